@@ -1,0 +1,71 @@
+# Everything a person types. `make demo` and `make test` need only make, Python >= 3.11 and a C++17 compiler:
+# they make their own virtual environment from constraints.txt and build with CUDA=OFF.
+SHELL := /bin/bash
+.SHELLFLAGS := -eu -o pipefail -c
+.DELETE_ON_ERROR:
+.DEFAULT_GOAL := help
+
+VENV ?= .venv
+SYSTEM_PYTHON ?= python3
+# `make dev PYTHON=...` builds for another interpreter that has cmake, ninja and pybind11.
+PYTHON ?= $(VENV)/bin/python
+CUDA ?= OFF
+JOBS ?= 2
+ARGS ?=
+
+BIN := $(VENV)/bin
+ENV_STAMP := build/stamps/env
+WHEEL_STAMP := build/stamps/wheel-$(CUDA)
+SOURCES := $(shell find csrc ssdd_ext python -type f \( -name '*.cpp' -o -name '*.h' -o -name '*.cu' -o -name '*.cuh' \
+	-o -name '*.py' -o -name '*.pyi' -o -name 'py.typed' -o -name 'CMakeLists.txt' \) 2>/dev/null)
+
+.PHONY: help
+help: ## list the targets
+	@sed -n 's/^\([a-z0-9]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 20
+
+# --- environment and installed wheel ----------------------------------------------------------------
+$(ENV_STAMP): constraints.txt
+	$(SYSTEM_PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "ssdd needs Python >= 3.11")'
+	test -x $(BIN)/python || $(SYSTEM_PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --disable-pip-version-check --progress-bar off -q -r constraints.txt
+	mkdir -p $(@D) && touch $@
+
+# The CMake build directory is kept, so that a changed source recompiles only itself.
+$(WHEEL_STAMP): $(ENV_STAMP) CMakeLists.txt pyproject.toml README.md LICENSE $(SOURCES)
+	rm -rf build/dist && mkdir -p build/dist $(@D)
+	$(BIN)/python -m pip wheel . --disable-pip-version-check -q --no-build-isolation --no-deps -w build/dist \
+		--config-settings=build-dir=build/wheel --config-settings=cmake.define.CUDA=$(CUDA)
+	$(BIN)/python -m pip install --disable-pip-version-check -q --no-deps --force-reinstall build/dist/*.whl
+	rm -f build/stamps/wheel-* && touch $@
+
+.PHONY: env install
+env: $(ENV_STAMP) ## make the virtual environment
+install: $(WHEEL_STAMP) ## build the wheel and install it into the virtual environment
+
+# --- the two commands -------------------------------------------------------------------------------
+.PHONY: demo test bench
+demo: $(WHEEL_STAMP) ## set up everything, then distil digits and show what the result is worth
+	$(BIN)/ssdd demo $(ARGS)
+
+test: $(WHEEL_STAMP) ## set up everything, then run all tests against the installed wheel
+	SSDD_TEST_INSTALLED=1 $(BIN)/pytest $(ARGS)
+
+bench: $(WHEEL_STAMP) ## run the benchmark scripts
+	for script in benchmarks/bench_*.py; do echo "== $$script"; $(BIN)/python $$script $(ARGS); done
+
+# --- for developers ---------------------------------------------------------------------------------
+.PHONY: dev
+dev: ## build _C in place, for PYTHONPATH=.:python (PYTHON=... names the interpreter)
+	@mkdir -p build; python=$$(realpath -s $(PYTHON)); bin=$$(dirname "$$python"); \
+	"$$bin/cmake" -S . -B build/dev -G Ninja -DCMAKE_MAKE_PROGRAM="$$bin/ninja" -DCMAKE_EXPORT_COMPILE_COMMANDS=ON \
+		-DSSDD_INPLACE=ON -DCUDA=$(CUDA) -DPython_EXECUTABLE="$$python" \
+		-Dpybind11_DIR="$$("$$python" -m pybind11 --cmakedir)" >build/dev.log 2>&1 || { cat build/dev.log; exit 1; }; \
+	"$$bin/cmake" --build build/dev -j $(JOBS)
+
+.PHONY: sass gpu
+sass gpu:
+	@echo "make $@ comes with the CUDA kernels; this tree has none yet" >&2; exit 1
+
+.PHONY: clean
+clean: ## remove everything built (not the virtual environment)
+	rm -rf build dist ssdd_ext/_C.*.so
