@@ -14,10 +14,14 @@ JOBS ?= 2
 ARGS ?=
 
 BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 ENV_STAMP := build/stamps/env
 WHEEL_STAMP := build/stamps/wheel-$(CUDA)
 SOURCES := $(shell find csrc ssdd_ext python -type f \( -name '*.cpp' -o -name '*.h' -o -name '*.cu' -o -name '*.cuh' \
-	-o -name '*.py' -o -name '*.pyi' -o -name 'py.typed' -o -name 'CMakeLists.txt' \) 2>/dev/null)
+	-o -name '*.py' -o -name '*.pyi' -o -name 'py.typed' -o -name 'CMakeLists.txt' \) 2>/dev/null | LC_ALL=C sort)
+# Rewritten only when a source came or went, so that a deleted file also rebuilds the wheel.
+SOURCE_LIST := build/stamps/sources
+$(shell mkdir -p build/stamps && echo '$(SOURCES)' | cmp -s - $(SOURCE_LIST) || echo '$(SOURCES)' >$(SOURCE_LIST))
 
 .PHONY: help
 help: ## list the targets
@@ -27,15 +31,15 @@ help: ## list the targets
 $(ENV_STAMP): constraints.txt
 	$(SYSTEM_PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "ssdd needs Python >= 3.11")'
 	test -x $(BIN)/python || $(SYSTEM_PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --disable-pip-version-check --progress-bar off -q -r constraints.txt
+	$(PIP) install --progress-bar off -r constraints.txt
 	mkdir -p $(@D) && touch $@
 
 # The CMake build directory is kept, so that a changed source recompiles only itself.
-$(WHEEL_STAMP): $(ENV_STAMP) CMakeLists.txt pyproject.toml README.md LICENSE $(SOURCES)
+$(WHEEL_STAMP): $(ENV_STAMP) CMakeLists.txt pyproject.toml README.md LICENSE $(SOURCE_LIST) $(SOURCES)
 	rm -rf build/dist && mkdir -p build/dist $(@D)
-	$(BIN)/python -m pip wheel . --disable-pip-version-check -q --no-build-isolation --no-deps -w build/dist \
+	$(PIP) wheel . --no-build-isolation --no-deps -w build/dist \
 		--config-settings=build-dir=build/wheel --config-settings=cmake.define.CUDA=$(CUDA)
-	$(BIN)/python -m pip install --disable-pip-version-check -q --no-deps --force-reinstall build/dist/*.whl
+	$(PIP) install --no-deps --force-reinstall build/dist/*.whl
 	rm -f build/stamps/wheel-* && touch $@
 
 .PHONY: env install

@@ -1,0 +1,38 @@
+"""What all tests share: where the source tree is, and how a missing GPU is treated."""
+
+import os
+from pathlib import Path
+
+import pytest
+import torch
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+@pytest.fixture(scope="session")
+def root() -> Path:
+    """The source tree. Tests read files there; what they import is the installed package."""
+    return ROOT
+
+
+@pytest.fixture
+def tree(tmp_path):
+    """Write a small source tree: tree({"pkg/a.py": "import os"}) returns its root."""
+
+    def write(files: dict[str, str]) -> Path:
+        for name, text in files.items():
+            path = tmp_path / name
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(text)
+        return tmp_path
+
+    return write
+
+
+def pytest_collection_modifyitems(items):
+    """GPU tests skip where there is no GPU; SSDD_REQUIRE_GPU=1 turns those skips into failures."""
+    if torch.cuda.is_available() or os.environ.get("SSDD_REQUIRE_GPU") == "1":
+        return
+    for item in items:
+        if item.get_closest_marker("gpu"):
+            item.add_marker(pytest.mark.skip(reason="NO GPU HERE: this test did not run"))

@@ -1,0 +1,154 @@
+"""What a user installs: one wheel, two packages, no torch in the build, nothing bundled."""
+
+import importlib.metadata
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+import pytest
+
+installed_only = pytest.mark.skipif(
+    os.environ.get("SSDD_TEST_INSTALLED") != "1", reason="NOT THE INSTALLED WHEEL: run by `make test`"
+)
+
+
+@pytest.fixture(scope="module")
+def project(root):
+    return tomllib.loads((root / "pyproject.toml").read_text())
+
+
+@pytest.fixture(scope="module")
+def wheel_files():
+    return [str(f) for f in importlib.metadata.files("ssdd") or []]
+
+
+@installed_only
+@pytest.mark.parametrize("package", ["ssdd_ext", "ssdd"])
+def test_tests_see_the_installed_wheel(package, root):
+    module = __import__(package)
+    assert module.__file__ is not None
+    folder = Path(module.__file__).resolve().parent
+    assert folder.parent.name == "site-packages"
+    assert folder not in (root / "ssdd_ext", root / "python" / "ssdd")
+    assert str(root) not in sys.path and "" not in sys.path
+
+
+@installed_only
+def test_wheel_holds_what_it_should(wheel_files):
+    native = [f for f in wheel_files if f.endswith(".so")]
+    assert len(native) == 1 and native[0].startswith("ssdd_ext/_C."), native
+    for name in ("ssdd_ext/py.typed", "ssdd_ext/_C.pyi", "ssdd/py.typed"):
+        assert name in wheel_files
+    assert any(f.endswith("licenses/LICENSE") for f in wheel_files)
+    strays = [f for f in wheel_files if Path(f).suffix in (".cpp", ".h", ".cu", ".o", ".txt", ".cmake")]
+    assert [f for f in strays if "dist-info" not in f] == []
+    tops = {f.split("/")[0] for f in wheel_files} - {".."}  # .. : the installed script
+    assert {t for t in tops if not t.endswith(".dist-info")} == {"ssdd_ext", "ssdd"}
+
+
+@installed_only
+def test_the_source_tree_and_the_wheel_hold_the_same_modules(root, wheel_files):
+    for folder, package in ((root / "ssdd_ext", "ssdd_ext"), (root / "python" / "ssdd", "ssdd")):
+        source = {f"{package}/{path.relative_to(folder)}" for path in folder.rglob("*.py")}
+        assert source == {f for f in wheel_files if f.startswith(f"{package}/") and f.endswith(".py")}
+
+
+@installed_only
+def test_metadata(project):
+    metadata = importlib.metadata.metadata("ssdd")
+    assert metadata["Version"] == project["project"]["version"]
+    needs = importlib.metadata.requires("ssdd") or []
+    assert {n for n in needs if "extra ==" not in n} == {"torch>=2.11", "numpy", "scipy"}
+    assert set(metadata.get_all("Provides-Extra") or []) == {"distill", "test"}
+    (script,) = importlib.metadata.entry_points(group="console_scripts", name="ssdd")
+    assert script.value == "ssdd.cli:main" and callable(script.load())
+
+
+def test_build_needs_no_torch(project, root):
+    assert not [r for r in project["build-system"]["requires"] if re.match("torch|numpy|scipy", r)]
+    for name in ("CMakeLists.txt", "csrc/CMakeLists.txt"):
+        commands = re.sub(r"#[^\n]*", "", (root / name).read_text())
+        assert not re.search(r"find_package\s*\(\s*(Torch|BLAS|LAPACK|MKL)", commands, re.IGNORECASE)
+
+
+def test_the_version_stands_in_one_place(project, root):
+    version = project["project"]["version"]
+    globs = ("csrc/**/*", "ssdd_ext/*.py", "python/**/*.py", "CMakeLists.txt")
+    places = [p for g in globs for p in root.glob(g) if p.suffix in (".h", ".cpp", ".cu", ".py", ".txt")]
+    assert [p.name for p in places if f'"{version}"' in p.read_text()] == []
+
+
+def test_constraints_pin_every_dependency(project, root):
+    pins = {}
+    for line in (root / "constraints.txt").read_text().splitlines():
+        assert re.fullmatch(r"[A-Za-z0-9_.-]+==[0-9][0-9a-z.]*", line), f"not a plain pin: {line!r}"
+        name, version = line.split("==")
+        pins[name.lower().replace("_", "-")] = version
+    extras = project["project"]["optional-dependencies"]
+    wanted = project["project"]["dependencies"] + extras["distill"] + extras["test"]
+    wanted += project["build-system"]["requires"]
+    names = [re.split("[<>=]", w)[0] for w in wanted]
+    assert [n for n in [*names, "cmake", "ninja"] if n not in pins] == []
+    assert pins["torch"] == "2.13.0"
+
+
+# --- CUDA=AUTO|ON|OFF -----------------------------------------------------------------------------------
+
+
+def configure(root: Path, build: Path, choice: str) -> subprocess.CompletedProcess:
+    """Configure the build as on a machine without nvcc, whatever this one has."""
+    pybind11 = subprocess.run(
+        [sys.executable, "-m", "pybind11", "--cmakedir"], check=True, capture_output=True, text=True
+    ).stdout.strip()
+    tools = str(Path(sys.executable).parent) + os.pathsep + os.environ.get("PATH", os.defpath)
+    cmake, ninja = shutil.which("cmake", path=tools), shutil.which("ninja", path=tools)
+    assert cmake and ninja, "cmake and ninja are build requirements"
+    defined = {
+        "CMAKE_MAKE_PROGRAM": ninja,
+        "CMAKE_CUDA_COMPILER": "NOTFOUND",
+        "Python_EXECUTABLE": sys.executable,
+        "pybind11_DIR": pybind11,
+        "CUDA": choice,
+    }
+    options = [f"-D{name}={value}" for name, value in defined.items()]
+    command = [cmake, "-S", str(root), "-B", str(build), "-G", "Ninja", *options]
+    return subprocess.run(command, capture_output=True, text=True)
+
+
+def test_cuda_on_without_nvcc_is_an_error(root, tmp_path):
+    done = configure(root, tmp_path, "ON")
+    assert done.returncode != 0
+    assert "CUDA=ON, but" in done.stderr
+
+
+def test_cuda_choice_is_checked(root, tmp_path):
+    done = configure(root, tmp_path, "yes please")
+    assert done.returncode != 0
+    assert "AUTO, ON or OFF" in done.stderr
+
+
+@pytest.mark.parametrize("choice", ["AUTO", "OFF"])
+def test_without_nvcc_the_build_is_a_cpu_build(root, tmp_path, choice):
+    done = configure(root, tmp_path, choice)
+    assert done.returncode == 0, done.stderr
+    assert "CUDA kernels built: OFF" in done.stdout
+
+
+# --- one thread pool ------------------------------------------------------------------------------------
+
+
+def test_one_openmp_runtime_is_loaded():
+    """torch's libgomp and no other: two pools on the same cores cost tens of milliseconds at every change."""
+    if not Path("/proc/self/maps").exists():
+        pytest.skip("NO /proc HERE: loaded libraries were not listed")
+    code = (
+        "import ssdd_ext\n"
+        "lines = open('/proc/self/maps').readlines()\n"
+        "print(*{line.split()[-1] for line in lines if 'gomp' in line or 'iomp' in line})"
+    )
+    done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
+    assert len(done.stdout.split()) == 1, done.stdout
