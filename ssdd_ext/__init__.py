@@ -1,0 +1,38 @@
+"""ssdd_ext: kernel ridge regression for PyTorch, with gradients, on its own C++ and CUDA core."""
+
+from .checks import FactorizationError
+from .kernels import RBF, Kernel, Linear
+from .krr import (
+    Fit,
+    Info,
+    cholesky,
+    cholesky_solve,
+    fit,
+    gram,
+    krr,
+    krr_from_gram,
+    krr_mse,
+    krr_mse_from_gram,
+)
+from .ridge import Ridge
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "RBF",
+    "FactorizationError",
+    "Fit",
+    "Info",
+    "Kernel",
+    "Linear",
+    "Ridge",
+    "__version__",
+    "cholesky",
+    "cholesky_solve",
+    "fit",
+    "gram",
+    "krr",
+    "krr_from_gram",
+    "krr_mse",
+    "krr_mse_from_gram",
+]

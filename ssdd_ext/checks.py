@@ -1,0 +1,197 @@
+"""One family of argument checks: every error names the argument, what was expected, what came, what to do.
+
+Checks run once, here, before anything is computed; the native core re-checks only what memory safety needs.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch
+from torch import Tensor
+
+FEATURE_DTYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
+ON_FAILURE = ("raise", "jitter", "nan")
+BACKENDS = ("auto", "native", "torch")
+# Sizes are signed 64-bit in the core; products are refused well before they could wrap there.
+MAX_ELEMENTS = 2**47
+
+
+def describe(value: Any) -> str:
+    """What came, in words short enough for an error message."""
+    if isinstance(value, Tensor):
+        return f"a {str(value.dtype).removeprefix('torch.')} tensor of shape {tuple(value.shape)} on {value.device}"
+    return f"{type(value).__module__}.{type(value).__name__}".removeprefix("builtins.")
+
+
+def tensor(name: str, value: Any, *, min_dim: int = 2) -> Tensor:
+    """A dense real floating tensor with at least ``min_dim`` dimensions."""
+    if not isinstance(value, Tensor):
+        hint = (
+            f"; convert it with torch.as_tensor({name})" if type(value).__module__ == "numpy" else ""
+        )
+        raise TypeError(f"{name}: expected a torch.Tensor, got {describe(value)}{hint}")
+    if value.layout != torch.strided:
+        raise TypeError(
+            f"{name}: expected a dense tensor, got layout {value.layout}; call {name}.to_dense() first"
+        )
+    if value.dtype not in FEATURE_DTYPES:
+        raise TypeError(
+            f"{name}: expected float32, float64, bfloat16 or float16, got {describe(value)}; "
+            f"convert it, for example with {name}.float()"
+        )
+    if value.dim() < min_dim:
+        raise ValueError(
+            f"{name}: expected at least {min_dim} dimensions [..., rows, columns], got {describe(value)}; "
+            f"add the missing one with {name}.unsqueeze(...)"
+        )
+    return value
+
+
+def size(name: str, value: Tensor, axis: int, wanted: int, other: str) -> None:
+    """``value.shape[axis] == wanted``, the number that ``other`` has."""
+    if value.shape[axis] != wanted:
+        raise ValueError(
+            f"{name}: expected {wanted} along dimension {axis} to match {other}, got {describe(value)}"
+        )
+
+
+def square(name: str, value: Tensor) -> None:
+    if value.shape[-1] != value.shape[-2]:
+        raise ValueError(f"{name}: expected a square matrix [..., S, S], got {describe(value)}")
+
+
+def not_empty(name: str, value: Tensor, axis: int, what: str) -> None:
+    if value.shape[axis] == 0:
+        raise ValueError(f"{name}: expected at least one {what}, got {describe(value)}")
+
+
+def same_device(**named: Tensor | None) -> torch.device:
+    first_name, first = next((n, t) for n, t in named.items() if t is not None)
+    for name, value in named.items():
+        if value is not None and value.device != first.device:
+            raise ValueError(
+                f"{name}: expected device {first.device}, where {first_name} is, got {value.device}; "
+                f"move it with {name}.to({first_name}.device)"
+            )
+    return first.device
+
+
+def work_dtype(solve_dtype: torch.dtype | None, **named: Tensor | None) -> tuple[torch.dtype, torch.dtype]:
+    """(dtype to compute in, dtype to return) for these inputs.
+
+    Half-precision inputs work and return in float32, also beside float32; float64 never mixes with narrower
+    types silently. ``solve_dtype=torch.float64`` computes in float64 and returns what it would have returned.
+    """
+    wide = [(n, t) for n, t in named.items() if t is not None and t.dtype == torch.float64]
+    narrow = [(n, t) for n, t in named.items() if t is not None and t.dtype != torch.float64]
+    if wide and narrow:
+        raise TypeError(
+            f"{narrow[0][0]}: expected float64 like {wide[0][0]}, got {describe(narrow[0][1])}; "
+            f"convert one of them (float64 is never mixed with narrower types silently)"
+        )
+    result = torch.float64 if wide else torch.float32
+    if solve_dtype is None:
+        return result, result
+    if solve_dtype not in (torch.float32, torch.float64):
+        raise ValueError(f"solve_dtype: expected None, torch.float32 or torch.float64, got {solve_dtype!r}")
+    if solve_dtype == torch.float32 and result == torch.float64:
+        raise ValueError("solve_dtype: float32 would throw digits of float64 inputs away; convert the inputs instead")
+    return solve_dtype, result
+
+
+def batch_shape(**named: torch.Size) -> torch.Size:
+    """The common batch shape, or an error that names the shapes that do not broadcast."""
+    shapes = list(named.values())
+    if all(s == shapes[0] for s in shapes[1:]):
+        return shapes[0]
+    try:
+        return torch.broadcast_shapes(*shapes)
+    except RuntimeError:
+        listed = ", ".join(f"{n} {tuple(s)}" for n, s in named.items())
+        raise ValueError(
+            f"batch dimensions (all but the last two) must broadcast against each other, got {listed}"
+        ) from None
+
+
+def finite(**named: Tensor | None) -> None:
+    """No NaN or Inf in any of them (one synchronisation a tensor on CUDA)."""
+    for name, value in named.items():
+        if value is not None and not bool(torch.isfinite(value).all()):
+            bad = int((~torch.isfinite(value)).sum())
+            raise ValueError(f"{name}: expected finite numbers, got {bad} NaN or Inf among {value.numel()}")
+
+
+def number(name: str, value: float, *, positive: bool = False) -> float:
+    """A finite Python number, >= 0 or > 0."""
+    value = float(value)
+    if not math.isfinite(value) or value < 0 or (positive and value == 0):
+        raise ValueError(f"{name}: expected a finite number {'>' if positive else '>='} 0, got {value}")
+    return value
+
+
+def parameter(name: str, value: Any, *, positive: bool = False) -> float | Tensor:
+    """A hyper-parameter: a number, checked by value, or a float tensor, checked by type only (no synchronisation)."""
+    if isinstance(value, Tensor):
+        if value.dtype not in FEATURE_DTYPES:
+            raise TypeError(f"{name}: expected a floating-point tensor or a number, got {describe(value)}")
+        return value
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        try:
+            value = value.__float__()
+        except AttributeError:
+            raise TypeError(f"{name}: expected a number or a tensor, got {describe(value)}") from None
+    return number(name, value, positive=positive)
+
+
+def choice(name: str, value: Any, allowed: tuple[str, ...]) -> str:
+    if value not in allowed:
+        listed = ", ".join(repr(a) for a in allowed)
+        raise ValueError(f"{name}: expected one of {listed}, got {value!r}")
+    return value
+
+
+def product_fits(**sizes: int) -> None:
+    """Refuse sizes whose product no machine can hold, before any of it is allocated."""
+    total = math.prod(sizes.values())
+    if total > MAX_ELEMENTS:
+        listed = " x ".join(f"{n}={v}" for n, v in sizes.items())
+        raise ValueError(f"{listed}: {total} elements are more than the {MAX_ELEMENTS} this backend addresses")
+
+
+class FactorizationError(torch.linalg.LinAlgError):
+    """A matrix was not positive definite, or a hyper-parameter tensor held a value out of range."""
+
+
+def raise_on_failure(op: str, status: Tensor, order: int, ridge: Any) -> None:
+    """Read ``status`` [...] (one synchronisation on CUDA) and raise for the first problem that failed."""
+    if status.is_cuda and torch.cuda.is_current_stream_capturing():
+        raise RuntimeError(
+            f"{op}: on_failure='raise' reads the status on the host, which a CUDA graph capture forbids; "
+            f"pass on_failure='nan' or 'jitter' and look at Info.status after the replay"
+        )
+    try:
+        failed = bool((status != 0).any())
+    except RuntimeError as error:
+        raise RuntimeError(
+            f"{op}: on_failure='raise' reads the status on the host, which backend='torch' cannot do under "
+            f"torch.func transforms or torch.compile; pass on_failure='nan' or 'jitter', or backend='native'"
+        ) from error
+    if not failed:
+        return
+    flat = status.reshape(-1)
+    first = int((flat != 0).nonzero()[0])
+    code, count = int(flat[first]), int((flat != 0).sum())
+    where = f"problem {first} of {flat.numel()}" if flat.numel() > 1 else "the problem"
+    more = f" ({count} problems failed)" if count > 1 else ""
+    if code < 0:
+        raise FactorizationError(
+            f"{op}: {where} has a hyper-parameter out of range{more}: a ridge must be finite and >= 0, a scale or "
+            f"lengthscale > 0, a bias >= 0; clamp or re-parametrise the tensor (for example value.exp())"
+        )
+    raise FactorizationError(
+        f"{op}: the matrix of {where} is not positive definite: pivot {code} of {order} is not a positive finite "
+        f"number, with ridge {ridge}{more}; use a larger ridge, on_failure='jitter', or solve_dtype=torch.float64, "
+        f"and check_finite=True if the inputs may hold NaN"
+    )

@@ -1,0 +1,111 @@
+"""The mathematics in plain PyTorch: what the native ops are tested and measured against, and ``backend="torch"``.
+
+Dual form, Cholesky, autograd: differentiable any number of times, in forward and reverse mode, on any device and
+in float64. Nothing here is clever; the clever orders of the same products are in ``plan.py`` and ``csrc/``.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from .kernels import Kernel
+from .ridge import Ridge
+
+# Status of one problem: 0 is success, k > 0 the 1-based pivot at which the factorisation broke down,
+# BAD_PARAMETER a hyper-parameter tensor with a value out of range.
+BAD_PARAMETER = -1
+# Relative to the mean of the diagonal, tried in turn where the factorisation fails and on_failure="jitter".
+JITTER_STEPS = {torch.float32: (1e-6, 1e-5, 1e-4, 1e-3, 1e-2), torch.float64: (1e-12, 1e-10, 1e-8, 1e-6, 1e-4)}
+
+
+def _columns(hyper: Tensor | None, values: list[float]) -> list[Tensor | float]:
+    """Hyper-parameters one by one, each ready to broadcast against a batch [...] of problems."""
+    return list(values) if hyper is None else list(hyper.unbind(-1))
+
+
+def _for_matrices(parameters: list[Tensor | float]) -> list[Tensor | float]:
+    return [p[..., None, None] if isinstance(p, Tensor) else p for p in parameters]
+
+
+def gram(x: Tensor, z: Tensor | None, kernel: Kernel, hyper: Tensor | None, values: list[float]) -> Tensor:
+    """K [..., S, Q] of x [..., S, D] and z [..., Q, D] (x with itself where z is None)."""
+    parameters = _for_matrices(_columns(hyper, values)[: len(kernel.parameters)])
+    return kernel.evaluate(x, x if z is None else z, *parameters)
+
+
+def cholesky(a: Tensor, on_failure: str = "nan") -> tuple[Tensor, Tensor, Tensor]:
+    """(L, status, jitter) of a [..., S, S]: the lower triangle is read, failures become NaN or are jittered."""
+    symmetric = a.tril() + a.tril(-1).mT
+    factor, status = torch.linalg.cholesky_ex(symmetric)
+    # LAPACK lets NaN pass as a pivot; here it is a failure like any other.
+    bad_pivots = ~torch.isfinite(factor.detach().diagonal(dim1=-2, dim2=-1))
+    status = torch.where((status == 0) & bad_pivots.any(-1), bad_pivots.int().argmax(-1).int() + 1, status)
+    jitter = torch.zeros(a.shape[:-2], dtype=a.dtype, device=a.device)
+    if on_failure == "jitter":
+        mean = symmetric.detach().diagonal(dim1=-2, dim2=-1).mean(-1).abs()
+        eye = torch.eye(a.shape[-1], dtype=a.dtype, device=a.device)
+        for step in JITTER_STEPS[a.dtype]:
+            failed = status != 0
+            jitter = torch.where(failed, step * mean, jitter)
+            # Problems that succeeded keep the jitter they have, so one batched call serves all.
+            factor, status = torch.linalg.cholesky_ex(symmetric + jitter[..., None, None] * eye)
+            bad_pivots = ~torch.isfinite(factor.detach().diagonal(dim1=-2, dim2=-1)).any(-1)
+            status = torch.where((status == 0) & bad_pivots, torch.ones_like(status), status)
+    factor = torch.where((status != 0)[..., None, None], torch.full_like(factor, float("nan")).tril(), factor)
+    return factor, status, jitter
+
+
+def cholesky_solve(
+    a: Tensor, y: Tensor, ridge: Ridge | None, hyper: Tensor | None, values: list[float], on_failure: str = "nan"
+) -> tuple[Tensor, Tensor, Tensor]:
+    """((A + lambda I)^-1 Y, status, jitter) of a [..., S, S], y [..., S, C]; ``ridge=None`` is lambda = 0."""
+    bad: Tensor | bool = False
+    if ridge is not None:
+        value = _columns(hyper, values)[-1]
+        amount = ridge.amount(a, value)
+        bad = torch.as_tensor(~((amount >= 0) & (amount < float("inf")))) if hyper is not None else False
+        eye = torch.eye(a.shape[-1], dtype=a.dtype, device=a.device)
+        a = a + (amount[..., None, None] if isinstance(amount, Tensor) else amount) * eye
+    factor, status, jitter = cholesky(a, on_failure)
+    if isinstance(bad, Tensor):
+        status = torch.where(bad, torch.full_like(status, BAD_PARAMETER), status)
+        factor = torch.where(bad[..., None, None], torch.full_like(factor, float("nan")), factor)
+    return torch.cholesky_solve(y, factor), status, jitter
+
+
+def krr(
+    x_s: Tensor,
+    y_s: Tensor,
+    x_q: Tensor,
+    kernel: Kernel,
+    ridge: Ridge,
+    hyper: Tensor | None,
+    values: list[float],
+    on_failure: str = "nan",
+) -> tuple[Tensor, Tensor, Tensor]:
+    """(P, status, jitter) with P = K_qs (K_ss + lambda I)^-1 Y_s, [..., Q, C]."""
+    k_ss = gram(x_s, None, kernel, hyper, values)
+    k_qs = gram(x_q, x_s, kernel, hyper, values)
+    alpha, status, jitter = cholesky_solve(k_ss, y_s, ridge, hyper, values, on_failure)
+    if hyper is not None:
+        valid = torch.as_tensor(kernel.valid(*_columns(hyper, values)[: len(kernel.parameters)]))
+        status = torch.where(valid, status, torch.full_like(status, BAD_PARAMETER))
+        alpha = torch.where(valid[..., None, None], alpha, torch.full_like(alpha, float("nan")))
+    return k_qs @ alpha, status, jitter
+
+
+def krr_mse(
+    x_s: Tensor,
+    y_s: Tensor,
+    x_q: Tensor,
+    y_q: Tensor,
+    kernel: Kernel,
+    ridge: Ridge,
+    hyper: Tensor | None,
+    values: list[float],
+    on_failure: str = "nan",
+) -> tuple[Tensor, Tensor, Tensor]:
+    """(mean over Q and C of (P - Y_q)^2 [...], status, jitter)."""
+    predictions, status, jitter = krr(x_s, y_s, x_q, kernel, ridge, hyper, values, on_failure)
+    return (predictions - y_q).square().mean((-2, -1)), status, jitter
