@@ -75,6 +75,21 @@ def test_build_needs_no_torch(project, root):
         assert not re.search(r"find_package\s*\(\s*(Torch|BLAS|LAPACK|MKL)", commands, re.IGNORECASE)
 
 
+@installed_only
+def test_isolated_build(root, tmp_path):
+    """`pip install .` makes its own environment, which holds the build requirements and no torch."""
+    command = [sys.executable, "-m", "pip", "wheel", str(root), "--no-deps", "-w", str(tmp_path / "wheel")]
+    command += [f"--config-settings=build-dir={tmp_path / 'build'}", "--config-settings=cmake.define.CUDA=OFF"]
+    command += ["--config-settings=cmake.define.CMAKE_CXX_FLAGS_RELEASE=-O0"]  # quick: nothing runs it
+    environment = os.environ | {"PIP_CONSTRAINT": str(root / "constraints.txt")}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True)
+    output = done.stdout + done.stderr
+    if done.returncode and re.search("No matching distribution|NewConnectionError|Temporary failure", output):
+        pytest.skip("NO PACKAGE INDEX HERE: the isolated build was not tried")
+    assert done.returncode == 0, output
+    assert len(list((tmp_path / "wheel").glob("ssdd-*.whl"))) == 1
+
+
 def test_the_version_stands_in_one_place(project, root):
     version = project["project"]["version"]
     globs = ("csrc/**/*", "ssdd_ext/*.py", "python/**/*.py", "CMakeLists.txt")
