@@ -1,0 +1,5 @@
+"""``python -m ssdd_ext.bench``."""
+
+from . import main
+
+main()

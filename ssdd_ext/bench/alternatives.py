@@ -1,0 +1,152 @@
+"""The ways of computing one KRR loss that are measured beside each other.
+
+Each takes a Problem and its inputs and returns the loss, summed over the batch. All compute the same number; what
+they do in less (forward only) or do not support is said by :func:`why_not` and ``FORWARD_ONLY``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from importlib.util import find_spec
+
+import torch
+from torch import Tensor
+
+from .. import ops
+from ..krr import krr_mse
+from . import torch_plan
+from .problem import Problem
+from .torch_plan import PlannedKrr
+
+Loss = Callable[[Problem, dict[str, Tensor]], Tensor]
+
+
+def _features(problem: Problem, t: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
+    """Features as published loops prepare them: in the solver's dtype, with the ones column where there is a bias."""
+    x_s, x_q = t["x_s"].to(t["y_s"].dtype), t["x_q"].to(t["y_s"].dtype)
+    if problem.kernel == "linear" and problem.bias:
+        value = problem.bias**0.5
+        x_s = torch.cat((x_s, x_s.new_full((*x_s.shape[:-1], 1), value)), -1)
+        x_q = torch.cat((x_q, x_q.new_full((*x_q.shape[:-1], 1), value)), -1)
+    return x_s, x_q
+
+
+def _gram(problem: Problem, x: Tensor, z: Tensor) -> Tensor:
+    if problem.kernel == "linear":
+        return x @ z.mT
+    return torch.exp(-(torch.cdist(x, z) ** 2) / (2 * problem.length**2))
+
+
+def _ridge(problem: Problem, k_ss: Tensor) -> Tensor:
+    trace = k_ss.diagonal(dim1=-2, dim2=-1).sum(-1)[..., None, None]
+    if problem.ridge_kind == "absolute":
+        return torch.full_like(trace, problem.ridge)
+    return problem.ridge * (trace.detach() if problem.ridge_kind == "trace" else trace / problem.s)
+
+
+def _regularised(problem: Problem, k_ss: Tensor) -> Tensor:
+    return k_ss + _ridge(problem, k_ss) * torch.eye(problem.s, dtype=k_ss.dtype, device=k_ss.device)
+
+
+def usual(problem: Problem, t: dict[str, Tensor]) -> Tensor:
+    """The usual PyTorch formulation: two products, torch.linalg.solve, mse_loss, autograd."""
+    x_s, x_q = _features(problem, t)
+    k_ss = _gram(problem, x_s, x_s)
+    k_qs = _gram(problem, x_q, x_s)
+    alpha = torch.linalg.solve(_regularised(problem, k_ss), t["y_s"])
+    return torch.nn.functional.mse_loss(k_qs @ alpha, t["y_q"]) * problem.b
+
+
+def with_cholesky(problem: Problem, t: dict[str, Tensor]) -> Tensor:
+    """The same with torch.linalg.cholesky and torch.cholesky_solve, autograd through both."""
+    x_s, x_q = _features(problem, t)
+    k_ss = _gram(problem, x_s, x_s)
+    k_qs = _gram(problem, x_q, x_s)
+    alpha = torch.cholesky_solve(t["y_s"], torch.linalg.cholesky(_regularised(problem, k_ss)))
+    return torch.nn.functional.mse_loss(k_qs @ alpha, t["y_q"]) * problem.b
+
+
+def planned(problem: Problem, t: dict[str, Tensor]) -> Tensor:
+    """PyTorch written as well as we can: see torch_plan.py."""
+    result: Tensor = PlannedKrr.apply(t["x_s"], t["y_s"], t["x_q"], t["y_q"], problem)
+    return result
+
+
+def this_backend(problem: Problem, t: dict[str, Tensor]) -> Tensor:
+    """ssdd_ext's public call."""
+    loss: Tensor = krr_mse(
+        t["x_s"], t["y_s"], t["x_q"], t["y_q"], kernel=problem.kernel_object, ridge=problem.ridge_object
+    )
+    return loss if problem.b == 1 else loss.sum()
+
+
+def resolved_ridge(problem: Problem, x_s: Tensor) -> float:
+    """lambda as a number, for libraries that know an absolute ridge only; x_s [S, D]."""
+    diagonal = 1.0 if problem.kernel == "rbf" else float(x_s.square().sum(-1).mean()) + problem.bias
+    return problem.ridge * {"absolute": 1.0, "trace": problem.s * diagonal}.get(problem.ridge_kind, diagonal)
+
+
+def sklearn_kernel_ridge(problem: Problem, t: dict[str, Tensor]) -> Tensor:
+    """sklearn.kernel_ridge.KernelRidge: fit and predict, one problem after the other, no gradient."""
+    from sklearn.kernel_ridge import KernelRidge
+
+    settings: dict[str, object] = {"kernel": "linear"}
+    if problem.kernel == "rbf":
+        settings = {"kernel": "rbf", "gamma": 0.5 / problem.length**2}
+    elif problem.bias:
+        settings = {"kernel": "poly", "degree": 1, "gamma": 1.0, "coef0": problem.bias}
+    total = torch.zeros(())
+    names = ("x_s", "y_s", "x_q", "y_q")
+    batched = {n: (t[n].detach().float() if t[n].element_size() == 2 else t[n].detach()) for n in names}
+    for i in range(problem.b):
+        x_s, y_s, x_q, y_q = (batched[n] if problem.b == 1 else batched[n][i] for n in names)
+        model = KernelRidge(alpha=resolved_ridge(problem, x_s), **settings).fit(x_s.numpy(), y_s.numpy())
+        total = total + (torch.from_numpy(model.predict(x_q.numpy())) - y_q).square().mean()
+    return total
+
+
+def gpytorch_posterior(problem: Problem, t: dict[str, Tensor]) -> Tensor:
+    """The same loss on GPyTorch's operators: (K + noise I) solved by its Cholesky, all C targets at once."""
+    import gpytorch
+    from linear_operator import to_linear_operator
+
+    x_s, x_q = _features(problem, t)
+    k_ss = _gram(problem, x_s, x_s)
+    noise = _ridge(problem, k_ss).expand(*k_ss.shape[:-1], 1)[..., 0]
+    with gpytorch.settings.max_cholesky_size(problem.s + 1):
+        alpha = to_linear_operator(k_ss).add_diagonal(noise).solve(t["y_s"])
+    return torch.nn.functional.mse_loss(_gram(problem, x_q, x_s) @ alpha, t["y_q"]) * problem.b
+
+
+USUAL = "PyTorch, usual"
+THIS = "ssdd_ext"
+ALTERNATIVES: dict[str, Loss] = {
+    THIS: this_backend,
+    USUAL: usual,
+    "PyTorch, Cholesky": with_cholesky,
+    "PyTorch, planned": planned,
+    "scikit-learn": sklearn_kernel_ridge,
+    "GPyTorch": gpytorch_posterior,
+}
+FORWARD_ONLY = {"scikit-learn"}
+_NEEDS = {"scikit-learn": "sklearn", "GPyTorch": "gpytorch"}
+
+
+def why_not(name: str, problem: Problem) -> str | None:
+    """Why this alternative cannot be measured on this problem here, or None."""
+    module = _NEEDS.get(name)
+    if module is not None and find_spec(module) is None:
+        return "not installed"
+    if name in FORWARD_ONLY and problem.device != "cpu":
+        return "runs on the CPU only"
+    return None
+
+
+def plan_of(name: str, problem: Problem) -> str | None:
+    """The plan this alternative runs, in words, where it has one."""
+    if name == "PyTorch, planned":
+        return "{} forward, {} backward".format(*torch_plan.choose(problem))
+    if name == THIS:
+        reason = ops.unavailable(torch.device(problem.device), problem.kernel_object)
+        return f"the plain reference, not the native core: {reason}" if reason else "native"
+    return None

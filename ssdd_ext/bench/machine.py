@@ -1,0 +1,63 @@
+"""Where a number was measured: versions, processor, instruction sets, threads."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import platform
+import re
+from pathlib import Path
+from typing import Any
+
+import numpy
+import scipy
+import torch
+
+
+def cpu_model() -> str:
+    """The processor's name as Linux gives it, else what Python knows of it."""
+    info = Path("/proc/cpuinfo")
+    found = re.search(r"^model name\s*:\s*(.+)$", info.read_text(), re.MULTILINE) if info.exists() else None
+    return found.group(1).strip() if found else platform.processor() or platform.machine()
+
+
+def version_of(distribution: str) -> str:
+    try:
+        return importlib.metadata.version(distribution)
+    except importlib.metadata.PackageNotFoundError:
+        return "not installed"
+
+
+def versions() -> dict[str, str]:
+    """Versions of all that can move a number."""
+    known = {
+        "ssdd_ext": version_of("ssdd"),
+        "torch": torch.__version__,
+        "numpy": numpy.__version__,
+        "scipy": scipy.__version__,
+        "python": platform.python_version(),
+    }
+    optional = {"scikit-learn": version_of("scikit-learn"), "gpytorch": version_of("gpytorch")}
+    return known | {n: v for n, v in optional.items() if v != "not installed"}
+
+
+def describe(device: str) -> dict[str, Any]:
+    """The part of a row that says where it was measured; ``instruction_sets`` by who uses them."""
+    row: dict[str, Any] = {
+        "versions": versions(),
+        "cpu": cpu_model(),
+        "instruction_sets": {"torch": torch.backends.cpu.get_cpu_capability()},
+        "threads": torch.get_num_threads(),
+    }
+    if device.startswith("cuda"):
+        row["gpu"] = torch.cuda.get_device_name(device)
+    return row
+
+
+def slug(device: str = "cpu") -> str:
+    """A file name for this machine, such as ``amd-epyc-avx2``."""
+    name = torch.cuda.get_device_name(device) if device.startswith("cuda") else f"{cpu_model()} {_capability()}"
+    return re.sub(r"[^a-z0-9]+", "-", re.sub(r"\(.*?\)|@.*|\bcpu\b|processor", "", name.lower())).strip("-")
+
+
+def _capability() -> str:
+    return torch.backends.cpu.get_cpu_capability()

@@ -1,0 +1,179 @@
+"""Errors first, then times, then memory: what each of them means, and how it is kept honest.
+
+Times: the alternatives take turns in one process, so that whatever the machine does meets all of them; medians and
+quartiles. Memory: each alternative in a process of its own, because the peak of a process never goes down.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import gc
+import json
+import math
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .alternatives import ALTERNATIVES, FORWARD_ONLY, Loss, usual
+from .problem import Problem
+
+# A sample shorter than this is the mean over several calls: clocks and wake-ups would show otherwise.
+SAMPLE_SECONDS = 0.01
+# OpenMP and OpenBLAS threads spin for tens of milliseconds after their last region, on the cores the next one needs.
+SETTLE_SECONDS = 0.05
+MIN_ROUNDS = 5
+UNIT = {"float64": 2.0**-53}
+
+
+def step(loss: Loss, problem: Problem, inputs: dict[str, Tensor]) -> tuple[Tensor, ...]:
+    """What is timed: the loss and its gradients to ``problem.backward``, in that order."""
+    value = loss(problem, inputs)
+    if not value.requires_grad:
+        return (value,)
+    return (value.detach(), *torch.autograd.grad(value, [inputs[n] for n in problem.backward]))
+
+
+def truth(problem: Problem, inputs: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Loss and gradients in float64 by the usual formulation, of the very inputs that are measured."""
+    doubles = {n: t.detach().double().requires_grad_(t.requires_grad) for n, t in inputs.items()}
+    wide = dataclasses.replace(problem, dtype="float64")
+    return dict(zip(("loss", *problem.backward), step(usual, wide, doubles), strict=True))
+
+
+def errors(loss: Loss, problem: Problem, inputs: dict[str, Tensor], exact: dict[str, Tensor]) -> dict[str, float]:
+    """Relative error of the loss and of each gradient in the Frobenius norm; the loss alone where forward only."""
+    got = step(loss, problem, inputs)
+    named = dict(zip(("loss", *problem.backward), got, strict=False))
+    return {n: float((v.double() - exact[n]).norm() / exact[n].norm()) for n, v in named.items()}
+
+
+def acceptable(error: dict[str, float], of_usual: dict[str, float], problem: Problem) -> bool:
+    """Whether a result may be timed: finite, and not far above the usual formulation's error at this precision."""
+    unit = UNIT.get(problem.dtype, 2.0**-24)
+    return all(math.isfinite(e) and e <= max(10 * of_usual[n], 1e3 * unit) for n, e in error.items())
+
+
+def interleaved(
+    calls: dict[str, Callable[[], Any]], device: str = "cpu", repeats: int = 20, seconds: float = 20.0
+) -> dict[str, list[float]]:
+    """Seconds a call, by name, in round-robin order.
+
+    Args:
+        calls: what to time, by name; each is called once or more before the first sample.
+        repeats: most samples of each. seconds: no new round begins after this; five rounds are taken in any case.
+
+    On CUDA a sample is one call between two events, after the L2 cache was overwritten; elsewhere it is the wall time
+    of as many calls as make ten milliseconds.
+    """
+    timer = _cuda_sample if device.startswith("cuda") else _wall_sample
+    inner = {}
+    for name, call in calls.items():
+        call()
+        inner[name] = max(1, math.ceil(SAMPLE_SECONDS / max(1e-7, timer(call, 1))))
+    samples: dict[str, list[float]] = {name: [] for name in calls}
+    gc.collect()
+    gc.freeze()  # what exists by now is not garbage, and looking through it each time would take longer than the calls
+    begin = time.perf_counter()
+    try:
+        for done in range(repeats):
+            if done >= MIN_ROUNDS and time.perf_counter() - begin > seconds:
+                break
+            for name, call in calls.items():
+                gc.collect()
+                time.sleep(SETTLE_SECONDS)
+                if inner[name] > 1:
+                    call()  # a short call is measured warm, as in a loop
+                gc.disable()
+                samples[name].append(timer(call, inner[name]))
+                gc.enable()
+    finally:
+        gc.enable()
+        gc.unfreeze()
+    return samples
+
+
+def _wall_sample(call: Callable[[], Any], count: int) -> float:
+    begin = time.perf_counter()
+    for _ in range(count):
+        call()
+    return (time.perf_counter() - begin) / count
+
+
+def _cuda_sample(call: Callable[[], Any], count: int) -> float:
+    device = torch.cuda.current_device()
+    flush = torch.empty(2 * torch.cuda.get_device_properties(device).L2_cache_size, dtype=torch.int8, device="cuda")
+    flush.zero_()
+    begin, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
+    begin.record()
+    call()
+    end.record()
+    end.synchronize()
+    return begin.elapsed_time(end) / 1e3
+
+
+def summary(samples: list[float]) -> dict[str, float | int]:
+    """Median and quartiles in seconds, and how many samples they are of."""
+    lower, median, upper = statistics.quantiles(samples, n=4, method="inclusive")
+    return {"median": median, "lower": lower, "upper": upper, "repeats": len(samples)}
+
+
+def peak_here(name: str, problem: Problem) -> int:
+    """Bytes above the inputs at the highest point of one call, in this process, which should be a fresh one."""
+    loss, tiny = ALTERNATIVES[name], dataclasses.replace(problem, s=8, q=8, d=16, c=2)
+    step(loss, tiny, tiny.inputs())  # libraries, thread stacks and pools are not the algorithm's
+    inputs = problem.inputs()
+    if problem.device.startswith("cuda"):
+        torch.cuda.synchronize()
+        torch.cuda.reset_peak_memory_stats()
+        base = torch.cuda.memory_allocated()
+        step(loss, problem, inputs)
+        return torch.cuda.max_memory_allocated() - base
+    gc.collect()
+    # Linux: 5 sets the high-water mark to the present size. ru_maxrss would not do: it survives fork and exec.
+    Path("/proc/self/clear_refs").write_text("5")
+    base = _status("VmHWM")
+    step(loss, problem, inputs)
+    return _status("VmHWM") - base
+
+
+def _status(key: str) -> int:
+    for line in Path("/proc/self/status").read_text().splitlines():
+        if line.startswith(key + ":"):
+            return int(line.split()[1]) * 1024
+    raise OSError(f"/proc/self/status has no {key}")
+
+
+def peak_apart(name: str, problem: Problem, threads: int) -> int | None:
+    """:func:`peak_here` in a fresh process; None where the system does not tell."""
+    # The child must see this very package, and never the working directory: a source tree there has no native core.
+    package = Path(__file__).resolve().parents[2]
+    code = (
+        f"import sys; sys.path.insert(0, {str(package)!r}); from ssdd_ext.bench.measure import peak_child; peak_child()"
+    )
+    request = json.dumps({"name": name, "threads": threads, "problem": dataclasses.asdict(problem)})
+    done = subprocess.run([sys.executable, "-P", "-c", code], input=request, capture_output=True, text=True)
+    if done.returncode != 0:
+        print(f"peak memory of {name} is unknown: {done.stderr.strip().splitlines()[-1:]}", file=sys.stderr)
+        return None
+    return int(done.stdout.splitlines()[-1])
+
+
+def peak_child() -> None:
+    """The fresh process of :func:`peak_apart`: reads its request from standard input, prints bytes."""
+    request = json.load(sys.stdin)
+    torch.set_num_threads(request["threads"])
+    settings = request["problem"]
+    settings["backward"] = tuple(settings["backward"])
+    print(peak_here(request["name"], Problem(**settings)))
+
+
+def does(name: str, problem: Problem) -> str:
+    """What one timed call of this alternative computes."""
+    return "forward" if name in FORWARD_ONLY or not problem.backward else "forward + backward"
