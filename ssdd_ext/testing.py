@@ -1,0 +1,307 @@
+"""The problem table: one list of shapes, kernels, ridges, layouts and conditionings for tests and benchmarks.
+
+A row is data (:class:`Problem`); ``draw(row, index)`` makes fresh inputs from it, always the same ones for the same
+index; ``predictions`` writes the formula out once more, on explicit matrices and independent of ``reference.py``.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import zlib
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .kernels import RBF, Kernel, Linear
+from .ridge import Ridge
+
+ARGUMENTS = ("x_s", "y_s", "x_q", "y_q")
+LAYOUTS = ("contiguous", "transposed", "strided", "expanded")
+
+
+@dataclass(frozen=True)
+class Problem:
+    """One row: S, Q, D, C as everywhere; the rest says what is unusual about it."""
+
+    name: str
+    s: int
+    q: int
+    d: int
+    c: int
+    kernel: Kernel = Linear()
+    ridge: Ridge = Ridge.trace(1e-6)
+    batch: tuple[int, ...] = ()
+    """Batch dimensions of x_s, and of the others where they have none of their own."""
+    batch_y_s: tuple[int, ...] | None = None
+    batch_q: tuple[int, ...] | None = None
+    layout: str = "contiguous"
+    """How the four inputs lie in memory; one of LAYOUTS ("expanded": stride 0 over the batch)."""
+    hyper: str = "numbers"
+    """"numbers", or tensors with gradient: "scalar" (0-dim), "batch", "broadcast" (parts of the batch shape)."""
+    decay: float = 0.0
+    """Features fall off over ten to this power from the first to the last: larger is worse conditioned."""
+
+    @property
+    def full_batch(self) -> tuple[int, ...]:
+        shapes = [b for b in (self.batch, self.batch_y_s, self.batch_q) if b is not None]
+        return tuple(torch.broadcast_shapes(*shapes))
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """Arguments of one call. Tensors that require a gradient are leaves."""
+
+    x_s: Tensor
+    y_s: Tensor
+    x_q: Tensor
+    y_q: Tensor
+    kernel: Kernel
+    ridge: Ridge
+
+    def leaves(self) -> dict[str, Tensor]:
+        """The tensors that require a gradient, by name; hyper-parameters under their own and "ridge"."""
+        named = {name: getattr(self, name) for name in ARGUMENTS} | hyper_parameters(self.kernel)
+        named["ridge"] = self.ridge.value
+        return {name: t for name, t in named.items() if isinstance(t, Tensor) and t.requires_grad}
+
+    def map(self, function: Callable[[Tensor], Tensor]) -> Inputs:
+        """The same problem with every tensor, hyper-parameters too, replaced by ``function`` of it."""
+
+        def apply(value: Any) -> Any:
+            return function(value) if isinstance(value, Tensor) else value
+
+        hyper = {name: apply(value) for name, value in hyper_parameters(self.kernel).items()}
+        return Inputs(
+            **{name: apply(getattr(self, name)) for name in ARGUMENTS},
+            kernel=dataclasses.replace(self.kernel, **hyper),
+            ridge=dataclasses.replace(self.ridge, value=apply(self.ridge.value)),
+        )
+
+    def to(self, dtype: torch.dtype) -> Inputs:
+        """Fresh leaves with the same numbers in another dtype."""
+        return self.map(lambda t: t.detach().to(dtype, copy=True).requires_grad_(t.requires_grad))
+
+
+def hyper_parameters(kernel: Kernel) -> dict[str, Any]:
+    return {field.name: getattr(kernel, field.name) for field in dataclasses.fields(kernel)}
+
+
+# --- drawing ----------------------------------------------------------------------------------------
+
+
+def draw(
+    row: Problem, index: int = 0, dtype: torch.dtype = torch.float64, requires_grad: tuple[str, ...] = ARGUMENTS
+) -> Inputs:
+    """Fresh inputs: Gaussian features and targets, drawn in float64 from a seed made of (row.name, index)."""
+    generator = torch.Generator().manual_seed(zlib.crc32(f"{row.name}/{index}".encode()))
+
+    def normal(*shape: int) -> Tensor:
+        return torch.randn(*shape, generator=generator, dtype=torch.float64)
+
+    def near(value: float, shape: tuple[int, ...]) -> Tensor:
+        spread = 0.5 + torch.rand(shape, generator=generator, dtype=torch.float64)
+        return (value * spread).to(dtype).requires_grad_()
+
+    falling = 10.0 ** -torch.linspace(0, row.decay, row.d, dtype=torch.float64)
+    batch_q = row.batch if row.batch_q is None else row.batch_q
+    batch_y = row.batch if row.batch_y_s is None else row.batch_y_s
+    values = {
+        "x_s": normal(*row.batch, row.s, row.d) * falling,
+        "y_s": normal(*batch_y, row.s, row.c),
+        "x_q": normal(*batch_q, row.q, row.d) * falling,
+        "y_q": normal(*batch_q, row.q, row.c),
+    }
+    tensors = {n: lay_out(t.to(dtype), row.layout).requires_grad_(n in requires_grad) for n, t in values.items()}
+    kernel, ridge = row.kernel, row.ridge
+    if row.hyper != "numbers":
+        full = row.full_batch
+        shapes: dict[str, list[tuple[int, ...]]] = {"scalar": [()], "batch": [full]}
+        parts = shapes.get(row.hyper, [full[-1:], (*full[:-1], 1)])
+        hyper = hyper_parameters(kernel)
+        drawn = {name: near(value, parts[i % len(parts)]) for i, (name, value) in enumerate(hyper.items())}
+        kernel = dataclasses.replace(kernel, **drawn)
+        ridge = dataclasses.replace(ridge, value=near(float(ridge.value), parts[0]))
+    return Inputs(**tensors, kernel=kernel, ridge=ridge)
+
+
+def lay_out(t: Tensor, layout: str) -> Tensor:
+    """The numbers of ``t`` ("expanded": those of its first problem) in another memory layout."""
+    if layout == "transposed":
+        return t.mT.contiguous().mT
+    if layout == "strided":
+        # Every second row and third column of a larger array, off its start.
+        large = t.new_full((*t.shape[:-2], 2 * t.shape[-2] + 1, 3 * t.shape[-1] + 2), float("nan"))
+        view = large[..., 1 : 2 * t.shape[-2] + 1 : 2, 2 : 3 * t.shape[-1] + 2 : 3]
+        return view.copy_(t).detach()
+    if layout == "expanded" and t.dim() > 2:
+        return t[(slice(0, 1),) * (t.dim() - 2)].contiguous().expand(t.shape)
+    return t
+
+
+# --- the formula, once more -------------------------------------------------------------------------
+
+
+def _linear(x: Tensor, z: Tensor, scale: Any, bias: Any) -> Tensor:
+    return scale * torch.einsum("...sd,...qd->...sq", x, z) + bias
+
+
+def _rbf(x: Tensor, z: Tensor, lengthscale: Any) -> Tensor:
+    return torch.exp(-(x.unsqueeze(-2) - z.unsqueeze(-3)).pow(2).sum(-1) / (2 * lengthscale**2))
+
+
+FORMULAS: dict[str, Callable[..., Tensor]] = {"linear": _linear, "rbf": _rbf}
+
+
+def _matrix(value: Any) -> Any:
+    """A hyper-parameter [...] ready to multiply matrices [..., S, Q]."""
+    return value[..., None, None] if isinstance(value, Tensor) else value
+
+
+def kernel_matrix(kernel: Kernel, x: Tensor, z: Tensor) -> Tensor:
+    hyper = {name: _matrix(value) for name, value in hyper_parameters(kernel).items()}
+    return FORMULAS[kernel.name](x, z, **hyper)
+
+
+def regularised(k_ss: Tensor, ridge: Ridge) -> Tensor:
+    """K + lambda I."""
+    amount = _matrix(ridge.value)
+    if ridge.kind != "absolute":
+        trace = torch.einsum("...ii->...", k_ss)[..., None, None]
+        trace = trace.detach() if ridge.detach else trace
+        amount = amount * (trace if ridge.kind == "trace" else trace / k_ss.shape[-1])
+    return k_ss + amount * torch.eye(k_ss.shape[-1], dtype=k_ss.dtype)
+
+
+def solve(a: Tensor, y: Tensor, solver: str) -> Tensor:
+    """A^-1 Y by "lu" (torch.linalg.solve) or by "cholesky" (the formulation that accuracy is held against)."""
+    batch = torch.broadcast_shapes(a.shape[:-2], y.shape[:-2])
+    a, y = a.expand(*batch, *a.shape[-2:]), y.expand(*batch, *y.shape[-2:])
+    if solver == "lu":
+        return torch.linalg.solve(a, y)
+    return torch.cholesky_solve(y, torch.linalg.cholesky(a))
+
+
+def predictions(inputs: Inputs, solver: str = "lu") -> Tensor:
+    """P [..., Q, C], differentiable by autograd, in the dtype of the inputs."""
+    a = regularised(kernel_matrix(inputs.kernel, inputs.x_s, inputs.x_s), inputs.ridge)
+    return kernel_matrix(inputs.kernel, inputs.x_q, inputs.x_s) @ solve(a, inputs.y_s, solver)
+
+
+def mse(inputs: Inputs, solver: str = "lu") -> Tensor:
+    """The mean squared error of one problem each, [...]."""
+    return (predictions(inputs, solver) - inputs.y_q).pow(2).mean((-2, -1))
+
+
+def condition(inputs: Inputs) -> float:
+    """The largest condition number of K_ss + lambda I in the batch."""
+    wide = inputs.to(torch.float64)
+    a = regularised(kernel_matrix(wide.kernel, wide.x_s, wide.x_s), wide.ridge).detach()
+    return float(torch.linalg.cond(a).max()) if a.numel() else 1.0
+
+
+# --- comparing --------------------------------------------------------------------------------------
+
+
+def gradients(result: Tensor, inputs: Inputs, seed: int = 1) -> dict[str, Tensor]:
+    """Gradients of <W, result> with a fixed Gaussian W, by name, of every leaf that the result depends on."""
+    leaves = inputs.leaves()
+    if not leaves or not result.requires_grad:
+        return {}
+    generator = torch.Generator().manual_seed(seed)
+    weight = torch.randn(result.shape, generator=generator, dtype=torch.float64).to(result.dtype)
+    grads = torch.autograd.grad((result * weight).sum(), list(leaves.values()), allow_unused=True, retain_graph=True)
+    return {name: grad for name, grad in zip(leaves, grads, strict=True) if grad is not None}
+
+
+def relative_error(got: Tensor, want: Tensor) -> float:
+    """|got - want| / |want| in the Frobenius norm: the worst problem of a batch, or all numbers of a vector."""
+    got, want = got.detach().double(), want.detach().double()
+    if got.shape != want.shape:
+        raise AssertionError(f"shape {tuple(got.shape)} instead of {tuple(want.shape)}")
+    if want.numel() == 0:
+        return 0.0
+    axes = (-2, -1) if want.dim() > 1 else tuple(range(want.dim()))
+    error, norm = (t.square().sum(axes).sqrt() for t in (got - want, want))
+    ratio = torch.where(error == 0, torch.zeros_like(error), error / norm)
+    return float(ratio.nan_to_num(nan=float("inf")).max())
+
+
+# --- the table --------------------------------------------------------------------------------------
+
+KRR_ST: dict[str, Any] = {"kernel": Linear(bias=1.0), "ridge": Ridge.trace(1e-6)}
+FREPO: dict[str, Any] = {"kernel": Linear(), "ridge": Ridge.mean_trace(1e-6)}
+RFAD: dict[str, Any] = {"kernel": Linear(2.0, 0.01), "ridge": Ridge.mean_trace(5e-3)}
+WELL: dict[str, Any] = {"ridge": Ridge.absolute(1.0)}
+SHAPES = {
+    "one_support": (1, 6, 7, 3),
+    "no_query": (5, 0, 7, 3),
+    "one_query": (7, 1, 6, 2),
+    "one_target": (9, 8, 11, 1),
+    "one_feature": (8, 6, 1, 2),
+    "odd": (37, 23, 51, 5),
+    "block": (64, 64, 64, 16),
+    "past_block": (65, 63, 129, 17),
+    "many_targets": (10, 20, 30, 70),
+    "tall": (50, 20, 9, 4),
+    "blocks": (150, 70, 40, 8),
+}
+BOTH: dict[str, Kernel] = {"linear": Linear(1.5, 0.5), "rbf": RBF(4.0)}
+
+
+def _table() -> list[Problem]:
+    rows = [
+        Problem("krr_st", 26, 40, 64, 16, **KRR_ST),
+        Problem("frepo", 30, 41, 50, 10, **FREPO),
+        Problem("rfad", 30, 41, 50, 10, **RFAD),
+        Problem("krr_st_tall", 60, 33, 12, 5, **KRR_ST),
+        Problem("tall_tiny_ridge", 40, 30, 8, 3, ridge=Ridge.trace(1e-8)),
+        Problem("zero_ridge", 12, 9, 40, 3, ridge=Ridge.absolute(0.0)),
+        Problem("ill_linear", 24, 17, 48, 4, Linear(bias=1.0), Ridge.mean_trace(1e-5), decay=3.0),
+        Problem("ill_rbf", 24, 17, 3, 4, RBF(5.0), Ridge.trace(1e-6)),
+        Problem("one_of_all", 1, 1, 1, 1, RBF(1.0), **WELL),
+        Problem("one_of_all_linear", 1, 1, 1, 1, Linear(1.0, 1.0), **WELL),
+        Problem("batch_broadcast", 9, 7, 15, 3, Linear(1.0, 1.0), **WELL, batch=(2, 1), batch_y_s=(3,), batch_q=()),
+        Problem("batch_queries", 9, 7, 15, 3, RBF(4.0), **WELL, batch=(), batch_y_s=(), batch_q=(4,)),
+    ]
+    for name, kernel in BOTH.items():
+        for shape, sizes in SHAPES.items():
+            own = kernel if isinstance(kernel, Linear) else RBF(max(1.0, sizes[2] ** 0.5))
+            rows.append(Problem(f"{shape}_{name}", *sizes, own, **WELL))
+        for batch in ((0,), (1,), (5,), (2, 3), (2, 0)):
+            label = "x".join(map(str, batch))
+            rows.append(Problem(f"batch_{label}_{name}", 11, 6, 13, 2, kernel, Ridge.mean_trace(1e-2), batch=batch))
+        rows += [
+            Problem(f"{layout}_{name}", 19, 14, 21, 6, kernel, Ridge.mean_trace(1e-2), batch=(2,), layout=layout)
+            for layout in LAYOUTS[1:]
+        ]
+        for kind in ("absolute", "trace", "mean_trace"):
+            for detach in (False,) if kind == "absolute" else (False, True):
+                ridge = Ridge(kind, 1e-2, detach)
+                ending = f"{kind}{'_detached' * detach}_{name}"
+                rows.append(Problem(f"ridge_{ending}", 13, 9, 17, 3, kernel, ridge, batch=(2,)))
+                rows.append(Problem(f"hyper_{ending}", 13, 9, 17, 3, kernel, ridge, batch=(2, 3), hyper="batch"))
+        for hyper in ("scalar", "broadcast"):
+            ridge = Ridge.mean_trace(1e-2, detach=True)
+            rows.append(Problem(f"hyper_{hyper}_{name}", 13, 9, 17, 3, kernel, ridge, batch=(2, 3), hyper=hyper))
+    rows.append(Problem("hyper_tall_linear", 21, 9, 6, 3, BOTH["linear"], Ridge.trace(1e-2), hyper="scalar"))
+    return rows
+
+
+TABLE: dict[str, Problem] = {row.name: row for row in _table()}
+
+# What the speed of the backend is stated for (float32, forward and backward to x_s and y_s).
+SPEED: dict[str, Problem] = {
+    row.name: row
+    for row in (
+        Problem("krr_st_1000_wide", 1000, 1024, 8192, 512, **KRR_ST),
+        Problem("1000_wide", 1000, 1024, 8192, 10),
+        Problem("1000", 1000, 1024, 2048, 100),
+        Problem("500", 500, 1024, 2048, 10),
+        Problem("100", 100, 1024, 2048, 10),
+        Problem("10", 10, 256, 512, 64),
+        Problem("5000_primal", 5000, 5000, 512, 10),
+    )
+}
