@@ -1,0 +1,362 @@
+"""The command line: seven verbs, each one call of the package."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+from rich.console import Console
+from rich.table import Table
+from safetensors.torch import save as to_bytes
+
+from . import report as reports
+from .artifact import DistilledSet, write_atomically
+from .config import (
+    PRESETS,
+    Diverged,
+    InputError,
+    Preset,
+    PretrainConfig,
+    Report,
+    as_dict,
+    official,
+    preset,
+    with_settings,
+)
+from .data import ImageSet, load_images
+from .distill import distill as run_distill
+from .distill import needs_teacher
+from .evaluate import Cell, Study, evaluate, evaluate_teacher, pretrain
+from .models import build, seeded
+from .teachers import (
+    Representations,
+    Teacher,
+    cache_directory,
+    read_representations,
+    represent,
+    train_teacher,
+)
+
+app = typer.Typer(
+    name="ssdd",
+    help="Self-supervised dataset distillation: a few images, each with a representation to learn from, that a network "
+    "can be pre-trained on in place of a whole unlabelled set.\n\nStart with `ssdd demo`.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+
+Data = Annotated[
+    str, typer.Option("--data", "-d", help="'digits', a folder of images, or an .npz file (x_train: uint8 N,H,W,C).")
+]
+Size = Annotated[int | None, typer.Option(help="Resize a folder's images to SIZE x SIZE pixels.")]
+PresetName = Annotated[
+    str | None,
+    typer.Option("--preset", help=f"Settings: {', '.join(PRESETS)}. Default: digits for digits, else small."),
+]
+Changes = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="STAGE.FIELD=VALUE", help="Change a setting, e.g. distill.rate=0.03. Repeatable."),
+]
+Official = Annotated[
+    bool, typer.Option("--official", help="Turn every departure between paper and published code to the code's side.")
+]
+TeacherName = Annotated[
+    str | None,
+    typer.Option("--teacher", "-t", help="FILE.safetensors written by `ssdd teacher`, or package.module:factory "
+                 "of yours that returns an nn.Module."),
+]  # fmt: skip
+RepresentationsFile = Annotated[
+    Path | None,
+    typer.Option("--representations", help="FILE.npy with representations you computed, one row an image (training, "
+                 "then test images): no teacher network is needed."),
+]  # fmt: skip
+Images = Annotated[int | None, typer.Option("--images", "-m", help="Number of distilled images.")]
+Steps = Annotated[int | None, typer.Option("--steps", help="Outer steps.")]
+Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace what an earlier run wrote there.")]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress display.")]
+Model = Annotated[str, typer.Option("--model", help="resnet18, resnet10, or convnet-W-W-... (one width a block).")]
+ArtifactFile = Annotated[Path, typer.Argument(metavar="ARTIFACT", help="A distilled set (.safetensors).")]
+
+
+def _settings(
+    data: str, name: str | None, changes: list[str] | None, code: bool, images: int | None, steps: int | None
+) -> Preset:
+    settings = preset(name or ("digits" if data == "digits" else "small"))
+    pairs = dict(change.partition("=")[::2] for change in changes or [])
+    if images is not None:
+        pairs["distill.images"] = str(images)
+    if steps is not None:
+        pairs["distill.steps"] = str(steps)
+    settings = with_settings(settings, pairs)
+    return official(settings) if code else settings
+
+
+def _teacher(
+    name: str | None, file: Path | None, data: ImageSet, settings: Preset, report: Report
+) -> tuple[Teacher | None, Representations]:
+    """The teacher that was asked for (none was: a new one) and its representations, from the cache where they are."""
+    if name is not None and file is not None:
+        raise InputError("--teacher, --representations: expected one of the two")
+    if file is not None:
+        return None, read_representations(file, data)
+    teacher = Teacher.named(name, data.preprocessing) if name else train_teacher(data, settings.teacher, report)
+    return teacher, represent(teacher, data, cache_directory())
+
+
+@app.command()
+def demo(
+    out: Annotated[Path, typer.Option("--out", "-o", help="Folder for everything the demonstration writes.")] = Path(
+        "runs/demo"
+    ),
+    data: Data = "digits",
+    size: Size = None,
+    preset_name: PresetName = None,
+    images: Images = None,
+    steps: Steps = None,
+    seeds: Annotated[int, typer.Option(help="Number of seeds.")] = 5,
+    teacher: TeacherName = None,
+    representations: RepresentationsFile = None,
+    workers: Annotated[
+        int | None, typer.Option(help="Worker processes (default: one a core). Changes no number.")
+    ] = None,
+    changes: Changes = None,
+    code: Official = False,
+    overwrite: Overwrite = False,
+    quiet: Quiet = False,
+) -> None:
+    """Everything at once: train a teacher, distil under several seeds, and show what the result is worth.
+
+    Writes the artifacts, pictures, results.md, results.json and log.jsonl to the folder --out, and prints the table.
+    """
+    settings = _settings(data, preset_name, changes, code, images, steps)
+    loaded = load_images(data, size)
+    given = Teacher.named(teacher, loaded.preprocessing) if teacher else None
+    with reports.Display(show=not quiet) as display:
+        count = settings.distill.images
+        display.say(f"{loaded.name}: {len(loaded.x_train):,} training images, {count} to distil, {seeds} seeds")
+        found = reports.demo(
+            out, data=loaded, settings=settings, seeds=range(seeds), teacher=given, representations=representations,
+            workers=workers, overwrite=overwrite, command=_command(), report=display,
+        )  # fmt: skip
+    _print_table(found["table"])
+    cells = [Cell(**cell) for cell in found["cells"]]
+    for sentence in reports.sentences(cells):
+        print(f"- {sentence}")
+    print(f"{found['seconds']['total']:.0f} s. Pictures, artifacts and log: {out}")
+
+
+@app.command()
+def teacher(
+    out: Annotated[Path, typer.Option("--out", "-o", help="File for the weights (.safetensors).")],
+    data: Data = "digits",
+    size: Size = None,
+    preset_name: PresetName = None,
+    changes: Changes = None,
+    overwrite: Overwrite = False,
+    quiet: Quiet = False,
+) -> None:
+    """Train a teacher (Barlow Twins, no labels) and keep its weights."""
+    settings = _settings(data, preset_name, changes, False, None, None)
+    file, loaded = reports.new_file(out, overwrite), load_images(data, size)
+    with reports.Display(show=not quiet) as display:
+        trained = train_teacher(loaded, settings.teacher, display)
+    trained.save(file)
+    r = represent(trained, loaded, cache_directory())
+    print(f"{file}: {r.dimension} numbers an image")
+    if r.test is not None:
+        _print_probes(evaluate_teacher(r.train, r.test, loaded, settings))
+
+
+@app.command()
+def distill(
+    out: Annotated[Path, typer.Option("--out", "-o", help="Folder for the artifact, its pictures and the log.")],
+    data: Data = "digits",
+    size: Size = None,
+    preset_name: PresetName = None,
+    images: Images = None,
+    steps: Steps = None,
+    seed: Annotated[int, typer.Option(help="Fixes the initial images and every later draw.")] = 0,
+    teacher: TeacherName = None,
+    representations: RepresentationsFile = None,
+    changes: Changes = None,
+    code: Official = False,
+    overwrite: Overwrite = False,
+    quiet: Quiet = False,
+) -> None:
+    """Distil a set of images into a few images with target representations."""
+    settings = _settings(data, preset_name, changes, code, images, steps)
+    loaded = load_images(data, size)
+    folder = reports.new_directory(out, overwrite)
+    with reports.JsonLines(folder / reports.MARK) as log, reports.Display(show=not quiet) as display:
+        report = reports.both(log, display)
+        report({"event": "start", "settings": as_dict(settings), "seed": seed})
+        network, r = _teacher(teacher, representations, loaded, settings, report)
+        if network is not None and teacher is None:
+            network.save(folder / "teacher.safetensors")
+        study = Study(loaded, r, settings)
+        try:
+            run = run_distill(
+                loaded, r.train, lambda: study.make(r.dimension), settings.distill, seed=seed,
+                teacher=network if needs_teacher(settings.distill) else None, report=report,
+            )  # fmt: skip
+        except Diverged as error:
+            reports.keep_partial(error, folder)
+            raise
+        report({"event": "result", "seed": seed, **run.result.metrics})
+    run.result.save(folder / "distilled.safetensors")
+    reports.contact_sheet(run.result.images, folder / "contact-sheet.png")
+    reports.images_over_steps(run.snapshots, folder / "images-over-steps.png")
+    reports.loss_curves({seed: run.losses}, folder / "loss.png")
+    reports.coverage(r.train, run.result.targets, folder / "coverage.png", loaded.y_train)
+    print(f"{folder / 'distilled.safetensors'}: {len(run.result)} images, loss {run.losses[-1][1]:.4g}")
+
+
+@app.command("pretrain")
+def pretrain_command(
+    artifact: ArtifactFile,
+    out: Annotated[Path, typer.Option("--out", "-o", help="File for the weights (.safetensors).")],
+    model: Model = "resnet18",
+    epochs: Annotated[int | None, typer.Option(help="Passes over the distilled set (published: 1000).")] = None,
+    steps: Annotated[int, typer.Option(help="Optimizer steps, where --epochs is not given.")] = 1000,
+    rate: Annotated[float, typer.Option(help="SGD rate (published: 0.1).")] = 0.1,
+    batch: Annotated[int, typer.Option(help="Images a step.")] = 256,
+    schedule: Annotated[Literal["constant", "cosine"], typer.Option(help="Published: constant.")] = "constant",
+    seed: Annotated[int, typer.Option(help="Fixes the random start.")] = 0,
+    overwrite: Overwrite = False,
+    quiet: Quiet = False,
+) -> None:
+    """Pre-train a new network on a distilled set: what the artifact is for.
+
+    The file holds the weights of the network without its last layer (its features), under the names of
+    ssdd.build(MODEL, ...).backbone.
+    """
+    pairs = DistilledSet.load(artifact)
+    file = reports.new_file(out, overwrite)
+    channels, height, width = pairs.images.shape[1:]
+    if epochs is not None:
+        steps = epochs * max(1, len(pairs) // batch)
+    config = PretrainConfig(steps=steps, batch=batch, rate=rate, schedule=schedule)
+    network = seeded(lambda: build(model, channels, (height, width), pairs.targets.shape[1]), seed)
+    with reports.Display(show=not quiet) as display:
+        pretrain(network, pairs, config, seed=seed, report=display)
+    meta = {
+        "format": "ssdd.backbone", "model": model, "channels": channels, "size": [height, width], "seed": seed,
+        "dimension": network.dimension, "preprocessing": dataclasses.asdict(pairs.preprocessing),
+        "source": pairs.source, "pretrain": as_dict(config),
+    }  # fmt: skip
+    weights = {key: value.contiguous() for key, value in network.backbone.state_dict().items()}
+    write_atomically(file, to_bytes(weights, metadata={"ssdd": json.dumps(meta)}))
+    print(f"{file}: {model}, {network.dimension} features, pre-trained {steps} steps on {len(pairs)} images")
+
+
+@app.command("evaluate")
+def evaluate_command(
+    artifact: ArtifactFile,
+    data: Data = "digits",
+    size: Size = None,
+    preset_name: PresetName = None,
+    model: Annotated[
+        str | None, typer.Option("--model", help="Network to pre-train (default: the preset's student).")
+    ] = None,
+    seeds: Annotated[int, typer.Option(help="Number of pre-trainings.")] = 1,
+    teacher: TeacherName = None,
+    representations: RepresentationsFile = None,
+    changes: Changes = None,
+    quiet: Quiet = False,
+) -> None:
+    """Pre-train on a distilled set and measure it: probes and, given --teacher or --representations, the error."""
+    settings = _settings(data, preset_name, changes, False, None, None)
+    if model is not None:
+        settings = with_settings(settings, {"student.model": model})
+    pairs, loaded = DistilledSet.load(artifact), load_images(data, size)
+    with reports.Display(show=not quiet) as display:
+        test = None
+        if teacher or representations:
+            test = _teacher(teacher, representations, loaded, settings, display)[1].test
+        if test is not None and pairs.target_kind == "representation" and test.shape[1] != pairs.targets.shape[1]:
+            raise InputError(
+                f"teacher: the artifact's targets have {pairs.targets.shape[1]} numbers, this teacher's {test.shape[1]}"
+            )
+        study = Study(loaded, Representations(pairs.targets, test), settings)
+        cells = [evaluate(pairs, loaded, test, study.make, settings, seed=s, report=display) for s in range(seeds)]
+        cells += [evaluate(None, loaded, None, study.make, settings, seed=s, report=display) for s in range(seeds)]
+    _print_table(reports.table(cells))
+
+
+@app.command()
+def show(
+    artifact: ArtifactFile,
+    out: Annotated[
+        Path | None, typer.Option("--out", "-o", help="PNG to write (default: beside the artifact).")
+    ] = None,
+    columns: Annotated[int | None, typer.Option(min=1, help="Images a row.")] = None,
+    overwrite: Overwrite = False,
+) -> None:
+    """Write the images of a distilled set as one PNG."""
+    pairs = DistilledSet.load(artifact)
+    file = reports.new_file(out or artifact.with_suffix(".png"), overwrite)
+    reports.contact_sheet(pairs.images, file, columns)
+    print(f"{file}: {len(pairs)} images")
+
+
+@app.command()
+def info(
+    artifact: Annotated[
+        Path | None, typer.Argument(metavar="[ARTIFACT]", help="A distilled set (.safetensors).")
+    ] = None,
+) -> None:
+    """Print, as JSON, what an artifact holds; without one, what is installed."""
+    print(json.dumps(reports.info(artifact), indent=1))
+
+
+def _print_table(rows: list[list[str]]) -> None:
+    drawn = Table(*rows[0])
+    for row in rows[1:]:
+        drawn.add_row(*row)
+    console = Console()
+    if console.is_terminal:
+        console.print(drawn)
+    else:  # a pipe or a log has no width of its own; there, nothing may be cut
+        print(reports.markdown(rows))
+
+
+def _print_probes(cell: Cell) -> None:
+    for key, accuracy in cell.probes.items():
+        count = key.split("/")[1]
+        print(f"probe, {'all' if count == '0' else count} labels a class: {accuracy:.1f}%")
+
+
+def _command() -> str:
+    """The command as typed, without the directories of this machine."""
+    return " ".join(["ssdd", *(os.path.basename(a) if os.path.isabs(a) else a for a in sys.argv[1:])])
+
+
+@contextmanager
+def readable_errors() -> Iterator[None]:
+    """Turn the errors a user can cause into one message and exit status 1; leave bugs their traceback."""
+    try:
+        yield
+    except (InputError, Diverged, OSError) as error:
+        Console(stderr=True, soft_wrap=True, highlight=False, markup=False).print(f"error: {error}")
+        raise SystemExit(1) from None
+    except KeyboardInterrupt:
+        Console(stderr=True).print("stopped")
+        raise SystemExit(130) from None
+
+
+def main() -> None:
+    """The program ``ssdd``."""
+    with readable_errors():
+        app()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,337 @@
+"""Settings: one frozen dataclass a stage, a preset that bundles them, and the errors every room raises.
+
+Where the paper (Lee et al., ICLR 2024, arXiv 2310.06511) and its published code part, the setting is a
+named option. The default is the paper's side; :func:`official` turns every one of them to the code's.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import platform
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from importlib.metadata import PackageNotFoundError, version
+from typing import Any, Literal, TypeVar, get_args, get_type_hints
+
+try:
+    VERSION = version("ssdd")
+except PackageNotFoundError:  # a checkout that was never installed
+    VERSION = "0+unknown"
+
+Event = dict[str, Any]
+"""What a stage reports while it runs: JSON values only, always with the key ``event``."""
+
+Report = Callable[[Event], None]
+"""What a stage is handed to report with; the progress display and the JSONL log are two of them."""
+
+
+def silent(event: Event) -> None:
+    """The report that says nothing: the default of every call that takes one."""
+
+
+class InputError(ValueError):
+    """Something the caller gave cannot be used. The message names the argument, what was expected, what came."""
+
+
+class Diverged(RuntimeError):
+    """The loss stopped being a finite number. ``partial`` holds the last good result, where there is one."""
+
+    def __init__(self, message: str, partial: Any = None) -> None:
+        super().__init__(message)
+        self.partial = partial
+
+
+_S = TypeVar("_S")
+
+
+def _check(config: Any) -> None:
+    """Refuse values no stage could use, naming the field: a wrong word for a choice, a number out of range."""
+    name = type(config).__name__
+    for key, kind in get_type_hints(type(config)).items():
+        value = getattr(config, key)
+        words = get_args(kind) if getattr(kind, "__origin__", None) is Literal else ()
+        if words and value not in words:
+            raise InputError(f"{name}.{key}: expected one of {', '.join(map(repr, words))}, got {value!r}")
+        if isinstance(value, float) and not (0 <= value < float("inf")):
+            raise InputError(f"{name}.{key}: expected a finite number that is not negative, got {value}")
+        if isinstance(value, int) and not isinstance(value, bool) and value < 0:
+            raise InputError(f"{name}.{key}: expected a whole number that is not negative, got {value}")
+        if key == "widths" and (not value or any(width < 1 for width in value)):
+            raise InputError(f"{name}.widths: expected one positive width a block, such as 16-32, got {value!r}")
+
+
+def _at_least_one(config: Any, *keys: str) -> None:
+    for key in keys:
+        if getattr(config, key) < 1:
+            raise InputError(f"{type(config).__name__}.{key}: expected at least 1, got {getattr(config, key)}")
+
+
+@dataclass(frozen=True)
+class AugmentConfig:
+    """Random views for the teacher's self-supervised training. Every amount is 0 for "leave it out"."""
+
+    shift: float = 0.125
+    """Largest shift, as a fraction of the image side."""
+    rotate: float = 0.0
+    """Largest rotation, in degrees."""
+    scale: float = 0.2
+    """Largest relative change of size (0.2: from 0.8 to 1.2)."""
+    flip: float = 0.5
+    """Probability of a left-right flip."""
+    brightness: float = 0.3
+    """Largest brightness added, in pixel units of [0, 1]."""
+    contrast: float = 0.4
+    """Largest relative change of contrast."""
+    saturation: float = 0.4
+    """Largest relative change of saturation; colour images only."""
+    grayscale: float = 0.2
+    """Probability of dropping the colour; colour images only."""
+    noise: float = 0.0
+    """Standard deviation of pixel noise, in pixel units of [0, 1]."""
+
+    def __post_init__(self) -> None:
+        _check(self)
+
+
+@dataclass(frozen=True)
+class StudentConfig:
+    """The network that is distilled for: published as blocks of convolution, BatchNorm, ReLU, 2x2 average pool."""
+
+    model: str = "convnet-32-64-128"
+    """A name that ``models.build`` knows; a convnet's numbers are the channels of its blocks."""
+
+    def __post_init__(self) -> None:
+        _check(self)
+
+
+@dataclass(frozen=True)
+class TeacherConfig:
+    """Barlow Twins (the paper's teacher, section 4) on a ConvNet that ends in a mean over positions."""
+
+    widths: tuple[int, ...] = (32, 64, 128, 256)
+    """Channels of each block; the last one is the length of a representation."""
+    epochs: int = 20
+    batch: int = 256
+    rate: float = 2e-3
+    """AdamW's largest rate; one-tenth warm-up, then cosine to 0."""
+    weight_decay: float = 1e-4
+    projector: int = 512
+    """Width of the two layers between the representation and the Barlow Twins loss; they are dropped after."""
+    redundancy: float = 0.005
+    """Weight of the off-diagonal terms of the cross-correlation matrix."""
+    seed: int = 0
+    augment: AugmentConfig = field(default_factory=AugmentConfig)
+
+    def __post_init__(self) -> None:
+        _check(self)
+        _at_least_one(self, "epochs", "batch", "projector")
+        if self.batch < 2:
+            raise InputError(f"TeacherConfig.batch: expected at least 2, to correlate over, got {self.batch}")
+
+
+@dataclass(frozen=True)
+class DistillConfig:
+    """KRR-ST, algorithm 1 of the paper. Learns ``images`` images X_s and as many target representations Y_s.
+
+    The five options where the paper and its published code part (default: the paper's side):
+
+    ``pool_counter``
+        "reset" (paper): a replaced network starts counting its steps from 0, so the pool keeps a mix of ages.
+        "stuck" (code): the counter of a replaced network stays at ``pool_steps``, so it is replaced again at each
+        later draw; at the published length nearly all outer steps (96.7% in simulation) meet an untrained network.
+    ``support_input``
+        "normalised" (what one expects; the paper does not say): X_s passes the same normalisation as a real image.
+        "raw" (code): X_s goes into the network as pixels in [0, 1] while real images are normalised.
+    ``real_view``
+        "plain" (paper): the real batch is not augmented; equation 5 needs no augmentation to stay unbiased.
+        "augmented" (code): crop after padding by ``crop_pad`` and flip; teacher and student see the same view.
+    ``teacher_in_loop``
+        "cached" (same numbers, cheaper): representations of the plain images are computed once.
+        "recomputed" (code): the teacher runs at every outer step. "augmented" views need it in any case.
+        (The code also empties the accelerator's memory cache at each step, which changes no number: left out.)
+    ``EvaluateConfig.random_targets``
+        stands with the evaluation: what the "random" baseline is trained on.
+    """
+
+    images: int = 200
+    """m, the number of distilled images."""
+    steps: int = 1800
+    """Outer steps. Published: 160,000."""
+    batch: int = 1024
+    """Real images an outer step (all of them, where the set is smaller)."""
+    rate: float = 0.01
+    """AdamW rate for X_s (in pixels of [0, 1]) and Y_s. Published: 1e-5 to 1e-3."""
+    rate_floor: float = 1e-3
+    """The rate falls linearly to this fraction of itself."""
+    weight_decay: float = 0.0
+    ridge: float = 1e-6
+    """λ as a fraction of the trace of K_ss; not differentiated (section 3.3)."""
+    bias: float = 1.0
+    """Added to every kernel value: the paper's column of ones, without the column."""
+    pool: int = 10
+    """L, networks in the pool."""
+    pool_steps: int = 1000
+    """T, training steps after which a pool network is replaced by a new one."""
+    pool_rate: float = 0.1
+    pool_momentum: float = 0.9
+    pool_weight_decay: float = 1e-3
+    learn_targets: bool = True
+    """False keeps Y_s at the teacher's representations of the initial images."""
+    pool_counter: Literal["reset", "stuck"] = "reset"
+    support_input: Literal["normalised", "raw"] = "normalised"
+    real_view: Literal["plain", "augmented"] = "plain"
+    crop_pad: int = 4
+    """Pixels of padding for ``real_view="augmented"``; published with 32x32 and 64x64 images."""
+    teacher_in_loop: Literal["cached", "recomputed"] = "cached"
+    log_every: int = 50
+    """Outer steps between two log lines; a loss that is not finite is noticed at the next one."""
+
+    def __post_init__(self) -> None:
+        _check(self)
+        _at_least_one(self, "images", "batch", "pool", "log_every")
+        if self.pool_steps < 2:
+            raise InputError(f"DistillConfig.pool_steps: ages start in 1..T-1, expected T >= 2, got {self.pool_steps}")
+
+
+@dataclass(frozen=True)
+class PretrainConfig:
+    """Training a network from scratch on the pairs (X_s, Y_s): plain squared error, no augmentation (section 4.1)."""
+
+    steps: int = 300
+    batch: int = 256
+    rate: float = 0.05
+    """SGD rate. Published: 0.1, constant, 1000 epochs."""
+    momentum: float = 0.9
+    weight_decay: float = 1e-3
+    schedule: Literal["constant", "cosine"] = "cosine"
+
+    def __post_init__(self) -> None:
+        _check(self)
+        _at_least_one(self, "batch")
+
+
+@dataclass(frozen=True)
+class EvaluateConfig:
+    """What a set of pairs is worth: representation error on held-out images, probes with few and with all labels.
+
+    ``random_targets``: "teacher" gives the random images the teacher's representations, the stronger baseline.
+    "labels" is the published code's "random": labels as targets, never the teacher (no representation error then).
+    """
+
+    labels: tuple[int, ...] = (1, 5, 20, 0)
+    """Labels a class for the probes; 0 stands for all of them."""
+    draws: int = 3
+    """Draws of the labelled images for each probe with few labels; the same draws for every row of a seed."""
+    probe_l2: float = 1.0
+    """L2 penalty of the logistic regression, on features brought to mean 0 and variance 1."""
+    random_targets: Literal["teacher", "labels"] = "teacher"
+
+    def __post_init__(self) -> None:
+        _check(self)
+        _at_least_one(self, "draws")
+
+
+@dataclass(frozen=True)
+class Preset:
+    """All settings of a run. ``PRESETS`` holds the named ones; :func:`with_settings` changes single fields."""
+
+    name: str
+    student: StudentConfig = field(default_factory=StudentConfig)
+    teacher: TeacherConfig = field(default_factory=TeacherConfig)
+    distill: DistillConfig = field(default_factory=DistillConfig)
+    pretrain: PretrainConfig = field(default_factory=PretrainConfig)
+    evaluate: EvaluateConfig = field(default_factory=EvaluateConfig)
+
+
+PRESETS: dict[str, Preset] = {
+    # 1,297 training images of 8x8: 26 distilled images are 2%.
+    "digits": Preset(
+        name="digits",
+        student=StudentConfig(model="convnet-16-32"),
+        teacher=TeacherConfig(
+            widths=(16, 64),
+            epochs=200,
+            projector=256,
+            augment=AugmentConfig(
+                shift=0.125,
+                rotate=15.0,
+                scale=0.15,
+                flip=0.0,
+                brightness=0.0,
+                contrast=0.4,
+                saturation=0.0,
+                grayscale=0.0,
+                noise=0.05,
+            ),
+        ),
+        distill=DistillConfig(images=26, steps=2000, batch=512, rate=0.01, crop_pad=1),
+        pretrain=PretrainConfig(steps=600, rate=0.4),
+    ),
+    # Small colour images on a CPU: a folder or an .npz of the user's.
+    "small": Preset(name="small", distill=DistillConfig(pool=5, pool_steps=400)),
+}
+
+
+def preset(name: str) -> Preset:
+    """The preset of that name; an :class:`InputError` lists the names there are."""
+    if name not in PRESETS:
+        raise InputError(f"preset: expected one of {', '.join(PRESETS)}, got {name!r}")
+    return PRESETS[name]
+
+
+def official(settings: Preset) -> Preset:
+    """``settings`` with every departure between paper and published code turned to the code's side."""
+    return dataclasses.replace(
+        settings,
+        distill=dataclasses.replace(
+            settings.distill,
+            pool_counter="stuck",
+            support_input="raw",
+            real_view="augmented",
+            teacher_in_loop="recomputed",
+        ),
+        evaluate=dataclasses.replace(settings.evaluate, random_targets="labels"),
+    )
+
+
+def _parse(key: str, text: str, like: Any) -> Any:
+    try:
+        if isinstance(like, bool):
+            return {"true": True, "false": False, "1": True, "0": False}[text.lower()]
+        if isinstance(like, tuple):
+            return tuple(int(part) for part in text.replace(",", "-").split("-"))
+        return type(like)(text)
+    except (ValueError, KeyError):
+        raise InputError(f"{key}: expected a value like {like!r}, got {text!r}") from None
+
+
+def _with(settings: _S, path: list[str], key: str, text: str) -> _S:
+    names = [f.name for f in dataclasses.fields(settings)]  # type: ignore[arg-type]
+    if path[0] not in names:
+        raise InputError(f"{key}: no setting {path[0]!r} here; there are {', '.join(names)}")
+    old = getattr(settings, path[0])
+    if dataclasses.is_dataclass(old) != (len(path) > 1):
+        raise InputError(f"{key}: expected STAGE.FIELD, such as distill.rate")
+    new = _with(old, path[1:], key, text) if len(path) > 1 else _parse(key, text, old)
+    return dataclasses.replace(settings, **{path[0]: new})  # type: ignore[type-var]
+
+
+def with_settings(settings: Preset, changes: Mapping[str, str]) -> Preset:
+    """``settings`` with single fields changed by name, as text: ``{"distill.rate": "0.03"}``.
+
+    Raises :class:`InputError` for an unknown name or a value of the wrong kind.
+    """
+    for key, text in changes.items():
+        settings = _with(settings, key.split("."), key, text)
+    return settings
+
+
+def as_dict(settings: Any) -> dict[str, Any]:
+    """Settings as plain JSON values, for logs and for the artifact."""
+    return dataclasses.asdict(settings)
+
+
+def versions() -> dict[str, str]:
+    """What a result is computed with."""
+    found = {"python": platform.python_version(), "ssdd": VERSION}
+    return found | {name: version(name) for name in ("torch", "numpy", "scikit-learn")}

@@ -1,0 +1,18 @@
+"""The embedded default: scikit-learn's 1,797 handwritten digits of 8x8 pixels."""
+
+from __future__ import annotations
+
+import torch
+
+from .sets import ImageSet, hold_out
+
+TEST_IMAGES = 500
+
+
+def digits() -> ImageSet:
+    """1,297 training and 500 held-out images, uint8 [N, 8, 8, 1] (the 17 grey levels spread over 0..255)."""
+    from sklearn.datasets import load_digits
+
+    raw = load_digits()
+    images = torch.from_numpy(raw.images).mul(255 / 16).round().to(torch.uint8).unsqueeze(-1)
+    return hold_out("digits", images, torch.from_numpy(raw.target).to(torch.int64), TEST_IMAGES)

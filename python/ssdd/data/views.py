@@ -1,0 +1,67 @@
+"""Random views of image batches, drawn image by image and computed for the whole batch at once.
+
+All take pixels in [0, 1], float [N, C, H, W], and a generator, and return new pixels of the same shape.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from ..config import AugmentConfig
+
+
+def _uniform(n: int, low: float, high: float, g: torch.Generator) -> Tensor:
+    return torch.rand(n, generator=g) * (high - low) + low
+
+
+def augment(pixels: Tensor, config: AugmentConfig, generator: torch.Generator) -> Tensor:
+    """One random view of each image: shift, rotation, size, flip; then brightness, contrast, colour, noise.
+
+    pixels: float [N, C, H, W] in [0, 1]. Returns the same shape; what moves in from outside repeats the border.
+    """
+    n, channels = pixels.shape[:2]
+    g = generator
+    angle = _uniform(n, -config.rotate, config.rotate, g).deg2rad()
+    size = 1 + _uniform(n, -config.scale, config.scale, g)
+    mirror = torch.where(torch.rand(n, generator=g) < config.flip, -1.0, 1.0)
+    shift = 2 * torch.stack([_uniform(n, -config.shift, config.shift, g) for _ in range(2)], -1)
+    cos, sin = angle.cos() / size, angle.sin() / size
+    theta = torch.stack([cos * mirror, -sin, shift[:, 0], sin * mirror, cos, shift[:, 1]], -1).view(n, 2, 3)
+    grid = F.affine_grid(theta.to(pixels), list(pixels.shape), align_corners=False)
+    x = F.grid_sample(pixels, grid, mode="bilinear", padding_mode="border", align_corners=False)
+
+    def each(low: float, high: float) -> Tensor:
+        return _uniform(n, low, high, g).to(pixels).view(n, 1, 1, 1)
+
+    if channels == 3 and (config.saturation or config.grayscale):
+        grey = (x * x.new_tensor([0.299, 0.587, 0.114]).view(1, 3, 1, 1)).sum(1, keepdim=True)
+        keep = each(1 - config.saturation, 1 + config.saturation)
+        keep = torch.where(each(0, 1) < config.grayscale, torch.zeros_like(keep), keep)
+        x = grey + (x - grey) * keep
+    if config.contrast:
+        mean = x.mean((1, 2, 3), keepdim=True)
+        x = mean + (x - mean) * each(1 - config.contrast, 1 + config.contrast)
+    if config.brightness:
+        x = x + each(-config.brightness, config.brightness)
+    if config.noise:
+        x = x + config.noise * torch.randn(x.shape, generator=g).to(x)
+    return x
+
+
+def crop_and_flip(pixels: Tensor, pad: int, generator: torch.Generator) -> Tensor:
+    """Pad by ``pad`` black pixels, crop back to the old size at a random place, flip one half of the images.
+
+    The view of the published code's real batch. pixels: [N, C, H, W]; same shape returned.
+    """
+    n, _, height, width = pixels.shape
+    padded = F.pad(pixels, (pad, pad, pad, pad))
+    top = torch.randint(0, 2 * pad + 1, (n, 1), generator=generator)
+    left = torch.randint(0, 2 * pad + 1, (n, 1), generator=generator)
+    flip = torch.rand(n, 1, generator=generator) < 0.5
+    rows = top + torch.arange(height)
+    columns = torch.arange(width).expand(n, width)
+    columns = left + torch.where(flip, width - 1 - columns, columns)
+    image = torch.arange(n).view(n, 1, 1)
+    return padded[image, :, rows[:, :, None], columns[:, None, :]].permute(0, 3, 1, 2).contiguous()

@@ -1,0 +1,275 @@
+"""KRR-ST: the outer loop (algorithm 1 of the paper), its state, and what it hands back."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+import ssdd_ext
+
+from .artifact import DistilledSet, Preprocessing
+from .config import DistillConfig, Diverged, InputError, Report, as_dict, silent, versions
+from .data import ImageSet, crop_and_flip
+from .models import Network
+from .pool import Pool
+from .select import random_subset
+
+Represent = Callable[[Tensor], Tensor]
+"""A teacher as a callable: normalised images [N, C, H, W] -> representations [N, C]."""
+
+SNAPSHOTS = 6
+"""Moments of the run whose images are kept for the picture "distilled images over the steps"."""
+
+
+@dataclass
+class State:
+    """All that changes while the loop runs; :meth:`state_dict` writes it, :meth:`load_state_dict` reads it."""
+
+    x_s: Tensor  # [S, C, H, W] pixels, learned
+    y_s: Tensor  # [S, C] targets, learned
+    optimizer: torch.optim.AdamW
+    pool: Pool
+    generator: torch.Generator
+    step: int = 0
+    losses: list[tuple[int, float]] = field(default_factory=list)
+    loss_sum: Tensor = field(default_factory=lambda: torch.zeros(()))
+    snapshots: dict[int, Tensor] = field(default_factory=dict)
+    good: tuple[Tensor, Tensor] | None = None  # X_s and Y_s at the last log line with a finite loss
+
+    def state_dict(self) -> dict[str, Any]:
+        """Tensors and plain values only. Continuing from it gives the same bits as never having stopped."""
+        return {
+            "x_s": self.x_s.detach().clone(), "y_s": self.y_s.detach().clone(),
+            "optimizer": self.optimizer.state_dict(), "pool": self.pool.state_dict(),
+            "generator": self.generator.get_state(), "step": self.step, "losses": list(self.losses),
+            "loss_sum": self.loss_sum.clone(), "snapshots": dict(self.snapshots), "good": self.good,
+        }  # fmt: skip
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Continue from what :meth:`state_dict` returned."""
+        with torch.no_grad():
+            self.x_s.copy_(state["x_s"])
+            self.y_s.copy_(state["y_s"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.pool.load_state_dict(state["pool"])
+        self.generator.set_state(state["generator"])
+        self.step, self.losses, self.loss_sum = state["step"], list(state["losses"]), state["loss_sum"].clone()
+        self.snapshots, self.good = dict(state["snapshots"]), state["good"]
+
+
+@dataclass(frozen=True)
+class Distillation:
+    """What a run hands back: the product, the loss curve and the pictures' material."""
+
+    result: DistilledSet
+    losses: list[tuple[int, float]]
+    """(outer step, mean outer loss since the entry before)."""
+    snapshots: dict[int, Tensor]
+    """Outer step -> X_s at that step, float32 [S, C, H, W] in pixels."""
+
+
+def distill(
+    data: ImageSet,
+    representations: Tensor,
+    make: Callable[[], Network],
+    config: DistillConfig,
+    *,
+    seed: int = 0,
+    teacher: Represent | None = None,
+    report: Report = silent,
+) -> Distillation:
+    """Distil ``data`` into ``config.images`` pairs of image and target representation.
+
+    ``representations``: g(X_t), float32 [N, C], a row a training image. ``make`` returns the network to distil for,
+    with a new random start and C outputs. ``seed`` fixes the initial subset and every later draw; the same seed,
+    machine and number of threads give the same bits. ``teacher`` is asked only where the configuration needs it
+    (``real_view="augmented"``, ``teacher_in_loop="recomputed"``).
+
+    Reports ``{"event": "distill", "step", "steps", "loss", "rate", "untrained_share", "mean_age"}`` every
+    ``config.log_every`` steps. Raises :class:`InputError` for input that does not fit together, :class:`Diverged`
+    (with the last good :class:`DistilledSet` in ``partial``) where the loss stops being finite.
+    """
+    _check(data, representations, make, config, teacher)
+    state = start(data, representations, make, config, seed)
+    state.pool.fill(inputs(state, data, config).detach(), state.y_s.detach(), report)
+    run(state, data, representations, config, seed, teacher, report)
+    return Distillation(_product(state, data, config, seed), state.losses, state.snapshots)
+
+
+def run(
+    state: State,
+    data: ImageSet,
+    representations: Tensor,
+    config: DistillConfig,
+    seed: int = 0,
+    teacher: Represent | None = None,
+    report: Report = silent,
+    until: int | None = None,
+) -> None:
+    """The outer loop, from ``state.step`` to ``until`` (default: the end). The state is all it changes."""
+    while state.step < (config.steps if until is None else until):
+        _keep_snapshot(state, config)
+        member = state.pool.draw()
+        x_b, y_b = real_batch(state, data, representations, config, teacher)
+        loss = outer_loss(member.network, inputs(state, data, config), state.y_s, x_b, y_b, config)
+        state.optimizer.zero_grad()
+        loss.backward()
+        for group in state.optimizer.param_groups:
+            group["lr"] = rate(state.step, config)
+        state.optimizer.step()
+        state.pool.advance(member, inputs(state, data, config).detach(), state.y_s.detach())
+        state.step += 1
+        state.loss_sum += loss.detach()
+        if state.step % config.log_every == 0 or state.step == config.steps:
+            _log(state, data, config, seed, report)
+
+
+def outer_loss(network: Network, x_s: Tensor, y_s: Tensor, x_b: Tensor, y_b: Tensor, config: DistillConfig) -> Tensor:
+    """Equation 5: the squared error, on a real batch, of kernel ridge regression from the distilled pairs.
+
+    x_s [S, C, H, W], x_b [Q, C, H, W]: network input; y_s [S, C], y_b [Q, C]. A scalar that differentiates to x_s
+    (through the features) and y_s only: nothing flows to the network's weights or through the real batch.
+    """
+    for parameter in network.parameters():
+        parameter.requires_grad_(False)
+    f_s = network.features(x_s)
+    with torch.no_grad():
+        f_b = network.features(x_b)
+    loss = ssdd_ext.krr_mse(
+        f_s,
+        y_s,
+        f_b,
+        y_b,
+        kernel=ssdd_ext.Linear(bias=config.bias),
+        ridge=ssdd_ext.Ridge.trace(config.ridge),
+        on_failure="nan",
+    )  # fmt: skip  ("nan": a failed factorisation and a loss that overflows end the run by the same road)
+    for parameter in network.parameters():
+        parameter.requires_grad_(True)
+    return loss
+
+
+def real_batch(
+    state: State, data: ImageSet, representations: Tensor, config: DistillConfig, teacher: Represent | None
+) -> tuple[Tensor, Tensor]:
+    """X_b as network input [Q, C, H, W] and Y_b = g(X_b) [Q, C]: Q different training images, drawn at random."""
+    rows = torch.randperm(len(data.x_train), generator=state.generator)[: config.batch]
+    images = data.x_train[rows]
+    if config.real_view == "augmented":
+        pixels = images.permute(0, 3, 1, 2).float().div(255)
+        x_b = data.preprocessing.normalise(crop_and_flip(pixels, config.crop_pad, state.generator))
+    else:
+        x_b = data.preprocessing(images)
+    if needs_teacher(config):
+        assert teacher is not None  # _check has asked for it
+        return x_b, teacher(x_b)
+    return x_b, representations[rows]
+
+
+def needs_teacher(config: DistillConfig) -> bool:
+    """Whether the loop itself runs the teacher, instead of reading its representations."""
+    return config.real_view == "augmented" or config.teacher_in_loop == "recomputed"
+
+
+def inputs(state: State, data: ImageSet, config: DistillConfig) -> Tensor:
+    """X_s as network input: pixels normalised like a real image's, or raw."""
+    return data.preprocessing.normalise(state.x_s) if config.support_input == "normalised" else state.x_s
+
+
+def rate(step: int, config: DistillConfig) -> float:
+    """AdamW's rate at an outer step: falls linearly to ``rate_floor`` of itself."""
+    return config.rate * (1 - (1 - config.rate_floor) * step / max(1, config.steps))
+
+
+def start(
+    data: ImageSet, representations: Tensor, make: Callable[[], Network], config: DistillConfig, seed: int
+) -> State:
+    """The state before the first step: m random real images with their representations, and an empty pool."""
+    rows = random_subset(len(data.x_train), config.images, seed)
+    x_s = data.x_train[rows].permute(0, 3, 1, 2).float().div(255).contiguous().requires_grad_()
+    y_s = representations[rows].clone().requires_grad_(config.learn_targets)
+    learned = [x_s, y_s] if config.learn_targets else [x_s]
+    generator = torch.Generator().manual_seed(seed)
+    optimizer = torch.optim.AdamW(learned, lr=config.rate, weight_decay=config.weight_decay)
+    return State(x_s, y_s, optimizer, Pool(make, config, generator), generator)
+
+
+def _check(
+    data: ImageSet, representations: Tensor, make: Callable[[], Network], config: DistillConfig,
+    teacher: Represent | None,
+) -> None:  # fmt: skip
+    n = len(data.x_train)
+    if config.images > n:
+        raise InputError(f"images: expected at most {n}, the training images of {data.name}, got {config.images}")
+    if representations.dim() != 2 or len(representations) != n or representations.dtype != torch.float32:
+        raise InputError(
+            f"representations: expected float32 [{n}, C], a row a training image, got {representations.dtype} "
+            f"{list(representations.shape)}"
+        )
+    outputs = make().head.out_features
+    if outputs != representations.shape[1]:
+        raise InputError(f"make: expected a network with {representations.shape[1]} outputs, got {outputs}")
+    if needs_teacher(config) and teacher is None:
+        raise InputError(
+            "teacher: real_view='augmented' and teacher_in_loop='recomputed' (also --official) need the teacher "
+            "itself; representations from a file serve only real_view='plain' with teacher_in_loop='cached'"
+        )
+
+
+def _keep_snapshot(state: State, config: DistillConfig) -> None:
+    """Keep X_s at the start, at the end and at moments in between that double: most changes are early."""
+    moments = {0, *(config.steps >> k for k in range(SNAPSHOTS - 1))}
+    if state.step in moments and state.step not in state.snapshots:
+        state.snapshots[state.step] = state.x_s.detach().clone()
+
+
+def _log(state: State, data: ImageSet, config: DistillConfig, seed: int, report: Report) -> None:
+    since = state.losses[-1][0] if state.losses else 0
+    mean = float(state.loss_sum) / (state.step - since)
+    state.loss_sum = torch.zeros(())
+    if not math.isfinite(mean) or not bool(torch.isfinite(state.x_s).all()):
+        partial = None
+        if state.good is not None:
+            partial = _product(state, data, config, seed, *state.good)
+        raise Diverged(
+            f"distill: the loss is {mean} between steps {since} and {state.step}; the images of step {since} are "
+            f"kept. Try a smaller distill.rate (now {config.rate}) or a larger distill.ridge (now {config.ridge})",
+            partial,
+        )
+    state.good = state.x_s.detach().clone(), state.y_s.detach().clone()
+    state.losses.append((state.step, mean))
+    if state.step == config.steps:
+        _keep_snapshot(state, config)
+    report({
+        "event": "distill", "step": state.step, "steps": config.steps, "loss": mean, "rate": rate(state.step, config),
+        "untrained_share": state.pool.untrained_share, "mean_age": state.pool.mean_age,
+    })  # fmt: skip
+
+
+def _product(
+    state: State, data: ImageSet, config: DistillConfig, seed: int, x_s: Tensor | None = None, y_s: Tensor | None = None
+) -> DistilledSet:
+    losses = state.losses
+    pre: Preprocessing = data.preprocessing
+    return DistilledSet(
+        images=(state.x_s if x_s is None else x_s).detach().clone(),
+        targets=(state.y_s if y_s is None else y_s).detach().clone(),
+        preprocessing=pre,
+        method="krr-st",
+        seed=seed,
+        source=data.name,
+        support_input=config.support_input,
+        config=as_dict(config),
+        versions=versions(),
+        metrics={
+            "steps": losses[-1][0] if losses else 0,
+            "loss": losses[-1][1] if losses else None,
+            "untrained_share": state.pool.untrained_share,
+            "mean_age": state.pool.mean_age,
+        },
+    )

@@ -1,0 +1,30 @@
+"""What a distilled set is worth: pre-training on it, errors and probes, and comparisons over seeds."""
+
+from .compare import Comparison, compare, mean_and_error
+from .measures import labelled_rows, probe, representation_error
+from .pretrain import pretrain
+from .rows import Cell, evaluate, evaluate_teacher
+from .study import KMEANS, KRR_ST, NO_PRETRAINING, RANDOM, TEACHER, Study, Task, distil_seed, other_rows, run_tasks
+
+__all__ = [
+    "KMEANS",
+    "KRR_ST",
+    "NO_PRETRAINING",
+    "RANDOM",
+    "TEACHER",
+    "Study",
+    "Task",
+    "distil_seed",
+    "other_rows",
+    "run_tasks",
+    "Cell",
+    "Comparison",
+    "compare",
+    "evaluate",
+    "evaluate_teacher",
+    "labelled_rows",
+    "mean_and_error",
+    "pretrain",
+    "probe",
+    "representation_error",
+]

@@ -1,0 +1,56 @@
+"""Pre-training on a distilled set: what the artifact is for (section 4.1 of the paper)."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+import torch.nn.functional as F
+
+from ..artifact import DistilledSet
+from ..config import Diverged, InputError, PretrainConfig, Report, silent
+from ..models import Network
+
+LOG_EVERY = 50
+
+
+def pretrain(
+    network: Network, pairs: DistilledSet, config: PretrainConfig, *, seed: int = 0, report: Report = silent
+) -> Network:
+    """Train ``network`` (in place, and returned, in eval mode) to map the images of ``pairs`` to their targets.
+
+    Mean squared error, SGD, no augmentation; batches of ``config.batch`` from a shuffled order (the whole set where
+    it is smaller). Reports ``{"event": "pretrain", "step", "steps", "loss"}``.
+    """
+    outputs = network.head.out_features
+    if outputs != pairs.targets.shape[1]:
+        raise InputError(f"network: expected {pairs.targets.shape[1]} outputs, as the targets have, got {outputs}")
+    x, y = pairs.inputs(), pairs.targets
+    g = torch.Generator().manual_seed(seed)
+    optimizer = torch.optim.SGD(
+        network.parameters(), lr=config.rate, momentum=config.momentum, weight_decay=config.weight_decay
+    )
+    network.train()
+    order = torch.empty(0, dtype=torch.int64)
+    for step in range(config.steps):
+        if config.schedule == "cosine":
+            for group in optimizer.param_groups:
+                group["lr"] = config.rate * 0.5 * (1 + math.cos(math.pi * step / config.steps))
+        if len(x) <= config.batch:
+            x_b, y_b = x, y
+        else:
+            if len(order) < config.batch:
+                order = torch.randperm(len(x), generator=g)
+            rows, order = order[: config.batch], order[config.batch :]
+            x_b, y_b = x[rows], y[rows]
+        loss = F.mse_loss(network(x_b), y_b)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        if (step + 1) % LOG_EVERY == 0 or step + 1 == config.steps:
+            value = float(loss.detach())
+            if not math.isfinite(value):
+                raise Diverged(f"pretrain: the loss is {value} at step {step + 1}; try a smaller pretrain.rate "
+                               f"(now {config.rate})")  # fmt: skip
+            report({"event": "pretrain", "step": step + 1, "steps": config.steps, "loss": value})
+    return network.eval()

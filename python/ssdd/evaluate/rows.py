@@ -1,0 +1,110 @@
+"""One cell of the table: a set of pairs (or none, or the teacher) under one seed, measured."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..artifact import DistilledSet
+from ..config import InputError, Preset, Report, silent
+from ..data import ImageSet
+from ..models import Network, seeded
+from .measures import labelled_rows, probe, representation_error, standardise
+from .pretrain import pretrain
+
+BATCH = 500
+
+
+@dataclass
+class Cell:
+    """One method under one seed. ``error`` is None where it is not defined.
+
+    ``probes``: accuracy in percent under "features/5" (5 labels a class, on the features) or "output/0" (all labels,
+    on the predicted representation).
+    """
+
+    method: str
+    seed: int
+    error: float | None = None
+    probes: dict[str, float] = field(default_factory=dict)
+
+    def as_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+def evaluate(
+    pairs: DistilledSet | None,
+    data: ImageSet,
+    test_representations: Tensor | None,
+    make: Callable[[int], Network],
+    settings: Preset,
+    *,
+    seed: int = 0,
+    report: Report = silent,
+) -> Cell:
+    """Pre-train a new network on ``pairs`` and measure it; ``pairs=None`` is the row without pre-training.
+
+    ``make(outputs)`` returns a network with a random start, which ``seed`` fixes; a seed's rows start alike.
+    ``test_representations``: g of the held-out images, float32 [N, C], or None where they are not known.
+    """
+    outputs = pairs.targets.shape[1] if pairs is not None else 1
+    if pairs is not None and tuple(pairs.images.shape[1:]) != (data.channels, *data.size):
+        wanted, came = [data.channels, *data.size], list(pairs.images.shape[1:])
+        raise InputError(f"pairs: expected images of {wanted} as {data.name} has, got {came}")
+    network = seeded(lambda: make(outputs), seed)
+    if pairs is not None:
+        pretrain(network, pairs, settings.pretrain, seed=seed, report=report)
+    network.eval()
+    preprocessing = data.preprocessing if pairs is None else pairs.preprocessing
+    features, predictions = zip(
+        *(_run(network, preprocessing, images) for images in (data.x_train, data.x_test)), strict=True
+    )
+    cell = Cell("no pre-training" if pairs is None else pairs.method, seed)
+    if pairs is not None and pairs.target_kind == "representation" and test_representations is not None:
+        cell.error = representation_error(predictions[1], test_representations)
+    cell.probes = probes(features, data, settings, seed, "features")
+    if pairs is not None:
+        cell.probes |= probes(predictions, data, settings, seed, "output")
+    report({"event": "cell", **cell.as_dict()})
+    return cell
+
+
+def evaluate_teacher(
+    train: Tensor, test: Tensor, data: ImageSet, settings: Preset, *, seed: int = 0, report: Report = silent
+) -> Cell:
+    """The ceiling: probes on the teacher's own representations [N, C]."""
+    cell = Cell("teacher", seed, 0.0, probes((train, test), data, settings, seed, "features"))
+    report({"event": "cell", **cell.as_dict()})
+    return cell
+
+
+def probes(x: tuple[Tensor, ...], data: ImageSet, settings: Preset, seed: int, what: str) -> dict[str, float]:
+    """Probes with each number of labels on ``x`` = (training, held-out) features; nothing without labels.
+
+    A number of labels that some class cannot give is left out, as "all" says the same.
+    """
+    if data.y_train is None or data.y_test is None:
+        return {}
+    config = settings.evaluate
+    x_train, x_test = standardise(*x)
+    fewest = int(data.y_train.bincount()[data.y_train.unique()].min())
+    found = {}
+    for per_class in config.labels:
+        if per_class > fewest:
+            continue
+        accuracies = []
+        for draw in range(config.draws if per_class else 1):
+            rows = labelled_rows(data.y_train, per_class, seed * 1000 + draw)
+            accuracies.append(probe(x_train[rows], data.y_train[rows], x_test, data.y_test, config.probe_l2))
+        found[f"{what}/{per_class}"] = sum(accuracies) / len(accuracies)
+    return found
+
+
+@torch.no_grad()
+def _run(network: Network, preprocessing: Callable[[Tensor], Tensor], images: Tensor) -> tuple[Tensor, Tensor]:
+    features = torch.cat([network.features(preprocessing(part)) for part in images.split(BATCH)])
+    return features, network.head(features)

@@ -1,0 +1,7 @@
+"""Networks, each a backbone (its output is the features) and a last linear layer (the predicted representation)."""
+
+from .convnet import ConvNet
+from .network import Network, build, seeded
+from .resnet import ResNet
+
+__all__ = ["ConvNet", "Network", "ResNet", "build", "seeded"]

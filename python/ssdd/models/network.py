@@ -1,0 +1,55 @@
+"""A backbone with a last linear layer, and the names networks are asked for by."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TypeVar
+
+import torch
+from torch import Tensor, nn
+
+from ..config import InputError
+from .convnet import ConvNet
+from .resnet import DEPTHS, ResNet
+
+_M = TypeVar("_M")
+
+
+class Network(nn.Module):
+    """Images [N, C, H, W] -> predicted representation [N, outputs]; :meth:`features` stops before the last layer."""
+
+    def __init__(self, backbone: nn.Module, dimension: int, outputs: int) -> None:
+        super().__init__()
+        self.backbone = backbone
+        self.head = nn.Linear(dimension, outputs)
+        self.dimension = dimension
+
+    def features(self, x: Tensor) -> Tensor:
+        """Features [N, D], D = ``dimension``: f of the paper."""
+        return self.backbone(x)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.backbone(x))
+
+
+def build(name: str, channels: int, size: tuple[int, int], outputs: int) -> Network:
+    """A new network: ``"resnet18"``, ``"resnet10"``, or ``"convnet-16-32"`` with one width a block.
+
+    Its random start comes from torch's global generator; :func:`seeded` fixes it without disturbing that one.
+    """
+    backbone: ConvNet | ResNet
+    kind, _, widths = name.partition("-")
+    if name in DEPTHS:
+        backbone = ResNet(channels, DEPTHS[name])
+    elif kind == "convnet" and widths and all(w.isdigit() and int(w) for w in widths.split("-")):
+        backbone = ConvNet(channels, size, tuple(int(w) for w in widths.split("-")))
+    else:
+        raise InputError(f"model: expected {', '.join(DEPTHS)} or convnet-W-W (such as convnet-16-32), got {name!r}")
+    return Network(backbone, backbone.dimension, outputs)
+
+
+def seeded(make: Callable[[], _M], seed: int) -> _M:
+    """What ``make`` returns when torch's global generator starts at ``seed``; the generator is put back after."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return make()

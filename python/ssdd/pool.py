@@ -1,0 +1,122 @@
+"""The pool of networks that the outer loss looks through: random starts, each at another age of its training.
+
+Section 3.3 of the paper: L networks; network l starts at random and is trained t_l ~ U{1..T-1} steps on (X_s, Y_s).
+Each outer step draws one, and trains it by one step after; a network that has made T steps is replaced by a new one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from .config import DistillConfig, Report, silent
+from .models import Network, seeded
+
+
+@dataclass
+class Member:
+    """One network of the pool. ``age``: training steps it has made. ``counter``: what decides its replacement.
+
+    The two differ only under ``pool_counter="stuck"``, where a replaced network keeps its predecessor's counter.
+    """
+
+    network: Network
+    optimizer: torch.optim.SGD
+    age: int
+    counter: int
+
+
+class Pool:
+    """``make`` returns a network with a random start. Every draw comes from ``generator``, so a pool can be resumed."""
+
+    def __init__(self, make: Callable[[], Network], config: DistillConfig, generator: torch.Generator) -> None:
+        self.make, self.config, self.generator = make, config, generator
+        self.members: list[Member] = []
+        self.drawn = self.untrained = self.ages = 0
+
+    def _new(self) -> Member:
+        seed = int(torch.randint(0, 2**62, (), generator=self.generator))
+        network = seeded(self.make, seed)
+        c = self.config
+        optimizer = torch.optim.SGD(
+            network.parameters(), lr=c.pool_rate, momentum=c.pool_momentum, weight_decay=c.pool_weight_decay
+        )
+        return Member(network, optimizer, age=0, counter=0)
+
+    def fill(self, x_s: Tensor, y_s: Tensor, report: Report = silent) -> None:
+        """Start L networks and train each by its own random number of steps.
+
+        x_s: network input [S, C, H, W]; y_s: [S, C]. Reports ``{"event": "pool", "step", "steps"}`` a network.
+        """
+        for i in range(self.config.pool):
+            member = self._new()
+            for _ in range(int(torch.randint(1, self.config.pool_steps, (), generator=self.generator))):
+                self._train(member, x_s, y_s)
+            self.members.append(member)
+            report({"event": "pool", "step": i + 1, "steps": self.config.pool})
+
+    def draw(self) -> Member:
+        """A network, each with the same probability, in eval mode (the paper's f; BatchNorm as after training)."""
+        member = self.members[int(torch.randint(0, len(self.members), (), generator=self.generator))]
+        member.network.eval()
+        self.drawn += 1
+        self.untrained += member.age == 0
+        self.ages += member.age
+        return member
+
+    def advance(self, member: Member, x_s: Tensor, y_s: Tensor) -> None:
+        """One training step of the drawn network, or its replacement after T of them (step 4 of the algorithm)."""
+        if member.counter < self.config.pool_steps:
+            self._train(member, x_s, y_s)
+            if member.counter < self.config.pool_steps or self.config.pool_counter == "stuck":
+                return
+        new = self._new()
+        if self.config.pool_counter == "stuck":
+            new.counter = member.counter
+        self.members[self.members.index(member)] = new
+
+    def _train(self, member: Member, x_s: Tensor, y_s: Tensor) -> None:
+        member.network.train()
+        loss = F.mse_loss(member.network(x_s), y_s)
+        member.optimizer.zero_grad()
+        loss.backward()
+        member.optimizer.step()
+        member.age += 1
+        member.counter += 1
+
+    @property
+    def untrained_share(self) -> float:
+        """Share of the draws so far that met a network without a single training step."""
+        return self.untrained / max(1, self.drawn)
+
+    @property
+    def mean_age(self) -> float:
+        """Mean number of training steps of the networks drawn so far."""
+        return self.ages / max(1, self.drawn)
+
+    def state_dict(self) -> dict[str, Any]:
+        """All that a resumed pool needs, the generator's state excepted: it is shared with the outer loop."""
+        return {
+            "members": [
+                {"network": m.network.state_dict(), "optimizer": m.optimizer.state_dict(), "age": m.age,
+                 "counter": m.counter}
+                for m in self.members
+            ],
+            "drawn": self.drawn, "untrained": self.untrained, "ages": self.ages,
+        }  # fmt: skip
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Continue from what :meth:`state_dict` returned. The generator must be restored after this call."""
+        self.members = []
+        for saved in state["members"]:
+            member = self._new()
+            member.network.load_state_dict(saved["network"])
+            member.optimizer.load_state_dict(saved["optimizer"])
+            member.age, member.counter = saved["age"], saved["counter"]
+            self.members.append(member)
+        self.drawn, self.untrained, self.ages = state["drawn"], state["untrained"], state["ages"]

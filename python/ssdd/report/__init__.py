@@ -1,0 +1,30 @@
+"""What a person looks at: run directory, log, progress, tables, pictures, and the demonstration that makes them all."""
+
+from .demo import demo, keep_partial, teach
+from .directory import MARK, new_directory, new_file
+from .info import info
+from .log import JsonLines, both
+from .pictures import contact_sheet, coverage, images_over_steps, loss_curves
+from .progress import Display
+from .table import comparisons, markdown, sentences, table
+
+__all__ = [
+    "MARK",
+    "Display",
+    "JsonLines",
+    "both",
+    "comparisons",
+    "contact_sheet",
+    "coverage",
+    "demo",
+    "images_over_steps",
+    "info",
+    "keep_partial",
+    "loss_curves",
+    "markdown",
+    "new_directory",
+    "new_file",
+    "sentences",
+    "table",
+    "teach",
+]

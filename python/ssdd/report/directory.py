@@ -1,0 +1,41 @@
+"""A run directory: everything a run writes, never on top of another run without being asked."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from pathlib import Path
+
+from ..config import InputError
+
+MARK = "log.jsonl"
+"""The file that says "this is a run directory": each run starts by opening it."""
+
+
+def new_directory(path: str | os.PathLike[str], overwrite: bool = False) -> Path:
+    """An empty directory at ``path``.
+
+    Raises :class:`InputError` where something is there, unless ``overwrite`` is set and it is the directory of an
+    earlier run (or empty): a mistyped path never deletes anything else.
+    """
+    folder = Path(path)
+    if folder.exists() and not folder.is_dir():
+        raise InputError(f"out: {folder} is a file; give a directory for the run")
+    if folder.is_dir() and any(folder.iterdir()):
+        if not overwrite:
+            raise InputError(f"out: {folder} is not empty; choose another directory or give --overwrite")
+        if not (folder / MARK).is_file():
+            raise InputError(f"out: {folder} does not hold a run of ssdd (no {MARK}); it is not overwritten")
+        shutil.rmtree(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder
+
+
+def new_file(path: str | os.PathLike[str], overwrite: bool = False) -> Path:
+    """``path``, checked not to be there yet unless ``overwrite`` is set."""
+    file = Path(path)
+    if file.is_dir():
+        raise InputError(f"out: {file} is a directory; give a file name")
+    if file.exists() and not overwrite:
+        raise InputError(f"out: {file} exists; choose another name or give --overwrite")
+    return file

@@ -1,0 +1,70 @@
+"""Progress on the terminal: one line a running stage, with loss, rate and time left."""
+
+from __future__ import annotations
+
+from types import TracebackType
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+
+from ..config import Event
+
+WORDS = {
+    "teacher": "training the teacher", "pool": "filling the pool", "distill": "distilling", "pretrain": "pre-training",
+}  # fmt: skip
+
+
+class Display:
+    """A report that draws. Lines of finished stages go; ``overall`` (a count of tasks) stays at the bottom."""
+
+    def __init__(self, console: Console | None = None, show: bool = True) -> None:
+        self._progress = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(bar_width=24),
+            MofNCompleteColumn(),
+            TimeRemainingColumn(),
+            TextColumn("{task.fields[note]}"),
+            console=console or Console(stderr=True),
+            disable=not show,
+            transient=True,
+        )
+        self._lines: dict[str, tuple[str, TaskID]] = {}
+
+    def __call__(self, event: Event) -> None:
+        stage = event["event"]
+        if stage not in WORDS:
+            return
+        key = event.get("task", "")
+        if key in self._lines and self._lines[key][0] != stage:
+            self._progress.remove_task(self._lines.pop(key)[1])
+        if key not in self._lines:
+            description = f"{key}: {WORDS[stage]}" if key else WORDS[stage]
+            self._lines[key] = stage, self._progress.add_task(description, total=event["steps"], note="")
+        line = self._lines[key][1]
+        self._progress.update(line, completed=event["step"], note=_note(event))
+        if event["step"] >= event["steps"]:
+            self._progress.remove_task(self._lines.pop(key)[1])
+
+    def say(self, text: str) -> None:
+        """A line that stays, above the bars."""
+        self._progress.console.print(text, highlight=False, soft_wrap=True)
+
+    def __enter__(self) -> Display:
+        self._progress.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._progress.stop()
+
+
+def _note(event: Event) -> str:
+    parts = []
+    if "loss" in event:
+        parts.append(f"loss {event['loss']:.4g}")
+    if "rate" in event:
+        parts.append(f"rate {event['rate']:.2g}")
+    if "mean_age" in event:
+        parts.append(f"pool age {event['mean_age']:.0f}, untrained {event['untrained_share']:.1%}")
+    return "  ".join(parts)

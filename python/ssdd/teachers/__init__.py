@@ -1,0 +1,7 @@
+"""Teachers: a network trained here (Barlow Twins), one the user brings, or representations from a file."""
+
+from .barlow import train_teacher
+from .representations import Representations, cache_directory, read_representations, represent
+from .teacher import Teacher
+
+__all__ = ["Representations", "Teacher", "cache_directory", "read_representations", "represent", "train_teacher"]

@@ -1,0 +1,107 @@
+"""A teacher: a frozen network with the preprocessing it wants."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib
+import json
+import os
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import save as to_bytes
+from torch import Tensor, nn
+
+from ..artifact import Preprocessing, read_safetensors, write_atomically
+from ..config import InputError
+from ..models import ConvNet
+
+FORMAT = "ssdd.teacher"
+BATCH = 500
+
+
+class Teacher:
+    """g of the paper. ``module`` maps normalised images [N, C, H, W] to representations [N, D].
+
+    Any ``nn.Module`` of the user's will do: it is put in eval mode and runs without gradients. ``preprocessing`` is
+    the mean and std it was trained with. ``about`` (JSON values) is kept with the weights and in logs.
+    """
+
+    def __init__(self, module: nn.Module, preprocessing: Preprocessing, about: dict[str, Any] | None = None) -> None:
+        if not isinstance(module, nn.Module):
+            raise InputError(f"teacher: expected a torch.nn.Module, got {type(module).__name__}")
+        self.module = module.eval()
+        self.preprocessing = preprocessing
+        self.about = dict(about or {})
+
+    @torch.no_grad()
+    def __call__(self, x: Tensor) -> Tensor:
+        """Normalised images [N, C, H, W] -> representations, float32 [N, D]; checks what the network returned."""
+        y = self.module(x)
+        if not isinstance(y, Tensor) or y.dim() != 2 or len(y) != len(x):
+            came = list(y.shape) if isinstance(y, Tensor) else type(y).__name__
+            raise InputError(
+                f"teacher: expected one vector an image, a tensor [{len(x)}, D], got {came}; "
+                "wrap the network so that it pools or flattens its output"
+            )
+        if not bool(torch.isfinite(y).all()):
+            raise InputError("teacher: its output has values that are not finite; check weights and preprocessing")
+        return y.to(torch.float32)
+
+    def represent(self, images: Tensor) -> Tensor:
+        """Stored images, uint8 [N, H, W, C] -> representations, float32 [N, D]."""
+        try:
+            return torch.cat([self(self.preprocessing(part)) for part in images.split(BATCH)])
+        except RuntimeError as error:  # a network made for other channels or sizes
+            raise InputError(f"teacher: cannot run on images of {list(images.shape[1:])}: {error}") from error
+
+    def key(self) -> str:
+        """SHA-256 of weights, structure and preprocessing: what representations are cached under, with the data."""
+        digest = hashlib.sha256(f"{self.module!r} {asdict(self.preprocessing)}".encode())
+        for name, value in self.module.state_dict().items():
+            digest.update(f"{name} {value.dtype} {tuple(value.shape)}".encode())
+            digest.update(value.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().tobytes())
+        return digest.hexdigest()
+
+    def save(self, path: str | os.PathLike[str]) -> Path:
+        """Write a teacher that was trained here (a ConvNet); a network of the user's is theirs to save."""
+        if not isinstance(self.module, ConvNet) or "widths" not in self.about:
+            raise InputError("teacher: only a teacher trained by ssdd can be saved; save your own network yourself")
+        meta = {"format": FORMAT, "preprocessing": asdict(self.preprocessing), "about": self.about}
+        tensors = {key: value.contiguous() for key, value in self.module.state_dict().items()}
+        return write_atomically(path, to_bytes(tensors, metadata={"ssdd": json.dumps(meta)}))
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str]) -> Teacher:
+        """Read what :meth:`save` wrote."""
+        tensors, meta = read_safetensors(path)
+        if meta.get("format") != FORMAT:
+            raise InputError(f"{path}: expected a teacher written by `ssdd teacher`, got format {meta.get('format')!r}")
+        try:
+            about = meta["about"]
+            module = ConvNet(about["channels"], tuple(about["size"]), tuple(about["widths"]), pooled=True)
+            module.load_state_dict(tensors)
+            pre = Preprocessing(*(tuple(meta["preprocessing"][key]) for key in ("mean", "std")))
+        except (KeyError, TypeError, RuntimeError) as error:
+            raise InputError(f"{path}: damaged teacher file ({error})") from None
+        return cls(module, pre, about)
+
+    @classmethod
+    def named(cls, name: str, preprocessing: Preprocessing) -> Teacher:
+        """``FILE.safetensors`` written by ``ssdd teacher``, or ``package.module:factory`` of the user's.
+
+        The factory is called without arguments and returns an ``nn.Module``, or a :class:`Teacher` where the network
+        needs another preprocessing than the data's mean and std (``preprocessing``).
+        """
+        if name.endswith(".safetensors"):
+            return cls.load(name)
+        place, _, attribute = name.partition(":")
+        if not attribute:
+            raise InputError(f"teacher: expected FILE.safetensors or package.module:factory, got {name!r}")
+        try:
+            made = getattr(importlib.import_module(place), attribute)()
+        except (ImportError, AttributeError) as error:
+            raise InputError(f"teacher: cannot import {name!r}: {error}") from error
+        return made if isinstance(made, Teacher) else cls(made, preprocessing, {"name": name})
