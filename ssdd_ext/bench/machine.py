@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.metadata
 import platform
 import re
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +31,8 @@ def version_of(distribution: str) -> str:
 def versions() -> dict[str, str]:
     """Versions of all that can move a number."""
     known = {
-        "ssdd_ext": version_of("ssdd"),
+        # Of the package that runs, which need not be the installed one; a room does not import the package's face.
+        "ssdd_ext": sys.modules["ssdd_ext"].__version__,
         "torch": torch.__version__,
         "numpy": numpy.__version__,
         "scipy": scipy.__version__,
@@ -40,12 +42,17 @@ def versions() -> dict[str, str]:
     return known | {n: v for n, v in optional.items() if v != "not installed"}
 
 
+def instruction_sets() -> dict[str, str]:
+    """What each library vectorises for on this processor."""
+    return {"torch": torch.backends.cpu.get_cpu_capability()}
+
+
 def describe(device: str) -> dict[str, Any]:
     """The part of a row that says where it was measured; ``instruction_sets`` by who uses them."""
     row: dict[str, Any] = {
         "versions": versions(),
         "cpu": cpu_model(),
-        "instruction_sets": {"torch": torch.backends.cpu.get_cpu_capability()},
+        "instruction_sets": instruction_sets(),
         "threads": torch.get_num_threads(),
     }
     if device.startswith("cuda"):
@@ -55,9 +62,9 @@ def describe(device: str) -> dict[str, Any]:
 
 def slug(device: str = "cpu") -> str:
     """A file name for this machine, such as ``amd-epyc-avx2``."""
-    name = torch.cuda.get_device_name(device) if device.startswith("cuda") else f"{cpu_model()} {_capability()}"
+    name = (
+        torch.cuda.get_device_name(device)
+        if device.startswith("cuda")
+        else f"{cpu_model()} {torch.backends.cpu.get_cpu_capability()}"
+    )
     return re.sub(r"[^a-z0-9]+", "-", re.sub(r"\(.*?\)|@.*|\bcpu\b|processor", "", name.lower())).strip("-")
-
-
-def _capability() -> str:
-    return torch.backends.cpu.get_cpu_capability()

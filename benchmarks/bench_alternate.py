@@ -1,0 +1,77 @@
+"""A KRR step between two convolutions: what the change between this backend and torch costs.
+
+Two thread pools on the same cores would show here: each spins while the other works. One row a backend, with the
+time of both alone, of both in turn, and the overhead = in turn / (sum of both alone) - 1; at most 10% is the aim.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from dataclasses import asdict, replace
+from functools import partial
+from typing import Any
+
+import torch
+from timing import arguments, write
+
+from ssdd_ext.bench import ALTERNATIVES, Problem, interleaved, machine, measure, summary
+
+PROBLEMS = (Problem(100, 1024, 2048, 10), Problem(500, 1024, 2048, 10))
+BACKENDS = ("ssdd_ext", "PyTorch, usual", "PyTorch, planned")
+IMAGES = (32, 32, 32, 32)  # N, channels, height, width: about as long as the smaller problem
+LIMIT = 0.10
+
+
+def alternate(problem: Problem, name: str, repeats: int, seconds: float, images: tuple[int, ...]) -> dict[str, Any]:
+    """One row: seconds of the KRR step, of the convolution (forward and backward), and of one after the other."""
+    inputs = problem.inputs()
+    error = measure.errors(ALTERNATIVES[name], problem, inputs, measure.truth(problem, inputs))
+    net = torch.nn.Conv2d(images[1], images[1], 3, padding=1).to(problem.device)
+    batch = torch.randn(images, device=problem.device)
+    krr = partial(measure.step, ALTERNATIVES[name], problem, inputs)
+
+    def convolution() -> None:
+        torch.autograd.grad(net(batch).square().mean(), list(net.parameters()))
+
+    def in_turn() -> None:
+        krr()
+        convolution()
+
+    calls = {"krr": krr, "convolution": convolution, "in_turn": in_turn}
+    times = {n: summary(t) for n, t in interleaved(calls, problem.device, repeats, seconds).items()}
+    overhead = times["in_turn"]["median"] / (times["krr"]["median"] + times["convolution"]["median"]) - 1
+    return {
+        "alternative": name,
+        "problem": asdict(problem),
+        "images": list(images),
+        "seconds": times,
+        "overhead": overhead,
+        "limit": LIMIT,
+        "error": error,
+        **machine.describe(problem.device),
+    }
+
+
+def main(argv: Sequence[str] | None = None) -> list[dict[str, Any]]:
+    a = arguments(__doc__, 5.0, argv)
+    rows = []
+    for problem in PROBLEMS:
+        if a.quick:
+            problem = replace(problem, s=20, q=50, d=40)
+        for name in BACKENDS:
+            images = (2, 4, 8, 8) if a.quick else IMAGES
+            row = alternate(replace(problem, device=a.device), name, a.repeats, a.seconds, images)
+            rows.append(row)
+            t = {n: 1e3 * v["median"] for n, v in row["seconds"].items()}
+            print(
+                f"S={problem.s} {name:18} KRR {t['krr']:.2f} ms + convolution {t['convolution']:.2f} ms, in turn "
+                f"{t['in_turn']:.2f} ms: {100 * row['overhead']:+.1f}% (at most {100 * LIMIT:g}%)",
+                flush=True,
+            )
+    write(a, "alternate", rows)
+    return rows
+
+
+if __name__ == "__main__":
+    sys.exit(0 if main() else 1)

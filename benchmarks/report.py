@@ -1,0 +1,156 @@
+"""README tables from the committed results: ``python benchmarks/report.py`` rewrites what stands between the markers.
+
+``--check`` changes nothing and fails where the README differs from what the results say.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parents[1]
+BEGIN, END = "<!-- bench:krr -->", "<!-- /bench:krr -->"
+THIS, USUAL, BEST_TORCH = "ssdd_ext", "PyTorch, usual", "PyTorch, planned"
+RATIOS = ("PyTorch, Cholesky", BEST_TORCH, "GPyTorch")
+
+Row = dict[str, Any]
+
+
+def load(results: Path, what: str) -> list[list[Row]]:
+    """The result files of one kind, each a list of rows, in the order of their names."""
+    return [json.loads(path.read_text()) for path in sorted(results.glob(f"*_{what}_*.json"))]
+
+
+def problems(rows: list[Row]) -> list[dict[str, Row]]:
+    """Rows grouped by problem, in their order: alternative -> row."""
+    groups: dict[str, dict[str, Row]] = {}
+    for row in rows:
+        groups.setdefault(json.dumps(row["problem"], sort_keys=True), {})[row["alternative"]] = row
+    return list(groups.values())
+
+
+def milliseconds(seconds: float) -> str:
+    """Three significant digits: 0.412 ms, 41.2 ms, 4120 ms."""
+    value = 1e3 * seconds
+    return f"{value:.0f} ms" if value >= 100 else f"{value:.3g} ms"
+
+
+def sizes(problem: Row) -> str:
+    text = f"{problem['s']}, {problem['q']}, {problem['d']}, {problem['c']}"
+    text += f", {problem['b']} problems" if problem["b"] > 1 else ""
+    text += f", bias {problem['bias']:g}" if problem["bias"] else ""
+    return text + (", RBF" if problem["kernel"] == "rbf" else "")
+
+
+def _ratio(group: dict[str, Row], name: str) -> str:
+    ratio = group[name]["ratio"] if name in group else None
+    return f"{ratio:.2f}x" if ratio is not None else "-"
+
+
+def _time(row: Row | None) -> str:
+    return milliseconds(row["seconds"]["median"]) if row and row["seconds"] else "-"
+
+
+def _error(row: Row) -> str:
+    return f"{max(row['error'].values()):.1e}" if row["error"] else "-"
+
+
+def _peak(row: Row) -> str:
+    return f"{row['peak_bytes'] / 2**20:.0f}" if row["peak_bytes"] is not None else "-"
+
+
+def krr_table(rows: list[Row]) -> str:
+    """One machine's table: a line a problem, a sentence on where and how above it."""
+    groups = problems(rows)
+    shown = [n for n in RATIOS if any(n in g and g[n]["ratio"] is not None for g in groups)]
+    sklearn = any("scikit-learn" in g and g["scikit-learn"]["seconds"] for g in groups)
+    heads = ["S, Q, D, C", USUAL, f"**{THIS}**", "ratio", *shown]
+    heads += ["scikit-learn, forward only"] if sklearn else []
+    heads += [f"error {THIS} / usual", f"peak MiB {THIS} / usual"]
+    lines = [where(rows[0]), "", "| " + " | ".join(heads) + " |", "|" + "---|" * len(heads)]
+    for group in groups:
+        this, usual = group[THIS], group[USUAL]
+        cells = [sizes(this["problem"]), _time(usual), _time(this), f"**{_ratio(group, THIS)}**"]
+        cells += [_ratio(group, n) for n in shown]
+        cells += [_time(group.get("scikit-learn"))] if sklearn else []
+        cells += [f"{_error(this)} / {_error(usual)}", f"{_peak(this)} / {_peak(usual)}"]
+        lines.append("| " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
+def where(row: Row) -> str:
+    """The machine, the versions and what was computed, as a sentence of the README."""
+    sets = "; ".join(f"{n}: {v}" for n, v in row["instruction_sets"].items())
+    versions = ", ".join(f"{n} {v}" for n, v in row["versions"].items())
+    p = row["problem"]
+    does = f"forward + backward to {' and '.join(p['backward'])}" if p["backward"] else "forward"
+    detached = ", detached" if p["ridge_kind"] == "trace" else ""
+    return (
+        f"{row.get('gpu', row['cpu'])}, {row['threads']} threads ({sets}); {versions}. {p['dtype']}, {does}, "
+        f"ridge {p['ridge']:g} ({p['ridge_kind']}{detached}); medians, in turn in one process; ratios are to the usual "
+        f"formulation; errors are the largest relative error of loss and gradients against float64."
+    )
+
+
+def alternate_line(rows: list[Row]) -> str:
+    worst = {n: max(r["overhead"] for r in rows if r["alternative"] == n) for n in (THIS, USUAL)}
+    return (
+        f"In turn with a torch convolution: {100 * worst[THIS]:+.0f}% over the sum of both alone ({USUAL}: "
+        f"{100 * worst[USUAL]:+.0f}%)."
+    )
+
+
+def plan_line(rows: list[Row]) -> str:
+    worst, right = max(r["loss"] for r in rows), sum(r["chosen"] == r["best"] for r in rows)
+    return (
+        f"The cost model chose the fastest plan for {right} of {len(rows)} shapes; its worst choice costs "
+        f"{100 * worst:.0f}%."
+    )
+
+
+def render(results: Path) -> str:
+    """Everything between the markers."""
+    parts = [krr_table(rows) for rows in load(results, "krr")]
+    parts += [alternate_line(rows) for rows in load(results, "alternate")]
+    parts += [plan_line(rows) for rows in load(results, "plan")]
+    return "\n\n".join(parts) if parts else "No results yet: `make bench`."
+
+
+def between(readme: str) -> str | None:
+    """What stands between the markers now, or None where the README has no markers."""
+    if BEGIN not in readme or END not in readme:
+        return None
+    return readme.split(BEGIN, 1)[1].split(END, 1)[0].strip("\n")
+
+
+def updated(readme: str, body: str) -> str:
+    """The README with ``body`` between its markers."""
+    if between(readme) is None:
+        raise ValueError(f"the README lacks the lines {BEGIN} and {END}")
+    before, rest = readme.split(BEGIN, 1)
+    return f"{before}{BEGIN}\n{body}\n{END}{rest.split(END, 1)[1]}"
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    p = argparse.ArgumentParser(description=(__doc__ or "").split("\n\n")[0])
+    p.add_argument("--check", action="store_true", help="fail where the README is not what the results say")
+    p.add_argument("--results", type=Path, default=Path(__file__).parent / "results")
+    p.add_argument("--readme", type=Path, default=ROOT / "README.md")
+    a = p.parse_args(argv)
+    old = a.readme.read_text()
+    try:
+        new = updated(old, render(a.results))
+    except ValueError as error:
+        p.error(str(error))
+    if a.check:
+        return int(old != new)
+    a.readme.write_text(new)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

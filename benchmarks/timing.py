@@ -1,0 +1,47 @@
+"""What the scripts share: their arguments, where results go, and how a result file looks.
+
+The timing itself is ``ssdd_ext.bench``'s, so that a user measures with the very code that made the tables here.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from ssdd_ext.bench import machine
+
+RESULTS = Path(__file__).parent / "results"
+
+
+def arguments(doc: str | None, seconds: float, argv: Sequence[str] | None = None) -> argparse.Namespace:
+    """The arguments every script takes; ``seconds`` is the time one row may take beyond its five rounds."""
+    p = argparse.ArgumentParser(
+        description=(doc or "").split("\n\n")[0], formatter_class=argparse.ArgumentDefaultsHelpFormatter
+    )
+    p.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
+    p.add_argument("--threads", type=int, default=torch.get_num_threads(), help="CPU threads")
+    p.add_argument("--seconds", type=float, default=seconds, help="a row takes no new round after this")
+    p.add_argument("--repeats", type=int, default=20, help="most samples of each")
+    p.add_argument("--quick", action="store_true", help="tiny sizes, nothing written: shows that the script runs")
+    p.add_argument("--results", type=Path, default=RESULTS, help="folder for the JSON file")
+    a = p.parse_args(argv)
+    torch.set_num_threads(a.threads)
+    if a.quick:
+        a.seconds, a.repeats = 0.0, 5
+    return a
+
+
+def write(a: argparse.Namespace, what: str, rows: list[dict[str, Any]]) -> Path | None:
+    """Rows to ``<device>_<what>_<machine>.json``, which is committed; nothing where ``--quick``."""
+    if a.quick:
+        return None
+    a.results.mkdir(parents=True, exist_ok=True)
+    path: Path = a.results / f"{a.device}_{what}_{machine.slug(a.device)}.json"
+    path.write_text(json.dumps(rows, indent=1) + "\n")
+    print(f"wrote {path.name}")
+    return path
