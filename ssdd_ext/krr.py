@@ -141,6 +141,8 @@ def gram(
     if z is not None:
         tensors["z"] = checks.tensor("z", z)
         checks.size("z", z, -1, x.shape[-1], "x")
+    other = x if z is None else z
+    checks.product_fits(S=max(1, x.shape[-2]), Q=max(1, other.shape[-2]), batch=max(1, x.shape[:-2].numel()))
     call = _prepare("gram", tensors, kernel, None, "nan", check_finite, backend, solve_dtype)
     x_work = call.cast(x)
     z_work = None if z is None else call.cast(z)
@@ -363,12 +365,14 @@ def krr_mse_from_gram(
     solve_dtype: torch.dtype | None = None,
 ) -> Any:
     """:func:`krr_mse` on Gram matrices somebody else computed; shapes as in :func:`krr_from_gram`, y_q [..., Q, C]."""
-    checks.tensor("y_q", y_q)
-    checks.tensor("k_qs", k_qs)
+    tensors = {"k_ss": k_ss, "y_s": y_s, "k_qs": k_qs, "y_q": y_q}
+    tensors = {name: checks.tensor(name, value) for name, value in tensors.items()}
     checks.size("y_q", y_q, -2, k_qs.shape[-2], "k_qs")
     checks.not_empty("k_qs", k_qs, -2, "query point (the mean over none is undefined)")
-    checks.size("y_q", y_q, -1, checks.tensor("y_s", y_s).shape[-1], "y_s")
+    checks.size("y_q", y_q, -1, y_s.shape[-1], "y_s")
+    checks.not_empty("y_s", y_s, -1, "target (the mean over none is undefined)")
     checks.same_device(k_ss=k_ss, y_q=y_q)
+    checks.batch_shape(**{n: t.shape[:-2] for n, t in tensors.items()})
     if check_finite:
         checks.finite(y_q=y_q)
     checks.work_dtype(solve_dtype, k_qs=k_qs, y_q=y_q)
