@@ -72,13 +72,13 @@ sanitize: $(ENV_STAMP) ## build the core's own tests with AddressSanitizer and U
 	$(BIN)/cmake -S $(CORE) -B build/core-sanitize -G Ninja -DCMAKE_MAKE_PROGRAM="$$PWD/$(BIN)/ninja" \
 		-DSANITIZE=address,undefined
 	$(BIN)/cmake --build build/core-sanitize -j $(JOBS)
-	OMP_NUM_THREADS=2 UBSAN_OPTIONS=print_stacktrace=1 build/core-sanitize/core_tests $(ARGS)
+	OMP_NUM_THREADS=2 OMP_WAIT_POLICY=passive UBSAN_OPTIONS=print_stacktrace=1 build/core-sanitize/core_tests $(ARGS)
 
 aarch64: $(ENV_STAMP) ## cross-compile the core's own tests and run them under qemu-user
 	$(BIN)/cmake -S $(CORE) -B build/core-aarch64 -G Ninja -DCMAKE_MAKE_PROGRAM="$$PWD/$(BIN)/ninja" \
 		-DCMAKE_TOOLCHAIN_FILE=$(CORE)/aarch64.cmake
 	$(BIN)/cmake --build build/core-aarch64 -j $(JOBS)
-	OMP_NUM_THREADS=2 qemu-aarch64 -L /usr/aarch64-linux-gnu build/core-aarch64/core_tests $(ARGS)
+	OMP_NUM_THREADS=2 OMP_WAIT_POLICY=passive qemu-aarch64 -L /usr/aarch64-linux-gnu build/core-aarch64/core_tests $(ARGS)
 
 .PHONY: sass gpu
 sass gpu:

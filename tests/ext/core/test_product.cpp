@@ -1,0 +1,178 @@
+// product(): strided operands, one triangle, distances, epilogues, teams of threads.
+#include <omp.h>
+
+#include "cpu/product.h"
+#include "test_core.h"
+
+using namespace test;
+using ssdd::cpu::Inner;
+using ssdd::cpu::Team;
+
+namespace {
+
+struct Case {
+  int64_t m, n, k;
+  bool lower = false;
+  Inner inner = Inner::dot;
+  double alpha = 1, beta = 0;
+  Layout a = Layout::dense, b = Layout::dense;
+  bool epilogue = false;
+};
+
+std::ostream& operator<<(std::ostream& out, const Case& c) {
+  return out << c.m << "x" << c.n << "x" << c.k << (c.lower ? " lower" : "")
+             << (c.inner == Inner::dot ? " dot " : " distance ") << c.alpha << " " << c.beta << " " << name(c.a) << " "
+             << name(c.b) << (c.epilogue ? " epilogue" : "");
+}
+
+// Applied twice to an element, or with the wrong position, it leaves a wrong number.
+double after(double x, int64_t i, int64_t j) { return 2 * x + double(i % 7) - double(j % 5); }
+
+template <class T>
+void apply(const void* context, int64_t i, int64_t j, int m, int n, T* c, int64_t ld) {
+  const int64_t lower = *static_cast<const bool*>(context);
+  for (int y = 0; y < m; ++y)
+    for (int x = 0; x < n; ++x) {
+      if (lower && j + x > i + y) throw Failure("epilogue on the upper triangle");
+      c[y * ld + x] = static_cast<T>(after(c[y * ld + x], i + y, j + x));
+    }
+}
+
+template <class T>
+std::vector<T> compute(const Case& c, const ssdd::View<const T>& a, const ssdd::View<const T>& b, const Matrix& start,
+                       int64_t ldc, int threads) {
+  std::vector<T> out = poisoned<T>(c.m == 0 || c.n == 0 ? 1 : (c.m - 1) * ldc + c.n);
+  for (int64_t i = 0; i < c.m && c.beta != 0; ++i)
+    for (int64_t j = 0; j < (c.lower ? std::min(c.n, i + 1) : c.n); ++j)
+      out[size_t(i * ldc + j)] = static_cast<T>(start(i, j));
+  T* memory = workspace<T>(ssdd::cpu::packing_elements(c.n, threads));
+  const auto packing = ssdd::cpu::packing<T>(memory, c.n, threads);
+  const ssdd::cpu::Epilogue<T> epilogue{apply<T>, &c.lower};
+  ssdd::cpu::Product<T> p{c.m, c.n, c.k, a, b, out.data(), ldc};
+  p.alpha = static_cast<T>(c.alpha), p.beta = static_cast<T>(c.beta);
+  p.lower = c.lower, p.inner = c.inner;
+  if (c.epilogue) p.epilogue = &epilogue;
+  if (threads == 1) {
+    ssdd::cpu::product(Team{}, packing, p);
+  } else {
+#pragma omp parallel num_threads(threads)
+    ssdd::cpu::product(Team{omp_get_thread_num(), omp_get_num_threads()}, packing, p);
+  }
+  return out;
+}
+
+template <class T>
+void run(const Case& c) {
+  std::vector<Matrix> a{random(c.m, c.k)}, b{random(c.k, c.n)};
+  const Input<T> a_in(a, c.a), b_in(b, c.b);
+  const Matrix start = random(c.m, c.n);
+  Matrix want(c.m, c.n);
+  for (int64_t i = 0; i < c.m; ++i)
+    for (int64_t j = 0; j < c.n; ++j) {
+      double sum = 0;
+      for (int64_t k = 0; k < c.k; ++k) {
+        const double x = a[0](i, k), y = b[0](k, j);
+        sum += c.inner == Inner::dot ? x * y : (x - y) * (x - y);
+      }
+      want(i, j) = c.alpha * sum + (c.beta == 0 ? 0 : c.beta * start(i, j));
+      if (c.epilogue) want(i, j) = after(want(i, j), i, j);
+    }
+  const int64_t ldc = c.n + 2;
+  for (int threads : {1, 2, 3}) {
+    const std::vector<T> out = compute<T>(c, a_in.view[0], b_in.view[0], start, ldc, threads);
+    for (int64_t i = 0; i < c.m; ++i)
+      for (int64_t j = 0; j < ldc && i * ldc + j < int64_t(out.size()); ++j) {
+        const T got = out[size_t(i * ldc + j)];
+        const auto where = [&] {
+          std::ostringstream text;
+          text << type_name<T>() << " " << c << ", " << threads << " threads, at " << i << "," << j << ": " << got;
+          return text.str();
+        };
+        if (j >= c.n || (c.lower && j > i)) {
+          CHECK(std::isnan(got), "written beside the output: " << where());
+        } else {
+          const double bound = tolerance<T>(8 + double(c.k)) * (4 + 4 * double(c.k));
+          CHECK(std::fabs(got - want(i, j)) <= bound, where() << ", wanted " << want(i, j));
+        }
+      }
+    // Same inputs and threads, same bits.
+    const std::vector<T> again = compute<T>(c, a_in.view[0], b_in.view[0], start, ldc, threads);
+    for (size_t e = 0; e < out.size(); ++e)
+      CHECK(out[e] == again[e] || std::isnan(out[e]), "different bits the second time: " << c);
+  }
+}
+
+void both(const Case& c) {
+  run<float>(c);
+  run<double>(c);
+}
+
+}  // namespace
+
+TEST(product_sizes) {
+  for (int64_t m : {1, 4, 5, 17, 97})
+    for (int64_t n : {1, 3, 8, 25, 49, 100})
+      for (int64_t k : {1, 2, 9, 64}) both({m, n, k});
+}
+
+TEST(product_deep) {
+  for (int64_t k : {255, 256, 257, 1025})
+    for (int64_t n : {3, 60, 150}) {
+      both({70, n, k});
+      both({2, n, k});
+    }
+  both({9, 1100, 40});
+  both({200, 130, 30});
+}
+
+TEST(product_layouts) {
+  for (Layout a : kLayouts)
+    for (Layout b : kLayouts) {
+      Case c{37, 53, 19};
+      c.a = a, c.b = b;
+      both(c);
+      c.inner = Inner::distance;
+      both(c);
+    }
+}
+
+TEST(product_factors) {
+  for (int64_t k : {0, 1, 300})
+    for (double alpha : {1.0, -0.5})
+      for (double beta : {0.0, 1.0, -2.0})
+        for (int64_t n : {7, 61}) {
+          Case c{45, n, k};
+          c.alpha = alpha, c.beta = beta;
+          both(c);
+          c.epilogue = true;
+          both(c);
+        }
+}
+
+TEST(product_lower) {
+  for (int64_t m : {1, 2, 15, 64, 130, 215})
+    for (int64_t k : {0, 1, 31, 270})
+      for (bool epilogue : {false, true}) {
+        Case c{m, m, k, true};
+        c.epilogue = epilogue, c.beta = 1, c.alpha = -1;
+        both(c);
+        c.beta = 0, c.inner = Inner::distance;
+        both(c);
+      }
+}
+
+TEST(product_empty) {
+  both({0, 5, 3});
+  both({5, 0, 3});
+}
+
+TEST(product_distance_has_no_cancellation) {
+  // Equal points far from the origin: exactly zero, where |x|^2 + |z|^2 - 2xz would leave noise.
+  std::vector<Matrix> a{random(20, 33)};
+  for (double& x : a[0].v) x += 1000;
+  const Input<float> in(a, Layout::dense);
+  Case c{20, 20, 33};
+  c.inner = Inner::distance;
+  const auto out = compute<float>(c, in.view[0], in.view[0].t(), Matrix(), 20, 2);
+  for (int64_t i = 0; i < 20; ++i) CHECK(out[size_t(i * 21)] == 0.0f, "diagonal " << i << ": " << out[size_t(i * 21)]);
+}
