@@ -365,8 +365,7 @@ def krr_mse_from_gram(
     solve_dtype: torch.dtype | None = None,
 ) -> Any:
     """:func:`krr_mse` on Gram matrices somebody else computed; shapes as in :func:`krr_from_gram`, y_q [..., Q, C]."""
-    tensors = {"k_ss": k_ss, "y_s": y_s, "k_qs": k_qs, "y_q": y_q}
-    tensors = {name: checks.tensor(name, value) for name, value in tensors.items()}
+    tensors = {n: checks.tensor(n, t) for n, t in (("k_ss", k_ss), ("y_s", y_s), ("k_qs", k_qs), ("y_q", y_q))}
     checks.size("y_q", y_q, -2, k_qs.shape[-2], "k_qs")
     checks.not_empty("k_qs", k_qs, -2, "query point (the mean over none is undefined)")
     checks.size("y_q", y_q, -1, y_s.shape[-1], "y_s")
