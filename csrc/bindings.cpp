@@ -1,0 +1,357 @@
+// The only file that knows Python: DLPack capsules to views, checks that memory safety needs, the GIL, cpu:: or cuda::.
+#include <dlfcn.h>
+#include <link.h>
+#include <pybind11/pybind11.h>
+#include <pybind11/stl.h>
+
+#include <cstring>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "check.h"
+#include "cholesky.h"
+#include "cpu/blas.h"
+#include "cpu/micro.h"
+#include "dlpack.h"
+#include "gram.h"
+#include "krr.h"
+
+namespace py = pybind11;
+
+namespace ssdd::cuda {
+bool built();
+}
+
+namespace ssdd {
+namespace {
+
+using Capsule = py::object;
+
+const dlpack::Tensor* tensor_of(const Capsule& capsule) {
+  if (capsule.is_none()) return nullptr;
+  auto* managed = static_cast<dlpack::ManagedTensor*>(PyCapsule_GetPointer(capsule.ptr(), "dltensor"));
+  if (!managed) throw py::error_already_set();
+  return &managed->tensor;
+}
+
+bool is_double(const Capsule& capsule) { return tensor_of(capsule)->dtype.bits == 64; }
+
+// Every tensor of one call: one device, one floating type, the shape the contract says.
+template <class T>
+class Reader {
+ public:
+  Batch<const T> batch(const char* name, const Capsule& capsule, int64_t b, int64_t rows, int64_t columns) {
+    const dlpack::Tensor* t = checked(name, capsule, sizeof(T) * 8, dlpack::kFloat);
+    if (!t) return {};
+    require(t->ndim == 2 || t->ndim == 3, std::string(name) + ": expected 2 or 3 dimensions");
+    const int k = t->ndim - 2;
+    require((k == 0 ? b == 1 : t->shape[0] == b) && t->shape[k] == rows && t->shape[k + 1] == columns,
+            std::string(name) + ": shape does not match the problem");
+    int64_t strides[3];
+    int64_t dense = 1;
+    for (int i = t->ndim - 1; i >= 0; --i) {
+      strides[i] = t->strides ? t->strides[i] : dense;
+      dense *= t->shape[i];
+    }
+    return {data<T>(t), k == 0 ? 0 : strides[0], strides[k], strides[k + 1]};
+  }
+
+  // A dense output or saved array of at least `elements`.
+  template <class U>
+  U* array(const char* name, const Capsule& capsule, int64_t elements, uint8_t code = dlpack::kFloat) {
+    const dlpack::Tensor* t = checked(name, capsule, sizeof(U) * 8, code);
+    if (!t) return nullptr;
+    int64_t count = 1;
+    for (int i = t->ndim - 1; i >= 0; --i) {
+      require(!t->strides || t->shape[i] <= 1 || t->strides[i] == count, std::string(name) + ": expected a dense array");
+      count *= t->shape[i];
+    }
+    require(count >= elements, std::string(name) + ": too small");
+    return data<U>(t);
+  }
+
+  Hyper<T> hyper(const Capsule& tensor, const std::vector<double>& values, int64_t b) {
+    require(values.size() <= 4, "hyper: at most 4 values");
+    Hyper<T> h;
+    h.count = static_cast<int>(values.size());
+    for (int i = 0; i < h.count; ++i) h.values[i] = values[i];
+    if (!tensor.is_none()) {
+      const Batch<const T> view = batch("hyper", tensor, b, 1, h.count);
+      require(view.cs == 1 || h.count <= 1, "hyper: expected dense rows");
+      h.tensor = view.p;
+      h.bs = view.bs;
+    }
+    return h;
+  }
+
+  bool cuda() const { return device == dlpack::kCUDA; }
+
+ private:
+  const dlpack::Tensor* checked(const char* name, const Capsule& capsule, int bits, uint8_t code) {
+    const dlpack::Tensor* t = tensor_of(capsule);
+    if (!t) return nullptr;
+    require(t->dtype.code == code && t->dtype.bits == bits && t->dtype.lanes == 1,
+            std::string(name) + ": unexpected dtype");
+    require(t->device.type == dlpack::kCPU || t->device.type == dlpack::kCUDA, std::string(name) + ": unknown device");
+    if (device == 0) {
+      device = t->device.type;
+      index = t->device.id;
+    }
+    require(t->device.type == device && t->device.id == index, std::string(name) + ": on another device");
+    return t;
+  }
+
+  template <class U>
+  static U* data(const dlpack::Tensor* t) {
+    // Any non-null address serves an empty tensor; nullptr means "absent" to the core.
+    static U empty{};
+    return t->data ? reinterpret_cast<U*>(static_cast<char*>(t->data) + t->byte_offset) : &empty;
+  }
+
+  int32_t device = 0, index = 0;
+};
+
+template <class F32, class F64>
+void by_type(const Capsule& first, F32 f32, F64 f64) {
+  is_double(first) ? f64() : f32();
+}
+
+void gram(const Capsule& x, const Capsule& z, const Capsule& hyper, const std::vector<double>& values, int kernel,
+          const Capsule& k, const Capsule& work, int64_t b, int64_t s, int64_t q, int64_t d, int threads,
+          uintptr_t stream) {
+  auto run = [&](auto zero) {
+    using T = decltype(zero);
+    Reader<T> r;
+    GramArgs<T> a{};
+    a.batch = b, a.s = s, a.q = q, a.d = d, a.threads = threads;
+    a.x = r.batch("x", x, b, s, d);
+    a.z = r.batch("z", z, b, q, d);
+    a.k = r.template array<T>("k", k, b * s * q);
+    a.hyper = r.hyper(hyper, values, b);
+    a.kernel = static_cast<KernelKind>(kernel);
+    a.work = r.template array<T>("work", work, cpu::gram_workspace(b, s, q, threads));
+    py::gil_scoped_release release;
+    r.cuda() ? cuda::gram(a, reinterpret_cast<void*>(stream)) : cpu::gram(a);
+  };
+  by_type(x, [&] { run(float()); }, [&] { run(double()); });
+}
+
+void solve(const Capsule& a_in, const Capsule& y, const Capsule& hyper, const std::vector<double>& values, int ridge,
+           int on_failure, const Capsule& factor, const Capsule& x, const Capsule& status, const Capsule& jitter,
+           const Capsule& aux, const Capsule& work, int64_t b, int64_t s, int64_t c, int threads, uintptr_t stream) {
+  auto run = [&](auto zero) {
+    using T = decltype(zero);
+    Reader<T> r;
+    SolveArgs<T> a{};
+    a.batch = b, a.s = s, a.c = c, a.threads = threads;
+    a.a = r.batch("a", a_in, b, s, s);
+    a.y = r.batch("y", y, b, s, c);
+    a.factor = r.template array<T>("factor", factor, b * s * s);
+    a.x = r.template array<T>("x", x, b * s * c);
+    require((a.x == nullptr) == !a.y, "x and y: both or neither");
+    a.status = r.template array<int32_t>("status", status, b, dlpack::kInt);
+    a.jitter = r.template array<T>("jitter", jitter, b);
+    a.aux = r.template array<T>("aux", aux, 3 * b);
+    a.hyper = r.hyper(hyper, values, b);
+    a.ridge = static_cast<RidgeKind>(ridge);
+    a.on_failure = static_cast<OnFailure>(on_failure);
+    a.work = r.template array<T>("work", work, cpu::cholesky_workspace(b, s, c, threads));
+    py::gil_scoped_release release;
+    r.cuda() ? cuda::solve(a, reinterpret_cast<void*>(stream)) : cpu::solve(a);
+  };
+  by_type(a_in, [&] { run(float()); }, [&] { run(double()); });
+}
+
+void solve_backward(const Capsule& grad, const Capsule& factor, const Capsule& x, const Capsule& aux,
+                    const Capsule& hyper, const std::vector<double>& values, int ridge, bool detach,
+                    const Capsule& grad_a, const Capsule& grad_y, const Capsule& grad_v, const Capsule& work, int64_t b,
+                    int64_t s, int64_t c, int threads, uintptr_t stream) {
+  auto run = [&](auto zero) {
+    using T = decltype(zero);
+    Reader<T> r;
+    SolveBackwardArgs<T> a{};
+    a.batch = b, a.s = s, a.c = c, a.threads = threads;
+    a.grad = r.batch("grad", grad, b, s, c);
+    a.factor = r.template array<T>("factor", factor, b * s * s);
+    a.x = r.template array<T>("x", x, b * s * c);
+    a.aux = r.template array<T>("aux", aux, 3 * b);
+    a.grad_a = r.template array<T>("grad_a", grad_a, b * s * s);
+    a.grad_y = r.template array<T>("grad_y", grad_y, b * s * c);
+    a.grad_v = r.template array<T>("grad_v", grad_v, b);
+    a.hyper = r.hyper(hyper, values, b);
+    a.ridge = static_cast<RidgeKind>(ridge);
+    a.detach = detach;
+    a.work = r.template array<T>("work", work, cpu::cholesky_workspace(b, s, c, threads));
+    py::gil_scoped_release release;
+    r.cuda() ? cuda::solve_backward(a, reinterpret_cast<void*>(stream)) : cpu::solve_backward(a);
+  };
+  by_type(grad, [&] { run(float()); }, [&] { run(double()); });
+}
+
+// (batch, s, q, d, c, n, kernel, ridge, detach, bordered, plan, chunk, threads), as ops.py writes it.
+KrrShape shape_of(const std::vector<int64_t>& v) {
+  require(v.size() == 13, "shape: expected 13 numbers");
+  KrrShape s{};
+  s.batch = v[0], s.s = v[1], s.q = v[2], s.d = v[3], s.c = v[4], s.n = v[5];
+  s.kernel = static_cast<KernelKind>(v[6]);
+  s.ridge = static_cast<RidgeKind>(v[7]);
+  s.detach = v[8] != 0;
+  s.bordered = v[9] != 0;
+  s.plan = static_cast<Plan>(v[10]);
+  s.chunk = v[11];
+  s.threads = static_cast<int>(v[12]);
+  for (int i = 0; i < 6; ++i) require(v[i] >= 0, "shape: sizes must not be negative");
+  require(s.chunk >= 1 && s.threads >= 1, "shape: chunk and threads must be positive");
+  const bool primal = s.plan == Plan::primal, linear = s.kernel == KernelKind::linear;
+  require(linear || s.plan == Plan::dense, "plan: kernels other than the linear one run dense");
+  require(s.n == (primal ? s.d + (s.bordered ? 1 : 0) : s.s), "shape: the factor's order does not match the plan");
+  return s;
+}
+
+void krr_forward(const std::vector<int64_t>& shape, const Capsule& x_s, const Capsule& y_s, const Capsule& x_q,
+                 const Capsule& y_q, const Capsule& hyper, const std::vector<double>& values, int on_failure,
+                 const Capsule& out, const Capsule& loss, const Capsule& factor, const Capsule& coef,
+                 const Capsule& kept, const Capsule& aux, const Capsule& jitter, const Capsule& status,
+                 const Capsule& work, uintptr_t stream) {
+  auto run = [&](auto zero) {
+    using T = decltype(zero);
+    Reader<T> r;
+    KrrForwardArgs<T> a{};
+    a.shape = shape_of(shape);
+    const KrrShape& s = a.shape;
+    a.x_s = r.batch("x_s", x_s, s.batch, s.s, s.d);
+    a.y_s = r.batch("y_s", y_s, s.batch, s.s, s.c);
+    a.x_q = r.batch("x_q", x_q, s.batch, s.q, s.d);
+    a.y_q = r.batch("y_q", y_q, s.batch, s.q, s.c);
+    a.out = r.template array<T>("out", out, s.batch * s.q * s.c);
+    a.loss = r.template array<T>("loss", loss, s.batch);
+    a.factor = r.template array<T>("factor", factor, s.batch * s.n * s.n);
+    a.coef = r.template array<T>("coef", coef, s.batch * s.n * s.c);
+    a.kept = r.template array<T>("kept", kept, s.batch * s.q * s.s);
+    a.aux = r.template array<T>("aux", aux, 3 * s.batch);
+    a.jitter = r.template array<T>("jitter", jitter, s.batch);
+    a.status = r.template array<int32_t>("status", status, s.batch, dlpack::kInt);
+    a.hyper = r.hyper(hyper, values, s.batch);
+    a.on_failure = static_cast<OnFailure>(on_failure);
+    a.work = r.template array<T>("work", work, cpu::krr_workspace(s, false));
+    require(a.hyper.count == (s.kernel == KernelKind::linear ? 3 : 2), "hyper: wrong number of values");
+    py::gil_scoped_release release;
+    r.cuda() ? cuda::krr_forward(a, reinterpret_cast<void*>(stream)) : cpu::krr_forward(a);
+  };
+  by_type(x_s, [&] { run(float()); }, [&] { run(double()); });
+}
+
+void krr_backward(const std::vector<int64_t>& shape, const Capsule& x_s, const Capsule& y_s, const Capsule& x_q,
+                  const Capsule& e, const Capsule& g, const Capsule& factor, const Capsule& coef, const Capsule& kept,
+                  const Capsule& aux, const Capsule& hyper, const std::vector<double>& values, const Capsule& grad_x_s,
+                  const Capsule& grad_y_s, const Capsule& grad_x_q, const Capsule& grad_hyper, const Capsule& work,
+                  uintptr_t stream) {
+  auto run = [&](auto zero) {
+    using T = decltype(zero);
+    Reader<T> r;
+    KrrBackwardArgs<T> a{};
+    a.shape = shape_of(shape);
+    const KrrShape& s = a.shape;
+    a.x_s = r.batch("x_s", x_s, s.batch, s.s, s.d);
+    a.y_s = r.batch("y_s", y_s, s.batch, s.s, s.c);
+    a.x_q = r.batch("x_q", x_q, s.batch, s.q, s.d);
+    a.e = r.batch("e", e, s.batch, s.q, s.c);
+    a.g = r.batch("g", g, s.batch, 1, 1);
+    a.factor = r.template array<T>("factor", factor, s.batch * s.n * s.n);
+    a.coef = r.template array<T>("coef", coef, s.batch * s.n * s.c);
+    a.kept = r.template array<T>("kept", kept, s.batch * s.q * s.s);
+    a.aux = r.template array<T>("aux", aux, 3 * s.batch);
+    a.hyper = r.hyper(hyper, values, s.batch);
+    a.grad_x_s = r.template array<T>("grad_x_s", grad_x_s, s.batch * s.s * s.d);
+    a.grad_y_s = r.template array<T>("grad_y_s", grad_y_s, s.batch * s.s * s.c);
+    a.grad_x_q = r.template array<T>("grad_x_q", grad_x_q, s.batch * s.q * s.d);
+    a.grad_hyper = r.template array<T>("grad_hyper", grad_hyper, s.batch * a.hyper.count);
+    a.work = r.template array<T>("work", work, cpu::krr_workspace(s, true));
+    require(a.hyper.count == (s.kernel == KernelKind::linear ? 3 : 2), "hyper: wrong number of values");
+    py::gil_scoped_release release;
+    r.cuda() ? cuda::krr_backward(a, reinterpret_cast<void*>(stream)) : cpu::krr_backward(a);
+  };
+  by_type(x_s, [&] { run(float()); }, [&] { run(double()); });
+}
+
+// OpenBLAS' thread count is process-wide and not in SciPy's capsules: find the library that SciPy brought.
+struct ThreadControl {
+  int (*get)() = nullptr;
+  void (*set)(int) = nullptr;
+};
+
+int look(dl_phdr_info* info, size_t, void* data) {
+  if (!info->dlpi_name || !std::strstr(info->dlpi_name, "openblas")) return 0;
+  void* library = dlopen(info->dlpi_name, RTLD_LAZY | RTLD_NOLOAD);
+  if (!library) return 0;
+  auto* control = static_cast<ThreadControl*>(data);
+  for (const char* prefix : {"scipy_openblas", "openblas"}) {
+    const std::string name(prefix);
+    auto get = reinterpret_cast<int (*)()>(dlsym(library, (name + "_get_num_threads").c_str()));
+    auto set = reinterpret_cast<void (*)(int)>(dlsym(library, (name + "_set_num_threads").c_str()));
+    if (get && set) {
+      control->get = get;
+      control->set = set;
+      return 1;
+    }
+  }
+  return 0;
+}
+
+void* function_of(const py::module_& module, const char* name) {
+  const py::object capsule = module.attr("__pyx_capi__")[name];
+  return PyCapsule_GetPointer(capsule.ptr(), PyCapsule_GetName(capsule.ptr()));
+}
+
+void connect_blas() {
+  const py::module_ blas = py::module_::import("scipy.linalg.cython_blas");
+  const py::module_ lapack = py::module_::import("scipy.linalg.cython_lapack");
+  cpu::blas::Table table{};
+  table.spotrf = reinterpret_cast<decltype(table.spotrf)>(function_of(lapack, "spotrf"));
+  table.dpotrf = reinterpret_cast<decltype(table.dpotrf)>(function_of(lapack, "dpotrf"));
+  table.strsm = reinterpret_cast<decltype(table.strsm)>(function_of(blas, "strsm"));
+  table.dtrsm = reinterpret_cast<decltype(table.dtrsm)>(function_of(blas, "dtrsm"));
+  cpu::blas::set_table(table);
+  ThreadControl control;
+  dl_iterate_phdr(&look, &control);
+  cpu::blas::set_thread_control(control.get, control.set);
+}
+
+py::dict build_info() {
+  py::dict info;
+  info["cuda"] = cuda::built();
+  py::list available;
+  for (cpu::Isa isa : {cpu::Isa::generic, cpu::Isa::avx2, cpu::Isa::avx512})
+    if (cpu::isa_available(isa)) available.append(cpu::isa_name(isa));
+  info["instruction_sets"] = available;
+  info["instruction_set"] = cpu::isa_name(cpu::isa_in_force());
+  info["compiler"] = __VERSION__;
+  return info;
+}
+
+void force_instruction_set(const std::string& name) {
+  for (cpu::Isa isa : {cpu::Isa::automatic, cpu::Isa::generic, cpu::Isa::avx2, cpu::Isa::avx512})
+    if (name == cpu::isa_name(isa)) return cpu::force_isa(isa);
+  throw std::invalid_argument("instruction set: expected automatic, generic, avx2 or avx512, got " + name);
+}
+
+}  // namespace
+}  // namespace ssdd
+
+PYBIND11_MODULE(_C, m) {
+  m.doc() = "The native core of ssdd_ext. Private: use the public names of ssdd_ext.";
+  ssdd::connect_blas();
+  m.def("gram", &ssdd::gram);
+  m.def("solve", &ssdd::solve);
+  m.def("solve_backward", &ssdd::solve_backward);
+  m.def("krr_forward", &ssdd::krr_forward);
+  m.def("krr_backward", &ssdd::krr_backward);
+  m.def("gram_workspace", &ssdd::cpu::gram_workspace);
+  m.def("cholesky_workspace", &ssdd::cpu::cholesky_workspace);
+  m.def("krr_workspace", [](const std::vector<int64_t>& shape, bool backward) {
+    return ssdd::cpu::krr_workspace(ssdd::shape_of(shape), backward);
+  });
+  m.def("build_info", &ssdd::build_info);
+  m.def("force_instruction_set", &ssdd::force_instruction_set);
+}

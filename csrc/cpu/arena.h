@@ -1,0 +1,19 @@
+// Carves one workspace into arrays. With memory == nullptr it only counts, so that one function both sizes a
+// workspace and lays it out.
+#pragma once
+#include <cstdint>
+
+namespace ssdd::cpu {
+
+template <class T>
+struct Arena {
+  T* memory;
+  int64_t used = 0;
+  T* take(int64_t elements) {
+    T* start = memory ? memory + used : nullptr;
+    used += (elements + 15) / 16 * 16;
+    return start;
+  }
+};
+
+}  // namespace ssdd::cpu

@@ -1,0 +1,79 @@
+// Which product tiles run: the best instruction set that this build holds, this CPU has, and a real machine has
+// proven. AVX-512 is built and can be forced by tests; it becomes automatic when it has run (README lists where).
+#include <stdexcept>
+
+#include "micro.h"
+
+namespace ssdd::cpu {
+namespace {
+
+Isa best() {
+  if (isa_available(Isa::avx2)) return Isa::avx2;
+  return Isa::generic;
+}
+
+Isa& in_force() {
+  static Isa isa = best();
+  return isa;
+}
+
+}  // namespace
+
+bool isa_available(Isa isa) {
+  switch (isa) {
+    case Isa::automatic:
+    case Isa::generic:
+      return true;
+#ifdef SSDD_HAVE_AVX2
+    case Isa::avx2:
+      return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
+#endif
+#ifdef SSDD_HAVE_AVX512
+    case Isa::avx512:
+      return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512dq") &&
+             __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("fma");
+#endif
+    default:
+      return false;
+  }
+}
+
+const char* isa_name(Isa isa) {
+  switch (isa) {
+    case Isa::generic:
+      return "generic";
+    case Isa::avx2:
+      return "avx2";
+    case Isa::avx512:
+      return "avx512";
+    default:
+      return "automatic";
+  }
+}
+
+Isa isa_in_force() { return in_force(); }
+
+void force_isa(Isa isa) {
+  if (!isa_available(isa)) throw std::invalid_argument("this build or this CPU does not have that instruction set");
+  in_force() = isa == Isa::automatic ? best() : isa;
+}
+
+template <class T>
+const Micro<T>& micro() {
+  switch (in_force()) {
+#ifdef SSDD_HAVE_AVX2
+    case Isa::avx2:
+      return *micro_avx2<T>();
+#endif
+#ifdef SSDD_HAVE_AVX512
+    case Isa::avx512:
+      return *micro_avx512<T>();
+#endif
+    default:
+      return *micro_generic<T>();
+  }
+}
+template const Micro<float>& micro<float>();
+template const Micro<double>& micro<double>();
+
+}  // namespace ssdd::cpu

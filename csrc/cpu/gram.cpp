@@ -1,0 +1,40 @@
+// Gram matrices on the CPU: one product with the kernel as its epilogue; the symmetric case computes one triangle.
+#include "../gram.h"
+
+#include "arena.h"
+#include "kernel.h"
+#include "team.h"
+#include "workers.h"
+
+namespace ssdd::cpu {
+
+int64_t gram_workspace(int64_t batch, int64_t s, int64_t q, int threads) {
+  // Either one team of all threads, or one team a worker: the larger of both.
+  const int64_t widest = q > s ? q : s;
+  const int64_t alone = packing_elements(widest, 1) * (batch < threads ? batch : threads);
+  const int64_t together = packing_elements(widest, threads);
+  return alone > together ? alone : together;
+}
+
+template <class T>
+void gram(const GramArgs<T>& a) {
+  const bool symmetric = a.z.p == nullptr;
+  const Workers workers(a.batch, static_cast<double>(a.s) * a.q * a.d * (symmetric ? 0.5 : 1), a.threads);
+  const int64_t widest = a.q > a.s ? a.q : a.s;
+  workers.run(a.batch, [&](const Team& team, int64_t b, int worker) {
+    T* k = a.k + b * a.s * a.q;
+    if (!parameters_valid(a.kernel, a.hyper, b)) return fill_nan(team, a.s * a.q, k);
+    const Packing<T> pack =
+        packing(a.work + worker * packing_elements(widest, 1), widest, workers.team_size);
+    const View<const T> x = a.x[b], z = symmetric ? x : a.z[b];
+    Product<T> p{a.s, a.q, a.d, x, z.t(), k, a.q};
+    p.lower = symmetric;
+    kernel_product(team, pack, a.kernel, a.hyper, b, p);
+    if (symmetric) mirror(team, a.s, k);
+  });
+}
+
+template void gram(const GramArgs<float>&);
+template void gram(const GramArgs<double>&);
+
+}  // namespace ssdd::cpu

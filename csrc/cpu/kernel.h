@@ -1,0 +1,83 @@
+// The kernel functions as epilogues of a product: r -> k while a tile is in cache, and the slope on the way back.
+// A kernel of the squared distance r = |x - z|^2 needs its three functions here and a row in the two switches.
+#pragma once
+#include <cmath>
+
+#include "product.h"
+
+namespace ssdd::cpu {
+
+// k = exp(-r / (2 l^2)); from k: dk/dr = -k / (2 l^2), dk/dl = k r / l^3 with r = -2 l^2 log k.
+template <class T>
+struct Rbf {
+  T lengthscale;
+  T value(T r) const { return std::exp(r * (T(-0.5) / (lengthscale * lengthscale))); }
+  T slope(T k) const { return k * (T(-0.5) / (lengthscale * lengthscale)); }
+  T parameter_slope(T k) const { return k > T(0) ? T(-2) * k * std::log(k) / lengthscale : T(0); }
+};
+
+template <class T, class Kernel>
+void apply_kernel(const void* context, int64_t, int64_t, int m, int n, T* c, int64_t ld) {
+  const Kernel& kernel = *static_cast<const Kernel*>(context);
+  for (int i = 0; i < m; ++i)
+    for (int j = 0; j < n; ++j) c[i * ld + j] = kernel.value(c[i * ld + j]);
+}
+
+template <class T>
+void apply_bias(const void* context, int64_t, int64_t, int m, int n, T* c, int64_t ld) {
+  const T bias = *static_cast<const T*>(context);
+  for (int i = 0; i < m; ++i)
+    for (int j = 0; j < n; ++j) c[i * ld + j] += bias;
+}
+
+inline int parameter_count(KernelKind kind) { return kind == KernelKind::linear ? 2 : 1; }
+
+// Parameters of problem b in range (a tensor's values cannot be checked before, that would synchronise).
+template <class T>
+bool parameters_valid(KernelKind kind, const Hyper<T>& hyper, int64_t b) {
+  const T first = hyper.get(b, 0);
+  if (!(first > T(0)) || !std::isfinite(first)) return false;
+  if (kind != KernelKind::linear) return true;
+  const T bias = hyper.get(b, 1);
+  return bias >= T(0) && std::isfinite(bias);
+}
+
+template <class T>
+bool ridge_valid(const Hyper<T>& hyper, int64_t b) {
+  if (hyper.count == 0) return true;
+  const T v = hyper.get(b, hyper.count - 1);
+  return v >= T(0) && std::isfinite(v);
+}
+
+// c [m, n] = k(x_i, z_j): p has the shapes, operands and output; its product, scale and epilogue are set here.
+template <class T>
+void kernel_product(const Team& team, const Packing<T>& packing, KernelKind kind, const Hyper<T>& hyper, int64_t b,
+                    Product<T> p) {
+  if (kind == KernelKind::linear) {
+    const T bias = hyper.get(b, 1);
+    const Epilogue<T> epilogue{&apply_bias<T>, &bias};
+    p.alpha = hyper.get(b, 0);
+    if (bias != T(0)) p.epilogue = &epilogue;
+    product(team, packing, p);
+  } else {
+    const Rbf<T> kernel{hyper.get(b, 0)};
+    const Epilogue<T> epilogue{&apply_kernel<T, Rbf<T>>, &kernel};
+    p.inner = Inner::distance;
+    p.epilogue = &epilogue;
+    product(team, packing, p);
+  }
+}
+
+// One row on the way back: kbar[j] <- kbar[j] * dk/dr, returns sum_j kbar[j] dk/dparameter.
+template <class T>
+double kernel_row_backward(KernelKind, const Hyper<T>& hyper, int64_t b, int64_t n, const T* k, T* kbar) {
+  const Rbf<T> kernel{hyper.get(b, 0)};
+  double sum = 0;
+  for (int64_t j = 0; j < n; ++j) {
+    sum += static_cast<double>(kbar[j]) * static_cast<double>(kernel.parameter_slope(k[j]));
+    kbar[j] *= kernel.slope(k[j]);
+  }
+  return sum;
+}
+
+}  // namespace ssdd::cpu

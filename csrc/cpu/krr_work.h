@@ -1,0 +1,54 @@
+// Workspace of one problem of krr, forward and backward, sized and laid out by the same function.
+#pragma once
+#include "../krr.h"
+#include "arena.h"
+#include "product.h"
+
+namespace ssdd::cpu {
+
+template <class T>
+struct KrrWork {
+  T* partial;                        // sums by rows: max(S, Q, n)
+  T* columns;                        // [3, max(C, S, D)] sums by columns
+  T* diagonal;                       // [n]
+  T* chunk;                          // dense: K_qs of a chunk of queries [chunk, S]
+  T* weights;                        // low rank: W [C, D]; backward W over M - V [2C, D]; primal [n, 2C]
+  T *u, *triple, *k_bar, *chunk_bar; // backward: [S, C], [S, 3C], [S, S], [chunk, S]
+  T* pack;
+  int64_t total, widest;
+};
+
+template <class T>
+KrrWork<T> krr_layout(const KrrShape& s, bool backward, int threads, T* memory) {
+  Arena<T> arena{memory};
+  KrrWork<T> w{};
+  const bool dense = s.plan == Plan::dense, primal = s.plan == Plan::primal;
+  w.widest = std::max({s.s, s.c, s.d, s.n});
+  w.partial = arena.take(std::max({s.s, s.q, s.n}));
+  w.columns = arena.take(3 * std::max({s.c, s.s, s.d, s.n}));
+  w.diagonal = arena.take(s.n);
+  // Provided whether K_qs is kept or not: one pass may have it and the other not.
+  if (dense) w.chunk = arena.take(s.chunk * s.s);
+  if (!backward) {
+    if (s.plan == Plan::low_rank) w.weights = arena.take(s.c * s.d);
+  } else {
+    w.u = arena.take(s.s * s.c);
+    w.weights = arena.take(primal ? 2 * s.n * s.c : (dense ? 1 : 2) * s.c * s.d);
+    w.triple = arena.take(s.s * (primal ? 2 : 3) * s.c);
+    if (dense || s.plan == Plan::mixed) w.k_bar = arena.take(s.s * s.s);
+    if (dense) w.chunk_bar = arena.take(s.chunk * s.s);
+  }
+  w.pack = arena.take(packing_elements(w.widest, threads));
+  w.total = arena.used;
+  return w;
+}
+
+// Multiply-adds of one problem, near enough to decide how to use the threads.
+inline double krr_work(const KrrShape& s) {
+  const double n = static_cast<double>(s.n), d = static_cast<double>(s.d), c = static_cast<double>(s.c);
+  const double q = static_cast<double>(s.q), m = static_cast<double>(s.s);
+  const double gram = s.plan == Plan::primal ? m * n * n / 2 : m * m * d / 2;
+  return gram + n * n * n / 6 + n * n * c + (s.plan == Plan::dense ? q * m * (d + c) : (m + q) * d * c);
+}
+
+}  // namespace ssdd::cpu

@@ -1,0 +1,92 @@
+// Small loops that a team shares: sums, fills, mirrors. All end with a barrier unless they say otherwise.
+#pragma once
+#include <cmath>
+#include <cstdint>
+#include <limits>
+
+#include "product.h"
+
+namespace ssdd::cpu {
+
+// sum over i < rows of f(i), each term computed by one rank, all summed in order: the same bits for any team.
+// `partial` holds `rows` elements.
+template <class T, class F>
+double sum_rows(const Team& team, int64_t rows, T* partial, F f) {
+  int64_t begin, end;
+  team.share(rows, 1, &begin, &end);
+  for (int64_t i = begin; i < end; ++i) partial[i] = static_cast<T>(f(i));
+  team.barrier();
+  double sum = 0;
+  for (int64_t i = 0; i < rows; ++i) sum += static_cast<double>(partial[i]);
+  team.barrier();
+  return sum;
+}
+
+// <x, y> of two dense arrays [rows, columns].
+template <class T>
+double dot(const Team& team, int64_t rows, int64_t columns, const T* x, const T* y, T* partial) {
+  return sum_rows(team, rows, partial, [=](int64_t i) {
+    double sum = 0;
+    for (int64_t j = 0; j < columns; ++j)
+      sum += static_cast<double>(x[i * columns + j]) * static_cast<double>(y[i * columns + j]);
+    return sum;
+  });
+}
+
+// out[j] = factor * sum_i x(i, j), columns shared over the team.
+template <class T>
+void sum_columns(const Team& team, int64_t rows, int64_t columns, View<const T> x, double factor, T* out) {
+  int64_t begin, end;
+  team.share(columns, 8, &begin, &end);
+  constexpr int64_t kStrip = 64;
+  for (int64_t j0 = begin; j0 < end; j0 += kStrip) {
+    const int64_t n = std::min(kStrip, end - j0);
+    double sum[kStrip] = {};
+    for (int64_t i = 0; i < rows; ++i)
+      for (int64_t j = 0; j < n; ++j) sum[j] += static_cast<double>(x(i, j0 + j));
+    for (int64_t j = 0; j < n; ++j) out[j0 + j] = static_cast<T>(factor * sum[j]);
+  }
+  team.barrier();
+}
+
+template <class T>
+void fill(const Team& team, int64_t count, T value, T* out) {
+  int64_t begin, end;
+  team.share(count, 16, &begin, &end);
+  for (int64_t i = begin; i < end; ++i) out[i] = value;
+  team.barrier();
+}
+
+template <class T>
+void fill_nan(const Team& team, int64_t count, T* out) {
+  if (out) fill(team, count, std::numeric_limits<T>::quiet_NaN(), out);
+}
+
+// out[i, j] = x(i, j), out dense with row stride ld.
+template <class T>
+void copy(const Team& team, int64_t rows, int64_t columns, View<const T> x, T* out, int64_t ld, T factor = T(1)) {
+  int64_t begin, end;
+  team.share(rows, 1, &begin, &end);
+  for (int64_t i = begin; i < end; ++i)
+    for (int64_t j = 0; j < columns; ++j) out[i * ld + j] = factor * x(i, j);
+  team.barrier();
+}
+
+// a[j, i] = a[i, j] for i > j (lower to upper), or the other way round, in blocks that fit L1.
+template <class T>
+void mirror(const Team& team, int64_t n, T* a, bool upper_to_lower = false) {
+  constexpr int64_t kBlock = 32;
+  const int64_t blocks = (n + kBlock - 1) / kBlock;
+  for (int64_t bi = team.rank; bi < blocks; bi += team.size)
+    for (int64_t bj = 0; bj <= bi; ++bj)
+      for (int64_t i = bi * kBlock; i < std::min(n, (bi + 1) * kBlock); ++i)
+        for (int64_t j = bj * kBlock; j < std::min(i, (bj + 1) * kBlock); ++j) {
+          if (upper_to_lower)
+            a[i * n + j] = a[j * n + i];
+          else
+            a[j * n + i] = a[i * n + j];
+        }
+  team.barrier();
+}
+
+}  // namespace ssdd::cpu

@@ -1,0 +1,77 @@
+// Kernel ridge regression, forward and backward, from one factorisation.
+//
+//   A = K_ss + lambda I = L L^T,  alpha = A^-1 Y_s,  P = K_qs alpha,  R = P - Y_q,  loss = mean(R^2)
+//
+// Backward with E = Pbar, or E = R and Pbar = gamma E, gamma = 2 gbar / (Q C), applied inside the products:
+//
+//   abar = K_qs^T Pbar   U = A^-1 abar   Ybar = U   lbar = -<U, alpha>
+//   Kbar_qs = Pbar alpha^T   Kbar_ss = -1/2 (U alpha^T + alpha U^T) [+ c lbar I]
+//
+// Plans (ssdd_ext/plan.py picks; s, b are scale and bias of the linear kernel):
+//   dense     K_qs is formed, in chunks of queries where kept == nullptr; any kernel.
+//   low_rank  linear: W = alpha^T X_s, M = Pbar^T X_q, V = U^T X_s; P = s X_q W^T + b 1 (1^T alpha);
+//             Xbar_s = s [alpha (M - V) - U W + 2 c lbar X_s]; neither K_qs nor Kbar_ss is formed.
+//   mixed     linear, backward: dense for Kbar_ss X_s, low rank for the queries.
+//   primal    linear, D (+1 with a bias) < S: H = Phi^T Phi + lambda I, Phi = [sqrt(s) X, sqrt(b) 1],
+//             w = H^-1 Phi^T Y, V = H^-1 Phi_q^T Pbar, U = Phi V,
+//             Phibar_s = (Y - Phi w) V^T - U w^T: the residual form keeps the digits that (Y - Phi w)/lambda loses.
+//
+// n is the order of the factor: S, or D (+1 with a bias) in the primal. Every input has any strides; outputs are
+// dense row-major and alias nothing. factor [B, n, n] (L below; above the diagonal K_ss, which the rbf backward
+// needs), coef [B, n, C] (alpha or w), kept [B, Q, S] = K_qs or nullptr, aux [B, 3] = tr(K_ss), lambda, jitter.
+// A failed problem's outputs and gradients are NaN. Workspace: krr_workspace(...) elements, uninitialised.
+// Work in multiply-adds, forward: dense S^2 D/2 + S^3/6 + S^2 C + Q S (D + C); low rank S^2 D/2 + S^3/6 + S^2 C +
+// (S + Q) D C; primal S n^2/2 + n^3/6 + n^2 C + (S + Q) n C. Same inputs and threads, same bits.
+#pragma once
+#include "tensor.h"
+
+namespace ssdd {
+
+enum class Plan { dense = 0, low_rank = 1, mixed = 2, primal = 3 };
+
+struct KrrShape {
+  int64_t batch, s, q, d, c, n;
+  KernelKind kernel;
+  RidgeKind ridge;
+  bool detach;
+  bool bordered;  // primal: the bias is one more row and column
+  Plan plan;
+  int64_t chunk;  // queries at a time in the dense plan
+  int threads;
+};
+
+template <class T>
+struct KrrForwardArgs {
+  KrrShape shape;
+  Batch<const T> x_s, y_s, x_q, y_q;  // y_q.p == nullptr: predictions only
+  T *out, *loss;                      // [B, Q, C] P or R; [B] (nullptr without y_q)
+  T *factor, *coef, *kept, *aux, *jitter;
+  int32_t* status;
+  Hyper<T> hyper;
+  OnFailure on_failure;
+  T* work;
+};
+
+template <class T>
+struct KrrBackwardArgs {
+  KrrShape shape;
+  Batch<const T> x_s, y_s, x_q;
+  Batch<const T> e;   // Pbar, or R with gamma
+  Batch<const T> g;   // [B, 1, 1] gbar of the loss; p == nullptr where e is Pbar itself
+  const T *factor, *coef, *kept, *aux;
+  Hyper<T> hyper;
+  T *grad_x_s, *grad_y_s, *grad_x_q, *grad_hyper;  // each may be nullptr: not computed
+  T* work;
+};
+
+namespace cpu {
+int64_t krr_workspace(const KrrShape& shape, bool backward);
+template <class T> void krr_forward(const KrrForwardArgs<T>& args);
+template <class T> void krr_backward(const KrrBackwardArgs<T>& args);
+}  // namespace cpu
+namespace cuda {
+template <class T> void krr_forward(const KrrForwardArgs<T>& args, void* stream);
+template <class T> void krr_backward(const KrrBackwardArgs<T>& args, void* stream);
+}  // namespace cuda
+
+}  // namespace ssdd

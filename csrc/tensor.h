@@ -1,0 +1,45 @@
+// Plain views: pointers, sizes, strides. No ownership, no dependency.
+#pragma once
+#include <cstdint>
+
+namespace ssdd {
+
+// A matrix whose element (i, j) is p[i * rs + j * cs]; strides in elements, any sign or 0.
+template <class T>
+struct View {
+  T* p = nullptr;
+  int64_t rs = 0, cs = 1;
+  T& operator()(int64_t i, int64_t j) const { return p[i * rs + j * cs]; }
+  View<T> t() const { return {p, cs, rs}; }
+  View<T> from(int64_t i, int64_t j) const { return {p + i * rs + j * cs, rs, cs}; }
+  operator View<const T>() const { return {p, rs, cs}; }
+};
+
+// A batch of such matrices: problem b starts at p + b * bs.
+template <class T>
+struct Batch {
+  T* p = nullptr;
+  int64_t bs = 0, rs = 0, cs = 1;
+  View<T> operator[](int64_t b) const { return {p + b * bs, rs, cs}; }
+  explicit operator bool() const { return p != nullptr; }
+};
+
+enum class KernelKind { linear = 0, rbf = 1 };
+enum class RidgeKind { absolute = 0, trace = 1, mean_trace = 2 };
+enum class OnFailure { nan = 0, jitter = 1 };
+
+// Status of one problem: 0, the 1-based pivot that failed, or this.
+constexpr int32_t kBadParameter = -1;
+
+// Hyper-parameters of problem b: kernel parameters first, the ridge value last. Either numbers shared by all
+// problems, or a tensor [B, count].
+template <class T>
+struct Hyper {
+  const T* tensor = nullptr;
+  int64_t bs = 0;
+  double values[4] = {0, 0, 0, 0};
+  int count = 0;
+  T get(int64_t b, int i) const { return tensor ? tensor[b * bs + i] : static_cast<T>(values[i]); }
+};
+
+}  // namespace ssdd
