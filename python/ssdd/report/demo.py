@@ -36,10 +36,10 @@ def demo(
     """Run everything on ``data`` (default: digits) and write it to the folder ``out``; returns what results.json holds.
 
     Files: ``teacher.safetensors``, ``seed-N.safetensors`` (the artifacts), ``contact-sheet.png``,
-    ``images-over-steps.png``, ``loss.png``, ``coverage.png``, ``results.json``, ``results.md``, ``log.jsonl``. ``teacher``: a network of yours
-    instead of a new one; ``representations``: a file of yours instead of any. ``workers`` (default: the cores this
-    process may use) changes the time, never the numbers. Worker processes are spawned: call this from under
-    ``if __name__ == "__main__":`` in a script.
+    ``images-over-steps.png``, ``loss.png``, ``coverage.png``, ``results.json``, ``results.md``, ``log.jsonl``.
+    ``teacher``: a network of yours instead of a new one; ``representations``: a file of yours instead of any.
+    ``workers`` (default: the cores this process may use) changes the time, never the numbers. Worker processes are
+    spawned: in a script, call this from under ``if __name__ == "__main__":``.
     """
     settings = settings or preset("digits")
     data = data or load_images("digits")
@@ -124,10 +124,10 @@ def summary(found: dict[str, Any], cells: Sequence[Cell]) -> str:
         markdown(table(cells)),
         "",
         f"Mean ± standard error over {n} seed{'s' if n > 1 else ''} (a seed: one draw of the initial subset, one "
-        f"distillation, one pre-training; the teacher is fixed). Representation error: squared error on the "
-        f"{data['test']} held-out images as a fraction of the teacher's variance; 1 is what predicting the mean gives. Probes: accuracy "
-        "in percent of a linear probe on the features / on the predicted representation. Every row has the same network "
-        "and pre-training recipe.",
+        "distillation, one pre-training; the teacher is fixed). Representation error: squared error on the "
+        f"{data['test']} held-out images as a fraction of the teacher's variance; 1 is what predicting the mean "
+        "gives. Probes: accuracy in percent of a linear probe on the features / on the predicted representation. "
+        "Every row has the same network and pre-training recipe.",
         "",
         *(f"- {sentence}" for sentence in sentences(cells)),
         f"- Pool: {sum(p['untrained_share'] for p in pool) / n:.1%} of the networks met were untrained, their mean age "

@@ -58,7 +58,7 @@ def images_over_steps(snapshots: Mapping[int, Tensor], path: str | os.PathLike[s
         axis.spines[:].set_visible(False)
     axes[0].set_title("Distilled images after so many outer steps (first row: the real images they start from)")
     figure.tight_layout(h_pad=0.1)
-    figure.savefig(path, dpi=100)
+    figure.savefig(path, dpi=100, bbox_inches="tight")  # "tight" counts the row labels in
 
 
 def loss_curves(losses: Mapping[int, Sequence[tuple[int, float]]], path: str | os.PathLike[str]) -> None:

@@ -1,0 +1,61 @@
+"""What the tests of the distillation share: real digits, a quickly trained teacher, small settings."""
+
+import dataclasses
+
+import pytest
+import torch
+
+from ssdd.config import DistillConfig, EvaluateConfig, PretrainConfig, StudentConfig, preset
+from ssdd.data import ImageSet, load_images
+from ssdd.models import build
+from ssdd.teachers import represent, train_teacher
+
+
+@pytest.fixture(scope="session", autouse=True)
+def one_thread():
+    """Small images are no faster on more threads, and machines then agree on what a test takes."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture(scope="session")
+def digits() -> ImageSet:
+    return load_images("digits")
+
+
+@pytest.fixture(scope="session")
+def few(digits) -> ImageSet:
+    """400 training and 100 held-out digits."""
+    return ImageSet("few", digits.x_train[:400], digits.x_test[:100], digits.y_train[:400], digits.y_test[:100])
+
+
+@pytest.fixture(scope="session")
+def small():
+    """Settings that keep a whole run at a few seconds."""
+    settings = preset("digits")
+    return dataclasses.replace(
+        settings,
+        student=StudentConfig(model="convnet-8-16"),
+        teacher=dataclasses.replace(settings.teacher, widths=(16, 16), epochs=40, batch=100, projector=64),
+        distill=DistillConfig(images=12, steps=60, batch=128, pool=3, pool_steps=40, log_every=20, crop_pad=1),
+        pretrain=PretrainConfig(steps=150, rate=0.4),
+        evaluate=EvaluateConfig(labels=(5, 0), draws=1),
+    )
+
+
+@pytest.fixture(scope="session")
+def teacher(few, small):
+    return train_teacher(few, small.teacher)
+
+
+@pytest.fixture(scope="session")
+def representations(teacher, few):
+    return represent(teacher, few)
+
+
+@pytest.fixture(scope="session")
+def make(small):
+    """make(outputs): a student for 8x8 digits."""
+    return lambda outputs: build(small.student.model, 1, (8, 8), outputs)

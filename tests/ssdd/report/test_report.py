@@ -1,0 +1,121 @@
+"""Run directories, log, pictures and tables."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from ssdd.config import InputError
+from ssdd.evaluate import KMEANS, KRR_ST, NO_PRETRAINING, RANDOM, TEACHER, Cell
+from ssdd.report import (
+    Display,
+    JsonLines,
+    comparisons,
+    contact_sheet,
+    coverage,
+    images_over_steps,
+    loss_curves,
+    markdown,
+    new_directory,
+    new_file,
+    sentences,
+    table,
+)
+
+
+def test_a_run_directory_is_never_overwritten_unasked(tmp_path):
+    folder = new_directory(tmp_path / "run")
+    (folder / "log.jsonl").write_text("{}\n")
+    (folder / "precious").write_text("x")
+    with pytest.raises(InputError, match="--overwrite"):
+        new_directory(folder)
+    assert (folder / "precious").exists()
+    assert list(new_directory(folder, overwrite=True).iterdir()) == []
+
+
+def test_overwrite_spares_what_is_no_run(tmp_path):
+    (tmp_path / "thesis.tex").write_text("x")
+    with pytest.raises(InputError, match="not overwritten"):
+        new_directory(tmp_path, overwrite=True)
+    assert (tmp_path / "thesis.tex").exists()
+    with pytest.raises(InputError, match="is a file"):
+        new_directory(tmp_path / "thesis.tex", overwrite=True)
+    with pytest.raises(InputError, match="exists"):
+        new_file(tmp_path / "thesis.tex")
+
+
+def test_log_is_written_as_it_happens_and_says_why_it_stopped(tmp_path):
+    file = tmp_path / "log.jsonl"
+    with pytest.raises(RuntimeError), JsonLines(file) as log:
+        log({"event": "distill", "loss": 0.5})
+        assert json.loads(file.read_text())["loss"] == 0.5
+        raise RuntimeError("power cut")
+    last = json.loads(file.read_text().splitlines()[-1])
+    assert last["event"] == "stopped" and "power cut" in last["error"] and last["seconds"] >= 0
+
+
+def test_display_takes_every_event():
+    with Display(show=False) as display:
+        for stage in ("pool", "distill", "pretrain"):
+            display({"event": stage, "step": 1, "steps": 2, "loss": 0.1, "task": "seed 0"})
+            display({"event": stage, "step": 2, "steps": 2, "loss": 0.1, "task": "seed 0"})
+        display({"event": "cell", "method": "x"})
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_contact_sheet_shows_every_image(tmp_path, channels):
+    images = torch.zeros(5, channels, 8, 8)
+    images[3] = 2.0  # beyond white is white
+    contact_sheet(images, tmp_path / "sheet.png", columns=3)
+    pixels = np.asarray(Image.open(tmp_path / "sheet.png"))
+    assert pixels.shape[:2] == (2 * 66 + 2, 3 * 66 + 2)
+    assert (pixels[68:132, 2:66] == 255).all() and (pixels[2:66, 2:66] == 0).all()
+    with pytest.raises(InputError, match="images"):
+        contact_sheet(torch.zeros(0, 1, 8, 8), tmp_path / "none.png")
+
+
+def test_plots_are_pictures(tmp_path):
+    g = torch.Generator().manual_seed(0)
+    images_over_steps({0: torch.rand(4, 1, 8, 8, generator=g), 10: torch.rand(4, 1, 8, 8)}, tmp_path / "a.png")
+    loss_curves({0: [(10, 1.0), (20, 0.5)], 1: [(10, 0.9), (20, 0.6)]}, tmp_path / "b.png")
+    r = torch.randn(30, 5, generator=g)
+    coverage(r, r[:3], tmp_path / "c.png", torch.arange(30) % 3)
+    coverage(r, r[:3], tmp_path / "d.png")
+    for name in "abcd":
+        with Image.open(tmp_path / f"{name}.png") as picture:
+            assert min(picture.size) > 100 and len(picture.convert("L").getcolors()) > 5
+
+
+def cells(saturated=True):
+    low = 98.0 if saturated else 60.0
+    found = []
+    for seed, shift in enumerate((0.0, 0.1, 0.2)):
+        for method, error, all_labels in (
+            (TEACHER, 0.0, 99.0), (KRR_ST, 0.3 + shift, 98.5), (RANDOM, 0.5 + shift, 98.2),
+            (NO_PRETRAINING, None, low), (KMEANS, 0.31 + shift * 1.5 - 0.1, 98.3),
+        ):  # fmt: skip
+            found.append(Cell(method, seed, error, {"features/5": 80.0 + seed, "features/0": all_labels}))
+    return found
+
+
+def test_table_rows_and_numbers():
+    rows = table(cells())
+    assert [row[0] for row in rows[1:]] == [NO_PRETRAINING, RANDOM, KMEANS, KRR_ST, TEACHER]
+    assert rows[4][1] == "0.400 ± 0.058" and rows[1][1] == "" and rows[0][-1] == "probe, all labels a class"
+    assert markdown(rows).count("\n") == 6
+
+
+def test_comparisons_and_sentences():
+    found = comparisons(cells())
+    assert found[RANDOM].significant and found[RANDOM].reduction == pytest.approx(1 / 3)
+    assert not found[KMEANS].significant
+    text = " ".join(sentences(cells()))
+    assert "33.3% lower" in text and "NOT more than two" in text and "saturated" in text
+    assert "saturated" not in " ".join(sentences(cells(saturated=False)))
+
+
+def test_a_single_seed_makes_no_claim():
+    one = [c for c in cells() if c.seed == 0]
+    assert "no standard error" in " ".join(sentences(one)) and table(one)[4][1] == "0.300"

@@ -1,0 +1,161 @@
+"""Teachers: training, files, networks of the user's, and representations: cached, or from a file."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from ssdd.artifact import Preprocessing
+from ssdd.config import Diverged, InputError
+from ssdd.data import ImageSet, augment
+from ssdd.data.sets import hold_out
+from ssdd.evaluate.measures import standardise
+from ssdd.models import ConvNet
+from ssdd.teachers import Representations, Teacher, read_representations, represent, train_teacher
+from ssdd.teachers.barlow import barlow_loss
+
+PRE = Preprocessing((0.0,), (1.0,))
+
+
+def test_barlow_loss_on_known_correlations():
+    z = torch.eye(4).repeat(8, 1) @ torch.tensor([[1.0, 1], [1, -1], [-1, 1], [-1, -1]])  # uncorrelated coordinates
+    n = len(z)
+    kept = (n - 1) / n  # the correlation of a coordinate with itself, std being the unbiased one
+    assert float(barlow_loss(z, z, 0.5)) == pytest.approx(2 * (1 - kept) ** 2, abs=1e-3)
+    assert float(barlow_loss(z, -z, 0.5)) == pytest.approx(2 * (1 + kept) ** 2, rel=1e-3)
+    twice = z[:, :1].repeat(1, 2)  # the same coordinate twice: both off-diagonal terms are near 1
+    assert float(barlow_loss(twice, twice, 0.5)) == pytest.approx(2 * 0.5 * kept**2, rel=1e-2)
+
+
+def test_training_lowers_the_loss_and_is_deterministic(few, small, teacher):
+    losses = []
+    again = train_teacher(few, small.teacher, lambda e: losses.append(e["loss"]))
+    assert losses[-1] < 0.8 * losses[0]
+    assert again.key() == teacher.key()
+
+
+def test_training_makes_two_views_of_an_image_recognise_each_other(few, small, teacher):
+    pixels = few.x_test.permute(0, 3, 1, 2).float() / 255
+    g = torch.Generator().manual_seed(0)
+    views = [few.preprocessing.normalise(augment(pixels, small.teacher.augment, g)) for _ in range(2)]
+
+    def recognised(t: Teacher) -> float:
+        a, b = standardise(*map(t, views))
+        return float((torch.cdist(a, b).argmin(1) == torch.arange(len(a))).float().mean())
+
+    torch.manual_seed(0)
+    start = Teacher(ConvNet(1, (8, 8), small.teacher.widths, pooled=True), few.preprocessing)
+    assert recognised(teacher) > recognised(start) + 0.1
+
+
+def test_diverging_teacher_stops(few, small):
+    with pytest.raises(Diverged, match=r"teacher\.rate"):
+        train_teacher(few, dataclasses.replace(small.teacher, rate=1e18, epochs=40))
+
+
+def test_file_roundtrip(tmp_path, few, teacher):
+    loaded = Teacher.load(teacher.save(tmp_path / "t.safetensors"))
+    assert loaded.key() == teacher.key()
+    assert torch.equal(loaded.represent(few.x_test), teacher.represent(few.x_test))
+    (tmp_path / "bad.safetensors").write_bytes(b"nothing")
+    with pytest.raises(InputError):
+        Teacher.load(tmp_path / "bad.safetensors")
+
+
+class Mine(nn.Module):
+    """A network somebody brings; dropout shows whether it runs in eval mode."""
+
+    def __init__(self):
+        super().__init__()
+        self.net = nn.Sequential(nn.Flatten(), nn.Dropout(0.5), nn.Linear(64, 6))
+
+    def forward(self, x):
+        return self.net(x)
+
+
+def test_a_module_of_the_users(few):
+    t = Teacher(Mine(), few.preprocessing)
+    y = t.represent(few.x_test)
+    assert y.shape == (100, 6) and not y.requires_grad and torch.equal(y, t.represent(few.x_test))
+    with pytest.raises(InputError, match="save your own"):
+        t.save("never.safetensors")
+
+
+@pytest.mark.parametrize(
+    "module, named",
+    [
+        (nn.Identity(), "one vector an image"),
+        (nn.Sequential(nn.Flatten(), nn.Linear(9, 2)), "cannot run on images"),
+        (nn.Sequential(nn.Flatten(0), nn.Unflatten(0, (1, -1))), "one vector an image"),
+    ],
+)
+def test_teacher_output_that_does_not_match(few, module, named):
+    with pytest.raises(InputError, match=named):
+        Teacher(module, PRE).represent(few.x_test)
+
+
+def test_teacher_output_that_is_not_finite(few):
+    broken = Mine()
+    nn.init.constant_(broken.net[2].bias, float("nan"))
+    with pytest.raises(InputError, match="not finite"):
+        Teacher(broken, PRE).represent(few.x_test)
+
+
+def test_teacher_by_name(tmp_path, monkeypatch, few):
+    (tmp_path / "brought.py").write_text(
+        "from torch import nn\ndef net():\n    return nn.Sequential(nn.Flatten(), nn.Linear(64, 3))\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    assert Teacher.named("brought:net", few.preprocessing).represent(few.x_test).shape == (100, 3)
+    for name in ("brought:missing", "no_such_module:net", "file.pt"):
+        with pytest.raises(InputError, match="teacher"):
+            Teacher.named(name, few.preprocessing)
+
+
+def test_cache_is_used_and_its_key_is_weights_data_preprocessing(tmp_path, few, teacher):
+    first = represent(teacher, few, tmp_path)
+    [file] = tmp_path.iterdir()
+    np.save(file, np.full((500, first.dimension), 7, np.float32))
+    assert float(represent(teacher, few, tmp_path).train[0, 0]) == 7  # read, not computed
+    file.write_bytes(b"torn")
+    assert torch.equal(represent(teacher, few, tmp_path).train, first.train)  # computed, and written again
+    other_data = ImageSet("few", few.x_train.flip(0), few.x_test)
+    represent(teacher, other_data, tmp_path)
+    represent(Teacher(teacher.module, PRE), few, tmp_path)
+    torch.manual_seed(1)
+    represent(Teacher(ConvNet(1, (8, 8), (16, 16), pooled=True), few.preprocessing), few, tmp_path)
+    assert len(list(tmp_path.iterdir())) == 4
+
+
+def test_representations_from_a_file_follow_the_sources_order(tmp_path):
+    images = torch.arange(10, dtype=torch.uint8).view(10, 1, 1, 1)
+    data = hold_out("ten", images, None)
+    np.save(tmp_path / "r.npy", np.arange(10, dtype=np.float64)[:, None])
+    r = read_representations(tmp_path / "r.npy", data)
+    assert isinstance(r, Representations) and r.train.dtype == torch.float32
+    assert torch.equal(r.train[:, 0], data.x_train[:, 0, 0, 0].float())
+    assert torch.equal(r.test[:, 0], data.x_test[:, 0, 0, 0].float())
+
+
+def test_representations_of_the_training_images_alone(tmp_path, few):
+    np.save(tmp_path / "r.npy", np.ones((400, 3), np.float32))
+    r = read_representations(tmp_path / "r.npy", few)
+    assert r.train.shape == (400, 3) and r.test is None
+
+
+@pytest.mark.parametrize(
+    "array, named",
+    [
+        (np.zeros((3, 2), np.float32), "expected 500 rows"),
+        (np.zeros(500, np.float32), "rows, D"),
+        (np.zeros((500, 2), np.int64), "floats"),
+        (np.full((500, 2), np.nan, np.float32), "not finite"),
+        (np.array([{}], dtype=object), "plain numbers"),
+    ],
+)
+def test_representations_that_do_not_fit(tmp_path, few, array, named):
+    np.save(tmp_path / "r.npy", array, allow_pickle=True)
+    with pytest.raises(InputError, match=named):
+        read_representations(tmp_path / "r.npy", few)

@@ -1,0 +1,147 @@
+"""The command line, through the program's own parser: each verb on real digits, and its errors."""
+
+import json
+import re
+
+import numpy as np
+import pytest
+from PIL import Image
+from safetensors import safe_open
+from typer.testing import CliRunner
+
+import ssdd
+from ssdd.artifact import DistilledSet
+from ssdd.cli import app, readable_errors
+
+FAST = ["--quiet", "--set", "teacher.epochs=2", "--set", "teacher.widths=4-8", "--set", "distill.pool_steps=4",
+        "--set", "student.model=convnet-4-8", "--set", "pretrain.steps=20", "--set", "evaluate.labels=5-0",
+        "--set", "evaluate.draws=1"]  # fmt: skip
+
+
+@pytest.fixture(autouse=True)
+def own_cache(tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+
+
+def ssdd_command(*arguments, fails=False):
+    result = CliRunner().invoke(app, [str(a) for a in arguments])
+    assert (result.exit_code != 0) == fails, (result.output, result.exception)
+    return result
+
+
+@pytest.fixture(scope="module")
+def artifact(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("distilled") / "run"
+    ssdd_command("distill", "-o", folder, "--images", 6, "--steps", 8, *FAST)
+    return folder / "distilled.safetensors"
+
+
+def test_distill_writes_the_run(artifact):
+    folder = artifact.parent
+    names = {"distilled.safetensors", "teacher.safetensors", "contact-sheet.png", "images-over-steps.png", "loss.png",
+             "coverage.png", "log.jsonl"}  # fmt: skip
+    assert {p.name for p in folder.iterdir()} == names
+    events = [json.loads(line)["event"] for line in (folder / "log.jsonl").read_text().splitlines()]
+    assert events[0] == "start" and {"teacher", "pool", "distill", "result"} <= set(events)
+    assert len(DistilledSet.load(artifact)) == 6
+
+
+def test_a_run_directory_is_not_overwritten(artifact):
+    result = ssdd_command("distill", "-o", artifact.parent, "--images", 6, *FAST, fails=True)
+    assert isinstance(result.exception, ssdd.InputError) and "--overwrite" in str(result.exception)
+    assert artifact.is_file()
+
+
+def test_teacher_then_distill_with_it(tmp_path):
+    ssdd_command("teacher", "-o", tmp_path / "t.safetensors", *FAST)
+    ssdd_command("distill", "-o", tmp_path / "run", "-t", tmp_path / "t.safetensors", "-m", 4, "--steps", 4, *FAST)
+    assert DistilledSet.load(tmp_path / "run" / "distilled.safetensors").targets.shape == (4, 8)
+    ssdd_command(
+        "distill", "-o", tmp_path / "code", "-t", tmp_path / "t.safetensors", "-m", 4, "--steps", 4, "--official", *FAST
+    )
+    assert DistilledSet.load(tmp_path / "code" / "distilled.safetensors").support_input == "raw"
+
+
+def test_representations_and_npz_need_no_teacher(tmp_path):
+    g = np.random.default_rng(0)
+    np.savez(tmp_path / "set.npz", x_train=g.integers(0, 256, (40, 8, 8, 3), dtype=np.uint8))
+    np.save(tmp_path / "r.npy", g.standard_normal((40, 5)).astype(np.float32))
+    ssdd_command("distill", "-o", tmp_path / "run", "-d", tmp_path / "set.npz", "--representations", tmp_path / "r.npy",
+                 "-m", 4, "--steps", 4, *FAST)  # fmt: skip
+    made = DistilledSet.load(tmp_path / "run" / "distilled.safetensors")
+    assert made.images.shape == (4, 3, 8, 8) and made.targets.shape == (4, 5)
+
+
+def test_pretrain_resnet18(artifact, tmp_path):
+    ssdd_command("pretrain", artifact, "--model", "resnet18", "--steps", 2, "-o", tmp_path / "w.safetensors", "-q")
+    with safe_open(tmp_path / "w.safetensors", framework="pt") as file:
+        weights = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 (not a dict)
+    ssdd.build("resnet18", 1, (8, 8), 2).backbone.load_state_dict(weights)
+
+
+def test_evaluate(artifact):
+    result = ssdd_command("evaluate", artifact, "-t", artifact.parent / "teacher.safetensors", *FAST)
+    assert re.search(r"krr-st \| \d\.\d+ \| ", result.output) and "no pre-training" in result.output
+    assert "representation error" in ssdd_command("evaluate", artifact, *FAST).output
+
+
+def test_show_and_info(artifact, tmp_path):
+    ssdd_command("show", artifact, "-o", tmp_path / "s.png")
+    assert Image.open(tmp_path / "s.png").size[0] > 64
+    assert json.loads(ssdd_command("info", artifact).output)["images"] == [6, 1, 8, 8]
+    assert "ssdd_ext" in json.loads(ssdd_command("info").output)["versions"]
+
+
+def test_demo(tmp_path):
+    out = tmp_path / "demo"
+    result = ssdd_command("demo", "-o", out, "--seeds", 2, "-m", 6, "--steps", 6, "--workers", 2, *FAST)
+    assert "k-means + teacher" in result.output
+    found = json.loads((out / "results.json").read_text())
+    assert len(found["cells"]) == 10 and set(found["comparisons"]) == {
+        "KRR-ST against random + teacher", "KRR-ST against k-means + teacher",
+    }  # fmt: skip
+    assert str(tmp_path) not in (out / "results.json").read_text() + (out / "results.md").read_text()
+    for name in ("seed-0.safetensors", "seed-1.safetensors", "contact-sheet.png", "images-over-steps.png", "loss.png",
+                 "coverage.png", "results.md", "log.jsonl", "teacher.safetensors"):  # fmt: skip
+        assert (out / name).is_file(), name
+    again = ssdd_command("demo", "-o", out, *FAST, fails=True)
+    assert "--overwrite" in str(again.exception)
+
+
+def test_demo_that_diverges_keeps_its_log_and_says_so(tmp_path):
+    out = tmp_path / "demo"
+    result = ssdd_command("demo", "-o", out, "--seeds", 1, "-m", 6, "--steps", 60, "--workers", 1, *FAST,
+                          "--set", "distill.rate=1e30", fails=True)  # fmt: skip
+    assert isinstance(result.exception, ssdd.Diverged) and "distill.rate" in str(result.exception)
+    assert "stopped" in (out / "log.jsonl").read_text()
+
+
+@pytest.mark.parametrize(
+    "arguments, named",
+    [
+        (["demo", "-m", "5000"], "at most 1297"),
+        (["demo", "--seeds", "0"], "seeds"),
+        (["distill", "--preset", "nothing"], "preset"),
+        (["distill", "--set", "distill.speed=9"], "speed"),
+        (["distill", "--set", "distill.rate"], "distill.rate"),
+        (["distill", "-d", "/no/such/folder"], "data"),
+        (["distill", "-t", "x.pt"], "teacher"),
+        (["distill", "-t", "a.safetensors", "--representations", "b.npy"], "one of the two"),
+    ],
+)
+def test_errors_name_what_is_wrong(tmp_path, arguments, named):
+    result = ssdd_command(*arguments, "-o", tmp_path / "run", "-q", fails=True)
+    assert isinstance(result.exception, ssdd.InputError) and named in str(result.exception)
+
+
+def test_errors_are_one_message_without_a_traceback(capsys):
+    with pytest.raises(SystemExit) as stopped, readable_errors():
+        raise ssdd.InputError("images: expected [fewer]")
+    assert stopped.value.code == 1 and capsys.readouterr().err == "error: images: expected [fewer]\n"
+    with pytest.raises(ZeroDivisionError), readable_errors():  # a bug keeps its traceback
+        _ = 1 / 0
+
+
+def test_help_of_every_verb():
+    for verb in ("demo", "teacher", "distill", "pretrain", "evaluate", "show", "info"):
+        assert verb in ssdd_command("--help").output and len(ssdd_command(verb, "--help").output) > 200
