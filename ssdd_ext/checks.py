@@ -154,7 +154,9 @@ def choice(name: str, value: Any, allowed: tuple[str, ...]) -> str:
 
 def product_fits(**sizes: int) -> None:
     """Refuse sizes whose product no machine can hold, before any of it is allocated."""
-    total = math.prod(sizes.values())
+    total = 1
+    for one in sizes.values():  # torch.compile does not trace math.prod over symbolic sizes
+        total = total * one
     if total > MAX_ELEMENTS:
         listed = " x ".join(f"{n}={v}" for n, v in sizes.items())
         raise ValueError(f"{listed}: {total} elements are more than the {MAX_ELEMENTS} this backend addresses")
