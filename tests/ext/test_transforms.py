@@ -1,0 +1,275 @@
+"""gradcheck, torch.func, torch.compile, double backward: the calls inside PyTorch's own machinery."""
+
+import pytest
+import torch
+from torch._dynamo.testing import CompileCounterWithBackend
+from torch.func import grad, jvp, vmap
+
+import ssdd_ext
+from ssdd_ext import RBF, FactorizationError, Linear, Ridge
+from ssdd_ext.testing import relative_error
+
+SCALE, BIAS, LENGTH, RIDGE = (torch.tensor(v, dtype=torch.float64, requires_grad=True) for v in (1.3, 0.4, 1.7, 0.2))
+KERNELS = {"linear": (lambda s, b, _: Linear(s, b)), "rbf": (lambda _s, _b, length: RBF(length))}
+RIDGES = {
+    "absolute": Ridge.absolute,
+    "trace": Ridge.trace,
+    "trace_attached": lambda v: Ridge.trace(v, detach=False),
+    "mean_trace": Ridge.mean_trace,
+}
+
+
+def spd(random, *batch, order=4):
+    x = random(*batch, order, order)
+    return (x @ x.mT + torch.eye(order, dtype=torch.float64)).requires_grad_()
+
+
+def symmetric(a):
+    """gradcheck moves one number at a time; the calls take symmetric matrices."""
+    return (a + a.mT) / 2
+
+
+def problem(random, *batch, s=4, q=3, d=3, c=2, dtype=torch.float64):
+    shapes = ((s, d), (s, c), (q, d), (q, c))
+    return [random(*batch, *shape, dtype=dtype, grad=True) for shape in shapes]
+
+
+# --- gradcheck ------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kernel", KERNELS)
+@pytest.mark.parametrize("batch", [(), (2,)], ids=str)
+def test_gradcheck_gram(kernel, batch, backend, random):
+    x, z = random(*batch, 4, 3, grad=True), random(*batch, 3, 3, grad=True)
+
+    def f(x, z, *hyper):
+        return ssdd_ext.gram(x, z, kernel=KERNELS[kernel](*hyper), backend=backend)
+
+    hyper = (SCALE, BIAS, LENGTH)
+    assert torch.autograd.gradcheck(f, (x, z, *hyper))
+    assert torch.autograd.gradcheck(lambda x, *h: f(x, None, *h), (x, *hyper))
+
+
+@pytest.mark.parametrize("batch", [(), (2,)], ids=str)
+def test_gradcheck_cholesky(batch, backend, random):
+    a = spd(random, *batch)
+    assert torch.autograd.gradcheck(lambda a: ssdd_ext.cholesky(symmetric(a), backend=backend), (a,))
+
+
+@pytest.mark.parametrize("ridge", [*RIDGES, None])
+def test_gradcheck_cholesky_solve(ridge, backend, random):
+    def f(a, y, v):
+        chosen = None if ridge is None else RIDGES[ridge](v)
+        return ssdd_ext.cholesky_solve(symmetric(a), y, ridge=chosen, backend=backend)
+
+    a, y = spd(random, 2), random(2, 4, 2, grad=True)
+    if ridge == "trace":  # the detached trace is a constant for the gradient and not for finite differences
+        a = a.detach()
+    assert torch.autograd.gradcheck(f, (a, y, RIDGE))
+
+
+@pytest.mark.parametrize("kernel", KERNELS)
+@pytest.mark.parametrize("ridge", RIDGES)
+@pytest.mark.parametrize("call", ["krr", "krr_mse", "fit"])
+@pytest.mark.parametrize("sizes", [{}, {"s": 6, "d": 2}], ids=["wide", "tall"])
+def test_gradcheck_krr(call, ridge, kernel, sizes, backend, random):
+    x_s, y_s, x_q, y_q = problem(random, 2, **sizes)
+    hyper = [SCALE, BIAS, LENGTH]
+    if ridge == "trace":
+        x_s, hyper = x_s.detach(), [h.detach() for h in hyper]
+
+    def f(x_s, y_s, x_q, y_q, scale, bias, length, v):
+        options = {"kernel": KERNELS[kernel](scale, bias, length), "ridge": RIDGES[ridge](v), "backend": backend}
+        if call == "fit":
+            return ssdd_ext.fit(x_s, y_s, **options).predict(x_q)
+        if call == "krr":
+            return ssdd_ext.krr(x_s, y_s, x_q, **options)
+        return ssdd_ext.krr_mse(x_s, y_s, x_q, y_q, **options)
+
+    assert torch.autograd.gradcheck(f, (x_s, y_s, x_q, y_q, *hyper, RIDGE))
+
+
+@pytest.mark.parametrize("ridge", [r for r in RIDGES if r != "trace"])
+def test_gradcheck_from_gram(ridge, backend, random):
+    k_ss, y_s, k_qs, y_q = spd(random, 2), random(2, 4, 2, grad=True), random(2, 3, 4, grad=True), random(2, 3, 2)
+
+    def f(k_ss, y_s, k_qs, y_q, v):
+        options = {"ridge": RIDGES[ridge](v), "backend": backend}
+        k_ss = symmetric(k_ss)
+        return (
+            ssdd_ext.krr_from_gram(k_ss, y_s, k_qs, **options),
+            ssdd_ext.krr_mse_from_gram(k_ss, y_s, k_qs, y_q, **options),
+        )
+
+    assert torch.autograd.gradcheck(f, (k_ss, y_s, k_qs, y_q.requires_grad_(), RIDGE))
+
+
+# --- torch.func -----------------------------------------------------------------------------------------
+
+
+def loss_of(backend, kernel, on_failure="nan"):
+    def loss(x_s, y_s, x_q, y_q):
+        options = {"kernel": kernel, "ridge": Ridge.mean_trace(0.1), "backend": backend, "on_failure": on_failure}
+        return ssdd_ext.krr_mse(x_s, y_s, x_q, y_q, **options)
+
+    return loss
+
+
+TWO = {"linear": Linear(1.3, 0.4), "rbf": RBF(1.7)}
+
+
+@pytest.mark.parametrize("kernel", TWO.values(), ids=TWO)
+def test_vmap_is_the_batch(kernel, backend, random):
+    loss = loss_of(backend, kernel)
+    x_s, y_s, x_q, y_q = problem(random, 3)
+    batched = loss(x_s, y_s, x_q, y_q)
+    assert relative_error(vmap(loss)(x_s, y_s, x_q, y_q), batched) < 1e-13
+    some = vmap(loss, in_dims=(0, None, 1, None))(x_s, y_s[0], x_q.transpose(0, 1), y_q[0])
+    assert relative_error(some, loss(x_s, y_s[:1], x_q, y_q[:1])) < 1e-13
+    twice = vmap(vmap(loss, in_dims=(None, 0, None, 0)), in_dims=(0, None, 0, None))(x_s, y_s, x_q, y_q)
+    assert relative_error(twice, loss(x_s[:, None], y_s, x_q[:, None], y_q)) < 1e-13
+
+
+@pytest.mark.parametrize("kernel", TWO.values(), ids=TWO)
+def test_grad_and_vmap_of_grad(kernel, backend, random):
+    loss = loss_of(backend, kernel)
+    arguments = problem(random, 3)
+    expected = torch.autograd.grad(loss(*arguments).sum(), arguments)
+    plain = [t.detach() for t in arguments]
+    each = [grad(loss, argnums=(0, 1, 2, 3))(*(t[i] for t in plain)) for i in range(3)]
+    mapped = vmap(grad(loss, argnums=(0, 1, 2, 3)))(*plain)
+    for k, want in enumerate(expected):
+        assert relative_error(torch.stack([e[k] for e in each]), want) < 1e-12
+        assert relative_error(mapped[k], want) < 1e-12
+
+
+def test_vmap_over_hyper_parameters(backend, random):
+    x_s, y_s, x_q, y_q = (t.detach() for t in problem(random))
+    scales = torch.tensor([0.5, 1.0, 2.0], dtype=torch.float64)
+
+    def loss(scale):
+        options = {"kernel": Linear(scale), "ridge": Ridge.absolute(0.1), "backend": backend, "on_failure": "nan"}
+        return ssdd_ext.krr_mse(x_s, y_s, x_q, y_q, **options)
+
+    assert relative_error(vmap(loss)(scales), torch.stack([loss(s) for s in scales])) < 1e-13
+    assert relative_error(vmap(grad(loss))(scales), torch.stack([grad(loss)(s) for s in scales])) < 1e-12
+
+
+@pytest.mark.parametrize("call", ["gram", "cholesky", "cholesky_solve"])
+def test_vmap_of_the_smaller_calls(call, backend, random):
+    x, y = random(3, 4, 5), random(3, 4, 2)
+    options = {"backend": backend}
+    if call == "gram":
+        arguments, f = (x,), lambda x: ssdd_ext.gram(x, kernel=RBF(2.0), **options)
+    elif call == "cholesky":
+        arguments, f = (spd(random, 3).detach(),), lambda a: ssdd_ext.cholesky(a, on_failure="nan", **options)
+    else:
+        arguments = (spd(random, 3).detach(), y)
+        f = lambda a, y: ssdd_ext.cholesky_solve(a, y, on_failure="nan", **options)  # noqa: E731
+    assert relative_error(vmap(f)(*arguments), f(*arguments)) < 1e-13
+
+
+# --- torch.compile --------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def fresh_compiler():
+    torch._dynamo.reset()
+    yield
+    torch._dynamo.reset()
+
+
+SIZES = [(12, 9, 7, 3), (15, 11, 8, 4), (33, 17, 21, 5), (20, 40, 5, 6)]
+
+
+def compile_and_compare(loss, random, sizes):
+    """Compiled once without a graph break, run forward and backward at each size; the number of compilations."""
+    counter = CompileCounterWithBackend("aot_eager")
+    compiled = torch.compile(loss, backend=counter, fullgraph=True, dynamic=True)
+    for s, q, d, c in sizes:
+        arguments = problem(random, s=s, q=q, d=d, c=c)
+        got, want = compiled(*arguments), loss(*arguments)
+        assert relative_error(got, want) < 1e-12
+        found, expected = torch.autograd.grad(got, arguments), torch.autograd.grad(want, arguments)
+        for a, b in zip(found, expected, strict=True):
+            assert relative_error(a, b) < 1e-11
+    return counter.frame_count
+
+
+@pytest.mark.parametrize("on_failure", ["nan", "jitter", "raise"])
+@pytest.mark.parametrize("kernel", TWO.values(), ids=TWO)
+def test_compile_once_for_all_shapes_on_native(kernel, on_failure, random, fresh_compiler):
+    """One graph serves every shape, whatever plan each shape gets."""
+    assert compile_and_compare(loss_of("native", kernel, on_failure), random, SIZES) == 1
+
+
+def test_compile_the_reference(random, fresh_compiler):
+    assert compile_and_compare(loss_of("torch", Linear(1.3, 0.4)), random, SIZES[:2]) == 1
+
+
+def test_compile_raise_on_native(random, fresh_compiler):
+    """The native ops raise from inside a compiled graph, naming the problem as they do outside."""
+    loss = loss_of("native", Linear(), "raise")
+    compiled = torch.compile(loss, backend="aot_eager", fullgraph=True, dynamic=True)
+    arguments = problem(random, 2)
+    assert relative_error(compiled(*arguments), loss(*arguments)) < 1e-12
+    bad = [t.detach().clone() for t in arguments]
+    bad[0][1] = float("nan")
+    with pytest.raises(FactorizationError, match="problem 1 of 2"):
+        compiled(*bad)
+
+
+def test_compile_inductor_on_native(random, fresh_compiler):
+    """The reference under inductor is a minute of C++ compilation and PyTorch's own affair."""
+    loss = loss_of("native", Linear(bias=1.0))
+    compiled = torch.compile(loss, fullgraph=True, dynamic=True)
+    arguments = problem(random, s=13, q=9, d=7, c=3)
+    got, want = compiled(*arguments), loss(*arguments)
+    assert relative_error(got, want) < 1e-12
+    found, expected = torch.autograd.grad(got, arguments), torch.autograd.grad(want, arguments)
+    for a, b in zip(found, expected, strict=True):
+        assert relative_error(a, b) < 1e-11
+
+
+# --- what native refuses and the reference does ---------------------------------------------------------
+
+
+@pytest.mark.parametrize("kernel", TWO.values(), ids=TWO)
+def test_double_backward_and_forward_mode_of_the_reference(kernel, random):
+    loss = loss_of("torch", kernel)
+    arguments = problem(random)
+    assert torch.autograd.gradgradcheck(loss, arguments)
+    assert torch.autograd.gradcheck(loss, arguments, check_forward_ad=True)
+
+
+@pytest.mark.parametrize("call", ["gram", "cholesky", "cholesky_solve", "krr", "krr_mse"])
+def test_native_refuses_double_backward_by_name(call, random):
+    x_s, y_s, x_q, y_q = problem(random)
+    a = spd(random)
+    leaf, result = {
+        "gram": lambda: (x_s, ssdd_ext.gram(x_s, kernel=RBF(1.0), backend="native")),
+        "cholesky": lambda: (a, ssdd_ext.cholesky(a, backend="native")),
+        "cholesky_solve": lambda: (a, ssdd_ext.cholesky_solve(a, y_s, backend="native")),
+        "krr": lambda: (x_s, ssdd_ext.krr(x_s, y_s, x_q, backend="native")),
+        "krr_mse": lambda: (x_s, ssdd_ext.krr_mse(x_s, y_s, x_q, y_q, backend="native")),
+    }[call]()
+    with pytest.raises(RuntimeError, match="backend='torch'"):  # noqa: PT012
+        (gradient,) = torch.autograd.grad(result.square().sum(), leaf, create_graph=True)
+        torch.autograd.grad(gradient.square().sum(), leaf)
+
+
+def test_native_refuses_forward_mode_by_name(random):
+    x_s, y_s, x_q, y_q = (t.detach() for t in problem(random))
+
+    def f(x):
+        return ssdd_ext.krr_mse(x, y_s, x_q, y_q, backend="native")
+
+    with pytest.raises((RuntimeError, NotImplementedError), match="backend='torch'"):
+        jvp(f, (x_s,), (torch.ones_like(x_s),))
+
+
+def test_raise_under_a_transform_says_what_to_do(random):
+    """backend="torch" reads the status on the host, which a transform forbids."""
+    loss = loss_of("torch", Linear(), "raise")
+    with pytest.raises(RuntimeError, match="on_failure='nan'"):
+        vmap(loss)(*(t.detach() for t in problem(random, 3)))
