@@ -4,7 +4,6 @@
 #include <cstdint>
 #include <cstring>
 #include <limits>
-#include <map>
 #include <memory>
 #include <sstream>
 #include <stdexcept>
@@ -116,17 +115,19 @@ std::vector<T> poisoned(int64_t count) {
   return std::vector<T>(size_t(count), std::numeric_limits<T>::quiet_NaN());
 }
 
-// A workspace of exactly `count` elements, all NaN again at each call; a few sizes are kept, to spare large
-// allocations. Its memory belongs to the next call of the same size.
+// A workspace of `count` elements, all NaN, at the very end of one allocation: what is written beyond it is
+// AddressSanitizer's. Its memory belongs to the next call.
 template <class T>
 T* workspace(int64_t count) {
-  static std::map<int64_t, std::unique_ptr<T[]>> kept;
-  if (!kept.count(count)) {
-    if (kept.size() >= 6) kept.clear();
-    kept[count].reset(new T[size_t(count)]);
+  static std::unique_ptr<T[]> memory;
+  static int64_t capacity = -1;
+  if (count > capacity) {
+    memory.reset(new T[size_t(count)]);
+    capacity = count;
   }
-  std::memset(kept[count].get(), 0xff, size_t(count) * sizeof(T));  // all bits set is a NaN
-  return kept[count].get();
+  T* start = memory.get() + (capacity - count);
+  std::memset(static_cast<void*>(start), 0xff, size_t(count) * sizeof(T));  // all bits set is a NaN
+  return start;
 }
 
 // Problem b of a dense row-major output [B, rows, columns].

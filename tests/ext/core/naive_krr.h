@@ -1,0 +1,89 @@
+// One KRR problem and its gradients in fp64: dense Gram matrices, an explicit inverse, the chain rule entry by entry.
+#pragma once
+#include "naive.h"
+
+namespace test {
+
+struct NaiveKrr {
+  Matrix x_s, y_s, x_q;
+  Kernel kernel;
+  ssdd::RidgeKind ridge;
+  bool detach;
+  double v;
+
+  Matrix k_ss, k_qs, inverse_a, alpha, p;
+  double lambda = 0;
+
+  void forward() {
+    k_ss = naive_gram(kernel, x_s, x_s);
+    k_qs = naive_gram(kernel, x_q, x_s);
+    lambda = v * ridge_slope(ridge, trace(k_ss), x_s.rows);
+    inverse_a = inverse(add_to_diagonal(k_ss, lambda));
+    alpha = inverse_a * y_s;
+    p = k_qs * alpha;
+  }
+
+  // w = (Phi^T Phi + lambda I)^-1 Phi^T Y = Phi^T alpha.
+  Matrix primal_weights(bool bordered) const {
+    Matrix phi(x_s.rows, x_s.columns + bordered);
+    for (int64_t i = 0; i < phi.rows; ++i)
+      for (int64_t j = 0; j < phi.columns; ++j)
+        phi(i, j) = j < x_s.columns ? std::sqrt(kernel.first) * x_s(i, j) : std::sqrt(kernel.bias);
+    return transpose(phi) * alpha;
+  }
+
+  struct Gradients {
+    Matrix x_s, y_s, x_q;
+    double first, bias, v;
+    double first_size, bias_size, v_size;  // of the terms that cancel in them
+  };
+
+  Gradients backward(const Matrix& p_bar) const {
+    Gradients g;
+    g.y_s = inverse_a * (transpose(k_qs) * p_bar);
+    const double lambda_bar = -dot(g.y_s, alpha), tr = trace(k_ss);
+    Matrix kss_bar = -0.5 * (g.y_s * transpose(alpha) + alpha * transpose(g.y_s));
+    if (!detach) kss_bar = add_to_diagonal(kss_bar, trace_slope(ridge, v, x_s.rows) * lambda_bar);
+    const Matrix kqs_bar = p_bar * transpose(alpha);
+    g.x_s = Matrix(x_s.rows, x_s.columns);
+    g.x_q = Matrix(x_q.rows, x_q.columns);
+    g.first = g.bias = g.first_size = g.bias_size = 0;
+    through(g, kss_bar, k_ss, x_s, g.x_s);
+    through(g, kqs_bar, k_qs, x_q, g.x_q);
+    g.v = lambda_bar * ridge_slope(ridge, tr, x_s.rows);
+    g.v_size = std::sqrt(dot(g.y_s, g.y_s) * dot(alpha, alpha)) * ridge_slope(ridge, tr, x_s.rows);
+    return g;
+  }
+
+ private:
+  // k_bar of k(x, x_s) to x (into x_bar), x_s and the kernel's parameters.
+  void through(Gradients& g, const Matrix& k_bar, const Matrix& k, const Matrix& x, Matrix& x_bar) const {
+    for (int64_t i = 0; i < x.rows; ++i)
+      for (int64_t j = 0; j < x_s.rows; ++j) {
+        double first_slope;
+        if (kernel.kind == ssdd::KernelKind::linear) {
+          first_slope = (k(i, j) - kernel.bias) / kernel.first;
+          for (int64_t d = 0; d < x.columns; ++d) {
+            x_bar(i, d) += kernel.first * k_bar(i, j) * x_s(j, d);
+            g.x_s(j, d) += kernel.first * k_bar(i, j) * x(i, d);
+          }
+        } else {
+          const double l = kernel.first, slope = k_bar(i, j) * k(i, j) / (l * l);
+          double squares = 0;
+          for (int64_t d = 0; d < x.columns; ++d) {
+            const double difference = x(i, d) - x_s(j, d);
+            squares += difference * difference;
+            x_bar(i, d) -= slope * difference;
+            g.x_s(j, d) += slope * difference;
+          }
+          first_slope = k(i, j) * squares / (l * l * l);
+        }
+        g.first += k_bar(i, j) * first_slope;
+        g.first_size += std::fabs(k_bar(i, j) * first_slope);
+        g.bias += k_bar(i, j);
+        g.bias_size += std::fabs(k_bar(i, j));
+      }
+  }
+};
+
+}  // namespace test

@@ -1,0 +1,376 @@
+// krr_forward() and krr_backward(): every plan, kernel, ridge and combination of wanted gradients.
+#include "krr.h"
+
+#include "naive_krr.h"
+
+using namespace test;
+using ssdd::KernelKind;
+using ssdd::OnFailure;
+using ssdd::Plan;
+using ssdd::RidgeKind;
+
+namespace {
+
+enum Wanted { kXs = 1, kYs = 2, kXq = 4, kHyper = 8, kAll = 15 };
+
+struct Case {
+  int64_t batch, s, q, d, c;
+  KernelKind kernel = KernelKind::linear;
+  Plan forward = Plan::dense;
+  double bias = 0.5;
+  RidgeKind ridge = RidgeKind::trace;
+  bool detach = false, tensor = false, loss = true, keep = true;
+  int64_t chunk = 0;  // 0: all queries
+  Layout x = Layout::dense, y = Layout::dense;
+  OnFailure on_failure = OnFailure::nan;
+};
+
+const char* plan_name(Plan plan) {
+  static const char* const names[] = {"dense", "low_rank", "mixed", "primal"};
+  return names[static_cast<int>(plan)];
+}
+
+std::ostream& operator<<(std::ostream& out, const Case& c) {
+  return out << name(c.kernel) << " " << plan_name(c.forward) << " B=" << c.batch << " S=" << c.s << " Q=" << c.q
+             << " D=" << c.d << " C=" << c.c << " bias " << c.bias << " " << name(c.ridge)
+             << (c.detach ? " detached" : "") << (c.loss ? " loss" : "") << (c.keep ? " kept" : "") << " chunk "
+             << c.chunk << " " << name(c.x) << " " << name(c.y);
+}
+
+template <class T>
+struct Run {
+  Case c;
+  int threads;
+  std::vector<NaiveKrr> naive;
+  std::vector<Matrix> x_s, y_s, x_q, y_q, g;
+  std::vector<std::vector<double>> hyper;
+
+  std::unique_ptr<Input<T>> x_s_in, y_s_in, x_q_in, y_q_in, g_in;
+  std::unique_ptr<Hypers<T>> hypers;
+  std::vector<T> out, loss, factor, coef, kept, aux, jitter;
+  std::vector<int32_t> status;
+
+  explicit Run(const Case& which) : c(which), threads(1) {
+    for (int64_t b = 0; b < c.batch; ++b) {
+      x_s.push_back(random(c.s, c.d));
+      y_s.push_back(random(c.s, c.c));
+      x_q.push_back(random(c.q, c.d));
+      y_q.push_back(random(c.q, c.c));
+      g.push_back(random(1, 1));
+      const double first = c.kernel == KernelKind::rbf ? std::sqrt(double(c.d)) : 1.5;
+      double v = 0.05;  // keeps the condition number near 20
+      if (c.ridge == RidgeKind::mean_trace) v *= double(c.s);
+      if (c.ridge == RidgeKind::absolute) v *= double(c.s) * (c.kernel == KernelKind::rbf ? 1.0 : double(c.d) / 2);
+      hyper.push_back(c.kernel == KernelKind::rbf ? std::vector<double>{first, v}
+                                                  : std::vector<double>{first, c.bias, v});
+    }
+    x_s_in.reset(new Input<T>(x_s, c.x)), x_q_in.reset(new Input<T>(x_q, c.x));
+    y_s_in.reset(new Input<T>(y_s, c.y)), y_q_in.reset(new Input<T>(y_q, c.y));
+    g_in.reset(new Input<T>(g, Layout::dense));
+    hypers.reset(new Hypers<T>(hyper, c.tensor));
+    for (size_t b = 0; b < size_t(c.batch); ++b) {
+      const Kernel kernel{c.kernel, hyper[b][0], c.kernel == KernelKind::rbf ? 0 : hyper[b][1]};
+      naive.push_back({x_s[b], y_s[b], x_q[b], kernel, c.ridge, c.detach, hyper[b].back(), {}, {}, {}, {}, {}});
+      naive[b].forward();
+    }
+  }
+
+  double bound() const { return tolerance<T>(5000 + 100 * double(c.s) + 20 * double(c.d)); }
+
+  std::string where(int64_t b) const {
+    std::ostringstream text;
+    text << type_name<T>() << " " << c << ", " << threads << " threads, problem " << b;
+    return text.str();
+  }
+
+  ssdd::KrrShape shape(Plan plan) const {
+    const bool primal = c.forward == Plan::primal, bordered = primal && c.bias > 0;
+    const int64_t chunk = c.chunk ? c.chunk : std::max<int64_t>(1, c.q);
+    return {c.batch, c.s, c.q, c.d, c.c, primal ? c.d + bordered : c.s, c.kernel, c.ridge, c.detach, bordered,
+            plan, chunk, threads};
+  }
+
+  void forward() {
+    const ssdd::KrrShape s = shape(c.forward);
+    out = poisoned<T>(c.batch * c.q * c.c), loss = poisoned<T>(c.batch);
+    factor = poisoned<T>(c.batch * s.n * s.n), coef = poisoned<T>(c.batch * s.n * c.c);
+    kept = poisoned<T>(c.forward == Plan::dense && c.keep ? c.batch * c.q * c.s : 0);
+    aux = poisoned<T>(c.batch * 3), jitter = poisoned<T>(c.batch), status.assign(size_t(c.batch), 77);
+    ssdd::KrrForwardArgs<T> a{};
+    a.shape = s;
+    a.x_s = x_s_in->view, a.y_s = y_s_in->view, a.x_q = x_q_in->view;
+    if (c.loss) a.y_q = y_q_in->view, a.loss = loss.data();
+    a.out = out.data(), a.factor = factor.data(), a.coef = coef.data(), a.aux = aux.data();
+    a.kept = kept.empty() ? nullptr : kept.data();
+    a.jitter = jitter.data(), a.status = status.data();
+    a.hyper = hypers->hyper, a.on_failure = c.on_failure;
+    a.work = workspace<T>(ssdd::cpu::krr_workspace(s, false));
+    ssdd::cpu::krr_forward(a);
+  }
+
+  void check_forward() const {
+    for (int64_t b = 0; b < c.batch; ++b) {
+      const size_t e = size_t(b);
+      const NaiveKrr& n = naive[e];
+      CHECK(status[e] == 0 && jitter[e] == 0, where(b) << ": status " << status[e] << ", jitter " << jitter[e]);
+      const Matrix want = c.loss ? n.p - y_q[e] : n.p;
+      const double off = error(problem(out, b, c.q, c.c), want);
+      CHECK(off <= bound(), where(b) << ": predictions are off by " << off);
+      if (c.loss) {
+        const double mean = dot(want, want) / double(c.q * c.c);
+        CHECK(std::fabs(double(loss[e]) / mean - 1) <= bound(), where(b) << ": loss " << loss[e] << " not " << mean);
+      }
+      const bool primal = c.forward == Plan::primal;
+      const Matrix coefficients = primal ? n.primal_weights(c.bias > 0) : n.alpha;
+      const double off_coef = error(problem(coef, b, coefficients.rows, c.c), coefficients);
+      CHECK(off_coef <= bound(), where(b) << ": coefficients are off by " << off_coef);
+      const double off_trace = std::fabs(double(aux[e * 3]) / trace(n.k_ss) - 1);
+      const double off_lambda = std::fabs(double(aux[e * 3 + 1]) / n.lambda - 1);
+      CHECK(off_trace <= bound() && off_lambda <= bound(), where(b) << ": trace or lambda");
+      if (!kept.empty()) {
+        const double off_kept = error(problem(kept, b, c.q, c.s), n.k_qs);
+        CHECK(off_kept <= bound(), where(b) << ": K_qs is off by " << off_kept);
+      }
+    }
+  }
+
+  struct Gradients {
+    std::vector<T> x_s, y_s, x_q, hyper;
+  };
+
+  Gradients backward(Plan plan, const ssdd::Batch<const T>& e, bool with_g, int wanted) const {
+    const int count = hypers->hyper.count;
+    Gradients r{poisoned<T>(c.batch * c.s * c.d), poisoned<T>(c.batch * c.s * c.c), poisoned<T>(c.batch * c.q * c.d),
+                poisoned<T>(c.batch * count)};
+    ssdd::KrrBackwardArgs<T> a{};
+    a.shape = shape(plan);
+    a.x_s = x_s_in->view, a.y_s = y_s_in->view, a.x_q = x_q_in->view, a.e = e;
+    if (with_g) a.g = g_in->view;
+    a.factor = factor.data(), a.coef = coef.data(), a.aux = aux.data();
+    a.kept = kept.empty() ? nullptr : kept.data();
+    a.hyper = hypers->hyper;
+    if (wanted & kXs) a.grad_x_s = r.x_s.data();
+    if (wanted & kYs) a.grad_y_s = r.y_s.data();
+    if (wanted & kXq) a.grad_x_q = r.x_q.data();
+    if (wanted & kHyper) a.grad_hyper = r.hyper.data();
+    a.work = workspace<T>(ssdd::cpu::krr_workspace(a.shape, true));
+    ssdd::cpu::krr_backward(a);
+    return r;
+  }
+
+  void check_backward(Plan plan, int wanted = kAll) {
+    std::vector<Matrix> e, p_bar;
+    for (int64_t b = 0; b < c.batch; ++b) e.push_back(random(c.q, c.c));
+    std::unique_ptr<Input<T>> e_in;
+    ssdd::Batch<const T> e_view{out.data(), c.q * c.c, c.c, 1};  // R, as the forward left it
+    if (!c.loss) {
+      e_in.reset(new Input<T>(e, c.y));
+      e_view = e_in->view;
+    }
+    for (size_t b = 0; b < size_t(c.batch); ++b)
+      p_bar.push_back(c.loss ? 2 * g[b](0, 0) / double(c.q * c.c) * (naive[b].p - y_q[b]) : e[b]);
+    const Gradients got = backward(plan, e_view, c.loss, wanted);
+    const Gradients again = backward(plan, e_view, c.loss, wanted);
+    CHECK(!(wanted & kXs) || got.x_s == again.x_s, where(0) << ": different bits the second time");
+    for (int64_t b = 0; b < c.batch; ++b) {
+      const NaiveKrr::Gradients want = naive[size_t(b)].backward(p_bar[size_t(b)]);
+      const auto compare = [&](Wanted which, const char* what, const std::vector<T>& v, const Matrix& m) {
+        if (!(wanted & which)) return;
+        const double off = error(problem(v, b, m.rows, m.columns), m);
+        CHECK(off <= bound(), where(b) << ", " << plan_name(plan) << " backward: " << what << " is off by " << off);
+      };
+      compare(kXs, "grad_x_s", got.x_s, want.x_s);
+      compare(kYs, "grad_y_s", got.y_s, want.y_s);
+      compare(kXq, "grad_x_q", got.x_q, want.x_q);
+      if (!(wanted & kHyper)) continue;
+      const int count = hypers->hyper.count;
+      const auto number = [&](const char* what, int i, double value, double size) {
+        const double off = std::fabs(double(got.hyper[size_t(b * count + i)]) - value) / (size > 0 ? size : 1);
+        CHECK(off <= bound(), where(b) << ", " << plan_name(plan) << " backward: " << what << " is off by " << off);
+      };
+      number("the first parameter's gradient", 0, want.first, want.first_size);
+      // A primal without the bias's row and column knows nothing of it.
+      if (c.kernel == KernelKind::linear && (c.forward != Plan::primal || c.bias > 0))
+        number("grad_bias", 1, want.bias, want.bias_size);
+      number("grad_v", count - 1, want.v, want.v_size);
+    }
+  }
+};
+
+std::vector<Plan> backward_plans(const Case& c) {
+  if (c.forward == Plan::primal) return {Plan::primal};
+  if (c.kernel == KernelKind::rbf) return {Plan::dense};
+  return {Plan::dense, Plan::low_rank, Plan::mixed};
+}
+
+template <class T>
+void run(const Case& c, int most_threads) {
+  Run<T> r(c);
+  for (r.threads = 1; r.threads <= most_threads; ++r.threads) {
+    r.forward();
+    r.check_forward();
+    const std::vector<T> first = r.out;
+    r.forward();
+    CHECK(r.out == first, r.where(0) << ": different bits the second time");
+    for (Plan plan : backward_plans(c)) r.check_backward(plan);
+  }
+}
+
+// The case with each kernel and forward plan that it can have.
+void everywhere(Case c, int most_threads = 2) {
+  for (Plan plan : {Plan::dense, Plan::low_rank, Plan::primal}) {
+    c.forward = plan;
+    run<float>(c, most_threads);
+    run<double>(c, most_threads);
+  }
+  c.kernel = KernelKind::rbf, c.forward = Plan::dense;
+  run<float>(c, most_threads);
+  run<double>(c, most_threads);
+}
+
+}  // namespace
+
+TEST(krr_sizes) {
+  for (int64_t s : {1, 8, 33})
+    for (int64_t q : {1, 26})
+      for (int64_t d : {1, 5, 40})
+        for (int64_t c : {1, 11}) everywhere({1, s, q, d, c}, 1);
+  everywhere({1, 101, 70, 65, 30});  // a team of threads, two diagonal blocks
+}
+
+TEST(krr_ridges_and_bias) {
+  for (RidgeKind ridge : {RidgeKind::absolute, RidgeKind::trace, RidgeKind::mean_trace})
+    for (bool detach : {false, true})
+      for (double bias : {0.0, 1.0})
+        for (bool tensor : {false, true}) {
+          Case c{2, 14, 9, 6, 3};
+          c.ridge = ridge, c.detach = detach, c.bias = bias, c.tensor = tensor;
+          everywhere(c, 1);
+        }
+}
+
+TEST(krr_layouts) {
+  for (Layout x : kLayouts)
+    for (Layout y : kLayouts)
+      for (bool loss : {false, true}) {
+        Case c{3, 11, 8, 7, 4};
+        c.x = x, c.y = y, c.loss = loss;
+        everywhere(c, 1);
+      }
+}
+
+TEST(krr_batches) {
+  for (int64_t batch : {0, 2, 25}) everywhere({batch, 12, 15, 10, 3});
+  everywhere({3, 60, 50, 40, 8});  // the batch over the threads
+}
+
+TEST(krr_chunks_of_queries) {
+  for (int64_t chunk : {1, 5, 16, 100})
+    for (bool keep : {false, true}) {
+      Case c{2, 13, 16, 9, 4};
+      c.chunk = chunk, c.keep = keep;
+      for (bool loss : {false, true}) {
+        c.loss = loss;
+        everywhere(c);
+      }
+    }
+}
+
+TEST(krr_wanted_gradients) {
+  for (Plan forward : {Plan::dense, Plan::primal})
+    for (KernelKind kernel : {KernelKind::linear, KernelKind::rbf}) {
+      if (forward == Plan::primal && kernel == KernelKind::rbf) continue;
+      Case c{2, 12, 10, 7, 3, kernel, forward};
+      Run<double> r(c);
+      r.forward();
+      for (Plan plan : backward_plans(c))
+        for (int wanted = 0; wanted <= kAll; ++wanted) r.check_backward(plan, wanted);
+    }
+}
+
+TEST(krr_without_queries) {
+  Case c{2, 9, 0, 5, 3};
+  c.loss = false;
+  everywhere(c);
+}
+
+TEST(krr_jitter_is_unused_where_all_is_well) {
+  Case c{3, 20, 9, 8, 3};
+  c.on_failure = OnFailure::jitter;
+  everywhere(c);
+}
+
+TEST(krr_bad_problems_stay_alone) {
+  // The second problem has a ridge out of range, the third a NaN among its points.
+  for (Plan forward : {Plan::dense, Plan::low_rank, Plan::primal}) {
+    Case c{4, 6, 5, 3, 2, KernelKind::linear, forward};
+    c.tensor = true, c.loss = false;
+    Run<float> r(c);
+    r.hypers->memory[size_t(r.hypers->hyper.bs) + 2] = -1;
+    r.x_s_in->memory[size_t(2 * c.s * c.d)] = std::numeric_limits<float>::quiet_NaN();
+    r.forward();
+    CHECK(r.status[0] == 0 && r.status[3] == 0, plan_name(forward) << ": a neighbour failed");
+    CHECK(r.status[1] == ssdd::kBadParameter && r.status[2] == 1, plan_name(forward) << ": " << r.status[1] << r.status[2]);
+    std::vector<Matrix> e{random(5, 2), random(5, 2), random(5, 2), random(5, 2)};
+    const Input<float> e_in(e, Layout::dense);
+    for (Plan plan : backward_plans(c)) {
+      const auto gradients = r.backward(plan, e_in.view, false, kAll);
+      for (int64_t b = 0; b < 4; ++b) {
+        const bool bad = b == 1 || b == 2;
+        const auto check = [&](const char* what, const std::vector<float>& v, int64_t rows, int64_t columns) {
+          for (double x : problem(v, b, rows, columns).v)
+            CHECK(std::isnan(x) == bad, plan_name(forward) << ", " << plan_name(plan) << ": " << what << " of problem " << b);
+        };
+        check("out", r.out, c.q, c.c);
+        check("grad_x_s", gradients.x_s, c.s, c.d);
+        check("grad_y_s", gradients.y_s, c.s, c.c);
+        check("grad_x_q", gradients.x_q, c.q, c.d);
+        check("grad_hyper", gradients.hyper, 1, 3);
+      }
+    }
+  }
+}
+
+TEST(krr_equal_points_fail_or_get_jitter) {
+  for (OnFailure on_failure : {OnFailure::nan, OnFailure::jitter})
+    for (KernelKind kernel : {KernelKind::linear, KernelKind::rbf}) {
+      Case c{1, 2, 3, 1, 2, kernel};
+      c.ridge = RidgeKind::absolute, c.tensor = true, c.loss = false, c.on_failure = on_failure, c.bias = 0;
+      Run<double> r(c);
+      for (double& x : r.x_s_in->memory) x = 1;
+      r.hypers->memory[0] = 1, r.hypers->memory[size_t(r.hypers->hyper.count - 1)] = 0;
+      r.forward();
+      const bool rescued = on_failure == OnFailure::jitter;
+      CHECK(r.status[0] == (rescued ? 0 : 2), name(kernel) << ": status " << r.status[0]);
+      CHECK((r.jitter[0] > 0) == rescued, name(kernel) << ": jitter " << r.jitter[0]);
+      for (double p : r.out) CHECK(std::isnan(p) != rescued, name(kernel) << ": prediction " << p);
+    }
+}
+
+TEST(krr_naive_gradients_are_right) {
+  // The yardstick itself against central differences.
+  for (KernelKind kind : {KernelKind::linear, KernelKind::rbf}) {
+    NaiveKrr n{random(4, 3), random(4, 2), random(3, 3), {kind, 1.3, 0.4}, RidgeKind::mean_trace, false, 0.2, {}, {}, {}, {}, {}};
+    n.forward();
+    const Matrix p_bar = random(3, 2);
+    const NaiveKrr::Gradients g = n.backward(p_bar);
+    const auto check = [&](double& x, double gradient, const char* what) {
+      const double h = 1e-5, at = x;
+      double values[2];
+      for (int side : {0, 1}) {
+        x = side ? at + h : at - h;
+        n.forward();
+        values[side] = dot(n.p, p_bar);
+      }
+      x = at;
+      const double slope = (values[1] - values[0]) / (2 * h);
+      CHECK(std::fabs(slope - gradient) <= 1e-7, name(kind) << " " << what << ": " << slope << " not " << gradient);
+    };
+    for (size_t i = 0; i < n.x_s.v.size(); ++i) check(n.x_s.v[i], g.x_s.v[i], "x_s");
+    for (size_t i = 0; i < n.y_s.v.size(); ++i) check(n.y_s.v[i], g.y_s.v[i], "y_s");
+    for (size_t i = 0; i < n.x_q.v.size(); ++i) check(n.x_q.v[i], g.x_q.v[i], "x_q");
+    check(n.kernel.first, g.first, "first parameter");
+    if (kind == KernelKind::linear) check(n.kernel.bias, g.bias, "bias");
+    check(n.v, g.v, "v");
+  }
+}
