@@ -179,13 +179,14 @@ def test_an_infinite_pivot_is_a_failure(backend):
     assert info.status.item() == 2
 
 
-def test_krr_on_duplicate_points_without_ridge(backend, random):
-    """The everyday failure: two equal support points. The error says so in the words of the call."""
-    x = random(4, 3)
-    x = torch.cat([x, x])
-    with pytest.raises(FactorizationError, match=r"krr: .*pivot \d of 8.*0\.0"):
-        ssdd_ext.krr(x, random(8, 1), x, kernel=Linear(), ridge=Ridge.absolute(0.0), backend=backend)
-    p, info = ssdd_ext.krr(
-        x, random(8, 1), x, ridge=Ridge.absolute(0.0), on_failure="jitter", return_info=True, backend=backend
-    )
+def test_krr_with_a_point_at_the_origin_and_no_ridge(backend, random):
+    """A row of zeros in K, and more features than points, so that no plan avoids it. The error names the call."""
+    x, y = random(8, 10), random(8, 1)
+    x[5] = 0
+    with pytest.raises(FactorizationError, match=r"krr: .*pivot 6 of 8.*ridge .*absolute.*0"):
+        ssdd_ext.krr(x, y, x, kernel=Linear(), ridge=Ridge.absolute(0.0), backend=backend)
+    options = {"ridge": Ridge.absolute(0.0), "on_failure": "jitter", "return_info": True, "backend": backend}
+    p, info = ssdd_ext.krr(x, y, x, **options)
     assert p.isfinite().all() and float(info.jitter) > 0 and int(info.status) == 0
+    _, info = ssdd_ext.krr(x, y, x, **options | {"on_failure": "nan"})
+    assert int(info.status) == 6

@@ -1,0 +1,167 @@
+"""The plan: every legal order of the products gives the same numbers, and the choice is a function of the shapes."""
+
+import itertools
+
+import pytest
+import torch
+
+import ssdd_ext
+from ssdd_ext import RBF, Linear, Ridge, plan
+from ssdd_ext.testing import Problem, draw, gradients, mse, predictions, relative_error
+
+SIZES = {
+    "wide": (20, 30, 50, 4),
+    "wide_many_targets": (20, 30, 50, 40),
+    "square": (24, 9, 24, 24),
+    "tall": (40, 30, 8, 5),
+}
+KERNELS = {"linear": Linear(1.5), "linear_bias": Linear(1.5, 0.5), "rbf": RBF(6.0)}
+
+
+def problem_of(row):
+    return plan.Problem(row.s, row.q, row.d, row.c, row.kernel.linear, bool(getattr(row.kernel, "bias", 0)), itemsize=8)
+
+
+def legal(row):
+    chosen = plan.choose(problem_of(row))
+    return list(itertools.product(chosen.costs["forward"], chosen.costs["backward"]))
+
+
+ROWS = [
+    Problem(f"plan_{shape}_{name}", *sizes, kernel, Ridge.mean_trace(1e-2), batch=batch)
+    for shape, sizes in SIZES.items()
+    for name, kernel in KERNELS.items()
+    for batch in ((), (3,))
+]
+
+
+def krr(i, **keywords):
+    return ssdd_ext.krr(i.x_s, i.y_s, i.x_q, kernel=i.kernel, ridge=i.ridge, **keywords)
+
+
+def krr_mse(i, **keywords):
+    return ssdd_ext.krr_mse(i.x_s, i.y_s, i.x_q, i.y_q, kernel=i.kernel, ridge=i.ridge, **keywords)
+
+
+@pytest.mark.parametrize("row", ROWS, ids=lambda row: f"{row.name}{row.batch}")
+@pytest.mark.parametrize("hyper", ["numbers", "scalar"])
+def test_every_legal_order_is_the_formula(row, hyper):
+    row = Problem(**vars(row) | {"hyper": hyper})
+    inputs = draw(row)
+    want, want_mse = predictions(inputs), mse(inputs)
+    expected, expected_mse = gradients(want, inputs), gradients(want_mse, inputs)
+    for forward, backward in legal(row):
+        with plan.force(forward=forward, backward=backward):
+            for got, value, grads in (
+                (krr(inputs, backend="native"), want, expected),
+                (krr_mse(inputs, backend="native"), want_mse, expected_mse),
+            ):
+                assert relative_error(got, value) < 1e-11, (forward, backward)
+                found = gradients(got, inputs)
+                assert found.keys() == grads.keys()
+                for name, gradient in grads.items():
+                    assert relative_error(found[name], gradient) < 1e-9, (forward, backward, name)
+
+
+@pytest.mark.parametrize("needs", [("x_s",), ("y_s",), ("x_q",), ("x_s", "x_q"), ("y_s", "y_q")], ids="+".join)
+def test_every_legal_order_under_each_need(needs):
+    for row in ROWS[:: len(KERNELS)]:
+        inputs = draw(row, requires_grad=needs)
+        expected = gradients(mse(inputs), inputs)
+        for forward, backward in legal(row):
+            with plan.force(forward=forward, backward=backward):
+                found = gradients(krr_mse(inputs, backend="native"), inputs)
+            for name, gradient in expected.items():
+                assert relative_error(found[name], gradient) < 1e-9, (row.name, forward, backward, name)
+
+
+def test_there_is_a_choice_to_test():
+    """Dense and low rank where the dual is taken; the primal alone where D (+1) < S; dense alone without features."""
+    orders = {row.name: plan.choose(problem_of(row)).costs for row in ROWS if not row.batch}
+    assert {"dense", "low_rank"} <= set(orders["plan_wide_linear"]["forward"])
+    assert {"dense", "low_rank"} <= set(orders["plan_wide_linear"]["backward"])
+    assert set(orders["plan_tall_linear"]["forward"]) == {"primal"}
+    assert set(orders["plan_wide_rbf"]["forward"]) == {"dense"}
+    named = set().union(*(o["forward"] for o in orders.values()))
+    assert named == set(plan.FORWARD)
+    assert set().union(*(o["backward"] for o in orders.values())) == set(plan.BACKWARD)
+
+
+@pytest.mark.parametrize("kernel", KERNELS.values(), ids=KERNELS)
+@pytest.mark.parametrize("d_more", [-2, -1, 0, 1])
+def test_around_the_border_of_the_primal(kernel, d_more):
+    inputs = draw(Problem(f"border{d_more}", 12, 7, 12 + d_more, 3, kernel, Ridge.mean_trace(1e-2)))
+    expected = gradients(predictions(inputs), inputs)
+    got = krr(inputs, backend="native")
+    assert relative_error(got, predictions(inputs)) < 1e-11
+    for name, gradient in gradients(got, inputs).items():
+        assert relative_error(gradient, expected[name]) < 1e-9, name
+
+
+@pytest.mark.parametrize("kernel", KERNELS.values(), ids=KERNELS)
+@pytest.mark.parametrize("size", [1, 1 << 12, 1 << 15])
+def test_queries_in_chunks(kernel, size, monkeypatch):
+    """A small allowance for K_qs: queries in several chunks, K_qs not kept, the same numbers."""
+    monkeypatch.setattr(plan, "K_QS_BYTES", size)
+    plan._choose.cache_clear()
+    try:
+        row = Problem("chunks", 15, 333, 21, 13, kernel, Ridge.mean_trace(1e-2), batch=(2,))
+        assert plan.choose(problem_of(row)).chunk < row.q
+        inputs = draw(row)
+        want = mse(inputs)
+        for forward, backward in legal(row):
+            with plan.force(forward=forward, backward=backward):
+                got = krr_mse(inputs, backend="native")
+                found = gradients(got, inputs)
+                assert relative_error(krr(inputs, backend="native"), predictions(inputs)) < 1e-11
+            assert relative_error(got, want) < 1e-11
+            for name, gradient in gradients(want, inputs).items():
+                assert relative_error(found[name], gradient) < 1e-9, (forward, backward, name)
+    finally:
+        plan._choose.cache_clear()
+
+
+def test_force_refuses_and_restores():
+    inputs = draw(ROWS[0])
+    before = plan.choose(problem_of(ROWS[0]))
+    with pytest.raises(ValueError, match="forward: expected one of dense, low_rank, primal, got 'fast'"), plan.force(
+        forward="fast"
+    ):
+        pass
+    with pytest.raises(ValueError, match="'primal' is not legal.*legal are dense, low_rank"), plan.force(
+        forward="primal"
+    ):
+        krr(inputs, backend="native")
+    with plan.force(backward="dense"), plan.force(forward="low_rank"):
+        assert plan.choose(problem_of(ROWS[0])).backward == "dense"
+        assert plan.choose(problem_of(ROWS[0])).forward == "low_rank"
+    assert plan.choose(problem_of(ROWS[0])) == before
+
+
+def test_the_choice_follows_the_shape():
+    def forward(s, q, d, c):
+        return plan.choose(plan.Problem(s, q, d, c)).forward
+
+    assert forward(1000, 1024, 8192, 10) == "low_rank"
+    assert forward(5000, 5000, 512, 10) == "primal"
+    assert forward(100, 1024, 2048, 100) == "dense"
+    chosen = plan.choose(plan.Problem(300, 200, 400, 20))
+    for which in ("forward", "backward"):
+        assert getattr(chosen, which) in chosen.costs[which]
+        assert all(cost > 0 for cost in chosen.costs[which].values())
+
+
+def test_explain_names_the_plan_and_its_costs():
+    row = Problem("explain", 1000, 1024, 8192, 10)
+    x_s, y_s, x_q = (torch.ones(1, 1).expand(*shape) for shape in ((row.s, row.d), (row.s, row.c), (row.q, row.d)))
+    text = ssdd_ext.explain(x_s, y_s, x_q)
+    assert "low_rank" in text and "dense" in text and "backward" in text
+    assert "torch reference" in ssdd_ext.explain(x_s, y_s, x_q, backend="torch")
+    with pytest.raises(ValueError, match="^x_q"):
+        ssdd_ext.explain(x_s, y_s, x_q[:, :5])
+
+
+def test_build_info_says_what_runs():
+    info = ssdd_ext.build_info()
+    assert {"cuda", "instruction_set", "instruction_sets", "threads", "torch"} <= set(info)
+    assert info["instruction_set"] in info["instruction_sets"]
