@@ -448,3 +448,30 @@ def fit(
         k_ss = reference.gram(x, None, kernel, call.hyper, call.values)
     alpha, info = _solve(call, k_ss, y, True)
     return Fit(alpha.to(call.work), x, kernel, info, backend, call.result)
+
+
+def explain(
+    x_s: Tensor,
+    y_s: Tensor,
+    x_q: Tensor,
+    *,
+    kernel: Kernel = _NO_KERNEL,
+    backend: str = "auto",
+) -> str:
+    """What :func:`krr` would run on these tensors, and the costs that it was picked from. Computes nothing.
+
+    Returns:
+        The backend (and, where it is the reference, why), the plan of each pass, its order of the factor, and the
+        modelled multiply-adds of every legal order of the products.
+    """
+    tensors = _check_problem(x_s, y_s, x_q)
+    call = _prepare("explain", tensors, kernel, None, "nan", False, backend, None)
+    if not call.native:
+        return f"torch reference ({ops.unavailable(x_s.device, kernel) or 'asked for'}): dual, dense"
+    return ops.explain(x_s, y_s, x_q, call.hyper, call.values, kernel.name)
+
+
+def build_info() -> dict[str, Any]:
+    """What this build holds and what this machine runs: version, cuda (bool), instruction_sets (built and supported
+    here), instruction_set (in force), compiler, threads."""
+    return {**ops.build_info(), "threads": torch.get_num_threads(), "torch": torch.__version__}

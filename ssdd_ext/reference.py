@@ -36,20 +36,20 @@ def gram(x: Tensor, z: Tensor | None, kernel: Kernel, hyper: Tensor | None, valu
 
 def cholesky(a: Tensor, on_failure: str = "nan") -> tuple[Tensor, Tensor, Tensor]:
     """(L, status, jitter) of a [..., S, S]: the lower triangle is read, failures become NaN or are jittered."""
-    symmetric = a.tril() + a.tril(-1).mT
-    factor, status = torch.linalg.cholesky_ex(symmetric)
+    # cholesky_ex reads the lower triangle, and its gradient is that of the symmetric matrix it stands for.
+    factor, status = torch.linalg.cholesky_ex(a)
     # LAPACK lets NaN pass as a pivot; here it is a failure like any other.
     bad_pivots = ~torch.isfinite(factor.detach().diagonal(dim1=-2, dim2=-1))
     status = torch.where((status == 0) & bad_pivots.any(-1), bad_pivots.int().argmax(-1).int() + 1, status)
     jitter = torch.zeros(a.shape[:-2], dtype=a.dtype, device=a.device)
     if on_failure == "jitter":
-        mean = symmetric.detach().diagonal(dim1=-2, dim2=-1).mean(-1).abs()
+        mean = a.detach().diagonal(dim1=-2, dim2=-1).mean(-1).abs()
         eye = torch.eye(a.shape[-1], dtype=a.dtype, device=a.device)
         for step in JITTER_STEPS[a.dtype]:
             failed = status != 0
             jitter = torch.where(failed, step * mean, jitter)
             # Problems that succeeded keep the jitter they have, so one batched call serves all.
-            factor, status = torch.linalg.cholesky_ex(symmetric + jitter[..., None, None] * eye)
+            factor, status = torch.linalg.cholesky_ex(a + jitter[..., None, None] * eye)
             bad_pivots = ~torch.isfinite(factor.detach().diagonal(dim1=-2, dim2=-1)).any(-1)
             status = torch.where((status == 0) & bad_pivots, torch.ones_like(status), status)
     factor = torch.where((status != 0)[..., None, None], torch.full_like(factor, float("nan")).tril(), factor)

@@ -1,0 +1,195 @@
+"""Which order of the products to run: a pure function of the shapes, never of a timing.
+
+The same result has several orders of work (DESIGN of each in ``csrc/krr.h``); the cheapest depends on the shape
+alone. The primal (D, plus one with a bias, below S) never costs more than the dual and is far better conditioned at
+small ridges, so it is a rule; between the dual orders a small model of multiply-adds and passes over memory decides,
+forward and backward separately.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from functools import lru_cache
+from typing import Any
+
+FORWARD = ("dense", "low_rank", "primal")
+BACKWARD = ("dense", "low_rank", "mixed", "primal")
+CODES = {"dense": 0, "low_rank": 1, "mixed": 2, "primal": 3}
+
+# Memory that K_qs may take before queries are processed in chunks and K_qs is formed anew in the backward.
+K_QS_BYTES = 1 << 28
+# Below this share of S, C target columns are few enough that K_qs is not worth forming: see `kept_queries`.
+LOW_RANK_SHARE = 3
+
+# One multiply-add is the unit. A product with an inner or outer dimension as thin as a register tile runs slower
+# by THIN / dimension; every element moved costs BYTES multiply-adds. Measured by benchmarks/bench_plan.py.
+THIN = 6.0
+MOVE = 6.0
+
+
+@dataclass(frozen=True)
+class Problem:
+    """Sizes of one problem: S support points, Q queries, D features, C targets; what needs a gradient."""
+
+    s: int
+    q: int
+    d: int
+    c: int
+    linear: bool = True
+    bordered: bool = False
+    itemsize: int = 4
+    needs_x_s: bool = True
+    needs_x_q: bool = False
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What was picked: an order for each pass, queries at a time, and the modelled costs of every legal order."""
+
+    forward: str
+    backward: str
+    chunk: int
+    costs: dict[str, dict[str, float]] = field(default_factory=dict, compare=False)
+
+    def __str__(self) -> str:
+        lines = [f"forward {self.forward}, backward {self.backward}, {self.chunk} queries at a time"]
+        for which, table in self.costs.items():
+            ranked = ", ".join(f"{name} {cost:.3g}" for name, cost in sorted(table.items(), key=lambda i: i[1]))
+            lines.append(f"  {which} (modelled multiply-adds): {ranked}")
+        return "\n".join(lines)
+
+
+def order(s: int, d: int, linear: bool, bordered: bool) -> int:
+    """Order of the factor: S, or D (+1) where the primal is smaller. Arithmetic that a symbolic size survives."""
+    if not linear:
+        return s
+    n = d + 1 if bordered else d
+    return _min(s, n)
+
+
+def kept_queries(s: int, q: int, d: int, c: int, linear: bool, bordered: bool, itemsize: int) -> int:
+    """Rows of K_qs that the forward keeps for the backward: Q or 0. Also arithmetic only, so that what an op saves
+    is a rule of the shapes and a graph compiled for symbolic sizes serves all of them."""
+    fits = _min(1, K_QS_BYTES // _max(1, q * s * itemsize))
+    if not linear:
+        return q * fits
+    n = d + 1 if bordered else d
+    return q * fits * _min(1, (LOW_RANK_SHARE * c) // s) * _min(1, n // s)
+
+
+def _min(a: Any, b: Any) -> Any:
+    if isinstance(a, int) and isinstance(b, int):
+        return min(a, b)
+    import torch
+
+    return torch.sym_min(a, b)
+
+
+def _max(a: Any, b: Any) -> Any:
+    if isinstance(a, int) and isinstance(b, int):
+        return max(a, b)
+    import torch
+
+    return torch.sym_max(a, b)
+
+
+def is_primal(p: Problem) -> bool:
+    return p.linear and p.d + p.bordered < p.s
+
+
+def _product(m: float, n: float, k: float) -> float:
+    """Modelled cost of c[m, n] = a[m, k] b[k, n]."""
+    if not (m and n and k):
+        return 0.0
+    return m * n * k * (1 + THIN / min(m, n, k)) + MOVE * (m * k + k * n + 2 * m * n)
+
+
+def _gram(p: Problem) -> float:
+    return _product(p.s, p.s, p.d) / 2 + p.s**3 / 6 + p.s**2 * p.c
+
+
+def forward_costs(p: Problem) -> dict[str, float]:
+    if is_primal(p):
+        n = p.d + p.bordered
+        work = _product(n, n, p.s) / 2 + n**3 / 6 + n * n * p.c + _product(n, p.c, p.s) + _product(p.q, p.c, n)
+        return {"primal": work}
+    chunk_form = 1.0 if p.linear else 2.5  # a squared distance takes two instructions where a product takes one
+    costs = {"dense": _gram(p) + chunk_form * _product(p.q, p.s, p.d) + _product(p.q, p.c, p.s)}
+    if p.linear:
+        costs["low_rank"] = _gram(p) + _product(p.c, p.d, p.s) + _product(p.q, p.c, p.d)
+    return costs
+
+
+def backward_costs(p: Problem, kept: bool) -> dict[str, float]:
+    s, q, d, c = p.s, p.q, p.d, p.c
+    if is_primal(p):
+        n = d + p.bordered
+        work = _product(n, c, q) + _product(s, c, n) + n * n * c
+        if p.needs_x_s:
+            work += _product(s, c, n) + _product(s, d, 2 * c)
+        return {"primal": work + (_product(q, d, c) if p.needs_x_q else 0)}
+    solve = float(s * s * c)
+    to_queries = _product(c, d, s) + _product(q, d, c) if p.needs_x_q else 0.0
+    form = 1.0 if p.linear else 2.5
+    k_qs = 0.0 if kept else form * _product(q, s, d)
+    two_k = _product(s, s, 2 * c) / 2 + _product(s, d, s)
+    dense = solve + k_qs + _product(s, c, q)
+    if p.needs_x_s or not p.linear:
+        dense += two_k + _product(q, s, c) + _product(s, d, q)
+    if not p.linear:
+        return {"dense": dense + (0.0 if kept else k_qs) + (_product(q, d, s) if p.needs_x_q else 0.0)}
+    abar = _product(s, c, q) if kept else _product(s, c, d)
+    low_rank = solve + _product(c, d, q) + abar
+    mixed = low_rank
+    if p.needs_x_s:
+        low_rank += _product(2 * c, d, s) + _product(s, d, 2 * c)
+        mixed += two_k + _product(s, d, c)
+    # The low-rank order already has W where X_s needs a gradient.
+    shared = _product(q, d, c) if p.needs_x_q and p.needs_x_s else to_queries
+    return {"dense": dense + to_queries, "low_rank": low_rank + shared, "mixed": mixed + to_queries}
+
+
+_forced: dict[str, str] = {}
+
+
+@contextlib.contextmanager
+def force(*, forward: str | None = None, backward: str | None = None) -> Iterator[None]:
+    """For tests and benchmarks: run these orders where they are legal for the shape, whatever the model says."""
+    for name, value, allowed in (("forward", forward, FORWARD), ("backward", backward, BACKWARD)):
+        if value is not None and value not in allowed:
+            raise ValueError(f"{name}: expected one of {', '.join(allowed)}, got {value!r}")
+    before = dict(_forced)
+    _forced.update({k: v for k, v in (("forward", forward), ("backward", backward)) if v is not None})
+    try:
+        yield
+    finally:
+        _forced.clear()
+        _forced.update(before)
+
+
+def choose(p: Problem) -> Plan:
+    """The plan for one problem; cached by shape."""
+    plan = _choose(p)
+    if not _forced:
+        return plan
+    picked = {}
+    for which in ("forward", "backward"):
+        wanted = _forced.get(which)
+        legal = plan.costs[which]
+        if wanted is not None and wanted not in legal:
+            raise ValueError(f"plan {wanted!r} is not legal for {p} in the {which}: legal are {', '.join(legal)}")
+        picked[which] = wanted or getattr(plan, which)
+    return Plan(picked["forward"], picked["backward"], plan.chunk, plan.costs)
+
+
+@lru_cache(maxsize=4096)
+def _choose(p: Problem) -> Plan:
+    kept = kept_queries(p.s, p.q, p.d, p.c, p.linear, p.bordered, p.itemsize) > 0
+    forward = forward_costs(p)
+    first = "dense" if kept and not is_primal(p) else min(forward, key=lambda k: forward[k])
+    backward = backward_costs(p, kept and first == "dense")
+    second = min(backward, key=lambda k: backward[k])
+    chunk = max(1, min(p.q, max(64, K_QS_BYTES // max(1, p.s * p.itemsize))))
+    return Plan(first, second, chunk, {"forward": forward, "backward": backward})
