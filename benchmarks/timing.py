@@ -32,7 +32,7 @@ def arguments(doc: str | None, seconds: float, argv: Sequence[str] | None = None
     a = p.parse_args(argv)
     torch.set_num_threads(a.threads)
     if a.quick:
-        a.seconds, a.repeats = 0.0, 5
+        a.seconds, a.repeats = 0.0, 2
     return a
 
 

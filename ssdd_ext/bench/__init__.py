@@ -58,7 +58,7 @@ def measure_problem(
         if note is None:
             try:
                 error = measure.errors(ALTERNATIVES[name], problem, inputs, exact)
-                plan = plan_of(name, problem)
+                plan = plan_of(name, problem, inputs)
             except Exception as failure:  # somebody else's library may raise anything; the others still run
                 note = f"{type(failure).__name__}: {str(failure).splitlines()[0] if str(failure) else ''}"
         if error is not None and not measure.acceptable(error, of_usual, problem):

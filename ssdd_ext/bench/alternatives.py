@@ -12,8 +12,7 @@ from importlib.util import find_spec
 import torch
 from torch import Tensor
 
-from .. import ops
-from ..krr import krr_mse
+from ..krr import explain, krr_mse
 from . import torch_plan
 from .problem import Problem
 from .torch_plan import PlannedKrr
@@ -142,11 +141,8 @@ def why_not(name: str, problem: Problem) -> str | None:
     return None
 
 
-def plan_of(name: str, problem: Problem) -> str | None:
+def plan_of(name: str, problem: Problem, t: dict[str, Tensor]) -> str | None:
     """The plan this alternative runs, in words, where it has one."""
     if name == "PyTorch, planned":
         return "{} forward, {} backward".format(*torch_plan.choose(problem))
-    if name == THIS:
-        reason = ops.unavailable(torch.device(problem.device), problem.kernel_object)
-        return f"the plain reference, not the native core: {reason}" if reason else "native"
-    return None
+    return explain(t["x_s"], t["y_s"], t["x_q"], kernel=problem.kernel_object) if name == THIS else None

@@ -13,6 +13,8 @@ import numpy
 import scipy
 import torch
 
+from ..krr import build_info
+
 
 def cpu_model() -> str:
     """The processor's name as Linux gives it, else what Python knows of it."""
@@ -44,7 +46,7 @@ def versions() -> dict[str, str]:
 
 def instruction_sets() -> dict[str, str]:
     """What each library vectorises for on this processor."""
-    return {"torch": torch.backends.cpu.get_cpu_capability()}
+    return {"ssdd_ext": build_info()["instruction_set"], "torch": torch.backends.cpu.get_cpu_capability()}
 
 
 def describe(device: str) -> dict[str, Any]:

@@ -61,13 +61,18 @@ def acceptable(error: dict[str, float], of_usual: dict[str, float], problem: Pro
 
 
 def interleaved(
-    calls: dict[str, Callable[[], Any]], device: str = "cpu", repeats: int = 20, seconds: float = 20.0
+    calls: dict[str, Callable[[], Any]],
+    device: str = "cpu",
+    repeats: int = 20,
+    seconds: float = 20.0,
+    settle: float = SETTLE_SECONDS,
 ) -> dict[str, list[float]]:
     """Seconds a call, by name, in round-robin order.
 
     Args:
         calls: what to time, by name; each is called once or more before the first sample.
         repeats: most samples of each. seconds: no new round begins after this; five rounds are taken in any case.
+        settle: pause before each sample; 0 where all calls run on the same threads.
 
     On CUDA a sample is one call between two events, after the L2 cache was overwritten; elsewhere it is the wall time
     of as many calls as make ten milliseconds.
@@ -87,7 +92,7 @@ def interleaved(
                 break
             for name, call in calls.items():
                 gc.collect()
-                time.sleep(SETTLE_SECONDS)
+                time.sleep(settle)
                 if inner[name] > 1:
                     call()  # a short call is measured warm, as in a loop
                 gc.disable()

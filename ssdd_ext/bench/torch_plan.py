@@ -130,7 +130,7 @@ class PlannedKrr(torch.autograd.Function):
                 p.add_(alpha.sum(-2, keepdim=True), alpha=bias)
         residual = p.sub_(y_q)
         ctx.save_for_backward(x_s, y_s, x_q, factor, alpha, middle, residual, keep)
-        return torch.linalg.vector_norm(residual).square() / (problem.q * problem.c)
+        return residual.square().sum() / (problem.q * problem.c)
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:

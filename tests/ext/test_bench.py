@@ -34,7 +34,7 @@ def load(root, name):
 
 @pytest.fixture(scope="module")
 def scripts(root):
-    names = ("timing", "report", "bench_krr", "bench_alternate")
+    names = ("timing", "report", "bench_krr", "bench_alternate", "bench_plan")
     yield {name: load(root, name) for name in names}
     for name in names:
         sys.modules.pop(name, None)
@@ -194,6 +194,8 @@ def test_scripts_run(scripts, tmp_path):
     for name in ("bench_krr", "bench_alternate"):
         rows = scripts[name].main(["--quick", "--results", str(tmp_path)])
         assert rows and all(r["error"] is None or max(r["error"].values()) < 1 for r in rows)
+    for row in scripts["bench_plan"].main(["--quick", "--results", str(tmp_path)]):
+        assert row["error"] < 1e-3 and row["chosen"] in row["seconds"] and row["best"] in row["seconds"]
     assert list(tmp_path.iterdir()) == []  # --quick writes nothing
 
 
