@@ -28,6 +28,7 @@ from .config import (
     as_dict,
     official,
     preset,
+    silent,
     with_settings,
 )
 from .data import ImageSet, load_images
@@ -194,11 +195,15 @@ def distill(
     """Distil a set of images into a few images with target representations."""
     settings = _settings(data, preset_name, changes, code, images, steps)
     loaded = load_images(data, size)
+    if settings.distill.images > len(loaded.x_train):
+        raise InputError(f"images: expected at most {len(loaded.x_train)}, got {settings.distill.images}")
+    # What was given is read before --overwrite may empty the folder; only training comes after.
+    given = _teacher(teacher, representations, loaded, settings, silent) if teacher or representations else None
     folder = reports.new_directory(out, overwrite)
     with reports.JsonLines(folder / reports.MARK) as log, reports.Display(show=not quiet) as display:
         report = reports.both(log, display)
         report({"event": "start", "settings": as_dict(settings), "seed": seed})
-        network, r = _teacher(teacher, representations, loaded, settings, report)
+        network, r = given or _teacher(None, None, loaded, settings, report)
         if network is not None and teacher is None:
             network.save(folder / "teacher.safetensors")
         study = Study(loaded, r, settings)

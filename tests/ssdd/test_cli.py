@@ -52,6 +52,12 @@ def test_a_run_directory_is_not_overwritten(artifact):
     assert artifact.is_file()
 
 
+def test_overwrite_with_a_mistake_loses_nothing(artifact):
+    for mistake in (["-m", "5000"], ["-t", "missing.safetensors"], ["--representations", "missing.npy"]):
+        ssdd_command("distill", "-o", artifact.parent, "--overwrite", *mistake, *FAST, fails=True)
+        assert artifact.is_file()
+
+
 def test_teacher_then_distill_with_it(tmp_path):
     ssdd_command("teacher", "-o", tmp_path / "t.safetensors", *FAST)
     ssdd_command("distill", "-o", tmp_path / "run", "-t", tmp_path / "t.safetensors", "-m", 4, "--steps", 4, *FAST)
