@@ -219,8 +219,8 @@ void failing(int64_t s, int64_t pivot, double depth, OnFailure on_failure, int t
   const Solved<T> out = solve(c, a_in, y_in, hypers, threads);
   const auto where = [&] {
     std::ostringstream text;
-    text << type_name<T>() << " S=" << s << " pivot " << pivot << " of -" << depth << ", " << threads << " threads, jitter "
-         << (on_failure == OnFailure::jitter);
+    text << type_name<T>() << " S=" << s << " pivot " << pivot << " of -" << depth << ", " << threads
+         << " threads, jitter " << (on_failure == OnFailure::jitter);
     return text.str();
   };
   for (int64_t b : {0, 2}) CHECK(out.status[size_t(b)] == 0 && out.jitter[size_t(b)] == 0, where() << ": a neighbour");

@@ -23,6 +23,8 @@ struct Case {
   int64_t chunk = 0;  // 0: all queries
   Layout x = Layout::dense, y = Layout::dense;
   OnFailure on_failure = OnFailure::nan;
+  bool border = false;  // primal: a row and column for a bias even where it is 0
+  bool bordered() const { return forward == Plan::primal && (bias > 0 || border); }
 };
 
 const char* plan_name(Plan plan) {
@@ -84,10 +86,10 @@ struct Run {
   }
 
   ssdd::KrrShape shape(Plan plan) const {
-    const bool primal = c.forward == Plan::primal, bordered = primal && c.bias > 0;
+    const bool bordered = c.bordered();
     const int64_t chunk = c.chunk ? c.chunk : std::max<int64_t>(1, c.q);
-    return {c.batch, c.s, c.q, c.d, c.c, primal ? c.d + bordered : c.s, c.kernel, c.ridge, c.detach, bordered,
-            plan, chunk, threads};
+    const int64_t n = c.forward == Plan::primal ? c.d + bordered : c.s;
+    return {c.batch, c.s, c.q, c.d, c.c, n, c.kernel, c.ridge, c.detach, bordered, plan, chunk, threads};
   }
 
   void forward() {
@@ -121,7 +123,7 @@ struct Run {
         CHECK(std::fabs(double(loss[e]) / mean - 1) <= bound(), where(b) << ": loss " << loss[e] << " not " << mean);
       }
       const bool primal = c.forward == Plan::primal;
-      const Matrix coefficients = primal ? n.primal_weights(c.bias > 0) : n.alpha;
+      const Matrix coefficients = primal ? n.primal_weights(c.bordered()) : n.alpha;
       const double off_coef = error(problem(coef, b, coefficients.rows, c.c), coefficients);
       CHECK(off_coef <= bound(), where(b) << ": coefficients are off by " << off_coef);
       const double off_trace = std::fabs(double(aux[e * 3]) / trace(n.k_ss) - 1);
@@ -190,7 +192,7 @@ struct Run {
       };
       number("the first parameter's gradient", 0, want.first, want.first_size);
       // A primal without the bias's row and column knows nothing of it.
-      if (c.kernel == KernelKind::linear && (c.forward != Plan::primal || c.bias > 0))
+      if (c.kernel == KernelKind::linear && (c.forward != Plan::primal || c.bordered()))
         number("grad_bias", 1, want.bias, want.bias_size);
       number("grad_v", count - 1, want.v, want.v_size);
     }
@@ -247,6 +249,17 @@ TEST(krr_ridges_and_bias) {
           c.ridge = ridge, c.detach = detach, c.bias = bias, c.tensor = tensor;
           everywhere(c, 1);
         }
+}
+
+TEST(krr_primal_with_a_bias_of_zero) {
+  // Its gradient is wanted (a tensor that happens to be 0), so it has its row and column.
+  Case c{2, 14, 9, 6, 3, KernelKind::linear, Plan::primal, 0.0};
+  c.border = true;
+  for (bool tensor : {false, true}) {
+    c.tensor = tensor;
+    run<float>(c, 2);
+    run<double>(c, 2);
+  }
 }
 
 TEST(krr_layouts) {
@@ -310,7 +323,8 @@ TEST(krr_bad_problems_stay_alone) {
     r.x_s_in->memory[size_t(2 * c.s * c.d)] = std::numeric_limits<float>::quiet_NaN();
     r.forward();
     CHECK(r.status[0] == 0 && r.status[3] == 0, plan_name(forward) << ": a neighbour failed");
-    CHECK(r.status[1] == ssdd::kBadParameter && r.status[2] == 1, plan_name(forward) << ": " << r.status[1] << r.status[2]);
+    CHECK(r.status[1] == ssdd::kBadParameter && r.status[2] == 1, plan_name(forward) << ": " << r.status[1] << " "
+                                                                                     << r.status[2]);
     std::vector<Matrix> e{random(5, 2), random(5, 2), random(5, 2), random(5, 2)};
     const Input<float> e_in(e, Layout::dense);
     for (Plan plan : backward_plans(c)) {
@@ -319,7 +333,7 @@ TEST(krr_bad_problems_stay_alone) {
         const bool bad = b == 1 || b == 2;
         const auto check = [&](const char* what, const std::vector<float>& v, int64_t rows, int64_t columns) {
           for (double x : problem(v, b, rows, columns).v)
-            CHECK(std::isnan(x) == bad, plan_name(forward) << ", " << plan_name(plan) << ": " << what << " of problem " << b);
+            CHECK(std::isnan(x) == bad, plan_name(forward) << ", " << plan_name(plan) << ": " << what << " of " << b);
         };
         check("out", r.out, c.q, c.c);
         check("grad_x_s", gradients.x_s, c.s, c.d);
@@ -350,7 +364,8 @@ TEST(krr_equal_points_fail_or_get_jitter) {
 TEST(krr_naive_gradients_are_right) {
   // The yardstick itself against central differences.
   for (KernelKind kind : {KernelKind::linear, KernelKind::rbf}) {
-    NaiveKrr n{random(4, 3), random(4, 2), random(3, 3), {kind, 1.3, 0.4}, RidgeKind::mean_trace, false, 0.2, {}, {}, {}, {}, {}};
+    const Kernel kernel{kind, 1.3, 0.4};
+    NaiveKrr n{random(4, 3), random(4, 2), random(3, 3), kernel, RidgeKind::mean_trace, false, 0.2, {}, {}, {}, {}, {}};
     n.forward();
     const Matrix p_bar = random(3, 2);
     const NaiveKrr::Gradients g = n.backward(p_bar);
