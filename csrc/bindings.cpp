@@ -11,6 +11,7 @@
 
 #include "check.h"
 #include "cholesky.h"
+#include "cpu/arena.h"
 #include "cpu/blas.h"
 #include "cpu/micro.h"
 #include "dlpack.h"
@@ -189,7 +190,7 @@ void solve_backward(const Capsule& grad, const Capsule& factor, const Capsule& x
   by_type(grad, [&] { run(float()); }, [&] { run(double()); });
 }
 
-// (batch, s, q, d, c, n, kernel, ridge, detach, bordered, plan, chunk, threads), as ops.py writes it.
+// (batch, s, q, d, c, n, kernel, ridge, detach, bordered, plan, chunk, threads), as ops/krr.py writes it.
 KrrShape shape_of(const std::vector<int64_t>& v) {
   require(v.size() == 13, "shape: expected 13 numbers");
   KrrShape s{};
@@ -275,6 +276,79 @@ void krr_backward(const std::vector<int64_t>& shape, const Capsule& x_s, const C
   by_type(x_s, [&] { run(float()); }, [&] { run(double()); });
 }
 
+// The workspace of krr_value_and_gradient: everything the two passes hand each other, then the larger of their own.
+template <class T>
+struct Between {
+  T *out, *factor, *coef, *kept, *aux, *jitter, *g, *work;
+  int32_t* status;
+  int64_t total;
+};
+
+template <class T>
+Between<T> between(const KrrShape& forward, const KrrShape& backward, bool keeps, T* memory) {
+  cpu::Arena<T> arena{memory};
+  Between<T> w{};
+  const int64_t n = std::max(forward.n, backward.n), b = forward.batch;
+  w.out = arena.take(b * forward.q * forward.c);
+  w.factor = arena.take(b * n * n);
+  w.coef = arena.take(b * n * forward.c);
+  w.kept = keeps ? arena.take(b * forward.q * forward.s) : nullptr;
+  w.aux = arena.take(3 * b);
+  w.jitter = arena.take(b);
+  w.g = arena.take(b);
+  w.status = reinterpret_cast<int32_t*>(arena.take(b));
+  w.work = arena.take(std::max(cpu::krr_workspace(forward, false), cpu::krr_workspace(backward, true)));
+  w.total = arena.used;
+  return w;
+}
+
+// Small problems: the loss and, with gbar = 1, its gradients in one call; the backward is then one multiplication.
+// Returns how many problems failed.
+int krr_value_and_gradient(const std::vector<int64_t>& forward, int backward_plan, const Capsule& x_s,
+                           const Capsule& y_s, const Capsule& x_q, const Capsule& y_q,
+                           const std::vector<double>& values, int on_failure, const Capsule& loss,
+                           const Capsule& grad_x_s, const Capsule& grad_y_s, const Capsule& grad_x_q,
+                           const Capsule& work) {
+  int failed = 0;
+  auto run = [&](auto zero) {
+    using T = decltype(zero);
+    Reader<T> r;
+    KrrForwardArgs<T> a{};
+    KrrBackwardArgs<T> g{};
+    a.shape = g.shape = shape_of(forward);
+    g.shape.plan = static_cast<Plan>(backward_plan);
+    const KrrShape& s = a.shape;
+    require((s.plan == Plan::primal) == (g.shape.plan == Plan::primal), "plan: both passes or none are primal");
+    a.x_s = g.x_s = r.batch("x_s", x_s, s.batch, s.s, s.d);
+    a.y_s = g.y_s = r.batch("y_s", y_s, s.batch, s.s, s.c);
+    a.x_q = g.x_q = r.batch("x_q", x_q, s.batch, s.q, s.d);
+    a.y_q = r.batch("y_q", y_q, s.batch, s.q, s.c);
+    a.loss = r.template array<T>("loss", loss, s.batch);
+    a.hyper = g.hyper = r.hyper(py::none(), values, s.batch);
+    a.on_failure = static_cast<OnFailure>(on_failure);
+    require(a.hyper.count == (s.kernel == KernelKind::linear ? 3 : 2), "hyper: wrong number of values");
+    g.grad_x_s = r.template array<T>("grad_x_s", grad_x_s, s.batch * s.s * s.d);
+    g.grad_y_s = r.template array<T>("grad_y_s", grad_y_s, s.batch * s.s * s.c);
+    g.grad_x_q = r.template array<T>("grad_x_q", grad_x_q, s.batch * s.q * s.d);
+    require(!r.cuda() && a.loss, "krr_value_and_gradient: a loss on the CPU");
+    const bool keeps = s.plan == Plan::dense;
+    T* memory = r.template array<T>("work", work, between<T>(a.shape, g.shape, keeps, nullptr).total);
+    const Between<T> w = between<T>(a.shape, g.shape, keeps, memory);
+    a.out = w.out, a.factor = w.factor, a.coef = w.coef, a.kept = w.kept, a.aux = w.aux, a.jitter = w.jitter;
+    a.status = w.status, a.work = w.work;
+    g.e = {w.out, s.q * s.c, s.c, 1};
+    g.g = {w.g, 1, 1, 1};
+    g.factor = w.factor, g.coef = w.coef, g.kept = w.kept, g.aux = w.aux, g.work = w.work;
+    py::gil_scoped_release release;
+    for (int64_t b = 0; b < s.batch; ++b) w.g[b] = T(1);
+    cpu::krr_forward(a);
+    for (int64_t b = 0; b < s.batch; ++b) failed += w.status[b] != 0;
+    cpu::krr_backward(g);
+  };
+  by_type(x_s, [&] { run(float()); }, [&] { run(double()); });
+  return failed;
+}
+
 // OpenBLAS' thread count is process-wide and not in SciPy's capsules: find the library that SciPy brought.
 struct ThreadControl {
   int (*get)() = nullptr;
@@ -351,6 +425,13 @@ PYBIND11_MODULE(_C, m) {
   m.def("cholesky_workspace", &ssdd::cpu::cholesky_workspace);
   m.def("krr_workspace", [](const std::vector<int64_t>& shape, bool backward) {
     return ssdd::cpu::krr_workspace(ssdd::shape_of(shape), backward);
+  });
+  m.def("krr_value_and_gradient", &ssdd::krr_value_and_gradient);
+  m.def("krr_value_and_gradient_workspace", [](const std::vector<int64_t>& shape, int backward_plan) {
+    const ssdd::KrrShape forward = ssdd::shape_of(shape);
+    ssdd::KrrShape backward = forward;
+    backward.plan = static_cast<ssdd::Plan>(backward_plan);
+    return ssdd::between<float>(forward, backward, forward.plan == ssdd::Plan::dense, nullptr).total;
   });
   m.def("build_info", &ssdd::build_info);
   m.def("force_instruction_set", &ssdd::force_instruction_set);

@@ -169,6 +169,11 @@ def force(*, forward: str | None = None, backward: str | None = None) -> Iterato
         _forced.update(before)
 
 
+def is_forced() -> bool:
+    """Whether a :func:`force` is in effect."""
+    return bool(_forced)
+
+
 def choose(p: Problem) -> Plan:
     """The plan for one problem; cached by shape."""
     plan = _choose(p)

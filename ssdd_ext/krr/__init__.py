@@ -1,0 +1,12 @@
+"""The public calls: they name and check their arguments, pick a backend, and return what was asked for."""
+
+from .call import Info
+from .fit import Fit, fit
+from .from_gram import krr_from_gram, krr_mse_from_gram
+from .gram import cholesky, cholesky_solve, gram
+from .regression import build_info, explain, krr, krr_mse
+
+__all__ = [
+    "Fit", "Info", "build_info", "cholesky", "cholesky_solve", "explain", "fit", "gram", "krr", "krr_from_gram",
+    "krr_mse", "krr_mse_from_gram",
+]  # fmt: skip

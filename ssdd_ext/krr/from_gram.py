@@ -1,0 +1,89 @@
+"""Kernel ridge regression on Gram matrices that somebody else computed."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .. import checks
+from ..ridge import Ridge
+from .call import NO_KERNEL, prepare
+from .gram import solve
+
+
+def krr_from_gram(
+    k_ss: Tensor,
+    y_s: Tensor,
+    k_qs: Tensor,
+    *,
+    ridge: Ridge | None = None,
+    on_failure: str = "raise",
+    return_info: bool = False,
+    check_finite: bool = False,
+    backend: str = "auto",
+    solve_dtype: torch.dtype | None = None,
+) -> Any:
+    """:func:`krr` on Gram matrices somebody else computed (KIP's infinite-width kernels).
+
+    Args:
+        k_ss: [..., S, S], symmetric, its lower triangle is read. y_s: [..., S, C]. k_qs: [..., Q, S].
+
+    Returns:
+        Predictions [..., Q, C]. The keywords are those of :func:`krr`.
+    """
+    ridge = Ridge.trace(1e-6) if ridge is None else ridge
+    tensors = {
+        "k_ss": checks.tensor("k_ss", k_ss),
+        "y_s": checks.tensor("y_s", y_s),
+        "k_qs": checks.tensor("k_qs", k_qs),
+    }
+    checks.square("k_ss", k_ss)
+    checks.not_empty("k_ss", k_ss, -1, "support point")
+    checks.size("y_s", y_s, -2, k_ss.shape[-1], "k_ss")
+    checks.size("k_qs", k_qs, -1, k_ss.shape[-1], "k_ss")
+    call = prepare("krr_from_gram", tensors, NO_KERNEL, ridge, on_failure, check_finite, backend, solve_dtype)
+    # K_qs bar = P bar alpha^T is dense whatever the plan: torch's product is the right tool.
+    alpha, info = solve(call, call.cast(k_ss), call.cast(y_s), True)
+    p = (call.cast(k_qs) @ alpha.to(call.work)).to(call.result)
+    return (p, info) if return_info else p
+
+
+def krr_mse_from_gram(
+    k_ss: Tensor,
+    y_s: Tensor,
+    k_qs: Tensor,
+    y_q: Tensor,
+    *,
+    ridge: Ridge | None = None,
+    on_failure: str = "raise",
+    return_info: bool = False,
+    check_finite: bool = False,
+    backend: str = "auto",
+    solve_dtype: torch.dtype | None = None,
+) -> Any:
+    """:func:`krr_mse` on Gram matrices somebody else computed; shapes as in :func:`krr_from_gram`, y_q [..., Q, C]."""
+    tensors = {n: checks.tensor(n, t) for n, t in (("k_ss", k_ss), ("y_s", y_s), ("k_qs", k_qs), ("y_q", y_q))}
+    checks.size("y_q", y_q, -2, k_qs.shape[-2], "k_qs")
+    checks.not_empty("k_qs", k_qs, -2, "query point (the mean over none is undefined)")
+    checks.size("y_q", y_q, -1, y_s.shape[-1], "y_s")
+    checks.not_empty("y_s", y_s, -1, "target (the mean over none is undefined)")
+    checks.same_device(k_ss=k_ss, y_q=y_q)
+    checks.batch_shape(**{n: t.shape[:-2] for n, t in tensors.items()})
+    if check_finite:
+        checks.finite(y_q=y_q)
+    checks.work_dtype(solve_dtype, k_qs=k_qs, y_q=y_q)
+    p, info = krr_from_gram(
+        k_ss,
+        y_s,
+        k_qs,
+        ridge=ridge,
+        on_failure=on_failure,
+        return_info=True,
+        check_finite=check_finite,
+        backend=backend,
+        solve_dtype=solve_dtype,
+    )
+    loss = (p - y_q.to(p.dtype)).square().mean((-2, -1))
+    return (loss, info) if return_info else loss

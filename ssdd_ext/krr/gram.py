@@ -1,0 +1,121 @@
+"""Gram matrices, Cholesky factors and solves."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .. import checks, ops, reference
+from ..kernels import Kernel
+from ..ridge import Ridge
+from .call import NO_KERNEL, Call, prepare
+
+
+def gram(
+    x: Tensor,
+    z: Tensor | None = None,
+    *,
+    kernel: Kernel = NO_KERNEL,
+    check_finite: bool = False,
+    backend: str = "auto",
+    solve_dtype: torch.dtype | None = None,
+) -> Tensor:
+    """Gram matrix K = k(x, z).
+
+    Args:
+        x: features [..., S, D]; float32 or float64, or bfloat16/float16 (accumulated and returned in float32).
+        z: features [..., Q, D]; None means x itself, computed as one triangle and mirrored.
+        kernel: ``Linear(scale, bias)`` or ``RBF(lengthscale)``.
+        check_finite: refuse NaN and Inf in the inputs (one synchronisation on CUDA).
+        backend: "auto", "native", or "torch" (the plain reference).
+        solve_dtype: torch.float64 to accumulate in float64 and return the inputs' precision.
+
+    Returns:
+        [..., S, S], or [..., S, Q] with ``z``. Differentiable in x, z and tensor hyper-parameters.
+
+    Raises:
+        TypeError, ValueError: naming the argument, what was expected and what came.
+    """
+    tensors = {"x": checks.tensor("x", x)}
+    if z is not None:
+        tensors["z"] = checks.tensor("z", z)
+        checks.size("z", z, -1, x.shape[-1], "x")
+    other = x if z is None else z
+    checks.product_fits(S=max(1, x.shape[-2]), Q=max(1, other.shape[-2]), batch=max(1, x.shape[:-2].numel()))
+    call = prepare("gram", tensors, kernel, None, "nan", check_finite, backend, solve_dtype)
+    x_work = call.cast(x)
+    z_work = None if z is None else call.cast(z)
+    if call.native:
+        k = ops.gram(x_work, z_work, call.hyper, call.values, kernel.name)
+    else:
+        k = reference.gram(x_work, z_work, kernel, call.hyper, call.values)
+    return k if k.dtype == call.result else k.to(call.result)
+
+
+def cholesky(
+    a: Tensor,
+    *,
+    on_failure: str = "raise",
+    return_info: bool = False,
+    check_finite: bool = False,
+    backend: str = "auto",
+    solve_dtype: torch.dtype | None = None,
+) -> Any:
+    """Lower Cholesky factor L with L L^T = A.
+
+    Args:
+        a: symmetric positive definite [..., S, S]; only the lower triangle is read, and the gradient is that of
+            the symmetric matrix it stands for.
+        on_failure: "raise" a FactorizationError (one synchronisation on CUDA); "jitter" adds a growing multiple of
+            the mean diagonal to the problems that failed, a constant for the gradient; "nan" fills those with NaN.
+        return_info: return (L, Info(status, jitter)).
+
+    Returns:
+        [..., S, S], zero above the diagonal.
+    """
+    tensors = {"a": checks.tensor("a", a)}
+    checks.square("a", a)
+    call = prepare("cholesky", tensors, NO_KERNEL, None, on_failure, check_finite, backend, solve_dtype)
+    if call.native:
+        factor, status, jitter = ops.cholesky(call.cast(a), on_failure)
+    else:
+        factor, status, jitter = reference.cholesky(call.cast(a), on_failure)
+    return call.finish(factor, status, jitter, a.shape[-1], return_info)
+
+
+def cholesky_solve(
+    a: Tensor,
+    y: Tensor,
+    *,
+    ridge: Ridge | None = None,
+    on_failure: str = "raise",
+    return_info: bool = False,
+    check_finite: bool = False,
+    backend: str = "auto",
+    solve_dtype: torch.dtype | None = None,
+) -> Any:
+    """(A + lambda I)^-1 Y for a Gram matrix A [..., S, S] (its lower triangle is read) and Y [..., S, C].
+
+    ``ridge=None`` means lambda = 0. Differentiable in a, y and a tensor ridge, from one factorisation. The other
+    keywords are those of :func:`cholesky`.
+
+    Returns:
+        [..., S, C], or (that, Info(status, jitter)).
+    """
+    tensors = {"a": checks.tensor("a", a), "y": checks.tensor("y", y)}
+    checks.square("a", a)
+    checks.not_empty("a", a, -1, "row")
+    checks.size("y", y, -2, a.shape[-1], "a")
+    call = prepare("cholesky_solve", tensors, NO_KERNEL, ridge, on_failure, check_finite, backend, solve_dtype)
+    return solve(call, call.cast(a), call.cast(y), return_info)
+
+
+def solve(call: Call, a: Tensor, y: Tensor, return_info: bool) -> Any:
+    hyper, values = call.hyper, call.values
+    if call.native:
+        x, _, status, jitter = ops.solve(a, y, hyper, values, call.ridge, call.on_failure)
+    else:
+        x, status, jitter = reference.cholesky_solve(a, y, call.ridge, hyper, values, call.on_failure)
+    return call.finish(x, status, jitter, a.shape[-1], return_info)

@@ -1,0 +1,70 @@
+"""The op `gram` and its backward."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .native import KERNEL_CODES, core, hyper_rows, matrices, stream, to_capsule
+from .register import library, register
+
+library.define("gram(Tensor x, Tensor? z, Tensor? hyper, float[] values, str kernel) -> Tensor")
+
+
+def _gram(x: Tensor, z: Tensor | None, hyper: Tensor | None, values: list[float], kernel: str) -> Tensor:
+    s, d, q = x.shape[-2], x.shape[-1], (x if z is None else z).shape[-2]
+    batch, threads = math.prod(x.shape[:-2]), torch.get_num_threads()
+    k = x.new_empty(*x.shape[:-1], q)
+    work = x.new_empty(core.gram_workspace(batch, s, q, threads))
+    if k.numel():
+        core.gram(
+            matrices(x), matrices(z), hyper_rows(hyper), values, KERNEL_CODES[kernel], to_capsule(k), to_capsule(work),
+            batch, s, q, d, threads, stream(x),
+        )  # fmt: skip
+    return k
+
+
+def _gram_fake(x: Tensor, z: Tensor | None, hyper: Tensor | None, values: list[float], kernel: str) -> Tensor:
+    return x.new_empty(*x.shape[:-1], (x if z is None else z).shape[-2])
+
+
+def _gram_setup(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+    x, z, hyper, ctx.values, ctx.kernel = inputs
+    ctx.save_for_backward(x, z, hyper, output if ctx.kernel != "linear" else None)
+
+
+def _gram_backward(ctx: Any, grad: Tensor) -> tuple[Any, ...]:
+    # Plain products, differentiable themselves: double backward of a Gram matrix works.
+    x, z, hyper, k = ctx.saved_tensors
+    other = x if z is None else z
+    needs_x, needs_z, needs_hyper = ctx.needs_input_grad[:3]
+    parameters = [p[..., None, None] for p in hyper.unbind(-1)] if hyper is not None else ctx.values
+    grad_hyper = None
+    if ctx.kernel == "linear":
+        bar = grad + grad.mT if z is None else grad
+        grad_x = parameters[0] * (bar @ other) if needs_x else None
+        grad_z = parameters[0] * (grad.mT @ x) if needs_z else None
+        if needs_hyper:
+            scale_bar = ((grad @ other) * x).sum((-2, -1))
+            columns = [scale_bar, grad.sum((-2, -1))]
+    else:
+        g = grad * k
+        if z is None:
+            g = g + g.mT
+        over = parameters[0] ** -2
+        grad_x = over * (g @ other - g.sum(-1, keepdim=True) * x) if needs_x else None
+        grad_z = over * (g.mT @ x - g.sum(-2).unsqueeze(-1) * z) if needs_z else None
+        if needs_hyper:
+            # k log k -> 0 where the kernel underflows.
+            log_k = torch.where(k > 0, k, torch.ones_like(k)).log()
+            columns = [(-2 * grad * k * log_k).sum((-2, -1)) / hyper[..., 0]]
+    if needs_hyper:
+        grad_hyper = torch.stack([*columns, *[torch.zeros_like(columns[0])] * (hyper.shape[-1] - len(columns))], -1)
+    return grad_x, grad_z, grad_hyper, None, None
+
+
+register("gram", _gram, _gram_fake, _gram_backward, _gram_setup)
+gram = torch.ops.ssdd_ext.gram.default

@@ -1,0 +1,259 @@
+"""The ops `krr` and `krr_backward`: predictions, or the mean squared error, from one factorisation."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .. import plan
+from ..kernels import KERNELS
+from ..ridge import KINDS, Ridge
+from .native import (
+    KERNEL_CODES,
+    core,
+    failure_code,
+    hyper_rows,
+    matrices,
+    raise_if_asked,
+    ridge_text,
+    stream,
+    to_capsule,
+)
+from .register import library, refuse_double, register
+
+library.define(
+    "krr(Tensor x_s, Tensor y_s, Tensor x_q, Tensor? y_q, Tensor? hyper, float[] values, str kernel, str ridge,"
+    " bool detach, str on_failure, bool[] needs) -> (Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor)"
+)
+library.define(
+    "krr_backward(Tensor grad, Tensor x_s, Tensor y_s, Tensor x_q, Tensor? residual, Tensor factor, Tensor coef,"
+    " Tensor kept, Tensor aux, Tensor? hyper, float[] values, str kernel, str ridge, bool detach, bool[] needs)"
+    " -> (Tensor, Tensor, Tensor, Tensor)"
+)
+
+
+def _bordered(linear: bool, hyper: Tensor | None, values: list[float]) -> bool:
+    # A bias that is a tensor may be anything, so it gets its row; a number may be known to be 0.
+    return linear and (hyper is not None or values[1] != 0)
+
+
+def _problem(
+    x_s: Tensor, c: int, q: int, hyper: Tensor | None, values: list[float], kernel: str, needs: list[bool]
+) -> plan.Problem:
+    linear = KERNELS[kernel].linear
+    return plan.Problem(
+        x_s.shape[-2], q, x_s.shape[-1], c, linear, _bordered(linear, hyper, values), x_s.element_size(),
+        needs[0], needs[2],
+    )  # fmt: skip
+
+
+def plan_shape(p: plan.Problem, batch: int, kernel: str, ridge: str, detach: bool, which: str, chunk: int) -> list[int]:
+    bordered = p.bordered and which == "primal"
+    n = p.d + bordered if which == "primal" else p.s
+    return [
+        batch, p.s, p.q, p.d, p.c, n, KERNEL_CODES[kernel], KINDS.index(ridge), int(detach), int(bordered),
+        plan.CODES[which], chunk, torch.get_num_threads(),
+    ]  # fmt: skip
+
+
+def _kept_rows(x_s: Tensor, q: int, c: int, hyper: Tensor | None, values: list[float], kernel: str) -> int:
+    linear = KERNELS[kernel].linear
+    s, d = x_s.shape[-2], x_s.shape[-1]
+    return plan.kept_queries(s, q, d, c, linear, _bordered(linear, hyper, values), x_s.element_size())
+
+
+def _krr(
+    x_s: Tensor,
+    y_s: Tensor,
+    x_q: Tensor,
+    y_q: Tensor | None,
+    hyper: Tensor | None,
+    values: list[float],
+    kernel: str,
+    ridge: str,
+    detach: bool,
+    on_failure: str,
+    needs: list[bool],
+) -> tuple[Tensor, ...]:
+    batch_shape, c, q = x_s.shape[:-2], y_s.shape[-1], x_q.shape[-2]
+    batch = math.prod(batch_shape)
+    problem = _problem(x_s, c, q, hyper, values, kernel, needs)
+    picked = plan.choose(problem)
+    n = plan.order(problem.s, problem.d, problem.linear, problem.bordered)
+    keeps = any(needs) and picked.forward == "dense"  # always dense where rows are kept, unless a test forces another
+    rows = _kept_rows(x_s, q, c, hyper, values, kernel) if keeps else 0
+    out = x_s.new_empty(*batch_shape, q, c)
+    loss = x_s.new_empty(batch_shape if y_q is not None else (0,))
+    # Zeros: the core writes one triangle, and an output is a function of the inputs in all of its numbers.
+    factor, coef = x_s.new_zeros(*batch_shape, n, n), x_s.new_empty(*batch_shape, n, c)
+    kept = x_s.new_empty(*batch_shape, rows, problem.s)
+    aux, jitter = x_s.new_empty(*batch_shape, 3), x_s.new_empty(batch_shape)
+    status = torch.empty(batch_shape, dtype=torch.int32, device=x_s.device)
+    if batch:
+        shape = plan_shape(problem, batch, kernel, ridge, detach, picked.forward, picked.chunk)
+        work = x_s.new_empty(core.krr_workspace(shape, False))
+        core.krr_forward(
+            shape, matrices(x_s), matrices(y_s), matrices(x_q), matrices(y_q), hyper_rows(hyper), values,
+            failure_code(on_failure), to_capsule(out), to_capsule(loss) if y_q is not None else None,
+            to_capsule(factor), to_capsule(coef), to_capsule(kept) if rows and picked.forward == "dense" else None, to_capsule(aux),
+            to_capsule(jitter), to_capsule(status), to_capsule(work), stream(x_s),
+        )  # fmt: skip
+        raise_if_asked("krr" if y_q is None else "krr_mse", status, on_failure, n, ridge_text(ridge, hyper, values))
+    return out, loss, factor, coef, kept, aux, jitter, status
+
+
+def _krr_fake(
+    x_s: Tensor,
+    y_s: Tensor,
+    x_q: Tensor,
+    y_q: Tensor | None,
+    hyper: Tensor | None,
+    values: list[float],
+    kernel: str,
+    ridge: str,
+    detach: bool,
+    on_failure: str,
+    needs: list[bool],
+) -> tuple[Tensor, ...]:
+    batch, s, c, q = x_s.shape[:-2], x_s.shape[-2], y_s.shape[-1], x_q.shape[-2]
+    linear = KERNELS[kernel].linear
+    n = plan.order(s, x_s.shape[-1], linear, _bordered(linear, hyper, values))
+    rows = _kept_rows(x_s, q, c, hyper, values, kernel) if any(needs) else 0
+    return (
+        x_s.new_empty(*batch, q, c),
+        x_s.new_empty(batch if y_q is not None else (0,)),
+        x_s.new_empty(*batch, n, n),
+        x_s.new_empty(*batch, n, c),
+        x_s.new_empty(*batch, rows, s),
+        x_s.new_empty(*batch, 3),
+        x_s.new_empty(batch),
+        x_s.new_empty(batch, dtype=torch.int32),
+    )
+
+
+def _krr_setup(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
+    x_s, y_s, x_q, y_q, hyper, ctx.values, ctx.kernel, ctx.ridge, ctx.detach, _, _ = inputs
+    out, loss, factor, coef, kept, aux, jitter, status = output
+    ctx.mse = y_q is not None
+    ctx.save_for_backward(x_s, y_s, x_q, hyper, out if ctx.mse else None, factor, coef, kept, aux)
+    ctx.mark_non_differentiable(factor, coef, kept, aux, jitter, status, out if ctx.mse else loss)
+    ctx.set_materialize_grads(False)
+
+
+def _krr_autograd(ctx: Any, grad_out: Tensor | None, grad_loss: Tensor | None, *_: Any) -> tuple[Any, ...]:
+    grad = grad_loss if ctx.mse else grad_out
+    if grad is None:
+        return (None,) * 11
+    x_s, y_s, x_q, hyper, residual, factor, coef, kept, aux = ctx.saved_tensors
+    need_x_s, need_y_s, need_x_q, need_y_q, need_hyper = ctx.needs_input_grad[:5]
+    needs = [need_x_s, need_y_s, need_x_q, need_hyper]
+    x_s_bar = y_s_bar = x_q_bar = y_q_bar = hyper_bar = None
+    if any(needs):
+        x_s_bar, y_s_bar, x_q_bar, hyper_bar = torch.ops.ssdd_ext.krr_backward(
+            grad, x_s, y_s, x_q, residual, factor, coef, kept, aux, hyper, ctx.values, ctx.kernel, ctx.ridge,
+            ctx.detach, needs,
+        )  # fmt: skip
+    if need_y_q:
+        y_q_bar = residual * (grad * (-2.0 / (residual.shape[-1] * residual.shape[-2])))[..., None, None]
+    return (
+        x_s_bar if need_x_s else None,
+        y_s_bar if need_y_s else None,
+        x_q_bar if need_x_q else None,
+        y_q_bar,
+        hyper_bar if need_hyper else None,
+        *(None,) * 6,
+    )
+
+
+def _krr_backward(
+    grad: Tensor,
+    x_s: Tensor,
+    y_s: Tensor,
+    x_q: Tensor,
+    residual: Tensor | None,
+    factor: Tensor,
+    coef: Tensor,
+    kept: Tensor,
+    aux: Tensor,
+    hyper: Tensor | None,
+    values: list[float],
+    kernel: str,
+    ridge: str,
+    detach: bool,
+    needs: list[bool],
+) -> tuple[Tensor, ...]:
+    batch_shape, c, q = x_s.shape[:-2], y_s.shape[-1], x_q.shape[-2]
+    batch = math.prod(batch_shape)
+    problem = _problem(x_s, c, q, hyper, values, kernel, needs)
+    picked = plan.choose(problem)
+    need_x_s, need_y_s, need_x_q, need_hyper = needs
+
+    def output(needed: bool, like: Tensor) -> Tensor:
+        return x_s.new_empty(like.shape if needed else (0,))
+
+    x_s_bar, y_s_bar, x_q_bar = output(need_x_s, x_s), output(need_y_s, y_s), output(need_x_q, x_q)
+    hyper_bar = x_s.new_zeros(hyper.shape if need_hyper and hyper is not None else (0,))
+    if batch:
+        shape = plan_shape(problem, batch, kernel, ridge, detach, picked.backward, picked.chunk)
+        work = x_s.new_empty(core.krr_workspace(shape, True))
+        has_kept = kept.shape[-2] > 0 and picked.forward == "dense"
+        core.krr_backward(
+            shape, matrices(x_s), matrices(y_s), matrices(x_q),
+            matrices(grad if residual is None else residual.contiguous()),
+            None if residual is None else to_capsule(grad.reshape(-1, 1, 1)), to_capsule(factor.contiguous()),
+            to_capsule(coef.contiguous()), to_capsule(kept.contiguous()) if has_kept else None,
+            to_capsule(aux.contiguous()), hyper_rows(hyper), values, to_capsule(x_s_bar) if need_x_s else None,
+            to_capsule(y_s_bar) if need_y_s else None, to_capsule(x_q_bar) if need_x_q else None,
+            to_capsule(hyper_bar) if need_hyper else None, to_capsule(work), stream(x_s),
+        )  # fmt: skip
+    return x_s_bar, y_s_bar, x_q_bar, hyper_bar
+
+
+def _krr_backward_fake(grad: Tensor, x_s: Tensor, y_s: Tensor, x_q: Tensor, *rest: Any) -> tuple[Tensor, ...]:
+    hyper, needs = rest[5], rest[-1]
+    outputs = [x_s.new_empty(t.shape if n else (0,)) for t, n in zip((x_s, y_s, x_q), needs[:3], strict=True)]
+    return (*outputs, x_s.new_empty(hyper.shape if needs[3] and hyper is not None else (0,)))
+
+
+register("krr", _krr, _krr_fake, _krr_autograd, _krr_setup)
+register("krr_backward", _krr_backward, _krr_backward_fake, refuse_double("krr"))
+_krr_op = torch.ops.ssdd_ext.krr.default
+
+
+def _needs(*tensors: Tensor | None) -> list[bool]:
+    grad = torch.is_grad_enabled()
+    return [grad and t is not None and t.requires_grad for t in tensors]
+
+
+def krr(
+    x_s: Tensor, y_s: Tensor, x_q: Tensor, hyper: Tensor | None, values: list[float], kernel: str, ridge: Ridge,
+    on_failure: str,
+) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
+    """(predictions, status, jitter)."""
+    r = _krr_op(
+        x_s, y_s, x_q, None, hyper, values, kernel, ridge.kind, ridge.detach, on_failure, _needs(x_s, y_s, x_q, hyper)
+    )
+    return r[0], r[7], r[6]
+
+
+def krr_mse(
+    x_s: Tensor, y_s: Tensor, x_q: Tensor, y_q: Tensor, hyper: Tensor | None, values: list[float], kernel: str,
+    ridge: Ridge, on_failure: str,
+) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
+    """(loss, status, jitter)."""
+    r = _krr_op(
+        x_s, y_s, x_q, y_q, hyper, values, kernel, ridge.kind, ridge.detach, on_failure, _needs(x_s, y_s, x_q, hyper)
+    )
+    return r[1], r[7], r[6]
+
+
+def explain(
+    x_s: Tensor, y_s: Tensor, x_q: Tensor, hyper: Tensor | None, values: list[float], kernel: str
+) -> str:
+    problem = _problem(x_s, y_s.shape[-1], x_q.shape[-2], hyper, values, kernel, [True, True, x_q.requires_grad])
+    n = plan.order(problem.s, problem.d, problem.linear, problem.bordered)
+    kept = _kept_rows(x_s, problem.q, problem.c, hyper, values, kernel)
+    return f"native, factor of order {n}, K_qs {'kept' if kept else 'not kept'}; {plan.choose(problem)}"

@@ -1,0 +1,65 @@
+"""The one place that imports the native module, and how tensors are handed to it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .. import _C as core
+from .. import checks
+from ..kernels import Kernel
+
+KERNEL_CODES = {"linear": 0, "rbf": 1}
+to_capsule = torch.utils.dlpack.to_dlpack
+
+
+def unavailable(device: torch.device, kernel: Kernel) -> str | None:
+    """Why the native core cannot run here, or None."""
+    if kernel.name not in KERNEL_CODES:
+        return f"it has no native epilogue for {type(kernel).__name__}"
+    if device.type == "cpu" or (device.type == "cuda" and core.build_info()["cuda"]):
+        return None
+    if device.type == "cuda":
+        return "this build has no CUDA kernels (built with CUDA=OFF, or no nvcc was found)"
+    return f"it runs on cpu and cuda tensors, not on {device.type}"
+
+
+def capsule(value: Tensor | None) -> Any:
+    return None if value is None else to_capsule(value)
+
+
+def matrices(value: Tensor | None) -> Any:
+    """[..., r, c] as a capsule of 2 or 3 dimensions; more batch dimensions are flattened (a copy if they must)."""
+    if value is None:
+        return None
+    if value.dim() > 3:
+        value = value.reshape(-1, *value.shape[-2:])
+    return to_capsule(value)
+
+
+def hyper_rows(value: Tensor | None) -> Any:
+    return None if value is None else to_capsule(value.contiguous().view(-1, 1, value.shape[-1]))
+
+
+def stream(value: Tensor) -> int:
+    return torch.cuda.current_stream(value.device).cuda_stream if value.is_cuda else 0
+
+
+def raise_if_asked(op: str, status: Tensor, on_failure: str, size: int, ridge: Any) -> None:
+    if on_failure == "raise":
+        checks.raise_on_failure(op, status, size, ridge)
+
+
+def failure_code(on_failure: str) -> int:
+    return 1 if on_failure == "jitter" else 0
+
+
+def ridge_text(ridge: str, hyper: Tensor | None, values: list[float]) -> str:
+    value = "a tensor" if hyper is not None else f"{values[-1]:g}" if values else "0"
+    return f"Ridge.{ridge}({value})" if ridge else "none"
+
+
+def build_info() -> dict[str, Any]:
+    return dict(core.build_info())
