@@ -98,7 +98,7 @@ def _krr(
         core.krr_forward(
             shape, matrices(x_s), matrices(y_s), matrices(x_q), matrices(y_q), hyper_rows(hyper), values,
             failure_code(on_failure), to_capsule(out), to_capsule(loss) if y_q is not None else None,
-            to_capsule(factor), to_capsule(coef), to_capsule(kept) if rows and picked.forward == "dense" else None, to_capsule(aux),
+            to_capsule(factor), to_capsule(coef), to_capsule(kept) if rows else None, to_capsule(aux),
             to_capsule(jitter), to_capsule(status), to_capsule(work), stream(x_s),
         )  # fmt: skip
         raise_if_asked("krr" if y_q is None else "krr_mse", status, on_failure, n, ridge_text(ridge, hyper, values))
