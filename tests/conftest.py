@@ -8,6 +8,10 @@ import torch
 
 ROOT = Path(__file__).resolve().parents[1]
 
+# Python started by a test (python -c, python -m) must not find the source tree's ssdd_ext, which has no _C, in the
+# current directory before the installed one. PYTHONPATH still counts.
+os.environ["PYTHONSAFEPATH"] = "1"
+
 
 @pytest.fixture(scope="session")
 def root() -> Path:
