@@ -87,8 +87,8 @@ def _krr(
     rows = _kept_rows(x_s, q, c, hyper, values, kernel) if keeps else 0
     out = x_s.new_empty(*batch_shape, q, c)
     loss = x_s.new_empty(batch_shape if y_q is not None else (0,))
-    # Zeros: the core writes one triangle, and an output is a function of the inputs in all of its numbers.
-    factor, coef = x_s.new_zeros(*batch_shape, n, n), x_s.new_empty(*batch_shape, n, c)
+    # Not torch's zeros: a large fill runs on torch's threads, and hangs in a forked child.
+    factor, coef = x_s.new_empty(*batch_shape, n, n), x_s.new_empty(*batch_shape, n, c)
     kept = x_s.new_empty(*batch_shape, rows, problem.s)
     aux, jitter = x_s.new_empty(*batch_shape, 3), x_s.new_empty(batch_shape)
     status = torch.empty(batch_shape, dtype=torch.int32, device=x_s.device)
