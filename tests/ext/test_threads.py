@@ -84,7 +84,7 @@ def test_fork_after_use():
             torch.set_num_threads(1)  # torch's own parallel loops hang in a forked child; the core's do not
             os._exit(0 if same(got, want) else 3)
         import time
-        for _ in range(600):
+        for _ in range(200):
             done, status = os.waitpid(child, os.WNOHANG)
             if done:
                 break
@@ -111,7 +111,7 @@ def test_multiprocessing_fork_after_use():
         workers = [context.Process(target=work, args=(queue,), daemon=True) for _ in range(2)]
         for w in workers:
             w.start()
-        assert all(queue.get(timeout=60) for _ in workers)
+        assert all(queue.get(timeout=20) for _ in workers)
         for w in workers:
             w.join(10)
     """)
