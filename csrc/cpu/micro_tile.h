@@ -105,12 +105,17 @@ inline void transpose4(const T* src, int64_t js, T* dst, int width) {
   *reinterpret_cast<QL*>(dst + 3 * width) = __builtin_shufflevector(c, d, 2, 3, 6, 7);
 }
 
-template <class T>
+template <class T, int Bytes>
 void pack(const T* src, int64_t ks, int64_t js, int kc, int n, int width, T* dst) {
   if (n < width)
     for (int k = 0; k < kc; ++k)
       for (int j = n; j < width; ++j) dst[int64_t(k) * width + j] = T(0);
-  if (js == 1) {
+  if (js == 1 && n == width && n % (Bytes / sizeof(T)) == 0) {
+    using L = typename VectorOf<T, Bytes>::loose;
+    constexpr int lanes = Bytes / sizeof(T);
+    for (int k = 0; k < kc; ++k, src += ks, dst += width)
+      for (int j = 0; j < width; j += lanes) *reinterpret_cast<L*>(dst + j) = *reinterpret_cast<const L*>(src + j);
+  } else if (js == 1) {
     for (int k = 0; k < kc; ++k) {
       const T* s = src + k * ks;
       T* d = dst + int64_t(k) * width;
@@ -135,7 +140,7 @@ const Micro<T>* make(const char* name) {
                                  Mr,
                                  3 * lanes,
                                  lanes,
-                                 &pack<T>,
+                                 &pack<T, Bytes>,
                                  &run<T, Bytes, Mr, Inner::dot>,
                                  &run<T, Bytes, Mr, Inner::distance>};
   return &table;

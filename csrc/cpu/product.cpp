@@ -12,8 +12,10 @@ constexpr int kDepth = 256;        // k of a block: a B panel of 24 KiB stays in
 constexpr int kDepthDirect = 1024; // k where A is read in place: its rows then stream in runs of 4 KiB
 constexpr int kRows = 96;          // rows of a packed A block: 96 KiB (float) of L2
 constexpr int64_t kColumns = 3072; // columns of a shared B block: 3 MiB (float) of L3
+constexpr int kShallow = 64;       // k up to which the output is the larger stream: written along its rows then
+constexpr int64_t kStrip = 768;    // columns of a thread's own B block, where few rows use it: long runs of memory
 constexpr int64_t kDirectPanels = 3;
-constexpr int64_t kLeastColumns = 4 * 48 * kDirectPanels;  // so that a deep block of few columns fits as well
+constexpr int64_t kLeastColumns = 4 * 48 * kDirectPanels;  // so that deep blocks of few columns, and strips, fit
 constexpr int kTile = 16 * 48;
 
 int64_t own_elements() { return int64_t(kRows) * kDepth + 16 * kDepthDirect; }
@@ -101,10 +103,12 @@ struct Job {
       for (int64_t panel = 0; panel < all; ++panel)
         panel_tiles(i + r, step, a + r * p.a.rs, p.a.rs, p.a.cs, micro.mr * p.a.rs, j0, j1, panel, packed, depth,
                     first, last);
-    if (rest)
+    // A shallow product moves more of C than of B: finish a band of rows along all columns before the next.
+    const int band = depth <= kShallow ? step : rest;
+    for (int r = 0; r < rest; r += band)
       for (int64_t panel = 0; panel < all; ++panel)
-        panel_tiles(i + in_place, rest, own, 1, micro.mr, int64_t(micro.mr) * depth, j0, j1, panel, packed, depth,
-                    first, last);
+        panel_tiles(i + in_place + r, std::min(band, rest - r), own + int64_t(r) * depth, 1, micro.mr,
+                    int64_t(micro.mr) * depth, j0, j1, panel, packed, depth, first, last);
   }
 
   void panel_tiles(int64_t i, int rows, const T* a, int64_t rs, int64_t ks, int64_t panel_stride, int64_t j0,
@@ -189,21 +193,19 @@ void product(const Team& team, const Packing<T>& packing, const Product<T>& p) {
   } else {
     int64_t begin, end;
     team.share(p.n, job.nr, &begin, &end);
-    const int64_t columns = 2 * packing.columns / team.size / job.nr * job.nr;
-    T* packed = packing.shared + team.rank * kDepth * columns;
-    for (int64_t j0 = begin; j0 < end; j0 += columns) {
-      const int64_t j1 = std::min(end, j0 + columns);
-      // Narrow enough for the packed block to stay in L2 while the rows pass over it.
-      for (int64_t j = j0; j < j1;) {
-        const int64_t stop = std::min(j1, j + std::max<int64_t>(job.nr, 192 / job.nr * job.nr));
-        for (int64_t k0 = 0; k0 < p.k; k0 += kDepth) {
-          const int depth = static_cast<int>(std::min<int64_t>(kDepth, p.k - k0));
-          job.pack_columns(k0, depth, j, stop, 0, 1, packed);
-          for (int64_t i = 0; i < p.m; i += kRows)
-            job.row_block(i, static_cast<int>(std::min<int64_t>(kRows, p.m - i)), j, stop, k0, depth, false, packed,
-                          own, k0 == 0, k0 + depth == p.k);
-        }
-        j = stop;
+    // Few rows: a block of B is used little, so it is taken in long runs of few k, which memory delivers fastest.
+    const bool few = p.m <= 8 * micro.mr;
+    const int depth_full = few ? kShallow : kDepth;
+    const int64_t strip = std::max<int64_t>(1, (few ? kStrip : kStrip / 4) / job.nr) * job.nr;
+    T* packed = packing.shared + team.rank * (2 * kDepth * packing.columns / team.size / 16 * 16);
+    for (int64_t j = begin; j < end; j += strip) {
+      const int64_t stop = std::min(end, j + strip);
+      for (int64_t k0 = 0; k0 < p.k; k0 += depth_full) {
+        const int depth = static_cast<int>(std::min<int64_t>(depth_full, p.k - k0));
+        job.pack_columns(k0, depth, j, stop, 0, 1, packed);
+        for (int64_t i = 0; i < p.m; i += kRows)
+          job.row_block(i, static_cast<int>(std::min<int64_t>(kRows, p.m - i)), j, stop, k0, depth, false, packed, own,
+                        k0 == 0, k0 + depth == p.k);
       }
     }
   }
