@@ -1,6 +1,6 @@
 """float32 against float64, beside PyTorch's float32 Cholesky formulation on the same fresh problems.
 
-Two promises a row, for the value and for every gradient, over PROBLEMS fresh problems (fixed seeds, new per row):
+Two promises a row, for the value and for every gradient, over fresh problems (fixed seeds, new per row):
 the median error is at most 1.2 times and the worst at most 3 times Cholesky's, and every error stays below
 c * kappa * u with the c of this file. Errors are relative, in the Frobenius norm, the worst matrix of a batch.
 """
@@ -16,6 +16,8 @@ from ssdd_ext.testing import TABLE, condition, draw, gradients, mse, predictions
 
 U = 2.0**-24
 PROBLEMS = 24
+# The medians of two times 24 small problems differ by a quarter through chance alone.
+SMALL_PROBLEMS = 64
 C_VALUE, C_GRADIENT = 10.0, 40.0
 # Errors of a few roundings of the result are all alike: whose is smaller is a throw of the dice.
 ROUNDING = 3 * U
@@ -48,7 +50,8 @@ def results(value, inputs):
 def measure(row, call, formula, backend):
     """Per output: our errors, Cholesky's, and ours in units of kappa * u; one entry a problem."""
     ours, theirs, units = defaultdict(list), defaultdict(list), defaultdict(list)
-    for index in range(PROBLEMS):
+    many = backend == "native" and row.s <= 70
+    for index in range(SMALL_PROBLEMS if many else PROBLEMS):
         inputs = draw(row, index, torch.float32)
         exact = inputs.to(torch.float64)
         kappa = condition(exact)
@@ -57,7 +60,8 @@ def measure(row, call, formula, backend):
         for name, got in results(call(inputs, backend), inputs).items():
             ours[name].append(relative_error(got, want[name]))
             theirs[name].append(relative_error(usual[name], want[name]))
-            if kappa * U < 0.05:
+            # A single number may pass through zero, where no relative error is bounded; a matrix does not.
+            if kappa * U < 0.05 and got.numel() > 1:
                 units[name].append(ours[name][-1] / (kappa * U))
     return ours, theirs, units
 
