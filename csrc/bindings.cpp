@@ -64,6 +64,12 @@ class Reader {
     const dlpack::Tensor* t = checked(name, capsule, sizeof(U) * 8, code);
     if (!t) return nullptr;
     int64_t count = 1;
+    for (int i = 0; i < t->ndim; ++i) count *= t->shape[i];
+    if (count == 0) {
+      require(elements == 0, std::string(name) + ": too small");
+      return data<U>(t);
+    }
+    count = 1;
     for (int i = t->ndim - 1; i >= 0; --i) {
       require(!t->strides || t->shape[i] <= 1 || t->strides[i] == count, std::string(name) + ": expected a dense array");
       count *= t->shape[i];

@@ -74,10 +74,7 @@ void solve(const SolveArgs<T>& a) {
       fill_nan(team, n * n, l);
       fill_nan(team, n * a.c, x);
     }
-    int64_t begin, end;
-    team.share(n, 1, &begin, &end);
-    for (int64_t i = begin; i < end; ++i)
-      for (int64_t j = i + 1; j < n; ++j) l[i * n + j] = T(0);
+    zero_above_diagonal(team, n, l);
     if (success && x) {
       copy(team, n, a.c, a.y[b], x, a.c);
       solve_factored(team, pack, n, l, a.c, x);

@@ -74,8 +74,11 @@ class Forward {
  private:
   bool factorise_here(bool mirrored) {
     const T v = a.hyper.get(b, a.hyper.count - 1);
-    return factorise(team, pack, {s.n, factor, w.diagonal, mirrored, a.status + b, a.jitter + b, a.aux + 3 * b},
-                     s.ridge, true, v, s.s, a.on_failure);
+    const bool success =
+        factorise(team, pack, {s.n, factor, w.diagonal, mirrored, a.status + b, a.jitter + b, a.aux + 3 * b}, s.ridge,
+                  true, v, s.s, a.on_failure);
+    if (!mirrored) zero_above_diagonal(team, s.n, factor);
+    return success;
   }
 
   bool solve_dual() {

@@ -276,9 +276,20 @@ class Backward {
   }
 
   // Kernels of the squared distance: G = Kbar dk/dr, and d r_ij / d x_i = 2 (x_i - x_j).
+  // Only differences of points matter. From a common origin, points far from 0 cancel before the products.
+  View<const T> from_origin(View<const T> x, int64_t rows, T* shifted) {
+    int64_t begin, end;
+    team.share(rows, 1, &begin, &end);
+    for (int64_t i = begin; i < end; ++i)
+      for (int64_t j = 0; j < s.d; ++j) shifted[i * s.d + j] = x(i, j) - x_s(0, j);
+    team.barrier();
+    return {shifted, s.d, 1};
+  }
+
   void nonlinear() {
     alpha_bar_dense();
     solve_u();
+    support = from_origin(x_s, s.s, w.shifted_s);
     double parameter_bar = 0;
     const bool needs_g = grad_x_s || grad_x_q || grad_hyper;
     if (grad_x_s || grad_hyper) parameter_bar += support_half();
@@ -302,7 +313,7 @@ class Backward {
     mirror(team, s.s, w.k_bar, true);
     if (!grad_x_s) return sum;
     sum_columns<T>(team, s.s, s.s, {w.k_bar, s.s, 1}, 1.0, w.columns);
-    add_differences({s.s, s.d, s.s, {w.k_bar, s.s, 1}, x_s, grad_x_s, s.d}, x_s, T(0));
+    add_differences({s.s, s.d, s.s, {w.k_bar, s.s, 1}, support, grad_x_s, s.d}, support, T(0));
     return sum;
   }
 
@@ -312,13 +323,14 @@ class Backward {
     const double sum = sum_rows(team, rows, w.partial, [&](int64_t i) {
       return kernel_row_backward(s.kernel, a.hyper, b, s.s, k + i * s.s, w.chunk_bar + i * s.s);
     });
+    const View<const T> queries = from_origin(x_q.from(q0, 0), rows, w.shifted_q);
     if (grad_x_s) {
       sum_columns<T>(team, rows, s.s, {w.chunk_bar, s.s, 1}, 1.0, w.columns);
-      add_differences({s.s, s.d, rows, View<const T>{w.chunk_bar, 1, s.s}, x_q.from(q0, 0), grad_x_s, s.d}, x_s, T(1));
+      add_differences({s.s, s.d, rows, View<const T>{w.chunk_bar, 1, s.s}, queries, grad_x_s, s.d}, support, T(1));
     }
     if (grad_x_q) {
       sum_columns<T>(team, s.s, rows, {w.chunk_bar, 1, s.s}, 1.0, w.columns);
-      add_differences({rows, s.d, s.s, {w.chunk_bar, s.s, 1}, x_s, grad_x_q + q0 * s.d, s.d}, x_q.from(q0, 0), T(0));
+      add_differences({rows, s.d, s.s, {w.chunk_bar, s.s, 1}, support, grad_x_q + q0 * s.d, s.d}, queries, T(0));
     }
     return sum;
   }
@@ -339,7 +351,7 @@ class Backward {
   const int64_t b;
   const KrrWork<T>& w;
   const Packing<T> pack;
-  View<const T> x_s, x_q, y_s, e;
+  View<const T> x_s, x_q, y_s, e, support;
   T gamma;
   const T *factor, *coef, *kept;
   T *u, *grad_x_s, *grad_x_q, *grad_hyper;

@@ -14,6 +14,7 @@ struct KrrWork {
   T* chunk;                          // dense: K_qs of a chunk of queries [chunk, S]
   T* weights;                        // low rank: W [C, D]; backward W over M - V [2C, D]; primal [n, 2C]
   T *u, *triple, *k_bar, *chunk_bar; // backward: [S, C], [S, 3C], [S, S], [chunk, S]
+  T *shifted_s, *shifted_q;          // other kernels: points from a common origin [S, D], [chunk, D]
   T* pack;
   int64_t total, widest;
 };
@@ -37,6 +38,10 @@ KrrWork<T> krr_layout(const KrrShape& s, bool backward, int threads, T* memory) 
     w.triple = arena.take(s.s * (primal ? 2 : 3) * s.c);
     if (dense || s.plan == Plan::mixed) w.k_bar = arena.take(s.s * s.s);
     if (dense) w.chunk_bar = arena.take(s.chunk * s.s);
+    if (s.kernel != KernelKind::linear) {
+      w.shifted_s = arena.take(s.s * s.d);
+      w.shifted_q = arena.take(s.chunk * s.d);
+    }
   }
   w.pack = arena.take(packing_elements(w.widest, threads));
   w.total = arena.used;

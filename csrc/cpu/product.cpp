@@ -10,6 +10,7 @@ namespace {
 
 constexpr int kDepth = 256;        // k of a block: a B panel of 24 KiB stays in L1
 constexpr int kDepthDirect = 1024; // k where A is read in place: its rows then stream in runs of 4 KiB
+constexpr int kDepthDistance = 32; // k of a block of squared differences: all of one sign, so long sums drift
 constexpr int kRows = 96;          // rows of a packed A block: 96 KiB (float) of L2
 constexpr int64_t kColumns = 3072; // columns of a shared B block: 3 MiB (float) of L3
 constexpr int kShallow = 64;       // k up to which the output is the larger stream: written along its rows then
@@ -166,7 +167,7 @@ void product(const Team& team, const Packing<T>& packing, const Product<T>& p) {
   const bool by_rows = p.m >= int64_t(16) * micro.mr * team.size || p.m >= p.n;
   if (by_rows) {
     const bool direct = p.n <= kDirectPanels * job.nr && p.inner == Inner::dot && !p.lower;
-    const int depth_full = direct ? kDepthDirect : kDepth;
+    const int depth_full = p.inner == Inner::distance ? kDepthDistance : direct ? kDepthDirect : kDepth;
     // Row blocks are dealt round robin; of a triangle the long and the short ones alternate.
     const int64_t fair = (p.m + team.size - 1) / team.size;
     const int64_t rows = std::min<int64_t>(direct ? p.m : kRows, round_up(p.lower ? (fair + 3) / 4 : fair, 2 * micro.mr));
@@ -195,7 +196,7 @@ void product(const Team& team, const Packing<T>& packing, const Product<T>& p) {
     team.share(p.n, job.nr, &begin, &end);
     // Few rows: a block of B is used little, so it is taken in long runs of few k, which memory delivers fastest.
     const bool few = p.m <= 8 * micro.mr;
-    const int depth_full = few ? kShallow : kDepth;
+    const int depth_full = p.inner == Inner::distance ? kDepthDistance : few ? kShallow : kDepth;
     const int64_t strip = std::max<int64_t>(1, (few ? kStrip : kStrip / 4) / job.nr) * job.nr;
     T* packed = packing.shared + team.rank * (2 * kDepth * packing.columns / team.size / 16 * 16);
     for (int64_t j = begin; j < end; j += strip) {

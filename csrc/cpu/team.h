@@ -89,4 +89,13 @@ void mirror(const Team& team, int64_t n, T* a, bool upper_to_lower = false) {
   team.barrier();
 }
 
+template <class T>
+void zero_above_diagonal(const Team& team, int64_t n, T* a) {
+  int64_t begin, end;
+  team.share(n, 1, &begin, &end);
+  for (int64_t i = begin; i < end; ++i)
+    for (int64_t j = i + 1; j < n; ++j) a[i * n + j] = T(0);
+  team.barrier();
+}
+
 }  // namespace ssdd::cpu

@@ -107,7 +107,7 @@ def _solve_autograd(ctx: Any, grad: Tensor | None, *_: Any) -> tuple[Any, ...]:
         return (None,) * 7
     x, factor, aux, hyper = ctx.saved_tensors
     needs = list(ctx.needs_input_grad[:3])
-    a_bar, y_bar, hyper_bar = torch.ops.ssdd_ext.solve_backward(
+    a_bar, y_bar, hyper_bar = _solve_backward_op(
         grad, factor, x, aux, hyper, ctx.values, ctx.ridge, ctx.detach, needs
     )
     return (a_bar if needs[0] else None, y_bar, hyper_bar if needs[2] else None, None, None, None, None)
@@ -152,12 +152,9 @@ def _solve_backward_fake(
     return x.new_empty(factor.shape) if needs[0] else x.new_empty(0), x.new_empty(x.shape), hyper_bar
 
 
-register("cholesky", _cholesky, _cholesky_fake, _cholesky_backward, _cholesky_setup)
-register("solve", _solve, _solve_fake, _solve_autograd, _solve_setup)
-register("solve_backward", _solve_backward, _solve_backward_fake, refuse_double("cholesky_solve"))
-
-cholesky = torch.ops.ssdd_ext.cholesky.default
-_solve_op = torch.ops.ssdd_ext.solve.default
+cholesky = register("cholesky", _cholesky, _cholesky_fake, _cholesky_backward, _cholesky_setup)
+_solve_op = register("solve", _solve, _solve_fake, _solve_autograd, _solve_setup)
+_solve_backward_op = register("solve_backward", _solve_backward, _solve_backward_fake, refuse_double("cholesky_solve"))
 
 
 def solve(

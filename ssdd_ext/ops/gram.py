@@ -55,8 +55,11 @@ def _gram_backward(ctx: Any, grad: Tensor) -> tuple[Any, ...]:
         if z is None:
             g = g + g.mT
         over = parameters[0] ** -2
+        # Only differences of points matter: from a common one, so that points far from 0 cancel before the products.
+        origin = other[..., :1, :].detach()
+        x, other = x - origin, other - origin
         grad_x = over * (g @ other - g.sum(-1, keepdim=True) * x) if needs_x else None
-        grad_z = over * (g.mT @ x - g.sum(-2).unsqueeze(-1) * z) if needs_z else None
+        grad_z = over * (g.mT @ x - g.sum(-2).unsqueeze(-1) * other) if needs_z else None
         if needs_hyper:
             # k log k -> 0 where the kernel underflows.
             log_k = torch.where(k > 0, k, torch.ones_like(k)).log()
@@ -66,5 +69,4 @@ def _gram_backward(ctx: Any, grad: Tensor) -> tuple[Any, ...]:
     return grad_x, grad_z, grad_hyper, None, None
 
 
-register("gram", _gram, _gram_fake, _gram_backward, _gram_setup)
-gram = torch.ops.ssdd_ext.gram.default
+gram = register("gram", _gram, _gram_fake, _gram_backward, _gram_setup)

@@ -152,7 +152,7 @@ def _krr_autograd(ctx: Any, grad_out: Tensor | None, grad_loss: Tensor | None, *
     needs = [need_x_s, need_y_s, need_x_q, need_hyper]
     x_s_bar = y_s_bar = x_q_bar = y_q_bar = hyper_bar = None
     if any(needs):
-        x_s_bar, y_s_bar, x_q_bar, hyper_bar = torch.ops.ssdd_ext.krr_backward(
+        x_s_bar, y_s_bar, x_q_bar, hyper_bar = _krr_backward_op(
             grad, x_s, y_s, x_q, residual, factor, coef, kept, aux, hyper, ctx.values, ctx.kernel, ctx.ridge,
             ctx.detach, needs,
         )  # fmt: skip
@@ -218,9 +218,8 @@ def _krr_backward_fake(grad: Tensor, x_s: Tensor, y_s: Tensor, x_q: Tensor, *res
     return (*outputs, x_s.new_empty(hyper.shape if needs[3] and hyper is not None else (0,)))
 
 
-register("krr", _krr, _krr_fake, _krr_autograd, _krr_setup)
-register("krr_backward", _krr_backward, _krr_backward_fake, refuse_double("krr"))
-_krr_op = torch.ops.ssdd_ext.krr.default
+_krr_op = register("krr", _krr, _krr_fake, _krr_autograd, _krr_setup)
+_krr_backward_op = register("krr_backward", _krr_backward, _krr_backward_fake, refuse_double("krr"))
 
 
 def _needs(*tensors: Tensor | None) -> list[bool]:

@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.autograd import forward_ad
 
 library = torch.library.Library("ssdd_ext", "DEF")
 
@@ -39,16 +40,52 @@ def vmap_rule(op: Callable[..., Any]) -> Callable[..., Any]:
     return rule
 
 
+def transformed() -> bool:
+    """Whether a torch.func transform or forward-mode differentiation is under way."""
+    if torch.compiler.is_compiling():
+        return False
+    return torch._C._functorch.peek_interpreter_stack() is not None or forward_ad._current_level >= 0
+
+
 def register(
     name: str,
     implementation: Callable[..., Any],
     fake: Callable[..., Any],
     backward: Callable[..., Any],
     setup: Callable[..., Any] | None = None,
-) -> None:
+) -> Callable[..., Any]:
+    """Register the op and return how to call it.
+
+    The autograd that torch.library makes of ``backward`` serves eager mode and torch.compile; it knows neither
+    torch.func transforms nor forward mode. Under those the op is called through a Function that does, with the same
+    setup and backward, and that refuses forward mode by name.
+    """
     qualified = f"ssdd_ext::{name}"
     for key in ("CPU", "CUDA"):
         library.impl(name, implementation, key)
+    op = getattr(torch.ops.ssdd_ext, name).default
     torch.library.register_fake(qualified, fake, lib=library)
     torch.library.register_autograd(qualified, backward, setup_context=setup, lib=library)
-    torch.library.register_vmap(qualified, vmap_rule(getattr(torch.ops.ssdd_ext, name)), lib=library)
+    torch.library.register_vmap(qualified, vmap_rule(op), lib=library)
+
+    def forward(*args: Any) -> Any:
+        return op(*args)
+
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
+        if setup is not None:
+            setup(ctx, inputs, output)
+
+    def jvp(ctx: Any, *tangents: Any) -> Any:
+        raise NotImplementedError(
+            f"ssdd_ext: forward-mode differentiation through the native {name} is not implemented; "
+            f"pass backend='torch', whose reference has it"
+        )
+
+    members = {"forward": forward, "setup_context": setup_context, "backward": backward, "jvp": jvp}
+    function = type(f"Transformed_{name}", (torch.autograd.Function,), {k: staticmethod(v) for k, v in members.items()})
+    function.vmap = staticmethod(vmap_rule(function.apply))  # type: ignore[attr-defined]
+
+    def call(*args: Any) -> Any:
+        return function.apply(*args) if transformed() else op(*args)  # type: ignore[attr-defined]
+
+    return call

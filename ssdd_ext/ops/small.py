@@ -13,7 +13,7 @@ from ..kernels import KERNELS
 from ..ridge import Ridge
 from .krr import plan_shape
 from .native import capsule, core, failure_code, to_capsule
-from .register import refuse_double
+from .register import refuse_double, transformed
 
 # Below this many multiply-adds (both passes together take some tens of microseconds) the calls cost as much as the
 # work: the forward computes the gradients too, scaled by 1, in the same native call, and the backward multiplies.
@@ -100,7 +100,7 @@ def small_krr_mse(
         return None
     if not (x_s.requires_grad or y_s.requires_grad or x_q.requires_grad) or y_q.requires_grad or not x_s.is_cpu:
         return None
-    if torch._C._functorch.peek_interpreter_stack() is not None or torch._C._len_torch_dispatch_stack():
+    if transformed() or torch._C._len_torch_dispatch_stack():
         return None
     s, d = x_s.shape[-2:]
     q, c = y_q.shape[-2:]
