@@ -11,6 +11,38 @@ namespace {
 // A diagonal block is factored by one thread; at 96 that costs less than the barriers of smaller blocks.
 constexpr int64_t kBlock = 96;
 constexpr int kJitterSteps = 5;
+constexpr int64_t kSolveBlock = 128;  // rows of X that one triangular solve finishes
+constexpr int64_t kWideColumns = 32;
+
+// Diagonal blocks carry most of the rounding and little of the work: float problems factor and solve them in double.
+inline int potrf_wide(int64_t n, double* a, int64_t lda) { return blas::potrf(n, a, lda); }
+int potrf_wide(int64_t n, float* a, int64_t lda) {
+  double wide[kBlock * kBlock];
+  for (int64_t i = 0; i < n; ++i)
+    for (int64_t j = 0; j <= i; ++j) wide[i * n + j] = a[i * lda + j];
+  const int info = blas::potrf(n, wide, n);
+  for (int64_t i = 0; i < n; ++i)
+    for (int64_t j = 0; j <= i; ++j) a[i * lda + j] = static_cast<float>(wide[i * n + j]);
+  return info;
+}
+
+inline void trsm_wide(bool transposed, int64_t n, int64_t c, const double* l, int64_t ldl, double* x, int64_t ldx) {
+  blas::trsm(transposed, n, c, l, ldl, x, ldx);
+}
+void trsm_wide(bool transposed, int64_t n, int64_t c, const float* l, int64_t ldl, float* x, int64_t ldx) {
+  if (c <= 0) return;
+  double wide[kSolveBlock * kSolveBlock], part[kSolveBlock * kWideColumns];
+  for (int64_t i = 0; i < n; ++i)
+    for (int64_t j = 0; j <= i; ++j) wide[i * n + j] = l[i * ldl + j];
+  for (int64_t c0 = 0; c0 < c; c0 += kWideColumns) {
+    const int64_t columns = std::min(kWideColumns, c - c0);
+    for (int64_t i = 0; i < n; ++i)
+      for (int64_t j = 0; j < columns; ++j) part[i * columns + j] = x[i * ldx + c0 + j];
+    blas::trsm(transposed, n, columns, wide, n, part, columns);
+    for (int64_t i = 0; i < n; ++i)
+      for (int64_t j = 0; j < columns; ++j) x[i * ldx + c0 + j] = static_cast<float>(part[i * columns + j]);
+  }
+}
 
 template <class T>
 double jitter_step(int attempt) {
@@ -20,7 +52,7 @@ double jitter_step(int attempt) {
 template <class T>
 int32_t factor_diagonal(int64_t n, int64_t j, int64_t size, T* a) {
   T* block = a + j * n + j;
-  int info = blas::potrf(size, block, n);
+  int info = potrf_wide(size, block, n);
   if (info == 0)  // LAPACK implementations differ in whether a NaN pivot is a failure; here it is.
     for (int64_t i = 0; i < size && info == 0; ++i)
       if (!std::isfinite(block[i * n + i])) info = static_cast<int>(i + 1);
@@ -109,13 +141,13 @@ bool factorise(const Team& team, const Packing<T>& packing, const Factorisation<
 template <class T>
 void solve_factored(const Team& team, const Packing<T>& packing, int64_t n, const T* l, int64_t c, T* x) {
   if (c == 0 || n == 0) return;
-  const int64_t block = n <= 128 ? n : (c >= 64 ? 128 : 64);
+  const int64_t block = n <= kSolveBlock ? n : (c >= 64 ? kSolveBlock : kSolveBlock / 2);
   int64_t begin, end;
   team.share(c, 4, &begin, &end);
   const int64_t blocks = (n + block - 1) / block;
   for (int64_t b = 0; b < blocks; ++b) {  // L z = x
     const int64_t j = b * block, size = std::min(block, n - j), rest = n - j - size;
-    blas::trsm(false, size, end - begin, l + j * n + j, n, x + j * c + begin, c);
+    trsm_wide(false, size, end - begin, l + j * n + j, n, x + j * c + begin, c);
     team.barrier();
     Product<T> update{rest, c, size, {const_cast<T*>(l) + (j + size) * n + j, n, 1}, {x + j * c, c, 1},
                       x + (j + size) * c, c};
@@ -125,7 +157,7 @@ void solve_factored(const Team& team, const Packing<T>& packing, int64_t n, cons
   }
   for (int64_t b = blocks - 1; b >= 0; --b) {  // L^T x = z
     const int64_t j = b * block, size = std::min(block, n - j);
-    blas::trsm(true, size, end - begin, l + j * n + j, n, x + j * c + begin, c);
+    trsm_wide(true, size, end - begin, l + j * n + j, n, x + j * c + begin, c);
     team.barrier();
     Product<T> update{j, c, size, {const_cast<T*>(l) + j * n, 1, n}, {x + j * c, c, 1}, x, c};
     update.alpha = T(-1);

@@ -8,10 +8,10 @@
 namespace ssdd::cpu {
 namespace {
 
-constexpr int kDepth = 256;        // k of a block: a B panel of 24 KiB stays in L1
-constexpr int kDepthDirect = 1024; // k where A is read in place: its rows then stream in runs of 4 KiB
+constexpr int kDepth = 128;        // k of a block: a B panel of 12 KiB stays in L1, and running sums stay short
+constexpr int kDepthDirect = 256;  // k where A is read in place: its rows then stream in runs of 1 KiB
 constexpr int kDepthDistance = 32; // k of a block of squared differences: all of one sign, so long sums drift
-constexpr int kRows = 96;          // rows of a packed A block: 96 KiB (float) of L2
+constexpr int kRows = 192;         // rows of a packed A block: 96 KiB (float) of L2
 constexpr int64_t kColumns = 3072; // columns of a shared B block: 3 MiB (float) of L3
 constexpr int kShallow = 64;       // k up to which the output is the larger stream: written along its rows then
 constexpr int64_t kStrip = 768;    // columns of a thread's own B block, where few rows use it: long runs of memory
