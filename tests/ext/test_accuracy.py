@@ -18,7 +18,7 @@ U = 2.0**-24
 PROBLEMS = 24
 # The medians of two times 24 small problems differ by a quarter through chance alone.
 SMALL_PROBLEMS = 64
-C_VALUE, C_GRADIENT = 10.0, 40.0
+C_VALUE, C_GRADIENT = 20.0, 40.0
 # Errors of a few roundings of the result are all alike: whose is smaller is a throw of the dice.
 ROUNDING = 3 * U
 
