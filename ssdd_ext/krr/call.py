@@ -13,6 +13,7 @@ from ..kernels import Kernel, Linear
 from ..ridge import Ridge
 
 NO_KERNEL = Linear()
+DEFAULT_RIDGE = Ridge.trace(1e-6)  # KRR-ST's
 
 
 class Info(NamedTuple):

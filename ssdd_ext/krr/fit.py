@@ -10,7 +10,7 @@ from torch import Tensor
 from .. import checks, ops, reference
 from ..kernels import Kernel, Linear
 from ..ridge import Ridge
-from .call import NO_KERNEL, Info, check_problem, prepare
+from .call import DEFAULT_RIDGE, NO_KERNEL, Info, check_problem, prepare
 from .gram import gram, solve
 
 
@@ -61,7 +61,7 @@ def fit(
 
     Arguments as in :func:`krr`. Returns a :class:`Fit`, differentiable like :func:`krr`.
     """
-    ridge = Ridge.trace(1e-6) if ridge is None else ridge
+    ridge = DEFAULT_RIDGE if ridge is None else ridge
     tensors = check_problem(x_s, y_s, x_s)
     tensors = {"x_s": tensors["x_s"], "y_s": tensors["y_s"]}
     call = prepare("fit", tensors, kernel, ridge, on_failure, check_finite, backend, solve_dtype)

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from .. import checks
 from ..ridge import Ridge
-from .call import NO_KERNEL, prepare
+from .call import DEFAULT_RIDGE, NO_KERNEL, prepare
 from .gram import solve
 
 
@@ -33,7 +33,7 @@ def krr_from_gram(
     Returns:
         Predictions [..., Q, C]. The keywords are those of :func:`krr`.
     """
-    ridge = Ridge.trace(1e-6) if ridge is None else ridge
+    ridge = DEFAULT_RIDGE if ridge is None else ridge
     tensors = {
         "k_ss": checks.tensor("k_ss", k_ss),
         "y_s": checks.tensor("y_s", y_s),

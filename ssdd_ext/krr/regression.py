@@ -10,7 +10,7 @@ from torch import Tensor
 from .. import checks, ops, reference
 from ..kernels import Kernel
 from ..ridge import Ridge
-from .call import NO_KERNEL, check_problem, prepare
+from .call import DEFAULT_RIDGE, NO_KERNEL, check_problem, prepare
 
 
 def krr(
@@ -46,7 +46,7 @@ def krr(
         Predictions [..., Q, C]; an empty result for Q = 0. Each gradient has its input's dtype. Double backward
         and forward mode: backend="torch".
     """
-    ridge = Ridge.trace(1e-6) if ridge is None else ridge
+    ridge = DEFAULT_RIDGE if ridge is None else ridge
     tensors = check_problem(x_s, y_s, x_q)
     call = prepare("krr", tensors, kernel, ridge, on_failure, check_finite, backend, solve_dtype)
     a, b, c = call.cast(x_s), call.cast(y_s), call.cast(x_q)
@@ -106,7 +106,7 @@ def krr_mse(
     Returns:
         One number a problem, [...]. Q = 0 is an error.
     """
-    ridge = Ridge.trace(1e-6) if ridge is None else ridge
+    ridge = DEFAULT_RIDGE if ridge is None else ridge
     if backend != "torch" and not return_info and not check_finite and solve_dtype is None:
         loss = _small_mse(x_s, y_s, x_q, y_q, kernel, ridge, on_failure)
         if loss is not None:
