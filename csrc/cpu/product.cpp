@@ -10,7 +10,7 @@ namespace {
 
 constexpr int kDepth = 128;        // k of a block: a B panel of 12 KiB stays in L1, and running sums stay short
 constexpr int kDepthDirect = 256;  // k where A is read in place: its rows then stream in runs of 1 KiB
-constexpr int kDepthDistance = 32; // k of a block of squared differences: all of one sign, so long sums drift
+constexpr int kDepthDistance = 16; // k of a block of squared differences: all of one sign, so long sums drift
 constexpr int kRows = 192;         // rows of a packed A block: 96 KiB (float) of L2
 constexpr int64_t kColumns = 3072; // columns of a shared B block: 3 MiB (float) of L3
 constexpr int kShallow = 64;       // k up to which the output is the larger stream: written along its rows then
