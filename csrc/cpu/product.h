@@ -56,8 +56,8 @@ struct Product {
   const Epilogue<T>* epilogue = nullptr;
 };
 
-// c = beta c + alpha f(a, b), then the epilogue. Ends with a barrier of the team. Each element of c is summed in one
-// order whatever the number of threads.
+// c = beta c + alpha f(a, b), then the epilogue. Ends with a barrier of the team. The order of each sum depends on the
+// shapes and the size of the team alone.
 template <class T>
 void product(const Team& team, const Packing<T>& packing, const Product<T>& p);
 
