@@ -16,9 +16,9 @@ from rich.console import Console
 from rich.table import Table
 from safetensors.torch import save as to_bytes
 
-from . import report as reports
-from .artifact import DistilledSet, write_atomically
-from .config import (
+from .. import report as reports
+from ..artifact import DistilledSet, write_atomically
+from ..config import (
     PRESETS,
     Diverged,
     InputError,
@@ -31,12 +31,12 @@ from .config import (
     silent,
     with_settings,
 )
-from .data import ImageSet, load_images
-from .distill import distill as run_distill
-from .distill import needs_teacher
-from .evaluate import Cell, Study, evaluate, evaluate_teacher, pretrain
-from .models import build, seeded
-from .teachers import (
+from ..data import ImageSet, load_images
+from ..distill import distill as run_distill
+from ..distill import needs_teacher
+from ..evaluate import Cell, Study, evaluate, evaluate_teacher, pretrain
+from ..models import build, seeded
+from ..teachers import (
     Representations,
     Teacher,
     cache_directory,
@@ -361,7 +361,3 @@ def main() -> None:
     """The program ``ssdd``."""
     with readable_errors():
         app()
-
-
-if __name__ == "__main__":
-    main()
