@@ -23,36 +23,56 @@ struct VectorOf<double, Bytes> {
   typedef double loose __attribute__((vector_size(Bytes), aligned(8), may_alias));
 };
 
+// Terms that one register sums before it is added to a total: the error of a long sum grows with the length of its
+// runs. Squared differences are all of one sign and drift, so theirs are short.
+template <Inner F>
+constexpr int kRun = F == Inner::dot ? 128 : 16;
+
 template <class T, int Bytes, int Mr, Inner F, int Panels, int Vectors>
 inline void tile(int kc, const T* a, int64_t rs, int64_t ks, int64_t panel_stride, const T* b, T* out, int64_t ld,
                  T alpha, T beta) {
   using V = typename VectorOf<T, Bytes>::type;
   using L = typename VectorOf<T, Bytes>::loose;
   constexpr int lanes = Bytes / sizeof(T), width = lanes * Vectors, rows = Mr * Panels;
-  V acc[rows][Vectors];
-#pragma GCC unroll 16
-  for (int i = 0; i < rows; ++i)
-#pragma GCC unroll 4
-    for (int v = 0; v < Vectors; ++v) acc[i][v] = V{};
-  for (int k = 0; k < kc; ++k) {
-    V bv[Vectors];
-#pragma GCC unroll 4
-    for (int v = 0; v < Vectors; ++v) bv[v] = *reinterpret_cast<const L*>(b + v * lanes);
+  // The output is needed only at the end, and then at once: its lines are asked for now.
+  if (beta != T(0))
 #pragma GCC unroll 16
     for (int i = 0; i < rows; ++i) {
-      const T s = a[(i / Mr) * panel_stride + (i % Mr) * rs];
+      __builtin_prefetch(out + i * ld, 1, 3);
+      if constexpr (width * sizeof(T) > 64) __builtin_prefetch(out + i * ld + width - 1, 1, 3);
+    }
+  V total[rows][Vectors];
+  for (int k0 = 0; k0 < kc; k0 += kRun<F>) {
+    V acc[rows][Vectors];
+#pragma GCC unroll 16
+    for (int i = 0; i < rows; ++i)
 #pragma GCC unroll 4
-      for (int v = 0; v < Vectors; ++v) {
-        if constexpr (F == Inner::dot) {
-          acc[i][v] += bv[v] * s;
-        } else {
-          const V d = bv[v] - s;
-          acc[i][v] += d * d;
+      for (int v = 0; v < Vectors; ++v) acc[i][v] = V{};
+    const int stop = kc - k0 < kRun<F> ? kc - k0 : kRun<F>;
+    for (int k = 0; k < stop; ++k) {
+      V bv[Vectors];
+#pragma GCC unroll 4
+      for (int v = 0; v < Vectors; ++v) bv[v] = *reinterpret_cast<const L*>(b + v * lanes);
+#pragma GCC unroll 16
+      for (int i = 0; i < rows; ++i) {
+        const T s = a[(i / Mr) * panel_stride + (i % Mr) * rs];
+#pragma GCC unroll 4
+        for (int v = 0; v < Vectors; ++v) {
+          if constexpr (F == Inner::dot) {
+            acc[i][v] += bv[v] * s;
+          } else {
+            const V d = bv[v] - s;
+            acc[i][v] += d * d;
+          }
         }
       }
+      a += ks;
+      b += width;
     }
-    a += ks;
-    b += width;
+#pragma GCC unroll 16
+    for (int i = 0; i < rows; ++i)
+#pragma GCC unroll 4
+      for (int v = 0; v < Vectors; ++v) total[i][v] = k0 == 0 ? acc[i][v] : total[i][v] + acc[i][v];
   }
 #pragma GCC unroll 16
   for (int i = 0; i < rows; ++i)
@@ -60,9 +80,9 @@ inline void tile(int kc, const T* a, int64_t rs, int64_t ks, int64_t panel_strid
     for (int v = 0; v < Vectors; ++v) {
       L* c = reinterpret_cast<L*>(out + i * ld + v * lanes);
       if (beta == T(0))
-        *c = acc[i][v] * alpha;
+        *c = total[i][v] * alpha;
       else
-        *c = *c * beta + acc[i][v] * alpha;
+        *c = *c * beta + total[i][v] * alpha;
     }
 }
 

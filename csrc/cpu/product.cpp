@@ -8,18 +8,16 @@
 namespace ssdd::cpu {
 namespace {
 
-constexpr int kDepth = 128;        // k of a block: a B panel of 12 KiB stays in L1, and running sums stay short
-constexpr int kDepthDirect = 256;  // k where A is read in place: its rows then stream in runs of 1 KiB
-constexpr int kDepthDistance = 16; // k of a block of squared differences: all of one sign, so long sums drift
-constexpr int kRows = 192;         // rows of a packed A block: 96 KiB (float) of L2
-constexpr int64_t kColumns = 3072; // columns of a shared B block: 3 MiB (float) of L3
+constexpr int kDepth = 256;        // k of a block: a B panel of 24 KiB (float) stays in L1
+constexpr int kRows = 192;         // rows of a packed A block: 192 KiB (float) of L2
+constexpr int64_t kColumns = 1536; // columns of a shared B block: 1.5 MiB (float) of L3
 constexpr int kShallow = 64;       // k up to which the output is the larger stream: written along its rows then
 constexpr int64_t kStrip = 768;    // columns of a thread's own B block, where few rows use it: long runs of memory
 constexpr int64_t kDirectPanels = 3;
 constexpr int64_t kLeastColumns = 4 * 48 * kDirectPanels;  // so that deep blocks of few columns, and strips, fit
 constexpr int kTile = 16 * 48;
 
-int64_t own_elements() { return int64_t(kRows) * kDepth + 16 * kDepthDirect; }
+int64_t own_elements() { return int64_t(kRows) * kDepth + 16 * kDepth; }
 
 int64_t round_up(int64_t x, int64_t step) { return (x + step - 1) / step * step; }
 
@@ -167,10 +165,12 @@ void product(const Team& team, const Packing<T>& packing, const Product<T>& p) {
   const bool by_rows = p.m >= int64_t(16) * micro.mr * team.size || p.m >= p.n;
   if (by_rows) {
     const bool direct = p.n <= kDirectPanels * job.nr && p.inner == Inner::dot && !p.lower;
-    const int depth_full = p.inner == Inner::distance ? kDepthDistance : direct ? kDepthDirect : kDepth;
+    const int depth_full = kDepth;
     // Row blocks are dealt round robin; of a triangle the long and the short ones alternate.
     const int64_t fair = (p.m + team.size - 1) / team.size;
-    const int64_t rows = std::min<int64_t>(direct ? p.m : kRows, round_up(p.lower ? (fair + 3) / 4 : fair, 2 * micro.mr));
+    const int64_t part = p.lower ? (fair + 3) / 4 : fair;
+    const int64_t turns = direct ? 1 : (part + kRows - 1) / kRows;
+    const int64_t rows = round_up((part + turns - 1) / turns, 2 * micro.mr);
     const int64_t blocks = (p.m + rows - 1) / rows;
     int64_t turn = 0;
     for (int64_t j0 = 0; j0 < p.n; j0 += packing.columns) {
@@ -196,7 +196,7 @@ void product(const Team& team, const Packing<T>& packing, const Product<T>& p) {
     team.share(p.n, job.nr, &begin, &end);
     // Few rows: a block of B is used little, so it is taken in long runs of few k, which memory delivers fastest.
     const bool few = p.m <= 8 * micro.mr;
-    const int depth_full = p.inner == Inner::distance ? kDepthDistance : few ? kShallow : kDepth;
+    const int depth_full = few ? kShallow : kDepth;
     const int64_t strip = std::max<int64_t>(1, (few ? kStrip : kStrip / 4) / job.nr) * job.nr;
     T* packed = packing.shared + team.rank * (2 * kDepth * packing.columns / team.size / 16 * 16);
     for (int64_t j = begin; j < end; j += strip) {
