@@ -1,47 +1,15 @@
-"""Settings: one frozen dataclass a stage, a preset that bundles them, and the errors every room raises.
+"""One frozen dataclass a stage.
 
 Where the paper (Lee et al., ICLR 2024, arXiv 2310.06511) and its published code part, the setting is a
-named option. The default is the paper's side; :func:`official` turns every one of them to the code's.
+named option whose default is the paper's side.
 """
 
 from __future__ import annotations
 
-import dataclasses
-import platform
-from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from importlib.metadata import PackageNotFoundError, version
-from typing import Any, Literal, TypeVar, get_args, get_type_hints
+from typing import Any, Literal, get_args, get_type_hints
 
-try:
-    VERSION = version("ssdd")
-except PackageNotFoundError:  # a checkout that was never installed
-    VERSION = "0+unknown"
-
-Event = dict[str, Any]
-"""What a stage reports while it runs: JSON values only, always with the key ``event``."""
-
-Report = Callable[[Event], None]
-"""What a stage is handed to report with; the progress display and the JSONL log are two of them."""
-
-
-def silent(event: Event) -> None:
-    """The report that says nothing: the default of every call that takes one."""
-
-
-class InputError(ValueError):
-    """Something the caller gave cannot be used. The message names the argument, what was expected, what came."""
-
-
-class Diverged(RuntimeError):
-    """The loss stopped being a finite number. ``partial`` holds the last good result, where there is one."""
-
-    def __init__(self, message: str, partial: Any = None) -> None:
-        super().__init__(message)
-        self.partial = partial
-
-
-_S = TypeVar("_S")
+from .errors import InputError
 
 
 def _check(config: Any) -> None:
@@ -241,97 +209,3 @@ class Preset:
     distill: DistillConfig = field(default_factory=DistillConfig)
     pretrain: PretrainConfig = field(default_factory=PretrainConfig)
     evaluate: EvaluateConfig = field(default_factory=EvaluateConfig)
-
-
-PRESETS: dict[str, Preset] = {
-    # 1,297 training images of 8x8: 26 distilled images are 2%.
-    "digits": Preset(
-        name="digits",
-        student=StudentConfig(model="convnet-16-32"),
-        teacher=TeacherConfig(
-            widths=(16, 64),
-            epochs=200,
-            projector=256,
-            augment=AugmentConfig(
-                shift=0.125,
-                rotate=15.0,
-                scale=0.15,
-                flip=0.0,
-                brightness=0.0,
-                contrast=0.4,
-                saturation=0.0,
-                grayscale=0.0,
-                noise=0.05,
-            ),
-        ),
-        distill=DistillConfig(images=26, steps=2000, batch=512, rate=0.01, crop_pad=1),
-        pretrain=PretrainConfig(steps=600, rate=0.4),
-    ),
-    # Small colour images on a CPU: a folder or an .npz of the user's.
-    "small": Preset(name="small", distill=DistillConfig(pool=5, pool_steps=400)),
-}
-
-
-def preset(name: str) -> Preset:
-    """The preset of that name; an :class:`InputError` lists the names there are."""
-    if name not in PRESETS:
-        raise InputError(f"preset: expected one of {', '.join(PRESETS)}, got {name!r}")
-    return PRESETS[name]
-
-
-def official(settings: Preset) -> Preset:
-    """``settings`` with every departure between paper and published code turned to the code's side."""
-    return dataclasses.replace(
-        settings,
-        distill=dataclasses.replace(
-            settings.distill,
-            pool_counter="stuck",
-            support_input="raw",
-            real_view="augmented",
-            teacher_in_loop="recomputed",
-        ),
-        evaluate=dataclasses.replace(settings.evaluate, random_targets="labels"),
-    )
-
-
-def _parse(key: str, text: str, like: Any) -> Any:
-    try:
-        if isinstance(like, bool):
-            return {"true": True, "false": False, "1": True, "0": False}[text.lower()]
-        if isinstance(like, tuple):
-            return tuple(int(part) for part in text.replace(",", "-").split("-"))
-        return type(like)(text)
-    except (ValueError, KeyError):
-        raise InputError(f"{key}: expected a value like {like!r}, got {text!r}") from None
-
-
-def _with(settings: _S, path: list[str], key: str, text: str) -> _S:
-    names = [f.name for f in dataclasses.fields(settings)]  # type: ignore[arg-type]
-    if path[0] not in names:
-        raise InputError(f"{key}: no setting {path[0]!r} here; there are {', '.join(names)}")
-    old = getattr(settings, path[0])
-    if dataclasses.is_dataclass(old) != (len(path) > 1):
-        raise InputError(f"{key}: expected STAGE.FIELD, such as distill.rate")
-    new = _with(old, path[1:], key, text) if len(path) > 1 else _parse(key, text, old)
-    return dataclasses.replace(settings, **{path[0]: new})  # type: ignore[type-var]
-
-
-def with_settings(settings: Preset, changes: Mapping[str, str]) -> Preset:
-    """``settings`` with single fields changed by name, as text: ``{"distill.rate": "0.03"}``.
-
-    Raises :class:`InputError` for an unknown name or a value of the wrong kind.
-    """
-    for key, text in changes.items():
-        settings = _with(settings, key.split("."), key, text)
-    return settings
-
-
-def as_dict(settings: Any) -> dict[str, Any]:
-    """Settings as plain JSON values, for logs and for the artifact."""
-    return dataclasses.asdict(settings)
-
-
-def versions() -> dict[str, str]:
-    """What a result is computed with."""
-    found = {"python": platform.python_version(), "ssdd": VERSION}
-    return found | {name: version(name) for name in ("torch", "numpy", "scikit-learn")}

@@ -1,0 +1,34 @@
+"""Settings: one frozen dataclass a stage, a preset that bundles them, and the errors every room raises.
+
+Where the paper (Lee et al., ICLR 2024, arXiv 2310.06511) and its published code part, the setting is a
+named option. The default is the paper's side; :func:`official` turns every one of them to the code's.
+"""
+
+from __future__ import annotations
+
+from .change import VERSION, as_dict, versions, with_settings
+from .errors import Diverged, Event, InputError, Report, silent
+from .presets import PRESETS, official, preset
+from .settings import AugmentConfig, DistillConfig, EvaluateConfig, Preset, PretrainConfig, StudentConfig, TeacherConfig
+
+__all__ = [
+    "PRESETS",
+    "VERSION",
+    "AugmentConfig",
+    "DistillConfig",
+    "Diverged",
+    "EvaluateConfig",
+    "Event",
+    "InputError",
+    "Preset",
+    "PretrainConfig",
+    "Report",
+    "StudentConfig",
+    "TeacherConfig",
+    "as_dict",
+    "official",
+    "preset",
+    "silent",
+    "versions",
+    "with_settings",
+]

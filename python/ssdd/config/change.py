@@ -1,0 +1,62 @@
+"""Settings as text and back: single fields changed by name, plain values for logs, and the versions beside them."""
+
+from __future__ import annotations
+
+import dataclasses
+import platform
+from collections.abc import Mapping
+from importlib.metadata import PackageNotFoundError, version
+from typing import Any, TypeVar
+
+from .errors import InputError
+from .settings import Preset
+
+try:
+    VERSION = version("ssdd")
+except PackageNotFoundError:  # a checkout that was never installed
+    VERSION = "0+unknown"
+
+_S = TypeVar("_S")
+
+
+def _parse(key: str, text: str, like: Any) -> Any:
+    try:
+        if isinstance(like, bool):
+            return {"true": True, "false": False, "1": True, "0": False}[text.lower()]
+        if isinstance(like, tuple):
+            return tuple(int(part) for part in text.replace(",", "-").split("-"))
+        return type(like)(text)
+    except (ValueError, KeyError):
+        raise InputError(f"{key}: expected a value like {like!r}, got {text!r}") from None
+
+
+def _with(settings: _S, path: list[str], key: str, text: str) -> _S:
+    names = [f.name for f in dataclasses.fields(settings)]  # type: ignore[arg-type]
+    if path[0] not in names:
+        raise InputError(f"{key}: no setting {path[0]!r} here; there are {', '.join(names)}")
+    old = getattr(settings, path[0])
+    if dataclasses.is_dataclass(old) != (len(path) > 1):
+        raise InputError(f"{key}: expected STAGE.FIELD, such as distill.rate")
+    new = _with(old, path[1:], key, text) if len(path) > 1 else _parse(key, text, old)
+    return dataclasses.replace(settings, **{path[0]: new})  # type: ignore[type-var]
+
+
+def with_settings(settings: Preset, changes: Mapping[str, str]) -> Preset:
+    """``settings`` with single fields changed by name, as text: ``{"distill.rate": "0.03"}``.
+
+    Raises :class:`InputError` for an unknown name or a value of the wrong kind.
+    """
+    for key, text in changes.items():
+        settings = _with(settings, key.split("."), key, text)
+    return settings
+
+
+def as_dict(settings: Any) -> dict[str, Any]:
+    """Settings as plain JSON values, for logs and for the artifact."""
+    return dataclasses.asdict(settings)
+
+
+def versions() -> dict[str, str]:
+    """What a result is computed with."""
+    found = {"python": platform.python_version(), "ssdd": VERSION}
+    return found | {name: version(name) for name in ("torch", "numpy", "scikit-learn")}

@@ -1,0 +1,58 @@
+"""The named presets, and the switch to the published code's side."""
+
+from __future__ import annotations
+
+import dataclasses
+
+from .errors import InputError
+from .settings import AugmentConfig, DistillConfig, Preset, PretrainConfig, StudentConfig, TeacherConfig
+
+PRESETS: dict[str, Preset] = {
+    # 1,297 training images of 8x8: 26 distilled images are 2%.
+    "digits": Preset(
+        name="digits",
+        student=StudentConfig(model="convnet-16-32"),
+        teacher=TeacherConfig(
+            widths=(16, 64),
+            epochs=200,
+            projector=256,
+            augment=AugmentConfig(
+                shift=0.125,
+                rotate=15.0,
+                scale=0.15,
+                flip=0.0,
+                brightness=0.0,
+                contrast=0.4,
+                saturation=0.0,
+                grayscale=0.0,
+                noise=0.05,
+            ),
+        ),
+        distill=DistillConfig(images=26, steps=2000, batch=512, rate=0.01, crop_pad=1),
+        pretrain=PretrainConfig(steps=600, rate=0.4),
+    ),
+    # Small colour images on a CPU: a folder or an .npz of the user's.
+    "small": Preset(name="small", distill=DistillConfig(pool=5, pool_steps=400)),
+}
+
+
+def preset(name: str) -> Preset:
+    """The preset of that name; an :class:`InputError` lists the names there are."""
+    if name not in PRESETS:
+        raise InputError(f"preset: expected one of {', '.join(PRESETS)}, got {name!r}")
+    return PRESETS[name]
+
+
+def official(settings: Preset) -> Preset:
+    """``settings`` with every departure between paper and published code turned to the code's side."""
+    return dataclasses.replace(
+        settings,
+        distill=dataclasses.replace(
+            settings.distill,
+            pool_counter="stuck",
+            support_input="raw",
+            real_view="augmented",
+            teacher_in_loop="recomputed",
+        ),
+        evaluate=dataclasses.replace(settings.evaluate, random_targets="labels"),
+    )
