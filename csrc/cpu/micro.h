@@ -21,8 +21,10 @@ struct Micro {
               // 2 * lanes wide
   int lanes;  // a B panel's width is its column count rounded up to this
 
-  // Packs element (k, j) = src[k * ks + j * js], k < kc, j < n, into dst[k * width + j], zeros for n <= j < width.
-  void (*pack)(const T* src, int64_t ks, int64_t js, int kc, int n, int width, T* dst);
+  // Packs element (k, j) = src[k * ks + j * js], k < kc, j < n, into panels of `width` columns: panel p starts at
+  // dst + p * width * kc and is k-major. The last panel is only as wide as its columns, rounded up to `granule` with
+  // zeros. width is a multiple of 4.
+  void (*pack)(const T* src, int64_t ks, int64_t js, int kc, int n, int width, int granule, T* dst);
 
   // acc[i][j] = sum_{k < kc} f(a[i * rs + k * ks], b[k * width + j]) for `panels` panels of mr rows (the second at
   // a + panel_stride) and `width` columns; then out[i * ld + j] = beta * out + alpha * acc (beta = 0 never reads out).

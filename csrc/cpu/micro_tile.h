@@ -125,31 +125,60 @@ inline void transpose4(const T* src, int64_t js, T* dst, int width) {
   *reinterpret_cast<QL*>(dst + 3 * width) = __builtin_shufflevector(c, d, 2, 3, 6, 7);
 }
 
-template <class T, int Bytes>
-void pack(const T* src, int64_t ks, int64_t js, int kc, int n, int width, T* dst) {
-  if (n < width)
-    for (int k = 0; k < kc; ++k)
-      for (int j = n; j < width; ++j) dst[int64_t(k) * width + j] = T(0);
-  if (js == 1 && n == width && n % (Bytes / sizeof(T)) == 0) {
-    using L = typename VectorOf<T, Bytes>::loose;
-    constexpr int lanes = Bytes / sizeof(T);
-    for (int k = 0; k < kc; ++k, src += ks, dst += width)
-      for (int j = 0; j < width; j += lanes) *reinterpret_cast<L*>(dst + j) = *reinterpret_cast<const L*>(src + j);
-  } else if (js == 1) {
-    for (int k = 0; k < kc; ++k) {
-      const T* s = src + k * ks;
-      T* d = dst + int64_t(k) * width;
-      for (int j = 0; j < n; ++j) d[j] = s[j];
+// Whole panels whose columns lie side by side in memory (js = 1): a few panels at a time, so that each source row is
+// read in one long run and each panel written as one stream.
+template <class T>
+inline void pack_rows(const T* src, int64_t ks, int kc, int panels, int width, T* dst) {
+  typedef typename VectorOf<T, 4 * sizeof(T)>::loose QL;
+  constexpr int kRun = 192, kAhead = 4, kLine = 64 / sizeof(T);
+  const int group = kRun / width > 1 ? kRun / width : 1;
+  for (int p0 = 0; p0 < panels; p0 += group) {
+    const int count = panels - p0 < group ? panels - p0 : group;
+    const T* row = src + int64_t(p0) * width;
+    T* out = dst + int64_t(p0) * width * kc;
+    for (int k = 0; k < kc; ++k, row += ks, out += width) {
+      for (int j = 0; j < count * width; j += kLine) __builtin_prefetch(row + kAhead * ks + j);
+      for (int p = 0; p < count; ++p)
+        for (int j = 0; j < width; j += 4)
+          *reinterpret_cast<QL*>(out + int64_t(p) * width * kc + j) =
+              *reinterpret_cast<const QL*>(row + p * width + j);
     }
-  } else if (ks == 1) {
-    const int kq = kc & ~3, nq = n & ~3;
-    for (int j = 0; j < nq; j += 4)
-      for (int k = 0; k < kq; k += 4) transpose4(src + k + j * js, js, dst + int64_t(k) * width + j, width);
-    for (int j = 0; j < n; ++j)
-      for (int k = j < nq ? kq : 0; k < kc; ++k) dst[int64_t(k) * width + j] = src[k + j * js];
-  } else {
+  }
+}
+
+// One whole panel whose columns are runs of k in memory (ks = 1).
+template <class T>
+inline void pack_transposed(const T* src, int64_t js, int kc, int width, T* dst) {
+  constexpr int kLine = 64 / sizeof(T);
+  const int kq = kc & ~3;
+  for (int j = 0; j < width; j += 4) {
+    const T* columns = src + j * js;
+    for (int k = 0; k < kq; k += 4) {
+      if (k % kLine == 0)
+        for (int next = 4; next < 8; ++next) __builtin_prefetch(columns + next * js + k);
+      transpose4(columns + k, js, dst + int64_t(k) * width + j, width);
+    }
+    for (int k = kq; k < kc; ++k)
+      for (int i = 0; i < 4; ++i) dst[int64_t(k) * width + j + i] = columns[i * js + k];
+  }
+}
+
+template <class T>
+void pack(const T* src, int64_t ks, int64_t js, int kc, int n, int width, int granule, T* dst) {
+  const int whole = n / width;
+  if (js == 1)
+    pack_rows(src, ks, kc, whole, width, dst);
+  else if (ks == 1)
+    for (int p = 0; p < whole; ++p)
+      pack_transposed(src + int64_t(p) * width * js, js, kc, width, dst + int64_t(p) * width * kc);
+  const int done = js == 1 || ks == 1 ? whole : 0;
+  for (int j0 = done * width; j0 < n; j0 += width) {  // what is left: the last columns, or strides of any kind
+    const int columns = n - j0 < width ? n - j0 : width;
+    const int padded = columns == width ? width : (columns + granule - 1) / granule * granule;
+    T* out = dst + int64_t(j0) * kc;
     for (int k = 0; k < kc; ++k)
-      for (int j = 0; j < n; ++j) dst[int64_t(k) * width + j] = src[k * ks + j * js];
+      for (int j = 0; j < padded; ++j)
+        out[int64_t(k) * padded + j] = j < columns ? src[k * ks + (j0 + j) * js] : T(0);
   }
 }
 
@@ -160,7 +189,7 @@ const Micro<T>* make(const char* name) {
                                  Mr,
                                  3 * lanes,
                                  lanes,
-                                 &pack<T, Bytes>,
+                                 &pack<T>,
                                  &run<T, Bytes, Mr, Inner::dot>,
                                  &run<T, Bytes, Mr, Inner::distance>};
   return &table;

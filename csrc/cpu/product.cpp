@@ -77,14 +77,12 @@ struct Job {
     }
   }
 
-  // Packs columns [j0, j1) of the k block at k0, panels `first`, `first + step`, ... of them.
-  void pack_columns(int64_t k0, int depth, int64_t j0, int64_t j1, int64_t first, int64_t step, T* out) const {
-    for (int64_t panel = first; panel < panels(j1 - j0); panel += step) {
-      const int64_t j = j0 + panel * nr;
-      const int columns = static_cast<int>(std::min<int64_t>(nr, j1 - j));
-      micro.pack(p.b.p + k0 * p.b.rs + j * p.b.cs, p.b.rs, p.b.cs, depth, columns,
-                 static_cast<int>(round_up(columns, micro.lanes)), out + panel * nr * depth);
-    }
+  // Packs columns [j0, j1) of the k block at k0: this rank's share of their panels.
+  void pack_columns(const Team& team, int64_t k0, int depth, int64_t j0, int64_t j1, T* out) const {
+    int64_t begin, end;
+    team.share(j1 - j0, nr, &begin, &end);
+    micro.pack(p.b.p + k0 * p.b.rs + (j0 + begin) * p.b.cs, p.b.rs, p.b.cs, depth, static_cast<int>(end - begin), nr,
+               micro.lanes, out + begin * depth);
   }
 
   // Rows [i, i + rows) times the packed columns [j0, j1).
@@ -95,9 +93,7 @@ struct Job {
     const int step = 2 * micro.mr;
     const int in_place = direct ? rows / step * step : 0;
     const int rest = rows - in_place;
-    for (int r = 0; r < rest; r += micro.mr)
-      micro.pack(a + (in_place + r) * p.a.rs, p.a.cs, p.a.rs, depth, std::min(micro.mr, rest - r), micro.mr,
-                 own + int64_t(r) * depth);
+    micro.pack(a + in_place * p.a.rs, p.a.cs, p.a.rs, depth, rest, micro.mr, micro.mr, own);
     for (int r = 0; r < in_place; r += step)
       for (int64_t panel = 0; panel < all; ++panel)
         panel_tiles(i + r, step, a + r * p.a.rs, p.a.rs, p.a.cs, micro.mr * p.a.rs, j0, j1, panel, packed, depth,
@@ -179,7 +175,7 @@ void product(const Team& team, const Packing<T>& packing, const Product<T>& p) {
         const int depth = static_cast<int>(std::min<int64_t>(depth_full, p.k - k0));
         // Two buffers in turn: one barrier a block, the other buffer is still being read before it.
         T* packed = packing.shared + (turn % 2) * kDepth * packing.columns;
-        job.pack_columns(k0, depth, j0, j1, team.rank, team.size, packed);
+        job.pack_columns(team, k0, depth, j0, j1, packed);
         team.barrier();
         for (int64_t block = 0; block < blocks; ++block) {
           const int64_t turn_of = p.lower && (block / team.size) % 2 ? team.size - 1 - block % team.size : block % team.size;
@@ -203,7 +199,7 @@ void product(const Team& team, const Packing<T>& packing, const Product<T>& p) {
       const int64_t stop = std::min(end, j + strip);
       for (int64_t k0 = 0; k0 < p.k; k0 += depth_full) {
         const int depth = static_cast<int>(std::min<int64_t>(depth_full, p.k - k0));
-        job.pack_columns(k0, depth, j, stop, 0, 1, packed);
+        job.pack_columns(Team{}, k0, depth, j, stop, packed);
         for (int64_t i = 0; i < p.m; i += kRows)
           job.row_block(i, static_cast<int>(std::min<int64_t>(kRows, p.m - i)), j, stop, k0, depth, false, packed, own,
                         k0 == 0, k0 + depth == p.k);
