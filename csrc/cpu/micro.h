@@ -33,6 +33,12 @@ struct Micro {
               T* out, int64_t ld, T alpha, T beta);
   void (*distance)(int panels, int width, int kc, const T* a, int64_t rs, int64_t ks, int64_t panel_stride,
                    const T* b, T* out, int64_t ld, T alpha, T beta);
+
+  // Few columns: out[i * ld + j] = beta * out + alpha * sum_k a[i * as + k] * b[j * bs + k], i < m, j < n.
+  void (*dots)(int m, int n, int kc, const T* a, int64_t as, const T* b, int64_t bs, T* out, int64_t ld, T alpha,
+               T beta);
+  // Few rows: c[i * ld + j] += sum_k a[k * m + i] * b[k * bs + j], i < m, j < n; rows of b are read once, in order.
+  void (*stream)(int m, int n, int kc, const T* a, const T* b, int64_t bs, T* c, int64_t ld);
 };
 
 // Instruction sets in ascending order. `automatic` is the best that has been proven on a real machine.

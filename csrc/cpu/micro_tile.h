@@ -5,23 +5,10 @@
 // A tile is 4 rows by up to 3 vectors (AVX-512: 8 rows): 12 (24) accumulators, 3 vectors of B, one broadcast of A;
 // per k it loads 3 vectors and 4 (8) scalars for 12 (24) multiply-adds.
 #pragma once
-#include "micro.h"
+#include "micro_thin.h"
 
 namespace ssdd::cpu {
 namespace {
-
-template <class T, int Bytes>
-struct VectorOf;
-template <int Bytes>
-struct VectorOf<float, Bytes> {
-  typedef float type __attribute__((vector_size(Bytes)));
-  typedef float loose __attribute__((vector_size(Bytes), aligned(4), may_alias));
-};
-template <int Bytes>
-struct VectorOf<double, Bytes> {
-  typedef double type __attribute__((vector_size(Bytes)));
-  typedef double loose __attribute__((vector_size(Bytes), aligned(8), may_alias));
-};
 
 // Terms that one register sums before it is added to a total: the error of a long sum grows with the length of its
 // runs. Squared differences are all of one sign and drift, so theirs are short.
@@ -41,15 +28,12 @@ inline void tile(int kc, const T* a, int64_t rs, int64_t ks, int64_t panel_strid
       __builtin_prefetch(out + i * ld, 1, 3);
       if constexpr (width * sizeof(T) > 64) __builtin_prefetch(out + i * ld + width - 1, 1, 3);
     }
-  V total[rows][Vectors];
-  for (int k0 = 0; k0 < kc; k0 += kRun<F>) {
-    V acc[rows][Vectors];
+  const auto sum = [&](V(&acc)[rows][Vectors], int count) {
 #pragma GCC unroll 16
     for (int i = 0; i < rows; ++i)
 #pragma GCC unroll 4
       for (int v = 0; v < Vectors; ++v) acc[i][v] = V{};
-    const int stop = kc - k0 < kRun<F> ? kc - k0 : kRun<F>;
-    for (int k = 0; k < stop; ++k) {
+    for (int k = 0; k < count; ++k) {
       V bv[Vectors];
 #pragma GCC unroll 4
       for (int v = 0; v < Vectors; ++v) bv[v] = *reinterpret_cast<const L*>(b + v * lanes);
@@ -69,10 +53,16 @@ inline void tile(int kc, const T* a, int64_t rs, int64_t ks, int64_t panel_strid
       a += ks;
       b += width;
     }
+  };
+  V total[rows][Vectors];
+  sum(total, kc < kRun<F> ? kc : kRun<F>);
+  for (int k0 = kRun<F>; k0 < kc; k0 += kRun<F>) {
+    V acc[rows][Vectors];
+    sum(acc, kc - k0 < kRun<F> ? kc - k0 : kRun<F>);
 #pragma GCC unroll 16
     for (int i = 0; i < rows; ++i)
 #pragma GCC unroll 4
-      for (int v = 0; v < Vectors; ++v) total[i][v] = k0 == 0 ? acc[i][v] : total[i][v] + acc[i][v];
+      for (int v = 0; v < Vectors; ++v) total[i][v] += acc[i][v];
   }
 #pragma GCC unroll 16
   for (int i = 0; i < rows; ++i)
@@ -191,7 +181,9 @@ const Micro<T>* make(const char* name) {
                                  lanes,
                                  &pack<T>,
                                  &run<T, Bytes, Mr, Inner::dot>,
-                                 &run<T, Bytes, Mr, Inner::distance>};
+                                 &run<T, Bytes, Mr, Inner::distance>,
+                                 &dots<T, Bytes>,
+                                 &stream<T, Bytes>};
   return &table;
 }
 

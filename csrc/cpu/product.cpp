@@ -3,7 +3,7 @@
 // Where there are few rows the columns are divided instead, and each thread packs its own.
 #include "product.h"
 
-#include <stdexcept>
+#include "thin.h"
 
 namespace ssdd::cpu {
 namespace {
@@ -17,7 +17,7 @@ constexpr int64_t kDirectPanels = 3;
 constexpr int64_t kLeastColumns = 4 * 48 * kDirectPanels;  // so that deep blocks of few columns, and strips, fit
 constexpr int kTile = 16 * 48;
 
-int64_t own_elements() { return int64_t(kRows) * kDepth + 16 * kDepth; }
+int64_t own_elements() { return std::max(int64_t(kRows + 16) * kDepth, thin_elements()); }
 
 int64_t round_up(int64_t x, int64_t step) { return (x + step - 1) / step * step; }
 
@@ -158,6 +158,11 @@ void product(const Team& team, const Packing<T>& packing, const Product<T>& p) {
     return;
   }
   T* own = packing.own + team.rank * own_elements();
+  if (is_thin(p)) {
+    thin_product(team, own, p);
+    team.barrier();
+    return;
+  }
   const bool by_rows = p.m >= int64_t(16) * micro.mr * team.size || p.m >= p.n;
   if (by_rows) {
     const bool direct = p.n <= kDirectPanels * job.nr && p.inner == Inner::dot && !p.lower;

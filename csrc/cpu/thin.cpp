@@ -1,0 +1,116 @@
+// Few columns: dot products along the contiguous k of both operands; rows are shared over the team.
+// Few rows: the rows of B are streamed through an output strip that stays in L1; columns are shared over the team.
+// In both the long operand is read once, from where it lies. Packing it would write and read it once more, for as few
+// multiply-adds an element as the short side has.
+#include "thin.h"
+
+namespace ssdd::cpu {
+namespace {
+
+constexpr int64_t kFewColumns = 20;   // from here on the packed tile's own padding costs less
+constexpr int64_t kFewRows = 24;
+constexpr int64_t kOperand = 5120;    // elements of the short operand's block: 20 KiB (float) of L1
+constexpr int64_t kStripElements = 5120;
+constexpr int64_t kStreamDepth = 512; // k of a strip's running sums; 4 terms are added at a time
+constexpr int64_t kLeastDepth = 16;
+
+template <class T>
+bool few_columns(const Product<T>& p) {
+  return p.n <= kFewColumns && p.a.cs == 1 && p.b.rs == 1 && p.k >= kLeastDepth;
+}
+
+template <class T>
+bool few_rows(const Product<T>& p) {
+  return p.m <= kFewRows && !p.lower && p.b.cs == 1 && p.k >= kLeastDepth && p.n >= kLeastDepth;
+}
+
+template <class T>
+void finish(const Product<T>& p, int64_t i, int64_t j, int64_t m, int64_t n, T* c) {
+  if (p.epilogue) p.epilogue->apply(p.epilogue->context, i, j, static_cast<int>(m), static_cast<int>(n), c, p.ldc);
+}
+
+template <class T>
+void by_dots(const Team& team, const Product<T>& p) {
+  const Micro<T>& micro = cpu::micro<T>();
+  constexpr int64_t kStep = 4;
+  const int64_t depth = std::max<int64_t>(kLeastDepth, kOperand / p.n / kLeastDepth * kLeastDepth);
+  int64_t begin, end;
+  team.share(p.m, kStep, &begin, &end);
+  for (int64_t k0 = 0; k0 < p.k; k0 += depth) {
+    const int kc = static_cast<int>(std::min(depth, p.k - k0));
+    const bool last = k0 + kc == p.k;
+    const T beta = k0 == 0 ? p.beta : T(1);
+    for (int64_t i = begin; i < end; i += kStep) {
+      const int rows = static_cast<int>(std::min(kStep, end - i));
+      const T* a = p.a.p + i * p.a.rs + k0;
+      const T* b = p.b.p + k0;
+      T* c = p.c + i * p.ldc;
+      if (!p.lower) {
+        micro.dots(rows, static_cast<int>(p.n), kc, a, p.a.rs, b, p.b.cs, c, p.ldc, p.alpha, beta);
+        if (last) finish(p, i, 0, rows, p.n, c);
+        continue;
+      }
+      for (int y = 0; y < rows; ++y) {
+        const int64_t columns = std::min(p.n, i + y + 1);
+        micro.dots(1, static_cast<int>(columns), kc, a + y * p.a.rs, p.a.rs, b, p.b.cs, c + y * p.ldc, p.ldc, p.alpha,
+                   beta);
+        if (last) finish(p, i + y, 0, 1, columns, c + y * p.ldc);
+      }
+    }
+  }
+}
+
+template <class T>
+void by_streams(const Team& team, T* own, const Product<T>& p) {
+  const Micro<T>& micro = cpu::micro<T>();
+  const int m = static_cast<int>(p.m);
+  const int64_t widest = kStripElements / p.m / 16 * 16;
+  T* strip = own;
+  T* scalars = own + kStripElements;  // alpha A of a block, k-major
+  int64_t begin, end;
+  team.share(p.n, 16, &begin, &end);
+  for (int64_t j = begin; j < end; j += widest) {
+    const int64_t n = std::min(widest, end - j);
+    for (int64_t k0 = 0; k0 < p.k; k0 += kStreamDepth) {
+      const int kc = static_cast<int>(std::min(kStreamDepth, p.k - k0));
+      for (int k = 0; k < kc; ++k)
+        for (int i = 0; i < m; ++i) scalars[k * m + i] = p.alpha * p.a(i, k0 + k);
+      std::fill(strip, strip + m * n, T(0));
+      micro.stream(m, static_cast<int>(n), kc, scalars, p.b.p + k0 * p.b.rs + j, p.b.rs, strip, n);
+      const T beta = k0 == 0 ? p.beta : T(1);
+      for (int i = 0; i < m; ++i) {
+        T* c = p.c + i * p.ldc + j;
+        const T* sum = strip + i * n;
+        if (beta == T(0))
+          std::copy(sum, sum + n, c);
+        else
+          for (int64_t x = 0; x < n; ++x) c[x] = beta * c[x] + sum[x];
+      }
+    }
+    finish(p, 0, j, p.m, n, p.c + j);
+  }
+}
+
+}  // namespace
+
+template <class T>
+bool is_thin(const Product<T>& p) {
+  return p.inner == Inner::dot && (few_columns(p) || few_rows(p));
+}
+
+int64_t thin_elements() { return kStripElements + kFewRows * kStreamDepth; }
+
+template <class T>
+void thin_product(const Team& team, T* own, const Product<T>& p) {
+  if (few_columns(p))
+    by_dots(team, p);
+  else
+    by_streams(team, own, p);
+}
+
+template bool is_thin(const Product<float>&);
+template bool is_thin(const Product<double>&);
+template void thin_product(const Team&, float*, const Product<float>&);
+template void thin_product(const Team&, double*, const Product<double>&);
+
+}  // namespace ssdd::cpu
