@@ -15,7 +15,7 @@ import ssdd_ext
 from .artifact import DistilledSet, Preprocessing
 from .config import DistillConfig, Diverged, InputError, Report, as_dict, silent, versions
 from .data import ImageSet, crop_and_flip
-from .models import Network
+from .models import Network, frozen, in_chunks
 from .pool import Pool
 from .select import random_subset
 
@@ -135,12 +135,9 @@ def outer_loss(network: Network, x_s: Tensor, y_s: Tensor, x_b: Tensor, y_b: Ten
     x_s [S, C, H, W], x_b [Q, C, H, W]: network input; y_s [S, C], y_b [Q, C]. A scalar that differentiates to x_s
     (through the features) and y_s only: nothing flows to the network's weights or through the real batch.
     """
-    for parameter in network.parameters():
-        parameter.requires_grad_(False)
-    f_s = network.features(x_s)
-    with torch.no_grad():
-        f_b = network.features(x_b)
-    loss = ssdd_ext.krr_mse(
+    features = frozen(network)
+    f_s, f_b = features(x_s), in_chunks(features, x_b)
+    return ssdd_ext.krr_mse(
         f_s,
         y_s,
         f_b,
@@ -149,9 +146,6 @@ def outer_loss(network: Network, x_s: Tensor, y_s: Tensor, x_b: Tensor, y_b: Ten
         ridge=ssdd_ext.Ridge.trace(config.ridge),
         on_failure="nan",
     )  # fmt: skip  ("nan": a failed factorisation and a loss that overflows end the run by the same road)
-    for parameter in network.parameters():
-        parameter.requires_grad_(True)
-    return loss
 
 
 def real_batch(

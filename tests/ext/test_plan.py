@@ -125,12 +125,14 @@ def test_queries_in_chunks(kernel, size, monkeypatch):
 def test_force_refuses_and_restores():
     inputs = draw(ROWS[0])
     before = plan.choose(problem_of(ROWS[0]))
-    with pytest.raises(ValueError, match="forward: expected one of dense, low_rank, primal, got 'fast'"), plan.force(
-        forward="fast"
+    with (
+        pytest.raises(ValueError, match="forward: expected one of dense, low_rank, primal, got 'fast'"),
+        plan.force(forward="fast"),
     ):
         pass
-    with pytest.raises(ValueError, match="'primal' is not legal.*legal are dense, low_rank"), plan.force(
-        forward="primal"
+    with (
+        pytest.raises(ValueError, match="'primal' is not legal.*legal are dense, low_rank"),
+        plan.force(forward="primal"),
     ):
         krr(inputs, backend="native")
     with plan.force(backward="dense"), plan.force(forward="low_rank"):

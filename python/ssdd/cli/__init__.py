@@ -1,4 +1,4 @@
-"""The command line: seven verbs, each one call of the package."""
+"""The command line: eight verbs, each one call of the package."""
 
 from __future__ import annotations
 
@@ -44,6 +44,7 @@ from ..teachers import (
     represent,
     train_teacher,
 )
+from .study import study
 
 app = typer.Typer(
     name="ssdd",
@@ -320,6 +321,9 @@ def info(
 ) -> None:
     """Print, as JSON, what an artifact holds; without one, what is installed."""
     print(json.dumps(reports.info(artifact), indent=1))
+
+
+app.command()(study)
 
 
 def _print_table(rows: list[list[str]]) -> None:

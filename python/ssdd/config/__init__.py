@@ -9,7 +9,16 @@ from __future__ import annotations
 from .change import VERSION, as_dict, versions, with_settings
 from .errors import Diverged, Event, InputError, Report, silent
 from .presets import PRESETS, official, preset
-from .settings import AugmentConfig, DistillConfig, EvaluateConfig, Preset, PretrainConfig, StudentConfig, TeacherConfig
+from .settings import (
+    AugmentConfig,
+    DistillConfig,
+    EvaluateConfig,
+    FinetuneConfig,
+    Preset,
+    PretrainConfig,
+    StudentConfig,
+    TeacherConfig,
+)
 
 __all__ = [
     "PRESETS",
@@ -18,6 +27,7 @@ __all__ = [
     "DistillConfig",
     "Diverged",
     "EvaluateConfig",
+    "FinetuneConfig",
     "Event",
     "InputError",
     "Preset",

@@ -9,10 +9,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..artifact import DistilledSet
+from ..artifact import DistilledSet, Preprocessing
 from ..config import InputError, Preset, Report, silent
 from ..data import ImageSet
-from ..models import Network, seeded
+from ..models import Network, frozen, in_chunks, seeded
+from .finetune import finetune
 from .measures import labelled_rows, probe, representation_error, standardise
 from .pretrain import pretrain
 
@@ -21,16 +22,17 @@ BATCH = 500
 
 @dataclass
 class Cell:
-    """One method under one seed. ``error`` is None where it is not defined.
+    """One method under one seed, measured on one set of images. ``error`` is None where it is not defined.
 
     ``probes``: accuracy in percent under "features/5" (5 labels a class, on the features) or "output/0" (all labels,
-    on the predicted representation).
+    on the predicted representation). ``finetuned``: accuracy after fine-tuning with a share of the labels, if asked.
     """
 
     method: str
     seed: int
     error: float | None = None
     probes: dict[str, float] = field(default_factory=dict)
+    finetuned: float | None = None
 
     def as_dict(self) -> dict[str, Any]:
         return asdict(self)
@@ -51,26 +53,58 @@ def evaluate(
     ``make(outputs)`` returns a network with a random start, which ``seed`` fixes; a seed's rows start alike.
     ``test_representations``: g of the held-out images, float32 [N, C], or None where they are not known.
     """
-    outputs = pairs.targets.shape[1] if pairs is not None else 1
     if pairs is not None and tuple(pairs.images.shape[1:]) != (data.channels, *data.size):
         wanted, came = [data.channels, *data.size], list(pairs.images.shape[1:])
         raise InputError(f"pairs: expected images of {wanted} as {data.name} has, got {came}")
+    network = pretrained(pairs, make, settings, seed=seed, report=report)
+    preprocessing = data.preprocessing if pairs is None else pairs.preprocessing
+    wanted_output = test_representations if pairs is not None and pairs.target_kind == "representation" else None
+    cell = Cell("no pre-training" if pairs is None else pairs.method, seed)
+    measure(network, preprocessing, data, settings, cell, wanted_output, output=pairs is not None)
+    report({"event": "cell", **cell.as_dict()})
+    return cell
+
+
+def pretrained(
+    pairs: DistilledSet | None,
+    make: Callable[[int], Network],
+    settings: Preset,
+    *,
+    seed: int = 0,
+    report: Report = silent,
+) -> Network:
+    """A new network, in eval mode, pre-trained on ``pairs`` where there are any; it starts from ``seed``."""
+    outputs = pairs.targets.shape[1] if pairs is not None else 1
     network = seeded(lambda: make(outputs), seed)
     if pairs is not None:
         pretrain(network, pairs, settings.pretrain, seed=seed, report=report)
-    network.eval()
-    preprocessing = data.preprocessing if pairs is None else pairs.preprocessing
+    return network.eval()
+
+
+def measure(
+    network: Network,
+    preprocessing: Preprocessing,
+    data: ImageSet,
+    settings: Preset,
+    cell: Cell,
+    wanted_output: Tensor | None = None,
+    output: bool = True,
+) -> None:
+    """Fill ``cell`` with what ``network`` is worth on ``data``.
+
+    ``wanted_output``: representations of the held-out images, float32 [N, C], where the error is defined.
+    ``output=False`` leaves out the probes on the predicted representation (a network that predicts none).
+    """  # fmt: skip
     features, predictions = zip(
         *(_run(network, preprocessing, images) for images in (data.x_train, data.x_test)), strict=True
     )
-    cell = Cell("no pre-training" if pairs is None else pairs.method, seed)
-    if pairs is not None and pairs.target_kind == "representation" and test_representations is not None:
-        cell.error = representation_error(predictions[1], test_representations)
-    cell.probes = probes(features, data, settings, seed, "features")
-    if pairs is not None:
-        cell.probes |= probes(predictions, data, settings, seed, "output")
-    report({"event": "cell", **cell.as_dict()})
-    return cell
+    if wanted_output is not None:
+        cell.error = representation_error(predictions[1], wanted_output)
+    cell.probes = probes(features, data, settings, cell.seed, "features")
+    if output:
+        cell.probes |= probes(predictions, data, settings, cell.seed, "output")
+    if settings.finetune.share:
+        cell.finetuned = finetune(network, preprocessing, data, settings.finetune, seed=cell.seed)
 
 
 def evaluate_teacher(
@@ -85,16 +119,16 @@ def evaluate_teacher(
 def probes(x: tuple[Tensor, ...], data: ImageSet, settings: Preset, seed: int, what: str) -> dict[str, float]:
     """Probes with each number of labels on ``x`` = (training, held-out) features; nothing without labels.
 
-    A number of labels that some class cannot give is left out, as "all" says the same.
+    A class that has fewer images gives all of them; a number that most classes cannot give is left out.
     """
     if data.y_train is None or data.y_test is None:
         return {}
     config = settings.evaluate
     x_train, x_test = standardise(*x)
-    fewest = int(data.y_train.bincount()[data.y_train.unique()].min())
+    count = int(data.y_train.bincount()[data.y_train.unique()].median())
     found = {}
     for per_class in config.labels:
-        if per_class > fewest:
+        if per_class > count:
             continue
         accuracies = []
         for draw in range(config.draws if per_class else 1):
@@ -105,6 +139,7 @@ def probes(x: tuple[Tensor, ...], data: ImageSet, settings: Preset, seed: int, w
 
 
 @torch.no_grad()
-def _run(network: Network, preprocessing: Callable[[Tensor], Tensor], images: Tensor) -> tuple[Tensor, Tensor]:
-    features = torch.cat([network.features(preprocessing(part)) for part in images.split(BATCH)])
+def _run(network: Network, preprocessing: Preprocessing, images: Tensor) -> tuple[Tensor, Tensor]:
+    f = frozen(network)
+    features = torch.cat([in_chunks(f, preprocessing(part)) for part in images.split(BATCH)])
     return features, network.head(features)

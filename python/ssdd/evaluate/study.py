@@ -36,7 +36,10 @@ class Study:
 
     def make(self, outputs: int) -> Network:
         """A student with a random start."""
-        return build(self.settings.student.model, self.data.channels, self.data.size, outputs)
+        network = build(self.settings.student.model, self.data.channels, self.data.size, outputs)
+        if self.settings.student.channels_last:
+            network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        return network
 
 
 def distil_seed(
@@ -97,12 +100,13 @@ def run_tasks(tasks: Sequence[Task], workers: int, report: Report = silent) -> l
 
     One thread a process, always: on small images more are no faster, and results then do not depend on ``workers``.
     Every event gets the key ``task`` and is handed to ``report`` in this process. The first error ends the others.
+    One worker is this process: a signal that pauses or ends it finds all of the work.
     """
+    if min(workers, len(tasks)) <= 1:
+        return _here(tasks, report)
     context = multiprocessing.get_context("spawn")
     events: Any = context.Queue()
-    pool = ProcessPoolExecutor(
-        max(1, min(workers, len(tasks))), mp_context=context, initializer=_start, initargs=(events,)
-    )
+    pool = ProcessPoolExecutor(min(workers, len(tasks)), mp_context=context, initializer=_start, initargs=(events,))
     try:
         futures = [pool.submit(_call, task) for task in tasks]
         while True:
@@ -120,6 +124,19 @@ def run_tasks(tasks: Sequence[Task], workers: int, report: Report = silent) -> l
         pool.shutdown(cancel_futures=True)
 
 
+def _here(tasks: Sequence[Task], report: Report) -> list[Any]:
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        return [_named(task, report) for task in tasks]
+    finally:
+        torch.set_num_threads(threads)
+
+
+def _named(task: Task, report: Report) -> Any:
+    return task.function(*task.arguments, report=lambda event: report({**event, "task": task.name}))
+
+
 def _failed(future: Future[Any]) -> bool:
     return future.done() and not future.cancelled() and future.exception() is not None
 
@@ -134,4 +151,4 @@ def _start(events: Any) -> None:
 
 
 def _call(task: Task) -> Any:
-    return task.function(*task.arguments, report=lambda event: _events.put({**event, "task": task.name}))
+    return _named(task, _events.put)

@@ -1,7 +1,8 @@
 """Networks, each a backbone (its output is the features) and a last linear layer (the predicted representation)."""
 
 from .convnet import ConvNet
+from .frozen import frozen, in_chunks
 from .network import Network, build, seeded
 from .resnet import ResNet
 
-__all__ = ["ConvNet", "Network", "ResNet", "build", "seeded"]
+__all__ = ["ConvNet", "Network", "ResNet", "build", "frozen", "in_chunks", "seeded"]

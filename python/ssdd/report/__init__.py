@@ -6,6 +6,7 @@ from .info import info
 from .log import JsonLines, both
 from .pictures import contact_sheet, coverage, images_over_steps, loss_curves
 from .progress import Display
+from .study import run_study
 from .table import comparisons, markdown, sentences, table
 
 __all__ = [
@@ -24,6 +25,7 @@ __all__ = [
     "markdown",
     "new_directory",
     "new_file",
+    "run_study",
     "sentences",
     "table",
     "teach",

@@ -1,0 +1,63 @@
+"""``ssdd study``: rows x seeds x target sets from one file."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from .. import report as reports
+from ..config import InputError
+from ..teachers import cache_directory
+
+
+def study(
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="The study, TOML: see docs/studies.md.")],
+    out: Annotated[
+        Path | None, typer.Option("--out", "-o", help="Folder for the cells and the page (default: that of FILE).")
+    ] = None,
+    data: Annotated[Path | None, typer.Option("--data", "-d", help="The images to distil, in place of FILE's.")] = None,
+    teacher: Annotated[str | None, typer.Option("--teacher", "-t", help="The teacher, in place of FILE's.")] = None,
+    target: Annotated[
+        list[str] | None, typer.Option("--target", metavar="NAME=FILE", help="A target set, in place of FILE's.")
+    ] = None,
+    work: Annotated[
+        Path | None, typer.Option("--work", help="Folder for distilled sets and networks (default: OUT/work).")
+    ] = None,
+    workers: Annotated[int, typer.Option(min=1, help="Processes of one thread each. Changes no number.")] = 1,
+) -> None:
+    """Fill a table: every cell (row, seed, set) that is not there yet is computed and kept as a small JSON file.
+
+    Stop it at any moment; the same command goes on from there. Says, cell by cell, how long the rest will take.
+    """
+    reports.run_study(
+        file, out or file.parent, data=data, teacher=teacher, targets=_targets(target), work=work,
+        cache=cache_directory(), workers=workers, report=_line,
+    )  # fmt: skip
+
+
+def _targets(given: list[str] | None) -> dict[str, str]:
+    pairs = [text.partition("=") for text in given or []]
+    for name, _, path in pairs:
+        if not name or not path:
+            raise InputError(f"--target: expected NAME=FILE, got {name!r}")
+    return {name: path for name, _, path in pairs}
+
+
+def _line(event: dict[str, Any]) -> None:
+    if event["event"] == "study":
+        left = "not known yet" if event["left"] is None else f"about {duration(event['left'])} on one core"
+        print(f"[{event['done']}/{event['of']}] {event['row']}, seed {event['seed']}, {event['set']}: "
+              f"{event['seconds']:.0f} s; the rest: {left}", flush=True)  # fmt: skip
+    elif event["event"] == "distill":
+        print(f"    {event['task']}: step {event['step']} of {event['steps']}, loss {event['loss']:.4g}, untrained "
+              f"{event['untrained_share']:.1%}, mean age {event['mean_age']:.1f}", flush=True)  # fmt: skip
+
+
+def duration(seconds: float) -> str:
+    """In words: "40 s", "12 min", "3 h 05 min"."""
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    hours, minutes = divmod(round(seconds / 60), 60)
+    return f"{hours} h {minutes:02} min" if hours else f"{minutes} min"

@@ -1,0 +1,92 @@
+"""The finished cells of a study: one small JSON file each, written whole or not at all."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from ..artifact import write_atomically
+from ..config import InputError, Preset
+from .plan import Row
+
+SOURCE = "source"
+"""The name of the set that is distilled, beside the names of the targets."""
+
+
+class Cells:
+    """The folder of a study's cells. ``inputs`` says what they were computed from (name of the set -> fingerprint)."""
+
+    def __init__(self, folder: Path, inputs: Mapping[str, str]) -> None:
+        self.folder, self.inputs = folder, dict(inputs)
+
+    def path(self, row: Row, seed: int, name: str) -> Path:
+        return self.folder / f"{row.slug}.seed-{seed}.{name.lower()}.json"
+
+    def read(self, row: Row, seed: int, name: str) -> dict[str, Any] | None:
+        """The cell, or None where it is not finished.
+
+        Raises :class:`InputError` where the file holds a cell of other settings, data or teacher: it is neither
+        believed nor overwritten.
+        """
+        path = self.path(row, seed, name)
+        if not path.is_file():
+            return None
+        cell = read_cell(path)
+        found = differences(cell["settings"], row.relevant)
+        found += [
+            f"{key}: {cell['inputs'].get(key)} there, {self.inputs[key]} here"
+            for key in (SOURCE, "teacher", name)
+            if cell["inputs"].get(key) != self.inputs[key]
+        ]
+        if found:
+            raise InputError(
+                f"{path}: a finished cell of another configuration ({'; '.join(found[:3])}); "
+                "give the row another name, or move the file away to compute it anew"
+            )
+        return cell
+
+    def write(self, row: Row, seed: int, name: str, values: Mapping[str, Any]) -> dict[str, Any]:
+        """Keep a finished cell."""
+        inputs = {key: self.inputs[key] for key in (SOURCE, "teacher", name)}
+        cell = {"row": row.name, "from": row.source, "seed": seed, "set": name, **values,
+                "settings": row.relevant, "inputs": inputs}  # fmt: skip
+        write_atomically(self.path(row, seed, name), (json.dumps(cell, indent=1) + "\n").encode())
+        return cell
+
+
+def read_cell(path: Path) -> dict[str, Any]:
+    """One cell's JSON, checked to be one."""
+    try:
+        cell = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise InputError(f"{path}: not a readable cell ({error})") from None
+    wanted = {"row": str, "seed": int, "set": str, "probes": dict, "settings": dict, "inputs": dict}
+    if not isinstance(cell, dict) or not all(isinstance(cell.get(key), kind) for key, kind in wanted.items()):
+        raise InputError(f"{path}: expected a cell of a study, with {', '.join(wanted)}")
+    return cell
+
+
+def differences(stored: Mapping[str, Any], wanted: Mapping[str, Any]) -> list[str]:
+    """Where stored settings and wanted ones part, as text.
+
+    A setting that is younger than the stored file does not count where it stands at its default, which is what the
+    older code did.
+    """
+    there, here, default = dict(_flat(stored)), dict(_flat(wanted)), dict(_flat(dataclasses.asdict(Preset("default"))))
+    parted = [
+        f"{key}: {there.get(key, default.get(key))!r} there, {here.get(key)!r} here"
+        for key in sorted(there.keys() | here.keys())
+        if there.get(key, default.get(key)) != here.get(key)
+    ]
+    return parted
+
+
+def _flat(settings: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    for key, value in settings.items():
+        if isinstance(value, Mapping):
+            yield from _flat(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", list(value) if isinstance(value, tuple) else value

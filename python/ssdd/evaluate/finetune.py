@@ -1,0 +1,60 @@
+"""Fine-tuning: the whole pre-trained network, with a new last layer, on few labelled images of a target."""
+
+from __future__ import annotations
+
+import copy
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from ..artifact import Preprocessing
+from ..config import Diverged, FinetuneConfig, InputError
+from ..data import ImageSet, crop_and_flip
+from ..models import Network, frozen, in_chunks, seeded
+
+
+def share_of_labels(labels: Tensor, share: float, seed: int) -> Tensor:
+    """Rows of ``share`` of each class (rounded, at least one), drawn at random."""
+    order = torch.randperm(len(labels), generator=torch.Generator().manual_seed(seed))
+    classes = [order[labels[order] == c] for c in labels.unique().tolist()]
+    return torch.cat([rows[: max(1, round(share * len(rows)))] for rows in classes])
+
+
+def finetune(
+    network: Network, preprocessing: Preprocessing, data: ImageSet, config: FinetuneConfig, *, seed: int = 0
+) -> float:
+    """Test accuracy, in percent, after training a copy of ``network`` on ``config.share`` of the labels of ``data``.
+
+    The new last layer, the labelled images and every crop come from ``seed``. ``network`` is left as it was.
+    """
+    if data.y_train is None or data.y_test is None:
+        raise InputError(f"data: fine-tuning needs labels; {data.name} has none")
+    rows = share_of_labels(data.y_train, config.share, seed)
+    backbone = copy.deepcopy(network.backbone).requires_grad_(True)
+    model = seeded(lambda: Network(backbone, network.dimension, data.classes), seed).train()
+    optimizer = torch.optim.SGD(model.parameters(), lr=config.rate, momentum=0.9, weight_decay=config.weight_decay)
+    g = torch.Generator().manual_seed(seed)
+    order = torch.empty(0, dtype=torch.int64)
+    batch = min(config.batch, len(rows))
+    for step in range(config.steps):
+        for group in optimizer.param_groups:
+            group["lr"] = config.rate * 0.5 * (1 + math.cos(math.pi * step / config.steps))
+        if len(order) < batch:
+            order = torch.randperm(len(rows), generator=g)
+        part, order = rows[order[:batch]], order[batch:]
+        pixels = data.x_train[part].permute(0, 3, 1, 2).float().div(255)
+        x = preprocessing.normalise(crop_and_flip(pixels, config.crop_pad, g))
+        loss = F.cross_entropy(model(x), data.y_train[part])
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    if not math.isfinite(value := float(loss.detach())):
+        raise Diverged(f"finetune: the loss is {value}; try a smaller finetune.rate (now {config.rate})")
+    features = frozen(model)
+    right = 0
+    for images, labels in zip(data.x_test.split(500), data.y_test.split(500), strict=True):
+        scores = model.head(in_chunks(features, preprocessing(images)))
+        right += int((scores.argmax(1) == labels).sum())
+    return 100 * right / len(data.y_test)

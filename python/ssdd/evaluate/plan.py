@@ -1,0 +1,127 @@
+"""A study's file: which rows, which seeds, which sets, in TOML."""
+
+from __future__ import annotations
+
+import os
+import re
+import tomllib
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+from ..config import InputError, Preset, official, preset, with_settings
+
+Source = Literal["nothing", "random", "k-means", "full set", "krr-st", "teacher"]
+"""What a row's network is pre-trained on; "teacher": the teacher itself is measured."""
+
+_STAGES: dict[str, tuple[str, ...]] = {
+    "nothing": ("student",),
+    "random": ("student", "pretrain"),
+    "k-means": ("student", "pretrain"),
+    "full set": ("student", "pretrain"),
+    "krr-st": ("student", "pretrain", "distill"),
+    "teacher": (),
+}
+
+
+@dataclass(frozen=True)
+class Row:
+    """One row of the table: a method with its settings."""
+
+    name: str
+    source: Source
+    settings: Preset
+    seeds: int
+
+    @property
+    def slug(self) -> str:
+        """The name as part of a file name."""
+        return re.sub(r"[^a-z0-9]+", "-", self.name.lower().replace("'", "")).strip("-")
+
+    @property
+    def relevant(self) -> dict[str, Any]:
+        """The settings that this row's numbers depend on, so that changing others leaves its cells valid."""
+        every = asdict(self.settings)
+        found = {stage: every[stage] for stage in (*_STAGES[self.source], "evaluate", "finetune")}
+        found["evaluate"].pop("random_targets")  # a study's rows say themselves what they are trained on
+        if self.source in ("random", "k-means"):
+            found["distill"] = {"images": self.settings.distill.images}
+        return found
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What :func:`read_plan` found; files are absolute, or None where the file of the study does not name them."""
+
+    title: str
+    rows: tuple[Row, ...]
+    data: Path | None
+    teacher: Path | None
+    targets: dict[str, Path]
+
+    def order(self) -> list[tuple[Row, int]]:
+        """(row, seed), seed 0 of all rows first: the table is useful early."""
+        return [(row, s) for s in range(max(row.seeds for row in self.rows)) for row in self.rows if s < row.seeds]
+
+
+def read_plan(path: str | os.PathLike[str]) -> Plan:
+    """Read a study's TOML file.
+
+    Keys: ``title``, ``preset``, ``seeds`` (a number), ``data``, ``teacher`` (files, relative to this one), tables
+    ``targets`` (name = file) and ``set`` ("stage.field" = value, for all rows), and one ``[[row]]`` a row with
+    ``name``, ``from`` (nothing, random, k-means, full set, krr-st, teacher) and optionally ``seeds``, ``official``
+    and ``set``. An :class:`InputError` names what is wrong.
+    """
+    path = Path(path)
+    try:
+        found = tomllib.loads(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise InputError(f"{path}: not a readable study file ({error})") from None
+    _only(found, {"title", "preset", "seeds", "data", "teacher", "targets", "set", "row"}, str(path))
+    shared = with_settings(preset(_text(found, "preset", str(path))), _changes(found, str(path)))
+    seeds = _number(found, "seeds", 5, str(path))
+    rows = tuple(_row(table, shared, seeds, f"{path}: row {i}") for i, table in enumerate(found.get("row", []), 1))
+    slugs = [row.slug for row in rows]
+    if not rows or len(set(slugs)) != len(slugs) or "" in slugs:
+        raise InputError(f"{path}: expected one [[row]] or more, each with a name of its own, got {slugs}")
+
+    def file(name: Any) -> Path | None:
+        return None if name is None else path.parent / str(name)
+
+    targets = {name: path.parent / str(value) for name, value in found.get("targets", {}).items()}
+    return Plan(found.get("title", path.stem), rows, file(found.get("data")), file(found.get("teacher")), targets)
+
+
+def _row(table: dict[str, Any], shared: Preset, seeds: int, where: str) -> Row:
+    _only(table, {"name", "from", "seeds", "official", "set"}, where)
+    source = _text(table, "from", where)
+    if source not in get_args(Source):
+        raise InputError(f"{where}: from: expected one of {', '.join(get_args(Source))}, got {source!r}")
+    settings = with_settings(official(shared) if table.get("official") else shared, _changes(table, where))
+    return Row(_text(table, "name", where), source, settings, _number(table, "seeds", seeds, where))  # type: ignore[arg-type]
+
+
+def _changes(table: dict[str, Any], where: str) -> dict[str, str]:
+    changes = table.get("set", {})
+    if not isinstance(changes, dict) or any(isinstance(value, dict) for value in changes.values()):
+        raise InputError(f'{where}: set: expected "stage.field" = value, the name in quotes')
+    return {key: "-".join(map(str, v)) if isinstance(v, list) else str(v) for key, v in changes.items()}
+
+
+def _only(table: Any, known: set[str], where: str) -> None:
+    if not isinstance(table, dict) or set(table) - known:
+        came = ", ".join(sorted(set(table) - known)) if isinstance(table, dict) else repr(table)
+        raise InputError(f"{where}: expected only {', '.join(sorted(known))}, got {came}")
+
+
+def _text(table: dict[str, Any], key: str, where: str) -> str:
+    if not isinstance(table.get(key), str) or not table[key]:
+        raise InputError(f"{where}: {key}: expected a text, got {table.get(key)!r}")
+    return str(table[key])
+
+
+def _number(table: dict[str, Any], key: str, default: int, where: str) -> int:
+    value = table.get(key, default)
+    if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+        raise InputError(f"{where}: {key}: expected a whole number from 1, got {value!r}")
+    return value

@@ -1,0 +1,55 @@
+"""A network's features as a function of the images alone: eval mode, and no gradient reaches a weight."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.func import functional_call
+
+from .convnet import ConvNet
+from .network import Network
+
+CHUNK = 128
+"""Images a CPU runs at once where no gradient is kept: what a layer writes is then still in the cache when the next
+one reads it (512 CIFAR images through 32-64-128 on one core: 0.14 s, at once 0.23 s)."""
+
+
+def frozen(network: Network) -> Callable[[Tensor], Tensor]:
+    """``network.features`` in eval mode, with its weights as constants; images [N, C, H, W] -> features [N, D].
+
+    The gradient flows to the images. A ConvNet's BatchNorms are folded into its convolutions, which leaves them out:
+    the same numbers up to rounding. Weights and statistics are read now: call it again after a training step.
+    """
+    backbone = network.backbone
+    if isinstance(backbone, ConvNet):
+        return _folded(backbone)
+    state = {name: value.detach() for name, value in [*backbone.named_parameters(), *backbone.named_buffers()]}
+    backbone.eval()
+    return lambda x: functional_call(backbone, state, (x,))
+
+
+@torch.no_grad()
+def in_chunks(features: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
+    """``features(x)`` without gradients; on a CPU a few images at a time."""
+    return features(x) if x.is_cuda else torch.cat([features(part) for part in x.split(CHUNK)])
+
+
+def _folded(backbone: ConvNet) -> Callable[[Tensor], Tensor]:
+    layers: list[tuple[Tensor, Tensor]] = []
+    blocks = list(backbone.blocks)
+    for convolution, norm in zip(blocks[::4], blocks[1::4], strict=True):
+        assert isinstance(convolution, nn.Conv2d) and isinstance(norm, nn.BatchNorm2d)
+        assert convolution.bias is not None and norm.running_mean is not None and norm.running_var is not None
+        scale = norm.weight.detach() * (norm.running_var + norm.eps).rsqrt()
+        weight = convolution.weight.detach() * scale.view(-1, 1, 1, 1)
+        layers.append((weight, (convolution.bias.detach() - norm.running_mean) * scale + norm.bias.detach()))
+
+    def features(x: Tensor) -> Tensor:
+        for weight, bias in layers:
+            x = F.avg_pool2d(F.relu_(F.conv2d(x, weight, bias, padding=1)), 2)
+        return x.mean((2, 3)) if backbone.pooled else x.flatten(1)
+
+    return features

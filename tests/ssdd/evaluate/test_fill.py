@@ -1,0 +1,200 @@
+"""The study runner: cells on disk, what a rerun skips, and what it refuses."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+
+from ssdd.cli.study import duration
+from ssdd.config import InputError
+from ssdd.evaluate import read_plan
+from ssdd.evaluate.cells import differences
+from ssdd.evaluate.fill import remaining
+from ssdd.report import run_study
+
+FILE = """
+preset = "digits"
+seeds = 2
+[set]
+"student.model" = "convnet-4-8"
+"distill.images" = 10
+"distill.steps" = 12
+"distill.batch" = 64
+"distill.pool" = 2
+"distill.pool_steps" = 3
+"distill.log_every" = 4
+"pretrain.steps" = 8
+"evaluate.labels" = [5, 0]
+"evaluate.draws" = 1
+"finetune.share" = 0.1
+"finetune.steps" = 4
+"finetune.crop_pad" = 1
+[[row]]
+name = "no pre-training"
+from = "nothing"
+[[row]]
+name = "random + teacher"
+from = "random"
+[[row]]
+name = "KRR-ST, the code's pool"
+from = "krr-st"
+seeds = 1
+[row.set]
+"distill.pool_counter" = "stuck"
+[[row]]
+name = "full set"
+from = "full set"
+seeds = 1
+[[row]]
+name = "teacher"
+from = "teacher"
+seeds = 1
+"""
+
+
+@pytest.fixture
+def place(tmp_path, few, teacher):
+    """A folder with the study's file, the images, a target set and the teacher."""
+    (tmp_path / "study.toml").write_text(FILE)
+    arrays = {k: getattr(few, k).numpy() for k in ("x_train", "y_train", "x_test", "y_test")}
+    np.savez(tmp_path / "few.npz", **arrays)
+    np.savez(tmp_path / "other.npz", **{k: v[::-1][:90].copy() for k, v in arrays.items()})
+    teacher.save(tmp_path / "teacher.safetensors")
+    return tmp_path
+
+
+def run(place, **changes):
+    events = []
+    run_study(
+        place / "study.toml", place, **{"data": place / "few.npz", "teacher": str(place / "teacher.safetensors"),
+        "targets": {"Other": place / "other.npz"}, "report": events.append} | changes,
+    )  # fmt: skip
+    return [e for e in events if e["event"] == "study"]
+
+
+def cells(place):
+    return {file.name: file.read_text() for file in sorted((place / "cells").iterdir())}
+
+
+def numbers(text):
+    return {k: v for k, v in json.loads(text).items() if k not in ("cpu_seconds", "distillation")}
+
+
+def test_cells_are_filled_seed_by_seed_and_a_rerun_skips_them(place):
+    events = run(place)
+    assert [(e["row"], e["seed"], e["set"]) for e in events][:4] == [
+        ("no pre-training", 0, "source"), ("no pre-training", 0, "Other"),
+        ("random + teacher", 0, "source"), ("random + teacher", 0, "Other"),
+    ]  # fmt: skip
+    assert [e["seed"] for e in events] == [0] * 10 + [1] * 4
+    assert events[-1]["done"] == events[-1]["of"] == 14 and events[-1]["left"] == 0
+    before = cells(place)
+    assert len(before) == 14 and run(place) == [] and cells(place) == before
+    cell = json.loads(before["krr-st-the-codes-pool.seed-0.source.json"])
+    assert cell["error"] > 0 and set(cell["probes"]) == {f"{w}/{n}" for w in ("features", "output") for n in (5, 0)}
+    assert 0 <= cell["finetuned"] <= 100 and cell["distillation"]["untrained_share"] > 0.3
+    other = json.loads(before["krr-st-the-codes-pool.seed-0.other.json"])
+    assert other["error"] is None and other["probes"]
+    bare = json.loads(before["no-pre-training.seed-1.source.json"])
+    assert bare["error"] is None and "output/0" not in bare["probes"] and "pretrain" not in bare["settings"]
+    assert json.loads(before["teacher.seed-0.source.json"])["error"] == 0
+
+
+def test_a_cell_that_is_lost_comes_back_the_same(place):
+    run(place)
+    before = cells(place)
+    for name in ("random-teacher.seed-1.other.json", "krr-st-the-codes-pool.seed-0.source.json"):
+        (place / "cells" / name).unlink()
+    (place / "work" / "random-teacher.seed-1.network.safetensors").unlink()
+    assert len(run(place)) == 2
+    assert {k: numbers(v) for k, v in cells(place).items()} == {k: numbers(v) for k, v in before.items()}
+
+
+def test_killed_at_any_moment_it_goes_on_to_the_same_cells(place, tmp_path):
+    whole = tmp_path / "whole"
+    run(place, workers=1, work=whole / "work")
+    wanted = {k: numbers(v) for k, v in cells(place).items()}
+    for file in (place / "cells").iterdir():
+        file.unlink()
+    command = [
+        sys.executable, "-m", "ssdd.cli", "study", str(place / "study.toml"), "--data", str(place / "few.npz"),
+        "--teacher", str(place / "teacher.safetensors"), "--target", f"Other={place / 'other.npz'}",
+    ]  # fmt: skip
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), "XDG_CACHE_HOME": str(tmp_path / "cache"),
+                   "OMP_NUM_THREADS": "1"}  # fmt: skip
+    for after in (1, 3):
+        process = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, cwd=tmp_path)
+        limit = time.monotonic() + 60
+        while len(list((place / "cells").glob("*.json"))) < after and process.poll() is None:
+            assert time.monotonic() < limit
+            time.sleep(0.01)
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+    assert subprocess.run(command, env=environment, cwd=tmp_path, capture_output=True, check=False).returncode == 0
+    assert {k: numbers(v) for k, v in cells(place).items()} == wanted
+
+
+def test_a_cell_of_another_configuration_is_refused(place):
+    run(place)
+    text = (place / "study.toml").read_text()
+    (place / "study.toml").write_text(text.replace('"distill.steps" = 12', '"distill.steps" = 13'))
+    with pytest.raises(InputError, match=r"krr-st.*distill\.steps: 12 there, 13 here"):
+        run(place)
+    (place / "study.toml").write_text(text.replace('"evaluate.draws" = 1', '"evaluate.draws" = 2'))
+    with pytest.raises(InputError, match=r"evaluate\.draws"):
+        run(place)
+    (place / "study.toml").write_text(text)
+    with pytest.raises(InputError, match="Other: "):
+        run(place, targets={"Other": place / "few.npz"})
+    (place / "cells" / "teacher.seed-0.source.json").write_text("{")
+    with pytest.raises(InputError, match="not a readable cell"):
+        run(place)
+
+
+def test_a_setting_younger_than_the_cell_counts_only_away_from_its_default():
+    assert differences({"pretrain": {"steps": 8}}, {"pretrain": {"steps": 8, "batch": 256}}) == []
+    assert differences({"pretrain": {"steps": 8}}, {"pretrain": {"steps": 8, "batch": 2}})
+    assert differences({"pretrain": {"steps": 8, "gone": 1}}, {"pretrain": {"steps": 8}})
+    assert differences({"evaluate": {"labels": [5]}}, {"evaluate": {"labels": (5,)}}) == []
+
+
+@pytest.mark.parametrize(
+    "change, message",
+    [
+        (("seeds = 2", "seeds = 0"), "seeds: expected a whole number"),
+        (('from = "nothing"', 'from = "noting"'), "from: expected one of nothing"),
+        (('name = "teacher"', 'name = "full set"'), "a name of its own"),
+        (('"distill.steps" = 12', '"distill.stepz" = 12'), "stepz"),
+        (('"distill.steps" = 12', "distill.steps = 12"), "the name in quotes"),
+        (('preset = "digits"', 'preset = "digits"\npresets = 1'), "got presets"),
+        (('preset = "digits"', "preset ="), "not a readable study"),
+    ],
+)
+def test_mistakes_in_the_file_are_named(tmp_path, change, message):
+    (tmp_path / "s.toml").write_text(FILE.replace(*change))
+    with pytest.raises(InputError, match=message):
+        read_plan(tmp_path / "s.toml")
+
+
+def test_what_is_missing_is_asked_for(place):
+    with pytest.raises(InputError, match="data: expected it in"):
+        run(place, data=None)
+    with pytest.raises(InputError, match="teacher: expected it in"):
+        run(place, teacher=None)
+    with pytest.raises(InputError, match="targets: Other: expected images"):
+        np.savez(place / "wide.npz", x_train=np.zeros((4, 16, 16), np.uint8))
+        run(place, targets={"Other": place / "wide.npz"})
+
+
+def test_the_time_left(place):
+    plan = read_plan(place / "study.toml")
+    done = [{"row": "a", "set": "source", "cpu_seconds": {"x": 4.0, "y": 2.0}}]
+    assert remaining([], [(plan.rows[0], 0, "source")]) is None
+    assert remaining(done, [(plan.rows[0], 0, "source")] * 2) == 12
+    assert remaining(done, [(plan.rows[0], 0, "elsewhere")]) is None
+    assert [duration(s) for s in (40, 700, 11100)] == ["40 s", "12 min", "3 h 05 min"]
