@@ -23,6 +23,7 @@ if _missing:
 # After the check above, on purpose: these need what it looks for. The functions `distill` and `evaluate` take the
 # names of the rooms they come from; the rooms stay reachable as `from ssdd.distill import ...`.
 from .artifact import DistilledSet, Preprocessing  # noqa: E402
+from .checkpoint import Checkpoints, Stopped  # noqa: E402
 from .config import (  # noqa: E402
     PRESETS,
     VERSION,
@@ -52,6 +53,7 @@ __version__ = VERSION
 __all__ = [
     "PRESETS",
     "Cell",
+    "Checkpoints",
     "DistilledSet",
     "Distillation",
     "Diverged",
@@ -61,6 +63,7 @@ __all__ = [
     "Preprocessing",
     "Preset",
     "Representations",
+    "Stopped",
     "Teacher",
     "__version__",
     "baseline",

@@ -13,6 +13,7 @@ from torch import Tensor
 import ssdd_ext
 
 from .artifact import DistilledSet, Preprocessing
+from .checkpoint import Checkpoints, fingerprint
 from .config import DistillConfig, Diverged, InputError, Report, as_dict, silent, versions
 from .data import ImageSet, crop_and_flip
 from .models import Network, frozen, in_chunks
@@ -82,13 +83,15 @@ def distill(
     seed: int = 0,
     teacher: Represent | None = None,
     report: Report = silent,
+    checkpoints: Checkpoints | None = None,
 ) -> Distillation:
     """Distil ``data`` into ``config.images`` pairs of image and target representation.
 
     ``representations``: g(X_t), float32 [N, C], a row a training image. ``make`` returns the network to distil for,
     with a new random start and C outputs. ``seed`` fixes the initial subset and every later draw; the same seed,
     machine and number of threads give the same bits. ``teacher`` is asked only where the configuration needs it
-    (``real_view="augmented"``, ``teacher_in_loop="recomputed"``).
+    (``real_view="augmented"``, ``teacher_in_loop="recomputed"``). With ``checkpoints`` the run goes on from the newest
+    one there is, to the same bits as if it had never stopped; it raises :class:`Stopped` where it is asked to stop.
 
     Reports ``{"event": "distill", "step", "steps", "loss", "rate", "untrained_share", "mean_age"}`` every
     ``config.log_every`` steps. Raises :class:`InputError` for input that does not fit together, :class:`Diverged`
@@ -96,8 +99,16 @@ def distill(
     """
     _check(data, representations, make, config, teacher)
     state = start(data, representations, make, config, seed)
-    state.pool.fill(inputs(state, data, config).detach(), state.y_s.detach(), report)
-    run(state, data, representations, config, seed, teacher, report)
+    saved = checkpoints.begin(identity(data, representations, make, config, seed)) if checkpoints else None
+    if saved is not None:
+        state.load_state_dict(saved)
+
+    def keep() -> None:
+        if checkpoints and (checkpoints.due() or len(state.pool.members) == config.pool):
+            checkpoints.save(0, state.state_dict())
+
+    state.pool.fill(inputs(state, data, config).detach(), state.y_s.detach(), report, keep)
+    run(state, data, representations, config, seed, teacher, report, checkpoints=checkpoints)
     return Distillation(_product(state, data, config, seed), state.losses, state.snapshots)
 
 
@@ -110,6 +121,7 @@ def run(
     teacher: Represent | None = None,
     report: Report = silent,
     until: int | None = None,
+    checkpoints: Checkpoints | None = None,
 ) -> None:
     """The outer loop, from ``state.step`` to ``until`` (default: the end). The state is all it changes."""
     while state.step < (config.steps if until is None else until):
@@ -127,6 +139,9 @@ def run(
         state.loss_sum += loss.detach()
         if state.step % config.log_every == 0 or state.step == config.steps:
             _log(state, data, config, seed, report)
+        if checkpoints is not None and (checkpoints.due() or state.step == config.steps):
+            _stop_if_diverged(state, data, config, seed)  # such a state never takes the place of a good one
+            checkpoints.save(state.step, state.state_dict())
 
 
 def outer_loss(network: Network, x_s: Tensor, y_s: Tensor, x_b: Tensor, y_b: Tensor, config: DistillConfig) -> Tensor:
@@ -193,6 +208,16 @@ def start(
     return State(x_s, y_s, optimizer, Pool(make, config, generator), generator)
 
 
+def identity(
+    data: ImageSet, representations: Tensor, make: Callable[[], Network], config: DistillConfig, seed: int
+) -> dict[str, Any]:
+    """Which run this is: a checkpoint of another one is refused."""
+    return {
+        "distill": as_dict(config), "seed": seed, "data": data.fingerprint, "network": str(make()),
+        "representations": fingerprint(representations),
+    }  # fmt: skip
+
+
 def _check(
     data: ImageSet, representations: Tensor, make: Callable[[], Network], config: DistillConfig,
     teacher: Represent | None,
@@ -225,16 +250,8 @@ def _keep_snapshot(state: State, config: DistillConfig) -> None:
 def _log(state: State, data: ImageSet, config: DistillConfig, seed: int, report: Report) -> None:
     since = state.losses[-1][0] if state.losses else 0
     mean = float(state.loss_sum) / (state.step - since)
+    _stop_if_diverged(state, data, config, seed)
     state.loss_sum = torch.zeros(())
-    if not math.isfinite(mean) or not bool(torch.isfinite(state.x_s).all()):
-        partial = None
-        if state.good is not None:
-            partial = _product(state, data, config, seed, *state.good)
-        raise Diverged(
-            f"distill: the loss is {mean} between steps {since} and {state.step}; the images of step {since} are "
-            f"kept. Try a smaller distill.rate (now {config.rate}) or a larger distill.ridge (now {config.ridge})",
-            partial,
-        )
     state.good = state.x_s.detach().clone(), state.y_s.detach().clone()
     state.losses.append((state.step, mean))
     if state.step == config.steps:
@@ -243,6 +260,18 @@ def _log(state: State, data: ImageSet, config: DistillConfig, seed: int, report:
         "event": "distill", "step": state.step, "steps": config.steps, "loss": mean, "rate": rate(state.step, config),
         "untrained_share": state.pool.untrained_share, "mean_age": state.pool.mean_age,
     })  # fmt: skip
+
+
+def _stop_if_diverged(state: State, data: ImageSet, config: DistillConfig, seed: int) -> None:
+    since = state.losses[-1][0] if state.losses else 0
+    mean = float(state.loss_sum) / max(1, state.step - since)
+    if math.isfinite(mean) and bool(torch.isfinite(state.x_s).all()):
+        return
+    raise Diverged(
+        f"distill: the loss is {mean} between steps {since} and {state.step}; the images of step {since} are "
+        f"kept. Try a smaller distill.rate (now {config.rate}) or a larger distill.ridge (now {config.ridge})",
+        None if state.good is None else _product(state, data, config, seed, *state.good),
+    )
 
 
 def _product(

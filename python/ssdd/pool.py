@@ -48,17 +48,19 @@ class Pool:
         )
         return Member(network, optimizer, age=0, counter=0)
 
-    def fill(self, x_s: Tensor, y_s: Tensor, report: Report = silent) -> None:
-        """Start L networks and train each by its own random number of steps.
+    def fill(self, x_s: Tensor, y_s: Tensor, report: Report = silent, after: Callable[[], None] = lambda: None) -> None:
+        """Start networks until there are L, and train each by its own random number of steps.
 
-        x_s: network input [S, C, H, W]; y_s: [S, C]. Reports ``{"event": "pool", "step", "steps"}`` a network.
+        x_s: network input [S, C, H, W]; y_s: [S, C]. Reports ``{"event": "pool", "step", "steps"}`` a network;
+        ``after`` is called a network: a moment at which the pool can be written and resumed.
         """
-        for i in range(self.config.pool):
+        while len(self.members) < self.config.pool:
             member = self._new()
             for _ in range(int(torch.randint(1, self.config.pool_steps, (), generator=self.generator))):
                 self._train(member, x_s, y_s)
             self.members.append(member)
-            report({"event": "pool", "step": i + 1, "steps": self.config.pool})
+            report({"event": "pool", "step": len(self.members), "steps": self.config.pool})
+            after()
 
     def draw(self) -> Member:
         """A network, each with the same probability, in eval mode (the paper's f; BatchNorm as after training)."""

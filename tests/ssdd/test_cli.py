@@ -39,7 +39,7 @@ def artifact(tmp_path_factory):
 def test_distill_writes_the_run(artifact):
     folder = artifact.parent
     names = {"distilled.safetensors", "teacher.safetensors", "contact-sheet.png", "images-over-steps.png", "loss.png",
-             "coverage.png", "log.jsonl"}  # fmt: skip
+             "coverage.png", "log.jsonl", "run.json"}  # fmt: skip
     assert {p.name for p in folder.iterdir()} == names
     events = [json.loads(line)["event"] for line in (folder / "log.jsonl").read_text().splitlines()]
     assert events[0] == "start" and {"teacher", "pool", "distill", "result"} <= set(events)

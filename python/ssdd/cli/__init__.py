@@ -18,33 +18,31 @@ from safetensors.torch import save as to_bytes
 
 from .. import report as reports
 from ..artifact import DistilledSet, write_atomically
-from ..config import (
-    PRESETS,
-    Diverged,
-    InputError,
-    Preset,
-    PretrainConfig,
-    Report,
-    as_dict,
-    official,
-    preset,
-    silent,
-    with_settings,
-)
-from ..data import ImageSet, load_images
-from ..distill import distill as run_distill
-from ..distill import needs_teacher
-from ..evaluate import Cell, Study, evaluate, evaluate_teacher, pretrain
+from ..checkpoint import Stopped
+from ..config import Diverged, InputError, PretrainConfig, as_dict, with_settings
+from ..data import load_images
+from ..evaluate import Cell, Study, evaluate, pretrain
 from ..models import build, seeded
-from ..teachers import (
-    Representations,
-    Teacher,
-    cache_directory,
-    read_representations,
-    represent,
-    train_teacher,
+from ..teachers import Representations, Teacher
+from .options import (
+    ArtifactFile,
+    Changes,
+    Data,
+    Images,
+    Model,
+    Official,
+    Overwrite,
+    PresetName,
+    Quiet,
+    RepresentationsFile,
+    Size,
+    Steps,
+    TeacherName,
+    chosen_settings,
+    chosen_teacher,
 )
 from .study import study
+from .train import distill, teacher
 
 app = typer.Typer(
     name="ssdd",
@@ -54,63 +52,6 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-
-Data = Annotated[
-    str, typer.Option("--data", "-d", help="'digits', a folder of images, or an .npz file (x_train: uint8 N,H,W,C).")
-]
-Size = Annotated[int | None, typer.Option(help="Resize a folder's images to SIZE x SIZE pixels.")]
-PresetName = Annotated[
-    str | None,
-    typer.Option("--preset", help=f"Settings: {', '.join(PRESETS)}. Default: digits for digits, else small."),
-]
-Changes = Annotated[
-    list[str] | None,
-    typer.Option("--set", metavar="STAGE.FIELD=VALUE", help="Change a setting, e.g. distill.rate=0.03. Repeatable."),
-]
-Official = Annotated[
-    bool, typer.Option("--official", help="Turn every departure between paper and published code to the code's side.")
-]
-TeacherName = Annotated[
-    str | None,
-    typer.Option("--teacher", "-t", help="FILE.safetensors written by `ssdd teacher`, or package.module:factory "
-                 "of yours that returns an nn.Module."),
-]  # fmt: skip
-RepresentationsFile = Annotated[
-    Path | None,
-    typer.Option("--representations", help="FILE.npy with representations you computed, one row an image (training, "
-                 "then test images): no teacher network is needed."),
-]  # fmt: skip
-Images = Annotated[int | None, typer.Option("--images", "-m", help="Number of distilled images.")]
-Steps = Annotated[int | None, typer.Option("--steps", help="Outer steps.")]
-Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace what an earlier run wrote there.")]
-Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress display.")]
-Model = Annotated[str, typer.Option("--model", help="resnet18, resnet10, or convnet-W-W-... (one width a block).")]
-ArtifactFile = Annotated[Path, typer.Argument(metavar="ARTIFACT", help="A distilled set (.safetensors).")]
-
-
-def _settings(
-    data: str, name: str | None, changes: list[str] | None, code: bool, images: int | None, steps: int | None
-) -> Preset:
-    settings = preset(name or ("digits" if data == "digits" else "small"))
-    pairs = dict(change.partition("=")[::2] for change in changes or [])
-    if images is not None:
-        pairs["distill.images"] = str(images)
-    if steps is not None:
-        pairs["distill.steps"] = str(steps)
-    settings = with_settings(settings, pairs)
-    return official(settings) if code else settings
-
-
-def _teacher(
-    name: str | None, file: Path | None, data: ImageSet, settings: Preset, report: Report
-) -> tuple[Teacher | None, Representations]:
-    """The teacher that was asked for (none was: a new one) and its representations, from the cache where they are."""
-    if name is not None and file is not None:
-        raise InputError("--teacher, --representations: expected one of the two")
-    if file is not None:
-        return None, read_representations(file, data)
-    teacher = Teacher.named(name, data.preprocessing) if name else train_teacher(data, settings.teacher, report)
-    return teacher, represent(teacher, data, cache_directory())
 
 
 @app.command()
@@ -138,7 +79,7 @@ def demo(
 
     Writes the artifacts, pictures, results.md, results.json and log.jsonl to the folder --out, and prints the table.
     """
-    settings = _settings(data, preset_name, changes, code, images, steps)
+    settings = chosen_settings(data, preset_name, changes, code, images, steps)
     loaded = load_images(data, size)
     given = Teacher.named(teacher, loaded.preprocessing) if teacher else None
     with reports.Display(show=not quiet) as display:
@@ -155,74 +96,8 @@ def demo(
     print(f"{found['seconds']['total']:.0f} s. Pictures, artifacts and log: {out}")
 
 
-@app.command()
-def teacher(
-    out: Annotated[Path, typer.Option("--out", "-o", help="File for the weights (.safetensors).")],
-    data: Data = "digits",
-    size: Size = None,
-    preset_name: PresetName = None,
-    changes: Changes = None,
-    overwrite: Overwrite = False,
-    quiet: Quiet = False,
-) -> None:
-    """Train a teacher (Barlow Twins, no labels) and keep its weights."""
-    settings = _settings(data, preset_name, changes, False, None, None)
-    file, loaded = reports.new_file(out, overwrite), load_images(data, size)
-    with reports.Display(show=not quiet) as display:
-        trained = train_teacher(loaded, settings.teacher, display)
-    trained.save(file)
-    r = represent(trained, loaded, cache_directory())
-    print(f"{file}: {r.dimension} numbers an image")
-    if r.test is not None:
-        _print_probes(evaluate_teacher(r.train, r.test, loaded, settings))
-
-
-@app.command()
-def distill(
-    out: Annotated[Path, typer.Option("--out", "-o", help="Folder for the artifact, its pictures and the log.")],
-    data: Data = "digits",
-    size: Size = None,
-    preset_name: PresetName = None,
-    images: Images = None,
-    steps: Steps = None,
-    seed: Annotated[int, typer.Option(help="Fixes the initial images and every later draw.")] = 0,
-    teacher: TeacherName = None,
-    representations: RepresentationsFile = None,
-    changes: Changes = None,
-    code: Official = False,
-    overwrite: Overwrite = False,
-    quiet: Quiet = False,
-) -> None:
-    """Distil a set of images into a few images with target representations."""
-    settings = _settings(data, preset_name, changes, code, images, steps)
-    loaded = load_images(data, size)
-    if settings.distill.images > len(loaded.x_train):
-        raise InputError(f"images: expected at most {len(loaded.x_train)}, got {settings.distill.images}")
-    # What was given is read before --overwrite may empty the folder; only training comes after.
-    given = _teacher(teacher, representations, loaded, settings, silent) if teacher or representations else None
-    folder = reports.new_directory(out, overwrite)
-    with reports.JsonLines(folder / reports.MARK) as log, reports.Display(show=not quiet) as display:
-        report = reports.both(log, display)
-        report({"event": "start", "settings": as_dict(settings), "seed": seed})
-        network, r = given or _teacher(None, None, loaded, settings, report)
-        if network is not None and teacher is None:
-            network.save(folder / "teacher.safetensors")
-        study = Study(loaded, r, settings)
-        try:
-            run = run_distill(
-                loaded, r.train, lambda: study.make(r.dimension), settings.distill, seed=seed,
-                teacher=network if needs_teacher(settings.distill) else None, report=report,
-            )  # fmt: skip
-        except Diverged as error:
-            reports.keep_partial(error, folder)
-            raise
-        report({"event": "result", "seed": seed, **run.result.metrics})
-    run.result.save(folder / "distilled.safetensors")
-    reports.contact_sheet(run.result.images, folder / "contact-sheet.png")
-    reports.images_over_steps(run.snapshots, folder / "images-over-steps.png")
-    reports.loss_curves({seed: run.losses}, folder / "loss.png")
-    reports.coverage(r.train, run.result.targets, folder / "coverage.png", loaded.y_train)
-    print(f"{folder / 'distilled.safetensors'}: {len(run.result)} images, loss {run.losses[-1][1]:.4g}")
+app.command()(teacher)
+app.command()(distill)
 
 
 @app.command("pretrain")
@@ -279,14 +154,14 @@ def evaluate_command(
     quiet: Quiet = False,
 ) -> None:
     """Pre-train on a distilled set and measure it: probes and, given --teacher or --representations, the error."""
-    settings = _settings(data, preset_name, changes, False, None, None)
+    settings = chosen_settings(data, preset_name, changes, False, None, None)
     if model is not None:
         settings = with_settings(settings, {"student.model": model})
     pairs, loaded = DistilledSet.load(artifact), load_images(data, size)
     with reports.Display(show=not quiet) as display:
         test = None
         if teacher or representations:
-            test = _teacher(teacher, representations, loaded, settings, display)[1].test
+            test = chosen_teacher(teacher, representations, loaded, settings, display)[1].test
         if test is not None and pairs.target_kind == "representation" and test.shape[1] != pairs.targets.shape[1]:
             raise InputError(
                 f"teacher: the artifact's targets have {pairs.targets.shape[1]} numbers, this teacher's {test.shape[1]}"
@@ -337,12 +212,6 @@ def _print_table(rows: list[list[str]]) -> None:
         print(reports.markdown(rows))
 
 
-def _print_probes(cell: Cell) -> None:
-    for key, accuracy in cell.probes.items():
-        count = key.split("/")[1]
-        print(f"probe, {'all' if count == '0' else count} labels a class: {accuracy:.1f}%")
-
-
 def _command() -> str:
     """The command as typed, without the directories of this machine."""
     return " ".join(["ssdd", *(os.path.basename(a) if os.path.isabs(a) else a for a in sys.argv[1:])])
@@ -356,8 +225,8 @@ def readable_errors() -> Iterator[None]:
     except (InputError, Diverged, OSError) as error:
         Console(stderr=True, soft_wrap=True, highlight=False, markup=False).print(f"error: {error}")
         raise SystemExit(1) from None
-    except KeyboardInterrupt:
-        Console(stderr=True).print("stopped")
+    except (KeyboardInterrupt, Stopped) as stopped:
+        Console(stderr=True, soft_wrap=True, highlight=False, markup=False).print(str(stopped) or "stopped")
         raise SystemExit(130) from None
 
 

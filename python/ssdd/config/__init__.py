@@ -6,7 +6,7 @@ named option. The default is the paper's side; :func:`official` turns every one 
 
 from __future__ import annotations
 
-from .change import VERSION, as_dict, versions, with_settings
+from .change import VERSION, as_dict, from_dict, versions, with_settings
 from .errors import Diverged, Event, InputError, Report, silent
 from .presets import PRESETS, official, preset
 from .settings import (
@@ -36,6 +36,7 @@ __all__ = [
     "StudentConfig",
     "TeacherConfig",
     "as_dict",
+    "from_dict",
     "official",
     "preset",
     "silent",

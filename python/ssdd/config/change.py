@@ -56,6 +56,22 @@ def as_dict(settings: Any) -> dict[str, Any]:
     return dataclasses.asdict(settings)
 
 
+def from_dict(like: _S, values: Mapping[str, Any]) -> _S:
+    """Settings from what :func:`as_dict` made of them, read back from JSON. ``like``: settings of the same class.
+
+    A field that is not in ``values`` keeps the value of ``like``; an unknown one is an :class:`InputError`.
+    """
+    changes = {}
+    for key, value in values.items():
+        if key not in {f.name for f in dataclasses.fields(like)}:  # type: ignore[arg-type]
+            raise InputError(f"{type(like).__name__}: no setting {key!r} in this version of ssdd")
+        old = getattr(like, key)
+        if dataclasses.is_dataclass(old) and isinstance(value, Mapping):
+            value = from_dict(old, value)
+        changes[key] = tuple(value) if isinstance(old, tuple) else value
+    return dataclasses.replace(like, **changes)  # type: ignore[type-var]
+
+
 def versions() -> dict[str, str]:
     """What a result is computed with."""
     found = {"python": platform.python_version(), "ssdd": VERSION}

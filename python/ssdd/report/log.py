@@ -2,24 +2,46 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
+import sys
 import time
+from pathlib import Path
 from types import TracebackType
 
 from ..config import Event, Report
 
 
 class JsonLines:
-    """A report that appends each event, with the seconds since the start, to a file. Use it as a context."""
+    """A report that appends each event, with the seconds since the start, to a file. Use it as a context.
 
-    def __init__(self, path: str | os.PathLike[str]) -> None:
-        self._file = open(path, "w", encoding="utf-8")  # noqa: SIM115 (closed by __exit__)
+    ``append``: go on in the file of a run that was stopped. A line that cannot be written (no space left) is lost,
+    and said so once on standard error: it is no reason to lose the run.
+    """
+
+    def __init__(self, path: str | os.PathLike[str], append: bool = False) -> None:
+        self._path = Path(path)
+        before = self._path.read_bytes() if append and self._path.is_file() else b""
+        # Unbuffered: what could not be written must not be tried again at the next line, or when the file is closed.
+        self._file = open(path, "ab" if append else "wb", buffering=0)  # noqa: SIM115 (closed by __exit__)
+        if before and not before.endswith(b"\n"):
+            self._file.write(b"\n")  # a killed run left half a line
         self._start = time.monotonic()
+        self._lost = False
 
     def __call__(self, event: Event) -> None:
-        self._file.write(json.dumps({"seconds": round(time.monotonic() - self._start, 3), **event}) + "\n")
-        self._file.flush()
+        line = json.dumps({"seconds": round(time.monotonic() - self._start, 3), **event}) + "\n"
+        before = self._file.tell()
+        try:
+            if self._file.write(line.encode()) < len(line.encode()):
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        except OSError as error:
+            if not self._lost:
+                print(f"{self._path.name}: cannot be written ({error.strerror}); the run goes on", file=sys.stderr)
+            self._lost = True
+            self._file.truncate(before)  # not half a line, which the next one would be glued to
+            self._file.seek(before)
 
     def __enter__(self) -> JsonLines:
         return self

@@ -32,6 +32,10 @@ class Display:
 
     def __call__(self, event: Event) -> None:
         stage = event["event"]
+        if stage == "warning":
+            self.say(f"warning: {event['message']}")
+        if stage == "resume":
+            self.say(f"going on from {event['file']}, after step {event['step']}")
         if stage not in WORDS:
             return
         key = event.get("task", "")
@@ -47,7 +51,7 @@ class Display:
 
     def say(self, text: str) -> None:
         """A line that stays, above the bars."""
-        self._progress.console.print(text, highlight=False, soft_wrap=True)
+        self._progress.console.print(text, highlight=False, markup=False, soft_wrap=True)
 
     def __enter__(self) -> Display:
         self._progress.start()

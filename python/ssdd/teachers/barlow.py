@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from ..config import Diverged, InputError, Report, TeacherConfig, silent
+from ..checkpoint import Checkpoints
+from ..config import Diverged, InputError, Report, TeacherConfig, as_dict, silent
 from ..data import ImageSet, augment
 from ..models import ConvNet, seeded
 from .teacher import Teacher
@@ -28,45 +31,88 @@ def _projector(dimension: int, width: int) -> nn.Sequential:
     )
 
 
-def train_teacher(data: ImageSet, config: TeacherConfig, report: Report = silent) -> Teacher:
+@dataclass
+class Training:
+    """All that changes while a teacher is trained; :meth:`state_dict` writes it, :meth:`load_state_dict` reads it."""
+
+    backbone: nn.Module
+    projector: nn.Module
+    optimizer: torch.optim.Optimizer
+    generator: torch.Generator
+    step: int = 0
+    order: Tensor = field(default_factory=lambda: torch.empty(0, dtype=torch.int64))  # rows of this epoch
+    total: Tensor = field(default_factory=lambda: torch.zeros(()))  # loss of this epoch so far
+
+    def state_dict(self) -> dict[str, Any]:
+        """Tensors and plain values only. Continuing from it gives the same bits as never having stopped."""
+        return {
+            "backbone": self.backbone.state_dict(), "projector": self.projector.state_dict(),
+            "optimizer": self.optimizer.state_dict(), "generator": self.generator.get_state(), "step": self.step,
+            "order": self.order, "total": self.total,
+        }  # fmt: skip
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Continue from what :meth:`state_dict` returned."""
+        for name in ("backbone", "projector", "optimizer"):
+            getattr(self, name).load_state_dict(state[name])
+        self.generator.set_state(state["generator"])
+        self.step, self.order, self.total = state["step"], state["order"], state["total"]
+
+
+def train_teacher(
+    data: ImageSet, config: TeacherConfig, report: Report = silent, checkpoints: Checkpoints | None = None
+) -> Teacher:
     """Train a ConvNet on the training images alone, without labels.
 
     Reports ``{"event": "teacher", "step", "steps", "loss"}`` once an epoch. Deterministic for one seed, machine and
-    number of threads. Raises :class:`Diverged` where the loss stops being finite.
+    number of threads. With ``checkpoints`` the training goes on from the newest one there is, to the same bits as if
+    it had never stopped. Raises :class:`Diverged` where the loss stops being finite.
     """
     n = len(data.x_train)
     if n < 4:
         raise InputError(f"data: expected at least 4 training images for a teacher, got {n}")
     backbone = seeded(lambda: ConvNet(data.channels, data.size, config.widths, pooled=True), config.seed)
     projector = seeded(lambda: _projector(backbone.dimension, config.projector), config.seed + 1)
-    g = torch.Generator().manual_seed(config.seed)
     parameters = [*backbone.parameters(), *projector.parameters()]
     optimizer = torch.optim.AdamW(parameters, lr=config.rate, weight_decay=config.weight_decay)
+    t = Training(backbone, projector, optimizer, torch.Generator().manual_seed(config.seed))
+    identity = {"teacher": as_dict(config), "data": data.fingerprint}
+    saved = checkpoints.begin(identity) if checkpoints else None
+    if saved is not None:
+        t.load_state_dict(saved)
     batch = min(config.batch, n)
     per_epoch = n // batch  # the incomplete batch of an epoch is dropped: the correlation is taken over a batch
     steps = config.epochs * per_epoch
-    step = 0
-    for _ in range(config.epochs):
-        order = torch.randperm(n, generator=g)
-        total = torch.zeros(())
-        for i in range(per_epoch):
-            for group in optimizer.param_groups:
-                group["lr"] = config.rate * _schedule(step / steps)
-            pixels = data.x_train[order[i * batch : (i + 1) * batch]].permute(0, 3, 1, 2).float().div(255)
-            views = torch.cat([augment(pixels, config.augment, g) for _ in range(2)])
-            z = projector(backbone(data.preprocessing.normalise(views)))
-            loss = barlow_loss(z[:batch], z[batch:], config.redundancy)
-            optimizer.zero_grad()
-            loss.backward()
-            optimizer.step()
-            total += loss.detach()
-            step += 1
-        mean = float(total) / per_epoch
-        if not math.isfinite(mean):
-            raise Diverged(f"teacher: the loss is {mean} at step {step}; try a smaller teacher.rate ({config.rate})")
-        report({"event": "teacher", "step": step, "steps": steps, "loss": mean})
+    while t.step < steps:
+        i = t.step % per_epoch
+        if i == 0:
+            t.order, t.total = torch.randperm(n, generator=t.generator), torch.zeros(())
+        for group in optimizer.param_groups:
+            group["lr"] = config.rate * _schedule(t.step / steps)
+        pixels = data.x_train[t.order[i * batch : (i + 1) * batch]].permute(0, 3, 1, 2).float().div(255)
+        views = torch.cat([augment(pixels, config.augment, t.generator) for _ in range(2)])
+        z = projector(backbone(data.preprocessing.normalise(views)))
+        loss = barlow_loss(z[:batch], z[batch:], config.redundancy)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        t.total += loss.detach()
+        t.step += 1
+        if t.step % per_epoch == 0:
+            report({"event": "teacher", "step": t.step, "steps": steps, "loss": _finite(t, config, per_epoch)})
+        if checkpoints is not None and checkpoints.due():
+            _finite(t, config, per_epoch)  # a state that diverged never takes the place of a good one
+            checkpoints.save(t.step, t.state_dict())
     about = {"widths": list(config.widths), "channels": data.channels, "size": list(data.size), "data": data.name}
     return Teacher(backbone, data.preprocessing, about)
+
+
+def _finite(t: Training, config: TeacherConfig, per_epoch: int) -> float:
+    """The mean loss of this epoch so far, if it is a number."""
+    mean = float(t.total) / ((t.step - 1) % per_epoch + 1)
+    if not math.isfinite(mean):
+        raise Diverged(f"teacher: the loss is {mean} at step {t.step}; try a smaller teacher.rate ({config.rate})")
+    return mean
 
 
 def _schedule(done: float) -> float:

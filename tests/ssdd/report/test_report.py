@@ -1,6 +1,7 @@
 """Run directories, log, pictures and tables."""
 
 import json
+import resource
 
 import numpy as np
 import pytest
@@ -54,6 +55,30 @@ def test_log_is_written_as_it_happens_and_says_why_it_stopped(tmp_path):
         raise RuntimeError("power cut")
     last = json.loads(file.read_text().splitlines()[-1])
     assert last["event"] == "stopped" and "power cut" in last["error"] and last["seconds"] >= 0
+
+
+def test_log_of_a_resumed_run_goes_on(tmp_path):
+    file = tmp_path / "log.jsonl"
+    file.write_text('{"event": "a"}\n{"event": "half')  # killed while it wrote
+    with JsonLines(file, append=True) as log:
+        log({"event": "b"})
+    lines = file.read_text().splitlines()
+    assert lines[1] == '{"event": "half' and [json.loads(lines[i])["event"] for i in (0, 2)] == ["a", "b"]
+
+
+def test_a_log_that_cannot_be_written_ends_no_run(tmp_path, capsys):
+    file, limits = tmp_path / "log.jsonl", resource.getrlimit(resource.RLIMIT_FSIZE)
+    with JsonLines(file) as log:
+        log({"event": "a"})
+        try:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (file.stat().st_size + 5, limits[1]))
+            log({"event": "b"})
+            log({"event": "c"})
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+        log({"event": "d"})
+    assert [json.loads(line)["event"] for line in file.read_text().splitlines()] == ["a", "d"]
+    assert capsys.readouterr().err.count("cannot be written") == 1
 
 
 def test_display_takes_every_event():

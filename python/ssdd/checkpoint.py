@@ -1,0 +1,256 @@
+"""Checkpoints of a run: written whole or not at all, the newest two kept, read without executing anything.
+
+A checkpoint is a safetensors file. Its metadata hold the shape of the state as JSON (tensors by name), what the run
+is (its identity: settings, seed, data), and a SHA-256 over all of it, so that a file that was cut short or damaged is
+noticed and the one before it taken.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import platform
+import signal
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import save as to_bytes
+from torch import Tensor
+
+from .artifact import read_safetensors, write_atomically
+from .config import InputError, Report, silent, versions
+
+FORMAT = "ssdd.checkpoint"
+FORMAT_VERSION = 1
+KEPT = 2
+EVERY = 60.0
+"""Seconds between two checkpoints, unless told otherwise. It changes no number of the result."""
+
+
+class Stopped(Exception):
+    """A run was asked to stop, and did: after a whole step, with a checkpoint written. The message says where."""
+
+
+class Checkpoints:
+    """The checkpoints of one stage of a run, in ``folder``: written when ``every`` seconds have passed.
+
+    ``stop``: asked after each step; once it says True the run writes a checkpoint and raises :class:`Stopped`.
+    Trouble that does not end the run (a full disk, a damaged newest file) is reported as ``{"event": "warning",
+    "message"}``. ``writes=False`` reads only: of several processes that share a run, one writes.
+    """
+
+    def __init__(
+        self,
+        folder: str | os.PathLike[str],
+        stage: str = "distill",
+        *,
+        every: float = EVERY,
+        stop: Callable[[], bool] = lambda: False,
+        report: Report = silent,
+        writes: bool = True,
+    ) -> None:
+        if every < 0:
+            raise InputError(f"checkpoint_every: expected seconds, 0 or more, got {every}")
+        self.folder, self.stage, self.every = Path(folder), stage, every
+        self.stop, self.report, self.writes = stop, report, writes
+        self._identity: dict[str, Any] = {}
+        self._last = time.monotonic()
+
+    def files(self) -> list[Path]:
+        """The checkpoints that are there, oldest first."""
+        return sorted(self.folder.glob(f"{self.stage}-*.safetensors"))
+
+    def begin(self, identity: dict[str, Any]) -> dict[str, Any] | None:
+        """The newest state that can be read, or None where none was written yet.
+
+        ``identity``: JSON values that say which run this is; kept in each checkpoint. Raises :class:`InputError`
+        where the checkpoint is of another run, naming what differs, and where there are only damaged ones.
+        """
+        self._identity = json.loads(json.dumps(identity))  # as it will look when it is read back
+        for torn in self.folder.glob(f"{self.stage}-*.safetensors.*") if self.writes else []:
+            torn.unlink(missing_ok=True)  # a write that was killed half-way
+        troubles = []
+        for file in reversed(self.files()):
+            try:
+                state, meta = _read(file)
+            except InputError as error:
+                troubles.append(str(error))
+                continue
+            _same_run(file, meta["identity"], self._identity)
+            for trouble in troubles:
+                self._warn(f"{trouble}; going on from {file.name}, the one before it")
+            now = environment()
+            for key, value in meta["environment"].items():
+                if now.get(key) != value:
+                    self._warn(f"{file.name}: written with {key} = {value!r}, now {now.get(key)!r}: the run goes on, "
+                               "but no longer to the same bits")  # fmt: skip
+            self.report({"event": "resume", "stage": self.stage, "step": meta["step"], "file": file.name})
+            return state
+        if troubles:
+            raise InputError(f"{'; '.join(troubles)}. None of the checkpoints can be read: start the run anew")
+        return None
+
+    def due(self) -> bool:
+        """Whether a checkpoint should be written now: time has passed, or the run was asked to stop."""
+        return self.stop() or time.monotonic() - self._last >= self.every
+
+    def save(self, step: int, state: dict[str, Any]) -> None:
+        """Write ``state``, after ``step`` steps. Raises :class:`Stopped` where the run was asked to stop.
+
+        Where the file cannot be written (no space left, say) the last good one stays, a warning is reported, and
+        the run goes on.
+        """
+        file = self.folder / f"{self.stage}-{step:09d}.safetensors"
+        written = not self.writes
+        if self.writes:
+            try:
+                write_atomically(file, _to_bytes(self.stage, step, self._identity, state))
+                written = True
+            except OSError as error:
+                last = self.files()
+                kept = f"{last[-1].name} is kept" if last else "there is none before it"
+                self._warn(f"no checkpoint of step {step} ({error.strerror or error}): {kept}")
+            if written:
+                for old in [f for f in self.files() if f != file][: 1 - KEPT]:
+                    old.unlink(missing_ok=True)
+        self._last = time.monotonic()
+        if self.stop():
+            raise Stopped(f"stopped after step {step}" if written else
+                          f"stopped after step {step}, but its checkpoint could not be written")  # fmt: skip
+
+    def clear(self) -> None:
+        """Remove the checkpoints of this stage: the result is written, and they are large."""
+        for file in self.files() if self.writes else []:
+            file.unlink(missing_ok=True)
+        if self.writes and self.folder.is_dir() and not any(self.folder.iterdir()):
+            self.folder.rmdir()
+
+    def _warn(self, message: str) -> None:
+        self.report({"event": "warning", "message": message})
+
+
+@contextmanager
+def interruptible(say: Callable[[str], None] | None = None) -> Iterator[Callable[[], bool]]:
+    """Ctrl-C and SIGTERM ask a run to stop, instead of breaking it off; a second one breaks it off.
+
+    Yields the callable for ``Checkpoints(stop=...)``. ``say`` is told once that the request was heard.
+    """
+    asked = False
+
+    def heard(number: int, frame: Any) -> None:
+        nonlocal asked
+        if asked:
+            raise KeyboardInterrupt
+        asked = True
+        text = "stopping: this step is finished and a checkpoint written (once more to break off at once)"
+        (say or (lambda line: print(line, file=sys.stderr)))(text)
+
+    before = {number: signal.signal(number, heard) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield lambda: asked
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def environment() -> dict[str, Any]:
+    """What must stay the same for a resumed run to reach the same bits, beside the run itself."""
+    return {"threads": torch.get_num_threads(), "processor": platform.machine(), **versions()}
+
+
+def fingerprint(tensor: Tensor) -> str:
+    """SHA-256 of a tensor's shape, type and bytes: an identity names large inputs by it."""
+    digest = hashlib.sha256(f"{tensor.dtype} {tuple(tensor.shape)}".encode())
+    digest.update(_bytes(tensor))
+    return digest.hexdigest()
+
+
+def _bytes(tensor: Tensor) -> bytes:
+    return tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().tobytes()
+
+
+def _pack(value: Any, tensors: dict[str, Tensor]) -> Any:
+    """``value`` as JSON: containers as [kind, content], tensors by the name they get in ``tensors``."""
+    if value is None or isinstance(value, bool | int | float | str):
+        return value
+    if isinstance(value, Tensor):
+        name = f"{len(tensors):06d}"
+        tensors[name] = value.detach().to("cpu", copy=True).contiguous()
+        return ["tensor", name]
+    if isinstance(value, dict):
+        return ["dict", [[_pack(k, tensors), _pack(v, tensors)] for k, v in value.items()]]
+    if isinstance(value, list | tuple):
+        return ["tuple" if isinstance(value, tuple) else "list", [_pack(v, tensors) for v in value]]
+    raise TypeError(f"state: expected tensors and plain values, got {type(value).__name__}")
+
+
+def _unpack(packed: Any, tensors: dict[str, Tensor]) -> Any:
+    if not isinstance(packed, list):
+        return packed
+    kind, content = packed
+    if kind == "tensor":
+        # A copy in memory of torch's own, as aligned as it was when the state was computed.
+        return tensors[content].clone()
+    if kind == "dict":
+        return {_unpack(k, tensors): _unpack(v, tensors) for k, v in content}
+    values = [_unpack(v, tensors) for v in content]
+    return tuple(values) if kind == "tuple" else values
+
+
+def _to_bytes(stage: str, step: int, identity: dict[str, Any], state: dict[str, Any]) -> bytes:
+    tensors: dict[str, Tensor] = {}
+    meta = {
+        "format": FORMAT, "format_version": FORMAT_VERSION, "stage": stage, "step": step, "identity": identity,
+        "environment": environment(), "state": _pack(state, tensors),
+    }  # fmt: skip
+    meta["sha256"] = _digest(meta, tensors)
+    return to_bytes(tensors, metadata={"ssdd": json.dumps(meta)})
+
+
+def _digest(meta: dict[str, Any], tensors: dict[str, Tensor]) -> str:
+    digest = hashlib.sha256(json.dumps(meta, sort_keys=True).encode())
+    for name in sorted(tensors):
+        digest.update(f"{name} {tensors[name].dtype} {tuple(tensors[name].shape)}".encode())
+        digest.update(_bytes(tensors[name]))
+    return digest.hexdigest()
+
+
+def _read(file: Path) -> tuple[dict[str, Any], dict[str, Any]]:
+    tensors, meta = read_safetensors(file)
+    if meta.get("format") != FORMAT or meta.get("format_version") != FORMAT_VERSION:
+        raise InputError(f"{file.name}: not a checkpoint that this ssdd reads (format {meta.get('format')!r}, "
+                         f"version {meta.get('format_version')!r})")  # fmt: skip
+    if meta.pop("sha256", None) != _digest(meta, tensors):
+        raise InputError(f"{file.name}: damaged checkpoint (its checksum does not match)")
+    return _unpack(meta["state"], tensors), meta
+
+
+def _flat(value: Any, name: str = "") -> dict[str, Any]:
+    if not isinstance(value, dict):
+        return {name: value}
+    return {k: v for key, inner in value.items() for k, v in _flat(inner, f"{name}.{key}" if name else key).items()}
+
+
+def _same_run(file: Path, theirs: dict[str, Any], ours: dict[str, Any]) -> None:
+    written, here = _flat(theirs), _flat(ours)
+    differ = [
+        f"{key} = {_short(written.get(key))} there, {_short(here.get(key))} here"
+        for key in sorted({*written, *here})
+        if written.get(key) != here.get(key)
+    ]
+    if differ:
+        raise InputError(
+            f"resume: {file.name} is of another run: {'; '.join(differ)}. Resume with what that run began with, or "
+            "begin a new run in another folder"
+        )
+
+
+def _short(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 60 else f"{text[:24]}...{text[-24:]}"

@@ -1,0 +1,87 @@
+"""Options that several verbs share, and what they mean together."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from ..checkpoint import Checkpoints
+from ..config import PRESETS, InputError, Preset, Report, official, preset, with_settings
+from ..data import ImageSet
+from ..teachers import (
+    Representations,
+    Teacher,
+    cache_directory,
+    read_representations,
+    represent,
+    train_teacher,
+)
+
+Data = Annotated[
+    str, typer.Option("--data", "-d", help="'digits', a folder of images, or an .npz file (x_train: uint8 N,H,W,C).")
+]
+Size = Annotated[int | None, typer.Option(help="Resize a folder's images to SIZE x SIZE pixels.")]
+PresetName = Annotated[
+    str | None,
+    typer.Option("--preset", help=f"Settings: {', '.join(PRESETS)}. Default: digits for digits, else small."),
+]
+Changes = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="STAGE.FIELD=VALUE", help="Change a setting, e.g. distill.rate=0.03. Repeatable."),
+]
+Official = Annotated[
+    bool, typer.Option("--official", help="Turn every departure between paper and published code to the code's side.")
+]
+TeacherName = Annotated[
+    str | None,
+    typer.Option("--teacher", "-t", help="FILE.safetensors written by `ssdd teacher`, or package.module:factory "
+                 "of yours that returns an nn.Module."),
+]  # fmt: skip
+RepresentationsFile = Annotated[
+    Path | None,
+    typer.Option("--representations", help="FILE.npy with representations you computed, one row an image (training, "
+                 "then test images): no teacher network is needed."),
+]  # fmt: skip
+Images = Annotated[int | None, typer.Option("--images", "-m", help="Number of distilled images.")]
+Steps = Annotated[int | None, typer.Option("--steps", help="Outer steps.")]
+Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace what an earlier run wrote there.")]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress display.")]
+Model = Annotated[str, typer.Option("--model", help="resnet18, resnet10, or convnet-W-W-... (one width a block).")]
+Every = Annotated[float, typer.Option("--checkpoint-every", help="Seconds between two checkpoints.")]
+ArtifactFile = Annotated[Path, typer.Argument(metavar="ARTIFACT", help="A distilled set (.safetensors).")]
+
+
+def chosen_settings(
+    data: str, name: str | None, changes: list[str] | None, code: bool, images: int | None, steps: int | None,
+    begun: Preset | None = None,
+) -> Preset:  # fmt: skip
+    """The preset that was named or fits the data (``begun``: the settings of a run that goes on), with its changes."""
+    if begun is not None and name is None:
+        settings = begun
+    else:
+        settings = preset(name or ("digits" if data == "digits" else "small"))
+    pairs = dict(change.partition("=")[::2] for change in changes or [])
+    if images is not None:
+        pairs["distill.images"] = str(images)
+    if steps is not None:
+        pairs["distill.steps"] = str(steps)
+    settings = with_settings(settings, pairs)
+    return official(settings) if code else settings
+
+
+def chosen_teacher(
+    name: str | None, file: str | Path | None, data: ImageSet, settings: Preset, report: Report,
+    checkpoints: Checkpoints | None = None,
+) -> tuple[Teacher | None, Representations]:  # fmt: skip
+    """The teacher that was asked for (none was: a new one) and its representations, from the cache where they are."""
+    if name is not None and file is not None:
+        raise InputError("--teacher, --representations: expected one of the two")
+    if file is not None:
+        return None, read_representations(file, data)
+    if name:
+        teacher = Teacher.named(name, data.preprocessing)
+    else:
+        teacher = train_teacher(data, settings.teacher, report, checkpoints)
+    return teacher, represent(teacher, data, cache_directory())

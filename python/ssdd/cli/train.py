@@ -1,0 +1,185 @@
+"""The two verbs that take long, and that go on where they were stopped: ``teacher`` and ``distill``."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from .. import report as reports
+from ..checkpoint import EVERY, Checkpoints, Stopped, interruptible
+from ..config import Diverged, InputError, as_dict, silent
+from ..data import load_images
+from ..distill import Distillation, needs_teacher
+from ..distill import distill as run_distill
+from ..evaluate import Cell, Study, evaluate_teacher
+from ..teachers import cache_directory, represent, train_teacher
+from .options import (
+    Changes,
+    Data,
+    Every,
+    Images,
+    Official,
+    Overwrite,
+    PresetName,
+    Quiet,
+    RepresentationsFile,
+    Size,
+    Steps,
+    TeacherName,
+    chosen_settings,
+    chosen_teacher,
+)
+from .resume import CHECKPOINTS, Run, lasting
+
+
+@contextmanager
+def _say_how_to_go_on(command: str) -> Iterator[None]:
+    """Complete the message of whatever ends a run that can go on."""
+    try:
+        yield
+    except Stopped as error:
+        raise Stopped(f"{error}. Go on with: {command}") from None
+    except OSError as error:
+        raise OSError(f"{error}. The checkpoints are kept; make room, then go on with: {command}") from error
+
+
+def teacher(
+    context: typer.Context,
+    out: Annotated[Path | None, typer.Option("--out", "-o", help="File for the weights (.safetensors).")] = None,
+    data: Data = "digits",
+    size: Size = None,
+    preset_name: PresetName = None,
+    changes: Changes = None,
+    resume: Annotated[
+        Path | None, typer.Option("--resume", metavar="FILE", help="Go on with the training that was to write FILE.")
+    ] = None,
+    every: Every = EVERY,
+    overwrite: Overwrite = False,
+    quiet: Quiet = False,
+) -> None:
+    """Train a teacher (Barlow Twins, no labels) and keep its weights.
+
+    Stopped at any moment, the training goes on with --resume FILE.
+    """
+    if (out is None) == (resume is None):
+        raise InputError("--out, --resume: expected one of the two")
+    wanted = resume or out
+    assert wanted is not None
+    folder = wanted.with_name(wanted.name + ".training")
+    begun = Run.read(folder) if resume else None
+    if begun:
+        data, size = begun.given(context, data=data, size=size)
+    settings = chosen_settings(data, preset_name, changes, False, None, None, begun.settings if begun else None)
+    file, loaded = reports.new_file(wanted, overwrite), load_images(data, size)
+    if not begun:
+        shutil.rmtree(folder, ignore_errors=True)  # of a training that was never finished, and is begun anew
+        Run(settings, {"data": lasting(data), "size": size}).write(folder)
+    command = f"ssdd teacher --resume {wanted}"
+    with reports.Display(show=not quiet) as display, interruptible(display.say) as stop, _say_how_to_go_on(command):
+        checkpoints = Checkpoints(folder / CHECKPOINTS, "teacher", every=every, stop=stop, report=display)
+        trained = train_teacher(loaded, settings.teacher, display, checkpoints)
+        trained.save(file)
+    shutil.rmtree(folder)
+    r = represent(trained, loaded, cache_directory())
+    print(f"{file}: {r.dimension} numbers an image")
+    if r.test is not None:
+        _print_probes(evaluate_teacher(r.train, r.test, loaded, settings))
+
+
+def distill(
+    context: typer.Context,
+    out: Annotated[
+        Path | None, typer.Option("--out", "-o", help="Folder for the artifact, its pictures and the log.")
+    ] = None,
+    data: Data = "digits",
+    size: Size = None,
+    preset_name: PresetName = None,
+    images: Images = None,
+    steps: Steps = None,
+    seed: Annotated[int, typer.Option(help="Fixes the initial images and every later draw.")] = 0,
+    teacher: TeacherName = None,
+    representations: RepresentationsFile = None,
+    changes: Changes = None,
+    code: Official = False,
+    resume: Annotated[
+        Path | None, typer.Option("--resume", metavar="FOLDER", help="Go on with the run in FOLDER, where it stopped.")
+    ] = None,
+    every: Every = EVERY,
+    overwrite: Overwrite = False,
+    quiet: Quiet = False,
+) -> None:
+    """Distil a set of images into a few images with target representations.
+
+    Stopped at any moment, the run goes on with --resume FOLDER alone, to the same bits as if it had never stopped.
+    """
+    if (out is None) == (resume is None):
+        raise InputError("--out, --resume: expected one of the two")
+    begun = Run.read(resume) if resume else None
+    if begun:
+        data, size, seed, teacher, representations = begun.given(
+            context, data=data, size=size, seed=seed, teacher=teacher, representations=representations
+        )
+    settings = chosen_settings(data, preset_name, changes, code, images, steps, begun.settings if begun else None)
+    loaded = load_images(data, size)
+    if settings.distill.images > len(loaded.x_train):
+        raise InputError(f"images: expected at most {len(loaded.x_train)}, got {settings.distill.images}")
+    # What was given is read before --overwrite may empty the folder; only training comes after.
+    given = chosen_teacher(teacher, representations, loaded, settings, silent) if teacher or representations else None
+    folder = resume if resume else reports.new_directory(out or "", overwrite)
+    if begun and (folder / "distilled.safetensors").is_file() and not (folder / CHECKPOINTS).is_dir():
+        print(f"{folder / 'distilled.safetensors'}: this run is finished")
+        return
+    with (
+        reports.JsonLines(folder / reports.MARK, append=begun is not None) as log,
+        reports.Display(show=not quiet) as display,
+        interruptible(display.say) as stop,
+        _say_how_to_go_on(f"ssdd distill --resume {folder}"),
+    ):
+        report = reports.both(log, display)
+        if not begun:
+            names = {"data": lasting(data), "teacher": lasting(teacher), "representations": lasting(representations)}
+            Run(settings, {**names, "size": size, "seed": seed}).write(folder)
+        report({"event": "start", "settings": as_dict(settings), "seed": seed})
+        of_teacher, checkpoints = (
+            Checkpoints(folder / CHECKPOINTS, stage, every=every, stop=stop, report=report)
+            for stage in ("teacher", "distill")
+        )
+        trained = folder / "teacher.safetensors"
+        if given is None and begun and trained.is_file():
+            given = chosen_teacher(str(trained), None, loaded, settings, silent)
+        network, r = given or chosen_teacher(None, None, loaded, settings, report, of_teacher)
+        if network is not None and teacher is None and not trained.is_file():
+            network.save(trained)
+        study = Study(loaded, r, settings)
+        try:
+            run = run_distill(
+                loaded, r.train, lambda: study.make(r.dimension), settings.distill, seed=seed,
+                teacher=network if needs_teacher(settings.distill) else None, report=report, checkpoints=checkpoints,
+            )  # fmt: skip
+        except Diverged as error:
+            reports.keep_partial(error, folder)
+            raise
+        report({"event": "result", "seed": seed, **run.result.metrics})
+        _write(run, folder)
+        reports.coverage(r.train, run.result.targets, folder / "coverage.png", loaded.y_train)
+        of_teacher.clear()
+        checkpoints.clear()  # last: until all is written the run can go on
+    print(f"{folder / 'distilled.safetensors'}: {len(run.result)} images, loss {run.losses[-1][1]:.4g}")
+
+
+def _write(run: Distillation, folder: Path) -> None:
+    run.result.save(folder / "distilled.safetensors")
+    reports.contact_sheet(run.result.images, folder / "contact-sheet.png")
+    reports.images_over_steps(run.snapshots, folder / "images-over-steps.png")
+    reports.loss_curves({run.result.seed: run.losses}, folder / "loss.png")
+
+
+def _print_probes(cell: Cell) -> None:
+    for key, accuracy in cell.probes.items():
+        count = key.split("/")[1]
+        print(f"probe, {'all' if count == '0' else count} labels a class: {accuracy:.1f}%")

@@ -1,0 +1,187 @@
+"""Checkpoints: what is written comes back, bit for bit; what is damaged, foreign or hostile is refused."""
+
+import errno
+import os
+import resource
+import signal
+import subprocess
+import sys
+
+import pytest
+import torch
+
+from ssdd.checkpoint import Checkpoints, Stopped, interruptible
+from ssdd.config import InputError
+
+RUN = {"distill": {"rate": 0.01, "steps": 9}, "seed": 0}
+
+
+def state(step=1):
+    g = torch.Generator().manual_seed(step)
+    return {
+        "x": torch.randn(3, 4, generator=g), "generator": g.get_state(), "step": step, "none": None, "flag": True,
+        "losses": [(1, 0.1 + 0.2), (2, float("inf"))], "snapshots": {0: torch.ones(2), 7: torch.zeros(0)},
+        "good": (torch.tensor(1.5), torch.arange(3)), "text": "a", "nested": {3: {"step": torch.tensor(2.0)}},
+    }  # fmt: skip
+
+
+def same(a, b):
+    if isinstance(a, torch.Tensor):
+        return isinstance(b, torch.Tensor) and a.dtype == b.dtype and torch.equal(a, b)
+    if isinstance(a, dict):
+        return list(a) == list(b) and all(same(a[k], b[k]) for k in a)
+    if isinstance(a, list | tuple):
+        return type(a) is type(b) and len(a) == len(b) and all(map(same, a, b))
+    return type(a) is type(b) and a == b
+
+
+@pytest.fixture
+def events():
+    return []
+
+
+@pytest.fixture
+def kept(tmp_path, events):
+    """Checkpoints of a run that has written steps 1, 2 and 3."""
+    c = Checkpoints(tmp_path / "c", every=0, report=events.append)
+    assert c.begin(RUN) is None
+    for step in (1, 2, 3):
+        c.save(step, state(step))
+    return c
+
+
+def warnings(events):
+    return [e["message"] for e in events if e["event"] == "warning"]
+
+
+def test_what_is_written_comes_back(kept, events):
+    assert same(kept.begin(RUN), state(3)) and not same(kept.begin(RUN), state(2))
+    assert events[-1] == {"event": "resume", "stage": "distill", "step": 3, "file": "distill-000000003.safetensors"}
+
+
+def test_the_newest_two_are_kept(kept):
+    assert [f.name[-13] for f in kept.files()] == ["2", "3"]
+
+
+def test_only_plain_values(kept):
+    with pytest.raises(TypeError, match="object"):
+        kept.save(4, {"x": object()})
+
+
+@pytest.mark.parametrize("damage", ["truncated", "emptied", "one bit", "metadata"])
+def test_a_damaged_newest_file_gives_way_to_the_one_before(kept, events, damage):
+    file = kept.files()[-1]
+    whole = bytearray(file.read_bytes())
+    if damage == "one bit":
+        whole[-1] ^= 1
+    if damage == "metadata":
+        whole = whole.replace(b'\\"flag\\", true', b'\\"flag\\", null', 1)
+        assert whole != file.read_bytes()
+    file.write_bytes(whole[: {"truncated": len(whole) * 2 // 3, "emptied": 0}.get(damage, len(whole))])
+    assert same(kept.begin(RUN), state(2))
+    assert any("distill-000000003" in w and "going on from distill-000000002" in w for w in warnings(events))
+
+
+def test_nothing_but_damaged_files(kept):
+    for file in kept.files():
+        file.write_bytes(b"\x80\x04cos\nsystem\n")  # a pickle is not even looked at
+    with pytest.raises(InputError, match="None of the checkpoints can be read"):
+        kept.begin(RUN)
+
+
+def test_another_run_is_refused_by_the_field_that_differs(kept):
+    with pytest.raises(InputError, match=r"distill\.rate = 0\.01 there, 0\.03 here"):
+        kept.begin({**RUN, "distill": {"rate": 0.03, "steps": 9}})
+    with pytest.raises(InputError, match=r"other = None there, 1 here.*seed = 0 there, 1 here"):
+        kept.begin({**RUN, "seed": 1, "other": 1})
+
+
+def test_another_number_of_threads_is_said(kept, events, monkeypatch):
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 7)
+    assert same(kept.begin(RUN), state(3))
+    assert any("threads" in w and "bits" in w for w in warnings(events))
+
+
+def test_asked_to_stop_it_writes_first(tmp_path):
+    c = Checkpoints(tmp_path, every=1e9, stop=lambda: True)
+    assert c.due()
+    with pytest.raises(Stopped, match="after step 5"):
+        c.save(5, state(5))
+    assert same(Checkpoints(tmp_path).begin({}), state(5))
+
+
+def test_due_when_time_has_passed(tmp_path):
+    assert Checkpoints(tmp_path, every=0).due() and not Checkpoints(tmp_path, every=1e9).due()
+    with pytest.raises(InputError, match="checkpoint_every"):
+        Checkpoints(tmp_path, every=-1)
+
+
+def test_clear_leaves_other_stages_alone(kept):
+    other = Checkpoints(kept.folder, "teacher")
+    other.save(1, state())
+    kept.clear()
+    assert not kept.files() and len(other.files()) == 1
+    other.clear()
+    assert not kept.folder.exists()
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_the_first_signal_asks_the_second_breaks_off(number):
+    said = []
+    with pytest.raises(KeyboardInterrupt), interruptible(said.append) as stop:
+        assert not stop()
+        os.kill(os.getpid(), number)
+        assert stop() and len(said) == 1
+        os.kill(os.getpid(), number)
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
+def full_disk(folder):
+    """A file system of 64 KiB at ``folder``; False where this user may not mount one."""
+    folder.mkdir()
+    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", folder], capture_output=True)
+    return mounted.returncode == 0
+
+
+def test_a_full_disk_keeps_the_last_good_one(tmp_path, events):
+    """A real one where we may mount it; else a limit on the size of files, which fails at the same call."""
+    folder = tmp_path / "small"
+    mounted = full_disk(folder)
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    c = Checkpoints(folder, every=0, report=events.append)
+    try:
+        c.begin(RUN)
+        c.save(1, state(1))
+        if not mounted:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (64 * 1024, limits[1]))
+        c.save(2, {**state(2), "x": torch.zeros(100_000)})  # 400 KB
+        reason = os.strerror(errno.ENOSPC if mounted else errno.EFBIG)
+        assert any("step 2" in w and reason in w and "distill-000000001.safetensors is kept" in w
+                   for w in warnings(events)), events  # fmt: skip
+        assert [f.name for f in folder.iterdir()] == ["distill-000000001.safetensors"]
+        assert same(c.begin(RUN), state(1))
+        c.save(3, state(3))  # and it goes on when there is room
+        assert same(c.begin(RUN), state(3))
+        stopped = Checkpoints(folder, every=0, report=events.append, stop=lambda: True)
+        with pytest.raises(Stopped, match="could not be written"):
+            stopped.save(4, {"x": torch.zeros(100_000)})
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+        if mounted:
+            subprocess.run(["umount", folder], check=True)
+
+
+def test_a_write_that_is_killed_leaves_the_old_files(tmp_path):
+    """kill -9 in the middle of write_atomically: a temporary file at worst, never a half checkpoint."""
+    code = (
+        "import os, signal, sys, torch, ssdd.artifact\n"
+        "from ssdd.checkpoint import Checkpoints\n"
+        "c = Checkpoints(sys.argv[1], every=0); c.begin({}); c.save(1, {'x': torch.ones(5)})\n"
+        "os.fsync = lambda handle: os.kill(os.getpid(), signal.SIGKILL)\n"
+        "c.save(2, {'x': torch.zeros(5)})\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code, str(tmp_path)])
+    assert done.returncode == -signal.SIGKILL
+    c = Checkpoints(tmp_path)
+    assert [f.name for f in c.files()] == ["distill-000000001.safetensors"] and len(list(tmp_path.iterdir())) == 2
+    assert torch.equal(c.begin({})["x"], torch.ones(5)) and len(list(tmp_path.iterdir())) == 1
