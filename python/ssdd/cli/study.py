@@ -9,6 +9,7 @@ import typer
 
 from .. import report as reports
 from ..config import InputError
+from ..evaluate import read_plan
 from ..teachers import cache_directory
 
 
@@ -25,14 +26,21 @@ def study(
     work: Annotated[
         Path | None, typer.Option("--work", help="Folder for distilled sets and networks (default: OUT/work).")
     ] = None,
+    page: Annotated[
+        bool, typer.Option("--page", help="Only write the page anew, from the cells that are there.")
+    ] = False,
     workers: Annotated[int, typer.Option(min=1, help="Processes of one thread each. Changes no number.")] = 1,
 ) -> None:
     """Fill a table: every cell (row, seed, set) that is not there yet is computed and kept as a small JSON file.
 
     Stop it at any moment; the same command goes on from there. Says, cell by cell, how long the rest will take.
     """
+    folder = out or file.parent
+    if page:
+        print(reports.write_page(read_plan(file), folder))
+        return
     reports.run_study(
-        file, out or file.parent, data=data, teacher=teacher, targets=_targets(target), work=work,
+        file, folder, data=data, teacher=teacher, targets=_targets(target), work=work,
         cache=cache_directory(), workers=workers, report=_line,
     )  # fmt: skip
 

@@ -4,6 +4,7 @@ from .demo import demo, keep_partial, teach
 from .directory import MARK, new_directory, new_file
 from .info import info
 from .log import JsonLines, both
+from .page import write_page
 from .pictures import contact_sheet, coverage, images_over_steps, loss_curves
 from .progress import Display
 from .study import run_study
@@ -28,5 +29,6 @@ __all__ = [
     "run_study",
     "sentences",
     "table",
+    "write_page",
     "teach",
 ]

@@ -6,10 +6,11 @@ import os
 from collections.abc import Mapping
 from pathlib import Path
 
-from ..config import InputError, Report, silent
+from ..config import Event, InputError, Report, silent
 from ..data import load_images
 from ..evaluate import SOURCE, Cells, Filling, Plan, Study, fill, read_plan
 from ..teachers import Teacher, represent
+from .page import write_page
 
 
 def run_study(
@@ -28,8 +29,9 @@ def run_study(
 
     ``data``, ``teacher`` and ``targets`` take the place of what the file names. ``work`` (default: ``out``/work) keeps
     the distilled sets and the pre-trained networks, so that a call that was stopped goes on behind the last of them.
-    ``cache``: the folder for representations. Raises :class:`InputError` where a finished cell was computed from
-    other settings, images or teacher. See :func:`ssdd.evaluate.read_plan` for the file.
+    ``out``/README.md holds the tables, rewritten after each cell. ``cache``: the folder for representations. Raises
+    :class:`InputError` where a finished cell was computed from other settings, images or teacher. See
+    :func:`ssdd.evaluate.read_plan` for the file.
     """
     plan = read_plan(file)
     source, name = data or plan.data, teacher or plan.teacher
@@ -50,5 +52,12 @@ def run_study(
     study = Study(images, represent(network, images, cache), plan.rows[0].settings, network)
     folder = Path(out)
     filling = Filling(study, sets, Cells(folder / "cells", inputs), Path(work or folder / "work"))
-    fill(plan, filling, workers, report)
+
+    def told(event: Event) -> None:
+        if event["event"] == "study":
+            write_page(plan, folder)
+        report(event)
+
+    fill(plan, filling, workers, told)
+    write_page(plan, folder)
     return plan

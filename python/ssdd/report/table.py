@@ -9,7 +9,8 @@ from typing import Any
 from ..evaluate import KMEANS, KRR_ST, NO_PRETRAINING, RANDOM, TEACHER, Cell, Comparison, compare, mean_and_error
 
 
-def _entry(values: Sequence[float], digits: int) -> str:
+def entry(values: Sequence[float], digits: int) -> str:
+    """Mean ± standard error as text; the mean alone of a single value; nothing of none."""
     if not values:
         return ""
     mean, error = mean_and_error(values)
@@ -30,10 +31,10 @@ def table(cells: Sequence[Cell]) -> list[list[str]]:
     rows = [["method", "representation error", *(f"probe, {n} label{'' if n == '1' else 's'} a class" for n in names)]]
     for method in methods(cells):
         mine = [cell for cell in cells if cell.method == method]
-        row = [method, _entry([c.error for c in mine if c.error is not None], 3)]
+        row = [method, entry([c.error for c in mine if c.error is not None], 3)]
         for count in counts:
             entries = (
-                _entry([c.probes[f"{what}/{count}"] for c in mine if f"{what}/{count}" in c.probes], 1)
+                entry([c.probes[f"{what}/{count}"] for c in mine if f"{what}/{count}" in c.probes], 1)
                 for what in ("features", "output")
             )
             row.append(" / ".join(filter(None, entries)))

@@ -93,6 +93,7 @@ def test_cells_are_filled_seed_by_seed_and_a_rerun_skips_them(place):
     ]  # fmt: skip
     assert [e["seed"] for e in events] == [0] * 10 + [1] * 4
     assert events[-1]["done"] == events[-1]["of"] == 14 and events[-1]["left"] == 0
+    assert "14 of 14 cells" in (place / "README.md").read_text()
     before = cells(place)
     assert len(before) == 14 and run(place) == [] and cells(place) == before
     cell = json.loads(before["krr-st-the-codes-pool.seed-0.source.json"])

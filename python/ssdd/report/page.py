@@ -1,0 +1,159 @@
+"""A study's page: tables from its finished cells, and what they say about one method against another."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from ..artifact import write_atomically
+from ..evaluate import SOURCE, Plan, Row, compare, read_cell
+from .table import entry, markdown
+
+BEGIN, END = "<!-- from the cells: begin -->", "<!-- from the cells: end -->"
+MISSING = "missing"
+
+Measure = Callable[[Mapping[str, Any]], float | None]
+Found = dict[tuple[str, int, str], dict[str, Any]]
+"""(row's name, seed, set) -> cell."""
+
+
+def write_page(plan: Plan, folder: Path) -> Path:
+    """Write ``folder``/README.md from ``folder``/cells. What stands around the marked part of the file is kept."""
+    file = folder / "README.md"
+    around = file.read_text(encoding="utf-8") if file.is_file() else f"# {plan.title}\n\n{BEGIN}\n{END}\n"
+    if BEGIN not in around or END not in around:
+        around += f"\n{BEGIN}\n{END}\n"
+    before, after = around.split(BEGIN)[0], around.split(END)[1]
+    return write_atomically(file, f"{before}{BEGIN}\n{tables(plan, found_cells(plan, folder))}\n{END}{after}".encode())
+
+
+def found_cells(plan: Plan, folder: Path) -> Found:
+    """The finished cells of the plan's rows, whatever settings they were computed with."""
+    cells = [read_cell(file) for file in sorted((folder / "cells").glob("*.json"))]
+    names = {row.name for row in plan.rows}
+    return {(c["row"], c["seed"], c["set"]): c for c in cells if c["row"] in names}
+
+
+def tables(plan: Plan, cells: Found) -> str:
+    """All tables of the page as Markdown; what no cell gives is called missing."""
+    sets = [SOURCE, *sorted({name for _, _, name in cells} - {SOURCE})]
+    wanted = sum(row.seeds for row in plan.rows) * len(sets)
+    parts = [
+        f"{len(cells)} of {wanted} cells. Mean ± standard error over the seeds there are (n; in brackets where some "
+        "are missing). Probes: accuracy in percent of an L2-regularised logistic regression on frozen features. "
+        "Fine-tuned: accuracy after training the whole network on a share of the labels."
+    ]
+    for name in sets:
+        parts += [f"## {'The source' if name == SOURCE else name}", _measured(plan, cells, name)]
+    parts += ["## Against the baselines", _compared(plan, cells, sets)]
+    parts += ["## What the pools did", _pools(plan, cells)]
+    return "\n\n".join(parts)
+
+
+def _values(cells: Found, row: Row, name: str, measure: Measure) -> dict[int, float]:
+    """Seed -> value, for the seeds that have one."""
+    found = {}
+    for seed in range(row.seeds):
+        cell = cells.get((row.name, seed, name))
+        value = None if cell is None else measure(cell)
+        if value is not None:
+            found[seed] = value
+    return found
+
+
+def _probe(key: str) -> Measure:
+    return lambda cell: cell["probes"].get(key)
+
+
+def _error(cell: Mapping[str, Any]) -> float | None:
+    return cell.get("error")
+
+
+def _finetuned(cell: Mapping[str, Any]) -> float | None:
+    return cell.get("finetuned")
+
+
+def _text(cells: Found, row: Row, name: str, measure: Measure, digits: int) -> str:
+    values = _values(cells, row, name, measure)
+    there = sum((row.name, seed, name) in cells for seed in range(row.seeds))
+    if not values:
+        return "" if there else MISSING
+    return entry(list(values.values()), digits) + ("" if there == row.seeds else f" ({there} of {row.seeds})")
+
+
+def _counts(cells: Found, name: str, what: str) -> list[str]:
+    """The numbers of labels there are probes with, few first, all last."""
+    keys = {key for (_, _, on), cell in cells.items() if on == name for key in cell["probes"]}
+    counts = {int(key.split("/")[1]) for key in keys if key.startswith(f"{what}/")}
+    return [str(n) for n in sorted(counts, key=lambda n: n or math.inf)]
+
+
+def _measured(plan: Plan, cells: Found, name: str) -> str:
+    columns: list[tuple[str, Measure, int]] = [("representation error", _error, 3)] if name == SOURCE else []
+    for what, note in (("features", ""), ("output", " (predicted representation)")):
+        for count in _counts(cells, name, what):
+            head = f"probe, {'all labels' if count == '0' else f'{count} a class'}{note}"
+            columns.append((head, _probe(f"{what}/{count}"), 1))
+    shares = {row.settings.finetune.share for row in plan.rows} - {0.0}
+    if shares:
+        columns.append((f"fine-tuned, {min(shares):.0%} of the labels", _finetuned, 1))
+    rows = [["row", *(head for head, _, _ in columns)]]
+    rows += [[row.name, *(_text(cells, row, name, m, digits) for _, m, digits in columns)] for row in plan.rows]
+    return markdown(rows)
+
+
+def _compared(plan: Plan, cells: Found, sets: Sequence[str]) -> str:
+    """Every distilled row against every selection, paired by seed."""
+    measures: list[tuple[str, str, Measure, bool]] = [("representation error", SOURCE, _error, True)]
+    measures += [(f"{name}, probe with all labels", name, _probe("features/0"), False) for name in sets]
+    rows = [["row", "against", *(head for head, _, _, _ in measures)]]
+    for ours in (row for row in plan.rows if row.source == "krr-st"):
+        for theirs in (row for row in plan.rows if row.source in ("random", "k-means")):
+            rows.append([ours.name, theirs.name, *(
+                _paired(_values(cells, ours, name, m), _values(cells, theirs, name, m), error)
+                for _, name, m, error in measures
+            )])  # fmt: skip
+    legend = (
+        "Paired over the seeds both rows have: mean difference ± two standard errors, positive where the distilled "
+        "set is better (for the error: also by how much of the baseline's). **Bold**: beyond two standard errors, "
+        "for or against."
+    )
+    return f"{legend}\n\n{markdown(rows)}"
+
+
+def _paired(ours: dict[int, float], theirs: dict[int, float], error: bool) -> str:
+    seeds = sorted(ours.keys() & theirs.keys())
+    if not seeds:
+        return MISSING
+    sign = 1 if error else -1
+    c = compare([sign * ours[s] for s in seeds], [sign * theirs[s] for s in seeds])
+    digits = 3 if error else 1
+    text = f"{c.difference:+.{digits}f}"
+    if len(seeds) == 1:
+        text += " (one seed)"
+    else:
+        text += f" ± {2 * c.standard_error:.{digits}f}"
+        if abs(c.difference) > 2 * c.standard_error:
+            text = f"**{text}**"
+        text += f" (n = {len(seeds)})"
+    return text + (f", {c.reduction:.1%}" if error else "")
+
+
+def _pools(plan: Plan, cells: Found) -> str:
+    keys = [
+        ("outer steps", "steps", 0),
+        ("KRR loss at the end", "loss", 4),
+        ("mean age of a network met", "mean_age", 1),
+        ("minutes of one core", "cpu_seconds", 1),
+    ]
+    rows = [["row", "L", "T", "steps / (L·T)", "untrained networks met, %", *(head for head, _, _ in keys)]]
+    for row in (row for row in plan.rows if row.source == "krr-st"):
+        d = row.settings.distill
+        texts = [_text(cells, row, SOURCE, lambda c: 100 * c["distillation"]["untrained_share"], 1)]
+        for _, key, digits in keys:
+            scale = 60 if key == "cpu_seconds" else 1
+            texts.append(_text(cells, row, SOURCE, lambda c, k=key, s=scale: c["distillation"][k] / s, digits))  # type: ignore[misc]
+        rows.append([row.name, str(d.pool), str(d.pool_steps), f"{d.steps / d.pool / d.pool_steps:.1f}", *texts])
+    return markdown(rows)

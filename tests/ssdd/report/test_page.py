@@ -1,0 +1,75 @@
+"""A study's page: means, pairs, and nothing that no cell gives."""
+
+import json
+
+import pytest
+
+from ssdd.config import preset
+from ssdd.evaluate import Plan, Row
+from ssdd.report import write_page
+
+
+def row(name, source, seeds=3):
+    return Row(name, source, preset("cifar10-cpu"), seeds)
+
+
+@pytest.fixture
+def plan():
+    rows = (row("random + teacher", "random"), row("k-means", "k-means"), row("KRR-ST", "krr-st"), row("T", "teacher"))
+    return Plan("A study", rows, None, None, {})
+
+
+def put(folder, row, seed, name="source", error=None, accuracy=50.0, **more):
+    cell = {"row": row, "seed": seed, "set": name, "error": error, "finetuned": 33.0, "settings": {}, "inputs": {}}
+    cell |= {"probes": {"features/5": 20.0, "features/0": accuracy}, **more}
+    (folder / "cells").mkdir(exist_ok=True)
+    (folder / "cells" / f"{row}.{seed}.{name}.json".replace(" ", "-")).write_text(json.dumps(cell))
+
+
+def lines(folder, plan):
+    return write_page(plan, folder).read_text().splitlines()
+
+
+def columns(line):
+    return [part.strip() for part in line.strip("|").split("|")]
+
+
+def test_means_pairs_and_what_is_missing(tmp_path, plan):
+    pool = {"steps": 1200, "loss": 0.02, "untrained_share": 0.965, "mean_age": 0.7, "cpu_seconds": 60.0}
+    for seed, (theirs, ours) in enumerate([(0.5, 0.4), (0.6, 0.5), (0.7, 0.6)]):
+        put(tmp_path, "random + teacher", seed, error=theirs, accuracy=50 + seed)
+        put(tmp_path, "KRR-ST", seed, error=ours, accuracy=50.5 + seed * 3, distillation=pool)
+    put(tmp_path, "random + teacher", 1, "Cars", accuracy=10.0)
+    page = lines(tmp_path, plan)
+    table = {columns(line)[0]: columns(line) for line in page[: page.index("## Cars")] if line.startswith("| ")}
+    assert table["row"][1:] == ["representation error", "probe, 5 a class", "probe, all labels",
+                                "fine-tuned, 10% of the labels"]  # fmt: skip
+    assert table["random + teacher"][1] == "0.600 ± 0.058" and table["KRR-ST"][3] == "53.5 ± 1.7"
+    assert table["k-means"][1:] == ["missing"] * 4
+    cars = {columns(line)[0]: columns(line) for line in page[page.index("## Cars") :] if line.startswith("| ")}
+    assert "(1 of 3)" in page[page.index("## Cars") + 4] and cars["T"][1] == "missing"
+    against = [columns(line) for line in page if line.startswith(("| KRR-ST | random", "| KRR-ST | k-means"))]
+    assert against[0][:3] == ["KRR-ST", "random + teacher", "**+0.100 ± 0.000** (n = 3), 16.7%"]
+    assert against[0][3] == "**+2.5 ± 2.3** (n = 3)" and against[0][4] == "missing"
+    assert against[1][2] == "missing"
+    assert "| KRR-ST | 3 | 25 | 16.0 | 96.5 ± 0.0 | 1200 ± 0 | 0.0200 ± 0.0000 | 0.7 ± 0.0 | 1.0 ± 0.0 |" in page
+
+
+def test_one_seed_has_no_standard_error_and_a_loss_is_marked_too(tmp_path, plan):
+    pool = {"steps": 9, "loss": 0.1, "untrained_share": 0.0, "mean_age": 1.0, "cpu_seconds": 6.0}
+    put(tmp_path, "random + teacher", 0, error=0.5)
+    put(tmp_path, "KRR-ST", 0, error=0.6, distillation=pool)
+    assert any("| -0.100 (one seed), -20.0% |" in line for line in lines(tmp_path, plan))
+    put(tmp_path, "random + teacher", 1, error=0.6)
+    put(tmp_path, "KRR-ST", 1, error=0.71, distillation=pool)
+    assert any("| **-0.105 ± 0.010** (n = 2), -19.1% |" in line for line in lines(tmp_path, plan))
+
+
+def test_words_around_the_tables_are_kept(tmp_path, plan):
+    put(tmp_path, "random + teacher", 0, error=0.5)
+    file = write_page(plan, tmp_path)
+    text = file.read_text()
+    file.write_text("# Mine\n\nBefore.\n" + text[text.index("<!--") :] + "\nAfter.\n")
+    put(tmp_path, "random + teacher", 1, error=0.7)
+    assert "0.600 ± 0.100 (2 of 3)" in write_page(plan, tmp_path).read_text()
+    assert file.read_text().startswith("# Mine\n\nBefore.\n<!--") and file.read_text().endswith("\nAfter.\n")
