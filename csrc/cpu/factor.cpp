@@ -13,6 +13,7 @@ constexpr int64_t kBlock = 96;
 constexpr int kJitterSteps = 5;
 constexpr int64_t kSolveBlock = 128;  // rows of X that one triangular solve finishes
 constexpr int64_t kWideColumns = 32;
+constexpr int64_t kSmallSolve = 32;
 
 // Diagonal blocks carry most of the rounding and little of the work: float problems factor and solve them in double.
 inline int potrf_wide(int64_t n, double* a, int64_t lda) { return blas::potrf(n, a, lda); }
@@ -24,6 +25,21 @@ int potrf_wide(int64_t n, float* a, int64_t lda) {
   for (int64_t i = 0; i < n; ++i)
     for (int64_t j = 0; j <= i; ++j) a[i * lda + j] = static_cast<float>(wide[i * n + j]);
   return info;
+}
+
+// x <- L^-1 x or L^-T x in double, for orders where a BLAS call costs more than its work.
+void solve_small(bool transposed, int64_t n, int64_t c, const double* l, double* x) {
+  for (int64_t step = 0; step < n; ++step) {
+    const int64_t i = transposed ? n - 1 - step : step;
+    double* row = x + i * c;
+    for (int64_t done = 0; done < step; ++done) {
+      const int64_t k = transposed ? n - 1 - done : done;
+      const double factor = transposed ? l[k * n + i] : l[i * n + k];
+      for (int64_t j = 0; j < c; ++j) row[j] -= factor * x[k * c + j];
+    }
+    const double inverse = 1 / l[i * n + i];
+    for (int64_t j = 0; j < c; ++j) row[j] *= inverse;
+  }
 }
 
 inline void trsm_wide(bool transposed, int64_t n, int64_t c, const double* l, int64_t ldl, double* x, int64_t ldx) {
@@ -38,7 +54,10 @@ void trsm_wide(bool transposed, int64_t n, int64_t c, const float* l, int64_t ld
     const int64_t columns = std::min(kWideColumns, c - c0);
     for (int64_t i = 0; i < n; ++i)
       for (int64_t j = 0; j < columns; ++j) part[i * columns + j] = x[i * ldx + c0 + j];
-    blas::trsm(transposed, n, columns, wide, n, part, columns);
+    if (n <= kSmallSolve)
+      solve_small(transposed, n, columns, wide, part);
+    else
+      blas::trsm(transposed, n, columns, wide, n, part, columns);
     for (int64_t i = 0; i < n; ++i)
       for (int64_t j = 0; j < columns; ++j) x[i * ldx + c0 + j] = static_cast<float>(part[i * columns + j]);
   }

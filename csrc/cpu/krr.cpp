@@ -21,13 +21,17 @@ struct Finish {
 template <class T>
 void apply_finish(const void* context, int64_t i, int64_t j, int m, int n, T* c, int64_t ld) {
   const auto& f = *static_cast<const Finish<T>*>(context);
-  for (int y = 0; y < m; ++y)
-    for (int x = 0; x < n; ++x) {
-      T value = c[y * ld + x];
-      if (f.row) value += f.row[j + x];
-      if (f.y_q.p) value -= f.y_q(i + y, j + x);
-      c[y * ld + x] = value;
-    }
+  for (int y = 0; y < m; ++y) {
+    T* out = c + y * ld;
+    if (f.row)
+      for (int x = 0; x < n; ++x) out[x] += f.row[j + x];
+    if (!f.y_q.p) continue;
+    const T* target = &f.y_q(i + y, j);
+    if (f.y_q.cs == 1)  // said apart: only then can the compiler use vectors
+      for (int x = 0; x < n; ++x) out[x] -= target[x];
+    else
+      for (int x = 0; x < n; ++x) out[x] -= target[x * f.y_q.cs];
+  }
 }
 
 template <class T>
@@ -55,7 +59,8 @@ class Forward {
       }
       team.barrier();
     }
-    const bool success = valid && (s.plan == Plan::primal ? solve_primal() : solve_dual());
+    if (valid) alone_if_small(team, solve_work(s), [&] { s.plan == Plan::primal ? solve_primal() : solve_dual(); });
+    const bool success = valid && a.status[b] == 0;
     if (!success) {
       fill_nan(team, s.n * s.n, factor);
       fill_nan(team, s.n * s.c, coef);
@@ -66,7 +71,7 @@ class Forward {
       predict_low_rank();
     }
     if (a.loss) {
-      const double sum = dot(team, s.q, s.c, out, out, w.partial);
+      const double sum = squares(team, s.q, s.c, out, w.partial);
       if (team.rank == 0) a.loss[b] = static_cast<T>(sum / (static_cast<double>(s.q) * static_cast<double>(s.c)));
     }
   }
@@ -81,21 +86,20 @@ class Forward {
     return success;
   }
 
-  bool solve_dual() {
+  void solve_dual() {
     Product<T> gram{s.s, s.s, s.d, x_s, x_s.t(), factor, s.s};
     gram.lower = true;
     kernel_product(team, pack, s.kernel, a.hyper, b, gram);
     // Above the diagonal stays K: a retry with jitter starts from it, and so does the backward of the rbf kernel.
     const bool mirrored = s.kernel != KernelKind::linear || a.on_failure == OnFailure::jitter;
     if (mirrored) mirror(team, s.s, factor);
-    if (!factorise_here(mirrored)) return false;
+    if (!factorise_here(mirrored)) return;
     copy(team, s.s, s.c, y_s, coef, s.c);
     solve_factored(team, pack, s.s, factor, s.c, coef);
-    return true;
   }
 
   // H = Phi^T Phi and w = H^-1 Phi^T Y with Phi = [sqrt(scale) X, sqrt(bias) 1].
-  bool solve_primal() {
+  void solve_primal() {
     const double scale = a.hyper.get(b, 0), bias = a.hyper.get(b, 1);
     Product<T> gram{s.d, s.d, s.s, x_s.t(), x_s, factor, s.n};
     gram.alpha = static_cast<T>(scale);
@@ -112,9 +116,8 @@ class Forward {
     }
     const bool mirrored = a.on_failure == OnFailure::jitter;
     if (mirrored) mirror(team, s.n, factor);
-    if (!factorise_here(mirrored)) return false;
+    if (!factorise_here(mirrored)) return;
     solve_factored(team, pack, s.n, factor, s.c, coef);
-    return true;
   }
 
   void finish_product(Product<T> p) {
@@ -163,7 +166,7 @@ class Forward {
 
   const KrrForwardArgs<T>& a;
   const KrrShape& s;
-  const Team& team;
+  Team team;
   const int64_t b;
   const KrrWork<T>& w;
   const Packing<T> pack;

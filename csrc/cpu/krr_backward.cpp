@@ -117,9 +117,17 @@ class Backward {
   }
 
   // U = A^-1 abar, lbar = -<U, alpha>; c lbar, what the trace passes on.
-  void solve_u() {
-    solve_factored(team, pack, s.s, factor, s.c, u);
-    lambda_bar = -dot(team, s.s, s.c, u, coef, w.partial);
+  void solve_u(bool then_k_bar = false) {
+    const bool alone = alone_if_small(team, solve_work(s), [&] {
+      solve_factored(team, pack, s.s, factor, s.c, u);
+      lambda_bar = -dot(team, s.s, s.c, u, coef, w.partial);
+      if (then_k_bar) two_k_bar();
+      if (team.rank == 0) {  // the others may not have been there
+        w.lambda_bar[0] = static_cast<T>(lambda_bar);
+        w.lambda_bar[1] = static_cast<T>(lambda_bar - static_cast<double>(w.lambda_bar[0]));
+      }
+    });
+    if (alone) lambda_bar = static_cast<double>(w.lambda_bar[0]) + static_cast<double>(w.lambda_bar[1]);
     through_trace = ridge_trace_slope(s.ridge, s.detach, static_cast<double>(ridge_value()), s.s) * lambda_bar;
   }
 
@@ -172,9 +180,8 @@ class Backward {
       alpha_bar_low_rank(m);
     else
       alpha_bar_dense();
-    solve_u();
+    solve_u(grad_x_s != nullptr);
     if (grad_x_s) {
-      two_k_bar();
       Product<T> p{s.s, s.d, s.s, {w.k_bar, s.s, 1}, x_s, grad_x_s, s.d};
       finish_grad_x_s(p, 2 * through_trace * static_cast<double>(scale()), scale());
       if (mixed) {
@@ -347,7 +354,7 @@ class Backward {
 
   const KrrBackwardArgs<T>& a;
   const KrrShape& s;
-  const Team& team;
+  Team team;
   const int64_t b;
   const KrrWork<T>& w;
   const Packing<T> pack;

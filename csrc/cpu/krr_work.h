@@ -11,6 +11,7 @@ struct KrrWork {
   T* partial;                        // sums by rows: max(S, Q, n)
   T* columns;                        // [3, max(C, S, D)] sums by columns
   T* diagonal;                       // [n]
+  T* lambda_bar;                     // [2] high and low part, where one rank tells the others
   T* chunk;                          // dense: K_qs of a chunk of queries [chunk, S]
   T* weights;                        // low rank: W [C, D]; backward W over M - V [2C, D]; primal [n, 2C]
   T *u, *triple, *k_bar, *chunk_bar; // backward: [S, C], [S, 3C], [S, S], [chunk, S]
@@ -28,6 +29,7 @@ KrrWork<T> krr_layout(const KrrShape& s, bool backward, int threads, T* memory) 
   w.partial = arena.take(std::max({s.s, s.q, s.n}));
   w.columns = arena.take(3 * std::max({s.c, s.s, s.d, s.n}));
   w.diagonal = arena.take(s.n);
+  w.lambda_bar = arena.take(2);
   // Provided whether K_qs is kept or not: one pass may have it and the other not.
   if (dense) w.chunk = arena.take(s.chunk * s.s);
   if (!backward) {
@@ -54,6 +56,12 @@ inline double krr_work(const KrrShape& s) {
   const double q = static_cast<double>(s.q), m = static_cast<double>(s.s);
   const double gram = s.plan == Plan::primal ? m * n * n / 2 : m * m * d / 2;
   return gram + n * n * n / 6 + n * n * c + (s.plan == Plan::dense ? q * m * (d + c) : (m + q) * d * c);
+}
+
+// Multiply-adds of the part that only the support points have: Gram matrix, factor, solve.
+inline double solve_work(const KrrShape& s) {
+  const double n = static_cast<double>(s.n), inner = static_cast<double>(s.plan == Plan::primal ? s.s : s.d);
+  return n * n * inner / 2 + n * n * n / 6 + n * n * static_cast<double>(s.c);
 }
 
 }  // namespace ssdd::cpu

@@ -6,17 +6,26 @@
 namespace ssdd::cpu {
 namespace {
 
-// Sum of the lanes, by halves: the error of a tree, and no order that depends on the vector width's tail.
+// Sum of the lanes by halves, in registers.
 template <class T, int Bytes>
 inline T sum_lanes(typename VectorOf<T, Bytes>::type x) {
   constexpr int lanes = Bytes / sizeof(T);
-  T part[lanes];
-  *reinterpret_cast<typename VectorOf<T, Bytes>::loose*>(part) = x;
-#pragma GCC unroll 8
-  for (int half = lanes / 2; half > 0; half /= 2)
-#pragma GCC unroll 16
-    for (int l = 0; l < half; ++l) part[l] += part[l + half];
-  return part[0];
+  if constexpr (lanes == 2) {
+    return x[0] + x[1];
+  } else {
+    typename VectorOf<T, Bytes / 2>::type low, high;
+    if constexpr (lanes == 4) {
+      low = __builtin_shufflevector(x, x, 0, 1);
+      high = __builtin_shufflevector(x, x, 2, 3);
+    } else if constexpr (lanes == 8) {
+      low = __builtin_shufflevector(x, x, 0, 1, 2, 3);
+      high = __builtin_shufflevector(x, x, 4, 5, 6, 7);
+    } else {
+      low = __builtin_shufflevector(x, x, 0, 1, 2, 3, 4, 5, 6, 7);
+      high = __builtin_shufflevector(x, x, 8, 9, 10, 11, 12, 13, 14, 15);
+    }
+    return sum_lanes<T, Bytes / 2>(low + high);
+  }
 }
 
 template <class T, int Bytes, int Rows, int Columns>
@@ -83,7 +92,7 @@ inline void stream_rows(int m, int n, const T* a, const T* b, int64_t bs, T* c, 
   int j = 0;
   for (; j + 2 * lanes <= n; j += 2 * lanes) {
     V b0[Depth], b1[Depth];
-#pragma GCC unroll 4
+#pragma GCC unroll 8
     for (int k = 0; k < Depth; ++k) {
       b0[k] = *reinterpret_cast<const L*>(b + k * bs + j);
       b1[k] = *reinterpret_cast<const L*>(b + k * bs + j + lanes);
@@ -92,7 +101,7 @@ inline void stream_rows(int m, int n, const T* a, const T* b, int64_t bs, T* c, 
     for (int i = 0; i < m; ++i) {
       L* out = reinterpret_cast<L*>(c + i * ld + j);
       V c0 = out[0], c1 = out[1];
-#pragma GCC unroll 4
+#pragma GCC unroll 8
       for (int k = 0; k < Depth; ++k) {
         const T s = a[k * m + i];
         c0 += b0[k] * s;
@@ -113,7 +122,11 @@ inline void stream_rows(int m, int n, const T* a, const T* b, int64_t bs, T* c, 
 template <class T, int Bytes>
 void stream(int m, int n, int kc, const T* a, const T* b, int64_t bs, T* c, int64_t ld) {
   int k = 0;
-  for (; k + 4 <= kc; k += 4) stream_rows<T, Bytes, 4>(m, n, a + k * m, b + k * bs, bs, c, ld);
+  for (; k + 6 <= kc; k += 6) stream_rows<T, Bytes, 6>(m, n, a + k * m, b + k * bs, bs, c, ld);
+  if (k + 3 <= kc) {
+    stream_rows<T, Bytes, 3>(m, n, a + k * m, b + k * bs, bs, c, ld);
+    k += 3;
+  }
   for (; k < kc; ++k) stream_rows<T, Bytes, 1>(m, n, a + k * m, b + k * bs, bs, c, ld);
 }
 

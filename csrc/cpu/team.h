@@ -26,9 +26,26 @@ double sum_rows(const Team& team, int64_t rows, T* partial, F f) {
 template <class T>
 double dot(const Team& team, int64_t rows, int64_t columns, const T* x, const T* y, T* partial) {
   return sum_rows(team, rows, partial, [=](int64_t i) {
-    double sum = 0;
+    double sum[4] = {};  // one alone would wait for itself
     for (int64_t j = 0; j < columns; ++j)
-      sum += static_cast<double>(x[i * columns + j]) * static_cast<double>(y[i * columns + j]);
+      sum[j % 4] += static_cast<double>(x[i * columns + j]) * static_cast<double>(y[i * columns + j]);
+    return (sum[0] + sum[1]) + (sum[2] + sum[3]);
+  });
+}
+
+// <x, x> of a dense array [rows, columns]. All terms have one sign, so short sums in T lose nothing that a T can hold.
+template <class T>
+double squares(const Team& team, int64_t rows, int64_t columns, const T* x, T* partial) {
+  constexpr int64_t kRun = 512;
+  const Micro<T>& micro = cpu::micro<T>();
+  return sum_rows(team, rows, partial, [=, &micro](int64_t i) {
+    double sum = 0;
+    for (int64_t j = 0; j < columns; j += kRun) {
+      T run;
+      const T* part = x + i * columns + j;
+      micro.dots(1, 1, static_cast<int>(std::min(kRun, columns - j)), part, 0, part, 0, &run, 1, T(1), T(0));
+      sum += static_cast<double>(run);
+    }
     return sum;
   });
 }

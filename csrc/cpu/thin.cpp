@@ -11,7 +11,7 @@ constexpr int64_t kFewColumns = 20;   // from here on the packed tile's own padd
 constexpr int64_t kFewRows = 24;
 constexpr int64_t kOperand = 5120;    // elements of the short operand's block: 20 KiB (float) of L1
 constexpr int64_t kStripElements = 5120;
-constexpr int64_t kStreamDepth = 512; // k of a strip's running sums; 4 terms are added at a time
+constexpr int64_t kStreamDepth = 510; // k of a strip's running sums; 6 terms are added at a time
 constexpr int64_t kLeastDepth = 16;
 
 template <class T>
@@ -50,10 +50,14 @@ void by_dots(const Team& team, const Product<T>& p) {
         if (last) finish(p, i, 0, rows, p.n, c);
         continue;
       }
+      // One triangle: the rows go whole through a small buffer, up to the last one's diagonal.
+      T buffer[kStep * kFewColumns];
+      const int64_t widest = std::min(p.n, i + rows);
+      micro.dots(rows, static_cast<int>(widest), kc, a, p.a.rs, b, p.b.cs, buffer, widest, p.alpha, T(0));
       for (int y = 0; y < rows; ++y) {
         const int64_t columns = std::min(p.n, i + y + 1);
-        micro.dots(1, static_cast<int>(columns), kc, a + y * p.a.rs, p.a.rs, b, p.b.cs, c + y * p.ldc, p.ldc, p.alpha,
-                   beta);
+        for (int64_t j = 0; j < columns; ++j)
+          c[y * p.ldc + j] = buffer[y * widest + j] + (beta == T(0) ? T(0) : beta * c[y * p.ldc + j]);
         if (last) finish(p, i + y, 0, 1, columns, c + y * p.ldc);
       }
     }

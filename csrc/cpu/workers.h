@@ -16,6 +16,24 @@ constexpr double kWorthATeam = 3e5;
 // Above this many a problem keeps all threads busy by itself, and a batch is solved one problem at a time.
 constexpr double kFillsTheTeam = 2e9;
 
+// f() on the whole team, or, where its multiply-adds cost less than the barriers inside it, by rank 0 alone, with
+// `team` a team of one meanwhile. Returns whether it was alone; ends with a barrier then.
+template <class F>
+bool alone_if_small(Team& team, double multiply_adds, F f) {
+  if (team.size == 1 || multiply_adds >= kWorthATeam) {
+    f();
+    return false;
+  }
+  const Team all = team;
+  if (all.rank == 0) {
+    team = Team{};
+    f();
+    team = all;
+  }
+  team.barrier();
+  return true;
+}
+
 struct Workers {
   int count = 1;      // problems in flight
   int team_size = 1;  // threads on each; one of the two is 1

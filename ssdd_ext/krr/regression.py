@@ -57,33 +57,6 @@ def krr(
     return call.finish(p, status, jitter, x_s.shape[-2], return_info)
 
 
-def _small_mse(
-    x_s: Tensor, y_s: Tensor, x_q: Tensor, y_q: Tensor, kernel: Kernel, ridge: Ridge, on_failure: str
-) -> Tensor | None:
-    """The short road for a small problem that is in perfect order; anything else returns None, is checked in full,
-    and gets its error there."""
-    try:
-        dtype, batch = x_s.dtype, x_s.shape[:-2]
-        (s, d), (q, c) = x_s.shape[-2:], y_q.shape[-2:]
-        in_order = (
-            (dtype is torch.float32 or dtype is torch.float64)
-            and y_s.dtype is dtype and x_q.dtype is dtype and y_q.dtype is dtype
-            and len(batch) <= 1 and s > 0 and q > 0 and c > 0 and d > 0
-            and y_s.shape == (*batch, s, c) and x_q.shape == (*batch, q, d) and y_q.shape == (*batch, q, c)
-            and x_s.is_cpu and y_s.is_cpu and x_q.is_cpu and y_q.is_cpu
-            and x_s.layout is torch.strided and y_s.layout is torch.strided
-            and x_q.layout is torch.strided and y_q.layout is torch.strided
-            and on_failure in checks.ON_FAILURE and ops.unavailable(x_s.device, kernel) is None
-        )  # fmt: skip
-        values = [v for v in (*kernel.parameters, ridge.value) if isinstance(v, float)]
-        in_order = in_order and len(values) == len(kernel.parameters) + 1
-    except (AttributeError, TypeError, ValueError, IndexError):
-        return None
-    if not in_order:
-        return None
-    return ops.small_krr_mse(x_s, y_s, x_q, y_q, values, kernel.name, ridge, on_failure)
-
-
 def krr_mse(
     x_s: Tensor,
     y_s: Tensor,
@@ -108,7 +81,7 @@ def krr_mse(
     """
     ridge = DEFAULT_RIDGE if ridge is None else ridge
     if backend != "torch" and not return_info and not check_finite and solve_dtype is None:
-        loss = _small_mse(x_s, y_s, x_q, y_q, kernel, ridge, on_failure)
+        loss = ops.small_krr_mse(x_s, y_s, x_q, y_q, kernel, ridge, on_failure)
         if loss is not None:
             return loss
     tensors = check_problem(x_s, y_s, x_q, checks.tensor("y_q", y_q))

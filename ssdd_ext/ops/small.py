@@ -1,4 +1,9 @@
-"""Small problems in eager mode: loss and gradients in one native call."""
+"""Small problems in eager mode: loss and gradients in one native call.
+
+At these sizes a call costs as much as the work, so this road checks next to nothing twice: whatever is not in perfect
+order (shapes, dtypes, devices, layouts: the core looks at them) returns None, goes the ordinary way and gets its error
+there.
+"""
 
 from __future__ import annotations
 
@@ -8,62 +13,94 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .. import plan
-from ..kernels import KERNELS
+from .. import checks, plan
+from ..kernels import KERNELS, Kernel
 from ..ridge import Ridge
 from .krr import plan_shape
-from .native import capsule, core, failure_code, to_capsule
+from .native import KERNEL_CODES, capsule, core, failure_code, to_capsule
 from .register import refuse_double, transformed
 
 # Below this many multiply-adds (both passes together take some tens of microseconds) the calls cost as much as the
-# work: the forward computes the gradients too, scaled by 1, in the same native call, and the backward multiplies.
+# work: the forward computes the gradients too, scaled by 1, in the same native call.
 _SMALL = 6e6
+_DTYPES = (torch.float32, torch.float64)
+_PLAIN = (Tensor, torch.nn.Parameter)
+# Workspaces at hand, at most a few: an allocation costs microseconds, and its pages are new each time. Taking one out
+# of a list is atomic, so two threads never share one.
+_spare: list[Tensor] = []
+_MOST_SPARE = 4
+
+Planned = tuple[list[int], int, int]
+Call = tuple[Planned, list[float], int]
 
 
 @lru_cache(maxsize=1024)
 def _small_plan(
-    b: int, s: int, q: int, d: int, c: int, bordered: bool, itemsize: int, needs_x_s: bool, needs_x_q: bool,
-    kernel: str, ridge: str, detach: bool, threads: int,
-) -> tuple[list[int], int, int] | None:  # fmt: skip
+    x_s: torch.Size, y_q: torch.Size, itemsize: int, needs_x_s: bool, needs_x_q: bool, kernel: str, bordered: bool,
+    ridge: str, detach: bool, threads: int,
+) -> Planned | None:  # fmt: skip
     """(shape, code of the backward's plan, workspace elements), or None where the problem is not small."""
+    if not 2 <= len(x_s) == len(y_q) <= 3 or min(*x_s, *y_q) < 1:
+        return None
+    b, (s, d), (q, c) = x_s[:-2].numel(), x_s[-2:], y_q[-2:]
     linear = KERNELS[kernel].linear
     p = plan.Problem(s, q, d, c, linear, linear and bordered, itemsize, needs_x_s, needs_x_q)
     picked = plan.choose(p)
-    if b == 0 or b * (plan.forward_costs(p)[picked.forward]) > _SMALL:
+    if b * (plan.forward_costs(p)[picked.forward]) > _SMALL:
         return None
     shape = plan_shape(p, b, kernel, ridge, detach, picked.forward, max(picked.chunk, 1))
     code = plan.CODES[picked.backward]
     return shape, code, core.krr_value_and_gradient_workspace(shape, code)
 
 
+def _workspace(elements: int, like: Tensor) -> Tensor:
+    try:
+        work = _spare.pop()
+    except IndexError:
+        return like.new_empty(elements)
+    return work if work.dtype is like.dtype and work.numel() >= elements else like.new_empty(elements)
+
+
+def _bar(like: Tensor, needed: bool) -> Tensor | None:
+    return torch.empty_like(like, memory_format=torch.contiguous_format) if needed else None
+
+
+def _run(x_s: Tensor, y_s: Tensor, x_q: Tensor, y_q: Tensor, needs: Any, call: Call) -> tuple[Tensor, Any]:
+    """(loss, its gradients to x_s, y_s and x_q)."""
+    (shape, code, elements), values, on_failure = call
+    loss = torch.empty(x_s.shape[:-2], dtype=x_s.dtype)
+    bars = _bar(x_s, needs[0]), _bar(y_s, needs[1]), _bar(x_q, needs[2])
+    work = _workspace(elements, loss)
+    failed = core.krr_value_and_gradient(
+        shape, code, to_capsule(x_s), to_capsule(y_s), to_capsule(x_q), to_capsule(y_q), values, on_failure,
+        to_capsule(loss), capsule(bars[0]), capsule(bars[1]), capsule(bars[2]), to_capsule(work),
+    )  # fmt: skip
+    if len(_spare) < _MOST_SPARE:
+        _spare.append(work)
+    if failed:
+        raise _Failed
+    return loss, bars
+
+
 class _SmallMse(torch.autograd.Function):
     @staticmethod
-    def forward(
-        ctx: Any, x_s: Tensor, y_s: Tensor, x_q: Tensor, y_q: Tensor, planned: tuple[list[int], int, int],
-        values: list[float], on_failure: int,
-    ) -> Tensor:  # fmt: skip
-        shape, code, elements = planned
-        need_x_s, need_y_s, need_x_q = ctx.needs_input_grad[:3]
-        loss = x_s.new_empty(x_s.shape[:-2])
-        bars = tuple(
-            torch.empty(t.shape, dtype=t.dtype) if n else None
-            for t, n in ((x_s, need_x_s), (y_s, need_y_s), (x_q, need_x_q))
-        )
-        failed = core.krr_value_and_gradient(
-            shape, code, to_capsule(x_s), to_capsule(y_s), to_capsule(x_q), to_capsule(y_q), values, on_failure,
-            to_capsule(loss), capsule(bars[0]), capsule(bars[1]), capsule(bars[2]),
-            to_capsule(x_s.new_empty(elements)),
-        )  # fmt: skip
-        ctx.bars, ctx.inputs = bars, (x_s, y_s, x_q)
-        if failed:
-            raise _Failed
+    def forward(ctx: Any, x_s: Tensor, y_s: Tensor, x_q: Tensor, y_q: Tensor, call: Call) -> Tensor:
+        loss, ctx.bars = _run(x_s, y_s, x_q, y_q, ctx.needs_input_grad, call)
+        ctx.call = call
+        ctx.save_for_backward(x_s, y_s, x_q, y_q)
         return loss
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> Any:
+        bars = ctx.bars
+        if bars is None:  # handed out before: a second backward through a retained graph
+            bars = _run(*ctx.saved_tensors, ctx.needs_input_grad, ctx.call)[1]
         if torch.is_grad_enabled():
-            return (*_Once.apply(grad, *ctx.bars, *ctx.inputs), *(None,) * 4)
-        return (*_times(grad, ctx.bars), *(None,) * 4)
+            return (*_Once.apply(grad, *bars, *ctx.saved_tensors[:3]), None, None)
+        if grad.dim() == 0 and grad.item() == 1:
+            ctx.bars = None
+            return (*bars, None, None)
+        return (*_times(grad, bars), None, None)
 
 
 def _times(grad: Tensor, bars: tuple[Tensor | None, ...]) -> tuple[Tensor | None, ...]:
@@ -84,33 +121,35 @@ class _Once(torch.autograd.Function):
 
 
 class _Failed(Exception):
-    """A factorisation failed where on_failure is "raise": the ordinary op finds out which and says so."""
-
-
-def _plain(*tensors: Tensor) -> bool:
-    return all(type(t) is Tensor or type(t) is torch.nn.Parameter for t in tensors)
+    """A factorisation failed: the ordinary op finds out which and does what on_failure asks for."""
 
 
 def small_krr_mse(
-    x_s: Tensor, y_s: Tensor, x_q: Tensor, y_q: Tensor, values: list[float], kernel: str, ridge: Ridge, on_failure: str
+    x_s: Tensor, y_s: Tensor, x_q: Tensor, y_q: Tensor, kernel: Kernel, ridge: Ridge, on_failure: str
 ) -> Tensor | None:
     """The loss of a small problem with gradients to X_s, Y_s or X_q on the CPU, or None where another road is right:
     tensors of one shape [S, D] or [B, S, D] and one dtype, eager mode, no torch.func transform."""
-    if not torch.is_grad_enabled() or torch.compiler.is_compiling() or not _plain(x_s, y_s, x_q, y_q):
+    if not (type(x_s) in _PLAIN and type(y_s) in _PLAIN and type(x_q) in _PLAIN and type(y_q) in _PLAIN):
         return None
-    if not (x_s.requires_grad or y_s.requires_grad or x_q.requires_grad) or y_q.requires_grad or not x_s.is_cpu:
+    needs_x_s, needs_x_q = x_s.requires_grad, x_q.requires_grad
+    if not (needs_x_s or needs_x_q or y_s.requires_grad) or y_q.requires_grad or not torch.is_grad_enabled():
         return None
-    if transformed() or torch._C._len_torch_dispatch_stack():
+    if torch.compiler.is_compiling() or transformed() or torch._C._len_torch_dispatch_stack() or plan.is_forced():
         return None
-    s, d = x_s.shape[-2:]
-    q, c = y_q.shape[-2:]
-    planned = _small_plan(
-        x_s.shape[0] if x_s.dim() == 3 else 1, s, q, d, c, values[1] != 0, x_s.element_size(), x_s.requires_grad,
-        x_q.requires_grad, kernel, ridge.kind, ridge.detach, torch.get_num_threads(),
-    )  # fmt: skip
-    if planned is None or plan.is_forced():
+    if not x_s.is_cpu or x_s.dtype not in _DTYPES or on_failure not in checks.ON_FAILURE:
+        return None
+    if not x_s.dim() == y_s.dim() == x_q.dim() == y_q.dim():  # batch dimensions to broadcast
         return None
     try:
-        return _SmallMse.apply(x_s, y_s, x_q, y_q, planned, values, failure_code(on_failure))
-    except _Failed:
-        return None
+        values = [*kernel.parameters, ridge.value]
+        if kernel.name not in KERNEL_CODES or not all(type(v) is float for v in values):
+            return None
+        planned = _small_plan(
+            x_s.shape, y_q.shape, x_s.element_size(), needs_x_s, needs_x_q, kernel.name, values[1] != 0, ridge.kind,
+            ridge.detach, torch.get_num_threads(),
+        )  # fmt: skip
+        if planned is None:
+            return None
+        return _SmallMse.apply(x_s, y_s, x_q, y_q, (planned, values, failure_code(on_failure)))
+    except (_Failed, AttributeError, TypeError, ValueError, RuntimeError, BufferError):
+        return None  # the ordinary road looks at everything, and says what is wrong
