@@ -20,8 +20,10 @@ from ..teachers import (
 )
 
 Data = Annotated[
-    str, typer.Option("--data", "-d", help="'digits', a folder of images, or an .npz file (x_train: uint8 N,H,W,C).")
-]
+    str,
+    typer.Option("--data", "-d", help="'digits', a folder of images (also Tiny-ImageNet's, or CIFAR's python files), "
+                 "an .npz file (x_train: uint8 N,H,W,C), or hf:NAME of the Hugging Face hub."),
+]  # fmt: skip
 Size = Annotated[int | None, typer.Option(help="Resize a folder's images to SIZE x SIZE pixels.")]
 PresetName = Annotated[
     str | None,

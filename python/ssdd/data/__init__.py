@@ -1,7 +1,12 @@
-"""Images: the embedded digits, a folder, or an .npz file. uint8 in memory; normalised and augmented in batches."""
+"""Images: digits, folders, CIFAR's files, .npz, Hugging Face sets. uint8, in memory or mapped; worked on in batches.
+
+Views are drawn by :mod:`.views` and not by kornia: that one draws from torch's global generator, where a run here has
+one generator that a checkpoint can hold, and the crop, flip and affine views that are needed take a screen of torch.
+"""
 
 from .load import load_images
 from .sets import ImageSet
+from .stream import cache_directory
 from .views import augment, crop_and_flip
 
-__all__ = ["ImageSet", "augment", "crop_and_flip", "load_images"]
+__all__ = ["ImageSet", "augment", "cache_directory", "crop_and_flip", "load_images"]

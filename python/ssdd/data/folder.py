@@ -1,72 +1,132 @@
-"""A folder of images: ``train/`` and ``test/``, or one part; in each, files, or one subfolder a class."""
+"""A folder of images: ``train/`` and ``test/``, one part alone, or Tiny-ImageNet's form."""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from ..config import InputError
-from .sets import ImageSet, hold_out
+from .sets import ImageSet, held_out
+from .stream import MEMORY, assembled
 
 SUFFIXES = {".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".tif", ".tiff"}
+GREY = {"1", "L", "LA", "I;16", "I;16L", "I;16B", "I"}
+"""PIL's modes of one channel (and of grey with a mask)."""
+ANNOTATIONS = Path("val") / "val_annotations.txt"
+
+Labelled = tuple[list[Path], list[str]]
+"""Image files in a fixed order, and the class of each; "" for one that has none."""
 
 
-def _listing(root: Path) -> tuple[list[Path], list[str]]:
-    """Image files in a fixed order, and the class (name of the subfolder) of each; "" for files of the root."""
+def is_grey(image: Any) -> bool:
+    """Whether a PIL image has one channel."""
+    return image.mode in GREY
+
+
+def to_pixels(image: Any, size: int | None, channels: int) -> np.ndarray:
+    """A PIL image as uint8 [H, W, channels]; 16 bits a pixel are brought to 8, grey repeated where colour is wanted."""
+    from PIL import Image
+
+    if image.mode.startswith("I"):
+        deep = np.asarray(image)
+        if deep.min() < 0 or deep.max() > 65535:
+            raise ValueError("more than 16 bits a pixel")
+        image = Image.fromarray((deep // 257).astype(np.uint8))
+    if image.mode == "F":
+        raise ValueError("floating point pixels")
+    image = image.convert("L" if channels == 1 else "RGB")
+    if size is not None:
+        image = image.resize((size, size), Image.Resampling.BILINEAR)
+    pixels = np.asarray(image)
+    return pixels[..., None] if channels == 1 else pixels
+
+
+def _listing(root: Path) -> Labelled:
+    """Files below ``root``; their class is the subfolder they lie in."""
     files = sorted(p for p in root.rglob("*") if p.is_file() and p.suffix.lower() in SUFFIXES)
+    if not files:
+        raise InputError(f"data: no images in the folder {root.name!r} (looked for {', '.join(sorted(SUFFIXES))})")
     return files, [p.relative_to(root).parts[0] if p.parent != root else "" for p in files]
 
 
-def _read(file: Path, root: Path, size: int | None) -> np.ndarray:
+def _tiny_imagenet(root: Path) -> list[Labelled]:
+    """``train/<wnid>/images/*``, ``val/images/*`` with ``val/val_annotations.txt``; its test/ is left: no labels."""
+    classes = {}
+    for number, line in enumerate((root / ANNOTATIONS).read_text().splitlines(), 1):
+        fields = line.split("\t")
+        if len(fields) < 2:
+            raise InputError(f"{root.name}/{ANNOTATIONS}: line {number}: expected FILE, tab, CLASS, got {line[:60]!r}")
+        classes[fields[0]] = fields[1]
+    train, (files, _) = _listing(root / "train"), _listing(root / "val" / "images")
+    unknown = [f.name for f in files if f.name not in classes]
+    if unknown:
+        raise InputError(f"{root.name}/{ANNOTATIONS}: no class for {unknown[0]} ({len(unknown)} in all)")
+    strange = sorted({classes[f.name] for f in files} - set(train[1]))
+    if strange:
+        raise InputError(f"{root.name}/{ANNOTATIONS}: the class {strange[0]} has no folder in train/")
+    return [train, (files, [classes[f.name] for f in files])]
+
+
+def _opened(file: Path, root: Path, use: Callable[[Any], Any]) -> Any:
     from PIL import Image, UnidentifiedImageError
 
     try:
         with Image.open(file) as stored:
-            image = stored.convert("L" if stored.mode in ("1", "L", "LA", "I;16") else "RGB")
-            if size is not None:
-                image = image.resize((size, size), Image.Resampling.BILINEAR)
-            pixels = np.asarray(image)
+            return use(stored)
     except (UnidentifiedImageError, OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
         where = file.relative_to(root)
         raise InputError(f"{root.name}/{where}: unreadable image ({error}); repair or remove it") from None
-    return pixels[..., None] if pixels.ndim == 2 else pixels
 
 
-def _images(root: Path, files: list[Path], size: int | None) -> Tensor:
-    pixels = [_read(file, root, size) for file in files]
-    if any(p.shape[-1] == 3 for p in pixels):  # a few grey files among colour ones are common
-        pixels = [p if p.shape[-1] == 3 else np.repeat(p, 3, axis=-1) for p in pixels]
-    for file, p in zip(files, pixels, strict=True):
-        if p.shape != pixels[0].shape:
-            (h, w), (h0, w0) = p.shape[:2], pixels[0].shape[:2]
+def _form(parts: Sequence[Labelled], root: Path, size: int | None) -> tuple[int, int, int]:
+    """Height, width and channels of all images, from their headers alone."""
+    first, sides, channels = parts[0][0][0], None, 1
+    for file in (f for files, _ in parts for f in files):
+        (width, height), grey = _opened(file, root, lambda image: (image.size, is_grey(image)))
+        channels = channels if grey else 3  # a few grey files among colour ones are common
+        sides = sides or (height, width)
+        if size is None and (height, width) != sides:
             raise InputError(
-                f"{root.name}: mixed sizes: {files[0].relative_to(root)} is {w0}x{h0}, "
-                f"{file.relative_to(root)} is {w}x{h}; give --size to resize them all"
+                f"{root.name}: mixed sizes: {first.relative_to(root)} is {sides[1]}x{sides[0]}, "
+                f"{file.relative_to(root)} is {width}x{height}; give --size to resize them all"
             )
-    return torch.from_numpy(np.stack(pixels))
+    assert sides is not None
+    return (*((size, size) if size else sides), channels)
 
 
-def read_folder(root: Path, size: int | None = None) -> ImageSet:
-    """Read ``root/train`` and ``root/test`` (or ``root`` alone, one image in five held out).
+def _decoded(files: Sequence[Path], root: Path, size: int | None, channels: int) -> Iterator[np.ndarray]:
+    for file in files:
+        yield _opened(file, root, lambda image: to_pixels(image, size, channels))
 
-    Class labels are the sorted names of the subfolders; a part with files outside any subfolder has no labels.
+
+def read_folder(root: Path, size: int | None = None, memory: int = MEMORY) -> ImageSet:
+    """Read ``root/train`` and ``root/test``, Tiny-ImageNet's form, or ``root`` alone (one image in five held out).
+
+    Class labels are the sorted names of the subfolders; a part with files outside any subfolder has no labels. A
+    part of more than ``memory`` bytes is decoded into a file of the cache and mapped.
     """
     if size is not None and size < 1:
         raise InputError(f"size: expected a positive number of pixels, got {size}")
-    parts = [root / "train", root / "test"] if (root / "train").is_dir() and (root / "test").is_dir() else [root]
+    rows: tuple[Tensor, ...] = ()
+    if (root / ANNOTATIONS).is_file():
+        parts = _tiny_imagenet(root)
+    elif (root / "train").is_dir() and (root / "test").is_dir():
+        parts = [_listing(root / "train"), _listing(root / "test")]
+    else:
+        files, names = _listing(root)
+        rows = held_out(root.name, len(files))
+        parts = [([files[i] for i in part.tolist()], [names[i] for i in part.tolist()]) for part in rows]
+    form = _form(parts, root, size)
+    classes = {name: i for i, name in enumerate(sorted({name for _, names in parts for name in names}))}
     images, labels = [], []
-    for part in parts:
-        files, names = _listing(part)
-        if not files:
-            raise InputError(f"data: no images in the folder {part.name!r} (looked for {', '.join(sorted(SUFFIXES))})")
-        images.append(_images(part, files, size))
-        labels.append(names)
-    classes = sorted(set().union(*labels))
-    index = {name: i for i, name in enumerate(classes)}
-    y = [torch.tensor([index[n] for n in names]) if "" not in classes else None for names in labels]
-    if len(parts) == 1:
-        return hold_out(root.name, images[0], y[0])
-    return ImageSet(root.name, images[0], images[1], y[0], y[1])
+    for files, names in parts:
+        stamps = [(str(f.resolve()), f.stat().st_size, f.stat().st_mtime_ns) for f in files]
+        decoded = _decoded(files, root, size, form[2])
+        images.append(assembled((len(files), *form), decoded, f"{stamps} {size}", memory))
+        labels.append(None if "" in classes else torch.tensor([classes[name] for name in names]))
+    return ImageSet(root.name, images[0], images[1], labels[0], labels[1], *rows)

@@ -5,27 +5,34 @@ from __future__ import annotations
 import zipfile
 import zlib
 from pathlib import Path
+from typing import IO
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from ..config import InputError
 from .sets import ImageSet, hold_out
+from .stream import MEMORY
 
 KEYS = ("x_train", "y_train", "x_test", "y_test")
 
 
-def read_npz(path: Path) -> ImageSet:
-    """Read the file without ever unpickling: an array of Python objects is refused, not executed."""
+def read_npz(path: Path, memory: int = MEMORY) -> ImageSet:
+    """Read the file without ever unpickling: an array of Python objects is refused, not executed.
+
+    An array of more than ``memory`` bytes is mapped where it lies in the file, if that was written uncompressed.
+    """
     if not path.is_file():
         raise InputError(f"data: no such file: {path}")
     arrays: dict[str, np.ndarray] = {}
     try:
-        with np.load(path, allow_pickle=False) as file:
+        with zipfile.ZipFile(path) as archive, np.load(path, allow_pickle=False) as file:
             for key in KEYS:
-                if key in file:
-                    arrays[key] = file[key]
-    except (ValueError, OSError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+                if key in file.files:
+                    large = archive.getinfo(f"{key}.npy").file_size > memory
+                    arrays[key] = _mapped(path, archive, f"{key}.npy") if large else file[key]
+    except (ValueError, OSError, EOFError, KeyError, MemoryError, zipfile.BadZipFile, zlib.error) as error:
         raise InputError(f"{path.name}: not a readable .npz of plain arrays ({error})") from None
     if "x_train" not in arrays:
         raise InputError(f"{path.name}: expected the array x_train, uint8 [N, H, W, C]; it is missing")
@@ -37,10 +44,34 @@ def read_npz(path: Path) -> ImageSet:
             raise InputError(f"{path.name}: {key}: expected {kind.__name__}, got {array.dtype}")
         if key.startswith("y_") and (f"x{key[1:]}" not in arrays or len(array) != len(arrays[f"x{key[1:]}"])):
             raise InputError(f"{path.name}: {key}: expected one label an image of x{key[1:]}, got {array.shape}")
-    x = {key: torch.from_numpy(arrays[key]) for key in arrays if key.startswith("x_")}
+    x: dict[str, Tensor] = {key: torch.from_numpy(arrays[key]) for key in arrays if key.startswith("x_")}
     y = {key: torch.from_numpy(arrays[key].astype(np.int64)) for key in arrays if key.startswith("y_")}
     if "x_test" not in x:
         if x["x_train"].dim() != 4:
             raise InputError(f"{path.name}: x_train: expected [N, H, W, C], got {list(x['x_train'].shape)}")
-        return hold_out(path.stem, x["x_train"], y.get("y_train"))
+        return hold_out(path.stem, x["x_train"], y.get("y_train"), memory=memory)
     return ImageSet(path.stem, x["x_train"], x["x_test"], y.get("y_train"), y.get("y_test"))
+
+
+def _mapped(path: Path, archive: zipfile.ZipFile, name: str) -> np.ndarray:
+    """The array where it lies in the archive: its bytes stand there as they are, after two headers."""
+    entry = archive.getinfo(name)
+    if entry.compress_type != zipfile.ZIP_STORED:
+        raise ValueError(f"{name} takes {entry.file_size:,} bytes and is compressed; write it with numpy.savez")
+    with open(path, "rb") as file:
+        file.seek(entry.header_offset + 26)
+        lengths = file.read(4)  # the local header's name and extra field may differ from the directory's
+        file.seek(int.from_bytes(lengths[:2], "little") + int.from_bytes(lengths[2:], "little"), 1)
+        shape, fortran, dtype = _header(file)
+        if fortran or dtype.hasobject:
+            raise ValueError(f"{name}: expected plain numbers in C order")
+        at = file.tell()
+    if at + int(np.prod(shape)) * dtype.itemsize > path.stat().st_size:
+        raise ValueError(f"{name}: the file is cut short")
+    return np.memmap(path, dtype, "c", at, shape)
+
+
+def _header(file: IO[bytes]) -> tuple[tuple[int, ...], bool, np.dtype]:
+    version = np.lib.format.read_magic(file)
+    read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+    return read(file)

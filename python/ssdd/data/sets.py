@@ -11,6 +11,7 @@ from torch import Tensor
 
 from ..artifact import Preprocessing
 from ..config import InputError
+from .stream import MEMORY, assembled, chunks, content_key, rows_of
 
 HELD_OUT = 0.2
 """Share of the images held out for testing where the source has no test images of its own."""
@@ -72,12 +73,15 @@ class ImageSet:
     @cached_property
     def preprocessing(self) -> Preprocessing:
         """Mean and standard deviation of the training pixels, channel by channel."""
-        pixels = self.x_train.reshape(-1, self.channels)
         # Moments of 256 counts: exact, and no float copy of a large set.
+        counts = torch.zeros(self.channels, 256, dtype=torch.int64)
+        for images in chunks(self.x_train):
+            for channel in range(self.channels):
+                counts[channel] += torch.bincount(images[..., channel].reshape(-1), minlength=256)
         mean, std = [], []
         levels = torch.arange(256, dtype=torch.float64) / 255
-        for channel in range(self.channels):
-            share = torch.bincount(pixels[:, channel], minlength=256).double() / len(pixels)
+        for count in counts:
+            share = count.double() / count.sum()
             m = float((share * levels).sum())
             mean.append(m)
             std.append(max(float((share * (levels - m) ** 2).sum()) ** 0.5, 1e-3))
@@ -89,24 +93,26 @@ class ImageSet:
         digest = hashlib.sha256()
         for x in (self.x_train, self.x_test):
             digest.update(str(tuple(x.shape)).encode())
-            digest.update(x.contiguous().numpy().tobytes())
+            for images in chunks(x):
+                digest.update(images.contiguous().numpy().tobytes())
         return digest.hexdigest()
 
 
-def hold_out(name: str, images: Tensor, labels: Tensor | None, count: int | None = None) -> ImageSet:
-    """Split images without a test part of their own: a fixed draw of ``count`` (default: one in five) is held out."""
-    n = len(images)
+def held_out(name: str, n: int, count: int | None = None) -> tuple[Tensor, Tensor]:
+    """Rows to train on and rows held out of ``n`` images: a fixed draw of ``count`` (default: one in five)."""
     count = max(1, round(n * HELD_OUT)) if count is None else count
     if n < 2 or count >= n:
         raise InputError(f"{name}: expected at least two images, to hold one out for testing, got {n}")
     order = torch.randperm(n, generator=torch.Generator().manual_seed(0))
-    test, train = order[:count].sort().values, order[count:].sort().values
-    return ImageSet(
-        name=name,
-        x_train=images[train],
-        x_test=images[test],
-        y_train=None if labels is None else labels[train],
-        y_test=None if labels is None else labels[test],
-        rows_train=train,
-        rows_test=test,
-    )
+    return order[count:].sort().values, order[:count].sort().values
+
+
+def hold_out(
+    name: str, images: Tensor, labels: Tensor | None, count: int | None = None, memory: int = MEMORY
+) -> ImageSet:
+    """Split images without a test part of their own, as :func:`held_out` says."""
+    rows = held_out(name, len(images), count)
+    key = f"{content_key(images)} {count}" if images.nbytes > memory else ""
+    x = [assembled((len(r), *images.shape[1:]), rows_of(images, r), f"{key} {i}", memory) for i, r in enumerate(rows)]
+    y = [None if labels is None else labels[r] for r in rows]
+    return ImageSet(name, x[0], x[1], y[0], y[1], *rows)

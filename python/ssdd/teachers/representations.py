@@ -30,11 +30,6 @@ class Representations:
         return int(self.train.shape[1])
 
 
-def cache_directory() -> Path:
-    """Where representations are kept: ``$XDG_CACHE_HOME/ssdd``, by default ``~/.cache/ssdd``."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "ssdd"
-
-
 def represent(teacher: Teacher, data: ImageSet, cache: str | os.PathLike[str] | None = None) -> Representations:
     """Representations of ``data``, from the folder ``cache`` if they are there, else computed and put there.
 

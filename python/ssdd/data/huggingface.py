@@ -1,0 +1,107 @@
+"""Image sets of the Hugging Face hub, or that its library saved: ``hf:NAME``, ``hf:NAME:CONFIG``, ``hf:FOLDER``."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ..config import InputError
+from .folder import is_grey, to_pixels
+from .sets import ImageSet, hold_out
+from .stream import assembled
+
+PREFIX = "hf:"
+TEST = ("test", "validation", "valid", "val")
+LABELS = ("label", "labels", "fine_label")
+
+
+def _library() -> Any:
+    try:
+        import datasets
+    except ImportError:
+        raise InputError("data: hf:... needs the library `datasets`; install it with: pip install 'ssdd[hf]'") from None
+    return datasets
+
+
+def _open(name: str) -> Any:
+    library = _library()
+    place, _, configuration = name.partition(":")
+    try:
+        if Path(place).is_dir() and (
+            (Path(place) / "dataset_dict.json").is_file() or (Path(place) / "state.json").is_file()
+        ):
+            return library.load_from_disk(place)
+        # Never a script of the set's author: trust_remote_code stays at its default, off.
+        return library.load_dataset(place, configuration or None)
+    except Exception as error:  # a library of many parts: any of them may raise, and a user reads only the message
+        raise InputError(f"data: Hugging Face set {name!r} cannot be read ({type(error).__name__}: {error})") from None
+
+
+def _columns(part: Any, name: str, library: Any) -> tuple[str, str | None]:
+    images = [key for key, kind in part.features.items() if isinstance(kind, library.Image)]
+    if len(images) != 1:
+        raise InputError(f"data: {name}: expected one column of images, got {images or list(part.features)}")
+    classes = [key for key, kind in part.features.items() if isinstance(kind, library.ClassLabel)]
+    named = [key for key in LABELS if key in part.features and key in (classes or part.features)]
+    return images[0], (named or classes or [None])[0]
+
+
+def read_huggingface(source: str, size: int | None, memory: int) -> ImageSet:
+    """The training part and one of test, validation; where there is none, one image in five is held out."""
+    name = source.removeprefix(PREFIX)
+    library, found = _library(), _open(name)
+    parts = dict(found) if isinstance(found, library.DatasetDict) else {"train": found}
+    if "train" not in parts:
+        raise InputError(f"data: {name}: expected a part called train, got {', '.join(parts)}")
+    test = next((key for key in TEST if key in parts), None)
+    image, label = _columns(parts["train"], name, library)
+
+    def read(which: str) -> tuple[Tensor, Tensor | None]:
+        part = parts[which]
+        if not len(part):
+            raise InputError(f"data: {name}: the part {which} is empty")
+        channels, first = (1 if all(map(is_grey, _column(part, image))) else 3), part[0][image]
+        width, height = (size, size) if size else first.size
+        # The fingerprint is the library's own name for "this table after these operations".
+        key = f"hf {part._fingerprint} {image} {size}"
+        pixels = _pixels(part, image, size, channels, (height, width), f"{name}: {which}")
+        stored = assembled((len(part), height, width, channels), pixels, key, memory)
+        labels = None if label is None else torch.tensor([int(y) for y in part[label]])
+        return stored, labels
+
+    x, y = read("train")
+    short = name.split("/")[-1].partition(":")[0]
+    if test is None:
+        return hold_out(short, x, y, memory=memory)
+    x_test, y_test = read(test)
+    return ImageSet(short, x, x_test, y, y_test)
+
+
+def _column(part: Any, column: str) -> Iterator[Any]:
+    """The PIL images of a column."""
+    rows = iter(part.select_columns([column]))
+    for i in range(len(part)):
+        try:
+            yield next(rows)[column]
+        except (OSError, ValueError) as error:
+            raise InputError(f"data: image {i} cannot be read ({error})") from None
+
+
+def _pixels(
+    part: Any, column: str, size: int | None, channels: int, sides: tuple[int, int], where: str
+) -> Iterator[np.ndarray]:
+    for i, image in enumerate(_column(part, column)):
+        try:
+            pixels = to_pixels(image, size, channels)
+        except (OSError, ValueError) as error:
+            raise InputError(f"data: {where}: image {i} cannot be read ({error})") from None
+        if pixels.shape[:2] != sides:
+            (h, w), (h0, w0) = pixels.shape[:2], sides
+            raise InputError(f"data: {where}: mixed sizes: image 0 is {w0}x{h0}, image {i} is {w}x{h}; "
+                             "give --size to resize them all")  # fmt: skip
+        yield pixels
