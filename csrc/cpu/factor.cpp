@@ -15,13 +15,31 @@ constexpr int64_t kSolveBlock = 128;  // rows of X that one triangular solve fin
 constexpr int64_t kWideColumns = 32;
 constexpr int64_t kSmallSolve = 32;
 
+// As LAPACK's potrf on a dense lower triangle, for orders where the call costs more than its work.
+int potrf_small(int64_t n, double* a) {
+  for (int64_t j = 0; j < n; ++j) {
+    double* row = a + j * n;
+    double pivot = row[j];
+    for (int64_t k = 0; k < j; ++k) pivot -= row[k] * row[k];
+    if (!(pivot > 0)) return static_cast<int>(j + 1);
+    row[j] = std::sqrt(pivot);
+    const double inverse = 1 / row[j];
+    for (int64_t i = j + 1; i < n; ++i) {
+      double sum = a[i * n + j];
+      for (int64_t k = 0; k < j; ++k) sum -= a[i * n + k] * row[k];
+      a[i * n + j] = sum * inverse;
+    }
+  }
+  return 0;
+}
+
 // Diagonal blocks carry most of the rounding and little of the work: float problems factor and solve them in double.
 inline int potrf_wide(int64_t n, double* a, int64_t lda) { return blas::potrf(n, a, lda); }
 int potrf_wide(int64_t n, float* a, int64_t lda) {
   double wide[kBlock * kBlock];
   for (int64_t i = 0; i < n; ++i)
     for (int64_t j = 0; j <= i; ++j) wide[i * n + j] = a[i * lda + j];
-  const int info = blas::potrf(n, wide, n);
+  const int info = n <= kSmallSolve ? potrf_small(n, wide) : blas::potrf(n, wide, n);
   for (int64_t i = 0; i < n; ++i)
     for (int64_t j = 0; j <= i; ++j) a[i * lda + j] = static_cast<float>(wide[i * n + j]);
   return info;

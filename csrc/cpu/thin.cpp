@@ -13,6 +13,7 @@ constexpr int64_t kOperand = 5120;    // elements of the short operand's block: 
 constexpr int64_t kStripElements = 5120;
 constexpr int64_t kStreamDepth = 510; // k of a strip's running sums; 6 terms are added at a time
 constexpr int64_t kLeastDepth = 16;
+constexpr int64_t kLeastStream = 6;
 
 template <class T>
 bool few_columns(const Product<T>& p) {
@@ -21,7 +22,7 @@ bool few_columns(const Product<T>& p) {
 
 template <class T>
 bool few_rows(const Product<T>& p) {
-  return p.m <= kFewRows && !p.lower && p.b.cs == 1 && p.k >= kLeastDepth && p.n >= kLeastDepth;
+  return p.m <= kFewRows && !p.lower && p.b.cs == 1 && p.k >= kLeastStream && p.n >= kLeastDepth;
 }
 
 template <class T>
@@ -70,21 +71,22 @@ void by_streams(const Team& team, T* own, const Product<T>& p) {
   const int m = static_cast<int>(p.m);
   const int64_t widest = kStripElements / p.m / 16 * 16;
   T* strip = own;
-  T* scalars = own + kStripElements;  // alpha A of a block, k-major
+  T* scalars = own + kStripElements + 16 * kFewRows;  // alpha A of a block, k-major
   int64_t begin, end;
   team.share(p.n, 16, &begin, &end);
   for (int64_t j = begin; j < end; j += widest) {
     const int64_t n = std::min(widest, end - j);
+    const int64_t ld = n + 16;  // rows a power of two apart would share few sets of L1
     for (int64_t k0 = 0; k0 < p.k; k0 += kStreamDepth) {
       const int kc = static_cast<int>(std::min(kStreamDepth, p.k - k0));
       for (int k = 0; k < kc; ++k)
         for (int i = 0; i < m; ++i) scalars[k * m + i] = p.alpha * p.a(i, k0 + k);
-      std::fill(strip, strip + m * n, T(0));
-      micro.stream(m, static_cast<int>(n), kc, scalars, p.b.p + k0 * p.b.rs + j, p.b.rs, strip, n);
+      std::fill(strip, strip + m * ld, T(0));
+      micro.stream(m, static_cast<int>(n), kc, scalars, p.b.p + k0 * p.b.rs + j, p.b.rs, strip, ld);
       const T beta = k0 == 0 ? p.beta : T(1);
       for (int i = 0; i < m; ++i) {
         T* c = p.c + i * p.ldc + j;
-        const T* sum = strip + i * n;
+        const T* sum = strip + i * ld;
         if (beta == T(0))
           std::copy(sum, sum + n, c);
         else
@@ -102,7 +104,7 @@ bool is_thin(const Product<T>& p) {
   return p.inner == Inner::dot && (few_columns(p) || few_rows(p));
 }
 
-int64_t thin_elements() { return kStripElements + kFewRows * kStreamDepth; }
+int64_t thin_elements() { return kStripElements + 16 * kFewRows + kFewRows * kStreamDepth; }
 
 template <class T>
 void thin_product(const Team& team, T* own, const Product<T>& p) {

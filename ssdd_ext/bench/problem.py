@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -51,11 +52,11 @@ class Problem:
         """Whether the trace in the ridge is a constant for the gradient, as each convention has it."""
         return self.ridge_kind == "trace"
 
-    @property
+    @cached_property
     def kernel_object(self) -> Kernel:
         return Linear(bias=self.bias) if self.kernel == "linear" else RBF(self.length)
 
-    @property
+    @cached_property
     def ridge_object(self) -> Ridge:
         return Ridge(self.ridge_kind, self.ridge, self.ridge_kind == "trace")
 

@@ -103,6 +103,10 @@ class _SmallMse(torch.autograd.Function):
         return (*_times(grad, bars), None, None)
 
 
+# Function.apply without its look for functorch's dead wrappers: a plain tensor in eager mode is none.
+_apply = super(torch.autograd.Function, _SmallMse).apply  # type: ignore[misc]
+
+
 def _times(grad: Tensor, bars: tuple[Tensor | None, ...]) -> tuple[Tensor | None, ...]:
     factor = grad[..., None, None] if grad.dim() else grad
     return tuple(None if bar is None else bar * factor for bar in bars)
@@ -150,6 +154,7 @@ def small_krr_mse(
         )  # fmt: skip
         if planned is None:
             return None
-        return _SmallMse.apply(x_s, y_s, x_q, y_q, (planned, values, failure_code(on_failure)))
+        loss: Tensor = _apply(x_s, y_s, x_q, y_q, (planned, values, failure_code(on_failure)))
+        return loss
     except (_Failed, AttributeError, TypeError, ValueError, RuntimeError, BufferError):
         return None  # the ordinary road looks at everything, and says what is wrong
