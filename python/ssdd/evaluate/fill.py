@@ -14,7 +14,8 @@ import torch
 from safetensors.torch import save as to_bytes
 
 from ..artifact import DistilledSet, read_safetensors, write_atomically
-from ..config import InputError, Report, silent, versions
+from ..checkpoint import Checkpoints
+from ..config import Event, InputError, Report, silent, versions
 from ..data import ImageSet
 from ..distill import distill, needs_teacher
 from ..models import Network, seeded
@@ -94,7 +95,8 @@ def fill_unit(filling: Filling, row: Row, seed: int, missing: Sequence[str], rep
     clock = _Clock()
     seconds: dict[str, float] = {}
     pairs = row_pairs(study, row, seed, filling.work, report)
-    seconds["pairs"] = clock.lap()
+    took = clock.lap()
+    seconds["pairs"] = max(took, (pairs.metrics.get("cpu_seconds") or 0) if pairs is not None else 0)
     network = None if row.source == "teacher" else row_network(study, row, seed, pairs, filling.work, report)
     seconds["pretrain"] = clock.lap()
     for name in missing:
@@ -130,20 +132,30 @@ def row_pairs(study: Study, row: Row, seed: int, work: Path, report: Report = si
         pairs = DistilledSet.load(file)
         _same(file, {"distill": pairs.config}, {"distill": settings_here})
         return pairs
-    begun = time.process_time()
+    begun, resumed = time.process_time(), False
+    checkpoints = Checkpoints(work / f"{row.slug}.seed-{seed}.checkpoints")
+
+    def told(event: Event) -> None:
+        nonlocal resumed
+        resumed = resumed or event["event"] == "resume"
+        report(event)
+
+    checkpoints.report = told
     if row.source == "krr-st":
         teacher = study.teacher if needs_teacher(settings.distill) else None
         dimension = study.representations.dimension
         pairs = distill(
-            data, train, lambda: study.make(dimension), settings.distill, seed=seed, teacher=teacher, report=report
-        ).result
+            data, train, lambda: study.make(dimension), settings.distill, seed=seed, teacher=teacher, report=told,
+            checkpoints=checkpoints,
+        ).result  # fmt: skip
     else:
         choose = {"random": lambda: random_subset(len(train), count, seed),
                   "k-means": lambda: kmeans_medoids(train, count, seed)}  # fmt: skip
         pairs = baseline(data, choose[row.source](), train, method=row.source, seed=seed)
         pairs.config = settings_here
-    pairs.metrics["cpu_seconds"] = round(time.process_time() - begun, 1)
+    pairs.metrics["cpu_seconds"] = None if resumed else round(time.process_time() - begun, 1)
     pairs.save(file)
+    checkpoints.clear()
     return pairs
 
 

@@ -141,19 +141,27 @@ def _paired(ours: dict[int, float], theirs: dict[int, float], error: bool) -> st
     return text + (f", {c.reduction:.1%}" if error else "")
 
 
+def _told(key: str, scale: float = 1.0) -> Measure:
+    """A number that the distillation left with its cell; None where it is not known (seconds of a resumed run)."""
+
+    def measure(cell: Mapping[str, Any]) -> float | None:
+        value = cell["distillation"][key]
+        return None if value is None else value * scale
+
+    return measure
+
+
 def _pools(plan: Plan, cells: Found) -> str:
-    keys = [
-        ("outer steps", "steps", 0),
-        ("KRR loss at the end", "loss", 4),
-        ("mean age of a network met", "mean_age", 1),
-        ("minutes of one core", "cpu_seconds", 1),
+    columns: list[tuple[str, Measure, int]] = [
+        ("untrained networks met, %", _told("untrained_share", 100), 1),
+        ("mean age of a network met", _told("mean_age"), 1),
+        ("outer steps", _told("steps"), 0),
+        ("KRR loss at the end", _told("loss"), 4),
+        ("minutes of one core", _told("cpu_seconds", 1 / 60), 1),
     ]
-    rows = [["row", "L", "T", "steps / (L·T)", "untrained networks met, %", *(head for head, _, _ in keys)]]
+    rows = [["row", "L", "T", "steps / (L·T)", *(head for head, _, _ in columns)]]
     for row in (row for row in plan.rows if row.source == "krr-st"):
         d = row.settings.distill
-        texts = [_text(cells, row, SOURCE, lambda c: 100 * c["distillation"]["untrained_share"], 1)]
-        for _, key, digits in keys:
-            scale = 60 if key == "cpu_seconds" else 1
-            texts.append(_text(cells, row, SOURCE, lambda c, k=key, s=scale: c["distillation"][k] / s, digits))  # type: ignore[misc]
+        texts = (_text(cells, row, SOURCE, measure, digits) for _, measure, digits in columns)
         rows.append([row.name, str(d.pool), str(d.pool_steps), f"{d.steps / d.pool / d.pool_steps:.1f}", *texts])
     return markdown(rows)

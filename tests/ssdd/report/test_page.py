@@ -52,7 +52,7 @@ def test_means_pairs_and_what_is_missing(tmp_path, plan):
     assert against[0][:3] == ["KRR-ST", "random + teacher", "**+0.100 ± 0.000** (n = 3), 16.7%"]
     assert against[0][3] == "**+2.5 ± 2.3** (n = 3)" and against[0][4] == "missing"
     assert against[1][2] == "missing"
-    assert "| KRR-ST | 3 | 25 | 16.0 | 96.5 ± 0.0 | 1200 ± 0 | 0.0200 ± 0.0000 | 0.7 ± 0.0 | 1.0 ± 0.0 |" in page
+    assert "| KRR-ST | 3 | 25 | 16.0 | 96.5 ± 0.0 | 0.7 ± 0.0 | 1200 ± 0 | 0.0200 ± 0.0000 | 1.0 ± 0.0 |" in page
 
 
 def test_one_seed_has_no_standard_error_and_a_loss_is_marked_too(tmp_path, plan):
