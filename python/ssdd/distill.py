@@ -201,8 +201,8 @@ def start(
     """The state before the first step: m random real images with their representations, and an empty pool."""
     rows = random_subset(len(data.x_train), config.images, seed)
     x_s = data.x_train[rows].permute(0, 3, 1, 2).float().div(255).contiguous().requires_grad_()
-    y_s = representations[rows].clone().requires_grad_(config.learn_targets)
-    learned = [x_s, y_s] if config.learn_targets else [x_s]
+    y_s = representations[rows].clone().requires_grad_(config.targets == "learned")
+    learned = [x_s, y_s] if y_s.requires_grad else [x_s]
     generator = torch.Generator().manual_seed(seed)
     optimizer = torch.optim.AdamW(learned, lr=config.rate, weight_decay=config.weight_decay)
     return State(x_s, y_s, optimizer, Pool(make, config, generator), generator)

@@ -48,12 +48,12 @@ def test_settings_by_name():
         {
             "distill.rate": "0.03",
             "teacher.widths": "8-16",
-            "distill.learn_targets": "false",
+            "distill.targets": "fixed",
             "teacher.augment.flip": "1",
         },
     )
     assert changed.distill.rate == 0.03 and changed.teacher.widths == (8, 16)
-    assert changed.distill.learn_targets is False and changed.teacher.augment.flip == 1.0
+    assert changed.distill.targets == "fixed" and changed.teacher.augment.flip == 1.0
 
 
 @pytest.mark.parametrize(

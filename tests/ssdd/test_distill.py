@@ -97,7 +97,7 @@ def test_state_written_and_read_continues_to_the_same_bits(student, few, represe
 def test_options_change_what_they_say(student, few, representations, small, teacher):
     r = representations.train
     plain = distill(few, r, student, quick(small)).result
-    fixed = distill(few, r, student, quick(small, learn_targets=False)).result
+    fixed = distill(few, r, student, quick(small, targets="fixed")).result
     assert torch.equal(fixed.targets, r[random_subset(len(few.x_train), 12, 0)])
     assert not torch.equal(plain.targets, fixed.targets)
     raw = distill(few, r, student, quick(small, support_input="raw")).result

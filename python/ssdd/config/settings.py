@@ -145,8 +145,8 @@ class DistillConfig:
     pool_rate: float = 0.1
     pool_momentum: float = 0.9
     pool_weight_decay: float = 1e-3
-    learn_targets: bool = True
-    """False keeps Y_s at the teacher's representations of the initial images."""
+    targets: Literal["learned", "fixed"] = "learned"
+    """Y_s: "learned" (paper), or "fixed" at the teacher's representations of the initial images."""
     pool_counter: Literal["reset", "stuck"] = "reset"
     support_input: Literal["normalised", "raw"] = "normalised"
     real_view: Literal["plain", "augmented"] = "plain"
