@@ -10,15 +10,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-import ssdd_ext
-
 from .artifact import DistilledSet, Preprocessing
 from .checkpoint import Checkpoints, fingerprint
 from .config import DistillConfig, Diverged, InputError, Report, as_dict, silent, versions
 from .data import ImageSet, crop_and_flip
 from .models import Network, frozen, in_chunks
+from .objective import outer_loss, realism, representation_error
 from .pool import Pool
-from .select import random_subset
+from .select import kmeans_medoids, random_subset
 
 Represent = Callable[[Tensor], Tensor]
 """A teacher as a callable: normalised images [N, C, H, W] -> representations [N, C]."""
@@ -36,11 +35,13 @@ class State:
     optimizer: torch.optim.AdamW
     pool: Pool
     generator: torch.Generator
+    rows: Tensor  # training images that real batches are drawn from: all but the held-out ones; never changes
     step: int = 0
     losses: list[tuple[int, float]] = field(default_factory=list)
     loss_sum: Tensor = field(default_factory=lambda: torch.zeros(()))
     snapshots: dict[int, Tensor] = field(default_factory=dict)
     good: tuple[Tensor, Tensor] | None = None  # X_s and Y_s at the last log line with a finite loss
+    best: tuple[float, int, Tensor, Tensor] | None = None  # read-out, step, X_s and Y_s of the best read-out
 
     def state_dict(self) -> dict[str, Any]:
         """Tensors and plain values only. Continuing from it gives the same bits as never having stopped."""
@@ -49,6 +50,7 @@ class State:
             "optimizer": self.optimizer.state_dict(), "pool": self.pool.state_dict(),
             "generator": self.generator.get_state(), "step": self.step, "losses": list(self.losses),
             "loss_sum": self.loss_sum.clone(), "snapshots": dict(self.snapshots), "good": self.good,
+            "best": self.best,
         }  # fmt: skip
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -60,7 +62,7 @@ class State:
         self.pool.load_state_dict(state["pool"])
         self.generator.set_state(state["generator"])
         self.step, self.losses, self.loss_sum = state["step"], list(state["losses"]), state["loss_sum"].clone()
-        self.snapshots, self.good = dict(state["snapshots"]), state["good"]
+        self.snapshots, self.good, self.best = dict(state["snapshots"]), state["good"], state["best"]
 
 
 @dataclass(frozen=True)
@@ -109,7 +111,8 @@ def distill(
 
     state.pool.fill(inputs(state, data, config).detach(), state.y_s.detach(), report, keep)
     run(state, data, representations, config, seed, teacher, report, checkpoints=checkpoints)
-    return Distillation(_product(state, data, config, seed), state.losses, state.snapshots)
+    pairs = () if state.best is None else state.best[2:]
+    return Distillation(_product(state, data, config, seed, *pairs), state.losses, state.snapshots)
 
 
 def run(
@@ -126,48 +129,36 @@ def run(
     """The outer loop, from ``state.step`` to ``until`` (default: the end). The state is all it changes."""
     while state.step < (config.steps if until is None else until):
         _keep_snapshot(state, config)
-        member = state.pool.draw()
+        drawn = state.pool.draw()
         x_b, y_b = real_batch(state, data, representations, config, teacher)
-        loss = outer_loss(member.network, inputs(state, data, config), state.y_s, x_b, y_b, config)
+        x_s, y_s = support(state, data, config, teacher)
+        loss = outer_loss([member.network for member in drawn], x_s, y_s, x_b, y_b, config)
+        if config.smooth or config.near:
+            loss = loss + realism(state.x_s, state.snapshots[0], config)
         state.optimizer.zero_grad()
         loss.backward()
         for group in state.optimizer.param_groups:
             group["lr"] = rate(state.step, config)
         state.optimizer.step()
-        state.pool.advance(member, inputs(state, data, config).detach(), state.y_s.detach())
+        tie(state, data, config, teacher)
+        for member in drawn:
+            state.pool.advance(member, inputs(state, data, config).detach(), state.y_s.detach())
         state.step += 1
         state.loss_sum += loss.detach()
         if state.step % config.log_every == 0 or state.step == config.steps:
             _log(state, data, config, seed, report)
+        if config.readout_every and (state.step % config.readout_every == 0 or state.step == config.steps):
+            _read_out(state, data, representations, config, seed, report)
         if checkpoints is not None and (checkpoints.due() or state.step == config.steps):
             _stop_if_diverged(state, data, config, seed)  # such a state never takes the place of a good one
             checkpoints.save(state.step, state.state_dict())
-
-
-def outer_loss(network: Network, x_s: Tensor, y_s: Tensor, x_b: Tensor, y_b: Tensor, config: DistillConfig) -> Tensor:
-    """Equation 5: the squared error, on a real batch, of kernel ridge regression from the distilled pairs.
-
-    x_s [S, C, H, W], x_b [Q, C, H, W]: network input; y_s [S, C], y_b [Q, C]. A scalar that differentiates to x_s
-    (through the features) and y_s only: nothing flows to the network's weights or through the real batch.
-    """
-    features = frozen(network)
-    f_s, f_b = features(x_s), in_chunks(features, x_b)
-    return ssdd_ext.krr_mse(
-        f_s,
-        y_s,
-        f_b,
-        y_b,
-        kernel=ssdd_ext.Linear(bias=config.bias),
-        ridge=ssdd_ext.Ridge.trace(config.ridge),
-        on_failure="nan",
-    )  # fmt: skip  ("nan": a failed factorisation and a loss that overflows end the run by the same road)
 
 
 def real_batch(
     state: State, data: ImageSet, representations: Tensor, config: DistillConfig, teacher: Represent | None
 ) -> tuple[Tensor, Tensor]:
     """X_b as network input [Q, C, H, W] and Y_b = g(X_b) [Q, C]: Q different training images, drawn at random."""
-    rows = torch.randperm(len(data.x_train), generator=state.generator)[: config.batch]
+    rows = state.rows[torch.randperm(len(state.rows), generator=state.generator)[: config.batch]]
     images = data.x_train[rows]
     if config.real_view == "augmented":
         pixels = images.permute(0, 3, 1, 2).float().div(255)
@@ -176,18 +167,41 @@ def real_batch(
         x_b = data.preprocessing(images)
     if needs_teacher(config):
         assert teacher is not None  # _check has asked for it
-        return x_b, teacher(x_b)
+        with torch.no_grad():
+            return x_b, teacher(x_b)
     return x_b, representations[rows]
 
 
 def needs_teacher(config: DistillConfig) -> bool:
     """Whether the loop itself runs the teacher, instead of reading its representations."""
-    return config.real_view == "augmented" or config.teacher_in_loop == "recomputed"
+    return config.real_view == "augmented" or config.teacher_in_loop == "recomputed" or config.targets == "tied"
 
 
 def inputs(state: State, data: ImageSet, config: DistillConfig) -> Tensor:
     """X_s as network input: pixels normalised like a real image's, or raw."""
     return data.preprocessing.normalise(state.x_s) if config.support_input == "normalised" else state.x_s
+
+
+def support(state: State, data: ImageSet, config: DistillConfig, teacher: Represent | None) -> tuple[Tensor, Tensor]:
+    """X_s as network input and Y_s as the outer loss sees them, with their gradients."""
+    x_s = inputs(state, data, config)
+    if config.targets == "tied":
+        assert teacher is not None  # _check has asked for it
+        y_s = teacher(data.preprocessing.normalise(state.x_s))
+    else:
+        y_s = state.y_s
+    if config.support_view == "augmented":
+        view = crop_and_flip(state.x_s, config.crop_pad, state.generator)
+        x_s = data.preprocessing.normalise(view) if config.support_input == "normalised" else view
+    return x_s, y_s
+
+
+@torch.no_grad()
+def tie(state: State, data: ImageSet, config: DistillConfig, teacher: Represent | None) -> None:
+    """Bring tied targets up to date with the images."""
+    if config.targets == "tied":
+        assert teacher is not None
+        state.y_s.copy_(teacher(data.preprocessing.normalise(state.x_s)))
 
 
 def rate(step: int, config: DistillConfig) -> float:
@@ -198,14 +212,21 @@ def rate(step: int, config: DistillConfig) -> float:
 def start(
     data: ImageSet, representations: Tensor, make: Callable[[], Network], config: DistillConfig, seed: int
 ) -> State:
-    """The state before the first step: m random real images with their representations, and an empty pool."""
-    rows = random_subset(len(data.x_train), config.images, seed)
+    """The state before the first step: m real images with their representations, and an empty pool."""
+    n = len(data.x_train)
+    if config.initial == "k-means":
+        rows = kmeans_medoids(representations, config.images, seed)
+    else:
+        rows = random_subset(n, config.images, seed)
     x_s = data.x_train[rows].permute(0, 3, 1, 2).float().div(255).contiguous().requires_grad_()
     y_s = representations[rows].clone().requires_grad_(config.targets == "learned")
     learned = [x_s, y_s] if y_s.requires_grad else [x_s]
     generator = torch.Generator().manual_seed(seed)
     optimizer = torch.optim.AdamW(learned, lr=config.rate, weight_decay=config.weight_decay)
-    return State(x_s, y_s, optimizer, Pool(make, config, generator), generator)
+    order = torch.randperm(n, generator=torch.Generator().manual_seed(seed + 1))
+    kept = torch.ones(n, dtype=torch.bool)
+    kept[order[~torch.isin(order, rows)][: config.held_out]] = False
+    return State(x_s, y_s, optimizer, Pool(make, config, generator), generator, rows=kept.nonzero()[:, 0])
 
 
 def identity(
@@ -233,10 +254,12 @@ def _check(
     outputs = make().head.out_features
     if outputs != representations.shape[1]:
         raise InputError(f"make: expected a network with {representations.shape[1]} outputs, got {outputs}")
+    if config.images + config.held_out >= n and config.held_out:
+        raise InputError(f"held_out: expected less than {n - config.images}, what images leave, got {config.held_out}")
     if needs_teacher(config) and teacher is None:
         raise InputError(
-            "teacher: real_view='augmented' and teacher_in_loop='recomputed' (also --official) need the teacher "
-            "itself; representations from a file serve only real_view='plain' with teacher_in_loop='cached'"
+            "teacher: real_view='augmented', teacher_in_loop='recomputed' (also --official) and targets='tied' need "
+            "the teacher itself; representations from a file serve the others"
         )
 
 
@@ -245,6 +268,22 @@ def _keep_snapshot(state: State, config: DistillConfig) -> None:
     moments = {0, *(config.steps >> k for k in range(SNAPSHOTS - 1))}
     if state.step in moments and state.step not in state.snapshots:
         state.snapshots[state.step] = state.x_s.detach().clone()
+
+
+def _read_out(
+    state: State, data: ImageSet, representations: Tensor, config: DistillConfig, seed: int, report: Report
+) -> None:
+    """Measure the pairs on the held-out images by a new network, and keep them where they are the best so far."""
+    x_s, y_s = inputs(state, data, config).detach(), state.y_s.detach()
+    network = state.pool.outsider(seed, config.readout_steps, x_s, y_s)
+    held = torch.ones(len(data.x_train), dtype=torch.bool)
+    held[state.rows] = False
+    with torch.no_grad():
+        predicted = network.head(in_chunks(frozen(network), data.preprocessing(data.x_train[held])))
+    error = representation_error(predicted, representations[held])
+    if state.best is None or error < state.best[0]:
+        state.best = error, state.step, state.x_s.detach().clone(), y_s.clone()
+    report({"event": "readout", "step": state.step, "steps": config.steps, "error": error})
 
 
 def _log(state: State, data: ImageSet, config: DistillConfig, seed: int, report: Report) -> None:
@@ -294,5 +333,6 @@ def _product(
             "loss": losses[-1][1] if losses else None,
             "untrained_share": state.pool.untrained_share,
             "mean_age": state.pool.mean_age,
-        },
+        }
+        | ({} if state.best is None else {"readout": state.best[0], "readout_step": state.best[1]}),
     )

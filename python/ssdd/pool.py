@@ -40,7 +40,9 @@ class Pool:
         self.drawn = self.untrained = self.ages = 0
 
     def _new(self) -> Member:
-        seed = int(torch.randint(0, 2**62, (), generator=self.generator))
+        return self._start(int(torch.randint(0, 2**62, (), generator=self.generator)))
+
+    def _start(self, seed: int) -> Member:
         network = seeded(self.make, seed)
         c = self.config
         optimizer = torch.optim.SGD(
@@ -62,14 +64,20 @@ class Pool:
             report({"event": "pool", "step": len(self.members), "steps": self.config.pool})
             after()
 
-    def draw(self) -> Member:
-        """A network, each with the same probability, in eval mode (the paper's f; BatchNorm as after training)."""
-        member = self.members[int(torch.randint(0, len(self.members), (), generator=self.generator))]
-        member.network.eval()
-        self.drawn += 1
-        self.untrained += member.age == 0
-        self.ages += member.age
-        return member
+    def draw(self) -> list[Member]:
+        """``networks`` different ones, each with the same probability, in eval mode (BatchNorm as after training)."""
+        count, size = self.config.networks, len(self.members)
+        if count == 1:
+            chosen = torch.randint(0, size, (1,), generator=self.generator)
+        else:
+            chosen = torch.randperm(size, generator=self.generator)[:count]
+        drawn = [self.members[i] for i in chosen.tolist()]
+        for member in drawn:
+            member.network.eval()
+            self.drawn += 1
+            self.untrained += member.age == 0
+            self.ages += member.age
+        return drawn
 
     def advance(self, member: Member, x_s: Tensor, y_s: Tensor) -> None:
         """One training step of the drawn network, or its replacement after T of them (step 4 of the algorithm)."""
@@ -81,6 +89,13 @@ class Pool:
         if self.config.pool_counter == "stuck":
             new.counter = member.counter
         self.members[self.members.index(member)] = new
+
+    def outsider(self, seed: int, steps: int, x_s: Tensor, y_s: Tensor) -> Network:
+        """A new network that is no member, started from ``seed`` and trained like one; draws nothing. Eval mode."""
+        member = self._start(seed)
+        for _ in range(steps):
+            self._train(member, x_s, y_s)
+        return member.network.eval()
 
     def _train(self, member: Member, x_s: Tensor, y_s: Tensor) -> None:
         member.network.train()

@@ -18,8 +18,8 @@ ROOMS = {
         ("testing",),
     ),
     "ssdd": (
-        ("config",), ("artifact",), ("checkpoint",), ("data", "models"), ("teachers",), ("select",), ("pool",),
-        ("distill",), ("evaluate",), ("report",), ("cli",),
+        ("config",), ("artifact",), ("checkpoint",), ("data", "models"), ("teachers",), ("select",), ("objective",),
+        ("pool",), ("distill",), ("evaluate",), ("report",), ("cli",),
     ),
 }  # fmt: skip
 FACE = "__init__"

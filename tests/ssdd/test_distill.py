@@ -7,8 +7,9 @@ import torch
 
 from ssdd.config import DistillConfig, Diverged, InputError
 from ssdd.data import ImageSet
-from ssdd.distill import distill, inputs, outer_loss, rate, run, start
+from ssdd.distill import distill, inputs, rate, run, start
 from ssdd.evaluate import evaluate
+from ssdd.objective import outer_loss
 from ssdd.select import baseline, random_subset
 
 
@@ -28,7 +29,7 @@ def test_outer_loss_is_equation_5_and_differentiates_to_the_pairs_only(student, 
     x_s = few.preprocessing(few.x_train[:6]).requires_grad_()
     y_s = torch.randn(6, 16, generator=g).requires_grad_()
     x_b, y_b = few.preprocessing(few.x_train[10:40]), torch.randn(30, 16, generator=g)
-    loss = outer_loss(network, x_s, y_s, x_b, y_b, DistillConfig(ridge=1e-3))
+    loss = outer_loss([network], x_s, y_s, x_b, y_b, DistillConfig(ridge=1e-3))
     loss.backward()
     assert all(p.grad is None and p.requires_grad for p in network.parameters())
 

@@ -24,7 +24,7 @@ def pool(seed=0, **changes):
 def simulate(counter: str, draws: int = 600) -> Pool:
     p = pool(pool_counter=counter)
     for _ in range(draws):
-        p.advance(p.draw(), X, Y)
+        p.advance(p.draw()[0], X, Y)
     return p
 
 
@@ -52,14 +52,14 @@ def test_a_replaced_network_is_new():
     p = pool(pool=1)
     old = p.members[0]
     while p.members[0] is old:
-        p.advance(p.draw(), X, Y)
+        p.advance(p.draw()[0], X, Y)
     assert old.age == 10 and p.members[0].age == 0
     assert not torch.equal(old.network.head.weight, p.members[0].network.head.weight)
 
 
 def test_a_drawn_network_is_in_eval_mode_and_training_moves_it():
     p = pool(pool=1)
-    member = p.draw()
+    [member] = p.draw()
     assert not member.network.training
     before = member.network.head.weight.detach().clone()
     p.advance(member, X, Y + 1)
@@ -68,7 +68,7 @@ def test_a_drawn_network_is_in_eval_mode_and_training_moves_it():
 
 def test_all_networks_are_drawn():
     p = pool(pool=5)
-    assert {id(p.draw()) for _ in range(100)} == {id(m) for m in p.members}
+    assert {id(p.draw()[0]) for _ in range(100)} == {id(m) for m in p.members}
 
 
 def test_same_generator_same_pool():

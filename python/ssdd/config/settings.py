@@ -145,8 +145,30 @@ class DistillConfig:
     pool_rate: float = 0.1
     pool_momentum: float = 0.9
     pool_weight_decay: float = 1e-3
-    targets: Literal["learned", "fixed"] = "learned"
-    """Y_s: "learned" (paper), or "fixed" at the teacher's representations of the initial images."""
+    targets: Literal["learned", "fixed", "tied"] = "learned"
+    """Y_s: "learned" (paper), "fixed" at the teacher's representations of the initial images, or "tied": the
+    teacher's representations of the learned images at every step, with the gradient flowing through the teacher."""
+    networks: int = 1
+    """Pool networks an outer step draws; the loss is their mean, solved as one batch. Paper: one."""
+    initial: Literal["random", "k-means"] = "random"
+    """Real images X_s starts from: a random draw (paper), or the medoids of k-means on the representations."""
+    loss: Literal["mse", "cosine", "cross-entropy"] = "mse"
+    """Outer loss between the prediction of kernel ridge regression and the representation. Paper: mse."""
+    temperature: float = 1.0
+    """Softmax temperature of ``loss="cross-entropy"``."""
+    support_view: Literal["plain", "augmented"] = "plain"
+    """"augmented": each outer step sees a crop (padding ``crop_pad``) and flip of X_s, and the gradient passes
+    through it; the pool's networks still train on the plain images."""
+    smooth: float = 0.0
+    """Weight of the total variation of X_s beside the outer loss: smoother, more image-like images."""
+    near: float = 0.0
+    """Weight of the squared distance between X_s and the real images it started from."""
+    held_out: int = 0
+    """Training images, drawn at random, that no real batch holds: what ``readout_every`` reads out on."""
+    readout_every: int = 0
+    """Outer steps between two read-outs; the pairs with the best one are the result. 0 (paper): the last pairs are."""
+    readout_steps: int = 100
+    """Training steps, on the pairs, of the new network that a read-out measures the representation error of."""
     pool_counter: Literal["reset", "stuck"] = "reset"
     support_input: Literal["normalised", "raw"] = "normalised"
     real_view: Literal["plain", "augmented"] = "plain"
@@ -158,7 +180,13 @@ class DistillConfig:
 
     def __post_init__(self) -> None:
         _check(self)
-        _at_least_one(self, "images", "batch", "pool", "log_every")
+        _at_least_one(self, "images", "batch", "pool", "log_every", "networks")
+        if self.networks > self.pool:
+            raise InputError(f"DistillConfig.networks: expected at most pool ({self.pool}), got {self.networks}")
+        if self.readout_every and not self.held_out:
+            raise InputError("DistillConfig.held_out: readout_every needs images to read out on, got 0")
+        if self.temperature == 0:
+            raise InputError("DistillConfig.temperature: expected more than 0, got 0.0")
         if self.pool_steps < 2:
             raise InputError(f"DistillConfig.pool_steps: ages start in 1..T-1, expected T >= 2, got {self.pool_steps}")
 

@@ -126,6 +126,13 @@ def row_pairs(study: Study, row: Row, seed: int, work: Path, report: Report = si
         return None
     if row.source == "full set":
         return baseline(data, torch.arange(len(data.x_train)), train, method=row.source, seed=seed)
+    if row.source == "recomputed":
+        assert row.of is not None and study.teacher is not None
+        pairs = row_pairs(replace(study, settings=row.of.settings), row.of, seed, work, report)
+        assert pairs is not None
+        with torch.no_grad():
+            targets = study.teacher(study.data.preprocessing.normalise(pairs.images))
+        return replace(pairs, targets=targets, metrics={})
     file = work / f"{row.slug}.seed-{seed}.pairs.safetensors"
     settings_here = row.relevant["distill"]
     if file.is_file():

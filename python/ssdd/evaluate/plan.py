@@ -11,8 +11,9 @@ from typing import Any, Literal, get_args
 
 from ..config import InputError, Preset, official, preset, with_settings
 
-Source = Literal["nothing", "random", "k-means", "full set", "krr-st", "teacher"]
-"""What a row's network is pre-trained on; "teacher": the teacher itself is measured."""
+Source = Literal["nothing", "random", "k-means", "full set", "krr-st", "recomputed", "teacher"]
+"""What a row's network is pre-trained on. "recomputed": the images of another row, their targets replaced by the
+teacher's representations of them. "teacher": the teacher itself is measured."""
 
 _STAGES: dict[str, tuple[str, ...]] = {
     "nothing": ("student",),
@@ -20,6 +21,7 @@ _STAGES: dict[str, tuple[str, ...]] = {
     "k-means": ("student", "pretrain"),
     "full set": ("student", "pretrain"),
     "krr-st": ("student", "pretrain", "distill"),
+    "recomputed": ("student", "pretrain", "distill"),
     "teacher": (),
 }
 
@@ -32,6 +34,8 @@ class Row:
     source: Source
     settings: Preset
     seeds: int
+    of: Row | None = None
+    """The row whose images a "recomputed" one takes."""
 
     @property
     def slug(self) -> str:
@@ -69,8 +73,9 @@ def read_plan(path: str | os.PathLike[str]) -> Plan:
 
     Keys: ``title``, ``preset``, ``seeds`` (a number), ``data``, ``teacher`` (files, relative to this one), tables
     ``targets`` (name = file) and ``set`` ("stage.field" = value, for all rows), and one ``[[row]]`` a row with
-    ``name``, ``from`` (nothing, random, k-means, full set, krr-st, teacher) and optionally ``seeds``, ``official``
-    and ``set``. An :class:`InputError` names what is wrong.
+    ``name``, ``from`` (nothing, random, k-means, full set, krr-st, recomputed, teacher) and optionally ``seeds``,
+    ``official``, ``set`` and, for "recomputed", ``of``: the name of a "krr-st" row above it. An :class:`InputError`
+    names what is wrong.
     """
     path = Path(path)
     try:
@@ -80,7 +85,9 @@ def read_plan(path: str | os.PathLike[str]) -> Plan:
     _only(found, {"title", "preset", "seeds", "data", "teacher", "targets", "set", "row"}, str(path))
     shared = with_settings(preset(_text(found, "preset", str(path))), _changes(found, str(path)))
     seeds = _number(found, "seeds", 5, str(path))
-    rows = tuple(_row(table, shared, seeds, f"{path}: row {i}") for i, table in enumerate(found.get("row", []), 1))
+    rows: list[Row] = []
+    for i, table in enumerate(found.get("row", []), 1):
+        rows.append(_row(table, shared, seeds, rows, f"{path}: row {i}"))
     slugs = [row.slug for row in rows]
     if not rows or len(set(slugs)) != len(slugs) or "" in slugs:
         raise InputError(f"{path}: expected one [[row]] or more, each with a name of its own, got {slugs}")
@@ -89,16 +96,27 @@ def read_plan(path: str | os.PathLike[str]) -> Plan:
         return None if name is None else path.parent / str(name)
 
     targets = {name: path.parent / str(value) for name, value in found.get("targets", {}).items()}
-    return Plan(found.get("title", path.stem), rows, file(found.get("data")), file(found.get("teacher")), targets)
+    return Plan(
+        found.get("title", path.stem), tuple(rows), file(found.get("data")), file(found.get("teacher")), targets
+    )
 
 
-def _row(table: dict[str, Any], shared: Preset, seeds: int, where: str) -> Row:
-    _only(table, {"name", "from", "seeds", "official", "set"}, where)
+def _row(table: dict[str, Any], shared: Preset, seeds: int, above: list[Row], where: str) -> Row:
+    _only(table, {"name", "from", "seeds", "official", "set", "of"}, where)
     source = _text(table, "from", where)
     if source not in get_args(Source):
         raise InputError(f"{where}: from: expected one of {', '.join(get_args(Source))}, got {source!r}")
+    of = None
+    if source == "recomputed" or "of" in table:
+        of = next((row for row in above if row.name == table.get("of") and row.source == "krr-st"), None)
+        if of is None or source != "recomputed":
+            raise InputError(
+                f"{where}: of: expected the name of a krr-st row above it, for from = 'recomputed' only, "
+                f"got {table.get('of')!r}"
+            )
+        shared, seeds = of.settings, of.seeds
     settings = with_settings(official(shared) if table.get("official") else shared, _changes(table, where))
-    return Row(_text(table, "name", where), source, settings, _number(table, "seeds", seeds, where))  # type: ignore[arg-type]
+    return Row(_text(table, "name", where), source, settings, _number(table, "seeds", seeds, where), of)  # type: ignore[arg-type]
 
 
 def _changes(table: dict[str, Any], where: str) -> dict[str, str]:

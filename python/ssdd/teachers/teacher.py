@@ -25,20 +25,23 @@ BATCH = 500
 class Teacher:
     """g of the paper. ``module`` maps normalised images [N, C, H, W] to representations [N, D].
 
-    Any ``nn.Module`` of the user's will do: it is put in eval mode and runs without gradients. ``preprocessing`` is
-    the mean and std it was trained with. ``about`` (JSON values) is kept with the weights and in logs.
+    Any ``nn.Module`` of the user's will do: it is put in eval mode, its weights ask for no gradients. ``preprocessing``
+    is the mean and std it was trained with. ``about`` (JSON values) is kept with the weights and in logs.
     """
 
     def __init__(self, module: nn.Module, preprocessing: Preprocessing, about: dict[str, Any] | None = None) -> None:
         if not isinstance(module, nn.Module):
             raise InputError(f"teacher: expected a torch.nn.Module, got {type(module).__name__}")
-        self.module = module.eval()
+        self.module = module.eval().requires_grad_(False)
+        self.module.zero_grad()  # training leaves gradients that nobody will use
         self.preprocessing = preprocessing
         self.about = dict(about or {})
 
-    @torch.no_grad()
     def __call__(self, x: Tensor) -> Tensor:
-        """Normalised images [N, C, H, W] -> representations, float32 [N, D]; checks what the network returned."""
+        """Normalised images [N, C, H, W] -> representations, float32 [N, D]; checks what the network returned.
+
+        A gradient flows to images that ask for one, never to the network's weights.
+        """
         y = self.module(x)
         if not isinstance(y, Tensor) or y.dim() != 2 or len(y) != len(x):
             came = list(y.shape) if isinstance(y, Tensor) else type(y).__name__
@@ -50,6 +53,7 @@ class Teacher:
             raise InputError("teacher: its output has values that are not finite; check weights and preprocessing")
         return y.to(torch.float32)
 
+    @torch.no_grad()
     def represent(self, images: Tensor) -> Tensor:
         """Stored images, uint8 [N, H, W, C] -> representations, float32 [N, D]."""
         try:

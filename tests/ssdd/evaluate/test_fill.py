@@ -47,6 +47,10 @@ seeds = 1
 [row.set]
 "distill.pool_counter" = "stuck"
 [[row]]
+name = "the same images"
+from = "recomputed"
+of = "KRR-ST, the code's pool"
+[[row]]
 name = "full set"
 from = "full set"
 seeds = 1
@@ -91,14 +95,16 @@ def test_cells_are_filled_seed_by_seed_and_a_rerun_skips_them(place):
         ("no pre-training", 0, "source"), ("no pre-training", 0, "Other"),
         ("random + teacher", 0, "source"), ("random + teacher", 0, "Other"),
     ]  # fmt: skip
-    assert [e["seed"] for e in events] == [0] * 10 + [1] * 4
-    assert events[-1]["done"] == events[-1]["of"] == 14 and events[-1]["left"] == 0
-    assert "14 of 14 cells" in (place / "README.md").read_text()
+    assert [e["seed"] for e in events] == [0] * 12 + [1] * 4
+    assert events[-1]["done"] == events[-1]["of"] == 16 and events[-1]["left"] == 0
+    assert "16 of 16 cells" in (place / "README.md").read_text()
     before = cells(place)
-    assert len(before) == 14 and run(place) == [] and cells(place) == before
+    assert len(before) == 16 and run(place) == [] and cells(place) == before
     cell = json.loads(before["krr-st-the-codes-pool.seed-0.source.json"])
     assert cell["error"] > 0 and set(cell["probes"]) == {f"{w}/{n}" for w in ("features", "output") for n in (5, 0)}
     assert 0 <= cell["finetuned"] <= 100 and cell["distillation"]["untrained_share"] > 0.3
+    recomputed = json.loads(before["the-same-images.seed-0.source.json"])
+    assert recomputed["error"] not in (None, cell["error"]) and "distillation" not in recomputed
     other = json.loads(before["krr-st-the-codes-pool.seed-0.other.json"])
     assert other["error"] is None and other["probes"]
     bare = json.loads(before["no-pre-training.seed-1.source.json"])
@@ -173,6 +179,7 @@ def test_a_setting_younger_than_the_cell_counts_only_away_from_its_default():
         (('"distill.steps" = 12', '"distill.stepz" = 12'), "stepz"),
         (('"distill.steps" = 12', "distill.steps = 12"), "the name in quotes"),
         (('preset = "digits"', 'preset = "digits"\npresets = 1'), "got presets"),
+        (('of = "KRR', 'of = "KR'), "of: expected the name of a krr-st row above"),
         (('preset = "digits"', "preset ="), "not a readable study"),
     ],
 )

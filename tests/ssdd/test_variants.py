@@ -1,0 +1,158 @@
+"""The named variants of KRR-ST: each does what its docstring says, and none moves plain KRR-ST."""
+
+import dataclasses
+
+import pytest
+import torch
+
+from ssdd.config import DistillConfig, InputError
+from ssdd.distill import distill, inputs, run, start, support
+from ssdd.models import frozen, seeded
+from ssdd.objective import outer_loss, prediction_loss, realism, total_variation
+from ssdd.select import kmeans_medoids
+
+
+@pytest.fixture(scope="module")
+def student(make, representations):
+    return lambda: make(representations.dimension)
+
+
+def quick(small, **changes) -> DistillConfig:
+    return dataclasses.replace(small.distill, **{"steps": 12, "log_every": 4, "pool_steps": 6, **changes})
+
+
+def problem(student, few, size=6):
+    g = torch.Generator().manual_seed(0)
+    x_s, x_b = few.preprocessing(few.x_train[:size]), few.preprocessing(few.x_train[10:40])
+    return (
+        x_s.requires_grad_(),
+        torch.randn(size, 16, generator=g).requires_grad_(),
+        x_b,
+        torch.randn(30, 16, generator=g),
+    )
+
+
+def gradients(loss, x_s, y_s):
+    return torch.autograd.grad(loss, (x_s, y_s))
+
+
+def test_several_networks_are_the_mean_of_each_alone(student, few):
+    networks = [seeded(student, s).eval() for s in range(3)]
+    x_s, y_s, x_b, y_b = problem(student, few)
+    config = DistillConfig(ridge=1e-3)
+    together = outer_loss(networks, x_s, y_s, x_b, y_b, config)
+    alone = torch.stack([outer_loss([n], x_s, y_s, x_b, y_b, config) for n in networks]).mean()
+    assert float(together.detach()) == pytest.approx(float(alone.detach()), rel=1e-5)
+    for ours, theirs in zip(gradients(together, x_s, y_s), gradients(alone, x_s, y_s), strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-3, atol=1e-6)
+
+
+def test_several_networks_are_different_ones_and_all_advance(student, few, representations, small):
+    config = quick(small, pool=3, networks=3, pool_steps=50, steps=4)
+    state = start(few, representations.train, student, config, 0)
+    state.pool.fill(inputs(state, few, config).detach(), state.y_s.detach())
+    before = [m.age for m in state.pool.members]
+    run(state, few, representations.train, config)
+    assert [m.age for m in state.pool.members] == [age + 4 for age in before] and state.pool.drawn == 12
+    with pytest.raises(InputError, match=r"networks: expected at most pool \(3\), got 4"):
+        quick(small, pool=3, networks=4)
+
+
+@pytest.mark.parametrize("loss", ["mse", "cosine", "cross-entropy"])
+def test_a_perfect_prediction_costs_nothing_and_gradients_reach_the_pairs(student, few, loss):
+    config = DistillConfig(loss=loss, temperature=0.5, ridge=1e-3)
+    y = torch.randn(2, 5, 16, generator=torch.Generator().manual_seed(1))
+    assert float(prediction_loss(y, y[0], config)) > 0.1
+    assert float(prediction_loss(y[:1], y[0], config)) == pytest.approx(0, abs=1e-5)
+    x_s, y_s, x_b, y_b = problem(student, few)
+    value = outer_loss([seeded(student, 0).eval()], x_s, y_s, x_b, y_b, config)
+    assert all(float(g.abs().sum()) > 0 for g in gradients(value, x_s, y_s))
+
+
+def test_the_losses_against_their_formulas():
+    g = torch.Generator().manual_seed(2)
+    p, y = torch.randn(7, 4, generator=g).double(), torch.randn(7, 4, generator=g).double()
+    cosine = 1 - (p * y).sum(1) / p.norm(dim=1) / y.norm(dim=1)
+    assert float(prediction_loss(p, y, DistillConfig(loss="cosine"))) == pytest.approx(float(cosine.mean()))
+    truth, said = torch.softmax(y / 2, 1), torch.softmax(p / 2, 1)
+    wanted = 4 * (truth * (truth / said).log()).sum(1).mean()
+    config = DistillConfig(loss="cross-entropy", temperature=2.0)
+    assert float(prediction_loss(p, y, config)) == pytest.approx(float(wanted))
+
+
+def test_targets_tied_to_the_teacher(student, few, representations, teacher, small):
+    config = quick(small, targets="tied")
+    result = distill(few, representations.train, student, config, teacher=teacher).result
+    wanted = teacher(few.preprocessing.normalise(result.images))
+    torch.testing.assert_close(result.targets, wanted, rtol=1e-4, atol=1e-5)
+    state = start(few, representations.train, student, config, 0)
+    x_s, y_s = support(state, few, config, teacher)
+    (through_targets,) = torch.autograd.grad(y_s.square().sum(), state.x_s)
+    assert float(through_targets.abs().sum()) > 0 and all(p.grad is None for p in teacher.module.parameters())
+    with pytest.raises(InputError, match="targets='tied'"):
+        distill(few, representations.train, student, config)
+
+
+def test_the_gradient_passes_through_the_view_of_the_images(student, few, representations, small):
+    config = quick(small, support_view="augmented", crop_pad=1)
+    state = start(few, representations.train, student, config, 0)
+    views = [support(state, few, config, None)[0] for _ in range(2)]
+    assert not torch.equal(views[0], views[1]) and not torch.equal(views[0], inputs(state, few, config))
+    torch.autograd.grad(views[0].sum(), state.x_s)
+    result = distill(few, representations.train, student, config).result
+    assert not torch.equal(result.images, state.x_s)
+
+
+def test_a_start_from_medoids(student, few, representations, small):
+    config = quick(small, initial="k-means", steps=0)
+    result = distill(few, representations.train, student, config, seed=3).result
+    rows = kmeans_medoids(representations.train, config.images, 3)
+    assert torch.equal(result.targets, representations.train[rows])
+
+
+def test_what_realism_weighs(few):
+    flat, steps = torch.full((2, 1, 4, 4), 0.3), torch.arange(4.0).view(1, 1, 1, 4).expand(2, 1, 4, 4)
+    assert float(total_variation(flat)) == 0 and float(total_variation(steps)) == pytest.approx(1)
+    config = DistillConfig(smooth=0.5, near=3.0)
+    assert float(realism(steps, steps - 0.1, config)) == pytest.approx(0.5 + 3 * 0.01)
+
+
+def test_realism_keeps_images_smooth_and_near(student, few, representations, small):
+    def images(**changes):
+        config = quick(small, steps=40, rate=0.02, pool_steps=50, **changes)
+        return distill(few, representations.train, student, config).result.images
+
+    plain, smooth, near = images(), images(smooth=1.0), images(near=50.0)
+    initial = start(few, representations.train, student, quick(small), 0).x_s.detach()
+    assert float(total_variation(smooth)) < 0.8 * float(total_variation(plain))
+    assert float((near - initial).square().mean()) < 0.3 * float((plain - initial).square().mean())
+
+
+def test_the_best_read_out_is_the_result(student, few, representations, small):
+    config = quick(small, held_out=80, readout_every=4, readout_steps=10)
+    events = []
+    result = distill(few, representations.train, student, config, report=events.append).result
+    read = {e["step"]: e["error"] for e in events if e["event"] == "readout"}
+    assert list(read) == [4, 8, 12]
+    assert result.metrics["readout"] == min(read.values())
+    assert result.metrics["readout_step"] == min(read, key=lambda step: read[step])
+    state = start(few, representations.train, student, config, 0)
+    assert len(state.rows) == 320
+    network = state.pool.outsider(0, 10, result.inputs(), result.targets)
+    held = torch.ones(400, dtype=torch.bool)
+    held[state.rows] = False
+    with torch.no_grad():
+        predicted = network.head(frozen(network)(few.preprocessing(few.x_train[held])))
+    wanted = representations.train[held]
+    error = float((predicted - wanted).square().sum() / (wanted - wanted.mean(0)).square().sum())
+    assert error == pytest.approx(min(read.values()), rel=1e-3)
+    with pytest.raises(InputError, match="held_out: readout_every needs"):
+        quick(small, readout_every=4)
+    with pytest.raises(InputError, match="held_out: expected less than 388"):
+        distill(few, representations.train, student, quick(small, held_out=388))
+
+
+def test_a_read_out_changes_no_step(student, few, representations, small):
+    plain = distill(few, representations.train, student, quick(small, held_out=80)).result
+    read = distill(few, representations.train, student, quick(small, held_out=80, readout_every=12)).result
+    assert torch.equal(plain.images, read.images)
