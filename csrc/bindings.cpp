@@ -337,6 +337,16 @@ int krr_value_and_gradient(const std::vector<int64_t>& forward, int backward_pla
     g.grad_y_s = r.template array<T>("grad_y_s", grad_y_s, s.batch * s.s * s.c);
     g.grad_x_q = r.template array<T>("grad_x_q", grad_x_q, s.batch * s.q * s.d);
     require(!r.cuda() && a.loss, "krr_value_and_gradient: a loss on the CPU");
+    if (cpu::krr_fuses(s, g.shape.plan) && a.x_s.cs == 1 && a.x_q.cs == 1) {
+      T* memory = r.template array<T>("work", work, s.batch + 16 + cpu::krr_fused_workspace(s));
+      auto* status = reinterpret_cast<int32_t*>(memory);
+      const KrrFusedArgs<T> fused{s, a.x_s, a.y_s, a.x_q, a.y_q, a.loss, g.grad_x_s, g.grad_y_s, g.grad_x_q,
+                                  status, a.hyper, a.on_failure, memory + (s.batch + 15) / 16 * 16};
+      py::gil_scoped_release release;
+      cpu::krr_fused(fused);
+      for (int64_t b = 0; b < s.batch; ++b) failed += status[b] != 0;
+      return;
+    }
     const bool keeps = s.plan == Plan::dense;
     T* memory = r.template array<T>("work", work, between<T>(a.shape, g.shape, keeps, nullptr).total);
     const Between<T> w = between<T>(a.shape, g.shape, keeps, memory);
@@ -437,7 +447,9 @@ PYBIND11_MODULE(_C, m) {
     const ssdd::KrrShape forward = ssdd::shape_of(shape);
     ssdd::KrrShape backward = forward;
     backward.plan = static_cast<ssdd::Plan>(backward_plan);
-    return ssdd::between<float>(forward, backward, forward.plan == ssdd::Plan::dense, nullptr).total;
+    const int64_t passes = ssdd::between<float>(forward, backward, forward.plan == ssdd::Plan::dense, nullptr).total;
+    const bool fuses = ssdd::cpu::krr_fuses(forward, backward.plan);
+    return fuses ? std::max(passes, forward.batch + 16 + ssdd::cpu::krr_fused_workspace(forward)) : passes;
   });
   m.def("build_info", &ssdd::build_info);
   m.def("force_instruction_set", &ssdd::force_instruction_set);

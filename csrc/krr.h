@@ -64,10 +64,27 @@ struct KrrBackwardArgs {
   T* work;
 };
 
+// Loss [B] and its gradients for gbar = 1 in one pass: small problems on the CPU, where a call costs as much as the
+// work. A problem that fails (status) leaves its loss and gradients unspecified.
+template <class T>
+struct KrrFusedArgs {
+  KrrShape shape;
+  Batch<const T> x_s, y_s, x_q, y_q;  // the columns of x_s and x_q lie side by side (cs = 1)
+  T* loss;
+  T *grad_x_s, *grad_y_s, *grad_x_q;  // each may be nullptr
+  int32_t* status;
+  Hyper<T> hyper;
+  OnFailure on_failure;
+  T* work;  // krr_fused_workspace(shape) elements
+};
+
 namespace cpu {
 int64_t krr_workspace(const KrrShape& shape, bool backward);
 template <class T> void krr_forward(const KrrForwardArgs<T>& args);
 template <class T> void krr_backward(const KrrBackwardArgs<T>& args);
+bool krr_fuses(const KrrShape& shape, Plan backward);  // linear, dense in both passes, few support points
+int64_t krr_fused_workspace(const KrrShape& shape);
+template <class T> void krr_fused(const KrrFusedArgs<T>& args);
 }  // namespace cpu
 namespace cuda {
 template <class T> void krr_forward(const KrrForwardArgs<T>& args, void* stream);
