@@ -22,7 +22,7 @@ if _missing:
 
 # After the check above, on purpose: these need what it looks for. The functions `distill` and `evaluate` take the
 # names of the rooms they come from; the rooms stay reachable as `from ssdd.distill import ...`.
-from .artifact import DistilledSet, Preprocessing  # noqa: E402
+from .artifact import DistilledSet, Preprocessing, export, read_published  # noqa: E402
 from .checkpoint import Checkpoints, Stopped  # noqa: E402
 from .config import (  # noqa: E402
     PRESETS,
@@ -73,6 +73,7 @@ __all__ = [
     "demo",
     "distill",
     "evaluate",
+    "export",
     "info",
     "kmeans_medoids",
     "load_images",
@@ -80,6 +81,7 @@ __all__ = [
     "preset",
     "pretrain",
     "random_subset",
+    "read_published",
     "read_representations",
     "represent",
     "train_teacher",

@@ -261,6 +261,13 @@ def _check(
             "teacher: real_view='augmented', teacher_in_loop='recomputed' (also --official) and targets='tied' need "
             "the teacher itself; representations from a file serve the others"
         )
+    if needs_teacher(config) and teacher is not None:
+        came = teacher(data.preprocessing(data.x_train[:2])).shape
+        if len(came) != 2 or came[1] != representations.shape[1]:
+            raise InputError(
+                f"teacher: expected {representations.shape[1]} numbers an image, as the representations have, "
+                f"got {list(came)} for 2 images"
+            )
 
 
 def _keep_snapshot(state: State, config: DistillConfig) -> None:

@@ -149,5 +149,6 @@ def test_errors_are_one_message_without_a_traceback(capsys):
 
 
 def test_help_of_every_verb():
-    for verb in ("demo", "teacher", "distill", "pretrain", "evaluate", "show", "info"):
+    for verb in ("demo", "teacher", "distill", "pretrain", "evaluate", "show", "info", "study", "export",
+                 "import"):  # fmt: skip
         assert verb in ssdd_command("--help").output and len(ssdd_command(verb, "--help").output) > 200

@@ -5,10 +5,12 @@ import dataclasses
 import pytest
 import torch
 
+from ssdd.checkpoint import Checkpoints
 from ssdd.config import DistillConfig, Diverged, InputError
 from ssdd.data import ImageSet
-from ssdd.distill import distill, inputs, rate, run, start
+from ssdd.distill import distill, identity, inputs, rate, run, start
 from ssdd.evaluate import evaluate
+from ssdd.models import build
 from ssdd.objective import outer_loss
 from ssdd.select import baseline, random_subset
 
@@ -159,3 +161,41 @@ def test_as_many_distilled_images_as_there_are(student, few, representations, sm
     ten = ImageSet("ten", few.x_train[:10], few.x_test)
     found = distill(ten, representations.train[:10], student, quick(small, images=10))
     assert len(found.result) == 10
+
+
+def test_a_teacher_whose_output_does_not_match(student, few, representations, small):
+    config = quick(small, teacher_in_loop="recomputed")
+    with pytest.raises(InputError, match=r"teacher: expected 16 numbers an image.*got \[2, 3\]"):
+        distill(few, representations.train, student, config, teacher=lambda x: torch.zeros(len(x), 3))
+
+
+def test_a_run_that_diverges_keeps_its_last_good_checkpoint(student, few, representations, small, tmp_path):
+    config = quick(small, log_every=4)
+    checkpoints = Checkpoints(tmp_path, every=0)
+    state = start(few, representations.train, student, config, seed=0)
+    checkpoints.begin(identity(few, representations.train, student, config, 0))
+    state.pool.fill(inputs(state, few, config).detach(), state.y_s.detach())
+    run(state, few, representations.train, config, until=5, checkpoints=checkpoints)
+    with torch.no_grad():
+        state.y_s[0] = float("nan")
+    with pytest.raises(Diverged, match="is nan between steps 4 and 6"):
+        run(state, few, representations.train, config, checkpoints=checkpoints)
+    assert [file.stem[-1] for file in checkpoints.files()] == ["4", "5"]
+    found = distill(few, representations.train, student, config, checkpoints=checkpoints)  # goes on from step 5
+    assert torch.equal(found.result.images, distill(few, representations.train, student, config).result.images)
+
+
+def test_a_checkpoint_of_other_data_or_another_network_is_refused(
+    student, few, representations, small, make, digits, tmp_path
+):
+    config, r = quick(small), representations.train
+    distill(few, r, student, config, checkpoints=Checkpoints(tmp_path, every=0))
+    others = ImageSet("few", digits.x_train[400:800], few.x_test)
+    wide = lambda: build("convnet-8-32", 1, (8, 8), 16)  # noqa: E731
+    for arguments, named in [
+        ((others, r, student, config), "data"), ((few, r, wide, config), "network"),
+        ((few, r + 1, student, config), "representations"),
+        ((few, r, student, quick(small, pool_counter="stuck")), r"distill\.pool_counter = 'reset' there"),
+    ]:  # fmt: skip
+        with pytest.raises(InputError, match=named):
+            distill(*arguments, checkpoints=Checkpoints(tmp_path, every=0))

@@ -1,4 +1,4 @@
-"""The command line: eight verbs, each one call of the package."""
+"""The command line: ten verbs, each one call of the package."""
 
 from __future__ import annotations
 
@@ -24,6 +24,7 @@ from ..data import load_images
 from ..evaluate import Cell, Study, evaluate, pretrain
 from ..models import build, seeded
 from ..teachers import Representations, Teacher
+from .files import export_command, import_command
 from .options import (
     ArtifactFile,
     Changes,
@@ -199,6 +200,8 @@ def info(
 
 
 app.command()(study)
+app.command("export")(export_command)
+app.command("import")(import_command)
 
 
 def _print_table(rows: list[list[str]]) -> None:

@@ -8,53 +8,33 @@ from __future__ import annotations
 
 import json
 import os
-import tempfile
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from safetensors import SafetensorError, safe_open
 from safetensors.torch import save as to_bytes
 from torch import Tensor
+from torch.utils.data import Dataset
 
-from .config import InputError
+from ..config import InputError
+from .files import read_safetensors, write_atomically
+from .preprocessing import Preprocessing
 
 FORMAT = "ssdd.distilled-set"
 FORMAT_VERSION = 1
-
-
-@dataclass(frozen=True)
-class Preprocessing:
-    """What a network expects of an image: pixels in [0, 1], minus ``mean``, divided by ``std``, channel by channel."""
-
-    mean: tuple[float, ...]
-    std: tuple[float, ...]
-
-    def __post_init__(self) -> None:
-        if len(self.mean) != len(self.std) or not self.mean:
-            raise InputError(f"Preprocessing: expected one mean and one std a channel, got {self.mean} and {self.std}")
-        if not all(s > 0 for s in self.std):
-            raise InputError(f"Preprocessing.std: expected positive numbers, got {self.std}")
-
-    def normalise(self, pixels: Tensor) -> Tensor:
-        """Pixels [N, C, H, W] in [0, 1], floating point -> network input of the same shape."""
-        mean = torch.tensor(self.mean, dtype=pixels.dtype, device=pixels.device).view(1, -1, 1, 1)
-        std = torch.tensor(self.std, dtype=pixels.dtype, device=pixels.device).view(1, -1, 1, 1)
-        return (pixels - mean) / std
-
-    def __call__(self, images: Tensor) -> Tensor:
-        """Stored images, uint8 [N, H, W, C] -> network input, float32 [N, C, H, W]."""
-        if images.dtype != torch.uint8 or images.dim() != 4 or images.shape[-1] != len(self.mean):
-            raise InputError(
-                f"images: expected uint8 [N, H, W, {len(self.mean)}], got {images.dtype} {list(images.shape)}"
-            )
-        return self.normalise(images.permute(0, 3, 1, 2).to(torch.float32).div(255))
+_META: dict[str, type] = {
+    "method": str, "seed": int, "source": str, "support_input": str, "target_kind": str, "config": dict,
+    "versions": dict, "metrics": dict,
+}  # fmt: skip
 
 
 @dataclass
-class DistilledSet:
-    """Images and the targets a network should learn from them.
+class DistilledSet(Dataset[tuple[Tensor, Tensor]]):
+    """Images and the targets a network should learn from them: a ``torch.utils.data.Dataset``.
+
+    ``pairs[i]`` is what a network is fed for image i, float32 [C, H, W], and its target, float32 [C]; a ``DataLoader``
+    takes it as it is. A set this small is faster whole: :meth:`inputs` and ``targets``.
 
     ``images``: float32 [S, C, H, W], pixels whose nominal range is [0, 1] (learned pixels may leave it).
     ``targets``: float32 [S, C], representations, or labels one-hot where ``target_kind`` says so.
@@ -97,6 +77,12 @@ class DistilledSet:
     def __len__(self) -> int:
         return len(self.images)
 
+    def __getitem__(self, i: int) -> tuple[Tensor, Tensor]:
+        image = self.images[i]  # an IndexError past the end is what ends a `for` over a Dataset
+        if self.support_input == "normalised":
+            image = self.preprocessing.normalise(image[None])[0]
+        return image, self.targets[i]
+
     def inputs(self) -> Tensor:
         """What a network is fed for the images: float32 [S, C, H, W]."""
         return self.preprocessing.normalise(self.images) if self.support_input == "normalised" else self.images
@@ -132,42 +118,12 @@ class DistilledSet:
         try:
             pre = Preprocessing(*(tuple(map(float, meta["preprocessing"][key])) for key in ("mean", "std")))
             fields = {key: meta[key] for key in _META}
+            wrong = [key for key, kind in _META.items() if not isinstance(fields[key], kind)]
+            if wrong:
+                raise TypeError(f"{wrong[0]} is a {type(fields[wrong[0]]).__name__}")
         except (KeyError, TypeError, ValueError) as error:
             raise InputError(f"{path}: damaged metadata ({error!r})") from None
+        for key in ("images", "targets"):
+            if not bool(torch.isfinite(tensors[key]).all()):
+                raise InputError(f"{path}: {key}: values that are not finite")
         return cls(images=tensors["images"], targets=tensors["targets"], preprocessing=pre, **fields)
-
-
-_META = ("method", "seed", "source", "support_input", "target_kind", "config", "versions", "metrics")
-
-
-def read_safetensors(path: str | os.PathLike[str]) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """Tensors and the JSON under the metadata key ``ssdd`` (empty where there is none) of a safetensors file."""
-    if not Path(path).is_file():
-        raise InputError(f"{path}: no such file")
-    try:
-        with safe_open(path, framework="pt") as file:
-            meta = json.loads((file.metadata() or {}).get("ssdd", "{}"))
-            tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 (not a dict)
-    except (SafetensorError, OSError, ValueError) as error:
-        raise InputError(f"{path}: not a readable safetensors file ({error})") from None
-    if not isinstance(meta, dict):
-        raise InputError(f"{path}: damaged metadata (expected an object, got {type(meta).__name__})")
-    return tensors, meta
-
-
-def write_atomically(path: str | os.PathLike[str], content: bytes) -> Path:
-    """Write ``content`` beside ``path`` and move it there in one step."""
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=path.name + ".")
-    try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        os.chmod(name, 0o644)  # mkstemp's 0600 would surprise whoever shares the directory
-        os.replace(name, path)
-    except BaseException:
-        Path(name).unlink(missing_ok=True)
-        raise
-    return path

@@ -1,0 +1,38 @@
+"""What a network expects of an image."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from ..config import InputError
+
+
+@dataclass(frozen=True)
+class Preprocessing:
+    """What a network expects of an image: pixels in [0, 1], minus ``mean``, divided by ``std``, channel by channel."""
+
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+
+    def __post_init__(self) -> None:
+        if len(self.mean) != len(self.std) or not self.mean:
+            raise InputError(f"Preprocessing: expected one mean and one std a channel, got {self.mean} and {self.std}")
+        if not all(s > 0 for s in self.std):
+            raise InputError(f"Preprocessing.std: expected positive numbers, got {self.std}")
+
+    def normalise(self, pixels: Tensor) -> Tensor:
+        """Pixels [N, C, H, W] in [0, 1], floating point -> network input of the same shape."""
+        mean = torch.tensor(self.mean, dtype=pixels.dtype, device=pixels.device).view(1, -1, 1, 1)
+        std = torch.tensor(self.std, dtype=pixels.dtype, device=pixels.device).view(1, -1, 1, 1)
+        return (pixels - mean) / std
+
+    def __call__(self, images: Tensor) -> Tensor:
+        """Stored images, uint8 [N, H, W, C] -> network input, float32 [N, C, H, W]."""
+        if images.dtype != torch.uint8 or images.dim() != 4 or images.shape[-1] != len(self.mean):
+            raise InputError(
+                f"images: expected uint8 [N, H, W, {len(self.mean)}], got {images.dtype} {list(images.shape)}"
+            )
+        return self.normalise(images.permute(0, 3, 1, 2).to(torch.float32).div(255))

@@ -1,0 +1,195 @@
+"""Distilled sets to and from other tools' forms, through the program; and files that are not what they say."""
+
+import json
+import os
+import pickle
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from typer.testing import CliRunner
+
+from ssdd.artifact import DistilledSet, Preprocessing, export, read_published
+from ssdd.cli import app
+from ssdd.config import InputError
+
+PRE = Preprocessing((0.4, 0.5, 0.1), (0.2, 0.3, 0.25))
+
+
+def example(channels=3, **changes) -> DistilledSet:
+    g = torch.Generator().manual_seed(0)
+    pre = PRE if channels == 3 else Preprocessing((0.4,), (0.2,))
+    images = torch.rand(6, channels, 8, 8, generator=g) * 1.2 - 0.1
+    return DistilledSet(images, torch.randn(6, 4, generator=g), pre, source="somewhere", **changes)
+
+
+def ssdd_command(*arguments, fails=False):
+    result = CliRunner().invoke(app, [str(a) for a in arguments])
+    assert (result.exit_code != 0) == fails, (result.output, result.exception)
+    return result
+
+
+def test_it_is_a_torch_dataset():
+    pairs = example()
+    assert isinstance(pairs, torch.utils.data.Dataset) and len(pairs) == 6
+    x, y = next(iter(torch.utils.data.DataLoader(pairs, batch_size=6)))
+    assert torch.equal(x, pairs.inputs()) and torch.equal(y, pairs.targets)
+    assert torch.equal(example(support_input="raw")[2][0], pairs.images[2])
+    assert len(list(pairs)) == 6 and torch.equal(pairs[-1][1], pairs.targets[-1])
+    with pytest.raises(IndexError):
+        pairs[6]
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_export_to_a_folder(tmp_path, channels):
+    pairs = example(channels)
+    said = ssdd_command("export", pairs.save(tmp_path / "a.safetensors"), "-o", tmp_path / "out").output
+    assert "values clipped" in said
+    pictures = sorted((tmp_path / "out" / "images").iterdir())
+    assert [p.name for p in pictures] == [f"{i:05d}.png" for i in range(6)]
+    seen = np.asarray(Image.open(pictures[3])).astype(np.float32) / 255
+    wanted = pairs.images[3].permute(1, 2, 0).clamp(0, 1).numpy().squeeze()
+    assert np.abs(seen - wanted).max() <= 0.5 / 255 + 1e-6
+    assert np.array_equal(np.load(tmp_path / "out" / "targets.npy"), pairs.targets.numpy())
+    assert torch.equal(DistilledSet.load(tmp_path / "out" / "distilled.safetensors").images, pairs.images)
+    about = json.loads((tmp_path / "out" / "about.json").read_text())
+    assert tuple(about["preprocessing"]["mean"]) == pairs.preprocessing.mean
+    again = ssdd_command("export", tmp_path / "a.safetensors", "-o", tmp_path / "out", fails=True)
+    assert "exists" in str(again.exception)
+
+
+def test_what_eight_bits_cost_is_said(tmp_path):
+    pairs = example()
+    cost = export(pairs, tmp_path / "out")
+    outside = float(((pairs.images < 0) | (pairs.images > 1)).float().mean())
+    assert cost["clipped"] == pytest.approx(outside) and 0.05 < cost["largest_change"] <= 0.11
+
+
+def test_export_to_a_huggingface_set(tmp_path):
+    pairs = example()
+    ssdd_command("export", pairs.save(tmp_path / "a.safetensors"), "-o", tmp_path / "out", "--form", "huggingface")
+    rows = [json.loads(line) for line in (tmp_path / "out" / "train" / "metadata.jsonl").read_text().splitlines()]
+    assert [r["file_name"] for r in rows] == [f"{i:05d}.png" for i in range(6)]
+    assert torch.equal(torch.tensor([r["target"] for r in rows]), pairs.targets)
+    assert (tmp_path / "out" / "README.md").read_text().startswith("---\n")
+    hub = pytest.importorskip(
+        "datasets", reason="THE OPTIONAL LIBRARY `datasets` IS NOT HERE: it did not read the export"
+    )
+    read = hub.load_dataset("imagefolder", data_dir=str(tmp_path / "out"), cache_dir=str(tmp_path / "cache"))["train"]
+    assert len(read) == 6 and torch.equal(torch.tensor(read["target"][:]), pairs.targets)
+    assert np.array_equal(
+        np.asarray(read[2]["image"]), np.asarray(Image.open(tmp_path / "out" / "train" / "00002.png"))
+    )
+
+
+def test_export_to_ddranking(tmp_path):
+    pairs, file = example(), example().save(tmp_path / "a.safetensors")
+    scores = torch.eye(3)[[2, 0, 1, 0, 2, 1]] * 5 + torch.rand(6, 3, generator=torch.Generator().manual_seed(1))
+    np.save(tmp_path / "scores.npy", scores.numpy())
+    ssdd_command("export", file, "-o", tmp_path / "out", "--form", "ddranking", "--labels", tmp_path / "scores.npy")
+    images, labels, rate = (
+        torch.load(tmp_path / "out" / f"{n}.pt", weights_only=True) for n in ("images", "labels", "lr")
+    )
+    order = [1, 3, 2, 5, 0, 4]
+    assert torch.equal(images, pairs.inputs()[order]) and torch.equal(labels, scores[order]) and rate.dim() == 0
+    assert labels.argmax(1).tolist() == [0, 0, 1, 1, 2, 2]
+    labelled = example(target_kind="labels")
+    labelled.targets = scores
+    export(labelled, tmp_path / "own", "ddranking")
+    assert torch.equal(torch.load(tmp_path / "own" / "labels.pt", weights_only=True), scores[order])
+
+
+def test_exports_that_do_not_fit(tmp_path):
+    uneven = torch.eye(3)[[0, 0, 0, 0, 1, 2]]
+    for form, labels, named in [
+        ("ddranking", None, "representations; give labels"), ("ddranking", uneven, "same number.*1 to 4"),
+        ("ddranking", uneven[:2], r"floats \[6, classes\]"), ("folder", uneven, "only the form ddranking"),
+        ("zip", None, "expected one of folder, huggingface, ddranking"),
+    ]:  # fmt: skip
+        with pytest.raises(InputError, match=named):
+            export(example(), tmp_path / "out", form, labels)
+    assert not list(tmp_path.iterdir())  # nothing half written
+    (tmp_path / "bad.npy").write_bytes(pickle.dumps([1]))
+    file = example().save(tmp_path / "a.safetensors")
+    said = ssdd_command(
+        "export", file, "-o", tmp_path / "o", "--form", "ddranking", "--labels", tmp_path / "bad.npy", fails=True
+    )
+    assert "bad.npy" in str(said.exception)
+
+
+def published(folder, x, y):
+    torch.save(x, folder / "x_syn.pt")
+    torch.save(y, folder / "y_syn.pt")
+    return folder / "x_syn.pt", folder / "y_syn.pt"
+
+
+def test_import_of_the_published_files(tmp_path):
+    pairs = example()
+    x, y = published(tmp_path, torch.nn.Parameter(pairs.images), pairs.targets.double())
+    ssdd_command("import", x, y, "-o", tmp_path / "a.safetensors", "--mean", "0.4,0.5,0.1", "--std", "0.2,0.3,0.25")
+    made = DistilledSet.load(tmp_path / "a.safetensors")
+    assert torch.equal(made.images, pairs.images) and torch.equal(made.targets, pairs.targets)
+    assert made.preprocessing == PRE and made.support_input == "raw" and not made.images.requires_grad
+    np.savez(tmp_path / "real.npz", x_train=np.random.default_rng(0).integers(0, 256, (9, 8, 8, 3), dtype=np.uint8))
+    ssdd_command("import", x, y, "-o", tmp_path / "b.safetensors", "-d", tmp_path / "real.npz")
+    assert DistilledSet.load(tmp_path / "b.safetensors").source == "real"
+    x, y = published(tmp_path, pairs.images, torch.tensor([0, 2, 1, 0, 2, 1]))  # the label-based baselines
+    labels = read_published(x, y, PRE)
+    assert labels.target_kind == "labels" and labels.targets.argmax(1).tolist() == [0, 2, 1, 0, 2, 1]
+
+
+class Run:
+    def __init__(self, flag):
+        self.flag = flag
+
+    def __reduce__(self):
+        return os.mkdir, (self.flag,)
+
+
+@pytest.mark.parametrize("how", ["torch.save", "pickle", "old torch.save", "module"])
+def test_a_hostile_pt_file_is_refused_and_nothing_runs(tmp_path, how):
+    flag, (x, y) = str(tmp_path / "executed"), published(tmp_path, torch.rand(2, 3, 4, 4), torch.rand(2, 5))
+    if how == "pickle":
+        x.write_bytes(pickle.dumps(Run(flag)))
+    else:
+        old = how == "old torch.save"
+        torch.save(torch.nn.Linear(2, 2) if how == "module" else [torch.rand(2), Run(flag)], x,
+                   _use_new_zipfile_serialization=not old)  # fmt: skip
+    with pytest.raises(InputError, match=r"x_syn\.pt: not a file of plain tensors .*nothing in it was run"):
+        read_published(x, y, PRE)
+    assert not os.path.exists(flag)
+    if how == "torch.save":  # without the restriction it does run: this test would notice
+        torch.load(x, weights_only=False)
+        assert os.path.exists(flag)
+
+
+@pytest.mark.parametrize(
+    "x, y, named",
+    [
+        (torch.rand(2, 3, 4, 4), {"y": torch.rand(2)}, "y_syn.pt: expected one tensor, got dict"),
+        (torch.rand(2, 3, 4, 4), torch.rand(3, 5), "targets: expected one an image"),
+        (torch.rand(2, 3, 4), torch.rand(2, 5), "images: expected"),
+        (torch.rand(2, 1, 4, 4), torch.rand(2, 5), "preprocessing"),
+        (torch.zeros(2, 3, 4, 4, dtype=torch.uint8), torch.rand(2, 5), "images: expected floating"),
+        (torch.full((2, 3, 4, 4), float("nan")), torch.rand(2, 5), "x_syn.pt: values that are not finite"),
+        (torch.rand(2, 3, 4, 4), torch.tensor([0, -1]), "labels from 0"),
+    ],
+)
+def test_published_files_that_do_not_fit(tmp_path, x, y, named):
+    with pytest.raises(InputError, match=named):
+        read_published(*published(tmp_path, x, y), PRE)
+
+
+def test_import_wants_the_preprocessing(tmp_path):
+    x, y = published(tmp_path, torch.rand(2, 3, 4, 4), torch.rand(2, 5))
+    for arguments, named in [((), "expected one of the two"), (("--mean", "0.1"), "expected one of the two"),
+                             (("--mean", "a", "--std", "1"), "--mean: expected numbers")]:  # fmt: skip
+        said = ssdd_command("import", x, y, "-o", tmp_path / "a.safetensors", *arguments, fails=True)
+        assert named in str(said.exception)
+    whole = x.read_bytes()
+    x.write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(InputError, match="x_syn.pt"):
+        read_published(x, y, PRE)
+    with pytest.raises(InputError, match="no such file"):
+        read_published(tmp_path / "none.pt", y, PRE)
