@@ -15,8 +15,8 @@ namespace ssdd::cpu {
 namespace {
 
 constexpr int64_t kMostSupport = 20;  // the micro kernels for few rows and few columns are made for this many
-constexpr int64_t kBand = 32;         // queries at a time
-constexpr int64_t kRunBands = 16;     // bands whose sums are added to a total: short sums round less
+constexpr int64_t kBand = 36;         // queries at a time
+constexpr int64_t kRunBands = 14;     // bands whose sums are added to a total: short sums round less
 constexpr int64_t kStrip = 512;       // columns of Xbar_s at a time: S of them stay in L1
 
 template <class T>

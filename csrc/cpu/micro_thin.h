@@ -123,11 +123,15 @@ template <class T, int Bytes>
 void stream(int m, int n, int kc, const T* a, const T* b, int64_t bs, T* c, int64_t ld) {
   int k = 0;
   for (; k + 6 <= kc; k += 6) stream_rows<T, Bytes, 6>(m, n, a + k * m, b + k * bs, bs, c, ld);
-  if (k + 3 <= kc) {
-    stream_rows<T, Bytes, 3>(m, n, a + k * m, b + k * bs, bs, c, ld);
-    k += 3;
+  if (kc - k >= 4) {
+    stream_rows<T, Bytes, 4>(m, n, a + k * m, b + k * bs, bs, c, ld);
+    k += 4;
   }
-  for (; k < kc; ++k) stream_rows<T, Bytes, 1>(m, n, a + k * m, b + k * bs, bs, c, ld);
+  if (kc - k >= 2) {
+    stream_rows<T, Bytes, 2>(m, n, a + k * m, b + k * bs, bs, c, ld);
+    k += 2;
+  }
+  if (k < kc) stream_rows<T, Bytes, 1>(m, n, a + k * m, b + k * bs, bs, c, ld);
 }
 
 }  // namespace

@@ -26,8 +26,10 @@ from .problem import Problem
 
 # A sample shorter than this is the mean over several calls: clocks and wake-ups would show otherwise.
 SAMPLE_SECONDS = 0.01
-# OpenMP and OpenBLAS threads spin for tens of milliseconds after their last region, on the cores the next one needs.
+# OpenMP and OpenBLAS threads spin after their last region, on the cores that the next one needs: OpenBLAS' were seen
+# to do so for 110 ms. So each sample waits until the process is at rest.
 SETTLE_SECONDS = 0.05
+SETTLE_AT_MOST = 1.0
 MIN_ROUNDS = 5
 UNIT = {"float64": 2.0**-53}
 
@@ -72,7 +74,7 @@ def interleaved(
     Args:
         calls: what to time, by name; each is called once or more before the first sample.
         repeats: most samples of each. seconds: no new round begins after this; five rounds are taken in any case.
-        settle: pause before each sample; 0 where all calls run on the same threads.
+        settle: seconds in which the process must have used next to no CPU before each sample; 0: no pause.
 
     On CUDA a sample is one call between two events, after the L2 cache was overwritten; elsewhere it is the wall time
     of as many calls as make ten milliseconds.
@@ -92,7 +94,7 @@ def interleaved(
                 break
             for name, call in calls.items():
                 gc.collect()
-                time.sleep(settle)
+                _rest(settle)
                 if inner[name] > 1:
                     call()  # a short call is measured warm, as in a loop
                 gc.disable()
@@ -102,6 +104,16 @@ def interleaved(
         gc.enable()
         gc.unfreeze()
     return samples
+
+
+def _rest(settle: float) -> None:
+    """Returns after a pause of ``settle`` seconds in which no thread of this process was busy."""
+    begin = time.perf_counter()
+    while settle > 0:
+        busy = time.process_time()
+        time.sleep(settle)
+        if time.process_time() - busy < 0.1 * settle or time.perf_counter() - begin > SETTLE_AT_MOST:
+            return
 
 
 def _wall_sample(call: Callable[[], Any], count: int) -> float:

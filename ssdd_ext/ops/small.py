@@ -86,17 +86,22 @@ class _SmallMse(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x_s: Tensor, y_s: Tensor, x_q: Tensor, y_q: Tensor, call: Call) -> Tensor:
         loss, ctx.bars = _run(x_s, y_s, x_q, y_q, ctx.needs_input_grad, call)
-        ctx.call = call
-        ctx.save_for_backward(x_s, y_s, x_q, y_q)
+        ctx.call, ctx.inputs = call, (x_s, y_s, x_q, y_q)
+        ctx.versions = (x_s._version, y_s._version, x_q._version, y_q._version)
         return loss
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> Any:
         bars = ctx.bars
         if bars is None:  # handed out before: a second backward through a retained graph
-            bars = _run(*ctx.saved_tensors, ctx.needs_input_grad, ctx.call)[1]
+            if ctx.versions != tuple(t._version for t in ctx.inputs):
+                raise RuntimeError(
+                    "ssdd_ext.krr_mse: a second backward needs the inputs again, and one of them was modified in place "
+                    "since the forward; clone it before the change"
+                )
+            bars = _run(*ctx.inputs, ctx.needs_input_grad, ctx.call)[1]
         if torch.is_grad_enabled():
-            return (*_Once.apply(grad, *bars, *ctx.saved_tensors[:3]), None, None)
+            return (*_Once.apply(grad, *bars, *ctx.inputs[:3]), None, None)
         if grad.dim() == 0 and grad.item() == 1:
             ctx.bars = None
             return (*bars, None, None)

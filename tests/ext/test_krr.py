@@ -252,3 +252,24 @@ def test_gradients_that_nobody_asked_for_are_not_there(backend):
     krr_mse(inputs, backend=backend).backward()
     assert inputs.y_s.grad is not None
     assert inputs.x_s.grad is None and inputs.x_q.grad is None and inputs.y_q.grad is None
+
+
+def test_small_problem_gives_its_gradients_again(random):
+    """The short road hands its gradients out once; a retained graph computes them again, never shares them."""
+    x_s, y_s = random(6, 20).requires_grad_(), random(6, 3).requires_grad_()
+    x_q, y_q = random(30, 20), random(30, 3)
+    loss = ssdd_ext.krr_mse(x_s, y_s, x_q, y_q, ridge=Ridge.trace(1e-2))
+    first = torch.autograd.grad(loss, (x_s, y_s), retain_graph=True)
+    kept = [g.clone() for g in first]
+    for g in first:
+        g.zero_()  # a gradient is its receiver's
+    second = torch.autograd.grad(loss, (x_s, y_s), retain_graph=True)
+    for a, b in zip(kept, second, strict=True):
+        assert torch.equal(a, b)
+    tripled = torch.autograd.grad(3 * loss, (x_s, y_s), retain_graph=True)
+    for a, b in zip(kept, tripled, strict=True):
+        torch.testing.assert_close(3 * a, b)
+    with torch.no_grad():
+        x_q.add_(1)
+    with pytest.raises(RuntimeError, match="modified in place"):
+        torch.autograd.grad(loss, (x_s, y_s))
