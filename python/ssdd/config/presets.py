@@ -36,8 +36,8 @@ PRESETS: dict[str, Preset] = {
         name="cifar10-cpu",
         student=StudentConfig(model="convnet-32-64-128", channels_last=True),
         teacher=TeacherConfig(widths=(32, 64, 128, 256), epochs=20),
-        distill=DistillConfig(images=200, steps=1200, batch=512, rate=0.01, pool=3, pool_steps=25),
-        pretrain=PretrainConfig(steps=300),
+        distill=DistillConfig(images=200, steps=1200, batch=256, rate=0.01, pool=2, pool_steps=50, pool_rate=0.4),
+        pretrain=PretrainConfig(steps=300, rate=0.5),
         finetune=FinetuneConfig(share=0.1),
     ),
     # Small colour images on a CPU: a folder or an .npz of the user's.
