@@ -76,8 +76,11 @@ class StudentConfig:
 
 @dataclass(frozen=True)
 class TeacherConfig:
-    """Barlow Twins (the paper's teacher, section 4) on a ConvNet that ends in a mean over positions."""
+    """How a teacher is trained without labels: Barlow Twins is the paper's (section 4)."""
 
+    method: Literal["barlow-twins", "simclr", "byol"] = "barlow-twins"
+    backbone: Literal["convnet", "resnet18"] = "convnet"
+    """A ConvNet of ``widths`` that ends in a mean over positions, or ResNet-18 (published stem; 512 numbers)."""
     widths: tuple[int, ...] = (32, 64, 128, 256)
     """Channels of each block; the last one is the length of a representation."""
     epochs: int = 20
@@ -86,9 +89,13 @@ class TeacherConfig:
     """AdamW's largest rate; one-tenth warm-up, then cosine to 0."""
     weight_decay: float = 1e-4
     projector: int = 512
-    """Width of the two layers between the representation and the Barlow Twins loss; they are dropped after."""
+    """Width of the two layers between the representation and the loss (and of BYOL's predictor); dropped after."""
     redundancy: float = 0.005
-    """Weight of the off-diagonal terms of the cross-correlation matrix."""
+    """Barlow Twins: weight of the off-diagonal terms of the cross-correlation matrix."""
+    temperature: float = 0.5
+    """SimCLR: temperature of the cosines."""
+    follow: float = 0.99
+    """BYOL: share of itself that the slow copy keeps at each step."""
     seed: int = 0
     augment: AugmentConfig = field(default_factory=AugmentConfig)
 
@@ -97,6 +104,11 @@ class TeacherConfig:
         _at_least_one(self, "epochs", "batch", "projector")
         if self.batch < 2:
             raise InputError(f"TeacherConfig.batch: expected at least 2, to correlate over, got {self.batch}")
+        if self.temperature == 0 or self.follow > 1:
+            raise InputError(
+                f"TeacherConfig: expected temperature above 0 and follow from 0 to 1, "
+                f"got {self.temperature} and {self.follow}"
+            )
 
 
 @dataclass(frozen=True)

@@ -16,10 +16,15 @@ from torch import Tensor, nn
 
 from ..artifact import Preprocessing, read_safetensors, write_atomically
 from ..config import InputError
-from ..models import ConvNet
+from ..models import ConvNet, ResNet
 
 FORMAT = "ssdd.teacher"
 BATCH = 500
+
+
+def teacher_backbone(kind: str, channels: int, size: tuple[int, int], widths: tuple[int, ...]) -> ConvNet | ResNet:
+    """A teacher's network with a random start: "convnet" with ``widths``, pooled, or "resnet18" (published stem)."""
+    return ResNet(channels) if kind == "resnet18" else ConvNet(channels, size, widths, pooled=True)
 
 
 class Teacher:
@@ -70,8 +75,8 @@ class Teacher:
         return digest.hexdigest()
 
     def save(self, path: str | os.PathLike[str]) -> Path:
-        """Write a teacher that was trained here (a ConvNet); a network of the user's is theirs to save."""
-        if not isinstance(self.module, ConvNet) or "widths" not in self.about:
+        """Write a teacher that was trained here; a network of the user's is theirs to save."""
+        if not isinstance(self.module, ConvNet | ResNet) or "widths" not in self.about:
             raise InputError("teacher: only a teacher trained by ssdd can be saved; save your own network yourself")
         meta = {"format": FORMAT, "preprocessing": asdict(self.preprocessing), "about": self.about}
         tensors = {key: value.contiguous() for key, value in self.module.state_dict().items()}
@@ -85,7 +90,8 @@ class Teacher:
             raise InputError(f"{path}: expected a teacher written by `ssdd teacher`, got format {meta.get('format')!r}")
         try:
             about = meta["about"]
-            module = ConvNet(about["channels"], tuple(about["size"]), tuple(about["widths"]), pooled=True)
+            kind = about.get("backbone", "convnet")
+            module = teacher_backbone(kind, about["channels"], tuple(about["size"]), tuple(about["widths"]))
             module.load_state_dict(tensors)
             pre = Preprocessing(*(tuple(meta["preprocessing"][key]) for key in ("mean", "std")))
         except (KeyError, TypeError, RuntimeError) as error:

@@ -12,9 +12,9 @@ from ssdd.config import Diverged, InputError
 from ssdd.data import ImageSet, augment
 from ssdd.data.sets import hold_out
 from ssdd.evaluate.measures import standardise
-from ssdd.models import ConvNet
+from ssdd.models import ConvNet, seeded
 from ssdd.teachers import Representations, Teacher, read_representations, represent, train_teacher
-from ssdd.teachers.barlow import barlow_loss
+from ssdd.teachers.methods import BYOL, barlow_loss, byol_loss, simclr_loss
 
 PRE = Preprocessing((0.0,), (1.0,))
 
@@ -48,6 +48,60 @@ def test_training_makes_two_views_of_an_image_recognise_each_other(few, small, t
     torch.manual_seed(0)
     start = Teacher(ConvNet(1, (8, 8), small.teacher.widths, pooled=True), few.preprocessing)
     assert recognised(teacher) > recognised(start) + 0.1
+
+
+@pytest.mark.parametrize("method", ["simclr", "byol"])
+def test_the_other_methods_do_so_too(few, small, method):
+    config = dataclasses.replace(small.teacher, method=method)
+    losses = []
+    trained = train_teacher(few, config, lambda e: losses.append(e["loss"]))
+    assert losses[-1] < 0.9 * losses[0] and trained.about["method"] == method
+    pixels = few.x_test.permute(0, 3, 1, 2).float() / 255
+    g = torch.Generator().manual_seed(0)
+    views = [few.preprocessing.normalise(augment(pixels, config.augment, g)) for _ in range(2)]
+    start = Teacher(seeded(lambda: ConvNet(1, (8, 8), config.widths, pooled=True), config.seed), few.preprocessing)
+
+    def recognised(t: Teacher) -> float:
+        a, b = standardise(*map(t, views))
+        return float((torch.cdist(a, b).argmin(1) == torch.arange(len(a))).float().mean())
+
+    assert recognised(trained) > recognised(start)
+
+
+def test_simclr_loss_against_the_formula():
+    g = torch.Generator().manual_seed(0)
+    a, b = torch.randn(5, 3, generator=g).double(), torch.randn(5, 3, generator=g).double()
+    z = torch.cat([a, b]) / torch.cat([a, b]).norm(dim=1, keepdim=True)
+    terms = []
+    for i in range(10):
+        others = [float(z[i] @ z[j]) / 0.3 for j in range(10) if j != i]
+        terms.append(np.log(np.exp(others).sum()) - float(z[i] @ z[(i + 5) % 10]) / 0.3)
+    assert float(simclr_loss(a, b, 0.3)) == pytest.approx(np.mean(terms))
+
+
+def test_byol_predicts_a_copy_that_follows(small):
+    assert float(byol_loss(torch.eye(3), torch.eye(3) * 7)) == pytest.approx(0)
+    assert float(byol_loss(torch.eye(3), -torch.eye(3))) == pytest.approx(4)
+    backbone = ConvNet(1, (8, 8), (4, 6), pooled=True)
+    method = BYOL(backbone, 6, dataclasses.replace(small.teacher, method="byol", follow=0.9))
+    before = [p.clone() for p in method.slow.parameters()]
+    with torch.no_grad():
+        for p in backbone.parameters():
+            p.add_(1.0)
+    method.after_step(backbone)
+    moved = [(a - b).abs().max() for a, b in zip(method.slow.parameters(), before, strict=True)]
+    n = len(list(backbone.parameters()))
+    assert all(float(m) == pytest.approx(0.1, rel=1e-4) for m in moved[:n]) and not any(map(float, moved[n:]))
+    assert not any(p.requires_grad for p in method.slow.parameters())
+    method.loss(backbone, torch.randn(8, 1, 8, 8)).backward()
+    assert all(p.grad is None for p in method.slow.parameters()) and backbone.blocks[0].weight.grad is not None
+
+
+def test_resnet_teachers_are_trained_and_read_back(tmp_path, few, small):
+    some = ImageSet("some", few.x_train[:16], few.x_test[:4])
+    trained = train_teacher(some, dataclasses.replace(small.teacher, backbone="resnet18", epochs=1, batch=8))
+    loaded = Teacher.load(trained.save(tmp_path / "t.safetensors"))
+    assert loaded.key() == trained.key() and loaded.represent(some.x_test).shape == (4, 512)
 
 
 def test_diverging_teacher_stops(few, small):

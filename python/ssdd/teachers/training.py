@@ -1,4 +1,4 @@
-"""Barlow Twins (Zbontar et al., 2021): two views of an image should agree, and the coordinates should not repeat."""
+"""Training a teacher: any of the methods, from views of the training images alone."""
 
 from __future__ import annotations
 
@@ -12,23 +12,9 @@ from torch import Tensor, nn
 from ..checkpoint import Checkpoints
 from ..config import Diverged, InputError, Report, TeacherConfig, as_dict, silent
 from ..data import ImageSet, augment
-from ..models import ConvNet, seeded
-from .teacher import Teacher
-
-
-def barlow_loss(a: Tensor, b: Tensor, redundancy: float) -> Tensor:
-    """Projections of two views, [N, P] each -> Σ_i (1 - C_ii)² + redundancy · Σ_{i≠j} C_ij², C their correlation."""
-    a = (a - a.mean(0)) / (a.std(0) + 1e-5)
-    b = (b - b.mean(0)) / (b.std(0) + 1e-5)
-    c = a.T @ b / len(a)
-    diagonal = torch.diagonal(c)
-    return (1 - diagonal).square().sum() + redundancy * (c.square().sum() - diagonal.square().sum())
-
-
-def _projector(dimension: int, width: int) -> nn.Sequential:
-    return nn.Sequential(
-        nn.Linear(dimension, width, bias=False), nn.BatchNorm1d(width), nn.ReLU(), nn.Linear(width, width, bias=False)
-    )
+from ..models import seeded
+from .methods import METHODS, Method
+from .teacher import Teacher, teacher_backbone
 
 
 @dataclass
@@ -36,7 +22,7 @@ class Training:
     """All that changes while a teacher is trained; :meth:`state_dict` writes it, :meth:`load_state_dict` reads it."""
 
     backbone: nn.Module
-    projector: nn.Module
+    method: Method
     optimizer: torch.optim.Optimizer
     generator: torch.Generator
     step: int = 0
@@ -46,14 +32,14 @@ class Training:
     def state_dict(self) -> dict[str, Any]:
         """Tensors and plain values only. Continuing from it gives the same bits as never having stopped."""
         return {
-            "backbone": self.backbone.state_dict(), "projector": self.projector.state_dict(),
+            "backbone": self.backbone.state_dict(), "method": self.method.state_dict(),
             "optimizer": self.optimizer.state_dict(), "generator": self.generator.get_state(), "step": self.step,
             "order": self.order, "total": self.total,
         }  # fmt: skip
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Continue from what :meth:`state_dict` returned."""
-        for name in ("backbone", "projector", "optimizer"):
+        for name in ("backbone", "method", "optimizer"):
             getattr(self, name).load_state_dict(state[name])
         self.generator.set_state(state["generator"])
         self.step, self.order, self.total = state["step"], state["order"], state["total"]
@@ -62,7 +48,7 @@ class Training:
 def train_teacher(
     data: ImageSet, config: TeacherConfig, report: Report = silent, checkpoints: Checkpoints | None = None
 ) -> Teacher:
-    """Train a ConvNet on the training images alone, without labels.
+    """Train a network by ``config.method`` on the training images alone, without labels.
 
     Reports ``{"event": "teacher", "step", "steps", "loss"}`` once an epoch. Deterministic for one seed, machine and
     number of threads. With ``checkpoints`` the training goes on from the newest one there is, to the same bits as if
@@ -71,11 +57,11 @@ def train_teacher(
     n = len(data.x_train)
     if n < 4:
         raise InputError(f"data: expected at least 4 training images for a teacher, got {n}")
-    backbone = seeded(lambda: ConvNet(data.channels, data.size, config.widths, pooled=True), config.seed)
-    projector = seeded(lambda: _projector(backbone.dimension, config.projector), config.seed + 1)
-    parameters = [*backbone.parameters(), *projector.parameters()]
+    backbone = seeded(lambda: teacher_backbone(config.backbone, data.channels, data.size, config.widths), config.seed)
+    method = seeded(lambda: METHODS[config.method](backbone, backbone.dimension, config), config.seed + 1)
+    parameters = [*backbone.parameters(), *(p for p in method.parameters() if p.requires_grad)]
     optimizer = torch.optim.AdamW(parameters, lr=config.rate, weight_decay=config.weight_decay)
-    t = Training(backbone, projector, optimizer, torch.Generator().manual_seed(config.seed))
+    t = Training(backbone, method, optimizer, torch.Generator().manual_seed(config.seed))
     identity = {"teacher": as_dict(config), "data": data.fingerprint}
     saved = checkpoints.begin(identity) if checkpoints else None
     if saved is not None:
@@ -91,11 +77,11 @@ def train_teacher(
             group["lr"] = config.rate * _schedule(t.step / steps)
         pixels = data.x_train[t.order[i * batch : (i + 1) * batch]].permute(0, 3, 1, 2).float().div(255)
         views = torch.cat([augment(pixels, config.augment, t.generator) for _ in range(2)])
-        z = projector(backbone(data.preprocessing.normalise(views)))
-        loss = barlow_loss(z[:batch], z[batch:], config.redundancy)
+        loss = method.loss(backbone, data.preprocessing.normalise(views))
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
+        method.after_step(backbone)
         t.total += loss.detach()
         t.step += 1
         if t.step % per_epoch == 0:
@@ -103,7 +89,14 @@ def train_teacher(
         if checkpoints is not None and checkpoints.due():
             _finite(t, config, per_epoch)  # a state that diverged never takes the place of a good one
             checkpoints.save(t.step, t.state_dict())
-    about = {"widths": list(config.widths), "channels": data.channels, "size": list(data.size), "data": data.name}
+    about = {
+        "method": config.method,
+        "backbone": config.backbone,
+        "widths": list(config.widths),
+        "channels": data.channels,
+        "size": list(data.size),
+        "data": data.name,
+    }
     return Teacher(backbone, data.preprocessing, about)
 
 

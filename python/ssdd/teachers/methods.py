@@ -1,0 +1,108 @@
+"""Three ways to learn representations without labels, each a module around the backbone: its loss on two views of a
+batch, and the extra networks it needs while it trains."""
+
+from __future__ import annotations
+
+import copy
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ..config import TeacherConfig
+
+
+def barlow_loss(a: Tensor, b: Tensor, redundancy: float) -> Tensor:
+    """Projections of two views, [N, P] each -> Σ_i (1 - C_ii)² + redundancy · Σ_{i≠j} C_ij², C their correlation."""
+    a = (a - a.mean(0)) / (a.std(0) + 1e-5)
+    b = (b - b.mean(0)) / (b.std(0) + 1e-5)
+    c = a.T @ b / len(a)
+    diagonal = torch.diagonal(c)
+    return (1 - diagonal).square().sum() + redundancy * (c.square().sum() - diagonal.square().sum())
+
+
+def simclr_loss(a: Tensor, b: Tensor, temperature: float) -> Tensor:
+    """Projections of two views, [N, P] each -> mean over the 2N views of the cross-entropy of finding, by cosine over
+    ``temperature``, the other view of the same image among all 2N - 1 others (NT-Xent)."""
+    z = F.normalize(torch.cat([a, b]), dim=1)
+    scores = z @ z.T / temperature
+    scores.fill_diagonal_(float("-inf"))
+    n = len(a)
+    return F.cross_entropy(scores, torch.arange(2 * n, device=z.device).roll(n))
+
+
+def byol_loss(predicted: Tensor, target: Tensor) -> Tensor:
+    """Predictions and targets of the other view, [N, P] each -> mean of 2 - 2 · cosine."""
+    return 2 - 2 * F.cosine_similarity(predicted, target, dim=1).mean()
+
+
+def mlp(dimension: int, width: int) -> nn.Sequential:
+    """Two linear layers with BatchNorm and ReLU between: projectors and predictors. [N, dimension] -> [N, width]."""
+    return nn.Sequential(
+        nn.Linear(dimension, width, bias=False), nn.BatchNorm1d(width), nn.ReLU(), nn.Linear(width, width, bias=False)
+    )
+
+
+class BarlowTwins(nn.Module):
+    """Two views of an image should agree, and the coordinates should not repeat (Zbontar et al., 2021)."""
+
+    def __init__(self, backbone: nn.Module, dimension: int, config: TeacherConfig) -> None:
+        super().__init__()
+        self.config, self.projector = config, mlp(dimension, config.projector)
+
+    def loss(self, backbone: nn.Module, views: Tensor) -> Tensor:
+        """views: normalised images [2N, C, H, W], the second view of each after all the first ones."""
+        a, b = self.projector(backbone(views)).chunk(2)
+        return barlow_loss(a, b, self.config.redundancy)
+
+    def after_step(self, backbone: nn.Module) -> None:
+        """What changes besides by the gradient: nothing."""
+
+
+class SimCLR(nn.Module):
+    """Two views of an image should be found among those of all others of the batch (Chen et al., 2020)."""
+
+    def __init__(self, backbone: nn.Module, dimension: int, config: TeacherConfig) -> None:
+        super().__init__()
+        self.config, self.projector = config, mlp(dimension, config.projector)
+
+    def loss(self, backbone: nn.Module, views: Tensor) -> Tensor:
+        """views: normalised images [2N, C, H, W], the second view of each after all the first ones."""
+        a, b = self.projector(backbone(views)).chunk(2)
+        return simclr_loss(a, b, self.config.temperature)
+
+    def after_step(self, backbone: nn.Module) -> None:
+        """What changes besides by the gradient: nothing."""
+
+
+class BYOL(nn.Module):
+    """One view should predict what a slowly following copy of the network says of the other (Grill et al., 2020)."""
+
+    def __init__(self, backbone: nn.Module, dimension: int, config: TeacherConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.projector, self.predictor = mlp(dimension, config.projector), mlp(config.projector, config.projector)
+        self.slow = copy.deepcopy(nn.Sequential(backbone, self.projector)).requires_grad_(False)
+
+    def loss(self, backbone: nn.Module, views: Tensor) -> Tensor:
+        """views: normalised images [2N, C, H, W], the second view of each after all the first ones."""
+        predicted = self.predictor(self.projector(backbone(views)))
+        with torch.no_grad():
+            a, b = self.slow(views).chunk(2)
+        return byol_loss(predicted, torch.cat([b, a]))
+
+    @torch.no_grad()
+    def after_step(self, backbone: nn.Module) -> None:
+        """The copy follows: each weight moves by 1 - ``follow`` of its distance. BatchNorm keeps its own statistics."""
+        for slow, fast in zip(
+            self.slow.parameters(), [*backbone.parameters(), *self.projector.parameters()], strict=True
+        ):
+            slow.lerp_(fast, 1 - self.config.follow)
+
+
+Method = BarlowTwins | SimCLR | BYOL
+METHODS: dict[str, type[BarlowTwins] | type[SimCLR] | type[BYOL]] = {
+    "barlow-twins": BarlowTwins,
+    "simclr": SimCLR,
+    "byol": BYOL,
+}
