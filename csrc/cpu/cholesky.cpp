@@ -44,7 +44,7 @@ int64_t cholesky_workspace(int64_t batch, int64_t s, int64_t c, int threads) {
 template <class T>
 void solve(const SolveArgs<T>& a) {
   const blas::ThreadGuard guard;
-  const Workers workers(a.batch, work_of(a.s, a.c), a.threads);
+  const Workers workers(a.batch, work_of(a.s, a.c), a.threads, 8);
   const int64_t n = a.s, stride = layout<T>(n, a.c, workers.team_size, nullptr).total;
   workers.run(a.batch, [&](const Team& team, int64_t b, int worker) {
     const Work<T> w = layout(n, a.c, workers.team_size, a.work + worker * stride);
@@ -85,7 +85,7 @@ void solve(const SolveArgs<T>& a) {
 template <class T>
 void solve_backward(const SolveBackwardArgs<T>& a) {
   const blas::ThreadGuard guard;
-  const Workers workers(a.batch, work_of(a.s, 2 * a.c), a.threads);
+  const Workers workers(a.batch, work_of(a.s, 2 * a.c), a.threads, 8);
   const int64_t n = a.s, c = a.c, stride = layout<T>(n, c, workers.team_size, nullptr).total;
   workers.run(a.batch, [&](const Team& team, int64_t b, int worker) {
     const Work<T> w = layout(n, c, workers.team_size, a.work + worker * stride);

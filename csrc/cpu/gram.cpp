@@ -19,7 +19,7 @@ int64_t gram_workspace(int64_t batch, int64_t s, int64_t q, int threads) {
 template <class T>
 void gram(const GramArgs<T>& a) {
   const bool symmetric = a.z.p == nullptr;
-  const Workers workers(a.batch, static_cast<double>(a.s) * a.q * a.d * (symmetric ? 0.5 : 1), a.threads);
+  const Workers workers(a.batch, static_cast<double>(a.s) * a.q * a.d * (symmetric ? 0.5 : 1), a.threads, 1);
   const int64_t widest = a.q > a.s ? a.q : a.s;
   workers.run(a.batch, [&](const Team& team, int64_t b, int worker) {
     T* k = a.k + b * a.s * a.q;

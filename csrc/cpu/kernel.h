@@ -68,15 +68,16 @@ void kernel_product(const Team& team, const Packing<T>& packing, KernelKind kind
   }
 }
 
-// One row on the way back: kbar[j] <- kbar[j] * dk/dr, returns sum_j kbar[j] dk/dparameter.
+// One row on the way back: kbar[j] <- kbar[j] * dk/dr; returns sum_j kbar[j] dk/dparameter where that is wanted (it
+// takes a logarithm an element), else 0.
 template <class T>
-double kernel_row_backward(KernelKind, const Hyper<T>& hyper, int64_t b, int64_t n, const T* k, T* kbar) {
+double kernel_row_backward(KernelKind, const Hyper<T>& hyper, int64_t b, bool parameter, int64_t n, const T* k,
+                           T* kbar) {
   const Rbf<T> kernel{hyper.get(b, 0)};
   double sum = 0;
-  for (int64_t j = 0; j < n; ++j) {
+  for (int64_t j = 0; parameter && j < n; ++j)
     sum += static_cast<double>(kbar[j]) * static_cast<double>(kernel.parameter_slope(k[j]));
-    kbar[j] *= kernel.slope(k[j]);
-  }
+  for (int64_t j = 0; j < n; ++j) kbar[j] *= kernel.slope(k[j]);
   return sum;
 }
 

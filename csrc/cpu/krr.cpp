@@ -186,7 +186,7 @@ int64_t krr_workspace(const KrrShape& shape, bool backward) {
 template <class T>
 void krr_forward(const KrrForwardArgs<T>& a) {
   const blas::ThreadGuard guard;
-  const Workers workers(a.shape.batch, krr_work(a.shape), a.shape.threads);
+  const Workers workers(a.shape.batch, krr_work(a.shape), a.shape.threads, 15);
   const int64_t stride = krr_layout<T>(a.shape, false, workers.team_size, nullptr).total;
   workers.run(a.shape.batch, [&](const Team& team, int64_t b, int worker) {
     const KrrWork<T> w = krr_layout(a.shape, false, workers.team_size, a.work + worker * stride);

@@ -315,7 +315,7 @@ class Backward {
     const double sum = sum_rows(team, s.s, w.partial, [&](int64_t i) {
       T* row = w.k_bar + i * s.s;
       row[i] = T(0);
-      return kernel_row_backward(s.kernel, a.hyper, b, s.s - i - 1, factor + i * s.s + i + 1, row + i + 1);
+      return kernel_row_backward(s.kernel, a.hyper, b, grad_hyper != nullptr, s.s - i - 1, factor + i * s.s + i + 1, row + i + 1);
     });
     mirror(team, s.s, w.k_bar, true);
     if (!grad_x_s) return sum;
@@ -328,7 +328,7 @@ class Backward {
     const T* k = k_chunk(q0, rows);
     multiply({rows, s.s, s.c, e.from(q0, 0), {coef, 1, s.c}, w.chunk_bar, s.s}, gamma);
     const double sum = sum_rows(team, rows, w.partial, [&](int64_t i) {
-      return kernel_row_backward(s.kernel, a.hyper, b, s.s, k + i * s.s, w.chunk_bar + i * s.s);
+      return kernel_row_backward(s.kernel, a.hyper, b, grad_hyper != nullptr, s.s, k + i * s.s, w.chunk_bar + i * s.s);
     });
     const View<const T> queries = from_origin(x_q.from(q0, 0), rows, w.shifted_q);
     if (grad_x_s) {
@@ -370,7 +370,7 @@ class Backward {
 template <class T>
 void krr_backward(const KrrBackwardArgs<T>& a) {
   const blas::ThreadGuard guard;
-  const Workers workers(a.shape.batch, krr_work(a.shape), a.shape.threads);
+  const Workers workers(a.shape.batch, krr_work(a.shape), a.shape.threads, 15);
   const int64_t stride = krr_layout<T>(a.shape, true, workers.team_size, nullptr).total;
   workers.run(a.shape.batch, [&](const Team& team, int64_t b, int worker) {
     const KrrWork<T> w = krr_layout(a.shape, true, workers.team_size, a.work + worker * stride);

@@ -235,7 +235,7 @@ int64_t krr_fused_workspace(const KrrShape& s) {
 template <class T>
 void krr_fused(const KrrFusedArgs<T>& a) {
   const blas::ThreadGuard guard;
-  const Workers workers(a.shape.batch, 2 * krr_work(a.shape), a.shape.threads);
+  const Workers workers(a.shape.batch, 2 * krr_work(a.shape), a.shape.threads, 4);
   const int64_t stride = layout<T>(a.shape, workers.team_size, nullptr).total;
   workers.run(a.shape.batch, [&](const Team& team, int64_t b, int worker) {
     const Work<T> w = layout(a.shape, workers.team_size, a.work + worker * stride);

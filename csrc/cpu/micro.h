@@ -23,7 +23,7 @@ struct Micro {
 
   // Packs element (k, j) = src[k * ks + j * js], k < kc, j < n, into panels of `width` columns: panel p starts at
   // dst + p * width * kc and is k-major. The last panel is only as wide as its columns, rounded up to `granule` with
-  // zeros. width is a multiple of 4.
+  // zeros.
   void (*pack)(const T* src, int64_t ks, int64_t js, int kc, int n, int width, int granule, T* dst);
 
   // acc[i][j] = sum_{k < kc} f(a[i * rs + k * ks], b[k * width + j]) for `panels` panels of mr rows (the second at

@@ -155,14 +155,14 @@ inline void pack_transposed(const T* src, int64_t js, int kc, int width, T* dst)
 
 template <class T>
 void pack(const T* src, int64_t ks, int64_t js, int kc, int n, int width, int granule, T* dst) {
-  const int whole = n / width;
+  const bool fours = width % 4 == 0;  // not so for doubles in vectors of two: three of them are six columns
+  const int whole = fours && (js == 1 || ks == 1) ? n / width : 0;
   if (js == 1)
     pack_rows(src, ks, kc, whole, width, dst);
   else if (ks == 1)
     for (int p = 0; p < whole; ++p)
       pack_transposed(src + int64_t(p) * width * js, js, kc, width, dst + int64_t(p) * width * kc);
-  const int done = js == 1 || ks == 1 ? whole : 0;
-  for (int j0 = done * width; j0 < n; j0 += width) {  // what is left: the last columns, or strides of any kind
+  for (int j0 = whole * width; j0 < n; j0 += width) {  // what is left: the last columns, or strides of any kind
     const int columns = n - j0 < width ? n - j0 : width;
     const int padded = columns == width ? width : (columns + granule - 1) / granule * granule;
     T* out = dst + int64_t(j0) * kc;

@@ -13,6 +13,9 @@ bool may_start_threads();
 
 // Below this many multiply-adds a problem is not worth the start of a second thread.
 constexpr double kWorthATeam = 3e5;
+// And what each barrier on the way adds to that. One takes less than a microsecond where every thread has a core of its
+// own; where another process has one of them, a barrier waits for a time slice, so short problems stay on one thread.
+constexpr double kBarrier = 2e5;
 // Above this many a problem keeps all threads busy by itself, and a batch is solved one problem at a time.
 constexpr double kFillsTheTeam = 2e9;
 
@@ -38,11 +41,11 @@ struct Workers {
   int count = 1;      // problems in flight
   int team_size = 1;  // threads on each; one of the two is 1
 
-  Workers(int64_t batch, double multiply_adds, int threads) {
+  Workers(int64_t batch, double multiply_adds, int threads, int barriers) {
     if (threads <= 1 || !may_start_threads()) return;
     if (batch >= threads && multiply_adds < kFillsTheTeam)
       count = static_cast<int>(batch < threads ? batch : threads);
-    else if (multiply_adds >= kWorthATeam)
+    else if (multiply_adds >= kWorthATeam + barriers * kBarrier)
       team_size = threads;
     else if (batch > 1 && multiply_adds * static_cast<double>(batch) >= kWorthATeam)
       count = static_cast<int>(batch < threads ? batch : threads);
