@@ -15,6 +15,8 @@
 //   primal    linear, D (+1 with a bias) < S: H = Phi^T Phi + lambda I, Phi = [sqrt(s) X, sqrt(b) 1],
 //             w = H^-1 Phi^T Y, V = H^-1 Phi_q^T Pbar, U = Phi V,
 //             Phibar_s = (Y - Phi w) V^T - U w^T: the residual form keeps the digits that (Y - Phi w)/lambda loses.
+//             A bias of 0 whose gradient is wanted must be bordered all the same (`bordered`, n = D + 1): the backward
+//             takes 1^T alpha from it, and without it gives the gradient to the bias as if alpha summed to zero.
 //
 // n is the order of the factor: S, or D (+1 with a bias) in the primal. Every input has any strides; outputs are
 // dense row-major and alias nothing. factor [B, n, n] (L below; above the diagonal K_ss, which the rbf backward

@@ -22,6 +22,9 @@ CODES = {"dense": 0, "low_rank": 1, "mixed": 2, "primal": 3}
 K_QS_BYTES = 1 << 28
 # Below this share of S, C target columns are few enough that K_qs is not worth forming: see `kept_queries`.
 LOW_RANK_SHARE = 3
+# Rows of a stand-in for K_qs where it is not kept, never read. PyTorch specialises a compiled graph on whether a tensor
+# has no or one element, so a saved tensor that is sometimes empty costs a second graph; one that never is, does not.
+STAND_IN = 2
 
 # One multiply-add is the unit. A product with an inner or outer dimension as thin as a register tile runs slower
 # by THIN / dimension; every element moved costs BYTES multiply-adds. Measured by benchmarks/bench_plan.py.
@@ -70,13 +73,19 @@ def order(s: int, d: int, linear: bool, bordered: bool) -> int:
 
 
 def kept_queries(s: int, q: int, d: int, c: int, linear: bool, bordered: bool, itemsize: int) -> int:
-    """Rows of K_qs that the forward keeps for the backward: Q or 0. Also arithmetic only, so that what an op saves
-    is a rule of the shapes and a graph compiled for symbolic sizes serves all of them."""
-    fits = _min(1, K_QS_BYTES // _max(1, q * s * itemsize))
+    """Rows of K_qs that the forward keeps for the backward: Q, or 0 (also where Q is no more than STAND_IN).
+    Arithmetic only too, so that what an op saves is a rule of the shapes, and one graph for symbolic sizes serves
+    all of them."""
+    fits = _min(1, K_QS_BYTES // _max(1, q * s * itemsize)) * _min(1, q // (STAND_IN + 1))
     if not linear:
         return q * fits
     n = d + 1 if bordered else d
     return q * fits * _min(1, (LOW_RANK_SHARE * c) // s) * _min(1, n // s)
+
+
+def saved_rows(kept: int) -> int:
+    """Rows of the tensor that stands for K_qs between the passes, where ``kept`` of them are."""
+    return _max(STAND_IN, kept)
 
 
 def _min(a: Any, b: Any) -> Any:

@@ -35,6 +35,10 @@ library.define(
 )
 
 
+# Elements that torch fills on one thread.
+_SMALL_FILL = 1 << 14
+
+
 def _bordered(linear: bool, hyper: Tensor | None, values: list[float]) -> bool:
     # A bias that is a tensor may be anything, so it gets its row; a number may be known to be 0.
     return linear and (hyper is not None or values[1] != 0)
@@ -89,7 +93,10 @@ def _krr(
     loss = x_s.new_empty(batch_shape if y_q is not None else (0,))
     # Not torch's zeros: a large fill runs on torch's threads, and hangs in a forked child.
     factor, coef = x_s.new_empty(*batch_shape, n, n), x_s.new_empty(*batch_shape, n, c)
-    kept = x_s.new_empty(*batch_shape, rows, problem.s)
+    kept = x_s.new_empty(*batch_shape, plan.saved_rows(rows), problem.s)
+    if not rows:
+        for part in kept.view(-1).split(_SMALL_FILL):
+            part.zero_()
     aux, jitter = x_s.new_empty(*batch_shape, 3), x_s.new_empty(batch_shape)
     status = torch.empty(batch_shape, dtype=torch.int32, device=x_s.device)
     if batch:
@@ -127,7 +134,7 @@ def _krr_fake(
         x_s.new_empty(batch if y_q is not None else (0,)),
         x_s.new_empty(*batch, n, n),
         x_s.new_empty(*batch, n, c),
-        x_s.new_empty(*batch, rows, s),
+        x_s.new_empty(*batch, plan.saved_rows(rows), s),
         x_s.new_empty(*batch, 3),
         x_s.new_empty(batch),
         x_s.new_empty(batch, dtype=torch.int32),
@@ -199,7 +206,7 @@ def _krr_backward(
     if batch:
         shape = plan_shape(problem, batch, kernel, ridge, detach, picked.backward, picked.chunk)
         work = x_s.new_empty(core.krr_workspace(shape, True))
-        has_kept = kept.shape[-2] > 0 and picked.forward == "dense"
+        has_kept = kept.shape[-2] > plan.STAND_IN and picked.forward == "dense"
         core.krr_backward(
             shape, matrices(x_s), matrices(y_s), matrices(x_q),
             matrices(grad if residual is None else residual.contiguous()),

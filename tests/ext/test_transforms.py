@@ -7,7 +7,7 @@ from torch.autograd import forward_ad
 from torch.func import grad, jvp, vmap
 
 import ssdd_ext
-from ssdd_ext import RBF, FactorizationError, Linear, Ridge
+from ssdd_ext import RBF, FactorizationError, Linear, Ridge, plan
 from ssdd_ext.testing import relative_error
 
 SCALE, BIAS, LENGTH, RIDGE = (torch.tensor(v, dtype=torch.float64, requires_grad=True) for v in (1.3, 0.4, 1.7, 0.2))
@@ -180,37 +180,46 @@ def fresh_compiler():
     torch._dynamo.reset()
 
 
-TALL = [(12, 9, 7, 3), (15, 11, 8, 4), (33, 17, 21, 5), (20, 40, 5, 6)]
-WIDE = [(12, 9, 17, 3), (15, 31, 28, 4), (9, 12, 30, 4), (20, 21, 22, 23), (11, 8, 13, 2)]
+# (S, Q, D, C) on both sides of every rule of the plan: primal or dual; K_qs kept, or not for want of targets, of memory
+# (K_QS_BYTES is small here) or of queries.
+SIZES = [
+    (12, 9, 7, 3), (33, 17, 21, 5), (20, 40, 5, 6), (12, 9, 17, 3), (9, 12, 30, 4), (20, 21, 22, 23), (11, 8, 13, 2),
+    (20, 200, 31, 14), (12, 2, 30, 9), (16, 19, 15, 8),
+]  # fmt: skip
 
 
-def compile_and_compare(loss, random, sizes):
-    """Compiled without a graph break, run forward and backward at each size; compilations after the first size."""
+def compile_and_compare(loss, random, sizes, batch=()):
+    """Compiled without a graph break, run forward and backward at each size; nothing is compiled after the first."""
     counter = CompileCounterWithBackend("aot_eager")
     compiled = torch.compile(loss, backend=counter, fullgraph=True, dynamic=True)
     first = None
     for s, q, d, c in sizes:
-        arguments = problem(random, s=s, q=q, d=d, c=c)
-        got, want = compiled(*arguments), loss(*arguments)
+        arguments = problem(random, *batch, s=s, q=q, d=d, c=c)
+        got, want = compiled(*arguments).sum(), loss(*arguments).sum()
         assert relative_error(got, want) < 1e-12
         found, expected = torch.autograd.grad(got, arguments), torch.autograd.grad(want, arguments)
         for a, b in zip(found, expected, strict=True):
             assert relative_error(a, b) < 1e-11
         first = first or counter.frame_count
-    return counter.frame_count - first
+        assert counter.frame_count == first, f"compiled again at {(s, q, d, c)}"
 
 
-@pytest.mark.parametrize("kernel, on_failure", [("linear", "raise"), ("linear", "nan"), ("rbf", "jitter")])
-def test_compile_once_for_all_shapes_on_native(kernel, on_failure, random, fresh_compiler):
-    """One graph serves every shape and every plan; that K_qs is kept for the backward, or is not, may make two."""
-    loss = loss_of("native", TWO[kernel], on_failure)
-    assert compile_and_compare(loss, random, TALL) == 0
-    torch._dynamo.reset()
-    assert compile_and_compare(loss, random, TALL + WIDE) <= 1
+@pytest.mark.parametrize(
+    "kernel, on_failure, batch", [("linear", "raise", ()), ("linear", "nan", (2,)), ("rbf", "jitter", ())]
+)
+def test_compile_once_for_all_shapes_on_native(kernel, on_failure, batch, random, fresh_compiler, monkeypatch):
+    monkeypatch.setattr(plan, "K_QS_BYTES", 1 << 14)
+    plan._choose.cache_clear()
+    try:
+        kept = {(s, q, d, c): plan.kept_queries(s, q, d, c, kernel == "linear", True, 8) for s, q, d, c in SIZES}
+        assert set(kept.values()) > {0} and (kernel == "rbf" or {d < s for s, _, d, _ in kept} == {True, False})
+        compile_and_compare(loss_of("native", TWO[kernel], on_failure), random, SIZES, batch)
+    finally:
+        plan._choose.cache_clear()
 
 
 def test_compile_the_reference(random, fresh_compiler):
-    assert compile_and_compare(loss_of("torch", Linear(1.3, 0.4)), random, TALL[:2]) == 0
+    compile_and_compare(loss_of("torch", Linear(1.3, 0.4)), random, SIZES[:2])
 
 
 def test_compile_raise_on_native(random, fresh_compiler):
