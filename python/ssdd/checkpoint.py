@@ -32,6 +32,9 @@ KEPT = 2
 EVERY = 60.0
 """Seconds between two checkpoints, unless told otherwise. It changes no number of the result."""
 
+AGAIN = 1.0
+"""Seconds after which a second signal is a second request."""
+
 
 class Stopped(Exception):
     """A run was asked to stop, and did: after a whole step, with a checkpoint written. The message says where."""
@@ -42,7 +45,7 @@ class Checkpoints:
 
     ``stop``: asked after each step; once it says True the run writes a checkpoint and raises :class:`Stopped`.
     Trouble that does not end the run (a full disk, a damaged newest file) is reported as ``{"event": "warning",
-    "message"}``. ``writes=False`` reads only: of several processes that share a run, one writes.
+    "message"}``. ``writes=False`` reads only: of the ``processes`` that share a run, one writes.
     """
 
     def __init__(
@@ -54,11 +57,13 @@ class Checkpoints:
         stop: Callable[[], bool] = lambda: False,
         report: Report = silent,
         writes: bool = True,
+        processes: int = 1,
     ) -> None:
         if every < 0:
             raise InputError(f"checkpoint_every: expected seconds, 0 or more, got {every}")
         self.folder, self.stage, self.every = Path(folder), stage, every
         self.stop, self.report, self.writes = stop, report, writes
+        self._processes = processes
         self._identity: dict[str, Any] = {}
         self._last = time.monotonic()
 
@@ -85,10 +90,10 @@ class Checkpoints:
             _same_run(file, meta["identity"], self._identity)
             for trouble in troubles:
                 self._warn(f"{trouble}; going on from {file.name}, the one before it")
-            now = environment()
             for key, value in meta["environment"].items():
-                if now.get(key) != value:
-                    self._warn(f"{file.name}: written with {key} = {value!r}, now {now.get(key)!r}: the run goes on, "
+                now = environment(self._processes).get(key)
+                if now != value:
+                    self._warn(f"{file.name}: written with {key} = {value!r}, now {now!r}: the run goes on, "
                                "but no longer to the same bits")  # fmt: skip
             self.report({"event": "resume", "stage": self.stage, "step": meta["step"], "file": file.name})
             return state
@@ -97,11 +102,11 @@ class Checkpoints:
         return None
 
     def due(self) -> bool:
-        """Whether a checkpoint should be written now: time has passed, or the run was asked to stop."""
-        return self.stop() or time.monotonic() - self._last >= self.every
+        """Whether a checkpoint should be written now, as ``every`` seconds have passed."""
+        return time.monotonic() - self._last >= self.every
 
-    def save(self, step: int, state: dict[str, Any]) -> None:
-        """Write ``state``, after ``step`` steps. Raises :class:`Stopped` where the run was asked to stop.
+    def save(self, step: int, state: dict[str, Any], stop: bool = False) -> None:
+        """Write ``state``, after ``step`` steps. Raises :class:`Stopped` where the run was asked to ``stop``.
 
         Where the file cannot be written (no space left, say) the last good one stays, a warning is reported, and
         the run goes on.
@@ -110,7 +115,7 @@ class Checkpoints:
         written = not self.writes
         if self.writes:
             try:
-                write_atomically(file, _to_bytes(self.stage, step, self._identity, state))
+                write_atomically(file, self._to_bytes(step, state))
                 written = True
             except OSError as error:
                 last = self.files()
@@ -120,7 +125,7 @@ class Checkpoints:
                 for old in [f for f in self.files() if f != file][: 1 - KEPT]:
                     old.unlink(missing_ok=True)
         self._last = time.monotonic()
-        if self.stop():
+        if stop:
             raise Stopped(f"stopped after step {step}" if written else
                           f"stopped after step {step}, but its checkpoint could not be written")  # fmt: skip
 
@@ -131,37 +136,50 @@ class Checkpoints:
         if self.writes and self.folder.is_dir() and not any(self.folder.iterdir()):
             self.folder.rmdir()
 
+    def _to_bytes(self, step: int, state: dict[str, Any]) -> bytes:
+        tensors: dict[str, Tensor] = {}
+        meta = {
+            "format": FORMAT, "format_version": FORMAT_VERSION, "stage": self.stage, "step": step,
+            "identity": self._identity, "environment": environment(self._processes), "state": _pack(state, tensors),
+        }  # fmt: skip
+        meta["sha256"] = _digest(meta, tensors)
+        return to_bytes(tensors, metadata={"ssdd": json.dumps(meta)})
+
     def _warn(self, message: str) -> None:
         self.report({"event": "warning", "message": message})
 
 
 @contextmanager
 def interruptible(say: Callable[[str], None] | None = None) -> Iterator[Callable[[], bool]]:
-    """Ctrl-C and SIGTERM ask a run to stop, instead of breaking it off; a second one breaks it off.
+    """Ctrl-C and SIGTERM ask a run to stop, instead of breaking it off; one more, a second later, breaks it off.
 
+    (A launcher of several processes may pass on a Ctrl-C that the terminal has sent to them already: hence a second.)
     Yields the callable for ``Checkpoints(stop=...)``. ``say`` is told once that the request was heard.
     """
-    asked = False
+    asked: float | None = None
 
     def heard(number: int, frame: Any) -> None:
         nonlocal asked
-        if asked:
-            raise KeyboardInterrupt
-        asked = True
+        if asked is not None:
+            if time.monotonic() - asked > AGAIN:
+                raise KeyboardInterrupt
+            return
+        asked = time.monotonic()
         text = "stopping: this step is finished and a checkpoint written (once more to break off at once)"
         (say or (lambda line: print(line, file=sys.stderr)))(text)
 
     before = {number: signal.signal(number, heard) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
-        yield lambda: asked
+        yield lambda: asked is not None
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
 
 
-def environment() -> dict[str, Any]:
+def environment(processes: int = 1) -> dict[str, Any]:
     """What must stay the same for a resumed run to reach the same bits, beside the run itself."""
-    return {"threads": torch.get_num_threads(), "processor": platform.machine(), **versions()}
+    threads = torch.get_num_threads()
+    return {"threads": threads, "processes": processes, "processor": platform.machine(), **versions()}
 
 
 def fingerprint(tensor: Tensor) -> str:
@@ -201,16 +219,6 @@ def _unpack(packed: Any, tensors: dict[str, Tensor]) -> Any:
         return {_unpack(k, tensors): _unpack(v, tensors) for k, v in content}
     values = [_unpack(v, tensors) for v in content]
     return tuple(values) if kind == "tuple" else values
-
-
-def _to_bytes(stage: str, step: int, identity: dict[str, Any], state: dict[str, Any]) -> bytes:
-    tensors: dict[str, Tensor] = {}
-    meta = {
-        "format": FORMAT, "format_version": FORMAT_VERSION, "stage": stage, "step": step, "identity": identity,
-        "environment": environment(), "state": _pack(state, tensors),
-    }  # fmt: skip
-    meta["sha256"] = _digest(meta, tensors)
-    return to_bytes(tensors, metadata={"ssdd": json.dumps(meta)})
 
 
 def _digest(meta: dict[str, Any], tensors: dict[str, Tensor]) -> str:

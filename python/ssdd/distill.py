@@ -16,6 +16,7 @@ from .config import DistillConfig, Diverged, InputError, Report, as_dict, silent
 from .data import ImageSet, crop_and_flip
 from .models import Network, frozen, in_chunks
 from .objective import outer_loss, realism, representation_error
+from .parallel import ALONE, Processes
 from .pool import Pool
 from .select import kmeans_medoids, random_subset
 
@@ -86,6 +87,7 @@ def distill(
     teacher: Represent | None = None,
     report: Report = silent,
     checkpoints: Checkpoints | None = None,
+    processes: Processes = ALONE,
 ) -> Distillation:
     """Distil ``data`` into ``config.images`` pairs of image and target representation.
 
@@ -94,20 +96,24 @@ def distill(
     machine and number of threads give the same bits. ``teacher`` is asked only where the configuration needs it
     (``real_view="augmented"``, ``teacher_in_loop="recomputed"``). With ``checkpoints`` the run goes on from the newest
     one there is, to the same bits as if it had never stopped; it raises :class:`Stopped` where it is asked to stop.
+    ``processes``: those that share the run (:func:`ssdd.parallel.joined`); each calls this with the same arguments and
+    gets the same result, and raises :class:`ProcessLost` where another is gone.
 
     Reports ``{"event": "distill", "step", "steps", "loss", "rate", "untrained_share", "mean_age"}`` every
     ``config.log_every`` steps. Raises :class:`InputError` for input that does not fit together, :class:`Diverged`
     (with the last good :class:`DistilledSet` in ``partial``) where the loss stops being finite.
     """
-    _check(data, representations, make, config, teacher)
-    state = start(data, representations, make, config, seed)
+    _check(data, representations, make, config, teacher, processes)
+    state = start(data, representations, make, config, seed, processes)
     saved = checkpoints.begin(identity(data, representations, make, config, seed)) if checkpoints else None
     if saved is not None:
         state.load_state_dict(saved)
+    processes.wait()  # all have read the newest checkpoint before one writes the next
 
     def keep() -> None:
-        if checkpoints and (checkpoints.due() or len(state.pool.members) == config.pool):
-            checkpoints.save(0, state.state_dict())
+        stop = processes.agree(checkpoints is not None and checkpoints.stop())
+        if checkpoints and (stop or checkpoints.due() or len(state.pool.members) == config.pool):
+            checkpoints.save(0, state.state_dict(), stop)
 
     state.pool.fill(inputs(state, data, config).detach(), state.y_s.detach(), report, keep)
     run(state, data, representations, config, seed, teacher, report, checkpoints=checkpoints)
@@ -127,49 +133,55 @@ def run(
     checkpoints: Checkpoints | None = None,
 ) -> None:
     """The outer loop, from ``state.step`` to ``until`` (default: the end). The state is all it changes."""
+    processes = state.pool.processes
+    learned = [x for group in state.optimizer.param_groups for x in group["params"]]
     while state.step < (config.steps if until is None else until):
         _keep_snapshot(state, config)
         drawn = state.pool.draw()
-        x_b, y_b = real_batch(state, data, representations, config, teacher)
+        x_b, y_b, weight = real_batch(state, data, representations, config, teacher)
         x_s, y_s = support(state, data, config, teacher)
-        loss = outer_loss([member.network for member in drawn], x_s, y_s, x_b, y_b, config)
+        loss = outer_loss([member.network for member in processes.networks(drawn)], x_s, y_s, x_b, y_b, config)
         if config.smooth or config.near:
             loss = loss + realism(state.x_s, state.snapshots[0], config)
         state.optimizer.zero_grad()
         loss.backward()
+        asked = checkpoints is not None and checkpoints.stop()
+        total, stop = processes.combine(loss.detach(), [x.grad for x in learned], weight, asked)
         for group in state.optimizer.param_groups:
             group["lr"] = rate(state.step, config)
         state.optimizer.step()
         tie(state, data, config, teacher)
-        for member in drawn:
-            state.pool.advance(member, inputs(state, data, config).detach(), state.y_s.detach())
+        state.pool.advance(drawn, inputs(state, data, config).detach(), state.y_s.detach())
         state.step += 1
-        state.loss_sum += loss.detach()
+        state.loss_sum += total
         if state.step % config.log_every == 0 or state.step == config.steps:
             _log(state, data, config, seed, report)
         if config.readout_every and (state.step % config.readout_every == 0 or state.step == config.steps):
             _read_out(state, data, representations, config, seed, report)
-        if checkpoints is not None and (checkpoints.due() or state.step == config.steps):
+        if checkpoints is not None and (stop or checkpoints.due() or state.step == config.steps):
             _stop_if_diverged(state, data, config, seed)  # such a state never takes the place of a good one
-            checkpoints.save(state.step, state.state_dict())
+            checkpoints.save(state.step, state.state_dict(), stop)
 
 
 def real_batch(
     state: State, data: ImageSet, representations: Tensor, config: DistillConfig, teacher: Represent | None
-) -> tuple[Tensor, Tensor]:
-    """X_b as network input [Q, C, H, W] and Y_b = g(X_b) [Q, C]: Q different training images, drawn at random."""
+) -> tuple[Tensor, Tensor, float]:
+    """X_b as network input [Q, C, H, W], Y_b = g(X_b) [Q, C], and their weight: Q different training images, drawn at
+    random. Of several processes each gets its part, and the part's weight in the mean over the whole."""
     rows = state.rows[torch.randperm(len(state.rows), generator=state.generator)[: config.batch]]
-    images = data.x_train[rows]
+    processes = state.pool.processes
+    part, weight = processes.rows(len(rows)), processes.weight(len(rows), config.networks)
     if config.real_view == "augmented":
-        pixels = images.permute(0, 3, 1, 2).float().div(255)
-        x_b = data.preprocessing.normalise(crop_and_flip(pixels, config.crop_pad, state.generator))
+        pixels = data.x_train[rows].permute(0, 3, 1, 2).float().div(255)
+        # Views are drawn for the whole batch: a process's part does not change what the others draw.
+        x_b = data.preprocessing.normalise(crop_and_flip(pixels, config.crop_pad, state.generator)[part])
     else:
-        x_b = data.preprocessing(images)
+        x_b = data.preprocessing(data.x_train[rows[part]])
     if needs_teacher(config):
         assert teacher is not None  # _check has asked for it
         with torch.no_grad():
-            return x_b, teacher(x_b)
-    return x_b, representations[rows]
+            return x_b, teacher(x_b), weight
+    return x_b, representations[rows[part]], weight
 
 
 def needs_teacher(config: DistillConfig) -> bool:
@@ -210,8 +222,9 @@ def rate(step: int, config: DistillConfig) -> float:
 
 
 def start(
-    data: ImageSet, representations: Tensor, make: Callable[[], Network], config: DistillConfig, seed: int
-) -> State:
+    data: ImageSet, representations: Tensor, make: Callable[[], Network], config: DistillConfig, seed: int,
+    processes: Processes = ALONE,
+) -> State:  # fmt: skip
     """The state before the first step: m real images with their representations, and an empty pool."""
     n = len(data.x_train)
     if config.initial == "k-means":
@@ -226,7 +239,7 @@ def start(
     order = torch.randperm(n, generator=torch.Generator().manual_seed(seed + 1))
     kept = torch.ones(n, dtype=torch.bool)
     kept[order[~torch.isin(order, rows)][: config.held_out]] = False
-    return State(x_s, y_s, optimizer, Pool(make, config, generator), generator, rows=kept.nonzero()[:, 0])
+    return State(x_s, y_s, optimizer, Pool(make, config, generator, processes), generator, rows=kept.nonzero()[:, 0])
 
 
 def identity(
@@ -241,9 +254,13 @@ def identity(
 
 def _check(
     data: ImageSet, representations: Tensor, make: Callable[[], Network], config: DistillConfig,
-    teacher: Represent | None,
+    teacher: Represent | None, processes: Processes = ALONE,
 ) -> None:  # fmt: skip
     n = len(data.x_train)
+    least = config.networks if processes.way == "networks" else min(config.batch, n - config.held_out)
+    if least < processes.size:
+        name = "networks" if processes.way == "networks" else "batch"
+        raise InputError(f"distill.{name}: expected one or more for each of {processes.size} processes, got {least}")
     if config.images > n:
         raise InputError(f"images: expected at most {n}, the training images of {data.name}, got {config.images}")
     if representations.dim() != 2 or len(representations) != n or representations.dtype != torch.float32:

@@ -6,7 +6,7 @@ Each outer step draws one, and trains it by one step after; a network that has m
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,6 +16,7 @@ from torch import Tensor
 
 from .config import DistillConfig, Report, silent
 from .models import Network, seeded
+from .parallel import ALONE, Processes
 
 
 @dataclass
@@ -34,7 +35,11 @@ class Member:
 class Pool:
     """``make`` returns a network with a random start. Every draw comes from ``generator``, so a pool can be resumed."""
 
-    def __init__(self, make: Callable[[], Network], config: DistillConfig, generator: torch.Generator) -> None:
+    def __init__(
+        self, make: Callable[[], Network], config: DistillConfig, generator: torch.Generator,
+        processes: Processes = ALONE,
+    ) -> None:  # fmt: skip
+        self.processes = processes
         self.make, self.config, self.generator = make, config, generator
         self.members: list[Member] = []
         self.drawn = self.untrained = self.ages = 0
@@ -57,10 +62,17 @@ class Pool:
         ``after`` is called a network: a moment at which the pool can be written and resumed.
         """
         while len(self.members) < self.config.pool:
-            member = self._new()
-            for _ in range(int(torch.randint(1, self.config.pool_steps, (), generator=self.generator))):
-                self._train(member, x_s, y_s)
-            self.members.append(member)
+            begun = []
+            for i in range(min(self.processes.size, self.config.pool - len(self.members))):
+                member = self._new()
+                steps = int(torch.randint(1, self.config.pool_steps, (), generator=self.generator))
+                for _ in range(steps if self.processes.owner(i) == self.processes.rank else 0):
+                    self._train(member, x_s, y_s)
+                member.age = member.counter = steps
+                begun.append(member)
+            for i, member in enumerate(begun):
+                self.processes.hand_out(self._tensors(member), self.processes.owner(i))
+            self.members += begun
             report({"event": "pool", "step": len(self.members), "steps": self.config.pool})
             after()
 
@@ -79,16 +91,35 @@ class Pool:
             self.ages += member.age
         return drawn
 
-    def advance(self, member: Member, x_s: Tensor, y_s: Tensor) -> None:
-        """One training step of the drawn network, or its replacement after T of them (step 4 of the algorithm)."""
-        if member.counter < self.config.pool_steps:
-            self._train(member, x_s, y_s)
-            if member.counter < self.config.pool_steps or self.config.pool_counter == "stuck":
-                return
-        new = self._new()
-        if self.config.pool_counter == "stuck":
-            new.counter = member.counter
-        self.members[self.members.index(member)] = new
+    def advance(self, drawn: Sequence[Member], x_s: Tensor, y_s: Tensor) -> None:
+        """One training step of each network drawn, or its replacement after T of them (step 4 of the algorithm)."""
+        for i, member in enumerate(drawn):
+            if member.counter < self.config.pool_steps:
+                if self.processes.owner(i) == self.processes.rank:
+                    self._train(member, x_s, y_s)
+                member.age += 1
+                member.counter += 1
+                if member.counter < self.config.pool_steps or self.config.pool_counter == "stuck":
+                    continue
+            new = self._new()
+            if self.config.pool_counter == "stuck":
+                new.counter = member.counter
+            self.members[self.members.index(member)] = new
+        for i, member in enumerate(drawn):  # after all are trained: the processes train at the same time
+            if member in self.members:
+                self.processes.hand_out(self._tensors(member), self.processes.owner(i))
+
+    def _tensors(self, member: Member) -> list[Tensor]:
+        """All that training changes in a network: weights, statistics, momentum (zeros where it has none yet)."""
+        if self.processes.size == 1:
+            return []
+        found = list(member.network.state_dict().values())
+        for weight in member.network.parameters() if self.config.pool_momentum else []:
+            state = member.optimizer.state[weight]
+            if state.get("momentum_buffer") is None:
+                state["momentum_buffer"] = torch.zeros_like(weight)
+            found.append(state["momentum_buffer"])
+        return found
 
     def outsider(self, seed: int, steps: int, x_s: Tensor, y_s: Tensor) -> Network:
         """A new network that is no member, started from ``seed`` and trained like one; draws nothing. Eval mode."""
@@ -103,8 +134,6 @@ class Pool:
         member.optimizer.zero_grad()
         loss.backward()
         member.optimizer.step()
-        member.age += 1
-        member.counter += 1
 
     @property
     def untrained_share(self) -> float:

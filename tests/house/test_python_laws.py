@@ -19,7 +19,7 @@ ROOMS = {
     ),
     "ssdd": (
         ("config",), ("artifact",), ("checkpoint",), ("data", "models"), ("teachers",), ("select",), ("objective",),
-        ("pool",), ("distill",), ("evaluate",), ("report",), ("cli",),
+        ("parallel",), ("pool",), ("distill",), ("evaluate",), ("report",), ("cli",),
     ),
 }  # fmt: skip
 FACE = "__init__"

@@ -24,7 +24,7 @@ def pool(seed=0, **changes):
 def simulate(counter: str, draws: int = 600) -> Pool:
     p = pool(pool_counter=counter)
     for _ in range(draws):
-        p.advance(p.draw()[0], X, Y)
+        p.advance(p.draw(), X, Y)
     return p
 
 
@@ -52,7 +52,7 @@ def test_a_replaced_network_is_new():
     p = pool(pool=1)
     old = p.members[0]
     while p.members[0] is old:
-        p.advance(p.draw()[0], X, Y)
+        p.advance(p.draw(), X, Y)
     assert old.age == 10 and p.members[0].age == 0
     assert not torch.equal(old.network.head.weight, p.members[0].network.head.weight)
 
@@ -62,7 +62,7 @@ def test_a_drawn_network_is_in_eval_mode_and_training_moves_it():
     [member] = p.draw()
     assert not member.network.training
     before = member.network.head.weight.detach().clone()
-    p.advance(member, X, Y + 1)
+    p.advance([member], X, Y + 1)
     assert not torch.equal(before, member.network.head.weight)
 
 

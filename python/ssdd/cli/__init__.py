@@ -23,6 +23,7 @@ from ..config import Diverged, InputError, PretrainConfig, as_dict, with_setting
 from ..data import load_images
 from ..evaluate import Cell, Study, evaluate, pretrain
 from ..models import build, seeded
+from ..parallel import ProcessLost
 from ..teachers import Representations, Teacher
 from .files import export_command, import_command
 from .options import (
@@ -225,7 +226,7 @@ def readable_errors() -> Iterator[None]:
     """Turn the errors a user can cause into one message and exit status 1; leave bugs their traceback."""
     try:
         yield
-    except (InputError, Diverged, OSError) as error:
+    except (InputError, Diverged, ProcessLost, OSError) as error:
         Console(stderr=True, soft_wrap=True, highlight=False, markup=False).print(f"error: {error}")
         raise SystemExit(1) from None
     except (KeyboardInterrupt, Stopped) as stopped:

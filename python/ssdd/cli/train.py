@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Annotated
 
@@ -12,11 +12,12 @@ import typer
 
 from .. import report as reports
 from ..checkpoint import EVERY, Checkpoints, Stopped, interruptible
-from ..config import Diverged, InputError, as_dict, silent
+from ..config import Diverged, InputError, Report, as_dict, silent
 from ..data import load_images
 from ..distill import Distillation, needs_teacher
 from ..distill import distill as run_distill
 from ..evaluate import Cell, Study, evaluate_teacher
+from ..parallel import WAYS, Processes, ProcessLost, joined
 from ..teachers import cache_directory, represent, train_teacher
 from .options import (
     Changes,
@@ -44,6 +45,8 @@ def _say_how_to_go_on(command: str) -> Iterator[None]:
         yield
     except Stopped as error:
         raise Stopped(f"{error}. Go on with: {command}") from None
+    except ProcessLost as error:
+        raise ProcessLost(f"{error}. Go on from the last checkpoint with: {command}") from None
     except OSError as error:
         raise OSError(f"{error}. The checkpoints are kept; make room, then go on with: {command}") from error
 
@@ -110,12 +113,17 @@ def distill(
         Path | None, typer.Option("--resume", metavar="FOLDER", help="Go on with the run in FOLDER, where it stopped.")
     ] = None,
     every: Every = EVERY,
+    share: Annotated[
+        str | None,
+        typer.Option("--share", help=f"Under torchrun, what processes share: {', '.join(WAYS)} (default: batch)."),
+    ] = None,
     overwrite: Overwrite = False,
     quiet: Quiet = False,
 ) -> None:
     """Distil a set of images into a few images with target representations.
 
     Stopped at any moment, the run goes on with --resume FOLDER alone, to the same bits as if it had never stopped.
+    Several processes share a run: torchrun --nproc-per-node N -m ssdd.cli distill ... (docs/processes.md).
     """
     if (out is None) == (resume is None):
         raise InputError("--out, --resume: expected one of the two")
@@ -130,25 +138,35 @@ def distill(
         raise InputError(f"images: expected at most {len(loaded.x_train)}, got {settings.distill.images}")
     # What was given is read before --overwrite may empty the folder; only training comes after.
     given = chosen_teacher(teacher, representations, loaded, settings, silent) if teacher or representations else None
-    folder = resume if resume else reports.new_directory(out or "", overwrite)
-    if begun and (folder / "distilled.safetensors").is_file() and not (folder / CHECKPOINTS).is_dir():
-        print(f"{folder / 'distilled.safetensors'}: this run is finished")
-        return
-    with (
-        reports.JsonLines(folder / reports.MARK, append=begun is not None) as log,
-        reports.Display(show=not quiet) as display,
-        interruptible(display.say) as stop,
-        _say_how_to_go_on(f"ssdd distill --resume {folder}"),
-    ):
-        report = reports.both(log, display)
-        if not begun:
-            names = {"data": lasting(data), "teacher": lasting(teacher), "representations": lasting(representations)}
-            Run(settings, {**names, "size": size, "seed": seed}).write(folder)
-        report({"event": "start", "settings": as_dict(settings), "seed": seed})
+    with ExitStack() as stack:
+        processes = stack.enter_context(joined(share, begun.arguments.get("share") if begun else None))
+        folder = resume or out or Path()
+        if begun and (folder / "distilled.safetensors").is_file() and not (folder / CHECKPOINTS).is_dir():
+            print(f"{folder / 'distilled.safetensors'}: this run is finished")
+            return
+        if given is None and processes.size > 1:
+            raise InputError("teacher: several processes share a run with a teacher that is trained: "
+                             "ssdd teacher -o FILE.safetensors, then --teacher FILE.safetensors")  # fmt: skip
+        stack.enter_context(_say_how_to_go_on(f"{_program(processes)} distill --resume {folder}"))
+        report: Report = silent
+        display = stack.enter_context(reports.Display(show=not quiet and processes.writes))
+        if processes.writes:
+            if not begun:
+                reports.new_directory(folder, overwrite)
+            log = reports.JsonLines(folder / reports.MARK, append=begun is not None)
+            report = reports.both(stack.enter_context(log), display)
+            if not begun:
+                names = {key: lasting(value) for key, value in
+                         (("data", data), ("teacher", teacher), ("representations", representations))}  # fmt: skip
+                Run(settings, {**names, "size": size, "seed": seed, "share": share}).write(folder)
+            report({"event": "start", "settings": as_dict(settings), "seed": seed})
+        processes.wait()  # until the folder is there
+        stop = stack.enter_context(interruptible(display.say if processes.writes else lambda line: None))
         of_teacher, checkpoints = (
-            Checkpoints(folder / CHECKPOINTS, stage, every=every, stop=stop, report=report)
+            Checkpoints(folder / CHECKPOINTS, stage, every=every, stop=stop, report=report, writes=processes.writes,
+                        processes=processes.size)
             for stage in ("teacher", "distill")
-        )
+        )  # fmt: skip
         trained = folder / "teacher.safetensors"
         if given is None and begun and trained.is_file():
             given = chosen_teacher(str(trained), None, loaded, settings, silent)
@@ -160,16 +178,24 @@ def distill(
             run = run_distill(
                 loaded, r.train, lambda: study.make(r.dimension), settings.distill, seed=seed,
                 teacher=network if needs_teacher(settings.distill) else None, report=report, checkpoints=checkpoints,
+                processes=processes,
             )  # fmt: skip
         except Diverged as error:
-            reports.keep_partial(error, folder)
+            if processes.writes:
+                reports.keep_partial(error, folder)
             raise
-        report({"event": "result", "seed": seed, **run.result.metrics})
-        _write(run, folder)
-        reports.coverage(r.train, run.result.targets, folder / "coverage.png", loaded.y_train)
-        of_teacher.clear()
-        checkpoints.clear()  # last: until all is written the run can go on
-    print(f"{folder / 'distilled.safetensors'}: {len(run.result)} images, loss {run.losses[-1][1]:.4g}")
+        if processes.writes:
+            report({"event": "result", "seed": seed, **run.result.metrics})
+            _write(run, folder)
+            reports.coverage(r.train, run.result.targets, folder / "coverage.png", loaded.y_train)
+            of_teacher.clear()
+            checkpoints.clear()  # last: until all is written the run can go on
+            print(f"{folder / 'distilled.safetensors'}: {len(run.result)} images, loss {run.losses[-1][1]:.4g}")
+
+
+def _program(processes: Processes) -> str:
+    """What starts the program: it appears in advice on how to go on."""
+    return "ssdd" if processes.size == 1 else f"torchrun --nproc-per-node {processes.size} -m ssdd.cli"
 
 
 def _write(run: Distillation, folder: Path) -> None:

@@ -86,9 +86,10 @@ def train_teacher(
         t.step += 1
         if t.step % per_epoch == 0:
             report({"event": "teacher", "step": t.step, "steps": steps, "loss": _finite(t, config, per_epoch)})
-        if checkpoints is not None and checkpoints.due():
+        stop = checkpoints is not None and checkpoints.stop()
+        if checkpoints is not None and (stop or checkpoints.due()):
             _finite(t, config, per_epoch)  # a state that diverged never takes the place of a good one
-            checkpoints.save(t.step, t.state_dict())
+            checkpoints.save(t.step, t.state_dict(), stop)
     about = {
         "method": config.method,
         "backbone": config.backbone,

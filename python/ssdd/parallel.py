@@ -1,0 +1,141 @@
+"""One run on several processes (``torchrun``): the same state everywhere, the work of a step shared in one of two ways.
+
+``"batch"``: all processes take the same networks, each its part of the real batch. ``"networks"``: all take the same
+real batch, each its part of the networks that a step draws. Either way the gradient is the mean over the whole, each
+part with its weight, so that the run equals one process's up to the order of a sum. A network of the pool is trained
+by one process, which hands it to the others: all hold the same bits after each step, on any hardware.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from functools import partial
+from typing import Literal, TypeVar, get_args
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from .config import InputError
+
+Way = Literal["batch", "networks"]
+WAYS = get_args(Way)
+
+_T = TypeVar("_T")
+
+
+class ProcessLost(RuntimeError):
+    """Another process of the run is gone. What this one holds is in the middle of a step: go on from a checkpoint."""
+
+
+@dataclass(frozen=True)
+class Processes:
+    """This process's place among those that share a run; the default is a run on its own, which sends nothing."""
+
+    rank: int = 0
+    size: int = 1
+    way: Way = "batch"
+
+    @property
+    def writes(self) -> bool:
+        """Whether this is the one process that writes files and reports."""
+        return self.rank == 0
+
+    def owner(self, i: int) -> int:
+        """The process that trains the i-th network drawn (or the i-th of the pool, when it is filled)."""
+        return i % self.size
+
+    def rows(self, n: int) -> slice:
+        """This process's part of ``n`` real images."""
+        if self.way == "networks":
+            return slice(0, n)
+        return slice(n * self.rank // self.size, n * (self.rank + 1) // self.size)
+
+    def networks(self, drawn: Sequence[_T]) -> list[_T]:
+        """This process's part of the networks drawn."""
+        return list(drawn[self.rank :: self.size] if self.way == "networks" else drawn)
+
+    def weight(self, n: int, networks: int) -> float:
+        """The share of this process's part in the mean over ``n`` real images and ``networks`` networks."""
+        if self.way == "networks":
+            return len(range(self.rank, networks, self.size)) / networks
+        part = self.rows(n)
+        return (part.stop - part.start) / n
+
+    def combine(self, loss: Tensor, gradients: Sequence[Tensor], weight: float, stop: bool) -> tuple[Tensor, bool]:
+        """Make ``gradients`` (in place) and ``loss`` the weighted sums over the processes, and ``stop`` true for all
+        where it is true for one: a single message. Raises :class:`ProcessLost`."""
+        if self.size == 1:
+            return loss, stop
+        parts = [loss.reshape(1), *(g.reshape(-1) for g in gradients)]
+        sent = torch.cat([torch.cat(parts) * weight, loss.new_full((1,), float(stop))])
+        self._all(lambda: dist.all_reduce(sent))
+        at = 1
+        for gradient in gradients:
+            gradient.copy_(sent[at : at + gradient.numel()].view_as(gradient))
+            at += gradient.numel()
+        return sent[0], bool(sent[-1] > 0)
+
+    def agree(self, stop: bool) -> bool:
+        """Whether any process says ``stop``."""
+        return self.combine(torch.zeros(()), [], 1.0, stop)[1]
+
+    def hand_out(self, tensors: Sequence[Tensor], source: int) -> None:
+        """Give ``tensors`` (in place) the values that the process ``source`` holds. Raises :class:`ProcessLost`."""
+        if self.size == 1:
+            return
+        floats = [t for t in tensors if t.is_floating_point()]
+        with torch.no_grad():
+            if floats:
+                sent = torch.cat([t.detach().reshape(-1) for t in floats])
+                self._all(lambda: dist.broadcast(sent, source))
+                for tensor, part in zip(floats, sent.split([t.numel() for t in floats]), strict=True):
+                    tensor.copy_(part.view(tensor.shape))
+            for tensor in tensors:
+                if not tensor.is_floating_point():  # BatchNorm's counters
+                    self._all(partial(dist.broadcast, tensor, source))
+
+    def wait(self) -> None:
+        """Until all processes are here. Raises :class:`ProcessLost`."""
+        if self.size > 1:
+            self._all(dist.barrier)
+
+    def _all(self, call: Callable[[], object]) -> None:
+        try:
+            call()
+        except RuntimeError as error:
+            why = str(error).strip().splitlines()[0][:200]
+            raise ProcessLost(
+                f"one of the {self.size} processes of this run is gone; process {self.rank} cannot go on ({why})"
+            ) from None
+
+
+ALONE = Processes()
+
+
+@contextmanager
+def joined(way: str | None = None, otherwise: str | None = None) -> Iterator[Processes]:
+    """The processes that ``torchrun`` started (it sets ``WORLD_SIZE``), joined for the time of the context.
+
+    ``way``: one of ``WAYS``; without ``torchrun`` it is an :class:`InputError`. ``otherwise``: what holds where there
+    are several processes and no ``way`` was given (default "batch").
+    """
+    size = int(os.environ.get("WORLD_SIZE", "1"))
+    if way is not None and size == 1:
+        raise InputError(f"share: {way!r} is for several processes; start them with torchrun --nproc-per-node N")
+    chosen = way or otherwise or "batch"
+    if chosen not in WAYS:
+        raise InputError(f"share: expected one of {', '.join(WAYS)}, got {chosen!r}")
+    if size == 1:
+        yield ALONE
+        return
+    # The loop's tensors are in main memory, so gloo; a process that dies closes its connections, and the others notice.
+    dist.init_process_group("gloo")
+    try:
+        yield Processes(dist.get_rank(), size, "networks" if chosen == "networks" else "batch")
+    finally:
+        with suppress(RuntimeError):
+            dist.destroy_process_group()

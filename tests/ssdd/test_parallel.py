@@ -1,0 +1,158 @@
+"""Two gloo processes on one run: equal to one process, and a clear end where one of them is killed."""
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from ssdd.artifact import read_safetensors
+from ssdd.checkpoint import Checkpoints
+from ssdd.config import InputError
+from ssdd.data import load_images
+from ssdd.parallel import ALONE, Processes, joined
+from ssdd.select import random_subset
+from ssdd.teachers import read_representations
+
+SETTINGS = ["--set", "student.model=convnet-4-8", "--set", "distill.pool=3", "--set", "distill.pool_steps=6",
+            "--set", "distill.log_every=4", "--set", "distill.batch=51", "-m", "6", "--steps", "12"]  # fmt: skip
+
+
+@pytest.mark.parametrize("way, size, n, networks", [("batch", 3, 10, 1), ("networks", 3, 10, 7), ("batch", 1, 5, 2)])
+def test_the_parts_are_the_whole(way, size, n, networks):
+    parts = [Processes(rank, size, way) for rank in range(size)]
+    assert sum(p.weight(n, networks) for p in parts) == pytest.approx(1)
+    if way == "batch":
+        assert [i for p in parts for i in range(n)[p.rows(n)]] == list(range(n))
+        assert all(p.networks([4, 5]) == [4, 5] for p in parts)
+    else:
+        assert sorted(i for p in parts for i in p.networks(range(networks))) == list(range(networks))
+        assert all(p.rows(n) == slice(0, n) for p in parts)
+        assert all(i in parts[parts[0].owner(i)].networks(range(networks)) for i in range(networks))
+
+
+def test_alone_changes_nothing():
+    loss, gradient = torch.tensor(2.0), torch.ones(3)
+    assert ALONE.combine(loss, [gradient], 1.0, True) == (loss, True) and torch.equal(gradient, torch.ones(3))
+
+
+def test_share_needs_torchrun_and_a_known_word():
+    with pytest.raises(InputError, match="torchrun"), joined("batch"):
+        pass
+    with pytest.raises(InputError, match="batch, networks"), joined(otherwise="weights"):
+        pass
+
+
+@pytest.fixture(scope="module")
+def source(tmp_path_factory):
+    """Images and representations as files: no teacher to train."""
+    folder, g = tmp_path_factory.mktemp("source"), np.random.default_rng(0)
+    np.savez(folder / "set.npz", x_train=g.integers(0, 256, (80, 8, 8, 1), dtype=np.uint8))
+    np.save(folder / "r.npy", g.standard_normal((80, 5)).astype(np.float32))
+    return ["-d", folder / "set.npz", "--representations", folder / "r.npy"]
+
+
+def free_port() -> int:
+    with socket.socket() as s:
+        s.bind(("127.0.0.1", 0))
+        return s.getsockname()[1]
+
+
+def environment(folder):
+    return {**os.environ, "OMP_NUM_THREADS": "1", "XDG_CACHE_HOME": str(folder / "cache")}
+
+
+def started(folder, processes, *arguments):
+    """The program, on its own or by torchrun."""
+    program = ["-m", "ssdd.cli", "distill", *map(str, arguments)]
+    launcher = ["-m", "torch.distributed.run", "--nproc-per-node", str(processes), "--master-port", str(free_port())]
+    return subprocess.Popen([sys.executable, *(launcher if processes > 1 else []), *program], text=True,
+                            env=environment(folder), stdout=subprocess.PIPE, stderr=subprocess.STDOUT)  # fmt: skip
+
+
+def finish(folder, processes, *arguments, fails=False):
+    process = started(folder, processes, *arguments)
+    said = process.communicate(timeout=110)[0]
+    assert bool(process.returncode) == fails, said
+    return said
+
+
+def product(run):
+    tensors, meta = read_safetensors(run / "distilled.safetensors")
+    return tensors["images"], tensors["targets"], meta["metrics"]
+
+
+@pytest.mark.parametrize("way, changes", [
+    ("batch", []),
+    ("networks", ["--set", "distill.networks=3"]),
+])  # fmt: skip
+def test_two_processes_equal_one(source, tmp_path, way, changes):
+    finish(tmp_path, 1, "-q", "-o", tmp_path / "one", *source, *SETTINGS, *changes)
+    said = finish(tmp_path, 2, "-o", tmp_path / "two", *source, *SETTINGS, *changes, "--share", way)
+    assert said.count("distilled.safetensors") == 1  # one writer
+    (x1, y1, m1), (x2, y2, m2) = product(tmp_path / "one"), product(tmp_path / "two")
+    assert m1["untrained_share"] == m2["untrained_share"] and m1["mean_age"] == m2["mean_age"]
+    assert m1["loss"] == pytest.approx(m2["loss"], rel=1e-3)
+    data = load_images(source[1])
+    rows = random_subset(len(data.x_train), len(x1), 0)
+    x0, y0 = data.x_train[rows].permute(0, 3, 1, 2) / 255, read_representations(source[3], data).train[rows]
+    for ours, theirs, before in ((x2, x1, x0), (y2, y1, y0)):
+        moved = float((theirs - before).abs().mean())
+        assert moved > 1e-3 and float((ours - theirs).abs().mean()) < 0.02 * moved
+
+
+def child_of(process, rank):
+    """The process id of the torchrun worker with that rank."""
+    for pid in map(int, filter(str.isdigit, os.listdir("/proc"))):
+        try:
+            parent = int(Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[1])
+            if parent == process.pid and f"\0RANK={rank}\0" in Path(f"/proc/{pid}/environ").read_text():
+                return pid
+        except (OSError, IndexError):
+            continue
+    raise AssertionError("no such worker")
+
+
+@pytest.mark.parametrize("rank", [0, 1])
+def test_one_killed_ends_the_run_and_it_goes_on(source, tmp_path, rank):
+    long = [*source, *SETTINGS, "--set", "distill.steps=40"]
+    finish(tmp_path, 2, "-q", "-o", tmp_path / "whole", *long)
+    run = tmp_path / "run"
+    process = started(tmp_path, 2, "-o", run, *long, "--checkpoint-every", 0)
+    end = time.monotonic() + 100
+    while not [f for f in Checkpoints(run / "checkpoints").files() if int(f.stem[-9:]) >= 5]:
+        assert process.poll() is None and time.monotonic() < end
+        time.sleep(0.01)
+    os.kill(child_of(process, rank), signal.SIGKILL)
+    said = process.communicate(timeout=110)[0]
+    assert process.returncode, said
+    assert f"one of the 2 processes of this run is gone; process {1 - rank} cannot go on" in said
+    assert f"torchrun --nproc-per-node 2 -m ssdd.cli distill --resume {run}" in said
+    said = finish(tmp_path, 2, "--resume", run)
+    assert "going on from distill-" in said and said.count("going on from") == 1
+    assert all(torch.equal(a, b) for a, b in zip(product(tmp_path / "whole")[:2], product(run)[:2], strict=True))
+
+
+def test_ctrl_c_stops_all_of_them_after_the_same_step(source, tmp_path):
+    run = tmp_path / "run"
+    process = started(tmp_path, 2, "-o", run, *source, *SETTINGS, "--steps", "400", "--checkpoint-every", 0)
+    end = time.monotonic() + 100
+    while not [f for f in Checkpoints(run / "checkpoints").files() if int(f.stem[-9:]) >= 2]:
+        assert process.poll() is None and time.monotonic() < end
+        time.sleep(0.01)
+    process.send_signal(signal.SIGINT)
+    said = process.communicate(timeout=110)[0]
+    assert "stopped after step" in said and f"distill --resume {run}" in said and "is gone" not in said, said
+
+
+def test_more_processes_than_parts(source, tmp_path):
+    said = finish(tmp_path, 2, "-o", tmp_path / "run", *source, *SETTINGS, "--share", "networks", fails=True)
+    assert "distill.networks: expected one or more for each of 2 processes, got 1" in said
+    said = finish(tmp_path, 2, "-o", tmp_path / "other", *source[:2], *SETTINGS, fails=True)
+    assert "ssdd teacher -o FILE" in said
