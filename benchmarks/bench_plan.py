@@ -18,6 +18,7 @@ from ssdd_ext import plan
 from ssdd_ext.bench import ALTERNATIVES, Problem, interleaved, machine, measure, seconds_text, summary, torch_plan
 
 LIMIT = 0.15
+AS_CALLED = "as called"
 # A shape whose cheapest plan has more FLOPs than this teaches nothing that a smaller one does not.
 MOST_FLOPS = 20e9
 
@@ -78,16 +79,18 @@ def measure_shape(problem: Problem, repeats: int, seconds: float) -> dict[str, A
         with plan.force(forward=pair[0], backward=pair[1]):
             worst = max(worst, *measure.errors(ALTERNATIVES["ssdd_ext"], at, inputs, truth).values())
         calls[name] = forced(pair, at, inputs)
+    # What a user's call runs: the chosen plan, where the problem is small in one fused pass.
+    inputs = exact[problem][0]
+    calls[AS_CALLED] = lambda: measure.step(ALTERNATIVES["ssdd_ext"], problem, inputs)
     samples = interleaved(calls, problem.device, repeats, seconds, settle=0.0)
     times = {name: summary(t) for name, t in samples.items()}
-    best = min(times, key=lambda name: times[name]["median"])
+    best = min((name for name in times if name != AS_CALLED), key=lambda name: times[name]["median"])
     picked = planned(problem)
-    mine = f"{picked.forward} + {picked.backward}"
     return {
         "problem": asdict(problem),
-        "chosen": mine,
+        "chosen": f"{picked.forward} + {picked.backward}",
         "best": best,
-        "loss": times[mine]["median"] / times[best]["median"] - 1,
+        "loss": max(0.0, times[AS_CALLED]["median"] / times[best]["median"] - 1),
         "limit": LIMIT,
         "seconds": times,
         "error": worst,
@@ -103,7 +106,7 @@ def main(argv: Sequence[str] | None = None) -> list[dict[str, Any]]:
         row = measure_shape(replace(shape, device=a.device), a.repeats, a.seconds)
         rows.append(row)
         sizes = f"S={shape.s} Q={shape.q} D={shape.d} C={shape.c}"
-        time = seconds_text(row["seconds"][row["best"]]["median"])
+        time = seconds_text(row["seconds"][AS_CALLED]["median"])
         over = "  OVER" if row["loss"] > LIMIT else ""
         line = f"{sizes:32} chosen {row['chosen']:20} best {row['best']:34} {time:>8}  loss {100 * row['loss']:5.1f}%"
         print(line + over, flush=True)

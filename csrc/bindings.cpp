@@ -443,6 +443,9 @@ PYBIND11_MODULE(_C, m) {
     return ssdd::cpu::krr_workspace(ssdd::shape_of(shape), backward);
   });
   m.def("krr_value_and_gradient", &ssdd::krr_value_and_gradient);
+  m.def("krr_fuses", [](const std::vector<int64_t>& shape, int backward_plan) {
+    return ssdd::cpu::krr_fuses(ssdd::shape_of(shape), static_cast<ssdd::Plan>(backward_plan));
+  });
   m.def("krr_value_and_gradient_workspace", [](const std::vector<int64_t>& shape, int backward_plan) {
     const ssdd::KrrShape forward = ssdd::shape_of(shape);
     ssdd::KrrShape backward = forward;

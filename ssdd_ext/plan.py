@@ -20,8 +20,6 @@ CODES = {"dense": 0, "low_rank": 1, "mixed": 2, "primal": 3}
 
 # Memory that K_qs may take before queries are processed in chunks and K_qs is formed anew in the backward.
 K_QS_BYTES = 1 << 28
-# Below this share of S, C target columns are few enough that K_qs is not worth forming: see `kept_queries`.
-LOW_RANK_SHARE = 3
 # Rows of a stand-in for K_qs where it is not kept, never read. PyTorch specialises a compiled graph on whether a tensor
 # has no or one element, so a saved tensor that is sometimes empty costs a second graph; one that never is, does not.
 STAND_IN = 2
@@ -80,7 +78,10 @@ def kept_queries(s: int, q: int, d: int, c: int, linear: bool, bordered: bool, i
     if not linear:
         return q * fits
     n = d + 1 if bordered else d
-    return q * fits * _min(1, (LOW_RANK_SHARE * c) // s) * _min(1, n // s)
+    # Multiply-adds of both passes with K_qs at hand, and without it: W, M and X_s M^T in its place.
+    with_it = q * s * (d + 2 * c) + s * s * (c + d) + _min(q * s * (d + c), c * d * (q + s))
+    without = c * d * (s + q) + c * d * (q + s) + _min(s * s * (c + d) + s * d * c, 4 * c * d * s)
+    return q * fits * _min(1, without // _max(1, with_it)) * _min(1, n // s)
 
 
 def saved_rows(kept: int) -> int:

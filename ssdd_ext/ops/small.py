@@ -48,8 +48,12 @@ def _small_plan(
     picked = plan.choose(p)
     if b * (plan.forward_costs(p)[picked.forward]) > _SMALL:
         return None
-    shape = plan_shape(p, b, kernel, ridge, detach, picked.forward, max(picked.chunk, 1))
-    code = plan.CODES[picked.backward]
+    dense = plan_shape(p, b, kernel, ridge, detach, "dense", max(picked.chunk, 1))
+    if picked.forward != "primal" and core.krr_fuses(dense, plan.CODES["dense"]):
+        shape, code = dense, plan.CODES["dense"]  # both passes in one: no other order is as fast at these sizes
+    else:
+        shape = plan_shape(p, b, kernel, ridge, detach, picked.forward, max(picked.chunk, 1))
+        code = plan.CODES[picked.backward]
     return shape, code, core.krr_value_and_gradient_workspace(shape, code)
 
 
