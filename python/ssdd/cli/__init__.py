@@ -1,4 +1,4 @@
-"""The command line: ten verbs, each one call of the package."""
+"""The command line: eleven verbs, each one call of the package."""
 
 from __future__ import annotations
 
@@ -43,6 +43,7 @@ from .options import (
     chosen_settings,
     chosen_teacher,
 )
+from .settings import settings_command, spelled_out
 from .study import study
 from .train import distill, teacher
 
@@ -201,6 +202,7 @@ def info(
 
 
 app.command()(study)
+app.command("settings")(settings_command)
 app.command("export")(export_command)
 app.command("import")(import_command)
 
@@ -237,4 +239,4 @@ def readable_errors() -> Iterator[None]:
 def main() -> None:
     """The program ``ssdd``."""
     with readable_errors():
-        app()
+        app(spelled_out(sys.argv[1:]))

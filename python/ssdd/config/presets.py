@@ -7,6 +7,20 @@ import dataclasses
 from .errors import InputError
 from .settings import AugmentConfig, DistillConfig, FinetuneConfig, Preset, PretrainConfig, StudentConfig, TeacherConfig
 
+
+def _published(name: str, model: str, images: int, rate: float, tune_steps: int) -> Preset:
+    """The published settings (Lee et al., 2024): what differs between its sets are the arguments."""
+    batches = -(-images // 256)
+    return Preset(
+        name=name,
+        student=StudentConfig(model=model, channels_last=True),
+        teacher=TeacherConfig(backbone="resnet18", epochs=200, projector=2048),  # the length is not published
+        distill=DistillConfig(images=images, steps=160_000, batch=1024, rate=rate, log_every=500),
+        pretrain=PretrainConfig(steps=1000 * batches, batch=256, rate=0.1, schedule="constant"),
+        finetune=FinetuneConfig(share=1.0, steps=tune_steps, batch=256, rate=0.01),
+    )
+
+
 PRESETS: dict[str, Preset] = {
     # 1,297 training images of 8x8: 26 distilled images are 2%.
     "digits": Preset(
@@ -40,6 +54,12 @@ PRESETS: dict[str, Preset] = {
         pretrain=PretrainConfig(steps=300, rate=0.5),
         finetune=FinetuneConfig(share=0.1),
     ),
+    # The published runs: hours on a GPU. Their teacher is a ResNet-18 trained on the same images.
+    "cifar100": _published("cifar100", "convnet-128-256-512", 1000, 1e-4, 10_000),
+    "tinyimagenet": _published("tinyimagenet", "convnet-64-128-256-512", 2000, 1e-5, 10_000),
+    "imagenet64": _published("imagenet64", "convnet-64-128-256-512", 1000, 1e-5, 5_000),
+    # Published with a Barlow Twins ResNet-50 of ImageNet: give it with --teacher or --representations.
+    "imagenette": _published("imagenette", "convnet-32-64-128-256-512", 10, 1e-3, 5_000),
     # Small colour images on a CPU: a folder or an .npz of the user's.
     "small": Preset(name="small", distill=DistillConfig(pool=5, pool_steps=400)),
 }

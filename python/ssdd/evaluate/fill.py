@@ -19,6 +19,7 @@ from ..config import Event, InputError, Report, silent, versions
 from ..data import ImageSet
 from ..distill import distill, needs_teacher
 from ..models import Network, seeded
+from ..objective import total_variation
 from ..select import baseline, kmeans_medoids, random_subset
 from .cells import SOURCE, Cells, differences
 from .finetune import finetune
@@ -112,7 +113,7 @@ def fill_unit(filling: Filling, row: Row, seed: int, missing: Sequence[str], rep
         if row.source == "krr-st" and pairs is not None:
             values["distillation"] = {
                 key: pairs.metrics[key] for key in ("steps", "loss", "untrained_share", "mean_age", "cpu_seconds")
-            }
+            } | {"total_variation": float(total_variation(pairs.images))}
         kept = filling.cells.write(row, seed, name, values | {"cpu_seconds": dict(seconds), "versions": versions()})
         report({"event": "study-cell", "cell": kept})
         seconds = {"pairs": 0.0, "pretrain": 0.0}

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import warnings
+
 import numpy as np
 import torch
 from torch import Tensor
@@ -30,7 +32,9 @@ def probe(x_train: Tensor, y_train: Tensor, x_test: Tensor, y_test: Tensor, l2: 
 
     if len(y_train.unique()) < 2:
         raise InputError("labels: a probe needs at least two classes")
-    with threadpool_limits(1):
+    with threadpool_limits(1), warnings.catch_warnings():
+        # One label a class is what was asked for; scikit-learn takes it for a mistake.
+        warnings.filterwarnings("ignore", "The number of unique classes is greater", UserWarning)
         model = LogisticRegression(C=1 / max(l2, 1e-12), max_iter=500, tol=1e-3)
         model.fit(x_train.double().numpy(), y_train.numpy())
         right = model.predict(x_test.double().numpy()) == y_test.numpy()

@@ -7,7 +7,7 @@ import re
 import tomllib
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, Literal, cast, get_args
 
 from ..config import InputError, Preset, official, preset, with_settings
 
@@ -36,6 +36,8 @@ class Row:
     seeds: int
     of: Row | None = None
     """The row whose images a "recomputed" one takes."""
+    later: bool = False
+    """Whether all other rows come first, with all their seeds."""
 
     @property
     def slug(self) -> str:
@@ -64,8 +66,9 @@ class Plan:
     targets: dict[str, Path]
 
     def order(self) -> list[tuple[Row, int]]:
-        """(row, seed), seed 0 of all rows first: the table is useful early."""
-        return [(row, s) for s in range(max(row.seeds for row in self.rows)) for row in self.rows if s < row.seeds]
+        """(row, seed), seed 0 of all rows first: the table is useful early. Rows marked "later" follow, likewise."""
+        seeds = range(max(row.seeds for row in self.rows))
+        return [(r, s) for later in (False, True) for s in seeds for r in self.rows if s < r.seeds and r.later == later]
 
 
 def read_plan(path: str | os.PathLike[str]) -> Plan:
@@ -74,7 +77,8 @@ def read_plan(path: str | os.PathLike[str]) -> Plan:
     Keys: ``title``, ``preset``, ``seeds`` (a number), ``data``, ``teacher`` (files, relative to this one), tables
     ``targets`` (name = file) and ``set`` ("stage.field" = value, for all rows), and one ``[[row]]`` a row with
     ``name``, ``from`` (nothing, random, k-means, full set, krr-st, recomputed, teacher) and optionally ``seeds``,
-    ``official``, ``set`` and, for "recomputed", ``of``: the name of a "krr-st" row above it. An :class:`InputError`
+    ``official``, ``set``, ``later`` (true: after all other rows) and, for "recomputed", ``of``: the name of a "krr-st"
+    row above it. An :class:`InputError`
     names what is wrong.
     """
     path = Path(path)
@@ -102,7 +106,7 @@ def read_plan(path: str | os.PathLike[str]) -> Plan:
 
 
 def _row(table: dict[str, Any], shared: Preset, seeds: int, above: list[Row], where: str) -> Row:
-    _only(table, {"name", "from", "seeds", "official", "set", "of"}, where)
+    _only(table, {"name", "from", "seeds", "official", "set", "of", "later"}, where)
     source = _text(table, "from", where)
     if source not in get_args(Source):
         raise InputError(f"{where}: from: expected one of {', '.join(get_args(Source))}, got {source!r}")
@@ -116,7 +120,8 @@ def _row(table: dict[str, Any], shared: Preset, seeds: int, above: list[Row], wh
             )
         shared, seeds = of.settings, of.seeds
     settings = with_settings(official(shared) if table.get("official") else shared, _changes(table, where))
-    return Row(_text(table, "name", where), source, settings, _number(table, "seeds", seeds, where), of)  # type: ignore[arg-type]
+    name, number = _text(table, "name", where), _number(table, "seeds", seeds, where)
+    return Row(name, cast(Source, source), settings, number, of, bool(table.get("later")))
 
 
 def _changes(table: dict[str, Any], where: str) -> dict[str, str]:

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from ..artifact import write_atomically
 from ..evaluate import SOURCE, Plan, Row, compare, read_cell
+from .pictures import scatter
 from .table import entry, markdown
 
 BEGIN, END = "<!-- from the cells: begin -->", "<!-- from the cells: end -->"
@@ -26,7 +28,12 @@ def write_page(plan: Plan, folder: Path) -> Path:
     if BEGIN not in around or END not in around:
         around += f"\n{BEGIN}\n{END}\n"
     before, after = around.split(BEGIN)[0], around.split(END)[1]
-    return write_atomically(file, f"{before}{BEGIN}\n{tables(plan, found_cells(plan, folder))}\n{END}{after}".encode())
+    cells = found_cells(plan, folder)
+    text = tables(plan, cells)
+    if len(points := realism_points(plan, cells)) > 1:
+        scatter(points, folder / "realism.png", "total variation of the distilled images", "representation error")
+        text += "\n\nWhat realism costs:\n\n![Error against total variation](realism.png)"
+    return write_atomically(file, f"{before}{BEGIN}\n{text}\n{END}{after}".encode())
 
 
 def found_cells(plan: Plan, folder: Path) -> Found:
@@ -109,7 +116,7 @@ def _compared(plan: Plan, cells: Found, sets: Sequence[str]) -> str:
     measures: list[tuple[str, str, Measure, bool]] = [("representation error", SOURCE, _error, True)]
     measures += [(f"{name}, probe with all labels", name, _probe("features/0"), False) for name in sets]
     rows = [["row", "against", *(head for head, _, _, _ in measures)]]
-    for ours in (row for row in plan.rows if row.source == "krr-st"):
+    for ours in (row for row in plan.rows if row.source in ("krr-st", "recomputed")):
         for theirs in (row for row in plan.rows if row.source in ("random", "k-means")):
             rows.append([ours.name, theirs.name, *(
                 _paired(_values(cells, ours, name, m), _values(cells, theirs, name, m), error)
@@ -145,16 +152,34 @@ def _told(key: str, scale: float = 1.0) -> Measure:
     """A number that the distillation left with its cell; None where it is not known (seconds of a resumed run)."""
 
     def measure(cell: Mapping[str, Any]) -> float | None:
-        value = cell["distillation"][key]
+        value = cell["distillation"].get(key)
         return None if value is None else value * scale
 
     return measure
+
+
+def realism_points(plan: Plan, cells: Found) -> list[tuple[str, float, float]]:
+    """(row, total variation of its images, its representation error), means over the seeds, of every distilled row
+    whose settings differ from plain KRR-ST by a realism constraint alone, plain KRR-ST first."""
+    rows = [row for row in plan.rows if row.source == "krr-st"]
+    plain = [row for row in rows if not row.settings.distill.smooth and not row.settings.distill.near][:1]
+    points = []
+    for row in rows:
+        d = row.settings.distill
+        if [replace(d, smooth=0.0, near=0.0)] != [r.settings.distill for r in plain]:
+            continue
+        x = _values(cells, row, SOURCE, _told("total_variation"))
+        y = _values(cells, row, SOURCE, _error)
+        if seeds := x.keys() & y.keys():
+            points.append((row.name, sum(x[s] for s in seeds) / len(seeds), sum(y[s] for s in seeds) / len(seeds)))
+    return points
 
 
 def _pools(plan: Plan, cells: Found) -> str:
     columns: list[tuple[str, Measure, int]] = [
         ("untrained networks met, %", _told("untrained_share", 100), 1),
         ("mean age of a network met", _told("mean_age"), 1),
+        ("total variation of the images", _told("total_variation"), 3),
         ("outer steps", _told("steps"), 0),
         ("KRR loss at the end", _told("loss"), 4),
         ("minutes of one core", _told("cpu_seconds", 1 / 60), 1),

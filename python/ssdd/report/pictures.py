@@ -77,6 +77,22 @@ def loss_curves(losses: Mapping[int, Sequence[tuple[int, float]]], path: str | o
     figure.savefig(path, dpi=100)
 
 
+def scatter(points: Sequence[tuple[str, float, float]], path: str | os.PathLike[str], across: str, up: str) -> None:
+    """Write named points (name, x, y) as a PNG, the axes called ``across`` and ``up``."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(6, 4))
+    axis = figure.subplots()
+    for name, x, y in points:
+        axis.scatter([x], [y], color="0.2", s=20)
+        axis.annotate(name, (x, y), xytext=(5, 4), textcoords="offset points", fontsize=8)
+    axis.margins(0.2)
+    axis.set_xlabel(across)
+    axis.set_ylabel(up)
+    figure.tight_layout()
+    figure.savefig(path, dpi=100)
+
+
 def coverage(
     representations: Tensor, targets: Tensor, path: str | os.PathLike[str], labels: Tensor | None = None
 ) -> None:

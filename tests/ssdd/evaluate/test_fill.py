@@ -103,6 +103,7 @@ def test_cells_are_filled_seed_by_seed_and_a_rerun_skips_them(place):
     cell = json.loads(before["krr-st-the-codes-pool.seed-0.source.json"])
     assert cell["error"] > 0 and set(cell["probes"]) == {f"{w}/{n}" for w in ("features", "output") for n in (5, 0)}
     assert 0 <= cell["finetuned"] <= 100 and cell["distillation"]["untrained_share"] > 0.3
+    assert 0 < cell["distillation"]["total_variation"] < 1
     recomputed = json.loads(before["the-same-images.seed-0.source.json"])
     assert recomputed["error"] not in (None, cell["error"]) and "distillation" not in recomputed
     other = json.loads(before["krr-st-the-codes-pool.seed-0.other.json"])
@@ -187,6 +188,12 @@ def test_mistakes_in_the_file_are_named(tmp_path, change, message):
     (tmp_path / "s.toml").write_text(FILE.replace(*change))
     with pytest.raises(InputError, match=message):
         read_plan(tmp_path / "s.toml")
+
+
+def test_later_rows_come_last(tmp_path):
+    (tmp_path / "s.toml").write_text(FILE.replace('from = "random"', 'from = "random"\nlater = true'))
+    order = [(row.name, seed) for row, seed in read_plan(tmp_path / "s.toml").order()]
+    assert order[-2:] == [("random + teacher", 0), ("random + teacher", 1)] and len(order) == 8
 
 
 def test_what_is_missing_is_asked_for(place):

@@ -1,12 +1,14 @@
 """A study's page: means, pairs, and nothing that no cell gives."""
 
 import json
+from dataclasses import replace
 
 import pytest
 
 from ssdd.config import preset
 from ssdd.evaluate import Plan, Row
 from ssdd.report import write_page
+from ssdd.report.page import found_cells, realism_points
 
 
 def row(name, source, seeds=3):
@@ -52,7 +54,7 @@ def test_means_pairs_and_what_is_missing(tmp_path, plan):
     assert against[0][:3] == ["KRR-ST", "random + teacher", "**+0.100 ± 0.000** (n = 3), 16.7%"]
     assert against[0][3] == "**+2.5 ± 2.3** (n = 3)" and against[0][4] == "missing"
     assert against[1][2] == "missing"
-    assert "| KRR-ST | 3 | 25 | 16.0 | 96.5 ± 0.0 | 0.7 ± 0.0 | 1200 ± 0 | 0.0200 ± 0.0000 | 1.0 ± 0.0 |" in page
+    assert "| KRR-ST | 2 | 50 | 12.0 | 96.5 ± 0.0 | 0.7 ± 0.0 |  | 1200 ± 0 | 0.0200 ± 0.0000 | 1.0 ± 0.0 |" in page
 
 
 def test_one_seed_has_no_standard_error_and_a_loss_is_marked_too(tmp_path, plan):
@@ -63,6 +65,21 @@ def test_one_seed_has_no_standard_error_and_a_loss_is_marked_too(tmp_path, plan)
     put(tmp_path, "random + teacher", 1, error=0.6)
     put(tmp_path, "KRR-ST", 1, error=0.71, distillation=pool)
     assert any("| **-0.105 ± 0.010** (n = 2), -19.1% |" in line for line in lines(tmp_path, plan))
+
+
+def test_what_realism_costs_is_drawn_from_rows_that_differ_by_it_alone(tmp_path, plan):
+    def changed(name, **changes):
+        settings = preset("cifar10-cpu")
+        return Row(name, "krr-st", replace(settings, distill=replace(settings.distill, **changes)), 1)
+
+    rows = (*plan.rows, changed("smooth", smooth=0.1), changed("both", smooth=0.1, ridge=0.5))
+    plan = Plan("A study", rows, None, None, {})
+    pool = {"steps": 9, "loss": 0.1, "untrained_share": 0.0, "mean_age": 1.0, "cpu_seconds": None}
+    for name, error, variation in (("KRR-ST", 0.4, 0.2), ("smooth", 0.5, 0.1), ("both", 0.6, 0.05)):
+        put(tmp_path, name, 0, error=error, distillation=pool | {"total_variation": variation})
+    assert realism_points(plan, found_cells(plan, tmp_path)) == [("KRR-ST", 0.2, 0.4), ("smooth", 0.1, 0.5)]
+    assert "](realism.png)" in write_page(plan, tmp_path).read_text()
+    assert (tmp_path / "realism.png").read_bytes().startswith(b"\x89PNG")
 
 
 def test_words_around_the_tables_are_kept(tmp_path, plan):
