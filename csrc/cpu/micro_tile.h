@@ -28,12 +28,12 @@ inline void tile(int kc, const T* a, int64_t rs, int64_t ks, int64_t panel_strid
       __builtin_prefetch(out + i * ld, 1, 3);
       if constexpr (width * sizeof(T) > 64) __builtin_prefetch(out + i * ld + width - 1, 1, 3);
     }
-  const auto sum = [&](V(&acc)[rows][Vectors], int count) {
-#pragma GCC unroll 16
-    for (int i = 0; i < rows; ++i)
-#pragma GCC unroll 4
-      for (int v = 0; v < Vectors; ++v) acc[i][v] = V{};
-    for (int k = 0; k < count; ++k) {
+  // Not a lambda: what it captures lives in memory, and the loop then waits for its own pointers.
+  V total[rows][Vectors] = {};
+  for (int k0 = 0; k0 < kc; k0 += kRun<F>) {
+    V acc[rows][Vectors] = {};
+    const int stop = kc - k0 < kRun<F> ? kc - k0 : kRun<F>;
+    for (int k = 0; k < stop; ++k) {
       V bv[Vectors];
 #pragma GCC unroll 4
       for (int v = 0; v < Vectors; ++v) bv[v] = *reinterpret_cast<const L*>(b + v * lanes);
@@ -53,12 +53,6 @@ inline void tile(int kc, const T* a, int64_t rs, int64_t ks, int64_t panel_strid
       a += ks;
       b += width;
     }
-  };
-  V total[rows][Vectors];
-  sum(total, kc < kRun<F> ? kc : kRun<F>);
-  for (int k0 = kRun<F>; k0 < kc; k0 += kRun<F>) {
-    V acc[rows][Vectors];
-    sum(acc, kc - k0 < kRun<F> ? kc - k0 : kRun<F>);
 #pragma GCC unroll 16
     for (int i = 0; i < rows; ++i)
 #pragma GCC unroll 4
