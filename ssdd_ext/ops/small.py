@@ -103,7 +103,8 @@ class _SmallMse(torch.autograd.Function):
                     "ssdd_ext.krr_mse: a second backward needs the inputs again, and one of them was modified in place "
                     "since the forward; clone it before the change"
                 )
-            bars = _run(*ctx.inputs, ctx.needs_input_grad, ctx.call)[1]
+            x_s, y_s, x_q, y_q = ctx.inputs
+            bars = _run(x_s, y_s, x_q, y_q, ctx.needs_input_grad, ctx.call)[1]
         if torch.is_grad_enabled():
             return (*_Once.apply(grad, *bars, *ctx.inputs[:3]), None, None)
         if grad.dim() == 0 and grad.item() == 1:
@@ -113,7 +114,7 @@ class _SmallMse(torch.autograd.Function):
 
 
 # Function.apply without its look for functorch's dead wrappers: a plain tensor in eager mode is none.
-_apply = super(torch.autograd.Function, _SmallMse).apply  # type: ignore[misc]
+_apply = super(torch.autograd.Function, _SmallMse).apply
 
 
 def _times(grad: Tensor, bars: tuple[Tensor | None, ...]) -> tuple[Tensor | None, ...]:
