@@ -1,0 +1,39 @@
+// The core's own tests call cpu::; here those names lead to the CUDA kernels on the host twin, so that both halves of the
+// core are held to one table of problems.
+#include "cholesky.h"
+#include "cpu/blas.h"
+#include "cpu/micro.h"
+#include "gram.h"
+#include "krr.h"
+
+namespace ssdd::cpu {
+
+int64_t gram_workspace(int64_t batch, int64_t s, int64_t q, int) {
+  return cuda::gram_workspace(batch, s, q, 1 << 14);
+}
+int64_t cholesky_workspace(int64_t batch, int64_t s, int64_t c, int) { return cuda::cholesky_workspace(batch, s, c); }
+int64_t krr_workspace(const KrrShape& shape, bool backward) { return cuda::krr_workspace(shape, backward); }
+
+template <class T> void gram(const GramArgs<T>& a) { cuda::gram(a, nullptr); }
+template <class T> void solve(const SolveArgs<T>& a) { cuda::solve(a, nullptr); }
+template <class T> void solve_backward(const SolveBackwardArgs<T>& a) { cuda::solve_backward(a, nullptr); }
+template <class T> void krr_forward(const KrrForwardArgs<T>& a) { cuda::krr_forward(a, nullptr); }
+template <class T> void krr_backward(const KrrBackwardArgs<T>& a) { cuda::krr_backward(a, nullptr); }
+
+#define SSDD_INSTANTIATE(T)                              \
+  template void gram(const GramArgs<T>&);                \
+  template void solve(const SolveArgs<T>&);              \
+  template void solve_backward(const SolveBackwardArgs<T>&); \
+  template void krr_forward(const KrrForwardArgs<T>&);   \
+  template void krr_backward(const KrrBackwardArgs<T>&);
+SSDD_INSTANTIATE(float)
+SSDD_INSTANTIATE(double)
+#undef SSDD_INSTANTIATE
+
+// One instruction set: the twin's.
+bool isa_available(Isa isa) { return isa == Isa::generic; }
+const char* isa_name(Isa isa) { return isa == Isa::generic ? "CUDA kernels on the host twin" : "(CPU only)"; }
+void force_isa(Isa) {}
+void blas::set_table(const Table&) {}
+
+}  // namespace ssdd::cpu
