@@ -42,7 +42,8 @@ SIMT_KERNEL(kBlockThreads) begin_kernel(Attempt<T> a) {
   T* diagonal = a.diagonal + b * n;
   double sum = 0;
   for (int64_t i = simt::thread(); i < n; i += kBlockThreads) {
-    if (a.attempt == 0) simt::store(diagonal + i, simt::load(factor + i * n + i));
+    // A sector for each element of the diagonal, whatever one does; once a problem, so not counted.
+    if (a.attempt == 0) simt::store(diagonal + i, factor[i * n + i]);
     sum += static_cast<double>(simt::load(diagonal + i));
   }
   simt::put(sums + simt::thread(), sum);
@@ -56,14 +57,15 @@ SIMT_KERNEL(kBlockThreads) begin_kernel(Attempt<T> a) {
   const double lambda = static_cast<double>(scalars[kRidge]) * ridge_slope(f.ridge, trace, f.order);
   const double jitter = jitter_of<T>(a.attempt, absolute(trace) / static_cast<double>(n));
   for (int64_t i = simt::thread(); i < n; i += kBlockThreads)
-    simt::store(factor + i * n + i, static_cast<T>(static_cast<double>(simt::load(diagonal + i)) + lambda + jitter));
+    factor[i * n + i] = static_cast<T>(static_cast<double>(simt::load(diagonal + i)) + lambda + jitter);
   if (simt::thread() == 0) report(f, b, 0, trace, lambda, jitter);
 }
 
 template <class T>
 SIMT_DEVICE void load_diagonal_block(const T* factor, int64_t n, int64_t p, int size, T* shared) {
   for (int i = simt::warp(); i < size; i += kBlockThreads / 32)
-    for (int j = simt::lane(); j <= i; j += 32) simt::put(shared + i * kPanelPitch + j, simt::load(factor + (p + i) * n + p + j));
+    for (int j = simt::lane(); j < kPanel; j += 32)
+      simt::put_if(j <= i, shared + i * kPanelPitch + j, simt::load_if(j <= i, factor + (p + i) * n + p + j, T(0)));
 }
 
 template <class T>
@@ -89,7 +91,8 @@ SIMT_KERNEL(kBlockThreads) diagonal_kernel(Attempt<T> a, int64_t p) {
     return;
   }
   for (int i = simt::warp(); i < size; i += kBlockThreads / 32)
-    for (int j = simt::lane(); j <= i; j += 32) simt::store(factor + (p + i) * n + p + j, simt::get(block + i * kPanelPitch + j));
+    for (int j = simt::lane(); j < kPanel; j += 32)
+      simt::store_if(j <= i, factor + (p + i) * n + p + j, j <= i ? simt::get(block + i * kPanelPitch + j) : T(0));
 }
 
 // 64 rows below the diagonal block, each as a column of the system L x = a.

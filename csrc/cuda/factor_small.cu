@@ -32,7 +32,7 @@ SIMT_KERNEL(kWarpThreads) warp_kernel(Factor<T> f) {
     const T* from = a.p + lane * a.cs;  // walks down: 32 addresses at once would not fit the registers
 #pragma unroll
     for (int j = 0; j < 32; ++j, from += a.rs) {
-      column[j] = j < n && lane <= j ? simt::load(from) : T(0);
+      column[j] = simt::load_if(j < n && lane <= j, from, T(0));
       if (lane == j) diagonal = column[j];
     }
     if (attempt == 0) {
@@ -52,8 +52,8 @@ SIMT_KERNEL(kWarpThreads) warp_kernel(Factor<T> f) {
   T* out = f.factor + b * f.n * f.n + lane;
 #pragma unroll
   for (int j = 0; j < 32; ++j, out += n) {
-    if (j < n && lane <= j) simt::store(out, failed ? bad : column[j]);
-    if (f.zero_upper && j < n && lane > j && lane < n) simt::store(out, T(0));
+    const bool lower = lane <= j;
+    simt::store_if(j < n && lane < n && (lower || f.zero_upper), out, !lower ? T(0) : failed ? bad : column[j]);
   }
   if (lane == 0) report(f, b, failed, trace, lambda, jitter);
   if (!f.x) return;
@@ -64,7 +64,7 @@ SIMT_KERNEL(kWarpThreads) warp_kernel(Factor<T> f) {
     const T* from = y.p + (c0 + lane) * y.cs;
     T x[32];
 #pragma unroll
-    for (int j = 0; j < 32; ++j, from += y.rs) x[j] = j < n && exists ? simt::load(from) : T(0);
+    for (int j = 0; j < 32; ++j, from += y.rs) x[j] = simt::load_if(j < n && exists, from, T(0));
 #pragma unroll
     for (int k = 0; k < 32; ++k) {
       if (k >= n) break;
@@ -83,7 +83,7 @@ SIMT_KERNEL(kWarpThreads) warp_kernel(Factor<T> f) {
     T* to = f.x + b * f.n * f.c + c0 + lane;
 #pragma unroll
     for (int j = 0; j < 32; ++j, to += f.c)
-      if (j < n && exists) simt::store(to, x[j] + bad);
+      simt::store_if(j < n && exists, to, x[j] + bad);
   }
 }
 
@@ -91,7 +91,8 @@ SIMT_KERNEL(kWarpThreads) warp_kernel(Factor<T> f) {
 template <class T>
 SIMT_DEVICE void load_lower(View<const T> a, int n, T* shared, int pitch) {
   for (int i = simt::warp(); i < n; i += kBlockThreads / 32)
-    for (int j = simt::lane(); j <= i; j += 32) simt::put(shared + i * pitch + j, simt::load(a.p + i * a.rs + j * a.cs));
+    for (int j = simt::lane(); j < i + 32 - i % 32; j += 32)
+      simt::put_if(j <= i, shared + i * pitch + j, simt::load_if(j <= i, a.p + i * a.rs + j * a.cs, T(0)));
 }
 
 template <class T>
@@ -148,10 +149,8 @@ SIMT_KERNEL(kBlockThreads) block_kernel(Factor<T> f) {
   const T bad = status ? simt::nan<T>() : T(0);
   T* out = f.factor + b * f.n * f.n;
   for (int i = simt::warp(); i < n; i += kBlockThreads / 32)
-    for (int j = simt::lane(); j < n; j += 32) {
-      if (j <= i) simt::store(out + i * n + j, status ? bad : simt::get(a + i * pitch + j));
-      if (j > i && f.zero_upper) simt::store(out + i * n + j, T(0));
-    }
+    for (int j = simt::lane(); j < n + 31 - (n + 31) % 32; j += 32)
+      simt::store_if(j <= i || (j < n && f.zero_upper), out + i * n + j, j > i ? T(0) : status ? bad : a[i * pitch + j]);
   if (simt::thread() == 0) report(f, b, status, trace, lambda, jitter);
   if (!f.x || f.c > kColumns) return;
   const Columns<T> x{f.x + b * f.n * f.c, f.c, 1, static_cast<int>(f.c)};

@@ -9,7 +9,12 @@
 namespace ssdd::cuda {
 namespace {
 
-constexpr int kThreads = 256, kPitch = kTile + 4, kStage = kDepth * kPitch;
+constexpr int kThreads = 256;
+// 16 bytes beyond the tile: rows stay aligned for vectors, and a copy along k meets in a bank no more than twice.
+template <class T>
+constexpr int kPitch = kTile + 16 / sizeof(T);
+template <class T>
+constexpr int kStage = kDepth * kPitch<T>;
 
 template <class T>
 struct Loader {
@@ -28,7 +33,7 @@ struct Loader {
       const int row = along_k ? t / 16 + 16 * r : t % 64, step = along_k ? t % 16 : t / 64 + 4 * r;
       const bool exists = row < rows && k + step < k_end;
       const T* from = base + row * row_stride + (k + step) * k_stride;
-      simt::copy_async<sizeof(T)>(stage + step * kPitch + row, exists ? from : base,
+      simt::copy_async<sizeof(T)>(stage + step * kPitch<T> + row, exists ? from : base,
                                   exists ? static_cast<int>(sizeof(T)) : 0);
     }
   }
@@ -50,8 +55,8 @@ SIMT_KERNEL(kThreads) plain_kernel(Product<T> p, Tiling tiling) {
   Part part;
   if (!find_part(p, tiling, part)) return;
   simt::Shared shared;
-  T* const a_stages = shared.take<T>(2 * kStage);
-  T* const b_stages = shared.take<T>(2 * kStage);
+  T* const a_stages = shared.take<T>(2 * kStage<T>);
+  T* const b_stages = shared.take<T>(2 * kStage<T>);
   const Loader<T> a(p.a[part.b], part.row, p.m), b(p.b[part.b].t(), part.column, p.n);
   const int row = simt::thread() / 16 * 4, column = simt::thread() % 16 * 4;
   T sums[4][4] = {};
@@ -66,16 +71,16 @@ SIMT_KERNEL(kThreads) plain_kernel(Product<T> p, Tiling tiling) {
     simt::copy_wait<0>();
     simt::barrier();
     if (k + kDepth < part.k_end) {
-      a.load(a_stages + (slot ^ 1) * kStage, k + kDepth, part.k_end);
-      b.load(b_stages + (slot ^ 1) * kStage, k + kDepth, part.k_end);
+      a.load(a_stages + (slot ^ 1) * kStage<T>, k + kDepth, part.k_end);
+      b.load(b_stages + (slot ^ 1) * kStage<T>, k + kDepth, part.k_end);
     }
     simt::copy_commit();
     T fresh[4][4] = {};
 #pragma unroll
     for (int step = 0; step < kDepth; ++step) {
       T x[4], z[4];
-      four(a_stages + slot * kStage + step * kPitch + row, x);
-      four(b_stages + slot * kStage + step * kPitch + column, z);
+      four(a_stages + slot * kStage<T> + step * kPitch<T> + row, x);
+      four(b_stages + slot * kStage<T> + step * kPitch<T> + column, z);
 #pragma unroll
       for (int i = 0; i < 4; ++i)
 #pragma unroll
@@ -136,7 +141,7 @@ int splits_of(int64_t batch, int64_t tiles, int64_t k) {
 }  // namespace
 
 int64_t split_room(int64_t batch, int64_t m, int64_t n, int64_t k) {
-  const int splits = splits_of(batch, tiles_of(m, n) / 2, k);  // half: a triangle has fewer tiles and more splits
+  const int splits = splits_of(batch, (tiles_of(m, n) + 1) / 2, k);  // half: a triangle has fewer tiles and more splits
   return splits > 1 ? splits * batch * m * n : 0;
 }
 
@@ -144,7 +149,7 @@ template <class T>
 void product_plain(const Product<T>& p, const Tiling& tiling, simt::Stream stream) {
   auto* kernel = p.distance ? &plain_kernel<T, true> : &plain_kernel<T, false>;
   simt::launch(kernel, {static_cast<unsigned>(tiling.tiles * tiling.splits * p.batch)}, kThreads,
-               4 * kStage * static_cast<int>(sizeof(T)), stream, p, tiling);
+               4 * kStage<T> * static_cast<int>(sizeof(T)), stream, p, tiling);
 }
 
 template <class T>
@@ -158,7 +163,7 @@ void product(const Product<T>& p, simt::Stream stream) {
   const int64_t room = p.split_elements / (p.batch * p.m * p.n);
   if (room < t.splits) t.splits = room < 2 ? 1 : static_cast<int>(room);
   t.k_share = ((p.k + t.splits - 1) / t.splits + kDepth - 1) / kDepth * kDepth;
-  constexpr int64_t kShortForTensor = 32;
+  constexpr int64_t kShortForTensor = 48;
   if constexpr (sizeof(T) == 4) {
     if (!p.distance && p.k >= kShortForTensor)
       product_tensor(p, t, stream);

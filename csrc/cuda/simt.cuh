@@ -41,10 +41,23 @@ template <class T>
 SIMT_DEVICE T load(const T* p) { return *p; }
 template <class T>
 SIMT_DEVICE void store(T* p, T v) { *p = v; }
+// For lanes that may have no part: the warp stays together, and the twin sees one request.
+template <class T>
+SIMT_DEVICE T load_if(bool part, const T* p, T otherwise) { return part ? *p : otherwise; }
+template <class T>
+SIMT_DEVICE void store_if(bool part, T* p, T v) {
+  if (part) *p = v;
+}
 template <class T>
 SIMT_DEVICE T get(const T* p) { return *p; }
 template <class T>
 SIMT_DEVICE void put(T* p, T v) { *p = v; }
+template <class T>
+SIMT_DEVICE T get_if(bool part, const T* p, T otherwise) { return part ? *p : otherwise; }
+template <class T>
+SIMT_DEVICE void put_if(bool part, T* p, T v) {
+  if (part) *p = v;
+}
 template <int N, class T>
 SIMT_DEVICE Vector<T, N> get_vector(const T* p) { return *reinterpret_cast<const Vector<T, N>*>(p); }
 template <int N, class T>

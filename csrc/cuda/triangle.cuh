@@ -6,13 +6,13 @@ namespace ssdd::cuda {
 
 constexpr int kBlockThreads = 256, kStrip = 16;
 
-// Row pitch: odd, so that 32 rows of one column fall into 32 banks, and such that the 8 x 4 elements that a warp updates
-// meet in no bank more than twice.
+// Row pitch: odd, so that 32 rows of one column fall into 32 banks, and such that neither the 8 x 4 elements that a warp
+// updates nor 32 of the diagonal meet in a bank more than twice.
 constexpr int shared_pitch(int n) {
   int pitch = n;
   for (;; ++pitch) {
     const int r = pitch % 32;
-    if (r == 3 || r == 5 || r == 13 || r == 19 || r == 27 || r == 29) return pitch;
+    if (r == 5 || r == 13 || r == 29) return pitch;
   }
 }
 
@@ -54,11 +54,11 @@ SIMT_DEVICE void factor_shared(T* a, int pitch, int n, T* inverse, int* failed) 
       T column[kStrip], over;
 #pragma unroll
       for (int j = 0; j < kStrip; ++j)
-        column[j] = j < size && lane <= j ? simt::get(a + (p + j) * pitch + p + lane) : T(0);
+        column[j] = simt::get_if(j < size && lane <= j, a + (p + j) * pitch + p + lane, T(0));
       const int bad = factor_columns<kStrip>(column, size, over);
 #pragma unroll
       for (int j = 0; j < kStrip; ++j)
-        if (j < size && lane <= j) simt::put(a + (p + j) * pitch + p + lane, column[j]);
+        simt::put_if(j < size && lane <= j, a + (p + j) * pitch + p + lane, column[j]);
       if (lane < size) simt::put(inverse + p + lane, over);
       if (bad && lane == 0) *failed = p + bad;
     }
@@ -103,7 +103,9 @@ SIMT_DEVICE void factor_shared(T* a, int pitch, int n, T* inverse, int* failed) 
 #pragma unroll
         for (int e = 0; e < 8; ++e) {
           const int i = i0 + 8 * r, j = j0 + 4 * e;
-          if (i < n && j <= i) simt::put(a + i * pitch + j, simt::get(a + i * pitch + j) - sums[r][e]);
+          const bool inside = i < n && j <= i;
+          T* element = a + (inside ? i * pitch + j : 0);
+          simt::put_if(inside, element, *element - sums[r][e]);
         }
       sj += kBlockThreads / 32;
     }

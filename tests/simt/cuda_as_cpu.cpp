@@ -5,6 +5,7 @@
 #include "cpu/micro.h"
 #include "gram.h"
 #include "krr.h"
+#include "runtime.h"
 
 namespace ssdd::cpu {
 
@@ -30,10 +31,15 @@ SSDD_INSTANTIATE(float)
 SSDD_INSTANTIATE(double)
 #undef SSDD_INSTANTIATE
 
-// One instruction set: the twin's.
-bool isa_available(Isa isa) { return isa == Isa::generic; }
-const char* isa_name(Isa isa) { return isa == Isa::generic ? "CUDA kernels on the host twin" : "(CPU only)"; }
-void force_isa(Isa) {}
+// In place of instruction sets: two devices, of which the second has so little shared memory that middling problems climb
+// to the last rung of the factorisation.
+bool isa_available(Isa isa) { return isa != Isa::avx512; }
+const char* isa_name(Isa isa) {
+  return isa == Isa::generic ? "the host twin, 227 KB of shared memory"
+         : isa == Isa::avx2  ? "the host twin, 72 KB of shared memory"
+                             : "a third twin";
+}
+void force_isa(Isa isa) { simt::set_shared_limit(isa == Isa::generic ? 227 << 10 : 72 << 10); }
 void blas::set_table(const Table&) {}
 
 }  // namespace ssdd::cpu

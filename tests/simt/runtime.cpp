@@ -57,7 +57,8 @@ struct Machine {
   Warp warps[kMaxThreads / kWarp];
   int arrived = 0, finished = 0;
   Site site;  // of the barrier under way
-  char sync = 0, launch_sync = 0;
+  char sync = 0;
+  char start_sync = 0, end_sync = 0;  // two: the end of one thread orders nothing for a thread that starts later
   unsigned char* arena = nullptr;
   size_t used = 0, dynamic_used = 0, dynamic_limit = 0;
   std::vector<Array> fixed, dynamic;
@@ -92,15 +93,17 @@ void yield() {
   // Nobody can run: somebody waits for threads that will not come.
   int waits = 0;
   while (m.lanes[static_cast<size_t>(waits)].state == Lane::done) ++waits;
-  int other = 0;
   const Lane& stuck = m.lanes[static_cast<size_t>(waits)];
-  for (other = 0; other < m.place.threads; ++other) {
+  const bool warp_only = stuck.state == Lane::meeting;
+  const int end = warp_only ? waits / 32 * 32 + 32 : m.place.threads;
+  int other = warp_only ? waits / 32 * 32 : 0;
+  for (; other < end; ++other) {
     const Lane& o = m.lanes[static_cast<size_t>(other)];
     if (o.state != stuck.state || !(o.site == stuck.site)) break;
   }
   m.place.thread = waits;
   const char* what = stuck.state == Lane::waiting ? "barrier" : "meeting of a warp";
-  if (other == m.place.threads) fail(stuck.site, "missing threads at a %s", what);
+  if (other == end) fail(stuck.site, "missing threads at a %s", what);
   const Lane& o = m.lanes[static_cast<size_t>(other)];
   if (o.state == Lane::done)
     fail(stuck.site, "missing at a %s: thread %d has returned from the kernel", what, other);
@@ -128,14 +131,14 @@ void fiber_entry() {
     if (machine->place.thread == 0) machine->main_bottom = bottom, machine->main_size = size;
   }
   for (;;) {
-    if (__tsan_acquire) __tsan_acquire(&machine->launch_sync);
+    if (__tsan_acquire) __tsan_acquire(&machine->start_sync);
     machine->body(machine->context);
     Lane& lane = self();
     bool pending = !lane.open.copies.empty();
     for (const Group& group : lane.groups) pending = pending || !group.copies.empty();
     if (pending) fail(Site::here(), "an async copy was never waited for");
     lane.groups.clear();
-    if (__tsan_release) __tsan_release(&machine->launch_sync);
+    if (__tsan_release) __tsan_release(&machine->end_sync);
     stop(Lane::done, {});
     ++machine->finished;
     yield();
@@ -170,7 +173,7 @@ void run_block(Grid grid, Grid index, int threads, int shared_bytes, void (*body
     create(m.lanes.back().fiber, &fiber_entry);
   }
   start_block(m, index);
-  if (__tsan_release) __tsan_release(&m.launch_sync);
+  if (__tsan_release) __tsan_release(&m.start_sync);
   m.place.thread = 0;
   void* fake = nullptr;
   Fiber& first = m.lanes[0].fiber;
@@ -182,7 +185,7 @@ void run_block(Grid grid, Grid index, int threads, int shared_bytes, void (*body
   swapcontext(&m.main.context, &first.context);
 #endif
   if (__sanitizer_finish_switch_fiber) __sanitizer_finish_switch_fiber(fake, nullptr, nullptr);
-  if (__tsan_acquire) __tsan_acquire(&m.launch_sync);
+  if (__tsan_acquire) __tsan_acquire(&m.end_sync);
   if (counting) m.counts.fold();
 }
 

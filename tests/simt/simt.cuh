@@ -49,6 +49,16 @@ inline void store(T* p, T v, Site site = Site::here()) {
   *p = v;
 }
 template <class T>
+inline T load_if(bool part, const T* p, T otherwise, Site site = Site::here()) {
+  runtime::count(site, runtime::Space::global_load, p, part ? sizeof(T) : 0);
+  return part ? *p : otherwise;
+}
+template <class T>
+inline void store_if(bool part, T* p, T v, Site site = Site::here()) {
+  runtime::count(site, runtime::Space::global_store, p, part ? sizeof(T) : 0);
+  if (part) *p = v;
+}
+template <class T>
 inline T get(const T* p, Site site = Site::here()) {
   runtime::count(site, runtime::Space::shared, p, sizeof(T));
   return *p;
@@ -57,6 +67,16 @@ template <class T>
 inline void put(T* p, T v, Site site = Site::here()) {
   runtime::count(site, runtime::Space::shared, p, sizeof(T));
   *p = v;
+}
+template <class T>
+inline T get_if(bool part, const T* p, T otherwise, Site site = Site::here()) {
+  runtime::count(site, runtime::Space::shared, p, part ? sizeof(T) : 0);
+  return part ? *p : otherwise;
+}
+template <class T>
+inline void put_if(bool part, T* p, T v, Site site = Site::here()) {
+  runtime::count(site, runtime::Space::shared, p, part ? sizeof(T) : 0);
+  if (part) *p = v;
 }
 template <int N, class T>
 inline Vector<T, N> get_vector(const T* p, Site site = Site::here()) {
@@ -88,9 +108,10 @@ template <int Bytes>
 inline void copy_async(void* shared, const void* global, int bytes, Site site = Site::here()) {
   static_assert(Bytes == 4 || Bytes == 8 || Bytes == 16, "cp.async copies 4, 8 or 16 bytes");
   runtime::check_aligned(site, shared, Bytes);
+  runtime::count(site, runtime::Space::global_load, global, bytes);
+  runtime::count(site, runtime::Space::shared, shared, Bytes);
   if (bytes > 0) {
     runtime::check_aligned(site, global, Bytes);
-    runtime::count(site, runtime::Space::global_load, global, bytes);
     // The source is touched here, so that a sanitizer sees this line.
     for (int i = 0; i < bytes; ++i) static_cast<void>(static_cast<const volatile unsigned char*>(global)[i]);
   }
