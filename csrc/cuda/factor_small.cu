@@ -104,7 +104,7 @@ SIMT_DEVICE void copy_columns(View<const T> y, int n, const Columns<T>& x, T add
 }
 
 template <class T>
-SIMT_KERNEL(kBlockThreads) block_kernel(Factor<T> f) {
+SIMT_KERNEL_MIN(kBlockThreads, 1) block_kernel(Factor<T> f) {
   simt::Shared shared;
   const int n = static_cast<int>(f.n), pitch = shared_pitch(n);
   T* const a = shared.take<T>(n * pitch);

@@ -126,11 +126,21 @@ class Forward : KrrPass<T> {
 
 }  // namespace
 
-int64_t krr_workspace(const KrrShape& shape, bool backward) { return krr_layout<float>(shape, backward, nullptr).total; }
+KrrShape with_chunk_for_batch(KrrShape s) {
+  constexpr int64_t kMost = int64_t(1) << 26, kLeast = 64;
+  s.chunk = std::max<int64_t>(1, std::min(s.chunk, std::max(kLeast, kMost / std::max<int64_t>(1, s.batch * s.s))));
+  return s;
+}
+
+int64_t krr_workspace(const KrrShape& shape, bool backward) {
+  return krr_layout<float>(with_chunk_for_batch(shape), backward, nullptr).total;
+}
 
 template <class T>
-void krr_forward(const KrrForwardArgs<T>& a, void* stream) {
-  if (a.shape.batch == 0) return;
+void krr_forward(const KrrForwardArgs<T>& args, void* stream) {
+  if (args.shape.batch == 0) return;
+  KrrForwardArgs<T> a = args;
+  a.shape = with_chunk_for_batch(a.shape);
   Forward<T>(a, krr_layout(a.shape, false, a.work), stream).run_all();
 }
 

@@ -383,8 +383,10 @@ class Backward : KrrPass<T> {
 }  // namespace
 
 template <class T>
-void krr_backward(const KrrBackwardArgs<T>& a, void* stream) {
-  if (a.shape.batch == 0) return;
+void krr_backward(const KrrBackwardArgs<T>& args, void* stream) {
+  if (args.shape.batch == 0) return;
+  KrrBackwardArgs<T> a = args;
+  a.shape = with_chunk_for_batch(a.shape);
   Backward<T>(a, krr_layout(a.shape, true, a.work), stream).run_all();
 }
 

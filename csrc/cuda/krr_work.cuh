@@ -22,6 +22,9 @@ struct KrrWork {
   int64_t width, split_elements, total;
 };
 
+// The chunk is planned for one problem; here all problems have one at a time.
+KrrShape with_chunk_for_batch(KrrShape shape);
+
 template <class T>
 KrrWork<T> krr_layout(const KrrShape& s, bool backward, T* memory) {
   Arena<T> arena{memory};

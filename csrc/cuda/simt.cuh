@@ -154,12 +154,26 @@ inline void check(cudaError_t error, const char* what) {
   throw std::runtime_error(text);
 }
 
+inline int current_device() {
+  int device = 0;
+  check(cudaGetDevice(&device), "finding the current device");
+  return device;
+}
+inline void set_device(int device) { check(cudaSetDevice(device), "choosing the inputs' device"); }
+inline void restore_device(int device) { static_cast<void>(cudaSetDevice(device)); }  // in destructors: does not throw
+
 // The largest dynamic shared memory one block may ask for on the current device.
 inline int shared_limit() {
-  int device = 0, bytes = 0;
-  check(cudaGetDevice(&device), "finding the current device");
+  const int device = current_device();
+  int bytes = 0;
   check(cudaDeviceGetAttribute(&bytes, cudaDevAttrMaxSharedMemoryPerBlockOptin, device), "asking for its shared memory");
   return bytes;
+}
+
+// Throws where this build holds no code that the current device runs.
+inline void check_loads(void (*kernel)()) {
+  cudaFuncAttributes attributes;
+  check(cudaFuncGetAttributes(&attributes, kernel), "loading the kernels");
 }
 
 template <class... Parameters, class... Arguments>

@@ -200,6 +200,10 @@ inline T nan() { return std::numeric_limits<T>::quiet_NaN(); }
 
 // --- launch -----------------------------------------------------------------------------------------------
 
+inline void check_loads(void (*)()) {}
+inline int current_device() { return 0; }
+inline void set_device(int) {}
+inline void restore_device(int) {}
 int shared_limit();
 
 template <class... Parameters, class... Arguments>
