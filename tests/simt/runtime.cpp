@@ -20,18 +20,13 @@ namespace {
 
 constexpr size_t kSlot = 64, kRedZone = 64, kArena = 1 << 20;
 
-struct Group {
-  std::vector<Copy> copies;
-};
-
 struct Lane {
   Fiber fiber;
   enum State { ready, meeting, waiting, done } state = done;
   Site site;
-  std::deque<Group> groups;  // committed
-  Group open;
-  std::vector<Copy> landing;
-  size_t landed = 0;
+  std::vector<Copy> copies;     // issued, the first `landed` of them landed
+  std::vector<size_t> commits;  // where each group ends, the first `waited` of them waited for
+  size_t landed = 0, waited = 0;
 };
 
 struct Warp {
@@ -134,10 +129,9 @@ void fiber_entry() {
     if (__tsan_acquire) __tsan_acquire(&machine->start_sync);
     machine->body(machine->context);
     Lane& lane = self();
-    bool pending = !lane.open.copies.empty();
-    for (const Group& group : lane.groups) pending = pending || !group.copies.empty();
-    if (pending) fail(Site::here(), "an async copy was never waited for");
-    lane.groups.clear();
+    if (lane.landed < lane.copies.size()) fail(Site::here(), "an async copy was never waited for");
+    lane.copies.clear(), lane.commits.clear();
+    lane.landed = lane.waited = 0;
     if (__tsan_release) __tsan_release(&machine->end_sync);
     stop(Lane::done, {});
     ++machine->finished;
@@ -290,24 +284,21 @@ void* shared_array(Site site, const void* key, size_t bytes, int* taken) {
   return memory;
 }
 
-void copy_async(const Copy& copy) { self().open.copies.push_back(copy); }
+void copy_async(const Copy& copy) { self().copies.push_back(copy); }
 
-void copy_commit() {
-  Lane& lane = self();
-  lane.groups.push_back(std::move(lane.open));
-  lane.open = {};
-}
+void copy_commit() { self().commits.push_back(self().copies.size()); }
 
 const Copy* copy_landing(int pending) {
   Lane& lane = self();
-  while (lane.landed == lane.landing.size()) {
-    lane.landed = 0;
-    lane.landing.clear();
-    if (lane.groups.size() <= static_cast<size_t>(pending)) return nullptr;
-    lane.landing = std::move(lane.groups.front().copies);
-    lane.groups.pop_front();
+  while (lane.waited + static_cast<size_t>(pending) < lane.commits.size()) {
+    if (lane.landed < lane.commits[lane.waited]) return &lane.copies[lane.landed++];
+    ++lane.waited;
   }
-  return &lane.landing[lane.landed++];
+  if (lane.waited == lane.commits.size() && lane.landed == lane.copies.size()) {
+    lane.copies.clear(), lane.commits.clear();
+    lane.landed = lane.waited = 0;
+  }
+  return nullptr;
 }
 
 void count_access(Site site, Space space, const void* address, int bytes) {
