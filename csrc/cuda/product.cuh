@@ -108,18 +108,18 @@ struct Finish {
     return v;
   }
   SIMT_DEVICE void put(int64_t i, int64_t j, T acc) const {
-    if (!wanted(i, j)) return;
-    const T v = value(i, j, acc);
+    const bool inside = wanted(i, j);
+    const T v = inside ? value(i, j, acc) : T(0);
     T* c = p.c + b * p.c_bs;
-    simt::store(c + i * p.ld + j, v);
-    if (p.triangle == Triangle::both && i != j) simt::store(c + j * p.ld + i, v);
+    simt::store_if(inside, c + i * p.ld + j, v);
+    simt::store_if(inside && p.triangle == Triangle::both && i != j, c + j * p.ld + i, v);
   }
   // N neighbours of one row, as one store where they are whole and aligned.
   template <int N>
   SIMT_DEVICE void put_row(int64_t i, int64_t j, const T (&acc)[N]) const {
     T* c = p.c + b * p.c_bs + i * p.ld + j;
-    if (p.triangle == Triangle::full && i < p.m && j + N <= p.n &&
-        reinterpret_cast<uintptr_t>(c) % (sizeof(T) * N) == 0) {
+    const bool whole = p.triangle == Triangle::full || (p.triangle == Triangle::lower && j + N - 1 <= i);
+    if (whole && i < p.m && j + N <= p.n && reinterpret_cast<uintptr_t>(c) % (sizeof(T) * N) == 0) {
       simt::Vector<T, N> v;
 #pragma unroll
       for (int e = 0; e < N; ++e) v.v[e] = value(i, j + e, acc[e]);

@@ -103,7 +103,7 @@ SIMT_KERNEL(kThreads) plain_kernel(Product<T> p, Tiling tiling) {
       T* partial = partial_tile(p, part);
 #pragma unroll
       for (int j = 0; j < 4; ++j)
-        if (finish.wanted(r, c + j)) simt::store(partial + r * p.n + c + j, sums[i][j]);
+        simt::store_if(finish.wanted(r, c + j), partial + r * p.n + c + j, sums[i][j]);
     } else {
       const T head[2] = {sums[i][0], sums[i][1]}, tail[2] = {sums[i][2], sums[i][3]};
       finish.put_row(r, c, head);
@@ -162,6 +162,7 @@ void product(const Product<T>& p, simt::Stream stream) {
   t.splits = splits_of(p.batch, t.tiles, p.k);
   const int64_t room = p.split_elements / (p.batch * p.m * p.n);
   if (room < t.splits) t.splits = room < 2 ? 1 : static_cast<int>(room);
+  // A split's k is counted in 32 bits; longer ones do not fit a GPU's memory.
   t.k_share = ((p.k + t.splits - 1) / t.splits + kDepth - 1) / kDepth * kDepth;
   constexpr int64_t kShortForTensor = 48;
   if constexpr (sizeof(T) == 4) {

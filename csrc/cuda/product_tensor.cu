@@ -20,42 +20,53 @@ constexpr int kThreads = 128, kStages = 4, kRowPitch = kDepth + 4, kColumnPitch 
 constexpr int kStage = kTile * kRowPitch;  // floats of one operand's stage: the larger of both layouts
 static_assert(kDepth * kColumnPitch <= kStage, "a stage holds either layout");
 
-SIMT_DEVICE int clamp_bytes(int64_t floats) {
-  return floats <= 0 ? 0 : floats >= 4 ? 16 : static_cast<int>(floats) * 4;
-}
+SIMT_DEVICE int clamp_bytes(int floats) { return floats <= 0 ? 0 : floats >= 4 ? 16 : floats * 4; }
 
-// Brings [64 rows] x [16 k] of one operand into a stage. KMajor: k is the direction of unit stride.
+// Brings [64 rows] x [16 k] of one operand into a stage, from the next 16 k at each call. KMajor: k is the direction of
+// unit stride. A thread copies `kCopies` places along the other direction, so that its addresses are one cursor and a step.
 template <bool KMajor>
 struct Loader {
-  const float* base;     // element (first row, k = 0)
-  int64_t row_stride, k_stride, rows;  // rows: how many of the 64 exist
+  const float* cursor;  // this thread's first place at the next k
+  int64_t across, along;  // strides between its places, and to the next stage
+  int place, row, step, rows;  // in the stage; of its first place; how many of the 64 rows exist
   bool vectors;
 
-  SIMT_DEVICE Loader(View<const float> view, int64_t row, int64_t all_rows, bool aligned)
-      : base(view.p + row * view.rs), row_stride(view.rs), k_stride(view.cs), rows(all_rows - row), vectors(aligned) {}
-
-  SIMT_DEVICE void load(float* stage, int64_t k, int64_t k_end) const {
+  SIMT_DEVICE Loader(View<const float> view, int64_t first_row, int64_t all_rows, int64_t k_begin, bool aligned)
+      : vectors(aligned) {
     const int t = simt::thread();
+    rows = all_rows - first_row < kTile ? static_cast<int>(all_rows - first_row) : kTile;
+    if (vectors) {
+      row = KMajor ? t / 4 : t % 16 * 4, step = KMajor ? t % 4 * 4 : t / 16;
+      across = KMajor ? 32 * view.rs : 8 * view.cs;
+    } else {
+      row = KMajor ? t / 16 : t % 64, step = KMajor ? t % 16 : t / 64;
+      across = KMajor ? 8 * view.rs : 2 * view.cs;
+    }
+    place = KMajor ? row * kRowPitch + step : step * kColumnPitch + row;
+    cursor = view.p + (first_row + row) * view.rs + (k_begin + step) * view.cs;
+    along = kDepth * view.cs;
+  }
+
+  // left: how many k there still are.
+  SIMT_DEVICE void load(float* stage, int left) {
     if (vectors) {
 #pragma unroll
       for (int r = 0; r < 2; ++r) {
-        const int outer = KMajor ? t / 4 + 32 * r : t / 16 + 8 * r, inner = KMajor ? t % 4 * 4 : t % 16 * 4;
-        const int row = KMajor ? outer : inner, step = KMajor ? inner : outer;
-        const int bytes = KMajor ? (row < rows ? clamp_bytes(k_end - k - step) : 0)
-                                 : (k + step < k_end ? clamp_bytes(rows - row) : 0);
-        const float* from = base + row * row_stride + (k + step) * k_stride;
-        simt::copy_async<16>(stage + outer * (KMajor ? kRowPitch : kColumnPitch) + inner, bytes ? from : base, bytes);
+        const int outer = KMajor ? 32 * r : 8 * r;
+        const int bytes = KMajor ? (row + outer < rows ? clamp_bytes(left - step) : 0)
+                                 : (step + outer < left ? clamp_bytes(rows - row) : 0);
+        simt::copy_async<16>(stage + place + outer * (KMajor ? kRowPitch : kColumnPitch), bytes ? cursor + r * across : cursor,
+                             bytes);
       }
     } else {
 #pragma unroll
       for (int r = 0; r < 8; ++r) {
-        const int row = KMajor ? t / 16 + 8 * r : t % 64, step = KMajor ? t % 16 : t / 64 + 2 * r;
-        const bool exists = row < rows && k + step < k_end;
-        const float* from = base + row * row_stride + (k + step) * k_stride;
-        simt::copy_async<4>(stage + (KMajor ? row * kRowPitch + step : step * kColumnPitch + row), exists ? from : base,
-                            exists ? 4 : 0);
+        const int outer = KMajor ? 8 * r : 2 * r;
+        const bool exists = KMajor ? row + outer < rows && step < left : row < rows && step + outer < left;
+        simt::copy_async<4>(stage + place + outer * (KMajor ? kRowPitch : kColumnPitch), cursor + r * across, exists ? 4 : 0);
       }
     }
+    cursor += along;
   }
 };
 
@@ -115,32 +126,33 @@ SIMT_KERNEL_MIN(kThreads, 3) tensor_kernel(Product<float> p, Tiling tiling, bool
   simt::Shared shared;
   float* const a_stages = shared.take<float>(kStages * kStage);
   float* const b_stages = shared.take<float>(kStages * kStage);
-  const Loader<AMajor> a(p.a[part.b], part.row, p.m, a_vectors);
-  const Loader<BMajor> b(p.b[part.b].t(), part.column, p.n, b_vectors);
+  Loader<AMajor> a(p.a[part.b], part.row, p.m, part.k_begin, a_vectors);
+  Loader<BMajor> b(p.b[part.b].t(), part.column, p.n, part.k_begin, b_vectors);
   const int row = simt::warp() / 2 * 32, column = simt::warp() % 2 * 32;
   float sums[2][4][4] = {};
 
-  int64_t next = part.k_begin;
+  int left = static_cast<int>(part.k_end - part.k_begin), ahead = left;  // k to multiply, k to load
 #pragma unroll
-  for (int s = 0; s < kStages - 1; ++s, next += kDepth) {
-    if (next < part.k_end) {
-      a.load(a_stages + s * kStage, next, part.k_end);
-      b.load(b_stages + s * kStage, next, part.k_end);
+  for (int s = 0; s < kStages - 1; ++s, ahead -= kDepth) {
+    if (ahead > 0) {
+      a.load(a_stages + s * kStage, ahead);
+      b.load(b_stages + s * kStage, ahead);
     }
     simt::copy_commit();
   }
-  int slot = 0, fill = kStages - 1;
-  for (int64_t k = part.k_begin; k < part.k_end; k += kDepth, next += kDepth) {
+  int slot = 0, fill = (kStages - 1) * kStage;
+#pragma unroll 1
+  for (; left > 0; left -= kDepth, ahead -= kDepth) {
     simt::copy_wait<kStages - 2>();
     simt::barrier();
-    if (next < part.k_end) {
-      a.load(a_stages + fill * kStage, next, part.k_end);
-      b.load(b_stages + fill * kStage, next, part.k_end);
+    if (ahead > 0) {
+      a.load(a_stages + fill, ahead);
+      b.load(b_stages + fill, ahead);
     }
     simt::copy_commit();
-    multiply<AMajor, BMajor>(a_stages + slot * kStage, b_stages + slot * kStage, row, column, sums);
-    slot = slot + 1 == kStages ? 0 : slot + 1;
-    fill = fill + 1 == kStages ? 0 : fill + 1;
+    multiply<AMajor, BMajor>(a_stages + slot, b_stages + slot, row, column, sums);
+    slot = slot + kStage == kStages * kStage ? 0 : slot + kStage;
+    fill = fill + kStage == kStages * kStage ? 0 : fill + kStage;
   }
 
   const int g = simt::lane() / 4, t = simt::lane() % 4;
@@ -155,8 +167,8 @@ SIMT_KERNEL_MIN(kThreads, 3) tensor_kernel(Product<float> p, Tiling tiling, bool
         const float pair[2] = {sums[i][j][2 * half], sums[i][j][2 * half + 1]};
         if (tiling.splits > 1) {
           float* partial = partial_tile(p, part);
-          if (finish.wanted(r, c)) simt::store(partial + r * p.n + c, pair[0]);
-          if (finish.wanted(r, c + 1)) simt::store(partial + r * p.n + c + 1, pair[1]);
+          simt::store_if(finish.wanted(r, c), partial + r * p.n + c, pair[0]);
+          simt::store_if(finish.wanted(r, c + 1), partial + r * p.n + c + 1, pair[1]);
         } else {
           finish.put_row(r, c, pair);
         }

@@ -86,7 +86,7 @@ SIMT_DEVICE void factor_shared(T* a, int pitch, int n, T* inverse, int* failed) 
       if (si >= squares) break;
       const int i0 = below + si * 32 + li, j0 = below + sj * 32 + lj;
       T sums[4][8] = {};
-#pragma unroll
+#pragma unroll 4  // more would hold loads of all 16 steps in registers
       for (int k = 0; k < kStrip; ++k) {
         T x[4], z[8];
 #pragma unroll

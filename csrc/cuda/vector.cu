@@ -135,10 +135,9 @@ SIMT_KERNEL(kThreads) scalars_kernel(ScalarArgs<T> a) {
   T* out = a.out + b * kScalars;
   const bool linear = a.kernel == KernelKind::linear;
   const T first = a.parameters > 0 ? a.hyper.get(b, 0) : T(1), bias = linear && a.parameters > 1 ? a.hyper.get(b, 1) : T(0);
-  T v = 0;
-#pragma unroll
-  for (int i = 0; i < 4; ++i)  // constant places only: a run-time index would put the values into local memory
-    if (i >= a.parameters && i == a.hyper.count - 1) v = a.hyper.get(b, i);
+  // Constant places only: a run-time index would put the values into local memory.
+  const int ridge = a.hyper.count > a.parameters ? a.hyper.count - 1 : -1;
+  const T v = ridge == 0 ? a.hyper.get(b, 0) : ridge == 1 ? a.hyper.get(b, 1) : ridge == 2 ? a.hyper.get(b, 2) : T(0);
   const bool valid = first > T(0) && simt::finite(first) && bias >= T(0) && simt::finite(bias) && v >= T(0) && simt::finite(v);
   const T bad = valid ? T(0) : simt::nan<T>();
   const T gamma = a.g ? static_cast<T>(a.g_factor * static_cast<double>(a.g[b](0, 0))) : T(1);

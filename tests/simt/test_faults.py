@@ -1,7 +1,6 @@
 """The twin's detectors, each with a kernel that is wrong on purpose (faults.cpp), in the build that must catch it."""
 
 import pytest
-from build import build, start
 
 TWIN, ADDRESS, THREAD = "plain", "address", "thread"
 
@@ -25,14 +24,14 @@ FAULTS = [
 
 
 @pytest.mark.parametrize("sanitizer", [TWIN, ADDRESS, THREAD])
-def test_a_right_kernel_passes(root, sanitizer):
-    done = start(build(root, sanitizer, "simt_faults"), "right")
+def test_a_right_kernel_passes(start, sanitizer):
+    done = start(sanitizer, "simt_faults", "right")
     assert done.returncode == 0 and "nothing found" in done.stdout, done.stdout + done.stderr
 
 
 @pytest.mark.parametrize("fault, sanitizer, words, place", FAULTS, ids=[f[0] for f in FAULTS])
-def test_a_wrong_kernel_is_caught(root, fault, sanitizer, words, place):
-    done = start(build(root, sanitizer, "simt_faults"), fault)
+def test_a_wrong_kernel_is_caught(start, fault, sanitizer, words, place):
+    done = start(sanitizer, "simt_faults", fault)
     said = done.stdout + done.stderr
     assert done.returncode != 0, f"not caught: {said}"
     assert words in said and place in said, said
