@@ -1,10 +1,7 @@
 // The only file that knows Python: DLPack capsules to views, checks that memory safety needs, the GIL, cpu:: or cuda::.
-#include <dlfcn.h>
-#include <link.h>
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
 
-#include <cstring>
 #include <optional>
 #include <string>
 #include <vector>
@@ -18,6 +15,7 @@
 #include "dlpack.h"
 #include "gram.h"
 #include "krr.h"
+#include "openblas.h"
 
 namespace py = pybind11;
 
@@ -376,30 +374,6 @@ int krr_value_and_gradient(const std::vector<int64_t>& forward, int backward_pla
   return failed;
 }
 
-// OpenBLAS' thread count is process-wide and not in SciPy's capsules: find the library that SciPy brought.
-struct ThreadControl {
-  int (*get)() = nullptr;
-  void (*set)(int) = nullptr;
-};
-
-int look(dl_phdr_info* info, size_t, void* data) {
-  if (!info->dlpi_name || !std::strstr(info->dlpi_name, "openblas")) return 0;
-  void* library = dlopen(info->dlpi_name, RTLD_LAZY | RTLD_NOLOAD);
-  if (!library) return 0;
-  auto* control = static_cast<ThreadControl*>(data);
-  for (const char* prefix : {"scipy_openblas", "openblas"}) {
-    const std::string name(prefix);
-    auto get = reinterpret_cast<int (*)()>(dlsym(library, (name + "_get_num_threads").c_str()));
-    auto set = reinterpret_cast<void (*)(int)>(dlsym(library, (name + "_set_num_threads").c_str()));
-    if (get && set) {
-      control->get = get;
-      control->set = set;
-      return 1;
-    }
-  }
-  return 0;
-}
-
 void* function_of(const py::module_& module, const char* name) {
   const py::object capsule = module.attr("__pyx_capi__")[name];
   return PyCapsule_GetPointer(capsule.ptr(), PyCapsule_GetName(capsule.ptr()));
@@ -414,8 +388,7 @@ void connect_blas() {
   table.strsm = reinterpret_cast<decltype(table.strsm)>(function_of(blas, "strsm"));
   table.dtrsm = reinterpret_cast<decltype(table.dtrsm)>(function_of(blas, "dtrsm"));
   cpu::blas::set_table(table);
-  ThreadControl control;
-  dl_iterate_phdr(&look, &control);
+  const ThreadControl control = find_openblas();
   cpu::blas::set_thread_control(control.get, control.set);
 }
 
