@@ -68,11 +68,20 @@ dev: ## build _C in place, for PYTHONPATH=.:python (PYTHON=... names the interpr
 
 CORE := tests/ext/core
 .PHONY: sanitize aarch64
-sanitize: $(ENV_STAMP) ## build the core's own tests with AddressSanitizer and UndefinedBehaviorSanitizer; run them
+sanitize: $(ENV_STAMP) ## run the core's own tests under AddressSanitizer and UBSan, the CUDA kernels' twin also under TSan
 	$(BIN)/cmake -S $(CORE) -B build/core-sanitize -G Ninja -DCMAKE_MAKE_PROGRAM="$$PWD/$(BIN)/ninja" \
 		-DSANITIZE=address,undefined
 	$(BIN)/cmake --build build/core-sanitize -j $(JOBS)
 	OMP_NUM_THREADS=2 OMP_WAIT_POLICY=passive UBSAN_OPTIONS=print_stacktrace=1 build/core-sanitize/core_tests $(ARGS)
+	for kind in address thread; do \
+		sanitizers=$${kind/address/address,undefined}; \
+		$(BIN)/cmake -S tests/simt -B build/simt-$$kind -G Ninja -DCMAKE_MAKE_PROGRAM="$$PWD/$(BIN)/ninja" \
+			-DSANITIZE=$$sanitizers && $(BIN)/cmake --build build/simt-$$kind -j $(JOBS) --target simt_tests; \
+	done
+	for part in product gram cholesky krr; do \
+		ASAN_OPTIONS=detect_leaks=0:detect_stack_use_after_return=0 build/simt-address/simt_tests $$part; done
+	for part in product gram_batches cholesky krr_batches krr_chunks krr_bad; do \
+		TSAN_OPTIONS=halt_on_error=1 build/simt-thread/simt_tests $$part; done
 
 aarch64: $(ENV_STAMP) ## cross-compile the core's own tests and run them under qemu-user
 	$(BIN)/cmake -S $(CORE) -B build/core-aarch64 -G Ninja -DCMAKE_MAKE_PROGRAM="$$PWD/$(BIN)/ninja" \
@@ -81,8 +90,16 @@ aarch64: $(ENV_STAMP) ## cross-compile the core's own tests and run them under q
 	OMP_NUM_THREADS=2 OMP_WAIT_POLICY=passive qemu-aarch64 -L /usr/aarch64-linux-gnu build/core-aarch64/core_tests $(ARGS)
 
 .PHONY: sass gpu
-sass gpu:
-	@echo "make $@ comes with the CUDA kernels; this tree has none yet" >&2; exit 1
+sass: $(ENV_STAMP) ## compile the CUDA kernels, disassemble them, and write the table benchmarks/results/sass.md
+	$(PIP) install --no-deps nvidia-cuda-nvdisasm
+	$(BIN)/python benchmarks/sass.py --out benchmarks/results $(ARGS)
+
+# Needs torch, numpy, scipy, pytest, hypothesis, cmake, ninja, pybind11 and scikit-build-core in PYTHON's environment; no network.
+gpu: ## build for the GPU at hand, run the GPU tests (a skip is a failure there) and the benchmark
+	$(PYTHON) -m pip --disable-pip-version-check install . --no-build-isolation --no-deps --force-reinstall \
+		--config-settings=cmake.define.CUDA=ON --config-settings=cmake.define.CMAKE_CUDA_ARCHITECTURES=native
+	SSDD_REQUIRE_GPU=1 $$(dirname $(PYTHON))/pytest -m gpu tests/ext
+	$(PYTHON) -P -m ssdd_ext.bench --device cuda $(ARGS)
 
 .PHONY: clean
 clean: ## remove everything built (not the virtual environment)

@@ -1,10 +1,7 @@
 // The only file that knows Python: DLPack capsules to views, checks that memory safety needs, the GIL, cpu:: or cuda::.
-#include <dlfcn.h>
-#include <link.h>
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
 
-#include <cstring>
 #include <optional>
 #include <string>
 #include <vector>
@@ -14,15 +11,13 @@
 #include "cpu/arena.h"
 #include "cpu/blas.h"
 #include "cpu/micro.h"
+#include "device.h"
 #include "dlpack.h"
 #include "gram.h"
 #include "krr.h"
+#include "openblas.h"
 
 namespace py = pybind11;
-
-namespace ssdd::cuda {
-bool built();
-}
 
 namespace ssdd {
 namespace {
@@ -94,6 +89,15 @@ class Reader {
 
   bool cuda() const { return device == dlpack::kCUDA; }
 
+  // One half of the core or the other, without the GIL; on a GPU with the tensors' device as the current one.
+  template <class Cuda, class Cpu>
+  void run(Cuda on_cuda, Cpu on_cpu) const {
+    py::gil_scoped_release release;
+    if (!cuda()) return on_cpu();
+    const cuda::DeviceGuard guard(index);
+    on_cuda();
+  }
+
  private:
   const dlpack::Tensor* checked(const char* name, const Capsule& capsule, int bits, uint8_t code) {
     const dlpack::Tensor* t = tensor_of(capsule);
@@ -119,6 +123,16 @@ class Reader {
   int32_t device = 0, index = 0;
 };
 
+int64_t gram_workspace(int64_t b, int64_t s, int64_t q, int64_t d, int threads, bool on_cuda) {
+  return on_cuda ? cuda::gram_workspace(b, s, q, d) : cpu::gram_workspace(b, s, q, threads);
+}
+int64_t cholesky_workspace(int64_t b, int64_t s, int64_t c, int threads, bool on_cuda) {
+  return on_cuda ? cuda::cholesky_workspace(b, s, c) : cpu::cholesky_workspace(b, s, c, threads);
+}
+int64_t krr_workspace(const KrrShape& shape, bool backward, bool on_cuda) {
+  return on_cuda ? cuda::krr_workspace(shape, backward) : cpu::krr_workspace(shape, backward);
+}
+
 template <class F32, class F64>
 void by_type(const Capsule& first, F32 f32, F64 f64) {
   is_double(first) ? f64() : f32();
@@ -138,8 +152,7 @@ void gram(const Capsule& x, const Capsule& z, const Capsule& hyper, const std::v
     a.hyper = r.hyper(hyper, values, b);
     a.kernel = static_cast<KernelKind>(kernel);
     a.work = r.template array<T>("work", work, cpu::gram_workspace(b, s, q, threads));
-    py::gil_scoped_release release;
-    r.cuda() ? cuda::gram(a, reinterpret_cast<void*>(stream)) : cpu::gram(a);
+    r.run([&] { cuda::gram(a, reinterpret_cast<void*>(stream)); }, [&] { cpu::gram(a); });
   };
   by_type(x, [&] { run(float()); }, [&] { run(double()); });
 }
@@ -164,8 +177,7 @@ void solve(const Capsule& a_in, const Capsule& y, const Capsule& hyper, const st
     a.ridge = static_cast<RidgeKind>(ridge);
     a.on_failure = static_cast<OnFailure>(on_failure);
     a.work = r.template array<T>("work", work, cpu::cholesky_workspace(b, s, c, threads));
-    py::gil_scoped_release release;
-    r.cuda() ? cuda::solve(a, reinterpret_cast<void*>(stream)) : cpu::solve(a);
+    r.run([&] { cuda::solve(a, reinterpret_cast<void*>(stream)); }, [&] { cpu::solve(a); });
   };
   by_type(a_in, [&] { run(float()); }, [&] { run(double()); });
 }
@@ -190,8 +202,7 @@ void solve_backward(const Capsule& grad, const Capsule& factor, const Capsule& x
     a.ridge = static_cast<RidgeKind>(ridge);
     a.detach = detach;
     a.work = r.template array<T>("work", work, cpu::cholesky_workspace(b, s, c, threads));
-    py::gil_scoped_release release;
-    r.cuda() ? cuda::solve_backward(a, reinterpret_cast<void*>(stream)) : cpu::solve_backward(a);
+    r.run([&] { cuda::solve_backward(a, reinterpret_cast<void*>(stream)); }, [&] { cpu::solve_backward(a); });
   };
   by_type(grad, [&] { run(float()); }, [&] { run(double()); });
 }
@@ -243,8 +254,7 @@ void krr_forward(const std::vector<int64_t>& shape, const Capsule& x_s, const Ca
     a.on_failure = static_cast<OnFailure>(on_failure);
     a.work = r.template array<T>("work", work, cpu::krr_workspace(s, false));
     require(a.hyper.count == (s.kernel == KernelKind::linear ? 3 : 2), "hyper: wrong number of values");
-    py::gil_scoped_release release;
-    r.cuda() ? cuda::krr_forward(a, reinterpret_cast<void*>(stream)) : cpu::krr_forward(a);
+    r.run([&] { cuda::krr_forward(a, reinterpret_cast<void*>(stream)); }, [&] { cpu::krr_forward(a); });
   };
   by_type(x_s, [&] { run(float()); }, [&] { run(double()); });
 }
@@ -276,8 +286,7 @@ void krr_backward(const std::vector<int64_t>& shape, const Capsule& x_s, const C
     a.grad_hyper = r.template array<T>("grad_hyper", grad_hyper, s.batch * a.hyper.count);
     a.work = r.template array<T>("work", work, cpu::krr_workspace(s, true));
     require(a.hyper.count == (s.kernel == KernelKind::linear ? 3 : 2), "hyper: wrong number of values");
-    py::gil_scoped_release release;
-    r.cuda() ? cuda::krr_backward(a, reinterpret_cast<void*>(stream)) : cpu::krr_backward(a);
+    r.run([&] { cuda::krr_backward(a, reinterpret_cast<void*>(stream)); }, [&] { cpu::krr_backward(a); });
   };
   by_type(x_s, [&] { run(float()); }, [&] { run(double()); });
 }
@@ -365,30 +374,6 @@ int krr_value_and_gradient(const std::vector<int64_t>& forward, int backward_pla
   return failed;
 }
 
-// OpenBLAS' thread count is process-wide and not in SciPy's capsules: find the library that SciPy brought.
-struct ThreadControl {
-  int (*get)() = nullptr;
-  void (*set)(int) = nullptr;
-};
-
-int look(dl_phdr_info* info, size_t, void* data) {
-  if (!info->dlpi_name || !std::strstr(info->dlpi_name, "openblas")) return 0;
-  void* library = dlopen(info->dlpi_name, RTLD_LAZY | RTLD_NOLOAD);
-  if (!library) return 0;
-  auto* control = static_cast<ThreadControl*>(data);
-  for (const char* prefix : {"scipy_openblas", "openblas"}) {
-    const std::string name(prefix);
-    auto get = reinterpret_cast<int (*)()>(dlsym(library, (name + "_get_num_threads").c_str()));
-    auto set = reinterpret_cast<void (*)(int)>(dlsym(library, (name + "_set_num_threads").c_str()));
-    if (get && set) {
-      control->get = get;
-      control->set = set;
-      return 1;
-    }
-  }
-  return 0;
-}
-
 void* function_of(const py::module_& module, const char* name) {
   const py::object capsule = module.attr("__pyx_capi__")[name];
   return PyCapsule_GetPointer(capsule.ptr(), PyCapsule_GetName(capsule.ptr()));
@@ -403,14 +388,14 @@ void connect_blas() {
   table.strsm = reinterpret_cast<decltype(table.strsm)>(function_of(blas, "strsm"));
   table.dtrsm = reinterpret_cast<decltype(table.dtrsm)>(function_of(blas, "dtrsm"));
   cpu::blas::set_table(table);
-  ThreadControl control;
-  dl_iterate_phdr(&look, &control);
+  const ThreadControl control = find_openblas();
   cpu::blas::set_thread_control(control.get, control.set);
 }
 
 py::dict build_info() {
   py::dict info;
   info["cuda"] = cuda::built();
+  info["cuda_architectures"] = cuda::architectures();
   py::list available;
   for (cpu::Isa isa : {cpu::Isa::generic, cpu::Isa::avx2, cpu::Isa::avx512})
     if (cpu::isa_available(isa)) available.append(cpu::isa_name(isa));
@@ -437,10 +422,10 @@ PYBIND11_MODULE(_C, m) {
   m.def("solve_backward", &ssdd::solve_backward);
   m.def("krr_forward", &ssdd::krr_forward);
   m.def("krr_backward", &ssdd::krr_backward);
-  m.def("gram_workspace", &ssdd::cpu::gram_workspace);
-  m.def("cholesky_workspace", &ssdd::cpu::cholesky_workspace);
-  m.def("krr_workspace", [](const std::vector<int64_t>& shape, bool backward) {
-    return ssdd::cpu::krr_workspace(ssdd::shape_of(shape), backward);
+  m.def("gram_workspace", &ssdd::gram_workspace);
+  m.def("cholesky_workspace", &ssdd::cholesky_workspace);
+  m.def("krr_workspace", [](const std::vector<int64_t>& shape, bool backward, bool on_cuda) {
+    return ssdd::krr_workspace(ssdd::shape_of(shape), backward, on_cuda);
   });
   m.def("krr_value_and_gradient", &ssdd::krr_value_and_gradient);
   m.def("krr_fuses", [](const std::vector<int64_t>& shape, int backward_plan) {
@@ -454,6 +439,7 @@ PYBIND11_MODULE(_C, m) {
     const bool fuses = ssdd::cpu::krr_fuses(forward, backward.plan);
     return fuses ? std::max(passes, forward.batch + 16 + ssdd::cpu::krr_fused_workspace(forward)) : passes;
   });
+  m.def("cuda_problem", &ssdd::cuda::problem);
   m.def("build_info", &ssdd::build_info);
   m.def("force_instruction_set", &ssdd::force_instruction_set);
 }

@@ -48,6 +48,7 @@ template <class T> void solve(const SolveArgs<T>& args);
 template <class T> void solve_backward(const SolveBackwardArgs<T>& args);
 }  // namespace cpu
 namespace cuda {
+int64_t cholesky_workspace(int64_t batch, int64_t s, int64_t c);
 template <class T> void solve(const SolveArgs<T>& args, void* stream);
 template <class T> void solve_backward(const SolveBackwardArgs<T>& args, void* stream);
 }  // namespace cuda

@@ -28,6 +28,7 @@ int64_t gram_workspace(int64_t batch, int64_t s, int64_t q, int threads);
 template <class T> void gram(const GramArgs<T>& args);
 }  // namespace cpu
 namespace cuda {
+int64_t gram_workspace(int64_t batch, int64_t s, int64_t q, int64_t d);
 template <class T> void gram(const GramArgs<T>& args, void* stream);
 }  // namespace cuda
 

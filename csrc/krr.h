@@ -89,6 +89,7 @@ int64_t krr_fused_workspace(const KrrShape& shape);
 template <class T> void krr_fused(const KrrFusedArgs<T>& args);
 }  // namespace cpu
 namespace cuda {
+int64_t krr_workspace(const KrrShape& shape, bool backward);
 template <class T> void krr_forward(const KrrForwardArgs<T>& args, void* stream);
 template <class T> void krr_backward(const KrrBackwardArgs<T>& args, void* stream);
 }  // namespace cuda

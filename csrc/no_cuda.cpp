@@ -2,6 +2,7 @@
 #include <stdexcept>
 
 #include "cholesky.h"
+#include "device.h"
 #include "gram.h"
 #include "krr.h"
 
@@ -14,6 +15,14 @@ namespace {
 }  // namespace
 
 bool built() { return false; }
+std::string architectures() { return ""; }
+std::string problem(int) { return "this build has no CUDA kernels (built with CUDA=OFF, or no nvcc was found)"; }
+DeviceGuard::DeviceGuard(int) { absent(); }
+DeviceGuard::~DeviceGuard() = default;
+
+int64_t gram_workspace(int64_t, int64_t, int64_t, int64_t) { absent(); }
+int64_t cholesky_workspace(int64_t, int64_t, int64_t) { absent(); }
+int64_t krr_workspace(const KrrShape&, bool) { absent(); }
 
 template <class T> void gram(const GramArgs<T>&, void*) { absent(); }
 template <class T> void solve(const SolveArgs<T>&, void*) { absent(); }

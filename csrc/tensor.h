@@ -1,4 +1,4 @@
-// Plain views: pointers, sizes, strides. No ownership, no dependency.
+// Plain views: pointers, sizes, strides. No ownership, no dependency; constexpr, so that nvcc takes them into kernels.
 #pragma once
 #include <cstdint>
 
@@ -9,10 +9,10 @@ template <class T>
 struct View {
   T* p = nullptr;
   int64_t rs = 0, cs = 1;
-  T& operator()(int64_t i, int64_t j) const { return p[i * rs + j * cs]; }
-  View<T> t() const { return {p, cs, rs}; }
-  View<T> from(int64_t i, int64_t j) const { return {p + i * rs + j * cs, rs, cs}; }
-  operator View<const T>() const { return {p, rs, cs}; }
+  constexpr T& operator()(int64_t i, int64_t j) const { return p[i * rs + j * cs]; }
+  constexpr View<T> t() const { return {p, cs, rs}; }
+  constexpr View<T> from(int64_t i, int64_t j) const { return {p + i * rs + j * cs, rs, cs}; }
+  constexpr operator View<const T>() const { return {p, rs, cs}; }
 };
 
 // A batch of such matrices: problem b starts at p + b * bs.
@@ -20,8 +20,8 @@ template <class T>
 struct Batch {
   T* p = nullptr;
   int64_t bs = 0, rs = 0, cs = 1;
-  View<T> operator[](int64_t b) const { return {p + b * bs, rs, cs}; }
-  explicit operator bool() const { return p != nullptr; }
+  constexpr View<T> operator[](int64_t b) const { return {p + b * bs, rs, cs}; }
+  constexpr explicit operator bool() const { return p != nullptr; }
 };
 
 enum class KernelKind { linear = 0, rbf = 1 };
@@ -39,7 +39,7 @@ struct Hyper {
   int64_t bs = 0;
   double values[4] = {0, 0, 0, 0};
   int count = 0;
-  T get(int64_t b, int i) const { return tensor ? tensor[b * bs + i] : static_cast<T>(values[i]); }
+  constexpr T get(int64_t b, int i) const { return tensor ? tensor[b * bs + i] : static_cast<T>(values[i]); }
 };
 
 }  // namespace ssdd

@@ -42,7 +42,7 @@ def _factor(
     status = torch.zeros(batch_shape, dtype=torch.int32, device=a.device)
     jitter, aux = a.new_zeros(batch_shape), a.new_zeros(*batch_shape, 3)
     if batch and s:
-        work = a.new_empty(core.cholesky_workspace(batch, s, c, threads))
+        work = a.new_empty(core.cholesky_workspace(batch, s, c, threads, a.is_cuda))
         core.solve(
             matrices(a), matrices(y), hyper_rows(hyper), values, max(0, KINDS.index(ridge) if ridge else 0),
             failure_code(on_failure), to_capsule(factor), capsule(x), to_capsule(status), to_capsule(jitter),
@@ -130,7 +130,7 @@ def _solve_backward(
     a_bar = x.new_empty(factor.shape) if needs[0] else x.new_empty(0)
     v_bar = x.new_zeros(batch_shape) if needs[2] else None
     if batch and s:
-        work = x.new_empty(core.cholesky_workspace(batch, s, c, threads))
+        work = x.new_empty(core.cholesky_workspace(batch, s, c, threads, x.is_cuda))
         core.solve_backward(
             matrices(grad), to_capsule(factor.contiguous()), to_capsule(x.contiguous()),
             to_capsule(aux.contiguous()), hyper_rows(hyper), values, max(0, KINDS.index(ridge) if ridge else 0), detach,

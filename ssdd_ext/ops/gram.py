@@ -18,7 +18,7 @@ def _gram(x: Tensor, z: Tensor | None, hyper: Tensor | None, values: list[float]
     s, d, q = x.shape[-2], x.shape[-1], (x if z is None else z).shape[-2]
     batch, threads = math.prod(x.shape[:-2]), torch.get_num_threads()
     k = x.new_empty(*x.shape[:-1], q)
-    work = x.new_empty(core.gram_workspace(batch, s, q, threads))
+    work = x.new_empty(core.gram_workspace(batch, s, q, d, threads, x.is_cuda))
     if k.numel():
         core.gram(
             matrices(x), matrices(z), hyper_rows(hyper), values, KERNEL_CODES[kernel], to_capsule(k), to_capsule(work),

@@ -101,7 +101,7 @@ def _krr(
     status = torch.empty(batch_shape, dtype=torch.int32, device=x_s.device)
     if batch:
         shape = plan_shape(problem, batch, kernel, ridge, detach, picked.forward, picked.chunk)
-        work = x_s.new_empty(core.krr_workspace(shape, False))
+        work = x_s.new_empty(core.krr_workspace(shape, False, x_s.is_cuda))
         core.krr_forward(
             shape, matrices(x_s), matrices(y_s), matrices(x_q), matrices(y_q), hyper_rows(hyper), values,
             failure_code(on_failure), to_capsule(out), to_capsule(loss) if y_q is not None else None,
@@ -205,7 +205,7 @@ def _krr_backward(
     hyper_bar = x_s.new_zeros(hyper.shape if need_hyper and hyper is not None else (0,))
     if batch:
         shape = plan_shape(problem, batch, kernel, ridge, detach, picked.backward, picked.chunk)
-        work = x_s.new_empty(core.krr_workspace(shape, True))
+        work = x_s.new_empty(core.krr_workspace(shape, True, x_s.is_cuda))
         has_kept = kept.shape[-2] > plan.STAND_IN and picked.forward == "dense"
         core.krr_backward(
             shape, matrices(x_s), matrices(y_s), matrices(x_q),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import Any
 
 import torch
@@ -19,11 +20,16 @@ def unavailable(device: torch.device, kernel: Kernel) -> str | None:
     """Why the native core cannot run here, or None."""
     if kernel.name not in KERNEL_CODES:
         return f"it has no native epilogue for {type(kernel).__name__}"
-    if device.type == "cpu" or (device.type == "cuda" and core.build_info()["cuda"]):
+    if device.type == "cpu":
         return None
     if device.type == "cuda":
-        return "this build has no CUDA kernels (built with CUDA=OFF, or no nvcc was found)"
+        return _cuda_problem(device.index if device.index is not None else torch.cuda.current_device()) or None
     return f"it runs on cpu and cuda tensors, not on {device.type}"
+
+
+@lru_cache(maxsize=64)
+def _cuda_problem(index: int) -> str:
+    return core.cuda_problem(index)
 
 
 def capsule(value: Tensor | None) -> Any:

@@ -1,0 +1,228 @@
+#!/usr/bin/env python
+"""What can be said of the CUDA kernels without a GPU: compiled for one architecture, disassembled, counted.
+
+    python benchmarks/sass.py                  a table to standard output
+    python benchmarks/sass.py --out FOLDER     sass.md and sass.json there
+
+Needs nvcc; the disassembler comes from PyPI (nvidia-cuda-nvdisasm). Registers, stack and shared memory are ptxas's; the
+inner loop is the innermost loop with most multiply-adds.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parents[1]
+FLAGS = [
+    "-std=c++17", "-O3", "--expt-relaxed-constexpr", "-diag-suppress", "554", "-DSSDD_CUDA_ARCHITECTURES=\"\"",
+    f"-I{ROOT / 'csrc'}", f"-I{ROOT / 'csrc' / 'cuda'}",
+]  # fmt: skip
+
+# Dynamic shared memory of a launch in bytes, where a kernel takes any; block sizes are in threads_of.
+DYNAMIC = {
+    "tensor_kernel": 40960,
+    "plain_kernel<float": 17408,
+    "plain_kernel<double": 33792,
+    "block_kernel<float>": 128 * 133 * 4 + 1072,
+    "block_kernel<double>": 128 * 133 * 8 + 2144,
+    "solve_kernel<float>": 128 * 133 * 4 + 1072,
+    "solve_kernel<double>": 128 * 133 * 8 + 2144,
+    "panel_kernel<float>": (2 * 64 * 69 + 76) * 4,
+    "panel_kernel<double>": (2 * 64 * 69 + 76) * 8,
+}
+# One multiprocessor of an H100.
+REGISTERS, SHARED, THREADS, BLOCKS = 65536, 228 << 10, 2048, 32
+
+KINDS = {
+    "HMMA": r"HMMA", "FFMA": r"FFMA|FADD|FMUL", "DFMA": r"DFMA|DADD|DMUL", "LDS": r"LDS", "STS": r"STS",
+    "LDG": r"LDG(\.|$)|LD\.", "LDGSTS": r"LDGSTS", "STG": r"STG|ST\.E", "SHFL": r"SHFL", "MUFU": r"MUFU", "BAR": r"BAR",
+    "local": r"LDL|STL",
+}  # fmt: skip
+
+
+def tool(name: str) -> str | None:
+    """On PATH, or in the packages of this interpreter."""
+    found = shutil.which(name)
+    if found:
+        return found
+    for place in map(Path, sys.path):
+        for candidate in place.glob(f"nvidia/*/bin/{name}"):
+            candidate.chmod(candidate.stat().st_mode | 0o111)
+            return str(candidate)
+    return None
+
+
+def run(*command: str | Path) -> str:
+    done = subprocess.run([str(c) for c in command], capture_output=True, text=True)
+    if done.returncode != 0:
+        raise SystemExit(f"{' '.join(map(str, command))}\n{done.stdout}{done.stderr}")
+    return done.stdout + done.stderr
+
+
+def compile_source(source: Path, folder: Path, architecture: str) -> tuple[Path, str]:
+    """The cubin, and what ptxas says of it."""
+    cubin = folder / f"{source.stem}.cubin"
+    said = run("nvcc", *FLAGS, f"-arch={architecture}", "-cubin", "-Xptxas=-v", source, "-o", cubin)
+    return cubin, said
+
+
+def readable(names: list[str]) -> dict[str, str]:
+    filt = shutil.which("c++filt")
+    if not filt or not names:
+        return {n: n for n in names}
+    lines = subprocess.run([filt], input="\n".join(names), capture_output=True, text=True, check=True).stdout
+    short = []
+    for line in lines.splitlines():
+        text = line.replace("ssdd::cuda::", "").replace("(anonymous namespace)::", "")
+        text = re.sub(r"^void ", "", re.sub(r"_NV_ANON_NAMESPACE::|_GLOBAL__N__\w+::", "", text))
+        short.append(re.sub(r"\(.*$", "", text))
+    return dict(zip(names, short, strict=True))
+
+
+def resources(said: str) -> dict[str, dict[str, int]]:
+    """Of each mangled kernel: registers, stack, spills, static shared memory."""
+    table: dict[str, dict[str, int]] = {}
+    for part in said.split("Compiling entry function '")[1:]:
+        name = part.split("'")[0]
+
+        def number(pattern: str, text: str = part) -> int:
+            match = re.search(pattern, text)
+            return int(match.group(1)) if match else 0
+
+        table[name] = {
+            "registers": number(r"Used (\d+) registers"),
+            "stack": number(r"(\d+) bytes stack frame"),
+            "spills": number(r"(\d+) bytes spill stores") + number(r"(\d+) bytes spill loads"),
+            "shared": number(r"(\d+) bytes smem"),
+        }
+    return table
+
+
+def disassembled(cubin: Path) -> dict[str, list[str]]:
+    """Of each mangled kernel its lines: labels ('.L_x_1:') and instructions ('FFMA R0, ...')."""
+    nvdisasm = tool("nvdisasm")
+    if nvdisasm is None:
+        raise SystemExit("no nvdisasm: pip install nvidia-cuda-nvdisasm")
+    kernels: dict[str, list[str]] = {}
+    lines: list[str] = []
+    for line in run(nvdisasm, "-c", cubin).splitlines():
+        if match := re.match(r"\s*\.section\s+\.text\.(\S+?),", line):
+            lines = kernels.setdefault(match.group(1), [])
+        elif match := re.match(r"(\.L_x_\d+):", line):
+            lines.append(match.group(1) + ":")
+        elif match := re.match(r"\s*/\*[0-9a-f]+\*/\s+(.*?)\s*;", line):
+            lines.append(match.group(1))
+    return kernels
+
+
+def counts(lines: list[str]) -> dict[str, int]:
+    opcodes = [re.sub(r"^@!?U?P\w+\s+", "", line).split(" ")[0] for line in lines if not line.endswith(":")]
+    table = {kind: sum(bool(re.match(pattern, o)) for o in opcodes) for kind, pattern in KINDS.items()}
+    table["all"] = len(opcodes)
+    table["LDS wide"] = sum(bool(re.match(r"LDS\.(64|128)|LDS\.U?\.?(64|128)", o)) for o in opcodes)
+    table["LDGSTS wide"] = sum(o.startswith("LDGSTS") and ".128" in o for o in opcodes)
+    return table
+
+
+def inner_loop(lines: list[str]) -> list[str]:
+    """The innermost loop with most multiply-adds; without a loop, everything."""
+    at = {line[:-1]: i for i, line in enumerate(lines) if line.endswith(":")}
+    loops = []
+    for i, line in enumerate(lines):
+        match = re.search(r"\bBRA\b.*?(\.L_x_\d+)", line)
+        if match and at.get(match.group(1), i) < i:
+            loops.append((at[match.group(1)], i))
+    innermost = [a for a in loops if not any(a[0] <= b[0] and b[1] <= a[1] and a != b for b in loops)]
+
+    def work(loop: tuple[int, int]) -> int:
+        table = counts(lines[loop[0] : loop[1] + 1])
+        return table["HMMA"] * 64 + table["FFMA"] + table["DFMA"]
+
+    if not innermost:
+        return lines
+    begin, end = max(innermost, key=work)
+    return lines[begin : end + 1]
+
+
+def threads_of(name: str) -> int:
+    blocks = {"tensor_kernel": 128, "warp_kernel": 128, "hyper_kernel": 32, "add_parts_kernel": 32, "probe_kernel": 32}
+    return blocks.get(name.split("<")[0], 256)
+
+
+def occupancy(name: str, use: dict[str, int]) -> float:
+    """Of the warps a multiprocessor holds, how many it can."""
+    threads = threads_of(name)
+    dynamic = next((b for part, b in DYNAMIC.items() if name.startswith(part)), 0)
+    warps = threads // 32
+    registers = -(-use["registers"] * 32 // 256) * 256 * warps
+    blocks = min(BLOCKS, THREADS // threads, REGISTERS // max(1, registers), SHARED // (use["shared"] + dynamic + 1024))
+    return blocks * threads / THREADS
+
+
+def measure(architecture: str = "sm_90") -> list[dict[str, Any]]:
+    """A row for every kernel."""
+    if shutil.which("nvcc") is None:
+        raise SystemExit("no nvcc: nothing can be compiled")
+    sources = sorted((ROOT / "csrc" / "cuda").glob("*.cu"))
+    rows = []
+    with tempfile.TemporaryDirectory() as folder, ThreadPoolExecutor(2) as pool:
+        built = list(pool.map(lambda s: compile_source(s, Path(folder), architecture), sources))
+        for source, (cubin, said) in zip(sources, built, strict=True):
+            use, code = resources(said), disassembled(cubin)
+            names = readable(list(use))
+            for mangled, own in sorted(use.items(), key=lambda item: names[item[0]]):
+                name = names[mangled]
+                rows.append({
+                    "source": source.name, "kernel": name, **own, "occupancy": occupancy(name, own),
+                    "whole": counts(code[mangled]), "loop": counts(inner_loop(code[mangled])),
+                })  # fmt: skip
+    return rows
+
+
+def table(rows: list[dict[str, Any]], architecture: str) -> str:
+    lines = [
+        f"# Kernels as compiled for {architecture}",
+        "",
+        "Generated by `make sass`. Occupancy: warps of a multiprocessor of an H100 that the launch can fill (one-block",
+        "factorisations at n = 128). Inner loop: the innermost loop with most multiply-adds; (w): 8 or 16 bytes wide.",
+        "",
+        "| kernel | registers | spills + stack | static shared | occupancy | inner loop: instructions | HMMA | FFMA"
+        " | DFMA | LDS (w) | LDGSTS (w) | LDG | SHFL | BAR | local |",
+        "|---|---|---|---|---|---|---|---|---|---|---|---|---|---|---|",
+    ]
+    for r in rows:
+        c = r["loop"]
+        lines.append(
+            f"| `{r['kernel']}` | {r['registers']} | {r['spills'] + r['stack']} | {r['shared']} | {r['occupancy']:.0%}"
+            f" | {c['all']} | {c['HMMA']} | {c['FFMA']} | {c['DFMA']} | {c['LDS']} ({c['LDS wide']})"
+            f" | {c['LDGSTS']} ({c['LDGSTS wide']}) | {c['LDG']} | {c['SHFL']} | {c['BAR']} | {r['whole']['local']} |"
+        )
+    return "\n".join(lines) + "\n"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--architecture", default="sm_90", help="what nvcc compiles for (default: %(default)s)")
+    parser.add_argument("--out", type=Path, help="a folder for sass.md and sass.json")
+    arguments = parser.parse_args()
+    rows = measure(arguments.architecture)
+    text = table(rows, arguments.architecture)
+    print(text)
+    if arguments.out:
+        arguments.out.mkdir(parents=True, exist_ok=True)
+        (arguments.out / "sass.md").write_text(text)
+        found = {"architecture": arguments.architecture, "kernels": rows}
+        (arguments.out / "sass.json").write_text(json.dumps(found, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,99 @@
+// The ops solve and solve_backward on the GPU: the ladder of factor.cuh, and one product for Abar. See cholesky.h.
+#include "../cholesky.h"
+
+#include "arena.cuh"
+#include "factor.cuh"
+#include "vector.cuh"
+
+namespace ssdd::cuda {
+namespace {
+
+constexpr int kThreads = 256;
+
+template <class T>
+struct Work {
+  T *scalars, *factor, *pair, *dots, *partial;
+  int64_t total;
+};
+
+template <class T>
+Work<T> layout(int64_t batch, int64_t s, int64_t c, T* memory) {
+  Arena<T> arena{memory};
+  Work<T> w;
+  w.scalars = arena.take(batch * kScalars);
+  w.factor = arena.take(factor_room(batch, s));
+  w.pair = arena.take(batch * s * 3 * c);
+  w.dots = arena.take(batch);
+  w.partial = arena.take(dot_room(batch, s * c));
+  w.total = arena.used;
+  return w;
+}
+
+// vbar, and what the trace passes on to the diagonal of Abar. Problems from the grid, a thread an element of the diagonal.
+template <class T>
+SIMT_KERNEL(kThreads) ridge_kernel(int64_t s, const T* scalars, const T* aux, RidgeKind ridge, T* a_bar, T* v_bar) {
+  const int64_t b = simt::block().x;
+  const T* own = scalars + b * kScalars;
+  if (v_bar && simt::thread() == 0)
+    v_bar[b] = static_cast<T>(static_cast<double>(own[kLambdaBar]) * ridge_slope(ridge, static_cast<double>(aux[3 * b]), s));
+  if (!a_bar || own[kThroughTrace] == T(0)) return;
+  for (int64_t i = simt::thread(); i < s; i += kThreads) {
+    T* element = a_bar + (b * s + i) * s + i;
+    simt::store(element, simt::load(element) + own[kThroughTrace]);
+  }
+}
+
+}  // namespace
+
+int64_t cholesky_workspace(int64_t batch, int64_t s, int64_t c) { return layout<float>(batch, s, c, nullptr).total; }
+
+template <class T>
+void solve(const SolveArgs<T>& a, void* stream) {
+  if (a.batch == 0 || a.s == 0) return;
+  const Work<T> w = layout(a.batch, a.s, a.c, a.work);
+  set_scalars<T>({a.batch, a.hyper, KernelKind::linear, 0, {}, 0, w.scalars}, stream);
+  factorise<T>({a.batch, a.s, a.s, a.a, a.factor, true, a.y, a.x, a.c, w.scalars, a.ridge, a.on_failure, a.status,
+                a.jitter, a.aux, w.factor},
+               stream);
+}
+
+template <class T>
+void solve_backward(const SolveBackwardArgs<T>& a, void* stream) {
+  if (a.batch == 0 || a.s == 0) return;
+  const int64_t s = a.s, c = a.c;
+  const Work<T> w = layout(a.batch, s, c, a.work);
+  set_scalars<T>({a.batch, a.hyper, KernelKind::linear, 0, {}, 0, w.scalars}, stream);
+  T* u = a.grad_y;
+  copy<T>({a.batch, s, c, a.grad, u, s * c, c}, stream);
+  solve_factored(a.batch, s, a.factor, c, u, stream);
+  dot<T>(a.batch, s * c, u, a.x, 1.0, w.dots, w.partial, stream);
+  set_lambda_bar(a.batch, w.dots, a.ridge, a.detach || a.hyper.count == 0, s, w.scalars, stream);
+  if (a.grad_a) {
+    // [x | u] [u | x]^T = x u^T + u x^T as one product over one triangle.
+    const Batch<const T> x{a.x, s * c, c, 1};
+    copy<T>({a.batch, s, c, x, w.pair, s * 3 * c, 3 * c}, stream);
+    copy<T>({a.batch, s, c, {u, s * c, c, 1}, w.pair + c, s * 3 * c, 3 * c}, stream);
+    copy<T>({a.batch, s, c, x, w.pair + 2 * c, s * 3 * c, 3 * c}, stream);
+    Product<T> p{};
+    p.batch = a.batch, p.m = p.n = s, p.k = 2 * c;
+    p.a = {w.pair, s * 3 * c, 3 * c, 1}, p.b = {w.pair + c, s * 3 * c, 1, 3 * c};
+    p.c = a.grad_a, p.c_bs = s * s, p.ld = s;
+    p.alpha = -0.5, p.triangle = Triangle::both;
+    product(p, stream);
+  }
+  if (a.grad_v || a.grad_a)
+    simt::launch(&ridge_kernel<T>, {static_cast<unsigned>(a.batch)}, kThreads, 0, stream, s, w.scalars, a.aux, a.ridge, a.grad_a,
+                 a.grad_v);
+  nan_where_failed<T>(a.batch, s * c, nullptr, a.aux, u, stream);
+  nan_where_failed<T>(a.batch, s * s, nullptr, a.aux, a.grad_a, stream);
+  nan_where_failed<T>(a.batch, 1, nullptr, a.aux, a.grad_v, stream);
+}
+
+#define SSDD_INSTANTIATE(T)                                        \
+  template void solve(const SolveArgs<T>&, void*);                 \
+  template void solve_backward(const SolveBackwardArgs<T>&, void*);
+SSDD_INSTANTIATE(float)
+SSDD_INSTANTIATE(double)
+#undef SSDD_INSTANTIATE
+
+}  // namespace ssdd::cuda

@@ -1,0 +1,78 @@
+// Cholesky of a batch with ridge, jitter retry and status, and the solve with the factor: a ladder by size.
+//
+//   n <= 32                         one warp a problem, in registers                        factor_small.cu
+//   n <= block_limit<T>()           one block a problem, in shared memory                   factor_small.cu
+//   larger                          all blocks on each problem, panels of kPanel columns    factor_large.cu
+//
+// Nothing comes back to the host: a retry is decided on the device.
+#pragma once
+#include "../cholesky.h"
+#include "product.cuh"
+#include "scalars.cuh"
+
+namespace ssdd::cuda {
+
+template <class T>
+struct Factor {
+  int64_t batch, n, order;  // order: S of the mean trace
+  Batch<const T> source;    // its lower triangle is read; may be the factor itself (then both triangles must hold it)
+  T* factor;                // [batch, n, n]
+  bool zero_upper;          // else the upper triangle stays as it is
+  Batch<const T> y;         // with x: solved too
+  T* x;                     // [batch, n, c] or nullptr
+  int64_t c;
+  const T* scalars;         // kRidge, kValid
+  RidgeKind ridge;
+  OnFailure on_failure;
+  int32_t* status;
+  T *jitter, *aux;
+  T* work;                  // factor_room(batch, n) elements
+};
+
+int64_t factor_room(int64_t batch, int64_t n);
+template <class T>
+void factorise(const Factor<T>& f, simt::Stream stream);
+
+// x <- A^-1 x from the factor, x [batch, n, c] dense.
+template <class T>
+void solve_factored(int64_t batch, int64_t n, const T* factor, int64_t c, T* x, simt::Stream stream);
+
+// --- the rungs ----------------------------------------------------------------------------------------------
+
+constexpr int kWarpLimit = 32, kPanel = 64, kColumns = 64;  // kColumns: of x that one block solves
+template <class T>
+int64_t block_limit();
+template <class T>
+void factorise_small(const Factor<T>& f, simt::Stream stream);
+template <class T>
+void solve_small(int64_t batch, int64_t n, const T* factor, int64_t c, const Batch<const T>& y, T* x,
+                 const int32_t* status, simt::Stream stream);
+template <class T>
+void factorise_large(const Factor<T>& f, simt::Stream stream);
+template <class T>
+void solve_large(int64_t batch, int64_t n, const T* factor, int64_t c, T* x, simt::Stream stream);
+
+// --- shared by the rungs --------------------------------------------------------------------------------------
+
+constexpr int kAttempts = 6;  // the first and five with a growing multiple of the mean diagonal
+
+template <class T>
+SIMT_DEVICE double jitter_of(int attempt, double mean) {
+  if (attempt == 0) return 0;
+  double step = sizeof(T) == 4 ? 1e-6 : 1e-12;
+  for (int i = 1; i < attempt; ++i) step *= sizeof(T) == 4 ? 10.0 : 100.0;
+  return step * mean;
+}
+SIMT_DEVICE double absolute(double x) { return x < 0 ? -x : x; }
+
+template <class T>
+SIMT_DEVICE void report(const Factor<T>& f, int64_t b, int32_t status, double trace, double lambda, double jitter) {
+  const bool bad = status == kBadParameter;
+  f.status[b] = status;
+  f.jitter[b] = bad ? T(0) : static_cast<T>(jitter);
+  f.aux[3 * b] = bad ? simt::nan<T>() : static_cast<T>(trace);
+  f.aux[3 * b + 1] = status ? simt::nan<T>() : static_cast<T>(lambda);
+  f.aux[3 * b + 2] = bad ? simt::nan<T>() : static_cast<T>(jitter);
+}
+
+}  // namespace ssdd::cuda

@@ -1,0 +1,35 @@
+// Gram matrices on the GPU: one product with the kernel function applied in registers; the symmetric case makes one
+// triangle of tiles and writes each element to both places. Linear on the tensor cores for float (product_tensor.cu),
+// squared distances without cancellation (product_plain.cu). One launch, and one more where k is split.
+#include "../gram.h"
+
+#include "product.cuh"
+#include "scalars.cuh"
+
+namespace ssdd::cuda {
+
+int64_t gram_workspace(int64_t batch, int64_t s, int64_t q, int64_t d) {
+  return batch * kScalars + split_room(batch, s, q, d);
+}
+
+template <class T>
+void gram(const GramArgs<T>& a, void* stream) {
+  if (a.batch == 0 || a.s == 0 || a.q == 0) return;
+  set_scalars<T>({a.batch, a.hyper, a.kernel, parameter_count(a.kernel), {}, 0, a.work}, stream);
+  const bool symmetric = a.z.p == nullptr;
+  Product<T> p{};
+  p.batch = a.batch, p.m = a.s, p.n = a.q, p.k = a.d;
+  p.a = a.x;
+  const Batch<const T>& z = symmetric ? a.x : a.z;
+  p.b = {z.p, z.bs, z.cs, z.rs};
+  p.c = a.k, p.c_bs = a.s * a.q, p.ld = a.q;
+  p.triangle = symmetric ? Triangle::both : Triangle::full;
+  p.split = a.work + a.batch * kScalars, p.split_elements = split_room(a.batch, a.s, a.q, a.d);
+  apply_kernel(p, a.kernel, a.work);
+  product(p, stream);
+}
+
+template void gram(const GramArgs<float>&, void*);
+template void gram(const GramArgs<double>&, void*);
+
+}  // namespace ssdd::cuda

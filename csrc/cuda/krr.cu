@@ -1,0 +1,150 @@
+// KRR forward on the GPU, composed of products (product.cuh) and one factorisation (factor.cuh) for the whole batch on one
+// stream; see krr.h for the plans. Launches: low rank 7 (one more for each split of a long k), dense 5 + 2 a chunk, primal 6,
+// and three for each 64 columns of a factor larger than one block. Nothing comes back to the host.
+#include "../krr.h"
+
+#include "krr_work.cuh"
+
+namespace ssdd::cuda {
+namespace {
+
+constexpr int kThreads = 256;
+
+// The corner of the primal's border: bias * S.
+template <class T>
+SIMT_KERNEL(kThreads) corner_kernel(int64_t batch, int64_t n, double support, const T* scalars, T* factor) {
+  const int64_t b = static_cast<int64_t>(simt::block().x) * kThreads + simt::thread();
+  if (b < batch) factor[(b + 1) * n * n - 1] = static_cast<T>(static_cast<double>(scalars[b * kScalars + kBias]) * support);
+}
+
+template <class T>
+class Forward : KrrPass<T> {
+ public:
+  Forward(const KrrForwardArgs<T>& args, const KrrWork<T>& work, simt::Stream stream)
+      : KrrPass<T>{args.shape, work, stream}, a(args) {}
+
+  void run_all() {
+    set_scalars<T>({s.batch, a.hyper, s.kernel, parameter_count(s.kernel), {}, 0, w.scalars}, stream);
+    s.plan == Plan::primal ? solve_primal() : solve_dual();
+    if (s.plan == Plan::dense)
+      predict_dense();
+    else
+      predict_low_rank();
+    nan_where_failed<T>(s.batch, s.q * s.c, a.status, nullptr, a.out, stream);
+    if (a.loss)
+      dot<T>(s.batch, s.q * s.c, a.out, a.out, 1.0 / (static_cast<double>(s.q) * static_cast<double>(s.c)), a.loss, w.partial,
+             stream);
+  }
+
+ private:
+  using KrrPass<T>::s;
+  using KrrPass<T>::w;
+  using KrrPass<T>::stream;
+  using KrrPass<T>::scalar;
+  using KrrPass<T>::dense;
+  using KrrPass<T>::t;
+  using KrrPass<T>::from;
+  using KrrPass<T>::make;
+  using KrrPass<T>::run;
+  using KrrPass<T>::sums;
+  using KrrPass<T>::place;
+
+  void factorise_here(const Batch<const T>& y) {
+    // The factor keeps K above its diagonal: the backward of other kernels reads it there.
+    factorise<T>({s.batch, s.n, s.s, dense(a.factor, s.n, s.n), a.factor, false, y, a.coef, s.c, w.scalars, s.ridge,
+                  a.on_failure, a.status, a.jitter, a.aux, w.factor},
+                 stream);
+  }
+
+  void solve_dual() {
+    Product<T> gram = make(s.s, s.s, s.d, a.x_s, t(a.x_s), a.factor, s.s * s.s);
+    gram.triangle = Triangle::both;
+    apply_kernel(gram, s.kernel, w.scalars);
+    run(gram);
+    factorise_here(a.y_s);
+  }
+
+  // H = Phi^T Phi and w = H^-1 Phi^T Y with Phi = [sqrt(scale) X, sqrt(bias) 1].
+  void solve_primal() {
+    const int64_t whole = s.n * s.n;
+    Product<T> gram = make(s.d, s.d, s.s, t(a.x_s), a.x_s, a.factor, whole, s.n);
+    gram.triangle = Triangle::both, gram.alpha_of = scalar(kScale);
+    run(gram);
+    Product<T> moment = make(s.d, s.c, s.s, t(a.x_s), a.y_s, a.coef, s.n * s.c);
+    moment.alpha_of = scalar(kRootScale);
+    run(moment);
+    if (s.bordered) {
+      sums(s.s, s.d, a.x_s, a.factor + s.d * s.n, whole, scalar(kRootBoth));
+      sums(s.s, s.c, a.y_s, a.coef + s.d * s.c, s.n * s.c, scalar(kRootBias));
+      simt::launch(&corner_kernel<T>, {static_cast<unsigned>((s.batch + kThreads - 1) / kThreads)}, kThreads, 0, stream, s.batch,
+                   s.n, static_cast<double>(s.s), w.scalars, a.factor);
+      if (a.on_failure == OnFailure::jitter) mirror(s.batch, s.n, a.factor, Mirror::lower_to_upper, stream);
+    }
+    factorise_here(dense(a.coef, s.n, s.c));
+  }
+
+  // A finished element of the predictions: minus its target.
+  void predict(Product<T> p, int64_t q0 = 0) {
+    if (a.y_q) p.add = from(a.y_q, q0), p.add_factor = -1;
+    run(p);
+  }
+
+  // P = scale X_q W^T + bias 1 (1^T alpha), or Phi_q w.
+  void predict_low_rank() {
+    const bool primal = s.plan == Plan::primal;
+    Product<T> p = make(s.q, s.c, s.d, a.x_q, {}, a.out, s.q * s.c);
+    p.row = w.columns, p.row_bs = s.c;
+    if (primal) {
+      p.b = {a.coef, s.n * s.c, s.c, 1};
+      p.alpha_of = scalar(kRootScale);
+      if (s.bordered)
+        place(1, s.c, {a.coef + s.d * s.c, s.n * s.c, s.c, 1}, w.columns, s.c, s.c, 1, scalar(kRootBias));
+      else
+        p.row = nullptr;
+    } else {
+      run(make(s.c, s.d, s.s, t(dense(a.coef, s.s, s.c)), a.x_s, w.weights, s.c * s.d));
+      sums(s.s, s.c, dense(a.coef, s.s, s.c), w.columns, s.c, scalar(kBias));
+      p.b = {w.weights, s.c * s.d, 1, s.d};
+      p.alpha_of = scalar(kScale);
+    }
+    predict(p);
+  }
+
+  void predict_dense() {
+    for (int64_t q0 = 0; q0 < s.q; q0 += s.chunk) {
+      const int64_t rows = std::min(s.chunk, s.q - q0), bs = a.kept ? s.q * s.s : s.chunk * s.s;
+      T* k = a.kept ? a.kept + q0 * s.s : w.chunk;
+      Product<T> gram = make(rows, s.s, s.d, from(a.x_q, q0), t(a.x_s), k, bs);
+      apply_kernel(gram, s.kernel, w.scalars);
+      run(gram);
+      predict(make(rows, s.c, s.s, {k, bs, s.s, 1}, dense(a.coef, s.s, s.c), a.out + q0 * s.c, s.q * s.c), q0);
+    }
+  }
+
+  const KrrForwardArgs<T>& a;
+};
+
+}  // namespace
+
+KrrShape with_chunk_for_batch(KrrShape s) {
+  constexpr int64_t kMost = int64_t(1) << 26, kLeast = 64;
+  s.chunk = std::max<int64_t>(1, std::min(s.chunk, std::max(kLeast, kMost / std::max<int64_t>(1, s.batch * s.s))));
+  return s;
+}
+
+int64_t krr_workspace(const KrrShape& shape, bool backward) {
+  return krr_layout<float>(with_chunk_for_batch(shape), backward, nullptr).total;
+}
+
+template <class T>
+void krr_forward(const KrrForwardArgs<T>& args, void* stream) {
+  if (args.shape.batch == 0) return;
+  KrrForwardArgs<T> a = args;
+  a.shape = with_chunk_for_batch(a.shape);
+  Forward<T>(a, krr_layout(a.shape, false, a.work), stream).run_all();
+}
+
+template void krr_forward(const KrrForwardArgs<float>&, void*);
+template void krr_forward(const KrrForwardArgs<double>&, void*);
+
+}  // namespace ssdd::cuda

@@ -1,0 +1,396 @@
+// KRR backward on the GPU, from the forward's factor and coefficients; formulas and plans in krr.h. Like the forward, products
+// of the whole batch on one stream; a launch each for the scalars that depend on lbar.
+#include "../krr.h"
+#include "krr_work.cuh"
+
+namespace ssdd::cuda {
+namespace {
+
+constexpr int kThreads = 256;
+
+SIMT_DEVICE double warp_sum(double v) {
+#pragma unroll
+  for (int mask = 16; mask > 0; mask /= 2) v += simt::shuffle_xor(v, mask);
+  return v;
+}
+
+// The linear kernel's gradients to (scale, bias, v), a warp a problem. K and lambda scale together, so <Kbar, K> = -lambda lbar:
+//   bbar0 = (1^T Pbar - 1^T U).(1^T alpha)   sbar = (-lambda lbar - bias bbar0) / scale + c lbar |X_s|^2
+template <class T>
+SIMT_KERNEL(32) hyper_kernel(int64_t c, int64_t s, RidgeKind ridge, const T* scalars, const T* aux, const T* sums, int64_t between,
+                             int64_t width, int count, T* out) {
+  const int64_t b = simt::block().x;
+  const T *p_sum = sums + b * width, *u_sum = p_sum + between, *alpha_sum = u_sum + between;
+  double bias_bar = 0;
+  for (int64_t j = simt::lane(); j < c; j += 32)
+    bias_bar += (static_cast<double>(p_sum[j]) - static_cast<double>(u_sum[j])) * static_cast<double>(alpha_sum[j]);
+  bias_bar = warp_sum(bias_bar);
+  if (simt::lane() != 0) return;
+  const T* own = scalars + b * kScalars;
+  const double trace = aux[3 * b], lambda = static_cast<double>(aux[3 * b + 1]) + static_cast<double>(aux[3 * b + 2]);
+  const double scale = own[kScale], bias = own[kBias], lambda_bar = own[kLambdaBar], through = own[kThroughTrace];
+  const double squares = (trace - bias * static_cast<double>(s)) / scale;
+  out[b * count] = static_cast<T>((-lambda * lambda_bar - bias * bias_bar) / scale + through * squares);
+  out[b * count + 1] = static_cast<T>(bias_bar + through * static_cast<double>(s));
+  out[b * count + count - 1] = static_cast<T>(lambda_bar * ridge_slope(ridge, trace, s));
+}
+
+// 1^T alpha of the primal, from the border's weight: w_b / sqrt(bias), or 1^T (Y - Phi w) / lambda where the bias is 0.
+template <class T>
+SIMT_KERNEL(kThreads) alpha_sum_kernel(int64_t c, const T* scalars, const T* aux, const T* border, int64_t border_bs,
+                                       const T* residual, int64_t width, T* out) {
+  const int64_t b = simt::block().x;
+  const T root = scalars[b * kScalars + kRootBias], lambda = aux[3 * b + 1] + aux[3 * b + 2];
+  for (int64_t j = simt::thread(); j < c; j += kThreads)
+    out[b * width + j] = root > T(0) ? border[b * border_bs + j] / root : residual[b * width + j] / lambda;
+}
+
+// A row of Kbar becomes G = Kbar dk/dr; its sum, and sum_j Kbar dk/dl. One block a row.
+// Rbf: dk/dr = -k / (2 l^2), dk/dl = -2 k log k / l. Square: only j > i of k is read (K lies above the factor's diagonal),
+// the diagonal passes nothing on.
+template <class T>
+SIMT_KERNEL(kThreads) slope_kernel(int64_t rows, int64_t columns, const T* k, int64_t k_bs, T* k_bar, int64_t bar_bs, bool square,
+                                   const T* scalars, T* row_sums, T* row_parts) {
+  SIMT_SHARED(double, sums, 2 * kThreads / 32);
+  const int64_t b = simt::block().x / rows, i = simt::block().x % rows;
+  k += b * k_bs + i * columns, k_bar += b * bar_bs + i * columns;
+  const T l = scalars[b * kScalars + kLengthscale], map = scalars[b * kScalars + kMap];
+  double sum = 0, part = 0;
+  for (int64_t j = simt::thread(); j < columns; j += kThreads) {
+    if (square && j <= i) {
+      if (j == i) simt::store(k_bar + j, T(0));
+      continue;
+    }
+    const T value = simt::load(k + j), bar = simt::load(k_bar + j);
+    const T log_slope = value > T(0) ? T(-2) * value * simt::logarithm(value) / l : T(0);
+    part += static_cast<double>(bar) * static_cast<double>(log_slope);
+    const T g = bar * value * map;
+    sum += static_cast<double>(g);
+    simt::store(k_bar + j, g);
+  }
+  sum = warp_sum(sum), part = warp_sum(part);
+  if (simt::lane() == 0) sums[simt::warp()] = sum, sums[simt::warp() + kThreads / 32] = part;
+  simt::barrier();
+  if (simt::thread() != 0) return;
+  sum = part = 0;
+  for (int w = 0; w < kThreads / 32; ++w) sum += sums[w], part += sums[w + kThreads / 32];
+  row_sums[simt::block().x] = static_cast<T>(sum);
+  row_parts[simt::block().x] = static_cast<T>(part);
+}
+
+// total[b] (+)= sum of rows of problem b.
+template <class T>
+SIMT_KERNEL(32) add_parts_kernel(int64_t rows, const T* parts, bool add, T* total) {
+  const int64_t b = simt::block().x;
+  double sum = 0;
+  for (int64_t i = simt::lane(); i < rows; i += 32) sum += static_cast<double>(parts[b * rows + i]);
+  sum = warp_sum(sum);
+  if (simt::lane() == 0) total[b] = static_cast<T>(sum + (add ? static_cast<double>(total[b]) : 0.0));
+}
+
+template <class T>
+SIMT_KERNEL(kThreads) rbf_hyper_kernel(int64_t batch, int64_t s, RidgeKind ridge, const T* scalars, const T* aux, const T* parameter,
+                                       int count, T* out) {
+  const int64_t b = static_cast<int64_t>(simt::block().x) * kThreads + simt::thread();
+  if (b >= batch) return;
+  out[b * count] = parameter[b];
+  out[b * count + count - 1] = static_cast<T>(static_cast<double>(scalars[b * kScalars + kLambdaBar]) *
+                                              ridge_slope(ridge, static_cast<double>(aux[3 * b]), s));
+}
+
+// Only differences of points matter. From a common origin, points far from 0 cancel before the products.
+template <class T>
+SIMT_KERNEL(kThreads) shift_kernel(int64_t rows, int64_t d, Batch<const T> x, Batch<const T> origin, T* out) {
+  const int64_t b = simt::block().x / rows, i = simt::block().x % rows;
+  for (int64_t j = simt::thread(); j < d; j += kThreads)
+    simt::store(out + (b * rows + i) * d + j, x[b](i, j) - origin[b](0, j));
+}
+
+template <class T>
+class Backward : KrrPass<T> {
+ public:
+  Backward(const KrrBackwardArgs<T>& args, const KrrWork<T>& work, simt::Stream stream)
+      : KrrPass<T>{args.shape, work, stream}, a(args), u(args.grad_y_s ? args.grad_y_s : work.u),
+        alpha(dense(args.coef, args.shape.s, args.shape.c)) {}
+
+  void run_all() {
+    const double points = static_cast<double>(s.q) * static_cast<double>(s.c);
+    set_scalars<T>({s.batch, a.hyper, s.kernel, parameter_count(s.kernel), a.g, 2.0 / points, w.scalars}, stream);
+    if (s.plan == Plan::primal)
+      primal();
+    else if (s.kernel != KernelKind::linear)
+      nonlinear();
+    else if (s.plan == Plan::low_rank)
+      low_rank();
+    else
+      dense_or_mixed();
+    nan_where_failed<T>(s.batch, s.s * s.d, nullptr, a.aux, a.grad_x_s, stream);
+    nan_where_failed<T>(s.batch, s.s * s.c, nullptr, a.aux, u, stream);
+    nan_where_failed<T>(s.batch, s.q * s.d, nullptr, a.aux, a.grad_x_q, stream);
+    nan_where_failed<T>(s.batch, a.hyper.count, nullptr, a.aux, a.grad_hyper, stream);
+  }
+
+ private:
+  using KrrPass<T>::s;
+  using KrrPass<T>::w;
+  using KrrPass<T>::stream;
+  using KrrPass<T>::scalar;
+  using KrrPass<T>::dense;
+  using KrrPass<T>::t;
+  using KrrPass<T>::from;
+  using KrrPass<T>::make;
+  using KrrPass<T>::run;
+  using KrrPass<T>::multiply;
+  using KrrPass<T>::sums;
+  using KrrPass<T>::place;
+
+  int64_t uc() const { return s.s * s.c; }
+  T* column_row(int i) const { return w.columns + i * s.batch * w.width; }
+  Batch<const T> weights_view(const T* p, int copies) const { return {p, copies * s.c * s.d, s.d, 1}; }
+
+  // K_qs of the queries from q0 on, kept by the forward or formed again.
+  Batch<const T> k_chunk(int64_t q0, int64_t rows) {
+    if (a.kept) return {a.kept + q0 * s.s, s.q * s.s, s.s, 1};
+    Product<T> gram = make(rows, s.s, s.d, from(a.x_q, q0), t(a.x_s), w.chunk, s.chunk * s.s);
+    apply_kernel(gram, s.kernel, w.scalars);
+    run(gram);
+    return {w.chunk, s.chunk * s.s, s.s, 1};
+  }
+
+  // abar = K_qs^T Pbar from chunks of K_qs.
+  void alpha_bar_dense() {
+    for (int64_t q0 = 0; q0 < s.q; q0 += s.chunk) {
+      const int64_t rows = std::min(s.chunk, s.q - q0);
+      const Batch<const T> k = k_chunk(q0, rows);
+      multiply(make(s.s, s.c, rows, t(k), from(a.e, q0), u, uc()), 1, scalar(kGamma), q0 > 0);
+    }
+    if (s.q == 0) zero(s.batch * uc(), u, stream);
+  }
+
+  // M = Pbar^T X_q into the second C rows of the weights, and abar = scale X_s M^T + bias 1 (1^T Pbar).
+  void alpha_bar_low_rank() {
+    T* m = w.weights + s.c * s.d;
+    multiply(make(s.c, s.d, s.q, t(a.e), a.x_q, m, 2 * s.c * s.d), 1, scalar(kGamma));
+    if (a.kept) return alpha_bar_dense();
+    sums(s.q, s.c, a.e, column_row(0), w.width, scalar(kGammaBias));
+    Product<T> p = make(s.s, s.c, s.d, a.x_s, t(weights_view(m, 2)), u, uc());
+    p.alpha_of = scalar(kScale), p.row = column_row(0), p.row_bs = w.width;
+    run(p);
+  }
+
+  void set_lambda(const T* left, const T* right, int64_t count) {
+    dot<T>(s.batch, count, left, right, 1, w.dots, w.partial, stream);
+    set_lambda_bar(s.batch, w.dots, s.ridge, s.detach, s.s, w.scalars, stream);
+  }
+
+  void solve_u() {
+    solve_factored(s.batch, s.s, a.factor, s.c, u, stream);
+    set_lambda(u, a.coef, uc());
+  }
+
+  void with_trace(Product<T>& p) {
+    p.add = a.x_s, p.add_of = scalar(kTraceScale);
+  }
+
+  void low_rank() {
+    T *weights = w.weights, *m = weights + s.c * s.d;
+    const int64_t bs = 2 * s.c * s.d;
+    alpha_bar_low_rank();
+    solve_u();
+    if (a.grad_x_s || a.grad_x_q) run(make(s.c, s.d, s.s, t(alpha), a.x_s, weights, bs));
+    if (a.grad_x_s) {
+      multiply(make(s.c, s.d, s.s, t(dense(u, s.s, s.c)), a.x_s, m, bs), -1, nullptr, true);
+      // Xbar_s = scale [-U | alpha] [W; M - V] + the trace's part
+      const int64_t ld = 2 * s.c;
+      place(s.s, s.c, dense(u, s.s, s.c), w.pair, s.s * ld, ld, -1);
+      place(s.s, s.c, alpha, w.pair + s.c, s.s * ld, ld);
+      Product<T> p = make(s.s, s.d, ld, {w.pair, s.s * ld, ld, 1}, weights_view(weights, 2), a.grad_x_s, s.s * s.d);
+      p.alpha_of = scalar(kScale);
+      with_trace(p);
+      run(p);
+    }
+    if (a.grad_x_q)
+      multiply(make(s.q, s.d, s.c, a.e, weights_view(weights, 2), a.grad_x_q, s.q * s.d), 1, scalar(kGammaScale));
+    linear_hyper(true);
+  }
+
+  // 2 Kbar_ss = -(U alpha^T + alpha U^T) into k_bar, both triangles.
+  void two_k_bar() {
+    const int64_t ld = 3 * s.c;
+    place(s.s, s.c, alpha, w.pair, s.s * ld, ld);
+    place(s.s, s.c, dense(u, s.s, s.c), w.pair + s.c, s.s * ld, ld);
+    place(s.s, s.c, alpha, w.pair + 2 * s.c, s.s * ld, ld);
+    Product<T> p = make(s.s, s.s, 2 * s.c, {w.pair, s.s * ld, ld, 1}, {w.pair + s.c, s.s * ld, 1, ld}, w.k_bar, s.s * s.s);
+    p.alpha = -1, p.triangle = Triangle::both;
+    run(p);
+  }
+
+  // chunk_bar = Kbar_qs of the queries from q0 on.
+  Batch<const T> bar_chunk(int64_t q0, int64_t rows) {
+    multiply(make(rows, s.s, s.c, from(a.e, q0), t(alpha), w.chunk_bar, s.chunk * s.s), 1, scalar(kGamma));
+    return {w.chunk_bar, s.chunk * s.s, s.s, 1};
+  }
+
+  void dense_or_mixed() {
+    const bool mixed = s.plan == Plan::mixed;
+    const int copies = mixed ? 2 : 1;
+    mixed ? alpha_bar_low_rank() : alpha_bar_dense();
+    solve_u();
+    if (a.grad_x_s) {
+      two_k_bar();
+      Product<T> p = make(s.s, s.d, s.s, dense(w.k_bar, s.s, s.s), a.x_s, a.grad_x_s, s.s * s.d);
+      p.alpha_of = scalar(kScale);
+      with_trace(p);
+      run(p);
+      if (mixed)
+        multiply(make(s.s, s.d, s.c, alpha, weights_view(w.weights + s.c * s.d, 2), a.grad_x_s, s.s * s.d), 1, scalar(kScale),
+                 true);
+      for (int64_t q0 = 0; !mixed && q0 < s.q; q0 += s.chunk) {
+        const int64_t rows = std::min(s.chunk, s.q - q0);
+        const Batch<const T> bar = bar_chunk(q0, rows);
+        multiply(make(s.s, s.d, rows, t(bar), from(a.x_q, q0), a.grad_x_s, s.s * s.d), 1, scalar(kScale), true);
+      }
+    }
+    if (a.grad_x_q) {
+      run(make(s.c, s.d, s.s, t(alpha), a.x_s, w.weights, copies * s.c * s.d));
+      multiply(make(s.q, s.d, s.c, a.e, weights_view(w.weights, copies), a.grad_x_q, s.q * s.d), 1, scalar(kGammaScale));
+    }
+    linear_hyper(true);
+  }
+
+  // sum_alpha: 1^T alpha from coef; otherwise column_row(2) holds it.
+  void linear_hyper(bool sum_alpha) {
+    if (!a.grad_hyper) return;
+    sums(s.q, s.c, a.e, column_row(0), w.width, scalar(kGamma));
+    sums(s.s, s.c, dense(u, s.s, s.c), column_row(1), w.width);
+    if (sum_alpha) sums(s.s, s.c, alpha, column_row(2), w.width);
+    simt::launch(&hyper_kernel<T>, {static_cast<unsigned>(s.batch)}, 32, 0, stream, s.c, s.s, s.ridge, w.scalars, a.aux, w.columns,
+                 s.batch * w.width, w.width, a.hyper.count, a.grad_hyper);
+  }
+
+  // out [S, C] (row stride ld) = sign Phi x (+ out) for x [n, C].
+  void feature_product(const T* x, int64_t x_bs, T* out, int64_t out_bs, int64_t ld, double sign, bool accumulate) {
+    Product<T> p = make(s.s, s.c, s.d, a.x_s, {x, x_bs, s.c, 1}, out, out_bs, ld);
+    p.alpha = sign, p.alpha_of = scalar(kRootScale), p.accumulate = accumulate;
+    if (s.bordered) {
+      place(1, s.c, {x + s.d * s.c, x_bs, s.c, 1}, column_row(0), w.width, s.c, sign, scalar(kRootBias));
+      p.row = column_row(0), p.row_bs = w.width;
+    }
+    run(p);
+  }
+
+  void primal() {
+    T* v = w.weights;
+    const int64_t nc = s.n * s.c;
+    multiply(make(s.d, s.c, s.q, t(a.x_q), a.e, v, nc), 1, scalar(kGammaRootScale));
+    if (s.bordered) {
+      sums(s.q, s.c, a.e, column_row(1), w.width, scalar(kGamma));
+      place(1, s.c, {column_row(1), w.width, s.c, 1}, v + s.d * s.c, nc, s.c, 1, scalar(kRootBias));
+    }
+    solve_factored(s.batch, s.n, a.factor, s.c, v, stream);
+    set_lambda(v, a.coef, nc);
+    feature_product(v, nc, u, uc(), s.c, 1, false);
+    const int64_t ld = 2 * s.c;
+    if (a.grad_x_s || a.grad_hyper) {
+      // [Y - Phi w | -U]
+      place(s.s, s.c, a.y_s, w.pair, s.s * ld, ld);
+      feature_product(a.coef, nc, w.pair, s.s * ld, ld, -1, true);
+      place(s.s, s.c, dense(u, s.s, s.c), w.pair + s.c, s.s * ld, ld, -1);
+    }
+    if (a.grad_x_s) {
+      multiply(make(s.s, s.d, s.c, {w.pair, s.s * ld, ld, 1}, {v, nc, 1, s.c}, a.grad_x_s, s.s * s.d), 1, scalar(kRootScale));
+      Product<T> rest = make(s.s, s.d, s.c, {w.pair + s.c, s.s * ld, ld, 1}, {a.coef, nc, 1, s.c}, a.grad_x_s, s.s * s.d);
+      rest.alpha_of = scalar(kRootScale), rest.accumulate = true;
+      with_trace(rest);
+      run(rest);
+    }
+    if (a.grad_x_q)
+      multiply(make(s.q, s.d, s.c, a.e, {a.coef, nc, 1, s.c}, a.grad_x_q, s.q * s.d), 1, scalar(kGammaRootScale));
+    if (!a.grad_hyper) return;
+    if (s.bordered) {
+      sums(s.s, s.c, {w.pair, s.s * ld, ld, 1}, column_row(1), w.width);
+      simt::launch(&alpha_sum_kernel<T>, {static_cast<unsigned>(s.batch)}, kThreads, 0, stream, s.c, w.scalars, a.aux,
+                   a.coef + s.d * s.c, nc, column_row(1), w.width, column_row(2));
+    } else {
+      zero(s.batch * w.width, column_row(2), stream);
+    }
+    linear_hyper(false);
+  }
+
+  // Kernels of the squared distance: G = Kbar dk/dr, and d r_ij / d x_i = 2 (x_i - x_j).
+  void nonlinear() {
+    alpha_bar_dense();
+    solve_u();
+    shift(a.x_s, s.s, w.shifted_s);
+    bool counted = false;
+    if (a.grad_x_s || a.grad_hyper) {
+      two_k_bar();
+      slopes(s.s, a.factor, s.s * s.s, w.k_bar, s.s * s.s, true, counted);
+      counted = true;
+      mirror(s.batch, s.s, w.k_bar, Mirror::upper_to_lower, stream);
+      if (a.grad_x_s) {
+        sums(s.s, s.s, dense(w.k_bar, s.s, s.s), column_row(0), w.width);
+        differences(s.s, s.s, dense(w.k_bar, s.s, s.s), dense(w.shifted_s, s.s, s.d), column_row(0), w.width, w.shifted_s, s.s,
+                    a.grad_x_s, s.s * s.d, false);
+      }
+    }
+    const bool needs_queries = a.grad_x_s || a.grad_x_q || a.grad_hyper;
+    for (int64_t q0 = 0; needs_queries && q0 < s.q; q0 += s.chunk) {
+      const int64_t rows = std::min(s.chunk, s.q - q0);
+      const Batch<const T> k = k_chunk(q0, rows), bar = bar_chunk(q0, rows);
+      slopes(rows, k.p, k.bs, w.chunk_bar, bar.bs, false, counted);
+      counted = true;
+      shift(from(a.x_q, q0), rows, w.shifted_q);
+      if (a.grad_x_s) {
+        sums(rows, s.s, bar, column_row(0), w.width);
+        differences(s.s, rows, t(bar), dense(w.shifted_q, rows, s.d), column_row(0), w.width, w.shifted_s, s.s, a.grad_x_s,
+                    s.s * s.d, true);
+      }
+      if (a.grad_x_q)
+        differences(rows, s.s, bar, dense(w.shifted_s, s.s, s.d), w.row_sums, rows, w.shifted_q, rows, a.grad_x_q + q0 * s.d,
+                    s.q * s.d, false);
+    }
+    if (a.grad_hyper)
+      simt::launch(&rbf_hyper_kernel<T>, {static_cast<unsigned>((s.batch + kThreads - 1) / kThreads)}, kThreads, 0, stream, s.batch,
+                   s.s, s.ridge, w.scalars, a.aux, w.parameter, a.hyper.count, a.grad_hyper);
+  }
+
+  void shift(const Batch<const T>& x, int64_t rows, T* out) {
+    if (rows > 0)
+      simt::launch(&shift_kernel<T>, {static_cast<unsigned>(s.batch * rows)}, kThreads, 0, stream, rows, s.d, x, a.x_s, out);
+  }
+
+  void slopes(int64_t rows, const T* k, int64_t k_bs, T* bar, int64_t bar_bs, bool square, bool add) {
+    simt::launch(&slope_kernel<T>, {static_cast<unsigned>(s.batch * rows)}, kThreads, 0, stream, rows, s.s, k, k_bs, bar, bar_bs,
+                 square, w.scalars, w.row_sums, w.row_parts);
+    simt::launch(&add_parts_kernel<T>, {static_cast<unsigned>(s.batch)}, 32, 0, stream, rows, w.row_parts, add, w.parameter);
+  }
+
+  // c (+)= 2 (rowsum(G) x - G z)
+  void differences(int64_t rows, int64_t inner, const Batch<const T>& g, const Batch<const T>& z, const T* row_sum, int64_t sum_bs,
+                   const T* x, int64_t x_rows, T* c, int64_t c_bs, bool accumulate) {
+    Product<T> p = make(rows, s.d, inner, g, z, c, c_bs);
+    p.alpha = -2, p.accumulate = accumulate;
+    p.add = dense(x, x_rows, s.d), p.add_factor = 2, p.add_row = row_sum, p.add_row_bs = sum_bs;
+    run(p);
+  }
+
+  const KrrBackwardArgs<T>& a;
+  T* const u;
+  const Batch<const T> alpha;
+};
+
+}  // namespace
+
+template <class T>
+void krr_backward(const KrrBackwardArgs<T>& args, void* stream) {
+  if (args.shape.batch == 0) return;
+  KrrBackwardArgs<T> a = args;
+  a.shape = with_chunk_for_batch(a.shape);
+  Backward<T>(a, krr_layout(a.shape, true, a.work), stream).run_all();
+}
+
+template void krr_backward(const KrrBackwardArgs<float>&, void*);
+template void krr_backward(const KrrBackwardArgs<double>&, void*);
+
+}  // namespace ssdd::cuda

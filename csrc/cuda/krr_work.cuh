@@ -1,0 +1,105 @@
+// Workspace of krr for the whole batch, forward and backward, sized and laid out by the same function.
+#pragma once
+#include <algorithm>
+
+#include "../krr.h"
+#include "arena.cuh"
+#include "factor.cuh"
+#include "vector.cuh"
+
+namespace ssdd::cuda {
+
+template <class T>
+struct KrrWork {
+  T *scalars, *factor;            // [B, kScalars]; of the factorisation
+  T *dots, *partial, *parameter;  // [B]; of dot(); [B], what the kernel's parameter gets
+  T *columns;                     // 3 x [B, width]
+  T *weights;                     // low rank W [B, C, D], backward W over M - V [B, 2C, D]; primal [B, n, 2C]
+  T *chunk, *chunk_bar;           // dense: [B, chunk, S]
+  T *u, *pair, *k_bar;            // backward: [B, S, C], [B, S, 3C], [B, S, S]
+  T *shifted_s, *shifted_q, *row_sums, *row_parts;  // other kernels: [B, S, D], [B, chunk, D], [B, rows]
+  T *split;
+  int64_t width, split_elements, total;
+};
+
+// The chunk is planned for one problem; here all problems have one at a time.
+KrrShape with_chunk_for_batch(KrrShape shape);
+
+template <class T>
+KrrWork<T> krr_layout(const KrrShape& s, bool backward, T* memory) {
+  Arena<T> arena{memory};
+  KrrWork<T> w{};
+  const bool dense = s.plan == Plan::dense, primal = s.plan == Plan::primal;
+  const int64_t b = s.batch, rows = std::max(s.s, s.chunk);
+  w.width = std::max({s.c, s.s, s.d, s.n});
+  w.scalars = arena.take(b * kScalars);
+  w.factor = arena.take(factor_room(b, s.n));
+  w.dots = arena.take(b);
+  w.parameter = arena.take(b);
+  w.partial = arena.take(dot_room(b, std::max({s.q, s.s, s.n}) * s.c));
+  w.columns = arena.take(3 * b * w.width);
+  // Provided whether K_qs is kept or not: one pass may have it and the other not.
+  if (dense) w.chunk = arena.take(b * s.chunk * s.s);
+  if (!backward) {
+    if (s.plan == Plan::low_rank) w.weights = arena.take(b * s.c * s.d);
+  } else {
+    w.u = arena.take(b * s.s * s.c);
+    w.weights = arena.take(b * (primal ? 2 * s.n * s.c : (dense ? 1 : 2) * s.c * s.d));
+    w.pair = arena.take(b * s.s * 3 * s.c);
+    if (dense || s.plan == Plan::mixed) w.k_bar = arena.take(b * s.s * s.s);
+    if (dense) w.chunk_bar = arena.take(b * s.chunk * s.s);
+    if (s.kernel != KernelKind::linear) {
+      w.shifted_s = arena.take(b * s.s * s.d);
+      w.shifted_q = arena.take(b * s.chunk * s.d);
+      w.row_sums = arena.take(b * rows);
+      w.row_parts = arena.take(b * rows);
+    }
+  }
+  // The products whose k may be long while their result is small.
+  w.split_elements = std::max({split_room(b, s.n, s.n, primal ? s.s : s.d), split_room(b, s.c, s.d, s.s),
+                               split_room(b, s.c, s.d, s.q), split_room(b, s.q, s.c, s.d), split_room(b, s.s, s.c, s.d),
+                               split_room(b, s.d, s.c, s.s), split_room(b, s.d, s.c, s.q),
+                               dense ? split_room(b, s.chunk, s.c, s.s) : 0, dense ? split_room(b, s.chunk, s.s, s.d) : 0,
+                               dense ? split_room(b, s.s, s.c, s.chunk) : 0, dense ? split_room(b, s.s, s.d, s.chunk) : 0});
+  w.split = arena.take(w.split_elements);
+  w.total = arena.used;
+  return w;
+}
+
+// What the forward and the backward share: views, and products of the whole batch.
+template <class T>
+struct KrrPass {
+  const KrrShape& s;
+  const KrrWork<T>& w;
+  simt::Stream stream;
+
+  const T* scalar(Scalar which) const { return w.scalars + which; }
+  // [batch, rows, columns] dense.
+  static Batch<const T> dense(const T* p, int64_t rows, int64_t columns) { return {p, rows * columns, columns, 1}; }
+  static Batch<const T> t(const Batch<const T>& x) { return {x.p, x.bs, x.cs, x.rs}; }
+  static Batch<const T> from(const Batch<const T>& x, int64_t row) { return {x.p + row * x.rs, x.bs, x.rs, x.cs}; }
+
+  // c [m, n] = a b; bs: elements between the results of two problems.
+  Product<T> make(int64_t m, int64_t n, int64_t k, const Batch<const T>& a, const Batch<const T>& b, T* c, int64_t bs,
+                  int64_t ld = 0) const {
+    Product<T> p{};
+    p.batch = s.batch, p.m = m, p.n = n, p.k = k;
+    p.a = a, p.b = b, p.c = c, p.c_bs = bs, p.ld = ld ? ld : n;
+    p.split = w.split, p.split_elements = w.split_elements;
+    return p;
+  }
+  void run(const Product<T>& p) const { product(p, stream); }
+  void multiply(Product<T> p, double alpha = 1, const T* alpha_of = nullptr, bool accumulate = false) const {
+    p.alpha = alpha, p.alpha_of = alpha_of, p.accumulate = accumulate;
+    product(p, stream);
+  }
+  void sums(int64_t rows, int64_t columns, const Batch<const T>& x, T* out, int64_t out_bs, const T* factor_of = nullptr) const {
+    sum_columns<T>({s.batch, rows, columns, x, out, out_bs, 1, factor_of}, stream);
+  }
+  void place(int64_t rows, int64_t columns, const Batch<const T>& x, T* out, int64_t out_bs, int64_t ld, double factor = 1,
+             const T* factor_of = nullptr) const {
+    copy<T>({s.batch, rows, columns, x, out, out_bs, ld, factor, factor_of}, stream);
+  }
+};
+
+}  // namespace ssdd::cuda

@@ -1,0 +1,140 @@
+// C = A B for a batch of strided matrices, with what KRR does to a finished element applied in registers:
+//
+//   acc = sum_k a(i, k) b(k, j), or sum_k (a(i, k) - b(k, j))^2 where `distance`
+//   v   = alpha alpha_of[b] acc [+ c(i, j)];  v = exp(map_of[b] v);  v += plus_of[b] + row[j]
+//   v  += add_factor add_of[b] add_row[i] add(i, j)
+//
+// Each pointer may be nullptr: that part is left out (a factor: 1). *_of point to one number a problem, kScalars apart.
+// c is row-major. Triangle::lower: only j <= i is computed and written, both: mirrored too (c then square).
+// active: problems b with active[b] == 0 are left alone. Same inputs, same bits.
+#pragma once
+#include "../tensor.h"
+#include <simt.cuh>
+
+namespace ssdd::cuda {
+
+constexpr int kScalars = 16;
+enum class Triangle { full, lower, both };
+
+template <class T>
+struct Product {
+  int64_t batch, m, n, k;
+  Batch<const T> a, b;  // [m, k], [k, n]
+  T* c;
+  int64_t c_bs, ld;
+  bool distance = false;
+  double alpha = 1;
+  const T* alpha_of = nullptr;
+  bool accumulate = false;
+  const T* map_of = nullptr;
+  const T* plus_of = nullptr;
+  const T* row = nullptr;
+  int64_t row_bs = 0;
+  Batch<const T> add;
+  double add_factor = 1;
+  const T* add_of = nullptr;
+  const T* add_row = nullptr;
+  int64_t add_row_bs = 0;
+  Triangle triangle = Triangle::full;
+  const int32_t* active = nullptr;
+  T* split = nullptr;  // room for partial sums, so that few tiles with a long k still fill the chip
+  int64_t split_elements = 0;
+};
+
+// On the tensor cores where float dot products are long enough for that (product_tensor.cu), else product_plain.cu.
+template <class T>
+void product(const Product<T>& p, simt::Stream stream);
+
+// Elements of `split` with which the product of these sizes runs as it should.
+int64_t split_room(int64_t batch, int64_t m, int64_t n, int64_t k);
+
+// How a launch covers a product: tiles of one problem in x fastest, then splits of k, then problems.
+struct Tiling {
+  int64_t tiles_n, tiles, k_share;
+  int splits;
+};
+constexpr int kTile = 64, kDepth = 16;
+void product_tensor(const Product<float>& p, const Tiling& tiling, simt::Stream stream);
+template <class T>
+void product_plain(const Product<T>& p, const Tiling& tiling, simt::Stream stream);
+
+// One block's part of the work. false: none.
+struct Part {
+  int64_t b, row, column, k_begin, k_end;
+  int split;
+};
+template <class T>
+SIMT_DEVICE bool find_part(const Product<T>& p, const Tiling& t, Part& part) {
+  const int64_t index = simt::block().x, tile = index % t.tiles, rest = index / t.tiles;
+  part.split = static_cast<int>(rest % t.splits);
+  part.b = rest / t.splits;
+  int64_t i = tile / t.tiles_n, j = tile % t.tiles_n;
+  if (p.triangle != Triangle::full) {
+    // Tiles of the triangle are numbered row by row.
+    i = static_cast<int64_t>((simt::square_root(8.0 * static_cast<double>(tile) + 1.0) - 1.0) / 2.0);
+    while (i * (i + 1) / 2 > tile) --i;
+    while ((i + 1) * (i + 2) / 2 <= tile) ++i;
+    j = tile - i * (i + 1) / 2;
+  }
+  part.row = i * kTile;
+  part.column = j * kTile;
+  part.k_begin = part.split * t.k_share;
+  part.k_end = part.k_begin + t.k_share < p.k ? part.k_begin + t.k_share : p.k;
+  return !p.active || p.active[part.b] != 0;
+}
+
+template <class T>
+struct Finish {
+  const Product<T>& p;
+  int64_t b;
+  T alpha, map, plus, add;
+
+  SIMT_DEVICE Finish(const Product<T>& product, int64_t problem) : p(product), b(problem) {
+    alpha = static_cast<T>(p.alpha) * (p.alpha_of ? p.alpha_of[b * kScalars] : T(1));
+    map = p.map_of ? p.map_of[b * kScalars] : T(0);
+    plus = p.plus_of ? p.plus_of[b * kScalars] : T(0);
+    add = static_cast<T>(p.add_factor) * (p.add_of ? p.add_of[b * kScalars] : T(1));
+  }
+  SIMT_DEVICE bool wanted(int64_t i, int64_t j) const {
+    return i < p.m && j < p.n && (p.triangle == Triangle::full || j <= i);
+  }
+  SIMT_DEVICE T value(int64_t i, int64_t j, T acc) const {
+    T v = alpha * acc;
+    if (p.accumulate) v += p.c[b * p.c_bs + i * p.ld + j];
+    if (p.map_of) v = simt::exponential(map * v);
+    v += plus;
+    if (p.row) v += p.row[b * p.row_bs + j];
+    if (p.add) v += add * (p.add_row ? p.add_row[b * p.add_row_bs + i] : T(1)) * p.add[b](i, j);
+    return v;
+  }
+  SIMT_DEVICE void put(int64_t i, int64_t j, T acc) const {
+    const bool inside = wanted(i, j);
+    const T v = inside ? value(i, j, acc) : T(0);
+    T* c = p.c + b * p.c_bs;
+    simt::store_if(inside, c + i * p.ld + j, v);
+    simt::store_if(inside && p.triangle == Triangle::both && i != j, c + j * p.ld + i, v);
+  }
+  // N neighbours of one row, as one store where they are whole and aligned.
+  template <int N>
+  SIMT_DEVICE void put_row(int64_t i, int64_t j, const T (&acc)[N]) const {
+    T* c = p.c + b * p.c_bs + i * p.ld + j;
+    const bool whole = p.triangle == Triangle::full || (p.triangle == Triangle::lower && j + N - 1 <= i);
+    if (whole && i < p.m && j + N <= p.n && reinterpret_cast<uintptr_t>(c) % (sizeof(T) * N) == 0) {
+      simt::Vector<T, N> v;
+#pragma unroll
+      for (int e = 0; e < N; ++e) v.v[e] = value(i, j + e, acc[e]);
+      simt::store_vector<N>(c, v);
+      return;
+    }
+#pragma unroll
+    for (int e = 0; e < N; ++e) put(i, j + e, acc[e]);
+  }
+};
+
+// Where split partial sums stand: [splits, batch, m, n].
+template <class T>
+SIMT_DEVICE T* partial_tile(const Product<T>& p, const Part& part) {
+  return p.split + (static_cast<int64_t>(part.split) * p.batch + part.b) * p.m * p.n;
+}
+
+}  // namespace ssdd::cuda

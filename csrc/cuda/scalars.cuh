@@ -1,0 +1,58 @@
+// The numbers of each problem, on the device: [batch, kScalars], so that products take hyper-parameters that only the
+// device knows. A hyper-parameter out of range makes them NaN, and all that is computed from them.
+#pragma once
+#include "product.cuh"
+
+namespace ssdd::cuda {
+
+enum Scalar {
+  kScale, kBias, kRootScale, kRootBias, kRootBoth,  // linear: s, b, their roots, sqrt(s b)
+  kLengthscale, kMap,                               // rbf: l, -1 / (2 l^2)
+  kRidge,                                           // v, or 0
+  kGamma, kGammaScale, kGammaRootScale, kGammaBias, // 2 gbar / (Q C) or 1, and times s, sqrt(s), b
+  kLambdaBar, kThroughTrace, kTraceScale,           // lbar, c lbar, 2 s c lbar (set_lambda_bar)
+  kValid                                            // 1 or 0
+};
+static_assert(kValid < kScalars, "a row holds them all");
+
+template <class T>
+struct ScalarArgs {
+  int64_t batch;
+  Hyper<T> hyper;
+  KernelKind kernel;
+  int parameters;  // of the kernel, before the ridge: linear 2, rbf 1, none 0
+  Batch<const T> g;  // [batch, 1, 1] or absent
+  double g_factor;
+  T* out;
+};
+template <class T>
+void set_scalars(const ScalarArgs<T>& args, simt::Stream stream);
+
+// kLambdaBar = -dots[b], and what follows from it.
+template <class T>
+void set_lambda_bar(int64_t batch, const T* dots, RidgeKind ridge, bool detach, int64_t order, T* scalars,
+                    simt::Stream stream);
+
+inline int parameter_count(KernelKind kind) { return kind == KernelKind::linear ? 2 : 1; }
+
+// The product's element becomes the kernel's value.
+template <class T>
+void apply_kernel(Product<T>& p, KernelKind kind, const T* scalars) {
+  p.distance = kind == KernelKind::rbf;
+  if (kind == KernelKind::linear)
+    p.alpha_of = scalars + kScale, p.plus_of = scalars + kBias;
+  else
+    p.map_of = scalars + kMap;
+}
+
+// d lambda / d v, and d lambda / d trace where the trace is not detached.
+SIMT_DEVICE double ridge_slope(RidgeKind kind, double trace, int64_t order) {
+  if (kind == RidgeKind::absolute) return 1;
+  return kind == RidgeKind::trace ? trace : trace / static_cast<double>(order);
+}
+SIMT_DEVICE double ridge_trace_slope(RidgeKind kind, bool detach, double v, int64_t order) {
+  if (detach || kind == RidgeKind::absolute) return 0;
+  return kind == RidgeKind::trace ? v : v / static_cast<double>(order);
+}
+
+}  // namespace ssdd::cuda

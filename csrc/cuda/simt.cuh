@@ -1,0 +1,190 @@
+// The names by which kernels reach the machine, for nvcc: one-line inlines and inline PTX. tests/simt/simt.cuh has the
+// same names for a C++ compiler; the include path picks, so no kernel contains an #ifdef. Blocks are one-dimensional.
+// The two spaces have accessors of their own (load/store: global, get/put: shared) because the host twin counts sectors
+// of the one and bank conflicts of the other; here both are plain accesses.
+#pragma once
+#include <cuda_runtime.h>
+
+#include <cmath>
+#include <cstdint>
+#include <stdexcept>
+#include <string>
+
+#define SIMT_KERNEL(threads) __global__ void __launch_bounds__(threads)
+#define SIMT_KERNEL_MIN(threads, blocks) __global__ void __launch_bounds__(threads, blocks)
+#define SIMT_DEVICE __device__ __forceinline__
+// T name[count] in static shared memory.
+#define SIMT_SHARED(T, name, count) __shared__ alignas(16) T name[count]
+
+namespace simt {
+
+struct Grid {
+  unsigned x = 1, y = 1, z = 1;
+};
+using Stream = void*;
+
+SIMT_DEVICE int thread() { return static_cast<int>(threadIdx.x); }
+SIMT_DEVICE int lane() { return static_cast<int>(threadIdx.x & 31); }
+SIMT_DEVICE int warp() { return static_cast<int>(threadIdx.x >> 5); }
+SIMT_DEVICE int threads() { return static_cast<int>(blockDim.x); }
+SIMT_DEVICE Grid block() { return {blockIdx.x, blockIdx.y, blockIdx.z}; }
+SIMT_DEVICE Grid grid() { return {gridDim.x, gridDim.y, gridDim.z}; }
+
+// --- memory -----------------------------------------------------------------------------------------------
+
+template <class T, int N>
+struct alignas(sizeof(T) * N) Vector {
+  T v[N];
+};
+
+template <class T>
+SIMT_DEVICE T load(const T* p) { return *p; }
+template <class T>
+SIMT_DEVICE void store(T* p, T v) { *p = v; }
+// For lanes that may have no part: the warp stays together, and the twin sees one request.
+template <class T>
+SIMT_DEVICE T load_if(bool part, const T* p, T otherwise) { return part ? *p : otherwise; }
+template <class T>
+SIMT_DEVICE void store_if(bool part, T* p, T v) {
+  if (part) *p = v;
+}
+template <class T>
+SIMT_DEVICE T get(const T* p) { return *p; }
+template <class T>
+SIMT_DEVICE void put(T* p, T v) { *p = v; }
+template <class T>
+SIMT_DEVICE T get_if(bool part, const T* p, T otherwise) { return part ? *p : otherwise; }
+template <class T>
+SIMT_DEVICE void put_if(bool part, T* p, T v) {
+  if (part) *p = v;
+}
+template <int N, class T>
+SIMT_DEVICE Vector<T, N> get_vector(const T* p) { return *reinterpret_cast<const Vector<T, N>*>(p); }
+template <int N, class T>
+SIMT_DEVICE void store_vector(T* p, Vector<T, N> v) { *reinterpret_cast<Vector<T, N>*>(p) = v; }
+
+// Takes arrays out of the dynamic shared memory, each aligned to 16 bytes.
+class Shared {
+ public:
+  SIMT_DEVICE Shared() {
+    extern __shared__ __align__(16) unsigned char simt_dynamic[];
+    next = simt_dynamic;
+  }
+  template <class T>
+  SIMT_DEVICE T* take(int count) {
+    T* p = reinterpret_cast<T*>(next);
+    next += (count * static_cast<int>(sizeof(T)) + 15) / 16 * 16;
+    return p;
+  }
+
+ private:
+  unsigned char* next;
+};
+
+// Asynchronous copy of 4, 8 or 16 bytes to shared memory, the last of them zero from `bytes` on (the source is then not
+// read). Visible to the copying thread after copy_wait, to others after a barrier behind that.
+template <int Bytes>
+SIMT_DEVICE void copy_async(void* shared, const void* global, int bytes) {
+  const unsigned to = static_cast<unsigned>(__cvta_generic_to_shared(shared));
+  if constexpr (Bytes == 16)
+    asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(to), "l"(global), "r"(bytes) : "memory");
+  else
+    asm volatile("cp.async.ca.shared.global [%0], [%1], %2, %3;" ::"r"(to), "l"(global), "n"(Bytes), "r"(bytes)
+                 : "memory");
+}
+SIMT_DEVICE void copy_commit() { asm volatile("cp.async.commit_group;" ::: "memory"); }
+// Until at most `Pending` of this thread's latest groups are under way.
+template <int Pending>
+SIMT_DEVICE void copy_wait() { asm volatile("cp.async.wait_group %0;" ::"n"(Pending) : "memory"); }
+
+// --- meetings ---------------------------------------------------------------------------------------------
+
+SIMT_DEVICE void barrier() { __syncthreads(); }
+SIMT_DEVICE void warp_barrier() { __syncwarp(); }
+template <class T>
+SIMT_DEVICE T shuffle(T v, int from) { return __shfl_sync(0xffffffffu, v, from); }
+template <class T>
+SIMT_DEVICE T shuffle_xor(T v, int mask) { return __shfl_xor_sync(0xffffffffu, v, mask); }
+SIMT_DEVICE unsigned ballot(bool condition) { return __ballot_sync(0xffffffffu, condition); }
+
+// The smaller of *p and v, on integers: the order of arrival does not show.
+SIMT_DEVICE int atomic_min(int* p, int v) { return atomicMin(p, v); }
+
+// --- arithmetic -------------------------------------------------------------------------------------------
+
+// To the nearest TF32, ties away from zero; the bits are those of a float.
+SIMT_DEVICE uint32_t to_tf32(float x) {
+  uint32_t bits;
+  asm("cvt.rna.tf32.f32 %0, %1;" : "=r"(bits) : "f"(x));
+  return bits;
+}
+SIMT_DEVICE float from_bits(uint32_t bits) { return __uint_as_float(bits); }
+
+// d += A B for A [16, 8], B [8, 8]. With g = lane / 4, t = lane % 4: a = A(g, t), A(g + 8, t), A(g, t + 4), A(g + 8, t + 4);
+// b = B(t, g), B(t + 4, g); d = D(g, 2t), D(g, 2t + 1), D(g + 8, 2t), D(g + 8, 2t + 1).
+SIMT_DEVICE void mma_tf32(float (&d)[4], const uint32_t (&a)[4], const uint32_t (&b)[2]) {
+  asm("mma.sync.aligned.m16n8k8.row.col.f32.tf32.tf32.f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, {%0, %1, %2, %3};"
+      : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])
+      : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]));
+}
+
+SIMT_DEVICE float square_root(float x) { return sqrtf(x); }
+SIMT_DEVICE double square_root(double x) { return sqrt(x); }
+SIMT_DEVICE float exponential(float x) { return expf(x); }
+SIMT_DEVICE double exponential(double x) { return exp(x); }
+SIMT_DEVICE float logarithm(float x) { return logf(x); }
+SIMT_DEVICE double logarithm(double x) { return log(x); }
+SIMT_DEVICE float fma(float x, float y, float z) { return fmaf(x, y, z); }
+SIMT_DEVICE double fma(double x, double y, double z) { return ::fma(x, y, z); }
+template <class T>
+SIMT_DEVICE bool finite(T x) { return isfinite(x); }
+template <class T>
+SIMT_DEVICE T nan() { return static_cast<T>(__int_as_float(0x7fc00000)); }
+
+// --- launch -----------------------------------------------------------------------------------------------
+
+inline void check(cudaError_t error, const char* what) {
+  if (error == cudaSuccess) return;
+  std::string text = std::string("CUDA: ") + what + " failed: " + cudaGetErrorString(error);
+  if (error == cudaErrorInsufficientDriver || error == cudaErrorNoDevice)
+    text += "; these kernels need an NVIDIA GPU and a driver for CUDA " + std::to_string(CUDART_VERSION / 1000) + "." +
+            std::to_string(CUDART_VERSION % 1000 / 10) + " or newer; use backend='torch' or CPU tensors";
+  if (error == cudaErrorNoKernelImageForDevice || error == cudaErrorUnsupportedPtxVersion)
+    text += "; this build holds no code for this GPU: rebuild with CMAKE_CUDA_ARCHITECTURES naming it, or use backend='torch'";
+  throw std::runtime_error(text);
+}
+
+inline int current_device() {
+  int device = 0;
+  check(cudaGetDevice(&device), "finding the current device");
+  return device;
+}
+inline void set_device(int device) { check(cudaSetDevice(device), "choosing the inputs' device"); }
+inline void restore_device(int device) { static_cast<void>(cudaSetDevice(device)); }  // in destructors: does not throw
+
+// The largest dynamic shared memory one block may ask for on the current device.
+inline int shared_limit() {
+  const int device = current_device();
+  int bytes = 0;
+  check(cudaDeviceGetAttribute(&bytes, cudaDevAttrMaxSharedMemoryPerBlockOptin, device), "asking for its shared memory");
+  return bytes;
+}
+
+// Throws where this build holds no code that the current device runs.
+inline void check_loads(void (*kernel)()) {
+  cudaFuncAttributes attributes;
+  check(cudaFuncGetAttributes(&attributes, kernel), "loading the kernels");
+}
+
+template <class... Parameters, class... Arguments>
+void launch(void (*kernel)(Parameters...), Grid grid, int threads, int shared_bytes, Stream stream,
+            const Arguments&... arguments) {
+  if (shared_bytes > 48 * 1024)
+    check(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, shared_bytes),
+          "raising a kernel's shared memory");
+  kernel<<<dim3(grid.x, grid.y, grid.z), threads, static_cast<size_t>(shared_bytes), static_cast<cudaStream_t>(stream)>>>(
+      static_cast<Parameters>(arguments)...);
+  check(cudaGetLastError(), "launching a kernel");
+}
+
+}  // namespace simt

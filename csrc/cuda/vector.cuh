@@ -1,0 +1,52 @@
+// The small passes between products, one problem of the batch beside the other.
+#pragma once
+#include "product.cuh"
+
+namespace ssdd::cuda {
+
+// out[b, i, j] = factor factor_of[b] x(b, i, j), out with row stride ld.
+template <class T>
+struct Copy {
+  int64_t batch, rows, columns;
+  Batch<const T> x;
+  T* out;
+  int64_t out_bs, ld;
+  double factor = 1;
+  const T* factor_of = nullptr;
+};
+template <class T>
+void copy(const Copy<T>& c, simt::Stream stream);
+
+enum class Mirror { lower_to_upper, upper_to_lower, zero_upper };
+// active: problems b with active[b] == 0 are left alone.
+template <class T>
+void mirror(int64_t batch, int64_t n, T* a, Mirror how, simt::Stream stream, const int32_t* active = nullptr);
+
+// out[b, j] = factor factor_of[b] sum_i x(b, i, j), summed in double; out rows out_bs apart.
+template <class T>
+struct ColumnSums {
+  int64_t batch, rows, columns;
+  Batch<const T> x;
+  T* out;
+  int64_t out_bs;
+  double factor = 1;
+  const T* factor_of = nullptr;
+};
+template <class T>
+void sum_columns(const ColumnSums<T>& c, simt::Stream stream);
+
+// out[b] = factor <x_b, y_b> of dense arrays of `count` elements, in double, in one fixed order.
+// partial: dot_room(batch, count) elements.
+int64_t dot_room(int64_t batch, int64_t count);
+template <class T>
+void dot(int64_t batch, int64_t count, const T* x, const T* y, double factor, T* out, T* partial, simt::Stream stream);
+
+// out[b, ...] = NaN for each problem that failed: status[b] != 0, or aux[3 b + 1] is NaN. out == nullptr: nothing.
+template <class T>
+void nan_where_failed(int64_t batch, int64_t count, const int32_t* status, const T* aux, T* out, simt::Stream stream);
+
+// out[b, i] = 0
+template <class T>
+void zero(int64_t count, T* out, simt::Stream stream);
+
+}  // namespace ssdd::cuda

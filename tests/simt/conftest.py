@@ -1,0 +1,54 @@
+"""Builds the programs of this folder, once a sanitizer, and starts them."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+
+import pytest
+
+ENVIRONMENT = {
+    "OMP_WAIT_POLICY": "passive",
+    # Machines and their stacks live for ever, on purpose.
+    "ASAN_OPTIONS": "detect_leaks=0:detect_stack_use_after_return=0",
+    "TSAN_OPTIONS": "halt_on_error=1",
+    "UBSAN_OPTIONS": "print_stacktrace=1",
+}
+SANITIZERS = {"plain": "", "address": "address,undefined", "thread": "thread"}
+
+
+@pytest.fixture(scope="session")
+def program(root):
+    """program(sanitizer, target): build/simt-SANITIZER/TARGET (kept: the next build is incremental)."""
+    tools = str(sys.executable).rsplit("/", 1)[0] + os.pathsep + os.environ.get("PATH", os.defpath)
+    cmake, ninja = shutil.which("cmake", path=tools), shutil.which("ninja", path=tools)
+    assert cmake and ninja, "cmake and ninja are build requirements"
+    built = {}
+
+    def build(sanitizer: str, target: str):
+        folder = root / "build" / f"simt-{sanitizer}"
+        if (sanitizer, target) not in built:
+            options = [f"-DCMAKE_MAKE_PROGRAM={ninja}", f"-DSANITIZE={SANITIZERS[sanitizer]}"]
+            configure = [cmake, "-S", root / "tests" / "simt", "-B", folder, "-G", "Ninja", *options]
+            for command in (configure, [cmake, "--build", folder, "-j", "2", "--target", target]):
+                done = subprocess.run([str(c) for c in command], capture_output=True, text=True)
+                if done.returncode != 0:
+                    pytest.fail(f"{' '.join(map(str, command))}\n{done.stdout}\n{done.stderr}", pytrace=False)
+            built[sanitizer, target] = folder / target
+        return built[sanitizer, target]
+
+    return build
+
+
+@pytest.fixture(scope="session")
+def start(program):
+    """start(sanitizer, target, *arguments): the finished process."""
+
+    def run(sanitizer: str, target: str, *arguments: str) -> subprocess.CompletedProcess[str]:
+        environment = os.environ | ENVIRONMENT | {"OMP_NUM_THREADS": "2"}
+        command = [str(program(sanitizer, target)), *arguments]
+        return subprocess.run(command, capture_output=True, text=True, env=environment)
+
+    return run

@@ -1,0 +1,30 @@
+// Accesses of one block, gathered into requests of a warp: the k-th time that each lane passes a line is one request.
+#pragma once
+#include <array>
+#include <map>
+#include <tuple>
+#include <vector>
+
+#include "runtime.h"
+
+namespace simt::runtime {
+
+class BlockCounts {
+ public:
+  void add(Site site, Space space, int thread, const void* address, int bytes);
+  void fold();  // adds this block's to the program's, and starts anew
+
+ private:
+  struct Access {
+    uintptr_t address = 0;
+    int bytes = 0;  // 0: the lane took no part
+  };
+  using Request = std::array<Access, kWarp>;
+  struct Line {
+    std::array<std::vector<Request>, kMaxThreads / kWarp> warps;
+    std::array<unsigned, kMaxThreads> passed{};
+  };
+  std::map<std::tuple<const char*, int, Space>, Line> lines;
+};
+
+}  // namespace simt::runtime

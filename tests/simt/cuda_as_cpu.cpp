@@ -1,0 +1,45 @@
+// The core's own tests call cpu::; here those names lead to the CUDA kernels on the host twin, so that both halves of the
+// core are held to one table of problems.
+#include "cholesky.h"
+#include "cpu/blas.h"
+#include "cpu/micro.h"
+#include "gram.h"
+#include "krr.h"
+#include "runtime.h"
+
+namespace ssdd::cpu {
+
+int64_t gram_workspace(int64_t batch, int64_t s, int64_t q, int) {
+  return cuda::gram_workspace(batch, s, q, 1 << 14);
+}
+int64_t cholesky_workspace(int64_t batch, int64_t s, int64_t c, int) { return cuda::cholesky_workspace(batch, s, c); }
+int64_t krr_workspace(const KrrShape& shape, bool backward) { return cuda::krr_workspace(shape, backward); }
+
+template <class T> void gram(const GramArgs<T>& a) { cuda::gram(a, nullptr); }
+template <class T> void solve(const SolveArgs<T>& a) { cuda::solve(a, nullptr); }
+template <class T> void solve_backward(const SolveBackwardArgs<T>& a) { cuda::solve_backward(a, nullptr); }
+template <class T> void krr_forward(const KrrForwardArgs<T>& a) { cuda::krr_forward(a, nullptr); }
+template <class T> void krr_backward(const KrrBackwardArgs<T>& a) { cuda::krr_backward(a, nullptr); }
+
+#define SSDD_INSTANTIATE(T)                              \
+  template void gram(const GramArgs<T>&);                \
+  template void solve(const SolveArgs<T>&);              \
+  template void solve_backward(const SolveBackwardArgs<T>&); \
+  template void krr_forward(const KrrForwardArgs<T>&);   \
+  template void krr_backward(const KrrBackwardArgs<T>&);
+SSDD_INSTANTIATE(float)
+SSDD_INSTANTIATE(double)
+#undef SSDD_INSTANTIATE
+
+// In place of instruction sets: two devices, of which the second has so little shared memory that middling problems climb
+// to the last rung of the factorisation.
+bool isa_available(Isa isa) { return isa != Isa::avx512; }
+const char* isa_name(Isa isa) {
+  return isa == Isa::generic ? "the host twin, 227 KB of shared memory"
+         : isa == Isa::avx2  ? "the host twin, 72 KB of shared memory"
+                             : "a third twin";
+}
+void force_isa(Isa isa) { simt::set_shared_limit(isa == Isa::generic ? 227 << 10 : 72 << 10); }
+void blas::set_table(const Table&) {}
+
+}  // namespace ssdd::cpu

@@ -1,0 +1,314 @@
+// The block machine: fibers, barriers, meetings, shared memory, async copies.
+#include "runtime.h"
+
+#include <omp.h>
+
+#include <atomic>
+#include <cstdarg>
+#include <cstdio>
+#include <cstdlib>
+#include <cstring>
+#include <deque>
+#include <memory>
+#include <vector>
+
+#include "counts.h"
+#include "fiber.h"
+
+namespace simt::runtime {
+namespace {
+
+constexpr size_t kSlot = 64, kRedZone = 64, kArena = 1 << 20;
+
+struct Lane {
+  Fiber fiber;
+  enum State { ready, meeting, waiting, done } state = done;
+  Site site;
+  std::vector<Copy> copies;     // issued, the first `landed` of them landed
+  std::vector<size_t> commits;  // where each group ends, the first `waited` of them waited for
+  size_t landed = 0, waited = 0;
+};
+
+struct Warp {
+  unsigned ready = 0, arrived = 0;
+  Site site;
+  Meeting op = nullptr;
+  char sync = 0;
+  alignas(16) unsigned char in[kWarp * kSlot], out[kWarp * kSlot];
+};
+
+struct Array {
+  const void* key;
+  void* memory;
+  size_t bytes;
+};
+
+struct Machine {
+  Place place;
+  Fiber main;
+  const void* main_bottom = nullptr;
+  size_t main_size = 0;
+  std::deque<Lane> lanes;
+  Warp warps[kMaxThreads / kWarp];
+  int arrived = 0, finished = 0;
+  Site site;  // of the barrier under way
+  char sync = 0;
+  char start_sync = 0, end_sync = 0;  // two: the end of one thread orders nothing for a thread that starts later
+  unsigned char* arena = nullptr;
+  size_t used = 0, dynamic_used = 0, dynamic_limit = 0;
+  std::vector<Array> fixed, dynamic;
+  void (*body)(void*) = nullptr;
+  void* context = nullptr;
+  BlockCounts counts;
+};
+
+thread_local Machine* machine = nullptr;
+std::atomic<int> limit{232448};
+std::atomic<int64_t> launched{0};
+
+Lane& self() { return machine->lanes[static_cast<size_t>(machine->place.thread)]; }
+
+// Goes on with another thread of the block that can run: of this warp where there is one.
+void yield() {
+  Machine& m = *machine;
+  const int me = m.place.thread, warps = (m.place.threads + 31) / 32;
+  for (int i = 0; i < warps; ++i) {
+    const int w = (me / 32 + i) % warps;
+    if (m.warps[w].ready == 0) continue;
+    const int next = w * 32 + __builtin_ctz(m.warps[w].ready);
+    m.place.thread = next;
+    Lane& to = m.lanes[static_cast<size_t>(next)];
+    if (next != me) switch_fiber(m.lanes[static_cast<size_t>(me)].fiber, to.fiber, to.fiber.stack, kStack);
+    return;
+  }
+  if (m.finished == m.place.threads) {
+    switch_fiber(m.lanes[static_cast<size_t>(me)].fiber, m.main, m.main_bottom, m.main_size);
+    return;
+  }
+  // Nobody can run: somebody waits for threads that will not come.
+  int waits = 0;
+  while (m.lanes[static_cast<size_t>(waits)].state == Lane::done) ++waits;
+  const Lane& stuck = m.lanes[static_cast<size_t>(waits)];
+  const bool warp_only = stuck.state == Lane::meeting;
+  const int end = warp_only ? waits / 32 * 32 + 32 : m.place.threads;
+  int other = warp_only ? waits / 32 * 32 : 0;
+  for (; other < end; ++other) {
+    const Lane& o = m.lanes[static_cast<size_t>(other)];
+    if (o.state != stuck.state || !(o.site == stuck.site)) break;
+  }
+  m.place.thread = waits;
+  const char* what = stuck.state == Lane::waiting ? "barrier" : "meeting of a warp";
+  if (other == end) fail(stuck.site, "missing threads at a %s", what);
+  const Lane& o = m.lanes[static_cast<size_t>(other)];
+  if (o.state == Lane::done)
+    fail(stuck.site, "missing at a %s: thread %d has returned from the kernel", what, other);
+  fail(stuck.site, "divergent %s: thread %d waits at %s:%d", what, other, o.site.file, o.site.line);
+}
+
+void wake(int thread) {
+  machine->lanes[static_cast<size_t>(thread)].state = Lane::ready;
+  machine->warps[thread / 32].ready |= 1u << (thread % 32);
+}
+
+void stop(Lane::State state, Site site) {
+  Lane& lane = self();
+  lane.state = state;
+  lane.site = site;
+  machine->warps[machine->place.thread / 32].ready &= ~(1u << (machine->place.thread % 32));
+}
+
+void fiber_entry() {
+  if (__sanitizer_finish_switch_fiber) {
+    const void* bottom = nullptr;
+    size_t size = 0;
+    __sanitizer_finish_switch_fiber(nullptr, &bottom, &size);
+    // Thread 0 comes from the machine's own stack: the only place to learn its bounds.
+    if (machine->place.thread == 0) machine->main_bottom = bottom, machine->main_size = size;
+  }
+  for (;;) {
+    if (__tsan_acquire) __tsan_acquire(&machine->start_sync);
+    machine->body(machine->context);
+    Lane& lane = self();
+    if (lane.landed < lane.copies.size()) fail(Site::here(), "an async copy was never waited for");
+    lane.copies.clear(), lane.commits.clear();
+    lane.landed = lane.waited = 0;
+    if (__tsan_release) __tsan_release(&machine->end_sync);
+    stop(Lane::done, {});
+    ++machine->finished;
+    yield();
+  }
+}
+
+void start_block(Machine& m, Grid index) {
+  m.place.block = index;
+  m.arrived = m.finished = 0;
+  if (__asan_unpoison_memory_region) __asan_unpoison_memory_region(m.arena, kArena);
+  std::memset(m.arena, 0xff, m.used);
+  if (__asan_poison_memory_region) __asan_poison_memory_region(m.arena, kArena);
+  m.used = kRedZone, m.dynamic_used = 0;
+  m.fixed.clear(), m.dynamic.clear();
+  for (Warp& warp : m.warps) warp.ready = warp.arrived = 0;
+  for (int t = 0; t < m.place.threads; ++t) wake(t);
+}
+
+void run_block(Grid grid, Grid index, int threads, int shared_bytes, void (*body)(void*), void* context) {
+  if (!machine) {
+    machine = new Machine;  // lives as long as its thread's stacks: for ever
+    machine->arena = static_cast<unsigned char*>(aligned_alloc(64, kArena));
+    machine->used = kArena;
+  }
+  Machine& m = *machine;
+  if (__tsan_get_current_fiber) m.main.tsan = __tsan_get_current_fiber();
+  m.place.threads = threads, m.place.grid = grid;
+  m.body = body, m.context = context;
+  m.dynamic_limit = static_cast<size_t>(shared_bytes);
+  while (m.lanes.size() < static_cast<size_t>(threads)) {
+    m.lanes.emplace_back();
+    create(m.lanes.back().fiber, &fiber_entry);
+  }
+  start_block(m, index);
+  if (__tsan_release) __tsan_release(&m.start_sync);
+  m.place.thread = 0;
+  void* fake = nullptr;
+  Fiber& first = m.lanes[0].fiber;
+  if (__sanitizer_start_switch_fiber) __sanitizer_start_switch_fiber(&fake, first.stack, kStack);
+  if (__tsan_switch_to_fiber) __tsan_switch_to_fiber(first.tsan, 1);
+#if defined(__x86_64__)
+  simt_switch(&m.main.sp, first.sp);
+#else
+  swapcontext(&m.main.context, &first.context);
+#endif
+  if (__sanitizer_finish_switch_fiber) __sanitizer_finish_switch_fiber(fake, nullptr, nullptr);
+  if (__tsan_acquire) __tsan_acquire(&m.end_sync);
+  if (counting) m.counts.fold();
+}
+
+}  // namespace
+
+const Place& place() { return machine->place; }
+
+void fail(const Site& site, const char* format, ...) {
+  char text[512];
+  va_list arguments;
+  va_start(arguments, format);
+  std::vsnprintf(text, sizeof(text), format, arguments);
+  va_end(arguments);
+  const Place p = machine ? machine->place : Place{};
+  std::fprintf(stderr, "simt: %s:%d: block (%u, %u, %u), thread %d of %d: %s\n", site.file, site.line, p.block.x,
+               p.block.y, p.block.z, p.thread, p.threads, text);
+  std::fflush(nullptr);
+  std::_Exit(70);
+}
+
+void run(Grid grid, int threads, int shared_bytes, void (*body)(void*), void* context) {
+  const int64_t blocks = int64_t(grid.x) * grid.y * grid.z;
+  if (threads < 1 || threads > int(kMaxThreads) || threads % 32 != 0 || blocks < 1 || grid.y > 65535 ||
+      grid.z > 65535 || shared_bytes < 0 || shared_bytes > limit)
+    fail(Site::here(), "a launch no GPU takes: grid (%u, %u, %u), %d threads (whole warps are asked for), %d bytes shared",
+         grid.x, grid.y, grid.z, threads, shared_bytes);
+  ++launched;
+#pragma omp parallel for schedule(dynamic) if (blocks > 1 && !__tsan_create_fiber)
+  for (int64_t i = 0; i < blocks; ++i) {
+    const Grid index{unsigned(i % grid.x), unsigned(i / grid.x % grid.y), unsigned(i / grid.x / grid.y)};
+    run_block(grid, index, threads, shared_bytes, body, context);
+  }
+}
+
+void barrier(Site site) {
+  Machine& m = *machine;
+  if (m.arrived > 0 && !(m.site == site))
+    fail(site, "divergent barrier: another thread waits at %s:%d", m.site.file, m.site.line);
+  m.site = site;
+  if (__tsan_release) __tsan_release(&m.sync);
+  if (++m.arrived == m.place.threads) {
+    m.arrived = 0;
+    for (int t = 0; t < m.place.threads; ++t) wake(t);
+  } else {
+    stop(Lane::waiting, site);
+    yield();
+  }
+  if (__tsan_acquire) __tsan_acquire(&m.sync);
+}
+
+void meet(Site site, Meeting op, const void* in, size_t in_size, void* out, size_t out_size) {
+  Machine& m = *machine;
+  const int me = m.place.thread, lane = me % 32;
+  Warp& warp = m.warps[me / 32];
+  if (in_size > kSlot || out_size > kSlot) fail(site, "a meeting of more than %zu bytes a lane", kSlot);
+  if (warp.arrived != 0 && (warp.op != op || !(warp.site == site)))
+    fail(site, "divergent meeting of a warp: another lane waits at %s:%d", warp.site.file, warp.site.line);
+  warp.op = op, warp.site = site;
+  if (in_size) std::memcpy(warp.in + lane * kSlot, in, in_size);
+  warp.arrived |= 1u << lane;
+  if (warp.arrived == 0xffffffffu) {
+    warp.arrived = 0;
+    if (op) op(warp.in, kSlot, warp.out, kSlot);
+    for (int t = me / 32 * 32; t < me / 32 * 32 + 32; ++t) wake(t);
+  } else {
+    stop(Lane::meeting, site);
+    yield();
+  }
+  if (out_size) std::memcpy(out, warp.out + lane * kSlot, out_size);
+}
+
+void warp_barrier(Site site) {
+  Warp& warp = machine->warps[machine->place.thread / 32];
+  if (__tsan_release) __tsan_release(&warp.sync);
+  meet(site, nullptr, nullptr, 0, nullptr, 0);
+  if (__tsan_acquire) __tsan_acquire(&warp.sync);
+}
+
+void* shared_array(Site site, const void* key, size_t bytes, int* taken) {
+  Machine& m = *machine;
+  std::vector<Array>& arrays = key ? m.fixed : m.dynamic;
+  const size_t rounded = (bytes + 15) / 16 * 16;
+  if (key) {
+    for (const Array& array : arrays)
+      if (array.key == key) return array.memory;
+  } else {
+    const size_t index = static_cast<size_t>((*taken)++);
+    if (index < arrays.size()) {
+      if (arrays[index].bytes != bytes)
+        fail(site, "threads disagree on a shared array: %zu and %zu bytes", arrays[index].bytes, bytes);
+      return arrays[index].memory;
+    }
+    m.dynamic_used += rounded;
+    if (m.dynamic_used > m.dynamic_limit)
+      fail(site, "out of shared memory: %zu bytes taken, %zu launched with", m.dynamic_used, m.dynamic_limit);
+  }
+  if (m.used + rounded + kRedZone > kArena) fail(site, "out of shared memory: the arena is full");
+  unsigned char* memory = m.arena + m.used;
+  m.used += rounded + kRedZone;
+  if (__asan_unpoison_memory_region) __asan_unpoison_memory_region(memory, bytes);
+  arrays.push_back({key, memory, bytes});
+  return memory;
+}
+
+void copy_async(const Copy& copy) { self().copies.push_back(copy); }
+
+void copy_commit() { self().commits.push_back(self().copies.size()); }
+
+const Copy* copy_landing(int pending) {
+  Lane& lane = self();
+  while (lane.waited + static_cast<size_t>(pending) < lane.commits.size()) {
+    if (lane.landed < lane.commits[lane.waited]) return &lane.copies[lane.landed++];
+    ++lane.waited;
+  }
+  if (lane.waited == lane.commits.size() && lane.landed == lane.copies.size()) {
+    lane.copies.clear(), lane.commits.clear();
+    lane.landed = lane.waited = 0;
+  }
+  return nullptr;
+}
+
+void count_access(Site site, Space space, const void* address, int bytes) {
+  machine->counts.add(site, space, machine->place.thread, address, bytes);
+}
+
+}  // namespace simt::runtime
+
+namespace simt {
+void set_shared_limit(int bytes) { runtime::limit = bytes; }
+int shared_limit() { return runtime::limit; }
+int64_t launches() { return runtime::launched; }
+}  // namespace simt

@@ -1,0 +1,226 @@
+// The host twin of csrc/cuda/simt.cuh: the same names, for a C++ compiler. Each block runs as fibers on one thread.
+// It is stricter than the chip: shared memory starts as NaN, an async copy lands at its wait and its target is NaN until
+// then, misaligned vectors and divergent or missing barriers stop the program with the place named, only a
+// warp_barrier (not a shuffle) orders memory within a warp, and mma truncates its inputs and its sums.
+#pragma once
+#include <cmath>
+#include <cstring>
+#include <limits>
+#include <stdexcept>
+#include <tuple>
+#include <utility>
+
+#include "runtime.h"
+
+#define SIMT_KERNEL(threads) void
+#define SIMT_KERNEL_MIN(threads, blocks) void
+#define SIMT_DEVICE inline
+#define SIMT_SHARED(T, name, count)     \
+  static const char simt_key_##name = 0; \
+  T* const name = static_cast<T*>(       \
+      simt::runtime::shared_array(simt::Site::here(), &simt_key_##name, sizeof(T) * (count), nullptr))
+
+namespace simt {
+
+using Stream = void*;
+
+inline int thread() { return runtime::place().thread; }
+inline int lane() { return runtime::place().thread & 31; }
+inline int warp() { return runtime::place().thread >> 5; }
+inline int threads() { return runtime::place().threads; }
+inline Grid block() { return runtime::place().block; }
+inline Grid grid() { return runtime::place().grid; }
+
+// --- memory -----------------------------------------------------------------------------------------------
+
+template <class T, int N>
+struct alignas(sizeof(T) * N) Vector {
+  T v[N];
+};
+
+template <class T>
+inline T load(const T* p, Site site = Site::here()) {
+  runtime::count(site, runtime::Space::global_load, p, sizeof(T));
+  return *p;
+}
+template <class T>
+inline void store(T* p, T v, Site site = Site::here()) {
+  runtime::count(site, runtime::Space::global_store, p, sizeof(T));
+  *p = v;
+}
+template <class T>
+inline T load_if(bool part, const T* p, T otherwise, Site site = Site::here()) {
+  runtime::count(site, runtime::Space::global_load, p, part ? sizeof(T) : 0);
+  return part ? *p : otherwise;
+}
+template <class T>
+inline void store_if(bool part, T* p, T v, Site site = Site::here()) {
+  runtime::count(site, runtime::Space::global_store, p, part ? sizeof(T) : 0);
+  if (part) *p = v;
+}
+template <class T>
+inline T get(const T* p, Site site = Site::here()) {
+  runtime::count(site, runtime::Space::shared, p, sizeof(T));
+  return *p;
+}
+template <class T>
+inline void put(T* p, T v, Site site = Site::here()) {
+  runtime::count(site, runtime::Space::shared, p, sizeof(T));
+  *p = v;
+}
+template <class T>
+inline T get_if(bool part, const T* p, T otherwise, Site site = Site::here()) {
+  runtime::count(site, runtime::Space::shared, p, part ? sizeof(T) : 0);
+  return part ? *p : otherwise;
+}
+template <class T>
+inline void put_if(bool part, T* p, T v, Site site = Site::here()) {
+  runtime::count(site, runtime::Space::shared, p, part ? sizeof(T) : 0);
+  if (part) *p = v;
+}
+template <int N, class T>
+inline Vector<T, N> get_vector(const T* p, Site site = Site::here()) {
+  runtime::check_aligned(site, p, sizeof(T) * N);
+  runtime::count(site, runtime::Space::shared, p, sizeof(T) * N);
+  Vector<T, N> v;
+  for (int i = 0; i < N; ++i) v.v[i] = p[i];
+  return v;
+}
+template <int N, class T>
+inline void store_vector(T* p, Vector<T, N> v, Site site = Site::here()) {
+  runtime::check_aligned(site, p, sizeof(T) * N);
+  runtime::count(site, runtime::Space::global_store, p, sizeof(T) * N);
+  for (int i = 0; i < N; ++i) p[i] = v.v[i];
+}
+
+class Shared {
+ public:
+  template <class T>
+  T* take(int count, Site site = Site::here()) {
+    return static_cast<T*>(runtime::shared_array(site, nullptr, sizeof(T) * static_cast<size_t>(count), &taken));
+  }
+
+ private:
+  int taken = 0;
+};
+
+template <int Bytes>
+inline void copy_async(void* shared, const void* global, int bytes, Site site = Site::here()) {
+  static_assert(Bytes == 4 || Bytes == 8 || Bytes == 16, "cp.async copies 4, 8 or 16 bytes");
+  runtime::check_aligned(site, shared, Bytes);
+  runtime::count(site, runtime::Space::global_load, global, bytes);
+  runtime::count(site, runtime::Space::shared, shared, Bytes);
+  if (bytes > 0) {
+    runtime::check_aligned(site, global, Bytes);
+    // The source is touched here, so that a sanitizer sees this line.
+    for (int i = 0; i < bytes; ++i) static_cast<void>(static_cast<const volatile unsigned char*>(global)[i]);
+  }
+  std::memset(shared, 0xff, Bytes);
+  runtime::copy_async({shared, global, Bytes, bytes});
+}
+inline void copy_commit() { runtime::copy_commit(); }
+template <int Pending>
+inline void copy_wait() {
+  while (const runtime::Copy* copy = runtime::copy_landing(Pending)) {
+    if (copy->bytes > 0) std::memcpy(copy->to, copy->from, static_cast<size_t>(copy->bytes));
+    std::memset(static_cast<char*>(copy->to) + copy->bytes, 0, static_cast<size_t>(copy->width - copy->bytes));
+  }
+}
+
+// --- meetings ---------------------------------------------------------------------------------------------
+
+inline void barrier(Site site = Site::here()) { runtime::barrier(site); }
+inline void warp_barrier(Site site = Site::here()) { runtime::warp_barrier(site); }
+
+template <class T>
+inline T shuffle(T v, int from, Site site = Site::here()) {
+  struct {
+    T value;
+    int32_t from;
+  } in{v, from & 31};
+  T out;
+  runtime::meet(site, runtime::shuffle_op(sizeof(T)), &in, sizeof(in), &out, sizeof(T));
+  return out;
+}
+template <class T>
+inline T shuffle_xor(T v, int mask, Site site = Site::here()) {
+  return shuffle(v, lane() ^ mask, site);
+}
+inline unsigned ballot(bool condition, Site site = Site::here()) {
+  const uint32_t in = condition;
+  uint32_t out;
+  runtime::meet(site, runtime::ballot_op, &in, sizeof(in), &out, sizeof(out));
+  return out;
+}
+
+inline int atomic_min(int* p, int v) {
+  int old = __atomic_load_n(p, __ATOMIC_RELAXED);
+  while (v < old && !__atomic_compare_exchange_n(p, &old, v, false, __ATOMIC_RELAXED, __ATOMIC_RELAXED)) {
+  }
+  return old;
+}
+
+// --- arithmetic -------------------------------------------------------------------------------------------
+
+inline float from_bits(uint32_t bits) {
+  float x;
+  std::memcpy(&x, &bits, sizeof(x));
+  return x;
+}
+inline uint32_t to_tf32(float x) {
+  uint32_t bits;
+  std::memcpy(&bits, &x, sizeof(x));
+  const bool special = (bits & 0x7f800000u) == 0x7f800000u;
+  return special ? bits : (bits + 0x1000u) & 0xffffe000u;
+}
+
+inline void mma_tf32(float (&d)[4], const uint32_t (&a)[4], const uint32_t (&b)[2], Site site = Site::here()) {
+  struct {
+    float d[4];
+    uint32_t a[4], b[2];
+  } in;
+  std::memcpy(in.d, d, sizeof(d));
+  std::memcpy(in.a, a, sizeof(a));
+  std::memcpy(in.b, b, sizeof(b));
+  runtime::meet(site, runtime::mma_tf32_op, &in, sizeof(in), d, sizeof(d));
+}
+
+inline float square_root(float x) { return std::sqrt(x); }
+inline double square_root(double x) { return std::sqrt(x); }
+inline float exponential(float x) { return std::exp(x); }
+inline double exponential(double x) { return std::exp(x); }
+inline float logarithm(float x) { return std::log(x); }
+inline double logarithm(double x) { return std::log(x); }
+inline float fma(float x, float y, float z) { return std::fma(x, y, z); }
+inline double fma(double x, double y, double z) { return std::fma(x, y, z); }
+template <class T>
+inline bool finite(T x) { return std::isfinite(x); }
+template <class T>
+inline T nan() { return std::numeric_limits<T>::quiet_NaN(); }
+
+// --- launch -----------------------------------------------------------------------------------------------
+
+inline void check_loads(void (*)()) {}
+inline int current_device() { return 0; }
+inline void set_device(int) {}
+inline void restore_device(int) {}
+int shared_limit();
+
+template <class... Parameters, class... Arguments>
+void launch(void (*kernel)(Parameters...), Grid grid, int threads, int shared_bytes, Stream,
+            const Arguments&... arguments) {
+  using Values = std::tuple<std::decay_t<Parameters>...>;
+  struct Call {
+    void (*kernel)(Parameters...);
+    Values values;
+  } call{kernel, Values(static_cast<Parameters>(arguments)...)};
+  runtime::run(
+      grid, threads, shared_bytes,
+      [](void* context) {
+        const auto& c = *static_cast<const Call*>(context);
+        std::apply([&](const auto&... values) { c.kernel(values...); }, c.values);
+      },
+      &call);
+}
+
+}  // namespace simt

@@ -1,0 +1,176 @@
+// product(): accuracy beside true fp32, every layout, alignment and epilogue, splits of k, and what memory sees of it.
+#include "cuda/product.cuh"
+
+#include <algorithm>
+
+#include "naive.h"
+
+using namespace test;
+using ssdd::cuda::Triangle;
+
+namespace {
+
+struct Case {
+  int64_t batch, m, n, k;
+  Layout a = Layout::dense, b = Layout::transposed;
+  Triangle triangle = Triangle::full;
+  bool distance = false, epilogue = false, split = false;
+};
+
+std::ostream& operator<<(std::ostream& out, const Case& c) {
+  return out << "B=" << c.batch << " " << c.m << " x " << c.n << " x " << c.k << " " << name(c.a) << " " << name(c.b)
+             << (c.distance ? " distance" : "") << (c.epilogue ? " epilogue" : "") << (c.split ? " split" : "");
+}
+
+template <class T>
+void run(const Case& c) {
+  std::vector<Matrix> a, b, add;
+  for (int64_t e = 0; e < c.batch; ++e) {
+    a.push_back(random(c.m, c.k));
+    b.push_back(c.triangle == Triangle::full ? random(c.k, c.n) : transpose(a.back()));
+    add.push_back(random(c.m, c.n));
+  }
+  const Input<T> a_in(a, c.a), b_in(b, c.b), add_in(add, Layout::padded);
+  if (c.triangle != Triangle::full) b = {}, std::transform(a.begin(), a.end(), std::back_inserter(b), transpose);
+  std::vector<T> out = poisoned<T>(c.batch * c.m * c.n), scalars(size_t(c.batch * ssdd::cuda::kScalars)), row(size_t(c.n));
+  for (T& x : scalars) x = T(uniform(0.5, 1));
+  for (T& x : row) x = T(uniform(-1, 1));
+  ssdd::cuda::Product<T> p{};
+  p.batch = c.batch, p.m = c.m, p.n = c.n, p.k = c.k;
+  p.a = a_in.view, p.b = b_in.view;
+  if (c.triangle != Triangle::full) p.b = {a_in.view.p, a_in.view.bs, a_in.view.cs, a_in.view.rs};
+  p.c = out.data(), p.c_bs = c.m * c.n, p.ld = c.n;
+  p.triangle = c.triangle, p.distance = c.distance;
+  if (c.epilogue) {
+    p.alpha = -0.5, p.alpha_of = scalars.data();
+    p.plus_of = scalars.data() + 1, p.row = row.data();
+    p.add = add_in.view, p.add_factor = 3, p.add_of = scalars.data() + 2;
+    p.accumulate = true;
+    for (T& x : out) x = T(0.25);
+  }
+  std::vector<T> split = poisoned<T>(c.split ? ssdd::cuda::split_room(c.batch, c.m, c.n, c.k) : 0);
+  CHECK(!c.split || !split.empty(), c << ": not a case that is split");
+  p.split = split.data(), p.split_elements = int64_t(split.size());
+  ssdd::cuda::product(p, nullptr);
+  for (int64_t e = 0; e < c.batch; ++e) {
+    Matrix want(c.m, c.n), got = problem(out, e, c.m, c.n);
+    for (int64_t i = 0; i < c.m; ++i)
+      for (int64_t j = 0; j < c.n; ++j) {
+        double sum = 0;
+        for (int64_t k = 0; k < c.k; ++k) {
+          const double x = a[size_t(e)](i, k), z = b[size_t(e)](k, j);
+          sum += c.distance ? (x - z) * (x - z) : x * z;
+        }
+        const T* own = scalars.data() + e * ssdd::cuda::kScalars;
+        if (c.epilogue)
+          sum = -0.5 * own[0] * sum + 0.25 + own[1] + row[size_t(j)] + 3 * own[2] * add[size_t(e)](i, j);
+        want(i, j) = sum;
+        if (c.triangle == Triangle::lower && j > i) {
+          CHECK(std::isnan(got(i, j)), c << ": wrote above the diagonal");
+          want(i, j) = got(i, j) = 0;
+        }
+        if (c.triangle == Triangle::both) CHECK(got(i, j) == got(j, i), c << ": not symmetric at " << i << ", " << j);
+        if (c.triangle != Triangle::full && c.distance && i == j) CHECK(got(i, j) == 0, c << ": distance to itself");
+      }
+    const double off = error(got, want, std::sqrt(double(c.m * c.n)));
+    CHECK(off <= tolerance<T>(8 + 0.2 * double(c.k)), type_name<T>() << " " << c << ": error " << off);
+  }
+}
+
+void both(const Case& c) {
+  run<float>(c);
+  run<double>(c);
+}
+
+// Worst relative error of a row of products, beside that of the same sums in fp32, one after the other.
+void accuracy(int64_t k, double low, double high) {
+  const int64_t n = 48;
+  std::vector<Matrix> a{Matrix(n, k)}, b{Matrix(n, k)};
+  for (Matrix* m : {&a[0], &b[0]})
+    for (double& x : m->v) x = uniform(low, high);
+  const Input<float> a_in(a, Layout::dense), b_in(b, Layout::dense);
+  std::vector<float> out = poisoned<float>(n * n);
+  ssdd::cuda::Product<float> p{};
+  p.batch = 1, p.m = p.n = n, p.k = k;
+  p.a = a_in.view, p.b = {b_in.view.p, 0, 1, k};
+  p.c = out.data(), p.c_bs = n * n, p.ld = n;
+  ssdd::cuda::product(p, nullptr);
+  double ours = 0, plain = 0;
+  for (int64_t i = 0; i < n; ++i)
+    for (int64_t j = 0; j < n; ++j) {
+      double exact = 0;
+      float sum = 0;
+      for (int64_t e = 0; e < k; ++e) {
+        exact += a[0](i, e) * b[0](j, e);
+        sum = std::fma(float(a[0](i, e)), float(b[0](j, e)), sum);
+      }
+      ours += std::pow(double(out[size_t(i * n + j)]) - exact, 2);
+      plain += std::pow(double(sum) - exact, 2);
+    }
+  const double ratio = std::sqrt(ours / plain);
+  CHECK(ratio <= 2, "k = " << k << " in (" << low << ", " << high << "): " << ratio << " times the error of fp32");
+}
+
+}  // namespace
+
+TEST(product_as_accurate_as_fp32) {
+  for (int64_t k : {1, 10, 47, 48, 64, 100, 200, 1000, 4096}) {
+    accuracy(k, -1, 1);
+    accuracy(k, 0, 1);  // all of one sign: what is cut toward zero does not cancel
+  }
+}
+
+TEST(product_layouts_and_sizes) {
+  for (Layout a : kLayouts)
+    for (Layout b : kLayouts) both({2, 37, 70, 45, a, b});
+  for (int64_t m : {1, 16, 65})
+    for (int64_t n : {1, 7, 130})
+      for (int64_t k : {0, 1, 16, 33, 100}) both({1, m, n, k});
+  both({1, 5, 6, 8193});
+}
+
+TEST(product_vectors_at_the_edge) {
+  // 16-byte copies whose last is partly beyond the end, in both directions.
+  for (int64_t k : {64, 68, 67})
+    for (int64_t m : {64, 68, 67})
+      for (Layout a : {Layout::dense, Layout::transposed})
+        for (Layout b : {Layout::dense, Layout::transposed}) run<float>({1, m, m, k, a, b});
+}
+
+TEST(product_triangles) {
+  for (Triangle triangle : {Triangle::lower, Triangle::both})
+    for (bool distance : {false, true})
+      for (int64_t m : {1, 64, 150}) {
+        Case c{2, m, m, 40, Layout::dense, Layout::dense, triangle, distance};
+        both(c);
+      }
+}
+
+TEST(product_epilogue) {
+  Case c{3, 33, 47, 40};
+  c.epilogue = true;
+  both(c);
+  c.k = 1100, c.batch = 1, c.split = true;
+  both(c);
+}
+
+TEST(product_splits) {
+  for (Triangle triangle : {Triangle::full, Triangle::both}) {
+    Case c{2, 66, 66, 1025, Layout::dense, Layout::dense, triangle};
+    c.split = true;
+    both(c);
+  }
+}
+
+TEST(product_inactive_problems_are_left_alone) {
+  std::vector<Matrix> a{random(9, 40), random(9, 40)};
+  const Input<float> in(a, Layout::dense);
+  std::vector<float> out = poisoned<float>(2 * 81);
+  const int32_t active[] = {0, 1};
+  ssdd::cuda::Product<float> p{};
+  p.batch = 2, p.m = p.n = 9, p.k = 40, p.a = in.view, p.b = {in.view.p, in.view.bs, 1, 40};
+  p.c = out.data(), p.c_bs = 81, p.ld = 9, p.active = active;
+  ssdd::cuda::product(p, nullptr);
+  CHECK(all_nan(problem(out, 0, 9, 9)), "an inactive problem was written");
+  CHECK(!std::isnan(out[81]), "an active problem was not written");
+}
