@@ -50,17 +50,27 @@ void product(int64_t m, int64_t k, bool a_transposed, bool b_transposed, bool di
   check_counts(sizeof(T) == 4 ? "float product" : "double product", waste);
 }
 
+// The address a device allocation has: the sectors of a request depend on it, and a heap's is anywhere.
+template <class T>
+T* aligned(T* p) {
+  constexpr uintptr_t kAlignment = 256;
+  return reinterpret_cast<T*>((reinterpret_cast<uintptr_t>(p) + kAlignment - 1) / kAlignment * kAlignment);
+}
+
 template <class T>
 void factor(int64_t n, int64_t c) {
-  std::vector<T> a(size_t(n * n) + 8), y(size_t(n * c) + 8, T(1)), l(a.size()), x(y.size()), aux(3), jitter(1);
+  constexpr size_t kSlack = 256 / sizeof(T);
+  std::vector<T> a_memory(size_t(n * n) + kSlack), y_memory(size_t(n * c) + kSlack, T(1)), l_memory(a_memory.size()),
+      x_memory(y_memory.size()), aux(3), jitter(1);
+  T *a = aligned(a_memory.data()), *y = aligned(y_memory.data());
   std::vector<int32_t> status(1);
   for (int64_t i = 0; i < n; ++i)
-    for (int64_t j = 0; j < n; ++j) a[size_t(i * n + j)] = i == j ? T(n) : T(0.5);
+    for (int64_t j = 0; j < n; ++j) a[i * n + j] = i == j ? T(n) : T(0.5);
   ssdd::SolveArgs<T> args{};
   args.batch = 1, args.s = n, args.c = c;
-  args.a = {a.data(), 0, n, 1}, args.y = {y.data(), 0, c, 1};
-  args.factor = l.data(), args.x = x.data(), args.jitter = jitter.data(), args.aux = aux.data(), args.status = status.data();
-  args.work = workspace<T>(ssdd::cuda::cholesky_workspace(1, n, c));
+  args.a = {a, 0, n, 1}, args.y = {y, 0, c, 1};
+  args.factor = aligned(l_memory.data()), args.x = aligned(x_memory.data()), args.jitter = jitter.data(), args.aux = aux.data(), args.status = status.data();
+  args.work = aligned(workspace<T>(ssdd::cuda::cholesky_workspace(1, n, c) + int64_t(kSlack)));
   simt::count_accesses(true);
   ssdd::cuda::solve(args, nullptr);
   CHECK(status[0] == 0, "n = " << n << ": status " << status[0]);
