@@ -14,14 +14,6 @@ def test_kernels_on_the_twin(start, part):
     assert done.returncode == 0 and "passed, 0 failed" in done.stdout, done.stdout + done.stderr
 
 
-# The whole table takes too long under these; `make sanitize` runs more of it.
-@pytest.mark.parametrize("sanitizer", ["address", "thread"])
-@pytest.mark.parametrize("part", ["gram_bad", "product_inactive", "cholesky_bad", "krr_bad"])
-def test_kernels_under_sanitizers(start, sanitizer, part):
-    done = start(sanitizer, "simt_tests", part)
-    assert done.returncode == 0 and "passed, 0 failed" in done.stdout, done.stdout + done.stderr
-
-
 @pytest.fixture(scope="module")
 def compiled(root, tmp_path_factory):
     """Every kernel compiled by nvcc for sm_90, and what its code says."""
