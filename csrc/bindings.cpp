@@ -151,7 +151,7 @@ void gram(const Capsule& x, const Capsule& z, const Capsule& hyper, const std::v
     a.k = r.template array<T>("k", k, b * s * q);
     a.hyper = r.hyper(hyper, values, b);
     a.kernel = static_cast<KernelKind>(kernel);
-    a.work = r.template array<T>("work", work, cpu::gram_workspace(b, s, q, threads));
+    a.work = r.template array<T>("work", work, gram_workspace(b, s, q, d, threads, r.cuda()));
     r.run([&] { cuda::gram(a, reinterpret_cast<void*>(stream)); }, [&] { cpu::gram(a); });
   };
   by_type(x, [&] { run(float()); }, [&] { run(double()); });
@@ -176,7 +176,7 @@ void solve(const Capsule& a_in, const Capsule& y, const Capsule& hyper, const st
     a.hyper = r.hyper(hyper, values, b);
     a.ridge = static_cast<RidgeKind>(ridge);
     a.on_failure = static_cast<OnFailure>(on_failure);
-    a.work = r.template array<T>("work", work, cpu::cholesky_workspace(b, s, c, threads));
+    a.work = r.template array<T>("work", work, cholesky_workspace(b, s, c, threads, r.cuda()));
     r.run([&] { cuda::solve(a, reinterpret_cast<void*>(stream)); }, [&] { cpu::solve(a); });
   };
   by_type(a_in, [&] { run(float()); }, [&] { run(double()); });
@@ -201,7 +201,7 @@ void solve_backward(const Capsule& grad, const Capsule& factor, const Capsule& x
     a.hyper = r.hyper(hyper, values, b);
     a.ridge = static_cast<RidgeKind>(ridge);
     a.detach = detach;
-    a.work = r.template array<T>("work", work, cpu::cholesky_workspace(b, s, c, threads));
+    a.work = r.template array<T>("work", work, cholesky_workspace(b, s, c, threads, r.cuda()));
     r.run([&] { cuda::solve_backward(a, reinterpret_cast<void*>(stream)); }, [&] { cpu::solve_backward(a); });
   };
   by_type(grad, [&] { run(float()); }, [&] { run(double()); });
@@ -252,7 +252,7 @@ void krr_forward(const std::vector<int64_t>& shape, const Capsule& x_s, const Ca
     a.status = r.template array<int32_t>("status", status, s.batch, dlpack::kInt);
     a.hyper = r.hyper(hyper, values, s.batch);
     a.on_failure = static_cast<OnFailure>(on_failure);
-    a.work = r.template array<T>("work", work, cpu::krr_workspace(s, false));
+    a.work = r.template array<T>("work", work, krr_workspace(s, false, r.cuda()));
     require(a.hyper.count == (s.kernel == KernelKind::linear ? 3 : 2), "hyper: wrong number of values");
     r.run([&] { cuda::krr_forward(a, reinterpret_cast<void*>(stream)); }, [&] { cpu::krr_forward(a); });
   };
@@ -284,7 +284,7 @@ void krr_backward(const std::vector<int64_t>& shape, const Capsule& x_s, const C
     a.grad_y_s = r.template array<T>("grad_y_s", grad_y_s, s.batch * s.s * s.c);
     a.grad_x_q = r.template array<T>("grad_x_q", grad_x_q, s.batch * s.q * s.d);
     a.grad_hyper = r.template array<T>("grad_hyper", grad_hyper, s.batch * a.hyper.count);
-    a.work = r.template array<T>("work", work, cpu::krr_workspace(s, true));
+    a.work = r.template array<T>("work", work, krr_workspace(s, true, r.cuda()));
     require(a.hyper.count == (s.kernel == KernelKind::linear ? 3 : 2), "hyper: wrong number of values");
     r.run([&] { cuda::krr_backward(a, reinterpret_cast<void*>(stream)); }, [&] { cpu::krr_backward(a); });
   };

@@ -26,7 +26,7 @@ struct Sums {
 
 template <class T>
 struct Work {
-  T *factor, *diagonal, *coef, *u, *k_bar, *triple, *aux, *jitter, *pack;  // the problem's
+  T *factor, *diagonal, *coef, *u, *k_bar, *half, *aux, *jitter, *pack;  // the problem's
   T *run, *totals, *band;                                                // by rank
   int64_t total, per_sum, per_band;
 };
@@ -42,7 +42,7 @@ Work<T> layout(const KrrShape& s, int threads, T* memory) {
   w.coef = arena.take(s.s * s.c);
   w.u = arena.take(s.s * s.c);
   w.k_bar = arena.take(s.s * s.s);
-  w.triple = arena.take(3 * s.s * s.c);
+  w.half = arena.take(s.s * s.s);
   w.aux = arena.take(3);
   w.jitter = arena.take(1);
   w.per_sum = (s.s * s.c + s.s * padded(s.d) + 2 + 31) / 16 * 16;
@@ -183,11 +183,11 @@ class Fused {
     const double v = a.hyper.get(b, a.hyper.count - 1);
     const double through_trace = ridge_trace_slope(s.ridge, s.detach, v, s.s) * lambda_bar;
     // 2 Kbar_ss = -(U alpha^T + alpha U^T) + 2 c lbar I, times scale.
-    micro.dots(static_cast<int>(s.s), static_cast<int>(s.s), static_cast<int>(s.c), u, s.c, w.coef, s.c, w.triple, s.s,
+    micro.dots(static_cast<int>(s.s), static_cast<int>(s.s), static_cast<int>(s.c), u, s.c, w.coef, s.c, w.half, s.s,
                -scale, T(0));
     for (int64_t i = 0; i < s.s; ++i)
       for (int64_t j = 0; j < s.s; ++j)
-        w.k_bar[i * s.s + j] = w.triple[i * s.s + j] + w.triple[j * s.s + i];
+        w.k_bar[i * s.s + j] = w.half[i * s.s + j] + w.half[j * s.s + i];
     for (int64_t i = 0; i < s.s; ++i) w.k_bar[i * s.s + i] += static_cast<T>(2 * through_trace * scale);
   }
 

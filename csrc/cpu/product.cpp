@@ -166,7 +166,6 @@ void product(const Team& team, const Packing<T>& packing, const Product<T>& p) {
   const bool by_rows = p.m >= int64_t(16) * micro.mr * team.size || p.m >= p.n;
   if (by_rows) {
     const bool direct = p.n <= kDirectPanels * job.nr && p.inner == Inner::dot && !p.lower;
-    const int depth_full = kDepth;
     // Row blocks are dealt round robin; of a triangle the long and the short ones alternate.
     const int64_t fair = (p.m + team.size - 1) / team.size;
     const int64_t part = p.lower ? (fair + 3) / 4 : fair;
@@ -176,8 +175,8 @@ void product(const Team& team, const Packing<T>& packing, const Product<T>& p) {
     int64_t turn = 0;
     for (int64_t j0 = 0; j0 < p.n; j0 += packing.columns) {
       const int64_t j1 = std::min(p.n, j0 + packing.columns);
-      for (int64_t k0 = 0; k0 < p.k; k0 += depth_full, ++turn) {
-        const int depth = static_cast<int>(std::min<int64_t>(depth_full, p.k - k0));
+      for (int64_t k0 = 0; k0 < p.k; k0 += kDepth, ++turn) {
+        const int depth = static_cast<int>(std::min<int64_t>(kDepth, p.k - k0));
         // Two buffers in turn: one barrier a block, the other buffer is still being read before it.
         T* packed = packing.shared + (turn % 2) * kDepth * packing.columns;
         job.pack_columns(team, k0, depth, j0, j1, packed);
