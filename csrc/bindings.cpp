@@ -6,9 +6,9 @@
 #include <string>
 #include <vector>
 
+#include "arena.h"
 #include "check.h"
 #include "cholesky.h"
-#include "cpu/arena.h"
 #include "cpu/blas.h"
 #include "cpu/micro.h"
 #include "device.h"
@@ -301,7 +301,7 @@ struct Between {
 
 template <class T>
 Between<T> between(const KrrShape& forward, const KrrShape& backward, bool keeps, T* memory) {
-  cpu::Arena<T> arena{memory};
+  Arena<T> arena{memory};
   Between<T> w{};
   const int64_t n = std::max(forward.n, backward.n), b = forward.batch;
   w.out = arena.take(b * forward.q * forward.c);

@@ -1,7 +1,7 @@
 // Batched Cholesky, solve and its backward on the CPU: blocked, LAPACK on the diagonal blocks, own products between.
 #include "../cholesky.h"
 
-#include "arena.h"
+#include "../arena.h"
 #include "blas.h"
 #include "factor.h"
 #include "kernel.h"

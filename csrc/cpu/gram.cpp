@@ -1,7 +1,6 @@
 // Gram matrices on the CPU: one product with the kernel as its epilogue; the symmetric case computes one triangle.
 #include "../gram.h"
 
-#include "arena.h"
 #include "kernel.h"
 #include "team.h"
 #include "workers.h"

@@ -3,7 +3,7 @@
 // The query side of the gradient needs alpha and the residual only, so a band of queries goes from its Gram rows to its
 // share of Xbar_s while it is in the nearest cache: X_q is read from memory once, and the ranks meet four times a
 // problem instead of some thirty. Each rank has its own sums; they are added in the order of the ranks.
-#include "arena.h"
+#include "../arena.h"
 #include "blas.h"
 #include "factor.h"
 #include "kernel.h"

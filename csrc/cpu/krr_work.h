@@ -1,7 +1,7 @@
 // Workspace of one problem of krr, forward and backward, sized and laid out by the same function.
 #pragma once
 #include "../krr.h"
-#include "arena.h"
+#include "../arena.h"
 #include "product.h"
 
 namespace ssdd::cpu {

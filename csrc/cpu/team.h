@@ -26,10 +26,15 @@ double sum_rows(const Team& team, int64_t rows, T* partial, F f) {
 template <class T>
 double dot(const Team& team, int64_t rows, int64_t columns, const T* x, const T* y, T* partial) {
   return sum_rows(team, rows, partial, [=](int64_t i) {
-    double sum[4] = {};  // one alone would wait for itself
-    for (int64_t j = 0; j < columns; ++j)
-      sum[j % 4] += static_cast<double>(x[i * columns + j]) * static_cast<double>(y[i * columns + j]);
-    return (sum[0] + sum[1]) + (sum[2] + sum[3]);
+    const T *a = x + i * columns, *b = y + i * columns;
+    const auto term = [=](int64_t j) { return static_cast<double>(a[j]) * static_cast<double>(b[j]); };
+    double even = 0, odd = 0;  // two sums: one alone would wait for itself
+    int64_t j = 0;
+    for (; j + 2 <= columns; j += 2) {
+      even += term(j);
+      odd += term(j + 1);
+    }
+    return even + odd + (j < columns ? term(j) : 0);
   });
 }
 

@@ -1,7 +1,7 @@
 // The ops solve and solve_backward on the GPU: the ladder of factor.cuh, and one product for Abar. See cholesky.h.
 #include "../cholesky.h"
 
-#include "arena.cuh"
+#include "../arena.h"
 #include "factor.cuh"
 #include "vector.cuh"
 

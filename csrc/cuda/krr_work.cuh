@@ -3,7 +3,7 @@
 #include <algorithm>
 
 #include "../krr.h"
-#include "arena.cuh"
+#include "../arena.h"
 #include "factor.cuh"
 #include "vector.cuh"
 

@@ -116,7 +116,7 @@ class DistilledSet(Dataset[tuple[Tensor, Tensor]]):
         if missing:
             raise InputError(f"{path}: the file lacks {', '.join(sorted(missing))}")
         try:
-            pre = Preprocessing(*(tuple(map(float, meta["preprocessing"][key])) for key in ("mean", "std")))
+            pre = Preprocessing.stored(meta)
             fields = {key: meta[key] for key in _META}
             wrong = [key for key, kind in _META.items() if not isinstance(fields[key], kind)]
             if wrong:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -22,6 +23,11 @@ class Preprocessing:
             raise InputError(f"Preprocessing: expected one mean and one std a channel, got {self.mean} and {self.std}")
         if not all(s > 0 for s in self.std):
             raise InputError(f"Preprocessing.std: expected positive numbers, got {self.std}")
+
+    @classmethod
+    def stored(cls, meta: dict[str, Any]) -> Preprocessing:
+        """What a file's metadata holds under "preprocessing"; KeyError, TypeError or ValueError where it is damaged."""
+        return cls(*(tuple(map(float, meta["preprocessing"][key])) for key in ("mean", "std")))
 
     def normalise(self, pixels: Tensor) -> Tensor:
         """Pixels [N, C, H, W] in [0, 1], floating point -> network input of the same shape."""

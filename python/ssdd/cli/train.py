@@ -65,7 +65,7 @@ def teacher(
     overwrite: Overwrite = False,
     quiet: Quiet = False,
 ) -> None:
-    """Train a teacher (Barlow Twins, no labels) and keep its weights.
+    """Train a teacher without labels (Barlow Twins, SimCLR or BYOL: teacher.method) and keep its weights.
 
     Stopped at any moment, the training goes on with --resume FILE.
     """

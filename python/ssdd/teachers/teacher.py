@@ -93,8 +93,8 @@ class Teacher:
             kind = about.get("backbone", "convnet")
             module = teacher_backbone(kind, about["channels"], tuple(about["size"]), tuple(about["widths"]))
             module.load_state_dict(tensors)
-            pre = Preprocessing(*(tuple(meta["preprocessing"][key]) for key in ("mean", "std")))
-        except (KeyError, TypeError, RuntimeError) as error:
+            pre = Preprocessing.stored(meta)
+        except (KeyError, TypeError, ValueError, RuntimeError) as error:
             raise InputError(f"{path}: damaged teacher file ({error})") from None
         return cls(module, pre, about)
 

@@ -1,9 +1,10 @@
 // Carves one workspace into arrays. With memory == nullptr it only counts, so that one function both sizes a
-// workspace and lays it out.
+// workspace and lays it out. Every array starts at a multiple of 16 elements from the first: whole vectors, on the CPU and
+// on a device.
 #pragma once
 #include <cstdint>
 
-namespace ssdd::cpu {
+namespace ssdd {
 
 template <class T>
 struct Arena {
@@ -16,4 +17,4 @@ struct Arena {
   }
 };
 
-}  // namespace ssdd::cpu
+}  // namespace ssdd
