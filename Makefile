@@ -91,7 +91,6 @@ aarch64: $(ENV_STAMP) ## cross-compile the core's own tests and run them under q
 
 .PHONY: sass gpu
 sass: $(ENV_STAMP) ## compile the CUDA kernels, disassemble them, and write the table benchmarks/results/sass.md
-	$(PIP) install --no-deps nvidia-cuda-nvdisasm
 	$(BIN)/python benchmarks/sass.py --out benchmarks/results $(ARGS)
 
 # Needs torch, numpy, scipy, pytest, hypothesis, cmake, ninja, pybind11 and scikit-build-core in PYTHON's environment; no network.
