@@ -65,7 +65,7 @@ def test_metadata():
     assert metadata["Version"] == ssdd_ext.__version__
     needs = importlib.metadata.requires("ssdd") or []
     assert {n for n in needs if "extra ==" not in n} == {"torch>=2.11", "numpy", "scipy"}
-    assert set(metadata.get_all("Provides-Extra") or []) == {"distill", "test"}
+    assert set(metadata.get_all("Provides-Extra") or []) == {"distill", "hf", "test"}
     (script,) = importlib.metadata.entry_points(group="console_scripts", name="ssdd")
     assert script.value == "ssdd.cli:main" and callable(script.load())
 
