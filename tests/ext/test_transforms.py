@@ -175,7 +175,7 @@ def test_vmap_of_the_smaller_calls(call, backend, random):
 
 @pytest.fixture
 def fresh_compiler():
-    """Nothing compiled before, in this process or on this disk: inductor's cache knows an op by its name alone, and would
+    """Nothing compiled before, in this process or on disk: inductor's cache knows an op by its name alone, and would
     bring back a graph for what an older build of it returned."""
     torch._dynamo.reset()
     with torch._inductor.config.patch(force_disable_caches=True):
