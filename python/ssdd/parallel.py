@@ -9,6 +9,7 @@ by one process, which hands it to the others: all hold the same bits after each 
 from __future__ import annotations
 
 import os
+import signal
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -134,8 +135,17 @@ def joined(way: str | None = None, otherwise: str | None = None) -> Iterator[Pro
         return
     # The loop's tensors are in main memory, so gloo; a process that dies closes its connections, and the others notice.
     dist.init_process_group("gloo")
+    # Where one is gone torchrun ends the others by SIGTERM, often before they have said why they cannot go on. So only
+    # checkpoint.interruptible hears it, and nothing where this process is about to end with that message.
+    before = signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    lost = False
     try:
         yield Processes(dist.get_rank(), size, "networks" if chosen == "networks" else "batch")
+    except ProcessLost:
+        lost = True
+        raise
     finally:
+        if not lost:
+            signal.signal(signal.SIGTERM, before)
         with suppress(RuntimeError):
             dist.destroy_process_group()

@@ -132,7 +132,7 @@ def test_one_killed_ends_the_run_and_it_goes_on(source, tmp_path, rank):
     os.kill(child_of(process, rank), signal.SIGKILL)
     said = process.communicate(timeout=110)[0]
     assert process.returncode, said
-    assert f"one of the 2 processes of this run is gone; process {1 - rank} cannot go on" in said
+    assert f"one of the 2 processes of this run is gone; process {1 - rank} cannot go on" in said, said
     assert f"torchrun --nproc-per-node 2 -m ssdd.cli distill --resume {run}" in said
     said = finish(tmp_path, 2, "--resume", run)
     assert "going on from distill-" in said and said.count("going on from") == 1
