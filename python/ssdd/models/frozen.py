@@ -34,7 +34,7 @@ def frozen(network: Network) -> Callable[[Tensor], Tensor]:
 @torch.no_grad()
 def in_chunks(features: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
     """``features(x)`` without gradients; on a CPU a few images at a time."""
-    return features(x) if x.is_cuda else torch.cat([features(part) for part in x.split(CHUNK)])
+    return features(x) if x.device.type != "cpu" else torch.cat([features(part) for part in x.split(CHUNK)])
 
 
 def _folded(backbone: ConvNet) -> Callable[[Tensor], Tensor]:

@@ -51,5 +51,5 @@ def build(name: str, channels: int, size: tuple[int, int], outputs: int) -> Netw
 def seeded(make: Callable[[], _M], seed: int) -> _M:
     """What ``make`` returns when torch's global generator starts at ``seed``; the generator is put back after."""
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
+        torch.default_generator.manual_seed(seed)  # torch.manual_seed would touch every GPU's generator too
         return make()
