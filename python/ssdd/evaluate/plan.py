@@ -79,9 +79,8 @@ def read_plan(path: str | os.PathLike[str]) -> Plan:
     Keys: ``title``, ``preset``, ``seeds`` (a number), ``data``, ``teacher`` (files, relative to this one), tables
     ``targets`` (name = file) and ``set`` ("stage.field" = value, for all rows), and one ``[[row]]`` a row with
     ``name``, ``from`` (nothing, random, k-means, full set, krr-st, recomputed, teacher) and optionally ``seeds``,
-    ``official``, ``set``, ``later`` (true: after all other rows), ``teacher`` (a file, in place of the study's) and, for "recomputed", ``of``: the name of a "krr-st"
-    row above it. An :class:`InputError`
-    names what is wrong.
+    ``official``, ``set``, ``teacher`` (a file, in place of the study's), ``later`` (true: after all other rows) and,
+    for "recomputed", ``of``: the name of a "krr-st" row above it. An :class:`InputError` names what is wrong.
     """
     path = Path(path)
     try:
