@@ -251,10 +251,6 @@ def test_a_row_with_a_teacher_of_its_own(place, few, small):
     cell = json.loads(after["krr-st-another-teacher.seed-0.source.json"])
     old = json.loads(before["teacher.seed-0.source.json"])["inputs"]["teacher"]
     assert cell["inputs"]["teacher"] == other.key() != old
-        cell["inputs"]["teacher"]
-        == other.key()
-        != json.loads(before["teacher.seed-0.source.json"])["inputs"]["teacher"]
-    )
     own = json.loads(after["another-teacher.seed-0.source.json"])
     assert own["error"] == 0 and own["probes"] != json.loads(before["teacher.seed-0.source.json"])["probes"]
     pairs = DistilledSet.load(place / "work" / "krr-st-another-teacher.seed-0.pairs.safetensors")
