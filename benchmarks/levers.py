@@ -1,7 +1,7 @@
 """What could make an outer step faster: each lever's seconds, and the error of the outer gradient it leaves.
 
-Seconds of the processor: a machine that others share changes them little. The reference is the step as it stands (channels last where the preset says so, BatchNorm folded, 32-bit); the error of
-each is against the same gradient in float64.
+Seconds of the processor: a machine that others share changes them little. The reference is the step as it stands
+(channels last where the preset says so, BatchNorm folded, 32-bit); the error is against the gradient in float64.
 """
 
 from __future__ import annotations
