@@ -1,4 +1,4 @@
-"""benchmarks/bench_distill.py: its shapes are the presets', its step the loop's, its ceiling follows from its counts."""
+"""benchmarks/bench_distill.py: its shapes are the presets', its step the loop's, its ceiling what its counts give."""
 
 import importlib.util
 import sys
