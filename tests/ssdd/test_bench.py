@@ -11,7 +11,7 @@ from ssdd.config import preset
 @pytest.fixture(scope="module")
 def bench(root):
     """The script, with its folder's modules beside it as when it is run."""
-    names = ("timing", "levers", "bench_distill")
+    names = ("timing", "report", "levers", "bench_distill")
     for name in names:
         spec = importlib.util.spec_from_file_location(name, root / "benchmarks" / f"{name}.py")
         sys.modules[name] = module = importlib.util.module_from_spec(spec)
@@ -58,3 +58,12 @@ def test_levers_stand_beside_the_error_they_leave(bench, tmp_path):
     assert errors["as it stands"] < 1e-3 < errors["bf16"] < 1 and errors["support in chunks"] < 1e-3
     assert {row["part"] for row in rows} == {"support", "query", "pool update"}
     assert all(row["ratio"] > 0 for row in rows)
+
+
+def test_the_readme_says_where_a_step_was_timed(bench, tmp_path):
+    rows = bench.main(["--quick", "--threads", "1", "--clock", "processor", "--results", str(tmp_path)])
+    text = sys.modules["report"].distill_table(rows)
+    step = rows[-1]
+    assert "1 thread, processor time" in text and rows[0]["cpu"] in text
+    numbers = f"**{step['ratio']:.2f}x** | {step['ceiling']:.2f}x | {step['of_ceiling']:.0%} |"
+    assert "| tiny | " in text and numbers in text

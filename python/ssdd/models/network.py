@@ -37,7 +37,7 @@ class Network(nn.Module):
         return y.float()
 
     def faster(self, compiled: bool = False, half_training: bool = False) -> Network:
-        """This network, compiled (also where :func:`frozen` reads it), its training steps in bf16; weights stay as they are."""
+        """This network, compiled (also where :func:`frozen` reads it), training in bf16 with weights in 32 bits."""
         self.compiled, self.half_training = compiled, half_training
         if compiled:
             self.compile()
