@@ -97,10 +97,13 @@ def where(row: Row) -> str:
 
 
 def alternate_line(rows: list[Row]) -> str:
-    worst = {n: max(r["overhead"] for r in rows if r["alternative"] == n) for n in (THIS, USUAL)}
+    def worst(name: str, which: str) -> str:
+        return f"{100 * max(r[which] for r in rows if r['alternative'] == name):+.0f}%"
+
+    said = (f"{n} {worst(n, 'overhead')} ({worst(n, 'overhead_warm')})" for n in (THIS, USUAL, BEST_TORCH))
     return (
-        f"In turn with a torch convolution: {100 * worst[THIS]:+.0f}% over the sum of both alone ({USUAL}: "
-        f"{100 * worst[USUAL]:+.0f}%)."
+        "In turn with a torch convolution, over the sum of both alone with cold caches (in brackets: with warm ones, "
+        f"as neither finds them in turn): {', '.join(said)}."
     )
 
 

@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 
+from ssdd_ext import _C
 from ssdd_ext.bench import machine
 
 RESULTS = Path(__file__).parent / "results"
@@ -29,12 +30,15 @@ def parser(doc: str | None, seconds: float) -> argparse.ArgumentParser:
     p.add_argument("--repeats", type=int, default=20, help="most samples of each")
     p.add_argument("--quick", action="store_true", help="tiny sizes, nothing written: shows that the script runs")
     p.add_argument("--results", type=Path, default=RESULTS, help="folder for the JSON file")
+    p.add_argument("--instruction-set", choices=("generic", "avx2", "avx512"), help="instead of the best of this CPU")
     return p
 
 
 def ready(a: argparse.Namespace) -> argparse.Namespace:
     """The arguments, after what they say about the process was done."""
     torch.set_num_threads(a.threads)
+    if a.instruction_set:
+        _C.force_instruction_set(a.instruction_set)
     if a.quick:
         a.seconds, a.repeats = 0.0, 2
     return a

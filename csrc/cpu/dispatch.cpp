@@ -1,5 +1,5 @@
 // Which product tiles run: the best instruction set that this build holds, this CPU has, and a real machine has
-// proven. AVX-512 is built and can be forced by tests; it becomes automatic when it has run (README lists where).
+// proven (README lists which ran where).
 #include <stdexcept>
 
 #include "micro.h"
@@ -8,7 +8,8 @@ namespace ssdd::cpu {
 namespace {
 
 Isa best() {
-  if (isa_available(Isa::avx2)) return Isa::avx2;
+  for (Isa isa : {Isa::avx512, Isa::avx2})
+    if (isa_available(isa)) return isa;
   return Isa::generic;
 }
 

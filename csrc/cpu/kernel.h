@@ -1,8 +1,9 @@
-// The kernel functions as epilogues of a product: r -> k while a tile is in cache, and the slope on the way back.
+// The kernel functions as epilogues of a product: r -> k, a row at a time, while a tile is in cache, and the slope on the way back.
 // A kernel of the squared distance r = |x - z|^2 needs its three functions here and a row in the two switches.
 #pragma once
 #include <cmath>
 
+#include "micro.h"
 #include "product.h"
 
 namespace ssdd::cpu {
@@ -11,7 +12,7 @@ namespace ssdd::cpu {
 template <class T>
 struct Rbf {
   T lengthscale;
-  T value(T r) const { return std::exp(r * (T(-0.5) / (lengthscale * lengthscale))); }
+  void values(int n, T* r) const { micro<T>().exponential(n, T(-0.5) / (lengthscale * lengthscale), r); }
   T slope(T k) const { return k * (T(-0.5) / (lengthscale * lengthscale)); }
   T parameter_slope(T k) const { return k > T(0) ? T(-2) * k * std::log(k) / lengthscale : T(0); }
 };
@@ -19,8 +20,7 @@ struct Rbf {
 template <class T, class Kernel>
 void apply_kernel(const void* context, int64_t, int64_t, int m, int n, T* c, int64_t ld) {
   const Kernel& kernel = *static_cast<const Kernel*>(context);
-  for (int i = 0; i < m; ++i)
-    for (int j = 0; j < n; ++j) c[i * ld + j] = kernel.value(c[i * ld + j]);
+  for (int i = 0; i < m; ++i) kernel.values(n, c + i * ld);
 }
 
 template <class T>

@@ -5,6 +5,7 @@
 // A tile is 4 rows by up to 3 vectors (AVX-512: 8 rows): 12 (24) accumulators, 3 vectors of B, one broadcast of A;
 // per k it loads 3 vectors and 4 (8) scalars for 12 (24) multiply-adds.
 #pragma once
+#include "micro_exp.h"
 #include "micro_thin.h"
 
 namespace ssdd::cpu {
@@ -177,7 +178,8 @@ const Micro<T>* make(const char* name) {
                                  &run<T, Bytes, Mr, Inner::dot>,
                                  &run<T, Bytes, Mr, Inner::distance>,
                                  &dots<T, Bytes>,
-                                 &stream<T, Bytes>};
+                                 &stream<T, Bytes>,
+                                 &exponential<T, Bytes>};
   return &table;
 }
 

@@ -97,17 +97,25 @@ void copy(const Team& team, int64_t rows, int64_t columns, View<const T> x, T* o
 // a[j, i] = a[i, j] for i > j (lower to upper), or the other way round, in blocks that fit L1.
 template <class T>
 void mirror(const Team& team, int64_t n, T* a, bool upper_to_lower = false) {
+  // Through a small tile, so that whole cache lines are read and written: at n = 1024 all elements of a column share
+  // one set of the first cache, and element by element each would be fetched again and again.
   constexpr int64_t kBlock = 32;
+  T tile[kBlock][kBlock + 1];
   const int64_t blocks = (n + kBlock - 1) / kBlock;
   for (int64_t bi = team.rank; bi < blocks; bi += team.size)
-    for (int64_t bj = 0; bj <= bi; ++bj)
-      for (int64_t i = bi * kBlock; i < std::min(n, (bi + 1) * kBlock); ++i)
-        for (int64_t j = bj * kBlock; j < std::min(i, (bj + 1) * kBlock); ++j) {
-          if (upper_to_lower)
-            a[i * n + j] = a[j * n + i];
-          else
-            a[j * n + i] = a[i * n + j];
-        }
+    for (int64_t bj = 0; bj <= bi; ++bj) {
+      const int64_t row = (upper_to_lower ? bj : bi) * kBlock, column = (upper_to_lower ? bi : bj) * kBlock;
+      const int64_t rows = std::min(kBlock, n - row), columns = std::min(kBlock, n - column);
+      const bool diagonal = bi == bj;  // of its own block only one triangle may be read, and only the other written
+      for (int64_t i = 0; i < rows; ++i) {
+        const int64_t from = diagonal && upper_to_lower ? i + 1 : 0, to = diagonal && !upper_to_lower ? i : columns;
+        for (int64_t j = from; j < to; ++j) tile[j][i] = a[(row + i) * n + column + j];
+      }
+      for (int64_t j = 0; j < columns; ++j) {
+        const int64_t from = diagonal && !upper_to_lower ? j + 1 : 0, to = diagonal && upper_to_lower ? j : rows;
+        for (int64_t i = from; i < to; ++i) a[(column + j) * n + row + i] = tile[j][i];
+      }
+    }
   team.barrier();
 }
 

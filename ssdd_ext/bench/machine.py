@@ -17,10 +17,18 @@ from ..krr import build_info
 
 
 def cpu_model() -> str:
-    """The processor's name as Linux gives it, else what Python knows of it."""
-    info = Path("/proc/cpuinfo")
-    found = re.search(r"^model name\s*:\s*(.+)$", info.read_text(), re.MULTILINE) if info.exists() else None
-    return found.group(1).strip() if found else platform.processor() or platform.machine()
+    """The processor's name as Linux gives it, else what Python knows of it; with family and model, where there are any.
+
+    Virtual machines often say no more than ``AMD EPYC``; family 25 is then Zen 3 or 4, family 26 Zen 5.
+    """
+    path = Path("/proc/cpuinfo")
+    info = path.read_text() if path.exists() else ""
+    name, family, model = (
+        found.group(1).strip() if (found := re.search(rf"^{field}\s*:\s*(.+)$", info, re.MULTILINE)) else ""
+        for field in ("model name", "cpu family", "model")
+    )
+    name = name or platform.processor() or platform.machine()
+    return f"{name} (family {family}, model {model})" if family and model else name
 
 
 def version_of(distribution: str) -> str:
@@ -67,6 +75,6 @@ def slug(device: str = "cpu") -> str:
     name = (
         torch.cuda.get_device_name(device)
         if device.startswith("cuda")
-        else f"{cpu_model()} {torch.backends.cpu.get_cpu_capability()}"
+        else f"{cpu_model()} {instruction_sets()['ssdd_ext']}"
     )
     return re.sub(r"[^a-z0-9]+", "-", re.sub(r"\(.*?\)|@.*|\bcpu\b|processor", "", name.lower())).strip("-")

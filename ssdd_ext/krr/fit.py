@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import math
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
-from .. import checks, ops, reference
+from .. import checks, ops, plan, reference
 from ..kernels import Kernel, Linear
 from ..ridge import Ridge
-from .call import DEFAULT_RIDGE, NO_KERNEL, Info, check_problem, prepare
+from .call import DEFAULT_RIDGE, NO_KERNEL, Call, Info, check_problem, prepare
 from .gram import gram, solve
 
 
@@ -18,32 +19,72 @@ from .gram import gram, solve
 class Fit:
     """A fitted kernel ridge regression: predicts for any number of query sets from one factorisation.
 
-    alpha: [..., S, C] dual coefficients (K_ss + lambda I)^-1 Y_s. x_s: [..., S, D]. kernel: as given to fit.
-    info: Info(status, jitter).
+    kernel: as given to fit. info: Info(status, jitter). Dual: x_s [..., S, D] and alpha [..., S, C] =
+    (K_ss + lambda I)^-1 Y_s; weights is None. Primal, for a linear kernel of fewer features than support points (the
+    rule of :func:`krr`): weights [..., D (+1), C] = (Phi^T Phi + lambda I)^-1 Phi^T Y_s with the rows of
+    Phi = [sqrt(scale) X_s, sqrt(bias) 1]; alpha and x_s are None.
     """
 
-    alpha: Tensor
-    x_s: Tensor
     kernel: Kernel
     info: Info
+    alpha: Tensor | None
+    x_s: Tensor | None
+    weights: Tensor | None
+    features: int
     backend: str
     result_dtype: torch.dtype
 
     def predict(self, x_q: Tensor) -> Tensor:
         """Predictions [..., Q, C] for x_q [..., Q, D]; differentiable in x_q and in what fit was given."""
         checks.tensor("x_q", x_q)
-        checks.size("x_q", x_q, -1, self.x_s.shape[-1], "x_s of the fit")
-        checks.same_device(x_s=self.x_s, x_q=x_q)
-        query = x_q.to(self.alpha.dtype)
-        if isinstance(self.kernel, Linear):
+        checks.size("x_q", x_q, -1, self.features, "x_s of the fit")
+        held = self.weights if self.alpha is None else self.alpha
+        assert held is not None
+        checks.same_device(x_s=held, x_q=x_q)
+        query = x_q.to(held.dtype)
+        if self.alpha is None or self.x_s is None:
+            root_scale, root_bias = _roots(self.kernel, held.dtype)
+            p = root_scale * (query @ held[..., : self.features, :])
+            p = p + root_bias * held[..., self.features :, :] if held.shape[-2] > self.features else p
+        elif isinstance(self.kernel, Linear):
             # Low rank: K_qs is never formed. s X_q (X_s^T alpha) + b (1^T alpha)
-            scale, bias = (
-                p.to(query.dtype)[..., None, None] if isinstance(p, Tensor) else p for p in self.kernel.parameters
-            )
+            scale, bias = (_for_matrices(p, query.dtype) for p in self.kernel.parameters)
             p = scale * (query @ (self.x_s.mT @ self.alpha)) + bias * self.alpha.sum(-2, keepdim=True)
         else:
             p = gram(query, self.x_s, kernel=self.kernel, backend=self.backend) @ self.alpha
         return p.to(self.result_dtype)
+
+
+def _for_matrices(parameter: float | Tensor, dtype: torch.dtype) -> float | Tensor:
+    return parameter.to(dtype)[..., None, None] if isinstance(parameter, Tensor) else parameter
+
+
+def _roots(kernel: Kernel, dtype: torch.dtype) -> tuple[float | Tensor, float]:
+    """sqrt(scale), ready to broadcast against matrices, and sqrt(bias), of a linear kernel with a number for bias."""
+    scale, bias = kernel.parameters
+    assert not isinstance(bias, Tensor)
+    root = _for_matrices(scale.sqrt(), dtype) if isinstance(scale, Tensor) else math.sqrt(scale)
+    return root, math.sqrt(bias)
+
+
+def _primal(call: Call, x: Tensor, y: Tensor) -> tuple[Tensor, Info]:
+    """(weights, info): the regression solved in its D (+1) features. tr(Phi^T Phi) = tr(K_ss), so lambda and its
+    gradient are those of the dual; only the mean over S of ``mean_trace`` has to be kept."""
+    root_scale, root_bias = _roots(call.kernel, call.work)
+    phi = x * root_scale
+    if root_bias:
+        phi = torch.cat((phi, phi.new_full((*phi.shape[:-1], 1), root_bias)), -1)
+    if call.ridge is not None and call.ridge.kind == "mean_trace":
+        ratio = phi.shape[-1] / phi.shape[-2]
+        values = [*call.values[:-1], call.values[-1] * ratio]
+        hyper = call.hyper
+        if hyper is not None:
+            hyper = torch.cat((hyper[..., :-1], hyper[..., -1:] * ratio), -1)
+        call = replace(call, values=values, hyper=hyper)
+    transposed = phi.mT
+    a = ops.gram(transposed, None, None, [1.0, 0.0], Linear.name) if call.native else transposed @ phi
+    weights, info = solve(call, a, transposed @ y, True)
+    return weights, info
 
 
 def fit(
@@ -66,9 +107,16 @@ def fit(
     tensors = {"x_s": tensors["x_s"], "y_s": tensors["y_s"]}
     call = prepare("fit", tensors, kernel, ridge, on_failure, check_finite, backend, solve_dtype)
     x, y = call.cast(x_s), call.cast(y_s)
+    features = x.shape[-1]
+    # A bias that is a tensor may be zero, where its root has no gradient: that one stays dual.
+    if kernel.linear and not isinstance(kernel.parameters[-1], Tensor):
+        bordered = kernel.parameters[-1] != 0
+        if plan.is_primal(plan.Problem(x.shape[-2], 0, features, y.shape[-1], True, bordered, x.element_size())):
+            weights, info = _primal(call, x, y)
+            return Fit(kernel, info, None, None, weights.to(call.work), features, backend, call.result)
     if call.native:
         k_ss = ops.gram(x, None, call.hyper, call.values, kernel.name)
     else:
         k_ss = reference.gram(x, None, kernel, call.hyper, call.values)
     alpha, info = solve(call, k_ss, y, True)
-    return Fit(alpha.to(call.work), x, kernel, info, backend, call.result)
+    return Fit(kernel, info, alpha.to(call.work), x, None, features, backend, call.result)

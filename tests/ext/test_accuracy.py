@@ -2,7 +2,13 @@
 
 Two promises a row, for the value and for every gradient, over fresh problems (fixed seeds, new per row):
 the median error is at most 1.2 times and the worst at most 3 times Cholesky's, and every error stays below
-c * kappa * u with the c of this file. Errors are relative, in the Frobenius norm, the worst matrix of a batch.
+c * g * kappa * u. Errors are relative, in the Frobenius norm, the worst matrix of a batch.
+
+g and c come from first-order perturbation (Higham, Accuracy and Stability, 7.1 and 10.1). A relative error eta of
+A = K_ss + lambda I moves alpha = A^-1 Y by at most kappa eta |alpha|, and so P = K_qs alpha by kappa eta g |P| with
+g = |K_qs|_2 |alpha| / |P|: how much of alpha cancels in the predictions, 1 where nothing does. The same error of K_qs
+adds eta g |P|, and kappa >= 1. eta <= 4 u is what the last test here holds the factor to; so c = 8 for the value, and
+three times that for a gradient, the product of two solutions (alpha and U = A^-1 K_sq P_bar) through one more product.
 """
 
 from collections import defaultdict
@@ -18,7 +24,7 @@ U = 2.0**-24
 PROBLEMS = 24
 # The medians of two times 24 small problems differ by a quarter through chance alone.
 SMALL_PROBLEMS = 64
-C_VALUE, C_GRADIENT = 20.0, 40.0
+C_VALUE, C_GRADIENT = 8.0, 24.0
 # Errors of a few roundings of the result are all alike: whose is smaller is a throw of the dice.
 ROUNDING = 3 * U
 
@@ -29,9 +35,6 @@ HYPER = {
     kernel: [n for n, row in TABLE.items() if row.hyper != "numbers" and row.kernel.name == kernel]
     for kernel in ("linear", "rbf")
 }
-# Not met yet: the rival's autograd differentiates explicit differences, ours are products from a common origin. The
-# median limit that holds instead of 1.2; what is missing is compensated accumulation in those products.
-MISSES = {"large_rbf, x_q": 1.5}
 MSE_ROWS = ["krr_st", "frepo", "rfad", "krr_st_tall", "large", "large_tall", "odd_rbf", "blocks_rbf", "batch_5_linear"]
 
 
@@ -50,14 +53,23 @@ def results(value, inputs):
     return {"value": value} | gradients(value, inputs)
 
 
+def cancellation(exact):
+    """g >= 1 of the docstring, the largest of a batch; a norm of K_qs by its Frobenius norm would be larger."""
+    k_ss = ssdd_ext.gram(exact.x_s, kernel=exact.kernel)
+    alpha = ssdd_ext.cholesky_solve(k_ss, exact.y_s, ridge=exact.ridge, on_failure="nan")
+    k_qs = ssdd_ext.gram(exact.x_q, exact.x_s, kernel=exact.kernel)
+    norm = torch.linalg.matrix_norm
+    return (norm(k_qs, 2) * norm(alpha) / norm(predictions(exact))).max().clamp(min=1).item()
+
+
 def measure(row, call, formula, backend):
-    """Per output: our errors, Cholesky's, and ours in units of kappa * u; one entry a problem."""
+    """Per output: our errors, Cholesky's, and ours in units of g * kappa * u; one entry a problem."""
     ours, theirs, units = defaultdict(list), defaultdict(list), defaultdict(list)
     many = backend == "native" and row.s <= 70
     for index in range(SMALL_PROBLEMS if many else PROBLEMS):
         inputs = draw(row, index, torch.float32)
         exact = inputs.to(torch.float64)
-        kappa = condition(exact)
+        kappa, g = condition(exact), cancellation(exact)
         want = results(formula(exact), exact)
         usual = results(formula(inputs, "cholesky"), inputs)
         for name, got in results(call(inputs, backend), inputs).items():
@@ -65,15 +77,14 @@ def measure(row, call, formula, backend):
             theirs[name].append(relative_error(usual[name], want[name]))
             # A single number may pass through zero, where no relative error is bounded; a matrix does not.
             if kappa * U < 0.05 and got.numel() > 1:
-                units[name].append(ours[name][-1] / (kappa * U))
+                units[name].append(ours[name][-1] / (g * kappa * U))
     return ours, theirs, units
 
 
 def hold(label, ours, theirs):
     ratio, worst = median(ours) / max(median(theirs), 1e-30), max(ours) / max(*theirs, 1e-30)
     print(f"{label}: median {median(ours):.1e}, {ratio:.2f} of Cholesky's; worst {max(ours):.1e}, {worst:.2f}")
-    limit = MISSES.get(label, 1.2)
-    assert median(ours) <= max(limit * median(theirs), ROUNDING), f"{label}: median is {ratio:.2f} of Cholesky's"
+    assert median(ours) <= max(1.2 * median(theirs), ROUNDING), f"{label}: median is {ratio:.2f} of Cholesky's"
     assert max(ours) <= max(3 * max(theirs), 3 * ROUNDING), f"{label}: worst case is {worst:.2f} of Cholesky's"
 
 
@@ -83,7 +94,7 @@ def hold_row(name, call, formula, backend):
         if not (formula is mse and output == "value"):  # one number: its error is luck, its gradients' are not
             hold(f"{name}, {output}", ours[output], theirs[output])
         allowed = C_VALUE if output == "value" else C_GRADIENT
-        assert max(units[output], default=0) <= allowed, f"{name}, {output}: {max(units[output]):.1f} kappa u"
+        assert max(units[output], default=0) <= allowed, f"{name}, {output}: {max(units[output]):.1f} g kappa u"
 
 
 @pytest.mark.parametrize("name", ROWS)

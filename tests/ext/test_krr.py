@@ -69,6 +69,18 @@ def test_fit_predicts_the_formula(name, backend):
     check(fitted.predict(inputs.x_q), predictions(inputs), inputs, name)
 
 
+@pytest.mark.parametrize("name", ["tall_tiny_ridge", "krr_st_tall", "tall_linear"])
+def test_fit_is_primal_where_krr_is(name, backend):
+    """In float32 a dual solve of more points than features loses what a tiny ridge leaves."""
+    inputs = draw(TABLE[name], 1, torch.float32)
+    fitted = ssdd_ext.fit(inputs.x_s, inputs.y_s, kernel=inputs.kernel, ridge=inputs.ridge, backend=backend)
+    assert fitted.alpha is None and fitted.weights is not None
+    exact = inputs.to(torch.float64)
+    want = predictions(exact)
+    ours = relative_error(fitted.predict(inputs.x_q), want)
+    assert ours <= max(3 * relative_error(krr(inputs, backend="native"), want), 4 * 2.0**-24)
+
+
 @pytest.mark.parametrize("name", TABLE)
 def test_krr_from_gram_is_the_formula(name, backend):
     """Gram matrices made outside by autograd: its gradient must arrive in the features behind them."""

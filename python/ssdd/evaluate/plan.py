@@ -68,9 +68,11 @@ class Plan:
     targets: dict[str, Path]
 
     def order(self) -> list[tuple[Row, int]]:
-        """(row, seed), seed 0 of all rows first: the table is useful early. Rows marked "later" follow, likewise."""
+        """(row, seed), seed 0 of all rows first: the table is useful early. Rows marked "later" follow one by one, each
+        with all its seeds: stopped early, a study has some of them whole and not all of them in part."""
         seeds = range(max(row.seeds for row in self.rows))
-        return [(r, s) for later in (False, True) for s in seeds for r in self.rows if s < r.seeds and r.later == later]
+        first = [(r, s) for s in seeds for r in self.rows if s < r.seeds and not r.later]
+        return first + [(r, s) for r in self.rows if r.later for s in range(r.seeds)]
 
 
 def read_plan(path: str | os.PathLike[str]) -> Plan:

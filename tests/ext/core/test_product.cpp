@@ -1,6 +1,7 @@
 // product(): strided operands, one triangle, distances, epilogues, teams of threads.
 #include <omp.h>
 
+#include "cpu/micro.h"
 #include "cpu/product.h"
 #include "test_core.h"
 
@@ -177,3 +178,28 @@ TEST(product_distance_has_no_cancellation) {
   const auto out = compute<float>(c, in.view[0], in.view[0].t(), Matrix(), 20, 2);
   for (int64_t i = 0; i < 20; ++i) CHECK(out[size_t(i * 21)] == 0.0f, "diagonal " << i << ": " << out[size_t(i * 21)]);
 }
+
+// Every length up to past four vectors, from all of the range, its ends and NaN; the elements behind stay as they are.
+template <class T>
+void exponentials() {
+  const double u = std::numeric_limits<T>::epsilon(), tiny = std::numeric_limits<T>::min();
+  const double lowest = sizeof(T) == 4 ? -110 : -760;
+  for (int n = 0; n < 70; ++n)
+    for (double factor : {-0.5, -1.0 / 3, -40.0}) {
+      std::vector<T> x = poisoned<T>(n + 1), want(x);
+      for (int j = 0; j < n; ++j) x[size_t(j)] = static_cast<T>(j % 9 == 4 ? 0 : uniform(lowest, 0) / factor);
+      if (n > 6) x[5] = std::numeric_limits<T>::infinity(), x[6] = std::numeric_limits<T>::quiet_NaN();
+      for (int j = 0; j < n; ++j) want[size_t(j)] = x[size_t(j)];
+      ssdd::cpu::micro<T>().exponential(n, static_cast<T>(factor), x.data());
+      CHECK(std::isnan(x[size_t(n)]), "wrote behind the end, n = " << n);
+      for (int j = 0; j < n; ++j) {
+        const T in = want[size_t(j)], got = x[size_t(j)];
+        const double exact = std::exp(double(T(factor) * in));
+        // The largest argument is rounded once, as any float32 formula rounds it.
+        const bool right = std::isnan(in) ? std::isnan(got) : std::abs(got - exact) <= 2 * u * exact + u * tiny;
+        CHECK(right && (in != T(0) || got == T(1)), "exp(" << factor << " * " << in << ") = " << got << ", not " << exact);
+      }
+    }
+}
+TEST(exponentials_float) { exponentials<float>(); }
+TEST(exponentials_double) { exponentials<double>(); }

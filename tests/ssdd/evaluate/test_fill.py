@@ -197,6 +197,12 @@ def test_later_rows_come_last(tmp_path):
     (tmp_path / "s.toml").write_text(FILE.replace('from = "random"', 'from = "random"\nlater = true'))
     order = [(row.name, seed) for row, seed in read_plan(tmp_path / "s.toml").order()]
     assert order[-2:] == [("random + teacher", 0), ("random + teacher", 1)] and len(order) == 8
+    both = FILE.replace('from = "random"', 'from = "random"\nlater = true').replace(
+        'from = "nothing"', 'from = "nothing"\nlater = true'
+    )
+    (tmp_path / "s.toml").write_text(both)
+    order = [(row.name, seed) for row, seed in read_plan(tmp_path / "s.toml").order()]
+    assert [seed for _, seed in order[-4:]] == [0, 1, 0, 1] and len({name for name, _ in order[-4:-2]}) == 1
 
 
 def test_what_is_missing_is_asked_for(place):
