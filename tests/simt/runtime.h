@@ -3,6 +3,7 @@
 #pragma once
 #include <cstddef>
 #include <cstdint>
+#include <set>
 
 namespace simt {
 
@@ -33,6 +34,7 @@ const Place& place();
 
 // Runs every block of the grid; body(context) is one thread's work. OpenMP threads share the blocks.
 void run(Grid grid, int threads, int shared_bytes, void (*body)(void*), void* context);
+void note_launch(const void* kernel);
 
 void barrier(Site site);
 void warp_barrier(Site site);
@@ -84,5 +86,6 @@ void count_accesses(bool on);  // clears what was counted
 int counted(const Count** counts);
 void set_shared_limit(int bytes);  // what shared_limit() says; starts at an H100's
 int64_t launches();                // so far
+std::set<const void*> launched();  // the kernels
 
 }  // namespace simt

@@ -115,7 +115,9 @@ inline void copy_async(void* shared, const void* global, int bytes, Site site = 
     // The source is touched here, so that a sanitizer sees this line.
     for (int i = 0; i < bytes; ++i) static_cast<void>(static_cast<const volatile unsigned char*>(global)[i]);
   }
-  std::memset(shared, 0xff, Bytes);
+  // Plain stores, not memset: a sanitizer must see this line write there.
+  typedef uint32_t __attribute__((may_alias)) Word;
+  for (int i = 0; i < Bytes / 4; ++i) static_cast<Word*>(shared)[i] = ~uint32_t(0);
   runtime::copy_async({shared, global, Bytes, bytes});
 }
 inline void copy_commit() { runtime::copy_commit(); }
@@ -214,6 +216,7 @@ void launch(void (*kernel)(Parameters...), Grid grid, int threads, int shared_by
     void (*kernel)(Parameters...);
     Values values;
   } call{kernel, Values(static_cast<Parameters>(arguments)...)};
+  runtime::note_launch(reinterpret_cast<const void*>(kernel));
   runtime::run(
       grid, threads, shared_bytes,
       [](void* context) {
