@@ -62,6 +62,7 @@ struct Machine {
   unsigned char* arena = nullptr;
   size_t used = 0, dynamic_used = 0, dynamic_limit = 0;
   std::vector<Array> fixed, dynamic;
+  const void* kernel = nullptr;
   void (*body)(void*) = nullptr;
   void* context = nullptr;
   BlockCounts counts;
@@ -165,7 +166,8 @@ void start_block(Machine& m, Grid index) {
   for (int t = 0; t < m.place.threads; ++t) wake(t);
 }
 
-void run_block(int which, Grid grid, Grid index, int threads, int shared_bytes, void (*body)(void*), void* context) {
+void run_block(int which, const void* kernel, Grid grid, Grid index, int threads, int shared_bytes, void (*body)(void*),
+               void* context) {
   machine = machines[which];
   if (!machine) {
     machine = machines[which] = new Machine;  // lives as long as its thread's stacks: for ever
@@ -175,7 +177,7 @@ void run_block(int which, Grid grid, Grid index, int threads, int shared_bytes, 
   Machine& m = *machine;
   if (__tsan_get_current_fiber) m.main.tsan = __tsan_get_current_fiber();
   m.place.threads = threads, m.place.grid = grid;
-  m.body = body, m.context = context;
+  m.kernel = kernel, m.body = body, m.context = context;
   m.dynamic_limit = static_cast<size_t>(shared_bytes);
   while (m.lanes.size() < static_cast<size_t>(threads)) {
     m.lanes.emplace_back();
@@ -194,7 +196,7 @@ void run_block(int which, Grid grid, Grid index, int threads, int shared_bytes, 
 #endif
   if (__sanitizer_finish_switch_fiber) __sanitizer_finish_switch_fiber(fake, nullptr, nullptr);
   ++m.blocks;
-  if (counting) m.counts.fold();
+  if (counting) m.counts.fold(m.kernel);
 }
 
 }  // namespace
@@ -214,16 +216,20 @@ void fail(const Site& site, const char* format, ...) {
   std::_Exit(70);
 }
 
-void run(Grid grid, int threads, int shared_bytes, void (*body)(void*), void* context) {
+void run(const void* kernel, Grid grid, int threads, int shared_bytes, void (*body)(void*), void* context) {
   const int64_t blocks = int64_t(grid.x) * grid.y * grid.z;
   if (threads < 1 || threads > int(kMaxThreads) || threads % 32 != 0 || blocks < 1 || grid.y > 65535 ||
       grid.z > 65535 || shared_bytes < 0 || shared_bytes > limit)
     fail(Site::here(), "a launch no GPU takes: grid (%u, %u, %u), %d threads (whole warps are asked for), %d bytes shared",
          grid.x, grid.y, grid.z, threads, shared_bytes);
   ++launched;
+  {
+    const std::lock_guard<std::mutex> guard(kernels_mutex);
+    kernels.insert(kernel);
+  }
   const auto block = [&](int64_t i, int which) {
     const Grid index{unsigned(i % grid.x), unsigned(i / grid.x % grid.y), unsigned(i / grid.x / grid.y)};
-    run_block(which, grid, index, threads, shared_bytes, body, context);
+    run_block(which, kernel, grid, index, threads, shared_bytes, body, context);
   };
   if (!__tsan_create_fiber) {
 #pragma omp parallel for schedule(dynamic) if (blocks > 1)
@@ -236,11 +242,6 @@ void run(Grid grid, int threads, int shared_bytes, void (*body)(void*), void* co
   for (int64_t i = 0; i < blocks; ++i) block(i, int(i % 2));
   for (Machine* m : machines)
     for (int end = 0; m && end < 2; ++end) __tsan_acquire(&m->ends[end]);
-}
-
-void note_launch(const void* kernel) {
-  const std::lock_guard<std::mutex> guard(kernels_mutex);
-  kernels.insert(kernel);
 }
 
 void barrier(Site site) {
