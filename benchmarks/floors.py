@@ -107,8 +107,16 @@ def _small(launch: dict[str, Any]) -> Work:
     triangle = n * (n + 1) // 2
     # Registers of the warp's x go through load and store; the block's x does not pass the counters.
     x = 0 if in_block else n * c
+    written = n * n if f["zero_upper"] else triangle
+    # A warp works on 32 rows whatever n is.
+    steps = sum(31 - k for k in range(n))
+    executed = 0 if in_block else b * steps * 2 * (31 + 2 * _up(c, 32))
     return Work(
-        flops=b * (n**3 / 3 + 2 * n * n * c), loaded=b * (triangle + x) * size, stored=b * (triangle + x) * size, exact=False
+        flops=b * (n**3 / 3 + 2 * n * n * c),
+        executed=executed,
+        loaded=b * (triangle + x) * size,
+        stored=b * (written + x) * size,
+        exact=False,
     )
 
 
@@ -181,10 +189,16 @@ def _little(launch: dict[str, Any]) -> Work:
     return Work(exact=False)
 
 
-def _rows_of_squares(launch: dict[str, Any]) -> Work:
-    """slope_kernel and shift_kernel: a block a row, each element read twice over and written once."""
-    count = launch["blocks"] * launch["arguments"][1] * _size(launch)
-    return Work(flops=8 * count / _size(launch), loaded=2 * count, stored=count, exact=False)
+def _slope(launch: dict[str, Any]) -> Work:
+    """Two elements read and one written for each of K; of a square half."""
+    count = launch["blocks"] * launch["arguments"][1]
+    count = count // 2 if launch["arguments"][6] else count
+    return Work(flops=8 * count, loaded=2 * count * _size(launch), stored=count * _size(launch), exact=False)
+
+
+def _shift(launch: dict[str, Any]) -> Work:
+    count = launch["blocks"] * launch["arguments"][1]
+    return Work(flops=count, loaded=2 * count * _size(launch), stored=count * _size(launch))
 
 
 FORMULAS = {
@@ -194,7 +208,7 @@ FORMULAS = {
     "dot_kernel": _dot, "join_dots_kernel": _little, "nan_kernel": _little, "zero_kernel": _little,
     "scalars_kernel": _little, "lambda_bar_kernel": _little, "ridge_kernel": _little, "corner_kernel": _little,
     "hyper_kernel": _little, "alpha_sum_kernel": _little, "add_parts_kernel": _little, "rbf_hyper_kernel": _little,
-    "slope_kernel": _rows_of_squares, "shift_kernel": _rows_of_squares,
+    "slope_kernel": _slope, "shift_kernel": _shift,
 }  # fmt: skip
 
 

@@ -191,20 +191,24 @@ def table(rows: list[dict[str, Any]], architecture: str) -> str:
         "factorisations at n = 128). Inner loop: the innermost loop with most multiply-adds (without a loop: all); its loads as",
         "number x bytes a lane. local: accesses of local memory, anywhere. From the host twin, over all accesses of the calls",
         f"{', '.join('`' + ' '.join(map(str, c)) + '`' for c in twin.CALLS)}:",
-        "sectors of 32 bytes a request of a warp, times the fewest that hold the bytes asked for, and the worst bank conflict.",
+        "sectors of 32 bytes a request of a warp (and how many times the fewest that hold the bytes asked for), and the worst bank",
+        "conflict. Stores stand behind the loops; where a tile is split or mirrored, their sectors meet again in L2.",
         "",
         "| kernel | registers | spills + stack | static shared | occupancy | inner loop: instructions | HMMA | FFMA"
-        " | DFMA | LDS | LDGSTS | LDG | SHFL | BAR | local | sectors a request (x fewest) | bank conflict |",
-        "|---|---|---|---|---|---|---|---|---|---|---|---|---|---|---|---|---|",
+        " | DFMA | LDS | LDGSTS | LDG | SHFL | BAR | local | load sectors (x fewest) | store sectors | bank conflict |",
+        "|---|---|---|---|---|---|---|---|---|---|---|---|---|---|---|---|---|---|",
     ]
     for r in rows:
         c, wide, seen = r["loop"], r["widths"], r["accesses"]
-        sectors = f"{seen['sectors']:.1f} ({seen['waste']:.2f})" if seen["requests"] else "-"
+        loads, stores = (
+            f"{seen[f'{kind}_sectors']:.1f} ({seen[f'{kind}_waste']:.2f})" if seen[f"{kind}s"] else "-"
+            for kind in ("load", "store")
+        )
         lines.append(
             f"| `{r['kernel']}` | {r['registers']} | {r['spills'] + r['stack']} | {r['shared']} | {r['occupancy']:.0%}"
             f" | {c['all']} | {c['HMMA']} | {c['FFMA']} | {c['DFMA']} | {wide['LDS']}"
             f" | {wide['LDGSTS']} | {wide['LDG']} | {c['SHFL']} | {c['BAR']} | {r['whole']['local']}"
-            f" | {sectors} | {str(seen['ways']) + '-way' if seen['ways'] else '-'} |"
+            f" | {loads} | {stores} | {str(seen['ways']) + '-way' if seen['ways'] else '-'} |"
         )
     return "\n".join(lines) + "\n"
 

@@ -93,25 +93,30 @@ CALLS: list[tuple[str | int, ...]] = [
         ("cholesky", 5, 32, 32),
         ("cholesky", 2, 128, 96),
         ("cholesky", 1, 256, 64),
+        ("cholesky", 1, 240, 1),
     )
 ]
-NO_ACCESSES: dict[str, float] = {"requests": 0, "sectors": 0.0, "waste": 0.0, "ways": 0}
+# Of kernels that read and write a number or a row a problem, plainly: not counted.
+KEYS = ("loads", "load_sectors", "load_waste", "stores", "store_sectors", "store_waste", "ways")
+NO_ACCESSES: dict[str, float] = dict.fromkeys(KEYS, 0)
 
 
 def accesses() -> dict[str, dict[str, float]]:
-    """Of each kernel, over CALLS: requests to global memory, sectors a request, those over the fewest, the worst conflict."""
+    """Of each kernel, over CALLS: requests to global memory, sectors a request, and these over the fewest that hold the bytes,
+    loads and stores apart; the worst bank conflict."""
     lines: dict[str, list[dict[str, Any]]] = {}
     for call in CALLS:
         for row in ask("counts", *call)["accesses"]:
             lines.setdefault(row["kernel"], []).append(row)
     table = {}
     for kernel, rows in lines.items():
-        beyond = [r for r in rows if r["space"] != "shared"]
-        requests, sectors = sum(r["requests"] for r in beyond), sum(r["sectors"] for r in beyond)
-        table[kernel] = {
-            "requests": requests,
-            "sectors": sectors / max(1, requests),
-            "waste": sectors / max(1, sum(r["least_sectors"] for r in beyond)),
-            "ways": max((r["ways"] for r in rows if r["space"] == "shared"), default=0),
-        }
+        table[kernel] = {"ways": max((r["ways"] for r in rows if r["space"] == "shared"), default=0)}
+        for space in ("load", "store"):
+            own = [r for r in rows if r["space"] == space]
+            requests, sectors, least = (sum(r[key] for r in own) for key in ("requests", "sectors", "least_sectors"))
+            table[kernel] |= {
+                f"{space}s": requests,
+                f"{space}_sectors": sectors / max(1, requests),
+                f"{space}_waste": sectors / max(1, least),
+            }
     return table

@@ -7,13 +7,13 @@
 namespace simt {
 namespace runtime {
 bool counting = false;
-thread_local int64_t flops = 0;
 Recording recording = Recording::off;
 namespace {
 
 std::mutex mutex;
 std::map<std::tuple<const void*, const char*, int, Space>, Count> totals;
 std::vector<Launch> launches_recorded;
+thread_local int64_t flops = 0;  // of the block under way
 std::vector<Count> listed;
 
 template <class Request>
@@ -58,6 +58,8 @@ void BlockCounts::add(Site site, Space space, int thread, const void* address, i
   if (requests.size() <= k) requests.resize(k + 1);
   requests[k][size_t(thread) % kWarp] = {reinterpret_cast<uintptr_t>(address), bytes};
 }
+
+void add_flops(int many) { flops += many; }
 
 void BlockCounts::fold(const void* kernel) {
   const std::lock_guard<std::mutex> guard(mutex);

@@ -3,6 +3,7 @@
 //   simt_rows launches|counts float|double krr B S Q D C FORWARD BACKWARD       (dense, low_rank, mixed, primal)
 //   simt_rows launches|counts float|double rbf B S Q D C
 //   simt_rows launches|counts float|double cholesky B N C
+//   simt_rows launches|counts float|double strided B S Q D STRIDE      (K of points whose features lie STRIDE apart)
 //
 // `launches` runs no kernel and touches no memory: the sizes may be those of a real problem. Kernels are named by their
 // place in the program (hexadecimal), which its symbols translate.
@@ -19,6 +20,7 @@
 #include "cholesky.h"
 #include "cuda/factor.cuh"
 #include "cuda/vector.cuh"
+#include "gram.h"
 #include "krr.h"
 #include "runtime.h"
 
@@ -105,6 +107,18 @@ void cholesky(Memory& memory, int64_t batch, int64_t n, int64_t c, bool real) {
   cuda::solve(a, nullptr);
 }
 
+template <class T>
+void strided(Memory& memory, int64_t b, int64_t s, int64_t q, int64_t d, int64_t stride) {
+  GramArgs<T> a{};
+  a.batch = b, a.s = s, a.q = q, a.d = d, a.kernel = KernelKind::rbf;
+  a.x = {memory.random<T>(b * s * d * stride), s * d * stride, d * stride, stride};
+  a.z = {memory.random<T>(b * q * d * stride), q * d * stride, d * stride, stride};
+  a.k = memory.take<T>(b * s * q);
+  a.hyper.count = 1, a.hyper.values[0] = 1;
+  a.work = memory.take<T>(cuda::gram_workspace(b, s, q, d));
+  cuda::gram(a, nullptr);
+}
+
 // --- JSON -----------------------------------------------------------------------------------------------------
 
 template <class T>
@@ -126,7 +140,8 @@ bool describe(const simt::Argument& a) {
                 p.accumulate ? "true" : "false", p.add ? "true" : "false", p.row ? "true" : "false");
   } else if (is<cuda::Factor<T>>(a) || (std::strstr(a.type, "Attempt") && a.bytes.size() > sizeof(cuda::Factor<T>))) {
     const auto f = as<cuda::Factor<T>>(a);  // Attempt begins with one
-    std::printf("{\"factor\": true, \"batch\": %ld, \"n\": %ld, \"c\": %ld}", f.batch, f.n, f.x ? f.c : 0);
+    std::printf("{\"factor\": true, \"batch\": %ld, \"n\": %ld, \"c\": %ld, \"zero_upper\": %s}", f.batch, f.n, f.x ? f.c : 0,
+                f.zero_upper ? "true" : "false");
   } else if (is<cuda::Copy<T>>(a)) {
     const auto c = as<cuda::Copy<T>>(a);
     std::printf("{\"batch\": %ld, \"rows\": %ld, \"columns\": %ld}", c.batch, c.rows, c.columns);
@@ -201,6 +216,8 @@ int run(const std::vector<std::string>& words) {
   simt::record_launches(real ? simt::Recording::with_run : simt::Recording::instead_of_run);
   if (words.at(2) == "cholesky") {
     cholesky<T>(memory, number(3), number(4), number(5), real);
+  } else if (words[2] == "strided") {
+    strided<T>(memory, number(3), number(4), number(5), number(6), number(7));
   } else {
     const bool linear = words[2] == "krr";
     const Plan forward = linear ? plan(words.at(8)) : Plan::dense, backward = linear ? plan(words.at(9)) : Plan::dense;

@@ -62,9 +62,9 @@ const Copy* copy_landing(int pending);
 
 enum class Space { global_load, global_store, shared };
 extern bool counting;
-extern thread_local int64_t flops;  // of the block under way
+void add_flops(int many);
 inline void count_flops(int many) {
-  if (counting) flops += many;
+  if (counting) add_flops(many);
 }
 void count_access(Site site, Space space, const void* address, int bytes);
 inline void count(Site site, Space space, const void* address, int bytes) {

@@ -37,10 +37,9 @@ def test_formulas_are_what_the_twin_counts(floors, call):
         work = floors.work(launch)
         if work.executed:
             assert launch["flops"] == work.executed, launch
-            assert work.flops <= work.executed
         elif work.flops > 10_000 and "factor" in str(launch["arguments"]):
             # Tiles and columns at the edge are worked on whole.
-            assert work.flops / 2 <= launch["flops"] <= 5 * work.flops, (work, launch)
+            assert work.flops / 2 <= launch["flops"] <= 8 * work.flops, (work, launch)
         if work.exact:
             assert (launch["loaded"], launch["stored"]) == (work.loaded, work.stored), (work, launch)
         elif work.loaded > 10_000:
@@ -63,10 +62,24 @@ def test_the_committed_table_is_that_of_this_code(floors, root):
     assert len(works) == 8 and all(r["floor_us"] > 0 and r["launches"] > 0 for r in committed)
 
 
+# A number or a row a problem, read and written plainly.
+UNCOUNTED = {"probe", "scalars", "lambda_bar", "ridge", "corner", "hyper", "rbf_hyper", "alpha_sum", "add_parts", "nan", "zero", "join_dots"}
+
+
 def test_every_kernel_is_counted_and_coalesced(floors):
     seen = floors.twin.accesses()
     known = set(floors.twin.names_of(floors.twin.build()).values())
-    assert set(seen) >= known - PLAIN_READS, "a kernel that no call of twin.CALLS reaches"
+    assert known - set(seen) == {k for k in known if k.split("_kernel")[0] in UNCOUNTED}, "calls in twin.CALLS reach the others"
     for kernel, row in seen.items():
-        assert row["waste"] <= MOST_WASTE.get(kernel.split("<")[0], 1.1), (kernel, row)
+        assert row["load_waste"] <= 1.1, (kernel, row)
+        assert row["store_waste"] <= 4, (kernel, row)
         assert row["ways"] <= 2, (kernel, row)
+    in_loops = [row for kernel, row in seen.items() if kernel.startswith(("tensor", "plain", "block", "panel"))]
+    assert len(in_loops) >= 10 and all(row["loads"] > 100 and row["ways"] > 0 for row in in_loops)
+
+
+def test_the_counters_see_a_strided_read(floors):
+    """The same product with its operands where no lane is beside another would be a row above the limit."""
+    rows = floors.twin.ask("counts", "float", "strided", 1, 64, 64, 64, 8)["accesses"]
+    loads = [r for r in rows if r["space"] == "load" and "plain" in r["kernel"]]
+    assert sum(r["sectors"] for r in loads) > 3 * sum(r["least_sectors"] for r in loads)
