@@ -39,22 +39,28 @@ extern "C" SIMT_KERNEL(128) layer_kernel(const float* in, float* out, int* least
   simt::barrier();
   const simt::Vector<float, 4> v = simt::get_vector<4>(sums + t / 4 * 4);
   simt::store_vector<4>(out + first + t * 4, v);
-  simt::store_if(t < 4, out + first + 1024 + t, t < 4 ? simt::square_root(simt::get(warps + t % 4)) : 0.0f);
+  if (t >= 4) return;
+  simt::store(out + first + 1024 + t, simt::square_root(simt::get(warps + t)));
 }
 
+struct alignas(16) Four {
+  float v[4];
+};
+
 GLOBAL plain_kernel(const float* in, float* out, int* least, int count) {
-  extern __shared__ __align__(16) unsigned char simt_dynamic[];
-  float* const tile = reinterpret_cast<float*>(simt_dynamic);
-  float* const sums = tile + 2048;
+  extern __shared__ __align__(16) unsigned char dynamic[];
+  float* const tile = reinterpret_cast<float*>(dynamic);
+  float* const sums = reinterpret_cast<float*>(dynamic + 8192);
   __shared__ __align__(16) float warps[4];
-  const int t = threadIdx.x, lane = threadIdx.x & 31, first = static_cast<int>(blockIdx.x) * 2048;
+  const int t = static_cast<int>(threadIdx.x), lane = static_cast<int>(threadIdx.x & 31);
+  const int first = static_cast<int>(blockIdx.x) * 2048;
 #pragma unroll
   for (int r = 0; r < 4; ++r) {
     const int e = (r * 128 + t) * 4, left = count - first - e;
-    asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(
-                     static_cast<unsigned>(__cvta_generic_to_shared(tile + e))),
-                 "l"(in + first + e), "r"(left <= 0 ? 0 : left >= 4 ? 16 : left * 4)
-                 : "memory");
+    const float* from = in + first + e;
+    const int bytes = left <= 0 ? 0 : left >= 4 ? 16 : left * 4;
+    const unsigned to = static_cast<unsigned>(__cvta_generic_to_shared(tile + e));
+    asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(to), "l"(from), "r"(bytes) : "memory");
   }
   asm volatile("cp.async.commit_group;" ::: "memory");
   asm volatile("cp.async.wait_group 0;" ::: "memory");
@@ -64,11 +70,15 @@ GLOBAL plain_kernel(const float* in, float* out, int* least, int count) {
   for (int k = 0; k < 64; k += 8) {
     uint32_t a[4], b[2];
 #pragma unroll
-    for (int e = 0; e < 4; ++e)
-      asm("cvt.rna.tf32.f32 %0, %1;" : "=r"(a[e]) : "f"(tile[(lane / 4 + e % 2 * 8) * 64 + k + lane % 4 + e / 2 * 4]));
+    for (int e = 0; e < 4; ++e) {
+      const float x = tile[(lane / 4 + e % 2 * 8) * 64 + k + lane % 4 + e / 2 * 4];
+      asm("cvt.rna.tf32.f32 %0, %1;" : "=r"(a[e]) : "f"(x));
+    }
 #pragma unroll
-    for (int e = 0; e < 2; ++e)
-      asm("cvt.rna.tf32.f32 %0, %1;" : "=r"(b[e]) : "f"(tile[(16 + lane / 4) * 64 + k + lane % 4 + e * 4]));
+    for (int e = 0; e < 2; ++e) {
+      const float x = tile[(16 + lane / 4) * 64 + k + lane % 4 + e * 4];
+      asm("cvt.rna.tf32.f32 %0, %1;" : "=r"(b[e]) : "f"(x));
+    }
     asm("mma.sync.aligned.m16n8k8.row.col.f32.tf32.tf32.f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, {%0, %1, %2, %3};"
         : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])
         : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]));
@@ -76,14 +86,16 @@ GLOBAL plain_kernel(const float* in, float* out, int* least, int count) {
   float sum = d[0] + d[1] + d[2] + d[3];
 #pragma unroll
   for (int mask = 16; mask > 0; mask /= 2) sum += __shfl_xor_sync(0xffffffffu, sum, mask);
-  if (lane == 0) warps[threadIdx.x >> 5] = sum;
-  sums[t] = __shfl_sync(0xffffffffu, d[0], lane / 2);
+  if (lane == 0) *(warps + static_cast<int>(threadIdx.x >> 5)) = sum;
+  *(sums + t) = __shfl_sync(0xffffffffu, d[0], lane / 2);
   __syncwarp();
-  if (__ballot_sync(0xffffffffu, sum > 0.0f) == 0xffffffffu && lane == 0) atomicMin(least, threadIdx.x >> 5);
+  if (__ballot_sync(0xffffffffu, sum > 0.0f) == 0xffffffffu && lane == 0) atomicMin(least, static_cast<int>(threadIdx.x >> 5));
   __syncthreads();
-  const float4 v = *reinterpret_cast<const float4*>(sums + t / 4 * 4);
-  *reinterpret_cast<float4*>(out + first + t * 4) = v;
-  if (t < 4) out[first + 1024 + t] = sqrtf(warps[t % 4]);
+  const Four v = *reinterpret_cast<const Four*>(sums + t / 4 * 4);
+  *reinterpret_cast<Four*>(out + first + t * 4) = v;
+  if (t >= 4) return;
+  float* const last = out + first + 1024 + t;
+  *last = sqrtf(*(warps + t));
 }
 
 // The same but for one barrier: what the comparison must not call the same.

@@ -21,9 +21,11 @@ def code(root, tmp_path_factory):
 
 
 def renamed(lines, name):
+    """Labels and the compiler's own subroutines numbered by their order here, not in the file."""
     labels: dict[str, str] = {}
     text = "\n".join(lines).replace(name, "KERNEL")
-    return re.sub(r"\.L_x_\d+", lambda m: labels.setdefault(m.group(), f"L{len(labels)}"), text).splitlines()
+    numbered = r"\.L_x_\d+|__internal_\d+"
+    return re.sub(numbered, lambda m: labels.setdefault(m.group(), f"N{len(labels)}"), text).splitlines()
 
 
 def test_a_kernel_written_both_ways_is_the_same_code(code):
