@@ -79,7 +79,8 @@ sanitize: $(ENV_STAMP) ## run the core's own tests under AddressSanitizer and UB
 	for kind in address thread; do \
 		sanitizers=$${kind/address/address,undefined}; \
 		$(BIN)/cmake -S tests/simt -B build/simt-$$kind -G Ninja -DCMAKE_MAKE_PROGRAM="$$PWD/$(BIN)/ninja" \
-			-DSANITIZE=$$sanitizers && $(BIN)/cmake --build build/simt-$$kind -j $(JOBS) --target simt_tests; \
+			-DSANITIZE=$$sanitizers; \
+		$(BIN)/cmake --build build/simt-$$kind -j $(JOBS) --target simt_tests; \
 		for part in $(SANITIZED); do \
 			echo "== kernels under $$sanitizers: $$part"; \
 			time ASAN_OPTIONS=detect_leaks=0:detect_stack_use_after_return=0 TSAN_OPTIONS=halt_on_error=1 \

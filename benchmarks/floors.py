@@ -1,7 +1,7 @@
 """The work of each call of the speed table on a GPU: launches, FLOPs, traffic, and the floor that follows for an H100.
 
-Launches are those the host code makes at the true sizes (twin.ask: no kernel runs). What a launch computes and moves is a
-formula of its arguments; tests/simt/test_rows.py holds each formula to what the twin counts at a size that it can run.
+Launches are those the host code makes at the true sizes (twin.ask: no kernel runs). What a launch computes and moves is
+a formula of its arguments; tests/simt/test_rows.py holds each to what the twin counts at a size that it can run.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ ROWS = [
 
 @dataclass(frozen=True)
 class Work:
-    """Of one launch. flops: needed, executed: with the padding of tiles (of which the twin counts all multiply-adds)."""
+    """Of one launch. flops: needed, executed: with the padding of tiles (the twin counts these multiply-adds)."""
 
     flops: float = 0
     executed: float = 0
@@ -145,14 +145,18 @@ def _panel(launch: dict[str, Any]) -> Work:
     block = TILE * (TILE + 1) // 2
     b = f["batch"]
     return Work(
-        flops=b * rest * TILE * TILE, loaded=b * (strips * block + rest * TILE) * size, stored=b * rest * TILE * size, exact=False
+        flops=b * rest * TILE * TILE,
+        loaded=b * (strips * block + rest * TILE) * size,
+        stored=b * rest * TILE * size,
+        exact=False,
     )
 
 
 def _substitute(launch: dict[str, Any]) -> Work:
     n, _, p, columns, _, chunks = launch["arguments"]
     size, b = min(TILE, n - p), launch["blocks"] // chunks
-    return Work(flops=b * size * size * columns, loaded=launch["blocks"] * size * (size + 1) // 2 * _size(launch), exact=False)
+    triangle = launch["blocks"] * size * (size + 1) // 2
+    return Work(flops=b * size * size * columns, loaded=triangle * _size(launch), exact=False)
 
 
 def _copy(launch: dict[str, Any]) -> Work:
@@ -202,10 +206,11 @@ def _shift(launch: dict[str, Any]) -> Work:
 
 
 FORMULAS = {
-    "tensor_kernel": _product, "plain_kernel": _product, "join_kernel": _join, "warp_kernel": _small, "block_kernel": _small,
-    "solve_kernel": _solve, "begin_kernel": _begin, "diagonal_kernel": _diagonal, "panel_kernel": _panel,
-    "substitute_kernel": _substitute, "copy_kernel": _copy, "mirror_kernel": _mirror, "sum_columns_kernel": _column_sums,
-    "dot_kernel": _dot, "join_dots_kernel": _little, "nan_kernel": _little, "zero_kernel": _little,
+    "tensor_kernel": _product, "plain_kernel": _product, "join_kernel": _join, "warp_kernel": _small,
+    "block_kernel": _small, "solve_kernel": _solve, "begin_kernel": _begin, "diagonal_kernel": _diagonal,
+    "panel_kernel": _panel, "substitute_kernel": _substitute, "copy_kernel": _copy, "mirror_kernel": _mirror,
+    "sum_columns_kernel": _column_sums, "dot_kernel": _dot, "join_dots_kernel": _little, "nan_kernel": _little,
+    "zero_kernel": _little,
     "scalars_kernel": _little, "lambda_bar_kernel": _little, "ridge_kernel": _little, "corner_kernel": _little,
     "hyper_kernel": _little, "alpha_sum_kernel": _little, "add_parts_kernel": _little, "rbf_hyper_kernel": _little,
     "slope_kernel": _slope, "shift_kernel": _shift,
@@ -252,23 +257,29 @@ def text(rows: list[dict[str, Any]]) -> str:
     lines = [
         "## The calls of the speed table, on an H100, without one",
         "",
-        "fp32, forward and backward (Cholesky: the factorisation), one line a plan. Launches are counted at the true sizes on the",
-        "host twin; FLOPs and traffic are formulas of their arguments, held to the twin's counts (benchmarks/floors.py). GFLOP:",
-        "needed (on the matrix units; there with the padding of the tiles). MB: inputs, saved and outputs once; what lanes ask of",
-        f"L2 in all. Floors in us: compute with three TF32 products at the data sheet's {SHEET / 1e12:.0f} TF/s and through mma.sync",
-        f"at {MMA / 1e12:.0f}, fp32 at {FP32 / 1e12:.0f}; memory at {MEMORY / 1e12:.2f} TB/s; the floor is the larger of mma.sync's and memory's.",
-        f"*Estimates*, not floors: {LAUNCH} us a launch in a graph, and {PIVOT * 1e3:.0f} ns a pivot of a factorisation one after the",
-        "other. Nothing here was timed on a GPU.",
+        "fp32, forward and backward (Cholesky: the factorisation), one line a plan. Launches are counted "
+        "at the true sizes",
+        "on the host twin; FLOPs and traffic are formulas of their arguments, held to the twin's counts",
+        "(benchmarks/floors.py). GFLOP: needed (on the matrix units; there with the padding of the "
+        "tiles). MB: inputs, saved",
+        "and outputs once (what lanes ask of L2 in all). Floors in us: compute with three TF32 products "
+        "at the data sheet's",
+        f"{SHEET / 1e12:.0f} TF/s and through mma.sync at {MMA / 1e12:.0f}, fp32 at {FP32 / 1e12:.0f}; memory at",
+        f"{MEMORY / 1e12:.2f} TB/s; the floor is the larger of mma.sync's and memory's. *Estimates*, not floors:",
+        f"{LAUNCH} us a launch in a graph, and {PIVOT * 1e3:.0f} ns for each pivot of a factorisation, "
+        f"one after the other.",
+        "Nothing here was timed on a GPU.",
         "",
-        "| work | aim | launches | GFLOP (matrix units; padded) | MB once (asked) | compute sheet / mma.sync | memory | floor"
-        " | floor / aim | *launches* | *pivots* |",
+        "| work | aim | launches | GFLOP (matrix units; padded) | MB once (asked) | compute sheet / mma.sync | memory"
+        " | floor | floor / aim | *launches* | *pivots* |",
         "|---|---|---|---|---|---|---|---|---|---|---|",
     ]
     for r in rows:
         lines.append(
             f"| {r['work']} | {r['aim_us']:g} | {r['launches']} | {r['gflop']:.3g} ({r['gflop_tensor']:.3g};"
-            f" {r['gflop_tensor_executed']:.3g}) | {r['compulsory_mb']:.3g} ({r['asked_mb']:.3g}) | {r['sheet_us']:.3g} /"
-            f" {r['mma_us']:.3g} | {r['memory_us']:.3g} | {r['floor_us']:.3g} | {r['floor_us'] / r['aim_us']:.0%}"
-            f" | *{r['launches_us_estimate']:.0f}* | *{r['pivots_us_estimate']:.0f}* |"
+            f" {r['gflop_tensor_executed']:.3g}) | {r['compulsory_mb']:.3g} ({r['asked_mb']:.3g})"
+            f" | {r['sheet_us']:.3g} / {r['mma_us']:.3g} | {r['memory_us']:.3g} | {r['floor_us']:.3g}"
+            f" | {r['floor_us'] / r['aim_us']:.0%} | *{r['launches_us_estimate']:.0f}*"
+            f" | *{r['pivots_us_estimate']:.0f}* |"
         )
     return "\n".join(lines) + "\n"

@@ -102,8 +102,8 @@ NO_ACCESSES: dict[str, float] = dict.fromkeys(KEYS, 0)
 
 
 def accesses() -> dict[str, dict[str, float]]:
-    """Of each kernel, over CALLS: requests to global memory, sectors a request, and these over the fewest that hold the bytes,
-    loads and stores apart; the worst bank conflict."""
+    """Of each kernel, over CALLS: requests to global memory, sectors a request, and these over the fewest that hold the
+    bytes, loads and stores apart; the worst bank conflict."""
     lines: dict[str, list[dict[str, Any]]] = {}
     for call in CALLS:
         for row in ask("counts", *call)["accesses"]:

@@ -9,7 +9,6 @@ import sys
 
 import pytest
 
-
 # What `make sanitize` runs: these parts of the table, and of each about one row in so many.
 SANITIZED = ["product_", "gram_", "cholesky_", "krr_"]
 EVERY = 12
@@ -83,5 +82,6 @@ def test_heads_say_what_a_kernel_costs(root):
     for path in sources:
         text = path.read_text()
         head = text[: text.index("#include")]
-        missing = [w for w in ("Mapping|_kernel", "Traffic", "FLOPs", "[Ff]loor", "Other path") if not re.search(w, head)]
+        wanted = ("Mapping|_kernel", "Traffic", "FLOPs", "[Ff]loor", "Other path")
+        missing = [w for w in wanted if not re.search(w, head)]
         assert not missing, f"{path.name}: its head does not name {missing}"
