@@ -191,7 +191,8 @@ def table(rows: list[dict[str, Any]], architecture: str) -> str:
         "factorisations at n = 128). Inner loop: the innermost loop with most multiply-adds (without a loop: all); its",
         "loads as number x bytes a lane. local: accesses of local memory, anywhere. From the host twin, "
         "over all accesses of",
-        f"{', '.join('`' + ' '.join(map(str, c)) + '`' for c in twin.CALLS)}:",
+        *(f"`{' '.join(map(str, c[1:]))}`," for c in twin.CALLS if c[0] == "float"),
+        "in float and in double:",
         "sectors of 32 bytes a request of a warp (and how many times the fewest that hold the bytes "
         "asked for), and the worst",
         "bank conflict. Stores stand behind the loops; where a tile is split or mirrored, their sectors "
