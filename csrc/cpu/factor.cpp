@@ -10,6 +10,9 @@ namespace {
 
 // A diagonal block is factored by one thread; at 96 that costs less than the barriers of smaller blocks.
 constexpr int64_t kBlock = 96;
+// The sums of the trailing update are the largest rounding of a factorisation. In small ones, where time is not made
+// there, they are cut into runs: at order 200 that leaves 0.8 of the error of a solve.
+constexpr int64_t kShortSums = 256, kShortRun = 32;
 constexpr int kJitterSteps = 5;
 constexpr int64_t kSolveBlock = 128;  // rows of X that one triangular solve finishes
 constexpr int64_t kWideColumns = 32;
@@ -113,11 +116,14 @@ void factor(const Team& team, const Packing<T>& packing, int64_t n, T* a, int32_
     team.share(rest, 8, &begin, &end);
     blas::trsm_panel(end - begin, size, a + j * n + j, n, panel + begin * n, n);
     team.barrier();
-    Product<T> update{rest, rest, size, {panel, n, 1}, {panel, 1, n}, panel + size, n};
-    update.alpha = T(-1);
-    update.beta = T(1);
-    update.lower = true;
-    product(team, packing, update);
+    const int64_t run = n <= kShortSums ? kShortRun : size;
+    for (int64_t k = 0; k < size; k += run) {
+      Product<T> update{rest, rest, std::min(run, size - k), {panel + k, n, 1}, {panel + k, 1, n}, panel + size, n};
+      update.alpha = T(-1);
+      update.beta = T(1);
+      update.lower = true;
+      product(team, packing, update);
+    }
   }
 }
 
