@@ -38,9 +38,19 @@ TABLE = (
 )
 
 
+# Quartiles further apart than this share of the median: the row is measured twice.
+NOISY = 0.15
+
+
 def tiny(problem: Problem) -> Problem:
     """The same kind of problem, small enough to run in no time."""
     return replace(problem, s=max(4, problem.s // 50), q=problem.q // 50, d=problem.d // 50, c=min(problem.c, 5))
+
+
+def spread(measured: list[dict[str, Any]]) -> float:
+    """Quartile distance over median, of this backend or of the usual formulation, whichever is larger."""
+    times = [row["seconds"] for row in measured[:2]]
+    return max(((t["upper"] - t["lower"]) / t["median"] for t in times if t), default=0.0)
 
 
 def main(argv: Sequence[str] | None = None) -> list[dict[str, Any]]:
@@ -49,6 +59,9 @@ def main(argv: Sequence[str] | None = None) -> list[dict[str, Any]]:
     for goal in TABLE:
         problem = replace(tiny(goal.problem) if a.quick else goal.problem, device=a.device)
         measured = measure_problem(problem, repeats=a.repeats, seconds=a.seconds, memory=not a.quick)
+        if not a.quick and spread(measured) > NOISY:  # a neighbour on the machine: once more, and the calmer one counts
+            again = measure_problem(problem, repeats=a.repeats, seconds=a.seconds, memory=True)
+            measured = min(measured, again, key=spread)
         print(table(measured), end="\n\n", flush=True)
         this = measured[0]
         this["at_least"], this["aim"] = goal.at_least, goal.aim
