@@ -1,98 +1,116 @@
-"""An outer step of KRR-ST in its parts, beside the published loop in plain PyTorch.
+"""An outer step of KRR-ST in its parts, beside the published loop in plain PyTorch, at the shapes of the presets.
 
-Same networks, shapes and process. The published loop runs the teacher at every step, feeds views, appends a column of
-ones, solves by LU, reads the loss back and empties the memory cache; here the teacher's representations are read, the
-student's BatchNorms folded, and the loss is one call. The ceiling is what the multiply counts of the published loop
-give once the teacher is left out; a step should reach 90% of it.
+Both take the same networks, images and number of threads and step in turn, so that a change of the machine's speed
+meets both. The published loop runs the teacher on a view of each batch, appends a column of ones, solves by LU, keeps
+BatchNorm apart, empties the memory cache and reads the loss back; here the teacher's representations are read. The
+ceiling is what the multiply counts of the published loop give once the teacher is left out; a step should reach 90%.
+
+``--levers`` measures what could make a step faster instead, each beside the error of the outer gradient it leaves.
 """
 
 from __future__ import annotations
 
+import copy
+import os
+import statistics
 import sys
+import time
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass, replace
-from functools import partial
 from typing import Any
 
 import torch
 import torch.nn.functional as F
-from timing import arguments, write
+from levers import measure_levers
+from timing import parser, ready, write
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
 import ssdd_ext
-from ssdd.config import DistillConfig
+from ssdd.config import DistillConfig, Preset, preset
 from ssdd.data import ImageSet, crop_and_flip
-from ssdd.distill import inputs, run, start
-from ssdd.models import Network, build, frozen, in_chunks, seeded
-from ssdd.models.convnet import ConvNet
-from ssdd.models.resnet import ResNet
-from ssdd_ext.bench import interleaved, machine, seconds_text, summary
+from ssdd.distill import State, inputs, rate, real_batch, run, start
+from ssdd.models import Network, build, frozen, in_chunks
+from ssdd.pool import Member
+from ssdd.teachers.teacher import teacher_backbone
+from ssdd_ext.bench import machine, seconds_text, summary
 
 AIM = 0.90
-PARTS = ("teacher", "support forward and backward", "query forward", "KRR", "pool update", "step")
+PARTS = ("batch", "teacher", "support", "query", "KRR", "outer AdamW", "pool update")
+"""Of a step. "support": features of X_s, forward and backward. "query": of the real batch, forward. "KRR": both."""
 FOREVER = 10**9
+Clock = Callable[[], float]
+CLOCKS: dict[str, Clock] = {"wall": time.perf_counter, "processor": time.process_time}
+"""The second leaves out what others did meanwhile: for one thread on a machine that is shared."""
+LEAST = 3
+"""Rounds that are taken whatever they cost."""
+PRESETS = ("cifar10-cpu", "cifar100")
+SIDE = 32
 
 
 @dataclass(frozen=True)
 class Shape:
-    """The sizes of a preset: ``images`` S, ``batch`` Q, the student by name, the teacher by its widths (none: ResNet-18
-    with the published stem)."""
+    """The sizes of a preset; images of ``side`` x ``side`` pixels in colour."""
 
-    name: str
+    preset: str
     images: int
     batch: int
     student: str
-    teacher: tuple[int, ...] = ()
-    side: int = 32
-    channels_last: bool = False
+    channels_last: bool
+    pool: int
+    teacher: str
+    teacher_widths: tuple[int, ...]
+    side: int
+
+    @classmethod
+    def of(cls, settings: Preset, side: int = SIDE) -> Shape:
+        d, s, t = settings.distill, settings.student, settings.teacher
+        return cls(settings.name, d.images, d.batch, s.model, s.channels_last, d.pool, t.backbone, t.widths, side)
+
+    def make_teacher(self) -> torch.nn.Module:
+        torch.manual_seed(1)
+        return teacher_backbone(self.teacher, 3, (self.side, self.side), self.teacher_widths).eval()
+
+    def make_student(self, outputs: int) -> Network:
+        network = build(self.student, 3, (self.side, self.side), outputs)
+        return network.to(memory_format=torch.channels_last) if self.channels_last else network  # type: ignore
 
 
-SHAPES = (
-    Shape("cifar10-cpu", 200, 512, "convnet-32-64-128", (32, 64, 128, 256), channels_last=True),
-    Shape("cifar100", 1000, 1024, "convnet-128-256-512", channels_last=True),
-)
-TINY = (Shape("tiny", 6, 12, "convnet-4-8", (4, 8), side=8),)
+TINY = Shape("tiny", 6, 12, "convnet-4-8", True, 2, "convnet", (4, 8), 8)
+
+
+class Stopwatch:
+    """Seconds, and multiplications and additions where ``counter`` is given, of each part of a step."""
+
+    def __init__(self, clock: Clock = time.perf_counter, counter: FlopCounterMode | None = None) -> None:
+        self.clock, self.counter, self.seconds, self.flops = (
+            clock,
+            counter,
+            dict.fromkeys(PARTS, 0.0),
+            dict.fromkeys(PARTS, 0),
+        )
+        self.begun, self.counted = self.clock(), 0
+
+    def lap(self, part: str) -> None:
+        now, total = self.clock(), 0 if self.counter is None else self.counter.get_total_flops()
+        self.seconds[part] += now - self.begun
+        self.flops[part] += total - self.counted
+        self.begun, self.counted = now, total
 
 
 class Published:
-    """The loop as published, in plain PyTorch; each part a method, :meth:`step` all of them in turn."""
+    """The loop as published, in plain PyTorch, from copies of the networks and pairs of ``state``."""
 
-    def __init__(self, shape: Shape, data: ImageSet, x_s: Tensor, y_s: Tensor, config: DistillConfig) -> None:
-        self.data, self.config, self.shape = data, config, shape
-        self.teacher = teacher(shape).eval()
-        self.network = student(shape, y_s.shape[1], channels_last=False)
-        self.x_s, self.y_s = x_s.clone().requires_grad_(), y_s.clone().requires_grad_()
+    def __init__(self, teacher: torch.nn.Module, data: ImageSet, state: State, config: DistillConfig) -> None:
+        self.teacher, self.data, self.config = teacher, data, config
+        self.networks = [copy.deepcopy(m.network).to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
+                         for m in state.pool.members]  # fmt: skip
+        self.optimizers = [torch.optim.SGD(n.parameters(), lr=config.pool_rate, momentum=config.pool_momentum,
+                                           weight_decay=config.pool_weight_decay) for n in self.networks]  # fmt: skip
+        self.x_s, self.y_s = (x.detach().clone().requires_grad_() for x in (state.x_s, state.y_s))
         self.optimizer = torch.optim.AdamW([self.x_s, self.y_s], lr=config.rate, weight_decay=config.weight_decay)
-        self.pool_optimizer = torch.optim.SGD(
-            self.network.parameters(), lr=config.pool_rate, momentum=config.pool_momentum,
-            weight_decay=config.pool_weight_decay,
-        )  # fmt: skip
         self.generator = torch.Generator().manual_seed(0)
-
-    def batch(self) -> Tensor:
-        """Different images in a random view."""
-        rows = torch.randperm(len(self.data.x_train), generator=self.generator)[: self.config.batch]
-        pixels = self.data.x_train[rows].permute(0, 3, 1, 2).float().div(255)
-        return self.data.preprocessing.normalise(crop_and_flip(pixels, self.config.crop_pad, self.generator))
-
-    @torch.no_grad()
-    def represent(self, x_b: Tensor) -> Tensor:
-        return self.teacher(x_b)
-
-    def support(self) -> Tensor:
-        self.network.eval()
-        for parameter in self.network.parameters():
-            parameter.requires_grad_(False)
-        features = self.network.features(self.data.preprocessing.normalise(self.x_s))
-        for parameter in self.network.parameters():
-            parameter.requires_grad_(True)
-        return features
-
-    @torch.no_grad()
-    def query(self, x_b: Tensor) -> Tensor:
-        self.network.eval()
-        return self.network.features(x_b)
 
     def krr(self, f_s: Tensor, y_s: Tensor, f_b: Tensor, y_b: Tensor) -> Tensor:
         """Section 3.3 of the paper: a column of ones, λ = 1e-6 tr(K), a general solve, the mean squared error."""
@@ -101,142 +119,196 @@ class Published:
         ridge = self.config.ridge * k_ss.detach().trace() * torch.eye(len(k_ss))
         return F.mse_loss(k_bs @ torch.linalg.solve(k_ss + ridge, y_s), y_b)
 
-    def pool_update(self) -> None:
-        self.network.train()
-        loss = F.mse_loss(self.network(self.data.preprocessing.normalise(self.x_s.detach())), self.y_s.detach())
-        self.pool_optimizer.zero_grad()
-        loss.backward()
-        self.pool_optimizer.step()
-
-    def step(self) -> float:
-        x_b = self.batch()
-        y_b = self.represent(x_b)
-        loss = self.krr(self.support(), self.y_s, self.query(x_b), y_b)
+    def step(self, watch: Stopwatch) -> float:
+        config, normalise = self.config, self.data.preprocessing.normalise
+        i = int(torch.randint(0, len(self.networks), (), generator=self.generator))
+        network, optimizer = self.networks[i], self.optimizers[i]
+        rows = torch.randperm(len(self.data.x_train), generator=self.generator)[: config.batch]
+        pixels = self.data.x_train[rows].permute(0, 3, 1, 2).float().div(255)
+        x_b = normalise(crop_and_flip(pixels, config.crop_pad, self.generator)).contiguous()
+        watch.lap("batch")
+        with torch.no_grad():
+            y_b = self.teacher(x_b)
+        watch.lap("teacher")
+        network.eval().requires_grad_(False)
+        features = network.features(normalise(self.x_s))
+        watch.lap("support")
+        with torch.no_grad():
+            f_b = network.features(x_b)
+        watch.lap("query")
+        f_s = features.detach().requires_grad_()
+        loss = self.krr(f_s, self.y_s, f_b, y_b)
         self.optimizer.zero_grad()
         loss.backward()
+        watch.lap("KRR")
+        features.backward(f_s.grad)
+        watch.lap("support")
         self.optimizer.step()
-        self.pool_update()
+        watch.lap("outer AdamW")
+        network.train().requires_grad_(True)
+        error = F.mse_loss(network(normalise(self.x_s.detach())), self.y_s.detach())
+        optimizer.zero_grad()
+        error.backward()
+        optimizer.step()
+        watch.lap("pool update")
         torch.cuda.empty_cache()  # does nothing without a GPU
-        return loss.item()
+        value = loss.item()
+        watch.lap("outer AdamW")
+        return value
 
 
-def teacher(shape: Shape) -> torch.nn.Module:
-    side = (shape.side, shape.side)
-    make = (lambda: ConvNet(3, side, shape.teacher, pooled=True)) if shape.teacher else (lambda: ResNet(3))
-    return seeded(make, 1)
+def our_step(state: State, data: ImageSet, representations: Tensor, config: DistillConfig, watch: Stopwatch) -> float:
+    """``distill.run`` for one step, its calls apart: to the same bits, which :func:`check` looks at."""
+    [member] = state.pool.draw()
+    x_b, y_b, _ = real_batch(state, data, representations, config, None)
+    watch.lap("batch")
+    f = frozen(member.network)
+    features = f(inputs(state, data, config))[None]
+    watch.lap("support")
+    f_b = in_chunks(f, x_b)[None]
+    watch.lap("query")
+    f_s = features.detach().requires_grad_()
+    kernel, ridge = ssdd_ext.Linear(bias=config.bias), ssdd_ext.Ridge.trace(config.ridge)
+    loss = ssdd_ext.krr_mse(f_s, state.y_s, f_b, y_b, kernel=kernel, ridge=ridge, on_failure="nan").mean()
+    state.optimizer.zero_grad()
+    loss.backward()
+    watch.lap("KRR")
+    features.backward(f_s.grad)
+    watch.lap("support")
+    for group in state.optimizer.param_groups:
+        group["lr"] = rate(state.step, config)
+    state.optimizer.step()
+    watch.lap("outer AdamW")
+    state.pool.advance([member], inputs(state, data, config).detach(), state.y_s.detach())
+    watch.lap("pool update")
+    state.step += 1
+    state.loss_sum += loss.detach()
+    watch.lap("outer AdamW")
+    return 0.0
 
 
-def student(shape: Shape, outputs: int, channels_last: bool) -> Network:
-    network = seeded(lambda: build(shape.student, 3, (shape.side, shape.side), outputs), 0)
-    return network.to(memory_format=torch.channels_last) if channels_last else network
-
-
-def flops(call: Callable[[], Any]) -> int:
-    """Multiplications and additions of the convolutions and products in a call."""
-    with FlopCounterMode(display=False) as counter:
-        call()
-    return counter.get_total_flops()
-
-
-def backward_of(loss: Callable[[], Tensor], wanted: Sequence[Tensor]) -> tuple[Tensor, ...]:
-    return torch.autograd.grad(loss(), list(wanted))
-
-
-def measure(shape: Shape, repeats: int, seconds: float) -> list[dict[str, Any]]:
-    """One row a part, the step last: seconds of both, their ratio, and the errors that were checked before."""
+def begin(shape: Shape) -> tuple[torch.nn.Module, ImageSet, Tensor, DistillConfig, State]:
+    """Teacher, images, representations, settings and a state whose pool holds networks that never come of age."""
     g = torch.Generator().manual_seed(0)
-    n = max(2 * shape.batch, shape.images)
+    n = max(shape.batch, shape.images) + 1
     data = ImageSet("random", *(torch.randint(0, 256, (k, shape.side, shape.side, 3), generator=g, dtype=torch.uint8)
                                 for k in (n, 2)))  # fmt: skip
-    wide = teacher(shape).eval()
-    with torch.no_grad():
-        representations = torch.cat([wide(data.preprocessing(part)) for part in data.x_train.split(256)])
-    outputs = representations.shape[1]
-    config = DistillConfig(
-        images=shape.images, batch=shape.batch, pool=1, pool_steps=2, log_every=FOREVER, steps=FOREVER
-    )  # fmt: skip
-    state = start(data, representations, partial(student, shape, outputs, shape.channels_last), config, seed=0)
-    state.pool.fill(inputs(state, data, config).detach(), state.y_s.detach())
-    state.pool.config = config = replace(config, pool_steps=FOREVER)  # one network, never replaced
-    ours, theirs = state.pool.members[0], Published(shape, data, state.x_s.detach(), state.y_s.detach(), config)
-    theirs.network.load_state_dict(ours.network.state_dict())
+    wide = shape.make_teacher()
+    outputs = wide.dimension
+    representations = torch.randn(n, outputs, generator=g)  # which numbers they are does not change the time
+    settings = preset(shape.preset).distill if shape.preset != TINY.preset else DistillConfig()
+    config = replace(settings, images=shape.images, batch=shape.batch, pool=shape.pool, pool_steps=FOREVER,
+                     log_every=FOREVER, steps=FOREVER)  # fmt: skip
+    state = start(data, representations, lambda: shape.make_student(outputs), config, seed=0)
+    state.pool.members = [state.pool._start(i) for i in range(shape.pool)]  # of age 0: an age changes no time
+    state.snapshots[0] = state.x_s.detach().clone()
+    return wide, data, representations, config, state
 
-    rows = torch.arange(shape.batch)
+
+def check(shape: Shape = TINY) -> None:
+    """The step that is timed is the loop's, to the bit; and the published loss is this one's."""
+    _, data, r, config, state = begin(shape)
+    _, _, _, _, other = begin(shape)
+    for _ in range(3):
+        our_step(state, data, r, config, Stopwatch())
+        run(other, data, r, config, until=other.step + 1)
+    weights = [[p for m in s.pool.members for p in m.network.parameters()] for s in (state, other)]
+    assert torch.equal(state.x_s, other.x_s) and torch.equal(state.y_s, other.y_s)
+    assert all(torch.equal(a, b) for a, b in zip(*weights, strict=True))
+
+
+def agreement(theirs: Published, member: Member, state: State, data: ImageSet, representations: Tensor) -> float:
+    """The relative difference of the outer gradients of X_s, on one batch and one network."""
+    rows = torch.arange(theirs.config.batch)
     x_b, y_b = data.preprocessing(data.x_train[rows]), representations[rows]
-    x_s, y_s = inputs(state, data, config).detach(), state.y_s.detach()
-    features = frozen(ours.network)
-    f_s, f_b = theirs.support().detach(), theirs.query(x_b)
-    cotangent = torch.randn(f_s.shape, generator=g) / f_s.numel()
-    f_s, y_s = f_s.requires_grad_(), y_s.clone().requires_grad_()
-    kernel, ridge = ssdd_ext.Linear(bias=config.bias), ssdd_ext.Ridge.trace(config.ridge)
+    f = frozen(member.network)
+    kernel, ridge = ssdd_ext.Linear(bias=theirs.config.bias), ssdd_ext.Ridge.trace(theirs.config.ridge)
+    ours = ssdd_ext.krr_mse(f(inputs(state, data, theirs.config)), state.y_s, in_chunks(f, x_b), y_b, kernel=kernel,
+                            ridge=ridge)  # fmt: skip
+    network = theirs.networks[state.pool.members.index(member)].eval().requires_grad_(False)
+    with torch.no_grad():
+        f_b = network.features(x_b)
+    published = theirs.krr(network.features(data.preprocessing.normalise(theirs.x_s)), theirs.y_s, f_b, y_b)
+    a, b = (torch.autograd.grad(loss, [x])[0] for loss, x in ((published, theirs.x_s), (ours, state.x_s)))
+    return float((a - b).norm() / a.norm())
 
-    def our_krr() -> Tensor:
-        return ssdd_ext.krr_mse(f_s, y_s, f_b, y_b, kernel=kernel, ridge=ridge, on_failure="nan")
 
-    def our_support() -> Tensor:
-        return (features(inputs(state, data, config)) * cotangent).sum()
-
-    def our_pool_update() -> None:
-        state.pool.advance([ours], x_s, state.y_s.detach())
-
-    def their_krr() -> Tensor:
-        return theirs.krr(f_s, y_s, f_b, y_b)
-
-    def their_support() -> Tensor:
-        return (theirs.support() * cotangent).sum()
-
-    calls: dict[str, tuple[Callable[[], Any], Callable[[], Any]]] = {
-        "teacher": (lambda: theirs.represent(x_b), lambda: representations[rows]),
-        "support forward and backward": (
-            lambda: backward_of(their_support, [theirs.x_s]), lambda: backward_of(our_support, [state.x_s])
-        ),
-        "query forward": (lambda: theirs.query(x_b), lambda: in_chunks(frozen(ours.network), x_b)),
-        "KRR": (lambda: backward_of(their_krr, [f_s, y_s]), lambda: backward_of(our_krr, [f_s, y_s])),
-        "pool update": (theirs.pool_update, our_pool_update),
-        "step": (theirs.step, lambda: run(state, data, representations, config, until=state.step + 1)),
-    }  # fmt: skip
-    # The two that update weights come last: all others are compared, and counted, on the same network.
-    errors = {part: error(*(call() for call in calls[part])) for part in PARTS[:4]}
-    counts = {part: flops(calls[part][0]) for part in PARTS}
-    ceiling = counts["step"] / (counts["step"] - counts["teacher"])
+def measure(shape: Shape, rounds: int, seconds: float, clock: str = "wall") -> list[dict[str, Any]]:
+    """One row a part, the step last: seconds of both, their ratio, and the multiply counts."""
+    wide, data, representations, config, state = begin(shape)
+    theirs = Published(wide, data, state, config)
+    difference = agreement(theirs, state.pool.members[0], state, data, representations)
+    taken: dict[str, list[Stopwatch]] = {"published": [], "ssdd": []}
+    begun = time.perf_counter()
+    for i in range(rounds + 1):  # the first of each is not timed: it counts
+        if i > LEAST and time.perf_counter() - begun > seconds:
+            break
+        with FlopCounterMode(display=False) if i == 0 else nullcontext() as counter:
+            watch = Stopwatch(CLOCKS[clock], counter)
+            theirs.step(watch)
+        if i == 0:
+            counts = watch.flops
+        else:
+            taken["published"].append(watch)
+        watch = Stopwatch(CLOCKS[clock])
+        our_step(state, data, representations, config, watch)
+        if i > 0:
+            taken["ssdd"].append(watch)
+    total = sum(counts.values())
+    ceiling = total / (total - counts["teacher"])
     found = []
-    for part in PARTS:
-        samples = interleaved(dict(zip(("published", "ssdd"), calls[part], strict=True)), "cpu", repeats, seconds)
-        times = {name: summary(t) for name, t in samples.items()}
-        ratio = times["published"]["median"] / times["ssdd"]["median"]
+    for part in (*PARTS, "step"):
+        times = {name: summary([sum(w.seconds.values()) if part == "step" else w.seconds[part] for w in watches])
+                 for name, watches in taken.items()}  # fmt: skip
+        ours = times["ssdd"]["median"]
+        ratio = times["published"]["median"] / ours if ours > 1e-6 else None
+        step = part == "step"
         found.append({
-            "shape": asdict(shape), "part": part, "seconds": times, "ratio": ratio, "error": errors.get(part),
-            "published_flops": counts[part], "ceiling": ceiling if part == "step" else None,
-            "of_ceiling": ratio / ceiling if part == "step" else None, "aim": AIM if part == "step" else None,
+            "shape": asdict(shape), "part": part, "seconds": times, "ratio": ratio,
+            "published_flops": total if step else counts[part],
+            "share_of_step": ours / statistics.median(sum(w.seconds.values()) for w in taken["ssdd"]),
+            "ceiling": ceiling if step else None, "of_ceiling": ratio / ceiling if step and ratio else None,
+            "clock": clock,
+            "allocator": allocator(), "aim": AIM if step else None, "gradient_difference": difference if step else None,
             **machine.describe("cpu"),
         })  # fmt: skip
         print(line(found[-1]), flush=True)
     return found
 
 
-def error(theirs: Any, ours: Any) -> float:
-    """The largest relative difference, in the Frobenius norm, of what the two return."""
-    pairs = zip(*((r if isinstance(r, tuple) else (r,)) for r in (theirs, ours)), strict=True)
-    return max(float((a - b).norm() / a.norm()) for a, b in pairs)
+def allocator() -> dict[str, str]:
+    """What was asked of the C library about large blocks: given back and faulted in anew at each use, or kept."""
+    return {name: value for name, value in os.environ.items() if name.startswith(("MALLOC_", "GLIBC_TUNABLES"))}
 
 
 def line(row: dict[str, Any]) -> str:
     times = {name: seconds_text(t["median"]) for name, t in row["seconds"].items()}
-    text = f"{row['shape']['name']:12} {row['part']:30} published {times['published']:>9}  ssdd {times['ssdd']:>9}  "
-    text += f"{row['ratio']:8.2f}x"
-    if row["error"] is not None:
-        text += f"  difference {row['error']:.1e}"
+    text = f"{row['shape']['preset']:12} {row['part']:12} published {times['published']:>9}  ssdd {times['ssdd']:>9}  "
+    text += f"{row['ratio']:8.2f}x" if row["ratio"] else f"{'-':>9}"
+    text += f"  {row['published_flops'] / 1e9:8.1f} GFLOP"
     if row["ceiling"] is not None:
         text += f"  ceiling {row['ceiling']:.2f}x, {row['of_ceiling']:.0%} of it (aim {row['aim']:.0%})"
+        text += f"; gradients differ by {row['gradient_difference']:.1e}"
     return text
 
 
 def main(argv: Sequence[str] | None = None) -> list[dict[str, Any]]:
-    a = arguments(__doc__, 60.0, argv)
+    p = parser(__doc__, 45.0)
+    p.add_argument("--shapes", default=",".join(PRESETS), help="presets, with commas between them")
+    p.add_argument("--clock", choices=tuple(CLOCKS), default="wall", help="processor: for one thread alone")
+    p.add_argument("--levers", action="store_true", help="measure what could make a step faster, one by one")
+    a = ready(p.parse_args(argv))
     if a.device != "cpu":
-        raise SystemExit("--device: the outer loop runs on the CPU; give --device cpu")
-    rows = [row for shape in (TINY if a.quick else SHAPES) for row in measure(shape, a.repeats, a.seconds)]
-    write(a, "distill", rows)
+        raise SystemExit("--device: this script times the CPU; give --device cpu")
+    shapes = [TINY] if a.quick else [Shape.of(preset(name)) for name in a.shapes.split(",")]
+    check()
+    measured: Callable[[Shape], list[dict[str, Any]]] = (
+        (lambda s: measure_levers(begin(s), asdict(s), a.repeats, a.seconds, compiled=not a.quick)) if a.levers
+        else (lambda s: measure(s, a.repeats, a.seconds, a.clock))
+    )  # fmt: skip
+    rows = [row for shape in shapes for row in measured(shape)]
+    names = "" if a.shapes == ",".join(PRESETS) else "_" + a.shapes.replace(",", "_")
+    write(a, ("distill_levers" if a.levers else "distill") + names, rows)
     return rows
 
 

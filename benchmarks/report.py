@@ -115,11 +115,37 @@ def plan_line(rows: list[Row]) -> str:
     )
 
 
+def distill_table(rows: list[Row]) -> str:
+    """An outer step of the distillation beside the published loop: a line a preset, where and how above it."""
+    step = {row["shape"]["preset"]: row for row in rows if row["part"] == "step"}
+    first = rows[0]
+    clock = "wall time" if first["clock"] == "wall" else "processor time"
+    kept = "large blocks kept by the allocator" if first["allocator"] else "the C library's allocator as it is"
+    lines = [
+        f"An outer step of the distillation, {first['cpu']}, {first['threads']} thread, {clock}, {kept}; medians, in "
+        "turn with the published loop in plain PyTorch (teacher at every step, LU). Ceiling: what the multiply counts "
+        "give once the teacher is left out.",
+        "",
+        "| preset | published | **ssdd** | ratio | ceiling | of it | largest part of a step |",
+        "|" + "---|" * 7,
+    ]
+    for name, row in step.items():
+        part = max((r for r in rows if r["shape"]["preset"] == name and r["part"] != "step"),
+                   key=lambda r: float(r["share_of_step"]))  # fmt: skip
+        times = {n: milliseconds(t["median"]) for n, t in row["seconds"].items()}
+        lines.append(
+            f"| {name} | {times['published']} | {times['ssdd']} | **{row['ratio']:.2f}x** | {row['ceiling']:.2f}x "
+            f"| {row['of_ceiling']:.0%} | {part['part']}, {part['share_of_step']:.0%} |"
+        )
+    return "\n".join(lines)
+
+
 def render(results: Path) -> str:
     """Everything between the markers."""
     parts = [krr_table(rows) for rows in load(results, "krr")]
     parts += [alternate_line(rows) for rows in load(results, "alternate")]
     parts += [plan_line(rows) for rows in load(results, "plan")]
+    parts += [distill_table(rows) for rows in load(results, "distill") if "clock" in rows[0]]
     return "\n\n".join(parts) if parts else "No results yet: `make bench`."
 
 

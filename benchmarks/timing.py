@@ -19,7 +19,7 @@ from ssdd_ext.bench import machine
 RESULTS = Path(__file__).parent / "results"
 
 
-def arguments(doc: str | None, seconds: float, argv: Sequence[str] | None = None) -> argparse.Namespace:
+def parser(doc: str | None, seconds: float) -> argparse.ArgumentParser:
     """The arguments every script takes; ``seconds`` is the time one row may take beyond its five rounds."""
     p = argparse.ArgumentParser(
         description=(doc or "").split("\n\n")[0], formatter_class=argparse.ArgumentDefaultsHelpFormatter
@@ -31,13 +31,22 @@ def arguments(doc: str | None, seconds: float, argv: Sequence[str] | None = None
     p.add_argument("--quick", action="store_true", help="tiny sizes, nothing written: shows that the script runs")
     p.add_argument("--results", type=Path, default=RESULTS, help="folder for the JSON file")
     p.add_argument("--instruction-set", choices=("generic", "avx2", "avx512"), help="instead of the best of this CPU")
-    a = p.parse_args(argv)
+    return p
+
+
+def ready(a: argparse.Namespace) -> argparse.Namespace:
+    """The arguments, after what they say about the process was done."""
     torch.set_num_threads(a.threads)
     if a.instruction_set:
         _C.force_instruction_set(a.instruction_set)
     if a.quick:
         a.seconds, a.repeats = 0.0, 2
     return a
+
+
+def arguments(doc: str | None, seconds: float, argv: Sequence[str] | None = None) -> argparse.Namespace:
+    """The arguments of a script that has none of its own."""
+    return ready(parser(doc, seconds).parse_args(argv))
 
 
 def write(a: argparse.Namespace, what: str, rows: list[dict[str, Any]]) -> Path | None:

@@ -58,12 +58,13 @@ class Checkpoints:
         report: Report = silent,
         writes: bool = True,
         processes: int = 1,
+        device: torch.device | None = None,
     ) -> None:
         if every < 0:
             raise InputError(f"checkpoint_every: expected seconds, 0 or more, got {every}")
         self.folder, self.stage, self.every = Path(folder), stage, every
         self.stop, self.report, self.writes = stop, report, writes
-        self._processes = processes
+        self._environment = environment(processes, device)
         self._identity: dict[str, Any] = {}
         self._last = time.monotonic()
 
@@ -91,7 +92,7 @@ class Checkpoints:
             for trouble in troubles:
                 self._warn(f"{trouble}; going on from {file.name}, the one before it")
             for key, value in meta["environment"].items():
-                now = environment(self._processes).get(key)
+                now = self._environment.get(key)
                 if now != value:
                     self._warn(f"{file.name}: written with {key} = {value!r}, now {now!r}: the run goes on, "
                                "but no longer to the same bits")  # fmt: skip
@@ -140,7 +141,7 @@ class Checkpoints:
         tensors: dict[str, Tensor] = {}
         meta = {
             "format": FORMAT, "format_version": FORMAT_VERSION, "stage": self.stage, "step": step,
-            "identity": self._identity, "environment": environment(self._processes), "state": _pack(state, tensors),
+            "identity": self._identity, "environment": self._environment, "state": _pack(state, tensors),
         }  # fmt: skip
         meta["sha256"] = _digest(meta, tensors)
         return to_bytes(tensors, metadata={"ssdd": json.dumps(meta)})
@@ -176,10 +177,12 @@ def interruptible(say: Callable[[str], None] | None = None) -> Iterator[Callable
             signal.signal(number, handler)
 
 
-def environment(processes: int = 1) -> dict[str, Any]:
+def environment(processes: int = 1, device: torch.device | None = None) -> dict[str, Any]:
     """What must stay the same for a resumed run to reach the same bits, beside the run itself."""
     threads = torch.get_num_threads()
-    return {"threads": threads, "processes": processes, "processor": platform.machine(), **versions()}
+    found = {"threads": threads, "processes": processes, "processor": platform.machine(), **versions()}
+    found["device"] = torch.cuda.get_device_name(device) if device is not None and device.type == "cuda" else "cpu"
+    return found
 
 
 def fingerprint(tensor: Tensor) -> str:

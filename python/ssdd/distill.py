@@ -13,7 +13,7 @@ from torch import Tensor
 from .artifact import DistilledSet, Preprocessing
 from .checkpoint import Checkpoints, fingerprint
 from .config import DistillConfig, Diverged, InputError, Report, as_dict, silent, versions
-from .data import ImageSet, crop_and_flip
+from .data import CPU, ImageSet, crop_and_flip, placed, repeatable, sent, taken
 from .models import Network, frozen, in_chunks
 from .objective import outer_loss, realism, representation_error
 from .parallel import ALONE, Processes
@@ -22,6 +22,9 @@ from .select import kmeans_medoids, random_subset
 
 Represent = Callable[[Tensor], Tensor]
 """A teacher as a callable: normalised images [N, C, H, W] -> representations [N, C]."""
+
+HEARD_EVERY = 16
+"""Outer steps between two looks at whether another process was asked to stop, on a device that a look makes wait."""
 
 SNAPSHOTS = 6
 """Moments of the run whose images are kept for the picture "distilled images over the steps"."""
@@ -59,11 +62,17 @@ class State:
         with torch.no_grad():
             self.x_s.copy_(state["x_s"])
             self.y_s.copy_(state["y_s"])
+        there = self.x_s.device
         self.optimizer.load_state_dict(state["optimizer"])
         self.pool.load_state_dict(state["pool"])
         self.generator.set_state(state["generator"])
-        self.step, self.losses, self.loss_sum = state["step"], list(state["losses"]), state["loss_sum"].clone()
-        self.snapshots, self.good, self.best = dict(state["snapshots"]), state["good"], state["best"]
+        self.step, self.losses = state["step"], list(state["losses"])
+        self.loss_sum = state["loss_sum"].to(there, copy=True)
+        self.snapshots = {step: x.to(there) for step, x in state["snapshots"].items()}
+        good = state["good"]
+        self.good = None if good is None else (good[0].to(there), good[1].to(there))
+        best = state["best"]
+        self.best = None if best is None else (*best[:2], best[2].to(there), best[3].to(there))
 
 
 @dataclass(frozen=True)
@@ -77,6 +86,7 @@ class Distillation:
     """Outer step -> X_s at that step, float32 [S, C, H, W] in pixels."""
 
 
+@repeatable()
 def distill(
     data: ImageSet,
     representations: Tensor,
@@ -88,6 +98,7 @@ def distill(
     report: Report = silent,
     checkpoints: Checkpoints | None = None,
     processes: Processes = ALONE,
+    device: torch.device = CPU,
 ) -> Distillation:
     """Distil ``data`` into ``config.images`` pairs of image and target representation.
 
@@ -96,6 +107,8 @@ def distill(
     machine and number of threads give the same bits. ``teacher`` is asked only where the configuration needs it
     (``real_view="augmented"``, ``teacher_in_loop="recomputed"``). With ``checkpoints`` the run goes on from the newest
     one there is, to the same bits as if it had never stopped; it raises :class:`Stopped` where it is asked to stop.
+    The loop runs on ``device``; images stay uint8, and go there where they fit; ``teacher`` is asked there. Every draw
+    is made in main memory: a seed draws the same on any device.
     ``processes``: those that share the run (:func:`ssdd.parallel.joined`); each calls this with the same arguments and
     gets the same result, and raises :class:`ProcessLost` where another is gone.
 
@@ -103,9 +116,10 @@ def distill(
     ``config.log_every`` steps. Raises :class:`InputError` for input that does not fit together, :class:`Diverged`
     (with the last good :class:`DistilledSet` in ``partial``) where the loss stops being finite.
     """
-    _check(data, representations, make, config, teacher, processes)
-    state = start(data, representations, make, config, seed, processes)
+    _check(data, representations, make, config, teacher, processes, device)
+    state = start(data, representations, make, config, seed, processes, device)
     saved = checkpoints.begin(identity(data, representations, make, config, seed)) if checkpoints else None
+    data, representations = data.on(device), placed(representations, device)
     if saved is not None:
         state.load_state_dict(saved)
     processes.wait()  # all have read the newest checkpoint before one writes the next
@@ -118,7 +132,8 @@ def distill(
     state.pool.fill(inputs(state, data, config).detach(), state.y_s.detach(), report, keep)
     run(state, data, representations, config, seed, teacher, report, checkpoints=checkpoints)
     pairs = () if state.best is None else state.best[2:]
-    return Distillation(_product(state, data, config, seed, *pairs), state.losses, state.snapshots)
+    snapshots = {step: x.cpu() for step, x in state.snapshots.items()}
+    return Distillation(_product(state, data, config, seed, *pairs), state.losses, snapshots)
 
 
 def run(
@@ -146,7 +161,8 @@ def run(
         state.optimizer.zero_grad()
         loss.backward()
         asked = checkpoints is not None and checkpoints.stop()
-        total, stop = processes.combine(loss.detach(), [x.grad for x in learned], weight, asked)
+        heard = state.x_s.device.type == "cpu" or (state.step + 1) % HEARD_EVERY == 0
+        total, stop = processes.combine(loss.detach(), [x.grad for x in learned], weight, asked, heard)
         for group in state.optimizer.param_groups:
             group["lr"] = rate(state.step, config)
         state.optimizer.step()
@@ -169,19 +185,19 @@ def real_batch(
     """X_b as network input [Q, C, H, W], Y_b = g(X_b) [Q, C], and their weight: Q different training images, drawn at
     random. Of several processes each gets its part, and the part's weight in the mean over the whole."""
     rows = state.rows[torch.randperm(len(state.rows), generator=state.generator)[: config.batch]]
-    processes = state.pool.processes
+    processes, device = state.pool.processes, state.x_s.device
     part, weight = processes.rows(len(rows)), processes.weight(len(rows), config.networks)
     if config.real_view == "augmented":
-        pixels = data.x_train[rows].permute(0, 3, 1, 2).float().div(255)
+        pixels = taken(data.x_train, rows, device).permute(0, 3, 1, 2).float().div(255)
         # Views are drawn for the whole batch: a process's part does not change what the others draw.
         x_b = data.preprocessing.normalise(crop_and_flip(pixels, config.crop_pad, state.generator)[part])
     else:
-        x_b = data.preprocessing(data.x_train[rows[part]])
+        x_b = data.preprocessing(taken(data.x_train, rows[part], device))
     if needs_teacher(config):
         assert teacher is not None  # _check has asked for it
         with torch.no_grad():
             return x_b, teacher(x_b), weight
-    return x_b, representations[rows[part]], weight
+    return x_b, taken(representations, rows[part], device), weight
 
 
 def needs_teacher(config: DistillConfig) -> bool:
@@ -223,7 +239,7 @@ def rate(step: int, config: DistillConfig) -> float:
 
 def start(
     data: ImageSet, representations: Tensor, make: Callable[[], Network], config: DistillConfig, seed: int,
-    processes: Processes = ALONE,
+    processes: Processes = ALONE, device: torch.device = CPU,
 ) -> State:  # fmt: skip
     """The state before the first step: m real images with their representations, and an empty pool."""
     n = len(data.x_train)
@@ -231,15 +247,20 @@ def start(
         rows = kmeans_medoids(representations, config.images, seed)
     else:
         rows = random_subset(n, config.images, seed)
-    x_s = data.x_train[rows].permute(0, 3, 1, 2).float().div(255).contiguous().requires_grad_()
-    y_s = representations[rows].clone().requires_grad_(config.targets == "learned")
+    pixels = data.x_train[rows].permute(0, 3, 1, 2).float().div(255).contiguous()
+    x_s = sent(pixels, device).requires_grad_()
+    y_s = sent(representations[rows].clone(), device).requires_grad_(config.targets == "learned")
     learned = [x_s, y_s] if y_s.requires_grad else [x_s]
     generator = torch.Generator().manual_seed(seed)
-    optimizer = torch.optim.AdamW(learned, lr=config.rate, weight_decay=config.weight_decay)
+    optimizer = torch.optim.AdamW(
+        learned, lr=config.rate, weight_decay=config.weight_decay, fused=True if device.type == "cuda" else None
+    )  # not fused, its step counter is read on the host
     order = torch.randperm(n, generator=torch.Generator().manual_seed(seed + 1))
     kept = torch.ones(n, dtype=torch.bool)
     kept[order[~torch.isin(order, rows)][: config.held_out]] = False
-    return State(x_s, y_s, optimizer, Pool(make, config, generator, processes), generator, rows=kept.nonzero()[:, 0])
+    pool = Pool(make, config, generator, processes, device)
+    loss_sum = torch.zeros((), device=device)
+    return State(x_s, y_s, optimizer, pool, generator, rows=kept.nonzero()[:, 0], loss_sum=loss_sum)
 
 
 def identity(
@@ -254,7 +275,7 @@ def identity(
 
 def _check(
     data: ImageSet, representations: Tensor, make: Callable[[], Network], config: DistillConfig,
-    teacher: Represent | None, processes: Processes = ALONE,
+    teacher: Represent | None, processes: Processes = ALONE, device: torch.device = CPU,
 ) -> None:  # fmt: skip
     n = len(data.x_train)
     least = config.networks if processes.way == "networks" else min(config.batch, n - config.held_out)
@@ -279,7 +300,7 @@ def _check(
             "the teacher itself; representations from a file serve the others"
         )
     if needs_teacher(config) and teacher is not None:
-        came = teacher(data.preprocessing(data.x_train[:2])).shape
+        came = teacher(sent(data.preprocessing(data.x_train[:2]), device)).shape
         if len(came) != 2 or came[1] != representations.shape[1]:
             raise InputError(
                 f"teacher: expected {representations.shape[1]} numbers an image, as the representations have, "
@@ -302,9 +323,10 @@ def _read_out(
     network = state.pool.outsider(seed, config.readout_steps, x_s, y_s)
     held = torch.ones(len(data.x_train), dtype=torch.bool)
     held[state.rows] = False
+    rows, device = held.nonzero()[:, 0], state.x_s.device
     with torch.no_grad():
-        predicted = network.head(in_chunks(frozen(network), data.preprocessing(data.x_train[held])))
-    error = representation_error(predicted, representations[held])
+        predicted = network.head(in_chunks(frozen(network), data.preprocessing(taken(data.x_train, rows, device))))
+    error = representation_error(predicted, taken(representations, rows, device))
     if state.best is None or error < state.best[0]:
         state.best = error, state.step, state.x_s.detach().clone(), y_s.clone()
     report({"event": "readout", "step": state.step, "steps": config.steps, "error": error})
@@ -314,7 +336,7 @@ def _log(state: State, data: ImageSet, config: DistillConfig, seed: int, report:
     since = state.losses[-1][0] if state.losses else 0
     mean = float(state.loss_sum) / (state.step - since)
     _stop_if_diverged(state, data, config, seed)
-    state.loss_sum = torch.zeros(())
+    state.loss_sum = torch.zeros_like(state.loss_sum)
     state.good = state.x_s.detach().clone(), state.y_s.detach().clone()
     state.losses.append((state.step, mean))
     if state.step == config.steps:
@@ -343,8 +365,8 @@ def _product(
     losses = state.losses
     pre: Preprocessing = data.preprocessing
     return DistilledSet(
-        images=(state.x_s if x_s is None else x_s).detach().clone(),
-        targets=(state.y_s if y_s is None else y_s).detach().clone(),
+        images=(state.x_s if x_s is None else x_s).detach().to("cpu", copy=True),
+        targets=(state.y_s if y_s is None else y_s).detach().to("cpu", copy=True),
         preprocessing=pre,
         method="krr-st",
         seed=seed,

@@ -21,6 +21,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from .config import InputError
+from .data import CPU
 
 Way = Literal["batch", "networks"]
 WAYS = get_args(Way)
@@ -66,9 +67,12 @@ class Processes:
         part = self.rows(n)
         return (part.stop - part.start) / n
 
-    def combine(self, loss: Tensor, gradients: Sequence[Tensor], weight: float, stop: bool) -> tuple[Tensor, bool]:
+    def combine(
+        self, loss: Tensor, gradients: Sequence[Tensor], weight: float, stop: bool, heard: bool = True
+    ) -> tuple[Tensor, bool]:
         """Make ``gradients`` (in place) and ``loss`` the weighted sums over the processes, and ``stop`` true for all
-        where it is true for one: a single message. Raises :class:`ProcessLost`."""
+        where it is true for one: a single message. ``heard=False``: the answer to ``stop`` is not read, which would
+        wait for the device, and is False for all. Raises :class:`ProcessLost`."""
         if self.size == 1:
             return loss, stop
         parts = [loss.reshape(1), *(g.reshape(-1) for g in gradients)]
@@ -78,7 +82,7 @@ class Processes:
         for gradient in gradients:
             gradient.copy_(sent[at : at + gradient.numel()].view_as(gradient))
             at += gradient.numel()
-        return sent[0], bool(sent[-1] > 0)
+        return sent[0], heard and bool(sent[-1] > 0)
 
     def agree(self, stop: bool) -> bool:
         """Whether any process says ``stop``."""
@@ -117,12 +121,17 @@ class Processes:
 ALONE = Processes()
 
 
+def place() -> int | None:
+    """This process's number on its machine, where ``torchrun`` started several: which GPU is its own."""
+    return int(os.environ["LOCAL_RANK"]) if int(os.environ.get("WORLD_SIZE", "1")) > 1 else None
+
+
 @contextmanager
-def joined(way: str | None = None, otherwise: str | None = None) -> Iterator[Processes]:
+def joined(way: str | None = None, otherwise: str | None = None, device: torch.device = CPU) -> Iterator[Processes]:
     """The processes that ``torchrun`` started (it sets ``WORLD_SIZE``), joined for the time of the context.
 
     ``way``: one of ``WAYS``; without ``torchrun`` it is an :class:`InputError`. ``otherwise``: what holds where there
-    are several processes and no ``way`` was given (default "batch").
+    are several processes and no ``way`` was given (default "batch"). ``device``: where this process computes.
     """
     size = int(os.environ.get("WORLD_SIZE", "1"))
     if way is not None and size == 1:
@@ -133,8 +142,8 @@ def joined(way: str | None = None, otherwise: str | None = None) -> Iterator[Pro
     if size == 1:
         yield ALONE
         return
-    # The loop's tensors are in main memory, so gloo; a process that dies closes its connections, and the others notice.
-    dist.init_process_group("gloo")
+    # In main memory gloo: a process that dies closes its connections, and the others notice.
+    dist.init_process_group("gloo" if device.type == "cpu" else "cpu:gloo,cuda:nccl")
     # Where one is gone torchrun ends the others by SIGTERM, often before they have said why they cannot go on. So only
     # checkpoint.interruptible hears it, and nothing where this process is about to end with that message.
     before = signal.signal(signal.SIGTERM, signal.SIG_IGN)

@@ -15,6 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from .config import DistillConfig, Report, silent
+from .data import CPU, sent_module
 from .models import Network, seeded
 from .parallel import ALONE, Processes
 
@@ -33,13 +34,14 @@ class Member:
 
 
 class Pool:
-    """``make`` returns a network with a random start. Every draw comes from ``generator``, so a pool can be resumed."""
+    """``make`` returns a network with a random start, in main memory. Every draw comes from ``generator``, which is
+    there too, so a pool can be resumed. Networks train on ``device``."""
 
     def __init__(
         self, make: Callable[[], Network], config: DistillConfig, generator: torch.Generator,
-        processes: Processes = ALONE,
+        processes: Processes = ALONE, device: torch.device = CPU,
     ) -> None:  # fmt: skip
-        self.processes = processes
+        self.processes, self.device = processes, device
         self.make, self.config, self.generator = make, config, generator
         self.members: list[Member] = []
         self.drawn = self.untrained = self.ages = 0
@@ -48,7 +50,8 @@ class Pool:
         return self._start(int(torch.randint(0, 2**62, (), generator=self.generator)))
 
     def _start(self, seed: int) -> Member:
-        network = seeded(self.make, seed)
+        network = seeded(self.make, seed)  # in main memory: the same start on every device
+        sent_module(network, self.device)
         c = self.config
         optimizer = torch.optim.SGD(
             network.parameters(), lr=c.pool_rate, momentum=c.pool_momentum, weight_decay=c.pool_weight_decay

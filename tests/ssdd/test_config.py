@@ -1,13 +1,27 @@
 """Settings: refused values, changes by name, and the one switch to the published code's side."""
 
 import dataclasses
+import re
+import typing
+from collections.abc import Iterator
+from typing import Any
 
 import pytest
 from typer.testing import CliRunner
 
 from ssdd.cli import app
 from ssdd.cli.settings import spelled_out
-from ssdd.config import DistillConfig, InputError, PretrainConfig, TeacherConfig, official, preset, with_settings
+from ssdd.config import (
+    PRESETS,
+    DistillConfig,
+    EvaluateConfig,
+    InputError,
+    PretrainConfig,
+    TeacherConfig,
+    official,
+    preset,
+    with_settings,
+)
 from ssdd.models import build
 
 
@@ -102,3 +116,72 @@ def test_every_setting_is_a_flag():
     assert with_settings(preset("digits"), changes) == dataclasses.replace(
         with_settings(preset("cifar100"), {"distill.rate": "0.5"}), name="digits"
     )
+
+
+def leaves(settings: Any, prefix: str = "") -> Iterator[tuple[str, Any, Any]]:
+    """(STAGE.FIELD, its type, its value) of every setting, dataclass by dataclass; the preset's name is none."""
+    kinds = typing.get_type_hints(type(settings))
+    for field in dataclasses.fields(settings):
+        value = getattr(settings, field.name)
+        if dataclasses.is_dataclass(value):
+            yield from leaves(value, f"{prefix}{field.name}.")
+        elif prefix:
+            yield prefix + field.name, kinds[field.name], value
+
+
+def others(kind: Any, value: Any) -> list[Any]:
+    """Values a setting of this type may take besides the one it has: all of a choice's words."""
+    if typing.get_origin(kind) is typing.Literal:
+        return [word for word in typing.get_args(kind) if word != value]
+    if kind is bool:
+        return [not value]
+    if kind is int:
+        return [value + 1]
+    if kind is float:
+        return [0.75 if value != 0.75 else 0.5]
+    if typing.get_origin(kind) is tuple:
+        return [(3, 5)]
+    return ["resnet18"]
+
+
+EVERY = list(leaves(preset("digits")))
+NEEDS = {"distill.readout_every": ["--distill.held_out=100"]}
+"""Settings that stand on another one."""
+
+
+@pytest.mark.parametrize("key, kind, value", EVERY, ids=[key for key, _, _ in EVERY])
+def test_each_field_of_each_dataclass_is_a_flag_that_changes_it_alone(key, kind, value):
+    run = CliRunner()
+    before = run.invoke(app, ["settings", "digits"]).output.split()
+    assert others(kind, value)
+    for other in others(kind, value):
+        text = "-".join(map(str, other)) if isinstance(other, tuple) else str(other)
+        for flag in ([f"--{key}={text}"], [f"--{key}", text]):
+            found = run.invoke(app, spelled_out(["settings", "digits", *NEEDS.get(key, []), *flag]))
+            assert found.exit_code == 0, (found.output, found.exception)
+            after = found.output.split()
+            new = {*after} - {*before}
+            assert new == {f"--{key}={text}", *NEEDS.get(key, [])} and len(after) == len(before)
+
+
+def documented_departures() -> dict[str, str]:
+    """What the settings themselves say of the code's side: field -> its word."""
+    text = DistillConfig.__doc__ or ""
+    entries = re.split(r"^    ``(\w+)``$", text, flags=re.MULTILINE)[1:]
+    words = {name: re.search(r'"(\w+)" \(code\)', said) for name, said in zip(entries[::2], entries[1::2], strict=True)}
+    found = {f"distill.{name}": word[1] for name, word in words.items() if word}
+    assert '"labels" is the published code' in " ".join((EvaluateConfig.__doc__ or "").split())
+    return found | {"evaluate.random_targets": "labels"}
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_official_changes_what_is_documented_as_the_codes_side_and_nothing_else(name):
+    departures = documented_departures()
+    assert len(departures) == 5  # the four of the loop and the baseline: METHOD's table of the two sides
+    before, after = (dict((k, v) for k, _, v in leaves(s)) for s in (preset(name), official(preset(name))))
+    assert {k: v for k, v in after.items() if before[k] != v} == departures
+    shown = CliRunner().invoke(app, ["settings", name, "--official"]).output.split()
+    assert {f"--{key}={word}" for key, word in departures.items()} <= {*shown}
+    kinds = {key: kind for key, kind, _ in EVERY}
+    for key, word in departures.items():  # a choice of two: the paper's side is the default
+        assert set(typing.get_args(kinds[key])) == {before[key], word}

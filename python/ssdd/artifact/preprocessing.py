@@ -3,12 +3,27 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from ..config import InputError
+
+
+def _channels(values: tuple[float, ...], dtype: torch.dtype, device: torch.device) -> Tensor:
+    """One number a channel, [1, C, 1, 1]."""
+    if device.type == "cpu":
+        return torch.tensor(values, dtype=dtype).view(1, -1, 1, 1)
+    return _channels_there(values, dtype, device)
+
+
+@lru_cache(maxsize=64)
+def _channels_there(values: tuple[float, ...], dtype: torch.dtype, device: torch.device) -> Tensor:
+    # Sending Python's numbers makes the host wait for the device: once, not at every step.
+    with torch.inference_mode(False):
+        return torch.tensor(values, dtype=dtype).view(1, -1, 1, 1).to(device)
 
 
 @dataclass(frozen=True)
@@ -31,8 +46,7 @@ class Preprocessing:
 
     def normalise(self, pixels: Tensor) -> Tensor:
         """Pixels [N, C, H, W] in [0, 1], floating point -> network input of the same shape."""
-        mean = torch.tensor(self.mean, dtype=pixels.dtype, device=pixels.device).view(1, -1, 1, 1)
-        std = torch.tensor(self.std, dtype=pixels.dtype, device=pixels.device).view(1, -1, 1, 1)
+        mean, std = (_channels(values, pixels.dtype, pixels.device) for values in (self.mean, self.std))
         return (pixels - mean) / std
 
     def __call__(self, images: Tensor) -> Tensor:

@@ -20,7 +20,7 @@ from .. import report as reports
 from ..artifact import DistilledSet, write_atomically
 from ..checkpoint import Stopped
 from ..config import Diverged, InputError, PretrainConfig, as_dict, with_settings
-from ..data import load_images
+from ..data import chosen_device, load_images
 from ..evaluate import Cell, Study, evaluate, pretrain
 from ..models import build, seeded
 from ..parallel import ProcessLost
@@ -30,6 +30,7 @@ from .options import (
     ArtifactFile,
     Changes,
     Data,
+    Device,
     Images,
     Model,
     Official,
@@ -114,6 +115,7 @@ def pretrain_command(
     batch: Annotated[int, typer.Option(help="Images a step.")] = 256,
     schedule: Annotated[Literal["constant", "cosine"], typer.Option(help="Published: constant.")] = "constant",
     seed: Annotated[int, typer.Option(help="Fixes the random start.")] = 0,
+    device: Device = None,
     overwrite: Overwrite = False,
     quiet: Quiet = False,
 ) -> None:
@@ -129,6 +131,7 @@ def pretrain_command(
         steps = epochs * max(1, len(pairs) // batch)
     config = PretrainConfig(steps=steps, batch=batch, rate=rate, schedule=schedule)
     network = seeded(lambda: build(model, channels, (height, width), pairs.targets.shape[1]), seed)
+    network.to(chosen_device(device))
     with reports.Display(show=not quiet) as display:
         pretrain(network, pairs, config, seed=seed, report=display)
     meta = {
@@ -136,7 +139,7 @@ def pretrain_command(
         "dimension": network.dimension, "preprocessing": dataclasses.asdict(pairs.preprocessing),
         "source": pairs.source, "pretrain": as_dict(config),
     }  # fmt: skip
-    weights = {key: value.contiguous() for key, value in network.backbone.state_dict().items()}
+    weights = {key: value.cpu().contiguous() for key, value in network.backbone.state_dict().items()}
     write_atomically(file, to_bytes(weights, metadata={"ssdd": json.dumps(meta)}))
     print(f"{file}: {model}, {network.dimension} features, pre-trained {steps} steps on {len(pairs)} images")
 
@@ -154,24 +157,28 @@ def evaluate_command(
     teacher: TeacherName = None,
     representations: RepresentationsFile = None,
     changes: Changes = None,
+    device: Device = None,
     quiet: Quiet = False,
 ) -> None:
     """Pre-train on a distilled set and measure it: probes and, given --teacher or --representations, the error."""
     settings = chosen_settings(data, preset_name, changes, False, None, None)
     if model is not None:
         settings = with_settings(settings, {"student.model": model})
-    pairs, loaded = DistilledSet.load(artifact), load_images(data, size)
+    pairs, loaded, on = DistilledSet.load(artifact), load_images(data, size), chosen_device(device)
     with reports.Display(show=not quiet) as display:
         test = None
         if teacher or representations:
-            test = chosen_teacher(teacher, representations, loaded, settings, display)[1].test
+            test = chosen_teacher(teacher, representations, loaded, settings, display, device=on)[1].test
         if test is not None and pairs.target_kind == "representation" and test.shape[1] != pairs.targets.shape[1]:
             raise InputError(
                 f"teacher: the artifact's targets have {pairs.targets.shape[1]} numbers, this teacher's {test.shape[1]}"
             )
         study = Study(loaded, Representations(pairs.targets, test), settings)
-        cells = [evaluate(pairs, loaded, test, study.make, settings, seed=s, report=display) for s in range(seeds)]
-        cells += [evaluate(None, loaded, None, study.make, settings, seed=s, report=display) for s in range(seeds)]
+        cells = [
+            evaluate(given, loaded, known, study.make, settings, seed=s, report=display, device=on)
+            for given, known in ((pairs, test), (None, None))
+            for s in range(seeds)
+        ]
     _print_table(reports.table(cells))
 
 

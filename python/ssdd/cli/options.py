@@ -5,11 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated
 
+import torch
 import typer
 
 from ..checkpoint import Checkpoints
 from ..config import PRESETS, InputError, Preset, Report, official, preset, with_settings
-from ..data import ImageSet
+from ..data import CPU, DEVICES, ImageSet
 from ..teachers import (
     Representations,
     Teacher,
@@ -52,6 +53,9 @@ Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace what an ea
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress display.")]
 Model = Annotated[str, typer.Option("--model", help="resnet18, resnet10, or convnet-W-W-... (one width a block).")]
 Every = Annotated[float, typer.Option("--checkpoint-every", help="Seconds between two checkpoints.")]
+Device = Annotated[
+    str | None, typer.Option("--device", help=f"{', '.join(DEVICES)} (default: cuda where there is one).")
+]  # fmt: skip
 ArtifactFile = Annotated[Path, typer.Argument(metavar="ARTIFACT", help="A distilled set (.safetensors).")]
 
 
@@ -75,15 +79,16 @@ def chosen_settings(
 
 def chosen_teacher(
     name: str | None, file: str | Path | None, data: ImageSet, settings: Preset, report: Report,
-    checkpoints: Checkpoints | None = None,
+    checkpoints: Checkpoints | None = None, device: torch.device = CPU,
 ) -> tuple[Teacher | None, Representations]:  # fmt: skip
-    """The teacher that was asked for (none was: a new one) and its representations, from the cache where they are."""
+    """The teacher that was asked for (none was: a new one), on ``device``, and its representations, from the cache
+    where they are."""
     if name is not None and file is not None:
         raise InputError("--teacher, --representations: expected one of the two")
     if file is not None:
         return None, read_representations(file, data)
     if name:
-        teacher = Teacher.named(name, data.preprocessing)
+        teacher = Teacher.named(name, data.preprocessing).to(device)
     else:
-        teacher = train_teacher(data, settings.teacher, report, checkpoints)
+        teacher = train_teacher(data, settings.teacher, report, checkpoints, device)
     return teacher, represent(teacher, data, cache_directory())

@@ -13,15 +13,16 @@ import typer
 from .. import report as reports
 from ..checkpoint import EVERY, Checkpoints, Stopped, interruptible
 from ..config import Diverged, InputError, Report, as_dict, silent
-from ..data import load_images
+from ..data import chosen_device, load_images
 from ..distill import Distillation, needs_teacher
 from ..distill import distill as run_distill
 from ..evaluate import Cell, Study, evaluate_teacher
-from ..parallel import WAYS, Processes, ProcessLost, joined
+from ..parallel import WAYS, Processes, ProcessLost, joined, place
 from ..teachers import cache_directory, represent, train_teacher
 from .options import (
     Changes,
     Data,
+    Device,
     Every,
     Images,
     Official,
@@ -62,6 +63,7 @@ def teacher(
         Path | None, typer.Option("--resume", metavar="FILE", help="Go on with the training that was to write FILE.")
     ] = None,
     every: Every = EVERY,
+    device: Device = None,
     overwrite: Overwrite = False,
     quiet: Quiet = False,
 ) -> None:
@@ -77,6 +79,7 @@ def teacher(
     begun = Run.read(folder) if resume else None
     if begun:
         data, size = begun.given(context, data=data, size=size)
+    on = chosen_device(device)
     settings = chosen_settings(data, preset_name, changes, False, None, None, begun.settings if begun else None)
     file, loaded = reports.new_file(wanted, overwrite), load_images(data, size)
     if not begun:
@@ -84,8 +87,8 @@ def teacher(
         Run(settings, {"data": lasting(data), "size": size}).write(folder)
     command = f"ssdd teacher --resume {wanted}"
     with reports.Display(show=not quiet) as display, interruptible(display.say) as stop, _say_how_to_go_on(command):
-        checkpoints = Checkpoints(folder / CHECKPOINTS, "teacher", every=every, stop=stop, report=display)
-        trained = train_teacher(loaded, settings.teacher, display, checkpoints)
+        checkpoints = Checkpoints(folder / CHECKPOINTS, "teacher", every=every, stop=stop, report=display, device=on)
+        trained = train_teacher(loaded, settings.teacher, display, checkpoints, on)
         trained.save(file)
     shutil.rmtree(folder)
     r = represent(trained, loaded, cache_directory())
@@ -113,6 +116,7 @@ def distill(
         Path | None, typer.Option("--resume", metavar="FOLDER", help="Go on with the run in FOLDER, where it stopped.")
     ] = None,
     every: Every = EVERY,
+    device: Device = None,
     share: Annotated[
         str | None,
         typer.Option("--share", help=f"Under torchrun, what processes share: {', '.join(WAYS)} (default: batch)."),
@@ -132,14 +136,17 @@ def distill(
         data, size, seed, teacher, representations = begun.given(
             context, data=data, size=size, seed=seed, teacher=teacher, representations=representations
         )
+    on = chosen_device(device, place())
     settings = chosen_settings(data, preset_name, changes, code, images, steps, begun.settings if begun else None)
     loaded = load_images(data, size)
     if settings.distill.images > len(loaded.x_train):
         raise InputError(f"images: expected at most {len(loaded.x_train)}, got {settings.distill.images}")
     # What was given is read before --overwrite may empty the folder; only training comes after.
-    given = chosen_teacher(teacher, representations, loaded, settings, silent) if teacher or representations else None
+    given = None
+    if teacher or representations:
+        given = chosen_teacher(teacher, representations, loaded, settings, silent, device=on)
     with ExitStack() as stack:
-        processes = stack.enter_context(joined(share, begun.arguments.get("share") if begun else None))
+        processes = stack.enter_context(joined(share, begun.arguments.get("share") if begun else None, on))
         folder = resume or out or Path()
         if begun and (folder / "distilled.safetensors").is_file() and not (folder / CHECKPOINTS).is_dir():
             print(f"{folder / 'distilled.safetensors'}: this run is finished")
@@ -164,13 +171,13 @@ def distill(
         stop = stack.enter_context(interruptible(display.say if processes.writes else lambda line: None))
         of_teacher, checkpoints = (
             Checkpoints(folder / CHECKPOINTS, stage, every=every, stop=stop, report=report, writes=processes.writes,
-                        processes=processes.size)
+                        processes=processes.size, device=on)
             for stage in ("teacher", "distill")
         )  # fmt: skip
         trained = folder / "teacher.safetensors"
         if given is None and begun and trained.is_file():
-            given = chosen_teacher(str(trained), None, loaded, settings, silent)
-        network, r = given or chosen_teacher(None, None, loaded, settings, report, of_teacher)
+            given = chosen_teacher(str(trained), None, loaded, settings, silent, device=on)
+        network, r = given or chosen_teacher(None, None, loaded, settings, report, of_teacher, on)
         if network is not None and teacher is None and not trained.is_file():
             network.save(trained)
         study = Study(loaded, r, settings)
@@ -178,7 +185,7 @@ def distill(
             run = run_distill(
                 loaded, r.train, lambda: study.make(r.dimension), settings.distill, seed=seed,
                 teacher=network if needs_teacher(settings.distill) else None, report=report, checkpoints=checkpoints,
-                processes=processes,
+                processes=processes, device=on,
             )  # fmt: skip
         except Diverged as error:
             if processes.writes:

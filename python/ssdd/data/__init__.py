@@ -4,9 +4,13 @@ Views are drawn by :mod:`.views` and not by kornia: that one draws from torch's 
 one generator that a checkpoint can hold, and the crop, flip and affine views that are needed take a screen of torch.
 """
 
+from .device import CPU, DEVICES, chosen_device, placed, repeatable, sent, sent_module, taken
 from .load import load_images
 from .sets import ImageSet
-from .stream import cache_directory
+from .stream import cache_directory, mapped, write_array
 from .views import augment, crop_and_flip
 
-__all__ = ["ImageSet", "augment", "cache_directory", "crop_and_flip", "load_images"]
+__all__ = [
+    "CPU", "DEVICES", "ImageSet", "augment", "cache_directory", "chosen_device", "crop_and_flip", "load_images",
+    "mapped", "placed", "repeatable", "sent", "sent_module", "taken", "write_array",
+]  # fmt: skip

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 
 import torch
@@ -11,6 +11,7 @@ from torch import Tensor
 
 from ..artifact import Preprocessing
 from ..config import InputError
+from .device import placed
 from .stream import MEMORY, assembled, chunks, content_key, rows_of
 
 HELD_OUT = 0.2
@@ -69,6 +70,15 @@ class ImageSet:
     def classes(self) -> int:
         """Number of classes; 0 where there are no labels."""
         return 0 if self.y_train is None else int(self.y_train.max()) + 1
+
+    def on(self, device: torch.device) -> ImageSet:
+        """The same set for a loop on ``device``: its training images there where they fit, still uint8."""
+        if self.x_train.device == device:
+            return self
+        x_train = placed(self.x_train, device)
+        moved = replace(self, x_train=x_train, x_test=self.x_test)
+        moved.__dict__.update(preprocessing=self.preprocessing, fingerprint=self.fingerprint)  # computed once, here
+        return moved
 
     @cached_property
     def preprocessing(self) -> Preprocessing:

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
@@ -37,23 +38,32 @@ def assembled(
     folder = (cache or cache_directory()) / "images"
     file = folder / f"{hashlib.sha256(f'{key} {tuple(shape)}'.encode()).hexdigest()[:32]}.npy"
     if not file.is_file():
-        folder.mkdir(parents=True, exist_ok=True)
-        torn = file.with_suffix(f".{os.getpid()}")
-        try:
-            out = np.lib.format.open_memmap(torn, "w+", np.uint8, tuple(shape))
-            # Blocks first: a disk that fills while a mapped page is written would end the process by SIGBUS.
-            with open(torn, "r+b") as handle:
-                os.posix_fallocate(handle.fileno(), 0, os.stat(torn).st_size)
-            _fill(out, images)
-            out.flush()
-            del out
-            os.replace(torn, file)
-        except OSError as error:
-            raise InputError(f"{folder}: no place for {int(np.prod(shape)):,} bytes of decoded images "
-                             f"({error.strerror or error}); set XDG_CACHE_HOME to a larger disk") from None  # fmt: skip
-        finally:
-            torn.unlink(missing_ok=True)
+        write_array(file, shape, np.uint8, lambda out: _fill(out, images), "decoded images")
     return mapped(file)
+
+
+def write_array(
+    file: Path, shape: Sequence[int], dtype: npt.DTypeLike, fill: Callable[[np.ndarray], None], what: str
+) -> None:
+    """A ``.npy`` file of that shape, which ``fill`` writes part by part; whole or not at all. ``what``: its content,
+    for the message where the disk has no room for it."""
+    torn = file.with_suffix(f".{os.getpid()}")
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        out = np.lib.format.open_memmap(torn, "w+", dtype, tuple(shape))
+        # Blocks first: a disk that fills while a mapped page is written would end the process by SIGBUS.
+        with open(torn, "r+b") as handle:
+            os.posix_fallocate(handle.fileno(), 0, os.stat(torn).st_size)
+        fill(out)
+        out.flush()
+        del out
+        os.replace(torn, file)
+    except OSError as error:
+        size = int(np.prod(shape)) * np.dtype(dtype).itemsize
+        raise InputError(f"{file.parent}: no place for {size:,} bytes of {what} "
+                         f"({error.strerror or error}); set XDG_CACHE_HOME to a larger disk") from None  # fmt: skip
+    finally:
+        torn.unlink(missing_ok=True)
 
 
 def mapped(file: Path) -> Tensor:

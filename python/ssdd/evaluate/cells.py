@@ -17,10 +17,11 @@ SOURCE = "source"
 
 
 class Cells:
-    """The folder of a study's cells. ``inputs`` says what they were computed from (name of the set -> fingerprint)."""
+    """The folder of a study's cells. ``inputs`` says what they were computed from (name of the set -> fingerprint);
+    ``teachers``, the key of each teacher that is some row's own."""
 
-    def __init__(self, folder: Path, inputs: Mapping[str, str]) -> None:
-        self.folder, self.inputs = folder, dict(inputs)
+    def __init__(self, folder: Path, inputs: Mapping[str, str], teachers: Mapping[Path, str] | None = None) -> None:
+        self.folder, self.inputs, self.teachers = folder, dict(inputs), dict(teachers or {})
 
     def path(self, row: Row, seed: int, name: str) -> Path:
         return self.folder / f"{row.slug}.seed-{seed}.{name.lower()}.json"
@@ -37,9 +38,9 @@ class Cells:
         cell = read_cell(path)
         found = differences(cell["settings"], row.relevant)
         found += [
-            f"{key}: {cell['inputs'].get(key)} there, {self.inputs[key]} here"
-            for key in (SOURCE, "teacher", name)
-            if cell["inputs"].get(key) != self.inputs[key]
+            f"{key}: {cell['inputs'].get(key)} there, {here} here"
+            for key, here in self._inputs(row, name).items()
+            if cell["inputs"].get(key) != here
         ]
         if found:
             raise InputError(
@@ -48,11 +49,14 @@ class Cells:
             )
         return cell
 
+    def _inputs(self, row: Row, name: str) -> dict[str, str]:
+        teacher = self.inputs["teacher"] if row.teacher is None else self.teachers[row.teacher]
+        return {SOURCE: self.inputs[SOURCE], "teacher": teacher, name: self.inputs[name]}
+
     def write(self, row: Row, seed: int, name: str, values: Mapping[str, Any]) -> dict[str, Any]:
         """Keep a finished cell."""
-        inputs = {key: self.inputs[key] for key in (SOURCE, "teacher", name)}
         cell = {"row": row.name, "from": row.source, "seed": seed, "set": name, **values,
-                "settings": row.relevant, "inputs": inputs}  # fmt: skip
+                "settings": row.relevant, "inputs": self._inputs(row, name)}  # fmt: skip
         write_atomically(self.path(row, seed, name), (json.dumps(cell, indent=1) + "\n").encode())
         return cell
 

@@ -6,7 +6,7 @@ import json
 import math
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,7 @@ from ..distill import distill, needs_teacher
 from ..models import Network, seeded
 from ..objective import total_variation
 from ..select import baseline, kmeans_medoids, random_subset
+from ..teachers import Representations, Teacher
 from .cells import SOURCE, Cells, differences
 from .finetune import finetune
 from .plan import Plan, Row
@@ -36,6 +37,15 @@ class Filling:
     targets: Mapping[str, ImageSet]
     cells: Cells
     work: Path
+    teachers: Mapping[Path, tuple[Teacher, Representations]] = field(default_factory=dict)
+    """Of the rows that have one of their own."""
+
+    def of(self, row: Row) -> Study:
+        """The study as one row sees it: with its settings, and its teacher."""
+        if row.teacher is None:
+            return replace(self.study, settings=row.settings)
+        teacher, representations = self.teachers[row.teacher]
+        return replace(self.study, settings=row.settings, teacher=teacher, representations=representations)
 
 
 def fill(plan: Plan, filling: Filling, workers: int = 1, report: Report = silent) -> None:
@@ -92,7 +102,7 @@ def remaining(done: Sequence[Mapping[str, Any]], waiting: Sequence[tuple[Row, in
 
 def fill_unit(filling: Filling, row: Row, seed: int, missing: Sequence[str], report: Report = silent) -> None:
     """One row under one seed: its pairs, its pre-trained network, then a cell a set of ``missing``."""
-    study = replace(filling.study, settings=row.settings)
+    study = filling.of(row)
     clock = _Clock()
     seconds: dict[str, float] = {}
     pairs = row_pairs(study, row, seed, filling.work, report)

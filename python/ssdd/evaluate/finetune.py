@@ -11,7 +11,7 @@ from torch import Tensor
 
 from ..artifact import Preprocessing
 from ..config import Diverged, FinetuneConfig, InputError
-from ..data import ImageSet, crop_and_flip
+from ..data import ImageSet, crop_and_flip, sent, taken
 from ..models import Network, frozen, in_chunks, seeded
 
 
@@ -32,8 +32,9 @@ def finetune(
     if data.y_train is None or data.y_test is None:
         raise InputError(f"data: fine-tuning needs labels; {data.name} has none")
     rows = share_of_labels(data.y_train, config.share, seed)
+    device = network.head.weight.device
     backbone = copy.deepcopy(network.backbone).requires_grad_(True)
-    model = seeded(lambda: Network(backbone, network.dimension, data.classes), seed).train()
+    model = seeded(lambda: Network(backbone, network.dimension, data.classes), seed).train().to(device)
     optimizer = torch.optim.SGD(model.parameters(), lr=config.rate, momentum=0.9, weight_decay=config.weight_decay)
     g = torch.Generator().manual_seed(seed)
     order = torch.empty(0, dtype=torch.int64)
@@ -44,9 +45,9 @@ def finetune(
         if len(order) < batch:
             order = torch.randperm(len(rows), generator=g)
         part, order = rows[order[:batch]], order[batch:]
-        pixels = data.x_train[part].permute(0, 3, 1, 2).float().div(255)
+        pixels = taken(data.x_train, part, device).permute(0, 3, 1, 2).float().div(255)
         x = preprocessing.normalise(crop_and_flip(pixels, config.crop_pad, g))
-        loss = F.cross_entropy(model(x), data.y_train[part])
+        loss = F.cross_entropy(model(x), sent(data.y_train[part], device))
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
@@ -55,6 +56,6 @@ def finetune(
     features = frozen(model)
     right = 0
     for images, labels in zip(data.x_test.split(500), data.y_test.split(500), strict=True):
-        scores = model.head(in_chunks(features, preprocessing(images)))
-        right += int((scores.argmax(1) == labels).sum())
+        scores = model.head(in_chunks(features, preprocessing(sent(images, device))))
+        right += int((scores.argmax(1).cpu() == labels).sum())
     return 100 * right / len(data.y_test)

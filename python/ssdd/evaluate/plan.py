@@ -38,6 +38,8 @@ class Row:
     """The row whose images a "recomputed" one takes."""
     later: bool = False
     """Whether all other rows come first, with all their seeds."""
+    teacher: Path | None = None
+    """A teacher of the row's own, in place of the study's."""
 
     @property
     def slug(self) -> str:
@@ -79,9 +81,8 @@ def read_plan(path: str | os.PathLike[str]) -> Plan:
     Keys: ``title``, ``preset``, ``seeds`` (a number), ``data``, ``teacher`` (files, relative to this one), tables
     ``targets`` (name = file) and ``set`` ("stage.field" = value, for all rows), and one ``[[row]]`` a row with
     ``name``, ``from`` (nothing, random, k-means, full set, krr-st, recomputed, teacher) and optionally ``seeds``,
-    ``official``, ``set``, ``later`` (true: after all other rows) and, for "recomputed", ``of``: the name of a "krr-st"
-    row above it. An :class:`InputError`
-    names what is wrong.
+    ``official``, ``set``, ``teacher`` (a file, in place of the study's), ``later`` (true: after all other rows) and,
+    for "recomputed", ``of``: the name of a "krr-st" row above it. An :class:`InputError` names what is wrong.
     """
     path = Path(path)
     try:
@@ -93,7 +94,7 @@ def read_plan(path: str | os.PathLike[str]) -> Plan:
     seeds = _number(found, "seeds", 5, str(path))
     rows: list[Row] = []
     for i, table in enumerate(found.get("row", []), 1):
-        rows.append(_row(table, shared, seeds, rows, f"{path}: row {i}"))
+        rows.append(_row(table, shared, seeds, rows, path, f"{path}: row {i}"))
     slugs = [row.slug for row in rows]
     if not rows or len(set(slugs)) != len(slugs) or "" in slugs:
         raise InputError(f"{path}: expected one [[row]] or more, each with a name of its own, got {slugs}")
@@ -107,8 +108,8 @@ def read_plan(path: str | os.PathLike[str]) -> Plan:
     )
 
 
-def _row(table: dict[str, Any], shared: Preset, seeds: int, above: list[Row], where: str) -> Row:
-    _only(table, {"name", "from", "seeds", "official", "set", "of", "later"}, where)
+def _row(table: dict[str, Any], shared: Preset, seeds: int, above: list[Row], path: Path, where: str) -> Row:
+    _only(table, {"name", "from", "seeds", "official", "set", "of", "later", "teacher"}, where)
     source = _text(table, "from", where)
     if source not in get_args(Source):
         raise InputError(f"{where}: from: expected one of {', '.join(get_args(Source))}, got {source!r}")
@@ -121,9 +122,12 @@ def _row(table: dict[str, Any], shared: Preset, seeds: int, above: list[Row], wh
                 f"got {table.get('of')!r}"
             )
         shared, seeds = of.settings, of.seeds
+    teacher = of.teacher if of is not None else None
+    if "teacher" in table:
+        teacher = path.parent / _text(table, "teacher", where)
     settings = with_settings(official(shared) if table.get("official") else shared, _changes(table, where))
     name, number = _text(table, "name", where), _number(table, "seeds", seeds, where)
-    return Row(name, cast(Source, source), settings, number, of, bool(table.get("later")))
+    return Row(name, cast(Source, source), settings, number, of, bool(table.get("later")), teacher)
 
 
 def _changes(table: dict[str, Any], where: str) -> dict[str, str]:

@@ -9,23 +9,26 @@ import torch.nn.functional as F
 
 from ..artifact import DistilledSet
 from ..config import Diverged, InputError, PretrainConfig, Report, silent
+from ..data import repeatable, taken
 from ..models import Network
 
 LOG_EVERY = 50
 
 
+@repeatable()
 def pretrain(
     network: Network, pairs: DistilledSet, config: PretrainConfig, *, seed: int = 0, report: Report = silent
 ) -> Network:
     """Train ``network`` (in place, and returned, in eval mode) to map the images of ``pairs`` to their targets.
 
-    Mean squared error, SGD, no augmentation; batches of ``config.batch`` from a shuffled order (the whole set where
-    it is smaller). Reports ``{"event": "pretrain", "step", "steps", "loss"}``.
+    It trains where it is. Mean squared error, SGD, no augmentation; batches of ``config.batch`` from a shuffled order
+    (the whole set where it is smaller). Reports ``{"event": "pretrain", "step", "steps", "loss"}``.
     """
     outputs = network.head.out_features
     if outputs != pairs.targets.shape[1]:
         raise InputError(f"network: expected {pairs.targets.shape[1]} outputs, as the targets have, got {outputs}")
-    x, y = pairs.inputs(), pairs.targets
+    device = network.head.weight.device
+    x, y = pairs.inputs().to(device), pairs.targets.to(device)
     g = torch.Generator().manual_seed(seed)
     optimizer = torch.optim.SGD(
         network.parameters(), lr=config.rate, momentum=config.momentum, weight_decay=config.weight_decay
@@ -42,7 +45,7 @@ def pretrain(
             if len(order) < config.batch:
                 order = torch.randperm(len(x), generator=g)
             rows, order = order[: config.batch], order[config.batch :]
-            x_b, y_b = x[rows], y[rows]
+            x_b, y_b = taken(x, rows, device), taken(y, rows, device)
         loss = F.mse_loss(network(x_b), y_b)
         optimizer.zero_grad()
         loss.backward()

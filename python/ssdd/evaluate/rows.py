@@ -11,7 +11,7 @@ from torch import Tensor
 
 from ..artifact import DistilledSet, Preprocessing
 from ..config import InputError, Preset, Report, silent
-from ..data import ImageSet
+from ..data import CPU, ImageSet, sent
 from ..models import Network, frozen, in_chunks, seeded
 from .finetune import finetune
 from .measures import labelled_rows, probe, representation_error, standardise
@@ -47,16 +47,18 @@ def evaluate(
     *,
     seed: int = 0,
     report: Report = silent,
+    device: torch.device = CPU,
 ) -> Cell:
     """Pre-train a new network on ``pairs`` and measure it; ``pairs=None`` is the row without pre-training.
 
     ``make(outputs)`` returns a network with a random start, which ``seed`` fixes; a seed's rows start alike.
-    ``test_representations``: g of the held-out images, float32 [N, C], or None where they are not known.
+    ``test_representations``: g of the held-out images, float32 [N, C], or None where they are not known. Networks are
+    on ``device``; probes run on the CPU.
     """
     if pairs is not None and tuple(pairs.images.shape[1:]) != (data.channels, *data.size):
         wanted, came = [data.channels, *data.size], list(pairs.images.shape[1:])
         raise InputError(f"pairs: expected images of {wanted} as {data.name} has, got {came}")
-    network = pretrained(pairs, make, settings, seed=seed, report=report)
+    network = pretrained(pairs, make, settings, seed=seed, report=report, device=device)
     preprocessing = data.preprocessing if pairs is None else pairs.preprocessing
     wanted_output = test_representations if pairs is not None and pairs.target_kind == "representation" else None
     cell = Cell("no pre-training" if pairs is None else pairs.method, seed)
@@ -72,10 +74,11 @@ def pretrained(
     *,
     seed: int = 0,
     report: Report = silent,
+    device: torch.device = CPU,
 ) -> Network:
     """A new network, in eval mode, pre-trained on ``pairs`` where there are any; it starts from ``seed``."""
     outputs = pairs.targets.shape[1] if pairs is not None else 1
-    network = seeded(lambda: make(outputs), seed)
+    network = seeded(lambda: make(outputs), seed).to(device)
     if pairs is not None:
         pretrain(network, pairs, settings.pretrain, seed=seed, report=report)
     return network.eval()
@@ -140,6 +143,7 @@ def probes(x: tuple[Tensor, ...], data: ImageSet, settings: Preset, seed: int, w
 
 @torch.no_grad()
 def _run(network: Network, preprocessing: Preprocessing, images: Tensor) -> tuple[Tensor, Tensor]:
-    f = frozen(network)
-    features = torch.cat([in_chunks(f, preprocessing(part)) for part in images.split(BATCH)])
-    return features, network.head(features)
+    """Features and predictions of all ``images``, in main memory."""
+    f, device = frozen(network), network.head.weight.device
+    features = torch.cat([in_chunks(f, preprocessing(sent(part, device))) for part in images.split(BATCH)])
+    return features.cpu(), network.head(features).cpu()

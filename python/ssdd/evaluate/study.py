@@ -39,7 +39,7 @@ class Study:
         network = build(self.settings.student.model, self.data.channels, self.data.size, outputs)
         if self.settings.student.channels_last:
             network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-        return network
+        return network.faster(self.settings.student.compiled, self.settings.student.training == "bf16")
 
 
 def distil_seed(

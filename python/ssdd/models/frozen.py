@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import cache
 
 import torch
 import torch.nn.functional as F
@@ -25,7 +26,7 @@ def frozen(network: Network) -> Callable[[Tensor], Tensor]:
     """
     backbone = network.backbone
     if isinstance(backbone, ConvNet):
-        return _folded(backbone)
+        return _folded(backbone, network.compiled)
     state = {name: value.detach() for name, value in [*backbone.named_parameters(), *backbone.named_buffers()]}
     backbone.eval()
     return lambda x: functional_call(backbone, state, (x,))
@@ -34,10 +35,10 @@ def frozen(network: Network) -> Callable[[Tensor], Tensor]:
 @torch.no_grad()
 def in_chunks(features: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
     """``features(x)`` without gradients; on a CPU a few images at a time."""
-    return features(x) if x.is_cuda else torch.cat([features(part) for part in x.split(CHUNK)])
+    return features(x) if x.device.type != "cpu" else torch.cat([features(part) for part in x.split(CHUNK)])
 
 
-def _folded(backbone: ConvNet) -> Callable[[Tensor], Tensor]:
+def _folded(backbone: ConvNet, compiled: bool) -> Callable[[Tensor], Tensor]:
     layers: list[tuple[Tensor, Tensor]] = []
     blocks = list(backbone.blocks)
     for convolution, norm in zip(blocks[::4], blocks[1::4], strict=True):
@@ -47,9 +48,17 @@ def _folded(backbone: ConvNet) -> Callable[[Tensor], Tensor]:
         weight = convolution.weight.detach() * scale.view(-1, 1, 1, 1)
         layers.append((weight, (convolution.bias.detach() - norm.running_mean) * scale + norm.bias.detach()))
 
-    def features(x: Tensor) -> Tensor:
-        for weight, bias in layers:
-            x = F.avg_pool2d(F.relu_(F.conv2d(x, weight, bias, padding=1)), 2)
-        return x.mean((2, 3)) if backbone.pooled else x.flatten(1)
+    run = _program() if compiled else _through
+    return lambda x: run(x, layers, backbone.pooled)
 
-    return features
+
+def _through(x: Tensor, layers: list[tuple[Tensor, Tensor]], pooled: bool) -> Tensor:
+    for weight, bias in layers:
+        x = F.avg_pool2d(F.relu_(F.conv2d(x, weight, bias, padding=1)), 2)
+    return x.mean((2, 3)) if pooled else x.flatten(1)
+
+
+@cache
+def _program() -> Callable[..., Tensor]:
+    """:func:`_through`, compiled: one program for all networks, as the weights are its arguments."""
+    return torch.compile(_through)

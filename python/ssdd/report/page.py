@@ -117,7 +117,7 @@ def _compared(plan: Plan, cells: Found, sets: Sequence[str]) -> str:
     measures += [(f"{name}, probe with all labels", name, _probe("features/0"), False) for name in sets]
     rows = [["row", "against", *(head for head, _, _, _ in measures)]]
     for ours in (row for row in plan.rows if row.source in ("krr-st", "recomputed")):
-        for theirs in (row for row in plan.rows if row.source in ("random", "k-means")):
+        for theirs in (row for row in plan.rows if row.source in ("random", "k-means") and row.teacher == ours.teacher):
             rows.append([ours.name, theirs.name, *(
                 _paired(_values(cells, ours, name, m), _values(cells, theirs, name, m), error)
                 for _, name, m, error in measures

@@ -34,12 +34,16 @@ def run_study(
     :func:`ssdd.evaluate.read_plan` for the file.
     """
     plan = read_plan(file)
+    own = list(dict.fromkeys(row.teacher for row in plan.rows if row.teacher is not None))
     source, name = data or plan.data, teacher or plan.teacher
+    if name is None and own and all(row.teacher for row in plan.rows if row.source != "nothing"):
+        name = str(own[0])  # no row asks for it
     if source is None or name is None:
         missing = "data" if source is None else "teacher"
         raise InputError(f"{missing}: expected it in {file} or as --{missing}")
     images = load_images(Path(source))
     network = Teacher.named(str(name), images.preprocessing)
+    others = {path: Teacher.named(str(path), images.preprocessing) for path in own}
     sets = {key: load_images(Path(path)) for key, path in {**plan.targets, **(targets or {})}.items()}
     for key, found in sets.items():
         if (found.channels, found.size) != (images.channels, images.size):
@@ -51,7 +55,9 @@ def run_study(
     inputs |= {key: found.fingerprint for key, found in sets.items()}
     study = Study(images, represent(network, images, cache), plan.rows[0].settings, network)
     folder = Path(out)
-    filling = Filling(study, sets, Cells(folder / "cells", inputs), Path(work or folder / "work"))
+    cells = Cells(folder / "cells", inputs, {path: found.key() for path, found in others.items()})
+    known = {path: (found, represent(found, images, cache)) for path, found in others.items()}
+    filling = Filling(study, sets, cells, Path(work or folder / "work"), known)
 
     def told(event: Event) -> None:
         if event["event"] == "study":

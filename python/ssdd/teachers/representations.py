@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import hashlib
-import io
 import os
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from ..artifact import write_atomically
 from ..config import InputError
-from ..data import ImageSet
+from ..data import ImageSet, mapped, write_array
 from .teacher import Teacher
+
+ROWS = 4096
+"""Rows that are looked at at once."""
 
 
 @dataclass(frozen=True)
@@ -35,24 +37,45 @@ def represent(teacher: Teacher, data: ImageSet, cache: str | os.PathLike[str] | 
 
     The key is weights, structure, preprocessing, images and torch version. ``cache=None``: computed, not kept. A
     network whose code changed without its weights or its printed form changing needs ``cache=None``.
+
+    What the cache holds is mapped, not read: a row takes memory when it is asked for. It is also written a batch at a
+    time. The teacher runs where it is, the result is in main memory.
     """
-    n = len(data.x_train)
-    file = None
-    if cache is not None:
-        key = hashlib.sha256(f"{teacher.key()} {data.fingerprint} {torch.__version__}".encode()).hexdigest()
-        file = Path(cache) / f"{key[:32]}.npy"
-        try:
-            both = torch.from_numpy(np.load(file, allow_pickle=False))
-            if both.dtype == torch.float32 and both.dim() == 2 and len(both) == n + len(data.x_test):
-                return Representations(both[:n], both[n:])
-        except (OSError, ValueError, EOFError):
-            pass  # not there, or damaged: compute and write it again
-    found = Representations(teacher.represent(data.x_train), teacher.represent(data.x_test))
-    if file is not None and found.test is not None:
-        buffer = io.BytesIO()
-        np.save(buffer, torch.cat([found.train, found.test]).numpy(), allow_pickle=False)
-        write_atomically(file, buffer.getvalue())
-    return found
+    n, q = len(data.x_train), len(data.x_test)
+    if cache is None:
+        return Representations(teacher.represent(data.x_train), teacher.represent(data.x_test))
+    key = hashlib.sha256(f"{teacher.key()} {data.fingerprint} {torch.__version__}".encode()).hexdigest()
+    file = Path(cache) / f"{key[:32]}.npy"
+    both = _cached(file, n + q)
+    if both is None:
+        _compute(file, teacher, data)
+        both = _cached(file, n + q)
+        assert both is not None, file
+    return Representations(both[:n], both[n:])
+
+
+def _cached(file: Path, rows: int) -> Tensor | None:
+    """What the file holds, mapped; None where it is not there, damaged or of another form."""
+    try:
+        found = mapped(file)
+    except (OSError, ValueError, EOFError):
+        return None
+    return found if found.dtype == torch.float32 and found.dim() == 2 and len(found) == rows else None
+
+
+def _compute(file: Path, teacher: Teacher, data: ImageSet) -> None:
+    """Training images, then test images, a batch in memory at a time."""
+    parts = chain(teacher.represented(data.x_train), teacher.represented(data.x_test))
+    first = next(parts)
+
+    def fill(out: np.ndarray) -> None:
+        at = 0
+        for part in chain([first], parts):
+            out[at : at + len(part)] = part.numpy()
+            at += len(part)
+
+    shape = (len(data.x_train) + len(data.x_test), first.shape[1])
+    write_array(file, shape, np.float32, fill, "representations")
 
 
 def read_representations(path: str | os.PathLike[str], data: ImageSet) -> Representations:
@@ -60,20 +83,24 @@ def read_representations(path: str | os.PathLike[str], data: ImageSet) -> Repres
 
     Rows for all images (training images, then test images; in the source's own order where it has no test part), or
     for the training images alone, where the source has test images of its own: then no representation error is known.
+    float32 is mapped.
     """
     name = Path(path).name
     try:
-        array = np.load(path, allow_pickle=False)
+        array = np.load(path, mmap_mode="c", allow_pickle=False)
     except (OSError, ValueError, EOFError) as error:
         raise InputError(f"representations: {name}: not a readable .npy of plain numbers ({error})") from None
     n, q = len(data.x_train), len(data.x_test)
     if not isinstance(array, np.ndarray) or array.ndim != 2 or not np.issubdtype(array.dtype, np.floating):
         came = f"{array.dtype} {list(array.shape)}" if isinstance(array, np.ndarray) else "an archive"
         raise InputError(f"representations: {name}: expected floats [rows, D], got {came}")
-    if not np.isfinite(array).all():
+    if not all(np.isfinite(array[i : i + ROWS]).all() for i in range(0, len(array), ROWS)):
         raise InputError(f"representations: {name}: values that are not finite")
-    values = torch.from_numpy(array.astype(np.float32))
+    # Mapped where it holds what is needed as it is; a row then takes memory when it is asked for.
+    values = torch.from_numpy(array if array.dtype == np.float32 else array.astype(np.float32))
     own_test = torch.equal(data.rows_train, torch.arange(n))
+    if len(values) == n + q and own_test:
+        return Representations(values[:n], values[n:])
     if len(values) == n + q:
         return Representations(values[data.rows_train], values[data.rows_test])
     if len(values) == n and own_test:

@@ -6,6 +6,7 @@ import hashlib
 import importlib
 import json
 import os
+from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from torch import Tensor, nn
 
 from ..artifact import Preprocessing, read_safetensors, write_atomically
 from ..config import InputError
+from ..data import CPU, sent
 from ..models import ConvNet, ResNet
 
 FORMAT = "ssdd.teacher"
@@ -43,9 +45,10 @@ class Teacher:
         self.about = dict(about or {})
 
     def __call__(self, x: Tensor) -> Tensor:
-        """Normalised images [N, C, H, W] -> representations, float32 [N, D]; checks what the network returned.
+        """Normalised images [N, C, H, W] -> representations, float32 [N, D]; checks the shape the network returned.
 
-        A gradient flows to images that ask for one, never to the network's weights.
+        A gradient flows to images that ask for one, never to the network's weights. Values are not read here, so that
+        a loop on a GPU need not wait for them: :meth:`represent` refuses what is not finite, and a loss shows it.
         """
         y = self.module(x)
         if not isinstance(y, Tensor) or y.dim() != 2 or len(y) != len(x):
@@ -54,15 +57,36 @@ class Teacher:
                 f"teacher: expected one vector an image, a tensor [{len(x)}, D], got {came}; "
                 "wrap the network so that it pools or flattens its output"
             )
-        if not bool(torch.isfinite(y).all()):
-            raise InputError("teacher: its output has values that are not finite; check weights and preprocessing")
         return y.to(torch.float32)
+
+    @property
+    def device(self) -> torch.device:
+        """Where the network is, and wants its images."""
+        tensors = (*self.module.parameters(), *self.module.buffers())
+        return tensors[0].device if tensors else CPU
+
+    def to(self, device: torch.device) -> Teacher:
+        """The same teacher, its network moved to ``device``."""
+        self.module.to(device)
+        return self
 
     @torch.no_grad()
     def represent(self, images: Tensor) -> Tensor:
-        """Stored images, uint8 [N, H, W, C] -> representations, float32 [N, D]."""
+        """Stored images, uint8 [N, H, W, C] -> representations, float32 [N, D], in main memory."""
+        return torch.cat(list(self.represented(images)))
+
+    @torch.no_grad()
+    def represented(self, images: Tensor) -> Iterator[Tensor]:
+        """:meth:`represent` a batch at a time: for sets that do not fit in memory."""
+        device = self.device
         try:
-            return torch.cat([self(self.preprocessing(part)) for part in images.split(BATCH)])
+            for part in images.split(BATCH):
+                y = self(self.preprocessing(sent(part, device))).cpu()
+                if not bool(torch.isfinite(y).all()):
+                    raise InputError(
+                        "teacher: its output has values that are not finite; check weights and preprocessing"
+                    )
+                yield y
         except RuntimeError as error:  # a network made for other channels or sizes
             raise InputError(f"teacher: cannot run on images of {list(images.shape[1:])}: {error}") from error
 

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from ..checkpoint import Checkpoints
 from ..config import Diverged, InputError, Report, TeacherConfig, as_dict, silent
-from ..data import ImageSet, augment
+from ..data import CPU, ImageSet, augment, repeatable, taken
 from ..models import seeded
 from .methods import METHODS, Method
 from .teacher import Teacher, teacher_backbone
@@ -42,40 +42,53 @@ class Training:
         for name in ("backbone", "method", "optimizer"):
             getattr(self, name).load_state_dict(state[name])
         self.generator.set_state(state["generator"])
-        self.step, self.order, self.total = state["step"], state["order"], state["total"]
+        self.step, self.order = state["step"], state["order"]
+        self.total = state["total"].to(next(self.backbone.parameters()).device)
 
 
+@repeatable()
 def train_teacher(
-    data: ImageSet, config: TeacherConfig, report: Report = silent, checkpoints: Checkpoints | None = None
+    data: ImageSet,
+    config: TeacherConfig,
+    report: Report = silent,
+    checkpoints: Checkpoints | None = None,
+    device: torch.device = CPU,
 ) -> Teacher:
     """Train a network by ``config.method`` on the training images alone, without labels.
 
     Reports ``{"event": "teacher", "step", "steps", "loss"}`` once an epoch. Deterministic for one seed, machine and
     number of threads. With ``checkpoints`` the training goes on from the newest one there is, to the same bits as if
-    it had never stopped. Raises :class:`Diverged` where the loss stops being finite.
+    it had never stopped. The network trains on ``device`` and stays there; all draws are made in main memory.
+    Raises :class:`Diverged` where the loss stops being finite.
     """
     n = len(data.x_train)
     if n < 4:
         raise InputError(f"data: expected at least 4 training images for a teacher, got {n}")
     backbone = seeded(lambda: teacher_backbone(config.backbone, data.channels, data.size, config.widths), config.seed)
     method = seeded(lambda: METHODS[config.method](backbone, backbone.dimension, config), config.seed + 1)
+    backbone.to(device)
+    method.to(device)
     parameters = [*backbone.parameters(), *(p for p in method.parameters() if p.requires_grad)]
-    optimizer = torch.optim.AdamW(parameters, lr=config.rate, weight_decay=config.weight_decay)
+    optimizer = torch.optim.AdamW(
+        parameters, lr=config.rate, weight_decay=config.weight_decay, fused=True if device.type == "cuda" else None
+    )
     t = Training(backbone, method, optimizer, torch.Generator().manual_seed(config.seed))
     identity = {"teacher": as_dict(config), "data": data.fingerprint}
     saved = checkpoints.begin(identity) if checkpoints else None
     if saved is not None:
         t.load_state_dict(saved)
+    data = data.on(device)
     batch = min(config.batch, n)
     per_epoch = n // batch  # the incomplete batch of an epoch is dropped: the correlation is taken over a batch
     steps = config.epochs * per_epoch
     while t.step < steps:
         i = t.step % per_epoch
         if i == 0:
-            t.order, t.total = torch.randperm(n, generator=t.generator), torch.zeros(())
+            t.order, t.total = torch.randperm(n, generator=t.generator), torch.zeros((), device=device)
         for group in optimizer.param_groups:
             group["lr"] = config.rate * _schedule(t.step / steps)
-        pixels = data.x_train[t.order[i * batch : (i + 1) * batch]].permute(0, 3, 1, 2).float().div(255)
+        rows = t.order[i * batch : (i + 1) * batch]
+        pixels = taken(data.x_train, rows, device).permute(0, 3, 1, 2).float().div(255)
         views = torch.cat([augment(pixels, config.augment, t.generator) for _ in range(2)])
         loss = method.loss(backbone, data.preprocessing.normalise(views))
         optimizer.zero_grad()

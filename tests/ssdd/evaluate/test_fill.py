@@ -1,5 +1,6 @@
 """The study runner: cells on disk, what a rerun skips, and what it refuses."""
 
+import dataclasses
 import json
 import os
 import signal
@@ -10,12 +11,14 @@ import time
 import numpy as np
 import pytest
 
+from ssdd.artifact import DistilledSet
 from ssdd.cli.study import duration
 from ssdd.config import InputError
 from ssdd.evaluate import read_plan
 from ssdd.evaluate.cells import differences
 from ssdd.evaluate.fill import remaining
 from ssdd.report import run_study
+from ssdd.teachers import Teacher, represent, train_teacher
 
 FILE = """
 preset = "digits"
@@ -219,3 +222,58 @@ def test_the_time_left(place):
     assert remaining(done, [(plan.rows[0], 0, "source")] * 2) == 12
     assert remaining(done, [(plan.rows[0], 0, "elsewhere")]) is None
     assert [duration(s) for s in (40, 700, 11100)] == ["40 s", "12 min", "3 h 05 min"]
+
+
+OWN = """
+[[row]]
+name = "KRR-ST, another teacher"
+from = "krr-st"
+seeds = 1
+teacher = "other.safetensors"
+[[row]]
+name = "recomputed, another teacher"
+from = "recomputed"
+of = "KRR-ST, another teacher"
+seeds = 1
+[[row]]
+name = "another teacher"
+from = "teacher"
+seeds = 1
+teacher = "other.safetensors"
+"""
+
+
+def test_a_row_with_a_teacher_of_its_own(place, few, small):
+    config = dataclasses.replace(small.teacher, method="simclr", widths=(16, 12), epochs=2)
+    other = train_teacher(few, config)
+    other.save(place / "other.safetensors")
+    run(place)
+    before = cells(place)
+    (place / "study.toml").write_text(FILE + OWN)
+    events = run(place)
+    assert {e["row"] for e in events} == {"KRR-ST, another teacher", "recomputed, another teacher", "another teacher"}
+    after = cells(place)
+    assert all(after[name] == text for name, text in before.items())  # the other rows' cells are as good as before
+    cell = json.loads(after["krr-st-another-teacher.seed-0.source.json"])
+    old = json.loads(before["teacher.seed-0.source.json"])["inputs"]["teacher"]
+    assert cell["inputs"]["teacher"] == other.key() != old
+    own = json.loads(after["another-teacher.seed-0.source.json"])
+    assert own["error"] == 0 and own["probes"] != json.loads(before["teacher.seed-0.source.json"])["probes"]
+    pairs = DistilledSet.load(place / "work" / "krr-st-another-teacher.seed-0.pairs.safetensors")
+    assert pairs.targets.shape[1] == represent(other, few).dimension == 12
+    page = (place / "README.md").read_text()
+    assert "| KRR-ST, the code's pool | random + teacher |" in page
+    assert "| KRR-ST, another teacher | random + teacher |" not in page  # errors of different teachers: no comparison
+    Teacher(train_teacher(few, dataclasses.replace(config, seed=1)).module, few.preprocessing, other.about).save(
+        place / "other.safetensors"
+    )
+    with pytest.raises(InputError, match="teacher: .* there"):
+        run(place)
+
+
+def test_no_teacher_is_asked_for_where_every_row_has_its_own(place, teacher):
+    teacher.save(place / "own.safetensors")
+    text = FILE.split("[[row]]")[0]
+    row = '[[row]]\nname = "r"\nfrom = "random"\nseeds = 1\nteacher = "own.safetensors"\n'
+    (place / "study.toml").write_text(text + row)
+    assert len(run(place, teacher=None)) == 2

@@ -1,10 +1,17 @@
 """Features as a function of the images alone: the same numbers and gradients, nothing to the weights."""
 
+import copy
+import sys
+
 import pytest
 import torch
+import torch._dynamo
 import torch.nn.functional as F
+from torch._dynamo.utils import counters
 
 from ssdd.models import build, frozen, in_chunks, seeded
+
+frozen_room = sys.modules["ssdd.models.frozen"]  # the function has taken its name
 
 
 def trained(name, channels_last):
@@ -44,3 +51,38 @@ def test_weights_are_read_when_it_is_called():
     with torch.no_grad():
         network.backbone.blocks[0].weight.mul_(2)
     assert not torch.allclose(frozen(network)(x), before)
+
+
+def test_compiled_networks_give_the_same_numbers_and_one_program_serves_all_of_a_pool(monkeypatch):
+    program = torch.compile(frozen_room._through, backend="eager")
+    monkeypatch.setattr(frozen_room, "_program", lambda: program)
+    torch._dynamo.reset()
+    counters.clear()
+    x = torch.rand(5, 3, 16, 16)
+    programs = []
+    for seed in range(4):  # a pool's networks, one after the other
+        torch.manual_seed(seed)
+        plain = build("convnet-4-8", 3, (16, 16), 7)
+        fast = copy.deepcopy(plain).faster(compiled=True)
+        fast.compile(backend="eager")  # the compiler's own code is not what is tested here
+        seen = frozen(fast)(x.clone().requires_grad_())
+        assert torch.equal(seen, frozen(plain)(x.clone().requires_grad_()))
+        for network in (plain, fast):
+            F.mse_loss(network.train()(x), torch.zeros(5, 7)).backward()
+        assert all(torch.equal(a.grad, b.grad) for a, b in zip(plain.parameters(), fast.parameters(), strict=True))
+        programs.append(counters["stats"]["unique_graphs"])
+    assert programs[0] > 0 and programs[-1] == programs[0]
+    assert "compiled" in str(fast) and str(plain) == str(build("convnet-4-8", 3, (16, 16), 7))
+
+
+def test_training_in_bf16_leaves_features_and_weights_in_32_bits():
+    torch.manual_seed(0)
+    plain = build("convnet-4-8", 3, (16, 16), 7)
+    half = copy.deepcopy(plain).faster(half_training=True)
+    x, y = torch.rand(64, 3, 16, 16), torch.rand(64, 7)
+    assert torch.equal(frozen(half)(x), frozen(plain)(x)) and torch.equal(half.eval()(x), plain.eval()(x))
+    for network in (plain, half):
+        F.mse_loss(network.train()(x), y).backward()
+    assert all(p.dtype == p.grad.dtype == torch.float32 for p in half.parameters())
+    a, b = (torch.cat([p.grad.flatten() for p in n.parameters()]) for n in (plain, half))
+    assert 0 < float((a - b).norm() / a.norm()) < 0.05

@@ -1,6 +1,7 @@
 """Teachers: training, files, networks of the user's, and representations: cached, or from a file."""
 
 import dataclasses
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -171,10 +172,13 @@ def test_teacher_by_name(tmp_path, monkeypatch, few):
 def test_cache_is_used_and_its_key_is_weights_data_preprocessing(tmp_path, few, teacher):
     first = represent(teacher, few, tmp_path)
     [file] = tmp_path.iterdir()
+    kept = first.train.clone()
+    file.unlink()  # a file that is mapped must not be written over
     np.save(file, np.full((500, first.dimension), 7, np.float32))
     assert float(represent(teacher, few, tmp_path).train[0, 0]) == 7  # read, not computed
+    file.unlink()
     file.write_bytes(b"torn")
-    assert torch.equal(represent(teacher, few, tmp_path).train, first.train)  # computed, and written again
+    assert torch.equal(represent(teacher, few, tmp_path).train, kept)  # computed, and written again
     other_data = ImageSet("few", few.x_train.flip(0), few.x_test)
     represent(teacher, other_data, tmp_path)
     represent(Teacher(teacher.module, PRE), few, tmp_path)
@@ -213,3 +217,42 @@ def test_representations_that_do_not_fit(tmp_path, few, array, named):
     np.save(tmp_path / "r.npy", array, allow_pickle=True)
     with pytest.raises(InputError, match=named):
         read_representations(tmp_path / "r.npy", few)
+
+
+def in_file(tensor) -> bool:
+    """Whether the tensor's bytes lie in a mapped file."""
+    for line in Path("/proc/self/maps").read_text().splitlines():
+        low, high = (int(part, 16) for part in line.split()[0].split("-"))
+        if low <= tensor.data_ptr() < high:
+            return len(line.split()) > 5 and line.split()[5].endswith(".npy")
+    return False
+
+
+def test_representations_are_mapped_from_the_cache_and_written_a_batch_at_a_time(tmp_path, few, teacher, monkeypatch):
+    whole = represent(teacher, few)
+    assert not in_file(whole.train)
+    monkeypatch.setattr("ssdd.teachers.teacher.BATCH", 64)
+    monkeypatch.setattr(torch, "cat", None)  # nothing is put together in memory
+    for _ in range(2):  # computed, then found
+        found = represent(teacher, few, tmp_path)
+        assert in_file(found.train) and in_file(found.test)
+        assert torch.allclose(found.train, whole.train, atol=1e-5) and torch.allclose(found.test, whole.test, atol=1e-5)
+    monkeypatch.undo()
+    np.save(tmp_path / "r.npy", whole.train.numpy())
+    mine = read_representations(tmp_path / "r.npy", few)
+    assert in_file(mine.train) and torch.equal(mine.train, whole.train)
+
+
+def test_no_room_for_representations(tmp_path, few, teacher, monkeypatch):
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("os.posix_fallocate", full)
+    with pytest.raises(InputError, match=r"no place for 32,000 bytes of representations \(No space left"):
+        represent(teacher, few, tmp_path)
+    assert not list(tmp_path.iterdir())
+
+
+def test_training_and_representing_on_another_device_is_a_matter_of_where_the_network_is(few, teacher):
+    assert teacher.device == torch.device("cpu") and teacher.to(torch.device("cpu")) is teacher
+    assert Teacher(nn.Flatten(), PRE).device == torch.device("cpu")
