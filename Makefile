@@ -67,6 +67,9 @@ dev: ## build _C in place, for PYTHONPATH=.:python (PYTHON=... names the interpr
 	"$$bin/cmake" --build build/dev -j $(JOBS)
 
 CORE := tests/ext/core
+# Of the kernels' tables about one row in so many runs under the sanitizers, every kernel among them (tests/simt/test_kernels.py).
+SANITIZED := product_ gram_ cholesky_ krr_
+EVERY := 12
 .PHONY: sanitize aarch64
 sanitize: $(ENV_STAMP) ## run the core's own tests under AddressSanitizer and UBSan, the CUDA kernels' twin also under TSan
 	$(BIN)/cmake -S $(CORE) -B build/core-sanitize -G Ninja -DCMAKE_MAKE_PROGRAM="$$PWD/$(BIN)/ninja" \
@@ -76,12 +79,15 @@ sanitize: $(ENV_STAMP) ## run the core's own tests under AddressSanitizer and UB
 	for kind in address thread; do \
 		sanitizers=$${kind/address/address,undefined}; \
 		$(BIN)/cmake -S tests/simt -B build/simt-$$kind -G Ninja -DCMAKE_MAKE_PROGRAM="$$PWD/$(BIN)/ninja" \
-			-DSANITIZE=$$sanitizers && $(BIN)/cmake --build build/simt-$$kind -j $(JOBS) --target simt_tests; \
+			-DSANITIZE=$$sanitizers; \
+		$(BIN)/cmake --build build/simt-$$kind -j $(JOBS) --target simt_tests; \
+		for part in $(SANITIZED); do \
+			echo "== kernels under $$sanitizers: $$part"; \
+			time ASAN_OPTIONS=detect_leaks=0:detect_stack_use_after_return=0 TSAN_OPTIONS=halt_on_error=1 \
+				OMP_NUM_THREADS=2 OMP_WAIT_POLICY=passive UBSAN_OPTIONS=print_stacktrace=1 \
+				build/simt-$$kind/simt_tests $$part $(EVERY); \
+		done; \
 	done
-	for part in product gram cholesky krr; do \
-		ASAN_OPTIONS=detect_leaks=0:detect_stack_use_after_return=0 build/simt-address/simt_tests $$part; done
-	for part in product gram_batches cholesky krr_batches krr_chunks krr_bad; do \
-		TSAN_OPTIONS=halt_on_error=1 build/simt-thread/simt_tests $$part; done
 
 aarch64: $(ENV_STAMP) ## cross-compile the core's own tests and run them under qemu-user
 	$(BIN)/cmake -S $(CORE) -B build/core-aarch64 -G Ninja -DCMAKE_MAKE_PROGRAM="$$PWD/$(BIN)/ninja" \

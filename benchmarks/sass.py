@@ -1,11 +1,12 @@
 #!/usr/bin/env python
-"""What can be said of the CUDA kernels without a GPU: compiled for one architecture, disassembled, counted.
+"""What can be said of the CUDA kernels without a GPU: compiled for one architecture and disassembled, run on the host
+twin and counted, and the floors that follow for the calls of the speed table.
 
-    python benchmarks/sass.py                  a table to standard output
+    python benchmarks/sass.py                  the tables to standard output
     python benchmarks/sass.py --out FOLDER     sass.md and sass.json there
 
-Needs nvcc; the disassembler comes from PyPI (nvidia-cuda-nvdisasm). Registers, stack and shared memory are ptxas's; the
-inner loop is the innermost loop with most multiply-adds.
+Needs nvcc, a C++ compiler and cmake; the disassembler comes from PyPI (nvidia-cuda-nvdisasm). Registers, stack and
+shared memory are ptxas's; the inner loop is the innermost loop with most multiply-adds.
 """
 
 from __future__ import annotations
@@ -14,14 +15,16 @@ import argparse
 import json
 import re
 import shutil
-import subprocess
 import sys
 import tempfile
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-ROOT = Path(__file__).resolve().parents[1]
+import floors
+import twin
+from twin import ROOT, readable, run
+
 FLAGS = [
     "-std=c++17", "-O3", "--expt-relaxed-constexpr", "-diag-suppress", "554", "-DSSDD_CUDA_ARCHITECTURES=\"\"",
     f"-I{ROOT / 'csrc'}", f"-I{ROOT / 'csrc' / 'cuda'}",
@@ -61,31 +64,11 @@ def tool(name: str) -> str | None:
     return None
 
 
-def run(*command: str | Path) -> str:
-    done = subprocess.run([str(c) for c in command], capture_output=True, text=True)
-    if done.returncode != 0:
-        raise SystemExit(f"{' '.join(map(str, command))}\n{done.stdout}{done.stderr}")
-    return done.stdout + done.stderr
-
-
 def compile_source(source: Path, folder: Path, architecture: str) -> tuple[Path, str]:
     """The cubin, and what ptxas says of it."""
     cubin = folder / f"{source.stem}.cubin"
     said = run("nvcc", *FLAGS, f"-arch={architecture}", "-cubin", "-Xptxas=-v", source, "-o", cubin)
     return cubin, said
-
-
-def readable(names: list[str]) -> dict[str, str]:
-    filt = shutil.which("c++filt")
-    if not filt or not names:
-        return {n: n for n in names}
-    lines = subprocess.run([filt], input="\n".join(names), capture_output=True, text=True, check=True).stdout
-    short = []
-    for line in lines.splitlines():
-        text = line.replace("ssdd::cuda::", "").replace("(anonymous namespace)::", "")
-        text = re.sub(r"^void ", "", re.sub(r"_NV_ANON_NAMESPACE::|_GLOBAL__N__\w+::", "", text))
-        short.append(re.sub(r"\(.*$", "", text))
-    return dict(zip(names, short, strict=True))
 
 
 def resources(said: str) -> dict[str, dict[str, int]]:
@@ -124,13 +107,24 @@ def disassembled(cubin: Path) -> dict[str, list[str]]:
     return kernels
 
 
+def opcode(line: str) -> str:
+    return re.sub(r"^@!?U?P\w+\s+", "", line).split(" ")[0]
+
+
 def counts(lines: list[str]) -> dict[str, int]:
-    opcodes = [re.sub(r"^@!?U?P\w+\s+", "", line).split(" ")[0] for line in lines if not line.endswith(":")]
+    opcodes = [opcode(line) for line in lines if not line.endswith(":")]
     table = {kind: sum(bool(re.match(pattern, o)) for o in opcodes) for kind, pattern in KINDS.items()}
     table["all"] = len(opcodes)
     table["LDS wide"] = sum(bool(re.match(r"LDS\.(64|128)|LDS\.U?\.?(64|128)", o)) for o in opcodes)
     table["LDGSTS wide"] = sum(o.startswith("LDGSTS") and ".128" in o for o in opcodes)
     return table
+
+
+def widths(lines: list[str], kind: str) -> str:
+    """Of the loads of one kind how many move 4, 8 and 16 bytes (narrower ones count as 4): '16x4 8x16'."""
+    opcodes = [o for o in map(opcode, lines) if re.match(KINDS[kind], o)]
+    sizes = [16 if ".128" in o else 8 if ".64" in o else 4 for o in opcodes]
+    return " ".join(f"{sizes.count(size)}x{size}" for size in (4, 8, 16) if size in sizes) or "-"
 
 
 def inner_loop(lines: list[str]) -> list[str]:
@@ -180,10 +174,11 @@ def measure(architecture: str = "sm_90") -> list[dict[str, Any]]:
             use, code = resources(said), disassembled(cubin)
             names = readable(list(use))
             for mangled, own in sorted(use.items(), key=lambda item: names[item[0]]):
-                name = names[mangled]
+                name, loop = names[mangled], inner_loop(code[mangled])
                 rows.append({
                     "source": source.name, "kernel": name, **own, "occupancy": occupancy(name, own),
-                    "whole": counts(code[mangled]), "loop": counts(inner_loop(code[mangled])),
+                    "whole": counts(code[mangled]), "loop": counts(loop),
+                    "widths": {kind: widths(loop, kind) for kind in ("LDS", "LDG", "LDGSTS")},
                 })  # fmt: skip
     return rows
 
@@ -193,18 +188,30 @@ def table(rows: list[dict[str, Any]], architecture: str) -> str:
         f"# Kernels as compiled for {architecture}",
         "",
         "Generated by `make sass`. Occupancy: warps of a multiprocessor of an H100 that the launch can fill (one-block",
-        "factorisations at n = 128). Inner loop: the innermost loop with most multiply-adds; (w): 8 or 16 bytes wide.",
+        "factorisations at n = 128). Inner loop: the innermost loop with most multiply-adds (without a loop: all); its",
+        "loads as number x bytes a lane. local: accesses of local memory, anywhere. From the host twin, "
+        "over all accesses of",
+        f"{', '.join('`' + ' '.join(map(str, c)) + '`' for c in twin.CALLS)}:",
+        "sectors of 32 bytes a request of a warp (and how many times the fewest that hold the bytes "
+        "asked for), and the worst",
+        "bank conflict. Stores stand behind the loops; where a tile is split or mirrored, their sectors "
+        "meet again in L2.",
         "",
         "| kernel | registers | spills + stack | static shared | occupancy | inner loop: instructions | HMMA | FFMA"
-        " | DFMA | LDS (w) | LDGSTS (w) | LDG | SHFL | BAR | local |",
-        "|---|---|---|---|---|---|---|---|---|---|---|---|---|---|---|",
+        " | DFMA | LDS | LDGSTS | LDG | SHFL | BAR | local | load sectors (x fewest) | store sectors | bank conflict |",
+        "|---|---|---|---|---|---|---|---|---|---|---|---|---|---|---|---|---|---|",
     ]
     for r in rows:
-        c = r["loop"]
+        c, wide, seen = r["loop"], r["widths"], r["accesses"]
+        loads, stores = (
+            f"{seen[f'{kind}_sectors']:.1f} ({seen[f'{kind}_waste']:.2f})" if seen[f"{kind}s"] else "-"
+            for kind in ("load", "store")
+        )
         lines.append(
             f"| `{r['kernel']}` | {r['registers']} | {r['spills'] + r['stack']} | {r['shared']} | {r['occupancy']:.0%}"
-            f" | {c['all']} | {c['HMMA']} | {c['FFMA']} | {c['DFMA']} | {c['LDS']} ({c['LDS wide']})"
-            f" | {c['LDGSTS']} ({c['LDGSTS wide']}) | {c['LDG']} | {c['SHFL']} | {c['BAR']} | {r['whole']['local']} |"
+            f" | {c['all']} | {c['HMMA']} | {c['FFMA']} | {c['DFMA']} | {wide['LDS']}"
+            f" | {wide['LDGSTS']} | {wide['LDG']} | {c['SHFL']} | {c['BAR']} | {r['whole']['local']}"
+            f" | {loads} | {stores} | {str(seen['ways']) + '-way' if seen['ways'] else '-'} |"
         )
     return "\n".join(lines) + "\n"
 
@@ -214,13 +221,15 @@ def main() -> None:
     parser.add_argument("--architecture", default="sm_90", help="what nvcc compiles for (default: %(default)s)")
     parser.add_argument("--out", type=Path, help="a folder for sass.md and sass.json")
     arguments = parser.parse_args()
-    rows = measure(arguments.architecture)
-    text = table(rows, arguments.architecture)
+    rows, seen, calls = measure(arguments.architecture), twin.accesses(), floors.measure()
+    for row in rows:
+        row["accesses"] = seen.get(row["kernel"], twin.NO_ACCESSES)
+    text = table(rows, arguments.architecture) + "\n" + floors.text(calls)
     print(text)
     if arguments.out:
         arguments.out.mkdir(parents=True, exist_ok=True)
         (arguments.out / "sass.md").write_text(text)
-        found = {"architecture": arguments.architecture, "kernels": rows}
+        found = {"architecture": arguments.architecture, "kernels": rows, "calls": calls}
         (arguments.out / "sass.json").write_text(json.dumps(found, indent=1) + "\n")
 
 

@@ -1,4 +1,10 @@
 // The ops solve and solve_backward on the GPU: the ladder of factor.cuh, and one product for Abar. See cholesky.h.
+//
+// Mapping: that of the rungs and of the product; ridge_kernel takes a block a problem, a thread an element of the diagonal.
+// Traffic: solve reads n^2 / 2 elements and n c of y, writes n^2 and n c; the backward reads n^2 / 2 and 2 n c, writes n^2 and
+// n c, and passes 4 n c through the pair [x | u | x]. FLOPs: n^3 / 3 + 2 n^2 c; backward 4 n^2 c (2 n^2 c solve, as many for
+// one triangle of Abar). Floor on an H100 at n = 512, c = 10: 3.1 MB, 0.9 us, and the chain of 512 pivots, about 30 us.
+// Other path: none here; factor.cuh says which rung runs.
 #include "../cholesky.h"
 
 #include "../arena.h"

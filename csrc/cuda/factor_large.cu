@@ -8,6 +8,7 @@
 // fits (n <= 3,500 in float on an H100: 50 MB). FLOPs n^3 / 3. Floor at n = 2048: 2.9 GFLOP = 28 us as three TF32 products
 // through mma.sync; 32 diagonal blocks, each a chain of 64 pivots (about 6 us), take 200 us: the chain is the limit.
 // A retry with jitter starts from the upper triangle, which holds A; launches of problems that need none return at once.
+// Other path: factor_small.cu where a matrix fits one block's shared memory.
 #include "factor.cuh"
 #include "triangle.cuh"
 #include "vector.cuh"
@@ -183,6 +184,8 @@ void factorise_large(const Factor<T>& f, simt::Stream stream) {
   nan_where_failed<T>(f.batch, n * f.c, f.status, nullptr, f.x, stream);
 }
 
+// Forward and back over blocks of 64 rows, two launches each. Traffic: the factor's triangle twice, n^2 / 2 elements, and of x
+// c n^2 / 64 read and written, from L2. FLOPs 2 n^2 c. Floor: n / 64 blocks twice, each a chain of 64 rows (about 3 us).
 template <class T>
 void solve_large(int64_t batch, int64_t n, const T* factor, int64_t c, T* x, simt::Stream stream) {
   const int64_t chunks = (c + kColumns - 1) / kColumns, blocks = (n + kPanel - 1) / kPanel;

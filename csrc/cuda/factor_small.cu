@@ -7,6 +7,7 @@
 // Traffic: n^2 / 2 elements read, n^2 / 2 written (and as many zeros), 2 n c for x. FLOPs n^3 / 3 + 2 n^2 c.
 // Floor on an H100: a problem of 128 moves 131 KB and takes 0.7 MFLOP, far below a launch; a chain of n pivots, each a square
 // root, a reciprocal and a shuffle (about 100 cycles), is the real one: 128 x 100 / 1.7 GHz = 8 us.
+// Other path: factor_large.cu for matrices beyond one block's shared memory.
 #include "factor.cuh"
 #include "triangle.cuh"
 

@@ -1,6 +1,11 @@
 // Gram matrices on the GPU: one product with the kernel function applied in registers; the symmetric case makes one
 // triangle of tiles and writes each element to both places. Linear on the tensor cores for float (product_tensor.cu),
 // squared distances without cancellation (product_plain.cu). One launch, and one more where k is split.
+//
+// Mapping: a block a tile of 64 x 64. Traffic: (S + Q) D elements read once from memory (S Q D / 32 asked of L2), S Q written.
+// FLOPs: 2 S Q D, 3 S Q D for distances; the symmetric case half. Floor on an H100: 2 S Q D / 104 TF/s for float through
+// mma.sync, 3 S Q D / 67 TF/s for distances, or (S D + Q D + S Q) 4 bytes / 3.35 TB/s where that is more (D below some 100).
+// Other path: for double, distances and D < 48 the ordinary units; product_plain.cu.
 #include "../gram.h"
 
 #include "product.cuh"

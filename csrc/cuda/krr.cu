@@ -1,6 +1,11 @@
 // KRR forward on the GPU, composed of products (product.cuh) and one factorisation (factor.cuh) for the whole batch on one
 // stream; see krr.h for the plans. Launches: low rank 7 (one more for each split of a long k), dense 5 + 2 a chunk, primal 6,
 // and three for each 64 columns of a factor larger than one block. Nothing comes back to the host.
+//
+// Mapping: that of the products and rungs; corner_kernel takes a thread a problem. Traffic: every input once, and K_ss, alpha,
+// R once each; dense K_qs too. FLOPs (krr.h counts them as multiply-adds): S^2 D + S^3 / 3 + 2 S^2 C, and 2 (S + Q) D C in low
+// rank, 2 Q S (D + C) dense. Floor on an H100: benchmarks/results/sass.md has it for the sizes of the speed table. Small ones
+// are bound by their launches, about 2.5 us each in a graph. Other path: the plans, picked by ssdd_ext/plan.py.
 #include "../krr.h"
 
 #include "krr_work.cuh"

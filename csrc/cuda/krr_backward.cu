@@ -1,5 +1,13 @@
 // KRR backward on the GPU, from the forward's factor and coefficients; formulas and plans in krr.h. Like the forward, products
 // of the whole batch on one stream; a launch each for the scalars that depend on lbar.
+//
+// Mapping: that of the products and rungs. Own kernels: slope_kernel and shift_kernel take a block a row, hyper_kernel and
+// add_parts_kernel a warp a problem, alpha_sum_kernel a block a problem, rbf_hyper_kernel a thread a problem.
+// Traffic: X_s, X_q, R, the factor and alpha once, each gradient once; dense K_qs and Kbar_qs too; slope_kernel reads two
+// elements and writes one for each of K, shift_kernel one and one. FLOPs: low rank 2 (Q + S) D C for M and abar, 2 S^2 C,
+// 4 S D C for W and V, 4 S D C for Xbar_s; dense 2 Q S C twice, 2 S^2 C, 2 S^2 D, 2 Q S D; slope_kernel about 8 an element.
+// Floor on an H100: benchmarks/results/sass.md for the sizes of the speed table; slope_kernel 12 bytes an element / 3.35 TB/s.
+// Other path: the plans, picked by ssdd_ext/plan.py; other kernels than the linear one have the dense plan only.
 #include "../krr.h"
 #include "krr_work.cuh"
 
@@ -103,7 +111,7 @@ template <class T>
 SIMT_KERNEL(kThreads) shift_kernel(int64_t rows, int64_t d, Batch<const T> x, Batch<const T> origin, T* out) {
   const int64_t b = simt::block().x / rows, i = simt::block().x % rows;
   for (int64_t j = simt::thread(); j < d; j += kThreads)
-    simt::store(out + (b * rows + i) * d + j, x[b](i, j) - origin[b](0, j));
+    simt::store(out + (b * rows + i) * d + j, simt::load(&x[b](i, j)) - simt::load(&origin[b](0, j)));
 }
 
 template <class T>

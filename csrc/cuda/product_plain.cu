@@ -3,7 +3,8 @@
 // Mapping: a block of 256 threads makes a tile of 64 x 64, a thread 4 x 4 of it; k in steps of 16 through 2 stages of
 // cp.async, one element a copy (any stride), both operands as [k][row]. Sums of 16 steps are added to the
 // running sums, so that rounding grows with k / 16. A squared distance is summed as such: no cancellation, and 0 of a point to itself.
-// Traffic as in product_tensor.cu. FLOPs 2 m n k (distances 3 m n k); floor on an H100: 67 TF/s of float, 34 of double.
+// Traffic as in product_tensor.cu; join_kernel reads splits m n elements and writes m n. FLOPs 2 m n k (distances 3 m n k);
+// floor on an H100: 67 TF/s of float, 34 of double. Other path: product_tensor.cu for products of float with k >= 48.
 #include "product.cuh"
 
 namespace ssdd::cuda {

@@ -1,4 +1,10 @@
 // Copies, mirrors, sums and scalars. All are bound by memory or by their launch; each reads and writes every element once.
+//
+// Mapping: copy_kernel and mirror_kernel a block of 256 threads a square of 32 x 32; sum_columns_kernel a block 32 columns;
+// dot_kernel a block 8192 elements; nan_kernel and zero_kernel a thread an element; the kernels of scalars a thread a problem.
+// Traffic, elements read and written: copy n and n, mirror n^2 / 2 and n^2 / 2, sums n and one a column, dot 2 n and one a
+// block; nan_kernel writes those of failed problems only. FLOPs: at most 2 an element. Floor on an H100: bytes / 3.35 TB/s,
+// from L2 less; below some megabytes the launch. Other path: none.
 #include "vector.cuh"
 
 #include "scalars.cuh"

@@ -7,10 +7,13 @@
 namespace simt {
 namespace runtime {
 bool counting = false;
+Recording recording = Recording::off;
 namespace {
 
 std::mutex mutex;
-std::map<std::tuple<const char*, int, Space>, Count> totals;
+std::map<std::tuple<const void*, const char*, int, Space>, Count> totals;
+std::vector<Launch> launches_recorded;
+thread_local int64_t flops = 0;  // of the block under way
 std::vector<Count> listed;
 
 template <class Request>
@@ -56,14 +59,22 @@ void BlockCounts::add(Site site, Space space, int thread, const void* address, i
   requests[k][size_t(thread) % kWarp] = {reinterpret_cast<uintptr_t>(address), bytes};
 }
 
-void BlockCounts::fold() {
+void add_flops(int many) { flops += many; }
+
+void BlockCounts::fold(const void* kernel) {
   const std::lock_guard<std::mutex> guard(mutex);
+  Launch* const launch = recording == Recording::off ? nullptr : &launches_recorded.back();
+  if (launch) launch->flops += flops;
+  flops = 0;
   for (const auto& [key, line] : lines) {
     const auto& [file, number, space] = key;
-    Count& count = totals.insert({key, Count{{file, number}, space, 0, 0, 0, 0}}).first->second;
+    Count& count = totals.insert({{kernel, file, number, space}, Count{kernel, {file, number}, space, 0, 0, 0, 0}}).first->second;
     for (const auto& requests : line.warps)
       for (const Request& request : requests) {
         ++count.requests;
+        if (launch && space != Space::shared)
+          for (const Access& access : request)
+            (space == Space::global_load ? launch->loaded : launch->stored) += access.bytes;
         if (space == Space::shared)
           count.worst_ways = std::max(count.worst_ways, ways_of(request));
         else
@@ -74,6 +85,13 @@ void BlockCounts::fold() {
 }
 
 }  // namespace runtime
+
+void runtime::record(Launch launch) { launches_recorded.push_back(std::move(launch)); }
+void record_launches(Recording how) {
+  runtime::recording = how;
+  runtime::launches_recorded.clear();
+}
+const std::vector<Launch>& recorded() { return runtime::launches_recorded; }
 
 void count_accesses(bool on) {
   runtime::counting = on;

@@ -12,7 +12,7 @@ namespace simt::runtime {
 class BlockCounts {
  public:
   void add(Site site, Space space, int thread, const void* address, int bytes);
-  void fold();  // adds this block's to the program's, and starts anew
+  void fold(const void* kernel);  // adds this block's to the program's, and starts anew
 
  private:
   struct Access {

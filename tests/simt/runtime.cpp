@@ -10,6 +10,7 @@
 #include <cstring>
 #include <deque>
 #include <memory>
+#include <mutex>
 #include <vector>
 
 #include "counts.h"
@@ -33,7 +34,8 @@ struct Warp {
   unsigned ready = 0, arrived = 0;
   Site site;
   Meeting op = nullptr;
-  char sync = 0;
+  unsigned barriers = 0;
+  char sync[2] = {};  // see Machine
   alignas(16) unsigned char in[kWarp * kSlot], out[kWarp * kSlot];
 };
 
@@ -52,19 +54,27 @@ struct Machine {
   Warp warps[kMaxThreads / kWarp];
   int arrived = 0, finished = 0;
   Site site;  // of the barrier under way
-  char sync = 0;
-  char start_sync = 0, end_sync = 0;  // two: the end of one thread orders nothing for a thread that starts later
+  unsigned barriers = 0;  // passed so far
+  // In turn: the last to arrive runs on, and what it then does is not before the others leave this barrier.
+  char sync[2] = {};
+  char ends[2] = {};  // of blocks, in turn: the end of one thread orders nothing for a thread of its block that starts later
+  unsigned blocks = 0;  // run here so far
   unsigned char* arena = nullptr;
   size_t used = 0, dynamic_used = 0, dynamic_limit = 0;
   std::vector<Array> fixed, dynamic;
+  const void* kernel = nullptr;
   void (*body)(void*) = nullptr;
   void* context = nullptr;
   BlockCounts counts;
 };
 
-thread_local Machine* machine = nullptr;
+thread_local Machine* machine = nullptr;  // the one whose block runs
+thread_local Machine* machines[2];
+char launch_sync = 0;  // what was before a launch is before all its blocks
 std::atomic<int> limit{232448};
 std::atomic<int64_t> launched{0};
+std::mutex kernels_mutex;
+std::set<const void*> kernels;
 
 Lane& self() { return machine->lanes[static_cast<size_t>(machine->place.thread)]; }
 
@@ -126,13 +136,16 @@ void fiber_entry() {
     if (machine->place.thread == 0) machine->main_bottom = bottom, machine->main_size = size;
   }
   for (;;) {
-    if (__tsan_acquire) __tsan_acquire(&machine->start_sync);
+    if (__tsan_acquire) {
+      __tsan_acquire(&launch_sync);
+      __tsan_acquire(&machine->ends[(machine->blocks + 1) % 2]);
+    }
     machine->body(machine->context);
     Lane& lane = self();
     if (lane.landed < lane.copies.size()) fail(Site::here(), "an async copy was never waited for");
     lane.copies.clear(), lane.commits.clear();
     lane.landed = lane.waited = 0;
-    if (__tsan_release) __tsan_release(&machine->end_sync);
+    if (__tsan_release) __tsan_release(&machine->ends[machine->blocks % 2]);
     stop(Lane::done, {});
     ++machine->finished;
     yield();
@@ -143,7 +156,9 @@ void start_block(Machine& m, Grid index) {
   m.place.block = index;
   m.arrived = m.finished = 0;
   if (__asan_unpoison_memory_region) __asan_unpoison_memory_region(m.arena, kArena);
-  std::memset(m.arena, 0xff, m.used);
+  // Not memset: ThreadSanitizer would see it, and this is none of the kernel's accesses.
+  volatile uint64_t* const words = reinterpret_cast<volatile uint64_t*>(m.arena);
+  for (size_t i = 0; i < m.used / 8; ++i) words[i] = ~uint64_t(0);
   if (__asan_poison_memory_region) __asan_poison_memory_region(m.arena, kArena);
   m.used = kRedZone, m.dynamic_used = 0;
   m.fixed.clear(), m.dynamic.clear();
@@ -151,23 +166,24 @@ void start_block(Machine& m, Grid index) {
   for (int t = 0; t < m.place.threads; ++t) wake(t);
 }
 
-void run_block(Grid grid, Grid index, int threads, int shared_bytes, void (*body)(void*), void* context) {
+void run_block(int which, const void* kernel, Grid grid, Grid index, int threads, int shared_bytes, void (*body)(void*),
+               void* context) {
+  machine = machines[which];
   if (!machine) {
-    machine = new Machine;  // lives as long as its thread's stacks: for ever
+    machine = machines[which] = new Machine;  // lives as long as its thread's stacks: for ever
     machine->arena = static_cast<unsigned char*>(aligned_alloc(64, kArena));
     machine->used = kArena;
   }
   Machine& m = *machine;
   if (__tsan_get_current_fiber) m.main.tsan = __tsan_get_current_fiber();
   m.place.threads = threads, m.place.grid = grid;
-  m.body = body, m.context = context;
+  m.kernel = kernel, m.body = body, m.context = context;
   m.dynamic_limit = static_cast<size_t>(shared_bytes);
   while (m.lanes.size() < static_cast<size_t>(threads)) {
     m.lanes.emplace_back();
     create(m.lanes.back().fiber, &fiber_entry);
   }
   start_block(m, index);
-  if (__tsan_release) __tsan_release(&m.start_sync);
   m.place.thread = 0;
   void* fake = nullptr;
   Fiber& first = m.lanes[0].fiber;
@@ -179,8 +195,8 @@ void run_block(Grid grid, Grid index, int threads, int shared_bytes, void (*body
   swapcontext(&m.main.context, &first.context);
 #endif
   if (__sanitizer_finish_switch_fiber) __sanitizer_finish_switch_fiber(fake, nullptr, nullptr);
-  if (__tsan_acquire) __tsan_acquire(&m.end_sync);
-  if (counting) m.counts.fold();
+  ++m.blocks;
+  if (counting) m.counts.fold(m.kernel);
 }
 
 }  // namespace
@@ -200,18 +216,32 @@ void fail(const Site& site, const char* format, ...) {
   std::_Exit(70);
 }
 
-void run(Grid grid, int threads, int shared_bytes, void (*body)(void*), void* context) {
+void run(const void* kernel, Grid grid, int threads, int shared_bytes, void (*body)(void*), void* context) {
   const int64_t blocks = int64_t(grid.x) * grid.y * grid.z;
   if (threads < 1 || threads > int(kMaxThreads) || threads % 32 != 0 || blocks < 1 || grid.y > 65535 ||
       grid.z > 65535 || shared_bytes < 0 || shared_bytes > limit)
     fail(Site::here(), "a launch no GPU takes: grid (%u, %u, %u), %d threads (whole warps are asked for), %d bytes shared",
          grid.x, grid.y, grid.z, threads, shared_bytes);
   ++launched;
-#pragma omp parallel for schedule(dynamic) if (blocks > 1 && !__tsan_create_fiber)
-  for (int64_t i = 0; i < blocks; ++i) {
-    const Grid index{unsigned(i % grid.x), unsigned(i / grid.x % grid.y), unsigned(i / grid.x / grid.y)};
-    run_block(grid, index, threads, shared_bytes, body, context);
+  {
+    const std::lock_guard<std::mutex> guard(kernels_mutex);
+    kernels.insert(kernel);
   }
+  const auto block = [&](int64_t i, int which) {
+    const Grid index{unsigned(i % grid.x), unsigned(i / grid.x % grid.y), unsigned(i / grid.x / grid.y)};
+    run_block(which, kernel, grid, index, threads, shared_bytes, body, context);
+  };
+  if (!__tsan_create_fiber) {
+#pragma omp parallel for schedule(dynamic) if (blocks > 1)
+    for (int64_t i = 0; i < blocks; ++i) block(i, 0);
+    return;
+  }
+  // ThreadSanitizer: one thread, and blocks in turn on two machines that order nothing for each other. So what two blocks
+  // an odd distance apart do to one place in memory is a race.
+  __tsan_release(&launch_sync);
+  for (int64_t i = 0; i < blocks; ++i) block(i, int(i % 2));
+  for (Machine* m : machines)
+    for (int end = 0; m && end < 2; ++end) __tsan_acquire(&m->ends[end]);
 }
 
 void barrier(Site site) {
@@ -219,15 +249,17 @@ void barrier(Site site) {
   if (m.arrived > 0 && !(m.site == site))
     fail(site, "divergent barrier: another thread waits at %s:%d", m.site.file, m.site.line);
   m.site = site;
-  if (__tsan_release) __tsan_release(&m.sync);
+  char* const sync = &m.sync[m.barriers % 2];
+  if (__tsan_release) __tsan_release(sync);
   if (++m.arrived == m.place.threads) {
     m.arrived = 0;
+    ++m.barriers;
     for (int t = 0; t < m.place.threads; ++t) wake(t);
   } else {
     stop(Lane::waiting, site);
     yield();
   }
-  if (__tsan_acquire) __tsan_acquire(&m.sync);
+  if (__tsan_acquire) __tsan_acquire(sync);
 }
 
 void meet(Site site, Meeting op, const void* in, size_t in_size, void* out, size_t out_size) {
@@ -253,9 +285,11 @@ void meet(Site site, Meeting op, const void* in, size_t in_size, void* out, size
 
 void warp_barrier(Site site) {
   Warp& warp = machine->warps[machine->place.thread / 32];
-  if (__tsan_release) __tsan_release(&warp.sync);
+  char* const sync = &warp.sync[warp.barriers % 2];
+  if (__tsan_release) __tsan_release(sync);
+  if ((warp.arrived | 1u << (machine->place.thread % 32)) == 0xffffffffu) ++warp.barriers;
   meet(site, nullptr, nullptr, 0, nullptr, 0);
-  if (__tsan_acquire) __tsan_acquire(&warp.sync);
+  if (__tsan_acquire) __tsan_acquire(sync);
 }
 
 void* shared_array(Site site, const void* key, size_t bytes, int* taken) {
@@ -311,4 +345,5 @@ namespace simt {
 void set_shared_limit(int bytes) { runtime::limit = bytes; }
 int shared_limit() { return runtime::limit; }
 int64_t launches() { return runtime::launched; }
+std::set<const void*> launched() { return runtime::kernels; }
 }  // namespace simt

@@ -3,6 +3,8 @@
 #pragma once
 #include <cstddef>
 #include <cstdint>
+#include <set>
+#include <vector>
 
 namespace simt {
 
@@ -32,7 +34,7 @@ struct Place {
 const Place& place();
 
 // Runs every block of the grid; body(context) is one thread's work. OpenMP threads share the blocks.
-void run(Grid grid, int threads, int shared_bytes, void (*body)(void*), void* context);
+void run(const void* kernel, Grid grid, int threads, int shared_bytes, void (*body)(void*), void* context);
 
 void barrier(Site site);
 void warp_barrier(Site site);
@@ -60,6 +62,10 @@ const Copy* copy_landing(int pending);
 
 enum class Space { global_load, global_store, shared };
 extern bool counting;
+void add_flops(int many);
+inline void count_flops(int many) {
+  if (counting) add_flops(many);
+}
 void count_access(Site site, Space space, const void* address, int bytes);
 inline void count(Site site, Space space, const void* address, int bytes) {
   if (counting) count_access(site, space, address, bytes);
@@ -75,6 +81,7 @@ inline void check_aligned(Site site, const void* address, int bytes) {
 
 // Accesses of one line of a kernel, in requests of a warp.
 struct Count {
+  const void* kernel;
   Site site;
   runtime::Space space;
   int64_t requests, sectors, least_sectors;  // 32-byte sectors moved, and the fewest that hold the bytes asked for
@@ -82,7 +89,29 @@ struct Count {
 };
 void count_accesses(bool on);  // clears what was counted
 int counted(const Count** counts);
+
+// A launch as the host asked for it, and what was counted in it where accesses are counted.
+struct Argument {
+  const char* type;  // as typeid names it
+  std::vector<unsigned char> bytes;
+};
+struct Launch {
+  const void* kernel;
+  Grid grid;
+  int threads, shared_bytes;
+  std::vector<Argument> arguments;
+  int64_t flops = 0, loaded = 0, stored = 0;  // of simt::fma and mma; bytes that lanes asked of global memory
+};
+enum class Recording { off, with_run, instead_of_run };  // instead: kernels do not run, so pointers may lead nowhere
+void record_launches(Recording how);                      // forgets what was recorded
+const std::vector<Launch>& recorded();
+namespace runtime {
+extern Recording recording;
+void record(Launch launch);
+}  // namespace runtime
+
 void set_shared_limit(int bytes);  // what shared_limit() says; starts at an H100's
 int64_t launches();                // so far
+std::set<const void*> launched();  // the kernels
 
 }  // namespace simt

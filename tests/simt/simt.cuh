@@ -8,6 +8,7 @@
 #include <limits>
 #include <stdexcept>
 #include <tuple>
+#include <typeinfo>
 #include <utility>
 
 #include "runtime.h"
@@ -115,7 +116,9 @@ inline void copy_async(void* shared, const void* global, int bytes, Site site = 
     // The source is touched here, so that a sanitizer sees this line.
     for (int i = 0; i < bytes; ++i) static_cast<void>(static_cast<const volatile unsigned char*>(global)[i]);
   }
-  std::memset(shared, 0xff, Bytes);
+  // Plain stores, not memset: a sanitizer must see this line write there.
+  typedef uint32_t __attribute__((may_alias)) Word;
+  for (int i = 0; i < Bytes / 4; ++i) static_cast<Word*>(shared)[i] = ~uint32_t(0);
   runtime::copy_async({shared, global, Bytes, bytes});
 }
 inline void copy_commit() { runtime::copy_commit(); }
@@ -175,6 +178,7 @@ inline uint32_t to_tf32(float x) {
 }
 
 inline void mma_tf32(float (&d)[4], const uint32_t (&a)[4], const uint32_t (&b)[2], Site site = Site::here()) {
+  runtime::count_flops(2 * 16 * 8 * 8 / 32);  // this lane's part
   struct {
     float d[4];
     uint32_t a[4], b[2];
@@ -191,8 +195,14 @@ inline float exponential(float x) { return std::exp(x); }
 inline double exponential(double x) { return std::exp(x); }
 inline float logarithm(float x) { return std::log(x); }
 inline double logarithm(double x) { return std::log(x); }
-inline float fma(float x, float y, float z) { return std::fma(x, y, z); }
-inline double fma(double x, double y, double z) { return std::fma(x, y, z); }
+inline float fma(float x, float y, float z) {
+  runtime::count_flops(2);
+  return std::fma(x, y, z);
+}
+inline double fma(double x, double y, double z) {
+  runtime::count_flops(2);
+  return std::fma(x, y, z);
+}
 template <class T>
 inline bool finite(T x) { return std::isfinite(x); }
 template <class T>
@@ -214,8 +224,17 @@ void launch(void (*kernel)(Parameters...), Grid grid, int threads, int shared_by
     void (*kernel)(Parameters...);
     Values values;
   } call{kernel, Values(static_cast<Parameters>(arguments)...)};
+  const void* const address = reinterpret_cast<const void*>(kernel);
+  if (runtime::recording != Recording::off) {
+    const auto argument = [](const auto& value) {
+      const unsigned char* const bytes = reinterpret_cast<const unsigned char*>(&value);
+      return Argument{typeid(value).name(), {bytes, bytes + sizeof(value)}};
+    };
+    runtime::record({address, grid, threads, shared_bytes, {argument(static_cast<Parameters>(arguments))...}});
+    if (runtime::recording == Recording::instead_of_run) return;
+  }
   runtime::run(
-      grid, threads, shared_bytes,
+      address, grid, threads, shared_bytes,
       [](void* context) {
         const auto& c = *static_cast<const Call*>(context);
         std::apply([&](const auto&... values) { c.kernel(values...); }, c.values);

@@ -1,17 +1,40 @@
 """The CUDA kernels on the host twin: the core's table of problems and the kernels' own tests; and through nvcc."""
 
 import json
+import os
+import re
 import shutil
 import subprocess
 import sys
 
 import pytest
 
+# What `make sanitize` runs: these parts of the table, and of each about one row in so many.
+SANITIZED = ["product_", "gram_", "cholesky_", "krr_"]
+EVERY = 12
+# Asked whether it loads, never launched.
+NEVER_LAUNCHED = {"probe_kernel"}
+
 
 @pytest.mark.parametrize("part", ["product", "counts", "gram", "cholesky", "krr"])
 def test_kernels_on_the_twin(start, part):
     done = start("plain", "simt_tests", part)
     assert done.returncode == 0 and "passed, 0 failed" in done.stdout, done.stdout + done.stderr
+
+
+def test_what_is_sanitized_reaches_every_kernel(start, program, root, monkeypatch):
+    monkeypatch.syspath_prepend(str(root / "benchmarks"))
+    import twin
+
+    known, launched = twin.kernels(program("plain", "simt_tests")), set()
+    for part in SANITIZED:
+        done = start("plain", "simt_tests", part, str(EVERY))
+        assert done.returncode == 0, done.stdout + done.stderr
+        launched |= set(done.stdout.splitlines()[-1].removeprefix("launched: ").split())
+    assert len(known) > 40 and launched <= set(known)
+    assert {known[place] for place in launched} == set(known.values()) - NEVER_LAUNCHED
+    makefile = (root / "Makefile").read_text()
+    assert f"SANITIZED := {' '.join(SANITIZED)}\nEVERY := {EVERY}\n" in makefile
 
 
 @pytest.fixture(scope="module")
@@ -21,7 +44,8 @@ def compiled(root, tmp_path_factory):
         pytest.skip("NO nvcc HERE: the CUDA sources were not compiled")
     out = tmp_path_factory.mktemp("sass")
     script = root / "benchmarks" / "sass.py"
-    done = subprocess.run([sys.executable, script, "--out", out], capture_output=True, text=True)
+    environment = {k: v for k, v in os.environ.items() if k != "PYTHONSAFEPATH"}  # it imports its neighbours
+    done = subprocess.run([sys.executable, script, "--out", out], capture_output=True, text=True, env=environment)
     if "no nvdisasm" in done.stderr:
         pytest.skip("NO nvdisasm HERE: the CUDA sources compile, their code was not read")
     assert done.returncode == 0, done.stdout + done.stderr
@@ -49,3 +73,15 @@ def test_inner_loops_are_what_their_heads_say(compiled):
     for kernel in (k for k in compiled if k["kernel"].startswith("plain_kernel")):
         loop = kernel["loop"]
         assert loop["LDS wide"] in (32, 64) and loop["LDG"] == 0 and loop["FFMA"] + loop["DFMA"] >= 256, kernel
+
+
+def test_heads_say_what_a_kernel_costs(root):
+    """Mapping, traffic, FLOPs, floor and the other path stand at the head of each file with kernels."""
+    sources = [p for p in sorted((root / "csrc" / "cuda").glob("*.cu")) if p.name != "device.cu"]
+    assert sources
+    for path in sources:
+        text = path.read_text()
+        head = text[: text.index("#include")]
+        wanted = ("Mapping|_kernel", "Traffic", "FLOPs", "[Ff]loor", "Other path")
+        missing = [w for w in wanted if not re.search(w, head)]
+        assert not missing, f"{path.name}: its head does not name {missing}"

@@ -107,6 +107,7 @@ void check_backward(const Case& c, const Solved<T>& solved, const Input<T>& grad
 
 template <class T>
 void run(const Case& c) {
+  if (!taken()) return;
   const double v = c.ridge == RidgeKind::trace ? 0.001 : 0.05;
   std::vector<Matrix> a, y, grad, x, inverses;
   std::vector<std::vector<double>> hyper;
@@ -209,6 +210,7 @@ namespace {
 // Of three problems the middle one is indefinite: only it fails, at that pivot, and with jitter only where it is small.
 template <class T>
 void failing(int64_t s, int64_t pivot, double depth, OnFailure on_failure, int threads, bool rescued) {
+  if (!taken()) return;
   Case c{3, s, 2};
   c.has_ridge = false, c.on_failure = on_failure;
   std::vector<Matrix> a{gram_like(s), Matrix(s, s), gram_like(s)}, y{random(s, 2), random(s, 2), random(s, 2)};

@@ -24,6 +24,10 @@ struct Registered {
   static const test::Registered registered_##name(#name, name); \
   static void name()
 
+// Whether this row of a table is run: all are, unless the program was asked for each EVERY-th only (about that many, the same
+// at each run, and the first of each test always).
+bool taken();
+
 struct Failure : std::runtime_error {
   using std::runtime_error::runtime_error;
 };

@@ -22,6 +22,7 @@ std::ostream& operator<<(std::ostream& out, const Case& c) {
 
 template <class T>
 void run(Case c) {
+  if (!taken()) return;
   if (c.symmetric) c.q = c.s;
   std::vector<Matrix> x, z;
   std::vector<std::vector<double>> hyper;

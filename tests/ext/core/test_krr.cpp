@@ -207,6 +207,7 @@ std::vector<Plan> backward_plans(const Case& c) {
 
 template <class T>
 void run(const Case& c, int most_threads) {
+  if (!taken()) return;
   Run<T> r(c);
   for (r.threads = 1; r.threads <= most_threads; ++r.threads) {
     r.forward();
@@ -297,7 +298,8 @@ TEST(krr_wanted_gradients) {
       Run<double> r(c);
       r.forward();
       for (Plan plan : backward_plans(c))
-        for (int wanted = 0; wanted <= kAll; ++wanted) r.check_backward(plan, wanted);
+        for (int wanted = 0; wanted <= kAll; ++wanted)
+          if (taken()) r.check_backward(plan, wanted);
     }
 }
 

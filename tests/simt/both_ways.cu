@@ -1,0 +1,107 @@
+// One kernel written twice: with the names of simt.cuh, and in plain CUDA. test_sass.py compiles both and compares what the
+// machine gets. Touches everything the layer has: indices, static and dynamic shared memory, async copies, barriers,
+// shuffles and votes, vectors, the matrix instruction, the atomic.
+#include <simt.cuh>
+
+#define GLOBAL extern "C" __global__ void __launch_bounds__(128)
+
+extern "C" SIMT_KERNEL(128) layer_kernel(const float* in, float* out, int* least, int count) {
+  simt::Shared shared;
+  float* const tile = shared.take<float>(2048);
+  float* const sums = shared.take<float>(128);
+  SIMT_SHARED(float, warps, 4);
+  const int t = simt::thread(), lane = simt::lane(), first = static_cast<int>(simt::block().x) * 2048;
+#pragma unroll
+  for (int r = 0; r < 4; ++r) {
+    const int e = (r * 128 + t) * 4, left = count - first - e;
+    simt::copy_async<16>(tile + e, in + first + e, left <= 0 ? 0 : left >= 4 ? 16 : left * 4);
+  }
+  simt::copy_commit();
+  simt::copy_wait<0>();
+  simt::barrier();
+  float d[4] = {};
+#pragma unroll
+  for (int k = 0; k < 64; k += 8) {
+    uint32_t a[4], b[2];
+#pragma unroll
+    for (int e = 0; e < 4; ++e) a[e] = simt::to_tf32(simt::get(tile + (lane / 4 + e % 2 * 8) * 64 + k + lane % 4 + e / 2 * 4));
+#pragma unroll
+    for (int e = 0; e < 2; ++e) b[e] = simt::to_tf32(simt::get(tile + (16 + lane / 4) * 64 + k + lane % 4 + e * 4));
+    simt::mma_tf32(d, a, b);
+  }
+  float sum = d[0] + d[1] + d[2] + d[3];
+#pragma unroll
+  for (int mask = 16; mask > 0; mask /= 2) sum += simt::shuffle_xor(sum, mask);
+  if (lane == 0) simt::put(warps + simt::warp(), sum);
+  simt::put(sums + t, simt::shuffle(d[0], lane / 2));
+  simt::warp_barrier();
+  if (simt::ballot(sum > 0.0f) == 0xffffffffu && lane == 0) simt::atomic_min(least, simt::warp());
+  simt::barrier();
+  const simt::Vector<float, 4> v = simt::get_vector<4>(sums + t / 4 * 4);
+  simt::store_vector<4>(out + first + t * 4, v);
+  if (t >= 4) return;
+  simt::store(out + first + 1024 + t, simt::square_root(simt::get(warps + t)));
+}
+
+struct alignas(16) Four {
+  float v[4];
+};
+
+GLOBAL plain_kernel(const float* in, float* out, int* least, int count) {
+  extern __shared__ __align__(16) unsigned char dynamic[];
+  float* const tile = reinterpret_cast<float*>(dynamic);
+  float* const sums = reinterpret_cast<float*>(dynamic + 8192);
+  __shared__ __align__(16) float warps[4];
+  const int t = static_cast<int>(threadIdx.x), lane = static_cast<int>(threadIdx.x & 31);
+  const int first = static_cast<int>(blockIdx.x) * 2048;
+#pragma unroll
+  for (int r = 0; r < 4; ++r) {
+    const int e = (r * 128 + t) * 4, left = count - first - e;
+    const float* from = in + first + e;
+    const int bytes = left <= 0 ? 0 : left >= 4 ? 16 : left * 4;
+    const unsigned to = static_cast<unsigned>(__cvta_generic_to_shared(tile + e));
+    asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(to), "l"(from), "r"(bytes) : "memory");
+  }
+  asm volatile("cp.async.commit_group;" ::: "memory");
+  asm volatile("cp.async.wait_group 0;" ::: "memory");
+  __syncthreads();
+  float d[4] = {};
+#pragma unroll
+  for (int k = 0; k < 64; k += 8) {
+    uint32_t a[4], b[2];
+#pragma unroll
+    for (int e = 0; e < 4; ++e) {
+      const float x = tile[(lane / 4 + e % 2 * 8) * 64 + k + lane % 4 + e / 2 * 4];
+      asm("cvt.rna.tf32.f32 %0, %1;" : "=r"(a[e]) : "f"(x));
+    }
+#pragma unroll
+    for (int e = 0; e < 2; ++e) {
+      const float x = tile[(16 + lane / 4) * 64 + k + lane % 4 + e * 4];
+      asm("cvt.rna.tf32.f32 %0, %1;" : "=r"(b[e]) : "f"(x));
+    }
+    asm("mma.sync.aligned.m16n8k8.row.col.f32.tf32.tf32.f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, {%0, %1, %2, %3};"
+        : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])
+        : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]));
+  }
+  float sum = d[0] + d[1] + d[2] + d[3];
+#pragma unroll
+  for (int mask = 16; mask > 0; mask /= 2) sum += __shfl_xor_sync(0xffffffffu, sum, mask);
+  if (lane == 0) *(warps + static_cast<int>(threadIdx.x >> 5)) = sum;
+  *(sums + t) = __shfl_sync(0xffffffffu, d[0], lane / 2);
+  __syncwarp();
+  if (__ballot_sync(0xffffffffu, sum > 0.0f) == 0xffffffffu && lane == 0) atomicMin(least, static_cast<int>(threadIdx.x >> 5));
+  __syncthreads();
+  const Four v = *reinterpret_cast<const Four*>(sums + t / 4 * 4);
+  *reinterpret_cast<Four*>(out + first + t * 4) = v;
+  if (t >= 4) return;
+  float* const last = out + first + 1024 + t;
+  *last = sqrtf(*(warps + t));
+}
+
+// The same but for one barrier: what the comparison must not call the same.
+GLOBAL other_kernel(const float* in, float* out, int* least, int count) {
+  __shared__ float values[128];
+  values[threadIdx.x] = in[threadIdx.x];
+  if (count > 0) __syncthreads();
+  out[threadIdx.x] = values[threadIdx.x ^ 1] + static_cast<float>(*least);
+}

@@ -1,0 +1,30 @@
+// What the layer says where a GPU, its driver or code for it is missing: `missing` asks the machine, `missing NAME` an error
+// that other machines give.
+#include <simt.cuh>
+
+#include <cstdio>
+#include <cstring>
+
+SIMT_KERNEL(32) nothing_kernel() {}
+
+int main(int argc, char** argv) {
+  const char* name = argc > 1 ? argv[1] : "";
+  const struct {
+    const char* name;
+    cudaError_t error;
+  } table[] = {{"no_gpu", cudaErrorNoDevice},
+               {"driver_too_old", cudaErrorInsufficientDriver},
+               {"architecture_not_built", cudaErrorNoKernelImageForDevice},
+               {"ptx_too_new", cudaErrorUnsupportedPtxVersion},
+               {"something_else", cudaErrorIllegalAddress}};
+  try {
+    for (const auto& row : table)
+      if (std::strcmp(row.name, name) == 0) simt::check(row.error, "loading the kernels");
+    if (argc == 1) simt::check_loads(&nothing_kernel);
+  } catch (const std::exception& failure) {
+    std::printf("%s\n", failure.what());
+    return 3;
+  }
+  std::printf("nothing is missing\n");
+  return 0;
+}

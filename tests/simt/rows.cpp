@@ -1,0 +1,240 @@
+// What one call asks of a GPU, as JSON: its launches, and where it is run on the twin also what the kernels counted.
+//
+//   simt_rows launches|counts float|double krr B S Q D C FORWARD BACKWARD       (dense, low_rank, mixed, primal)
+//   simt_rows launches|counts float|double rbf B S Q D C
+//   simt_rows launches|counts float|double cholesky B N C
+//   simt_rows launches|counts float|double strided B S Q D STRIDE      (K of points whose features lie STRIDE apart)
+//
+// `launches` runs no kernel and touches no memory: the sizes may be those of a real problem. Kernels are named by their
+// place in the program (hexadecimal), which its symbols translate.
+#include <cstdio>
+#include <cstdlib>
+#include <cstring>
+#include <map>
+#include <memory>
+#include <random>
+#include <string>
+#include <typeinfo>
+#include <vector>
+
+#include "cholesky.h"
+#include "cuda/factor.cuh"
+#include "cuda/vector.cuh"
+#include "gram.h"
+#include "krr.h"
+#include "runtime.h"
+
+extern "C" const char __executable_start;  // the linker's
+
+namespace {
+
+using namespace ssdd;
+
+// Arrays aligned as a device's allocations are. Without `real` they are addresses only.
+class Memory {
+ public:
+  explicit Memory(bool real) : real(real) {}
+  template <class T>
+  T* take(int64_t count) {
+    const size_t bytes = (size_t(count) * sizeof(T) + 511) / 256 * 256;
+    if (!real) {
+      char* const p = reinterpret_cast<char*>(fake);
+      fake += bytes;
+      return reinterpret_cast<T*>(p);
+    }
+    kept.emplace_back(std::aligned_alloc(256, bytes), &std::free);
+    std::memset(kept.back().get(), 0xff, bytes);
+    return static_cast<T*>(kept.back().get());
+  }
+  template <class T>
+  T* random(int64_t count) {
+    T* const p = take<T>(count);
+    for (int64_t i = 0; real && i < count; ++i) p[i] = T(double(generator() >> 11) * 0x1p-52 - 1);
+    return p;
+  }
+
+ private:
+  const bool real;
+  uintptr_t fake = uintptr_t(1) << 40;
+  std::vector<std::unique_ptr<void, void (*)(void*)>> kept;
+  std::mt19937_64 generator{7};
+};
+
+template <class T>
+Batch<const T> dense(const T* p, int64_t rows, int64_t columns) {
+  return {p, rows * columns, columns, 1};
+}
+
+template <class T>
+void krr(Memory& memory, KrrShape shape, Plan backward) {
+  const bool linear = shape.kernel == KernelKind::linear;
+  const int64_t b = shape.batch, s = shape.s, q = shape.q, d = shape.d, c = shape.c, n = shape.n;
+  KrrForwardArgs<T> f{};
+  f.shape = shape;
+  f.x_s = dense<T>(memory.random<T>(b * s * d), s, d), f.y_s = dense<T>(memory.random<T>(b * s * c), s, c);
+  f.x_q = dense<T>(memory.random<T>(b * q * d), q, d), f.y_q = dense<T>(memory.random<T>(b * q * c), q, c);
+  f.out = memory.take<T>(b * q * c), f.loss = memory.take<T>(b);
+  f.factor = memory.take<T>(b * n * n), f.coef = memory.take<T>(b * n * c);
+  f.kept = shape.plan == Plan::dense ? memory.take<T>(b * q * s) : nullptr;
+  f.aux = memory.take<T>(3 * b), f.jitter = memory.take<T>(b), f.status = memory.take<int32_t>(b);
+  f.hyper.count = linear ? 3 : 2;
+  f.hyper.values[0] = linear ? 1 : std::sqrt(double(d)), f.hyper.values[1] = linear ? 1 : 0.1, f.hyper.values[2] = 0.1;
+  f.on_failure = OnFailure::nan;
+  f.work = memory.take<T>(cuda::krr_workspace(shape, false));
+  cuda::krr_forward(f, nullptr);
+  KrrBackwardArgs<T> g{};
+  g.shape = shape, g.shape.plan = backward;
+  g.x_s = f.x_s, g.y_s = f.y_s, g.x_q = f.x_q, g.e = dense<T>(f.out, q, c);
+  g.g = {memory.random<T>(b), 1, 1, 1};
+  g.factor = f.factor, g.coef = f.coef, g.kept = f.kept, g.aux = f.aux, g.hyper = f.hyper;
+  g.grad_x_s = memory.take<T>(b * s * d), g.grad_y_s = memory.take<T>(b * s * c);
+  g.work = memory.take<T>(cuda::krr_workspace(g.shape, true));
+  cuda::krr_backward(g, nullptr);
+}
+
+template <class T>
+void cholesky(Memory& memory, int64_t batch, int64_t n, int64_t c, bool real) {
+  SolveArgs<T> a{};
+  a.batch = batch, a.s = n, a.c = c;
+  T* const matrix = memory.random<T>(batch * n * n);
+  for (int64_t i = 0; real && i < batch * n; ++i) matrix[i * n + i % n] = T(n);
+  a.a = dense<T>(matrix, n, n);
+  a.factor = memory.take<T>(batch * n * n);
+  if (c > 0) a.y = dense<T>(memory.random<T>(batch * n * c), n, c), a.x = memory.take<T>(batch * n * c);
+  a.jitter = memory.take<T>(batch), a.aux = memory.take<T>(3 * batch), a.status = memory.take<int32_t>(batch);
+  a.hyper.count = 1, a.hyper.values[0] = 1e-3, a.ridge = RidgeKind::trace;
+  a.work = memory.take<T>(cuda::cholesky_workspace(batch, n, c));
+  cuda::solve(a, nullptr);
+}
+
+template <class T>
+void strided(Memory& memory, int64_t b, int64_t s, int64_t q, int64_t d, int64_t stride) {
+  GramArgs<T> a{};
+  a.batch = b, a.s = s, a.q = q, a.d = d, a.kernel = KernelKind::rbf;
+  a.x = {memory.random<T>(b * s * d * stride), s * d * stride, d * stride, stride};
+  a.z = {memory.random<T>(b * q * d * stride), q * d * stride, d * stride, stride};
+  a.k = memory.take<T>(b * s * q);
+  a.hyper.count = 1, a.hyper.values[0] = 1;
+  a.work = memory.take<T>(cuda::gram_workspace(b, s, q, d));
+  cuda::gram(a, nullptr);
+}
+
+// --- JSON -----------------------------------------------------------------------------------------------------
+
+template <class T>
+bool is(const simt::Argument& a) { return std::strcmp(a.type, typeid(T).name()) == 0; }
+template <class T>
+T as(const simt::Argument& a) {
+  alignas(T) unsigned char bytes[sizeof(T)];
+  std::memcpy(bytes, a.bytes.data(), sizeof(T));
+  return *reinterpret_cast<T*>(bytes);
+}
+
+template <class T>
+bool describe(const simt::Argument& a) {
+  if (is<cuda::Product<T>>(a)) {
+    const auto p = as<cuda::Product<T>>(a);
+    std::printf("{\"product\": %zu, \"batch\": %ld, \"m\": %ld, \"n\": %ld, \"k\": %ld, \"triangle\": %d, \"distance\": %s, "
+                "\"accumulate\": %s, \"add\": %s, \"row\": %s}",
+                sizeof(T), p.batch, p.m, p.n, p.k, int(p.triangle), p.distance ? "true" : "false",
+                p.accumulate ? "true" : "false", p.add ? "true" : "false", p.row ? "true" : "false");
+  } else if (is<cuda::Factor<T>>(a) || (std::strstr(a.type, "Attempt") && a.bytes.size() > sizeof(cuda::Factor<T>))) {
+    const auto f = as<cuda::Factor<T>>(a);  // Attempt begins with one
+    std::printf("{\"factor\": true, \"batch\": %ld, \"n\": %ld, \"c\": %ld, \"zero_upper\": %s}", f.batch, f.n, f.x ? f.c : 0,
+                f.zero_upper ? "true" : "false");
+  } else if (is<cuda::Copy<T>>(a)) {
+    const auto c = as<cuda::Copy<T>>(a);
+    std::printf("{\"batch\": %ld, \"rows\": %ld, \"columns\": %ld}", c.batch, c.rows, c.columns);
+  } else if (is<cuda::ColumnSums<T>>(a)) {
+    const auto c = as<cuda::ColumnSums<T>>(a);
+    std::printf("{\"batch\": %ld, \"rows\": %ld, \"columns\": %ld}", c.batch, c.rows, c.columns);
+  } else {
+    return false;
+  }
+  return true;
+}
+
+template <class T>
+void print_argument(const simt::Argument& a) {
+  if (describe<T>(a)) return;
+  if (is<cuda::Tiling>(a))
+    std::printf("{\"splits\": %d, \"k_share\": %ld}", as<cuda::Tiling>(a).splits, as<cuda::Tiling>(a).k_share);
+  else if (is<int64_t>(a))
+    std::printf("%ld", as<int64_t>(a));
+  else if (is<int>(a))
+    std::printf("%d", as<int>(a));
+  else if (is<bool>(a))
+    std::printf("%s", as<bool>(a) ? "true" : "false");
+  else
+    std::printf("null");
+}
+
+template <class T>
+void print() {
+  const auto place = [](const void* kernel) { return static_cast<const char*>(kernel) - &__executable_start; };
+  std::printf("{\"launches\": [");
+  const char* comma = "\n";
+  for (const simt::Launch& l : simt::recorded()) {
+    std::printf("%s{\"kernel\": \"%tx\", \"blocks\": %u, \"threads\": %d, \"shared\": %d, \"flops\": %ld, \"loaded\": %ld, "
+                "\"stored\": %ld, \"arguments\": [", comma, place(l.kernel), l.grid.x, l.threads, l.shared_bytes, l.flops,
+                l.loaded, l.stored);
+    for (size_t i = 0; i < l.arguments.size(); ++i) {
+      if (i > 0) std::printf(", ");
+      print_argument<T>(l.arguments[i]);
+    }
+    std::printf("]}");
+    comma = ",\n";
+  }
+  std::printf("],\n\"accesses\": [");
+  const simt::Count* counts;
+  const int lines = simt::counted(&counts);
+  const char* const spaces[] = {"load", "store", "shared"};
+  for (int i = 0; i < lines; ++i) {
+    const simt::Count& c = counts[i];
+    const char* const slash = std::strrchr(c.site.file, '/');
+    std::printf("%s{\"kernel\": \"%tx\", \"line\": \"%s:%d\", \"space\": \"%s\", \"requests\": %ld, \"sectors\": %ld, "
+                "\"least_sectors\": %ld, \"ways\": %d}", i > 0 ? ",\n" : "\n", place(c.kernel), slash ? slash + 1 : c.site.file,
+                c.site.line, spaces[int(c.space)], c.requests, c.sectors, c.least_sectors, c.worst_ways);
+  }
+  std::printf("]}\n");
+}
+
+Plan plan(const std::string& name) {
+  for (const auto& [known, which] : std::map<std::string, Plan>{{"dense", Plan::dense}, {"low_rank", Plan::low_rank},
+                                                                {"mixed", Plan::mixed}, {"primal", Plan::primal}})
+    if (known == name) return which;
+  std::fprintf(stderr, "no plan named '%s'\n", name.c_str());
+  std::exit(2);
+}
+
+template <class T>
+int run(const std::vector<std::string>& words) {
+  const bool real = words[0] == "counts";
+  const auto number = [&](size_t i) { return int64_t(std::stoll(words.at(i))); };
+  Memory memory(real);
+  simt::count_accesses(real);
+  simt::record_launches(real ? simt::Recording::with_run : simt::Recording::instead_of_run);
+  if (words.at(2) == "cholesky") {
+    cholesky<T>(memory, number(3), number(4), number(5), real);
+  } else if (words[2] == "strided") {
+    strided<T>(memory, number(3), number(4), number(5), number(6), number(7));
+  } else {
+    const bool linear = words[2] == "krr";
+    const Plan forward = linear ? plan(words.at(8)) : Plan::dense, backward = linear ? plan(words.at(9)) : Plan::dense;
+    const int64_t s = number(4), q = number(5), d = number(6);
+    KrrShape shape{number(3), s, q, d, number(7), forward == Plan::primal ? d + 1 : s,
+                   linear ? KernelKind::linear : KernelKind::rbf, RidgeKind::trace, true, forward == Plan::primal, forward,
+                   q, 1};
+    krr<T>(memory, shape, backward);
+  }
+  print<T>();
+  return 0;
+}
+
+}  // namespace
+
+int main(int argc, char** argv) {
+  const std::vector<std::string> words(argv + 1, argv + argc);
+  if (words.size() < 6) return std::fputs("simt_rows: see the head of rows.cpp\n", stderr), 2;
+  return words[1] == "double" ? run<double>(words) : run<float>(words);
+}
