@@ -207,9 +207,9 @@ void solve_backward(const Capsule& grad, const Capsule& factor, const Capsule& x
   by_type(grad, [&] { run(float()); }, [&] { run(double()); });
 }
 
-// (batch, s, q, d, c, n, kernel, ridge, detach, bordered, plan, chunk, threads), as ops/krr.py writes it.
+// (batch, s, q, d, c, n, kernel, ridge, detach, bordered, plan, chunk, threads, fused_gram), as ops/krr.py writes it.
 KrrShape shape_of(const std::vector<int64_t>& v) {
-  require(v.size() == 13, "shape: expected 13 numbers");
+  require(v.size() == 14, "shape: expected 14 numbers");
   KrrShape s{};
   s.batch = v[0], s.s = v[1], s.q = v[2], s.d = v[3], s.c = v[4], s.n = v[5];
   s.kernel = static_cast<KernelKind>(v[6]);
@@ -219,6 +219,7 @@ KrrShape shape_of(const std::vector<int64_t>& v) {
   s.plan = static_cast<Plan>(v[10]);
   s.chunk = v[11];
   s.threads = static_cast<int>(v[12]);
+  s.fused_gram = v[13] != 0;
   for (int i = 0; i < 6; ++i) require(v[i] >= 0, "shape: sizes must not be negative");
   require(s.chunk >= 1 && s.threads >= 1, "shape: chunk and threads must be positive");
   const bool primal = s.plan == Plan::primal, linear = s.kernel == KernelKind::linear;

@@ -2,6 +2,7 @@
 //
 //   n <= 32                         one warp a problem, in registers                        factor_small.cu
 //   n <= block_limit<T>()           one block a problem, in shared memory                   factor_small.cu
+//   n <= fused_limit<T>()           the same, and the Gram matrix formed there too          factor_fused.cu
 //   larger                          all blocks on each problem, panels of kPanel columns    factor_large.cu
 //
 // Nothing comes back to the host: a retry is decided on the device.
@@ -29,6 +30,14 @@ struct Factor {
   T* work;                  // factor_room(batch, n) elements
 };
 
+// Points whose Gram matrix is what factorise_points() factors, instead of a source.
+template <class T>
+struct Points {
+  Batch<const T> x;  // [batch, n, d]
+  int64_t d;
+  KernelKind kernel;
+};
+
 int64_t factor_room(int64_t batch, int64_t n);
 template <class T>
 void factorise(const Factor<T>& f, simt::Stream stream);
@@ -42,6 +51,12 @@ void solve_factored(int64_t batch, int64_t n, const T* factor, int64_t c, T* x, 
 constexpr int kWarpLimit = 32, kPanel = 64, kColumns = 64;  // kColumns: of x that one block solves
 template <class T>
 int64_t block_limit();
+template <class T>
+int64_t fused_limit();
+// Gram matrix, ridge, factor, retries and solve in one launch (the solve in a second where c > kColumns), n <= fused_limit.
+// K stands in the strict upper triangle of the factor afterwards.
+template <class T>
+void factorise_points(const Factor<T>& f, const Points<T>& points, simt::Stream stream);
 template <class T>
 void factorise_small(const Factor<T>& f, simt::Stream stream);
 template <class T>

@@ -1,5 +1,6 @@
 // KRR forward on the GPU, composed of products (product.cuh) and one factorisation (factor.cuh) for the whole batch on one
-// stream; see krr.h for the plans. Launches: low rank 7 (one more for each split of a long k), dense 5 + 2 a chunk, primal 6,
+// stream; see krr.h for the plans. Launches: low rank 7 (one fewer where the Gram matrix is fused into the factorisation, one more
+// for each split of a long k), dense 5 + 2 a chunk, primal 6,
 // and three for each 64 columns of a factor larger than one block. Nothing comes back to the host.
 #include "../krr.h"
 
@@ -49,19 +50,20 @@ class Forward : KrrPass<T> {
   using KrrPass<T>::sums;
   using KrrPass<T>::place;
 
-  void factorise_here(const Batch<const T>& y) {
-    // The factor keeps K above its diagonal: the backward of other kernels reads it there.
-    factorise<T>({s.batch, s.n, s.s, dense(a.factor, s.n, s.n), a.factor, false, y, a.coef, s.c, w.scalars, s.ridge,
-                  a.on_failure, a.status, a.jitter, a.aux, w.factor},
-                 stream);
+  // The factor keeps K above its diagonal: the backward of other kernels reads it there.
+  Factor<T> factor_here(const Batch<const T>& y) const {
+    return {s.batch, s.n, s.s, dense(a.factor, s.n, s.n), a.factor, false, y, a.coef, s.c, w.scalars, s.ridge,
+            a.on_failure, a.status, a.jitter, a.aux, w.factor};
   }
 
   void solve_dual() {
+    if (s.fused_gram && s.s <= fused_limit<T>())
+      return factorise_points<T>(factor_here(a.y_s), {a.x_s, s.d, s.kernel}, stream);
     Product<T> gram = make(s.s, s.s, s.d, a.x_s, t(a.x_s), a.factor, s.s * s.s);
     gram.triangle = Triangle::both;
     apply_kernel(gram, s.kernel, w.scalars);
     run(gram);
-    factorise_here(a.y_s);
+    factorise(factor_here(a.y_s), stream);
   }
 
   // H = Phi^T Phi and w = H^-1 Phi^T Y with Phi = [sqrt(scale) X, sqrt(bias) 1].
@@ -80,7 +82,7 @@ class Forward : KrrPass<T> {
                    s.n, static_cast<double>(s.s), w.scalars, a.factor);
       if (a.on_failure == OnFailure::jitter) mirror(s.batch, s.n, a.factor, Mirror::lower_to_upper, stream);
     }
-    factorise_here(dense(a.coef, s.n, s.c));
+    factorise(factor_here(dense(a.coef, s.n, s.c)), stream);
   }
 
   // A finished element of the predictions: minus its target.

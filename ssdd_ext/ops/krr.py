@@ -59,7 +59,7 @@ def plan_shape(p: plan.Problem, batch: int, kernel: str, ridge: str, detach: boo
     n = p.d + bordered if which == "primal" else p.s
     return [
         batch, p.s, p.q, p.d, p.c, n, KERNEL_CODES[kernel], KINDS.index(ridge), int(detach), int(bordered),
-        plan.CODES[which], chunk, torch.get_num_threads(),
+        plan.CODES[which], chunk, torch.get_num_threads(), 0,
     ]  # fmt: skip
 
 

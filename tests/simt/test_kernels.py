@@ -8,7 +8,7 @@ import sys
 import pytest
 
 
-@pytest.mark.parametrize("part", ["product", "counts", "gram", "cholesky", "krr"])
+@pytest.mark.parametrize("part", ["product", "fused", "counts", "gram", "cholesky", "krr"])
 def test_kernels_on_the_twin(start, part):
     done = start("plain", "simt_tests", part)
     assert done.returncode == 0 and "passed, 0 failed" in done.stdout, done.stdout + done.stderr
