@@ -2,16 +2,17 @@
 // the triangle has more than 8 squares), everything else stays in shared memory.
 //
 // Mapping: 256 threads a problem. Points come 16 features at a time through 2 stages of cp.async, [point][feature]; 16 bytes a
-// copy where rows are aligned for it, one element otherwise (any stride). The lower triangle is cut into squares of 32 x 32, a
-// warp a square, lanes 8 x 4 with 4 x 8 elements each in registers over all of d. Up to 8 squares (n <= 96: 6) are one round;
-// with fewer squares than warps the features of a stage are shared out between groups of warps and their sums added in order.
+// copy where rows are aligned for it, one element otherwise (any stride; 16-bit floats are loaded and widened). The lower
+// triangle is cut into squares of 32 x 32, a warp a square, lanes 8 x 4 with 4 x 8 elements each in registers over all of d. Up
+// to 8 squares (n <= 96: 6) are one round; with fewer squares than warps the features of a stage are shared out between groups
+// of warps and their sums added in order.
 // More squares take more rounds, each reading the points again (from L2). Sums of 16 features are promoted, so that rounding
 // grows with d / 16. Squared distances are summed as such: exactly 0 of a point to itself.
 // Traffic: rounds n d elements read (once from memory), n^2 written (L below, K above the diagonal), 2 n c for x.
 // FLOPs 2 (3: distances) x 1024 d a square, n^3 / 3, 2 n^2 c; a step of k costs a warp 12 loads of shared memory for 32 FFMA, so
 // that one multiprocessor does about 290 GF/s of the Gram matrix.
 // Floor on an H100 for 10,000 problems of 100 x 64: 256 MB read, 400 MB written = 0.2 ms; Gram matrix 13 GFLOP = 0.35 ms.
-// Another path (krr.cu picks by KrrShape::fused_gram, as the plan of ssdd_ext/plan says): few problems with many features, where one
+// Other path (krr.cu picks by KrrShape::fused_gram, as the plan of ssdd_ext/plan says): few problems with many features, where one
 // multiprocessor a problem would read all of them; B = 1 with 10 x 2048 is 128 stages of about 250 cycles here, 19 us, where
 // the tiled Gram product (product_tensor.cu) splits k over 16 blocks and takes 4 us and a launch. And long d in large
 // batches, where the tensor cores are ahead: about 0.8 TF/s a multiprocessor.
@@ -25,9 +26,12 @@ constexpr int kWarps = kBlockThreads / 32, kSquare = 32;
 template <class T>
 constexpr int kStagePitch = kStrip + 16 / static_cast<int>(sizeof(T));
 
+// Whole squares: rows beyond the last point are read and their sums not used.
+constexpr int stage_rows(int n) { return (n + kSquare - 1) / kSquare * kSquare; }
+
 // Features k .. k + 16 of every point, zero from d on.
 template <class T>
-SIMT_DEVICE void load_features(View<const T> x, int n, int64_t k, int64_t d, bool vectors, T* stage) {
+SIMT_DEVICE void load_features(const Source<T>& x, int n, int64_t k, int64_t d, bool vectors, T* stage) {
   constexpr int kWide = 16 / static_cast<int>(sizeof(T)), kPieces = kStrip / kWide;
   const int left = d - k < kStrip ? static_cast<int>(d - k) : kStrip;
   if (vectors) {
@@ -42,19 +46,22 @@ SIMT_DEVICE void load_features(View<const T> x, int n, int64_t k, int64_t d, boo
     for (int e = simt::thread(); e < n * kStrip; e += kBlockThreads) {
       const int row = along_k ? e / kStrip : e % n, step = along_k ? e % kStrip : e / n;
       const bool exists = step < left;
-      simt::copy_async<sizeof(T)>(stage + row * kStagePitch<T> + step, exists ? x.p + row * x.rs + (k + step) * x.cs : x.p,
-                                  exists ? static_cast<int>(sizeof(T)) : 0);
+      T* const to = stage + row * kStagePitch<T> + step;
+      if (x.element == Element::own)
+        simt::copy_async<sizeof(T)>(to, exists ? x.p + row * x.rs + (k + step) * x.cs : x.p, exists ? static_cast<int>(sizeof(T)) : 0);
+      else
+        simt::put(to, exists ? x(row, k + step) : T(0));
     }
   }
 }
 
 // K's lower triangle into shared memory.
 template <class T, bool Distance>
-SIMT_DEVICE void form_gram(const Points<T>& points, View<const T> x, bool vectors, const T* scalars, const BlockRoom<T>& room,
+SIMT_DEVICE void form_gram(const Points<T>& points, const Source<T>& x, bool vectors, const T* scalars, const BlockRoom<T>& room,
                            T* stages) {
   const int n = room.n, side = (n + kSquare - 1) / kSquare, squares = side * (side + 1) / 2;
   const int groups = squares < kWarps ? kWarps / squares : 1, group = simt::warp() / squares;
-  const int stage_size = n * kStagePitch<T>, li = simt::lane() % 8, lj = simt::lane() / 8;
+  const int stage_size = stage_rows(n) * kStagePitch<T>, li = simt::lane() % 8, lj = simt::lane() / 8;
   const T scale = Distance ? T(1) : scalars[kScale], plus = Distance ? T(0) : scalars[kBias], map = scalars[kMap];
   for (int first = 0; first < squares; first += kWarps) {
     const int square = groups > 1 ? simt::warp() % squares : first + simt::warp();
@@ -62,12 +69,6 @@ SIMT_DEVICE void form_gram(const Points<T>& points, View<const T> x, bool vector
     int si = 0, sj = square;
     while (sj > si) sj -= ++si;
     const int i0 = si * kSquare + li, j0 = sj * kSquare + lj;
-    int row[4], column[8];
-    // Rows beyond the last read the last: their sums are not written.
-#pragma unroll
-    for (int r = 0; r < 4; ++r) row[r] = (i0 + 8 * r < n ? i0 + 8 * r : n - 1) * kStagePitch<T>;
-#pragma unroll
-    for (int e = 0; e < 8; ++e) column[e] = (j0 + 4 * e < n ? j0 + 4 * e : n - 1) * kStagePitch<T>;
     T sums[4][8] = {};
     if (points.d > 0) load_features(x, n, 0, points.d, vectors, stages);
     simt::copy_commit();
@@ -84,9 +85,9 @@ SIMT_DEVICE void form_gram(const Points<T>& points, View<const T> x, bool vector
       for (int step = groups > 1 ? group : 0; step < kStrip; step += groups) {
         T a[4], b[8];
 #pragma unroll
-        for (int r = 0; r < 4; ++r) a[r] = simt::get(stage + row[r] + step);
+        for (int r = 0; r < 4; ++r) a[r] = simt::get(stage + (i0 + 8 * r) * kStagePitch<T> + step);
 #pragma unroll
-        for (int e = 0; e < 8; ++e) b[e] = simt::get(stage + column[e] + step);
+        for (int e = 0; e < 8; ++e) b[e] = simt::get(stage + (j0 + 4 * e) * kStagePitch<T> + step);
 #pragma unroll
         for (int r = 0; r < 4; ++r)
 #pragma unroll
@@ -125,7 +126,7 @@ template <class T, bool Distance>
 SIMT_KERNEL_MIN(kBlockThreads, (sizeof(T) == 4 ? 2 : 1)) fused_kernel(Factor<T> f, Points<T> points, bool vectors) {
   simt::Shared shared;
   const BlockRoom<T> room(shared, f.n);
-  T* const stages = shared.take<T>(2 * room.n * kStagePitch<T>);
+  T* const stages = shared.take<T>(2 * stage_rows(room.n) * kStagePitch<T>);
   const int64_t b = simt::block().x;
   const int n = room.n, pitch = room.pitch;
   T* const factor = f.factor + b * f.n * f.n;
@@ -151,15 +152,18 @@ SIMT_KERNEL_MIN(kBlockThreads, (sizeof(T) == 4 ? 2 : 1)) fused_kernel(Factor<T> 
 
 template <class T>
 int fused_bytes(int64_t n) {
-  return block_bytes<T>(n) + (2 * static_cast<int>(n) * kStagePitch<T> + 4) * static_cast<int>(sizeof(T));
+  return block_bytes<T>(n) + (2 * stage_rows(static_cast<int>(n)) * kStagePitch<T> + 4) * static_cast<int>(sizeof(T));
 }
 
 }  // namespace
 
 template <class T>
 int64_t fused_limit() {
+  static thread_local int64_t n = 0;
+  static thread_local int known = -1;  // the search costs a few microseconds
   const int bytes = simt::shared_limit() - 64;
-  int64_t n = 256;
+  if (bytes == known) return n;
+  known = bytes, n = 256;
   while (n > 0 && fused_bytes<T>(n) > bytes) --n;
   return n;
 }
@@ -167,9 +171,9 @@ int64_t fused_limit() {
 template <class T>
 void factorise_points(const Factor<T>& f, const Points<T>& points, simt::Stream stream) {
   if (f.batch == 0 || f.n == 0) return;
-  const Batch<const T>& x = points.x;
+  const Source<T>& x = points.x;
   constexpr int64_t kWide = 16 / static_cast<int64_t>(sizeof(T));
-  const bool vectors = x.cs == 1 && x.rs % kWide == 0 && x.bs % kWide == 0 && reinterpret_cast<uintptr_t>(x.p) % 16 == 0;
+  const bool vectors = x.element == Element::own && x.cs == 1 && x.rs % kWide == 0 && x.bs % kWide == 0 && reinterpret_cast<uintptr_t>(x.p) % 16 == 0;
   auto* kernel = points.kernel == KernelKind::rbf ? &fused_kernel<T, true> : &fused_kernel<T, false>;
   simt::launch(kernel, {static_cast<unsigned>(f.batch)}, kBlockThreads, fused_bytes<T>(f.n), stream, f, points, vectors);
   if (f.x && f.c > kColumns) solve_small<T>(f.batch, f.n, f.factor, f.c, f.y, f.x, f.status, stream);

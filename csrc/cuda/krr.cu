@@ -22,7 +22,7 @@ template <class T>
 class Forward : KrrPass<T> {
  public:
   Forward(const KrrForwardArgs<T>& args, const KrrWork<T>& work, simt::Stream stream)
-      : KrrPass<T>{args.shape, work, stream}, a(args) {}
+      : KrrPass<T>{args.shape, work, stream}, a(args), x_s(args.x_s, args.s_element), x_q(args.x_q, args.q_element) {}
 
   void run_all() {
     set_scalars<T>({s.batch, a.hyper, s.kernel, parameter_count(s.kernel), {}, 0, w.scalars}, stream);
@@ -58,8 +58,8 @@ class Forward : KrrPass<T> {
 
   void solve_dual() {
     if (s.fused_gram && s.s <= fused_limit<T>())
-      return factorise_points<T>(factor_here(a.y_s), {a.x_s, s.d, s.kernel}, stream);
-    Product<T> gram = make(s.s, s.s, s.d, a.x_s, t(a.x_s), a.factor, s.s * s.s);
+      return factorise_points<T>(factor_here(a.y_s), {x_s, s.d, s.kernel}, stream);
+    Product<T> gram = make(s.s, s.s, s.d, x_s, t(x_s), a.factor, s.s * s.s);
     gram.triangle = Triangle::both;
     apply_kernel(gram, s.kernel, w.scalars);
     run(gram);
@@ -69,14 +69,14 @@ class Forward : KrrPass<T> {
   // H = Phi^T Phi and w = H^-1 Phi^T Y with Phi = [sqrt(scale) X, sqrt(bias) 1].
   void solve_primal() {
     const int64_t whole = s.n * s.n;
-    Product<T> gram = make(s.d, s.d, s.s, t(a.x_s), a.x_s, a.factor, whole, s.n);
+    Product<T> gram = make(s.d, s.d, s.s, t(x_s), x_s, a.factor, whole, s.n);
     gram.triangle = Triangle::both, gram.alpha_of = scalar(kScale);
     run(gram);
-    Product<T> moment = make(s.d, s.c, s.s, t(a.x_s), a.y_s, a.coef, s.n * s.c);
+    Product<T> moment = make(s.d, s.c, s.s, t(x_s), a.y_s, a.coef, s.n * s.c);
     moment.alpha_of = scalar(kRootScale);
     run(moment);
     if (s.bordered) {
-      sums(s.s, s.d, a.x_s, a.factor + s.d * s.n, whole, scalar(kRootBoth));
+      sums(s.s, s.d, x_s, a.factor + s.d * s.n, whole, scalar(kRootBoth));
       sums(s.s, s.c, a.y_s, a.coef + s.d * s.c, s.n * s.c, scalar(kRootBias));
       simt::launch(&corner_kernel<T>, {static_cast<unsigned>((s.batch + kThreads - 1) / kThreads)}, kThreads, 0, stream, s.batch,
                    s.n, static_cast<double>(s.s), w.scalars, a.factor);
@@ -94,7 +94,7 @@ class Forward : KrrPass<T> {
   // P = scale X_q W^T + bias 1 (1^T alpha), or Phi_q w.
   void predict_low_rank() {
     const bool primal = s.plan == Plan::primal;
-    Product<T> p = make(s.q, s.c, s.d, a.x_q, {}, a.out, s.q * s.c);
+    Product<T> p = make(s.q, s.c, s.d, x_q, {}, a.out, s.q * s.c);
     p.row = w.columns, p.row_bs = s.c;
     if (primal) {
       p.b = {a.coef, s.n * s.c, s.c, 1};
@@ -104,7 +104,7 @@ class Forward : KrrPass<T> {
       else
         p.row = nullptr;
     } else {
-      run(make(s.c, s.d, s.s, t(dense(a.coef, s.s, s.c)), a.x_s, w.weights, s.c * s.d));
+      run(make(s.c, s.d, s.s, t(dense(a.coef, s.s, s.c)), x_s, w.weights, s.c * s.d));
       sums(s.s, s.c, dense(a.coef, s.s, s.c), w.columns, s.c, scalar(kBias));
       p.b = {w.weights, s.c * s.d, 1, s.d};
       p.alpha_of = scalar(kScale);
@@ -116,7 +116,7 @@ class Forward : KrrPass<T> {
     for (int64_t q0 = 0; q0 < s.q; q0 += s.chunk) {
       const int64_t rows = std::min(s.chunk, s.q - q0), bs = a.kept ? s.q * s.s : s.chunk * s.s;
       T* k = a.kept ? a.kept + q0 * s.s : w.chunk;
-      Product<T> gram = make(rows, s.s, s.d, from(a.x_q, q0), t(a.x_s), k, bs);
+      Product<T> gram = make(rows, s.s, s.d, from(x_q, q0), t(x_s), k, bs);
       apply_kernel(gram, s.kernel, w.scalars);
       run(gram);
       predict(make(rows, s.c, s.s, {k, bs, s.s, 1}, dense(a.coef, s.s, s.c), a.out + q0 * s.c, s.q * s.c), q0);
@@ -124,6 +124,7 @@ class Forward : KrrPass<T> {
   }
 
   const KrrForwardArgs<T>& a;
+  const Source<T> x_s, x_q;
 };
 
 }  // namespace
