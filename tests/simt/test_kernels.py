@@ -16,7 +16,7 @@ EVERY = 12
 NEVER_LAUNCHED = {"probe_kernel"}
 
 
-@pytest.mark.parametrize("part", ["product", "counts", "gram", "cholesky", "krr"])
+@pytest.mark.parametrize("part", ["product", "narrow", "fused", "large", "counts", "gram", "cholesky", "krr"])
 def test_kernels_on_the_twin(start, part):
     done = start("plain", "simt_tests", part)
     assert done.returncode == 0 and "passed, 0 failed" in done.stdout, done.stdout + done.stderr
@@ -64,12 +64,14 @@ def test_no_kernel_spills_or_uses_local_memory(compiled):
 
 def test_inner_loops_are_what_their_heads_say(compiled):
     tensor = [k for k in compiled if k["kernel"].startswith("tensor_kernel")]
-    assert len(tensor) == 4
+    assert len(tensor) == 16
     for kernel in tensor:
-        loop = kernel["loop"]
-        # 24 products for 8 steps of k, 16 in a step of the loop; operands as single words, copies of both widths.
-        assert loop["HMMA"] == 48 and loop["LDS"] <= 48 and loop["LDGSTS wide"] == 4, kernel
-        assert loop["LDG"] == 0 and loop["BAR"] == 1, kernel
+        loop, narrow = kernel["loop"], kernel["kernel"].split(", ")[2:]
+        wide = [n.rstrip(">") == "false" for n in narrow]
+        # 24 products for 8 steps of k, 16 in a step of the loop, and 8 fewer for each operand of 16 bits, which has no
+        # small part; operands as single words. Floats come by copies of both widths, 16-bit ones through registers.
+        assert loop["HMMA"] == 16 * (1 + sum(wide)) and loop["LDS"] <= 48 and loop["BAR"] == 1, kernel
+        assert loop["LDGSTS wide"] == 2 * sum(wide) and (loop["LDG"] == 0) == all(wide), kernel
     for kernel in (k for k in compiled if k["kernel"].startswith("plain_kernel")):
         loop = kernel["loop"]
         assert loop["LDS wide"] in (32, 64) and loop["LDG"] == 0 and loop["FFMA"] + loop["DFMA"] >= 256, kernel
