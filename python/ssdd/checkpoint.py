@@ -64,7 +64,7 @@ class Checkpoints:
             raise InputError(f"checkpoint_every: expected seconds, 0 or more, got {every}")
         self.folder, self.stage, self.every = Path(folder), stage, every
         self.stop, self.report, self.writes = stop, report, writes
-        self._environment = environment(processes, device)
+        self._processes, self._device = processes, device
         self._identity: dict[str, Any] = {}
         self._last = time.monotonic()
 
@@ -92,7 +92,7 @@ class Checkpoints:
             for trouble in troubles:
                 self._warn(f"{trouble}; going on from {file.name}, the one before it")
             for key, value in meta["environment"].items():
-                now = self._environment.get(key)
+                now = environment(self._processes, self._device).get(key)
                 if now != value:
                     self._warn(f"{file.name}: written with {key} = {value!r}, now {now!r}: the run goes on, "
                                "but no longer to the same bits")  # fmt: skip
@@ -141,7 +141,8 @@ class Checkpoints:
         tensors: dict[str, Tensor] = {}
         meta = {
             "format": FORMAT, "format_version": FORMAT_VERSION, "stage": self.stage, "step": step,
-            "identity": self._identity, "environment": self._environment, "state": _pack(state, tensors),
+            "identity": self._identity, "environment": environment(self._processes, self._device),
+            "state": _pack(state, tensors),
         }  # fmt: skip
         meta["sha256"] = _digest(meta, tensors)
         return to_bytes(tensors, metadata={"ssdd": json.dumps(meta)})
