@@ -1,7 +1,7 @@
 // KRR forward on the GPU, composed of products (product.cuh) and one factorisation (factor.cuh) for the whole batch on one
 // stream; see krr.h for the plans. Launches: low rank 7 (one fewer where the Gram matrix is fused into the factorisation, one more
-// for each split of a long k), dense 5 + 2 a chunk, primal 6,
-// and three for each 64 columns of a factor larger than one block. Nothing comes back to the host.
+// for each split of a long k), dense 5 + 2 a chunk, primal 6, and 5 more for a factor larger than one block. Nothing comes back
+// to the host.
 #include "../krr.h"
 
 #include "krr_work.cuh"
