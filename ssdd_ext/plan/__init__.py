@@ -191,7 +191,7 @@ def choose(p: Problem, gpu: Gpu | None = None) -> Plan:
         if wanted is not None and wanted not in legal:
             raise ValueError(f"plan {wanted!r} is not legal for {p} in the {which}: legal are {', '.join(legal)}")
         picked[which] = wanted or getattr(plan, which)
-    return replace(plan, **picked)
+    return replace(plan, forward=picked["forward"], backward=picked["backward"])
 
 
 @lru_cache(maxsize=4096)
