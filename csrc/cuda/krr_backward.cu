@@ -111,7 +111,7 @@ template <class T>
 SIMT_KERNEL(kThreads) shift_kernel(int64_t rows, int64_t d, Source<T> x, Source<T> origin, T* out) {
   const int64_t b = simt::block().x / rows, i = simt::block().x % rows;
   for (int64_t j = simt::thread(); j < d; j += kThreads)
-    simt::store(out + (b * rows + i) * d + j, simt::load(&x[b](i, j)) - simt::load(&origin[b](0, j)));
+    simt::store(out + (b * rows + i) * d + j, x[b](i, j) - origin[b](0, j));
 }
 
 template <class T>
