@@ -90,12 +90,17 @@ CALLS: list[tuple[str | int, ...]] = [
         ("krr", 1, 72, 64, 128, 32, "low_rank", "mixed"),
         ("krr", 1, 80, 64, 64, 32, "primal", "primal"),
         ("rbf", 1, 72, 64, 96, 32),
+        ("krr", 2, 72, 64, 128, 32, "low_rank", "low_rank", "fused"),
+        ("rbf", 1, 72, 64, 96, 32, "fused"),
         ("cholesky", 5, 32, 32),
         ("cholesky", 2, 128, 96),
         ("cholesky", 1, 256, 64),
         ("cholesky", 1, 240, 1),
     )
-]
+] + [
+    ("float", "product", 1, 128, 128, 128, f"{a}-{a_type}", f"{b}-{b_type}")
+    for a in ("k", "across") for b in ("k", "across") for a_type in ("float", "bf16") for b_type in ("float", "bf16")
+]  # fmt: skip
 # Of kernels that read and write a number or a row a problem, plainly: not counted.
 KEYS = ("loads", "load_sectors", "load_waste", "stores", "store_sectors", "store_waste", "ways")
 NO_ACCESSES: dict[str, float] = dict.fromkeys(KEYS, 0)

@@ -50,6 +50,7 @@ Matrix positive(int64_t n) {
 
 template <class T>
 void solves(int64_t batch, int64_t n, int64_t c) {
+  if (!taken()) return;
   std::vector<Matrix> a, y;
   for (int64_t b = 0; b < batch; ++b) a.push_back(positive(n)), y.push_back(random(n, c));
   const Outcome<T> o = run<T>(a, y), same = run<T>(a, y);
@@ -99,17 +100,18 @@ double norm(const Matrix& m) { return std::sqrt(dot(m, m)); }
 }  // namespace
 
 TEST(large_sizes) {
+  solves<double>(2, 70, 65);  // first: a thinned table has it too
   for (int64_t n : {40, 63, 64, 65, 130, 200}) {
     solves<float>(1, n, 3);
     solves<double>(1, n, 3);
   }
   solves<float>(1, 132, 68);  // 16 bytes a copy, two chunks of columns
-  solves<double>(2, 70, 65);
   solves<float>(5, 100, 1);
 }
 
 TEST(large_failures_stay_alone) {
   for (int64_t pivot : {5, 64, 65, 150}) {
+    if (!taken()) continue;
     std::vector<Matrix> a{positive(150), add_to_diagonal(Matrix(150, 150), 1), positive(150)}, y;
     for (int b = 0; b < 3; ++b) y.push_back(random(150, 2));
     a[1](pivot - 1, pivot - 1) = -0.5;
@@ -130,6 +132,7 @@ TEST(large_failures_stay_alone) {
 TEST(large_inverses_beside_substitution) {
   const int64_t n = 200;
   for (double ridge : {1e-1, 1e-3, 1e-5, 3e-6}) {
+    if (!taken()) continue;
     std::vector<Matrix> a{smooth(n, ridge)}, truth{random(n, 3)}, y;
     { const Input<float> rounded(a, Layout::dense); }
     y.push_back(a[0] * truth[0]);
