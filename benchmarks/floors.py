@@ -391,8 +391,9 @@ def text(rows: list[dict[str, Any]]) -> str:
     for r in rows:
         mark = "**" if r["picked"] else ""
         lines.append(
-            f"| {mark}{r['work']}{mark} | {r['aim_us']:g} | {r['launches']} | {r['gflop']:.3g} ({r['gflop_tensor']:.3g};"
-            f" {r['gflop_tensor_executed']:.3g}) | {r['compulsory_mb']:.3g} ({r['asked_mb']:.3g})"
+            f"| {mark}{r['work']}{mark} | {r['aim_us']:g} | {r['launches']}"
+            f" | {r['gflop']:.3g} ({r['gflop_tensor']:.3g}; {r['gflop_tensor_executed']:.3g})"
+            f" | {r['compulsory_mb']:.3g} ({r['asked_mb']:.3g})"
             f" | {r['sheet_us']:.3g} / {r['mma_us']:.3g} | {r['memory_us']:.3g} | {r['floor_us']:.3g}"
             f" | {r['floor_us'] / r['aim_us']:.0%} | *{r['launches_us_estimate']:.0f}*"
             f" | *{r['pivots_us_estimate']:.0f}* |"

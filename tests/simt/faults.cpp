@@ -44,6 +44,26 @@ SIMT_KERNEL(kThreads) blocks_collide(float* out) {
   if (simt::thread() == 0) simt::store(out, float(simt::block().x));  // names blocks_collide
 }
 
+// The block that comes first hands its values to the other by a flag. Before: all of its threads have written when the flag
+// is raised. Behind: all threads of the other know that it was.
+template <bool Before, bool Behind>
+SIMT_KERNEL(kThreads) hand_over(float* values, int* numbers, float* out) {
+  SIMT_SHARED(int, ticket, 1);
+  if (simt::thread() == 0) simt::put(ticket, simt::next_ticket(numbers));
+  simt::barrier();
+  if (simt::get(ticket) == 0) {
+    simt::store(values + simt::thread(), 1.0f);  // names flag_before_the_barrier names flag_seen_by_one
+    if (Before) simt::barrier();
+    if (simt::thread() == 0) simt::store_release(numbers + 1, 1);
+    return;
+  }
+  if (simt::thread() == 0)
+    while (simt::load_acquire(numbers + 1) == 0) simt::pause();
+  if (Behind) simt::barrier();
+  const float* from = values + (simt::thread() + 1) % kThreads;
+  simt::store(out + simt::thread(), simt::load(from));  // names flag_before_the_barrier names flag_seen_by_one
+}
+
 // Lanes hand values over through memory: a shuffle between does not order them, a warp barrier does.
 template <bool WarpBarrier>
 SIMT_KERNEL(32) exchange(const float* in, float* out) {
@@ -274,10 +294,17 @@ int main(int argc, char** argv) {
     simt::launch(kernel, {1}, threads, 0, nullptr, x, y);
     return 0;
   };
+  const auto run_two = [&](void (*kernel)(float*, int*, float*)) {
+    std::vector<float> values(kThreads);
+    std::vector<int> numbers(2);
+    simt::launch(kernel, {2}, kThreads, 0, nullptr, values.data(), numbers.data(), y);
+    return 0;
+  };
   const auto right = [&] {
     for (auto* kernel : {&reduce<true>, &copied<0>}) run_in(kernel);
     run_in(&exchange<true>, 32);
     run(&shared_right, kTwo, kThreads, 3);
+    run_two(&hand_over<true, true>);
     run_in(&reduce<true>);
     return y[0] == kThreads ? product<3, true>() : 1;
   };
@@ -286,6 +313,8 @@ int main(int argc, char** argv) {
       {"missing_barrier", [&] { return run_in(&reduce<false>); }},
       {"written_after_a_barrier", [&] { return run(&written_after_a_barrier); }},
       {"blocks_collide", [&] { return run(&blocks_collide, 0, kThreads, 2); }},
+      {"flag_before_the_barrier", [&] { return run_two(&hand_over<false, true>); }},
+      {"flag_seen_by_one", [&] { return run_two(&hand_over<true, false>); }},
       {"shuffle_orders_nothing", [&] { return run_in(&exchange<false>, 32); }},
       {"copy_of_another", [&] { return run_in(&copied_by_another); }},
       {"copy_into_what_is_read", [&] { return run_in(&copy_into_what_is_read); }},

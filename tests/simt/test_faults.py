@@ -10,6 +10,8 @@ FAULTS = [
     ("missing_barrier", THREAD, "data race"),
     ("written_after_a_barrier", THREAD, "data race"),
     ("blocks_collide", THREAD, "data race"),
+    ("flag_before_the_barrier", THREAD, "data race"),
+    ("flag_seen_by_one", THREAD, "data race"),
     ("shuffle_orders_nothing", THREAD, "data race"),
     ("copy_of_another", THREAD, "data race"),
     ("copy_into_what_is_read", THREAD, "data race"),

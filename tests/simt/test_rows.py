@@ -75,7 +75,7 @@ def test_every_kernel_is_counted_and_coalesced(floors):
     plain = {k for k in known if k.split("_kernel")[0] in UNCOUNTED}
     assert known - set(seen) == plain, "calls in twin.CALLS reach all others"
     for kernel, row in seen.items():
-        assert row["load_waste"] <= 1.1, (kernel, row)
+        assert row["operand_waste"] <= 1.1 and row["load_waste"] <= 1.3, (kernel, row)
         assert row["store_waste"] <= 4, (kernel, row)
         assert row["ways"] <= 2, (kernel, row)
     with_loops = ("tensor", "plain", "block", "fused", "factor", "solve")
