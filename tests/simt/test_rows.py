@@ -83,6 +83,24 @@ def test_every_kernel_is_counted_and_coalesced(floors):
     assert len(in_loops) >= 32 and all(row["loads"] > 100 and row["ways"] > 0 for row in in_loops)
 
 
+def test_occupancy_counts_with_the_shared_memory_of_a_launch(floors):
+    """sass.py's table, which knows no launch: one-block factorisations at n = 128, the rest at any size."""
+    import sass
+
+    seen = {}
+    for size in ("float", "double"):
+        calls = [
+            ("krr", 1, 128, 64, 96, 70, "dense", "dense", "fused"), ("krr", 1, 300, 64, 96, 4, "low_rank", "low_rank"),
+            ("rbf", 1, 128, 64, 96, 70, "fused"), ("cholesky", 1, 128, 70),
+        ]  # fmt: skip
+        for call in calls:
+            for launch in floors.twin.ask("launches", size, *call)["launches"]:
+                seen[launch["kernel"]] = launch["shared"]
+    for kernel, shared in seen.items():
+        assert shared == next((b for part, b in sass.DYNAMIC.items() if kernel.startswith(part)), 0), kernel
+    assert all(any(kernel.startswith(part) for kernel in seen) for part in sass.DYNAMIC)
+
+
 def test_the_counters_see_a_strided_read(floors):
     """The same product with its operands where no lane is beside another would be a row above the limit."""
     rows = floors.twin.ask("counts", "float", "strided", 1, 64, 64, 64, 8)["accesses"]
