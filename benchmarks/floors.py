@@ -297,6 +297,11 @@ def _dot(launch: dict[str, Any]) -> Work:
     return Work(flops=2 * b * count, loaded=2 * b * count * size, stored=launch["blocks"] * size)
 
 
+def _join_dots(launch: dict[str, Any]) -> Work:
+    size, blocks = _size(launch), launch["blocks"]
+    return Work(loaded=blocks * launch["arguments"][0] * size, stored=blocks * size)
+
+
 def _little(launch: dict[str, Any]) -> Work:
     """A number or a row a problem: nothing beside its launch."""
     return Work()
@@ -322,7 +327,7 @@ FORMULAS = {
     "block_kernel": _small, "fused_kernel": _fused, "solve_kernel": _solve, "begin_kernel": _begin,
     "factor_tiles_kernel": _factor_tiles, "invert_kernel": _invert, "solve_tiles_kernel": _solve_tiles,
     "copy_kernel": _copy, "mirror_kernel": _mirror,
-    "sum_columns_kernel": _column_sums, "dot_kernel": _dot, "join_dots_kernel": _little, "nan_kernel": _little,
+    "sum_columns_kernel": _column_sums, "dot_kernel": _dot, "join_dots_kernel": _join_dots, "nan_kernel": _little,
     "zero_kernel": _little,
     "scalars_kernel": _little, "lambda_bar_kernel": _little, "ridge_kernel": _little, "corner_kernel": _little,
     "hyper_kernel": _little, "alpha_sum_kernel": _little, "add_parts_kernel": _little, "rbf_hyper_kernel": _little,
@@ -370,17 +375,18 @@ def text(rows: list[dict[str, Any]]) -> str:
     lines = [
         "## The calls of the speed table, on an H100, without one",
         "",
-        "fp32, forward and backward (Cholesky: the factorisation), one line a plan; in bold what the library picks on an",
-        "H100 (ssdd_ext/plan/gpu.py). Launches are counted at the true sizes on the host twin; FLOPs and traffic are",
-        "formulas of their arguments (benchmarks/floors.py), and of every launch of tests/simt/test_rows.py the",
-        "multiply-adds, the bytes loaded and the bytes stored are exactly those that the twin counts; kernels that touch a",
-        "number or a row a problem count as nothing. GFLOP: needed (on the matrix units; there with the padding of the",
-        "tiles). MB: inputs, saved and outputs once (what lanes ask of L2 in all). Floors in us: compute with three TF32",
-        f"products at the data sheet's {SHEET / 1e12:.0f} TF/s and through mma.sync at {MMA / 1e12:.0f}, fp32 at"
-        f" {FP32 / 1e12:.0f}; memory at {MEMORY / 1e12:.2f} TB/s; the floor is the larger",
-        f"of mma.sync's and memory's. *Estimates*, not floors: {LAUNCH} us a launch in a graph, and {PIVOT * 1e3:.0f} ns"
-        " for each pivot of a factorisation,",
-        "one after the other. Nothing here was timed on a GPU.",
+        "fp32, forward and backward (Cholesky: the factorisation), one line a plan; in bold what the library picks",
+        "on an H100 (ssdd_ext/plan/gpu.py). Launches are counted at the true sizes on the host twin; FLOPs and traffic",
+        "are formulas of their arguments (benchmarks/floors.py). Of every launch of tests/simt/test_rows.py the",
+        "multiply-adds, the bytes loaded and the bytes stored are exactly those that the twin counts; kernels that",
+        "touch a number or a row a problem count as nothing. GFLOP: needed (on the matrix units; there with the",
+        "padding of the tiles). MB: inputs, saved and outputs once (what lanes ask of L2 in all). Floors in us:",
+        f"compute with three TF32 products at the data sheet's {SHEET / 1e12:.0f} TF/s and through mma.sync at"
+        f" {MMA / 1e12:.0f}, fp32 at {FP32 / 1e12:.0f}; memory at",
+        f"{MEMORY / 1e12:.2f} TB/s; the floor is the larger of mma.sync's and memory's. *Estimates*, not floors:",
+        f"{LAUNCH} us a launch in a graph, and {PIVOT * 1e3:.0f} ns for each pivot of a factorisation, one after the"
+        " other.",
+        "Nothing here was timed on a GPU.",
         "",
         "| work | aim | launches | GFLOP (matrix units; padded) | MB once (asked) | compute sheet / mma.sync | memory"
         " | floor | floor / aim | *launches* | *pivots* |",
