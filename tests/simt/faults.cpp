@@ -8,7 +8,7 @@
 #include <utility>
 #include <vector>
 
-#include <simt.cuh>
+#include "cuda/product.cuh"
 
 namespace {
 
@@ -44,8 +44,8 @@ SIMT_KERNEL(kThreads) blocks_collide(float* out) {
   if (simt::thread() == 0) simt::store(out, float(simt::block().x));  // names blocks_collide
 }
 
-// The block that comes first hands its values to the other by a flag. Before: all of its threads have written when the flag
-// is raised. Behind: all threads of the other know that it was.
+// The block that comes first hands its values to the other by a flag. Before: all of its threads have written when it
+// raises the flag. Behind: all threads of the other know that it did.
 template <bool Before, bool Behind>
 SIMT_KERNEL(kThreads) hand_over(float* values, int* numbers, float* out) {
   SIMT_SHARED(int, ticket, 1);
@@ -108,6 +108,17 @@ SIMT_KERNEL(kThreads) global_overrun(const float* in, float* out) {
 
 SIMT_KERNEL(kThreads) global_write_overrun(float* out) {
   simt::store(out + simt::thread() + 1, 1.0f);  // names global_write_overrun
+}
+
+// What a kernel reads through its source, here of 16 bits.
+SIMT_KERNEL(kThreads) source_overrun(ssdd::cuda::Source<float> in, float* out) {
+  simt::store(out + simt::thread(), in(0, simt::thread() + 1));  // names source_overrun
+}
+SIMT_KERNEL(kThreads) source_race(ssdd::cuda::Source<float> in, float* out) {
+  if (simt::block().x == 0)
+    simt::store(out + simt::thread(), 1.0f);  // names source_race
+  else if (in(0, simt::thread()) > 2)         // names source_race
+    simt::store(out + simt::thread(), 2.0f);
 }
 
 SIMT_KERNEL(kThreads) vector_overrun(float* out) {
@@ -300,6 +311,14 @@ int main(int argc, char** argv) {
     simt::launch(kernel, {2}, kThreads, 0, nullptr, values.data(), numbers.data(), y);
     return 0;
   };
+  std::vector<uint16_t> bits(kThreads);
+  const auto halves = [&] { return reinterpret_cast<const float*>(bits.data()); };
+  using Features = ssdd::cuda::Source<float>;
+  const auto source = [&](void (*kernel)(Features, float*), const float* from, ssdd::Element element, unsigned blocks) {
+    const Features in(ssdd::Batch<const float>{from, 0, kThreads, 1}, element);
+    simt::launch(kernel, {blocks}, kThreads, 0, nullptr, in, y);
+    return 0;
+  };
   const auto right = [&] {
     for (auto* kernel : {&reduce<true>, &copied<0>}) run_in(kernel);
     run_in(&exchange<true>, 32);
@@ -322,6 +341,8 @@ int main(int argc, char** argv) {
       {"static_overrun", [&] { return run(&static_overrun); }},
       {"global_overrun", [&] { return run_in(&global_overrun); }},
       {"global_write_overrun", [&] { return run(&global_write_overrun); }},
+      {"source_overrun", [&] { return source(&source_overrun, halves(), ssdd::Element::bf16, 1); }},
+      {"source_race", [&] { return source(&source_race, y, ssdd::Element::own, 2); }},
       {"vector_overrun", [&] { return run(&vector_overrun); }},
       {"copy_beyond_the_source", [&] { return run_in(&copy_beyond_the_source); }},
       {"copy_beyond_the_target", [&] { return run_in(&copy_beyond_the_target); }},
