@@ -67,8 +67,8 @@ dev: ## build _C in place, for PYTHONPATH=.:python (PYTHON=... names the interpr
 	"$$bin/cmake" --build build/dev -j $(JOBS)
 
 CORE := tests/ext/core
-# Of the kernels' tables about one row in so many runs under the sanitizers, every kernel among them (tests/simt/test_kernels.py).
-SANITIZED := product_ gram_ cholesky_ krr_
+# Of the tables of the kernels about one row in so many runs under the sanitizers, and every kernel (tests/simt/test_kernels.py).
+SANITIZED := product_ narrow_ fused_ large_ gram_ cholesky_ krr_
 EVERY := 12
 .PHONY: sanitize aarch64
 sanitize: $(ENV_STAMP) ## run the core's own tests under AddressSanitizer and UBSan, the CUDA kernels' twin also under TSan

@@ -6,8 +6,11 @@ a formula of its arguments; tests/simt/test_rows.py holds each to what the twin 
 
 from __future__ import annotations
 
+import importlib.util
 import re
+import sys
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 import twin
@@ -26,16 +29,37 @@ class Row:
     words: tuple[str | int, ...]  # for twin.ask
     compulsory: int  # bytes: inputs, what the forward saves, outputs, each once
     pivots: int  # one after the other
+    picked: bool = True  # by the library, on an H100
+
+
+@lru_cache(None)
+def _plans() -> Any:
+    """ssdd_ext.plan, which is arithmetic, without the package around it, which needs torch and a build."""
+    folder = twin.ROOT / "ssdd_ext" / "plan"
+    where = importlib.util.spec_from_file_location(
+        "ssdd_plan", folder / "__init__.py", submodule_search_locations=[str(folder)]
+    )
+    assert where and where.loader
+    module = importlib.util.module_from_spec(where)
+    sys.modules["ssdd_plan"] = module
+    where.loader.exec_module(module)
+    return module
 
 
 def _krr(work: str, aim: float, b: int, s: int, q: int, d: int, c: int) -> list[Row]:
+    """The orders of the products with K_ss by a product of its own, and what is picked where that is another."""
+    plans = _plans()
+    picked = plans.choose(plans.Problem(s, q, d, c, linear=True, bordered=True, batch=b), plans.Gpu())
+    choice = (picked.forward, picked.backward, picked.fused_gram)
+    ways = [("low_rank", "low_rank", False), ("low_rank", "mixed", False), ("dense", "dense", False)]
     rows = []
-    plans = [("low_rank", "low_rank"), ("low_rank", "mixed"), ("dense", "dense")]
-    for forward, backward in plans:
+    for way in ways if choice in ways else [*ways, choice]:
+        forward, backward, fused = way
         kept = q * s if forward == "dense" else 0
         each = 2 * (s * d + s * c) + q * d + q * c + (s * s + s * c + q * c + kept)
-        words = ("float", "krr", b, s, q, d, c, forward, backward)
-        rows.append(Row(f"{work}, {forward} / {backward}", aim, words, 4 * b * each, s))
+        words = ("float", "krr", b, s, q, d, c, forward, backward, *(["fused"] if fused else []))
+        name = f"{work}, {forward} / {backward}{', fused K_ss' if fused else ''}"
+        rows.append(Row(name, aim, words, 4 * b * each, s, way == choice))
     return rows
 
 
@@ -58,10 +82,10 @@ class Work:
 
     flops: float = 0
     executed: float = 0
-    loaded: int = 0  # bytes that lanes ask of global memory
+    loaded: int = 0  # bytes that lanes ask of global memory through the layer: these, executed and stored are exact
     stored: int = 0
     tensor: bool = False
-    exact: bool = True  # executed, loaded and stored are to the byte what the twin counts
+    beside: float = 0  # of executed: what a launch on the matrix units does on the ordinary ones
 
 
 def _up(x: int, to: int) -> int:
@@ -76,16 +100,20 @@ def _product(launch: dict[str, Any]) -> Work:
     p, tiling = launch["arguments"][:2]
     b, m, n, k, size = p["batch"], p["m"], p["n"], p["k"], p["product"]
     tensor, full = launch["kernel"].startswith("tensor_kernel"), p["triangle"] == 0
+    # Three passes of the tensor cores, and one less for each operand of 16 bits.
+    passes = 1 + sum(element == 4 for element in p["element"]) if tensor else 1
     share = tiling["k_share"]
     depth = sum(_up(min(share, k - s * share), DEPTH) for s in range(tiling["splits"]) if k > s * share)
     rows, columns = _extents(m), _extents(n)
     tiles = [(r, c) for i, r in enumerate(rows) for j, c in enumerate(columns) if full or j <= i]
     wanted = m * n if full else m * (m + 1) // 2
     stored = tiling["splits"] * wanted if tiling["splits"] > 1 else wanted if p["triangle"] == 1 else m * n
+    # With splits the join adds it.
+    extra = b * wanted * size if p["add"] and tiling["splits"] == 1 else 0
     return Work(
         flops=b * wanted * k * (3 if p["distance"] else 2),
-        executed=b * len(tiles) * TILE * TILE * depth * 2 * (3 if tensor else 1),
-        loaded=b * sum(r + c for r, c in tiles) * k * size,
+        executed=b * len(tiles) * TILE * TILE * depth * 2 * passes,
+        loaded=b * sum(r * p["element"][0] + c * p["element"][1] for r, c in tiles) * k + extra,
         stored=b * stored * size,
         tensor=tensor,
     )
@@ -96,67 +124,149 @@ def _join(launch: dict[str, Any]) -> Work:
     wanted = p["m"] * p["n"] if p["triangle"] == 0 else p["m"] * (p["m"] + 1) // 2
     stored = wanted if p["triangle"] == 1 else p["m"] * p["n"]
     b, size = p["batch"], p["product"]
-    return Work(flops=b * splits * wanted, loaded=b * splits * wanted * size, stored=b * stored * size)
+    return Work(flops=b * splits * wanted, loaded=b * (splits + p["add"]) * wanted * size, stored=b * stored * size)
+
+
+# --- factorisations: their multiply-adds are counted as the kernels do them, padding and all --------------------------
+
+STRIP, SQUARE = 16, 32
+
+
+def _triangle(n: int) -> int:
+    return n * (n + 1) // 2
+
+
+def _columns_flops(size: int, wide: int) -> int:
+    """factor_columns: step k updates the rows below it in all lanes but its own."""
+    return 2 * 31 * sum(wide - 1 - k for k in range(size))
+
+
+def _shared_flops(n: int) -> int:
+    """factor_shared of order n."""
+    flops = 0
+    for p in range(0, n, STRIP):
+        size = min(STRIP, n - p)
+        rest, side = n - p - size, -(-(n - p - size) // SQUARE)
+        flops += _columns_flops(size, STRIP) + 2 * rest * _triangle(STRIP - 1)
+        flops += 2 * _triangle(side) * SQUARE * SQUARE * STRIP
+    return flops
+
+
+# invert_shared: blocks of 16, and twice two products that join neighbours.
+INVERT = 2 * (TILE * _triangle(STRIP - 1) + 2 * 2 * 16**3 + 2 * 32**3)
+
+
+def _substitution_flops(n: int, columns: int) -> int:
+    """Both ways; the division is none."""
+    return 2 * columns * n * (n - 1)
 
 
 def _small(launch: dict[str, Any]) -> Work:
     f, size = launch["arguments"][0], _size(launch)
     b, n, c = f["batch"], f["n"], f["c"]
-    in_block = "block_kernel" in launch["kernel"]
+    in_block = launch["kernel"].startswith("block_kernel")
     c = 0 if in_block and c > TILE else c
-    triangle = n * (n + 1) // 2
+    if in_block:
+        executed = _shared_flops(n) + _substitution_flops(n, c)
+    else:  # a warp works on 32 rows and columns whatever n and c are
+        executed = _columns_flops(n, 32) + 2 * sum(31 - k for k in range(n)) * 2 * _up(c, 32)
     # Registers of the warp's x go through load and store; the block's x does not pass the counters.
     x = 0 if in_block else n * c
-    written = n * n if f["zero_upper"] else triangle
-    # A warp works on 32 rows whatever n is.
-    steps = sum(31 - k for k in range(n))
-    executed = 0 if in_block else b * steps * 2 * (31 + 2 * _up(c, 32))
+    written = n * n if f["zero_upper"] else _triangle(n)
     return Work(
         flops=b * (n**3 / 3 + 2 * n * n * c),
-        executed=executed,
-        loaded=b * (triangle + x) * size,
+        executed=b * executed,
+        loaded=b * (_triangle(n) + x) * size,
         stored=b * (written + x) * size,
-        exact=False,
+    )
+
+
+def _fused(launch: dict[str, Any]) -> Work:
+    f, points = launch["arguments"][:2]
+    size, b, n, d = _size(launch), f["batch"], f["n"], points["points"]
+    c, squares = f["c"] if f["c"] <= TILE else 0, _triangle(-(-n // SQUARE))
+    gram = 2 * squares * SQUARE * SQUARE * (_up(d, DEPTH) + (not points["distance"]))  # its scale and bias: one more
+    return Work(
+        flops=b * (_triangle(n) * d * (3 if points["distance"] else 2) + n**3 / 3 + 2 * n * n * c),
+        executed=b * (gram + _shared_flops(n) + _substitution_flops(n, c)),
+        loaded=b * -(-squares // 8) * n * d * size,
+        stored=b * (n * n) * size,  # K above, L below
     )
 
 
 def _solve(launch: dict[str, Any]) -> Work:
     n, _, c, _, _, _, chunks = launch["arguments"]
     b = launch["blocks"] // chunks
-    return Work(flops=b * 2 * n * n * c, loaded=b * chunks * n * (n + 1) // 2 * _size(launch), exact=False)
+    executed = b * _substitution_flops(n, c)
+    return Work(flops=b * 2 * n * n * c, executed=executed, loaded=b * chunks * _triangle(n) * _size(launch))
 
 
 def _begin(launch: dict[str, Any]) -> Work:
+    """The diagonal stored and read twice, and the flags cleared."""
     f = launch["arguments"][0]
-    count = f["batch"] * f["n"] * _size(launch)
-    return Work(loaded=2 * count, stored=count, exact=False)
+    n, b, tiles = f["n"], f["batch"], -(-f["n"] // TILE)
+    flags = tiles * tiles + 2 * tiles * -(-f["c"] // TILE)
+    return Work(loaded=2 * b * n * _size(launch), stored=b * (n * _size(launch) + 4 * flags))
 
 
-def _diagonal(launch: dict[str, Any]) -> Work:
-    f, p = launch["arguments"]
-    n = min(TILE, f["n"] - p)
-    bytes_ = f["batch"] * n * (n + 1) // 2 * _size(launch)
-    return Work(flops=f["batch"] * n**3 / 3, loaded=bytes_, stored=bytes_, exact=False)
+def _tile_flops(launch: dict[str, Any]) -> int:
+    """Of one product of 64 x 64 x 64."""
+    return 2 * TILE**3 * (3 if _size(launch) == 4 else 1)
 
 
-def _panel(launch: dict[str, Any]) -> Work:
-    f, p, strips = launch["arguments"]
-    rest, size = f["n"] - p - TILE, _size(launch)
-    block = TILE * (TILE + 1) // 2
-    b = f["batch"]
+def _factor_tiles(launch: dict[str, Any]) -> Work:
+    f, size, product = launch["arguments"][0], _size(launch), _tile_flops(launch)
+    b, n, edges, whole = f["batch"], f["n"], _extents(f["n"]), TILE * TILE
+    executed = loaded = stored = 0
+    for j, columns in enumerate(edges):
+        # The diagonal: one operand a product; factored, inverted, both kept.
+        executed += j * product + _shared_flops(TILE) + INVERT
+        loaded += columns * columns + j * columns * TILE
+        stored += _triangle(columns) + 2 * whole
+        for rows in edges[j + 1 :]:
+            executed += (j + 3) * product
+            loaded += rows * columns + j * TILE * (rows + columns) + 3 * whole
+            stored += rows * columns
     return Work(
-        flops=b * rest * TILE * TILE,
-        loaded=b * (strips * block + rest * TILE) * size,
-        stored=b * rest * TILE * size,
-        exact=False,
+        flops=b * n**3 / 3,
+        executed=b * executed,
+        beside=b * len(edges) * (_shared_flops(TILE) + INVERT),
+        loaded=b * loaded * size,
+        stored=b * stored * size,
+        tensor=size == 4,
     )
 
 
-def _substitute(launch: dict[str, Any]) -> Work:
-    n, _, p, columns, _, chunks = launch["arguments"]
-    size, b = min(TILE, n - p), launch["blocks"] // chunks
-    triangle = launch["blocks"] * size * (size + 1) // 2
-    return Work(flops=b * size * size * columns, loaded=triangle * _size(launch), exact=False)
+def _invert(launch: dict[str, Any]) -> Work:
+    n, tiles, _, _, flags = launch["arguments"]
+    size, b = _size(launch), launch["blocks"] // tiles
+    return Work(
+        flops=b * tiles * TILE**3 / 3,
+        executed=b * tiles * INVERT,
+        loaded=b * sum(map(_triangle, _extents(n))) * size,
+        stored=b * (tiles * 2 * TILE * TILE * size + 4 * flags),
+    )
+
+
+def _solve_tiles(launch: dict[str, Any]) -> Work:
+    s, size, product = launch["arguments"][0], _size(launch), _tile_flops(launch)
+    b, n, c = s["batch"], s["n"], s["c"]
+    edges, chunks = _extents(n), _extents(c)
+    # Of one chunk, both ways: a tile by every other once, L and x; its own inverse, itself and the inverse again.
+    tiles, others = len(edges), sum(edges)
+    executed = len(chunks) * (tiles * (tiles - 1) + 2 * 3 * tiles) * product
+    loaded = stored = 0
+    for columns in chunks:
+        loaded += sum((others - rows) * (rows + columns) for rows in edges) + 2 * n * columns
+        loaded += 2 * 3 * tiles * TILE * TILE
+        stored += 2 * n * columns
+    return Work(
+        flops=b * 2 * n * n * c,
+        executed=b * executed,
+        loaded=b * loaded * size,
+        stored=b * stored * size,
+        tensor=size == 4,
+    )
 
 
 def _copy(launch: dict[str, Any]) -> Work:
@@ -178,7 +288,6 @@ def _column_sums(launch: dict[str, Any]) -> Work:
         flops=c["batch"] * c["rows"] * c["columns"],
         loaded=c["batch"] * c["rows"] * c["columns"] * size,
         stored=c["batch"] * c["columns"] * size,
-        exact=False,  # the store's factor is read plainly
     )
 
 
@@ -188,16 +297,24 @@ def _dot(launch: dict[str, Any]) -> Work:
     return Work(flops=2 * b * count, loaded=2 * b * count * size, stored=launch["blocks"] * size)
 
 
+def _join_dots(launch: dict[str, Any]) -> Work:
+    size, blocks = _size(launch), launch["blocks"]
+    return Work(loaded=blocks * launch["arguments"][0] * size, stored=blocks * size)
+
+
 def _little(launch: dict[str, Any]) -> Work:
     """A number or a row a problem: nothing beside its launch."""
-    return Work(exact=False)
+    return Work()
 
 
 def _slope(launch: dict[str, Any]) -> Work:
     """Two elements read and one written for each of K; of a square half."""
-    count = launch["blocks"] * launch["arguments"][1]
-    count = count // 2 if launch["arguments"][6] else count
-    return Work(flops=8 * count, loaded=2 * count * _size(launch), stored=count * _size(launch), exact=False)
+    rows, columns, *_ = launch["arguments"]
+    square, problems = launch["arguments"][6], launch["blocks"] // rows
+    # Of a square what is above the diagonal, which is set to 0.
+    count = problems * (columns * (columns - 1) // 2 if square else rows * columns)
+    size, zeros = _size(launch), launch["blocks"] if square else 0
+    return Work(flops=8 * count, loaded=2 * count * size, stored=(count + zeros) * size)
 
 
 def _shift(launch: dict[str, Any]) -> Work:
@@ -207,9 +324,10 @@ def _shift(launch: dict[str, Any]) -> Work:
 
 FORMULAS = {
     "tensor_kernel": _product, "plain_kernel": _product, "join_kernel": _join, "warp_kernel": _small,
-    "block_kernel": _small, "solve_kernel": _solve, "begin_kernel": _begin, "diagonal_kernel": _diagonal,
-    "panel_kernel": _panel, "substitute_kernel": _substitute, "copy_kernel": _copy, "mirror_kernel": _mirror,
-    "sum_columns_kernel": _column_sums, "dot_kernel": _dot, "join_dots_kernel": _little, "nan_kernel": _little,
+    "block_kernel": _small, "fused_kernel": _fused, "solve_kernel": _solve, "begin_kernel": _begin,
+    "factor_tiles_kernel": _factor_tiles, "invert_kernel": _invert, "solve_tiles_kernel": _solve_tiles,
+    "copy_kernel": _copy, "mirror_kernel": _mirror,
+    "sum_columns_kernel": _column_sums, "dot_kernel": _dot, "join_dots_kernel": _join_dots, "nan_kernel": _little,
     "zero_kernel": _little,
     "scalars_kernel": _little, "lambda_bar_kernel": _little, "ridge_kernel": _little, "corner_kernel": _little,
     "hyper_kernel": _little, "alpha_sum_kernel": _little, "add_parts_kernel": _little, "rbf_hyper_kernel": _little,
@@ -236,14 +354,14 @@ def measure() -> list[dict[str, Any]]:
         all_work = [work(launch) for launch in launches]
         tensor = sum(w.flops for w in all_work if w.tensor)
         plain = sum(w.flops for w in all_work if not w.tensor)
-        executed = sum(w.executed for w in all_work if w.tensor)
+        executed = sum(w.executed - w.beside for w in all_work if w.tensor)
         us = {
             "sheet": (tensor / SHEET + plain / FP32) * 1e6,
             "mma": (tensor / MMA + plain / FP32) * 1e6,
             "memory": row.compulsory / MEMORY * 1e6,
         }
         table.append({
-            "work": row.work, "aim_us": row.aim, "launches": len(launches),
+            "work": row.work, "picked": row.picked, "aim_us": row.aim, "launches": len(launches),
             "gflop": (tensor + plain) / 1e9, "gflop_tensor": tensor / 1e9, "gflop_tensor_executed": executed / 3e9,
             "compulsory_mb": row.compulsory / 1e6, "asked_mb": sum(w.loaded + w.stored for w in all_work) / 1e6,
             "sheet_us": us["sheet"], "mma_us": us["mma"], "memory_us": us["memory"],
@@ -257,17 +375,17 @@ def text(rows: list[dict[str, Any]]) -> str:
     lines = [
         "## The calls of the speed table, on an H100, without one",
         "",
-        "fp32, forward and backward (Cholesky: the factorisation), one line a plan. Launches are counted "
-        "at the true sizes",
-        "on the host twin; FLOPs and traffic are formulas of their arguments, held to the twin's counts",
-        "(benchmarks/floors.py). GFLOP: needed (on the matrix units; there with the padding of the "
-        "tiles). MB: inputs, saved",
-        "and outputs once (what lanes ask of L2 in all). Floors in us: compute with three TF32 products "
-        "at the data sheet's",
-        f"{SHEET / 1e12:.0f} TF/s and through mma.sync at {MMA / 1e12:.0f}, fp32 at {FP32 / 1e12:.0f}; memory at",
+        "fp32, forward and backward (Cholesky: the factorisation), one line a plan; in bold what the library picks",
+        "on an H100 (ssdd_ext/plan/gpu.py). Launches are counted at the true sizes on the host twin; FLOPs and traffic",
+        "are formulas of their arguments (benchmarks/floors.py). Of every launch of tests/simt/test_rows.py the",
+        "multiply-adds, the bytes loaded and the bytes stored are exactly those that the twin counts; kernels that",
+        "touch a number or a row a problem count as nothing. GFLOP: needed (on the matrix units; there with the",
+        "padding of the tiles). MB: inputs, saved and outputs once (what lanes ask of L2 in all). Floors in us:",
+        f"compute with three TF32 products at the data sheet's {SHEET / 1e12:.0f} TF/s and through mma.sync at"
+        f" {MMA / 1e12:.0f}, fp32 at {FP32 / 1e12:.0f}; memory at",
         f"{MEMORY / 1e12:.2f} TB/s; the floor is the larger of mma.sync's and memory's. *Estimates*, not floors:",
-        f"{LAUNCH} us a launch in a graph, and {PIVOT * 1e3:.0f} ns for each pivot of a factorisation, "
-        f"one after the other.",
+        f"{LAUNCH} us a launch in a graph, and {PIVOT * 1e3:.0f} ns for each pivot of a factorisation, one after the"
+        " other.",
         "Nothing here was timed on a GPU.",
         "",
         "| work | aim | launches | GFLOP (matrix units; padded) | MB once (asked) | compute sheet / mma.sync | memory"
@@ -275,9 +393,11 @@ def text(rows: list[dict[str, Any]]) -> str:
         "|---|---|---|---|---|---|---|---|---|---|---|",
     ]
     for r in rows:
+        mark = "**" if r["picked"] else ""
         lines.append(
-            f"| {r['work']} | {r['aim_us']:g} | {r['launches']} | {r['gflop']:.3g} ({r['gflop_tensor']:.3g};"
-            f" {r['gflop_tensor_executed']:.3g}) | {r['compulsory_mb']:.3g} ({r['asked_mb']:.3g})"
+            f"| {mark}{r['work']}{mark} | {r['aim_us']:g} | {r['launches']}"
+            f" | {r['gflop']:.3g} ({r['gflop_tensor']:.3g}; {r['gflop_tensor_executed']:.3g})"
+            f" | {r['compulsory_mb']:.3g} ({r['asked_mb']:.3g})"
             f" | {r['sheet_us']:.3g} / {r['mma_us']:.3g} | {r['memory_us']:.3g} | {r['floor_us']:.3g}"
             f" | {r['floor_us'] / r['aim_us']:.0%} | *{r['launches_us_estimate']:.0f}*"
             f" | *{r['pivots_us_estimate']:.0f}* |"

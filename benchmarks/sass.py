@@ -39,8 +39,14 @@ DYNAMIC = {
     "block_kernel<double>": 128 * 133 * 8 + 2144,
     "solve_kernel<float>": 128 * 133 * 4 + 1072,
     "solve_kernel<double>": 128 * 133 * 8 + 2144,
-    "panel_kernel<float>": (2 * 64 * 69 + 76) * 4,
-    "panel_kernel<double>": (2 * 64 * 69 + 76) * 8,
+    "fused_kernel<float": 128 * 133 * 4 + 1072 + 16 + 2 * 128 * 20 * 4,
+    "fused_kernel<double": 128 * 133 * 8 + 2144 + 32 + 2 * 128 * 18 * 8,
+    "factor_tiles_kernel<float>": (2 * 5120 + 64 * 69) * 4 + 64,
+    "factor_tiles_kernel<double>": (2 * 2112 + 64 * 69) * 8 + 64,
+    "solve_tiles_kernel<float>": (2 * 5120 + 64 * 69) * 4 + 64,
+    "solve_tiles_kernel<double>": (2 * 2112 + 64 * 69) * 8 + 64,
+    "invert_kernel<float>": 2 * 64 * 69 * 4 + 32,
+    "invert_kernel<double>": 2 * 64 * 69 * 8 + 32,
 }
 # One multiprocessor of an H100.
 REGISTERS, SHARED, THREADS, BLOCKS = 65536, 228 << 10, 2048, 32
@@ -149,7 +155,8 @@ def inner_loop(lines: list[str]) -> list[str]:
 
 def threads_of(name: str) -> int:
     blocks = {"tensor_kernel": 128, "warp_kernel": 128, "hyper_kernel": 32, "add_parts_kernel": 32, "probe_kernel": 32}
-    return blocks.get(name.split("<")[0], 256)
+    tiles = {"factor_tiles_kernel<float>": 128, "solve_tiles_kernel<float>": 128}
+    return tiles.get(name) or blocks.get(name.split("<")[0], 256)
 
 
 def occupancy(name: str, use: dict[str, int]) -> float:

@@ -7,15 +7,14 @@
 #include <vector>
 
 #include "arena.h"
-#include "check.h"
 #include "cholesky.h"
 #include "cpu/blas.h"
 #include "cpu/micro.h"
 #include "device.h"
-#include "dlpack.h"
 #include "gram.h"
 #include "krr.h"
 #include "openblas.h"
+#include "reader.h"
 
 namespace py = pybind11;
 
@@ -33,95 +32,14 @@ const dlpack::Tensor* tensor_of(const Capsule& capsule) {
 
 bool is_double(const Capsule& capsule) { return tensor_of(capsule)->dtype.bits == 64; }
 
-// Every tensor of one call: one device, one floating type, the shape the contract says.
-template <class T>
-class Reader {
- public:
-  Batch<const T> batch(const char* name, const Capsule& capsule, int64_t b, int64_t rows, int64_t columns) {
-    const dlpack::Tensor* t = checked(name, capsule, sizeof(T) * 8, dlpack::kFloat);
-    if (!t) return {};
-    require(t->ndim == 2 || t->ndim == 3, std::string(name) + ": expected 2 or 3 dimensions");
-    const int k = t->ndim - 2;
-    require((k == 0 ? b == 1 : t->shape[0] == b) && t->shape[k] == rows && t->shape[k + 1] == columns,
-            std::string(name) + ": shape does not match the problem");
-    int64_t strides[3];
-    int64_t dense = 1;
-    for (int i = t->ndim - 1; i >= 0; --i) {
-      strides[i] = t->strides ? t->strides[i] : dense;
-      dense *= t->shape[i];
-    }
-    return {data<T>(t), k == 0 ? 0 : strides[0], strides[k], strides[k + 1]};
-  }
-
-  // A dense output or saved array of at least `elements`.
-  template <class U>
-  U* array(const char* name, const Capsule& capsule, int64_t elements, uint8_t code = dlpack::kFloat) {
-    const dlpack::Tensor* t = checked(name, capsule, sizeof(U) * 8, code);
-    if (!t) return nullptr;
-    int64_t count = 1;
-    for (int i = 0; i < t->ndim; ++i) count *= t->shape[i];
-    if (count == 0) {
-      require(elements == 0, std::string(name) + ": too small");
-      return data<U>(t);
-    }
-    count = 1;
-    for (int i = t->ndim - 1; i >= 0; --i) {
-      require(!t->strides || t->shape[i] <= 1 || t->strides[i] == count, std::string(name) + ": expected a dense array");
-      count *= t->shape[i];
-    }
-    require(count >= elements, std::string(name) + ": too small");
-    return data<U>(t);
-  }
-
-  Hyper<T> hyper(const Capsule& tensor, const std::vector<double>& values, int64_t b) {
-    require(values.size() <= 4, "hyper: at most 4 values");
-    Hyper<T> h;
-    h.count = static_cast<int>(values.size());
-    for (int i = 0; i < h.count; ++i) h.values[i] = values[i];
-    if (!tensor.is_none()) {
-      const Batch<const T> view = batch("hyper", tensor, b, 1, h.count);
-      require(view.cs == 1 || h.count <= 1, "hyper: expected dense rows");
-      h.tensor = view.p;
-      h.bs = view.bs;
-    }
-    return h;
-  }
-
-  bool cuda() const { return device == dlpack::kCUDA; }
-
-  // One half of the core or the other, without the GIL; on a GPU with the tensors' device as the current one.
-  template <class Cuda, class Cpu>
-  void run(Cuda on_cuda, Cpu on_cpu) const {
-    py::gil_scoped_release release;
-    if (!cuda()) return on_cpu();
-    const cuda::DeviceGuard guard(index);
-    on_cuda();
-  }
-
- private:
-  const dlpack::Tensor* checked(const char* name, const Capsule& capsule, int bits, uint8_t code) {
-    const dlpack::Tensor* t = tensor_of(capsule);
-    if (!t) return nullptr;
-    require(t->dtype.code == code && t->dtype.bits == bits && t->dtype.lanes == 1,
-            std::string(name) + ": unexpected dtype");
-    require(t->device.type == dlpack::kCPU || t->device.type == dlpack::kCUDA, std::string(name) + ": unknown device");
-    if (device == 0) {
-      device = t->device.type;
-      index = t->device.id;
-    }
-    require(t->device.type == device && t->device.id == index, std::string(name) + ": on another device");
-    return t;
-  }
-
-  template <class U>
-  static U* data(const dlpack::Tensor* t) {
-    // Any non-null address serves an empty tensor; nullptr means "absent" to the core.
-    static U empty{};
-    return t->data ? reinterpret_cast<U*>(static_cast<char*>(t->data) + t->byte_offset) : &empty;
-  }
-
-  int32_t device = 0, index = 0;
-};
+// One half of the core or the other, without the GIL; on a GPU with the tensors' device as the current one.
+template <class T, class Cuda, class Cpu>
+void run_on(const Reader<T>& r, Cuda on_cuda, Cpu on_cpu) {
+  py::gil_scoped_release release;
+  if (!r.cuda()) return on_cpu();
+  const cuda::DeviceGuard guard(r.device_index());
+  on_cuda();
+}
 
 int64_t gram_workspace(int64_t b, int64_t s, int64_t q, int64_t d, int threads, bool on_cuda) {
   return on_cuda ? cuda::gram_workspace(b, s, q, d) : cpu::gram_workspace(b, s, q, threads);
@@ -146,13 +64,13 @@ void gram(const Capsule& x, const Capsule& z, const Capsule& hyper, const std::v
     Reader<T> r;
     GramArgs<T> a{};
     a.batch = b, a.s = s, a.q = q, a.d = d, a.threads = threads;
-    a.x = r.batch("x", x, b, s, d);
-    a.z = r.batch("z", z, b, q, d);
-    a.k = r.template array<T>("k", k, b * s * q);
-    a.hyper = r.hyper(hyper, values, b);
+    a.x = r.features("x", tensor_of(x), b, s, d, a.x_element);
+    a.z = r.features("z", tensor_of(z), b, q, d, a.z_element);
+    a.k = r.template array<T>("k", tensor_of(k), b * s * q);
+    a.hyper = r.hyper(tensor_of(hyper), values, b);
     a.kernel = static_cast<KernelKind>(kernel);
-    a.work = r.template array<T>("work", work, gram_workspace(b, s, q, d, threads, r.cuda()));
-    r.run([&] { cuda::gram(a, reinterpret_cast<void*>(stream)); }, [&] { cpu::gram(a); });
+    a.work = r.template array<T>("work", tensor_of(work), gram_workspace(b, s, q, d, threads, r.cuda()));
+    run_on(r, [&] { cuda::gram(a, reinterpret_cast<void*>(stream)); }, [&] { cpu::gram(a); });
   };
   by_type(x, [&] { run(float()); }, [&] { run(double()); });
 }
@@ -165,19 +83,19 @@ void solve(const Capsule& a_in, const Capsule& y, const Capsule& hyper, const st
     Reader<T> r;
     SolveArgs<T> a{};
     a.batch = b, a.s = s, a.c = c, a.threads = threads;
-    a.a = r.batch("a", a_in, b, s, s);
-    a.y = r.batch("y", y, b, s, c);
-    a.factor = r.template array<T>("factor", factor, b * s * s);
-    a.x = r.template array<T>("x", x, b * s * c);
+    a.a = r.batch("a", tensor_of(a_in), b, s, s);
+    a.y = r.batch("y", tensor_of(y), b, s, c);
+    a.factor = r.template array<T>("factor", tensor_of(factor), b * s * s);
+    a.x = r.template array<T>("x", tensor_of(x), b * s * c);
     require((a.x == nullptr) == !a.y, "x and y: both or neither");
-    a.status = r.template array<int32_t>("status", status, b, dlpack::kInt);
-    a.jitter = r.template array<T>("jitter", jitter, b);
-    a.aux = r.template array<T>("aux", aux, 3 * b);
-    a.hyper = r.hyper(hyper, values, b);
+    a.status = r.template array<int32_t>("status", tensor_of(status), b, dlpack::kInt);
+    a.jitter = r.template array<T>("jitter", tensor_of(jitter), b);
+    a.aux = r.template array<T>("aux", tensor_of(aux), 3 * b);
+    a.hyper = r.hyper(tensor_of(hyper), values, b);
     a.ridge = static_cast<RidgeKind>(ridge);
     a.on_failure = static_cast<OnFailure>(on_failure);
-    a.work = r.template array<T>("work", work, cholesky_workspace(b, s, c, threads, r.cuda()));
-    r.run([&] { cuda::solve(a, reinterpret_cast<void*>(stream)); }, [&] { cpu::solve(a); });
+    a.work = r.template array<T>("work", tensor_of(work), cholesky_workspace(b, s, c, threads, r.cuda()));
+    run_on(r, [&] { cuda::solve(a, reinterpret_cast<void*>(stream)); }, [&] { cpu::solve(a); });
   };
   by_type(a_in, [&] { run(float()); }, [&] { run(double()); });
 }
@@ -191,25 +109,25 @@ void solve_backward(const Capsule& grad, const Capsule& factor, const Capsule& x
     Reader<T> r;
     SolveBackwardArgs<T> a{};
     a.batch = b, a.s = s, a.c = c, a.threads = threads;
-    a.grad = r.batch("grad", grad, b, s, c);
-    a.factor = r.template array<T>("factor", factor, b * s * s);
-    a.x = r.template array<T>("x", x, b * s * c);
-    a.aux = r.template array<T>("aux", aux, 3 * b);
-    a.grad_a = r.template array<T>("grad_a", grad_a, b * s * s);
-    a.grad_y = r.template array<T>("grad_y", grad_y, b * s * c);
-    a.grad_v = r.template array<T>("grad_v", grad_v, b);
-    a.hyper = r.hyper(hyper, values, b);
+    a.grad = r.batch("grad", tensor_of(grad), b, s, c);
+    a.factor = r.template array<T>("factor", tensor_of(factor), b * s * s);
+    a.x = r.template array<T>("x", tensor_of(x), b * s * c);
+    a.aux = r.template array<T>("aux", tensor_of(aux), 3 * b);
+    a.grad_a = r.template array<T>("grad_a", tensor_of(grad_a), b * s * s);
+    a.grad_y = r.template array<T>("grad_y", tensor_of(grad_y), b * s * c);
+    a.grad_v = r.template array<T>("grad_v", tensor_of(grad_v), b);
+    a.hyper = r.hyper(tensor_of(hyper), values, b);
     a.ridge = static_cast<RidgeKind>(ridge);
     a.detach = detach;
-    a.work = r.template array<T>("work", work, cholesky_workspace(b, s, c, threads, r.cuda()));
-    r.run([&] { cuda::solve_backward(a, reinterpret_cast<void*>(stream)); }, [&] { cpu::solve_backward(a); });
+    a.work = r.template array<T>("work", tensor_of(work), cholesky_workspace(b, s, c, threads, r.cuda()));
+    run_on(r, [&] { cuda::solve_backward(a, reinterpret_cast<void*>(stream)); }, [&] { cpu::solve_backward(a); });
   };
   by_type(grad, [&] { run(float()); }, [&] { run(double()); });
 }
 
-// (batch, s, q, d, c, n, kernel, ridge, detach, bordered, plan, chunk, threads), as ops/krr.py writes it.
+// (batch, s, q, d, c, n, kernel, ridge, detach, bordered, plan, chunk, threads, fused_gram), as ops/krr.py writes it.
 KrrShape shape_of(const std::vector<int64_t>& v) {
-  require(v.size() == 13, "shape: expected 13 numbers");
+  require(v.size() == 14, "shape: expected 14 numbers");
   KrrShape s{};
   s.batch = v[0], s.s = v[1], s.q = v[2], s.d = v[3], s.c = v[4], s.n = v[5];
   s.kernel = static_cast<KernelKind>(v[6]);
@@ -219,6 +137,7 @@ KrrShape shape_of(const std::vector<int64_t>& v) {
   s.plan = static_cast<Plan>(v[10]);
   s.chunk = v[11];
   s.threads = static_cast<int>(v[12]);
+  s.fused_gram = v[13] != 0;
   for (int i = 0; i < 6; ++i) require(v[i] >= 0, "shape: sizes must not be negative");
   require(s.chunk >= 1 && s.threads >= 1, "shape: chunk and threads must be positive");
   const bool primal = s.plan == Plan::primal, linear = s.kernel == KernelKind::linear;
@@ -238,25 +157,25 @@ void krr_forward(const std::vector<int64_t>& shape, const Capsule& x_s, const Ca
     KrrForwardArgs<T> a{};
     a.shape = shape_of(shape);
     const KrrShape& s = a.shape;
-    a.x_s = r.batch("x_s", x_s, s.batch, s.s, s.d);
-    a.y_s = r.batch("y_s", y_s, s.batch, s.s, s.c);
-    a.x_q = r.batch("x_q", x_q, s.batch, s.q, s.d);
-    a.y_q = r.batch("y_q", y_q, s.batch, s.q, s.c);
-    a.out = r.template array<T>("out", out, s.batch * s.q * s.c);
-    a.loss = r.template array<T>("loss", loss, s.batch);
-    a.factor = r.template array<T>("factor", factor, s.batch * s.n * s.n);
-    a.coef = r.template array<T>("coef", coef, s.batch * s.n * s.c);
-    a.kept = r.template array<T>("kept", kept, s.batch * s.q * s.s);
-    a.aux = r.template array<T>("aux", aux, 3 * s.batch);
-    a.jitter = r.template array<T>("jitter", jitter, s.batch);
-    a.status = r.template array<int32_t>("status", status, s.batch, dlpack::kInt);
-    a.hyper = r.hyper(hyper, values, s.batch);
+    a.x_s = r.features("x_s", tensor_of(x_s), s.batch, s.s, s.d, a.s_element);
+    a.y_s = r.batch("y_s", tensor_of(y_s), s.batch, s.s, s.c);
+    a.x_q = r.features("x_q", tensor_of(x_q), s.batch, s.q, s.d, a.q_element);
+    a.y_q = r.batch("y_q", tensor_of(y_q), s.batch, s.q, s.c);
+    a.out = r.template array<T>("out", tensor_of(out), s.batch * s.q * s.c);
+    a.loss = r.template array<T>("loss", tensor_of(loss), s.batch);
+    a.factor = r.template array<T>("factor", tensor_of(factor), s.batch * s.n * s.n);
+    a.coef = r.template array<T>("coef", tensor_of(coef), s.batch * s.n * s.c);
+    a.kept = r.template array<T>("kept", tensor_of(kept), s.batch * s.q * s.s);
+    a.aux = r.template array<T>("aux", tensor_of(aux), 3 * s.batch);
+    a.jitter = r.template array<T>("jitter", tensor_of(jitter), s.batch);
+    a.status = r.template array<int32_t>("status", tensor_of(status), s.batch, dlpack::kInt);
+    a.hyper = r.hyper(tensor_of(hyper), values, s.batch);
     a.on_failure = static_cast<OnFailure>(on_failure);
-    a.work = r.template array<T>("work", work, krr_workspace(s, false, r.cuda()));
+    a.work = r.template array<T>("work", tensor_of(work), krr_workspace(s, false, r.cuda()));
     require(a.hyper.count == (s.kernel == KernelKind::linear ? 3 : 2), "hyper: wrong number of values");
-    r.run([&] { cuda::krr_forward(a, reinterpret_cast<void*>(stream)); }, [&] { cpu::krr_forward(a); });
+    run_on(r, [&] { cuda::krr_forward(a, reinterpret_cast<void*>(stream)); }, [&] { cpu::krr_forward(a); });
   };
-  by_type(x_s, [&] { run(float()); }, [&] { run(double()); });
+  by_type(y_s, [&] { run(float()); }, [&] { run(double()); });
 }
 
 void krr_backward(const std::vector<int64_t>& shape, const Capsule& x_s, const Capsule& y_s, const Capsule& x_q,
@@ -270,25 +189,25 @@ void krr_backward(const std::vector<int64_t>& shape, const Capsule& x_s, const C
     KrrBackwardArgs<T> a{};
     a.shape = shape_of(shape);
     const KrrShape& s = a.shape;
-    a.x_s = r.batch("x_s", x_s, s.batch, s.s, s.d);
-    a.y_s = r.batch("y_s", y_s, s.batch, s.s, s.c);
-    a.x_q = r.batch("x_q", x_q, s.batch, s.q, s.d);
-    a.e = r.batch("e", e, s.batch, s.q, s.c);
-    a.g = r.batch("g", g, s.batch, 1, 1);
-    a.factor = r.template array<T>("factor", factor, s.batch * s.n * s.n);
-    a.coef = r.template array<T>("coef", coef, s.batch * s.n * s.c);
-    a.kept = r.template array<T>("kept", kept, s.batch * s.q * s.s);
-    a.aux = r.template array<T>("aux", aux, 3 * s.batch);
-    a.hyper = r.hyper(hyper, values, s.batch);
-    a.grad_x_s = r.template array<T>("grad_x_s", grad_x_s, s.batch * s.s * s.d);
-    a.grad_y_s = r.template array<T>("grad_y_s", grad_y_s, s.batch * s.s * s.c);
-    a.grad_x_q = r.template array<T>("grad_x_q", grad_x_q, s.batch * s.q * s.d);
-    a.grad_hyper = r.template array<T>("grad_hyper", grad_hyper, s.batch * a.hyper.count);
-    a.work = r.template array<T>("work", work, krr_workspace(s, true, r.cuda()));
+    a.x_s = r.features("x_s", tensor_of(x_s), s.batch, s.s, s.d, a.s_element);
+    a.y_s = r.batch("y_s", tensor_of(y_s), s.batch, s.s, s.c);
+    a.x_q = r.features("x_q", tensor_of(x_q), s.batch, s.q, s.d, a.q_element);
+    a.e = r.batch("e", tensor_of(e), s.batch, s.q, s.c);
+    a.g = r.batch("g", tensor_of(g), s.batch, 1, 1);
+    a.factor = r.template array<T>("factor", tensor_of(factor), s.batch * s.n * s.n);
+    a.coef = r.template array<T>("coef", tensor_of(coef), s.batch * s.n * s.c);
+    a.kept = r.template array<T>("kept", tensor_of(kept), s.batch * s.q * s.s);
+    a.aux = r.template array<T>("aux", tensor_of(aux), 3 * s.batch);
+    a.hyper = r.hyper(tensor_of(hyper), values, s.batch);
+    a.grad_x_s = r.template array<T>("grad_x_s", tensor_of(grad_x_s), s.batch * s.s * s.d);
+    a.grad_y_s = r.template array<T>("grad_y_s", tensor_of(grad_y_s), s.batch * s.s * s.c);
+    a.grad_x_q = r.template array<T>("grad_x_q", tensor_of(grad_x_q), s.batch * s.q * s.d);
+    a.grad_hyper = r.template array<T>("grad_hyper", tensor_of(grad_hyper), s.batch * a.hyper.count);
+    a.work = r.template array<T>("work", tensor_of(work), krr_workspace(s, true, r.cuda()));
     require(a.hyper.count == (s.kernel == KernelKind::linear ? 3 : 2), "hyper: wrong number of values");
-    r.run([&] { cuda::krr_backward(a, reinterpret_cast<void*>(stream)); }, [&] { cpu::krr_backward(a); });
+    run_on(r, [&] { cuda::krr_backward(a, reinterpret_cast<void*>(stream)); }, [&] { cpu::krr_backward(a); });
   };
-  by_type(x_s, [&] { run(float()); }, [&] { run(double()); });
+  by_type(y_s, [&] { run(float()); }, [&] { run(double()); });
 }
 
 // The workspace of krr_value_and_gradient: everything the two passes hand each other, then the larger of their own.
@@ -334,20 +253,20 @@ int krr_value_and_gradient(const std::vector<int64_t>& forward, int backward_pla
     g.shape.plan = static_cast<Plan>(backward_plan);
     const KrrShape& s = a.shape;
     require((s.plan == Plan::primal) == (g.shape.plan == Plan::primal), "plan: both passes or none are primal");
-    a.x_s = g.x_s = r.batch("x_s", x_s, s.batch, s.s, s.d);
-    a.y_s = g.y_s = r.batch("y_s", y_s, s.batch, s.s, s.c);
-    a.x_q = g.x_q = r.batch("x_q", x_q, s.batch, s.q, s.d);
-    a.y_q = r.batch("y_q", y_q, s.batch, s.q, s.c);
-    a.loss = r.template array<T>("loss", loss, s.batch);
-    a.hyper = g.hyper = r.hyper(py::none(), values, s.batch);
+    a.x_s = g.x_s = r.batch("x_s", tensor_of(x_s), s.batch, s.s, s.d);
+    a.y_s = g.y_s = r.batch("y_s", tensor_of(y_s), s.batch, s.s, s.c);
+    a.x_q = g.x_q = r.batch("x_q", tensor_of(x_q), s.batch, s.q, s.d);
+    a.y_q = r.batch("y_q", tensor_of(y_q), s.batch, s.q, s.c);
+    a.loss = r.template array<T>("loss", tensor_of(loss), s.batch);
+    a.hyper = g.hyper = r.hyper(nullptr, values, s.batch);
     a.on_failure = static_cast<OnFailure>(on_failure);
     require(a.hyper.count == (s.kernel == KernelKind::linear ? 3 : 2), "hyper: wrong number of values");
-    g.grad_x_s = r.template array<T>("grad_x_s", grad_x_s, s.batch * s.s * s.d);
-    g.grad_y_s = r.template array<T>("grad_y_s", grad_y_s, s.batch * s.s * s.c);
-    g.grad_x_q = r.template array<T>("grad_x_q", grad_x_q, s.batch * s.q * s.d);
+    g.grad_x_s = r.template array<T>("grad_x_s", tensor_of(grad_x_s), s.batch * s.s * s.d);
+    g.grad_y_s = r.template array<T>("grad_y_s", tensor_of(grad_y_s), s.batch * s.s * s.c);
+    g.grad_x_q = r.template array<T>("grad_x_q", tensor_of(grad_x_q), s.batch * s.q * s.d);
     require(!r.cuda() && a.loss, "krr_value_and_gradient: a loss on the CPU");
     if (cpu::krr_fuses(s, g.shape.plan) && a.x_s.cs == 1 && a.x_q.cs == 1) {
-      T* memory = r.template array<T>("work", work, s.batch + 16 + cpu::krr_fused_workspace(s));
+      T* memory = r.template array<T>("work", tensor_of(work), s.batch + 16 + cpu::krr_fused_workspace(s));
       auto* status = reinterpret_cast<int32_t*>(memory);
       const KrrFusedArgs<T> fused{s, a.x_s, a.y_s, a.x_q, a.y_q, a.loss, g.grad_x_s, g.grad_y_s, g.grad_x_q,
                                   status, a.hyper, a.on_failure, memory + (s.batch + 15) / 16 * 16};
@@ -357,7 +276,7 @@ int krr_value_and_gradient(const std::vector<int64_t>& forward, int backward_pla
       return;
     }
     const bool keeps = s.plan == Plan::dense;
-    T* memory = r.template array<T>("work", work, between<T>(a.shape, g.shape, keeps, nullptr).total);
+    T* memory = r.template array<T>("work", tensor_of(work), between<T>(a.shape, g.shape, keeps, nullptr).total);
     const Between<T> w = between<T>(a.shape, g.shape, keeps, memory);
     a.out = w.out, a.factor = w.factor, a.coef = w.coef, a.kept = w.kept, a.aux = w.aux, a.jitter = w.jitter;
     a.status = w.status, a.work = w.work;

@@ -21,6 +21,7 @@ struct GramArgs {
   KernelKind kernel;
   T* work;
   int threads;
+  Element x_element = Element::own, z_element = Element::own;
 };
 
 namespace cpu {

@@ -7,7 +7,7 @@
 //   abar = K_qs^T Pbar   U = A^-1 abar   Ybar = U   lbar = -<U, alpha>
 //   Kbar_qs = Pbar alpha^T   Kbar_ss = -1/2 (U alpha^T + alpha U^T) [+ c lbar I]
 //
-// Plans (ssdd_ext/plan.py picks; s, b are scale and bias of the linear kernel):
+// Plans (ssdd_ext/plan picks; s, b are scale and bias of the linear kernel):
 //   dense     K_qs is formed, in chunks of queries where kept == nullptr; any kernel.
 //   low_rank  linear: W = alpha^T X_s, M = Pbar^T X_q, V = U^T X_s; P = s X_q W^T + b 1 (1^T alpha);
 //             Xbar_s = s [alpha (M - V) - U W + 2 c lbar X_s]; neither K_qs nor Kbar_ss is formed.
@@ -40,6 +40,7 @@ struct KrrShape {
   Plan plan;
   int64_t chunk;  // queries at a time in the dense plan
   int threads;
+  bool fused_gram;  // on a GPU, dual: K_ss is formed by the block that factors it, where it fits; the same numbers but for rounding
 };
 
 template <class T>
@@ -52,6 +53,7 @@ struct KrrForwardArgs {
   Hyper<T> hyper;
   OnFailure on_failure;
   T* work;
+  Element s_element = Element::own, q_element = Element::own;  // of x_s and x_q
 };
 
 template <class T>
@@ -64,6 +66,7 @@ struct KrrBackwardArgs {
   Hyper<T> hyper;
   T *grad_x_s, *grad_y_s, *grad_x_q, *grad_hyper;  // each may be nullptr: not computed
   T* work;
+  Element s_element = Element::own, q_element = Element::own;
 };
 
 // Loss [B] and its gradients for gbar = 1 in one pass: small problems on the CPU, where a call costs as much as the

@@ -24,6 +24,10 @@ struct Batch {
   constexpr explicit operator bool() const { return p != nullptr; }
 };
 
+// What an input's elements are: the type of the computation, or 16-bit floats, to which the pointer then leads (strides count
+// elements all the same). Only the GPU half of the core reads these; they are exact in float.
+enum class Element { own = 0, bf16 = 1, f16 = 2 };
+
 enum class KernelKind { linear = 0, rbf = 1 };
 enum class RidgeKind { absolute = 0, trace = 1, mean_trace = 2 };
 enum class OnFailure { nan = 0, jitter = 1 };

@@ -1,7 +1,7 @@
 """The mathematics in plain PyTorch: what the native ops are tested and measured against, and ``backend="torch"``.
 
 Dual form, Cholesky, autograd: differentiable any number of times, in forward and reverse mode, on any device and
-in float64. Nothing here is clever; the clever orders of the same products are in ``plan.py`` and ``csrc/``.
+in float64. Nothing here is clever; the clever orders of the same products are in ``plan`` and ``csrc/``.
 """
 
 from __future__ import annotations

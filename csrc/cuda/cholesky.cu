@@ -27,7 +27,7 @@ Work<T> layout(int64_t batch, int64_t s, int64_t c, T* memory) {
   Arena<T> arena{memory};
   Work<T> w;
   w.scalars = arena.take(batch * kScalars);
-  w.factor = arena.take(factor_room(batch, s));
+  w.factor = arena.take(factor_room(batch, s, c));
   w.pair = arena.take(batch * s * 3 * c);
   w.dots = arena.take(batch);
   w.partial = arena.take(dot_room(batch, s * c));
@@ -71,7 +71,7 @@ void solve_backward(const SolveBackwardArgs<T>& a, void* stream) {
   set_scalars<T>({a.batch, a.hyper, KernelKind::linear, 0, {}, 0, w.scalars}, stream);
   T* u = a.grad_y;
   copy<T>({a.batch, s, c, a.grad, u, s * c, c}, stream);
-  solve_factored(a.batch, s, a.factor, c, u, stream);
+  solve_factored(a.batch, s, a.factor, c, u, w.factor, stream);
   dot<T>(a.batch, s * c, u, a.x, 1.0, w.dots, w.partial, stream);
   set_lambda_bar(a.batch, w.dots, a.ridge, a.detach || a.hyper.count == 0, s, w.scalars, stream);
   if (a.grad_a) {

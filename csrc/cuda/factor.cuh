@@ -2,7 +2,8 @@
 //
 //   n <= 32                         one warp a problem, in registers                        factor_small.cu
 //   n <= block_limit<T>()           one block a problem, in shared memory                   factor_small.cu
-//   larger                          all blocks on each problem, panels of kPanel columns    factor_large.cu
+//   n <= fused_limit<T>()           the same, and the Gram matrix formed there too          factor_fused.cu
+//   larger                          all blocks on each problem, tiles of kPanel             factor_large.cu
 //
 // Nothing comes back to the host: a retry is decided on the device.
 #pragma once
@@ -26,22 +27,36 @@ struct Factor {
   OnFailure on_failure;
   int32_t* status;
   T *jitter, *aux;
-  T* work;                  // factor_room(batch, n) elements
+  T* work;                  // factor_room(batch, n, c) elements
 };
 
-int64_t factor_room(int64_t batch, int64_t n);
+// Points whose Gram matrix is what factorise_points() factors, instead of a source.
+template <class T>
+struct Points {
+  Source<T> x;  // [batch, n, d]
+  int64_t d;
+  KernelKind kernel;
+};
+
+int64_t factor_room(int64_t batch, int64_t n, int64_t c);
 template <class T>
 void factorise(const Factor<T>& f, simt::Stream stream);
 
-// x <- A^-1 x from the factor, x [batch, n, c] dense.
+// x <- A^-1 x from the factor, x [batch, n, c] dense. work: factor_room(batch, n, c) elements.
 template <class T>
-void solve_factored(int64_t batch, int64_t n, const T* factor, int64_t c, T* x, simt::Stream stream);
+void solve_factored(int64_t batch, int64_t n, const T* factor, int64_t c, T* x, T* work, simt::Stream stream);
 
 // --- the rungs ----------------------------------------------------------------------------------------------
 
 constexpr int kWarpLimit = 32, kPanel = 64, kColumns = 64;  // kColumns: of x that one block solves
 template <class T>
 int64_t block_limit();
+template <class T>
+int64_t fused_limit();
+// Gram matrix, ridge, factor, retries and solve in one launch (the solve in a second where c > kColumns), n <= fused_limit.
+// K stands in the strict upper triangle of the factor afterwards.
+template <class T>
+void factorise_points(const Factor<T>& f, const Points<T>& points, simt::Stream stream);
 template <class T>
 void factorise_small(const Factor<T>& f, simt::Stream stream);
 template <class T>
@@ -50,7 +65,7 @@ void solve_small(int64_t batch, int64_t n, const T* factor, int64_t c, const Bat
 template <class T>
 void factorise_large(const Factor<T>& f, simt::Stream stream);
 template <class T>
-void solve_large(int64_t batch, int64_t n, const T* factor, int64_t c, T* x, simt::Stream stream);
+void solve_large(int64_t batch, int64_t n, const T* factor, int64_t c, T* x, T* work, simt::Stream stream);
 
 // --- shared by the rungs --------------------------------------------------------------------------------------
 

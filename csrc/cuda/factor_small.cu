@@ -7,9 +7,8 @@
 // Traffic: n^2 / 2 elements read, n^2 / 2 written (and as many zeros), 2 n c for x. FLOPs n^3 / 3 + 2 n^2 c.
 // Floor on an H100: a problem of 128 moves 131 KB and takes 0.7 MFLOP, far below a launch; a chain of n pivots, each a square
 // root, a reciprocal and a shuffle (about 100 cycles), is the real one: 128 x 100 / 1.7 GHz = 8 us.
-// Other path: factor_large.cu for matrices beyond one block's shared memory.
-#include "factor.cuh"
-#include "triangle.cuh"
+// Other path: factor_large.cu for matrices beyond one block's shared memory, factor_fused.cu from features.
+#include "factor_block.cuh"
 
 namespace ssdd::cuda {
 namespace {
@@ -88,78 +87,13 @@ SIMT_KERNEL(kWarpThreads) warp_kernel(Factor<T> f) {
   }
 }
 
-// The lower triangle of a into shared memory.
-template <class T>
-SIMT_DEVICE void load_lower(View<const T> a, int n, T* shared, int pitch) {
-  for (int i = simt::warp(); i < n; i += kBlockThreads / 32)
-    for (int j = simt::lane(); j < i + 32 - i % 32; j += 32)
-      simt::put_if(j <= i, shared + i * pitch + j, simt::load_if(j <= i, a.p + i * a.rs + j * a.cs, T(0)));
-}
-
-template <class T>
-SIMT_DEVICE void copy_columns(View<const T> y, int n, const Columns<T>& x, T add) {
-  for (int e = simt::thread(); e < n * x.count; e += kBlockThreads) {
-    const int i = e / x.count, c = e % x.count;
-    x(i, c) = y(i, c) + add;
-  }
-}
-
 template <class T>
 SIMT_KERNEL_MIN(kBlockThreads, 1) block_kernel(Factor<T> f) {
   simt::Shared shared;
-  const int n = static_cast<int>(f.n), pitch = shared_pitch(n);
-  T* const a = shared.take<T>(n * pitch);
-  T* const inverse = shared.take<T>(n);
-  T* const diagonal = shared.take<T>(n);
-  SIMT_SHARED(int, failed, 1);
-  SIMT_SHARED(double, trace_of, 1);
+  const BlockRoom<T> room(shared, f.n);
   const int64_t b = simt::block().x;
-  const T* scalars = f.scalars + b * kScalars;
-  const bool valid = scalars[kValid] != T(0);
-  const int attempts = f.on_failure == OnFailure::jitter ? kAttempts : 1;
-  double trace = 0, lambda = 0, jitter = 0;
-  int status = kBadParameter;
-  for (int attempt = 0; valid && attempt < attempts && status != 0; ++attempt) {
-    load_lower(f.source[b], n, a, pitch);
-    if (simt::thread() == 0) *failed = 0;
-    simt::barrier();
-    if (attempt == 0) {
-      if (simt::warp() == 0) {
-        double sum = 0;
-        for (int i = simt::lane(); i < n; i += 32) {
-          const T d = simt::get(a + i * pitch + i);
-          simt::put(diagonal + i, d);
-          sum += static_cast<double>(d);
-        }
-#pragma unroll
-        for (int mask = 16; mask > 0; mask /= 2) sum += simt::shuffle_xor(sum, mask);
-        if (simt::lane() == 0) *trace_of = sum;
-      }
-      simt::barrier();
-      trace = *trace_of;
-      lambda = static_cast<double>(scalars[kRidge]) * ridge_slope(f.ridge, trace, f.order);
-    }
-    jitter = jitter_of<T>(attempt, absolute(trace) / n);
-    for (int i = simt::thread(); i < n; i += kBlockThreads)
-      simt::put(a + i * pitch + i, static_cast<T>(static_cast<double>(simt::get(diagonal + i)) + lambda + jitter));
-    simt::barrier();
-    factor_shared(a, pitch, n, inverse, failed);
-    status = *failed;
-    simt::barrier();  // before thread 0 writes it again
-  }
-  const T bad = status ? simt::nan<T>() : T(0);
-  T* out = f.factor + b * f.n * f.n;
-  for (int i = simt::warp(); i < n; i += kBlockThreads / 32)
-    for (int j = simt::lane(); j < n + 31 - (n + 31) % 32; j += 32)
-      simt::store_if(j <= i || (j < n && f.zero_upper), out + i * n + j, j > i ? T(0) : status ? bad : a[i * pitch + j]);
-  if (simt::thread() == 0) report(f, b, status, trace, lambda, jitter);
-  if (!f.x || f.c > kColumns) return;
-  const Columns<T> x{f.x + b * f.n * f.c, f.c, 1, static_cast<int>(f.c)};
-  copy_columns(f.y[b], n, x, bad);
-  if (status) return;  // the same for the whole block
-  simt::barrier();
-  substitute<false>(a, pitch, n, inverse, x);
-  substitute<true>(a, pitch, n, inverse, x);
+  const int status = factor_with_retries(f, b, room, [&](int) { load_lower(f.source[b], room.n, room.a, room.pitch); });
+  write_factor(f, b, room, status);
 }
 
 template <class T>
@@ -183,18 +117,16 @@ SIMT_KERNEL(kBlockThreads) solve_kernel(int64_t size, const T* factor, int64_t c
   substitute<true>(l, pitch, n, inverse, x);
 }
 
-template <class T>
-int block_bytes(int64_t n) {
-  return static_cast<int>((n * shared_pitch(static_cast<int>(n)) + 2 * n + 12) * static_cast<int64_t>(sizeof(T)));
-}
-
 }  // namespace
 
 template <class T>
 int64_t block_limit() {
   // One block a processor at least; a device with less shared memory goes on to the next rung sooner.
+  static thread_local int64_t n = 0;
+  static thread_local int known = -1;  // the search costs a few microseconds
   const int bytes = simt::shared_limit() - 64;
-  int64_t n = 256;
+  if (bytes == known) return n;
+  known = bytes, n = 256;
   while (n > kWarpLimit && block_bytes<T>(n) > bytes) --n;
   return n;
 }

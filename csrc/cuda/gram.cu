@@ -24,9 +24,8 @@ void gram(const GramArgs<T>& a, void* stream) {
   const bool symmetric = a.z.p == nullptr;
   Product<T> p{};
   p.batch = a.batch, p.m = a.s, p.n = a.q, p.k = a.d;
-  p.a = a.x;
-  const Batch<const T>& z = symmetric ? a.x : a.z;
-  p.b = {z.p, z.bs, z.cs, z.rs};
+  p.a = Source<T>(a.x, a.x_element);
+  p.b = (symmetric ? p.a : Source<T>(a.z, a.z_element)).t();
   p.c = a.k, p.c_bs = a.s * a.q, p.ld = a.q;
   p.triangle = symmetric ? Triangle::both : Triangle::full;
   p.split = a.work + a.batch * kScalars, p.split_elements = split_room(a.batch, a.s, a.q, a.d);

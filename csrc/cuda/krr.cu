@@ -1,6 +1,7 @@
 // KRR forward on the GPU, composed of products (product.cuh) and one factorisation (factor.cuh) for the whole batch on one
-// stream; see krr.h for the plans. Launches: low rank 7 (one more for each split of a long k), dense 5 + 2 a chunk, primal 6,
-// and three for each 64 columns of a factor larger than one block. Nothing comes back to the host.
+// stream; see krr.h for the plans. Launches: low rank 7 (one fewer where the Gram matrix is fused into the factorisation, one more
+// for each split of a long k), dense 5 + 2 a chunk, primal 6, and 5 more for a factor larger than one block. Nothing comes back
+// to the host.
 //
 // Mapping: that of the products and rungs; corner_kernel takes a thread a problem. Traffic: every input once, and K_ss, alpha,
 // R once each; dense K_qs too. FLOPs (krr.h counts them as multiply-adds): S^2 D + S^3 / 3 + 2 S^2 C, and 2 (S + Q) D C in low
@@ -26,7 +27,7 @@ template <class T>
 class Forward : KrrPass<T> {
  public:
   Forward(const KrrForwardArgs<T>& args, const KrrWork<T>& work, simt::Stream stream)
-      : KrrPass<T>{args.shape, work, stream}, a(args) {}
+      : KrrPass<T>{args.shape, work, stream}, a(args), x_s(args.x_s, args.s_element), x_q(args.x_q, args.q_element) {}
 
   void run_all() {
     set_scalars<T>({s.batch, a.hyper, s.kernel, parameter_count(s.kernel), {}, 0, w.scalars}, stream);
@@ -54,38 +55,39 @@ class Forward : KrrPass<T> {
   using KrrPass<T>::sums;
   using KrrPass<T>::place;
 
-  void factorise_here(const Batch<const T>& y) {
-    // The factor keeps K above its diagonal: the backward of other kernels reads it there.
-    factorise<T>({s.batch, s.n, s.s, dense(a.factor, s.n, s.n), a.factor, false, y, a.coef, s.c, w.scalars, s.ridge,
-                  a.on_failure, a.status, a.jitter, a.aux, w.factor},
-                 stream);
+  // The factor keeps K above its diagonal: the backward of other kernels reads it there.
+  Factor<T> factor_here(const Batch<const T>& y) const {
+    return {s.batch, s.n, s.s, dense(a.factor, s.n, s.n), a.factor, false, y, a.coef, s.c, w.scalars, s.ridge,
+            a.on_failure, a.status, a.jitter, a.aux, w.factor};
   }
 
   void solve_dual() {
-    Product<T> gram = make(s.s, s.s, s.d, a.x_s, t(a.x_s), a.factor, s.s * s.s);
+    if (s.fused_gram && s.s <= fused_limit<T>())
+      return factorise_points<T>(factor_here(a.y_s), {x_s, s.d, s.kernel}, stream);
+    Product<T> gram = make(s.s, s.s, s.d, x_s, t(x_s), a.factor, s.s * s.s);
     gram.triangle = Triangle::both;
     apply_kernel(gram, s.kernel, w.scalars);
     run(gram);
-    factorise_here(a.y_s);
+    factorise(factor_here(a.y_s), stream);
   }
 
   // H = Phi^T Phi and w = H^-1 Phi^T Y with Phi = [sqrt(scale) X, sqrt(bias) 1].
   void solve_primal() {
     const int64_t whole = s.n * s.n;
-    Product<T> gram = make(s.d, s.d, s.s, t(a.x_s), a.x_s, a.factor, whole, s.n);
+    Product<T> gram = make(s.d, s.d, s.s, t(x_s), x_s, a.factor, whole, s.n);
     gram.triangle = Triangle::both, gram.alpha_of = scalar(kScale);
     run(gram);
-    Product<T> moment = make(s.d, s.c, s.s, t(a.x_s), a.y_s, a.coef, s.n * s.c);
+    Product<T> moment = make(s.d, s.c, s.s, t(x_s), a.y_s, a.coef, s.n * s.c);
     moment.alpha_of = scalar(kRootScale);
     run(moment);
     if (s.bordered) {
-      sums(s.s, s.d, a.x_s, a.factor + s.d * s.n, whole, scalar(kRootBoth));
+      sums(s.s, s.d, x_s, a.factor + s.d * s.n, whole, scalar(kRootBoth));
       sums(s.s, s.c, a.y_s, a.coef + s.d * s.c, s.n * s.c, scalar(kRootBias));
       simt::launch(&corner_kernel<T>, {static_cast<unsigned>((s.batch + kThreads - 1) / kThreads)}, kThreads, 0, stream, s.batch,
                    s.n, static_cast<double>(s.s), w.scalars, a.factor);
       if (a.on_failure == OnFailure::jitter) mirror(s.batch, s.n, a.factor, Mirror::lower_to_upper, stream);
     }
-    factorise_here(dense(a.coef, s.n, s.c));
+    factorise(factor_here(dense(a.coef, s.n, s.c)), stream);
   }
 
   // A finished element of the predictions: minus its target.
@@ -97,7 +99,7 @@ class Forward : KrrPass<T> {
   // P = scale X_q W^T + bias 1 (1^T alpha), or Phi_q w.
   void predict_low_rank() {
     const bool primal = s.plan == Plan::primal;
-    Product<T> p = make(s.q, s.c, s.d, a.x_q, {}, a.out, s.q * s.c);
+    Product<T> p = make(s.q, s.c, s.d, x_q, {}, a.out, s.q * s.c);
     p.row = w.columns, p.row_bs = s.c;
     if (primal) {
       p.b = {a.coef, s.n * s.c, s.c, 1};
@@ -107,7 +109,7 @@ class Forward : KrrPass<T> {
       else
         p.row = nullptr;
     } else {
-      run(make(s.c, s.d, s.s, t(dense(a.coef, s.s, s.c)), a.x_s, w.weights, s.c * s.d));
+      run(make(s.c, s.d, s.s, t(dense(a.coef, s.s, s.c)), x_s, w.weights, s.c * s.d));
       sums(s.s, s.c, dense(a.coef, s.s, s.c), w.columns, s.c, scalar(kBias));
       p.b = {w.weights, s.c * s.d, 1, s.d};
       p.alpha_of = scalar(kScale);
@@ -119,7 +121,7 @@ class Forward : KrrPass<T> {
     for (int64_t q0 = 0; q0 < s.q; q0 += s.chunk) {
       const int64_t rows = std::min(s.chunk, s.q - q0), bs = a.kept ? s.q * s.s : s.chunk * s.s;
       T* k = a.kept ? a.kept + q0 * s.s : w.chunk;
-      Product<T> gram = make(rows, s.s, s.d, from(a.x_q, q0), t(a.x_s), k, bs);
+      Product<T> gram = make(rows, s.s, s.d, from(x_q, q0), t(x_s), k, bs);
       apply_kernel(gram, s.kernel, w.scalars);
       run(gram);
       predict(make(rows, s.c, s.s, {k, bs, s.s, 1}, dense(a.coef, s.s, s.c), a.out + q0 * s.c, s.q * s.c), q0);
@@ -127,6 +129,7 @@ class Forward : KrrPass<T> {
   }
 
   const KrrForwardArgs<T>& a;
+  const Source<T> x_s, x_q;
 };
 
 }  // namespace

@@ -108,17 +108,17 @@ SIMT_KERNEL(kThreads) rbf_hyper_kernel(int64_t batch, int64_t s, RidgeKind ridge
 
 // Only differences of points matter. From a common origin, points far from 0 cancel before the products.
 template <class T>
-SIMT_KERNEL(kThreads) shift_kernel(int64_t rows, int64_t d, Batch<const T> x, Batch<const T> origin, T* out) {
+SIMT_KERNEL(kThreads) shift_kernel(int64_t rows, int64_t d, Source<T> x, Source<T> origin, T* out) {
   const int64_t b = simt::block().x / rows, i = simt::block().x % rows;
   for (int64_t j = simt::thread(); j < d; j += kThreads)
-    simt::store(out + (b * rows + i) * d + j, simt::load(&x[b](i, j)) - simt::load(&origin[b](0, j)));
+    simt::store(out + (b * rows + i) * d + j, x[b](i, j) - origin[b](0, j));
 }
 
 template <class T>
 class Backward : KrrPass<T> {
  public:
   Backward(const KrrBackwardArgs<T>& args, const KrrWork<T>& work, simt::Stream stream)
-      : KrrPass<T>{args.shape, work, stream}, a(args), u(args.grad_y_s ? args.grad_y_s : work.u),
+      : KrrPass<T>{args.shape, work, stream}, a(args), x_s(args.x_s, args.s_element), x_q(args.x_q, args.q_element), u(args.grad_y_s ? args.grad_y_s : work.u),
         alpha(dense(args.coef, args.shape.s, args.shape.c)) {}
 
   void run_all() {
@@ -159,7 +159,7 @@ class Backward : KrrPass<T> {
   // K_qs of the queries from q0 on, kept by the forward or formed again.
   Batch<const T> k_chunk(int64_t q0, int64_t rows) {
     if (a.kept) return {a.kept + q0 * s.s, s.q * s.s, s.s, 1};
-    Product<T> gram = make(rows, s.s, s.d, from(a.x_q, q0), t(a.x_s), w.chunk, s.chunk * s.s);
+    Product<T> gram = make(rows, s.s, s.d, from(x_q, q0), t(x_s), w.chunk, s.chunk * s.s);
     apply_kernel(gram, s.kernel, w.scalars);
     run(gram);
     return {w.chunk, s.chunk * s.s, s.s, 1};
@@ -178,10 +178,10 @@ class Backward : KrrPass<T> {
   // M = Pbar^T X_q into the second C rows of the weights, and abar = scale X_s M^T + bias 1 (1^T Pbar).
   void alpha_bar_low_rank() {
     T* m = w.weights + s.c * s.d;
-    multiply(make(s.c, s.d, s.q, t(a.e), a.x_q, m, 2 * s.c * s.d), 1, scalar(kGamma));
+    multiply(make(s.c, s.d, s.q, t(a.e), x_q, m, 2 * s.c * s.d), 1, scalar(kGamma));
     if (a.kept) return alpha_bar_dense();
     sums(s.q, s.c, a.e, column_row(0), w.width, scalar(kGammaBias));
-    Product<T> p = make(s.s, s.c, s.d, a.x_s, t(weights_view(m, 2)), u, uc());
+    Product<T> p = make(s.s, s.c, s.d, x_s, t(weights_view(m, 2)), u, uc());
     p.alpha_of = scalar(kScale), p.row = column_row(0), p.row_bs = w.width;
     run(p);
   }
@@ -192,12 +192,12 @@ class Backward : KrrPass<T> {
   }
 
   void solve_u() {
-    solve_factored(s.batch, s.s, a.factor, s.c, u, stream);
+    solve_factored(s.batch, s.s, a.factor, s.c, u, w.factor, stream);
     set_lambda(u, a.coef, uc());
   }
 
   void with_trace(Product<T>& p) {
-    p.add = a.x_s, p.add_of = scalar(kTraceScale);
+    p.add = x_s, p.add_of = scalar(kTraceScale);
   }
 
   void low_rank() {
@@ -205,9 +205,9 @@ class Backward : KrrPass<T> {
     const int64_t bs = 2 * s.c * s.d;
     alpha_bar_low_rank();
     solve_u();
-    if (a.grad_x_s || a.grad_x_q) run(make(s.c, s.d, s.s, t(alpha), a.x_s, weights, bs));
+    if (a.grad_x_s || a.grad_x_q) run(make(s.c, s.d, s.s, t(alpha), x_s, weights, bs));
     if (a.grad_x_s) {
-      multiply(make(s.c, s.d, s.s, t(dense(u, s.s, s.c)), a.x_s, m, bs), -1, nullptr, true);
+      multiply(make(s.c, s.d, s.s, t(dense(u, s.s, s.c)), x_s, m, bs), -1, nullptr, true);
       // Xbar_s = scale [-U | alpha] [W; M - V] + the trace's part
       const int64_t ld = 2 * s.c;
       place(s.s, s.c, dense(u, s.s, s.c), w.pair, s.s * ld, ld, -1);
@@ -246,7 +246,7 @@ class Backward : KrrPass<T> {
     solve_u();
     if (a.grad_x_s) {
       two_k_bar();
-      Product<T> p = make(s.s, s.d, s.s, dense(w.k_bar, s.s, s.s), a.x_s, a.grad_x_s, s.s * s.d);
+      Product<T> p = make(s.s, s.d, s.s, dense(w.k_bar, s.s, s.s), x_s, a.grad_x_s, s.s * s.d);
       p.alpha_of = scalar(kScale);
       with_trace(p);
       run(p);
@@ -256,11 +256,11 @@ class Backward : KrrPass<T> {
       for (int64_t q0 = 0; !mixed && q0 < s.q; q0 += s.chunk) {
         const int64_t rows = std::min(s.chunk, s.q - q0);
         const Batch<const T> bar = bar_chunk(q0, rows);
-        multiply(make(s.s, s.d, rows, t(bar), from(a.x_q, q0), a.grad_x_s, s.s * s.d), 1, scalar(kScale), true);
+        multiply(make(s.s, s.d, rows, t(bar), from(x_q, q0), a.grad_x_s, s.s * s.d), 1, scalar(kScale), true);
       }
     }
     if (a.grad_x_q) {
-      run(make(s.c, s.d, s.s, t(alpha), a.x_s, w.weights, copies * s.c * s.d));
+      run(make(s.c, s.d, s.s, t(alpha), x_s, w.weights, copies * s.c * s.d));
       multiply(make(s.q, s.d, s.c, a.e, weights_view(w.weights, copies), a.grad_x_q, s.q * s.d), 1, scalar(kGammaScale));
     }
     linear_hyper(true);
@@ -278,7 +278,7 @@ class Backward : KrrPass<T> {
 
   // out [S, C] (row stride ld) = sign Phi x (+ out) for x [n, C].
   void feature_product(const T* x, int64_t x_bs, T* out, int64_t out_bs, int64_t ld, double sign, bool accumulate) {
-    Product<T> p = make(s.s, s.c, s.d, a.x_s, {x, x_bs, s.c, 1}, out, out_bs, ld);
+    Product<T> p = make(s.s, s.c, s.d, x_s, {x, x_bs, s.c, 1}, out, out_bs, ld);
     p.alpha = sign, p.alpha_of = scalar(kRootScale), p.accumulate = accumulate;
     if (s.bordered) {
       place(1, s.c, {x + s.d * s.c, x_bs, s.c, 1}, column_row(0), w.width, s.c, sign, scalar(kRootBias));
@@ -290,12 +290,12 @@ class Backward : KrrPass<T> {
   void primal() {
     T* v = w.weights;
     const int64_t nc = s.n * s.c;
-    multiply(make(s.d, s.c, s.q, t(a.x_q), a.e, v, nc), 1, scalar(kGammaRootScale));
+    multiply(make(s.d, s.c, s.q, t(x_q), a.e, v, nc), 1, scalar(kGammaRootScale));
     if (s.bordered) {
       sums(s.q, s.c, a.e, column_row(1), w.width, scalar(kGamma));
       place(1, s.c, {column_row(1), w.width, s.c, 1}, v + s.d * s.c, nc, s.c, 1, scalar(kRootBias));
     }
-    solve_factored(s.batch, s.n, a.factor, s.c, v, stream);
+    solve_factored(s.batch, s.n, a.factor, s.c, v, w.factor, stream);
     set_lambda(v, a.coef, nc);
     feature_product(v, nc, u, uc(), s.c, 1, false);
     const int64_t ld = 2 * s.c;
@@ -329,7 +329,7 @@ class Backward : KrrPass<T> {
   void nonlinear() {
     alpha_bar_dense();
     solve_u();
-    shift(a.x_s, s.s, w.shifted_s);
+    shift(x_s, s.s, w.shifted_s);
     bool counted = false;
     if (a.grad_x_s || a.grad_hyper) {
       two_k_bar();
@@ -348,7 +348,7 @@ class Backward : KrrPass<T> {
       const Batch<const T> k = k_chunk(q0, rows), bar = bar_chunk(q0, rows);
       slopes(rows, k.p, k.bs, w.chunk_bar, bar.bs, false, counted);
       counted = true;
-      shift(from(a.x_q, q0), rows, w.shifted_q);
+      shift(from(x_q, q0), rows, w.shifted_q);
       if (a.grad_x_s) {
         sums(rows, s.s, bar, column_row(0), w.width);
         differences(s.s, rows, t(bar), dense(w.shifted_q, rows, s.d), column_row(0), w.width, w.shifted_s, s.s, a.grad_x_s,
@@ -363,9 +363,9 @@ class Backward : KrrPass<T> {
                    s.s, s.ridge, w.scalars, a.aux, w.parameter, a.hyper.count, a.grad_hyper);
   }
 
-  void shift(const Batch<const T>& x, int64_t rows, T* out) {
+  void shift(const Source<T>& x, int64_t rows, T* out) {
     if (rows > 0)
-      simt::launch(&shift_kernel<T>, {static_cast<unsigned>(s.batch * rows)}, kThreads, 0, stream, rows, s.d, x, a.x_s, out);
+      simt::launch(&shift_kernel<T>, {static_cast<unsigned>(s.batch * rows)}, kThreads, 0, stream, rows, s.d, x, x_s, out);
   }
 
   void slopes(int64_t rows, const T* k, int64_t k_bs, T* bar, int64_t bar_bs, bool square, bool add) {
@@ -375,7 +375,7 @@ class Backward : KrrPass<T> {
   }
 
   // c (+)= 2 (rowsum(G) x - G z)
-  void differences(int64_t rows, int64_t inner, const Batch<const T>& g, const Batch<const T>& z, const T* row_sum, int64_t sum_bs,
+  void differences(int64_t rows, int64_t inner, const Source<T>& g, const Source<T>& z, const T* row_sum, int64_t sum_bs,
                    const T* x, int64_t x_rows, T* c, int64_t c_bs, bool accumulate) {
     Product<T> p = make(rows, s.d, inner, g, z, c, c_bs);
     p.alpha = -2, p.accumulate = accumulate;
@@ -384,6 +384,7 @@ class Backward : KrrPass<T> {
   }
 
   const KrrBackwardArgs<T>& a;
+  const Source<T> x_s, x_q;
   T* const u;
   const Batch<const T> alpha;
 };

@@ -33,7 +33,7 @@ KrrWork<T> krr_layout(const KrrShape& s, bool backward, T* memory) {
   const int64_t b = s.batch, rows = std::max(s.s, s.chunk);
   w.width = std::max({s.c, s.s, s.d, s.n});
   w.scalars = arena.take(b * kScalars);
-  w.factor = arena.take(factor_room(b, s.n));
+  w.factor = arena.take(factor_room(b, s.n, s.c));
   w.dots = arena.take(b);
   w.parameter = arena.take(b);
   w.partial = arena.take(dot_room(b, std::max({s.q, s.s, s.n}) * s.c));
@@ -76,11 +76,11 @@ struct KrrPass {
   const T* scalar(Scalar which) const { return w.scalars + which; }
   // [batch, rows, columns] dense.
   static Batch<const T> dense(const T* p, int64_t rows, int64_t columns) { return {p, rows * columns, columns, 1}; }
-  static Batch<const T> t(const Batch<const T>& x) { return {x.p, x.bs, x.cs, x.rs}; }
-  static Batch<const T> from(const Batch<const T>& x, int64_t row) { return {x.p + row * x.rs, x.bs, x.rs, x.cs}; }
+  static Source<T> t(const Source<T>& x) { return x.t(); }
+  static Source<T> from(const Source<T>& x, int64_t row) { return x.from(row, 0); }
 
   // c [m, n] = a b; bs: elements between the results of two problems.
-  Product<T> make(int64_t m, int64_t n, int64_t k, const Batch<const T>& a, const Batch<const T>& b, T* c, int64_t bs,
+  Product<T> make(int64_t m, int64_t n, int64_t k, const Source<T>& a, const Source<T>& b, T* c, int64_t bs,
                   int64_t ld = 0) const {
     Product<T> p{};
     p.batch = s.batch, p.m = m, p.n = n, p.k = k;
@@ -93,7 +93,7 @@ struct KrrPass {
     p.alpha = alpha, p.alpha_of = alpha_of, p.accumulate = accumulate;
     product(p, stream);
   }
-  void sums(int64_t rows, int64_t columns, const Batch<const T>& x, T* out, int64_t out_bs, const T* factor_of = nullptr) const {
+  void sums(int64_t rows, int64_t columns, const Source<T>& x, T* out, int64_t out_bs, const T* factor_of = nullptr) const {
     sum_columns<T>({s.batch, rows, columns, x, out, out_bs, 1, factor_of}, stream);
   }
   void place(int64_t rows, int64_t columns, const Batch<const T>& x, T* out, int64_t out_bs, int64_t ld, double factor = 1,

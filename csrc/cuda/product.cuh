@@ -14,12 +14,44 @@
 namespace ssdd::cuda {
 
 constexpr int kScalars = 16;
+
+// A batch of matrices that may be of 16-bit floats. Those are exact in TF32, so that one pass of the tensor cores is an exact
+// product of two of them, and two passes of one with a float.
+template <class T>
+struct Source {
+  const T* p = nullptr;
+  int64_t bs = 0, rs = 0, cs = 1;
+  Element element = Element::own;
+  constexpr Source() = default;
+  constexpr Source(const T* start, int64_t problem, int64_t row, int64_t column) : p(start), bs(problem), rs(row), cs(column) {}
+  constexpr Source(const Batch<const T>& x, Element which = Element::own) : p(x.p), bs(x.bs), rs(x.rs), cs(x.cs), element(which) {}
+  constexpr explicit operator bool() const { return p != nullptr; }
+  constexpr Source at(int64_t offset) const {
+    Source s = *this;
+    s.p = element == Element::own ? p + offset : reinterpret_cast<const T*>(reinterpret_cast<const uint16_t*>(p) + offset);
+    return s;
+  }
+  constexpr Source operator[](int64_t b) const { return at(b * bs); }
+  constexpr Source from(int64_t i, int64_t j) const { return at(i * rs + j * cs); }
+  constexpr Source t() const {
+    Source s = *this;
+    s.rs = cs, s.cs = rs;
+    return s;
+  }
+  // Of the first problem; others by operator[].
+  SIMT_DEVICE T operator()(int64_t i, int64_t j) const {
+    const int64_t offset = i * rs + j * cs;
+    if (element == Element::own) return simt::load(p + offset);
+    return static_cast<T>(simt::widen(simt::load(reinterpret_cast<const uint16_t*>(p) + offset), element == Element::f16));
+  }
+};
+
 enum class Triangle { full, lower, both };
 
 template <class T>
 struct Product {
   int64_t batch, m, n, k;
-  Batch<const T> a, b;  // [m, k], [k, n]
+  Source<T> a, b;  // [m, k], [k, n]
   T* c;
   int64_t c_bs, ld;
   bool distance = false;
@@ -30,7 +62,7 @@ struct Product {
   const T* plus_of = nullptr;
   const T* row = nullptr;
   int64_t row_bs = 0;
-  Batch<const T> add;
+  Source<T> add;
   double add_factor = 1;
   const T* add_of = nullptr;
   const T* add_row = nullptr;

@@ -1,55 +1,16 @@
 // Products and squared distances in the arithmetic of their type, on the ordinary units.
 //
 // Mapping: a block of 256 threads makes a tile of 64 x 64, a thread 4 x 4 of it; k in steps of 16 through 2 stages of
-// cp.async, one element a copy (any stride), both operands as [k][row]. Sums of 16 steps are added to the
+// cp.async, one element a copy (any stride; 16-bit floats are loaded and widened), both operands as [k][row]. Sums of 16 steps are added to the
 // running sums, so that rounding grows with k / 16. A squared distance is summed as such: no cancellation, and 0 of a point to itself.
 // Traffic as in product_tensor.cu; join_kernel reads splits m n elements and writes m n. FLOPs 2 m n k (distances 3 m n k);
 // floor on an H100: 67 TF/s of float, 34 of double. Other path: product_tensor.cu for products of float with k >= 48.
-#include "product.cuh"
+#include "tile_plain.cuh"
 
 namespace ssdd::cuda {
 namespace {
 
-constexpr int kThreads = 256;
-// 16 bytes beyond the tile: rows stay aligned for vectors, and a copy along k meets in a bank no more than twice.
-template <class T>
-constexpr int kPitch = kTile + 16 / sizeof(T);
-template <class T>
-constexpr int kStage = kDepth * kPitch<T>;
-
-template <class T>
-struct Loader {
-  const T* base;
-  int64_t row_stride, k_stride, rows;
-  bool along_k;
-
-  SIMT_DEVICE Loader(View<const T> view, int64_t row, int64_t all_rows)
-      : base(view.p + row * view.rs), row_stride(view.rs), k_stride(view.cs), rows(all_rows - row),
-        along_k(view.cs == 1 || view.rs != 1) {}
-
-  SIMT_DEVICE void load(T* stage, int64_t k, int64_t k_end) const {
-    const int t = simt::thread();
-#pragma unroll
-    for (int r = 0; r < 4; ++r) {
-      const int row = along_k ? t / 16 + 16 * r : t % 64, step = along_k ? t % 16 : t / 64 + 4 * r;
-      const bool exists = row < rows && k + step < k_end;
-      const T* from = base + row * row_stride + (k + step) * k_stride;
-      simt::copy_async<sizeof(T)>(stage + step * kPitch<T> + row, exists ? from : base,
-                                  exists ? static_cast<int>(sizeof(T)) : 0);
-    }
-  }
-};
-
-template <class T>
-SIMT_DEVICE void four(const T* p, T (&v)[4]) {
-  constexpr int kWide = 16 / sizeof(T);
-#pragma unroll
-  for (int e = 0; e < 4; e += kWide) {
-    const simt::Vector<T, kWide> part = simt::get_vector<kWide>(p + e);
-#pragma unroll
-    for (int i = 0; i < kWide; ++i) v[e + i] = part.v[i];
-  }
-}
+using namespace plain;
 
 template <class T, bool Distance>
 SIMT_KERNEL(kThreads) plain_kernel(Product<T> p, Tiling tiling) {
@@ -76,24 +37,7 @@ SIMT_KERNEL(kThreads) plain_kernel(Product<T> p, Tiling tiling) {
       b.load(b_stages + (slot ^ 1) * kStage<T>, k + kDepth, part.k_end);
     }
     simt::copy_commit();
-    T fresh[4][4] = {};
-#pragma unroll
-    for (int step = 0; step < kDepth; ++step) {
-      T x[4], z[4];
-      four(a_stages + slot * kStage<T> + step * kPitch<T> + row, x);
-      four(b_stages + slot * kStage<T> + step * kPitch<T> + column, z);
-#pragma unroll
-      for (int i = 0; i < 4; ++i)
-#pragma unroll
-        for (int j = 0; j < 4; ++j) {
-          const T difference = x[i] - z[j];
-          fresh[i][j] = Distance ? simt::fma(difference, difference, fresh[i][j]) : simt::fma(x[i], z[j], fresh[i][j]);
-        }
-    }
-#pragma unroll
-    for (int i = 0; i < 4; ++i)
-#pragma unroll
-      for (int j = 0; j < 4; ++j) sums[i][j] += fresh[i][j];
+    multiply<Distance>(a_stages + slot * kStage<T>, b_stages + slot * kStage<T>, row, column, sums);
   }
 
   const Finish<T> finish(p, part.b);

@@ -61,6 +61,10 @@ SIMT_DEVICE void put_if(bool part, T* p, T v) {
 template <int N, class T>
 SIMT_DEVICE Vector<T, N> get_vector(const T* p) { return *reinterpret_cast<const Vector<T, N>*>(p); }
 template <int N, class T>
+SIMT_DEVICE void put_vector(T* p, Vector<T, N> v) { *reinterpret_cast<Vector<T, N>*>(p) = v; }
+template <int N, class T>
+SIMT_DEVICE Vector<T, N> load_vector(const T* p) { return *reinterpret_cast<const Vector<T, N>*>(p); }
+template <int N, class T>
 SIMT_DEVICE void store_vector(T* p, Vector<T, N> v) { *reinterpret_cast<Vector<T, N>*>(p) = v; }
 
 // Takes arrays out of the dynamic shared memory, each aligned to 16 bytes.
@@ -110,6 +114,19 @@ SIMT_DEVICE unsigned ballot(bool condition) { return __ballot_sync(0xffffffffu, 
 // The smaller of *p and v, on integers: the order of arrival does not show.
 SIMT_DEVICE int atomic_min(int* p, int v) { return atomicMin(p, v); }
 
+// Between blocks. next_ticket counts up from 0, one number a call. What a block wrote before a barrier and a store_release behind it
+// is seen by the block whose thread has read that value with load_acquire, behind a barrier of its own.
+SIMT_DEVICE int next_ticket(int* p) { return static_cast<int>(atomicInc(reinterpret_cast<unsigned*>(p), 0xffffffffu)); }
+SIMT_DEVICE int load_acquire(const int* p) {
+  int v;
+  asm volatile("ld.acquire.gpu.global.s32 %0, [%1];" : "=r"(v) : "l"(p) : "memory");
+  return v;
+}
+SIMT_DEVICE void store_release(int* p, int v) {
+  asm volatile("st.release.gpu.global.s32 [%0], %1;" ::"l"(p), "r"(v) : "memory");
+}
+SIMT_DEVICE void pause() { __nanosleep(32); }
+
 // --- arithmetic -------------------------------------------------------------------------------------------
 
 // To the nearest TF32, ties away from zero; the bits are those of a float.
@@ -117,6 +134,12 @@ SIMT_DEVICE uint32_t to_tf32(float x) {
   uint32_t bits;
   asm("cvt.rna.tf32.f32 %0, %1;" : "=r"(bits) : "f"(x));
   return bits;
+}
+// A 16-bit float, half (else bfloat16), exactly.
+SIMT_DEVICE float widen(uint16_t bits, bool half) {
+  float x;
+  asm("cvt.f32.f16 %0, %1;" : "=f"(x) : "h"(bits));
+  return half ? x : __uint_as_float(static_cast<uint32_t>(bits) << 16);
 }
 SIMT_DEVICE float from_bits(uint32_t bits) { return __uint_as_float(bits); }
 

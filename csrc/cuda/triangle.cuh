@@ -45,7 +45,7 @@ SIMT_DEVICE int factor_columns(T (&column)[Size], int size, T& inverse) {
 }
 
 // a [n, n] with row pitch `pitch`: L on and below the diagonal; inverse [n]. *failed: the pivot, shared by the block, 0 before.
-template <class T>
+template <int Threads = kBlockThreads, class T>
 SIMT_DEVICE void factor_shared(T* a, int pitch, int n, T* inverse, int* failed) {
   const int lane = simt::lane();
   for (int p = 0; p < n; p += kStrip) {
@@ -65,7 +65,7 @@ SIMT_DEVICE void factor_shared(T* a, int pitch, int n, T* inverse, int* failed) 
     simt::barrier();
     if (*failed) return;
     // Rows below: x L^T = a, one thread a row.
-    for (int i = below + simt::thread(); i < n; i += kBlockThreads) {
+    for (int i = below + simt::thread(); i < n; i += Threads) {
       T x[kStrip];
 #pragma unroll
       for (int k = 0; k < kStrip; ++k) {
@@ -107,10 +107,75 @@ SIMT_DEVICE void factor_shared(T* a, int pitch, int n, T* inverse, int* failed) 
           T* element = a + (inside ? i * pitch + j : 0);
           simt::put_if(inside, element, *element - sums[r][e]);
         }
-      sj += kBlockThreads / 32;
+      sj += Threads / 32;
     }
     simt::barrier();
   }
+}
+
+// One step of invert_shared: from the inverses of the blocks of `Size` on the diagonal those of blocks twice as large,
+// inverse(21) = -inverse(22) (l(21) inverse(11)). A thread makes 4 rows of Size / 16 columns. What is between the two products
+// stands above the diagonal, then zeros.
+template <int Size, class T>
+SIMT_DEVICE void join_inverses(const T* l, int pitch, T* out, int wide) {
+  constexpr int kWide = Size / 16, kEach = 4 * Size;  // threads a pair of blocks
+  const int t = simt::thread(), p = t / kEach * 2 * Size, i = t % kEach / 16 * 4, j = t % 16;
+  for (int product = 0; product < 2; ++product) {
+    const int left_pitch = product == 0 ? pitch : wide;
+    const T* left = product == 0 ? l + (p + Size + i) * pitch + p : out + (p + Size + i) * wide + p + Size;
+    const T* right = product == 0 ? out + p * wide + p + j : out + p * wide + p + Size + j;
+    T* to = product == 0 ? out + (p + i) * wide + p + Size + j : out + (p + Size + i) * wide + p + j;
+    if (p < 64) {
+      T sums[4][kWide] = {};
+#pragma unroll 4
+      for (int m = 0; m < Size; ++m) {
+        T x[4], z[kWide];
+#pragma unroll
+        for (int r = 0; r < 4; ++r) x[r] = simt::get(left + r * left_pitch + m);
+#pragma unroll
+        for (int e = 0; e < kWide; ++e) z[e] = simt::get(right + m * wide + 16 * e);
+#pragma unroll
+        for (int r = 0; r < 4; ++r)
+#pragma unroll
+          for (int e = 0; e < kWide; ++e) sums[r][e] = simt::fma(x[r], z[e], sums[r][e]);
+      }
+#pragma unroll
+      for (int r = 0; r < 4; ++r)
+#pragma unroll
+        for (int e = 0; e < kWide; ++e) simt::put(to + r * wide + 16 * e, product == 0 ? sums[r][e] : -sums[r][e]);
+    }
+    simt::barrier();
+  }
+  if (p < 64) {
+#pragma unroll
+    for (int r = 0; r < 4; ++r)
+#pragma unroll
+      for (int e = 0; e < kWide; ++e) simt::put(out + (p + i + r) * wide + p + Size + j + 16 * e, T(0));
+  }
+  simt::barrier();
+}
+
+// out (row pitch `wide`) <- the inverse of the lower triangle of l, zeros above it; both 64 x 64, inverse[i] = 1 / l(i, i).
+// At least 128 threads.
+template <int Threads, class T>
+SIMT_DEVICE void invert_shared(const T* l, int pitch, const T* inverse, T* out, int wide) {
+  static_assert(Threads >= 128, "a thread for 4 rows of each column");
+  // Blocks of 16 on the diagonal, a thread a column.
+  if (simt::thread() < 64) {
+    const int p = simt::thread() / kStrip * kStrip, c = simt::thread() % kStrip;
+    T x[kStrip];
+#pragma unroll
+    for (int k = 0; k < kStrip; ++k) {
+      T sum = k == c ? T(1) : T(0);
+#pragma unroll
+      for (int m = 0; m < k; ++m) sum = simt::fma(-simt::get(l + (p + k) * pitch + p + m), x[m], sum);
+      x[k] = sum * simt::get(inverse + p + k);
+      simt::put(out + (p + k) * wide + p + c, x[k]);
+    }
+  }
+  simt::barrier();
+  join_inverses<16>(l, pitch, out, wide);
+  join_inverses<32>(l, pitch, out, wide);
 }
 
 // Columns of x, element (i, c) at x[i * row_stride + c * column_stride], in shared or global memory.

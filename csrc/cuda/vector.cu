@@ -89,10 +89,10 @@ template <class T>
 SIMT_KERNEL(kThreads) sum_columns_kernel(ColumnSums<T> c, int64_t strips) {
   SIMT_SHARED(double, sums, kThreads);
   const int64_t b = simt::block().x / strips, j = simt::block().x % strips * 32 + simt::lane();
-  const View<const T> x = c.x[b];
+  const Source<T> x = c.x[b];
   double sum = 0;
   if (j < c.columns)
-    for (int64_t i = simt::warp(); i < c.rows; i += kThreads / 32) sum += static_cast<double>(simt::load(x.p + i * x.rs + j * x.cs));
+    for (int64_t i = simt::warp(); i < c.rows; i += kThreads / 32) sum += static_cast<double>(x(i, j));
   simt::put(sums + simt::thread(), sum);
   simt::barrier();
   if (simt::warp() != 0 || j >= c.columns) return;

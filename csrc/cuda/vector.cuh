@@ -26,7 +26,7 @@ void mirror(int64_t batch, int64_t n, T* a, Mirror how, simt::Stream stream, con
 template <class T>
 struct ColumnSums {
   int64_t batch, rows, columns;
-  Batch<const T> x;
+  Source<T> x;
   T* out;
   int64_t out_bs;
   double factor = 1;

@@ -48,6 +48,13 @@ class Call:
             value = value.to(self.work)
         return value if value.shape[:-2] == self.batch else value.expand(*self.batch, *value.shape[-2:])
 
+    def features(self, value: Tensor) -> Tensor:
+        """The same for features, which stay 16 bits wide where the native kernels read those (on a GPU)."""
+        narrow = self.native and value.is_cuda and value.element_size() == 2 and self.work == torch.float32
+        if not narrow:
+            return self.cast(value)
+        return value if value.shape[:-2] == self.batch else value.expand(*self.batch, *value.shape[-2:])
+
     def finish(self, result: Tensor, status: Tensor, jitter: Tensor, order: int, return_info: bool) -> Any:
         # The native ops raise by themselves, also inside a compiled graph.
         if self.on_failure == "raise" and not self.native:

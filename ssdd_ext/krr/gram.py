@@ -45,8 +45,8 @@ def gram(
     other = x if z is None else z
     checks.product_fits(S=max(1, x.shape[-2]), Q=max(1, other.shape[-2]), batch=max(1, x.shape[:-2].numel()))
     call = prepare("gram", tensors, kernel, None, "nan", check_finite, backend, solve_dtype)
-    x_work = call.cast(x)
-    z_work = None if z is None else call.cast(z)
+    x_work = call.features(x)
+    z_work = None if z is None else call.features(z)
     if call.native:
         k = ops.gram(x_work, z_work, call.hyper, call.values, kernel.name)
     else:

@@ -14,11 +14,16 @@ from .register import library, register
 library.define("gram(Tensor x, Tensor? z, Tensor? hyper, float[] values, str kernel) -> Tensor")
 
 
+def _result(x: Tensor) -> torch.dtype:
+    # 16-bit features, which the GPU's kernels read as they are, make a Gram matrix in float32.
+    return torch.float32 if x.element_size() == 2 else x.dtype
+
+
 def _gram(x: Tensor, z: Tensor | None, hyper: Tensor | None, values: list[float], kernel: str) -> Tensor:
     s, d, q = x.shape[-2], x.shape[-1], (x if z is None else z).shape[-2]
     batch, threads = math.prod(x.shape[:-2]), torch.get_num_threads()
-    k = x.new_empty(*x.shape[:-1], q)
-    work = x.new_empty(core.gram_workspace(batch, s, q, d, threads, x.is_cuda))
+    k = x.new_empty(*x.shape[:-1], q, dtype=_result(x))
+    work = k.new_empty(core.gram_workspace(batch, s, q, d, threads, x.is_cuda))
     if k.numel():
         core.gram(
             matrices(x), matrices(z), hyper_rows(hyper), values, KERNEL_CODES[kernel], to_capsule(k), to_capsule(work),
@@ -28,7 +33,7 @@ def _gram(x: Tensor, z: Tensor | None, hyper: Tensor | None, values: list[float]
 
 
 def _gram_fake(x: Tensor, z: Tensor | None, hyper: Tensor | None, values: list[float], kernel: str) -> Tensor:
-    return x.new_empty(*x.shape[:-1], (x if z is None else z).shape[-2])
+    return x.new_empty(*x.shape[:-1], (x if z is None else z).shape[-2], dtype=_result(x))
 
 
 def _gram_setup(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
@@ -39,6 +44,8 @@ def _gram_setup(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
 def _gram_backward(ctx: Any, grad: Tensor) -> tuple[Any, ...]:
     # Plain products, differentiable themselves: double backward of a Gram matrix works.
     x, z, hyper, k = ctx.saved_tensors
+    x_type, z_type = x.dtype, None if z is None else z.dtype
+    x, z = x.to(grad.dtype), None if z is None else z.to(grad.dtype)
     other = x if z is None else z
     needs_x, needs_z, needs_hyper = ctx.needs_input_grad[:3]
     parameters = [p[..., None, None] for p in hyper.unbind(-1)] if hyper is not None else ctx.values
@@ -66,6 +73,10 @@ def _gram_backward(ctx: Any, grad: Tensor) -> tuple[Any, ...]:
             columns = [(-2 * grad * k * log_k).sum((-2, -1)) / hyper[..., 0]]
     if needs_hyper:
         grad_hyper = torch.stack([*columns, *[torch.zeros_like(columns[0])] * (hyper.shape[-1] - len(columns))], -1)
+    if grad_x is not None:
+        grad_x = grad_x.to(x_type)
+    if grad_z is not None:
+        grad_z = grad_z.to(z_type)
     return grad_x, grad_z, grad_hyper, None, None
 
 

@@ -15,6 +15,7 @@ from .native import (
     KERNEL_CODES,
     core,
     failure_code,
+    gpu,
     hyper_rows,
     matrices,
     raise_if_asked,
@@ -45,28 +46,31 @@ def _bordered(linear: bool, hyper: Tensor | None, values: list[float]) -> bool:
 
 
 def _problem(
-    x_s: Tensor, c: int, q: int, hyper: Tensor | None, values: list[float], kernel: str, needs: list[bool]
+    x_s: Tensor, y_s: Tensor, q: int, hyper: Tensor | None, values: list[float], kernel: str, needs: list[bool]
 ) -> plan.Problem:
+    # Features may be of 16 bits; everything else has the targets' type. Batches count where problems run side by side.
     linear = KERNELS[kernel].linear
     return plan.Problem(
-        x_s.shape[-2], q, x_s.shape[-1], c, linear, _bordered(linear, hyper, values), x_s.element_size(),
-        needs[0], needs[2],
+        x_s.shape[-2], q, x_s.shape[-1], y_s.shape[-1], linear, _bordered(linear, hyper, values), y_s.element_size(),
+        needs[0], needs[2], math.prod(x_s.shape[:-2]) if x_s.is_cuda else 1, x_s.element_size(),
     )  # fmt: skip
 
 
-def plan_shape(p: plan.Problem, batch: int, kernel: str, ridge: str, detach: bool, which: str, chunk: int) -> list[int]:
+def plan_shape(
+    p: plan.Problem, batch: int, kernel: str, ridge: str, detach: bool, which: str, chunk: int, fused_gram: bool = False
+) -> list[int]:
     bordered = p.bordered and which == "primal"
     n = p.d + bordered if which == "primal" else p.s
     return [
         batch, p.s, p.q, p.d, p.c, n, KERNEL_CODES[kernel], KINDS.index(ridge), int(detach), int(bordered),
-        plan.CODES[which], chunk, torch.get_num_threads(),
+        plan.CODES[which], chunk, torch.get_num_threads(), int(fused_gram),
     ]  # fmt: skip
 
 
-def _kept_rows(x_s: Tensor, q: int, c: int, hyper: Tensor | None, values: list[float], kernel: str) -> int:
+def _kept_rows(x_s: Tensor, y_s: Tensor, q: int, hyper: Tensor | None, values: list[float], kernel: str) -> int:
     linear = KERNELS[kernel].linear
-    s, d = x_s.shape[-2], x_s.shape[-1]
-    return plan.kept_queries(s, q, d, c, linear, _bordered(linear, hyper, values), x_s.element_size())
+    s, d, c = x_s.shape[-2], x_s.shape[-1], y_s.shape[-1]
+    return plan.kept_queries(s, q, d, c, linear, _bordered(linear, hyper, values), y_s.element_size())
 
 
 def _krr(
@@ -84,24 +88,26 @@ def _krr(
 ) -> tuple[Tensor, ...]:
     batch_shape, c, q = x_s.shape[:-2], y_s.shape[-1], x_q.shape[-2]
     batch = math.prod(batch_shape)
-    problem = _problem(x_s, c, q, hyper, values, kernel, needs)
-    picked = plan.choose(problem)
+    problem = _problem(x_s, y_s, q, hyper, values, kernel, needs)
+    picked = plan.choose(problem, gpu(x_s))
     n = plan.order(problem.s, problem.d, problem.linear, problem.bordered)
     keeps = any(needs) and picked.forward == "dense"  # always dense where rows are kept, unless a test forces another
-    rows = _kept_rows(x_s, q, c, hyper, values, kernel) if keeps else 0
-    out = x_s.new_empty(*batch_shape, q, c)
-    loss = x_s.new_empty(batch_shape if y_q is not None else (0,))
+    rows = _kept_rows(x_s, y_s, q, hyper, values, kernel) if keeps else 0
+    out = y_s.new_empty(*batch_shape, q, c)
+    loss = y_s.new_empty(batch_shape if y_q is not None else (0,))
     # Not torch's zeros: a large fill runs on torch's threads, and hangs in a forked child.
-    factor, coef = x_s.new_empty(*batch_shape, n, n), x_s.new_empty(*batch_shape, n, c)
-    kept = x_s.new_empty(*batch_shape, plan.saved_rows(rows), problem.s)
+    factor, coef = y_s.new_empty(*batch_shape, n, n), y_s.new_empty(*batch_shape, n, c)
+    kept = y_s.new_empty(*batch_shape, plan.saved_rows(rows), problem.s)
     if not rows:
         for part in kept.view(-1).split(_SMALL_FILL):
             part.zero_()
-    aux, jitter = x_s.new_empty(*batch_shape, 3), x_s.new_empty(batch_shape)
+    aux, jitter = y_s.new_empty(*batch_shape, 3), y_s.new_empty(batch_shape)
     status = torch.empty(batch_shape, dtype=torch.int32, device=x_s.device)
     if batch:
-        shape = plan_shape(problem, batch, kernel, ridge, detach, picked.forward, picked.chunk)
-        work = x_s.new_empty(core.krr_workspace(shape, False, x_s.is_cuda))
+        shape = plan_shape(
+            problem, batch, kernel, ridge, detach, picked.forward, picked.chunk, picked.fused_gram
+        )
+        work = y_s.new_empty(core.krr_workspace(shape, False, x_s.is_cuda))
         core.krr_forward(
             shape, matrices(x_s), matrices(y_s), matrices(x_q), matrices(y_q), hyper_rows(hyper), values,
             failure_code(on_failure), to_capsule(out), to_capsule(loss) if y_q is not None else None,
@@ -128,16 +134,16 @@ def _krr_fake(
     batch, s, c, q = x_s.shape[:-2], x_s.shape[-2], y_s.shape[-1], x_q.shape[-2]
     linear = KERNELS[kernel].linear
     n = plan.order(s, x_s.shape[-1], linear, _bordered(linear, hyper, values))
-    rows = _kept_rows(x_s, q, c, hyper, values, kernel) if any(needs) else 0
+    rows = _kept_rows(x_s, y_s, q, hyper, values, kernel) if any(needs) else 0
     return (
-        x_s.new_empty(*batch, q, c),
-        x_s.new_empty(batch if y_q is not None else (0,)),
-        x_s.new_empty(*batch, n, n),
-        x_s.new_empty(*batch, n, c),
-        x_s.new_empty(*batch, plan.saved_rows(rows), s),
-        x_s.new_empty(*batch, 3),
-        x_s.new_empty(batch),
-        x_s.new_empty(batch, dtype=torch.int32),
+        y_s.new_empty(*batch, q, c),
+        y_s.new_empty(batch if y_q is not None else (0,)),
+        y_s.new_empty(*batch, n, n),
+        y_s.new_empty(*batch, n, c),
+        y_s.new_empty(*batch, plan.saved_rows(rows), s),
+        y_s.new_empty(*batch, 3),
+        y_s.new_empty(batch),
+        y_s.new_empty(batch, dtype=torch.int32),
     )
 
 
@@ -163,6 +169,8 @@ def _krr_autograd(ctx: Any, grad_out: Tensor | None, grad_loss: Tensor | None, *
             grad, x_s, y_s, x_q, residual, factor, coef, kept, aux, hyper, ctx.values, ctx.kernel, ctx.ridge,
             ctx.detach, needs,
         )  # fmt: skip
+        # Each gradient in its input's type: computed as wide as the targets, rounded once.
+        x_s_bar, x_q_bar = x_s_bar.to(x_s.dtype), x_q_bar.to(x_q.dtype)
     if need_y_q:
         y_q_bar = residual * (grad * (-2.0 / (residual.shape[-1] * residual.shape[-2])))[..., None, None]
     return (
@@ -192,20 +200,20 @@ def _krr_backward(
     detach: bool,
     needs: list[bool],
 ) -> tuple[Tensor, ...]:
-    batch_shape, c, q = x_s.shape[:-2], y_s.shape[-1], x_q.shape[-2]
+    batch_shape, q = x_s.shape[:-2], x_q.shape[-2]
     batch = math.prod(batch_shape)
-    problem = _problem(x_s, c, q, hyper, values, kernel, needs)
-    picked = plan.choose(problem)
+    problem = _problem(x_s, y_s, q, hyper, values, kernel, needs)
+    picked = plan.choose(problem, gpu(x_s))
     need_x_s, need_y_s, need_x_q, need_hyper = needs
 
     def output(needed: bool, like: Tensor) -> Tensor:
-        return x_s.new_empty(like.shape if needed else (0,))
+        return y_s.new_empty(like.shape if needed else (0,))
 
     x_s_bar, y_s_bar, x_q_bar = output(need_x_s, x_s), output(need_y_s, y_s), output(need_x_q, x_q)
-    hyper_bar = x_s.new_zeros(hyper.shape if need_hyper and hyper is not None else (0,))
+    hyper_bar = y_s.new_zeros(hyper.shape if need_hyper and hyper is not None else (0,))
     if batch:
         shape = plan_shape(problem, batch, kernel, ridge, detach, picked.backward, picked.chunk)
-        work = x_s.new_empty(core.krr_workspace(shape, True, x_s.is_cuda))
+        work = y_s.new_empty(core.krr_workspace(shape, True, x_s.is_cuda))
         has_kept = kept.shape[-2] > plan.STAND_IN and picked.forward == "dense"
         core.krr_backward(
             shape, matrices(x_s), matrices(y_s), matrices(x_q),
@@ -221,8 +229,8 @@ def _krr_backward(
 
 def _krr_backward_fake(grad: Tensor, x_s: Tensor, y_s: Tensor, x_q: Tensor, *rest: Any) -> tuple[Tensor, ...]:
     hyper, needs = rest[5], rest[-1]
-    outputs = [x_s.new_empty(t.shape if n else (0,)) for t, n in zip((x_s, y_s, x_q), needs[:3], strict=True)]
-    return (*outputs, x_s.new_empty(hyper.shape if needs[3] and hyper is not None else (0,)))
+    outputs = [y_s.new_empty(t.shape if n else (0,)) for t, n in zip((x_s, y_s, x_q), needs[:3], strict=True)]
+    return (*outputs, y_s.new_empty(hyper.shape if needs[3] and hyper is not None else (0,)))
 
 
 _krr_op = register("krr", _krr, _krr_fake, _krr_autograd, _krr_setup)
@@ -259,7 +267,7 @@ def krr_mse(
 def explain(
     x_s: Tensor, y_s: Tensor, x_q: Tensor, hyper: Tensor | None, values: list[float], kernel: str
 ) -> str:
-    problem = _problem(x_s, y_s.shape[-1], x_q.shape[-2], hyper, values, kernel, [True, True, x_q.requires_grad])
+    problem = _problem(x_s, y_s, x_q.shape[-2], hyper, values, kernel, [True, True, x_q.requires_grad])
     n = plan.order(problem.s, problem.d, problem.linear, problem.bordered)
-    kept = _kept_rows(x_s, problem.q, problem.c, hyper, values, kernel)
-    return f"native, factor of order {n}, K_qs {'kept' if kept else 'not kept'}; {plan.choose(problem)}"
+    kept = _kept_rows(x_s, y_s, problem.q, hyper, values, kernel)
+    return f"native, factor of order {n}, K_qs {'kept' if kept else 'not kept'}; {plan.choose(problem, gpu(x_s))}"

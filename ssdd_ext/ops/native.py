@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from .. import _C as core
-from .. import checks
+from .. import checks, plan
 from ..kernels import Kernel
 
 KERNEL_CODES = {"linear": 0, "rbf": 1}
@@ -30,6 +30,16 @@ def unavailable(device: torch.device, kernel: Kernel) -> str | None:
 @lru_cache(maxsize=64)
 def _cuda_problem(index: int) -> str:
     return core.cuda_problem(index)
+
+
+def gpu(value: Tensor) -> plan.Gpu | None:
+    """The constants that plans on the tensor's GPU are made with; None on the CPU."""
+    return _gpu(value.device.index) if value.is_cuda else None
+
+
+@lru_cache(maxsize=64)
+def _gpu(index: int) -> plan.Gpu:
+    return plan.Gpu.of(torch.cuda.get_device_properties(index))
 
 
 def capsule(value: Tensor | None) -> Any:

@@ -1,10 +1,13 @@
-"""The native core on a GPU: values and gradients over the problem table, graphs, streams, no synchronisation."""
+"""The native core on a GPU: the problem table, graphs, streams, devices, compiled, autocast, no synchronisation."""
+
+from dataclasses import replace
 
 import pytest
 import torch
+from torch._subclasses.fake_tensor import FakeTensorMode
 
 import ssdd_ext
-from ssdd_ext import RBF, Linear, Ridge, ops
+from ssdd_ext import RBF, Linear, Ridge, ops, plan
 from ssdd_ext.ops.native import core
 from ssdd_ext.testing import TABLE, condition, draw, gradients, mse, relative_error
 
@@ -77,14 +80,236 @@ def test_same_bits_on_any_stream_and_in_a_graph():
 
 
 @pytest.mark.gpu
-def test_nothing_synchronises():
-    x_s, y_s, x_q, y_q = problem(batch=(4,))
-    torch.cuda.set_sync_debug_mode("error")
-    try:
-        loss = ssdd_ext.krr_mse(x_s, y_s, x_q, y_q, kernel=Linear(1.0), ridge=Ridge.trace(1e-4), on_failure="jitter")
-        loss.sum().backward()
-    finally:
-        torch.cuda.set_sync_debug_mode("default")
+def test_a_training_step_in_a_graph_replays_with_new_data():
+    """Forward, backward and update captured once: each replay is the eager step on what then lies in the inputs."""
+    x_s, y_s, x_q, y_q = problem(s=300)
+
+    def step():
+        loss = ssdd_ext.krr_mse(x_s, y_s, x_q, y_q, kernel=Linear(bias=1.0), on_failure="jitter")
+        return loss.detach(), *torch.autograd.grad(loss, (x_s, y_s))
+
+    side = torch.cuda.Stream()
+    side.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(side):
+        step()
+    torch.cuda.current_stream().wait_stream(side)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        captured = step()
+    for seed in (5, 6):
+        torch.manual_seed(seed)
+        with torch.no_grad():
+            for tensor in (x_s, y_s, x_q, y_q):
+                tensor.normal_()
+        graph.replay()
+        for got, want in zip(captured, step(), strict=True):
+            assert torch.equal(got, want)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("s", [20, 100, 500])
+def test_raise_is_refused_under_capture_and_the_rest_works(s):
+    x_s, y_s, x_q, y_q = (t.detach() for t in problem(s=s))
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        p, info = ssdd_ext.krr(x_s, y_s, x_q, ridge=Ridge.trace(1e-3), on_failure="nan", return_info=True)
+    graph.replay()
+    assert int(info.status) == 0 and torch.isfinite(p).all()
+    with torch.no_grad():
+        x_s[1] = float("nan")
+    graph.replay()
+    assert int(info.status) != 0 and torch.isnan(p).all()
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("s", [20, 100, 500])
+def test_work_on_a_side_stream_waits_for_that_stream_only(s):
+    """Inputs written late on the same side stream are seen; the memory of a freed workspace is not given away early."""
+    x_s, y_s, x_q, y_q = (t.detach() for t in problem(s=s))
+    want = ssdd_ext.krr_mse(x_s, y_s, x_q, y_q, ridge=Ridge.trace(1e-3), on_failure="nan")
+    side = torch.cuda.Stream()
+    side.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(side):
+        late = torch.zeros_like(x_s)
+        torch.cuda._sleep(20_000_000)
+        late.copy_(x_s)
+        got = [ssdd_ext.krr_mse(late, y_s, x_q, y_q, ridge=Ridge.trace(1e-3), on_failure="nan") for _ in range(3)]
+    for _ in range(3):  # the caching allocator of the default stream is busy meanwhile
+        torch.full((1 << 22,), float("nan"), device="cuda")
+    torch.cuda.current_stream().wait_stream(side)
+    assert all(torch.equal(g, want) for g in got)
+
+
+@pytest.mark.gpu
+def test_every_device_index():
+    """The kernels run where the inputs are, whichever device is current, and leave that as it was."""
+    want = ssdd_ext.krr_mse(*problem("cuda:0"), ridge=Ridge.trace(1e-3), on_failure="nan").cpu()
+    for index in range(torch.cuda.device_count()):
+        for current in range(torch.cuda.device_count()):
+            with torch.cuda.device(current):
+                inputs = problem(f"cuda:{index}")
+                loss = ssdd_ext.krr_mse(*inputs, ridge=Ridge.trace(1e-3), on_failure="nan")
+                loss.backward()
+                assert torch.cuda.current_device() == current
+                assert loss.device.index == index and inputs[0].grad.device.index == index
+                same = torch.cuda.get_device_name(index) == torch.cuda.get_device_name(0)
+                assert torch.equal(loss.cpu(), want) or not same
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("mode", ["default", "reduce-overhead"])
+def test_compiled_is_eager(mode):
+    x_s, y_s, x_q, y_q = problem()
+
+    def step(x_s, y_s, x_q, y_q):
+        features = torch.tanh(x_s)
+        keywords = {"kernel": Linear(1.0, 1.0), "ridge": Ridge.trace(1e-3), "on_failure": "nan"}
+        return ssdd_ext.krr_mse(features, y_s, x_q, y_q, **keywords)
+
+    compiled = torch.compile(step, mode=mode, fullgraph=True)
+    want = torch.autograd.grad(step(x_s, y_s, x_q, y_q), (x_s, y_s))
+    for _ in range(4):  # warm-up, capture, replays
+        if mode == "reduce-overhead":
+            torch.compiler.cudagraph_mark_step_begin()
+        loss = compiled(x_s, y_s, x_q, y_q)
+        got = torch.autograd.grad(loss, (x_s, y_s))
+        assert relative_error(loss.detach().clone(), step(x_s, y_s, x_q, y_q)) <= 1e-5
+        for g, w in zip(got, want, strict=True):
+            assert relative_error(g.clone(), w) <= 1e-4
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("half", [torch.bfloat16, torch.float16], ids=str)
+@pytest.mark.parametrize("kernel", [Linear(1.0, 1.0), RBF(20.0)], ids=["linear", "rbf"])
+def test_half_features_are_their_float_values(half, kernel):
+    """Results in float32 as of the converted features, gradients in each input's type."""
+    for s, d in ((20, 512), (100, 513), (300, 64)):
+        x_s, y_s, x_q, y_q = problem(s=s, d=d)
+        narrow = [x_s.detach().to(half).requires_grad_(), y_s, x_q.to(half).requires_grad_(), y_q]
+        wide = [t.detach().float().requires_grad_() for t in narrow]
+        keywords = {"kernel": kernel, "ridge": Ridge.trace(1e-2), "on_failure": "nan", "backend": "native"}
+        got, want = ssdd_ext.krr_mse(*narrow, **keywords), ssdd_ext.krr_mse(*wide, **keywords)
+        assert got.dtype == torch.float32 and relative_error(got, want) <= 1e-4
+        for i in (0, 2):
+            (g,) = torch.autograd.grad(got, narrow[i], retain_graph=True)
+            (w,) = torch.autograd.grad(want, wide[i], retain_graph=True)
+            assert g.dtype == half and relative_error(g.float(), w) <= torch.finfo(half).eps + 1e-3
+        k = ssdd_ext.gram(narrow[0], narrow[2], kernel=kernel, backend="native")
+        assert k.dtype == torch.float32 and relative_error(k, ssdd_ext.gram(wide[0], wide[2], kernel=kernel)) <= 1e-5
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("half", [torch.bfloat16, torch.float16], ids=str)
+def test_under_autocast(half):
+    """Features come out of a network in 16 bits, targets are float32 parameters; gradients reach both."""
+    x_s, y_s, x_q, y_q = problem()
+    network = torch.nn.Linear(512, 96, device="cuda")
+    keywords = {"kernel": Linear(1.0, 1.0), "ridge": Ridge.trace(1e-2), "on_failure": "nan"}
+    with torch.autocast("cuda", dtype=half):
+        f_s, f_q = network(x_s), network(x_q)
+        assert f_s.dtype == half
+        loss = ssdd_ext.krr_mse(f_s, y_s, f_q, y_q, **keywords)
+    assert loss.dtype == torch.float32
+    loss.backward()
+    again = ssdd_ext.krr_mse(f_s.detach().float(), y_s.detach(), f_q.detach().float(), y_q, **keywords)
+    assert relative_error(loss, again) <= 1e-4
+    assert x_s.grad.dtype == y_s.grad.dtype == torch.float32
+    assert torch.isfinite(x_s.grad).all() and network.weight.grad.norm() > 0
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("batch, s, d", [((10_000,), 10, 16), ((10_000,), 40, 64), ((1,), 220, 64), ((3,), 1000, 64)])
+def test_batches_of_one_and_of_ten_thousand(batch, s, d):
+    x_s, y_s, x_q, y_q = problem(s=s, q=8, d=d, c=3, batch=batch)
+    for kernel in (Linear(1.0, 1.0), RBF(8.0)):
+        keywords = {"kernel": kernel, "ridge": Ridge.trace(1e-2), "on_failure": "nan"}
+        got = ssdd_ext.krr(x_s, y_s, x_q, backend="native", **keywords)
+        want = ssdd_ext.krr(x_s.double(), y_s.double(), x_q.double(), backend="torch", **keywords)
+        assert relative_error(got, want) <= 1e-4
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("fused", [True, False])
+def test_fused_gram_and_apart(fused, monkeypatch):
+    """Both ways to K_ss, whatever the plan would pick."""
+    choose = plan.choose
+    monkeypatch.setattr(plan, "choose", lambda *a: replace(choose(*a), fused_gram=fused))
+    for s, d in ((10, 40), (64, 100), (200, 300)):
+        x_s, y_s, x_q, _ = problem(s=s, d=d, batch=(5,))
+        for kernel in (Linear(1.0, 1.0), RBF(20.0)):
+            keywords = {"kernel": kernel, "ridge": Ridge.trace(1e-2), "on_failure": "jitter"}
+            got = ssdd_ext.krr(x_s, y_s, x_q, backend="native", **keywords)
+            want = ssdd_ext.krr(x_s.double(), y_s.double(), x_q.double(), backend="torch", **keywords)
+            assert relative_error(got, want) <= 1e-4
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("s", [10, 100, 300, 1000])
+@pytest.mark.parametrize("on_failure", ["nan", "jitter"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+def test_nothing_synchronises(s, on_failure, dtype):
+    x_s, y_s, x_q, y_q = problem(batch=(4,), s=s)
+    x_s = x_s.detach().to(dtype).requires_grad_()
+    inputs = x_s, y_s, x_q.to(dtype), y_q
+    for kernel in (Linear(1.0, 1.0), RBF(20.0)):
+        ssdd_ext.krr_mse(*inputs, kernel=kernel, on_failure=on_failure)  # what is asked once a device, is asked
+        torch.cuda.set_sync_debug_mode("error")
+        try:
+            loss = ssdd_ext.krr_mse(*inputs, kernel=kernel, ridge=Ridge.trace(1e-3), on_failure=on_failure)
+            loss.sum().backward()
+        finally:
+            torch.cuda.set_sync_debug_mode("default")
+
+
+@pytest.mark.gpu
+def test_workspaces_come_from_torchs_allocator():
+    """After a warm-up nothing is asked of the driver: no allocation, and all that was taken is given back."""
+    inputs = problem(s=500)
+
+    def call():
+        loss = ssdd_ext.krr_mse(*inputs, ridge=Ridge.trace(1e-3), on_failure="jitter")
+        torch.autograd.grad(loss, inputs[:2])
+
+    call()
+    torch.cuda.synchronize()
+    free, held = torch.cuda.mem_get_info()[0], torch.cuda.memory_allocated()
+    segments = torch.cuda.memory_stats()["segment.all.allocated"]
+    for _ in range(5):
+        call()
+    torch.cuda.synchronize()
+    assert torch.cuda.memory_stats()["segment.all.allocated"] == segments
+    assert torch.cuda.memory_allocated() == held and torch.cuda.mem_get_info()[0] == free
+
+
+@pytest.mark.gpu
+def test_explain_names_the_gpu():
+    text = ssdd_ext.explain(*problem()[:3])
+    assert torch.cuda.get_device_name() in text and "microseconds" in text and "K_ss" in text
+
+
+KRR = ([1.0, 1.0, 1e-3], "linear", "trace", False, "nan", [True, True, True, False])
+
+
+@pytest.mark.parametrize("half", [torch.bfloat16, torch.float16], ids=str)
+def test_half_features_go_through_the_ops_as_they_are(half):
+    """What the GPU's kernels read: shapes and types without a GPU."""
+    with FakeTensorMode():
+        x_s, x_q = (torch.empty(n, 16, dtype=half, requires_grad=True) for n in (12, 9))
+        y_s, y_q = torch.empty(12, 4, requires_grad=True), torch.empty(9, 4)
+        results = torch.ops.ssdd_ext.krr(x_s, y_s, x_q, y_q, None, *KRR)
+        assert {t.dtype for t in results} == {torch.float32, torch.int32}
+        bars = torch.autograd.grad(results[1], (x_s, y_s, x_q))
+        assert [b.dtype for b in bars] == [half, torch.float32, half]
+        assert [b.shape for b in bars] == [x_s.shape, y_s.shape, x_q.shape]
+        k = torch.ops.ssdd_ext.gram(x_s, x_q, None, [1.0, 0.0], "linear")
+        assert k.dtype == torch.float32
+        assert [b.dtype for b in torch.autograd.grad(k.sum(), (x_s, x_q))] == [half, half]
+
+
+def test_half_features_on_the_cpu_are_refused_by_the_core():
+    x = torch.zeros(4, 3, dtype=torch.bfloat16)
+    with pytest.raises(ValueError, match="16-bit features are read on a GPU only"):
+        torch.ops.ssdd_ext.krr(x, torch.zeros(4, 2), x, None, None, *KRR)
 
 
 def test_without_a_gpu_the_core_says_what_is_missing():

@@ -164,6 +164,79 @@ def test_explain_names_the_plan_and_its_costs():
         ssdd_ext.explain(x_s, y_s, x_q[:, :5])
 
 
+# --- on a GPU: seconds by a model, testable without one --------------------------------------------------------------
+
+H100 = plan.Gpu()
+
+
+def gpu_plan(*sizes, gpu=H100, **more):
+    return plan.choose(plan.Problem(*sizes, **more), gpu)
+
+
+def test_gpu_plans_are_legal_and_say_their_unit():
+    for row in ROWS:
+        chosen = plan.choose(problem_of(row), H100)
+        assert set(chosen.costs["forward"]) == set(plan.choose(problem_of(row)).costs["forward"])
+        assert set(chosen.costs["backward"]) == set(plan.choose(problem_of(row)).costs["backward"])
+        assert all(0 < cost < 1 for table in chosen.costs.values() for cost in table.values())
+        assert "microseconds on H100" in str(chosen)
+
+
+def test_gpu_plans_follow_the_shape():
+    # Ten support points: launches decide. A thousand with few targets: FLOPs do.
+    assert gpu_plan(10, 1024, 2048, 10).forward == "dense"
+    assert gpu_plan(1000, 1024, 8192, 10).forward == gpu_plan(1000, 1024, 8192, 10).backward == "low_rank"
+    assert gpu_plan(5000, 5000, 512, 10).forward == "primal"
+    assert gpu_plan(50, 100, 40, 10, linear=False).backward == "dense"
+
+
+def test_gpu_gram_is_fused_where_launches_decide_and_apart_where_one_processor_would_read_everything():
+    assert gpu_plan(10, 100, 64, 10).fused_gram and gpu_plan(32, 100, 40, 10, linear=False, batch=64).fused_gram
+    assert not gpu_plan(100, 1024, 4096, 10).fused_gram
+    assert not gpu_plan(1000, 100, 2000, 10).fused_gram  # no block holds it
+    assert "K_ss fused" in str(gpu_plan(10, 100, 64, 10))
+    small = plan.Gpu(shared=16 << 10)
+    assert not gpu_plan(64, 100, 64, 10, gpu=small).fused_gram
+
+
+def test_gpu_costs_grow_with_the_work_and_fall_with_the_device():
+    def cost(gpu=H100, **change):
+        sizes = {"s": 300, "q": 512, "d": 1024, "c": 20} | change
+        return min(plan.choose(plan.Problem(**sizes), gpu).costs["forward"].values())
+
+    base = cost()
+    for bigger in ({"batch": 1000}, {"s": 2000}, {"d": 100_000}, {"q": 100_000}, {"itemsize": 8}):
+        assert cost(**bigger) > base, bigger
+    assert cost(batch=1000, d=4096, feature_size=2) < cost(batch=1000, d=4096)  # half the bytes, a third of the passes
+    assert cost(plan.Gpu(launch=0.0)) < base < cost(plan.Gpu(launch=1e-5))
+    assert cost(plan.Gpu(bandwidth=1e11), batch=100) > cost(batch=100)
+
+
+def test_gpu_constants_are_scaled_from_what_cuda_says():
+    class Half:
+        name, multi_processor_count, major, minor = "half of one", 66, 9, 0
+
+    class Card:
+        name, multi_processor_count, major, minor = "a card", 84, 8, 6
+        clock_rate, memory_clock_rate, memory_bus_width = 1695000, 9751000, 384
+        shared_memory_per_block_optin = 101376
+
+    half, card = plan.Gpu.of(Half()), plan.Gpu.of(Card())
+    assert half.name == "half of one" and half.fp32 == pytest.approx(H100.fp32 / 2)
+    assert half.bandwidth == pytest.approx(H100.bandwidth / 2)
+    assert card.bandwidth == pytest.approx(936e9, rel=1e-3) and card.shared == 101376
+    assert card.fp64 < card.fp32 / 20
+    assert plan.choose(problem_of(ROWS[0]), card).device == "a card"
+
+
+def test_shared_memory_of_the_model_is_that_of_the_kernels():
+    """The largest orders that a block of an H100 holds; tests/simt/test_fused.cpp has the same numbers."""
+    for itemsize, whole, fused in ((4, 237, 220), (8, 165, 146)):
+        fits = [n for n in range(1, 257) if plan.gpu.fits_block(H100, n, itemsize)]
+        with_stages = [n for n in range(1, 257) if plan.gpu.fits_block(H100, n, itemsize, fused=True)]
+        assert (max(fits), max(with_stages)) == (whole, fused)
+
+
 def test_build_info_says_what_runs():
     info = ssdd_ext.build_info()
     assert {"cuda", "instruction_set", "instruction_sets", "threads", "torch"} <= set(info)

@@ -8,7 +8,7 @@
 #include <utility>
 #include <vector>
 
-#include <simt.cuh>
+#include "cuda/product.cuh"
 
 namespace {
 
@@ -42,6 +42,26 @@ SIMT_KERNEL(kThreads) written_after_a_barrier(float* out) {
 // Two blocks of one launch, and nothing orders them.
 SIMT_KERNEL(kThreads) blocks_collide(float* out) {
   if (simt::thread() == 0) simt::store(out, float(simt::block().x));  // names blocks_collide
+}
+
+// The block that comes first hands its values to the other by a flag. Before: all of its threads have written when it
+// raises the flag. Behind: all threads of the other know that it did.
+template <bool Before, bool Behind>
+SIMT_KERNEL(kThreads) hand_over(float* values, int* numbers, float* out) {
+  SIMT_SHARED(int, ticket, 1);
+  if (simt::thread() == 0) simt::put(ticket, simt::next_ticket(numbers));
+  simt::barrier();
+  if (simt::get(ticket) == 0) {
+    simt::store(values + simt::thread(), 1.0f);  // names flag_before_the_barrier names flag_seen_by_one
+    if (Before) simt::barrier();
+    if (simt::thread() == 0) simt::store_release(numbers + 1, 1);
+    return;
+  }
+  if (simt::thread() == 0)
+    while (simt::load_acquire(numbers + 1) == 0) simt::pause();
+  if (Behind) simt::barrier();
+  const float* from = values + (simt::thread() + 1) % kThreads;
+  simt::store(out + simt::thread(), simt::load(from));  // names flag_before_the_barrier names flag_seen_by_one
 }
 
 // Lanes hand values over through memory: a shuffle between does not order them, a warp barrier does.
@@ -88,6 +108,17 @@ SIMT_KERNEL(kThreads) global_overrun(const float* in, float* out) {
 
 SIMT_KERNEL(kThreads) global_write_overrun(float* out) {
   simt::store(out + simt::thread() + 1, 1.0f);  // names global_write_overrun
+}
+
+// What a kernel reads through its source, here of 16 bits.
+SIMT_KERNEL(kThreads) source_overrun(ssdd::cuda::Source<float> in, float* out) {
+  simt::store(out + simt::thread(), in(0, simt::thread() + 1));  // names source_overrun
+}
+SIMT_KERNEL(kThreads) source_race(ssdd::cuda::Source<float> in, float* out) {
+  if (simt::block().x == 0)
+    simt::store(out + simt::thread(), 1.0f);  // names source_race
+  else if (in(0, simt::thread()) > 2)         // names source_race
+    simt::store(out + simt::thread(), 2.0f);
 }
 
 SIMT_KERNEL(kThreads) vector_overrun(float* out) {
@@ -274,10 +305,25 @@ int main(int argc, char** argv) {
     simt::launch(kernel, {1}, threads, 0, nullptr, x, y);
     return 0;
   };
+  const auto run_two = [&](void (*kernel)(float*, int*, float*)) {
+    std::vector<float> values(kThreads);
+    std::vector<int> numbers(2);
+    simt::launch(kernel, {2}, kThreads, 0, nullptr, values.data(), numbers.data(), y);
+    return 0;
+  };
+  std::vector<uint16_t> bits(kThreads);
+  const auto halves = [&] { return reinterpret_cast<const float*>(bits.data()); };
+  using Features = ssdd::cuda::Source<float>;
+  const auto source = [&](void (*kernel)(Features, float*), const float* from, ssdd::Element element, unsigned blocks) {
+    const Features in(ssdd::Batch<const float>{from, 0, kThreads, 1}, element);
+    simt::launch(kernel, {blocks}, kThreads, 0, nullptr, in, y);
+    return 0;
+  };
   const auto right = [&] {
     for (auto* kernel : {&reduce<true>, &copied<0>}) run_in(kernel);
     run_in(&exchange<true>, 32);
     run(&shared_right, kTwo, kThreads, 3);
+    run_two(&hand_over<true, true>);
     run_in(&reduce<true>);
     return y[0] == kThreads ? product<3, true>() : 1;
   };
@@ -286,6 +332,8 @@ int main(int argc, char** argv) {
       {"missing_barrier", [&] { return run_in(&reduce<false>); }},
       {"written_after_a_barrier", [&] { return run(&written_after_a_barrier); }},
       {"blocks_collide", [&] { return run(&blocks_collide, 0, kThreads, 2); }},
+      {"flag_before_the_barrier", [&] { return run_two(&hand_over<false, true>); }},
+      {"flag_seen_by_one", [&] { return run_two(&hand_over<true, false>); }},
       {"shuffle_orders_nothing", [&] { return run_in(&exchange<false>, 32); }},
       {"copy_of_another", [&] { return run_in(&copied_by_another); }},
       {"copy_into_what_is_read", [&] { return run_in(&copy_into_what_is_read); }},
@@ -293,6 +341,8 @@ int main(int argc, char** argv) {
       {"static_overrun", [&] { return run(&static_overrun); }},
       {"global_overrun", [&] { return run_in(&global_overrun); }},
       {"global_write_overrun", [&] { return run(&global_write_overrun); }},
+      {"source_overrun", [&] { return source(&source_overrun, halves(), ssdd::Element::bf16, 1); }},
+      {"source_race", [&] { return source(&source_race, y, ssdd::Element::own, 2); }},
       {"vector_overrun", [&] { return run(&vector_overrun); }},
       {"copy_beyond_the_source", [&] { return run_in(&copy_beyond_the_source); }},
       {"copy_beyond_the_target", [&] { return run_in(&copy_beyond_the_target); }},

@@ -1,9 +1,11 @@
 // What one call asks of a GPU, as JSON: its launches, and where it is run on the twin also what the kernels counted.
 //
-//   simt_rows launches|counts float|double krr B S Q D C FORWARD BACKWARD       (dense, low_rank, mixed, primal)
-//   simt_rows launches|counts float|double rbf B S Q D C
+//   simt_rows launches|counts float|double krr B S Q D C FORWARD BACKWARD [fused]      (dense, low_rank, mixed, primal)
+//   simt_rows launches|counts float|double rbf B S Q D C [fused]
 //   simt_rows launches|counts float|double cholesky B N C
 //   simt_rows launches|counts float|double strided B S Q D STRIDE      (K of points whose features lie STRIDE apart)
+//   simt_rows launches|counts float product B M N K A B                (A, B: k-float, k-bf16 where k is the direction of
+//                                                                       unit stride, across-float, across-bf16)
 //
 // `launches` runs no kernel and touches no memory: the sizes may be those of a real problem. Kernels are named by their
 // place in the program (hexadecimal), which its symbols translate.
@@ -53,8 +55,9 @@ class Memory {
     return p;
   }
 
- private:
   const bool real;
+
+ private:
   uintptr_t fake = uintptr_t(1) << 40;
   std::vector<std::unique_ptr<void, void (*)(void*)>> kept;
   std::mt19937_64 generator{7};
@@ -119,6 +122,28 @@ void strided(Memory& memory, int64_t b, int64_t s, int64_t q, int64_t d, int64_t
   cuda::gram(a, nullptr);
 }
 
+// c = a b, an operand as `how` says.
+void product(Memory& memory, int64_t batch, int64_t m, int64_t n, int64_t k, const std::string& a_how, const std::string& b_how) {
+  const auto operand = [&](int64_t across, const std::string& how) {  // [across, k]
+    const bool along_k = how.rfind("k-", 0) == 0, narrow = how.find("-bf16") != std::string::npos;
+    const int64_t count = batch * across * k;
+    float* const values = memory.random<float>(count);
+    cuda::Source<float> source(values, across * k, along_k ? k : 1, along_k ? 1 : across);
+    if (narrow) {
+      uint16_t* const halves = memory.take<uint16_t>(count);
+      for (int64_t i = 0; memory.real && i < count; ++i) std::memcpy(halves + i, reinterpret_cast<char*>(values + i) + 2, 2);
+      source.p = reinterpret_cast<const float*>(halves), source.element = Element::bf16;
+    }
+    return source;
+  };
+  cuda::Product<float> p{};
+  p.batch = batch, p.m = m, p.n = n, p.k = k;
+  p.a = operand(m, a_how), p.b = operand(n, b_how).t();
+  p.c = memory.take<float>(batch * m * n), p.c_bs = m * n, p.ld = n;
+  p.split_elements = cuda::split_room(batch, m, n, k), p.split = memory.take<float>(p.split_elements);
+  cuda::product(p, nullptr);
+}
+
 // --- JSON -----------------------------------------------------------------------------------------------------
 
 template <class T>
@@ -135,13 +160,21 @@ bool describe(const simt::Argument& a) {
   if (is<cuda::Product<T>>(a)) {
     const auto p = as<cuda::Product<T>>(a);
     std::printf("{\"product\": %zu, \"batch\": %ld, \"m\": %ld, \"n\": %ld, \"k\": %ld, \"triangle\": %d, \"distance\": %s, "
-                "\"accumulate\": %s, \"add\": %s, \"row\": %s}",
+                "\"accumulate\": %s, \"add\": %s, \"row\": %s, \"element\": [%zu, %zu]}",
                 sizeof(T), p.batch, p.m, p.n, p.k, int(p.triangle), p.distance ? "true" : "false",
-                p.accumulate ? "true" : "false", p.add ? "true" : "false", p.row ? "true" : "false");
+                p.accumulate ? "true" : "false", p.add ? "true" : "false", p.row ? "true" : "false",
+                p.a.element == Element::own ? sizeof(T) : 2, p.b.element == Element::own ? sizeof(T) : 2);
   } else if (is<cuda::Factor<T>>(a) || (std::strstr(a.type, "Attempt") && a.bytes.size() > sizeof(cuda::Factor<T>))) {
     const auto f = as<cuda::Factor<T>>(a);  // Attempt begins with one
     std::printf("{\"factor\": true, \"batch\": %ld, \"n\": %ld, \"c\": %ld, \"zero_upper\": %s}", f.batch, f.n, f.x ? f.c : 0,
                 f.zero_upper ? "true" : "false");
+  } else if (is<cuda::Points<T>>(a)) {
+    const auto p = as<cuda::Points<T>>(a);
+    std::printf("{\"points\": %ld, \"distance\": %s}", p.d, p.kernel == KernelKind::rbf ? "true" : "false");
+  } else if (std::strstr(a.type, "5SolveI")) {  // of factor_large.cu: begins with five sizes
+    int64_t sizes[5];
+    std::memcpy(sizes, a.bytes.data(), sizeof(sizes));
+    std::printf("{\"solve\": true, \"batch\": %ld, \"n\": %ld, \"c\": %ld}", sizes[0], sizes[1], sizes[2]);
   } else if (is<cuda::Copy<T>>(a)) {
     const auto c = as<cuda::Copy<T>>(a);
     std::printf("{\"batch\": %ld, \"rows\": %ld, \"columns\": %ld}", c.batch, c.rows, c.columns);
@@ -218,13 +251,15 @@ int run(const std::vector<std::string>& words) {
     cholesky<T>(memory, number(3), number(4), number(5), real);
   } else if (words[2] == "strided") {
     strided<T>(memory, number(3), number(4), number(5), number(6), number(7));
+  } else if (words[2] == "product") {
+    product(memory, number(3), number(4), number(5), number(6), words.at(7), words.at(8));
   } else {
     const bool linear = words[2] == "krr";
     const Plan forward = linear ? plan(words.at(8)) : Plan::dense, backward = linear ? plan(words.at(9)) : Plan::dense;
     const int64_t s = number(4), q = number(5), d = number(6);
     KrrShape shape{number(3), s, q, d, number(7), forward == Plan::primal ? d + 1 : s,
                    linear ? KernelKind::linear : KernelKind::rbf, RidgeKind::trace, true, forward == Plan::primal, forward,
-                   q, 1};
+                   q, 1, words.back() == "fused"};
     krr<T>(memory, shape, backward);
   }
   print<T>();

@@ -3,6 +3,8 @@
 // then, misaligned vectors and divergent or missing barriers stop the program with the place named, only a
 // warp_barrier (not a shuffle) orders memory within a warp, and mma truncates its inputs and its sums.
 #pragma once
+#include <sched.h>
+
 #include <cmath>
 #include <cstring>
 #include <limits>
@@ -88,6 +90,20 @@ inline Vector<T, N> get_vector(const T* p, Site site = Site::here()) {
   return v;
 }
 template <int N, class T>
+inline void put_vector(T* p, Vector<T, N> v, Site site = Site::here()) {
+  runtime::check_aligned(site, p, sizeof(T) * N);
+  runtime::count(site, runtime::Space::shared, p, sizeof(T) * N);
+  for (int i = 0; i < N; ++i) p[i] = v.v[i];
+}
+template <int N, class T>
+inline Vector<T, N> load_vector(const T* p, Site site = Site::here()) {
+  runtime::check_aligned(site, p, sizeof(T) * N);
+  runtime::count(site, runtime::Space::global_load, p, sizeof(T) * N);
+  Vector<T, N> v;
+  for (int i = 0; i < N; ++i) v.v[i] = p[i];
+  return v;
+}
+template <int N, class T>
 inline void store_vector(T* p, Vector<T, N> v, Site site = Site::here()) {
   runtime::check_aligned(site, p, sizeof(T) * N);
   runtime::count(site, runtime::Space::global_store, p, sizeof(T) * N);
@@ -163,12 +179,26 @@ inline int atomic_min(int* p, int v) {
   return old;
 }
 
+inline int next_ticket(int* p) { return __atomic_fetch_add(p, 1, __ATOMIC_RELAXED); }
+inline int load_acquire(const int* p) { return __atomic_load_n(p, __ATOMIC_ACQUIRE); }
+inline void store_release(int* p, int v) { __atomic_store_n(p, v, __ATOMIC_RELEASE); }
+// Another block is waited for: it runs on another thread of the host, never on this one.
+inline void pause() { sched_yield(); }
+
 // --- arithmetic -------------------------------------------------------------------------------------------
 
 inline float from_bits(uint32_t bits) {
   float x;
   std::memcpy(&x, &bits, sizeof(x));
   return x;
+}
+inline float widen(uint16_t bits, bool half) {
+  if (!half) return from_bits(static_cast<uint32_t>(bits) << 16);
+  const uint32_t sign = static_cast<uint32_t>(bits & 0x8000u) << 16, exponent = bits >> 10 & 31u, mantissa = bits & 1023u;
+  if (exponent == 31) return from_bits(sign | 0x7f800000u | mantissa << 13);
+  const float size = exponent == 0 ? std::ldexp(static_cast<float>(mantissa), -24)
+                                   : from_bits((exponent + 112) << 23 | mantissa << 13);
+  return sign ? -size : size;
 }
 inline uint32_t to_tf32(float x) {
   uint32_t bits;

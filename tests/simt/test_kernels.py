@@ -10,13 +10,13 @@ import sys
 import pytest
 
 # What `make sanitize` runs: these parts of the table, and of each about one row in so many.
-SANITIZED = ["product_", "gram_", "cholesky_", "krr_"]
+SANITIZED = ["product_", "narrow_", "fused_", "large_", "gram_", "cholesky_", "krr_"]
 EVERY = 12
 # Asked whether it loads, never launched.
 NEVER_LAUNCHED = {"probe_kernel"}
 
 
-@pytest.mark.parametrize("part", ["product", "counts", "gram", "cholesky", "krr"])
+@pytest.mark.parametrize("part", ["product", "narrow", "fused", "large", "counts", "gram", "cholesky", "krr"])
 def test_kernels_on_the_twin(start, part):
     done = start("plain", "simt_tests", part)
     assert done.returncode == 0 and "passed, 0 failed" in done.stdout, done.stdout + done.stderr
@@ -64,15 +64,19 @@ def test_no_kernel_spills_or_uses_local_memory(compiled):
 
 def test_inner_loops_are_what_their_heads_say(compiled):
     tensor = [k for k in compiled if k["kernel"].startswith("tensor_kernel")]
-    assert len(tensor) == 4
+    assert len(tensor) == 16
     for kernel in tensor:
-        loop = kernel["loop"]
-        # 24 products for 8 steps of k, 16 in a step of the loop; operands as single words, copies of both widths.
-        assert loop["HMMA"] == 48 and loop["LDS"] <= 48 and loop["LDGSTS wide"] == 4, kernel
-        assert loop["LDG"] == 0 and loop["BAR"] == 1, kernel
+        loop, narrow = kernel["loop"], kernel["kernel"].split(", ")[2:]
+        wide = [n.rstrip(">") == "false" for n in narrow]
+        # 24 products for 8 steps of k, 16 in a step of the loop, and 8 fewer for each operand of 16 bits, which has no
+        # small part; operands as single words. Floats come by copies of both widths, 16-bit ones through registers.
+        assert loop["HMMA"] == 16 * (1 + sum(wide)) and loop["LDS"] <= 48 and loop["BAR"] == 1, kernel
+        assert loop["LDGSTS wide"] == 2 * sum(wide) and (loop["LDG"] == 0) == all(wide), kernel
     for kernel in (k for k in compiled if k["kernel"].startswith("plain_kernel")):
         loop = kernel["loop"]
-        assert loop["LDS wide"] in (32, 64) and loop["LDG"] == 0 and loop["FFMA"] + loop["DFMA"] >= 256, kernel
+        assert loop["LDS wide"] in (32, 64) and loop["FFMA"] + loop["DFMA"] >= 256, kernel
+        # 4 copies of each operand's elements or, of 16-bit features, in their place 4 loads.
+        assert loop["LDGSTS"] == loop["LDG"] == 8, kernel
 
 
 def test_heads_say_what_a_kernel_costs(root):

@@ -1,5 +1,6 @@
 // product(): accuracy beside true fp32, every layout, alignment and epilogue, splits of k, and what memory sees of it.
 #include "cuda/product.cuh"
+#include "cuda/vector.cuh"
 
 #include <algorithm>
 
@@ -162,6 +163,29 @@ TEST(product_splits) {
     c.split = true;
     both(c);
   }
+}
+
+namespace {
+
+template <class T>
+void dots() {
+  const int64_t count = 20001;  // three blocks a problem, the last with part of its elements
+  std::vector<Matrix> x{random(1, count), random(1, count)}, y{random(1, count), random(1, count)};
+  const Input<T> x_in(x, Layout::dense), y_in(y, Layout::dense);
+  std::vector<T> out = poisoned<T>(2), partial = poisoned<T>(ssdd::cuda::dot_room(2, count));
+  ssdd::cuda::dot<T>(2, count, x_in.view.p, y_in.view.p, -0.5, out.data(), partial.data(), nullptr);
+  for (size_t b = 0; b < 2; ++b) {
+    // Summed in fp64 and rounded once a block and once more.
+    const double want = -0.5 * dot(x[b], y[b]), size = std::sqrt(dot(x[b], x[b]) * dot(y[b], y[b]));
+    CHECK(std::fabs(double(out[b]) - want) <= tolerance<T>(2) * size, type_name<T>() << ": " << out[b] << ", not " << want);
+  }
+}
+
+}  // namespace
+
+TEST(product_dots_in_parts) {
+  dots<float>();
+  dots<double>();
 }
 
 TEST(product_inactive_problems_are_left_alone) {

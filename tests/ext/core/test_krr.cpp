@@ -24,6 +24,7 @@ struct Case {
   Layout x = Layout::dense, y = Layout::dense;
   OnFailure on_failure = OnFailure::nan;
   bool border = false;  // primal: a row and column for a bias even where it is 0
+  bool fused = false;   // the GPU forms K_ss where it factors it
   bool bordered() const { return forward == Plan::primal && (bias > 0 || border); }
 };
 
@@ -36,7 +37,7 @@ std::ostream& operator<<(std::ostream& out, const Case& c) {
   return out << name(c.kernel) << " " << plan_name(c.forward) << " B=" << c.batch << " S=" << c.s << " Q=" << c.q
              << " D=" << c.d << " C=" << c.c << " bias " << c.bias << " " << name(c.ridge)
              << (c.detach ? " detached" : "") << (c.loss ? " loss" : "") << (c.keep ? " kept" : "") << " chunk "
-             << c.chunk << " " << name(c.x) << " " << name(c.y);
+             << c.chunk << " " << name(c.x) << " " << name(c.y) << (c.fused ? " fused" : "");
 }
 
 template <class T>
@@ -89,7 +90,7 @@ struct Run {
     const bool bordered = c.bordered();
     const int64_t chunk = c.chunk ? c.chunk : std::max<int64_t>(1, c.q);
     const int64_t n = c.forward == Plan::primal ? c.d + bordered : c.s;
-    return {c.batch, c.s, c.q, c.d, c.c, n, c.kernel, c.ridge, c.detach, bordered, plan, chunk, threads};
+    return {c.batch, c.s, c.q, c.d, c.c, n, c.kernel, c.ridge, c.detach, bordered, plan, chunk, threads, c.fused};
   }
 
   void forward() {
@@ -219,16 +220,22 @@ void run(const Case& c, int most_threads) {
   }
 }
 
-// The case with each kernel and forward plan that it can have.
+// The case with each kernel and forward plan that it can have; fused and not in turn, each with both types.
 void everywhere(Case c, int most_threads = 2) {
+  static bool fused = false;
   for (Plan plan : {Plan::dense, Plan::low_rank, Plan::primal}) {
     c.forward = plan;
+    c.fused = (plan == Plan::dense) != fused;
     run<float>(c, most_threads);
+    c.fused = !c.fused;
     run<double>(c, most_threads);
   }
   c.kernel = KernelKind::rbf, c.forward = Plan::dense;
+  c.fused = fused;
   run<float>(c, most_threads);
+  c.fused = !fused;
   run<double>(c, most_threads);
+  fused = !fused;
 }
 
 }  // namespace
@@ -313,13 +320,14 @@ TEST(krr_jitter_is_unused_where_all_is_well) {
   Case c{3, 20, 9, 8, 3};
   c.on_failure = OnFailure::jitter;
   everywhere(c);
+  everywhere(c);  // the other half fused
 }
 
 TEST(krr_bad_problems_stay_alone) {
   // The second problem has a ridge out of range, the third a NaN among its points.
   for (Plan forward : {Plan::dense, Plan::low_rank, Plan::primal}) {
     Case c{4, 6, 5, 3, 2, KernelKind::linear, forward};
-    c.tensor = true, c.loss = false;
+    c.tensor = true, c.loss = false, c.fused = forward == Plan::low_rank;
     Run<float> r(c);
     r.hypers->memory[size_t(r.hypers->hyper.bs) + 2] = -1;
     r.x_s_in->memory[size_t(2 * c.s * c.d)] = std::numeric_limits<float>::quiet_NaN();
@@ -349,8 +357,10 @@ TEST(krr_bad_problems_stay_alone) {
 
 TEST(krr_equal_points_fail_or_get_jitter) {
   for (OnFailure on_failure : {OnFailure::nan, OnFailure::jitter})
-    for (KernelKind kernel : {KernelKind::linear, KernelKind::rbf}) {
+    for (int which = 0; which < 4; ++which) {
+      const KernelKind kernel = which % 2 ? KernelKind::rbf : KernelKind::linear;
       Case c{1, 2, 3, 1, 2, kernel};
+      c.fused = which > 1;
       c.ridge = RidgeKind::absolute, c.tensor = true, c.loss = false, c.on_failure = on_failure, c.bias = 0;
       Run<double> r(c);
       for (double& x : r.x_s_in->memory) x = 1;

@@ -3,16 +3,26 @@
 The same result has several orders of work (DESIGN of each in ``csrc/krr.h``); the cheapest depends on the shape
 alone. The primal (D, plus one with a bias, below S) never costs more than the dual and is far better conditioned at
 small ridges, so it is a rule; between the dual orders a small model of multiply-adds and passes over memory decides,
-forward and backward separately.
+forward and backward separately. On a GPU launches, bytes and FLOPs decide (``gpu.py``), in seconds, also whether K_ss
+is formed by the blocks that factor it.
 """
 
 from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from typing import Any
+
+from . import gpu as gpu_model
+from .gpu import Gpu
+from .problem import Problem, is_primal
+
+__all__ = [
+    "BACKWARD", "CODES", "FORWARD", "K_QS_BYTES", "STAND_IN", "Gpu", "Plan", "Problem", "backward_costs", "choose",
+    "force", "forward_costs", "is_forced", "is_primal", "kept_queries", "order", "saved_rows",
+]  # fmt: skip
 
 FORWARD = ("dense", "low_rank", "primal")
 BACKWARD = ("dense", "low_rank", "mixed", "primal")
@@ -31,21 +41,6 @@ MOVE = 6.0
 
 
 @dataclass(frozen=True)
-class Problem:
-    """Sizes of one problem: S support points, Q queries, D features, C targets; what needs a gradient."""
-
-    s: int
-    q: int
-    d: int
-    c: int
-    linear: bool = True
-    bordered: bool = False
-    itemsize: int = 4
-    needs_x_s: bool = True
-    needs_x_q: bool = False
-
-
-@dataclass(frozen=True)
 class Plan:
     """What was picked: an order for each pass, queries at a time, and the modelled costs of every legal order."""
 
@@ -53,12 +48,16 @@ class Plan:
     backward: str
     chunk: int
     costs: dict[str, dict[str, float]] = field(default_factory=dict, compare=False)
+    fused_gram: bool = False  # GPU: K_ss is formed by the blocks that factor it
+    device: str = field(default="", compare=False)  # the GPU whose seconds the costs are; "": multiply-adds
 
     def __str__(self) -> str:
-        lines = [f"forward {self.forward}, backward {self.backward}, {self.chunk} queries at a time"]
+        fused = ", K_ss fused with its factorisation" if self.fused_gram else ""
+        lines = [f"forward {self.forward}, backward {self.backward}, {self.chunk} queries at a time{fused}"]
+        unit, scale = (f"microseconds on {self.device}", 1e6) if self.device else ("multiply-adds", 1.0)
         for which, table in self.costs.items():
-            ranked = ", ".join(f"{name} {cost:.3g}" for name, cost in sorted(table.items(), key=lambda i: i[1]))
-            lines.append(f"  {which} (modelled multiply-adds): {ranked}")
+            ranked = ", ".join(f"{name} {cost * scale:.3g}" for name, cost in sorted(table.items(), key=lambda i: i[1]))
+            lines.append(f"  {which} (modelled {unit}): {ranked}")
         return "\n".join(lines)
 
 
@@ -103,10 +102,6 @@ def _max(a: Any, b: Any) -> Any:
     import torch
 
     return torch.sym_max(a, b)
-
-
-def is_primal(p: Problem) -> bool:
-    return p.linear and p.d + p.bordered < p.s
 
 
 def _product(m: float, n: float, k: float) -> float:
@@ -184,9 +179,9 @@ def is_forced() -> bool:
     return bool(_forced)
 
 
-def choose(p: Problem) -> Plan:
-    """The plan for one problem; cached by shape."""
-    plan = _choose(p)
+def choose(p: Problem, gpu: Gpu | None = None) -> Plan:
+    """The plan for one problem on the CPU, or for a batch on a GPU; cached by shape."""
+    plan = _choose(p, gpu)
     if not _forced:
         return plan
     picked = {}
@@ -196,15 +191,22 @@ def choose(p: Problem) -> Plan:
         if wanted is not None and wanted not in legal:
             raise ValueError(f"plan {wanted!r} is not legal for {p} in the {which}: legal are {', '.join(legal)}")
         picked[which] = wanted or getattr(plan, which)
-    return Plan(picked["forward"], picked["backward"], plan.chunk, plan.costs)
+    return replace(plan, forward=picked["forward"], backward=picked["backward"])
 
 
 @lru_cache(maxsize=4096)
-def _choose(p: Problem) -> Plan:
+def _choose(p: Problem, gpu: Gpu | None) -> Plan:
     kept = kept_queries(p.s, p.q, p.d, p.c, p.linear, p.bordered, p.itemsize) > 0
-    forward = forward_costs(p)
-    first = "dense" if kept and not is_primal(p) else min(forward, key=lambda k: forward[k])
-    backward = backward_costs(p, kept and first == "dense")
-    second = min(backward, key=lambda k: backward[k])
     chunk = max(1, min(p.q, max(64, K_QS_BYTES // max(1, p.s * p.itemsize))))
-    return Plan(first, second, chunk, {"forward": forward, "backward": backward})
+    forward = forward_costs(p) if gpu is None else gpu_model.forward_costs(p, gpu, chunk)
+    first = "dense" if kept and not is_primal(p) else min(forward, key=lambda k: forward[k])
+    kept = kept and first == "dense"
+    backward = backward_costs(p, kept) if gpu is None else gpu_model.backward_costs(p, gpu, kept, chunk)
+    second = min(backward, key=lambda k: backward[k])
+    costs = {"forward": forward, "backward": backward}
+    if gpu is None:
+        return Plan(first, second, chunk, costs)
+    if is_primal(p):
+        return Plan(first, second, chunk, costs, device=gpu.name)
+    ways = gpu_model.gram_costs(p, gpu)
+    return Plan(first, second, chunk, costs | {"K_ss": ways}, min(ways, key=lambda k: ways[k]) == "fused", gpu.name)

@@ -1,0 +1,111 @@
+// A product of 64 x 64 x kSteps in one block, operands in shared memory, sums in registers: on the tensor cores for float, on the
+// ordinary units else. What the tiled factorisation and solve are made of. kSteps: half of 64 in double, so that a block fits
+// the 99 KB of an sm_86 and sm_89.
+#pragma once
+#include "tile_plain.cuh"
+#include "tile_tensor.cuh"
+
+namespace ssdd::cuda {
+
+// KMajor: the operand's k is the direction of unit stride.
+template <class T>
+struct Tile {
+  static constexpr int kThreads = plain::kThreads, kSteps = 2 * kDepth, kRoom = 2 * plain::kStage<T>;  // elements of one operand
+  T sums[4][4];
+
+  template <bool KMajor>
+  static SIMT_DEVICE int place(int row, int k) {
+    return k / kDepth * plain::kStage<T> + k % kDepth * plain::kPitch<T> + row;
+  }
+  // x (row, k) asynchronously, zero beyond `rows` and `steps`.
+  template <bool KMajor>
+  static SIMT_DEVICE void load(View<const T> x, int rows, int steps, bool, T* operand) {
+    const plain::Loader<T> loader(Source<T>(x.p, 0, x.rs, x.cs), 0, rows);
+#pragma unroll 1
+    for (int s = 0; s < kSteps / kDepth; ++s) loader.load(operand + s * plain::kStage<T>, s * kDepth, steps);
+  }
+  template <bool AMajor, bool BMajor>
+  SIMT_DEVICE void multiply(const T* a, const T* b) {
+    // Columns 16 apart: what a thread then does with its numbers meets in no bank more than twice.
+    const int row = simt::thread() / 16 * 4, column = simt::thread() % 16;
+#pragma unroll 1
+    for (int s = 0; s < kSteps / kDepth; ++s, a += plain::kStage<T>, b += plain::kStage<T>) {
+      T fresh[4][4] = {};
+#pragma unroll
+      for (int step = 0; step < kDepth; ++step) {
+        T x[4], z[4];
+        plain::four(a + step * plain::kPitch<T> + row, x);
+#pragma unroll
+        for (int j = 0; j < 4; ++j) z[j] = simt::get(b + step * plain::kPitch<T> + column + 16 * j);
+#pragma unroll
+        for (int i = 0; i < 4; ++i)
+#pragma unroll
+          for (int j = 0; j < 4; ++j) fresh[i][j] = simt::fma(x[i], z[j], fresh[i][j]);
+      }
+#pragma unroll
+      for (int i = 0; i < 4; ++i)
+#pragma unroll
+        for (int j = 0; j < 4; ++j) sums[i][j] += fresh[i][j];
+    }
+  }
+  SIMT_DEVICE void clear() {
+#pragma unroll
+    for (int i = 0; i < 4; ++i)
+#pragma unroll
+      for (int j = 0; j < 4; ++j) sums[i][j] = 0;
+  }
+  // f(row, column, sum of this thread's)
+  template <class F>
+  SIMT_DEVICE void each(const F& f) {
+#pragma unroll
+    for (int i = 0; i < 4; ++i)
+#pragma unroll
+      for (int j = 0; j < 4; ++j) f(simt::thread() / 16 * 4 + i, simt::thread() % 16 + 16 * j, sums[i][j]);
+  }
+};
+
+template <>
+struct Tile<float> {
+  static constexpr int kThreads = tensor::kThreads, kSteps = kTile, kRoom = tensor::kStages * tensor::kStage;
+  static_assert(tensor::kStages == kTile / kDepth, "an operand of 64 k fills the stages");
+  float sums[2][4][4];
+
+  template <bool KMajor>
+  static SIMT_DEVICE int place(int row, int k) {
+    return tensor::place_of<KMajor>(row, k);
+  }
+  // vectors: rows (KMajor) or steps are aligned to 16 bytes.
+  template <bool KMajor>
+  static SIMT_DEVICE void load(View<const float> x, int rows, int steps, bool vectors, float* operand) {
+    tensor::Loader<KMajor> loader(Source<float>(x.p, 0, x.rs, x.cs), 0, rows, 0, vectors);
+#pragma unroll 1
+    for (int s = 0; s < kSteps / kDepth; ++s) loader.load(operand + s * tensor::kStage, steps - s * kDepth);
+  }
+  template <bool AMajor, bool BMajor>
+  SIMT_DEVICE void multiply(const float* a, const float* b) {
+#pragma unroll 1
+    for (int s = 0; s < kSteps / kDepth; ++s)
+      tensor::multiply<AMajor, BMajor>(a + s * tensor::kStage, b + s * tensor::kStage, simt::warp() / 2 * 32,
+                                       simt::warp() % 2 * 32, sums);
+  }
+  SIMT_DEVICE void clear() {
+#pragma unroll
+    for (int i = 0; i < 2; ++i)
+#pragma unroll
+      for (int j = 0; j < 4; ++j)
+#pragma unroll
+        for (int e = 0; e < 4; ++e) sums[i][j][e] = 0;
+  }
+  template <class F>
+  SIMT_DEVICE void each(const F& f) {
+    const int row = simt::warp() / 2 * 32 + simt::lane() / 4, column = simt::warp() % 2 * 32 + simt::lane() % 4 * 2;
+#pragma unroll
+    for (int i = 0; i < 2; ++i)
+#pragma unroll
+      for (int j = 0; j < 4; ++j)
+#pragma unroll
+        for (int e = 0; e < 4; ++e) f(row + i * 16 + e / 2 * 8, column + j * 8 + e % 2, sums[i][j][e]);
+  }
+};
+
+}  // namespace ssdd::cuda

@@ -1,0 +1,315 @@
+"""What the orders of the products cost on a GPU, in seconds: launches, bytes over the memory's rate, FLOPs over the
+units' rate, and the chains of pivots that no unit shortens.
+
+Pure arithmetic over the shapes and the device's constants (an H100's, scaled by what CUDA says of the device at hand):
+nothing is timed and nothing waits for the device. The tiles, splits and limits are those of ``csrc/cuda``; the rates
+are data sheets' and counted instructions, not measured: what is asked of them is the order of the costs.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, replace
+from typing import Any
+
+from .problem import Problem, is_primal
+
+TILE, DEPTH = 64, 16  # of a product (product.cuh)
+CHIP, SHORTEST, MOST_SPLITS = 264, 128, 16  # splits of a long k (product_plain.cu)
+TENSOR_FROM = 48  # k from which float products run on the tensor cores
+BLOCKS = 3  # of one multiprocessor, that a product's tiles fill it with
+WARP_LIMIT, STRIP, SQUARE, WARPS = 32, 16, 32, 8  # triangle.cuh, factor_fused.cu
+COLUMNS = 64  # of x that one block solves
+
+# Cycles, counted in the instructions of the kernels.
+PIVOT = 130.0  # of the chain: a square root, a reciprocal, shuffles and an update
+STAGE = 250.0  # the least that 16 features take in the fused kernel: a barrier, copies, loads
+TILE_CHAIN = 26000.0  # of 64 pivots, the inverse, three products and an update behind their flags (factor_large.cu)
+SOLVE_CHAIN = 9000.0  # of one tile of the solve: the last update and three products
+SUBSTITUTE = 2500.0  # of 16 rows in one block, both ways
+FILL = 2500.0  # from a launch's first load to its last store, where nothing overlaps it
+
+
+@dataclass(frozen=True)
+class Gpu:
+    """The constants of a device; the defaults are an H100 SXM's."""
+
+    name: str = "H100"
+    multiprocessors: int = 132
+    clock: float = 1.755e9
+    bandwidth: float = 3.35e12  # bytes a second
+    shared: int = 227 << 10  # bytes that one block may have
+    fp32: float = 67e12  # FLOPs a second, a multiply-add counted as two
+    fp64: float = 34e12
+    tensor: float = 104e12  # fp32 products as three TF32 products through mma.sync
+    one_pass: float = 312e12  # the same of 16-bit inputs: one TF32 product is exact
+    launch: float = 2.5e-6  # from one kernel of a stream to the next
+
+    @staticmethod
+    def of(properties: Any) -> Gpu:
+        """From torch.cuda.get_device_properties(...) or anything with its names; what is missing scales."""
+        base = Gpu()
+        count = getattr(properties, "multi_processor_count", base.multiprocessors)
+        clock = getattr(properties, "clock_rate", 0) * 1e3 or base.clock
+        speed = count * clock / (base.multiprocessors * base.clock)
+        memory, bus = getattr(properties, "memory_clock_rate", 0) * 1e3, getattr(properties, "memory_bus_width", 0)
+        major = getattr(properties, "major", 9)
+        # Data sheets: chips for games and workstations have 1/64 of fp32's rate in fp64 and a quarter of the TF32.
+        small = major < 8 or (major, getattr(properties, "minor", 0)) in ((8, 6), (8, 9), (12, 0))
+        return replace(
+            base,
+            name=getattr(properties, "name", base.name),
+            multiprocessors=count,
+            clock=clock,
+            bandwidth=memory * bus / 4 if memory and bus else base.bandwidth * speed,  # two transfers a cycle
+            shared=getattr(properties, "shared_memory_per_block_optin", base.shared),
+            fp32=base.fp32 * speed,
+            fp64=base.fp64 * speed / (32 if small else 1),
+            tensor=base.tensor * speed / (4 if small else 1),
+            one_pass=base.one_pass * speed / (4 if small else 1),
+        )
+
+
+def shared_pitch(n: int) -> int:
+    """As triangle.cuh."""
+    return next(p for p in range(n, n + 32) if p % 32 in (5, 13, 29))
+
+
+def block_bytes(n: int, itemsize: int, fused: bool) -> int:
+    """Shared memory of a one-block factorisation; fused: with two stages of features."""
+    elements, rows = n * shared_pitch(n) + 2 * n + 12, math.ceil(n / SQUARE) * SQUARE
+    return itemsize * (elements + (2 * rows * (STRIP + 16 // itemsize) + 4 if fused else 0))
+
+
+def fits_block(gpu: Gpu, n: int, itemsize: int, fused: bool = False) -> bool:
+    return n <= 256 and block_bytes(n, itemsize, fused) <= gpu.shared - 64
+
+
+@dataclass
+class Cost:
+    """Seconds of a sequence of launches on one device."""
+
+    gpu: Gpu
+    batch: int
+    itemsize: int
+    seconds: float = 0.0
+    launches: int = 0
+
+    def launch(self, busy: float, count: int = 1) -> None:
+        self.launches += count
+        self.seconds += busy + count * self.gpu.launch
+
+    def product(
+        self, m: int, n: int, k: int, *, triangle: bool = False, distance: bool = False, sizes: tuple[int, int] = (0, 0)
+    ) -> None:
+        """c[m, n] = a[m, k] b[k, n] for every problem; sizes: bytes of an element of a and b (0: as the rest)."""
+        if not (m and n and self.batch):
+            return
+        gpu, rows, columns = self.gpu, math.ceil(m / TILE), math.ceil(n / TILE)
+        tiles = self.batch * (rows * (rows + 1) // 2 if triangle else rows * columns)
+        splits = max(1, min(CHIP // tiles, k // SHORTEST, MOST_SPLITS))
+        a, b = (size or self.itemsize for size in sizes)
+        tensor = self.itemsize == 4 and k >= TENSOR_FROM and not distance
+        rate = gpu.fp64 if self.itemsize == 8 else gpu.fp32
+        if tensor:
+            rate = gpu.one_pass if a < 4 and b < 4 else gpu.tensor
+        # A block alone has a third of what its multiprocessor can do; a block's k is rounded up to whole steps.
+        steps = math.ceil(k / splits / DEPTH) * DEPTH
+        one = (3 if distance else 2) * TILE * TILE * steps / (rate / gpu.multiprocessors / BLOCKS)
+        waves = max(1.0, tiles * splits / (gpu.multiprocessors * BLOCKS))
+        read = a * m * k + (0 if triangle else b * n * k)
+        moved = self.batch * (read + self.itemsize * m * n * (2 * splits + 1 if splits > 1 else 1))
+        self.launch(max(waves * one, moved / gpu.bandwidth) + FILL / gpu.clock, 2 if splits > 1 else 1)
+
+    def passes(self, elements: float, count: int = 1) -> None:
+        """Small kernels between products, which read and write so many elements in all."""
+        moved = 2 * self.batch * elements * self.itemsize
+        self.launch(moved / self.gpu.bandwidth + count * FILL / 2 / self.gpu.clock, count)
+
+    def _blocks(self, count: float, chain: float, work: float, room: int) -> None:
+        """One block each: cycles of its chain, which others hide, and of its work, for which they share the units."""
+        together = max(1, min(2, self.gpu.shared // max(1, room)))
+        waves = max(1.0, count / (self.gpu.multiprocessors * together))
+        self.launch(waves * max(chain + work, together * work) / self.gpu.clock)
+
+    def _units(self, multiply_adds: float) -> float:
+        # Cycles of one multiprocessor: 128 lanes of fp32, two thirds of them busy; half as many lanes in fp64.
+        return multiply_adds / (85 if self.itemsize == 4 else 40)
+
+    def _substitution(self, n: int, c: int) -> tuple[float, float]:
+        return (math.ceil(n / STRIP) * SUBSTITUTE, self._units(n * n * min(c, COLUMNS))) if c else (0.0, 0.0)
+
+    def factor(self, n: int, c: int) -> None:
+        """Cholesky of order n with the solve of c columns."""
+        gpu = self.gpu
+        if n <= WARP_LIMIT:
+            waves = max(1.0, self.batch / (gpu.multiprocessors * 8))
+            self.launch(waves * (PIVOT * n + 40.0 * n * math.ceil(c / 32)) / gpu.clock)
+        elif fits_block(gpu, n, self.itemsize):
+            chain, work = self._substitution(n, c if c <= COLUMNS else 0)
+            room = block_bytes(n, self.itemsize, False)
+            self._blocks(self.batch, chain + PIVOT * n, work + self._units(n**3 / 6), room)
+            if c > COLUMNS:
+                self.solve(n, c)
+        else:
+            tiles = math.ceil(n / TILE)
+            rate = gpu.tensor if self.itemsize == 4 else gpu.fp64
+            self.launch(FILL / gpu.clock, 2)
+            self.launch(max(tiles * TILE_CHAIN / gpu.clock, self.batch * n**3 / 3 / rate * 2))
+            self._solve_tiles(n, c)
+
+    def _solve_tiles(self, n: int, c: int) -> None:
+        rate = self.gpu.tensor if self.itemsize == 4 else self.gpu.fp64
+        columns = math.ceil(c / COLUMNS) * COLUMNS
+        chain = 2 * math.ceil(n / TILE) * SOLVE_CHAIN / self.gpu.clock
+        self.launch(max(chain, 2 * self.batch * n * n * columns / rate * 2))
+
+    def solve(self, n: int, c: int) -> None:
+        """With a factor."""
+        if n <= WARP_LIMIT or fits_block(self.gpu, n, self.itemsize):
+            chain, work = self._substitution(n, c)
+            self._blocks(self.batch * math.ceil(c / COLUMNS), chain, work, block_bytes(n, self.itemsize, False))
+        else:
+            self.launch(FILL / self.gpu.clock)
+            self._solve_tiles(n, c)
+
+    def fused(self, n: int, d: int, c: int, linear: bool, feature_bytes: int) -> None:
+        """Gram matrix, factor and solve in one block a problem."""
+        side = math.ceil(n / SQUARE)
+        squares = side * (side + 1) // 2
+        rounds, groups = math.ceil(squares / WARPS), max(1, WARPS // squares)
+        # 16 features of a square in one warp: 12 loads of shared memory a feature, of which the 8 warps share the port.
+        stage = 12 * STRIP * min(WARPS, squares * groups) / groups
+        stage *= (1 if linear else 1.3) * (1 if self.itemsize == 4 else 2.5)
+        stages = rounds * math.ceil(d / STRIP)
+        chain, work = self._substitution(n, c if c <= COLUMNS else 0)
+        chain += PIVOT * n + stages * max(0.0, STAGE - stage)
+        work += self._units(n**3 / 6) + stages * stage
+        before = self.seconds
+        self._blocks(self.batch, chain, work, block_bytes(n, self.itemsize, True))
+        moved = self.batch * n * (d * feature_bytes + 2 * n * self.itemsize)
+        self.seconds = max(self.seconds, before + self.gpu.launch + moved / self.gpu.bandwidth)
+        if c > COLUMNS:
+            self.solve(n, c)
+
+
+def _start(p: Problem, gpu: Gpu) -> Cost:
+    cost = Cost(gpu, p.batch, p.itemsize)
+    cost.passes(16)  # the scalars
+    return cost
+
+
+def gram_costs(p: Problem, gpu: Gpu) -> dict[str, float]:
+    """Seconds to K_ss, its factor and the solve: the tiled product and then the factorisation, or all in one block."""
+    f = p.feature_bytes
+    apart = Cost(gpu, p.batch, p.itemsize)
+    apart.product(p.s, p.s, p.d, triangle=True, distance=not p.linear, sizes=(f, f))
+    apart.factor(p.s, p.c)
+    costs = {"apart": apart.seconds}
+    if fits_block(gpu, p.s, p.itemsize, fused=True):
+        together = Cost(gpu, p.batch, p.itemsize)
+        together.fused(p.s, p.d, p.c, p.linear, f)
+        costs["fused"] = together.seconds
+    return costs
+
+
+def forward_costs(p: Problem, gpu: Gpu, chunk: int) -> dict[str, float]:
+    s, q, d, c, f = p.s, p.q, p.d, p.c, p.feature_bytes
+    finish = 2 * q * c
+    if is_primal(p):
+        n, cost = d + p.bordered, _start(p, gpu)
+        cost.product(d, d, s, triangle=True, sizes=(f, f))
+        cost.product(d, c, s, sizes=(f, 0))
+        if p.bordered:
+            cost.passes(s * (d + c), 3)
+        cost.factor(n, c)
+        cost.product(q, c, d, sizes=(f, 0))
+        cost.passes(finish, 2)
+        return {"primal": cost.seconds}
+    solved = min(gram_costs(p, gpu).values())
+    chunks = math.ceil(q / chunk) if q else 0
+    dense = _start(p, gpu)
+    for _ in range(min(chunks, 8)):
+        dense.product(min(chunk, q), s, d, distance=not p.linear, sizes=(f, f))
+        dense.product(min(chunk, q), c, s)
+    costs = {"dense": dense.seconds * max(1.0, chunks / 8)}
+    if p.linear:
+        low = _start(p, gpu)
+        low.product(c, d, s, sizes=(0, f))
+        low.passes(s * c)
+        low.product(q, c, d, sizes=(f, 0))
+        costs["low_rank"] = low.seconds
+    end = Cost(gpu, p.batch, p.itemsize)
+    end.passes(finish, 2)
+    return {name: cost + solved + end.seconds for name, cost in costs.items()}
+
+
+def backward_costs(p: Problem, gpu: Gpu, kept: bool, chunk: int) -> dict[str, float]:
+    s, q, d, c, f = p.s, p.q, p.d, p.c, p.feature_bytes
+    chunks, rows = (math.ceil(q / chunk), min(chunk, q)) if q else (0, 0)
+    if is_primal(p):
+        n, cost = d + p.bordered, _start(p, gpu)
+        cost.product(d, c, q, sizes=(f, 0))
+        cost.solve(n, c)
+        cost.passes(2 * n * c, 2)
+        cost.product(s, c, d, sizes=(f, 0))
+        if p.needs_x_s:
+            cost.passes(2 * s * c, 2)
+            cost.product(s, c, d, sizes=(f, 0))
+            cost.product(s, d, c)
+            cost.product(s, d, c)
+        if p.needs_x_q:
+            cost.product(q, d, c)
+        return {"primal": cost.seconds}
+
+    def start(low: bool) -> Cost:
+        """To U and lambda bar."""
+        cost = _start(p, gpu)
+        if low:
+            cost.product(c, d, q, sizes=(0, f))
+        if low and not kept:
+            cost.passes(q * c)
+            cost.product(s, c, d, sizes=(f, 0))
+        for _ in range(0 if low and not kept else chunks):
+            if not kept:
+                cost.product(rows, s, d, distance=not p.linear, sizes=(f, f))
+            cost.product(s, c, rows)
+        cost.solve(s, c)
+        cost.passes(2 * s * c, 2)
+        return cost
+
+    def to_x_s_through_k(cost: Cost) -> None:
+        cost.passes(3 * s * c, 3)
+        cost.product(s, s, 2 * c, triangle=True)
+        if not p.linear:
+            cost.passes(2 * s * s, 4)
+        cost.product(s, d, s, sizes=(0, f))
+
+    dense = start(low=False)
+    if p.needs_x_s or not p.linear:
+        to_x_s_through_k(dense)
+        for _ in range(chunks):
+            if not (p.linear or kept):
+                dense.product(rows, s, d, distance=True, sizes=(f, f))
+            dense.product(rows, s, c)
+            if not p.linear:
+                dense.passes(2 * rows * s + rows * d, 4)
+            dense.product(s, d, rows, sizes=(0, f))
+            if not p.linear and p.needs_x_q:
+                dense.product(rows, d, s, sizes=(0, f))
+    if not p.linear:
+        return {"dense": dense.seconds}
+    low, mixed = start(low=True), start(low=True)
+    if p.needs_x_s:
+        low.product(c, d, s, sizes=(0, f))
+        low.product(c, d, s, sizes=(0, f))
+        low.passes(2 * s * c, 2)
+        low.product(s, d, 2 * c)
+        to_x_s_through_k(mixed)
+        mixed.product(s, d, c)
+    for cost, has_w in ((dense, False), (low, p.needs_x_s), (mixed, False)):
+        if p.needs_x_q:
+            if not has_w:
+                cost.product(c, d, s, sizes=(0, f))
+            cost.product(q, d, c)
+    return {"dense": dense.seconds, "low_rank": low.seconds, "mixed": mixed.seconds}
