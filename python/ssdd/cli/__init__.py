@@ -6,6 +6,7 @@ import dataclasses
 import json
 import os
 import sys
+import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -245,5 +246,23 @@ def readable_errors() -> Iterator[None]:
 
 def main() -> None:
     """The program ``ssdd``."""
-    with readable_errors():
-        app(spelled_out(sys.argv[1:]))
+    if int(os.environ.get("WORLD_SIZE", "1")) == 1:
+        with readable_errors():
+            app(spelled_out(sys.argv[1:]))
+        return
+    # One of several processes: gloo's threads may still be letting go of what Python owns, and a thread that asks a
+    # closing interpreter for its lock is ended by it, which C++ answers with abort(). All is on disk; so leave at once.
+    code = 1
+    try:
+        with readable_errors():
+            app(spelled_out(sys.argv[1:]))
+        code = 0
+    except SystemExit as end:
+        if isinstance(end.code, str):
+            print(end.code, file=sys.stderr)
+        code = end.code if isinstance(end.code, int) else int(end.code is not None)
+    except BaseException:
+        traceback.print_exc()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)
