@@ -40,7 +40,7 @@ struct KrrShape {
   Plan plan;
   int64_t chunk;  // queries at a time in the dense plan
   int threads;
-  bool fused_gram;  // on a GPU, dual: K_ss is formed by the block that factors it, where it fits; the same numbers but for rounding
+  bool fused_gram = false;  // on a GPU, dual: K_ss is formed by the block that factors it, where it fits; the same numbers but for rounding
 };
 
 template <class T>
