@@ -21,6 +21,19 @@ int block_bytes(int64_t n) {
   return static_cast<int>((n * shared_pitch(static_cast<int>(n)) + 2 * n + 12) * static_cast<int64_t>(sizeof(T)));
 }
 
+// The largest order, of at most 256, whose `bytes(n)` of shared memory one block of the current device has; never below `least`.
+// Remembered for each rung (the type of `bytes`): the search costs a few microseconds.
+template <class Bytes>
+int64_t largest_order(int64_t least, Bytes bytes) {
+  static thread_local int64_t n = 0;
+  static thread_local int known = -1;
+  const int room = simt::shared_limit() - 64;
+  if (room == known) return n;
+  known = room, n = 256;
+  while (n > least && bytes(n) > room) --n;
+  return n;
+}
+
 template <class T>
 SIMT_DEVICE void load_lower(View<const T> a, int n, T* shared, int pitch) {
   for (int i = simt::warp(); i < n; i += kBlockThreads / 32)

@@ -159,13 +159,7 @@ int fused_bytes(int64_t n) {
 
 template <class T>
 int64_t fused_limit() {
-  static thread_local int64_t n = 0;
-  static thread_local int known = -1;  // the search costs a few microseconds
-  const int bytes = simt::shared_limit() - 64;
-  if (bytes == known) return n;
-  known = bytes, n = 256;
-  while (n > 0 && fused_bytes<T>(n) > bytes) --n;
-  return n;
+  return largest_order(0, [](int64_t n) { return fused_bytes<T>(n); });
 }
 
 template <class T>

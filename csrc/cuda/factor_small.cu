@@ -122,13 +122,7 @@ SIMT_KERNEL(kBlockThreads) solve_kernel(int64_t size, const T* factor, int64_t c
 template <class T>
 int64_t block_limit() {
   // One block a processor at least; a device with less shared memory goes on to the next rung sooner.
-  static thread_local int64_t n = 0;
-  static thread_local int known = -1;  // the search costs a few microseconds
-  const int bytes = simt::shared_limit() - 64;
-  if (bytes == known) return n;
-  known = bytes, n = 256;
-  while (n > kWarpLimit && block_bytes<T>(n) > bytes) --n;
-  return n;
+  return largest_order(kWarpLimit, [](int64_t n) { return block_bytes<T>(n); });
 }
 
 template <class T>
