@@ -72,13 +72,13 @@ SANITIZED := product_ narrow_ fused_ large_ gram_ cholesky_ krr_
 EVERY := 12
 .PHONY: sanitize aarch64
 sanitize: $(ENV_STAMP) ## run the core's own tests under AddressSanitizer and UBSan, the CUDA kernels' twin also under TSan
-	$(BIN)/cmake -S $(CORE) -B build/core-sanitize -G Ninja -DCMAKE_MAKE_PROGRAM="$$PWD/$(BIN)/ninja" \
+	$(BIN)/cmake -S $(CORE) -B build/core-sanitize -G Ninja -DCMAKE_MAKE_PROGRAM="$$(realpath -s $(BIN))/ninja" \
 		-DSANITIZE=address,undefined
 	$(BIN)/cmake --build build/core-sanitize -j $(JOBS)
 	OMP_NUM_THREADS=2 OMP_WAIT_POLICY=passive UBSAN_OPTIONS=print_stacktrace=1 build/core-sanitize/core_tests $(ARGS)
 	for kind in address thread; do \
 		sanitizers=$${kind/address/address,undefined}; \
-		$(BIN)/cmake -S tests/simt -B build/simt-$$kind -G Ninja -DCMAKE_MAKE_PROGRAM="$$PWD/$(BIN)/ninja" \
+		$(BIN)/cmake -S tests/simt -B build/simt-$$kind -G Ninja -DCMAKE_MAKE_PROGRAM="$$(realpath -s $(BIN))/ninja" \
 			-DSANITIZE=$$sanitizers; \
 		$(BIN)/cmake --build build/simt-$$kind -j $(JOBS) --target simt_tests; \
 		for part in $(SANITIZED); do \
@@ -90,7 +90,7 @@ sanitize: $(ENV_STAMP) ## run the core's own tests under AddressSanitizer and UB
 	done
 
 aarch64: $(ENV_STAMP) ## cross-compile the core's own tests and run them under qemu-user
-	$(BIN)/cmake -S $(CORE) -B build/core-aarch64 -G Ninja -DCMAKE_MAKE_PROGRAM="$$PWD/$(BIN)/ninja" \
+	$(BIN)/cmake -S $(CORE) -B build/core-aarch64 -G Ninja -DCMAKE_MAKE_PROGRAM="$$(realpath -s $(BIN))/ninja" \
 		-DCMAKE_TOOLCHAIN_FILE=$(CORE)/aarch64.cmake
 	$(BIN)/cmake --build build/core-aarch64 -j $(JOBS)
 	OMP_NUM_THREADS=2 OMP_WAIT_POLICY=passive qemu-aarch64 -L /usr/aarch64-linux-gnu build/core-aarch64/core_tests $(ARGS)
@@ -99,12 +99,9 @@ aarch64: $(ENV_STAMP) ## cross-compile the core's own tests and run them under q
 sass: $(ENV_STAMP) ## compile the CUDA kernels, disassemble them, and write the table benchmarks/results/sass.md
 	$(BIN)/python benchmarks/sass.py --out benchmarks/results $(ARGS)
 
-# Needs torch, numpy, scipy, pytest, hypothesis, cmake, ninja, pybind11 and scikit-build-core in PYTHON's environment; no network.
-gpu: ## build for the GPU at hand, run the GPU tests (a skip is a failure there) and the benchmark
-	$(PYTHON) -m pip --disable-pip-version-check install . --no-build-isolation --no-deps --force-reinstall \
-		--config-settings=cmake.define.CUDA=ON --config-settings=cmake.define.CMAKE_CUDA_ARCHITECTURES=native
-	SSDD_REQUIRE_GPU=1 $$(dirname $(PYTHON))/pytest -m gpu tests/ext
-	$(PYTHON) -P -m ssdd_ext.bench --device cuda $(ARGS)
+# Needs torch, numpy, scipy, pytest, cmake, ninja, pybind11 and scikit-build-core in PYTHON's environment; no network.
+gpu: ## build for the GPU at hand; its tests (a skip is a failure), compute-sanitizer, the benchmark; one JSON report
+	$(PYTHON) -P benchmarks/gpu.py $(ARGS)
 
 .PHONY: clean
 clean: ## remove everything built (not the virtual environment)

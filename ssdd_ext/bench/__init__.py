@@ -45,7 +45,8 @@ def measure_problem(
     Returns:
         Rows with ``seconds`` {median, lower, upper, repeats} or None, ``error`` relative to float64 {loss, x_s, ...} or
         None, ``ratio`` = the usual formulation's median over this one's, ``peak_bytes`` above the inputs, ``note``
-        (why there is no number), and the problem, the machine and the versions.
+        (why there is no number), and the problem, the machine and the versions; on CUDA also ``graph_seconds`` and
+        ``graph_ratio``, of the same calls in CUDA graphs.
     """
     names = [n for n in ALTERNATIVES if n in alternatives or n == USUAL]
     inputs = problem.inputs()
@@ -87,8 +88,31 @@ def measure_problem(
         if row["does"] == rows[USUAL]["does"]:
             row["ratio"] = times[USUAL]["median"] / time["median"]
         if memory:
-            row["peak_bytes"] = measure.peak_apart(name, problem, torch.get_num_threads())
+            # torch knows the peak of a GPU; that of a process never goes down.
+            apart = not problem.device.startswith("cuda")
+            count = torch.get_num_threads()
+            row["peak_bytes"] = measure.peak_apart(name, problem, count) if apart else measure.peak_here(name, problem)
+    if problem.device.startswith("cuda"):
+        _in_graphs(rows, calls, repeats, seconds)
     return list(rows.values())
+
+
+def _in_graphs(rows: dict[str, Row], calls: dict[str, Callable[[], Any]], repeats: int, seconds: float) -> None:
+    """``graph_seconds`` and ``graph_ratio`` of every row: the same calls, each replayed from a CUDA graph."""
+    replays: dict[str, Callable[[], Any]] = {}
+    for row in rows.values():
+        row["graph_seconds"] = row["graph_ratio"] = None
+    for name, call in calls.items():
+        try:
+            replays[name] = measure.captured(call)
+        except RuntimeError as failure:
+            torch.cuda.synchronize()
+            rows[name]["note"] = f"no graph: {str(failure).splitlines()[0]}"
+    times = {n: summary(t) for n, t in interleaved(replays, "cuda", repeats, seconds, ahead=True).items()}
+    for name, time in times.items():
+        rows[name]["graph_seconds"] = time
+        if USUAL in times and rows[name]["does"] == rows[USUAL]["does"]:
+            rows[name]["graph_ratio"] = times[USUAL]["median"] / time["median"]
 
 
 def table(rows: list[Row]) -> str:
@@ -119,6 +143,9 @@ def _line(row: Row, names: tuple[str, ...]) -> str:
         line += f"{row['does']:>8}" if ratio is None else f"{ratio:7.2f}x"
     line += "".join(f"{error[n]:12.1e}" if n in error else f"{'-':>12}" for n in names)
     line += "" if peak is None else f"{peak / 2**20:8.1f} MiB"
+    if row.get("graph_seconds"):
+        ratio = f" ({row['graph_ratio']:.2f}x)" if row["graph_ratio"] is not None else ""
+        line += f"  in a graph {seconds_text(row['graph_seconds']['median'])}{ratio}"
     return line + (f"  {row['note']}" if row["note"] else "")
 
 

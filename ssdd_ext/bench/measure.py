@@ -15,6 +15,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +32,8 @@ SAMPLE_SECONDS = 0.01
 SETTLE_SECONDS = 0.05
 SETTLE_AT_MOST = 1.0
 MIN_ROUNDS = 5
+# About 0.2 ms of a GPU: longer than it takes to hand over a graph.
+AHEAD_CYCLES = 400_000
 UNIT = {"float64": 2.0**-53}
 
 
@@ -68,6 +71,7 @@ def interleaved(
     repeats: int = 20,
     seconds: float = 20.0,
     settle: float = SETTLE_SECONDS,
+    ahead: bool = False,
 ) -> dict[str, list[float]]:
     """Seconds a call, by name, in round-robin order.
 
@@ -75,15 +79,17 @@ def interleaved(
         calls: what to time, by name; each is called once or more before the first sample.
         repeats: most samples of each. seconds: no new round begins after this; five rounds are taken in any case.
         settle: seconds in which the process must have used next to no CPU before each sample; 0: no pause.
+        ahead: on CUDA keep the device busy until the call was handed over, so that a graph's replay is timed alone.
 
-    On CUDA a sample is one call between two events, after the L2 cache was overwritten; elsewhere it is the wall time
-    of as many calls as make ten milliseconds.
+    On CUDA a sample is one call between two events, on a device that is at rest and whose L2 cache was overwritten;
+    elsewhere it is the wall time of as many calls as make ten milliseconds.
     """
-    timer = _cuda_sample if device.startswith("cuda") else _wall_sample
+    timer = partial(_cuda_sample, ahead=ahead) if device.startswith("cuda") else _wall_sample
     inner = {}
     for name, call in calls.items():
         call()
-        inner[name] = max(1, math.ceil(SAMPLE_SECONDS / max(1e-7, timer(call, 1))))
+        once = timer(call, 1)
+        inner[name] = 1 if device.startswith("cuda") else max(1, math.ceil(SAMPLE_SECONDS / max(1e-7, once)))
     samples: dict[str, list[float]] = {name: [] for name in calls}
     gc.collect()
     gc.freeze()  # what exists by now is not garbage, and looking through it each time would take longer than the calls
@@ -123,16 +129,40 @@ def _wall_sample(call: Callable[[], Any], count: int) -> float:
     return (time.perf_counter() - begin) / count
 
 
-def _cuda_sample(call: Callable[[], Any], count: int) -> float:
+def _cuda_sample(call: Callable[[], Any], count: int, ahead: bool = False) -> float:
     device = torch.cuda.current_device()
     flush = torch.empty(2 * torch.cuda.get_device_properties(device).L2_cache_size, dtype=torch.int8, device="cuda")
     flush.zero_()
+    if ahead:
+        torch.cuda._sleep(AHEAD_CYCLES)
+    else:
+        torch.cuda.synchronize()
     begin, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
     begin.record()
     call()
     end.record()
     end.synchronize()
     return begin.elapsed_time(end) / 1e3
+
+
+def captured(call: Callable[[], Any]) -> Callable[[], Any]:
+    """``call`` recorded in a CUDA graph; what is returned replays it. Raises what the capture raises."""
+    side = torch.cuda.Stream()
+    side.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(side):
+        for _ in range(3):  # handles, kernels' first loads and the allocator's blocks
+            call()
+    torch.cuda.current_stream().wait_stream(side)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        kept = call()
+    replay = graph.replay
+
+    def again() -> Any:
+        replay()
+        return kept
+
+    return again
 
 
 def summary(samples: list[float]) -> dict[str, float | int]:

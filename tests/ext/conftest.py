@@ -1,12 +1,7 @@
-"""What the backend's tests share: the backends, and a fixed hypothesis profile."""
+"""What the backend's tests share: the backends, and random numbers."""
 
 import pytest
 import torch
-from hypothesis import settings
-
-# Derandomised: a test passes or fails by the code alone. Deadlines measure the machine's other users.
-settings.register_profile("ssdd", derandomize=True, deadline=None, max_examples=25, database=None)
-settings.load_profile("ssdd")
 
 
 @pytest.fixture(params=["native", "torch"])
