@@ -160,8 +160,10 @@ def _told(key: str, scale: float = 1.0) -> Measure:
 
 def realism_points(plan: Plan, cells: Found) -> list[tuple[str, float, float]]:
     """(row, total variation of its images, its representation error), means over the seeds, of every distilled row
-    whose settings differ from plain KRR-ST by a realism constraint alone, plain KRR-ST first."""
+    whose settings differ from plain KRR-ST by a realism constraint alone, plain KRR-ST first; none without such rows."""
     rows = [row for row in plan.rows if row.source == "krr-st"]
+    if not any(row.settings.distill.smooth or row.settings.distill.near for row in rows):
+        return []
     plain = [row for row in rows if not row.settings.distill.smooth and not row.settings.distill.near][:1]
     points = []
     for row in rows:

@@ -82,6 +82,14 @@ def test_what_realism_costs_is_drawn_from_rows_that_differ_by_it_alone(tmp_path,
     assert (tmp_path / "realism.png").read_bytes().startswith(b"\x89PNG")
 
 
+def test_no_picture_of_realism_where_no_row_is_constrained(tmp_path, plan):
+    plan = Plan("Two teachers", (*plan.rows, row("KRR-ST, another teacher", "krr-st")), None, None, {})
+    pool = {"steps": 9, "loss": 0.1, "untrained_share": 0.0, "mean_age": 1.0, "cpu_seconds": None}
+    for name in ("KRR-ST", "KRR-ST, another teacher"):
+        put(tmp_path, name, 0, error=0.4, distillation=pool | {"total_variation": 0.2})
+    assert "realism" not in write_page(plan, tmp_path).read_text()
+
+
 def test_words_around_the_tables_are_kept(tmp_path, plan):
     put(tmp_path, "random + teacher", 0, error=0.5)
     file = write_page(plan, tmp_path)
