@@ -137,7 +137,7 @@ def steps(scratch: Path, arguments: Sequence[str]) -> dict[str, list[str]]:
     settings = ["--force-reinstall", "--config-settings=cmake.define.CUDA=ON"]
     settings += ["--config-settings=cmake.define.CMAKE_CUDA_ARCHITECTURES=native"]
     bench = [
-        str(ROOT / "benchmarks" / "bench_cuda.py"),
+        str(ROOT / "benchmarks" / "gpu_rows.py"),
         "--device",
         "cuda",
         "--results",
@@ -160,7 +160,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     p.add_argument(
         "--small-calls", choices=("cpu", "cuda"), help="only what runs under compute-sanitizer, on this device"
     )
-    a, rest = p.parse_known_args(argv)  # the rest goes to bench_cuda.py
+    a, rest = p.parse_known_args(argv)  # the rest goes to gpu_rows.py
     if a.small_calls:
         small_calls(a.small_calls)
         return 0

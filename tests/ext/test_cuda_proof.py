@@ -12,7 +12,7 @@ from ssdd_ext import bench
 from ssdd_ext.bench import measure
 
 # What the GPU machine's environment has (the head of benchmarks/gpu.py), pytest and this project
-ALLOWED = {"torch", "numpy", "scipy", "pytest", "ssdd_ext", "bench_cuda"}
+ALLOWED = {"torch", "numpy", "scipy", "pytest", "ssdd_ext", "gpu_rows"}
 
 
 @pytest.fixture
@@ -100,9 +100,9 @@ def test_the_small_calls_are_legal(proof, capsys):
 
 def test_the_gpu_benchmark_runs_on_the_cpu(root, monkeypatch, capsys):
     monkeypatch.syspath_prepend(str(root / "benchmarks"))
-    import bench_cuda
+    import gpu_rows
 
-    rows = bench_cuda.main(["--quick"])
+    rows = gpu_rows.main(["--quick"])
     assert {r["alternative"] for r in rows} >= {"ssdd_ext", "PyTorch", "PyTorch, usual"}
     for row in rows:
         assert row["seconds"] and max(row["error"].values()) < 1e-3, row
