@@ -160,7 +160,7 @@ def _told(key: str, scale: float = 1.0) -> Measure:
 
 def realism_points(plan: Plan, cells: Found) -> list[tuple[str, float, float]]:
     """(row, total variation of its images, its representation error), means over the seeds, of every distilled row
-    whose settings differ from plain KRR-ST by a realism constraint alone, plain KRR-ST first; none where none has one."""
+    whose settings differ from plain KRR-ST by a realism constraint alone, plain KRR-ST first; else none."""
     rows = [row for row in plan.rows if row.source == "krr-st"]
     if not any(row.settings.distill.smooth or row.settings.distill.near for row in rows):
         return []
