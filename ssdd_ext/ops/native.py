@@ -35,6 +35,9 @@ def _problem_on(index: int) -> str:
 
 @lru_cache(maxsize=64)
 def _cuda_problem(index: int) -> str:
+    if index < torch.cuda.device_count():
+        with torch.cuda.device(index):  # see register.on_its_device
+            return core.cuda_problem(index)
     return core.cuda_problem(index)
 
 

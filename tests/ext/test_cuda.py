@@ -1,5 +1,7 @@
 """The native core on a GPU: the problem table, graphs, streams, devices, compiled, autocast, no synchronisation."""
 
+import subprocess
+import sys
 from dataclasses import replace
 
 import pytest
@@ -139,6 +141,22 @@ def test_every_device_index():
                 assert loss.device.index == index and inputs[0].grad.device.index == index
                 same = torch.cuda.get_device_name(index) == torch.cuda.get_device_name(0)
                 assert torch.equal(loss.cpu(), want) or not same
+
+
+ONLY_THE_LAST = """
+import torch, ssdd_ext
+device = torch.device("cuda", torch.cuda.device_count() - 1)
+x = torch.ones(5, 3, device=device, requires_grad=True)
+ssdd_ext.krr_mse(x, x[:, :2], x, x[:, :2], backend="native", on_failure="nan").backward()
+print([torch._C._cuda_hasPrimaryContext(i) for i in range(torch.cuda.device_count())])
+"""
+
+
+@pytest.mark.gpu
+def test_no_context_is_made_on_a_device_that_nobody_uses():
+    done = subprocess.run([sys.executable, "-P", "-c", ONLY_THE_LAST], capture_output=True, text=True)
+    count = torch.cuda.device_count()
+    assert done.stdout.strip() == str([i == count - 1 for i in range(count)]), done.stderr
 
 
 @pytest.mark.gpu

@@ -113,6 +113,26 @@ def test_gram_in_float(kernel, layout, device):
                 assert isinstance(kernel, Linear) or (got.diagonal(dim1=-2, dim2=-1) == 1).all()
 
 
+@pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize("name", ["krr_st", "krr_st_tall", "past_block_linear", "large_rbf", "batch_5_rbf"])
+def test_every_output_of_an_op_is_a_function_of_its_inputs(name, device):
+    """What only the backward reads, or nobody, is an output all the same: none is memory as it was found."""
+    inputs = move(draw(TABLE[name], dtype=torch.float32), "contiguous", device)
+    tensors = [getattr(inputs, n).detach() for n in ARGUMENTS]
+    a = torch.eye(70, device=device).expand(2, 70, 70)
+    values = [*inputs.kernel.parameters, inputs.ridge.value]
+    for needs in ([True] * 3 + [False], [False] * 4):
+        results = []
+        for filling in (float("nan"), 1.0):
+            for size in (1 << 20, 1 << 12, 1 << 8):  # the allocator hands this memory out again
+                torch.full((size,), filling, device=device)
+            kind = inputs.kernel.name, inputs.ridge.kind, False, "nan"
+            got = torch.ops.ssdd_ext.krr(*tensors, None, values, *kind, needs)
+            results.append([*got, *torch.ops.ssdd_ext.solve(a, a, None, [], "", False, "nan")])
+        for i, (one, other) in enumerate(zip(*results, strict=True)):
+            assert torch.equal(one, other), i
+
+
 CALLS = {
     "gram": lambda x_s, y_s, x_q, y_q, **k: ssdd_ext.gram(x_q, x_s, **k),
     "krr": lambda x_s, y_s, x_q, y_q, **k: ssdd_ext.krr(x_s, y_s, x_q, **k),
