@@ -5,6 +5,7 @@ Checks run once, here, before anything is computed; the native core re-checks on
 
 from __future__ import annotations
 
+import contextlib
 import math
 from typing import Any
 
@@ -99,6 +100,15 @@ def work_dtype(solve_dtype: torch.dtype | None, **named: Tensor | None) -> tuple
     if solve_dtype == torch.float32 and result == torch.float64:
         raise ValueError("solve_dtype: float32 would throw digits of float64 inputs away; convert the inputs instead")
     return solve_dtype, result
+
+
+def full_precision(like: Tensor) -> Any:
+    """Products of torch in here keep their operands' type: under autocast they would be rounded to 16 bits, and what is
+    solved with them would lose its digits, or fail."""
+    kind = like.device.type
+    if torch.amp.is_autocast_available(kind) and torch.is_autocast_enabled(kind):
+        return torch.autocast(kind, enabled=False)
+    return contextlib.nullcontext()
 
 
 def batch_shape(**named: torch.Size) -> torch.Size:

@@ -211,7 +211,7 @@ def gradients(result: Tensor, inputs: Inputs, seed: int = 1) -> dict[str, Tensor
     if not leaves or not result.requires_grad:
         return {}
     generator = torch.Generator().manual_seed(seed)
-    weight = torch.randn(result.shape, generator=generator, dtype=torch.float64).to(result.dtype)
+    weight = torch.randn(result.shape, generator=generator, dtype=torch.float64).to(result)
     grads = torch.autograd.grad((result * weight).sum(), list(leaves.values()), allow_unused=True, retain_graph=True)
     return {name: grad for name, grad in zip(leaves, grads, strict=True) if grad is not None}
 

@@ -41,7 +41,10 @@ class Fit:
         held = self.weights if self.alpha is None else self.alpha
         assert held is not None
         checks.same_device(x_s=held, x_q=x_q)
-        query = x_q.to(held.dtype)
+        with checks.full_precision(x_q):
+            return self._predict(x_q.to(held.dtype), held).to(self.result_dtype)
+
+    def _predict(self, query: Tensor, held: Tensor) -> Tensor:
         if self.alpha is None or self.x_s is None:
             root_scale, root_bias = _roots(self.kernel, held.dtype)
             p = root_scale * (query @ held[..., : self.features, :])
@@ -52,7 +55,7 @@ class Fit:
             p = scale * (query @ (self.x_s.mT @ self.alpha)) + bias * self.alpha.sum(-2, keepdim=True)
         else:
             p = gram(query, self.x_s, kernel=self.kernel, backend=self.backend) @ self.alpha
-        return p.to(self.result_dtype)
+        return p
 
 
 def _for_matrices(parameter: float | Tensor, dtype: torch.dtype) -> float | Tensor:
@@ -107,7 +110,12 @@ def fit(
     tensors = {"x_s": tensors["x_s"], "y_s": tensors["y_s"]}
     call = prepare("fit", tensors, kernel, ridge, on_failure, check_finite, backend, solve_dtype)
     x, y = call.cast(x_s), call.cast(y_s)
-    features = x.shape[-1]
+    with checks.full_precision(x_s):
+        return _fit(call, x, y, backend)
+
+
+def _fit(call: Call, x: Tensor, y: Tensor, backend: str) -> Fit:
+    kernel, features = call.kernel, x.shape[-1]
     # A bias that is a tensor may be zero, where its root has no gradient: that one stays dual.
     if kernel.linear and not isinstance(kernel.parameters[-1], Tensor):
         bordered = kernel.parameters[-1] != 0

@@ -46,7 +46,8 @@ def krr_from_gram(
     call = prepare("krr_from_gram", tensors, NO_KERNEL, ridge, on_failure, check_finite, backend, solve_dtype)
     # K_qs bar = P bar alpha^T is dense whatever the plan: torch's product is the right tool.
     alpha, info = solve(call, call.cast(k_ss), call.cast(y_s), True)
-    p = (call.cast(k_qs) @ alpha.to(call.work)).to(call.result)
+    with checks.full_precision(k_qs):
+        p = (call.cast(k_qs) @ alpha.to(call.work)).to(call.result)
     return (p, info) if return_info else p
 
 

@@ -50,7 +50,8 @@ def gram(
     if call.native:
         k = ops.gram(x_work, z_work, call.hyper, call.values, kernel.name)
     else:
-        k = reference.gram(x_work, z_work, kernel, call.hyper, call.values)
+        with checks.full_precision(x):
+            k = reference.gram(x_work, z_work, kernel, call.hyper, call.values)
     return k if k.dtype == call.result else k.to(call.result)
 
 

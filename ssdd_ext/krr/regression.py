@@ -53,7 +53,8 @@ def krr(
     if call.native:
         p, status, jitter = ops.krr(a, b, c, call.hyper, call.values, kernel.name, ridge, on_failure)
     else:
-        p, status, jitter = reference.krr(a, b, c, kernel, ridge, call.hyper, call.values, on_failure)
+        with checks.full_precision(x_s):
+            p, status, jitter = reference.krr(a, b, c, kernel, ridge, call.hyper, call.values, on_failure)
     return call.finish(p, status, jitter, x_s.shape[-2], return_info)
 
 
@@ -90,7 +91,8 @@ def krr_mse(
     if call.native:
         loss, status, jitter = ops.krr_mse(a, b, c, d, call.hyper, call.values, kernel.name, ridge, on_failure)
     else:
-        loss, status, jitter = reference.krr_mse(a, b, c, d, kernel, ridge, call.hyper, call.values, on_failure)
+        with checks.full_precision(x_s):
+            loss, status, jitter = reference.krr_mse(a, b, c, d, kernel, ridge, call.hyper, call.values, on_failure)
     return call.finish(loss, status, jitter, x_s.shape[-2], return_info)
 
 

@@ -39,8 +39,10 @@ def _factor(
     batch_shape, s, c = a.shape[:-2], a.shape[-1], 0 if y is None else y.shape[-1]
     batch, threads = math.prod(batch_shape), torch.get_num_threads()
     factor, x = a.new_empty(a.shape), None if y is None else y.new_empty(y.shape)
-    status = torch.zeros(batch_shape, dtype=torch.int32, device=a.device)
-    jitter, aux = a.new_zeros(batch_shape), a.new_zeros(*batch_shape, 3)
+    # The core writes all of these where it is called; zeros would be three more launches on a GPU.
+    fresh = torch.empty if batch and s else torch.zeros
+    status = fresh(batch_shape, dtype=torch.int32, device=a.device)
+    jitter, aux = (fresh(n, dtype=a.dtype, device=a.device) for n in (batch_shape, (*batch_shape, 3)))
     if batch and s:
         work = a.new_empty(core.cholesky_workspace(batch, s, c, threads, a.is_cuda))
         core.solve(

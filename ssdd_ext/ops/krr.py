@@ -99,7 +99,7 @@ def _krr(
     factor, coef = y_s.new_empty(*batch_shape, n, n), y_s.new_empty(*batch_shape, n, c)
     kept = y_s.new_empty(*batch_shape, plan.saved_rows(rows), problem.s)
     if not rows:
-        for part in kept.view(-1).split(_SMALL_FILL):
+        for part in (kept,) if kept.is_cuda else kept.view(-1).split(_SMALL_FILL):  # on a GPU one launch
             part.zero_()
     aux, jitter = y_s.new_empty(*batch_shape, 3), y_s.new_empty(batch_shape)
     status = torch.empty(batch_shape, dtype=torch.int32, device=x_s.device)

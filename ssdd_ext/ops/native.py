@@ -23,12 +23,21 @@ def unavailable(device: torch.device, kernel: Kernel) -> str | None:
     if device.type == "cpu":
         return None
     if device.type == "cuda":
-        return _cuda_problem(device.index if device.index is not None else torch.cuda.current_device()) or None
+        return _problem_on(device.index if device.index is not None else torch.cuda.current_device()) or None
     return f"it runs on cpu and cuda tensors, not on {device.type}"
+
+
+@torch.compiler.assume_constant_result
+def _problem_on(index: int) -> str:
+    # torch.compile cannot look into the core, and would look through the cache: for it this is a constant.
+    return _cuda_problem(index)
 
 
 @lru_cache(maxsize=64)
 def _cuda_problem(index: int) -> str:
+    if index < torch.cuda.device_count():
+        with torch.cuda.device(index):  # see register.on_its_device
+            return core.cuda_problem(index)
     return core.cuda_problem(index)
 
 

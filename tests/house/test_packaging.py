@@ -159,6 +159,26 @@ def test_without_nvcc_the_build_is_a_cpu_build(root, tmp_path, choice):
 # --- one thread pool ------------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize(
+    "known, expected",
+    [
+        ("75 80 86 87 89 90 90a 100 120", "80-real;86-real;90-real;100"),
+        ("52 80 86 89 90", "80-real;86-real;90"),  # CUDA before 12.8
+        ("90 100 103", "90-real;100"),
+    ],
+)
+def test_default_architectures_are_those_the_compiler_knows(root, tmp_path, known, expected):
+    nvcc, script = tmp_path / "nvcc", tmp_path / "ask.cmake"
+    nvcc.write_text("#!/bin/sh\n" + "".join(f"echo compute_{one}\n" for one in known.split()))
+    nvcc.chmod(0o755)
+    script.write_text(
+        f"include({root}/csrc/architectures.cmake)\nssdd_cuda_architectures(found {nvcc})\nmessage(\"${{found}}\")\n"
+    )
+    cmake = shutil.which("cmake", path=str(Path(sys.executable).parent) + os.pathsep + os.environ["PATH"])
+    done = subprocess.run([cmake, "-P", script], capture_output=True, text=True)
+    assert done.stderr.strip() == expected
+
+
 def test_one_openmp_runtime_is_loaded():
     """torch's libgomp and no other: two pools on the same cores cost tens of milliseconds at every change."""
     if not Path("/proc/self/maps").exists():

@@ -1,0 +1,158 @@
+"""What the native core computes, on the CPU and on a GPU by the same tests: the formula on every row of the problem
+table, factors, solves and their gradients, each problem's status, Gram matrices, and all of it under autocast.
+
+A test that only ever skipped is not known to be right, so each also runs without a GPU.
+"""
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+import ssdd_ext
+from ssdd_ext import RBF, Linear, Ridge
+from ssdd_ext.testing import ARGUMENTS, LAYOUTS, TABLE, condition, draw, gradients, lay_out, mse, relative_error
+
+ROWS = [n for n, row in TABLE.items() if row.q > 0]
+DEVICES = ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)]
+
+
+def move(inputs, layout, device):
+    """The same problem as leaves on the device, laid out there as here: moving a tensor would make it dense."""
+    there = inputs.map(lambda t: t.detach().to(device).requires_grad_(t.requires_grad))
+    strided = {n: lay_out(getattr(there, n).detach(), layout).requires_grad_() for n in ARGUMENTS}
+    return replace(there, **strided)
+
+
+@pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize("name", ROWS)
+def test_krr_mse_is_the_formula(name, device):
+    inputs = draw(TABLE[name])
+    allowed = 1e-9 * max(1.0, condition(inputs) / 1e4)
+    want = mse(inputs)
+    there = move(inputs, TABLE[name].layout, device)
+    keywords = {"kernel": there.kernel, "ridge": there.ridge, "backend": "native"}
+    got = ssdd_ext.krr_mse(*(getattr(there, n) for n in ARGUMENTS), **keywords)
+    assert got.device.type == device and relative_error(got.cpu(), want) <= allowed
+    expected, found = gradients(want, inputs), gradients(got, there)
+    assert expected.keys() == found.keys()
+    for key, value in expected.items():
+        assert relative_error(found[key].cpu(), value) <= allowed, key
+
+
+def spd(n, batch, device, dtype=torch.float32):
+    """Symmetric positive definite matrices of condition about 100, and right-hand sides."""
+    generator = torch.Generator().manual_seed(n)
+    x = torch.randn(*batch, n, n + 8, generator=generator, dtype=torch.float64)
+    a = x @ x.mT / n + 0.04 * torch.eye(n, dtype=torch.float64)
+    return a.to(device, dtype), torch.randn(*batch, n, 5, generator=generator, dtype=torch.float64).to(device, dtype)
+
+
+# Every rung of the ladder in float: a warp, a block, tiles; in double the block ends sooner.
+@pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize("dtype, allowed", [(torch.float32, 2e-4), (torch.float64, 1e-11)], ids=str)
+@pytest.mark.parametrize(
+    "batch, n", [((), 1), ((7,), 10), ((3,), 32), ((2, 2), 33), ((2,), 150), ((), 236), ((2,), 300)]
+)
+def test_factor_solve_and_their_gradients(batch, n, dtype, allowed, device):
+    """cholesky and cholesky_solve against torch in double, with all their gradients."""
+    a, y = (t.requires_grad_() for t in spd(n, batch, device, dtype))
+    wide = [t.detach().double().requires_grad_() for t in (a, y)]
+    value = torch.tensor(1e-2, device=device, dtype=dtype, requires_grad=True)
+    exact_value = value.detach().double().requires_grad_()
+    solved = ssdd_ext.cholesky_solve(a, y, ridge=Ridge.mean_trace(value), backend="native")
+    got = [ssdd_ext.cholesky(a, backend="native"), solved]
+    amount = exact_value * wide[0].diagonal(dim1=-2, dim2=-1).mean(-1)
+    shifted = wide[0] + amount[..., None, None] * torch.eye(n, device=device)
+    want = [torch.linalg.cholesky(wide[0]), torch.linalg.solve(shifted, wide[1])]
+    assert got[0].triu(1).abs().max() == 0
+    generator = torch.Generator().manual_seed(2)
+    for g, w, leaves in zip(got, want, ((0,), (0, 1, 2)), strict=True):
+        assert relative_error(g, w) <= allowed
+        bar = torch.randn(w.shape, generator=generator, dtype=torch.float64).to(device)
+        found = torch.autograd.grad(g, [(a, y, value)[i] for i in leaves], bar.to(dtype))
+        expected = list(torch.autograd.grad(w, [(*wide, exact_value)[i] for i in leaves], bar))
+        expected[0] = (expected[0] + expected[0].mT) / 2  # of the symmetric matrix
+        for f, e in zip(found, expected, strict=True):
+            assert relative_error(f, e) <= 10 * allowed
+
+
+@pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize("n", [10, 100, 300])
+def test_each_problem_of_a_batch_has_its_own_status(n, device):
+    """A good matrix, one singular by a hair, an indefinite one and one with NaN, side by side."""
+    a, y = spd(n, (4,), device)
+    a[1] -= (torch.linalg.eigvalsh(a[1].double())[0] + 1e-7).float() * torch.eye(n, device=device)
+    a[2, n // 2, n // 2] = -5.0
+    a[3, n - 1, 0] = a[3, 0, n - 1] = float("nan")
+    x, info = ssdd_ext.cholesky_solve(a, y, on_failure="jitter", return_info=True, backend="native")
+    status, jitter = info.status.tolist(), info.jitter.tolist()
+    assert status[:2] == [0, 0] and status[2] == n // 2 + 1 and status[3] > 0, status
+    assert jitter[0] == 0 and jitter[2] > 0
+    assert torch.isfinite(x[:2]).all() and torch.isnan(x[2:]).all()
+    _, info = ssdd_ext.cholesky_solve(a, y, on_failure="nan", return_info=True, backend="native")
+    assert info.status[0] == 0 and info.status[2] == n // 2 + 1 and not info.jitter.any()
+    with pytest.raises(ssdd_ext.FactorizationError, match=f"pivot {n // 2 + 1} of {n}"):
+        ssdd_ext.cholesky_solve(a[2], y[2], backend="native")
+
+
+@pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize("layout", LAYOUTS[:3])
+@pytest.mark.parametrize("kernel", [Linear(0.7, 0.5), RBF(90.0)])
+def test_gram_in_float(kernel, layout, device):
+    """Symmetric and not, k short and long enough to be split; of a point to itself exactly 1 under the RBF."""
+    generator = torch.Generator().manual_seed(7)
+    for s, q, d in ((70, 33, 20), (65, 129, 300), (10, 30, 8193)):
+        x, z = (lay_out(torch.randn(2, n, d, generator=generator).to(device), layout) for n in (s, q))
+        for other in (None, z):
+            got = ssdd_ext.gram(x, other, kernel=kernel, backend="native")
+            want = ssdd_ext.gram(x.double(), None if other is None else z.double(), kernel=kernel, backend="torch")
+            assert relative_error(got, want) <= 3e-6
+            if other is None:
+                assert torch.equal(got, got.mT)
+                assert isinstance(kernel, Linear) or (got.diagonal(dim1=-2, dim2=-1) == 1).all()
+
+
+@pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize("name", ["krr_st", "krr_st_tall", "past_block_linear", "large_rbf", "batch_5_rbf"])
+def test_every_output_of_an_op_is_a_function_of_its_inputs(name, device):
+    """What only the backward reads, or nobody, is an output all the same: none is memory as it was found."""
+    inputs = move(draw(TABLE[name], dtype=torch.float32), "contiguous", device)
+    tensors = [getattr(inputs, n).detach() for n in ARGUMENTS]
+    a = torch.eye(70, device=device).expand(2, 70, 70)
+    values = [*inputs.kernel.parameters, inputs.ridge.value]
+    for needs in ([True] * 3 + [False], [False] * 4):
+        results = []
+        for filling in (float("nan"), 1.0):
+            for size in (1 << 20, 1 << 12, 1 << 8):  # the allocator hands this memory out again
+                torch.full((size,), filling, device=device)
+            kind = inputs.kernel.name, inputs.ridge.kind, False, "nan"
+            got = torch.ops.ssdd_ext.krr(*tensors, None, values, *kind, needs)
+            results.append([*got, *torch.ops.ssdd_ext.solve(a, a, None, [], "", False, "nan")])
+        for i, (one, other) in enumerate(zip(*results, strict=True)):
+            assert torch.equal(one, other), i
+
+
+CALLS = {
+    "gram": lambda x_s, y_s, x_q, y_q, **k: ssdd_ext.gram(x_q, x_s, **k),
+    "krr": lambda x_s, y_s, x_q, y_q, **k: ssdd_ext.krr(x_s, y_s, x_q, **k),
+    "krr_mse": ssdd_ext.krr_mse,
+    "fit": lambda x_s, y_s, x_q, y_q, **k: ssdd_ext.fit(x_s, y_s, **k).predict(x_q),
+    "fit, primal": lambda x_s, y_s, x_q, y_q, **k: ssdd_ext.fit(x_s[:, :9], y_s, **k).predict(x_q[:, :9]),
+    "from_gram": lambda x_s, y_s, x_q, y_q, **k: ssdd_ext.krr_from_gram(
+        ssdd_ext.gram(x_s), y_s, ssdd_ext.gram(x_q, x_s), **k
+    ),
+}
+
+
+@pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize("backend", ["native", "torch"])
+@pytest.mark.parametrize("name", CALLS)
+def test_autocast_rounds_nothing(name, backend, device):
+    """float32 inputs give float32's digits: torch's products are not made in 16 bits on the way."""
+    generator = torch.Generator().manual_seed(3)
+    inputs = [torch.randn(*size, generator=generator).to(device) for size in ((40, 60), (40, 5), (30, 60), (30, 5))]
+    want = CALLS[name](*inputs, backend=backend)
+    with torch.autocast(device, dtype=torch.bfloat16):
+        got = CALLS[name](*inputs, backend=backend)
+    assert got.dtype == torch.float32 and relative_error(got, want) <= 1e-5
