@@ -152,10 +152,14 @@ def captured(call: Callable[[], Any]) -> Callable[[], Any]:
     with torch.cuda.stream(side):
         for _ in range(3):  # handles, kernels' first loads and the allocator's blocks
             call()
-    torch.cuda.current_stream().wait_stream(side)
+    here = torch.cuda.current_stream()
+    here.wait_stream(side)
     graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
-        kept = call()
+    try:
+        with torch.cuda.graph(graph):
+            kept = call()
+    finally:
+        torch.cuda.set_stream(here)  # a capture that fails leaves its own as the current one
     replay = graph.replay
 
     def again() -> Any:

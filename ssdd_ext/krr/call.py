@@ -64,11 +64,26 @@ class Call:
         return (result, Info(status, jitter)) if return_info else result
 
 
+def _number_if_so(p: float | Tensor, device: torch.device) -> float | Tensor:
+    """A scalar on the CPU beside inputs on a GPU is a number where nothing differentiates, compiles or maps it: to copy
+    it there, torch would wait for the GPU."""
+    if not isinstance(p, Tensor) or p.dim() > 0 or p.device.type != "cpu" or device.type == "cpu":
+        return p
+    followed = p.requires_grad or torch.compiler.is_compiling() or ops.transformed()
+    if type(p) in (Tensor, torch.nn.Parameter) and not followed:
+        return float(p)
+    if device.type == "cuda" and torch.cuda.is_available() and torch.cuda.is_current_stream_capturing():
+        raise ValueError(
+            f"hyper-parameters: expected device {device}, where the inputs are, while a CUDA graph is captured, got cpu"
+        )
+    return p
+
+
 def _hyper(
     kernel: Kernel, ridge: Ridge | None, batch: torch.Size, dtype: torch.dtype, device: torch.device
 ) -> tuple[Tensor | None, list[float], torch.Size]:
     """(hyper [..., H] or None where all are numbers, the numbers, the batch shape with the tensors' in it)."""
-    parameters = (*kernel.parameters, 0.0 if ridge is None else ridge.value)
+    parameters = [_number_if_so(p, device) for p in (*kernel.parameters, 0.0 if ridge is None else ridge.value)]
     tensors = [p for p in parameters if isinstance(p, Tensor)]
     if not tensors:
         return None, [float(p) for p in parameters], batch

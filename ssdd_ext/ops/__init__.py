@@ -8,8 +8,10 @@ from .cholesky import cholesky, solve
 from .gram import gram
 from .krr import explain, krr, krr_mse
 from .native import build_info, unavailable
+from .register import transformed
 from .small import small_krr_mse
 
 __all__ = [
-    "build_info", "cholesky", "explain", "gram", "krr", "krr_mse", "small_krr_mse", "solve", "unavailable",
+    "build_info", "cholesky", "explain", "gram", "krr", "krr_mse", "small_krr_mse", "solve", "transformed",
+    "unavailable",
 ]  # fmt: skip

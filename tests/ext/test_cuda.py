@@ -10,6 +10,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 
 import ssdd_ext
 from ssdd_ext import RBF, Linear, Ridge, ops, plan
+from ssdd_ext.krr import call
 from ssdd_ext.ops import native
 from ssdd_ext.ops.native import core
 from ssdd_ext.testing import relative_error
@@ -262,6 +263,35 @@ def test_nothing_synchronises(s, on_failure, dtype):
             loss.sum().backward()
         finally:
             torch.cuda.set_sync_debug_mode("default")
+
+
+@pytest.mark.gpu
+def test_a_scalar_on_the_cpu_makes_nobody_wait():
+    inputs = problem()
+    kernel, ridge = RBF(torch.tensor(20.0)), Ridge.trace(torch.tensor(1e-3))
+    want = ssdd_ext.krr_mse(*inputs, kernel=RBF(20.0), ridge=Ridge.trace(1e-3), on_failure="nan")
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        got = ssdd_ext.krr_mse(*inputs, kernel=kernel, ridge=ridge, on_failure="nan")
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+    assert relative_error(got, want) <= 1e-5
+    graph = torch.cuda.CUDAGraph()
+    with pytest.raises(ValueError, match="while a CUDA graph is captured"), torch.cuda.graph(graph):
+        ssdd_ext.krr_mse(*inputs, kernel=RBF(torch.tensor(20.0, requires_grad=True)), on_failure="nan")
+
+
+def test_a_scalar_on_the_cpu_is_a_number_where_nothing_follows_it():
+    x, scale = torch.empty(4, 3, device="meta"), torch.tensor(2.0)
+
+    def values(kernel):
+        return call._hyper(kernel, Ridge.trace(1e-3), x.shape[:-2], torch.float32, x.device)[:2]
+
+    assert values(RBF(scale)) == (None, [2.0, 1e-3]) == values(RBF(torch.nn.Parameter(scale, requires_grad=False)))
+    assert values(RBF(scale.clone().requires_grad_()))[0].device.type == "meta"
+    seen = []
+    torch.vmap(lambda s: seen.append(values(RBF(s))[0]) or s)(torch.tensor([1.0, 2.0]))
+    assert seen[0] is not None
 
 
 @pytest.mark.gpu
