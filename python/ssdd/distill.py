@@ -19,9 +19,11 @@ from .objective import outer_loss, realism, representation_error
 from .parallel import ALONE, Processes
 from .pool import Pool
 from .select import kmeans_medoids, random_subset
+from .teachers import Teacher
 
 Represent = Callable[[Tensor], Tensor]
-"""A teacher as a callable: normalised images [N, C, H, W] -> representations [N, C]."""
+"""A teacher as a callable: images [N, C, H, W], normalised as the data are -> representations [N, C]. A ``Teacher``
+that wants its images normalised in another way gets them so."""
 
 HEARD_EVERY = 16
 """Outer steps between two looks at whether another process was asked to stop, on a device that a look makes wait."""
@@ -116,6 +118,8 @@ def distill(
     ``config.log_every`` steps. Raises :class:`InputError` for input that does not fit together, :class:`Diverged`
     (with the last good :class:`DistilledSet` in ``partial``) where the loss stops being finite.
     """
+    if isinstance(teacher, Teacher):
+        teacher = teacher.fed(data.preprocessing)
     _check(data, representations, make, config, teacher, processes, device)
     state = start(data, representations, make, config, seed, processes, device)
     saved = checkpoints.begin(identity(data, representations, make, config, seed)) if checkpoints else None

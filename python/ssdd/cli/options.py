@@ -39,8 +39,8 @@ Official = Annotated[
 ]
 TeacherName = Annotated[
     str | None,
-    typer.Option("--teacher", "-t", help="FILE.safetensors written by `ssdd teacher`, or package.module:factory "
-                 "of yours that returns an nn.Module."),
+    typer.Option("--teacher", "-t", help="FILE.safetensors written by `ssdd teacher`; FILE.pth, a ResNet in "
+                 "torchvision's form; or package.module:factory[@FILE.pth] of yours that returns an nn.Module."),
 ]  # fmt: skip
 RepresentationsFile = Annotated[
     Path | None,
