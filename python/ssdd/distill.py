@@ -356,9 +356,10 @@ def _stop_if_diverged(state: State, data: ImageSet, config: DistillConfig, seed:
     mean = float(state.loss_sum) / max(1, state.step - since)
     if math.isfinite(mean) and bool(torch.isfinite(state.x_s).all()):
         return
+    kept = f" the images of step {since} are kept." if state.good else ""
     raise Diverged(
-        f"distill: the loss is {mean} between steps {since} and {state.step}; the images of step {since} are "
-        f"kept. Try a smaller distill.rate (now {config.rate}) or a larger distill.ridge (now {config.ridge})",
+        f"distill: the loss is {mean} between steps {since} and {state.step};{kept} Try a smaller "
+        f"distill.rate (now {config.rate}) or a larger distill.ridge (now {config.ridge})",
         None if state.good is None else _product(state, data, config, seed, *state.good),
     )
 
