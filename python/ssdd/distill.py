@@ -13,7 +13,7 @@ from torch import Tensor
 from .artifact import DistilledSet, Preprocessing
 from .checkpoint import Checkpoints, fingerprint
 from .config import DistillConfig, Diverged, InputError, Report, as_dict, silent, versions
-from .data import CPU, ImageSet, crop_and_flip, placed, repeatable, sent, taken
+from .data import CPU, Crops, ImageSet, crop, crop_and_flip, draw_crops, placed, repeatable, sent, taken
 from .models import Network, frozen, in_chunks
 from .objective import outer_loss, realism, representation_error
 from .parallel import ALONE, Processes
@@ -27,6 +27,9 @@ that wants its images normalised in another way gets them so."""
 
 HEARD_EVERY = 16
 """Outer steps between two looks at whether another process was asked to stop, on a device that a look makes wait."""
+
+CHUNK = 500
+"""Views that the teacher is shown at once, before the first step."""
 
 SNAPSHOTS = 6
 """Moments of the run whose images are kept for the picture "distilled images over the steps"."""
@@ -42,6 +45,7 @@ class State:
     pool: Pool
     generator: torch.Generator
     rows: Tensor  # training images that real batches are drawn from: all but the held-out ones; never changes
+    views: tuple[Crops, Tensor] | None = None  # of every image, with their representations: config.views; never change
     step: int = 0
     losses: list[tuple[int, float]] = field(default_factory=list)
     loss_sum: Tensor = field(default_factory=lambda: torch.zeros(()))
@@ -124,6 +128,8 @@ def distill(
     state = start(data, representations, make, config, seed, processes, device)
     saved = checkpoints.begin(identity(data, representations, make, config, seed)) if checkpoints else None
     data, representations = data.on(device), placed(representations, device)
+    if config.views and teacher is not None:
+        state.views = known_views(data, config, seed, teacher, device)
     if saved is not None:
         state.load_state_dict(saved)
     processes.wait()  # all have read the newest checkpoint before one writes the next
@@ -194,6 +200,11 @@ def real_batch(
     if config.real_view == "augmented":
         pixels = taken(data.x_train, rows, device).permute(0, 3, 1, 2).float().div(255)
         # Views are drawn for the whole batch: a process's part does not change what the others draw.
+        if state.views is not None:
+            view = torch.randint(config.views, (len(rows),), generator=state.generator) * len(data.x_train) + rows
+            crops, known = state.views
+            x_b = crop(pixels, config.crop_pad, (crops[0][view], crops[1][view], crops[2][view]))[part]
+            return data.preprocessing.normalise(x_b), taken(known, view[part], device), weight
         x_b = data.preprocessing.normalise(crop_and_flip(pixels, config.crop_pad, state.generator)[part])
     else:
         x_b = data.preprocessing(taken(data.x_train, rows[part], device))
@@ -202,6 +213,21 @@ def real_batch(
         with torch.no_grad():
             return x_b, teacher(x_b), weight
     return x_b, taken(representations, rows[part], device), weight
+
+
+@torch.no_grad()
+def known_views(
+    data: ImageSet, config: DistillConfig, seed: int, teacher: Represent, device: torch.device
+) -> tuple[Crops, Tensor]:
+    """``config.views`` crops of every training image, all images' first ones first; what the teacher says of them."""
+    n = len(data.x_train)
+    crops = draw_crops(config.views * n, config.crop_pad, torch.Generator().manual_seed(seed + 2))
+    known = []
+    for view in torch.arange(config.views * n).split(CHUNK):
+        pixels = taken(data.x_train, view % n, device).permute(0, 3, 1, 2).float().div(255)
+        x = crop(pixels, config.crop_pad, (crops[0][view], crops[1][view], crops[2][view]))
+        known.append(teacher(data.preprocessing.normalise(x)).cpu())
+    return crops, placed(torch.cat(known), device)
 
 
 def needs_teacher(config: DistillConfig) -> bool:
@@ -271,8 +297,11 @@ def identity(
     data: ImageSet, representations: Tensor, make: Callable[[], Network], config: DistillConfig, seed: int
 ) -> dict[str, Any]:
     """Which run this is: a checkpoint of another one is refused."""
+    settings = as_dict(config)
+    if not config.views:
+        del settings["views"]  # younger than some checkpoints, which go on
     return {
-        "distill": as_dict(config), "seed": seed, "data": data.fingerprint, "network": str(make()),
+        "distill": settings, "seed": seed, "data": data.fingerprint, "network": str(make()),
         "representations": fingerprint(representations),
     }  # fmt: skip
 
