@@ -13,18 +13,23 @@ from torch import Tensor
 from .artifact import DistilledSet, Preprocessing
 from .checkpoint import Checkpoints, fingerprint
 from .config import DistillConfig, Diverged, InputError, Report, as_dict, silent, versions
-from .data import CPU, ImageSet, crop_and_flip, placed, repeatable, sent, taken
+from .data import CPU, Crops, ImageSet, crop, crop_and_flip, draw_crops, placed, repeatable, sent, taken
 from .models import Network, frozen, in_chunks
 from .objective import outer_loss, realism, representation_error
 from .parallel import ALONE, Processes
 from .pool import Pool
 from .select import kmeans_medoids, random_subset
+from .teachers import Teacher
 
 Represent = Callable[[Tensor], Tensor]
-"""A teacher as a callable: normalised images [N, C, H, W] -> representations [N, C]."""
+"""A teacher as a callable: images [N, C, H, W], normalised as the data are -> representations [N, C]. A ``Teacher``
+that wants its images normalised in another way gets them so."""
 
 HEARD_EVERY = 16
 """Outer steps between two looks at whether another process was asked to stop, on a device that a look makes wait."""
+
+CHUNK = 500
+"""Views that the teacher is shown at once, before the first step."""
 
 SNAPSHOTS = 6
 """Moments of the run whose images are kept for the picture "distilled images over the steps"."""
@@ -40,6 +45,7 @@ class State:
     pool: Pool
     generator: torch.Generator
     rows: Tensor  # training images that real batches are drawn from: all but the held-out ones; never changes
+    views: tuple[Crops, Tensor] | None = None  # of every image, with their representations: config.views; never change
     step: int = 0
     losses: list[tuple[int, float]] = field(default_factory=list)
     loss_sum: Tensor = field(default_factory=lambda: torch.zeros(()))
@@ -116,10 +122,14 @@ def distill(
     ``config.log_every`` steps. Raises :class:`InputError` for input that does not fit together, :class:`Diverged`
     (with the last good :class:`DistilledSet` in ``partial``) where the loss stops being finite.
     """
+    if isinstance(teacher, Teacher):
+        teacher = teacher.fed(data.preprocessing)
     _check(data, representations, make, config, teacher, processes, device)
     state = start(data, representations, make, config, seed, processes, device)
     saved = checkpoints.begin(identity(data, representations, make, config, seed)) if checkpoints else None
     data, representations = data.on(device), placed(representations, device)
+    if config.views and teacher is not None:
+        state.views = known_views(data, config, seed, teacher, device)
     if saved is not None:
         state.load_state_dict(saved)
     processes.wait()  # all have read the newest checkpoint before one writes the next
@@ -190,6 +200,11 @@ def real_batch(
     if config.real_view == "augmented":
         pixels = taken(data.x_train, rows, device).permute(0, 3, 1, 2).float().div(255)
         # Views are drawn for the whole batch: a process's part does not change what the others draw.
+        if state.views is not None:
+            view = torch.randint(config.views, (len(rows),), generator=state.generator) * len(data.x_train) + rows
+            crops, known = state.views
+            x_b = crop(pixels, config.crop_pad, (crops[0][view], crops[1][view], crops[2][view]))[part]
+            return data.preprocessing.normalise(x_b), taken(known, view[part], device), weight
         x_b = data.preprocessing.normalise(crop_and_flip(pixels, config.crop_pad, state.generator)[part])
     else:
         x_b = data.preprocessing(taken(data.x_train, rows[part], device))
@@ -198,6 +213,21 @@ def real_batch(
         with torch.no_grad():
             return x_b, teacher(x_b), weight
     return x_b, taken(representations, rows[part], device), weight
+
+
+@torch.no_grad()
+def known_views(
+    data: ImageSet, config: DistillConfig, seed: int, teacher: Represent, device: torch.device
+) -> tuple[Crops, Tensor]:
+    """``config.views`` crops of every training image, all images' first ones first; what the teacher says of them."""
+    n = len(data.x_train)
+    crops = draw_crops(config.views * n, config.crop_pad, torch.Generator().manual_seed(seed + 2))
+    known = []
+    for view in torch.arange(config.views * n).split(CHUNK):
+        pixels = taken(data.x_train, view % n, device).permute(0, 3, 1, 2).float().div(255)
+        x = crop(pixels, config.crop_pad, (crops[0][view], crops[1][view], crops[2][view]))
+        known.append(teacher(data.preprocessing.normalise(x)).cpu())
+    return crops, placed(torch.cat(known), device)
 
 
 def needs_teacher(config: DistillConfig) -> bool:
@@ -267,8 +297,11 @@ def identity(
     data: ImageSet, representations: Tensor, make: Callable[[], Network], config: DistillConfig, seed: int
 ) -> dict[str, Any]:
     """Which run this is: a checkpoint of another one is refused."""
+    settings = as_dict(config)
+    if not config.views:
+        del settings["views"]  # younger than some checkpoints, which go on
     return {
-        "distill": as_dict(config), "seed": seed, "data": data.fingerprint, "network": str(make()),
+        "distill": settings, "seed": seed, "data": data.fingerprint, "network": str(make()),
         "representations": fingerprint(representations),
     }  # fmt: skip
 
@@ -352,9 +385,10 @@ def _stop_if_diverged(state: State, data: ImageSet, config: DistillConfig, seed:
     mean = float(state.loss_sum) / max(1, state.step - since)
     if math.isfinite(mean) and bool(torch.isfinite(state.x_s).all()):
         return
+    kept = f" the images of step {since} are kept." if state.good else ""
     raise Diverged(
-        f"distill: the loss is {mean} between steps {since} and {state.step}; the images of step {since} are "
-        f"kept. Try a smaller distill.rate (now {config.rate}) or a larger distill.ridge (now {config.ridge})",
+        f"distill: the loss is {mean} between steps {since} and {state.step};{kept} Try a smaller "
+        f"distill.rate (now {config.rate}) or a larger distill.ridge (now {config.ridge})",
         None if state.good is None else _product(state, data, config, seed, *state.good),
     )
 

@@ -50,8 +50,15 @@ def test_preprocessing_of_stored_and_learned_images_agree():
     x = pre(stored)
     assert x.shape == (2, 3, 6, 5) and x.dtype == torch.float32
     assert torch.allclose(x, pre.normalise(stored.permute(0, 3, 1, 2).float() / 255))
+    assert torch.allclose(pre.pixels(x), stored.permute(0, 3, 1, 2).float() / 255, atol=1e-6)
     with pytest.raises(InputError, match="uint8"):
         pre(stored.float())
+
+
+@pytest.mark.parametrize("mean, std", [((float("inf"),), (1.0,)), ((0.0,), (float("inf"),)), ((0.0,), (0.0,))])
+def test_preprocessing_that_no_image_survives(mean, std):
+    with pytest.raises(InputError, match="finite"):
+        Preprocessing(mean, std)
 
 
 @pytest.mark.parametrize(
@@ -60,6 +67,7 @@ def test_preprocessing_of_stored_and_learned_images_agree():
         ({"images": torch.zeros(4, 8, 8)}, "images"),
         ({"images": torch.zeros(4, 3, 8, 8, dtype=torch.uint8)}, "images"),
         ({"targets": torch.zeros(3, 5)}, "targets"),
+        ({"images": torch.zeros(0, 3, 8, 8), "targets": torch.zeros(0, 5)}, "at least one pair"),
         ({"images": torch.zeros(4, 1, 8, 8)}, "preprocessing"),
         ({"support_input": "upside down"}, "support_input"),
     ],

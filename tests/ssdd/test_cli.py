@@ -131,6 +131,8 @@ def test_demo_that_diverges_keeps_its_log_and_says_so(tmp_path):
         (["distill", "--set", "distill.speed=9"], "speed"),
         (["distill", "--set", "distill.rate"], "distill.rate"),
         (["distill", "-d", "/no/such/folder"], "data"),
+        (["distill", "--steps", "0"], "steps: expected at least 1"),
+        (["demo", "--steps", "0"], "steps: expected at least 1"),
         (["distill", "-t", "x.pt"], "teacher"),
         (["distill", "-t", "a.safetensors", "--representations", "b.npy"], "one of the two"),
     ],

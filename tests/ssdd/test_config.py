@@ -145,7 +145,7 @@ def others(kind: Any, value: Any) -> list[Any]:
 
 
 EVERY = list(leaves(preset("digits")))
-NEEDS = {"distill.readout_every": ["--distill.held_out=100"]}
+NEEDS = {"distill.views": ["--distill.real_view=augmented"], "distill.readout_every": ["--distill.held_out=100"]}
 """Settings that stand on another one."""
 
 

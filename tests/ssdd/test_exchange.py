@@ -104,6 +104,7 @@ def test_exports_that_do_not_fit(tmp_path):
     uneven = torch.eye(3)[[0, 0, 0, 0, 1, 2]]
     for form, labels, named in [
         ("ddranking", None, "representations; give labels"), ("ddranking", uneven, "same number.*1 to 4"),
+        ("ddranking", uneven * float("nan"), "not finite"),
         ("ddranking", uneven[:2], r"floats \[6, classes\]"), ("folder", uneven, "only the form ddranking"),
         ("zip", None, "expected one of folder, huggingface, ddranking"),
     ]:  # fmt: skip
@@ -156,8 +157,9 @@ def test_a_hostile_pt_file_is_refused_and_nothing_runs(tmp_path, how):
         old = how == "old torch.save"
         torch.save(torch.nn.Linear(2, 2) if how == "module" else [torch.rand(2), Run(flag)], x,
                    _use_new_zipfile_serialization=not old)  # fmt: skip
-    with pytest.raises(InputError, match=r"x_syn\.pt: not a file of plain tensors .*nothing in it was run"):
+    with pytest.raises(InputError, match=r"x_syn\.pt: not a file of plain tensors .*nothing in it was run") as error:
         read_published(x, y, PRE)
+    assert "weights_only" not in str(error.value)  # torch's advice to load it all the same
     assert not os.path.exists(flag)
     if how == "torch.save":  # without the restriction it does run: this test would notice
         torch.load(x, weights_only=False)
@@ -174,6 +176,9 @@ def test_a_hostile_pt_file_is_refused_and_nothing_runs(tmp_path, how):
         (torch.zeros(2, 3, 4, 4, dtype=torch.uint8), torch.rand(2, 5), "images: expected floating"),
         (torch.full((2, 3, 4, 4), float("nan")), torch.rand(2, 5), "x_syn.pt: values that are not finite"),
         (torch.rand(2, 3, 4, 4), torch.tensor([0, -1]), "labels from 0"),
+        (torch.rand(2, 3, 4, 4), torch.tensor([0, 2**50]), "labels from 0"),
+        (torch.rand(2, 3, 4, 4).to_sparse(), torch.rand(2, 5), "x_syn.pt: expected a plain tensor of numbers"),
+        (torch.rand(0, 3, 4, 4), torch.rand(0, 5), "at least one pair"),
     ],
 )
 def test_published_files_that_do_not_fit(tmp_path, x, y, named):

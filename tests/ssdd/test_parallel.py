@@ -156,3 +156,5 @@ def test_more_processes_than_parts(source, tmp_path):
     assert "distill.networks: expected one or more for each of 2 processes, got 1" in said
     said = finish(tmp_path, 2, "-o", tmp_path / "other", *source[:2], *SETTINGS, fails=True)
     assert "ssdd teacher -o FILE" in said
+    said = finish(tmp_path, 2, "-o", tmp_path / "run", *source, *SETTINGS, fails=True)  # the folder is there
+    assert "is not empty" in said and "is gone" not in said, said

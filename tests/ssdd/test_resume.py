@@ -167,5 +167,7 @@ def test_resume_of_what_is_no_run(tmp_path):
     assert "one of the two" in finish(tmp_path, "distill", code=1)
     (tmp_path / "run.json").write_text('{"settings": {"distill": {"speed": 1}}, "arguments": {}}')
     assert "speed" in finish(tmp_path, "distill", "--resume", tmp_path, code=1)
+    (tmp_path / "run.json").write_text('{"settings": {"distill": {"rate": "x"}}, "arguments": {}}')
+    assert "DistillConfig.rate: expected a value like" in finish(tmp_path, "distill", "--resume", tmp_path, code=1)
     (tmp_path / "run.json").write_text("[")
     assert "cannot be read" in finish(tmp_path, "distill", "--resume", tmp_path, code=1)

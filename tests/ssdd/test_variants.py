@@ -5,8 +5,10 @@ import dataclasses
 import pytest
 import torch
 
+from ssdd.checkpoint import Checkpoints, Stopped
 from ssdd.config import DistillConfig, InputError
-from ssdd.distill import distill, inputs, run, start, support
+from ssdd.data import CPU
+from ssdd.distill import distill, inputs, known_views, real_batch, run, start, support
 from ssdd.models import frozen, seeded
 from ssdd.objective import outer_loss, prediction_loss, realism, total_variation
 from ssdd.select import kmeans_medoids
@@ -101,6 +103,45 @@ def test_the_gradient_passes_through_the_view_of_the_images(student, few, repres
     torch.autograd.grad(views[0].sum(), state.x_s)
     result = distill(few, representations.train, student, config).result
     assert not torch.equal(result.images, state.x_s)
+
+
+def test_known_views_are_what_the_teacher_says_of_them_and_it_is_asked_once(
+    student, few, representations, small, teacher
+):
+    asked = []
+
+    def counted(x):
+        asked.append(len(x))
+        return teacher(x)
+
+    config = quick(small, real_view="augmented", views=3, batch=50)
+    n = len(few.x_train)
+    result = distill(few, representations.train, student, config, teacher=counted).result
+    assert sum(asked) == 3 * n + 2  # two of them to check its output
+    again = distill(few, representations.train, student, config, teacher=teacher).result
+    assert torch.equal(result.images, again.images)
+    state = start(few, representations.train, student, config, 0)
+    state.views = known_views(few, config, 0, teacher, CPU)
+    seen = set()
+    for _ in range(4):
+        x_b, y_b, _ = real_batch(state, few, representations.train, config, None)
+        torch.testing.assert_close(y_b, teacher(x_b), rtol=1e-4, atol=1e-4)
+        seen |= {tuple(row.tolist()) for row in y_b}
+    known = {tuple(row.tolist()) for row in state.views[1]}
+    assert seen <= known and len(seen) > 100 and len(known) > 2 * n  # views of an image differ
+    for wrong in ({"real_view": "plain"}, {"teacher_in_loop": "recomputed"}):
+        with pytest.raises(InputError, match="views: expected 0"):
+            dataclasses.replace(config, **wrong)
+
+
+def test_known_views_go_on_to_the_same_bits(student, few, representations, small, teacher, tmp_path):
+    config, stops = quick(small, real_view="augmented", views=2), []
+    whole = distill(few, representations.train, student, config, teacher=teacher).result
+    with pytest.raises(Stopped):
+        first = Checkpoints(tmp_path, stop=lambda: stops.append(1) or len(stops) > 8)
+        distill(few, representations.train, student, config, teacher=teacher, checkpoints=first)
+    rest = distill(few, representations.train, student, config, teacher=teacher, checkpoints=Checkpoints(tmp_path))
+    assert torch.equal(whole.images, rest.result.images) and torch.equal(whole.targets, rest.result.targets)
 
 
 def test_a_start_from_medoids(student, few, representations, small):

@@ -1,18 +1,20 @@
 """The product, its file, and what it is exchanged with: nothing here needs the code that distils."""
 
 from .export import FORMS, export
-from .files import read_safetensors, write_atomically
+from .files import read_safetensors, read_torch, write_atomically
 from .pairs import FORMAT, DistilledSet
 from .preprocessing import Preprocessing
-from .published import read_published
+from .published import MOST_CLASSES, read_published
 
 __all__ = [
     "FORMAT",
     "FORMS",
+    "MOST_CLASSES",
     "DistilledSet",
     "Preprocessing",
     "export",
     "read_published",
     "read_safetensors",
+    "read_torch",
     "write_atomically",
 ]

@@ -123,6 +123,8 @@ def _ddranking(pairs: DistilledSet, folder: Path, labels: Tensor | None) -> None
     scores = pairs.targets if labels is None else labels
     if scores.dim() != 2 or len(scores) != len(pairs) or not scores.is_floating_point():
         raise InputError(f"labels: expected floats [{len(pairs)}, classes], got {scores.dtype} {list(scores.shape)}")
+    if not bool(torch.isfinite(scores).all()):
+        raise InputError("labels: values that are not finite")
     count = scores.argmax(1).bincount(minlength=scores.shape[1])
     if not bool((count == count[0]).all()):
         raise InputError(

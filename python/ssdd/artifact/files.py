@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import json
 import os
+import pickle
+import re
 import tempfile
+import zipfile
 from pathlib import Path
 from typing import Any
 
+import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
@@ -27,6 +31,22 @@ def read_safetensors(path: str | os.PathLike[str]) -> tuple[dict[str, Tensor], d
     if not isinstance(meta, dict):
         raise InputError(f"{path}: damaged metadata (expected an object, got {type(meta).__name__})")
     return tensors, meta
+
+
+def read_torch(path: str | os.PathLike[str]) -> Any:
+    """What ``torch.save`` wrote: tensors and plain containers. A file that asks for anything else is refused."""
+    name = Path(path).name
+    if not Path(path).is_file():
+        raise InputError(f"{path}: no such file")
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except (pickle.UnpicklingError, RuntimeError, EOFError, OSError, ValueError, KeyError, AttributeError, TypeError,
+            IndexError, RecursionError, MemoryError, OverflowError, zipfile.BadZipFile) as error:  # fmt: skip
+        # Of torch's own message only what the file asks for: the rest advises to load it all the same.
+        asked = re.search(r"(?i)unsupported [^\n]*?GLOBAL (\S+)", str(error))
+        lines = str(error).splitlines() or [type(error).__name__]
+        why = f"it asks for {asked[1]}" if asked else lines[0].partition(" In PyTorch 2.6")[0]
+        raise InputError(f"{name}: not a file of plain tensors ({why}); nothing in it was run") from None
 
 
 def write_atomically(path: str | os.PathLike[str], content: bytes) -> Path:

@@ -63,6 +63,9 @@ class DistilledSet(Dataset[tuple[Tensor, Tensor]]):
             raise InputError(
                 f"targets: expected floating point [S, C], got {self.targets.dtype} {list(self.targets.shape)}"
             )
+        if 0 in (*self.images.shape, *self.targets.shape):
+            shapes = f"{list(self.images.shape)}, {list(self.targets.shape)}"
+            raise InputError(f"images, targets: expected at least one pair, got {shapes}")
         if len(self.images) != len(self.targets):
             raise InputError(f"targets: expected one an image ({len(self.images)}), got {len(self.targets)}")
         if self.images.shape[1] != len(self.preprocessing.mean):

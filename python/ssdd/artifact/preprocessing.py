@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import lru_cache
+from math import isfinite
 from typing import Any
 
 import torch
@@ -36,8 +37,10 @@ class Preprocessing:
     def __post_init__(self) -> None:
         if len(self.mean) != len(self.std) or not self.mean:
             raise InputError(f"Preprocessing: expected one mean and one std a channel, got {self.mean} and {self.std}")
-        if not all(s > 0 for s in self.std):
-            raise InputError(f"Preprocessing.std: expected positive numbers, got {self.std}")
+        if not all(0 < s < float("inf") for s in self.std) or not all(map(isfinite, self.mean)):
+            raise InputError(
+                f"Preprocessing: expected finite means and finite, positive stds, got {self.mean} and {self.std}"
+            )
 
     @classmethod
     def stored(cls, meta: dict[str, Any]) -> Preprocessing:
@@ -48,6 +51,11 @@ class Preprocessing:
         """Pixels [N, C, H, W] in [0, 1], floating point -> network input of the same shape."""
         mean, std = (_channels(values, pixels.dtype, pixels.device) for values in (self.mean, self.std))
         return (pixels - mean) / std
+
+    def pixels(self, x: Tensor) -> Tensor:
+        """The inverse of :meth:`normalise`."""
+        mean, std = (_channels(values, x.dtype, x.device) for values in (self.mean, self.std))
+        return x * std + mean
 
     def __call__(self, images: Tensor) -> Tensor:
         """Stored images, uint8 [N, H, W, C] -> network input, float32 [N, C, H, W]."""

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import os
-import pickle
-import zipfile
 from pathlib import Path
 
 import torch
@@ -12,23 +10,21 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..config import InputError
+from .files import read_torch
 from .pairs import DistilledSet
 from .preprocessing import Preprocessing
+
+MOST_CLASSES = 1 << 20
+"""A label beyond is a damaged file: one-hot targets, or counts a class, would fill the memory."""
 
 
 def read_tensor(path: str | os.PathLike[str]) -> Tensor:
     """The one tensor in a file of ``torch.save``. Weights only: a file that asks for anything else is refused."""
-    name = Path(path).name
-    if not Path(path).is_file():
-        raise InputError(f"{path}: no such file")
-    try:
-        found = torch.load(path, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError, OSError, ValueError, KeyError, AttributeError, TypeError,
-            IndexError, zipfile.BadZipFile) as error:  # fmt: skip
-        why = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise InputError(f"{name}: not a file of plain tensors ({why}); nothing in it was run") from None
+    name, found = Path(path).name, read_torch(path)
     if not isinstance(found, Tensor):
         raise InputError(f"{name}: expected one tensor, got {type(found).__name__}")
+    if found.layout != torch.strided or found.is_quantized or found.is_complex():
+        raise InputError(f"{name}: expected a plain tensor of numbers, got {found.dtype}, {found.layout}")
     return found.detach()
 
 
@@ -49,8 +45,9 @@ def read_published(
     x, y = read_tensor(images), read_tensor(targets)
     kind = "representation"
     if y.dim() == 1 and not y.is_floating_point() and y.dtype != torch.bool and len(y):
-        if int(y.min()) < 0:
-            raise InputError(f"{Path(targets).name}: expected labels from 0, got {int(y.min())}")
+        if int(y.min()) < 0 or int(y.max()) >= MOST_CLASSES:
+            raise InputError(f"{Path(targets).name}: expected labels from 0 to at most {MOST_CLASSES - 1}, "
+                             f"got {int(y.min())} to {int(y.max())}")  # fmt: skip
         y, kind = F.one_hot(y.long()), "labels"
     for name, tensor in ((images, x), (targets, y)):
         if not bool(torch.isfinite(tensor.float()).all()):

@@ -32,15 +32,17 @@ PresetName = Annotated[
 ]
 Changes = Annotated[
     list[str] | None,
-    typer.Option("--set", metavar="STAGE.FIELD=VALUE", help="Change a setting, e.g. distill.rate=0.03. Repeatable."),
+    typer.Option("--set", metavar="STAGE.FIELD=VALUE", help="Change a setting, e.g. distill.rate=0.03. Repeatable. "
+                 "Each is a flag too, --distill.rate 0.03: `ssdd settings PRESET` prints all."),
 ]
 Official = Annotated[
     bool, typer.Option("--official", help="Turn every departure between paper and published code to the code's side.")
 ]
 TeacherName = Annotated[
     str | None,
-    typer.Option("--teacher", "-t", help="FILE.safetensors written by `ssdd teacher`, or package.module:factory "
-                 "of yours that returns an nn.Module."),
+    typer.Option("--teacher", "-t", help="FILE.safetensors written by `ssdd teacher`; FILE.pth, a ResNet in "
+                 "torchvision's form; or package.module:factory of yours that returns an nn.Module, also with "
+                 "@FILE.pth, its weights (docs/teachers.md)."),
 ]  # fmt: skip
 RepresentationsFile = Annotated[
     Path | None,

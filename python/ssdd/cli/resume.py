@@ -55,4 +55,7 @@ def lasting(name: str | Path | None) -> str | None:
     """A name of data or of a teacher that means the same from another directory."""
     if name is None:
         return None
+    factory, at, weights = str(name).partition("@")
+    if at and Path(weights).exists():
+        return f"{factory}@{Path(weights).resolve()}"
     return str(Path(name).resolve()) if Path(name).exists() else str(name)

@@ -141,6 +141,10 @@ def distill(
     loaded = load_images(data, size)
     if settings.distill.images > len(loaded.x_train):
         raise InputError(f"images: expected at most {len(loaded.x_train)}, got {settings.distill.images}")
+    if out:
+        reports.check_directory(out, overwrite)  # by every process, before one of them makes it
+    if not settings.distill.steps:
+        raise InputError("steps: expected at least 1, got 0")
     # What was given is read before --overwrite may empty the folder; only training comes after.
     given = None
     if teacher or representations:

@@ -56,6 +56,13 @@ def as_dict(settings: Any) -> dict[str, Any]:
     return dataclasses.asdict(settings)
 
 
+def _alike(value: Any, old: Any) -> bool:
+    """Whether ``value``, of a JSON file, is of the kind of ``old``; a whole number will do for a float."""
+    if isinstance(old, tuple):
+        return isinstance(value, list | tuple) and all(type(part) is int for part in value)
+    return type(value) is type(old) or (isinstance(old, float) and type(value) is int)
+
+
 def from_dict(like: _S, values: Mapping[str, Any]) -> _S:
     """Settings from what :func:`as_dict` made of them, read back from JSON. ``like``: settings of the same class.
 
@@ -68,6 +75,8 @@ def from_dict(like: _S, values: Mapping[str, Any]) -> _S:
         old = getattr(like, key)
         if dataclasses.is_dataclass(old) and isinstance(value, Mapping):
             value = from_dict(old, value)
+        elif dataclasses.is_dataclass(old) or not _alike(value, old):
+            raise InputError(f"{type(like).__name__}.{key}: expected a value like {old!r}, got {value!r}")
         changes[key] = tuple(value) if isinstance(old, tuple) else value
     return dataclasses.replace(like, **changes)  # type: ignore[type-var]
 

@@ -58,7 +58,7 @@ PRESETS: dict[str, Preset] = {
     "cifar100": _published("cifar100", "convnet-128-256-512", 1000, 1e-4, 10_000),
     "tinyimagenet": _published("tinyimagenet", "convnet-64-128-256-512", 2000, 1e-5, 10_000),
     "imagenet64": _published("imagenet64", "convnet-64-128-256-512", 1000, 1e-5, 5_000),
-    # Published with a Barlow Twins ResNet-50 of ImageNet: give it with --teacher or --representations.
+    # Published with a Barlow Twins ResNet-50 of ImageNet: give its file with --teacher (docs/teachers.md).
     "imagenette": _published("imagenette", "convnet-32-64-128-256-512", 10, 1e-3, 5_000),
     # Small colour images on a CPU: a folder or an .npz of the user's.
     "small": Preset(name="small", distill=DistillConfig(pool=5, pool_steps=400)),

@@ -190,6 +190,9 @@ class DistillConfig:
     pool_counter: Literal["reset", "stuck"] = "reset"
     support_input: Literal["normalised", "raw"] = "normalised"
     real_view: Literal["plain", "augmented"] = "plain"
+    views: int = 0
+    """Of ``real_view="augmented"``: each real image is seen in one of this many views, drawn before the first step,
+    whose representations are computed once. 0 (code): each view is drawn anew, the teacher asked at every step."""
     crop_pad: int = 4
     """Pixels of padding for ``real_view="augmented"``; published with 32x32 and 64x64 images."""
     teacher_in_loop: Literal["cached", "recomputed"] = "cached"
@@ -203,6 +206,9 @@ class DistillConfig:
             raise InputError(f"DistillConfig.networks: expected at most pool ({self.pool}), got {self.networks}")
         if self.readout_every and not self.held_out:
             raise InputError("DistillConfig.held_out: readout_every needs images to read out on, got 0")
+        if self.views and (self.real_view != "augmented" or self.teacher_in_loop != "cached"):
+            raise InputError("DistillConfig.views: expected 0 without real_view='augmented' and teacher_in_loop="
+                             f"'cached', got {self.views}")  # fmt: skip
         if self.temperature == 0:
             raise InputError("DistillConfig.temperature: expected more than 0, got 0.0")
         if self.pool_steps < 2:

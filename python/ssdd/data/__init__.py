@@ -8,9 +8,10 @@ from .device import CPU, DEVICES, chosen_device, placed, repeatable, sent, sent_
 from .load import load_images
 from .sets import ImageSet
 from .stream import cache_directory, mapped, write_array
-from .views import augment, crop_and_flip
+from .views import Crops, augment, crop, crop_and_flip, draw_crops
 
 __all__ = [
-    "CPU", "DEVICES", "ImageSet", "augment", "cache_directory", "chosen_device", "crop_and_flip", "load_images",
+    "CPU", "DEVICES", "Crops", "ImageSet", "augment", "cache_directory", "chosen_device", "crop", "crop_and_flip",
+    "draw_crops", "load_images",
     "mapped", "placed", "repeatable", "sent", "sent_module", "taken", "write_array",
 ]  # fmt: skip

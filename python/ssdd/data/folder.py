@@ -1,7 +1,8 @@
-"""A folder of images: ``train/`` and ``test/``, one part alone, or Tiny-ImageNet's form."""
+"""A folder of images: ``train/`` and ``test/`` (or ``val/``), one part alone, or Tiny-ImageNet's form."""
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,8 @@ from .stream import MEMORY, assembled
 SUFFIXES = {".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".tif", ".tiff"}
 GREY = {"1", "L", "LA", "I;16", "I;16L", "I;16B", "I"}
 """PIL's modes of one channel (and of grey with a mask)."""
+TEST = ("test", "val", "validation", "valid")
+"""Names of the folder of held-out images beside ``train``; the first that is there counts."""
 ANNOTATIONS = Path("val") / "val_annotations.txt"
 
 Labelled = tuple[list[Path], list[str]]
@@ -47,8 +50,15 @@ def to_pixels(image: Any, size: int | None, channels: int) -> np.ndarray:
 
 
 def _listing(root: Path) -> Labelled:
-    """Files below ``root``; their class is the subfolder they lie in."""
-    files = sorted(p for p in root.rglob("*") if p.is_file() and p.suffix.lower() in SUFFIXES)
+    """Files below ``root``, links followed; their class is the subfolder they lie in."""
+    found: list[Path] = []
+    for at, folders, names in os.walk(root, followlinks=True):
+        if any(os.path.samefile(at, above) for above in Path(at).parents if above.is_relative_to(root)):
+            raise InputError(f"data: {Path(at).relative_to(root)} is a link to a folder it lies in; remove it")
+        folders.sort()
+        # A link whose file is missing is kept: it is an image that cannot be read, and is reported as one.
+        found += [Path(at, name) for name in names if Path(name).suffix.lower() in SUFFIXES]
+    files = sorted(found)
     if not files:
         raise InputError(f"data: no images in the folder {root.name!r} (looked for {', '.join(sorted(SUFFIXES))})")
     return files, [p.relative_to(root).parts[0] if p.parent != root else "" for p in files]
@@ -105,7 +115,7 @@ def _decoded(files: Sequence[Path], root: Path, size: int | None, channels: int)
 
 
 def read_folder(root: Path, size: int | None = None, memory: int = MEMORY) -> ImageSet:
-    """Read ``root/train`` and ``root/test``, Tiny-ImageNet's form, or ``root`` alone (one image in five held out).
+    """Read ``root/train`` and ``root/test`` (or ``val``), Tiny-ImageNet's form, or ``root`` (one in five held out).
 
     Class labels are the sorted names of the subfolders; a part with files outside any subfolder has no labels. A
     part of more than ``memory`` bytes is decoded into a file of the cache and mapped.
@@ -115,8 +125,8 @@ def read_folder(root: Path, size: int | None = None, memory: int = MEMORY) -> Im
     rows: tuple[Tensor, ...] = ()
     if (root / ANNOTATIONS).is_file():
         parts = _tiny_imagenet(root)
-    elif (root / "train").is_dir() and (root / "test").is_dir():
-        parts = [_listing(root / "train"), _listing(root / "test")]
+    elif (root / "train").is_dir() and (test := next((name for name in TEST if (root / name).is_dir()), None)):
+        parts = [_listing(root / "train"), _listing(root / test)]
     else:
         files, names = _listing(root)
         rows = held_out(root.name, len(files))

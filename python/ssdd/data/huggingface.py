@@ -58,20 +58,28 @@ def read_huggingface(source: str, size: int | None, memory: int) -> ImageSet:
     parts = dict(found) if isinstance(found, library.DatasetDict) else {"train": found}
     if "train" not in parts:
         raise InputError(f"data: {name}: expected a part called train, got {', '.join(parts)}")
-    test = next((key for key in TEST if key in parts), None)
     image, label = _columns(parts["train"], name, library)
+    # Where the hub hides the labels of a test part they are all -1: another part then serves better.
+    held = sorted((key for key in TEST if key in parts), key=lambda key: _hidden(parts[key], label))
+    test = held[0] if held else None
 
     def read(which: str) -> tuple[Tensor, Tensor | None]:
         part = parts[which]
         if not len(part):
             raise InputError(f"data: {name}: the part {which} is empty")
-        channels, first = (1 if all(map(is_grey, _column(part, image))) else 3), part[0][image]
+        channels, first = (1 if all(map(is_grey, _column(part, image, f"{name}: {which}"))) else 3), part[0][image]
         width, height = (size, size) if size else first.size
         # The fingerprint is the library's own name for "this table after these operations".
         key = f"hf {part._fingerprint} {image} {size}"
         pixels = _pixels(part, image, size, channels, (height, width), f"{name}: {which}")
         stored = assembled((len(part), height, width, channels), pixels, key, memory)
-        labels = None if label is None else torch.tensor([int(y) for y in part[label]])
+        labels = None
+        if label is not None and not _hidden(part, label):
+            given = list(part[label])
+            if not all(type(y) is int for y in given):
+                strange = next(y for y in given if type(y) is not int)
+                raise InputError(f"data: {name}: {which}: {label}: expected whole numbers, got {strange!r}")
+            labels = torch.tensor(given)
         return stored, labels
 
     x, y = read("train")
@@ -82,20 +90,28 @@ def read_huggingface(source: str, size: int | None, memory: int) -> ImageSet:
     return ImageSet(short, x, x_test, y, y_test)
 
 
-def _column(part: Any, column: str) -> Iterator[Any]:
+def _hidden(part: Any, label: str | None) -> bool:
+    """Whether the part's labels are withheld: all -1."""
+    return label is not None and label in part.features and set(part[label]) == {-1}
+
+
+def _column(part: Any, column: str, where: str) -> Iterator[Any]:
     """The PIL images of a column."""
     rows = iter(part.select_columns([column]))
     for i in range(len(part)):
         try:
-            yield next(rows)[column]
+            found = next(rows)[column]
         except (OSError, ValueError) as error:
-            raise InputError(f"data: image {i} cannot be read ({error})") from None
+            raise InputError(f"data: {where}: image {i} cannot be read ({error})") from None
+        if found is None:
+            raise InputError(f"data: {where}: image {i} is missing")
+        yield found
 
 
 def _pixels(
     part: Any, column: str, size: int | None, channels: int, sides: tuple[int, int], where: str
 ) -> Iterator[np.ndarray]:
-    for i, image in enumerate(_column(part, column)):
+    for i, image in enumerate(_column(part, column, where)):
         try:
             pixels = to_pixels(image, size, channels)
         except (OSError, ValueError) as error:

@@ -42,7 +42,8 @@ def read_npz(path: Path, memory: int = MEMORY) -> ImageSet:
         kind = np.uint8 if key.startswith("x_") else np.integer
         if not np.issubdtype(array.dtype, kind):
             raise InputError(f"{path.name}: {key}: expected {kind.__name__}, got {array.dtype}")
-        if key.startswith("y_") and (f"x{key[1:]}" not in arrays or len(array) != len(arrays[f"x{key[1:]}"])):
+        images = arrays.get(f"x{key[1:]}")
+        if key.startswith("y_") and (array.ndim != 1 or images is None or images.ndim < 1 or len(array) != len(images)):
             raise InputError(f"{path.name}: {key}: expected one label an image of x{key[1:]}, got {array.shape}")
     x: dict[str, Tensor] = {key: torch.from_numpy(arrays[key]) for key in arrays if key.startswith("x_")}
     y = {key: torch.from_numpy(arrays[key].astype(np.int64)) for key in arrays if key.startswith("y_")}

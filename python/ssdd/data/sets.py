@@ -9,7 +9,7 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
-from ..artifact import Preprocessing
+from ..artifact import MOST_CLASSES, Preprocessing
 from ..config import InputError
 from .device import placed
 from .stream import MEMORY, assembled, chunks, content_key, rows_of
@@ -41,12 +41,14 @@ class ImageSet:
                 raise InputError(
                     f"{self.name}: x_{part}: expected uint8 [N, H, W, 1 or 3], got {x.dtype} {list(x.shape)}"
                 )
-            if len(x) == 0:
-                raise InputError(f"{self.name}: x_{part}: expected at least one image, got none")
+            if 0 in x.shape:
+                raise InputError(f"{self.name}: x_{part}: expected at least one image, of at least one pixel, "
+                                 f"got {list(x.shape)}")  # fmt: skip
             if y is not None and (y.dim() != 1 or len(y) != len(x) or y.dtype != torch.int64):
                 raise InputError(f"{self.name}: y_{part}: expected int64 [{len(x)}], got {y.dtype} {list(y.shape)}")
-            if y is not None and int(y.min()) < 0:
-                raise InputError(f"{self.name}: y_{part}: expected labels from 0, got {int(y.min())}")
+            if y is not None and not 0 <= int(y.min()) <= int(y.max()) < MOST_CLASSES:
+                raise InputError(f"{self.name}: y_{part}: expected labels from 0 to at most {MOST_CLASSES - 1}, "
+                                 f"got {int(y.min())} to {int(y.max())}")  # fmt: skip
         if self.x_train.shape[1:] != self.x_test.shape[1:]:
             raise InputError(
                 f"{self.name}: x_test: expected images of {list(self.x_train.shape[1:])} as in x_train, "

@@ -53,19 +53,30 @@ def augment(pixels: Tensor, config: AugmentConfig, generator: torch.Generator) -
     return x
 
 
-def crop_and_flip(pixels: Tensor, pad: int, generator: torch.Generator) -> Tensor:
-    """Pad by ``pad`` black pixels, crop back to the old size at a random place, flip one half of the images.
+Crops = tuple[Tensor, Tensor, Tensor]
+"""Of each image: rows and columns that its window is moved by, and whether it is flipped; [N] each, in main memory."""
 
-    The view of the published code's real batch. pixels: [N, C, H, W]; same shape returned.
-    """
-    n, _, height, width = pixels.shape
-    padded = F.pad(pixels, (pad, pad, pad, pad))
+
+def draw_crops(n: int, pad: int, generator: torch.Generator) -> Crops:
+    """Crops of ``n`` images after padding by ``pad``, one half of them flipped."""
     top = torch.randint(0, 2 * pad + 1, (n, 1), generator=generator)
     left = torch.randint(0, 2 * pad + 1, (n, 1), generator=generator)
-    flip = torch.rand(n, 1, generator=generator) < 0.5
+    return top[:, 0], left[:, 0], torch.rand(n, 1, generator=generator)[:, 0] < 0.5
+
+
+def crop(pixels: Tensor, pad: int, crops: Crops) -> Tensor:
+    """Pad by ``pad`` black pixels, cut back to the old size at the place drawn, flip. [N, C, H, W]; same shape."""
+    n, _, height, width = pixels.shape
+    top, left, flip = (drawn[:, None] for drawn in crops)
+    padded = F.pad(pixels, (pad, pad, pad, pad))
     rows = top + torch.arange(height)
     columns = torch.arange(width).expand(n, width)
     columns = left + torch.where(flip, width - 1 - columns, columns)
     image = torch.arange(n, device=pixels.device).view(n, 1, 1)
     rows, columns = sent(rows, pixels.device), sent(columns, pixels.device)
     return padded[image, :, rows[:, :, None], columns[:, None, :]].permute(0, 3, 1, 2).contiguous()
+
+
+def crop_and_flip(pixels: Tensor, pad: int, generator: torch.Generator) -> Tensor:
+    """The view of the published code's real batch: pad, crop, flip, drawn anew. [N, C, H, W]; same shape."""
+    return crop(pixels, pad, draw_crops(len(pixels), pad, generator))

@@ -142,7 +142,7 @@ def row_pairs(study: Study, row: Row, seed: int, work: Path, report: Report = si
         pairs = row_pairs(replace(study, settings=row.of.settings), row.of, seed, work, report)
         assert pairs is not None
         with torch.no_grad():
-            targets = study.teacher(study.data.preprocessing.normalise(pairs.images))
+            targets = study.teacher(study.teacher.preprocessing.normalise(pairs.images))
         return replace(pairs, targets=targets, metrics={})
     file = work / f"{row.slug}.seed-{seed}.pairs.safetensors"
     settings_here = row.relevant["distill"]

@@ -4,5 +4,6 @@ from .convnet import ConvNet
 from .frozen import frozen, in_chunks
 from .network import Network, build, seeded
 from .resnet import ResNet
+from .standard import standard_resnet
 
-__all__ = ["ConvNet", "Network", "ResNet", "build", "frozen", "in_chunks", "seeded"]
+__all__ = ["ConvNet", "Network", "ResNet", "build", "frozen", "in_chunks", "seeded", "standard_resnet"]

@@ -1,7 +1,7 @@
 """What a person looks at: run directory, log, progress, tables, pictures, and the demonstration that makes them all."""
 
 from .demo import demo, keep_partial, teach
-from .directory import MARK, new_directory, new_file
+from .directory import MARK, check_directory, new_directory, new_file
 from .info import info
 from .log import JsonLines, both
 from .page import write_page
@@ -24,6 +24,7 @@ __all__ = [
     "keep_partial",
     "loss_curves",
     "markdown",
+    "check_directory",
     "new_directory",
     "new_file",
     "run_study",

@@ -48,6 +48,8 @@ def demo(
         raise InputError(f"seeds: expected different whole numbers, at least one, got {seeds}")
     if teacher is not None and representations is not None:
         raise InputError("teacher, representations: expected one of the two")
+    if not settings.distill.steps:
+        raise InputError("steps: expected at least 1, got 0")
     if settings.distill.images > len(data.x_train):
         raise InputError(
             f"images: expected at most {len(data.x_train)}, the number of training images of {data.name}, "

@@ -12,8 +12,8 @@ MARK = "log.jsonl"
 """The file that says "this is a run directory": each run starts by opening it."""
 
 
-def new_directory(path: str | os.PathLike[str], overwrite: bool = False) -> Path:
-    """An empty directory at ``path``.
+def check_directory(path: str | os.PathLike[str], overwrite: bool = False) -> Path:
+    """The path, if :func:`new_directory` would take it; what is there stays as it is.
 
     Raises :class:`InputError` where something is there, unless ``overwrite`` is set and it is the directory of an
     earlier run (or empty): a mistyped path never deletes anything else.
@@ -26,6 +26,13 @@ def new_directory(path: str | os.PathLike[str], overwrite: bool = False) -> Path
             raise InputError(f"out: {folder} is not empty; choose another directory or give --overwrite")
         if not (folder / MARK).is_file():
             raise InputError(f"out: {folder} does not hold a run of ssdd (no {MARK}); it is not overwritten")
+    return folder
+
+
+def new_directory(path: str | os.PathLike[str], overwrite: bool = False) -> Path:
+    """An empty directory at ``path``; refuses what :func:`check_directory` refuses."""
+    folder = check_directory(path, overwrite)
+    if folder.is_dir() and any(folder.iterdir()):
         shutil.rmtree(folder)
     folder.mkdir(parents=True, exist_ok=True)
     return folder

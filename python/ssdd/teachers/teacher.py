@@ -6,7 +6,7 @@ import hashlib
 import importlib
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -15,13 +15,16 @@ import torch
 from safetensors.torch import save as to_bytes
 from torch import Tensor, nn
 
-from ..artifact import Preprocessing, read_safetensors, write_atomically
+from ..artifact import Preprocessing, read_safetensors, read_torch, write_atomically
 from ..config import InputError
 from ..data import CPU, sent
-from ..models import ConvNet, ResNet
+from ..models import ConvNet, ResNet, standard_resnet
 
 FORMAT = "ssdd.teacher"
 BATCH = 500
+WEIGHTS = (".pt", ".pth", ".bin", ".safetensors")
+IMAGENET = Preprocessing((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+"""What networks in torchvision's form were trained with."""
 
 
 def teacher_backbone(kind: str, channels: int, size: tuple[int, int], widths: tuple[int, ...]) -> ConvNet | ResNet:
@@ -59,6 +62,12 @@ class Teacher:
             )
         return y.to(torch.float32)
 
+    def fed(self, given: Preprocessing) -> Callable[[Tensor], Tensor]:
+        """The teacher for images that ``given`` has normalised, which need not be how its own images are."""
+        if given == self.preprocessing:
+            return self
+        return lambda x: self(self.preprocessing.normalise(given.pixels(x)))
+
     @property
     def device(self) -> torch.device:
         """Where the network is, and wants its images."""
@@ -78,7 +87,9 @@ class Teacher:
     @torch.no_grad()
     def represented(self, images: Tensor) -> Iterator[Tensor]:
         """:meth:`represent` a batch at a time: for sets that do not fit in memory."""
-        device = self.device
+        device, channels = self.device, len(self.preprocessing.mean)
+        if images.shape[-1] != channels:
+            raise InputError(f"teacher: it was made for images of {channels} channels, these have {images.shape[-1]}")
         try:
             for part in images.split(BATCH):
                 y = self(self.preprocessing(sent(part, device))).cpu()
@@ -124,18 +135,52 @@ class Teacher:
 
     @classmethod
     def named(cls, name: str, preprocessing: Preprocessing) -> Teacher:
-        """``FILE.safetensors`` written by ``ssdd teacher``, or ``package.module:factory`` of the user's.
+        """``FILE.safetensors`` written by ``ssdd teacher``; a file of weights (.pt, .pth, .safetensors) of a ResNet in
+        torchvision's form, fed as ImageNet is; ``package.module:factory`` of the user's, or the same with ``@FILE``,
+        weights for the network that it makes.
 
         The factory is called without arguments and returns an ``nn.Module``, or a :class:`Teacher` where the network
-        needs another preprocessing than the data's mean and std (``preprocessing``).
+        needs another preprocessing than the data's mean and std (``preprocessing``). A file is read weights only:
+        nothing in it is executed.
         """
-        if name.endswith(".safetensors"):
-            return cls.load(name)
         place, _, attribute = name.partition(":")
+        attribute, _, weights = attribute.partition("@")
+        if not attribute and name.endswith(WEIGHTS):
+            if name.endswith(".safetensors") and read_safetensors(name)[1]:
+                return cls.load(name)
+            state = state_dict(name)
+            try:
+                network = standard_resnet(state)
+            except InputError as error:
+                raise InputError(f"teacher: {Path(name).name}: {error}") from None
+            return cls(network, IMAGENET, {"name": Path(name).name})
         if not attribute:
-            raise InputError(f"teacher: expected FILE.safetensors or package.module:factory, got {name!r}")
+            raise InputError("teacher: expected FILE.safetensors, FILE.pth or package.module:factory[@FILE.pth], "
+                             f"got {name!r}")  # fmt: skip
         try:
             made = getattr(importlib.import_module(place), attribute)()
-        except (ImportError, AttributeError) as error:
-            raise InputError(f"teacher: cannot import {name!r}: {error}") from error
-        return made if isinstance(made, Teacher) else cls(made, preprocessing, {"name": name})
+        except Exception as error:  # code of the user's: it may raise anything
+            why = f"{type(error).__name__}: {error}"
+            raise InputError(f"teacher: {place}:{attribute} cannot be made ({why})") from error
+        teacher = made if isinstance(made, Teacher) else cls(made, preprocessing, {"name": name})
+        if weights:
+            try:
+                teacher.module.load_state_dict(state_dict(weights))
+            except RuntimeError as error:  # names or shapes that do not fit; torch lists them
+                raise InputError(f"teacher: {Path(weights).name} does not fit {place}:{attribute}: {error}") from None
+        return teacher
+
+
+def state_dict(path: str | os.PathLike[str]) -> dict[str, Tensor]:
+    """Weights by name, from a file of safetensors or of ``torch.save``; a training checkpoint's lie one level down."""
+    try:
+        found = read_safetensors(path)[0] if str(path).endswith(".safetensors") else read_torch(path)
+    except InputError as error:
+        raise InputError(f"teacher: {error}") from None
+    for key in ("state_dict", "model", "backbone"):
+        if isinstance(found, dict) and isinstance(found.get(key), dict):
+            found = found[key]
+    if not isinstance(found, dict) or not any(isinstance(value, Tensor) for value in found.values()):
+        came = type(found).__name__
+        raise InputError(f"teacher: {Path(path).name}: expected a state dict, tensors by name, got {came}")
+    return {str(key): value for key, value in found.items() if isinstance(value, Tensor)}

@@ -57,6 +57,31 @@ def test_mixed_sizes(tmp_path):
     assert load_images(tmp_path, size=4).size == (4, 4)
 
 
+@pytest.mark.parametrize("test", ["val", "validation"])
+def test_held_out_images_under_other_names(tmp_path, test):
+    for part in ("train", test):
+        for name in ("ant", "bee"):
+            write(tmp_path / part / name / "0.png", seed=len(part))
+    data = load_images(tmp_path)
+    assert len(data.x_train) == len(data.x_test) == 2 and data.y_train.tolist() == data.y_test.tolist() == [0, 1]
+
+
+def test_links_are_followed(tmp_path):
+    for name in ("ant", "bee"):
+        write(tmp_path / "elsewhere" / name / "0.png")
+        (tmp_path / "set" / name).parent.mkdir(exist_ok=True)
+        (tmp_path / "set" / name).symlink_to(tmp_path / "elsewhere" / name)
+    data = load_images(tmp_path / "set")
+    assert len(data.x_train) + len(data.x_test) == 2 and data.classes >= 1
+    (tmp_path / "set" / "cat").symlink_to(tmp_path / "set")
+    with pytest.raises(InputError, match="cat is a link to a folder it lies in"):
+        load_images(tmp_path / "set")
+    (tmp_path / "set" / "cat").unlink()
+    (tmp_path / "set" / "gone.png").symlink_to(tmp_path / "nowhere.png")
+    with pytest.raises(InputError, match=r"gone\.png: unreadable image"):
+        load_images(tmp_path / "set")
+
+
 @pytest.mark.parametrize("content", [b"no image", None])
 def test_unreadable_image_is_named(tmp_path, content):
     write(tmp_path / "a.png", (64, 64))
@@ -101,6 +126,9 @@ class Explosive:
         ({"x_train": np.zeros((4, 8, 8, 3), np.uint8), "y_train": np.zeros(4, np.float64)}, "y_train"),
         ({"x_train": np.zeros((4, 8, 8, 3), np.uint8), "x_test": np.zeros((4, 9, 8, 3), np.uint8)}, "x_test"),
         ({"x_train": np.zeros((1, 8, 8, 3), np.uint8)}, "at least two"),
+        ({"x_train": np.zeros((4, 0, 8, 3), np.uint8)}, "at least one pixel"),
+        ({"x_train": np.zeros((4, 8, 8, 3), np.uint8), "y_train": np.int64(3)}, "y_train: expected one label an image"),
+        ({"x_train": np.zeros((4, 8, 8, 3), np.uint8), "y_train": np.full(4, 2**50)}, "y_train: expected labels from"),
     ],
 )
 def test_npz_that_does_not_fit(tmp_path, arrays, named):

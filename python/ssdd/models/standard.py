@@ -1,0 +1,92 @@
+"""ResNets as torchvision writes them (its names, 7x7 stem, max-pool), built to fit the weights in a state dict."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from itertools import count
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ..config import InputError
+
+
+class Block(nn.Module):
+    """Two 3x3 convolutions, or 1x1, 3x3, 1x1 ("bottleneck", its stride in the 3x3), and a shortcut.
+
+    [N, I, H, W] -> [N, O, H/s, W/s]; ``widths`` are the channels after each convolution.
+    """
+
+    def __init__(self, inside: int, widths: list[int], stride: int, groups: int, shortcut: bool) -> None:
+        super().__init__()
+        sides = [3, 3] if len(widths) == 2 else [1, 3, 1]
+        self.depth, channels = len(widths), inside
+        for i, (width, side) in enumerate(zip(widths, sides, strict=True)):
+            step = stride if i == sides.index(3) else 1
+            parts = groups if side == 3 else 1
+            self.add_module(f"conv{i + 1}", nn.Conv2d(channels, width, side, step, side // 2, groups=parts, bias=False))
+            self.add_module(f"bn{i + 1}", nn.BatchNorm2d(width))
+            channels = width
+        self.downsample = nn.Sequential(
+            nn.Conv2d(inside, channels, 1, stride, bias=False), nn.BatchNorm2d(channels)
+        ) if shortcut else None  # fmt: skip
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = x
+        for i in range(1, self.depth + 1):
+            y = getattr(self, f"bn{i}")(getattr(self, f"conv{i}")(y))
+            y = F.relu(y) if i < self.depth else y
+        return F.relu(y + (x if self.downsample is None else self.downsample(x)))
+
+
+class StandardResNet(nn.Module):
+    """Images [N, C, H, W] -> features [N, D]: 2048 numbers for ResNet-50, 512 for ResNet-18. No classifier.
+
+    ``state``: weights under torchvision's names; depths, widths and groups are read from it.
+    """
+
+    def __init__(self, state: Mapping[str, Tensor]) -> None:
+        super().__init__()
+        stem = state["conv1.weight"]
+        self.conv1 = nn.Conv2d(stem.shape[1], stem.shape[0], 7, 2, 3, bias=False)
+        self.bn1 = nn.BatchNorm2d(stem.shape[0])
+        channels = stem.shape[0]
+        for stage in range(1, 5):
+            blocks: list[nn.Module] = []
+            for at in (f"layer{stage}.{i}." for i in count()):
+                weights = [state[key] for i in (1, 2, 3) if (key := f"{at}conv{i}.weight") in state]
+                if not weights:
+                    break
+                widths = [len(weight) for weight in weights]
+                groups = widths[0] // weights[1].shape[1]
+                stride = 2 if stage > 1 and not blocks else 1
+                blocks.append(Block(channels, widths, stride, groups, f"{at}downsample.0.weight" in state))
+                channels = widths[-1]
+            self.add_module(f"layer{stage}", nn.Sequential(*blocks))
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = F.max_pool2d(F.relu(self.bn1(self.conv1(x))), 3, 2, 1)
+        for stage in range(1, 5):
+            x = getattr(self, f"layer{stage}")(x)
+        return x.mean((2, 3))
+
+
+def standard_resnet(state: Mapping[str, Tensor]) -> StandardResNet:
+    """The ResNet whose weights ``state`` holds under torchvision's names, without the classifier ``fc``.
+
+    A prefix of all names ("module.", "backbone.") is taken off and what stands beside them (a projector) left.
+    Raises :class:`InputError` where the weights are not such a network's.
+    """
+    stems = [key.removesuffix("conv1.weight") for key in state if key.endswith("conv1.weight")]
+    prefix = next((p for p in stems if f"{p}layer1.0.conv1.weight" in state), None)
+    if prefix is None:
+        raise InputError(f"state dict: expected torchvision's names of a ResNet (conv1.weight, layer1.0.conv1.weight), "
+                         f"got {', '.join(list(state)[:3]) or 'no tensor'}")  # fmt: skip
+    mine = {key.removeprefix(prefix): value for key, value in state.items() if key.startswith(prefix)}
+    mine = {key: value for key, value in mine.items() if key.startswith(("conv1.", "bn1.", "layer"))}
+    try:
+        network = StandardResNet(mine)
+        network.load_state_dict(mine)
+    except (RuntimeError, KeyError, IndexError, ValueError, ZeroDivisionError) as error:
+        raise InputError(f"state dict: not the weights of a ResNet as torchvision writes it ({error})") from None
+    return network
