@@ -107,24 +107,24 @@ def _product(launch: dict[str, Any]) -> Work:
     rows, columns = _extents(m), _extents(n)
     tiles = [(r, c) for i, r in enumerate(rows) for j, c in enumerate(columns) if full or j <= i]
     wanted = m * n if full else m * (m + 1) // 2
-    stored = tiling["splits"] * wanted if tiling["splits"] > 1 else wanted if p["triangle"] == 1 else m * n
-    # With splits the join adds it.
-    extra = b * wanted * size if p["add"] and tiling["splits"] == 1 else 0
+    stored = wanted if p["triangle"] == 1 else m * n
+    extra = b * wanted * size if p["add"] else 0
+    # Sums of a split: written by each, read by the last (join.cuh).
+    parts = tiling["splits"] * sum(_part_bytes(r, c, tensor, size) for r, c in tiles) if tiling["splits"] > 1 else 0
     return Work(
         flops=b * wanted * k * (3 if p["distance"] else 2),
         executed=b * len(tiles) * TILE * TILE * depth * 2 * passes,
-        loaded=b * sum(r * p["element"][0] + c * p["element"][1] for r, c in tiles) * k + extra,
-        stored=b * stored * size,
+        loaded=b * (sum(r * p["element"][0] + c * p["element"][1] for r, c in tiles) * k + parts) + extra,
+        stored=b * (stored * size + parts),
         tensor=tensor,
     )
 
 
-def _join(launch: dict[str, Any]) -> Work:
-    p, splits = launch["arguments"]
-    wanted = p["m"] * p["n"] if p["triangle"] == 0 else p["m"] * (p["m"] + 1) // 2
-    stored = wanted if p["triangle"] == 1 else p["m"] * p["n"]
-    b, size = p["batch"], p["product"]
-    return Work(flops=b * splits * wanted, loaded=b * (splits + p["add"]) * wanted * size, stored=b * stored * size)
+def _part_bytes(rows: int, columns: int, tensor: bool, size: int) -> int:
+    """Of a tile's sums those in pieces of 16 bytes that begin within the matrix: 2 x 2 of rows 8 apart, or along a row."""
+    if tensor:
+        return 16 * sum(max(0, min(8, rows - first)) for first in range(0, TILE, 16)) * -(-columns // 2)
+    return 16 * rows * -(-columns * size // 16)
 
 
 # --- factorisations: their multiply-adds are counted as the kernels do them, padding and all --------------------------
@@ -323,7 +323,7 @@ def _shift(launch: dict[str, Any]) -> Work:
 
 
 FORMULAS = {
-    "tensor_kernel": _product, "plain_kernel": _product, "join_kernel": _join, "warp_kernel": _small,
+    "tensor_kernel": _product, "plain_kernel": _product, "warp_kernel": _small,
     "block_kernel": _small, "fused_kernel": _fused, "solve_kernel": _solve, "begin_kernel": _begin,
     "factor_tiles_kernel": _factor_tiles, "invert_kernel": _invert, "solve_tiles_kernel": _solve_tiles,
     "copy_kernel": _copy, "mirror_kernel": _mirror,

@@ -1,6 +1,5 @@
 // KRR forward on the GPU, composed of products (product.cuh) and one factorisation (factor.cuh) for the whole batch on one
-// stream; see krr.h for the plans. Launches: low rank 7 (one fewer where the Gram matrix is fused into the factorisation, one more
-// for each split of a long k), dense 5 + 2 a chunk, primal 6, and 5 more for a factor larger than one block. Nothing comes back
+// stream; see krr.h for the plans. Launches: low rank 7 (one fewer where the Gram matrix is fused into the factorisation), dense 5 + 2 a chunk, primal 6, and 5 more for a factor larger than one block. Nothing comes back
 // to the host.
 //
 // Mapping: that of the products and rungs; corner_kernel takes a thread a problem. Traffic: every input once, and K_ss, alpha,
@@ -30,7 +29,7 @@ class Forward : KrrPass<T> {
       : KrrPass<T>{args.shape, work, stream}, a(args), x_s(args.x_s, args.s_element), x_q(args.x_q, args.q_element) {}
 
   void run_all() {
-    set_scalars<T>({s.batch, a.hyper, s.kernel, parameter_count(s.kernel), {}, 0, w.scalars}, stream);
+    set_scalars<T>({s.batch, a.hyper, s.kernel, parameter_count(s.kernel), {}, 0, w.scalars, w.tickets, kTickets}, stream);
     s.plan == Plan::primal ? solve_primal() : solve_dual();
     if (s.plan == Plan::dense)
       predict_dense();

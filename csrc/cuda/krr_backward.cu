@@ -123,7 +123,7 @@ class Backward : KrrPass<T> {
 
   void run_all() {
     const double points = static_cast<double>(s.q) * static_cast<double>(s.c);
-    set_scalars<T>({s.batch, a.hyper, s.kernel, parameter_count(s.kernel), a.g, 2.0 / points, w.scalars}, stream);
+    set_scalars<T>({s.batch, a.hyper, s.kernel, parameter_count(s.kernel), a.g, 2.0 / points, w.scalars, w.tickets, kTickets}, stream);
     if (s.plan == Plan::primal)
       primal();
     else if (s.kernel != KernelKind::linear)

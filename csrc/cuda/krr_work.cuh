@@ -18,7 +18,8 @@ struct KrrWork {
   T *chunk, *chunk_bar;           // dense: [B, chunk, S]
   T *u, *pair, *k_bar;            // backward: [B, S, C], [B, S, 3C], [B, S, S]
   T *shifted_s, *shifted_q, *row_sums, *row_parts;  // other kernels: [B, S, D], [B, chunk, D], [B, rows]
-  T *split;
+  T* split;
+  int* tickets;  // kTickets of products, zeroed with the scalars
   int64_t width, split_elements, total;
 };
 
@@ -62,6 +63,7 @@ KrrWork<T> krr_layout(const KrrShape& s, bool backward, T* memory) {
                                dense ? split_room(b, s.chunk, s.c, s.s) : 0, dense ? split_room(b, s.chunk, s.s, s.d) : 0,
                                dense ? split_room(b, s.s, s.c, s.chunk) : 0, dense ? split_room(b, s.s, s.d, s.chunk) : 0});
   w.split = arena.take(w.split_elements);
+  w.tickets = reinterpret_cast<int*>(arena.take(kTickets));
   w.total = arena.used;
   return w;
 }
@@ -85,7 +87,7 @@ struct KrrPass {
     Product<T> p{};
     p.batch = s.batch, p.m = m, p.n = n, p.k = k;
     p.a = a, p.b = b, p.c = c, p.c_bs = bs, p.ld = ld ? ld : n;
-    p.split = w.split, p.split_elements = w.split_elements;
+    p.split = w.split, p.split_elements = w.split_elements, p.tickets = w.tickets;
     return p;
   }
   void run(const Product<T>& p) const { product(p, stream); }

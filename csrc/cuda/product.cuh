@@ -71,11 +71,16 @@ struct Product {
   const int32_t* active = nullptr;
   T* split = nullptr;  // room for partial sums, so that few tiles with a long k still fill the chip
   int64_t split_elements = 0;
+  int* tickets = nullptr;  // kTickets of them, all 0, as a product leaves them: whose splits are there; without them no split
 };
 
 // On the tensor cores where float dot products are long enough for that (product_tensor.cu), else product_plain.cu.
 template <class T>
 void product(const Product<T>& p, simt::Stream stream);
+
+// Most tiles of a product whose k is split (join.cuh).
+constexpr int64_t kChip = 264;  // blocks that keep a chip busy; a constant, so that bits do not depend on the chip
+constexpr int64_t kTickets = kChip / 2;
 
 // Elements of `split` with which the product of these sizes runs as it should.
 int64_t split_room(int64_t batch, int64_t m, int64_t n, int64_t k);
@@ -92,12 +97,13 @@ void product_plain(const Product<T>& p, const Tiling& tiling, simt::Stream strea
 
 // One block's part of the work. false: none.
 struct Part {
-  int64_t b, row, column, k_begin, k_end;
+  int64_t b, tile, row, column, k_begin, k_end;
   int split;
 };
 template <class T>
 SIMT_DEVICE bool find_part(const Product<T>& p, const Tiling& t, Part& part) {
   const int64_t index = simt::block().x, tile = index % t.tiles, rest = index / t.tiles;
+  part.tile = tile;
   part.split = static_cast<int>(rest % t.splits);
   part.b = rest / t.splits;
   int64_t i = tile / t.tiles_n, j = tile % t.tiles_n;
@@ -162,11 +168,5 @@ struct Finish {
     for (int e = 0; e < N; ++e) put(i, j + e, acc[e]);
   }
 };
-
-// Where split partial sums stand: [splits, batch, m, n].
-template <class T>
-SIMT_DEVICE T* partial_tile(const Product<T>& p, const Part& part) {
-  return p.split + (static_cast<int64_t>(part.split) * p.batch + part.b) * p.m * p.n;
-}
 
 }  // namespace ssdd::cuda

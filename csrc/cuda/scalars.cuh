@@ -24,6 +24,8 @@ struct ScalarArgs {
   Batch<const T> g;  // [batch, 1, 1] or absent
   double g_factor;
   T* out;
+  int* tickets = nullptr;  // set to 0: what the launches behind this one count their blocks with
+  int64_t ticket_count = 0;
 };
 template <class T>
 void set_scalars(const ScalarArgs<T>& args, simt::Stream stream);

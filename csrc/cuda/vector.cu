@@ -7,6 +7,8 @@
 // from L2 less; below some megabytes the launch. Other path: none.
 #include "vector.cuh"
 
+#include <algorithm>
+
 #include "scalars.cuh"
 
 namespace ssdd::cuda {
@@ -137,6 +139,7 @@ SIMT_KERNEL(kThreads) zero_kernel(int64_t count, T* out) {
 template <class T>
 SIMT_KERNEL(kThreads) scalars_kernel(ScalarArgs<T> a) {
   const int64_t b = static_cast<int64_t>(simt::block().x) * kThreads + simt::thread();
+  if (b < a.ticket_count) a.tickets[b] = 0;
   if (b >= a.batch) return;
   T* out = a.out + b * kScalars;
   const bool linear = a.kernel == KernelKind::linear;
@@ -228,7 +231,7 @@ void zero(int64_t count, T* out, simt::Stream stream) {
 template <class T>
 void set_scalars(const ScalarArgs<T>& args, simt::Stream stream) {
   if (args.batch == 0) return;
-  simt::launch(&scalars_kernel<T>, {blocks_for(args.batch, kThreads)}, kThreads, 0, stream, args);
+  simt::launch(&scalars_kernel<T>, {blocks_for(std::max(args.batch, args.ticket_count), kThreads)}, kThreads, 0, stream, args);
 }
 
 template <class T>

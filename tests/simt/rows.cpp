@@ -141,6 +141,8 @@ void product(Memory& memory, int64_t batch, int64_t m, int64_t n, int64_t k, con
   p.a = operand(m, a_how), p.b = operand(n, b_how).t();
   p.c = memory.take<float>(batch * m * n), p.c_bs = m * n, p.ld = n;
   p.split_elements = cuda::split_room(batch, m, n, k), p.split = memory.take<float>(p.split_elements);
+  p.tickets = memory.take<int>(cuda::kTickets);
+  for (int64_t i = 0; memory.real && i < cuda::kTickets; ++i) p.tickets[i] = 0;
   cuda::product(p, nullptr);
 }
 

@@ -52,8 +52,10 @@ void run(const Case& c) {
   }
   std::vector<T> split = poisoned<T>(c.split ? ssdd::cuda::split_room(c.batch, c.m, c.n, c.k) : 0);
   CHECK(!c.split || !split.empty(), c << ": not a case that is split");
-  p.split = split.data(), p.split_elements = int64_t(split.size());
+  std::vector<int> tickets(ssdd::cuda::kTickets);
+  p.split = split.data(), p.split_elements = int64_t(split.size()), p.tickets = tickets.data();
   ssdd::cuda::product(p, nullptr);
+  CHECK(std::count(tickets.begin(), tickets.end(), 0) == ssdd::cuda::kTickets, c << ": a ticket is not put back");
   for (int64_t e = 0; e < c.batch; ++e) {
     Matrix want(c.m, c.n), got = problem(out, e, c.m, c.n);
     for (int64_t i = 0; i < c.m; ++i)
