@@ -108,14 +108,17 @@ def _product(launch: dict[str, Any]) -> Work:
     tiles = [(r, c) for i, r in enumerate(rows) for j, c in enumerate(columns) if full or j <= i]
     wanted = m * n if full else m * (m + 1) // 2
     stored = wanted if p["triangle"] == 1 else m * n
-    extra = b * wanted * size if p["add"] else 0
+    extra = b * wanted * size * bool(p["add"])
+    # Squares: of what was written, and a part a tile, which the last one reads.
+    squared = (m * n + (len(tiles) if p["squares"] > 1 else 0)) if p["squares"] else 0
+    summed = (len(tiles) if p["squares"] > 1 else 0) + 1 if p["squares"] else 0
     # Sums of a split: written by each, read by the last (join.cuh).
     parts = tiling["splits"] * sum(_part_bytes(r, c, tensor, size) for r, c in tiles) if tiling["splits"] > 1 else 0
     return Work(
         flops=b * wanted * k * (3 if p["distance"] else 2),
         executed=b * len(tiles) * TILE * TILE * depth * 2 * passes,
-        loaded=b * (sum(r * p["element"][0] + c * p["element"][1] for r, c in tiles) * k + parts) + extra,
-        stored=b * (stored * size + parts),
+        loaded=b * (sum(r * p["element"][0] + c * p["element"][1] for r, c in tiles) * k + parts) + extra + b * squared * size,
+        stored=b * (stored * size + parts + summed * size),
         tensor=tensor,
     )
 
@@ -291,15 +294,15 @@ def _column_sums(launch: dict[str, Any]) -> Work:
     )
 
 
-def _dot(launch: dict[str, Any]) -> Work:
-    count, parts, size = launch["arguments"][0], launch["arguments"][3], _size(launch)
-    b = launch["blocks"] // parts
-    return Work(flops=2 * b * count, loaded=2 * b * count * size, stored=launch["blocks"] * size)
-
-
-def _join_dots(launch: dict[str, Any]) -> Work:
-    size, blocks = _size(launch), launch["blocks"]
-    return Work(loaded=blocks * launch["arguments"][0] * size, stored=blocks * size)
+def _after_solve(launch: dict[str, Any]) -> Work:
+    s, parts = launch["arguments"]
+    size, b, count = _size(launch), s["batch"], s["rows"] * s["columns"]
+    parts = parts if parts > 1 else 0
+    return Work(
+        flops=2 * b * count,
+        loaded=b * (2 * count + parts) * size,
+        stored=b * ((3 * count if s["pack"] else 0) + parts) * size,
+    )
 
 
 def _little(launch: dict[str, Any]) -> Work:
@@ -327,9 +330,8 @@ FORMULAS = {
     "block_kernel": _small, "fused_kernel": _fused, "solve_kernel": _solve, "begin_kernel": _begin,
     "factor_tiles_kernel": _factor_tiles, "invert_kernel": _invert, "solve_tiles_kernel": _solve_tiles,
     "copy_kernel": _copy, "mirror_kernel": _mirror,
-    "sum_columns_kernel": _column_sums, "dot_kernel": _dot, "join_dots_kernel": _join_dots, "nan_kernel": _little,
-    "zero_kernel": _little,
-    "scalars_kernel": _little, "lambda_bar_kernel": _little, "ridge_kernel": _little, "corner_kernel": _little,
+    "sum_columns_kernel": _column_sums, "after_solve_kernel": _after_solve, "nan_kernel": _little,
+    "fill_kernel": _little, "scalars_kernel": _little, "ridge_kernel": _little, "corner_kernel": _little,
     "hyper_kernel": _little, "alpha_sum_kernel": _little, "add_parts_kernel": _little, "rbf_hyper_kernel": _little,
     "slope_kernel": _slope, "shift_kernel": _shift,
 }  # fmt: skip

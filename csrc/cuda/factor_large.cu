@@ -322,11 +322,11 @@ void factorise_large(const Factor<T>& f, simt::Stream stream) {
                  Desk<T>::kBytes, stream, a, aligned(f.factor, n), aligned(a.room.kept, kTile));
   }
   if (f.zero_upper) mirror(f.batch, n, f.factor, Mirror::zero_upper, stream);
-  nan_where_failed<T>(f.batch, whole, f.status, nullptr, f.factor, stream);
+  nan_where_failed<T>(f.batch, whole, f.status, f.factor, stream);
   if (!f.x) return;
   if (f.x != f.y.p) copy<T>({f.batch, n, f.c, f.y, f.x, n * f.c, f.c}, stream);
   if (f.c > 0) run_solve(f.batch, n, f.factor, f.c, f.x, a.room, stream);
-  nan_where_failed<T>(f.batch, n * f.c, f.status, nullptr, f.x, stream);
+  nan_where_failed<T>(f.batch, n * f.c, f.status, f.x, stream);
 }
 
 template <class T>

@@ -19,6 +19,34 @@ SIMT_DEVICE bool last_to_arrive(int* ticket, int64_t count) {
   return simt::get(last) != 0;
 }
 
+// Sums a number of each thread in a fixed order; the result is thread 0's.
+template <int Threads>
+SIMT_DEVICE double block_sum(double v) {
+  SIMT_SHARED(double, warps, Threads / 32);
+#pragma unroll
+  for (int mask = 16; mask > 0; mask /= 2) v += simt::shuffle_xor(v, mask);
+  if (simt::lane() == 0) simt::put(warps + simt::warp(), v);
+  simt::barrier();
+  double sum = 0;
+  if (simt::thread() == 0)
+    for (int w = 0; w < Threads / 32; ++w) sum += simt::get(warps + w);
+  return sum;
+}
+
+// The same over the `count` blocks that share the ticket: each leaves its sum at parts[part]. true in one block, whose thread 0
+// then has the sum of all.
+template <int Threads, class T>
+SIMT_DEVICE bool sum_of_blocks(double& sum, int64_t part, int64_t count, T* parts, int* ticket) {
+  sum = block_sum<Threads>(sum);
+  if (count == 1) return true;
+  if (simt::thread() == 0) simt::store(parts + part, static_cast<T>(sum));
+  if (!last_to_arrive(ticket, count)) return false;
+  sum = 0;
+  for (int64_t e = simt::thread(); e < count; e += Threads) sum += static_cast<double>(simt::load(parts + e));
+  sum = block_sum<Threads>(sum);
+  return true;
+}
+
 // The sums of a split product's tile: true in the block that goes on with those of all splits. each(f) calls f(q, four, i, j) for
 // every run of four sums of a thread, q counting them, (i, j) the element of the first; a tile's sums lie in memory as
 // the threads hold them, [piece][thread], 16 bytes each, and pieces that begin beyond the matrix are neither written nor read.
@@ -27,8 +55,8 @@ SIMT_DEVICE bool last_to_arrive(int* ticket, int64_t count) {
 template <int Threads, class T, class Each>
 SIMT_DEVICE bool join_splits(const Product<T>& p, const Tiling& t, const Part& part, const Each& each) {
   constexpr int kWide = 16 / sizeof(T), kPieces = 4 / kWide, kWhole = kTile * kTile;
-  const int64_t tile = part.b * t.tiles + part.tile;
-  T* first = p.split + tile * t.splits * kWhole + simt::thread() * kWide;
+  const int tile = part.b * static_cast<int>(t.tiles) + part.tile;
+  T* first = p.split + static_cast<int64_t>(tile) * t.splits * kWhole + simt::thread() * kWide;
   T* const own = first + part.split * kWhole;
   each([&](int q, T(&four)[4], int64_t i, int64_t j) {
 #pragma unroll
@@ -51,6 +79,20 @@ SIMT_DEVICE bool join_splits(const Product<T>& p, const Tiling& t, const Part& p
       }
     });
   return true;
+}
+
+// The squares of a finished tile, each thread those of what it wrote.
+template <int Threads, class T, class Each>
+SIMT_DEVICE void add_squares(const Product<T>& p, const Part& part, const Each& each) {
+  const Squares<T>& s = p.squares;
+  const T* const c = p.c + part.b * p.c_bs;
+  double sum = 0;
+  each([&](int64_t i, int64_t j) {
+    const double v = static_cast<double>(simt::load_if(i < p.m && j < p.n, c + i * p.ld + j, T(0)));
+    sum += v * v;
+  });
+  if (!sum_of_blocks<Threads>(sum, s.first + part.tile, s.all, s.parts + part.b * s.all, s.tickets + part.b)) return;
+  if (simt::thread() == 0) simt::store(s.out + part.b, static_cast<T>(s.factor * sum));
 }
 
 }  // namespace ssdd::cuda

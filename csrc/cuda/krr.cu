@@ -8,6 +8,8 @@
 // are bound by their launches, about 2.5 us each in a graph. Other path: the plans, picked by ssdd_ext/plan.py.
 #include "../krr.h"
 
+#include <cmath>
+
 #include "krr_work.cuh"
 
 namespace ssdd::cuda {
@@ -29,22 +31,20 @@ class Forward : KrrPass<T> {
       : KrrPass<T>{args.shape, work, stream}, a(args), x_s(args.x_s, args.s_element), x_q(args.x_q, args.q_element) {}
 
   void run_all() {
-    set_scalars<T>({s.batch, a.hyper, s.kernel, parameter_count(s.kernel), {}, 0, w.scalars, w.tickets, kTickets}, stream);
+    set_scalars<T>({s.batch, a.hyper, s.kernel, parameter_count(s.kernel), {}, 0, w.scalars, w.tickets, kTickets + s.batch}, stream);
     s.plan == Plan::primal ? solve_primal() : solve_dual();
     if (s.plan == Plan::dense)
       predict_dense();
     else
       predict_low_rank();
-    nan_where_failed<T>(s.batch, s.q * s.c, a.status, nullptr, a.out, stream);
-    if (a.loss)
-      dot<T>(s.batch, s.q * s.c, a.out, a.out, 1.0 / (static_cast<double>(s.q) * static_cast<double>(s.c)), a.loss, w.partial,
-             stream);
+    if (a.loss && s.q * s.c == 0) fill(s.batch, std::nan(""), a.loss, stream);
   }
 
  private:
   using KrrPass<T>::s;
   using KrrPass<T>::w;
   using KrrPass<T>::stream;
+  using KrrPass<T>::tickets;
   using KrrPass<T>::scalar;
   using KrrPass<T>::dense;
   using KrrPass<T>::t;
@@ -89,9 +89,13 @@ class Forward : KrrPass<T> {
     factorise(factor_here(dense(a.coef, s.n, s.c)), stream);
   }
 
-  // A finished element of the predictions: minus its target.
+  // A finished element of the predictions: minus its target; the mean of the squares of all.
   void predict(Product<T> p, int64_t q0 = 0) {
+    p.lambda_of = a.aux + 1;
     if (a.y_q) p.add = from(a.y_q, q0), p.add_factor = -1;
+    if (a.loss)
+      p.squares = {a.loss, w.partial, tickets(), prediction_tiles(s, q0), prediction_tiles(s, s.q),
+                   1.0 / (static_cast<double>(s.q) * static_cast<double>(s.c))};
     run(p);
   }
 

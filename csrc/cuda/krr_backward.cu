@@ -123,7 +123,7 @@ class Backward : KrrPass<T> {
 
   void run_all() {
     const double points = static_cast<double>(s.q) * static_cast<double>(s.c);
-    set_scalars<T>({s.batch, a.hyper, s.kernel, parameter_count(s.kernel), a.g, 2.0 / points, w.scalars, w.tickets, kTickets}, stream);
+    set_scalars<T>({s.batch, a.hyper, s.kernel, parameter_count(s.kernel), a.g, 2.0 / points, w.scalars, w.tickets, kTickets + s.batch}, stream);
     if (s.plan == Plan::primal)
       primal();
     else if (s.kernel != KernelKind::linear)
@@ -132,16 +132,13 @@ class Backward : KrrPass<T> {
       low_rank();
     else
       dense_or_mixed();
-    nan_where_failed<T>(s.batch, s.s * s.d, nullptr, a.aux, a.grad_x_s, stream);
-    nan_where_failed<T>(s.batch, s.s * s.c, nullptr, a.aux, u, stream);
-    nan_where_failed<T>(s.batch, s.q * s.d, nullptr, a.aux, a.grad_x_q, stream);
-    nan_where_failed<T>(s.batch, a.hyper.count, nullptr, a.aux, a.grad_hyper, stream);
   }
 
  private:
   using KrrPass<T>::s;
   using KrrPass<T>::w;
   using KrrPass<T>::stream;
+  using KrrPass<T>::tickets;
   using KrrPass<T>::scalar;
   using KrrPass<T>::dense;
   using KrrPass<T>::t;
@@ -172,7 +169,7 @@ class Backward : KrrPass<T> {
       const Batch<const T> k = k_chunk(q0, rows);
       multiply(make(s.s, s.c, rows, t(k), from(a.e, q0), u, uc()), 1, scalar(kGamma), q0 > 0);
     }
-    if (s.q == 0) zero(s.batch * uc(), u, stream);
+    if (s.q == 0) fill(s.batch * uc(), 0, u, stream);
   }
 
   // M = Pbar^T X_q into the second C rows of the weights, and abar = scale X_s M^T + bias 1 (1^T Pbar).
@@ -186,50 +183,48 @@ class Backward : KrrPass<T> {
     run(p);
   }
 
-  void set_lambda(const T* left, const T* right, int64_t count) {
-    dot<T>(s.batch, count, left, right, 1, w.dots, w.partial, stream);
-    set_lambda_bar(s.batch, w.dots, s.ridge, s.detach, s.s, w.scalars, stream);
+  // The solve for `solved` [n, C], and what follows from it at once.
+  void solve(int64_t n, T* solved, T* pack) {
+    solve_factored(s.batch, n, a.factor, s.c, solved, w.factor, stream);
+    after_solve<T>({s.batch, n, s.c, a.coef, solved, pack, a.aux, s.ridge, s.detach, s.s, w.scalars, w.partial, tickets()}, stream);
+  }
+  // [-U | alpha] and [alpha | -U], in the pack [-U | alpha | -U].
+  Source<T> u_alpha() const { return {w.pack, 3 * uc(), 3 * s.c, 1}; }
+  Source<T> alpha_u() const { return u_alpha().from(0, s.c); }
+
+  // A gradient is NaN where the problem failed.
+  void write(Product<T> p, const T* alpha_of, bool accumulate = false) {
+    p.lambda_of = a.aux + 1;
+    multiply(p, 1, alpha_of, accumulate);
   }
 
-  void solve_u() {
-    solve_factored(s.batch, s.s, a.factor, s.c, u, w.factor, stream);
-    set_lambda(u, a.coef, uc());
-  }
-
-  void with_trace(Product<T>& p) {
+  Product<T> with_trace(Product<T> p) const {
     p.add = x_s, p.add_of = scalar(kTraceScale);
+    return p;
   }
 
   void low_rank() {
-    T *weights = w.weights, *m = weights + s.c * s.d;
+    T* const weights = w.weights;
     const int64_t bs = 2 * s.c * s.d;
     alpha_bar_low_rank();
-    solve_u();
-    if (a.grad_x_s || a.grad_x_q) run(make(s.c, s.d, s.s, t(alpha), x_s, weights, bs));
+    solve(s.s, u, a.grad_x_s ? w.pack : nullptr);
     if (a.grad_x_s) {
-      multiply(make(s.c, s.d, s.s, t(dense(u, s.s, s.c)), x_s, m, bs), -1, nullptr, true);
-      // Xbar_s = scale [-U | alpha] [W; M - V] + the trace's part
-      const int64_t ld = 2 * s.c;
-      place(s.s, s.c, dense(u, s.s, s.c), w.pair, s.s * ld, ld, -1);
-      place(s.s, s.c, alpha, w.pair + s.c, s.s * ld, ld);
-      Product<T> p = make(s.s, s.d, ld, {w.pair, s.s * ld, ld, 1}, weights_view(weights, 2), a.grad_x_s, s.s * s.d);
-      p.alpha_of = scalar(kScale);
-      with_trace(p);
-      run(p);
+      // [alpha | -U]^T X_s: W, and -V to M; Xbar_s = scale [-U | alpha] [W; M - V] + the trace's part
+      Product<T> both = make(2 * s.c, s.d, s.s, t(alpha_u()), x_s, weights, bs);
+      both.accumulate_from = s.c;
+      multiply(both, 1, nullptr, true);
+      write(with_trace(make(s.s, s.d, 2 * s.c, u_alpha(), weights_view(weights, 2), a.grad_x_s, s.s * s.d)), scalar(kScale));
+    } else if (a.grad_x_q) {
+      run(make(s.c, s.d, s.s, t(alpha), x_s, weights, bs));
     }
-    if (a.grad_x_q)
-      multiply(make(s.q, s.d, s.c, a.e, weights_view(weights, 2), a.grad_x_q, s.q * s.d), 1, scalar(kGammaScale));
+    if (a.grad_x_q) write(make(s.q, s.d, s.c, a.e, weights_view(weights, 2), a.grad_x_q, s.q * s.d), scalar(kGammaScale));
     linear_hyper(true);
   }
 
   // 2 Kbar_ss = -(U alpha^T + alpha U^T) into k_bar, both triangles.
   void two_k_bar() {
-    const int64_t ld = 3 * s.c;
-    place(s.s, s.c, alpha, w.pair, s.s * ld, ld);
-    place(s.s, s.c, dense(u, s.s, s.c), w.pair + s.c, s.s * ld, ld);
-    place(s.s, s.c, alpha, w.pair + 2 * s.c, s.s * ld, ld);
-    Product<T> p = make(s.s, s.s, 2 * s.c, {w.pair, s.s * ld, ld, 1}, {w.pair + s.c, s.s * ld, 1, ld}, w.k_bar, s.s * s.s);
-    p.alpha = -1, p.triangle = Triangle::both;
+    Product<T> p = make(s.s, s.s, 2 * s.c, u_alpha(), t(alpha_u()), w.k_bar, s.s * s.s);
+    p.triangle = Triangle::both;
     run(p);
   }
 
@@ -243,13 +238,10 @@ class Backward : KrrPass<T> {
     const bool mixed = s.plan == Plan::mixed;
     const int copies = mixed ? 2 : 1;
     mixed ? alpha_bar_low_rank() : alpha_bar_dense();
-    solve_u();
+    solve(s.s, u, a.grad_x_s ? w.pack : nullptr);
     if (a.grad_x_s) {
       two_k_bar();
-      Product<T> p = make(s.s, s.d, s.s, dense(w.k_bar, s.s, s.s), x_s, a.grad_x_s, s.s * s.d);
-      p.alpha_of = scalar(kScale);
-      with_trace(p);
-      run(p);
+      write(with_trace(make(s.s, s.d, s.s, dense(w.k_bar, s.s, s.s), x_s, a.grad_x_s, s.s * s.d)), scalar(kScale));
       if (mixed)
         multiply(make(s.s, s.d, s.c, alpha, weights_view(w.weights + s.c * s.d, 2), a.grad_x_s, s.s * s.d), 1, scalar(kScale),
                  true);
@@ -261,7 +253,7 @@ class Backward : KrrPass<T> {
     }
     if (a.grad_x_q) {
       run(make(s.c, s.d, s.s, t(alpha), x_s, w.weights, copies * s.c * s.d));
-      multiply(make(s.q, s.d, s.c, a.e, weights_view(w.weights, copies), a.grad_x_q, s.q * s.d), 1, scalar(kGammaScale));
+      write(make(s.q, s.d, s.c, a.e, weights_view(w.weights, copies), a.grad_x_q, s.q * s.d), scalar(kGammaScale));
     }
     linear_hyper(true);
   }
@@ -279,7 +271,7 @@ class Backward : KrrPass<T> {
   // out [S, C] (row stride ld) = sign Phi x (+ out) for x [n, C].
   void feature_product(const T* x, int64_t x_bs, T* out, int64_t out_bs, int64_t ld, double sign, bool accumulate) {
     Product<T> p = make(s.s, s.c, s.d, x_s, {x, x_bs, s.c, 1}, out, out_bs, ld);
-    p.alpha = sign, p.alpha_of = scalar(kRootScale), p.accumulate = accumulate;
+    p.alpha = sign, p.alpha_of = scalar(kRootScale), p.accumulate = accumulate, p.lambda_of = a.aux + 1;
     if (s.bordered) {
       place(1, s.c, {x + s.d * s.c, x_bs, s.c, 1}, column_row(0), w.width, s.c, sign, scalar(kRootBias));
       p.row = column_row(0), p.row_bs = w.width;
@@ -295,32 +287,28 @@ class Backward : KrrPass<T> {
       sums(s.q, s.c, a.e, column_row(1), w.width, scalar(kGamma));
       place(1, s.c, {column_row(1), w.width, s.c, 1}, v + s.d * s.c, nc, s.c, 1, scalar(kRootBias));
     }
-    solve_factored(s.batch, s.n, a.factor, s.c, v, w.factor, stream);
-    set_lambda(v, a.coef, nc);
+    solve(s.n, v, nullptr);
     feature_product(v, nc, u, uc(), s.c, 1, false);
     const int64_t ld = 2 * s.c;
     if (a.grad_x_s || a.grad_hyper) {
       // [Y - Phi w | -U]
-      place(s.s, s.c, a.y_s, w.pair, s.s * ld, ld);
-      feature_product(a.coef, nc, w.pair, s.s * ld, ld, -1, true);
-      place(s.s, s.c, dense(u, s.s, s.c), w.pair + s.c, s.s * ld, ld, -1);
+      place(s.s, s.c, a.y_s, w.pack, s.s * ld, ld);
+      feature_product(a.coef, nc, w.pack, s.s * ld, ld, -1, true);
+      place(s.s, s.c, dense(u, s.s, s.c), w.pack + s.c, s.s * ld, ld, -1);
     }
     if (a.grad_x_s) {
-      multiply(make(s.s, s.d, s.c, {w.pair, s.s * ld, ld, 1}, {v, nc, 1, s.c}, a.grad_x_s, s.s * s.d), 1, scalar(kRootScale));
-      Product<T> rest = make(s.s, s.d, s.c, {w.pair + s.c, s.s * ld, ld, 1}, {a.coef, nc, 1, s.c}, a.grad_x_s, s.s * s.d);
-      rest.alpha_of = scalar(kRootScale), rest.accumulate = true;
-      with_trace(rest);
-      run(rest);
+      multiply(make(s.s, s.d, s.c, {w.pack, s.s * ld, ld, 1}, {v, nc, 1, s.c}, a.grad_x_s, s.s * s.d), 1, scalar(kRootScale));
+      write(with_trace(make(s.s, s.d, s.c, {w.pack + s.c, s.s * ld, ld, 1}, {a.coef, nc, 1, s.c}, a.grad_x_s, s.s * s.d)),
+            scalar(kRootScale), true);
     }
-    if (a.grad_x_q)
-      multiply(make(s.q, s.d, s.c, a.e, {a.coef, nc, 1, s.c}, a.grad_x_q, s.q * s.d), 1, scalar(kGammaRootScale));
+    if (a.grad_x_q) write(make(s.q, s.d, s.c, a.e, {a.coef, nc, 1, s.c}, a.grad_x_q, s.q * s.d), scalar(kGammaRootScale));
     if (!a.grad_hyper) return;
     if (s.bordered) {
-      sums(s.s, s.c, {w.pair, s.s * ld, ld, 1}, column_row(1), w.width);
+      sums(s.s, s.c, {w.pack, s.s * ld, ld, 1}, column_row(1), w.width);
       simt::launch(&alpha_sum_kernel<T>, {static_cast<unsigned>(s.batch)}, kThreads, 0, stream, s.c, w.scalars, a.aux,
                    a.coef + s.d * s.c, nc, column_row(1), w.width, column_row(2));
     } else {
-      zero(s.batch * w.width, column_row(2), stream);
+      fill(s.batch * w.width, 0, column_row(2), stream);
     }
     linear_hyper(false);
   }
@@ -328,7 +316,7 @@ class Backward : KrrPass<T> {
   // Kernels of the squared distance: G = Kbar dk/dr, and d r_ij / d x_i = 2 (x_i - x_j).
   void nonlinear() {
     alpha_bar_dense();
-    solve_u();
+    solve(s.s, u, a.grad_x_s || a.grad_hyper ? w.pack : nullptr);
     shift(x_s, s.s, w.shifted_s);
     bool counted = false;
     if (a.grad_x_s || a.grad_hyper) {
@@ -378,7 +366,7 @@ class Backward : KrrPass<T> {
   void differences(int64_t rows, int64_t inner, const Source<T>& g, const Source<T>& z, const T* row_sum, int64_t sum_bs,
                    const T* x, int64_t x_rows, T* c, int64_t c_bs, bool accumulate) {
     Product<T> p = make(rows, s.d, inner, g, z, c, c_bs);
-    p.alpha = -2, p.accumulate = accumulate;
+    p.alpha = -2, p.accumulate = accumulate, p.lambda_of = a.aux + 1;
     p.add = dense(x, x_rows, s.d), p.add_factor = 2, p.add_row = row_sum, p.add_row_bs = sum_bs;
     run(p);
   }

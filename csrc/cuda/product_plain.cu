@@ -54,12 +54,14 @@ SIMT_KERNEL(kThreads) plain_kernel(Product<T> p, Tiling tiling) {
     finish.put_row(r, c, head);
     finish.put_row(r, c + 2, tail);
   });
+  if (!p.squares.out) return;
+  add_squares<kThreads>(p, part, [&](const auto& f) {
+    each([&](int, const T(&)[4], int64_t r, int64_t c) { f(r, c), f(r, c + 1), f(r, c + 2), f(r, c + 3); });
+  });
 }
 
 constexpr int64_t kShortest = 128; // steps of k below which a split does not pay
 constexpr int64_t kMostSplits = 16;
-
-int64_t tiles_of(int64_t m, int64_t n) { return ((m + kTile - 1) / kTile) * ((n + kTile - 1) / kTile); }
 
 int splits_of(int64_t batch, int64_t tiles, int64_t k) {
   const int64_t blocks = batch * tiles, wanted = blocks > 0 ? kChip / blocks : 1, most = k / kShortest;

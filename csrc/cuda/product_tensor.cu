@@ -74,6 +74,10 @@ SIMT_KERNEL_MIN(kThreads, 3) tensor_kernel(Product<float> p, Tiling tiling, bool
     finish.put_row(r, c, upper);
     finish.put_row(r + 8, c, lower);
   });
+  if (!p.squares.out) return;
+  add_squares<kThreads>(p, part, [&](const auto& f) {
+    each([&](int, const float(&)[4], int64_t r, int64_t c) { f(r, c), f(r, c + 1), f(r + 8, c), f(r + 8, c + 1); });
+  });
 }
 
 // Whether copies of four neighbours along the direction of unit stride are aligned for every row and problem.

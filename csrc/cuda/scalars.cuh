@@ -10,7 +10,7 @@ enum Scalar {
   kLengthscale, kMap,                               // rbf: l, -1 / (2 l^2)
   kRidge,                                           // v, or 0
   kGamma, kGammaScale, kGammaRootScale, kGammaBias, // 2 gbar / (Q C) or 1, and times s, sqrt(s), b
-  kLambdaBar, kThroughTrace, kTraceScale,           // lbar, c lbar, 2 s c lbar (set_lambda_bar)
+  kLambdaBar, kThroughTrace, kTraceScale,           // lbar, c lbar, 2 s c lbar (after_solve)
   kValid                                            // 1 or 0
 };
 static_assert(kValid < kScalars, "a row holds them all");
@@ -29,11 +29,6 @@ struct ScalarArgs {
 };
 template <class T>
 void set_scalars(const ScalarArgs<T>& args, simt::Stream stream);
-
-// kLambdaBar = -dots[b], and what follows from it.
-template <class T>
-void set_lambda_bar(int64_t batch, const T* dots, RidgeKind ridge, bool detach, int64_t order, T* scalars,
-                    simt::Stream stream);
 
 inline int parameter_count(KernelKind kind) { return kind == KernelKind::linear ? 2 : 1; }
 

@@ -1,36 +1,25 @@
 // Copies, mirrors, sums and scalars. All are bound by memory or by their launch; each reads and writes every element once.
 //
 // Mapping: copy_kernel and mirror_kernel a block of 256 threads a square of 32 x 32; sum_columns_kernel a block 32 columns;
-// dot_kernel a block 8192 elements; nan_kernel and zero_kernel a thread an element; the kernels of scalars a thread a problem.
-// Traffic, elements read and written: copy n and n, mirror n^2 / 2 and n^2 / 2, sums n and one a column, dot 2 n and one a
-// block; nan_kernel writes those of failed problems only. FLOPs: at most 2 an element. Floor on an H100: bytes / 3.35 TB/s,
+// after_solve_kernel a block 2048 elements, the last of a problem's blocks what follows from all (join.cuh); nan_kernel and
+// fill_kernel a thread an element; scalars_kernel a thread a problem.
+// Traffic, elements read and written: copy n and n, mirror n^2 / 2 and n^2 / 2, sums n and one a column, after_solve 2 n and with a
+// pack 3 n; nan_kernel writes those of failed problems only. FLOPs: at most 2 an element. Floor on an H100: bytes / 3.35 TB/s,
 // from L2 less; below some megabytes the launch. Other path: none.
 #include "vector.cuh"
 
 #include <algorithm>
 
+#include "join.cuh"
 #include "scalars.cuh"
 
 namespace ssdd::cuda {
 namespace {
 
 constexpr int kThreads = 256, kSquare = 32;
-constexpr int64_t kPart = 8192;  // elements that one block of a dot product sums
+constexpr int64_t kPart = 2048;  // elements of a problem that one block takes after the solve
 
 unsigned blocks_for(int64_t count, int64_t each) { return static_cast<unsigned>((count + each - 1) / each); }
-
-// Sums 256 values in a fixed order; the result is thread 0's.
-SIMT_DEVICE double block_sum(double v) {
-  SIMT_SHARED(double, warps, kThreads / 32);
-#pragma unroll
-  for (int mask = 16; mask > 0; mask /= 2) v += simt::shuffle_xor(v, mask);
-  if (simt::lane() == 0) simt::put(warps + simt::warp(), v);
-  simt::barrier();
-  double sum = 0;
-  if (simt::thread() == 0)
-    for (int w = 0; w < kThreads / 32; ++w) sum += simt::get(warps + w);
-  return sum;
-}
 
 // Squares of 32 x 32 through shared memory where the source's unit stride runs down the columns: both sides coalesced.
 // pitch 33: a column of the square falls into 32 banks.
@@ -104,36 +93,40 @@ SIMT_KERNEL(kThreads) sum_columns_kernel(ColumnSums<T> c, int64_t strips) {
 }
 
 template <class T>
-SIMT_KERNEL(kThreads) dot_kernel(int64_t count, const T* x, const T* y, int64_t parts, double factor, T* out) {
-  const int64_t b = simt::block().x / parts, begin = simt::block().x % parts * kPart;
+SIMT_KERNEL(kThreads) after_solve_kernel(Solved<T> s, int64_t parts) {
+  const int64_t b = simt::block().x / parts, part = simt::block().x % parts, count = s.rows * s.columns, begin = part * kPart;
   const int64_t end = begin + kPart < count ? begin + kPart : count;
+  const bool failed = s.aux[3 * b + 1] != s.aux[3 * b + 1];
   double sum = 0;
-  for (int64_t e = begin + simt::thread(); e < end; e += kThreads)
-    sum += static_cast<double>(simt::load(x + b * count + e)) * static_cast<double>(simt::load(y + b * count + e));
-  sum = block_sum(sum);
-  if (simt::thread() == 0) simt::store(out + simt::block().x, static_cast<T>(factor * sum));
+  for (int64_t e = begin + simt::thread(); e < end; e += kThreads) {
+    const T x = simt::load(s.x + b * count + e), u = failed ? simt::nan<T>() : simt::load(s.u + b * count + e);
+    sum += static_cast<double>(u) * static_cast<double>(x);
+    if (failed) simt::store(s.u + b * count + e, u);
+    if (!s.pack) continue;
+    T* const to = s.pack + (b * s.rows + e / s.columns) * 3 * s.columns + e % s.columns;
+    simt::store(to, -u);
+    simt::store(to + s.columns, x);
+    simt::store(to + 2 * s.columns, -u);
+  }
+  if (!sum_of_blocks<kThreads>(sum, part, parts, s.partial + b * parts, s.tickets + b) || simt::thread() != 0) return;
+  T* const out = s.scalars + b * kScalars;
+  const T lambda_bar = static_cast<T>(-sum);
+  const T through = static_cast<T>(ridge_trace_slope(s.ridge, s.detach, static_cast<double>(out[kRidge]), s.order)) * lambda_bar;
+  out[kLambdaBar] = lambda_bar;
+  out[kThroughTrace] = through;
+  out[kTraceScale] = T(2) * through * out[kScale];
 }
 
 template <class T>
-SIMT_KERNEL(kThreads) join_dots_kernel(int64_t parts, const T* partial, double factor, T* out) {
-  const int64_t b = simt::block().x;
-  double sum = 0;
-  for (int64_t e = simt::thread(); e < parts; e += kThreads) sum += static_cast<double>(simt::load(partial + b * parts + e));
-  sum = block_sum(sum);
-  if (simt::thread() == 0) simt::store(out + b, static_cast<T>(factor * sum));
-}
-
-template <class T>
-SIMT_KERNEL(kThreads) nan_kernel(int64_t count, int64_t strips, const int32_t* status, const T* aux, T* out) {
+SIMT_KERNEL(kThreads) nan_kernel(int64_t count, int64_t strips, const int32_t* status, T* out) {
   const int64_t b = simt::block().x / strips, e = simt::block().x % strips * kThreads + simt::thread();
-  const bool failed = (status && status[b] != 0) || (aux && aux[3 * b + 1] != aux[3 * b + 1]);
-  if (failed && e < count) simt::store(out + b * count + e, simt::nan<T>());
+  if (status[b] != 0 && e < count) simt::store(out + b * count + e, simt::nan<T>());
 }
 
 template <class T>
-SIMT_KERNEL(kThreads) zero_kernel(int64_t count, T* out) {
+SIMT_KERNEL(kThreads) fill_kernel(int64_t count, T value, T* out) {
   const int64_t e = static_cast<int64_t>(simt::block().x) * kThreads + simt::thread();
-  if (e < count) simt::store(out + e, T(0));
+  if (e < count) simt::store(out + e, value);
 }
 
 template <class T>
@@ -165,18 +158,6 @@ SIMT_KERNEL(kThreads) scalars_kernel(ScalarArgs<T> a) {
   out[kValid] = valid ? T(1) : T(0);
 }
 
-template <class T>
-SIMT_KERNEL(kThreads) lambda_bar_kernel(int64_t batch, const T* dots, RidgeKind ridge, bool detach, int64_t order, T* scalars) {
-  const int64_t b = static_cast<int64_t>(simt::block().x) * kThreads + simt::thread();
-  if (b >= batch) return;
-  T* out = scalars + b * kScalars;
-  const T lambda_bar = -dots[b];
-  const T through = static_cast<T>(ridge_trace_slope(ridge, detach, static_cast<double>(out[kRidge]), order)) * lambda_bar;
-  out[kLambdaBar] = lambda_bar;
-  out[kThroughTrace] = through;
-  out[kTraceScale] = T(2) * through * out[kScale];
-}
-
 }  // namespace
 
 template <class T>
@@ -201,31 +182,26 @@ void sum_columns(const ColumnSums<T>& c, simt::Stream stream) {
   simt::launch(&sum_columns_kernel<T>, {static_cast<unsigned>(strips * c.batch)}, kThreads, 0, stream, c, strips);
 }
 
-int64_t dot_room(int64_t batch, int64_t count) { return batch * ((count + kPart - 1) / kPart); }
+int64_t solved_room(int64_t batch, int64_t count) { return batch * std::max<int64_t>(1, (count + kPart - 1) / kPart); }
 
 template <class T>
-void dot(int64_t batch, int64_t count, const T* x, const T* y, double factor, T* out, T* partial, simt::Stream stream) {
-  if (batch == 0) return;
-  const int64_t parts = (count + kPart - 1) / kPart;
-  if (parts <= 1) {
-    simt::launch(&dot_kernel<T>, {static_cast<unsigned>(batch)}, kThreads, 0, stream, count, x, y, int64_t(1), factor, out);
-    return;
-  }
-  simt::launch(&dot_kernel<T>, {static_cast<unsigned>(batch * parts)}, kThreads, 0, stream, count, x, y, parts, 1.0, partial);
-  simt::launch(&join_dots_kernel<T>, {static_cast<unsigned>(batch)}, kThreads, 0, stream, parts, partial, factor, out);
+void after_solve(const Solved<T>& s, simt::Stream stream) {
+  if (s.batch == 0) return;
+  const int64_t parts = solved_room(1, s.rows * s.columns);
+  simt::launch(&after_solve_kernel<T>, {static_cast<unsigned>(s.batch * parts)}, kThreads, 0, stream, s, parts);
 }
 
 template <class T>
-void nan_where_failed(int64_t batch, int64_t count, const int32_t* status, const T* aux, T* out, simt::Stream stream) {
-  if (batch == 0 || count == 0 || !out) return;
+void nan_where_failed(int64_t batch, int64_t count, const int32_t* status, T* out, simt::Stream stream) {
+  if (batch == 0 || count == 0) return;
   const int64_t strips = blocks_for(count, kThreads);
-  simt::launch(&nan_kernel<T>, {static_cast<unsigned>(strips * batch)}, kThreads, 0, stream, count, strips, status, aux, out);
+  simt::launch(&nan_kernel<T>, {static_cast<unsigned>(strips * batch)}, kThreads, 0, stream, count, strips, status, out);
 }
 
 template <class T>
-void zero(int64_t count, T* out, simt::Stream stream) {
+void fill(int64_t count, double value, T* out, simt::Stream stream) {
   if (count == 0) return;
-  simt::launch(&zero_kernel<T>, {blocks_for(count, kThreads)}, kThreads, 0, stream, count, out);
+  simt::launch(&fill_kernel<T>, {blocks_for(count, kThreads)}, kThreads, 0, stream, count, static_cast<T>(value), out);
 }
 
 template <class T>
@@ -234,23 +210,14 @@ void set_scalars(const ScalarArgs<T>& args, simt::Stream stream) {
   simt::launch(&scalars_kernel<T>, {blocks_for(std::max(args.batch, args.ticket_count), kThreads)}, kThreads, 0, stream, args);
 }
 
-template <class T>
-void set_lambda_bar(int64_t batch, const T* dots, RidgeKind ridge, bool detach, int64_t order, T* scalars,
-                    simt::Stream stream) {
-  if (batch == 0) return;
-  simt::launch(&lambda_bar_kernel<T>, {blocks_for(batch, kThreads)}, kThreads, 0, stream, batch, dots, ridge, detach, order,
-               scalars);
-}
-
 #define SSDD_INSTANTIATE(T)                                                                                    \
   template void copy(const Copy<T>&, simt::Stream);                                                            \
   template void mirror(int64_t, int64_t, T*, Mirror, simt::Stream, const int32_t*);                            \
   template void sum_columns(const ColumnSums<T>&, simt::Stream);                                               \
-  template void dot(int64_t, int64_t, const T*, const T*, double, T*, T*, simt::Stream);                       \
-  template void nan_where_failed(int64_t, int64_t, const int32_t*, const T*, T*, simt::Stream);                \
-  template void zero(int64_t, T*, simt::Stream);                                                               \
-  template void set_scalars(const ScalarArgs<T>&, simt::Stream);                                               \
-  template void set_lambda_bar(int64_t, const T*, RidgeKind, bool, int64_t, T*, simt::Stream);
+  template void after_solve(const Solved<T>&, simt::Stream);                                                   \
+  template void nan_where_failed(int64_t, int64_t, const int32_t*, T*, simt::Stream);                          \
+  template void fill(int64_t, double, T*, simt::Stream);                                                       \
+  template void set_scalars(const ScalarArgs<T>&, simt::Stream);
 SSDD_INSTANTIATE(float)
 SSDD_INSTANTIATE(double)
 #undef SSDD_INSTANTIATE

@@ -35,18 +35,31 @@ struct ColumnSums {
 template <class T>
 void sum_columns(const ColumnSums<T>& c, simt::Stream stream);
 
-// out[b] = factor <x_b, y_b> of dense arrays of `count` elements, in double, in one fixed order.
-// partial: dot_room(batch, count) elements.
-int64_t dot_room(int64_t batch, int64_t count);
+// What follows the backward's solve, all of it: u is NaN where the problem failed; lbar = -<u, x>, in double and in one fixed order,
+// and what else of the scalars follows from it (scalars.cuh); the pack, of which neighbouring pairs are operands of products.
 template <class T>
-void dot(int64_t batch, int64_t count, const T* x, const T* y, double factor, T* out, T* partial, simt::Stream stream);
+struct Solved {
+  int64_t batch, rows, columns;
+  const T* x;    // alpha or w, [batch, rows, columns]
+  T* u;          // the same
+  T* pack;       // [batch, rows, 3 columns] = [-u | x | -u], or nullptr
+  const T* aux;
+  RidgeKind ridge;
+  bool detach;
+  int64_t order;  // of the mean trace
+  T* scalars;
+  T* partial;     // solved_room(batch, rows * columns)
+  int* tickets;   // [batch], all 0, before and after
+};
+int64_t solved_room(int64_t batch, int64_t count);
+template <class T>
+void after_solve(const Solved<T>& s, simt::Stream stream);
 
-// out[b, ...] = NaN for each problem that failed: status[b] != 0, or aux[3 b + 1] is NaN. out == nullptr: nothing.
+// out[b, ...] = NaN for each problem that failed: status[b] != 0.
 template <class T>
-void nan_where_failed(int64_t batch, int64_t count, const int32_t* status, const T* aux, T* out, simt::Stream stream);
+void nan_where_failed(int64_t batch, int64_t count, const int32_t* status, T* out, simt::Stream stream);
 
-// out[b, i] = 0
 template <class T>
-void zero(int64_t count, T* out, simt::Stream stream);
+void fill(int64_t count, double value, T* out, simt::Stream stream);
 
 }  // namespace ssdd::cuda

@@ -162,9 +162,9 @@ bool describe(const simt::Argument& a) {
   if (is<cuda::Product<T>>(a)) {
     const auto p = as<cuda::Product<T>>(a);
     std::printf("{\"product\": %zu, \"batch\": %ld, \"m\": %ld, \"n\": %ld, \"k\": %ld, \"triangle\": %d, \"distance\": %s, "
-                "\"accumulate\": %s, \"add\": %s, \"row\": %s, \"element\": [%zu, %zu]}",
+                "\"accumulate\": %s, \"add\": %s, \"row\": %s, \"squares\": %ld, \"element\": [%zu, %zu]}",
                 sizeof(T), p.batch, p.m, p.n, p.k, int(p.triangle), p.distance ? "true" : "false",
-                p.accumulate ? "true" : "false", p.add ? "true" : "false", p.row ? "true" : "false",
+                p.accumulate ? "true" : "false", p.add ? "true" : "false", p.row ? "true" : "false", p.squares.out ? p.squares.all : 0,
                 p.a.element == Element::own ? sizeof(T) : 2, p.b.element == Element::own ? sizeof(T) : 2);
   } else if (is<cuda::Factor<T>>(a) || (std::strstr(a.type, "Attempt") && a.bytes.size() > sizeof(cuda::Factor<T>))) {
     const auto f = as<cuda::Factor<T>>(a);  // Attempt begins with one
@@ -180,6 +180,10 @@ bool describe(const simt::Argument& a) {
   } else if (is<cuda::Copy<T>>(a)) {
     const auto c = as<cuda::Copy<T>>(a);
     std::printf("{\"batch\": %ld, \"rows\": %ld, \"columns\": %ld}", c.batch, c.rows, c.columns);
+  } else if (is<cuda::Solved<T>>(a)) {
+    const auto s = as<cuda::Solved<T>>(a);
+    std::printf("{\"batch\": %ld, \"rows\": %ld, \"columns\": %ld, \"pack\": %s}", s.batch, s.rows, s.columns,
+                s.pack ? "true" : "false");
   } else if (is<cuda::ColumnSums<T>>(a)) {
     const auto c = as<cuda::ColumnSums<T>>(a);
     std::printf("{\"batch\": %ld, \"rows\": %ld, \"columns\": %ld}", c.batch, c.rows, c.columns);
