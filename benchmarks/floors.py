@@ -109,22 +109,22 @@ def _product(launch: dict[str, Any]) -> Work:
     wanted = m * n if full else m * (m + 1) // 2
     stored = wanted if p["triangle"] == 1 else m * n
     extra = b * wanted * size * bool(p["add"])
-    # Squares: of what was written, and a part a tile, which the last one reads.
-    squared = (m * n + (len(tiles) if p["squares"] > 1 else 0)) if p["squares"] else 0
-    summed = (len(tiles) if p["squares"] > 1 else 0) + 1 if p["squares"] else 0
+    operands = sum(r * p["element"][0] + c * p["element"][1] for r, c in tiles)
     # Sums of a split: written by each, read by the last (join.cuh).
     parts = tiling["splits"] * sum(_part_bytes(r, c, tensor, size) for r, c in tiles) if tiling["splits"] > 1 else 0
+    # Squares of all that was written, here by one launch: a part a tile, which the last one reads, and their sum.
+    squared, sums = m * n * size * (p["squares"] > 0), len(tiles) * size * (p["squares"] > 1)
     return Work(
         flops=b * wanted * k * (3 if p["distance"] else 2),
         executed=b * len(tiles) * TILE * TILE * depth * 2 * passes,
-        loaded=b * (sum(r * p["element"][0] + c * p["element"][1] for r, c in tiles) * k + parts) + extra + b * squared * size,
-        stored=b * (stored * size + parts + summed * size),
+        loaded=b * (operands * k + parts + squared + sums) + extra,
+        stored=b * (stored * size + parts + sums + size * (p["squares"] > 0)),
         tensor=tensor,
     )
 
 
 def _part_bytes(rows: int, columns: int, tensor: bool, size: int) -> int:
-    """Of a tile's sums those in pieces of 16 bytes that begin within the matrix: 2 x 2 of rows 8 apart, or along a row."""
+    """Of a tile's sums, in pieces of 16 bytes (2 x 2, rows 8 apart, or along a row), those that begin inside."""
     if tensor:
         return 16 * sum(max(0, min(8, rows - first)) for first in range(0, TILE, 16)) * -(-columns // 2)
     return 16 * rows * -(-columns * size // 16)
@@ -317,7 +317,14 @@ def _slope(launch: dict[str, Any]) -> Work:
     # Of a square what is above the diagonal, which is set to 0.
     count = problems * (columns * (columns - 1) // 2 if square else rows * columns)
     size, zeros = _size(launch), launch["blocks"] if square else 0
-    return Work(flops=8 * count, loaded=2 * count * size, stored=(count + zeros) * size)
+    parts = launch["blocks"] if rows > 1 else 0  # a row's part of the parameter's gradient
+    return Work(flops=8 * count, loaded=(2 * count + parts) * size, stored=(count + zeros + parts) * size)
+
+
+def _hyper(launch: dict[str, Any]) -> Work:
+    a, size = launch["arguments"][0], _size(launch)
+    count, parts = launch["blocks"] // a["strips"] * a["c"] * a["rows"], launch["blocks"] if a["strips"] > 1 else 0
+    return Work(flops=count, loaded=(count + parts) * size, stored=parts * size)
 
 
 def _shift(launch: dict[str, Any]) -> Work:
@@ -332,7 +339,7 @@ FORMULAS = {
     "copy_kernel": _copy, "mirror_kernel": _mirror,
     "sum_columns_kernel": _column_sums, "after_solve_kernel": _after_solve, "nan_kernel": _little,
     "fill_kernel": _little, "scalars_kernel": _little, "ridge_kernel": _little, "corner_kernel": _little,
-    "hyper_kernel": _little, "alpha_sum_kernel": _little, "add_parts_kernel": _little, "rbf_hyper_kernel": _little,
+    "hyper_kernel": _hyper, "alpha_sum_kernel": _little, "rbf_hyper_kernel": _little,
     "slope_kernel": _slope, "shift_kernel": _shift,
 }  # fmt: skip
 

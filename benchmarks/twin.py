@@ -85,7 +85,7 @@ CALLS: list[tuple[str | int, ...]] = [
     (t, *call)
     for t in ("float", "double")
     for call in (
-        ("krr", 2, 72, 64, 256, 64, "low_rank", "low_rank"),
+        ("krr", 2, 72, 64, 256, 64, "low_rank", "low_rank", "all"),
         ("krr", 2, 72, 64, 128, 32, "dense", "dense"),
         ("krr", 1, 72, 64, 128, 32, "low_rank", "mixed"),
         ("krr", 1, 80, 64, 64, 32, "primal", "primal"),

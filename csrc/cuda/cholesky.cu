@@ -73,8 +73,8 @@ void solve_backward(const SolveBackwardArgs<T>& a, void* stream) {
   T* u = a.grad_y;
   copy<T>({a.batch, s, c, a.grad, u, s * c, c}, stream);
   solve_factored(a.batch, s, a.factor, c, u, w.factor, stream);
-  after_solve<T>({a.batch, s, c, a.x, u, a.grad_a ? w.pack : nullptr, a.aux, a.ridge, a.detach || a.hyper.count == 0, s, w.scalars,
-                  w.partial, w.tickets},
+  after_solve<T>({a.batch, s, c, a.x, u, a.grad_a ? w.pack : nullptr, a.aux, a.ridge, a.detach || a.hyper.count == 0, s,
+                  w.scalars, w.partial, w.tickets},
                  stream);
   if (a.grad_a) {
     // [-u | x] [x | -u]^T = -x u^T - u x^T as one product over one triangle.

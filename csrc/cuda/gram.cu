@@ -1,7 +1,6 @@
 // Gram matrices on the GPU: one product with the kernel function applied in registers; the symmetric case makes one
 // triangle of tiles and writes each element to both places. Linear on the tensor cores for float (product_tensor.cu),
-// squared distances without cancellation (product_plain.cu). Two launches, the
-// first of a number a problem.
+// squared distances without cancellation (product_plain.cu). Two launches, the first of the scalars.
 //
 // Mapping: a block a tile of 64 x 64. Traffic: (S + Q) D elements read once from memory (S Q D / 32 asked of L2), S Q written.
 // FLOPs: 2 S Q D, 3 S Q D for distances; the symmetric case half. Floor on an H100: 2 S Q D / 104 TF/s for float through

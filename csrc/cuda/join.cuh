@@ -47,6 +47,22 @@ SIMT_DEVICE bool sum_of_blocks(double& sum, int64_t part, int64_t count, T* part
   return true;
 }
 
+// sum_i x(i, j), the block's threads on 32 neighbouring columns, lane `lane` on j and the warps on every so many-th row: the result
+// is the first warp's, 0 where j is no column.
+template <int Threads, class T>
+SIMT_DEVICE double column_sum(const Source<T>& x, int64_t rows, int64_t columns, int64_t j) {
+  SIMT_SHARED(double, sums, Threads);
+  double sum = 0;
+  if (j < columns)
+    for (int64_t i = simt::warp(); i < rows; i += Threads / 32) sum += static_cast<double>(x(i, j));
+  simt::barrier();  // the sums of a call before are read
+  simt::put(sums + simt::thread(), sum);
+  simt::barrier();
+  if (simt::warp() == 0)
+    for (int w = 1; w < Threads / 32; ++w) sum += simt::get(sums + w * 32 + simt::lane());
+  return sum;
+}
+
 // The sums of a split product's tile: true in the block that goes on with those of all splits. each(f) calls f(q, four, i, j) for
 // every run of four sums of a thread, q counting them, (i, j) the element of the first; a tile's sums lie in memory as
 // the threads hold them, [piece][thread], 16 bytes each, and pieces that begin beyond the matrix are neither written nor read.

@@ -1,14 +1,18 @@
 // KRR backward on the GPU, from the forward's factor and coefficients; formulas and plans in krr.h. Like the forward, products
-// of the whole batch on one stream; a launch each for the scalars that depend on lbar.
+// of the whole batch on one stream. Launches, with the gradients to X_s and Y_s: low rank 8 (7 with K_qs at hand), dense 4 + 2 a
+// chunk of K_qs at hand, mixed 9 (8), one more for each of X_q (2 without W at hand) and the hyper-parameters, and one more for
+// a factor larger than one block.
 //
-// Mapping: that of the products and rungs. Own kernels: slope_kernel and shift_kernel take a block a row, hyper_kernel and
-// add_parts_kernel a warp a problem, alpha_sum_kernel a block a problem, rbf_hyper_kernel a thread a problem.
+// Mapping: that of the products and rungs. Own kernels: slope_kernel and shift_kernel take a block a row, hyper_kernel a block
+// for 32 columns, the last of a problem's blocks what follows from all (join.cuh), alpha_sum_kernel a block a problem,
+// rbf_hyper_kernel a thread a problem.
 // Traffic: X_s, X_q, R, the factor and alpha once, each gradient once; dense K_qs and Kbar_qs too; slope_kernel reads two
-// elements and writes one for each of K, shift_kernel one and one. FLOPs: low rank 2 (Q + S) D C for M and abar, 2 S^2 C,
+// elements and writes one for each of K, shift_kernel one and one; hyper_kernel reads R, U and alpha. FLOPs: low rank 2 (Q + S) D C for M and abar, 2 S^2 C,
 // 4 S D C for W and V, 4 S D C for Xbar_s; dense 2 Q S C twice, 2 S^2 C, 2 S^2 D, 2 Q S D; slope_kernel about 8 an element.
 // Floor on an H100: benchmarks/results/sass.md for the sizes of the speed table; slope_kernel 12 bytes an element / 3.35 TB/s.
 // Other path: the plans, picked by ssdd_ext/plan.py; other kernels than the linear one have the dense plan only.
 #include "../krr.h"
+#include "join.cuh"
 #include "krr_work.cuh"
 
 namespace ssdd::cuda {
@@ -16,31 +20,44 @@ namespace {
 
 constexpr int kThreads = 256;
 
-SIMT_DEVICE double warp_sum(double v) {
-#pragma unroll
-  for (int mask = 16; mask > 0; mask /= 2) v += simt::shuffle_xor(v, mask);
-  return v;
-}
+template <class T>
+SIMT_DEVICE bool failed(const T* aux, int64_t b) { return aux[3 * b + 1] != aux[3 * b + 1]; }
 
-// The linear kernel's gradients to (scale, bias, v), a warp a problem. K and lambda scale together, so <Kbar, K> = -lambda lbar:
+template <class T>
+struct Rows {
+  Source<T> x;
+  int64_t count;
+};
+template <class T>
+struct HyperArgs {
+  int64_t c, s, strips;      // strips of 32 columns: blocks a problem
+  Rows<T> e, u, alpha;       // whose columns are summed
+  RidgeKind ridge;
+  const T *scalars, *aux;
+  T* parts;                  // [batch, strips]
+  int* tickets;              // [batch], all 0, before and after
+  int count;                 // of hyper-parameters
+  T* out;
+};
+
+// The linear kernel's gradients to (scale, bias, v). K and lambda scale together, so <Kbar, K> = -lambda lbar:
 //   bbar0 = (1^T Pbar - 1^T U).(1^T alpha)   sbar = (-lambda lbar - bias bbar0) / scale + c lbar |X_s|^2
 template <class T>
-SIMT_KERNEL(32) hyper_kernel(int64_t c, int64_t s, RidgeKind ridge, const T* scalars, const T* aux, const T* sums, int64_t between,
-                             int64_t width, int count, T* out) {
-  const int64_t b = simt::block().x;
-  const T *p_sum = sums + b * width, *u_sum = p_sum + between, *alpha_sum = u_sum + between;
-  double bias_bar = 0;
-  for (int64_t j = simt::lane(); j < c; j += 32)
-    bias_bar += (static_cast<double>(p_sum[j]) - static_cast<double>(u_sum[j])) * static_cast<double>(alpha_sum[j]);
-  bias_bar = warp_sum(bias_bar);
-  if (simt::lane() != 0) return;
-  const T* own = scalars + b * kScalars;
-  const double trace = aux[3 * b], lambda = static_cast<double>(aux[3 * b + 1]) + static_cast<double>(aux[3 * b + 2]);
+SIMT_KERNEL(kThreads) hyper_kernel(HyperArgs<T> a) {
+  const int64_t b = simt::block().x / a.strips, strip = simt::block().x % a.strips, j = strip * 32 + simt::lane();
+  const T* own = a.scalars + b * kScalars;
+  const double p_sum = column_sum<kThreads>(a.e.x[b], a.e.count, a.c, j), u_sum = column_sum<kThreads>(a.u.x[b], a.u.count, a.c, j);
+  const double alpha_sum = column_sum<kThreads>(a.alpha.x[b], a.alpha.count, a.c, j);
+  double bias_bar = simt::warp() == 0 ? (static_cast<double>(own[kGamma]) * p_sum - u_sum) * alpha_sum : 0;
+  if (!sum_of_blocks<kThreads>(bias_bar, strip, a.strips, a.parts + b * a.strips, a.tickets + b) || simt::thread() != 0) return;
+  const double trace = a.aux[3 * b], lambda = static_cast<double>(a.aux[3 * b + 1]) + static_cast<double>(a.aux[3 * b + 2]);
   const double scale = own[kScale], bias = own[kBias], lambda_bar = own[kLambdaBar], through = own[kThroughTrace];
-  const double squares = (trace - bias * static_cast<double>(s)) / scale;
-  out[b * count] = static_cast<T>((-lambda * lambda_bar - bias * bias_bar) / scale + through * squares);
-  out[b * count + 1] = static_cast<T>(bias_bar + through * static_cast<double>(s));
-  out[b * count + count - 1] = static_cast<T>(lambda_bar * ridge_slope(ridge, trace, s));
+  const double order = static_cast<double>(a.s), squares = (trace - bias * order) / scale;
+  const double bad = failed(a.aux, b) ? simt::nan<double>() : 0;
+  T* const out = a.out + b * a.count;
+  out[0] = static_cast<T>((-lambda * lambda_bar - bias * bias_bar) / scale + through * squares + bad);
+  out[1] = static_cast<T>(bias_bar + through * order + bad);
+  out[a.count - 1] = static_cast<T>(lambda_bar * ridge_slope(a.ridge, trace, a.s) + bad);
 }
 
 // 1^T alpha of the primal, from the border's weight: w_b / sqrt(bias), or 1^T (Y - Phi w) / lambda where the bias is 0.
@@ -53,13 +70,12 @@ SIMT_KERNEL(kThreads) alpha_sum_kernel(int64_t c, const T* scalars, const T* aux
     out[b * width + j] = root > T(0) ? border[b * border_bs + j] / root : residual[b * width + j] / lambda;
 }
 
-// A row of Kbar becomes G = Kbar dk/dr; its sum, and sum_j Kbar dk/dl. One block a row.
+// A row of Kbar becomes G = Kbar dk/dr; its sum, and to total[b] sum_ij Kbar dk/dl (added to what is there). One block a row.
 // Rbf: dk/dr = -k / (2 l^2), dk/dl = -2 k log k / l. Square: only j > i of k is read (K lies above the factor's diagonal),
 // the diagonal passes nothing on.
 template <class T>
 SIMT_KERNEL(kThreads) slope_kernel(int64_t rows, int64_t columns, const T* k, int64_t k_bs, T* k_bar, int64_t bar_bs, bool square,
-                                   const T* scalars, T* row_sums, T* row_parts) {
-  SIMT_SHARED(double, sums, 2 * kThreads / 32);
+                                   const T* scalars, T* row_sums, T* row_parts, int* tickets, bool add, T* total) {
   const int64_t b = simt::block().x / rows, i = simt::block().x % rows;
   k += b * k_bs + i * columns, k_bar += b * bar_bs + i * columns;
   const T l = scalars[b * kScalars + kLengthscale], map = scalars[b * kScalars + kMap];
@@ -76,24 +92,11 @@ SIMT_KERNEL(kThreads) slope_kernel(int64_t rows, int64_t columns, const T* k, in
     sum += static_cast<double>(g);
     simt::store(k_bar + j, g);
   }
-  sum = warp_sum(sum), part = warp_sum(part);
-  if (simt::lane() == 0) sums[simt::warp()] = sum, sums[simt::warp() + kThreads / 32] = part;
-  simt::barrier();
-  if (simt::thread() != 0) return;
-  sum = part = 0;
-  for (int w = 0; w < kThreads / 32; ++w) sum += sums[w], part += sums[w + kThreads / 32];
-  row_sums[simt::block().x] = static_cast<T>(sum);
-  row_parts[simt::block().x] = static_cast<T>(part);
-}
-
-// total[b] (+)= sum of rows of problem b.
-template <class T>
-SIMT_KERNEL(32) add_parts_kernel(int64_t rows, const T* parts, bool add, T* total) {
-  const int64_t b = simt::block().x;
-  double sum = 0;
-  for (int64_t i = simt::lane(); i < rows; i += 32) sum += static_cast<double>(parts[b * rows + i]);
-  sum = warp_sum(sum);
-  if (simt::lane() == 0) total[b] = static_cast<T>(sum + (add ? static_cast<double>(total[b]) : 0.0));
+  sum = block_sum<kThreads>(sum);
+  if (simt::thread() == 0) row_sums[simt::block().x] = static_cast<T>(sum);
+  simt::barrier();  // the sums of the warps are read
+  if (!sum_of_blocks<kThreads>(part, i, rows, row_parts + b * rows, tickets + b) || simt::thread() != 0) return;
+  total[b] = static_cast<T>(part + (add ? static_cast<double>(total[b]) : 0.0));
 }
 
 template <class T>
@@ -101,9 +104,10 @@ SIMT_KERNEL(kThreads) rbf_hyper_kernel(int64_t batch, int64_t s, RidgeKind ridge
                                        int count, T* out) {
   const int64_t b = static_cast<int64_t>(simt::block().x) * kThreads + simt::thread();
   if (b >= batch) return;
-  out[b * count] = parameter[b];
+  const T bad = failed(aux, b) ? simt::nan<T>() : T(0);
+  out[b * count] = parameter[b] + bad;
   out[b * count + count - 1] = static_cast<T>(static_cast<double>(scalars[b * kScalars + kLambdaBar]) *
-                                              ridge_slope(ridge, static_cast<double>(aux[3 * b]), s));
+                                              ridge_slope(ridge, static_cast<double>(aux[3 * b]), s)) + bad;
 }
 
 // Only differences of points matter. From a common origin, points far from 0 cancel before the products.
@@ -218,7 +222,7 @@ class Backward : KrrPass<T> {
       run(make(s.c, s.d, s.s, t(alpha), x_s, weights, bs));
     }
     if (a.grad_x_q) write(make(s.q, s.d, s.c, a.e, weights_view(weights, 2), a.grad_x_q, s.q * s.d), scalar(kGammaScale));
-    linear_hyper(true);
+    linear_hyper({alpha, s.s});
   }
 
   // 2 Kbar_ss = -(U alpha^T + alpha U^T) into k_bar, both triangles.
@@ -255,17 +259,15 @@ class Backward : KrrPass<T> {
       run(make(s.c, s.d, s.s, t(alpha), x_s, w.weights, copies * s.c * s.d));
       write(make(s.q, s.d, s.c, a.e, weights_view(w.weights, copies), a.grad_x_q, s.q * s.d), scalar(kGammaScale));
     }
-    linear_hyper(true);
+    linear_hyper({alpha, s.s});
   }
 
-  // sum_alpha: 1^T alpha from coef; otherwise column_row(2) holds it.
-  void linear_hyper(bool sum_alpha) {
+  void linear_hyper(const Rows<T>& of_alpha) {
     if (!a.grad_hyper) return;
-    sums(s.q, s.c, a.e, column_row(0), w.width, scalar(kGamma));
-    sums(s.s, s.c, dense(u, s.s, s.c), column_row(1), w.width);
-    if (sum_alpha) sums(s.s, s.c, alpha, column_row(2), w.width);
-    simt::launch(&hyper_kernel<T>, {static_cast<unsigned>(s.batch)}, 32, 0, stream, s.c, s.s, s.ridge, w.scalars, a.aux, w.columns,
-                 s.batch * w.width, w.width, a.hyper.count, a.grad_hyper);
+    const int64_t strips = std::max<int64_t>(1, (s.c + 31) / 32);
+    const HyperArgs<T> args{s.c, s.s, strips, {a.e, s.q}, {dense(u, s.s, s.c), s.s}, of_alpha, s.ridge, w.scalars, a.aux, w.partial,
+                            tickets(), a.hyper.count, a.grad_hyper};
+    simt::launch(&hyper_kernel<T>, {static_cast<unsigned>(s.batch * strips)}, kThreads, 0, stream, args);
   }
 
   // out [S, C] (row stride ld) = sign Phi x (+ out) for x [n, C].
@@ -307,10 +309,8 @@ class Backward : KrrPass<T> {
       sums(s.s, s.c, {w.pack, s.s * ld, ld, 1}, column_row(1), w.width);
       simt::launch(&alpha_sum_kernel<T>, {static_cast<unsigned>(s.batch)}, kThreads, 0, stream, s.c, w.scalars, a.aux,
                    a.coef + s.d * s.c, nc, column_row(1), w.width, column_row(2));
-    } else {
-      fill(s.batch * w.width, 0, column_row(2), stream);
     }
-    linear_hyper(false);
+    linear_hyper({{column_row(2), w.width, s.c, 1}, s.bordered ? 1 : 0});
   }
 
   // Kernels of the squared distance: G = Kbar dk/dr, and d r_ij / d x_i = 2 (x_i - x_j).
@@ -358,8 +358,7 @@ class Backward : KrrPass<T> {
 
   void slopes(int64_t rows, const T* k, int64_t k_bs, T* bar, int64_t bar_bs, bool square, bool add) {
     simt::launch(&slope_kernel<T>, {static_cast<unsigned>(s.batch * rows)}, kThreads, 0, stream, rows, s.s, k, k_bs, bar, bar_bs,
-                 square, w.scalars, w.row_sums, w.row_parts);
-    simt::launch(&add_parts_kernel<T>, {static_cast<unsigned>(s.batch)}, 32, 0, stream, rows, w.row_parts, add, w.parameter);
+                 square, w.scalars, w.row_sums, w.row_parts, tickets(), add, w.parameter);
   }
 
   // c (+)= 2 (rowsum(G) x - G z)

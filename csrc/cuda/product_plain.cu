@@ -3,8 +3,10 @@
 // Mapping: a block of 256 threads makes a tile of 64 x 64, a thread 4 x 4 of it; k in steps of 16 through 2 stages of
 // cp.async, one element a copy (any stride; 16-bit floats are loaded and widened), both operands as [k][row]. Sums of 16 steps are added to the
 // running sums, so that rounding grows with k / 16. A squared distance is summed as such: no cancellation, and 0 of a point to itself.
-// Traffic as in product_tensor.cu. A long k of few tiles is split between blocks, of which the last to finish a tile adds the others'
-// sums (join.cuh): splits m n elements more written and read, from L2, and no launch. FLOPs 2 m n k (distances 3 m n k); floor on an H100: 67 TF/s of float, 34 of double. Other path: product_tensor.cu for products of float with k >= 48.
+// Traffic as in product_tensor.cu; m n elements more, and two numbers a tile, where the squares are summed. A long k of few tiles
+// is split between blocks, of which the last to finish a tile adds the others' sums (join.cuh): splits m n elements more
+// written and read, from L2, and no launch. FLOPs 2 m n k (distances 3 m n k); floor on an H100: 67 TF/s of float, 34 of double.
+// Other path: product_tensor.cu for products of float with k >= 48.
 #include <algorithm>
 
 #include "join.cuh"

@@ -38,7 +38,8 @@ SIMT_KERNEL(kThreads) copy_kernel(Copy<T> c, int64_t squares_n, int64_t squares)
       simt::put(square + i * (kSquare + 1) + j, simt::load(x.p + (i0 + i) * x.rs + (j0 + j) * x.cs));
   }
   simt::barrier();
-  const T factor = static_cast<T>(c.factor) * (c.factor_of ? c.factor_of[b * kScalars] : T(1));
+  const T bad = c.status && c.status[b] != 0 ? simt::nan<T>() : T(0);
+  const T factor = static_cast<T>(c.factor) * (c.factor_of ? c.factor_of[b * kScalars] : T(1)) + bad;
 #pragma unroll
   for (int r = 0; r < kSquare; r += kThreads / 32) {
     const int i = slow + r, j = fast;
@@ -50,11 +51,12 @@ SIMT_KERNEL(kThreads) copy_kernel(Copy<T> c, int64_t squares_n, int64_t squares)
 // One square of the triangle and its mirror image.
 template <class T>
 SIMT_KERNEL(kThreads) mirror_kernel(int64_t n, T* a, Mirror how, int64_t squares_n, int64_t squares,
-                                      const int32_t* active) {
+                                      const int32_t* status) {
   SIMT_SHARED(T, square, kSquare * (kSquare + 1));
   const int64_t index = simt::block().x % squares, b = simt::block().x / squares;
   const int64_t i0 = index / squares_n * kSquare, j0 = index % squares_n * kSquare;
-  if (j0 > i0 || (active && active[b] == 0)) return;  // the whole block
+  const bool failed = status && status[b] != 0;
+  if (j0 > i0 || (status && !failed && how != Mirror::zero_upper)) return;  // the whole block
   a += b * n * n;
   const int fast = simt::lane(), slow = simt::warp();
   const bool up = how != Mirror::upper_to_lower;
@@ -64,6 +66,7 @@ SIMT_KERNEL(kThreads) mirror_kernel(int64_t n, T* a, Mirror how, int64_t squares
   for (int r = 0; r < kSquare; r += kThreads / 32) {
     const int64_t i = from_i + slow + r, j = from_j + fast;
     if (i < n && j < n) simt::put(square + (slow + r) * (kSquare + 1) + fast, simt::load(a + i * n + j));
+    if (failed && how == Mirror::zero_upper && i < n && j <= i) simt::store(a + i * n + j, simt::nan<T>());
   }
   simt::barrier();
 #pragma unroll
@@ -71,23 +74,16 @@ SIMT_KERNEL(kThreads) mirror_kernel(int64_t n, T* a, Mirror how, int64_t squares
     const int64_t i = from_j + slow + r, j = from_i + fast;
     if (i >= n || j >= n || !(up ? i < j : i > j)) continue;
     const T v = simt::get(square + fast * (kSquare + 1) + slow + r);
-    simt::store(a + i * n + j, how == Mirror::zero_upper ? T(0) : v);
+    simt::store(a + i * n + j, how != Mirror::zero_upper ? v : failed ? simt::nan<T>() : T(0));
   }
 }
 
 // A warp's lanes take neighbouring columns, its 8 warps every eighth row.
 template <class T>
 SIMT_KERNEL(kThreads) sum_columns_kernel(ColumnSums<T> c, int64_t strips) {
-  SIMT_SHARED(double, sums, kThreads);
   const int64_t b = simt::block().x / strips, j = simt::block().x % strips * 32 + simt::lane();
-  const Source<T> x = c.x[b];
-  double sum = 0;
-  if (j < c.columns)
-    for (int64_t i = simt::warp(); i < c.rows; i += kThreads / 32) sum += static_cast<double>(x(i, j));
-  simt::put(sums + simt::thread(), sum);
-  simt::barrier();
+  const double sum = column_sum<kThreads>(c.x[b], c.rows, c.columns, j);
   if (simt::warp() != 0 || j >= c.columns) return;
-  for (int w = 1; w < kThreads / 32; ++w) sum += simt::get(sums + w * 32 + simt::lane());
   const double factor = c.factor * (c.factor_of ? static_cast<double>(c.factor_of[b * kScalars]) : 1.0);
   simt::store(c.out + b * c.out_bs + j, static_cast<T>(factor * sum));
 }
@@ -168,11 +164,11 @@ void copy(const Copy<T>& c, simt::Stream stream) {
 }
 
 template <class T>
-void mirror(int64_t batch, int64_t n, T* a, Mirror how, simt::Stream stream, const int32_t* active) {
+void mirror(int64_t batch, int64_t n, T* a, Mirror how, simt::Stream stream, const int32_t* status) {
   if (batch == 0 || n == 0) return;
   const int64_t squares_n = blocks_for(n, kSquare), squares = squares_n * squares_n;
   simt::launch(&mirror_kernel<T>, {static_cast<unsigned>(squares * batch)}, kThreads, 0, stream, n, a, how, squares_n, squares,
-               active);
+               status);
 }
 
 template <class T>

@@ -4,7 +4,7 @@
 
 namespace ssdd::cuda {
 
-// out[b, i, j] = factor factor_of[b] x(b, i, j), out with row stride ld.
+// out[b, i, j] = factor factor_of[b] x(b, i, j), out with row stride ld; NaN where status[b] != 0.
 template <class T>
 struct Copy {
   int64_t batch, rows, columns;
@@ -13,14 +13,15 @@ struct Copy {
   int64_t out_bs, ld;
   double factor = 1;
   const T* factor_of = nullptr;
+  const int32_t* status = nullptr;
 };
 template <class T>
 void copy(const Copy<T>& c, simt::Stream stream);
 
 enum class Mirror { lower_to_upper, upper_to_lower, zero_upper };
-// active: problems b with active[b] == 0 are left alone.
+// status: problems b with status[b] == 0 are left alone, or with zero_upper: the others become NaN throughout.
 template <class T>
-void mirror(int64_t batch, int64_t n, T* a, Mirror how, simt::Stream stream, const int32_t* active = nullptr);
+void mirror(int64_t batch, int64_t n, T* a, Mirror how, simt::Stream stream, const int32_t* status = nullptr);
 
 // out[b, j] = factor factor_of[b] sum_i x(b, i, j), summed in double; out rows out_bs apart.
 template <class T>
