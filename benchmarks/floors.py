@@ -294,6 +294,13 @@ def _column_sums(launch: dict[str, Any]) -> Work:
     )
 
 
+def _scalars(launch: dict[str, Any]) -> Work:
+    """Numbers of a problem, and what is summed beside."""
+    a, size = launch["arguments"][0], _size(launch)
+    count = a["columns"] * a["rows"]
+    return Work(flops=count, loaded=count * size, stored=a["columns"] * size)
+
+
 def _after_solve(launch: dict[str, Any]) -> Work:
     s, parts = launch["arguments"]
     size, b, count = _size(launch), s["batch"], s["rows"] * s["columns"]
@@ -338,7 +345,7 @@ FORMULAS = {
     "factor_tiles_kernel": _factor_tiles, "invert_kernel": _invert, "solve_tiles_kernel": _solve_tiles,
     "copy_kernel": _copy, "mirror_kernel": _mirror,
     "sum_columns_kernel": _column_sums, "after_solve_kernel": _after_solve, "nan_kernel": _little,
-    "fill_kernel": _little, "scalars_kernel": _little, "ridge_kernel": _little, "corner_kernel": _little,
+    "fill_kernel": _little, "scalars_kernel": _scalars, "ridge_kernel": _little, "corner_kernel": _little,
     "hyper_kernel": _hyper, "alpha_sum_kernel": _little, "rbf_hyper_kernel": _little,
     "slope_kernel": _slope, "shift_kernel": _shift,
 }  # fmt: skip

@@ -1,14 +1,14 @@
 // KRR backward on the GPU, from the forward's factor and coefficients; formulas and plans in krr.h. Like the forward, products
-// of the whole batch on one stream. Launches, with the gradients to X_s and Y_s: low rank 8 (7 with K_qs at hand), dense 4 + 2 a
-// chunk of K_qs at hand, mixed 9 (8), one more for each of X_q (2 without W at hand) and the hyper-parameters, and one more for
-// a factor larger than one block.
+// of the whole batch on one stream. Launches, with the gradients to X_s and Y_s: low rank 7, mixed 8, dense 5 and 3 a chunk of K_qs
+// at hand; one more for X_q (two in mixed and dense, which have no W), one for the hyper-parameters, and one for a factor larger
+// than one block.
 //
 // Mapping: that of the products and rungs. Own kernels: slope_kernel and shift_kernel take a block a row, hyper_kernel a block
 // for 32 columns, the last of a problem's blocks what follows from all (join.cuh), alpha_sum_kernel a block a problem,
 // rbf_hyper_kernel a thread a problem.
 // Traffic: X_s, X_q, R, the factor and alpha once, each gradient once; dense K_qs and Kbar_qs too; slope_kernel reads two
-// elements and writes one for each of K, shift_kernel one and one; hyper_kernel reads R, U and alpha. FLOPs: low rank 2 (Q + S) D C for M and abar, 2 S^2 C,
-// 4 S D C for W and V, 4 S D C for Xbar_s; dense 2 Q S C twice, 2 S^2 C, 2 S^2 D, 2 Q S D; slope_kernel about 8 an element.
+// elements and writes one for each of K, shift_kernel one and one; hyper_kernel reads R, U and alpha.
+// FLOPs: low rank 2 (Q + S) D C for M and abar, 2 S^2 C, 4 S D C for W and V, 4 S D C for Xbar_s; dense 2 Q S C twice, 2 S^2 C, 2 S^2 D, 2 Q S D; slope_kernel about 8 an element.
 // Floor on an H100: benchmarks/results/sass.md for the sizes of the speed table; slope_kernel 12 bytes an element / 3.35 TB/s.
 // Other path: the plans, picked by ssdd_ext/plan.py; other kernels than the linear one have the dense plan only.
 #include "../krr.h"
@@ -127,7 +127,12 @@ class Backward : KrrPass<T> {
 
   void run_all() {
     const double points = static_cast<double>(s.q) * static_cast<double>(s.c);
-    set_scalars<T>({s.batch, a.hyper, s.kernel, parameter_count(s.kernel), a.g, 2.0 / points, w.scalars, w.tickets, kTickets + s.batch}, stream);
+    ScalarArgs<T> scalars{s.batch, a.hyper, s.kernel, parameter_count(s.kernel), a.g, 2.0 / points, w.scalars, w.tickets,
+                          kTickets + s.batch};
+    // bias 1 (1^T Pbar) of abar in low rank
+    if ((s.plan == Plan::low_rank || s.plan == Plan::mixed) && !a.kept)
+      scalars.e = a.e, scalars.e_rows = s.q, scalars.e_columns = s.c, scalars.column_sums = column_row(0), scalars.sums_bs = w.width;
+    set_scalars(scalars, stream);
     if (s.plan == Plan::primal)
       primal();
     else if (s.kernel != KernelKind::linear)
@@ -181,7 +186,6 @@ class Backward : KrrPass<T> {
     T* m = w.weights + s.c * s.d;
     multiply(make(s.c, s.d, s.q, t(a.e), x_q, m, 2 * s.c * s.d), 1, scalar(kGamma));
     if (a.kept) return alpha_bar_dense();
-    sums(s.q, s.c, a.e, column_row(0), w.width, scalar(kGammaBias));
     Product<T> p = make(s.s, s.c, s.d, x_s, t(weights_view(m, 2)), u, uc());
     p.alpha_of = scalar(kScale), p.row = column_row(0), p.row_bs = w.width;
     run(p);

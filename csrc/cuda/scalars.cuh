@@ -26,6 +26,11 @@ struct ScalarArgs {
   T* out;
   int* tickets = nullptr;  // set to 0: what the launches behind this one count their blocks with
   int64_t ticket_count = 0;
+  // Beside them column_sums[b, j] = gamma bias sum_i e(b, i, j), where that is asked for.
+  Source<T> e = {};
+  int64_t e_rows = 0, e_columns = 0;
+  T* column_sums = nullptr;
+  int64_t sums_bs = 0;
 };
 template <class T>
 void set_scalars(const ScalarArgs<T>& args, simt::Stream stream);

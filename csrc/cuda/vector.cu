@@ -2,7 +2,7 @@
 //
 // Mapping: copy_kernel and mirror_kernel a block of 256 threads a square of 32 x 32; sum_columns_kernel a block 32 columns;
 // after_solve_kernel a block 2048 elements, the last of a problem's blocks what follows from all (join.cuh); nan_kernel and
-// fill_kernel a thread an element; scalars_kernel a thread a problem.
+// fill_kernel a thread an element; scalars_kernel a thread a problem, and a block 32 columns of what is summed beside.
 // Traffic, elements read and written: copy n and n, mirror n^2 / 2 and n^2 / 2, sums n and one a column, after_solve 2 n and with a
 // pack 3 n; nan_kernel writes those of failed problems only. FLOPs: at most 2 an element. Floor on an H100: bytes / 3.35 TB/s,
 // from L2 less; below some megabytes the launch. Other path: none.
@@ -125,20 +125,40 @@ SIMT_KERNEL(kThreads) fill_kernel(int64_t count, T value, T* out) {
   if (e < count) simt::store(out + e, value);
 }
 
+// The hyper-parameters of a problem; bad: NaN where one is out of range.
 template <class T>
-SIMT_KERNEL(kThreads) scalars_kernel(ScalarArgs<T> a) {
+struct Given {
+  T first, bias, ridge, gamma, bad;
+  SIMT_DEVICE Given(const ScalarArgs<T>& a, int64_t b) {
+    const bool linear = a.kernel == KernelKind::linear;
+    first = a.parameters > 0 ? a.hyper.get(b, 0) : T(1), bias = linear && a.parameters > 1 ? a.hyper.get(b, 1) : T(0);
+    // Constant places only: a run-time index would put the values into local memory.
+    const int last = a.hyper.count > a.parameters ? a.hyper.count - 1 : -1;
+    ridge = last == 0 ? a.hyper.get(b, 0) : last == 1 ? a.hyper.get(b, 1) : last == 2 ? a.hyper.get(b, 2) : T(0);
+    const bool positive = first > T(0) && simt::finite(first) && bias >= T(0) && simt::finite(bias);
+    bad = positive && ridge >= T(0) && simt::finite(ridge) ? T(0) : simt::nan<T>();
+    gamma = a.g ? static_cast<T>(a.g_factor * static_cast<double>(a.g[b](0, 0))) : T(1);
+  }
+};
+
+// The first `own` blocks: a thread a problem. The rest: a block 32 columns of e.
+template <class T>
+SIMT_KERNEL(kThreads) scalars_kernel(ScalarArgs<T> a, int64_t own) {
+  if (simt::block().x >= own) {
+    const int64_t strips = (a.e_columns + 31) / 32, index = simt::block().x - own, b = index / strips;
+    const int64_t j = index % strips * 32 + simt::lane();
+    const double sum = column_sum<kThreads>(a.e[b], a.e_rows, a.e_columns, j);
+    if (simt::warp() != 0 || j >= a.e_columns) return;
+    const Given<T> given(a, b);
+    const T factor = given.gamma * (given.bias + given.bad);
+    return simt::store(a.column_sums + b * a.sums_bs + j, static_cast<T>(static_cast<double>(factor) * sum));
+  }
   const int64_t b = static_cast<int64_t>(simt::block().x) * kThreads + simt::thread();
   if (b < a.ticket_count) a.tickets[b] = 0;
   if (b >= a.batch) return;
   T* out = a.out + b * kScalars;
-  const bool linear = a.kernel == KernelKind::linear;
-  const T first = a.parameters > 0 ? a.hyper.get(b, 0) : T(1), bias = linear && a.parameters > 1 ? a.hyper.get(b, 1) : T(0);
-  // Constant places only: a run-time index would put the values into local memory.
-  const int ridge = a.hyper.count > a.parameters ? a.hyper.count - 1 : -1;
-  const T v = ridge == 0 ? a.hyper.get(b, 0) : ridge == 1 ? a.hyper.get(b, 1) : ridge == 2 ? a.hyper.get(b, 2) : T(0);
-  const bool valid = first > T(0) && simt::finite(first) && bias >= T(0) && simt::finite(bias) && v >= T(0) && simt::finite(v);
-  const T bad = valid ? T(0) : simt::nan<T>();
-  const T gamma = a.g ? static_cast<T>(a.g_factor * static_cast<double>(a.g[b](0, 0))) : T(1);
+  const Given<T> given(a, b);
+  const T first = given.first, bias = given.bias, gamma = given.gamma, bad = given.bad;
   out[kScale] = first + bad;
   out[kBias] = bias + bad;
   out[kRootScale] = simt::square_root(first + bad);
@@ -146,12 +166,12 @@ SIMT_KERNEL(kThreads) scalars_kernel(ScalarArgs<T> a) {
   out[kRootBoth] = simt::square_root(first * bias + bad);
   out[kLengthscale] = first + bad;
   out[kMap] = T(-0.5) / (first * first) + bad;
-  out[kRidge] = v + bad;
+  out[kRidge] = given.ridge + bad;
   out[kGamma] = gamma;
   out[kGammaScale] = gamma * (first + bad);
   out[kGammaRootScale] = gamma * simt::square_root(first + bad);
   out[kGammaBias] = gamma * (bias + bad);
-  out[kValid] = valid ? T(1) : T(0);
+  out[kValid] = bad == T(0) ? T(1) : T(0);
 }
 
 }  // namespace
@@ -203,7 +223,9 @@ void fill(int64_t count, double value, T* out, simt::Stream stream) {
 template <class T>
 void set_scalars(const ScalarArgs<T>& args, simt::Stream stream) {
   if (args.batch == 0) return;
-  simt::launch(&scalars_kernel<T>, {blocks_for(std::max(args.batch, args.ticket_count), kThreads)}, kThreads, 0, stream, args);
+  const unsigned own = blocks_for(std::max(args.batch, args.ticket_count), kThreads);
+  const unsigned sums = args.column_sums ? static_cast<unsigned>(args.batch) * blocks_for(args.e_columns, 32) : 0;
+  simt::launch(&scalars_kernel<T>, {own + sums}, kThreads, 0, stream, args, static_cast<int64_t>(own));
 }
 
 #define SSDD_INSTANTIATE(T)                                                                                    \

@@ -266,7 +266,6 @@ def backward_costs(p: Problem, gpu: Gpu, kept: bool, chunk: int) -> dict[str, fl
         if low:
             cost.product(c, d, q, sizes=(0, f))
         if low and not kept:
-            cost.passes(q * c)
             cost.product(s, c, d, sizes=(f, 0))
         for _ in range(0 if low and not kept else chunks):
             if not kept:

@@ -198,6 +198,9 @@ bool describe(const simt::Argument& a) {
     const auto s = as<cuda::Solved<T>>(a);
     std::printf("{\"batch\": %ld, \"rows\": %ld, \"columns\": %ld, \"pack\": %s}", s.batch, s.rows, s.columns,
                 s.pack ? "true" : "false");
+  } else if (is<cuda::ScalarArgs<T>>(a)) {
+    const auto s = as<cuda::ScalarArgs<T>>(a);
+    std::printf("{\"columns\": %ld, \"rows\": %ld}", s.column_sums ? s.batch * s.e_columns : 0, s.e_rows);
   } else if (is<cuda::ColumnSums<T>>(a)) {
     const auto c = as<cuda::ColumnSums<T>>(a);
     std::printf("{\"batch\": %ld, \"rows\": %ld, \"columns\": %ld}", c.batch, c.rows, c.columns);
