@@ -198,10 +198,15 @@ def _fused(launch: dict[str, Any]) -> Work:
 
 
 def _solve(launch: dict[str, Any]) -> Work:
-    n, _, c, _, _, _, chunks = launch["arguments"]
+    n, _, c, _, _, _, chunks, after = launch["arguments"]
     b = launch["blocks"] // chunks
-    executed = b * _substitution_flops(n, c)
-    return Work(flops=b * 2 * n * n * c, executed=executed, loaded=b * chunks * _triangle(n) * _size(launch))
+    follows = _following(after, chunks, _size(launch)) if after["follows"] else Work()
+    return Work(
+        flops=b * 2 * n * n * c + follows.flops,
+        executed=b * _substitution_flops(n, c),
+        loaded=b * chunks * _triangle(n) * _size(launch) + follows.loaded,
+        stored=follows.stored,
+    )
 
 
 def _begin(launch: dict[str, Any]) -> Work:
@@ -302,8 +307,12 @@ def _scalars(launch: dict[str, Any]) -> Work:
 
 
 def _after_solve(launch: dict[str, Any]) -> Work:
-    s, parts = launch["arguments"]
-    size, b, count = _size(launch), s["batch"], s["rows"] * s["columns"]
+    return _following(*launch["arguments"], _size(launch))
+
+
+def _following(s: dict[str, Any], parts: int, size: int) -> Work:
+    """What follows a solve, by so many blocks a problem."""
+    b, count = s["batch"], s["rows"] * s["columns"]
     parts = parts if parts > 1 else 0
     return Work(
         flops=2 * b * count,

@@ -30,7 +30,7 @@ Work<T> layout(int64_t batch, int64_t s, int64_t c, T* memory) {
   w.scalars = arena.take(batch * kScalars);
   w.factor = arena.take(factor_room(batch, s, c));
   w.pack = arena.take(batch * s * 3 * c);
-  w.partial = arena.take(solved_room(batch, s * c));
+  w.partial = arena.take(solved_room(batch, s, c));
   w.tickets = reinterpret_cast<int*>(arena.take(batch));
   w.total = arena.used;
   return w;
@@ -72,10 +72,9 @@ void solve_backward(const SolveBackwardArgs<T>& a, void* stream) {
   set_scalars<T>({a.batch, a.hyper, KernelKind::linear, 0, {}, 0, w.scalars, w.tickets, a.batch}, stream);
   T* u = a.grad_y;
   copy<T>({a.batch, s, c, a.grad, u, s * c, c}, stream);
-  solve_factored(a.batch, s, a.factor, c, u, w.factor, stream);
-  after_solve<T>({a.batch, s, c, a.x, u, a.grad_a ? w.pack : nullptr, a.aux, a.ridge, a.detach || a.hyper.count == 0, s,
-                  w.scalars, w.partial, w.tickets},
-                 stream);
+  solve_factored<T>({a.batch, s, c, a.x, u, a.grad_a ? w.pack : nullptr, a.aux, a.ridge, a.detach || a.hyper.count == 0, s,
+                     w.scalars, w.partial, w.tickets},
+                    a.factor, w.factor, stream);
   if (a.grad_a) {
     // [-u | x] [x | -u]^T = -x u^T - u x^T as one product over one triangle.
     Product<T> p{};

@@ -351,19 +351,20 @@ void factorise(const Factor<T>& f, simt::Stream stream) {
 }
 
 template <class T>
-void solve_factored(int64_t batch, int64_t n, const T* factor, int64_t c, T* x, T* work, simt::Stream stream) {
-  if (batch == 0 || n == 0 || c == 0) return;
-  if (n <= kWarpLimit || n <= block_limit<T>())
-    solve_small<T>(batch, n, factor, c, {}, x, nullptr, stream);
-  else
-    solve_large(batch, n, factor, c, x, work, stream);
+void solve_factored(const Solved<T>& s, const T* factor, T* work, simt::Stream stream) {
+  if (s.batch == 0) return;
+  const bool some = s.rows > 0 && s.columns > 0;
+  if (some && (s.rows <= kWarpLimit || s.rows <= block_limit<T>()))
+    return solve_small<T>(s.batch, s.rows, factor, s.columns, {}, s.u, nullptr, stream, s);
+  if (some) solve_large(s.batch, s.rows, factor, s.columns, s.u, work, stream);
+  after_solve(s, stream);
 }
 
 #define SSDD_INSTANTIATE(T)                                        \
   template void factorise_large(const Factor<T>&, simt::Stream);   \
   template void solve_large(int64_t, int64_t, const T*, int64_t, T*, T*, simt::Stream); \
   template void factorise(const Factor<T>&, simt::Stream);         \
-  template void solve_factored(int64_t, int64_t, const T*, int64_t, T*, T*, simt::Stream);
+  template void solve_factored(const Solved<T>&, const T*, T*, simt::Stream);
 SSDD_INSTANTIATE(float)
 SSDD_INSTANTIATE(double)
 #undef SSDD_INSTANTIATE

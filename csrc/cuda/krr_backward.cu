@@ -1,6 +1,6 @@
 // KRR backward on the GPU, from the forward's factor and coefficients; formulas and plans in krr.h. Like the forward, products
-// of the whole batch on one stream. Launches, with the gradients to X_s and Y_s: low rank 7, mixed 8, dense 5 and 3 a chunk of K_qs
-// at hand; one more for X_q (two in mixed and dense, which have no W), one for the hyper-parameters, and one for a factor larger
+// of the whole batch on one stream. Launches, with the gradients to X_s and Y_s: low rank 6, mixed 7, dense 4 and 3 a chunk of K_qs
+// at hand; one more for X_q (two in mixed and dense, which have no W), one for the hyper-parameters, and two for a factor larger
 // than one block.
 //
 // Mapping: that of the products and rungs. Own kernels: slope_kernel and shift_kernel take a block a row, hyper_kernel a block
@@ -19,9 +19,6 @@ namespace ssdd::cuda {
 namespace {
 
 constexpr int kThreads = 256;
-
-template <class T>
-SIMT_DEVICE bool failed(const T* aux, int64_t b) { return aux[3 * b + 1] != aux[3 * b + 1]; }
 
 template <class T>
 struct Rows {
@@ -193,8 +190,8 @@ class Backward : KrrPass<T> {
 
   // The solve for `solved` [n, C], and what follows from it at once.
   void solve(int64_t n, T* solved, T* pack) {
-    solve_factored(s.batch, n, a.factor, s.c, solved, w.factor, stream);
-    after_solve<T>({s.batch, n, s.c, a.coef, solved, pack, a.aux, s.ridge, s.detach, s.s, w.scalars, w.partial, tickets()}, stream);
+    solve_factored<T>({s.batch, n, s.c, a.coef, solved, pack, a.aux, s.ridge, s.detach, s.s, w.scalars, w.partial, tickets()},
+                      a.factor, w.factor, stream);
   }
   // [-U | alpha] and [alpha | -U], in the pack [-U | alpha | -U].
   Source<T> u_alpha() const { return {w.pack, 3 * uc(), 3 * s.c, 1}; }

@@ -10,8 +10,7 @@
 
 #include <algorithm>
 
-#include "join.cuh"
-#include "scalars.cuh"
+#include "after_solve.cuh"
 
 namespace ssdd::cuda {
 namespace {
@@ -92,25 +91,10 @@ template <class T>
 SIMT_KERNEL(kThreads) after_solve_kernel(Solved<T> s, int64_t parts) {
   const int64_t b = simt::block().x / parts, part = simt::block().x % parts, count = s.rows * s.columns, begin = part * kPart;
   const int64_t end = begin + kPart < count ? begin + kPart : count;
-  const bool failed = s.aux[3 * b + 1] != s.aux[3 * b + 1];
+  const bool bad = failed(s.aux, b);
   double sum = 0;
-  for (int64_t e = begin + simt::thread(); e < end; e += kThreads) {
-    const T x = simt::load(s.x + b * count + e), u = failed ? simt::nan<T>() : simt::load(s.u + b * count + e);
-    sum += static_cast<double>(u) * static_cast<double>(x);
-    if (failed) simt::store(s.u + b * count + e, u);
-    if (!s.pack) continue;
-    T* const to = s.pack + (b * s.rows + e / s.columns) * 3 * s.columns + e % s.columns;
-    simt::store(to, -u);
-    simt::store(to + s.columns, x);
-    simt::store(to + 2 * s.columns, -u);
-  }
-  if (!sum_of_blocks<kThreads>(sum, part, parts, s.partial + b * parts, s.tickets + b) || simt::thread() != 0) return;
-  T* const out = s.scalars + b * kScalars;
-  const T lambda_bar = static_cast<T>(-sum);
-  const T through = static_cast<T>(ridge_trace_slope(s.ridge, s.detach, static_cast<double>(out[kRidge]), s.order)) * lambda_bar;
-  out[kLambdaBar] = lambda_bar;
-  out[kThroughTrace] = through;
-  out[kTraceScale] = T(2) * through * out[kScale];
+  for (int64_t e = begin + simt::thread(); e < end; e += kThreads) sum += hand_on(s, b, e / s.columns, e % s.columns, bad);
+  set_lambda_bar<kThreads>(s, b, part, parts, sum);
 }
 
 template <class T>
@@ -198,12 +182,18 @@ void sum_columns(const ColumnSums<T>& c, simt::Stream stream) {
   simt::launch(&sum_columns_kernel<T>, {static_cast<unsigned>(strips * c.batch)}, kThreads, 0, stream, c, strips);
 }
 
-int64_t solved_room(int64_t batch, int64_t count) { return batch * std::max<int64_t>(1, (count + kPart - 1) / kPart); }
+namespace {
+int64_t parts_of(int64_t count) { return std::max<int64_t>(1, (count + kPart - 1) / kPart); }
+}  // namespace
+
+int64_t solved_room(int64_t batch, int64_t rows, int64_t columns) {
+  return batch * std::max(parts_of(rows * columns), columns / kTile + 1);  // the solve's blocks have 64 columns each
+}
 
 template <class T>
 void after_solve(const Solved<T>& s, simt::Stream stream) {
   if (s.batch == 0) return;
-  const int64_t parts = solved_room(1, s.rows * s.columns);
+  const int64_t parts = parts_of(s.rows * s.columns);
   simt::launch(&after_solve_kernel<T>, {static_cast<unsigned>(s.batch * parts)}, kThreads, 0, stream, s, parts);
 }
 

@@ -36,26 +36,6 @@ struct ColumnSums {
 template <class T>
 void sum_columns(const ColumnSums<T>& c, simt::Stream stream);
 
-// What follows the backward's solve, all of it: u is NaN where the problem failed; lbar = -<u, x>, in double and in one fixed order,
-// and what else of the scalars follows from it (scalars.cuh); the pack, of which neighbouring pairs are operands of products.
-template <class T>
-struct Solved {
-  int64_t batch, rows, columns;
-  const T* x;    // alpha or w, [batch, rows, columns]
-  T* u;          // the same
-  T* pack;       // [batch, rows, 3 columns] = [-u | x | -u], or nullptr
-  const T* aux;
-  RidgeKind ridge;
-  bool detach;
-  int64_t order;  // of the mean trace
-  T* scalars;
-  T* partial;     // solved_room(batch, rows * columns)
-  int* tickets;   // [batch], all 0, before and after
-};
-int64_t solved_room(int64_t batch, int64_t count);
-template <class T>
-void after_solve(const Solved<T>& s, simt::Stream stream);
-
 // out[b, ...] = NaN for each problem that failed: status[b] != 0.
 template <class T>
 void nan_where_failed(int64_t batch, int64_t count, const int32_t* status, T* out, simt::Stream stream);

@@ -166,14 +166,16 @@ class Cost:
         chain = 2 * math.ceil(n / TILE) * SOLVE_CHAIN / self.gpu.clock
         self.launch(max(chain, 2 * self.batch * n * n * columns / rate * 2))
 
-    def solve(self, n: int, c: int) -> None:
-        """With a factor."""
+    def solve(self, n: int, c: int, follows: bool = False) -> None:
+        """With a factor; follows: what is made of the backward's u, beyond one block in a launch of its own."""
         if n <= WARP_LIMIT or fits_block(self.gpu, n, self.itemsize):
             chain, work = self._substitution(n, c)
             self._blocks(self.batch * math.ceil(c / COLUMNS), chain, work, block_bytes(n, self.itemsize, False))
         else:
             self.launch(FILL / self.gpu.clock)
             self._solve_tiles(n, c)
+            if follows:
+                self.passes(2.5 * n * c)
 
     def fused(self, n: int, d: int, c: int, linear: bool, feature_bytes: int) -> None:
         """Gram matrix, factor and solve in one block a problem."""
@@ -248,8 +250,7 @@ def backward_costs(p: Problem, gpu: Gpu, kept: bool, chunk: int) -> dict[str, fl
     if is_primal(p):
         n, cost = d + p.bordered, _start(p, gpu)
         cost.product(d, c, q, sizes=(f, 0))
-        cost.solve(n, c)
-        cost.passes(n * c)
+        cost.solve(n, c, follows=True)
         cost.product(s, c, d, sizes=(f, 0))
         if p.needs_x_s:
             cost.passes(2 * s * c, 2)
@@ -271,8 +272,7 @@ def backward_costs(p: Problem, gpu: Gpu, kept: bool, chunk: int) -> dict[str, fl
             if not kept:
                 cost.product(rows, s, d, distance=not p.linear, sizes=(f, f))
             cost.product(s, c, rows)
-        cost.solve(s, c)
-        cost.passes(2.5 * s * c)
+        cost.solve(s, c, follows=True)
         return cost
 
     def to_x_s_through_k(cost: Cost) -> None:

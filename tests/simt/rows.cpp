@@ -196,8 +196,8 @@ bool describe(const simt::Argument& a) {
     std::printf("{\"batch\": %ld, \"rows\": %ld, \"columns\": %ld}", c.batch, c.rows, c.columns);
   } else if (is<cuda::Solved<T>>(a)) {
     const auto s = as<cuda::Solved<T>>(a);
-    std::printf("{\"batch\": %ld, \"rows\": %ld, \"columns\": %ld, \"pack\": %s}", s.batch, s.rows, s.columns,
-                s.pack ? "true" : "false");
+    std::printf("{\"batch\": %ld, \"rows\": %ld, \"columns\": %ld, \"pack\": %s, \"follows\": %s}", s.batch, s.rows, s.columns,
+                s.pack ? "true" : "false", s.scalars ? "true" : "false");
   } else if (is<cuda::ScalarArgs<T>>(a)) {
     const auto s = as<cuda::ScalarArgs<T>>(a);
     std::printf("{\"columns\": %ld, \"rows\": %ld}", s.column_sums ? s.batch * s.e_columns : 0, s.e_rows);

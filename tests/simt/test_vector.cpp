@@ -2,30 +2,31 @@
 #include <algorithm>
 
 #include "cholesky.h"
-#include "cuda/scalars.cuh"
-#include "cuda/vector.cuh"
+#include "cuda/factor.cuh"
 #include "naive.h"
 
 using namespace test;
 
 namespace {
 
-// The second problem failed.
+// The second problem failed. in_solve: as part of the solve, which leaves u as it is.
 template <class T>
-void solved(int64_t rows, int64_t columns) {
+void solved(int64_t rows, int64_t columns, bool in_solve) {
   const int64_t batch = 3, count = rows * columns;
   std::vector<Matrix> x, u;
   for (int64_t b = 0; b < batch; ++b) x.push_back(random(rows, columns)), u.push_back(random(rows, columns));
   const Input<T> x_in(x, Layout::dense), u_in(u, Layout::dense);
-  std::vector<T> pack = poisoned<T>(3 * batch * count), partial = poisoned<T>(ssdd::cuda::solved_room(batch, count));
+  std::vector<T> pack = poisoned<T>(3 * batch * count), partial = poisoned<T>(ssdd::cuda::solved_room(batch, rows, columns));
   std::vector<T> scalars(size_t(batch * ssdd::cuda::kScalars), T(0.5)), aux(size_t(3 * batch), T(1));
   std::vector<int> tickets(static_cast<size_t>(batch));
   aux[4] = T(NAN);
+  std::vector<T> identity(size_t(batch * rows * rows));
+  for (int64_t i = 0; i < batch * rows; ++i) identity[size_t(i * rows + i % rows)] = T(1);
   for (int time = 0; time < 2; ++time) {
     std::vector<T> got(u_in.view.p, u_in.view.p + batch * count);
-    ssdd::cuda::after_solve<T>({batch, rows, columns, x_in.view.p, got.data(), pack.data(), aux.data(), ssdd::RidgeKind::mean_trace,
-                                false, 4, scalars.data(), partial.data(), tickets.data()},
-                               nullptr);
+    const ssdd::cuda::Solved<T> args{batch, rows, columns, x_in.view.p, got.data(), pack.data(), aux.data(),
+                                     ssdd::RidgeKind::mean_trace, false, 4, scalars.data(), partial.data(), tickets.data()};
+    in_solve ? ssdd::cuda::solve_factored<T>(args, identity.data(), nullptr, nullptr) : ssdd::cuda::after_solve<T>(args, nullptr);
     for (int64_t b = 0; b < batch; ++b) {
       const T* const own = scalars.data() + b * ssdd::cuda::kScalars;
       if (b == 1) {
@@ -71,10 +72,12 @@ void last_rung() {
 }  // namespace
 
 TEST(product_after_a_solve) {
-  solved<float>(7, 10);
-  solved<double>(7, 10);
-  solved<float>(125, 40);  // three parts a problem
-  solved<double>(125, 40);
+  for (bool in_solve : {false, true}) {
+    solved<float>(7, 10, in_solve);
+    solved<double>(7, 10, in_solve);
+    solved<float>(65, 70, in_solve);  // three parts a problem, two in the solve
+    solved<double>(65, 70, in_solve);
+  }
 }
 
 // "product_" and "cholesky_": names that `make sanitize` runs.
