@@ -1,6 +1,6 @@
-// What follows the backward's solve, all of it in one launch, or in that of the solve: u is NaN where the problem failed; lbar =
-// -<u, x>, in double and in one fixed order, and what else of the scalars follows from it (scalars.cuh); the pack, of which
-// neighbouring pairs are operands of products.
+// What follows the backward's solve, all of it in one launch, or in that of the solve: u is NaN where the problem
+// failed; lbar = -<u, x>, in double and in one fixed order, and what else of the scalars follows from it (scalars.cuh);
+// the pack, of which neighbouring pairs are operands of products.
 #pragma once
 #include "join.cuh"
 #include "scalars.cuh"

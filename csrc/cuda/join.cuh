@@ -1,12 +1,13 @@
-// Sums of several blocks within their launch: each leaves its part in global memory and arrives; who arrives last finds all parts
-// there, adds them in their order, whoever it is, and puts the ticket back to 0 for the next launch. Same inputs, same bits.
+// Sums of several blocks within their launch: each leaves its part in global memory and arrives; who arrives last finds
+// all parts there, adds them in their order, whoever it is, and puts the ticket back to 0 for the next launch. Same
+// inputs, same bits.
 #pragma once
 #include "product.cuh"
 
 namespace ssdd::cuda {
 
-// Whether all other of the `count` blocks that share the ticket have arrived, each behind what it has written; the answer is the
-// whole block's, which then reads what they wrote.
+// Whether all other of the `count` blocks that share the ticket have arrived, each behind what it has written; the
+// answer is the whole block's, which then reads what they wrote.
 SIMT_DEVICE bool last_to_arrive(int* ticket, int64_t count) {
   SIMT_SHARED(int, last, 1);
   simt::barrier();  // all of the block has written
@@ -33,8 +34,8 @@ SIMT_DEVICE double block_sum(double v) {
   return sum;
 }
 
-// The same over the `count` blocks that share the ticket: each leaves its sum at parts[part]. true in one block, whose thread 0
-// then has the sum of all.
+// The same over the `count` blocks that share the ticket: each leaves its sum at parts[part]. true in one block, whose
+// thread 0 then has the sum of all.
 template <int Threads, class T>
 SIMT_DEVICE bool sum_of_blocks(double& sum, int64_t part, int64_t count, T* parts, int* ticket) {
   sum = block_sum<Threads>(sum);
@@ -47,8 +48,8 @@ SIMT_DEVICE bool sum_of_blocks(double& sum, int64_t part, int64_t count, T* part
   return true;
 }
 
-// sum_i x(i, j), the block's threads on 32 neighbouring columns, lane `lane` on j and the warps on every so many-th row: the result
-// is the first warp's, 0 where j is no column.
+// sum_i x(i, j), the block's threads on 32 neighbouring columns, lane `lane` on j and the warps on every so many-th
+// row: the result is the first warp's, 0 where j is no column.
 template <int Threads, class T>
 SIMT_DEVICE double column_sum(const Source<T>& x, int64_t rows, int64_t columns, int64_t j) {
   SIMT_SHARED(double, sums, Threads);
@@ -63,11 +64,12 @@ SIMT_DEVICE double column_sum(const Source<T>& x, int64_t rows, int64_t columns,
   return sum;
 }
 
-// The sums of a split product's tile: true in the block that goes on with those of all splits. each(f) calls f(q, four, i, j) for
-// every run of four sums of a thread, q counting them, (i, j) the element of the first; a tile's sums lie in memory as
-// the threads hold them, [piece][thread], 16 bytes each, and pieces that begin beyond the matrix are neither written nor read.
-// One block reads at most 16 splits of 16 KB (double: 32), which takes it about 350 cycles a split, 3.2 us for 16: what a launch of
-// its own would cost, and then that would read and write too. Tiles of few rows or columns have less.
+// The sums of a split product's tile: true in the block that goes on with those of all splits. each(f) calls f(q, four,
+// i, j) for every run of four sums of a thread, q counting them, (i, j) the element of the first; a tile's sums lie in
+// memory as the threads hold them, [piece][thread], 16 bytes each, and pieces that begin beyond the matrix are neither
+// written nor read. One block reads at most 16 splits of 16 KB (double: 32), which takes it about 350 cycles a split,
+// 3.2 us for 16: what a launch of its own would cost, and then that would read and write too. Tiles of few rows or
+// columns have less.
 template <int Threads, class T, class Each>
 SIMT_DEVICE bool join_splits(const Product<T>& p, const Tiling& t, const Part& part, const Each& each) {
   constexpr int kWide = 16 / sizeof(T), kPieces = 4 / kWide, kWhole = kTile * kTile;

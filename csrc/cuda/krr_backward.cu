@@ -8,7 +8,8 @@
 // rbf_hyper_kernel a thread a problem.
 // Traffic: X_s, X_q, R, the factor and alpha once, each gradient once; dense K_qs and Kbar_qs too; slope_kernel reads two
 // elements and writes one for each of K, shift_kernel one and one; hyper_kernel reads R, U and alpha.
-// FLOPs: low rank 2 (Q + S) D C for M and abar, 2 S^2 C, 4 S D C for W and V, 4 S D C for Xbar_s; dense 2 Q S C twice, 2 S^2 C, 2 S^2 D, 2 Q S D; slope_kernel about 8 an element.
+// FLOPs: low rank 2 (Q + S) D C for M and abar, 2 S^2 C, 4 S D C for W and V, 4 S D C for Xbar_s; dense 2 Q S C twice,
+// 2 S^2 C, 2 S^2 D, 2 Q S D; slope_kernel about 8 an element.
 // Floor on an H100: benchmarks/results/sass.md for the sizes of the speed table; slope_kernel 12 bytes an element / 3.35 TB/s.
 // Other path: the plans, picked by ssdd_ext/plan.py; other kernels than the linear one have the dense plan only.
 #include "../krr.h"
@@ -127,8 +128,10 @@ class Backward : KrrPass<T> {
     ScalarArgs<T> scalars{s.batch, a.hyper, s.kernel, parameter_count(s.kernel), a.g, 2.0 / points, w.scalars, w.tickets,
                           kTickets + s.batch};
     // bias 1 (1^T Pbar) of abar in low rank
-    if ((s.plan == Plan::low_rank || s.plan == Plan::mixed) && !a.kept)
-      scalars.e = a.e, scalars.e_rows = s.q, scalars.e_columns = s.c, scalars.column_sums = column_row(0), scalars.sums_bs = w.width;
+    if ((s.plan == Plan::low_rank || s.plan == Plan::mixed) && !a.kept) {
+      scalars.e = a.e, scalars.e_rows = s.q, scalars.e_columns = s.c;
+      scalars.column_sums = column_row(0), scalars.sums_bs = w.width;
+    }
     set_scalars(scalars, stream);
     if (s.plan == Plan::primal)
       primal();

@@ -50,8 +50,9 @@ struct Source {
 
 enum class Triangle { full, lower, both };
 
-// out[b] = factor times the sum of the squares of all finished elements of problem b: a part a tile, numbered from `first` on and
-// `all` in number, which the last block of the launch that has the last of them adds up (join.cuh). Triangle::full only.
+// out[b] = factor times the sum of the squares of all finished elements of problem b: a part a tile, numbered from
+// `first` on and `all` in number, which the last block of the launch that has the last of them adds up (join.cuh).
+// Triangle::full only.
 template <class T>
 struct Squares {
   T* out = nullptr;

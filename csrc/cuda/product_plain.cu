@@ -97,7 +97,8 @@ void product(const Product<T>& p, simt::Stream stream) {
   t.tiles_n = (p.n + kTile - 1) / kTile;
   t.tiles = p.triangle == Triangle::full ? rows * t.tiles_n : rows * (rows + 1) / 2;
   t.splits = splits_of(p.batch, t.tiles, p.k);
-  const int64_t room = p.tickets && reinterpret_cast<uintptr_t>(p.split) % 16 == 0 ? p.split_elements / (p.batch * t.tiles * kTile * kTile) : 0;
+  const bool splits = p.tickets && reinterpret_cast<uintptr_t>(p.split) % 16 == 0;
+  const int64_t room = splits ? p.split_elements / (p.batch * t.tiles * kTile * kTile) : 0;
   if (room < t.splits) t.splits = room < 2 ? 1 : static_cast<int>(room);
   // A split's k is counted in 32 bits; longer ones do not fit a GPU's memory.
   t.k_share = ((p.k + t.splits - 1) / t.splits + kDepth - 1) / kDepth * kDepth;

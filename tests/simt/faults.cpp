@@ -65,21 +65,24 @@ SIMT_KERNEL(kThreads) hand_over(float* values, int* numbers, float* out) {
   simt::store(out + simt::thread(), simt::load(from));  // names flag_before_the_barrier names flag_seen_by_one
 }
 
-// The last block adds what all have written, in their order, and puts the ticket back (csrc/cuda/join.cuh). Before: all threads of a
-// block have written when it arrives. Ordered: what came before an arrival is seen behind a later one. Reset: a launch finds
-// the ticket as the launch before did.
+// The last block adds what all have written, in their order, and puts the ticket back (csrc/cuda/join.cuh). Before: all
+// threads of a block have written when it arrives. Ordered: what came before an arrival is seen behind a later one.
+// Reset: a launch finds the ticket as the launch before did.
 template <bool Before, bool Ordered, bool Reset>
 SIMT_KERNEL(kThreads) join_blocks(float* parts, int* ticket, float* out) {
   SIMT_SHARED(int, before, 1);
   const int blocks = static_cast<int>(simt::grid().x), block = static_cast<int>(simt::block().x);
-  simt::store(parts + block * kThreads + simt::thread(), 1.0f);  // names arrived_before_the_barrier names arrival_orders_nothing
+  float* const mine = parts + block * kThreads + simt::thread();
+  simt::store(mine, 1.0f);  // names arrived_before_the_barrier names arrival_orders_nothing
   if (Before) simt::barrier();
   if (simt::thread() == 0) simt::put(before, Ordered ? simt::arrive(ticket) : simt::next_ticket(ticket));
   simt::barrier();
   if (simt::get(before) != blocks - 1) return;
   float sum = 0;
-  for (int b = 0; b < blocks; ++b)
-    sum += simt::load(parts + b * kThreads + (simt::thread() + 1) % kThreads);  // names arrived_before_the_barrier names arrival_orders_nothing
+  for (int b = 0; b < blocks; ++b) {
+    const float* from = parts + b * kThreads + (simt::thread() + 1) % kThreads;
+    sum += simt::load(from);  // names arrived_before_the_barrier names arrival_orders_nothing
+  }
   simt::store(out + simt::thread(), sum);
   if (Reset && simt::thread() == 0) *ticket = 0;
 }

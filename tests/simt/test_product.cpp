@@ -169,7 +169,8 @@ TEST(product_splits) {
 
 namespace {
 
-// Squares of all elements, by the last of several blocks and over several launches; the next call finds the tickets as they were.
+// Squares of all elements, by the last of several blocks and over several launches; the next call finds the tickets as
+// they were.
 template <class T>
 void squares() {
   const int64_t batch = 2, n = 70, k = 1100, first = 66, rows = 130;  // two launches of 2 x 2 and 1 x 2 tiles; split
