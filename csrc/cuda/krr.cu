@@ -1,8 +1,8 @@
-// KRR forward on the GPU, composed of products (product.cuh) and one factorisation (factor.cuh) for the whole batch on one
-// stream; see krr.h for the plans. Launches: dense 3 and 2 a chunk of queries, low rank 6, primal 5 (bordered: 9, 10 with
-// retries); one fewer where the Gram matrix is fused into the factorisation, one more where that leaves more than 64 columns
-// to a solve of its own (factor_small.cu), 4 more for a factor larger than one block. The loss comes with the predictions, and
-// what a failed problem leaves is NaN as it is written. Nothing comes back to the host.
+// KRR forward on the GPU, composed of products (product.cuh) and one factorisation (factor.cuh) for the whole batch on
+// one stream; see krr.h for the plans. Launches: dense 3 and 2 a chunk of queries, low rank 6, primal 5 (bordered 9, 10
+// with retries); one fewer where the Gram matrix is fused into the factorisation, one more where more than 64 columns take
+// a solve of their own (factor_small.cu), 4 more for a factor larger than one block. The loss comes with the predictions,
+// and what a failed problem leaves is NaN as it is written. Nothing comes back to the host.
 //
 // Mapping: that of the products and rungs; corner_kernel takes a thread a problem. Traffic: every input once, and K_ss, alpha,
 // R once each; dense K_qs too. FLOPs (krr.h counts them as multiply-adds): S^2 D + S^3 / 3 + 2 S^2 C, and 2 (S + Q) D C in low
