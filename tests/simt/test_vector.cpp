@@ -3,6 +3,7 @@
 
 #include "cholesky.h"
 #include "cuda/factor.cuh"
+#include "cuda/vector.cuh"
 #include "naive.h"
 
 using namespace test;
@@ -51,6 +52,16 @@ void solved(int64_t rows, int64_t columns, bool in_solve) {
 }
 
 template <class T>
+void nan_in_one() {
+  const int64_t count = 300;
+  const int32_t status[] = {0, 3};
+  std::vector<T> out(2 * count, T(1));
+  ssdd::cuda::nan_where_failed<T>(2, count, status, out.data(), nullptr);
+  CHECK(std::count(out.begin(), out.begin() + count, T(1)) == count, type_name<T>() << ": a problem that did not fail");
+  CHECK(all_nan(problem(out, 1, 1, count)), type_name<T>() << ": the problem that failed");
+}
+
+template <class T>
 void last_rung() {
   const int64_t n = 250, c = 3;  // beyond a block's shared memory in either type
   const Matrix x = random(n, n + 5);
@@ -70,6 +81,11 @@ void last_rung() {
 }
 
 }  // namespace
+
+TEST(product_nan_where_a_problem_failed) {
+  nan_in_one<float>();
+  nan_in_one<double>();
+}
 
 TEST(product_after_a_solve) {
   for (bool in_solve : {false, true}) {
