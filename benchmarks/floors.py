@@ -107,24 +107,27 @@ def _product(launch: dict[str, Any]) -> Work:
     rows, columns = _extents(m), _extents(n)
     tiles = [(r, c) for i, r in enumerate(rows) for j, c in enumerate(columns) if full or j <= i]
     wanted = m * n if full else m * (m + 1) // 2
-    stored = tiling["splits"] * wanted if tiling["splits"] > 1 else wanted if p["triangle"] == 1 else m * n
-    # With splits the join adds it.
-    extra = b * wanted * size if p["add"] and tiling["splits"] == 1 else 0
+    stored = wanted if p["triangle"] == 1 else m * n
+    extra = b * wanted * size * bool(p["add"])
+    operands = sum(r * p["element"][0] + c * p["element"][1] for r, c in tiles)
+    # Sums of a split: written by each, read by the last (join.cuh).
+    parts = tiling["splits"] * sum(_part_bytes(r, c, tensor, size) for r, c in tiles) if tiling["splits"] > 1 else 0
+    # Squares of all that was written, here by one launch: a part a tile, which the last one reads, and their sum.
+    squared, sums = m * n * size * (p["squares"] > 0), len(tiles) * size * (p["squares"] > 1)
     return Work(
         flops=b * wanted * k * (3 if p["distance"] else 2),
         executed=b * len(tiles) * TILE * TILE * depth * 2 * passes,
-        loaded=b * sum(r * p["element"][0] + c * p["element"][1] for r, c in tiles) * k + extra,
-        stored=b * stored * size,
+        loaded=b * (operands * k + parts + squared + sums) + extra,
+        stored=b * (stored * size + parts + sums + size * (p["squares"] > 0)),
         tensor=tensor,
     )
 
 
-def _join(launch: dict[str, Any]) -> Work:
-    p, splits = launch["arguments"]
-    wanted = p["m"] * p["n"] if p["triangle"] == 0 else p["m"] * (p["m"] + 1) // 2
-    stored = wanted if p["triangle"] == 1 else p["m"] * p["n"]
-    b, size = p["batch"], p["product"]
-    return Work(flops=b * splits * wanted, loaded=b * (splits + p["add"]) * wanted * size, stored=b * stored * size)
+def _part_bytes(rows: int, columns: int, tensor: bool, size: int) -> int:
+    """Of a tile's sums, in pieces of 16 bytes (2 x 2, rows 8 apart, or along a row), those that begin inside."""
+    if tensor:
+        return 16 * sum(max(0, min(8, rows - first)) for first in range(0, TILE, 16)) * -(-columns // 2)
+    return 16 * rows * -(-columns * size // 16)
 
 
 # --- factorisations: their multiply-adds are counted as the kernels do them, padding and all --------------------------
@@ -195,10 +198,15 @@ def _fused(launch: dict[str, Any]) -> Work:
 
 
 def _solve(launch: dict[str, Any]) -> Work:
-    n, _, c, _, _, _, chunks = launch["arguments"]
+    n, _, c, _, _, _, chunks, after = launch["arguments"]
     b = launch["blocks"] // chunks
-    executed = b * _substitution_flops(n, c)
-    return Work(flops=b * 2 * n * n * c, executed=executed, loaded=b * chunks * _triangle(n) * _size(launch))
+    follows = _following(after, chunks, _size(launch)) if after["follows"] else Work()
+    return Work(
+        flops=b * 2 * n * n * c + follows.flops,
+        executed=b * _substitution_flops(n, c),
+        loaded=b * chunks * _triangle(n) * _size(launch) + follows.loaded,
+        stored=follows.stored,
+    )
 
 
 def _begin(launch: dict[str, Any]) -> Work:
@@ -291,15 +299,26 @@ def _column_sums(launch: dict[str, Any]) -> Work:
     )
 
 
-def _dot(launch: dict[str, Any]) -> Work:
-    count, parts, size = launch["arguments"][0], launch["arguments"][3], _size(launch)
-    b = launch["blocks"] // parts
-    return Work(flops=2 * b * count, loaded=2 * b * count * size, stored=launch["blocks"] * size)
+def _scalars(launch: dict[str, Any]) -> Work:
+    """Numbers of a problem, and what is summed beside."""
+    a, size = launch["arguments"][0], _size(launch)
+    count = a["columns"] * a["rows"]
+    return Work(flops=count, loaded=count * size, stored=a["columns"] * size)
 
 
-def _join_dots(launch: dict[str, Any]) -> Work:
-    size, blocks = _size(launch), launch["blocks"]
-    return Work(loaded=blocks * launch["arguments"][0] * size, stored=blocks * size)
+def _after_solve(launch: dict[str, Any]) -> Work:
+    return _following(*launch["arguments"], _size(launch))
+
+
+def _following(s: dict[str, Any], parts: int, size: int) -> Work:
+    """What follows a solve, by so many blocks a problem."""
+    b, count = s["batch"], s["rows"] * s["columns"]
+    parts = parts if parts > 1 else 0
+    return Work(
+        flops=2 * b * count,
+        loaded=b * (2 * count + parts) * size,
+        stored=b * ((3 * count if s["pack"] else 0) + parts) * size,
+    )
 
 
 def _little(launch: dict[str, Any]) -> Work:
@@ -314,7 +333,14 @@ def _slope(launch: dict[str, Any]) -> Work:
     # Of a square what is above the diagonal, which is set to 0.
     count = problems * (columns * (columns - 1) // 2 if square else rows * columns)
     size, zeros = _size(launch), launch["blocks"] if square else 0
-    return Work(flops=8 * count, loaded=2 * count * size, stored=(count + zeros) * size)
+    parts = launch["blocks"] if rows > 1 else 0  # a row's part of the parameter's gradient
+    return Work(flops=8 * count, loaded=(2 * count + parts) * size, stored=(count + zeros + parts) * size)
+
+
+def _hyper(launch: dict[str, Any]) -> Work:
+    a, size = launch["arguments"][0], _size(launch)
+    count, parts = launch["blocks"] // a["strips"] * a["c"] * a["rows"], launch["blocks"] if a["strips"] > 1 else 0
+    return Work(flops=count, loaded=(count + parts) * size, stored=parts * size)
 
 
 def _shift(launch: dict[str, Any]) -> Work:
@@ -323,14 +349,13 @@ def _shift(launch: dict[str, Any]) -> Work:
 
 
 FORMULAS = {
-    "tensor_kernel": _product, "plain_kernel": _product, "join_kernel": _join, "warp_kernel": _small,
+    "tensor_kernel": _product, "plain_kernel": _product, "warp_kernel": _small,
     "block_kernel": _small, "fused_kernel": _fused, "solve_kernel": _solve, "begin_kernel": _begin,
     "factor_tiles_kernel": _factor_tiles, "invert_kernel": _invert, "solve_tiles_kernel": _solve_tiles,
     "copy_kernel": _copy, "mirror_kernel": _mirror,
-    "sum_columns_kernel": _column_sums, "dot_kernel": _dot, "join_dots_kernel": _join_dots, "nan_kernel": _little,
-    "zero_kernel": _little,
-    "scalars_kernel": _little, "lambda_bar_kernel": _little, "ridge_kernel": _little, "corner_kernel": _little,
-    "hyper_kernel": _little, "alpha_sum_kernel": _little, "add_parts_kernel": _little, "rbf_hyper_kernel": _little,
+    "sum_columns_kernel": _column_sums, "after_solve_kernel": _after_solve, "nan_kernel": _little,
+    "fill_kernel": _little, "scalars_kernel": _scalars, "ridge_kernel": _little, "corner_kernel": _little,
+    "hyper_kernel": _hyper, "alpha_sum_kernel": _little, "rbf_hyper_kernel": _little,
     "slope_kernel": _slope, "shift_kernel": _shift,
 }  # fmt: skip
 

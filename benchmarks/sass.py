@@ -154,7 +154,7 @@ def inner_loop(lines: list[str]) -> list[str]:
 
 
 def threads_of(name: str) -> int:
-    blocks = {"tensor_kernel": 128, "warp_kernel": 128, "hyper_kernel": 32, "add_parts_kernel": 32, "probe_kernel": 32}
+    blocks = {"tensor_kernel": 128, "warp_kernel": 128, "probe_kernel": 32}
     tiles = {"factor_tiles_kernel<float>": 128, "solve_tiles_kernel<float>": 128}
     return tiles.get(name) or blocks.get(name.split("<")[0], 256)
 

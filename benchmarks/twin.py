@@ -85,7 +85,7 @@ CALLS: list[tuple[str | int, ...]] = [
     (t, *call)
     for t in ("float", "double")
     for call in (
-        ("krr", 2, 72, 64, 256, 64, "low_rank", "low_rank"),
+        ("krr", 2, 72, 64, 256, 64, "low_rank", "low_rank", "all"),
         ("krr", 2, 72, 64, 128, 32, "dense", "dense"),
         ("krr", 1, 72, 64, 128, 32, "low_rank", "mixed"),
         ("krr", 1, 80, 64, 64, 32, "primal", "primal"),
@@ -127,7 +127,7 @@ def accesses() -> dict[str, dict[str, float]]:
             }
         # Without what a product adds to its finished elements: each lane reads its pair there one after the other, in
         # two requests whose sectors meet again in L1.
-        product = kernel.startswith(("tensor", "plain", "join"))
+        product = kernel.startswith(("tensor", "plain"))
         own = [r for r in rows if r["space"] == "load" and not (product and r["line"].startswith("product.cuh"))]
         sectors, least = (sum(r[key] for r in own) for key in ("sectors", "least_sectors"))
         table[kernel]["operand_waste"] = sectors / max(1, least)

@@ -2,7 +2,7 @@
 //
 // Mapping: that of the rungs and of the product; ridge_kernel takes a block a problem, a thread an element of the diagonal.
 // Traffic: solve reads n^2 / 2 elements and n c of y, writes n^2 and n c; the backward reads n^2 / 2 and 2 n c, writes n^2 and
-// n c, and passes 4 n c through the pair [x | u | x]. FLOPs: n^3 / 3 + 2 n^2 c; backward 4 n^2 c (2 n^2 c solve, as many for
+// n c, and passes 5 n c through the pack [-u | x | -u]. FLOPs: n^3 / 3 + 2 n^2 c; backward 4 n^2 c (2 n^2 c solve, as many for
 // one triangle of Abar). Floor on an H100 at n = 512, c = 10: 3.1 MB, 0.9 us, and the chain of 512 pivots, about 30 us.
 // Other path: none here; factor.cuh says which rung runs.
 #include "../cholesky.h"
@@ -18,7 +18,8 @@ constexpr int kThreads = 256;
 
 template <class T>
 struct Work {
-  T *scalars, *factor, *pair, *dots, *partial;
+  T *scalars, *factor, *pack, *partial;
+  int* tickets;
   int64_t total;
 };
 
@@ -28,9 +29,9 @@ Work<T> layout(int64_t batch, int64_t s, int64_t c, T* memory) {
   Work<T> w;
   w.scalars = arena.take(batch * kScalars);
   w.factor = arena.take(factor_room(batch, s, c));
-  w.pair = arena.take(batch * s * 3 * c);
-  w.dots = arena.take(batch);
-  w.partial = arena.take(dot_room(batch, s * c));
+  w.pack = arena.take(batch * s * 3 * c);
+  w.partial = arena.take(solved_room(batch, s, c));
+  w.tickets = reinterpret_cast<int*>(arena.take(batch));
   w.total = arena.used;
   return w;
 }
@@ -40,7 +41,7 @@ template <class T>
 SIMT_KERNEL(kThreads) ridge_kernel(int64_t s, const T* scalars, const T* aux, RidgeKind ridge, T* a_bar, T* v_bar) {
   const int64_t b = simt::block().x;
   const T* own = scalars + b * kScalars;
-  if (v_bar && simt::thread() == 0)
+  if (v_bar && simt::thread() == 0)  // of a failed problem lbar is NaN
     v_bar[b] = static_cast<T>(static_cast<double>(own[kLambdaBar]) * ridge_slope(ridge, static_cast<double>(aux[3 * b]), s));
   if (!a_bar || own[kThroughTrace] == T(0)) return;
   for (int64_t i = simt::thread(); i < s; i += kThreads) {
@@ -68,31 +69,24 @@ void solve_backward(const SolveBackwardArgs<T>& a, void* stream) {
   if (a.batch == 0 || a.s == 0) return;
   const int64_t s = a.s, c = a.c;
   const Work<T> w = layout(a.batch, s, c, a.work);
-  set_scalars<T>({a.batch, a.hyper, KernelKind::linear, 0, {}, 0, w.scalars}, stream);
+  set_scalars<T>({a.batch, a.hyper, KernelKind::linear, 0, {}, 0, w.scalars, w.tickets, a.batch}, stream);
   T* u = a.grad_y;
   copy<T>({a.batch, s, c, a.grad, u, s * c, c}, stream);
-  solve_factored(a.batch, s, a.factor, c, u, w.factor, stream);
-  dot<T>(a.batch, s * c, u, a.x, 1.0, w.dots, w.partial, stream);
-  set_lambda_bar(a.batch, w.dots, a.ridge, a.detach || a.hyper.count == 0, s, w.scalars, stream);
+  solve_factored<T>({a.batch, s, c, a.x, u, a.grad_a ? w.pack : nullptr, a.aux, a.ridge, a.detach || a.hyper.count == 0, s,
+                     w.scalars, w.partial, w.tickets},
+                    a.factor, w.factor, stream);
   if (a.grad_a) {
-    // [x | u] [u | x]^T = x u^T + u x^T as one product over one triangle.
-    const Batch<const T> x{a.x, s * c, c, 1};
-    copy<T>({a.batch, s, c, x, w.pair, s * 3 * c, 3 * c}, stream);
-    copy<T>({a.batch, s, c, {u, s * c, c, 1}, w.pair + c, s * 3 * c, 3 * c}, stream);
-    copy<T>({a.batch, s, c, x, w.pair + 2 * c, s * 3 * c, 3 * c}, stream);
+    // [-u | x] [x | -u]^T = -x u^T - u x^T as one product over one triangle.
     Product<T> p{};
     p.batch = a.batch, p.m = p.n = s, p.k = 2 * c;
-    p.a = {w.pair, s * 3 * c, 3 * c, 1}, p.b = {w.pair + c, s * 3 * c, 1, 3 * c};
+    p.a = {w.pack, s * 3 * c, 3 * c, 1}, p.b = {w.pack + c, s * 3 * c, 1, 3 * c};
     p.c = a.grad_a, p.c_bs = s * s, p.ld = s;
-    p.alpha = -0.5, p.triangle = Triangle::both;
+    p.alpha = 0.5, p.triangle = Triangle::both, p.lambda_of = a.aux + 1;
     product(p, stream);
   }
   if (a.grad_v || a.grad_a)
     simt::launch(&ridge_kernel<T>, {static_cast<unsigned>(a.batch)}, kThreads, 0, stream, s, w.scalars, a.aux, a.ridge, a.grad_a,
                  a.grad_v);
-  nan_where_failed<T>(a.batch, s * c, nullptr, a.aux, u, stream);
-  nan_where_failed<T>(a.batch, s * s, nullptr, a.aux, a.grad_a, stream);
-  nan_where_failed<T>(a.batch, 1, nullptr, a.aux, a.grad_v, stream);
 }
 
 #define SSDD_INSTANTIATE(T)                                        \

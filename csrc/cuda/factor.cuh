@@ -8,8 +8,7 @@
 // Nothing comes back to the host: a retry is decided on the device.
 #pragma once
 #include "../cholesky.h"
-#include "product.cuh"
-#include "scalars.cuh"
+#include "after_solve.cuh"
 
 namespace ssdd::cuda {
 
@@ -42,9 +41,9 @@ int64_t factor_room(int64_t batch, int64_t n, int64_t c);
 template <class T>
 void factorise(const Factor<T>& f, simt::Stream stream);
 
-// x <- A^-1 x from the factor, x [batch, n, c] dense. work: factor_room(batch, n, c) elements.
+// s.u <- A^-1 s.u from the factor, and what follows. work: factor_room(batch, rows, columns) elements.
 template <class T>
-void solve_factored(int64_t batch, int64_t n, const T* factor, int64_t c, T* x, T* work, simt::Stream stream);
+void solve_factored(const Solved<T>& s, const T* factor, T* work, simt::Stream stream);
 
 // --- the rungs ----------------------------------------------------------------------------------------------
 
@@ -61,7 +60,7 @@ template <class T>
 void factorise_small(const Factor<T>& f, simt::Stream stream);
 template <class T>
 void solve_small(int64_t batch, int64_t n, const T* factor, int64_t c, const Batch<const T>& y, T* x,
-                 const int32_t* status, simt::Stream stream);
+                 const int32_t* status, simt::Stream stream, const Solved<T>& after = {});
 template <class T>
 void factorise_large(const Factor<T>& f, simt::Stream stream);
 template <class T>

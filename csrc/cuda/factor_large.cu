@@ -13,7 +13,8 @@
 // FLOPs n^3 / 3 + 2 n^2 c. Floor on an H100 at n = 2048: 2.9 GFLOP = 28 us as three TF32 products through mma.sync. The
 // chain is the limit: of each 64 columns 64 pivots (about 8 us), the inverse (1.5 us), three products and one update (1 us each)
 // behind their flags (about 1 us each): 32 x 15 us = 480 us; n = 512: 120 us. Counted, not measured on a GPU.
-// Launches: 6 without retries (begin, factor, NaN where failed, y copied, solve, NaN) whatever n is; three more for each retry.
+// Launches: 5 without retries (begin, factor, NaN where failed, y copied, solve) whatever n is, one more where A is not in place;
+// three more for each retry.
 // Other path: factor_small.cu where a matrix fits one block's shared memory.
 //
 // Inverses beside substitution, in the twin's rounding (tests/simt/test_large.cpp: a smooth kernel of 200 points on a line, float,
@@ -321,12 +322,17 @@ void factorise_large(const Factor<T>& f, simt::Stream stream) {
     simt::launch(&factor_tiles_kernel<T>, {static_cast<unsigned>(f.batch * tiles * (tiles + 1) / 2)}, Tile<T>::kThreads,
                  Desk<T>::kBytes, stream, a, aligned(f.factor, n), aligned(a.room.kept, kTile));
   }
-  if (f.zero_upper) mirror(f.batch, n, f.factor, Mirror::zero_upper, stream);
-  nan_where_failed<T>(f.batch, whole, f.status, nullptr, f.factor, stream);
+  if (f.zero_upper)
+    mirror(f.batch, n, f.factor, Mirror::zero_upper, stream, f.status);
+  else
+    nan_where_failed<T>(f.batch, whole, f.status, f.factor, stream);
   if (!f.x) return;
-  if (f.x != f.y.p) copy<T>({f.batch, n, f.c, f.y, f.x, n * f.c, f.c}, stream);
+  // NaN in all of y is NaN in all of x.
+  if (f.x != f.y.p)
+    copy<T>({f.batch, n, f.c, f.y, f.x, n * f.c, f.c, 1, nullptr, f.status}, stream);
+  else
+    nan_where_failed<T>(f.batch, n * f.c, f.status, f.x, stream);
   if (f.c > 0) run_solve(f.batch, n, f.factor, f.c, f.x, a.room, stream);
-  nan_where_failed<T>(f.batch, n * f.c, f.status, nullptr, f.x, stream);
 }
 
 template <class T>
@@ -345,19 +351,20 @@ void factorise(const Factor<T>& f, simt::Stream stream) {
 }
 
 template <class T>
-void solve_factored(int64_t batch, int64_t n, const T* factor, int64_t c, T* x, T* work, simt::Stream stream) {
-  if (batch == 0 || n == 0 || c == 0) return;
-  if (n <= kWarpLimit || n <= block_limit<T>())
-    solve_small<T>(batch, n, factor, c, {}, x, nullptr, stream);
-  else
-    solve_large(batch, n, factor, c, x, work, stream);
+void solve_factored(const Solved<T>& s, const T* factor, T* work, simt::Stream stream) {
+  if (s.batch == 0) return;
+  const bool some = s.rows > 0 && s.columns > 0;
+  if (some && (s.rows <= kWarpLimit || s.rows <= block_limit<T>()))
+    return solve_small<T>(s.batch, s.rows, factor, s.columns, {}, s.u, nullptr, stream, s);
+  if (some) solve_large(s.batch, s.rows, factor, s.columns, s.u, work, stream);
+  after_solve(s, stream);
 }
 
 #define SSDD_INSTANTIATE(T)                                        \
   template void factorise_large(const Factor<T>&, simt::Stream);   \
   template void solve_large(int64_t, int64_t, const T*, int64_t, T*, T*, simt::Stream); \
   template void factorise(const Factor<T>&, simt::Stream);         \
-  template void solve_factored(int64_t, int64_t, const T*, int64_t, T*, T*, simt::Stream);
+  template void solve_factored(const Solved<T>&, const T*, T*, simt::Stream);
 SSDD_INSTANTIATE(float)
 SSDD_INSTANTIATE(double)
 #undef SSDD_INSTANTIATE

@@ -3,8 +3,9 @@
 // warp_kernel, n <= 32: a warp a problem, 4 a block. Lane i holds column i of the lower triangle in registers (32, rows
 // coalesced), step k broadcasts column k by shuffles. x: a lane a column of it, L again by shuffles.
 // block_kernel, n <= block_limit: 256 threads a problem, the matrix in shared memory; see triangle.cuh. With few columns of
-// y the solve is done there too, else by solve_kernel, one block for 64 columns.
-// Traffic: n^2 / 2 elements read, n^2 / 2 written (and as many zeros), 2 n c for x. FLOPs n^3 / 3 + 2 n^2 c.
+// y the solve is done there too, else by solve_kernel, one block for 64 columns, which also does what follows the backward's
+// (after_solve.cuh).
+// Traffic: n^2 / 2 elements read, n^2 / 2 written (and as many zeros), 2 n c for x, 5 n c for what follows. FLOPs n^3 / 3 + 2 n^2 c.
 // Floor on an H100: a problem of 128 moves 131 KB and takes 0.7 MFLOP, far below a launch; a chain of n pivots, each a square
 // root, a reciprocal and a shuffle (about 100 cycles), is the real one: 128 x 100 / 1.7 GHz = 8 us.
 // Other path: factor_large.cu for matrices beyond one block's shared memory, factor_fused.cu from features.
@@ -98,7 +99,7 @@ SIMT_KERNEL_MIN(kBlockThreads, 1) block_kernel(Factor<T> f) {
 
 template <class T>
 SIMT_KERNEL(kBlockThreads) solve_kernel(int64_t size, const T* factor, int64_t columns, Batch<const T> y, T* out,
-                                        const int32_t* status, int64_t chunks) {
+                                        const int32_t* status, int64_t chunks, Solved<T> after) {
   simt::Shared shared;
   const int n = static_cast<int>(size), pitch = shared_pitch(n);
   T* const l = shared.take<T>(n * pitch);
@@ -106,15 +107,21 @@ SIMT_KERNEL(kBlockThreads) solve_kernel(int64_t size, const T* factor, int64_t c
   const int64_t b = simt::block().x / chunks, c0 = simt::block().x % chunks * kColumns;
   const Columns<T> x{out + b * size * columns + c0, columns, 1,
                      static_cast<int>(columns - c0 < kColumns ? columns - c0 : kColumns)};
-  const bool failed = status && status[b] != 0;
-  if (y.p) copy_columns(y[b].from(0, c0), n, x, failed ? simt::nan<T>() : T(0));
-  if (failed) return;  // the same for the whole block
+  const bool bad = status && status[b] != 0;
+  if (y.p) copy_columns(y[b].from(0, c0), n, x, bad ? simt::nan<T>() : T(0));
+  if (bad) return;  // the same for the whole block
   load_lower<T>({factor + b * size * size, size, 1}, n, l, pitch);
   simt::barrier();
   for (int i = simt::thread(); i < n; i += kBlockThreads) simt::put(inverse + i, T(1) / simt::get(l + i * pitch + i));
   simt::barrier();
   substitute<false>(l, pitch, n, inverse, x);
   substitute<true>(l, pitch, n, inverse, x);
+  if (!after.scalars) return;
+  const bool nothing = failed(after.aux, b);
+  double sum = 0;
+  for (int e = simt::thread(); e < n * x.count; e += kBlockThreads)
+    sum += hand_on(after, b, e / x.count, c0 + e % x.count, nothing);
+  set_lambda_bar<kBlockThreads>(after, b, simt::block().x % chunks, chunks, sum);
 }
 
 }  // namespace
@@ -135,16 +142,17 @@ void factorise_small(const Factor<T>& f, simt::Stream stream) {
 
 template <class T>
 void solve_small(int64_t batch, int64_t n, const T* factor, int64_t c, const Batch<const T>& y, T* x,
-                 const int32_t* status, simt::Stream stream) {
+                 const int32_t* status, simt::Stream stream, const Solved<T>& after) {
   const int64_t chunks = (c + kColumns - 1) / kColumns;
   simt::launch(&solve_kernel<T>, {static_cast<unsigned>(batch * chunks)}, kBlockThreads, block_bytes<T>(n), stream, n, factor,
-               c, y, x, status, chunks);
+               c, y, x, status, chunks, after);
 }
 
 #define SSDD_INSTANTIATE(T)                                        \
   template int64_t block_limit<T>();                               \
   template void factorise_small(const Factor<T>&, simt::Stream);   \
-  template void solve_small(int64_t, int64_t, const T*, int64_t, const Batch<const T>&, T*, const int32_t*, simt::Stream);
+  template void solve_small(int64_t, int64_t, const T*, int64_t, const Batch<const T>&, T*, const int32_t*, simt::Stream, \
+                            const Solved<T>&);
 SSDD_INSTANTIATE(float)
 SSDD_INSTANTIATE(double)
 #undef SSDD_INSTANTIATE

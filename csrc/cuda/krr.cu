@@ -1,13 +1,16 @@
-// KRR forward on the GPU, composed of products (product.cuh) and one factorisation (factor.cuh) for the whole batch on one
-// stream; see krr.h for the plans. Launches: low rank 7 (one fewer where the Gram matrix is fused into the factorisation, one more
-// for each split of a long k), dense 5 + 2 a chunk, primal 6, and 5 more for a factor larger than one block. Nothing comes back
-// to the host.
+// KRR forward on the GPU, composed of products (product.cuh) and one factorisation (factor.cuh) for the whole batch on
+// one stream; see krr.h for the plans. Launches: dense 3 and 2 a chunk of queries, low rank 6, primal 5 (bordered 9, 10
+// with retries); one fewer where the Gram matrix is fused into the factorisation, one more where more than 64 columns take
+// a solve of their own (factor_small.cu), 4 more for a factor larger than one block. The loss comes with the predictions,
+// and what a failed problem leaves is NaN as it is written. Nothing comes back to the host.
 //
 // Mapping: that of the products and rungs; corner_kernel takes a thread a problem. Traffic: every input once, and K_ss, alpha,
 // R once each; dense K_qs too. FLOPs (krr.h counts them as multiply-adds): S^2 D + S^3 / 3 + 2 S^2 C, and 2 (S + Q) D C in low
 // rank, 2 Q S (D + C) dense. Floor on an H100: benchmarks/results/sass.md has it for the sizes of the speed table. Small ones
 // are bound by their launches, about 2.5 us each in a graph. Other path: the plans, picked by ssdd_ext/plan.py.
 #include "../krr.h"
+
+#include <cmath>
 
 #include "krr_work.cuh"
 
@@ -30,22 +33,21 @@ class Forward : KrrPass<T> {
       : KrrPass<T>{args.shape, work, stream}, a(args), x_s(args.x_s, args.s_element), x_q(args.x_q, args.q_element) {}
 
   void run_all() {
-    set_scalars<T>({s.batch, a.hyper, s.kernel, parameter_count(s.kernel), {}, 0, w.scalars}, stream);
+    set_scalars<T>({s.batch, a.hyper, s.kernel, parameter_count(s.kernel), {}, 0, w.scalars, w.tickets, kTickets + s.batch},
+                   stream);
     s.plan == Plan::primal ? solve_primal() : solve_dual();
     if (s.plan == Plan::dense)
       predict_dense();
     else
       predict_low_rank();
-    nan_where_failed<T>(s.batch, s.q * s.c, a.status, nullptr, a.out, stream);
-    if (a.loss)
-      dot<T>(s.batch, s.q * s.c, a.out, a.out, 1.0 / (static_cast<double>(s.q) * static_cast<double>(s.c)), a.loss, w.partial,
-             stream);
+    if (a.loss && s.q * s.c == 0) fill(s.batch, std::nan(""), a.loss, stream);
   }
 
  private:
   using KrrPass<T>::s;
   using KrrPass<T>::w;
   using KrrPass<T>::stream;
+  using KrrPass<T>::tickets;
   using KrrPass<T>::scalar;
   using KrrPass<T>::dense;
   using KrrPass<T>::t;
@@ -90,9 +92,13 @@ class Forward : KrrPass<T> {
     factorise(factor_here(dense(a.coef, s.n, s.c)), stream);
   }
 
-  // A finished element of the predictions: minus its target.
+  // A finished element of the predictions: minus its target; the mean of the squares of all.
   void predict(Product<T> p, int64_t q0 = 0) {
+    p.lambda_of = a.aux + 1;
     if (a.y_q) p.add = from(a.y_q, q0), p.add_factor = -1;
+    if (a.loss)
+      p.squares = {a.loss, w.partial, tickets(), prediction_tiles(s, q0), prediction_tiles(s, s.q),
+                   1.0 / (static_cast<double>(s.q) * static_cast<double>(s.c))};
     run(p);
   }
 

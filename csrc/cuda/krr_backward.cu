@@ -1,14 +1,19 @@
 // KRR backward on the GPU, from the forward's factor and coefficients; formulas and plans in krr.h. Like the forward, products
-// of the whole batch on one stream; a launch each for the scalars that depend on lbar.
+// of the whole batch on one stream. Launches, with the gradients to X_s and Y_s: low rank 6, mixed 7, dense 4 and 3 a chunk of K_qs
+// at hand; one more for X_q (two in mixed and dense, which have no W), one for the hyper-parameters, and two for a factor larger
+// than one block.
 //
-// Mapping: that of the products and rungs. Own kernels: slope_kernel and shift_kernel take a block a row, hyper_kernel and
-// add_parts_kernel a warp a problem, alpha_sum_kernel a block a problem, rbf_hyper_kernel a thread a problem.
+// Mapping: that of the products and rungs. Own kernels: slope_kernel and shift_kernel take a block a row, hyper_kernel a block
+// for 32 columns, the last of a problem's blocks what follows from all (join.cuh), alpha_sum_kernel a block a problem,
+// rbf_hyper_kernel a thread a problem.
 // Traffic: X_s, X_q, R, the factor and alpha once, each gradient once; dense K_qs and Kbar_qs too; slope_kernel reads two
-// elements and writes one for each of K, shift_kernel one and one. FLOPs: low rank 2 (Q + S) D C for M and abar, 2 S^2 C,
-// 4 S D C for W and V, 4 S D C for Xbar_s; dense 2 Q S C twice, 2 S^2 C, 2 S^2 D, 2 Q S D; slope_kernel about 8 an element.
+// elements and writes one for each of K, shift_kernel one and one; hyper_kernel reads R, U and alpha.
+// FLOPs: low rank 2 (Q + S) D C for M and abar, 2 S^2 C, 4 S D C for W and V, 4 S D C for Xbar_s; dense 2 Q S C twice,
+// 2 S^2 C, 2 S^2 D, 2 Q S D; slope_kernel about 8 an element.
 // Floor on an H100: benchmarks/results/sass.md for the sizes of the speed table; slope_kernel 12 bytes an element / 3.35 TB/s.
 // Other path: the plans, picked by ssdd_ext/plan.py; other kernels than the linear one have the dense plan only.
 #include "../krr.h"
+#include "join.cuh"
 #include "krr_work.cuh"
 
 namespace ssdd::cuda {
@@ -16,31 +21,41 @@ namespace {
 
 constexpr int kThreads = 256;
 
-SIMT_DEVICE double warp_sum(double v) {
-#pragma unroll
-  for (int mask = 16; mask > 0; mask /= 2) v += simt::shuffle_xor(v, mask);
-  return v;
-}
+template <class T>
+struct Rows {
+  Source<T> x;
+  int64_t count;
+};
+template <class T>
+struct HyperArgs {
+  int64_t c, s, strips;      // strips of 32 columns: blocks a problem
+  Rows<T> e, u, alpha;       // whose columns are summed
+  RidgeKind ridge;
+  const T *scalars, *aux;
+  T* parts;                  // [batch, strips]
+  int* tickets;              // [batch], all 0, before and after
+  int count;                 // of hyper-parameters
+  T* out;
+};
 
-// The linear kernel's gradients to (scale, bias, v), a warp a problem. K and lambda scale together, so <Kbar, K> = -lambda lbar:
+// The linear kernel's gradients to (scale, bias, v). K and lambda scale together, so <Kbar, K> = -lambda lbar:
 //   bbar0 = (1^T Pbar - 1^T U).(1^T alpha)   sbar = (-lambda lbar - bias bbar0) / scale + c lbar |X_s|^2
 template <class T>
-SIMT_KERNEL(32) hyper_kernel(int64_t c, int64_t s, RidgeKind ridge, const T* scalars, const T* aux, const T* sums, int64_t between,
-                             int64_t width, int count, T* out) {
-  const int64_t b = simt::block().x;
-  const T *p_sum = sums + b * width, *u_sum = p_sum + between, *alpha_sum = u_sum + between;
-  double bias_bar = 0;
-  for (int64_t j = simt::lane(); j < c; j += 32)
-    bias_bar += (static_cast<double>(p_sum[j]) - static_cast<double>(u_sum[j])) * static_cast<double>(alpha_sum[j]);
-  bias_bar = warp_sum(bias_bar);
-  if (simt::lane() != 0) return;
-  const T* own = scalars + b * kScalars;
-  const double trace = aux[3 * b], lambda = static_cast<double>(aux[3 * b + 1]) + static_cast<double>(aux[3 * b + 2]);
+SIMT_KERNEL(kThreads) hyper_kernel(HyperArgs<T> a) {
+  const int64_t b = simt::block().x / a.strips, strip = simt::block().x % a.strips, j = strip * 32 + simt::lane();
+  const T* own = a.scalars + b * kScalars;
+  const double p_sum = column_sum<kThreads>(a.e.x[b], a.e.count, a.c, j), u_sum = column_sum<kThreads>(a.u.x[b], a.u.count, a.c, j);
+  const double alpha_sum = column_sum<kThreads>(a.alpha.x[b], a.alpha.count, a.c, j);
+  double bias_bar = simt::warp() == 0 ? (static_cast<double>(own[kGamma]) * p_sum - u_sum) * alpha_sum : 0;
+  if (!sum_of_blocks<kThreads>(bias_bar, strip, a.strips, a.parts + b * a.strips, a.tickets + b) || simt::thread() != 0) return;
+  const double trace = a.aux[3 * b], lambda = static_cast<double>(a.aux[3 * b + 1]) + static_cast<double>(a.aux[3 * b + 2]);
   const double scale = own[kScale], bias = own[kBias], lambda_bar = own[kLambdaBar], through = own[kThroughTrace];
-  const double squares = (trace - bias * static_cast<double>(s)) / scale;
-  out[b * count] = static_cast<T>((-lambda * lambda_bar - bias * bias_bar) / scale + through * squares);
-  out[b * count + 1] = static_cast<T>(bias_bar + through * static_cast<double>(s));
-  out[b * count + count - 1] = static_cast<T>(lambda_bar * ridge_slope(ridge, trace, s));
+  const double order = static_cast<double>(a.s), squares = (trace - bias * order) / scale;
+  const double bad = failed(a.aux, b) ? simt::nan<double>() : 0;
+  T* const out = a.out + b * a.count;
+  out[0] = static_cast<T>((-lambda * lambda_bar - bias * bias_bar) / scale + through * squares + bad);
+  out[1] = static_cast<T>(bias_bar + through * order + bad);
+  out[a.count - 1] = static_cast<T>(lambda_bar * ridge_slope(a.ridge, trace, a.s) + bad);
 }
 
 // 1^T alpha of the primal, from the border's weight: w_b / sqrt(bias), or 1^T (Y - Phi w) / lambda where the bias is 0.
@@ -53,13 +68,12 @@ SIMT_KERNEL(kThreads) alpha_sum_kernel(int64_t c, const T* scalars, const T* aux
     out[b * width + j] = root > T(0) ? border[b * border_bs + j] / root : residual[b * width + j] / lambda;
 }
 
-// A row of Kbar becomes G = Kbar dk/dr; its sum, and sum_j Kbar dk/dl. One block a row.
+// A row of Kbar becomes G = Kbar dk/dr; its sum, and to total[b] sum_ij Kbar dk/dl (added to what is there). One block a row.
 // Rbf: dk/dr = -k / (2 l^2), dk/dl = -2 k log k / l. Square: only j > i of k is read (K lies above the factor's diagonal),
 // the diagonal passes nothing on.
 template <class T>
 SIMT_KERNEL(kThreads) slope_kernel(int64_t rows, int64_t columns, const T* k, int64_t k_bs, T* k_bar, int64_t bar_bs, bool square,
-                                   const T* scalars, T* row_sums, T* row_parts) {
-  SIMT_SHARED(double, sums, 2 * kThreads / 32);
+                                   const T* scalars, T* row_sums, T* row_parts, int* tickets, bool add, T* total) {
   const int64_t b = simt::block().x / rows, i = simt::block().x % rows;
   k += b * k_bs + i * columns, k_bar += b * bar_bs + i * columns;
   const T l = scalars[b * kScalars + kLengthscale], map = scalars[b * kScalars + kMap];
@@ -76,24 +90,11 @@ SIMT_KERNEL(kThreads) slope_kernel(int64_t rows, int64_t columns, const T* k, in
     sum += static_cast<double>(g);
     simt::store(k_bar + j, g);
   }
-  sum = warp_sum(sum), part = warp_sum(part);
-  if (simt::lane() == 0) sums[simt::warp()] = sum, sums[simt::warp() + kThreads / 32] = part;
-  simt::barrier();
-  if (simt::thread() != 0) return;
-  sum = part = 0;
-  for (int w = 0; w < kThreads / 32; ++w) sum += sums[w], part += sums[w + kThreads / 32];
-  row_sums[simt::block().x] = static_cast<T>(sum);
-  row_parts[simt::block().x] = static_cast<T>(part);
-}
-
-// total[b] (+)= sum of rows of problem b.
-template <class T>
-SIMT_KERNEL(32) add_parts_kernel(int64_t rows, const T* parts, bool add, T* total) {
-  const int64_t b = simt::block().x;
-  double sum = 0;
-  for (int64_t i = simt::lane(); i < rows; i += 32) sum += static_cast<double>(parts[b * rows + i]);
-  sum = warp_sum(sum);
-  if (simt::lane() == 0) total[b] = static_cast<T>(sum + (add ? static_cast<double>(total[b]) : 0.0));
+  sum = block_sum<kThreads>(sum);
+  if (simt::thread() == 0) row_sums[simt::block().x] = static_cast<T>(sum);
+  simt::barrier();  // the sums of the warps are read
+  if (!sum_of_blocks<kThreads>(part, i, rows, row_parts + b * rows, tickets + b) || simt::thread() != 0) return;
+  total[b] = static_cast<T>(part + (add ? static_cast<double>(total[b]) : 0.0));
 }
 
 template <class T>
@@ -101,9 +102,10 @@ SIMT_KERNEL(kThreads) rbf_hyper_kernel(int64_t batch, int64_t s, RidgeKind ridge
                                        int count, T* out) {
   const int64_t b = static_cast<int64_t>(simt::block().x) * kThreads + simt::thread();
   if (b >= batch) return;
-  out[b * count] = parameter[b];
+  const T bad = failed(aux, b) ? simt::nan<T>() : T(0);
+  out[b * count] = parameter[b] + bad;
   out[b * count + count - 1] = static_cast<T>(static_cast<double>(scalars[b * kScalars + kLambdaBar]) *
-                                              ridge_slope(ridge, static_cast<double>(aux[3 * b]), s));
+                                              ridge_slope(ridge, static_cast<double>(aux[3 * b]), s)) + bad;
 }
 
 // Only differences of points matter. From a common origin, points far from 0 cancel before the products.
@@ -123,7 +125,14 @@ class Backward : KrrPass<T> {
 
   void run_all() {
     const double points = static_cast<double>(s.q) * static_cast<double>(s.c);
-    set_scalars<T>({s.batch, a.hyper, s.kernel, parameter_count(s.kernel), a.g, 2.0 / points, w.scalars}, stream);
+    ScalarArgs<T> scalars{s.batch, a.hyper, s.kernel, parameter_count(s.kernel), a.g, 2.0 / points, w.scalars, w.tickets,
+                          kTickets + s.batch};
+    // bias 1 (1^T Pbar) of abar in low rank
+    if ((s.plan == Plan::low_rank || s.plan == Plan::mixed) && !a.kept) {
+      scalars.e = a.e, scalars.e_rows = s.q, scalars.e_columns = s.c;
+      scalars.column_sums = column_row(0), scalars.sums_bs = w.width;
+    }
+    set_scalars(scalars, stream);
     if (s.plan == Plan::primal)
       primal();
     else if (s.kernel != KernelKind::linear)
@@ -132,16 +141,13 @@ class Backward : KrrPass<T> {
       low_rank();
     else
       dense_or_mixed();
-    nan_where_failed<T>(s.batch, s.s * s.d, nullptr, a.aux, a.grad_x_s, stream);
-    nan_where_failed<T>(s.batch, s.s * s.c, nullptr, a.aux, u, stream);
-    nan_where_failed<T>(s.batch, s.q * s.d, nullptr, a.aux, a.grad_x_q, stream);
-    nan_where_failed<T>(s.batch, a.hyper.count, nullptr, a.aux, a.grad_hyper, stream);
   }
 
  private:
   using KrrPass<T>::s;
   using KrrPass<T>::w;
   using KrrPass<T>::stream;
+  using KrrPass<T>::tickets;
   using KrrPass<T>::scalar;
   using KrrPass<T>::dense;
   using KrrPass<T>::t;
@@ -172,7 +178,7 @@ class Backward : KrrPass<T> {
       const Batch<const T> k = k_chunk(q0, rows);
       multiply(make(s.s, s.c, rows, t(k), from(a.e, q0), u, uc()), 1, scalar(kGamma), q0 > 0);
     }
-    if (s.q == 0) zero(s.batch * uc(), u, stream);
+    if (s.q == 0) fill(s.batch * uc(), 0, u, stream);
   }
 
   // M = Pbar^T X_q into the second C rows of the weights, and abar = scale X_s M^T + bias 1 (1^T Pbar).
@@ -180,56 +186,53 @@ class Backward : KrrPass<T> {
     T* m = w.weights + s.c * s.d;
     multiply(make(s.c, s.d, s.q, t(a.e), x_q, m, 2 * s.c * s.d), 1, scalar(kGamma));
     if (a.kept) return alpha_bar_dense();
-    sums(s.q, s.c, a.e, column_row(0), w.width, scalar(kGammaBias));
     Product<T> p = make(s.s, s.c, s.d, x_s, t(weights_view(m, 2)), u, uc());
     p.alpha_of = scalar(kScale), p.row = column_row(0), p.row_bs = w.width;
     run(p);
   }
 
-  void set_lambda(const T* left, const T* right, int64_t count) {
-    dot<T>(s.batch, count, left, right, 1, w.dots, w.partial, stream);
-    set_lambda_bar(s.batch, w.dots, s.ridge, s.detach, s.s, w.scalars, stream);
+  // The solve for `solved` [n, C], and what follows from it at once.
+  void solve(int64_t n, T* solved, T* pack) {
+    solve_factored<T>({s.batch, n, s.c, a.coef, solved, pack, a.aux, s.ridge, s.detach, s.s, w.scalars, w.partial, tickets()},
+                      a.factor, w.factor, stream);
+  }
+  // [-U | alpha] and [alpha | -U], in the pack [-U | alpha | -U].
+  Source<T> u_alpha() const { return {w.pack, 3 * uc(), 3 * s.c, 1}; }
+  Source<T> alpha_u() const { return u_alpha().from(0, s.c); }
+
+  // A gradient is NaN where the problem failed.
+  void write(Product<T> p, const T* alpha_of, bool accumulate = false) {
+    p.lambda_of = a.aux + 1;
+    multiply(p, 1, alpha_of, accumulate);
   }
 
-  void solve_u() {
-    solve_factored(s.batch, s.s, a.factor, s.c, u, w.factor, stream);
-    set_lambda(u, a.coef, uc());
-  }
-
-  void with_trace(Product<T>& p) {
+  Product<T> with_trace(Product<T> p) const {
     p.add = x_s, p.add_of = scalar(kTraceScale);
+    return p;
   }
 
   void low_rank() {
-    T *weights = w.weights, *m = weights + s.c * s.d;
+    T* const weights = w.weights;
     const int64_t bs = 2 * s.c * s.d;
     alpha_bar_low_rank();
-    solve_u();
-    if (a.grad_x_s || a.grad_x_q) run(make(s.c, s.d, s.s, t(alpha), x_s, weights, bs));
+    solve(s.s, u, a.grad_x_s ? w.pack : nullptr);
     if (a.grad_x_s) {
-      multiply(make(s.c, s.d, s.s, t(dense(u, s.s, s.c)), x_s, m, bs), -1, nullptr, true);
-      // Xbar_s = scale [-U | alpha] [W; M - V] + the trace's part
-      const int64_t ld = 2 * s.c;
-      place(s.s, s.c, dense(u, s.s, s.c), w.pair, s.s * ld, ld, -1);
-      place(s.s, s.c, alpha, w.pair + s.c, s.s * ld, ld);
-      Product<T> p = make(s.s, s.d, ld, {w.pair, s.s * ld, ld, 1}, weights_view(weights, 2), a.grad_x_s, s.s * s.d);
-      p.alpha_of = scalar(kScale);
-      with_trace(p);
-      run(p);
+      // [alpha | -U]^T X_s: W, and -V to M; Xbar_s = scale [-U | alpha] [W; M - V] + the trace's part
+      Product<T> both = make(2 * s.c, s.d, s.s, t(alpha_u()), x_s, weights, bs);
+      both.accumulate_from = s.c;
+      multiply(both, 1, nullptr, true);
+      write(with_trace(make(s.s, s.d, 2 * s.c, u_alpha(), weights_view(weights, 2), a.grad_x_s, s.s * s.d)), scalar(kScale));
+    } else if (a.grad_x_q) {
+      run(make(s.c, s.d, s.s, t(alpha), x_s, weights, bs));
     }
-    if (a.grad_x_q)
-      multiply(make(s.q, s.d, s.c, a.e, weights_view(weights, 2), a.grad_x_q, s.q * s.d), 1, scalar(kGammaScale));
-    linear_hyper(true);
+    if (a.grad_x_q) write(make(s.q, s.d, s.c, a.e, weights_view(weights, 2), a.grad_x_q, s.q * s.d), scalar(kGammaScale));
+    linear_hyper({alpha, s.s});
   }
 
   // 2 Kbar_ss = -(U alpha^T + alpha U^T) into k_bar, both triangles.
   void two_k_bar() {
-    const int64_t ld = 3 * s.c;
-    place(s.s, s.c, alpha, w.pair, s.s * ld, ld);
-    place(s.s, s.c, dense(u, s.s, s.c), w.pair + s.c, s.s * ld, ld);
-    place(s.s, s.c, alpha, w.pair + 2 * s.c, s.s * ld, ld);
-    Product<T> p = make(s.s, s.s, 2 * s.c, {w.pair, s.s * ld, ld, 1}, {w.pair + s.c, s.s * ld, 1, ld}, w.k_bar, s.s * s.s);
-    p.alpha = -1, p.triangle = Triangle::both;
+    Product<T> p = make(s.s, s.s, 2 * s.c, u_alpha(), t(alpha_u()), w.k_bar, s.s * s.s);
+    p.triangle = Triangle::both;
     run(p);
   }
 
@@ -243,13 +246,10 @@ class Backward : KrrPass<T> {
     const bool mixed = s.plan == Plan::mixed;
     const int copies = mixed ? 2 : 1;
     mixed ? alpha_bar_low_rank() : alpha_bar_dense();
-    solve_u();
+    solve(s.s, u, a.grad_x_s ? w.pack : nullptr);
     if (a.grad_x_s) {
       two_k_bar();
-      Product<T> p = make(s.s, s.d, s.s, dense(w.k_bar, s.s, s.s), x_s, a.grad_x_s, s.s * s.d);
-      p.alpha_of = scalar(kScale);
-      with_trace(p);
-      run(p);
+      write(with_trace(make(s.s, s.d, s.s, dense(w.k_bar, s.s, s.s), x_s, a.grad_x_s, s.s * s.d)), scalar(kScale));
       if (mixed)
         multiply(make(s.s, s.d, s.c, alpha, weights_view(w.weights + s.c * s.d, 2), a.grad_x_s, s.s * s.d), 1, scalar(kScale),
                  true);
@@ -261,25 +261,23 @@ class Backward : KrrPass<T> {
     }
     if (a.grad_x_q) {
       run(make(s.c, s.d, s.s, t(alpha), x_s, w.weights, copies * s.c * s.d));
-      multiply(make(s.q, s.d, s.c, a.e, weights_view(w.weights, copies), a.grad_x_q, s.q * s.d), 1, scalar(kGammaScale));
+      write(make(s.q, s.d, s.c, a.e, weights_view(w.weights, copies), a.grad_x_q, s.q * s.d), scalar(kGammaScale));
     }
-    linear_hyper(true);
+    linear_hyper({alpha, s.s});
   }
 
-  // sum_alpha: 1^T alpha from coef; otherwise column_row(2) holds it.
-  void linear_hyper(bool sum_alpha) {
+  void linear_hyper(const Rows<T>& of_alpha) {
     if (!a.grad_hyper) return;
-    sums(s.q, s.c, a.e, column_row(0), w.width, scalar(kGamma));
-    sums(s.s, s.c, dense(u, s.s, s.c), column_row(1), w.width);
-    if (sum_alpha) sums(s.s, s.c, alpha, column_row(2), w.width);
-    simt::launch(&hyper_kernel<T>, {static_cast<unsigned>(s.batch)}, 32, 0, stream, s.c, s.s, s.ridge, w.scalars, a.aux, w.columns,
-                 s.batch * w.width, w.width, a.hyper.count, a.grad_hyper);
+    const int64_t strips = std::max<int64_t>(1, (s.c + 31) / 32);
+    const HyperArgs<T> args{s.c, s.s, strips, {a.e, s.q}, {dense(u, s.s, s.c), s.s}, of_alpha, s.ridge, w.scalars, a.aux, w.partial,
+                            tickets(), a.hyper.count, a.grad_hyper};
+    simt::launch(&hyper_kernel<T>, {static_cast<unsigned>(s.batch * strips)}, kThreads, 0, stream, args);
   }
 
   // out [S, C] (row stride ld) = sign Phi x (+ out) for x [n, C].
   void feature_product(const T* x, int64_t x_bs, T* out, int64_t out_bs, int64_t ld, double sign, bool accumulate) {
     Product<T> p = make(s.s, s.c, s.d, x_s, {x, x_bs, s.c, 1}, out, out_bs, ld);
-    p.alpha = sign, p.alpha_of = scalar(kRootScale), p.accumulate = accumulate;
+    p.alpha = sign, p.alpha_of = scalar(kRootScale), p.accumulate = accumulate, p.lambda_of = a.aux + 1;
     if (s.bordered) {
       place(1, s.c, {x + s.d * s.c, x_bs, s.c, 1}, column_row(0), w.width, s.c, sign, scalar(kRootBias));
       p.row = column_row(0), p.row_bs = w.width;
@@ -295,40 +293,34 @@ class Backward : KrrPass<T> {
       sums(s.q, s.c, a.e, column_row(1), w.width, scalar(kGamma));
       place(1, s.c, {column_row(1), w.width, s.c, 1}, v + s.d * s.c, nc, s.c, 1, scalar(kRootBias));
     }
-    solve_factored(s.batch, s.n, a.factor, s.c, v, w.factor, stream);
-    set_lambda(v, a.coef, nc);
+    solve(s.n, v, nullptr);
     feature_product(v, nc, u, uc(), s.c, 1, false);
     const int64_t ld = 2 * s.c;
     if (a.grad_x_s || a.grad_hyper) {
       // [Y - Phi w | -U]
-      place(s.s, s.c, a.y_s, w.pair, s.s * ld, ld);
-      feature_product(a.coef, nc, w.pair, s.s * ld, ld, -1, true);
-      place(s.s, s.c, dense(u, s.s, s.c), w.pair + s.c, s.s * ld, ld, -1);
+      place(s.s, s.c, a.y_s, w.pack, s.s * ld, ld);
+      feature_product(a.coef, nc, w.pack, s.s * ld, ld, -1, true);
+      place(s.s, s.c, dense(u, s.s, s.c), w.pack + s.c, s.s * ld, ld, -1);
     }
     if (a.grad_x_s) {
-      multiply(make(s.s, s.d, s.c, {w.pair, s.s * ld, ld, 1}, {v, nc, 1, s.c}, a.grad_x_s, s.s * s.d), 1, scalar(kRootScale));
-      Product<T> rest = make(s.s, s.d, s.c, {w.pair + s.c, s.s * ld, ld, 1}, {a.coef, nc, 1, s.c}, a.grad_x_s, s.s * s.d);
-      rest.alpha_of = scalar(kRootScale), rest.accumulate = true;
-      with_trace(rest);
-      run(rest);
+      multiply(make(s.s, s.d, s.c, {w.pack, s.s * ld, ld, 1}, {v, nc, 1, s.c}, a.grad_x_s, s.s * s.d), 1, scalar(kRootScale));
+      write(with_trace(make(s.s, s.d, s.c, {w.pack + s.c, s.s * ld, ld, 1}, {a.coef, nc, 1, s.c}, a.grad_x_s, s.s * s.d)),
+            scalar(kRootScale), true);
     }
-    if (a.grad_x_q)
-      multiply(make(s.q, s.d, s.c, a.e, {a.coef, nc, 1, s.c}, a.grad_x_q, s.q * s.d), 1, scalar(kGammaRootScale));
+    if (a.grad_x_q) write(make(s.q, s.d, s.c, a.e, {a.coef, nc, 1, s.c}, a.grad_x_q, s.q * s.d), scalar(kGammaRootScale));
     if (!a.grad_hyper) return;
     if (s.bordered) {
-      sums(s.s, s.c, {w.pair, s.s * ld, ld, 1}, column_row(1), w.width);
+      sums(s.s, s.c, {w.pack, s.s * ld, ld, 1}, column_row(1), w.width);
       simt::launch(&alpha_sum_kernel<T>, {static_cast<unsigned>(s.batch)}, kThreads, 0, stream, s.c, w.scalars, a.aux,
                    a.coef + s.d * s.c, nc, column_row(1), w.width, column_row(2));
-    } else {
-      zero(s.batch * w.width, column_row(2), stream);
     }
-    linear_hyper(false);
+    linear_hyper({{column_row(2), w.width, s.c, 1}, s.bordered ? 1 : 0});
   }
 
   // Kernels of the squared distance: G = Kbar dk/dr, and d r_ij / d x_i = 2 (x_i - x_j).
   void nonlinear() {
     alpha_bar_dense();
-    solve_u();
+    solve(s.s, u, a.grad_x_s || a.grad_hyper ? w.pack : nullptr);
     shift(x_s, s.s, w.shifted_s);
     bool counted = false;
     if (a.grad_x_s || a.grad_hyper) {
@@ -370,15 +362,14 @@ class Backward : KrrPass<T> {
 
   void slopes(int64_t rows, const T* k, int64_t k_bs, T* bar, int64_t bar_bs, bool square, bool add) {
     simt::launch(&slope_kernel<T>, {static_cast<unsigned>(s.batch * rows)}, kThreads, 0, stream, rows, s.s, k, k_bs, bar, bar_bs,
-                 square, w.scalars, w.row_sums, w.row_parts);
-    simt::launch(&add_parts_kernel<T>, {static_cast<unsigned>(s.batch)}, 32, 0, stream, rows, w.row_parts, add, w.parameter);
+                 square, w.scalars, w.row_sums, w.row_parts, tickets(), add, w.parameter);
   }
 
   // c (+)= 2 (rowsum(G) x - G z)
   void differences(int64_t rows, int64_t inner, const Source<T>& g, const Source<T>& z, const T* row_sum, int64_t sum_bs,
                    const T* x, int64_t x_rows, T* c, int64_t c_bs, bool accumulate) {
     Product<T> p = make(rows, s.d, inner, g, z, c, c_bs);
-    p.alpha = -2, p.accumulate = accumulate;
+    p.alpha = -2, p.accumulate = accumulate, p.lambda_of = a.aux + 1;
     p.add = dense(x, x_rows, s.d), p.add_factor = 2, p.add_row = row_sum, p.add_row_bs = sum_bs;
     run(p);
   }

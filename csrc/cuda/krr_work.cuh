@@ -12,18 +12,24 @@ namespace ssdd::cuda {
 template <class T>
 struct KrrWork {
   T *scalars, *factor;            // [B, kScalars]; of the factorisation
-  T *dots, *partial, *parameter;  // [B]; of dot(); [B], what the kernel's parameter gets
+  T *partial, *parameter;         // parts of sums over several blocks; [B], what the kernel's parameter gets
   T *columns;                     // 3 x [B, width]
   T *weights;                     // low rank W [B, C, D], backward W over M - V [B, 2C, D]; primal [B, n, 2C]
   T *chunk, *chunk_bar;           // dense: [B, chunk, S]
-  T *u, *pair, *k_bar;            // backward: [B, S, C], [B, S, 3C], [B, S, S]
+  T *u, *pack, *k_bar;            // backward: [B, S, C], [B, S, 3C], [B, S, S]
   T *shifted_s, *shifted_q, *row_sums, *row_parts;  // other kernels: [B, S, D], [B, chunk, D], [B, rows]
-  T *split;
+  T* split;
+  int* tickets;  // kTickets of products and one a problem, zeroed with the scalars
   int64_t width, split_elements, total;
 };
 
 // The chunk is planned for one problem; here all problems have one at a time.
 KrrShape with_chunk_for_batch(KrrShape shape);
+
+// Tiles of one problem's predictions for the first q queries, which come in chunks.
+inline int64_t prediction_tiles(const KrrShape& s, int64_t q) {
+  return s.plan == Plan::dense ? q / s.chunk * tiles_of(s.chunk, s.c) + tiles_of(q % s.chunk, s.c) : tiles_of(q, s.c);
+}
 
 template <class T>
 KrrWork<T> krr_layout(const KrrShape& s, bool backward, T* memory) {
@@ -34,9 +40,8 @@ KrrWork<T> krr_layout(const KrrShape& s, bool backward, T* memory) {
   w.width = std::max({s.c, s.s, s.d, s.n});
   w.scalars = arena.take(b * kScalars);
   w.factor = arena.take(factor_room(b, s.n, s.c));
-  w.dots = arena.take(b);
   w.parameter = arena.take(b);
-  w.partial = arena.take(dot_room(b, std::max({s.q, s.s, s.n}) * s.c));
+  w.partial = arena.take(std::max({solved_room(b, std::max(s.s, s.n), s.c), b * prediction_tiles(s, s.q), b * (s.c / 32 + 1)}));
   w.columns = arena.take(3 * b * w.width);
   // Provided whether K_qs is kept or not: one pass may have it and the other not.
   if (dense) w.chunk = arena.take(b * s.chunk * s.s);
@@ -45,7 +50,7 @@ KrrWork<T> krr_layout(const KrrShape& s, bool backward, T* memory) {
   } else {
     w.u = arena.take(b * s.s * s.c);
     w.weights = arena.take(b * (primal ? 2 * s.n * s.c : (dense ? 1 : 2) * s.c * s.d));
-    w.pair = arena.take(b * s.s * 3 * s.c);
+    w.pack = arena.take(b * s.s * 3 * s.c);
     if (dense || s.plan == Plan::mixed) w.k_bar = arena.take(b * s.s * s.s);
     if (dense) w.chunk_bar = arena.take(b * s.chunk * s.s);
     if (s.kernel != KernelKind::linear) {
@@ -62,6 +67,7 @@ KrrWork<T> krr_layout(const KrrShape& s, bool backward, T* memory) {
                                dense ? split_room(b, s.chunk, s.c, s.s) : 0, dense ? split_room(b, s.chunk, s.s, s.d) : 0,
                                dense ? split_room(b, s.s, s.c, s.chunk) : 0, dense ? split_room(b, s.s, s.d, s.chunk) : 0});
   w.split = arena.take(w.split_elements);
+  w.tickets = reinterpret_cast<int*>(arena.take(kTickets + b));
   w.total = arena.used;
   return w;
 }
@@ -73,6 +79,8 @@ struct KrrPass {
   const KrrWork<T>& w;
   simt::Stream stream;
 
+  // One a problem.
+  int* tickets() const { return w.tickets + kTickets; }
   const T* scalar(Scalar which) const { return w.scalars + which; }
   // [batch, rows, columns] dense.
   static Batch<const T> dense(const T* p, int64_t rows, int64_t columns) { return {p, rows * columns, columns, 1}; }
@@ -85,7 +93,7 @@ struct KrrPass {
     Product<T> p{};
     p.batch = s.batch, p.m = m, p.n = n, p.k = k;
     p.a = a, p.b = b, p.c = c, p.c_bs = bs, p.ld = ld ? ld : n;
-    p.split = w.split, p.split_elements = w.split_elements;
+    p.split = w.split, p.split_elements = w.split_elements, p.tickets = w.tickets;
     return p;
   }
   void run(const Product<T>& p) const { product(p, stream); }

@@ -4,8 +4,10 @@
 //   v   = alpha alpha_of[b] acc [+ c(i, j)];  v = exp(map_of[b] v);  v += plus_of[b] + row[j]
 //   v  += add_factor add_of[b] add_row[i] add(i, j)
 //
+// and all of problem b is NaN where lambda_of[3 b] is: the ridge in `aux` of a problem that failed.
 // Each pointer may be nullptr: that part is left out (a factor: 1). *_of point to one number a problem, kScalars apart.
 // c is row-major. Triangle::lower: only j <= i is computed and written, both: mirrored too (c then square).
+// accumulate_from: c is added to from this row on only.
 // active: problems b with active[b] == 0 are left alone. Same inputs, same bits.
 #pragma once
 #include "../tensor.h"
@@ -48,6 +50,18 @@ struct Source {
 
 enum class Triangle { full, lower, both };
 
+// out[b] = factor times the sum of the squares of all finished elements of problem b: a part a tile, numbered from
+// `first` on and `all` in number, which the last block of the launch that has the last of them adds up (join.cuh).
+// Triangle::full only.
+template <class T>
+struct Squares {
+  T* out = nullptr;
+  T* parts = nullptr;      // [batch, all]
+  int* tickets = nullptr;  // [batch], all 0, before and after
+  int64_t first = 0, all = 0;
+  double factor = 1;
+};
+
 template <class T>
 struct Product {
   int64_t batch, m, n, k;
@@ -58,6 +72,7 @@ struct Product {
   double alpha = 1;
   const T* alpha_of = nullptr;
   bool accumulate = false;
+  int64_t accumulate_from = 0;
   const T* map_of = nullptr;
   const T* plus_of = nullptr;
   const T* row = nullptr;
@@ -67,15 +82,22 @@ struct Product {
   const T* add_of = nullptr;
   const T* add_row = nullptr;
   int64_t add_row_bs = 0;
+  const T* lambda_of = nullptr;
+  Squares<T> squares;
   Triangle triangle = Triangle::full;
   const int32_t* active = nullptr;
   T* split = nullptr;  // room for partial sums, so that few tiles with a long k still fill the chip
   int64_t split_elements = 0;
+  int* tickets = nullptr;  // kTickets of them, all 0, as a product leaves them: whose splits are there; without them no split
 };
 
 // On the tensor cores where float dot products are long enough for that (product_tensor.cu), else product_plain.cu.
 template <class T>
 void product(const Product<T>& p, simt::Stream stream);
+
+// Most tiles of a product whose k is split (join.cuh).
+constexpr int64_t kChip = 264;  // blocks that keep a chip busy; a constant, so that bits do not depend on the chip
+constexpr int64_t kTickets = kChip / 2;
 
 // Elements of `split` with which the product of these sizes runs as it should.
 int64_t split_room(int64_t batch, int64_t m, int64_t n, int64_t k);
@@ -86,20 +108,23 @@ struct Tiling {
   int splits;
 };
 constexpr int kTile = 64, kDepth = 16;
+// Of one problem.
+inline int64_t tiles_of(int64_t m, int64_t n) { return ((m + kTile - 1) / kTile) * ((n + kTile - 1) / kTile); }
 void product_tensor(const Product<float>& p, const Tiling& tiling, simt::Stream stream);
 template <class T>
 void product_plain(const Product<T>& p, const Tiling& tiling, simt::Stream stream);
 
 // One block's part of the work. false: none.
 struct Part {
-  int64_t b, row, column, k_begin, k_end;
-  int split;
+  int64_t row, column, k_begin, k_end;
+  int b, tile, split;
 };
 template <class T>
 SIMT_DEVICE bool find_part(const Product<T>& p, const Tiling& t, Part& part) {
   const int64_t index = simt::block().x, tile = index % t.tiles, rest = index / t.tiles;
+  part.tile = static_cast<int>(tile);
   part.split = static_cast<int>(rest % t.splits);
-  part.b = rest / t.splits;
+  part.b = static_cast<int>(rest / t.splits);
   int64_t i = tile / t.tiles_n, j = tile % t.tiles_n;
   if (p.triangle != Triangle::full) {
     // Tiles of the triangle are numbered row by row.
@@ -125,6 +150,7 @@ struct Finish {
     alpha = static_cast<T>(p.alpha) * (p.alpha_of ? p.alpha_of[b * kScalars] : T(1));
     map = p.map_of ? p.map_of[b * kScalars] : T(0);
     plus = p.plus_of ? p.plus_of[b * kScalars] : T(0);
+    if (p.lambda_of && p.lambda_of[3 * b] != p.lambda_of[3 * b]) plus = simt::nan<T>();
     add = static_cast<T>(p.add_factor) * (p.add_of ? p.add_of[b * kScalars] : T(1));
   }
   SIMT_DEVICE bool wanted(int64_t i, int64_t j) const {
@@ -132,7 +158,7 @@ struct Finish {
   }
   SIMT_DEVICE T value(int64_t i, int64_t j, T acc) const {
     T v = alpha * acc;
-    if (p.accumulate) v += p.c[b * p.c_bs + i * p.ld + j];
+    if (p.accumulate && i >= p.accumulate_from) v += p.c[b * p.c_bs + i * p.ld + j];
     if (p.map_of) v = simt::exponential(map * v);
     v += plus;
     if (p.row) v += p.row[b * p.row_bs + j];
@@ -162,11 +188,5 @@ struct Finish {
     for (int e = 0; e < N; ++e) put(i, j + e, acc[e]);
   }
 };
-
-// Where split partial sums stand: [splits, batch, m, n].
-template <class T>
-SIMT_DEVICE T* partial_tile(const Product<T>& p, const Part& part) {
-  return p.split + (static_cast<int64_t>(part.split) * p.batch + part.b) * p.m * p.n;
-}
 
 }  // namespace ssdd::cuda

@@ -3,8 +3,13 @@
 // Mapping: a block of 256 threads makes a tile of 64 x 64, a thread 4 x 4 of it; k in steps of 16 through 2 stages of
 // cp.async, one element a copy (any stride; 16-bit floats are loaded and widened), both operands as [k][row]. Sums of 16 steps are added to the
 // running sums, so that rounding grows with k / 16. A squared distance is summed as such: no cancellation, and 0 of a point to itself.
-// Traffic as in product_tensor.cu; join_kernel reads splits m n elements and writes m n. FLOPs 2 m n k (distances 3 m n k);
-// floor on an H100: 67 TF/s of float, 34 of double. Other path: product_tensor.cu for products of float with k >= 48.
+// Traffic as in product_tensor.cu; m n elements more, and two numbers a tile, where the squares are summed. A long k of few tiles
+// is split between blocks, of which the last to finish a tile adds the others' sums (join.cuh): splits m n elements more
+// written and read, from L2, and no launch. FLOPs 2 m n k (distances 3 m n k); floor on an H100: 67 TF/s of float, 34 of double.
+// Other path: product_tensor.cu for products of float with k >= 48.
+#include <algorithm>
+
+#include "join.cuh"
 #include "tile_plain.cuh"
 
 namespace ssdd::cuda {
@@ -40,42 +45,25 @@ SIMT_KERNEL(kThreads) plain_kernel(Product<T> p, Tiling tiling) {
     multiply<Distance>(a_stages + slot * kStage<T>, b_stages + slot * kStage<T>, row, column, sums);
   }
 
+  const auto each = [&](const auto& f) {
+#pragma unroll
+    for (int i = 0; i < 4; ++i) f(i, sums[i], part.row + row + i, part.column + column);
+  };
+  if (tiling.splits > 1 && !join_splits<kThreads>(p, tiling, part, each)) return;
   const Finish<T> finish(p, part.b);
-#pragma unroll
-  for (int i = 0; i < 4; ++i) {
-    const int64_t r = part.row + row + i, c = part.column + column;
-    if (tiling.splits > 1) {
-      T* partial = partial_tile(p, part);
-#pragma unroll
-      for (int j = 0; j < 4; ++j)
-        simt::store_if(finish.wanted(r, c + j), partial + r * p.n + c + j, sums[i][j]);
-    } else {
-      const T head[2] = {sums[i][0], sums[i][1]}, tail[2] = {sums[i][2], sums[i][3]};
-      finish.put_row(r, c, head);
-      finish.put_row(r, c + 2, tail);
-    }
-  }
+  each([&](int, const T(&four)[4], int64_t r, int64_t c) {
+    const T head[2] = {four[0], four[1]}, tail[2] = {four[2], four[3]};
+    finish.put_row(r, c, head);
+    finish.put_row(r, c + 2, tail);
+  });
+  if (!p.squares.out) return;
+  add_squares<kThreads>(p, part, [&](const auto& f) {
+    each([&](int, const T(&)[4], int64_t r, int64_t c) { f(r, c), f(r, c + 1), f(r, c + 2), f(r, c + 3); });
+  });
 }
 
-// Adds the splits' partial sums in their order and finishes the elements. Traffic: splits m n read, m n written.
-template <class T>
-SIMT_KERNEL(kThreads) join_kernel(Product<T> p, int splits) {
-  const int64_t e = static_cast<int64_t>(simt::block().x) * kThreads + simt::thread(), size = p.m * p.n;
-  if (e >= p.batch * size) return;
-  const int64_t b = e / size, i = e % size / p.n, j = e % p.n;
-  if (p.active && p.active[b] == 0) return;
-  const Finish<T> finish(p, b);
-  if (!finish.wanted(i, j)) return;
-  T sum = 0;
-  for (int s = 0; s < splits; ++s) sum += simt::load(p.split + static_cast<int64_t>(s) * p.batch * size + e);
-  finish.put(i, j, sum);
-}
-
-constexpr int64_t kChip = 264;     // blocks that keep a chip busy; a constant, so that bits do not depend on the chip
 constexpr int64_t kShortest = 128; // steps of k below which a split does not pay
 constexpr int64_t kMostSplits = 16;
-
-int64_t tiles_of(int64_t m, int64_t n) { return ((m + kTile - 1) / kTile) * ((n + kTile - 1) / kTile); }
 
 int splits_of(int64_t batch, int64_t tiles, int64_t k) {
   const int64_t blocks = batch * tiles, wanted = blocks > 0 ? kChip / blocks : 1, most = k / kShortest;
@@ -86,8 +74,12 @@ int splits_of(int64_t batch, int64_t tiles, int64_t k) {
 }  // namespace
 
 int64_t split_room(int64_t batch, int64_t m, int64_t n, int64_t k) {
-  const int splits = splits_of(batch, (tiles_of(m, n) + 1) / 2, k);  // half: a triangle has fewer tiles and more splits
-  return splits > 1 ? splits * batch * m * n : 0;
+  const auto room = [&](int64_t tiles) {
+    const int splits = splits_of(batch, tiles, k);
+    return splits > 1 ? splits * batch * tiles * kTile * kTile : 0;
+  };
+  const int64_t rows = (m + kTile - 1) / kTile, whole = room(tiles_of(m, n));
+  return m == n ? std::max(whole, room(rows * (rows + 1) / 2)) : whole;  // a triangle has fewer tiles and more splits
 }
 
 template <class T>
@@ -105,7 +97,8 @@ void product(const Product<T>& p, simt::Stream stream) {
   t.tiles_n = (p.n + kTile - 1) / kTile;
   t.tiles = p.triangle == Triangle::full ? rows * t.tiles_n : rows * (rows + 1) / 2;
   t.splits = splits_of(p.batch, t.tiles, p.k);
-  const int64_t room = p.split_elements / (p.batch * p.m * p.n);
+  const bool splits = p.tickets && reinterpret_cast<uintptr_t>(p.split) % 16 == 0;
+  const int64_t room = splits ? p.split_elements / (p.batch * t.tiles * kTile * kTile) : 0;
   if (room < t.splits) t.splits = room < 2 ? 1 : static_cast<int>(room);
   // A split's k is counted in 32 bits; longer ones do not fit a GPU's memory.
   t.k_share = ((p.k + t.splits - 1) / t.splits + kDepth - 1) / kDepth * kDepth;
@@ -118,9 +111,6 @@ void product(const Product<T>& p, simt::Stream stream) {
   } else {
     product_plain(p, t, stream);
   }
-  if (t.splits > 1)
-    simt::launch(&join_kernel<T>, {static_cast<unsigned>((p.batch * p.m * p.n + kThreads - 1) / kThreads)}, kThreads, 0,
-                 stream, p, t.splits);
 }
 
 template void product(const Product<float>&, simt::Stream);

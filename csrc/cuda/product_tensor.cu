@@ -9,10 +9,12 @@
 // Traffic of a tile: 2 x 64 k floats read, 64 x 64 written; of the product: (1/64 + 1/64) m n k 4 bytes from L2, operands
 // once from memory. FLOPs: 3 x 2 m n k on the tensor cores; floor on an H100: 6 m n k / 495 TF/s at the data sheet's rate
 // (165 TF/s of fp32 products), about 104 TF/s through mma.sync. 24 products a warp and step against 16 loads of 128 bytes.
+// Few tiles with a long k are split between blocks, of which the last to finish a tile adds the others' sums (join.cuh).
 // Error in the twin's rounding, beside fp32 sums one after the other: 1.8 times at k = 48, 1.2 at 128, 0.5 at 1,000.
 // 16-bit features (NarrowLoader) are read as they are and widened on the way to shared memory: half the traffic, and of the three
 // products only those whose operands have a small part: one pass where both are 16 bits wide, exact, two where one is.
 // Other path: product_plain.cu for k < 48, where the rounding to two TF32 numbers would show more, for double and distances.
+#include "join.cuh"
 #include "tile_tensor.cuh"
 
 namespace ssdd::cuda {
@@ -58,23 +60,24 @@ SIMT_KERNEL_MIN(kThreads, 3) tensor_kernel(Product<float> p, Tiling tiling, bool
   }
 
   const int g = simt::lane() / 4, t = simt::lane() % 4;
+  const auto each = [&](const auto& f) {
+#pragma unroll
+    for (int i = 0; i < 2; ++i)
+#pragma unroll
+      for (int j = 0; j < 4; ++j)
+        f(i * 4 + j, sums[i][j], part.row + row + i * 16 + g, part.column + column + j * 8 + 2 * t);
+  };
+  if (tiling.splits > 1 && !join_splits<kThreads>(p, tiling, part, each)) return;
   const Finish<float> finish(p, part.b);
-#pragma unroll
-  for (int i = 0; i < 2; ++i)
-#pragma unroll
-    for (int j = 0; j < 4; ++j)
-#pragma unroll
-      for (int half = 0; half < 2; ++half) {
-        const int64_t r = part.row + row + i * 16 + g + half * 8, c = part.column + column + j * 8 + 2 * t;
-        const float pair[2] = {sums[i][j][2 * half], sums[i][j][2 * half + 1]};
-        if (tiling.splits > 1) {
-          float* partial = partial_tile(p, part);
-          simt::store_if(finish.wanted(r, c), partial + r * p.n + c, pair[0]);
-          simt::store_if(finish.wanted(r, c + 1), partial + r * p.n + c + 1, pair[1]);
-        } else {
-          finish.put_row(r, c, pair);
-        }
-      }
+  each([&](int, const float(&four)[4], int64_t r, int64_t c) {
+    const float upper[2] = {four[0], four[1]}, lower[2] = {four[2], four[3]};
+    finish.put_row(r, c, upper);
+    finish.put_row(r + 8, c, lower);
+  });
+  if (!p.squares.out) return;
+  add_squares<kThreads>(p, part, [&](const auto& f) {
+    each([&](int, const float(&)[4], int64_t r, int64_t c) { f(r, c), f(r, c + 1), f(r + 8, c), f(r + 8, c + 1); });
+  });
 }
 
 // Whether copies of four neighbours along the direction of unit stride are aligned for every row and problem.

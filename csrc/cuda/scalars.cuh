@@ -10,7 +10,7 @@ enum Scalar {
   kLengthscale, kMap,                               // rbf: l, -1 / (2 l^2)
   kRidge,                                           // v, or 0
   kGamma, kGammaScale, kGammaRootScale, kGammaBias, // 2 gbar / (Q C) or 1, and times s, sqrt(s), b
-  kLambdaBar, kThroughTrace, kTraceScale,           // lbar, c lbar, 2 s c lbar (set_lambda_bar)
+  kLambdaBar, kThroughTrace, kTraceScale,           // lbar, c lbar, 2 s c lbar (after_solve)
   kValid                                            // 1 or 0
 };
 static_assert(kValid < kScalars, "a row holds them all");
@@ -24,14 +24,16 @@ struct ScalarArgs {
   Batch<const T> g;  // [batch, 1, 1] or absent
   double g_factor;
   T* out;
+  int* tickets = nullptr;  // set to 0: what the launches behind this one count their blocks with
+  int64_t ticket_count = 0;
+  // Beside them column_sums[b, j] = gamma bias sum_i e(b, i, j), where that is asked for.
+  Source<T> e = {};
+  int64_t e_rows = 0, e_columns = 0;
+  T* column_sums = nullptr;
+  int64_t sums_bs = 0;
 };
 template <class T>
 void set_scalars(const ScalarArgs<T>& args, simt::Stream stream);
-
-// kLambdaBar = -dots[b], and what follows from it.
-template <class T>
-void set_lambda_bar(int64_t batch, const T* dots, RidgeKind ridge, bool detach, int64_t order, T* scalars,
-                    simt::Stream stream);
 
 inline int parameter_count(KernelKind kind) { return kind == KernelKind::linear ? 2 : 1; }
 

@@ -66,6 +66,13 @@ template <int N, class T>
 SIMT_DEVICE Vector<T, N> load_vector(const T* p) { return *reinterpret_cast<const Vector<T, N>*>(p); }
 template <int N, class T>
 SIMT_DEVICE void store_vector(T* p, Vector<T, N> v) { *reinterpret_cast<Vector<T, N>*>(p) = v; }
+// Zeros where the lane has no part.
+template <int N, class T>
+SIMT_DEVICE Vector<T, N> load_vector_if(bool part, const T* p) { return part ? load_vector<N>(p) : Vector<T, N>{}; }
+template <int N, class T>
+SIMT_DEVICE void store_vector_if(bool part, T* p, Vector<T, N> v) {
+  if (part) store_vector<N>(p, v);
+}
 
 // Takes arrays out of the dynamic shared memory, each aligned to 16 bytes.
 class Shared {
@@ -126,6 +133,13 @@ SIMT_DEVICE void store_release(int* p, int v) {
   asm volatile("st.release.gpu.global.s32 [%0], %1;" ::"l"(p), "r"(v) : "memory");
 }
 SIMT_DEVICE void pause() { __nanosleep(32); }
+// How many came before: counts up like next_ticket. What each of those wrote before a barrier and its arrival is seen behind
+// this one's arrival and a barrier.
+SIMT_DEVICE int arrive(int* p) {
+  int before;
+  asm volatile("atom.acq_rel.gpu.global.add.s32 %0, [%1], 1;" : "=r"(before) : "l"(p) : "memory");
+  return before;
+}
 
 // --- arithmetic -------------------------------------------------------------------------------------------
 

@@ -4,7 +4,7 @@
 
 namespace ssdd::cuda {
 
-// out[b, i, j] = factor factor_of[b] x(b, i, j), out with row stride ld.
+// out[b, i, j] = factor factor_of[b] x(b, i, j), out with row stride ld; NaN where status[b] != 0.
 template <class T>
 struct Copy {
   int64_t batch, rows, columns;
@@ -13,14 +13,15 @@ struct Copy {
   int64_t out_bs, ld;
   double factor = 1;
   const T* factor_of = nullptr;
+  const int32_t* status = nullptr;
 };
 template <class T>
 void copy(const Copy<T>& c, simt::Stream stream);
 
 enum class Mirror { lower_to_upper, upper_to_lower, zero_upper };
-// active: problems b with active[b] == 0 are left alone.
+// status: problems b with status[b] == 0 are left alone, or with zero_upper: the others become NaN throughout.
 template <class T>
-void mirror(int64_t batch, int64_t n, T* a, Mirror how, simt::Stream stream, const int32_t* active = nullptr);
+void mirror(int64_t batch, int64_t n, T* a, Mirror how, simt::Stream stream, const int32_t* status = nullptr);
 
 // out[b, j] = factor factor_of[b] sum_i x(b, i, j), summed in double; out rows out_bs apart.
 template <class T>
@@ -35,18 +36,11 @@ struct ColumnSums {
 template <class T>
 void sum_columns(const ColumnSums<T>& c, simt::Stream stream);
 
-// out[b] = factor <x_b, y_b> of dense arrays of `count` elements, in double, in one fixed order.
-// partial: dot_room(batch, count) elements.
-int64_t dot_room(int64_t batch, int64_t count);
+// out[b, ...] = NaN for each problem that failed: status[b] != 0.
 template <class T>
-void dot(int64_t batch, int64_t count, const T* x, const T* y, double factor, T* out, T* partial, simt::Stream stream);
+void nan_where_failed(int64_t batch, int64_t count, const int32_t* status, T* out, simt::Stream stream);
 
-// out[b, ...] = NaN for each problem that failed: status[b] != 0, or aux[3 b + 1] is NaN. out == nullptr: nothing.
 template <class T>
-void nan_where_failed(int64_t batch, int64_t count, const int32_t* status, const T* aux, T* out, simt::Stream stream);
-
-// out[b, i] = 0
-template <class T>
-void zero(int64_t count, T* out, simt::Stream stream);
+void fill(int64_t count, double value, T* out, simt::Stream stream);
 
 }  // namespace ssdd::cuda

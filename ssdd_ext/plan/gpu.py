@@ -15,7 +15,7 @@ from typing import Any
 from .problem import Problem, is_primal
 
 TILE, DEPTH = 64, 16  # of a product (product.cuh)
-CHIP, SHORTEST, MOST_SPLITS = 264, 128, 16  # splits of a long k (product_plain.cu)
+CHIP, SHORTEST, MOST_SPLITS = 264, 128, 16  # splits of a long k (product.cuh, product_plain.cu)
 TENSOR_FROM = 48  # k from which float products run on the tensor cores
 BLOCKS = 3  # of one multiprocessor, that a product's tiles fill it with
 WARP_LIMIT, STRIP, SQUARE, WARPS = 32, 16, 32, 8  # triangle.cuh, factor_fused.cu
@@ -27,6 +27,7 @@ STAGE = 250.0  # the least that 16 features take in the fused kernel: a barrier,
 TILE_CHAIN = 26000.0  # of 64 pivots, the inverse, three products and an update behind their flags (factor_large.cu)
 SOLVE_CHAIN = 9000.0  # of one tile of the solve: the last update and three products
 SUBSTITUTE = 2500.0  # of 16 rows in one block, both ways
+JOIN = 350.0  # of one split's sums of a tile, which the block that is done last reads (join.cuh)
 FILL = 2500.0  # from a launch's first load to its last store, where nothing overlaps it
 
 
@@ -119,7 +120,8 @@ class Cost:
         waves = max(1.0, tiles * splits / (gpu.multiprocessors * BLOCKS))
         read = a * m * k + (0 if triangle else b * n * k)
         moved = self.batch * (read + self.itemsize * m * n * (2 * splits + 1 if splits > 1 else 1))
-        self.launch(max(waves * one, moved / gpu.bandwidth) + FILL / gpu.clock, 2 if splits > 1 else 1)
+        join = JOIN * splits * (min(m, TILE) * min(n, TILE) / TILE**2) if splits > 1 else 0.0
+        self.launch(max(waves * one, moved / gpu.bandwidth) + (FILL + join) / gpu.clock)
 
     def passes(self, elements: float, count: int = 1) -> None:
         """Small kernels between products, which read and write so many elements in all."""
@@ -164,14 +166,16 @@ class Cost:
         chain = 2 * math.ceil(n / TILE) * SOLVE_CHAIN / self.gpu.clock
         self.launch(max(chain, 2 * self.batch * n * n * columns / rate * 2))
 
-    def solve(self, n: int, c: int) -> None:
-        """With a factor."""
+    def solve(self, n: int, c: int, follows: bool = False) -> None:
+        """With a factor; follows: what is made of the backward's u, beyond one block in a launch of its own."""
         if n <= WARP_LIMIT or fits_block(self.gpu, n, self.itemsize):
             chain, work = self._substitution(n, c)
             self._blocks(self.batch * math.ceil(c / COLUMNS), chain, work, block_bytes(n, self.itemsize, False))
         else:
             self.launch(FILL / self.gpu.clock)
             self._solve_tiles(n, c)
+            if follows:
+                self.passes(2.5 * n * c)
 
     def fused(self, n: int, d: int, c: int, linear: bool, feature_bytes: int) -> None:
         """Gram matrix, factor and solve in one block a problem."""
@@ -215,7 +219,6 @@ def gram_costs(p: Problem, gpu: Gpu) -> dict[str, float]:
 
 def forward_costs(p: Problem, gpu: Gpu, chunk: int) -> dict[str, float]:
     s, q, d, c, f = p.s, p.q, p.d, p.c, p.feature_bytes
-    finish = 2 * q * c
     if is_primal(p):
         n, cost = d + p.bordered, _start(p, gpu)
         cost.product(d, d, s, triangle=True, sizes=(f, f))
@@ -224,7 +227,6 @@ def forward_costs(p: Problem, gpu: Gpu, chunk: int) -> dict[str, float]:
             cost.passes(s * (d + c), 3)
         cost.factor(n, c)
         cost.product(q, c, d, sizes=(f, 0))
-        cost.passes(finish, 2)
         return {"primal": cost.seconds}
     solved = min(gram_costs(p, gpu).values())
     chunks = math.ceil(q / chunk) if q else 0
@@ -239,9 +241,7 @@ def forward_costs(p: Problem, gpu: Gpu, chunk: int) -> dict[str, float]:
         low.passes(s * c)
         low.product(q, c, d, sizes=(f, 0))
         costs["low_rank"] = low.seconds
-    end = Cost(gpu, p.batch, p.itemsize)
-    end.passes(finish, 2)
-    return {name: cost + solved + end.seconds for name, cost in costs.items()}
+    return {name: cost + solved for name, cost in costs.items()}
 
 
 def backward_costs(p: Problem, gpu: Gpu, kept: bool, chunk: int) -> dict[str, float]:
@@ -250,8 +250,7 @@ def backward_costs(p: Problem, gpu: Gpu, kept: bool, chunk: int) -> dict[str, fl
     if is_primal(p):
         n, cost = d + p.bordered, _start(p, gpu)
         cost.product(d, c, q, sizes=(f, 0))
-        cost.solve(n, c)
-        cost.passes(2 * n * c, 2)
+        cost.solve(n, c, follows=True)
         cost.product(s, c, d, sizes=(f, 0))
         if p.needs_x_s:
             cost.passes(2 * s * c, 2)
@@ -268,21 +267,18 @@ def backward_costs(p: Problem, gpu: Gpu, kept: bool, chunk: int) -> dict[str, fl
         if low:
             cost.product(c, d, q, sizes=(0, f))
         if low and not kept:
-            cost.passes(q * c)
             cost.product(s, c, d, sizes=(f, 0))
         for _ in range(0 if low and not kept else chunks):
             if not kept:
                 cost.product(rows, s, d, distance=not p.linear, sizes=(f, f))
             cost.product(s, c, rows)
-        cost.solve(s, c)
-        cost.passes(2 * s * c, 2)
+        cost.solve(s, c, follows=True)
         return cost
 
     def to_x_s_through_k(cost: Cost) -> None:
-        cost.passes(3 * s * c, 3)
         cost.product(s, s, 2 * c, triangle=True)
         if not p.linear:
-            cost.passes(2 * s * s, 4)
+            cost.passes(2 * s * s, 3)
         cost.product(s, d, s, sizes=(0, f))
 
     dense = start(low=False)
@@ -293,7 +289,7 @@ def backward_costs(p: Problem, gpu: Gpu, kept: bool, chunk: int) -> dict[str, fl
                 dense.product(rows, s, d, distance=True, sizes=(f, f))
             dense.product(rows, s, c)
             if not p.linear:
-                dense.passes(2 * rows * s + rows * d, 4)
+                dense.passes(2 * rows * s + rows * d, 3)
             dense.product(s, d, rows, sizes=(0, f))
             if not p.linear and p.needs_x_q:
                 dense.product(rows, d, s, sizes=(0, f))
@@ -301,9 +297,7 @@ def backward_costs(p: Problem, gpu: Gpu, kept: bool, chunk: int) -> dict[str, fl
         return {"dense": dense.seconds}
     low, mixed = start(low=True), start(low=True)
     if p.needs_x_s:
-        low.product(c, d, s, sizes=(0, f))
-        low.product(c, d, s, sizes=(0, f))
-        low.passes(2 * s * c, 2)
+        low.product(2 * c, d, s, sizes=(0, f))
         low.product(s, d, 2 * c)
         to_x_s_through_k(mixed)
         mixed.product(s, d, c)

@@ -1,6 +1,7 @@
 // Deliberately wrong kernels, one a run: `simt_faults NAME`. Each must be caught, by the twin or by a sanitizer
 // (test_faults.py says by whom and with which words), and the lines marked `names NAME` must stand in what it says. The name
 // `right` is the same work done right and must pass everywhere.
+#include <algorithm>
 #include <cmath>
 #include <cstdio>
 #include <cstring>
@@ -62,6 +63,28 @@ SIMT_KERNEL(kThreads) hand_over(float* values, int* numbers, float* out) {
   if (Behind) simt::barrier();
   const float* from = values + (simt::thread() + 1) % kThreads;
   simt::store(out + simt::thread(), simt::load(from));  // names flag_before_the_barrier names flag_seen_by_one
+}
+
+// The last block adds what all have written, in their order, and puts the ticket back (csrc/cuda/join.cuh). Before: all
+// threads of a block have written when it arrives. Ordered: what came before an arrival is seen behind a later one.
+// Reset: a launch finds the ticket as the launch before did.
+template <bool Before, bool Ordered, bool Reset>
+SIMT_KERNEL(kThreads) join_blocks(float* parts, int* ticket, float* out) {
+  SIMT_SHARED(int, before, 1);
+  const int blocks = static_cast<int>(simt::grid().x), block = static_cast<int>(simt::block().x);
+  float* const mine = parts + block * kThreads + simt::thread();
+  simt::store(mine, 1.0f);  // names arrived_before_the_barrier names arrival_orders_nothing
+  if (Before) simt::barrier();
+  if (simt::thread() == 0) simt::put(before, Ordered ? simt::arrive(ticket) : simt::next_ticket(ticket));
+  simt::barrier();
+  if (simt::get(before) != blocks - 1) return;
+  float sum = 0;
+  for (int b = 0; b < blocks; ++b) {
+    const float* from = parts + b * kThreads + (simt::thread() + 1) % kThreads;
+    sum += simt::load(from);  // names arrived_before_the_barrier names arrival_orders_nothing
+  }
+  simt::store(out + simt::thread(), sum);
+  if (Reset && simt::thread() == 0) *ticket = 0;
 }
 
 // Lanes hand values over through memory: a shuffle between does not order them, a warp barrier does.
@@ -311,6 +334,17 @@ int main(int argc, char** argv) {
     simt::launch(kernel, {2}, kThreads, 0, nullptr, values.data(), numbers.data(), y);
     return 0;
   };
+  // Twice, the second time into NaN.
+  const auto run_joined = [&](void (*kernel)(float*, int*, float*)) {
+    constexpr int kBlocks = 8;
+    std::vector<float> parts(kBlocks * kThreads);
+    std::vector<int> ticket(1);
+    for (int time = 0; time < 2; ++time) {
+      std::fill(out.begin(), out.end(), NAN);
+      simt::launch(kernel, {kBlocks}, kThreads, 0, nullptr, parts.data(), ticket.data(), y);
+    }
+    return y[0] == kBlocks || y[0] != y[0] ? 0 : 1;
+  };
   std::vector<uint16_t> bits(kThreads);
   const auto halves = [&] { return reinterpret_cast<const float*>(bits.data()); };
   using Features = ssdd::cuda::Source<float>;
@@ -324,6 +358,7 @@ int main(int argc, char** argv) {
     run_in(&exchange<true>, 32);
     run(&shared_right, kTwo, kThreads, 3);
     run_two(&hand_over<true, true>);
+    if (run_joined(&join_blocks<true, true, true>)) return 1;
     run_in(&reduce<true>);
     return y[0] == kThreads ? product<3, true>() : 1;
   };
@@ -334,6 +369,9 @@ int main(int argc, char** argv) {
       {"blocks_collide", [&] { return run(&blocks_collide, 0, kThreads, 2); }},
       {"flag_before_the_barrier", [&] { return run_two(&hand_over<false, true>); }},
       {"flag_seen_by_one", [&] { return run_two(&hand_over<true, false>); }},
+      {"arrived_before_the_barrier", [&] { return run_joined(&join_blocks<false, true, true>); }},
+      {"arrival_orders_nothing", [&] { return run_joined(&join_blocks<true, false, true>); }},
+      {"ticket_not_put_back", [&] { return run_joined(&join_blocks<true, true, false>); }},
       {"shuffle_orders_nothing", [&] { return run_in(&exchange<false>, 32); }},
       {"copy_of_another", [&] { return run_in(&copied_by_another); }},
       {"copy_into_what_is_read", [&] { return run_in(&copy_into_what_is_read); }},

@@ -1,7 +1,8 @@
 // What one call asks of a GPU, as JSON: its launches, and where it is run on the twin also what the kernels counted.
 //
-//   simt_rows launches|counts float|double krr B S Q D C FORWARD BACKWARD [fused]      (dense, low_rank, mixed, primal)
-//   simt_rows launches|counts float|double rbf B S Q D C [fused]
+//   simt_rows launches|counts float|double krr B S Q D C FORWARD BACKWARD [fused] [all]  (dense, low_rank, mixed, primal; all:
+//                                                                       gradients, not only those to X_s and Y_s)
+//   simt_rows launches|counts float|double rbf B S Q D C [fused] [all]
 //   simt_rows launches|counts float|double cholesky B N C
 //   simt_rows launches|counts float|double strided B S Q D STRIDE      (K of points whose features lie STRIDE apart)
 //   simt_rows launches|counts float product B M N K A B                (A, B: k-float, k-bf16 where k is the direction of
@@ -9,6 +10,7 @@
 //
 // `launches` runs no kernel and touches no memory: the sizes may be those of a real problem. Kernels are named by their
 // place in the program (hexadecimal), which its symbols translate.
+#include <algorithm>
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
@@ -69,7 +71,7 @@ Batch<const T> dense(const T* p, int64_t rows, int64_t columns) {
 }
 
 template <class T>
-void krr(Memory& memory, KrrShape shape, Plan backward) {
+void krr(Memory& memory, KrrShape shape, Plan backward, bool all) {
   const bool linear = shape.kernel == KernelKind::linear;
   const int64_t b = shape.batch, s = shape.s, q = shape.q, d = shape.d, c = shape.c, n = shape.n;
   KrrForwardArgs<T> f{};
@@ -91,6 +93,7 @@ void krr(Memory& memory, KrrShape shape, Plan backward) {
   g.g = {memory.random<T>(b), 1, 1, 1};
   g.factor = f.factor, g.coef = f.coef, g.kept = f.kept, g.aux = f.aux, g.hyper = f.hyper;
   g.grad_x_s = memory.take<T>(b * s * d), g.grad_y_s = memory.take<T>(b * s * c);
+  if (all) g.grad_x_q = memory.take<T>(b * q * d), g.grad_hyper = memory.take<T>(b * f.hyper.count);
   g.work = memory.take<T>(cuda::krr_workspace(g.shape, true));
   cuda::krr_backward(g, nullptr);
 }
@@ -141,6 +144,8 @@ void product(Memory& memory, int64_t batch, int64_t m, int64_t n, int64_t k, con
   p.a = operand(m, a_how), p.b = operand(n, b_how).t();
   p.c = memory.take<float>(batch * m * n), p.c_bs = m * n, p.ld = n;
   p.split_elements = cuda::split_room(batch, m, n, k), p.split = memory.take<float>(p.split_elements);
+  p.tickets = memory.take<int>(cuda::kTickets);
+  for (int64_t i = 0; memory.real && i < cuda::kTickets; ++i) p.tickets[i] = 0;
   cuda::product(p, nullptr);
 }
 
@@ -160,9 +165,9 @@ bool describe(const simt::Argument& a) {
   if (is<cuda::Product<T>>(a)) {
     const auto p = as<cuda::Product<T>>(a);
     std::printf("{\"product\": %zu, \"batch\": %ld, \"m\": %ld, \"n\": %ld, \"k\": %ld, \"triangle\": %d, \"distance\": %s, "
-                "\"accumulate\": %s, \"add\": %s, \"row\": %s, \"element\": [%zu, %zu]}",
+                "\"accumulate\": %s, \"add\": %s, \"row\": %s, \"squares\": %ld, \"element\": [%zu, %zu]}",
                 sizeof(T), p.batch, p.m, p.n, p.k, int(p.triangle), p.distance ? "true" : "false",
-                p.accumulate ? "true" : "false", p.add ? "true" : "false", p.row ? "true" : "false",
+                p.accumulate ? "true" : "false", p.add ? "true" : "false", p.row ? "true" : "false", p.squares.out ? p.squares.all : 0,
                 p.a.element == Element::own ? sizeof(T) : 2, p.b.element == Element::own ? sizeof(T) : 2);
   } else if (is<cuda::Factor<T>>(a) || (std::strstr(a.type, "Attempt") && a.bytes.size() > sizeof(cuda::Factor<T>))) {
     const auto f = as<cuda::Factor<T>>(a);  // Attempt begins with one
@@ -171,6 +176,17 @@ bool describe(const simt::Argument& a) {
   } else if (is<cuda::Points<T>>(a)) {
     const auto p = as<cuda::Points<T>>(a);
     std::printf("{\"points\": %ld, \"distance\": %s}", p.d, p.kernel == KernelKind::rbf ? "true" : "false");
+  } else if (std::strstr(a.type, "9HyperArgsI")) {  // of krr_backward.cu: begins with c, s, strips and three sources with their rows
+    struct Rows {
+      cuda::Source<T> x;
+      int64_t count;
+    };
+    struct {
+      int64_t c, s, strips;
+      Rows rows[3];
+    } h;
+    std::memcpy(&h, a.bytes.data(), sizeof(h));
+    std::printf("{\"c\": %ld, \"strips\": %ld, \"rows\": %ld}", h.c, h.strips, h.rows[0].count + h.rows[1].count + h.rows[2].count);
   } else if (std::strstr(a.type, "5SolveI")) {  // of factor_large.cu: begins with five sizes
     int64_t sizes[5];
     std::memcpy(sizes, a.bytes.data(), sizeof(sizes));
@@ -178,6 +194,13 @@ bool describe(const simt::Argument& a) {
   } else if (is<cuda::Copy<T>>(a)) {
     const auto c = as<cuda::Copy<T>>(a);
     std::printf("{\"batch\": %ld, \"rows\": %ld, \"columns\": %ld}", c.batch, c.rows, c.columns);
+  } else if (is<cuda::Solved<T>>(a)) {
+    const auto s = as<cuda::Solved<T>>(a);
+    std::printf("{\"batch\": %ld, \"rows\": %ld, \"columns\": %ld, \"pack\": %s, \"follows\": %s}", s.batch, s.rows, s.columns,
+                s.pack ? "true" : "false", s.scalars ? "true" : "false");
+  } else if (is<cuda::ScalarArgs<T>>(a)) {
+    const auto s = as<cuda::ScalarArgs<T>>(a);
+    std::printf("{\"columns\": %ld, \"rows\": %ld}", s.column_sums ? s.batch * s.e_columns : 0, s.e_rows);
   } else if (is<cuda::ColumnSums<T>>(a)) {
     const auto c = as<cuda::ColumnSums<T>>(a);
     std::printf("{\"batch\": %ld, \"rows\": %ld, \"columns\": %ld}", c.batch, c.rows, c.columns);
@@ -256,11 +279,12 @@ int run(const std::vector<std::string>& words) {
   } else {
     const bool linear = words[2] == "krr";
     const Plan forward = linear ? plan(words.at(8)) : Plan::dense, backward = linear ? plan(words.at(9)) : Plan::dense;
+    const auto asked = [&](const char* what) { return std::find(words.begin() + 8, words.end(), what) != words.end(); };
     const int64_t s = number(4), q = number(5), d = number(6);
     KrrShape shape{number(3), s, q, d, number(7), forward == Plan::primal ? d + 1 : s,
                    linear ? KernelKind::linear : KernelKind::rbf, RidgeKind::trace, true, forward == Plan::primal, forward,
-                   q, 1, words.back() == "fused"};
-    krr<T>(memory, shape, backward);
+                   q, 1, asked("fused")};
+    krr<T>(memory, shape, backward, asked("all"));
   }
   print<T>();
   return 0;

@@ -110,6 +110,18 @@ inline void store_vector(T* p, Vector<T, N> v, Site site = Site::here()) {
   for (int i = 0; i < N; ++i) p[i] = v.v[i];
 }
 
+template <int N, class T>
+inline Vector<T, N> load_vector_if(bool part, const T* p, Site site = Site::here()) {
+  if (part) return load_vector<N>(p, site);
+  runtime::count(site, runtime::Space::global_load, p, 0);
+  return {};
+}
+template <int N, class T>
+inline void store_vector_if(bool part, T* p, Vector<T, N> v, Site site = Site::here()) {
+  if (part) return store_vector<N>(p, v, site);
+  runtime::count(site, runtime::Space::global_store, p, 0);
+}
+
 class Shared {
  public:
   template <class T>
@@ -184,6 +196,7 @@ inline int load_acquire(const int* p) { return __atomic_load_n(p, __ATOMIC_ACQUI
 inline void store_release(int* p, int v) { __atomic_store_n(p, v, __ATOMIC_RELEASE); }
 // Another block is waited for: it runs on another thread of the host, never on this one.
 inline void pause() { sched_yield(); }
+inline int arrive(int* p) { return __atomic_fetch_add(p, 1, __ATOMIC_ACQ_REL); }
 
 // --- arithmetic -------------------------------------------------------------------------------------------
 

@@ -13,6 +13,8 @@ FAULTS = [
     ("source_race", THREAD, "data race"),
     ("flag_before_the_barrier", THREAD, "data race"),
     ("flag_seen_by_one", THREAD, "data race"),
+    ("arrived_before_the_barrier", THREAD, "data race"),
+    ("arrival_orders_nothing", THREAD, "data race"),
     ("shuffle_orders_nothing", THREAD, "data race"),
     ("copy_of_another", THREAD, "data race"),
     ("copy_into_what_is_read", THREAD, "data race"),
@@ -29,6 +31,7 @@ FAULTS = [
     ("more_shared_than_there_is", TWIN, "a launch no GPU takes"),
     ("more_threads_than_there_are", TWIN, "a launch no GPU takes"),
     ("uninitialised", TWIN, "a result is NaN"),
+    ("ticket_not_put_back", TWIN, "a result is NaN"),
     ("copy_too_early", TWIN, "a result is NaN"),
     ("copy_never_waited_for", TWIN, "an async copy was never waited for"),
     ("misaligned", TWIN, "misaligned access"),
@@ -43,8 +46,8 @@ FAULTS = [
 ]
 # The twin finds these by what came out of the kernel or went into its launch: no line of it to name.
 NAMELESS = {
-    "more_shared_than_there_is", "more_threads_than_there_are", "uninitialised", "copy_too_early",
-    "copy_never_waited_for", "one_product_is_no_fp32", "sums_left_in_the_unit",
+    "more_shared_than_there_is", "more_threads_than_there_are", "uninitialised", "ticket_not_put_back",
+    "copy_too_early", "copy_never_waited_for", "one_product_is_no_fp32", "sums_left_in_the_unit",
 }  # fmt: skip
 
 

@@ -55,7 +55,7 @@ void solves(int64_t batch, int64_t n, int64_t c) {
   for (int64_t b = 0; b < batch; ++b) a.push_back(positive(n)), y.push_back(random(n, c));
   const Outcome<T> o = run<T>(a, y), same = run<T>(a, y);
   CHECK(o.factor == same.factor && o.x == same.x && o.again == same.again, "n = " << n << ": different bits the second time");
-  CHECK(o.launches <= 8, "n = " << n << ": " << o.launches << " launches");
+  CHECK(o.launches <= 6, "n = " << n << ": " << o.launches << " launches");
   for (int64_t b = 0; b < batch; ++b) {
     const Matrix l = problem(o.factor, b, n, n), x = problem(o.x, b, n, c), again = problem(o.again, b, n, c);
     const Matrix &own = a[size_t(b)], &want = y[size_t(b)];
@@ -120,6 +120,7 @@ TEST(large_failures_stay_alone) {
       CHECK(o.status[0] == 0 && o.status[1] == pivot && o.status[2] == 0, "pivot " << pivot << ": status " << o.status[1]);
       for (int64_t b = 0; b < 3; ++b)
         for (double x : problem(o.x, b, 150, 2).v) CHECK(std::isnan(x) == (b == 1), "pivot " << pivot << ": x of " << b);
+      CHECK(all_nan(problem(o.factor, 1, 150, 150)), "pivot " << pivot << ": the factor of a failed problem");
     }
     a[1](pivot - 1, pivot - 1) = -1e-5;
     const Outcome<float> o = run<float>(a, y, OnFailure::jitter);

@@ -52,8 +52,10 @@ void run(const Case& c) {
   }
   std::vector<T> split = poisoned<T>(c.split ? ssdd::cuda::split_room(c.batch, c.m, c.n, c.k) : 0);
   CHECK(!c.split || !split.empty(), c << ": not a case that is split");
-  p.split = split.data(), p.split_elements = int64_t(split.size());
+  std::vector<int> tickets(ssdd::cuda::kTickets);
+  p.split = split.data(), p.split_elements = int64_t(split.size()), p.tickets = tickets.data();
   ssdd::cuda::product(p, nullptr);
+  CHECK(std::count(tickets.begin(), tickets.end(), 0) == ssdd::cuda::kTickets, c << ": a ticket is not put back");
   for (int64_t e = 0; e < c.batch; ++e) {
     Matrix want(c.m, c.n), got = problem(out, e, c.m, c.n);
     for (int64_t i = 0; i < c.m; ++i)
@@ -167,25 +169,63 @@ TEST(product_splits) {
 
 namespace {
 
+// Squares of all elements, by the last of several blocks and over several launches; the next call finds the tickets as
+// they were.
 template <class T>
-void dots() {
-  const int64_t count = 20001;  // three blocks a problem, the last with part of its elements
-  std::vector<Matrix> x{random(1, count), random(1, count)}, y{random(1, count), random(1, count)};
-  const Input<T> x_in(x, Layout::dense), y_in(y, Layout::dense);
-  std::vector<T> out = poisoned<T>(2), partial = poisoned<T>(ssdd::cuda::dot_room(2, count));
-  ssdd::cuda::dot<T>(2, count, x_in.view.p, y_in.view.p, -0.5, out.data(), partial.data(), nullptr);
-  for (size_t b = 0; b < 2; ++b) {
-    // Summed in fp64 and rounded once a block and once more.
-    const double want = -0.5 * dot(x[b], y[b]), size = std::sqrt(dot(x[b], x[b]) * dot(y[b], y[b]));
-    CHECK(std::fabs(double(out[b]) - want) <= tolerance<T>(2) * size, type_name<T>() << ": " << out[b] << ", not " << want);
+void squares() {
+  const int64_t batch = 2, n = 70, k = 1100, first = 66, rows = 130;  // two launches of 2 x 2 and 1 x 2 tiles; split
+  std::vector<Matrix> a{random(rows, k), random(rows, k)}, b{random(k, n), random(k, n)};
+  const Input<T> a_in(a, Layout::dense), b_in(b, Layout::dense);
+  std::vector<T> split = poisoned<T>(ssdd::cuda::split_room(batch, rows, n, k)), parts = poisoned<T>(batch * 6);
+  std::vector<int> tickets(size_t(ssdd::cuda::kTickets + batch));
+  CHECK(!split.empty(), "not a case that is split");
+  for (int time = 0; time < 2; ++time) {
+    std::vector<T> out = poisoned<T>(batch * rows * n), sums = poisoned<T>(batch);
+    for (int64_t i0 = 0; i0 < rows; i0 += first) {
+      ssdd::cuda::Product<T> p{};
+      p.batch = batch, p.m = std::min(first, rows - i0), p.n = n, p.k = k;
+      p.a = ssdd::cuda::Source<T>(a_in.view).from(i0, 0), p.b = b_in.view;
+      p.c = out.data() + i0 * n, p.c_bs = rows * n, p.ld = n;
+      p.split = split.data(), p.split_elements = int64_t(split.size()), p.tickets = tickets.data();
+      p.squares = {sums.data(), parts.data(), tickets.data() + ssdd::cuda::kTickets, i0 ? 4 : 0, 6, 0.5};
+      CHECK(i0 == 0 || std::isnan(sums[0]), "the sum came before its last part");
+      ssdd::cuda::product(p, nullptr);
+    }
+    CHECK(std::count(tickets.begin(), tickets.end(), 0) == int64_t(tickets.size()), "a ticket is not put back");
+    for (size_t e = 0; e < size_t(batch); ++e) {
+      const Matrix want = a[e] * b[e];
+      const double sum = 0.5 * dot(want, want);
+      CHECK(std::fabs(double(sums[e]) - sum) <= tolerance<T>(20) * sum, type_name<T>() << ": " << sums[e] << ", not " << sum);
+    }
   }
 }
 
 }  // namespace
 
-TEST(product_dots_in_parts) {
-  dots<float>();
-  dots<double>();
+TEST(product_squares) {
+  squares<float>();
+  squares<double>();
+}
+
+TEST(product_of_a_failed_problem) {
+  for (int64_t k : {40, 1100}) {
+    std::vector<Matrix> a{random(9, k), random(9, k)};
+    const Input<float> in(a, Layout::dense);
+    std::vector<float> out(2 * 81, 0.5f), split = poisoned<float>(ssdd::cuda::split_room(2, 9, 9, k));
+    const float aux[] = {1, NAN, 0, 1, 1, 0};
+    std::vector<int> tickets(ssdd::cuda::kTickets);
+    ssdd::cuda::Product<float> p{};
+    p.batch = 2, p.m = p.n = 9, p.k = k, p.a = in.view, p.b = {in.view.p, in.view.bs, 1, k};
+    p.c = out.data(), p.c_bs = 81, p.ld = 9, p.lambda_of = aux + 1;
+    p.split = split.data(), p.split_elements = int64_t(split.size()), p.tickets = tickets.data();
+    p.accumulate = true, p.accumulate_from = 4;
+    ssdd::cuda::product(p, nullptr);
+    CHECK(all_nan(problem(out, 0, 9, 9)), "a failed problem is not NaN");
+    Matrix want = a[1] * transpose(a[1]);
+    for (int64_t i = 4; i < 9; ++i)
+      for (int64_t j = 0; j < 9; ++j) want(i, j) += 0.5;
+    CHECK(error(problem(out, 1, 9, 9), want) <= tolerance<float>(8 + 0.2 * double(k)), "the rows that are added to, k = " << k);
+  }
 }
 
 TEST(product_inactive_problems_are_left_alone) {

@@ -8,13 +8,13 @@ CALLS = [
     (t, *call)
     for t in ("float", "double")
     for call in (
-        ("krr", 2, 70, 45, 130, 10, "low_rank", "low_rank"),
+        ("krr", 2, 70, 45, 130, 10, "low_rank", "low_rank", "all"),
         ("krr", 2, 20, 40, 64, 8, "dense", "dense"),
         ("krr", 1, 37, 70, 100, 33, "low_rank", "mixed"),
-        ("krr", 1, 70, 30, 40, 8, "primal", "primal"),
-        ("rbf", 1, 20, 40, 33, 8),
+        ("krr", 1, 70, 30, 40, 8, "primal", "primal", "all"),
+        ("rbf", 1, 20, 40, 33, 8, "all"),
         ("krr", 2, 100, 20, 33, 10, "low_rank", "low_rank", "fused"),
-        ("krr", 1, 70, 130, 40, 70, "low_rank", "mixed", "fused"),  # more columns than one block solves, dots in parts
+        ("krr", 1, 70, 130, 40, 70, "low_rank", "mixed", "fused", "all"),  # more columns than one block solves or sums
         ("rbf", 2, 40, 20, 33, 8, "fused"),
         ("cholesky", 5, 30, 40),
         ("cholesky", 2, 100, 70),
@@ -64,7 +64,7 @@ def test_the_committed_table_is_that_of_this_code(floors, root):
 
 # A number or a row a problem, read and written plainly.
 UNCOUNTED = {
-    "probe", "scalars", "lambda_bar", "ridge", "corner", "hyper", "rbf_hyper", "alpha_sum", "add_parts", "nan", "zero",
+    "probe", "ridge", "corner", "rbf_hyper", "alpha_sum", "nan", "fill",
 }  # fmt: skip
 
 

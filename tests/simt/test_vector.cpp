@@ -1,5 +1,8 @@
 // Kernels that the core's table of problems is too small to reach, or reaches in rows that a thinned table leaves out.
+#include <algorithm>
+
 #include "cholesky.h"
+#include "cuda/factor.cuh"
 #include "cuda/vector.cuh"
 #include "naive.h"
 
@@ -7,18 +10,55 @@ using namespace test;
 
 namespace {
 
+// The second problem failed. in_solve: as part of the solve, which leaves u as it is.
 template <class T>
-void long_dots() {
-  const int64_t batch = 2, count = 20000;  // three parts each
-  std::vector<Matrix> x{random(1, count), random(1, count)}, y{random(1, count), random(1, count)};
-  const Input<T> x_in(x, Layout::dense), y_in(y, Layout::dense);
-  std::vector<T> out = poisoned<T>(batch), partial = poisoned<T>(ssdd::cuda::dot_room(batch, count));
-  CHECK(partial.size() == 6, "not a case of several parts: " << partial.size());
-  ssdd::cuda::dot<T>(batch, count, x_in.view.p, y_in.view.p, 0.5, out.data(), partial.data(), nullptr);
-  for (size_t b = 0; b < size_t(batch); ++b) {
-    const double off = std::fabs(double(out[b]) - 0.5 * dot(x[b], y[b]));
-    CHECK(off <= tolerance<T>(100) * std::sqrt(double(count)), type_name<T>() << ": a dot product is off by " << off);
+void solved(int64_t rows, int64_t columns, bool in_solve) {
+  const int64_t batch = 3, count = rows * columns;
+  std::vector<Matrix> x, u;
+  for (int64_t b = 0; b < batch; ++b) x.push_back(random(rows, columns)), u.push_back(random(rows, columns));
+  const Input<T> x_in(x, Layout::dense), u_in(u, Layout::dense);
+  std::vector<T> pack = poisoned<T>(3 * batch * count), partial = poisoned<T>(ssdd::cuda::solved_room(batch, rows, columns));
+  std::vector<T> scalars(size_t(batch * ssdd::cuda::kScalars), T(0.5)), aux(size_t(3 * batch), T(1));
+  std::vector<int> tickets(static_cast<size_t>(batch));
+  aux[4] = T(NAN);
+  std::vector<T> identity(size_t(batch * rows * rows));
+  for (int64_t i = 0; i < batch * rows; ++i) identity[size_t(i * rows + i % rows)] = T(1);
+  for (int time = 0; time < 2; ++time) {
+    std::vector<T> got(u_in.view.p, u_in.view.p + batch * count);
+    const ssdd::cuda::Solved<T> args{batch, rows, columns, x_in.view.p, got.data(), pack.data(), aux.data(),
+                                     ssdd::RidgeKind::mean_trace, false, 4, scalars.data(), partial.data(), tickets.data()};
+    in_solve ? ssdd::cuda::solve_factored<T>(args, identity.data(), nullptr, nullptr) : ssdd::cuda::after_solve<T>(args, nullptr);
+    for (int64_t b = 0; b < batch; ++b) {
+      const T* const own = scalars.data() + b * ssdd::cuda::kScalars;
+      if (b == 1) {
+        CHECK(all_nan(problem(got, b, rows, columns)) && std::isnan(own[ssdd::cuda::kLambdaBar]), "a failed problem is not NaN");
+        continue;
+      }
+      const double want = -dot(x[size_t(b)], u[size_t(b)]), off = tolerance<T>(100) * std::sqrt(double(count));
+      CHECK(std::fabs(double(own[ssdd::cuda::kLambdaBar]) - want) <= off, type_name<T>() << ": " << own[ssdd::cuda::kLambdaBar]
+                                                                                         << ", not " << want);
+      CHECK(std::fabs(double(own[ssdd::cuda::kThroughTrace]) - want / 8) <= off, type_name<T>() << ": through the trace");
+      CHECK(std::fabs(double(own[ssdd::cuda::kTraceScale]) - want / 8) <= off, type_name<T>() << ": times 2 s");
+      for (int64_t i = 0; i < rows; ++i)
+        for (int64_t j = 0; j < columns; ++j) {
+          const T* const row = pack.data() + (b * rows + i) * 3 * columns + j;
+          const int64_t e = b * count + i * columns + j;
+          CHECK(row[0] == -u_in.view.p[e] && row[columns] == x_in.view.p[e] && row[2 * columns] == row[0],
+                type_name<T>() << ": the pack at " << i << ", " << j);
+        }
+    }
+    CHECK(std::count(tickets.begin(), tickets.end(), 0) == batch, "a ticket is not put back");
   }
+}
+
+template <class T>
+void nan_in_one() {
+  const int64_t count = 300;
+  const int32_t status[] = {0, 3};
+  std::vector<T> out(2 * count, T(1));
+  ssdd::cuda::nan_where_failed<T>(2, count, status, out.data(), nullptr);
+  CHECK(std::count(out.begin(), out.begin() + count, T(1)) == count, type_name<T>() << ": a problem that did not fail");
+  CHECK(all_nan(problem(out, 1, 1, count)), type_name<T>() << ": the problem that failed");
 }
 
 template <class T>
@@ -42,9 +82,18 @@ void last_rung() {
 
 }  // namespace
 
-TEST(product_of_long_vectors) {
-  long_dots<float>();
-  long_dots<double>();
+TEST(product_nan_where_a_problem_failed) {
+  nan_in_one<float>();
+  nan_in_one<double>();
+}
+
+TEST(product_after_a_solve) {
+  for (bool in_solve : {false, true}) {
+    solved<float>(7, 10, in_solve);
+    solved<double>(7, 10, in_solve);
+    solved<float>(65, 70, in_solve);  // three parts a problem, two in the solve
+    solved<double>(65, 70, in_solve);
+  }
 }
 
 // "product_" and "cholesky_": names that `make sanitize` runs.

@@ -1,0 +1,58 @@
+// What follows the backward's solve, all of it in one launch, or in that of the solve: u is NaN where the problem
+// failed; lbar = -<u, x>, in double and in one fixed order, and what else of the scalars follows from it (scalars.cuh);
+// the pack, of which neighbouring pairs are operands of products.
+#pragma once
+#include "join.cuh"
+#include "scalars.cuh"
+
+namespace ssdd::cuda {
+
+template <class T>
+struct Solved {
+  int64_t batch, rows, columns;
+  const T* x;     // alpha or w, [batch, rows, columns]
+  T* u;           // the same
+  T* pack;        // [batch, rows, 3 columns] = [-u | x | -u], or nullptr
+  const T* aux;
+  RidgeKind ridge;
+  bool detach;
+  int64_t order;  // of the mean trace
+  T* scalars;     // nullptr: nothing follows
+  T* partial;     // solved_room(batch, rows, columns)
+  int* tickets;   // [batch], all 0, before and after
+};
+int64_t solved_room(int64_t batch, int64_t rows, int64_t columns);
+template <class T>
+void after_solve(const Solved<T>& s, simt::Stream stream);
+
+// Element (i, j) of u and x; returns their product.
+template <class T>
+SIMT_DEVICE double hand_on(const Solved<T>& s, int64_t b, int64_t i, int64_t j, bool failed) {
+  const int64_t e = (b * s.rows + i) * s.columns + j;
+  const T x = simt::load(s.x + e), u = failed ? simt::nan<T>() : simt::load(s.u + e);
+  if (failed) simt::store(s.u + e, u);
+  if (s.pack) {
+    T* const to = s.pack + (b * s.rows + i) * 3 * s.columns + j;
+    simt::store(to, -u);
+    simt::store(to + s.columns, x);
+    simt::store(to + 2 * s.columns, -u);
+  }
+  return static_cast<double>(u) * static_cast<double>(x);
+}
+
+template <class T>
+SIMT_DEVICE bool failed(const T* aux, int64_t b) { return aux[3 * b + 1] != aux[3 * b + 1]; }
+
+// sum: a thread's part of <u, x>, of block `part` of the `parts` of a problem.
+template <int Threads, class T>
+SIMT_DEVICE void set_lambda_bar(const Solved<T>& s, int64_t b, int64_t part, int64_t parts, double sum) {
+  if (!sum_of_blocks<Threads>(sum, part, parts, s.partial + b * parts, s.tickets + b) || simt::thread() != 0) return;
+  T* const out = s.scalars + b * kScalars;
+  const T lambda_bar = static_cast<T>(-sum);
+  const T through = static_cast<T>(ridge_trace_slope(s.ridge, s.detach, static_cast<double>(out[kRidge]), s.order)) * lambda_bar;
+  out[kLambdaBar] = lambda_bar;
+  out[kThroughTrace] = through;
+  out[kTraceScale] = T(2) * through * out[kScale];
+}
+
+}  // namespace ssdd::cuda
