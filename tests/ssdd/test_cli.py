@@ -66,6 +66,11 @@ def test_teacher_then_distill_with_it(tmp_path):
         "distill", "-o", tmp_path / "code", "-t", tmp_path / "t.safetensors", "-m", 4, "--steps", 4, "--official", *FAST
     )
     assert DistilledSet.load(tmp_path / "code" / "distilled.safetensors").support_input == "raw"
+    said = ssdd_command("distill", "-o", tmp_path / "but", "-t", tmp_path / "t.safetensors", "-m", 4, "--steps", 4,
+                        "--official", "--set", "distill.support_input=normalised", *FAST).stderr  # fmt: skip
+    made = DistilledSet.load(tmp_path / "but" / "distilled.safetensors")
+    assert (made.support_input, made.config["pool_counter"]) == ("normalised", "stuck")
+    assert said.count("distill.support_input = normalised") == 1
 
 
 def test_representations_and_npz_need_no_teacher(tmp_path):

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from .change import VERSION, as_dict, from_dict, versions, with_settings
 from .errors import Diverged, Event, InputError, Report, silent
-from .presets import PRESETS, official, preset
+from .presets import OFFICIAL, PRESETS, departures, official, preset
 from .settings import (
     AugmentConfig,
     DistillConfig,
@@ -21,6 +21,7 @@ from .settings import (
 )
 
 __all__ = [
+    "OFFICIAL",
     "PRESETS",
     "VERSION",
     "AugmentConfig",
@@ -36,6 +37,7 @@ __all__ = [
     "StudentConfig",
     "TeacherConfig",
     "as_dict",
+    "departures",
     "from_dict",
     "official",
     "preset",
