@@ -125,6 +125,30 @@ def test_ctrl_c_and_sigterm_finish_the_step_and_say_how_to_go_on(whole, tmp_path
     same_product(whole, run)
 
 
+def test_two_at_once_in_one_folder(whole, tmp_path):
+    """The second is refused and changes nothing; the first, stopped meanwhile, goes on to the same bits."""
+    run, second = tmp_path / "run", tmp_path / "second"
+    second.mkdir()
+    program = Program(tmp_path, "distill", "-o", run, *SETTINGS, "--checkpoint-every", 0)
+    try:
+        end = time.monotonic() + 100
+        while newest(run, "distill") < 5:
+            assert program.process.is_alive() and time.monotonic() < end
+            time.sleep(0.002)
+        os.kill(program.process.pid, signal.SIGSTOP)
+        while Path(f"/proc/{program.process.pid}/stat").read_text().rsplit(")", 1)[1].split()[0] != "T":
+            time.sleep(0.002)
+        before = sorted((f.name, f.stat().st_size) for f in run.rglob("*"))
+        for arguments in (["--resume", run], ["-o", run, "--overwrite", *SETTINGS]):
+            said = finish(second, "distill", *arguments, code=1)
+            assert f"{run}: another process is at work in this folder" in said and "Traceback" not in said, said
+        assert sorted((f.name, f.stat().st_size) for f in run.rglob("*")) == before
+    finally:
+        os.kill(program.process.pid, signal.SIGCONT)
+    program.end(0)
+    same_product(whole, run)
+
+
 def test_a_disk_that_fills_loses_nothing(whole, tmp_path):
     """Half-way the disk is full: the run ends, keeps its last good checkpoint, and goes on when there is room."""
     small = tmp_path / "small"

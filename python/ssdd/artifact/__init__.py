@@ -2,6 +2,7 @@
 
 from .export import FORMS, export
 from .files import read_safetensors, read_torch, write_atomically
+from .lock import LOCK, locked
 from .pairs import FORMAT, DistilledSet
 from .preprocessing import Preprocessing
 from .published import MOST_CLASSES, read_published
@@ -9,10 +10,12 @@ from .published import MOST_CLASSES, read_published
 __all__ = [
     "FORMAT",
     "FORMS",
+    "LOCK",
     "MOST_CLASSES",
     "DistilledSet",
     "Preprocessing",
     "export",
+    "locked",
     "read_published",
     "read_safetensors",
     "read_torch",

@@ -1,7 +1,7 @@
 """What a person looks at: run directory, log, progress, tables, pictures, and the demonstration that makes them all."""
 
 from .demo import demo, keep_partial, teach
-from .directory import MARK, check_directory, new_directory, new_file
+from .directory import MARK, check_directory, new_directory, new_file, own_directory
 from .info import info
 from .log import JsonLines, both
 from .page import write_page
@@ -27,6 +27,7 @@ __all__ = [
     "check_directory",
     "new_directory",
     "new_file",
+    "own_directory",
     "run_study",
     "sentences",
     "table",
