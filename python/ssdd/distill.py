@@ -297,11 +297,8 @@ def identity(
     data: ImageSet, representations: Tensor, make: Callable[[], Network], config: DistillConfig, seed: int
 ) -> dict[str, Any]:
     """Which run this is: a checkpoint of another one is refused."""
-    settings = as_dict(config)
-    if not config.views:
-        del settings["views"]  # younger than some checkpoints, which go on
     return {
-        "distill": settings, "seed": seed, "data": data.fingerprint, "network": str(make()),
+        "distill": as_dict(config), "seed": seed, "data": data.fingerprint, "network": str(make()),
         "representations": fingerprint(representations),
     }  # fmt: skip
 

@@ -18,6 +18,7 @@ from ssdd.config import (
     InputError,
     PretrainConfig,
     TeacherConfig,
+    differences,
     official,
     preset,
     with_settings,
@@ -198,3 +199,11 @@ def test_a_flag_beside_official_wins_and_is_said():
     assert "distill.real_view = plain (the code: augmented)" in said and "pool_counter" not in said
     agreeing = ["settings", "digits", "--official", "--distill.support_input=raw"]
     assert CliRunner().invoke(app, spelled_out(agreeing)).stderr == ""
+
+
+def test_a_setting_younger_than_what_was_kept_counts_only_away_from_its_default():
+    assert differences({"pretrain": {"steps": 8}}, {"pretrain": {"steps": 8, "batch": 256}}) == {}
+    assert differences({"pretrain": {"steps": 8}}, {"pretrain": {"batch": 2, "steps": 8}}) == {"pretrain.batch": (256, 2)}
+    assert differences({"pretrain": {"gone": 1}}, {"pretrain": {}}) == {"pretrain.gone": (1, None)}
+    assert differences({"evaluate": {"labels": [5]}}, {"evaluate": {"labels": (5,)}}) == {}
+    assert differences({"seed": 0}, {"seed": 0, "network": "x"}) == {"network": (None, "x")}

@@ -22,7 +22,7 @@ from ..models import Network, seeded
 from ..objective import total_variation
 from ..select import baseline, kmeans_medoids, random_subset
 from ..teachers import Representations, Teacher
-from .cells import SOURCE, Cells, differences
+from .cells import SOURCE, Cells, parted
 from .finetune import finetune
 from .plan import Plan, Row
 from .rows import Cell, measure, pretrained, probes
@@ -220,7 +220,7 @@ def as_json(values: Any) -> Any:
 
 
 def _same(file: Path, stored: Mapping[str, Any], wanted: Mapping[str, Any]) -> None:
-    found = differences(stored, wanted)
+    found = parted(stored, wanted)
     if found:
         raise InputError(f"{file}: kept by a run with other settings ({'; '.join(found[:3])}); move it away")
 
