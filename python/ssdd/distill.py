@@ -124,7 +124,7 @@ def distill(
     """
     if isinstance(teacher, Teacher):
         teacher = teacher.fed(data.preprocessing)
-    _check(data, representations, make, config, teacher, processes, device)
+    check(data, representations, make, config, teacher, processes, device)
     state = start(data, representations, make, config, seed, processes, device)
     saved = checkpoints.begin(identity(data, representations, make, config, seed)) if checkpoints else None
     data, representations = data.on(device), placed(representations, device)
@@ -209,7 +209,7 @@ def real_batch(
     else:
         x_b = data.preprocessing(taken(data.x_train, rows[part], device))
     if needs_teacher(config):
-        assert teacher is not None  # _check has asked for it
+        assert teacher is not None  # check has asked for it
         with torch.no_grad():
             return x_b, teacher(x_b), weight
     return x_b, taken(representations, rows[part], device), weight
@@ -244,7 +244,7 @@ def support(state: State, data: ImageSet, config: DistillConfig, teacher: Repres
     """X_s as network input and Y_s as the outer loss sees them, with their gradients."""
     x_s = inputs(state, data, config)
     if config.targets == "tied":
-        assert teacher is not None  # _check has asked for it
+        assert teacher is not None  # check has asked for it
         y_s = teacher(data.preprocessing.normalise(state.x_s))
     else:
         y_s = state.y_s
@@ -303,10 +303,11 @@ def identity(
     }  # fmt: skip
 
 
-def _check(
+def check(
     data: ImageSet, representations: Tensor, make: Callable[[], Network], config: DistillConfig,
     teacher: Represent | None, processes: Processes = ALONE, device: torch.device = CPU,
 ) -> None:  # fmt: skip
+    """Raise :class:`InputError` for input that :func:`distill` refuses because it does not fit together."""
     n = len(data.x_train)
     least = config.networks if processes.way == "networks" else min(config.batch, n - config.held_out)
     if least < processes.size:

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 
-from ssdd.artifact import read_safetensors
+from ssdd.artifact import locked, read_safetensors
 from ssdd.checkpoint import Checkpoints
 from ssdd.config import InputError
 from ssdd.data import load_images
@@ -154,7 +154,13 @@ def test_ctrl_c_stops_all_of_them_after_the_same_step(source, tmp_path):
 def test_more_processes_than_parts(source, tmp_path):
     said = finish(tmp_path, 2, "-o", tmp_path / "run", *source, *SETTINGS, "--share", "networks", fails=True)
     assert "distill.networks: expected one or more for each of 2 processes, got 1" in said
+    assert not (tmp_path / "run").exists()  # the corrected command finds it free
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "log.jsonl").touch()
     said = finish(tmp_path, 2, "-o", tmp_path / "other", *source[:2], *SETTINGS, fails=True)
     assert "ssdd teacher -o FILE" in said
     said = finish(tmp_path, 2, "-o", tmp_path / "run", *source, *SETTINGS, fails=True)  # the folder is there
     assert "is not empty" in said and "is gone" not in said, said
+    with locked(tmp_path / "run"):
+        said = finish(tmp_path, 2, "-o", tmp_path / "run", "--overwrite", *source, *SETTINGS, fails=True)
+    assert "another process is at work in this folder" in said and "is gone" not in said, said

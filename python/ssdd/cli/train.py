@@ -17,7 +17,7 @@ from ..config import Diverged, InputError, Report, as_dict, silent
 from ..data import chosen_device, load_images
 from ..distill import Distillation, needs_teacher
 from ..distill import distill as run_distill
-from ..evaluate import Cell, Study, evaluate_teacher
+from ..evaluate import Cell, Study, evaluate_teacher, ready
 from ..parallel import WAYS, Processes, ProcessLost, joined, place
 from ..teachers import cache_directory, represent, train_teacher
 from .options import (
@@ -164,6 +164,7 @@ def distill(
         if given is None and processes.size > 1:
             raise InputError("teacher: several processes share a run with a teacher that is trained: "
                              "ssdd teacher -o FILE.safetensors, then --teacher FILE.safetensors")  # fmt: skip
+        ready(loaded, settings, *(given or (None, None)), processes, on)  # before there is a folder
         stack.enter_context(_say_how_to_go_on(f"{_program(processes)} distill --resume {folder}"))
         report: Report = silent
         _lock(folder, None if begun else overwrite, processes, stack)

@@ -12,7 +12,7 @@ from typing import Any
 from ..artifact import write_atomically
 from ..config import Diverged, InputError, Preset, Report, as_dict, preset, silent, versions
 from ..data import ImageSet, load_images
-from ..evaluate import Cell, Study, Task, distil_seed, other_rows, run_tasks
+from ..evaluate import Cell, Study, Task, distil_seed, other_rows, ready, run_tasks
 from ..teachers import Representations, Teacher, read_representations, represent, train_teacher
 from .directory import MARK, own_directory
 from .log import JsonLines, both
@@ -57,6 +57,7 @@ def demo(
         )
     given = read_representations(representations, data) if representations is not None else None
     workers = len(os.sched_getaffinity(0)) if workers is None else workers
+    ready(data, settings, teacher, given)
     begun = time.monotonic()
     with own_directory(out, overwrite) as folder, JsonLines(folder / MARK) as log:
         report = both(log, report)
