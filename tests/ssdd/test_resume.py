@@ -1,5 +1,6 @@
 """Runs of the program itself, killed and resumed: the same bits as a run that was never stopped."""
 
+import errno
 import json
 import multiprocessing
 import os
@@ -14,6 +15,7 @@ import torch
 
 from ssdd.artifact import read_safetensors
 from ssdd.checkpoint import Checkpoints
+from ssdd.cli.train import _say_how_to_go_on
 
 SETTINGS = ["--set", "teacher.epochs=6", "--set", "teacher.widths=4-8", "--set", "distill.pool_steps=12",
             "--set", "student.model=convnet-4-8", "--set", "distill.pool=3", "--set", "distill.log_every=7",
@@ -174,6 +176,24 @@ def test_a_disk_that_fills_loses_nothing(whole, tmp_path):
         same_product(whole, run)
     finally:
         subprocess.run(["umount", "-l", small], check=True)
+
+
+def test_room_is_asked_for_only_where_none_is_left_and_a_checkpoint_is_there(tmp_path):
+    def ended_by(number):
+        error = OSError(number, os.strerror(number), "somewhere")
+        with pytest.raises(OSError) as found, _say_how_to_go_on("GO", tmp_path):
+            raise error
+        return str(found.value), found.value is error
+
+    for number in (errno.ENOSPC, errno.EDQUOT, errno.EACCES):
+        assert ended_by(number)[1]  # no checkpoint yet: the error as it came
+    (tmp_path / "checkpoints").mkdir()
+    assert ended_by(errno.ENOSPC)[1]
+    Checkpoints(tmp_path / "checkpoints", "teacher").save(1, {})
+    for number in (errno.ENOSPC, errno.EDQUOT):
+        said, same = ended_by(number)
+        assert "checkpoints are kept; make room, then go on with: GO" in said and "somewhere" in said and not same
+    assert ended_by(errno.EACCES) == ("[Errno 13] Permission denied: 'somewhere'", True)
 
 
 def test_a_teacher_killed_goes_on_to_the_same_bits(tmp_path):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import shutil
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -41,8 +42,8 @@ from .resume import CHECKPOINTS, Run, lasting
 
 
 @contextmanager
-def _say_how_to_go_on(command: str) -> Iterator[None]:
-    """Complete the message of whatever ends a run that can go on."""
+def _say_how_to_go_on(command: str, folder: Path) -> Iterator[None]:
+    """Complete the message of whatever ends a run that can go on; ``folder``: the run's."""
     try:
         yield
     except Stopped as error:
@@ -50,6 +51,8 @@ def _say_how_to_go_on(command: str) -> Iterator[None]:
     except ProcessLost as error:
         raise ProcessLost(f"{error}. Go on from the last checkpoint with: {command}") from None
     except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT) or not any((folder / CHECKPOINTS).glob("*.safetensors")):
+            raise  # no room is not what ends it, or there is nothing to go on from
         raise OSError(f"{error}. The checkpoints are kept; make room, then go on with: {command}") from error
 
 
@@ -93,7 +96,7 @@ def teacher(
             Run(settings, {"data": lasting(data), "size": size}).write(folder)
         display = stack.enter_context(reports.Display(show=not quiet))
         stop = stack.enter_context(interruptible(display.say))
-        stack.enter_context(_say_how_to_go_on(command))
+        stack.enter_context(_say_how_to_go_on(command, folder))
         checkpoints = Checkpoints(folder / CHECKPOINTS, "teacher", every=every, stop=stop, report=display, device=on)
         trained = train_teacher(loaded, settings.teacher, display, checkpoints, on)
         trained.save(file)
@@ -165,7 +168,7 @@ def distill(
             raise InputError("teacher: several processes share a run with a teacher that is trained: "
                              "ssdd teacher -o FILE.safetensors, then --teacher FILE.safetensors")  # fmt: skip
         ready(loaded, settings, *(given or (None, None)), processes, on)  # before there is a folder
-        stack.enter_context(_say_how_to_go_on(f"{_program(processes)} distill --resume {folder}"))
+        stack.enter_context(_say_how_to_go_on(f"{_program(processes)} distill --resume {folder}", folder))
         report: Report = silent
         _lock(folder, None if begun else overwrite, processes, stack)
         if begun and _finished(folder):  # by whoever held the lock
