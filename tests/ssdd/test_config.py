@@ -203,7 +203,9 @@ def test_a_flag_beside_official_wins_and_is_said():
 
 def test_a_setting_younger_than_what_was_kept_counts_only_away_from_its_default():
     assert differences({"pretrain": {"steps": 8}}, {"pretrain": {"steps": 8, "batch": 256}}) == {}
-    assert differences({"pretrain": {"steps": 8}}, {"pretrain": {"batch": 2, "steps": 8}}) == {"pretrain.batch": (256, 2)}
+    assert differences({"pretrain": {"steps": 8}}, {"pretrain": {"batch": 2, "steps": 8}}) == {
+        "pretrain.batch": (256, 2)
+    }
     assert differences({"pretrain": {"gone": 1}}, {"pretrain": {}}) == {"pretrain.gone": (1, None)}
     assert differences({"evaluate": {"labels": [5]}}, {"evaluate": {"labels": (5,)}}) == {}
     assert differences({"seed": 0}, {"seed": 0, "network": "x"}) == {"network": (None, "x")}

@@ -5,6 +5,7 @@ import json
 import multiprocessing
 import os
 import random
+import re
 import signal
 import subprocess
 import time
@@ -15,7 +16,9 @@ import torch
 
 from ssdd.artifact import read_safetensors
 from ssdd.checkpoint import Checkpoints
+from ssdd.cli.resume import Run
 from ssdd.cli.train import _say_how_to_go_on
+from ssdd.config import InputError
 
 SETTINGS = ["--set", "teacher.epochs=6", "--set", "teacher.widths=4-8", "--set", "distill.pool_steps=12",
             "--set", "student.model=convnet-4-8", "--set", "distill.pool=3", "--set", "distill.log_every=7",
@@ -213,5 +216,15 @@ def test_resume_of_what_is_no_run(tmp_path):
     assert "speed" in finish(tmp_path, "distill", "--resume", tmp_path, code=1)
     (tmp_path / "run.json").write_text('{"settings": {"distill": {"rate": "x"}}, "arguments": {}}')
     assert "DistillConfig.rate: expected a value like" in finish(tmp_path, "distill", "--resume", tmp_path, code=1)
+    for arguments, named in (('{"data": 5}', "arguments.data: expected str, got 5"),
+                             ('{"size": "32"}', "arguments.size: expected int, got '32'"),
+                             ('{"seed": null}', "arguments.seed: expected int, got None"),
+                             ('{"seed": true}', "arguments.seed: expected int, got True"),
+                             ('{"teacher": ["a"]}', "arguments.teacher: expected str"),
+                             ('{"share": 2}', "arguments.share: expected str"),
+                             ("[1]", "")):  # fmt: skip
+        (tmp_path / "run.json").write_text(f'{{"settings": {{}}, "arguments": {arguments}}}')
+        with pytest.raises(InputError, match=rf"run\.json cannot be read.*{re.escape(named)}"):
+            Run.read(tmp_path)
     (tmp_path / "run.json").write_text("[")
     assert "cannot be read" in finish(tmp_path, "distill", "--resume", tmp_path, code=1)

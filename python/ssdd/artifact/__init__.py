@@ -1,7 +1,7 @@
 """The product, its file, and what it is exchanged with: nothing here needs the code that distils."""
 
 from .export import FORMS, export
-from .files import read_safetensors, read_torch, write_atomically
+from .files import read_safetensors, read_torch, why_no_array, write_atomically
 from .lock import LOCK, locked
 from .pairs import FORMAT, DistilledSet
 from .preprocessing import Preprocessing
@@ -19,5 +19,6 @@ __all__ = [
     "read_published",
     "read_safetensors",
     "read_torch",
+    "why_no_array",
     "write_atomically",
 ]

@@ -34,8 +34,12 @@ PresetName = Annotated[
 ]
 Changes = Annotated[
     list[str] | None,
-    typer.Option("--set", metavar="STAGE.FIELD=VALUE", help="Change a setting, e.g. distill.rate=0.03. Repeatable. "
-                 "Each is a flag too, --distill.rate 0.03: `ssdd settings PRESET` prints all."),
+    typer.Option(
+        "--set",
+        metavar="STAGE.FIELD=VALUE",
+        help="Change a setting, e.g. distill.rate=0.03. Repeatable. "
+        "Each is a flag too, --distill.rate 0.03: `ssdd settings PRESET` prints all.",
+    ),
 ]
 Official = Annotated[
     bool,

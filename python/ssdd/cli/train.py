@@ -249,5 +249,4 @@ def _write(run: Distillation, folder: Path) -> None:
 
 def _print_probes(cell: Cell) -> None:
     for key, accuracy in cell.probes.items():
-        count = key.split("/")[1]
-        print(f"probe, {'all' if count == '0' else count} labels a class: {accuracy:.1f}%")
+        print(f"probe, {reports.labels_a_class(key.split('/')[1])}: {accuracy:.1f}%")

@@ -21,7 +21,7 @@ def ready(
     processes: Processes = ALONE,
     device: torch.device = CPU,
 ) -> None:
-    """Raise the :class:`InputError` that :func:`ssdd.distill` would raise, before a folder is made or a teacher trained.
+    """Raise the :class:`InputError` that :func:`ssdd.distill` would raise, before a teacher is trained for it.
 
     ``teacher`` and ``representations``: what is there; with neither, a teacher is to be trained by ``settings``.
     """

@@ -8,7 +8,7 @@ from .page import write_page
 from .pictures import contact_sheet, coverage, images_over_steps, loss_curves
 from .progress import Display
 from .study import run_study
-from .table import comparisons, markdown, sentences, table
+from .table import comparisons, labels_a_class, markdown, sentences, table
 
 __all__ = [
     "MARK",
@@ -22,6 +22,7 @@ __all__ = [
     "images_over_steps",
     "info",
     "keep_partial",
+    "labels_a_class",
     "loss_curves",
     "markdown",
     "check_directory",

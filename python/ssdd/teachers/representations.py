@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ..artifact import why_no_array
 from ..config import InputError
 from ..data import ImageSet, mapped, write_array
 from .teacher import Teacher
@@ -89,7 +90,8 @@ def read_representations(path: str | os.PathLike[str], data: ImageSet) -> Repres
     try:
         array = np.load(path, mmap_mode="c", allow_pickle=False)
     except (OSError, ValueError, EOFError) as error:
-        raise InputError(f"representations: {name}: not a readable .npy of plain numbers ({error})") from None
+        why = why_no_array(error)
+        raise InputError(f"representations: {name}: not a readable .npy of plain numbers ({why})") from None
     n, q = len(data.x_train), len(data.x_test)
     if (
         not isinstance(array, np.ndarray) or array.ndim != 2 or not array.shape[1]

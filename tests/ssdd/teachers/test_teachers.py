@@ -1,6 +1,7 @@
 """Teachers: training, files, networks of the user's, and representations: cached, or from a file."""
 
 import dataclasses
+import pickle
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +11,7 @@ from torch import nn
 
 from ssdd.artifact import Preprocessing
 from ssdd.config import Diverged, InputError
-from ssdd.data import ImageSet, augment
+from ssdd.data import ImageSet, augment, load_images
 from ssdd.data.sets import hold_out
 from ssdd.evaluate.measures import standardise
 from ssdd.models import ConvNet, seeded
@@ -218,6 +219,20 @@ def test_representations_that_do_not_fit(tmp_path, few, array, named):
     np.save(tmp_path / "r.npy", array, allow_pickle=True)
     with pytest.raises(InputError, match=named):
         read_representations(tmp_path / "r.npy", few)
+
+
+def test_a_pickle_in_place_of_an_array_is_refused_without_advice_to_load_it(few, tmp_path):
+    file = tmp_path / "r.npy"
+    file.write_bytes(pickle.dumps([1]))
+    for call in (lambda: read_representations(file, few), lambda: load_images(save_objects(tmp_path / "x.npz"))):
+        with pytest.raises(InputError, match="nothing in it was run") as refused:
+            call()
+        assert "unsafely" not in str(refused.value) and "allow_pickle" not in str(refused.value)
+
+
+def save_objects(file):
+    np.savez(file, x_train=np.array([{}], dtype=object))
+    return file
 
 
 def in_file(tensor) -> bool:
