@@ -199,7 +199,7 @@ def distill(
             run = run_distill(
                 loaded, r.train, lambda: study.make(r.dimension), settings.distill, seed=seed,
                 teacher=network if needs_teacher(settings.distill) else None, report=report, checkpoints=checkpoints,
-                processes=processes, device=on,
+                processes=processes, device=on, cache=cache_directory(),
             )  # fmt: skip
         except Diverged as error:
             if processes.writes:

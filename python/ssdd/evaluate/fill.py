@@ -164,7 +164,7 @@ def row_pairs(study: Study, row: Row, seed: int, work: Path, report: Report = si
         dimension = study.representations.dimension
         pairs = distill(
             data, train, lambda: study.make(dimension), settings.distill, seed=seed, teacher=teacher, report=told,
-            checkpoints=checkpoints,
+            checkpoints=checkpoints, cache=study.cache,
         ).result  # fmt: skip
     else:
         choose = {"random": lambda: random_subset(len(train), count, seed),
