@@ -14,10 +14,7 @@ from ..checkpoint import fingerprint
 from ..config import InputError
 from ..data import Crops, ImageSet, crop, taken
 from .representations import cached, write_parts
-from .teacher import Teacher
-
-CHUNK = 500
-"""Views that the teacher is shown at once."""
+from .teacher import Teacher, at_once
 
 
 class Views:
@@ -37,7 +34,7 @@ class Views:
         cache: str | os.PathLike[str] | None = None,
     ) -> None:
         self.asked, self.data, self.crops, self.pad, self.device = asked, data, crops, pad, device
-        self.count = len(crops[0])
+        self.count, self.at_once = len(crops[0]), at_once(*data.size)
         self.file: Path | None = None
         if teacher is not None and cache is not None:
             drawn = " ".join(fingerprint(part) for part in crops)
@@ -50,13 +47,13 @@ class Views:
 
     def parts(self) -> int:
         """How many times :meth:`computed` yields."""
-        return -(-self.count // CHUNK)
+        return -(-self.count // self.at_once)
 
     @torch.no_grad()
     def computed(self) -> Iterator[Tensor]:
         """Float32 [views, D], in main memory, a part at a time."""
         n = len(self.data.x_train)
-        for view in torch.arange(self.count).split(CHUNK):
+        for view in torch.arange(self.count).split(self.at_once):
             pixels = taken(self.data.x_train, view % n, self.device).permute(0, 3, 1, 2).float().div(255)
             top, left, flip = (drawn[view] for drawn in self.crops)
             y = self.asked(self.data.preprocessing.normalise(crop(pixels, self.pad, (top, left, flip)))).cpu()

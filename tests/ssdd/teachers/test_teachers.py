@@ -11,11 +11,11 @@ from torch import nn
 
 from ssdd.artifact import Preprocessing
 from ssdd.config import Diverged, InputError
-from ssdd.data import ImageSet, augment, load_images
+from ssdd.data import CPU, ImageSet, augment, draw_crops, load_images
 from ssdd.data.sets import hold_out
 from ssdd.evaluate.measures import standardise
 from ssdd.models import ConvNet, seeded
-from ssdd.teachers import Representations, Teacher, read_representations, represent, train_teacher
+from ssdd.teachers import Representations, Teacher, Views, read_representations, represent, train_teacher
 from ssdd.teachers.methods import BYOL, barlow_loss, byol_loss, simclr_loss
 
 PRE = Preprocessing((0.0,), (1.0,))
@@ -219,6 +219,25 @@ def test_representations_that_do_not_fit(tmp_path, few, array, named):
     np.save(tmp_path / "r.npy", array, allow_pickle=True)
     with pytest.raises(InputError, match=named):
         read_representations(tmp_path / "r.npy", few)
+
+
+def test_large_images_are_shown_to_a_teacher_a_few_at_a_time(few, monkeypatch):
+    asked = []
+    pooled = Teacher(nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten()), PRE)
+    before = Teacher.__call__
+    monkeypatch.setattr(Teacher, "__call__", lambda self, x: asked.append(len(x)) or before(self, x))
+    for side, n, wanted in ((8, 600, [500, 100]), (32, 600, [500, 100]), (64, 300, [125, 125, 50]),
+                            (224, 25, [10, 10, 5]), (1024, 2, [1, 1])):  # fmt: skip
+        asked.clear()
+        images = torch.randint(0, 256, (n, side, side, 1), dtype=torch.uint8)
+        mean = images.float().mean((1, 2)) / 255
+        torch.testing.assert_close(pooled.represent(images), mean)
+        assert asked == wanted
+        asked.clear()
+        data = ImageSet("set", images, images[:1])
+        crops = draw_crops(n, 1, torch.Generator().manual_seed(0))
+        views = Views(pooled.fed(data.preprocessing), data, crops, 1, CPU)
+        assert [len(part) for part in views.computed()] == asked == wanted and views.parts() == len(wanted)
 
 
 def test_a_pickle_in_place_of_an_array_is_refused_without_advice_to_load_it(few, tmp_path):
