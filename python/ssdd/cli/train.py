@@ -167,7 +167,7 @@ def distill(
         if given is None and processes.size > 1:
             raise InputError("teacher: several processes share a run with a teacher that is trained: "
                              "ssdd teacher -o FILE.safetensors, then --teacher FILE.safetensors")  # fmt: skip
-        ready(loaded, settings, *(given or (None, None)), processes, on)  # before there is a folder
+        ready(loaded, settings, given and given[0], given and given[1], processes, on)  # before there is a folder
         stack.enter_context(_say_how_to_go_on(f"{_program(processes)} distill --resume {folder}", folder))
         report: Report = silent
         _lock(folder, None if begun else overwrite, processes, stack)
