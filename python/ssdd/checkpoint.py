@@ -24,7 +24,7 @@ from safetensors.torch import save as to_bytes
 from torch import Tensor
 
 from .artifact import read_safetensors, write_atomically
-from .config import InputError, Report, silent, versions
+from .config import InputError, Report, differences, silent, versions
 
 FORMAT = "ssdd.checkpoint"
 FORMAT_VERSION = 1
@@ -243,18 +243,10 @@ def _read(file: Path) -> tuple[dict[str, Any], dict[str, Any]]:
     return _unpack(meta["state"], tensors), meta
 
 
-def _flat(value: Any, name: str = "") -> dict[str, Any]:
-    if not isinstance(value, dict):
-        return {name: value}
-    return {k: v for key, inner in value.items() for k, v in _flat(inner, f"{name}.{key}" if name else key).items()}
-
-
 def _same_run(file: Path, theirs: dict[str, Any], ours: dict[str, Any]) -> None:
-    written, here = _flat(theirs), _flat(ours)
     differ = [
-        f"{key} = {_short(written.get(key))} there, {_short(here.get(key))} here"
-        for key in sorted({*written, *here})
-        if written.get(key) != here.get(key)
+        f"{key} = {_short(there)} there, {_short(here)} here"
+        for key, (there, here) in differences(theirs, ours).items()
     ]
     if differ:
         raise InputError(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
@@ -19,7 +20,7 @@ from .objective import outer_loss, realism, representation_error
 from .parallel import ALONE, Processes
 from .pool import Pool
 from .select import kmeans_medoids, random_subset
-from .teachers import Teacher
+from .teachers import Teacher, Views
 
 Represent = Callable[[Tensor], Tensor]
 """A teacher as a callable: images [N, C, H, W], normalised as the data are -> representations [N, C]. A ``Teacher``
@@ -27,9 +28,6 @@ that wants its images normalised in another way gets them so."""
 
 HEARD_EVERY = 16
 """Outer steps between two looks at whether another process was asked to stop, on a device that a look makes wait."""
-
-CHUNK = 500
-"""Views that the teacher is shown at once, before the first step."""
 
 SNAPSHOTS = 6
 """Moments of the run whose images are kept for the picture "distilled images over the steps"."""
@@ -105,6 +103,7 @@ def distill(
     checkpoints: Checkpoints | None = None,
     processes: Processes = ALONE,
     device: torch.device = CPU,
+    cache: str | os.PathLike[str] | None = None,
 ) -> Distillation:
     """Distil ``data`` into ``config.images`` pairs of image and target representation.
 
@@ -117,19 +116,21 @@ def distill(
     is made in main memory: a seed draws the same on any device.
     ``processes``: those that share the run (:func:`ssdd.parallel.joined`); each calls this with the same arguments and
     gets the same result, and raises :class:`ProcessLost` where another is gone.
+    ``cache``: the folder that keeps what a :class:`Teacher` says of known views (``config.views``); None: none does.
 
     Reports ``{"event": "distill", "step", "steps", "loss", "rate", "untrained_share", "mean_age"}`` every
     ``config.log_every`` steps. Raises :class:`InputError` for input that does not fit together, :class:`Diverged`
     (with the last good :class:`DistilledSet` in ``partial``) where the loss stops being finite.
     """
+    network = teacher if isinstance(teacher, Teacher) else None
     if isinstance(teacher, Teacher):
         teacher = teacher.fed(data.preprocessing)
-    _check(data, representations, make, config, teacher, processes, device)
+    check(data, representations, make, config, teacher, processes, device)
     state = start(data, representations, make, config, seed, processes, device)
     saved = checkpoints.begin(identity(data, representations, make, config, seed)) if checkpoints else None
     data, representations = data.on(device), placed(representations, device)
     if config.views and teacher is not None:
-        state.views = known_views(data, config, seed, teacher, device)
+        state.views = known_views(data, config, seed, teacher, device, network, cache, processes)
     if saved is not None:
         state.load_state_dict(saved)
     processes.wait()  # all have read the newest checkpoint before one writes the next
@@ -209,25 +210,32 @@ def real_batch(
     else:
         x_b = data.preprocessing(taken(data.x_train, rows[part], device))
     if needs_teacher(config):
-        assert teacher is not None  # _check has asked for it
+        assert teacher is not None  # check has asked for it
         with torch.no_grad():
             return x_b, teacher(x_b), weight
     return x_b, taken(representations, rows[part], device), weight
 
 
-@torch.no_grad()
 def known_views(
-    data: ImageSet, config: DistillConfig, seed: int, teacher: Represent, device: torch.device
-) -> tuple[Crops, Tensor]:
-    """``config.views`` crops of every training image, all images' first ones first; what the teacher says of them."""
-    n = len(data.x_train)
-    crops = draw_crops(config.views * n, config.crop_pad, torch.Generator().manual_seed(seed + 2))
-    known = []
-    for view in torch.arange(config.views * n).split(CHUNK):
-        pixels = taken(data.x_train, view % n, device).permute(0, 3, 1, 2).float().div(255)
-        x = crop(pixels, config.crop_pad, (crops[0][view], crops[1][view], crops[2][view]))
-        known.append(teacher(data.preprocessing.normalise(x)).cpu())
-    return crops, placed(torch.cat(known), device)
+    data: ImageSet, config: DistillConfig, seed: int, teacher: Represent, device: torch.device,
+    network: Teacher | None = None, cache: str | os.PathLike[str] | None = None, processes: Processes = ALONE,
+) -> tuple[Crops, Tensor]:  # fmt: skip
+    """``config.views`` crops of every training image, all images' first ones first; what the teacher says of them.
+
+    ``network``, the teacher itself, and the folder ``cache``: from there, mapped, where a call before put them; of
+    several processes one writes them there, and the others wait for it part by part, so that none is lost unnoticed.
+    """
+    crops = draw_crops(config.views * len(data.x_train), config.crop_pad, torch.Generator().manual_seed(seed + 2))
+    views = Views(teacher, data, crops, config.crop_pad, device, network, cache)
+    if views.file is not None and processes.agree(processes.writes and views.kept() is None):
+        if processes.writes:
+            views.keep(lambda: processes.agree(False))
+        else:
+            for _ in range(views.parts()):
+                processes.agree(False)
+        processes.wait()  # until the file has its name
+    known = views.kept()  # None too where this process does not share the writer's disk
+    return crops, placed(torch.cat(list(views.computed())) if known is None else known, device)
 
 
 def needs_teacher(config: DistillConfig) -> bool:
@@ -244,7 +252,7 @@ def support(state: State, data: ImageSet, config: DistillConfig, teacher: Repres
     """X_s as network input and Y_s as the outer loss sees them, with their gradients."""
     x_s = inputs(state, data, config)
     if config.targets == "tied":
-        assert teacher is not None  # _check has asked for it
+        assert teacher is not None  # check has asked for it
         y_s = teacher(data.preprocessing.normalise(state.x_s))
     else:
         y_s = state.y_s
@@ -297,19 +305,17 @@ def identity(
     data: ImageSet, representations: Tensor, make: Callable[[], Network], config: DistillConfig, seed: int
 ) -> dict[str, Any]:
     """Which run this is: a checkpoint of another one is refused."""
-    settings = as_dict(config)
-    if not config.views:
-        del settings["views"]  # younger than some checkpoints, which go on
     return {
-        "distill": settings, "seed": seed, "data": data.fingerprint, "network": str(make()),
+        "distill": as_dict(config), "seed": seed, "data": data.fingerprint, "network": str(make()),
         "representations": fingerprint(representations),
     }  # fmt: skip
 
 
-def _check(
+def check(
     data: ImageSet, representations: Tensor, make: Callable[[], Network], config: DistillConfig,
     teacher: Represent | None, processes: Processes = ALONE, device: torch.device = CPU,
 ) -> None:  # fmt: skip
+    """Raise :class:`InputError` for input that :func:`distill` refuses because it does not fit together."""
     n = len(data.x_train)
     least = config.networks if processes.way == "networks" else min(config.batch, n - config.held_out)
     if least < processes.size:

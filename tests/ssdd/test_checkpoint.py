@@ -97,6 +97,13 @@ def test_another_run_is_refused_by_the_field_that_differs(kept):
         kept.begin({**RUN, "seed": 1, "other": 1})
 
 
+def test_a_checkpoint_older_than_a_setting_goes_on_where_that_stands_at_its_default(kept):
+    younger = {"networks": 1, "smooth": 0.0, "views": 0}
+    assert same(kept.begin({**RUN, "distill": {**RUN["distill"], **younger}}), state(3))
+    with pytest.raises(InputError, match=r"of another run: distill\.smooth = 0\.0 there, 0\.5 here\. Resume"):
+        kept.begin({**RUN, "distill": {**RUN["distill"], **younger, "smooth": 0.5}})
+
+
 def test_another_number_of_threads_is_said(kept, events, monkeypatch):
     monkeypatch.setattr(torch, "get_num_threads", lambda: 7)
     assert same(kept.begin(RUN), state(3))

@@ -58,6 +58,24 @@ def test_overwrite_with_a_mistake_loses_nothing(artifact):
         assert artifact.is_file()
 
 
+@pytest.mark.parametrize("verb", ["distill", "demo"])
+@pytest.mark.parametrize(
+    "mistake, named",
+    [
+        (["--set", "student.model=convnet-4-8-8-8-8"], "5 blocks"),
+        (["--set", "teacher.widths=4-8-8-8-8"], "5 blocks"),
+        (["--set", "distill.held_out=1291"], "held_out"),
+        (["--representations", "r.npy", "--official"], "need the teacher itself"),
+    ],
+)
+def test_a_mistake_is_found_before_there_is_a_folder_or_a_teacher(tmp_path, monkeypatch, verb, mistake, named):
+    monkeypatch.chdir(tmp_path)
+    np.save("r.npy", np.random.default_rng(0).standard_normal((1797, 5)).astype(np.float32))
+    result = ssdd_command(verb, "-o", "run", "--images", 6, *FAST, *mistake, fails=True)
+    assert isinstance(result.exception, ssdd.InputError) and named in str(result.exception)
+    assert [f.name for f in tmp_path.iterdir() if f.name != "cache"] == ["r.npy"]
+
+
 def test_teacher_then_distill_with_it(tmp_path):
     ssdd_command("teacher", "-o", tmp_path / "t.safetensors", *FAST)
     ssdd_command("distill", "-o", tmp_path / "run", "-t", tmp_path / "t.safetensors", "-m", 4, "--steps", 4, *FAST)
@@ -66,6 +84,11 @@ def test_teacher_then_distill_with_it(tmp_path):
         "distill", "-o", tmp_path / "code", "-t", tmp_path / "t.safetensors", "-m", 4, "--steps", 4, "--official", *FAST
     )
     assert DistilledSet.load(tmp_path / "code" / "distilled.safetensors").support_input == "raw"
+    said = ssdd_command("distill", "-o", tmp_path / "but", "-t", tmp_path / "t.safetensors", "-m", 4, "--steps", 4,
+                        "--official", "--set", "distill.support_input=normalised", *FAST).stderr  # fmt: skip
+    made = DistilledSet.load(tmp_path / "but" / "distilled.safetensors")
+    assert (made.support_input, made.config["pool_counter"]) == ("normalised", "stuck")
+    assert said.count("distill.support_input = normalised") == 1
 
 
 def test_representations_and_npz_need_no_teacher(tmp_path):

@@ -18,6 +18,7 @@ from ssdd.config import (
     InputError,
     PretrainConfig,
     TeacherConfig,
+    differences,
     official,
     preset,
     with_settings,
@@ -185,3 +186,26 @@ def test_official_changes_what_is_documented_as_the_codes_side_and_nothing_else(
     kinds = {key: kind for key, kind, _ in EVERY}
     for key, word in departures.items():  # a choice of two: the paper's side is the default
         assert set(typing.get_args(kinds[key])) == {before[key], word}
+
+
+def test_a_flag_beside_official_wins_and_is_said():
+    given = ["--distill.support_input=normalised", "--distill.rate=0.5", "--distill.real_view", "plain"]
+    result = CliRunner().invoke(app, spelled_out(["settings", "digits", "--official", *given]))
+    shown = {*result.stdout.split()}
+    assert {"--distill.support_input=normalised", "--distill.real_view=plain", "--distill.rate=0.5"} <= shown
+    assert {"--distill.pool_counter=stuck", "--distill.teacher_in_loop=recomputed"} <= shown
+    (said,) = result.stderr.splitlines()
+    assert "distill.support_input = normalised (the code: raw)" in said and "distill.rate" not in said
+    assert "distill.real_view = plain (the code: augmented)" in said and "pool_counter" not in said
+    agreeing = ["settings", "digits", "--official", "--distill.support_input=raw"]
+    assert CliRunner().invoke(app, spelled_out(agreeing)).stderr == ""
+
+
+def test_a_setting_younger_than_what_was_kept_counts_only_away_from_its_default():
+    assert differences({"pretrain": {"steps": 8}}, {"pretrain": {"steps": 8, "batch": 256}}) == {}
+    assert differences({"pretrain": {"steps": 8}}, {"pretrain": {"batch": 2, "steps": 8}}) == {
+        "pretrain.batch": (256, 2)
+    }
+    assert differences({"pretrain": {"gone": 1}}, {"pretrain": {}}) == {"pretrain.gone": (1, None)}
+    assert differences({"evaluate": {"labels": [5]}}, {"evaluate": {"labels": (5,)}}) == {}
+    assert differences({"seed": 0}, {"seed": 0, "network": "x"}) == {"network": (None, "x")}

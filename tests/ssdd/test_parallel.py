@@ -12,13 +12,13 @@ import numpy as np
 import pytest
 import torch
 
-from ssdd.artifact import read_safetensors
+from ssdd.artifact import locked, read_safetensors
 from ssdd.checkpoint import Checkpoints
-from ssdd.config import InputError
+from ssdd.config import InputError, TeacherConfig
 from ssdd.data import load_images
 from ssdd.parallel import ALONE, Processes, joined
 from ssdd.select import random_subset
-from ssdd.teachers import read_representations
+from ssdd.teachers import read_representations, train_teacher
 
 SETTINGS = ["--set", "student.model=convnet-4-8", "--set", "distill.pool=3", "--set", "distill.pool_steps=6",
             "--set", "distill.log_every=4", "--set", "distill.batch=51", "-m", "6", "--steps", "12"]  # fmt: skip
@@ -154,7 +154,28 @@ def test_ctrl_c_stops_all_of_them_after_the_same_step(source, tmp_path):
 def test_more_processes_than_parts(source, tmp_path):
     said = finish(tmp_path, 2, "-o", tmp_path / "run", *source, *SETTINGS, "--share", "networks", fails=True)
     assert "distill.networks: expected one or more for each of 2 processes, got 1" in said
+    assert not (tmp_path / "run").exists()  # the corrected command finds it free
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "log.jsonl").touch()
     said = finish(tmp_path, 2, "-o", tmp_path / "other", *source[:2], *SETTINGS, fails=True)
     assert "ssdd teacher -o FILE" in said
     said = finish(tmp_path, 2, "-o", tmp_path / "run", *source, *SETTINGS, fails=True)  # the folder is there
     assert "is not empty" in said and "is gone" not in said, said
+    with locked(tmp_path / "run"):
+        said = finish(tmp_path, 2, "-o", tmp_path / "run", "--overwrite", *source, *SETTINGS, fails=True)
+    assert "another process is at work in this folder" in said and "is gone" not in said, said
+
+
+def test_known_views_are_written_once_for_both(source, tmp_path):
+    data, folders = load_images(source[1]), [tmp_path / "one", tmp_path / "two"]
+    config = TeacherConfig(widths=(4, 8), epochs=1, batch=16, projector=8)
+    teacher = train_teacher(data, config).save(tmp_path / "teacher.safetensors")
+    views = ["-t", teacher, "--set", "distill.real_view=augmented", "--set", "distill.views=2"]
+    for folder, processes in zip(folders, (1, 2), strict=True):
+        folder.mkdir()
+        finish(folder, processes, "-q", "-o", folder / "run", *source[:2], *SETTINGS, *views)
+    kept = [{file.name: file.read_bytes() for file in (folder / "cache" / "ssdd").glob("*.npy")} for folder in folders]
+    assert kept[0] == kept[1] and len(kept[0]) == 2  # the plain ones and the views, bit for bit
+    (x1, y1, m1), (x2, y2, m2) = product(folders[0] / "run"), product(folders[1] / "run")
+    assert m1["loss"] == pytest.approx(m2["loss"], rel=1e-3)
+    assert float((x1 - x2).abs().mean()) < 1e-3 and float((y1 - y2).abs().mean()) < 1e-3

@@ -1,9 +1,11 @@
 """Runs of the program itself, killed and resumed: the same bits as a run that was never stopped."""
 
+import errno
 import json
 import multiprocessing
 import os
 import random
+import re
 import signal
 import subprocess
 import time
@@ -14,6 +16,9 @@ import torch
 
 from ssdd.artifact import read_safetensors
 from ssdd.checkpoint import Checkpoints
+from ssdd.cli.resume import Run
+from ssdd.cli.train import _say_how_to_go_on
+from ssdd.config import InputError
 
 SETTINGS = ["--set", "teacher.epochs=6", "--set", "teacher.widths=4-8", "--set", "distill.pool_steps=12",
             "--set", "student.model=convnet-4-8", "--set", "distill.pool=3", "--set", "distill.log_every=7",
@@ -125,6 +130,30 @@ def test_ctrl_c_and_sigterm_finish_the_step_and_say_how_to_go_on(whole, tmp_path
     same_product(whole, run)
 
 
+def test_two_at_once_in_one_folder(whole, tmp_path):
+    """The second is refused and changes nothing; the first, stopped meanwhile, goes on to the same bits."""
+    run, second = tmp_path / "run", tmp_path / "second"
+    second.mkdir()
+    program = Program(tmp_path, "distill", "-o", run, *SETTINGS, "--checkpoint-every", 0)
+    try:
+        end = time.monotonic() + 100
+        while newest(run, "distill") < 5:
+            assert program.process.is_alive() and time.monotonic() < end
+            time.sleep(0.002)
+        os.kill(program.process.pid, signal.SIGSTOP)
+        while Path(f"/proc/{program.process.pid}/stat").read_text().rsplit(")", 1)[1].split()[0] != "T":
+            time.sleep(0.002)
+        before = sorted((f.name, f.stat().st_size) for f in run.rglob("*"))
+        for arguments in (["--resume", run], ["-o", run, "--overwrite", *SETTINGS]):
+            said = finish(second, "distill", *arguments, code=1)
+            assert f"{run}: another process is at work in this folder" in said and "Traceback" not in said, said
+        assert sorted((f.name, f.stat().st_size) for f in run.rglob("*")) == before
+    finally:
+        os.kill(program.process.pid, signal.SIGCONT)
+    program.end(0)
+    same_product(whole, run)
+
+
 def test_a_disk_that_fills_loses_nothing(whole, tmp_path):
     """Half-way the disk is full: the run ends, keeps its last good checkpoint, and goes on when there is room."""
     small = tmp_path / "small"
@@ -152,6 +181,24 @@ def test_a_disk_that_fills_loses_nothing(whole, tmp_path):
         subprocess.run(["umount", "-l", small], check=True)
 
 
+def test_room_is_asked_for_only_where_none_is_left_and_a_checkpoint_is_there(tmp_path):
+    def ended_by(number):
+        error = OSError(number, os.strerror(number), "somewhere")
+        with pytest.raises(OSError) as found, _say_how_to_go_on("GO", tmp_path):
+            raise error
+        return str(found.value), found.value is error
+
+    for number in (errno.ENOSPC, errno.EDQUOT, errno.EACCES):
+        assert ended_by(number)[1]  # no checkpoint yet: the error as it came
+    (tmp_path / "checkpoints").mkdir()
+    assert ended_by(errno.ENOSPC)[1]
+    Checkpoints(tmp_path / "checkpoints", "teacher").save(1, {})
+    for number in (errno.ENOSPC, errno.EDQUOT):
+        said, same = ended_by(number)
+        assert "checkpoints are kept; make room, then go on with: GO" in said and "somewhere" in said and not same
+    assert ended_by(errno.EACCES) == ("[Errno 13] Permission denied: 'somewhere'", True)
+
+
 def test_a_teacher_killed_goes_on_to_the_same_bits(tmp_path):
     settings = SETTINGS[:4]
     finish(tmp_path, "teacher", "-q", "-o", tmp_path / "whole.safetensors", *settings)
@@ -169,5 +216,15 @@ def test_resume_of_what_is_no_run(tmp_path):
     assert "speed" in finish(tmp_path, "distill", "--resume", tmp_path, code=1)
     (tmp_path / "run.json").write_text('{"settings": {"distill": {"rate": "x"}}, "arguments": {}}')
     assert "DistillConfig.rate: expected a value like" in finish(tmp_path, "distill", "--resume", tmp_path, code=1)
+    for arguments, named in (('{"data": 5}', "arguments.data: expected str, got 5"),
+                             ('{"size": "32"}', "arguments.size: expected int, got '32'"),
+                             ('{"seed": null}', "arguments.seed: expected int, got None"),
+                             ('{"seed": true}', "arguments.seed: expected int, got True"),
+                             ('{"teacher": ["a"]}', "arguments.teacher: expected str"),
+                             ('{"share": 2}', "arguments.share: expected str"),
+                             ("[1]", "")):  # fmt: skip
+        (tmp_path / "run.json").write_text(f'{{"settings": {{}}, "arguments": {arguments}}}')
+        with pytest.raises(InputError, match=rf"run\.json cannot be read.*{re.escape(named)}"):
+            Run.read(tmp_path)
     (tmp_path / "run.json").write_text("[")
     assert "cannot be read" in finish(tmp_path, "distill", "--resume", tmp_path, code=1)

@@ -1,17 +1,22 @@
 """The named variants of KRR-ST: each does what its docstring says, and none moves plain KRR-ST."""
 
 import dataclasses
+import os
 
 import pytest
 import torch
+from torch import nn
 
+from ssdd.artifact import Preprocessing
 from ssdd.checkpoint import Checkpoints, Stopped
 from ssdd.config import DistillConfig, InputError
 from ssdd.data import CPU
 from ssdd.distill import distill, inputs, known_views, real_batch, run, start, support
 from ssdd.models import frozen, seeded
 from ssdd.objective import outer_loss, prediction_loss, realism, total_variation
+from ssdd.parallel import Processes
 from ssdd.select import kmeans_medoids
+from ssdd.teachers import Teacher
 
 
 @pytest.fixture(scope="module")
@@ -142,6 +147,79 @@ def test_known_views_go_on_to_the_same_bits(student, few, representations, small
         distill(few, representations.train, student, config, teacher=teacher, checkpoints=first)
     rest = distill(few, representations.train, student, config, teacher=teacher, checkpoints=Checkpoints(tmp_path))
     assert torch.equal(whole.images, rest.result.images) and torch.equal(whole.targets, rest.result.targets)
+
+
+def views_asked(monkeypatch):
+    """How many images a teacher is asked of from here on, call by call."""
+    asked, before = [], Teacher.__call__
+    monkeypatch.setattr(Teacher, "__call__", lambda self, x: asked.append(len(x)) or before(self, x))
+    return asked
+
+
+def test_known_views_are_kept_on_disk_and_mapped(few, small, teacher, student, representations, tmp_path, monkeypatch):
+    config, asked = quick(small, real_view="augmented", views=2), views_asked(monkeypatch)
+    fed, n = teacher.fed(few.preprocessing), len(few.x_train)
+    plain = distill(few, representations.train, student, config, teacher=teacher).result
+    assert sum(asked) == 2 * n + 2 and not list(tmp_path.iterdir())
+    for count in (2 * n + 2, 2):  # the second run, or one that goes on, asks nothing but the check of its output
+        asked.clear()
+        found = distill(few, representations.train, student, config, teacher=teacher, cache=tmp_path).result
+        assert sum(asked) == count and torch.equal(found.images, plain.images)
+    (file,) = tmp_path.iterdir()
+    written = file.stat().st_mtime_ns
+    crops, known = known_views(few, config, 0, fed, CPU, teacher, tmp_path)
+    assert torch.equal(known, known_views(few, config, 0, fed, CPU)[1]) and file.stat().st_mtime_ns == written
+    with open("/proc/self/maps") as maps:
+        assert str(file) in maps.read()
+    known = known.clone()  # no longer mapped: the file is cut short next
+    file.write_bytes(file.read_bytes()[:500])  # damaged: computed anew
+    assert torch.equal(known_views(few, config, 0, fed, CPU, teacher, tmp_path)[1], known)
+    other = Teacher(teacher.module, Preprocessing((0.5,), (0.5,)))
+    more, wider = (dataclasses.replace(config, **change) for change in ({"views": 3}, {"crop_pad": 2}))
+    for seed, changed, theirs in ((1, config, teacher), (0, more, teacher), (0, wider, teacher), (0, config, other)):
+        before = set(tmp_path.iterdir())
+        _, new = known_views(few, changed, seed, theirs.fed(few.preprocessing), CPU, theirs, tmp_path)
+        assert len(set(tmp_path.iterdir()) - before) == 1 and not torch.equal(new[: 2 * n], known)
+
+
+def test_of_several_processes_one_writes_known_views(few, small, teacher, tmp_path, monkeypatch):
+    """A reader waits as often as the writer has parts, then maps what that one wrote; asked of nothing itself."""
+    config, fed = quick(small, real_view="augmented", views=3), teacher.fed(few.preprocessing)
+
+    class Writer(Processes):
+        turns = 0
+
+        def agree(self, stop):
+            Writer.turns += 1
+            return stop
+
+        def wait(self):
+            pass
+
+    class Reader(Writer):
+        turns = 0
+
+        def agree(self, stop):
+            assert not stop
+            Reader.turns += 1
+            if Reader.turns == 1:
+                return True  # the writer's answer
+            if Reader.turns == Writer.turns:
+                os.rename(tmp_path / "writer", tmp_path / "reader")
+            return False
+
+    _, wanted = known_views(few, config, 0, fed, CPU, teacher, tmp_path / "writer", Writer(0, 2))
+    asked = views_asked(monkeypatch)
+    _, found = known_views(few, config, 0, fed, CPU, teacher, tmp_path / "reader", Reader(1, 2))
+    assert Writer.turns == 4 and torch.equal(found, wanted) and not asked
+
+
+def test_views_that_a_teacher_has_no_number_for_are_not_kept(few, small, tmp_path):
+    broken = Teacher(nn.Sequential(nn.Flatten(), nn.Linear(64, 4)), few.preprocessing)
+    nn.init.constant_(broken.module[1].bias, float("nan"))
+    with pytest.raises(InputError, match="not finite"):
+        known_views(few, quick(small, real_view="augmented", views=1), 0, broken, CPU, broken, tmp_path)
+    assert not list(tmp_path.iterdir())
 
 
 def test_a_start_from_medoids(student, few, representations, small):

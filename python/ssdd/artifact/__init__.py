@@ -1,7 +1,8 @@
 """The product, its file, and what it is exchanged with: nothing here needs the code that distils."""
 
 from .export import FORMS, export
-from .files import read_safetensors, read_torch, write_atomically
+from .files import read_safetensors, read_torch, why_no_array, write_atomically
+from .lock import LOCK, locked
 from .pairs import FORMAT, DistilledSet
 from .preprocessing import Preprocessing
 from .published import MOST_CLASSES, read_published
@@ -9,12 +10,15 @@ from .published import MOST_CLASSES, read_published
 __all__ = [
     "FORMAT",
     "FORMS",
+    "LOCK",
     "MOST_CLASSES",
     "DistilledSet",
     "Preprocessing",
     "export",
+    "locked",
     "read_published",
     "read_safetensors",
     "read_torch",
+    "why_no_array",
     "write_atomically",
 ]

@@ -49,6 +49,13 @@ def read_torch(path: str | os.PathLike[str]) -> Any:
         raise InputError(f"{name}: not a file of plain tensors ({why}); nothing in it was run") from None
 
 
+def why_no_array(error: Exception) -> str:
+    """What is wrong with a ``.npy`` or ``.npz``, in numpy's words; without its advice to load it unsafely."""
+    if "pickle" in str(error):
+        return "it holds Python objects or is no such file; nothing in it was run"
+    return str(error) or type(error).__name__
+
+
 def write_atomically(path: str | os.PathLike[str], content: bytes) -> Path:
     """Write ``content`` beside ``path`` and move it there in one step."""
     path = Path(path)

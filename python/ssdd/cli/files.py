@@ -10,7 +10,7 @@ import torch
 import typer
 
 from .. import report as reports
-from ..artifact import FORMS, DistilledSet, Preprocessing, export, read_published
+from ..artifact import FORMS, DistilledSet, Preprocessing, export, read_published, why_no_array
 from ..config import InputError
 from ..data import load_images
 from .options import ArtifactFile, Overwrite, Size
@@ -77,4 +77,4 @@ def _scores(file: Path) -> torch.Tensor:
         array = np.load(file, allow_pickle=False)
         return torch.from_numpy(np.asarray(array, dtype=np.float32))
     except (OSError, ValueError, EOFError, TypeError) as error:
-        raise InputError(f"labels: {file.name}: not a readable .npy of plain numbers ({error})") from None
+        raise InputError(f"labels: {file.name}: not a readable .npy of plain numbers ({why_no_array(error)})") from None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated
 
@@ -9,8 +10,9 @@ import torch
 import typer
 
 from ..checkpoint import Checkpoints
-from ..config import PRESETS, InputError, Preset, Report, official, preset, with_settings
+from ..config import PRESETS, InputError, Preset, Report, departures, official, preset, with_settings
 from ..data import CPU, DEVICES, ImageSet
+from ..parallel import place
 from ..teachers import (
     Representations,
     Teacher,
@@ -32,12 +34,18 @@ PresetName = Annotated[
 ]
 Changes = Annotated[
     list[str] | None,
-    typer.Option("--set", metavar="STAGE.FIELD=VALUE", help="Change a setting, e.g. distill.rate=0.03. Repeatable. "
-                 "Each is a flag too, --distill.rate 0.03: `ssdd settings PRESET` prints all."),
+    typer.Option(
+        "--set",
+        metavar="STAGE.FIELD=VALUE",
+        help="Change a setting, e.g. distill.rate=0.03. Repeatable. "
+        "Each is a flag too, --distill.rate 0.03: `ssdd settings PRESET` prints all.",
+    ),
 ]
 Official = Annotated[
-    bool, typer.Option("--official", help="Turn every departure between paper and published code to the code's side.")
-]
+    bool,
+    typer.Option("--official", help="Turn every departure between paper and published code to the code's side, but for "
+                 "those that a flag (or --set) names: the flag wins, and the run says so."),
+]  # fmt: skip
 TeacherName = Annotated[
     str | None,
     typer.Option("--teacher", "-t", help="FILE.safetensors written by `ssdd teacher`; FILE.pth, a ResNet in "
@@ -75,8 +83,16 @@ def chosen_settings(
         pairs["distill.images"] = str(images)
     if steps is not None:
         pairs["distill.steps"] = str(steps)
-    settings = with_settings(settings, pairs)
-    return official(settings) if code else settings
+    return official_but_for(settings, pairs) if code else with_settings(settings, pairs)
+
+
+def official_but_for(settings: Preset, changes: Mapping[str, str]) -> Preset:
+    """The published code's side of ``settings``, then what was asked for by name; says what that keeps from it."""
+    settings = with_settings(official(settings), changes)
+    kept = [f"{key} = {here} (the code: {word})" for key, (here, word) in departures(settings).items()]
+    if kept and not place():  # of several processes one says it
+        typer.echo(f"--official but for what was asked for by name: {', '.join(kept)}", err=True)
+    return settings
 
 
 def chosen_teacher(

@@ -16,6 +16,11 @@ FILE = "run.json"
 CHECKPOINTS = "checkpoints"
 """The folder of a run's checkpoints, in its folder."""
 
+ARGUMENTS: dict[str, type] = {
+    "data": str, "size": int, "seed": int, "teacher": str, "representations": str, "share": str,
+}  # fmt: skip
+OPTIONAL = ("size", "teacher", "representations", "share")
+
 
 @dataclass
 class Run:
@@ -29,8 +34,12 @@ class Run:
         """What :meth:`write` left in ``folder``."""
         try:
             content = json.loads((folder / FILE).read_text())
-            stored = content["settings"]
-            return cls(from_dict(Preset(name=""), stored), dict(content["arguments"]))
+            stored, arguments = content["settings"], dict(content["arguments"])
+            for key, value in arguments.items():
+                kind = ARGUMENTS.get(key, type(value))
+                if type(value) is not kind and not (value is None and key in OPTIONAL):
+                    raise InputError(f"arguments.{key}: expected {kind.__name__}, got {value!r}")
+            return cls(from_dict(Preset(name=""), stored), arguments)
         except FileNotFoundError:
             raise InputError(f"resume: {folder} holds no run that can go on (no {FILE})") from None
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:

@@ -8,8 +8,8 @@ from typing import Annotated, Any
 
 import typer
 
-from ..config import PRESETS, as_dict, official, preset, with_settings
-from .options import Changes, Official
+from ..config import PRESETS, as_dict, preset, with_settings
+from .options import Changes, Official, official_but_for
 
 _FLAG = re.compile(r"--([a-z]+(?:\.[a-z0-9_]+)+)(?:=(.*))?", re.DOTALL)
 
@@ -33,8 +33,9 @@ def settings_command(
     code: Official = False,
 ) -> None:
     """Print every setting of a preset, each as the flag that changes it."""
-    chosen = with_settings(preset(name), dict(change.partition("=")[::2] for change in changes or []))
-    for key, value in _flat(as_dict(official(chosen) if code else chosen)):
+    pairs = dict(change.partition("=")[::2] for change in changes or [])
+    chosen = official_but_for(preset(name), pairs) if code else with_settings(preset(name), pairs)
+    for key, value in _flat(as_dict(chosen)):
         print(f"--{key}={'-'.join(map(str, value)) if isinstance(value, tuple) else value}")
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import shutil
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -11,12 +12,13 @@ from typing import Annotated
 import typer
 
 from .. import report as reports
+from ..artifact import locked
 from ..checkpoint import EVERY, Checkpoints, Stopped, interruptible
 from ..config import Diverged, InputError, Report, as_dict, silent
 from ..data import chosen_device, load_images
 from ..distill import Distillation, needs_teacher
 from ..distill import distill as run_distill
-from ..evaluate import Cell, Study, evaluate_teacher
+from ..evaluate import Cell, Study, evaluate_teacher, ready
 from ..parallel import WAYS, Processes, ProcessLost, joined, place
 from ..teachers import cache_directory, represent, train_teacher
 from .options import (
@@ -40,8 +42,8 @@ from .resume import CHECKPOINTS, Run, lasting
 
 
 @contextmanager
-def _say_how_to_go_on(command: str) -> Iterator[None]:
-    """Complete the message of whatever ends a run that can go on."""
+def _say_how_to_go_on(command: str, folder: Path) -> Iterator[None]:
+    """Complete the message of whatever ends a run that can go on; ``folder``: the run's."""
     try:
         yield
     except Stopped as error:
@@ -49,6 +51,8 @@ def _say_how_to_go_on(command: str) -> Iterator[None]:
     except ProcessLost as error:
         raise ProcessLost(f"{error}. Go on from the last checkpoint with: {command}") from None
     except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT) or not any((folder / CHECKPOINTS).glob("*.safetensors")):
+            raise  # no room is not what ends it, or there is nothing to go on from
         raise OSError(f"{error}. The checkpoints are kept; make room, then go on with: {command}") from error
 
 
@@ -82,15 +86,21 @@ def teacher(
     on = chosen_device(device)
     settings = chosen_settings(data, preset_name, changes, False, None, None, begun.settings if begun else None)
     file, loaded = reports.new_file(wanted, overwrite), load_images(data, size)
-    if not begun:
-        shutil.rmtree(folder, ignore_errors=True)  # of a training that was never finished, and is begun anew
-        Run(settings, {"data": lasting(data), "size": size}).write(folder)
     command = f"ssdd teacher --resume {wanted}"
-    with reports.Display(show=not quiet) as display, interruptible(display.say) as stop, _say_how_to_go_on(command):
+    with ExitStack() as stack:
+        folder.mkdir(parents=True, exist_ok=True)
+        stack.enter_context(locked(folder))
+        reports.new_file(wanted, overwrite)  # once more: whoever held the lock may have written it
+        if not begun:
+            shutil.rmtree(folder / CHECKPOINTS, ignore_errors=True)  # of a training that is begun anew
+            Run(settings, {"data": lasting(data), "size": size}).write(folder)
+        display = stack.enter_context(reports.Display(show=not quiet))
+        stop = stack.enter_context(interruptible(display.say))
+        stack.enter_context(_say_how_to_go_on(command, folder))
         checkpoints = Checkpoints(folder / CHECKPOINTS, "teacher", every=every, stop=stop, report=display, device=on)
         trained = train_teacher(loaded, settings.teacher, display, checkpoints, on)
         trained.save(file)
-    shutil.rmtree(folder)
+        shutil.rmtree(folder)
     r = represent(trained, loaded, cache_directory())
     print(f"{file}: {r.dimension} numbers an image")
     if r.test is not None:
@@ -152,18 +162,19 @@ def distill(
     with ExitStack() as stack:
         processes = stack.enter_context(joined(share, begun.arguments.get("share") if begun else None, on))
         folder = resume or out or Path()
-        if begun and (folder / "distilled.safetensors").is_file() and not (folder / CHECKPOINTS).is_dir():
-            print(f"{folder / 'distilled.safetensors'}: this run is finished")
+        if begun and _finished(folder):
             return
         if given is None and processes.size > 1:
             raise InputError("teacher: several processes share a run with a teacher that is trained: "
                              "ssdd teacher -o FILE.safetensors, then --teacher FILE.safetensors")  # fmt: skip
-        stack.enter_context(_say_how_to_go_on(f"{_program(processes)} distill --resume {folder}"))
+        ready(loaded, settings, given and given[0], given and given[1], processes, on)  # before there is a folder
+        stack.enter_context(_say_how_to_go_on(f"{_program(processes)} distill --resume {folder}", folder))
         report: Report = silent
+        _lock(folder, None if begun else overwrite, processes, stack)
+        if begun and _finished(folder):  # by whoever held the lock
+            return
         display = stack.enter_context(reports.Display(show=not quiet and processes.writes))
         if processes.writes:
-            if not begun:
-                reports.new_directory(folder, overwrite)
             log = reports.JsonLines(folder / reports.MARK, append=begun is not None)
             report = reports.both(stack.enter_context(log), display)
             if not begun:
@@ -171,7 +182,6 @@ def distill(
                          (("data", data), ("teacher", teacher), ("representations", representations))}  # fmt: skip
                 Run(settings, {**names, "size": size, "seed": seed, "share": share}).write(folder)
             report({"event": "start", "settings": as_dict(settings), "seed": seed})
-        processes.wait()  # until the folder is there
         stop = stack.enter_context(interruptible(display.say if processes.writes else lambda line: None))
         of_teacher, checkpoints = (
             Checkpoints(folder / CHECKPOINTS, stage, every=every, stop=stop, report=report, writes=processes.writes,
@@ -189,7 +199,7 @@ def distill(
             run = run_distill(
                 loaded, r.train, lambda: study.make(r.dimension), settings.distill, seed=seed,
                 teacher=network if needs_teacher(settings.distill) else None, report=report, checkpoints=checkpoints,
-                processes=processes, device=on,
+                processes=processes, device=on, cache=cache_directory(),
             )  # fmt: skip
         except Diverged as error:
             if processes.writes:
@@ -202,6 +212,27 @@ def distill(
             of_teacher.clear()
             checkpoints.clear()  # last: until all is written the run can go on
             print(f"{folder / 'distilled.safetensors'}: {len(run.result)} images, loss {run.losses[-1][1]:.4g}")
+
+
+def _finished(folder: Path) -> bool:
+    """Whether nothing of this run is left to do; says so."""
+    if not (folder / "distilled.safetensors").is_file() or (folder / CHECKPOINTS).is_dir():
+        return False
+    print(f"{folder / 'distilled.safetensors'}: this run is finished")
+    return True
+
+
+def _lock(folder: Path, new: bool | None, processes: Processes, stack: ExitStack) -> None:
+    """The folder is this run's as long as ``stack`` lasts; where it is another's, all processes end the same way.
+    ``new``: whether a new one may take an earlier run's place; None: it is there."""
+    refused: InputError | None = None
+    if processes.writes:
+        try:
+            stack.enter_context(locked(folder) if new is None else reports.own_directory(folder, new))
+        except InputError as error:
+            refused = error
+    if processes.agree(refused is not None):
+        raise refused or InputError(f"{folder}: refused to the process that writes")
 
 
 def _program(processes: Processes) -> str:
@@ -218,5 +249,4 @@ def _write(run: Distillation, folder: Path) -> None:
 
 def _print_probes(cell: Cell) -> None:
     for key, accuracy in cell.probes.items():
-        count = key.split("/")[1]
-        print(f"probe, {'all' if count == '0' else count} labels a class: {accuracy:.1f}%")
+        print(f"probe, {reports.labels_a_class(key.split('/')[1])}: {accuracy:.1f}%")

@@ -7,8 +7,9 @@ named option. The default is the paper's side; :func:`official` turns every one 
 from __future__ import annotations
 
 from .change import VERSION, as_dict, from_dict, versions, with_settings
+from .differences import differences
 from .errors import Diverged, Event, InputError, Report, silent
-from .presets import PRESETS, official, preset
+from .presets import OFFICIAL, PRESETS, departures, official, preset
 from .settings import (
     AugmentConfig,
     DistillConfig,
@@ -21,6 +22,7 @@ from .settings import (
 )
 
 __all__ = [
+    "OFFICIAL",
     "PRESETS",
     "VERSION",
     "AugmentConfig",
@@ -36,6 +38,8 @@ __all__ = [
     "StudentConfig",
     "TeacherConfig",
     "as_dict",
+    "departures",
+    "differences",
     "from_dict",
     "official",
     "preset",

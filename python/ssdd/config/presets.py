@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import dataclasses
+from operator import attrgetter
 
+from .change import with_settings
 from .errors import InputError
 from .settings import AugmentConfig, DistillConfig, FinetuneConfig, Preset, PretrainConfig, StudentConfig, TeacherConfig
 
@@ -72,16 +73,22 @@ def preset(name: str) -> Preset:
     return PRESETS[name]
 
 
+OFFICIAL = {
+    "distill.pool_counter": "stuck",
+    "distill.support_input": "raw",
+    "distill.real_view": "augmented",
+    "distill.teacher_in_loop": "recomputed",
+    "evaluate.random_targets": "labels",
+}
+"""The published code's side of every departure between it and the paper."""
+
+
 def official(settings: Preset) -> Preset:
     """``settings`` with every departure between paper and published code turned to the code's side."""
-    return dataclasses.replace(
-        settings,
-        distill=dataclasses.replace(
-            settings.distill,
-            pool_counter="stuck",
-            support_input="raw",
-            real_view="augmented",
-            teacher_in_loop="recomputed",
-        ),
-        evaluate=dataclasses.replace(settings.evaluate, random_targets="labels"),
-    )
+    return with_settings(settings, OFFICIAL)
+
+
+def departures(settings: Preset) -> dict[str, tuple[str, str]]:
+    """Where ``settings`` part from the published code's side: STAGE.FIELD -> what stands there, the code's word."""
+    here = {key: str(attrgetter(key)(settings)) for key in OFFICIAL}
+    return {key: (here[key], word) for key, word in OFFICIAL.items() if here[key] != word}

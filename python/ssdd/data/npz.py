@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ..artifact import why_no_array
 from ..config import InputError
 from .sets import ImageSet, hold_out
 from .stream import MEMORY
@@ -33,7 +34,7 @@ def read_npz(path: Path, memory: int = MEMORY) -> ImageSet:
                     large = archive.getinfo(f"{key}.npy").file_size > memory
                     arrays[key] = _mapped(path, archive, f"{key}.npy") if large else file[key]
     except (ValueError, OSError, EOFError, KeyError, MemoryError, zipfile.BadZipFile, zlib.error) as error:
-        raise InputError(f"{path.name}: not a readable .npz of plain arrays ({error})") from None
+        raise InputError(f"{path.name}: not a readable .npz of plain arrays ({why_no_array(error)})") from None
     if "x_train" not in arrays:
         raise InputError(f"{path.name}: expected the array x_train, uint8 [N, H, W, C]; it is missing")
     for key, array in arrays.items():

@@ -7,6 +7,7 @@ from .finetune import finetune
 from .measures import labelled_rows, probe, representation_error
 from .plan import Plan, Row, read_plan
 from .pretrain import pretrain
+from .ready import ready
 from .rows import Cell, evaluate, evaluate_teacher
 from .study import KMEANS, KRR_ST, NO_PRETRAINING, RANDOM, TEACHER, Study, Task, distil_seed, other_rows, run_tasks
 
@@ -20,6 +21,7 @@ __all__ = [
     "finetune",
     "read_cell",
     "read_plan",
+    "ready",
     "KMEANS",
     "KRR_ST",
     "NO_PRETRAINING",

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from ..artifact import write_atomically
-from ..config import InputError, Preset
+from ..config import InputError, differences
 from .plan import Row
 
 SOURCE = "source"
@@ -36,7 +35,7 @@ class Cells:
         if not path.is_file():
             return None
         cell = read_cell(path)
-        found = differences(cell["settings"], row.relevant)
+        found = parted(cell["settings"], row.relevant)
         found += [
             f"{key}: {cell['inputs'].get(key)} there, {here} here"
             for key, here in self._inputs(row, name).items()
@@ -73,24 +72,6 @@ def read_cell(path: Path) -> dict[str, Any]:
     return cell
 
 
-def differences(stored: Mapping[str, Any], wanted: Mapping[str, Any]) -> list[str]:
-    """Where stored settings and wanted ones part, as text.
-
-    A setting that is younger than the stored file does not count where it stands at its default, which is what the
-    older code did.
-    """
-    there, here, default = dict(_flat(stored)), dict(_flat(wanted)), dict(_flat(dataclasses.asdict(Preset("default"))))
-    parted = [
-        f"{key}: {there.get(key, default.get(key))!r} there, {here.get(key)!r} here"
-        for key in sorted(there.keys() | here.keys())
-        if there.get(key, default.get(key)) != here.get(key)
-    ]
-    return parted
-
-
-def _flat(settings: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    for key, value in settings.items():
-        if isinstance(value, Mapping):
-            yield from _flat(value, f"{prefix}{key}.")
-        else:
-            yield f"{prefix}{key}", list(value) if isinstance(value, tuple) else value
+def parted(stored: Mapping[str, Any], wanted: Mapping[str, Any]) -> list[str]:
+    """:func:`ssdd.config.differences` as text."""
+    return [f"{key}: {there!r} there, {here!r} here" for key, (there, here) in differences(stored, wanted).items()]

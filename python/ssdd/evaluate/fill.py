@@ -22,7 +22,7 @@ from ..models import Network, seeded
 from ..objective import total_variation
 from ..select import baseline, kmeans_medoids, random_subset
 from ..teachers import Representations, Teacher
-from .cells import SOURCE, Cells, differences
+from .cells import SOURCE, Cells, parted
 from .finetune import finetune
 from .plan import Plan, Row
 from .rows import Cell, measure, pretrained, probes
@@ -164,7 +164,7 @@ def row_pairs(study: Study, row: Row, seed: int, work: Path, report: Report = si
         dimension = study.representations.dimension
         pairs = distill(
             data, train, lambda: study.make(dimension), settings.distill, seed=seed, teacher=teacher, report=told,
-            checkpoints=checkpoints,
+            checkpoints=checkpoints, cache=study.cache,
         ).result  # fmt: skip
     else:
         choose = {"random": lambda: random_subset(len(train), count, seed),
@@ -220,7 +220,7 @@ def as_json(values: Any) -> Any:
 
 
 def _same(file: Path, stored: Mapping[str, Any], wanted: Mapping[str, Any]) -> None:
-    found = differences(stored, wanted)
+    found = parted(stored, wanted)
     if found:
         raise InputError(f"{file}: kept by a run with other settings ({'; '.join(found[:3])}); move it away")
 

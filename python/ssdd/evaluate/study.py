@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import multiprocessing
+import os
 import queue
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
@@ -33,6 +34,8 @@ class Study:
     representations: Representations
     settings: Preset
     teacher: Teacher | None = None
+    cache: str | os.PathLike[str] | None = None
+    """The folder for representations of known views; None: none are kept."""
 
     def make(self, outputs: int) -> Network:
         """A student with a random start."""
@@ -56,6 +59,7 @@ def distil_seed(
         seed=seed,
         teacher=teacher,
         report=report,
+        cache=study.cache,
     )
     cell = evaluate(run.result, study.data, r.test, study.make, settings, seed=seed, report=report)
     cell.method = KRR_ST

@@ -1,14 +1,14 @@
 """What a person looks at: run directory, log, progress, tables, pictures, and the demonstration that makes them all."""
 
 from .demo import demo, keep_partial, teach
-from .directory import MARK, check_directory, new_directory, new_file
+from .directory import MARK, check_directory, new_directory, new_file, own_directory
 from .info import info
 from .log import JsonLines, both
 from .page import write_page
 from .pictures import contact_sheet, coverage, images_over_steps, loss_curves
 from .progress import Display
 from .study import run_study
-from .table import comparisons, markdown, sentences, table
+from .table import comparisons, labels_a_class, markdown, sentences, table
 
 __all__ = [
     "MARK",
@@ -22,11 +22,13 @@ __all__ = [
     "images_over_steps",
     "info",
     "keep_partial",
+    "labels_a_class",
     "loss_curves",
     "markdown",
     "check_directory",
     "new_directory",
     "new_file",
+    "own_directory",
     "run_study",
     "sentences",
     "table",

@@ -12,9 +12,9 @@ from typing import Any
 from ..artifact import write_atomically
 from ..config import Diverged, InputError, Preset, Report, as_dict, preset, silent, versions
 from ..data import ImageSet, load_images
-from ..evaluate import Cell, Study, Task, distil_seed, other_rows, run_tasks
+from ..evaluate import Cell, Study, Task, distil_seed, other_rows, ready, run_tasks
 from ..teachers import Representations, Teacher, read_representations, represent, train_teacher
-from .directory import MARK, new_directory
+from .directory import MARK, own_directory
 from .log import JsonLines, both
 from .pictures import contact_sheet, coverage, images_over_steps, loss_curves
 from .table import as_json, markdown, sentences, table
@@ -57,9 +57,9 @@ def demo(
         )
     given = read_representations(representations, data) if representations is not None else None
     workers = len(os.sched_getaffinity(0)) if workers is None else workers
-    folder = new_directory(out, overwrite)
+    ready(data, settings, teacher, given)
     begun = time.monotonic()
-    with JsonLines(folder / MARK) as log:
+    with own_directory(out, overwrite) as folder, JsonLines(folder / MARK) as log:
         report = both(log, report)
         report({"event": "start", "settings": as_dict(settings), "seeds": seeds, "versions": versions()})
         if given is None:

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import os
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
+from ..artifact import LOCK, locked
 from ..config import InputError
 
 MARK = "log.jsonl"
@@ -21,7 +24,7 @@ def check_directory(path: str | os.PathLike[str], overwrite: bool = False) -> Pa
     folder = Path(path)
     if folder.exists() and not folder.is_dir():
         raise InputError(f"out: {folder} is a file; give a directory for the run")
-    if folder.is_dir() and any(folder.iterdir()):
+    if _content(folder):
         if not overwrite:
             raise InputError(f"out: {folder} is not empty; choose another directory or give --overwrite")
         if not (folder / MARK).is_file():
@@ -30,12 +33,29 @@ def check_directory(path: str | os.PathLike[str], overwrite: bool = False) -> Pa
 
 
 def new_directory(path: str | os.PathLike[str], overwrite: bool = False) -> Path:
-    """An empty directory at ``path``; refuses what :func:`check_directory` refuses."""
+    """An empty directory at ``path``, but for its lock; refuses what :func:`check_directory` refuses."""
     folder = check_directory(path, overwrite)
-    if folder.is_dir() and any(folder.iterdir()):
-        shutil.rmtree(folder)
+    for entry in sorted(_content(folder), key=lambda entry: entry.name == MARK):  # the mark last: broken off, it is a
+        if entry.is_dir() and not entry.is_symlink():  # run's directory still
+            shutil.rmtree(entry)
+        else:
+            entry.unlink()
     folder.mkdir(parents=True, exist_ok=True)
     return folder
+
+
+@contextmanager
+def own_directory(path: str | os.PathLike[str], overwrite: bool = False) -> Iterator[Path]:
+    """:func:`new_directory`, locked: while it lasts no other run gets it, nor ``--overwrite`` empties it."""
+    folder = check_directory(path, overwrite)
+    folder.mkdir(parents=True, exist_ok=True)
+    with locked(folder):
+        yield new_directory(folder, overwrite)
+
+
+def _content(folder: Path) -> list[Path]:
+    """What is in the folder, where there is one, but for the lock of whoever works there."""
+    return [entry for entry in folder.iterdir() if entry.name != LOCK] if folder.is_dir() else []
 
 
 def new_file(path: str | os.PathLike[str], overwrite: bool = False) -> Path:

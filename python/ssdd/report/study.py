@@ -53,7 +53,7 @@ def run_study(
             )
     inputs = {SOURCE: images.fingerprint, "teacher": network.key()}
     inputs |= {key: found.fingerprint for key, found in sets.items()}
-    study = Study(images, represent(network, images, cache), plan.rows[0].settings, network)
+    study = Study(images, represent(network, images, cache), plan.rows[0].settings, network, cache)
     folder = Path(out)
     cells = Cells(folder / "cells", inputs, {path: found.key() for path, found in others.items()})
     known = {path: (found, represent(found, images, cache)) for path, found in others.items()}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
@@ -12,6 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ..artifact import why_no_array
 from ..config import InputError
 from ..data import ImageSet, mapped, write_array
 from .teacher import Teacher
@@ -46,15 +48,16 @@ def represent(teacher: Teacher, data: ImageSet, cache: str | os.PathLike[str] | 
         return Representations(teacher.represent(data.x_train), teacher.represent(data.x_test))
     key = hashlib.sha256(f"{teacher.key()} {data.fingerprint} {torch.__version__}".encode()).hexdigest()
     file = Path(cache) / f"{key[:32]}.npy"
-    both = _cached(file, n + q)
+    both = cached(file, n + q)
     if both is None:
-        _compute(file, teacher, data)
-        both = _cached(file, n + q)
+        # Training images, then test images.
+        write_parts(file, n + q, chain(teacher.represented(data.x_train), teacher.represented(data.x_test)))
+        both = cached(file, n + q)
         assert both is not None, file
     return Representations(both[:n], both[n:])
 
 
-def _cached(file: Path, rows: int) -> Tensor | None:
+def cached(file: Path, rows: int) -> Tensor | None:
     """What the file holds, mapped; None where it is not there, damaged or of another form."""
     try:
         found = mapped(file)
@@ -63,9 +66,8 @@ def _cached(file: Path, rows: int) -> Tensor | None:
     return found if found.dtype == torch.float32 and found.dim() == 2 and len(found) == rows else None
 
 
-def _compute(file: Path, teacher: Teacher, data: ImageSet) -> None:
-    """Training images, then test images, a batch in memory at a time."""
-    parts = chain(teacher.represented(data.x_train), teacher.represented(data.x_test))
+def write_parts(file: Path, rows: int, parts: Iterator[Tensor]) -> None:
+    """A file that :func:`cached` reads, of ``rows`` rows that come part by part."""
     first = next(parts)
 
     def fill(out: np.ndarray) -> None:
@@ -74,8 +76,7 @@ def _compute(file: Path, teacher: Teacher, data: ImageSet) -> None:
             out[at : at + len(part)] = part.numpy()
             at += len(part)
 
-    shape = (len(data.x_train) + len(data.x_test), first.shape[1])
-    write_array(file, shape, np.float32, fill, "representations")
+    write_array(file, (rows, first.shape[1]), np.float32, fill, "representations")
 
 
 def read_representations(path: str | os.PathLike[str], data: ImageSet) -> Representations:
@@ -89,7 +90,8 @@ def read_representations(path: str | os.PathLike[str], data: ImageSet) -> Repres
     try:
         array = np.load(path, mmap_mode="c", allow_pickle=False)
     except (OSError, ValueError, EOFError) as error:
-        raise InputError(f"representations: {name}: not a readable .npy of plain numbers ({error})") from None
+        why = why_no_array(error)
+        raise InputError(f"representations: {name}: not a readable .npy of plain numbers ({why})") from None
     n, q = len(data.x_train), len(data.x_test)
     if (
         not isinstance(array, np.ndarray) or array.ndim != 2 or not array.shape[1]

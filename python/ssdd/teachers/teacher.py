@@ -22,9 +22,18 @@ from ..models import ConvNet, ResNet, standard_resnet
 
 FORMAT = "ssdd.teacher"
 BATCH = 500
+"""Images that a teacher is shown at once, at most; larger ones than 32x32 are fewer (:func:`at_once`)."""
 WEIGHTS = (".pt", ".pth", ".bin", ".safetensors")
 IMAGENET = Preprocessing((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 """What networks in torchvision's form were trained with."""
+
+
+def at_once(height: int, width: int) -> int:
+    """How many images of that size a teacher is shown at once: as many pixels as ``BATCH`` images of 32x32 have.
+
+    What a network keeps in memory grows with the pixels: 500 images of 224x224 would take a ResNet-50 several GB.
+    """
+    return max(1, min(BATCH, BATCH * 32 * 32 // (height * width)))
 
 
 def teacher_backbone(kind: str, channels: int, size: tuple[int, int], widths: tuple[int, ...]) -> ConvNet | ResNet:
@@ -91,7 +100,7 @@ class Teacher:
         if images.shape[-1] != channels:
             raise InputError(f"teacher: it was made for images of {channels} channels, these have {images.shape[-1]}")
         try:
-            for part in images.split(BATCH):
+            for part in images.split(at_once(*images.shape[1:3])):
                 y = self(self.preprocessing(sent(part, device))).cpu()
                 if not bool(torch.isfinite(y).all()):
                     raise InputError(

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from ..checkpoint import Checkpoints
 from ..config import Diverged, InputError, Report, TeacherConfig, as_dict, silent
 from ..data import CPU, ImageSet, augment, repeatable, taken
-from ..models import seeded
+from ..models import ConvNet, ResNet, seeded
 from .methods import METHODS, Method
 from .teacher import Teacher, teacher_backbone
 
@@ -46,6 +46,14 @@ class Training:
         self.total = state["total"].to(next(self.backbone.parameters()).device)
 
 
+def untrained(data: ImageSet, config: TeacherConfig) -> ConvNet | ResNet:
+    """The network that :func:`train_teacher` begins with. Raises :class:`InputError` where it does not fit the data."""
+    n = len(data.x_train)
+    if n < 4:
+        raise InputError(f"data: expected at least 4 training images for a teacher, got {n}")
+    return seeded(lambda: teacher_backbone(config.backbone, data.channels, data.size, config.widths), config.seed)
+
+
 @repeatable()
 def train_teacher(
     data: ImageSet,
@@ -61,10 +69,7 @@ def train_teacher(
     it had never stopped. The network trains on ``device`` and stays there; all draws are made in main memory.
     Raises :class:`Diverged` where the loss stops being finite.
     """
-    n = len(data.x_train)
-    if n < 4:
-        raise InputError(f"data: expected at least 4 training images for a teacher, got {n}")
-    backbone = seeded(lambda: teacher_backbone(config.backbone, data.channels, data.size, config.widths), config.seed)
+    n, backbone = len(data.x_train), untrained(data, config)
     method = seeded(lambda: METHODS[config.method](backbone, backbone.dimension, config), config.seed + 1)
     backbone.to(device)
     method.to(device)

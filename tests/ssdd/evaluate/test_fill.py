@@ -15,7 +15,6 @@ from ssdd.artifact import DistilledSet
 from ssdd.cli.study import duration
 from ssdd.config import InputError
 from ssdd.evaluate import read_plan
-from ssdd.evaluate.cells import differences
 from ssdd.evaluate.fill import remaining
 from ssdd.report import run_study
 from ssdd.teachers import Teacher, represent, train_teacher
@@ -165,13 +164,6 @@ def test_a_cell_of_another_configuration_is_refused(place):
     (place / "cells" / "teacher.seed-0.source.json").write_text("{")
     with pytest.raises(InputError, match="not a readable cell"):
         run(place)
-
-
-def test_a_setting_younger_than_the_cell_counts_only_away_from_its_default():
-    assert differences({"pretrain": {"steps": 8}}, {"pretrain": {"steps": 8, "batch": 256}}) == []
-    assert differences({"pretrain": {"steps": 8}}, {"pretrain": {"steps": 8, "batch": 2}})
-    assert differences({"pretrain": {"steps": 8, "gone": 1}}, {"pretrain": {"steps": 8}})
-    assert differences({"evaluate": {"labels": [5]}}, {"evaluate": {"labels": (5,)}}) == []
 
 
 @pytest.mark.parametrize(

@@ -8,6 +8,7 @@ import pytest
 import torch
 from PIL import Image
 
+from ssdd.cli.train import _print_probes
 from ssdd.config import InputError
 from ssdd.evaluate import KMEANS, KRR_ST, NO_PRETRAINING, RANDOM, TEACHER, Cell
 from ssdd.report import (
@@ -130,6 +131,14 @@ def test_table_rows_and_numbers():
     assert [row[0] for row in rows[1:]] == [NO_PRETRAINING, RANDOM, KMEANS, KRR_ST, TEACHER]
     assert rows[4][1] == "0.400 ± 0.058" and rows[1][1] == "" and rows[0][-1] == "probe, all labels a class"
     assert markdown(rows).count("\n") == 6
+
+
+def test_labels_in_words(capsys):
+    cell = Cell(TEACHER, 0, None, {"features/1": 1.0, "features/5": 2.0, "features/0": 3.0})
+    wanted = ["probe, 1 label a class", "probe, 5 labels a class", "probe, all labels a class"]
+    assert table([cell])[0][2:] == wanted
+    _print_probes(cell)
+    assert [line.partition(":")[0] for line in capsys.readouterr().out.splitlines()] == wanted
 
 
 def test_comparisons_and_sentences():

@@ -1,6 +1,7 @@
 """Teachers: training, files, networks of the user's, and representations: cached, or from a file."""
 
 import dataclasses
+import pickle
 from pathlib import Path
 
 import numpy as np
@@ -10,11 +11,11 @@ from torch import nn
 
 from ssdd.artifact import Preprocessing
 from ssdd.config import Diverged, InputError
-from ssdd.data import ImageSet, augment
+from ssdd.data import CPU, ImageSet, augment, draw_crops, load_images
 from ssdd.data.sets import hold_out
 from ssdd.evaluate.measures import standardise
 from ssdd.models import ConvNet, seeded
-from ssdd.teachers import Representations, Teacher, read_representations, represent, train_teacher
+from ssdd.teachers import Representations, Teacher, Views, read_representations, represent, train_teacher
 from ssdd.teachers.methods import BYOL, barlow_loss, byol_loss, simclr_loss
 
 PRE = Preprocessing((0.0,), (1.0,))
@@ -218,6 +219,39 @@ def test_representations_that_do_not_fit(tmp_path, few, array, named):
     np.save(tmp_path / "r.npy", array, allow_pickle=True)
     with pytest.raises(InputError, match=named):
         read_representations(tmp_path / "r.npy", few)
+
+
+def test_large_images_are_shown_to_a_teacher_a_few_at_a_time(few, monkeypatch):
+    asked = []
+    pooled = Teacher(nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten()), PRE)
+    before = Teacher.__call__
+    monkeypatch.setattr(Teacher, "__call__", lambda self, x: asked.append(len(x)) or before(self, x))
+    for side, n, wanted in ((8, 600, [500, 100]), (32, 600, [500, 100]), (64, 300, [125, 125, 50]),
+                            (224, 25, [10, 10, 5]), (1024, 2, [1, 1])):  # fmt: skip
+        asked.clear()
+        images = torch.randint(0, 256, (n, side, side, 1), dtype=torch.uint8)
+        mean = images.float().mean((1, 2)) / 255
+        torch.testing.assert_close(pooled.represent(images), mean)
+        assert asked == wanted
+        asked.clear()
+        data = ImageSet("set", images, images[:1])
+        crops = draw_crops(n, 1, torch.Generator().manual_seed(0))
+        views = Views(pooled.fed(data.preprocessing), data, crops, 1, CPU)
+        assert [len(part) for part in views.computed()] == asked == wanted and views.parts() == len(wanted)
+
+
+def test_a_pickle_in_place_of_an_array_is_refused_without_advice_to_load_it(few, tmp_path):
+    file = tmp_path / "r.npy"
+    file.write_bytes(pickle.dumps([1]))
+    for call in (lambda: read_representations(file, few), lambda: load_images(save_objects(tmp_path / "x.npz"))):
+        with pytest.raises(InputError, match="nothing in it was run") as refused:
+            call()
+        assert "unsafely" not in str(refused.value) and "allow_pickle" not in str(refused.value)
+
+
+def save_objects(file):
+    np.savez(file, x_train=np.array([{}], dtype=object))
+    return file
 
 
 def in_file(tensor) -> bool:
