@@ -354,7 +354,7 @@ FORMULAS = {
     "factor_tiles_kernel": _factor_tiles, "invert_kernel": _invert, "solve_tiles_kernel": _solve_tiles,
     "copy_kernel": _copy, "mirror_kernel": _mirror,
     "sum_columns_kernel": _column_sums, "after_solve_kernel": _after_solve, "nan_kernel": _little,
-    "fill_kernel": _little, "scalars_kernel": _scalars, "ridge_kernel": _little, "corner_kernel": _little,
+    "fill_kernel": _little, "scalars_kernel": _scalars, "ridge_kernel": _little, "border_kernel": _little,
     "hyper_kernel": _hyper, "alpha_sum_kernel": _little, "rbf_hyper_kernel": _little,
     "slope_kernel": _slope, "shift_kernel": _shift,
 }  # fmt: skip

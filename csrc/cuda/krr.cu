@@ -1,10 +1,10 @@
 // KRR forward on the GPU, composed of products (product.cuh) and one factorisation (factor.cuh) for the whole batch on
-// one stream; see krr.h for the plans. Launches: dense 3 and 2 a chunk of queries, low rank 6, primal 5 (bordered 9, 10
-// with retries); one fewer where the Gram matrix is fused into the factorisation, one more where more than 64 columns take
+// one stream; see krr.h for the plans. Launches: dense 3 and 2 a chunk of queries, low rank 6, primal 5 (bordered
+// 8); one fewer where the Gram matrix is fused into the factorisation, one more where more than 64 columns take
 // a solve of their own (factor_small.cu), 4 more for a factor larger than one block. The loss comes with the predictions,
 // and what a failed problem leaves is NaN as it is written. Nothing comes back to the host.
 //
-// Mapping: that of the products and rungs; corner_kernel takes a thread a problem. Traffic: every input once, and K_ss, alpha,
+// Mapping: that of the products and rungs; border_kernel takes a block a problem. Traffic: every input once, and K_ss, alpha,
 // R once each; dense K_qs too. FLOPs (krr.h counts them as multiply-adds): S^2 D + S^3 / 3 + 2 S^2 C, and 2 (S + Q) D C in low
 // rank, 2 Q S (D + C) dense. Floor on an H100: benchmarks/results/sass.md has it for the sizes of the speed table. Small ones
 // are bound by their launches, about 2.5 us each in a graph. Other path: the plans, picked by ssdd_ext/plan.py.
@@ -19,11 +19,14 @@ namespace {
 
 constexpr int kThreads = 256;
 
-// The corner of the primal's border: bias * S.
+// The primal's border: its column is its row, which sum_columns wrote, and its corner bias * S. A block a problem.
 template <class T>
-SIMT_KERNEL(kThreads) corner_kernel(int64_t batch, int64_t n, double support, const T* scalars, T* factor) {
-  const int64_t b = static_cast<int64_t>(simt::block().x) * kThreads + simt::thread();
-  if (b < batch) factor[(b + 1) * n * n - 1] = static_cast<T>(static_cast<double>(scalars[b * kScalars + kBias]) * support);
+SIMT_KERNEL(kThreads) border_kernel(int64_t n, double support, const T* scalars, T* factor) {
+  const int64_t b = simt::block().x;
+  T *const whole = factor + b * n * n, *const row = whole + (n - 1) * n;
+  // A sector for each element of the column, whatever one does; a column a problem, so not counted.
+  for (int64_t i = simt::thread(); i < n - 1; i += kThreads) whole[i * n + n - 1] = row[i];
+  if (simt::thread() == 0) row[n - 1] = static_cast<T>(static_cast<double>(scalars[b * kScalars + kBias]) * support);
 }
 
 template <class T>
@@ -85,9 +88,8 @@ class Forward : KrrPass<T> {
     if (s.bordered) {
       sums(s.s, s.d, x_s, a.factor + s.d * s.n, whole, scalar(kRootBoth));
       sums(s.s, s.c, a.y_s, a.coef + s.d * s.c, s.n * s.c, scalar(kRootBias));
-      simt::launch(&corner_kernel<T>, {static_cast<unsigned>((s.batch + kThreads - 1) / kThreads)}, kThreads, 0, stream, s.batch,
-                   s.n, static_cast<double>(s.s), w.scalars, a.factor);
-      if (a.on_failure == OnFailure::jitter) mirror(s.batch, s.n, a.factor, Mirror::lower_to_upper, stream);
+      simt::launch(&border_kernel<T>, {static_cast<unsigned>(s.batch)}, kThreads, 0, stream, s.n, static_cast<double>(s.s),
+                   w.scalars, a.factor);
     }
     factorise(factor_here(dense(a.coef, s.n, s.c)), stream);
   }

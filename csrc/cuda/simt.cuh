@@ -182,6 +182,7 @@ SIMT_DEVICE T nan() { return static_cast<T>(__int_as_float(0x7fc00000)); }
 
 inline void check(cudaError_t error, const char* what) {
   if (error == cudaSuccess) return;
+  static_cast<void>(cudaGetLastError());  // or the next good launch would be told of this one
   std::string text = std::string("CUDA: ") + what + " failed: " + cudaGetErrorString(error);
   if (error == cudaErrorInsufficientDriver || error == cudaErrorNoDevice)
     text += "; these kernels need an NVIDIA GPU and a driver for CUDA " + std::to_string(CUDART_VERSION / 1000) + "." +
@@ -197,7 +198,10 @@ inline int current_device() {
   return device;
 }
 inline void set_device(int device) { check(cudaSetDevice(device), "choosing the inputs' device"); }
-inline void restore_device(int device) { static_cast<void>(cudaSetDevice(device)); }  // in destructors: does not throw
+// In destructors: does not throw, and leaves no error for the next launch.
+inline void restore_device(int device) {
+  if (cudaSetDevice(device) != cudaSuccess) static_cast<void>(cudaGetLastError());
+}
 
 // The largest dynamic shared memory one block may ask for on the current device.
 inline int shared_limit() {
