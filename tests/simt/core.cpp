@@ -1,6 +1,6 @@
-// The core's Python module on the host twin: csrc/bindings.cpp as it stands, over the CUDA kernels. What the twin replaces:
-// the tensors of a GPU are those of the CPU, and of the CPU's half of the core only what an import asks for is here.
-// So from a public call in Python to the kernels all is what runs on a GPU, but for the driver.
+// The core's Python module on the host twin: csrc/bindings.cpp as it stands, over the CUDA kernels. What is replaced: the
+// tensors of a GPU are those of the CPU, and of the CPU's half of the core only what an import asks for is here. So all
+// that runs on a GPU between a call from Python and the kernels runs here too, but for the driver.
 #include "dlpack.h"
 
 // Every "is it on a GPU" that follows is asked of the CPU's tensors.
@@ -54,7 +54,9 @@ extern "C" __attribute__((visibility("default"))) int64_t simt_launched(int64_t 
   Dl_info module{};
   dladdr(reinterpret_cast<const void*>(&simt_launches), &module);
   int64_t count = 0;
-  for (const void* kernel : simt::launched())
-    if (count++ < room) places[count - 1] = reinterpret_cast<uintptr_t>(kernel) - reinterpret_cast<uintptr_t>(module.dli_fbase);
+  for (const void* kernel : simt::launched()) {
+    if (count < room) places[count] = uintptr_t(kernel) - uintptr_t(module.dli_fbase);
+    ++count;
+  }
   return count;
 }

@@ -16,12 +16,13 @@ import pytest
 
 ENVIRONMENT = {"OMP_NUM_THREADS": "2", "OMP_WAIT_POLICY": "passive", "PYTHONSAFEPATH": "1"}
 FILES = ["cuda_values", "ops", "gram", "cholesky", "krr", "plan", "drop_in", "transforms"]
-# Left out: what torch.compile makes of an op, and differences of it in double, tell no kernel from another core, and cost as
-# much as all the rest; a small problem has its own way on the CPU only.
+# Left out: what torch.compile makes of an op does not depend on the core, and finite differences say again in double
+# what the formula said; together they cost as much as all the rest. A small problem has its own way on the CPU only.
 LEFT_OUT = ["test_compile_", "test_gradcheck_", "test_small_problem_gives_its_gradients_again"]
-# Of those in cuda_values: nothing to compute.
+# Of those in test_cuda_values.py: a batch of none, nothing to compute.
 SILENT = re.compile(r"\[batch_(2x)?0_")
-# These ask for nothing that a launch would have to do: a device's code, and sums in parts too long to run here.
+# One is asked whether it loads, never launched; for the others no problem of these files is large or empty enough, but
+# those of simt_tests are.
 NOT_REACHED = {"probe", "join_dots", "zero"}
 
 
