@@ -173,6 +173,17 @@ def test_half_features_are_their_float_values(kernel, half, device):
             assert relative_error(k, ssdd_ext.gram(wide[0], wide[2], kernel=kernel, backend="native")) <= 1e-5
 
 
+@pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize("name", ["no_query_linear", "no_query_rbf"])
+def test_no_query_in_float(name, device):
+    """Nothing is predicted, and every gradient is zero, not memory as it was found."""
+    there = move(draw(TABLE[name], dtype=torch.float32), TABLE[name].layout, device)
+    got = ssdd_ext.krr(there.x_s, there.y_s, there.x_q, kernel=there.kernel, ridge=there.ridge, backend="native")
+    assert got.shape[-2] == 0
+    for gradient in torch.autograd.grad(got.sum(), [there.x_s, there.y_s, there.x_q]):
+        assert not gradient.any()
+
+
 CALLS = {
     "gram": lambda x_s, y_s, x_q, y_q, **k: ssdd_ext.gram(x_q, x_s, **k),
     "krr": lambda x_s, y_s, x_q, y_q, **k: ssdd_ext.krr(x_s, y_s, x_q, **k),
