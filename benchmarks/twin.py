@@ -42,7 +42,7 @@ def kernels(program: Path) -> dict[str, str]:
     for line in run("nm", program).splitlines():
         if match := re.match(r"([0-9a-f]+) \w (\S+)$", line):
             places[match.group(2)] = int(match.group(1), 16)
-    start = places["__executable_start"]
+    start = places.get("__executable_start", 0)  # a shared object has none and starts at 0
     mangled = [n for n in places if "_kernel" in n and n.startswith("_ZN4ssdd4cuda12_GLOBAL__N_1")]
     names = readable(mangled)
     return {f"{places[n] - start:x}": name for n, name in names.items() if re.match(r"\w+_kernel(<[^>]*>)?$", name)}

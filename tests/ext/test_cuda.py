@@ -184,26 +184,6 @@ def test_compiled_is_eager(mode):
 
 @pytest.mark.gpu
 @pytest.mark.parametrize("half", [torch.bfloat16, torch.float16], ids=str)
-@pytest.mark.parametrize("kernel", [Linear(1.0, 1.0), RBF(20.0)], ids=["linear", "rbf"])
-def test_half_features_are_their_float_values(half, kernel):
-    """Results in float32 as of the converted features, gradients in each input's type."""
-    for s, d in ((20, 512), (100, 513), (300, 64)):
-        x_s, y_s, x_q, y_q = problem(s=s, d=d)
-        narrow = [x_s.detach().to(half).requires_grad_(), y_s, x_q.to(half).requires_grad_(), y_q]
-        wide = [t.detach().float().requires_grad_() for t in narrow]
-        keywords = {"kernel": kernel, "ridge": Ridge.trace(1e-2), "on_failure": "nan", "backend": "native"}
-        got, want = ssdd_ext.krr_mse(*narrow, **keywords), ssdd_ext.krr_mse(*wide, **keywords)
-        assert got.dtype == torch.float32 and relative_error(got, want) <= 1e-4
-        for i in (0, 2):
-            (g,) = torch.autograd.grad(got, narrow[i], retain_graph=True)
-            (w,) = torch.autograd.grad(want, wide[i], retain_graph=True)
-            assert g.dtype == half and relative_error(g.float(), w) <= torch.finfo(half).eps + 1e-3
-        k = ssdd_ext.gram(narrow[0], narrow[2], kernel=kernel, backend="native")
-        assert k.dtype == torch.float32 and relative_error(k, ssdd_ext.gram(wide[0], wide[2], kernel=kernel)) <= 1e-5
-
-
-@pytest.mark.gpu
-@pytest.mark.parametrize("half", [torch.bfloat16, torch.float16], ids=str)
 def test_under_autocast(half):
     """Features come out of a network in 16 bits, targets are float32 parameters; gradients reach both."""
     x_s, y_s, x_q, y_q = problem()

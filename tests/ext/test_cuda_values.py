@@ -133,6 +133,57 @@ def test_every_output_of_an_op_is_a_function_of_its_inputs(name, device):
             assert torch.equal(one, other), i
 
 
+@pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize("name", ["trace_linear", "mean_trace_rbf", "tall_linear", "scalar_rbf"])
+def test_gradients_to_hyper_parameters_in_float(name, device):
+    row = TABLE[f"hyper_{name}"]
+    inputs = draw(row, dtype=torch.float32)
+    exact, there = inputs.to(torch.float64), move(inputs, row.layout, device)
+    want = mse(exact)
+    keywords = {"kernel": there.kernel, "ridge": there.ridge, "backend": "native"}
+    got = ssdd_ext.krr_mse(*(getattr(there, n) for n in ARGUMENTS), **keywords)
+    assert got.dtype == torch.float32 and relative_error(got.cpu(), want) <= 1e-4
+    expected, found = gradients(want, exact), gradients(got, there)
+    assert len(expected) >= 6 and expected.keys() == found.keys()
+    for key, value in expected.items():
+        assert relative_error(found[key].cpu(), value) <= 1e-3, key
+
+
+@pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize("half", [torch.bfloat16, torch.float16], ids=str)
+@pytest.mark.parametrize("kernel", [Linear(1.0, 1.0), RBF(20.0)], ids=["linear", "rbf"])
+def test_half_features_are_their_float_values(kernel, half, device):
+    """Results in float32 as of the converted features, gradients in each input's type."""
+    generator = torch.Generator().manual_seed(3)
+    for s, d, layouts in ((20, 512, LAYOUTS[:2]), (100, 513, LAYOUTS[1::-1]), (300, 64, LAYOUTS[:1] * 2)):
+        drawn = [torch.randn(*size, generator=generator).to(device) for size in ((s, d), (s, 10), (70, d), (70, 10))]
+        narrow = [t.to(half if i in (0, 2) else torch.float32).requires_grad_() for i, t in enumerate(drawn)]
+        wide = [t.detach().float().requires_grad_() for t in narrow]
+        keywords = {"kernel": kernel, "ridge": Ridge.trace(1e-2), "on_failure": "nan", "backend": "native"}
+        got, want = ssdd_ext.krr_mse(*narrow, **keywords), ssdd_ext.krr_mse(*wide, **keywords)
+        assert got.dtype == torch.float32 and relative_error(got, want) <= 1e-4
+        # Scaled as a loss is where it is trained in float16: gradients to one element of a mean fall below its range.
+        found, expected = (torch.autograd.grad(4096 * r, t) for r, t in ((got, narrow), (want, wide)))
+        for g, w, t in zip(found, expected, narrow, strict=True):
+            one_rounding = torch.finfo(half).eps if t.dtype == half else 0.0
+            assert g.dtype == t.dtype and relative_error(g.float(), w) <= one_rounding + 1e-3
+        xs, zs = ([lay_out(t[2 * i].detach(), layouts[i]) for t in (narrow, wide)] for i in (0, 1))
+        for k in (ssdd_ext.gram(x, z, kernel=kernel, backend="native") for x in xs for z in zs):
+            assert k.dtype == torch.float32
+            assert relative_error(k, ssdd_ext.gram(wide[0], wide[2], kernel=kernel, backend="native")) <= 1e-5
+
+
+@pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize("name", ["no_query_linear", "no_query_rbf"])
+def test_no_query_in_float(name, device):
+    """Nothing is predicted, and every gradient is zero, not memory as it was found."""
+    there = move(draw(TABLE[name], dtype=torch.float32), TABLE[name].layout, device)
+    got = ssdd_ext.krr(there.x_s, there.y_s, there.x_q, kernel=there.kernel, ridge=there.ridge, backend="native")
+    assert got.shape[-2] == 0
+    for gradient in torch.autograd.grad(got.sum(), [there.x_s, there.y_s, there.x_q]):
+        assert not gradient.any()
+
+
 CALLS = {
     "gram": lambda x_s, y_s, x_q, y_q, **k: ssdd_ext.gram(x_q, x_s, **k),
     "krr": lambda x_s, y_s, x_q, y_q, **k: ssdd_ext.krr(x_s, y_s, x_q, **k),

@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import sys
 
+import pybind11
 import pytest
 
 ENVIRONMENT = {
@@ -31,6 +32,8 @@ def program(root):
         folder = root / "build" / f"simt-{sanitizer}"
         if (sanitizer, target) not in built:
             options = [f"-DCMAKE_MAKE_PROGRAM={ninja}", f"-DSANITIZE={SANITIZERS[sanitizer]}"]
+            if target == "simt_core":
+                options += [f"-Dpybind11_DIR={pybind11.get_cmake_dir()}", f"-DPython_EXECUTABLE={sys.executable}"]
             configure = [cmake, "-S", root / "tests" / "simt", "-B", folder, "-G", "Ninja", *options]
             for command in (configure, [cmake, "--build", folder, "-j", "2", "--target", target]):
                 done = subprocess.run([str(c) for c in command], capture_output=True, text=True)

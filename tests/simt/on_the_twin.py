@@ -1,0 +1,63 @@
+"""A pytest plugin for a process whose ssdd_ext is test_core.py's copy: counts the launches of every test.
+
+Written beside the copy, as report.json: each test's outcome and launches, and where in the module the kernels stand
+that were launched.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import json
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+# What the copy asks torch about the tensors that it takes for a GPU's.
+torch.cuda.get_device_properties = lambda device: SimpleNamespace(name="host twin")
+torch.cuda.current_stream = lambda device=None: SimpleNamespace(cuda_stream=0)
+torch.cuda.is_current_stream_capturing = lambda: False
+
+import ssdd_ext._C  # noqa: E402
+
+FOLDER = Path(__file__).resolve().parent
+assert Path(ssdd_ext._C.__file__).is_relative_to(FOLDER), f"the core of another build: {ssdd_ext._C.__file__}"
+core = ctypes.CDLL(ssdd_ext._C.__file__)
+core.simt_launches.restype = core.simt_launched.restype = ctypes.c_int64
+core.simt_launched.argtypes = ctypes.c_int64, ctypes.c_void_p
+
+tests: dict[str, dict[str, object]] = {}
+
+
+def pytest_collection_modifyitems(config, items):
+    """torch's own backend, and what waits for a real GPU, would only cost time."""
+
+    def is_away(item):
+        parameters = item.callspec.params if hasattr(item, "callspec") else {}
+        return parameters.get("backend") == "torch" or parameters.get("device") == "cuda"
+
+    config.hook.pytest_deselected(items=[item for item in items if is_away(item)])
+    items[:] = [item for item in items if not is_away(item)]
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_call(item):
+    before = core.simt_launches()
+    try:
+        return (yield)
+    finally:
+        tests[item.nodeid] = {"launches": core.simt_launches() - before}
+
+
+def pytest_runtest_logreport(report):
+    # The worst phase: a test that fails in its teardown failed.
+    if report.failed or report.when == "call":
+        tests.setdefault(report.nodeid, {"launches": 0})["outcome"] = report.outcome
+
+
+def pytest_sessionfinish():
+    places = (ctypes.c_size_t * 1000)()
+    count = core.simt_launched(len(places), places)
+    launched = [f"{place:x}" for place in places[:count]]
+    (FOLDER / "report.json").write_text(json.dumps({"tests": tests, "launched": launched}))

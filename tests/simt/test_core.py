@@ -1,0 +1,106 @@
+"""The whole way from a public call in Python to the CUDA kernels, on the host twin: tests of tests/ext, run anew in a
+process of its own whose core has nothing but the kernels (core.cpp).
+
+There the tensors of the CPU are taken for a GPU's: by the core, and by a copy of ssdd_ext in which the words is_cpu and
+is_cuda have changed places. So plans, workspaces, layouts and 16-bit features go the way they go on a GPU.
+"""
+
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+
+import pytest
+
+ENVIRONMENT = {"OMP_NUM_THREADS": "2", "OMP_WAIT_POLICY": "passive", "PYTHONSAFEPATH": "1"}
+FILES = ["cuda_values", "ops", "gram", "cholesky", "krr", "plan", "drop_in", "transforms"]
+# Left out: what torch.compile makes of an op does not depend on the core, and finite differences say again in double
+# what the formula said; together they cost as much as all the rest. A small problem has its own way on the CPU only.
+LEFT_OUT = ["test_compile_", "test_gradcheck_", "test_small_problem_gives_its_gradients_again"]
+# Of those in test_cuda_values.py: a batch of none, nothing to compute.
+SILENT = re.compile(r"\[batch_(2x)?0_")
+# One is asked whether it loads, never launched; for the other no problem of these files is large enough, but those of
+# simt_tests are.
+NOT_REACHED = {"probe", "join_dots"}
+
+
+def as_on_a_gpu(text: str) -> str:
+    other = {"is_cpu": "is_cuda", "is_cuda": "is_cpu"}
+    return re.sub(r"\b(is_cpu|is_cuda)\b", lambda word: other[word.group()], text)
+
+
+@pytest.fixture(scope="module")
+def twin_core(root, program):
+    """The module that was built, ssdd_ext/_C of the copy."""
+    (module,) = program("plain", "simt_core").glob("_C.*.so")
+    return module
+
+
+@pytest.fixture(scope="module")
+def copy(root, twin_core, tmp_path_factory):
+    """A folder for PYTHONPATH: the plugin, and the package with this core."""
+    folder = tmp_path_factory.mktemp("core")
+    shutil.copy(root / "tests" / "simt" / "on_the_twin.py", folder)
+    changed = 0
+    for source in sorted((root / "ssdd_ext").rglob("*.py")):
+        target = folder / source.relative_to(root)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        text = source.read_text()
+        target.write_text(as_on_a_gpu(text))
+        changed += text != as_on_a_gpu(text)
+    assert changed >= 5, "the words that tell a GPU's tensors are others by now"
+    shutil.copy(twin_core, folder / "ssdd_ext")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def python(root, copy):
+    """python(*arguments): the finished process of an interpreter that finds the copy."""
+
+    def run(*arguments: str) -> subprocess.CompletedProcess[str]:
+        environment = os.environ | ENVIRONMENT | {"PYTHONPATH": str(copy)}
+        environment.pop("PYTEST_ADDOPTS", None)
+        command = [sys.executable, *arguments]
+        return subprocess.run(command, cwd=root, capture_output=True, text=True, env=environment)
+
+    return run
+
+
+def test_python_through_the_kernels(python, copy, twin_core, root, monkeypatch):
+    monkeypatch.syspath_prepend(str(root / "benchmarks"))
+    import twin
+
+    files = [f"tests/ext/test_{name}.py" for name in FILES]
+    # Not fd: where the twin stops the process, it has said why on standard error.
+    options = ["-q", "-p", "no:cacheprovider", "-p", "on_the_twin", "--capture=sys", "--show-capture=no"]
+    chosen = ["-k", " and ".join(f"not {name}" for name in LEFT_OUT)]
+    done = python("-m", "pytest", *options, *chosen, *files)
+    assert done.returncode == 0, done.stdout[-20000:] + done.stderr
+    report = json.loads((copy / "report.json").read_text())
+    tests = report["tests"]
+    assert len(tests) > 900 and {t["outcome"] for t in tests.values()} == {"passed"}
+    for name in files:
+        assert sum(t["launches"] for test, t in tests.items() if test.startswith(name)) > 10, name
+    quiet = [test for test, t in tests.items() if test.startswith(files[0]) and not t["launches"]]
+    assert [test for test in quiet if not SILENT.search(test)] == []
+    known, launched = twin.kernels(twin_core), set(report["launched"])
+    assert len(known) > 40 and launched <= set(known)
+    missing = {name for place, name in known.items() if place not in launched}
+    assert {name for name in missing if name.split("_kernel")[0] not in NOT_REACHED} == set()
+
+
+CALL = """
+import ssdd_ext
+from ssdd_ext import _C as core
+print(ssdd_ext.build_info()["instruction_set"], flush=True)
+core.cholesky_workspace(1, 2, 3, 1, {})
+"""
+
+
+def test_this_core_has_no_half_for_the_cpu(python):
+    """What would run there stops the process, with the reason: no test can pass that way."""
+    there, here = python("-c", CALL.format(True)), python("-c", CALL.format(False))
+    assert there.returncode == 0 and there.stdout == "host twin\n", there.stderr
+    assert here.returncode == 70 and "the CPU's half of the core was called" in here.stderr
