@@ -21,9 +21,8 @@ FILES = ["cuda_values", "ops", "gram", "cholesky", "krr", "plan", "drop_in", "tr
 LEFT_OUT = ["test_compile_", "test_gradcheck_", "test_small_problem_gives_its_gradients_again"]
 # Of those in test_cuda_values.py: a batch of none, nothing to compute.
 SILENT = re.compile(r"\[batch_(2x)?0_")
-# One is asked whether it loads, never launched; for the other no problem of these files is large enough, but those of
-# simt_tests are.
-NOT_REACHED = {"probe", "join_dots"}
+# Asked whether it loads, never launched.
+NOT_REACHED = {"probe"}
 
 
 def as_on_a_gpu(text: str) -> str:
