@@ -36,7 +36,10 @@ def parser(doc: str | None, seconds: float) -> argparse.ArgumentParser:
 
 def ready(a: argparse.Namespace) -> argparse.Namespace:
     """The arguments, after what they say about the process was done."""
-    torch.set_num_threads(a.threads)
+    # After torch.set_num_threads, even to the number that it was, torch's LU of a batch of larger matrices fails or
+    # hangs with MKL (seen with torch 2.13: [2, 300, 300] in double).
+    if a.threads != torch.get_num_threads():
+        torch.set_num_threads(a.threads)
     if a.instruction_set:
         _C.force_instruction_set(a.instruction_set)
     if a.quick:

@@ -29,6 +29,9 @@ def pretrain(
         raise InputError(f"network: expected {pairs.targets.shape[1]} outputs, as the targets have, got {outputs}")
     device = network.head.weight.device
     x, y = pairs.inputs().to(device), pairs.targets.to(device)
+    centre = y.mean(0)
+    if config.contrast != 1:
+        y = centre + config.contrast * (y - centre)
     g = torch.Generator().manual_seed(seed)
     optimizer = torch.optim.SGD(
         network.parameters(), lr=config.rate, momentum=config.momentum, weight_decay=config.weight_decay
@@ -56,4 +59,8 @@ def pretrain(
                 raise Diverged(f"pretrain: the loss is {value} at step {step + 1}; try a smaller pretrain.rate "
                                f"(now {config.rate})")  # fmt: skip
             report({"event": "pretrain", "step": step + 1, "steps": config.steps, "loss": value})
+    if config.contrast != 1:
+        with torch.no_grad():
+            network.head.weight /= config.contrast
+            network.head.bias.sub_(centre).div_(config.contrast).add_(centre)
     return network.eval()

@@ -47,6 +47,21 @@ def test_batches_smaller_than_the_set_use_all_of_it(make, pairs):
         pretrain(again, pairs, PretrainConfig(steps=200, rate=1e20))
 
 
+def test_contrast_is_taken_back_from_the_head(make, pairs):
+    """The body learns from targets further from their mean; predictions are of the targets as they are."""
+    centre, config = pairs.targets.mean(0), PretrainConfig(steps=60, rate=0.4)
+    further = dataclasses.replace(pairs, targets=centre + 2 * (pairs.targets - centre))
+    network, other = (seeded(lambda: make(16), 0) for _ in range(2))
+    pretrain(network, pairs, dataclasses.replace(config, contrast=2.0))
+    pretrain(other, further, config)
+    x = pairs.inputs()
+    with torch.no_grad():
+        torch.testing.assert_close(network(x), centre + (other(x) - centre) / 2, rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(network.features(x), other.features(x), rtol=1e-5, atol=1e-6)
+    with pytest.raises(InputError, match="contrast: expected more than 0"):
+        PretrainConfig(contrast=0.0)
+
+
 def test_outputs_must_match(make, pairs):
     with pytest.raises(InputError, match="16 outputs"):
         pretrain(make(3), pairs, PretrainConfig(steps=1))
