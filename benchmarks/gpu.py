@@ -136,15 +136,8 @@ def steps(scratch: Path, arguments: Sequence[str]) -> dict[str, list[str]]:
     install = ["-m", "pip", "--disable-pip-version-check", "install", ".", "--no-build-isolation", "--no-deps"]
     settings = ["--force-reinstall", "--config-settings=cmake.define.CUDA=ON"]
     settings += ["--config-settings=cmake.define.CMAKE_CUDA_ARCHITECTURES=native"]
-    bench = [
-        str(ROOT / "benchmarks" / "gpu_rows.py"),
-        "--device",
-        "cuda",
-        "--results",
-        str(scratch),
-        "--repeats",
-        "12",
-    ]
+    rows = str(ROOT / "benchmarks" / "gpu_rows.py")
+    bench = [rows, "--device", "cuda", "--results", str(scratch), "--repeats", "12"]
     return {
         "build": [sys.executable, *install, *settings],
         "tests": [*python, "-m", "pytest", "-q", "-m", "gpu", f"--junitxml={scratch / 'tests.xml'}", *TESTS],

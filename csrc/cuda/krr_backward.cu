@@ -11,7 +11,7 @@
 // FLOPs: low rank 2 (Q + S) D C for M and abar, 2 S^2 C, 4 S D C for W and V, 4 S D C for Xbar_s; dense 2 Q S C twice,
 // 2 S^2 C, 2 S^2 D, 2 Q S D; slope_kernel about 8 an element.
 // Floor on an H100: benchmarks/results/sass.md for the sizes of the speed table; slope_kernel 12 bytes an element / 3.35 TB/s.
-// Other path: the plans, picked by ssdd_ext/plan.py; other kernels than the linear one have the dense plan only.
+// Other path: the plans, picked by ssdd_ext/plan; other kernels than the linear one have the dense plan only.
 #include "../krr.h"
 #include "join.cuh"
 #include "krr_work.cuh"

@@ -160,10 +160,9 @@ def captured(call: Callable[[], Any]) -> Callable[[], Any]:
             kept = call()
     finally:
         torch.cuda.set_stream(here)  # a capture that fails leaves its own as the current one
-    replay = graph.replay
 
     def again() -> Any:
-        replay()
+        graph.replay()
         return kept
 
     return again
