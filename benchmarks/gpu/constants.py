@@ -60,7 +60,9 @@ def solve(k: Tensor, y: Tensor) -> Tensor:
 def slope(time: Timer, device: str, sizes: tuple[int, int], per: int) -> dict[str, Any]:
     """Seconds and cycles that the factorisation of one matrix takes per ``per`` columns between two orders."""
     small, large = sizes
-    t = time(device, small=partial(factor, matrices(1, small, device)), large=partial(factor, matrices(1, large, device)))
+    t = time(
+        device, small=partial(factor, matrices(1, small, device)), large=partial(factor, matrices(1, large, device))
+    )
     value = (t["large"] - t["small"]) / (large - small) * per
     found = {"orders": sizes, "seconds": value, "cycles": cycles(value, device), "times": t}
     return {"value": found, "text": f"{value * 1e9:.0f} ns"}
@@ -95,7 +97,10 @@ def rate(time: Timer, device: str, m: int, k: int, dtype: torch.dtype) -> dict[s
     t = time(device, ours=lambda: ssdd_ext.gram(x, z, backend="native"), torch=lambda: x @ z.mT)
     values = {name: 2 * m * m * k / value for name, value in t.items()}
     text = ", ".join(f"{name} {value / 1e12:.1f} TF/s" for name, value in values.items())
-    return {"value": {"m": m, "k": k, "flops": values["ours"], "torch_flops": values["torch"], "times": t}, "text": text}
+    return {
+        "value": {"m": m, "k": k, "flops": values["ours"], "torch_flops": values["torch"], "times": t},
+        "text": text,
+    }
 
 
 def bandwidth(time: Timer, device: str, size: int) -> dict[str, Any]:
@@ -125,14 +130,18 @@ def items(device: str, quick: bool) -> Iterator[Item]:
     ):
         if dtype == torch.bfloat16 and device == "cpu":
             continue
-        yield f"product, {name}", lambda k=k, dtype=dtype: rate(time, device, small // (4 if dtype == torch.float64 else 1),
-                                                               k, dtype)  # fmt: skip
+        yield (
+            f"product, {name}",
+            lambda k=k, dtype=dtype: rate(time, device, small // (4 if dtype == torch.float64 else 1), k, dtype),
+        )
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     p.add_argument("--device", choices=("cpu", "cuda"), default="cuda")
-    p.add_argument("--out", type=Path, help="folder of constants.jsonl and gpu_constants.json (default: none is written)")
+    p.add_argument(
+        "--out", type=Path, help="folder of constants.jsonl and gpu_constants.json (default: none is written)"
+    )
     p.add_argument("--quick", action="store_true", help="small sizes: shows that the script runs")
     a = p.parse_args(argv)
     journal = Journal(a.out / "constants.jsonl" if a.out else None)
@@ -141,8 +150,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         values = {line["end"]: line["value"] for line in journal.ended() if "value" in line}
         if a.device == "cuda":
             properties = torch.cuda.get_device_properties(0)
-            values["device"] = {"name": properties.name, "clock_rate": getattr(properties, "clock_rate", None),
-                                "multiprocessors": properties.multi_processor_count}  # fmt: skip
+            values["device"] = {
+                "name": properties.name,
+                "clock_rate": getattr(properties, "clock_rate", None),
+                "multiprocessors": properties.multi_processor_count,
+            }
         (a.out / "gpu_constants.json").write_text(json.dumps(values, indent=1) + "\n")
     return 0 if good else 1
 

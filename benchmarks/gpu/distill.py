@@ -1,4 +1,4 @@
-"""An outer step of the distillation on a GPU: the published loop first, then one lever at a time, each on top of the last.
+"""An outer step of the distillation on a GPU: the published loop, then one lever at a time on top of it.
 
 Shapes of the ``cifar100`` preset: 1,000 distilled images, batches of 1,024 real ones, a ConvNet of 128-256-512 channels
 (8,192 features), a ResNet-18 as the teacher (512 representations), a pool of 10 networks. Random images: which numbers
@@ -88,9 +88,12 @@ class Loop:
         self.networks = networks
         self.x_s, self.y_s = x_s.requires_grad_(), y_s.requires_grad_()
         fast = levers.no_waiting and device == "cuda"
-        self.outer = torch.optim.AdamW([self.x_s, self.y_s], lr=1e-4, weight_decay=0.0, fused=fast)
-        self.inner = [torch.optim.SGD(n.parameters(), lr=0.1, momentum=0.9, weight_decay=1e-3, fused=fast)
-                      for n in networks]  # fmt: skip
+        self.outer = torch.optim.AdamW(
+            [self.x_s, self.y_s], lr=1e-4, weight_decay=0.0, fused=fast, capturable=levers.graph
+        )
+        self.inner = [
+            torch.optim.SGD(n.parameters(), lr=0.1, momentum=0.9, weight_decay=1e-3, fused=fast) for n in networks
+        ]
         self.rows = torch.zeros(sizes.batch, dtype=torch.long, device=device)
         self.generator = torch.Generator().manual_seed(1)
         self.train = torch.compile(self._train_loss) if levers.compiled else self._train_loss
@@ -226,8 +229,16 @@ def measure(sizes: Sizes, levers: Levers, device: str, steps: int, seconds: floa
     text = f"{median * 1e3:.2f} ms, {base[0] / median:.2f}x of the published loop, gradient error {error:.1e}"
     if not finite:
         raise AssertionError(f"images are not finite after the steps ({text})")
-    return {"levers": vars(levers), "seconds": median, "samples": times, "ratio": base[0] / median,
-            "gradient_error": error, "peak_bytes": memory, "sizes": vars(sizes), "text": text}  # fmt: skip
+    return {
+        "levers": vars(levers),
+        "seconds": median,
+        "samples": times,
+        "ratio": base[0] / median,
+        "gradient_error": error,
+        "peak_bytes": memory,
+        "sizes": vars(sizes),
+        "text": text,
+    }
 
 
 def items(sizes: Sizes, device: str, steps: int, seconds: float, base: list[float]) -> Iterator[Item]:

@@ -83,9 +83,7 @@ def profile_text(found: dict[str, Any]) -> str:
 
 def krr_row(problem: Problem, aim: float | None, device: str, repeats: int, seconds: float) -> dict[str, Any]:
     problem = replace(problem, device=device)
-    rows = measure_problem(
-        problem, alternatives=COMPARED, repeats=repeats, seconds=seconds, memory=device == "cuda"
-    )
+    rows = measure_problem(problem, alternatives=COMPARED, repeats=repeats, seconds=seconds, memory=device == "cuda")
     rows[0]["aim_us"] = aim
     inputs = problem.inputs()
     calls = {n: partial(measure.step, ALTERNATIVES[n], problem, inputs) for n in ("ssdd_ext", "PyTorch, planned")}
@@ -121,8 +119,16 @@ def cholesky_row(batch: int, n: int, aim: float, device: str, repeats: int, seco
         factor = call().double().tril()
         error = float((factor @ factor.mT - k.double()).norm() / k.double().norm())
         size = {"batch": batch, "n": n}
-        rows[name] = {"alternative": name, "does": "factor", "problem": size, "error": {"factor": error},
-                      "seconds": None, "graph_seconds": None, "note": "", **machine.describe(device)}  # fmt: skip
+        rows[name] = {
+            "alternative": name,
+            "does": "factor",
+            "problem": size,
+            "error": {"factor": error},
+            "seconds": None,
+            "graph_seconds": None,
+            "note": "",
+            **machine.describe(device),
+        }
     if not all(row["error"]["factor"] < 1e-4 for row in rows.values()):  # nothing wrong is timed
         raise AssertionError(f"a factor is wrong beyond rounding: {rows}")
     rows["ssdd_ext"]["aim_us"] = aim

@@ -10,9 +10,10 @@ Steps, in this order (``--only build,smoke,rows`` picks some):
 - ``memcheck``, ``racecheck``: compute-sanitizer on small calls of every kernel.
 - ``distill``: an outer step of the distillation, published loop beside ours, one row per lever.
 
-Nothing that ran is lost. All output is copied to ``log.txt`` in the report's folder as it comes. Items (a call, a row, a
-test) are journalled one by one in ``<step>.jsonl``; an item that hangs is stopped and recorded, and its step goes on
-with the next one. ``report.json`` is rewritten after each step. A step that fails does not keep later ones from running.
+Nothing that ran is lost. All output is copied to ``log.txt`` in the report's folder as it comes. Items (a call, a row,
+a test) are journalled one by one in ``<step>.jsonl``; an item that hangs is stopped and recorded, and its step goes
+on with the next one. ``report.json`` is rewritten after each step. A step that fails does not keep later ones from
+running.
 
 Needs torch, numpy, scipy, pytest, cmake, ninja and pybind11 in this Python's environment, and no network.
 """
@@ -20,6 +21,7 @@ Needs torch, numpy, scipy, pytest, cmake, ninja and pybind11 in this Python's en
 from __future__ import annotations
 
 import argparse
+import contextlib
 import hashlib
 import json
 import os
@@ -99,9 +101,16 @@ def execute(
     """
     begin = time.monotonic()
     process = subprocess.Popen(
-        command, cwd=ROOT, env=os.environ | (environment or {}), text=True, errors="replace", start_new_session=True,
-        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, bufsize=1,
-    )  # fmt: skip
+        command,
+        cwd=ROOT,
+        env=os.environ | (environment or {}),
+        text=True,
+        errors="replace",
+        start_new_session=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        bufsize=1,
+    )
     tail: list[str] = []
 
     def copy(pipe: IO[str]) -> None:
@@ -118,9 +127,9 @@ def execute(
         time.sleep(0.1)
         if time.monotonic() - begin > seconds:
             stopped = f"the step's limit of {seconds:.0f} s"
-        elif item and journal is not None and (running := journal.running()) is not None:
-            if time.time() - running["at"] > item:
-                stopped = f"{running['begin']}: an item's limit of {item:.0f} s"
+        running = journal.running() if item and journal is not None else None
+        if not stopped and running is not None and time.time() - running["at"] > item:
+            stopped = f"{running['begin']}: an item's limit of {item:.0f} s"
         if stopped:
             kill(process.pid)
             process.wait()
@@ -129,25 +138,28 @@ def execute(
     if stopped:
         log.write(f"STOPPED by {stopped}\n")
     return {
-        "command": " ".join(command), "rc": process.returncode, "seconds": round(time.monotonic() - begin, 1),
-        "stopped": stopped, "tail": list(tail),
-    }  # fmt: skip
+        "command": " ".join(command),
+        "rc": process.returncode,
+        "seconds": round(time.monotonic() - begin, 1),
+        "stopped": stopped,
+        "tail": list(tail),
+    }
 
 
 def kill(group: int) -> None:
-    try:
+    with contextlib.suppress(ProcessLookupError):
         os.killpg(group, signal.SIGKILL)
-    except ProcessLookupError:
-        pass
 
 
 def run_step(step: Step, out: Path, seconds: float, log: Log) -> Report:
     """Run a step's commands one after the other; one with items is started anew behind an item that ended it."""
     journal = Journal(out / f"{step.name}.jsonl") if step.item else None
     environment = {
-        "SSDD_REQUIRE_GPU": "1", "PYTHONSAFEPATH": "1", "PYTHONUNBUFFERED": "1",
+        "SSDD_REQUIRE_GPU": "1",
+        "PYTHONSAFEPATH": "1",
+        "PYTHONUNBUFFERED": "1",
         "PYTHONPATH": os.pathsep.join(map(str, (ROOT, ROOT / "python", HERE, HERE.parent))),
-    }  # fmt: skip
+    }
     if journal is not None:
         environment["SSDD_JOURNAL"] = str(journal.path)
     begin = time.monotonic()
@@ -200,13 +212,17 @@ def find_gpu() -> Report:
     release = re.search(r"release ([\d.]+)", query("nvcc", "--version"))
     properties = torch.cuda.get_device_properties(0)
     return {
-        "gpu": properties.name, "compute_capability": f"{properties.major}.{properties.minor}",
+        "gpu": properties.name,
+        "compute_capability": f"{properties.major}.{properties.minor}",
         "multiprocessors": properties.multi_processor_count,
         "driver": query("nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader").partition("\n")[0],
-        "nvcc": release.group(1) if release else None, "torch": torch.__version__, "torch_cuda": torch.version.cuda,
-        "python": sys.version.split()[0], "cpus": os.cpu_count(),
+        "nvcc": release.group(1) if release else None,
+        "torch": torch.__version__,
+        "torch_cuda": torch.version.cuda,
+        "python": sys.version.split()[0],
+        "cpus": os.cpu_count(),
         "commit": query("git", "-C", str(ROOT), "rev-parse", "HEAD"),
-    }  # fmt: skip
+    }
 
 
 def fingerprint(architecture: str) -> str:
@@ -243,8 +259,17 @@ def make_steps(out: Path, architecture: str) -> list[Step]:
     build_command = (*python, str(HERE / "run.py"), "--build", architecture)
     tests = tuple((*python, "-m", "pytest", "-v", "-m", "gpu", "-p", "record_tests", file) for file in TESTS)
     # Errors of the driver's interface that torch provokes and handles are not ours.
-    sanitizer = ("compute-sanitizer", "--error-exitcode", "9", "--kernel-regex", "kns=_ZN4ssdd", "--print-limit", "20",
-                 "--report-api-errors", "no")  # fmt: skip
+    sanitizer = (
+        "compute-sanitizer",
+        "--error-exitcode",
+        "9",
+        "--kernel-name",
+        "kns=_ZN4ssdd",
+        "--print-limit",
+        "20",
+        "--report-api-errors",
+        "no",
+    )
     small = (*python, str(HERE / "small_calls.py"), "--device", "cuda")
 
     def script(name: str) -> tuple[tuple[str, ...], ...]:
@@ -257,7 +282,7 @@ def make_steps(out: Path, architecture: str) -> list[Step]:
         Step("rows", script("rows"), 100, item=40),
         Step("tests", tests, 130, item=60),
         Step("memcheck", ((*sanitizer, "--tool", "memcheck", *small),), 45),
-        Step("racecheck", ((*sanitizer, "--tool", "racecheck", *small),), 60),
+        Step("racecheck", ((*sanitizer, "--tool", "racecheck", *small, "--thin"),), 60),
         Step("distill", script("distill"), 90, item=60),
     ]
 

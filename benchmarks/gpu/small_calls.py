@@ -27,13 +27,17 @@ def call(device: str, s: int, d: int, c: int, kernel: Any, dtype: torch.dtype) -
     print(f"S={s} D={d} C={c} {kernel} {dtype}", flush=True)
 
 
-def run(device: str) -> None:
+ORDERS = tuple(product(("dense", "low_rank"), ("dense", "low_rank", "mixed")))
+THIN = (("dense", "mixed"), ("low_rank", "low_rank"))
+
+
+def run(device: str, orders: tuple[tuple[str, str], ...]) -> None:
     rungs = [(10, torch.float32), (70, torch.float32), (300, torch.float32), (70, torch.float64)]
     if device == "cuda":
         rungs.append((40, torch.bfloat16))  # the CPU's core reads no 16-bit features
     for s, dtype in rungs:
         call(device, s, 33, 5, RBF(8.0), dtype)
-        for forward, backward in product(("dense", "low_rank"), ("dense", "low_rank", "mixed")):
+        for forward, backward in orders:
             with plan.force(forward=forward, backward=backward):
                 # Multiples of 4 are copied 16 bytes at a time, other sizes 4.
                 call(device, s, 333, 5, Linear(1.0, 1.0), dtype)
@@ -53,7 +57,9 @@ def run(device: str) -> None:
 def main(argv: Sequence[str] | None = None) -> int:
     p = argparse.ArgumentParser(description=__doc__)
     p.add_argument("--device", choices=("cpu", "cuda"), default="cuda")
-    run(p.parse_args(argv).device)
+    p.add_argument("--thin", action="store_true", help="two orders of the products, not all six")
+    a = p.parse_args(argv)
+    run(a.device, THIN if a.thin else ORDERS)
     return 0
 
 

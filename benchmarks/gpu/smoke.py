@@ -118,9 +118,7 @@ def other_items(device: str, quick: bool) -> Iterator[Item]:
     for name, call, sizes in table:
         yield (
             name,
-            lambda c=call, z=sizes: check(
-                partial(c, "native"), partial(c, "torch"), inputs(z, torch.float32, device)
-            ),
+            lambda c=call, z=sizes: check(partial(c, "native"), partial(c, "torch"), inputs(z, torch.float32, device)),
         )
 
 

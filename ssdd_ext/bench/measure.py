@@ -152,19 +152,24 @@ def _flush_buffer(device: int) -> Tensor:
 
 
 def captured(call: Callable[[], Any]) -> Callable[[], Any]:
-    """``call`` recorded in a CUDA graph; what is returned replays it. Raises what the capture raises."""
-    side = torch.cuda.Stream()
-    side.wait_stream(torch.cuda.current_stream())
-    with torch.cuda.stream(side):
-        for _ in range(3):  # handles, kernels' first loads and the allocator's blocks
-            call()
-    here = torch.cuda.current_stream()
-    here.wait_stream(side)
+    """``call`` recorded in a CUDA graph; what is returned replays it. Raises what the capture raises.
+
+    torch's own solves are taken from cuSOLVER there: its other library, MAGMA, ends the process when it is captured.
+    """
+    preferred = torch.backends.cuda.preferred_linalg_library()
+    here, side = torch.cuda.current_stream(), torch.cuda.Stream()
     graph = torch.cuda.CUDAGraph()
     try:
+        torch.backends.cuda.preferred_linalg_library("cusolver")
+        side.wait_stream(here)
+        with torch.cuda.stream(side):
+            for _ in range(3):  # handles, kernels' first loads and the allocator's blocks
+                call()
+        here.wait_stream(side)
         with torch.cuda.graph(graph):
             kept = call()
     finally:
+        torch.backends.cuda.preferred_linalg_library(preferred)
         torch.cuda.set_stream(here)  # a capture that fails leaves its own as the current one
 
     def again() -> Any:
