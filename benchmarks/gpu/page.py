@@ -118,8 +118,8 @@ def page(folder: Path) -> str:
         "",
         f"Compute capability {report['compute_capability']}, {report['multiprocessors']} multiprocessors, driver "
         f"{report['driver']}, torch {report['torch']} (CUDA {report['torch_cuda']}), nvcc {report['nvcc']}, Python "
-        f"{report['python']}, {report['cpus']} CPU cores. Written by `benchmarks/gpu/page.py` from the files beside it, "
-        "which `make gpu` wrote.",
+        f"{report['python']}, {report['cpus']} CPU cores. Written by `benchmarks/gpu/page.py` from the files "
+        "beside it, which `make gpu` wrote.",
         "",
         "## Steps",
         "",
@@ -142,8 +142,8 @@ def page(folder: Path) -> str:
         lines += [
             "## An outer step of the distillation",
             "",
-            "Shapes of the `cifar100` preset: 1,000 distilled images, batches of 1,024, ConvNet 128-256-512, a ResNet-18 "
-            "as the teacher.",
+            "Shapes of the `cifar100` preset: 1,000 distilled images, batches of 1,024, ConvNet 128-256-512, a "
+            "ResNet-18 as the teacher.",
             "",
             *distill_table(items["distill"]),
             "",
