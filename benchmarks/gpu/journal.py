@@ -1,8 +1,8 @@
 """A step of ``make gpu`` as a list of items, and the journal that says which of them ran.
 
-The journal is a file of JSON lines: ``{"begin": name}`` before an item, ``{"end": name, "outcome": ...}`` after it, each
-written at once. A process that dies or hangs therefore leaves the names and results of all that ran before, and a
-process that is started again on the same journal goes on behind the item that killed the first.
+The journal is a file of JSON lines: ``{"begin": name}`` before an item and ``{"end": name, "outcome": ...}`` after it,
+each written at once. A process that dies or hangs therefore leaves the names and results of all that ran before it, and
+a process that is started again on the same journal goes on behind the item that ended the first.
 """
 
 from __future__ import annotations

@@ -127,7 +127,7 @@ def page(folder: Path) -> str:
         "",
         "## Loss and gradients of KRR",
         "",
-        "float32, forward and backward to x_s and y_s, ridge 1e-6 of the trace; medians of replayed CUDA graphs, in turn "
+        "float32, forward and backward to x_s and y_s, ridge 1e-6 of the trace; medians of replayed CUDA graphs, in "
         'in one process, with cold caches. "PyTorch written well" picks the order of the products by cost, as ssdd_ext '
         "does. Errors are the largest relative error of loss and gradients against float64.",
         "",

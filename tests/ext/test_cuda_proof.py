@@ -1,4 +1,4 @@
-"""``make gpu`` on a machine without a GPU: its scripts on the CPU, and planted failures, each of which costs one item."""
+"""``make gpu`` on a machine without a GPU: its scripts on the CPU, and planted failures that cost one item each."""
 
 import ast
 import importlib
