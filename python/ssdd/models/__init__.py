@@ -3,7 +3,7 @@
 from .convnet import ConvNet
 from .frozen import frozen, in_chunks
 from .network import Network, build, seeded
-from .resnet import ResNet
+from .resnet import DEPTHS, ResNet
 from .standard import standard_resnet
 
-__all__ = ["ConvNet", "Network", "ResNet", "build", "frozen", "in_chunks", "seeded", "standard_resnet"]
+__all__ = ["DEPTHS", "ConvNet", "Network", "ResNet", "build", "frozen", "in_chunks", "seeded", "standard_resnet"]
