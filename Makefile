@@ -95,6 +95,10 @@ aarch64: $(ENV_STAMP) ## cross-compile the core's own tests and run them under q
 	$(BIN)/cmake --build build/core-aarch64 -j $(JOBS)
 	OMP_NUM_THREADS=2 OMP_WAIT_POLICY=passive qemu-aarch64 -L /usr/aarch64-linux-gnu build/core-aarch64/core_tests $(ARGS)
 
+.PHONY: docs
+docs: $(WHEEL_STAMP) ## build the documentation site into build/docs; a warning is an error
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -P -m mkdocs build --strict --quiet --site-dir build/docs $(ARGS)
+
 .PHONY: sass gpu
 sass: $(ENV_STAMP) ## compile the CUDA kernels, disassemble them, and write the table benchmarks/results/sass.md
 	$(BIN)/python benchmarks/sass.py --out benchmarks/results $(ARGS)
