@@ -1,6 +1,6 @@
-"""README tables from the committed results: ``python benchmarks/report.py`` rewrites what stands between the markers.
+"""Write the tables of docs/benchmarks.md from the committed results: ``python benchmarks/report.py``.
 
-``--check`` changes nothing and fails where the README differs from what the results say.
+``--check`` changes nothing and fails if the page differs from the results.
 """
 
 from __future__ import annotations
@@ -83,7 +83,7 @@ def krr_table(rows: list[Row]) -> str:
 
 
 def where(row: Row) -> str:
-    """The machine, the versions and what was computed, as a sentence of the README."""
+    """The machine, the versions and what was computed, as a sentence of the page."""
     sets = "; ".join(f"{n}: {v}" for n, v in row["instruction_sets"].items())
     versions = ", ".join(f"{n} {v}" for n, v in row["versions"].items())
     p = row["problem"]
@@ -149,35 +149,36 @@ def render(results: Path) -> str:
     return "\n\n".join(parts) if parts else "No results yet: `make bench`."
 
 
-def between(readme: str) -> str | None:
-    """What stands between the markers now, or None where the README has no markers."""
-    if BEGIN not in readme or END not in readme:
+def between(page: str) -> str | None:
+    """The text between the markers, or None if the page has no markers."""
+    if BEGIN not in page or END not in page:
         return None
-    return readme.split(BEGIN, 1)[1].split(END, 1)[0].strip("\n")
+    return page.split(BEGIN, 1)[1].split(END, 1)[0].strip("\n")
 
 
-def updated(readme: str, body: str) -> str:
-    """The README with ``body`` between its markers."""
-    if between(readme) is None:
-        raise ValueError(f"the README lacks the lines {BEGIN} and {END}")
-    before, rest = readme.split(BEGIN, 1)
-    return f"{before}{BEGIN}\n{body}\n{END}{rest.split(END, 1)[1]}"
+def updated(page: str, body: str) -> str:
+    """The page with ``body`` between its markers."""
+    if between(page) is None:
+        raise ValueError(f"the page lacks the lines {BEGIN} and {END}")
+    before, rest = page.split(BEGIN, 1)
+    # Blank lines: Markdown starts a paragraph after a comment only then.
+    return f"{before}{BEGIN}\n\n{body}\n\n{END}{rest.split(END, 1)[1]}"
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     p = argparse.ArgumentParser(description=(__doc__ or "").split("\n\n")[0])
-    p.add_argument("--check", action="store_true", help="fail where the README is not what the results say")
+    p.add_argument("--check", action="store_true", help="fail if the page is not what the results say")
     p.add_argument("--results", type=Path, default=Path(__file__).parent / "results")
-    p.add_argument("--readme", type=Path, default=ROOT / "README.md")
+    p.add_argument("--page", type=Path, default=ROOT / "docs" / "benchmarks.md")
     a = p.parse_args(argv)
-    old = a.readme.read_text()
+    old = a.page.read_text()
     try:
         new = updated(old, render(a.results))
     except ValueError as error:
         p.error(str(error))
     if a.check:
         return int(old != new)
-    a.readme.write_text(new)
+    a.page.write_text(new)
     return 0
 
 

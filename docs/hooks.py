@@ -12,14 +12,17 @@ import inspect
 import re
 import textwrap
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
+ROOT = Path(__file__).resolve().parents[1]
 PUBLISHED = ("cifar100", "tinyimagenet", "imagenet64", "imagenette")
 """The presets that hold the settings of the paper's runs."""
 
 
 def on_page_markdown(markdown: str, **_: Any) -> str:
-    """Replace the directives of a page: ``<!-- generated: ... -->``, ``<!-- not run: ... -->``, ``<!-- run first``."""
+    """Replace the directives of a page: include, generated, not run, run first (each an HTML comment)."""
+    markdown = re.sub(r"^<!-- include: (\S+) -->$", lambda m: included(m[1]), markdown, flags=re.MULTILINE)
     parts = re.split(r"(^```.*?^```$)", markdown, flags=re.MULTILINE | re.DOTALL)
     return "".join(part if part.startswith("```") else _directives(part) for part in parts)
 
@@ -29,6 +32,11 @@ def _directives(text: str) -> str:
     text = re.sub(r"^<!-- not run: (.*?) -->$", _reason, text, flags=re.MULTILINE)
     text = re.sub(r"^<!-- generated: settings -->$", lambda _: settings_tables(), text, flags=re.MULTILINE)
     return re.sub(r"^<!-- generated: names of (\w+) -->$", lambda m: public_names(m[1]), text, flags=re.MULTILINE)
+
+
+def included(path: str) -> str:
+    """The text of a Markdown file beside ``docs``, its links to pages as seen from ``docs``."""
+    return (ROOT / path).read_text(encoding="utf-8").replace("](docs/", "](")
 
 
 def _reason(match: re.Match[str]) -> str:
@@ -49,9 +57,7 @@ def public_names(package: str) -> str:
         lines.append(f"## {heading}\n")
         for name in names:
             value = objects[name]
-            lines.append(f'### `{name}` {{ #{package}.{name} data-toc-label="{name}" }}\n')
-            lines.append(f"::: {value.__module__}.{value.__qualname__}")
-            lines.append("    options: {show_root_heading: false, show_root_toc_entry: false, heading_level: 4}\n")
+            lines.append(f"::: {value.__module__}.{value.__qualname__}\n")
     return "\n".join(lines)
 
 
