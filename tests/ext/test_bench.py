@@ -218,7 +218,8 @@ def test_report_round_trip(scripts, rows, tmp_path):
 
 def test_the_page_is_what_the_results_say(scripts, root):
     report = scripts["report"]
-    assert report.between((root / "docs" / "benchmarks.md").read_text()) == report.render(root / "benchmarks" / "results")
+    shown = report.between((root / "docs" / "benchmarks.md").read_text())
+    assert shown == report.render(root / "benchmarks" / "results")
 
 
 def test_committed_results_carry_error_and_machine(root):
