@@ -64,7 +64,7 @@ def _peak(row: Row) -> str:
 
 
 def krr_table(rows: list[Row]) -> str:
-    """One machine's table: a line a problem, a sentence on where and how above it."""
+    """One machine's table: one line per problem, below a sentence on where and how it was measured."""
     groups = problems(rows)
     shown = [n for n in RATIOS if any(n in g and g[n]["ratio"] is not None for g in groups)]
     sklearn = any("scikit-learn" in g and g["scikit-learn"]["seconds"] for g in groups)
@@ -91,8 +91,9 @@ def where(row: Row) -> str:
     detached = ", detached" if p["ridge_kind"] == "trace" else ""
     return (
         f"{row.get('gpu', row['cpu'])}, {row['threads']} threads ({sets}); {versions}. {p['dtype']}, {does}, "
-        f"ridge {p['ridge']:g} ({p['ridge_kind']}{detached}); medians, in turn in one process; ratios are to the usual "
-        f"formulation; errors are the largest relative error of loss and gradients against float64."
+        f"ridge {p['ridge']:g} ({p['ridge_kind']}{detached}); medians of alternating runs in one process; "
+        "ratios are to the usual formulation; errors are the largest relative error of loss and gradients against "
+        "float64."
     )
 
 
@@ -102,31 +103,31 @@ def alternate_line(rows: list[Row]) -> str:
 
     said = (f"{n} {worst(n, 'overhead')} ({worst(n, 'overhead_warm')})" for n in (THIS, USUAL, BEST_TORCH))
     return (
-        "In turn with a torch convolution, over the sum of both alone with cold caches (in brackets: with warm ones, "
-        f"as neither finds them in turn): {', '.join(said)}."
+        "Alternating a KRR call with a torch convolution, compared with running each alone from cold caches "
+        f"(in brackets: from warm caches): {', '.join(said)}."
     )
 
 
 def plan_line(rows: list[Row]) -> str:
     worst, right = max(r["loss"] for r in rows), sum(r["chosen"] == r["best"] for r in rows)
     return (
-        f"The cost model chose the fastest plan for {right} of {len(rows)} shapes; its worst choice costs "
-        f"{100 * worst:.0f}%."
+        f"The cost model chose the fastest plan for {right} of {len(rows)} shapes; its worst choice is "
+        f"{100 * worst:.0f}% slower than the fastest."
     )
 
 
 def distill_table(rows: list[Row]) -> str:
-    """An outer step of the distillation beside the published loop: a line a preset, where and how above it."""
+    """An outer step beside the published loop: one line per preset, below a sentence on where and how."""
     step = {row["shape"]["preset"]: row for row in rows if row["part"] == "step"}
     first = rows[0]
     clock = "wall time" if first["clock"] == "wall" else "processor time"
-    kept = "large blocks kept by the allocator" if first["allocator"] else "the C library's allocator as it is"
+    kept = "with large blocks kept by the allocator" if first["allocator"] else "with the C library's default allocator"
     lines = [
-        f"An outer step of the distillation, {first['cpu']}, {first['threads']} thread, {clock}, {kept}; medians, in "
-        "turn with the published loop in plain PyTorch (teacher at every step, LU). Ceiling: what the multiply counts "
-        "give once the teacher is left out.",
+        f"An outer step of the distillation, {first['cpu']}, {first['threads']} thread, {clock}, {kept}; medians of "
+        "runs that alternate with the published loop in plain PyTorch (teacher at every step, LU). The ceiling is the "
+        "ratio of multiplications, with and without the teacher's.",
         "",
-        "| preset | published | **ssdd** | ratio | ceiling | of it | largest part of a step |",
+        "| preset | published | **ssdd** | ratio | ceiling | ratio / ceiling | largest part of a step |",
         "|" + "---|" * 7,
     ]
     for name, row in step.items():

@@ -79,14 +79,14 @@ def _stage(settings: Any, presets: dict[str, Any], official: dict[str, str], pat
         about, named = _described(inspect.getdoc(type(settings)) or "")
         sentences = field_docstrings(type(settings))
         yield f"## {path}\n\n`{type(settings).__name__}`: {about}\n"
-        yield "| setting | default | published presets | what it does |\n|---|---|---|---|"
+        yield "| setting | what it does | default | published presets |\n|---|---|---|---|"
         for name in fields:
             key = f"{path}.{name}"
             published = _published({preset: _at(values, key) for preset, values in presets.items()})
             if key in official:
                 published += f"; the code: `{official[key]}`"
             sentence = " ".join(filter(None, (sentences.get(name), named.get(name))))
-            yield f"| `{name}` | {_shown(getattr(settings, name))} | {published} | {_cell(sentence)} |"
+            yield f"| `{name}` | {_cell(sentence)} | {_shown(getattr(settings, name))} | {published} |"
         yield ""
     for name in groups:
         yield from _stage(getattr(settings, name), presets, official, f"{path}.{name}" if path else name)
