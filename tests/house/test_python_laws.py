@@ -11,15 +11,16 @@ from pathlib import Path
 
 import pytest
 
-# A room imports only from rooms left of it. Rooms in one tuple do not know each other.
+# A room imports only from rooms left of it. Rooms in one tuple do not know each other. The face, __init__, stands right
+# of all rooms, but for the command line of ssdd: that one is a user of the face.
 ROOMS = {
     "ssdd_ext": (
         ("checks",), ("kernels", "ridge"), ("plan",), ("reference",), ("ops",), ("krr",), ("bench",),
         ("testing",),
     ),
     "ssdd": (
-        ("config",), ("artifact",), ("checkpoint",), ("data", "models"), ("teachers",), ("select",), ("objective",),
-        ("parallel",), ("pool",), ("distill",), ("evaluate",), ("report",), ("cli",),
+        ("config",), ("artifact",), ("checkpoint",), ("data", "models"), ("teachers",), ("selection",), ("parallel",),
+        ("distillation",), ("evaluation",), ("studies",), ("report",), ("__init__",), ("cli",),
     ),
 }  # fmt: skip
 FACE = "__init__"
@@ -71,8 +72,8 @@ class Package:
 
 
 def rooms_out_of_order(package: Package, rooms) -> list[str]:
-    position = {room: i for i, together in enumerate(rooms) for room in together}
-    position |= {"_C": -1, FACE: len(rooms) + 1, "__main__": len(rooms) + 2}
+    position = {"_C": -1, FACE: len(rooms) + 1, "__main__": len(rooms) + 2}
+    position |= {room: i for i, together in enumerate(rooms) for room in together}
     offences = [
         f"{module}: no room of this name in the layout"
         for module in package.trees
@@ -85,6 +86,16 @@ def rooms_out_of_order(package: Package, rooms) -> list[str]:
         if source != target and position.get(target, 0) >= position.get(source, 0):
             offences.append(f"{i}: {target} does not stand left of {source}")
     return offences
+
+
+def arrows(package: Package) -> set[tuple[str, str]]:
+    """(importing room, imported room); the face is no room."""
+    rooms = {
+        (package.room(i.source), package.room(i.target))
+        for i in package.imports()
+        if i.target.split(".")[0] == package.name
+    }
+    return {(source, target) for source, target in rooms if source != target and FACE not in (source, target)}
 
 
 def import_cycles(package: Package) -> list[str]:
@@ -205,6 +216,17 @@ def test_every_room_of_the_layout_exists(package):
     assert not missing, f"named in the layout, not built: {sorted(missing)}"
 
 
+def test_the_rooms_of_the_distillation_know_few_others(distillation):
+    rooms = [room for together in ROOMS["ssdd"] for room in together if room != FACE]
+    found = arrows(distillation)
+    assert len(rooms) == 13 and len(found) <= 39, sorted(found)  # of 78
+
+
+def test_the_command_line_uses_the_face(distillation):
+    known = {target for source, target in arrows(distillation) if source == "cli"}
+    assert known == {"config", "report"}
+
+
 def test_no_import_cycles(package):
     assert import_cycles(package) == []
 
@@ -251,6 +273,12 @@ def test_rooms_checker_objects(tree, name, text):
     good["c.py"] = ""
     assert rooms_out_of_order(small(tree, good), LINE) == []
     assert len(rooms_out_of_order(small(tree, {name: text}), LINE)) == 1
+
+
+def test_arrows_are_counted_once_and_without_the_face(tree):
+    files = {"__init__.py": "from .d import x", "a.py": "from p import d", "b.py": "import p.a\nfrom .a import y"}
+    files |= {"c.py": "from . import z", "d/__init__.py": "from .x import f", "d/x.py": "from ..a import g"}
+    assert arrows(small(tree, files)) == {("a", "d"), ("b", "a"), ("d", "a")}
 
 
 def test_rooms_checker_reads_folders(tree):

@@ -1,6 +1,6 @@
 """The product, its file, and what it is exchanged with: nothing here needs the code that distils."""
 
-from .export import FORMS, export
+from .export import FORMS, export, read_scores
 from .files import read_safetensors, read_torch, why_no_array, write_atomically
 from .lock import LOCK, locked
 from .pairs import FORMAT, DistilledSet
@@ -18,6 +18,7 @@ __all__ = [
     "locked",
     "read_published",
     "read_safetensors",
+    "read_scores",
     "read_torch",
     "why_no_array",
     "write_atomically",

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from ..config import InputError
+from .files import why_no_array
 from .pairs import DistilledSet
 
 EXACT = "distilled.safetensors"
@@ -57,6 +58,16 @@ def export(
     shown = to_bytes(pairs.images).float().div(255)
     outside = (pairs.images < 0) | (pairs.images > 1)
     return {"clipped": float(outside.float().mean()), "largest_change": float((shown - pairs.images).abs().max())}
+
+
+def read_scores(path: str | os.PathLike[str]) -> Tensor:
+    """Class scores for :func:`export`, float32 [S, K], from a ``.npy`` file of numbers, one row per image."""
+    try:
+        array = np.load(path, allow_pickle=False)
+        return torch.from_numpy(np.asarray(array, dtype=np.float32))
+    except (OSError, ValueError, EOFError, TypeError) as error:
+        why = why_no_array(error)
+        raise InputError(f"labels: {Path(path).name}: not a readable .npy of plain numbers ({why})") from None
 
 
 def to_bytes(images: Tensor) -> Tensor:

@@ -9,18 +9,19 @@ from typing import Annotated
 import torch
 import typer
 
-from ..checkpoint import Checkpoints
-from ..config import PRESETS, InputError, Preset, Report, departures, official, preset, with_settings
-from ..data import CPU, DEVICES, ImageSet
-from ..parallel import place
-from ..teachers import (
+from .. import (
+    DEVICES,
+    Checkpoints,
+    ImageSet,
     Representations,
     Teacher,
     cache_directory,
+    place,
     read_representations,
     represent,
     train_teacher,
 )
+from ..config import PRESETS, InputError, Preset, Report, departures, official, preset, with_settings
 
 Data = Annotated[
     str,
@@ -97,7 +98,7 @@ def official_but_for(settings: Preset, changes: Mapping[str, str]) -> Preset:
 
 def chosen_teacher(
     name: str | None, file: str | Path | None, data: ImageSet, settings: Preset, report: Report,
-    checkpoints: Checkpoints | None = None, device: torch.device = CPU,
+    checkpoints: Checkpoints | None = None, device: torch.device | None = None,
 ) -> tuple[Teacher | None, Representations]:  # fmt: skip
     """The teacher that was asked for (none was: a new one), on ``device``, and its representations, from the cache
     where they are."""
@@ -106,7 +107,7 @@ def chosen_teacher(
     if file is not None:
         return None, read_representations(file, data)
     if name:
-        teacher = Teacher.named(name, data.preprocessing).to(device)
+        teacher = Teacher.named(name, data.preprocessing).to(device or torch.device("cpu"))
     else:
-        teacher = train_teacher(data, settings.teacher, report, checkpoints, device)
+        teacher = train_teacher(data, settings.teacher, report, checkpoints, device or torch.device("cpu"))
     return teacher, represent(teacher, data, cache_directory())

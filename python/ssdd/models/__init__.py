@@ -1,9 +1,21 @@
 """Networks, each a backbone (its output is the features) and a last linear layer (the predicted representation)."""
 
 from .convnet import ConvNet
+from .error import representation_error
 from .frozen import frozen, in_chunks
-from .network import Network, build, seeded
+from .network import Network, build, seeded, student
 from .resnet import ResNet
 from .standard import standard_resnet
 
-__all__ = ["ConvNet", "Network", "ResNet", "build", "frozen", "in_chunks", "seeded", "standard_resnet"]
+__all__ = [
+    "ConvNet",
+    "Network",
+    "ResNet",
+    "build",
+    "frozen",
+    "in_chunks",
+    "representation_error",
+    "seeded",
+    "standard_resnet",
+    "student",
+]

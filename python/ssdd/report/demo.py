@@ -2,110 +2,108 @@
 
 from __future__ import annotations
 
-import json
 import os
+import shutil
 import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from ..artifact import write_atomically
-from ..config import Diverged, InputError, Preset, Report, as_dict, preset, silent, versions
-from ..data import ImageSet, load_images
-from ..evaluate import Cell, Study, Task, distil_seed, other_rows, ready, run_tasks
-from ..teachers import Representations, Teacher, read_representations, represent, train_teacher
-from .directory import MARK, own_directory
+from ..artifact import DistilledSet, write_atomically
+from ..config import Diverged, Event, Report, as_dict, silent, versions
+from ..studies import SOURCE, Demonstration, Plan, Row, Study, read_snapshots
+from .directory import MARK, own_directory, write_json
 from .log import JsonLines, both
 from .pictures import contact_sheet, coverage, images_over_steps, loss_curves
-from .table import as_json, markdown, sentences, table
+from .table import KRR_ST, Cell, as_json, markdown, sentences, table
 
 
 def demo(
     out: str | os.PathLike[str],
+    what: Demonstration | None = None,
     *,
-    data: ImageSet | None = None,
-    settings: Preset | None = None,
-    seeds: Sequence[int] = range(5),
-    teacher: Teacher | None = None,
-    representations: str | os.PathLike[str] | None = None,
     workers: int | None = None,
     overwrite: bool = False,
     command: str = "",
     report: Report = silent,
 ) -> dict[str, Any]:
-    """Run everything on ``data`` (default: digits) and write it to the folder ``out``; returns what results.json holds.
+    """Compute ``what`` (default: digits) and write it to the folder ``out``; returns what results.json holds.
 
     Files: ``teacher.safetensors``, ``seed-N.safetensors`` (the artifacts), ``contact-sheet.png``,
-    ``images-over-steps.png``, ``loss.png``, ``coverage.png``, ``results.json``, ``results.md``, ``log.jsonl``.
-    ``teacher``: a network of yours instead of a new one; ``representations``: a file of yours instead of any.
+    ``images-over-steps.png``, ``loss.png``, ``coverage.png``, ``cells.jsonl`` (the study), ``results.json``,
+    ``results.md``, ``log.jsonl``.
     ``workers`` (default: the cores this process may use) changes the time, never the numbers. Worker processes are
     spawned: in a script, call this from under ``if __name__ == "__main__":``.
     """
-    settings = settings or preset("digits")
-    data = data or load_images("digits")
-    seeds = list(seeds)
-    if not seeds or len(set(seeds)) != len(seeds):
-        raise InputError(f"seeds: expected different whole numbers, at least one, got {seeds}")
-    if teacher is not None and representations is not None:
-        raise InputError("teacher, representations: expected one of the two")
-    if not settings.distill.steps:
-        raise InputError("steps: expected at least 1, got 0")
-    if settings.distill.images > len(data.x_train):
-        raise InputError(
-            f"images: expected at most {len(data.x_train)}, the number of training images of {data.name}, "
-            f"got {settings.distill.images}"
-        )
-    given = read_representations(representations, data) if representations is not None else None
+    what = what or Demonstration()
     workers = len(os.sched_getaffinity(0)) if workers is None else workers
-    ready(data, settings, teacher, given)
+    data, settings, plan = what.data, what.settings, what.plan()
     begun = time.monotonic()
+    losses: dict[str, list[tuple[int, float]]] = {}
+
+    def keep_losses(event: Event) -> None:
+        if event["event"] == "distill":
+            losses.setdefault(event["task"], []).append((event["step"], event["loss"]))
+
     with own_directory(out, overwrite) as folder, JsonLines(folder / MARK) as log:
-        report = both(log, report)
+        report = both(log, report, keep_losses)
+        seeds = list(range(what.seeds))
         report({"event": "start", "settings": as_dict(settings), "seeds": seeds, "versions": versions()})
-        if given is None:
-            [(teacher, given)] = run_tasks([Task("teacher", teach, (data, settings, folder, teacher))], workers, report)
-        taught = time.monotonic()
-        study = Study(data, given, settings, teacher)
-        tasks = [Task(f"seed {s}", distil_seed, (study, s, folder / f"seed-{s}.safetensors")) for s in seeds]
-        tasks += [Task(f"baselines {s}", other_rows, (study, s)) for s in seeds]
+        taught = what.teach(folder, report)
+        trained = time.monotonic()
         try:
-            results = run_tasks(tasks, workers, report)
+            study = what.fill(taught, folder, workers, report)
         except Diverged as error:
             keep_partial(error, folder)
             raise
-        runs = results[: len(seeds)]
-        cells: list[Cell] = [cell for _, cell in runs] + [cell for found in results[len(seeds) :] for cell in found]
-        for run, _ in runs:
-            report({"event": "result", "seed": run.result.seed, **run.result.metrics})
-        first = runs[0][0]
-        contact_sheet(first.result.images, folder / "contact-sheet.png")
-        images_over_steps(first.snapshots, folder / "images-over-steps.png")
-        loss_curves({run.result.seed: run.losses for run, _ in runs}, folder / "loss.png")
-        coverage(given.train, first.result.targets, folder / "coverage.png", data.y_train)
+        cells = _cells(plan, study)
+        runs = [_artifact(plan, study, seed, folder) for seed in seeds]
+        for run in runs:
+            report({"event": "result", "seed": run.seed, **run.metrics})
+        distilled = _row(plan)
+        contact_sheet(runs[0].images, folder / "contact-sheet.png")
+        images_over_steps(read_snapshots(study.file(distilled, 0, "snapshots")), folder / "images-over-steps.png")
+        loss_curves({seed: losses[f"{distilled.name}, seed {seed}"] for seed in seeds}, folder / "loss.png")
+        coverage(taught[1].train, runs[0].targets, folder / "coverage.png", data.y_train)
+        shutil.rmtree(study.work)
         found = {
             "data": {"name": data.name, "train": len(data.x_train), "test": len(data.x_test), "size": list(data.size)},
             "command": command, "settings": as_dict(settings), "seeds": seeds, "versions": versions(),
-            "pool": {str(run.result.seed): {k: run.result.metrics[k] for k in ("untrained_share", "mean_age")}
-                     for run, _ in runs},
-            "seconds": {"teacher": round(taught - begun, 1), "total": round(time.monotonic() - begun, 1)},
+            "pool": {str(run.seed): {k: run.metrics[k] for k in ("untrained_share", "mean_age")} for run in runs},
+            "seconds": {"teacher": round(trained - begun, 1), "total": round(time.monotonic() - begun, 1)},
             "workers": workers,
             **as_json(cells),
         }  # fmt: skip
-        write_atomically(folder / "results.json", (json.dumps(found, indent=1) + "\n").encode())
+        write_json(folder / "results.json", found)
         write_atomically(folder / "results.md", summary(found, cells).encode())
         report({"event": "end", "seconds": found["seconds"]})
     return found
 
 
-def teach(
-    data: ImageSet, settings: Preset, folder: Path | None, teacher: Teacher | None, report: Report = silent
-) -> tuple[Teacher, Representations]:
-    """A teacher (trained here and kept in ``folder``, or the one given) with the representations of all images."""
-    if teacher is None:
-        teacher = train_teacher(data, settings.teacher, report)
-        if folder is not None:
-            teacher.save(folder / "teacher.safetensors")
-    return teacher, represent(teacher, data)
+def _row(plan: Plan) -> Row:
+    """The distilled row."""
+    return next(row for row in plan.rows if row.name == KRR_ST)
+
+
+def _cells(plan: Plan, study: Study) -> list[Cell]:
+    """The study's cells as the table takes them, row by row."""
+    found = study.cells.read()
+    return [
+        {"method": row.name, "seed": seed} | {key: cell[key] for key in ("error", "probes", "finetuned")}
+        for row in plan.rows
+        for seed in range(row.seeds)
+        for cell in [found[row.name, seed, SOURCE]]
+    ]
+
+
+def _artifact(plan: Plan, study: Study, seed: int, folder: Path) -> DistilledSet:
+    """The distilled set of one seed, written to ``folder`` with what it was measured to be worth."""
+    row = _row(plan)
+    cell = study.cells.read()[row.name, seed, SOURCE]
+    pairs = DistilledSet.load(study.file(row, seed, "pairs"))
+    pairs.metrics |= {"representation_error": cell["error"], "probes": cell["probes"]}
+    pairs.save(folder / f"seed-{seed}.safetensors")
+    return pairs
 
 
 def keep_partial(error: Diverged, folder: Path) -> None:

@@ -3,10 +3,18 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-from ..evaluate import KMEANS, KRR_ST, NO_PRETRAINING, RANDOM, TEACHER, Cell, Comparison, compare, mean_and_error
+from ..studies import Comparison, compare, mean_and_error
+
+NO_PRETRAINING, RANDOM, RANDOM_LABELS, KMEANS, KRR_ST, TEACHER = (
+    "no pre-training", "random + teacher", "random + labels", "k-means + teacher", "KRR-ST", "teacher",
+)  # fmt: skip
+"""The methods that the table orders and compares."""
+
+Cell = Mapping[str, Any]
+"""One method under one seed: ``method``, ``seed``, ``error`` (or None), ``probes`` (see :class:`ssdd.Cell`)."""
 
 
 def entry(values: Sequence[float], digits: int) -> str:
@@ -19,8 +27,8 @@ def entry(values: Sequence[float], digits: int) -> str:
 
 def methods(cells: Sequence[Cell]) -> list[str]:
     """The methods there are cells of, in the order of the table."""
-    order = [NO_PRETRAINING, RANDOM, "random + labels", KMEANS, KRR_ST, TEACHER]
-    found = list(dict.fromkeys(cell.method for cell in cells))
+    order = [NO_PRETRAINING, RANDOM, RANDOM_LABELS, KMEANS, KRR_ST, TEACHER]
+    found = list(dict.fromkeys(cell["method"] for cell in cells))
     return sorted(found, key=lambda m: order.index(m) if m in order else len(order))
 
 
@@ -31,14 +39,14 @@ def labels_a_class(count: str) -> str:
 
 def table(cells: Sequence[Cell]) -> list[list[str]]:
     """Head and rows as text: method, representation error, then probes "features / output" for each label count."""
-    counts = list(dict.fromkeys(key.split("/")[1] for cell in cells for key in cell.probes))
+    counts = list(dict.fromkeys(key.split("/")[1] for cell in cells for key in cell["probes"]))
     rows = [["method", "representation error", *(f"probe, {labels_a_class(n)}" for n in counts)]]
     for method in methods(cells):
-        mine = [cell for cell in cells if cell.method == method]
-        row = [method, entry([c.error for c in mine if c.error is not None], 3)]
+        mine = [cell for cell in cells if cell["method"] == method]
+        row = [method, entry([c["error"] for c in mine if c["error"] is not None], 3)]
         for count in counts:
             entries = (
-                entry([c.probes[f"{what}/{count}"] for c in mine if f"{what}/{count}" in c.probes], 1)
+                entry([c["probes"][key] for c in mine if (key := f"{what}/{count}") in c["probes"]], 1)
                 for what in ("features", "output")
             )
             row.append(" / ".join(filter(None, entries)))
@@ -56,8 +64,8 @@ def comparisons(cells: Sequence[Cell]) -> dict[str, Comparison]:
     """KRR-ST against each baseline that has an error for the same seeds."""
     errors: dict[str, dict[int, float]] = {}
     for cell in cells:
-        if cell.error is not None:
-            errors.setdefault(cell.method, {})[cell.seed] = cell.error
+        if cell["error"] is not None:
+            errors.setdefault(cell["method"], {})[cell["seed"]] = cell["error"]
     ours = errors.get(KRR_ST, {})
     found = {}
     for method in (RANDOM, KMEANS):
@@ -81,7 +89,7 @@ def sentences(cells: Sequence[Cell]) -> list[str]:
     means = {
         method: mean_and_error(values)[0]
         for method in methods(cells)
-        if (values := [c.probes["features/0"] for c in cells if c.method == method and "features/0" in c.probes])
+        if (values := [p["features/0"] for c in cells if c["method"] == method and "features/0" in (p := c["probes"])])
     }
     if NO_PRETRAINING in means and TEACHER in means and means[TEACHER] - means[NO_PRETRAINING] < 3:
         said.append(
@@ -95,7 +103,7 @@ def sentences(cells: Sequence[Cell]) -> list[str]:
 def as_json(cells: Sequence[Cell]) -> dict[str, Any]:
     """Cells, table and comparisons as plain values."""
     return {
-        "cells": [cell.as_dict() for cell in cells],
+        "cells": [dict(cell) for cell in cells],
         "table": table(cells),
         "comparisons": {
             f"{KRR_ST} against {method}": {
