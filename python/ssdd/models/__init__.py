@@ -4,10 +4,11 @@ from .convnet import ConvNet
 from .error import representation_error
 from .frozen import frozen, in_chunks
 from .network import Network, build, seeded, student
-from .resnet import ResNet
+from .resnet import DEPTHS, ResNet
 from .standard import standard_resnet
 
 __all__ = [
+    "DEPTHS",
     "ConvNet",
     "Network",
     "ResNet",
