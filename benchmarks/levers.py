@@ -22,7 +22,7 @@ from ssdd.distillation import Job
 from ssdd.distillation.batches import Batches
 from ssdd.distillation.state import State
 from ssdd.models import Network, frozen
-from ssdd.models.frozen import CHUNK
+from ssdd.models.features import CHUNK
 from ssdd_ext.bench import machine, seconds_text, summary
 
 Features = Callable[[Tensor], Tensor]

@@ -153,6 +153,16 @@ def environment_reads(package: Package) -> list[str]:
     return offences
 
 
+def shadowed_modules(package: Package) -> list[str]:
+    """Modules that cannot be reached as an attribute, because their package exports another thing of that name."""
+    offences = []
+    for i in package.imports():
+        shadowed = f"{i.source}.{i.name}"
+        if i.name is not None and shadowed in package.trees and i.path.stem == FACE:
+            offences.append(f"{i}: shadows the module {shadowed}")
+    return offences
+
+
 def public_names(face: Path) -> set[str]:
     for node in ast.parse(face.read_text()).body:
         targets = node.targets if isinstance(node, ast.Assign) else [getattr(node, "target", None)]
@@ -227,6 +237,11 @@ def test_the_command_line_uses_the_face(distillation):
     assert known == {"config", "report"}
 
 
+def test_no_name_of_the_distillation_shadows_a_module(distillation):
+    found = shadowed_modules(distillation)
+    assert [text for text in found if "ssdd.cli imports" not in text] == []  # verbs: nobody imports the command line
+
+
 def test_no_import_cycles(package):
     assert import_cycles(package) == []
 
@@ -286,6 +301,11 @@ def test_rooms_checker_reads_folders(tree):
     package = small(tree, folder | {"a.py": ""})
     assert rooms_out_of_order(package, LINE) == []
     assert len(rooms_out_of_order(small(tree, {"a.py": "from .d.x import z"}), LINE)) == 1
+
+
+def test_shadow_checker_objects(tree):
+    files = {"__init__.py": "from .a import f", "a.py": "", "d/__init__.py": "from .x import x", "d/x.py": ""}
+    assert shadowed_modules(small(tree, files)) == ["__init__.py:1: p.d imports p.d.x.x: shadows the module p.d.x"]
 
 
 def test_cycle_checker_objects(tree):

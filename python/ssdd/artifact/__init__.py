@@ -1,7 +1,7 @@
 """The product, its file, and what it is exchanged with: nothing here needs the code that distils."""
 
-from .export import FORMS, export, read_scores
 from .files import read_safetensors, read_torch, why_no_array, write_atomically
+from .forms import FORMS, export, read_scores
 from .lock import LOCK, locked
 from .pairs import FORMAT, DistilledSet
 from .preprocessing import Preprocessing

@@ -2,7 +2,7 @@
 
 from .convnet import ConvNet
 from .error import representation_error
-from .frozen import frozen, in_chunks
+from .features import frozen, in_chunks
 from .network import Network, build, seeded, student
 from .resnet import DEPTHS, ResNet
 from .standard import standard_resnet

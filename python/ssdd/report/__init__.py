@@ -1,13 +1,13 @@
 """What a person looks at: run directory, log, progress, tables, pictures, and the demonstration that makes them all."""
 
-from .demo import demo, keep_partial
+from .demonstration import demo, keep_partial
 from .directory import MARK, check_directory, kept_directory, new_directory, new_file, own_directory, write_json
-from .info import info
+from .information import info
 from .log import JsonLines, both
 from .page import write_page
 from .pictures import contact_sheet, coverage, images_over_steps, loss_curves
 from .progress import Display
-from .table import comparisons, labels_a_class, markdown, sentences, table
+from .tables import comparisons, labels_a_class, markdown, sentences, table
 
 __all__ = [
     "MARK",

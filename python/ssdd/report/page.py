@@ -11,7 +11,7 @@ from typing import Any
 from ..artifact import write_atomically
 from ..studies import CELLS, SOURCE, Plan, Row, compare, read_cells
 from .pictures import scatter
-from .table import entry, markdown
+from .tables import entry, markdown
 
 BEGIN, END = "<!-- from the cells: begin -->", "<!-- from the cells: end -->"
 MISSING = "missing"

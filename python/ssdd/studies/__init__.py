@@ -3,7 +3,7 @@
 from .baselines import baseline
 from .comparison import Comparison, compare, mean_and_error
 from .demo import Demonstration
-from .fill import Study, fill, missing_cells, read_snapshots
+from .fill import Study, fill_study, missing_cells, read_snapshots
 from .plan import Plan, Row, read_plan
 from .run import run_study
 from .store import CELLS, SOURCE, Cells, read_cells
@@ -21,7 +21,7 @@ __all__ = [
     "Task",
     "baseline",
     "compare",
-    "fill",
+    "fill_study",
     "mean_and_error",
     "missing_cells",
     "read_cells",

@@ -10,7 +10,7 @@ from ..config import InputError, Preset, Report, preset, silent
 from ..data import ImageSet, load_images
 from ..distillation import check_before_training
 from ..teachers import Representations, Teacher, represent, train_teacher
-from .fill import Study, Taught, fill
+from .fill import Study, Taught, fill_study
 from .plan import Plan, Row, read_plan
 from .store import CELLS, SOURCE, Cells
 from .workers import Task, run_tasks
@@ -66,7 +66,7 @@ class Demonstration:
         key = fingerprint(representations.train) if teacher is None else teacher.key()
         cells = Cells(folder / CELLS, {SOURCE: self.data.fingerprint, "teacher": key})
         study = Study(self.data, {None: taught}, cells, folder / "work")
-        fill(self.plan(), study, workers, report)
+        fill_study(self.plan(), study, workers, report)
         return study
 
 

@@ -70,7 +70,7 @@ def missing_cells(plan: Plan, names: Sequence[str], cells: Cells) -> list[Unit]:
     return [(row, seed, [n for n in names if (row.name, seed, n) not in found]) for row, seed in plan.order()]
 
 
-def fill(plan: Plan, study: Study, workers: int = 1, report: Report = silent) -> None:
+def fill_study(plan: Plan, study: Study, workers: int = 1, report: Report = silent) -> None:
     """Compute every cell that is not there, seed 0 of all rows first. Stopped at any moment, a call goes on from there.
 
     Reports ``{"event": "study", "row", "seed", "set", "done", "of", "seconds", "left"}`` per finished cell: ``left`` is

@@ -8,7 +8,7 @@ from pathlib import Path
 from ..config import InputError, Report, silent
 from ..data import load_images
 from ..teachers import Teacher, represent
-from .fill import Study, Taught, fill
+from .fill import Study, Taught, fill_study
 from .plan import Plan
 from .store import CELLS, SOURCE, Cells
 
@@ -26,7 +26,7 @@ def run_study(
 
     ``work`` (default: ``out``/work) keeps the distilled sets and the pre-trained networks, so that a call that was
     stopped goes on behind the last of them. ``cache``: the folder for representations (default: none are kept).
-    ``workers``: processes of one thread each; their number changes no result. Reports what :func:`fill` reports.
+    ``workers``: processes of one thread each; their number changes no result. Reports what :func:`fill_study` reports.
     Raises :class:`InputError` if a finished cell was computed from other settings, images or teacher.
     """
     own = list(dict.fromkeys(row.teacher for row in plan.rows if row.teacher is not None))
@@ -53,4 +53,4 @@ def run_study(
     for path, other in others.items():
         taught[path] = (other, represent(other, images, cache))
     study = Study(images, taught, cells, Path(work or Path(out) / "work"), targets, cache)
-    fill(plan, study, workers, report)
+    fill_study(plan, study, workers, report)

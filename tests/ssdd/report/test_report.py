@@ -25,7 +25,7 @@ from ssdd.report import (
     sentences,
     table,
 )
-from ssdd.report.table import KMEANS, KRR_ST, NO_PRETRAINING, RANDOM, TEACHER
+from ssdd.report.tables import KMEANS, KRR_ST, NO_PRETRAINING, RANDOM, TEACHER
 
 
 def test_a_run_directory_is_never_overwritten_unasked(tmp_path):

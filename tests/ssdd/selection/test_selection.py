@@ -1,8 +1,15 @@
 """Selections: members of the set, all different, and medoids that cover it."""
 
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
 import pytest
 import torch
 
+import ssdd
 from ssdd.config import InputError
 from ssdd.selection import SELECTIONS, choose, kmeans_medoids, random_subset
 
@@ -53,3 +60,35 @@ def test_every_file_of_the_room_is_a_selection_by_its_name(representations):
     assert torch.equal(choose("k-means", r, 5, 3), kmeans_medoids(r, 5, 3))
     with pytest.raises(InputError, match="selection: expected one of k-means, random, got 'herding'"):
         choose("herding", r, 5, 3)
+
+
+FIRST = '''"""The first images."""
+
+import torch
+
+NAME = "first"
+
+
+def select(representations, count, seed):
+    return torch.arange(count)
+'''
+STUDY = """
+import sys
+from ssdd.selection import choose
+from ssdd.studies import read_plan
+import torch
+
+plan = read_plan(sys.argv[1])
+assert plan.rows[0].selected and plan.rows[0].relevant["distill"] == {"images": 26}
+print(choose(plan.rows[0].source, torch.zeros(9, 2), 3, 0).tolist())
+"""
+
+
+def test_a_selection_of_ones_own_is_one_file(tmp_path):
+    shutil.copytree(Path(ssdd.__file__).parent, tmp_path / "ssdd", ignore=shutil.ignore_patterns("__pycache__"))
+    (tmp_path / "ssdd" / "selection" / "first.py").write_text(FIRST)
+    (tmp_path / "study.toml").write_text('preset = "digits"\n[[row]]\nname = "the first images"\nfrom = "first"\n')
+    path = os.pathsep.join([str(tmp_path), *sys.path])
+    command = [sys.executable, "-c", STUDY, tmp_path / "study.toml"]
+    done = subprocess.run(command, env={**os.environ, "PYTHONPATH": path}, capture_output=True, text=True)
+    assert done.returncode == 0 and done.stdout == "[0, 1, 2]\n", done.stderr

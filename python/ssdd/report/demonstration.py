@@ -15,7 +15,7 @@ from ..studies import SOURCE, Demonstration, Plan, Row, Study, read_snapshots
 from .directory import MARK, own_directory, write_json
 from .log import JsonLines, both
 from .pictures import contact_sheet, coverage, images_over_steps, loss_curves
-from .table import KRR_ST, Cell, as_json, markdown, sentences, table
+from .tables import KRR_ST, Cell, as_json, markdown, sentences, table
 
 
 def demo(

@@ -11,7 +11,7 @@ from torch._dynamo.utils import counters
 
 from ssdd.models import build, frozen, in_chunks, seeded
 
-frozen_room = sys.modules["ssdd.models.frozen"]  # the function has taken its name
+frozen_room = sys.modules["ssdd.models.features"]  # the function has taken its name
 
 
 def trained(name, channels_last):
