@@ -34,6 +34,23 @@ def locked(folder: Path) -> Iterator[None]:
         os.close(handle)
 
 
+@contextmanager
+def waiting(file: Path) -> Iterator[int]:
+    """Open ``file`` (made if it is not there) and keep every other ``waiting(file)`` waiting meanwhile; yields the
+    descriptor. The kernel takes the lock back if its holder dies. The file stays."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    handle = os.open(file, os.O_RDWR | os.O_CREAT, 0o644)
+    try:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX)
+        except OSError as error:
+            if error.errno not in _WITHOUT:
+                raise
+        yield handle
+    finally:
+        os.close(handle)
+
+
 def _taken(file: Path) -> int:
     handle = os.open(file, os.O_RDWR | os.O_CREAT, 0o644)
     try:

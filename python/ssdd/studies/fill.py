@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from safetensors.torch import save as to_bytes
 
-from ..artifact import DistilledSet, read_safetensors, write_atomically
+from ..artifact import DistilledSet, read_safetensors, waiting, write_atomically
 from ..checkpoint import Checkpoints
 from ..config import Event, InputError, Report, silent, versions
 from ..data import ImageSet
@@ -123,7 +123,21 @@ def remaining(done: Sequence[Mapping[str, Any]], waiting: Sequence[tuple[Row, in
 
 
 def fill_unit(study: Study, row: Row, seed: int, missing: Sequence[str], report: Report = silent) -> None:
-    """One row under one seed: its pairs, its pre-trained network, then a cell per set of ``missing``."""
+    """One row under one seed: its pairs, its pre-trained network, then a cell per set of ``missing``.
+
+    If another process is at this unit, it is waited for, and what it left is not computed again.
+    """
+    with waiting(study.work / f"{row.slug}.seed-{seed}.lock"):
+        found = study.cells.read()
+        for key in [(row.name, seed, name) for name in missing if (row.name, seed, name) in found]:
+            study.cells.check(row, found[key])
+            report({"event": "study-cell", "cell": found[key]})
+        missing = [name for name in missing if (row.name, seed, name) not in found]
+        if missing:
+            _compute(study, row, seed, missing, report)
+
+
+def _compute(study: Study, row: Row, seed: int, missing: Sequence[str], report: Report) -> None:
     _, representations = study.taught[row.teacher]
     clock = _Clock()
     seconds: dict[str, float] = {}
@@ -168,22 +182,31 @@ def row_pairs(study: Study, row: Row, seed: int, report: Report = silent) -> Dis
             targets = teacher(teacher.preprocessing.normalise(pairs.images))
         return replace(pairs, targets=targets, metrics={})
     file = study.file(row, seed, "pairs")
-    settings = row.relevant["distill"]
-    if file.is_file():
-        pairs = DistilledSet.load(file)
-        _same(file, {"distill": pairs.config}, {"distill": settings})
-        return pairs
+    with waiting(file.with_suffix(".lock")):  # a "recomputed" row may need them at the same time
+        if not file.is_file():
+            _make_pairs(study, row, seed, file, report)
+    pairs = DistilledSet.load(file)
+    _same(file, {"distill": pairs.config}, {"distill": row.relevant["distill"]})
+    # As they lay in memory when they were made, whoever made them: another alignment or order rounds otherwise. Real
+    # images have the channels of a pixel side by side; to torch those with one channel are contiguous too.
+    order = torch.channels_last if row.selected or pairs.images.shape[1] == 1 else torch.contiguous_format
+    images = torch.empty_like(pairs.images, memory_format=order).copy_(pairs.images)
+    return replace(pairs, images=images, targets=pairs.targets.clone())
+
+
+def _make_pairs(study: Study, row: Row, seed: int, file: Path, report: Report) -> None:
+    """Distil or select, and write ``file``."""
+    data, train = study.data, study.taught[row.teacher][1].train
     begun = time.process_time()
     if row.source == "krr-st":
         pairs, resumed = _distilled(study, row, seed, report)
     else:
         rows = choose(row.source, train, row.settings.distill.images, seed)
         pairs, resumed = baseline(data, rows, train, method=row.source, seed=seed, targets=row.targets), False
-        pairs.config = settings
+        pairs.config = row.relevant["distill"]
     pairs.metrics["cpu_seconds"] = None if resumed else round(time.process_time() - begun, 1)
     pairs.save(file)
     _checkpoints(study, row, seed).clear()
-    return pairs
 
 
 def _distilled(study: Study, row: Row, seed: int, report: Report) -> tuple[DistilledSet, bool]:

@@ -8,14 +8,13 @@ killed: it is ignored, and the next cell takes its place.
 from __future__ import annotations
 
 import errno
-import fcntl
 import json
 import os
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from ..artifact import waiting
 from ..config import InputError, differences
 from .plan import Row
 
@@ -29,8 +28,6 @@ Key = tuple[str, int, str]
 """Row's name, seed, set."""
 
 _CELL = {"row": str, "seed": int, "set": str, "probes": dict, "inputs": dict}
-_NO_LOCKS = (errno.ENOLCK, errno.ENOTSUP, errno.ENOSYS, errno.EINVAL)
-"""What a file system answers that knows no locks: there one process at a time must write."""
 
 
 class Cells:
@@ -72,8 +69,7 @@ class Cells:
         cell = {"row": row.name, "from": row.source, "seed": seed, "set": name, **values,
                 "inputs": self._inputs(row, name)}  # fmt: skip
         settings = json.loads(json.dumps(row.relevant))
-        self.file.parent.mkdir(parents=True, exist_ok=True)
-        with _locked(self.file) as handle:
+        with waiting(self.file) as handle:
             text = _read(handle)
             whole = text[: text.rfind(b"\n") + 1]
             cells, latest = _parse(self.file, whole)
@@ -125,21 +121,6 @@ def _parse(file: Path, text: bytes) -> tuple[dict[Key, dict[str, Any]], dict[str
         key = (found["row"], found["seed"], found["set"])
         cells.setdefault(key, found | {"settings": latest[found["row"]]})
     return cells, latest
-
-
-@contextmanager
-def _locked(file: Path) -> Iterator[int]:
-    """The open file, which no other process writes to meanwhile; waits until it is free."""
-    handle = os.open(file, os.O_RDWR | os.O_CREAT, 0o644)
-    try:
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX)
-        except OSError as error:
-            if error.errno not in _NO_LOCKS:
-                raise
-        yield handle
-    finally:
-        os.close(handle)
 
 
 def _read(handle: int) -> bytes:

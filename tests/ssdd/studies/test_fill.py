@@ -14,6 +14,8 @@ import pytest
 from ssdd.artifact import DistilledSet
 from ssdd.cli.study import duration
 from ssdd.config import InputError
+from ssdd.data import load_images
+from ssdd.models import ConvNet
 from ssdd.report import write_page
 from ssdd.studies import read_cells, read_plan, run_study
 from ssdd.studies.fill import remaining
@@ -141,6 +143,31 @@ def test_a_cell_that_is_lost_comes_back_the_same(place):
     (place / "work" / "random-teacher.seed-1.network.safetensors").unlink()
     assert len(run(place)) == 2
     assert numbers(cells(place)) == numbers(before)
+
+
+def test_the_number_of_workers_changes_no_number(place, tmp_path):
+    run(place)
+    one = numbers(cells(place))
+    (place / "cells.jsonl").unlink()
+    events = run(place, workers=2, work=tmp_path / "two")
+    assert numbers(cells(place)) == one and events[-1]["done"] == events[-1]["of"] == 16
+
+
+def test_pairs_from_their_file_give_the_bits_of_pairs_just_made(place, few):
+    """In colour too: real images lie in memory with the channels of a pixel side by side."""
+    for name, part in (("few", slice(None)), ("other", slice(90))):
+        arrays = {k: getattr(few, k).numpy()[part] for k in ("x_train", "y_train", "x_test", "y_test")}
+        np.savez(place / f"{name}.npz", **{k: v.repeat(3, 3) if k[0] == "x" else v for k, v in arrays.items()})
+    backbone = ConvNet(3, (8, 8), (4, 16), pooled=True)
+    about = {"channels": 3, "size": [8, 8], "widths": [4, 16]}
+    Teacher(backbone, load_images(place / "few.npz").preprocessing, about).save(place / "teacher.safetensors")
+    run(place)
+    made = numbers(cells(place))
+    (place / "cells.jsonl").unlink()
+    for file in (place / "work").glob("*.network.safetensors"):
+        file.unlink()
+    run(place)
+    assert numbers(cells(place)) == made
 
 
 def test_killed_at_any_moment_it_goes_on_to_the_same_cells(place, tmp_path):
