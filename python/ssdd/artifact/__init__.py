@@ -2,7 +2,7 @@
 
 from .files import read_safetensors, read_torch, why_no_array, write_atomically
 from .forms import FORMS, export, read_scores
-from .lock import LOCK, locked, waiting
+from .lock import LOCK, locked, wait_for_lock
 from .pairs import FORMAT, DistilledSet
 from .preprocessing import Preprocessing
 from .published import MOST_CLASSES, read_published
@@ -20,7 +20,7 @@ __all__ = [
     "read_safetensors",
     "read_scores",
     "read_torch",
-    "waiting",
+    "wait_for_lock",
     "why_no_array",
     "write_atomically",
 ]

@@ -35,9 +35,12 @@ def locked(folder: Path) -> Iterator[None]:
 
 
 @contextmanager
-def waiting(file: Path) -> Iterator[int]:
-    """Open ``file`` (made if it is not there) and keep every other ``waiting(file)`` waiting meanwhile; yields the
-    descriptor. The kernel takes the lock back if its holder dies. The file stays."""
+def wait_for_lock(file: Path) -> Iterator[int]:
+    """Open ``file`` and lock it; every other ``wait_for_lock(file)`` waits until this one ends.
+
+    Yields the descriptor. The file is made if it is not there, and stays. The kernel takes the lock back if its holder
+    dies.
+    """
     file.parent.mkdir(parents=True, exist_ok=True)
     handle = os.open(file, os.O_RDWR | os.O_CREAT, 0o644)
     try:

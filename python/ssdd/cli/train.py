@@ -104,7 +104,7 @@ def teacher(
     command = f"ssdd teacher --resume {wanted}"
     with ExitStack() as stack:
         folder.mkdir(parents=True, exist_ok=True)
-        stack.enter_context(reports.kept_directory(folder))
+        stack.enter_context(reports.resume_directory(folder))
         reports.new_file(wanted, overwrite)  # once more: whoever held the lock may have written it
         if not begun:
             shutil.rmtree(folder / CHECKPOINTS, ignore_errors=True)  # of a training that is begun anew
@@ -241,7 +241,7 @@ def _lock(folder: Path, new: bool | None, processes: Processes, stack: ExitStack
     refused: InputError | None = None
     if processes.writes:
         try:
-            stack.enter_context(reports.kept_directory(folder) if new is None else reports.own_directory(folder, new))
+            stack.enter_context(reports.resume_directory(folder) if new is None else reports.own_directory(folder, new))
         except InputError as error:
             refused = error
     if processes.agree(refused is not None):

@@ -1,7 +1,7 @@
 """What a person looks at: run directory, log, progress, tables, pictures, and the demonstration that makes them all."""
 
 from .demonstration import demo, keep_partial
-from .directory import MARK, check_directory, kept_directory, new_directory, new_file, own_directory, write_json
+from .directory import MARK, check_directory, new_directory, new_file, own_directory, resume_directory, write_json
 from .information import info
 from .log import JsonLines, both
 from .page import write_page
@@ -30,7 +30,7 @@ __all__ = [
     "own_directory",
     "sentences",
     "table",
-    "kept_directory",
+    "resume_directory",
     "write_json",
     "write_page",
 ]

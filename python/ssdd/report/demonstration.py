@@ -49,10 +49,10 @@ def demo(
         report = both(log, report, keep_losses)
         seeds = list(range(what.seeds))
         report({"event": "start", "settings": as_dict(settings), "seeds": seeds, "versions": versions()})
-        taught = what.teach(folder, report)
+        pair = what.teach(folder, report)
         trained = time.monotonic()
         try:
-            study = what.fill(taught, folder, workers, report)
+            study = what.fill(pair, folder, workers, report)
         except Diverged as error:
             keep_partial(error, folder)
             raise
@@ -64,7 +64,7 @@ def demo(
         contact_sheet(runs[0].images, folder / "contact-sheet.png")
         images_over_steps(read_snapshots(study.file(distilled, 0, "snapshots")), folder / "images-over-steps.png")
         loss_curves({seed: losses[f"{distilled.name}, seed {seed}"] for seed in seeds}, folder / "loss.png")
-        coverage(taught[1].train, runs[0].targets, folder / "coverage.png", data.y_train)
+        coverage(pair[1].train, runs[0].targets, folder / "coverage.png", data.y_train)
         shutil.rmtree(study.work)
         found = {
             "data": {"name": data.name, "train": len(data.x_train), "test": len(data.x_test), "size": list(data.size)},

@@ -56,7 +56,7 @@ def own_directory(path: str | os.PathLike[str], overwrite: bool = False) -> Iter
 
 
 @contextmanager
-def kept_directory(folder: Path) -> Iterator[None]:
+def resume_directory(folder: Path) -> Iterator[None]:
     """The directory of a run that goes on, locked: while it lasts no other run works there."""
     with locked(folder):
         yield

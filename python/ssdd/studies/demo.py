@@ -10,7 +10,7 @@ from ..config import InputError, Preset, Report, preset, silent
 from ..data import ImageSet, load_images
 from ..distillation import check_before_training
 from ..teachers import Representations, Teacher, represent, train_teacher
-from .fill import Study, Taught, fill_study
+from .fill import Study, TeacherPair, fill_study
 from .plan import Plan, Row, read_plan
 from .store import CELLS, SOURCE, Cells
 from .workers import Task, run_tasks
@@ -52,20 +52,20 @@ class Demonstration:
         targets = self.settings.evaluate.random_targets
         return row if row.source != "random" else replace(row, name=f"random + {targets}", targets=targets)
 
-    def teach(self, folder: Path, report: Report = silent) -> Taught:
+    def teach(self, folder: Path, report: Report = silent) -> TeacherPair:
         """The teacher, trained here and kept in ``folder`` if none was given, and the representations of all images."""
         if self.representations is not None:
             return self.teacher, self.representations
         arguments = (self.data, self.settings, folder, self.teacher)
-        [taught] = run_tasks([Task("teacher", _teach, arguments)], 1, report)
-        return taught
+        [pair] = run_tasks([Task("teacher", _teach, arguments)], 1, report)
+        return pair
 
-    def fill(self, taught: Taught, folder: Path, workers: int, report: Report = silent) -> Study:
+    def fill(self, pair: TeacherPair, folder: Path, workers: int, report: Report = silent) -> Study:
         """Compute the cells, in ``folder``/cells.jsonl; what is kept on the way is in ``folder``/work."""
-        teacher, representations = taught
+        teacher, representations = pair
         key = fingerprint(representations.train) if teacher is None else teacher.key()
         cells = Cells(folder / CELLS, {SOURCE: self.data.fingerprint, "teacher": key})
-        study = Study(self.data, {None: taught}, cells, folder / "work")
+        study = Study(self.data, {None: pair}, cells, folder / "work")
         fill_study(self.plan(), study, workers, report)
         return study
 

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from safetensors.torch import save as to_bytes
 
-from ..artifact import DistilledSet, read_safetensors, waiting, write_atomically
+from ..artifact import DistilledSet, read_safetensors, wait_for_lock, write_atomically
 from ..checkpoint import Checkpoints
 from ..config import Event, InputError, Report, silent, versions
 from ..data import ImageSet
@@ -29,7 +29,7 @@ from .plan import Plan, Row
 from .store import SOURCE, Cells, describe_differences
 from .workers import Task, run_tasks
 
-Taught = tuple[Teacher | None, Representations]
+TeacherPair = tuple[Teacher | None, Representations]
 """A teacher, if there is more than its representations of the source, and these."""
 
 
@@ -38,7 +38,7 @@ class Study:
     """What all rows share: the images, the teachers, the cells, and the folder ``work`` of what is kept on the way."""
 
     data: ImageSet
-    taught: Mapping[Path | None, Taught]
+    teachers: Mapping[Path | None, TeacherPair]
     """The teacher of each row: under None the study's, under a path the one of the rows that name it."""
     cells: Cells
     work: Path
@@ -81,7 +81,7 @@ def fill_study(plan: Plan, study: Study, workers: int = 1, report: Report = sile
     found, wanted = study.cells.read(), [(row.name, seed, name) for row, seed in plan.order() for name in names]
     done = [found[key] for key in wanted if key in found]
 
-    def told(event: Event) -> None:
+    def count_cells(event: Event) -> None:
         if event["event"] == "study-cell":
             done.append(event["cell"])
             cell = event["cell"]
@@ -98,7 +98,7 @@ def fill_study(plan: Plan, study: Study, workers: int = 1, report: Report = sile
         for row, seed, missing in todo
         if missing
     ]
-    run_tasks(tasks, workers, told)
+    run_tasks(tasks, workers, count_cells)
 
 
 def _has(cells: Sequence[dict[str, Any]], row: Row, seed: int, name: str) -> bool:
@@ -127,7 +127,7 @@ def fill_unit(study: Study, row: Row, seed: int, missing: Sequence[str], report:
 
     If another process is at this unit, it is waited for, and what it left is not computed again.
     """
-    with waiting(study.work / f"{row.slug}.seed-{seed}.lock"):
+    with wait_for_lock(study.work / f"{row.slug}.seed-{seed}.lock"):
         found = study.cells.read()
         for key in [(row.name, seed, name) for name in missing if (row.name, seed, name) in found]:
             study.cells.check(row, found[key])
@@ -138,7 +138,7 @@ def fill_unit(study: Study, row: Row, seed: int, missing: Sequence[str], report:
 
 
 def _compute(study: Study, row: Row, seed: int, missing: Sequence[str], report: Report) -> None:
-    _, representations = study.taught[row.teacher]
+    _, representations = study.teachers[row.teacher]
     clock = _Clock()
     seconds: dict[str, float] = {}
     pairs = row_pairs(study, row, seed, report)
@@ -168,7 +168,7 @@ def _compute(study: Study, row: Row, seed: int, missing: Sequence[str], report: 
 
 def row_pairs(study: Study, row: Row, seed: int, report: Report = silent) -> DistilledSet | None:
     """What the row's network is pre-trained on, from its file if a call before this one finished it."""
-    data, (teacher, representations) = study.data, study.taught[row.teacher]
+    data, (teacher, representations) = study.data, study.teachers[row.teacher]
     train = representations.train
     if row.source in ("nothing", "teacher"):
         return None
@@ -182,7 +182,7 @@ def row_pairs(study: Study, row: Row, seed: int, report: Report = silent) -> Dis
             targets = teacher(teacher.preprocessing.normalise(pairs.images))
         return replace(pairs, targets=targets, metrics={})
     file = study.file(row, seed, "pairs")
-    with waiting(file.with_suffix(".lock")):  # a "recomputed" row may need them at the same time
+    with wait_for_lock(file.with_suffix(".lock")):  # a "recomputed" row may need them at the same time
         if not file.is_file():
             _make_pairs(study, row, seed, file, report)
     pairs = DistilledSet.load(file)
@@ -196,10 +196,10 @@ def row_pairs(study: Study, row: Row, seed: int, report: Report = silent) -> Dis
 
 def _make_pairs(study: Study, row: Row, seed: int, file: Path, report: Report) -> None:
     """Distil or select, and write ``file``."""
-    data, train = study.data, study.taught[row.teacher][1].train
+    data, train = study.data, study.teachers[row.teacher][1].train
     begun = time.process_time()
     if row.source == "krr-st":
-        pairs, resumed = _distilled(study, row, seed, report)
+        pairs, resumed = _distil(study, row, seed, report)
     else:
         rows = choose(row.source, train, row.settings.distill.images, seed)
         pairs, resumed = baseline(data, rows, train, method=row.source, seed=seed, targets=row.targets), False
@@ -209,23 +209,23 @@ def _make_pairs(study: Study, row: Row, seed: int, file: Path, report: Report) -
     _checkpoints(study, row, seed).clear()
 
 
-def _distilled(study: Study, row: Row, seed: int, report: Report) -> tuple[DistilledSet, bool]:
+def _distil(study: Study, row: Row, seed: int, report: Report) -> tuple[DistilledSet, bool]:
     """The row's distilled set, and whether the run went on from a checkpoint; its snapshots are kept as a file."""
-    teacher, representations = study.taught[row.teacher]
+    teacher, representations = study.teachers[row.teacher]
     resumed = False
 
-    def told(event: Event) -> None:
+    def notice_resume(event: Event) -> None:
         nonlocal resumed
         resumed = resumed or event["event"] == "resume"
         report(event)
 
     checkpoints = _checkpoints(study, row, seed)
-    checkpoints.report = told
+    checkpoints.report = notice_resume
     job = Job(
         study.data, representations.train, partial(study.network, row, representations.dimension),
         row.settings.distill, seed, teacher,
     )  # fmt: skip
-    run = distill(job, report=told, checkpoints=checkpoints, cache=study.cache)
+    run = distill(job, report=notice_resume, checkpoints=checkpoints, cache=study.cache)
     write_snapshots(run, study.file(row, seed, "snapshots"))
     return run.result, resumed
 
@@ -268,7 +268,7 @@ def row_network(study: Study, row: Row, seed: int, pairs: DistilledSet | None, r
 
 def measure_teacher(study: Study, row: Row, name: str, cell: Cell) -> None:
     """The teacher's own representations, probed; fine-tuning it needs the network itself."""
-    teacher, representations = study.taught[row.teacher]
+    teacher, representations = study.teachers[row.teacher]
     data = study.data if name == SOURCE else study.targets[name]
     if name == SOURCE and representations.test is not None:
         cell.error, both = 0.0, (representations.train, representations.test)

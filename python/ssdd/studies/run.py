@@ -8,7 +8,7 @@ from pathlib import Path
 from ..config import InputError, Report, silent
 from ..data import load_images
 from ..teachers import Teacher, represent
-from .fill import Study, Taught, fill_study
+from .fill import Study, TeacherPair, fill_study
 from .plan import Plan
 from .store import CELLS, SOURCE, Cells
 
@@ -49,8 +49,8 @@ def run_study(
     inputs = {SOURCE: images.fingerprint, "teacher": network.key()}
     inputs |= {key: target.fingerprint for key, target in targets.items()}
     cells = Cells(Path(out) / CELLS, inputs, {path: other.key() for path, other in others.items()})
-    taught: dict[Path | None, Taught] = {None: (network, represent(network, images, cache))}
+    teachers: dict[Path | None, TeacherPair] = {None: (network, represent(network, images, cache))}
     for path, other in others.items():
-        taught[path] = (other, represent(other, images, cache))
-    study = Study(images, taught, cells, Path(work or Path(out) / "work"), targets, cache)
+        teachers[path] = (other, represent(other, images, cache))
+    study = Study(images, teachers, cells, Path(work or Path(out) / "work"), targets, cache)
     fill_study(plan, study, workers, report)

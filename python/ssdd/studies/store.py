@@ -14,7 +14,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from ..artifact import waiting
+from ..artifact import wait_for_lock
 from ..config import InputError, differences
 from .plan import Row
 
@@ -69,7 +69,7 @@ class Cells:
         cell = {"row": row.name, "from": row.source, "seed": seed, "set": name, **values,
                 "inputs": self._inputs(row, name)}  # fmt: skip
         settings = json.loads(json.dumps(row.relevant))
-        with waiting(self.file) as handle:
+        with wait_for_lock(self.file) as handle:
             text = _read(handle)
             whole = text[: text.rfind(b"\n") + 1]
             cells, latest = _parse(self.file, whole)

@@ -1,15 +1,18 @@
 """The demonstration is a study: which rows it has, and that the study's code fills them."""
 
 import dataclasses
+import threading
 
 import pytest
 import torch
 
+from ssdd.artifact import wait_for_lock
 from ssdd.config import InputError
 from ssdd.evaluation import evaluate
 from ssdd.models import student
 from ssdd.selection import random_subset
 from ssdd.studies import Demonstration, baseline
+from ssdd.studies.fill import fill_unit
 from ssdd.teachers import Representations
 
 ROWS = ["no pre-training", "random + teacher", "k-means + teacher", "KRR-ST", "teacher"]
@@ -86,3 +89,18 @@ def test_representations_need_no_teacher(few, settings, representations, tmp_pat
     assert torch.equal(other.teach(tmp_path)[1].train, representations.train + 1)
     with pytest.raises(InputError, match="teacher: .* there"):  # cells of another teacher are not believed
         other.fill(other.teach(tmp_path), tmp_path, workers=1)
+
+
+def test_a_unit_that_another_process_is_at_is_waited_for_and_not_computed_again(few, settings, teacher, tmp_path):
+    what = Demonstration(few, settings, 1, teacher)
+    study = what.fill(what.teach(tmp_path), tmp_path, workers=1)
+    study.cells.file.unlink()  # nobody has a cell, and this process pretends to compute one
+    row, events = what.plan().rows[0], []
+    late = threading.Thread(target=fill_unit, args=(study, row, 0, ["source"], events.append))
+    with wait_for_lock(study.work / "no-pre-training.seed-0.lock"):
+        late.start()
+        late.join(0.5)
+        assert late.is_alive() and not events
+        kept = study.cells.append(row, 0, "source", {"error": None, "probes": {"features/0": 12.5}})
+    late.join(60)
+    assert events == [{"event": "study-cell", "cell": kept}] and len(study.cells.read()) == 1
