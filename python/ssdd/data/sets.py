@@ -24,6 +24,7 @@ class ImageSet:
 
     ``rows_train`` and ``rows_test`` say which row of the source (training images first, then its test images) each
     image was, so that representations computed elsewhere, in the source's order, can be matched.
+    ``summary`` says in one line what the loader found and what it left out; it is empty for a set that no loader made.
     """
 
     name: str
@@ -33,6 +34,7 @@ class ImageSet:
     y_test: Tensor | None = None
     rows_train: Tensor = field(default_factory=lambda: torch.empty(0, dtype=torch.int64))
     rows_test: Tensor = field(default_factory=lambda: torch.empty(0, dtype=torch.int64))
+    summary: str = ""
 
     def __post_init__(self) -> None:
         for part in ("train", "test"):
@@ -120,11 +122,11 @@ def held_out(name: str, n: int, count: int | None = None) -> tuple[Tensor, Tenso
 
 
 def hold_out(
-    name: str, images: Tensor, labels: Tensor | None, count: int | None = None, memory: int = MEMORY
+    name: str, images: Tensor, labels: Tensor | None, count: int | None = None, memory: int = MEMORY, summary: str = ""
 ) -> ImageSet:
     """Split images without a test part of their own, as :func:`held_out` says."""
     rows = held_out(name, len(images), count)
     key = f"{content_key(images)} {count}" if images.nbytes > memory else ""
     x = [assembled((len(r), *images.shape[1:]), rows_of(images, r), f"{key} {i}", memory) for i, r in enumerate(rows)]
     y = [None if labels is None else labels[r] for r in rows]
-    return ImageSet(name, x[0], x[1], y[0], y[1], *rows)
+    return ImageSet(name, x[0], x[1], y[0], y[1], *rows, summary=summary)
