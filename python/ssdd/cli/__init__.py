@@ -21,15 +21,16 @@ from .. import report as reports
 from ..artifact import DistilledSet, write_atomically
 from ..checkpoint import Stopped
 from ..config import Diverged, InputError, PretrainConfig, as_dict, with_settings
-from ..data import chosen_device, load_images
+from ..data import chosen_device
 from ..evaluate import Cell, Study, evaluate, pretrain
 from ..models import build, seeded
 from ..parallel import ProcessLost
-from ..teachers import Representations, Teacher
+from ..teachers import Representations
 from .files import export_command, import_command
 from .options import (
     ArtifactFile,
     Changes,
+    Classes,
     Data,
     Device,
     Images,
@@ -42,8 +43,11 @@ from .options import (
     Size,
     Steps,
     TeacherName,
+    TeacherPrefix,
     chosen_settings,
     chosen_teacher,
+    loaded_images,
+    named_teacher,
 )
 from .settings import settings_command, spelled_out
 from .study import study
@@ -66,11 +70,13 @@ def demo(
     ),
     data: Data = "digits",
     size: Size = None,
+    classes: Classes = None,
     preset_name: PresetName = None,
     images: Images = None,
     steps: Steps = None,
     seeds: Annotated[int, typer.Option(help="Number of seeds.")] = 5,
     teacher: TeacherName = None,
+    teacher_prefix: TeacherPrefix = None,
     representations: RepresentationsFile = None,
     workers: Annotated[
         int | None, typer.Option(help="Worker processes (default: one a core). Changes no number.")
@@ -85,8 +91,10 @@ def demo(
     Writes the artifacts, pictures, results.md, results.json and log.jsonl to the folder --out, and prints the table.
     """
     settings = chosen_settings(data, preset_name, changes, code, images, steps)
-    loaded = load_images(data, size)
-    given = Teacher.named(teacher, loaded.preprocessing) if teacher else None
+    if teacher_prefix is not None and teacher is None:
+        raise InputError("--teacher-prefix: expected it with --teacher")
+    loaded = loaded_images(data, size, classes)
+    given = named_teacher(teacher, loaded, teacher_prefix) if teacher else None
     with reports.Display(show=not quiet) as display:
         count = settings.distill.images
         display.say(f"{loaded.name}: {len(loaded.x_train):,} training images, {count} to distil, {seeds} seeds")
@@ -150,12 +158,14 @@ def evaluate_command(
     artifact: ArtifactFile,
     data: Data = "digits",
     size: Size = None,
+    classes: Classes = None,
     preset_name: PresetName = None,
     model: Annotated[
         str | None, typer.Option("--model", help="Network to pre-train (default: the preset's student).")
     ] = None,
     seeds: Annotated[int, typer.Option(help="Number of pre-trainings.")] = 1,
     teacher: TeacherName = None,
+    teacher_prefix: TeacherPrefix = None,
     representations: RepresentationsFile = None,
     changes: Changes = None,
     device: Device = None,
@@ -165,11 +175,13 @@ def evaluate_command(
     settings = chosen_settings(data, preset_name, changes, False, None, None)
     if model is not None:
         settings = with_settings(settings, {"student.model": model})
-    pairs, loaded, on = DistilledSet.load(artifact), load_images(data, size), chosen_device(device)
+    pairs, loaded, on = DistilledSet.load(artifact), loaded_images(data, size, classes), chosen_device(device)
     with reports.Display(show=not quiet) as display:
         test = None
-        if teacher or representations:
-            test = chosen_teacher(teacher, representations, loaded, settings, display, device=on)[1].test
+        if teacher or representations or teacher_prefix:
+            test = chosen_teacher(
+                teacher, representations, loaded, settings, display, device=on, prefix=teacher_prefix
+            )[1].test
         if test is not None and pairs.target_kind == "representation" and test.shape[1] != pairs.targets.shape[1]:
             raise InputError(
                 f"teacher: the artifact's targets have {pairs.targets.shape[1]} numbers, this teacher's {test.shape[1]}"

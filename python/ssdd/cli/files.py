@@ -12,8 +12,7 @@ import typer
 from .. import report as reports
 from ..artifact import FORMS, DistilledSet, Preprocessing, export, read_published, why_no_array
 from ..config import InputError
-from ..data import load_images
-from .options import ArtifactFile, Overwrite, Size
+from .options import ArtifactFile, Classes, Overwrite, Size, loaded_images
 
 
 def export_command(
@@ -41,6 +40,7 @@ def import_command(
         str | None, typer.Option("--data", "-d", help="The real images, whose mean and standard deviation are taken.")
     ] = None,
     size: Size = None,
+    classes: Classes = None,
     mean: Annotated[str | None, typer.Option(help="In place of --data: one number a channel, 0.51,0.49,0.44.")] = None,
     std: Annotated[str | None, typer.Option(help="With --mean: one number a channel.")] = None,
     support_input: Annotated[
@@ -54,7 +54,7 @@ def import_command(
         raise InputError("--data, --mean with --std: expected one of the two, the preprocessing of the real images")
     file, source = reports.new_file(out, overwrite), ""
     if data is not None:
-        loaded = load_images(data, size)
+        loaded = loaded_images(data, size, classes)
         preprocessing, source = loaded.preprocessing, loaded.name
     else:
         preprocessing = Preprocessing(_numbers("mean", mean or ""), _numbers("std", std or ""))

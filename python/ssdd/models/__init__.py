@@ -4,6 +4,8 @@ from .convnet import ConvNet
 from .frozen import frozen, in_chunks
 from .network import Network, build, seeded
 from .resnet import ResNet
-from .standard import standard_resnet
+from .standard import STEM_PADDING, standard_resnet
 
-__all__ = ["ConvNet", "Network", "ResNet", "build", "frozen", "in_chunks", "seeded", "standard_resnet"]
+__all__ = [
+    "STEM_PADDING", "ConvNet", "Network", "ResNet", "build", "frozen", "in_chunks", "seeded", "standard_resnet",
+]  # fmt: skip
