@@ -115,7 +115,7 @@ def read_folder(root: Path, size: int | None = None, memory: int = MEMORY, class
     if classes is not None and classes not in CLASSES:
         raise InputError(f"classes: expected one of {', '.join(CLASSES)}, got {classes!r}")
     root = Path(os.path.abspath(root)) if root.name in ("", "..") else root
-    if (root / ANNOTATIONS).is_file() and classes is None:
+    if (root / ANNOTATIONS).is_file() and classes != "none":
         layout = _tiny_imagenet(root)
     else:
         layout = understood(scan(root), classes)

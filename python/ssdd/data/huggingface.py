@@ -11,8 +11,9 @@ import torch
 from torch import Tensor
 
 from ..config import InputError
+from .layout import count
 from .pictures import is_grey, size_of, to_pixels
-from .sets import ImageSet, hold_out
+from .sets import ImageSet, hold_out, unseen
 from .stream import assembled
 
 PREFIX = "hf:"
@@ -87,14 +88,14 @@ def read_huggingface(source: str, size: int | None, memory: int) -> ImageSet:
     others = [f"{key} (its labels are withheld)" if key in held and _hidden(parts[key], label) else str(key)
               for key in parts if key not in ("train", test)]  # fmt: skip
     left = f"; parts not read: {', '.join(others)}" if others else ""
-    of = "without classes" if y is None else f"of {len(y.unique())} classes (column {label})"
+    of = "without classes" if y is None else f"of {count(len(y.unique()), 'class')} (column {label})"
     if test is None:
         found = f"{len(x):,} images {of} from the part train, one in five of them held out for testing"
         return hold_out(short, x, y, memory=memory, summary=f"{short}: {found}{left}")
     x_test, y_test = read(test)
     unlabelled = " without labels" if y is not None and y_test is None else ""
     found = f"{len(x):,} training images {of} from the part train, {len(x_test):,} test images{unlabelled} from {test}"
-    return ImageSet(short, x, x_test, y, y_test, summary=f"{short}: {found}{left}")
+    return ImageSet(short, x, x_test, y, y_test, summary=f"{short}: {found}{unseen(y, y_test)}{left}")
 
 
 def _hidden(part: Any, label: str | None) -> bool:

@@ -6,6 +6,7 @@ from __future__ import annotations
 import os
 import re
 import shlex
+import unicodedata
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, field
@@ -19,8 +20,10 @@ TRAIN = ("train", "training")
 TEST = (("test", "testing"), ("val", "valid", "validation"))
 """Names of the folder of test images, in any case; the first kind that is there counts."""
 LIKE_A_SPLIT = re.compile(
-    r"(train|training|test|testing|val|valid|validation|eval)(sets?|data|images?|imgs?|split|part)?"
+    r"(images?|imgs?|data)?(train|training|test|testing|val|valid|validation|eval)"
+    r"(sets?|data|images?|imgs?|split|part|[a-d])?"
 )
+"""Words of names that are close to a part's: test_set, images-train, trainA."""
 SYSTEM = {
     "__macosx", "__pycache__", "@eadir", "@recycle", "#recycle", "#snapshot", "$recycle.bin", "lost+found",
     "system volume information", "thumbs.db", "ehthumbs.db", "desktop.ini",
@@ -162,7 +165,7 @@ def _kind(name: str) -> int | None:
 
 
 def _like_a_split(name: str) -> bool:
-    """Return True for test_set, images-train, Train2 and the like."""
+    """Return True if a word of the name is close to a part's name."""
     return any(LIKE_A_SPLIT.fullmatch(token) for token in re.split(r"[^a-z]+", name.casefold()))
 
 
@@ -215,7 +218,7 @@ def _chosen_test(tree: Tree, kinds: dict[int, list[str]]) -> str | None:
 
 
 def _class_names(tree: Tree, place: str) -> set[str]:
-    return {p.parts[1] for p in tree.pictures if p.parts[0] == place and len(p.parts) > 2}
+    return {_name(p.parts[1]) for p in tree.pictures if p.parts[0] == place and len(p.parts) > 2}
 
 
 def _data(path: Path) -> str:
@@ -228,6 +231,7 @@ def _listed(names: list[str]) -> str:
 
 
 def _doubt(root: Path, doubtful: list[str], others: list[str], loose: list[Path]) -> str:
+    doubtful = sorted(doubtful, key=lambda name: "train" not in name.casefold())
     beside = [f"{name}/" for name in others if name not in doubtful]
     if loose:
         beside.append(f"the image {loose[0]}" if len(loose) == 1 else f"{len(loose):,} images")
@@ -236,7 +240,7 @@ def _doubt(root: Path, doubtful: list[str], others: list[str], loose: list[Path]
         f"data: {root.name}: it cannot be seen whether {_listed(doubtful)} {are}"
         f"{', beside ' + some(beside) if beside else ''}. If parts: name them train/ and test/, beside no other images."
         f" For one part alone, give its folder: {_data(root / doubtful[0])}. "
-        "If every folder is a class: --classes folders; if none is: --classes none"
+        "If every folder is a class: --classes folders. To take all images as one set without classes: --classes none"
     )
 
 
@@ -259,10 +263,11 @@ def _no_sets_inside(tree: Tree, places: set[str], classes: str | None) -> None:
         chain = parent == alone or parent in alone.parents
         if kinds == {0, 1} or (chain and _kind(parent.name) is None):
             inner = [f"{f.name}/" for f in tree.folders if f.parent == parent and _kind(f.name) is not None]
+            first = "" if chain else f"put the parts first, then the classes: train/{parent.name}/; or "
             raise InputError(
                 f"data: {tree.root.name}: {parent}/ is no class: it holds {some(inner)}. Give that folder, if it "
-                f"is the set: {_data(tree.root / parent)}; or put the parts first, then the classes: "
-                f"train/{parent.name}/; or say that every folder is a class: --classes folders"
+                f"is the set: {_data(tree.root / parent)}; or {first}say that every folder "
+                "is a class: --classes folders"
             )
 
 
@@ -279,7 +284,7 @@ def _part(tree: Tree, place: str, classes: str | None, notes: list[str]) -> Part
         if in_folders:
             notes.append(f"the folders in {shown} were not taken for classes (--classes none)")
         return Part(place, [root / p for p in files], None)
-    names = sorted({p.parts[depth] for p in in_folders})
+    names = sorted({_name(p.parts[depth]) for p in in_folders})
     if loose and classes is None:
         raise InputError(
             f"data: {shown}: {count(len(loose), 'image')} ({some(p.name for p in loose)}) beside the "
@@ -294,7 +299,12 @@ def _part(tree: Tree, place: str, classes: str | None, notes: list[str]) -> Part
     deeper = sorted({p.parent for p in in_folders if len(p.parts) > depth + 2})
     if deeper and max(Counter(d.parts[depth] for d in deeper).values()) > 1:
         notes.append(f"folders inside a class belong to it ({some((f'{d}/' for d in deeper), 2)})")
-    return Part(place, [root / p for p in in_folders], [p.parts[depth] for p in in_folders])
+    return Part(place, [root / p for p in in_folders], [_name(p.parts[depth]) for p in in_folders])
+
+
+def _name(folder: str) -> str:
+    """Return a class's name: accents as one character, however the system that packed the folder writes them."""
+    return unicodedata.normalize("NFC", folder)
 
 
 def _no_misplaced_part(tree: Tree, place: str, names: list[str]) -> None:

@@ -13,7 +13,8 @@ from torch import Tensor
 
 from ..artifact import why_no_array
 from ..config import InputError
-from .sets import ImageSet, hold_out
+from .layout import count
+from .sets import ImageSet, hold_out, unseen
 from .stream import MEMORY
 
 KEYS = ("x_train", "y_train", "x_test", "y_test")
@@ -54,12 +55,13 @@ def read_npz(path: Path, memory: int = MEMORY) -> ImageSet:
         if x["x_train"].dim() != 4:
             raise InputError(f"{path.name}: x_train: expected [N, H, W, C], got {list(x['x_train'].shape)}")
         return hold_out(path.stem, x["x_train"], y.get("y_train"), memory=memory, summary=summary)
-    return ImageSet(path.stem, x["x_train"], x["x_test"], y.get("y_train"), y.get("y_test"), summary=summary)
+    return ImageSet(path.stem, x["x_train"], x["x_test"], y.get("y_train"), y.get("y_test"),
+                    summary=summary + unseen(y.get("y_train"), y.get("y_test")))  # fmt: skip
 
 
 def _summary(name: str, arrays: dict[str, np.ndarray], others: list[str]) -> str:
     train, labels = len(arrays["x_train"]), arrays.get("y_train")
-    of = "without classes (no y_train)" if labels is None else f"of {len(np.unique(labels))} classes (y_train)"
+    of = "without classes (no y_train)" if labels is None else f"of {count(len(np.unique(labels)), 'class')} (y_train)"
     if "x_test" in arrays:
         unlabelled = "" if labels is None or "y_test" in arrays else " without labels (no y_test)"
         found = f"{train:,} training images {of}, {len(arrays['x_test']):,} test images{unlabelled} (x_test)"

@@ -112,6 +112,14 @@ class ImageSet:
         return digest.hexdigest()
 
 
+def unseen(y_train: Tensor | None, y_test: Tensor | None) -> str:
+    """Return words on the classes that only the test images have, for a summary; "" if there are none."""
+    if y_train is None or y_test is None:
+        return ""
+    only = sorted(set(y_test.tolist()) - set(y_train.tolist()))
+    return f"; test images of classes without training images: {', '.join(map(str, only[:5]))}" if only else ""
+
+
 def held_out(name: str, n: int, count: int | None = None) -> tuple[Tensor, Tensor]:
     """Rows to train on and rows held out of ``n`` images: a fixed draw of ``count`` (default: one in five)."""
     count = max(1, round(n * HELD_OUT)) if count is None else count

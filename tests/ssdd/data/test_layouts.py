@@ -141,8 +141,10 @@ AMBIGUOUS = {
     "test/ beside classes": (("test", "cat", "dog"), "whether test/ is a part"),
     "test/ alone": (("test/cat", "test/dog"), "whether test/ is a part"),
     "test/ and val/": (("test/cat", "val/cat"), "whether test/ and val/ are parts"),
-    "other words": (("training_set/cat", "test_set/cat"), "whether test_set/ and training_set/ are parts"),
-    "numbers": (("train1", "test1"), "whether test1/ and train1/ are parts"),
+    "other words": (("training_set/cat", "test_set/cat"), "whether training_set/ and test_set/ are parts"),
+    "numbers": (("train1", "test1"), "whether train1/ and test1/ are parts"),
+    "letters": (("trainA", "trainB", "testA", "testB"), "whether trainA/ and trainB/ and testA/ and testB/ are parts"),
+    "words before": (("images_train", "imagestest", "unlabeled"), "images_train/ and imagestest/ .* beside unlabeled/"),
     "two training parts": (("train/cat", "Train/cat", "test/cat"), "Train/ and train/ are both names of the training"),
     "two test parts": (("train/cat", "test/cat", "testing/cat"), "test/ and testing/ are both names of the test part"),
     "a set in a folder": (("dataset/train/cat", "dataset/test/cat"), "dataset/ is no class: it holds test/, train/"),
@@ -194,6 +196,25 @@ def test_classes_that_only_sound_like_parts(tmp_path):
 def test_nested_classes_are_the_first_folder_and_said(tmp_path):
     data = load_images(make(tmp_path, "pet/cat", "pet/dog", "wild/fox", images=4))
     assert data.classes == 2 and "folders inside a class belong to it (pet/cat/, pet/dog/, ...)" in data.summary
+
+
+def test_the_same_name_in_two_spellings_of_unicode_is_one_class(tmp_path):
+    """macOS packs an accent as a character of its own."""
+    data = load_images(make(tmp_path, "train/caf\u00e9", "train/x", "test/cafe\u0301", "test/x"))
+    assert labels(data) == [[0, 1], [0, 1]] and data.summary.count("caf\u00e9") == 1
+
+
+def test_links_between_parts_and_deep_sets_can_be_said(tmp_path):
+    deep = make(tmp_path / "a", "Data/CLS/train/x", "Data/CLS/train/y", "Data/CLS/val/x", "Data/CLS/val/y")
+    with pytest.raises(InputError) as error:
+        load_images(deep)
+    assert f"--data {deep}/Data/CLS;" in str(error.value)
+    assert labels(load_images(deep / "Data" / "CLS")) == [[0, 1], [0, 1]]
+    kaggle = make(tmp_path / "b", "train/train/x", "train/train/y", "test1/test1")
+    with pytest.raises(InputError, match=f"--data {kaggle}/train.*as one set without classes: --classes none"):
+        load_images(kaggle)
+    assert labels(load_images(kaggle / "train"))[0] == [0, 1]
+    assert load_images(kaggle / "train" / "train").classes == 2
 
 
 def test_empty_class_folders_are_said_and_take_no_number(tmp_path):
@@ -250,6 +271,8 @@ def test_other_sources_have_a_summary_too(tmp_path):
         "a: 10 images without classes (no y_train), one in five of them held out for testing (no x_test); "
         "arrays not read: z"
     )
+    np.savez(tmp_path / "c.npz", x_train=x, y_train=np.arange(10) % 2, x_test=x[:3], y_test=np.arange(3))
+    assert load_images(tmp_path / "c.npz").summary.endswith("test images of classes without training images: 2")
     np.savez(tmp_path / "b.npz", x_train=x, y_train=np.arange(10) % 2, x_test=x[:3])
     assert load_images(tmp_path / "b.npz").summary == (
         "b: 10 training images of 2 classes (y_train), 3 test images without labels (no y_test) (x_test)"
