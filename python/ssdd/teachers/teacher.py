@@ -19,7 +19,7 @@ from ..artifact import Preprocessing, read_safetensors, write_atomically
 from ..config import InputError
 from ..data import CPU, sent
 from ..models import STEM_PADDING, ConvNet, ResNet, standard_resnet
-from .weights import ENDINGS, chosen, fitting, is_weights, nearest, read_weights, resnets
+from .weights import ENDINGS, Network, chosen, fitting, is_weights, nearest, read_weights, resnets
 
 FORMAT = "ssdd.teacher"
 BATCH = 500
@@ -186,16 +186,14 @@ class Teacher:
 
     @classmethod
     def _resnet(cls, file: Path, preprocessing: Preprocessing, prefix: str | None, stem_padding: int) -> Teacher:
-        """The teacher that a file of a ResNet's weights is."""
+        """Read the weights of a ResNet under torchvision's names."""
         state = read_weights(file)
         found = resnets(state)
+        taken = chosen(found, prefix, file.name) if found else Network("", state, "")
         try:
-            taken = chosen(found, prefix, file.name) if found else None
-            network = standard_resnet(taken.state if taken else state, stem_padding)
+            network = standard_resnet(taken.state, stem_padding)
         except InputError as error:
-            message = str(error)
-            raise error if message.startswith("teacher") else InputError(f"teacher: {file.name}: {message}") from None
-        assert taken is not None
+            raise InputError(f"teacher: {file.name}: {error}") from None
         small = network.conv1.kernel_size[0] < 7
         stem = (f"3x3 without max-pool, padding {stem_padding}, images normalised as the data" if small
                 else "7x7, images normalised as ImageNet")  # fmt: skip

@@ -86,7 +86,7 @@ def resnets(state: Mapping[str, Tensor]) -> dict[str, State]:
             if key == prefix or (prefix and not prefix.endswith(".")):
                 continue
             network = _resnet(state, prefix, renamed)
-            if {"bn1.weight", "layer1.0.conv1.weight", "layer4.0.conv1.weight"} <= network.keys():
+            if {"bn1.weight", "layer1.0.conv1.weight"} <= network.keys():
                 found[prefix] = network
     return found
 

@@ -135,6 +135,18 @@ def test_the_stem_of_small_images(tmp_path, padding):
     assert torch.equal(Teacher.named(file, DATA).represent(IMAGES), teacher.represent(IMAGES)) == (padding == 2)
 
 
+def test_three_stages(tmp_path):
+    mine = weights((1, 1, 1), False, stem=3)
+    found = under("model.", mine) | {"model.linear.weight": torch.ones(10, 32)}
+    teacher = Teacher.named(saved(tmp_path, found), DATA, stem_padding=1)
+    wanted = by_hand(mine, DATA(IMAGES), False, stem_padding=1)
+    torch.testing.assert_close(teacher.represent(IMAGES), wanted, rtol=1e-4, atol=1e-5)
+    for missing in ("layer2.0.bn1.weight", "bn1.weight", "layer1.0.conv1.weight"):
+        torn = {key: value for key, value in found.items() if key != f"model.{missing}"}
+        with pytest.raises(InputError, match="teacher: x.pth: state dict"):
+            Teacher.named(saved(tmp_path, torn), DATA)
+
+
 def test_a_stem_of_another_size_is_refused(tmp_path):
     with pytest.raises(InputError, match="x.pth.*expected a stem of 7x7 or 3x3"):
         Teacher.named(saved(tmp_path, state(stem=5)), DATA)
