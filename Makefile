@@ -99,9 +99,9 @@ aarch64: $(ENV_STAMP) ## cross-compile the core's own tests and run them under q
 sass: $(ENV_STAMP) ## compile the CUDA kernels, disassemble them, and write the table benchmarks/results/sass.md
 	$(BIN)/python benchmarks/sass.py --out benchmarks/results $(ARGS)
 
-# Needs torch, numpy, scipy, pytest, cmake, ninja, pybind11 and scikit-build-core in PYTHON's environment; no network.
-gpu: ## build for the GPU at hand; its tests (a skip is a failure), compute-sanitizer, the benchmark; one JSON report
-	$(PYTHON) -P benchmarks/gpu.py $(ARGS)
+# Needs torch, numpy, scipy, pytest, cmake, ninja and pybind11 in PYTHON's environment; no network.
+gpu: ## build for the GPU at hand, smoke test, benchmarks, tests, sanitizers (ARGS="--out DIR --only build,smoke,rows")
+	$(PYTHON) -P benchmarks/gpu/run.py $(ARGS)
 
 .PHONY: clean
 clean: ## remove everything built (not the virtual environment)

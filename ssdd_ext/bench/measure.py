@@ -15,7 +15,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
-from functools import partial
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -78,10 +78,10 @@ def interleaved(
     Args:
         calls: what to time, by name; each is called once or more before the first sample.
         repeats: most samples of each. seconds: no new round begins after this; five rounds are taken in any case.
-        settle: seconds in which the process must have used next to no CPU before each sample; 0: no pause.
+        settle: on a CPU, seconds in which the process must have used next to no CPU before each sample; 0: no pause.
         ahead: on CUDA keep the device busy until the call was handed over, so that a graph's replay is timed alone.
 
-    On CUDA a sample is one call between two events, on a device that is at rest and whose L2 cache was overwritten;
+    On CUDA a sample is one call between two events, on a device that is at rest and whose L2 cache holds other data;
     elsewhere it is the wall time of as many calls as make ten milliseconds.
     """
     timer = partial(_cuda_sample, ahead=ahead) if device.startswith("cuda") else _wall_sample
@@ -100,7 +100,7 @@ def interleaved(
                 break
             for name, call in calls.items():
                 gc.collect()
-                _rest(settle)
+                _rest(0.0 if device.startswith("cuda") else settle)
                 if inner[name] > 1:
                     call()  # a short call is measured warm, as in a loop
                 gc.disable()
@@ -130,9 +130,8 @@ def _wall_sample(call: Callable[[], Any], count: int) -> float:
 
 
 def _cuda_sample(call: Callable[[], Any], count: int, ahead: bool = False) -> float:
-    device = torch.cuda.current_device()
-    flush = torch.empty(2 * torch.cuda.get_device_properties(device).L2_cache_size, dtype=torch.int8, device="cuda")
-    flush.zero_()
+    # Read, not written: lines that were written would go back to memory while the call is timed.
+    _flush_buffer(torch.cuda.current_device()).sum()
     if ahead:
         torch.cuda._sleep(AHEAD_CYCLES)
     else:
@@ -145,20 +144,32 @@ def _cuda_sample(call: Callable[[], Any], count: int, ahead: bool = False) -> fl
     return begin.elapsed_time(end) / 1e3
 
 
+@lru_cache(maxsize=8)
+def _flush_buffer(device: int) -> Tensor:
+    """Twice as many bytes as the L2 cache of the device has."""
+    count = 2 * torch.cuda.get_device_properties(device).L2_cache_size // 4
+    return torch.zeros(count, dtype=torch.int32, device=f"cuda:{device}")
+
+
 def captured(call: Callable[[], Any]) -> Callable[[], Any]:
-    """``call`` recorded in a CUDA graph; what is returned replays it. Raises what the capture raises."""
-    side = torch.cuda.Stream()
-    side.wait_stream(torch.cuda.current_stream())
-    with torch.cuda.stream(side):
-        for _ in range(3):  # handles, kernels' first loads and the allocator's blocks
-            call()
-    here = torch.cuda.current_stream()
-    here.wait_stream(side)
+    """``call`` recorded in a CUDA graph; what is returned replays it. Raises what the capture raises.
+
+    torch's own solves are taken from cuSOLVER there: its other library, MAGMA, ends the process when it is captured.
+    """
+    preferred = torch.backends.cuda.preferred_linalg_library()
+    here, side = torch.cuda.current_stream(), torch.cuda.Stream()
     graph = torch.cuda.CUDAGraph()
     try:
+        torch.backends.cuda.preferred_linalg_library("cusolver")
+        side.wait_stream(here)
+        with torch.cuda.stream(side):
+            for _ in range(3):  # handles, kernels' first loads and the allocator's blocks
+                call()
+        here.wait_stream(side)
         with torch.cuda.graph(graph):
             kept = call()
     finally:
+        torch.backends.cuda.preferred_linalg_library(preferred)
         torch.cuda.set_stream(here)  # a capture that fails leaves its own as the current one
 
     def again() -> Any:

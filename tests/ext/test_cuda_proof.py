@@ -1,8 +1,9 @@
-"""``make gpu`` and the GPU benchmark: what of them runs without a GPU, and on one the bench itself."""
+"""``make gpu`` on a machine without a GPU: its scripts on the CPU, and planted failures that cost one item each."""
 
 import ast
-import importlib.util
+import importlib
 import json
+import subprocess
 import sys
 
 import pytest
@@ -11,16 +12,16 @@ import torch
 from ssdd_ext import bench
 from ssdd_ext.bench import measure
 
-# What the GPU machine's environment has (the head of benchmarks/gpu.py), pytest and this project
-ALLOWED = {"torch", "numpy", "scipy", "pytest", "ssdd_ext", "gpu_rows"}
+# What the GPU machine's environment has (the head of benchmarks/gpu/run.py), pytest and this project
+ALLOWED = {"torch", "numpy", "scipy", "pytest", "ssdd_ext", "pybind11"}
+SCRIPTS = ("run", "journal", "record_tests", "smoke", "constants", "rows", "small_calls", "page")
 
 
 @pytest.fixture
-def proof(root):
-    spec = importlib.util.spec_from_file_location("gpu", root / "benchmarks" / "gpu.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+def gpu(root, monkeypatch):
+    """gpu("run"): a module of benchmarks/gpu."""
+    monkeypatch.syspath_prepend(str(root / "benchmarks" / "gpu"))
+    return importlib.import_module
 
 
 def imports(path):
@@ -31,91 +32,210 @@ def imports(path):
             yield node.module.split(".")[0]
 
 
-def test_gpu_tests_are_all_run_and_import_what_is_there(root, proof):
+def test_gpu_tests_are_all_run_and_import_what_is_there(root, gpu):
+    run = gpu("run")
     marked = {p for p in (root / "tests").rglob("test_*.py") if "pytest.mark.gpu\n" in p.read_text()}
-    assert marked and marked <= {root / name for name in proof.TESTS}
-    for path in (*(root / name for name in proof.TESTS), root / "tests/conftest.py", root / "tests/ext/conftest.py"):
-        assert set(imports(path)) <= ALLOWED | sys.stdlib_module_names, path
+    assert marked and marked <= {root / name for name in run.TESTS}
+    scripts = [root / "benchmarks" / "gpu" / f"{name}.py" for name in SCRIPTS]
+    tests = [*(root / name for name in run.TESTS), root / "tests/conftest.py", root / "tests/ext/conftest.py"]
+    for path in (*scripts, *tests):
+        assert set(imports(path)) <= ALLOWED | set(SCRIPTS) | sys.stdlib_module_names, path
 
 
-def test_without_a_gpu_it_says_so(proof, tmp_path):
+def test_without_a_gpu_it_says_so(gpu, tmp_path):
     if torch.cuda.is_available():
         pytest.skip("a GPU is here: make gpu is the test")
     with pytest.raises(SystemExit, match="no CUDA device"):
-        proof.main(["--out", str(tmp_path)])
+        gpu("run").main(["--out", str(tmp_path)])
 
 
-XML = '<testsuites><testsuite tests="3" failures="0" errors="0" skipped="{}"/></testsuites>'
+# A step with three items, of which the second fails as argv[1] says.
+ITEMS = """
+import os, sys, time
+from pathlib import Path
+from journal import Journal, run_items
+
+def second():
+    if sys.argv[1] == "hang":
+        time.sleep(600)
+    if sys.argv[1] == "crash":
+        os.abort()
+    assert sys.argv[1] != "wrong", "relative error 3"
+    return {"text": "right"}
+
+items = [("one", lambda: {"value": 1}), ("two", second), ("three", lambda: {"value": 3})]
+sys.exit(0 if run_items(items, Journal(Path(os.environ["SSDD_JOURNAL"]))) else 1)
+"""
+# The same of tests.
+TESTS = """
+import os, time
+
+def test_one(): pass
+
+def test_two():
+    if os.environ["PLANT"] == "hang":
+        time.sleep(600)
+    if os.environ["PLANT"] == "crash":
+        os.abort()
+    assert os.environ["PLANT"] != "wrong", "relative error 3"
+
+def test_three(): pass
+"""
+OUTCOMES = {"hang": "hung", "crash": "crashed", "wrong": "failed", "none": "passed"}
 
 
-@pytest.mark.parametrize("skipped, code", [(0, 0), (1, 1)])
-def test_the_report_is_written_after_each_step_and_a_skip_fails(proof, tmp_path, monkeypatch, skipped, code):
-    def steps(scratch, arguments):
-        xml, rows = f"open(r'{scratch}/tests.xml', 'w').write('{XML.format(skipped)}')", f"{scratch}/cuda_all_x.json"
-        return {
-            "build": [sys.executable, "-c", "print('built')"],
-            "tests": [sys.executable, "-c", xml],
-            "memcheck": [sys.executable, "-c", f"print(open(r'{tmp_path}/gpu_chip-1.json').read())"],
-            "bench": [sys.executable, "-c", f"open(r'{rows}', 'w').write('[1]')"],
+@pytest.fixture
+def proof(gpu, monkeypatch):
+    """benchmarks/gpu/run.py with the steps proof.steps = [...] on a pretended chip."""
+    run = gpu("run")
+    chip = {"gpu": "Chip (1)", "driver": "1", "torch": "2", "compute_capability": "9.0"}
+    monkeypatch.setattr(run, "find_gpu", lambda: dict(chip))
+    monkeypatch.setattr(run, "make_steps", lambda out, architecture: run.steps)
+    return run
+
+
+def command(*arguments):
+    return (sys.executable, "-P", *map(str, arguments))
+
+
+@pytest.mark.parametrize("plant", OUTCOMES)
+def test_a_planted_failure_costs_one_item(proof, tmp_path, monkeypatch, plant):
+    """A call and a test that hang, crash or are wrong: those before and behind them are in the report."""
+    monkeypatch.setenv("PLANT", plant)
+    (tmp_path / "items.py").write_text(ITEMS)
+    (tmp_path / "test_planted.py").write_text(TESTS)
+    pytest_command = command(
+        "-m", "pytest", "-v", "-p", "record_tests", "--rootdir", tmp_path, tmp_path / "test_planted.py"
+    )
+    proof.steps = [
+        proof.Step("rows", (command(tmp_path / "items.py", plant),), 60, item=1.5),
+        proof.Step("tests", (pytest_command,), 60, item=1.5),
+        proof.Step("last", (command("-c", "print('still here')"),), 60),
+    ]
+    out = tmp_path / "out"
+    assert proof.main(["--out", str(out)]) == (plant != "none")
+    steps = json.loads((out / "report.json").read_text())["steps"]
+    for name in ("rows", "tests"):
+        ended = {line["end"].split("::test_")[-1]: line for line in proof.Journal(out / f"{name}.jsonl").ended()}
+        assert {n: line["outcome"] for n, line in ended.items()} == {
+            "one": "passed",
+            "two": OUTCOMES[plant],
+            "three": "passed",
         }
-
-    monkeypatch.setattr(proof, "where", lambda: {"gpu": "Chip (1)", "driver": "1", "torch": "2"})
-    monkeypatch.setattr(proof, "steps", steps)
-    assert proof.main(["--out", str(tmp_path)]) == code
-    report = json.loads((tmp_path / "gpu_chip-1.json").read_text())
-    assert [s["rc"] for s in report["steps"].values()] == [0, 0, 0, 0] and report["rows"] == [1]
-    assert report["steps"]["tests"]["tests"] == 3 and report["steps"]["tests"]["skipped"] == skipped
-    # Written before the third step ran: it printed the report with the two before it.
-    assert any('"tests"' in line for line in report["steps"]["memcheck"]["tail"])
+        assert steps[name]["rc"] == (plant != "none")
+        if plant != "none":
+            [line] = steps[name]["not_passed"]
+            reason = {"hang": "limit of 2 s", "crash": "status -6", "wrong": "relative error 3"}[plant]
+            assert reason in line["reason"]
+    assert steps["last"]["rc"] == 0
+    assert "still here" in (out / "log.txt").read_text()
 
 
-def test_nothing_runs_after_a_failed_build(proof, tmp_path, monkeypatch):
-    failing = {"build": [sys.executable, "-c", "raise SystemExit(3)"], "tests": [sys.executable, "-c", ""]}
-    monkeypatch.setattr(proof, "where", lambda: {"gpu": "chip", "driver": "1", "torch": "2"})
-    monkeypatch.setattr(proof, "steps", lambda *_: failing)
+# Files of this process and its children end at 3,000 bytes, as on a disk that is full.
+FULL_DISK = """
+import resource, sys
+sys.path[:0] = [sys.argv[1]]
+import run
+resource.setrlimit(resource.RLIMIT_FSIZE, (3000, 3000))
+run.find_gpu = lambda: {"gpu": "chip", "driver": "1", "torch": "2", "compute_capability": "9.0"}
+python = (sys.executable, "-P", "-c")
+run.make_steps = lambda out, architecture: [
+    run.Step("first", ((*python, "print('begun')"),), 60),
+    run.Step("talks", ((*python, "print('x' * 2999); print('x' * 5000)"),), 60),
+    run.Step("last", ((*python, "print('still here')"),), 60),
+]
+sys.exit(run.main(["--out", sys.argv[2]]))
+"""
+
+
+def test_a_full_disk_keeps_what_ran_before(root, tmp_path):
+    arguments = ["-P", "-c", FULL_DISK, str(root / "benchmarks" / "gpu"), str(tmp_path)]
+    done = subprocess.run([sys.executable, *arguments], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert "still here" in done.stdout and "the log ends here" in done.stderr
+    assert "stays as it was" in done.stderr
+    assert list(json.loads((tmp_path / "report.json").read_text())["steps"]) == ["first"]
+    assert "begun" in (tmp_path / "log.txt").read_text()
+
+
+def test_nothing_runs_after_a_failed_build(proof, tmp_path):
+    proof.steps = [
+        proof.Step("build", (command("-c", "raise SystemExit(3)"),), 60),
+        proof.Step("tests", (command("-c", ""),), 60),
+    ]
     assert proof.main(["--out", str(tmp_path)]) == 1
-    report = json.loads((tmp_path / "gpu_chip.json").read_text())
-    assert list(report["steps"]) == ["build"] and report["steps"]["build"]["rc"] == 3
+    steps = json.loads((tmp_path / "report.json").read_text())["steps"]
+    assert list(steps) == ["build"] and steps["build"]["rc"] == 3
 
 
-def test_a_step_beyond_its_limit_ends_with_its_children(proof):
+def test_only_keeps_the_other_steps_of_the_report(proof, tmp_path):
+    proof.steps = [proof.Step(name, (command("-c", f"print('{name}')"),), 60) for name in ("one", "two")]
+    assert proof.main(["--out", str(tmp_path)]) == 0
+    assert proof.main(["--out", str(tmp_path), "--only", "two"]) == 0
+    assert list(json.loads((tmp_path / "report.json").read_text())["steps"]) == ["one", "two"]
+    with pytest.raises(SystemExit):
+        proof.main(["--out", str(tmp_path), "--only", "three"])
+
+
+def test_a_step_beyond_its_limit_ends_with_its_children(gpu, tmp_path):
+    run = gpu("run")
     code = "import subprocess, sys; print('begun', flush=True); subprocess.run(['sleep', '60'])"
-    step = proof.execute([sys.executable, "-c", code], 2.0, {})
-    assert step["timed_out"] and step["rc"] != 0 and step["tail"] == ["begun"] and step["seconds"] < 30
+    step = run.execute([sys.executable, "-c", code], 2.0, run.Log(tmp_path / "log.txt"))
+    assert "limit of 2 s" in step["stopped"] and step["rc"] != 0 and step["tail"] == ["begun"] and step["seconds"] < 30
+    assert (tmp_path / "log.txt").read_text().startswith("begun\n")
 
 
-def test_every_command_is_there(proof, root, tmp_path):
-    steps = proof.steps(tmp_path, ["--seconds", "1"])
-    assert list(steps) == list(proof.LIMITS) and steps["bench"][-2:] == ["--seconds", "1"]
-    for command in steps.values():
-        for word in command:
-            if word.endswith(".py"):
-                assert (root / word).exists(), word
+def test_every_command_is_there(gpu, root, tmp_path):
+    steps = gpu("run").make_steps(tmp_path, "90")
+    assert [s.name for s in steps] == [
+        "build",
+        "smoke",
+        "constants",
+        "rows",
+        "tests",
+        "memcheck",
+        "racecheck",
+        "distill",
+    ]
+    for step in steps:
+        for one in step.commands:
+            assert all((root / word).exists() for word in one if word.endswith(".py")), one
 
 
-def test_the_small_calls_are_legal(proof, capsys):
-    proof.small_calls("cpu")
+def test_the_small_calls_are_legal(gpu, capsys):
+    gpu("small_calls").main(["--device", "cpu", "--thin"])
     assert "finite" in capsys.readouterr().out
 
 
-def test_the_gpu_benchmark_runs_on_the_cpu(root, monkeypatch, capsys):
-    monkeypatch.syspath_prepend(str(root / "benchmarks"))
-    import gpu_rows
+@pytest.mark.parametrize("name", ["smoke", "constants", "rows", "distill"])
+def test_a_script_runs_on_the_cpu(gpu, tmp_path, name):
+    assert gpu(name).main(["--device", "cpu", "--quick", "--out", str(tmp_path)]) == 0
+    ended = gpu("journal").Journal(tmp_path / f"{name}.jsonl").ended()
+    assert len(ended) >= 7 and {line["outcome"] for line in ended} == {"passed"}
+    if name == "rows":
+        for row in (row for line in ended for row in line["rows"]):
+            assert row["seconds"] and max(row["error"].values()) < 1e-3, row
 
-    rows = gpu_rows.main(["--quick"])
-    assert {r["alternative"] for r in rows} >= {"ssdd_ext", "PyTorch", "PyTorch, usual"}
-    for row in rows:
-        assert row["seconds"] and max(row["error"].values()) < 1e-3, row
-    out = capsys.readouterr().out
-    assert out.count("Cholesky 64x16") == 4 and "S=10" in out
+
+def test_a_wrong_result_is_a_failed_smoke_item(gpu, tmp_path):
+    """The reference of the smoke step is looked at: a call that is off by a hundredth fails."""
+    smoke = gpu("smoke")
+    leaves = smoke.inputs(((4, 3),), torch.float32, "cpu")
+    with pytest.raises(AssertionError, match="relative errors"):
+        smoke.check(lambda x: x * 1.01, lambda x: x, leaves)
+    assert smoke.check(lambda x: x * 1, lambda x: x, leaves)["error"] < 1e-6
+
+
+def test_the_committed_pages_are_what_the_reports_say(root, gpu):
+    folders = sorted(p.parent for p in (root / "benchmarks" / "results").glob("gpu-*/report.json"))
+    assert folders and gpu("page").main(["--check", *map(str, folders)]) == 0
 
 
 @pytest.mark.gpu
 def test_the_bench_measures_graphs_on_the_gpu():
     sizes = ["--s", "50", "--q", "60", "--d", "70", "--c", "3", "--repeats", "5", "--seconds", "5"]
     rows = {r["alternative"]: r for r in bench.main([*sizes, "--device", "cuda"])}
-    assert rows["ssdd_ext"]["graph_seconds"]["median"] > 0 and rows["ssdd_ext"]["graph_ratio"] > 0
-    assert rows["ssdd_ext"]["peak_bytes"] > 0 and rows["PyTorch, planned"]["graph_seconds"]
+    assert rows["ssdd_ext"]["graph_seconds"]["median"] > 0 and rows["ssdd_ext"]["peak_bytes"] > 0
 
 
 @pytest.mark.gpu

@@ -11,7 +11,7 @@ import typer
 
 from ..checkpoint import Checkpoints
 from ..config import PRESETS, InputError, Preset, Report, departures, official, preset, with_settings
-from ..data import CLASSES, CPU, DEVICES, ImageSet, load_images
+from ..data import CPU, DEVICES, ImageSet, load_images
 from ..parallel import place
 from ..teachers import (
     Representations,
@@ -30,7 +30,7 @@ Data = Annotated[
 Size = Annotated[int | None, typer.Option(help="Resize a folder's images to SIZE x SIZE pixels.")]
 Classes = Annotated[
     str | None,
-    typer.Option("--classes", help=f"Of a folder that can be understood in two ways: {' or '.join(CLASSES)}. folders: "
+    typer.Option("--classes", metavar="folders|none", help="Of a folder that can be understood in two ways. folders: "
                  "every subfolder is a class, images beside them are left out; none: images without classes."),
 ]  # fmt: skip
 PresetName = Annotated[

@@ -85,8 +85,8 @@ class TeacherConfig:
     """How a teacher is trained without labels: Barlow Twins is the paper's (section 4)."""
 
     method: Literal["barlow-twins", "simclr", "byol"] = "barlow-twins"
-    backbone: Literal["convnet", "resnet18"] = "convnet"
-    """A ConvNet of ``widths`` that ends in a mean over positions, or ResNet-18 (published stem; 512 numbers)."""
+    backbone: Literal["convnet", "resnet10", "resnet18"] = "convnet"
+    """A ConvNet of ``widths`` that ends in a mean over positions, or a ResNet (published stem; 512 numbers)."""
     widths: tuple[int, ...] = (32, 64, 128, 256)
     """Channels of each block; the last one is the length of a representation."""
     epochs: int = 20
@@ -100,6 +100,8 @@ class TeacherConfig:
     """Barlow Twins: weight of the off-diagonal terms of the cross-correlation matrix."""
     temperature: float = 0.5
     """SimCLR: temperature of the cosines."""
+    training: Literal["float32", "bf16"] = "float32"
+    """Arithmetic of the backbone while it trains; weights, projector and loss stay float32. "bf16" is for GPUs."""
     follow: float = 0.99
     """BYOL: share of itself that the slow copy keeps at each step."""
     seed: int = 0

@@ -3,9 +3,10 @@
 from .convnet import ConvNet
 from .frozen import frozen, in_chunks
 from .network import Network, build, seeded
-from .resnet import ResNet
+from .resnet import DEPTHS, ResNet
 from .standard import STEM_PADDING, standard_resnet
 
 __all__ = [
-    "STEM_PADDING", "ConvNet", "Network", "ResNet", "build", "frozen", "in_chunks", "seeded", "standard_resnet",
+    "DEPTHS", "STEM_PADDING", "ConvNet", "Network", "ResNet", "build", "frozen", "in_chunks", "seeded",
+    "standard_resnet",
 ]  # fmt: skip

@@ -4,6 +4,7 @@ batch, and the extra networks it needs while it trains."""
 from __future__ import annotations
 
 import copy
+from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
@@ -50,7 +51,7 @@ class BarlowTwins(nn.Module):
         super().__init__()
         self.config, self.projector = config, mlp(dimension, config.projector)
 
-    def loss(self, backbone: nn.Module, views: Tensor) -> Tensor:
+    def loss(self, backbone: Callable[[Tensor], Tensor], views: Tensor) -> Tensor:
         """views: normalised images [2N, C, H, W], the second view of each after all the first ones."""
         a, b = self.projector(backbone(views)).chunk(2)
         return barlow_loss(a, b, self.config.redundancy)
@@ -66,7 +67,7 @@ class SimCLR(nn.Module):
         super().__init__()
         self.config, self.projector = config, mlp(dimension, config.projector)
 
-    def loss(self, backbone: nn.Module, views: Tensor) -> Tensor:
+    def loss(self, backbone: Callable[[Tensor], Tensor], views: Tensor) -> Tensor:
         """views: normalised images [2N, C, H, W], the second view of each after all the first ones."""
         a, b = self.projector(backbone(views)).chunk(2)
         return simclr_loss(a, b, self.config.temperature)
@@ -84,7 +85,7 @@ class BYOL(nn.Module):
         self.projector, self.predictor = mlp(dimension, config.projector), mlp(config.projector, config.projector)
         self.slow = copy.deepcopy(nn.Sequential(backbone, self.projector)).requires_grad_(False)
 
-    def loss(self, backbone: nn.Module, views: Tensor) -> Tensor:
+    def loss(self, backbone: Callable[[Tensor], Tensor], views: Tensor) -> Tensor:
         """views: normalised images [2N, C, H, W], the second view of each after all the first ones."""
         predicted = self.predictor(self.projector(backbone(views)))
         with torch.no_grad():

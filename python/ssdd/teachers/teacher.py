@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from ..artifact import Preprocessing, read_safetensors, write_atomically
 from ..config import InputError
 from ..data import CPU, sent
-from ..models import STEM_PADDING, ConvNet, ResNet, standard_resnet
+from ..models import DEPTHS, STEM_PADDING, ConvNet, ResNet, standard_resnet
 from .weights import ENDINGS, Network, chosen, fitting, is_weights, nearest, read_weights, resnets
 
 FORMAT = "ssdd.teacher"
@@ -37,8 +37,8 @@ def at_once(height: int, width: int) -> int:
 
 
 def teacher_backbone(kind: str, channels: int, size: tuple[int, int], widths: tuple[int, ...]) -> ConvNet | ResNet:
-    """A teacher's network with a random start: "convnet" with ``widths``, pooled, or "resnet18" (published stem)."""
-    return ResNet(channels) if kind == "resnet18" else ConvNet(channels, size, widths, pooled=True)
+    """A teacher's network with a random start: "convnet" with ``widths``, pooled, or a ResNet (published stem)."""
+    return ResNet(channels, DEPTHS[kind]) if kind in DEPTHS else ConvNet(channels, size, widths, pooled=True)
 
 
 class Teacher:

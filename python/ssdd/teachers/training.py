@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -46,6 +47,16 @@ class Training:
         self.total = state["total"].to(next(self.backbone.parameters()).device)
 
 
+def in_bf16(backbone: nn.Module) -> Callable[[Tensor], Tensor]:
+    """``backbone`` computed in bfloat16, with channels last; its output in float32."""
+
+    def forward(x: Tensor) -> Tensor:
+        with torch.autocast(x.device.type, torch.bfloat16):
+            return backbone(x.contiguous(memory_format=torch.channels_last)).float()
+
+    return forward
+
+
 def untrained(data: ImageSet, config: TeacherConfig) -> ConvNet | ResNet:
     """The network that :func:`train_teacher` begins with. Raises :class:`InputError` where it does not fit the data."""
     n = len(data.x_train)
@@ -73,6 +84,10 @@ def train_teacher(
     method = seeded(lambda: METHODS[config.method](backbone, backbone.dimension, config), config.seed + 1)
     backbone.to(device)
     method.to(device)
+    bf16 = config.training == "bf16"
+    if bf16:
+        backbone.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    forward = in_bf16(backbone) if bf16 else backbone
     parameters = [*backbone.parameters(), *(p for p in method.parameters() if p.requires_grad)]
     optimizer = torch.optim.AdamW(
         parameters, lr=config.rate, weight_decay=config.weight_decay, fused=True if device.type == "cuda" else None
@@ -95,7 +110,7 @@ def train_teacher(
         rows = t.order[i * batch : (i + 1) * batch]
         pixels = taken(data.x_train, rows, device).permute(0, 3, 1, 2).float().div(255)
         views = torch.cat([augment(pixels, config.augment, t.generator) for _ in range(2)])
-        loss = method.loss(backbone, data.preprocessing.normalise(views))
+        loss = method.loss(forward, data.preprocessing.normalise(views))
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()

@@ -99,11 +99,25 @@ def test_byol_predicts_a_copy_that_follows(small):
     assert all(p.grad is None for p in method.slow.parameters()) and backbone.blocks[0].weight.grad is not None
 
 
-def test_resnet_teachers_are_trained_and_read_back(tmp_path, few, small):
+@pytest.mark.parametrize("backbone, training", [("resnet18", "float32"), ("resnet10", "bf16")])
+def test_resnet_teachers_are_trained_and_read_back(tmp_path, few, small, backbone, training):
     some = ImageSet("some", few.x_train[:16], few.x_test[:4])
-    trained = train_teacher(some, dataclasses.replace(small.teacher, backbone="resnet18", epochs=1, batch=8))
+    config = dataclasses.replace(small.teacher, backbone=backbone, training=training, epochs=1, batch=8)
+    trained = train_teacher(some, config)
     loaded = Teacher.load(trained.save(tmp_path / "t.safetensors"))
     assert loaded.key() == trained.key() and loaded.represent(some.x_test).shape == (4, 512)
+
+
+def test_training_in_bf16_learns_like_float32(few, small):
+    """The losses of the epochs agree to the rounding of the forward pass; the weights stay float32."""
+    losses = {}
+    for training in ("float32", "bf16"):
+        kept = losses.setdefault(training, [])
+        config = dataclasses.replace(small.teacher, training=training)
+        trained = train_teacher(few, config, lambda event, kept=kept: kept.append(event["loss"]))
+        assert {p.dtype for p in trained.module.parameters()} == {torch.float32}
+    assert losses["bf16"] != losses["float32"]
+    assert losses["bf16"] == pytest.approx(losses["float32"], rel=0.05)
 
 
 def test_diverging_teacher_stops(few, small):

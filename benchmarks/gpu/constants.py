@@ -1,0 +1,163 @@
+"""What the cost model of the GPU assumes (ssdd_ext/plan/gpu.py), measured: ``gpu_constants.json``.
+
+Each constant is the slope or the difference of times of public calls, replayed from CUDA graphs: what a plan pays, with
+all that a kernel does around the instructions that were counted for it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from journal import Item, Journal, run_items
+from torch import Tensor
+
+import ssdd_ext
+from ssdd_ext import Ridge
+from ssdd_ext.bench import interleaved, measure
+
+Timer = Callable[..., dict[str, float]]
+
+
+def seconds(device: str, repeats: int, **calls: Callable[[], Any]) -> dict[str, float]:
+    """Medians by name; on a GPU of replayed graphs, in turn."""
+    if device == "cuda":
+        calls = {name: measure.captured(call) for name, call in calls.items()}
+    samples = interleaved(calls, device, repeats, 3.0, settle=0.0, ahead=device == "cuda")
+    return {name: statistics.median(values) for name, values in samples.items()}
+
+
+def matrices(batch: int, n: int, device: str) -> Tensor:
+    """Well-conditioned symmetric positive definite float32 matrices [batch, n, n]."""
+    generator = torch.Generator().manual_seed(n)
+    x = torch.randn(batch, n, n + 8, generator=generator).to(device)
+    return x @ x.mT / n + torch.eye(n, device=device)
+
+
+def cycles(value: float, device: str) -> float | None:
+    """Seconds in cycles of the device's highest clock."""
+    if device != "cuda":
+        return None
+    clock = getattr(torch.cuda.get_device_properties(0), "clock_rate", 0)  # kHz; some versions of torch do not tell
+    return value * clock * 1e3 if clock else None
+
+
+def factor(k: Tensor) -> Tensor:
+    return ssdd_ext.cholesky(k, on_failure="nan", backend="native")
+
+
+def solve(k: Tensor, y: Tensor) -> Tensor:
+    return ssdd_ext.cholesky_solve(k, y, ridge=Ridge.absolute(0.0), on_failure="nan", backend="native")
+
+
+def slope(time: Timer, device: str, sizes: tuple[int, int], per: int) -> dict[str, Any]:
+    """Seconds and cycles that the factorisation of one matrix takes per ``per`` columns between two orders."""
+    small, large = sizes
+    t = time(
+        device, small=partial(factor, matrices(1, small, device)), large=partial(factor, matrices(1, large, device))
+    )
+    value = (t["large"] - t["small"]) / (large - small) * per
+    found = {"orders": sizes, "seconds": value, "cycles": cycles(value, device), "times": t}
+    return {"value": found, "text": f"{value * 1e9:.0f} ns"}
+
+
+def solve_tile(time: Timer, device: str, n: int, c: int) -> dict[str, Any]:
+    """One tile of the tiled solve: what a solve adds to its factorisation, both ways, per tile."""
+    k = matrices(1, n, device)
+    y = torch.randn(1, n, c, device=device)
+    t = time(device, factor=partial(factor, k), solve=partial(solve, k, y))
+    value = (t["solve"] - t["factor"]) / (2 * max(1, n // 64))
+    found = {"n": n, "c": c, "seconds": value, "cycles": cycles(value, device), "times": t}
+    return {"value": found, "text": f"{value * 1e9:.0f} ns"}
+
+
+def launch_gap(time: Timer, device: str, count: int) -> dict[str, Any]:
+    """From one kernel of a graph to the next: many kernels of one block, less the first."""
+    x = torch.zeros(32, device=device)
+
+    def many(n: int) -> None:
+        for _ in range(n):
+            x.add_(1)
+
+    t = time(device, one=partial(many, 1), all=partial(many, count))
+    value = (t["all"] - t["one"]) / (count - 1)
+    return {"value": {"seconds": value, "times": t}, "text": f"{value * 1e9:.0f} ns"}
+
+
+def rate(time: Timer, device: str, m: int, k: int, dtype: torch.dtype) -> dict[str, Any]:
+    """FLOPs per second of a product [m, k] x [k, m], ours and torch's beside it."""
+    x, z = (torch.randn(m, k, device=device).to(dtype) for _ in range(2))
+    t = time(device, ours=lambda: ssdd_ext.gram(x, z, backend="native"), torch=lambda: x @ z.mT)
+    values = {name: 2 * m * m * k / value for name, value in t.items()}
+    text = ", ".join(f"{name} {value / 1e12:.1f} TF/s" for name, value in values.items())
+    return {
+        "value": {"m": m, "k": k, "flops": values["ours"], "torch_flops": values["torch"], "times": t},
+        "text": text,
+    }
+
+
+def bandwidth(time: Timer, device: str, size: int) -> dict[str, Any]:
+    """Bytes per second, read and written, of a copy inside the device's memory."""
+    x = torch.empty(size, dtype=torch.uint8, device=device)
+    y = torch.empty_like(x)
+    t = time(device, copy=lambda: y.copy_(x))
+    value = 2 * size / t["copy"]
+    return {"value": {"bytes_per_second": value, "times": t}, "text": f"{value / 1e12:.2f} TB/s"}
+
+
+def items(device: str, quick: bool) -> Iterator[Item]:
+    time: Timer = partial(lambda repeats, device, **calls: seconds(device, repeats, **calls), 3 if quick else 15)
+    small = 64 if quick else 4096
+    yield "launch gap in a graph", lambda: launch_gap(time, device, 8 if quick else 200)
+    yield "memory", lambda: bandwidth(time, device, 1 << (16 if quick else 29))
+    yield "pivot, one warp", lambda: slope(time, device, (8, 32), 1)
+    yield "pivot, one block", lambda: slope(time, device, (48, 80) if quick else (64, 192), 1)
+    yield "tile column of the factor", lambda: slope(time, device, (260, 324) if quick else (512, 2048), 64)
+    yield "tile of the solve, 64 columns", lambda: solve_tile(time, device, 256 if quick else 1024, 64)
+    yield "tile of the solve, 512 columns", lambda: solve_tile(time, device, 256 if quick else 1024, 512)
+    for name, k, dtype in (
+        ("fp32 on the tensor cores", small, torch.float32),
+        ("fp32 on the plain units (k = 32)", 32, torch.float32),
+        ("bf16 features", small, torch.bfloat16),
+        ("fp64", small // 4, torch.float64),
+    ):
+        if dtype == torch.bfloat16 and device == "cpu":
+            continue
+        yield (
+            f"product, {name}",
+            lambda k=k, dtype=dtype: rate(time, device, small // (4 if dtype == torch.float64 else 1), k, dtype),
+        )
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    p.add_argument("--device", choices=("cpu", "cuda"), default="cuda")
+    p.add_argument(
+        "--out", type=Path, help="folder of constants.jsonl and gpu_constants.json (default: none is written)"
+    )
+    p.add_argument("--quick", action="store_true", help="small sizes: shows that the script runs")
+    a = p.parse_args(argv)
+    journal = Journal(a.out / "constants.jsonl" if a.out else None)
+    good = run_items(items(a.device, a.quick), journal)
+    if a.out:
+        values = {line["end"]: line["value"] for line in journal.ended() if "value" in line}
+        if a.device == "cuda":
+            properties = torch.cuda.get_device_properties(0)
+            values["device"] = {
+                "name": properties.name,
+                "clock_rate": getattr(properties, "clock_rate", None),
+                "multiprocessors": properties.multi_processor_count,
+            }
+        (a.out / "gpu_constants.json").write_text(json.dumps(values, indent=1) + "\n")
+    return 0 if good else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

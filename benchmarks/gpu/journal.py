@@ -1,0 +1,94 @@
+"""A step of ``make gpu`` as a list of items, and the journal that says which of them ran.
+
+The journal is a file of JSON lines: ``{"begin": name}`` before an item and ``{"end": name, "outcome": ...}`` after it,
+each written at once. A process that dies or hangs therefore leaves the names and results of all that ran before it, and
+a process that is started again on the same journal goes on behind the item that ended the first.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import time
+import traceback
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+Item = tuple[str, Callable[[], dict[str, Any]]]
+"""A name, and a call that returns what is to be kept of it (JSON values). An exception is a failed item."""
+
+
+class Journal:
+    """Begin and end of items, appended to ``path``; ``None`` keeps nothing and writes nothing."""
+
+    def __init__(self, path: Path | None) -> None:
+        self.path = path
+
+    def write(self, line: dict[str, Any]) -> None:
+        """Append one line. A disk that is full costs this line, not the run."""
+        if self.path is None:
+            return
+        try:
+            with self.path.open("a") as file:
+                file.write(json.dumps(line) + "\n")
+                file.flush()
+                os.fsync(file.fileno())
+        except OSError as failure:
+            print(f"{self.path}: {failure}; not written: {json.dumps(line)[:200]}", file=sys.stderr, flush=True)
+
+    def begin(self, name: str) -> None:
+        self.write({"begin": name, "at": round(time.time(), 3)})
+
+    def end(self, name: str, outcome: str, **what: Any) -> None:
+        """``outcome``: passed, failed, skipped, or what the watching process saw: hung, crashed."""
+        self.write({"end": name, "outcome": outcome, **what})
+
+    def lines(self) -> list[dict[str, Any]]:
+        """All whole lines; a torn last one is left out."""
+        found = []
+        text = self.path.read_text(errors="replace") if self.path is not None and self.path.exists() else ""
+        for line in text.splitlines():
+            try:
+                value = json.loads(line)
+            except ValueError:
+                continue
+            if isinstance(value, dict):
+                found.append(value)
+        return found
+
+    def begun(self) -> set[str]:
+        return {line["begin"] for line in self.lines() if "begin" in line}
+
+    def ended(self) -> list[dict[str, Any]]:
+        return [line for line in self.lines() if "end" in line]
+
+    def running(self) -> dict[str, Any] | None:
+        """The line of the item that began and has not ended."""
+        done = {line["end"] for line in self.ended()}
+        open_lines = [line for line in self.lines() if "begin" in line and line["begin"] not in done]
+        return open_lines[-1] if open_lines else None
+
+
+def run_items(items: Iterable[Item], journal: Journal) -> bool:
+    """Run what the journal has not seen begin, one line of output each; True if all that ran passed."""
+    seen, good = journal.begun(), True
+    for name, call in items:
+        if name in seen:
+            continue
+        print(f"{name} ... ", end="", flush=True)
+        journal.begin(name)
+        begin = time.perf_counter()
+        try:
+            kept = call()
+        except Exception as failure:
+            good = False
+            reason = f"{type(failure).__name__}: {failure}"
+            journal.end(name, "failed", reason=reason[:2000], took=round(time.perf_counter() - begin, 3))
+            print(f"FAILED: {reason.splitlines()[0] if reason else ''}", flush=True)
+            traceback.print_exc()
+            continue
+        journal.end(name, "passed", took=round(time.perf_counter() - begin, 3), **kept)
+        print(f"{kept.get('text', 'passed')} ({time.perf_counter() - begin:.1f} s)", flush=True)
+    return good

@@ -1,0 +1,184 @@
+"""Loss and gradients of KRR, and the factorisation alone, on a GPU: as called, and replayed from a CUDA graph.
+
+The rows and aims are those of the floors in ``benchmarks/results/sass.md``. Each alternative's error stands beside its
+time, and below it the kernels of one call with their times. The first row says what a call costs before any work: the
+same call on a problem of two points.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from journal import Item, Journal, run_items
+from torch import Tensor
+
+import ssdd_ext
+from ssdd_ext.bench import Problem, interleaved, machine, measure, measure_problem, seconds_text, summary, table
+from ssdd_ext.bench.alternatives import ALTERNATIVES
+
+# The aim in microseconds, in a graph on an H100.
+KRR = (
+    (Problem(2, 2, 4, 1), None),  # what the launches and Python cost
+    (Problem(10, 1024, 2048, 10), 20),
+    (Problem(100, 1024, 4096, 512), 60),
+    (Problem(1000, 1024, 8192, 512, bias=1.0), 800),
+    (Problem(100, 256, 512, 10, b=64), 100),
+)
+CHOLESKY = ((64, 128, 15), (1, 512, 60), (64, 512, 250), (1, 2048, 500))
+COMPARED = ["ssdd_ext", "PyTorch, usual", "PyTorch, Cholesky", "PyTorch, planned"]
+
+Row = dict[str, Any]
+
+
+def profile(call: Callable[[], Any]) -> list[dict[str, Any]]:
+    """The kernels of one call in their order of total time: name, how many, microseconds of all."""
+    from torch.profiler import ProfilerActivity
+    from torch.profiler import profile as record
+
+    for _ in range(2):
+        call()
+    torch.cuda.synchronize()
+    with record(activities=[ProfilerActivity.CUDA]) as recorded:
+        call()
+        torch.cuda.synchronize()
+    times: Counter[str] = Counter()
+    counts: Counter[str] = Counter()
+    for event in recorded.events():
+        if event.device_type == torch.autograd.DeviceType.CUDA:
+            times[event.name] += event.self_device_time_total
+            counts[event.name] += 1
+    return [{"kernel": n[:160], "count": counts[n], "us": round(us, 2)} for n, us in times.most_common()]
+
+
+def profiles(calls: dict[str, Callable[[], Any]], device: str) -> dict[str, Any]:
+    """Of each call its kernels, or the reason why they are not known."""
+    found: dict[str, Any] = {}
+    for name, call in calls.items() if device == "cuda" else ():
+        try:
+            found[name] = profile(call)
+        except Exception as failure:
+            found[name] = f"{type(failure).__name__}: {failure}"
+    return found
+
+
+def profile_text(found: dict[str, Any]) -> str:
+    lines = []
+    for name, kernels in found.items():
+        if isinstance(kernels, str):
+            lines.append(f"  kernels of {name}: unknown ({kernels})")
+            continue
+        total, count = sum(k["us"] for k in kernels), sum(k["count"] for k in kernels)
+        lines.append(f"  kernels of {name}: {count}, {total:.1f} us")
+        lines += [f"    {k['us']:9.2f} us {k['count']:3} x {k['kernel'][:90]}" for k in kernels[:12]]
+    return "\n".join(lines)
+
+
+def krr_row(problem: Problem, aim: float | None, device: str, repeats: int, seconds: float) -> dict[str, Any]:
+    problem = replace(problem, device=device)
+    rows = measure_problem(problem, alternatives=COMPARED, repeats=repeats, seconds=seconds, memory=device == "cuda")
+    rows[0]["aim_us"] = aim
+    inputs = problem.inputs()
+    calls = {n: partial(measure.step, ALTERNATIVES[n], problem, inputs) for n in ("ssdd_ext", "PyTorch, planned")}
+    found = profiles(calls, device)
+    text = table(rows) + "\n" + profile_text(found)
+    wrong = [row["alternative"] for row in rows if row["seconds"] is None and row["alternative"] == "ssdd_ext"]
+    if wrong:
+        raise AssertionError(f"ssdd_ext was wrong beyond rounding, or failed: {rows}")
+    return {"rows": rows, "kernels": found, "text": text}
+
+
+def ours(k: Tensor) -> Tensor:
+    return ssdd_ext.cholesky(k, on_failure="nan")
+
+
+def torch_cholesky(k: Tensor) -> Tensor:
+    # Without its look at the status, which a graph cannot have.
+    factor: Tensor = torch.linalg.cholesky_ex(k).L
+    return factor
+
+
+FACTORISATIONS: dict[str, Callable[[Tensor], Tensor]] = {"ssdd_ext": ours, "PyTorch": torch_cholesky}
+
+
+def cholesky_row(batch: int, n: int, aim: float, device: str, repeats: int, seconds: float) -> dict[str, Any]:
+    """The factor of ``batch`` well-conditioned matrices [n, n] in float32; error: |L L^T - K| / |K| in float64."""
+    generator = torch.Generator().manual_seed(9)
+    x = torch.randn(batch, n, n + 8, generator=generator).to(device)
+    k = x @ x.mT / n + torch.eye(n, device=device)
+    calls = {name: partial(factorise, k) for name, factorise in FACTORISATIONS.items()}
+    rows: dict[str, Row] = {}
+    for name, call in calls.items():
+        factor = call().double().tril()
+        error = float((factor @ factor.mT - k.double()).norm() / k.double().norm())
+        size = {"batch": batch, "n": n}
+        rows[name] = {
+            "alternative": name,
+            "does": "factor",
+            "problem": size,
+            "error": {"factor": error},
+            "seconds": None,
+            "graph_seconds": None,
+            "note": "",
+            **machine.describe(device),
+        }
+    if not all(row["error"]["factor"] < 1e-4 for row in rows.values()):  # nothing wrong is timed
+        raise AssertionError(f"a factor is wrong beyond rounding: {rows}")
+    rows["ssdd_ext"]["aim_us"] = aim
+    for name, samples in interleaved(calls, device, repeats, seconds).items():
+        rows[name]["seconds"] = summary(samples)
+    if device == "cuda":
+        replays = {}
+        for name, call in calls.items():
+            try:
+                replays[name] = measure.captured(call)
+            except RuntimeError as failure:
+                torch.cuda.synchronize()
+                rows[name]["note"] = f"no graph: {str(failure).splitlines()[0]}"
+        for name, samples in interleaved(replays, device, repeats, seconds, ahead=True).items():
+            rows[name]["graph_seconds"] = summary(samples)
+    found = profiles({"ssdd_ext": calls["ssdd_ext"]}, device)
+    text = "\n".join([*map(line, rows.values()), profile_text(found)])
+    return {"rows": list(rows.values()), "kernels": found, "text": text}
+
+
+def line(row: Row) -> str:
+    times = [seconds_text(t["median"]) if (t := row[key]) else "-" for key in ("seconds", "graph_seconds")]
+    size = f"{row['problem']['batch']}x{row['problem']['n']}"
+    text = f"Cholesky {size:8} {row['alternative']:10} {times[0]:>9}  graph {times[1]:>9}  {row['error']['factor']:.1e}"
+    return f"{text}  {row['note']}" if row["note"] else text
+
+
+def items(device: str, quick: bool, repeats: int, seconds: float) -> Iterator[Item]:
+    for problem, aim in KRR:
+        name = f"krr S={problem.s} Q={problem.q} D={problem.d} C={problem.c} B={problem.b}"
+        if quick:
+            problem = replace(problem, q=min(problem.q, 32), s=min(problem.s, 20), d=min(problem.d, 40), c=2)
+        yield name, partial(krr_row, problem, aim, device, repeats, seconds)
+    for batch, n, aim in CHOLESKY:
+        order = min(n, 16) if quick else n
+        yield f"cholesky {batch}x{n}", partial(cholesky_row, batch, order, aim, device, repeats, seconds)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    p.add_argument("--device", choices=("cpu", "cuda"), default="cuda")
+    p.add_argument("--out", type=Path, help="folder of the journal rows.jsonl (default: none is written)")
+    p.add_argument("--repeats", type=int, default=20, help="most samples of each alternative")
+    p.add_argument("--seconds", type=float, default=3.0, help="no new sample after this, beyond five")
+    p.add_argument("--quick", action="store_true", help="tiny sizes: shows that the script runs")
+    a = p.parse_args(argv)
+    journal = Journal(a.out / "rows.jsonl" if a.out else None)
+    repeats, seconds = (2, 0.0) if a.quick else (a.repeats, a.seconds)
+    return 0 if run_items(items(a.device, a.quick, repeats, seconds), journal) else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
