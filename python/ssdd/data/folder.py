@@ -33,7 +33,7 @@ class Form:
 def _tiny_imagenet(root: Path) -> Layout:
     """``train/<wnid>/images/*``, ``val/images/*`` with ``val/val_annotations.txt``; its test/ is left: no labels."""
     classes = {}
-    for number, line in enumerate((root / ANNOTATIONS).read_text().splitlines(), 1):
+    for number, line in enumerate((root / ANNOTATIONS).read_text("utf-8", "replace").splitlines(), 1):
         fields = line.split("\t")
         if len(fields) < 2:
             raise InputError(f"{root.name}/{ANNOTATIONS}: line {number}: expected FILE, tab, CLASS, got {line[:60]!r}")

@@ -95,6 +95,10 @@ def scan(root: Path) -> Tree:
         here = Path(at)
         if any(os.path.samefile(at, above) for above in here.parents if above.is_relative_to(root)):
             raise InputError(f"data: {here.relative_to(root)} is a link to a folder it lies in; remove it")
+        if "log.jsonl" in names and ("run.json" in names or "results.json" in names):
+            tree.skipped += [("of a run of ssdd", (here / name).relative_to(root)) for name in names]
+            folders.clear()  # its pictures are results
+            continue
         for kind, found in ((HIDDEN_FOLDER, folders), (HIDDEN, names)):
             tree.skipped += [(kind, (here / name).relative_to(root)) for name in found if is_system(name)]
         folders[:] = sorted(name for name in folders if not is_system(name))

@@ -1,6 +1,8 @@
 """What a folder's names mean: parts, classes, neither. What can be read in two ways is an error with advice."""
 
 import os
+import tempfile
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -238,16 +240,33 @@ def test_links_to_the_other_part_are_refused(tmp_path):
     assert "3 images there more than once, through links" in load_images(twice).summary
 
 
-def test_a_folder_that_cannot_be_listed_is_an_error(tmp_path):
-    if os.getuid() == 0:
-        pytest.skip("ROOT READS EVERY FOLDER: a folder without permission was not tried")
-    root = make(tmp_path, "cat", "dog")
-    (root / "dog").chmod(0)
-    try:
-        with pytest.raises(InputError, match="dog cannot be read"):
-            load_images(root)
-    finally:
-        (root / "dog").chmod(0o755)
+def test_a_folder_that_cannot_be_listed_is_an_error():
+    user = os.geteuid()
+    with tempfile.TemporaryDirectory() as place:  # not pytest's folder, which only its owner may enter
+        root = make(Path(place), "cat", "dog")
+        root.chmod(0o755)
+        load_images(root)  # all that a reader imports is imported while everything can be read
+        (root / "dog").chmod(0)
+        try:
+            if user == 0:
+                try:
+                    os.seteuid(65534)  # root reads every folder
+                except OSError:
+                    pytest.skip("ONLY ROOT IS HERE, WHO READS EVERY FOLDER: one without permission was not tried")
+            with pytest.raises(InputError, match=r"the folder .*/dog cannot be read \(Permission denied\)"):
+                load_images(root)
+        finally:
+            os.seteuid(user)
+            (root / "dog").chmod(0o755)
+
+
+def test_runs_in_the_folder_of_the_images_are_no_images(tmp_path):
+    files = [f"runs/a/{name}" for name in ("log.jsonl", "run.json", "loss.png", "checkpoints/x.png")]
+    files += [f"demo/{name}" for name in ("log.jsonl", "results.json", "contact-sheet.png")]
+    plain, used = make(tmp_path / "a", "cat", "dog"), make(tmp_path / "b", "cat", "dog", extra=files)
+    one, other = load_images(plain), load_images(used)
+    assert one.fingerprint == other.fingerprint and labels(one) == labels(other)
+    assert "no images in demo/, runs/" in other.summary and "6 of a run of ssdd" in other.summary
 
 
 def test_the_current_folder_has_a_name(tmp_path, monkeypatch):

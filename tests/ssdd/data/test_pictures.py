@@ -99,6 +99,25 @@ def test_damaged_exif_changes_nothing(tmp_path, block):
     assert load_images(tmp_path).size == pixels.shape[:2]
 
 
+def test_pictures_of_phones(tmp_path):
+    """A JPEG with a second picture behind it (MPO), and an orientation that only XMP states."""
+    exif, pixels = Image.Exif(), stored_pixels()
+    exif[ORIENTATION] = 6
+    first, second = Image.fromarray(pixels), Image.fromarray(255 - pixels)
+    first.save(tmp_path / "a.jpg", "MPO", save_all=True, append_images=[second], exif=exif, quality=100, subsampling=0)
+    text = PngImagePlugin.PngInfo()
+    text.add_itxt("XML:com.adobe.xmp", '<rdf:Description tiff:Orientation="6"/>')
+    first.save(tmp_path / "b.png", pnginfo=text)
+    with Image.open(tmp_path / "a.jpg") as image:
+        assert image.format == "MPO"
+    for name in ("a.jpg", "b.png"):
+        with Image.open(tmp_path / name) as image:
+            assert size_of(image) == (24, 16)
+        with Image.open(tmp_path / name) as image:
+            close(to_pixels(image, None, 3), TURNS[6](pixels), tmp_path / name)
+    assert load_images(tmp_path).size == (24, 16)
+
+
 @pytest.mark.parametrize("value", [0, 9, 77])
 def test_an_orientation_that_does_not_exist_changes_nothing(tmp_path, value):
     write(tmp_path / "a.png", stored_pixels(), value)
