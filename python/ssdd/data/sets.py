@@ -56,6 +56,7 @@ class ImageSet:
                 f"{self.name}: x_test: expected images of {list(self.x_train.shape[1:])} as in x_train, "
                 f"got {list(self.x_test.shape[1:])}"
             )
+        object.__setattr__(self, "summary", one_line(self.summary))
         if not len(self.rows_train):
             n, q = len(self.x_train), len(self.x_test)
             object.__setattr__(self, "rows_train", torch.arange(n))
@@ -110,6 +111,11 @@ class ImageSet:
             for images in chunks(x):
                 digest.update(images.contiguous().numpy().tobytes())
         return digest.hexdigest()
+
+
+def one_line(text: str) -> str:
+    """Return ``text`` with every character that does not print, as names of files may have, written as an escape."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
 def unseen(y_train: Tensor | None, y_test: Tensor | None) -> str:

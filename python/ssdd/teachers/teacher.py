@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from ..artifact import Preprocessing, read_safetensors, write_atomically
 from ..config import InputError
-from ..data import CPU, sent
+from ..data import CPU, one_line, sent
 from ..models import DEPTHS, STEM_PADDING, ConvNet, ResNet, standard_resnet
 from .weights import ENDINGS, Network, chosen, fitting, is_weights, nearest, read_weights, resnets
 
@@ -58,7 +58,7 @@ class Teacher:
         self.module.zero_grad()  # training leaves gradients that nobody will use
         self.preprocessing = preprocessing
         self.about = dict(about or {})
-        self.summary = summary
+        self.summary = one_line(summary)
 
     def __call__(self, x: Tensor) -> Tensor:
         """Normalised images [N, C, H, W] -> representations, float32 [N, D]; checks the shape the network returned.
@@ -212,4 +212,4 @@ class Teacher:
             raise InputError(f"teacher: {file.name} does not fit {maker}: {error}") from None
         if taken:
             self.about["prefix"] = taken.prefix
-            self.summary = f"{file.name}: weights of {maker}{taken.place}"
+            self.summary = one_line(f"{file.name}: weights of {maker}{taken.place}")

@@ -274,6 +274,14 @@ def test_the_current_folder_has_a_name(tmp_path, monkeypatch):
     assert load_images(".").name == "photos" and load_images(".").summary.startswith("photos: 6 images")
 
 
+def test_the_summary_is_one_line_whatever_the_names(tmp_path):
+    root = make(tmp_path, "a b", "it's", "caf\u00e9", extra=["two\nlines.txt", "\x1b[31mred.txt"])
+    Path(os.fsdecode(os.fsencode(root) + b"/\xff.csv")).write_text("")
+    said = load_images(root).summary
+    assert said.isprintable() and "(a b, caf\u00e9, it's)" in said and "\\udcff.csv" in said
+    assert "\\x1b[31mred.txt" in said
+
+
 def test_grey_among_colour_is_said(tmp_path):
     root = make(tmp_path, "cat")
     Image.fromarray(np.zeros((8, 8), np.uint8)).save(root / "cat" / "grey.png")
