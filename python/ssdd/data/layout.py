@@ -143,7 +143,9 @@ def understood(tree: Tree, classes: str | None = None) -> Layout:
     notes: list[str] = []
     found = [_part(tree, place, classes, notes) for place in (train, test) if place is not None]
     names = sorted(set(found[0].classes or ()))
-    if len(found) == 2:
+    if classes == "none" and any(len(picture.parts) > 1 + len(Path(found[0].place).parts) for picture in tree.pictures):
+        notes.append("its folders are not taken for classes (--classes none)")
+    if len(found) == 2 and classes != "none":
         _match_classes(found[0], found[1], names, classes, notes, tree.root)
     used = {part.place for part in found}
     if "" not in used:
@@ -285,8 +287,6 @@ def _part(tree: Tree, place: str, classes: str | None, notes: list[str]) -> Part
     if classes == "none" or not in_folders:
         if classes == "folders":
             raise InputError(f"data: {shown}: --classes folders was given, and no image lies in a folder of a class")
-        if in_folders:
-            notes.append(f"the folders in {shown} were not taken for classes (--classes none)")
         return Part(place, [root / p for p in files], None)
     names = sorted({_name(p.parts[depth]) for p in in_folders})
     if loose and classes is None:
