@@ -21,11 +21,9 @@ from .. import (
     DistilledSet,
     ProcessLost,
     Stopped,
-    Teacher,
     build,
     chosen_device,
     evaluate,
-    load_images,
     pretrain,
     read_representations,
     save_backbone,
@@ -38,6 +36,7 @@ from .files import export_command, import_command
 from .options import (
     ArtifactFile,
     Changes,
+    Classes,
     Data,
     Device,
     Images,
@@ -50,8 +49,11 @@ from .options import (
     Size,
     Steps,
     TeacherName,
+    TeacherPrefix,
     chosen_settings,
     chosen_teacher,
+    loaded_images,
+    named_teacher,
 )
 from .settings import settings_command, spelled_out
 from .study import study
@@ -74,11 +76,13 @@ def demo(
     ),
     data: Data = "digits",
     size: Size = None,
+    classes: Classes = None,
     preset_name: PresetName = None,
     images: Images = None,
     steps: Steps = None,
     seeds: Annotated[int, typer.Option(help="Number of seeds.")] = 5,
     teacher: TeacherName = None,
+    teacher_prefix: TeacherPrefix = None,
     representations: RepresentationsFile = None,
     workers: Annotated[
         int | None, typer.Option(help="Worker processes (default: one a core). Changes no number.")
@@ -93,10 +97,12 @@ def demo(
     Writes the artifacts, pictures, results.md, results.json and log.jsonl to the folder --out, and prints the table.
     """
     settings = chosen_settings(data, preset_name, changes, code, images, steps)
-    loaded = load_images(data, size)
+    if teacher_prefix is not None and teacher is None:
+        raise InputError("--teacher-prefix: expected it with --teacher")
+    loaded = loaded_images(data, size, classes)
     what = Demonstration(
         loaded, settings, seeds,
-        Teacher.named(teacher, loaded.preprocessing) if teacher else None,
+        named_teacher(teacher, loaded, teacher_prefix) if teacher else None,
         read_representations(representations, loaded) if representations else None,
     )  # fmt: skip
     with reports.Display(show=not quiet) as display:
@@ -154,12 +160,14 @@ def evaluate_command(
     artifact: ArtifactFile,
     data: Data = "digits",
     size: Size = None,
+    classes: Classes = None,
     preset_name: PresetName = None,
     model: Annotated[
         str | None, typer.Option("--model", help="Network to pre-train (default: the preset's student).")
     ] = None,
     seeds: Annotated[int, typer.Option(help="Number of pre-trainings.")] = 1,
     teacher: TeacherName = None,
+    teacher_prefix: TeacherPrefix = None,
     representations: RepresentationsFile = None,
     changes: Changes = None,
     device: Device = None,
@@ -169,11 +177,13 @@ def evaluate_command(
     settings = chosen_settings(data, preset_name, changes, False, None, None)
     if model is not None:
         settings = with_settings(settings, {"student.model": model})
-    pairs, loaded, on = DistilledSet.load(artifact), load_images(data, size), chosen_device(device)
+    pairs, loaded, on = DistilledSet.load(artifact), loaded_images(data, size, classes), chosen_device(device)
     with reports.Display(show=not quiet) as display:
         test = None
-        if teacher or representations:
-            test = chosen_teacher(teacher, representations, loaded, settings, display, device=on)[1].test
+        if teacher or representations or teacher_prefix:
+            test = chosen_teacher(
+                teacher, representations, loaded, settings, display, device=on, prefix=teacher_prefix
+            )[1].test
         if test is not None and pairs.target_kind == "representation" and test.shape[1] != pairs.targets.shape[1]:
             raise InputError(
                 f"teacher: the artifact's targets have {pairs.targets.shape[1]} numbers, this teacher's {test.shape[1]}"

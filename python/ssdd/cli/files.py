@@ -7,9 +7,9 @@ from typing import Annotated, Literal
 
 import typer
 
-from .. import FORMS, DistilledSet, InputError, Preprocessing, export, load_images, read_published, read_scores
+from .. import FORMS, DistilledSet, InputError, Preprocessing, export, read_published, read_scores
 from .. import report as reports
-from .options import ArtifactFile, Overwrite, Size
+from .options import ArtifactFile, Classes, Overwrite, Size, loaded_images
 
 
 def export_command(
@@ -37,6 +37,7 @@ def import_command(
         str | None, typer.Option("--data", "-d", help="The real images, whose mean and standard deviation are taken.")
     ] = None,
     size: Size = None,
+    classes: Classes = None,
     mean: Annotated[str | None, typer.Option(help="In place of --data: one number a channel, 0.51,0.49,0.44.")] = None,
     std: Annotated[str | None, typer.Option(help="With --mean: one number a channel.")] = None,
     support_input: Annotated[
@@ -50,7 +51,7 @@ def import_command(
         raise InputError("--data, --mean with --std: expected one of the two, the preprocessing of the real images")
     file, source = reports.new_file(out, overwrite), ""
     if data is not None:
-        loaded = load_images(data, size)
+        loaded = loaded_images(data, size, classes)
         preprocessing, source = loaded.preprocessing, loaded.name
     else:
         preprocessing = Preprocessing(_numbers("mean", mean or ""), _numbers("std", std or ""))

@@ -18,8 +18,9 @@ CHECKPOINTS = "checkpoints"
 
 ARGUMENTS: dict[str, type] = {
     "data": str, "size": int, "seed": int, "teacher": str, "representations": str, "share": str,
+    "classes": str, "teacher_prefix": str,
 }  # fmt: skip
-OPTIONAL = ("size", "teacher", "representations", "share")
+OPTIONAL = ("size", "teacher", "representations", "share", "classes", "teacher_prefix")
 
 
 @dataclass

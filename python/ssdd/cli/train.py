@@ -27,7 +27,6 @@ from .. import (
     evaluate_teacher,
     interruptible,
     joined,
-    load_images,
     place,
     represent,
     student,
@@ -38,6 +37,7 @@ from .. import report as reports
 from ..config import Diverged, InputError, Report, as_dict, silent
 from .options import (
     Changes,
+    Classes,
     Data,
     Device,
     Every,
@@ -50,8 +50,10 @@ from .options import (
     Size,
     Steps,
     TeacherName,
+    TeacherPrefix,
     chosen_settings,
     chosen_teacher,
+    loaded_images,
 )
 from .resume import CHECKPOINTS, Run, lasting
 
@@ -76,6 +78,7 @@ def teacher(
     out: Annotated[Path | None, typer.Option("--out", "-o", help="File for the weights (.safetensors).")] = None,
     data: Data = "digits",
     size: Size = None,
+    classes: Classes = None,
     preset_name: PresetName = None,
     changes: Changes = None,
     resume: Annotated[
@@ -97,10 +100,10 @@ def teacher(
     folder = wanted.with_name(wanted.name + ".training")
     begun = Run.read(folder) if resume else None
     if begun:
-        data, size = begun.given(context, data=data, size=size)
+        data, size, classes = begun.given(context, data=data, size=size, classes=classes)
     on = chosen_device(device)
     settings = chosen_settings(data, preset_name, changes, False, None, None, begun.settings if begun else None)
-    file, loaded = reports.new_file(wanted, overwrite), load_images(data, size)
+    file, loaded = reports.new_file(wanted, overwrite), loaded_images(data, size, classes)
     command = f"ssdd teacher --resume {wanted}"
     with ExitStack() as stack:
         folder.mkdir(parents=True, exist_ok=True)
@@ -108,7 +111,7 @@ def teacher(
         reports.new_file(wanted, overwrite)  # once more: whoever held the lock may have written it
         if not begun:
             shutil.rmtree(folder / CHECKPOINTS, ignore_errors=True)  # of a training that is begun anew
-            Run(settings, {"data": lasting(data), "size": size}).write(folder)
+            Run(settings, {"data": lasting(data), "size": size, "classes": classes}).write(folder)
         display = stack.enter_context(reports.Display(show=not quiet))
         stop = stack.enter_context(interruptible(display.say))
         stack.enter_context(_say_how_to_go_on(command, folder))
@@ -129,11 +132,13 @@ def distill(
     ] = None,
     data: Data = "digits",
     size: Size = None,
+    classes: Classes = None,
     preset_name: PresetName = None,
     images: Images = None,
     steps: Steps = None,
     seed: Annotated[int, typer.Option(help="Fixes the initial images and every later draw.")] = 0,
     teacher: TeacherName = None,
+    teacher_prefix: TeacherPrefix = None,
     representations: RepresentationsFile = None,
     changes: Changes = None,
     code: Official = False,
@@ -158,12 +163,13 @@ def distill(
         raise InputError("--out, --resume: expected one of the two")
     begun = Run.read(resume) if resume else None
     if begun:
-        data, size, seed, teacher, representations = begun.given(
-            context, data=data, size=size, seed=seed, teacher=teacher, representations=representations
-        )
+        data, size, classes, seed, teacher, teacher_prefix, representations = begun.given(
+            context, data=data, size=size, classes=classes, seed=seed, teacher=teacher, teacher_prefix=teacher_prefix,
+            representations=representations,
+        )  # fmt: skip
     on = chosen_device(device, place())
     settings = chosen_settings(data, preset_name, changes, code, images, steps, begun.settings if begun else None)
-    loaded = load_images(data, size)
+    loaded = loaded_images(data, size, classes)
     if settings.distill.images > len(loaded.x_train):
         raise InputError(f"images: expected at most {len(loaded.x_train)}, got {settings.distill.images}")
     if out:
@@ -172,8 +178,10 @@ def distill(
         raise InputError("steps: expected at least 1, got 0")
     # What was given is read before --overwrite may empty the folder; only training comes after.
     given = None
-    if teacher or representations:
-        given = chosen_teacher(teacher, representations, loaded, settings, silent, device=on)
+    if teacher or representations or teacher_prefix:
+        given = chosen_teacher(
+            teacher, representations, loaded, settings, silent, device=on, prefix=teacher_prefix
+        )
     with ExitStack() as stack:
         processes = stack.enter_context(joined(share, begun.arguments.get("share") if begun else None, on))
         folder = resume or out or Path()
@@ -196,7 +204,8 @@ def distill(
             if not begun:
                 names = {key: lasting(value) for key, value in
                          (("data", data), ("teacher", teacher), ("representations", representations))}  # fmt: skip
-                Run(settings, {**names, "size": size, "seed": seed, "share": share}).write(folder)
+                others = {"size": size, "classes": classes, "teacher_prefix": teacher_prefix, "seed": seed}
+                Run(settings, {**names, **others, "share": share}).write(folder)
             report({"event": "start", "settings": as_dict(settings), "seed": seed})
         stop = stack.enter_context(interruptible(display.say if processes.writes else lambda line: None))
         of_teacher, checkpoints = (

@@ -5,10 +5,11 @@ from .error import representation_error
 from .features import frozen, in_chunks
 from .network import Network, build, seeded, student
 from .resnet import DEPTHS, ResNet
-from .standard import standard_resnet
+from .standard import STEM_PADDING, standard_resnet
 
 __all__ = [
     "DEPTHS",
+    "STEM_PADDING",
     "ConvNet",
     "Network",
     "ResNet",
