@@ -76,8 +76,9 @@ def place(tmp_path, few, teacher):
     return tmp_path
 
 
-def run(place, **changes):
-    events = []
+def run(place, *, every=None, **changes):
+    """Fill the study; its events of finished cells. ``every`` takes all events."""
+    events = [] if every is None else every
     names = {"data": place / "few.npz", "teacher": str(place / "teacher.safetensors"),
              "targets": {"Other": place / "other.npz"}} | changes  # fmt: skip
     more = {key: names.pop(key) for key in ("work", "workers") if key in names}
@@ -149,8 +150,10 @@ def test_the_number_of_workers_changes_no_number(place, tmp_path):
     run(place)
     one = numbers(cells(place))
     (place / "cells.jsonl").unlink()
-    events = run(place, workers=2, work=tmp_path / "two")
+    every = []
+    events = run(place, every=every, workers=2, work=tmp_path / "two")
     assert numbers(cells(place)) == one and events[-1]["done"] == events[-1]["of"] == 16
+    assert {e["task"] for e in every if e["event"] == "distill"} == {f"{KRR}, seed 0"}
 
 
 def test_pairs_from_their_file_give_the_bits_of_pairs_just_made(place, few):
