@@ -2,30 +2,36 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import os
 import sys
 import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Literal
 
 import typer
 from rich.console import Console
 from rich.table import Table
-from safetensors.torch import save as to_bytes
 
+from .. import (
+    Demonstration,
+    DistilledSet,
+    ProcessLost,
+    Stopped,
+    build,
+    chosen_device,
+    evaluate,
+    pretrain,
+    read_representations,
+    save_backbone,
+    seeded,
+    student,
+)
 from .. import report as reports
-from ..artifact import DistilledSet, write_atomically
-from ..checkpoint import Stopped
-from ..config import Diverged, InputError, PretrainConfig, as_dict, with_settings
-from ..data import chosen_device
-from ..evaluate import Cell, Study, evaluate, pretrain
-from ..models import build, seeded
-from ..parallel import ProcessLost
-from ..teachers import Representations
+from ..config import Diverged, InputError, PretrainConfig, with_settings
 from .files import export_command, import_command
 from .options import (
     ArtifactFile,
@@ -94,17 +100,19 @@ def demo(
     if teacher_prefix is not None and teacher is None:
         raise InputError("--teacher-prefix: expected it with --teacher")
     loaded = loaded_images(data, size, classes)
-    given = named_teacher(teacher, loaded, teacher_prefix) if teacher else None
+    what = Demonstration(
+        loaded, settings, seeds,
+        named_teacher(teacher, loaded, teacher_prefix) if teacher else None,
+        read_representations(representations, loaded) if representations else None,
+    )  # fmt: skip
     with reports.Display(show=not quiet) as display:
         count = settings.distill.images
         display.say(f"{loaded.name}: {len(loaded.x_train):,} training images, {count} to distil, {seeds} seeds")
         found = reports.demo(
-            out, data=loaded, settings=settings, seeds=range(seeds), teacher=given, representations=representations,
-            workers=workers, overwrite=overwrite, command=_command(), report=display,
-        )  # fmt: skip
+            out, what, workers=workers, overwrite=overwrite, command=_command(), report=display
+        )
     _print_table(found["table"])
-    cells = [Cell(**cell) for cell in found["cells"]]
-    for sentence in reports.sentences(cells):
+    for sentence in reports.sentences(found["cells"]):
         print(f"- {sentence}")
     print(f"{found['seconds']['total']:.0f} s. Pictures, artifacts and log: {out}")
 
@@ -143,13 +151,7 @@ def pretrain_command(
     network.to(chosen_device(device))
     with reports.Display(show=not quiet) as display:
         pretrain(network, pairs, config, seed=seed, report=display)
-    meta = {
-        "format": "ssdd.backbone", "model": model, "channels": channels, "size": [height, width], "seed": seed,
-        "dimension": network.dimension, "preprocessing": dataclasses.asdict(pairs.preprocessing),
-        "source": pairs.source, "pretrain": as_dict(config),
-    }  # fmt: skip
-    weights = {key: value.cpu().contiguous() for key, value in network.backbone.state_dict().items()}
-    write_atomically(file, to_bytes(weights, metadata={"ssdd": json.dumps(meta)}))
+    save_backbone(network, file, pairs, config, model=model, seed=seed)
     print(f"{file}: {model}, {network.dimension} features, pre-trained {steps} steps on {len(pairs)} images")
 
 
@@ -186,9 +188,9 @@ def evaluate_command(
             raise InputError(
                 f"teacher: the artifact's targets have {pairs.targets.shape[1]} numbers, this teacher's {test.shape[1]}"
             )
-        study = Study(loaded, Representations(pairs.targets, test), settings)
+        make = partial(student, settings.student, loaded.channels, loaded.size)
         cells = [
-            evaluate(given, loaded, known, study.make, settings, seed=s, report=display, device=on)
+            evaluate(given, loaded, known, make, settings, seed=s, report=display, device=on).as_dict()
             for given, known in ((pairs, test), (None, None))
             for s in range(seeds)
         ]

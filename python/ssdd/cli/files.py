@@ -5,13 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Literal
 
-import numpy as np
-import torch
 import typer
 
+from .. import FORMS, DistilledSet, InputError, Preprocessing, export, read_published, read_scores
 from .. import report as reports
-from ..artifact import FORMS, DistilledSet, Preprocessing, export, read_published, why_no_array
-from ..config import InputError
 from .options import ArtifactFile, Classes, Overwrite, Size, loaded_images
 
 
@@ -25,7 +22,7 @@ def export_command(
 ) -> None:
     """Write a distilled set in another tool's form: image folder, Hugging Face data set, or ddranking's tensors."""
     pairs = DistilledSet.load(artifact)
-    cost = export(pairs, out, form, None if labels is None else _scores(labels))
+    cost = export(pairs, out, form, None if labels is None else read_scores(labels))
     print(f"{out}: {len(pairs)} images, form {form}")
     if cost["largest_change"]:
         print(f"8 bits a value: {cost['clipped']:.1%} of the values clipped, the largest change "
@@ -70,11 +67,3 @@ def _numbers(name: str, text: str) -> tuple[float, ...]:
         return tuple(float(part) for part in text.split(","))
     except ValueError:
         raise InputError(f"--{name}: expected numbers with commas between them, got {text!r}") from None
-
-
-def _scores(file: Path) -> torch.Tensor:
-    try:
-        array = np.load(file, allow_pickle=False)
-        return torch.from_numpy(np.asarray(array, dtype=np.float32))
-    except (OSError, ValueError, EOFError, TypeError) as error:
-        raise InputError(f"labels: {file.name}: not a readable .npy of plain numbers ({why_no_array(error)})") from None

@@ -9,18 +9,20 @@ from typing import Annotated
 import torch
 import typer
 
-from ..checkpoint import Checkpoints
-from ..config import PRESETS, InputError, Preset, Report, departures, official, preset, with_settings
-from ..data import CPU, DEVICES, ImageSet, load_images
-from ..parallel import place
-from ..teachers import (
+from .. import (
+    DEVICES,
+    Checkpoints,
+    ImageSet,
     Representations,
     Teacher,
     cache_directory,
+    load_images,
+    place,
     read_representations,
     represent,
     train_teacher,
 )
+from ..config import PRESETS, InputError, Preset, Report, departures, official, preset, with_settings
 
 Data = Annotated[
     str,
@@ -127,7 +129,7 @@ def named_teacher(name: str, data: ImageSet, prefix: str | None) -> Teacher:
 
 def chosen_teacher(
     name: str | None, file: str | Path | None, data: ImageSet, settings: Preset, report: Report,
-    checkpoints: Checkpoints | None = None, device: torch.device = CPU, prefix: str | None = None,
+    checkpoints: Checkpoints | None = None, device: torch.device | None = None, prefix: str | None = None,
 ) -> tuple[Teacher | None, Representations]:  # fmt: skip
     """The teacher that was asked for (none was: a new one), on ``device``, and its representations, from the cache
     where they are."""
@@ -138,7 +140,7 @@ def chosen_teacher(
     if file is not None:
         return None, read_representations(file, data)
     if name:
-        teacher = named_teacher(name, data, prefix).to(device)
+        teacher = named_teacher(name, data, prefix).to(device or torch.device("cpu"))
     else:
-        teacher = train_teacher(data, settings.teacher, report, checkpoints, device)
+        teacher = train_teacher(data, settings.teacher, report, checkpoints, device or torch.device("cpu"))
     return teacher, represent(teacher, data, cache_directory())

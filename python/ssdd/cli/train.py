@@ -6,21 +6,35 @@ import errno
 import shutil
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from .. import (
+    WAYS,
+    Cell,
+    Checkpoints,
+    Distillation,
+    Job,
+    Processes,
+    ProcessLost,
+    Stopped,
+    cache_directory,
+    check_before_training,
+    chosen_device,
+    evaluate_teacher,
+    interruptible,
+    joined,
+    place,
+    represent,
+    student,
+    train_teacher,
+)
+from .. import distill as run_distill
 from .. import report as reports
-from ..artifact import locked
-from ..checkpoint import EVERY, Checkpoints, Stopped, interruptible
 from ..config import Diverged, InputError, Report, as_dict, silent
-from ..data import chosen_device
-from ..distill import Distillation, needs_teacher
-from ..distill import distill as run_distill
-from ..evaluate import Cell, Study, evaluate_teacher, ready
-from ..parallel import WAYS, Processes, ProcessLost, joined, place
-from ..teachers import cache_directory, represent, train_teacher
 from .options import (
     Changes,
     Classes,
@@ -70,7 +84,7 @@ def teacher(
     resume: Annotated[
         Path | None, typer.Option("--resume", metavar="FILE", help="Go on with the training that was to write FILE.")
     ] = None,
-    every: Every = EVERY,
+    every: Every = Checkpoints.EVERY,
     device: Device = None,
     overwrite: Overwrite = False,
     quiet: Quiet = False,
@@ -93,7 +107,7 @@ def teacher(
     command = f"ssdd teacher --resume {wanted}"
     with ExitStack() as stack:
         folder.mkdir(parents=True, exist_ok=True)
-        stack.enter_context(locked(folder))
+        stack.enter_context(reports.resume_directory(folder))
         reports.new_file(wanted, overwrite)  # once more: whoever held the lock may have written it
         if not begun:
             shutil.rmtree(folder / CHECKPOINTS, ignore_errors=True)  # of a training that is begun anew
@@ -131,7 +145,7 @@ def distill(
     resume: Annotated[
         Path | None, typer.Option("--resume", metavar="FOLDER", help="Go on with the run in FOLDER, where it stopped.")
     ] = None,
-    every: Every = EVERY,
+    every: Every = Checkpoints.EVERY,
     device: Device = None,
     share: Annotated[
         str | None,
@@ -176,7 +190,8 @@ def distill(
         if given is None and processes.size > 1:
             raise InputError("teacher: several processes share a run with a teacher that is trained: "
                              "ssdd teacher -o FILE.safetensors, then --teacher FILE.safetensors")  # fmt: skip
-        ready(loaded, settings, given and given[0], given and given[1], processes, on)  # before there is a folder
+        # Before there is a folder:
+        check_before_training(loaded, settings, given and given[0], given and given[1], processes, on)
         stack.enter_context(_say_how_to_go_on(f"{_program(processes)} distill --resume {folder}", folder))
         report: Report = silent
         _lock(folder, None if begun else overwrite, processes, stack)
@@ -204,13 +219,10 @@ def distill(
         network, r = given or chosen_teacher(None, None, loaded, settings, report, of_teacher, on)
         if network is not None and teacher is None and not trained.is_file():
             network.save(trained)
-        study = Study(loaded, r, settings)
+        make = partial(student, settings.student, loaded.channels, loaded.size, r.dimension)
+        job = Job(loaded, r.train, make, settings.distill, seed, network, processes, on)
         try:
-            run = run_distill(
-                loaded, r.train, lambda: study.make(r.dimension), settings.distill, seed=seed,
-                teacher=network if needs_teacher(settings.distill) else None, report=report, checkpoints=checkpoints,
-                processes=processes, device=on, cache=cache_directory(),
-            )  # fmt: skip
+            run = run_distill(job, report=report, checkpoints=checkpoints, cache=cache_directory())
         except Diverged as error:
             if processes.writes:
                 reports.keep_partial(error, folder)
@@ -238,7 +250,7 @@ def _lock(folder: Path, new: bool | None, processes: Processes, stack: ExitStack
     refused: InputError | None = None
     if processes.writes:
         try:
-            stack.enter_context(locked(folder) if new is None else reports.own_directory(folder, new))
+            stack.enter_context(reports.resume_directory(folder) if new is None else reports.own_directory(folder, new))
         except InputError as error:
             refused = error
     if processes.agree(refused is not None):

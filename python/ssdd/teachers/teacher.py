@@ -41,6 +41,11 @@ def teacher_backbone(kind: str, channels: int, size: tuple[int, int], widths: tu
     return ResNet(channels, DEPTHS[kind]) if kind in DEPTHS else ConvNet(channels, size, widths, pooled=True)
 
 
+Represent = Callable[[Tensor], Tensor]
+"""A teacher as a callable: images [N, C, H, W] -> representations [N, C]. A :class:`Teacher` normalises them as it
+wants; any other callable is handed images that are normalised as the data are."""
+
+
 class Teacher:
     """g of the paper. ``module`` maps normalised images [N, C, H, W] to representations [N, D].
 

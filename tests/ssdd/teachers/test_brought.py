@@ -145,10 +145,10 @@ def test_a_teacher_gets_its_images_normalised_in_its_own_way_wherever_it_is_aske
     x_s, y_s = {}, {}
     for how in ("cached", "recomputed"):
         config = dataclasses.replace(small.distill, steps=3, teacher_in_loop=how)
-        pairs = ssdd.distill(few, r.train, lambda: make(r.dimension), config, teacher=other).result
+        pairs = ssdd.distill(ssdd.Job(few, r.train, lambda: make(r.dimension), config, teacher=other)).result
         x_s[how], y_s[how] = pairs.images, pairs.targets
     torch.testing.assert_close(x_s["cached"], x_s["recomputed"], rtol=0, atol=1e-3)
     torch.testing.assert_close(y_s["cached"], y_s["recomputed"], rtol=0, atol=1e-3)
     config = dataclasses.replace(small.distill, steps=1, targets="tied", pool=1, pool_steps=2)
-    tied = ssdd.distill(few, r.train, lambda: make(r.dimension), config, teacher=other).result
+    tied = ssdd.distill(ssdd.Job(few, r.train, lambda: make(r.dimension), config, teacher=other)).result
     torch.testing.assert_close(tied.targets, other(other.preprocessing.normalise(tied.images)), rtol=1e-4, atol=1e-4)
