@@ -62,8 +62,8 @@ class Fit:
 
 
 def _converted(kernel: Kernel, dtype: torch.dtype) -> Kernel:
-    """The kernel with its tensors in ``dtype``. The fit and every prediction use them, and the two parts of their gradient
-    cancel, so the sum is made before it is rounded."""
+    """The kernel with its tensors in ``dtype``. The fit and every prediction use them, and these two parts of their
+    gradient cancel, so the sum is made before it is rounded."""
     own = {f.name: getattr(kernel, f.name) for f in fields(kernel)}
     return replace(kernel, **{n: v.to(dtype) for n, v in own.items() if isinstance(v, Tensor)})
 
