@@ -1,6 +1,8 @@
-"""Tensors and modes that only PyTorch's dispatcher resolves: the short road of small problems hands memory to the core as
-it lies, and must leave them to it. Every public call gives what it gives on plain tensors of the same numbers, or a clear
-error."""
+"""Tensors and modes that only PyTorch's dispatcher resolves.
+
+The short road of small problems hands memory to the core as it lies, and must leave them to the dispatcher. Every public
+call gives what it gives on plain tensors of the same numbers, or a clear error.
+"""
 
 import pytest
 import torch
