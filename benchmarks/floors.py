@@ -98,7 +98,7 @@ def _extents(n: int) -> list[int]:
 
 def _product(launch: dict[str, Any]) -> Work:
     p, tiling = launch["arguments"][:2]
-    if p["difference"]:  # for problems in clusters far apart: of the calls here none is one, and each block ends at once
+    if p["difference"]:  # for problems in clusters far apart, which no call here is: each block ends at once
         return Work()
     b, m, n, k, size = p["batch"], p["m"], p["n"], p["k"], p["product"]
     tensor, full = launch["kernel"].startswith("tensor_kernel"), p["triangle"] == 0

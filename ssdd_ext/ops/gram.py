@@ -84,7 +84,7 @@ def _gram_backward(ctx: Any, grad: Tensor) -> tuple[Any, ...]:
         over = parameters[0] ** -2
         # Only differences of points matter: from a common one, so that points far from 0 cancel before the products.
         origin = other[..., :1, :].detach() if other.shape[-2] else 0
-        # What cancels in the products is as large as the points' distances: of clusters far apart float32 keeps no digits.
+        # What cancels in the products is as large as the points' distances: float32 keeps no digits of far clusters.
         if g.dtype == torch.float32 and not _are_near(x, other, origin, parameters[0]):
             g, x, other, origin, over = (_double(v) for v in (g, x, other, origin, over))
         x, other = x - origin, other - origin

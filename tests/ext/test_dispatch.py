@@ -1,7 +1,7 @@
 """Tensors and modes that only PyTorch's dispatcher resolves.
 
-The short road of small problems hands memory to the core as it lies, and must leave them to the dispatcher. Every public
-call gives what it gives on plain tensors of the same numbers, or a clear error.
+The short road of small problems hands memory to the core as it lies, and must leave them to the dispatcher. Every call
+gives what it gives on plain tensors of the same numbers, or a clear error.
 """
 
 import pytest

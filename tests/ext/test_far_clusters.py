@@ -1,4 +1,4 @@
-"""Gradients through the RBF kernel where the points lie in clusters far apart: unscaled columns, time stamps, coordinates.
+"""Gradients through the RBF kernel of points in clusters far apart: unscaled columns, time stamps, coordinates.
 
 They are sums of g (z - x), in which all but the differences within a cluster must be exactly nothing. As products about
 one origin, (g z) - (sum g) x, they lose the digits that the distance between the clusters takes.
