@@ -34,7 +34,24 @@ SIMT_DEVICE double block_sum(double v) {
   return sum;
 }
 
-// The same over the `count` blocks that share the ticket: each leaves its sum at parts[part]. true in one block, whose
+// The largest of a number >= 0 of each thread, which is thread 0's. NaN does not count.
+template <int Threads>
+SIMT_DEVICE double block_most(double v) {
+  SIMT_SHARED(double, warps, Threads / 32);
+#pragma unroll
+  for (int mask = 16; mask > 0; mask /= 2) {
+    const double other = simt::shuffle_xor(v, mask);
+    v = other > v ? other : v;
+  }
+  if (simt::lane() == 0) simt::put(warps + simt::warp(), v);
+  simt::barrier();
+  double most = 0;
+  if (simt::thread() == 0)
+    for (int w = 0; w < Threads / 32; ++w) most = simt::get(warps + w) > most ? simt::get(warps + w) : most;
+  return most;
+}
+
+// block_sum over the `count` blocks that share the ticket: each leaves its sum at parts[part]. true in one block, whose
 // thread 0 then has the sum of all.
 template <int Threads, class T>
 SIMT_DEVICE bool sum_of_blocks(double& sum, int64_t part, int64_t count, T* parts, int* ticket) {

@@ -1,6 +1,6 @@
 // C = A B for a batch of strided matrices, with what KRR does to a finished element applied in registers:
 //
-//   acc = sum_k a(i, k) b(k, j), or sum_k (a(i, k) - b(k, j))^2 where `distance`
+//   acc = sum_k a(i, k) b(k, j), or sum_k (a(i, k) - b(k, j))^2 where `distance`, or sum_k a(i, k) (b(k, j) - from(i, j))
 //   v   = alpha alpha_of[b] acc [+ c(i, j)];  v = exp(map_of[b] v);  v += plus_of[b] + row[j]
 //   v  += add_factor add_of[b] add_row[i] add(i, j)
 //
@@ -69,6 +69,7 @@ struct Product {
   T* c;
   int64_t c_bs, ld;
   bool distance = false;
+  Source<T> from;  // [m, n], or absent
   double alpha = 1;
   const T* alpha_of = nullptr;
   bool accumulate = false;

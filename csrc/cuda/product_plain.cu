@@ -3,9 +3,10 @@
 // Mapping: a block of 256 threads makes a tile of 64 x 64, a thread 4 x 4 of it; k in steps of 16 through 2 stages of
 // cp.async, one element a copy (any stride; 16-bit floats are loaded and widened), both operands as [k][row]. Sums of 16 steps are added to the
 // running sums, so that rounding grows with k / 16. A squared distance is summed as such: no cancellation, and 0 of a point to itself.
+// So is a weighted difference a (b - from), for which a thread has its 16 elements of `from` in registers.
 // Traffic as in product_tensor.cu; m n elements more, and two numbers a tile, where the squares are summed. A long k of few tiles
 // is split between blocks, of which the last to finish a tile adds the others' sums (join.cuh): splits m n elements more
-// written and read, from L2, and no launch. FLOPs 2 m n k (distances 3 m n k); floor on an H100: 67 TF/s of float, 34 of double.
+// written and read, from L2, and no launch. FLOPs 2 m n k (distances and differences 3 m n k); floor on an H100: 67 TF/s of float, 34 of double.
 // Other path: product_tensor.cu for products of float with k >= 48.
 #include <algorithm>
 
@@ -17,16 +18,29 @@ namespace {
 
 using namespace plain;
 
-template <class T, bool Distance>
+template <class T, bool Distance, bool Difference>
 SIMT_KERNEL(kThreads) plain_kernel(Product<T> p, Tiling tiling) {
   Part part;
   if (!find_part(p, tiling, part)) return;
   simt::Shared shared;
-  T* const a_stages = shared.take<T>(2 * kStage<T>);
-  T* const b_stages = shared.take<T>(2 * kStage<T>);
+  T* const a_stages = shared.take<T>(4 * kStage<T>);
+  T* const b_stages = a_stages + 2 * kStage<T>;
   const Loader<T> a(p.a[part.b], part.row, p.m), b(p.b[part.b].t(), part.column, p.n);
   const int row = simt::thread() / 16 * 4, column = simt::thread() % 16 * 4;
-  T sums[4][4] = {};
+  T sums[4][4] = {}, own[4][4] = {};
+  if constexpr (Difference) {
+    // The tile of `from`, through the stages that are still free: neighbours are read by neighbours.
+    static_assert(kTile * kTile <= 4 * kStage<T>, "it fits there");
+    const Source<T> from = p.from[part.b];
+    for (int e = simt::thread(); e < kTile * kTile; e += kThreads) {
+      const int64_t r = part.row + e / kTile, c = part.column + e % kTile;
+      simt::put(a_stages + e, r < p.m && c < p.n ? from(r, c) : T(0));
+    }
+    simt::barrier();
+#pragma unroll
+    for (int i = 0; i < 4; ++i) four(a_stages + (row + i) * kTile + column, own[i]);
+    simt::barrier();
+  }
 
   if (part.k_begin < part.k_end) {
     a.load(a_stages, part.k_begin, part.k_end);
@@ -42,7 +56,7 @@ SIMT_KERNEL(kThreads) plain_kernel(Product<T> p, Tiling tiling) {
       b.load(b_stages + (slot ^ 1) * kStage<T>, k + kDepth, part.k_end);
     }
     simt::copy_commit();
-    multiply<Distance>(a_stages + slot * kStage<T>, b_stages + slot * kStage<T>, row, column, sums);
+    multiply<Distance, Difference>(a_stages + slot * kStage<T>, b_stages + slot * kStage<T>, row, column, own, sums);
   }
 
   const auto each = [&](const auto& f) {
@@ -84,7 +98,7 @@ int64_t split_room(int64_t batch, int64_t m, int64_t n, int64_t k) {
 
 template <class T>
 void product_plain(const Product<T>& p, const Tiling& tiling, simt::Stream stream) {
-  auto* kernel = p.distance ? &plain_kernel<T, true> : &plain_kernel<T, false>;
+  auto* kernel = p.from ? &plain_kernel<T, false, true> : p.distance ? &plain_kernel<T, true, false> : &plain_kernel<T, false, false>;
   simt::launch(kernel, {static_cast<unsigned>(tiling.tiles * tiling.splits * p.batch)}, kThreads,
                4 * kStage<T> * static_cast<int>(sizeof(T)), stream, p, tiling);
 }
@@ -104,7 +118,7 @@ void product(const Product<T>& p, simt::Stream stream) {
   t.k_share = ((p.k + t.splits - 1) / t.splits + kDepth - 1) / kDepth * kDepth;
   constexpr int64_t kShortForTensor = 48;
   if constexpr (sizeof(T) == 4) {
-    if (!p.distance && p.k >= kShortForTensor)
+    if (!p.distance && !p.from && p.k >= kShortForTensor)
       product_tensor(p, t, stream);
     else
       product_plain(p, t, stream);

@@ -46,9 +46,9 @@ SIMT_DEVICE void four(const T* p, T (&v)[4]) {
   }
 }
 
-// sums += the 4 x 4 x 16 product of one thread and stage.
-template <bool Distance, class T>
-SIMT_DEVICE void multiply(const T* a_stage, const T* b_stage, int row, int column, T (&sums)[4][4]) {
+// sums += the 4 x 4 x 16 product of one thread and stage. own: the elements of `from`, of differences.
+template <bool Distance, bool Difference, class T>
+SIMT_DEVICE void multiply(const T* a_stage, const T* b_stage, int row, int column, const T (&own)[4][4], T (&sums)[4][4]) {
   T fresh[4][4] = {};
 #pragma unroll
   for (int step = 0; step < kDepth; ++step) {
@@ -59,8 +59,12 @@ SIMT_DEVICE void multiply(const T* a_stage, const T* b_stage, int row, int colum
     for (int i = 0; i < 4; ++i)
 #pragma unroll
       for (int j = 0; j < 4; ++j) {
-        const T difference = x[i] - z[j];
-        fresh[i][j] = Distance ? simt::fma(difference, difference, fresh[i][j]) : simt::fma(x[i], z[j], fresh[i][j]);
+        if constexpr (Difference) {
+          fresh[i][j] = simt::fma(x[i], z[j] - own[i][j], fresh[i][j]);
+        } else {
+          const T difference = x[i] - z[j];
+          fresh[i][j] = Distance ? simt::fma(difference, difference, fresh[i][j]) : simt::fma(x[i], z[j], fresh[i][j]);
+        }
       }
   }
 #pragma unroll

@@ -280,6 +280,8 @@ def backward_costs(p: Problem, gpu: Gpu, kept: bool, chunk: int) -> dict[str, fl
         if not p.linear:
             cost.passes(2 * s * s, 3)
         cost.product(s, d, s, sizes=(0, f))
+        if not p.linear:
+            cost.passes(0)  # the launch for the form that these points do not take (csrc/krr.h)
 
     dense = start(low=False)
     if p.needs_x_s or not p.linear:
@@ -291,8 +293,11 @@ def backward_costs(p: Problem, gpu: Gpu, kept: bool, chunk: int) -> dict[str, fl
             if not p.linear:
                 dense.passes(2 * rows * s + rows * d, 3)
             dense.product(s, d, rows, sizes=(0, f))
+            if not p.linear:
+                dense.passes(0)
             if not p.linear and p.needs_x_q:
                 dense.product(rows, d, s, sizes=(0, f))
+                dense.passes(0)
     if not p.linear:
         return {"dense": dense.seconds}
     low, mixed = start(low=True), start(low=True)

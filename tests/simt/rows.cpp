@@ -2,7 +2,7 @@
 //
 //   simt_rows launches|counts float|double krr B S Q D C FORWARD BACKWARD [fused] [all]  (dense, low_rank, mixed, primal; all:
 //                                                                       gradients, not only those to X_s and Y_s)
-//   simt_rows launches|counts float|double rbf B S Q D C [fused] [all]
+//   simt_rows launches|counts float|double rbf B S Q D C [fused] [all] [far]           (far: points in clusters far apart)
 //   simt_rows launches|counts float|double cholesky B N C
 //   simt_rows launches|counts float|double strided B S Q D STRIDE      (K of points whose features lie STRIDE apart)
 //   simt_rows launches|counts float product B M N K A B                (A, B: k-float, k-bf16 where k is the direction of
@@ -71,13 +71,18 @@ Batch<const T> dense(const T* p, int64_t rows, int64_t columns) {
 }
 
 template <class T>
-void krr(Memory& memory, KrrShape shape, Plan backward, bool all) {
+void krr(Memory& memory, KrrShape shape, Plan backward, bool all, bool far) {
   const bool linear = shape.kernel == KernelKind::linear;
   const int64_t b = shape.batch, s = shape.s, q = shape.q, d = shape.d, c = shape.c, n = shape.n;
   KrrForwardArgs<T> f{};
   f.shape = shape;
-  f.x_s = dense<T>(memory.random<T>(b * s * d), s, d), f.y_s = dense<T>(memory.random<T>(b * s * c), s, c);
-  f.x_q = dense<T>(memory.random<T>(b * q * d), q, d), f.y_q = dense<T>(memory.random<T>(b * q * c), q, c);
+  const auto points = [&](int64_t rows) {
+    T* const p = memory.random<T>(b * rows * d);
+    for (int64_t i = 0; memory.real && far && i < b * rows * d; ++i) p[i] += T(i / d % 3 * 1000);
+    return dense<T>(p, rows, d);
+  };
+  f.x_s = points(s), f.y_s = dense<T>(memory.random<T>(b * s * c), s, c);
+  f.x_q = points(q), f.y_q = dense<T>(memory.random<T>(b * q * c), q, c);
   f.out = memory.take<T>(b * q * c), f.loss = memory.take<T>(b);
   f.factor = memory.take<T>(b * n * n), f.coef = memory.take<T>(b * n * c);
   f.kept = shape.plan == Plan::dense ? memory.take<T>(b * q * s) : nullptr;
@@ -165,9 +170,9 @@ bool describe(const simt::Argument& a) {
   if (is<cuda::Product<T>>(a)) {
     const auto p = as<cuda::Product<T>>(a);
     std::printf("{\"product\": %zu, \"batch\": %ld, \"m\": %ld, \"n\": %ld, \"k\": %ld, \"triangle\": %d, \"distance\": %s, "
-                "\"accumulate\": %s, \"add\": %s, \"row\": %s, \"squares\": %ld, \"element\": [%zu, %zu]}",
+                "\"difference\": %s, \"accumulate\": %s, \"add\": %s, \"row\": %s, \"squares\": %ld, \"element\": [%zu, %zu]}",
                 sizeof(T), p.batch, p.m, p.n, p.k, int(p.triangle), p.distance ? "true" : "false",
-                p.accumulate ? "true" : "false", p.add ? "true" : "false", p.row ? "true" : "false", p.squares.out ? p.squares.all : 0,
+                p.from ? "true" : "false", p.accumulate ? "true" : "false", p.add ? "true" : "false", p.row ? "true" : "false", p.squares.out ? p.squares.all : 0,
                 p.a.element == Element::own ? sizeof(T) : 2, p.b.element == Element::own ? sizeof(T) : 2);
   } else if (is<cuda::Factor<T>>(a) || (std::strstr(a.type, "Attempt") && a.bytes.size() > sizeof(cuda::Factor<T>))) {
     const auto f = as<cuda::Factor<T>>(a);  // Attempt begins with one
@@ -284,7 +289,7 @@ int run(const std::vector<std::string>& words) {
     KrrShape shape{number(3), s, q, d, number(7), forward == Plan::primal ? d + 1 : s,
                    linear ? KernelKind::linear : KernelKind::rbf, RidgeKind::trace, true, forward == Plan::primal, forward,
                    q, 1, asked("fused")};
-    krr<T>(memory, shape, backward, asked("all"));
+    krr<T>(memory, shape, backward, asked("all"), asked("far"));
   }
   print<T>();
   return 0;
