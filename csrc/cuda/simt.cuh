@@ -143,22 +143,22 @@ SIMT_DEVICE int arrive(int* p) {
 
 // --- arithmetic -------------------------------------------------------------------------------------------
 
-// To the nearest TF32, ties away from zero; the bits are those of a float.
-SIMT_DEVICE uint32_t to_tf32(float x) {
-  uint32_t bits;
-  asm("cvt.rna.tf32.f32 %0, %1;" : "=r"(bits) : "f"(x));
-  return bits;
-}
+SIMT_DEVICE float from_bits(uint32_t bits) { return __uint_as_float(bits); }
+SIMT_DEVICE uint32_t to_bits(float x) { return __float_as_uint(x); }
+// To the nearest TF32, ties away from zero; the bits are those of a float. Two integer instructions: cvt.rna.tf32.f32 takes
+// about six on sm_90, which has no instruction for it. Numbers within 2^-12 of the largest float become infinite, and a NaN
+// may become any number: who subtracts the result from x gets a NaN for either, and for an infinite x.
+SIMT_DEVICE uint32_t to_tf32(float x) { return (to_bits(x) + 0x1000u) & 0xffffe000u; }
 // A 16-bit float, half (else bfloat16), exactly.
 SIMT_DEVICE float widen(uint16_t bits, bool half) {
   float x;
   asm("cvt.f32.f16 %0, %1;" : "=f"(x) : "h"(bits));
   return half ? x : __uint_as_float(static_cast<uint32_t>(bits) << 16);
 }
-SIMT_DEVICE float from_bits(uint32_t bits) { return __uint_as_float(bits); }
 
 // d += A B for A [16, 8], B [8, 8]. With g = lane / 4, t = lane % 4: a = A(g, t), A(g + 8, t), A(g, t + 4), A(g + 8, t + 4);
-// b = B(t, g), B(t + 4, g); d = D(g, 2t), D(g, 2t + 1), D(g + 8, 2t), D(g + 8, 2t + 1).
+// b = B(t, g), B(t + 4, g); d = D(g, 2t), D(g, 2t + 1), D(g + 8, 2t), D(g + 8, 2t + 1). The unit ignores the low 13 bits of
+// an operand.
 SIMT_DEVICE void mma_tf32(float (&d)[4], const uint32_t (&a)[4], const uint32_t (&b)[2]) {
   asm("mma.sync.aligned.m16n8k8.row.col.f32.tf32.tf32.f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, {%0, %1, %2, %3};"
       : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])

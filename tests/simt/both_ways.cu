@@ -72,12 +72,12 @@ GLOBAL plain_kernel(const float* in, float* out, int* least, int count) {
 #pragma unroll
     for (int e = 0; e < 4; ++e) {
       const float x = tile[(lane / 4 + e % 2 * 8) * 64 + k + lane % 4 + e / 2 * 4];
-      asm("cvt.rna.tf32.f32 %0, %1;" : "=r"(a[e]) : "f"(x));
+      a[e] = (__float_as_uint(x) + 0x1000u) & 0xffffe000u;
     }
 #pragma unroll
     for (int e = 0; e < 2; ++e) {
       const float x = tile[(16 + lane / 4) * 64 + k + lane % 4 + e * 4];
-      asm("cvt.rna.tf32.f32 %0, %1;" : "=r"(b[e]) : "f"(x));
+      b[e] = (__float_as_uint(x) + 0x1000u) & 0xffffe000u;
     }
     asm("mma.sync.aligned.m16n8k8.row.col.f32.tf32.tf32.f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, {%0, %1, %2, %3};"
         : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])

@@ -213,12 +213,12 @@ inline float widen(uint16_t bits, bool half) {
                                    : from_bits((exponent + 112) << 23 | mantissa << 13);
   return sign ? -size : size;
 }
-inline uint32_t to_tf32(float x) {
+inline uint32_t to_bits(float x) {
   uint32_t bits;
   std::memcpy(&bits, &x, sizeof(x));
-  const bool special = (bits & 0x7f800000u) == 0x7f800000u;
-  return special ? bits : (bits + 0x1000u) & 0xffffe000u;
+  return bits;
 }
+inline uint32_t to_tf32(float x) { return (to_bits(x) + 0x1000u) & 0xffffe000u; }
 
 inline void mma_tf32(float (&d)[4], const uint32_t (&a)[4], const uint32_t (&b)[2], Site site = Site::here()) {
   runtime::count_flops(2 * 16 * 8 * 8 / 32);  // this lane's part
