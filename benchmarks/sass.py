@@ -32,7 +32,9 @@ FLAGS = [
 
 # Dynamic shared memory of a launch in bytes, where a kernel takes any; block sizes are in threads_of.
 DYNAMIC = {
-    "tensor_kernel": 40960,
+    **{f"tensor_kernel<{size}": 640 * size for size in (64, 128)},
+    **{f"half_kernel<matrix::{element}, {size}": 640 * size for element in ("Bf16", "Half") for size in (64, 128)},
+    "mixed_kernel": 40960,
     "plain_kernel<float": 17408,
     "plain_kernel<double": 33792,
     "block_kernel<float>": 128 * 133 * 4 + 1072,
@@ -154,7 +156,9 @@ def inner_loop(lines: list[str]) -> list[str]:
 
 
 def threads_of(name: str) -> int:
-    blocks = {"tensor_kernel": 128, "warp_kernel": 128, "probe_kernel": 32}
+    blocks = {"mixed_kernel": 128, "warp_kernel": 128, "probe_kernel": 32}
+    if name.startswith(("tensor_kernel", "half_kernel")):
+        return 256 if re.search(r"\b128\b", name) else 128
     tiles = {"factor_tiles_kernel<float>": 128, "solve_tiles_kernel<float>": 128}
     return tiles.get(name) or blocks.get(name.split("<")[0], 256)
 

@@ -33,14 +33,15 @@ class TileFinish {
   }
 
  private:
-  // f(row, column, whether it is in the matrix) for the first of each run of Wide neighbours.
-  template <int Wide, class F>
+  // f(row, column) for the first of each run of Wide neighbours in the matrix, AtOnce of them at a time. A thread stays in
+  // its columns.
+  template <int Wide, int AtOnce, class F>
   SIMT_DEVICE void each(const F& f) const {
-#pragma unroll 2
-    for (int e = simt::thread() * Wide; e < kWhole; e += Threads * Wide) {
-      const int i = e / Size, j = e % Size;
-      f(i, j, i < rows && j < columns);
-    }
+    constexpr int kAcross = Size / Wide, kRows = Threads / kAcross;
+    const int j = simt::thread() % kAcross * Wide;
+    if (j >= columns) return;
+#pragma unroll AtOnce
+    for (int i = simt::thread() / kAcross; i < rows; i += kRows) f(i, j);
   }
 
   // true in all threads where it is in one, behind a barrier.
@@ -59,10 +60,9 @@ class TileFinish {
   // in float, one product after the other: it is what the reference has, at the reference's speed.
   SIMT_DEVICE void make_anew() const {
     const Source<T> a = p.a[part.b], b = p.b[part.b];
-    each<1>([&](int i, int j, bool inside) {
+    each<1, 1>([&](int i, int j) {
       T* const place = tile + i * Pitch + j;
-      const T old = simt::get(place);
-      if (!inside || simt::finite(old)) return;
+      if (simt::finite(simt::get(place))) return;
       T sum = 0;
 #pragma unroll 1
       for (int64_t k = part.k_begin; k < part.k_end; ++k) sum = simt::fma(a(part.row + i, k), b(k, part.column + j), sum);
@@ -77,15 +77,15 @@ class TileFinish {
     const int number = part.b * tiling.tiles + part.tile;
     T* const parts = p.split + static_cast<int64_t>(number) * tiling.splits * kWhole;
     T* const own = parts + static_cast<int64_t>(part.split) * kWhole;
-    each<kWide>([&](int i, int j, bool inside) {
-      simt::store_vector_if<kWide>(inside, own + i * Size + j, simt::get_vector<kWide>(tile + i * Pitch + j));
+    each<kWide, 1>([&](int i, int j) {
+      simt::store_vector<kWide>(own + i * Size + j, simt::get_vector<kWide>(tile + i * Pitch + j));
     });
     if (!last_to_arrive(p.tickets + number, tiling.splits)) return false;
-    each<kWide>([&](int i, int j, bool inside) {
+    each<kWide, 1>([&](int i, int j) {
       simt::Vector<T, kWide> sum{};
 #pragma unroll 4
       for (int s = 0; s < tiling.splits; ++s) {
-        const auto v = simt::load_vector_if<kWide>(inside, parts + static_cast<int64_t>(s) * kWhole + i * Size + j);
+        const auto v = simt::load_vector<kWide>(parts + static_cast<int64_t>(s) * kWhole + i * Size + j);
 #pragma unroll
         for (int w = 0; w < kWide; ++w) sum.v[w] += v.v[w];
       }
@@ -104,26 +104,44 @@ class TileFinish {
   // The sums times a number, and nothing else.
   SIMT_DEVICE void write_plain(const Finish<T>& finish) const {
     T* const c = start();
-    each<kWide>([&](int i, int j, bool inside) {
+    each<kWide, 4>([&](int i, int j) {
       auto v = simt::get_vector<kWide>(tile + i * Pitch + j);
 #pragma unroll
       for (int w = 0; w < kWide; ++w) v.v[w] = finish.alpha * v.v[w] + finish.plus;
-      simt::store_vector_if<kWide>(inside, c + i * p.ld + j, v);
+      simt::store_vector<kWide>(c + i * p.ld + j, v);
     });
   }
 
-  // All that a product may ask for.
+  // All that a product may ask for. A thread works on one column, four rows at a time: what it reads from global memory for
+  // them it reads at once.
   SIMT_DEVICE void write(const Finish<T>& finish) const {
-    T* const c = start();
+    constexpr int kAtOnce = 4, kRows = Threads / Size;
+    const int j = simt::thread() % Size;
+    const int64_t column = part.column + j;
+    T* const c = start() + j;
     double squares = 0;
-    each<1>([&](int i, int j, bool inside) {
-      const int64_t row = part.row + i, column = part.column + j;
-      const bool wanted = inside && (p.triangle == Triangle::full || column <= row);
-      const T v = wanted ? finish.value(row, column, simt::get(tile + i * Pitch + j)) : T(0);
-      simt::store_if(wanted, c + i * p.ld + j, v);
-      if (p.triangle == Triangle::both) simt::put(tile + i * Pitch + j, v);
-      if (p.squares.out) squares += static_cast<double>(v) * static_cast<double>(v);
-    });
+#pragma unroll 1
+    for (int first = simt::thread() / Size; first < rows; first += kAtOnce * kRows) {
+      bool wanted[kAtOnce];
+      T old[kAtOnce] = {}, added[kAtOnce] = {};
+#pragma unroll
+      for (int u = 0; u < kAtOnce; ++u) {
+        const int i = first + u * kRows;
+        wanted[u] = i < rows && j < columns && (p.triangle == Triangle::full || column <= part.row + i);
+        if (p.accumulate)
+          old[u] = simt::load_if(wanted[u] && part.row + i >= p.accumulate_from, c + i * p.ld, T(0));
+        if (p.add && wanted[u]) added[u] = finish.added(part.row + i, column);
+      }
+#pragma unroll
+      for (int u = 0; u < kAtOnce; ++u) {
+        const int i = first + u * kRows;
+        T* const place = tile + i * Pitch + j;
+        const T v = finish.value(column, wanted[u], simt::get_if(wanted[u], place, T(0)), old[u], added[u]);
+        simt::store_if(wanted[u], c + i * p.ld, v);
+        if (p.triangle == Triangle::both) simt::put_if(wanted[u], place, v);
+        if (p.squares.out && wanted[u]) squares += static_cast<double>(v) * static_cast<double>(v);
+      }
+    }
     if (p.triangle == Triangle::both) mirror();
     if (p.squares.out) add_squares(squares);
   }
@@ -136,7 +154,7 @@ class TileFinish {
     for (int e = simt::warp(); e < kWhole / 32; e += Threads / 32) {
       const int i = e % (Size / 8) * 8 + simt::lane() % 8, j = e / (Size / 8) * 4 + simt::lane() / 8;
       const bool wanted = i < rows && j < columns && part.column + j < part.row + i;
-      simt::store_if(wanted, c + j * p.ld + i, simt::get(tile + i * Pitch + j));
+      simt::store_if(wanted, c + j * p.ld + i, simt::get_if(wanted, tile + i * Pitch + j, T(0)));
     }
   }
 

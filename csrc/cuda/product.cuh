@@ -89,6 +89,7 @@ struct Product {
   T* split = nullptr;  // room for partial sums, so that few tiles with a long k still fill the chip
   int64_t split_elements = 0;
   int* tickets = nullptr;  // kTickets of them, all 0, as a product leaves them: whose splits are there; without them no split
+  int tile = 0;  // kTile or kLargeTile asks for tiles of that size where the path has both, 0 for those that pay
 };
 
 // On the tensor cores where float dot products are long enough for that (product_tensor.cu; product_half.cu and
@@ -96,7 +97,11 @@ struct Product {
 template <class T>
 void product(const Product<T>& p, simt::Stream stream);
 
-// Most tiles of a product whose k is split (join.cuh).
+// How many tiles of a problem product(p) makes: parts of its squares.
+template <class T>
+int64_t tiles_in(const Product<T>& p);
+
+// Most tiles of a product whose k is split (finish_tile.cuh).
 constexpr int64_t kChip = 264;  // blocks that keep a chip busy; a constant, so that bits do not depend on the chip
 constexpr int64_t kProcessors = 132;  // multiprocessors, each of which runs one block of the large tile
 constexpr int64_t kTickets = kChip / 2;
@@ -111,6 +116,7 @@ struct Tiling {
   int64_t k_share;
 };
 constexpr int kTile = 64, kLargeTile = 128, kDepth = 16;
+constexpr int kLargeTileBytes = 80 << 10;  // of shared memory
 // Of one problem, of the smaller size.
 inline int64_t tiles_of(int64_t m, int64_t n) { return ((m + kTile - 1) / kTile) * ((n + kTile - 1) / kTile); }
 void product_tensor(const Product<float>& p, const Tiling& tiling, simt::Stream stream);
@@ -172,14 +178,18 @@ struct Finish {
     if (p.lambda_of && p.lambda_of[3 * b] != p.lambda_of[3 * b]) plus = simt::nan<T>();
     add = static_cast<T>(p.add_factor) * (p.add_of ? p.add_of[b * kScalars] : T(1));
   }
-  SIMT_DEVICE T value(int64_t i, int64_t j, T acc) const {
-    T v = alpha * acc;
-    if (p.accumulate && i >= p.accumulate_from) v += p.c[b * p.c_bs + i * p.ld + j];
+  // What is added to element (i, j) where p.add is given.
+  SIMT_DEVICE T added(int64_t i, int64_t j) const {
+    return add * (p.add_row ? p.add_row[b * p.add_row_bs + i] : T(1)) * p.add[b](i, j);
+  }
+  // Of an element of column j, and 0 where it is not wanted; old: what c has there, where it is added to.
+  SIMT_DEVICE T value(int64_t j, bool wanted, T sum, T old, T other) const {
+    if (!wanted) return T(0);
+    T v = alpha * sum + old;
     if (p.map_of) v = simt::exponential(map * v);
     v += plus;
     if (p.row) v += p.row[b * p.row_bs + j];
-    if (p.add) v += add * (p.add_row ? p.add_row[b * p.add_row_bs + i] : T(1)) * p.add[b](i, j);
-    return v;
+    return v + other;
   }
 };
 

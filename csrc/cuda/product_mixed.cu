@@ -28,7 +28,7 @@ SIMT_KERNEL_MIN(kThreads, 3) mixed_kernel(Product<float> p, Tiling tiling, bool 
   float sums[2][4][4] = {};
 
   int left = static_cast<int>(part.k_end - part.k_begin), ahead = left;  // k to multiply, k to load
-#pragma unroll
+#pragma unroll 1
   for (int s = 0; s < kStages - 1; ++s, ahead -= kDepth) {
     if (ahead > 0) {
       a.load(a_stages + s * kStage, ahead), a.fetch(ahead), a.store(a_stages + s * kStage);
@@ -66,7 +66,7 @@ SIMT_KERNEL_MIN(kThreads, 3) mixed_kernel(Product<float> p, Tiling tiling, bool 
       for (int h = 0; h < 2; ++h) {
         const simt::Vector<float, 2> v{{sums[i][j][2 * h], sums[i][j][2 * h + 1]}};
         simt::put_vector<2>(a_stages + (row + i * 16 + h * 8 + g) * kPitch + column + j * 8 + 2 * t, v);
-        zero += (v.v[0] - v.v[0]) + (v.v[1] - v.v[1]);
+        zero += v.v[0] * 0.0f + v.v[1] * 0.0f;
       }
   TileFinish<kThreads, kTile, kPitch, float>(p, tiling, part, a_stages).run(!(zero == 0));
 }

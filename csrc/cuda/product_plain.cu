@@ -133,13 +133,25 @@ void product_of(const Product<float>& p, const Tiling& t, simt::Stream stream) {
   product_plain(p, t, stream);
 }
 
+template <class T>
+Cover cover_of(const Product<T>& p) {
+  const bool triangle = p.triangle != Triangle::full, any_size = path_of(p) == Path::tensor || path_of(p) == Path::half;
+  Cover c = cover(kTile, p.batch, p.m, p.n, p.k, triangle);
+  if (any_size && !p.tile) c = best_cover(p.batch, p.m, p.n, p.k, triangle);
+  if (any_size && p.tile) c = cover(p.tile, p.batch, p.m, p.n, p.k, triangle);
+  // Every GPU that these kernels are built for has room for the large tile.
+  return c.size == kLargeTile && simt::shared_limit() < kLargeTileBytes ? cover(kTile, p.batch, p.m, p.n, p.k, triangle) : c;
+}
+
 }  // namespace
+
+template <class T>
+int64_t tiles_in(const Product<T>& p) { return cover_of(p).tiles; }
 
 template <class T>
 void product(const Product<T>& p, simt::Stream stream) {
   if (p.batch == 0 || p.m == 0 || p.n == 0) return;
-  const bool triangle = p.triangle != Triangle::full, any_size = path_of(p) == Path::tensor || path_of(p) == Path::half;
-  const Cover c = any_size ? best_cover(p.batch, p.m, p.n, p.k, triangle) : cover(kTile, p.batch, p.m, p.n, p.k, triangle);
+  const Cover c = cover_of(p);
   const bool can_split = p.tickets && reinterpret_cast<uintptr_t>(p.split) % 16 == 0;
   const int64_t room = can_split ? p.split_elements / (p.batch * c.tiles * c.size * c.size) : 0;
   const int64_t splits = room < c.splits ? std::max<int64_t>(1, room) : c.splits;
@@ -149,6 +161,8 @@ void product(const Product<T>& p, simt::Stream stream) {
              stream);
 }
 
+template int64_t tiles_in(const Product<float>&);
+template int64_t tiles_in(const Product<double>&);
 template void product(const Product<float>&, simt::Stream);
 template void product(const Product<double>&, simt::Stream);
 template void product_plain(const Product<float>&, const Tiling&, simt::Stream);

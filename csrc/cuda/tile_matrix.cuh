@@ -37,6 +37,7 @@ template <int Size>
 constexpr int kStageBytes = Size * 80;  // the larger of both layouts
 template <int Size>
 constexpr int kSharedBytes = 2 * kStages * kStageBytes<Size>;
+static_assert(kSharedBytes<kLargeTile> == kLargeTileBytes, "what the choice of a tile counts with");
 
 // Brings the next stage of one operand at each call of load().
 template <class E, int Size, bool KMajor>
@@ -249,7 +250,7 @@ SIMT_DEVICE bool put_sums(const float (&sums)[Shape<Size>::kRowTiles][4][4], flo
         }
       }
 #pragma unroll
-      for (int j = 0; j < 4; ++j) zero += (sums[i][j][2 * h] - sums[i][j][2 * h]) + (sums[i][j][2 * h + 1] - sums[i][j][2 * h + 1]);
+      for (int j = 0; j < 4; ++j) zero += sums[i][j][2 * h] * 0.0f + sums[i][j][2 * h + 1] * 0.0f;
     }
   return zero == 0;
 }

@@ -22,8 +22,11 @@ CALLS = [
         ("krr", 1, 250, 20, 70, 66, "low_rank", "low_rank"),  # tiles, and a solve that did not factor
     )
 ] + [
-    ("float", "product", 2, 70, 40, 90, a, b)
+    ("float", "product", 2, 70, 40, 90, a, b, 64)
     for a in ("k-float", "across-bf16") for b in ("k-bf16", "across-float")
+] + [
+    ("float", "product", 2, 132, 72, k, f"k-{element}", f"across-{element}", tile)
+    for element in ("float", "bf16", "f16") for tile in (64, 128) for k in (104, 1032)
 ]  # fmt: skip
 
 
