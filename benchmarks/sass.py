@@ -35,8 +35,8 @@ DYNAMIC = {
     **{f"tensor_kernel<{size}": 640 * size for size in (64, 128)},
     **{f"half_kernel<matrix::{element}, {size}": 640 * size for element in ("Bf16", "Half") for size in (64, 128)},
     "mixed_kernel": 40960,
-    "plain_kernel<float": 17408,
-    "plain_kernel<double": 33792,
+    "plain_kernel<float": 26112,
+    "plain_kernel<double": 50688,
     "block_kernel<float>": 128 * 133 * 4 + 1072,
     "block_kernel<double>": 128 * 133 * 8 + 2144,
     "solve_kernel<float>": 128 * 133 * 4 + 1072,
@@ -54,8 +54,8 @@ DYNAMIC = {
 REGISTERS, SHARED, THREADS, BLOCKS = 65536, 228 << 10, 2048, 32
 
 KINDS = {
-    "HMMA": r"HMMA", "FFMA": r"FFMA|FADD|FMUL", "DFMA": r"DFMA|DADD|DMUL", "LDS": r"LDS", "STS": r"STS",
-    "LDG": r"LDG(\.|$)|LD\.", "LDGSTS": r"LDGSTS", "STG": r"STG|ST\.E", "SHFL": r"SHFL", "MUFU": r"MUFU", "BAR": r"BAR",
+    "HMMA": r"HMMA", "FFMA": r"FFMA|FADD|FMUL", "DFMA": r"DFMA|DADD|DMUL", "LDS": r"LDS(\.|$)", "STS": r"STS",
+    "LDSM": r"LDSM", "LDG": r"LDG(\.|$)|LD\.", "LDGSTS": r"LDGSTS", "STG": r"STG|ST\.E", "SHFL": r"SHFL", "MUFU": r"MUFU", "BAR": r"BAR",
     "local": r"LDL|STL",
 }  # fmt: skip
 

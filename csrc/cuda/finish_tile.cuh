@@ -104,7 +104,7 @@ class TileFinish {
   // The sums times a number, and nothing else.
   SIMT_DEVICE void write_plain(const Finish<T>& finish) const {
     T* const c = start();
-    each<kWide, 4>([&](int i, int j) {
+    each<kWide, 2>([&](int i, int j) {
       auto v = simt::get_vector<kWide>(tile + i * Pitch + j);
 #pragma unroll
       for (int w = 0; w < kWide; ++w) v.v[w] = finish.alpha * v.v[w] + finish.plus;
@@ -112,10 +112,10 @@ class TileFinish {
     });
   }
 
-  // All that a product may ask for. A thread works on one column, four rows at a time: what it reads from global memory for
+  // All that a product may ask for. A thread works on one column, several rows at a time: what it reads from global memory for
   // them it reads at once.
   SIMT_DEVICE void write(const Finish<T>& finish) const {
-    constexpr int kAtOnce = 4, kRows = Threads / Size;
+    constexpr int kAtOnce = kWide, kRows = Threads / Size;
     const int j = simt::thread() % Size;
     const int64_t column = part.column + j;
     T* const c = start() + j;
@@ -150,7 +150,7 @@ class TileFinish {
   SIMT_DEVICE void mirror() const {
     simt::barrier();
     T* const c = p.c + part.b * p.c_bs + part.column * p.ld + part.row;
-#pragma unroll 2
+#pragma unroll 1
     for (int e = simt::warp(); e < kWhole / 32; e += Threads / 32) {
       const int i = e % (Size / 8) * 8 + simt::lane() % 8, j = e / (Size / 8) * 4 + simt::lane() / 8;
       const bool wanted = i < rows && j < columns && part.column + j < part.row + i;

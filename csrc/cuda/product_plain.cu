@@ -1,6 +1,6 @@
 // Products and squared distances in the arithmetic of their type, on the ordinary units.
 //
-// Mapping: a block of 256 threads makes a tile of 64 x 64, a thread 4 x 4 of it; k in steps of 16 through 2 stages of
+// Mapping: a block of 256 threads makes a tile of 64 x 64, a thread 4 x 4 of it; k in steps of 16 through 3 stages of
 // cp.async, one element a copy (any stride; 16-bit floats are loaded and widened), both operands as [k][row]. Sums of 16 steps are added to the
 // running sums, so that rounding grows with k / 16. A squared distance is summed as such: no cancellation, and 0 of a point to itself.
 // Traffic as in product_tensor.cu; m n elements more, and two numbers a tile, where the squares are summed. A long k of few tiles
@@ -17,36 +17,47 @@ namespace {
 
 using namespace plain;
 
+constexpr int kStages = 3;
+
 template <class T, bool Distance>
 SIMT_KERNEL(kThreads) plain_kernel(Product<T> p, Tiling tiling) {
   Part part;
   if (!find_part<kTile>(p, tiling, part)) return;
   simt::Shared shared;
-  T* const a_stages = shared.take<T>(4 * kStage<T>);
-  T* const b_stages = a_stages + 2 * kStage<T>;
-  const Loader<T> a(p.a[part.b], part.row, p.m), b(p.b[part.b].t(), part.column, p.n);
+  T* const a_stages = shared.take<T>(2 * kStages * kStage<T>);
+  T* const b_stages = a_stages + kStages * kStage<T>;
+  Loader<T> a(p.a[part.b], part.row, p.m, part.k_begin), b(p.b[part.b].t(), part.column, p.n, part.k_begin);
   const int row = simt::thread() / 16 * 4, column = simt::thread() % 16 * 4;
   T sums[4][4] = {};
 
-  if (part.k_begin < part.k_end) {
-    a.load(a_stages, part.k_begin, part.k_end);
-    b.load(b_stages, part.k_begin, part.k_end);
-  }
-  simt::copy_commit();
-  int slot = 0;
-  for (int64_t k = part.k_begin; k < part.k_end; k += kDepth, slot ^= 1) {
-    simt::copy_wait<0>();
-    simt::barrier();
-    if (k + kDepth < part.k_end) {
-      a.load(a_stages + (slot ^ 1) * kStage<T>, k + kDepth, part.k_end);
-      b.load(b_stages + (slot ^ 1) * kStage<T>, k + kDepth, part.k_end);
+  // Fill all stages but one.
+  int left = static_cast<int>(part.k_end - part.k_begin), ahead = left;  // k to multiply, k to load
+#pragma unroll 1
+  for (int s = 0; s < kStages - 1; ++s, ahead -= kDepth) {
+    if (ahead > 0) {
+      a.load(a_stages + s * kStage<T>, ahead);
+      b.load(b_stages + s * kStage<T>, ahead);
     }
     simt::copy_commit();
-    multiply<Distance>(a_stages + slot * kStage<T>, b_stages + slot * kStage<T>, row, column, sums);
+  }
+  // Multiply the oldest stage while the one before it is filled anew.
+  int slot = 0, fill = (kStages - 1) * kStage<T>;
+#pragma unroll 1
+  for (; left > 0; left -= kDepth, ahead -= kDepth) {
+    simt::copy_wait<kStages - 2>();
+    simt::barrier();
+    if (ahead > 0) {
+      a.load(a_stages + fill, ahead);
+      b.load(b_stages + fill, ahead);
+    }
+    simt::copy_commit();
+    multiply<Distance>(a_stages + slot, b_stages + slot, row, column, sums);
+    slot = slot + kStage<T> == kStages * kStage<T> ? 0 : slot + kStage<T>;
+    fill = fill + kStage<T> == kStages * kStage<T> ? 0 : fill + kStage<T>;
   }
 
   // The stages have been read: the tile takes their place.
-  static_assert(kTile <= 4 * kDepth, "the tile fits the stages");
+  static_assert(kTile * kPitch<T> <= 2 * kStages * kStage<T>, "the tile fits the stages");
   constexpr int kWide = 16 / sizeof(T);
   simt::barrier();
 #pragma unroll
@@ -120,7 +131,7 @@ template <class T>
 void product_plain(const Product<T>& p, const Tiling& tiling, simt::Stream stream) {
   auto* kernel = p.distance ? &plain_kernel<T, true> : &plain_kernel<T, false>;
   simt::launch(kernel, {static_cast<unsigned>(tiling.tiles * tiling.splits * p.batch)}, kThreads,
-               4 * kStage<T> * static_cast<int>(sizeof(T)), stream, p, tiling);
+               2 * kStages * kStage<T> * static_cast<int>(sizeof(T)), stream, p, tiling);
 }
 
 namespace {

@@ -80,7 +80,7 @@ def test_every_kernel_is_counted_and_coalesced(floors):
         assert row["operand_waste"] <= 1.1 and row["load_waste"] <= 1.3, (kernel, row)
         assert row["store_waste"] <= 4, (kernel, row)
         assert row["ways"] <= 2, (kernel, row)
-    with_loops = ("tensor", "plain", "block", "fused", "factor", "solve")
+    with_loops = ("tensor", "half", "mixed", "plain", "block", "fused", "factor", "solve")
     in_loops = [row for kernel, row in seen.items() if kernel.startswith(with_loops)]
     assert len(in_loops) >= 32 and all(row["loads"] > 100 and row["ways"] > 0 for row in in_loops)
 
