@@ -98,9 +98,11 @@ TEST(narrow_products_in_both_tiles) {
   for (Element element : {Element::bf16, Element::f16})
     for (int tile : {ssdd::cuda::kTile, ssdd::cuda::kLargeTile})
       for (Layout a : {Layout::dense, Layout::transposed})
-        for (Layout b : {Layout::dense, Layout::transposed})
-          for (int64_t k : {48, 136})
+        for (Layout b : {Layout::dense, Layout::transposed}) {
+          products(24, 40, 48, a, b, element, element, false, tile);
+          for (int64_t k : {72, 136})
             if (taken()) products(136, 144, k, a, b, element, element, false, tile);
+        }
 }
 
 TEST(narrow_products_of_two_are_exact) {
