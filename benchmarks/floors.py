@@ -92,8 +92,8 @@ def _up(x: int, to: int) -> int:
     return -(-x // to) * to
 
 
-def _extents(n: int) -> list[int]:
-    return [min(TILE, n - i) for i in range(0, n, TILE)]
+def _extents(n: int, tile: int = TILE) -> list[int]:
+    return [min(tile, n - i) for i in range(0, n, tile)]
 
 
 def _product(launch: dict[str, Any]) -> Work:
@@ -101,35 +101,29 @@ def _product(launch: dict[str, Any]) -> Work:
     if p["difference"]:  # for problems in clusters far apart, which no call here is: each block ends at once
         return Work()
     b, m, n, k, size = p["batch"], p["m"], p["n"], p["k"], p["product"]
-    tensor, full = launch["kernel"].startswith("tensor_kernel"), p["triangle"] == 0
-    # Three passes of the tensor cores, and one less for each operand of 16 bits.
-    passes = 1 + sum(element == 4 for element in p["element"]) if tensor else 1
-    share = tiling["k_share"]
-    depth = sum(_up(min(share, k - s * share), DEPTH) for s in range(tiling["splits"]) if k > s * share)
-    rows, columns = _extents(m), _extents(n)
+    kind, full, tile = launch["kernel"].split("_")[0], p["triangle"] == 0, tiling["size"]
+    # Floats: three passes of the tensor cores, and one less for each operand of 16 bits.
+    passes = 1 + sum(element == 4 for element in p["element"]) if kind in ("tensor", "mixed") else 1
+    share, step = tiling["k_share"], 2 * DEPTH if kind == "half" else DEPTH
+    depth = sum(_up(min(share, k - s * share), step) for s in range(tiling["splits"]) if k > s * share)
+    rows, columns = _extents(m, tile), _extents(n, tile)
     tiles = [(r, c) for i, r in enumerate(rows) for j, c in enumerate(columns) if full or j <= i]
     wanted = m * n if full else m * (m + 1) // 2
     stored = wanted if p["triangle"] == 1 else m * n
-    extra = b * wanted * size * bool(p["add"])
+    extra = b * wanted * size * bool(p["add"]) + b * max(0, m - p["accumulate_from"]) * n * size * p["accumulate"]
     operands = sum(r * p["element"][0] + c * p["element"][1] for r, c in tiles)
-    # Sums of a split: written by each, read by the last (join.cuh).
-    parts = tiling["splits"] * sum(_part_bytes(r, c, tensor, size) for r, c in tiles) if tiling["splits"] > 1 else 0
+    # Sums of a split, in pieces of 16 bytes along a row: written by each, read by the last (finish_tile.cuh).
+    pieces = sum(r * _up(c * size, 16) for r, c in tiles)
+    parts = tiling["splits"] * pieces if tiling["splits"] > 1 else 0
     # Squares of all that was written, here by one launch: a part a tile, which the last one reads, and their sum.
-    squared, sums = m * n * size * (p["squares"] > 0), len(tiles) * size * (p["squares"] > 1)
+    sums = len(tiles) * size * (p["squares"] > 1)
     return Work(
         flops=b * wanted * k * (3 if p["distance"] else 2),
-        executed=b * len(tiles) * TILE * TILE * depth * 2 * passes,
-        loaded=b * (operands * k + parts + squared + sums) + extra,
+        executed=b * len(tiles) * tile * tile * depth * 2 * passes,
+        loaded=b * (operands * k + parts + sums) + extra,
         stored=b * (stored * size + parts + sums + size * (p["squares"] > 0)),
-        tensor=tensor,
+        tensor=kind != "plain",
     )
-
-
-def _part_bytes(rows: int, columns: int, tensor: bool, size: int) -> int:
-    """Of a tile's sums, in pieces of 16 bytes (2 x 2, rows 8 apart, or along a row), those that begin inside."""
-    if tensor:
-        return 16 * sum(max(0, min(8, rows - first)) for first in range(0, TILE, 16)) * -(-columns // 2)
-    return 16 * rows * -(-columns * size // 16)
 
 
 # --- factorisations: their multiply-adds are counted as the kernels do them, padding and all --------------------------
@@ -353,7 +347,8 @@ def _shift(launch: dict[str, Any]) -> Work:
 
 
 FORMULAS = {
-    "tensor_kernel": _product, "plain_kernel": _product, "warp_kernel": _small,
+    "tensor_kernel": _product, "half_kernel": _product, "mixed_kernel": _product, "plain_kernel": _product,
+    "warp_kernel": _small,
     "block_kernel": _small, "fused_kernel": _fused, "solve_kernel": _solve, "begin_kernel": _begin,
     "factor_tiles_kernel": _factor_tiles, "invert_kernel": _invert, "solve_tiles_kernel": _solve_tiles,
     "copy_kernel": _copy, "mirror_kernel": _mirror,

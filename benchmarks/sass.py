@@ -32,9 +32,11 @@ FLAGS = [
 
 # Dynamic shared memory of a launch in bytes, where a kernel takes any; block sizes are in threads_of.
 DYNAMIC = {
-    "tensor_kernel": 40960,
-    "plain_kernel<float": 17408,
-    "plain_kernel<double": 33792,
+    **{f"tensor_kernel<{size}": 640 * size for size in (64, 128)},
+    **{f"half_kernel<matrix::{element}, {size}": 640 * size for element in ("Bf16", "Half") for size in (64, 128)},
+    "mixed_kernel": 40960,
+    "plain_kernel<float": 26112,
+    "plain_kernel<double": 50688,
     "block_kernel<float>": 128 * 133 * 4 + 1072,
     "block_kernel<double>": 128 * 133 * 8 + 2144,
     "solve_kernel<float>": 128 * 133 * 4 + 1072,
@@ -52,8 +54,8 @@ DYNAMIC = {
 REGISTERS, SHARED, THREADS, BLOCKS = 65536, 228 << 10, 2048, 32
 
 KINDS = {
-    "HMMA": r"HMMA", "FFMA": r"FFMA|FADD|FMUL", "DFMA": r"DFMA|DADD|DMUL", "LDS": r"LDS", "STS": r"STS",
-    "LDG": r"LDG(\.|$)|LD\.", "LDGSTS": r"LDGSTS", "STG": r"STG|ST\.E", "SHFL": r"SHFL", "MUFU": r"MUFU", "BAR": r"BAR",
+    "HMMA": r"HMMA", "FFMA": r"FFMA|FADD|FMUL", "DFMA": r"DFMA|DADD|DMUL", "LDS": r"LDS(\.|$)", "STS": r"STS",
+    "LDSM": r"LDSM", "LDG": r"LDG(\.|$)|LD\.", "LDGSTS": r"LDGSTS", "STG": r"STG|ST\.E", "SHFL": r"SHFL", "MUFU": r"MUFU", "BAR": r"BAR",
     "local": r"LDL|STL",
 }  # fmt: skip
 
@@ -154,7 +156,9 @@ def inner_loop(lines: list[str]) -> list[str]:
 
 
 def threads_of(name: str) -> int:
-    blocks = {"tensor_kernel": 128, "warp_kernel": 128, "probe_kernel": 32}
+    blocks = {"mixed_kernel": 128, "warp_kernel": 128, "probe_kernel": 32}
+    if name.startswith(("tensor_kernel", "half_kernel")):
+        return 256 if re.search(r"\b128\b", name) else 128
     tiles = {"factor_tiles_kernel<float>": 128, "solve_tiles_kernel<float>": 128}
     return tiles.get(name) or blocks.get(name.split("<")[0], 256)
 

@@ -272,11 +272,11 @@ SIMT_KERNEL(32) multiply(const float* a, const float* b, int k, float* out) {
     uint32_t big_a[4], small_a[4], big_b[2], small_b[2];
     for (int e = 0; e < 4; ++e) {
       const float x = simt::load(a + (g + e % 2 * 8) * k + k0 + t + e / 2 * 4);
-      big_a[e] = simt::to_tf32(x), small_a[e] = simt::to_tf32(x - simt::from_bits(big_a[e]));
+      big_a[e] = simt::to_tf32(x), small_a[e] = simt::to_bits(x - simt::from_bits(big_a[e]));
     }
     for (int e = 0; e < 2; ++e) {
       const float x = simt::load(b + g * k + k0 + t + e * 4);
-      big_b[e] = simt::to_tf32(x), small_b[e] = simt::to_tf32(x - simt::from_bits(big_b[e]));
+      big_b[e] = simt::to_tf32(x), small_b[e] = simt::to_bits(x - simt::from_bits(big_b[e]));
     }
     if (Products == 3) simt::mma_tf32(fresh, small_a, big_b), simt::mma_tf32(fresh, big_a, small_b);
     simt::mma_tf32(fresh, big_a, big_b);

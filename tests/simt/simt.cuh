@@ -149,6 +149,9 @@ inline void copy_async(void* shared, const void* global, int bytes, Site site = 
   for (int i = 0; i < Bytes / 4; ++i) static_cast<Word*>(shared)[i] = ~uint32_t(0);
   runtime::copy_async({shared, global, Bytes, bytes});
 }
+inline void copy_async_whole(void* shared, const void* global, Site site = Site::here()) {
+  copy_async<16>(shared, global, 16, site);
+}
 inline void copy_commit() { runtime::copy_commit(); }
 template <int Pending>
 inline void copy_wait() {
@@ -213,15 +216,16 @@ inline float widen(uint16_t bits, bool half) {
                                    : from_bits((exponent + 112) << 23 | mantissa << 13);
   return sign ? -size : size;
 }
-inline uint32_t to_tf32(float x) {
+inline uint32_t to_bits(float x) {
   uint32_t bits;
   std::memcpy(&bits, &x, sizeof(x));
-  const bool special = (bits & 0x7f800000u) == 0x7f800000u;
-  return special ? bits : (bits + 0x1000u) & 0xffffe000u;
+  return bits;
 }
+inline uint32_t to_tf32(float x) { return (to_bits(x) + 0x1000u) & 0xffffe000u; }
 
-inline void mma_tf32(float (&d)[4], const uint32_t (&a)[4], const uint32_t (&b)[2], Site site = Site::here()) {
-  runtime::count_flops(2 * 16 * 8 * 8 / 32);  // this lane's part
+namespace runtime {
+inline void mma(Meeting op, int k, float (&d)[4], const uint32_t (&a)[4], const uint32_t (&b)[2], Site site) {
+  count_flops(2 * 16 * 8 * k / 32);  // this lane's part
   struct {
     float d[4];
     uint32_t a[4], b[2];
@@ -229,7 +233,33 @@ inline void mma_tf32(float (&d)[4], const uint32_t (&a)[4], const uint32_t (&b)[
   std::memcpy(in.d, d, sizeof(d));
   std::memcpy(in.a, a, sizeof(a));
   std::memcpy(in.b, b, sizeof(b));
-  runtime::meet(site, runtime::mma_tf32_op, &in, sizeof(in), d, sizeof(d));
+  meet(site, op, &in, sizeof(in), d, sizeof(d));
+}
+// A lane reads the row that it points to: a sanitizer sees that here.
+inline void load_matrices(Meeting op, const void* row, uint32_t (&v)[4], Site site) {
+  check_aligned(site, row, 16);
+  count(site, Space::shared, row, 16);
+  typedef uint32_t __attribute__((may_alias)) Word;
+  uint32_t words[4];
+  for (int i = 0; i < 4; ++i) words[i] = static_cast<const Word*>(row)[i];
+  meet(site, op, words, sizeof(words), v, sizeof(v));
+}
+}  // namespace runtime
+
+inline void mma_tf32(float (&d)[4], const uint32_t (&a)[4], const uint32_t (&b)[2], Site site = Site::here()) {
+  runtime::mma(runtime::mma_tf32_op, 8, d, a, b, site);
+}
+inline void mma_bf16(float (&d)[4], const uint32_t (&a)[4], const uint32_t (&b)[2], Site site = Site::here()) {
+  runtime::mma(runtime::mma_bf16_op, 16, d, a, b, site);
+}
+inline void mma_f16(float (&d)[4], const uint32_t (&a)[4], const uint32_t (&b)[2], Site site = Site::here()) {
+  runtime::mma(runtime::mma_f16_op, 16, d, a, b, site);
+}
+inline void load_matrices(const void* row, uint32_t (&v)[4], Site site = Site::here()) {
+  runtime::load_matrices(runtime::load_matrices_op, row, v, site);
+}
+inline void load_matrices_transposed(const void* row, uint32_t (&v)[4], Site site = Site::here()) {
+  runtime::load_matrices(runtime::load_matrices_transposed_op, row, v, site);
 }
 
 inline float square_root(float x) { return std::sqrt(x); }
