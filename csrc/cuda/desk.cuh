@@ -58,50 +58,52 @@ struct Desk {
     simt::barrier();
   }
 
-  // Element (row, column) of the tile stands at `own` transposed or as it is.
-  template <bool Transposed>
-  SIMT_DEVICE T* at(int row, int column) const {
-    return own + (Transposed ? column * kPitch + row : row * kPitch + column);
-  }
+  // Where element (row, column) of the tile stands in `own`, which holds it as it is or transposed.
+  struct Layout {
+    T* p;
+    int row_stride, column_stride;
+    SIMT_DEVICE T* at(int row, int column) const { return p + row * row_stride + column * column_stride; }
+  };
+  SIMT_DEVICE Layout layout(bool transposed) const { return {own, transposed ? 1 : kPitch, transposed ? kPitch : 1}; }
+
   // Starts copies of a tile to `own`, zero beyond. A warp takes 8 columns of 4 rows, which meet in no bank either way.
-  template <bool Transposed>
-  SIMT_DEVICE void load_tile(const GlobalTile<const T>& from) const {
+  SIMT_DEVICE void load_tile(const GlobalTile<const T>& from, const Layout& to) const {
     const int r = simt::lane() / 8, c = simt::lane() % 8;
 #pragma unroll 1
     for (int unit = simt::warp(); unit < kTile * kTile / 32; unit += kThreads / 32) {
       const int i = unit / (kTile / 8) * 4 + r, j = unit % (kTile / 8) * 8 + c;
       const bool exists = i < from.rows && j < from.columns;
-      simt::copy_async<sizeof(T)>(at<Transposed>(i, j), exists ? from.p + i * from.ld + j : from.p,
-                                  exists ? static_cast<int>(sizeof(T)) : 0);
+      simt::copy_async<sizeof(T)>(to.at(i, j), exists ? from.p + i * from.ld + j : from.p, exists ? static_cast<int>(sizeof(T)) : 0);
     }
   }
   // Writes the part of `own` that exists; lower: on and below the diagonal.
-  template <bool Transposed>
-  SIMT_DEVICE void store_tile(const GlobalTile<T>& to, bool lower) const {
+  SIMT_DEVICE void store_tile(const Layout& from, const GlobalTile<T>& to, bool lower) const {
     const int r = simt::lane() / 8, c = simt::lane() % 8;
-#pragma unroll 4
+#pragma unroll 2
     for (int unit = simt::warp(); unit < kTile * kTile / 32; unit += kThreads / 32) {
       const int i = unit / (kTile / 8) * 4 + r, j = unit % (kTile / 8) * 8 + c;
       const bool exists = i < to.rows && j < to.columns && (!lower || j <= i);
-      simt::store_if(exists, to.p + i * to.ld + j, simt::get(at<Transposed>(i, j)));
+      simt::store_if(exists, to.p + i * to.ld + j, simt::get(from.at(i, j)));
     }
   }
   // own -= the sums of a product.
-  template <bool Transposed>
-  SIMT_DEVICE void subtract(Tile<T>& sums) const {
+  SIMT_DEVICE void subtract(Tile<T>& sums, const Layout& from) const {
     sums.each([&](int r, int c, T sum) {
-      T* const element = at<Transposed>(r, c);
+      T* const element = from.at(r, c);
       simt::put(element, simt::get(element) - sum);
     });
   }
 
-  // own <- L^-1 own (Back: L^-T own) for L = l, whose copy to shared memory has been started; inverse: room for 64.
-  template <bool Back>
-  SIMT_DEVICE void solve(const Square<T>& l, T* inverse) const {
+  // own <- L^-1 own (back: L^-T own) for L = l, whose copy to shared memory has been started; inverse: room for 64.
+  SIMT_DEVICE void solve(const Square<T>& l, T* inverse, bool back) const {
     wait_for_copies();
     if (simt::thread() < l.n) simt::put(inverse + simt::thread(), T(1) / simt::get(l.at(simt::thread(), simt::thread())));
     simt::barrier();
-    substitute<Back, kThreads>(l, inverse, Columns<kTile, T>{own, kPitch});
+    const Columns<kTile, T> x{own, kPitch};
+    if (back)
+      substitute<true, kThreads>(l, inverse, x);
+    else
+      substitute<false, kThreads>(l, inverse, x);
   }
 };
 

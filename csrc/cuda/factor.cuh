@@ -75,6 +75,7 @@ template <class T>
 SIMT_DEVICE double jitter_of(int attempt, double mean) {
   if (attempt == 0) return 0;
   double step = sizeof(T) == 4 ? 1e-6 : 1e-12;
+#pragma unroll 1
   for (int i = 1; i < attempt; ++i) step *= sizeof(T) == 4 ? 10.0 : 100.0;
   return step * mean;
 }

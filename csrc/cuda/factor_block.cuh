@@ -116,6 +116,7 @@ SIMT_DEVICE double keep_diagonal(const BlockRoom<T>& room) {
   SIMT_SHARED(double, trace_of, 1);
   if (simt::warp() == 0) {
     double sum = 0;
+#pragma unroll 1
     for (int i = simt::lane(); i < room.a.n; i += 32) {
       const T d = simt::get(room.a.at(i, i));
       simt::put(room.diagonal + i, d);
@@ -139,6 +140,7 @@ SIMT_DEVICE int factor_with_retries(const Factor<T>& f, int64_t b, const BlockRo
   const int attempts = f.on_failure == OnFailure::jitter ? kAttempts : 1;
   double trace = 0, lambda = 0, jitter = 0;
   int status = kBadParameter;
+#pragma unroll 1
   for (int attempt = 0; valid && attempt < attempts && status != 0; ++attempt) {
     form(attempt);
     if (simt::thread() == 0) *failed = 0;
@@ -148,6 +150,7 @@ SIMT_DEVICE int factor_with_retries(const Factor<T>& f, int64_t b, const BlockRo
       lambda = static_cast<double>(scalars[kRidge]) * ridge_slope(f.ridge, trace, f.order);
     }
     jitter = jitter_of<T>(attempt, absolute(trace) / room.a.n);
+#pragma unroll 1
     for (int i = simt::thread(); i < room.a.n; i += kBlockThreads)
       simt::put(room.a.at(i, i), static_cast<T>(static_cast<double>(simt::get(room.diagonal + i)) + lambda + jitter));
     simt::barrier();

@@ -35,6 +35,7 @@ SIMT_DEVICE void load_features(const Source<T>& x, int n, int64_t k, int64_t d, 
   constexpr int kWide = 16 / static_cast<int>(sizeof(T)), kPieces = kStrip / kWide;
   const int left = d - k < kStrip ? static_cast<int>(d - k) : kStrip;
   if (vectors) {
+#pragma unroll 1
     for (int e = simt::thread(); e < n * kPieces; e += kBlockThreads) {
       const int row = e / kPieces, step = e % kPieces * kWide;
       const int exist = left - step < 0 ? 0 : left - step < kWide ? left - step : kWide;
@@ -43,6 +44,7 @@ SIMT_DEVICE void load_features(const Source<T>& x, int n, int64_t k, int64_t d, 
     }
   } else {
     const bool along_k = x.cs == 1 || x.rs != 1;
+#pragma unroll 1
     for (int e = simt::thread(); e < n * kStrip; e += kBlockThreads) {
       const int row = along_k ? e / kStrip : e % n, step = along_k ? e % kStrip : e / n;
       const bool exists = step < left;
@@ -70,15 +72,15 @@ SIMT_DEVICE void form_gram(const Points<T>& points, const Source<T>& x, bool vec
     while (sj > si) sj -= ++si;
     const int i0 = si * kSquare + li, j0 = sj * kSquare + lj;
     T sums[4][8] = {};
-    if (points.d > 0) load_features(x, n, 0, points.d, vectors, stages);
-    simt::copy_commit();
-    int slot = 0;
-    for (int64_t k = 0; k < points.d; k += kStrip, slot ^= 1) {
+    // Each turn starts the copies of the next 16 features and works on those before; the first has none.
+    int slot = 1;
+#pragma unroll 1
+    for (int64_t k = -kStrip; k < points.d; k += kStrip, slot ^= 1) {
       simt::copy_wait<0>();
       simt::barrier();
       if (k + kStrip < points.d) load_features(x, n, k + kStrip, points.d, vectors, stages + (slot ^ 1) * stage_size);
       simt::copy_commit();
-      if (!works) continue;
+      if (!works || k < 0) continue;
       const T* stage = stages + slot * stage_size;
       T fresh[4][8] = {};
 #pragma unroll 2  // more would hold loads of all 16 steps in registers
@@ -102,6 +104,8 @@ SIMT_DEVICE void form_gram(const Points<T>& points, const Source<T>& x, bool vec
         for (int e = 0; e < 8; ++e) sums[r][e] += fresh[r][e];
     }
     simt::barrier();  // the stages belong to the next round
+    // Sums of the groups, added in their order.
+#pragma unroll 1
     for (int turn = 0; turn < groups; ++turn) {
       if (works && (groups == 1 || turn == group)) {
 #pragma unroll
@@ -110,16 +114,22 @@ SIMT_DEVICE void form_gram(const Points<T>& points, const Source<T>& x, bool vec
           for (int e = 0; e < 8; ++e) {
             const int i = i0 + 8 * r, j = j0 + 4 * e;
             const bool inside = i < n && j <= i;
-            T* element = inside ? room.a.at(i, j) : room.a.p;
-            T v = sums[r][e];
-            if (turn > 0 && inside) v += *element;
-            if (turn == groups - 1) v = Distance ? simt::exponential(map * v) : simt::fma(scale, v, plus);
-            simt::put_if(inside, element, v);
+            T* const element = inside ? room.a.at(i, j) : room.a.p;
+            const T before = simt::get_if(inside && turn > 0, element, T(0));
+            simt::put_if(inside, element, sums[r][e] + before);
           }
       }
-      if (groups > 1) simt::barrier();
+      simt::barrier();
     }
   }
+  // The kernel's values.
+#pragma unroll 1
+  for (int i = simt::warp(); i < n; i += kWarps)
+#pragma unroll 1
+    for (int j = simt::lane(); j <= i; j += 32) {
+      const T v = simt::get(room.a.at(i, j));
+      simt::put(room.a.at(i, j), Distance ? simt::exponential(map * v) : simt::fma(scale, v, plus));
+    }
 }
 
 // K between shared memory and above the diagonal of the factor, where a retry finds it: lanes run along its rows, and down

@@ -62,6 +62,7 @@ struct Attempt {
 };
 
 SIMT_DEVICE void clear(int* semaphores, int64_t count) {
+#pragma unroll 1
   for (int64_t i = simt::thread(); i < count; i += kBlockThreads) simt::store(semaphores + i, static_cast<int>(kWaiting));
 }
 
@@ -113,14 +114,16 @@ SIMT_KERNEL_MIN(Tile<T>::kThreads, 1) factor_tiles_kernel(Attempt<T> a, bool vec
   SIMT_SHARED(T, inverse, kTile);
   const Desk<T> desk(shared, a.room.tickets);
   const Factor<T>& f = a.f;
-  const int64_t n = f.n, b = desk.ticket() % f.batch;
+  const int batch = static_cast<int>(f.batch), tiles = static_cast<int>(a.tiles);
+  const int64_t n = f.n, b = desk.ticket() % batch;
   // Column by column of tiles, and in each all problems' diagonals first.
-  int64_t j = 0, i = desk.ticket() / f.batch;
-  while (i >= a.tiles - j) {
-    i -= a.tiles - j;
-    ++j;
+  int column = 0, row = desk.ticket() / batch;
+  while (row >= tiles - column) {
+    row -= tiles - column;
+    ++column;
   }
-  i += j;
+  row += column;
+  const int64_t i = row, j = column;
   if (a.room.active[b] == 0) return;  // the whole block; so do all of this problem
   T* const factor = f.factor + b * n * n;
   int* const semaphores = a.room.factored + b * a.tiles * a.tiles;
@@ -131,10 +134,8 @@ SIMT_KERNEL_MIN(Tile<T>::kThreads, 1) factor_tiles_kernel(Attempt<T> a, bool vec
   const bool diagonal = i == j;
 
   // A's tile; off the diagonal transposed, since L(i, j)^T = L(j, j)^-1 S^T is solved by columns.
-  if (diagonal)
-    desk.template load_tile<false>({here.p, n, rows, columns});
-  else
-    desk.template load_tile<true>({here.p, n, rows, columns});
+  const typename Desk<T>::Layout own = desk.layout(!diagonal);
+  desk.load_tile({here.p, n, rows, columns}, own);
   // The sum of products with the tiles to the left.
   Tile<T> tile;
   tile.clear();
@@ -154,9 +155,14 @@ SIMT_KERNEL_MIN(Tile<T>::kThreads, 1) factor_tiles_kernel(Attempt<T> a, bool vec
   desk.wait_for_copies();
   if (desk.failed()) return desk.post(done, kFailed);  // the same for the whole block
 
-  if (diagonal) {
+  desk.subtract(tile, own);
+  if (!diagonal) {
+    // Substitute: the operands' place takes L(j, j).
+    const Square<T> l{desk.a, kTile, kPitch};
+    load_lower<kThreads>(row_j.from(0, j * kTile), vectors, l);
+    desk.solve(l, inverse, false);
+  } else {
     // Factor the diagonal tile.
-    desk.template subtract<false>(tile);
     simt::barrier();
     factor_shared<kThreads>(Square<T>{desk.own, rows, kPitch}, inverse, desk.a, desk.state + 2);
     if (desk.state[2]) {
@@ -166,15 +172,8 @@ SIMT_KERNEL_MIN(Tile<T>::kThreads, 1) factor_tiles_kernel(Attempt<T> a, bool vec
       }
       return desk.post(done, kFailed);
     }
-    desk.template store_tile<false>(here, true);
-    return desk.post(done, kReady);
   }
-  // Substitute: the operands' place takes L(j, j).
-  const Square<T> l{desk.a, kTile, kPitch};
-  load_lower<kThreads>(row_j.from(0, j * kTile), vectors, l);
-  desk.template subtract<true>(tile);
-  desk.template solve<false>(l, inverse);
-  desk.template store_tile<true>(here, false);
+  desk.store_tile(own, here, diagonal);
   desk.post(done, kReady);
 }
 
@@ -197,12 +196,12 @@ struct Solve {
   bool vectors, x_vectors;
   bool ahead;  // L(i, i) has a place of its own, and is there when the last product is done
 };
-// Tile i of one chunk: x(i) = L(i, i)^-1 (x(i) - sum_k<i L(i, k) x(k)), Back: x(i) = L(i, i)^-T (x(i) - sum_k>i L(k, i)^T x(k)).
-template <bool Back, class T>
-SIMT_DEVICE void solve_tile(const Solve<T>& s, const Desk<T>& desk, T* triangle, T* inverse, int64_t b, int64_t chunk, int64_t i) {
+// Tile i of one chunk: x(i) = L(i, i)^-1 (x(i) - sum_k<i L(i, k) x(k)), back: x(i) = L(i, i)^-T (x(i) - sum_k>i L(k, i)^T x(k)).
+template <class T>
+SIMT_DEVICE void solve_tile(const Solve<T>& s, const Desk<T>& desk, T* triangle, T* inverse, bool back, int64_t b, int64_t chunk, int64_t i) {
   const int64_t n = s.n, c = s.c;
   int* const forward = s.room.solved + (b * s.chunks + chunk) * 2 * s.tiles;
-  int* const semaphores = Back ? forward + s.tiles : forward;
+  int* const semaphores = back ? forward + s.tiles : forward;
   const T* const factor = s.factor + b * n * n;
   T* const x = s.x + b * n * c + chunk * kTile;
   const int rows = least(n - i * kTile, kTile), columns = least(c - chunk * kTile, kTile);
@@ -210,23 +209,23 @@ SIMT_DEVICE void solve_tile(const Solve<T>& s, const Desk<T>& desk, T* triangle,
   const Square<T> l{triangle, rows, Desk<T>::kPitch};
   const View<const T> l_here{factor + i * kTile * (n + 1), n, 1};
   if (s.ahead) load_lower<Desk<T>::kThreads>(l_here, s.vectors, l);
-  if (Back) {
+  if (back) {
     desk.wait(forward + i);
     simt::barrier();
   }
-  desk.template load_tile<false>({here.p, c, rows, columns});
+  desk.load_tile({here.p, c, rows, columns}, desk.layout(false));
   // The sum of products with the tiles of x that are there.
   Tile<T> tile;
   tile.clear();
 #pragma unroll 1
-  for (int64_t m = 0, others = Back ? s.tiles - 1 - i : i; m < others; ++m) {
-    const int64_t k = Back ? s.tiles - 1 - m : m;  // in the order in which they come
+  for (int64_t m = 0, others = back ? s.tiles - 1 - i : i; m < others; ++m) {
+    const int64_t k = back ? s.tiles - 1 - m : m;  // in the order in which they come
 #pragma unroll 1
     for (int64_t at = k * kTile, end = at + kTile; at < end; at += Tile<T>::kSteps) {
       const int steps = least(n - at, Tile<T>::kSteps);
       simt::barrier();  // all are done with the operands
       // L does not have to be waited for.
-      if (Back)
+      if (back)
         Tile<T>::template load<false>({factor + at * n + i * kTile, 1, n}, rows, steps, s.vectors, desk.a);
       else
         Tile<T>::template load<true>({factor + i * kTile * n + at, n, 1}, rows, steps, s.vectors, desk.a);
@@ -234,15 +233,18 @@ SIMT_DEVICE void solve_tile(const Solve<T>& s, const Desk<T>& desk, T* triangle,
       simt::barrier();
       Tile<T>::template load<false>({x + at * c, 1, c}, columns, steps, s.x_vectors, desk.b);
       desk.wait_for_copies();
-      tile.template multiply<!Back, false>(desk.a, desk.b);
+      if (back)
+        tile.template multiply<false, false>(desk.a, desk.b);
+      else
+        tile.template multiply<true, false>(desk.a, desk.b);
     }
   }
   desk.wait_for_copies();
   // Substitute.
   if (!s.ahead) load_lower<Desk<T>::kThreads>(l_here, s.vectors, l);
-  desk.template subtract<false>(tile);
-  desk.template solve<Back>(l, inverse);
-  desk.template store_tile<false>(here, false);
+  desk.subtract(tile, desk.layout(false));
+  desk.solve(l, inverse, back);
+  desk.store_tile(desk.layout(false), here, false);
   desk.post(semaphores + i, kReady);
 }
 
@@ -252,11 +254,10 @@ SIMT_KERNEL_MIN(Tile<T>::kThreads, 1) solve_tiles_kernel(Solve<T> s) {
   SIMT_SHARED(T, inverse, kTile);
   const Desk<T> desk(shared, s.room.tickets + 1);
   T* const triangle = s.ahead ? shared.take<T>(Desk<T>::kWhole) : desk.a;
-  const int64_t across = s.batch * s.chunks, step = desk.ticket() / across, which = desk.ticket() % across;
-  if (step < s.tiles)
-    solve_tile<false>(s, desk, triangle, inverse, which / s.chunks, which % s.chunks, step);
-  else
-    solve_tile<true>(s, desk, triangle, inverse, which / s.chunks, which % s.chunks, 2 * s.tiles - 1 - step);
+  const int chunks = static_cast<int>(s.chunks), across = static_cast<int>(s.batch) * chunks, tiles = static_cast<int>(s.tiles);
+  const int step = desk.ticket() / across, which = desk.ticket() % across;
+  const bool back = step >= tiles;
+  solve_tile(s, desk, triangle, inverse, back, which / chunks, which % chunks, back ? 2 * tiles - 1 - step : step);
 }
 
 template <class T>

@@ -112,6 +112,7 @@ SIMT_KERNEL_MIN(kBlockThreads, 1) solve_kernel(int64_t size, const T* factor, bo
   simt::copy_wait<0>();
   simt::barrier();
   if (!bad) {  // the same for the whole block
+#pragma unroll 1
     for (int i = simt::thread(); i < n; i += kBlockThreads) simt::put(inverse + i, T(1) / simt::get(l.at(i, i)));
     simt::barrier();
     substitute<false, kBlockThreads>(l, inverse, x);
