@@ -96,6 +96,7 @@ CALLS: list[tuple[str | int, ...]] = [
         ("krr", 1, 256, 64, 64, 64, "low_rank", "low_rank"),
         ("cholesky", 5, 32, 32),
         ("cholesky", 2, 128, 96),
+        ("cholesky", 66, 40, 64),
         ("cholesky", 1, 256, 64),
         ("cholesky", 1, 240, 1),
     )

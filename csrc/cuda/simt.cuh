@@ -122,6 +122,8 @@ SIMT_DEVICE T shuffle(T v, int from) { return __shfl_sync(0xffffffffu, v, from);
 template <class T>
 SIMT_DEVICE T shuffle_xor(T v, int mask) { return __shfl_xor_sync(0xffffffffu, v, mask); }
 SIMT_DEVICE unsigned ballot(bool condition) { return __ballot_sync(0xffffffffu, condition); }
+// The 1-based place of the lowest bit that is set, or 0.
+SIMT_DEVICE int first_set(unsigned bits) { return __ffs(static_cast<int>(bits)); }
 
 // The smaller of *p and v, on integers: the order of arrival does not show.
 SIMT_DEVICE int atomic_min(int* p, int v) { return atomicMin(p, v); }
@@ -137,7 +139,18 @@ SIMT_DEVICE int load_acquire(const int* p) {
 SIMT_DEVICE void store_release(int* p, int v) {
   asm volatile("st.release.gpu.global.s32 [%0], %1;" ::"l"(p), "r"(v) : "memory");
 }
-SIMT_DEVICE void pause() { __nanosleep(32); }
+// Until *p is another value, which it returns as load_acquire would. Polls do not order memory (each acquire would empty
+// the multiprocessor's L1 cache); one fence behind them does.
+SIMT_DEVICE int wait_while(const int* p, int value) {
+  int seen;
+  for (;;) {
+    asm volatile("ld.relaxed.gpu.global.s32 %0, [%1];" : "=r"(seen) : "l"(p) : "memory");
+    if (seen != value) break;
+    __nanosleep(20);
+  }
+  asm volatile("fence.acq_rel.gpu;" ::: "memory");
+  return seen;
+}
 // How many came before: counts up like next_ticket. What each of those wrote before a barrier and its arrival is seen behind
 // this one's arrival and a barrier.
 SIMT_DEVICE int arrive(int* p) {
@@ -198,6 +211,12 @@ SIMT_DEVICE void load_matrices_transposed(const void* row, uint32_t (&v)[4]) {
 
 SIMT_DEVICE float square_root(float x) { return sqrtf(x); }
 SIMT_DEVICE double square_root(double x) { return sqrt(x); }
+// 1 / sqrt(x), to about one unit in the last place: 0 gives infinity or NaN, less than 0 NaN.
+SIMT_DEVICE float inverse_root(float x) {
+  const float y = rsqrtf(x), root = x * y;
+  return fmaf(fmaf(-root, y, 1.0f), 0.5f * y, y);
+}
+SIMT_DEVICE double inverse_root(double x) { return rsqrt(x); }
 SIMT_DEVICE float exponential(float x) { return expf(x); }
 SIMT_DEVICE double exponential(double x) { return exp(x); }
 SIMT_DEVICE float logarithm(float x) { return logf(x); }

@@ -59,7 +59,7 @@ SIMT_KERNEL(kThreads) hand_over(float* values, int* numbers, float* out) {
     return;
   }
   if (simt::thread() == 0)
-    while (simt::load_acquire(numbers + 1) == 0) simt::pause();
+    simt::wait_while(numbers + 1, 0);
   if (Behind) simt::barrier();
   const float* from = values + (simt::thread() + 1) % kThreads;
   simt::store(out + simt::thread(), simt::load(from));  // names flag_before_the_barrier names flag_seen_by_one

@@ -18,6 +18,7 @@ CALLS = [
         ("rbf", 2, 40, 20, 33, 8, "fused"),
         ("cholesky", 5, 30, 40),
         ("cholesky", 2, 100, 70),
+        ("cholesky", 66, 40, 33),  # enough columns for wide blocks
         ("cholesky", 1, 250, 10),
         ("krr", 1, 250, 20, 70, 66, "low_rank", "low_rank"),  # tiles, and a solve that did not factor
     )
