@@ -52,7 +52,7 @@ demo: $(WHEEL_STAMP) ## set up everything, then distil digits and show what the 
 	$(BIN)/ssdd demo $(ARGS)
 
 test: $(WHEEL_STAMP) ## set up everything, then run all tests against the installed wheel
-	SSDD_TEST_INSTALLED=1 $(BIN)/pytest --durations=15 $(ARGS)
+	SSDD_TEST_INSTALLED=1 OMP_WAIT_POLICY=passive $(BIN)/pytest -n $(JOBS) --dist loadfile --durations=15 $(ARGS)
 
 bench: $(WHEEL_STAMP) ## run the benchmark scripts
 	for script in benchmarks/bench_*.py; do echo "== $$script"; $(BIN)/python $$script $(ARGS); done
