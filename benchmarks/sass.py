@@ -58,8 +58,8 @@ REGISTERS, SHARED, THREADS, BLOCKS = 65536, 228 << 10, 2048, 32
 
 KINDS = {
     "HMMA": r"HMMA", "FFMA": r"FFMA|FADD|FMUL", "DFMA": r"DFMA|DADD|DMUL", "LDS": r"LDS(\.|$)", "STS": r"STS",
-    "LDSM": r"LDSM", "LDG": r"LDG(\.|$)|LD\.", "LDGSTS": r"LDGSTS", "STG": r"STG|ST\.E", "SHFL": r"SHFL", "MUFU": r"MUFU", "BAR": r"BAR",
-    "local": r"LDL|STL",
+    "LDSM": r"LDSM", "LDG": r"LDG(\.|$)|LD\.", "LDGSTS": r"LDGSTS", "STG": r"STG|ST\.E", "SHFL": r"SHFL",
+    "MUFU": r"MUFU", "BAR": r"BAR", "local": r"LDL|STL",
 }  # fmt: skip
 
 

@@ -17,12 +17,14 @@ class TileFinish {
     columns = p.n - part.column < Size ? static_cast<int>(p.n - part.column) : Size;
   }
 
-  // unsound: a sum of this thread, which it has just put into the tile, is not finite, and may be wrong for that.
+  // For sums of tensor cores. unsound: one of this thread, which has just put them into the tile, is not finite, and may be
+  // wrong for that.
   SIMT_DEVICE void run(bool unsound) const {
-    if (any(unsound)) {
-      make_anew();
-      simt::barrier();
-    }
+    if (any(unsound)) make_anew();
+    run();
+  }
+  SIMT_DEVICE void run() const {
+    simt::barrier();
     if (tiling.splits > 1 && !join()) return;
     const Finish<T> finish(p, part.b);
     const bool plain = p.triangle == Triangle::full && !p.accumulate && !p.map_of && !p.row && !p.add && !p.squares.out;
@@ -33,18 +35,25 @@ class TileFinish {
   }
 
  private:
+  // How threads lie over the runs of Wide columns that exist: so many beside each other, a power of two. All of them work also
+  // where a tile has few columns.
+  template <int Wide>
+  SIMT_DEVICE int across() const {
+    int count = Size / Wide;
+    while (count / 2 * Wide >= columns) count /= 2;
+    return count;
+  }
   // f(row, column) for the first of each run of Wide neighbours in the matrix, AtOnce of them at a time. A thread stays in
   // its columns.
   template <int Wide, int AtOnce, class F>
   SIMT_DEVICE void each(const F& f) const {
-    constexpr int kAcross = Size / Wide, kRows = Threads / kAcross;
-    const int j = simt::thread() % kAcross * Wide;
+    const int count = across<Wide>(), j = simt::thread() % count * Wide, step = Threads / count;
     if (j >= columns) return;
 #pragma unroll AtOnce
-    for (int i = simt::thread() / kAcross; i < rows; i += kRows) f(i, j);
+    for (int i = simt::thread() / count; i < rows; i += step) f(i, j);
   }
 
-  // true in all threads where it is in one, behind a barrier.
+  // true in all threads where it is in one, behind a barrier, which the tile needs before it is read.
   SIMT_DEVICE bool any(bool mine) const {
     SIMT_SHARED(unsigned, votes, Threads / 32);
     const unsigned vote = simt::ballot(mine);
@@ -81,16 +90,35 @@ class TileFinish {
       simt::store_vector<kWide>(own + i * Size + j, simt::get_vector<kWide>(tile + i * Pitch + j));
     });
     if (!last_to_arrive(p.tickets + number, tiling.splits)) return false;
-    each<kWide, 1>([&](int i, int j) {
-      simt::Vector<T, kWide> sum{};
-#pragma unroll 4
-      for (int s = 0; s < tiling.splits; ++s) {
-        const auto v = simt::load_vector<kWide>(parts + static_cast<int64_t>(s) * kWhole + i * Size + j);
+    // Many loads at once: each takes as long as a trip to L2.
+    constexpr int kRuns = 2, kSplits = 8;
+    const int count = across<kWide>(), j = simt::thread() % count * kWide, step = Threads / count;
+#pragma unroll 1
+    for (int first = simt::thread() / count; first < rows && j < columns; first += kRuns * step) {
+      simt::Vector<T, kWide> sums[kRuns] = {};
+#pragma unroll 1
+      for (int s0 = 0; s0 < tiling.splits; s0 += kSplits) {
+        simt::Vector<T, kWide> v[kRuns][kSplits];
 #pragma unroll
-        for (int w = 0; w < kWide; ++w) sum.v[w] += v.v[w];
+        for (int r = 0; r < kRuns; ++r)
+#pragma unroll
+          for (int s = 0; s < kSplits; ++s) {
+            const int i = first + r * step;
+            v[r][s] = simt::load_vector_if<kWide>(i < rows && s0 + s < tiling.splits,
+                                                  parts + static_cast<int64_t>(s0 + s) * kWhole + i * Size + j);
+          }
+        // The zeros of splits that there are not change nothing.
+#pragma unroll
+        for (int r = 0; r < kRuns; ++r)
+#pragma unroll
+          for (int s = 0; s < kSplits; ++s)
+#pragma unroll
+            for (int w = 0; w < kWide; ++w) sums[r].v[w] += v[r][s].v[w];
       }
-      simt::put_vector<kWide>(tile + i * Pitch + j, sum);
-    });
+#pragma unroll
+      for (int r = 0; r < kRuns; ++r)
+        if (first + r * step < rows) simt::put_vector<kWide>(tile + (first + r * step) * Pitch + j, sums[r]);
+    }
     simt::barrier();
     return true;
   }
@@ -104,7 +132,7 @@ class TileFinish {
   // The sums times a number, and nothing else.
   SIMT_DEVICE void write_plain(const Finish<T>& finish) const {
     T* const c = start();
-    each<kWide, 2>([&](int i, int j) {
+    each<kWide, 1>([&](int i, int j) {
       auto v = simt::get_vector<kWide>(tile + i * Pitch + j);
 #pragma unroll
       for (int w = 0; w < kWide; ++w) v.v[w] = finish.alpha * v.v[w] + finish.plus;
@@ -115,18 +143,18 @@ class TileFinish {
   // All that a product may ask for. A thread works on one column, several rows at a time: what it reads from global memory for
   // them it reads at once.
   SIMT_DEVICE void write(const Finish<T>& finish) const {
-    constexpr int kAtOnce = kWide, kRows = Threads / Size;
-    const int j = simt::thread() % Size;
+    constexpr int kAtOnce = kWide;
+    const int count = across<1>(), j = simt::thread() % count, step = Threads / count;
     const int64_t column = part.column + j;
     T* const c = start() + j;
     double squares = 0;
 #pragma unroll 1
-    for (int first = simt::thread() / Size; first < rows; first += kAtOnce * kRows) {
+    for (int first = simt::thread() / count; first < rows; first += kAtOnce * step) {
       bool wanted[kAtOnce];
       T old[kAtOnce] = {}, added[kAtOnce] = {};
 #pragma unroll
       for (int u = 0; u < kAtOnce; ++u) {
-        const int i = first + u * kRows;
+        const int i = first + u * step;
         wanted[u] = i < rows && j < columns && (p.triangle == Triangle::full || column <= part.row + i);
         if (p.accumulate)
           old[u] = simt::load_if(wanted[u] && part.row + i >= p.accumulate_from, c + i * p.ld, T(0));
@@ -134,7 +162,7 @@ class TileFinish {
       }
 #pragma unroll
       for (int u = 0; u < kAtOnce; ++u) {
-        const int i = first + u * kRows;
+        const int i = first + u * step;
         T* const place = tile + i * Pitch + j;
         const T v = finish.value(column, wanted[u], simt::get_if(wanted[u], place, T(0)), old[u], added[u]);
         simt::store_if(wanted[u], c + i * p.ld, v);

@@ -30,6 +30,7 @@ SIMT_DEVICE double block_sum(double v) {
   simt::barrier();
   double sum = 0;
   if (simt::thread() == 0)
+#pragma unroll 1
     for (int w = 0; w < Threads / 32; ++w) sum += simt::get(warps + w);
   return sum;
 }

@@ -28,27 +28,32 @@ SIMT_KERNEL_MIN(kThreads, 3) mixed_kernel(Product<float> p, Tiling tiling, bool 
   float sums[2][4][4] = {};
 
   int left = static_cast<int>(part.k_end - part.k_begin), ahead = left;  // k to multiply, k to load
+  // Each turn fills a stage and, once all others are filled, multiplies the oldest; what comes through registers is on its way
+  // meanwhile.
+  int slot = 0, fill = 0;
 #pragma unroll 1
-  for (int s = 0; s < kStages - 1; ++s, ahead -= kDepth) {
+  for (int turn = 1 - kStages; left > 0; ++turn) {
+    if (turn >= 0) {
+      simt::copy_wait<kStages - 2>();
+      simt::barrier();
+    }
     if (ahead > 0) {
-      a.load(a_stages + s * kStage, ahead), a.fetch(ahead), a.store(a_stages + s * kStage);
-      b.load(b_stages + s * kStage, ahead), b.fetch(ahead), b.store(b_stages + s * kStage);
+      a.load(a_stages + fill, ahead);
+      a.fetch(ahead);
+      b.load(b_stages + fill, ahead);
+      b.fetch(ahead);
     }
     simt::copy_commit();
-  }
-  int slot = 0, fill = (kStages - 1) * kStage;
-#pragma unroll 1
-  for (; left > 0; left -= kDepth, ahead -= kDepth) {
-    simt::copy_wait<kStages - 2>();
-    simt::barrier();
-    if (ahead > 0) {
-      a.load(a_stages + fill, ahead), a.fetch(ahead);
-      b.load(b_stages + fill, ahead), b.fetch(ahead);
+    if (turn >= 0) {
+      multiply<AMajor, BMajor, ANarrow, BNarrow>(a_stages + slot, b_stages + slot, row, column, sums);
+      left -= kDepth;
+      slot = slot + kStage == kStages * kStage ? 0 : slot + kStage;
     }
-    simt::copy_commit();
-    multiply<AMajor, BMajor, ANarrow, BNarrow>(a_stages + slot, b_stages + slot, row, column, sums);
-    if (ahead > 0) a.store(a_stages + fill), b.store(b_stages + fill);
-    slot = slot + kStage == kStages * kStage ? 0 : slot + kStage;
+    if (ahead > 0) {
+      a.store(a_stages + fill);
+      b.store(b_stages + fill);
+    }
+    ahead -= kDepth;
     fill = fill + kStage == kStages * kStage ? 0 : fill + kStage;
   }
 

@@ -44,30 +44,26 @@ SIMT_KERNEL(kThreads) plain_kernel(Product<T> p, Tiling tiling) {
     simt::barrier();
   }
 
-  // Fill all stages but one.
+  // Each turn fills a stage and, once all others are filled, multiplies the oldest.
   int left = static_cast<int>(part.k_end - part.k_begin), ahead = left;  // k to multiply, k to load
+  int slot = 0, fill = 0;
 #pragma unroll 1
-  for (int s = 0; s < kStages - 1; ++s, ahead -= kDepth) {
-    if (ahead > 0) {
-      a.load(a_stages + s * kStage<T>, ahead);
-      b.load(b_stages + s * kStage<T>, ahead);
+  for (int turn = 1 - kStages; left > 0; ++turn) {
+    if (turn >= 0) {
+      simt::copy_wait<kStages - 2>();
+      simt::barrier();
     }
-    simt::copy_commit();
-  }
-  // Multiply the oldest stage while the one before it is filled anew.
-  int slot = 0, fill = (kStages - 1) * kStage<T>;
-#pragma unroll 1
-  for (; left > 0; left -= kDepth, ahead -= kDepth) {
-    simt::copy_wait<kStages - 2>();
-    simt::barrier();
     if (ahead > 0) {
       a.load(a_stages + fill, ahead);
       b.load(b_stages + fill, ahead);
     }
     simt::copy_commit();
-    multiply<Distance, Difference>(a_stages + slot, b_stages + slot, row, column, own, sums);
-    slot = slot + kStage<T> == kStages * kStage<T> ? 0 : slot + kStage<T>;
+    ahead -= kDepth;
     fill = fill + kStage<T> == kStages * kStage<T> ? 0 : fill + kStage<T>;
+    if (turn < 0) continue;
+    multiply<Distance, Difference>(a_stages + slot, b_stages + slot, row, column, own, sums);
+    left -= kDepth;
+    slot = slot + kStage<T> == kStages * kStage<T> ? 0 : slot + kStage<T>;
   }
 
   // The stages have been read: the tile takes their place.
@@ -83,7 +79,7 @@ SIMT_KERNEL(kThreads) plain_kernel(Product<T> p, Tiling tiling) {
       for (int e = 0; e < kWide; ++e) v.v[e] = sums[i][j + e];
       simt::put_vector<kWide>(a_stages + (row + i) * kPitch<T> + column + j, v);
     }
-  TileFinish<kThreads, kTile, kPitch<T>, T>(p, tiling, part, a_stages).run(false);
+  TileFinish<kThreads, kTile, kPitch<T>, T>(p, tiling, part, a_stages).run();
 }
 
 constexpr int64_t kShortest = 128, kLargeShortest = 256;  // steps of k below which a split does not pay

@@ -9,9 +9,9 @@
 // Traffic of a tile: 2 x Size k floats read, Size^2 written; of the product: (2 / Size) m n k 4 bytes from L2, operands once from
 // memory. FLOPs: 3 x 2 m n k on the tensor cores; floor on an H100: 6 m n k / 495 TF/s at the data sheet's rate (165 TF/s of fp32
 // products), about 104 TF/s through mma.sync. The large tile's warp issues, for 16 k, 96 products, 144 instructions that split,
-// 64 that promote and 12 loads of fragments; a product keeps its tensor core busy for about six issues.
+// 64 that promote and 8 to 12 loads of fragments, 400 in all; a product keeps its tensor core busy for about six issues.
 // Few tiles with a long k are split between blocks, of which the last to finish a tile adds the others' sums (finish_tile.cuh).
-// Error in the twin's rounding, beside fp32 sums one after the other: 1.8 times at k = 48, 1.2 at 128, 0.5 at 1,000.
+// Error in the twin's rounding, which cuts every addend as a chip does: at most twice that of fp32 sums one after the other.
 // Other path: product_plain.cu for k < 48, where the rounding to two TF32 numbers would show more, for double and distances;
 // product_half.cu and product_mixed.cu for 16-bit operands.
 #include "tile_matrix.cuh"

@@ -71,8 +71,8 @@ class Loader {
   }
 
   // left: how many k there still are.
-  SIMT_DEVICE void load(E* stage, int left) {
-    E* const to = stage + place;
+  SIMT_DEVICE void load(E* stages, int left) {
+    E* const to = stages + place;
     if (vectors && rows == Size && left >= S::kSteps) {  // the interior: nothing to clamp
 #pragma unroll
       for (int r = 0; r < kCopies; ++r) simt::copy_async_whole(to + r * kLines * S::kPitch, cursor + r * across);
@@ -92,6 +92,8 @@ class Loader {
     }
     cursor += along;
   }
+  // To another stage, so many elements away.
+  SIMT_DEVICE void move(int by) { place += by; }
 
  private:
   static SIMT_DEVICE int clamp_bytes(int elements) {
@@ -113,17 +115,34 @@ SIMT_DEVICE int row_of(int group, int in_group) {
   return kSpread<E, KMajor> ? group / 4 * 32 + in_group * 4 + group % 4 : group * 8 + in_group;
 }
 
-// Fragments of A for half a stage: kRowTiles of 16 rows by 32 bytes of k.
+// Where a lane's fragments of the first stage begin: what follows is a constant away.
 template <class E, int Size, bool KMajor>
-SIMT_DEVICE void load_a(const E* stage, int half, uint32_t (&a)[Shape<Size>::kRowTiles][4]) {
+SIMT_DEVICE int place_in_a() {
   using S = Stage<E, Size, KMajor>;
   const int lane = simt::lane(), first = Shape<Size>::warp_row();
+  if (kSpread<E, KMajor>) return lane % 4 * S::kPitch + first + lane / 4 * 4;
+  if (KMajor) return (first + lane % 16) * S::kPitch + lane / 16 * S::kWide;
+  return (lane / 16 * 8 + lane % 8) * S::kPitch + first + lane / 8 % 2 * 8;
+}
+template <class E, int Size, bool KMajor>
+SIMT_DEVICE int place_in_b() {
+  using S = Stage<E, Size, KMajor>;
+  const int lane = simt::lane(), first = Shape<Size>::warp_column();
+  if (kSpread<E, KMajor>) return lane % 4 * S::kPitch + first + lane / 4 * 4;
+  if (KMajor) return (first + lane / 16 * 8 + lane % 8) * S::kPitch + lane / 8 % 2 * S::kWide;
+  return (lane / 8 % 2 * 8 + lane % 8) * S::kPitch + first + lane / 16 * 8;
+}
+
+// Fragments of A for half a stage: kRowTiles of 16 rows by 32 bytes of k.
+template <class E, int Size, bool KMajor>
+SIMT_DEVICE void load_a(const E* own, int half, uint32_t (&a)[Shape<Size>::kRowTiles][4]) {
+  using S = Stage<E, Size, KMajor>;
   if constexpr (kSpread<E, KMajor>) {
 #pragma unroll
     for (int q = 0; q < Shape<Size>::kRowTiles / 2; ++q)
 #pragma unroll
       for (int h = 0; h < 2; ++h) {
-        const auto v = simt::get_vector<4>(stage + (half * 8 + h * 4 + lane % 4) * S::kPitch + first + q * 32 + lane / 4 * 4);
+        const auto v = simt::get_vector<4>(own + (half * 8 + h * 4) * S::kPitch + q * 32);
 #pragma unroll
         for (int e = 0; e < 4; ++e) a[q * 2 + e / 2][e % 2 + 2 * h] = simt::to_bits(v.v[e]);
       }
@@ -131,23 +150,21 @@ SIMT_DEVICE void load_a(const E* stage, int half, uint32_t (&a)[Shape<Size>::kRo
 #pragma unroll
     for (int i = 0; i < Shape<Size>::kRowTiles; ++i) {
       if constexpr (KMajor)
-        simt::load_matrices(stage + (first + i * 16 + lane % 16) * S::kPitch + (half * 2 + lane / 16) * S::kWide, a[i]);
+        simt::load_matrices(own + i * 16 * S::kPitch + half * 2 * S::kWide, a[i]);
       else
-        simt::load_matrices_transposed(
-            stage + (half * 16 + lane / 16 * 8 + lane % 8) * S::kPitch + first + i * 16 + lane / 8 % 2 * 8, a[i]);
+        simt::load_matrices_transposed(own + half * 16 * S::kPitch + i * 16, a[i]);
     }
   }
 }
 
 // Fragments of B for half a stage: 4 of 8 columns.
 template <class E, int Size, bool KMajor>
-SIMT_DEVICE void load_b(const E* stage, int half, uint32_t (&b)[4][2]) {
+SIMT_DEVICE void load_b(const E* own, int half, uint32_t (&b)[4][2]) {
   using S = Stage<E, Size, KMajor>;
-  const int lane = simt::lane(), first = Shape<Size>::warp_column();
   if constexpr (kSpread<E, KMajor>) {
 #pragma unroll
     for (int h = 0; h < 2; ++h) {
-      const auto v = simt::get_vector<4>(stage + (half * 8 + h * 4 + lane % 4) * S::kPitch + first + lane / 4 * 4);
+      const auto v = simt::get_vector<4>(own + (half * 8 + h * 4) * S::kPitch);
 #pragma unroll
       for (int e = 0; e < 4; ++e) b[e][h] = simt::to_bits(v.v[e]);
     }
@@ -156,11 +173,9 @@ SIMT_DEVICE void load_b(const E* stage, int half, uint32_t (&b)[4][2]) {
     for (int j = 0; j < 4; j += 2) {
       uint32_t four[4];
       if constexpr (KMajor)
-        simt::load_matrices(stage + (first + j * 8 + lane / 16 * 8 + lane % 8) * S::kPitch + (half * 2 + lane / 8 % 2) * S::kWide,
-                            four);
+        simt::load_matrices(own + j * 8 * S::kPitch + half * 2 * S::kWide, four);
       else
-        simt::load_matrices_transposed(
-            stage + (half * 16 + lane / 8 % 2 * 8 + lane % 8) * S::kPitch + first + j * 8 + lane / 16 * 8, four);
+        simt::load_matrices_transposed(own + half * 16 * S::kPitch + j * 8, four);
 #pragma unroll
       for (int e = 0; e < 4; ++e) b[j + e / 2][e % 2] = four[e];
     }
@@ -177,14 +192,14 @@ SIMT_DEVICE void multiply_fragments(Half, float (&d)[4], const uint32_t (&a)[4],
 // sums += the product of one stage, of this warp. A tensor core cuts its sums toward zero: they start at zero for each stage
 // and are then added in float.
 template <class E, int Size, bool AMajor, bool BMajor>
-SIMT_DEVICE void multiply(const E* a_stage, const E* b_stage, float (&sums)[Shape<Size>::kRowTiles][4][4]) {
+SIMT_DEVICE void multiply(const E* own_a, const E* own_b, float (&sums)[Shape<Size>::kRowTiles][4][4]) {
   constexpr int kRowTiles = Shape<Size>::kRowTiles;
   float fresh[kRowTiles][4][4] = {};
 #pragma unroll
   for (int half = 0; half < 2; ++half) {
     uint32_t a[kRowTiles][4], b[4][2];
-    load_b<E, Size, BMajor>(b_stage, half, b);
-    load_a<E, Size, AMajor>(a_stage, half, a);
+    load_b<E, Size, BMajor>(own_b, half, b);
+    load_a<E, Size, AMajor>(own_a, half, a);
     if constexpr (sizeof(E) == 2) {
 #pragma unroll
       for (int i = 0; i < kRowTiles; ++i)
@@ -268,30 +283,36 @@ SIMT_DEVICE void make_tile(const Product<float>& p, const Tiling& tiling, bool a
   Loader<E, Size, BMajor> b(p.b[part.b].t(), part.column, p.n, part.k_begin, b_vectors);
   float sums[Shape<Size>::kRowTiles][4][4] = {};
 
-  // Fill all stages but one.
+  // The way to the next stage, in elements; the first follows on the last.
+  const auto next = [](int& stage) {
+    stage = stage + 1 == kStages ? 0 : stage + 1;
+    return stage == 0 ? (1 - kStages) * kStage : kStage;
+  };
+  // Each turn fills a stage and, once all others are filled, multiplies the oldest. The code of a load stands here once: it
+  // would be a third of the kernel's otherwise.
   int left = static_cast<int>(part.k_end - part.k_begin), ahead = left;  // k to multiply, k to load
+  int slot = 0, fill = 0, own_a = place_in_a<E, Size, AMajor>(), own_b = place_in_b<E, Size, BMajor>();
 #pragma unroll 1
-  for (int s = 0; s < kStages - 1; ++s, ahead -= kSteps) {
+  for (int turn = 1 - kStages; left > 0; ++turn) {
+    if (turn >= 0) {
+      simt::copy_wait<kStages - 2>();
+      simt::barrier();
+    }
     if (ahead > 0) {
-      a.load(a_stages + s * kStage, ahead);
-      b.load(b_stages + s * kStage, ahead);
+      a.load(a_stages, ahead);
+      b.load(b_stages, ahead);
     }
     simt::copy_commit();
-  }
-  // Multiply the oldest stage while the one before it is filled anew.
-  int slot = 0, fill = (kStages - 1) * kStage;
-#pragma unroll 1
-  for (; left > 0; left -= kSteps, ahead -= kSteps) {
-    simt::copy_wait<kStages - 2>();
-    simt::barrier();
-    if (ahead > 0) {
-      a.load(a_stages + fill, ahead);
-      b.load(b_stages + fill, ahead);
-    }
-    simt::copy_commit();
-    multiply<E, Size, AMajor, BMajor>(a_stages + slot, b_stages + slot, sums);
-    slot = slot + kStage == kStages * kStage ? 0 : slot + kStage;
-    fill = fill + kStage == kStages * kStage ? 0 : fill + kStage;
+    ahead -= kSteps;
+    const int to_fill = next(fill);
+    a.move(to_fill);
+    b.move(to_fill);
+    if (turn < 0) continue;
+    multiply<E, Size, AMajor, BMajor>(a_stages + own_a, b_stages + own_b, sums);
+    left -= kSteps;
+    const int to_read = next(slot);
+    own_a += to_read;
+    own_b += to_read;
   }
 
   // The stages have been read: the tile takes their place.

@@ -67,8 +67,8 @@ def test_inner_loops_are_what_their_heads_say(compiled):
     assert [len(kernels) for kernels in loops.values()] == [8, 16, 12]
     for kernel in loops["tensor"]:
         loop, large = kernel["loop"], "<128" in kernel["kernel"]
-        # 16 k of 2 or 4 x 4 products, three of each. Fragments come 16 bytes at a time: half as many loads of A with half the
-        # rows. LDS that go nowhere stand beside copies. Floats come by copies of both widths, and by whole ones.
+        # 16 k of 2 or 4 x 4 products, three of each. Fragments come 16 bytes at a time: half as many loads of A with
+        # half the rows. LDS that go nowhere stand beside copies. Floats come by copies of both widths, and whole ones.
         assert loop["HMMA"] == (96 if large else 48) and loop["BAR"] == 1 and loop["LDG"] == 0, kernel
         assert loop["LDSM"] + loop["LDS wide"] == (12 if large else 8) and loop["LDGSTS wide"] == 8, kernel
     for kernel in loops["half"]:
@@ -79,8 +79,8 @@ def test_inner_loops_are_what_their_heads_say(compiled):
     for kernel in loops["mixed"]:
         loop, narrow = kernel["loop"], kernel["kernel"].split(", ")[2:]
         wide = [n.rstrip(">") == "false" for n in narrow]
-        # 8 products for 8 steps of k, 16 in a step of the loop, and 8 more for an operand of floats, which has a small part;
-        # operands as single words. Floats come by copies of both widths, 16-bit ones through registers.
+        # 8 products for 8 steps of k, 16 in a step of the loop, and 8 more for an operand of floats, which has a small
+        # part; operands as single words. Floats come by copies of both widths, 16-bit ones through registers.
         assert loop["HMMA"] == 16 * (1 + sum(wide)) and loop["LDS"] <= 48 and loop["BAR"] == 1, kernel
         assert loop["LDGSTS wide"] == 2 * sum(wide) and loop["LDG"] > 0, kernel
     for kernel in (k for k in compiled if k["kernel"].startswith("plain_kernel")):
@@ -92,7 +92,8 @@ def test_inner_loops_are_what_their_heads_say(compiled):
 
 def test_the_code_of_a_product_fits_the_instruction_cache(compiled):
     """An instruction has 16 bytes. No kernel of products has more than 48 KB."""
-    sizes = {k["kernel"]: k["whole"]["all"] / 64 for k in compiled if re.match("(tensor|half|mixed|plain)_kernel", k["kernel"])}
+    products = [k for k in compiled if re.match("(tensor|half|mixed|plain)_kernel", k["kernel"])]
+    sizes = {k["kernel"]: k["whole"]["all"] / 64 for k in products}
     assert len(sizes) == 40 and {kernel: size for kernel, size in sizes.items() if size > 48} == {}
 
 

@@ -96,6 +96,9 @@ def test_occupancy_counts_with_the_shared_memory_of_a_launch(floors):
             ("krr", 1, 128, 64, 96, 70, "dense", "dense", "fused"), ("krr", 1, 300, 64, 96, 4, "low_rank", "low_rank"),
             ("rbf", 1, 128, 64, 96, 70, "fused"), ("cholesky", 1, 128, 70),
         ]  # fmt: skip
+        if size == "float":
+            pairs = [("float", "float"), ("bf16", "bf16"), ("f16", "f16"), ("float", "bf16")]
+            calls += [("product", 1, 64, 64, 64, f"k-{a}", f"k-{b}", tile) for a, b in pairs for tile in (64, 128)]
         for call in calls:
             for launch in floors.twin.ask("launches", size, *call)["launches"]:
                 seen[launch["kernel"]] = launch["shared"]
