@@ -167,41 +167,44 @@ SIMT_DEVICE void solve_row(const Square<T>& a, int p, int i, bool part, const T*
   put_row(a.at(i, p), x, kStrip, part);
 }
 
-// Subtracts the part of the strip at column p from a square of 32 x 32 at (i0, j0), one warp: a lane has 4 rows of 8 columns.
-// Left out: what lies above the diagonal and columns before `from`.
+// Subtracts the part of the strip at column p from a square of 32 x 32 at (i0, j0), one warp: a lane has 4 rows of two vectors,
+// as often as it takes. Left out: what lies above the diagonal and columns before `from`.
 template <class T>
 SIMT_DEVICE void update_square(const Square<T>& a, int p, int i0, int j0, int from) {
-  constexpr int kParts = 8 / kVector<T>;
-  const int lane = simt::lane(), i = i0 + lane / 4 * 4, j = j0 + lane % 4 * kVector<T>;
-  T sums[4][8] = {};
+  constexpr int kWide = kVector<T>, kApart = 4 * kWide;
+  const int lane = simt::lane(), i = i0 + lane / 4 * 4;
 #pragma unroll 1
-  for (int k = 0; k < kStrip; ++k) {
-    T x[4], z[8];
-    get_row(a.at(p + k, i < a.n ? i : p), x);
+  for (int j = j0 + lane % 4 * kWide, end = j0 + 32; j < end; j += 2 * kApart) {
+    T sums[4][2 * kWide] = {};
+#pragma unroll (kWide / 2)
+    for (int k = 0; k < kStrip; ++k) {
+      T x[4], z[2 * kWide];
+      get_row(a.at(p + k, i < a.n ? i : p), x);
 #pragma unroll
-    for (int h = 0; h < kParts; ++h) {
-      const int column = j + h * 4 * kVector<T>;
-      const auto part = simt::get_vector<kVector<T>>(a.at(p + k, column < a.n ? column : p));
+      for (int h = 0; h < 2; ++h) {
+        const int column = j + h * kApart;
+        const auto part = simt::get_vector<kWide>(a.at(p + k, column < a.n ? column : p));
 #pragma unroll
-      for (int e = 0; e < kVector<T>; ++e) z[h * kVector<T> + e] = part.v[e];
+        for (int e = 0; e < kWide; ++e) z[h * kWide + e] = part.v[e];
+      }
+#pragma unroll
+      for (int r = 0; r < 4; ++r)
+#pragma unroll
+        for (int e = 0; e < 2 * kWide; ++e) sums[r][e] = simt::fma(x[r], z[e], sums[r][e]);
     }
 #pragma unroll
     for (int r = 0; r < 4; ++r)
 #pragma unroll
-      for (int e = 0; e < 8; ++e) sums[r][e] = simt::fma(x[r], z[e], sums[r][e]);
+      for (int h = 0; h < 2; ++h) {
+        const int column = j + h * kApart;
+        const bool wanted = i + r < a.n && column <= i + r && column >= from;
+        T* const there = a.at(i + r, column);
+        auto part = simt::get_vector_if<kWide>(wanted, there);
+#pragma unroll
+        for (int e = 0; e < kWide; ++e) part.v[e] -= sums[r][h * kWide + e];
+        simt::put_vector_if<kWide>(wanted, there, part);
+      }
   }
-#pragma unroll
-  for (int r = 0; r < 4; ++r)
-#pragma unroll
-    for (int h = 0; h < kParts; ++h) {
-      const int column = j + h * 4 * kVector<T>;
-      const bool wanted = i + r < a.n && column <= i + r && column >= from;
-      T* const there = a.at(i + r, column);
-      auto part = simt::get_vector_if<kVector<T>>(wanted, there);
-#pragma unroll
-      for (int e = 0; e < kVector<T>; ++e) part.v[e] -= sums[r][h * kVector<T> + e];
-      simt::put_vector_if<kVector<T>>(wanted, there, part);
-    }
 }
 
 // Elements of the scratch of factor_shared.
