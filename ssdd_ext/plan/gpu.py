@@ -19,8 +19,8 @@ CHIP, SHORTEST, MOST_SPLITS = 264, 128, 16  # splits of a long k (product.cuh, p
 TENSOR_FROM = 48  # k from which float products run on the tensor cores
 BLOCKS = 3  # of one multiprocessor, that a product's tiles fill it with
 WARP_LIMIT, STRIP, SQUARE, WARPS = 32, 16, 32, 8  # triangle.cuh, factor_fused.cu
-PASS, PASSES_UP_TO = 16, 32  # columns that a block solves behind its factor: of one pass, and at most (factor_block.cuh)
-COLUMNS, NARROW = 64, 8  # of x in a tile; in the narrowest block of a solve (factor_large.cu, factor_small.cu)
+PASS, PASSES_UP_TO = 16, 32  # columns that a block solves behind its factor: per pass, and at most
+COLUMNS, NARROW = 64, 8  # of x in a tile; in the narrowest block of a solve
 
 # Cycles, counted in the instructions of the kernels.
 PIVOT = 140.0  # a shuffle, a multiply-add and a reciprocal root, and a sixteenth of a strip's update and panel
