@@ -25,7 +25,7 @@ COLUMNS, NARROW = 64, 8  # of x in a tile; in the narrowest block of a solve
 # Cycles, counted in the instructions of the kernels.
 PIVOT = 140.0  # a shuffle, a multiply-add and a reciprocal root, and a sixteenth of a strip's update and panel
 STAGE = 250.0  # the least that 16 features take in the fused kernel: a barrier, copies, loads
-TILE_CHAIN = 20000.0  # of 64 pivots, a substitution, a product, and semaphores with the tiles behind them (factor_large.cu)
+TILE_CHAIN = 20000.0  # of 64 pivots, a substitution, a product, and semaphores with the tiles behind (factor_large.cu)
 SOLVE_CHAIN = 9000.0  # of one tile of the solve: the last product, a substitution and a semaphore
 SUBSTITUTE = 900.0  # of 16 rows in one block, both ways
 JOIN = 350.0  # of one split's sums of a tile, which the block that is done last reads (join.cuh)
