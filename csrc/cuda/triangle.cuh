@@ -329,7 +329,7 @@ SIMT_DEVICE void substitute_strip(const Square<T>& l, int p, const T* inverse, T
 #pragma unroll
       for (int step = 0; step < 4; ++step) {
         const int u = Transposed ? 3 - step : step, k = first + u;
-        const T* const from = l.at(k < size ? p + k : l.n - 1, p);
+        const T* const from = k < size ? l.at(p + k, p) : inverse;  // behind the last row any 16 finite numbers
         if (Transposed) v[k] = k < size ? v[k] * over[u] : T(0);
 #pragma unroll
         for (int j = 0; j < k; j += 4) {
