@@ -145,10 +145,10 @@ def _strip_flops(size: int) -> int:
 
 
 def _shared_flops(n: int) -> int:
-    """factor_shared of order n: a strip's update and pivots, the squares behind it, its rows below."""
+    """factor_shared of order n: a strip's update and pivots, the squares behind it, its rows below by whole warps."""
     flops = 0
     for p in range(0, n, STRIP):
-        flops += _strip_flops(min(STRIP, n - p)) + 2 * max(0, n - p - PANEL) * _triangle(STRIP - 1)
+        flops += _strip_flops(min(STRIP, n - p)) + 2 * _up(max(0, n - p - PANEL), 32) * _triangle(STRIP - 1)
         if p > 0:
             flops += 2 * PANEL * STRIP * STRIP
             if n > WARP:
@@ -157,11 +157,11 @@ def _shared_flops(n: int) -> int:
 
 
 def _one_way_flops(n: int, width: int) -> int:
-    """substitute, one way, on so many columns: tiles of whole strips, and rows of the diagonal blocks."""
+    """substitute, one way, on so many columns: tiles of whole strips, and the diagonal blocks by whole warps."""
     strips = -(-n // STRIP)
     tiles = _triangle(strips - 1) * STRIP * STRIP * width
     rows = sum(4 * k + 6 for p in range(0, n, STRIP) for k in range(0, min(STRIP, n - p), 4))
-    return 2 * (tiles + width * rows)
+    return 2 * (tiles + _up(width, 32) * rows)
 
 
 def _passes_flops(n: int, c: int) -> int:
@@ -193,7 +193,7 @@ def _fused(launch: dict[str, Any]) -> Work:
     size, b, n, d = _size(launch), f["batch"], f["n"], points["points"]
     c, squares = f["c"] if f["c"] <= PASSES_UP_TO else 0, _triangle(-(-n // SQUARE))
     gram = 2 * squares * SQUARE * SQUARE * _up(d, DEPTH)
-    gram += 0 if points["distance"] else 2 * _triangle(n)  # its scale and bias
+    gram += 0 if points["distance"] else 2 * sum(_up(i + 1, 32) for i in range(n))  # its scale and bias
     return Work(
         flops=b * (_triangle(n) * d * (3 if points["distance"] else 2) + n**3 / 3 + 2 * n * n * c),
         executed=b * (gram + _shared_flops(n) + _passes_flops(n, c)),

@@ -9,8 +9,6 @@ namespace ssdd::cuda {
 // A semaphore is one int in global memory. The block that makes a tile posts it once; blocks that need the tile wait for it.
 enum Semaphore : int { kWaiting = 0, kReady = 1, kFailed = 2 };
 
-SIMT_DEVICE int least(int64_t x, int64_t y) { return static_cast<int>(x < y ? x : y); }
-
 // A tile of a matrix in global memory, and how much of it exists.
 template <class T>
 struct GlobalTile {

@@ -51,6 +51,8 @@ int64_t largest_order(int64_t least, Bytes bytes) {
   return n;
 }
 
+SIMT_DEVICE int least(int64_t x, int64_t y) { return static_cast<int>(x < y ? x : y); }
+
 // Starts copies of the lower triangle of a [n, n] to shared memory: 16 bytes each if `vectors` (up to 3 elements beyond the
 // diagonal come along), else one element.
 template <int Threads, class T>
@@ -59,11 +61,15 @@ SIMT_DEVICE void load_lower(View<const T> a, bool vectors, const Square<T>& to) 
 #pragma unroll 1
   for (int i = simt::warp(); i < to.n; i += Threads / 32)
 #pragma unroll 1
-    for (int j = simt::lane() * wide; j <= i; j += 32 * wide) {
+    for (int first = 0; first <= i; first += 32 * wide) {
+      const int j = first + simt::lane() * wide;
+      const bool part = j <= i;
+      T* const there = to.at(i, j);
+      const T* const from = a.p + i * a.rs + j * a.cs;
       if (vectors)
-        simt::copy_async<16>(to.at(i, j), a.p + i * a.rs + j, (to.n - j < wide ? to.n - j : wide) * static_cast<int>(sizeof(T)));
+        simt::copy_async_if<16>(part, there, from, least(to.n - j, wide) * static_cast<int>(sizeof(T)));
       else
-        simt::copy_async<sizeof(T)>(to.at(i, j), a.p + i * a.rs + j * a.cs, static_cast<int>(sizeof(T)));
+        simt::copy_async_if<sizeof(T)>(part, there, from, static_cast<int>(sizeof(T)));
     }
   simt::copy_commit();
 }
@@ -90,7 +96,8 @@ SIMT_DEVICE void store_columns(const Columns<Width, T>& x, int n, int64_t c0, in
   const bool exists = c0 + c < columns;
   T* to = out + first * columns + c0 + c;
 #pragma unroll 1
-  for (int i = first; i < n; i += kStep, to += kStep * columns) simt::store_if(exists, to, failed ? simt::nan<T>() : simt::get(x.at(i, c)));
+  for (int i = first; i < whole_strips(n); i += kStep, to += kStep * columns)
+    simt::store_if(exists && i < n, to, failed ? simt::nan<T>() : simt::get(x.at(i, c)));
 }
 
 // x = A^-1 y with L in shared memory, kPassColumns at a time; NaN if the problem failed.
@@ -110,24 +117,26 @@ SIMT_DEVICE void solve_columns(const Square<T>& l, const T* inverse, const Colum
   }
 }
 
-// The trace of what stands in shared memory, to all threads; its diagonal is kept for the retries.
+// What is added to the diagonal, in shared memory. One thread computes it, so that its divisions take nobody's registers.
+struct Shift {
+  double trace, lambda, jitter;
+};
+
+// The trace and ridge of what stands in shared memory; its diagonal is kept for the retries. One warp.
 template <class T>
-SIMT_DEVICE double keep_diagonal(const BlockRoom<T>& room) {
-  SIMT_SHARED(double, trace_of, 1);
-  if (simt::warp() == 0) {
-    double sum = 0;
+SIMT_DEVICE void keep_diagonal(const Factor<T>& f, const T* scalars, const BlockRoom<T>& room, Shift* shift) {
+  double sum = 0;
 #pragma unroll 1
-    for (int i = simt::lane(); i < room.a.n; i += 32) {
-      const T d = simt::get(room.a.at(i, i));
-      simt::put(room.diagonal + i, d);
-      sum += static_cast<double>(d);
-    }
-#pragma unroll
-    for (int mask = 16; mask > 0; mask /= 2) sum += simt::shuffle_xor(sum, mask);
-    if (simt::lane() == 0) *trace_of = sum;
+  for (int i = simt::lane(); i < room.a.n; i += 32) {
+    const T d = simt::get(room.a.at(i, i));
+    simt::put(room.diagonal + i, d);
+    sum += static_cast<double>(d);
   }
-  simt::barrier();
-  return *trace_of;
+#pragma unroll 1
+  for (int mask = 16; mask > 0; mask /= 2) sum += simt::shuffle_xor(sum, mask);
+  if (simt::lane() != 0) return;
+  shift->trace = sum;
+  shift->lambda = static_cast<double>(scalars[kRidge]) * ridge_slope(f.ridge, sum, f.order);
 }
 
 // Factors A = what form(attempt) puts into shared memory (its lower triangle; from the second attempt on its diagonal may be
@@ -135,30 +144,34 @@ SIMT_DEVICE double keep_diagonal(const BlockRoom<T>& room) {
 template <class T, class Form>
 SIMT_DEVICE int factor_with_retries(const Factor<T>& f, int64_t b, const BlockRoom<T>& room, const Form& form) {
   SIMT_SHARED(int, failed, 1);
+  SIMT_SHARED(Shift, shift, 1);
   const T* scalars = f.scalars + b * kScalars;
   const bool valid = scalars[kValid] != T(0);
   const int attempts = f.on_failure == OnFailure::jitter ? kAttempts : 1;
-  double trace = 0, lambda = 0, jitter = 0;
   int status = kBadParameter;
+  if (simt::thread() == 0) *shift = {0, 0, 0};
 #pragma unroll 1
   for (int attempt = 0; valid && attempt < attempts && status != 0; ++attempt) {
     form(attempt);
-    if (simt::thread() == 0) *failed = 0;
     simt::barrier();
-    if (attempt == 0) {
-      trace = keep_diagonal(room);
-      lambda = static_cast<double>(scalars[kRidge]) * ridge_slope(f.ridge, trace, f.order);
+    // Ridge and jitter.
+    if (simt::warp() == 0) {
+      if (attempt == 0) keep_diagonal(f, scalars, room, shift);
+      if (simt::lane() == 0) {
+        *failed = 0;
+        shift->jitter = jitter_of<T>(attempt, absolute(shift->trace) / room.a.n);
+      }
     }
-    jitter = jitter_of<T>(attempt, absolute(trace) / room.a.n);
+    simt::barrier();
 #pragma unroll 1
     for (int i = simt::thread(); i < room.a.n; i += kBlockThreads)
-      simt::put(room.a.at(i, i), static_cast<T>(static_cast<double>(simt::get(room.diagonal + i)) + lambda + jitter));
+      simt::put(room.a.at(i, i), static_cast<T>(static_cast<double>(simt::get(room.diagonal + i)) + shift->lambda + shift->jitter));
     simt::barrier();
     factor_shared<kBlockThreads>(room.a, room.inverse, room.panel, failed);
     status = *failed;
-    simt::barrier();  // before thread 0 writes it again
+    simt::barrier();  // before it is written again
   }
-  if (simt::thread() == 0) report(f, b, status, trace, lambda, jitter);
+  if (simt::thread() == 0) report(f, b, status, shift->trace, shift->lambda, shift->jitter);
   return status;
 }
 

@@ -114,7 +114,7 @@ SIMT_DEVICE void form_gram(const Points<T>& points, const Source<T>& x, bool vec
           for (int e = 0; e < 8; ++e) {
             const int i = i0 + 8 * r, j = j0 + 4 * e;
             const bool inside = i < n && j <= i;
-            T* const element = inside ? room.a.at(i, j) : room.a.p;
+            T* const element = room.a.at(i, j);
             const T before = simt::get_if(inside && turn > 0, element, T(0));
             simt::put_if(inside, element, sums[r][e] + before);
           }
@@ -126,9 +126,12 @@ SIMT_DEVICE void form_gram(const Points<T>& points, const Source<T>& x, bool vec
 #pragma unroll 1
   for (int i = simt::warp(); i < n; i += kWarps)
 #pragma unroll 1
-    for (int j = simt::lane(); j <= i; j += 32) {
-      const T v = simt::get(room.a.at(i, j));
-      simt::put(room.a.at(i, j), Distance ? simt::exponential(map * v) : simt::fma(scale, v, plus));
+    for (int j0 = 0; j0 <= i; j0 += 32) {
+      const int j = j0 + simt::lane();
+      const bool inside = j <= i;
+      T* const element = room.a.at(i, inside ? j : i);
+      const T v = simt::get(element);
+      simt::put_if(inside, element, Distance ? simt::exponential(map * v) : simt::fma(scale, v, plus));
     }
 }
 
@@ -143,7 +146,8 @@ SIMT_DEVICE void move_gram(const Square<T>& a, T* factor) {
       const int i = i0 + simt::lane();
       const bool part = i > j && i < a.n;
       T v[kVector<T>];
-      if (Out && part) get_row(a.at(i, j), v);
+      T* const here = part ? a.at(i, j) : a.p;
+      if (Out) get_row(here, v);
 #pragma unroll
       for (int e = 0; e < kVector<T>; ++e) {
         T* const there = factor + (j + e) * a.n + i;
@@ -153,7 +157,7 @@ SIMT_DEVICE void move_gram(const Square<T>& a, T* factor) {
         else
           v[e] = simt::load_if(inside, there, T(0));
       }
-      if (!Out && part) put_row(a.at(i, j), v);
+      if (!Out) put_row(here, v, kVector<T>, part);
     }
 }
 

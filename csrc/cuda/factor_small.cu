@@ -46,7 +46,8 @@ SIMT_KERNEL_MIN(kWarpThreads, 1) warp_kernel(Factor<T> f) {
     // Load the lower triangle.
 #pragma unroll 1
     for (int i = 0; i < n; ++i)
-      if (lane <= i) simt::copy_async<sizeof(T)>(matrix.at(i, lane), a.p + i * a.rs + lane * a.cs, static_cast<int>(sizeof(T)));
+      simt::copy_async_if<sizeof(T)>(lane <= i, matrix.at(i, lane <= i ? lane : 0), lane <= i ? a.p + i * a.rs + lane * a.cs : a.p,
+                                     static_cast<int>(sizeof(T)));
     simt::copy_commit();
     simt::copy_wait<0>();
     if (lane == 0) *failed = 0;
@@ -89,7 +90,6 @@ SIMT_KERNEL(kBlockThreads) block_kernel(Factor<T> f, bool vectors) {
   const int status = factor_with_retries(f, b, room, [&](int) {
     load_lower<kBlockThreads>(f.source[b], vectors, room.a);
     simt::copy_wait<0>();
-    simt::barrier();
   });
   write_factor(f, b, room, status);
 }

@@ -1,6 +1,6 @@
 // KRR forward on the GPU, composed of products (product.cuh) and one factorisation (factor.cuh) for the whole batch on
 // one stream; see krr.h for the plans. Launches: dense 3 and 2 a chunk of queries, low rank 6, primal 5 (bordered
-// 8); one fewer where the Gram matrix is fused into the factorisation, one more where more than 64 columns take
+// 8); one fewer where the Gram matrix is fused into the factorisation, one more if more than 32 columns take
 // a solve of their own (factor_small.cu), 4 more for a factor larger than one block. The loss comes with the predictions,
 // and what a failed problem leaves is NaN as it is written. Nothing comes back to the host.
 //

@@ -66,6 +66,12 @@ template <int N, class T>
 SIMT_DEVICE Vector<T, N> load_vector(const T* p) { return *reinterpret_cast<const Vector<T, N>*>(p); }
 template <int N, class T>
 SIMT_DEVICE void store_vector(T* p, Vector<T, N> v) { *reinterpret_cast<Vector<T, N>*>(p) = v; }
+template <int N, class T>
+SIMT_DEVICE Vector<T, N> get_vector_if(bool part, const T* p) { return part ? get_vector<N>(p) : Vector<T, N>{}; }
+template <int N, class T>
+SIMT_DEVICE void put_vector_if(bool part, T* p, Vector<T, N> v) {
+  if (part) put_vector<N>(p, v);
+}
 // Zeros where the lane has no part.
 template <int N, class T>
 SIMT_DEVICE Vector<T, N> load_vector_if(bool part, const T* p) { return part ? load_vector<N>(p) : Vector<T, N>{}; }
@@ -107,6 +113,10 @@ SIMT_DEVICE void copy_async(void* shared, const void* global, int bytes) {
 SIMT_DEVICE void copy_async_whole(void* shared, const void* global) {
   const unsigned to = static_cast<unsigned>(__cvta_generic_to_shared(shared));
   asm volatile("cp.async.cg.shared.global [%0], [%1], 16;" ::"r"(to), "l"(global) : "memory");
+}
+template <int Bytes>
+SIMT_DEVICE void copy_async_if(bool part, void* shared, const void* global, int bytes) {
+  if (part) copy_async<Bytes>(shared, global, bytes);
 }
 SIMT_DEVICE void copy_commit() { asm volatile("cp.async.commit_group;" ::: "memory"); }
 // Until at most `Pending` of this thread's latest groups are under way.

@@ -46,25 +46,26 @@ struct Square {
   SIMT_DEVICE T* at(int i, int j) const { return p + i * pitch + j; }
 };
 
-// `Count` neighbours in shared memory, aligned to 16 bytes; `exist` (the same for the warp): those from there on are zero.
+// `Count` neighbours in shared memory, aligned to 16 bytes. `exist` (the same for the warp): those from there on are zero, and
+// not written. part: whether the lane writes.
 template <int Count, class T>
 SIMT_DEVICE void get_row(const T* p, T (&v)[Count], int exist = Count) {
 #pragma unroll
   for (int e = 0; e < Count; e += kVector<T>) {
-    simt::Vector<T, kVector<T>> part{};
-    if (e < exist) part = simt::get_vector<kVector<T>>(p + e);
+    simt::Vector<T, kVector<T>> four{};
+    if (e < exist) four = simt::get_vector<kVector<T>>(p + e);
 #pragma unroll
-    for (int i = 0; i < kVector<T>; ++i) v[e + i] = part.v[i];
+    for (int i = 0; i < kVector<T>; ++i) v[e + i] = four.v[i];
   }
 }
 template <int Count, class T>
-SIMT_DEVICE void put_row(T* p, const T (&v)[Count], int exist = Count) {
+SIMT_DEVICE void put_row(T* p, const T (&v)[Count], int exist = Count, bool part = true) {
 #pragma unroll
   for (int e = 0; e < Count; e += kVector<T>) {
-    simt::Vector<T, kVector<T>> part;
+    simt::Vector<T, kVector<T>> four;
 #pragma unroll
-    for (int i = 0; i < kVector<T>; ++i) part.v[i] = v[e + i];
-    if (e < exist) simt::put_vector<kVector<T>>(p + e, part);
+    for (int i = 0; i < kVector<T>; ++i) four.v[i] = v[e + i];
+    if (e < exist) simt::put_vector_if<kVector<T>>(part, p + e, four);
   }
 }
 
@@ -129,7 +130,7 @@ SIMT_DEVICE int factor_strip(const Square<T>& a, int p, T (&row)[kStrip], T* inv
 #pragma unroll
       for (int j = u + 1; j < kStrip; ++j) row[j] = simt::fma(-mine, others[j], row[j]);
     }
-    if (exists) put_row(a.at(i, p + first), finished, size - first);
+    put_row(a.at(exists ? i : p, p + first), finished, size - first, exists);
 #pragma unroll
     for (int j = 0; j + 4 < kStrip; ++j) row[j] = row[j + 4];
   }
@@ -139,9 +140,9 @@ SIMT_DEVICE int factor_strip(const Square<T>& a, int p, T (&row)[kStrip], T* inv
   return which ? p + which : 0;
 }
 
-// Row i below the first 32 of the strip at column p: x L^T = a, one thread.
+// Row i below the first 32 of the strip at column p: x L^T = a, one thread. part: whether it is there.
 template <class T>
-SIMT_DEVICE void solve_row(const Square<T>& a, int p, int i, const T* inverse, const T* panel) {
+SIMT_DEVICE void solve_row(const Square<T>& a, int p, int i, bool part, const T* inverse, const T* panel) {
   T x[kStrip];
   get_row(a.at(i, p), x);
 #pragma unroll
@@ -152,7 +153,7 @@ SIMT_DEVICE void solve_row(const Square<T>& a, int p, int i, const T* inverse, c
     for (int u = 0; u < 4; ++u) {
       const int k = first + u;
       x[k] *= over[u];
-      simt::put(a.at(p + k, i), x[k]);
+      simt::put_if(part, a.at(p + k, i), x[k]);
 #pragma unroll
       for (int from = first; from < kStrip; from += 4) {
         T others[4];
@@ -163,43 +164,47 @@ SIMT_DEVICE void solve_row(const Square<T>& a, int p, int i, const T* inverse, c
       }
     }
   }
-  put_row(a.at(i, p), x);
+  put_row(a.at(i, p), x, kStrip, part);
 }
 
-// Subtracts the part of the strip at column p from a square of 32 x 32 at (i0, j0), one warp: a lane has 4 rows of 8 columns.
-// Left out: what lies above the diagonal and columns before `from`.
+// Subtracts the part of the strip at column p from a square of 32 x 32 at (i0, j0), one warp: a lane has 4 rows of two vectors,
+// as often as it takes. Left out: what lies above the diagonal and columns before `from`.
 template <class T>
 SIMT_DEVICE void update_square(const Square<T>& a, int p, int i0, int j0, int from) {
-  constexpr int kParts = 8 / kVector<T>;
-  const int lane = simt::lane(), i = i0 + lane / 4 * 4, j = j0 + lane % 4 * kVector<T>;
-  T sums[4][8] = {};
-#pragma unroll 2
-  for (int k = 0; k < kStrip; ++k) {
-    T x[4], z[8];
-    get_row(a.at(p + k, i < a.n ? i : p), x);
+  constexpr int kWide = kVector<T>, kApart = 4 * kWide;
+  const int lane = simt::lane(), i = i0 + lane / 4 * 4;
+#pragma unroll 1
+  for (int j = j0 + lane % 4 * kWide, end = j0 + 32; j < end; j += 2 * kApart) {
+    T sums[4][2 * kWide] = {};
+#pragma unroll (kWide / 2)
+    for (int k = 0; k < kStrip; ++k) {
+      T x[4], z[2 * kWide];
+      get_row(a.at(p + k, i < a.n ? i : p), x);
 #pragma unroll
-    for (int h = 0; h < kParts; ++h) {
-      const int column = j + h * 4 * kVector<T>;
-      const auto part = simt::get_vector<kVector<T>>(a.at(p + k, column < a.n ? column : p));
+      for (int h = 0; h < 2; ++h) {
+        const int column = j + h * kApart;
+        const auto part = simt::get_vector<kWide>(a.at(p + k, column < a.n ? column : p));
 #pragma unroll
-      for (int e = 0; e < kVector<T>; ++e) z[h * kVector<T> + e] = part.v[e];
+        for (int e = 0; e < kWide; ++e) z[h * kWide + e] = part.v[e];
+      }
+#pragma unroll
+      for (int r = 0; r < 4; ++r)
+#pragma unroll
+        for (int e = 0; e < 2 * kWide; ++e) sums[r][e] = simt::fma(x[r], z[e], sums[r][e]);
     }
 #pragma unroll
     for (int r = 0; r < 4; ++r)
 #pragma unroll
-      for (int e = 0; e < 8; ++e) sums[r][e] = simt::fma(x[r], z[e], sums[r][e]);
+      for (int h = 0; h < 2; ++h) {
+        const int column = j + h * kApart;
+        const bool wanted = i + r < a.n && column <= i + r && column >= from;
+        T* const there = a.at(i + r, column);
+        auto part = simt::get_vector_if<kWide>(wanted, there);
+#pragma unroll
+        for (int e = 0; e < kWide; ++e) part.v[e] -= sums[r][h * kWide + e];
+        simt::put_vector_if<kWide>(wanted, there, part);
+      }
   }
-#pragma unroll
-  for (int r = 0; r < 4; ++r)
-#pragma unroll
-    for (int h = 0; h < kParts; ++h) {
-      const int column = j + h * 4 * kVector<T>;
-      if (i + r >= a.n || column > i + r || column < from) continue;
-      auto part = simt::get_vector<kVector<T>>(a.at(i + r, column));
-#pragma unroll
-      for (int e = 0; e < kVector<T>; ++e) part.v[e] -= sums[r][h * kVector<T> + e];
-      simt::put_vector<kVector<T>>(a.at(i + r, column), part);
-    }
 }
 
 // Elements of the scratch of factor_shared.
@@ -242,7 +247,10 @@ SIMT_DEVICE void factor_shared(const Square<T>& a, T* inverse, T* panel, int* fa
     if (*failed) return;
     // The strip's rows below, one per thread.
 #pragma unroll 1
-    for (int i = p + 32 + Crew::rank(); i < n; i += Threads) solve_row(a, p, i, inverse, panel);
+    for (int first = p + 32 + Crew::warp() * 32; first < n; first += Threads) {
+      const int i = first + simt::lane();
+      solve_row(a, p, i < n ? i : n - 1, i < n, inverse, panel);
+    }
     Crew::barrier();
   }
 }
@@ -297,18 +305,17 @@ SIMT_DEVICE void update_tile(const Square<T>& l, int p, const Columns<Width, T>&
   }
 #pragma unroll
   for (int r = 0; r < kRows; ++r) {
-    if (i + r >= l.n) continue;
     T v[4];
     get_row(x.at(i + r, c), v);
 #pragma unroll
     for (int e = 0; e < 4; ++e) v[e] -= sums[r][e];
-    put_row(x.at(i + r, c), v);
+    put_row(x.at(i + r, c), v, 4, i + r < l.n);
   }
 }
 
-// The strip at row p of one column, one lane. Both ways read rows of L's diagonal block.
+// The strip at row p of one column, one lane; part: whether it writes. Both ways read rows of L's diagonal block.
 template <bool Transposed, class T>
-SIMT_DEVICE void substitute_strip(const Square<T>& l, int p, const T* inverse, T* x, int pitch) {
+SIMT_DEVICE void substitute_strip(const Square<T>& l, int p, const T* inverse, T* x, int pitch, bool part) {
   const int size = l.n - p < kStrip ? l.n - p : kStrip;
   T v[kStrip];
 #pragma unroll
@@ -322,7 +329,7 @@ SIMT_DEVICE void substitute_strip(const Square<T>& l, int p, const T* inverse, T
 #pragma unroll
       for (int step = 0; step < 4; ++step) {
         const int u = Transposed ? 3 - step : step, k = first + u;
-        const T* const from = l.at(k < size ? p + k : l.n - 1, p);
+        const T* const from = k < size ? l.at(p + k, p) : inverse;  // behind the last row any 16 finite numbers
         if (Transposed) v[k] = k < size ? v[k] * over[u] : T(0);
 #pragma unroll
         for (int j = 0; j < k; j += 4) {
@@ -342,7 +349,7 @@ SIMT_DEVICE void substitute_strip(const Square<T>& l, int p, const T* inverse, T
     }
   }
 #pragma unroll
-  for (int k = 0; k < kStrip; ++k) simt::put_if(k < size, x + k * pitch, v[k]);
+  for (int k = 0; k < kStrip; ++k) simt::put_if(part && k < size, x + k * pitch, v[k]);
 }
 
 // x <- L^-1 x (Transposed: L^-T x). Columns go in groups of at most 32, which do not meet: the first warp of each updates and
@@ -364,7 +371,7 @@ SIMT_DEVICE void substitute(const Square<T>& l, const T* inverse, const Columns<
       update_tile<Transposed>(l, before * kStrip, x, (Transposed ? at - t : at + t) * kStrip + tile_row, tile_column);
     if (warp == 0) {
       simt::warp_barrier();
-      if (lane < Cut::kGroup) substitute_strip<Transposed>(l, p, inverse, x.at(p, group + lane), x.pitch);
+      substitute_strip<Transposed>(l, p, inverse, x.at(p, group + lane % Cut::kGroup), x.pitch, lane < Cut::kGroup);
     }
     Crew::barrier();
   }

@@ -19,13 +19,13 @@ CHIP, SHORTEST, MOST_SPLITS = 264, 128, 16  # splits of a long k (product.cuh, p
 TENSOR_FROM = 48  # k from which float products run on the tensor cores
 BLOCKS = 3  # of one multiprocessor, that a product's tiles fill it with
 WARP_LIMIT, STRIP, SQUARE, WARPS = 32, 16, 32, 8  # triangle.cuh, factor_fused.cu
-PASS, PASSES_UP_TO = 16, 32  # columns that a block solves behind its factor: of one pass, and at most (factor_block.cuh)
-COLUMNS, NARROW = 64, 8  # of x in a tile; in the narrowest block of a solve (factor_large.cu, factor_small.cu)
+PASS, PASSES_UP_TO = 16, 32  # columns that a block solves behind its factor: per pass, and at most
+COLUMNS, NARROW = 64, 8  # of x in a tile; in the narrowest block of a solve
 
 # Cycles, counted in the instructions of the kernels.
 PIVOT = 140.0  # a shuffle, a multiply-add and a reciprocal root, and a sixteenth of a strip's update and panel
 STAGE = 250.0  # the least that 16 features take in the fused kernel: a barrier, copies, loads
-TILE_CHAIN = 20000.0  # of 64 pivots, a substitution, a product, and semaphores with the tiles behind them (factor_large.cu)
+TILE_CHAIN = 20000.0  # of 64 pivots, a substitution, a product, and semaphores with the tiles behind (factor_large.cu)
 SOLVE_CHAIN = 9000.0  # of one tile of the solve: the last product, a substitution and a semaphore
 SUBSTITUTE = 900.0  # of 16 rows in one block, both ways
 JOIN = 350.0  # of one split's sums of a tile, which the block that is done last reads (join.cuh)

@@ -96,6 +96,17 @@ inline void put_vector(T* p, Vector<T, N> v, Site site = Site::here()) {
   for (int i = 0; i < N; ++i) p[i] = v.v[i];
 }
 template <int N, class T>
+inline Vector<T, N> get_vector_if(bool part, const T* p, Site site = Site::here()) {
+  if (part) return get_vector<N>(p, site);
+  runtime::count(site, runtime::Space::shared, p, 0);
+  return {};
+}
+template <int N, class T>
+inline void put_vector_if(bool part, T* p, Vector<T, N> v, Site site = Site::here()) {
+  if (part) return put_vector<N>(p, v, site);
+  runtime::count(site, runtime::Space::shared, p, 0);
+}
+template <int N, class T>
 inline Vector<T, N> load_vector(const T* p, Site site = Site::here()) {
   runtime::check_aligned(site, p, sizeof(T) * N);
   runtime::count(site, runtime::Space::global_load, p, sizeof(T) * N);
@@ -151,6 +162,12 @@ inline void copy_async(void* shared, const void* global, int bytes, Site site = 
 }
 inline void copy_async_whole(void* shared, const void* global, Site site = Site::here()) {
   copy_async<16>(shared, global, 16, site);
+}
+template <int Bytes>
+inline void copy_async_if(bool part, void* shared, const void* global, int bytes, Site site = Site::here()) {
+  if (part) return copy_async<Bytes>(shared, global, bytes, site);
+  runtime::count(site, runtime::Space::global_load, global, 0);
+  runtime::count(site, runtime::Space::shared, shared, 0);
 }
 inline void copy_commit() { runtime::copy_commit(); }
 template <int Pending>

@@ -94,7 +94,8 @@ def test_occupancy_counts_with_the_shared_memory_of_a_launch(floors):
     for size in ("float", "double"):
         calls = [
             ("krr", 1, 128, 64, 96, 70, "dense", "dense", "fused"), ("krr", 1, 300, 64, 96, 4, "low_rank", "low_rank"),
-            ("rbf", 1, 128, 64, 96, 70, "fused"), ("cholesky", 1, 128, 70),
+            ("rbf", 1, 128, 64, 96, 70, "fused"), ("cholesky", 1, 128, 70), ("cholesky", 132, 128, 33),
+            ("cholesky", 1, 32, 1),
         ]  # fmt: skip
         if size == "float":
             pairs = [("float", "float"), ("bf16", "bf16"), ("f16", "f16"), ("float", "bf16")]
