@@ -18,7 +18,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 ENV_STAMP := build/stamps/env
 WHEEL_STAMP := build/stamps/wheel-$(CUDA)
 SOURCES := $(shell find csrc ssdd_ext python -type f \( -name '*.cpp' -o -name '*.h' -o -name '*.cu' -o -name '*.cuh' \
-	-o -name '*.py' -o -name '*.pyi' -o -name 'py.typed' -o -name 'CMakeLists.txt' \) 2>/dev/null | LC_ALL=C sort)
+	-o -name '*.py' -o -name '*.toml' -o -name '*.pyi' -o -name 'py.typed' -o -name 'CMakeLists.txt' \) 2>/dev/null | LC_ALL=C sort)
 # Rewritten only when a source came or went, so that a deleted file also rebuilds the wheel.
 SOURCE_LIST := build/stamps/sources
 $(shell mkdir -p build/stamps && echo '$(SOURCES)' | cmp -s - $(SOURCE_LIST) || echo '$(SOURCES)' >$(SOURCE_LIST))
@@ -52,7 +52,7 @@ demo: $(WHEEL_STAMP) ## set up everything, then distil digits and show what the 
 	$(BIN)/ssdd demo $(ARGS)
 
 test: $(WHEEL_STAMP) ## set up everything, then run all tests against the installed wheel
-	SSDD_TEST_INSTALLED=1 $(BIN)/pytest --durations=15 $(ARGS)
+	SSDD_TEST_INSTALLED=1 OMP_WAIT_POLICY=passive $(BIN)/pytest -n $(JOBS) --dist loadfile --durations=15 $(ARGS)
 
 bench: $(WHEEL_STAMP) ## run the benchmark scripts
 	for script in benchmarks/bench_*.py; do echo "== $$script"; $(BIN)/python $$script $(ARGS); done

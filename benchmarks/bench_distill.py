@@ -30,9 +30,13 @@ from torch.utils.flop_counter import FlopCounterMode
 import ssdd_ext
 from ssdd.config import DistillConfig, Preset, preset
 from ssdd.data import ImageSet, crop_and_flip
-from ssdd.distill import State, inputs, rate, real_batch, run, start
+from ssdd.distillation import Job
+from ssdd.distillation.batches import Batches
+from ssdd.distillation.loop import begin as begin_job
+from ssdd.distillation.loop import inputs, rate, run
+from ssdd.distillation.pool import Member
+from ssdd.distillation.state import State
 from ssdd.models import Network, build, frozen, in_chunks
-from ssdd.pool import Member
 from ssdd.teachers.teacher import teacher_backbone
 from ssdd_ext.bench import machine, seconds_text, summary
 
@@ -102,8 +106,9 @@ class Stopwatch:
 class Published:
     """The loop as published, in plain PyTorch, from copies of the networks and pairs of ``state``."""
 
-    def __init__(self, teacher: torch.nn.Module, data: ImageSet, state: State, config: DistillConfig) -> None:
-        self.teacher, self.data, self.config = teacher, data, config
+    def __init__(self, teacher: torch.nn.Module, job: Job, state: State) -> None:
+        config = job.config
+        self.teacher, self.data, self.config = teacher, job.data, config
         self.networks = [copy.deepcopy(m.network).to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
                          for m in state.pool.members]  # fmt: skip
         self.optimizers = [torch.optim.SGD(n.parameters(), lr=config.pool_rate, momentum=config.pool_momentum,
@@ -157,18 +162,18 @@ class Published:
         return value
 
 
-def our_step(state: State, data: ImageSet, representations: Tensor, config: DistillConfig, watch: Stopwatch) -> float:
-    """``distill.run`` for one step, its calls apart: to the same bits, which :func:`check` looks at."""
+def our_step(job: Job, state: State, batches: Batches, watch: Stopwatch) -> float:
+    """``distillation.loop.run`` for one step, its calls apart: to the same bits, which :func:`check` looks at."""
     [member] = state.pool.draw()
-    x_b, y_b, _ = real_batch(state, data, representations, config, None)
+    x_b, y_b, _ = batches.draw(state.generator)
     watch.lap("batch")
     f = frozen(member.network)
-    features = f(inputs(state, data, config))[None]
+    features = f(inputs(job, state))[None]
     watch.lap("support")
     f_b = in_chunks(f, x_b)[None]
     watch.lap("query")
     f_s = features.detach().requires_grad_()
-    kernel, ridge = ssdd_ext.Linear(bias=config.bias), ssdd_ext.Ridge.trace(config.ridge)
+    kernel, ridge = ssdd_ext.Linear(bias=job.config.bias), ssdd_ext.Ridge.trace(job.config.ridge)
     loss = ssdd_ext.krr_mse(f_s, state.y_s, f_b, y_b, kernel=kernel, ridge=ridge, on_failure="nan").mean()
     state.optimizer.zero_grad()
     loss.backward()
@@ -176,10 +181,10 @@ def our_step(state: State, data: ImageSet, representations: Tensor, config: Dist
     features.backward(f_s.grad)
     watch.lap("support")
     for group in state.optimizer.param_groups:
-        group["lr"] = rate(state.step, config)
+        group["lr"] = rate(state.step, job.config)
     state.optimizer.step()
     watch.lap("outer AdamW")
-    state.pool.advance([member], inputs(state, data, config).detach(), state.y_s.detach())
+    state.pool.advance([member], inputs(job, state).detach(), state.y_s.detach())
     watch.lap("pool update")
     state.step += 1
     state.loss_sum += loss.detach()
@@ -187,8 +192,8 @@ def our_step(state: State, data: ImageSet, representations: Tensor, config: Dist
     return 0.0
 
 
-def begin(shape: Shape) -> tuple[torch.nn.Module, ImageSet, Tensor, DistillConfig, State]:
-    """Teacher, images, representations, settings and a state whose pool holds networks that never come of age."""
+def begin(shape: Shape) -> tuple[torch.nn.Module, Job, State, Batches]:
+    """Teacher, job, a state whose pool holds networks that never come of age, and the job's batches."""
     g = torch.Generator().manual_seed(0)
     n = max(shape.batch, shape.images) + 1
     data = ImageSet("random", *(torch.randint(0, 256, (k, shape.side, shape.side, 3), generator=g, dtype=torch.uint8)
@@ -199,31 +204,33 @@ def begin(shape: Shape) -> tuple[torch.nn.Module, ImageSet, Tensor, DistillConfi
     settings = preset(shape.preset).distill if shape.preset != TINY.preset else DistillConfig()
     config = replace(settings, images=shape.images, batch=shape.batch, pool=shape.pool, pool_steps=FOREVER,
                      log_every=FOREVER, steps=FOREVER)  # fmt: skip
-    state = start(data, representations, lambda: shape.make_student(outputs), config, seed=0)
+    job = Job(data, representations, lambda: shape.make_student(outputs), config)
+    state, batches = begin_job(job)
     state.pool.members = [state.pool._start(i) for i in range(shape.pool)]  # of age 0: an age changes no time
     state.snapshots[0] = state.x_s.detach().clone()
-    return wide, data, representations, config, state
+    return wide, job, state, batches
 
 
 def check(shape: Shape = TINY) -> None:
     """The step that is timed is the loop's, to the bit; and the published loss is this one's."""
-    _, data, r, config, state = begin(shape)
-    _, _, _, _, other = begin(shape)
+    _, job, state, batches = begin(shape)
+    _, _, other, _ = begin(shape)
     for _ in range(3):
-        our_step(state, data, r, config, Stopwatch())
-        run(other, data, r, config, until=other.step + 1)
+        our_step(job, state, batches, Stopwatch())
+        run(job, other, batches, until=other.step + 1)
     weights = [[p for m in s.pool.members for p in m.network.parameters()] for s in (state, other)]
     assert torch.equal(state.x_s, other.x_s) and torch.equal(state.y_s, other.y_s)
     assert all(torch.equal(a, b) for a, b in zip(*weights, strict=True))
 
 
-def agreement(theirs: Published, member: Member, state: State, data: ImageSet, representations: Tensor) -> float:
+def agreement(theirs: Published, member: Member, job: Job, state: State) -> float:
     """The relative difference of the outer gradients of X_s, on one batch and one network."""
     rows = torch.arange(theirs.config.batch)
-    x_b, y_b = data.preprocessing(data.x_train[rows]), representations[rows]
+    data = job.data
+    x_b, y_b = data.preprocessing(data.x_train[rows]), job.representations[rows]
     f = frozen(member.network)
     kernel, ridge = ssdd_ext.Linear(bias=theirs.config.bias), ssdd_ext.Ridge.trace(theirs.config.ridge)
-    ours = ssdd_ext.krr_mse(f(inputs(state, data, theirs.config)), state.y_s, in_chunks(f, x_b), y_b, kernel=kernel,
+    ours = ssdd_ext.krr_mse(f(inputs(job, state)), state.y_s, in_chunks(f, x_b), y_b, kernel=kernel,
                             ridge=ridge)  # fmt: skip
     network = theirs.networks[state.pool.members.index(member)].eval().requires_grad_(False)
     with torch.no_grad():
@@ -235,9 +242,9 @@ def agreement(theirs: Published, member: Member, state: State, data: ImageSet, r
 
 def measure(shape: Shape, rounds: int, seconds: float, clock: str = "wall") -> list[dict[str, Any]]:
     """One row a part, the step last: seconds of both, their ratio, and the multiply counts."""
-    wide, data, representations, config, state = begin(shape)
-    theirs = Published(wide, data, state, config)
-    difference = agreement(theirs, state.pool.members[0], state, data, representations)
+    wide, job, state, batches = begin(shape)
+    theirs = Published(wide, job, state)
+    difference = agreement(theirs, state.pool.members[0], job, state)
     taken: dict[str, list[Stopwatch]] = {"published": [], "ssdd": []}
     begun = time.perf_counter()
     for i in range(rounds + 1):  # the first of each is not timed: it counts
@@ -251,7 +258,7 @@ def measure(shape: Shape, rounds: int, seconds: float, clock: str = "wall") -> l
         else:
             taken["published"].append(watch)
         watch = Stopwatch(CLOCKS[clock])
-        our_step(state, data, representations, config, watch)
+        our_step(job, state, batches, watch)
         if i > 0:
             taken["ssdd"].append(watch)
     total = sum(counts.values())

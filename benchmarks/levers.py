@@ -18,10 +18,11 @@ from torch import Tensor
 
 import ssdd_ext
 from ssdd.config import DistillConfig
-from ssdd.data import ImageSet
-from ssdd.distill import State
+from ssdd.distillation import Job
+from ssdd.distillation.batches import Batches
+from ssdd.distillation.state import State
 from ssdd.models import Network, frozen
-from ssdd.models.frozen import CHUNK
+from ssdd.models.features import CHUNK
 from ssdd_ext.bench import machine, seconds_text, summary
 
 Features = Callable[[Tensor], Tensor]
@@ -77,14 +78,15 @@ def pool_update(network: Network, x_s: Tensor, y_s: Tensor, cast: bool) -> None:
 
 
 def measure_levers(
-    begun: tuple[torch.nn.Module, ImageSet, Tensor, DistillConfig, State], shape: dict[str, Any], rounds: int,
+    begun: tuple[torch.nn.Module, Job, State, Batches], shape: dict[str, Any], rounds: int,
     limit: float, compiled: bool,
 ) -> list[dict[str, Any]]:  # fmt: skip
     """One row a lever and part: support forward and backward, query forward, pool update."""
-    _, data, representations, config, state = begun
+    _, job, state, _ = begun
+    data, config = job.data, job.config
     network = state.pool.members[0].network
     rows = torch.arange(config.batch)
-    x_b, y_b = data.preprocessing(data.x_train[rows]), representations[rows]
+    x_b, y_b = data.preprocessing(data.x_train[rows]), job.representations[rows]
     x_s, y_s = data.preprocessing.normalise(state.x_s.detach()), state.y_s.detach()
     wide = plain(network).double()  # type: ignore[attr-defined]
     exact = gradient(wide, x_s.double(), y_s.double(), x_b.double(), y_b.double(), config)

@@ -18,6 +18,15 @@
 //             A bias of 0 whose gradient is wanted must be bordered all the same (`bordered`, n = D + 1): the backward
 //             takes 1^T alpha from it, and without it gives the gradient to the bias as if alpha summed to zero.
 //
+// Other kernels than the linear one: Xbar_i = 2 sum_j G_ij (x_i - z_j) with G = Kbar dk/dr. Two forms:
+//   product      2 (rowsum(G) x - G z), from the first support point as origin, so that points far from 0 do not cancel.
+//                What cancels is as large as the reach, the largest coordinate from that origin. The terms that remain
+//                are of the order of l / sqrt(D): beyond that distance k is small.
+//   differences  each term by itself, of the points as they are given, at half the rate of a product or less.
+// Differences are taken where reach sqrt(D) > kReach l: for points in clusters far apart. Up to there the product loses two
+// bits beside them. The decision is a problem's own (of a chunk of queries: of it and the support) and follows from
+// the inputs alone.
+//
 // n is the order of the factor: S, or D (+1 with a bias) in the primal. Every input has any strides; outputs are
 // dense row-major and alias nothing. factor [B, n, n] (L below; above the diagonal K_ss, which the rbf backward
 // needs), coef [B, n, C] (alpha or w), kept [B, Q, S] = K_qs or nullptr, aux [B, 3] = tr(K_ss), lambda, jitter.
@@ -28,6 +37,8 @@
 #include "tensor.h"
 
 namespace ssdd {
+
+constexpr double kReach = 16;
 
 enum class Plan { dense = 0, low_rank = 1, mixed = 2, primal = 3 };
 

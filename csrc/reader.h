@@ -44,6 +44,7 @@ class Reader {
       count *= t->shape[i];
     }
     require(count >= elements, std::string(name) + ": too small");
+    require(t->data, std::string(name) + kNoMemory);
     return data<U>(t);
   }
 
@@ -66,6 +67,9 @@ class Reader {
   int device_index() const { return index; }
 
  private:
+  // A tensor of zeros that PyTorch has not made yet, a functional one, one whose storage was resized to nothing.
+  static constexpr const char* kNoMemory = ": its elements have no memory";
+
   static Batch<const T> view(const char* name, const dlpack::Tensor* t, int64_t b, int64_t rows, int64_t columns) {
     if (!t) return {};
     require(t->ndim == 2 || t->ndim == 3, std::string(name) + ": expected 2 or 3 dimensions");
@@ -78,6 +82,7 @@ class Reader {
       strides[i] = t->strides ? t->strides[i] : dense;
       dense *= t->shape[i];
     }
+    require(t->data || dense == 0, std::string(name) + kNoMemory);
     return {data<T>(t), k == 0 ? 0 : strides[0], strides[k], strides[k + 1]};
   }
 

@@ -33,6 +33,11 @@ def tensor(name: str, value: Any, *, min_dim: int = 2) -> Tensor:
             f"; convert it with torch.as_tensor({name})" if type(value).__module__ == "numpy" else ""
         )
         raise TypeError(f"{name}: expected a torch.Tensor, got {describe(value)}{hint}")
+    if value.is_nested:
+        raise TypeError(
+            f"{name}: expected a dense tensor, got a nested one, whose matrices differ in size; call its parts one "
+            f"by one, or pad them with torch.nested.to_padded_tensor({name}, 0.0)"
+        )
     if value.layout != torch.strided:
         raise TypeError(
             f"{name}: expected a dense tensor, got layout {value.layout}; call {name}.to_dense() first"

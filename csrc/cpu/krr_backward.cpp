@@ -283,20 +283,29 @@ class Backward {
   }
 
   // Kernels of the squared distance: G = Kbar dk/dr, and d r_ij / d x_i = 2 (x_i - x_j).
-  // Only differences of points matter. From a common origin, points far from 0 cancel before the products.
-  View<const T> from_origin(View<const T> x, int64_t rows, T* shifted) {
+  // Points as they are given, from the first support point, and the reach of krr.h.
+  struct Points {
+    View<const T> given, shifted;
+    T reach;
+  };
+  Points points(View<const T> x, int64_t rows, T* shifted) {
     int64_t begin, end;
     team.share(rows, 1, &begin, &end);
     for (int64_t i = begin; i < end; ++i)
       for (int64_t j = 0; j < s.d; ++j) shifted[i * s.d + j] = x(i, j) - x_s(0, j);
     team.barrier();
-    return {shifted, s.d, 1};
+    return {x, {shifted, s.d, 1}, largest(team, rows, s.d, shifted, w.partial)};
+  }
+
+  // Whether the points lie too far apart for the product form (krr.h).
+  bool far_apart(T reach) const {
+    return static_cast<double>(reach) * std::sqrt(static_cast<double>(s.d)) > kReach * static_cast<double>(a.hyper.get(b, 0));
   }
 
   void nonlinear() {
     alpha_bar_dense();
     solve_u();
-    support = from_origin(x_s, s.s, w.shifted_s);
+    support = points(x_s, s.s, w.shifted_s);
     double parameter_bar = 0;
     const bool needs_g = grad_x_s || grad_x_q || grad_hyper;
     if (grad_x_s || grad_hyper) parameter_bar += support_half();
@@ -319,8 +328,7 @@ class Backward {
     });
     mirror(team, s.s, w.k_bar, true);
     if (!grad_x_s) return sum;
-    sum_columns<T>(team, s.s, s.s, {w.k_bar, s.s, 1}, 1.0, w.columns);
-    add_differences({s.s, s.d, s.s, {w.k_bar, s.s, 1}, support, grad_x_s, s.d}, support, T(0));
+    add_differences(s.s, s.s, {w.k_bar, s.s, 1}, support, support, grad_x_s, T(0));
     return sum;
   }
 
@@ -330,24 +338,27 @@ class Backward {
     const double sum = sum_rows(team, rows, w.partial, [&](int64_t i) {
       return kernel_row_backward(s.kernel, a.hyper, b, grad_hyper != nullptr, s.s, k + i * s.s, w.chunk_bar + i * s.s);
     });
-    const View<const T> queries = from_origin(x_q.from(q0, 0), rows, w.shifted_q);
-    if (grad_x_s) {
-      sum_columns<T>(team, rows, s.s, {w.chunk_bar, s.s, 1}, 1.0, w.columns);
-      add_differences({s.s, s.d, rows, View<const T>{w.chunk_bar, 1, s.s}, queries, grad_x_s, s.d}, support, T(1));
-    }
-    if (grad_x_q) {
-      sum_columns<T>(team, s.s, rows, {w.chunk_bar, 1, s.s}, 1.0, w.columns);
-      add_differences({rows, s.d, s.s, {w.chunk_bar, s.s, 1}, support, grad_x_q + q0 * s.d, s.d}, queries, T(0));
-    }
+    if (!grad_x_s && !grad_x_q) return sum;
+    const Points queries = points(x_q.from(q0, 0), rows, w.shifted_q);
+    if (grad_x_s) add_differences(s.s, rows, {w.chunk_bar, 1, s.s}, queries, support, grad_x_s, T(1));
+    if (grad_x_q) add_differences(rows, s.s, {w.chunk_bar, s.s, 1}, support, queries, grad_x_q + q0 * s.d, T(0));
     return sum;
   }
 
-  // c = beta c + 2 (rowsum(G) x - G z), with rowsum(G) in w.columns.
-  void add_differences(Product<T> p, View<const T> x, T beta) {
-    const AddScaled<T> add{w.columns, T(2), x};
-    const Epilogue<T> epilogue{&apply_add_scaled<T>, &add};
+  // c [rows, D] = beta c + 2 sum_j g_ij (x_i - z_j) for g [rows, inner].
+  void add_differences(int64_t rows, int64_t inner, View<const T> g, const Points& z, const Points& x, T* c, T beta) {
+    Product<T> p{rows, s.d, inner, g, z.given, c, s.d};
     p.alpha = T(-2);
     p.beta = beta;
+    if (far_apart(std::max(z.reach, x.reach))) {
+      p.inner = Inner::difference;
+      p.x = x.given;
+      return product(team, pack, p);
+    }
+    sum_columns<T>(team, inner, rows, g.t(), 1.0, w.columns);
+    const AddScaled<T> add{w.columns, T(2), x.shifted};
+    const Epilogue<T> epilogue{&apply_add_scaled<T>, &add};
+    p.b = z.shifted;
     p.epilogue = &epilogue;
     product(team, pack, p);
   }
@@ -358,7 +369,8 @@ class Backward {
   const int64_t b;
   const KrrWork<T>& w;
   const Packing<T> pack;
-  View<const T> x_s, x_q, y_s, e, support;
+  View<const T> x_s, x_q, y_s, e;
+  Points support;
   T gamma;
   const T *factor, *coef, *kept;
   T *u, *grad_x_s, *grad_x_q, *grad_hyper;

@@ -2,7 +2,9 @@
 //
 // A product C[m,n] = sum_k f(A[m,k], B[k,n]) runs on packed panels: A in panels of `mr` rows (k-major), B in panels
 // of at most `nr` columns (k-major). `dot` has f = a*b, `distance` has f = (a-b)^2: squared Euclidean distances
-// without the cancellation of |x|^2 + |z|^2 - 2xz, at half the arithmetic rate of `dot`.
+// without the cancellation of |x|^2 + |z|^2 - 2xz, at half the arithmetic rate of `dot`. `difference` has
+// f = a (b - x) with x [m, n], the element that belongs to the sum: sum_k a b - (sum_k a) x without its cancellation, at
+// half the rate too.
 //
 // micro_generic.cpp, micro_avx2.cpp and micro_avx512.cpp instantiate micro_tile.h for one vector width each;
 // dispatch.cpp picks one at run time. No other file is compiled for a particular instruction set.
@@ -11,14 +13,14 @@
 
 namespace ssdd::cpu {
 
-enum class Inner { dot, distance };
+enum class Inner { dot, distance, difference };
 
 template <class T>
 struct Micro {
   const char* name;
   int mr;     // rows of an A panel
-  int nr;     // columns of a full B panel for dot; a distance needs one register more a row, so its panels are
-              // 2 * lanes wide
+  int nr;     // columns of a full B panel for dot; a distance or difference needs one register more a row, so its
+              // panels are 2 * lanes wide
   int lanes;  // a B panel's width is its column count rounded up to this
 
   // Packs element (k, j) = src[k * ks + j * js], k < kc, j < n, into panels of `width` columns: panel p starts at
@@ -33,6 +35,8 @@ struct Micro {
               T* out, int64_t ld, T alpha, T beta);
   void (*distance)(int panels, int width, int kc, const T* a, int64_t rs, int64_t ks, int64_t panel_stride,
                    const T* b, T* out, int64_t ld, T alpha, T beta);
+  // The same of a (b - x) for one panel and at most 2 * lanes columns: x [mr, width] is dense.
+  void (*difference)(int width, int kc, const T* a, const T* b, const T* x, T* out, int64_t ld, T alpha, T beta);
 
   // Few columns: out[i * ld + j] = beta * out + alpha * sum_k a[i * as + k] * b[j * bs + k], i < m, j < n.
   void (*dots)(int m, int n, int kc, const T* a, int64_t as, const T* b, int64_t bs, T* out, int64_t ld, T alpha,

@@ -14,7 +14,7 @@ namespace {
 // Terms that one register sums before it is added to a total: the error of a long sum grows with the length of its
 // runs. Squared differences are all of one sign and drift, so theirs are short.
 template <Inner F>
-constexpr int kRun = F == Inner::dot ? 128 : 16;
+constexpr int kRun = F == Inner::dot ? 128 : F == Inner::distance ? 16 : 64;
 
 template <class T, int Bytes, int Mr, Inner F, int Panels, int Vectors>
 inline void tile(int kc, const T* a, int64_t rs, int64_t ks, int64_t panel_stride, const T* b, T* out, int64_t ld,
@@ -93,6 +93,54 @@ void run(int panels, int width, int kc, const T* a, int64_t rs, int64_t ks, int6
     tile_for<T, Bytes, Mr, F, 2, 1>(kc, a, rs, ks, panel_stride, b, out, ld, alpha, beta);
   else
     tile_for<T, Bytes, Mr, F, 1, 1>(kc, a, rs, ks, panel_stride, b, out, ld, alpha, beta);
+}
+
+// a (b - x) of one packed panel. x is read from the first cache for each multiply-add: it fills as many registers as the sums.
+template <class T, int Bytes, int Mr, int Vectors>
+inline void difference_tile(int kc, const T* a, const T* b, const T* x, T* out, int64_t ld, T alpha, T beta) {
+  using V = typename VectorOf<T, Bytes>::type;
+  using L = typename VectorOf<T, Bytes>::loose;
+  constexpr int lanes = Bytes / sizeof(T), width = lanes * Vectors, run = kRun<Inner::difference>;
+  V total[Mr][Vectors] = {};
+  for (int k0 = 0; k0 < kc; k0 += run) {
+    V acc[Mr][Vectors] = {};
+    const int stop = kc - k0 < run ? kc - k0 : run;
+    for (int k = 0; k < stop; ++k) {
+      V bv[Vectors];
+#pragma GCC unroll 4
+      for (int v = 0; v < Vectors; ++v) bv[v] = *reinterpret_cast<const L*>(b + v * lanes);
+#pragma GCC unroll 16
+      for (int i = 0; i < Mr; ++i) {
+        const T s = a[i];
+#pragma GCC unroll 4
+        for (int v = 0; v < Vectors; ++v) {
+          const V d = bv[v] - *reinterpret_cast<const L*>(x + i * width + v * lanes);
+          acc[i][v] += d * s;
+        }
+      }
+      a += Mr;
+      b += width;
+    }
+#pragma GCC unroll 16
+    for (int i = 0; i < Mr; ++i)
+#pragma GCC unroll 4
+      for (int v = 0; v < Vectors; ++v) total[i][v] += acc[i][v];
+  }
+#pragma GCC unroll 16
+  for (int i = 0; i < Mr; ++i)
+#pragma GCC unroll 4
+    for (int v = 0; v < Vectors; ++v) {
+      L* c = reinterpret_cast<L*>(out + i * ld + v * lanes);
+      *c = beta == T(0) ? total[i][v] * alpha : *c * beta + total[i][v] * alpha;
+    }
+}
+
+template <class T, int Bytes, int Mr>
+void difference(int width, int kc, const T* a, const T* b, const T* x, T* out, int64_t ld, T alpha, T beta) {
+  if (width == 2 * static_cast<int>(Bytes / sizeof(T)))
+    difference_tile<T, Bytes, Mr, 2>(kc, a, b, x, out, ld, alpha, beta);
+  else
+    difference_tile<T, Bytes, Mr, 1>(kc, a, b, x, out, ld, alpha, beta);
 }
 
 // Transposes 4 source columns at a time through registers; the compiler turns the constant shuffles into unpacks.
@@ -177,6 +225,7 @@ const Micro<T>* make(const char* name) {
                                  &pack<T>,
                                  &run<T, Bytes, Mr, Inner::dot>,
                                  &run<T, Bytes, Mr, Inner::distance>,
+                                 &difference<T, Bytes, Mr>,
                                  &dots<T, Bytes>,
                                  &stream<T, Bytes>,
                                  &exponential<T, Bytes>};

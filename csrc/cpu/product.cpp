@@ -33,7 +33,8 @@ struct Job {
   void tiles(int64_t i, int rows, const T* a, int64_t rs, int64_t ks, int64_t panel_stride, int64_t j, int columns,
              const T* b, int depth, bool first, bool last) const {
     const int width = static_cast<int>(round_up(columns, micro.lanes));
-    const int step = width == micro.lanes ? 2 * micro.mr : micro.mr;
+    const bool difference = p.inner == Inner::difference;
+    const int step = width == micro.lanes && !difference ? 2 * micro.mr : micro.mr;
     const T beta = first ? p.beta : T(1);
     for (int r = 0; r < rows; r += step) {
       const int m = std::min(step, rows - r);
@@ -42,16 +43,24 @@ struct Job {
       const bool crosses = p.lower && j + columns - 1 > row;
       const T* a_tile = a + (r / micro.mr) * panel_stride;
       const int count = m > micro.mr ? 2 : 1;
-      auto run = p.inner == Inner::dot ? micro.dot : micro.distance;
+      alignas(64) T points[kTile];
+      if (difference) bring_points(row, m, j, columns, width, points);
+      const auto run = [&](T* out, int64_t ld, T factor) {
+        if (difference)
+          micro.difference(width, depth, a_tile, b, points, out, ld, p.alpha, factor);
+        else
+          (p.inner == Inner::dot ? micro.dot : micro.distance)(count, width, depth, a_tile, rs, ks, panel_stride, b, out,
+                                                               ld, p.alpha, factor);
+      };
       T* c = p.c + row * p.ldc + j;
       // A tile of 2 panels whose second is partly filled, an edge, or one that crosses the diagonal goes through a
       // small buffer; packed operands are padded with zeros, so computing it whole is safe.
       const bool whole = m == count * micro.mr && columns == width && !crosses;
       if (whole) {
-        run(count, width, depth, a_tile, rs, ks, panel_stride, b, c, p.ldc, p.alpha, beta);
+        run(c, p.ldc, beta);
       } else {
         alignas(64) T buffer[kTile];
-        run(count, width, depth, a_tile, rs, ks, panel_stride, b, buffer, width, p.alpha, T(0));
+        run(buffer, width, T(0));
         for (int y = 0; y < m; ++y) {
           const int64_t upto = p.lower ? std::min<int64_t>(columns, row + y - j + 1) : columns;
           T* out = c + y * p.ldc;
@@ -64,6 +73,12 @@ struct Job {
       }
       if (last && p.epilogue) finish(row, j, m, columns, crosses, c);
     }
+  }
+
+  // x(i, j) of a tile, zero beyond its edges: what is computed there is not kept.
+  void bring_points(int64_t row, int m, int64_t j, int columns, int width, T* points) const {
+    for (int y = 0; y < micro.mr; ++y)
+      for (int x = 0; x < width; ++x) points[y * width + x] = y < m && x < columns ? p.x(row + y, j + x) : T(0);
   }
 
   void finish(int64_t row, int64_t j, int m, int columns, bool crosses, T* c) const {

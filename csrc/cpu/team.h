@@ -55,6 +55,31 @@ double squares(const Team& team, int64_t rows, int64_t columns, const T* x, T* p
   });
 }
 
+// The largest |f| of all dense rows x [rows, columns] (0 where there are none; NaN does not count).
+template <class T>
+T largest(const Team& team, int64_t rows, int64_t columns, const T* x, T* partial) {
+  constexpr int64_t kLanes = 16;  // that many maxima at a time: one alone would wait for itself
+  int64_t begin, end;
+  team.share(rows, 1, &begin, &end);
+  for (int64_t i = begin; i < end; ++i) {
+    const T* row = x + i * columns;
+    T most[kLanes] = {};
+    int64_t j = 0;
+    for (; j + kLanes <= columns; j += kLanes)
+      for (int64_t e = 0; e < kLanes; ++e) {
+        const T size = std::fabs(row[j + e]);
+        most[e] = size > most[e] ? size : most[e];
+      }
+    for (; j < columns; ++j) most[0] = std::max(most[0], std::fabs(row[j]));
+    partial[i] = *std::max_element(most, most + kLanes);
+  }
+  team.barrier();
+  T most = T(0);
+  for (int64_t i = 0; i < rows; ++i) most = std::max(most, partial[i]);
+  team.barrier();
+  return most;
+}
+
 // out[j] = factor * sum_i x(i, j), columns shared over the team.
 template <class T>
 void sum_columns(const Team& team, int64_t rows, int64_t columns, View<const T> x, double factor, T* out) {

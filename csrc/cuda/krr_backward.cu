@@ -1,13 +1,14 @@
 // KRR backward on the GPU, from the forward's factor and coefficients; formulas and plans in krr.h. Like the forward, products
 // of the whole batch on one stream. Launches, with the gradients to X_s and Y_s: low rank 6, mixed 7, dense 4 and 3 a chunk of K_qs
 // at hand; one more for X_q (two in mixed and dense, which have no W), one for the hyper-parameters, and two for a factor larger
-// than one block.
+// than one block. Other kernels than the linear one: 9 and 7 a chunk, two more for X_q; of each pair of launches for the two
+// forms of krr.h one does nothing, for want of the problems that it is for.
 //
 // Mapping: that of the products and rungs. Own kernels: slope_kernel and shift_kernel take a block a row, hyper_kernel a block
 // for 32 columns, the last of a problem's blocks what follows from all (join.cuh), alpha_sum_kernel a block a problem,
 // rbf_hyper_kernel a thread a problem.
 // Traffic: X_s, X_q, R, the factor and alpha once, each gradient once; dense K_qs and Kbar_qs too; slope_kernel reads two
-// elements and writes one for each of K, shift_kernel one and one; hyper_kernel reads R, U and alpha.
+// elements and writes one for each of K, shift_kernel one and one, and a number a row; hyper_kernel reads R, U and alpha.
 // FLOPs: low rank 2 (Q + S) D C for M and abar, 2 S^2 C, 4 S D C for W and V, 4 S D C for Xbar_s; dense 2 Q S C twice,
 // 2 S^2 C, 2 S^2 D, 2 Q S D; slope_kernel about 8 an element.
 // Floor on an H100: benchmarks/results/sass.md for the sizes of the speed table; slope_kernel 12 bytes an element / 3.35 TB/s.
@@ -108,12 +109,47 @@ SIMT_KERNEL(kThreads) rbf_hyper_kernel(int64_t batch, int64_t s, RidgeKind ridge
                                               ridge_slope(ridge, static_cast<double>(aux[3 * b]), s)) + bad;
 }
 
-// Only differences of points matter. From a common origin, points far from 0 cancel before the products.
+// What follows from the reach of a problem's points: of the support's (which is kept), or of it and some queries'.
 template <class T>
-SIMT_KERNEL(kThreads) shift_kernel(int64_t rows, int64_t d, Source<T> x, Source<T> origin, T* out) {
+struct Reach {
+  const T* scalars;
+  T *support, *parts;  // [batch], [batch, rows]
+  int* tickets;
+  int32_t *near, *far;
+  bool queries;
+};
+
+// The points from a common origin, so that points far from 0 cancel before the products; and how far they reach from there,
+// by which the last of a problem's blocks decides between the two forms of krr.h. One block a row.
+template <class T>
+SIMT_KERNEL(kThreads) shift_kernel(int64_t rows, int64_t d, Source<T> x, Source<T> origin, T* out, Reach<T> reach) {
   const int64_t b = simt::block().x / rows, i = simt::block().x % rows;
-  for (int64_t j = simt::thread(); j < d; j += kThreads)
-    simt::store(out + (b * rows + i) * d + j, x[b](i, j) - origin[b](0, j));
+  double most = 0;
+  for (int64_t j = simt::thread(); j < d; j += kThreads) {
+    const T v = x[b](i, j) - origin[b](0, j);
+    const double size = static_cast<double>(v < T(0) ? -v : v);
+    most = size > most ? size : most;
+    simt::store(out + (b * rows + i) * d + j, v);
+  }
+  most = block_most<kThreads>(most);
+  T* const parts = reach.parts + b * rows;
+  if (simt::thread() == 0) simt::store(parts + i, static_cast<T>(most));
+  if (!last_to_arrive(reach.tickets + b, rows)) return;
+  most = 0;
+  for (int64_t e = simt::thread(); e < rows; e += kThreads) {
+    const double part = static_cast<double>(simt::load(parts + e));
+    most = part > most ? part : most;
+  }
+  most = block_most<kThreads>(most);
+  if (simt::thread() != 0) return;
+  if (reach.queries)
+    most = static_cast<double>(reach.support[b]) > most ? static_cast<double>(reach.support[b]) : most;
+  else
+    reach.support[b] = static_cast<T>(most);
+  const double length = static_cast<double>(reach.scalars[b * kScalars + kLengthscale]);
+  const bool far = most * simt::square_root(static_cast<double>(d)) > kReach * length;
+  reach.far[b] = far ? 1 : 0;
+  reach.near[b] = far ? 0 : 1;
 }
 
 template <class T>
@@ -321,7 +357,7 @@ class Backward : KrrPass<T> {
   void nonlinear() {
     alpha_bar_dense();
     solve(s.s, u, a.grad_x_s || a.grad_hyper ? w.pack : nullptr);
-    shift(x_s, s.s, w.shifted_s);
+    const Points support = shift(x_s, s.s, w.shifted_s, false);
     bool counted = false;
     if (a.grad_x_s || a.grad_hyper) {
       two_k_bar();
@@ -330,8 +366,7 @@ class Backward : KrrPass<T> {
       mirror(s.batch, s.s, w.k_bar, Mirror::upper_to_lower, stream);
       if (a.grad_x_s) {
         sums(s.s, s.s, dense(w.k_bar, s.s, s.s), column_row(0), w.width);
-        differences(s.s, s.s, dense(w.k_bar, s.s, s.s), dense(w.shifted_s, s.s, s.d), column_row(0), w.width, w.shifted_s, s.s,
-                    a.grad_x_s, s.s * s.d, false);
+        differences(s.s, s.s, dense(w.k_bar, s.s, s.s), support, column_row(0), w.width, support, a.grad_x_s, s.s * s.d, false);
       }
     }
     const bool needs_queries = a.grad_x_s || a.grad_x_q || a.grad_hyper;
@@ -340,24 +375,29 @@ class Backward : KrrPass<T> {
       const Batch<const T> k = k_chunk(q0, rows), bar = bar_chunk(q0, rows);
       slopes(rows, k.p, k.bs, w.chunk_bar, bar.bs, false, counted);
       counted = true;
-      shift(from(x_q, q0), rows, w.shifted_q);
+      if (!a.grad_x_s && !a.grad_x_q) continue;
+      const Points queries = shift(from(x_q, q0), rows, w.shifted_q, true);
       if (a.grad_x_s) {
         sums(rows, s.s, bar, column_row(0), w.width);
-        differences(s.s, rows, t(bar), dense(w.shifted_q, rows, s.d), column_row(0), w.width, w.shifted_s, s.s, a.grad_x_s,
-                    s.s * s.d, true);
+        differences(s.s, rows, t(bar), queries, column_row(0), w.width, support, a.grad_x_s, s.s * s.d, true);
       }
       if (a.grad_x_q)
-        differences(rows, s.s, bar, dense(w.shifted_s, s.s, s.d), w.row_sums, rows, w.shifted_q, rows, a.grad_x_q + q0 * s.d,
-                    s.q * s.d, false);
+        differences(rows, s.s, bar, support, w.row_sums, rows, queries, a.grad_x_q + q0 * s.d, s.q * s.d, false);
     }
     if (a.grad_hyper)
       simt::launch(&rbf_hyper_kernel<T>, {static_cast<unsigned>((s.batch + kThreads - 1) / kThreads)}, kThreads, 0, stream, s.batch,
                    s.s, s.ridge, w.scalars, a.aux, w.parameter, a.hyper.count, a.grad_hyper);
   }
 
-  void shift(const Source<T>& x, int64_t rows, T* out) {
+  // Points as they are given, and from the first support point.
+  struct Points {
+    Source<T> given, shifted;
+  };
+  Points shift(const Source<T>& x, int64_t rows, T* out, bool queries) {
+    const Reach<T> reach{w.scalars, w.reach, w.row_parts, tickets(), w.near, w.far, queries};
     if (rows > 0)
-      simt::launch(&shift_kernel<T>, {static_cast<unsigned>(s.batch * rows)}, kThreads, 0, stream, rows, s.d, x, x_s, out);
+      simt::launch(&shift_kernel<T>, {static_cast<unsigned>(s.batch * rows)}, kThreads, 0, stream, rows, s.d, x, x_s, out, reach);
+    return {x, dense(out, rows, s.d)};
   }
 
   void slopes(int64_t rows, const T* k, int64_t k_bs, T* bar, int64_t bar_bs, bool square, bool add) {
@@ -365,12 +405,17 @@ class Backward : KrrPass<T> {
                  square, w.scalars, w.row_sums, w.row_parts, tickets(), add, w.parameter);
   }
 
-  // c (+)= 2 (rowsum(G) x - G z)
-  void differences(int64_t rows, int64_t inner, const Source<T>& g, const Source<T>& z, const T* row_sum, int64_t sum_bs,
-                   const T* x, int64_t x_rows, T* c, int64_t c_bs, bool accumulate) {
-    Product<T> p = make(rows, s.d, inner, g, z, c, c_bs);
-    p.alpha = -2, p.accumulate = accumulate, p.lambda_of = a.aux + 1;
-    p.add = dense(x, x_rows, s.d), p.add_factor = 2, p.add_row = row_sum, p.add_row_bs = sum_bs;
+  // c (+)= 2 sum_j g_ij (x_i - z_j), each problem in its form: as 2 (rowsum(G) x - G z), or one difference at a time. Two
+  // launches, of which the other one's blocks are done at once: the host does not know which form it is.
+  void differences(int64_t rows, int64_t inner, const Source<T>& g, const Points& z, const T* row_sum, int64_t sum_bs,
+                   const Points& x, T* c, int64_t c_bs, bool accumulate) {
+    Product<T> p = make(rows, s.d, inner, g, z.shifted, c, c_bs);
+    p.alpha = -2, p.accumulate = accumulate, p.lambda_of = a.aux + 1, p.active = w.near;
+    p.add = x.shifted, p.add_factor = 2, p.add_row = row_sum, p.add_row_bs = sum_bs;
+    run(p);
+    p = make(rows, s.d, inner, g, z.given, c, c_bs);
+    p.alpha = -2, p.accumulate = accumulate, p.lambda_of = a.aux + 1, p.active = w.far;
+    p.from = x.given;
     run(p);
   }
 

@@ -18,6 +18,8 @@ struct KrrWork {
   T *chunk, *chunk_bar;           // dense: [B, chunk, S]
   T *u, *pack, *k_bar;            // backward: [B, S, C], [B, S, 3C], [B, S, S]
   T *shifted_s, *shifted_q, *row_sums, *row_parts;  // other kernels: [B, S, D], [B, chunk, D], [B, rows]
+  T* reach;                       // [B] of the support points (krr.h)
+  int32_t *near, *far;            // [B] 0 or 1: which form the gradient of a problem's points takes
   T* split;
   int* tickets;  // kTickets of products and one a problem, zeroed with the scalars
   int64_t width, split_elements, total;
@@ -26,7 +28,7 @@ struct KrrWork {
 // The chunk is planned for one problem; here all problems have one at a time.
 KrrShape with_chunk_for_batch(KrrShape shape);
 
-// Tiles of one problem's predictions for the first q queries, which come in chunks.
+// Most tiles of one problem's predictions for the first q queries, which come in chunks.
 inline int64_t prediction_tiles(const KrrShape& s, int64_t q) {
   return s.plan == Plan::dense ? q / s.chunk * tiles_of(s.chunk, s.c) + tiles_of(q % s.chunk, s.c) : tiles_of(q, s.c);
 }
@@ -58,6 +60,9 @@ KrrWork<T> krr_layout(const KrrShape& s, bool backward, T* memory) {
       w.shifted_q = arena.take(b * s.chunk * s.d);
       w.row_sums = arena.take(b * rows);
       w.row_parts = arena.take(b * rows);
+      w.reach = arena.take(b);
+      w.near = reinterpret_cast<int32_t*>(arena.take(b));
+      w.far = reinterpret_cast<int32_t*>(arena.take(b));
     }
   }
   // The products whose k may be long while their result is small.

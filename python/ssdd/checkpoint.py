@@ -29,9 +29,6 @@ from .config import InputError, Report, differences, silent, versions
 FORMAT = "ssdd.checkpoint"
 FORMAT_VERSION = 1
 KEPT = 2
-EVERY = 60.0
-"""Seconds between two checkpoints, unless told otherwise. It changes no number of the result."""
-
 AGAIN = 1.0
 """Seconds after which a second signal is a second request."""
 
@@ -47,6 +44,9 @@ class Checkpoints:
     Trouble that does not end the run (a full disk, a damaged newest file) is reported as ``{"event": "warning",
     "message"}``. ``writes=False`` reads only: of the ``processes`` that share a run, one writes.
     """
+
+    EVERY = 60.0
+    """Seconds between two checkpoints, unless told otherwise. It changes no number of the result."""
 
     def __init__(
         self,

@@ -21,7 +21,6 @@ import torch.distributed as dist
 from torch import Tensor
 
 from .config import InputError
-from .data import CPU
 
 Way = Literal["batch", "networks"]
 WAYS = get_args(Way)
@@ -127,11 +126,14 @@ def place() -> int | None:
 
 
 @contextmanager
-def joined(way: str | None = None, otherwise: str | None = None, device: torch.device = CPU) -> Iterator[Processes]:
+def joined(
+    way: str | None = None, otherwise: str | None = None, device: torch.device | None = None
+) -> Iterator[Processes]:
     """The processes that ``torchrun`` started (it sets ``WORLD_SIZE``), joined for the time of the context.
 
     ``way``: one of ``WAYS``; without ``torchrun`` it is an :class:`InputError`. ``otherwise``: what holds where there
-    are several processes and no ``way`` was given (default "batch"). ``device``: where this process computes.
+    are several processes and no ``way`` was given (default "batch"). ``device``: where this process computes (default:
+    the CPU).
     """
     size = int(os.environ.get("WORLD_SIZE", "1"))
     if way is not None and size == 1:
@@ -143,7 +145,7 @@ def joined(way: str | None = None, otherwise: str | None = None, device: torch.d
         yield ALONE
         return
     # In main memory gloo: a process that dies closes its connections, and the others notice.
-    dist.init_process_group("gloo" if device.type == "cpu" else "cpu:gloo,cuda:nccl")
+    dist.init_process_group("gloo" if device is None or device.type == "cpu" else "cpu:gloo,cuda:nccl")
     # Where one is gone torchrun ends the others by SIGTERM, often before they have said why they cannot go on. So only
     # checkpoint.interruptible hears it, and nothing where this process is about to end with that message.
     before = signal.signal(signal.SIGTERM, signal.SIG_IGN)

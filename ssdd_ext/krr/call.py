@@ -55,13 +55,18 @@ class Call:
             return self.cast(value)
         return value if value.shape[:-2] == self.batch else value.expand(*self.batch, *value.shape[-2:])
 
-    def finish(self, result: Tensor, status: Tensor, jitter: Tensor, order: int, return_info: bool) -> Any:
+    def checked(self, status: Tensor, jitter: Tensor, order: int) -> Info:
+        """Raise for a failure if the call asks for that, else return what happened."""
         # The native ops raise by themselves, also inside a compiled graph.
         if self.on_failure == "raise" and not self.native:
             checks.raise_on_failure(self.op, status, order, self.ridge)
+        return Info(status, jitter)
+
+    def finish(self, result: Tensor, info: Info, return_info: bool) -> Any:
+        """What the public call returns. Only here is it rounded to the caller's dtype, behind the last product."""
         if result.dtype != self.result:
             result = result.to(self.result)
-        return (result, Info(status, jitter)) if return_info else result
+        return (result, info) if return_info else result
 
 
 def _number_if_so(p: float | Tensor, device: torch.device) -> float | Tensor:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 
 import torch
 from torch import Tensor
@@ -23,6 +23,9 @@ class Fit:
     (K_ss + lambda I)^-1 Y_s; weights is None. Primal, for a linear kernel of fewer features than support points (the
     rule of :func:`krr`): weights [..., D (+1), C] = (Phi^T Phi + lambda I)^-1 Phi^T Y_s with the rows of
     Phi = [sqrt(scale) X_s, sqrt(bias) 1]; alpha and x_s are None.
+
+    alpha, weights, x_s and the kernel's tensors have the dtype that was solved in: float64 under
+    ``solve_dtype=torch.float64``. Their digits cancel in the predictions, which alone are rounded to the inputs' dtype.
     """
 
     kernel: Kernel
@@ -58,6 +61,13 @@ class Fit:
         return p
 
 
+def _converted(kernel: Kernel, dtype: torch.dtype) -> Kernel:
+    """The kernel with its tensors in ``dtype``. The fit and every prediction use them, and these two parts of their
+    gradient cancel, so the sum is made before it is rounded."""
+    own = {f.name: getattr(kernel, f.name) for f in fields(kernel)}
+    return replace(kernel, **{n: v.to(dtype) for n, v in own.items() if isinstance(v, Tensor)})
+
+
 def _for_matrices(parameter: float | Tensor, dtype: torch.dtype) -> float | Tensor:
     return parameter.to(dtype)[..., None, None] if isinstance(parameter, Tensor) else parameter
 
@@ -66,7 +76,7 @@ def _roots(kernel: Kernel, dtype: torch.dtype) -> tuple[float | Tensor, float]:
     """sqrt(scale), ready to broadcast against matrices, and sqrt(bias), of a linear kernel with a number for bias."""
     scale, bias = kernel.parameters
     assert not isinstance(bias, Tensor)
-    root = _for_matrices(scale.sqrt(), dtype) if isinstance(scale, Tensor) else math.sqrt(scale)
+    root = scale.to(dtype).sqrt()[..., None, None] if isinstance(scale, Tensor) else math.sqrt(scale)
     return root, math.sqrt(bias)
 
 
@@ -86,7 +96,7 @@ def _primal(call: Call, x: Tensor, y: Tensor) -> tuple[Tensor, Info]:
         call = replace(call, values=values, hyper=hyper)
     transposed = phi.mT
     a = ops.gram(transposed, None, None, [1.0, 0.0], Linear.name) if call.native else transposed @ phi
-    weights, info = solve(call, a, transposed @ y, True)
+    weights, info = solve(call, a, transposed @ y)
     return weights, info
 
 
@@ -108,6 +118,8 @@ def fit(
     ridge = DEFAULT_RIDGE if ridge is None else ridge
     tensors = check_problem(x_s, y_s, x_s)
     tensors = {"x_s": tensors["x_s"], "y_s": tensors["y_s"]}
+    if isinstance(kernel, Kernel):
+        kernel = _converted(kernel, checks.work_dtype(solve_dtype, **tensors)[0])
     call = prepare("fit", tensors, kernel, ridge, on_failure, check_finite, backend, solve_dtype)
     x, y = call.cast(x_s), call.cast(y_s)
     with checks.full_precision(x_s):
@@ -121,10 +133,10 @@ def _fit(call: Call, x: Tensor, y: Tensor, backend: str) -> Fit:
         bordered = kernel.parameters[-1] != 0
         if plan.is_primal(plan.Problem(x.shape[-2], 0, features, y.shape[-1], True, bordered, x.element_size())):
             weights, info = _primal(call, x, y)
-            return Fit(kernel, info, None, None, weights.to(call.work), features, backend, call.result)
+            return Fit(kernel, info, None, None, weights, features, backend, call.result)
     if call.native:
         k_ss = ops.gram(x, None, call.hyper, call.values, kernel.name)
     else:
         k_ss = reference.gram(x, None, kernel, call.hyper, call.values)
-    alpha, info = solve(call, k_ss, y, True)
-    return Fit(kernel, info, alpha.to(call.work), x, None, features, backend, call.result)
+    alpha, info = solve(call, k_ss, y)
+    return Fit(kernel, info, alpha, x, None, features, backend, call.result)

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from .. import checks
 from ..ridge import Ridge
-from .call import DEFAULT_RIDGE, NO_KERNEL, prepare
+from .call import DEFAULT_RIDGE, NO_KERNEL, Call, Info, prepare
 from .gram import solve
 
 
@@ -33,22 +33,8 @@ def krr_from_gram(
     Returns:
         Predictions [..., Q, C]. The keywords are those of :func:`krr`.
     """
-    ridge = DEFAULT_RIDGE if ridge is None else ridge
-    tensors = {
-        "k_ss": checks.tensor("k_ss", k_ss),
-        "y_s": checks.tensor("y_s", y_s),
-        "k_qs": checks.tensor("k_qs", k_qs),
-    }
-    checks.square("k_ss", k_ss)
-    checks.not_empty("k_ss", k_ss, -1, "support point")
-    checks.size("y_s", y_s, -2, k_ss.shape[-1], "k_ss")
-    checks.size("k_qs", k_qs, -1, k_ss.shape[-1], "k_ss")
-    call = prepare("krr_from_gram", tensors, NO_KERNEL, ridge, on_failure, check_finite, backend, solve_dtype)
-    # K_qs bar = P bar alpha^T is dense whatever the plan: torch's product is the right tool.
-    alpha, info = solve(call, call.cast(k_ss), call.cast(y_s), True)
-    with checks.full_precision(k_qs):
-        p = (call.cast(k_qs) @ alpha.to(call.work)).to(call.result)
-    return (p, info) if return_info else p
+    call, p, info = _predict(k_ss, y_s, k_qs, ridge, on_failure, check_finite, backend, solve_dtype)
+    return call.finish(p, info, return_info)
 
 
 def krr_mse_from_gram(
@@ -75,16 +61,34 @@ def krr_mse_from_gram(
     if check_finite:
         checks.finite(y_q=y_q)
     checks.work_dtype(solve_dtype, k_qs=k_qs, y_q=y_q)
-    p, info = krr_from_gram(
-        k_ss,
-        y_s,
-        k_qs,
-        ridge=ridge,
-        on_failure=on_failure,
-        return_info=True,
-        check_finite=check_finite,
-        backend=backend,
-        solve_dtype=solve_dtype,
-    )
+    call, p, info = _predict(k_ss, y_s, k_qs, ridge, on_failure, check_finite, backend, solve_dtype)
     loss = (p - y_q.to(p.dtype)).square().mean((-2, -1))
-    return (loss, info) if return_info else loss
+    return call.finish(loss, info, return_info)
+
+
+def _predict(
+    k_ss: Tensor,
+    y_s: Tensor,
+    k_qs: Tensor,
+    ridge: Ridge | None,
+    on_failure: str,
+    check_finite: bool,
+    backend: str,
+    solve_dtype: torch.dtype | None,
+) -> tuple[Call, Tensor, Info]:
+    """The call, the predictions in the dtype of the computation, and what happened."""
+    ridge = DEFAULT_RIDGE if ridge is None else ridge
+    tensors = {
+        "k_ss": checks.tensor("k_ss", k_ss),
+        "y_s": checks.tensor("y_s", y_s),
+        "k_qs": checks.tensor("k_qs", k_qs),
+    }
+    checks.square("k_ss", k_ss)
+    checks.not_empty("k_ss", k_ss, -1, "support point")
+    checks.size("y_s", y_s, -2, k_ss.shape[-1], "k_ss")
+    checks.size("k_qs", k_qs, -1, k_ss.shape[-1], "k_ss")
+    call = prepare("krr_from_gram", tensors, NO_KERNEL, ridge, on_failure, check_finite, backend, solve_dtype)
+    # K_qs bar = P bar alpha^T is dense whatever the plan: torch's product is the right tool.
+    alpha, info = solve(call, call.cast(k_ss), call.cast(y_s))
+    with checks.full_precision(k_qs):
+        return call, call.cast(k_qs) @ alpha, info

@@ -10,7 +10,7 @@ from torch import Tensor
 from .. import checks, ops, reference
 from ..kernels import Kernel
 from ..ridge import Ridge
-from .call import NO_KERNEL, Call, prepare
+from .call import NO_KERNEL, Call, Info, prepare
 
 
 def gram(
@@ -83,7 +83,7 @@ def cholesky(
         factor, status, jitter = ops.cholesky(call.cast(a), on_failure)
     else:
         factor, status, jitter = reference.cholesky(call.cast(a), on_failure)
-    return call.finish(factor, status, jitter, a.shape[-1], return_info)
+    return call.finish(factor, call.checked(status, jitter, a.shape[-1]), return_info)
 
 
 def cholesky_solve(
@@ -110,13 +110,16 @@ def cholesky_solve(
     checks.not_empty("a", a, -1, "row")
     checks.size("y", y, -2, a.shape[-1], "a")
     call = prepare("cholesky_solve", tensors, NO_KERNEL, ridge, on_failure, check_finite, backend, solve_dtype)
-    return solve(call, call.cast(a), call.cast(y), return_info)
+    x, info = solve(call, call.cast(a), call.cast(y))
+    return call.finish(x, info, return_info)
 
 
-def solve(call: Call, a: Tensor, y: Tensor, return_info: bool) -> Any:
+def solve(call: Call, a: Tensor, y: Tensor) -> tuple[Tensor, Info]:
+    """(A + lambda I)^-1 Y in the dtype of the computation: to round it before the products that follow would undo
+    ``solve_dtype``."""
     hyper, values = call.hyper, call.values
     if call.native:
         x, _, status, jitter = ops.solve(a, y, hyper, values, call.ridge, call.on_failure)
     else:
         x, status, jitter = reference.cholesky_solve(a, y, call.ridge, hyper, values, call.on_failure)
-    return call.finish(x, status, jitter, a.shape[-1], return_info)
+    return x, call.checked(status, jitter, a.shape[-1])

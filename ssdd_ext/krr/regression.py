@@ -55,7 +55,7 @@ def krr(
     else:
         with checks.full_precision(x_s):
             p, status, jitter = reference.krr(a, b, c, kernel, ridge, call.hyper, call.values, on_failure)
-    return call.finish(p, status, jitter, x_s.shape[-2], return_info)
+    return call.finish(p, call.checked(status, jitter, x_s.shape[-2]), return_info)
 
 
 def krr_mse(
@@ -93,7 +93,7 @@ def krr_mse(
     else:
         with checks.full_precision(x_s):
             loss, status, jitter = reference.krr_mse(a, b, c, d, kernel, ridge, call.hyper, call.values, on_failure)
-    return call.finish(loss, status, jitter, x_s.shape[-2], return_info)
+    return call.finish(loss, call.checked(status, jitter, x_s.shape[-2]), return_info)
 
 
 def explain(

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from .native import KERNEL_CODES, core, hyper_rows, matrices, stream, to_capsule
-from .register import library, register
+from .register import library, register, transformed
 
 library.define("gram(Tensor x, Tensor? z, Tensor? hyper, float[] values, str kernel) -> Tensor")
 
@@ -41,6 +41,26 @@ def _gram_setup(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
     ctx.save_for_backward(x, z, hyper, output if ctx.kernel != "linear" else None)
 
 
+# Up to here the float32 products below lose two bits beside sums of differences (csrc/krr.h).
+_REACH = 16.0
+
+
+def _are_near(x: Tensor, z: Tensor, origin: Any, lengthscale: Tensor | float) -> bool:
+    """Whether all points lie near the origin, in units of the kernel's length: known only of numbers at hand. A GPU
+    would have to be waited for, and a transform or a compiler has no numbers."""
+    if not (x.is_cpu and type(x) is Tensor) or transformed() or torch.compiler.is_compiling():
+        return False
+    if torch._C._len_torch_dispatch_stack() or x.numel() == 0 or z.numel() == 0:
+        return x.numel() == 0 or z.numel() == 0
+    with torch.no_grad():
+        reach = torch.maximum(*((p - origin).abs().amax((-2, -1), keepdim=True) for p in (x, z)))
+        return bool((reach * math.sqrt(x.shape[-1]) <= _REACH * lengthscale).all())
+
+
+def _double(value: Any) -> Any:
+    return value.double() if isinstance(value, Tensor) else value
+
+
 def _gram_backward(ctx: Any, grad: Tensor) -> tuple[Any, ...]:
     # Plain products, differentiable themselves: double backward of a Gram matrix works.
     x, z, hyper, k = ctx.saved_tensors
@@ -63,7 +83,10 @@ def _gram_backward(ctx: Any, grad: Tensor) -> tuple[Any, ...]:
             g = g + g.mT
         over = parameters[0] ** -2
         # Only differences of points matter: from a common one, so that points far from 0 cancel before the products.
-        origin = other[..., :1, :].detach()
+        origin = other[..., :1, :].detach() if other.shape[-2] else 0
+        # What cancels in the products is as large as the points' distances: float32 keeps no digits of far clusters.
+        if g.dtype == torch.float32 and not _are_near(x, other, origin, parameters[0]):
+            g, x, other, origin, over = (_double(v) for v in (g, x, other, origin, over))
         x, other = x - origin, other - origin
         grad_x = over * (g @ other - g.sum(-1, keepdim=True) * x) if needs_x else None
         grad_z = over * (g.mT @ x - g.sum(-2).unsqueeze(-1) * other) if needs_z else None

@@ -20,6 +20,8 @@ def unavailable(device: torch.device, kernel: Kernel) -> str | None:
     """Why the native core cannot run here, or None."""
     if kernel.name not in KERNEL_CODES:
         return f"it has no native epilogue for {type(kernel).__name__}"
+    if torch.jit.is_tracing():
+        return "torch.jit.trace cannot record its ops"
     if device.type == "cpu":
         return None
     if device.type == "cuda":

@@ -2,7 +2,10 @@
 
 At these sizes a call costs as much as the work, so this road checks next to nothing twice: whatever is not in perfect
 order (shapes, dtypes, devices, layouts: the core looks at them) returns None, goes the ordinary way and gets its error
-there.
+there. The core gets memory as it lies, without PyTorch's dispatcher. So everything that the dispatcher would resolve
+first returns None too: subclasses, modes, transforms, tracing, the negative bit. Tensors without memory of their own
+(sparse, nested, mkldnn, functional, those of a transform that has ended) give no capsule, or one that leads nowhere,
+which the core refuses.
 """
 
 from __future__ import annotations
@@ -12,6 +15,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.overrides import has_torch_function
 
 from .. import checks, plan
 from ..kernels import KERNELS, Kernel
@@ -72,7 +76,7 @@ def _bar(like: Tensor, needed: bool) -> Tensor | None:
 def _run(x_s: Tensor, y_s: Tensor, x_q: Tensor, y_q: Tensor, needs: Any, call: Call) -> tuple[Tensor, Any]:
     """(loss, its gradients to x_s, y_s and x_q)."""
     (shape, code, elements), values, on_failure = call
-    loss = torch.empty(x_s.shape[:-2], dtype=x_s.dtype)
+    loss = torch.empty(x_s.shape[:-2], dtype=x_s.dtype, device=x_s.device)
     bars = _bar(x_s, needs[0]), _bar(y_s, needs[1]), _bar(x_q, needs[2])
     work = _workspace(elements, loss)
     failed = core.krr_value_and_gradient(
@@ -107,7 +111,7 @@ class _SmallMse(torch.autograd.Function):
             bars = _run(x_s, y_s, x_q, y_q, ctx.needs_input_grad, ctx.call)[1]
         if torch.is_grad_enabled():
             return (*_Once.apply(grad, *bars, *ctx.inputs[:3]), None, None)
-        if grad.dim() == 0 and grad.item() == 1:
+        if grad.dim() == 0 and _is_one(grad):
             ctx.bars = None
             return (*bars, None, None)
         return (*_times(grad, bars), None, None)
@@ -115,6 +119,13 @@ class _SmallMse(torch.autograd.Function):
 
 # Function.apply without its look for functorch's dead wrappers: a plain tensor in eager mode is none.
 _apply = super(torch.autograd.Function, _SmallMse).apply
+
+
+def _is_one(grad: Tensor) -> bool:
+    try:
+        return bool(grad.item() == 1)
+    except RuntimeError:  # many gradients in one (is_grads_batched), or a fake one: not a number
+        return False
 
 
 def _times(grad: Tensor, bars: tuple[Tensor | None, ...]) -> tuple[Tensor | None, ...]:
@@ -144,11 +155,17 @@ def small_krr_mse(
     """The loss of a small problem with gradients to X_s, Y_s or X_q on the CPU, or None where another road is right:
     tensors of one shape [S, D] or [B, S, D] and one dtype, eager mode, no torch.func transform."""
     if not (type(x_s) in _PLAIN and type(y_s) in _PLAIN and type(x_q) in _PLAIN and type(y_q) in _PLAIN):
-        return None
+        return None  # a subclass may be anything
     needs_x_s, needs_x_q = x_s.requires_grad, x_q.requires_grad
     if not (needs_x_s or needs_x_q or y_s.requires_grad) or y_q.requires_grad or not torch.is_grad_enabled():
         return None
-    if torch.compiler.is_compiling() or transformed() or torch._C._len_torch_dispatch_stack() or plan.is_forced():
+    if torch.compiler.is_compiling() or torch.jit.is_tracing() or transformed() or plan.is_forced():
+        return None
+    # True for an active TorchFunctionMode too; the second counts the TorchDispatchModes.
+    if has_torch_function((x_s, y_s, x_q, y_q)) or torch._C._len_torch_dispatch_stack():
+        return None
+    # z.conj().imag is a view of memory that holds the negated numbers.
+    if x_s.is_neg() or y_s.is_neg() or x_q.is_neg() or y_q.is_neg():
         return None
     if not x_s.is_cpu or x_s.dtype not in _DTYPES or on_failure not in checks.ON_FAILURE:
         return None

@@ -19,14 +19,15 @@ CHIP, SHORTEST, MOST_SPLITS = 264, 128, 16  # splits of a long k (product.cuh, p
 TENSOR_FROM = 48  # k from which float products run on the tensor cores
 BLOCKS = 3  # of one multiprocessor, that a product's tiles fill it with
 WARP_LIMIT, STRIP, SQUARE, WARPS = 32, 16, 32, 8  # triangle.cuh, factor_fused.cu
-COLUMNS = 64  # of x that one block solves
+PASS, PASSES_UP_TO = 16, 32  # columns that a block solves behind its factor: per pass, and at most
+COLUMNS, NARROW = 64, 8  # of x in a tile; in the narrowest block of a solve
 
 # Cycles, counted in the instructions of the kernels.
-PIVOT = 130.0  # of the chain: a square root, a reciprocal, shuffles and an update
+PIVOT = 140.0  # a shuffle, a multiply-add and a reciprocal root, and a sixteenth of a strip's update and panel
 STAGE = 250.0  # the least that 16 features take in the fused kernel: a barrier, copies, loads
-TILE_CHAIN = 26000.0  # of 64 pivots, the inverse, three products and an update behind their flags (factor_large.cu)
-SOLVE_CHAIN = 9000.0  # of one tile of the solve: the last update and three products
-SUBSTITUTE = 2500.0  # of 16 rows in one block, both ways
+TILE_CHAIN = 20000.0  # of 64 pivots, a substitution, a product, and semaphores with the tiles behind (factor_large.cu)
+SOLVE_CHAIN = 9000.0  # of one tile of the solve: the last product, a substitution and a semaphore
+SUBSTITUTE = 900.0  # of 16 rows in one block, both ways
 JOIN = 350.0  # of one split's sums of a tile, which the block that is done last reads (join.cuh)
 FILL = 2500.0  # from a launch's first load to its last store, where nothing overlaps it
 
@@ -71,19 +72,23 @@ class Gpu:
         )
 
 
-def shared_pitch(n: int) -> int:
-    """As triangle.cuh."""
-    return next(p for p in range(n, n + 32) if p % 32 in (5, 13, 29))
+def shared_pitch(n: int, itemsize: int) -> int:
+    """As triangle.cuh: an odd number of 16 bytes."""
+    wide = 16 // itemsize
+    return (math.ceil(n / wide) | 1) * wide
 
 
 def block_bytes(n: int, itemsize: int, fused: bool) -> int:
-    """Shared memory of a one-block factorisation; fused: with two stages of features."""
-    elements, rows = n * shared_pitch(n) + 2 * n + 12, math.ceil(n / SQUARE) * SQUARE
-    return itemsize * (elements + (2 * rows * (STRIP + 16 // itemsize) + 4 if fused else 0))
+    """Shared memory of a one-block factorisation; fused: two stages of features where the work comes later."""
+    rows, strips = math.ceil(n / SQUARE) * SQUARE, math.ceil(n / STRIP) * STRIP
+    working = STRIP * SQUARE + strips * PASS
+    if fused:
+        working = max(working, 2 * rows * (STRIP + 16 // itemsize))
+    return itemsize * (n * shared_pitch(n, itemsize) + strips + n + working) + 64
 
 
 def fits_block(gpu: Gpu, n: int, itemsize: int, fused: bool = False) -> bool:
-    return n <= 256 and block_bytes(n, itemsize, fused) <= gpu.shared - 64
+    return n <= 256 and block_bytes(n, itemsize, fused) <= gpu.shared - 256
 
 
 @dataclass
@@ -139,7 +144,9 @@ class Cost:
         return multiply_adds / (85 if self.itemsize == 4 else 40)
 
     def _substitution(self, n: int, c: int) -> tuple[float, float]:
-        return (math.ceil(n / STRIP) * SUBSTITUTE, self._units(n * n * min(c, COLUMNS))) if c else (0.0, 0.0)
+        """Of c columns in one block: in passes if they are few."""
+        passes = math.ceil(c / PASS) if c <= PASSES_UP_TO else 1
+        return (passes * math.ceil(n / STRIP) * SUBSTITUTE, self._units(n * n * c)) if c else (0.0, 0.0)
 
     def factor(self, n: int, c: int) -> None:
         """Cholesky of order n with the solve of c columns."""
@@ -148,10 +155,10 @@ class Cost:
             waves = max(1.0, self.batch / (gpu.multiprocessors * 8))
             self.launch(waves * (PIVOT * n + 40.0 * n * math.ceil(c / 32)) / gpu.clock)
         elif fits_block(gpu, n, self.itemsize):
-            chain, work = self._substitution(n, c if c <= COLUMNS else 0)
+            chain, work = self._substitution(n, c if c <= PASSES_UP_TO else 0)
             room = block_bytes(n, self.itemsize, False)
             self._blocks(self.batch, chain + PIVOT * n, work + self._units(n**3 / 6), room)
-            if c > COLUMNS:
+            if c > PASSES_UP_TO:
                 self.solve(n, c)
         else:
             tiles = math.ceil(n / TILE)
@@ -169,8 +176,10 @@ class Cost:
     def solve(self, n: int, c: int, follows: bool = False) -> None:
         """With a factor; follows: what is made of the backward's u, beyond one block in a launch of its own."""
         if n <= WARP_LIMIT or fits_block(self.gpu, n, self.itemsize):
-            chain, work = self._substitution(n, c)
-            self._blocks(self.batch * math.ceil(c / COLUMNS), chain, work, block_bytes(n, self.itemsize, False))
+            wide = self.batch * math.ceil(c / 32) >= CHIP // 2
+            width = 32 if wide else NARROW
+            chain, work = math.ceil(n / STRIP) * SUBSTITUTE, self._units(n * n * width)
+            self._blocks(self.batch * math.ceil(c / width), chain, work, block_bytes(n, self.itemsize, False))
         else:
             self.launch(FILL / self.gpu.clock)
             self._solve_tiles(n, c)
@@ -186,14 +195,14 @@ class Cost:
         stage = 12 * STRIP * min(WARPS, squares * groups) / groups
         stage *= (1 if linear else 1.3) * (1 if self.itemsize == 4 else 2.5)
         stages = rounds * math.ceil(d / STRIP)
-        chain, work = self._substitution(n, c if c <= COLUMNS else 0)
+        chain, work = self._substitution(n, c if c <= PASSES_UP_TO else 0)
         chain += PIVOT * n + stages * max(0.0, STAGE - stage)
         work += self._units(n**3 / 6) + stages * stage
         before = self.seconds
         self._blocks(self.batch, chain, work, block_bytes(n, self.itemsize, True))
         moved = self.batch * n * (d * feature_bytes + 2 * n * self.itemsize)
         self.seconds = max(self.seconds, before + self.gpu.launch + moved / self.gpu.bandwidth)
-        if c > COLUMNS:
+        if c > PASSES_UP_TO:
             self.solve(n, c)
 
 
@@ -280,6 +289,8 @@ def backward_costs(p: Problem, gpu: Gpu, kept: bool, chunk: int) -> dict[str, fl
         if not p.linear:
             cost.passes(2 * s * s, 3)
         cost.product(s, d, s, sizes=(0, f))
+        if not p.linear:
+            cost.passes(0)  # the launch for the form that these points do not take (csrc/krr.h)
 
     dense = start(low=False)
     if p.needs_x_s or not p.linear:
@@ -291,8 +302,11 @@ def backward_costs(p: Problem, gpu: Gpu, kept: bool, chunk: int) -> dict[str, fl
             if not p.linear:
                 dense.passes(2 * rows * s + rows * d, 3)
             dense.product(s, d, rows, sizes=(0, f))
+            if not p.linear:
+                dense.passes(0)
             if not p.linear and p.needs_x_q:
                 dense.product(rows, d, s, sizes=(0, f))
+                dense.passes(0)
     if not p.linear:
         return {"dense": dense.seconds}
     low, mixed = start(low=True), start(low=True)

@@ -93,8 +93,8 @@ def test_contributing_lists_the_rooms_that_the_test_enforces(root):
     text = (root / "CONTRIBUTING.md").read_text()
     for line in (
         "checks, [kernels, ridge], plan, reference, ops, krr, bench, testing",
-        "config, artifact, checkpoint, [data, models], teachers, select, objective, parallel, pool, distill, evaluate, "
-        "report, cli",
+        "config, artifact, checkpoint, [data, models], teachers, selection, parallel, distillation, evaluation, "
+        "studies, report, cli",
     ):
         assert line in text
 

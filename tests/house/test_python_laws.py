@@ -11,15 +11,16 @@ from pathlib import Path
 
 import pytest
 
-# A room imports only from rooms left of it. Rooms in one tuple do not know each other.
+# A room imports only from rooms left of it. Rooms in one tuple do not know each other. The face, __init__, stands right
+# of all rooms, but for the command line of ssdd: that one is a user of the face.
 ROOMS = {
     "ssdd_ext": (
         ("checks",), ("kernels", "ridge"), ("plan",), ("reference",), ("ops",), ("krr",), ("bench",),
         ("testing",),
     ),
     "ssdd": (
-        ("config",), ("artifact",), ("checkpoint",), ("data", "models"), ("teachers",), ("select",), ("objective",),
-        ("parallel",), ("pool",), ("distill",), ("evaluate",), ("report",), ("cli",),
+        ("config",), ("artifact",), ("checkpoint",), ("data", "models"), ("teachers",), ("selection",), ("parallel",),
+        ("distillation",), ("evaluation",), ("studies",), ("report",), ("__init__",), ("cli",),
     ),
 }  # fmt: skip
 FACE = "__init__"
@@ -71,8 +72,8 @@ class Package:
 
 
 def rooms_out_of_order(package: Package, rooms) -> list[str]:
-    position = {room: i for i, together in enumerate(rooms) for room in together}
-    position |= {"_C": -1, FACE: len(rooms) + 1, "__main__": len(rooms) + 2}
+    position = {"_C": -1, FACE: len(rooms) + 1, "__main__": len(rooms) + 2}
+    position |= {room: i for i, together in enumerate(rooms) for room in together}
     offences = [
         f"{module}: no room of this name in the layout"
         for module in package.trees
@@ -85,6 +86,16 @@ def rooms_out_of_order(package: Package, rooms) -> list[str]:
         if source != target and position.get(target, 0) >= position.get(source, 0):
             offences.append(f"{i}: {target} does not stand left of {source}")
     return offences
+
+
+def arrows(package: Package) -> set[tuple[str, str]]:
+    """(importing room, imported room); the face is no room."""
+    rooms = {
+        (package.room(i.source), package.room(i.target))
+        for i in package.imports()
+        if i.target.split(".")[0] == package.name
+    }
+    return {(source, target) for source, target in rooms if source != target and FACE not in (source, target)}
 
 
 def import_cycles(package: Package) -> list[str]:
@@ -139,6 +150,16 @@ def environment_reads(package: Package) -> list[str]:
             for name in names:
                 if name in ("environ", "environb", "getenv", "putenv"):
                     offences.append(f"{path.name}:{node.lineno}: reads the environment (os.{name})")
+    return offences
+
+
+def shadowed_modules(package: Package) -> list[str]:
+    """Modules that cannot be reached as an attribute, because their package exports another thing of that name."""
+    offences = []
+    for i in package.imports():
+        shadowed = f"{i.source}.{i.name}"
+        if i.name is not None and shadowed in package.trees and i.path.stem == FACE:
+            offences.append(f"{i}: shadows the module {shadowed}")
     return offences
 
 
@@ -205,6 +226,22 @@ def test_every_room_of_the_layout_exists(package):
     assert not missing, f"named in the layout, not built: {sorted(missing)}"
 
 
+def test_the_rooms_of_the_distillation_know_few_others(distillation):
+    rooms = [room for together in ROOMS["ssdd"] for room in together if room != FACE]
+    found = arrows(distillation)
+    assert len(rooms) == 13 and len(found) <= 39, sorted(found)  # of 78
+
+
+def test_the_command_line_uses_the_face(distillation):
+    known = {target for source, target in arrows(distillation) if source == "cli"}
+    assert known == {"config", "report"}
+
+
+def test_no_name_of_the_distillation_shadows_a_module(distillation):
+    found = shadowed_modules(distillation)
+    assert [text for text in found if "ssdd.cli imports" not in text] == []  # verbs: nobody imports the command line
+
+
 def test_no_import_cycles(package):
     assert import_cycles(package) == []
 
@@ -253,11 +290,22 @@ def test_rooms_checker_objects(tree, name, text):
     assert len(rooms_out_of_order(small(tree, {name: text}), LINE)) == 1
 
 
+def test_arrows_are_counted_once_and_without_the_face(tree):
+    files = {"__init__.py": "from .d import x", "a.py": "from p import d", "b.py": "import p.a\nfrom .a import y"}
+    files |= {"c.py": "from . import z", "d/__init__.py": "from .x import f", "d/x.py": "from ..a import g"}
+    assert arrows(small(tree, files)) == {("a", "d"), ("b", "a"), ("d", "a")}
+
+
 def test_rooms_checker_reads_folders(tree):
     folder = {"d/__init__.py": "", "d/x.py": "from . import y\nfrom ..a import z", "d/y.py": ""}
     package = small(tree, folder | {"a.py": ""})
     assert rooms_out_of_order(package, LINE) == []
     assert len(rooms_out_of_order(small(tree, {"a.py": "from .d.x import z"}), LINE)) == 1
+
+
+def test_shadow_checker_objects(tree):
+    files = {"__init__.py": "from .a import f", "a.py": "", "d/__init__.py": "from .x import x", "d/x.py": ""}
+    assert shadowed_modules(small(tree, files)) == ["__init__.py:1: p.d imports p.d.x.x: shadows the module p.d.x"]
 
 
 def test_cycle_checker_objects(tree):

@@ -15,7 +15,7 @@ import sys
 import pytest
 
 ENVIRONMENT = {"OMP_NUM_THREADS": "2", "OMP_WAIT_POLICY": "passive", "PYTHONSAFEPATH": "1"}
-FILES = ["cuda_values", "ops", "gram", "cholesky", "krr", "plan", "drop_in", "transforms"]
+FILES = ["cuda_values", "ops", "gram", "cholesky", "krr", "far_clusters", "plan", "drop_in", "transforms"]
 # Left out: what torch.compile makes of an op does not depend on the core, and finite differences say again in double
 # what the formula said; together they cost as much as all the rest. A small problem has its own way on the CPU only.
 LEFT_OUT = ["test_compile_", "test_gradcheck_", "test_small_problem_gives_its_gradients_again"]

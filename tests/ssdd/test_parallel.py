@@ -17,7 +17,7 @@ from ssdd.checkpoint import Checkpoints
 from ssdd.config import InputError, TeacherConfig
 from ssdd.data import load_images
 from ssdd.parallel import ALONE, Processes, joined
-from ssdd.select import random_subset
+from ssdd.selection import random_subset
 from ssdd.teachers import read_representations, train_teacher
 
 SETTINGS = ["--set", "student.model=convnet-4-8", "--set", "distill.pool=3", "--set", "distill.pool_steps=6",

@@ -1,8 +1,8 @@
 """The product, its file, and what it is exchanged with: nothing here needs the code that distils."""
 
-from .export import FORMS, export
 from .files import read_safetensors, read_torch, why_no_array, write_atomically
-from .lock import LOCK, locked
+from .forms import FORMS, export, read_scores
+from .lock import LOCK, locked, wait_for_lock
 from .pairs import FORMAT, DistilledSet
 from .preprocessing import Preprocessing
 from .published import MOST_CLASSES, read_published
@@ -18,7 +18,9 @@ __all__ = [
     "locked",
     "read_published",
     "read_safetensors",
+    "read_scores",
     "read_torch",
+    "wait_for_lock",
     "why_no_array",
     "write_atomically",
 ]

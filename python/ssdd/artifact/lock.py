@@ -34,6 +34,26 @@ def locked(folder: Path) -> Iterator[None]:
         os.close(handle)
 
 
+@contextmanager
+def wait_for_lock(file: Path) -> Iterator[int]:
+    """Open ``file`` and lock it; every other ``wait_for_lock(file)`` waits until this one ends.
+
+    Yields the descriptor. The file is made if it is not there, and stays. The kernel takes the lock back if its holder
+    dies.
+    """
+    file.parent.mkdir(parents=True, exist_ok=True)
+    handle = os.open(file, os.O_RDWR | os.O_CREAT, 0o644)
+    try:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX)
+        except OSError as error:
+            if error.errno not in _WITHOUT:
+                raise
+        yield handle
+    finally:
+        os.close(handle)
+
+
 def _taken(file: Path) -> int:
     handle = os.open(file, os.O_RDWR | os.O_CREAT, 0o644)
     try:

@@ -2,34 +2,41 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import os
 import sys
 import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Literal
 
 import typer
 from rich.console import Console
 from rich.table import Table
-from safetensors.torch import save as to_bytes
 
+from .. import (
+    Demonstration,
+    DistilledSet,
+    ProcessLost,
+    Stopped,
+    build,
+    chosen_device,
+    evaluate,
+    pretrain,
+    read_representations,
+    save_backbone,
+    seeded,
+    student,
+)
 from .. import report as reports
-from ..artifact import DistilledSet, write_atomically
-from ..checkpoint import Stopped
-from ..config import Diverged, InputError, PretrainConfig, as_dict, with_settings
-from ..data import chosen_device, load_images
-from ..evaluate import Cell, Study, evaluate, pretrain
-from ..models import build, seeded
-from ..parallel import ProcessLost
-from ..teachers import Representations, Teacher
+from ..config import Diverged, InputError, PretrainConfig, with_settings
 from .files import export_command, import_command
 from .options import (
     ArtifactFile,
     Changes,
+    Classes,
     Data,
     Device,
     Images,
@@ -42,8 +49,11 @@ from .options import (
     Size,
     Steps,
     TeacherName,
+    TeacherPrefix,
     chosen_settings,
     chosen_teacher,
+    loaded_images,
+    named_teacher,
 )
 from .settings import settings_command, spelled_out
 from .study import study
@@ -66,11 +76,13 @@ def demo(
     ),
     data: Data = "digits",
     size: Size = None,
+    classes: Classes = None,
     preset_name: PresetName = None,
     images: Images = None,
     steps: Steps = None,
     seeds: Annotated[int, typer.Option(help="Number of seeds.")] = 5,
     teacher: TeacherName = None,
+    teacher_prefix: TeacherPrefix = None,
     representations: RepresentationsFile = None,
     workers: Annotated[
         int | None, typer.Option(help="Worker processes (default: one a core). Changes no number.")
@@ -85,18 +97,22 @@ def demo(
     Writes the artifacts, pictures, results.md, results.json and log.jsonl to the folder --out, and prints the table.
     """
     settings = chosen_settings(data, preset_name, changes, code, images, steps)
-    loaded = load_images(data, size)
-    given = Teacher.named(teacher, loaded.preprocessing) if teacher else None
+    if teacher_prefix is not None and teacher is None:
+        raise InputError("--teacher-prefix: expected it with --teacher")
+    loaded = loaded_images(data, size, classes)
+    what = Demonstration(
+        loaded, settings, seeds,
+        named_teacher(teacher, loaded, teacher_prefix) if teacher else None,
+        read_representations(representations, loaded) if representations else None,
+    )  # fmt: skip
     with reports.Display(show=not quiet) as display:
         count = settings.distill.images
         display.say(f"{loaded.name}: {len(loaded.x_train):,} training images, {count} to distil, {seeds} seeds")
         found = reports.demo(
-            out, data=loaded, settings=settings, seeds=range(seeds), teacher=given, representations=representations,
-            workers=workers, overwrite=overwrite, command=_command(), report=display,
-        )  # fmt: skip
+            out, what, workers=workers, overwrite=overwrite, command=_command(), report=display
+        )
     _print_table(found["table"])
-    cells = [Cell(**cell) for cell in found["cells"]]
-    for sentence in reports.sentences(cells):
+    for sentence in reports.sentences(found["cells"]):
         print(f"- {sentence}")
     print(f"{found['seconds']['total']:.0f} s. Pictures, artifacts and log: {out}")
 
@@ -135,13 +151,7 @@ def pretrain_command(
     network.to(chosen_device(device))
     with reports.Display(show=not quiet) as display:
         pretrain(network, pairs, config, seed=seed, report=display)
-    meta = {
-        "format": "ssdd.backbone", "model": model, "channels": channels, "size": [height, width], "seed": seed,
-        "dimension": network.dimension, "preprocessing": dataclasses.asdict(pairs.preprocessing),
-        "source": pairs.source, "pretrain": as_dict(config),
-    }  # fmt: skip
-    weights = {key: value.cpu().contiguous() for key, value in network.backbone.state_dict().items()}
-    write_atomically(file, to_bytes(weights, metadata={"ssdd": json.dumps(meta)}))
+    save_backbone(network, file, pairs, config, model=model, seed=seed)
     print(f"{file}: {model}, {network.dimension} features, pre-trained {steps} steps on {len(pairs)} images")
 
 
@@ -150,12 +160,14 @@ def evaluate_command(
     artifact: ArtifactFile,
     data: Data = "digits",
     size: Size = None,
+    classes: Classes = None,
     preset_name: PresetName = None,
     model: Annotated[
         str | None, typer.Option("--model", help="Network to pre-train (default: the preset's student).")
     ] = None,
     seeds: Annotated[int, typer.Option(help="Number of pre-trainings.")] = 1,
     teacher: TeacherName = None,
+    teacher_prefix: TeacherPrefix = None,
     representations: RepresentationsFile = None,
     changes: Changes = None,
     device: Device = None,
@@ -165,18 +177,20 @@ def evaluate_command(
     settings = chosen_settings(data, preset_name, changes, False, None, None)
     if model is not None:
         settings = with_settings(settings, {"student.model": model})
-    pairs, loaded, on = DistilledSet.load(artifact), load_images(data, size), chosen_device(device)
+    pairs, loaded, on = DistilledSet.load(artifact), loaded_images(data, size, classes), chosen_device(device)
     with reports.Display(show=not quiet) as display:
         test = None
-        if teacher or representations:
-            test = chosen_teacher(teacher, representations, loaded, settings, display, device=on)[1].test
+        if teacher or representations or teacher_prefix:
+            test = chosen_teacher(
+                teacher, representations, loaded, settings, display, device=on, prefix=teacher_prefix
+            )[1].test
         if test is not None and pairs.target_kind == "representation" and test.shape[1] != pairs.targets.shape[1]:
             raise InputError(
                 f"teacher: the artifact's targets have {pairs.targets.shape[1]} numbers, this teacher's {test.shape[1]}"
             )
-        study = Study(loaded, Representations(pairs.targets, test), settings)
+        make = partial(student, settings.student, loaded.channels, loaded.size)
         cells = [
-            evaluate(given, loaded, known, study.make, settings, seed=s, report=display, device=on)
+            evaluate(given, loaded, known, make, settings, seed=s, report=display, device=on).as_dict()
             for given, known in ((pairs, test), (None, None))
             for s in range(seeds)
         ]

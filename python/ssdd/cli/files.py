@@ -5,15 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Literal
 
-import numpy as np
-import torch
 import typer
 
+from .. import FORMS, DistilledSet, InputError, Preprocessing, export, read_published, read_scores
 from .. import report as reports
-from ..artifact import FORMS, DistilledSet, Preprocessing, export, read_published, why_no_array
-from ..config import InputError
-from ..data import load_images
-from .options import ArtifactFile, Overwrite, Size
+from .options import ArtifactFile, Classes, Overwrite, Size, loaded_images
 
 
 def export_command(
@@ -26,7 +22,7 @@ def export_command(
 ) -> None:
     """Write a distilled set in another tool's form: image folder, Hugging Face data set, or ddranking's tensors."""
     pairs = DistilledSet.load(artifact)
-    cost = export(pairs, out, form, None if labels is None else _scores(labels))
+    cost = export(pairs, out, form, None if labels is None else read_scores(labels))
     print(f"{out}: {len(pairs)} images, form {form}")
     if cost["largest_change"]:
         print(f"8 bits a value: {cost['clipped']:.1%} of the values clipped, the largest change "
@@ -41,6 +37,7 @@ def import_command(
         str | None, typer.Option("--data", "-d", help="The real images, whose mean and standard deviation are taken.")
     ] = None,
     size: Size = None,
+    classes: Classes = None,
     mean: Annotated[str | None, typer.Option(help="In place of --data: one number a channel, 0.51,0.49,0.44.")] = None,
     std: Annotated[str | None, typer.Option(help="With --mean: one number a channel.")] = None,
     support_input: Annotated[
@@ -54,7 +51,7 @@ def import_command(
         raise InputError("--data, --mean with --std: expected one of the two, the preprocessing of the real images")
     file, source = reports.new_file(out, overwrite), ""
     if data is not None:
-        loaded = load_images(data, size)
+        loaded = loaded_images(data, size, classes)
         preprocessing, source = loaded.preprocessing, loaded.name
     else:
         preprocessing = Preprocessing(_numbers("mean", mean or ""), _numbers("std", std or ""))
@@ -70,11 +67,3 @@ def _numbers(name: str, text: str) -> tuple[float, ...]:
         return tuple(float(part) for part in text.split(","))
     except ValueError:
         raise InputError(f"--{name}: expected numbers with commas between them, got {text!r}") from None
-
-
-def _scores(file: Path) -> torch.Tensor:
-    try:
-        array = np.load(file, allow_pickle=False)
-        return torch.from_numpy(np.asarray(array, dtype=np.float32))
-    except (OSError, ValueError, EOFError, TypeError) as error:
-        raise InputError(f"labels: {file.name}: not a readable .npy of plain numbers ({why_no_array(error)})") from None

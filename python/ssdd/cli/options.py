@@ -9,18 +9,20 @@ from typing import Annotated
 import torch
 import typer
 
-from ..checkpoint import Checkpoints
-from ..config import PRESETS, InputError, Preset, Report, departures, official, preset, with_settings
-from ..data import CPU, DEVICES, ImageSet
-from ..parallel import place
-from ..teachers import (
+from .. import (
+    DEVICES,
+    Checkpoints,
+    ImageSet,
     Representations,
     Teacher,
     cache_directory,
+    load_images,
+    place,
     read_representations,
     represent,
     train_teacher,
 )
+from ..config import PRESETS, InputError, Preset, Report, departures, official, preset, with_settings
 
 Data = Annotated[
     str,
@@ -28,6 +30,11 @@ Data = Annotated[
                  "an .npz file (x_train: uint8 N,H,W,C), or hf:NAME of the Hugging Face hub."),
 ]  # fmt: skip
 Size = Annotated[int | None, typer.Option(help="Resize a folder's images to SIZE x SIZE pixels.")]
+Classes = Annotated[
+    str | None,
+    typer.Option("--classes", metavar="folders|none", help="Of a folder that can be understood in two ways. folders: "
+                 "every subfolder is a class, images beside them are left out; none: images without classes."),
+]  # fmt: skip
 PresetName = Annotated[
     str | None,
     typer.Option("--preset", help=f"Settings: {', '.join(PRESETS)}. Default: digits for digits, else small."),
@@ -51,6 +58,11 @@ TeacherName = Annotated[
     typer.Option("--teacher", "-t", help="FILE.safetensors written by `ssdd teacher`; FILE.pth, a ResNet in "
                  "torchvision's form; or package.module:factory of yours that returns an nn.Module, also with "
                  "@FILE.pth, its weights (docs/teachers.md)."),
+]  # fmt: skip
+TeacherPrefix = Annotated[
+    str | None,
+    typer.Option("--teacher-prefix", metavar="PREFIX", help="Of a file with several networks, what the names of the "
+                 "teacher's weights begin with, e.g. encoder_q."),
 ]  # fmt: skip
 RepresentationsFile = Annotated[
     Path | None,
@@ -95,18 +107,40 @@ def official_but_for(settings: Preset, changes: Mapping[str, str]) -> Preset:
     return settings
 
 
+def say(line: str) -> None:
+    """Print a line of what was found on standard error; of several processes one does."""
+    if line and not place():
+        typer.echo(line, err=True)
+
+
+def loaded_images(data: str, size: int | None, classes: str | None) -> ImageSet:
+    """Load the images that were asked for and say what was found."""
+    loaded = load_images(data, size, classes=classes)
+    say(loaded.summary)
+    return loaded
+
+
+def named_teacher(name: str, data: ImageSet, prefix: str | None) -> Teacher:
+    """Return the teacher that was asked for and say what was taken from a file of weights."""
+    teacher = Teacher.named(name, data.preprocessing, prefix)
+    say(teacher.summary)
+    return teacher
+
+
 def chosen_teacher(
     name: str | None, file: str | Path | None, data: ImageSet, settings: Preset, report: Report,
-    checkpoints: Checkpoints | None = None, device: torch.device = CPU,
+    checkpoints: Checkpoints | None = None, device: torch.device | None = None, prefix: str | None = None,
 ) -> tuple[Teacher | None, Representations]:  # fmt: skip
     """The teacher that was asked for (none was: a new one), on ``device``, and its representations, from the cache
     where they are."""
     if name is not None and file is not None:
         raise InputError("--teacher, --representations: expected one of the two")
+    if prefix is not None and name is None:
+        raise InputError("--teacher-prefix: expected it with --teacher")
     if file is not None:
         return None, read_representations(file, data)
     if name:
-        teacher = Teacher.named(name, data.preprocessing).to(device)
+        teacher = named_teacher(name, data, prefix).to(device or torch.device("cpu"))
     else:
-        teacher = train_teacher(data, settings.teacher, report, checkpoints, device)
+        teacher = train_teacher(data, settings.teacher, report, checkpoints, device or torch.device("cpu"))
     return teacher, represent(teacher, data, cache_directory())

@@ -9,8 +9,8 @@ from typing import Any
 
 import typer
 
-from ..artifact import write_atomically
 from ..config import InputError, Preset, as_dict, from_dict
+from ..report import write_json
 
 FILE = "run.json"
 CHECKPOINTS = "checkpoints"
@@ -18,8 +18,9 @@ CHECKPOINTS = "checkpoints"
 
 ARGUMENTS: dict[str, type] = {
     "data": str, "size": int, "seed": int, "teacher": str, "representations": str, "share": str,
+    "classes": str, "teacher_prefix": str,
 }  # fmt: skip
-OPTIONAL = ("size", "teacher", "representations", "share")
+OPTIONAL = ("size", "teacher", "representations", "share", "classes", "teacher_prefix")
 
 
 @dataclass
@@ -48,7 +49,7 @@ class Run:
     def write(self, folder: Path) -> None:
         """Keep it in ``folder``."""
         content = {"settings": as_dict(self.settings), "arguments": self.arguments}
-        write_atomically(folder / FILE, (json.dumps(content, indent=1) + "\n").encode())
+        write_json(folder / FILE, content)
 
     def given(self, context: typer.Context, **values: Any) -> list[Any]:
         """Each of ``values`` as typed now, where it was typed, else as the run began."""

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
+from .. import InputError, cache_directory, read_plan, run_study
 from .. import report as reports
-from ..config import InputError
-from ..evaluate import read_plan
-from ..teachers import cache_directory
 
 
 def study(
@@ -31,18 +30,27 @@ def study(
     ] = False,
     workers: Annotated[int, typer.Option(min=1, help="Processes of one thread each. Changes no number.")] = 1,
 ) -> None:
-    """Fill a table: every cell (row, seed, set) that is not there yet is computed and kept as a small JSON file.
+    """Fill a table: every cell (row, seed, set) that is not there yet is computed and kept in OUT/cells.jsonl.
 
     Stop it at any moment; the same command goes on from there. Says, cell by cell, how long the rest will take.
     """
     folder = out or file.parent
+    plan = read_plan(file)
     if page:
-        print(reports.write_page(read_plan(file), folder))
+        print(reports.write_page(plan, folder))
         return
-    reports.run_study(
-        file, folder, data=data, teacher=teacher, targets=_targets(target), work=work,
-        cache=cache_directory(), workers=workers, report=_line,
-    )  # fmt: skip
+    targets = {name: Path(path) for name, path in _targets(target).items()}
+    plan = replace(
+        plan, data=data or plan.data, teacher=teacher or plan.teacher, targets={**plan.targets, **targets}
+    )
+
+    def tell(event: dict[str, Any]) -> None:
+        if event["event"] == "study":
+            reports.write_page(plan, folder)
+        _line(event)
+
+    run_study(plan, folder, work=work, cache=cache_directory(), workers=workers, report=tell)
+    reports.write_page(plan, folder)
 
 
 def _targets(given: list[str] | None) -> dict[str, str]:

@@ -6,23 +6,38 @@ import errno
 import shutil
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from .. import (
+    WAYS,
+    Cell,
+    Checkpoints,
+    Distillation,
+    Job,
+    Processes,
+    ProcessLost,
+    Stopped,
+    cache_directory,
+    check_before_training,
+    chosen_device,
+    evaluate_teacher,
+    interruptible,
+    joined,
+    place,
+    represent,
+    student,
+    train_teacher,
+)
+from .. import distill as run_distill
 from .. import report as reports
-from ..artifact import locked
-from ..checkpoint import EVERY, Checkpoints, Stopped, interruptible
 from ..config import Diverged, InputError, Report, as_dict, silent
-from ..data import chosen_device, load_images
-from ..distill import Distillation, needs_teacher
-from ..distill import distill as run_distill
-from ..evaluate import Cell, Study, evaluate_teacher, ready
-from ..parallel import WAYS, Processes, ProcessLost, joined, place
-from ..teachers import cache_directory, represent, train_teacher
 from .options import (
     Changes,
+    Classes,
     Data,
     Device,
     Every,
@@ -35,8 +50,10 @@ from .options import (
     Size,
     Steps,
     TeacherName,
+    TeacherPrefix,
     chosen_settings,
     chosen_teacher,
+    loaded_images,
 )
 from .resume import CHECKPOINTS, Run, lasting
 
@@ -61,12 +78,13 @@ def teacher(
     out: Annotated[Path | None, typer.Option("--out", "-o", help="File for the weights (.safetensors).")] = None,
     data: Data = "digits",
     size: Size = None,
+    classes: Classes = None,
     preset_name: PresetName = None,
     changes: Changes = None,
     resume: Annotated[
         Path | None, typer.Option("--resume", metavar="FILE", help="Go on with the training that was to write FILE.")
     ] = None,
-    every: Every = EVERY,
+    every: Every = Checkpoints.EVERY,
     device: Device = None,
     overwrite: Overwrite = False,
     quiet: Quiet = False,
@@ -82,18 +100,18 @@ def teacher(
     folder = wanted.with_name(wanted.name + ".training")
     begun = Run.read(folder) if resume else None
     if begun:
-        data, size = begun.given(context, data=data, size=size)
+        data, size, classes = begun.given(context, data=data, size=size, classes=classes)
     on = chosen_device(device)
     settings = chosen_settings(data, preset_name, changes, False, None, None, begun.settings if begun else None)
-    file, loaded = reports.new_file(wanted, overwrite), load_images(data, size)
+    file, loaded = reports.new_file(wanted, overwrite), loaded_images(data, size, classes)
     command = f"ssdd teacher --resume {wanted}"
     with ExitStack() as stack:
         folder.mkdir(parents=True, exist_ok=True)
-        stack.enter_context(locked(folder))
+        stack.enter_context(reports.resume_directory(folder))
         reports.new_file(wanted, overwrite)  # once more: whoever held the lock may have written it
         if not begun:
             shutil.rmtree(folder / CHECKPOINTS, ignore_errors=True)  # of a training that is begun anew
-            Run(settings, {"data": lasting(data), "size": size}).write(folder)
+            Run(settings, {"data": lasting(data), "size": size, "classes": classes}).write(folder)
         display = stack.enter_context(reports.Display(show=not quiet))
         stop = stack.enter_context(interruptible(display.say))
         stack.enter_context(_say_how_to_go_on(command, folder))
@@ -114,18 +132,20 @@ def distill(
     ] = None,
     data: Data = "digits",
     size: Size = None,
+    classes: Classes = None,
     preset_name: PresetName = None,
     images: Images = None,
     steps: Steps = None,
     seed: Annotated[int, typer.Option(help="Fixes the initial images and every later draw.")] = 0,
     teacher: TeacherName = None,
+    teacher_prefix: TeacherPrefix = None,
     representations: RepresentationsFile = None,
     changes: Changes = None,
     code: Official = False,
     resume: Annotated[
         Path | None, typer.Option("--resume", metavar="FOLDER", help="Go on with the run in FOLDER, where it stopped.")
     ] = None,
-    every: Every = EVERY,
+    every: Every = Checkpoints.EVERY,
     device: Device = None,
     share: Annotated[
         str | None,
@@ -143,12 +163,13 @@ def distill(
         raise InputError("--out, --resume: expected one of the two")
     begun = Run.read(resume) if resume else None
     if begun:
-        data, size, seed, teacher, representations = begun.given(
-            context, data=data, size=size, seed=seed, teacher=teacher, representations=representations
-        )
+        data, size, classes, seed, teacher, teacher_prefix, representations = begun.given(
+            context, data=data, size=size, classes=classes, seed=seed, teacher=teacher, teacher_prefix=teacher_prefix,
+            representations=representations,
+        )  # fmt: skip
     on = chosen_device(device, place())
     settings = chosen_settings(data, preset_name, changes, code, images, steps, begun.settings if begun else None)
-    loaded = load_images(data, size)
+    loaded = loaded_images(data, size, classes)
     if settings.distill.images > len(loaded.x_train):
         raise InputError(f"images: expected at most {len(loaded.x_train)}, got {settings.distill.images}")
     if out:
@@ -157,8 +178,10 @@ def distill(
         raise InputError("steps: expected at least 1, got 0")
     # What was given is read before --overwrite may empty the folder; only training comes after.
     given = None
-    if teacher or representations:
-        given = chosen_teacher(teacher, representations, loaded, settings, silent, device=on)
+    if teacher or representations or teacher_prefix:
+        given = chosen_teacher(
+            teacher, representations, loaded, settings, silent, device=on, prefix=teacher_prefix
+        )
     with ExitStack() as stack:
         processes = stack.enter_context(joined(share, begun.arguments.get("share") if begun else None, on))
         folder = resume or out or Path()
@@ -167,7 +190,8 @@ def distill(
         if given is None and processes.size > 1:
             raise InputError("teacher: several processes share a run with a teacher that is trained: "
                              "ssdd teacher -o FILE.safetensors, then --teacher FILE.safetensors")  # fmt: skip
-        ready(loaded, settings, given and given[0], given and given[1], processes, on)  # before there is a folder
+        # Before there is a folder:
+        check_before_training(loaded, settings, given and given[0], given and given[1], processes, on)
         stack.enter_context(_say_how_to_go_on(f"{_program(processes)} distill --resume {folder}", folder))
         report: Report = silent
         _lock(folder, None if begun else overwrite, processes, stack)
@@ -180,7 +204,8 @@ def distill(
             if not begun:
                 names = {key: lasting(value) for key, value in
                          (("data", data), ("teacher", teacher), ("representations", representations))}  # fmt: skip
-                Run(settings, {**names, "size": size, "seed": seed, "share": share}).write(folder)
+                others = {"size": size, "classes": classes, "teacher_prefix": teacher_prefix, "seed": seed}
+                Run(settings, {**names, **others, "share": share}).write(folder)
             report({"event": "start", "settings": as_dict(settings), "seed": seed})
         stop = stack.enter_context(interruptible(display.say if processes.writes else lambda line: None))
         of_teacher, checkpoints = (
@@ -194,13 +219,10 @@ def distill(
         network, r = given or chosen_teacher(None, None, loaded, settings, report, of_teacher, on)
         if network is not None and teacher is None and not trained.is_file():
             network.save(trained)
-        study = Study(loaded, r, settings)
+        make = partial(student, settings.student, loaded.channels, loaded.size, r.dimension)
+        job = Job(loaded, r.train, make, settings.distill, seed, network, processes, on)
         try:
-            run = run_distill(
-                loaded, r.train, lambda: study.make(r.dimension), settings.distill, seed=seed,
-                teacher=network if needs_teacher(settings.distill) else None, report=report, checkpoints=checkpoints,
-                processes=processes, device=on, cache=cache_directory(),
-            )  # fmt: skip
+            run = run_distill(job, report=report, checkpoints=checkpoints, cache=cache_directory())
         except Diverged as error:
             if processes.writes:
                 reports.keep_partial(error, folder)
@@ -228,7 +250,7 @@ def _lock(folder: Path, new: bool | None, processes: Processes, stack: ExitStack
     refused: InputError | None = None
     if processes.writes:
         try:
-            stack.enter_context(locked(folder) if new is None else reports.own_directory(folder, new))
+            stack.enter_context(reports.resume_directory(folder) if new is None else reports.own_directory(folder, new))
         except InputError as error:
             refused = error
     if processes.agree(refused is not None):

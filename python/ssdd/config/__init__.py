@@ -7,7 +7,6 @@ named option. The default is the paper's side; :func:`official` turns every one 
 from __future__ import annotations
 
 from .change import VERSION, as_dict, from_dict, versions, with_settings
-from .differences import differences
 from .errors import Diverged, Event, InputError, Report, silent
 from .presets import OFFICIAL, PRESETS, departures, official, preset
 from .settings import (
@@ -20,6 +19,7 @@ from .settings import (
     StudentConfig,
     TeacherConfig,
 )
+from .stored import differences
 
 __all__ = [
     "OFFICIAL",

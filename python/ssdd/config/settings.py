@@ -217,6 +217,18 @@ class DistillConfig:
             raise InputError(f"DistillConfig.pool_steps: ages start in 1..T-1, expected T >= 2, got {self.pool_steps}")
 
 
+    @property
+    def batches_need_teacher(self) -> bool:
+        """True if the teacher runs on the real batch of every step, instead of its representations being read."""
+        drawn_anew = self.real_view == "augmented" and not self.views
+        return drawn_anew or self.teacher_in_loop == "recomputed"
+
+    @property
+    def needs_teacher(self) -> bool:
+        """True if a run needs the teacher itself: its representations of the plain images are not enough."""
+        return self.batches_need_teacher or self.views > 0 or self.targets == "tied"
+
+
 @dataclass(frozen=True)
 class PretrainConfig:
     """Training a network from scratch on the pairs (X_s, Y_s): plain squared error, no augmentation (section 4.1)."""

@@ -115,7 +115,12 @@ def read_cifar(root: Path) -> ImageSet:
     missing = [n for n in names if not (root / n).is_file()]
     if missing:
         raise InputError(f"{root.name}: the files {', '.join(missing)} of {name} are missing")
-    batches = [_batch(root / n, "labels" if name == "cifar10" else "fine_labels") for n in names]
+    label = "labels" if name == "cifar10" else "fine_labels"
+    batches = [_batch(root / n, label) for n in names]
     x = [torch.from_numpy(images) for images, _ in batches]
     y = [torch.from_numpy(labels) for _, labels in batches]
-    return ImageSet(str(name), torch.cat(x[:-1]), x[-1], torch.cat(y[:-1]), y[-1])
+    x_train, y_train = torch.cat(x[:-1]), torch.cat(y[:-1])
+    files = f"{names[0]} to {names[-2]}" if len(names) > 2 else names[0]
+    summary = (f"{name}: {len(x_train):,} training images from {files}, {len(x[-1]):,} test images from {names[-1]}, "
+               f"{len(y_train.unique())} classes ({label})")  # fmt: skip
+    return ImageSet(str(name), x_train, x[-1], y_train, y[-1], summary=summary)

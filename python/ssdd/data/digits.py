@@ -15,4 +15,7 @@ def digits() -> ImageSet:
 
     raw = load_digits()
     images = torch.from_numpy(raw.images).mul(255 / 16).round().to(torch.uint8).unsqueeze(-1)
-    return hold_out("digits", images, torch.from_numpy(raw.target).to(torch.int64), TEST_IMAGES)
+    labels = torch.from_numpy(raw.target).to(torch.int64)
+    held = f"{TEST_IMAGES} of them held out for testing"
+    summary = f"digits: {len(images):,} images of 10 classes, embedded in scikit-learn, {held}"
+    return hold_out("digits", images, labels, TEST_IMAGES, summary=summary)

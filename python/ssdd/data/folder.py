@@ -3,140 +3,154 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from ..config import InputError
+from .layout import CLASSES, Layout, Part, count, scan, skipped_files, some, understood
+from .pictures import is_grey, size_of, to_pixels, with_image
 from .sets import ImageSet, held_out
 from .stream import MEMORY, assembled
 
-SUFFIXES = {".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".tif", ".tiff"}
-GREY = {"1", "L", "LA", "I;16", "I;16L", "I;16B", "I"}
-"""PIL's modes of one channel (and of grey with a mask)."""
-TEST = ("test", "val", "validation", "valid")
-"""Names of the folder of held-out images beside ``train``; the first that is there counts."""
 ANNOTATIONS = Path("val") / "val_annotations.txt"
 
-Labelled = tuple[list[Path], list[str]]
-"""Image files in a fixed order, and the class of each; "" for one that has none."""
+
+@dataclass
+class Form:
+    """What all images of a set become: height, width, channels; and how many are grey among colour ones."""
+
+    height: int
+    width: int
+    channels: int
+    grey: int
 
 
-def is_grey(image: Any) -> bool:
-    """Whether a PIL image has one channel."""
-    return image.mode in GREY
-
-
-def to_pixels(image: Any, size: int | None, channels: int) -> np.ndarray:
-    """A PIL image as uint8 [H, W, channels]; 16 bits a pixel are brought to 8, grey repeated where colour is wanted."""
-    from PIL import Image
-
-    if image.mode.startswith("I"):
-        deep = np.asarray(image)
-        if deep.min() < 0 or deep.max() > 65535:
-            raise ValueError("more than 16 bits a pixel")
-        image = Image.fromarray((deep // 257).astype(np.uint8))
-    if image.mode == "F":
-        raise ValueError("floating point pixels")
-    image = image.convert("L" if channels == 1 else "RGB")
-    if size is not None:
-        image = image.resize((size, size), Image.Resampling.BILINEAR)
-    pixels = np.asarray(image)
-    return pixels[..., None] if channels == 1 else pixels
-
-
-def _listing(root: Path) -> Labelled:
-    """Files below ``root``, links followed; their class is the subfolder they lie in."""
-    found: list[Path] = []
-    for at, folders, names in os.walk(root, followlinks=True):
-        if any(os.path.samefile(at, above) for above in Path(at).parents if above.is_relative_to(root)):
-            raise InputError(f"data: {Path(at).relative_to(root)} is a link to a folder it lies in; remove it")
-        folders.sort()
-        # A link whose file is missing is kept: it is an image that cannot be read, and is reported as one.
-        found += [Path(at, name) for name in names if Path(name).suffix.lower() in SUFFIXES]
-    files = sorted(found)
-    if not files:
-        raise InputError(f"data: no images in the folder {root.name!r} (looked for {', '.join(sorted(SUFFIXES))})")
-    return files, [p.relative_to(root).parts[0] if p.parent != root else "" for p in files]
-
-
-def _tiny_imagenet(root: Path) -> list[Labelled]:
+def _tiny_imagenet(root: Path) -> Layout:
     """``train/<wnid>/images/*``, ``val/images/*`` with ``val/val_annotations.txt``; its test/ is left: no labels."""
     classes = {}
-    for number, line in enumerate((root / ANNOTATIONS).read_text().splitlines(), 1):
+    for number, line in enumerate((root / ANNOTATIONS).read_text("utf-8", "replace").splitlines(), 1):
         fields = line.split("\t")
         if len(fields) < 2:
             raise InputError(f"{root.name}/{ANNOTATIONS}: line {number}: expected FILE, tab, CLASS, got {line[:60]!r}")
         classes[fields[0]] = fields[1]
-    train, (files, _) = _listing(root / "train"), _listing(root / "val" / "images")
-    unknown = [f.name for f in files if f.name not in classes]
+    train, val = scan(root / "train"), scan(root / "val" / "images")
+    loose = [p for p in train.pictures if len(p.parts) == 1]
+    if loose:
+        raise InputError(f"{root.name}/train: {count(len(loose), 'image')} beside the class folders ({some(loose)}); "
+                         "remove it")  # fmt: skip
+    unknown = [str(f) for f in val.pictures if f.name not in classes]
     if unknown:
         raise InputError(f"{root.name}/{ANNOTATIONS}: no class for {unknown[0]} ({len(unknown)} in all)")
-    strange = sorted({classes[f.name] for f in files} - set(train[1]))
+    names = sorted({p.parts[0] for p in train.pictures})
+    strange = sorted({classes[f.name] for f in val.pictures} - set(names))
     if strange:
         raise InputError(f"{root.name}/{ANNOTATIONS}: the class {strange[0]} has no folder in train/")
-    return [train, (files, [classes[f.name] for f in files])]
+    parts = [
+        Part("train", [train.root / p for p in train.pictures], [p.parts[0] for p in train.pictures]),
+        Part("val", [val.root / p for p in val.pictures], [classes[p.name] for p in val.pictures]),
+    ]
+    notes = [f"test labels from {ANNOTATIONS}"]
+    if (root / "test").is_dir():
+        notes.append("not read: test/ (it has no labels)")
+    skipped = [entry for entry in (*train.skipped, *val.skipped) if not entry[1].name.endswith("_boxes.txt")]
+    if skipped:
+        notes.append(skipped_files(skipped))
+    return Layout(parts, names, notes)
 
 
-def _opened(file: Path, root: Path, use: Callable[[Any], Any]) -> Any:
-    from PIL import Image, UnidentifiedImageError
-
-    try:
-        with Image.open(file) as stored:
-            return use(stored)
-    except (UnidentifiedImageError, OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-        where = file.relative_to(root)
-        raise InputError(f"{root.name}/{where}: unreadable image ({error}); repair or remove it") from None
-
-
-def _form(parts: Sequence[Labelled], root: Path, size: int | None) -> tuple[int, int, int]:
-    """Height, width and channels of all images, from their headers alone."""
-    first, sides, channels = parts[0][0][0], None, 1
-    for file in (f for files, _ in parts for f in files):
-        (width, height), grey = _opened(file, root, lambda image: (image.size, is_grey(image)))
-        channels = channels if grey else 3  # a few grey files among colour ones are common
+def _form(parts: Sequence[Part], root: Path, size: int | None) -> Form:
+    """Find the form of all images from their headers; of images that lie on their side, from their pixels."""
+    sides, channels, grey = None, 1, 0
+    first = parts[0].files[0]
+    for file in (f for part in parts for f in part.files):
+        (height, width), one = with_image(
+            file, root, lambda image: ((1, 1) if size is not None else size_of(image), is_grey(image))
+        )
+        grey += one
+        channels = channels if one else 3  # a few grey files among colour ones are common
         sides = sides or (height, width)
-        if size is None and (height, width) != sides:
+        if (height, width) != sides:
             raise InputError(
                 f"{root.name}: mixed sizes: {first.relative_to(root)} is {sides[1]}x{sides[0]}, "
                 f"{file.relative_to(root)} is {width}x{height}; give --size to resize them all"
             )
     assert sides is not None
-    return (*((size, size) if size else sides), channels)
+    height, width = (size, size) if size is not None else sides
+    return Form(height, width, channels, grey if channels == 3 else 0)
 
 
 def _decoded(files: Sequence[Path], root: Path, size: int | None, channels: int) -> Iterator[np.ndarray]:
     for file in files:
-        yield _opened(file, root, lambda image: to_pixels(image, size, channels))
+        yield with_image(file, root, lambda image: to_pixels(image, size, channels))
 
 
-def read_folder(root: Path, size: int | None = None, memory: int = MEMORY) -> ImageSet:
+def _no_shared_files(parts: Sequence[Part], root: Path) -> list[str]:
+    """Refuse a test image that is a training image by a link; count files that links show more than once."""
+    real = [[os.path.realpath(file) for file in part.files] for part in parts]
+    if len(parts) == 2:
+        train = dict(zip(real[0], parts[0].files, strict=True))
+        shared = [(file, train[path]) for path, file in zip(real[1], parts[1].files, strict=True) if path in train]
+        if shared:
+            test, same = (file.relative_to(root) for file in shared[0])
+            raise InputError(f"data: {root.name}: {count(len(shared), 'test image')} are training images, through "
+                             f"links ({test} is {same}); remove the links")  # fmt: skip
+    again = sum(len(paths) - len(set(paths)) for paths in real)
+    return [f"{count(again, 'image')} there more than once, through links"] if again else []
+
+
+def read_folder(root: Path, size: int | None = None, memory: int = MEMORY, classes: str | None = None) -> ImageSet:
     """Read ``root/train`` and ``root/test`` (or ``val``), Tiny-ImageNet's form, or ``root`` (one in five held out).
 
-    Class labels are the sorted names of the subfolders; a part with files outside any subfolder has no labels. A
-    part of more than ``memory`` bytes is decoded into a file of the cache and mapped.
+    Classes are numbered by the sorted names of the training part's folders; see :mod:`.layout` for what is a part and
+    what a class, and for ``classes``. A part of more than ``memory`` bytes is decoded into a file of the cache and
+    mapped.
     """
     if size is not None and size < 1:
         raise InputError(f"size: expected a positive number of pixels, got {size}")
-    rows: tuple[Tensor, ...] = ()
-    if (root / ANNOTATIONS).is_file():
-        parts = _tiny_imagenet(root)
-    elif (root / "train").is_dir() and (test := next((name for name in TEST if (root / name).is_dir()), None)):
-        parts = [_listing(root / "train"), _listing(root / test)]
+    if classes is not None and classes not in CLASSES:
+        raise InputError(f"classes: expected one of {', '.join(CLASSES)}, got {classes!r}")
+    root = Path(os.path.abspath(root)) if root.name in ("", "..") else root
+    if (root / ANNOTATIONS).is_file() and classes != "none":
+        layout = _tiny_imagenet(root)
     else:
-        files, names = _listing(root)
-        rows = held_out(root.name, len(files))
-        parts = [([files[i] for i in part.tolist()], [names[i] for i in part.tolist()]) for part in rows]
+        layout = understood(scan(root), classes)
+    parts, notes = layout.parts, _no_shared_files(layout.parts, root)
+    rows = torch.empty(0, dtype=torch.int64), torch.empty(0, dtype=torch.int64)
+    if len(parts) == 1:
+        whole, rows = parts[0], held_out(root.name, len(parts[0].files))
+        parts = [
+            Part(whole.place, [whole.files[i] for i in part.tolist()],
+                 None if whole.classes is None else [whole.classes[i] for i in part.tolist()])
+            for part in rows
+        ]  # fmt: skip
     form = _form(parts, root, size)
-    classes = {name: i for i, name in enumerate(sorted({name for _, names in parts for name in names}))}
+    number = {name: i for i, name in enumerate(layout.names)}
     images, labels = [], []
-    for files, names in parts:
-        stamps = [(str(f.resolve()), f.stat().st_size, f.stat().st_mtime_ns) for f in files]
-        decoded = _decoded(files, root, size, form[2])
-        images.append(assembled((len(files), *form), decoded, f"{stamps} {size}", memory))
-        labels.append(None if "" in classes else torch.tensor([classes[name] for name in names]))
-    return ImageSet(root.name, images[0], images[1], labels[0], labels[1], *rows)
+    for part in parts:
+        stamps = [(os.path.realpath(f), f.stat().st_size, f.stat().st_mtime_ns) for f in part.files]
+        decoded = _decoded(part.files, root, size, form.channels)
+        shape = (len(part.files), form.height, form.width, form.channels)
+        images.append(assembled(shape, decoded, f"upright {stamps} {size}", memory))
+        labels.append(None if part.classes is None else torch.tensor([number[name] for name in part.classes]))
+    if form.grey:
+        notes.append(f"{count(form.grey, 'grey image')} among colour ones, read as colour")
+    summary = "; ".join([_counts(root, layout, images), *layout.notes, *notes])
+    return ImageSet(root.name, images[0], images[1], labels[0], labels[1], *rows, summary=summary)
+
+
+def _counts(root: Path, layout: Layout, images: Sequence[Tensor]) -> str:
+    """Return the first words of the summary: how many images, of which classes, from where."""
+    of = f"of {count(len(layout.names), 'class')} ({some(layout.names, 5)})" if layout.names else "without classes"
+    train, test = (len(x) for x in images)
+    place = layout.parts[0].place
+    where = f" from {place}/" if place else ""
+    if len(layout.parts) == 2:
+        return (f"{root.name}: {count(train, 'training image')} {of}{where}, "
+                f"{count(test, 'test image')} from {layout.parts[1].place}/")  # fmt: skip
+    held = f"{test:,} of them (one in five) held out for testing"
+    return f"{root.name}: {count(train + test, 'image')} {of}{where}, {held}"

@@ -11,8 +11,9 @@ import torch
 from torch import Tensor
 
 from ..config import InputError
-from .folder import is_grey, to_pixels
-from .sets import ImageSet, hold_out
+from .layout import count
+from .pictures import is_grey, size_of, to_pixels
+from .sets import ImageSet, hold_out, unseen
 from .stream import assembled
 
 PREFIX = "hf:"
@@ -68,9 +69,9 @@ def read_huggingface(source: str, size: int | None, memory: int) -> ImageSet:
         if not len(part):
             raise InputError(f"data: {name}: the part {which} is empty")
         channels, first = (1 if all(map(is_grey, _column(part, image, f"{name}: {which}"))) else 3), part[0][image]
-        width, height = (size, size) if size else first.size
+        height, width = (size, size) if size else size_of(first)
         # The fingerprint is the library's own name for "this table after these operations".
-        key = f"hf {part._fingerprint} {image} {size}"
+        key = f"hf upright {part._fingerprint} {image} {size}"
         pixels = _pixels(part, image, size, channels, (height, width), f"{name}: {which}")
         stored = assembled((len(part), height, width, channels), pixels, key, memory)
         labels = None
@@ -84,10 +85,17 @@ def read_huggingface(source: str, size: int | None, memory: int) -> ImageSet:
 
     x, y = read("train")
     short = name.split("/")[-1].partition(":")[0]
+    others = [f"{key} (its labels are withheld)" if key in held and _hidden(parts[key], label) else str(key)
+              for key in parts if key not in ("train", test)]  # fmt: skip
+    left = f"; parts not read: {', '.join(others)}" if others else ""
+    of = "without classes" if y is None else f"of {count(len(y.unique()), 'class')} (column {label})"
     if test is None:
-        return hold_out(short, x, y, memory=memory)
+        found = f"{len(x):,} images {of} from the part train, one in five of them held out for testing"
+        return hold_out(short, x, y, memory=memory, summary=f"{short}: {found}{left}")
     x_test, y_test = read(test)
-    return ImageSet(short, x, x_test, y, y_test)
+    unlabelled = " without labels" if y is not None and y_test is None else ""
+    found = f"{len(x):,} training images {of} from the part train, {len(x_test):,} test images{unlabelled} from {test}"
+    return ImageSet(short, x, x_test, y, y_test, summary=f"{short}: {found}{unseen(y, y_test)}{left}")
 
 
 def _hidden(part: Any, label: str | None) -> bool:

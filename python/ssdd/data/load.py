@@ -14,20 +14,27 @@ from .sets import ImageSet
 from .stream import MEMORY
 
 
-def load_images(source: str | Path = "digits", size: int | None = None, memory: int = MEMORY) -> ImageSet:
+def load_images(
+    source: str | Path = "digits", size: int | None = None, memory: int = MEMORY, classes: str | None = None
+) -> ImageSet:
     """Images as uint8, by name.
 
     ``source``: ``"digits"`` (embedded); a folder of images (``train/`` and ``test/``, Tiny-ImageNet's form, or one
     part); the folder of CIFAR-10's or CIFAR-100's python files; an ``.npz`` file; ``"hf:NAME"`` for a set of the
     Hugging Face hub, or a folder that its library saved. ``size``: resize images to this many pixels a side
     (antialiased, aspect ratio not kept). A part of more than ``memory`` bytes is mapped from disk, not read.
-    Nothing in a file is executed. Raises :class:`InputError` with what is wrong and where.
+    ``classes``: of a folder, ``"folders"`` (every subfolder is a class; images beside them are left out) or ``"none"``;
+    by default this is seen from the folder. The set's ``summary`` says what was found. Nothing in a file is executed.
+    Raises :class:`InputError` with what is wrong and where, also if a folder can be understood in two ways.
     """
     name, path = str(source), Path(source)
+    folder = not name.startswith(PREFIX) and name != "digits" and path.is_dir() and not is_cifar(path)
+    if classes is not None and not folder and (path.exists() or name == "digits" or name.startswith(PREFIX)):
+        raise InputError(f"classes: only those of a folder of images can be chosen, got data {path.name!r}")
     if name.startswith(PREFIX):
         return read_huggingface(name, size, memory)
-    if name != "digits" and path.is_dir() and not is_cifar(path):
-        return read_folder(path, size, memory)
+    if folder:
+        return read_folder(path, size, memory, classes)
     if size is not None:
         raise InputError(f"size: only a folder of images or a Hugging Face set is resized, got data {path.name!r}")
     if name == "digits":

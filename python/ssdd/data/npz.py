@@ -13,7 +13,8 @@ from torch import Tensor
 
 from ..artifact import why_no_array
 from ..config import InputError
-from .sets import ImageSet, hold_out
+from .layout import count
+from .sets import ImageSet, hold_out, unseen
 from .stream import MEMORY
 
 KEYS = ("x_train", "y_train", "x_test", "y_test")
@@ -29,6 +30,7 @@ def read_npz(path: Path, memory: int = MEMORY) -> ImageSet:
     arrays: dict[str, np.ndarray] = {}
     try:
         with zipfile.ZipFile(path) as archive, np.load(path, allow_pickle=False) as file:
+            others = [key for key in file.files if key not in KEYS]
             for key in KEYS:
                 if key in file.files:
                     large = archive.getinfo(f"{key}.npy").file_size > memory
@@ -48,11 +50,24 @@ def read_npz(path: Path, memory: int = MEMORY) -> ImageSet:
             raise InputError(f"{path.name}: {key}: expected one label an image of x{key[1:]}, got {array.shape}")
     x: dict[str, Tensor] = {key: torch.from_numpy(arrays[key]) for key in arrays if key.startswith("x_")}
     y = {key: torch.from_numpy(arrays[key].astype(np.int64)) for key in arrays if key.startswith("y_")}
+    summary = _summary(path.stem, arrays, others)
     if "x_test" not in x:
         if x["x_train"].dim() != 4:
             raise InputError(f"{path.name}: x_train: expected [N, H, W, C], got {list(x['x_train'].shape)}")
-        return hold_out(path.stem, x["x_train"], y.get("y_train"), memory=memory)
-    return ImageSet(path.stem, x["x_train"], x["x_test"], y.get("y_train"), y.get("y_test"))
+        return hold_out(path.stem, x["x_train"], y.get("y_train"), memory=memory, summary=summary)
+    return ImageSet(path.stem, x["x_train"], x["x_test"], y.get("y_train"), y.get("y_test"),
+                    summary=summary + unseen(y.get("y_train"), y.get("y_test")))  # fmt: skip
+
+
+def _summary(name: str, arrays: dict[str, np.ndarray], others: list[str]) -> str:
+    train, labels = len(arrays["x_train"]), arrays.get("y_train")
+    of = "without classes (no y_train)" if labels is None else f"of {count(len(np.unique(labels)), 'class')} (y_train)"
+    if "x_test" in arrays:
+        unlabelled = "" if labels is None or "y_test" in arrays else " without labels (no y_test)"
+        found = f"{train:,} training images {of}, {len(arrays['x_test']):,} test images{unlabelled} (x_test)"
+    else:
+        found = f"{train:,} images {of}, one in five of them held out for testing (no x_test)"
+    return f"{name}: {found}{'; arrays not read: ' + ', '.join(others) if others else ''}"
 
 
 def _mapped(path: Path, archive: zipfile.ZipFile, name: str) -> np.ndarray:

@@ -24,6 +24,7 @@ class ImageSet:
 
     ``rows_train`` and ``rows_test`` say which row of the source (training images first, then its test images) each
     image was, so that representations computed elsewhere, in the source's order, can be matched.
+    ``summary`` says in one line what the loader found and what it left out; it is empty for a set that no loader made.
     """
 
     name: str
@@ -33,6 +34,7 @@ class ImageSet:
     y_test: Tensor | None = None
     rows_train: Tensor = field(default_factory=lambda: torch.empty(0, dtype=torch.int64))
     rows_test: Tensor = field(default_factory=lambda: torch.empty(0, dtype=torch.int64))
+    summary: str = ""
 
     def __post_init__(self) -> None:
         for part in ("train", "test"):
@@ -54,6 +56,7 @@ class ImageSet:
                 f"{self.name}: x_test: expected images of {list(self.x_train.shape[1:])} as in x_train, "
                 f"got {list(self.x_test.shape[1:])}"
             )
+        object.__setattr__(self, "summary", one_line(self.summary))
         if not len(self.rows_train):
             n, q = len(self.x_train), len(self.x_test)
             object.__setattr__(self, "rows_train", torch.arange(n))
@@ -110,6 +113,19 @@ class ImageSet:
         return digest.hexdigest()
 
 
+def one_line(text: str) -> str:
+    """Return ``text`` with every character that does not print, as names of files may have, written as an escape."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+
+
+def unseen(y_train: Tensor | None, y_test: Tensor | None) -> str:
+    """Return words on the classes that only the test images have, for a summary; "" if there are none."""
+    if y_train is None or y_test is None:
+        return ""
+    only = sorted(set(y_test.tolist()) - set(y_train.tolist()))
+    return f"; test images of classes without training images: {', '.join(map(str, only[:5]))}" if only else ""
+
+
 def held_out(name: str, n: int, count: int | None = None) -> tuple[Tensor, Tensor]:
     """Rows to train on and rows held out of ``n`` images: a fixed draw of ``count`` (default: one in five)."""
     count = max(1, round(n * HELD_OUT)) if count is None else count
@@ -120,11 +136,11 @@ def held_out(name: str, n: int, count: int | None = None) -> tuple[Tensor, Tenso
 
 
 def hold_out(
-    name: str, images: Tensor, labels: Tensor | None, count: int | None = None, memory: int = MEMORY
+    name: str, images: Tensor, labels: Tensor | None, count: int | None = None, memory: int = MEMORY, summary: str = ""
 ) -> ImageSet:
     """Split images without a test part of their own, as :func:`held_out` says."""
     rows = held_out(name, len(images), count)
     key = f"{content_key(images)} {count}" if images.nbytes > memory else ""
     x = [assembled((len(r), *images.shape[1:]), rows_of(images, r), f"{key} {i}", memory) for i, r in enumerate(rows)]
     y = [None if labels is None else labels[r] for r in rows]
-    return ImageSet(name, x[0], x[1], y[0], y[1], *rows)
+    return ImageSet(name, x[0], x[1], y[0], y[1], *rows, summary=summary)

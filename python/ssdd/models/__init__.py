@@ -1,9 +1,23 @@
 """Networks, each a backbone (its output is the features) and a last linear layer (the predicted representation)."""
 
 from .convnet import ConvNet
-from .frozen import frozen, in_chunks
-from .network import Network, build, seeded
+from .error import representation_error
+from .features import frozen, in_chunks
+from .network import Network, build, seeded, student
 from .resnet import DEPTHS, ResNet
-from .standard import standard_resnet
+from .standard import STEM_PADDING, standard_resnet
 
-__all__ = ["DEPTHS", "ConvNet", "Network", "ResNet", "build", "frozen", "in_chunks", "seeded", "standard_resnet"]
+__all__ = [
+    "DEPTHS",
+    "STEM_PADDING",
+    "ConvNet",
+    "Network",
+    "ResNet",
+    "build",
+    "frozen",
+    "in_chunks",
+    "representation_error",
+    "seeded",
+    "standard_resnet",
+    "student",
+]

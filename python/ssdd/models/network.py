@@ -8,7 +8,7 @@ from typing import TypeVar
 import torch
 from torch import Tensor, nn
 
-from ..config import InputError
+from ..config import InputError, StudentConfig
 from .convnet import ConvNet
 from .resnet import DEPTHS, ResNet
 
@@ -61,6 +61,14 @@ def build(name: str, channels: int, size: tuple[int, int], outputs: int) -> Netw
     else:
         raise InputError(f"model: expected {', '.join(DEPTHS)} or convnet-W-W (such as convnet-16-32), got {name!r}")
     return Network(backbone, backbone.dimension, outputs)
+
+
+def student(config: StudentConfig, channels: int, size: tuple[int, int], outputs: int) -> Network:
+    """A new network as ``config`` describes it, for images of ``channels`` and ``size`` (height, width)."""
+    network = build(config.model, channels, size, outputs)
+    if config.channels_last:
+        network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    return network.faster(config.compiled, config.training == "bf16")
 
 
 def seeded(make: Callable[[], _M], seed: int) -> _M:

@@ -1,4 +1,4 @@
-"""ResNets as torchvision writes them (its names, 7x7 stem, max-pool), built to fit the weights in a state dict."""
+"""ResNets under torchvision's names, built to fit a state dict: 7x7 stem with max-pool, or CIFAR's 3x3 without."""
 
 from __future__ import annotations
 
@@ -9,6 +9,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..config import InputError
+
+STEM_PADDING = 2
+"""Padding of a 3x3 stem in the published teachers of this method and in solo-learn's; other code has 1."""
 
 
 class Block(nn.Module):
@@ -42,13 +45,18 @@ class Block(nn.Module):
 class StandardResNet(nn.Module):
     """Images [N, C, H, W] -> features [N, D]: 2048 numbers for ResNet-50, 512 for ResNet-18. No classifier.
 
-    ``state``: weights under torchvision's names; depths, widths and groups are read from it.
+    ``state``: weights under torchvision's names; depths, widths, groups and the stem are read from it. A stem of 7x7
+    has stride 2 and a max-pool; one of 3x3, for small images, has stride 1, ``stem_padding`` and no max-pool.
     """
 
-    def __init__(self, state: Mapping[str, Tensor]) -> None:
+    def __init__(self, state: Mapping[str, Tensor], stem_padding: int = STEM_PADDING) -> None:
         super().__init__()
         stem = state["conv1.weight"]
-        self.conv1 = nn.Conv2d(stem.shape[1], stem.shape[0], 7, 2, 3, bias=False)
+        if stem.dim() != 4 or stem.shape[2:] not in ((3, 3), (7, 7)):
+            raise ValueError(f"conv1.weight: expected a stem of 7x7 or 3x3, got {list(stem.shape)}")
+        self.small = stem.shape[2] == 3
+        how = (3, 1, stem_padding) if self.small else (7, 2, 3)
+        self.conv1 = nn.Conv2d(stem.shape[1], stem.shape[0], *how, bias=False)
         self.bn1 = nn.BatchNorm2d(stem.shape[0])
         channels = stem.shape[0]
         for stage in range(1, 5):
@@ -63,29 +71,27 @@ class StandardResNet(nn.Module):
                 blocks.append(Block(channels, widths, stride, groups, f"{at}downsample.0.weight" in state))
                 channels = widths[-1]
             self.add_module(f"layer{stage}", nn.Sequential(*blocks))
+        self.dimension = channels
 
     def forward(self, x: Tensor) -> Tensor:
-        x = F.max_pool2d(F.relu(self.bn1(self.conv1(x))), 3, 2, 1)
+        x = F.relu(self.bn1(self.conv1(x)))
+        x = x if self.small else F.max_pool2d(x, 3, 2, 1)
         for stage in range(1, 5):
             x = getattr(self, f"layer{stage}")(x)
         return x.mean((2, 3))
 
 
-def standard_resnet(state: Mapping[str, Tensor]) -> StandardResNet:
+def standard_resnet(state: Mapping[str, Tensor], stem_padding: int = STEM_PADDING) -> StandardResNet:
     """The ResNet whose weights ``state`` holds under torchvision's names, without the classifier ``fc``.
 
-    A prefix of all names ("module.", "backbone.") is taken off and what stands beside them (a projector) left.
-    Raises :class:`InputError` where the weights are not such a network's.
+    ``stem_padding``: that of a 3x3 stem. Raises :class:`InputError` if the weights are not such a network's.
     """
-    stems = [key.removesuffix("conv1.weight") for key in state if key.endswith("conv1.weight")]
-    prefix = next((p for p in stems if f"{p}layer1.0.conv1.weight" in state), None)
-    if prefix is None:
+    if not {"conv1.weight", "layer1.0.conv1.weight"} <= state.keys():
         raise InputError(f"state dict: expected torchvision's names of a ResNet (conv1.weight, layer1.0.conv1.weight), "
                          f"got {', '.join(list(state)[:3]) or 'no tensor'}")  # fmt: skip
-    mine = {key.removeprefix(prefix): value for key, value in state.items() if key.startswith(prefix)}
-    mine = {key: value for key, value in mine.items() if key.startswith(("conv1.", "bn1.", "layer"))}
+    mine = {key: value for key, value in state.items() if key.startswith(("conv1.", "bn1.", "layer"))}
     try:
-        network = StandardResNet(mine)
+        network = StandardResNet(mine, stem_padding)
         network.load_state_dict(mine)
     except (RuntimeError, KeyError, IndexError, ValueError, ZeroDivisionError) as error:
         raise InputError(f"state dict: not the weights of a ResNet as torchvision writes it ({error})") from None

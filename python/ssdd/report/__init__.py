@@ -1,14 +1,13 @@
 """What a person looks at: run directory, log, progress, tables, pictures, and the demonstration that makes them all."""
 
-from .demo import demo, keep_partial, teach
-from .directory import MARK, check_directory, new_directory, new_file, own_directory
-from .info import info
+from .demonstration import demo, keep_partial
+from .directory import MARK, check_directory, new_directory, new_file, own_directory, resume_directory, write_json
+from .information import info
 from .log import JsonLines, both
 from .page import write_page
 from .pictures import contact_sheet, coverage, images_over_steps, loss_curves
 from .progress import Display
-from .study import run_study
-from .table import comparisons, labels_a_class, markdown, sentences, table
+from .tables import comparisons, labels_a_class, markdown, sentences, table
 
 __all__ = [
     "MARK",
@@ -29,9 +28,9 @@ __all__ = [
     "new_directory",
     "new_file",
     "own_directory",
-    "run_study",
     "sentences",
     "table",
+    "resume_directory",
+    "write_json",
     "write_page",
-    "teach",
 ]

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
-from ..artifact import LOCK, locked
+from ..artifact import LOCK, locked, write_atomically
 from ..config import InputError
 
 MARK = "log.jsonl"
@@ -51,6 +53,18 @@ def own_directory(path: str | os.PathLike[str], overwrite: bool = False) -> Iter
     folder.mkdir(parents=True, exist_ok=True)
     with locked(folder):
         yield new_directory(folder, overwrite)
+
+
+@contextmanager
+def resume_directory(folder: Path) -> Iterator[None]:
+    """The directory of a run that goes on, locked: while it lasts no other run works there."""
+    with locked(folder):
+        yield
+
+
+def write_json(path: Path, values: Mapping[str, Any]) -> None:
+    """Write ``values`` to ``path``, whole or not at all."""
+    write_atomically(path, (json.dumps(values, indent=1) + "\n").encode())
 
 
 def _content(folder: Path) -> list[Path]:

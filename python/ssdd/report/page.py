@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from ..artifact import write_atomically
-from ..evaluate import SOURCE, Plan, Row, compare, read_cell
+from ..studies import CELLS, SOURCE, Plan, Row, compare, read_cells
 from .pictures import scatter
-from .table import entry, markdown
+from .tables import entry, markdown
 
 BEGIN, END = "<!-- from the cells: begin -->", "<!-- from the cells: end -->"
 MISSING = "missing"
@@ -22,7 +22,7 @@ Found = dict[tuple[str, int, str], dict[str, Any]]
 
 
 def write_page(plan: Plan, folder: Path) -> Path:
-    """Write ``folder``/README.md from ``folder``/cells. What stands around the marked part of the file is kept."""
+    """Write ``folder``/README.md from ``folder``/cells.jsonl. What stands around its marked part is kept."""
     file = folder / "README.md"
     around = file.read_text(encoding="utf-8") if file.is_file() else f"# {plan.title}\n\n{BEGIN}\n{END}\n"
     if BEGIN not in around or END not in around:
@@ -38,9 +38,8 @@ def write_page(plan: Plan, folder: Path) -> Path:
 
 def found_cells(plan: Plan, folder: Path) -> Found:
     """The finished cells of the plan's rows, whatever settings they were computed with."""
-    cells = [read_cell(file) for file in sorted((folder / "cells").glob("*.json"))]
     names = {row.name for row in plan.rows}
-    return {(c["row"], c["seed"], c["set"]): c for c in cells if c["row"] in names}
+    return {key: cell for key, cell in read_cells(folder / CELLS).items() if key[0] in names}
 
 
 def tables(plan: Plan, cells: Found) -> str:
@@ -117,7 +116,7 @@ def _compared(plan: Plan, cells: Found, sets: Sequence[str]) -> str:
     measures += [(f"{name}, probe with all labels", name, _probe("features/0"), False) for name in sets]
     rows = [["row", "against", *(head for head, _, _, _ in measures)]]
     for ours in (row for row in plan.rows if row.source in ("krr-st", "recomputed")):
-        for theirs in (row for row in plan.rows if row.source in ("random", "k-means") and row.teacher == ours.teacher):
+        for theirs in (row for row in plan.rows if row.selected and row.teacher == ours.teacher):
             rows.append([ours.name, theirs.name, *(
                 _paired(_values(cells, ours, name, m), _values(cells, theirs, name, m), error)
                 for _, name, m, error in measures

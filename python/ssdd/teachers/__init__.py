@@ -2,11 +2,11 @@
 
 from ..data import cache_directory
 from .representations import Representations, read_representations, represent
-from .teacher import Teacher
+from .teacher import Represent, Teacher
 from .training import train_teacher, untrained
 from .views import Views
 
 __all__ = [
-    "Representations", "Teacher", "Views", "cache_directory", "read_representations", "represent", "train_teacher",
-    "untrained",
+    "Represent", "Representations", "Teacher", "Views", "cache_directory", "read_representations", "represent",
+    "train_teacher", "untrained",
 ]  # fmt: skip

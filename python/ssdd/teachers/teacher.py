@@ -15,15 +15,15 @@ import torch
 from safetensors.torch import save as to_bytes
 from torch import Tensor, nn
 
-from ..artifact import Preprocessing, read_safetensors, read_torch, write_atomically
+from ..artifact import Preprocessing, read_safetensors, write_atomically
 from ..config import InputError
-from ..data import CPU, sent
-from ..models import DEPTHS, ConvNet, ResNet, standard_resnet
+from ..data import CPU, one_line, sent
+from ..models import DEPTHS, STEM_PADDING, ConvNet, ResNet, standard_resnet
+from .weights import ENDINGS, Network, chosen, fitting, is_weights, nearest, read_weights, resnets
 
 FORMAT = "ssdd.teacher"
 BATCH = 500
 """Images that a teacher is shown at once, at most; larger ones than 32x32 are fewer (:func:`at_once`)."""
-WEIGHTS = (".pt", ".pth", ".bin", ".safetensors")
 IMAGENET = Preprocessing((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 """What networks in torchvision's form were trained with."""
 
@@ -41,20 +41,29 @@ def teacher_backbone(kind: str, channels: int, size: tuple[int, int], widths: tu
     return ResNet(channels, DEPTHS[kind]) if kind in DEPTHS else ConvNet(channels, size, widths, pooled=True)
 
 
+Represent = Callable[[Tensor], Tensor]
+"""A teacher as a callable: images [N, C, H, W] -> representations [N, C]. A :class:`Teacher` normalises them as it
+wants; any other callable is handed images that are normalised as the data are."""
+
+
 class Teacher:
     """g of the paper. ``module`` maps normalised images [N, C, H, W] to representations [N, D].
 
     Any ``nn.Module`` of the user's will do: it is put in eval mode, its weights ask for no gradients. ``preprocessing``
-    is the mean and std it was trained with. ``about`` (JSON values) is kept with the weights and in logs.
+    is the mean and std it was trained with. ``about`` (JSON values) is kept with the weights and in logs. ``summary``
+    says in one line what was taken from a file of weights.
     """
 
-    def __init__(self, module: nn.Module, preprocessing: Preprocessing, about: dict[str, Any] | None = None) -> None:
+    def __init__(
+        self, module: nn.Module, preprocessing: Preprocessing, about: dict[str, Any] | None = None, summary: str = ""
+    ) -> None:
         if not isinstance(module, nn.Module):
             raise InputError(f"teacher: expected a torch.nn.Module, got {type(module).__name__}")
         self.module = module.eval().requires_grad_(False)
         self.module.zero_grad()  # training leaves gradients that nobody will use
         self.preprocessing = preprocessing
         self.about = dict(about or {})
+        self.summary = one_line(summary)
 
     def __call__(self, x: Tensor) -> Tensor:
         """Normalised images [N, C, H, W] -> representations, float32 [N, D]; checks the shape the network returned.
@@ -143,29 +152,33 @@ class Teacher:
         return cls(module, pre, about)
 
     @classmethod
-    def named(cls, name: str, preprocessing: Preprocessing) -> Teacher:
-        """``FILE.safetensors`` written by ``ssdd teacher``; a file of weights (.pt, .pth, .safetensors) of a ResNet in
-        torchvision's form, fed as ImageNet is; ``package.module:factory`` of the user's, or the same with ``@FILE``,
-        weights for the network that it makes.
+    def named(
+        cls, name: str, preprocessing: Preprocessing, prefix: str | None = None, stem_padding: int = STEM_PADDING
+    ) -> Teacher:
+        """``FILE.safetensors`` written by ``ssdd teacher``; a file of weights (.pt, .pth, .pth.tar, .ckpt, .bin,
+        .safetensors) of a ResNet in torchvision's form; ``package.module:factory`` of the user's, or the same with
+        ``@FILE``, weights for the network that it makes.
 
-        The factory is called without arguments and returns an ``nn.Module``, or a :class:`Teacher` where the network
-        needs another preprocessing than the data's mean and std (``preprocessing``). A file is read weights only:
-        nothing in it is executed.
+        The factory is called without arguments and returns an ``nn.Module``, or a :class:`Teacher` if the network
+        needs another preprocessing than the data's mean and std (``preprocessing``). A ResNet with the 7x7 stem is fed
+        as ImageNet is, one with CIFAR's 3x3 stem as the data are; ``stem_padding`` is that of a 3x3 stem, which weights
+        do not tell. Of a file with several networks ``prefix`` names the one to take; by default it is the query of
+        MoCo or the online network of BYOL, and any other choice is an :class:`InputError`. The teacher's ``summary``
+        says what was taken. A file is read weights only: nothing in it is executed.
         """
         place, _, attribute = name.partition(":")
         attribute, _, weights = attribute.partition("@")
-        if not attribute and name.endswith(WEIGHTS):
-            if name.endswith(".safetensors") and read_safetensors(name)[1]:
+        if is_weights(name) and (not attribute or Path(name).is_file()):
+            if name.lower().endswith(".safetensors") and read_safetensors(name)[1]:
+                if prefix is not None:
+                    raise InputError(f"teacher prefix: {Path(name).name} holds one network, trained here; leave it out")
                 return cls.load(name)
-            state = state_dict(name)
-            try:
-                network = standard_resnet(state)
-            except InputError as error:
-                raise InputError(f"teacher: {Path(name).name}: {error}") from None
-            return cls(network, IMAGENET, {"name": Path(name).name})
+            return cls._resnet(Path(name), preprocessing, prefix, stem_padding)
         if not attribute:
-            raise InputError("teacher: expected FILE.safetensors, FILE.pth or package.module:factory[@FILE.pth], "
-                             f"got {name!r}")  # fmt: skip
+            raise InputError(f"teacher: expected a file of weights ({', '.join(ENDINGS)}) or "
+                             f"package.module:factory[@FILE.pth], got {name!r}")  # fmt: skip
+        if prefix is not None and not weights:
+            raise InputError(f"teacher prefix: expected it with a file of weights, got the teacher {name!r}")
         try:
             made = getattr(importlib.import_module(place), attribute)()
         except Exception as error:  # code of the user's: it may raise anything
@@ -173,23 +186,35 @@ class Teacher:
             raise InputError(f"teacher: {place}:{attribute} cannot be made ({why})") from error
         teacher = made if isinstance(made, Teacher) else cls(made, preprocessing, {"name": name})
         if weights:
-            try:
-                teacher.module.load_state_dict(state_dict(weights))
-            except RuntimeError as error:  # names or shapes that do not fit; torch lists them
-                raise InputError(f"teacher: {Path(weights).name} does not fit {place}:{attribute}: {error}") from None
+            teacher._take(Path(weights), f"{place}:{attribute}", prefix)
         return teacher
 
+    @classmethod
+    def _resnet(cls, file: Path, preprocessing: Preprocessing, prefix: str | None, stem_padding: int) -> Teacher:
+        """Read the weights of a ResNet under torchvision's names."""
+        state = read_weights(file)
+        found = resnets(state)
+        taken = chosen(found, prefix, file.name) if found else Network("", state, "")
+        try:
+            network = standard_resnet(taken.state, stem_padding)
+        except InputError as error:
+            raise InputError(f"teacher: {file.name}: {error}") from None
+        small = network.conv1.kernel_size[0] < 7
+        stem = (f"3x3 without max-pool, padding {stem_padding}, images normalised as the data" if small
+                else "7x7, images normalised as ImageNet")  # fmt: skip
+        summary = f"{file.name}: ResNet{taken.place}, {network.dimension} numbers per image, stem {stem}"
+        about = {"name": file.name, "prefix": taken.prefix}
+        return cls(network, preprocessing if small else IMAGENET, about, summary)
 
-def state_dict(path: str | os.PathLike[str]) -> dict[str, Tensor]:
-    """Weights by name, from a file of safetensors or of ``torch.save``; a training checkpoint's lie one level down."""
-    try:
-        found = read_safetensors(path)[0] if str(path).endswith(".safetensors") else read_torch(path)
-    except InputError as error:
-        raise InputError(f"teacher: {error}") from None
-    for key in ("state_dict", "model", "backbone"):
-        if isinstance(found, dict) and isinstance(found.get(key), dict):
-            found = found[key]
-    if not isinstance(found, dict) or not any(isinstance(value, Tensor) for value in found.values()):
-        came = type(found).__name__
-        raise InputError(f"teacher: {Path(path).name}: expected a state dict, tensors by name, got {came}")
-    return {str(key): value for key, value in found.items() if isinstance(value, Tensor)}
+    def _take(self, file: Path, maker: str, prefix: str | None) -> None:
+        """Load a file of weights into the network that ``maker`` made."""
+        state = read_weights(file)
+        found = fitting(state, self.module.state_dict())
+        taken = chosen(found, prefix, file.name) if found or prefix is not None else None
+        try:
+            self.module.load_state_dict(taken.state if taken else nearest(state, self.module.state_dict()))
+        except RuntimeError as error:  # names or shapes that do not fit; torch lists them
+            raise InputError(f"teacher: {file.name} does not fit {maker}: {error}") from None
+        if taken:
+            self.about["prefix"] = taken.prefix
+            self.summary = one_line(f"{file.name}: weights of {maker}{taken.place}")

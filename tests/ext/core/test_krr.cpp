@@ -25,6 +25,7 @@ struct Case {
   OnFailure on_failure = OnFailure::nan;
   bool border = false;  // primal: a row and column for a bias even where it is 0
   bool fused = false;   // the GPU forms K_ss where it factors it
+  double far = 0;       // between the clusters of points, in every second problem of a batch
   bool bordered() const { return forward == Plan::primal && (bias > 0 || border); }
 };
 
@@ -37,7 +38,7 @@ std::ostream& operator<<(std::ostream& out, const Case& c) {
   return out << name(c.kernel) << " " << plan_name(c.forward) << " B=" << c.batch << " S=" << c.s << " Q=" << c.q
              << " D=" << c.d << " C=" << c.c << " bias " << c.bias << " " << name(c.ridge)
              << (c.detach ? " detached" : "") << (c.loss ? " loss" : "") << (c.keep ? " kept" : "") << " chunk "
-             << c.chunk << " " << name(c.x) << " " << name(c.y) << (c.fused ? " fused" : "");
+             << c.chunk << " " << name(c.x) << " " << name(c.y) << (c.fused ? " fused" : "") << " far " << c.far;
 }
 
 template <class T>
@@ -58,6 +59,7 @@ struct Run {
       x_s.push_back(random(c.s, c.d));
       y_s.push_back(random(c.s, c.c));
       x_q.push_back(random(c.q, c.d));
+      if (c.far > 0 && b % 2 == 0) move_apart(x_s.back()), move_apart(x_q.back());
       y_q.push_back(random(c.q, c.c));
       g.push_back(random(1, 1));
       const double first = c.kernel == KernelKind::rbf ? std::sqrt(double(c.d)) : 1.5;
@@ -76,6 +78,12 @@ struct Run {
       naive.push_back({x_s[b], y_s[b], x_q[b], kernel, c.ridge, c.detach, hyper[b].back(), {}, {}, {}, {}, {}});
       naive[b].forward();
     }
+  }
+
+  // Three clusters, of points that a float holds.
+  void move_apart(Matrix& x) const {
+    for (int64_t i = 0; i < x.rows; ++i)
+      for (int64_t j = 0; j < x.columns; ++j) x(i, j) = float(x(i, j) + c.far * double(i % 3));
   }
 
   double bound() const { return tolerance<T>(5000 + 100 * double(c.s) + 20 * double(c.d)); }
@@ -295,6 +303,20 @@ TEST(krr_chunks_of_queries) {
         everywhere(c);
       }
     }
+}
+
+TEST(krr_clusters_far_apart) {
+  for (double far : {1e3, 1e5})
+    for (int64_t d : {1, 5, 40, 70})
+      for (int64_t s : {2, 33}) {
+        Case c{3, s, 26, d, 4, KernelKind::rbf};
+        c.far = far, c.tensor = s == 33, c.chunk = s == 33 ? 10 : 0, c.x = s == 33 ? Layout::transposed : Layout::dense;
+        run<float>(c, 2);
+        run<double>(c, 1);
+      }
+  Case c{1, 101, 150, 130, 8, KernelKind::rbf};  // a team of threads, many tiles
+  c.far = 1e4;
+  run<float>(c, 2);
 }
 
 TEST(krr_wanted_gradients) {

@@ -22,7 +22,7 @@ struct Case {
 
 std::ostream& operator<<(std::ostream& out, const Case& c) {
   return out << c.m << "x" << c.n << "x" << c.k << (c.lower ? " lower" : "")
-             << (c.inner == Inner::dot ? " dot " : " distance ") << c.alpha << " " << c.beta << " " << name(c.a) << " "
+             << (c.inner == Inner::dot ? " dot " : c.inner == Inner::distance ? " distance " : " difference ") << c.alpha << " " << c.beta << " " << name(c.a) << " "
              << name(c.b) << (c.epilogue ? " epilogue" : "");
 }
 
@@ -41,7 +41,7 @@ void apply(const void* context, int64_t i, int64_t j, int m, int n, T* c, int64_
 
 template <class T>
 std::vector<T> compute(const Case& c, const ssdd::View<const T>& a, const ssdd::View<const T>& b, const Matrix& start,
-                       int64_t ldc, int threads) {
+                       int64_t ldc, int threads, const ssdd::View<const T>& x = {}) {
   std::vector<T> out = poisoned<T>(c.m == 0 || c.n == 0 ? 1 : (c.m - 1) * ldc + c.n);
   for (int64_t i = 0; i < c.m && c.beta != 0; ++i)
     for (int64_t j = 0; j < (c.lower ? std::min(c.n, i + 1) : c.n); ++j)
@@ -51,7 +51,7 @@ std::vector<T> compute(const Case& c, const ssdd::View<const T>& a, const ssdd::
   const ssdd::cpu::Epilogue<T> epilogue{apply<T>, &c.lower};
   ssdd::cpu::Product<T> p{c.m, c.n, c.k, a, b, out.data(), ldc};
   p.alpha = static_cast<T>(c.alpha), p.beta = static_cast<T>(c.beta);
-  p.lower = c.lower, p.inner = c.inner;
+  p.lower = c.lower, p.inner = c.inner, p.x = x;
   if (c.epilogue) p.epilogue = &epilogue;
   if (threads == 1) {
     ssdd::cpu::product(Team{}, packing, p);
@@ -64,8 +64,8 @@ std::vector<T> compute(const Case& c, const ssdd::View<const T>& a, const ssdd::
 
 template <class T>
 void run(const Case& c) {
-  std::vector<Matrix> a{random(c.m, c.k)}, b{random(c.k, c.n)};
-  const Input<T> a_in(a, c.a), b_in(b, c.b);
+  std::vector<Matrix> a{random(c.m, c.k)}, b{random(c.k, c.n)}, from{random(c.m, c.n)};
+  const Input<T> a_in(a, c.a), b_in(b, c.b), from_in(from, c.a);
   const Matrix start = random(c.m, c.n);
   Matrix want(c.m, c.n);
   for (int64_t i = 0; i < c.m; ++i)
@@ -73,14 +73,14 @@ void run(const Case& c) {
       double sum = 0;
       for (int64_t k = 0; k < c.k; ++k) {
         const double x = a[0](i, k), y = b[0](k, j);
-        sum += c.inner == Inner::dot ? x * y : (x - y) * (x - y);
+        sum += c.inner == Inner::dot ? x * y : c.inner == Inner::distance ? (x - y) * (x - y) : x * (y - from[0](i, j));
       }
       want(i, j) = c.alpha * sum + (c.beta == 0 ? 0 : c.beta * start(i, j));
       if (c.epilogue) want(i, j) = after(want(i, j), i, j);
     }
   const int64_t ldc = c.n + 2;
   for (int threads : {1, 2, 3}) {
-    const std::vector<T> out = compute<T>(c, a_in.view[0], b_in.view[0], start, ldc, threads);
+    const std::vector<T> out = compute<T>(c, a_in.view[0], b_in.view[0], start, ldc, threads, from_in.view[0]);
     for (int64_t i = 0; i < c.m; ++i)
       for (int64_t j = 0; j < ldc && i * ldc + j < int64_t(out.size()); ++j) {
         const T got = out[size_t(i * ldc + j)];
@@ -98,7 +98,7 @@ void run(const Case& c) {
       }
     if (threads != 2) continue;
     // Same inputs and threads, same bits.
-    const std::vector<T> again = compute<T>(c, a_in.view[0], b_in.view[0], start, ldc, threads);
+    const std::vector<T> again = compute<T>(c, a_in.view[0], b_in.view[0], start, ldc, threads, from_in.view[0]);
     for (size_t e = 0; e < out.size(); ++e)
       CHECK(out[e] == again[e] || std::isnan(out[e]), "different bits the second time: " << c);
   }
@@ -161,6 +161,39 @@ TEST(product_lower) {
         c.beta = 0, c.inner = Inner::distance;
         both(c);
       }
+}
+
+TEST(product_differences) {
+  for (int64_t m : {1, 5, 18, 97})
+    for (int64_t n : {1, 8, 25, 100, 1600})
+      for (int64_t k : {0, 1, 63, 300}) {
+        if (n > 1000 && m != 18) continue;
+        Case c{m, n, k};
+        c.inner = Inner::difference, c.alpha = -2, c.beta = k % 2 ? 0 : 1;
+        c.a = m == 18 ? Layout::transposed : Layout::dense, c.b = n == 25 ? Layout::transposed : Layout::dense;
+        both(c);
+      }
+}
+
+TEST(product_difference_has_no_cancellation) {
+  // All points at 1e6 but for a part of 1 / 8 that a float holds there: nothing but that part is in the sums.
+  std::vector<Matrix> a{random(9, 40)}, b{random(40, 21)}, x{random(9, 21)};
+  for (auto* points : {&b[0], &x[0]})
+    for (double& v : points->v) v = std::round(8 * v) / 8;
+  const Matrix want = [&] {
+    Matrix sum(9, 21);
+    for (int64_t i = 0; i < 9; ++i)
+      for (int64_t j = 0; j < 21; ++j)
+        for (int64_t k = 0; k < 40; ++k) sum(i, j) += a[0](i, k) * (b[0](k, j) - x[0](i, j));
+    return sum;
+  }();
+  for (auto* points : {&b[0], &x[0]})
+    for (double& v : points->v) v += 1e6;
+  const Input<float> a_in(a, Layout::dense), b_in(b, Layout::dense), x_in(x, Layout::dense);
+  Case c{9, 21, 40};
+  c.inner = Inner::difference;
+  const Matrix out = problem(compute<float>(c, a_in.view[0], b_in.view[0], Matrix(), 21, 1, x_in.view[0]), 0, 9, 21);
+  CHECK(error(out, want) <= tolerance<float>(50), "error " << error(out, want));
 }
 
 TEST(product_empty) {

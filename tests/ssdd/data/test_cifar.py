@@ -52,6 +52,8 @@ def test_cifar10(tmp_path, write):
     assert data.y_train[::4].tolist() == [0, 1, 2, 3, 4] and data.y_test.tolist() == [5, 1, 2, 9]
     first = torch.from_numpy(pixels(4, 0)[0].reshape(3, 32, 32)).permute(1, 2, 0)  # planes of red, green, blue
     assert torch.equal(data.x_train[0], first)
+    assert data.summary.startswith("cifar10: 20 training images from data_batch_1 to data_batch_5, 4 test images from")
+    assert data.summary.endswith("test_batch, 6 classes (labels)")
     (tmp_path / "data_batch_3").unlink()
     with pytest.raises(InputError, match="data_batch_3"):
         load_images(tmp_path)

@@ -77,7 +77,7 @@ def test_links_are_followed(tmp_path):
     with pytest.raises(InputError, match="cat is a link to a folder it lies in"):
         load_images(tmp_path / "set")
     (tmp_path / "set" / "cat").unlink()
-    (tmp_path / "set" / "gone.png").symlink_to(tmp_path / "nowhere.png")
+    (tmp_path / "set" / "ant" / "gone.png").symlink_to(tmp_path / "nowhere.png")
     with pytest.raises(InputError, match=r"gone\.png: unreadable image"):
         load_images(tmp_path / "set")
 

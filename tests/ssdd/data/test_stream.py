@@ -231,3 +231,23 @@ def test_huggingface_labels_that_are_withheld(hub, tmp_path):
     withheld, known = table(hub, random_images(2, 1), [-1, -1]), table(hub, random_images(3, 2), [1, 0, 1])
     assert saved(test=withheld, validation=known).y_test.tolist() == [1, 0, 1]
     assert saved(test=withheld).y_test is None
+
+
+def test_what_a_hub_set_holds_is_said(hub, tmp_path):
+    withheld, known = table(hub, random_images(2, 1), [-1, -1]), table(hub, random_images(3, 2), [1, 0, 1])
+    parts = {"train": table(hub, random_images(4), [0, 0, 0, 0]), "test": withheld, "validation": known, "more": known}
+    hub.DatasetDict(parts).save_to_disk(tmp_path / "set")
+    assert load_images(f"hf:{tmp_path / 'set'}").summary == (
+        "set: 4 training images of 1 class (column label) from the part train, 3 test images from validation; "
+        "test images of classes without training images: 1; parts not read: test (its labels are withheld), more"
+    )
+
+
+def test_what_tiny_imagenet_holds_is_said(tiny):
+    (tiny / "train" / "n01" / "n01_boxes.txt").write_text("")
+    (tiny / "train" / ".DS_Store").write_text("")
+    assert load_images(tiny).summary == (
+        "tiny-imagenet-200: 6 training images of 2 classes (n01, n02) from train/, 2 test images from val/; "
+        "test labels from val/val_annotations.txt; not read: test/ (it has no labels); "
+        "1 file skipped: 1 hidden or system (.DS_Store)"
+    )

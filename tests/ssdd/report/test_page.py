@@ -6,9 +6,9 @@ from dataclasses import replace
 import pytest
 
 from ssdd.config import preset
-from ssdd.evaluate import Plan, Row
 from ssdd.report import write_page
 from ssdd.report.page import found_cells, realism_points
+from ssdd.studies import Plan, Row
 
 
 def row(name, source, seeds=3):
@@ -18,14 +18,15 @@ def row(name, source, seeds=3):
 @pytest.fixture
 def plan():
     rows = (row("random + teacher", "random"), row("k-means", "k-means"), row("KRR-ST", "krr-st"), row("T", "teacher"))
-    return Plan("A study", rows, None, None, {})
+    return Plan("A study", rows)
 
 
 def put(folder, row, seed, name="source", error=None, accuracy=50.0, **more):
-    cell = {"row": row, "seed": seed, "set": name, "error": error, "finetuned": 33.0, "settings": {}, "inputs": {}}
+    cell = {"row": row, "seed": seed, "set": name, "error": error, "finetuned": 33.0, "inputs": {}}
     cell |= {"probes": {"features/5": 20.0, "features/0": accuracy}, **more}
-    (folder / "cells").mkdir(exist_ok=True)
-    (folder / "cells" / f"{row}.{seed}.{name}.json".replace(" ", "-")).write_text(json.dumps(cell))
+    with (folder / "cells.jsonl").open("a") as file:
+        for line in ({"row": row, "settings": {}}, cell):
+            file.write(json.dumps(line) + "\n")
 
 
 def lines(folder, plan):
@@ -73,7 +74,7 @@ def test_what_realism_costs_is_drawn_from_rows_that_differ_by_it_alone(tmp_path,
         return Row(name, "krr-st", replace(settings, distill=replace(settings.distill, **changes)), 1)
 
     rows = (*plan.rows, changed("smooth", smooth=0.1), changed("both", smooth=0.1, ridge=0.5))
-    plan = Plan("A study", rows, None, None, {})
+    plan = Plan("A study", rows)
     pool = {"steps": 9, "loss": 0.1, "untrained_share": 0.0, "mean_age": 1.0, "cpu_seconds": None}
     for name, error, variation in (("KRR-ST", 0.4, 0.2), ("smooth", 0.5, 0.1), ("both", 0.6, 0.05)):
         put(tmp_path, name, 0, error=error, distillation=pool | {"total_variation": variation})
@@ -83,7 +84,7 @@ def test_what_realism_costs_is_drawn_from_rows_that_differ_by_it_alone(tmp_path,
 
 
 def test_no_picture_of_realism_where_no_row_is_constrained(tmp_path, plan):
-    plan = Plan("Two teachers", (*plan.rows, row("KRR-ST, another teacher", "krr-st")), None, None, {})
+    plan = Plan("Two teachers", (*plan.rows, row("KRR-ST, another teacher", "krr-st")))
     pool = {"steps": 9, "loss": 0.1, "untrained_share": 0.0, "mean_age": 1.0, "cpu_seconds": None}
     for name in ("KRR-ST", "KRR-ST, another teacher"):
         put(tmp_path, name, 0, error=0.4, distillation=pool | {"total_variation": 0.2})

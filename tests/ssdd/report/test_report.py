@@ -10,7 +10,7 @@ from PIL import Image
 
 from ssdd.cli.train import _print_probes
 from ssdd.config import InputError
-from ssdd.evaluate import KMEANS, KRR_ST, NO_PRETRAINING, RANDOM, TEACHER, Cell
+from ssdd.evaluation import Cell
 from ssdd.report import (
     Display,
     JsonLines,
@@ -25,6 +25,7 @@ from ssdd.report import (
     sentences,
     table,
 )
+from ssdd.report.tables import KMEANS, KRR_ST, NO_PRETRAINING, RANDOM, TEACHER
 
 
 def test_a_run_directory_is_never_overwritten_unasked(tmp_path):
@@ -122,7 +123,8 @@ def cells(saturated=True):
             (TEACHER, 0.0, 99.0), (KRR_ST, 0.3 + shift, 98.5), (RANDOM, 0.5 + shift, 98.2),
             (NO_PRETRAINING, None, low), (KMEANS, 0.31 + shift * 1.5 - 0.1, 98.3),
         ):  # fmt: skip
-            found.append(Cell(method, seed, error, {"features/5": 80.0 + seed, "features/0": all_labels}))
+            probes = {"features/5": 80.0 + seed, "features/0": all_labels}
+            found.append({"method": method, "seed": seed, "error": error, "probes": probes})
     return found
 
 
@@ -136,7 +138,7 @@ def test_table_rows_and_numbers():
 def test_labels_in_words(capsys):
     cell = Cell(TEACHER, 0, None, {"features/1": 1.0, "features/5": 2.0, "features/0": 3.0})
     wanted = ["probe, 1 label a class", "probe, 5 labels a class", "probe, all labels a class"]
-    assert table([cell])[0][2:] == wanted
+    assert table([cell.as_dict()])[0][2:] == wanted
     _print_probes(cell)
     assert [line.partition(":")[0] for line in capsys.readouterr().out.splitlines()] == wanted
 
@@ -151,5 +153,5 @@ def test_comparisons_and_sentences():
 
 
 def test_a_single_seed_makes_no_claim():
-    one = [c for c in cells() if c.seed == 0]
+    one = [c for c in cells() if c["seed"] == 0]
     assert "no standard error" in " ".join(sentences(one)) and table(one)[4][1] == "0.300"

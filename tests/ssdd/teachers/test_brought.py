@@ -14,9 +14,9 @@ from ssdd.models import standard_resnet
 from ssdd.teachers import Teacher, represent
 
 
-def weights(depths, bottleneck, channels=3, width=8):
+def weights(depths, bottleneck, channels=3, width=8, stem=7, seed=0):
     """Random weights under torchvision's names; ``width`` in place of 64."""
-    g, state = torch.Generator().manual_seed(0), {}
+    g, state = torch.Generator().manual_seed(seed), {}
 
     def convolution(name, outside, inside, side):
         state[f"{name}.weight"] = torch.randn(outside, inside, side, side, generator=g) / (inside * side * side) ** 0.5
@@ -30,7 +30,7 @@ def weights(depths, bottleneck, channels=3, width=8):
         convolution(f"{at}conv{i}", outside, inside, side)
         norm(f"{at}bn{i}", outside)
 
-    both("", 1, width, channels, 7)
+    both("", 1, width, channels, stem)
     inside = width
     for stage, depth in enumerate(depths):
         for block in range(depth):
@@ -46,17 +46,21 @@ def weights(depths, bottleneck, channels=3, width=8):
     return state
 
 
-def by_hand(state, x, bottleneck):
+def by_hand(state, x, bottleneck, stem_padding=None):
     """The same network written out, from He et al. (2016) with the stride in the 3x3 convolution."""
 
-    def step(x, name, number, stride=1):
+    def step(x, name, number, stride=1, padding=None):
         w = state[f"{name}conv{number}.weight"] if number else state[f"{name}downsample.0.weight"]
         n = f"{name}bn{number}" if number else f"{name}downsample.1"
         mean, var, scale, bias = (state[f"{n}.{k}"].view(1, -1, 1, 1)
                                   for k in ("running_mean", "running_var", "weight", "bias"))  # fmt: skip
-        return (F.conv2d(x, w, stride=stride, padding=w.shape[-1] // 2) - mean) / (var + 1e-5).sqrt() * scale + bias
+        padding = w.shape[-1] // 2 if padding is None else padding
+        return (F.conv2d(x, w, stride=stride, padding=padding) - mean) / (var + 1e-5).sqrt() * scale + bias
 
-    x = F.max_pool2d(F.relu(step(x, "", 1, 2)), 3, 2, 1)
+    if stem_padding is None:
+        x = F.max_pool2d(F.relu(step(x, "", 1, 2)), 3, 2, 1)
+    else:  # of small images: stride 1, no max-pool
+        x = F.relu(step(x, "", 1, 1, stem_padding))
     for at in dict.fromkeys(".".join(key.split(".")[:2]) + "." for key in state if key.startswith("layer")):
         stride = 2 if at.endswith(".0.") and not at.startswith("layer1") else 1
         y = F.relu(step(x, at, 1, 1 if bottleneck else stride))
@@ -141,10 +145,10 @@ def test_a_teacher_gets_its_images_normalised_in_its_own_way_wherever_it_is_aske
     x_s, y_s = {}, {}
     for how in ("cached", "recomputed"):
         config = dataclasses.replace(small.distill, steps=3, teacher_in_loop=how)
-        pairs = ssdd.distill(few, r.train, lambda: make(r.dimension), config, teacher=other).result
+        pairs = ssdd.distill(ssdd.Job(few, r.train, lambda: make(r.dimension), config, teacher=other)).result
         x_s[how], y_s[how] = pairs.images, pairs.targets
     torch.testing.assert_close(x_s["cached"], x_s["recomputed"], rtol=0, atol=1e-3)
     torch.testing.assert_close(y_s["cached"], y_s["recomputed"], rtol=0, atol=1e-3)
     config = dataclasses.replace(small.distill, steps=1, targets="tied", pool=1, pool_steps=2)
-    tied = ssdd.distill(few, r.train, lambda: make(r.dimension), config, teacher=other).result
+    tied = ssdd.distill(ssdd.Job(few, r.train, lambda: make(r.dimension), config, teacher=other)).result
     torch.testing.assert_close(tied.targets, other(other.preprocessing.normalise(tied.images)), rtol=1e-4, atol=1e-4)

@@ -13,7 +13,7 @@ from ssdd.artifact import Preprocessing
 from ssdd.config import Diverged, InputError
 from ssdd.data import CPU, ImageSet, augment, draw_crops, load_images
 from ssdd.data.sets import hold_out
-from ssdd.evaluate.measures import standardise
+from ssdd.evaluation import standardise
 from ssdd.models import ConvNet, seeded
 from ssdd.teachers import Representations, Teacher, Views, read_representations, represent, train_teacher
 from ssdd.teachers.methods import BYOL, barlow_loss, byol_loss, simclr_loss

@@ -1,0 +1,154 @@
+"""A distilled set in the forms of other tools: an image folder, a Hugging Face data set, ddranking's tensors."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Callable
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ..config import InputError
+from .files import why_no_array
+from .pairs import DistilledSet
+
+EXACT = "distilled.safetensors"
+"""The set itself, which lies beside 8-bit pictures of it: learned pixels are no whole numbers and may leave [0, 1]."""
+
+
+def export(
+    pairs: DistilledSet, out: str | os.PathLike[str], form: str = "folder", labels: Tensor | None = None
+) -> dict[str, float]:
+    """Write ``pairs`` to the new directory ``out``, whole or not at all.
+
+    ``form``: ``"folder"``: ``images/00000.png`` ... with ``targets.npy`` (float32 [S, C]) and ``about.json``.
+    ``"huggingface"``: ``train/00000.png`` ... with ``train/metadata.jsonl`` (``file_name``, ``target``), which
+    ``datasets.load_dataset("imagefolder", data_dir=out)`` reads, and a card. Both keep the set itself beside the
+    pictures. ``"ddranking"``: ``images.pt`` float32 [S, C, H, W] as a network is fed them, class by class,
+    ``labels.pt`` float32 [S, K] and ``lr.pt``, as its evaluators take them: for sets whose targets are class scores,
+    or with ``labels``, float [S, K], in their place; every class needs the same number of images.
+
+    Returns what 8 bits cost: ``clipped``, the share of pixel values outside [0, 1], and ``largest_change`` of a value.
+    Raises :class:`InputError` where ``out`` is there already or the form cannot hold the set.
+    """
+    if form not in FORMS:
+        raise InputError(f"form: expected one of {', '.join(FORMS)}, got {form!r}")
+    if labels is not None and form != "ddranking":
+        raise InputError(f"labels: only the form ddranking takes them, got form {form!r}")
+    folder = Path(out)
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise InputError(f"out: {folder} exists; choose another directory")
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    work = Path(tempfile.mkdtemp(dir=folder.parent, prefix=folder.name + "."))
+    try:
+        FORMS[form](pairs, work, labels)
+        work.chmod(0o755)
+        os.replace(work, folder)
+    finally:
+        shutil.rmtree(work, ignore_errors=True)
+    if form == "ddranking":
+        return {"clipped": 0.0, "largest_change": 0.0}
+    shown = to_bytes(pairs.images).float().div(255)
+    outside = (pairs.images < 0) | (pairs.images > 1)
+    return {"clipped": float(outside.float().mean()), "largest_change": float((shown - pairs.images).abs().max())}
+
+
+def read_scores(path: str | os.PathLike[str]) -> Tensor:
+    """Class scores for :func:`export`, float32 [S, K], from a ``.npy`` file of numbers, one row per image."""
+    try:
+        array = np.load(path, allow_pickle=False)
+        return torch.from_numpy(np.asarray(array, dtype=np.float32))
+    except (OSError, ValueError, EOFError, TypeError) as error:
+        why = why_no_array(error)
+        raise InputError(f"labels: {Path(path).name}: not a readable .npy of plain numbers ({why})") from None
+
+
+def to_bytes(images: Tensor) -> Tensor:
+    """Pixels in [0, 1] and around it -> uint8 of the same shape, clipped."""
+    return images.detach().clamp(0, 1).mul(255).round().to(torch.uint8)
+
+
+def about(pairs: DistilledSet) -> dict[str, Any]:
+    """All that a user of the pictures needs to know, as JSON values."""
+    return {
+        "method": pairs.method, "source": pairs.source, "seed": pairs.seed, "target_kind": pairs.target_kind,
+        "preprocessing": asdict(pairs.preprocessing), "support_input": pairs.support_input, "config": pairs.config,
+        "versions": pairs.versions, "metrics": pairs.metrics,
+    }  # fmt: skip
+
+
+def _pictures(pairs: DistilledSet, folder: Path) -> list[str]:
+    from PIL import Image
+
+    folder.mkdir()
+    names = [f"{i:05d}.png" for i in range(len(pairs))]
+    for name, pixels in zip(names, to_bytes(pairs.images).permute(0, 2, 3, 1).cpu().numpy(), strict=True):
+        Image.fromarray(pixels[..., 0] if pixels.shape[-1] == 1 else pixels).save(folder / name)
+    return names
+
+
+def _folder(pairs: DistilledSet, folder: Path, labels: Tensor | None) -> None:
+    _pictures(pairs, folder / "images")
+    np.save(folder / "targets.npy", pairs.targets.detach().cpu().numpy(), allow_pickle=False)
+    (folder / "about.json").write_text(json.dumps(about(pairs), indent=1) + "\n")
+    pairs.save(folder / EXACT)
+
+
+def _huggingface(pairs: DistilledSet, folder: Path, labels: Tensor | None) -> None:
+    names = _pictures(pairs, folder / "train")
+    rows = [json.dumps({"file_name": n, "target": t}) for n, t in zip(names, pairs.targets.tolist(), strict=True)]
+    (folder / "train" / "metadata.jsonl").write_text("\n".join(rows) + "\n")
+    pairs.save(folder / EXACT)
+    size = "n<1K" if len(pairs) < 1000 else "1K<n<10K" if len(pairs) < 10_000 else "10K<n<100K"
+    (folder / "README.md").write_text(f"""---
+tags:
+- dataset-distillation
+size_categories:
+- {size}
+---
+
+# {len(pairs)} distilled images ({pairs.method}, from {pairs.source or "an unnamed set"})
+
+`image` is the picture, `target` what a network should say for it ({pairs.target_kind}). The pictures have 8 bits a
+value; the learned pixels, exact, with the preprocessing they need, are in `{EXACT}`.
+
+```json
+{json.dumps(about(pairs), indent=1)}
+```
+""")
+
+
+def _ddranking(pairs: DistilledSet, folder: Path, labels: Tensor | None) -> None:
+    if labels is None and pairs.target_kind != "labels":
+        raise InputError(
+            "form: ddranking trains classifiers, and the targets of this set are representations; give labels, one row "
+            "of class scores an image, or choose another form"
+        )
+    scores = pairs.targets if labels is None else labels
+    if scores.dim() != 2 or len(scores) != len(pairs) or not scores.is_floating_point():
+        raise InputError(f"labels: expected floats [{len(pairs)}, classes], got {scores.dtype} {list(scores.shape)}")
+    if not bool(torch.isfinite(scores).all()):
+        raise InputError("labels: values that are not finite")
+    count = scores.argmax(1).bincount(minlength=scores.shape[1])
+    if not bool((count == count[0]).all()):
+        raise InputError(
+            "labels: ddranking wants the same number of images of each class, got "
+            f"{int(count.min())} to {int(count.max())}"
+        )
+    order = scores.argmax(1).argsort(stable=True)  # its evaluators take the first images for class 0, and so on
+    torch.save(pairs.inputs()[order].detach().cpu().contiguous(), folder / "images.pt")
+    torch.save(scores[order].detach().cpu().float().contiguous(), folder / "labels.pt")
+    rate = pairs.metrics.get("syn_lr", 0.01)  # 0.01: the rate its evaluators start from
+    torch.save(torch.tensor(float(rate)), folder / "lr.pt")
+
+
+FORMS: dict[str, Callable[[DistilledSet, Path, Tensor | None], None]] = {
+    "folder": _folder, "huggingface": _huggingface, "ddranking": _ddranking,
+}  # fmt: skip

@@ -1,0 +1,368 @@
+"""Which files of a folder are images, of which part and of which class. What is ambiguous is an error that says how to
+say which; what is left out is counted."""
+
+from __future__ import annotations
+
+import os
+import re
+import shlex
+import unicodedata
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from ..config import InputError
+from .pictures import SUFFIXES
+
+TRAIN = ("train", "training")
+"""Names of the folder of training images, in any case."""
+TEST = (("test", "testing"), ("val", "valid", "validation"))
+"""Names of the folder of test images, in any case; the first kind that is there counts."""
+LIKE_A_SPLIT = re.compile(
+    r"(images?|imgs?|data)?(train|training|test|testing|val|valid|validation|eval)"
+    r"(sets?|data|images?|imgs?|split|part|[a-d])?"
+)
+"""Words of names that are close to a part's: test_set, images-train, trainA."""
+SYSTEM = {
+    "__macosx", "__pycache__", "@eadir", "@recycle", "#recycle", "#snapshot", "$recycle.bin", "lost+found",
+    "system volume information", "thumbs.db", "ehthumbs.db", "desktop.ini",
+}  # fmt: skip
+"""What systems and editors leave in folders, besides names that begin with a dot."""
+CLASSES = ("folders", "none")
+"""What a user may say of a folder's classes: each subfolder is one, or there are none."""
+HIDDEN, HIDDEN_FOLDER = "hidden or system", "hidden or system folder"
+SHOWN = 3
+
+
+def is_system(name: str) -> bool:
+    """Return True for names that hold nobody's images: hidden ones, and what systems leave in folders."""
+    return name.startswith(".") or name.lower() in SYSTEM
+
+
+@dataclass
+class Tree:
+    """Everything below ``root`` that matters, as relative paths in a fixed order."""
+
+    root: Path
+    pictures: list[Path] = field(default_factory=list)
+    folders: list[Path] = field(default_factory=list)
+    skipped: list[tuple[str, Path]] = field(default_factory=list)  # kind (a suffix, HIDDEN), path
+
+
+@dataclass
+class Part:
+    """The images of one part, in a fixed order, and the class of each; ``classes`` is None for a part without.
+
+    ``place``: the part's folder below the root, as it is spelled there; empty if the root itself is the part.
+    """
+
+    place: str
+    files: list[Path]
+    classes: list[str] | None
+
+
+@dataclass
+class Layout:
+    """A folder understood: the training part, the test part if there is one, the classes in the order of their
+    numbers, and what is worth a word."""
+
+    parts: list[Part]
+    names: list[str]
+    notes: list[str]
+
+
+def some(names: Iterable[object], shown: int = SHOWN) -> str:
+    """Return the first of ``names``, with a mark if there are more."""
+    words = [str(name) for name in names]
+    return ", ".join(words[:shown]) + (", ..." if len(words) > shown else "")
+
+
+def count(n: int, what: str) -> str:
+    """Return "1 image", "2,431 images"."""
+    plural = f"{what}es" if what.endswith("s") else f"{what}s"
+    return f"{n:,} {what if n == 1 else plural}"
+
+
+def scan(root: Path) -> Tree:
+    """Walk the folder, links followed. Hidden and system names are left out with all that lies below them."""
+
+    def refused(error: OSError) -> None:
+        raise InputError(f"data: the folder {error.filename} cannot be read ({error.strerror})") from None
+
+    tree = Tree(root)
+    for at, folders, names in os.walk(root, followlinks=True, onerror=refused):
+        here = Path(at)
+        if any(os.path.samefile(at, above) for above in here.parents if above.is_relative_to(root)):
+            raise InputError(f"data: {here.relative_to(root)} is a link to a folder it lies in; remove it")
+        if "log.jsonl" in names and ("run.json" in names or "results.json" in names):
+            tree.skipped += [("of a run of ssdd", (here / name).relative_to(root)) for name in names]
+            folders.clear()  # its pictures are results
+            continue
+        for kind, found in ((HIDDEN_FOLDER, folders), (HIDDEN, names)):
+            tree.skipped += [(kind, (here / name).relative_to(root)) for name in found if is_system(name)]
+        folders[:] = sorted(name for name in folders if not is_system(name))
+        tree.folders += [(here / name).relative_to(root) for name in folders]
+        for name in names:
+            if is_system(name):
+                continue
+            # A link whose file is missing is kept: it is an image that cannot be read, and is reported as one.
+            suffix, file = Path(name).suffix.lower(), (here / name).relative_to(root)
+            if suffix in SUFFIXES:
+                tree.pictures.append(file)
+            else:
+                tree.skipped.append((suffix or "without a suffix", file))
+    tree.pictures.sort()
+    tree.folders.sort()
+    if not tree.pictures:
+        looked = ", ".join(sorted(SUFFIXES))
+        left = f"; {skipped_files(tree.skipped)}" if tree.skipped else ""
+        raise InputError(f"data: no images in the folder {root.name!r} (looked for {looked}{left})")
+    return tree
+
+
+def skipped_files(skipped: list[tuple[str, Path]]) -> str:
+    """Return "3 files skipped: 2 .txt (notes.txt, ...), 1 hidden or system (.DS_Store)"."""
+    kinds: dict[str, list[Path]] = {}
+    for kind, path in skipped:
+        kinds.setdefault(kind, []).append(path)
+    ordered = sorted(kinds.items(), key=lambda entry: (-len(entry[1]), entry[0]))
+    words = [f"{len(paths):,} {kind} ({some(sorted(paths), 1)})" for kind, paths in ordered]
+    what = "file or folder" if HIDDEN_FOLDER in kinds else "file"
+    total = count(len(skipped), what).replace("file or folders", "files and folders")
+    return f"{total} skipped: {some(words, 5)}"
+
+
+def understood(tree: Tree, classes: str | None = None) -> Layout:
+    """Find the parts and classes of a folder.
+
+    ``classes``: "folders" (each subfolder of a part is a class; pictures beside them are left out), "none" (no
+    classes), or None: seen from the folders, with :class:`InputError` if that can be seen in two ways.
+    """
+    train, test = _parts(tree, classes)
+    notes: list[str] = []
+    found = [_part(tree, place, classes, notes) for place in (train, test) if place is not None]
+    names = sorted(set(found[0].classes or ()))
+    if classes == "none" and any(len(picture.parts) > 1 + len(Path(found[0].place).parts) for picture in tree.pictures):
+        notes.append("its folders are not taken for classes (--classes none)")
+    if len(found) == 2 and classes != "none":
+        _match_classes(found[0], found[1], names, classes, notes, tree.root)
+    used = {part.place for part in found}
+    if "" not in used:
+        notes += _left_out(tree, used)
+    skipped = [(kind, path) for kind, path in tree.skipped
+               if len(path.parts) == 1 or "" in used or path.parts[0] in used]  # fmt: skip
+    full = {Path(*picture.parts[:depth]) for picture in tree.pictures for depth in (1, 2)}
+    below = {Path(part.place) for part in found}
+    empty = [f"{folder}/" for folder in tree.folders if folder.parent in below and folder not in full]
+    if empty:
+        notes.append(f"no images in {some(empty)}")
+    if skipped:
+        notes.append(skipped_files(skipped))
+    return Layout(found, names, notes)
+
+
+def _kind(name: str) -> int | None:
+    """Return 0 for a training part's name, 1 and 2 for the kinds of test parts, None for others."""
+    word = name.casefold()
+    if word in TRAIN:
+        return 0
+    return next((i for i, names in enumerate(TEST, 1) if word in names), None)
+
+
+def _like_a_split(name: str) -> bool:
+    """Return True if a word of the name is close to a part's name."""
+    return any(LIKE_A_SPLIT.fullmatch(token) for token in re.split(r"[^a-z]+", name.casefold()))
+
+
+def _parts(tree: Tree, classes: str | None) -> tuple[str, str | None]:
+    """Return the folders of the training part ("" for the root itself) and of the test part (None: hold images out)."""
+    root = tree.root
+    top = [folder.name for folder in tree.folders if len(folder.parts) == 1]
+    kinds = {i: [name for name in top if _kind(name) == i] for i in range(3)}
+    holding = {picture.parts[0] for picture in tree.pictures if len(picture.parts) > 1}
+    if not any(name in holding for names in kinds.values() for name in names):
+        kinds = {i: [] for i in kinds}  # empty folders beside the images
+    train, tests = kinds[0], kinds[1] + kinds[2]
+    others = [name for name in top if name in holding and _kind(name) is None]
+    loose = [picture for picture in tree.pictures if len(picture.parts) == 1]
+    if train and (tests or not (others or loose)):
+        test = _chosen_test(tree, kinds)
+        if len(train) > 1:
+            raise InputError(f"data: {root.name}: {_listed(train)} are both names of the training part; "
+                             f"keep one of them, or give its folder alone: {_data(root / train[0])}")  # fmt: skip
+        for part in (train[0], test):
+            if part is not None and part not in holding:
+                alone = f", or give the other folder alone: {_data(root / train[0])}" if part == test else ""
+                raise InputError(f"data: {root.name}: no images in the folder {part}/; fill or remove it{alone}")
+        _no_sets_inside(tree, {train[0], test or ""}, classes)
+        return train[0], test
+    if classes is None:
+        named_as_part = _kind(Path(os.path.abspath(root)).name) is not None
+        doubtful = [] if named_as_part else train + tests
+        like = [name for name in top if name in holding and _like_a_split(name)]
+        if not doubtful and not named_as_part and 2 * len(like) >= len(holding) > 0:
+            doubtful = like
+        if doubtful:
+            raise InputError(_doubt(root, doubtful, others, loose))
+        _no_sets_inside(tree, set(top), classes)
+    return "", None
+
+
+def _chosen_test(tree: Tree, kinds: dict[int, list[str]]) -> str | None:
+    """Return the folder of the test part: test/ before val/, unless only val/ has the classes that train/ has."""
+    for i in (1, 2):
+        if len(kinds[i]) > 1:
+            raise InputError(f"data: {tree.root.name}: {_listed(kinds[i])} are both names of the test part; "
+                             "keep one of them")  # fmt: skip
+    tests = [names[0] for names in (kinds[1], kinds[2]) if names]
+    if len(tests) == 2:
+        train, first, second = (_class_names(tree, name) for name in (kinds[0][0], *tests))
+        if train and not (train & first) and train & second:
+            return tests[1]
+    return tests[0] if tests else None
+
+
+def _class_names(tree: Tree, place: str) -> set[str]:
+    return {_name(p.parts[1]) for p in tree.pictures if p.parts[0] == place and len(p.parts) > 2}
+
+
+def _data(path: Path) -> str:
+    """Return the option that names ``path``, as a shell reads it."""
+    return f"--data {shlex.quote(str(path))}"
+
+
+def _listed(names: list[str]) -> str:
+    return " and ".join(f"{name}/" for name in names)
+
+
+def _doubt(root: Path, doubtful: list[str], others: list[str], loose: list[Path]) -> str:
+    doubtful = sorted(doubtful, key=lambda name: "train" not in name.casefold())
+    beside = [f"{name}/" for name in others if name not in doubtful]
+    if loose:
+        beside.append(f"the image {loose[0]}" if len(loose) == 1 else f"{len(loose):,} images")
+    are = "is a part of the set or a class" if len(doubtful) == 1 else "are parts of the set or classes"
+    return (
+        f"data: {root.name}: it cannot be seen whether {_listed(doubtful)} {are}"
+        f"{', beside ' + some(beside) if beside else ''}. If parts: name them train/ and test/, beside no other images."
+        f" For one part alone, give its folder: {_data(root / doubtful[0])}. "
+        "If every folder is a class: --classes folders. To take all images as one set without classes: --classes none"
+    )
+
+
+def _no_sets_inside(tree: Tree, places: set[str], classes: str | None) -> None:
+    """Refuse a folder below ``places`` that is a set of its own: one with train/ and test/, or the only one."""
+    if classes is not None:
+        return
+    below: dict[Path, set[int]] = {}
+    for folder in tree.folders:
+        kind = _kind(folder.name)
+        if len(folder.parts) > 1 and folder.parts[0] in places and kind is not None:
+            below.setdefault(folder.parent, set()).add(min(kind, 1))
+    alone = Path()
+    while True:  # a chain of folders that hold one folder and nothing else, as archives have them
+        inside = [f for f in tree.folders if f.parent == alone and f.parts[0] in places]
+        if len(inside) != 1 or any(p.parent == alone for p in tree.pictures):
+            break
+        alone = inside[0]
+    for parent, kinds in below.items():
+        chain = parent == alone or parent in alone.parents
+        if kinds == {0, 1} or (chain and _kind(parent.name) is None):
+            inner = [f"{f.name}/" for f in tree.folders if f.parent == parent and _kind(f.name) is not None]
+            first = "" if chain else f"put the parts first, then the classes: train/{parent.name}/; or "
+            raise InputError(
+                f"data: {tree.root.name}: {parent}/ is no class: it holds {some(inner)}. Give that folder, if it "
+                f"is the set: {_data(tree.root / parent)}; or {first}say that every folder "
+                "is a class: --classes folders"
+            )
+
+
+def _part(tree: Tree, place: str, classes: str | None, notes: list[str]) -> Part:
+    """Return the images of one part with their classes."""
+    root, at, shown = tree.root, Path(place), f"{place}/" if place else tree.root.name
+    files = [p for p in tree.pictures if not place or p.parts[0] == place]
+    loose = [p for p in files if p.parent == at]
+    depth = len(at.parts)
+    in_folders = [p for p in files if p.parent != at]
+    if classes == "none" or not in_folders:
+        if classes == "folders":
+            raise InputError(f"data: {shown}: --classes folders was given, and no image lies in a folder of a class")
+        return Part(place, [root / p for p in files], None)
+    names = sorted({_name(p.parts[depth]) for p in in_folders})
+    if loose and classes is None:
+        raise InputError(
+            f"data: {shown}: {count(len(loose), 'image')} ({some(p.name for p in loose)}) beside the "
+            f"{'folder' if len(names) == 1 else 'folders'} {some(names)}, so that it cannot be seen whether these are "
+            "classes. Move the images into folders; or leave them out: --classes folders; or take all images, without "
+            "classes: --classes none"
+        )
+    if loose:
+        notes.append(f"{count(len(loose), 'image')} beside the class folders left out ({some(loose)})")
+    if classes is None:
+        _no_misplaced_part(tree, place, names)
+    deeper = sorted({p.parent for p in in_folders if len(p.parts) > depth + 2})
+    if deeper and max(Counter(d.parts[depth] for d in deeper).values()) > 1:
+        notes.append(f"folders inside a class belong to it ({some((f'{d}/' for d in deeper), 2)})")
+    return Part(place, [root / p for p in in_folders], [_name(p.parts[depth]) for p in in_folders])
+
+
+def _name(folder: str) -> str:
+    """Return a class's name: accents as one character, however the system that packed the folder writes them."""
+    return unicodedata.normalize("NFC", folder)
+
+
+def _no_misplaced_part(tree: Tree, place: str, names: list[str]) -> None:
+    """Refuse test/ inside train/: most likely a part at the wrong place. A class called train is common (CIFAR-100)."""
+    wrong = [name for name in names if _kind(name) in (1, 2)]
+    if len(names) == 1 and _kind(names[0]) is not None:
+        wrong = names
+    if wrong:
+        inner = Path(place, wrong[0])
+        raise InputError(
+            f"data: {tree.root.name}: it cannot be seen whether {inner}/ is a class or a part at the wrong place. "
+            f"Move it beside {place or tree.root.name}/; or give the folder that is meant: {_data(tree.root / inner)}; "
+            "or say that it is a class: --classes folders"
+        )
+
+
+def _match_classes(
+    train: Part, test: Part, names: list[str], classes: str | None, notes: list[str], root: Path
+) -> None:
+    """Hold the test part's classes to those of the training part; classes that only it has get the last numbers."""
+    if train.classes is None and test.classes is not None:
+        notes.append(f"{train.place}/ has no class folders, so those of {test.place}/ are not used")
+        test.classes = None
+    if train.classes is None:
+        return
+    if test.classes is None:
+        notes.append(f"{test.place}/ has no class folders: no test labels")
+        return
+    each = Counter(test.classes)
+    unknown, missing = sorted(set(each) - set(names)), sorted(set(names) - set(each))
+    if len(each) == 1 and unknown and len(names) > 1 and classes is None:
+        one = f"{test.place}/ has one folder, {unknown[0]}/, which is no class of {train.place}/"
+        notes.append(f"{one}: no test labels")
+        test.classes = None
+        return
+    if unknown and classes is None:
+        first = unknown[0]
+        raise InputError(
+            f"data: {root.name}: {test.place}/ has {count(len(unknown), 'class')} that {train.place}/ has not: "
+            f"{some(unknown)} ({count(each[first], 'image')} in {test.place}/{first}/). Rename or remove them; or "
+            "number them behind the classes of the training part: --classes folders; or use no classes: --classes none"
+        )
+    if unknown:
+        notes.append(f"{count(len(unknown), 'class')} only in {test.place}/, numbered last: {some(unknown)}")
+    if missing:
+        notes.append(f"no test images of {count(len(missing), 'class')} ({some(missing)})")
+    names += unknown
+
+
+def _left_out(tree: Tree, places: set[str]) -> list[str]:
+    """Return what beside the parts holds pictures and is not read."""
+    each = Counter(p.parts[0] if len(p.parts) > 1 else "" for p in tree.pictures)
+    words = [f"{name}/ ({count(n, 'image')})" for name, n in sorted(each.items()) if name and name not in places]
+    if each[""]:
+        loose = [p for p in tree.pictures if len(p.parts) == 1]
+        words.append(f"{count(each[''], 'image')} beside the parts ({some(loose)})")
+    return [f"not read: {some(words, 6)}"] if words else []

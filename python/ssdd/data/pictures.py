@@ -1,0 +1,107 @@
+"""The one door for image files: size and pixels as every viewer shows them, EXIF orientation applied."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ..config import InputError
+
+SUFFIXES = {".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".tif", ".tiff"}
+GREY = {"1", "L", "LA", "I;16", "I;16L", "I;16B", "I"}
+"""PIL's modes of one channel (and of grey with a mask)."""
+ORIENTATION = 0x0112
+"""The EXIF tag that says how a camera was held."""
+STATES_IT = ("exif", "Raw profile type exif", "XML:com.adobe.xmp", "xmp")
+"""Where Pillow keeps what may state the orientation."""
+ON_ITS_SIDE = (5, 6, 7, 8)
+"""Orientations that exchange height and width."""
+
+
+def is_grey(image: Any) -> bool:
+    """Return True for a PIL image of one channel."""
+    return image.mode in GREY
+
+
+def orientation(image: Any) -> int:
+    """Return the EXIF orientation of a PIL image: 1 to 8, or 1 if the file states none that can be read.
+
+    A viewer shows an image with damaged EXIF as it is stored, and so does this.
+    """
+    try:
+        found = image.getexif().get(ORIENTATION, 1)
+    except Exception:  # Pillow's parsers of EXIF and XMP raise many kinds; none of them says that pixels are wrong
+        return 1
+    return found if isinstance(found, int) and 1 <= found <= 8 else 1
+
+
+def upright(image: Any) -> Any:
+    """Return a PIL image as viewers show it. Images that are upright already come back as they are.
+
+    Pillow's ``exif_transpose`` also writes the EXIF block anew, which fails on many real files; only the pixels are
+    needed here.
+    """
+    from PIL import Image
+
+    image.load()  # of a TIFF, Pillow applies the orientation here, and removes the tag
+    turn = {
+        2: Image.Transpose.FLIP_LEFT_RIGHT,
+        3: Image.Transpose.ROTATE_180,
+        4: Image.Transpose.FLIP_TOP_BOTTOM,
+        5: Image.Transpose.TRANSPOSE,
+        6: Image.Transpose.ROTATE_270,
+        7: Image.Transpose.TRANSVERSE,
+        8: Image.Transpose.ROTATE_90,
+    }.get(orientation(image))
+    if turn is None:
+        return image
+    turned = image.transpose(turn)
+    for key in STATES_IT:
+        turned.info.pop(key, None)  # so that nobody turns it again
+    return turned
+
+
+def size_of(image: Any) -> tuple[int, int]:
+    """Return height and width of a PIL image as :func:`upright` gives it. Decodes only what lies on its side."""
+    width, height = image.size
+    # Pillow decodes a PNG to look for its EXIF, which of a square image cannot change the size.
+    if width != height and orientation(image) in ON_ITS_SIDE:
+        width, height = upright(image).size
+    return height, width
+
+
+def to_pixels(image: Any, size: int | None, channels: int) -> np.ndarray:
+    """Return a PIL image, upright, as uint8 [H, W, channels].
+
+    16 bits per pixel become 8; grey is repeated if colour is wanted; ``size`` resizes to a square.
+    """
+    from PIL import Image
+
+    image = upright(image)
+    if image.mode.startswith("I"):
+        deep = np.asarray(image)
+        if deep.min() < 0 or deep.max() > 65535:
+            raise ValueError("more than 16 bits a pixel")
+        image = Image.fromarray((deep // 257).astype(np.uint8))
+    if image.mode == "F":
+        raise ValueError("floating point pixels")
+    image = image.convert("L" if channels == 1 else "RGB")
+    if size is not None:
+        image = image.resize((size, size), Image.Resampling.BILINEAR)
+    pixels = np.asarray(image)
+    return pixels[..., None] if channels == 1 else pixels
+
+
+def with_image(file: Path, root: Path, use: Callable[[Any], Any]) -> Any:
+    """Open ``file`` and return ``use(image)``. Raises :class:`InputError` naming the file if it cannot be read."""
+    from PIL import Image, UnidentifiedImageError
+
+    try:
+        with Image.open(file) as stored:
+            return use(stored)
+    except (UnidentifiedImageError, OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+        where = file.relative_to(root)
+        raise InputError(f"{root.name}/{where}: unreadable image ({error}); repair or remove it") from None

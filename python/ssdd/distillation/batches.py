@@ -1,0 +1,88 @@
+"""Real batches: training images drawn at random, as network input, with the teacher's representations of them."""
+
+from __future__ import annotations
+
+import os
+
+import torch
+from torch import Tensor
+
+from ..data import Crops, crop, crop_and_flip, draw_crops, placed, taken
+from ..teachers import Teacher, Views
+from .job import Job
+
+
+class Batches:
+    """Draws the real batches of a job. Nothing here changes while the run lasts.
+
+    ``initial``: the training images that X_s starts from; no held-out image is one of them. ``views``: crops of every
+    image with their representations (:func:`known_views`). Images stay uint8, on ``job.device`` if they fit there.
+    """
+
+    def __init__(self, job: Job, initial: Tensor, views: tuple[Crops, Tensor] | None = None) -> None:
+        self.job, self.views = job, views
+        self.data, self.representations = job.data.on(job.device), placed(job.representations, job.device)
+        self.rows, self.held_out = split(job, initial)
+
+    def draw(self, generator: torch.Generator) -> tuple[Tensor, Tensor, float]:
+        """X_b as network input [Q, C, H, W], Y_b = g(X_b) [Q, C], and their weight: Q different training images.
+
+        Of several processes each gets its part, and the part's weight in the mean over the whole batch.
+        """
+        config, processes, device = self.job.config, self.job.processes, self.job.device
+        data, represent = self.data, self.job.represent
+        rows = self.rows[torch.randperm(len(self.rows), generator=generator)[: config.batch]]
+        part, weight = processes.rows(len(rows)), processes.weight(len(rows), config.networks)
+        if config.real_view == "augmented":
+            pixels = taken(data.x_train, rows, device).permute(0, 3, 1, 2).float().div(255)
+            # Views are drawn for the whole batch: a process's part does not change what the others draw.
+            if self.views is not None:
+                view = torch.randint(config.views, (len(rows),), generator=generator) * len(data.x_train) + rows
+                crops, known = self.views
+                x_b = crop(pixels, config.crop_pad, (crops[0][view], crops[1][view], crops[2][view]))[part]
+                return data.preprocessing.normalise(x_b), taken(known, view[part], device), weight
+            x_b = data.preprocessing.normalise(crop_and_flip(pixels, config.crop_pad, generator)[part])
+        else:
+            x_b = data.preprocessing(taken(data.x_train, rows[part], device))
+        if not config.batches_need_teacher:
+            return x_b, taken(self.representations, rows[part], device), weight
+        assert represent is not None  # check has asked for it
+        with torch.no_grad():
+            return x_b, represent(x_b), weight
+
+    def held_out_images(self) -> tuple[Tensor, Tensor]:
+        """The held-out training images as network input, and their representations."""
+        x = self.data.preprocessing(taken(self.data.x_train, self.held_out, self.job.device))
+        return x, taken(self.representations, self.held_out, self.job.device)
+
+
+def split(job: Job, initial: Tensor) -> tuple[Tensor, Tensor]:
+    """The training images that batches are drawn from, and the held-out ones: none of ``initial`` is held out."""
+    order = torch.randperm(len(job.data.x_train), generator=torch.Generator().manual_seed(job.seed + 1))
+    used = torch.ones(len(order), dtype=torch.bool)
+    used[order[~torch.isin(order, initial)][: job.config.held_out]] = False
+    return used.nonzero()[:, 0], (~used).nonzero()[:, 0]
+
+
+def known_views(job: Job, cache: str | os.PathLike[str] | None = None) -> tuple[Crops, Tensor]:
+    """``config.views`` crops of every training image, all images' first ones first, and their representations.
+
+    ``cache`` keeps what a :class:`Teacher` computes; what it holds already is mapped. Of several processes one writes
+    the file. The others wait for it part by part, so that a process that is lost is noticed.
+    """
+    config, processes = job.config, job.processes
+    assert job.represent is not None  # check has asked for it
+    network = job.teacher if isinstance(job.teacher, Teacher) else None
+    draws = torch.Generator().manual_seed(job.seed + 2)
+    crops = draw_crops(config.views * len(job.data.x_train), config.crop_pad, draws)
+    data = job.data.on(job.device)
+    views = Views(job.represent, data, crops, config.crop_pad, job.device, network, cache)
+    if views.file is not None and processes.agree(processes.writes and views.kept() is None):
+        if processes.writes:
+            views.keep(lambda: processes.agree(False))
+        else:
+            for _ in range(views.parts()):
+                processes.agree(False)
+        processes.wait()  # until the file has its name
+    known = views.kept()  # None also if this process does not share the writer's disk
+    return crops, placed(torch.cat(list(views.computed())) if known is None else known, job.device)

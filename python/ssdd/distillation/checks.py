@@ -1,0 +1,80 @@
+"""What can be known before a run begins: whether its parts fit, even if the teacher is not trained yet."""
+
+from __future__ import annotations
+
+from functools import partial
+
+import torch
+from torch import Tensor
+
+from ..config import InputError, Preset
+from ..data import CPU, ImageSet, sent
+from ..models import student
+from ..parallel import ALONE, Processes
+from ..teachers import Represent, Representations, Teacher, untrained
+from .job import Job
+
+
+def check(job: Job) -> None:
+    """Raise :class:`InputError` for input that :func:`distill` refuses because it does not fit together."""
+    data, config, processes, representations = job.data, job.config, job.processes, job.representations
+    n = len(data.x_train)
+    least = config.networks if processes.way == "networks" else min(config.batch, n - config.held_out)
+    if least < processes.size:
+        name = "networks" if processes.way == "networks" else "batch"
+        raise InputError(f"distill.{name}: expected one or more for each of {processes.size} processes, got {least}")
+    if config.images > n:
+        raise InputError(f"images: expected at most {n}, the training images of {data.name}, got {config.images}")
+    if representations.dim() != 2 or len(representations) != n or representations.dtype != torch.float32:
+        raise InputError(
+            f"representations: expected float32 [{n}, C], one row per training image, got {representations.dtype} "
+            f"{list(representations.shape)}"
+        )
+    outputs = job.make().head.out_features
+    if outputs != representations.shape[1]:
+        raise InputError(f"make: expected a network with {representations.shape[1]} outputs, got {outputs}")
+    if config.images + config.held_out >= n and config.held_out:
+        raise InputError(f"held_out: expected less than {n - config.images}, what images leave, got {config.held_out}")
+    if config.needs_teacher and job.represent is None:
+        raise InputError(
+            "teacher: real_view='augmented', teacher_in_loop='recomputed' (also --official) and targets='tied' need "
+            "the teacher itself; representations from a file serve the others"
+        )
+    if config.needs_teacher and job.represent is not None:
+        came = job.represent(sent(data.preprocessing(data.x_train[:2]), job.device)).shape
+        if len(came) != 2 or came[1] != representations.shape[1]:
+            raise InputError(
+                f"teacher: expected {representations.shape[1]} numbers an image, as the representations have, "
+                f"got {list(came)} for 2 images"
+            )
+
+
+def check_before_training(
+    data: ImageSet,
+    settings: Preset,
+    teacher: Teacher | None = None,
+    representations: Representations | None = None,
+    processes: Processes = ALONE,
+    device: torch.device = CPU,
+) -> None:
+    """Raise the :class:`InputError` that :func:`distill` would raise, before a teacher is trained for it.
+
+    ``teacher`` and ``representations``: what is there; with neither, a teacher is to be trained by ``settings``.
+    """
+    represent: Represent | None = teacher
+    if representations is not None:
+        train = representations.train
+    elif teacher is not None:
+        train = _stand_in(data, teacher.represent(data.x_train[:2]).shape[1])
+    else:
+        dimension = untrained(data, settings.teacher).dimension
+        train = _stand_in(data, dimension)
+        represent = lambda x: x.new_zeros(len(x), dimension)  # noqa: E731 (as the trained one will answer)
+    make = partial(student, settings.student, data.channels, data.size, train.shape[1])
+    asked = represent if settings.distill.needs_teacher else None
+    check(Job(data, train, make, settings.distill, teacher=asked, processes=processes, device=device))
+
+
+def _stand_in(data: ImageSet, dimension: int) -> Tensor:
+    """The shape of the representations, in no memory."""
+    return torch.zeros(1, 1).expand(len(data.x_train), dimension)

@@ -1,0 +1,235 @@
+"""KRR-ST: the outer loop (algorithm 1 of the paper), and what it hands back."""
+
+from __future__ import annotations
+
+import math
+import os
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..artifact import DistilledSet
+from ..checkpoint import Checkpoints, fingerprint
+from ..config import DistillConfig, Diverged, Report, as_dict, silent, versions
+from ..data import crop_and_flip, repeatable
+from ..models import frozen, in_chunks, representation_error
+from .batches import Batches, known_views
+from .checks import check
+from .job import Job
+from .objective import outer_loss, realism
+from .state import State, initial_rows, start
+from .stop import Stop
+
+SNAPSHOTS = 6
+"""Moments of the run whose images are kept for the picture "distilled images over the steps"."""
+
+
+@dataclass(frozen=True)
+class Distillation:
+    """What a run hands back: the product, the loss curve and the pictures' material."""
+
+    result: DistilledSet
+    losses: list[tuple[int, float]]
+    """(outer step, mean outer loss since the entry before)."""
+    snapshots: dict[int, Tensor]
+    """Outer step -> X_s at that step, float32 [S, C, H, W] in pixels."""
+
+
+@repeatable()
+def distill(
+    job: Job,
+    *,
+    report: Report = silent,
+    checkpoints: Checkpoints | None = None,
+    cache: str | os.PathLike[str] | None = None,
+) -> Distillation:
+    """Distil ``job.data`` into ``job.config.images`` pairs of image and target representation.
+
+    ``report``: gets ``{"event": "distill", "step", "steps", "loss", "rate", "untrained_share", "mean_age"}`` every
+    ``config.log_every`` steps (default: nothing is reported).
+    ``checkpoints``: the run goes on from the newest one, to the same bits as if it had never stopped, and raises
+    :class:`Stopped` when it is asked to stop (default: none are read or written).
+    ``cache``: the folder that keeps what a :class:`Teacher` computes of known views, ``config.views`` (default: none).
+
+    Raises :class:`InputError` for input that does not fit together, :class:`Diverged` (with the last good
+    :class:`DistilledSet` in ``partial``) if the loss stops being finite, :class:`ProcessLost` if another of
+    ``job.processes`` is gone.
+    """
+    check(job)
+    state, batches = begin(job)
+    saved = checkpoints.begin(identity(job)) if checkpoints else None
+    if job.config.views:
+        batches.views = known_views(job, cache)
+    if saved is not None:
+        state.load_state_dict(saved)
+    job.processes.wait()  # all have read the newest checkpoint before one writes the next
+    stop = Stop(job, checkpoints)
+
+    def after_network() -> None:
+        stop.ask()
+        if stop.due(last=len(state.pool.members) == job.config.pool):
+            stop.save(0, state.state_dict())
+
+    state.pool.fill(inputs(job, state).detach(), state.y_s.detach(), report, after_network)
+    run(job, state, batches, report=report, stop=stop)
+    snapshots = {step: x.cpu() for step, x in state.snapshots.items()}
+    pairs = (state.x_s, state.y_s) if state.best is None else state.best[2:]
+    return Distillation(product(job, state, *pairs), state.losses, snapshots)
+
+
+def begin(job: Job) -> tuple[State, Batches]:
+    """The state before the first step, and the real batches of the run."""
+    rows = initial_rows(job)
+    return start(job, rows), Batches(job, rows)
+
+
+def run(
+    job: Job,
+    state: State,
+    batches: Batches,
+    *,
+    report: Report = silent,
+    until: int | None = None,
+    stop: Stop | None = None,
+) -> None:
+    """The outer loop, from ``state.step`` to ``until`` (default: the end). The state is all it changes."""
+    config, processes, stop = job.config, job.processes, stop or Stop(job)
+    learned = [x for group in state.optimizer.param_groups for x in group["params"]]
+    while state.step < (config.steps if until is None else until):
+        _keep_snapshot(job, state)
+        drawn = state.pool.draw()
+        x_b, y_b, weight = batches.draw(state.generator)
+        x_s, y_s = support(job, state)
+        loss = outer_loss([member.network for member in processes.networks(drawn)], x_s, y_s, x_b, y_b, config)
+        if config.smooth or config.near:
+            loss = loss + realism(state.x_s, state.snapshots[0], config)
+        state.optimizer.zero_grad()
+        loss.backward()
+        total = stop.combine(state.step, loss.detach(), [x.grad for x in learned], weight)
+        for group in state.optimizer.param_groups:
+            group["lr"] = rate(state.step, config)
+        state.optimizer.step()
+        tie(job, state)
+        state.pool.advance(drawn, inputs(job, state).detach(), state.y_s.detach())
+        state.step += 1
+        state.loss_sum += total
+        if state.step % config.log_every == 0 or state.step == config.steps:
+            _log(job, state, report)
+        if config.readout_every and (state.step % config.readout_every == 0 or state.step == config.steps):
+            _read_out(job, state, batches, report)
+        if stop.due(last=state.step == config.steps):
+            _stop_if_diverged(job, state)  # such a state never takes the place of a good one
+            stop.save(state.step, state.state_dict())
+
+
+def inputs(job: Job, state: State) -> Tensor:
+    """X_s as network input: pixels normalised like a real image's, or raw."""
+    raw = job.config.support_input == "raw"
+    return state.x_s if raw else job.data.preprocessing.normalise(state.x_s)
+
+
+def support(job: Job, state: State) -> tuple[Tensor, Tensor]:
+    """X_s as network input and Y_s as the outer loss sees them, with their gradients."""
+    config, normalise = job.config, job.data.preprocessing.normalise
+    x_s, y_s = inputs(job, state), state.y_s
+    if config.targets == "tied":
+        assert job.represent is not None  # check has asked for it
+        y_s = job.represent(normalise(state.x_s))
+    if config.support_view == "augmented":
+        view = crop_and_flip(state.x_s, config.crop_pad, state.generator)
+        x_s = view if config.support_input == "raw" else normalise(view)
+    return x_s, y_s
+
+
+@torch.no_grad()
+def tie(job: Job, state: State) -> None:
+    """Bring tied targets up to date with the images."""
+    if job.config.targets == "tied":
+        assert job.represent is not None
+        state.y_s.copy_(job.represent(job.data.preprocessing.normalise(state.x_s)))
+
+
+def rate(step: int, config: DistillConfig) -> float:
+    """AdamW's rate at an outer step: falls linearly to ``rate_floor`` of itself."""
+    return config.rate * (1 - (1 - config.rate_floor) * step / max(1, config.steps))
+
+
+def identity(job: Job) -> dict[str, Any]:
+    """Which run this is: a checkpoint of another one is refused."""
+    return {
+        "distill": as_dict(job.config), "seed": job.seed, "data": job.data.fingerprint, "network": str(job.make()),
+        "representations": fingerprint(job.representations),
+    }  # fmt: skip
+
+
+def product(job: Job, state: State, x_s: Tensor, y_s: Tensor) -> DistilledSet:
+    """The pairs X_s and Y_s with everything that is needed to use them, and how they came about."""
+    return DistilledSet(
+        images=x_s.detach().to("cpu", copy=True),
+        targets=y_s.detach().to("cpu", copy=True),
+        preprocessing=job.data.preprocessing,
+        method="krr-st",
+        seed=job.seed,
+        source=job.data.name,
+        support_input=job.config.support_input,
+        config=as_dict(job.config),
+        versions=versions(),
+        metrics={
+            "steps": state.losses[-1][0] if state.losses else 0,
+            "loss": state.losses[-1][1] if state.losses else None,
+            "untrained_share": state.pool.untrained_share,
+            "mean_age": state.pool.mean_age,
+        }
+        | ({} if state.best is None else {"readout": state.best[0], "readout_step": state.best[1]}),
+    )
+
+
+def _keep_snapshot(job: Job, state: State) -> None:
+    """Keep X_s at the start, at the end and at moments in between that double: most changes are early."""
+    moments = {0, *(job.config.steps >> k for k in range(SNAPSHOTS - 1))}
+    if state.step in moments and state.step not in state.snapshots:
+        state.snapshots[state.step] = state.x_s.detach().clone()
+
+
+def _read_out(job: Job, state: State, batches: Batches, report: Report) -> None:
+    """Measure the pairs on the held-out images by a new network, and keep them if they are the best so far."""
+    x_s, y_s = inputs(job, state).detach(), state.y_s.detach()
+    network = state.pool.outsider(job.seed, job.config.readout_steps, x_s, y_s)
+    x, wanted = batches.held_out_images()
+    with torch.no_grad():
+        predicted = network.head(in_chunks(frozen(network), x))
+    error = representation_error(predicted, wanted)
+    if state.best is None or error < state.best[0]:
+        state.best = error, state.step, state.x_s.detach().clone(), y_s.clone()
+    report({"event": "readout", "step": state.step, "steps": job.config.steps, "error": error})
+
+
+def _log(job: Job, state: State, report: Report) -> None:
+    since = state.losses[-1][0] if state.losses else 0
+    mean = float(state.loss_sum) / (state.step - since)
+    _stop_if_diverged(job, state)
+    state.loss_sum = torch.zeros_like(state.loss_sum)
+    state.good = state.x_s.detach().clone(), state.y_s.detach().clone()
+    state.losses.append((state.step, mean))
+    if state.step == job.config.steps:
+        _keep_snapshot(job, state)
+    report({
+        "event": "distill", "step": state.step, "steps": job.config.steps, "loss": mean,
+        "rate": rate(state.step, job.config), "untrained_share": state.pool.untrained_share,
+        "mean_age": state.pool.mean_age,
+    })  # fmt: skip
+
+
+def _stop_if_diverged(job: Job, state: State) -> None:
+    since = state.losses[-1][0] if state.losses else 0
+    mean = float(state.loss_sum) / max(1, state.step - since)
+    if math.isfinite(mean) and bool(torch.isfinite(state.x_s).all()):
+        return
+    kept = f" the images of step {since} are kept." if state.good else ""
+    raise Diverged(
+        f"distill: the loss is {mean} between steps {since} and {state.step};{kept} Try a smaller "
+        f"distill.rate (now {job.config.rate}) or a larger distill.ridge (now {job.config.ridge})",
+        None if state.good is None else product(job, state, *state.good),
+    )

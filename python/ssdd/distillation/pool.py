@@ -1,0 +1,170 @@
+"""The pool of networks that the outer loss looks through: random starts, each at another age of its training.
+
+Section 3.3 of the paper: L networks; network l starts at random and is trained t_l ~ U{1..T-1} steps on (X_s, Y_s).
+Each outer step draws one, and trains it by one step after; a network that has made T steps is replaced by a new one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from ..config import Report, silent
+from ..data import sent_module
+from ..models import Network, seeded
+from .job import Job
+
+
+@dataclass
+class Member:
+    """One network of the pool. ``age``: training steps it has made. ``counter``: what decides its replacement.
+
+    The two differ only under ``pool_counter="stuck"``, where a replaced network keeps its predecessor's counter.
+    """
+
+    network: Network
+    optimizer: torch.optim.SGD
+    age: int
+    counter: int
+
+
+class Pool:
+    """The networks of ``job``: ``job.make`` starts them in main memory, and they train on ``job.device``.
+
+    Every draw comes from ``generator``, which is in main memory too, so a pool can be resumed.
+    """
+
+    def __init__(self, job: Job, generator: torch.Generator) -> None:
+        self.processes, self.device = job.processes, job.device
+        self.make, self.config, self.generator = job.make, job.config, generator
+        self.members: list[Member] = []
+        self.drawn = self.untrained = self.ages = 0
+
+    def _new(self) -> Member:
+        return self._start(int(torch.randint(0, 2**62, (), generator=self.generator)))
+
+    def _start(self, seed: int) -> Member:
+        network = seeded(self.make, seed)  # in main memory: the same start on every device
+        sent_module(network, self.device)
+        c = self.config
+        optimizer = torch.optim.SGD(
+            network.parameters(), lr=c.pool_rate, momentum=c.pool_momentum, weight_decay=c.pool_weight_decay
+        )
+        return Member(network, optimizer, age=0, counter=0)
+
+    def fill(self, x_s: Tensor, y_s: Tensor, report: Report = silent, after: Callable[[], None] = lambda: None) -> None:
+        """Start networks until there are L, and train each by its own random number of steps.
+
+        x_s: network input [S, C, H, W]; y_s: [S, C]. Reports ``{"event": "pool", "step", "steps"}`` a network;
+        ``after`` is called a network: a moment at which the pool can be written and resumed.
+        """
+        while len(self.members) < self.config.pool:
+            begun = []
+            for i in range(min(self.processes.size, self.config.pool - len(self.members))):
+                member = self._new()
+                steps = int(torch.randint(1, self.config.pool_steps, (), generator=self.generator))
+                for _ in range(steps if self.processes.owner(i) == self.processes.rank else 0):
+                    self._train(member, x_s, y_s)
+                member.age = member.counter = steps
+                begun.append(member)
+            for i, member in enumerate(begun):
+                self.processes.hand_out(self._tensors(member), self.processes.owner(i))
+            self.members += begun
+            report({"event": "pool", "step": len(self.members), "steps": self.config.pool})
+            after()
+
+    def draw(self) -> list[Member]:
+        """``networks`` different ones, each with the same probability, in eval mode (BatchNorm as after training)."""
+        count, size = self.config.networks, len(self.members)
+        if count == 1:
+            chosen = torch.randint(0, size, (1,), generator=self.generator)
+        else:
+            chosen = torch.randperm(size, generator=self.generator)[:count]
+        drawn = [self.members[i] for i in chosen.tolist()]
+        for member in drawn:
+            member.network.eval()
+            self.drawn += 1
+            self.untrained += member.age == 0
+            self.ages += member.age
+        return drawn
+
+    def advance(self, drawn: Sequence[Member], x_s: Tensor, y_s: Tensor) -> None:
+        """One training step of each network drawn, or its replacement after T of them (step 4 of the algorithm)."""
+        for i, member in enumerate(drawn):
+            if member.counter < self.config.pool_steps:
+                if self.processes.owner(i) == self.processes.rank:
+                    self._train(member, x_s, y_s)
+                member.age += 1
+                member.counter += 1
+                if member.counter < self.config.pool_steps or self.config.pool_counter == "stuck":
+                    continue
+            new = self._new()
+            if self.config.pool_counter == "stuck":
+                new.counter = member.counter
+            self.members[self.members.index(member)] = new
+        for i, member in enumerate(drawn):  # after all are trained: the processes train at the same time
+            if member in self.members:
+                self.processes.hand_out(self._tensors(member), self.processes.owner(i))
+
+    def _tensors(self, member: Member) -> list[Tensor]:
+        """All that training changes in a network: weights, statistics, momentum (zeros where it has none yet)."""
+        if self.processes.size == 1:
+            return []
+        found = list(member.network.state_dict().values())
+        for weight in member.network.parameters() if self.config.pool_momentum else []:
+            state = member.optimizer.state[weight]
+            if state.get("momentum_buffer") is None:
+                state["momentum_buffer"] = torch.zeros_like(weight)
+            found.append(state["momentum_buffer"])
+        return found
+
+    def outsider(self, seed: int, steps: int, x_s: Tensor, y_s: Tensor) -> Network:
+        """A new network that is no member, started from ``seed`` and trained like one; draws nothing. Eval mode."""
+        member = self._start(seed)
+        for _ in range(steps):
+            self._train(member, x_s, y_s)
+        return member.network.eval()
+
+    def _train(self, member: Member, x_s: Tensor, y_s: Tensor) -> None:
+        member.network.train()
+        loss = F.mse_loss(member.network(x_s), y_s)
+        member.optimizer.zero_grad()
+        loss.backward()
+        member.optimizer.step()
+
+    @property
+    def untrained_share(self) -> float:
+        """Share of the draws so far that met a network without a single training step."""
+        return self.untrained / max(1, self.drawn)
+
+    @property
+    def mean_age(self) -> float:
+        """Mean number of training steps of the networks drawn so far."""
+        return self.ages / max(1, self.drawn)
+
+    def state_dict(self) -> dict[str, Any]:
+        """All that a resumed pool needs, the generator's state excepted: it is shared with the outer loop."""
+        return {
+            "members": [
+                {"network": m.network.state_dict(), "optimizer": m.optimizer.state_dict(), "age": m.age,
+                 "counter": m.counter}
+                for m in self.members
+            ],
+            "drawn": self.drawn, "untrained": self.untrained, "ages": self.ages,
+        }  # fmt: skip
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Continue from what :meth:`state_dict` returned. The generator must be restored after this call."""
+        self.members = []
+        for saved in state["members"]:
+            member = self._new()
+            member.network.load_state_dict(saved["network"])
+            member.optimizer.load_state_dict(saved["optimizer"])
+            member.age, member.counter = saved["age"], saved["counter"]
+            self.members.append(member)
+        self.drawn, self.untrained, self.ages = state["drawn"], state["untrained"], state["ages"]

@@ -1,0 +1,78 @@
+"""What changes while a distillation runs: the state before the first step, how it is written and how it is read."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..data import sent
+from ..selection import choose
+from .job import Job
+from .pool import Pool
+
+
+@dataclass
+class State:
+    """All that a resumed run needs; :meth:`state_dict` writes it, :meth:`load_state_dict` reads it."""
+
+    x_s: Tensor  # [S, C, H, W] pixels, learned
+    y_s: Tensor  # [S, C] targets, learned
+    optimizer: torch.optim.AdamW
+    pool: Pool
+    generator: torch.Generator
+    step: int = 0
+    losses: list[tuple[int, float]] = field(default_factory=list)
+    loss_sum: Tensor = field(default_factory=lambda: torch.zeros(()))
+    snapshots: dict[int, Tensor] = field(default_factory=dict)
+    good: tuple[Tensor, Tensor] | None = None  # X_s and Y_s at the last log line with a finite loss
+    best: tuple[float, int, Tensor, Tensor] | None = None  # read-out, step, X_s and Y_s of the best read-out
+
+    def state_dict(self) -> dict[str, Any]:
+        """Tensors and plain values only. Continuing from it gives the same bits as never having stopped."""
+        return {
+            "x_s": self.x_s.detach().clone(), "y_s": self.y_s.detach().clone(),
+            "optimizer": self.optimizer.state_dict(), "pool": self.pool.state_dict(),
+            "generator": self.generator.get_state(), "step": self.step, "losses": list(self.losses),
+            "loss_sum": self.loss_sum.clone(), "snapshots": dict(self.snapshots), "good": self.good,
+            "best": self.best,
+        }  # fmt: skip
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Continue from what :meth:`state_dict` returned."""
+        with torch.no_grad():
+            self.x_s.copy_(state["x_s"])
+            self.y_s.copy_(state["y_s"])
+        there = self.x_s.device
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.pool.load_state_dict(state["pool"])
+        self.generator.set_state(state["generator"])
+        self.step, self.losses = state["step"], list(state["losses"])
+        self.loss_sum = state["loss_sum"].to(there, copy=True)
+        self.snapshots = {step: x.to(there) for step, x in state["snapshots"].items()}
+        good = state["good"]
+        self.good = None if good is None else (good[0].to(there), good[1].to(there))
+        best = state["best"]
+        self.best = None if best is None else (*best[:2], best[2].to(there), best[3].to(there))
+
+
+def initial_rows(job: Job) -> Tensor:
+    """The training images that X_s starts from: ``config.initial`` chooses ``config.images`` of them by the seed."""
+    return choose(job.config.initial, job.representations, job.config.images, job.seed)
+
+
+def start(job: Job, rows: Tensor) -> State:
+    """The state before the first step: the training images ``rows`` with their representations, and an empty pool."""
+    config = job.config
+    pixels = job.data.x_train[rows].permute(0, 3, 1, 2).float().div(255).contiguous()
+    x_s = sent(pixels, job.device).requires_grad_()
+    y_s = sent(job.representations[rows].clone(), job.device).requires_grad_(config.targets == "learned")
+    learned = [x_s, y_s] if y_s.requires_grad else [x_s]
+    optimizer = torch.optim.AdamW(
+        learned, lr=config.rate, weight_decay=config.weight_decay, fused=True if job.device.type == "cuda" else None
+    )  # not fused, its step counter is read on the host
+    generator = torch.Generator().manual_seed(job.seed)
+    pool = Pool(job, generator)
+    return State(x_s, y_s, optimizer, pool, generator, loss_sum=torch.zeros((), device=job.device))

@@ -1,0 +1,140 @@
+"""The demonstration: teacher, distillation under several seeds, every row of the table, pictures, all in one folder."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from ..artifact import DistilledSet, write_atomically
+from ..config import Diverged, Event, Report, as_dict, silent, versions
+from ..studies import SOURCE, Demonstration, Plan, Row, Study, read_snapshots
+from .directory import MARK, own_directory, write_json
+from .log import JsonLines, both
+from .pictures import contact_sheet, coverage, images_over_steps, loss_curves
+from .tables import KRR_ST, Cell, as_json, markdown, sentences, table
+
+
+def demo(
+    out: str | os.PathLike[str],
+    what: Demonstration | None = None,
+    *,
+    workers: int | None = None,
+    overwrite: bool = False,
+    command: str = "",
+    report: Report = silent,
+) -> dict[str, Any]:
+    """Compute ``what`` (default: digits) and write it to the folder ``out``; returns what results.json holds.
+
+    Files: ``teacher.safetensors``, ``seed-N.safetensors`` (the artifacts), ``contact-sheet.png``,
+    ``images-over-steps.png``, ``loss.png``, ``coverage.png``, ``cells.jsonl`` (the study), ``results.json``,
+    ``results.md``, ``log.jsonl``.
+    ``workers`` (default: the cores this process may use) changes the time, never the numbers. Worker processes are
+    spawned: in a script, call this from under ``if __name__ == "__main__":``.
+    """
+    what = what or Demonstration()
+    workers = len(os.sched_getaffinity(0)) if workers is None else workers
+    data, settings, plan = what.data, what.settings, what.plan()
+    begun = time.monotonic()
+    losses: dict[str, list[tuple[int, float]]] = {}
+
+    def keep_losses(event: Event) -> None:
+        if event["event"] == "distill":
+            losses.setdefault(event["task"], []).append((event["step"], event["loss"]))
+
+    with own_directory(out, overwrite) as folder, JsonLines(folder / MARK) as log:
+        report = both(log, report, keep_losses)
+        seeds = list(range(what.seeds))
+        report({"event": "start", "settings": as_dict(settings), "seeds": seeds, "versions": versions()})
+        pair = what.teach(folder, report)
+        trained = time.monotonic()
+        try:
+            study = what.fill(pair, folder, workers, report)
+        except Diverged as error:
+            keep_partial(error, folder)
+            raise
+        cells = _cells(plan, study)
+        runs = [_artifact(plan, study, seed, folder) for seed in seeds]
+        for run in runs:
+            report({"event": "result", "seed": run.seed, **run.metrics})
+        distilled = _row(plan)
+        contact_sheet(runs[0].images, folder / "contact-sheet.png")
+        images_over_steps(read_snapshots(study.file(distilled, 0, "snapshots")), folder / "images-over-steps.png")
+        loss_curves({seed: losses[f"{distilled.name}, seed {seed}"] for seed in seeds}, folder / "loss.png")
+        coverage(pair[1].train, runs[0].targets, folder / "coverage.png", data.y_train)
+        shutil.rmtree(study.work)
+        found = {
+            "data": {"name": data.name, "train": len(data.x_train), "test": len(data.x_test), "size": list(data.size)},
+            "command": command, "settings": as_dict(settings), "seeds": seeds, "versions": versions(),
+            "pool": {str(run.seed): {k: run.metrics[k] for k in ("untrained_share", "mean_age")} for run in runs},
+            "seconds": {"teacher": round(trained - begun, 1), "total": round(time.monotonic() - begun, 1)},
+            "workers": workers,
+            **as_json(cells),
+        }  # fmt: skip
+        write_json(folder / "results.json", found)
+        write_atomically(folder / "results.md", summary(found, cells).encode())
+        report({"event": "end", "seconds": found["seconds"]})
+    return found
+
+
+def _row(plan: Plan) -> Row:
+    """The distilled row."""
+    return next(row for row in plan.rows if row.name == KRR_ST)
+
+
+def _cells(plan: Plan, study: Study) -> list[Cell]:
+    """The study's cells as the table takes them, row by row."""
+    found = study.cells.read()
+    return [
+        {"method": row.name, "seed": seed} | {key: cell[key] for key in ("error", "probes", "finetuned")}
+        for row in plan.rows
+        for seed in range(row.seeds)
+        for cell in [found[row.name, seed, SOURCE]]
+    ]
+
+
+def _artifact(plan: Plan, study: Study, seed: int, folder: Path) -> DistilledSet:
+    """The distilled set of one seed, written to ``folder`` with what it was measured to be worth."""
+    row = _row(plan)
+    cell = study.cells.read()[row.name, seed, SOURCE]
+    pairs = DistilledSet.load(study.file(row, seed, "pairs"))
+    pairs.metrics |= {"representation_error": cell["error"], "probes": cell["probes"]}
+    pairs.save(folder / f"seed-{seed}.safetensors")
+    return pairs
+
+
+def keep_partial(error: Diverged, folder: Path) -> None:
+    """Write what a run that diverged had distilled by then to ``partial.safetensors``, and say so in the message."""
+    if error.partial is not None:
+        error.partial.save(folder / "partial.safetensors")
+        error.args = (f"{error}. Kept: {folder / 'partial.safetensors'}",)
+
+
+def summary(found: dict[str, Any], cells: Sequence[Cell]) -> str:
+    """results.md: the table, how to read it, and what it says."""
+    data, settings, n = found["data"], found["settings"], len(found["seeds"])
+    share = settings["distill"]["images"] / data["train"]
+    pool = list(found["pool"].values())
+    lines = [
+        f"# {data['name']}: {settings['distill']['images']} distilled images ({share:.1%} of {data['train']:,})",
+        "",
+        markdown(table(cells)),
+        "",
+        f"Mean ± standard error over {n} seed{'s' if n > 1 else ''} (a seed: one draw of the initial subset, one "
+        "distillation, one pre-training; the teacher is fixed). Representation error: squared error on the "
+        f"{data['test']} held-out images as a fraction of the teacher's variance; 1 is what predicting the mean "
+        "gives. Probes: accuracy in percent of a linear probe on the features / on the predicted representation. "
+        "Every row has the same network and pre-training recipe.",
+        "",
+        *(f"- {sentence}" for sentence in sentences(cells)),
+        f"- Pool: {sum(p['untrained_share'] for p in pool) / n:.1%} of the networks met were untrained, their mean age "
+        f"{sum(p['mean_age'] for p in pool) / n:.0f} steps (pool_counter={settings['distill']['pool_counter']!r}).",
+        f"- {found['seconds']['total']:.0f} s with {found['workers']} worker process"
+        f"{'es' if found['workers'] > 1 else ''} of one thread, the teacher included.",
+    ]
+    if found["command"]:
+        lines += ["", f"Made by `{found['command']}`."]
+    return "\n".join(lines) + "\n"

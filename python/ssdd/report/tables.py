@@ -1,0 +1,119 @@
+"""The table: rows are methods, entries mean ± standard error over the seeds; and the sentences that go with it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from ..studies import Comparison, compare, mean_and_error
+
+NO_PRETRAINING, RANDOM, RANDOM_LABELS, KMEANS, KRR_ST, TEACHER = (
+    "no pre-training", "random + teacher", "random + labels", "k-means + teacher", "KRR-ST", "teacher",
+)  # fmt: skip
+"""The methods that the table orders and compares."""
+
+Cell = Mapping[str, Any]
+"""One method under one seed: ``method``, ``seed``, ``error`` (or None), ``probes`` (see :class:`ssdd.Cell`)."""
+
+
+def entry(values: Sequence[float], digits: int) -> str:
+    """Mean ± standard error as text; the mean alone of a single value; nothing of none."""
+    if not values:
+        return ""
+    mean, error = mean_and_error(values)
+    return f"{mean:.{digits}f}" + ("" if math.isnan(error) else f" ± {error:.{digits}f}")
+
+
+def methods(cells: Sequence[Cell]) -> list[str]:
+    """The methods there are cells of, in the order of the table."""
+    order = [NO_PRETRAINING, RANDOM, RANDOM_LABELS, KMEANS, KRR_ST, TEACHER]
+    found = list(dict.fromkeys(cell["method"] for cell in cells))
+    return sorted(found, key=lambda m: order.index(m) if m in order else len(order))
+
+
+def labels_a_class(count: str) -> str:
+    """In words, the number of labels that a probe had, as a cell names it: "0" is all of them."""
+    return f"{'all' if count == '0' else count} label{'' if count == '1' else 's'} a class"
+
+
+def table(cells: Sequence[Cell]) -> list[list[str]]:
+    """Head and rows as text: method, representation error, then probes "features / output" for each label count."""
+    counts = list(dict.fromkeys(key.split("/")[1] for cell in cells for key in cell["probes"]))
+    rows = [["method", "representation error", *(f"probe, {labels_a_class(n)}" for n in counts)]]
+    for method in methods(cells):
+        mine = [cell for cell in cells if cell["method"] == method]
+        row = [method, entry([c["error"] for c in mine if c["error"] is not None], 3)]
+        for count in counts:
+            entries = (
+                entry([c["probes"][key] for c in mine if (key := f"{what}/{count}") in c["probes"]], 1)
+                for what in ("features", "output")
+            )
+            row.append(" / ".join(filter(None, entries)))
+        rows.append(row)
+    return rows
+
+
+def markdown(rows: Sequence[Sequence[str]]) -> str:
+    """The same as a Markdown table."""
+    lines = ["| " + " | ".join(row) + " |" for row in rows]
+    return "\n".join([lines[0], "|" + "---|" * len(rows[0]), *lines[1:]])
+
+
+def comparisons(cells: Sequence[Cell]) -> dict[str, Comparison]:
+    """KRR-ST against each baseline that has an error for the same seeds."""
+    errors: dict[str, dict[int, float]] = {}
+    for cell in cells:
+        if cell["error"] is not None:
+            errors.setdefault(cell["method"], {})[cell["seed"]] = cell["error"]
+    ours = errors.get(KRR_ST, {})
+    found = {}
+    for method in (RANDOM, KMEANS):
+        theirs = errors.get(method, {})
+        if ours and ours.keys() == theirs.keys():
+            found[method] = compare([ours[s] for s in ours], [theirs[s] for s in ours])
+    return found
+
+
+def sentences(cells: Sequence[Cell]) -> list[str]:
+    """What the table says, in words: the comparisons, and whether the probe with all labels is saturated."""
+    said = []
+    for method, c in comparisons(cells).items():
+        verdict = "more than two standard errors" if c.significant else "NOT more than two standard errors"
+        if math.isnan(c.standard_error):
+            verdict = "one seed: no standard error"
+        said.append(
+            f"KRR-ST against {method}: representation error {c.reduction:.1%} lower "
+            f"(paired difference {c.difference:.3f} ± {c.standard_error:.3f}, {verdict})."
+        )
+    means = {
+        method: mean_and_error(values)[0]
+        for method in methods(cells)
+        if (values := [p["features/0"] for c in cells if c["method"] == method and "features/0" in (p := c["probes"])])
+    }
+    if NO_PRETRAINING in means and TEACHER in means and means[TEACHER] - means[NO_PRETRAINING] < 3:
+        said.append(
+            f"The probe with all labels is saturated here: {means[NO_PRETRAINING]:.1f}% with no pre-training at all, "
+            f"{means[TEACHER]:.1f}% for the teacher itself. It says nothing about the distilled set; "
+            "the representation error does."
+        )
+    return said
+
+
+def as_json(cells: Sequence[Cell]) -> dict[str, Any]:
+    """Cells, table and comparisons as plain values."""
+    return {
+        "cells": [dict(cell) for cell in cells],
+        "table": table(cells),
+        "comparisons": {
+            f"{KRR_ST} against {method}": {
+                "difference": c.difference, "standard_error": _number(c.standard_error), "reduction": c.reduction,
+                "significant": c.significant,
+            }
+            for method, c in comparisons(cells).items()
+        },
+    }  # fmt: skip
+
+
+def _number(value: float) -> float | None:
+    return None if math.isnan(value) else value  # JSON has no NaN

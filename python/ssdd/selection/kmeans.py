@@ -1,0 +1,33 @@
+"""k-means medoids: one image per cluster of the representations."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from .check import check_count
+
+NAME = "k-means"
+
+
+def kmeans_medoids(representations: Tensor, count: int, seed: int) -> Tensor:
+    """The member nearest to the centre of each of ``count`` k-means clusters of ``representations`` [N, D].
+
+    Returns ``count`` different rows, int64 [count].
+    """
+    from sklearn.cluster import KMeans
+    from threadpoolctl import threadpool_limits
+
+    check_count(len(representations), count)
+    points = representations.double()
+    with threadpool_limits(1):  # sums in another order on another number of threads could pick another image
+        centres = KMeans(count, n_init=10, random_state=seed).fit(points.numpy()).cluster_centers_
+    distance = torch.cdist(torch.from_numpy(centres).double(), points)
+    chosen: list[int] = []
+    for row in distance:
+        row[chosen] = float("inf")  # duplicates of an image must not fill two places
+        chosen.append(int(row.argmin()))
+    return torch.tensor(chosen)
+
+
+select = kmeans_medoids

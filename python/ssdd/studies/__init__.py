@@ -1,0 +1,32 @@
+"""Studies: a table of methods x seeds x sets that fills itself, one cell after the other."""
+
+from .baselines import baseline
+from .comparison import Comparison, compare, mean_and_error
+from .demo import Demonstration
+from .fill import Study, fill_study, missing_cells, read_snapshots
+from .plan import Plan, Row, read_plan
+from .run import run_study
+from .store import CELLS, SOURCE, Cells, read_cells
+from .workers import Task, run_tasks
+
+__all__ = [
+    "CELLS",
+    "SOURCE",
+    "Cells",
+    "Comparison",
+    "Demonstration",
+    "Plan",
+    "Row",
+    "Study",
+    "Task",
+    "baseline",
+    "compare",
+    "fill_study",
+    "mean_and_error",
+    "missing_cells",
+    "read_cells",
+    "read_plan",
+    "read_snapshots",
+    "run_study",
+    "run_tasks",
+]

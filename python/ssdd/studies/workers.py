@@ -1,0 +1,82 @@
+"""Work spread over processes of one thread each."""
+
+from __future__ import annotations
+
+import multiprocessing
+import queue
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future, ProcessPoolExecutor
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from ..config import Report, silent
+
+
+@dataclass(frozen=True)
+class Task:
+    """A call for a worker process: ``function(*arguments, report=...)``; all of it must be picklable."""
+
+    name: str
+    function: Callable[..., Any]
+    arguments: tuple[Any, ...] = ()
+
+
+def run_tasks(tasks: Sequence[Task], workers: int, report: Report = silent) -> list[Any]:
+    """Run the tasks in at most ``workers`` processes of one thread each; their results, in the order of the tasks.
+
+    One thread a process, always: on small images more are no faster, and results then do not depend on ``workers``.
+    Every event gets the key ``task`` and is handed to ``report`` in this process. The first error ends the others.
+    One worker is this process: a signal that pauses or ends it finds all of the work.
+    """
+    if min(workers, len(tasks)) <= 1:
+        return _here(tasks, report)
+    context = multiprocessing.get_context("spawn")
+    events: Any = context.Queue()
+    pool = ProcessPoolExecutor(min(workers, len(tasks)), mp_context=context, initializer=_start, initargs=(events,))
+    try:
+        futures = [pool.submit(_call, task) for task in tasks]
+        while True:
+            done = all(f.done() for f in futures) or any(_failed(f) for f in futures)
+            try:
+                while True:
+                    report(events.get(timeout=0.1))
+            except queue.Empty:
+                if not done:
+                    continue
+                for failed in filter(_failed, futures):
+                    failed.result()  # raises
+                return [f.result() for f in futures]
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def _here(tasks: Sequence[Task], report: Report) -> list[Any]:
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        return [_named(task, report) for task in tasks]
+    finally:
+        torch.set_num_threads(threads)
+
+
+def _named(task: Task, report: Report) -> Any:
+    return task.function(*task.arguments, report=lambda event: report({**event, "task": task.name}))
+
+
+def _failed(future: Future[Any]) -> bool:
+    return future.done() and not future.cancelled() and future.exception() is not None
+
+
+_events: Any = None  # the worker's end of the queue, set once a process
+
+
+def _start(events: Any) -> None:
+    global _events
+    _events = events
+    torch.set_num_threads(1)
+
+
+def _call(task: Task) -> Any:
+    return _named(task, _events.put)

@@ -1,0 +1,81 @@
+"""The pool: ages at the start, replacement as the paper writes it and as the published code does it."""
+
+import pytest
+import torch
+
+from ssdd.config import DistillConfig
+from ssdd.data import ImageSet
+from ssdd.distillation import Job
+from ssdd.distillation.pool import Pool
+from ssdd.models import build
+
+X, Y = torch.randn(4, 1, 4, 4, generator=torch.Generator().manual_seed(0)), torch.zeros(4, 2)
+
+DATA = ImageSet("zeros", torch.zeros(4, 4, 4, 1, dtype=torch.uint8), torch.zeros(1, 4, 4, 1, dtype=torch.uint8))
+
+
+def make():
+    return build("convnet-2", 1, (4, 4), 2)
+
+
+def pool(seed=0, **changes):
+    config = DistillConfig(**{"pool": 4, "pool_steps": 10, **changes})
+    p = Pool(Job(DATA, Y, make, config), torch.Generator().manual_seed(seed))
+    p.fill(X, Y)
+    return p
+
+
+def simulate(counter: str, draws: int = 600) -> Pool:
+    p = pool(pool_counter=counter)
+    for _ in range(draws):
+        p.advance(p.draw(), X, Y)
+    return p
+
+
+def test_initial_ages_are_between_1_and_t_minus_1_and_differ():
+    ages = [m.age for m in pool(pool=12).members]
+    assert all(1 <= age <= 9 for age in ages) and len(set(ages)) > 3
+    assert {m.age for m in pool(pool=12, pool_steps=2).members} == {1}
+
+
+def test_papers_counter_keeps_a_mix_of_ages():
+    p = simulate("reset")
+    # Ages of the draws go round 0..T-1, each as often as any other.
+    assert p.untrained_share == pytest.approx(1 / 10, abs=0.04)
+    assert p.mean_age == pytest.approx(4.5, abs=0.6)
+    assert all(m.age == m.counter < 10 for m in p.members)
+
+
+def test_codes_counter_ends_with_untrained_networks():
+    p = simulate("stuck")
+    assert p.untrained_share > 0.88  # all but the first few draws of each network
+    assert all(m.age == 0 and m.counter == 10 for m in p.members)
+
+
+def test_a_replaced_network_is_new():
+    p = pool(pool=1)
+    old = p.members[0]
+    while p.members[0] is old:
+        p.advance(p.draw(), X, Y)
+    assert old.age == 10 and p.members[0].age == 0
+    assert not torch.equal(old.network.head.weight, p.members[0].network.head.weight)
+
+
+def test_a_drawn_network_is_in_eval_mode_and_training_moves_it():
+    p = pool(pool=1)
+    [member] = p.draw()
+    assert not member.network.training
+    before = member.network.head.weight.detach().clone()
+    p.advance([member], X, Y + 1)
+    assert not torch.equal(before, member.network.head.weight)
+
+
+def test_all_networks_are_drawn():
+    p = pool(pool=5)
+    assert {id(p.draw()[0]) for _ in range(100)} == {id(m) for m in p.members}
+
+
+def test_same_generator_same_pool():
+    a, b, c = pool(1), pool(1), pool(2)
+    assert [m.age for m in a.members] == [m.age for m in b.members] != [m.age for m in c.members]
+    assert torch.equal(a.members[0].network.head.weight, b.members[0].network.head.weight)

@@ -1,0 +1,114 @@
+"""What the program says of the images and the teacher that it was given, and how it is told which are meant."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from typer.testing import CliRunner
+
+import ssdd
+from ssdd.cli import app
+
+FAST = ["--quiet", "--set", "distill.pool_steps=4", "--set", "distill.pool=1", "--set", "student.model=convnet-4-8",
+        "--set", "teacher.epochs=1", "--set", "teacher.widths=4-8", "--set", "pretrain.steps=4",
+        "--set", "evaluate.labels=5-0", "--set", "evaluate.draws=1", "--preset", "digits"]  # fmt: skip
+
+
+@pytest.fixture(autouse=True)
+def own_cache(tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+
+
+def ssdd_command(*arguments, fails=False):
+    result = CliRunner().invoke(app, [str(a) for a in arguments])
+    assert (result.exit_code != 0) == fails, (result.output, result.exception)
+    return result
+
+
+@pytest.fixture
+def photos(tmp_path):
+    """Two classes, and one image beside their folders."""
+    random = np.random.default_rng(0)
+    for i in range(24):
+        file = tmp_path / "photos" / ("cat" if i % 2 else "dog") / f"{i}.png"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(random.integers(0, 256, (8, 8, 3), dtype=np.uint8)).save(file)
+    Image.fromarray(np.zeros((8, 8, 3), np.uint8)).save(tmp_path / "photos" / "overview.png")
+    return tmp_path / "photos"
+
+
+def resnet(seed):
+    """Weights of a ResNet under torchvision's names, eight channels wide."""
+    g, state, inside = torch.Generator().manual_seed(seed), {}, 8
+
+    def layer(convolution, norm, outside, inside, side):
+        state[f"{convolution}.weight"] = torch.randn(outside, inside, side, side, generator=g) / (inside * side)
+        for key in ("weight", "bias", "running_mean", "running_var"):
+            state[f"{norm}.{key}"] = torch.rand(outside, generator=g) + 0.5
+        state[f"{norm}.num_batches_tracked"] = torch.tensor(1)
+
+    layer("conv1", "bn1", 8, 3, 7)
+    for stage in range(4):
+        at, outside = f"layer{stage + 1}.0", 8 << stage
+        layer(f"{at}.conv1", f"{at}.bn1", outside, inside, 3)
+        layer(f"{at}.conv2", f"{at}.bn2", outside, outside, 3)
+        if stage:
+            layer(f"{at}.downsample.0", f"{at}.downsample.1", outside, inside, 1)
+        inside = outside
+    return state
+
+
+def two_networks(file, first, second):
+    state = {f"{prefix}.{key}": value for i, prefix in enumerate((first, second)) for key, value in resnet(i).items()}
+    torch.save({"state_dict": state}, file)
+    return file
+
+
+def test_the_verbs_say_what_they_found_and_are_told_what_is_meant(photos, tmp_path):
+    run = ["distill", "-d", photos, "-o", tmp_path / "run", "--images", 4, "--steps", 4, *FAST]
+    refused = ssdd_command(*run, fails=True)
+    assert isinstance(refused.exception, ssdd.InputError) and "--classes folders" in str(refused.exception)
+    assert not (tmp_path / "run").exists()
+    said = ssdd_command(*run, "--classes", "folders").stderr
+    found = ("photos: 24 images of 2 classes (cat, dog), 5 of them (one in five) held out for testing; "
+             "1 image beside the class folders left out (overview.png)\n")  # fmt: skip
+    assert said.count(found) == 1
+    assert json.loads((tmp_path / "run" / "run.json").read_text())["arguments"]["classes"] == "folders"
+    assert found in ssdd_command("distill", "--resume", tmp_path / "run", *FAST[:1]).stderr
+    artifact = tmp_path / "run" / "distilled.safetensors"
+    teacher = tmp_path / "t.safetensors"
+    assert found in ssdd_command("teacher", "-d", photos, "--classes", "folders", "-o", teacher, *FAST).stderr
+    shown = ssdd_command("evaluate", artifact, "-d", photos, "--classes", "none", *FAST)
+    assert "photos: 25 images without classes" in shown.stderr
+    shown = ssdd_command("demo", "-d", photos, "--classes", "folders", "-o", tmp_path / "demo", "-t", teacher,
+                         "--images", 4, "--steps", 4, "--seeds", 1, "--workers", 1, *FAST)  # fmt: skip
+    assert found in shown.stderr
+    torch.save(torch.rand(2, 3, 8, 8), tmp_path / "x.pt")
+    torch.save(torch.rand(2, 5), tmp_path / "y.pt")
+    assert found in ssdd_command("import", tmp_path / "x.pt", tmp_path / "y.pt", "-d", photos, "--classes", "folders",
+                                 "-o", tmp_path / "i.safetensors").stderr  # fmt: skip
+
+
+def test_the_verbs_say_which_network_of_a_file_is_the_teacher(photos, tmp_path):
+    moco = two_networks(tmp_path / "moco.pth.tar", "encoder_k", "encoder_q")
+    dino = two_networks(tmp_path / "dino.ckpt", "student", "teacher")
+    common = ["-d", photos, "--classes", "folders", "--images", 4, "--steps", 4, *FAST]
+    said = ssdd_command("distill", "-t", moco, "-o", tmp_path / "a", *common).stderr
+    assert "moco.pth.tar: ResNet under state_dict.encoder_q. (not its moving average state_dict.encoder_k." in said
+    refused = ssdd_command("distill", "-t", dino, "-o", tmp_path / "b", *common, fails=True)
+    assert "--teacher-prefix, one of state_dict.student., state_dict.teacher." in str(refused.exception)
+    said = ssdd_command("distill", "-t", dino, "--teacher-prefix", "student", "-o", tmp_path / "b", *common).stderr
+    assert "dino.ckpt: ResNet under state_dict.student. (as --teacher-prefix says)" in said
+    assert json.loads((tmp_path / "b" / "run.json").read_text())["arguments"]["teacher_prefix"] == "student"
+    ssdd_command("distill", "--resume", tmp_path / "b", *FAST[:1])
+    shown = ssdd_command("evaluate", tmp_path / "b" / "distilled.safetensors", "-d", photos, "--classes", "folders",
+                         "-t", dino, "--teacher-prefix", "student", *FAST)  # fmt: skip
+    assert "under state_dict.student." in shown.stderr
+    shown = ssdd_command("demo", "-t", dino, "--teacher-prefix", "teacher", "-o", tmp_path / "demo", "--seeds", 1,
+                         "--workers", 1, *common)  # fmt: skip
+    assert "under state_dict.teacher." in shown.stderr
+    for verb in ("distill", "demo"):
+        refused = ssdd_command(verb, "--teacher-prefix", "student", "-o", tmp_path / "c", *common, fails=True)
+        assert "--teacher-prefix: expected it with --teacher" in str(refused.exception)
