@@ -150,6 +150,34 @@ def render(results: Path) -> str:
     return "\n\n".join(parts) if parts else "No results yet: `make bench`."
 
 
+FRONT = ((1000, 1024, 8192, 512), (1000, 1024, 2048, 100), (100, 1024, 2048, 10), (10, 256, 512, 64))
+FRONT_GPU = ("krr S=100 Q=1024 D=4096 C=512 B=1", "krr S=1000 Q=1024 D=8192 C=512 B=1")
+
+
+def front_table(results: Path) -> str:
+    """The README's table: a few problems on the newest CPU measured and on a GPU."""
+    lines = ["| S, Q, D, C | on | ssdd_ext | PyTorch written well | faster by | than the six lines by |", "|" + "---|" * 6]
+
+    def add(name: str, device: str, ours: float, best: float, usual: float) -> None:
+        times = [f"{v * 1e3:.3g} ms" if v >= 1e-3 else f"{v * 1e6:.3g} us" for v in (ours, best)]
+        lines.append(f"| {name} | {device} | {times[0]} | {times[1]} | {best / ours:.1f}x | {usual / ours:.1f}x |")
+
+    groups = [g for g in problems(load(results, "krr")[-1]) if next(iter(g.values()))["problem"]["b"] == 1]
+    for wanted in FRONT:
+        group = next(g for g in groups if tuple(g[THIS]["problem"][n] for n in "sqdc") == wanted)
+        times = {n: row["seconds"]["median"] for n, row in group.items() if row["seconds"]}
+        best = min(v for n, v in times.items() if n.startswith("PyTorch"))
+        add(", ".join(map(str, wanted)), "CPU", times[THIS], best, times[USUAL])
+    for report in sorted(results.glob("gpu-h100/rows.jsonl")):
+        ended = {line["end"]: line for line in map(json.loads, report.read_text().splitlines()) if "end" in line}
+        for name in FRONT_GPU:
+            rows = {row["alternative"]: row["graph_seconds"]["median"] for row in ended[name]["rows"]}
+            size = ", ".join(str(ended[name]["rows"][0]["problem"][n]) for n in "sqdc")
+            best = min(v for n, v in rows.items() if n.startswith("PyTorch"))
+            add(size, "H100", rows[THIS], best, rows[USUAL])
+    return "\n".join(lines)
+
+
 def between(page: str) -> str | None:
     """The text between the markers, or None if the page has no markers."""
     if BEGIN not in page or END not in page:
@@ -171,10 +199,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     p.add_argument("--check", action="store_true", help="fail if the page is not what the results say")
     p.add_argument("--results", type=Path, default=Path(__file__).parent / "results")
     p.add_argument("--page", type=Path, default=ROOT / "docs" / "benchmarks.md")
+    p.add_argument("--front", action="store_true", help="the short table of --page (the README), not all tables")
     a = p.parse_args(argv)
     old = a.page.read_text()
     try:
-        new = updated(old, render(a.results))
+        new = updated(old, front_table(a.results) if a.front else render(a.results))
     except ValueError as error:
         p.error(str(error))
     if a.check:

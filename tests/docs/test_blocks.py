@@ -25,8 +25,9 @@ import ssdd.cli
 from ssdd.config import PRESETS
 
 ROOT = Path(__file__).resolve().parents[2]
-# The README joins with its own blocks; the results pages only have commands that take hours.
-PAGES = sorted(p.relative_to(ROOT).as_posix() for p in [*ROOT.glob("docs/**/*.md"), ROOT / "CONTRIBUTING.md"])
+PAGES = sorted(
+    p.relative_to(ROOT).as_posix() for p in [*ROOT.glob("docs/**/*.md"), ROOT / "CONTRIBUTING.md", ROOT / "README.md"]
+)
 
 SMALL = {
     "student.model": "convnet-4-8",
@@ -48,6 +49,7 @@ SMALL = {
 ADDED = {"pretrain": ["--steps", "1", "--batch", "8"]}
 # What a page finds in its folder before its first block.
 GIVEN = {
+    "README.md": ["photos"],
     "docs/distillation.md": ["photos"],
     "docs/data.md": ["photos"],
     "docs/teachers.md": ["photos", "resnet.pth"],

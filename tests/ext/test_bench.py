@@ -228,3 +228,9 @@ def test_committed_results_carry_error_and_machine(root):
             assert set(row) >= KEYS, path.name
             assert row["seconds"] is None or row["error"] is not None, path.name
             assert dataclasses.asdict(Problem(**row["problem"])).keys() == row["problem"].keys()
+
+
+def test_the_committed_pages_are_what_the_results_say(root, scripts):
+    report = scripts["report"]
+    assert report.main(["--check"]) == 0
+    assert report.main(["--front", "--page", str(root / "README.md"), "--check"]) == 0
