@@ -156,7 +156,8 @@ FRONT_GPU = ("krr S=100 Q=1024 D=4096 C=512 B=1", "krr S=1000 Q=1024 D=8192 C=51
 
 def front_table(results: Path) -> str:
     """The README's table: a few problems on the newest CPU measured and on a GPU."""
-    lines = ["| S, Q, D, C | on | ssdd_ext | PyTorch written well | faster by | than the six lines by |", "|" + "---|" * 6]
+    head = "| S, Q, D, C | on | ssdd_ext | PyTorch written well | faster by | than the six lines by |"
+    lines = [head, "|" + "---|" * 6]
 
     def add(name: str, device: str, ours: float, best: float, usual: float) -> None:
         times = [f"{v * 1e3:.3g} ms" if v >= 1e-3 else f"{v * 1e6:.3g} us" for v in (ours, best)]
