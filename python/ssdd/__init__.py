@@ -22,7 +22,7 @@ if _missing:
     )
 
 # After the check above, on purpose: these need what it looks for.
-from .artifact import FORMS, DistilledSet, Preprocessing, export, read_published, read_scores  # noqa: E402
+from .artifact import EXPORT_FORMS, DistilledSet, Preprocessing, export, read_published, read_scores  # noqa: E402
 from .checkpoint import Checkpoints, Stopped, interruptible  # noqa: E402
 from .config import (  # noqa: E402
     PRESETS,
@@ -33,19 +33,19 @@ from .config import (  # noqa: E402
     EvaluateConfig,
     FinetuneConfig,
     InputError,
-    Preset,
     PretrainConfig,
+    Settings,
     StudentConfig,
     TeacherConfig,
     official,
     preset,
     with_settings,
 )
-from .data import DEVICES, ImageSet, cache_directory, chosen_device, load_images  # noqa: E402
+from .data import DEVICES, ImageSet, cache_directory, choose_device, load_images  # noqa: E402
 from .distillation import Distillation, Job, check_before_training, distill  # noqa: E402
 from .evaluation import Cell, evaluate, evaluate_teacher, finetune, pretrain, save_backbone  # noqa: E402
 from .models import Network, build, seeded, student  # noqa: E402
-from .parallel import WAYS, Processes, ProcessLost, joined, place  # noqa: E402
+from .parallel import PARALLEL_MODES, Processes, ProcessLost, join_processes, local_rank  # noqa: E402
 from .report import contact_sheet, demo, info, write_page  # noqa: E402
 from .selection import kmeans_medoids, random_subset  # noqa: E402
 from .studies import Demonstration, Plan, baseline, compare, read_plan, run_study  # noqa: E402
@@ -61,9 +61,9 @@ __version__ = VERSION
 
 __all__ = [
     "DEVICES",
-    "FORMS",
+    "EXPORT_FORMS",
     "PRESETS",
-    "WAYS",
+    "PARALLEL_MODES",
     "AugmentConfig",
     "Cell",
     "Checkpoints",
@@ -80,7 +80,7 @@ __all__ = [
     "Network",
     "Plan",
     "Preprocessing",
-    "Preset",
+    "Settings",
     "PretrainConfig",
     "ProcessLost",
     "Processes",
@@ -94,7 +94,7 @@ __all__ = [
     "build",
     "cache_directory",
     "check_before_training",
-    "chosen_device",
+    "choose_device",
     "compare",
     "contact_sheet",
     "demo",
@@ -105,11 +105,11 @@ __all__ = [
     "finetune",
     "info",
     "interruptible",
-    "joined",
+    "join_processes",
     "kmeans_medoids",
     "load_images",
     "official",
-    "place",
+    "local_rank",
     "preset",
     "pretrain",
     "random_subset",

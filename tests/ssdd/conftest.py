@@ -40,7 +40,7 @@ def small():
         student=StudentConfig(model="convnet-8-16"),
         teacher=dataclasses.replace(settings.teacher, widths=(16, 16), epochs=40, batch=100, projector=64),
         distill=DistillConfig(images=12, steps=60, batch=128, pool=3, pool_steps=40, log_every=20, crop_pad=1),
-        pretrain=PretrainConfig(steps=150, rate=0.4),
+        pretrain=PretrainConfig(steps=150, lr=0.4),
         evaluate=EvaluateConfig(labels=(5, 0), draws=1),
     )
 

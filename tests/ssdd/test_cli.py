@@ -140,8 +140,8 @@ def test_demo(tmp_path):
 def test_demo_that_diverges_keeps_its_log_and_says_so(tmp_path):
     out = tmp_path / "demo"
     result = ssdd_command("demo", "-o", out, "--seeds", 1, "-m", 6, "--steps", 60, "--workers", 1, *FAST,
-                          "--set", "distill.rate=1e30", fails=True)  # fmt: skip
-    assert isinstance(result.exception, ssdd.Diverged) and "distill.rate" in str(result.exception)
+                          "--set", "distill.lr=1e30", fails=True)  # fmt: skip
+    assert isinstance(result.exception, ssdd.Diverged) and "distill.lr" in str(result.exception)
     assert "stopped" in (out / "log.jsonl").read_text()
 
 
@@ -152,7 +152,7 @@ def test_demo_that_diverges_keeps_its_log_and_says_so(tmp_path):
         (["demo", "--seeds", "0"], "seeds"),
         (["distill", "--preset", "nothing"], "preset"),
         (["distill", "--set", "distill.speed=9"], "speed"),
-        (["distill", "--set", "distill.rate"], "distill.rate"),
+        (["distill", "--set", "distill.lr"], "distill.lr"),
         (["distill", "-d", "/no/such/folder"], "data"),
         (["distill", "--steps", "0"], "steps: expected at least 1"),
         (["demo", "--steps", "0"], "steps: expected at least 1"),

@@ -29,7 +29,7 @@ from ssdd.models import build
 @pytest.mark.parametrize(
     "make, named",
     [
-        (lambda: DistillConfig(rate=-1.0), "rate"),
+        (lambda: DistillConfig(lr=-1.0), "lr"),
         (lambda: DistillConfig(ridge=float("nan")), "ridge"),
         (lambda: DistillConfig(images=0), "images"),
         (lambda: DistillConfig(pool_steps=1), "pool_steps"),
@@ -65,18 +65,18 @@ def test_settings_by_name():
     changed = with_settings(
         preset("digits"),
         {
-            "distill.rate": "0.03",
+            "distill.lr": "0.03",
             "teacher.widths": "8-16",
             "distill.targets": "fixed",
             "teacher.augment.flip": "1",
         },
     )
-    assert changed.distill.rate == 0.03 and changed.teacher.widths == (8, 16)
+    assert changed.distill.lr == 0.03 and changed.teacher.widths == (8, 16)
     assert changed.distill.targets == "fixed" and changed.teacher.augment.flip == 1.0
 
 
 @pytest.mark.parametrize(
-    "key, value", [("distill.speed", "1"), ("distill", "1"), ("rate", "1"), ("distill.steps", "x")]
+    "key, value", [("distill.speed", "1"), ("distill", "1"), ("lr", "1"), ("distill.steps", "x")]
 )
 def test_unknown_settings_are_refused(key, value):
     with pytest.raises(InputError):
@@ -89,7 +89,7 @@ def test_unknown_preset_lists_the_known():
 
 
 @pytest.mark.parametrize(
-    "name, size, images, features, rate",
+    "name, size, images, features, lr",
     [
         ("cifar100", 32, 1000, 8192, 1e-4),
         ("tinyimagenet", 64, 2000, 8192, 1e-5),
@@ -97,25 +97,25 @@ def test_unknown_preset_lists_the_known():
         ("imagenette", 224, 10, 25088, 1e-3),
     ],
 )
-def test_the_published_presets(name, size, images, features, rate):
+def test_the_published_presets(name, size, images, features, lr):
     settings = preset(name)
     d = settings.distill
-    assert (d.images, d.rate, d.steps, d.batch) == (images, rate, 160_000, 1024)
-    assert (d.pool, d.pool_steps, d.pool_rate, d.pool_momentum, d.pool_weight_decay) == (10, 1000, 0.1, 0.9, 1e-3)
-    assert (d.ridge, d.bias, d.weight_decay, d.rate_floor) == (1e-6, 1.0, 0.0, 1e-3)
+    assert (d.images, d.lr, d.steps, d.batch) == (images, lr, 160_000, 1024)
+    assert (d.pool, d.pool_steps, d.pool_lr, d.pool_momentum, d.pool_weight_decay) == (10, 1000, 0.1, 0.9, 1e-3)
+    assert (d.ridge, d.bias, d.weight_decay, d.lr_floor) == (1e-6, 1.0, 0.0, 1e-3)
     assert build(settings.student.model, 3, (size, size), 512).dimension == features
-    assert (settings.pretrain.rate, settings.pretrain.schedule) == (0.1, "constant")
+    assert (settings.pretrain.lr, settings.pretrain.schedule) == (0.1, "constant")
 
 
 def test_every_setting_is_a_flag():
-    assert spelled_out(["distill", "--distill.rate", "0.03", "--teacher.augment.flip=1", "-o", "x"]) == [
-        "distill", "--set", "distill.rate=0.03", "--set", "teacher.augment.flip=1", "-o", "x"
+    assert spelled_out(["distill", "--distill.lr", "0.03", "--teacher.augment.flip=1", "-o", "x"]) == [
+        "distill", "--set", "distill.lr=0.03", "--set", "teacher.augment.flip=1", "-o", "x"
     ]  # fmt: skip
-    shown = CliRunner().invoke(app, ["settings", "cifar100", "--set", "distill.rate=0.5"]).output.split()
-    assert "--distill.rate=0.5" in shown and "--teacher.widths=32-64-128-256" in shown
+    shown = CliRunner().invoke(app, ["settings", "cifar100", "--set", "distill.lr=0.5"]).output.split()
+    assert "--distill.lr=0.5" in shown and "--teacher.widths=32-64-128-256" in shown
     changes = dict(flag.removeprefix("--").split("=") for flag in shown)
     assert with_settings(preset("digits"), changes) == dataclasses.replace(
-        with_settings(preset("cifar100"), {"distill.rate": "0.5"}), name="digits"
+        with_settings(preset("cifar100"), {"distill.lr": "0.5"}), name="digits"
     )
 
 
@@ -189,13 +189,13 @@ def test_official_changes_what_is_documented_as_the_codes_side_and_nothing_else(
 
 
 def test_a_flag_beside_official_wins_and_is_said():
-    given = ["--distill.support_input=normalised", "--distill.rate=0.5", "--distill.real_view", "plain"]
+    given = ["--distill.support_input=normalised", "--distill.lr=0.5", "--distill.real_view", "plain"]
     result = CliRunner().invoke(app, spelled_out(["settings", "digits", "--official", *given]))
     shown = {*result.stdout.split()}
-    assert {"--distill.support_input=normalised", "--distill.real_view=plain", "--distill.rate=0.5"} <= shown
+    assert {"--distill.support_input=normalised", "--distill.real_view=plain", "--distill.lr=0.5"} <= shown
     assert {"--distill.pool_counter=stuck", "--distill.teacher_in_loop=recomputed"} <= shown
     (said,) = result.stderr.splitlines()
-    assert "distill.support_input = normalised (the code: raw)" in said and "distill.rate" not in said
+    assert "distill.support_input = normalised (the code: raw)" in said and "distill.lr" not in said
     assert "distill.real_view = plain (the code: augmented)" in said and "pool_counter" not in said
     agreeing = ["settings", "digits", "--official", "--distill.support_input=raw"]
     assert CliRunner().invoke(app, spelled_out(agreeing)).stderr == ""

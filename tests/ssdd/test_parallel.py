@@ -16,7 +16,7 @@ from ssdd.artifact import locked, read_safetensors
 from ssdd.checkpoint import Checkpoints
 from ssdd.config import InputError, TeacherConfig
 from ssdd.data import load_images
-from ssdd.parallel import ALONE, Processes, joined
+from ssdd.parallel import ALONE, Processes, join_processes
 from ssdd.selection import random_subset
 from ssdd.teachers import read_representations, train_teacher
 
@@ -43,9 +43,9 @@ def test_alone_changes_nothing():
 
 
 def test_share_needs_torchrun_and_a_known_word():
-    with pytest.raises(InputError, match="torchrun"), joined("batch"):
+    with pytest.raises(InputError, match="torchrun"), join_processes("batch"):
         pass
-    with pytest.raises(InputError, match="batch, networks"), joined(otherwise="weights"):
+    with pytest.raises(InputError, match="batch, networks"), join_processes(otherwise="weights"):
         pass
 
 

@@ -122,8 +122,8 @@ def test_ctrl_c_and_sigterm_finish_the_step_and_say_how_to_go_on(whole, tmp_path
     said = kill_at(tmp_path, run, "distill", 5, "distill", "-o", run, *SETTINGS, number=signal.SIGINT)
     assert "stopping" in said and f"ssdd distill --resume {run}" in said and "Traceback" not in said
     kill_at(tmp_path, run, "distill", 30, "distill", "--resume", run, number=signal.SIGTERM)
-    refused = finish(tmp_path, "distill", "--resume", run, "--set", "distill.rate=0.5", code=1)
-    assert "distill.rate = 0.01 there, 0.5 here" in refused
+    refused = finish(tmp_path, "distill", "--resume", run, "--set", "distill.lr=0.5", code=1)
+    assert "distill.lr = 0.01 there, 0.5 here" in refused
     refused = finish(tmp_path, "distill", "--resume", run, "--seed", 4, code=1)
     assert "seed = 0 there, 4 here" in refused
     finish(tmp_path, "distill", "--resume", run)
@@ -214,8 +214,8 @@ def test_resume_of_what_is_no_run(tmp_path):
     assert "one of the two" in finish(tmp_path, "distill", code=1)
     (tmp_path / "run.json").write_text('{"settings": {"distill": {"speed": 1}}, "arguments": {}}')
     assert "speed" in finish(tmp_path, "distill", "--resume", tmp_path, code=1)
-    (tmp_path / "run.json").write_text('{"settings": {"distill": {"rate": "x"}}, "arguments": {}}')
-    assert "DistillConfig.rate: expected a value like" in finish(tmp_path, "distill", "--resume", tmp_path, code=1)
+    (tmp_path / "run.json").write_text('{"settings": {"distill": {"lr": "x"}}, "arguments": {}}')
+    assert "DistillConfig.lr: expected a value like" in finish(tmp_path, "distill", "--resume", tmp_path, code=1)
     for arguments, named in (('{"data": 5}', "arguments.data: expected str, got 5"),
                              ('{"size": "32"}', "arguments.size: expected int, got '32'"),
                              ('{"seed": null}', "arguments.seed: expected int, got None"),

@@ -22,7 +22,7 @@ from .. import (
     ProcessLost,
     Stopped,
     build,
-    chosen_device,
+    choose_device,
     evaluate,
     pretrain,
     read_representations,
@@ -128,7 +128,7 @@ def pretrain_command(
     model: Model = "resnet18",
     epochs: Annotated[int | None, typer.Option(help="Passes over the distilled set (published: 1000).")] = None,
     steps: Annotated[int, typer.Option(help="Optimizer steps, where --epochs is not given.")] = 1000,
-    rate: Annotated[float, typer.Option(help="SGD rate (published: 0.1).")] = 0.1,
+    lr: Annotated[float, typer.Option(help="SGD rate (published: 0.1).")] = 0.1,
     batch: Annotated[int, typer.Option(help="Images a step.")] = 256,
     schedule: Annotated[Literal["constant", "cosine"], typer.Option(help="Published: constant.")] = "constant",
     seed: Annotated[int, typer.Option(help="Fixes the random start.")] = 0,
@@ -146,9 +146,9 @@ def pretrain_command(
     channels, height, width = pairs.images.shape[1:]
     if epochs is not None:
         steps = epochs * max(1, len(pairs) // batch)
-    config = PretrainConfig(steps=steps, batch=batch, rate=rate, schedule=schedule)
+    config = PretrainConfig(steps=steps, batch=batch, lr=lr, schedule=schedule)
     network = seeded(lambda: build(model, channels, (height, width), pairs.targets.shape[1]), seed)
-    network.to(chosen_device(device))
+    network.to(choose_device(device))
     with reports.Display(show=not quiet) as display:
         pretrain(network, pairs, config, seed=seed, report=display)
     save_backbone(network, file, pairs, config, model=model, seed=seed)
@@ -177,7 +177,7 @@ def evaluate_command(
     settings = chosen_settings(data, preset_name, changes, False, None, None)
     if model is not None:
         settings = with_settings(settings, {"student.model": model})
-    pairs, loaded, on = DistilledSet.load(artifact), loaded_images(data, size, classes), chosen_device(device)
+    pairs, loaded, on = DistilledSet.load(artifact), loaded_images(data, size, classes), choose_device(device)
     with reports.Display(show=not quiet) as display:
         test = None
         if teacher or representations or teacher_prefix:

@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 
 import typer
 
-from .. import FORMS, DistilledSet, InputError, Preprocessing, export, read_published, read_scores
+from .. import EXPORT_FORMS, DistilledSet, InputError, Preprocessing, export, read_published, read_scores
 from .. import report as reports
 from .options import ArtifactFile, Classes, Overwrite, Size, loaded_images
 
@@ -15,7 +15,7 @@ from .options import ArtifactFile, Classes, Overwrite, Size, loaded_images
 def export_command(
     artifact: ArtifactFile,
     out: Annotated[Path, typer.Option("--out", "-o", help="New folder.")],
-    form: Annotated[str, typer.Option("--form", help=f"One of {', '.join(FORMS)}.")] = "folder",
+    form: Annotated[str, typer.Option("--form", help=f"One of {', '.join(EXPORT_FORMS)}.")] = "folder",
     labels: Annotated[
         Path | None, typer.Option("--labels", help="For ddranking: FILE.npy with class scores, one row an image.")
     ] = None,

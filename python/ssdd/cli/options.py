@@ -17,12 +17,12 @@ from .. import (
     Teacher,
     cache_directory,
     load_images,
-    place,
+    local_rank,
     read_representations,
     represent,
     train_teacher,
 )
-from ..config import PRESETS, InputError, Preset, Report, departures, official, preset, with_settings
+from ..config import PRESETS, InputError, Report, Settings, departures, official, preset, with_settings
 
 Data = Annotated[
     str,
@@ -44,8 +44,8 @@ Changes = Annotated[
     typer.Option(
         "--set",
         metavar="STAGE.FIELD=VALUE",
-        help="Change a setting, e.g. distill.rate=0.03. Repeatable. "
-        "Each is a flag too, --distill.rate 0.03: `ssdd settings PRESET` prints all.",
+        help="Change a setting, e.g. distill.lr=0.03. Repeatable. "
+        "Each is a flag too, --distill.lr 0.03: `ssdd settings PRESET` prints all.",
     ),
 ]
 Official = Annotated[
@@ -83,8 +83,8 @@ ArtifactFile = Annotated[Path, typer.Argument(metavar="ARTIFACT", help="A distil
 
 def chosen_settings(
     data: str, name: str | None, changes: list[str] | None, code: bool, images: int | None, steps: int | None,
-    begun: Preset | None = None,
-) -> Preset:  # fmt: skip
+    begun: Settings | None = None,
+) -> Settings:  # fmt: skip
     """The preset that was named or fits the data (``begun``: the settings of a run that goes on), with its changes."""
     if begun is not None and name is None:
         settings = begun
@@ -98,18 +98,18 @@ def chosen_settings(
     return official_but_for(settings, pairs) if code else with_settings(settings, pairs)
 
 
-def official_but_for(settings: Preset, changes: Mapping[str, str]) -> Preset:
+def official_but_for(settings: Settings, changes: Mapping[str, str]) -> Settings:
     """The published code's side of ``settings``, then what was asked for by name; says what that keeps from it."""
     settings = with_settings(official(settings), changes)
     kept = [f"{key} = {here} (the code: {word})" for key, (here, word) in departures(settings).items()]
-    if kept and not place():  # of several processes one says it
+    if kept and not local_rank():  # of several processes one says it
         typer.echo(f"--official but for what was asked for by name: {', '.join(kept)}", err=True)
     return settings
 
 
 def say(line: str) -> None:
     """Print a line of what was found on standard error; of several processes one does."""
-    if line and not place():
+    if line and not local_rank():
         typer.echo(line, err=True)
 
 
@@ -128,7 +128,7 @@ def named_teacher(name: str, data: ImageSet, prefix: str | None) -> Teacher:
 
 
 def chosen_teacher(
-    name: str | None, file: str | Path | None, data: ImageSet, settings: Preset, report: Report,
+    name: str | None, file: str | Path | None, data: ImageSet, settings: Settings, report: Report,
     checkpoints: Checkpoints | None = None, device: torch.device | None = None, prefix: str | None = None,
 ) -> tuple[Teacher | None, Representations]:  # fmt: skip
     """The teacher that was asked for (none was: a new one), on ``device``, and its representations, from the cache

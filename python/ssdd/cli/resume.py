@@ -9,7 +9,7 @@ from typing import Any
 
 import typer
 
-from ..config import InputError, Preset, as_dict, from_dict
+from ..config import InputError, Settings, as_dict, current_names, from_dict
 from ..report import write_json
 
 FILE = "run.json"
@@ -27,7 +27,7 @@ OPTIONAL = ("size", "teacher", "representations", "share", "classes", "teacher_p
 class Run:
     """The arguments a run began with. ``data`` and files of the user's as absolute paths: any directory may resume."""
 
-    settings: Preset
+    settings: Settings
     arguments: dict[str, Any]
 
     @classmethod
@@ -40,7 +40,7 @@ class Run:
                 kind = ARGUMENTS.get(key, type(value))
                 if type(value) is not kind and not (value is None and key in OPTIONAL):
                     raise InputError(f"arguments.{key}: expected {kind.__name__}, got {value!r}")
-            return cls(from_dict(Preset(name=""), stored), arguments)
+            return cls(from_dict(Settings(name=""), current_names(stored)), arguments)
         except FileNotFoundError:
             raise InputError(f"resume: {folder} holds no run that can go on (no {FILE})") from None
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:

@@ -15,7 +15,7 @@ _FLAG = re.compile(r"--([a-z]+(?:\.[a-z0-9_]+)+)(?:=(.*))?", re.DOTALL)
 
 
 def spelled_out(arguments: Iterable[str]) -> list[str]:
-    """``--distill.rate 0.03`` and ``--distill.rate=0.03`` as what they stand for: ``--set distill.rate=0.03``."""
+    """``--distill.lr 0.03`` and ``--distill.lr=0.03`` as what they stand for: ``--set distill.lr=0.03``."""
     given, found = iter(arguments), []
     for argument in given:
         flag = _FLAG.fullmatch(argument)

@@ -13,7 +13,7 @@ from typing import Annotated
 import typer
 
 from .. import (
-    WAYS,
+    PARALLEL_MODES,
     Cell,
     Checkpoints,
     Distillation,
@@ -23,11 +23,11 @@ from .. import (
     Stopped,
     cache_directory,
     check_before_training,
-    chosen_device,
+    choose_device,
     evaluate_teacher,
     interruptible,
-    joined,
-    place,
+    join_processes,
+    local_rank,
     represent,
     student,
     train_teacher,
@@ -101,7 +101,7 @@ def teacher(
     begun = Run.read(folder) if resume else None
     if begun:
         data, size, classes = begun.given(context, data=data, size=size, classes=classes)
-    on = chosen_device(device)
+    on = choose_device(device)
     settings = chosen_settings(data, preset_name, changes, False, None, None, begun.settings if begun else None)
     file, loaded = reports.new_file(wanted, overwrite), loaded_images(data, size, classes)
     command = f"ssdd teacher --resume {wanted}"
@@ -149,7 +149,9 @@ def distill(
     device: Device = None,
     share: Annotated[
         str | None,
-        typer.Option("--share", help=f"Under torchrun, what processes share: {', '.join(WAYS)} (default: batch)."),
+        typer.Option(
+            "--share", help=f"Under torchrun, what processes share: {', '.join(PARALLEL_MODES)} (default: batch)."
+        ),
     ] = None,
     overwrite: Overwrite = False,
     quiet: Quiet = False,
@@ -167,7 +169,7 @@ def distill(
             context, data=data, size=size, classes=classes, seed=seed, teacher=teacher, teacher_prefix=teacher_prefix,
             representations=representations,
         )  # fmt: skip
-    on = chosen_device(device, place())
+    on = choose_device(device, local_rank())
     settings = chosen_settings(data, preset_name, changes, code, images, steps, begun.settings if begun else None)
     loaded = loaded_images(data, size, classes)
     if settings.distill.images > len(loaded.x_train):
@@ -183,7 +185,7 @@ def distill(
             teacher, representations, loaded, settings, silent, device=on, prefix=teacher_prefix
         )
     with ExitStack() as stack:
-        processes = stack.enter_context(joined(share, begun.arguments.get("share") if begun else None, on))
+        processes = stack.enter_context(join_processes(share, begun.arguments.get("share") if begun else None, on))
         folder = resume or out or Path()
         if begun and _finished(folder):
             return
@@ -271,4 +273,4 @@ def _write(run: Distillation, folder: Path) -> None:
 
 def _print_probes(cell: Cell) -> None:
     for key, accuracy in cell.probes.items():
-        print(f"probe, {reports.labels_a_class(key.split('/')[1])}: {accuracy:.1f}%")
+        print(f"probe, {reports.labels_per_class(key.split('/')[1])}: {accuracy:.1f}%")

@@ -14,12 +14,12 @@ from .settings import (
     DistillConfig,
     EvaluateConfig,
     FinetuneConfig,
-    Preset,
     PretrainConfig,
+    Settings,
     StudentConfig,
     TeacherConfig,
 )
-from .stored import differences
+from .stored import current_name, current_names, differences
 
 __all__ = [
     "OFFICIAL",
@@ -32,12 +32,14 @@ __all__ = [
     "FinetuneConfig",
     "Event",
     "InputError",
-    "Preset",
+    "Settings",
     "PretrainConfig",
     "Report",
     "StudentConfig",
     "TeacherConfig",
     "as_dict",
+    "current_name",
+    "current_names",
     "departures",
     "differences",
     "from_dict",

@@ -9,7 +9,7 @@ from importlib.metadata import PackageNotFoundError, version
 from typing import Any, TypeVar
 
 from .errors import InputError
-from .settings import Preset
+from .settings import Settings
 
 try:
     VERSION = version("ssdd")
@@ -36,13 +36,13 @@ def _with(settings: _S, path: list[str], key: str, text: str) -> _S:
         raise InputError(f"{key}: no setting {path[0]!r} here; there are {', '.join(names)}")
     old = getattr(settings, path[0])
     if dataclasses.is_dataclass(old) != (len(path) > 1):
-        raise InputError(f"{key}: expected STAGE.FIELD, such as distill.rate")
+        raise InputError(f"{key}: expected STAGE.FIELD, such as distill.lr")
     new = _with(old, path[1:], key, text) if len(path) > 1 else _parse(key, text, old)
     return dataclasses.replace(settings, **{path[0]: new})  # type: ignore[type-var]
 
 
-def with_settings(settings: Preset, changes: Mapping[str, str]) -> Preset:
-    """``settings`` with single fields changed by name, as text: ``{"distill.rate": "0.03"}``.
+def with_settings(settings: Settings, changes: Mapping[str, str]) -> Settings:
+    """``settings`` with single fields changed by name, as text: ``{"distill.lr": "0.03"}``.
 
     Raises :class:`InputError` for an unknown name or a value of the wrong kind.
     """

@@ -91,7 +91,7 @@ class TeacherConfig:
     """Channels of each block; the last one is the length of a representation."""
     epochs: int = 20
     batch: int = 256
-    rate: float = 2e-3
+    lr: float = 2e-3
     """AdamW's largest rate; one-tenth warm-up, then cosine to 0."""
     weight_decay: float = 1e-4
     projector: int = 512
@@ -102,7 +102,7 @@ class TeacherConfig:
     """SimCLR: temperature of the cosines."""
     training: Literal["float32", "bf16"] = "float32"
     """Arithmetic of the backbone while it trains; weights, projector and loss stay float32. "bf16" is for GPUs."""
-    follow: float = 0.99
+    ema: float = 0.99
     """BYOL: share of itself that the slow copy keeps at each step."""
     seed: int = 0
     augment: AugmentConfig = field(default_factory=AugmentConfig)
@@ -112,10 +112,10 @@ class TeacherConfig:
         _at_least_one(self, "epochs", "batch", "projector")
         if self.batch < 2:
             raise InputError(f"TeacherConfig.batch: expected at least 2, to correlate over, got {self.batch}")
-        if self.temperature == 0 or self.follow > 1:
+        if self.temperature == 0 or self.ema > 1:
             raise InputError(
-                f"TeacherConfig: expected temperature above 0 and follow from 0 to 1, "
-                f"got {self.temperature} and {self.follow}"
+                f"TeacherConfig: expected temperature above 0 and ema from 0 to 1, "
+                f"got {self.temperature} and {self.ema}"
             )
 
 
@@ -149,9 +149,9 @@ class DistillConfig:
     """Outer steps. Published: 160,000."""
     batch: int = 1024
     """Real images an outer step (all of them, where the set is smaller)."""
-    rate: float = 0.01
+    lr: float = 0.01
     """AdamW rate for X_s (in pixels of [0, 1]) and Y_s. Published: 1e-5 to 1e-3."""
-    rate_floor: float = 1e-3
+    lr_floor: float = 1e-3
     """The rate falls linearly to this fraction of itself."""
     weight_decay: float = 0.0
     ridge: float = 1e-6
@@ -162,7 +162,7 @@ class DistillConfig:
     """L, networks in the pool."""
     pool_steps: int = 1000
     """T, training steps after which a pool network is replaced by a new one."""
-    pool_rate: float = 0.1
+    pool_lr: float = 0.1
     pool_momentum: float = 0.9
     pool_weight_decay: float = 1e-3
     targets: Literal["learned", "fixed", "tied"] = "learned"
@@ -179,9 +179,9 @@ class DistillConfig:
     support_view: Literal["plain", "augmented"] = "plain"
     """"augmented": each outer step sees a crop (padding ``crop_pad``) and flip of X_s, and the gradient passes
     through it; the pool's networks still train on the plain images."""
-    smooth: float = 0.0
+    tv_weight: float = 0.0
     """Weight of the total variation of X_s beside the outer loss: smoother, more image-like images."""
-    near: float = 0.0
+    init_weight: float = 0.0
     """Weight of the squared distance between X_s and the real images it started from."""
     held_out: int = 0
     """Training images, drawn at random, that no real batch holds: what ``readout_every`` reads out on."""
@@ -235,7 +235,7 @@ class PretrainConfig:
 
     steps: int = 300
     batch: int = 256
-    rate: float = 0.05
+    lr: float = 0.05
     """SGD rate. Published: 0.1, constant, 1000 epochs."""
     momentum: float = 0.9
     weight_decay: float = 1e-3
@@ -264,7 +264,7 @@ class FinetuneConfig:
     """Published: 5,000 or 10,000, on all labels."""
     batch: int = 64
     """Published: 256."""
-    rate: float = 0.01
+    lr: float = 0.01
     weight_decay: float = 5e-4
     crop_pad: int = 4
 
@@ -297,7 +297,7 @@ class EvaluateConfig:
 
 
 @dataclass(frozen=True)
-class Preset:
+class Settings:
     """All settings of a run. ``PRESETS`` holds the named ones; :func:`with_settings` changes single fields."""
 
     name: str

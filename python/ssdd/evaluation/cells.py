@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 from ..artifact import DistilledSet, Preprocessing
-from ..config import InputError, Preset, Report, silent
-from ..data import CPU, ImageSet, sent
+from ..config import InputError, Report, Settings, silent
+from ..data import CPU, ImageSet, to_device
 from ..models import Network, frozen, in_chunks, representation_error, seeded
 from .finetuning import finetune
 from .measures import labelled_rows, probe, standardise
@@ -43,7 +43,7 @@ def evaluate(
     data: ImageSet,
     test_representations: Tensor | None,
     make: Callable[[int], Network],
-    settings: Preset,
+    settings: Settings,
     *,
     seed: int = 0,
     report: Report = silent,
@@ -70,7 +70,7 @@ def evaluate(
 def pretrained(
     pairs: DistilledSet | None,
     make: Callable[[int], Network],
-    settings: Preset,
+    settings: Settings,
     *,
     seed: int = 0,
     report: Report = silent,
@@ -88,7 +88,7 @@ def measure(
     network: Network,
     preprocessing: Preprocessing,
     data: ImageSet,
-    settings: Preset,
+    settings: Settings,
     cell: Cell,
     wanted_output: Tensor | None = None,
     output: bool = True,
@@ -111,7 +111,7 @@ def measure(
 
 
 def evaluate_teacher(
-    train: Tensor, test: Tensor, data: ImageSet, settings: Preset, *, seed: int = 0, report: Report = silent
+    train: Tensor, test: Tensor, data: ImageSet, settings: Settings, *, seed: int = 0, report: Report = silent
 ) -> Cell:
     """The ceiling: probes on the teacher's own representations [N, C]."""
     cell = Cell("teacher", seed, 0.0, probes((train, test), data, settings, seed, "features"))
@@ -119,7 +119,7 @@ def evaluate_teacher(
     return cell
 
 
-def probes(x: tuple[Tensor, ...], data: ImageSet, settings: Preset, seed: int, what: str) -> dict[str, float]:
+def probes(x: tuple[Tensor, ...], data: ImageSet, settings: Settings, seed: int, what: str) -> dict[str, float]:
     """Probes with each number of labels on ``x`` = (training, held-out) features; nothing without labels.
 
     A class that has fewer images gives all of them; a number that most classes cannot give is left out.
@@ -145,5 +145,5 @@ def probes(x: tuple[Tensor, ...], data: ImageSet, settings: Preset, seed: int, w
 def _run(network: Network, preprocessing: Preprocessing, images: Tensor) -> tuple[Tensor, Tensor]:
     """Features and predictions of all ``images``, in main memory."""
     f, device = frozen(network), network.head.weight.device
-    features = torch.cat([in_chunks(f, preprocessing(sent(part, device))) for part in images.split(BATCH)])
+    features = torch.cat([in_chunks(f, preprocessing(to_device(part, device))) for part in images.split(BATCH)])
     return features.cpu(), network.head(features).cpu()

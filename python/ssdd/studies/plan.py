@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal, cast, get_args
 
-from ..config import InputError, Preset, official, preset, with_settings
+from ..config import InputError, Settings, current_name, official, preset, with_settings
 from ..selection import SELECTIONS
 
 _STAGES: dict[str, tuple[str, ...]] = {
@@ -38,7 +38,7 @@ class Row:
     name: str
     source: str
     """One of ``SOURCES``: what the network is pre-trained on."""
-    settings: Preset
+    settings: Settings
     seeds: int
     of: Row | None = None
     """The row whose images a "recomputed" one takes."""
@@ -94,7 +94,7 @@ class Plan:
 
 
 def read_plan(
-    path: str | os.PathLike[str], *, settings: Preset | None = None, seeds: int | None = None
+    path: str | os.PathLike[str], *, settings: Settings | None = None, seeds: int | None = None
 ) -> Plan:
     """Read a study's TOML file. ``settings`` and ``seeds`` take the place of its ``preset`` and ``seeds``.
 
@@ -131,7 +131,7 @@ def read_plan(
     )
 
 
-def _row(table: dict[str, Any], shared: Preset, seeds: int, above: list[Row], path: Path, where: str) -> Row:
+def _row(table: dict[str, Any], shared: Settings, seeds: int, above: list[Row], path: Path, where: str) -> Row:
     _only(table, {"name", "from", "seeds", "official", "set", "of", "later", "teacher", "targets"}, where)
     source = _text(table, "from", where)
     if source not in SOURCES:
@@ -161,7 +161,7 @@ def _changes(table: dict[str, Any], where: str) -> dict[str, str]:
     changes = table.get("set", {})
     if not isinstance(changes, dict) or any(isinstance(value, dict) for value in changes.values()):
         raise InputError(f'{where}: set: expected "stage.field" = value, the name in quotes')
-    return {key: "-".join(map(str, v)) if isinstance(v, list) else str(v) for key, v in changes.items()}
+    return {current_name(key): "-".join(map(str, v)) if isinstance(v, list) else str(v) for key, v in changes.items()}
 
 
 def _only(table: Any, known: set[str], where: str) -> None:
