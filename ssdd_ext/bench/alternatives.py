@@ -12,7 +12,7 @@ from importlib.util import find_spec
 import torch
 from torch import Tensor
 
-from ..krr import explain, krr_mse
+from ..api import explain, krr_mse
 from . import torch_plan
 from .problem import Problem
 from .torch_plan import PlannedKrr

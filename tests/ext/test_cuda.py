@@ -10,7 +10,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 
 import ssdd_ext
 from ssdd_ext import RBF, Linear, Ridge, ops, plan
-from ssdd_ext.krr import call
+from ssdd_ext.api import call
 from ssdd_ext.ops import native
 from ssdd_ext.ops.native import core
 from ssdd_ext.testing import relative_error
