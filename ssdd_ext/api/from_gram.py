@@ -9,7 +9,7 @@ from torch import Tensor
 
 from .. import checks
 from ..ridge import Ridge
-from .call import DEFAULT_RIDGE, NO_KERNEL, Call, Info, prepare
+from .call import DEFAULT_KERNEL, DEFAULT_RIDGE, Call, Info, prepare
 from .gram import solve
 
 
@@ -33,8 +33,8 @@ def krr_from_gram(
     Returns:
         Predictions [..., Q, C]. The keywords are those of :func:`krr`.
     """
-    call, p, info = _predict(k_ss, y_s, k_qs, ridge, on_failure, check_finite, backend, solve_dtype)
-    return call.finish(p, info, return_info)
+    call, p, info = _predict(k_ss, y_s, k_qs, ridge, on_failure, check_finite, backend, solve_dtype, return_info)
+    return call.finish(p, info)
 
 
 def krr_mse_from_gram(
@@ -61,9 +61,9 @@ def krr_mse_from_gram(
     if check_finite:
         checks.finite(y_q=y_q)
     checks.work_dtype(solve_dtype, k_qs=k_qs, y_q=y_q)
-    call, p, info = _predict(k_ss, y_s, k_qs, ridge, on_failure, check_finite, backend, solve_dtype)
+    call, p, info = _predict(k_ss, y_s, k_qs, ridge, on_failure, check_finite, backend, solve_dtype, return_info)
     loss = (p - y_q.to(p.dtype)).square().mean((-2, -1))
-    return call.finish(loss, info, return_info)
+    return call.finish(loss, info)
 
 
 def _predict(
@@ -75,6 +75,7 @@ def _predict(
     check_finite: bool,
     backend: str,
     solve_dtype: torch.dtype | None,
+    return_info: bool,
 ) -> tuple[Call, Tensor, Info]:
     """The call, the predictions in the dtype of the computation, and what happened."""
     ridge = DEFAULT_RIDGE if ridge is None else ridge
@@ -87,7 +88,9 @@ def _predict(
     checks.not_empty("k_ss", k_ss, -1, "support point")
     checks.size("y_s", y_s, -2, k_ss.shape[-1], "k_ss")
     checks.size("k_qs", k_qs, -1, k_ss.shape[-1], "k_ss")
-    call = prepare("krr_from_gram", tensors, NO_KERNEL, ridge, on_failure, check_finite, backend, solve_dtype)
+    call = prepare(
+        "krr_from_gram", tensors, DEFAULT_KERNEL, ridge, on_failure, check_finite, backend, solve_dtype, return_info
+    )
     # K_qs bar = P bar alpha^T is dense whatever the plan: torch's product is the right tool.
     alpha, info = solve(call, call.cast(k_ss), call.cast(y_s))
     with checks.full_precision(k_qs):

@@ -7,17 +7,17 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .. import checks, ops, reference
+from .. import checks
 from ..kernels import Kernel
 from ..ridge import Ridge
-from .call import NO_KERNEL, Call, Info, prepare
+from .call import DEFAULT_KERNEL, Call, Info, prepare
 
 
 def gram(
     x: Tensor,
     z: Tensor | None = None,
     *,
-    kernel: Kernel = NO_KERNEL,
+    kernel: Kernel = DEFAULT_KERNEL,
     check_finite: bool = False,
     backend: str = "auto",
     solve_dtype: torch.dtype | None = None,
@@ -45,13 +45,8 @@ def gram(
     other = x if z is None else z
     checks.product_fits(S=max(1, x.shape[-2]), Q=max(1, other.shape[-2]), batch=max(1, x.shape[:-2].numel()))
     call = prepare("gram", tensors, kernel, None, "nan", check_finite, backend, solve_dtype)
-    x_work = call.features(x)
-    z_work = None if z is None else call.features(z)
-    if call.native:
-        k = ops.gram(x_work, z_work, call.hyper, call.values, kernel.name)
-    else:
-        with checks.full_precision(x):
-            k = reference.gram(x_work, z_work, kernel, call.hyper, call.values)
+    with call.precision(x):
+        k: Tensor = call.run.gram(call.features(x), None if z is None else call.features(z), call.kernel)
     return k if k.dtype == call.result else k.to(call.result)
 
 
@@ -78,12 +73,11 @@ def cholesky(
     """
     tensors = {"a": checks.tensor("a", a)}
     checks.square("a", a)
-    call = prepare("cholesky", tensors, NO_KERNEL, None, on_failure, check_finite, backend, solve_dtype)
-    if call.native:
-        factor, status, jitter = ops.cholesky(call.cast(a), on_failure)
-    else:
-        factor, status, jitter = reference.cholesky(call.cast(a), on_failure)
-    return call.finish(factor, call.checked(status, jitter, a.shape[-1]), return_info)
+    call = prepare(
+        "cholesky", tensors, DEFAULT_KERNEL, None, on_failure, check_finite, backend, solve_dtype, return_info
+    )
+    factor, status, jitter = call.run.cholesky(call.cast(a), **call.options)
+    return call.finish(factor, call.checked(status, jitter, a.shape[-1]))
 
 
 def cholesky_solve(
@@ -109,17 +103,16 @@ def cholesky_solve(
     checks.square("a", a)
     checks.not_empty("a", a, -1, "row")
     checks.size("y", y, -2, a.shape[-1], "a")
-    call = prepare("cholesky_solve", tensors, NO_KERNEL, ridge, on_failure, check_finite, backend, solve_dtype)
+    call = prepare(
+        "cholesky_solve", tensors, DEFAULT_KERNEL, ridge, on_failure, check_finite, backend, solve_dtype, return_info
+    )
     x, info = solve(call, call.cast(a), call.cast(y))
-    return call.finish(x, info, return_info)
+    return call.finish(x, info)
 
 
 def solve(call: Call, a: Tensor, y: Tensor) -> tuple[Tensor, Info]:
     """(A + lambda I)^-1 Y in the dtype of the computation: to round it before the products that follow would undo
     ``solve_dtype``."""
-    hyper, values = call.hyper, call.values
-    if call.native:
-        x, _, status, jitter = ops.solve(a, y, hyper, values, call.ridge, call.on_failure)
-    else:
-        x, status, jitter = reference.cholesky_solve(a, y, call.ridge, hyper, values, call.on_failure)
+    with call.precision(a):
+        x, status, jitter = call.run.cholesky_solve(a, y, call.ridge, **call.options)
     return x, call.checked(status, jitter, a.shape[-1])

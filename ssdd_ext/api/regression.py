@@ -7,10 +7,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .. import checks, ops, reference
+from .. import checks, ops
 from ..kernels import Kernel
 from ..ridge import Ridge
-from .call import DEFAULT_RIDGE, NO_KERNEL, check_problem, prepare
+from .call import DEFAULT_KERNEL, DEFAULT_RIDGE, check_problem, prepare
 
 
 def krr(
@@ -18,7 +18,7 @@ def krr(
     y_s: Tensor,
     x_q: Tensor,
     *,
-    kernel: Kernel = NO_KERNEL,
+    kernel: Kernel = DEFAULT_KERNEL,
     ridge: Ridge | None = None,
     on_failure: str = "raise",
     return_info: bool = False,
@@ -48,14 +48,12 @@ def krr(
     """
     ridge = DEFAULT_RIDGE if ridge is None else ridge
     tensors = check_problem(x_s, y_s, x_q)
-    call = prepare("krr", tensors, kernel, ridge, on_failure, check_finite, backend, solve_dtype)
-    a, b, c = call.features(x_s), call.cast(y_s), call.features(x_q)
-    if call.native:
-        p, status, jitter = ops.krr(a, b, c, call.hyper, call.values, kernel.name, ridge, on_failure)
-    else:
-        with checks.full_precision(x_s):
-            p, status, jitter = reference.krr(a, b, c, kernel, ridge, call.hyper, call.values, on_failure)
-    return call.finish(p, call.checked(status, jitter, x_s.shape[-2]), return_info)
+    call = prepare("krr", tensors, kernel, ridge, on_failure, check_finite, backend, solve_dtype, return_info)
+    with call.precision(x_s):
+        p, status, jitter = call.run.krr(
+            call.features(x_s), call.cast(y_s), call.features(x_q), call.kernel, call.ridge, **call.options
+        )
+    return call.finish(p, call.checked(status, jitter, x_s.shape[-2]))
 
 
 def krr_mse(
@@ -64,7 +62,7 @@ def krr_mse(
     x_q: Tensor,
     y_q: Tensor,
     *,
-    kernel: Kernel = NO_KERNEL,
+    kernel: Kernel = DEFAULT_KERNEL,
     ridge: Ridge | None = None,
     on_failure: str = "raise",
     return_info: bool = False,
@@ -81,40 +79,58 @@ def krr_mse(
         One number a problem, [...]. Q = 0 is an error.
     """
     ridge = DEFAULT_RIDGE if ridge is None else ridge
-    if backend != "torch" and not return_info and not check_finite and solve_dtype is None:
+    if backend in ("auto", "native") and not return_info and not check_finite and solve_dtype is None:
         loss = ops.small_krr_mse(x_s, y_s, x_q, y_q, kernel, ridge, on_failure)
         if loss is not None:
             return loss
     tensors = check_problem(x_s, y_s, x_q, checks.tensor("y_q", y_q))
-    call = prepare("krr_mse", tensors, kernel, ridge, on_failure, check_finite, backend, solve_dtype)
-    a, b, c, d = call.features(x_s), call.cast(y_s), call.features(x_q), call.cast(y_q)
-    if call.native:
-        loss, status, jitter = ops.krr_mse(a, b, c, d, call.hyper, call.values, kernel.name, ridge, on_failure)
-    else:
-        with checks.full_precision(x_s):
-            loss, status, jitter = reference.krr_mse(a, b, c, d, kernel, ridge, call.hyper, call.values, on_failure)
-    return call.finish(loss, call.checked(status, jitter, x_s.shape[-2]), return_info)
+    call = prepare("krr_mse", tensors, kernel, ridge, on_failure, check_finite, backend, solve_dtype, return_info)
+    with call.precision(x_s):
+        loss, status, jitter = call.run.krr_mse(
+            call.features(x_s), call.cast(y_s), call.features(x_q), call.cast(y_q), call.kernel, call.ridge, **call.options
+        )
+    return call.finish(loss, call.checked(status, jitter, x_s.shape[-2]))
 
 
 def explain(
     x_s: Tensor,
     y_s: Tensor,
     x_q: Tensor,
+    y_q: Tensor | None = None,
     *,
-    kernel: Kernel = NO_KERNEL,
+    kernel: Kernel = DEFAULT_KERNEL,
+    ridge: Ridge | None = None,
+    on_failure: str = "raise",
+    return_info: bool = False,
+    check_finite: bool = False,
     backend: str = "auto",
+    solve_dtype: torch.dtype | None = None,
 ) -> str:
-    """What :func:`krr` would run on these tensors, and the costs that it was picked from. Computes nothing.
+    """Name the backend and the plan that :func:`krr` (with ``y_q``: :func:`krr_mse`) would run, and why.
+
+    Computes nothing.
+
+    Args:
+        x_s, y_s, x_q, y_q: as in :func:`krr` and :func:`krr_mse`; only shapes, dtypes, devices and ``requires_grad``
+            matter, so tensors on the "meta" device show what a device without the native core would run.
+        kernel, ridge, on_failure, return_info, check_finite, backend, solve_dtype: as in :func:`krr`, same defaults.
 
     Returns:
-        The backend (and, where it is the reference, why), the plan of each pass, its order of the factor, and the
-        modelled costs of every legal order of the products: multiply-adds on the CPU, microseconds on a GPU.
+        The backend and why it was picked, the plan of each pass with its order of the factor, and the modelled costs of
+        every legal order of the products: multiply-adds on the CPU, microseconds on a GPU.
+
+    Raises:
+        TypeError, ValueError: what :func:`krr` would raise for these arguments.
     """
-    tensors = check_problem(x_s, y_s, x_q)
-    call = prepare("explain", tensors, kernel, None, "nan", False, backend, None)
-    if not call.native:
-        return f"torch reference ({ops.unavailable(x_s.device, kernel) or 'asked for'}): dual, dense"
-    return ops.explain(x_s, y_s, x_q, call.hyper, call.values, kernel.name)
+    ridge = DEFAULT_RIDGE if ridge is None else ridge
+    tensors = check_problem(x_s, y_s, x_q, None if y_q is None else checks.tensor("y_q", y_q))
+    call = prepare("explain", tensors, kernel, ridge, on_failure, check_finite, backend, solve_dtype, return_info)
+    a, b, c = call.features(x_s), call.cast(y_s), call.features(x_q)
+    if call.backend == "torch":
+        return f"torch reference ({call.why}): dual, dense, factor of order {x_s.shape[-2]}"
+    if call.backend == "planned":
+        return f"planned PyTorch ({call.why}): {ops.planned.explain(a, b, c, call.kernel)}"
+    return f"native ({call.why}), {ops.explain(a, b, c, call.kernel, call.ridge)}"
 
 
 def build_info() -> dict[str, Any]:

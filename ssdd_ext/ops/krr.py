@@ -9,8 +9,9 @@ import torch
 from torch import Tensor
 
 from .. import plan
-from ..kernels import KERNELS
+from ..kernels import KERNELS, Kernel
 from ..ridge import KINDS, Ridge
+from .hyper import pack
 from .native import (
     KERNEL_CODES,
     core,
@@ -242,32 +243,34 @@ def _needs(*tensors: Tensor | None) -> list[bool]:
     return [grad and t is not None and t.requires_grad for t in tensors]
 
 
+def _call(
+    x_s: Tensor, y_s: Tensor, x_q: Tensor, y_q: Tensor | None, kernel: Kernel, ridge: Ridge, on_failure: str
+) -> Any:
+    hyper, values = pack(kernel, ridge, x_s.shape[:-2], y_s.dtype, x_s.device)
+    needs = _needs(x_s, y_s, x_q, hyper)
+    return _krr_op(x_s, y_s, x_q, y_q, hyper, values, kernel.name, ridge.kind, ridge.detach, on_failure, needs)
+
+
 def krr(
-    x_s: Tensor, y_s: Tensor, x_q: Tensor, hyper: Tensor | None, values: list[float], kernel: str, ridge: Ridge,
-    on_failure: str,
-) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
-    """(predictions, status, jitter)."""
-    r = _krr_op(
-        x_s, y_s, x_q, None, hyper, values, kernel, ridge.kind, ridge.detach, on_failure, _needs(x_s, y_s, x_q, hyper)
-    )
+    x_s: Tensor, y_s: Tensor, x_q: Tensor, kernel: Kernel, ridge: Ridge, on_failure: str
+) -> tuple[Tensor, Tensor, Tensor]:
+    """(predictions [..., Q, C], status, jitter)."""
+    r = _call(x_s, y_s, x_q, None, kernel, ridge, on_failure)
     return r[0], r[7], r[6]
 
 
 def krr_mse(
-    x_s: Tensor, y_s: Tensor, x_q: Tensor, y_q: Tensor, hyper: Tensor | None, values: list[float], kernel: str,
-    ridge: Ridge, on_failure: str,
-) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
-    """(loss, status, jitter)."""
-    r = _krr_op(
-        x_s, y_s, x_q, y_q, hyper, values, kernel, ridge.kind, ridge.detach, on_failure, _needs(x_s, y_s, x_q, hyper)
-    )
+    x_s: Tensor, y_s: Tensor, x_q: Tensor, y_q: Tensor, kernel: Kernel, ridge: Ridge, on_failure: str
+) -> tuple[Tensor, Tensor, Tensor]:
+    """(loss [...], status, jitter)."""
+    r = _call(x_s, y_s, x_q, y_q, kernel, ridge, on_failure)
     return r[1], r[7], r[6]
 
 
-def explain(
-    x_s: Tensor, y_s: Tensor, x_q: Tensor, hyper: Tensor | None, values: list[float], kernel: str
-) -> str:
-    problem = _problem(x_s, y_s, x_q.shape[-2], hyper, values, kernel, [True, True, x_q.requires_grad])
+def explain(x_s: Tensor, y_s: Tensor, x_q: Tensor, kernel: Kernel, ridge: Ridge) -> str:
+    """The plan of both passes, in words, for gradients to the support and, if x_q asks for it, to the queries."""
+    hyper, values = pack(kernel, ridge, x_s.shape[:-2], y_s.dtype, x_s.device)
+    problem = _problem(x_s, y_s, x_q.shape[-2], hyper, values, kernel.name, [True, True, x_q.requires_grad])
     n = plan.order(problem.s, problem.d, problem.linear, problem.bordered)
-    kept = _kept_rows(x_s, y_s, problem.q, hyper, values, kernel)
-    return f"native, factor of order {n}, K_qs {'kept' if kept else 'not kept'}; {plan.choose(problem, gpu(x_s))}"
+    kept = _kept_rows(x_s, y_s, problem.q, hyper, values, kernel.name)
+    return f"factor of order {n}, K_qs {'kept' if kept else 'not kept'}; {plan.choose(problem, gpu(x_s))}"

@@ -16,12 +16,13 @@ from functools import lru_cache
 from typing import Any
 
 from . import gpu as gpu_model
-from .gpu import Gpu
+from .gpu import PLANNED_SOURCE, Gpu, planned_is_faster
 from .problem import Problem, is_primal
 
 __all__ = [
-    "BACKWARD", "CODES", "FORWARD", "K_QS_BYTES", "STAND_IN", "Gpu", "Plan", "Problem", "backward_costs", "choose",
-    "force", "forward_costs", "is_forced", "is_primal", "kept_queries", "order", "saved_rows",
+    "BACKWARD", "CODES", "FORWARD", "K_QS_BYTES", "PLANNED_SOURCE", "STAND_IN", "Gpu", "Plan", "Problem",
+    "backward_costs", "choose", "force", "forward_costs", "is_forced", "is_primal", "kept_queries", "order", "planned_is_faster",
+    "saved_rows",
 ]  # fmt: skip
 
 FORWARD = ("dense", "low_rank", "primal")

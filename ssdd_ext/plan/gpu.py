@@ -31,6 +31,24 @@ JOIN = 350.0  # of one split's sums of a tile, which the block that is done last
 FILL = 2500.0  # from a launch's first load to its last store, where nothing overlaps it
 
 
+# Where planned PyTorch (cuBLAS and cuSOLVER under it) was measured to take less time on a GPU than the native kernels,
+# linear kernel in float32, one problem: native 557 us and planned 355 us at S=100 Q=1024 D=4096 C=512, 3428 and 2949 us
+# at S=1000 Q=1024 D=8192 C=512; but 79 and 117 us at S=2 Q=2 D=4 C=1.
+PLANNED_SOURCE = "benchmarks/results/gpu-h100/rows.jsonl"
+# (least S, least Q, least D, least C, most problems in a batch): problems at least as large as one of these rows run
+# planned PyTorch under backend="auto". An empty tuple turns that off.
+PLANNED_IS_FASTER: tuple[tuple[int, int, int, int, int], ...] = ((100, 1024, 4096, 512, 1),)
+
+
+def planned_is_faster(p: Problem) -> bool:
+    """True if planned PyTorch was measured to be faster than the native kernels at such sizes on a GPU."""
+    if not p.linear or p.itemsize != 4 or p.feature_bytes != 4 or is_primal(p):
+        return False
+    return any(
+        p.s >= s and p.q >= q and p.d >= d and p.c >= c and p.batch <= batch for s, q, d, c, batch in PLANNED_IS_FASTER
+    )
+
+
 @dataclass(frozen=True)
 class Gpu:
     """The constants of a device; the defaults are an H100 SXM's."""
