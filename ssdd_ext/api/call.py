@@ -154,7 +154,7 @@ def converted(held: Held, dtype: torch.dtype) -> Held:
     if held is None:
         return held
     own = {field.name: getattr(held, field.name) for field in fields(held)}
-    wrong = {n: v.to(dtype) for n, v in own.items() if isinstance(v, Tensor) and v.dtype != dtype}
+    wrong: dict[str, Any] = {n: v.to(dtype) for n, v in own.items() if isinstance(v, Tensor) and v.dtype != dtype}
     return replace(held, **wrong) if wrong else held
 
 

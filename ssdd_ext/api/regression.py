@@ -50,9 +50,8 @@ def krr(
     tensors = check_problem(x_s, y_s, x_q)
     call = prepare("krr", tensors, kernel, ridge, on_failure, check_finite, backend, solve_dtype, return_info)
     with call.precision(x_s):
-        p, status, jitter = call.run.krr(
-            call.features(x_s), call.cast(y_s), call.features(x_q), call.kernel, call.ridge, **call.options
-        )
+        inputs = call.features(x_s), call.cast(y_s), call.features(x_q)
+        p, status, jitter = call.run.krr(*inputs, call.kernel, call.ridge, **call.options)
     return call.finish(p, call.checked(status, jitter, x_s.shape[-2]))
 
 
@@ -86,9 +85,8 @@ def krr_mse(
     tensors = check_problem(x_s, y_s, x_q, checks.tensor("y_q", y_q))
     call = prepare("krr_mse", tensors, kernel, ridge, on_failure, check_finite, backend, solve_dtype, return_info)
     with call.precision(x_s):
-        loss, status, jitter = call.run.krr_mse(
-            call.features(x_s), call.cast(y_s), call.features(x_q), call.cast(y_q), call.kernel, call.ridge, **call.options
-        )
+        inputs = call.features(x_s), call.cast(y_s), call.features(x_q), call.cast(y_q)
+        loss, status, jitter = call.run.krr_mse(*inputs, call.kernel, call.ridge, **call.options)
     return call.finish(loss, call.checked(status, jitter, x_s.shape[-2]))
 
 
@@ -130,7 +128,7 @@ def explain(
         return f"torch reference ({call.why}): dual, dense, factor of order {x_s.shape[-2]}"
     if call.backend == "planned":
         return f"planned PyTorch ({call.why}): {ops.planned.explain(a, b, c, call.kernel)}"
-    return f"native ({call.why}), {ops.explain(a, b, c, call.kernel, call.ridge)}"
+    return f"native ({call.why}), {ops.explain(a, b, c, call.kernel, call.ridge or ridge)}"
 
 
 def build_info() -> dict[str, Any]:

@@ -34,7 +34,7 @@ _PLAIN = (Tensor, torch.nn.Parameter)
 _spare: list[Tensor] = []
 _MOST_SPARE = 4
 
-Planned = tuple[list[int], int, int]
+Planned = tuple[core.KrrShape, int, int]
 Call = tuple[Planned, list[float], int]
 
 

@@ -103,7 +103,7 @@ def test_around_the_border_of_the_primal(kernel, d_more):
 @pytest.mark.parametrize("size", [1, 1 << 12, 1 << 15])
 def test_queries_in_chunks(kernel, size, monkeypatch):
     """A small allowance for K_qs: queries in several chunks, K_qs not kept, the same numbers."""
-    monkeypatch.setattr(plan, "K_QS_BYTES", size)
+    monkeypatch.setattr(plan.problem, "K_QS_BYTES", size)
     plan._choose.cache_clear()
     try:
         row = Problem("chunks", 15, 333, 21, 13, kernel, Ridge.mean_trace(1e-2), batch=(2,))

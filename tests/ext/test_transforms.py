@@ -211,10 +211,11 @@ def compile_and_compare(loss, random, sizes, batch=()):
     "kernel, on_failure, batch", [("linear", "raise", ()), ("linear", "nan", (2,)), ("rbf", "jitter", ())]
 )
 def test_compile_once_for_all_shapes_on_native(kernel, on_failure, batch, random, fresh_compiler, monkeypatch):
-    monkeypatch.setattr(plan, "K_QS_BYTES", 1 << 14)
+    monkeypatch.setattr(plan.problem, "K_QS_BYTES", 1 << 14)
     plan._choose.cache_clear()
     try:
-        kept = {(s, q, d, c): plan.kept_queries(s, q, d, c, kernel == "linear", True, 8) for s, q, d, c in SIZES}
+        linear = kernel == "linear"
+        kept = {sizes: plan.Problem(*sizes, linear, bordered=True, itemsize=8).kept_queries for sizes in SIZES}
         assert set(kept.values()) > {0} and (kernel == "rbf" or {d < s for s, _, d, _ in kept} == {True, False})
         compile_and_compare(loss_of("native", TWO[kernel], on_failure), random, SIZES, batch)
     finally:
