@@ -94,9 +94,10 @@ def pick_backend(backend: str, device: torch.device, kernel: Kernel, sizes: plan
     """(backend, why) for ``backend="auto"`` or a backend that was asked for."""
     if backend == "torch":
         return "torch", "asked for"
-    no_native, no_planned = ops.unavailable(device, kernel), ops.planned.unavailable()
+    no_native = ops.unavailable(device, kernel)
     if backend == "native":
         return ("native", "asked for") if no_native is None else ("", no_native)
+    no_planned = None if backend == "auto" and no_native is None else ops.planned.unavailable()
     if backend == "planned":
         return ("planned", "asked for") if no_planned is None else ("", no_planned)
     if no_native is None:
@@ -136,9 +137,12 @@ def prepare(
     if check_finite:
         checks.finite(**tensors)
     batch = checks.batch_shape(**{n: t.shape[:-2] for n, t in tensors.items()})
-    batch = _with_hyper_parameters(batch, (*kernel.parameters, None if ridge is None else ridge.value), device)
+    given = (*kernel.parameters, None if ridge is None else ridge.value)
+    tensors_given = [p for p in given if isinstance(p, Tensor)]
+    if tensors_given:
+        batch = _with_hyper_parameters(batch, tensors_given, device)
+        kernel, ridge = converted(kernel, work), converted(ridge, work)
     sizes = _sizes(tensors, kernel, work, batch) if device.type == "cuda" and backend == "auto" else None
-    kernel, ridge = converted(kernel, work), converted(ridge, work)
     picked, why = pick_backend(backend, device, kernel, sizes)
     if not picked:
         raise ValueError(f"backend: {backend!r} cannot run {op} here: {why}; use backend='auto' or backend='torch'")
@@ -158,11 +162,8 @@ def converted(held: Held, dtype: torch.dtype) -> Held:
     return replace(held, **wrong) if wrong else held
 
 
-def _with_hyper_parameters(batch: torch.Size, parameters: tuple[Any, ...], device: torch.device) -> torch.Size:
-    """The batch shape with that of the tensors among the hyper-parameters in it."""
-    tensors = [p for p in parameters if isinstance(p, Tensor)]
-    if not tensors:
-        return batch
+def _with_hyper_parameters(batch: torch.Size, tensors: list[Tensor], device: torch.device) -> torch.Size:
+    """The batch shape with that of the hyper-parameters' tensors in it."""
     for p in tensors:
         if p.device != device and p.dim() > 0:
             raise ValueError(f"hyper-parameters: expected device {device}, where the inputs are, got {p.device}")
