@@ -1,6 +1,6 @@
 // KRR forward on the GPU, composed of products (product.cuh) and one factorisation (factor.cuh) for the whole batch on
 // one stream; see krr.h for the plans. Launches: dense 3 and 2 a chunk of queries, low rank 6, primal 5 (bordered
-// 8); one fewer where the Gram matrix is fused into the factorisation, one more where more than 64 columns take
+// 8); one fewer where the Gram matrix is fused into the factorisation, one more if more than 32 columns take
 // a solve of their own (factor_small.cu), 4 more for a factor larger than one block. The loss comes with the predictions,
 // and what a failed problem leaves is NaN as it is written. Nothing comes back to the host.
 //
@@ -98,9 +98,17 @@ class Forward : KrrPass<T> {
   void predict(Product<T> p, int64_t q0 = 0) {
     p.lambda_of = a.aux + 1;
     if (a.y_q) p.add = from(a.y_q, q0), p.add_factor = -1;
-    if (a.loss)
-      p.squares = {a.loss, w.partial, tickets(), prediction_tiles(s, q0), prediction_tiles(s, s.q),
+    if (a.loss) {
+      // Chunks of queries leave their parts one behind the other; the last chunk may be smaller.
+      const auto parts = [&](int64_t rows) {
+        Product<T> chunk = p;
+        chunk.m = rows;
+        return rows > 0 ? tiles_in(chunk) : 0;
+      };
+      const int64_t chunk = s.plan == Plan::dense ? s.chunk : std::max<int64_t>(1, s.q);
+      p.squares = {a.loss, w.partial, tickets(), q0 / chunk * parts(chunk), s.q / chunk * parts(chunk) + parts(s.q % chunk),
                    1.0 / (static_cast<double>(s.q) * static_cast<double>(s.c))};
+    }
     run(p);
   }
 

@@ -28,7 +28,7 @@ struct KrrWork {
 // The chunk is planned for one problem; here all problems have one at a time.
 KrrShape with_chunk_for_batch(KrrShape shape);
 
-// Tiles of one problem's predictions for the first q queries, which come in chunks.
+// Most tiles of one problem's predictions for the first q queries, which come in chunks.
 inline int64_t prediction_tiles(const KrrShape& s, int64_t q) {
   return s.plan == Plan::dense ? q / s.chunk * tiles_of(s.chunk, s.c) + tiles_of(q % s.chunk, s.c) : tiles_of(q, s.c);
 }

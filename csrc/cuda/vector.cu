@@ -93,7 +93,10 @@ SIMT_KERNEL(kThreads) after_solve_kernel(Solved<T> s, int64_t parts) {
   const int64_t end = begin + kPart < count ? begin + kPart : count;
   const bool bad = failed(s.aux, b);
   double sum = 0;
-  for (int64_t e = begin + simt::thread(); e < end; e += kThreads) sum += hand_on(s, b, e / s.columns, e % s.columns, bad);
+  for (int64_t e = begin + simt::thread(); e < end; e += kThreads) {
+    const T u = bad ? simt::nan<T>() : simt::load(s.u + b * count + e);
+    sum += hand_on(s, b, e / s.columns, e % s.columns, u, bad);
+  }
   set_lambda_bar<kThreads>(s, b, part, parts, sum);
 }
 
@@ -187,7 +190,7 @@ int64_t parts_of(int64_t count) { return std::max<int64_t>(1, (count + kPart - 1
 }  // namespace
 
 int64_t solved_room(int64_t batch, int64_t rows, int64_t columns) {
-  return batch * std::max(parts_of(rows * columns), columns / kTile + 1);  // the solve's blocks have 64 columns each
+  return batch * std::max(parts_of(rows * columns), columns / kNarrowColumns + 1);
 }
 
 template <class T>

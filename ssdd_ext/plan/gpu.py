@@ -19,25 +19,26 @@ CHIP, SHORTEST, MOST_SPLITS = 264, 128, 16  # splits of a long k (product.cuh, p
 TENSOR_FROM = 48  # k from which float products run on the tensor cores
 BLOCKS = 3  # of one multiprocessor, that a product's tiles fill it with
 WARP_LIMIT, STRIP, SQUARE, WARPS = 32, 16, 32, 8  # triangle.cuh, factor_fused.cu
-COLUMNS = 64  # of x that one block solves
+PASS, PASSES_UP_TO = 16, 32  # columns that a block solves behind its factor: per pass, and at most
+COLUMNS, NARROW = 64, 8  # of x in a tile; in the narrowest block of a solve
 
 # Cycles, counted in the instructions of the kernels.
-PIVOT = 130.0  # of the chain: a square root, a reciprocal, shuffles and an update
+PIVOT = 140.0  # a shuffle, a multiply-add and a reciprocal root, and a sixteenth of a strip's update and panel
 STAGE = 250.0  # the least that 16 features take in the fused kernel: a barrier, copies, loads
-TILE_CHAIN = 26000.0  # of 64 pivots, the inverse, three products and an update behind their flags (factor_large.cu)
-SOLVE_CHAIN = 9000.0  # of one tile of the solve: the last update and three products
-SUBSTITUTE = 2500.0  # of 16 rows in one block, both ways
+TILE_CHAIN = 20000.0  # of 64 pivots, a substitution, a product, and semaphores with the tiles behind (factor_large.cu)
+SOLVE_CHAIN = 9000.0  # of one tile of the solve: the last product, a substitution and a semaphore
+SUBSTITUTE = 900.0  # of 16 rows in one block, both ways
 JOIN = 350.0  # of one split's sums of a tile, which the block that is done last reads (join.cuh)
 FILL = 2500.0  # from a launch's first load to its last store, where nothing overlaps it
 
 
-# Where planned PyTorch (cuBLAS and cuSOLVER under it) was measured to take less time on a GPU than the native kernels,
-# linear kernel in float32, one problem: native 557 us and planned 355 us at S=100 Q=1024 D=4096 C=512, 3428 and 2949 us
-# at S=1000 Q=1024 D=8192 C=512; but 79 and 117 us at S=2 Q=2 D=4 C=1.
+# Sizes at which planned PyTorch (cuBLAS and cuSOLVER under it) was measured to take less time on a GPU than the native
+# kernels. Each row is (least S, least Q, least D, least C, most problems in a batch): linear kernels in float32 that are
+# not primal and at least as large as one row run planned PyTorch under backend="auto". The table is empty, which turns
+# that off: the native kernels are faster in every row of PLANNED_SOURCE (graph replay in microseconds, native and planned
+# PyTorch: 48 and 117 at S=2, 239 and 351 at S=100 D=4096 C=512, 2303 and 2928 at S=1000 D=8192 C=512).
 PLANNED_SOURCE = "benchmarks/results/gpu-h100/rows.jsonl"
-# (least S, least Q, least D, least C, most problems in a batch): problems at least as large as one of these rows run
-# planned PyTorch under backend="auto". An empty tuple turns that off.
-PLANNED_IS_FASTER: tuple[tuple[int, int, int, int, int], ...] = ((100, 1024, 4096, 512, 1),)
+PLANNED_IS_FASTER: tuple[tuple[int, int, int, int, int], ...] = ()
 
 
 def planned_is_faster(p: Problem) -> bool:
@@ -89,19 +90,23 @@ class Gpu:
         )
 
 
-def shared_pitch(n: int) -> int:
-    """As triangle.cuh."""
-    return next(p for p in range(n, n + 32) if p % 32 in (5, 13, 29))
+def shared_pitch(n: int, itemsize: int) -> int:
+    """As triangle.cuh: an odd number of 16 bytes."""
+    wide = 16 // itemsize
+    return (math.ceil(n / wide) | 1) * wide
 
 
 def block_bytes(n: int, itemsize: int, fused: bool) -> int:
-    """Shared memory of a one-block factorisation; fused: with two stages of features."""
-    elements, rows = n * shared_pitch(n) + 2 * n + 12, math.ceil(n / SQUARE) * SQUARE
-    return itemsize * (elements + (2 * rows * (STRIP + 16 // itemsize) + 4 if fused else 0))
+    """Shared memory of a one-block factorisation; fused: two stages of features where the work comes later."""
+    rows, strips = math.ceil(n / SQUARE) * SQUARE, math.ceil(n / STRIP) * STRIP
+    working = STRIP * SQUARE + strips * PASS
+    if fused:
+        working = max(working, 2 * rows * (STRIP + 16 // itemsize))
+    return itemsize * (n * shared_pitch(n, itemsize) + strips + n + working) + 64
 
 
 def fits_block(gpu: Gpu, n: int, itemsize: int, fused: bool = False) -> bool:
-    return n <= 256 and block_bytes(n, itemsize, fused) <= gpu.shared - 64
+    return n <= 256 and block_bytes(n, itemsize, fused) <= gpu.shared - 256
 
 
 @dataclass
@@ -157,7 +162,9 @@ class Cost:
         return multiply_adds / (85 if self.itemsize == 4 else 40)
 
     def _substitution(self, n: int, c: int) -> tuple[float, float]:
-        return (math.ceil(n / STRIP) * SUBSTITUTE, self._units(n * n * min(c, COLUMNS))) if c else (0.0, 0.0)
+        """Of c columns in one block: in passes if they are few."""
+        passes = math.ceil(c / PASS) if c <= PASSES_UP_TO else 1
+        return (passes * math.ceil(n / STRIP) * SUBSTITUTE, self._units(n * n * c)) if c else (0.0, 0.0)
 
     def factor(self, n: int, c: int) -> None:
         """Cholesky of order n with the solve of c columns."""
@@ -166,10 +173,10 @@ class Cost:
             waves = max(1.0, self.batch / (gpu.multiprocessors * 8))
             self.launch(waves * (PIVOT * n + 40.0 * n * math.ceil(c / 32)) / gpu.clock)
         elif fits_block(gpu, n, self.itemsize):
-            chain, work = self._substitution(n, c if c <= COLUMNS else 0)
+            chain, work = self._substitution(n, c if c <= PASSES_UP_TO else 0)
             room = block_bytes(n, self.itemsize, False)
             self._blocks(self.batch, chain + PIVOT * n, work + self._units(n**3 / 6), room)
-            if c > COLUMNS:
+            if c > PASSES_UP_TO:
                 self.solve(n, c)
         else:
             tiles = math.ceil(n / TILE)
@@ -187,8 +194,10 @@ class Cost:
     def solve(self, n: int, c: int, follows: bool = False) -> None:
         """With a factor; follows: what is made of the backward's u, beyond one block in a launch of its own."""
         if n <= WARP_LIMIT or fits_block(self.gpu, n, self.itemsize):
-            chain, work = self._substitution(n, c)
-            self._blocks(self.batch * math.ceil(c / COLUMNS), chain, work, block_bytes(n, self.itemsize, False))
+            wide = self.batch * math.ceil(c / 32) >= CHIP // 2
+            width = 32 if wide else NARROW
+            chain, work = math.ceil(n / STRIP) * SUBSTITUTE, self._units(n * n * width)
+            self._blocks(self.batch * math.ceil(c / width), chain, work, block_bytes(n, self.itemsize, False))
         else:
             self.launch(FILL / self.gpu.clock)
             self._solve_tiles(n, c)
@@ -204,14 +213,14 @@ class Cost:
         stage = 12 * STRIP * min(WARPS, squares * groups) / groups
         stage *= (1 if linear else 1.3) * (1 if self.itemsize == 4 else 2.5)
         stages = rounds * math.ceil(d / STRIP)
-        chain, work = self._substitution(n, c if c <= COLUMNS else 0)
+        chain, work = self._substitution(n, c if c <= PASSES_UP_TO else 0)
         chain += PIVOT * n + stages * max(0.0, STAGE - stage)
         work += self._units(n**3 / 6) + stages * stage
         before = self.seconds
         self._blocks(self.batch, chain, work, block_bytes(n, self.itemsize, True))
         moved = self.batch * n * (d * feature_bytes + 2 * n * self.itemsize)
         self.seconds = max(self.seconds, before + self.gpu.launch + moved / self.gpu.bandwidth)
-        if c > COLUMNS:
+        if c > PASSES_UP_TO:
             self.solve(n, c)
 
 
