@@ -105,9 +105,7 @@ def pick_backend(backend: str, device: torch.device, kernel: Kernel, sizes: plan
             return "planned", f"measured to be faster on a GPU: {plan.PLANNED_SOURCE}"
         return "native", "it can run"
     if no_planned is not None:
-        return "torch", no_native
-    if ops.in_forward_mode():
-        return "torch", f"{no_native}, and planned PyTorch has no forward mode"
+        return "torch", f"{no_native}; {no_planned}"
     return "planned", no_native
 
 

@@ -12,10 +12,9 @@ from .cholesky import cholesky, cholesky_solve
 from .gram import gram
 from .krr import explain, krr, krr_mse
 from .native import build_info, gpu, unavailable
-from .register import in_forward_mode
 from .small import plan_small, small_krr_mse
 
 __all__ = [
-    "build_info", "cholesky", "cholesky_solve", "explain", "gpu", "gram", "in_forward_mode", "krr", "krr_mse",
+    "build_info", "cholesky", "cholesky_solve", "explain", "gpu", "gram", "krr", "krr_mse",
     "planned", "plan_small", "small_krr_mse", "unavailable",
 ]  # fmt: skip

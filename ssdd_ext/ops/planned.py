@@ -25,7 +25,7 @@ from ..reference import gram as reference_gram
 from ..ridge import Ridge
 from .gram import gram_backward, gram_setup, has_float64
 from .hyper import number_if_constant, pack
-from .register import vmap_rule
+from .register import in_forward_mode, vmap_rule
 
 # Rows of a panel of the Gram matrix: enough for full-speed products, few enough to save most of the upper half.
 PANEL = 256
@@ -35,7 +35,9 @@ Number = float | Tensor
 
 def unavailable() -> str | None:
     """Why planned PyTorch cannot run here, or None."""
-    return "torch.jit.trace cannot record its gradients" if torch.jit.is_tracing() else None
+    if torch.jit.is_tracing():
+        return "torch.jit.trace cannot record its gradients"
+    return "planned PyTorch has no forward mode" if in_forward_mode() else None
 
 
 # --- one factorisation ------------------------------------------------------------------------------
@@ -86,13 +88,6 @@ class _Function(torch.autograd.Function):
     @classmethod
     def vmap(cls, info: Any, in_dims: tuple[Any, ...], *args: Any) -> Any:
         return vmap_rule(cls.apply)(info, in_dims, *args)
-
-    @staticmethod
-    def jvp(ctx: Any, *tangents: Any) -> Any:
-        raise NotImplementedError(
-            "ssdd_ext: forward-mode differentiation through planned PyTorch is not implemented; pass backend='torch', "
-            "whose reference has it"
-        )
 
 
 def _save_fit(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:

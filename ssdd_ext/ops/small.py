@@ -103,9 +103,10 @@ class _SmallMse(torch.autograd.Function):
     def backward(ctx: Any, grad: Tensor) -> Any:
         bars, again = ctx.bars, torch.is_grad_enabled()
         # Bars handed out before: a second backward through a retained graph. torch refuses inputs changed since.
-        inputs = ctx.saved_tensors if bars is None or again else ()
+        inputs: Any = ctx.saved_tensors if bars is None or again else ()
         if bars is None:
-            bars = _run(*inputs, ctx.needs_input_grad, ctx.call)[1]
+            x_s, y_s, x_q, y_q = inputs
+            bars = _run(x_s, y_s, x_q, y_q, ctx.needs_input_grad, ctx.call)[1]
         if again:
             return (*_Once.apply(grad, *bars, *inputs[:3]), None, None)
         if grad.dim() == 0 and _is_one(grad):
@@ -175,7 +176,7 @@ def plan_small(
         return None
     if not x_s.dim() == y_s.dim() == x_q.dim() == y_q.dim():  # batch dimensions to broadcast
         return None
-    values = [*kernel.parameters, ridge.value]
+    values: list[Any] = [*kernel.parameters, ridge.value]
     if kernel.name not in KERNEL_CODES or not all(type(v) is float for v in values):
         return None
     planned = _small_plan(

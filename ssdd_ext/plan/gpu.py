@@ -33,10 +33,10 @@ FILL = 2500.0  # from a launch's first load to its last store, where nothing ove
 
 
 # Sizes at which planned PyTorch (cuBLAS and cuSOLVER under it) was measured to take less time on a GPU than the native
-# kernels. Each row is (least S, least Q, least D, least C, most problems in a batch): linear kernels in float32 that are
-# not primal and at least as large as one row run planned PyTorch under backend="auto". The table is empty, which turns
-# that off: the native kernels are faster in every row of PLANNED_SOURCE (graph replay in microseconds, native and planned
-# PyTorch: 48 and 117 at S=2, 239 and 351 at S=100 D=4096 C=512, 2303 and 2928 at S=1000 D=8192 C=512).
+# kernels. Each row is (least S, least Q, least D, least C, most problems in a batch): linear kernels in float32 that
+# are not primal and at least as large as one row run planned PyTorch under backend="auto". The table is empty, which
+# turns that off: the native kernels are faster in every row of PLANNED_SOURCE (graph replay in microseconds, native
+# and planned PyTorch: 48 and 117 at S=2, 239 and 351 at S=100 D=4096 C=512, 2303 and 2928 at S=1000 D=8192 C=512).
 PLANNED_SOURCE = "benchmarks/results/gpu-h100/rows.jsonl"
 PLANNED_IS_FASTER: tuple[tuple[int, int, int, int, int], ...] = ()
 
