@@ -128,6 +128,11 @@ def explain(
         return f"torch reference ({call.why}): dual, dense, factor of order {x_s.shape[-2]}"
     if call.backend == "planned":
         return f"planned PyTorch ({call.why}): {ops.planned.explain(a, b, c, call.kernel)}"
+    if y_q is not None and not (return_info or check_finite or solve_dtype):
+        picked = ops.plan_small(x_s, y_s, x_q, y_q, kernel, ridge, on_failure)
+        if picked is not None:
+            order = picked[0][0].n
+            return f"native ({call.why}), a small problem: loss and gradients in one call, factor of order {order}"
     return f"native ({call.why}), {ops.explain(a, b, c, call.kernel, call.ridge or ridge)}"
 
 

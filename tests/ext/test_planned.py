@@ -6,6 +6,7 @@ from typing import ClassVar
 
 import pytest
 import torch
+from torch._dynamo.testing import CompileCounterWithBackend
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 import ssdd_ext
@@ -173,8 +174,11 @@ def test_one_factorisation_for_both_passes(monkeypatch):
 # --- torch's own machinery --------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("kernel", [*KERNELS.values(), Polynomial(0.5)], ids=lambda k: k.name)
-@pytest.mark.parametrize("sizes", [(4, 3, 6, 2), (6, 3, 2, 2)], ids=["dual", "primal"])
+@pytest.mark.parametrize(
+    "kernel, sizes",
+    [(Linear(1.5, 0.5), (3, 2, 5, 2)), (Linear(1.5, 0.5), (5, 2, 2, 2)), (RBF(4.0), (3, 2, 2, 2))],
+    ids=["dual", "primal", "rbf"],
+)
 def test_double_backward(kernel, sizes):
     inputs = draw(Problem("twice", *sizes, kernel, Ridge.mean_trace(0.1)))
     leaves = (inputs.x_s, inputs.y_s, inputs.x_q, inputs.y_q)
@@ -186,9 +190,16 @@ def test_double_backward(kernel, sizes):
     assert torch.autograd.gradgradcheck(loss, leaves)
 
 
-@pytest.mark.parametrize("kernel", [*KERNELS.values(), Polynomial(0.5)], ids=lambda k: k.name)
-@pytest.mark.parametrize("sizes", [(12, 9, 17, 3), (12, 9, 7, 3)], ids=["dual", "primal"])
-@pytest.mark.parametrize("hyper", ["numbers", "batch"])
+@pytest.mark.parametrize(
+    "kernel, sizes, hyper",
+    [
+        (Linear(1.5, 0.5), (12, 9, 17, 3), "batch"),
+        (Linear(1.5, 0.5), (12, 9, 7, 3), "numbers"),
+        (RBF(4.0), (12, 9, 7, 3), "batch"),
+        (Polynomial(0.5), (12, 9, 7, 3), "numbers"),
+    ],
+    ids=["dual", "primal", "rbf", "polynomial"],
+)
 def test_one_graph(kernel, sizes, hyper):
     row = Problem("compiled", *sizes, kernel, Ridge.trace(1e-2), batch=(2,), hyper=hyper)
     inputs = draw(row)
@@ -236,3 +247,20 @@ def test_a_failed_problem_is_nan_and_its_neighbour_is_not(random):
         assert p[1].isnan().all() and p[0].isfinite().all()
         for gradient in torch.autograd.grad(p.sum(), (x, y)):
             assert gradient[1].isnan().all() and gradient[0].isfinite().all()
+
+
+@pytest.mark.parametrize("kernel", KERNELS)
+def test_one_compiled_function_serves_many_shapes(kernel, random):
+    """Symbolic sizes: one graph per combination of orders, not one per shape."""
+    counter = CompileCounterWithBackend("aot_eager")
+
+    def loss(x_s, y_s, x_q):
+        p = ssdd_ext.krr(x_s, y_s, x_q, kernel=KERNELS[kernel], backend="planned", on_failure="nan")
+        return p.square().sum()
+
+    torch._dynamo.reset()
+    compiled = torch.compile(loss, backend=counter, fullgraph=True, dynamic=True)
+    for s, q, d, c in ((12, 9, 17, 3), (9, 12, 30, 4), (11, 8, 13, 2)):
+        tensors = random(s, d, grad=True), random(s, c, grad=True), random(q, d, grad=True)
+        assert relative_error(compiled(*tensors), loss(*tensors)) < 1e-12
+    assert counter.frame_count <= 2
