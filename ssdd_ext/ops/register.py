@@ -35,7 +35,10 @@ def vmap_rule(op: Callable[..., Any]) -> Callable[..., Any]:
             for arg, dim in zip(args, in_dims, strict=True)
         ]
         result = op(*moved)
-        return result, (0,) * len(result) if isinstance(result, tuple) else 0
+        if not isinstance(result, tuple):
+            return result, 0
+        # A stand-in for what is not computed has the shape (0,), whatever the batch.
+        return result, tuple(0 if t.dim() and t.shape[0] == info.batch_size else None for t in result)
 
     return rule
 

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch._dynamo.testing import CompileCounterWithBackend
 from torch.autograd import forward_ad
-from torch.func import grad, jvp, vmap
+from torch.func import grad, jacrev, jvp, vmap
 
 import ssdd_ext
 from ssdd_ext import RBF, FactorizationError, Linear, Ridge, plan
@@ -168,6 +168,28 @@ def test_vmap_of_the_smaller_calls(call, backend, random):
         arguments = (spd(random, 3).detach(), y)
         f = lambda a, y: ssdd_ext.cholesky_solve(a, y, on_failure="nan", **options)  # noqa: E731
     assert relative_error(vmap(f)(*arguments), f(*arguments)) < 1e-13
+
+
+@pytest.mark.parametrize("call", ["krr", "krr_mse", "cholesky_solve", "fit"])
+def test_transforms_inside_each_other(call, backend, random):
+    """Ops return stand-ins of shape (0,) for what is not computed, which have no batch dimension to map over."""
+    x, y, q = random(3, 4, 3), random(3, 4, 2), random(3, 5, 3)
+    options = {"backend": backend, "on_failure": "nan"}
+
+    def f(x, y, q):
+        if call == "krr":
+            return ssdd_ext.krr(x, y, q, **options)
+        if call == "krr_mse":
+            return ssdd_ext.krr_mse(x, y, q, q[:, :2], **options)
+        if call == "fit":
+            return ssdd_ext.fit(x, y, **options).predict(q)
+        return ssdd_ext.cholesky_solve(x @ x.mT + torch.eye(4, dtype=x.dtype), y, **options)
+
+    each = torch.stack([f(*one) for one in zip(x, y, q, strict=True)])
+    twice = vmap(vmap(f))(*(torch.stack((t, t.flip(0))) for t in (x, y, q)))
+    assert relative_error(twice[0], each) < 1e-12 and relative_error(twice[1], each.flip(0)) < 1e-12
+    want = torch.stack([torch.autograd.functional.jacobian(lambda x, i=i: f(x, y[i], q[i]), x[i]) for i in range(3)])
+    assert relative_error(vmap(jacrev(f))(x, y, q), want) < 1e-11
 
 
 # --- torch.compile --------------------------------------------------------------------------------------
