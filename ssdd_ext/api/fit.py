@@ -101,9 +101,32 @@ def fit(
     backend: str = "auto",
     solve_dtype: torch.dtype | None = None,
 ) -> Fit:
-    """Factor once, predict often: ``fit(x_s, y_s).predict(x_q)`` equals ``krr(x_s, y_s, x_q)``.
+    """Fit a kernel ridge regression once, to predict often.
 
-    Arguments as in :func:`krr`. Returns a :class:`Fit`, differentiable like :func:`krr`.
+    Equivalent to ``krr``: ``fit(x_s, y_s).predict(x_q)`` is ``krr(x_s, y_s, x_q)``, and one factorisation serves any
+    number of query sets.
+
+    Args:
+        x_s: support features [..., S, D]; float32 or float64, or bfloat16/float16, which are computed in float32.
+            Batch dimensions of both inputs broadcast.
+        y_s: support targets [..., S, C].
+        kernel: ``Linear(scale, bias)`` or ``RBF(lengthscale)``; numbers, or tensors [...] with gradients that broadcast
+            over the batch dimensions. Default ``Linear()``.
+        ridge: how lambda follows from K_ss; see :class:`Ridge`. Default ``Ridge.trace(1e-6)``, KRR-ST's.
+        on_failure: "raise" (default) raises a FactorizationError (one synchronisation on CUDA, refused under graph
+            capture); "jitter" retries the problems that failed with a growing multiple of their mean diagonal, a
+            constant for the gradient; "nan" fills their results with NaN. The last two never synchronise.
+        check_finite: refuse NaN and Inf in the inputs (one synchronisation per tensor on CUDA). Default False.
+        backend: "auto" (default: native, or planned PyTorch if the native core cannot run), "native", "planned", or
+            "torch" (the plain reference). A backend that cannot run raises a ValueError that says why.
+        solve_dtype: torch.float64 computes float32 inputs in float64 and returns float32. Default None.
+
+    Returns:
+        A :class:`Fit`, differentiable like :func:`krr`; ``Fit.info`` holds the status and the jitter.
+
+    Raises:
+        TypeError, ValueError: naming the argument, what was expected and what came.
+        FactorizationError: with ``on_failure="raise"``, for a problem that is not positive definite.
     """
     ridge = DEFAULT_RIDGE if ridge is None else ridge
     tensors = check_problem(x_s, y_s, x_s)

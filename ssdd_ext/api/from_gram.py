@@ -25,13 +25,31 @@ def krr_from_gram(
     backend: str = "auto",
     solve_dtype: torch.dtype | None = None,
 ) -> Any:
-    """:func:`krr` on Gram matrices somebody else computed (KIP's infinite-width kernels).
+    """Predict as :func:`krr` from given Gram matrices (KIP's infinite-width kernels).
+
+    Equivalent to ``k_qs @ torch.cholesky_solve(y_s, torch.linalg.cholesky(k_ss + lam * torch.eye(S)))`` with
+    ``lam = ridge.amount(k_ss, ridge.value)``.
 
     Args:
-        k_ss: [..., S, S], symmetric, its lower triangle is read. y_s: [..., S, C]. k_qs: [..., Q, S].
+        k_ss: [..., S, S], symmetric; its lower triangle is read. float32 or float64 (16-bit types: in float32).
+        y_s: support targets [..., S, C].
+        k_qs: [..., Q, S].
+        ridge: how lambda follows from K_ss; see :class:`Ridge`. Default ``Ridge.trace(1e-6)``, KRR-ST's.
+        on_failure: "raise" (default) raises a FactorizationError (one synchronisation on CUDA, refused under graph
+            capture); "jitter" retries the problems that failed with a growing multiple of their mean diagonal, a
+            constant for the gradient; "nan" fills their results with NaN. The last two never synchronise.
+        return_info: return (P, Info(status, jitter)). Default False.
+        check_finite: refuse NaN and Inf in the inputs (one synchronisation per tensor on CUDA). Default False.
+        backend: "auto" (default: native, or planned PyTorch if the native core cannot run), "native", "planned", or
+            "torch" (the plain reference). A backend that cannot run raises a ValueError that says why.
+        solve_dtype: torch.float64 computes float32 inputs in float64 and returns float32. Default None.
 
     Returns:
-        Predictions [..., Q, C]. The keywords are those of :func:`krr`.
+        Predictions [..., Q, C], differentiable in k_ss, y_s, k_qs and a tensor ridge.
+
+    Raises:
+        TypeError, ValueError: naming the argument, what was expected and what came.
+        FactorizationError: with ``on_failure="raise"``, for a problem that is not positive definite.
     """
     call, p, info = _predict(k_ss, y_s, k_qs, ridge, on_failure, check_finite, backend, solve_dtype, return_info)
     return call.finish(p, info)
@@ -50,7 +68,32 @@ def krr_mse_from_gram(
     backend: str = "auto",
     solve_dtype: torch.dtype | None = None,
 ) -> Any:
-    """:func:`krr_mse` on Gram matrices somebody else computed; shapes as in :func:`krr_from_gram`, y_q [..., Q, C]."""
+    """Compute the loss of :func:`krr_mse` from given Gram matrices.
+
+    Equivalent to ``(krr_from_gram(k_ss, y_s, k_qs) - y_q).square().mean((-2, -1))``.
+
+    Args:
+        k_ss: [..., S, S], symmetric; its lower triangle is read. float32 or float64 (16-bit types: in float32).
+        y_s: support targets [..., S, C].
+        k_qs: [..., Q, S].
+        y_q: query targets [..., Q, C].
+        ridge: how lambda follows from K_ss; see :class:`Ridge`. Default ``Ridge.trace(1e-6)``, KRR-ST's.
+        on_failure: "raise" (default) raises a FactorizationError (one synchronisation on CUDA, refused under graph
+            capture); "jitter" retries the problems that failed with a growing multiple of their mean diagonal, a
+            constant for the gradient; "nan" fills their results with NaN. The last two never synchronise.
+        return_info: return (loss, Info(status, jitter)). Default False.
+        check_finite: refuse NaN and Inf in the inputs (one synchronisation per tensor on CUDA). Default False.
+        backend: "auto" (default: native, or planned PyTorch if the native core cannot run), "native", "planned", or
+            "torch" (the plain reference). A backend that cannot run raises a ValueError that says why.
+        solve_dtype: torch.float64 computes float32 inputs in float64 and returns float32. Default None.
+
+    Returns:
+        One number per problem, [...], differentiable in all four tensors and a tensor ridge.
+
+    Raises:
+        TypeError, ValueError: naming the argument, what was expected and what came.
+        FactorizationError: with ``on_failure="raise"``, for a problem that is not positive definite.
+    """
     tensors = {n: checks.tensor(n, t) for n, t in (("k_ss", k_ss), ("y_s", y_s), ("k_qs", k_qs), ("y_q", y_q))}
     checks.size("y_q", y_q, -2, k_qs.shape[-2], "k_qs")
     checks.not_empty("k_qs", k_qs, -2, "query point (the mean over none is undefined)")

@@ -22,15 +22,20 @@ def gram(
     backend: str = "auto",
     solve_dtype: torch.dtype | None = None,
 ) -> Tensor:
-    """Gram matrix K = k(x, z).
+    """Compute the Gram matrix K = k(x, z).
+
+    Equivalent to ``scale * x @ z.mT + bias`` for ``Linear(scale, bias)`` and to
+    ``torch.exp(-torch.cdist(x, z) ** 2 / (2 * lengthscale ** 2))`` for ``RBF(lengthscale)``.
 
     Args:
         x: features [..., S, D]; float32 or float64, or bfloat16/float16 (accumulated and returned in float32).
-        z: features [..., Q, D]; None means x itself, computed as one triangle and mirrored.
-        kernel: ``Linear(scale, bias)`` or ``RBF(lengthscale)``.
-        check_finite: refuse NaN and Inf in the inputs (one synchronisation on CUDA).
-        backend: "auto", "native", or "torch" (the plain reference).
-        solve_dtype: torch.float64 to accumulate in float64 and return the inputs' precision.
+        z: features [..., Q, D]. Default None: x itself, computed as one triangle and mirrored.
+        kernel: ``Linear(scale, bias)`` or ``RBF(lengthscale)``; numbers, or tensors [...] with gradients that broadcast
+            over the batch dimensions. Default ``Linear()``.
+        check_finite: refuse NaN and Inf in the inputs (one synchronisation per tensor on CUDA). Default False.
+        backend: "auto" (default: native, or planned PyTorch if the native core cannot run), "native", "planned", or
+            "torch" (the plain reference). A backend that cannot run raises a ValueError that says why.
+        solve_dtype: torch.float64 computes float32 inputs in float64 and returns float32. Default None.
 
     Returns:
         [..., S, S], or [..., S, Q] with ``z``. Differentiable in x, z and tensor hyper-parameters.
@@ -59,17 +64,28 @@ def cholesky(
     backend: str = "auto",
     solve_dtype: torch.dtype | None = None,
 ) -> Any:
-    """Lower Cholesky factor L with L L^T = A.
+    """Compute the lower Cholesky factor L with L L^T = A.
+
+    Equivalent to ``torch.linalg.cholesky(a)``.
 
     Args:
-        a: symmetric positive definite [..., S, S]; only the lower triangle is read, and the gradient is that of
-            the symmetric matrix it stands for.
-        on_failure: "raise" a FactorizationError (one synchronisation on CUDA); "jitter" adds a growing multiple of
-            the mean diagonal to the problems that failed, a constant for the gradient; "nan" fills those with NaN.
-        return_info: return (L, Info(status, jitter)).
+        a: symmetric positive definite [..., S, S], float32 or float64 (16-bit types are computed in float32). Only the
+            lower triangle is read, and the gradient is that of the symmetric matrix it stands for.
+        on_failure: "raise" (default) raises a FactorizationError (one synchronisation on CUDA, refused under graph
+            capture); "jitter" retries the problems that failed with a growing multiple of their mean diagonal, a
+            constant for the gradient; "nan" fills their results with NaN. The last two never synchronise.
+        return_info: return (L, Info(status, jitter)). Default False.
+        check_finite: refuse NaN and Inf in the inputs (one synchronisation per tensor on CUDA). Default False.
+        backend: "auto" (default: native, or planned PyTorch if the native core cannot run), "native", "planned", or
+            "torch" (the plain reference). A backend that cannot run raises a ValueError that says why.
+        solve_dtype: torch.float64 computes float32 inputs in float64 and returns float32. Default None.
 
     Returns:
         [..., S, S], zero above the diagonal.
+
+    Raises:
+        TypeError, ValueError: naming the argument, what was expected and what came.
+        FactorizationError: with ``on_failure="raise"``, for a problem that is not positive definite.
     """
     tensors = {"a": checks.tensor("a", a)}
     checks.square("a", a)
@@ -91,13 +107,30 @@ def cholesky_solve(
     backend: str = "auto",
     solve_dtype: torch.dtype | None = None,
 ) -> Any:
-    """(A + lambda I)^-1 Y for a Gram matrix A [..., S, S] (its lower triangle is read) and Y [..., S, C].
+    """Solve (A + lambda I) X = Y for Gram matrices A.
 
-    ``ridge=None`` means lambda = 0. Differentiable in a, y and a tensor ridge, from one factorisation. The other
-    keywords are those of :func:`cholesky`.
+    Equivalent to ``torch.cholesky_solve(y, torch.linalg.cholesky(a + lam * torch.eye(S)))`` with
+    ``lam = ridge.amount(a, ridge.value)``. Differentiable in a, y and a tensor ridge, from one factorisation.
+
+    Args:
+        a: [..., S, S], symmetric; its lower triangle is read. float32 or float64 (16-bit types: in float32).
+        y: right-hand sides [..., S, C].
+        ridge: how lambda follows from A; see :class:`Ridge`. Default None: lambda = 0.
+        on_failure: "raise" (default) raises a FactorizationError (one synchronisation on CUDA, refused under graph
+            capture); "jitter" retries the problems that failed with a growing multiple of their mean diagonal, a
+            constant for the gradient; "nan" fills their results with NaN. The last two never synchronise.
+        return_info: return (X, Info(status, jitter)). Default False.
+        check_finite: refuse NaN and Inf in the inputs (one synchronisation per tensor on CUDA). Default False.
+        backend: "auto" (default: native, or planned PyTorch if the native core cannot run), "native", "planned", or
+            "torch" (the plain reference). A backend that cannot run raises a ValueError that says why.
+        solve_dtype: torch.float64 computes float32 inputs in float64 and returns float32. Default None.
 
     Returns:
-        [..., S, C], or (that, Info(status, jitter)).
+        X [..., S, C].
+
+    Raises:
+        TypeError, ValueError: naming the argument, what was expected and what came.
+        FactorizationError: with ``on_failure="raise"``, for a problem that is not positive definite.
     """
     tensors = {"a": checks.tensor("a", a), "y": checks.tensor("y", y)}
     checks.square("a", a)

@@ -26,25 +26,38 @@ def krr(
     backend: str = "auto",
     solve_dtype: torch.dtype | None = None,
 ) -> Any:
-    """Kernel ridge regression: P = K_qs (K_ss + lambda I)^-1 Y_s.
+    """Predict by kernel ridge regression: P = K_qs (K_ss + lambda I)^-1 Y_s.
+
+    Equivalent, in value and gradients, to::
+
+        k_ss, k_qs = gram(x_s, kernel=kernel), gram(x_q, x_s, kernel=kernel)
+        lam = ridge.amount(k_ss, ridge.value)
+        p = k_qs @ torch.cholesky_solve(y_s, torch.linalg.cholesky(k_ss + lam * torch.eye(S)))
 
     Args:
-        x_s: support features [..., S, D]. y_s: targets [..., S, C]. x_q: query features [..., Q, D]. Batch
-            dimensions broadcast. float32 or float64; bfloat16/float16 also beside float32, computed in float32.
-        kernel: ``Linear(scale, bias)`` (default) or ``RBF(lengthscale)``; numbers, or tensors with gradients that
-            broadcast over the batch dimensions.
-        ridge: default ``Ridge.trace(1e-6)``, KRR-ST's; see :class:`Ridge` for the others.
-        on_failure: "raise" a FactorizationError (one synchronisation on CUDA, refused under graph capture);
-            "jitter" retries the problems that failed with a growing multiple of their mean diagonal, a constant
-            for the gradient; "nan" fills their results with NaN. The last two never synchronise.
-        return_info: return (P, Info(status, jitter)).
-        check_finite: refuse NaN and Inf in the inputs.
-        backend: "auto" (native where it can run), "native" (an error says why it cannot), "torch" (reference).
-        solve_dtype: torch.float64 computes float32 features in float64 and returns float32.
+        x_s: support features [..., S, D]; float32 or float64, or bfloat16/float16, which are computed in float32.
+            Batch dimensions of all inputs broadcast.
+        y_s: support targets [..., S, C].
+        x_q: query features [..., Q, D].
+        kernel: ``Linear(scale, bias)`` or ``RBF(lengthscale)``; numbers, or tensors [...] with gradients that broadcast
+            over the batch dimensions. Default ``Linear()``.
+        ridge: how lambda follows from K_ss; see :class:`Ridge`. Default ``Ridge.trace(1e-6)``, KRR-ST's.
+        on_failure: "raise" (default) raises a FactorizationError (one synchronisation on CUDA, refused under graph
+            capture); "jitter" retries the problems that failed with a growing multiple of their mean diagonal, a
+            constant for the gradient; "nan" fills their results with NaN. The last two never synchronise.
+        return_info: return (P, Info(status, jitter)). Default False.
+        check_finite: refuse NaN and Inf in the inputs (one synchronisation per tensor on CUDA). Default False.
+        backend: "auto" (default: native, or planned PyTorch if the native core cannot run), "native", "planned", or
+            "torch" (the plain reference). A backend that cannot run raises a ValueError that says why.
+        solve_dtype: torch.float64 computes float32 inputs in float64 and returns float32. Default None.
 
     Returns:
-        Predictions [..., Q, C]; an empty result for Q = 0. Each gradient has its input's dtype. Double backward
-        and forward mode: backend="torch".
+        Predictions [..., Q, C]; an empty result for Q = 0. Each gradient has its input's dtype. Double backward:
+        backend="planned" or "torch". Forward mode: backend="torch".
+
+    Raises:
+        TypeError, ValueError: naming the argument, what was expected and what came.
+        FactorizationError: with ``on_failure="raise"``, for a problem that is not positive definite.
     """
     ridge = DEFAULT_RIDGE if ridge is None else ridge
     tensors = check_problem(x_s, y_s, x_q)
@@ -69,13 +82,35 @@ def krr_mse(
     backend: str = "auto",
     solve_dtype: torch.dtype | None = None,
 ) -> Any:
-    """Mean over Q and C of (P - Y_q)^2 with P of :func:`krr`: the outer loss of KRR-ST (arXiv 2310.06511, eq. 5).
+    """Compute the mean over Q and C of (P - Y_q)^2 with P of :func:`krr`.
+
+    This is KRR-ST's outer loss (arXiv 2310.06511, eq. 5).
+    Equivalent to ``(krr(x_s, y_s, x_q) - y_q).square().mean((-2, -1))``.
 
     Args:
-        y_q: query targets [..., Q, C]. All others as in :func:`krr`.
+        x_s: support features [..., S, D]; float32 or float64, or bfloat16/float16, which are computed in float32.
+            Batch dimensions of all inputs broadcast.
+        y_s: support targets [..., S, C].
+        x_q: query features [..., Q, D].
+        y_q: query targets [..., Q, C].
+        kernel: ``Linear(scale, bias)`` or ``RBF(lengthscale)``; numbers, or tensors [...] with gradients that broadcast
+            over the batch dimensions. Default ``Linear()``.
+        ridge: how lambda follows from K_ss; see :class:`Ridge`. Default ``Ridge.trace(1e-6)``, KRR-ST's.
+        on_failure: "raise" (default) raises a FactorizationError (one synchronisation on CUDA, refused under graph
+            capture); "jitter" retries the problems that failed with a growing multiple of their mean diagonal, a
+            constant for the gradient; "nan" fills their results with NaN. The last two never synchronise.
+        return_info: return (loss, Info(status, jitter)). Default False.
+        check_finite: refuse NaN and Inf in the inputs (one synchronisation per tensor on CUDA). Default False.
+        backend: "auto" (default: native, or planned PyTorch if the native core cannot run), "native", "planned", or
+            "torch" (the plain reference). A backend that cannot run raises a ValueError that says why.
+        solve_dtype: torch.float64 computes float32 inputs in float64 and returns float32. Default None.
 
     Returns:
-        One number a problem, [...]. Q = 0 is an error.
+        One number per problem, [...]. Q = 0 is an error. Gradients as of :func:`krr`.
+
+    Raises:
+        TypeError, ValueError: naming the argument, what was expected and what came.
+        FactorizationError: with ``on_failure="raise"``, for a problem that is not positive definite.
     """
     ridge = DEFAULT_RIDGE if ridge is None else ridge
     if backend in ("auto", "native") and not return_info and not check_finite and solve_dtype is None:

@@ -46,7 +46,7 @@ def _regularised(problem: Problem, k_ss: Tensor) -> Tensor:
 
 
 def _capturing(t: Tensor) -> bool:
-    """Whether a CUDA graph records the call: nobody can look at a status then, so nobody does."""
+    """True while a CUDA graph records the call: a status cannot be read then, so none is."""
     return t.is_cuda and torch.cuda.is_current_stream_capturing()
 
 

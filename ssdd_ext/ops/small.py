@@ -1,11 +1,9 @@
 """Small problems in eager mode: loss and gradients in one native call.
 
-At these sizes a call costs as much as the work, so this road checks next to nothing twice: whatever is not in perfect
-order (shapes, dtypes, devices, layouts: the core looks at them) returns None, goes the ordinary way and gets its error
-there. The core gets memory as it lies, without PyTorch's dispatcher. So everything that the dispatcher would resolve
-first returns None too: subclasses, modes, transforms, tracing, the negative bit. Tensors without memory of their own
-(sparse, nested, mkldnn, functional, those of a transform that has ended) give no capsule, or one that leads nowhere,
-which the core refuses.
+At these sizes a call costs as much as the work, so this road checks next to nothing twice. `plan_small` says for
+which calls it is meant; all others, and what the core refuses, take the ordinary road and get their error there. The
+core gets memory as it lies, without PyTorch's dispatcher, so everything that the dispatcher would resolve first takes
+the ordinary road too: subclasses, modes, transforms, tracing, the negative bit.
 """
 
 from __future__ import annotations
@@ -44,7 +42,7 @@ def _small_plan(
     x_s: torch.Size, y_q: torch.Size, itemsize: int, needs_x_s: bool, needs_x_q: bool, kernel: str, bordered: bool,
     ridge: str, detach: bool, threads: int,
 ) -> Planned | None:  # fmt: skip
-    """(shape, code of the backward's plan, workspace elements), or None where the problem is not small."""
+    """(shape, code of the backward's plan, workspace elements), or None if the problem is not small."""
     if not 2 <= len(x_s) == len(y_q) <= 3 or min(*x_s, *y_q) < 1:
         return None
     b, (s, d), (q, c) = x_s[:-2].numel(), x_s[-2:], y_q[-2:]

@@ -205,7 +205,7 @@ class Cost:
                 self.passes(2.5 * n * c)
 
     def fused(self, n: int, d: int, c: int, linear: bool, feature_bytes: int) -> None:
-        """Gram matrix, factor and solve in one block a problem."""
+        """Gram matrix, factor and solve in one block per problem."""
         side = math.ceil(n / SQUARE)
         squares = side * (side + 1) // 2
         rounds, groups = math.ceil(squares / WARPS), max(1, WARPS // squares)
