@@ -32,6 +32,24 @@ JOIN = 350.0  # of one split's sums of a tile, which the block that is done last
 FILL = 2500.0  # from a launch's first load to its last store, where nothing overlaps it
 
 
+# Sizes at which planned PyTorch (cuBLAS and cuSOLVER under it) was measured to take less time on a GPU than the native
+# kernels. Each row is (least S, least Q, least D, least C, most problems in a batch): linear kernels in float32 that
+# are not primal and at least as large as one row run planned PyTorch under backend="auto". The table is empty, which
+# turns that off: the native kernels are faster in every row of PLANNED_SOURCE (graph replay in microseconds, native
+# and planned PyTorch: 48 and 117 at S=2, 239 and 351 at S=100 D=4096 C=512, 2303 and 2928 at S=1000 D=8192 C=512).
+PLANNED_SOURCE = "benchmarks/results/gpu-h100/rows.jsonl"
+PLANNED_IS_FASTER: tuple[tuple[int, int, int, int, int], ...] = ()
+
+
+def planned_is_faster(p: Problem) -> bool:
+    """True if planned PyTorch was measured to be faster than the native kernels at such sizes on a GPU."""
+    if not p.linear or p.itemsize != 4 or p.feature_bytes != 4 or is_primal(p):
+        return False
+    return any(
+        p.s >= s and p.q >= q and p.d >= d and p.c >= c and p.batch <= batch for s, q, d, c, batch in PLANNED_IS_FASTER
+    )
+
+
 @dataclass(frozen=True)
 class Gpu:
     """The constants of a device; the defaults are an H100 SXM's."""
@@ -187,7 +205,7 @@ class Cost:
                 self.passes(2.5 * n * c)
 
     def fused(self, n: int, d: int, c: int, linear: bool, feature_bytes: int) -> None:
-        """Gram matrix, factor and solve in one block a problem."""
+        """Gram matrix, factor and solve in one block per problem."""
         side = math.ceil(n / SQUARE)
         squares = side * (side + 1) // 2
         rounds, groups = math.ceil(squares / WARPS), max(1, WARPS // squares)

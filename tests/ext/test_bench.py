@@ -11,12 +11,11 @@ import pytest
 import torch
 
 from ssdd_ext import bench
-from ssdd_ext.bench import ALTERNATIVES, Problem, measure, torch_plan
+from ssdd_ext.bench import ALTERNATIVES, Problem, measure
 from ssdd_ext.bench.alternatives import FORWARD_ONLY, THIS, USUAL, why_not
 
 TINY = ["--s", "12", "--q", "20", "--d", "30", "--c", "3", "--repeats", "2", "--seconds", "0"]
 ALL = ("x_s", "y_s", "x_q", "y_q")
-PLANS = [*itertools.product(("dense", "low_rank"), repeat=2), ("primal", "primal")]
 KEYS = {
     "alternative", "does", "problem", "plan", "seconds", "ratio", "error", "peak_bytes", "note", "versions", "cpu",
     "instruction_sets", "threads",
@@ -135,25 +134,6 @@ def test_alternatives_agree_with_float64(name, settings, dtype, limit):
     error = measure.errors(ALTERNATIVES[name], problem, inputs, measure.truth(problem, inputs))
     assert set(error) == ({"loss"} if name in FORWARD_ONLY else {"loss", *ALL})
     assert max(error.values()) < limit
-
-
-@pytest.mark.parametrize("plan", PLANS, ids=str)
-@pytest.mark.parametrize("ridge_kind", ["absolute", "trace", "mean_trace"])
-@pytest.mark.parametrize("backward", [ALL, ("y_s",), ("x_q",)], ids=str)
-def test_every_plan_of_the_torch_yardstick(monkeypatch, plan, ridge_kind, backward):
-    monkeypatch.setattr(torch_plan, "choose", lambda problem: plan)
-    for sizes, bias in itertools.product([(30, 20, 12, 4), (600, 50, 20, 3)], [0.0, 2.0]):  # 600: K_ss in panels
-        problem = Problem(*sizes, bias=bias, ridge_kind=ridge_kind, ridge=0.1, dtype="float64", backward=backward)
-        inputs = problem.inputs()
-        error = measure.errors(ALTERNATIVES["PyTorch, planned"], problem, inputs, measure.truth(problem, inputs))
-        assert max(error.values()) < 1e-8
-
-
-def test_torch_yardstick_picks_what_the_shape_asks_for():
-    assert torch_plan.choose(Problem(1000, 1024, 8192, 10)) == ("low_rank", "low_rank")
-    assert torch_plan.choose(Problem(1000, 1024, 8192, 900)) == ("dense", "dense")
-    assert torch_plan.choose(Problem(5000, 5000, 512, 10)) == ("primal", "primal")
-    assert torch_plan.choose(Problem(5000, 5000, 512, 10, kernel="rbf")) == ("dense", "dense")
 
 
 # --- measuring ------------------------------------------------------------------------------------------

@@ -1,5 +1,6 @@
 """The plan: every legal order of the products gives the same numbers, and the choice is a function of the shapes."""
 
+import inspect
 import itertools
 
 import pytest
@@ -103,7 +104,7 @@ def test_around_the_border_of_the_primal(kernel, d_more):
 @pytest.mark.parametrize("size", [1, 1 << 12, 1 << 15])
 def test_queries_in_chunks(kernel, size, monkeypatch):
     """A small allowance for K_qs: queries in several chunks, K_qs not kept, the same numbers."""
-    monkeypatch.setattr(plan, "K_QS_BYTES", size)
+    monkeypatch.setattr(plan.problem, "K_QS_BYTES", size)
     plan._choose.cache_clear()
     try:
         row = Problem("chunks", 15, 333, 21, 13, kernel, Ridge.mean_trace(1e-2), batch=(2,))
@@ -162,6 +163,33 @@ def test_explain_names_the_plan_and_its_costs():
     assert "torch reference" in ssdd_ext.explain(x_s, y_s, x_q, backend="torch")
     with pytest.raises(ValueError, match="^x_q"):
         ssdd_ext.explain(x_s, y_s, x_q[:, :5])
+
+
+def test_explain_takes_every_argument_of_the_calls():
+    x_s, y_s, x_q = torch.ones(6, 9), torch.ones(6, 2), torch.ones(4, 9)
+    named = {"kernel": RBF(2.0), "ridge": Ridge.mean_trace(0.1), "on_failure": "nan", "return_info": True}
+    named |= {"check_finite": True, "backend": "auto", "solve_dtype": torch.float64}
+    for call in (ssdd_ext.krr, ssdd_ext.krr_mse):
+        assert set(inspect.signature(call).parameters) <= set(inspect.signature(ssdd_ext.explain).parameters)
+    assert "native (it can run), factor of order 6" in ssdd_ext.explain(x_s, y_s, x_q, **named)
+    assert "native (it can run), factor of order 6" in ssdd_ext.explain(x_s, y_s, x_q, torch.ones(4, 2), **named)
+    for wrong, words in (({"ridge": 1e-3}, "^ridge"), ({"on_failure": "no"}, "^on_failure"), ({"y_q": x_q}, "^y_q")):
+        with pytest.raises((TypeError, ValueError), match=words):
+            ssdd_ext.explain(x_s, y_s, x_q, **wrong)
+
+
+def test_explain_says_why_and_in_which_order_planned_pytorch_runs():
+    x_s, y_s, x_q = (torch.ones(1, 1).expand(*shape) for shape in ((1000, 8192), (1000, 10), (1024, 8192)))
+    text = ssdd_ext.explain(x_s, y_s, x_q, backend="planned")
+    assert text.startswith("planned PyTorch (asked for): dual, factor of order 1000; predictions low_rank")
+    assert "primal, factor of order 8" in ssdd_ext.explain(x_s[:, :8], y_s, x_q[:, :8], backend="planned")
+    assert "dual, dense" in ssdd_ext.explain(x_s, y_s, x_q, kernel=RBF(1.0), backend="planned")
+
+
+def test_small_problem_has_its_road_named_by_explain():
+    x_s, y_s, x_q = torch.ones(6, 9, requires_grad=True), torch.ones(6, 2), torch.ones(4, 9)
+    assert "loss and gradients in one call" in ssdd_ext.explain(x_s, y_s, x_q, torch.ones(4, 2))
+    assert "loss and gradients in one call" not in ssdd_ext.explain(x_s, y_s, x_q)
 
 
 # --- on a GPU: seconds by a model, testable without one --------------------------------------------------------------

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
-from .. import checks, ops, plan, reference
+from .. import checks, plan
 from ..kernels import Kernel, Linear
 from ..ridge import Ridge
-from .call import DEFAULT_RIDGE, NO_KERNEL, Call, Info, check_problem, prepare
+from .call import DEFAULT_KERNEL, DEFAULT_RIDGE, Call, Info, check_problem, prepare
 from .gram import gram, solve
 
 
@@ -61,13 +61,6 @@ class Fit:
         return p
 
 
-def _converted(kernel: Kernel, dtype: torch.dtype) -> Kernel:
-    """The kernel with its tensors in ``dtype``. The fit and every prediction use them, and these two parts of their
-    gradient cancel, so the sum is made before it is rounded."""
-    own = {f.name: getattr(kernel, f.name) for f in fields(kernel)}
-    return replace(kernel, **{n: v.to(dtype) for n, v in own.items() if isinstance(v, Tensor)})
-
-
 def _for_matrices(parameter: float | Tensor, dtype: torch.dtype) -> float | Tensor:
     return parameter.to(dtype)[..., None, None] if isinstance(parameter, Tensor) else parameter
 
@@ -88,14 +81,11 @@ def _primal(call: Call, x: Tensor, y: Tensor) -> tuple[Tensor, Info]:
     if root_bias:
         phi = torch.cat((phi, phi.new_full((*phi.shape[:-1], 1), root_bias)), -1)
     if call.ridge is not None and call.ridge.kind == "mean_trace":
-        ratio = phi.shape[-1] / phi.shape[-2]
-        values = [*call.values[:-1], call.values[-1] * ratio]
-        hyper = call.hyper
-        if hyper is not None:
-            hyper = torch.cat((hyper[..., :-1], hyper[..., -1:] * ratio), -1)
-        call = replace(call, values=values, hyper=hyper)
+        ratio, value = phi.shape[-1] / phi.shape[-2], call.ridge.value
+        value = value.to(call.work) * ratio if isinstance(value, Tensor) else value * ratio
+        call = replace(call, ridge=replace(call.ridge, value=value))
     transposed = phi.mT
-    a = ops.gram(transposed, None, None, [1.0, 0.0], Linear.name) if call.native else transposed @ phi
+    a = call.run.gram(transposed, None, DEFAULT_KERNEL)
     weights, info = solve(call, a, transposed @ y)
     return weights, info
 
@@ -104,23 +94,44 @@ def fit(
     x_s: Tensor,
     y_s: Tensor,
     *,
-    kernel: Kernel = NO_KERNEL,
+    kernel: Kernel = DEFAULT_KERNEL,
     ridge: Ridge | None = None,
     on_failure: str = "raise",
     check_finite: bool = False,
     backend: str = "auto",
     solve_dtype: torch.dtype | None = None,
 ) -> Fit:
-    """Factor once, predict often: ``fit(x_s, y_s).predict(x_q)`` equals ``krr(x_s, y_s, x_q)``.
+    """Fit a kernel ridge regression once, to predict often.
 
-    Arguments as in :func:`krr`. Returns a :class:`Fit`, differentiable like :func:`krr`.
+    Equivalent to ``krr``: ``fit(x_s, y_s).predict(x_q)`` is ``krr(x_s, y_s, x_q)``, and one factorisation serves any
+    number of query sets.
+
+    Args:
+        x_s: support features [..., S, D]; float32 or float64, or bfloat16/float16, which are computed in float32.
+            Batch dimensions of both inputs broadcast.
+        y_s: support targets [..., S, C].
+        kernel: ``Linear(scale, bias)`` or ``RBF(lengthscale)``; numbers, or tensors [...] with gradients that broadcast
+            over the batch dimensions. Default ``Linear()``.
+        ridge: how lambda follows from K_ss; see :class:`Ridge`. Default ``Ridge.trace(1e-6)``, KRR-ST's.
+        on_failure: "raise" (default) raises a FactorizationError (one synchronisation on CUDA, refused under graph
+            capture); "jitter" retries the problems that failed with a growing multiple of their mean diagonal, a
+            constant for the gradient; "nan" fills their results with NaN. The last two never synchronise.
+        check_finite: refuse NaN and Inf in the inputs (one synchronisation per tensor on CUDA). Default False.
+        backend: "auto" (default: native, or planned PyTorch if the native core cannot run), "native", "planned", or
+            "torch" (the plain reference). A backend that cannot run raises a ValueError that says why.
+        solve_dtype: torch.float64 computes float32 inputs in float64 and returns float32. Default None.
+
+    Returns:
+        A :class:`Fit`, differentiable like :func:`krr`; ``Fit.info`` holds the status and the jitter.
+
+    Raises:
+        TypeError, ValueError: naming the argument, what was expected and what came.
+        FactorizationError: with ``on_failure="raise"``, for a problem that is not positive definite.
     """
     ridge = DEFAULT_RIDGE if ridge is None else ridge
     tensors = check_problem(x_s, y_s, x_s)
     tensors = {"x_s": tensors["x_s"], "y_s": tensors["y_s"]}
-    if isinstance(kernel, Kernel):
-        kernel = _converted(kernel, checks.work_dtype(solve_dtype, **tensors)[0])
-    call = prepare("fit", tensors, kernel, ridge, on_failure, check_finite, backend, solve_dtype)
+    call = prepare("fit", tensors, kernel, ridge, on_failure, check_finite, backend, solve_dtype, True)
     x, y = call.cast(x_s), call.cast(y_s)
     with checks.full_precision(x_s):
         return _fit(call, x, y, backend)
@@ -128,15 +139,15 @@ def fit(
 
 def _fit(call: Call, x: Tensor, y: Tensor, backend: str) -> Fit:
     kernel, features = call.kernel, x.shape[-1]
-    # A bias that is a tensor may be zero, where its root has no gradient: that one stays dual.
+    if call.backend == "planned":
+        alpha, weights, status, jitter = call.run.fit(x, y, kernel, call.ridge, **call.options)
+        info = call.checked(status, jitter, x.shape[-2])
+        return Fit(kernel, info, alpha, x if weights is None else None, weights, features, backend, call.result)
+    # A bias that is a tensor may be zero, at which its root has no gradient: that one stays dual.
     if kernel.linear and not isinstance(kernel.parameters[-1], Tensor):
         bordered = kernel.parameters[-1] != 0
         if plan.is_primal(plan.Problem(x.shape[-2], 0, features, y.shape[-1], True, bordered, x.element_size())):
             weights, info = _primal(call, x, y)
             return Fit(kernel, info, None, None, weights, features, backend, call.result)
-    if call.native:
-        k_ss = ops.gram(x, None, call.hyper, call.values, kernel.name)
-    else:
-        k_ss = reference.gram(x, None, kernel, call.hyper, call.values)
-    alpha, info = solve(call, k_ss, y)
+    alpha, info = solve(call, call.run.gram(x, None, kernel), y)
     return Fit(kernel, info, alpha, x, None, features, backend, call.result)
