@@ -6,25 +6,12 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from typer.testing import CliRunner
 
 import ssdd
-from ssdd.cli import app
 
-FAST = ["--quiet", "--set", "distill.pool_steps=4", "--set", "distill.pool=1", "--set", "student.model=convnet-4-8",
-        "--set", "teacher.epochs=1", "--set", "teacher.widths=4-8", "--set", "pretrain.steps=4",
-        "--set", "evaluate.labels=5-0", "--set", "evaluate.draws=1", "--preset", "digits"]  # fmt: skip
-
-
-@pytest.fixture(autouse=True)
-def own_cache(tmp_path, monkeypatch):
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-
-
-def ssdd_command(*arguments, fails=False):
-    result = CliRunner().invoke(app, [str(a) for a in arguments])
-    assert (result.exit_code != 0) == fails, (result.output, result.exception)
-    return result
+FAST = ["--quiet", "--distill.pool_steps=4", "--distill.pool=1", "--student.model=convnet-4-8",
+        "--teacher.epochs=1", "--teacher.widths=4-8", "--pretrain.steps=4",
+        "--evaluate.labels=5-0", "--evaluate.draws=1", "--preset", "digits"]  # fmt: skip
 
 
 @pytest.fixture
@@ -66,7 +53,7 @@ def two_networks(file, first, second):
     return file
 
 
-def test_the_verbs_say_what_they_found_and_are_told_what_is_meant(photos, tmp_path):
+def test_the_verbs_say_what_they_found_and_are_told_what_is_meant(ssdd_command, photos, tmp_path):
     run = ["distill", "-d", photos, "-o", tmp_path / "run", "--images", 4, "--steps", 4, *FAST]
     refused = ssdd_command(*run, fails=True)
     assert isinstance(refused.exception, ssdd.InputError) and "--classes folders" in str(refused.exception)
@@ -91,7 +78,7 @@ def test_the_verbs_say_what_they_found_and_are_told_what_is_meant(photos, tmp_pa
                                  "-o", tmp_path / "i.safetensors").stderr  # fmt: skip
 
 
-def test_the_verbs_say_which_network_of_a_file_is_the_teacher(photos, tmp_path):
+def test_the_verbs_say_which_network_of_a_file_is_the_teacher(ssdd_command, photos, tmp_path):
     moco = two_networks(tmp_path / "moco.pth.tar", "encoder_k", "encoder_q")
     dino = two_networks(tmp_path / "dino.ckpt", "student", "teacher")
     common = ["-d", photos, "--classes", "folders", "--images", 4, "--steps", 4, *FAST]
