@@ -1,5 +1,6 @@
 """The program itself: what it prints without loading torch, its exit status, completion, the words of its options."""
 
+import importlib.util
 import re
 import shutil
 import subprocess
@@ -84,3 +85,16 @@ def test_completion_in_bash(ssdd_command, tmp_path):
         assert done.returncode == 0, done.stderr
         found[words[-1]] = done.stdout.split()
     assert found == {"dis": ["distill"], "--distill.pool_c": ["--distill.pool_counter"], "--fo": ["--form"]}
+
+
+def test_the_benchmark_of_the_program_runs_every_command(root, tmp_path, monkeypatch, capsys):
+    monkeypatch.syspath_prepend(str(root / "benchmarks"))
+    spec = importlib.util.spec_from_file_location("bench_cli", root / "benchmarks" / "bench_cli.py")
+    bench = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(bench)
+    rows = bench.main(["--quick", "--results", str(tmp_path)])
+    assert [row["command"] for row in rows] == list(bench.COMMANDS) and not list(tmp_path.iterdir())
+    assert all(row["seconds"]["median"] > 0 for row in rows)
+    assert capsys.readouterr().out.count(" s (aim") == len(rows)
+    with pytest.raises(RuntimeError, match="expected exit status 0, got 2"):
+        bench.measure(["-m", "ssdd.cli", "distill", "--no-such"], 0, 2, 0.0)
