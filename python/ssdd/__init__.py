@@ -47,9 +47,9 @@ from .config import (  # noqa: E402
 if TYPE_CHECKING:
     from .artifact import EXPORT_FORMS, DistilledSet, Preprocessing, export, read_published, read_scores
     from .checkpoint import Checkpoints, Stopped, interruptible
-    from .data import DEVICES, ImageSet, cache_directory, choose_device, load_images
+    from .data import DEVICES, ImageSet, cache_directory, choose_device, load_images, load_target
     from .distillation import Distillation, Job, check_before_training, distill
-    from .evaluation import Cell, evaluate, evaluate_teacher, finetune, pretrain, save_backbone
+    from .evaluation import Cell, evaluate, evaluate_on, evaluate_teacher, finetune, pretrain, save_backbone
     from .models import Network, build, seeded, student
     from .parallel import PARALLEL_MODES, Processes, ProcessLost, join_processes, local_rank
     from .report import contact_sheet, demo, info, write_page
@@ -85,6 +85,7 @@ _ROOMS = {
         "cache_directory",
         "choose_device",
         "load_images",
+        "load_target",
     ),
     "distillation": (
         "Distillation",
@@ -95,6 +96,7 @@ _ROOMS = {
     "evaluation": (
         "Cell",
         "evaluate",
+        "evaluate_on",
         "evaluate_teacher",
         "finetune",
         "pretrain",
@@ -197,6 +199,7 @@ __all__ = [
     "demo",
     "distill",
     "evaluate",
+    "evaluate_on",
     "evaluate_teacher",
     "export",
     "finetune",
@@ -205,6 +208,7 @@ __all__ = [
     "join_processes",
     "kmeans_medoids",
     "load_images",
+    "load_target",
     "official",
     "local_rank",
     "preset",

@@ -56,7 +56,7 @@ def run(given: Given) -> None:
     settings = chosen_settings(given)
     if given.teacher_prefix is not None and given.teacher is None:
         raise InputError("--teacher-prefix: expected it with --teacher")
-    loaded = loaded_images(given)
+    loaded = loaded_images(given.data, given)
     what = ssdd.Demonstration(
         loaded, settings, given.seeds,
         named_teacher(given.teacher, loaded, given.teacher_prefix) if given.teacher else None,

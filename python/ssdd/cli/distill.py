@@ -73,7 +73,7 @@ def run(given: Given) -> None:
         given.earlier(begun.arguments, *ARGUMENTS)
     on = ssdd.choose_device(given.device, ssdd.local_rank())
     settings = chosen_settings(given, begun.settings if begun else None)
-    loaded = loaded_images(given)
+    loaded = loaded_images(given.data, given)
     if settings.distill.images > len(loaded.x_train):
         raise InputError(f"images: expected at most {len(loaded.x_train)}, got {settings.distill.images}")
     if given.out:

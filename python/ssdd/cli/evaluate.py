@@ -16,10 +16,13 @@ from .options import (
     add_images,
     add_quiet,
     add_run_settings,
+    add_targets,
     add_teacher,
     chosen_settings,
     given_teacher,
     loaded_images,
+    loaded_target,
+    named_targets,
     print_table,
 )
 
@@ -32,6 +35,7 @@ POSITIONALS = ("ARTIFACT",)
 def add_arguments(parser: ArgumentParser) -> None:
     add_artifact(parser)
     add_images(parser, None, "The images to measure on (without it: the digits, if the set was distilled from them):")
+    add_targets(parser, "Another set to measure the same networks on (probes and fine-tuning).")
     parser.add_argument(
         "--model", metavar="MODEL", type=str, help="Network to pre-train (without it: the preset's student)."
     )
@@ -54,7 +58,8 @@ def run(given: Given) -> None:
     settings = chosen_settings(given)
     if given.model is not None:
         settings = with_settings(settings, {"student.model": given.model})
-    loaded, on = loaded_images(given), ssdd.choose_device(given.device)
+    loaded, on = loaded_images(given.data, given), ssdd.choose_device(given.device)
+    sets = {"": loaded} | {name: loaded_target(data, given) for name, data in named_targets(given).items()}
     with reports.Display(show=not given.quiet) as display:
         known_teacher = given_teacher(given, loaded, on)
         test = known_teacher[1].test if known_teacher else None
@@ -63,9 +68,12 @@ def run(given: Given) -> None:
                 f"teacher: the artifact's targets have {pairs.targets.shape[1]} numbers, this teacher's {test.shape[1]}"
             )
         make = partial(ssdd.student, settings.student, loaded.channels, loaded.size)
-        cells = [
-            ssdd.evaluate(what, loaded, wanted, make, settings, seed=s, report=display, device=on).as_dict()
-            for what, wanted in ((pairs, test), (None, None))
+        runs = [
+            ssdd.evaluate_on(what, sets, {"": test}, make, settings, seed=s, report=display, device=on)
+            for what in (pairs, None)
             for s in range(given.seeds)
         ]
-    print_table(reports.table(cells))
+    for name in sets:
+        if name:
+            print(f"\n{name}:")
+        print_table(reports.table([cells[name].as_dict() for cells in runs]))

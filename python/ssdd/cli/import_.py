@@ -43,7 +43,7 @@ def run(given: Given) -> None:
         raise InputError("--data, --mean with --std: expected one of the two, the preprocessing of the real images")
     file, source = reports.new_file(given.out, given.overwrite), ""
     if given.data is not None:
-        loaded = loaded_images(given)
+        loaded = loaded_images(given.data, given)
         preprocessing, source = loaded.preprocessing, loaded.name
     else:
         preprocessing = ssdd.Preprocessing(_numbers("mean", given.mean), _numbers("std", given.std))

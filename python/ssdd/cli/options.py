@@ -172,9 +172,16 @@ def say(line: str) -> None:
         print(line, file=sys.stderr)
 
 
-def loaded_images(given: Given) -> ssdd.ImageSet:
-    """Load the images that were named and print what was found."""
-    loaded = ssdd.load_images(given.data, given.size, classes=given.classes)
+def loaded_images(data: str, given: Given) -> ssdd.ImageSet:
+    """Load images, as --size and --classes say, and print what was found."""
+    loaded = ssdd.load_images(data, given.size, classes=given.classes)
+    say(loaded.summary)
+    return loaded
+
+
+def loaded_target(data: str, given: Given) -> ssdd.ImageSet:
+    """Load a set beside the first one and print what was found."""
+    loaded = ssdd.load_target(data, given.size, given.classes)
     say(loaded.summary)
     return loaded
 
@@ -214,6 +221,19 @@ def new_teacher(
     """Train a teacher; return it with its representations, from the cache if they are there."""
     teacher = ssdd.train_teacher(data, settings.teacher, report, checkpoints, device)
     return teacher, ssdd.represent(teacher, data, ssdd.cache_directory())
+
+
+def add_targets(parser: ArgumentParser, text: str) -> None:
+    parser.add_argument("--target", metavar="NAME=DATA", type=str, action="append", help=f"{text} Repeatable.")
+
+
+def named_targets(given: Given) -> dict[str, str]:
+    """Name -> images of each --target."""
+    pairs = [text.partition("=") for text in given.target or []]
+    for name, _, path in pairs:
+        if not name or not path:
+            raise InputError(f"--target: expected NAME=DATA, got {name!r}")
+    return {name: NAME(path) for name, _, path in pairs}
 
 
 def print_table(rows: list[list[str]]) -> None:

@@ -12,8 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import ssdd
 
-from ..config import InputError
-from .options import COUNT, FILE, Given, add_folder, add_teacher
+from .options import COUNT, FILE, Given, add_folder, add_targets, add_teacher, named_targets
 
 if TYPE_CHECKING:
     from jsonargparse import ArgumentParser
@@ -30,9 +29,7 @@ def add_arguments(parser: ArgumentParser) -> None:
     parser.add_argument("--data", "-d", metavar="DATA", type=FILE, help="The images to distil, in place of FILE's.")
     add_folder(parser)
     add_teacher(parser, representations=False, text="In place of FILE's:")
-    parser.add_argument(
-        "--target", metavar="NAME=FILE", type=str, action="append", help="A target set, in place of FILE's. Repeatable."
-    )
+    add_targets(parser, "A target set, in place of FILE's.")
     parser.add_argument(
         "--work", metavar="FOLDER", type=FILE, help="Folder for distilled sets and networks (without it: OUT/work)."
     )
@@ -48,7 +45,7 @@ def run(given: Given) -> None:
     if given.page:
         print(ssdd.write_page(plan, folder))
         return
-    targets = {name: Path(path).expanduser() for name, path in _targets(given.target).items()}
+    targets = {name: Path(path) for name, path in named_targets(given).items()}
     changes = {
         key: value
         for key in ("data", "size", "classes", "teacher", "teacher_prefix")
@@ -65,14 +62,6 @@ def run(given: Given) -> None:
         plan, folder, work=given.work, cache=ssdd.cache_directory(), workers=given.workers, report=show
     )
     ssdd.write_page(plan, folder)
-
-
-def _targets(given: list[str] | None) -> dict[str, str]:
-    pairs = [text.partition("=") for text in given or []]
-    for name, _, path in pairs:
-        if not name or not path:
-            raise InputError(f"--target: expected NAME=FILE, got {name!r}")
-    return {name: path for name, _, path in pairs}
 
 
 def _line(event: dict[str, Any]) -> None:

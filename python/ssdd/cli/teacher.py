@@ -55,7 +55,7 @@ def run(given: Given) -> None:
         given.earlier(begun.arguments, "data", "size", "classes", "checkpoint_every")
     on = ssdd.choose_device(given.device)
     settings = chosen_settings(given, begun.settings if begun else None)
-    file, loaded = reports.new_file(wanted, given.overwrite), loaded_images(given)
+    file, loaded = reports.new_file(wanted, given.overwrite), loaded_images(given.data, given)
     command = f"ssdd teacher --resume {quoted(wanted)}"
     with ExitStack() as stack:
         folder.mkdir(parents=True, exist_ok=True)

@@ -86,7 +86,7 @@ class Plan:
     targets: Mapping[str, Path] = field(default_factory=dict)
     """Name -> images of a target set."""
     size: int | None = None
-    """Images of folders are resized to so many pixels (default: they stay as they are)."""
+    """Images of folders, the targets' too, are resized to so many pixels (default: they stay as they are)."""
     classes: str | None = None
     """What the folders inside a folder are, "folders" or "none" (default: the folder says it)."""
     teacher_prefix: str | None = None

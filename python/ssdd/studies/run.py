@@ -6,7 +6,7 @@ import os
 from pathlib import Path
 
 from ..config import InputError, Report, silent
-from ..data import load_images
+from ..data import load_images, load_target
 from ..teachers import Teacher, represent
 from .fill import Study, TeacherPair, fill_study
 from .plan import Plan
@@ -38,7 +38,7 @@ def run_study(
         missing = "data" if plan.data is None else "teacher"
         raise InputError(f"{missing}: expected it in the file of the study or as --{missing}")
     images = load_images(plan.data, plan.size, classes=plan.classes)
-    targets = {key: load_images(path, plan.size, classes=plan.classes) for key, path in plan.targets.items()}
+    targets = {key: load_target(path, plan.size, plan.classes) for key, path in plan.targets.items()}
     for key, target in targets.items():
         if (target.channels, target.size) != (images.channels, images.size):
             raise InputError(

@@ -152,3 +152,18 @@ def test_a_path_may_begin_with_the_home_folder(ssdd_command, photos, tmp_path, m
     ssdd_command(*command, "-o", "~/a run")
     kept = json.loads((tmp_path / "a run" / "run.json").read_text())["arguments"]
     assert kept["data"] == str(photos) and kept["checkpoint_every"] == 60.0
+
+
+def test_evaluate_measures_one_network_on_several_sets(ssdd_command, photos, tmp_path):
+    pairs = ssdd.DistilledSet(torch.rand(4, 3, 8, 8), torch.rand(4, 5), ssdd.Preprocessing((0.5,) * 3, (0.5,) * 3))
+    file = pairs.save(tmp_path / "a.safetensors")
+    common = ["evaluate", file, "-d", photos, "--classes", "folders", *FAST]
+    alone = ssdd_command(*common).stdout
+    shown = ssdd_command(*common, "--target", f"Same={photos}", "--target", f"Again={photos}")
+    first, same, again = shown.stdout.split("\n\n")
+    assert first.strip() == alone.strip() and same == "Same:\n" + alone.rstrip() and again == "Again:\n" + alone
+    assert shown.stderr.count("24 images of 2 classes") == 3
+    refused = ssdd_command(*common, "--target", "photos", fails=True)
+    assert "--target: expected NAME=DATA, got 'photos'" in str(refused.exception)
+    refused = ssdd_command(*common, "--target", "Digits=digits", fails=True)
+    assert "expected images of [1, 8, 8] as digits has, got [3, 8, 8]" in str(refused.exception)
