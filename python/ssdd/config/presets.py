@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from operator import attrgetter
 
-from .change import with_settings
 from .errors import InputError
 from .settings import (
     AugmentConfig,
@@ -15,6 +14,7 @@ from .settings import (
     StudentConfig,
     TeacherConfig,
 )
+from .values import replace_fields
 
 
 def _published(name: str, model: str, images: int, lr: float, tune_steps: int) -> Settings:
@@ -74,6 +74,10 @@ PRESETS: dict[str, Settings] = {
 }
 
 
+PUBLISHED = ("cifar100", "tinyimagenet", "imagenet64", "imagenette")
+"""The presets that hold what was published. What was not (the teacher's epochs) is this project's choice."""
+
+
 def preset(name: str) -> Settings:
     """The preset of that name; an :class:`InputError` lists the names there are."""
     if name not in PRESETS:
@@ -93,7 +97,7 @@ OFFICIAL = {
 
 def official(settings: Settings) -> Settings:
     """``settings`` with every departure between paper and published code turned to the code's side."""
-    return with_settings(settings, OFFICIAL)
+    return replace_fields(settings, OFFICIAL)
 
 
 def departures(settings: Settings) -> dict[str, tuple[str, str]]:

@@ -8,8 +8,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from .change import as_dict
 from .settings import Settings
+from .values import as_dict
 
 RENAMED = {
     "teacher.rate": "teacher.lr",

@@ -5,13 +5,13 @@ one generator that a checkpoint can hold, and the crop, flip and affine views th
 """
 
 from .device import CPU, DEVICES, choose_device, gather, keep_on_device, module_to_device, repeatable, to_device
-from .load import load_images
+from .load import load_images, load_target
 from .sets import ImageSet, one_line
 from .stream import cache_directory, mapped, write_array
 from .views import Crops, augment, crop, crop_and_flip, draw_crops
 
 __all__ = [
     "CPU", "DEVICES", "Crops", "ImageSet", "augment", "cache_directory", "choose_device", "crop", "crop_and_flip",
-    "draw_crops", "gather", "keep_on_device", "load_images", "mapped", "module_to_device", "one_line", "repeatable",
-    "to_device", "write_array",
+    "draw_crops", "gather", "keep_on_device", "load_images", "load_target", "mapped", "module_to_device", "one_line",
+    "repeatable", "to_device", "write_array",
 ]  # fmt: skip

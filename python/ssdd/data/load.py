@@ -28,7 +28,7 @@ def load_images(
     Raises :class:`InputError` with what is wrong and where, also if a folder can be understood in two ways.
     """
     name, path = str(source), Path(source)
-    folder = not name.startswith(PREFIX) and name != "digits" and path.is_dir() and not is_cifar(path)
+    folder = _is_image_folder(source)
     if classes is not None and not folder and (path.exists() or name == "digits" or name.startswith(PREFIX)):
         raise InputError(f"classes: only those of a folder of images can be chosen, got data {path.name!r}")
     if name.startswith(PREFIX):
@@ -44,3 +44,14 @@ def load_images(
     if path.suffix == ".npz":
         return read_npz(path, memory)
     raise InputError(f"data: expected 'digits', a folder of images, an .npz file or hf:NAME, got {name!r}")
+
+
+def load_target(source: str | Path, size: int | None = None, classes: str | None = None) -> ImageSet:
+    """Load one of several sets: :func:`load_images` that leaves ``size`` and ``classes`` out if they cannot apply."""
+    resized = _is_image_folder(source) or str(source).startswith(PREFIX)
+    return load_images(source, size if resized else None, classes=classes if _is_image_folder(source) else None)
+
+
+def _is_image_folder(source: str | Path) -> bool:
+    name, path = str(source), Path(source)
+    return not name.startswith(PREFIX) and name != "digits" and path.is_dir() and not is_cifar(path)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -55,16 +55,44 @@ def evaluate(
     ``test_representations``: g of the held-out images, float32 [N, C], or None where they are not known. Networks are
     on ``device``; probes run on the CPU.
     """
-    if pairs is not None and tuple(pairs.images.shape[1:]) != (data.channels, *data.size):
-        wanted, came = [data.channels, *data.size], list(pairs.images.shape[1:])
-        raise InputError(f"pairs: expected images of {wanted} as {data.name} has, got {came}")
+    sets, known = {data.name: data}, {data.name: test_representations}
+    return evaluate_on(pairs, sets, known, make, settings, seed=seed, report=report, device=device)[data.name]
+
+
+def evaluate_on(
+    pairs: DistilledSet | None,
+    sets: Mapping[str, ImageSet],
+    test_representations: Mapping[str, Tensor | None],
+    make: Callable[[int], Network],
+    settings: Settings,
+    *,
+    seed: int = 0,
+    report: Report = silent,
+    device: torch.device = CPU,
+) -> dict[str, Cell]:
+    """Pre-train one network as :func:`evaluate` does and measure it on several sets; returns name -> cell.
+
+    ``sets``: name -> images, all of one size; without ``pairs`` the first one's mean and std normalise all of them.
+    ``test_representations``: name -> g of that set's held-out images; a set without them gets no representation error.
+    """
+    first = next(iter(sets.values()))
+    shape = [first.channels, *first.size] if pairs is None else list(pairs.images.shape[1:])
+    for data in sets.values():
+        if [data.channels, *data.size] != shape:
+            other = f"{data.name} has {[data.channels, *data.size]}"
+            if pairs is None:
+                raise InputError(f"sets: expected images of {shape} as {first.name} has; {other}")
+            raise InputError(f"pairs: expected images of {[data.channels, *data.size]} as {data.name} has, got {shape}")
     network = pretrained(pairs, make, settings, seed=seed, report=report, device=device)
-    preprocessing = data.preprocessing if pairs is None else pairs.preprocessing
-    wanted_output = test_representations if pairs is not None and pairs.target_kind == "representation" else None
-    cell = Cell("no pre-training" if pairs is None else pairs.method, seed)
-    measure(network, preprocessing, data, settings, cell, wanted_output, output=pairs is not None)
-    report({"event": "cell", **cell.as_dict()})
-    return cell
+    preprocessing = first.preprocessing if pairs is None else pairs.preprocessing
+    predicts = pairs is not None and pairs.target_kind == "representation"
+    cells = {}
+    for name, data in sets.items():
+        cell = cells[name] = Cell("no pre-training" if pairs is None else pairs.method, seed)
+        wanted = test_representations.get(name) if predicts else None
+        measure(network, preprocessing, data, settings, cell, wanted, output=pairs is not None)
+        report({"event": "cell", **cell.as_dict()})
+    return cells
 
 
 def pretrained(

@@ -16,12 +16,11 @@ import torch
 
 from ssdd.artifact import read_safetensors
 from ssdd.checkpoint import Checkpoints
-from ssdd.cli.resume import Run
-from ssdd.cli.train import _say_how_to_go_on
+from ssdd.cli.resume import Run, say_how_to_go_on
 from ssdd.config import InputError
 
-SETTINGS = ["--set", "teacher.epochs=6", "--set", "teacher.widths=4-8", "--set", "distill.pool_steps=12",
-            "--set", "student.model=convnet-4-8", "--set", "distill.pool=3", "--set", "distill.log_every=7",
+SETTINGS = ["--teacher.epochs=6", "--teacher.widths=4-8", "--distill.pool_steps=12",
+            "--student.model=convnet-4-8", "--distill.pool=3", "--distill.log_every=7",
             "-m", "6", "--steps", "60"]  # fmt: skip
 STEPS = 60
 
@@ -117,12 +116,12 @@ def test_killed_at_random_steps_and_with_its_newest_checkpoint_torn(whole, tmp_p
     assert "this run is finished" in finish(tmp_path, *resume)
 
 
-def test_ctrl_c_and_sigterm_finish_the_step_and_say_how_to_go_on(whole, tmp_path):
+def test_ctrl_c_and_sigterm_finish_the_step_andsay_how_to_go_on(whole, tmp_path):
     run = tmp_path / "run"
     said = kill_at(tmp_path, run, "distill", 5, "distill", "-o", run, *SETTINGS, number=signal.SIGINT)
     assert "stopping" in said and f"ssdd distill --resume {run}" in said and "Traceback" not in said
     kill_at(tmp_path, run, "distill", 30, "distill", "--resume", run, number=signal.SIGTERM)
-    refused = finish(tmp_path, "distill", "--resume", run, "--set", "distill.lr=0.5", code=1)
+    refused = finish(tmp_path, "distill", "--resume", run, "--distill.lr=0.5", code=1)
     assert "distill.lr = 0.01 there, 0.5 here" in refused
     refused = finish(tmp_path, "distill", "--resume", run, "--seed", 4, code=1)
     assert "seed = 0 there, 4 here" in refused
@@ -184,7 +183,7 @@ def test_a_disk_that_fills_loses_nothing(whole, tmp_path):
 def test_room_is_asked_for_only_where_none_is_left_and_a_checkpoint_is_there(tmp_path):
     def ended_by(number):
         error = OSError(number, os.strerror(number), "somewhere")
-        with pytest.raises(OSError) as found, _say_how_to_go_on("GO", tmp_path):
+        with pytest.raises(OSError) as found, say_how_to_go_on("GO", tmp_path):
             raise error
         return str(found.value), found.value is error
 

@@ -1,30 +1,18 @@
 """What the program says of the images and the teacher that it was given, and how it is told which are meant."""
 
+import dataclasses
 import json
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
-from typer.testing import CliRunner
 
 import ssdd
-from ssdd.cli import app
 
-FAST = ["--quiet", "--set", "distill.pool_steps=4", "--set", "distill.pool=1", "--set", "student.model=convnet-4-8",
-        "--set", "teacher.epochs=1", "--set", "teacher.widths=4-8", "--set", "pretrain.steps=4",
-        "--set", "evaluate.labels=5-0", "--set", "evaluate.draws=1", "--preset", "digits"]  # fmt: skip
-
-
-@pytest.fixture(autouse=True)
-def own_cache(tmp_path, monkeypatch):
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-
-
-def ssdd_command(*arguments, fails=False):
-    result = CliRunner().invoke(app, [str(a) for a in arguments])
-    assert (result.exit_code != 0) == fails, (result.output, result.exception)
-    return result
+FAST = ["--quiet", "--distill.pool_steps=4", "--distill.pool=1", "--student.model=convnet-4-8",
+        "--teacher.epochs=1", "--teacher.widths=4-8", "--pretrain.steps=4",
+        "--evaluate.labels=5-0", "--evaluate.draws=1", "--preset", "digits"]  # fmt: skip
 
 
 @pytest.fixture
@@ -66,7 +54,7 @@ def two_networks(file, first, second):
     return file
 
 
-def test_the_verbs_say_what_they_found_and_are_told_what_is_meant(photos, tmp_path):
+def test_the_verbs_say_what_they_found_and_are_told_what_is_meant(ssdd_command, photos, tmp_path):
     run = ["distill", "-d", photos, "-o", tmp_path / "run", "--images", 4, "--steps", 4, *FAST]
     refused = ssdd_command(*run, fails=True)
     assert isinstance(refused.exception, ssdd.InputError) and "--classes folders" in str(refused.exception)
@@ -91,7 +79,7 @@ def test_the_verbs_say_what_they_found_and_are_told_what_is_meant(photos, tmp_pa
                                  "-o", tmp_path / "i.safetensors").stderr  # fmt: skip
 
 
-def test_the_verbs_say_which_network_of_a_file_is_the_teacher(photos, tmp_path):
+def test_the_verbs_say_which_network_of_a_file_is_the_teacher(ssdd_command, photos, tmp_path):
     moco = two_networks(tmp_path / "moco.pth.tar", "encoder_k", "encoder_q")
     dino = two_networks(tmp_path / "dino.ckpt", "student", "teacher")
     common = ["-d", photos, "--classes", "folders", "--images", 4, "--steps", 4, *FAST]
@@ -112,3 +100,70 @@ def test_the_verbs_say_which_network_of_a_file_is_the_teacher(photos, tmp_path):
     for verb in ("distill", "demo"):
         refused = ssdd_command(verb, "--teacher-prefix", "student", "-o", tmp_path / "c", *common, fails=True)
         assert "--teacher-prefix: expected it with --teacher" in str(refused.exception)
+
+
+STUDY = """
+preset = "digits"
+seeds = 1
+[set]
+"student.model" = "convnet-4-8"
+"pretrain.steps" = 4
+"evaluate.labels" = [5, 0]
+"evaluate.draws" = 1
+"distill.images" = 4
+[[row]]
+name = "no pre-training"
+from = "nothing"
+[[row]]
+name = "random"
+from = "random"
+"""
+
+
+def test_a_study_is_told_what_is_meant_and_says_what_it_found(ssdd_command, photos, tmp_path):
+    (tmp_path / "study.toml").write_text(STUDY)
+    dino = two_networks(tmp_path / "dino.ckpt", "student", "teacher")
+    command = ["study", tmp_path / "study.toml", "-d", photos, "-t", dino]
+    refused = ssdd_command(*command, "--teacher-prefix", "student", fails=True)
+    assert isinstance(refused.exception, ssdd.InputError) and "--classes folders" in str(refused.exception)
+    refused = ssdd_command(*command, "--classes", "folders", fails=True)
+    assert "--teacher-prefix, one of state_dict.student., state_dict.teacher." in str(refused.exception)
+    shown = ssdd_command(*command, "--classes", "folders", "--teacher-prefix", "student")
+    assert "photos: 24 images of 2 classes (cat, dog)" in shown.stderr
+    assert "dino.ckpt: ResNet under state_dict.student. (as --teacher-prefix says)" in shown.stderr
+    assert "[2/2] random, seed 0, source" in shown.stdout
+    other = ['classes = "folders"', 'teacher_prefix = "student"', f'data = "{photos}"', f'teacher = "{dino}"']
+    (tmp_path / "study.toml").write_text("\n".join(other) + STUDY)
+    again = ssdd_command("study", tmp_path / "study.toml")  # from the file: the same cells, so none is computed
+    assert again.stdout == "" and "24 images of 2 classes" in again.stderr
+
+
+def test_evaluate_never_measures_on_digits_without_being_told(ssdd_command, photos, tmp_path):
+    pairs = ssdd.DistilledSet(torch.rand(2, 3, 8, 8), torch.rand(2, 5), ssdd.Preprocessing((0.5,) * 3, (0.5,) * 3))
+    for source, named in (("photos", "'photos'"), ("", "images that it does not name")):
+        file = dataclasses.replace(pairs, source=source).save(tmp_path / "a.safetensors")
+        refused = ssdd_command("evaluate", file, *FAST, fails=True)
+        assert f"distilled from {named}; give the images to measure on with --data" in str(refused.exception)
+
+
+def test_a_path_may_begin_with_the_home_folder(ssdd_command, photos, tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    command = ["distill", "-d", "~/photos", "--classes", "folders", "--images", 4, "--steps", 2, *FAST]
+    ssdd_command(*command, "-o", "~/a run")
+    kept = json.loads((tmp_path / "a run" / "run.json").read_text())["arguments"]
+    assert kept["data"] == str(photos) and kept["checkpoint_every"] == 60.0
+
+
+def test_evaluate_measures_one_network_on_several_sets(ssdd_command, photos, tmp_path):
+    pairs = ssdd.DistilledSet(torch.rand(4, 3, 8, 8), torch.rand(4, 5), ssdd.Preprocessing((0.5,) * 3, (0.5,) * 3))
+    file = pairs.save(tmp_path / "a.safetensors")
+    common = ["evaluate", file, "-d", photos, "--classes", "folders", *FAST]
+    alone = ssdd_command(*common).stdout
+    shown = ssdd_command(*common, "--target", f"Same={photos}", "--target", f"Again={photos}")
+    first, same, again = shown.stdout.split("\n\n")
+    assert first.strip() == alone.strip() and same == "Same:\n" + alone.rstrip() and again == "Again:\n" + alone
+    assert shown.stderr.count("24 images of 2 classes") == 3
+    refused = ssdd_command(*common, "--target", "photos", fails=True)
+    assert "--target: expected NAME=DATA, got 'photos'" in str(refused.exception)
+    refused = ssdd_command(*common, "--target", "Digits=digits", fails=True)
+    assert "expected images of [1, 8, 8] as digits has, got [3, 8, 8]" in str(refused.exception)

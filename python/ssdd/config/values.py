@@ -1,15 +1,14 @@
-"""Settings as text and back: single fields changed by name, plain values for logs, and the versions beside them."""
+"""Settings as plain values and back: fields by their names, JSON for logs, and the versions beside them."""
 
 from __future__ import annotations
 
 import dataclasses
 import platform
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from importlib.metadata import PackageNotFoundError, version
-from typing import Any, TypeVar
+from typing import Any, TypeVar, get_type_hints
 
 from .errors import InputError
-from .settings import Settings
 
 try:
     VERSION = version("ssdd")
@@ -19,36 +18,29 @@ except PackageNotFoundError:  # a checkout that was never installed
 _S = TypeVar("_S")
 
 
-def _parse(key: str, text: str, like: Any) -> Any:
-    try:
-        if isinstance(like, bool):
-            return {"true": True, "false": False, "1": True, "0": False}[text.lower()]
-        if isinstance(like, tuple):
-            return tuple(int(part) for part in text.replace(",", "-").split("-"))
-        return type(like)(text)
-    except (ValueError, KeyError):
-        raise InputError(f"{key}: expected a value like {like!r}, got {text!r}") from None
+def fields(settings: Any, prefix: str = "") -> Iterator[tuple[str, Any, Any]]:
+    """Yield (STAGE.FIELD, type, value) of every setting; the name of the preset is none."""
+    kinds = get_type_hints(type(settings))
+    for field in dataclasses.fields(settings):
+        value = getattr(settings, field.name)
+        if dataclasses.is_dataclass(value):
+            yield from fields(value, f"{prefix}{field.name}.")
+        elif prefix:
+            yield prefix + field.name, kinds[field.name], value
 
 
-def _with(settings: _S, path: list[str], key: str, text: str) -> _S:
-    names = [f.name for f in dataclasses.fields(settings)]  # type: ignore[arg-type]
-    if path[0] not in names:
-        raise InputError(f"{key}: no setting {path[0]!r} here; there are {', '.join(names)}")
-    old = getattr(settings, path[0])
-    if dataclasses.is_dataclass(old) != (len(path) > 1):
-        raise InputError(f"{key}: expected STAGE.FIELD, such as distill.lr")
-    new = _with(old, path[1:], key, text) if len(path) > 1 else _parse(key, text, old)
-    return dataclasses.replace(settings, **{path[0]: new})  # type: ignore[type-var]
-
-
-def with_settings(settings: Settings, changes: Mapping[str, str]) -> Settings:
-    """``settings`` with single fields changed by name, as text: ``{"distill.lr": "0.03"}``.
-
-    Raises :class:`InputError` for an unknown name or a value of the wrong kind.
-    """
-    for key, text in changes.items():
-        settings = _with(settings, key.split("."), key, text)
-    return settings
+def replace_fields(settings: _S, changes: Mapping[str, Any]) -> _S:
+    """Return ``settings`` with other values of the fields named: ``{"distill.lr": 0.03}``, each of the field's type."""
+    nested: dict[str, Any] = {}
+    inner: dict[str, dict[str, Any]] = {}
+    for key, value in changes.items():
+        stage, _, field = key.partition(".")
+        if field:
+            inner.setdefault(stage, {})[field] = value
+        else:
+            nested[stage] = value
+    nested |= {stage: replace_fields(getattr(settings, stage), values) for stage, values in inner.items()}
+    return dataclasses.replace(settings, **nested)  # type: ignore[type-var]
 
 
 def as_dict(settings: Any) -> dict[str, Any]:
@@ -57,7 +49,7 @@ def as_dict(settings: Any) -> dict[str, Any]:
 
 
 def _alike(value: Any, old: Any) -> bool:
-    """Whether ``value``, of a JSON file, is of the kind of ``old``; a whole number will do for a float."""
+    """True if ``value``, of a JSON file, is of the kind of ``old``; a whole number will do for a float."""
     if isinstance(old, tuple):
         return isinstance(value, list | tuple) and all(type(part) is int for part in value)
     return type(value) is type(old) or (isinstance(old, float) and type(value) is int)

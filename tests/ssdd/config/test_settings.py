@@ -3,24 +3,21 @@
 import dataclasses
 import re
 import typing
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from typer.testing import CliRunner
 
-from ssdd.cli import app
-from ssdd.cli.settings import spelled_out
 from ssdd.config import (
     PRESETS,
     DistillConfig,
-    EvaluateConfig,
     InputError,
     PretrainConfig,
     TeacherConfig,
     differences,
+    fields,
     official,
     preset,
+    settings_reference,
     with_settings,
 )
 from ssdd.models import build
@@ -107,29 +104,6 @@ def test_the_published_presets(name, size, images, features, lr):
     assert (settings.pretrain.lr, settings.pretrain.schedule) == (0.1, "constant")
 
 
-def test_every_setting_is_a_flag():
-    assert spelled_out(["distill", "--distill.lr", "0.03", "--teacher.augment.flip=1", "-o", "x"]) == [
-        "distill", "--set", "distill.lr=0.03", "--set", "teacher.augment.flip=1", "-o", "x"
-    ]  # fmt: skip
-    shown = CliRunner().invoke(app, ["settings", "cifar100", "--set", "distill.lr=0.5"]).output.split()
-    assert "--distill.lr=0.5" in shown and "--teacher.widths=32-64-128-256" in shown
-    changes = dict(flag.removeprefix("--").split("=") for flag in shown)
-    assert with_settings(preset("digits"), changes) == dataclasses.replace(
-        with_settings(preset("cifar100"), {"distill.lr": "0.5"}), name="digits"
-    )
-
-
-def leaves(settings: Any, prefix: str = "") -> Iterator[tuple[str, Any, Any]]:
-    """(STAGE.FIELD, its type, its value) of every setting, dataclass by dataclass; the preset's name is none."""
-    kinds = typing.get_type_hints(type(settings))
-    for field in dataclasses.fields(settings):
-        value = getattr(settings, field.name)
-        if dataclasses.is_dataclass(value):
-            yield from leaves(value, f"{prefix}{field.name}.")
-        elif prefix:
-            yield prefix + field.name, kinds[field.name], value
-
-
 def others(kind: Any, value: Any) -> list[Any]:
     """Values a setting of this type may take besides the one it has: all of a choice's words."""
     if typing.get_origin(kind) is typing.Literal:
@@ -145,60 +119,24 @@ def others(kind: Any, value: Any) -> list[Any]:
     return ["resnet18"]
 
 
-EVERY = list(leaves(preset("digits")))
-NEEDS = {"distill.views": ["--distill.real_view=augmented"], "distill.readout_every": ["--distill.held_out=100"]}
-"""Settings that stand on another one."""
-
-
-@pytest.mark.parametrize("key, kind, value", EVERY, ids=[key for key, _, _ in EVERY])
-def test_each_field_of_each_dataclass_is_a_flag_that_changes_it_alone(key, kind, value):
-    run = CliRunner()
-    before = run.invoke(app, ["settings", "digits"]).output.split()
-    assert others(kind, value)
-    for other in others(kind, value):
-        text = "-".join(map(str, other)) if isinstance(other, tuple) else str(other)
-        for flag in ([f"--{key}={text}"], [f"--{key}", text]):
-            found = run.invoke(app, spelled_out(["settings", "digits", *NEEDS.get(key, []), *flag]))
-            assert found.exit_code == 0, (found.output, found.exception)
-            after = found.output.split()
-            new = {*after} - {*before}
-            assert new == {f"--{key}={text}", *NEEDS.get(key, [])} and len(after) == len(before)
+EVERY = list(fields(preset("digits")))
 
 
 def documented_departures() -> dict[str, str]:
-    """What the settings themselves say of the code's side: field -> its word."""
-    text = DistillConfig.__doc__ or ""
-    entries = re.split(r"^    ``(\w+)``$", text, flags=re.MULTILINE)[1:]
-    words = {name: re.search(r'"(\w+)" \(code\)', said) for name, said in zip(entries[::2], entries[1::2], strict=True)}
-    found = {f"distill.{name}": word[1] for name, word in words.items() if word}
-    assert '"labels" is the published code' in " ".join((EvaluateConfig.__doc__ or "").split())
-    return found | {"evaluate.random_targets": "labels"}
+    """What the settings themselves say of the code's side: STAGE.FIELD -> its word."""
+    found = {s.key: re.search(r'"(\w+)" \(code\)', s.sentence) for s in settings_reference()}
+    return {key: word[1] for key, word in found.items() if word}
 
 
 @pytest.mark.parametrize("name", PRESETS)
 def test_official_changes_what_is_documented_as_the_codes_side_and_nothing_else(name):
     departures = documented_departures()
     assert len(departures) == 5  # the four of the loop and the baseline: METHOD's table of the two sides
-    before, after = (dict((k, v) for k, _, v in leaves(s)) for s in (preset(name), official(preset(name))))
+    before, after = (dict((k, v) for k, _, v in fields(s)) for s in (preset(name), official(preset(name))))
     assert {k: v for k, v in after.items() if before[k] != v} == departures
-    shown = CliRunner().invoke(app, ["settings", name, "--official"]).output.split()
-    assert {f"--{key}={word}" for key, word in departures.items()} <= {*shown}
     kinds = {key: kind for key, kind, _ in EVERY}
     for key, word in departures.items():  # a choice of two: the paper's side is the default
         assert set(typing.get_args(kinds[key])) == {before[key], word}
-
-
-def test_a_flag_beside_official_wins_and_is_said():
-    given = ["--distill.support_input=normalised", "--distill.lr=0.5", "--distill.real_view", "plain"]
-    result = CliRunner().invoke(app, spelled_out(["settings", "digits", "--official", *given]))
-    shown = {*result.stdout.split()}
-    assert {"--distill.support_input=normalised", "--distill.real_view=plain", "--distill.lr=0.5"} <= shown
-    assert {"--distill.pool_counter=stuck", "--distill.teacher_in_loop=recomputed"} <= shown
-    (said,) = result.stderr.splitlines()
-    assert "distill.support_input = normalised (the code: raw)" in said and "distill.lr" not in said
-    assert "distill.real_view = plain (the code: augmented)" in said and "pool_counter" not in said
-    agreeing = ["settings", "digits", "--official", "--distill.support_input=raw"]
-    assert CliRunner().invoke(app, spelled_out(agreeing)).stderr == ""
 
 
 def test_a_setting_younger_than_what_was_kept_counts_only_away_from_its_default():
