@@ -28,7 +28,7 @@ STEPS = 60
 # Each program is a process of its own, forked from a server that has imported ssdd and done nothing with it: what a
 # kill hits is the same, and no test waits for torch to be loaded.
 SERVER = multiprocessing.get_context("forkserver")
-SERVER.set_forkserver_preload(["ssdd.cli", "sklearn.datasets", "matplotlib.figure", "PIL.Image"])
+SERVER.set_forkserver_preload(["ssdd.cli", "ssdd.report", "sklearn.datasets", "matplotlib.figure", "PIL.Image"])
 PROGRAM = """
 import os, sys, torch
 torch.set_num_threads(1)
