@@ -15,13 +15,14 @@ from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from typing import Any
 
+from . import constants
 from . import gpu as gpu_model
 from .gpu import Gpu
 from .problem import Problem, is_primal
 
 __all__ = [
     "BACKWARD", "CODES", "FORWARD", "K_QS_BYTES", "STAND_IN", "Gpu", "Plan", "Problem", "backward_costs", "choose",
-    "force", "forward_costs", "is_forced", "is_primal", "kept_queries", "order", "saved_rows",
+    "constants", "force", "forward_costs", "is_forced", "is_primal", "kept_queries", "order", "saved_rows",
 ]  # fmt: skip
 
 FORWARD = ("dense", "low_rank", "primal")
