@@ -15,10 +15,6 @@ from typing import Any
 
 import twin
 
-# H100: TF/s of three TF32 products at the data sheet's rate, the same through mma.sync, fp32; bytes a second.
-SHEET, MMA, FP32, MEMORY = 165e12, 104e12, 67e12, 3.35e12
-LAUNCH = 2.5  # us from one kernel of a graph to the next: an estimate
-PIVOT = 100 / 1.7e3  # us: a square root, a reciprocal and a shuffle, about 100 cycles one after the other: an estimate
 TILE, DEPTH = 64, 16
 
 
@@ -44,6 +40,12 @@ def _plans() -> Any:
     sys.modules["ssdd_plan"] = module
     where.loader.exec_module(module)
     return module
+
+
+# The data sheet's FLOPs and bytes per second, of which floors are made; estimates are what was measured.
+H100 = _plans().constants
+LAUNCH = H100.LAUNCH * 1e6  # us from one kernel of a graph to the next
+PIVOT = H100.PIVOT / H100.CLOCK * 1e6  # us
 
 
 def _krr(work: str, aim: float, b: int, s: int, q: int, d: int, c: int) -> list[Row]:
@@ -387,9 +389,9 @@ def measure() -> list[dict[str, Any]]:
         plain = sum(w.flops for w in all_work if not w.tensor)
         executed = sum(w.executed - w.beside for w in all_work if w.tensor)
         us = {
-            "sheet": (tensor / SHEET + plain / FP32) * 1e6,
-            "mma": (tensor / MMA + plain / FP32) * 1e6,
-            "memory": row.compulsory / MEMORY * 1e6,
+            "sheet": (tensor / H100.SHEET_TENSOR + plain / H100.SHEET_FP32) * 1e6,
+            "mma": (tensor / H100.SHEET_MMA + plain / H100.SHEET_FP32) * 1e6,
+            "memory": row.compulsory / H100.SHEET_BANDWIDTH * 1e6,
         }
         table.append({
             "work": row.work, "picked": row.picked, "aim_us": row.aim, "launches": len(launches),
@@ -404,7 +406,7 @@ def measure() -> list[dict[str, Any]]:
 
 def text(rows: list[dict[str, Any]]) -> str:
     lines = [
-        "## The calls of the speed table, on an H100, without one",
+        "## The calls of the speed table, counted for an H100",
         "",
         "fp32, forward and backward (Cholesky: the factorisation), one line a plan; in bold what the library picks",
         "on an H100 (ssdd_ext/plan/gpu.py). Launches are counted at the true sizes on the host twin; FLOPs and traffic",
@@ -412,12 +414,13 @@ def text(rows: list[dict[str, Any]]) -> str:
         "multiply-adds, the bytes loaded and the bytes stored are exactly those that the twin counts; kernels that",
         "touch a number or a row a problem count as nothing. GFLOP: needed (on the matrix units; there with the",
         "padding of the tiles). MB: inputs, saved and outputs once (what lanes ask of L2 in all). Floors in us:",
-        f"compute with three TF32 products at the data sheet's {SHEET / 1e12:.0f} TF/s and through mma.sync at"
-        f" {MMA / 1e12:.0f}, fp32 at {FP32 / 1e12:.0f}; memory at",
-        f"{MEMORY / 1e12:.2f} TB/s; the floor is the larger of mma.sync's and memory's. *Estimates*, not floors:",
-        f"{LAUNCH} us a launch in a graph, and {PIVOT * 1e3:.0f} ns for each pivot of a factorisation, one after the"
-        " other.",
-        "Nothing here was timed on a GPU.",
+        f"compute with three TF32 products at the data sheet's {H100.SHEET_TENSOR / 1e12:.0f} TF/s and through mma.sync"
+        f" at {H100.SHEET_MMA / 1e12:.0f}, fp32 at {H100.SHEET_FP32 / 1e12:.0f};",
+        f"memory at {H100.SHEET_BANDWIDTH / 1e12:.2f} TB/s; the floor is the larger of mma.sync's and memory's."
+        " *Estimates*, not floors, by constants",
+        f"measured on an H100 (ssdd_ext/plan/constants.py): {LAUNCH:.2f} us per launch in a graph, and"
+        f" {PIVOT * 1e3:.0f} ns for each pivot of a factorisation,",
+        "one after the other. The calls of this table were not timed for it.",
         "",
         "| work | aim | launches | GFLOP (matrix units; padded) | MB once (asked) | compute sheet / mma.sync | memory"
         " | floor | floor / aim | *launches* | *pivots* |",

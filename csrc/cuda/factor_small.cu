@@ -82,7 +82,7 @@ SIMT_KERNEL_MIN(kWarpThreads, 1) warp_kernel(Factor<T> f) {
 }
 
 template <class T>
-SIMT_KERNEL(kBlockThreads) block_kernel(Factor<T> f, bool vectors) {
+SIMT_KERNEL_MIN(kBlockThreads, (sizeof(T) == 4 ? 2 : 1)) block_kernel(Factor<T> f, bool vectors) {
   simt::Shared shared;
   BlockRoom<T> room(shared, f.n);
   room.place_work(shared.take<T>(BlockRoom<T>::working(room.a.n)));

@@ -14,6 +14,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
 
+from . import constants
 from . import gpu as gpu_model
 from . import problem as sizes
 from .gpu import PLANNED_SOURCE, Gpu, planned_is_faster
@@ -21,7 +22,7 @@ from .problem import STAND_IN, Problem, is_primal
 
 __all__ = [
     "BACKWARD", "CODES", "FORWARD", "PLANNED_SOURCE", "STAND_IN", "Gpu", "Plan", "Problem", "backward_costs", "choose",
-    "force", "forward_costs", "is_forced", "is_primal", "planned_is_faster",
+    "constants", "force", "forward_costs", "is_forced", "is_primal", "planned_is_faster",
 ]  # fmt: skip
 
 FORWARD = ("dense", "low_rank", "primal")
