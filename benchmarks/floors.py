@@ -216,11 +216,11 @@ def _solve(launch: dict[str, Any]) -> Work:
 
 
 def _begin(launch: dict[str, Any]) -> Work:
-    """The diagonal stored and read twice, and the flags cleared."""
+    """The diagonal stored, and the flags cleared."""
     f = launch["arguments"][0]
     n, b, tiles = f["n"], f["batch"], -(-f["n"] // TILE)
     flags = tiles * tiles + 2 * tiles * -(-f["c"] // TILE)
-    return Work(loaded=2 * b * n * _size(launch), stored=b * (n * _size(launch) + 4 * flags))
+    return Work(stored=b * (n * _size(launch) + 4 * flags))
 
 
 def _tile_flops(launch: dict[str, Any]) -> int:
@@ -231,18 +231,19 @@ def _tile_flops(launch: dict[str, Any]) -> int:
 def _factor_tiles(launch: dict[str, Any]) -> Work:
     f, size, product = launch["arguments"][0], _size(launch), _tile_flops(launch)
     b, n, edges, vectors = f["batch"], f["n"], _extents(f["n"]), launch["arguments"][1]
+    zeros = f["zero_upper"]
     executed = loaded = stored = beside = 0
     for j, columns in enumerate(edges):
         # The diagonal: one operand per product; factored.
         executed += j * product
         beside += _shared_flops(columns)
-        loaded += columns * columns + j * columns * TILE
-        stored += _triangle(columns)
+        loaded += columns * columns + columns + j * columns * TILE
+        stored += columns * columns if zeros else _triangle(columns)
         for rows in edges[j + 1 :]:
             executed += j * product
             beside += _one_way_flops(TILE, SOLVED_BY_TILES)
             loaded += rows * columns + j * TILE * (rows + columns) + _lower(TILE, vectors, size)
-            stored += rows * columns
+            stored += rows * columns * (2 if zeros else 1)
     return Work(
         flops=b * n**3 / 3,
         executed=b * (executed + beside),
@@ -287,7 +288,7 @@ def _copy(launch: dict[str, Any]) -> Work:
 
 
 def _mirror(launch: dict[str, Any]) -> Work:
-    n, squares, size = launch["arguments"][0], launch["arguments"][4], _size(launch)
+    n, squares, size = launch["arguments"][0], launch["arguments"][3], _size(launch)
     b, edges = launch["blocks"] // squares, [min(32, n - i) for i in range(0, n, 32)]
     read = sum(r * c for i, r in enumerate(edges) for c in edges[: i + 1])
     return Work(loaded=b * read * size, stored=b * n * (n - 1) // 2 * size)

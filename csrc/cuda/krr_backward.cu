@@ -363,7 +363,7 @@ class Backward : KrrPass<T> {
       two_k_bar();
       slopes(s.s, a.factor, s.s * s.s, w.k_bar, s.s * s.s, true, counted);
       counted = true;
-      mirror(s.batch, s.s, w.k_bar, Mirror::upper_to_lower, stream);
+      mirror(s.batch, s.s, w.k_bar, stream);
       if (a.grad_x_s) {
         sums(s.s, s.s, dense(w.k_bar, s.s, s.s), column_row(0), w.width);
         differences(s.s, s.s, dense(w.k_bar, s.s, s.s), support, column_row(0), w.width, support, a.grad_x_s, s.s * s.d, false);
