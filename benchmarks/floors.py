@@ -97,17 +97,32 @@ def _extents(n: int, tile: int = TILE) -> list[int]:
 
 
 def _product(launch: dict[str, Any]) -> Work:
-    p, tiling = launch["arguments"][:2]
+    """One product, or two side by side."""
+    operands = [a for a in launch["arguments"] if isinstance(a, dict)]
+    works = [_one_product(launch["kernel"], p, tiling) for p, tiling in zip(operands[::2], operands[1::2], strict=True)]
+    return Work(
+        flops=sum(w.flops for w in works),
+        executed=sum(w.executed for w in works),
+        loaded=sum(w.loaded for w in works),
+        stored=sum(w.stored for w in works),
+        tensor=works[0].tensor,
+    )
+
+
+def _one_product(kernel: str, p: dict[str, Any], tiling: dict[str, Any]) -> Work:
     if p["difference"]:  # for problems in clusters far apart, which no call here is: each block ends at once
         return Work()
     b, m, n, k, size = p["batch"], p["m"], p["n"], p["k"], p["product"]
-    kind, full, tile = launch["kernel"].split("_")[0], p["triangle"] == 0, tiling["size"]
+    kind, full, tile = kernel.split("_")[0], p["triangle"] == 0, tiling["size"]
     # Floats: three passes of the tensor cores, and one less for each operand of 16 bits.
     passes = 1 + sum(element == 4 for element in p["element"]) if kind in ("tensor", "mixed") else 1
     share, step = tiling["k_share"], 2 * DEPTH if kind == "half" else DEPTH
     depth = sum(_up(min(share, k - s * share), step) for s in range(tiling["splits"]) if k > s * share)
     rows, columns = _extents(m, tile), _extents(n, tile)
     tiles = [(r, c) for i, r in enumerate(rows) for j, c in enumerate(columns) if full or j <= i]
+    # Warps of tile / 2 x 32 that have nothing do nothing.
+    warp = (tile // 2, 32) if kind in ("tensor", "half") else (tile, tile)
+    made = sum(_up(r, warp[0]) * _up(c, warp[1]) for r, c in tiles)
     wanted = m * n if full else m * (m + 1) // 2
     stored = wanted if p["triangle"] == 1 else m * n
     extra = b * wanted * size * bool(p["add"]) + b * max(0, m - p["accumulate_from"]) * n * size * p["accumulate"]
@@ -119,7 +134,7 @@ def _product(launch: dict[str, Any]) -> Work:
     sums = len(tiles) * size * (p["squares"] > 1)
     return Work(
         flops=b * wanted * k * (3 if p["distance"] else 2),
-        executed=b * len(tiles) * tile * tile * depth * 2 * passes,
+        executed=b * made * depth * 2 * passes,
         loaded=b * (operands * k + parts + sums) + extra,
         stored=b * (stored * size + parts + sums + size * (p["squares"] > 0)),
         tensor=kind != "plain",

@@ -1,5 +1,5 @@
 // KRR backward on the GPU, from the forward's factor and coefficients; formulas and plans in krr.h. Like the forward, products
-// of the whole batch on one stream. Launches, with the gradients to X_s and Y_s: low rank 6, mixed 7, dense 4 and 3 a chunk of K_qs
+// of the whole batch on one stream. Launches, with the gradients to X_s and Y_s: low rank 6, mixed 7 (one fewer if abar goes beside M), dense 4 and 3 a chunk of K_qs
 // at hand; one more for X_q (two in mixed and dense, which have no W), one for the hyper-parameters, and two for a factor larger
 // than one block. Other kernels than the linear one: 9 and 7 a chunk, two more for X_q; of each pair of launches for the two
 // forms of krr.h one does nothing, for want of the problems that it is for.
@@ -207,21 +207,29 @@ class Backward : KrrPass<T> {
     return {w.chunk, s.chunk * s.s, s.s, 1};
   }
 
-  // abar = K_qs^T Pbar from chunks of K_qs.
-  void alpha_bar_dense() {
+  // abar = K_qs^T Pbar from chunks of K_qs, with another product beside the first of them.
+  void alpha_bar_dense(const Product<T>* beside = nullptr) {
     for (int64_t q0 = 0; q0 < s.q; q0 += s.chunk) {
       const int64_t rows = std::min(s.chunk, s.q - q0);
       const Batch<const T> k = k_chunk(q0, rows);
-      multiply(make(s.s, s.c, rows, t(k), from(a.e, q0), u, uc()), 1, scalar(kGamma), q0 > 0);
+      Product<T> p = make(s.s, s.c, rows, t(k), from(a.e, q0), u, uc());
+      p.alpha_of = scalar(kGamma), p.accumulate = q0 > 0;
+      if (beside && q0 == 0)
+        run(*beside, p);
+      else
+        run(p);
     }
+    if (beside && s.q == 0) run(*beside);
     if (s.q == 0) fill(s.batch * uc(), 0, u, stream);
   }
 
   // M = Pbar^T X_q into the second C rows of the weights, and abar = scale X_s M^T + bias 1 (1^T Pbar).
   void alpha_bar_low_rank() {
     T* m = w.weights + s.c * s.d;
-    multiply(make(s.c, s.d, s.q, t(a.e), x_q, m, 2 * s.c * s.d), 1, scalar(kGamma));
-    if (a.kept) return alpha_bar_dense();
+    Product<T> moment = make(s.c, s.d, s.q, t(a.e), x_q, m, 2 * s.c * s.d);
+    moment.alpha_of = scalar(kGamma);
+    if (a.kept) return alpha_bar_dense(&moment);
+    run(moment);
     Product<T> p = make(s.s, s.c, s.d, x_s, t(weights_view(m, 2)), u, uc());
     p.alpha_of = scalar(kScale), p.row = column_row(0), p.row_bs = w.width;
     run(p);

@@ -23,7 +23,7 @@ constexpr int kStages = 3;
 template <class T, bool Distance, bool Difference>
 SIMT_KERNEL(kThreads) plain_kernel(Product<T> p, Tiling tiling) {
   Part part;
-  if (!find_part<kTile>(p, tiling, part)) return;
+  if (!find_part<kTile>(p, tiling, static_cast<int>(simt::block().x), part)) return;
   simt::Shared shared;
   T* const a_stages = shared.take<T>(2 * kStages * kStage<T>);
   T* const b_stages = a_stages + kStages * kStage<T>;
@@ -148,7 +148,7 @@ namespace {
 
 void product_of(const Product<double>& p, const Tiling& t, simt::Stream stream) { product_plain(p, t, stream); }
 void product_of(const Product<float>& p, const Tiling& t, simt::Stream stream) {
-  if (path_of(p) == Path::tensor) return product_tensor(p, t, stream);
+  if (path_of(p) == Path::tensor) return product_tensor({{p}, {t}, 1, {}, {}}, stream);
   if (path_of(p) == Path::half) return product_half(p, t, stream);
   if (path_of(p) == Path::mixed) return product_mixed(p, t, stream);
   product_plain(p, t, stream);
@@ -166,26 +166,66 @@ Cover cover_of(const Product<T>& p) {
 
 }  // namespace
 
-template <class T>
-int64_t tiles_in(const Product<T>& p) { return cover_of(p).tiles; }
+namespace {
+
+bool is_empty(const Product<float>& p) { return p.batch == 0 || p.m == 0 || p.n == 0; }
 
 template <class T>
-void product(const Product<T>& p, simt::Stream stream) {
-  if (p.batch == 0 || p.m == 0 || p.n == 0) return;
+Tiling tiling_of(const Product<T>& p) {
   const Cover c = cover_of(p);
   const bool can_split = p.tickets && reinterpret_cast<uintptr_t>(p.split) % 16 == 0;
   const int64_t room = can_split ? p.split_elements / (p.batch * c.tiles * c.size * c.size) : 0;
   const int64_t splits = room < c.splits ? std::max<int64_t>(1, room) : c.splits;
   // A split's k is counted in 32 bits; longer ones do not fit a GPU's memory.
   const int64_t share = ((p.k + splits - 1) / splits + kSteps - 1) / kSteps * kSteps;
-  product_of(p, {static_cast<int>(c.size), static_cast<int>(c.across), static_cast<int>(c.tiles), static_cast<int>(splits), share},
-             stream);
+  return {static_cast<int>(c.size), static_cast<int>(c.across), static_cast<int>(c.tiles), static_cast<int>(splits), share};
+}
+
+// Whether both run in the same kernel, of small tiles.
+bool alike(const Product<double>&, const Product<double>&) { return false; }
+bool alike(const Product<float>& first, const Product<float>& second) {
+  if (is_empty(first) || is_empty(second) || path_of(first) != Path::tensor || path_of(second) != Path::tensor) return false;
+  if (cover_of(first).size != kTile || cover_of(second).size != kTile) return false;
+  return lie_of(first.a, 16).k_major == lie_of(second.a, 16).k_major &&
+         lie_of(first.b.t(), 16).k_major == lie_of(second.b.t(), 16).k_major;
+}
+void run_pair(const Product<double>&, const Product<double>&, simt::Stream) {}
+void run_pair(const Product<float>& first, Product<float> second, simt::Stream stream) {
+  const Tiling one = tiling_of(first);
+  if (one.splits > 1) {  // the second's sums and tickets stand behind the first's
+    const int64_t tiles = first.batch * one.tiles, room = tiles * one.splits * one.size * one.size;
+    second.split += room;
+    second.split_elements = std::max<int64_t>(0, second.split_elements - room);
+    const bool fits = tiles + second.batch * cover_of(second).tiles <= kTickets;
+    second.tickets = fits ? second.tickets + tiles : nullptr;
+  }
+  product_tensor({{first, second}, {one, tiling_of(second)}, 2, {}, {}}, stream);
+}
+
+}  // namespace
+
+template <class T>
+int64_t tiles_in(const Product<T>& p) { return cover_of(p).tiles; }
+
+template <class T>
+void product(const Product<T>& p, simt::Stream stream) {
+  if (p.batch == 0 || p.m == 0 || p.n == 0) return;
+  product_of(p, tiling_of(p), stream);
+}
+
+template <class T>
+void product_pair(const Product<T>& first, const Product<T>& second, simt::Stream stream) {
+  if (alike(first, second)) return run_pair(first, second, stream);
+  product(first, stream);
+  product(second, stream);
 }
 
 template int64_t tiles_in(const Product<float>&);
 template int64_t tiles_in(const Product<double>&);
 template void product(const Product<float>&, simt::Stream);
 template void product(const Product<double>&, simt::Stream);
+template void product_pair(const Product<float>&, const Product<float>&, simt::Stream);
+template void product_pair(const Product<double>&, const Product<double>&, simt::Stream);
 template void product_plain(const Product<float>&, const Tiling&, simt::Stream);
 template void product_plain(const Product<double>&, const Tiling&, simt::Stream);
 
