@@ -87,13 +87,21 @@ SIMT_KERNEL(kBlockThreads) begin_kernel(Attempt<T> a) {
   if (!runs) return;  // the same for the whole block
   const View<const T> source = f.source[b];
   T* diagonal = a.room.diagonal + b * n;
+  const T* const from = a.attempt == 0 ? source.p : diagonal;
+  const int64_t stride = a.attempt == 0 ? source.rs + source.cs : 1;
   double sum = 0;
+  constexpr int kAtOnce = 4;  // loads, each of which takes a trip to memory
 #pragma unroll 1
-  for (int64_t i = simt::thread(); i < n; i += kBlockThreads) {
+  for (int64_t first = simt::thread(); first < n; first += kAtOnce * kBlockThreads) {
     // A sector for each element of the diagonal, whatever one does; once a problem, so not counted.
-    const T v = a.attempt == 0 ? source.p[i * (source.rs + source.cs)] : simt::load(diagonal + i);
-    if (a.attempt == 0) simt::store(diagonal + i, v);
-    sum += static_cast<double>(v);
+    T v[kAtOnce];
+#pragma unroll
+    for (int u = 0; u < kAtOnce; ++u) v[u] = first + u * kBlockThreads < n ? from[(first + u * kBlockThreads) * stride] : T(0);
+#pragma unroll
+    for (int u = 0; u < kAtOnce; ++u) {
+      simt::store_if(a.attempt == 0 && first + u * kBlockThreads < n, diagonal + first + u * kBlockThreads, v[u]);
+      sum += static_cast<double>(v[u]);
+    }
   }
   simt::put(sums + simt::thread(), sum);
 #pragma unroll 1

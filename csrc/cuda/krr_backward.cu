@@ -1,5 +1,5 @@
 // KRR backward on the GPU, from the forward's factor and coefficients; formulas and plans in krr.h. Like the forward, products
-// of the whole batch on one stream. Launches, with the gradients to X_s and Y_s: low rank 6, mixed 7 (one fewer if abar goes beside M), dense 4 and 3 a chunk of K_qs
+// of the whole batch on one stream. Launches, with the gradients to X_s and Y_s: low rank 6, mixed 7 (one fewer if abar goes beside M, or Kbar_qs beside Kbar_ss), dense 4 and 3 a chunk of K_qs
 // at hand; one more for X_q (two in mixed and dense, which have no W), one for the hyper-parameters, and two for a factor larger
 // than one block. Other kernels than the linear one: 9 and 7 a chunk, two more for X_q; of each pair of launches for the two
 // forms of krr.h one does nothing, for want of the problems that it is for.
@@ -274,17 +274,19 @@ class Backward : KrrPass<T> {
   }
 
   // 2 Kbar_ss = -(U alpha^T + alpha U^T) into k_bar, both triangles.
-  void two_k_bar() {
+  Product<T> two_k_bar() const {
     Product<T> p = make(s.s, s.s, 2 * s.c, u_alpha(), t(alpha_u()), w.k_bar, s.s * s.s);
     p.triangle = Triangle::both;
-    run(p);
+    return p;
   }
 
   // chunk_bar = Kbar_qs of the queries from q0 on.
-  Batch<const T> bar_chunk(int64_t q0, int64_t rows) {
-    multiply(make(rows, s.s, s.c, from(a.e, q0), t(alpha), w.chunk_bar, s.chunk * s.s), 1, scalar(kGamma));
-    return {w.chunk_bar, s.chunk * s.s, s.s, 1};
+  Product<T> bar_chunk(int64_t q0, int64_t rows) const {
+    Product<T> p = make(rows, s.s, s.c, from(a.e, q0), t(alpha), w.chunk_bar, s.chunk * s.s);
+    p.alpha_of = scalar(kGamma);
+    return p;
   }
+  Batch<const T> bar() const { return {w.chunk_bar, s.chunk * s.s, s.s, 1}; }
 
   void dense_or_mixed() {
     const bool mixed = s.plan == Plan::mixed;
@@ -292,15 +294,19 @@ class Backward : KrrPass<T> {
     mixed ? alpha_bar_low_rank() : alpha_bar_dense();
     solve(s.s, u, a.grad_x_s ? w.pack : nullptr);
     if (a.grad_x_s) {
-      two_k_bar();
+      const bool together = !mixed && s.q > 0 && s.q <= s.chunk;  // all of Kbar_qs beside Kbar_ss
+      if (together)
+        run(two_k_bar(), bar_chunk(0, s.q));
+      else
+        run(two_k_bar());
       write(with_trace(make(s.s, s.d, s.s, dense(w.k_bar, s.s, s.s), x_s, a.grad_x_s, s.s * s.d)), scalar(kScale));
       if (mixed)
         multiply(make(s.s, s.d, s.c, alpha, weights_view(w.weights + s.c * s.d, 2), a.grad_x_s, s.s * s.d), 1, scalar(kScale),
                  true);
       for (int64_t q0 = 0; !mixed && q0 < s.q; q0 += s.chunk) {
         const int64_t rows = std::min(s.chunk, s.q - q0);
-        const Batch<const T> bar = bar_chunk(q0, rows);
-        multiply(make(s.s, s.d, rows, t(bar), from(x_q, q0), a.grad_x_s, s.s * s.d), 1, scalar(kScale), true);
+        if (!together) run(bar_chunk(q0, rows));
+        multiply(make(s.s, s.d, rows, t(bar()), from(x_q, q0), a.grad_x_s, s.s * s.d), 1, scalar(kScale), true);
       }
     }
     if (a.grad_x_q) {
@@ -368,7 +374,7 @@ class Backward : KrrPass<T> {
     const Points support = shift(x_s, s.s, w.shifted_s, false);
     bool counted = false;
     if (a.grad_x_s || a.grad_hyper) {
-      two_k_bar();
+      run(two_k_bar());
       slopes(s.s, a.factor, s.s * s.s, w.k_bar, s.s * s.s, true, counted);
       counted = true;
       mirror(s.batch, s.s, w.k_bar, stream);
@@ -380,17 +386,18 @@ class Backward : KrrPass<T> {
     const bool needs_queries = a.grad_x_s || a.grad_x_q || a.grad_hyper;
     for (int64_t q0 = 0; needs_queries && q0 < s.q; q0 += s.chunk) {
       const int64_t rows = std::min(s.chunk, s.q - q0);
-      const Batch<const T> k = k_chunk(q0, rows), bar = bar_chunk(q0, rows);
-      slopes(rows, k.p, k.bs, w.chunk_bar, bar.bs, false, counted);
+      const Batch<const T> k = k_chunk(q0, rows);
+      run(bar_chunk(q0, rows));
+      slopes(rows, k.p, k.bs, w.chunk_bar, bar().bs, false, counted);
       counted = true;
       if (!a.grad_x_s && !a.grad_x_q) continue;
       const Points queries = shift(from(x_q, q0), rows, w.shifted_q, true);
       if (a.grad_x_s) {
-        sums(rows, s.s, bar, column_row(0), w.width);
-        differences(s.s, rows, t(bar), queries, column_row(0), w.width, support, a.grad_x_s, s.s * s.d, true);
+        sums(rows, s.s, bar(), column_row(0), w.width);
+        differences(s.s, rows, t(bar()), queries, column_row(0), w.width, support, a.grad_x_s, s.s * s.d, true);
       }
       if (a.grad_x_q)
-        differences(rows, s.s, bar, support, w.row_sums, rows, queries, a.grad_x_q + q0 * s.d, s.q * s.d, false);
+        differences(rows, s.s, bar(), support, w.row_sums, rows, queries, a.grad_x_q + q0 * s.d, s.q * s.d, false);
     }
     if (a.grad_hyper)
       simt::launch(&rbf_hyper_kernel<T>, {static_cast<unsigned>((s.batch + kThreads - 1) / kThreads)}, kThreads, 0, stream, s.batch,

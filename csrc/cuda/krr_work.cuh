@@ -71,6 +71,7 @@ KrrWork<T> krr_layout(const KrrShape& s, bool backward, T* memory) {
                                split_room(b, s.d, s.c, s.s), split_room(b, s.d, s.c, s.q),
                                dense ? split_room(b, s.chunk, s.c, s.s) : 0,
                                dense ? split_room(b, s.s, s.s, s.d) + split_room(b, s.chunk, s.s, s.d) : 0,
+                               dense ? split_room(b, s.s, s.s, 2 * s.c) + split_room(b, s.chunk, s.s, s.c) : 0,
                                split_room(b, s.s, s.c, s.q) + split_room(b, s.c, s.d, s.q),
                                dense ? split_room(b, s.s, s.c, s.chunk) : 0, dense ? split_room(b, s.s, s.d, s.chunk) : 0});
   w.split = arena.take(w.split_elements);

@@ -84,6 +84,8 @@ SIMT_KERNEL(kThreads) plain_kernel(Product<T> p, Tiling tiling) {
 
 constexpr int64_t kShortest = 128, kLargeShortest = 256;  // steps of k below which a split does not pay
 constexpr int64_t kMostSplits = 16;
+constexpr int64_t kJoin = 18;      // a split is written and read at about the cost of so many steps of k
+constexpr double kLargePays = 1.2;  // the large tile may take so much longer by count than the small
 constexpr int64_t kSteps = 32;  // of k: a stage of 16-bit floats, and two of floats
 
 // The units that make a product.
@@ -115,15 +117,14 @@ Cover cover(int64_t size, int64_t batch, int64_t m, int64_t n, int64_t k, bool t
   Cover c{size, columns, triangle ? rows * (rows + 1) / 2 : rows * columns, 1, 0};
   c.splits = splits_of(batch * c.tiles, k, large ? kProcessors : kChip, large ? kLargeShortest : kShortest);
   const int64_t turns = (batch * c.tiles * c.splits + kProcessors - 1) / kProcessors;
-  // A split is written and read at about the cost of 18 steps of k.
-  const int64_t join = c.splits > 1 ? 18 * c.splits : 0;
+  const int64_t join = c.splits > 1 ? kJoin * c.splits : 0;
   c.time = static_cast<double>(size * size) * static_cast<double>(turns * ((k + c.splits - 1) / c.splits) + join);
   return c;
 }
-// The large tile asks L2 for half as much and needs fewer instructions: it may take a little longer by this count.
+// The large tile asks L2 for half as much and needs fewer instructions.
 Cover best_cover(int64_t batch, int64_t m, int64_t n, int64_t k, bool triangle) {
   const Cover small = cover(kTile, batch, m, n, k, triangle), large = cover(kLargeTile, batch, m, n, k, triangle);
-  return large.time <= 1.2 * small.time ? large : small;
+  return large.time <= kLargePays * small.time ? large : small;
 }
 
 }  // namespace
@@ -181,16 +182,29 @@ Tiling tiling_of(const Product<T>& p) {
   return {static_cast<int>(c.size), static_cast<int>(c.across), static_cast<int>(c.tiles), static_cast<int>(splits), share};
 }
 
-// Whether both run in the same kernel, of small tiles.
+// What a multiprocessor has of a product in small tiles, in steps of k for one element.
+double work_in_small(const Product<float>& p) {
+  const Cover c = cover(kTile, p.batch, p.m, p.n, p.k, p.triangle != Triangle::full);
+  const int64_t joins = c.splits > 1 ? kJoin * c.splits * c.splits : 0;
+  return static_cast<double>(p.batch * c.tiles * kTile * kTile) * static_cast<double>(p.k + joins) / kProcessors;
+}
+
+// Whether both run in the same kernel, of small tiles, and that pays.
 bool alike(const Product<double>&, const Product<double>&) { return false; }
 bool alike(const Product<float>& first, const Product<float>& second) {
   if (is_empty(first) || is_empty(second) || path_of(first) != Path::tensor || path_of(second) != Path::tensor) return false;
-  if (cover_of(first).size != kTile || cover_of(second).size != kTile) return false;
-  return lie_of(first.a, 16).k_major == lie_of(second.a, 16).k_major &&
-         lie_of(first.b.t(), 16).k_major == lie_of(second.b.t(), 16).k_major;
+  if (lie_of(first.a, 16).k_major != lie_of(second.a, 16).k_major) return false;
+  if (lie_of(first.b.t(), 16).k_major != lie_of(second.b.t(), 16).k_major) return false;
+  const Cover one = cover_of(first), other = cover_of(second);
+  if (one.size == kTile && other.size == kTile) return true;
+  if (first.tile || second.tile) return false;
+  // Small tiles of both, which share the chip evenly, instead of large ones and a launch more: that costs 10 us.
+  const double launch = 600.0 * kTile * kTile;
+  return kLargePays * (work_in_small(first) + work_in_small(second)) <= one.time + other.time + launch;
 }
 void run_pair(const Product<double>&, const Product<double>&, simt::Stream) {}
-void run_pair(const Product<float>& first, Product<float> second, simt::Stream stream) {
+void run_pair(Product<float> first, Product<float> second, simt::Stream stream) {
+  first.tile = second.tile = kTile;
   const Tiling one = tiling_of(first);
   if (one.splits > 1) {  // the second's sums and tickets stand behind the first's
     const int64_t tiles = first.batch * one.tiles, room = tiles * one.splits * one.size * one.size;
