@@ -100,13 +100,8 @@ def _product(launch: dict[str, Any]) -> Work:
     """One product, or two side by side."""
     operands = [a for a in launch["arguments"] if isinstance(a, dict)]
     works = [_one_product(launch["kernel"], p, tiling) for p, tiling in zip(operands[::2], operands[1::2], strict=True)]
-    return Work(
-        flops=sum(w.flops for w in works),
-        executed=sum(w.executed for w in works),
-        loaded=sum(w.loaded for w in works),
-        stored=sum(w.stored for w in works),
-        tensor=works[0].tensor,
-    )
+    total = {key: sum(getattr(w, key) for w in works) for key in ("flops", "executed", "loaded", "stored")}
+    return Work(**total, tensor=works[0].tensor)
 
 
 def _one_product(kernel: str, p: dict[str, Any], tiling: dict[str, Any]) -> Work:

@@ -1,6 +1,6 @@
 // KRR backward on the GPU, from the forward's factor and coefficients; formulas and plans in krr.h. Like the forward, products
-// of the whole batch on one stream. Launches, with the gradients to X_s and Y_s: low rank 6, mixed 7 (one fewer if abar goes beside M, or Kbar_qs beside Kbar_ss), dense 4 and 3 a chunk of K_qs
-// at hand; one more for X_q (two in mixed and dense, which have no W), one for the hyper-parameters, and two for a factor larger
+// of the whole batch on one stream. Launches, with the gradients to X_s and Y_s: low rank 6, mixed 7, dense 4
+// and 3 per chunk of K_qs at hand (one fewer if abar goes beside M, or Kbar_qs beside Kbar_ss); one more for X_q (two in mixed and dense, which have no W), one for the hyper-parameters, and two for a factor larger
 // than one block. Other kernels than the linear one: 9 and 7 a chunk, two more for X_q; of each pair of launches for the two
 // forms of krr.h one does nothing, for want of the problems that it is for.
 //
@@ -214,10 +214,7 @@ class Backward : KrrPass<T> {
       const Batch<const T> k = k_chunk(q0, rows);
       Product<T> p = make(s.s, s.c, rows, t(k), from(a.e, q0), u, uc());
       p.alpha_of = scalar(kGamma), p.accumulate = q0 > 0;
-      if (beside && q0 == 0)
-        run(*beside, p);
-      else
-        run(p);
+      beside && q0 == 0 ? run(*beside, p) : run(p);
     }
     if (beside && s.q == 0) run(*beside);
     if (s.q == 0) fill(s.batch * uc(), 0, u, stream);
@@ -295,10 +292,7 @@ class Backward : KrrPass<T> {
     solve(s.s, u, a.grad_x_s ? w.pack : nullptr);
     if (a.grad_x_s) {
       const bool together = !mixed && s.q > 0 && s.q <= s.chunk;  // all of Kbar_qs beside Kbar_ss
-      if (together)
-        run(two_k_bar(), bar_chunk(0, s.q));
-      else
-        run(two_k_bar());
+      together ? run(two_k_bar(), bar_chunk(0, s.q)) : run(two_k_bar());
       write(with_trace(make(s.s, s.d, s.s, dense(w.k_bar, s.s, s.s), x_s, a.grad_x_s, s.s * s.d)), scalar(kScale));
       if (mixed)
         multiply(make(s.s, s.d, s.c, alpha, weights_view(w.weights + s.c * s.d, 2), a.grad_x_s, s.s * s.d), 1, scalar(kScale),
