@@ -171,7 +171,7 @@ void print_product(const cuda::Product<T>& p) {
   std::printf("{\"product\": %zu, \"batch\": %ld, \"m\": %ld, \"n\": %ld, \"k\": %ld, \"triangle\": %d, \"distance\": %s, "
               "\"difference\": %s, \"accumulate\": %s, \"accumulate_from\": %ld, \"add\": %s, \"row\": %s, \"squares\": %ld, "
               "\"element\": [%zu, %zu]}",
-                sizeof(T), p.batch, p.m, p.n, p.k, int(p.triangle), p.distance ? "true" : "false",
+              sizeof(T), p.batch, p.m, p.n, p.k, int(p.triangle), p.distance ? "true" : "false",
               p.from ? "true" : "false", p.accumulate ? "true" : "false", p.accumulate_from, p.add ? "true" : "false",
               p.row ? "true" : "false", p.squares.out ? p.squares.all : 0,
               p.a.element == Element::own ? sizeof(T) : 2, p.b.element == Element::own ? sizeof(T) : 2);
