@@ -99,17 +99,27 @@ def _extents(n: int, tile: int = TILE) -> list[int]:
 
 
 def _product(launch: dict[str, Any]) -> Work:
-    p, tiling = launch["arguments"][:2]
+    """One product, or two side by side."""
+    operands = [a for a in launch["arguments"] if isinstance(a, dict)]
+    works = [_one_product(launch["kernel"], p, tiling) for p, tiling in zip(operands[::2], operands[1::2], strict=True)]
+    total = {key: sum(getattr(w, key) for w in works) for key in ("flops", "executed", "loaded", "stored")}
+    return Work(**total, tensor=works[0].tensor)
+
+
+def _one_product(kernel: str, p: dict[str, Any], tiling: dict[str, Any]) -> Work:
     if p["difference"]:  # for problems in clusters far apart, which no call here is: each block ends at once
         return Work()
     b, m, n, k, size = p["batch"], p["m"], p["n"], p["k"], p["product"]
-    kind, full, tile = launch["kernel"].split("_")[0], p["triangle"] == 0, tiling["size"]
+    kind, full, tile = kernel.split("_")[0], p["triangle"] == 0, tiling["size"]
     # Floats: three passes of the tensor cores, and one less for each operand of 16 bits.
     passes = 1 + sum(element == 4 for element in p["element"]) if kind in ("tensor", "mixed") else 1
     share, step = tiling["k_share"], 2 * DEPTH if kind == "half" else DEPTH
     depth = sum(_up(min(share, k - s * share), step) for s in range(tiling["splits"]) if k > s * share)
     rows, columns = _extents(m, tile), _extents(n, tile)
     tiles = [(r, c) for i, r in enumerate(rows) for j, c in enumerate(columns) if full or j <= i]
+    # Warps of tile / 2 x 32 that have nothing do nothing.
+    warp = (tile // 2, 32) if kind in ("tensor", "half") else (tile, tile)
+    made = sum(_up(r, warp[0]) * _up(c, warp[1]) for r, c in tiles)
     wanted = m * n if full else m * (m + 1) // 2
     stored = wanted if p["triangle"] == 1 else m * n
     extra = b * wanted * size * bool(p["add"]) + b * max(0, m - p["accumulate_from"]) * n * size * p["accumulate"]
@@ -121,7 +131,7 @@ def _product(launch: dict[str, Any]) -> Work:
     sums = len(tiles) * size * (p["squares"] > 1)
     return Work(
         flops=b * wanted * k * (3 if p["distance"] else 2),
-        executed=b * len(tiles) * tile * tile * depth * 2 * passes,
+        executed=b * made * depth * 2 * passes,
         loaded=b * (operands * k + parts + sums) + extra,
         stored=b * (stored * size + parts + sums + size * (p["squares"] > 0)),
         tensor=kind != "plain",
@@ -218,11 +228,11 @@ def _solve(launch: dict[str, Any]) -> Work:
 
 
 def _begin(launch: dict[str, Any]) -> Work:
-    """The diagonal stored and read twice, and the flags cleared."""
+    """The diagonal stored, and the flags cleared."""
     f = launch["arguments"][0]
     n, b, tiles = f["n"], f["batch"], -(-f["n"] // TILE)
     flags = tiles * tiles + 2 * tiles * -(-f["c"] // TILE)
-    return Work(loaded=2 * b * n * _size(launch), stored=b * (n * _size(launch) + 4 * flags))
+    return Work(stored=b * (n * _size(launch) + 4 * flags))
 
 
 def _tile_flops(launch: dict[str, Any]) -> int:
@@ -233,18 +243,19 @@ def _tile_flops(launch: dict[str, Any]) -> int:
 def _factor_tiles(launch: dict[str, Any]) -> Work:
     f, size, product = launch["arguments"][0], _size(launch), _tile_flops(launch)
     b, n, edges, vectors = f["batch"], f["n"], _extents(f["n"]), launch["arguments"][1]
+    zeros = f["zero_upper"]
     executed = loaded = stored = beside = 0
     for j, columns in enumerate(edges):
         # The diagonal: one operand per product; factored.
         executed += j * product
         beside += _shared_flops(columns)
-        loaded += columns * columns + j * columns * TILE
-        stored += _triangle(columns)
+        loaded += columns * columns + columns + j * columns * TILE
+        stored += columns * columns if zeros else _triangle(columns)
         for rows in edges[j + 1 :]:
             executed += j * product
             beside += _one_way_flops(TILE, SOLVED_BY_TILES)
             loaded += rows * columns + j * TILE * (rows + columns) + _lower(TILE, vectors, size)
-            stored += rows * columns
+            stored += rows * columns * (2 if zeros else 1)
     return Work(
         flops=b * n**3 / 3,
         executed=b * (executed + beside),
@@ -289,7 +300,7 @@ def _copy(launch: dict[str, Any]) -> Work:
 
 
 def _mirror(launch: dict[str, Any]) -> Work:
-    n, squares, size = launch["arguments"][0], launch["arguments"][4], _size(launch)
+    n, squares, size = launch["arguments"][0], launch["arguments"][3], _size(launch)
     b, edges = launch["blocks"] // squares, [min(32, n - i) for i in range(0, n, 32)]
     read = sum(r * c for i, r in enumerate(edges) for c in edges[: i + 1])
     return Work(loaded=b * read * size, stored=b * n * (n - 1) // 2 * size)

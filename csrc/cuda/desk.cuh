@@ -64,24 +64,41 @@ struct Desk {
   };
   SIMT_DEVICE Layout layout(bool transposed) const { return {own, transposed ? 1 : kPitch, transposed ? kPitch : 1}; }
 
-  // Starts copies of a tile to `own`, zero beyond. A warp takes 8 columns of 4 rows, which meet in no bank either way.
-  SIMT_DEVICE void load_tile(const GlobalTile<const T>& from, const Layout& to) const {
+  // Starts copies of a tile to `own`, zero beyond. A warp takes 8 elements along the unit stride of 4 lines, which meet in no bank.
+  SIMT_DEVICE void load_tile(View<const T> from, int rows, int columns, Layout to) const {
+    if (from.rs == 1 && from.cs != 1) {  // the transposed tile
+      from = {from.p, from.cs, from.rs};
+      to = {to.p, to.column_stride, to.row_stride};
+      const int lines = columns;
+      columns = rows;
+      rows = lines;
+    }
     const int r = simt::lane() / 8, c = simt::lane() % 8;
 #pragma unroll 1
     for (int unit = simt::warp(); unit < kTile * kTile / 32; unit += kThreads / 32) {
       const int i = unit / (kTile / 8) * 4 + r, j = unit % (kTile / 8) * 8 + c;
-      const bool exists = i < from.rows && j < from.columns;
-      simt::copy_async<sizeof(T)>(to.at(i, j), exists ? from.p + i * from.ld + j : from.p, exists ? static_cast<int>(sizeof(T)) : 0);
+      const bool exists = i < rows && j < columns;
+      simt::copy_async<sizeof(T)>(to.at(i, j), exists ? from.p + i * from.rs + j * from.cs : from.p,
+                                  exists ? static_cast<int>(sizeof(T)) : 0);
     }
   }
-  // Writes the part of `own` that exists; lower: on and below the diagonal.
-  SIMT_DEVICE void store_tile(const Layout& from, const GlobalTile<T>& to, bool lower) const {
+  // Writes the part of `own` that exists; lower: on and below the diagonal, above it zeros or nothing.
+  SIMT_DEVICE void store_tile(const Layout& from, const GlobalTile<T>& to, bool lower, bool zeros) const {
+    constexpr int kAtOnce = sizeof(T) == 4 ? 2 : 1;  // what the size of the kernels allows
     const int r = simt::lane() / 8, c = simt::lane() % 8;
-#pragma unroll 2
+#pragma unroll kAtOnce
     for (int unit = simt::warp(); unit < kTile * kTile / 32; unit += kThreads / 32) {
       const int i = unit / (kTile / 8) * 4 + r, j = unit % (kTile / 8) * 8 + c;
-      const bool exists = i < to.rows && j < to.columns && (!lower || j <= i);
-      simt::store_if(exists, to.p + i * to.ld + j, simt::get(from.at(i, j)));
+      const bool above = lower && j > i, exists = i < to.rows && j < to.columns && (!above || zeros);
+      const T v = simt::get(from.at(i, j));
+      simt::store_if(exists, to.p + i * to.ld + j, above ? T(0) : v);
+    }
+  }
+  SIMT_DEVICE void store_zeros(const GlobalTile<T>& to) const {
+#pragma unroll 1
+    for (int e = simt::thread(); e < kTile * kTile; e += kThreads) {
+      const int i = e / kTile, j = e % kTile;
+      simt::store_if(i < to.rows && j < to.columns, to.p + i * to.ld + j, T(0));
     }
   }
   // own -= the sums of a product.

@@ -15,7 +15,7 @@ namespace ssdd::cuda {
 template <class T>
 struct Factor {
   int64_t batch, n, order;  // order: S of the mean trace
-  Batch<const T> source;    // its lower triangle is read; may be the factor itself (then both triangles must hold it)
+  Batch<const T> source;    // its lower triangle is read; may be the factor itself, whose upper triangle then holds it too and stays
   T* factor;                // [batch, n, n]
   bool zero_upper;          // else the upper triangle stays as it is
   Batch<const T> y;         // with x: solved too

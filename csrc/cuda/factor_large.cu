@@ -8,16 +8,18 @@
 // Order: blocks draw tickets. A tile needs tiles of smaller tickets only, whose blocks are running already, so that waiting
 // ends whatever the order in which blocks start. Every tile is made by one block in one order of sums: same inputs, same bits.
 //
-// Traffic: each tile of the triangle is read and written once, n^2 elements; L is read from L2 n^3 / 192 times (2 tiles per product).
+// A tile is read from the source and written to the factor, and the zeros of its mirror image behind it: no copy of A is made.
+//
+// Traffic: each tile of the triangle is read once, n^2 / 2 elements, and n^2 written; L is read from L2 n^3 / 192 times (2 tiles per product).
 // FLOPs n^3 / 3 + 2 n^2 c. Floor on an H100 at n = 2048: 2.9 GFLOP = 28 us as three TF32 products through mma.sync. The chain
 // is the limit: of each 64 columns 64 pivots (8,000 cycles), one substitution (2,200), one product (3,000), two semaphores and
 // the tiles behind them (5,000): 10 us; n = 512: 80 us. Of a tile of the solve a product, a substitution and a semaphore: 4 us.
 // Counted, not measured on a GPU.
-// Launches: 4 without retries (begin, factor, NaN if failed, y copied) and the solve, whatever n is; one more if A is not in place;
-// three more per retry.
+// Launches: 3 without retries (begin, factor, NaN if failed) and the solve, whatever n is; two more per retry.
 // Other path: factor_small.cu if a matrix fits one block's shared memory.
 //
-// A retry with jitter starts from the upper triangle, which holds A; blocks of problems that need none return at once.
+// A retry with jitter reads the source again, or, if that is the factor itself, the upper triangle, which holds A too. Blocks of
+// problems that need none return at once.
 #include "factor.cuh"
 #include "../arena.h"
 #include "desk.cuh"
@@ -32,7 +34,7 @@ int64_t tiles_of(int64_t n) { return (n + kTile - 1) / kTile; }
 // What the blocks of a batch share, in global memory.
 template <class T>
 struct Room {
-  T* diagonal;              // [batch, n] of A
+  T *diagonal, *shift;      // [batch, n] of A; [batch] what this attempt adds to it: ridge and jitter
   int32_t* active;          // [batch]
   int *factored, *solved;   // semaphores [batch, tiles, tiles]; [batch, chunks, 2 tiles]
   int* tickets;             // of the factorisation, of the solve
@@ -45,6 +47,7 @@ Room<T> room_of(int64_t batch, int64_t n, int64_t c, T* memory) {
   Room<T> r{};
   const int64_t tiles = tiles_of(n);
   r.diagonal = arena.take(batch * n);
+  r.shift = arena.take(batch);
   r.active = reinterpret_cast<int32_t*>(arena.take(batch));
   r.factored = reinterpret_cast<int*>(arena.take(batch * tiles * tiles));
   r.solved = reinterpret_cast<int*>(arena.take(batch * tiles_of(c) * 2 * tiles));
@@ -66,7 +69,7 @@ SIMT_DEVICE void clear(int* semaphores, int64_t count) {
   for (int64_t i = simt::thread(); i < count; i += kBlockThreads) simt::store(semaphores + i, static_cast<int>(kWaiting));
 }
 
-// The trace and ridge (first attempt); the diagonal of this attempt; no semaphore posted. One block per problem.
+// The diagonal and its trace; ridge and jitter of this attempt; no semaphore posted. One block per problem.
 template <class T>
 SIMT_KERNEL(kBlockThreads) begin_kernel(Attempt<T> a) {
   SIMT_SHARED(double, sums, kBlockThreads);
@@ -82,15 +85,26 @@ SIMT_KERNEL(kBlockThreads) begin_kernel(Attempt<T> a) {
   if (simt::thread() == 0) a.room.active[b] = runs;
   if (!valid && simt::thread() == 0) report(f, b, kBadParameter, 0, 0, 0);
   if (!runs) return;  // the same for the whole block
-  T* factor = f.factor + b * n * n;
+  const View<const T> source = f.source[b];
   T* diagonal = a.room.diagonal + b * n;
+  const T* const from = a.attempt == 0 ? source.p : diagonal;
+  const int64_t stride = a.attempt == 0 ? source.rs + source.cs : 1;
   double sum = 0;
-  for (int64_t i = simt::thread(); i < n; i += kBlockThreads) {
+  constexpr int kAtOnce = 4;  // loads, each of which takes a trip to memory
+#pragma unroll 1
+  for (int64_t first = simt::thread(); first < n; first += kAtOnce * kBlockThreads) {
     // A sector for each element of the diagonal, whatever one does; once a problem, so not counted.
-    if (a.attempt == 0) simt::store(diagonal + i, factor[i * n + i]);
-    sum += static_cast<double>(simt::load(diagonal + i));
+    T v[kAtOnce];
+#pragma unroll
+    for (int u = 0; u < kAtOnce; ++u) v[u] = first + u * kBlockThreads < n ? from[(first + u * kBlockThreads) * stride] : T(0);
+#pragma unroll
+    for (int u = 0; u < kAtOnce; ++u) {
+      simt::store_if(a.attempt == 0 && first + u * kBlockThreads < n, diagonal + first + u * kBlockThreads, v[u]);
+      sum += static_cast<double>(v[u]);
+    }
   }
   simt::put(sums + simt::thread(), sum);
+#pragma unroll 1
   for (int half = kBlockThreads / 2; half > 0; half /= 2) {
     simt::barrier();
     if (simt::thread() < half)
@@ -100,9 +114,9 @@ SIMT_KERNEL(kBlockThreads) begin_kernel(Attempt<T> a) {
   const double trace = simt::get(sums);
   const double lambda = static_cast<double>(scalars[kRidge]) * ridge_slope(f.ridge, trace, f.order);
   const double jitter = jitter_of<T>(a.attempt, absolute(trace) / static_cast<double>(n));
-  for (int64_t i = simt::thread(); i < n; i += kBlockThreads)
-    factor[i * n + i] = static_cast<T>(static_cast<double>(simt::load(diagonal + i)) + lambda + jitter);
-  if (simt::thread() == 0) report(f, b, 0, trace, lambda, jitter);
+  if (simt::thread() != 0) return;
+  a.room.shift[b] = static_cast<T>(lambda + jitter);
+  report(f, b, 0, trace, lambda, jitter);
 }
 
 // --- factor ------------------------------------------------------------------------------------------------------
@@ -135,7 +149,10 @@ SIMT_KERNEL_MIN(Tile<T>::kThreads, 1) factor_tiles_kernel(Attempt<T> a, bool vec
 
   // A's tile; off the diagonal transposed, since L(i, j)^T = L(j, j)^-1 S^T is solved by columns.
   const typename Desk<T>::Layout own = desk.layout(!diagonal);
-  desk.load_tile({here.p, n, rows, columns}, own);
+  desk.load_tile(f.source[b].from(i * kTile, j * kTile), rows, columns, own);
+  T pivot = 0;  // this thread's element of the diagonal
+  if (diagonal && simt::thread() < rows)
+    pivot = simt::load(a.room.diagonal + b * n + i * kTile + simt::thread()) + a.room.shift[b];
   // The sum of products with the tiles to the left.
   Tile<T> tile;
   tile.clear();
@@ -155,6 +172,10 @@ SIMT_KERNEL_MIN(Tile<T>::kThreads, 1) factor_tiles_kernel(Attempt<T> a, bool vec
   desk.wait_for_copies();
   if (desk.failed()) return desk.post(done, kFailed);  // the same for the whole block
 
+  if (diagonal) {
+    if (simt::thread() < rows) simt::put(own.at(simt::thread(), simt::thread()), pivot);
+    simt::barrier();
+  }
   desk.subtract(tile, own);
   if (!diagonal) {
     // Substitute: the operands' place takes L(j, j).
@@ -173,8 +194,10 @@ SIMT_KERNEL_MIN(Tile<T>::kThreads, 1) factor_tiles_kernel(Attempt<T> a, bool vec
       return desk.post(done, kFailed);
     }
   }
-  desk.store_tile(own, here, diagonal);
+  const GlobalTile<T> mirrored{factor + j * kTile * n + i * kTile, n, columns, rows};
+  desk.store_tile(own, here, diagonal, f.zero_upper);
   desk.post(done, kReady);
+  if (f.zero_upper && !diagonal) desk.store_zeros(mirrored);
 }
 
 // No semaphore posted, for a solve that did not factor. One block per problem.
@@ -195,6 +218,7 @@ struct Solve {
   Room<T> room;
   bool vectors, x_vectors;
   bool ahead;  // L(i, i) has a place of its own, and is there when the last product is done
+  Batch<const T> y;  // what x is solved for; may be x itself
 };
 // Tile i of one chunk: x(i) = L(i, i)^-1 (x(i) - sum_k<i L(i, k) x(k)), back: x(i) = L(i, i)^-T (x(i) - sum_k>i L(k, i)^T x(k)).
 template <class T>
@@ -213,7 +237,8 @@ SIMT_DEVICE void solve_tile(const Solve<T>& s, const Desk<T>& desk, T* triangle,
     desk.wait(forward + i);
     simt::barrier();
   }
-  desk.load_tile({here.p, c, rows, columns}, desk.layout(false));
+  const View<const T> given = back ? View<const T>{here.p, c, 1} : s.y[b].from(i * kTile, chunk * kTile);
+  desk.load_tile(given, rows, columns, desk.layout(false));
   // The sum of products with the tiles of x that are there.
   Tile<T> tile;
   tile.clear();
@@ -244,7 +269,7 @@ SIMT_DEVICE void solve_tile(const Solve<T>& s, const Desk<T>& desk, T* triangle,
   if (!s.ahead) load_lower<Desk<T>::kThreads>(l_here, s.vectors, l);
   desk.subtract(tile, desk.layout(false));
   desk.solve(l, inverse, back);
-  desk.store_tile(desk.layout(false), here, false);
+  desk.store_tile(desk.layout(false), here, false, false);
   desk.post(semaphores + i, kReady);
 }
 
@@ -265,12 +290,13 @@ bool aligned(const T* p, int64_t stride) {
   return reinterpret_cast<uintptr_t>(p) % 16 == 0 && stride * static_cast<int64_t>(sizeof(T)) % 16 == 0;
 }
 
-// No semaphore of the solve is posted.
+// x <- A^-1 y; no semaphore of the solve is posted.
 template <class T>
-void run_solve(int64_t batch, int64_t n, const T* factor, int64_t c, T* x, const Room<T>& room, simt::Stream stream) {
+void run_solve(int64_t batch, int64_t n, const T* factor, int64_t c, const Batch<const T>& y, T* x, const Room<T>& room,
+               simt::Stream stream) {
   const int room_ahead = Desk<T>::kBytes + Desk<T>::kWhole * static_cast<int>(sizeof(T));
   const bool ahead = room_ahead <= simt::shared_limit() / 2;  // two blocks per multiprocessor still
-  const Solve<T> s{batch, n, c, tiles_of(n), tiles_of(c), factor, x, room, aligned(factor, n), aligned(x, c), ahead};
+  const Solve<T> s{batch, n, c, tiles_of(n), tiles_of(c), factor, x, room, aligned(factor, n), aligned(x, c), ahead, y};
   simt::launch(&solve_tiles_kernel<T>, {static_cast<unsigned>(batch * s.chunks * 2 * s.tiles)}, Tile<T>::kThreads,
                ahead ? room_ahead : Desk<T>::kBytes, stream, s);
 }
@@ -286,30 +312,17 @@ template <class T>
 void factorise_large(const Factor<T>& f, simt::Stream stream) {
   const int64_t n = f.n, whole = n * n, tiles = tiles_of(n);
   const bool in_place = f.source.p == f.factor;
-  if (!in_place) {
-    copy<T>({f.batch, n, n, f.source, f.factor, whole, n}, stream);
-    if (f.on_failure == OnFailure::jitter) mirror(f.batch, n, f.factor, Mirror::lower_to_upper, stream);
-  }
   Attempt<T> a{f, room_of(f.batch, n, f.c, f.work), tiles, tiles_of(f.c) * 2 * tiles, 0};
   const int attempts = f.on_failure == OnFailure::jitter ? kAttempts : 1;
   for (; a.attempt < attempts; ++a.attempt) {
-    // Those that succeeded are touched neither by mirror nor by begin.
-    if (a.attempt > 0) mirror(f.batch, n, f.factor, Mirror::upper_to_lower, stream, f.status);
+    if (a.attempt > 0 && in_place) a.f.source = {f.factor, whole, 1, n};  // the upper triangle
     simt::launch(&begin_kernel<T>, {static_cast<unsigned>(f.batch)}, kBlockThreads, 0, stream, a);
     simt::launch(&factor_tiles_kernel<T>, {static_cast<unsigned>(f.batch * tiles * (tiles + 1) / 2)}, Tile<T>::kThreads,
                  Desk<T>::kBytes, stream, a, aligned(f.factor, n));
   }
-  if (f.zero_upper)
-    mirror(f.batch, n, f.factor, Mirror::zero_upper, stream, f.status);
-  else
-    nan_where_failed<T>(f.batch, whole, f.status, f.factor, stream);
-  if (!f.x) return;
-  // NaN in all of y is NaN in all of x.
-  if (f.x != f.y.p)
-    copy<T>({f.batch, n, f.c, f.y, f.x, n * f.c, f.c, 1, nullptr, f.status}, stream);
-  else
-    nan_where_failed<T>(f.batch, n * f.c, f.status, f.x, stream);
-  if (f.c > 0) run_solve(f.batch, n, f.factor, f.c, f.x, a.room, stream);
+  nan_where_failed<T>(f.batch, whole, f.status, f.factor, stream);
+  // NaN in all of the factor is NaN in all of x.
+  if (f.x && f.c > 0) run_solve(f.batch, n, f.factor, f.c, f.y, f.x, a.room, stream);
 }
 
 template <class T>
@@ -317,7 +330,7 @@ void solve_large(int64_t batch, int64_t n, const T* factor, int64_t c, T* x, T* 
   const int64_t tiles = tiles_of(n);
   const Room<T> room = room_of(batch, n, c, work);
   simt::launch(&clear_kernel<T>, {static_cast<unsigned>(batch)}, kBlockThreads, 0, stream, room, tiles_of(c) * 2 * tiles);
-  run_solve(batch, n, factor, c, x, room, stream);
+  run_solve<T>(batch, n, factor, c, {x, n * c, c, 1}, x, room, stream);
 }
 
 template <class T>

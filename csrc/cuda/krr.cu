@@ -1,5 +1,5 @@
 // KRR forward on the GPU, composed of products (product.cuh) and one factorisation (factor.cuh) for the whole batch on
-// one stream; see krr.h for the plans. Launches: dense 3 and 2 a chunk of queries, low rank 6, primal 5 (bordered
+// one stream; see krr.h for the plans. Launches: dense 3 and 2 per chunk of queries (4 if K_qs goes beside K_ss), low rank 6, primal 5 (bordered
 // 8); one fewer where the Gram matrix is fused into the factorisation, one more if more than 32 columns take
 // a solve of their own (factor_small.cu), 4 more for a factor larger than one block. The loss comes with the predictions,
 // and what a failed problem leaves is NaN as it is written. Nothing comes back to the host.
@@ -38,9 +38,16 @@ class Forward : KrrPass<T> {
   void run_all() {
     set_scalars<T>({s.batch, a.hyper, s.kernel, parameter_count(s.kernel), {}, 0, w.scalars, w.tickets, kTickets + s.batch},
                    stream);
-    s.plan == Plan::primal ? solve_primal() : solve_dual();
+    const bool fused = s.fused_gram && s.s <= fused_limit<T>();
+    const bool together = s.plan == Plan::dense && !fused && s.q <= s.chunk;  // K_qs beside K_ss
+    if (s.plan == Plan::primal)
+      solve_primal();
+    else if (fused)
+      factorise_points<T>(factor_here(a.y_s), {x_s, s.d, s.kernel}, stream);
+    else
+      solve_dual(together);
     if (s.plan == Plan::dense)
-      predict_dense();
+      predict_dense(together);
     else
       predict_low_rank();
     if (a.loss && s.q * s.c == 0) fill(s.batch, std::nan(""), a.loss, stream);
@@ -66,13 +73,14 @@ class Forward : KrrPass<T> {
             a.on_failure, a.status, a.jitter, a.aux, w.factor};
   }
 
-  void solve_dual() {
-    if (s.fused_gram && s.s <= fused_limit<T>())
-      return factorise_points<T>(factor_here(a.y_s), {x_s, s.d, s.kernel}, stream);
+  void solve_dual(bool with_queries) {
     Product<T> gram = make(s.s, s.s, s.d, x_s, t(x_s), a.factor, s.s * s.s);
     gram.triangle = Triangle::both;
     apply_kernel(gram, s.kernel, w.scalars);
-    run(gram);
+    if (with_queries)
+      run(gram, query_gram(0));
+    else
+      run(gram);
     factorise(factor_here(a.y_s), stream);
   }
 
@@ -133,14 +141,19 @@ class Forward : KrrPass<T> {
     predict(p);
   }
 
-  void predict_dense() {
+  // K_qs of a chunk of queries.
+  Product<T> query_gram(int64_t q0) const {
+    T* const k = a.kept ? a.kept + q0 * s.s : w.chunk;
+    Product<T> p = make(std::min(s.chunk, s.q - q0), s.s, s.d, from(x_q, q0), t(x_s), k, a.kept ? s.q * s.s : s.chunk * s.s);
+    apply_kernel(p, s.kernel, w.scalars);
+    return p;
+  }
+  // there: K_qs of all queries is.
+  void predict_dense(bool there) {
     for (int64_t q0 = 0; q0 < s.q; q0 += s.chunk) {
-      const int64_t rows = std::min(s.chunk, s.q - q0), bs = a.kept ? s.q * s.s : s.chunk * s.s;
-      T* k = a.kept ? a.kept + q0 * s.s : w.chunk;
-      Product<T> gram = make(rows, s.s, s.d, from(x_q, q0), t(x_s), k, bs);
-      apply_kernel(gram, s.kernel, w.scalars);
-      run(gram);
-      predict(make(rows, s.c, s.s, {k, bs, s.s, 1}, dense(a.coef, s.s, s.c), a.out + q0 * s.c, s.q * s.c), q0);
+      const Product<T> gram = query_gram(q0);
+      if (!there) run(gram);
+      predict(make(gram.m, s.c, s.s, {gram.c, gram.c_bs, s.s, 1}, dense(a.coef, s.s, s.c), a.out + q0 * s.c, s.q * s.c), q0);
     }
   }
 

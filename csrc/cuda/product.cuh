@@ -98,6 +98,11 @@ struct Product {
 template <class T>
 void product(const Product<T>& p, simt::Stream stream);
 
+// Two products, of which neither needs the other: in one launch if both are for small tiles of product_tensor.cu and their
+// operands lie alike. They may share room for splits and tickets.
+template <class T>
+void product_pair(const Product<T>& first, const Product<T>& second, simt::Stream stream);
+
 // How many tiles of a problem product(p) makes: parts of its squares.
 template <class T>
 int64_t tiles_in(const Product<T>& p);
@@ -120,7 +125,15 @@ constexpr int kTile = 64, kLargeTile = 128, kDepth = 16;
 constexpr int kLargeTileBytes = 80 << 10;  // of shared memory
 // Of one problem, of the smaller size.
 inline int64_t tiles_of(int64_t m, int64_t n) { return ((m + kTile - 1) / kTile) * ((n + kTile - 1) / kTile); }
-void product_tensor(const Product<float>& p, const Tiling& tiling, simt::Stream stream);
+// What a launch of product_tensor.cu makes: one product or two, the blocks of the first before those of the second.
+struct Pair {
+  Product<float> p[2];
+  Tiling tiling[2];
+  int count;
+  bool a_vectors[2], b_vectors[2];  // operands aligned for copies of 16 bytes
+  int64_t blocks(int i) const { return i < count ? tiling[i].tiles * tiling[i].splits * p[i].batch : 0; }
+};
+void product_tensor(Pair pair, simt::Stream stream);
 void product_half(const Product<float>& p, const Tiling& tiling, simt::Stream stream);
 void product_mixed(const Product<float>& p, const Tiling& tiling, simt::Stream stream);
 template <class T>
@@ -138,15 +151,15 @@ inline Lie lie_of(const Source<float>& x, uintptr_t bytes) {
   return {k_major, unit == 1 && reinterpret_cast<uintptr_t>(x.p) % bytes == 0 && outer % wide == 0 && x.bs % wide == 0};
 }
 
-// One block's part of the work. false: none.
+// The part of the product that its block `index` makes. false: none.
 struct Part {
   int64_t row, column, k_begin, k_end;
   int b, tile, split;
 };
 template <int Size, class T>
-SIMT_DEVICE bool find_part(const Product<T>& p, const Tiling& t, Part& part) {
+SIMT_DEVICE bool find_part(const Product<T>& p, const Tiling& t, int index, Part& part) {
   // In 32 bits: the hardware has no 64-bit division, and a grid has less than 2^31 blocks.
-  const int index = static_cast<int>(simt::block().x), rest = index / t.tiles;
+  const int rest = index / t.tiles;
   part.tile = index - rest * t.tiles;
   part.b = rest / t.splits;
   part.split = rest - part.b * t.splits;

@@ -18,7 +18,7 @@ using namespace tensor;
 template <bool AMajor, bool BMajor, bool ANarrow, bool BNarrow>
 SIMT_KERNEL_MIN(kThreads, 3) mixed_kernel(Product<float> p, Tiling tiling, bool a_vectors, bool b_vectors) {
   Part part;
-  if (!find_part<kTile>(p, tiling, part)) return;
+  if (!find_part<kTile>(p, tiling, static_cast<int>(simt::block().x), part)) return;
   simt::Shared shared;
   float* const a_stages = shared.take<float>(2 * kStages * kStage);
   float* const b_stages = a_stages + kStages * kStage;

@@ -23,7 +23,7 @@ constexpr int kStages = 3;
 template <class T, bool Distance, bool Difference>
 SIMT_KERNEL(kThreads) plain_kernel(Product<T> p, Tiling tiling) {
   Part part;
-  if (!find_part<kTile>(p, tiling, part)) return;
+  if (!find_part<kTile>(p, tiling, static_cast<int>(simt::block().x), part)) return;
   simt::Shared shared;
   T* const a_stages = shared.take<T>(2 * kStages * kStage<T>);
   T* const b_stages = a_stages + kStages * kStage<T>;
@@ -84,6 +84,8 @@ SIMT_KERNEL(kThreads) plain_kernel(Product<T> p, Tiling tiling) {
 
 constexpr int64_t kShortest = 128, kLargeShortest = 256;  // steps of k below which a split does not pay
 constexpr int64_t kMostSplits = 16;
+constexpr int64_t kJoin = 18;      // a split is written and read at about the cost of so many steps of k
+constexpr double kLargePays = 1.2;  // the large tile may take so much longer by count than the small
 constexpr int64_t kSteps = 32;  // of k: a stage of 16-bit floats, and two of floats
 
 // The units that make a product.
@@ -115,15 +117,14 @@ Cover cover(int64_t size, int64_t batch, int64_t m, int64_t n, int64_t k, bool t
   Cover c{size, columns, triangle ? rows * (rows + 1) / 2 : rows * columns, 1, 0};
   c.splits = splits_of(batch * c.tiles, k, large ? kProcessors : kChip, large ? kLargeShortest : kShortest);
   const int64_t turns = (batch * c.tiles * c.splits + kProcessors - 1) / kProcessors;
-  // A split is written and read at about the cost of 18 steps of k.
-  const int64_t join = c.splits > 1 ? 18 * c.splits : 0;
+  const int64_t join = c.splits > 1 ? kJoin * c.splits : 0;
   c.time = static_cast<double>(size * size) * static_cast<double>(turns * ((k + c.splits - 1) / c.splits) + join);
   return c;
 }
-// The large tile asks L2 for half as much and needs fewer instructions: it may take a little longer by this count.
+// The large tile asks L2 for half as much and needs fewer instructions.
 Cover best_cover(int64_t batch, int64_t m, int64_t n, int64_t k, bool triangle) {
   const Cover small = cover(kTile, batch, m, n, k, triangle), large = cover(kLargeTile, batch, m, n, k, triangle);
-  return large.time <= 1.2 * small.time ? large : small;
+  return large.time <= kLargePays * small.time ? large : small;
 }
 
 }  // namespace
@@ -148,7 +149,7 @@ namespace {
 
 void product_of(const Product<double>& p, const Tiling& t, simt::Stream stream) { product_plain(p, t, stream); }
 void product_of(const Product<float>& p, const Tiling& t, simt::Stream stream) {
-  if (path_of(p) == Path::tensor) return product_tensor(p, t, stream);
+  if (path_of(p) == Path::tensor) return product_tensor({{p}, {t}, 1, {}, {}}, stream);
   if (path_of(p) == Path::half) return product_half(p, t, stream);
   if (path_of(p) == Path::mixed) return product_mixed(p, t, stream);
   product_plain(p, t, stream);
@@ -166,26 +167,79 @@ Cover cover_of(const Product<T>& p) {
 
 }  // namespace
 
-template <class T>
-int64_t tiles_in(const Product<T>& p) { return cover_of(p).tiles; }
+namespace {
+
+bool is_empty(const Product<float>& p) { return p.batch == 0 || p.m == 0 || p.n == 0; }
 
 template <class T>
-void product(const Product<T>& p, simt::Stream stream) {
-  if (p.batch == 0 || p.m == 0 || p.n == 0) return;
+Tiling tiling_of(const Product<T>& p) {
   const Cover c = cover_of(p);
   const bool can_split = p.tickets && reinterpret_cast<uintptr_t>(p.split) % 16 == 0;
   const int64_t room = can_split ? p.split_elements / (p.batch * c.tiles * c.size * c.size) : 0;
   const int64_t splits = room < c.splits ? std::max<int64_t>(1, room) : c.splits;
   // A split's k is counted in 32 bits; longer ones do not fit a GPU's memory.
   const int64_t share = ((p.k + splits - 1) / splits + kSteps - 1) / kSteps * kSteps;
-  product_of(p, {static_cast<int>(c.size), static_cast<int>(c.across), static_cast<int>(c.tiles), static_cast<int>(splits), share},
-             stream);
+  return {static_cast<int>(c.size), static_cast<int>(c.across), static_cast<int>(c.tiles), static_cast<int>(splits), share};
+}
+
+// What a multiprocessor has of a product in small tiles, in steps of k for one element.
+double work_in_small(const Product<float>& p) {
+  const Cover c = cover(kTile, p.batch, p.m, p.n, p.k, p.triangle != Triangle::full);
+  const int64_t joins = c.splits > 1 ? kJoin * c.splits * c.splits : 0;
+  return static_cast<double>(p.batch * c.tiles * kTile * kTile) * static_cast<double>(p.k + joins) / kProcessors;
+}
+
+// Whether both run in the same kernel, of small tiles, and that pays.
+bool alike(const Product<double>&, const Product<double>&) { return false; }
+bool alike(const Product<float>& first, const Product<float>& second) {
+  if (is_empty(first) || is_empty(second) || path_of(first) != Path::tensor || path_of(second) != Path::tensor) return false;
+  if (lie_of(first.a, 16).k_major != lie_of(second.a, 16).k_major) return false;
+  if (lie_of(first.b.t(), 16).k_major != lie_of(second.b.t(), 16).k_major) return false;
+  const Cover one = cover_of(first), other = cover_of(second);
+  if (one.size == kTile && other.size == kTile) return true;
+  if (first.tile || second.tile) return false;
+  // Small tiles of both, which share the chip evenly, instead of large ones and a launch more: that costs 10 us.
+  const double launch = 600.0 * kTile * kTile;
+  return kLargePays * (work_in_small(first) + work_in_small(second)) <= one.time + other.time + launch;
+}
+void run_pair(const Product<double>&, const Product<double>&, simt::Stream) {}
+void run_pair(Product<float> first, Product<float> second, simt::Stream stream) {
+  first.tile = second.tile = kTile;
+  const Tiling one = tiling_of(first);
+  if (one.splits > 1) {  // the second's sums and tickets stand behind the first's
+    const int64_t tiles = first.batch * one.tiles, room = tiles * one.splits * one.size * one.size;
+    second.split += room;
+    second.split_elements = std::max<int64_t>(0, second.split_elements - room);
+    const bool fits = tiles + second.batch * cover_of(second).tiles <= kTickets;
+    second.tickets = fits ? second.tickets + tiles : nullptr;
+  }
+  product_tensor({{first, second}, {one, tiling_of(second)}, 2, {}, {}}, stream);
+}
+
+}  // namespace
+
+template <class T>
+int64_t tiles_in(const Product<T>& p) { return cover_of(p).tiles; }
+
+template <class T>
+void product(const Product<T>& p, simt::Stream stream) {
+  if (p.batch == 0 || p.m == 0 || p.n == 0) return;
+  product_of(p, tiling_of(p), stream);
+}
+
+template <class T>
+void product_pair(const Product<T>& first, const Product<T>& second, simt::Stream stream) {
+  if (alike(first, second)) return run_pair(first, second, stream);
+  product(first, stream);
+  product(second, stream);
 }
 
 template int64_t tiles_in(const Product<float>&);
 template int64_t tiles_in(const Product<double>&);
 template void product(const Product<float>&, simt::Stream);
 template void product(const Product<double>&, simt::Stream);
+template void product_pair(const Product<float>&, const Product<float>&, simt::Stream);
+template void product_pair(const Product<double>&, const Product<double>&, simt::Stream);
 template void product_plain(const Product<float>&, const Tiling&, simt::Stream);
 template void product_plain(const Product<double>&, const Tiling&, simt::Stream);
 

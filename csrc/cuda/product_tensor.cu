@@ -10,6 +10,8 @@
 // memory. FLOPs: 3 x 2 m n k on the tensor cores; floor on an H100: 6 m n k / 495 TF/s at the data sheet's rate (165 TF/s of fp32
 // products), about 104 TF/s through mma.sync. The large tile's warp issues, for 16 k, 96 products, 144 instructions that split,
 // 64 that promote and 8 to 12 loads of fragments, 400 in all; a product keeps its tensor core busy for about six issues.
+// A launch may make two products that do not need each other, of small tiles: K_ss beside K_qs costs no launch of its own.
+// Warps whose part of a tile is outside of the matrix load and wait with the others, and multiply nothing.
 // Few tiles with a long k are split between blocks, of which the last to finish a tile adds the others' sums (finish_tile.cuh).
 // Error in the twin's rounding, which cuts every addend as a chip does: at most twice that of fp32 sums one after the other.
 // Other path: product_plain.cu for k < 48, where the rounding to two TF32 numbers would show more, for double and distances;
@@ -23,26 +25,33 @@ using namespace matrix;
 
 template <int Size, bool AMajor, bool BMajor>
 SIMT_KERNEL_MIN(Shape<Size>::kThreads, Size == 128 ? 1 : 3)
-tensor_kernel(Product<float> p, Tiling tiling, bool a_vectors, bool b_vectors) {
-  make_tile<float, Size, AMajor, BMajor>(p, tiling, a_vectors, b_vectors);
+tensor_kernel(Pair pair) {
+  const int block = static_cast<int>(simt::block().x), first = pair.tiling[0].tiles * pair.tiling[0].splits * static_cast<int>(pair.p[0].batch);
+  const int which = Size == kTile && block >= first ? 1 : 0;  // a large tile is for one product
+  make_tile<float, Size, AMajor, BMajor>(pair.p[which], pair.tiling[which], which ? block - first : block, pair.a_vectors[which],
+                                         pair.b_vectors[which]);
 }
 
 template <int Size>
-void run(const Product<float>& p, const Tiling& tiling, simt::Stream stream) {
-  const Lie a = lie_of(p.a, 16), b = lie_of(p.b.t(), 16);
-  auto* const kernel = a.k_major ? (b.k_major ? &tensor_kernel<Size, true, true> : &tensor_kernel<Size, true, false>)
-                                 : (b.k_major ? &tensor_kernel<Size, false, true> : &tensor_kernel<Size, false, false>);
-  simt::launch(kernel, {static_cast<unsigned>(tiling.tiles * tiling.splits * p.batch)}, Shape<Size>::kThreads,
-               kSharedBytes<Size>, stream, p, tiling, a.aligned, b.aligned);
+void run(const Pair& pair, bool a_major, bool b_major, simt::Stream stream) {
+  auto* const kernel = a_major ? (b_major ? &tensor_kernel<Size, true, true> : &tensor_kernel<Size, true, false>)
+                               : (b_major ? &tensor_kernel<Size, false, true> : &tensor_kernel<Size, false, false>);
+  simt::launch(kernel, {static_cast<unsigned>(pair.blocks(0) + pair.blocks(1))}, Shape<Size>::kThreads, kSharedBytes<Size>, stream,
+               pair);
 }
 
 }  // namespace
 
-void product_tensor(const Product<float>& p, const Tiling& tiling, simt::Stream stream) {
-  if (tiling.size == kLargeTile)
-    run<kLargeTile>(p, tiling, stream);
+void product_tensor(Pair pair, simt::Stream stream) {
+  for (int i = 0; i < pair.count; ++i) {
+    pair.a_vectors[i] = lie_of(pair.p[i].a, 16).aligned;
+    pair.b_vectors[i] = lie_of(pair.p[i].b.t(), 16).aligned;
+  }
+  const bool a_major = lie_of(pair.p[0].a, 16).k_major, b_major = lie_of(pair.p[0].b.t(), 16).k_major;
+  if (pair.tiling[0].size == kLargeTile)
+    run<kLargeTile>(pair, a_major, b_major, stream);
   else
-    run<kTile>(p, tiling, stream);
+    run<kTile>(pair, a_major, b_major, stream);
 }
 
 }  // namespace ssdd::cuda

@@ -270,18 +270,20 @@ SIMT_DEVICE bool put_sums(const float (&sums)[Shape<Size>::kRowTiles][4][4], flo
   return zero == 0;
 }
 
-// The whole work of a block.
+// The whole work of block `index` of a product.
 template <class E, int Size, bool AMajor, bool BMajor>
-SIMT_DEVICE void make_tile(const Product<float>& p, const Tiling& tiling, bool a_vectors, bool b_vectors) {
+SIMT_DEVICE void make_tile(const Product<float>& p, const Tiling& tiling, int index, bool a_vectors, bool b_vectors) {
   constexpr int kSteps = Stage<E, Size, true>::kSteps, kStage = kStageBytes<Size> / static_cast<int>(sizeof(E));
   Part part;
-  if (!find_part<Size>(p, tiling, part)) return;
+  if (!find_part<Size>(p, tiling, index, part)) return;
   simt::Shared shared;
   E* const a_stages = reinterpret_cast<E*>(shared.take<unsigned char>(kSharedBytes<Size>));
   E* const b_stages = a_stages + kStages * kStage;
   Loader<E, Size, AMajor> a(p.a[part.b], part.row, p.m, part.k_begin, a_vectors);
   Loader<E, Size, BMajor> b(p.b[part.b].t(), part.column, p.n, part.k_begin, b_vectors);
   float sums[Shape<Size>::kRowTiles][4][4] = {};
+  // Of a narrow or low matrix some warps have nothing.
+  const bool works = part.row + Shape<Size>::warp_row() < p.m && part.column + Shape<Size>::warp_column() < p.n;
 
   // The way to the next stage, in elements; the first follows on the last.
   const auto next = [](int& stage) {
@@ -308,7 +310,7 @@ SIMT_DEVICE void make_tile(const Product<float>& p, const Tiling& tiling, bool a
     a.move(to_fill);
     b.move(to_fill);
     if (turn < 0) continue;
-    multiply<E, Size, AMajor, BMajor>(a_stages + own_a, b_stages + own_b, sums);
+    if (works) multiply<E, Size, AMajor, BMajor>(a_stages + own_a, b_stages + own_b, sums);
     left -= kSteps;
     const int to_read = next(slot);
     own_a += to_read;

@@ -167,16 +167,31 @@ T as(const simt::Argument& a) {
 }
 
 template <class T>
+void print_product(const cuda::Product<T>& p) {
+  std::printf("{\"product\": %zu, \"batch\": %ld, \"m\": %ld, \"n\": %ld, \"k\": %ld, \"triangle\": %d, \"distance\": %s, "
+              "\"difference\": %s, \"accumulate\": %s, \"accumulate_from\": %ld, \"add\": %s, \"row\": %s, \"squares\": %ld, "
+              "\"element\": [%zu, %zu]}",
+              sizeof(T), p.batch, p.m, p.n, p.k, int(p.triangle), p.distance ? "true" : "false",
+              p.from ? "true" : "false", p.accumulate ? "true" : "false", p.accumulate_from, p.add ? "true" : "false",
+              p.row ? "true" : "false", p.squares.out ? p.squares.all : 0,
+              p.a.element == Element::own ? sizeof(T) : 2, p.b.element == Element::own ? sizeof(T) : 2);
+}
+void print_tiling(const cuda::Tiling& t) {
+  std::printf("{\"size\": %d, \"splits\": %d, \"k_share\": %ld}", t.size, t.splits, t.k_share);
+}
+
+template <class T>
 bool describe(const simt::Argument& a) {
   if (is<cuda::Product<T>>(a)) {
-    const auto p = as<cuda::Product<T>>(a);
-    std::printf("{\"product\": %zu, \"batch\": %ld, \"m\": %ld, \"n\": %ld, \"k\": %ld, \"triangle\": %d, \"distance\": %s, "
-                "\"difference\": %s, \"accumulate\": %s, \"accumulate_from\": %ld, \"add\": %s, \"row\": %s, \"squares\": %ld, "
-                "\"element\": [%zu, %zu]}",
-                sizeof(T), p.batch, p.m, p.n, p.k, int(p.triangle), p.distance ? "true" : "false",
-                p.from ? "true" : "false", p.accumulate ? "true" : "false", p.accumulate_from, p.add ? "true" : "false",
-                p.row ? "true" : "false", p.squares.out ? p.squares.all : 0,
-                p.a.element == Element::own ? sizeof(T) : 2, p.b.element == Element::own ? sizeof(T) : 2);
+    print_product(as<cuda::Product<T>>(a));
+  } else if (is<cuda::Pair>(a)) {  // one after the other, as the arguments of other products are
+    const auto pair = as<cuda::Pair>(a);
+    for (int i = 0; i < pair.count; ++i) {
+      if (i > 0) std::printf(", ");
+      print_product(pair.p[i]);
+      std::printf(", ");
+      print_tiling(pair.tiling[i]);
+    }
   } else if (is<cuda::Factor<T>>(a) || (std::strstr(a.type, "Attempt") && a.bytes.size() > sizeof(cuda::Factor<T>))) {
     const auto f = as<cuda::Factor<T>>(a);  // Attempt begins with one
     std::printf("{\"factor\": true, \"batch\": %ld, \"n\": %ld, \"c\": %ld, \"zero_upper\": %s}", f.batch, f.n, f.x ? f.c : 0,
@@ -222,8 +237,7 @@ template <class T>
 void print_argument(const simt::Argument& a) {
   if (describe<T>(a)) return;
   if (is<cuda::Tiling>(a))
-    std::printf("{\"size\": %d, \"splits\": %d, \"k_share\": %ld}", as<cuda::Tiling>(a).size, as<cuda::Tiling>(a).splits,
-                as<cuda::Tiling>(a).k_share);
+    print_tiling(as<cuda::Tiling>(a));
   else if (is<int64_t>(a))
     std::printf("%ld", as<int64_t>(a));
   else if (is<int>(a))
