@@ -1,4 +1,4 @@
-"""The table of the calls (benchmarks/gpu/floors.py): its formulas beside what the twin counts, and what the table says."""
+"""The table of the calls (floors.py of benchmarks/gpu): its formulas beside what the twin counts, and what it says."""
 
 import json
 
