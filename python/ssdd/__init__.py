@@ -45,7 +45,7 @@ from .data import DEVICES, ImageSet, cache_directory, chosen_device, load_images
 from .distillation import Distillation, Job, check_before_training, distill  # noqa: E402
 from .evaluation import Cell, evaluate, evaluate_teacher, finetune, pretrain, save_backbone  # noqa: E402
 from .models import Network, build, seeded, student  # noqa: E402
-from .parallel import WAYS, Processes, ProcessLost, joined, place  # noqa: E402
+from .parallel import WAYS, Processes, ProcessLost, joined, place, world_size  # noqa: E402
 from .report import contact_sheet, demo, info, write_page  # noqa: E402
 from .selection import kmeans_medoids, random_subset  # noqa: E402
 from .studies import Demonstration, Plan, baseline, compare, read_plan, run_study  # noqa: E402
@@ -124,5 +124,6 @@ __all__ = [
     "student",
     "train_teacher",
     "with_settings",
+    "world_size",
     "write_page",
 ]

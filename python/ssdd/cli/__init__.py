@@ -29,6 +29,7 @@ from .. import (
     save_backbone,
     seeded,
     student,
+    world_size,
 )
 from .. import report as reports
 from ..config import Diverged, InputError, PretrainConfig, with_settings
@@ -260,10 +261,10 @@ def readable_errors() -> Iterator[None]:
 
 def main() -> None:
     """The program ``ssdd``."""
-    if int(os.environ.get("WORLD_SIZE", "1")) == 1:
-        with readable_errors():
+    with readable_errors():
+        if world_size() == 1:
             app(spelled_out(sys.argv[1:]))
-        return
+            return
     # One of several processes: gloo's threads may still be letting go of what Python owns, and a thread that asks a
     # closing interpreter for its lock is ended by it, which C++ answers with abort(). All is on disk; so leave at once.
     code = 1
