@@ -37,7 +37,7 @@ def study(
     folder = out or file.parent
     plan = read_plan(file)
     if page:
-        print(reports.write_page(plan, folder))
+        print(reports.write_page(plan, folder, _line))
         return
     targets = {name: Path(path) for name, path in _targets(target).items()}
     plan = replace(
@@ -46,11 +46,11 @@ def study(
 
     def tell(event: dict[str, Any]) -> None:
         if event["event"] == "study":
-            reports.write_page(plan, folder)
+            reports.write_page(plan, folder, _line)
         _line(event)
 
     run_study(plan, folder, work=work, cache=cache_directory(), workers=workers, report=tell)
-    reports.write_page(plan, folder)
+    reports.write_page(plan, folder, _line)
 
 
 def _targets(given: list[str] | None) -> dict[str, str]:
@@ -66,6 +66,8 @@ def _line(event: dict[str, Any]) -> None:
         left = "not known yet" if event["left"] is None else f"about {duration(event['left'])} on one core"
         print(f"[{event['done']}/{event['of']}] {event['row']}, seed {event['seed']}, {event['set']}: "
               f"{event['seconds']:.0f} s; the rest: {left}", flush=True)  # fmt: skip
+    elif event["event"] == "warning":
+        typer.echo(f"warning: {event['message']}", err=True)
     elif event["event"] == "distill":
         print(f"    {event['task']}: step {event['step']} of {event['steps']}, loss {event['loss']:.4g}, untrained "
               f"{event['untrained_share']:.1%}, mean age {event['mean_age']:.1f}", flush=True)  # fmt: skip

@@ -16,7 +16,6 @@ from .. import (
     WAYS,
     Cell,
     Checkpoints,
-    Distillation,
     Job,
     Processes,
     ProcessLost,
@@ -229,8 +228,14 @@ def distill(
             raise
         if processes.writes:
             report({"event": "result", "seed": seed, **run.result.metrics})
-            _write(run, folder)
-            reports.coverage(r.train, run.result.targets, folder / "coverage.png", loaded.y_train)
+            run.result.save(folder / "distilled.safetensors")
+            reports.draw_each({
+                folder / "contact-sheet.png": lambda file: reports.contact_sheet(run.result.images, file),
+                folder / "images-over-steps.png": lambda file: reports.images_over_steps(run.snapshots, file),
+                folder / "loss.png": lambda file: reports.loss_curves({seed: run.losses}, file),
+                folder / "coverage.png":
+                    lambda file: reports.coverage(r.train, run.result.targets, file, loaded.y_train),
+            }, report)  # fmt: skip
             of_teacher.clear()
             checkpoints.clear()  # last: until all is written the run can go on
             print(f"{folder / 'distilled.safetensors'}: {len(run.result)} images, loss {run.losses[-1][1]:.4g}")
@@ -260,13 +265,6 @@ def _lock(folder: Path, new: bool | None, processes: Processes, stack: ExitStack
 def _program(processes: Processes) -> str:
     """What starts the program: it appears in advice on how to go on."""
     return "ssdd" if processes.size == 1 else f"torchrun --nproc-per-node {processes.size} -m ssdd.cli"
-
-
-def _write(run: Distillation, folder: Path) -> None:
-    run.result.save(folder / "distilled.safetensors")
-    reports.contact_sheet(run.result.images, folder / "contact-sheet.png")
-    reports.images_over_steps(run.snapshots, folder / "images-over-steps.png")
-    reports.loss_curves({run.result.seed: run.losses}, folder / "loss.png")
 
 
 def _print_probes(cell: Cell) -> None:
