@@ -43,7 +43,7 @@ from .config import (  # noqa: E402
 )
 from .data import DEVICES, ImageSet, cache_directory, chosen_device, load_images  # noqa: E402
 from .distillation import Distillation, Job, check_before_training, distill  # noqa: E402
-from .evaluation import Cell, evaluate, evaluate_teacher, finetune, pretrain, save_backbone  # noqa: E402
+from .evaluation import Cell, evaluate, evaluate_teacher, finetune, pretrain, save_backbone, why_no_probe  # noqa: E402
 from .models import Network, build, seeded, student  # noqa: E402
 from .parallel import WAYS, Processes, ProcessLost, joined, place, world_size  # noqa: E402
 from .report import contact_sheet, demo, info, write_page  # noqa: E402
@@ -123,6 +123,7 @@ __all__ = [
     "seeded",
     "student",
     "train_teacher",
+    "why_no_probe",
     "with_settings",
     "world_size",
     "write_page",

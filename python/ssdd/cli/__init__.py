@@ -29,6 +29,7 @@ from .. import (
     save_backbone,
     seeded,
     student,
+    why_no_probe,
     world_size,
 )
 from .. import report as reports
@@ -55,6 +56,7 @@ from .options import (
     chosen_teacher,
     loaded_images,
     named_teacher,
+    say,
 )
 from .settings import settings_command, spelled_out
 from .study import study
@@ -179,6 +181,7 @@ def evaluate_command(
     if model is not None:
         settings = with_settings(settings, {"student.model": model})
     pairs, loaded, on = DistilledSet.load(artifact), loaded_images(data, size, classes), chosen_device(device)
+    say(why_no_probe(loaded))
     with reports.Display(show=not quiet) as display:
         test = None
         if teacher or representations or teacher_prefix:

@@ -30,6 +30,7 @@ from .. import (
     represent,
     student,
     train_teacher,
+    why_no_probe,
 )
 from .. import distill as run_distill
 from .. import report as reports
@@ -53,6 +54,7 @@ from .options import (
     chosen_settings,
     chosen_teacher,
     loaded_images,
+    say,
 )
 from .resume import CHECKPOINTS, Run, lasting
 
@@ -103,6 +105,7 @@ def teacher(
     on = chosen_device(device)
     settings = chosen_settings(data, preset_name, changes, False, None, None, begun.settings if begun else None)
     file, loaded = reports.new_file(wanted, overwrite), loaded_images(data, size, classes)
+    say(why_no_probe(loaded))
     command = f"ssdd teacher --resume {wanted}"
     with ExitStack() as stack:
         folder.mkdir(parents=True, exist_ok=True)

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from ..config import InputError, Report, silent
 from ..data import load_images
+from ..evaluation import why_no_probe
 from ..teachers import Teacher, represent
 from .fill import Study, TeacherPair, fill_study
 from .plan import Plan
@@ -26,7 +27,8 @@ def run_study(
 
     ``work`` (default: ``out``/work) keeps the distilled sets and the pre-trained networks, so that a call that was
     stopped goes on behind the last of them. ``cache``: the folder for representations (default: none are kept).
-    ``workers``: processes of one thread each; their number changes no result. Reports what :func:`fill_study` reports.
+    ``workers``: processes of one thread each; their number changes no result. Reports what :func:`fill_study` reports,
+    and ``{"event": "warning", "message"}`` beforehand for a set that no probe can be made on.
     Raises :class:`InputError` if a finished cell was computed from other settings, images or teacher.
     """
     own = list(dict.fromkeys(row.teacher for row in plan.rows if row.teacher is not None))
@@ -44,6 +46,9 @@ def run_study(
                 f"targets: {key}: expected images of {[*images.size, images.channels]} as {images.name} has, "
                 f"got {[*target.size, target.channels]}"
             )
+    for data in (images, *targets.values()):
+        if why := why_no_probe(data):
+            report({"event": "warning", "message": why})
     network = Teacher.named(name, images.preprocessing)
     others = {path: Teacher.named(str(path), images.preprocessing) for path in own}
     inputs = {SOURCE: images.fingerprint, "teacher": network.key()}
