@@ -140,8 +140,10 @@ def launcher(monkeypatch, **variables):
         monkeypatch.setenv(name, value)
 
 
-@pytest.mark.parametrize("variables", [{}, {"WORLD_SIZE": ""}, {"WORLD_SIZE": " "}, {"WORLD_SIZE": "1"},
-                                       {"WORLD_SIZE": "", "RANK": "", "LOCAL_RANK": ""}, {"LOCAL_RANK": "3"}])  # fmt: skip
+@pytest.mark.parametrize("variables", [
+    {}, {"WORLD_SIZE": ""}, {"WORLD_SIZE": " "}, {"WORLD_SIZE": "1"}, {"LOCAL_RANK": "3"},
+    {"WORLD_SIZE": "", "RANK": "", "LOCAL_RANK": ""},
+])  # fmt: skip
 def test_launcher_variables_that_name_one_process(monkeypatch, variables):
     launcher(monkeypatch, **variables)
     assert world_size() == 1 and place() is None

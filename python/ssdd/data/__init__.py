@@ -12,6 +12,6 @@ from .views import Crops, augment, crop, crop_and_flip, draw_crops
 
 __all__ = [
     "CPU", "DEVICES", "Crops", "ImageSet", "augment", "cache_directory", "chosen_device", "crop",
-    "crop_and_flip", "draw_crops", "load_images", "mapped", "one_line", "placed", "repeatable", "say_once", "sent", "sent_module",
-    "taken", "write_array",
+    "crop_and_flip", "draw_crops", "load_images", "mapped", "one_line", "placed", "repeatable", "say_once", "sent",
+    "sent_module", "taken", "write_array",
 ]  # fmt: skip

@@ -125,8 +125,8 @@ def test_the_plane_is_that_of_a_full_decomposition(n, d):
 
 
 @pytest.mark.parametrize("points, targets", [
-    (torch.randn(50, 1), torch.randn(5, 1)), (torch.ones(50, 3), torch.ones(2, 3)), (torch.randn(1, 4), torch.ones(1, 4)),
-    (torch.randn(2, 7), torch.randn(1, 7)), (torch.zeros(4, 1), torch.zeros(1, 1)),
+    (torch.randn(50, 1), torch.randn(5, 1)), (torch.ones(50, 3), torch.ones(2, 3)), (torch.zeros(4, 1), torch.zeros(1, 1)),
+    (torch.randn(2, 7), torch.randn(1, 7)), (torch.randn(1, 4), torch.ones(1, 4)),
 ])  # fmt: skip
 def test_representations_that_span_no_plane(tmp_path, points, targets):
     coverage(points, targets, tmp_path / "c.png", torch.zeros(len(points), dtype=torch.int64))
@@ -139,7 +139,7 @@ def test_a_sample_is_the_same_again_and_bounded():
     for n, d in ((1_000_000, 8), (1_000_000, 2048), (60_000, 100_000)):
         rows = _sample(n, d)
         assert torch.equal(rows, _sample(n, d)) and len(rows.unique()) == len(rows) <= POINTS
-        assert 2 <= len(rows) and len(rows) * d * 8 <= SAMPLE and int(rows.max()) < n
+        assert len(rows) >= 2 and len(rows) * d * 8 <= SAMPLE and int(rows.max()) < n
 
 
 def test_a_coverage_picture_takes_little_memory(tmp_path):
