@@ -17,7 +17,7 @@ def study(
     out: Annotated[
         Path | None, typer.Option("--out", "-o", help="Folder for the cells and the page (default: that of FILE).")
     ] = None,
-    data: Annotated[Path | None, typer.Option("--data", "-d", help="The images to distil, in place of FILE's.")] = None,
+    data: Annotated[str | None, typer.Option("--data", "-d", help="The images to distil, in place of FILE's.")] = None,
     teacher: Annotated[str | None, typer.Option("--teacher", "-t", help="The teacher, in place of FILE's.")] = None,
     target: Annotated[
         list[str] | None, typer.Option("--target", metavar="NAME=FILE", help="A target set, in place of FILE's.")
@@ -39,9 +39,8 @@ def study(
     if page:
         print(reports.write_page(plan, folder, _line))
         return
-    targets = {name: Path(path) for name, path in _targets(target).items()}
     plan = replace(
-        plan, data=data or plan.data, teacher=teacher or plan.teacher, targets={**plan.targets, **targets}
+        plan, data=data or plan.data, teacher=teacher or plan.teacher, targets={**plan.targets, **_targets(target)}
     )
 
     def tell(event: dict[str, Any]) -> None:

@@ -20,6 +20,7 @@ from .. import (
     Processes,
     ProcessLost,
     Stopped,
+    Teacher,
     cache_directory,
     check_before_training,
     chosen_device,
@@ -98,6 +99,7 @@ def teacher(
         raise InputError("--out, --resume: expected one of the two")
     wanted = resume or out
     assert wanted is not None
+    Teacher.check_file(wanted)
     folder = wanted.with_name(wanted.name + ".training")
     begun = Run.read(folder) if resume else None
     if begun:

@@ -7,11 +7,11 @@ one generator that a checkpoint can hold, and the crop, flip and affine views th
 from .device import CPU, DEVICES, chosen_device, placed, repeatable, sent, sent_module, taken
 from .load import load_images
 from .sets import ImageSet, one_line
-from .stream import cache_directory, mapped, say_once, write_array
+from .stream import cache_directory, mapped, write_array
 from .views import Crops, augment, crop, crop_and_flip, draw_crops
 
 __all__ = [
     "CPU", "DEVICES", "Crops", "ImageSet", "augment", "cache_directory", "chosen_device", "crop",
-    "crop_and_flip", "draw_crops", "load_images", "mapped", "one_line", "placed", "repeatable", "say_once", "sent",
-    "sent_module", "taken", "write_array",
+    "crop_and_flip", "draw_crops", "load_images", "mapped", "one_line", "placed", "repeatable", "sent", "sent_module",
+    "taken", "write_array",
 ]  # fmt: skip

@@ -34,7 +34,7 @@ def _library() -> Any:
 
 def _open(name: str) -> Any:
     library = _library()
-    place, _, configuration = name.partition(":")
+    place, _, configuration = (name, "", "") if Path(name).is_dir() else name.partition(":")
     try:
         if Path(place).is_dir() and (
             (Path(place) / "dataset_dict.json").is_file() or (Path(place) / "state.json").is_file()
@@ -175,7 +175,7 @@ def read_huggingface(source: str, size: int | None, memory: int) -> ImageSet:
     if others:
         notes.append(f"parts not read: {', '.join(others)}")
     left = "".join(f"; {note}" for note in notes)
-    short = name.split("/")[-1].partition(":")[0]
+    short = Path(name).name if Path(name).is_dir() else name.split("/")[-1].partition(":")[0]
     of = "without classes" if y is None else f"of {count(len(y.unique()), 'class')} (column {label})"
     if test is None:
         told = f"{len(x):,} images {of} from the part train, one in five of them held out for testing"

@@ -11,7 +11,6 @@ from typing import Any
 
 from ..artifact import DistilledSet, write_atomically
 from ..config import Diverged, Event, Report, as_dict, silent, versions
-from ..evaluation import why_no_probe
 from ..studies import SOURCE, Demonstration, Plan, Row, Study, read_snapshots
 from .directory import MARK, own_directory, write_json
 from .log import JsonLines, both
@@ -50,8 +49,6 @@ def demo(
         report = both(log, report, keep_losses)
         seeds = list(range(what.seeds))
         report({"event": "start", "settings": as_dict(settings), "seeds": seeds, "versions": versions()})
-        if why := why_no_probe(data):
-            report({"event": "warning", "message": why})
         pair = what.teach(folder, report)
         trained = time.monotonic()
         try:

@@ -78,11 +78,11 @@ class Plan:
 
     title: str
     rows: tuple[Row, ...]
-    data: Path | None = None
+    data: str | Path | None = None
     """The images to distil."""
     teacher: str | None = None
     """A name that :meth:`ssdd.Teacher.named` knows."""
-    targets: Mapping[str, Path] = field(default_factory=dict)
+    targets: Mapping[str, str | Path] = field(default_factory=dict)
     """Name -> images of a target set."""
 
     def order(self) -> list[tuple[Row, int]]:

@@ -31,7 +31,7 @@ def unfit(request, few):
     """A set that no probe can be made on, and what is said of it."""
     one, two = torch.ones(400, dtype=torch.int64), torch.arange(100) % 2
     return {
-        "one class": (labelled(few, one, one[:100]), "some: no probe and no fine-tuning, as its training images are of 1"),
+        "one class": (labelled(few, one, one[:100]), "some: no probe and no fine-tuning, as its training"),
         "one class, the second lost": (labelled(few, one, two), "training images are of 1 class"),
         "no labels": (labelled(few, None, None), "its images have no labels"),
         "test without": (labelled(few, few.y_train, None), "its test images have no labels"),

@@ -125,7 +125,8 @@ def test_the_plane_is_that_of_a_full_decomposition(n, d):
 
 
 @pytest.mark.parametrize("points, targets", [
-    (torch.randn(50, 1), torch.randn(5, 1)), (torch.ones(50, 3), torch.ones(2, 3)), (torch.zeros(4, 1), torch.zeros(1, 1)),
+    (torch.randn(50, 1), torch.randn(5, 1)), (torch.ones(50, 3), torch.ones(2, 3)),
+    (torch.zeros(4, 1), torch.zeros(1, 1)),
     (torch.randn(2, 7), torch.randn(1, 7)), (torch.randn(1, 4), torch.ones(1, 4)),
 ])  # fmt: skip
 def test_representations_that_span_no_plane(tmp_path, points, targets):
