@@ -52,7 +52,7 @@ demo: $(WHEEL_STAMP) ## set up everything, then distil digits and show what the 
 	$(BIN)/ssdd demo $(ARGS)
 
 test: $(WHEEL_STAMP) ## set up everything, then run all tests against the installed wheel
-	SSDD_TEST_INSTALLED=1 $(BIN)/pytest --durations=15 $(ARGS)
+	SSDD_TEST_INSTALLED=1 OMP_WAIT_POLICY=passive $(BIN)/pytest -n $(JOBS) --dist loadfile --durations=15 $(ARGS)
 
 bench: $(WHEEL_STAMP) ## run the benchmark scripts
 	for script in benchmarks/bench_*.py; do echo "== $$script"; $(BIN)/python $$script $(ARGS); done
@@ -94,6 +94,10 @@ aarch64: $(ENV_STAMP) ## cross-compile the core's own tests and run them under q
 		-DCMAKE_TOOLCHAIN_FILE=$(CORE)/aarch64.cmake
 	$(BIN)/cmake --build build/core-aarch64 -j $(JOBS)
 	OMP_NUM_THREADS=2 OMP_WAIT_POLICY=passive qemu-aarch64 -L /usr/aarch64-linux-gnu build/core-aarch64/core_tests $(ARGS)
+
+.PHONY: docs
+docs: $(WHEEL_STAMP) ## build the documentation site into build/docs; a warning is an error
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -P -m mkdocs build --strict --quiet --site-dir build/docs $(ARGS)
 
 .PHONY: sass gpu
 sass: $(ENV_STAMP) ## compile the CUDA kernels, disassemble them, and write the table benchmarks/results/sass.md

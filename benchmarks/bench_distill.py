@@ -28,12 +28,12 @@ from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
 import ssdd_ext
-from ssdd.config import DistillConfig, Preset, preset
+from ssdd.config import DistillConfig, Settings, preset
 from ssdd.data import ImageSet, crop_and_flip
 from ssdd.distillation import Job
 from ssdd.distillation.batches import Batches
 from ssdd.distillation.loop import begin as begin_job
-from ssdd.distillation.loop import inputs, rate, run
+from ssdd.distillation.loop import decay_lr, inputs, run
 from ssdd.distillation.pool import Member
 from ssdd.distillation.state import State
 from ssdd.models import Network, build, frozen, in_chunks
@@ -68,7 +68,7 @@ class Shape:
     side: int
 
     @classmethod
-    def of(cls, settings: Preset, side: int = SIDE) -> Shape:
+    def of(cls, settings: Settings, side: int = SIDE) -> Shape:
         d, s, t = settings.distill, settings.student, settings.teacher
         return cls(settings.name, d.images, d.batch, s.model, s.channels_last, d.pool, t.backbone, t.widths, side)
 
@@ -111,10 +111,10 @@ class Published:
         self.teacher, self.data, self.config = teacher, job.data, config
         self.networks = [copy.deepcopy(m.network).to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
                          for m in state.pool.members]  # fmt: skip
-        self.optimizers = [torch.optim.SGD(n.parameters(), lr=config.pool_rate, momentum=config.pool_momentum,
+        self.optimizers = [torch.optim.SGD(n.parameters(), lr=config.pool_lr, momentum=config.pool_momentum,
                                            weight_decay=config.pool_weight_decay) for n in self.networks]  # fmt: skip
         self.x_s, self.y_s = (x.detach().clone().requires_grad_() for x in (state.x_s, state.y_s))
-        self.optimizer = torch.optim.AdamW([self.x_s, self.y_s], lr=config.rate, weight_decay=config.weight_decay)
+        self.optimizer = torch.optim.AdamW([self.x_s, self.y_s], lr=config.lr, weight_decay=config.weight_decay)
         self.generator = torch.Generator().manual_seed(0)
 
     def krr(self, f_s: Tensor, y_s: Tensor, f_b: Tensor, y_b: Tensor) -> Tensor:
@@ -181,7 +181,7 @@ def our_step(job: Job, state: State, batches: Batches, watch: Stopwatch) -> floa
     features.backward(f_s.grad)
     watch.lap("support")
     for group in state.optimizer.param_groups:
-        group["lr"] = rate(state.step, job.config)
+        group["lr"] = decay_lr(state.step, job.config)
     state.optimizer.step()
     watch.lap("outer AdamW")
     state.pool.advance([member], inputs(job, state).detach(), state.y_s.detach())

@@ -1,4 +1,4 @@
-"""Loss and gradients of one KRR problem beside every alternative: the table of the README.
+"""Loss and gradients of one KRR problem beside every alternative: the table of docs/benchmarks.md.
 
 Each row is one call of ``python -m ssdd_ext.bench``; ``at least`` and ``aim`` are the ratios to the usual PyTorch
 formulation that this backend was built to reach on two CPU cores.

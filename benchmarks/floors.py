@@ -15,10 +15,6 @@ from typing import Any
 
 import twin
 
-# H100: TF/s of three TF32 products at the data sheet's rate, the same through mma.sync, fp32; bytes a second.
-SHEET, MMA, FP32, MEMORY = 165e12, 104e12, 67e12, 3.35e12
-LAUNCH = 2.5  # us from one kernel of a graph to the next: an estimate
-PIVOT = 100 / 1.7e3  # us: a square root, a reciprocal and a shuffle, about 100 cycles one after the other: an estimate
 TILE, DEPTH = 64, 16
 
 
@@ -44,6 +40,12 @@ def _plans() -> Any:
     sys.modules["ssdd_plan"] = module
     where.loader.exec_module(module)
     return module
+
+
+# The data sheet's FLOPs and bytes per second, of which floors are made; estimates are what was measured.
+H100 = _plans().constants
+LAUNCH = H100.LAUNCH * 1e6  # us from one kernel of a graph to the next
+PIVOT = H100.PIVOT / H100.CLOCK * 1e6  # us
 
 
 def _krr(work: str, aim: float, b: int, s: int, q: int, d: int, c: int) -> list[Row]:
@@ -92,131 +94,145 @@ def _up(x: int, to: int) -> int:
     return -(-x // to) * to
 
 
-def _extents(n: int) -> list[int]:
-    return [min(TILE, n - i) for i in range(0, n, TILE)]
+def _extents(n: int, tile: int = TILE) -> list[int]:
+    return [min(tile, n - i) for i in range(0, n, tile)]
 
 
 def _product(launch: dict[str, Any]) -> Work:
-    p, tiling = launch["arguments"][:2]
+    """One product, or two side by side."""
+    operands = [a for a in launch["arguments"] if isinstance(a, dict)]
+    works = [_one_product(launch["kernel"], p, tiling) for p, tiling in zip(operands[::2], operands[1::2], strict=True)]
+    total = {key: sum(getattr(w, key) for w in works) for key in ("flops", "executed", "loaded", "stored")}
+    return Work(**total, tensor=works[0].tensor)
+
+
+def _one_product(kernel: str, p: dict[str, Any], tiling: dict[str, Any]) -> Work:
     if p["difference"]:  # for problems in clusters far apart, which no call here is: each block ends at once
         return Work()
     b, m, n, k, size = p["batch"], p["m"], p["n"], p["k"], p["product"]
-    tensor, full = launch["kernel"].startswith("tensor_kernel"), p["triangle"] == 0
-    # Three passes of the tensor cores, and one less for each operand of 16 bits.
-    passes = 1 + sum(element == 4 for element in p["element"]) if tensor else 1
-    share = tiling["k_share"]
-    depth = sum(_up(min(share, k - s * share), DEPTH) for s in range(tiling["splits"]) if k > s * share)
-    rows, columns = _extents(m), _extents(n)
+    kind, full, tile = kernel.split("_")[0], p["triangle"] == 0, tiling["size"]
+    # Floats: three passes of the tensor cores, and one less for each operand of 16 bits.
+    passes = 1 + sum(element == 4 for element in p["element"]) if kind in ("tensor", "mixed") else 1
+    share, step = tiling["k_share"], 2 * DEPTH if kind == "half" else DEPTH
+    depth = sum(_up(min(share, k - s * share), step) for s in range(tiling["splits"]) if k > s * share)
+    rows, columns = _extents(m, tile), _extents(n, tile)
     tiles = [(r, c) for i, r in enumerate(rows) for j, c in enumerate(columns) if full or j <= i]
+    # Warps of tile / 2 x 32 that have nothing do nothing.
+    warp = (tile // 2, 32) if kind in ("tensor", "half") else (tile, tile)
+    made = sum(_up(r, warp[0]) * _up(c, warp[1]) for r, c in tiles)
     wanted = m * n if full else m * (m + 1) // 2
     stored = wanted if p["triangle"] == 1 else m * n
-    extra = b * wanted * size * bool(p["add"])
+    extra = b * wanted * size * bool(p["add"]) + b * max(0, m - p["accumulate_from"]) * n * size * p["accumulate"]
     operands = sum(r * p["element"][0] + c * p["element"][1] for r, c in tiles)
-    # Sums of a split: written by each, read by the last (join.cuh).
-    parts = tiling["splits"] * sum(_part_bytes(r, c, tensor, size) for r, c in tiles) if tiling["splits"] > 1 else 0
+    # Sums of a split, in pieces of 16 bytes along a row: written by each, read by the last (finish_tile.cuh).
+    pieces = sum(r * _up(c * size, 16) for r, c in tiles)
+    parts = tiling["splits"] * pieces if tiling["splits"] > 1 else 0
     # Squares of all that was written, here by one launch: a part a tile, which the last one reads, and their sum.
-    squared, sums = m * n * size * (p["squares"] > 0), len(tiles) * size * (p["squares"] > 1)
+    sums = len(tiles) * size * (p["squares"] > 1)
     return Work(
         flops=b * wanted * k * (3 if p["distance"] else 2),
-        executed=b * len(tiles) * TILE * TILE * depth * 2 * passes,
-        loaded=b * (operands * k + parts + squared + sums) + extra,
+        executed=b * made * depth * 2 * passes,
+        loaded=b * (operands * k + parts + sums) + extra,
         stored=b * (stored * size + parts + sums + size * (p["squares"] > 0)),
-        tensor=tensor,
+        tensor=kind != "plain",
     )
-
-
-def _part_bytes(rows: int, columns: int, tensor: bool, size: int) -> int:
-    """Of a tile's sums, in pieces of 16 bytes (2 x 2, rows 8 apart, or along a row), those that begin inside."""
-    if tensor:
-        return 16 * sum(max(0, min(8, rows - first)) for first in range(0, TILE, 16)) * -(-columns // 2)
-    return 16 * rows * -(-columns * size // 16)
 
 
 # --- factorisations: their multiply-adds are counted as the kernels do them, padding and all --------------------------
 
-STRIP, SQUARE = 16, 32
+STRIP, SQUARE, WARP = 16, 32, 32
 
 
 def _triangle(n: int) -> int:
     return n * (n + 1) // 2
 
 
-def _columns_flops(size: int, wide: int) -> int:
-    """factor_columns: step k updates the rows below it in all lanes but its own."""
-    return 2 * 31 * sum(wide - 1 - k for k in range(size))
+PANEL = 32  # rows of a strip that its first warp factors
+PASS, PASSES_UP_TO, SOLVED_BY_TILES = 16, 32, 64  # columns: of one pass in a block, of all its passes, of a tile
+
+
+def _strip_flops(size: int) -> int:
+    """factor_strip: in groups of 4 pivots, each lane its diagonal and the columns to come."""
+    return 2 * PANEL * -(-size // 4) * (4 + 15 + 14 + 13 + 12)
 
 
 def _shared_flops(n: int) -> int:
-    """factor_shared of order n."""
+    """factor_shared of order n: a strip's update and pivots, the squares behind it, its rows below by whole warps."""
     flops = 0
     for p in range(0, n, STRIP):
-        size = min(STRIP, n - p)
-        rest, side = n - p - size, -(-(n - p - size) // SQUARE)
-        flops += _columns_flops(size, STRIP) + 2 * rest * _triangle(STRIP - 1)
-        flops += 2 * _triangle(side) * SQUARE * SQUARE * STRIP
+        flops += _strip_flops(min(STRIP, n - p)) + 2 * _up(max(0, n - p - PANEL), 32) * _triangle(STRIP - 1)
+        if p > 0:
+            flops += 2 * PANEL * STRIP * STRIP
+            if n > WARP:
+                flops += 2 * _triangle(-(-(n - p) // SQUARE)) * SQUARE * SQUARE * STRIP
     return flops
 
 
-# invert_shared: blocks of 16, and twice two products that join neighbours.
-INVERT = 2 * (TILE * _triangle(STRIP - 1) + 2 * 2 * 16**3 + 2 * 32**3)
+def _one_way_flops(n: int, width: int) -> int:
+    """substitute, one way, on so many columns: tiles of whole strips, and the diagonal blocks by whole warps."""
+    strips = -(-n // STRIP)
+    tiles = _triangle(strips - 1) * STRIP * STRIP * width
+    rows = sum(4 * k + 6 for p in range(0, n, STRIP) for k in range(0, min(STRIP, n - p), 4))
+    return 2 * (tiles + _up(width, 32) * rows)
 
 
-def _substitution_flops(n: int, columns: int) -> int:
-    """Both ways; the division is none."""
-    return 2 * columns * n * (n - 1)
+def _passes_flops(n: int, c: int) -> int:
+    return -(-c // PASS) * 2 * _one_way_flops(n, PASS)
+
+
+def _lower(n: int, vectors: bool, size: int) -> int:
+    """Elements of a triangle as load_lower copies it."""
+    wide = 16 // size if vectors else 1
+    return sum(min(n, _up(i + 1, wide)) for i in range(n))
 
 
 def _small(launch: dict[str, Any]) -> Work:
     f, size = launch["arguments"][0], _size(launch)
     b, n, c = f["batch"], f["n"], f["c"]
     in_block = launch["kernel"].startswith("block_kernel")
-    c = 0 if in_block and c > TILE else c
-    if in_block:
-        executed = _shared_flops(n) + _substitution_flops(n, c)
-    else:  # a warp works on 32 rows and columns whatever n and c are
-        executed = _columns_flops(n, 32) + 2 * sum(31 - k for k in range(n)) * 2 * _up(c, 32)
-    # Registers of the warp's x go through load and store; the block's x does not pass the counters.
-    x = 0 if in_block else n * c
+    c = 0 if in_block and c > PASSES_UP_TO else c
     written = n * n if f["zero_upper"] else _triangle(n)
     return Work(
         flops=b * (n**3 / 3 + 2 * n * n * c),
-        executed=b * executed,
-        loaded=b * (_triangle(n) + x) * size,
-        stored=b * (written + x) * size,
+        executed=b * (_shared_flops(n) + _passes_flops(n, c)),
+        loaded=b * (_lower(n, in_block and launch["arguments"][1], size) + n * c) * size,
+        stored=b * (written + n * c) * size,
     )
 
 
 def _fused(launch: dict[str, Any]) -> Work:
     f, points = launch["arguments"][:2]
     size, b, n, d = _size(launch), f["batch"], f["n"], points["points"]
-    c, squares = f["c"] if f["c"] <= TILE else 0, _triangle(-(-n // SQUARE))
-    gram = 2 * squares * SQUARE * SQUARE * (_up(d, DEPTH) + (not points["distance"]))  # its scale and bias: one more
+    c, squares = f["c"] if f["c"] <= PASSES_UP_TO else 0, _triangle(-(-n // SQUARE))
+    gram = 2 * squares * SQUARE * SQUARE * _up(d, DEPTH)
+    gram += 0 if points["distance"] else 2 * sum(_up(i + 1, 32) for i in range(n))  # its scale and bias
     return Work(
         flops=b * (_triangle(n) * d * (3 if points["distance"] else 2) + n**3 / 3 + 2 * n * n * c),
-        executed=b * (gram + _shared_flops(n) + _substitution_flops(n, c)),
-        loaded=b * -(-squares // 8) * n * d * size,
-        stored=b * (n * n) * size,  # K above, L below
+        executed=b * (gram + _shared_flops(n) + _passes_flops(n, c)),
+        loaded=b * (-(-squares // 8) * n * d + n * c) * size,
+        stored=b * (n * n + n * c) * size,  # K above, L below
     )
 
 
 def _solve(launch: dict[str, Any]) -> Work:
-    n, _, c, _, _, _, chunks, after = launch["arguments"]
-    b = launch["blocks"] // chunks
-    follows = _following(after, chunks, _size(launch)) if after["follows"] else Work()
+    n, _, vectors, c, _, _, _, chunks, after = launch["arguments"]
+    b, size = launch["blocks"] // chunks, _size(launch)
+    width = int(launch["kernel"].split("<")[1].split(",")[0])
+    follows = _following(after, chunks, size) if after["follows"] else Work()
     return Work(
         flops=b * 2 * n * n * c + follows.flops,
-        executed=b * _substitution_flops(n, c),
-        loaded=b * chunks * _triangle(n) * _size(launch) + follows.loaded,
-        stored=follows.stored,
+        executed=b * chunks * 2 * _one_way_flops(n, width),
+        loaded=b * chunks * _lower(n, vectors, size) * size + (follows.loaded or b * n * c * size),
+        stored=b * n * c * size + follows.stored,
     )
 
 
 def _begin(launch: dict[str, Any]) -> Work:
-    """The diagonal stored and read twice, and the flags cleared."""
+    """The diagonal stored, and the flags cleared."""
     f = launch["arguments"][0]
     n, b, tiles = f["n"], f["batch"], -(-f["n"] // TILE)
     flags = tiles * tiles + 2 * tiles * -(-f["c"] // TILE)
-    return Work(loaded=2 * b * n * _size(launch), stored=b * (n * _size(launch) + 4 * flags))
+    return Work(stored=b * (n * _size(launch) + 4 * flags))
 
 
 def _tile_flops(launch: dict[str, Any]) -> int:
@@ -226,53 +242,51 @@ def _tile_flops(launch: dict[str, Any]) -> int:
 
 def _factor_tiles(launch: dict[str, Any]) -> Work:
     f, size, product = launch["arguments"][0], _size(launch), _tile_flops(launch)
-    b, n, edges, whole = f["batch"], f["n"], _extents(f["n"]), TILE * TILE
-    executed = loaded = stored = 0
+    b, n, edges, vectors = f["batch"], f["n"], _extents(f["n"]), launch["arguments"][1]
+    zeros = f["zero_upper"]
+    executed = loaded = stored = beside = 0
     for j, columns in enumerate(edges):
-        # The diagonal: one operand a product; factored, inverted, both kept.
-        executed += j * product + _shared_flops(TILE) + INVERT
-        loaded += columns * columns + j * columns * TILE
-        stored += _triangle(columns) + 2 * whole
+        # The diagonal: one operand per product; factored.
+        executed += j * product
+        beside += _shared_flops(columns)
+        loaded += columns * columns + columns + j * columns * TILE
+        stored += columns * columns if zeros else _triangle(columns)
         for rows in edges[j + 1 :]:
-            executed += (j + 3) * product
-            loaded += rows * columns + j * TILE * (rows + columns) + 3 * whole
-            stored += rows * columns
+            executed += j * product
+            beside += _one_way_flops(TILE, SOLVED_BY_TILES)
+            loaded += rows * columns + j * TILE * (rows + columns) + _lower(TILE, vectors, size)
+            stored += rows * columns * (2 if zeros else 1)
     return Work(
         flops=b * n**3 / 3,
-        executed=b * executed,
-        beside=b * len(edges) * (_shared_flops(TILE) + INVERT),
+        executed=b * (executed + beside),
+        beside=b * beside,
         loaded=b * loaded * size,
         stored=b * stored * size,
         tensor=size == 4,
     )
 
 
-def _invert(launch: dict[str, Any]) -> Work:
-    n, tiles, _, _, flags = launch["arguments"]
-    size, b = _size(launch), launch["blocks"] // tiles
-    return Work(
-        flops=b * tiles * TILE**3 / 3,
-        executed=b * tiles * INVERT,
-        loaded=b * sum(map(_triangle, _extents(n))) * size,
-        stored=b * (tiles * 2 * TILE * TILE * size + 4 * flags),
-    )
+def _clear(launch: dict[str, Any]) -> Work:
+    return Work(stored=4 * launch["blocks"] * launch["arguments"][1])
 
 
 def _solve_tiles(launch: dict[str, Any]) -> Work:
     s, size, product = launch["arguments"][0], _size(launch), _tile_flops(launch)
     b, n, c = s["batch"], s["n"], s["c"]
-    edges, chunks = _extents(n), _extents(c)
-    # Of one chunk, both ways: a tile by every other once, L and x; its own inverse, itself and the inverse again.
+    edges, chunks, vectors = _extents(n), _extents(c), n * size % 16 == 0
+    # Of one chunk, both ways: a tile by every other once, L and x; its own triangle.
     tiles, others = len(edges), sum(edges)
-    executed = len(chunks) * (tiles * (tiles - 1) + 2 * 3 * tiles) * product
+    executed = len(chunks) * tiles * (tiles - 1) * product
+    beside = len(chunks) * sum(2 * _one_way_flops(rows, SOLVED_BY_TILES) for rows in edges)
     loaded = stored = 0
     for columns in chunks:
         loaded += sum((others - rows) * (rows + columns) for rows in edges) + 2 * n * columns
-        loaded += 2 * 3 * tiles * TILE * TILE
+        loaded += sum(2 * _lower(rows, vectors, size) for rows in edges)
         stored += 2 * n * columns
     return Work(
         flops=b * 2 * n * n * c,
-        executed=b * executed,
+        executed=b * (executed + beside),
+        beside=b * beside,
         loaded=b * loaded * size,
         stored=b * stored * size,
         tensor=size == 4,
@@ -286,7 +300,7 @@ def _copy(launch: dict[str, Any]) -> Work:
 
 
 def _mirror(launch: dict[str, Any]) -> Work:
-    n, squares, size = launch["arguments"][0], launch["arguments"][4], _size(launch)
+    n, squares, size = launch["arguments"][0], launch["arguments"][3], _size(launch)
     b, edges = launch["blocks"] // squares, [min(32, n - i) for i in range(0, n, 32)]
     read = sum(r * c for i, r in enumerate(edges) for c in edges[: i + 1])
     return Work(loaded=b * read * size, stored=b * n * (n - 1) // 2 * size)
@@ -353,9 +367,10 @@ def _shift(launch: dict[str, Any]) -> Work:
 
 
 FORMULAS = {
-    "tensor_kernel": _product, "plain_kernel": _product, "warp_kernel": _small,
+    "tensor_kernel": _product, "half_kernel": _product, "mixed_kernel": _product, "plain_kernel": _product,
+    "warp_kernel": _small,
     "block_kernel": _small, "fused_kernel": _fused, "solve_kernel": _solve, "begin_kernel": _begin,
-    "factor_tiles_kernel": _factor_tiles, "invert_kernel": _invert, "solve_tiles_kernel": _solve_tiles,
+    "factor_tiles_kernel": _factor_tiles, "clear_kernel": _clear, "solve_tiles_kernel": _solve_tiles,
     "copy_kernel": _copy, "mirror_kernel": _mirror,
     "sum_columns_kernel": _column_sums, "after_solve_kernel": _after_solve, "nan_kernel": _little,
     "fill_kernel": _little, "scalars_kernel": _scalars, "ridge_kernel": _little, "border_kernel": _little,
@@ -385,9 +400,9 @@ def measure() -> list[dict[str, Any]]:
         plain = sum(w.flops for w in all_work if not w.tensor)
         executed = sum(w.executed - w.beside for w in all_work if w.tensor)
         us = {
-            "sheet": (tensor / SHEET + plain / FP32) * 1e6,
-            "mma": (tensor / MMA + plain / FP32) * 1e6,
-            "memory": row.compulsory / MEMORY * 1e6,
+            "sheet": (tensor / H100.SHEET_TENSOR + plain / H100.SHEET_FP32) * 1e6,
+            "mma": (tensor / H100.SHEET_MMA + plain / H100.SHEET_FP32) * 1e6,
+            "memory": row.compulsory / H100.SHEET_BANDWIDTH * 1e6,
         }
         table.append({
             "work": row.work, "picked": row.picked, "aim_us": row.aim, "launches": len(launches),
@@ -402,7 +417,7 @@ def measure() -> list[dict[str, Any]]:
 
 def text(rows: list[dict[str, Any]]) -> str:
     lines = [
-        "## The calls of the speed table, on an H100, without one",
+        "## The calls of the speed table, counted for an H100",
         "",
         "fp32, forward and backward (Cholesky: the factorisation), one line a plan; in bold what the library picks",
         "on an H100 (ssdd_ext/plan/gpu.py). Launches are counted at the true sizes on the host twin; FLOPs and traffic",
@@ -410,12 +425,13 @@ def text(rows: list[dict[str, Any]]) -> str:
         "multiply-adds, the bytes loaded and the bytes stored are exactly those that the twin counts; kernels that",
         "touch a number or a row a problem count as nothing. GFLOP: needed (on the matrix units; there with the",
         "padding of the tiles). MB: inputs, saved and outputs once (what lanes ask of L2 in all). Floors in us:",
-        f"compute with three TF32 products at the data sheet's {SHEET / 1e12:.0f} TF/s and through mma.sync at"
-        f" {MMA / 1e12:.0f}, fp32 at {FP32 / 1e12:.0f}; memory at",
-        f"{MEMORY / 1e12:.2f} TB/s; the floor is the larger of mma.sync's and memory's. *Estimates*, not floors:",
-        f"{LAUNCH} us a launch in a graph, and {PIVOT * 1e3:.0f} ns for each pivot of a factorisation, one after the"
-        " other.",
-        "Nothing here was timed on a GPU.",
+        f"compute with three TF32 products at the data sheet's {H100.SHEET_TENSOR / 1e12:.0f} TF/s and through mma.sync"
+        f" at {H100.SHEET_MMA / 1e12:.0f}, fp32 at {H100.SHEET_FP32 / 1e12:.0f};",
+        f"memory at {H100.SHEET_BANDWIDTH / 1e12:.2f} TB/s; the floor is the larger of mma.sync's and memory's."
+        " *Estimates*, not floors, by constants",
+        f"measured on an H100 (ssdd_ext/plan/constants.py): {LAUNCH:.2f} us per launch in a graph, and"
+        f" {PIVOT * 1e3:.0f} ns for each pivot of a factorisation,",
+        "one after the other. The calls of this table were not timed for it.",
         "",
         "| work | aim | launches | GFLOP (matrix units; padded) | MB once (asked) | compute sheet / mma.sync | memory"
         " | floor | floor / aim | *launches* | *pivots* |",

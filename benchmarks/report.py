@@ -1,6 +1,6 @@
-"""README tables from the committed results: ``python benchmarks/report.py`` rewrites what stands between the markers.
+"""Write the tables of docs/benchmarks.md from the committed results: ``python benchmarks/report.py``.
 
-``--check`` changes nothing and fails where the README differs from what the results say.
+``--check`` changes nothing and fails if the page differs from the results.
 """
 
 from __future__ import annotations
@@ -64,7 +64,7 @@ def _peak(row: Row) -> str:
 
 
 def krr_table(rows: list[Row]) -> str:
-    """One machine's table: a line a problem, a sentence on where and how above it."""
+    """One machine's table: one line per problem, below a sentence on where and how it was measured."""
     groups = problems(rows)
     shown = [n for n in RATIOS if any(n in g and g[n]["ratio"] is not None for g in groups)]
     sklearn = any("scikit-learn" in g and g["scikit-learn"]["seconds"] for g in groups)
@@ -83,7 +83,7 @@ def krr_table(rows: list[Row]) -> str:
 
 
 def where(row: Row) -> str:
-    """The machine, the versions and what was computed, as a sentence of the README."""
+    """The machine, the versions and what was computed, as a sentence of the page."""
     sets = "; ".join(f"{n}: {v}" for n, v in row["instruction_sets"].items())
     versions = ", ".join(f"{n} {v}" for n, v in row["versions"].items())
     p = row["problem"]
@@ -91,8 +91,9 @@ def where(row: Row) -> str:
     detached = ", detached" if p["ridge_kind"] == "trace" else ""
     return (
         f"{row.get('gpu', row['cpu'])}, {row['threads']} threads ({sets}); {versions}. {p['dtype']}, {does}, "
-        f"ridge {p['ridge']:g} ({p['ridge_kind']}{detached}); medians, in turn in one process; ratios are to the usual "
-        f"formulation; errors are the largest relative error of loss and gradients against float64."
+        f"ridge {p['ridge']:g} ({p['ridge_kind']}{detached}); medians of alternating runs in one process; "
+        "ratios are to the usual formulation; errors are the largest relative error of loss and gradients against "
+        "float64."
     )
 
 
@@ -102,31 +103,31 @@ def alternate_line(rows: list[Row]) -> str:
 
     said = (f"{n} {worst(n, 'overhead')} ({worst(n, 'overhead_warm')})" for n in (THIS, USUAL, BEST_TORCH))
     return (
-        "In turn with a torch convolution, over the sum of both alone with cold caches (in brackets: with warm ones, "
-        f"as neither finds them in turn): {', '.join(said)}."
+        "Alternating a KRR call with a torch convolution, compared with running each alone from cold caches "
+        f"(in brackets: from warm caches): {', '.join(said)}."
     )
 
 
 def plan_line(rows: list[Row]) -> str:
     worst, right = max(r["loss"] for r in rows), sum(r["chosen"] == r["best"] for r in rows)
     return (
-        f"The cost model chose the fastest plan for {right} of {len(rows)} shapes; its worst choice costs "
-        f"{100 * worst:.0f}%."
+        f"The cost model chose the fastest plan for {right} of {len(rows)} shapes; its worst choice is "
+        f"{100 * worst:.0f}% slower than the fastest."
     )
 
 
 def distill_table(rows: list[Row]) -> str:
-    """An outer step of the distillation beside the published loop: a line a preset, where and how above it."""
+    """An outer step beside the published loop: one line per preset, below a sentence on where and how."""
     step = {row["shape"]["preset"]: row for row in rows if row["part"] == "step"}
     first = rows[0]
     clock = "wall time" if first["clock"] == "wall" else "processor time"
-    kept = "large blocks kept by the allocator" if first["allocator"] else "the C library's allocator as it is"
+    kept = "with large blocks kept by the allocator" if first["allocator"] else "with the C library's default allocator"
     lines = [
-        f"An outer step of the distillation, {first['cpu']}, {first['threads']} thread, {clock}, {kept}; medians, in "
-        "turn with the published loop in plain PyTorch (teacher at every step, LU). Ceiling: what the multiply counts "
-        "give once the teacher is left out.",
+        f"An outer step of the distillation, {first['cpu']}, {first['threads']} thread, {clock}, {kept}; medians of "
+        "runs that alternate with the published loop in plain PyTorch (teacher at every step, LU). The ceiling is the "
+        "ratio of multiplications, with and without the teacher's.",
         "",
-        "| preset | published | **ssdd** | ratio | ceiling | of it | largest part of a step |",
+        "| preset | published | **ssdd** | ratio | ceiling | ratio / ceiling | largest part of a step |",
         "|" + "---|" * 7,
     ]
     for name, row in step.items():
@@ -149,35 +150,66 @@ def render(results: Path) -> str:
     return "\n\n".join(parts) if parts else "No results yet: `make bench`."
 
 
-def between(readme: str) -> str | None:
-    """What stands between the markers now, or None where the README has no markers."""
-    if BEGIN not in readme or END not in readme:
+FRONT = ((1000, 1024, 8192, 512), (1000, 1024, 2048, 100), (100, 1024, 2048, 10), (10, 256, 512, 64))
+FRONT_GPU = ("krr S=100 Q=1024 D=4096 C=512 B=1", "krr S=1000 Q=1024 D=8192 C=512 B=1")
+
+
+def front_table(results: Path) -> str:
+    """The README's table: a few problems on the newest CPU measured and on a GPU."""
+    head = "| S, Q, D, C | on | ssdd_ext | PyTorch written well | faster by | than the six lines by |"
+    lines = [head, "|" + "---|" * 6]
+
+    def add(name: str, device: str, ours: float, best: float, usual: float) -> None:
+        times = [f"{v * 1e3:.3g} ms" if v >= 1e-3 else f"{v * 1e6:.3g} us" for v in (ours, best)]
+        lines.append(f"| {name} | {device} | {times[0]} | {times[1]} | {best / ours:.1f}x | {usual / ours:.1f}x |")
+
+    groups = [g for g in problems(load(results, "krr")[-1]) if next(iter(g.values()))["problem"]["b"] == 1]
+    for wanted in FRONT:
+        group = next(g for g in groups if tuple(g[THIS]["problem"][n] for n in "sqdc") == wanted)
+        times = {n: row["seconds"]["median"] for n, row in group.items() if row["seconds"]}
+        best = min(v for n, v in times.items() if n.startswith("PyTorch"))
+        add(", ".join(map(str, wanted)), "CPU", times[THIS], best, times[USUAL])
+    for report in sorted(results.glob("gpu-h100/rows.jsonl")):
+        ended = {line["end"]: line for line in map(json.loads, report.read_text().splitlines()) if "end" in line}
+        for name in FRONT_GPU:
+            rows = {row["alternative"]: row["graph_seconds"]["median"] for row in ended[name]["rows"]}
+            size = ", ".join(str(ended[name]["rows"][0]["problem"][n]) for n in "sqdc")
+            best = min(v for n, v in rows.items() if n.startswith("PyTorch"))
+            add(size, "H100", rows[THIS], best, rows[USUAL])
+    return "\n".join(lines)
+
+
+def between(page: str) -> str | None:
+    """The text between the markers, or None if the page has no markers."""
+    if BEGIN not in page or END not in page:
         return None
-    return readme.split(BEGIN, 1)[1].split(END, 1)[0].strip("\n")
+    return page.split(BEGIN, 1)[1].split(END, 1)[0].strip("\n")
 
 
-def updated(readme: str, body: str) -> str:
-    """The README with ``body`` between its markers."""
-    if between(readme) is None:
-        raise ValueError(f"the README lacks the lines {BEGIN} and {END}")
-    before, rest = readme.split(BEGIN, 1)
-    return f"{before}{BEGIN}\n{body}\n{END}{rest.split(END, 1)[1]}"
+def updated(page: str, body: str) -> str:
+    """The page with ``body`` between its markers."""
+    if between(page) is None:
+        raise ValueError(f"the page lacks the lines {BEGIN} and {END}")
+    before, rest = page.split(BEGIN, 1)
+    # Blank lines: Markdown starts a paragraph after a comment only then.
+    return f"{before}{BEGIN}\n\n{body}\n\n{END}{rest.split(END, 1)[1]}"
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     p = argparse.ArgumentParser(description=(__doc__ or "").split("\n\n")[0])
-    p.add_argument("--check", action="store_true", help="fail where the README is not what the results say")
+    p.add_argument("--check", action="store_true", help="fail if the page is not what the results say")
     p.add_argument("--results", type=Path, default=Path(__file__).parent / "results")
-    p.add_argument("--readme", type=Path, default=ROOT / "README.md")
+    p.add_argument("--page", type=Path, default=ROOT / "docs" / "benchmarks.md")
+    p.add_argument("--front", action="store_true", help="the short table of --page (the README), not all tables")
     a = p.parse_args(argv)
-    old = a.readme.read_text()
+    old = a.page.read_text()
     try:
-        new = updated(old, render(a.results))
+        new = updated(old, front_table(a.results) if a.front else render(a.results))
     except ValueError as error:
         p.error(str(error))
     if a.check:
         return int(old != new)
-    a.readme.write_text(new)
+    a.page.write_text(new)
     return 0
 
 

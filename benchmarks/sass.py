@@ -30,31 +30,36 @@ FLAGS = [
     f"-I{ROOT / 'csrc'}", f"-I{ROOT / 'csrc' / 'cuda'}",
 ]  # fmt: skip
 
+WORKING = 16 * 32  # elements: a strip's diagonal block, transposed
 # Dynamic shared memory of a launch in bytes, where a kernel takes any; block sizes are in threads_of.
 DYNAMIC = {
-    "tensor_kernel": 40960,
-    "plain_kernel<float": 17408,
-    "plain_kernel<double": 33792,
-    "block_kernel<float>": 128 * 133 * 4 + 1072,
-    "block_kernel<double>": 128 * 133 * 8 + 2144,
-    "solve_kernel<float>": 128 * 133 * 4 + 1072,
-    "solve_kernel<double>": 128 * 133 * 8 + 2144,
-    "fused_kernel<float": 128 * 133 * 4 + 1072 + 16 + 2 * 128 * 20 * 4,
-    "fused_kernel<double": 128 * 133 * 8 + 2144 + 32 + 2 * 128 * 18 * 8,
-    "factor_tiles_kernel<float>": (2 * 5120 + 64 * 69) * 4 + 64,
-    "factor_tiles_kernel<double>": (2 * 2112 + 64 * 69) * 8 + 64,
-    "solve_tiles_kernel<float>": (2 * 5120 + 64 * 69) * 4 + 64,
-    "solve_tiles_kernel<double>": (2 * 2112 + 64 * 69) * 8 + 64,
-    "invert_kernel<float>": 2 * 64 * 69 * 4 + 32,
-    "invert_kernel<double>": 2 * 64 * 69 * 8 + 32,
+    **{f"tensor_kernel<{size}": 640 * size for size in (64, 128)},
+    **{f"half_kernel<matrix::{element}, {size}": 640 * size for element in ("Bf16", "Half") for size in (64, 128)},
+    "mixed_kernel": 40960,
+    "plain_kernel<float": 26112,
+    "plain_kernel<double": 50688,
+    "block_kernel<float>": (128 * 132 + 256 + WORKING + 128 * 16) * 4 + 64,
+    "block_kernel<double>": (128 * 130 + 256 + WORKING + 128 * 16) * 8 + 64,
+    "warp_kernel<float>": 4 * 4 * (32 * 36 + 32 + WORKING + 32 * 16),
+    "warp_kernel<double>": 4 * 8 * (32 * 34 + 32 + WORKING + 32 * 16),
+    "solve_kernel<8, float>": (128 * 132 + 128 * 9) * 4 + 48,
+    "solve_kernel<8, double>": (128 * 130 + 128 * 9) * 8 + 48,
+    "solve_kernel<32, float>": (128 * 132 + 128 * 33) * 4 + 48,
+    "solve_kernel<32, double>": (128 * 130 + 128 * 33) * 8 + 48,
+    "fused_kernel<float": (128 * 132 + 256 + 2 * 128 * 20) * 4 + 64,
+    "fused_kernel<double": (128 * 130 + 256 + 2 * 128 * 18) * 8 + 64,
+    "factor_tiles_kernel<float>": (2 * 5120 + 64 * 68) * 4 + 64,
+    "factor_tiles_kernel<double>": (2 * 2112 + 64 * 66) * 8 + 64,
+    "solve_tiles_kernel<float>": (2 * 5120 + 2 * 64 * 68) * 4 + 64,
+    "solve_tiles_kernel<double>": (2 * 2112 + 2 * 64 * 66) * 8 + 64,
 }
 # One multiprocessor of an H100.
 REGISTERS, SHARED, THREADS, BLOCKS = 65536, 228 << 10, 2048, 32
 
 KINDS = {
-    "HMMA": r"HMMA", "FFMA": r"FFMA|FADD|FMUL", "DFMA": r"DFMA|DADD|DMUL", "LDS": r"LDS", "STS": r"STS",
-    "LDG": r"LDG(\.|$)|LD\.", "LDGSTS": r"LDGSTS", "STG": r"STG|ST\.E", "SHFL": r"SHFL", "MUFU": r"MUFU", "BAR": r"BAR",
-    "local": r"LDL|STL",
+    "HMMA": r"HMMA", "FFMA": r"FFMA|FADD|FMUL", "DFMA": r"DFMA|DADD|DMUL", "LDS": r"LDS(\.|$)", "STS": r"STS",
+    "LDSM": r"LDSM", "LDG": r"LDG(\.|$)|LD\.", "LDGSTS": r"LDGSTS", "STG": r"STG|ST\.E", "SHFL": r"SHFL",
+    "MUFU": r"MUFU", "BAR": r"BAR", "local": r"LDL|STL",
 }  # fmt: skip
 
 
@@ -154,7 +159,9 @@ def inner_loop(lines: list[str]) -> list[str]:
 
 
 def threads_of(name: str) -> int:
-    blocks = {"tensor_kernel": 128, "warp_kernel": 128, "probe_kernel": 32}
+    blocks = {"mixed_kernel": 128, "warp_kernel": 128, "probe_kernel": 32}
+    if name.startswith(("tensor_kernel", "half_kernel")):
+        return 256 if re.search(r"\b128\b", name) else 128
     tiles = {"factor_tiles_kernel<float>": 128, "solve_tiles_kernel<float>": 128}
     return tiles.get(name) or blocks.get(name.split("<")[0], 256)
 

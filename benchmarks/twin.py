@@ -96,12 +96,17 @@ CALLS: list[tuple[str | int, ...]] = [
         ("krr", 1, 256, 64, 64, 64, "low_rank", "low_rank"),
         ("cholesky", 5, 32, 32),
         ("cholesky", 2, 128, 96),
+        ("cholesky", 66, 40, 64),
         ("cholesky", 1, 256, 64),
         ("cholesky", 1, 240, 1),
     )
 ] + [
-    ("float", "product", 1, 128, 128, 128, f"{a}-{a_type}", f"{b}-{b_type}")
-    for a in ("k", "across") for b in ("k", "across") for a_type in ("float", "bf16") for b_type in ("float", "bf16")
+    ("float", "product", 1, 128, 128, 128, f"{a}-{a_type}", f"{b}-{b_type}", tile)
+    for a in ("k", "across") for b in ("k", "across")
+    for a_type, b_type, tile in (
+        ("float", "float", 64), ("float", "float", 128), ("bf16", "bf16", 64), ("bf16", "bf16", 128),
+        ("f16", "f16", 64), ("f16", "f16", 128), ("float", "bf16", 64), ("bf16", "float", 64), ("bf16", "f16", 64),
+    )
 ]  # fmt: skip
 # Of kernels that read and write a number or a row a problem, plainly: not counted.
 KEYS = ("loads", "load_sectors", "load_waste", "operand_waste", "stores", "store_sectors", "store_waste", "ways")
@@ -126,9 +131,8 @@ def accesses() -> dict[str, dict[str, float]]:
                 f"{space}_sectors": sectors / max(1, requests),
                 f"{space}_waste": sectors / max(1, least),
             }
-        # Without what a product adds to its finished elements: each lane reads its pair there one after the other, in
-        # two requests whose sectors meet again in L1.
-        product = kernel.startswith(("tensor", "plain"))
+        # Without what a product adds to its finished elements.
+        product = kernel.startswith(("tensor", "half", "mixed", "plain"))
         own = [r for r in rows if r["space"] == "load" and not (product and r["line"].startswith("product.cuh"))]
         sectors, least = (sum(r[key] for r in own) for key in ("sectors", "least_sectors"))
         table[kernel]["operand_waste"] = sectors / max(1, least)

@@ -125,28 +125,27 @@ void solve_backward(const Capsule& grad, const Capsule& factor, const Capsule& x
   by_type(grad, [&] { run(float()); }, [&] { run(double()); });
 }
 
-// (batch, s, q, d, c, n, kernel, ridge, detach, bordered, plan, chunk, threads, fused_gram), as ops/krr.py writes it.
-KrrShape shape_of(const std::vector<int64_t>& v) {
-  require(v.size() == 14, "shape: expected 14 numbers");
-  KrrShape s{};
-  s.batch = v[0], s.s = v[1], s.q = v[2], s.d = v[3], s.c = v[4], s.n = v[5];
-  s.kernel = static_cast<KernelKind>(v[6]);
-  s.ridge = static_cast<RidgeKind>(v[7]);
-  s.detach = v[8] != 0;
-  s.bordered = v[9] != 0;
-  s.plan = static_cast<Plan>(v[10]);
-  s.chunk = v[11];
-  s.threads = static_cast<int>(v[12]);
-  s.fused_gram = v[13] != 0;
-  for (int i = 0; i < 6; ++i) require(v[i] >= 0, "shape: sizes must not be negative");
-  require(s.chunk >= 1 && s.threads >= 1, "shape: chunk and threads must be positive");
-  const bool primal = s.plan == Plan::primal, linear = s.kernel == KernelKind::linear;
-  require(linear || s.plan == Plan::dense, "plan: kernels other than the linear one run dense");
-  require(s.n == (primal ? s.d + (s.bordered ? 1 : 0) : s.s), "shape: the factor's order does not match the plan");
-  return s;
+KrrShape shape_of(int64_t batch, int64_t s, int64_t q, int64_t d, int64_t c, int64_t n, int kernel, int ridge,
+                  bool detach, bool bordered, int plan, int64_t chunk, int threads, bool fused_gram) {
+  KrrShape shape{};
+  shape.batch = batch, shape.s = s, shape.q = q, shape.d = d, shape.c = c, shape.n = n;
+  shape.kernel = static_cast<KernelKind>(kernel);
+  shape.ridge = static_cast<RidgeKind>(ridge);
+  shape.detach = detach;
+  shape.bordered = bordered;
+  shape.plan = static_cast<Plan>(plan);
+  shape.chunk = chunk;
+  shape.threads = threads;
+  shape.fused_gram = fused_gram;
+  for (const int64_t size : {batch, s, q, d, c, n}) require(size >= 0, "shape: sizes must not be negative");
+  require(chunk >= 1 && threads >= 1, "shape: chunk and threads must be positive");
+  const bool primal = shape.plan == Plan::primal, linear = shape.kernel == KernelKind::linear;
+  require(linear || shape.plan == Plan::dense, "plan: kernels other than the linear one run dense");
+  require(n == (primal ? d + (bordered ? 1 : 0) : s), "shape: the factor's order does not match the plan");
+  return shape;
 }
 
-void krr_forward(const std::vector<int64_t>& shape, const Capsule& x_s, const Capsule& y_s, const Capsule& x_q,
+void krr_forward(const KrrShape& shape, const Capsule& x_s, const Capsule& y_s, const Capsule& x_q,
                  const Capsule& y_q, const Capsule& hyper, const std::vector<double>& values, int on_failure,
                  const Capsule& out, const Capsule& loss, const Capsule& factor, const Capsule& coef,
                  const Capsule& kept, const Capsule& aux, const Capsule& jitter, const Capsule& status,
@@ -155,7 +154,7 @@ void krr_forward(const std::vector<int64_t>& shape, const Capsule& x_s, const Ca
     using T = decltype(zero);
     Reader<T> r;
     KrrForwardArgs<T> a{};
-    a.shape = shape_of(shape);
+    a.shape = shape;
     const KrrShape& s = a.shape;
     a.x_s = r.features("x_s", tensor_of(x_s), s.batch, s.s, s.d, a.s_element);
     a.y_s = r.batch("y_s", tensor_of(y_s), s.batch, s.s, s.c);
@@ -178,7 +177,7 @@ void krr_forward(const std::vector<int64_t>& shape, const Capsule& x_s, const Ca
   by_type(y_s, [&] { run(float()); }, [&] { run(double()); });
 }
 
-void krr_backward(const std::vector<int64_t>& shape, const Capsule& x_s, const Capsule& y_s, const Capsule& x_q,
+void krr_backward(const KrrShape& shape, const Capsule& x_s, const Capsule& y_s, const Capsule& x_q,
                   const Capsule& e, const Capsule& g, const Capsule& factor, const Capsule& coef, const Capsule& kept,
                   const Capsule& aux, const Capsule& hyper, const std::vector<double>& values, const Capsule& grad_x_s,
                   const Capsule& grad_y_s, const Capsule& grad_x_q, const Capsule& grad_hyper, const Capsule& work,
@@ -187,7 +186,7 @@ void krr_backward(const std::vector<int64_t>& shape, const Capsule& x_s, const C
     using T = decltype(zero);
     Reader<T> r;
     KrrBackwardArgs<T> a{};
-    a.shape = shape_of(shape);
+    a.shape = shape;
     const KrrShape& s = a.shape;
     a.x_s = r.features("x_s", tensor_of(x_s), s.batch, s.s, s.d, a.s_element);
     a.y_s = r.batch("y_s", tensor_of(y_s), s.batch, s.s, s.c);
@@ -238,7 +237,7 @@ Between<T> between(const KrrShape& forward, const KrrShape& backward, bool keeps
 
 // Small problems: the loss and, with gbar = 1, its gradients in one call; the backward is then one multiplication.
 // Returns how many problems failed.
-int krr_value_and_gradient(const std::vector<int64_t>& forward, int backward_plan, const Capsule& x_s,
+int krr_value_and_gradient(const KrrShape& forward, int backward_plan, const Capsule& x_s,
                            const Capsule& y_s, const Capsule& x_q, const Capsule& y_q,
                            const std::vector<double>& values, int on_failure, const Capsule& loss,
                            const Capsule& grad_x_s, const Capsule& grad_y_s, const Capsule& grad_x_q,
@@ -249,7 +248,7 @@ int krr_value_and_gradient(const std::vector<int64_t>& forward, int backward_pla
     Reader<T> r;
     KrrForwardArgs<T> a{};
     KrrBackwardArgs<T> g{};
-    a.shape = g.shape = shape_of(forward);
+    a.shape = g.shape = forward;
     g.shape.plan = static_cast<Plan>(backward_plan);
     const KrrShape& s = a.shape;
     require((s.plan == Plan::primal) == (g.shape.plan == Plan::primal), "plan: both passes or none are primal");
@@ -336,6 +335,14 @@ void force_instruction_set(const std::string& name) {
 PYBIND11_MODULE(_C, m) {
   m.doc() = "The native core of ssdd_ext. Private: use the public names of ssdd_ext.";
   ssdd::connect_blas();
+  // Immutable, so that a shape which was checked once stays one that the kernels can trust.
+  py::class_<ssdd::KrrShape>(m, "KrrShape")
+      .def(py::init(&ssdd::shape_of), py::kw_only(), py::arg("batch"), py::arg("s"), py::arg("q"), py::arg("d"),
+           py::arg("c"), py::arg("n"), py::arg("kernel"), py::arg("ridge"), py::arg("detach"), py::arg("bordered"),
+           py::arg("plan"), py::arg("chunk"), py::arg("threads"), py::arg("fused_gram") = false)
+      .def_readonly("batch", &ssdd::KrrShape::batch)
+      .def_readonly("n", &ssdd::KrrShape::n)
+      .def_readonly("threads", &ssdd::KrrShape::threads);
   m.def("gram", &ssdd::gram);
   m.def("solve", &ssdd::solve);
   m.def("solve_backward", &ssdd::solve_backward);
@@ -343,15 +350,12 @@ PYBIND11_MODULE(_C, m) {
   m.def("krr_backward", &ssdd::krr_backward);
   m.def("gram_workspace", &ssdd::gram_workspace);
   m.def("cholesky_workspace", &ssdd::cholesky_workspace);
-  m.def("krr_workspace", [](const std::vector<int64_t>& shape, bool backward, bool on_cuda) {
-    return ssdd::krr_workspace(ssdd::shape_of(shape), backward, on_cuda);
-  });
+  m.def("krr_workspace", &ssdd::krr_workspace);
   m.def("krr_value_and_gradient", &ssdd::krr_value_and_gradient);
-  m.def("krr_fuses", [](const std::vector<int64_t>& shape, int backward_plan) {
-    return ssdd::cpu::krr_fuses(ssdd::shape_of(shape), static_cast<ssdd::Plan>(backward_plan));
+  m.def("krr_fuses", [](const ssdd::KrrShape& shape, int backward_plan) {
+    return ssdd::cpu::krr_fuses(shape, static_cast<ssdd::Plan>(backward_plan));
   });
-  m.def("krr_value_and_gradient_workspace", [](const std::vector<int64_t>& shape, int backward_plan) {
-    const ssdd::KrrShape forward = ssdd::shape_of(shape);
+  m.def("krr_value_and_gradient_workspace", [](const ssdd::KrrShape& forward, int backward_plan) {
     ssdd::KrrShape backward = forward;
     backward.plan = static_cast<ssdd::Plan>(backward_plan);
     const int64_t passes = ssdd::between<float>(forward, backward, forward.plan == ssdd::Plan::dense, nullptr).total;

@@ -1,8 +1,6 @@
 """ssdd_ext: kernel ridge regression for PyTorch, with gradients, on its own C++ and CUDA core."""
 
-from .checks import FactorizationError
-from .kernels import RBF, Kernel, Linear
-from .krr import (
+from .api import (
     Fit,
     Info,
     build_info,
@@ -16,6 +14,8 @@ from .krr import (
     krr_mse,
     krr_mse_from_gram,
 )
+from .checks import FactorizationError
+from .kernels import RBF, Kernel, Linear
 from .ridge import Ridge
 
 __version__ = "0.1.0"

@@ -14,7 +14,7 @@ from torch import Tensor
 
 FEATURE_DTYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
 ON_FAILURE = ("raise", "jitter", "nan")
-BACKENDS = ("auto", "native", "torch")
+BACKENDS = ("auto", "native", "planned", "torch")
 # Sizes are signed 64-bit in the core; products are refused well before they could wrap there.
 MAX_ELEMENTS = 2**47
 
@@ -192,8 +192,8 @@ def raise_on_failure(op: str, status: Tensor, order: int, ridge: Any) -> None:
         failed = bool((status != 0).any())
     except RuntimeError as error:
         raise RuntimeError(
-            f"{op}: on_failure='raise' reads the status on the host, which backend='torch' cannot do under "
-            f"torch.func transforms or torch.compile; pass on_failure='nan' or 'jitter', or backend='native'"
+            f"{op}: on_failure='raise' reads the status on the host, which the PyTorch backends cannot do "
+            f"under torch.func transforms or torch.compile; pass on_failure='nan' or 'jitter', or backend='native'"
         ) from error
     if not failed:
         return

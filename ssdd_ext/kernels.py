@@ -20,7 +20,7 @@ class Kernel:
     """Base of all kernels. ``parameters`` are what the native core receives, in the order of its epilogue."""
 
     name: ClassVar[str]
-    # True where k(x, z) = phi(x).phi(z) with phi of D (+1) numbers: low-rank and primal plans exist.
+    # True if k(x, z) = phi(x).phi(z) with phi of D (+1) numbers: low-rank and primal plans exist.
     linear: ClassVar[bool] = False
 
     @property
@@ -32,7 +32,7 @@ class Kernel:
         raise NotImplementedError
 
     def valid(self, *parameters: Tensor | float) -> Tensor | bool:
-        """Whether the values of tensor parameters are in range, elementwise and without a synchronisation."""
+        """True for tensor parameters in range, elementwise and without a synchronisation."""
         raise NotImplementedError
 
 

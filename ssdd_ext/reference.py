@@ -15,22 +15,23 @@ from .ridge import Ridge
 # Status of one problem: 0 is success, k > 0 the 1-based pivot at which the factorisation broke down,
 # BAD_PARAMETER a hyper-parameter tensor with a value out of range.
 BAD_PARAMETER = -1
-# Relative to the mean of the diagonal, tried in turn where the factorisation fails and on_failure="jitter".
+# Relative to the mean of the diagonal, tried in turn if the factorisation fails and on_failure="jitter".
 JITTER_STEPS = {torch.float32: (1e-6, 1e-5, 1e-4, 1e-3, 1e-2), torch.float64: (1e-12, 1e-10, 1e-8, 1e-6, 1e-4)}
 
 
-def _columns(hyper: Tensor | None, values: list[float]) -> list[Tensor | float]:
-    """Hyper-parameters one by one, each ready to broadcast against a batch [...] of problems."""
-    return list(values) if hyper is None else list(hyper.unbind(-1))
+def matching(parameter: Tensor | float, like: Tensor) -> Tensor | float:
+    """A hyper-parameter in the dtype and on the device of ``like``; a number stays one."""
+    return parameter.to(like) if isinstance(parameter, Tensor) else parameter
 
 
-def _for_matrices(parameters: list[Tensor | float]) -> list[Tensor | float]:
-    return [p[..., None, None] if isinstance(p, Tensor) else p for p in parameters]
+def for_matrices(parameter: Tensor | float) -> Tensor | float:
+    """A hyper-parameter [...] as [..., 1, 1], to broadcast against matrices; a number stays one."""
+    return parameter[..., None, None] if isinstance(parameter, Tensor) else parameter
 
 
-def gram(x: Tensor, z: Tensor | None, kernel: Kernel, hyper: Tensor | None, values: list[float]) -> Tensor:
-    """K [..., S, Q] of x [..., S, D] and z [..., Q, D] (x with itself where z is None)."""
-    parameters = _for_matrices(_columns(hyper, values)[: len(kernel.parameters)])
+def gram(x: Tensor, z: Tensor | None, kernel: Kernel) -> Tensor:
+    """K [..., S, Q] of x [..., S, D] and z [..., Q, D] (x with itself if z is None)."""
+    parameters = [for_matrices(matching(p, x)) for p in kernel.parameters]
     return kernel.evaluate(x, x if z is None else z, *parameters)
 
 
@@ -57,55 +58,38 @@ def cholesky(a: Tensor, on_failure: str = "nan") -> tuple[Tensor, Tensor, Tensor
 
 
 def cholesky_solve(
-    a: Tensor, y: Tensor, ridge: Ridge | None, hyper: Tensor | None, values: list[float], on_failure: str = "nan"
+    a: Tensor, y: Tensor, ridge: Ridge | None, on_failure: str = "nan"
 ) -> tuple[Tensor, Tensor, Tensor]:
     """((A + lambda I)^-1 Y, status, jitter) of a [..., S, S], y [..., S, C]; ``ridge=None`` is lambda = 0."""
-    bad: Tensor | bool = False
+    valid: Tensor | None = None
     if ridge is not None:
-        value = _columns(hyper, values)[-1]
-        amount = ridge.amount(a, value)
-        bad = torch.as_tensor(~((amount >= 0) & (amount < float("inf")))) if hyper is not None else False
-        eye = torch.eye(a.shape[-1], dtype=a.dtype, device=a.device)
-        a = a + (amount[..., None, None] if isinstance(amount, Tensor) else amount) * eye
+        amount = ridge.amount(a, matching(ridge.value, a))
+        if isinstance(ridge.value, Tensor) and isinstance(amount, Tensor):
+            valid = (amount >= 0) & (amount < float("inf"))
+        a = a + for_matrices(amount) * torch.eye(a.shape[-1], dtype=a.dtype, device=a.device)
     factor, status, jitter = cholesky(a, on_failure)
-    if isinstance(bad, Tensor):
-        status = torch.where(bad, torch.full_like(status, BAD_PARAMETER), status)
-        factor = torch.where(bad[..., None, None], torch.full_like(factor, float("nan")), factor)
+    if valid is not None:
+        status = torch.where(valid, status, torch.full_like(status, BAD_PARAMETER))
+        factor = torch.where(valid[..., None, None], factor, torch.full_like(factor, float("nan")))
     return torch.cholesky_solve(y, factor), status, jitter
 
 
 def krr(
-    x_s: Tensor,
-    y_s: Tensor,
-    x_q: Tensor,
-    kernel: Kernel,
-    ridge: Ridge,
-    hyper: Tensor | None,
-    values: list[float],
-    on_failure: str = "nan",
+    x_s: Tensor, y_s: Tensor, x_q: Tensor, kernel: Kernel, ridge: Ridge, on_failure: str = "nan"
 ) -> tuple[Tensor, Tensor, Tensor]:
     """(P, status, jitter) with P = K_qs (K_ss + lambda I)^-1 Y_s, [..., Q, C]."""
-    k_ss = gram(x_s, None, kernel, hyper, values)
-    k_qs = gram(x_q, x_s, kernel, hyper, values)
-    alpha, status, jitter = cholesky_solve(k_ss, y_s, ridge, hyper, values, on_failure)
-    if hyper is not None:
-        valid = torch.as_tensor(kernel.valid(*_columns(hyper, values)[: len(kernel.parameters)]))
+    k_ss, k_qs = gram(x_s, None, kernel), gram(x_q, x_s, kernel)
+    alpha, status, jitter = cholesky_solve(k_ss, y_s, ridge, on_failure)
+    if any(isinstance(p, Tensor) for p in kernel.parameters):
+        valid = torch.as_tensor(kernel.valid(*(matching(p, x_s) for p in kernel.parameters)))
         status = torch.where(valid, status, torch.full_like(status, BAD_PARAMETER))
         alpha = torch.where(valid[..., None, None], alpha, torch.full_like(alpha, float("nan")))
     return k_qs @ alpha, status, jitter
 
 
 def krr_mse(
-    x_s: Tensor,
-    y_s: Tensor,
-    x_q: Tensor,
-    y_q: Tensor,
-    kernel: Kernel,
-    ridge: Ridge,
-    hyper: Tensor | None,
-    values: list[float],
-    on_failure: str = "nan",
+    x_s: Tensor, y_s: Tensor, x_q: Tensor, y_q: Tensor, kernel: Kernel, ridge: Ridge, on_failure: str = "nan"
 ) -> tuple[Tensor, Tensor, Tensor]:
     """(mean over Q and C of (P - Y_q)^2 [...], status, jitter)."""
-    predictions, status, jitter = krr(x_s, y_s, x_q, kernel, ridge, hyper, values, on_failure)
+    predictions, status, jitter = krr(x_s, y_s, x_q, kernel, ridge, on_failure)
     return (predictions - y_q).square().mean((-2, -1)), status, jitter

@@ -1,6 +1,9 @@
 """What all tests share: where the source tree is, and how a missing GPU is treated."""
 
+import fcntl
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -17,6 +20,20 @@ os.environ["PYTHONSAFEPATH"] = "1"
 def root() -> Path:
     """The source tree. Tests read files there; what they import is the installed package."""
     return ROOT
+
+
+@pytest.fixture(scope="session")
+def building():
+    """with building(folder): no other process of the tests builds there meanwhile. Tests run in two processes."""
+
+    @contextmanager
+    def lock(folder: Path) -> Iterator[None]:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        with open(f"{folder}.lock", "w") as file:
+            fcntl.flock(file, fcntl.LOCK_EX)
+            yield
+
+    return lock
 
 
 @pytest.fixture

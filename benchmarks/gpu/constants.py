@@ -1,4 +1,4 @@
-"""What the cost model of the GPU assumes (ssdd_ext/plan/gpu.py), measured: ``gpu_constants.json``.
+"""What the cost model of the GPU assumes (ssdd_ext/plan/constants.py), measured: ``gpu_constants.json``.
 
 Each constant is the slope or the difference of times of public calls, replayed from CUDA graphs: what a plan pays, with
 all that a kernel does around the instructions that were counted for it.

@@ -25,12 +25,14 @@ int64_t solved_room(int64_t batch, int64_t rows, int64_t columns);
 template <class T>
 void after_solve(const Solved<T>& s, simt::Stream stream);
 
-// Element (i, j) of u and x; returns their product.
+constexpr int kNarrowColumns = 8;  // of the narrowest block of a solve, each of which has a part of the sum
+
+// Packs element (i, j) of u and x, and stores u itself if it is new; returns their product.
 template <class T>
-SIMT_DEVICE double hand_on(const Solved<T>& s, int64_t b, int64_t i, int64_t j, bool failed) {
+SIMT_DEVICE double hand_on(const Solved<T>& s, int64_t b, int64_t i, int64_t j, T u, bool is_new) {
   const int64_t e = (b * s.rows + i) * s.columns + j;
-  const T x = simt::load(s.x + e), u = failed ? simt::nan<T>() : simt::load(s.u + e);
-  if (failed) simt::store(s.u + e, u);
+  const T x = simt::load(s.x + e);
+  if (is_new) simt::store(s.u + e, u);
   if (s.pack) {
     T* const to = s.pack + (b * s.rows + i) * 3 * s.columns + j;
     simt::store(to, -u);

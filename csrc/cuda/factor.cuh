@@ -15,7 +15,7 @@ namespace ssdd::cuda {
 template <class T>
 struct Factor {
   int64_t batch, n, order;  // order: S of the mean trace
-  Batch<const T> source;    // its lower triangle is read; may be the factor itself (then both triangles must hold it)
+  Batch<const T> source;    // its lower triangle is read; may be the factor itself, whose upper triangle then holds it too and stays
   T* factor;                // [batch, n, n]
   bool zero_upper;          // else the upper triangle stays as it is
   Batch<const T> y;         // with x: solved too
@@ -47,12 +47,13 @@ void solve_factored(const Solved<T>& s, const T* factor, T* work, simt::Stream s
 
 // --- the rungs ----------------------------------------------------------------------------------------------
 
-constexpr int kWarpLimit = 32, kPanel = 64, kColumns = 64;  // kColumns: of x that one block solves
+constexpr int kPassLimit = 32;  // columns that a one-block factorisation solves itself
+constexpr int kWarpLimit = 32, kPanel = 64;
 template <class T>
 int64_t block_limit();
 template <class T>
 int64_t fused_limit();
-// Gram matrix, ridge, factor, retries and solve in one launch (the solve in a second where c > kColumns), n <= fused_limit.
+// Gram matrix, ridge, factor, retries and solve in one launch (the solve in a second if c > kPassLimit), n <= fused_limit.
 // K stands in the strict upper triangle of the factor afterwards.
 template <class T>
 void factorise_points(const Factor<T>& f, const Points<T>& points, simt::Stream stream);
@@ -74,6 +75,7 @@ template <class T>
 SIMT_DEVICE double jitter_of(int attempt, double mean) {
   if (attempt == 0) return 0;
   double step = sizeof(T) == 4 ? 1e-6 : 1e-12;
+#pragma unroll 1
   for (int i = 1; i < attempt; ++i) step *= sizeof(T) == 4 ? 10.0 : 100.0;
   return step * mean;
 }

@@ -35,6 +35,7 @@ SIMT_DEVICE void load_features(const Source<T>& x, int n, int64_t k, int64_t d, 
   constexpr int kWide = 16 / static_cast<int>(sizeof(T)), kPieces = kStrip / kWide;
   const int left = d - k < kStrip ? static_cast<int>(d - k) : kStrip;
   if (vectors) {
+#pragma unroll 1
     for (int e = simt::thread(); e < n * kPieces; e += kBlockThreads) {
       const int row = e / kPieces, step = e % kPieces * kWide;
       const int exist = left - step < 0 ? 0 : left - step < kWide ? left - step : kWide;
@@ -43,6 +44,7 @@ SIMT_DEVICE void load_features(const Source<T>& x, int n, int64_t k, int64_t d, 
     }
   } else {
     const bool along_k = x.cs == 1 || x.rs != 1;
+#pragma unroll 1
     for (int e = simt::thread(); e < n * kStrip; e += kBlockThreads) {
       const int row = along_k ? e / kStrip : e % n, step = along_k ? e % kStrip : e / n;
       const bool exists = step < left;
@@ -59,7 +61,7 @@ SIMT_DEVICE void load_features(const Source<T>& x, int n, int64_t k, int64_t d, 
 template <class T, bool Distance>
 SIMT_DEVICE void form_gram(const Points<T>& points, const Source<T>& x, bool vectors, const T* scalars, const BlockRoom<T>& room,
                            T* stages) {
-  const int n = room.n, side = (n + kSquare - 1) / kSquare, squares = side * (side + 1) / 2;
+  const int n = room.a.n, side = (n + kSquare - 1) / kSquare, squares = side * (side + 1) / 2;
   const int groups = squares < kWarps ? kWarps / squares : 1, group = simt::warp() / squares;
   const int stage_size = stage_rows(n) * kStagePitch<T>, li = simt::lane() % 8, lj = simt::lane() / 8;
   const T scale = Distance ? T(1) : scalars[kScale], plus = Distance ? T(0) : scalars[kBias], map = scalars[kMap];
@@ -70,15 +72,15 @@ SIMT_DEVICE void form_gram(const Points<T>& points, const Source<T>& x, bool vec
     while (sj > si) sj -= ++si;
     const int i0 = si * kSquare + li, j0 = sj * kSquare + lj;
     T sums[4][8] = {};
-    if (points.d > 0) load_features(x, n, 0, points.d, vectors, stages);
-    simt::copy_commit();
-    int slot = 0;
-    for (int64_t k = 0; k < points.d; k += kStrip, slot ^= 1) {
+    // Each turn starts the copies of the next 16 features and works on those before; the first has none.
+    int slot = 1;
+#pragma unroll 1
+    for (int64_t k = -kStrip; k < points.d; k += kStrip, slot ^= 1) {
       simt::copy_wait<0>();
       simt::barrier();
       if (k + kStrip < points.d) load_features(x, n, k + kStrip, points.d, vectors, stages + (slot ^ 1) * stage_size);
       simt::copy_commit();
-      if (!works) continue;
+      if (!works || k < 0) continue;
       const T* stage = stages + slot * stage_size;
       T fresh[4][8] = {};
 #pragma unroll 2  // more would hold loads of all 16 steps in registers
@@ -102,6 +104,8 @@ SIMT_DEVICE void form_gram(const Points<T>& points, const Source<T>& x, bool vec
         for (int e = 0; e < 8; ++e) sums[r][e] += fresh[r][e];
     }
     simt::barrier();  // the stages belong to the next round
+    // Sums of the groups, added in their order.
+#pragma unroll 1
     for (int turn = 0; turn < groups; ++turn) {
       if (works && (groups == 1 || turn == group)) {
 #pragma unroll
@@ -110,49 +114,83 @@ SIMT_DEVICE void form_gram(const Points<T>& points, const Source<T>& x, bool vec
           for (int e = 0; e < 8; ++e) {
             const int i = i0 + 8 * r, j = j0 + 4 * e;
             const bool inside = i < n && j <= i;
-            T* element = room.a + (inside ? i * room.pitch + j : 0);
-            T v = sums[r][e];
-            if (turn > 0 && inside) v += *element;
-            if (turn == groups - 1) v = Distance ? simt::exponential(map * v) : simt::fma(scale, v, plus);
-            simt::put_if(inside, element, v);
+            T* const element = room.a.at(i, j);
+            const T before = simt::get_if(inside && turn > 0, element, T(0));
+            simt::put_if(inside, element, sums[r][e] + before);
           }
       }
-      if (groups > 1) simt::barrier();
+      simt::barrier();
     }
   }
+  // The kernel's values.
+#pragma unroll 1
+  for (int i = simt::warp(); i < n; i += kWarps)
+#pragma unroll 1
+    for (int j0 = 0; j0 <= i; j0 += 32) {
+      const int j = j0 + simt::lane();
+      const bool inside = j <= i;
+      T* const element = room.a.at(i, inside ? j : i);
+      const T v = simt::get(element);
+      simt::put_if(inside, element, Distance ? simt::exponential(map * v) : simt::fma(scale, v, plus));
+    }
+}
+
+// K between shared memory and above the diagonal of the factor, where a retry finds it: lanes run along its rows, and down
+// a column of 16-byte vectors here.
+template <bool Out, class T>
+SIMT_DEVICE void move_gram(const Square<T>& a, T* factor) {
+#pragma unroll 1
+  for (int j = simt::warp() * kVector<T>; j < a.n; j += kWarps * kVector<T>)
+#pragma unroll 1
+    for (int i0 = j - j % 32; i0 < a.n; i0 += 32) {
+      const int i = i0 + simt::lane();
+      const bool part = i > j && i < a.n;
+      T v[kVector<T>];
+      T* const here = part ? a.at(i, j) : a.p;
+      if (Out) get_row(here, v);
+#pragma unroll
+      for (int e = 0; e < kVector<T>; ++e) {
+        T* const there = factor + (j + e) * a.n + i;
+        const bool inside = part && j + e < i;
+        if (Out)
+          simt::store_if(inside, there, v[e]);
+        else
+          v[e] = simt::load_if(inside, there, T(0));
+      }
+      if (!Out) put_row(here, v, kVector<T>, part);
+    }
+}
+
+// Elements that the stages of features have, or later the factorisation and the solve.
+template <class T>
+constexpr int stages_room(int n) {
+  const int stages = 2 * stage_rows(n) * kStagePitch<T>, working = BlockRoom<T>::working(n);
+  return stages > working ? stages : working;
 }
 
 template <class T, bool Distance>
 SIMT_KERNEL_MIN(kBlockThreads, (sizeof(T) == 4 ? 2 : 1)) fused_kernel(Factor<T> f, Points<T> points, bool vectors) {
   simt::Shared shared;
-  const BlockRoom<T> room(shared, f.n);
-  T* const stages = shared.take<T>(2 * stage_rows(room.n) * kStagePitch<T>);
+  BlockRoom<T> room(shared, f.n);
+  T* const stages = shared.take<T>(stages_room<T>(room.a.n));
+  room.place_work(stages);
   const int64_t b = simt::block().x;
-  const int n = room.n, pitch = room.pitch;
   T* const factor = f.factor + b * f.n * f.n;
   const int status = factor_with_retries(f, b, room, [&](int attempt) {
     if (attempt == 0) {
       form_gram<T, Distance>(points, points.x[b], vectors, f.scalars + b * kScalars, room, stages);
       simt::barrier();
+      move_gram<true>(room.a, factor);
+    } else {
+      move_gram<false>(room.a, factor);
     }
-    // K to above the diagonal of the factor, and from there again. Lanes run along a row there and down a column here: the
-    // pitch is odd.
-    for (int j = simt::warp(); j < n; j += kWarps)
-      for (int i = simt::lane(); i < n + 31 - (n + 31) % 32; i += 32) {
-        T *here = room.a + i * pitch + j, *there = factor + j * n + i;
-        const bool inside = j < i && i < n;
-        if (attempt == 0)
-          simt::store_if(inside, there, simt::get_if(inside, here, T(0)));
-        else
-          simt::put_if(inside, here, simt::load_if(inside, there, T(0)));
-      }
   });
   write_factor(f, b, room, status);
 }
 
 template <class T>
 int fused_bytes(int64_t n) {
-  return block_bytes<T>(n) + (2 * stage_rows(static_cast<int>(n)) * kStagePitch<T> + 4) * static_cast<int>(sizeof(T));
+  return room_bytes<T>(n, stages_room<T>(static_cast<int>(n)));
 }
 
 }  // namespace
@@ -170,7 +208,7 @@ void factorise_points(const Factor<T>& f, const Points<T>& points, simt::Stream 
   const bool vectors = x.element == Element::own && x.cs == 1 && x.rs % kWide == 0 && x.bs % kWide == 0 && reinterpret_cast<uintptr_t>(x.p) % 16 == 0;
   auto* kernel = points.kernel == KernelKind::rbf ? &fused_kernel<T, true> : &fused_kernel<T, false>;
   simt::launch(kernel, {static_cast<unsigned>(f.batch)}, kBlockThreads, fused_bytes<T>(f.n), stream, f, points, vectors);
-  if (f.x && f.c > kColumns) solve_small<T>(f.batch, f.n, f.factor, f.c, f.y, f.x, f.status, stream);
+  if (f.x && f.c > kPassLimit) solve_small<T>(f.batch, f.n, f.factor, f.c, f.y, f.x, f.status, stream);
 }
 
 #define SSDD_INSTANTIATE(T)        \

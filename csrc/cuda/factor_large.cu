@@ -1,28 +1,25 @@
-// Problems larger than one block's shared memory: Cholesky and solve by tiles of 64 x 64, a launch each, the tiles' dependencies
-// kept by flags in global memory, so that the next panel is factored while the rest of the triangle is still being updated.
+// Problems larger than one block's shared memory: Cholesky and solve by tiles of 64 x 64, one launch each. Semaphores in global
+// memory keep the order of the tiles, so that the next panel is factored while the rest of the triangle is still being updated.
 //
-// factor_tiles_kernel: a block makes one tile of L from the left, L(i, j) = (A(i, j) - sum_k<j L(i, k) L(j, k)^T) L(j, j)^-T, in
-// registers throughout (tile.cuh: tensor cores for float, at fp32 accuracy). A tile of the diagonal is factored in shared memory
-// (triangle.cuh) and its inverse kept, so that the triangular solves with it become products: x = r M, M = L(j, j)^-T, and once
-// more x += (r - x L(j, j)^T) M, without which a tile near singular costs digits. solve_tiles_kernel: a block makes 64 rows of 64
-// columns of x, first of L^-1 y, then of L^-T, the diagonal again by the kept inverses and in two steps.
-// Order: blocks draw tickets; a tile's needs all have smaller tickets, whose blocks are running already, so that waiting ends
-// whatever the order in which blocks start. Every tile is made by one block in one order of sums: same inputs, same bits.
+// factor_tiles_kernel: a block makes one tile of L from the left, L(i, j) = (A(i, j) - sum_k<j L(i, k) L(j, k)^T) L(j, j)^-T. The
+// sum is a product in registers (tile.cuh: tensor cores for float, at fp32 accuracy). A tile of the diagonal is then factored
+// in shared memory, others are substituted there as columns of L(i, j)^T, both by triangle.cuh.
+// solve_tiles_kernel: a block makes 64 rows of 64 columns of x, first of L^-1 y, then of L^-T, in the same way.
+// Order: blocks draw tickets. A tile needs tiles of smaller tickets only, whose blocks are running already, so that waiting
+// ends whatever the order in which blocks start. Every tile is made by one block in one order of sums: same inputs, same bits.
 //
-// Traffic: each tile of the triangle read and written once, n^2 elements; L read from L2 n^3 / 192 elements (2 tiles a product).
-// FLOPs n^3 / 3 + 2 n^2 c. Floor on an H100 at n = 2048: 2.9 GFLOP = 28 us as three TF32 products through mma.sync. The
-// chain is the limit: of each 64 columns 64 pivots (about 8 us), the inverse (1.5 us), three products and one update (1 us each)
-// behind their flags (about 1 us each): 32 x 15 us = 480 us; n = 512: 120 us. Counted, not measured on a GPU.
-// Launches: 5 without retries (begin, factor, NaN where failed, y copied, solve) whatever n is, one more where A is not in place;
-// three more for each retry.
-// Other path: factor_small.cu where a matrix fits one block's shared memory.
+// A tile is read from the source and written to the factor, and the zeros of its mirror image behind it: no copy of A is made.
 //
-// Inverses beside substitution, in the twin's rounding (tests/simt/test_large.cpp: a smooth kernel of 200 points on a line, float,
-// against fp64): residual |A x - y| / |A| |x| and error |x - x*| / |x*|, by plain substitution with the same factor in brackets.
-//   ridge 1e-1: 2.0e-8 (1.3e-8), 3.5e-6 (9.9e-6)      ridge 1e-3: 3.0e-8 (2.0e-8), 5.2e-4 (1.1e-3)
-//   ridge 1e-5: 2.1e-8 (1.6e-8), 3.7e-2 (7.5e-2)      ridge 3e-6: 1.7e-8 (1.3e-8), 0.11 (0.21)
-// With one step in place of two the residual was 2.3e-7 at ridge 1e-3, and the error five times that of substitution.
-// A retry with jitter starts from the upper triangle, which holds A; blocks of problems that need none return at once.
+// Traffic: each tile of the triangle is read once, n^2 / 2 elements, and n^2 written; L is read from L2 n^3 / 192 times (2 tiles per product).
+// FLOPs n^3 / 3 + 2 n^2 c. Floor on an H100 at n = 2048: 2.9 GFLOP = 28 us as three TF32 products through mma.sync. The chain
+// is the limit: of each 64 columns 64 pivots (8,000 cycles), one substitution (2,200), one product (3,000), two semaphores and
+// the tiles behind them (5,000): 10 us; n = 512: 80 us. Of a tile of the solve a product, a substitution and a semaphore: 4 us.
+// Counted, not measured on a GPU.
+// Launches: 3 without retries (begin, factor, NaN if failed) and the solve, whatever n is; two more per retry.
+// Other path: factor_small.cu if a matrix fits one block's shared memory.
+//
+// A retry with jitter reads the source again, or, if that is the factor itself, the upper triangle, which holds A too. Blocks of
+// problems that need none return at once.
 #include "factor.cuh"
 #include "../arena.h"
 #include "desk.cuh"
@@ -31,16 +28,15 @@
 namespace ssdd::cuda {
 namespace {
 
-static_assert(kPanel == kTile && kColumns == kTile, "one size of tiles");
+static_assert(kPanel == kTile, "one size of tiles");
 int64_t tiles_of(int64_t n) { return (n + kTile - 1) / kTile; }
 
-// What the blocks of a batch tell each other, and what of A is kept.
+// What the blocks of a batch share, in global memory.
 template <class T>
 struct Room {
-  T* kept;                  // [batch, tiles, 2, 64, 64] of the diagonal: the inverses, and L with zeros above
-  T* diagonal;              // [batch, n] of A
+  T *diagonal, *shift;      // [batch, n] of A; [batch] what this attempt adds to it: ridge and jitter
   int32_t* active;          // [batch]
-  int *factored, *solved;   // [batch, tiles, tiles]; [batch, chunks, 2 tiles]
+  int *factored, *solved;   // semaphores [batch, tiles, tiles]; [batch, chunks, 2 tiles]
   int* tickets;             // of the factorisation, of the solve
   int64_t total;
 };
@@ -50,8 +46,8 @@ Room<T> room_of(int64_t batch, int64_t n, int64_t c, T* memory) {
   Arena<T> arena{memory};
   Room<T> r{};
   const int64_t tiles = tiles_of(n);
-  r.kept = arena.take(batch * tiles * 2 * kTile * kTile);
   r.diagonal = arena.take(batch * n);
+  r.shift = arena.take(batch);
   r.active = reinterpret_cast<int32_t*>(arena.take(batch));
   r.factored = reinterpret_cast<int*>(arena.take(batch * tiles * tiles));
   r.solved = reinterpret_cast<int*>(arena.take(batch * tiles_of(c) * 2 * tiles));
@@ -64,15 +60,16 @@ template <class T>
 struct Attempt {
   Factor<T> f;
   Room<T> room;
-  int64_t tiles, solved;  // flags of `solved` a problem
+  int64_t tiles, solved;  // semaphores of `solved` per problem
   int attempt;
 };
 
-SIMT_DEVICE void clear_flags(int* flags, int64_t count) {
-  for (int64_t i = simt::thread(); i < count; i += kBlockThreads) simt::store(flags + i, static_cast<int>(kWaiting));
+SIMT_DEVICE void clear(int* semaphores, int64_t count) {
+#pragma unroll 1
+  for (int64_t i = simt::thread(); i < count; i += kBlockThreads) simt::store(semaphores + i, static_cast<int>(kWaiting));
 }
 
-// The trace and ridge (first attempt); the diagonal of this attempt; no flag set. One block a problem.
+// The diagonal and its trace; ridge and jitter of this attempt; no semaphore posted. One block per problem.
 template <class T>
 SIMT_KERNEL(kBlockThreads) begin_kernel(Attempt<T> a) {
   SIMT_SHARED(double, sums, kBlockThreads);
@@ -81,22 +78,33 @@ SIMT_KERNEL(kBlockThreads) begin_kernel(Attempt<T> a) {
   const T* scalars = f.scalars + b * kScalars;
   const bool valid = scalars[kValid] != T(0);
   const bool runs = valid && (a.attempt == 0 || f.status[b] != 0);
-  clear_flags(a.room.factored + b * a.tiles * a.tiles, a.tiles * a.tiles);
-  clear_flags(a.room.solved + b * a.solved, a.solved);
+  clear(a.room.factored + b * a.tiles * a.tiles, a.tiles * a.tiles);
+  clear(a.room.solved + b * a.solved, a.solved);
   if (b == 0 && simt::thread() < 2) a.room.tickets[simt::thread()] = 0;
   simt::barrier();  // all have read the status
   if (simt::thread() == 0) a.room.active[b] = runs;
   if (!valid && simt::thread() == 0) report(f, b, kBadParameter, 0, 0, 0);
   if (!runs) return;  // the same for the whole block
-  T* factor = f.factor + b * n * n;
+  const View<const T> source = f.source[b];
   T* diagonal = a.room.diagonal + b * n;
+  const T* const from = a.attempt == 0 ? source.p : diagonal;
+  const int64_t stride = a.attempt == 0 ? source.rs + source.cs : 1;
   double sum = 0;
-  for (int64_t i = simt::thread(); i < n; i += kBlockThreads) {
+  constexpr int kAtOnce = 4;  // loads, each of which takes a trip to memory
+#pragma unroll 1
+  for (int64_t first = simt::thread(); first < n; first += kAtOnce * kBlockThreads) {
     // A sector for each element of the diagonal, whatever one does; once a problem, so not counted.
-    if (a.attempt == 0) simt::store(diagonal + i, factor[i * n + i]);
-    sum += static_cast<double>(simt::load(diagonal + i));
+    T v[kAtOnce];
+#pragma unroll
+    for (int u = 0; u < kAtOnce; ++u) v[u] = first + u * kBlockThreads < n ? from[(first + u * kBlockThreads) * stride] : T(0);
+#pragma unroll
+    for (int u = 0; u < kAtOnce; ++u) {
+      simt::store_if(a.attempt == 0 && first + u * kBlockThreads < n, diagonal + first + u * kBlockThreads, v[u]);
+      sum += static_cast<double>(v[u]);
+    }
   }
   simt::put(sums + simt::thread(), sum);
+#pragma unroll 1
   for (int half = kBlockThreads / 2; half > 0; half /= 2) {
     simt::barrier();
     if (simt::thread() < half)
@@ -106,107 +114,98 @@ SIMT_KERNEL(kBlockThreads) begin_kernel(Attempt<T> a) {
   const double trace = simt::get(sums);
   const double lambda = static_cast<double>(scalars[kRidge]) * ridge_slope(f.ridge, trace, f.order);
   const double jitter = jitter_of<T>(a.attempt, absolute(trace) / static_cast<double>(n));
-  for (int64_t i = simt::thread(); i < n; i += kBlockThreads)
-    factor[i * n + i] = static_cast<T>(static_cast<double>(simt::load(diagonal + i)) + lambda + jitter);
-  if (simt::thread() == 0) report(f, b, 0, trace, lambda, jitter);
+  if (simt::thread() != 0) return;
+  a.room.shift[b] = static_cast<T>(lambda + jitter);
+  report(f, b, 0, trace, lambda, jitter);
 }
 
 // --- factor ------------------------------------------------------------------------------------------------------
 
 template <class T>
-SIMT_KERNEL(Tile<T>::kThreads) factor_tiles_kernel(Attempt<T> a, bool vectors, bool kept_vectors) {
-  constexpr int kThreads = Tile<T>::kThreads, kSteps = Tile<T>::kSteps;
+SIMT_KERNEL_MIN(Tile<T>::kThreads, 1) factor_tiles_kernel(Attempt<T> a, bool vectors) {
+  constexpr int kThreads = Tile<T>::kThreads, kSteps = Tile<T>::kSteps, kPitch = Desk<T>::kPitch;
   simt::Shared shared;
   SIMT_SHARED(T, inverse, kTile);
   const Desk<T> desk(shared, a.room.tickets);
   const Factor<T>& f = a.f;
-  const int64_t n = f.n, b = desk.ticket() % f.batch;
+  const int batch = static_cast<int>(f.batch), tiles = static_cast<int>(a.tiles);
+  const int64_t n = f.n, b = desk.ticket() % batch;
   // Column by column of tiles, and in each all problems' diagonals first.
-  int64_t j = 0, i = desk.ticket() / f.batch;
-  while (i >= a.tiles - j) i -= a.tiles - j, ++j;
-  i += j;
+  int column = 0, row = desk.ticket() / batch;
+  while (row >= tiles - column) {
+    row -= tiles - column;
+    ++column;
+  }
+  row += column;
+  const int64_t i = row, j = column;
   if (a.room.active[b] == 0) return;  // the whole block; so do all of this problem
   T* const factor = f.factor + b * n * n;
-  int* const flags = a.room.factored + b * a.tiles * a.tiles;
-  T* const kept = a.room.kept + (b * a.tiles + j) * 2 * kTile * kTile;
+  int* const semaphores = a.room.factored + b * a.tiles * a.tiles;
+  int* const done = semaphores + i * a.tiles + j;
   const int rows = least(n - i * kTile, kTile), columns = least(n - j * kTile, kTile);
   const View<const T> row_i{factor + i * kTile * n, n, 1}, row_j{factor + j * kTile * n, n, 1};
-  T* const here = factor + i * kTile * n + j * kTile;
+  const GlobalTile<T> here{factor + i * kTile * n + j * kTile, n, rows, columns};
   const bool diagonal = i == j;
 
-  desk.bring(here, n, rows, columns);
+  // A's tile; off the diagonal transposed, since L(i, j)^T = L(j, j)^-1 S^T is solved by columns.
+  const typename Desk<T>::Layout own = desk.layout(!diagonal);
+  desk.load_tile(f.source[b].from(i * kTile, j * kTile), rows, columns, own);
+  T pivot = 0;  // this thread's element of the diagonal
+  if (diagonal && simt::thread() < rows)
+    pivot = simt::load(a.room.diagonal + b * n + i * kTile + simt::thread()) + a.room.shift[b];
+  // The sum of products with the tiles to the left.
   Tile<T> tile;
   tile.clear();
 #pragma unroll 1
   for (int64_t k = 0; k < j * kTile; k += kSteps) {
     if (k % kTile == 0) {
-      desk.wait_for(flags + i * a.tiles + k / kTile);
-      if (!diagonal) desk.wait_for(flags + j * a.tiles + k / kTile);
+      desk.wait(semaphores + i * a.tiles + k / kTile);
+      if (!diagonal) desk.wait(semaphores + j * a.tiles + k / kTile);
     }
     simt::barrier();  // seen by all, who are done with the operands
     Tile<T>::template load<true>(row_i.from(0, k), rows, kSteps, vectors, desk.a);
     if (!diagonal) Tile<T>::template load<true>(row_j.from(0, k), columns, kSteps, vectors, desk.b);
-    desk.arrived();
+    desk.wait_for_copies();
     tile.template multiply<true, true>(desk.a, diagonal ? desk.a : desk.b);
   }
-  if (!diagonal) desk.wait_for(flags + j * a.tiles + j);
-  desk.arrived();
-  if (desk.state[1]) return desk.raise(flags + i * a.tiles + j, kFailed);  // the same for the whole block
+  if (!diagonal) desk.wait(semaphores + j * a.tiles + j);
+  desk.wait_for_copies();
+  if (desk.failed()) return desk.post(done, kFailed);  // the same for the whole block
 
   if (diagonal) {
-    // Beyond the last row the identity.
-    tile.each([&](int r, int c, T sum) { desk.put(r, c, r >= rows ? (r == c ? T(1) : T(0)) : desk.get(r, c) - sum); });
+    if (simt::thread() < rows) simt::put(own.at(simt::thread(), simt::thread()), pivot);
     simt::barrier();
-    factor_shared<kThreads>(desk.own, kOwnPitch, kTile, inverse, desk.state + 2);
+  }
+  desk.subtract(tile, own);
+  if (!diagonal) {
+    // Substitute: the operands' place takes L(j, j).
+    const Square<T> l{desk.a, kTile, kPitch};
+    load_lower<kThreads>(row_j.from(0, j * kTile), vectors, l);
+    desk.solve(l, inverse, false);
+  } else {
+    // Factor the diagonal tile.
+    simt::barrier();
+    factor_shared<kThreads>(Square<T>{desk.own, rows, kPitch}, inverse, desk.a, desk.state + 2);
     if (desk.state[2]) {
       if (simt::thread() == 0) {
         f.status[b] = static_cast<int32_t>(j * kTile) + desk.state[2];
         f.aux[3 * b + 1] = simt::nan<T>();
       }
-      return desk.raise(flags + j * a.tiles + j, kFailed);
+      return desk.post(done, kFailed);
     }
-    invert_shared<kThreads>(desk.own, kOwnPitch, inverse, desk.a, Desk<T>::kInversePitch);
-    desk.take_out(here, n, rows, rows, true);
-    keep(desk.own, kOwnPitch, desk.a, Desk<T>::kInversePitch, kThreads, kept);
-    return desk.raise(flags + j * a.tiles + j, kReady);
   }
-  // S = A - sum; L = S inverse^T, and once more of what that leaves of S.
-  const View<const T> inverse_t{kept, 1, kTile}, l_t{kept + kTile * kTile, 1, kTile};
-  tile.each([&](int r, int c, T sum) { desk.put(r, c, desk.get(r, c) - sum); });
-  Tile<T> first;
-  desk.template times<false, true>(first, inverse_t, kept_vectors, nullptr);
-  desk.template times<false, true>(tile, l_t, kept_vectors, &first);
-  tile.each([&](int r, int c, T sum) { desk.put(r, c, desk.get(r, c) - sum); });
-  desk.template times<false, true>(tile, inverse_t, kept_vectors, nullptr);
-  first.each([&](int r, int c, T x) { desk.put(r, c, x); });
-  tile.each([&](int r, int c, T x) { desk.put(r, c, desk.get(r, c) + x); });
-  simt::barrier();
-  desk.take_out(here, n, rows, columns, false);
-  desk.raise(flags + i * a.tiles + j, kReady);
+  const GlobalTile<T> mirrored{factor + j * kTile * n + i * kTile, n, columns, rows};
+  desk.store_tile(own, here, diagonal, f.zero_upper);
+  desk.post(done, kReady);
+  if (f.zero_upper && !diagonal) desk.store_zeros(mirrored);
 }
 
-// The inverses of a factor's diagonal tiles, for a solve that did not factor; no flag set. One block a tile.
+// No semaphore posted, for a solve that did not factor. One block per problem.
 template <class T>
-SIMT_KERNEL(kBlockThreads) invert_kernel(int64_t n, int64_t tiles, const T* factor, Room<T> room, int64_t solved) {
-  simt::Shared shared;
-  T* const l = shared.take<T>(kTile * kOwnPitch);
-  T* const out = shared.take<T>(kTile * kOwnPitch);
-  SIMT_SHARED(T, inverse, kTile);
-  const int64_t b = simt::block().x / tiles, i = simt::block().x % tiles;
-  if (i == 0) clear_flags(room.solved + b * solved, solved);
-  if (simt::block().x == 0 && simt::thread() == 0) room.tickets[1] = 0;
-  const T* here = factor + b * n * n + i * kTile * (n + 1);
-  const int rows = least(n - i * kTile, kTile);
-  for (int e = simt::thread(); e < kTile * kTile; e += kBlockThreads) {
-    const int r = e / kTile, c = e % kTile;
-    const bool exists = r < rows && c <= r;
-    simt::put(l + r * kOwnPitch + c, simt::load_if(exists, exists ? here + r * n + c : here, r == c ? T(1) : T(0)));
-  }
-  simt::barrier();
-  if (simt::thread() < kTile) simt::put(inverse + simt::thread(), T(1) / simt::get(l + simt::thread() * (kOwnPitch + 1)));
-  simt::barrier();
-  invert_shared<kBlockThreads>(l, kOwnPitch, inverse, out, kOwnPitch);
-  keep(l, kOwnPitch, out, kOwnPitch, kBlockThreads, room.kept + simt::block().x * static_cast<int64_t>(2 * kTile * kTile));
+SIMT_KERNEL(kBlockThreads) clear_kernel(Room<T> room, int64_t solved) {
+  const int64_t b = simt::block().x;
+  clear(room.solved + b * solved, solved);
+  if (b == 0 && simt::thread() == 0) room.tickets[1] = 0;
 }
 
 // --- solve -------------------------------------------------------------------------------------------------------
@@ -217,71 +216,73 @@ struct Solve {
   const T* factor;
   T* x;
   Room<T> room;
-  bool vectors, x_vectors, kept_vectors;
+  bool vectors, x_vectors;
+  bool ahead;  // L(i, i) has a place of its own, and is there when the last product is done
+  Batch<const T> y;  // what x is solved for; may be x itself
 };
-
-// Tile i of one chunk: x(i) = L(i, i)^-1 (x(i) - sum_k<i L(i, k) x(k)), Back: x(i) = L(i, i)^-T (x(i) - sum_k>i L(k, i)^T x(k)).
-template <bool Back, class T>
-SIMT_DEVICE void solve_tile(const Solve<T>& s, const Desk<T>& desk, int64_t b, int64_t chunk, int64_t i) {
+// Tile i of one chunk: x(i) = L(i, i)^-1 (x(i) - sum_k<i L(i, k) x(k)), back: x(i) = L(i, i)^-T (x(i) - sum_k>i L(k, i)^T x(k)).
+template <class T>
+SIMT_DEVICE void solve_tile(const Solve<T>& s, const Desk<T>& desk, T* triangle, T* inverse, bool back, int64_t b, int64_t chunk, int64_t i) {
   const int64_t n = s.n, c = s.c;
   int* const forward = s.room.solved + (b * s.chunks + chunk) * 2 * s.tiles;
-  int* const flags = Back ? forward + s.tiles : forward;
+  int* const semaphores = back ? forward + s.tiles : forward;
   const T* const factor = s.factor + b * n * n;
   T* const x = s.x + b * n * c + chunk * kTile;
-  const T* const kept = s.room.kept + (b * s.tiles + i) * 2 * kTile * kTile;
   const int rows = least(n - i * kTile, kTile), columns = least(c - chunk * kTile, kTile);
-  if (Back) {
-    desk.wait_for(forward + i);
+  const GlobalTile<T> here{x + i * kTile * c, c, rows, columns};
+  const Square<T> l{triangle, rows, Desk<T>::kPitch};
+  const View<const T> l_here{factor + i * kTile * (n + 1), n, 1};
+  if (s.ahead) load_lower<Desk<T>::kThreads>(l_here, s.vectors, l);
+  if (back) {
+    desk.wait(forward + i);
     simt::barrier();
   }
-  desk.bring(x + i * kTile * c, c, rows, columns);
+  const View<const T> given = back ? View<const T>{here.p, c, 1} : s.y[b].from(i * kTile, chunk * kTile);
+  desk.load_tile(given, rows, columns, desk.layout(false));
+  // The sum of products with the tiles of x that are there.
   Tile<T> tile;
   tile.clear();
 #pragma unroll 1
-  for (int64_t m = 0, others = Back ? s.tiles - 1 - i : i; m < others; ++m) {
-    const int64_t k = Back ? s.tiles - 1 - m : m;  // in the order in which they come
+  for (int64_t m = 0, others = back ? s.tiles - 1 - i : i; m < others; ++m) {
+    const int64_t k = back ? s.tiles - 1 - m : m;  // in the order in which they come
 #pragma unroll 1
     for (int64_t at = k * kTile, end = at + kTile; at < end; at += Tile<T>::kSteps) {
       const int steps = least(n - at, Tile<T>::kSteps);
       simt::barrier();  // all are done with the operands
       // L does not have to be waited for.
-      if (Back)
+      if (back)
         Tile<T>::template load<false>({factor + at * n + i * kTile, 1, n}, rows, steps, s.vectors, desk.a);
       else
         Tile<T>::template load<true>({factor + i * kTile * n + at, n, 1}, rows, steps, s.vectors, desk.a);
-      desk.wait_for(flags + k);
+      desk.wait(semaphores + k);
       simt::barrier();
       Tile<T>::template load<false>({x + at * c, 1, c}, columns, steps, s.x_vectors, desk.b);
-      desk.arrived();
-      tile.template multiply<!Back, false>(desk.a, desk.b);
+      desk.wait_for_copies();
+      if (back)
+        tile.template multiply<false, false>(desk.a, desk.b);
+      else
+        tile.template multiply<true, false>(desk.a, desk.b);
     }
   }
-  desk.arrived();
-  // r = x - sum; x = inverse r, and once more of what that leaves of r.
-  const T* const l = kept + kTile * kTile;
-  const View<const T> inverse_m{kept, Back ? 1 : kTile, Back ? kTile : 1}, l_m{l, inverse_m.rs, inverse_m.cs};
-  tile.each([&](int r, int k, T sum) { desk.put(r, k, desk.get(r, k) - sum); });
-  Tile<T> first;
-  desk.template times<true, !Back>(first, inverse_m, s.kept_vectors, nullptr);
-  desk.template times<true, !Back>(tile, l_m, s.kept_vectors, &first);
-  tile.each([&](int r, int k, T sum) { desk.put(r, k, desk.get(r, k) - sum); });
-  desk.template times<true, !Back>(tile, inverse_m, s.kept_vectors, nullptr);
-  first.each([&](int r, int k, T v) { desk.put(r, k, v); });
-  tile.each([&](int r, int k, T v) { desk.put(r, k, desk.get(r, k) + v); });
-  simt::barrier();
-  desk.take_out(x + i * kTile * c, c, rows, columns, false);
-  desk.raise(flags + i, kReady);
+  desk.wait_for_copies();
+  // Substitute.
+  if (!s.ahead) load_lower<Desk<T>::kThreads>(l_here, s.vectors, l);
+  desk.subtract(tile, desk.layout(false));
+  desk.solve(l, inverse, back);
+  desk.store_tile(desk.layout(false), here, false, false);
+  desk.post(semaphores + i, kReady);
 }
 
 template <class T>
-SIMT_KERNEL(Tile<T>::kThreads) solve_tiles_kernel(Solve<T> s) {
+SIMT_KERNEL_MIN(Tile<T>::kThreads, 1) solve_tiles_kernel(Solve<T> s) {
   simt::Shared shared;
+  SIMT_SHARED(T, inverse, kTile);
   const Desk<T> desk(shared, s.room.tickets + 1);
-  const int64_t across = s.batch * s.chunks, step = desk.ticket() / across, which = desk.ticket() % across;
-  if (step < s.tiles)
-    solve_tile<false>(s, desk, which / s.chunks, which % s.chunks, step);
-  else
-    solve_tile<true>(s, desk, which / s.chunks, which % s.chunks, 2 * s.tiles - 1 - step);
+  T* const triangle = s.ahead ? shared.take<T>(Desk<T>::kWhole) : desk.a;
+  const int chunks = static_cast<int>(s.chunks), across = static_cast<int>(s.batch) * chunks, tiles = static_cast<int>(s.tiles);
+  const int step = desk.ticket() / across, which = desk.ticket() % across;
+  const bool back = step >= tiles;
+  solve_tile(s, desk, triangle, inverse, back, which / chunks, which % chunks, back ? 2 * tiles - 1 - step : step);
 }
 
 template <class T>
@@ -289,13 +290,15 @@ bool aligned(const T* p, int64_t stride) {
   return reinterpret_cast<uintptr_t>(p) % 16 == 0 && stride * static_cast<int64_t>(sizeof(T)) % 16 == 0;
 }
 
-// The inverses and flags are in place.
+// x <- A^-1 y; no semaphore of the solve is posted.
 template <class T>
-void run_solve(int64_t batch, int64_t n, const T* factor, int64_t c, T* x, const Room<T>& room, simt::Stream stream) {
-  const Solve<T> s{batch, n, c, tiles_of(n), tiles_of(c), factor, x, room,
-                   aligned(factor, n), aligned(x, c), aligned(room.kept, kTile)};
-  simt::launch(&solve_tiles_kernel<T>, {static_cast<unsigned>(batch * s.chunks * 2 * s.tiles)}, Tile<T>::kThreads, Desk<T>::kBytes,
-               stream, s);
+void run_solve(int64_t batch, int64_t n, const T* factor, int64_t c, const Batch<const T>& y, T* x, const Room<T>& room,
+               simt::Stream stream) {
+  const int room_ahead = Desk<T>::kBytes + Desk<T>::kWhole * static_cast<int>(sizeof(T));
+  const bool ahead = room_ahead <= simt::shared_limit() / 2;  // two blocks per multiprocessor still
+  const Solve<T> s{batch, n, c, tiles_of(n), tiles_of(c), factor, x, room, aligned(factor, n), aligned(x, c), ahead, y};
+  simt::launch(&solve_tiles_kernel<T>, {static_cast<unsigned>(batch * s.chunks * 2 * s.tiles)}, Tile<T>::kThreads,
+               ahead ? room_ahead : Desk<T>::kBytes, stream, s);
 }
 
 }  // namespace
@@ -309,39 +312,25 @@ template <class T>
 void factorise_large(const Factor<T>& f, simt::Stream stream) {
   const int64_t n = f.n, whole = n * n, tiles = tiles_of(n);
   const bool in_place = f.source.p == f.factor;
-  if (!in_place) {
-    copy<T>({f.batch, n, n, f.source, f.factor, whole, n}, stream);
-    if (f.on_failure == OnFailure::jitter) mirror(f.batch, n, f.factor, Mirror::lower_to_upper, stream);
-  }
   Attempt<T> a{f, room_of(f.batch, n, f.c, f.work), tiles, tiles_of(f.c) * 2 * tiles, 0};
   const int attempts = f.on_failure == OnFailure::jitter ? kAttempts : 1;
   for (; a.attempt < attempts; ++a.attempt) {
-    // Those that succeeded are touched neither by mirror nor by begin.
-    if (a.attempt > 0) mirror(f.batch, n, f.factor, Mirror::upper_to_lower, stream, f.status);
+    if (a.attempt > 0 && in_place) a.f.source = {f.factor, whole, 1, n};  // the upper triangle
     simt::launch(&begin_kernel<T>, {static_cast<unsigned>(f.batch)}, kBlockThreads, 0, stream, a);
     simt::launch(&factor_tiles_kernel<T>, {static_cast<unsigned>(f.batch * tiles * (tiles + 1) / 2)}, Tile<T>::kThreads,
-                 Desk<T>::kBytes, stream, a, aligned(f.factor, n), aligned(a.room.kept, kTile));
+                 Desk<T>::kBytes, stream, a, aligned(f.factor, n));
   }
-  if (f.zero_upper)
-    mirror(f.batch, n, f.factor, Mirror::zero_upper, stream, f.status);
-  else
-    nan_where_failed<T>(f.batch, whole, f.status, f.factor, stream);
-  if (!f.x) return;
-  // NaN in all of y is NaN in all of x.
-  if (f.x != f.y.p)
-    copy<T>({f.batch, n, f.c, f.y, f.x, n * f.c, f.c, 1, nullptr, f.status}, stream);
-  else
-    nan_where_failed<T>(f.batch, n * f.c, f.status, f.x, stream);
-  if (f.c > 0) run_solve(f.batch, n, f.factor, f.c, f.x, a.room, stream);
+  nan_where_failed<T>(f.batch, whole, f.status, f.factor, stream);
+  // NaN in all of the factor is NaN in all of x.
+  if (f.x && f.c > 0) run_solve(f.batch, n, f.factor, f.c, f.y, f.x, a.room, stream);
 }
 
 template <class T>
 void solve_large(int64_t batch, int64_t n, const T* factor, int64_t c, T* x, T* work, simt::Stream stream) {
   const int64_t tiles = tiles_of(n);
   const Room<T> room = room_of(batch, n, c, work);
-  simt::launch(&invert_kernel<T>, {static_cast<unsigned>(batch * tiles)}, kBlockThreads,
-               2 * Desk<T>::kWhole * static_cast<int>(sizeof(T)) + 32, stream, n, tiles, factor, room, tiles_of(c) * 2 * tiles);
-  run_solve(batch, n, factor, c, x, room, stream);
+  simt::launch(&clear_kernel<T>, {static_cast<unsigned>(batch)}, kBlockThreads, 0, stream, room, tiles_of(c) * 2 * tiles);
+  run_solve<T>(batch, n, factor, c, {x, n * c, c, 1}, x, room, stream);
 }
 
 template <class T>

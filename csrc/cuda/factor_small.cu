@@ -1,13 +1,14 @@
 // Problems that fit one warp or one block: read once, everything on chip, written once.
 //
-// warp_kernel, n <= 32: a warp a problem, 4 a block. Lane i holds column i of the lower triangle in registers (32, rows
-// coalesced), step k broadcasts column k by shuffles. x: a lane a column of it, L again by shuffles.
-// block_kernel, n <= block_limit: 256 threads a problem, the matrix in shared memory; see triangle.cuh. With few columns of
-// y the solve is done there too, else by solve_kernel, one block for 64 columns, which also does what follows the backward's
-// (after_solve.cuh).
-// Traffic: n^2 / 2 elements read, n^2 / 2 written (and as many zeros), 2 n c for x, 5 n c for what follows. FLOPs n^3 / 3 + 2 n^2 c.
-// Floor on an H100: a problem of 128 moves 131 KB and takes 0.7 MFLOP, far below a launch; a chain of n pivots, each a square
-// root, a reciprocal and a shuffle (about 100 cycles), is the real one: 128 x 100 / 1.7 GHz = 8 us.
+// warp_kernel, n <= 32: one warp per problem, 4 per block; block_kernel, n <= block_limit: 256 threads per problem. Both hold
+// the matrix in shared memory and factor it as triangle.cuh does, lane i of the first warp with row i of a strip in registers.
+// With few columns of y the solve is done there too, else by solve_kernel: one block for 8 columns, or for 32 if there are
+// enough of those to fill the chip. It also does what follows the backward's solve (after_solve.cuh).
+// Traffic: n^2 / 2 elements read, n^2 / 2 written (and as many zeros), 2 n c for x, 5 n c for what follows; solve_kernel reads
+// n^2 / 2 of L per block. FLOPs n^3 / 3 + 2 n^2 c.
+// Floor on an H100: a problem of 128 moves 131 KB and takes 0.7 MFLOP, far below a launch; the chain is the real one. Counted for
+// n = 128: 128 pivots of about 95 cycles, and per strip of 16 an update of 350 cycles and a panel of 300: 17,000 cycles,
+// 9 us. A solve takes about 400 cycles per strip and direction.
 // Other path: factor_large.cu for matrices beyond one block's shared memory, factor_fused.cu from features.
 #include "factor_block.cuh"
 
@@ -16,112 +17,131 @@ namespace {
 
 constexpr int kWarpThreads = 128;
 
+// Elements of shared memory that one warp has, in whole 16 bytes.
 template <class T>
-SIMT_KERNEL(kWarpThreads) warp_kernel(Factor<T> f) {
+constexpr int warp_room(int n) {
+  return n * shared_pitch<T>(n) + whole_strips(n) + BlockRoom<T>::working(n);
+}
+
+template <class T>
+SIMT_KERNEL_MIN(kWarpThreads, 1) warp_kernel(Factor<T> f) {
+  simt::Shared shared;
+  SIMT_SHARED(int, failures, kWarpThreads / 32);
+  const int lane = simt::lane(), n = static_cast<int>(f.n), room = warp_room<T>(n);
+  T* const own = shared.take<T>(kWarpThreads / 32 * room) + simt::warp() * room;
+  const Square<T> matrix{own, n, shared_pitch<T>(n)};
+  T* const inverse = own + n * matrix.pitch;
+  T* const panel = inverse + whole_strips(n);
+  int* const failed = failures + simt::warp();
   const int64_t b = static_cast<int64_t>(simt::block().x) * (kWarpThreads / 32) + simt::warp();
   if (b >= f.batch) return;  // a whole warp
-  const int lane = simt::lane(), n = static_cast<int>(f.n);
   const View<const T> a = f.source[b];
   const T* scalars = f.scalars + b * kScalars;
   const bool valid = scalars[kValid] != T(0);
   const int attempts = f.on_failure == OnFailure::jitter ? kAttempts : 1;
-  T column[32], inverse = 1;
   double trace = 0, lambda = 0, jitter = 0;
-  int failed = kBadParameter;
-  for (int attempt = 0; valid && attempt < attempts && failed != 0; ++attempt) {
-    T diagonal = 0;
-    const T* from = a.p + lane * a.cs;  // walks down: 32 addresses at once would not fit the registers
-#pragma unroll
-    for (int j = 0; j < 32; ++j, from += a.rs) {
-      column[j] = simt::load_if(j < n && lane <= j, from, T(0));
-      if (lane == j) diagonal = column[j];
-    }
+  int status = kBadParameter;
+#pragma unroll 1
+  for (int attempt = 0; valid && attempt < attempts && status != 0; ++attempt) {
+    // Load the lower triangle.
+#pragma unroll 1
+    for (int i = 0; i < n; ++i)
+      simt::copy_async_if<sizeof(T)>(lane <= i, matrix.at(i, lane <= i ? lane : 0), lane <= i ? a.p + i * a.rs + lane * a.cs : a.p,
+                                     static_cast<int>(sizeof(T)));
+    simt::copy_commit();
+    simt::copy_wait<0>();
+    if (lane == 0) *failed = 0;
+    simt::warp_barrier();
+    // Add ridge and jitter.
+    const double diagonal = static_cast<double>(simt::get_if(lane < n, matrix.at(lane < n ? lane : 0, lane < n ? lane : 0), T(0)));
     if (attempt == 0) {
-      trace = static_cast<double>(diagonal);
+      trace = diagonal;
 #pragma unroll
       for (int mask = 16; mask > 0; mask /= 2) trace += simt::shuffle_xor(trace, mask);
       lambda = static_cast<double>(scalars[kRidge]) * ridge_slope(f.ridge, trace, f.order);
     }
     jitter = jitter_of<T>(attempt, absolute(trace) / n);
-    const T shifted = static_cast<T>(static_cast<double>(diagonal) + lambda + jitter);
-#pragma unroll
-    for (int j = 0; j < 32; ++j)
-      if (lane == j) column[j] = shifted;
-    failed = factor_columns<32>(column, n, inverse);
+    if (lane < n) *matrix.at(lane, lane) = static_cast<T>(diagonal + lambda + jitter);
+    simt::warp_barrier();
+    factor_shared<32>(matrix, inverse, panel, failed);
+    status = *failed;
+    simt::warp_barrier();  // before lane 0 writes it again
   }
-  const T bad = failed ? simt::nan<T>() : T(0);
+  // Write L, or NaN.
   T* out = f.factor + b * f.n * f.n + lane;
-#pragma unroll
-  for (int j = 0; j < 32; ++j, out += n) {
-    const bool lower = lane <= j;
-    simt::store_if(j < n && lane < n && (lower || f.zero_upper), out, !lower ? T(0) : failed ? bad : column[j]);
-  }
-  if (lane == 0) report(f, b, failed, trace, lambda, jitter);
-  if (!f.x) return;
-  const View<const T> y = f.y[b];
 #pragma unroll 1
-  for (int64_t c0 = 0; c0 < f.c; c0 += 32) {
-    const bool exists = c0 + lane < f.c;
-    const T* from = y.p + (c0 + lane) * y.cs;
-    T x[32];
-#pragma unroll
-    for (int j = 0; j < 32; ++j, from += y.rs) x[j] = simt::load_if(j < n && exists, from, T(0));
-#pragma unroll
-    for (int k = 0; k < 32; ++k) {
-      if (k >= n) break;
-      x[k] *= simt::shuffle(inverse, k);
-#pragma unroll
-      for (int j = k + 1; j < 32; ++j) x[j] = simt::fma(-simt::shuffle(column[j], k), x[k], x[j]);
-    }
-#pragma unroll
-    for (int k = 31; k >= 0; --k) {
-      if (k >= n) continue;
-      T sum = x[k];
-#pragma unroll
-      for (int j = k + 1; j < 32; ++j) sum = simt::fma(-simt::shuffle(column[j], k), x[j], sum);
-      x[k] = sum * simt::shuffle(inverse, k);
-    }
-    T* to = f.x + b * f.n * f.c + c0 + lane;
-#pragma unroll
-    for (int j = 0; j < 32; ++j, to += f.c)
-      simt::store_if(j < n && exists, to, x[j] + bad);
+  for (int i = 0; i < n; ++i, out += n) {
+    const bool lower = lane <= i;
+    const T v = simt::get_if(lower && status == 0, matrix.at(i, lower ? lane : 0), T(0));
+    simt::store_if(lane < n && (lower || f.zero_upper), out, lower && status ? simt::nan<T>() : v);
   }
+  if (lane == 0) report(f, b, status, trace, lambda, jitter);
+  if (!f.x) return;
+  const Columns<kPassColumns, T> x{panel + kPanelRoom, kPassColumns};
+  solve_columns<32>(matrix, inverse, x, f.y[b], f.c, status != 0, f.x + b * f.n * f.c);
 }
 
 template <class T>
-SIMT_KERNEL_MIN(kBlockThreads, 1) block_kernel(Factor<T> f) {
+SIMT_KERNEL_MIN(kBlockThreads, (sizeof(T) == 4 ? 2 : 1)) block_kernel(Factor<T> f, bool vectors) {
   simt::Shared shared;
-  const BlockRoom<T> room(shared, f.n);
+  BlockRoom<T> room(shared, f.n);
+  room.place_work(shared.take<T>(BlockRoom<T>::working(room.a.n)));
   const int64_t b = simt::block().x;
-  const int status = factor_with_retries(f, b, room, [&](int) { load_lower(f.source[b], room.n, room.a, room.pitch); });
+  const int status = factor_with_retries(f, b, room, [&](int) {
+    load_lower<kBlockThreads>(f.source[b], vectors, room.a);
+    simt::copy_wait<0>();
+  });
   write_factor(f, b, room, status);
 }
 
-template <class T>
-SIMT_KERNEL(kBlockThreads) solve_kernel(int64_t size, const T* factor, int64_t columns, Batch<const T> y, T* out,
+// u <- A^-1 y for one chunk of Width columns; without y from u itself.
+template <int Width, class T>
+SIMT_KERNEL_MIN(kBlockThreads, 1) solve_kernel(int64_t size, const T* factor, bool vectors, int64_t columns, Batch<const T> y, T* out,
                                         const int32_t* status, int64_t chunks, Solved<T> after) {
   simt::Shared shared;
-  const int n = static_cast<int>(size), pitch = shared_pitch(n);
-  T* const l = shared.take<T>(n * pitch);
-  T* const inverse = shared.take<T>(n);
-  const int64_t b = simt::block().x / chunks, c0 = simt::block().x % chunks * kColumns;
-  const Columns<T> x{out + b * size * columns + c0, columns, 1,
-                     static_cast<int>(columns - c0 < kColumns ? columns - c0 : kColumns)};
+  const int n = static_cast<int>(size);
+  const Square<T> l{shared.take<T>(n * shared_pitch<T>(n)), n, shared_pitch<T>(n)};
+  T* const inverse = shared.take<T>(whole_strips(n));
+  const Columns<Width, T> x{shared.take<T>(whole_strips(n) * Width), Width};
+  const int64_t b = simt::block().x / chunks, chunk = simt::block().x % chunks, c0 = chunk * Width;
+  T* const own = out + b * size * columns;
   const bool bad = status && status[b] != 0;
-  if (y.p) copy_columns(y[b].from(0, c0), n, x, bad ? simt::nan<T>() : T(0));
-  if (bad) return;  // the same for the whole block
-  load_lower<T>({factor + b * size * size, size, 1}, n, l, pitch);
+  // Load L and the columns.
+  if (!bad) load_lower<kBlockThreads, T>({factor + b * size * size, size, 1}, vectors, l);
+  load_columns<kBlockThreads>(y.p ? y[b] : View<const T>{own, columns, 1}, n, c0, columns, x);
+  simt::copy_wait<0>();
   simt::barrier();
-  for (int i = simt::thread(); i < n; i += kBlockThreads) simt::put(inverse + i, T(1) / simt::get(l + i * pitch + i));
-  simt::barrier();
-  substitute<false>(l, pitch, n, inverse, x);
-  substitute<true>(l, pitch, n, inverse, x);
-  if (!after.scalars) return;
+  if (!bad) {  // the same for the whole block
+#pragma unroll 1
+    for (int i = simt::thread(); i < n; i += kBlockThreads) simt::put(inverse + i, T(1) / simt::get(l.at(i, i)));
+    simt::barrier();
+    substitute<false, kBlockThreads>(l, inverse, x);
+    substitute<true, kBlockThreads>(l, inverse, x);
+  }
+  if (!after.scalars) return store_columns<kBlockThreads>(x, n, c0, columns, bad, own);
+  // What follows the backward's solve.
   const bool nothing = failed(after.aux, b);
   double sum = 0;
-  for (int e = simt::thread(); e < n * x.count; e += kBlockThreads)
-    sum += hand_on(after, b, e / x.count, c0 + e % x.count, nothing);
-  set_lambda_bar<kBlockThreads>(after, b, simt::block().x % chunks, chunks, sum);
+  const int c = simt::thread() % Width;
+#pragma unroll 2
+  for (int i = simt::thread() / Width; c0 + c < columns && i < n; i += kBlockThreads / Width)
+    sum += hand_on(after, b, i, c0 + c, nothing ? simt::nan<T>() : simt::get(x.at(i, c)), true);
+  set_lambda_bar<kBlockThreads>(after, b, chunk, chunks, sum);
+}
+
+template <int Width, class T>
+int solve_bytes(int64_t size) {
+  const int n = static_cast<int>(size);
+  return static_cast<int>((n * shared_pitch<T>(n) + whole_strips(n) * (1 + Width)) * static_cast<int64_t>(sizeof(T))) + 48;
+}
+
+template <int Width, class T>
+void launch_solve(int64_t batch, int64_t n, const T* factor, int64_t c, const Batch<const T>& y, T* x, const int32_t* status,
+                  simt::Stream stream, const Solved<T>& after) {
+  const int64_t chunks = (c + Width - 1) / Width;
+  const bool vectors = rows_are_aligned(factor, n * n, n, 1);
+  simt::launch(&solve_kernel<Width, T>, {static_cast<unsigned>(batch * chunks)}, kBlockThreads, solve_bytes<Width, T>(n), stream, n,
+               factor, vectors, c, y, x, status, chunks, after);
 }
 
 }  // namespace
@@ -134,18 +154,25 @@ int64_t block_limit() {
 
 template <class T>
 void factorise_small(const Factor<T>& f, simt::Stream stream) {
-  if (f.n <= kWarpLimit)
-    return simt::launch(&warp_kernel<T>, {static_cast<unsigned>((f.batch + 3) / 4)}, kWarpThreads, 0, stream, f);
-  simt::launch(&block_kernel<T>, {static_cast<unsigned>(f.batch)}, kBlockThreads, block_bytes<T>(f.n), stream, f);
-  if (f.x && f.c > kColumns) solve_small<T>(f.batch, f.n, f.factor, f.c, f.y, f.x, f.status, stream);
+  if (f.n <= kWarpLimit) {
+    constexpr int kWarps = kWarpThreads / 32;
+    return simt::launch(&warp_kernel<T>, {static_cast<unsigned>((f.batch + kWarps - 1) / kWarps)}, kWarpThreads,
+                        kWarps * warp_room<T>(static_cast<int>(f.n)) * static_cast<int>(sizeof(T)), stream, f);
+  }
+  const bool vectors = rows_are_aligned(f.source.p, f.source.bs, f.source.rs, f.source.cs);
+  simt::launch(&block_kernel<T>, {static_cast<unsigned>(f.batch)}, kBlockThreads, block_bytes<T>(f.n), stream, f, vectors);
+  if (f.x && f.c > kPassLimit) solve_small<T>(f.batch, f.n, f.factor, f.c, f.y, f.x, f.status, stream);
 }
 
 template <class T>
 void solve_small(int64_t batch, int64_t n, const T* factor, int64_t c, const Batch<const T>& y, T* x,
                  const int32_t* status, simt::Stream stream, const Solved<T>& after) {
-  const int64_t chunks = (c + kColumns - 1) / kColumns;
-  simt::launch(&solve_kernel<T>, {static_cast<unsigned>(batch * chunks)}, kBlockThreads, block_bytes<T>(n), stream, n, factor,
-               c, y, x, status, chunks, after);
+  // Wide chunks read L less often; narrow ones make more blocks, and fit where little room is left beside L.
+  const bool wide = batch * ((c + 31) / 32) >= kChip / 2 && solve_bytes<32, T>(n) <= simt::shared_limit();
+  if (wide)
+    launch_solve<32>(batch, n, factor, c, y, x, status, stream, after);
+  else
+    launch_solve<kNarrowColumns>(batch, n, factor, c, y, x, status, stream, after);
 }
 
 #define SSDD_INSTANTIATE(T)                                        \

@@ -30,6 +30,7 @@ SIMT_DEVICE double block_sum(double v) {
   simt::barrier();
   double sum = 0;
   if (simt::thread() == 0)
+#pragma unroll 1
     for (int w = 0; w < Threads / 32; ++w) sum += simt::get(warps + w);
   return sum;
 }
@@ -79,55 +80,6 @@ SIMT_DEVICE double column_sum(const Source<T>& x, int64_t rows, int64_t columns,
   if (simt::warp() == 0)
     for (int w = 1; w < Threads / 32; ++w) sum += simt::get(sums + w * 32 + simt::lane());
   return sum;
-}
-
-// The sums of a split product's tile: true in the block that goes on with those of all splits. each(f) calls f(q, four,
-// i, j) for every run of four sums of a thread, q counting them, (i, j) the element of the first; a tile's sums lie in
-// memory as the threads hold them, [piece][thread], 16 bytes each, and pieces that begin beyond the matrix are neither
-// written nor read. One block reads at most 16 splits of 16 KB (double: 32), which takes it about 350 cycles a split,
-// 3.2 us for 16: what a launch of its own would cost, and then that would read and write too. Tiles of few rows or
-// columns have less.
-template <int Threads, class T, class Each>
-SIMT_DEVICE bool join_splits(const Product<T>& p, const Tiling& t, const Part& part, const Each& each) {
-  constexpr int kWide = 16 / sizeof(T), kPieces = 4 / kWide, kWhole = kTile * kTile;
-  const int tile = part.b * static_cast<int>(t.tiles) + part.tile;
-  T* first = p.split + static_cast<int64_t>(tile) * t.splits * kWhole + simt::thread() * kWide;
-  T* const own = first + part.split * kWhole;
-  each([&](int q, T(&four)[4], int64_t i, int64_t j) {
-#pragma unroll
-    for (int e = 0; e < kPieces; ++e) {
-      simt::Vector<T, kWide> v;
-#pragma unroll
-      for (int w = 0; w < kWide; ++w) v.v[w] = four[e * kWide + w], four[e * kWide + w] = 0;
-      simt::store_vector_if<kWide>(i < p.m && j + e * kWide < p.n, own + (q * kPieces + e) * Threads * kWide, v);
-    }
-  });
-  if (!last_to_arrive(p.tickets + tile, t.splits)) return false;
-#pragma unroll 2
-  for (int s = 0; s < t.splits; ++s, first += kWhole)
-    each([&](int q, T(&four)[4], int64_t i, int64_t j) {
-#pragma unroll
-      for (int e = 0; e < kPieces; ++e) {
-        const auto v = simt::load_vector_if<kWide>(i < p.m && j + e * kWide < p.n, first + (q * kPieces + e) * Threads * kWide);
-#pragma unroll
-        for (int w = 0; w < kWide; ++w) four[e * kWide + w] += v.v[w];
-      }
-    });
-  return true;
-}
-
-// The squares of a finished tile, each thread those of what it wrote.
-template <int Threads, class T, class Each>
-SIMT_DEVICE void add_squares(const Product<T>& p, const Part& part, const Each& each) {
-  const Squares<T>& s = p.squares;
-  const T* const c = p.c + part.b * p.c_bs;
-  double sum = 0;
-  each([&](int64_t i, int64_t j) {
-    const double v = static_cast<double>(simt::load_if(i < p.m && j < p.n, c + i * p.ld + j, T(0)));
-    sum += v * v;
-  });
-  if (!sum_of_blocks<Threads>(sum, s.first + part.tile, s.all, s.parts + part.b * s.all, s.tickets + part.b)) return;
-  if (simt::thread() == 0) simt::store(s.out + part.b, static_cast<T>(s.factor * sum));
 }
 
 }  // namespace ssdd::cuda

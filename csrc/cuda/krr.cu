@@ -1,6 +1,6 @@
 // KRR forward on the GPU, composed of products (product.cuh) and one factorisation (factor.cuh) for the whole batch on
-// one stream; see krr.h for the plans. Launches: dense 3 and 2 a chunk of queries, low rank 6, primal 5 (bordered
-// 8); one fewer where the Gram matrix is fused into the factorisation, one more where more than 64 columns take
+// one stream; see krr.h for the plans. Launches: dense 3 and 2 per chunk of queries (4 if K_qs goes beside K_ss), low rank 6, primal 5 (bordered
+// 8); one fewer where the Gram matrix is fused into the factorisation, one more if more than 32 columns take
 // a solve of their own (factor_small.cu), 4 more for a factor larger than one block. The loss comes with the predictions,
 // and what a failed problem leaves is NaN as it is written. Nothing comes back to the host.
 //
@@ -38,9 +38,16 @@ class Forward : KrrPass<T> {
   void run_all() {
     set_scalars<T>({s.batch, a.hyper, s.kernel, parameter_count(s.kernel), {}, 0, w.scalars, w.tickets, kTickets + s.batch},
                    stream);
-    s.plan == Plan::primal ? solve_primal() : solve_dual();
+    const bool fused = s.fused_gram && s.s <= fused_limit<T>();
+    const bool together = s.plan == Plan::dense && !fused && s.q <= s.chunk;  // K_qs beside K_ss
+    if (s.plan == Plan::primal)
+      solve_primal();
+    else if (fused)
+      factorise_points<T>(factor_here(a.y_s), {x_s, s.d, s.kernel}, stream);
+    else
+      solve_dual(together);
     if (s.plan == Plan::dense)
-      predict_dense();
+      predict_dense(together);
     else
       predict_low_rank();
     if (a.loss && s.q * s.c == 0) fill(s.batch, std::nan(""), a.loss, stream);
@@ -66,13 +73,14 @@ class Forward : KrrPass<T> {
             a.on_failure, a.status, a.jitter, a.aux, w.factor};
   }
 
-  void solve_dual() {
-    if (s.fused_gram && s.s <= fused_limit<T>())
-      return factorise_points<T>(factor_here(a.y_s), {x_s, s.d, s.kernel}, stream);
+  void solve_dual(bool with_queries) {
     Product<T> gram = make(s.s, s.s, s.d, x_s, t(x_s), a.factor, s.s * s.s);
     gram.triangle = Triangle::both;
     apply_kernel(gram, s.kernel, w.scalars);
-    run(gram);
+    if (with_queries)
+      run(gram, query_gram(0));
+    else
+      run(gram);
     factorise(factor_here(a.y_s), stream);
   }
 
@@ -98,9 +106,17 @@ class Forward : KrrPass<T> {
   void predict(Product<T> p, int64_t q0 = 0) {
     p.lambda_of = a.aux + 1;
     if (a.y_q) p.add = from(a.y_q, q0), p.add_factor = -1;
-    if (a.loss)
-      p.squares = {a.loss, w.partial, tickets(), prediction_tiles(s, q0), prediction_tiles(s, s.q),
+    if (a.loss) {
+      // Chunks of queries leave their parts one behind the other; the last chunk may be smaller.
+      const auto parts = [&](int64_t rows) {
+        Product<T> chunk = p;
+        chunk.m = rows;
+        return rows > 0 ? tiles_in(chunk) : 0;
+      };
+      const int64_t chunk = s.plan == Plan::dense ? s.chunk : std::max<int64_t>(1, s.q);
+      p.squares = {a.loss, w.partial, tickets(), q0 / chunk * parts(chunk), s.q / chunk * parts(chunk) + parts(s.q % chunk),
                    1.0 / (static_cast<double>(s.q) * static_cast<double>(s.c))};
+    }
     run(p);
   }
 
@@ -125,14 +141,19 @@ class Forward : KrrPass<T> {
     predict(p);
   }
 
-  void predict_dense() {
+  // K_qs of a chunk of queries.
+  Product<T> query_gram(int64_t q0) const {
+    T* const k = a.kept ? a.kept + q0 * s.s : w.chunk;
+    Product<T> p = make(std::min(s.chunk, s.q - q0), s.s, s.d, from(x_q, q0), t(x_s), k, a.kept ? s.q * s.s : s.chunk * s.s);
+    apply_kernel(p, s.kernel, w.scalars);
+    return p;
+  }
+  // there: K_qs of all queries is.
+  void predict_dense(bool there) {
     for (int64_t q0 = 0; q0 < s.q; q0 += s.chunk) {
-      const int64_t rows = std::min(s.chunk, s.q - q0), bs = a.kept ? s.q * s.s : s.chunk * s.s;
-      T* k = a.kept ? a.kept + q0 * s.s : w.chunk;
-      Product<T> gram = make(rows, s.s, s.d, from(x_q, q0), t(x_s), k, bs);
-      apply_kernel(gram, s.kernel, w.scalars);
-      run(gram);
-      predict(make(rows, s.c, s.s, {k, bs, s.s, 1}, dense(a.coef, s.s, s.c), a.out + q0 * s.c, s.q * s.c), q0);
+      const Product<T> gram = query_gram(q0);
+      if (!there) run(gram);
+      predict(make(gram.m, s.c, s.s, {gram.c, gram.c_bs, s.s, 1}, dense(a.coef, s.s, s.c), a.out + q0 * s.c, s.q * s.c), q0);
     }
   }
 

@@ -1,6 +1,6 @@
 // KRR backward on the GPU, from the forward's factor and coefficients; formulas and plans in krr.h. Like the forward, products
-// of the whole batch on one stream. Launches, with the gradients to X_s and Y_s: low rank 6, mixed 7, dense 4 and 3 a chunk of K_qs
-// at hand; one more for X_q (two in mixed and dense, which have no W), one for the hyper-parameters, and two for a factor larger
+// of the whole batch on one stream. Launches, with the gradients to X_s and Y_s: low rank 6, mixed 7, dense 4
+// and 3 per chunk of K_qs at hand (one fewer if abar goes beside M, or Kbar_qs beside Kbar_ss); one more for X_q (two in mixed and dense, which have no W), one for the hyper-parameters, and two for a factor larger
 // than one block. Other kernels than the linear one: 9 and 7 a chunk, two more for X_q; of each pair of launches for the two
 // forms of krr.h one does nothing, for want of the problems that it is for.
 //
@@ -207,21 +207,26 @@ class Backward : KrrPass<T> {
     return {w.chunk, s.chunk * s.s, s.s, 1};
   }
 
-  // abar = K_qs^T Pbar from chunks of K_qs.
-  void alpha_bar_dense() {
+  // abar = K_qs^T Pbar from chunks of K_qs, with another product beside the first of them.
+  void alpha_bar_dense(const Product<T>* beside = nullptr) {
     for (int64_t q0 = 0; q0 < s.q; q0 += s.chunk) {
       const int64_t rows = std::min(s.chunk, s.q - q0);
       const Batch<const T> k = k_chunk(q0, rows);
-      multiply(make(s.s, s.c, rows, t(k), from(a.e, q0), u, uc()), 1, scalar(kGamma), q0 > 0);
+      Product<T> p = make(s.s, s.c, rows, t(k), from(a.e, q0), u, uc());
+      p.alpha_of = scalar(kGamma), p.accumulate = q0 > 0;
+      beside && q0 == 0 ? run(*beside, p) : run(p);
     }
+    if (beside && s.q == 0) run(*beside);
     if (s.q == 0) fill(s.batch * uc(), 0, u, stream);
   }
 
   // M = Pbar^T X_q into the second C rows of the weights, and abar = scale X_s M^T + bias 1 (1^T Pbar).
   void alpha_bar_low_rank() {
     T* m = w.weights + s.c * s.d;
-    multiply(make(s.c, s.d, s.q, t(a.e), x_q, m, 2 * s.c * s.d), 1, scalar(kGamma));
-    if (a.kept) return alpha_bar_dense();
+    Product<T> moment = make(s.c, s.d, s.q, t(a.e), x_q, m, 2 * s.c * s.d);
+    moment.alpha_of = scalar(kGamma);
+    if (a.kept) return alpha_bar_dense(&moment);
+    run(moment);
     Product<T> p = make(s.s, s.c, s.d, x_s, t(weights_view(m, 2)), u, uc());
     p.alpha_of = scalar(kScale), p.row = column_row(0), p.row_bs = w.width;
     run(p);
@@ -266,17 +271,19 @@ class Backward : KrrPass<T> {
   }
 
   // 2 Kbar_ss = -(U alpha^T + alpha U^T) into k_bar, both triangles.
-  void two_k_bar() {
+  Product<T> two_k_bar() const {
     Product<T> p = make(s.s, s.s, 2 * s.c, u_alpha(), t(alpha_u()), w.k_bar, s.s * s.s);
     p.triangle = Triangle::both;
-    run(p);
+    return p;
   }
 
   // chunk_bar = Kbar_qs of the queries from q0 on.
-  Batch<const T> bar_chunk(int64_t q0, int64_t rows) {
-    multiply(make(rows, s.s, s.c, from(a.e, q0), t(alpha), w.chunk_bar, s.chunk * s.s), 1, scalar(kGamma));
-    return {w.chunk_bar, s.chunk * s.s, s.s, 1};
+  Product<T> bar_chunk(int64_t q0, int64_t rows) const {
+    Product<T> p = make(rows, s.s, s.c, from(a.e, q0), t(alpha), w.chunk_bar, s.chunk * s.s);
+    p.alpha_of = scalar(kGamma);
+    return p;
   }
+  Batch<const T> bar() const { return {w.chunk_bar, s.chunk * s.s, s.s, 1}; }
 
   void dense_or_mixed() {
     const bool mixed = s.plan == Plan::mixed;
@@ -284,15 +291,16 @@ class Backward : KrrPass<T> {
     mixed ? alpha_bar_low_rank() : alpha_bar_dense();
     solve(s.s, u, a.grad_x_s ? w.pack : nullptr);
     if (a.grad_x_s) {
-      two_k_bar();
+      const bool together = !mixed && s.q > 0 && s.q <= s.chunk;  // all of Kbar_qs beside Kbar_ss
+      together ? run(two_k_bar(), bar_chunk(0, s.q)) : run(two_k_bar());
       write(with_trace(make(s.s, s.d, s.s, dense(w.k_bar, s.s, s.s), x_s, a.grad_x_s, s.s * s.d)), scalar(kScale));
       if (mixed)
         multiply(make(s.s, s.d, s.c, alpha, weights_view(w.weights + s.c * s.d, 2), a.grad_x_s, s.s * s.d), 1, scalar(kScale),
                  true);
       for (int64_t q0 = 0; !mixed && q0 < s.q; q0 += s.chunk) {
         const int64_t rows = std::min(s.chunk, s.q - q0);
-        const Batch<const T> bar = bar_chunk(q0, rows);
-        multiply(make(s.s, s.d, rows, t(bar), from(x_q, q0), a.grad_x_s, s.s * s.d), 1, scalar(kScale), true);
+        if (!together) run(bar_chunk(q0, rows));
+        multiply(make(s.s, s.d, rows, t(bar()), from(x_q, q0), a.grad_x_s, s.s * s.d), 1, scalar(kScale), true);
       }
     }
     if (a.grad_x_q) {
@@ -360,10 +368,10 @@ class Backward : KrrPass<T> {
     const Points support = shift(x_s, s.s, w.shifted_s, false);
     bool counted = false;
     if (a.grad_x_s || a.grad_hyper) {
-      two_k_bar();
+      run(two_k_bar());
       slopes(s.s, a.factor, s.s * s.s, w.k_bar, s.s * s.s, true, counted);
       counted = true;
-      mirror(s.batch, s.s, w.k_bar, Mirror::upper_to_lower, stream);
+      mirror(s.batch, s.s, w.k_bar, stream);
       if (a.grad_x_s) {
         sums(s.s, s.s, dense(w.k_bar, s.s, s.s), column_row(0), w.width);
         differences(s.s, s.s, dense(w.k_bar, s.s, s.s), support, column_row(0), w.width, support, a.grad_x_s, s.s * s.d, false);
@@ -372,17 +380,18 @@ class Backward : KrrPass<T> {
     const bool needs_queries = a.grad_x_s || a.grad_x_q || a.grad_hyper;
     for (int64_t q0 = 0; needs_queries && q0 < s.q; q0 += s.chunk) {
       const int64_t rows = std::min(s.chunk, s.q - q0);
-      const Batch<const T> k = k_chunk(q0, rows), bar = bar_chunk(q0, rows);
-      slopes(rows, k.p, k.bs, w.chunk_bar, bar.bs, false, counted);
+      const Batch<const T> k = k_chunk(q0, rows);
+      run(bar_chunk(q0, rows));
+      slopes(rows, k.p, k.bs, w.chunk_bar, bar().bs, false, counted);
       counted = true;
       if (!a.grad_x_s && !a.grad_x_q) continue;
       const Points queries = shift(from(x_q, q0), rows, w.shifted_q, true);
       if (a.grad_x_s) {
-        sums(rows, s.s, bar, column_row(0), w.width);
-        differences(s.s, rows, t(bar), queries, column_row(0), w.width, support, a.grad_x_s, s.s * s.d, true);
+        sums(rows, s.s, bar(), column_row(0), w.width);
+        differences(s.s, rows, t(bar()), queries, column_row(0), w.width, support, a.grad_x_s, s.s * s.d, true);
       }
       if (a.grad_x_q)
-        differences(rows, s.s, bar, support, w.row_sums, rows, queries, a.grad_x_q + q0 * s.d, s.q * s.d, false);
+        differences(rows, s.s, bar(), support, w.row_sums, rows, queries, a.grad_x_q + q0 * s.d, s.q * s.d, false);
     }
     if (a.grad_hyper)
       simt::launch(&rbf_hyper_kernel<T>, {static_cast<unsigned>((s.batch + kThreads - 1) / kThreads)}, kThreads, 0, stream, s.batch,

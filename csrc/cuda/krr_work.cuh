@@ -28,7 +28,7 @@ struct KrrWork {
 // The chunk is planned for one problem; here all problems have one at a time.
 KrrShape with_chunk_for_batch(KrrShape shape);
 
-// Tiles of one problem's predictions for the first q queries, which come in chunks.
+// Most tiles of one problem's predictions for the first q queries, which come in chunks.
 inline int64_t prediction_tiles(const KrrShape& s, int64_t q) {
   return s.plan == Plan::dense ? q / s.chunk * tiles_of(s.chunk, s.c) + tiles_of(q % s.chunk, s.c) : tiles_of(q, s.c);
 }
@@ -69,7 +69,10 @@ KrrWork<T> krr_layout(const KrrShape& s, bool backward, T* memory) {
   w.split_elements = std::max({split_room(b, s.n, s.n, primal ? s.s : s.d), split_room(b, s.c, s.d, s.s),
                                split_room(b, s.c, s.d, s.q), split_room(b, s.q, s.c, s.d), split_room(b, s.s, s.c, s.d),
                                split_room(b, s.d, s.c, s.s), split_room(b, s.d, s.c, s.q),
-                               dense ? split_room(b, s.chunk, s.c, s.s) : 0, dense ? split_room(b, s.chunk, s.s, s.d) : 0,
+                               dense ? split_room(b, s.chunk, s.c, s.s) : 0,
+                               dense ? split_room(b, s.s, s.s, s.d) + split_room(b, s.chunk, s.s, s.d) : 0,
+                               dense ? split_room(b, s.s, s.s, 2 * s.c) + split_room(b, s.chunk, s.s, s.c) : 0,
+                               split_room(b, s.s, s.c, s.q) + split_room(b, s.c, s.d, s.q),
                                dense ? split_room(b, s.s, s.c, s.chunk) : 0, dense ? split_room(b, s.s, s.d, s.chunk) : 0});
   w.split = arena.take(w.split_elements);
   w.tickets = reinterpret_cast<int*>(arena.take(kTickets + b));
@@ -102,6 +105,7 @@ struct KrrPass {
     return p;
   }
   void run(const Product<T>& p) const { product(p, stream); }
+  void run(const Product<T>& first, const Product<T>& second) const { product_pair(first, second, stream); }
   void multiply(Product<T> p, double alpha = 1, const T* alpha_of = nullptr, bool accumulate = false) const {
     p.alpha = alpha, p.alpha_of = alpha_of, p.accumulate = accumulate;
     product(p, stream);

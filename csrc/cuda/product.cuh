@@ -17,8 +17,8 @@ namespace ssdd::cuda {
 
 constexpr int kScalars = 16;
 
-// A batch of matrices that may be of 16-bit floats. Those are exact in TF32, so that one pass of the tensor cores is an exact
-// product of two of them, and two passes of one with a float.
+// A batch of matrices that may be of 16-bit floats. Tensor cores multiply two of those exactly, and one with a float in two
+// passes, since 16-bit floats are exact in TF32.
 template <class T>
 struct Source {
   const T* p = nullptr;
@@ -90,14 +90,26 @@ struct Product {
   T* split = nullptr;  // room for partial sums, so that few tiles with a long k still fill the chip
   int64_t split_elements = 0;
   int* tickets = nullptr;  // kTickets of them, all 0, as a product leaves them: whose splits are there; without them no split
+  int tile = 0;  // kTile or kLargeTile asks for tiles of that size where the path has both, 0 for those that pay
 };
 
-// On the tensor cores where float dot products are long enough for that (product_tensor.cu), else product_plain.cu.
+// On the tensor cores where float dot products are long enough for that (product_tensor.cu; product_half.cu and
+// product_mixed.cu where operands are of 16-bit floats), else product_plain.cu.
 template <class T>
 void product(const Product<T>& p, simt::Stream stream);
 
-// Most tiles of a product whose k is split (join.cuh).
+// Two products, of which neither needs the other: in one launch if both are for small tiles of product_tensor.cu and their
+// operands lie alike. They may share room for splits and tickets.
+template <class T>
+void product_pair(const Product<T>& first, const Product<T>& second, simt::Stream stream);
+
+// How many tiles of a problem product(p) makes: parts of its squares.
+template <class T>
+int64_t tiles_in(const Product<T>& p);
+
+// Most tiles of a product whose k is split (finish_tile.cuh).
 constexpr int64_t kChip = 264;  // blocks that keep a chip busy; a constant, so that bits do not depend on the chip
+constexpr int64_t kProcessors = 132;  // multiprocessors, each of which runs one block of the large tile
 constexpr int64_t kTickets = kChip / 2;
 
 // Elements of `split` with which the product of these sizes runs as it should.
@@ -105,42 +117,68 @@ int64_t split_room(int64_t batch, int64_t m, int64_t n, int64_t k);
 
 // How a launch covers a product: tiles of one problem in x fastest, then splits of k, then problems.
 struct Tiling {
-  int64_t tiles_n, tiles, k_share;
-  int splits;
+  int size;  // of a tile's edge
+  int tiles_n, tiles, splits;
+  int64_t k_share;
 };
-constexpr int kTile = 64, kDepth = 16;
-// Of one problem.
+constexpr int kTile = 64, kLargeTile = 128, kDepth = 16;
+constexpr int kLargeTileBytes = 80 << 10;  // of shared memory
+// Of one problem, of the smaller size.
 inline int64_t tiles_of(int64_t m, int64_t n) { return ((m + kTile - 1) / kTile) * ((n + kTile - 1) / kTile); }
-void product_tensor(const Product<float>& p, const Tiling& tiling, simt::Stream stream);
+// What a launch of product_tensor.cu makes: one product or two, the blocks of the first before those of the second.
+struct Pair {
+  Product<float> p[2];
+  Tiling tiling[2];
+  int count;
+  bool a_vectors[2], b_vectors[2];  // operands aligned for copies of 16 bytes
+  int64_t blocks(int i) const { return i < count ? tiling[i].tiles * tiling[i].splits * p[i].batch : 0; }
+};
+void product_tensor(Pair pair, simt::Stream stream);
+void product_half(const Product<float>& p, const Tiling& tiling, simt::Stream stream);
+void product_mixed(const Product<float>& p, const Tiling& tiling, simt::Stream stream);
 template <class T>
 void product_plain(const Product<T>& p, const Tiling& tiling, simt::Stream stream);
 
-// One block's part of the work. false: none.
+// Whether k, or what lies across it, is the direction of unit stride of an operand [rows, k], and whether every row and
+// problem of it is aligned to so many bytes.
+struct Lie {
+  bool k_major, aligned;
+};
+inline Lie lie_of(const Source<float>& x, uintptr_t bytes) {
+  const bool k_major = x.cs == 1 || x.rs != 1;
+  const int64_t unit = k_major ? x.cs : x.rs, outer = k_major ? x.rs : x.cs;
+  const int64_t wide = static_cast<int64_t>(bytes) / (x.element == Element::own ? 4 : 2);
+  return {k_major, unit == 1 && reinterpret_cast<uintptr_t>(x.p) % bytes == 0 && outer % wide == 0 && x.bs % wide == 0};
+}
+
+// The part of the product that its block `index` makes. false: none.
 struct Part {
   int64_t row, column, k_begin, k_end;
   int b, tile, split;
 };
-template <class T>
-SIMT_DEVICE bool find_part(const Product<T>& p, const Tiling& t, Part& part) {
-  const int64_t index = simt::block().x, tile = index % t.tiles, rest = index / t.tiles;
-  part.tile = static_cast<int>(tile);
-  part.split = static_cast<int>(rest % t.splits);
-  part.b = static_cast<int>(rest / t.splits);
-  int64_t i = tile / t.tiles_n, j = tile % t.tiles_n;
+template <int Size, class T>
+SIMT_DEVICE bool find_part(const Product<T>& p, const Tiling& t, int index, Part& part) {
+  // In 32 bits: the hardware has no 64-bit division, and a grid has less than 2^31 blocks.
+  const int rest = index / t.tiles;
+  part.tile = index - rest * t.tiles;
+  part.b = rest / t.splits;
+  part.split = rest - part.b * t.splits;
+  int i = part.tile / t.tiles_n, j = part.tile - i * t.tiles_n;
   if (p.triangle != Triangle::full) {
     // Tiles of the triangle are numbered row by row.
-    i = static_cast<int64_t>((simt::square_root(8.0 * static_cast<double>(tile) + 1.0) - 1.0) / 2.0);
-    while (i * (i + 1) / 2 > tile) --i;
-    while ((i + 1) * (i + 2) / 2 <= tile) ++i;
-    j = tile - i * (i + 1) / 2;
+    i = static_cast<int>((simt::square_root(8.0f * static_cast<float>(part.tile) + 1.0f) - 1.0f) / 2.0f);
+    while (i > 0 && i * (i + 1) / 2 > part.tile) --i;
+    while ((i + 1) * (i + 2) / 2 <= part.tile) ++i;
+    j = part.tile - i * (i + 1) / 2;
   }
-  part.row = i * kTile;
-  part.column = j * kTile;
+  part.row = static_cast<int64_t>(i) * Size;
+  part.column = static_cast<int64_t>(j) * Size;
   part.k_begin = part.split * t.k_share;
   part.k_end = part.k_begin + t.k_share < p.k ? part.k_begin + t.k_share : p.k;
   return !p.active || p.active[part.b] != 0;
 }
 
+// What becomes of a sum of problem b.
 template <class T>
 struct Finish {
   const Product<T>& p;
@@ -154,39 +192,18 @@ struct Finish {
     if (p.lambda_of && p.lambda_of[3 * b] != p.lambda_of[3 * b]) plus = simt::nan<T>();
     add = static_cast<T>(p.add_factor) * (p.add_of ? p.add_of[b * kScalars] : T(1));
   }
-  SIMT_DEVICE bool wanted(int64_t i, int64_t j) const {
-    return i < p.m && j < p.n && (p.triangle == Triangle::full || j <= i);
+  // What is added to element (i, j) where p.add is given.
+  SIMT_DEVICE T added(int64_t i, int64_t j) const {
+    return add * (p.add_row ? p.add_row[b * p.add_row_bs + i] : T(1)) * p.add[b](i, j);
   }
-  SIMT_DEVICE T value(int64_t i, int64_t j, T acc) const {
-    T v = alpha * acc;
-    if (p.accumulate && i >= p.accumulate_from) v += p.c[b * p.c_bs + i * p.ld + j];
+  // Of an element of column j, and 0 where it is not wanted; old: what c has there, where it is added to.
+  SIMT_DEVICE T value(int64_t j, bool wanted, T sum, T old, T other) const {
+    if (!wanted) return T(0);
+    T v = alpha * sum + old;
     if (p.map_of) v = simt::exponential(map * v);
     v += plus;
     if (p.row) v += p.row[b * p.row_bs + j];
-    if (p.add) v += add * (p.add_row ? p.add_row[b * p.add_row_bs + i] : T(1)) * p.add[b](i, j);
-    return v;
-  }
-  SIMT_DEVICE void put(int64_t i, int64_t j, T acc) const {
-    const bool inside = wanted(i, j);
-    const T v = inside ? value(i, j, acc) : T(0);
-    T* c = p.c + b * p.c_bs;
-    simt::store_if(inside, c + i * p.ld + j, v);
-    simt::store_if(inside && p.triangle == Triangle::both && i != j, c + j * p.ld + i, v);
-  }
-  // N neighbours of one row, as one store where they are whole and aligned.
-  template <int N>
-  SIMT_DEVICE void put_row(int64_t i, int64_t j, const T (&acc)[N]) const {
-    T* c = p.c + b * p.c_bs + i * p.ld + j;
-    const bool whole = p.triangle == Triangle::full || (p.triangle == Triangle::lower && j + N - 1 <= i);
-    if (whole && i < p.m && j + N <= p.n && reinterpret_cast<uintptr_t>(c) % (sizeof(T) * N) == 0) {
-      simt::Vector<T, N> v;
-#pragma unroll
-      for (int e = 0; e < N; ++e) v.v[e] = value(i, j + e, acc[e]);
-      simt::store_vector<N>(c, v);
-      return;
-    }
-#pragma unroll
-    for (int e = 0; e < N; ++e) put(i, j + e, acc[e]);
+    return v + other;
   }
 };
 

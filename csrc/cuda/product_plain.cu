@@ -1,6 +1,6 @@
 // Products and squared distances in the arithmetic of their type, on the ordinary units.
 //
-// Mapping: a block of 256 threads makes a tile of 64 x 64, a thread 4 x 4 of it; k in steps of 16 through 2 stages of
+// Mapping: a block of 256 threads makes a tile of 64 x 64, a thread 4 x 4 of it; k in steps of 16 through 3 stages of
 // cp.async, one element a copy (any stride; 16-bit floats are loaded and widened), both operands as [k][row]. Sums of 16 steps are added to the
 // running sums, so that rounding grows with k / 16. A squared distance is summed as such: no cancellation, and 0 of a point to itself.
 // So is a weighted difference a (b - from), for which a thread has its 16 elements of `from` in registers.
@@ -10,7 +10,7 @@
 // Other path: product_tensor.cu for products of float with k >= 48.
 #include <algorithm>
 
-#include "join.cuh"
+#include "finish_tile.cuh"
 #include "tile_plain.cuh"
 
 namespace ssdd::cuda {
@@ -18,19 +18,21 @@ namespace {
 
 using namespace plain;
 
+constexpr int kStages = 3;
+
 template <class T, bool Distance, bool Difference>
 SIMT_KERNEL(kThreads) plain_kernel(Product<T> p, Tiling tiling) {
   Part part;
-  if (!find_part(p, tiling, part)) return;
+  if (!find_part<kTile>(p, tiling, static_cast<int>(simt::block().x), part)) return;
   simt::Shared shared;
-  T* const a_stages = shared.take<T>(4 * kStage<T>);
-  T* const b_stages = a_stages + 2 * kStage<T>;
-  const Loader<T> a(p.a[part.b], part.row, p.m), b(p.b[part.b].t(), part.column, p.n);
+  T* const a_stages = shared.take<T>(2 * kStages * kStage<T>);
+  T* const b_stages = a_stages + kStages * kStage<T>;
+  Loader<T> a(p.a[part.b], part.row, p.m, part.k_begin), b(p.b[part.b].t(), part.column, p.n, part.k_begin);
   const int row = simt::thread() / 16 * 4, column = simt::thread() % 16 * 4;
   T sums[4][4] = {}, own[4][4] = {};
   if constexpr (Difference) {
     // The tile of `from`, through the stages that are still free: neighbours are read by neighbours.
-    static_assert(kTile * kTile <= 4 * kStage<T>, "it fits there");
+    static_assert(kTile * kTile <= 2 * kStages * kStage<T>, "it fits there");
     const Source<T> from = p.from[part.b];
     for (int e = simt::thread(); e < kTile * kTile; e += kThreads) {
       const int64_t r = part.row + e / kTile, c = part.column + e % kTile;
@@ -42,93 +44,202 @@ SIMT_KERNEL(kThreads) plain_kernel(Product<T> p, Tiling tiling) {
     simt::barrier();
   }
 
-  if (part.k_begin < part.k_end) {
-    a.load(a_stages, part.k_begin, part.k_end);
-    b.load(b_stages, part.k_begin, part.k_end);
-  }
-  simt::copy_commit();
-  int slot = 0;
-  for (int64_t k = part.k_begin; k < part.k_end; k += kDepth, slot ^= 1) {
-    simt::copy_wait<0>();
-    simt::barrier();
-    if (k + kDepth < part.k_end) {
-      a.load(a_stages + (slot ^ 1) * kStage<T>, k + kDepth, part.k_end);
-      b.load(b_stages + (slot ^ 1) * kStage<T>, k + kDepth, part.k_end);
+  // Each turn fills a stage and, once all others are filled, multiplies the oldest.
+  int left = static_cast<int>(part.k_end - part.k_begin), ahead = left;  // k to multiply, k to load
+  int slot = 0, fill = 0;
+#pragma unroll 1
+  for (int turn = 1 - kStages; left > 0; ++turn) {
+    if (turn >= 0) {
+      simt::copy_wait<kStages - 2>();
+      simt::barrier();
+    }
+    if (ahead > 0) {
+      a.load(a_stages + fill, ahead);
+      b.load(b_stages + fill, ahead);
     }
     simt::copy_commit();
-    multiply<Distance, Difference>(a_stages + slot * kStage<T>, b_stages + slot * kStage<T>, row, column, own, sums);
+    ahead -= kDepth;
+    fill = fill + kStage<T> == kStages * kStage<T> ? 0 : fill + kStage<T>;
+    if (turn < 0) continue;
+    multiply<Distance, Difference>(a_stages + slot, b_stages + slot, row, column, own, sums);
+    left -= kDepth;
+    slot = slot + kStage<T> == kStages * kStage<T> ? 0 : slot + kStage<T>;
   }
 
-  const auto each = [&](const auto& f) {
+  // The stages have been read: the tile takes their place.
+  static_assert(kTile * kPitch<T> <= 2 * kStages * kStage<T>, "the tile fits the stages");
+  constexpr int kWide = 16 / sizeof(T);
+  simt::barrier();
 #pragma unroll
-    for (int i = 0; i < 4; ++i) f(i, sums[i], part.row + row + i, part.column + column);
-  };
-  if (tiling.splits > 1 && !join_splits<kThreads>(p, tiling, part, each)) return;
-  const Finish<T> finish(p, part.b);
-  each([&](int, const T(&four)[4], int64_t r, int64_t c) {
-    const T head[2] = {four[0], four[1]}, tail[2] = {four[2], four[3]};
-    finish.put_row(r, c, head);
-    finish.put_row(r, c + 2, tail);
-  });
-  if (!p.squares.out) return;
-  add_squares<kThreads>(p, part, [&](const auto& f) {
-    each([&](int, const T(&)[4], int64_t r, int64_t c) { f(r, c), f(r, c + 1), f(r, c + 2), f(r, c + 3); });
-  });
+  for (int i = 0; i < 4; ++i)
+#pragma unroll
+    for (int j = 0; j < 4; j += kWide) {
+      simt::Vector<T, kWide> v;
+#pragma unroll
+      for (int e = 0; e < kWide; ++e) v.v[e] = sums[i][j + e];
+      simt::put_vector<kWide>(a_stages + (row + i) * kPitch<T> + column + j, v);
+    }
+  TileFinish<kThreads, kTile, kPitch<T>, T>(p, tiling, part, a_stages).run();
 }
 
-constexpr int64_t kShortest = 128; // steps of k below which a split does not pay
+constexpr int64_t kShortest = 128, kLargeShortest = 256;  // steps of k below which a split does not pay
 constexpr int64_t kMostSplits = 16;
+constexpr int64_t kJoin = 18;      // a split is written and read at about the cost of so many steps of k
+constexpr double kLargePays = 1.2;  // the large tile may take so much longer by count than the small
+constexpr int64_t kSteps = 32;  // of k: a stage of 16-bit floats, and two of floats
 
-int splits_of(int64_t batch, int64_t tiles, int64_t k) {
-  const int64_t blocks = batch * tiles, wanted = blocks > 0 ? kChip / blocks : 1, most = k / kShortest;
-  const int64_t splits = wanted < most ? wanted : most;
-  return static_cast<int>(splits < 1 ? 1 : splits > kMostSplits ? kMostSplits : splits);
+// The units that make a product.
+enum class Path { plain, tensor, half, mixed };
+Path path_of(const Product<double>&) { return Path::plain; }
+Path path_of(const Product<float>& p) {
+  constexpr int64_t kShortForTensor = 48;
+  if (p.distance || p.from || p.k < kShortForTensor) return Path::plain;
+  if (p.a.element == Element::own && p.b.element == Element::own) return Path::tensor;
+  return p.a.element == p.b.element && lie_of(p.a, 16).aligned && lie_of(p.b.t(), 16).aligned ? Path::half : Path::mixed;
+}
+
+// How many splits of k let so many tiles fill so many blocks.
+int64_t splits_of(int64_t tiles, int64_t k, int64_t blocks, int64_t shortest) {
+  const int64_t wanted = tiles > 0 ? blocks / tiles : 1, splits = std::min({wanted, k / shortest, kMostSplits});
+  return std::max<int64_t>(1, splits);
+}
+
+// How tiles of one size would cover a product.
+struct Cover {
+  int64_t size, across, tiles, splits;  // tiles of one problem
+  double time;                          // of one block after the other on its multiprocessor, in steps of k for one element
+
+  int64_t room(int64_t batch) const { return splits > 1 ? splits * batch * tiles * size * size : 0; }
+};
+Cover cover(int64_t size, int64_t batch, int64_t m, int64_t n, int64_t k, bool triangle) {
+  const int64_t rows = (m + size - 1) / size, columns = (n + size - 1) / size;
+  const bool large = size == kLargeTile;
+  Cover c{size, columns, triangle ? rows * (rows + 1) / 2 : rows * columns, 1, 0};
+  c.splits = splits_of(batch * c.tiles, k, large ? kProcessors : kChip, large ? kLargeShortest : kShortest);
+  const int64_t turns = (batch * c.tiles * c.splits + kProcessors - 1) / kProcessors;
+  const int64_t join = c.splits > 1 ? kJoin * c.splits : 0;
+  c.time = static_cast<double>(size * size) * static_cast<double>(turns * ((k + c.splits - 1) / c.splits) + join);
+  return c;
+}
+// The large tile asks L2 for half as much and needs fewer instructions.
+Cover best_cover(int64_t batch, int64_t m, int64_t n, int64_t k, bool triangle) {
+  const Cover small = cover(kTile, batch, m, n, k, triangle), large = cover(kLargeTile, batch, m, n, k, triangle);
+  return large.time <= kLargePays * small.time ? large : small;
 }
 
 }  // namespace
 
 int64_t split_room(int64_t batch, int64_t m, int64_t n, int64_t k) {
-  const auto room = [&](int64_t tiles) {
-    const int splits = splits_of(batch, tiles, k);
-    return splits > 1 ? splits * batch * tiles * kTile * kTile : 0;
-  };
-  const int64_t rows = (m + kTile - 1) / kTile, whole = room(tiles_of(m, n));
-  return m == n ? std::max(whole, room(rows * (rows + 1) / 2)) : whole;  // a triangle has fewer tiles and more splits
+  // Not every product can have the large tile, and a triangle has fewer tiles and more splits.
+  int64_t most = 0;
+  for (bool triangle : {false, true})
+    if (!triangle || m == n)
+      for (int64_t size : {kTile, kLargeTile}) most = std::max(most, cover(size, batch, m, n, k, triangle).room(batch));
+  return most;
 }
 
 template <class T>
 void product_plain(const Product<T>& p, const Tiling& tiling, simt::Stream stream) {
   auto* kernel = p.from ? &plain_kernel<T, false, true> : p.distance ? &plain_kernel<T, true, false> : &plain_kernel<T, false, false>;
   simt::launch(kernel, {static_cast<unsigned>(tiling.tiles * tiling.splits * p.batch)}, kThreads,
-               4 * kStage<T> * static_cast<int>(sizeof(T)), stream, p, tiling);
+               2 * kStages * kStage<T> * static_cast<int>(sizeof(T)), stream, p, tiling);
 }
+
+namespace {
+
+void product_of(const Product<double>& p, const Tiling& t, simt::Stream stream) { product_plain(p, t, stream); }
+void product_of(const Product<float>& p, const Tiling& t, simt::Stream stream) {
+  if (path_of(p) == Path::tensor) return product_tensor({{p}, {t}, 1, {}, {}}, stream);
+  if (path_of(p) == Path::half) return product_half(p, t, stream);
+  if (path_of(p) == Path::mixed) return product_mixed(p, t, stream);
+  product_plain(p, t, stream);
+}
+
+template <class T>
+Cover cover_of(const Product<T>& p) {
+  const bool triangle = p.triangle != Triangle::full, any_size = path_of(p) == Path::tensor || path_of(p) == Path::half;
+  Cover c = cover(kTile, p.batch, p.m, p.n, p.k, triangle);
+  if (any_size && !p.tile) c = best_cover(p.batch, p.m, p.n, p.k, triangle);
+  if (any_size && p.tile) c = cover(p.tile, p.batch, p.m, p.n, p.k, triangle);
+  // Every GPU that these kernels are built for has room for the large tile.
+  return c.size == kLargeTile && simt::shared_limit() < kLargeTileBytes ? cover(kTile, p.batch, p.m, p.n, p.k, triangle) : c;
+}
+
+}  // namespace
+
+namespace {
+
+bool is_empty(const Product<float>& p) { return p.batch == 0 || p.m == 0 || p.n == 0; }
+
+template <class T>
+Tiling tiling_of(const Product<T>& p) {
+  const Cover c = cover_of(p);
+  const bool can_split = p.tickets && reinterpret_cast<uintptr_t>(p.split) % 16 == 0;
+  const int64_t room = can_split ? p.split_elements / (p.batch * c.tiles * c.size * c.size) : 0;
+  const int64_t splits = room < c.splits ? std::max<int64_t>(1, room) : c.splits;
+  // A split's k is counted in 32 bits; longer ones do not fit a GPU's memory.
+  const int64_t share = ((p.k + splits - 1) / splits + kSteps - 1) / kSteps * kSteps;
+  return {static_cast<int>(c.size), static_cast<int>(c.across), static_cast<int>(c.tiles), static_cast<int>(splits), share};
+}
+
+// What a multiprocessor has of a product in small tiles, in steps of k for one element.
+double work_in_small(const Product<float>& p) {
+  const Cover c = cover(kTile, p.batch, p.m, p.n, p.k, p.triangle != Triangle::full);
+  const int64_t joins = c.splits > 1 ? kJoin * c.splits * c.splits : 0;
+  return static_cast<double>(p.batch * c.tiles * kTile * kTile) * static_cast<double>(p.k + joins) / kProcessors;
+}
+
+// Whether both run in the same kernel, of small tiles, and that pays.
+bool alike(const Product<double>&, const Product<double>&) { return false; }
+bool alike(const Product<float>& first, const Product<float>& second) {
+  if (is_empty(first) || is_empty(second) || path_of(first) != Path::tensor || path_of(second) != Path::tensor) return false;
+  if (lie_of(first.a, 16).k_major != lie_of(second.a, 16).k_major) return false;
+  if (lie_of(first.b.t(), 16).k_major != lie_of(second.b.t(), 16).k_major) return false;
+  const Cover one = cover_of(first), other = cover_of(second);
+  if (one.size == kTile && other.size == kTile) return true;
+  if (first.tile || second.tile) return false;
+  // Small tiles of both, which share the chip evenly, instead of large ones and a launch more: that costs 10 us.
+  const double launch = 600.0 * kTile * kTile;
+  return kLargePays * (work_in_small(first) + work_in_small(second)) <= one.time + other.time + launch;
+}
+void run_pair(const Product<double>&, const Product<double>&, simt::Stream) {}
+void run_pair(Product<float> first, Product<float> second, simt::Stream stream) {
+  first.tile = second.tile = kTile;
+  const Tiling one = tiling_of(first);
+  if (one.splits > 1) {  // the second's sums and tickets stand behind the first's
+    const int64_t tiles = first.batch * one.tiles, room = tiles * one.splits * one.size * one.size;
+    second.split += room;
+    second.split_elements = std::max<int64_t>(0, second.split_elements - room);
+    const bool fits = tiles + second.batch * cover_of(second).tiles <= kTickets;
+    second.tickets = fits ? second.tickets + tiles : nullptr;
+  }
+  product_tensor({{first, second}, {one, tiling_of(second)}, 2, {}, {}}, stream);
+}
+
+}  // namespace
+
+template <class T>
+int64_t tiles_in(const Product<T>& p) { return cover_of(p).tiles; }
 
 template <class T>
 void product(const Product<T>& p, simt::Stream stream) {
   if (p.batch == 0 || p.m == 0 || p.n == 0) return;
-  Tiling t;
-  const int64_t rows = (p.m + kTile - 1) / kTile;
-  t.tiles_n = (p.n + kTile - 1) / kTile;
-  t.tiles = p.triangle == Triangle::full ? rows * t.tiles_n : rows * (rows + 1) / 2;
-  t.splits = splits_of(p.batch, t.tiles, p.k);
-  const bool splits = p.tickets && reinterpret_cast<uintptr_t>(p.split) % 16 == 0;
-  const int64_t room = splits ? p.split_elements / (p.batch * t.tiles * kTile * kTile) : 0;
-  if (room < t.splits) t.splits = room < 2 ? 1 : static_cast<int>(room);
-  // A split's k is counted in 32 bits; longer ones do not fit a GPU's memory.
-  t.k_share = ((p.k + t.splits - 1) / t.splits + kDepth - 1) / kDepth * kDepth;
-  constexpr int64_t kShortForTensor = 48;
-  if constexpr (sizeof(T) == 4) {
-    if (!p.distance && !p.from && p.k >= kShortForTensor)
-      product_tensor(p, t, stream);
-    else
-      product_plain(p, t, stream);
-  } else {
-    product_plain(p, t, stream);
-  }
+  product_of(p, tiling_of(p), stream);
 }
 
+template <class T>
+void product_pair(const Product<T>& first, const Product<T>& second, simt::Stream stream) {
+  if (alike(first, second)) return run_pair(first, second, stream);
+  product(first, stream);
+  product(second, stream);
+}
+
+template int64_t tiles_in(const Product<float>&);
+template int64_t tiles_in(const Product<double>&);
 template void product(const Product<float>&, simt::Stream);
 template void product(const Product<double>&, simt::Stream);
+template void product_pair(const Product<float>&, const Product<float>&, simt::Stream);
+template void product_pair(const Product<double>&, const Product<double>&, simt::Stream);
 template void product_plain(const Product<float>&, const Tiling&, simt::Stream);
 template void product_plain(const Product<double>&, const Tiling&, simt::Stream);
 

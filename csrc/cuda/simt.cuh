@@ -66,6 +66,12 @@ template <int N, class T>
 SIMT_DEVICE Vector<T, N> load_vector(const T* p) { return *reinterpret_cast<const Vector<T, N>*>(p); }
 template <int N, class T>
 SIMT_DEVICE void store_vector(T* p, Vector<T, N> v) { *reinterpret_cast<Vector<T, N>*>(p) = v; }
+template <int N, class T>
+SIMT_DEVICE Vector<T, N> get_vector_if(bool part, const T* p) { return part ? get_vector<N>(p) : Vector<T, N>{}; }
+template <int N, class T>
+SIMT_DEVICE void put_vector_if(bool part, T* p, Vector<T, N> v) {
+  if (part) put_vector<N>(p, v);
+}
 // Zeros where the lane has no part.
 template <int N, class T>
 SIMT_DEVICE Vector<T, N> load_vector_if(bool part, const T* p) { return part ? load_vector<N>(p) : Vector<T, N>{}; }
@@ -103,6 +109,15 @@ SIMT_DEVICE void copy_async(void* shared, const void* global, int bytes) {
     asm volatile("cp.async.ca.shared.global [%0], [%1], %2, %3;" ::"r"(to), "l"(global), "n"(Bytes), "r"(bytes)
                  : "memory");
 }
+// The same of 16 bytes, all of which exist.
+SIMT_DEVICE void copy_async_whole(void* shared, const void* global) {
+  const unsigned to = static_cast<unsigned>(__cvta_generic_to_shared(shared));
+  asm volatile("cp.async.cg.shared.global [%0], [%1], 16;" ::"r"(to), "l"(global) : "memory");
+}
+template <int Bytes>
+SIMT_DEVICE void copy_async_if(bool part, void* shared, const void* global, int bytes) {
+  if (part) copy_async<Bytes>(shared, global, bytes);
+}
 SIMT_DEVICE void copy_commit() { asm volatile("cp.async.commit_group;" ::: "memory"); }
 // Until at most `Pending` of this thread's latest groups are under way.
 template <int Pending>
@@ -117,6 +132,8 @@ SIMT_DEVICE T shuffle(T v, int from) { return __shfl_sync(0xffffffffu, v, from);
 template <class T>
 SIMT_DEVICE T shuffle_xor(T v, int mask) { return __shfl_xor_sync(0xffffffffu, v, mask); }
 SIMT_DEVICE unsigned ballot(bool condition) { return __ballot_sync(0xffffffffu, condition); }
+// The 1-based place of the lowest bit that is set, or 0.
+SIMT_DEVICE int first_set(unsigned bits) { return __ffs(static_cast<int>(bits)); }
 
 // The smaller of *p and v, on integers: the order of arrival does not show.
 SIMT_DEVICE int atomic_min(int* p, int v) { return atomicMin(p, v); }
@@ -132,7 +149,18 @@ SIMT_DEVICE int load_acquire(const int* p) {
 SIMT_DEVICE void store_release(int* p, int v) {
   asm volatile("st.release.gpu.global.s32 [%0], %1;" ::"l"(p), "r"(v) : "memory");
 }
-SIMT_DEVICE void pause() { __nanosleep(32); }
+// Until *p is another value, which it returns as load_acquire would. Polls do not order memory (each acquire would empty
+// the multiprocessor's L1 cache); one fence behind them does.
+SIMT_DEVICE int wait_while(const int* p, int value) {
+  int seen;
+  for (;;) {
+    asm volatile("ld.relaxed.gpu.global.s32 %0, [%1];" : "=r"(seen) : "l"(p) : "memory");
+    if (seen != value) break;
+    __nanosleep(20);
+  }
+  asm volatile("fence.acq_rel.gpu;" ::: "memory");
+  return seen;
+}
 // How many came before: counts up like next_ticket. What each of those wrote before a barrier and its arrival is seen behind
 // this one's arrival and a barrier.
 SIMT_DEVICE int arrive(int* p) {
@@ -143,30 +171,62 @@ SIMT_DEVICE int arrive(int* p) {
 
 // --- arithmetic -------------------------------------------------------------------------------------------
 
-// To the nearest TF32, ties away from zero; the bits are those of a float.
-SIMT_DEVICE uint32_t to_tf32(float x) {
-  uint32_t bits;
-  asm("cvt.rna.tf32.f32 %0, %1;" : "=r"(bits) : "f"(x));
-  return bits;
-}
+SIMT_DEVICE float from_bits(uint32_t bits) { return __uint_as_float(bits); }
+SIMT_DEVICE uint32_t to_bits(float x) { return __float_as_uint(x); }
+// To the nearest TF32, ties away from zero; the bits are those of a float. Two integer instructions: cvt.rna.tf32.f32 takes
+// about six on sm_90, which has no instruction for it. Numbers within 2^-12 of the largest float become infinite, and a NaN
+// may become any number: who subtracts the result from x gets a NaN for either, and for an infinite x.
+SIMT_DEVICE uint32_t to_tf32(float x) { return (to_bits(x) + 0x1000u) & 0xffffe000u; }
 // A 16-bit float, half (else bfloat16), exactly.
 SIMT_DEVICE float widen(uint16_t bits, bool half) {
   float x;
   asm("cvt.f32.f16 %0, %1;" : "=f"(x) : "h"(bits));
   return half ? x : __uint_as_float(static_cast<uint32_t>(bits) << 16);
 }
-SIMT_DEVICE float from_bits(uint32_t bits) { return __uint_as_float(bits); }
 
 // d += A B for A [16, 8], B [8, 8]. With g = lane / 4, t = lane % 4: a = A(g, t), A(g + 8, t), A(g, t + 4), A(g + 8, t + 4);
-// b = B(t, g), B(t + 4, g); d = D(g, 2t), D(g, 2t + 1), D(g + 8, 2t), D(g + 8, 2t + 1).
+// b = B(t, g), B(t + 4, g); d = D(g, 2t), D(g, 2t + 1), D(g + 8, 2t), D(g + 8, 2t + 1). The unit ignores the low 13 bits of
+// an operand.
 SIMT_DEVICE void mma_tf32(float (&d)[4], const uint32_t (&a)[4], const uint32_t (&b)[2]) {
   asm("mma.sync.aligned.m16n8k8.row.col.f32.tf32.tf32.f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, {%0, %1, %2, %3};"
       : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])
       : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]));
 }
 
+// d += A B for A [16, 16], B [16, 8] of 16-bit floats, two in a register, that of the smaller k in its low half. With g and t
+// as above: a = A(g, 2t..), A(g + 8, 2t..), A(g, 2t + 8..), A(g + 8, 2t + 8..); b = B(2t.., g), B(2t + 8.., g); d as above.
+SIMT_DEVICE void mma_bf16(float (&d)[4], const uint32_t (&a)[4], const uint32_t (&b)[2]) {
+  asm("mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, {%0, %1, %2, %3};"
+      : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])
+      : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]));
+}
+SIMT_DEVICE void mma_f16(float (&d)[4], const uint32_t (&a)[4], const uint32_t (&b)[2]) {
+  asm("mma.sync.aligned.m16n8k16.row.col.f32.f16.f16.f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, {%0, %1, %2, %3};"
+      : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])
+      : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]));
+}
+
+// Four matrices of 8 rows of 16 bytes each in shared memory: lane 8 m + r says where row r of matrix m stands. In register m
+// each lane gets word t of row g of matrix m; transposed: of 16-bit elements those at column g in rows 2t and 2t + 1.
+SIMT_DEVICE void load_matrices(const void* row, uint32_t (&v)[4]) {
+  const unsigned from = static_cast<unsigned>(__cvta_generic_to_shared(row));
+  asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0, %1, %2, %3}, [%4];"
+               : "=r"(v[0]), "=r"(v[1]), "=r"(v[2]), "=r"(v[3]) : "r"(from) : "memory");
+}
+SIMT_DEVICE void load_matrices_transposed(const void* row, uint32_t (&v)[4]) {
+  const unsigned from = static_cast<unsigned>(__cvta_generic_to_shared(row));
+  asm volatile("ldmatrix.sync.aligned.m8n8.x4.trans.shared.b16 {%0, %1, %2, %3}, [%4];"
+               : "=r"(v[0]), "=r"(v[1]), "=r"(v[2]), "=r"(v[3]) : "r"(from) : "memory");
+}
+
 SIMT_DEVICE float square_root(float x) { return sqrtf(x); }
 SIMT_DEVICE double square_root(double x) { return sqrt(x); }
+// 1 / sqrt(x), to about one unit in the last place: 0 gives infinity or NaN, less than 0 NaN.
+SIMT_DEVICE float inverse_root(float x) {
+  const float y = rsqrtf(x), root = x * y;
+  return fmaf(fmaf(-root, y, 1.0f), 0.5f * y, y);
+}
+SIMT_DEVICE double inverse_root(double x) { return rsqrt(x); }
 SIMT_DEVICE float exponential(float x) { return expf(x); }
 SIMT_DEVICE double exponential(double x) { return exp(x); }
 SIMT_DEVICE float logarithm(float x) { return logf(x); }

@@ -20,9 +20,9 @@ struct Tile {
   // x (row, k) asynchronously, zero beyond `rows` and `steps`.
   template <bool KMajor>
   static SIMT_DEVICE void load(View<const T> x, int rows, int steps, bool, T* operand) {
-    const plain::Loader<T> loader(Source<T>(x.p, 0, x.rs, x.cs), 0, rows);
+    plain::Loader<T> loader(Source<T>(x.p, 0, x.rs, x.cs), 0, rows, 0);
 #pragma unroll 1
-    for (int s = 0; s < kSteps / kDepth; ++s) loader.load(operand + s * plain::kStage<T>, s * kDepth, steps);
+    for (int s = 0; s < kSteps / kDepth; ++s) loader.load(operand + s * plain::kStage<T>, steps - s * kDepth);
   }
   template <bool AMajor, bool BMajor>
   SIMT_DEVICE void multiply(const T* a, const T* b) {

@@ -11,28 +11,47 @@ constexpr int kPitch = kTile + 16 / sizeof(T);
 template <class T>
 constexpr int kStage = kDepth * kPitch<T>;
 
+// Brings [64 rows] x [16 k] of one operand into a stage, from the next 16 k at each call.
 template <class T>
-struct Loader {
-  Source<T> x;  // from this tile's first row
-  int64_t rows;
-  bool along_k;
-
-  SIMT_DEVICE Loader(const Source<T>& view, int64_t row, int64_t all_rows)
-      : x(view.from(row, 0)), rows(all_rows - row), along_k(view.cs == 1 || view.rs != 1) {}
-
-  SIMT_DEVICE void load(T* stage, int64_t k, int64_t k_end) const {
+class Loader {
+ public:
+  // view: [all_rows, k]
+  SIMT_DEVICE Loader(const Source<T>& view, int64_t first_row, int64_t all_rows, int64_t k_begin)
+      : x(view), along_k(view.cs == 1 || view.rs != 1) {
     const int t = simt::thread();
-#pragma unroll
-    for (int r = 0; r < 4; ++r) {
-      const int row = along_k ? t / 16 + 16 * r : t % 64, step = along_k ? t % 16 : t / 64 + 4 * r;
-      const bool exists = row < rows && k + step < k_end;
-      T* const to = stage + step * kPitch<T> + row;
-      if (x.element == Element::own)
-        simt::copy_async<sizeof(T)>(to, exists ? x.p + row * x.rs + (k + step) * x.cs : x.p, exists ? static_cast<int>(sizeof(T)) : 0);
-      else
-        simt::put(to, exists ? x(row, k + step) : T(0));
-    }
+    rows = all_rows - first_row < kTile ? static_cast<int>(all_rows - first_row) : kTile;
+    row = along_k ? t / 16 : t % 64;
+    step = along_k ? t % 16 : t / 64;
+    across = along_k ? 16 * x.rs : 4 * x.cs;
+    offset = (first_row + row) * x.rs + (k_begin + step) * x.cs;
   }
+
+  // left: how many k there still are.
+  SIMT_DEVICE void load(T* stage, int left) {
+    T* const to = stage + step * kPitch<T> + row;
+    const int apart = along_k ? 16 : 4 * kPitch<T>;
+    if (x.element == Element::own) {
+#pragma unroll
+      for (int r = 0; r < 4; ++r) {
+        const bool there = exists(r, left);
+        simt::copy_async<sizeof(T)>(to + r * apart, there ? x.p + offset + r * across : x.p, there ? static_cast<int>(sizeof(T)) : 0);
+      }
+    } else {
+#pragma unroll
+      for (int r = 0; r < 4; ++r) simt::put(to + r * apart, exists(r, left) ? x.at(offset + r * across)(0, 0) : T(0));
+    }
+    offset += kDepth * x.cs;
+  }
+
+ private:
+  SIMT_DEVICE bool exists(int r, int left) const {
+    return along_k ? row + 16 * r < rows && step < left : row < rows && step + 4 * r < left;
+  }
+
+  Source<T> x;
+  int64_t offset, across;  // of this thread's first element of the next stage; from one of its four to the next
+  int row, step, rows;
+  bool along_k;
 };
 
 template <class T>

@@ -153,9 +153,10 @@ SIMT_DEVICE float element(const float* stage, int row, int k) {
   return simt::get(stage + (KMajor ? row * kRowPitch + k : k * kColumnPitch + row));
 }
 
+// x = big + small. The unit itself cuts the small part to TF32: its rounding would not show.
 SIMT_DEVICE void split(float x, uint32_t& big, uint32_t& small) {
   big = simt::to_tf32(x);
-  small = simt::to_tf32(x - simt::from_bits(big));
+  small = simt::to_bits(x - simt::from_bits(big));
 }
 
 // sums += the 32 x 32 x 16 product of one warp and stage. Exact: an operand that is its own TF32 number has no small part.

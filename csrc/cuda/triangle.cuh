@@ -1,229 +1,379 @@
-// Cholesky and triangular solves of one block of threads on a matrix in shared memory, in panels of 16 columns.
+// Cholesky and triangular solves of one team of threads on a matrix in shared memory, in strips of 16 columns.
+//
+// A pivot costs one warp about 35 instructions and a chain of a shuffle, two multiply-adds and a reciprocal square root. Loops over
+// strips and over groups of 4 pivots stay rolled, so that the code is fetched once and then runs from the instruction cache.
 #pragma once
 #include "product.cuh"
 
 namespace ssdd::cuda {
 
 constexpr int kBlockThreads = 256, kStrip = 16;
+constexpr int kPanelPitch = 32;  // of the scratch in which a strip's diagonal block stands transposed
 
-// Row pitch: odd, so that 32 rows of one column fall into 32 banks, and such that neither the 8 x 4 elements that a warp
-// updates nor 32 of the diagonal meet in a bank more than twice.
+// Elements of one 16-byte access.
+template <class T>
+constexpr int kVector = 16 / static_cast<int>(sizeof(T));
+
+// Row pitch of a matrix in shared memory: an odd multiple of 16 bytes. Rows are then aligned for 16-byte accesses, and 8
+// lanes on 8 rows of one column of such vectors use all 32 banks.
+template <class T>
 constexpr int shared_pitch(int n) {
-  int pitch = n;
-  for (;; ++pitch) {
-    const int r = pitch % 32;
-    if (r == 5 || r == 13 || r == 29) return pitch;
+  return ((n + kVector<T> - 1) / kVector<T> | 1) * kVector<T>;
+}
+constexpr int whole_strips(int n) { return (n + kStrip - 1) / kStrip * kStrip; }
+
+// The threads that work on one matrix: a block, or one warp of it.
+template <int Threads>
+struct Team {
+  static constexpr int kThreads = Threads, kWarps = Threads / 32;
+  static SIMT_DEVICE int rank() { return simt::thread(); }
+  static SIMT_DEVICE int warp() { return simt::warp(); }
+  static SIMT_DEVICE void barrier() { simt::barrier(); }
+};
+template <>
+struct Team<32> {
+  static constexpr int kThreads = 32, kWarps = 1;
+  static SIMT_DEVICE int rank() { return simt::lane(); }
+  static SIMT_DEVICE int warp() { return 0; }
+  static SIMT_DEVICE void barrier() { simt::warp_barrier(); }
+};
+
+// A square matrix in shared memory.
+template <class T>
+struct Square {
+  T* p;
+  int n, pitch;
+  SIMT_DEVICE T* at(int i, int j) const { return p + i * pitch + j; }
+};
+
+// `Count` neighbours in shared memory, aligned to 16 bytes. `exist` (the same for the warp): those from there on are zero, and
+// not written. part: whether the lane writes.
+template <int Count, class T>
+SIMT_DEVICE void get_row(const T* p, T (&v)[Count], int exist = Count) {
+#pragma unroll
+  for (int e = 0; e < Count; e += kVector<T>) {
+    simt::Vector<T, kVector<T>> four{};
+    if (e < exist) four = simt::get_vector<kVector<T>>(p + e);
+#pragma unroll
+    for (int i = 0; i < kVector<T>; ++i) v[e + i] = four.v[i];
+  }
+}
+template <int Count, class T>
+SIMT_DEVICE void put_row(T* p, const T (&v)[Count], int exist = Count, bool part = true) {
+#pragma unroll
+  for (int e = 0; e < Count; e += kVector<T>) {
+    simt::Vector<T, kVector<T>> four;
+#pragma unroll
+    for (int i = 0; i < kVector<T>; ++i) four.v[i] = v[e + i];
+    if (e < exist) simt::put_vector_if<kVector<T>>(part, p + e, four);
   }
 }
 
-// Factors the Size x Size (at most) diagonal block at `a` in one warp, lane i holding column i; inverse[i] = 1 / L(i, i).
+// --- Cholesky ----------------------------------------------------------------------------------------------------
+
+// Subtracts the part of the strip at column p from row i of the strip behind it, columns q = p + 16 and so on. L stands below
+// the diagonal and, of columns left of q, transposed above it.
+template <class T>
+SIMT_DEVICE void update_row(const Square<T>& a, int p, int i, T (&row)[kStrip]) {
+  const int q = p + kStrip, exist = a.n - q;
+#pragma unroll 1
+  for (int k = 0; k < kStrip; k += 4) {
+    T mine[4];
+    get_row(a.at(i, p + k), mine);
+#pragma unroll
+    for (int u = 0; u < 4; ++u) {
+      T others[kStrip];
+      get_row(a.at(p + k + u, q), others, exist);
+#pragma unroll
+      for (int j = 0; j < kStrip; ++j) row[j] = simt::fma(-mine[u], others[j], row[j]);
+    }
+  }
+}
+
+// One warp factors the strip at column p in its first 32 rows, of which lane i holds row p + i. Each pivot: the lane that
+// holds it hands out the reciprocal of its root; every lane scales its element of the column, puts it where all can read it,
+// and subtracts its part of the columns to come. L goes to `a`, rows behind the first 16 also transposed above the
+// diagonal; the diagonal block also transposed to panel [16, kPanelPitch]; inverse [i] = 1 / L(i, i).
 // Returns the 1-based pivot that failed, or 0, to all lanes.
-template <int Size, class T>
-SIMT_DEVICE int factor_columns(T (&column)[Size], int size, T& inverse) {
-  const int lane = simt::lane();
-  int failed = 0;
-  inverse = T(1);
+template <class T>
+SIMT_DEVICE int factor_strip(const Square<T>& a, int p, T (&row)[kStrip], T* inverse, T* panel) {
+  const int lane = simt::lane(), i = p + lane, size = a.n - p < kStrip ? a.n - p : kStrip;
+  const bool exists = i < a.n;
+  // Rows behind the last are those of the identity, so that pivots behind the last are 1.
+  T diagonal = 1, kept = 1;
 #pragma unroll
-  for (int k = 0; k < Size; ++k) {
-    if (k >= size) break;
-    const T pivot = simt::shuffle(column[k], k);
-    if (failed == 0 && !(pivot > T(0) && simt::finite(pivot))) failed = k + 1;
-    const T root = simt::square_root(pivot), over = T(1) / root;
-    if (lane == k) {
-      column[k] = root;
-      inverse = over;
-    }
-    T mine = 0;  // L(lane, k), which a lane meets on its way down the column
-#pragma unroll
-    for (int j = k + 1; j < Size; ++j) {
-      const T value = simt::shuffle(column[j], k) * over;
-      if (lane == j) mine = value;
-      column[j] = lane == k ? value : simt::fma(-value, mine, column[j]);
-    }
+  for (int j = 0; j < kStrip; ++j) {
+    if (!exists) row[j] = j == lane ? T(1) : T(0);
+    if (j == lane) diagonal = row[j];
   }
-  return failed;
+  const bool above = lane >= kStrip && exists;
+  T* column = above ? a.at(p, i) : panel + lane;
+  const int step = above ? a.pitch : kPanelPitch;
+  T own = simt::inverse_root(diagonal);
+#pragma unroll 1
+  for (int first = 0; first < size; first += 4) {
+    T finished[4];
+#pragma unroll
+    for (int u = 0; u < 4; ++u) {
+      const int k = first + u;
+      const T over = simt::shuffle(own, k);
+      const T mine = row[u] * over;
+      if (lane == k) kept = over;
+      diagonal = simt::fma(-mine, mine, diagonal);
+      own = simt::inverse_root(diagonal);
+      finished[u] = mine;
+      simt::put(column, mine);
+      column += step;
+      simt::warp_barrier();
+      T others[kStrip];
+      get_row(panel + k * kPanelPitch + first, others);
+#pragma unroll
+      for (int j = u + 1; j < kStrip; ++j) row[j] = simt::fma(-mine, others[j], row[j]);
+    }
+    put_row(a.at(exists ? i : p, p + first), finished, size - first, exists);
+#pragma unroll
+    for (int j = 0; j + 4 < kStrip; ++j) row[j] = row[j + 4];
+  }
+  if (lane < size) simt::put(inverse + i, kept);
+  const bool bad = lane < size && !(kept > T(0) && simt::finite(kept));
+  const int which = simt::first_set(simt::ballot(bad));
+  return which ? p + which : 0;
 }
 
-// a [n, n] with row pitch `pitch`: L on and below the diagonal; inverse [n]. *failed: the pivot, shared by the block, 0 before.
-template <int Threads = kBlockThreads, class T>
-SIMT_DEVICE void factor_shared(T* a, int pitch, int n, T* inverse, int* failed) {
-  const int lane = simt::lane();
-  for (int p = 0; p < n; p += kStrip) {
-    const int size = n - p < kStrip ? n - p : kStrip, below = p + size;
-    if (simt::warp() == 0) {
-      T column[kStrip], over;
+// Row i below the first 32 of the strip at column p: x L^T = a, one thread. part: whether it is there.
+template <class T>
+SIMT_DEVICE void solve_row(const Square<T>& a, int p, int i, bool part, const T* inverse, const T* panel) {
+  T x[kStrip];
+  get_row(a.at(i, p), x);
 #pragma unroll
-      for (int j = 0; j < kStrip; ++j)
-        column[j] = simt::get_if(j < size && lane <= j, a + (p + j) * pitch + p + lane, T(0));
-      const int bad = factor_columns<kStrip>(column, size, over);
+  for (int first = 0; first < kStrip; first += 4) {
+    T over[4];
+    get_row(inverse + p + first, over);
 #pragma unroll
-      for (int j = 0; j < kStrip; ++j)
-        simt::put_if(j < size && lane <= j, a + (p + j) * pitch + p + lane, column[j]);
-      if (lane < size) simt::put(inverse + p + lane, over);
-      if (bad && lane == 0) *failed = p + bad;
-    }
-    simt::barrier();
-    if (*failed) return;
-    // Rows below: x L^T = a, one thread a row.
-    for (int i = below + simt::thread(); i < n; i += Threads) {
-      T x[kStrip];
+    for (int u = 0; u < 4; ++u) {
+      const int k = first + u;
+      x[k] *= over[u];
+      simt::put_if(part, a.at(p + k, i), x[k]);
 #pragma unroll
-      for (int k = 0; k < kStrip; ++k) {
-        T sum = simt::get(a + i * pitch + p + k);
+      for (int from = first; from < kStrip; from += 4) {
+        T others[4];
+        if (from + 3 > k) get_row(panel + k * kPanelPitch + from, others);
 #pragma unroll
-        for (int m = 0; m < k; ++m) sum = simt::fma(-x[m], simt::get(a + (p + k) * pitch + p + m), sum);
-        x[k] = sum * simt::get(inverse + p + k);
+        for (int j = from; j < from + 4; ++j)
+          if (j > k) x[j] = simt::fma(-x[k], others[j - from], x[j]);
       }
-#pragma unroll
-      for (int k = 0; k < kStrip; ++k) simt::put(a + i * pitch + p + k, x[k]);
     }
-    simt::barrier();
-    // What is left of the triangle, in squares of 32 x 32, one a warp: lanes 8 x 4, each 4 x 8 elements.
-    const int squares = (n - below + 31) / 32, li = lane % 8, lj = lane / 8;
-    int si = 0, sj = simt::warp();
-    for (;;) {
-      while (sj > si && si < squares) sj -= ++si;
-      if (si >= squares) break;
-      const int i0 = below + si * 32 + li, j0 = below + sj * 32 + lj;
-      T sums[4][8] = {};
-#pragma unroll 4  // more would hold loads of all 16 steps in registers
-      for (int k = 0; k < kStrip; ++k) {
-        T x[4], z[8];
+  }
+  put_row(a.at(i, p), x, kStrip, part);
+}
+
+// Subtracts the part of the strip at column p from a square of 32 x 32 at (i0, j0), one warp: a lane has 4 rows of two vectors,
+// as often as it takes. Left out: what lies above the diagonal and columns before `from`.
+template <class T>
+SIMT_DEVICE void update_square(const Square<T>& a, int p, int i0, int j0, int from) {
+  constexpr int kWide = kVector<T>, kApart = 4 * kWide;
+  const int lane = simt::lane(), i = i0 + lane / 4 * 4;
+#pragma unroll 1
+  for (int j = j0 + lane % 4 * kWide, end = j0 + 32; j < end; j += 2 * kApart) {
+    T sums[4][2 * kWide] = {};
+#pragma unroll (kWide / 2)
+    for (int k = 0; k < kStrip; ++k) {
+      T x[4], z[2 * kWide];
+      get_row(a.at(p + k, i < a.n ? i : p), x);
 #pragma unroll
-        for (int r = 0; r < 4; ++r) x[r] = simt::get(a + (i0 + 8 * r < n ? i0 + 8 * r : n - 1) * pitch + p + k);
+      for (int h = 0; h < 2; ++h) {
+        const int column = j + h * kApart;
+        const auto part = simt::get_vector<kWide>(a.at(p + k, column < a.n ? column : p));
 #pragma unroll
-        for (int r = 0; r < 8; ++r) z[r] = simt::get(a + (j0 + 4 * r < n ? j0 + 4 * r : n - 1) * pitch + p + k);
-#pragma unroll
-        for (int r = 0; r < 4; ++r)
-#pragma unroll
-          for (int e = 0; e < 8; ++e) sums[r][e] = simt::fma(x[r], z[e], sums[r][e]);
+        for (int e = 0; e < kWide; ++e) z[h * kWide + e] = part.v[e];
       }
 #pragma unroll
       for (int r = 0; r < 4; ++r)
 #pragma unroll
-        for (int e = 0; e < 8; ++e) {
-          const int i = i0 + 8 * r, j = j0 + 4 * e;
-          const bool inside = i < n && j <= i;
-          T* element = a + (inside ? i * pitch + j : 0);
-          simt::put_if(inside, element, *element - sums[r][e]);
-        }
-      sj += Threads / 32;
+        for (int e = 0; e < 2 * kWide; ++e) sums[r][e] = simt::fma(x[r], z[e], sums[r][e]);
     }
-    simt::barrier();
-  }
-}
-
-// One step of invert_shared: from the inverses of the blocks of `Size` on the diagonal those of blocks twice as large,
-// inverse(21) = -inverse(22) (l(21) inverse(11)). A thread makes 4 rows of Size / 16 columns. What is between the two products
-// stands above the diagonal, then zeros.
-template <int Size, class T>
-SIMT_DEVICE void join_inverses(const T* l, int pitch, T* out, int wide) {
-  constexpr int kWide = Size / 16, kEach = 4 * Size;  // threads a pair of blocks
-  const int t = simt::thread(), p = t / kEach * 2 * Size, i = t % kEach / 16 * 4, j = t % 16;
-  for (int product = 0; product < 2; ++product) {
-    const int left_pitch = product == 0 ? pitch : wide;
-    const T* left = product == 0 ? l + (p + Size + i) * pitch + p : out + (p + Size + i) * wide + p + Size;
-    const T* right = product == 0 ? out + p * wide + p + j : out + p * wide + p + Size + j;
-    T* to = product == 0 ? out + (p + i) * wide + p + Size + j : out + (p + Size + i) * wide + p + j;
-    if (p < 64) {
-      T sums[4][kWide] = {};
-#pragma unroll 4
-      for (int m = 0; m < Size; ++m) {
-        T x[4], z[kWide];
-#pragma unroll
-        for (int r = 0; r < 4; ++r) x[r] = simt::get(left + r * left_pitch + m);
-#pragma unroll
-        for (int e = 0; e < kWide; ++e) z[e] = simt::get(right + m * wide + 16 * e);
-#pragma unroll
-        for (int r = 0; r < 4; ++r)
-#pragma unroll
-          for (int e = 0; e < kWide; ++e) sums[r][e] = simt::fma(x[r], z[e], sums[r][e]);
-      }
-#pragma unroll
-      for (int r = 0; r < 4; ++r)
-#pragma unroll
-        for (int e = 0; e < kWide; ++e) simt::put(to + r * wide + 16 * e, product == 0 ? sums[r][e] : -sums[r][e]);
-    }
-    simt::barrier();
-  }
-  if (p < 64) {
 #pragma unroll
     for (int r = 0; r < 4; ++r)
 #pragma unroll
-      for (int e = 0; e < kWide; ++e) simt::put(out + (p + i + r) * wide + p + Size + j + 16 * e, T(0));
+      for (int h = 0; h < 2; ++h) {
+        const int column = j + h * kApart;
+        const bool wanted = i + r < a.n && column <= i + r && column >= from;
+        T* const there = a.at(i + r, column);
+        auto part = simt::get_vector_if<kWide>(wanted, there);
+#pragma unroll
+        for (int e = 0; e < kWide; ++e) part.v[e] -= sums[r][h * kWide + e];
+        simt::put_vector_if<kWide>(wanted, there, part);
+      }
   }
-  simt::barrier();
 }
 
-// out (row pitch `wide`) <- the inverse of the lower triangle of l, zeros above it; both 64 x 64, inverse[i] = 1 / l(i, i).
-// At least 128 threads.
+// Elements of the scratch of factor_shared.
+constexpr int kPanelRoom = kStrip * kPanelPitch;
+
+// a (its lower triangle): L on and below the diagonal, anything above it; inverse [whole_strips(n)] aligned to 16 bytes.
+// *failed: the pivot, shared by the team, 0 before.
+// The first warp updates and factors the next strip while the others update the triangle behind it.
 template <int Threads, class T>
-SIMT_DEVICE void invert_shared(const T* l, int pitch, const T* inverse, T* out, int wide) {
-  static_assert(Threads >= 128, "a thread for 4 rows of each column");
-  // Blocks of 16 on the diagonal, a thread a column.
-  if (simt::thread() < 64) {
-    const int p = simt::thread() / kStrip * kStrip, c = simt::thread() % kStrip;
-    T x[kStrip];
-#pragma unroll
-    for (int k = 0; k < kStrip; ++k) {
-      T sum = k == c ? T(1) : T(0);
-#pragma unroll
-      for (int m = 0; m < k; ++m) sum = simt::fma(-simt::get(l + (p + k) * pitch + p + m), x[m], sum);
-      x[k] = sum * simt::get(inverse + p + k);
-      simt::put(out + (p + k) * wide + p + c, x[k]);
+SIMT_DEVICE void factor_shared(const Square<T>& a, T* inverse, T* panel, int* failed) {
+  using Crew = Team<Threads>;
+  const int n = a.n;
+#pragma unroll 1
+  for (int p = 0; p < n; p += kStrip) {
+    const int last = p - kStrip;
+    if (Crew::warp() == 0) {
+      // Load the strip's first rows, subtract the strip before, factor.
+      const int i = p + simt::lane() < n ? p + simt::lane() : n - 1;
+      T row[kStrip];
+      get_row(a.at(i, p), row, n - p);
+      if (last >= 0) update_row(a, last, i, row);
+      simt::warp_barrier();
+      const int bad = factor_strip(a, p, row, inverse, panel);
+      if (bad && simt::lane() == 0 && *failed == 0) *failed = bad;
+    } else if (last >= 0) {
+      // The rest of the triangle, in squares of 32 x 32, one per warp.
+      const int squares = (n - p + 31) / 32;
+      int si = 0, sj = Crew::warp() - 1;
+#pragma unroll 1
+      for (;;) {
+        while (sj > si && si < squares) sj -= ++si;
+        if (si >= squares) break;
+        update_square(a, last, p + si * 32, p + sj * 32, si == 0 ? p + kStrip : p);
+        sj += Crew::kWarps - 1;
+      }
     }
+    Crew::barrier();
+    if (p + 32 >= n) continue;  // to the last strip, if there is one
+    // Read between two barriers, so that all threads see the same.
+    if (*failed) return;
+    // The strip's rows below, one per thread.
+#pragma unroll 1
+    for (int first = p + 32 + Crew::warp() * 32; first < n; first += Threads) {
+      const int i = first + simt::lane();
+      solve_row(a, p, i < n ? i : n - 1, i < n, inverse, panel);
+    }
+    Crew::barrier();
   }
-  simt::barrier();
-  join_inverses<16>(l, pitch, out, wide);
-  join_inverses<32>(l, pitch, out, wide);
 }
 
-// Columns of x, element (i, c) at x[i * row_stride + c * column_stride], in shared or global memory.
-template <class T>
+// --- triangular solves -------------------------------------------------------------------------------------------
+
+// Columns in shared memory, whole_strips(n) rows, zero from n on.
+template <int Width, class T>
 struct Columns {
-  T* x;
-  int64_t row_stride, column_stride;
-  int count;
-  SIMT_DEVICE T& operator()(int i, int c) const { return x[i * row_stride + c * column_stride]; }
+  // How a warp covers 16 rows of up to 32 of the columns: 32 tiles of kRows x 4.
+  static constexpr int kGroup = Width < 32 ? Width : 32, kRows = kGroup / 8, kAcross = kGroup / 4;
+  T* p;
+  int pitch;
+  SIMT_DEVICE T* at(int i, int c) const { return p + i * pitch + c; }
 };
 
-// x <- L^-1 x (Transposed: L^-T x) for L [n, n] in shared memory.
-template <bool Transposed, class T>
-SIMT_DEVICE void substitute(const T* l, int pitch, int n, const T* inverse, const Columns<T>& x) {
-  const int strips = (n + kStrip - 1) / kStrip;
-  for (int s = 0; s < strips; ++s) {
-    const int p = (Transposed ? strips - 1 - s : s) * kStrip, size = n - p < kStrip ? n - p : kStrip;
-    for (int c = simt::thread(); c < x.count; c += kBlockThreads) {
-      T v[kStrip];
+// Subtracts the part of the strip at row p (L^T: Transposed) from the tile of rows i.. and columns c..
+template <bool Transposed, int Width, class T>
+SIMT_DEVICE void update_tile(const Square<T>& l, int p, const Columns<Width, T>& x, int i, int c) {
+  constexpr int kRows = Columns<Width, T>::kRows;
+  T sums[kRows][4] = {};
+#pragma unroll 1
+  for (int k = 0; k < kStrip; k += 4) {
+    T own[kRows][4];  // L(i + r, p + k + u), or L(p + k + u, i + r)
+    if constexpr (!Transposed) {
 #pragma unroll
-      for (int k = 0; k < kStrip; ++k) v[k] = k < size ? x(p + k, c) : T(0);
+      for (int r = 0; r < kRows; ++r) get_row(l.at(i + r < l.n ? i + r : l.n - 1, p + k), own[r]);
+    } else {
 #pragma unroll
-      for (int step = 0; step < kStrip; ++step) {
-        const int k = Transposed ? kStrip - 1 - step : step;
-        if (k >= size) continue;
-        T sum = v[k];
+      for (int u = 0; u < 4; ++u) {
+        const T* const from = l.at(p + k + u < l.n ? p + k + u : l.n - 1, i);  // times zero beyond the last
+        if constexpr (kRows == 4) {
+          T four[4];
+          get_row(from, four);
 #pragma unroll
-        for (int m = 0; m < kStrip; ++m) {
-          if (Transposed ? m <= k || m >= size : m >= k) continue;
-          sum = simt::fma(-v[m], simt::get(Transposed ? l + (p + m) * pitch + p + k : l + (p + k) * pitch + p + m), sum);
+          for (int r = 0; r < 4; ++r) own[r][u] = four[r];
+        } else {
+#pragma unroll
+          for (int r = 0; r < kRows; ++r) own[r][u] = simt::get(from + r);
         }
-        v[k] = sum * simt::get(inverse + p + k);
       }
-#pragma unroll
-      for (int k = 0; k < kStrip; ++k)
-        if (k < size) x(p + k, c) = v[k];
     }
-    simt::barrier();
-    const int first = Transposed ? 0 : p + size, rows = Transposed ? p : n - p - size;
-    for (int e = simt::thread(); e < rows * x.count; e += kBlockThreads) {
-      const int i = first + e / x.count, c = e % x.count;
-      T sum = x(i, c);
 #pragma unroll
-      for (int k = 0; k < kStrip; ++k)
-        if (k < size) sum = simt::fma(-simt::get(Transposed ? l + (p + k) * pitch + i : l + i * pitch + p + k), x(p + k, c), sum);
-      x(i, c) = sum;
+    for (int u = 0; u < 4; ++u) {
+      T others[4];
+      get_row(x.at(p + k + u, c), others);
+#pragma unroll
+      for (int r = 0; r < kRows; ++r)
+#pragma unroll
+        for (int e = 0; e < 4; ++e) sums[r][e] = simt::fma(own[r][u], others[e], sums[r][e]);
     }
-    simt::barrier();
+  }
+#pragma unroll
+  for (int r = 0; r < kRows; ++r) {
+    T v[4];
+    get_row(x.at(i + r, c), v);
+#pragma unroll
+    for (int e = 0; e < 4; ++e) v[e] -= sums[r][e];
+    put_row(x.at(i + r, c), v, 4, i + r < l.n);
+  }
+}
+
+// The strip at row p of one column, one lane; part: whether it writes. Both ways read rows of L's diagonal block.
+template <bool Transposed, class T>
+SIMT_DEVICE void substitute_strip(const Square<T>& l, int p, const T* inverse, T* x, int pitch, bool part) {
+  const int size = l.n - p < kStrip ? l.n - p : kStrip;
+  T v[kStrip];
+#pragma unroll
+  for (int k = 0; k < kStrip; ++k) v[k] = simt::get(x + k * pitch);
+#pragma unroll
+  for (int at = 0; at < kStrip; at += 4) {
+    const int first = Transposed ? kStrip - 4 - at : at;
+    if (first < size) {
+      T over[4];
+      get_row(inverse + p + first, over);
+#pragma unroll
+      for (int step = 0; step < 4; ++step) {
+        const int u = Transposed ? 3 - step : step, k = first + u;
+        const T* const from = k < size ? l.at(p + k, p) : inverse;  // behind the last row any 16 finite numbers
+        if (Transposed) v[k] = k < size ? v[k] * over[u] : T(0);
+#pragma unroll
+        for (int j = 0; j < k; j += 4) {
+          T own[4];
+          get_row(from + j, own, k - j);
+#pragma unroll
+          for (int e = 0; e < 4; ++e) {
+            if (j + e >= k) continue;
+            if (Transposed)
+              v[j + e] = simt::fma(-own[e], v[k], v[j + e]);
+            else
+              v[k] = simt::fma(-own[e], v[j + e], v[k]);
+          }
+        }
+        if (!Transposed) v[k] *= over[u];
+      }
+    }
+  }
+#pragma unroll
+  for (int k = 0; k < kStrip; ++k) simt::put_if(part && k < size, x + k * pitch, v[k]);
+}
+
+// x <- L^-1 x (Transposed: L^-T x). Columns go in groups of at most 32, which do not meet: the first warp of each updates and
+// solves the next strip while its others update the rows behind. Rows of x must be there for all; they are when it returns.
+template <bool Transposed, int Threads, int Width, class T>
+SIMT_DEVICE void substitute(const Square<T>& l, const T* inverse, const Columns<Width, T>& x) {
+  using Crew = Team<Threads>;
+  using Cut = Columns<Width, T>;
+  constexpr int kGroups = Width / Cut::kGroup, kWarps = Crew::kWarps / kGroups;
+  const int lane = simt::lane(), warp = Crew::warp() % kWarps, group = Crew::warp() / kWarps * Cut::kGroup;
+  const int strips = (l.n + kStrip - 1) / kStrip;
+  const int tile_row = lane / Cut::kAcross * Cut::kRows, tile_column = group + lane % Cut::kAcross * 4;
+#pragma unroll 1
+  for (int s = 0; s < strips; ++s) {
+    const int at = Transposed ? strips - 1 - s : s, before = Transposed ? at + 1 : at - 1, p = at * kStrip;
+    // Strips that the strip before still has to be subtracted from: the first by the first warp, which goes on with it.
+#pragma unroll 1
+    for (int t = warp; s > 0 && t < strips - s; t += t == 0 ? strips : kWarps - 1)
+      update_tile<Transposed>(l, before * kStrip, x, (Transposed ? at - t : at + t) * kStrip + tile_row, tile_column);
+    if (warp == 0) {
+      simt::warp_barrier();
+      substitute_strip<Transposed>(l, p, inverse, x.at(p, group + lane % Cut::kGroup), x.pitch, lane < Cut::kGroup);
+    }
+    Crew::barrier();
   }
 }
 

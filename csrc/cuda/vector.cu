@@ -47,33 +47,25 @@ SIMT_KERNEL(kThreads) copy_kernel(Copy<T> c, int64_t squares_n, int64_t squares)
   }
 }
 
-// One square of the triangle and its mirror image.
+// One square of the upper triangle, copied to its mirror image.
 template <class T>
-SIMT_KERNEL(kThreads) mirror_kernel(int64_t n, T* a, Mirror how, int64_t squares_n, int64_t squares,
-                                      const int32_t* status) {
+SIMT_KERNEL(kThreads) mirror_kernel(int64_t n, T* a, int64_t squares_n, int64_t squares) {
   SIMT_SHARED(T, square, kSquare * (kSquare + 1));
   const int64_t index = simt::block().x % squares, b = simt::block().x / squares;
   const int64_t i0 = index / squares_n * kSquare, j0 = index % squares_n * kSquare;
-  const bool failed = status && status[b] != 0;
-  if (j0 > i0 || (status && !failed && how != Mirror::zero_upper)) return;  // the whole block
+  if (i0 > j0) return;  // the whole block
   a += b * n * n;
   const int fast = simt::lane(), slow = simt::warp();
-  const bool up = how != Mirror::upper_to_lower;
-  // From (i, j) to (j, i); i > j in the lower triangle.
-  const int64_t from_i = up ? i0 : j0, from_j = up ? j0 : i0;
 #pragma unroll
   for (int r = 0; r < kSquare; r += kThreads / 32) {
-    const int64_t i = from_i + slow + r, j = from_j + fast;
+    const int64_t i = i0 + slow + r, j = j0 + fast;
     if (i < n && j < n) simt::put(square + (slow + r) * (kSquare + 1) + fast, simt::load(a + i * n + j));
-    if (failed && how == Mirror::zero_upper && i < n && j <= i) simt::store(a + i * n + j, simt::nan<T>());
   }
   simt::barrier();
 #pragma unroll
   for (int r = 0; r < kSquare; r += kThreads / 32) {
-    const int64_t i = from_j + slow + r, j = from_i + fast;
-    if (i >= n || j >= n || !(up ? i < j : i > j)) continue;
-    const T v = simt::get(square + fast * (kSquare + 1) + slow + r);
-    simt::store(a + i * n + j, how != Mirror::zero_upper ? v : failed ? simt::nan<T>() : T(0));
+    const int64_t i = j0 + slow + r, j = i0 + fast;
+    if (i < n && j < n && i > j) simt::store(a + i * n + j, simt::get(square + fast * (kSquare + 1) + slow + r));
   }
 }
 
@@ -93,14 +85,19 @@ SIMT_KERNEL(kThreads) after_solve_kernel(Solved<T> s, int64_t parts) {
   const int64_t end = begin + kPart < count ? begin + kPart : count;
   const bool bad = failed(s.aux, b);
   double sum = 0;
-  for (int64_t e = begin + simt::thread(); e < end; e += kThreads) sum += hand_on(s, b, e / s.columns, e % s.columns, bad);
+  for (int64_t e = begin + simt::thread(); e < end; e += kThreads) {
+    const T u = bad ? simt::nan<T>() : simt::load(s.u + b * count + e);
+    sum += hand_on(s, b, e / s.columns, e % s.columns, u, bad);
+  }
   set_lambda_bar<kThreads>(s, b, part, parts, sum);
 }
 
+// `strips` blocks per problem, few enough that they cost little where no problem failed.
 template <class T>
 SIMT_KERNEL(kThreads) nan_kernel(int64_t count, int64_t strips, const int32_t* status, T* out) {
-  const int64_t b = simt::block().x / strips, e = simt::block().x % strips * kThreads + simt::thread();
-  if (status[b] != 0 && e < count) simt::store(out + b * count + e, simt::nan<T>());
+  const int64_t b = simt::block().x / strips, first = simt::block().x % strips * kThreads + simt::thread();
+  if (status[b] == 0) return;
+  for (int64_t e = first; e < count; e += strips * kThreads) simt::store(out + b * count + e, simt::nan<T>());
 }
 
 template <class T>
@@ -168,11 +165,10 @@ void copy(const Copy<T>& c, simt::Stream stream) {
 }
 
 template <class T>
-void mirror(int64_t batch, int64_t n, T* a, Mirror how, simt::Stream stream, const int32_t* status) {
+void mirror(int64_t batch, int64_t n, T* a, simt::Stream stream) {
   if (batch == 0 || n == 0) return;
   const int64_t squares_n = blocks_for(n, kSquare), squares = squares_n * squares_n;
-  simt::launch(&mirror_kernel<T>, {static_cast<unsigned>(squares * batch)}, kThreads, 0, stream, n, a, how, squares_n, squares,
-               status);
+  simt::launch(&mirror_kernel<T>, {static_cast<unsigned>(squares * batch)}, kThreads, 0, stream, n, a, squares_n, squares);
 }
 
 template <class T>
@@ -187,7 +183,7 @@ int64_t parts_of(int64_t count) { return std::max<int64_t>(1, (count + kPart - 1
 }  // namespace
 
 int64_t solved_room(int64_t batch, int64_t rows, int64_t columns) {
-  return batch * std::max(parts_of(rows * columns), columns / kTile + 1);  // the solve's blocks have 64 columns each
+  return batch * std::max(parts_of(rows * columns), columns / kNarrowColumns + 1);
 }
 
 template <class T>
@@ -200,7 +196,7 @@ void after_solve(const Solved<T>& s, simt::Stream stream) {
 template <class T>
 void nan_where_failed(int64_t batch, int64_t count, const int32_t* status, T* out, simt::Stream stream) {
   if (batch == 0 || count == 0) return;
-  const int64_t strips = blocks_for(count, kThreads);
+  const int64_t strips = std::min<int64_t>(blocks_for(count, kThreads), std::max<int64_t>(1, 4 * kChip / batch));
   simt::launch(&nan_kernel<T>, {static_cast<unsigned>(strips * batch)}, kThreads, 0, stream, count, strips, status, out);
 }
 
@@ -220,7 +216,7 @@ void set_scalars(const ScalarArgs<T>& args, simt::Stream stream) {
 
 #define SSDD_INSTANTIATE(T)                                                                                    \
   template void copy(const Copy<T>&, simt::Stream);                                                            \
-  template void mirror(int64_t, int64_t, T*, Mirror, simt::Stream, const int32_t*);                            \
+  template void mirror(int64_t, int64_t, T*, simt::Stream);                                                    \
   template void sum_columns(const ColumnSums<T>&, simt::Stream);                                               \
   template void after_solve(const Solved<T>&, simt::Stream);                                                   \
   template void nan_where_failed(int64_t, int64_t, const int32_t*, T*, simt::Stream);                          \

@@ -18,10 +18,9 @@ struct Copy {
 template <class T>
 void copy(const Copy<T>& c, simt::Stream stream);
 
-enum class Mirror { lower_to_upper, upper_to_lower, zero_upper };
-// status: problems b with status[b] == 0 are left alone, or with zero_upper: the others become NaN throughout.
+// Copies what lies above the diagonal of each a[b] below it.
 template <class T>
-void mirror(int64_t batch, int64_t n, T* a, Mirror how, simt::Stream stream, const int32_t* status = nullptr);
+void mirror(int64_t batch, int64_t n, T* a, simt::Stream stream);
 
 // out[b, j] = factor factor_of[b] sum_i x(b, i, j), summed in double; out rows out_bs apart.
 template <class T>

@@ -7,11 +7,14 @@ Each verb of the command line is one call here: :func:`demo`, :func:`train_teach
 
 from __future__ import annotations
 
+from importlib import import_module
 from importlib.util import find_spec
+from typing import TYPE_CHECKING, Any
 
 # Import name -> name to install: what the base installation (the backend's torch, numpy, scipy) does not bring.
 _EXTRA = {
-    "sklearn": "scikit-learn", "PIL": "pillow", "safetensors": "safetensors", "rich": "rich", "typer": "typer",
+    "sklearn": "scikit-learn", "PIL": "pillow", "safetensors": "safetensors", "rich": "rich",
+    "jsonargparse": "jsonargparse", "docstring_parser": "docstring_parser", "yaml": "PyYAML",
     "matplotlib": "matplotlib",
 }  # fmt: skip
 _missing = [name for module, name in _EXTRA.items() if find_spec(module) is None]
@@ -21,9 +24,8 @@ if _missing:
         "install what is missing with: pip install 'ssdd[distill]'"
     )
 
-# After the check above, on purpose: these need what it looks for.
-from .artifact import FORMS, DistilledSet, Preprocessing, export, read_published, read_scores  # noqa: E402
-from .checkpoint import Checkpoints, Stopped, interruptible  # noqa: E402
+# The settings are light. Every other room is imported when one of its names is first used, so that the command line
+# answers before torch is loaded.
 from .config import (  # noqa: E402
     PRESETS,
     VERSION,
@@ -33,37 +35,145 @@ from .config import (  # noqa: E402
     EvaluateConfig,
     FinetuneConfig,
     InputError,
-    Preset,
     PretrainConfig,
+    Settings,
     StudentConfig,
     TeacherConfig,
     official,
     preset,
     with_settings,
 )
-from .data import DEVICES, ImageSet, cache_directory, chosen_device, load_images  # noqa: E402
-from .distillation import Distillation, Job, check_before_training, distill  # noqa: E402
-from .evaluation import Cell, evaluate, evaluate_teacher, finetune, pretrain, save_backbone, why_no_probe  # noqa: E402
-from .models import Network, build, seeded, student  # noqa: E402
-from .parallel import WAYS, Processes, ProcessLost, joined, place, world_size  # noqa: E402
-from .report import contact_sheet, demo, info, write_page  # noqa: E402
-from .selection import kmeans_medoids, random_subset  # noqa: E402
-from .studies import Demonstration, Plan, baseline, compare, read_plan, run_study  # noqa: E402
-from .teachers import (  # noqa: E402
-    Representations,
-    Teacher,
-    read_representations,
-    represent,
-    train_teacher,
-)
+
+if TYPE_CHECKING:
+    from .artifact import EXPORT_FORMS, DistilledSet, Preprocessing, export, read_published, read_scores
+    from .checkpoint import Checkpoints, Stopped, interruptible
+    from .data import DEVICES, ImageSet, cache_directory, choose_device, load_images, load_target
+    from .distillation import Distillation, Job, check_before_training, distill
+    from .evaluation import (
+        Cell,
+        evaluate,
+        evaluate_on,
+        evaluate_teacher,
+        finetune,
+        pretrain,
+        save_backbone,
+        why_no_probe,
+    )
+    from .models import Network, build, seeded, student
+    from .parallel import PARALLEL_MODES, Processes, ProcessLost, join_processes, local_rank, world_size
+    from .report import contact_sheet, demo, info, write_page
+    from .selection import kmeans_medoids, random_subset
+    from .studies import Demonstration, Plan, baseline, compare, read_plan, run_study
+    from .teachers import (
+        Representations,
+        Teacher,
+        read_representations,
+        represent,
+        train_teacher,
+    )
 
 __version__ = VERSION
 
+_ROOMS = {
+    "artifact": (
+        "EXPORT_FORMS",
+        "DistilledSet",
+        "Preprocessing",
+        "export",
+        "read_published",
+        "read_scores",
+    ),
+    "checkpoint": (
+        "Checkpoints",
+        "Stopped",
+        "interruptible",
+    ),
+    "data": (
+        "DEVICES",
+        "ImageSet",
+        "cache_directory",
+        "choose_device",
+        "load_images",
+        "load_target",
+    ),
+    "distillation": (
+        "Distillation",
+        "Job",
+        "check_before_training",
+        "distill",
+    ),
+    "evaluation": (
+        "Cell",
+        "evaluate",
+        "evaluate_on",
+        "evaluate_teacher",
+        "finetune",
+        "pretrain",
+        "save_backbone",
+        "why_no_probe",
+    ),
+    "models": (
+        "Network",
+        "build",
+        "seeded",
+        "student",
+    ),
+    "parallel": (
+        "PARALLEL_MODES",
+        "Processes",
+        "ProcessLost",
+        "join_processes",
+        "local_rank",
+        "world_size",
+    ),
+    "report": (
+        "contact_sheet",
+        "demo",
+        "info",
+        "write_page",
+    ),
+    "selection": (
+        "kmeans_medoids",
+        "random_subset",
+    ),
+    "studies": (
+        "Demonstration",
+        "Plan",
+        "baseline",
+        "compare",
+        "read_plan",
+        "run_study",
+    ),
+    "teachers": (
+        "Representations",
+        "Teacher",
+        "read_representations",
+        "represent",
+        "train_teacher",
+    ),
+}
+"""Room -> the names that the package offers from it."""
+
+_HOME = {name: room for room, names in _ROOMS.items() for name in names}
+
+
+def __getattr__(name: str) -> Any:
+    """Import the room of ``name`` when it is first used."""
+    if name not in _HOME:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(import_module(f".{_HOME[name]}", __name__), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})
+
 __all__ = [
     "DEVICES",
-    "FORMS",
+    "EXPORT_FORMS",
     "PRESETS",
-    "WAYS",
+    "PARALLEL_MODES",
     "AugmentConfig",
     "Cell",
     "Checkpoints",
@@ -80,7 +190,7 @@ __all__ = [
     "Network",
     "Plan",
     "Preprocessing",
-    "Preset",
+    "Settings",
     "PretrainConfig",
     "ProcessLost",
     "Processes",
@@ -94,22 +204,24 @@ __all__ = [
     "build",
     "cache_directory",
     "check_before_training",
-    "chosen_device",
+    "choose_device",
     "compare",
     "contact_sheet",
     "demo",
     "distill",
     "evaluate",
+    "evaluate_on",
     "evaluate_teacher",
     "export",
     "finetune",
     "info",
     "interruptible",
-    "joined",
+    "join_processes",
     "kmeans_medoids",
     "load_images",
+    "load_target",
     "official",
-    "place",
+    "local_rank",
     "preset",
     "pretrain",
     "random_subset",

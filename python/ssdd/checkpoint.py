@@ -158,21 +158,21 @@ def interruptible(say: Callable[[str], None] | None = None) -> Iterator[Callable
     (A launcher of several processes may pass on a Ctrl-C that the terminal has sent to them already: hence a second.)
     Yields the callable for ``Checkpoints(stop=...)``. ``say`` is told once that the request was heard.
     """
-    asked: float | None = None
+    requested_at: float | None = None
 
-    def heard(number: int, frame: Any) -> None:
-        nonlocal asked
-        if asked is not None:
-            if time.monotonic() - asked > AGAIN:
+    def on_signal(number: int, frame: Any) -> None:
+        nonlocal requested_at
+        if requested_at is not None:
+            if time.monotonic() - requested_at > AGAIN:
                 raise KeyboardInterrupt
             return
-        asked = time.monotonic()
+        requested_at = time.monotonic()
         text = "stopping: this step is finished and a checkpoint written (once more to break off at once)"
         (say or (lambda line: print(line, file=sys.stderr)))(text)
 
-    before = {number: signal.signal(number, heard) for number in (signal.SIGINT, signal.SIGTERM)}
+    before = {number: signal.signal(number, on_signal) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
-        yield lambda: asked is not None
+        yield lambda: requested_at is not None
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)

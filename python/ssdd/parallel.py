@@ -22,8 +22,8 @@ from torch import Tensor
 
 from .config import InputError
 
-Way = Literal["batch", "networks"]
-WAYS = get_args(Way)
+ParallelMode = Literal["batch", "networks"]
+PARALLEL_MODES = get_args(ParallelMode)
 
 _T = TypeVar("_T")
 
@@ -38,7 +38,7 @@ class Processes:
 
     rank: int = 0
     size: int = 1
-    way: Way = "batch"
+    mode: ParallelMode = "batch"
 
     @property
     def writes(self) -> bool:
@@ -51,26 +51,26 @@ class Processes:
 
     def rows(self, n: int) -> slice:
         """This process's part of ``n`` real images."""
-        if self.way == "networks":
+        if self.mode == "networks":
             return slice(0, n)
         return slice(n * self.rank // self.size, n * (self.rank + 1) // self.size)
 
     def networks(self, drawn: Sequence[_T]) -> list[_T]:
         """This process's part of the networks drawn."""
-        return list(drawn[self.rank :: self.size] if self.way == "networks" else drawn)
+        return list(drawn[self.rank :: self.size] if self.mode == "networks" else drawn)
 
     def weight(self, n: int, networks: int) -> float:
         """The share of this process's part in the mean over ``n`` real images and ``networks`` networks."""
-        if self.way == "networks":
+        if self.mode == "networks":
             return len(range(self.rank, networks, self.size)) / networks
         part = self.rows(n)
         return (part.stop - part.start) / n
 
     def combine(
-        self, loss: Tensor, gradients: Sequence[Tensor], weight: float, stop: bool, heard: bool = True
+        self, loss: Tensor, gradients: Sequence[Tensor], weight: float, stop: bool, read_stop: bool = True
     ) -> tuple[Tensor, bool]:
         """Make ``gradients`` (in place) and ``loss`` the weighted sums over the processes, and ``stop`` true for all
-        where it is true for one: a single message. ``heard=False``: the answer to ``stop`` is not read, which would
+        where it is true for one: a single message. ``read_stop=False``: the answer to ``stop`` is not read, which would
         wait for the device, and is False for all. Raises :class:`ProcessLost`."""
         if self.size == 1:
             return loss, stop
@@ -81,13 +81,13 @@ class Processes:
         for gradient in gradients:
             gradient.copy_(sent[at : at + gradient.numel()].view_as(gradient))
             at += gradient.numel()
-        return sent[0], heard and bool(sent[-1] > 0)
+        return sent[0], read_stop and bool(sent[-1] > 0)
 
     def agree(self, stop: bool) -> bool:
         """Whether any process says ``stop``."""
         return self.combine(torch.zeros(()), [], 1.0, stop)[1]
 
-    def hand_out(self, tensors: Sequence[Tensor], source: int) -> None:
+    def broadcast(self, tensors: Sequence[Tensor], source: int) -> None:
         """Give ``tensors`` (in place) the values that the process ``source`` holds. Raises :class:`ProcessLost`."""
         if self.size == 1:
             return
@@ -154,27 +154,27 @@ def _number(name: str, least: int, default: int | None = None) -> int:
     return int(text)
 
 
-def place() -> int | None:
-    """This process's number on its machine, where ``torchrun`` started several: which GPU is its own."""
+def local_rank() -> int | None:
+    """Return this process's number on its machine, which selects its GPU; None if ``torchrun`` started one."""
     return _number("LOCAL_RANK", 0) if world_size() > 1 else None
 
 
 @contextmanager
-def joined(
-    way: str | None = None, otherwise: str | None = None, device: torch.device | None = None
+def join_processes(
+    mode: str | None = None, otherwise: str | None = None, device: torch.device | None = None
 ) -> Iterator[Processes]:
-    """The processes that ``torchrun`` started (it sets ``WORLD_SIZE``), joined for the time of the context.
+    """Join the processes that ``torchrun`` started (it sets ``WORLD_SIZE``), for the time of the context.
 
-    ``way``: one of ``WAYS``; without ``torchrun`` it is an :class:`InputError`. ``otherwise``: what holds where there
-    are several processes and no ``way`` was given (default "batch"). ``device``: where this process computes (default:
-    the CPU).
+    ``mode``: one of ``PARALLEL_MODES``; without ``torchrun`` it is an :class:`InputError`. ``otherwise``: the mode of
+    several processes if no ``mode`` is given (default "batch"). ``device``: where this process computes (default: the
+    CPU).
     """
     size = world_size()
-    if way is not None and size == 1:
-        raise InputError(f"share: {way!r} is for several processes; start them with torchrun --nproc-per-node N")
-    chosen = way or otherwise or "batch"
-    if chosen not in WAYS:
-        raise InputError(f"share: expected one of {', '.join(WAYS)}, got {chosen!r}")
+    if mode is not None and size == 1:
+        raise InputError(f"share: {mode!r} is for several processes; start them with torchrun --nproc-per-node N")
+    chosen = mode or otherwise or "batch"
+    if chosen not in PARALLEL_MODES:
+        raise InputError(f"share: expected one of {', '.join(PARALLEL_MODES)}, got {chosen!r}")
     if size == 1:
         yield ALONE
         return

@@ -12,10 +12,8 @@ from importlib.util import find_spec
 import torch
 from torch import Tensor
 
-from ..krr import explain, krr_mse
-from . import torch_plan
+from ..api import explain, krr_mse
 from .problem import Problem
-from .torch_plan import PlannedKrr
 
 Loss = Callable[[Problem, dict[str, Tensor]], Tensor]
 
@@ -48,7 +46,7 @@ def _regularised(problem: Problem, k_ss: Tensor) -> Tensor:
 
 
 def _capturing(t: Tensor) -> bool:
-    """Whether a CUDA graph records the call: nobody can look at a status then, so nobody does."""
+    """True while a CUDA graph records the call: a status cannot be read then, so none is."""
     return t.is_cuda and torch.cuda.is_current_stream_capturing()
 
 
@@ -73,9 +71,12 @@ def with_cholesky(problem: Problem, t: dict[str, Tensor]) -> Tensor:
 
 
 def planned(problem: Problem, t: dict[str, Tensor]) -> Tensor:
-    """PyTorch written as well as we can: see torch_plan.py."""
-    result: Tensor = PlannedKrr.apply(t["x_s"], t["y_s"], t["x_q"], t["y_q"], problem)
-    return result
+    """PyTorch written as well as we can, ``backend="planned"``, without a look at the status."""
+    loss: Tensor = krr_mse(
+        t["x_s"], t["y_s"], t["x_q"], t["y_q"], kernel=problem.kernel_object, ridge=problem.ridge_object,
+        on_failure="nan", backend="planned",
+    )  # fmt: skip
+    return loss if problem.b == 1 else loss.sum()
 
 
 def this_backend(problem: Problem, t: dict[str, Tensor]) -> Tensor:
@@ -150,7 +151,8 @@ def why_not(name: str, problem: Problem) -> str | None:
 
 
 def plan_of(name: str, problem: Problem, t: dict[str, Tensor]) -> str | None:
-    """The plan this alternative runs, in words, where it has one."""
-    if name == "PyTorch, planned":
-        return "{} forward, {} backward".format(*torch_plan.choose(problem))
-    return explain(t["x_s"], t["y_s"], t["x_q"], kernel=problem.kernel_object) if name == THIS else None
+    """The plan this alternative runs, in words, if it has one."""
+    backend = {"PyTorch, planned": "planned", THIS: "auto"}.get(name)
+    if backend is None:
+        return None
+    return explain(t["x_s"], t["y_s"], t["x_q"], kernel=problem.kernel_object, backend=backend)

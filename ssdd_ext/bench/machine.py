@@ -13,7 +13,7 @@ import numpy
 import scipy
 import torch
 
-from ..krr import build_info
+from ..api import build_info
 
 
 def cpu_model() -> str:

@@ -60,7 +60,7 @@ def errors(loss: Loss, problem: Problem, inputs: dict[str, Tensor], exact: dict[
 
 
 def acceptable(error: dict[str, float], of_usual: dict[str, float], problem: Problem) -> bool:
-    """Whether a result may be timed: finite, and not far above the usual formulation's error at this precision."""
+    """True for a result that may be timed: finite, and not far above the usual formulation's error in this dtype."""
     unit = UNIT.get(problem.dtype, 2.0**-24)
     return all(math.isfinite(e) and e <= max(10 * of_usual[n], 1e3 * unit) for n, e in error.items())
 
@@ -73,7 +73,7 @@ def interleaved(
     settle: float = SETTLE_SECONDS,
     ahead: bool = False,
 ) -> dict[str, list[float]]:
-    """Seconds a call, by name, in round-robin order.
+    """Seconds per call, by name, in round-robin order.
 
     Args:
         calls: what to time, by name; each is called once or more before the first sample.

@@ -49,7 +49,7 @@ class Problem:
 
     @property
     def detached(self) -> bool:
-        """Whether the trace in the ridge is a constant for the gradient, as each convention has it."""
+        """True if the trace in the ridge is a constant for the gradient, as each convention has it."""
         return self.ridge_kind == "trace"
 
     @cached_property

@@ -1,17 +1,20 @@
-"""The registered ops: each picks its plan, allocates outputs and workspace, and calls the native core once.
+"""The two ways to run a call fast: registered ops on the native core, and planned PyTorch (``planned``).
 
-Six ops under ``torch.ops.ssdd_ext``: gram, cholesky, solve, solve_backward, krr, krr_backward. All take equal batch
-shapes (the public calls broadcast) and are functional. Their outputs' shapes are rules of the inputs' shapes alone.
+Six ops under ``torch.ops.ssdd_ext``: gram, cholesky, solve, solve_backward, krr, krr_backward. Each picks its plan,
+allocates outputs and workspace, and calls the native core once. All take equal batch shapes (the public calls
+broadcast) and are functional. Their outputs' shapes are rules of the inputs' shapes alone.
+
+The functions here, those of ``planned`` and those of ``reference`` have the same names and take the same arguments.
 """
 
-from .cholesky import cholesky, solve
+from . import planned
+from .cholesky import cholesky, cholesky_solve
 from .gram import gram
 from .krr import explain, krr, krr_mse
-from .native import build_info, unavailable
-from .register import transformed
-from .small import small_krr_mse
+from .native import build_info, gpu, unavailable
+from .small import plan_small, small_krr_mse
 
 __all__ = [
-    "build_info", "cholesky", "explain", "gram", "krr", "krr_mse", "small_krr_mse", "solve", "transformed",
-    "unavailable",
+    "build_info", "cholesky", "cholesky_solve", "explain", "gpu", "gram", "krr", "krr_mse",
+    "planned", "plan_small", "small_krr_mse", "unavailable",
 ]  # fmt: skip

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from ..ridge import KINDS, Ridge
+from .hyper import pack
 from .native import (
     capsule,
     core,
@@ -154,18 +155,22 @@ def _solve_backward_fake(
     return x.new_empty(factor.shape) if needs[0] else x.new_empty(0), x.new_empty(x.shape), hyper_bar
 
 
-cholesky = register("cholesky", _cholesky, _cholesky_fake, _cholesky_backward, _cholesky_setup)
+_cholesky_op = register("cholesky", _cholesky, _cholesky_fake, _cholesky_backward, _cholesky_setup)
 _solve_op = register("solve", _solve, _solve_fake, _solve_autograd, _solve_setup)
 _solve_backward_op = register("solve_backward", _solve_backward, _solve_backward_fake, refuse_double("cholesky_solve"))
 
 
-def solve(
-    a: Tensor, y: Tensor, hyper: Tensor | None, values: list[float], ridge: Ridge | None, on_failure: str
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """(x, factor, status, jitter) of (A + lambda I) x = y."""
+def cholesky(a: Tensor, on_failure: str) -> tuple[Tensor, Tensor, Tensor]:
+    """(L, status, jitter) of a [..., S, S]."""
+    factor, status, jitter = _cholesky_op(a, on_failure)
+    return factor, status, jitter
+
+
+def cholesky_solve(
+    a: Tensor, y: Tensor, ridge: Ridge | None, on_failure: str
+) -> tuple[Tensor, Tensor, Tensor]:
+    """((A + lambda I)^-1 Y, status, jitter); ``ridge=None`` is lambda = 0."""
+    hyper, values = pack(None, ridge, a.shape[:-2], a.dtype, a.device)
     kind, detach = ("", False) if ridge is None else (ridge.kind, ridge.detach)
-    x, factor, status, jitter, _ = _solve_op(
-        a, y, hyper if kind else None, values[-1:] if kind and hyper is None else values if kind else [], kind, detach,
-        on_failure,
-    )  # fmt: skip
-    return x, factor, status, jitter
+    x, _, status, jitter, _ = _solve_op(a, y, hyper, values, kind, detach, on_failure)
+    return x, status, jitter

@@ -8,21 +8,23 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..kernels import Kernel
+from .hyper import pack
 from .native import KERNEL_CODES, core, hyper_rows, matrices, stream, to_capsule
 from .register import library, register, transformed
 
 library.define("gram(Tensor x, Tensor? z, Tensor? hyper, float[] values, str kernel) -> Tensor")
 
 
-def _result(x: Tensor) -> torch.dtype:
-    # 16-bit features, which the GPU's kernels read as they are, make a Gram matrix in float32.
+def result_dtype(x: Tensor) -> torch.dtype:
+    """float32 for 16-bit features, which the GPU's kernels read as they are; otherwise the features' own dtype."""
     return torch.float32 if x.element_size() == 2 else x.dtype
 
 
 def _gram(x: Tensor, z: Tensor | None, hyper: Tensor | None, values: list[float], kernel: str) -> Tensor:
     s, d, q = x.shape[-2], x.shape[-1], (x if z is None else z).shape[-2]
     batch, threads = math.prod(x.shape[:-2]), torch.get_num_threads()
-    k = x.new_empty(*x.shape[:-1], q, dtype=_result(x))
+    k = x.new_empty(*x.shape[:-1], q, dtype=result_dtype(x))
     work = k.new_empty(core.gram_workspace(batch, s, q, d, threads, x.is_cuda))
     if k.numel():
         core.gram(
@@ -33,10 +35,10 @@ def _gram(x: Tensor, z: Tensor | None, hyper: Tensor | None, values: list[float]
 
 
 def _gram_fake(x: Tensor, z: Tensor | None, hyper: Tensor | None, values: list[float], kernel: str) -> Tensor:
-    return x.new_empty(*x.shape[:-1], (x if z is None else z).shape[-2], dtype=_result(x))
+    return x.new_empty(*x.shape[:-1], (x if z is None else z).shape[-2], dtype=result_dtype(x))
 
 
-def _gram_setup(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+def gram_setup(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
     x, z, hyper, ctx.values, ctx.kernel = inputs
     ctx.save_for_backward(x, z, hyper, output if ctx.kernel != "linear" else None)
 
@@ -46,8 +48,10 @@ _REACH = 16.0
 
 
 def _are_near(x: Tensor, z: Tensor, origin: Any, lengthscale: Tensor | float) -> bool:
-    """Whether all points lie near the origin, in units of the kernel's length: known only of numbers at hand. A GPU
-    would have to be waited for, and a transform or a compiler has no numbers."""
+    """True if all points lie near the origin, in units of the kernel's length.
+
+    Only numbers at hand are looked at: reading a GPU's would synchronise, and a transform or a compiler has none.
+    """
     if not (x.is_cpu and type(x) is Tensor) or transformed() or torch.compiler.is_compiling():
         return False
     if torch._C._len_torch_dispatch_stack() or x.numel() == 0 or z.numel() == 0:
@@ -61,7 +65,12 @@ def _double(value: Any) -> Any:
     return value.double() if isinstance(value, Tensor) else value
 
 
-def _gram_backward(ctx: Any, grad: Tensor) -> tuple[Any, ...]:
+def has_float64(value: Tensor) -> bool:
+    """True on every device but Apple's."""
+    return value.device.type != "mps"
+
+
+def gram_backward(ctx: Any, grad: Tensor) -> tuple[Any, ...]:
     # Plain products, differentiable themselves: double backward of a Gram matrix works.
     x, z, hyper, k = ctx.saved_tensors
     x_type, z_type = x.dtype, None if z is None else z.dtype
@@ -85,7 +94,7 @@ def _gram_backward(ctx: Any, grad: Tensor) -> tuple[Any, ...]:
         # Only differences of points matter: from a common one, so that points far from 0 cancel before the products.
         origin = other[..., :1, :].detach() if other.shape[-2] else 0
         # What cancels in the products is as large as the points' distances: float32 keeps no digits of far clusters.
-        if g.dtype == torch.float32 and not _are_near(x, other, origin, parameters[0]):
+        if g.dtype == torch.float32 and has_float64(g) and not _are_near(x, other, origin, parameters[0]):
             g, x, other, origin, over = (_double(v) for v in (g, x, other, origin, over))
         x, other = x - origin, other - origin
         grad_x = over * (g @ other - g.sum(-1, keepdim=True) * x) if needs_x else None
@@ -103,4 +112,10 @@ def _gram_backward(ctx: Any, grad: Tensor) -> tuple[Any, ...]:
     return grad_x, grad_z, grad_hyper, None, None
 
 
-gram = register("gram", _gram, _gram_fake, _gram_backward, _gram_setup)
+_gram_op = register("gram", _gram, _gram_fake, gram_backward, gram_setup)
+
+
+def gram(x: Tensor, z: Tensor | None, kernel: Kernel) -> Tensor:
+    """K [..., S, Q] of x [..., S, D] and z [..., Q, D] (x with itself if z is None)."""
+    hyper, values = pack(kernel, None, x.shape[:-2], result_dtype(x), x.device)
+    return _gram_op(x, z, hyper, values, kernel.name)

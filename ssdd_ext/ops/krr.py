@@ -9,8 +9,9 @@ import torch
 from torch import Tensor
 
 from .. import plan
-from ..kernels import KERNELS
+from ..kernels import KERNELS, Kernel
 from ..ridge import KINDS, Ridge
+from .hyper import pack
 from .native import (
     KERNEL_CODES,
     core,
@@ -58,19 +59,14 @@ def _problem(
 
 def plan_shape(
     p: plan.Problem, batch: int, kernel: str, ridge: str, detach: bool, which: str, chunk: int, fused_gram: bool = False
-) -> list[int]:
+) -> core.KrrShape:
+    """The shape of one pass as the core takes it; ``which`` is the order of its products."""
     bordered = p.bordered and which == "primal"
-    n = p.d + bordered if which == "primal" else p.s
-    return [
-        batch, p.s, p.q, p.d, p.c, n, KERNEL_CODES[kernel], KINDS.index(ridge), int(detach), int(bordered),
-        plan.CODES[which], chunk, torch.get_num_threads(), int(fused_gram),
-    ]  # fmt: skip
-
-
-def _kept_rows(x_s: Tensor, y_s: Tensor, q: int, hyper: Tensor | None, values: list[float], kernel: str) -> int:
-    linear = KERNELS[kernel].linear
-    s, d, c = x_s.shape[-2], x_s.shape[-1], y_s.shape[-1]
-    return plan.kept_queries(s, q, d, c, linear, _bordered(linear, hyper, values), y_s.element_size())
+    return core.KrrShape(
+        batch=batch, s=p.s, q=p.q, d=p.d, c=p.c, n=p.d + bordered if which == "primal" else p.s,
+        kernel=KERNEL_CODES[kernel], ridge=KINDS.index(ridge), detach=detach, bordered=bordered, plan=plan.CODES[which],
+        chunk=chunk, threads=torch.get_num_threads(), fused_gram=fused_gram,
+    )  # fmt: skip
 
 
 def _krr(
@@ -90,14 +86,14 @@ def _krr(
     batch = math.prod(batch_shape)
     problem = _problem(x_s, y_s, q, hyper, values, kernel, needs)
     picked = plan.choose(problem, gpu(x_s))
-    n = plan.order(problem.s, problem.d, problem.linear, problem.bordered)
-    keeps = any(needs) and picked.forward == "dense"  # always dense where rows are kept, unless a test forces another
-    rows = _kept_rows(x_s, y_s, q, hyper, values, kernel) if keeps else 0
+    n = problem.order
+    keeps = any(needs) and picked.forward == "dense"  # always dense if rows are kept, unless a test forces another
+    rows = problem.kept_queries if keeps else 0
     out = y_s.new_empty(*batch_shape, q, c)
     loss = y_s.new_empty(batch_shape if y_q is not None else (0,))
     # Not torch's zeros: a large fill runs on torch's threads, and hangs in a forked child.
     factor, coef = y_s.new_empty(*batch_shape, n, n), y_s.new_empty(*batch_shape, n, c)
-    kept = y_s.new_empty(*batch_shape, plan.saved_rows(rows), problem.s)
+    kept = y_s.new_empty(*batch_shape, max(plan.STAND_IN, rows), problem.s)
     if not rows:
         for part in (kept,) if kept.is_cuda else kept.view(-1).split(_SMALL_FILL):  # on a GPU one launch
             part.zero_()
@@ -132,15 +128,14 @@ def _krr_fake(
     needs: list[bool],
 ) -> tuple[Tensor, ...]:
     batch, s, c, q = x_s.shape[:-2], x_s.shape[-2], y_s.shape[-1], x_q.shape[-2]
-    linear = KERNELS[kernel].linear
-    n = plan.order(s, x_s.shape[-1], linear, _bordered(linear, hyper, values))
-    rows = _kept_rows(x_s, y_s, q, hyper, values, kernel) if any(needs) else 0
+    problem = _problem(x_s, y_s, q, hyper, values, kernel, needs)
+    n, rows = problem.order, problem.saved_rows if any(needs) else plan.STAND_IN
     return (
         y_s.new_empty(*batch, q, c),
         y_s.new_empty(batch if y_q is not None else (0,)),
         y_s.new_empty(*batch, n, n),
         y_s.new_empty(*batch, n, c),
-        y_s.new_empty(*batch, plan.saved_rows(rows), s),
+        y_s.new_empty(*batch, rows, s),
         y_s.new_empty(*batch, 3),
         y_s.new_empty(batch),
         y_s.new_empty(batch, dtype=torch.int32),
@@ -214,7 +209,8 @@ def _krr_backward(
     if batch:
         shape = plan_shape(problem, batch, kernel, ridge, detach, picked.backward, picked.chunk)
         work = y_s.new_empty(core.krr_workspace(shape, True, x_s.is_cuda))
-        has_kept = kept.shape[-2] > plan.STAND_IN and picked.forward == "dense"
+        # The forward keeps K_qs by a rule of the shapes; rows that stand in for it are never read.
+        has_kept = kept.shape[-2] > plan.STAND_IN
         core.krr_backward(
             shape, matrices(x_s), matrices(y_s), matrices(x_q),
             matrices(grad if residual is None else residual.contiguous()),
@@ -242,32 +238,33 @@ def _needs(*tensors: Tensor | None) -> list[bool]:
     return [grad and t is not None and t.requires_grad for t in tensors]
 
 
+def _call(
+    x_s: Tensor, y_s: Tensor, x_q: Tensor, y_q: Tensor | None, kernel: Kernel, ridge: Ridge, on_failure: str
+) -> Any:
+    hyper, values = pack(kernel, ridge, x_s.shape[:-2], y_s.dtype, x_s.device)
+    needs = _needs(x_s, y_s, x_q, hyper)
+    return _krr_op(x_s, y_s, x_q, y_q, hyper, values, kernel.name, ridge.kind, ridge.detach, on_failure, needs)
+
+
 def krr(
-    x_s: Tensor, y_s: Tensor, x_q: Tensor, hyper: Tensor | None, values: list[float], kernel: str, ridge: Ridge,
-    on_failure: str,
-) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
-    """(predictions, status, jitter)."""
-    r = _krr_op(
-        x_s, y_s, x_q, None, hyper, values, kernel, ridge.kind, ridge.detach, on_failure, _needs(x_s, y_s, x_q, hyper)
-    )
+    x_s: Tensor, y_s: Tensor, x_q: Tensor, kernel: Kernel, ridge: Ridge, on_failure: str
+) -> tuple[Tensor, Tensor, Tensor]:
+    """(predictions [..., Q, C], status, jitter)."""
+    r = _call(x_s, y_s, x_q, None, kernel, ridge, on_failure)
     return r[0], r[7], r[6]
 
 
 def krr_mse(
-    x_s: Tensor, y_s: Tensor, x_q: Tensor, y_q: Tensor, hyper: Tensor | None, values: list[float], kernel: str,
-    ridge: Ridge, on_failure: str,
-) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
-    """(loss, status, jitter)."""
-    r = _krr_op(
-        x_s, y_s, x_q, y_q, hyper, values, kernel, ridge.kind, ridge.detach, on_failure, _needs(x_s, y_s, x_q, hyper)
-    )
+    x_s: Tensor, y_s: Tensor, x_q: Tensor, y_q: Tensor, kernel: Kernel, ridge: Ridge, on_failure: str
+) -> tuple[Tensor, Tensor, Tensor]:
+    """(loss [...], status, jitter)."""
+    r = _call(x_s, y_s, x_q, y_q, kernel, ridge, on_failure)
     return r[1], r[7], r[6]
 
 
-def explain(
-    x_s: Tensor, y_s: Tensor, x_q: Tensor, hyper: Tensor | None, values: list[float], kernel: str
-) -> str:
-    problem = _problem(x_s, y_s, x_q.shape[-2], hyper, values, kernel, [True, True, x_q.requires_grad])
-    n = plan.order(problem.s, problem.d, problem.linear, problem.bordered)
-    kept = _kept_rows(x_s, y_s, problem.q, hyper, values, kernel)
-    return f"native, factor of order {n}, K_qs {'kept' if kept else 'not kept'}; {plan.choose(problem, gpu(x_s))}"
+def explain(x_s: Tensor, y_s: Tensor, x_q: Tensor, kernel: Kernel, ridge: Ridge) -> str:
+    """The plan of both passes, in words, for gradients to the support and, if x_q asks for it, to the queries."""
+    hyper, values = pack(kernel, ridge, x_s.shape[:-2], y_s.dtype, x_s.device)
+    problem = _problem(x_s, y_s, x_q.shape[-2], hyper, values, kernel.name, [True, True, x_q.requires_grad])
+    kept = "kept" if problem.kept_queries else "not kept"
+    return f"factor of order {problem.order}, K_qs {kept}; {plan.choose(problem, gpu(x_s))}"

@@ -35,22 +35,30 @@ def vmap_rule(op: Callable[..., Any]) -> Callable[..., Any]:
             for arg, dim in zip(args, in_dims, strict=True)
         ]
         result = op(*moved)
-        return result, (0,) * len(result) if isinstance(result, tuple) else 0
+        if not isinstance(result, tuple):
+            return result, 0
+        # A stand-in for what is not computed has the shape (0,), whatever the batch.
+        return result, tuple(0 if t.dim() and t.shape[0] == info.batch_size else None for t in result)
 
     return rule
 
 
+def in_forward_mode() -> bool:
+    """True under forward-mode differentiation (dual numbers, torch.func.jvp)."""
+    return not torch.compiler.is_compiling() and forward_ad._current_level >= 0
+
+
 def transformed() -> bool:
-    """Whether a torch.func transform or forward-mode differentiation is under way."""
+    """True under a torch.func transform or forward-mode differentiation."""
     if torch.compiler.is_compiling():
         return False
     return torch._C._functorch.peek_interpreter_stack() is not None or forward_ad._current_level >= 0
 
 
 def on_its_device(implementation: Callable[..., Any]) -> Callable[..., Any]:
-    """With the device of the first tensor as the current one. The core would see to that itself, but goes back by
-    choosing the former device, and CUDA makes a context there, hundreds of megabytes, if the process had none: eight
-    processes with a device each would all have one on the first. torch looks before it goes back."""
+    """Run with the device of the first tensor as the current one. The core would do that itself, but it returns by
+    selecting the former device, and CUDA then makes a context there, hundreds of megabytes, if the process had none: of
+    eight processes with a device each, every one would have a context on the first. torch checks before it returns."""
 
     def there(first: Tensor, *rest: Any) -> Any:
         if first.device.index == torch.cuda.current_device():

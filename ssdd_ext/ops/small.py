@@ -1,11 +1,9 @@
 """Small problems in eager mode: loss and gradients in one native call.
 
-At these sizes a call costs as much as the work, so this road checks next to nothing twice: whatever is not in perfect
-order (shapes, dtypes, devices, layouts: the core looks at them) returns None, goes the ordinary way and gets its error
-there. The core gets memory as it lies, without PyTorch's dispatcher. So everything that the dispatcher would resolve
-first returns None too: subclasses, modes, transforms, tracing, the negative bit. Tensors without memory of their own
-(sparse, nested, mkldnn, functional, those of a transform that has ended) give no capsule, or one that leads nowhere,
-which the core refuses.
+At these sizes a call costs as much as the work, so this road checks next to nothing twice. `plan_small` says for
+which calls it is meant; all others, and what the core refuses, take the ordinary road and get their error there. The
+core gets memory as it lies, without PyTorch's dispatcher, so everything that the dispatcher would resolve first takes
+the ordinary road too: subclasses, modes, transforms, tracing, the negative bit.
 """
 
 from __future__ import annotations
@@ -29,12 +27,13 @@ from .register import refuse_double, transformed
 _SMALL = 6e6
 _DTYPES = (torch.float32, torch.float64)
 _PLAIN = (Tensor, torch.nn.Parameter)
+_STRIDED = torch.strided
 # Workspaces at hand, at most a few: an allocation costs microseconds, and its pages are new each time. Taking one out
 # of a list is atomic, so two threads never share one.
 _spare: list[Tensor] = []
 _MOST_SPARE = 4
 
-Planned = tuple[list[int], int, int]
+Planned = tuple[core.KrrShape, int, int]
 Call = tuple[Planned, list[float], int]
 
 
@@ -43,7 +42,7 @@ def _small_plan(
     x_s: torch.Size, y_q: torch.Size, itemsize: int, needs_x_s: bool, needs_x_q: bool, kernel: str, bordered: bool,
     ridge: str, detach: bool, threads: int,
 ) -> Planned | None:  # fmt: skip
-    """(shape, code of the backward's plan, workspace elements), or None where the problem is not small."""
+    """(shape, code of the backward's plan, workspace elements), or None if the problem is not small."""
     if not 2 <= len(x_s) == len(y_q) <= 3 or min(*x_s, *y_q) < 1:
         return None
     b, (s, d), (q, c) = x_s[:-2].numel(), x_s[-2:], y_q[-2:]
@@ -94,31 +93,24 @@ class _SmallMse(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x_s: Tensor, y_s: Tensor, x_q: Tensor, y_q: Tensor, call: Call) -> Tensor:
         loss, ctx.bars = _run(x_s, y_s, x_q, y_q, ctx.needs_input_grad, call)
-        ctx.call, ctx.inputs = call, (x_s, y_s, x_q, y_q)
-        ctx.versions = (x_s._version, y_s._version, x_q._version, y_q._version)
+        ctx.call = call
+        ctx.save_for_backward(x_s, y_s, x_q, y_q)
         return loss
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> Any:
-        bars = ctx.bars
-        if bars is None:  # handed out before: a second backward through a retained graph
-            if ctx.versions != tuple(t._version for t in ctx.inputs):
-                raise RuntimeError(
-                    "ssdd_ext.krr_mse: a second backward needs the inputs again, and one of them was modified in place "
-                    "since the forward; clone it before the change"
-                )
-            x_s, y_s, x_q, y_q = ctx.inputs
+        bars, again = ctx.bars, torch.is_grad_enabled()
+        # Bars handed out before: a second backward through a retained graph. torch refuses inputs changed since.
+        inputs: Any = ctx.saved_tensors if bars is None or again else ()
+        if bars is None:
+            x_s, y_s, x_q, y_q = inputs
             bars = _run(x_s, y_s, x_q, y_q, ctx.needs_input_grad, ctx.call)[1]
-        if torch.is_grad_enabled():
-            return (*_Once.apply(grad, *bars, *ctx.inputs[:3]), None, None)
+        if again:
+            return (*_Once.apply(grad, *bars, *inputs[:3]), None, None)
         if grad.dim() == 0 and _is_one(grad):
             ctx.bars = None
             return (*bars, None, None)
         return (*_times(grad, bars), None, None)
-
-
-# Function.apply without its look for functorch's dead wrappers: a plain tensor in eager mode is none.
-_apply = super(torch.autograd.Function, _SmallMse).apply
 
 
 def _is_one(grad: Tensor) -> bool:
@@ -149,39 +141,60 @@ class _Failed(Exception):
     """A factorisation failed: the ordinary op finds out which and does what on_failure asks for."""
 
 
-def small_krr_mse(
+def _is_plain(*tensors: Tensor) -> bool:
+    """True if each is a dense real tensor of PyTorch's own, on the CPU, in memory that holds its numbers."""
+    for t in tensors:
+        # z.conj().imag is a view of memory that holds the negated numbers: is_neg().
+        if type(t) not in _PLAIN or not t.is_cpu or t.dtype not in _DTYPES or t.layout is not _STRIDED or t.is_neg():
+            return False
+    return True
+
+
+def _is_eager() -> bool:
+    """True if nothing but autograd follows a call: no compiler, tracer, transform or dispatch mode, no forced plan."""
+    followed = torch.compiler.is_compiling() or torch.jit.is_tracing() or transformed() or plan.is_forced()
+    return not followed and not torch._C._len_torch_dispatch_stack()
+
+
+def plan_small(
     x_s: Tensor, y_s: Tensor, x_q: Tensor, y_q: Tensor, kernel: Kernel, ridge: Ridge, on_failure: str
-) -> Tensor | None:
-    """The loss of a small problem with gradients to X_s, Y_s or X_q on the CPU, or None where another road is right:
-    tensors of one shape [S, D] or [B, S, D] and one dtype, eager mode, no torch.func transform."""
-    if not (type(x_s) in _PLAIN and type(y_s) in _PLAIN and type(x_q) in _PLAIN and type(y_q) in _PLAIN):
-        return None  # a subclass may be anything
+) -> Call | None:
+    """How the short road runs this call, or None if it takes the ordinary one.
+
+    It is meant for small problems on the CPU with gradients to X_s, Y_s or X_q, in eager mode: tensors of one shape
+    [S, D] or [B, S, D] and one dtype, hyper-parameters that are numbers.
+    """
+    if not _is_plain(x_s, y_s, x_q, y_q) or not isinstance(kernel, Kernel) or not isinstance(ridge, Ridge):
+        return None
     needs_x_s, needs_x_q = x_s.requires_grad, x_q.requires_grad
     if not (needs_x_s or needs_x_q or y_s.requires_grad) or y_q.requires_grad or not torch.is_grad_enabled():
         return None
-    if torch.compiler.is_compiling() or torch.jit.is_tracing() or transformed() or plan.is_forced():
-        return None
-    # True for an active TorchFunctionMode too; the second counts the TorchDispatchModes.
-    if has_torch_function((x_s, y_s, x_q, y_q)) or torch._C._len_torch_dispatch_stack():
-        return None
-    # z.conj().imag is a view of memory that holds the negated numbers.
-    if x_s.is_neg() or y_s.is_neg() or x_q.is_neg() or y_q.is_neg():
-        return None
-    if not x_s.is_cpu or x_s.dtype not in _DTYPES or on_failure not in checks.ON_FAILURE:
+    # has_torch_function is True for an active TorchFunctionMode.
+    if not _is_eager() or has_torch_function((x_s, y_s, x_q, y_q)) or on_failure not in checks.ON_FAILURE:
         return None
     if not x_s.dim() == y_s.dim() == x_q.dim() == y_q.dim():  # batch dimensions to broadcast
         return None
+    values: list[Any] = [*kernel.parameters, ridge.value]
+    if kernel.name not in KERNEL_CODES or not all(type(v) is float for v in values):
+        return None
+    planned = _small_plan(
+        x_s.shape, y_q.shape, x_s.element_size(), needs_x_s, needs_x_q, kernel.name, values[1] != 0, ridge.kind,
+        ridge.detach, torch.get_num_threads(),
+    )  # fmt: skip
+    return None if planned is None else (planned, values, failure_code(on_failure))
+
+
+def small_krr_mse(
+    x_s: Tensor, y_s: Tensor, x_q: Tensor, y_q: Tensor, kernel: Kernel, ridge: Ridge, on_failure: str
+) -> Tensor | None:
+    """The loss of a small problem, or None if the ordinary road is right: see :func:`plan_small`."""
+    call = plan_small(x_s, y_s, x_q, y_q, kernel, ridge, on_failure)
+    if call is None:
+        return None
     try:
-        values = [*kernel.parameters, ridge.value]
-        if kernel.name not in KERNEL_CODES or not all(type(v) is float for v in values):
-            return None
-        planned = _small_plan(
-            x_s.shape, y_q.shape, x_s.element_size(), needs_x_s, needs_x_q, kernel.name, values[1] != 0, ridge.kind,
-            ridge.detach, torch.get_num_threads(),
-        )  # fmt: skip
-        if planned is None:
-            return None
-        loss: Tensor = _apply(x_s, y_s, x_q, y_q, (planned, values, failure_code(on_failure)))
-        return loss
-    except (_Failed, AttributeError, TypeError, ValueError, RuntimeError, BufferError):
-        return None  # the ordinary road looks at everything, and says what is wrong
+        loss: Tensor = _SmallMse.apply(x_s, y_s, x_q, y_q, call)
+    except (_Failed, ValueError, BufferError):
+        # A factorisation failed, the core refused a shape, or a tensor has no memory to lend (that of a transform that
+        # has ended): the ordinary road looks at everything, and says what is wrong.
+        return None
+    return loss

@@ -13,26 +13,21 @@ import contextlib
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
-from typing import Any
 
+from . import constants
 from . import gpu as gpu_model
-from .gpu import Gpu
-from .problem import Problem, is_primal
+from . import problem as sizes
+from .gpu import PLANNED_SOURCE, Gpu, planned_is_faster
+from .problem import STAND_IN, Problem, is_primal
 
 __all__ = [
-    "BACKWARD", "CODES", "FORWARD", "K_QS_BYTES", "STAND_IN", "Gpu", "Plan", "Problem", "backward_costs", "choose",
-    "force", "forward_costs", "is_forced", "is_primal", "kept_queries", "order", "saved_rows",
+    "BACKWARD", "CODES", "FORWARD", "PLANNED_SOURCE", "STAND_IN", "Gpu", "Plan", "Problem", "backward_costs", "choose",
+    "constants", "force", "forward_costs", "is_forced", "is_primal", "planned_is_faster",
 ]  # fmt: skip
 
 FORWARD = ("dense", "low_rank", "primal")
 BACKWARD = ("dense", "low_rank", "mixed", "primal")
 CODES = {"dense": 0, "low_rank": 1, "mixed": 2, "primal": 3}
-
-# Memory that K_qs may take before queries are processed in chunks and K_qs is formed anew in the backward.
-K_QS_BYTES = 1 << 28
-# Rows of a stand-in for K_qs where it is not kept, never read. PyTorch specialises a compiled graph on whether a tensor
-# has no or one element, so a saved tensor that is sometimes empty costs a second graph; one that never is, does not.
-STAND_IN = 2
 
 # One multiply-add is the unit. A product with an inner or outer dimension as thin as a register tile runs slower
 # by THIN / dimension; every element moved costs BYTES multiply-adds. Measured by benchmarks/bench_plan.py.
@@ -59,49 +54,6 @@ class Plan:
             ranked = ", ".join(f"{name} {cost * scale:.3g}" for name, cost in sorted(table.items(), key=lambda i: i[1]))
             lines.append(f"  {which} (modelled {unit}): {ranked}")
         return "\n".join(lines)
-
-
-def order(s: int, d: int, linear: bool, bordered: bool) -> int:
-    """Order of the factor: S, or D (+1) where the primal is smaller. Arithmetic that a symbolic size survives."""
-    if not linear:
-        return s
-    n = d + 1 if bordered else d
-    return _min(s, n)
-
-
-def kept_queries(s: int, q: int, d: int, c: int, linear: bool, bordered: bool, itemsize: int) -> int:
-    """Rows of K_qs that the forward keeps for the backward: Q, or 0 (also where Q is no more than STAND_IN).
-    Arithmetic only too, so that what an op saves is a rule of the shapes, and one graph for symbolic sizes serves
-    all of them."""
-    fits = _min(1, K_QS_BYTES // _max(1, q * s * itemsize)) * _min(1, q // (STAND_IN + 1))
-    if not linear:
-        return q * fits
-    n = d + 1 if bordered else d
-    # Multiply-adds of both passes with K_qs at hand, and without it: W, M and X_s M^T in its place.
-    with_it = q * s * (d + 2 * c) + s * s * (c + d) + _min(q * s * (d + c), c * d * (q + s))
-    without = c * d * (s + q) + c * d * (q + s) + _min(s * s * (c + d) + s * d * c, 4 * c * d * s)
-    return q * fits * _min(1, without // _max(1, with_it)) * _min(1, n // s)
-
-
-def saved_rows(kept: int) -> int:
-    """Rows of the tensor that stands for K_qs between the passes, where ``kept`` of them are."""
-    return _max(STAND_IN, kept)
-
-
-def _min(a: Any, b: Any) -> Any:
-    if isinstance(a, int) and isinstance(b, int):
-        return min(a, b)
-    import torch
-
-    return torch.sym_min(a, b)
-
-
-def _max(a: Any, b: Any) -> Any:
-    if isinstance(a, int) and isinstance(b, int):
-        return max(a, b)
-    import torch
-
-    return torch.sym_max(a, b)
 
 
 def _product(m: float, n: float, k: float) -> float:
@@ -175,7 +127,7 @@ def force(*, forward: str | None = None, backward: str | None = None) -> Iterato
 
 
 def is_forced() -> bool:
-    """Whether a :func:`force` is in effect."""
+    """True inside a :func:`force`."""
     return bool(_forced)
 
 
@@ -196,8 +148,8 @@ def choose(p: Problem, gpu: Gpu | None = None) -> Plan:
 
 @lru_cache(maxsize=4096)
 def _choose(p: Problem, gpu: Gpu | None) -> Plan:
-    kept = kept_queries(p.s, p.q, p.d, p.c, p.linear, p.bordered, p.itemsize) > 0
-    chunk = max(1, min(p.q, max(64, K_QS_BYTES // max(1, p.s * p.itemsize))))
+    kept = p.kept_queries > 0
+    chunk = max(1, min(p.q, max(64, sizes.K_QS_BYTES // max(1, p.s * p.itemsize))))
     forward = forward_costs(p) if gpu is None else gpu_model.forward_costs(p, gpu, chunk)
     first = "dense" if kept and not is_primal(p) else min(forward, key=lambda k: forward[k])
     kept = kept and first == "dense"

@@ -3,7 +3,8 @@ units' rate, and the chains of pivots that no unit shortens.
 
 Pure arithmetic over the shapes and the device's constants (an H100's, scaled by what CUDA says of the device at hand):
 nothing is timed and nothing waits for the device. The tiles, splits and limits are those of ``csrc/cuda``; the rates
-are data sheets' and counted instructions, not measured: what is asked of them is the order of the costs.
+were measured on an H100 (``constants.py``). What is asked of the costs is their order;
+on an H100 they are also within a factor of 1.6 of the times of ``benchmarks/results/gpu-h100``.
 """
 
 from __future__ import annotations
@@ -12,23 +13,45 @@ import math
 from dataclasses import dataclass, replace
 from typing import Any
 
+from . import constants
 from .problem import Problem, is_primal
 
-TILE, DEPTH = 64, 16  # of a product (product.cuh)
-CHIP, SHORTEST, MOST_SPLITS = 264, 128, 16  # splits of a long k (product.cuh, product_plain.cu)
+TILE, LARGE_TILE, DEPTH = 64, 128, 16  # of a product (product.cuh)
+# Blocks that fill the chip, and the least k of a split, with each tile; splits at most; a join in steps of k.
+CHIP, SHORTEST, LARGE_CHIP, LARGE_SHORTEST, MOST_SPLITS, JOIN_STEPS = 264, 128, 132, 256, 16, 18  # product_plain.cu
+LARGE_ALLOWANCE = 1.2  # the large tile may take so much longer by that count
 TENSOR_FROM = 48  # k from which float products run on the tensor cores
-BLOCKS = 3  # of one multiprocessor, that a product's tiles fill it with
-WARP_LIMIT, STRIP, SQUARE, WARPS = 32, 16, 32, 8  # triangle.cuh, factor_fused.cu
-COLUMNS = 64  # of x that one block solves
+# Blocks of a product that run on one multiprocessor at a time, by their registers (benchmarks/results/sass.md).
+TENSOR_BLOCKS, LARGE_BLOCKS, PLAIN_BLOCKS, DOUBLE_BLOCKS = 3, 1, 2, 1
+WARP_LIMIT, STRIP, SQUARE, WARPS = 32, 16, 32, 8  # factor.cuh, triangle.cuh, factor_fused.cu
+PASS, PASSES_UP_TO = 16, 32  # columns that a block solves behind its factor: per pass, and at most
+COLUMNS, NARROW = 64, 8  # of x in a tile; in the narrowest block of a solve
 
-# Cycles, counted in the instructions of the kernels.
-PIVOT = 130.0  # of the chain: a square root, a reciprocal, shuffles and an update
-STAGE = 250.0  # the least that 16 features take in the fused kernel: a barrier, copies, loads
-TILE_CHAIN = 26000.0  # of 64 pivots, the inverse, three products and an update behind their flags (factor_large.cu)
-SOLVE_CHAIN = 9000.0  # of one tile of the solve: the last update and three products
-SUBSTITUTE = 2500.0  # of 16 rows in one block, both ways
+# Cycles that follow from the times of whole kernels in benchmarks/results/gpu-h100, less what stands in constants.py.
+# A block of a product: its first loads from memory, three stages deep, its sums through shared memory and its stores.
+# Blocks that follow one another on a multiprocessor do not hide it.
+FILL = 8000.0
 JOIN = 350.0  # of one split's sums of a tile, which the block that is done last reads (join.cuh)
-FILL = 2500.0  # from a launch's first load to its last store, where nothing overlaps it
+SUBSTITUTE = 3000.0  # of 16 rows in one block, both ways: two barriers, 16 dependent columns, an update
+STAGE = 900.0  # the least that 16 features take in the fused kernel: a trip to memory, which no stage before it hides
+
+
+# Sizes at which planned PyTorch (cuBLAS and cuSOLVER under it) was measured to take less time on a GPU than the native
+# kernels. Each row is (least S, least Q, least D, least C, most problems in a batch): linear kernels in float32 that
+# are not primal and at least as large as one row run planned PyTorch under backend="auto". The table is empty, which
+# turns that off: the native kernels are faster in every row of PLANNED_SOURCE (graph replay in microseconds, native
+# and planned PyTorch: 48 and 117 at S=2, 239 and 351 at S=100 D=4096 C=512, 2303 and 2928 at S=1000 D=8192 C=512).
+PLANNED_SOURCE = "benchmarks/results/gpu-h100/rows.jsonl"
+PLANNED_IS_FASTER: tuple[tuple[int, int, int, int, int], ...] = ()
+
+
+def planned_is_faster(p: Problem) -> bool:
+    """True if planned PyTorch was measured to be faster than the native kernels at such sizes on a GPU."""
+    if not p.linear or p.itemsize != 4 or p.feature_bytes != 4 or is_primal(p):
+        return False
+    return any(
+        p.s >= s and p.q >= q and p.d >= d and p.c >= c and p.batch <= batch for s, q, d, c, batch in PLANNED_IS_FASTER
+    )
 
 
 @dataclass(frozen=True)
@@ -36,15 +59,15 @@ class Gpu:
     """The constants of a device; the defaults are an H100 SXM's."""
 
     name: str = "H100"
-    multiprocessors: int = 132
-    clock: float = 1.755e9
-    bandwidth: float = 3.35e12  # bytes a second
-    shared: int = 227 << 10  # bytes that one block may have
-    fp32: float = 67e12  # FLOPs a second, a multiply-add counted as two
-    fp64: float = 34e12
-    tensor: float = 104e12  # fp32 products as three TF32 products through mma.sync
-    one_pass: float = 312e12  # the same of 16-bit inputs: one TF32 product is exact
-    launch: float = 2.5e-6  # from one kernel of a stream to the next
+    multiprocessors: int = constants.MULTIPROCESSORS
+    clock: float = constants.CLOCK
+    bandwidth: float = constants.BANDWIDTH  # bytes per second
+    shared: int = constants.SHARED  # bytes that one block may have
+    fp32: float = constants.SHEET_FP32  # FLOPs per second, a multiply-add counted as two
+    fp64: float = constants.FP64
+    tensor: float = constants.TENSOR  # fp32 products as three TF32 products
+    one_pass: float = constants.ONE_PASS  # products of two 16-bit inputs
+    launch: float = constants.LAUNCH  # from one kernel of a graph to the next
 
     @staticmethod
     def of(properties: Any) -> Gpu:
@@ -54,6 +77,7 @@ class Gpu:
         clock = getattr(properties, "clock_rate", 0) * 1e3 or base.clock
         speed = count * clock / (base.multiprocessors * base.clock)
         memory, bus = getattr(properties, "memory_clock_rate", 0) * 1e3, getattr(properties, "memory_bus_width", 0)
+        reached = constants.BANDWIDTH / constants.SHEET_BANDWIDTH
         major = getattr(properties, "major", 9)
         # Data sheets: chips for games and workstations have 1/64 of fp32's rate in fp64 and a quarter of the TF32.
         small = major < 8 or (major, getattr(properties, "minor", 0)) in ((8, 6), (8, 9), (12, 0))
@@ -62,7 +86,8 @@ class Gpu:
             name=getattr(properties, "name", base.name),
             multiprocessors=count,
             clock=clock,
-            bandwidth=memory * bus / 4 if memory and bus else base.bandwidth * speed,  # two transfers a cycle
+            # Two transfers per cycle, and of that rate the share that a copy reaches.
+            bandwidth=memory * bus / 4 * reached if memory and bus else base.bandwidth * speed,
             shared=getattr(properties, "shared_memory_per_block_optin", base.shared),
             fp32=base.fp32 * speed,
             fp64=base.fp64 * speed / (32 if small else 1),
@@ -71,19 +96,23 @@ class Gpu:
         )
 
 
-def shared_pitch(n: int) -> int:
-    """As triangle.cuh."""
-    return next(p for p in range(n, n + 32) if p % 32 in (5, 13, 29))
+def shared_pitch(n: int, itemsize: int) -> int:
+    """As triangle.cuh: an odd number of 16 bytes."""
+    wide = 16 // itemsize
+    return (math.ceil(n / wide) | 1) * wide
 
 
 def block_bytes(n: int, itemsize: int, fused: bool) -> int:
-    """Shared memory of a one-block factorisation; fused: with two stages of features."""
-    elements, rows = n * shared_pitch(n) + 2 * n + 12, math.ceil(n / SQUARE) * SQUARE
-    return itemsize * (elements + (2 * rows * (STRIP + 16 // itemsize) + 4 if fused else 0))
+    """Shared memory of a one-block factorisation; fused: two stages of features where the work comes later."""
+    rows, strips = math.ceil(n / SQUARE) * SQUARE, math.ceil(n / STRIP) * STRIP
+    working = STRIP * SQUARE + strips * PASS
+    if fused:
+        working = max(working, 2 * rows * (STRIP + 16 // itemsize))
+    return itemsize * (n * shared_pitch(n, itemsize) + strips + n + working) + 64
 
 
 def fits_block(gpu: Gpu, n: int, itemsize: int, fused: bool = False) -> bool:
-    return n <= 256 and block_bytes(n, itemsize, fused) <= gpu.shared - 64
+    return n <= 256 and block_bytes(n, itemsize, fused) <= gpu.shared - 256
 
 
 @dataclass
@@ -106,22 +135,44 @@ class Cost:
         """c[m, n] = a[m, k] b[k, n] for every problem; sizes: bytes of an element of a and b (0: as the rest)."""
         if not (m and n and self.batch):
             return
-        gpu, rows, columns = self.gpu, math.ceil(m / TILE), math.ceil(n / TILE)
-        tiles = self.batch * (rows * (rows + 1) // 2 if triangle else rows * columns)
-        splits = max(1, min(CHIP // tiles, k // SHORTEST, MOST_SPLITS))
-        a, b = (size or self.itemsize for size in sizes)
-        tensor = self.itemsize == 4 and k >= TENSOR_FROM and not distance
-        rate = gpu.fp64 if self.itemsize == 8 else gpu.fp32
-        if tensor:
-            rate = gpu.one_pass if a < 4 and b < 4 else gpu.tensor
-        # A block alone has a third of what its multiprocessor can do; a block's k is rounded up to whole steps.
+        gpu, (a, b) = self.gpu, (size or self.itemsize for size in sizes)
+        on_tensor = self.itemsize == 4 and k >= TENSOR_FROM and not distance
+        halves = on_tensor and a < 4 and b < 4
+        large = on_tensor and (halves or (a == 4 and b == 4)) and self._takes_large(m, n, k, triangle)
+        tile = LARGE_TILE if large else TILE
+        tiles, splits = self._cover(tile, m, n, k, triangle)
+        if on_tensor:
+            rate, together = gpu.one_pass if halves else gpu.tensor, LARGE_BLOCKS if large else TENSOR_BLOCKS
+        elif self.itemsize == 4:
+            rate, together = gpu.fp32, PLAIN_BLOCKS
+        else:
+            rate, together = gpu.fp64, DOUBLE_BLOCKS
+        # A block has its share of what its multiprocessor can do; a block's k is rounded up to whole steps.
         steps = math.ceil(k / splits / DEPTH) * DEPTH
-        one = (3 if distance else 2) * TILE * TILE * steps / (rate / gpu.multiprocessors / BLOCKS)
-        waves = max(1.0, tiles * splits / (gpu.multiprocessors * BLOCKS))
+        one = (3 if distance else 2) * tile * tile * steps / (rate / gpu.multiprocessors / together)
+        waves = max(1.0, tiles * splits / (gpu.multiprocessors * together))
+        waves = float(math.ceil(waves)) if together == 1 else waves
         read = a * m * k + (0 if triangle else b * n * k)
         moved = self.batch * (read + self.itemsize * m * n * (2 * splits + 1 if splits > 1 else 1))
-        join = JOIN * splits * (min(m, TILE) * min(n, TILE) / TILE**2) if splits > 1 else 0.0
-        self.launch(max(waves * one, moved / gpu.bandwidth) + (FILL + join) / gpu.clock)
+        join = JOIN * splits * (min(m, tile) * min(n, tile) / TILE**2) if splits > 1 else 0.0
+        self.launch(max(waves * (one + FILL / gpu.clock), moved / gpu.bandwidth) + join / gpu.clock)
+
+    def _cover(self, tile: int, m: int, n: int, k: int, triangle: bool) -> tuple[int, int]:
+        """Tiles of all problems, and splits of k."""
+        rows, columns = math.ceil(m / tile), math.ceil(n / tile)
+        tiles = self.batch * (rows * (rows + 1) // 2 if triangle else rows * columns)
+        chip, shortest = (LARGE_CHIP, LARGE_SHORTEST) if tile == LARGE_TILE else (CHIP, SHORTEST)
+        return tiles, max(1, min(chip // tiles, k // shortest, MOST_SPLITS))
+
+    def _takes_large(self, m: int, n: int, k: int, triangle: bool) -> bool:
+        """As best_cover of product_plain.cu."""
+
+        def time(tile: int) -> int:
+            tiles, splits = self._cover(tile, m, n, k, triangle)
+            turns = math.ceil(tiles * splits / LARGE_CHIP)
+            return tile**2 * (turns * math.ceil(k / splits) + (JOIN_STEPS * splits if splits > 1 else 0))
+
+        return time(LARGE_TILE) <= LARGE_ALLOWANCE * time(TILE)
 
     def passes(self, elements: float, count: int = 1) -> None:
         """Small kernels between products, which read and write so many elements in all."""
@@ -132,45 +183,52 @@ class Cost:
         """One block each: cycles of its chain, which others hide, and of its work, for which they share the units."""
         together = max(1, min(2, self.gpu.shared // max(1, room)))
         waves = max(1.0, count / (self.gpu.multiprocessors * together))
-        self.launch(waves * max(chain + work, together * work) / self.gpu.clock)
+        self.launch((FILL / 2 + waves * max(chain + work, together * work)) / self.gpu.clock)
 
     def _units(self, multiply_adds: float) -> float:
         # Cycles of one multiprocessor: 128 lanes of fp32, two thirds of them busy; half as many lanes in fp64.
         return multiply_adds / (85 if self.itemsize == 4 else 40)
 
     def _substitution(self, n: int, c: int) -> tuple[float, float]:
-        return (math.ceil(n / STRIP) * SUBSTITUTE, self._units(n * n * min(c, COLUMNS))) if c else (0.0, 0.0)
+        """Of c columns in one block: in passes if they are few."""
+        passes = math.ceil(c / PASS) if c <= PASSES_UP_TO else 1
+        return (passes * math.ceil(n / STRIP) * SUBSTITUTE, self._units(n * n * c)) if c else (0.0, 0.0)
 
     def factor(self, n: int, c: int) -> None:
         """Cholesky of order n with the solve of c columns."""
         gpu = self.gpu
         if n <= WARP_LIMIT:
             waves = max(1.0, self.batch / (gpu.multiprocessors * 8))
-            self.launch(waves * (PIVOT * n + 40.0 * n * math.ceil(c / 32)) / gpu.clock)
+            passes = math.ceil(c / PASS)
+            chain = FILL / 2 + constants.PIVOT * n + passes * math.ceil(n / STRIP) * SUBSTITUTE
+            self.launch(waves * chain / gpu.clock)
         elif fits_block(gpu, n, self.itemsize):
-            chain, work = self._substitution(n, c if c <= COLUMNS else 0)
+            chain, work = self._substitution(n, c if c <= PASSES_UP_TO else 0)
             room = block_bytes(n, self.itemsize, False)
-            self._blocks(self.batch, chain + PIVOT * n, work + self._units(n**3 / 6), room)
-            if c > COLUMNS:
+            self._blocks(self.batch, chain + constants.PIVOT * n, work + self._units(n**3 / 6), room)
+            if c > PASSES_UP_TO:
                 self.solve(n, c)
         else:
             tiles = math.ceil(n / TILE)
             rate = gpu.tensor if self.itemsize == 4 else gpu.fp64
             self.launch(FILL / gpu.clock, 2)
-            self.launch(max(tiles * TILE_CHAIN / gpu.clock, self.batch * n**3 / 3 / rate * 2))
-            self._solve_tiles(n, c)
+            self.launch(max(tiles * constants.TILE_COLUMN / gpu.clock, self.batch * n**3 / 3 / rate * 2))
+            if c:
+                self._solve_tiles(n, c)
 
     def _solve_tiles(self, n: int, c: int) -> None:
         rate = self.gpu.tensor if self.itemsize == 4 else self.gpu.fp64
         columns = math.ceil(c / COLUMNS) * COLUMNS
-        chain = 2 * math.ceil(n / TILE) * SOLVE_CHAIN / self.gpu.clock
+        chain = 2 * math.ceil(n / TILE) * constants.SOLVE_TILE / self.gpu.clock
         self.launch(max(chain, 2 * self.batch * n * n * columns / rate * 2))
 
     def solve(self, n: int, c: int, follows: bool = False) -> None:
         """With a factor; follows: what is made of the backward's u, beyond one block in a launch of its own."""
         if n <= WARP_LIMIT or fits_block(self.gpu, n, self.itemsize):
-            chain, work = self._substitution(n, c)
-            self._blocks(self.batch * math.ceil(c / COLUMNS), chain, work, block_bytes(n, self.itemsize, False))
+            wide = self.batch * math.ceil(c / 32) >= CHIP // 2
+            width = 32 if wide else NARROW
+            chain, work = math.ceil(n / STRIP) * SUBSTITUTE, self._units(n * n * width)
+            self._blocks(self.batch * math.ceil(c / width), chain, work, block_bytes(n, self.itemsize, False))
         else:
             self.launch(FILL / self.gpu.clock)
             self._solve_tiles(n, c)
@@ -178,7 +236,7 @@ class Cost:
                 self.passes(2.5 * n * c)
 
     def fused(self, n: int, d: int, c: int, linear: bool, feature_bytes: int) -> None:
-        """Gram matrix, factor and solve in one block a problem."""
+        """Gram matrix, factor and solve in one block per problem."""
         side = math.ceil(n / SQUARE)
         squares = side * (side + 1) // 2
         rounds, groups = math.ceil(squares / WARPS), max(1, WARPS // squares)
@@ -186,14 +244,14 @@ class Cost:
         stage = 12 * STRIP * min(WARPS, squares * groups) / groups
         stage *= (1 if linear else 1.3) * (1 if self.itemsize == 4 else 2.5)
         stages = rounds * math.ceil(d / STRIP)
-        chain, work = self._substitution(n, c if c <= COLUMNS else 0)
-        chain += PIVOT * n + stages * max(0.0, STAGE - stage)
+        chain, work = self._substitution(n, c if c <= PASSES_UP_TO else 0)
+        chain += constants.PIVOT * n + stages * max(0.0, STAGE - stage)
         work += self._units(n**3 / 6) + stages * stage
         before = self.seconds
         self._blocks(self.batch, chain, work, block_bytes(n, self.itemsize, True))
         moved = self.batch * n * (d * feature_bytes + 2 * n * self.itemsize)
         self.seconds = max(self.seconds, before + self.gpu.launch + moved / self.gpu.bandwidth)
-        if c > COLUMNS:
+        if c > PASSES_UP_TO:
             self.solve(n, c)
 
 

@@ -3,12 +3,23 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
+
+# Memory that K_qs may take before queries are processed in chunks and K_qs is formed anew in the backward.
+K_QS_BYTES = 1 << 28
+# Rows of a stand-in for a K_qs that is not kept, never read. PyTorch specialises a compiled graph on whether a tensor
+# has no or one element, so a saved tensor that is sometimes empty costs a second graph; one that never is, does not.
+STAND_IN = 2
 
 
 @dataclass(frozen=True)
 class Problem:
-    """Sizes of one problem: S support points, Q queries, D features, C targets; what needs a gradient. ``batch`` counts
-    on a GPU only, where the problems of a batch run beside each other."""
+    """Sizes of one problem: S support points, Q queries, D features, C targets; what needs a gradient.
+
+    ``batch`` counts on a GPU only, where the problems of a batch run beside each other. The order of the factor and
+    what the forward keeps are arithmetic that symbolic sizes survive: what an op saves is a rule of the shapes, and
+    one compiled graph serves all of them.
+    """
 
     s: int
     q: int
@@ -20,12 +31,51 @@ class Problem:
     needs_x_s: bool = True
     needs_x_q: bool = False
     batch: int = 1
-    feature_size: int = 0  # bytes of one feature where they are narrower than the rest, or 0
+    feature_size: int = 0  # bytes of one feature if they are narrower than the rest, or 0
 
     @property
     def feature_bytes(self) -> int:
         return self.feature_size or self.itemsize
 
+    @property
+    def order(self) -> int:
+        """Order of the factor: S, or D (+1) in the primal, if that is smaller."""
+        return _min(self.s, self.d + self.bordered) if self.linear else self.s
+
+    @property
+    def kept_queries(self) -> int:
+        """Rows of K_qs that the forward keeps for the backward: Q, or 0 (also if Q is no more than STAND_IN)."""
+        s, q, d, c = self.s, self.q, self.d, self.c
+        fits = _min(1, K_QS_BYTES // _max(1, q * s * self.itemsize)) * _min(1, q // (STAND_IN + 1))
+        if not self.linear:
+            return q * fits
+        # Multiply-adds of both passes with K_qs at hand, and without it: W, M and X_s M^T in its place.
+        with_it = q * s * (d + 2 * c) + s * s * (c + d) + _min(q * s * (d + c), c * d * (q + s))
+        without = c * d * (s + q) + c * d * (q + s) + _min(s * s * (c + d) + s * d * c, 4 * c * d * s)
+        return q * fits * _min(1, without // _max(1, with_it)) * _min(1, (d + self.bordered) // s)
+
+    @property
+    def saved_rows(self) -> int:
+        """Rows of the tensor that stands for K_qs between the passes."""
+        return _max(STAND_IN, self.kept_queries)
+
 
 def is_primal(p: Problem) -> bool:
+    """True if the factor is that of Phi^T Phi + lambda I, of order D (+1) below S."""
     return p.linear and p.d + p.bordered < p.s
+
+
+def _min(a: Any, b: Any) -> Any:
+    if isinstance(a, int) and isinstance(b, int):
+        return min(a, b)
+    import torch
+
+    return torch.sym_min(a, b)
+
+
+def _max(a: Any, b: Any) -> Any:
+    if isinstance(a, int) and isinstance(b, int):
+        return max(a, b)
+    import torch
+
+    return torch.sym_max(a, b)

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 
-@pytest.fixture(params=["native", "torch"])
+@pytest.fixture(params=["native", "planned", "torch"])
 def backend(request) -> str:
     return request.param
 

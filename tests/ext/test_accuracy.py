@@ -62,6 +62,11 @@ def cancellation(exact):
     return (norm(k_qs, 2) * norm(alpha) / norm(predictions(exact))).max().clamp(min=1).item()
 
 
+@pytest.fixture(params=["native", "torch"])
+def backend(request):
+    return request.param
+
+
 def measure(row, call, formula, backend):
     """Per output: our errors, Cholesky's, and ours in units of g * kappa * u; one entry a problem."""
     ours, theirs, units = defaultdict(list), defaultdict(list), defaultdict(list)
@@ -81,18 +86,18 @@ def measure(row, call, formula, backend):
     return ours, theirs, units
 
 
-def hold(label, ours, theirs):
+def hold(label, ours, theirs, most=1.2):
     ratio, worst = median(ours) / max(median(theirs), 1e-30), max(ours) / max(*theirs, 1e-30)
     print(f"{label}: median {median(ours):.1e}, {ratio:.2f} of Cholesky's; worst {max(ours):.1e}, {worst:.2f}")
-    assert median(ours) <= max(1.2 * median(theirs), ROUNDING), f"{label}: median is {ratio:.2f} of Cholesky's"
+    assert median(ours) <= max(most * median(theirs), ROUNDING), f"{label}: median is {ratio:.2f} of Cholesky's"
     assert max(ours) <= max(3 * max(theirs), 3 * ROUNDING), f"{label}: worst case is {worst:.2f} of Cholesky's"
 
 
-def hold_row(name, call, formula, backend):
+def hold_row(name, call, formula, backend, most=1.2):
     ours, theirs, units = measure(TABLE[name], call, formula, backend)
     for output in ours:
         if not (formula is mse and output == "value"):  # one number: its error is luck, its gradients' are not
-            hold(f"{name}, {output}", ours[output], theirs[output])
+            hold(f"{name}, {output}", ours[output], theirs[output], most)
         allowed = C_VALUE if output == "value" else C_GRADIENT
         assert max(units[output], default=0) <= allowed, f"{name}, {output}: {max(units[output]):.1f} g kappa u"
 
@@ -100,6 +105,12 @@ def hold_row(name, call, formula, backend):
 @pytest.mark.parametrize("name", ROWS)
 def test_krr(name, backend):
     hold_row(name, krr, predictions, backend)
+
+
+@pytest.mark.parametrize("name", ["krr_st", "krr_st_tall", "rfad", "ill_linear", "ill_rbf", "one_feature_rbf"])
+def test_planned_krr(name):
+    """The same products in another order, from few draws, so with more room for luck."""
+    hold_row(name, krr, predictions, "planned", most=1.5)
 
 
 @pytest.mark.parametrize("name", MSE_ROWS)

@@ -11,12 +11,11 @@ import pytest
 import torch
 
 from ssdd_ext import bench
-from ssdd_ext.bench import ALTERNATIVES, Problem, measure, torch_plan
+from ssdd_ext.bench import ALTERNATIVES, Problem, measure
 from ssdd_ext.bench.alternatives import FORWARD_ONLY, THIS, USUAL, why_not
 
 TINY = ["--s", "12", "--q", "20", "--d", "30", "--c", "3", "--repeats", "2", "--seconds", "0"]
 ALL = ("x_s", "y_s", "x_q", "y_q")
-PLANS = [*itertools.product(("dense", "low_rank"), repeat=2), ("primal", "primal")]
 KEYS = {
     "alternative", "does", "problem", "plan", "seconds", "ratio", "error", "peak_bytes", "note", "versions", "cpu",
     "instruction_sets", "threads",
@@ -137,25 +136,6 @@ def test_alternatives_agree_with_float64(name, settings, dtype, limit):
     assert max(error.values()) < limit
 
 
-@pytest.mark.parametrize("plan", PLANS, ids=str)
-@pytest.mark.parametrize("ridge_kind", ["absolute", "trace", "mean_trace"])
-@pytest.mark.parametrize("backward", [ALL, ("y_s",), ("x_q",)], ids=str)
-def test_every_plan_of_the_torch_yardstick(monkeypatch, plan, ridge_kind, backward):
-    monkeypatch.setattr(torch_plan, "choose", lambda problem: plan)
-    for sizes, bias in itertools.product([(30, 20, 12, 4), (600, 50, 20, 3)], [0.0, 2.0]):  # 600: K_ss in panels
-        problem = Problem(*sizes, bias=bias, ridge_kind=ridge_kind, ridge=0.1, dtype="float64", backward=backward)
-        inputs = problem.inputs()
-        error = measure.errors(ALTERNATIVES["PyTorch, planned"], problem, inputs, measure.truth(problem, inputs))
-        assert max(error.values()) < 1e-8
-
-
-def test_torch_yardstick_picks_what_the_shape_asks_for():
-    assert torch_plan.choose(Problem(1000, 1024, 8192, 10)) == ("low_rank", "low_rank")
-    assert torch_plan.choose(Problem(1000, 1024, 8192, 900)) == ("dense", "dense")
-    assert torch_plan.choose(Problem(5000, 5000, 512, 10)) == ("primal", "primal")
-    assert torch_plan.choose(Problem(5000, 5000, 512, 10, kernel="rbf")) == ("dense", "dense")
-
-
 # --- measuring ------------------------------------------------------------------------------------------
 
 
@@ -202,13 +182,13 @@ def test_scripts_run(scripts, tmp_path):
 def test_report_round_trip(scripts, rows, tmp_path):
     report = scripts["report"]
     (tmp_path / "cpu_krr_x.json").write_text(json.dumps(rows))
-    readme = tmp_path / "README.md"
-    readme.write_text(f"above\n\n{report.BEGIN}\n{report.END}\n\nbelow\n")
-    arguments = ["--results", str(tmp_path), "--readme", str(readme)]
+    page = tmp_path / "benchmarks.md"
+    page.write_text(f"above\n\n{report.BEGIN}\n{report.END}\n\nbelow\n")
+    arguments = ["--results", str(tmp_path), "--page", str(page)]
     assert report.main([*arguments, "--check"]) == 1
     assert report.main(arguments) == 0
     assert report.main([*arguments, "--check"]) == 0
-    text = readme.read_text()
+    text = page.read_text()
     assert text.startswith("above\n\n") and text.endswith("\n\nbelow\n")
     this = next(r for r in rows if r["alternative"] == THIS)
     assert f"**{this['ratio']:.2f}x**" in text and this["cpu"] in text and "| 12, 20, 30, 3 |" in text
@@ -216,11 +196,9 @@ def test_report_round_trip(scripts, rows, tmp_path):
     assert len({line.count("|") for line in table}) == 1 and len(table) == 3
 
 
-def test_readme_is_what_the_results_say(scripts, root):
+def test_the_page_is_what_the_results_say(scripts, root):
     report = scripts["report"]
-    shown = report.between((root / "README.md").read_text())
-    if shown is None:
-        pytest.skip("README TABLE NOT CHECKED: no markers in README.md")
+    shown = report.between((root / "docs" / "benchmarks.md").read_text())
     assert shown == report.render(root / "benchmarks" / "results")
 
 
@@ -230,3 +208,9 @@ def test_committed_results_carry_error_and_machine(root):
             assert set(row) >= KEYS, path.name
             assert row["seconds"] is None or row["error"] is not None, path.name
             assert dataclasses.asdict(Problem(**row["problem"])).keys() == row["problem"].keys()
+
+
+def test_the_committed_pages_are_what_the_results_say(root, scripts):
+    report = scripts["report"]
+    assert report.main(["--check"]) == 0
+    assert report.main(["--front", "--page", str(root / "README.md"), "--check"]) == 0

@@ -222,7 +222,7 @@ def test_what_is_no_kernel(call, backend):
 
 @pytest.mark.parametrize("call", CALLS, ids=call_id)
 def test_options_are_named(call, backend):
-    with pytest.raises(ValueError, match="^backend: expected one of 'auto', 'native', 'torch', got 'cuda'"):
+    with pytest.raises(ValueError, match="^backend: expected one of 'auto', 'native', 'planned', 'torch', got 'cuda'"):
         run(call, "cuda")
     if call is not ssdd_ext.gram:
         with pytest.raises(ValueError, match="^on_failure: expected one of 'raise', 'jitter', 'nan', got 'warn'"):

@@ -10,8 +10,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 
 import ssdd_ext
 from ssdd_ext import RBF, Linear, Ridge, ops, plan
-from ssdd_ext.krr import call
-from ssdd_ext.ops import native
+from ssdd_ext.ops import hyper, native
 from ssdd_ext.ops.native import core
 from ssdd_ext.testing import relative_error
 
@@ -265,7 +264,7 @@ def test_a_scalar_on_the_cpu_is_a_number_where_nothing_follows_it():
     x, scale = torch.empty(4, 3, device="meta"), torch.tensor(2.0)
 
     def values(kernel):
-        return call._hyper(kernel, Ridge.trace(1e-3), x.shape[:-2], torch.float32, x.device)[:2]
+        return hyper.pack(kernel, Ridge.trace(1e-3), x.shape[:-2], torch.float32, x.device)
 
     assert values(RBF(scale)) == (None, [2.0, 1e-3]) == values(RBF(torch.nn.Parameter(scale, requires_grad=False)))
     assert values(RBF(scale.clone().requires_grad_()))[0].device.type == "meta"

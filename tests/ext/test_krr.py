@@ -283,5 +283,5 @@ def test_small_problem_gives_its_gradients_again(random):
         torch.testing.assert_close(3 * a, b)
     with torch.no_grad():
         x_q.add_(1)
-    with pytest.raises(RuntimeError, match="modified in place"):
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
         torch.autograd.grad(loss, (x_s, y_s))

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch._dynamo.testing import CompileCounterWithBackend
 from torch.autograd import forward_ad
-from torch.func import grad, jvp, vmap
+from torch.func import grad, jacrev, jvp, vmap
 
 import ssdd_ext
 from ssdd_ext import RBF, FactorizationError, Linear, Ridge, plan
@@ -170,6 +170,28 @@ def test_vmap_of_the_smaller_calls(call, backend, random):
     assert relative_error(vmap(f)(*arguments), f(*arguments)) < 1e-13
 
 
+@pytest.mark.parametrize("call", ["krr", "krr_mse", "cholesky_solve", "fit"])
+def test_transforms_inside_each_other(call, backend, random):
+    """Ops return stand-ins of shape (0,) for what is not computed, which have no batch dimension to map over."""
+    x, y, q = random(3, 4, 3), random(3, 4, 2), random(3, 5, 3)
+    options = {"backend": backend, "on_failure": "nan"}
+
+    def f(x, y, q):
+        if call == "krr":
+            return ssdd_ext.krr(x, y, q, **options)
+        if call == "krr_mse":
+            return ssdd_ext.krr_mse(x, y, q, q[:, :2], **options)
+        if call == "fit":
+            return ssdd_ext.fit(x, y, **options).predict(q)
+        return ssdd_ext.cholesky_solve(x @ x.mT + torch.eye(4, dtype=x.dtype), y, **options)
+
+    each = torch.stack([f(*one) for one in zip(x, y, q, strict=True)])
+    twice = vmap(vmap(f))(*(torch.stack((t, t.flip(0))) for t in (x, y, q)))
+    assert relative_error(twice[0], each) < 1e-12 and relative_error(twice[1], each.flip(0)) < 1e-12
+    want = torch.stack([torch.autograd.functional.jacobian(lambda x, i=i: f(x, y[i], q[i]), x[i]) for i in range(3)])
+    assert relative_error(vmap(jacrev(f))(x, y, q), want) < 1e-11
+
+
 # --- torch.compile --------------------------------------------------------------------------------------
 
 
@@ -211,10 +233,11 @@ def compile_and_compare(loss, random, sizes, batch=()):
     "kernel, on_failure, batch", [("linear", "raise", ()), ("linear", "nan", (2,)), ("rbf", "jitter", ())]
 )
 def test_compile_once_for_all_shapes_on_native(kernel, on_failure, batch, random, fresh_compiler, monkeypatch):
-    monkeypatch.setattr(plan, "K_QS_BYTES", 1 << 14)
+    monkeypatch.setattr(plan.problem, "K_QS_BYTES", 1 << 14)
     plan._choose.cache_clear()
     try:
-        kept = {(s, q, d, c): plan.kept_queries(s, q, d, c, kernel == "linear", True, 8) for s, q, d, c in SIZES}
+        linear = kernel == "linear"
+        kept = {sizes: plan.Problem(*sizes, linear, bordered=True, itemsize=8).kept_queries for sizes in SIZES}
         assert set(kept.values()) > {0} and (kernel == "rbf" or {d < s for s, _, d, _ in kept} == {True, False})
         compile_and_compare(loss_of("native", TWO[kernel], on_failure), random, SIZES, batch)
     finally:

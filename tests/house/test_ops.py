@@ -60,10 +60,39 @@ def test_contributing_names_files_that_exist(root):
     assert missing_files(root, names, OPS, WITHOUT_CUDA_TWIN) == []
 
 
+RECIPES = ["kernel function", "teacher", "data source", "baseline"]
+
+
+def recipe_files(contributing: Path, what: str) -> list[str]:
+    """The files that the numbered steps of "Add a ..." name."""
+    section = re.search(rf"^## Add a {what}\n(.*?)^## ", contributing.read_text(), re.MULTILINE | re.DOTALL)
+    assert section, f"CONTRIBUTING.md has no section 'Add a {what}'"
+    steps = "\n".join(re.findall(r"^\d\. .*$", section.group(1), re.MULTILINE))
+    return re.findall(r"`([\w.]+/[\w./]*)`", steps)
+
+
+def absent(root: Path, names: list[str]) -> list[str]:
+    """Names of no file; NAME stands for any."""
+    return [name for name in names if not any(root.glob(name.replace("NAME", "*")))]
+
+
+@pytest.mark.parametrize("what", RECIPES)
+def test_recipes_name_files_that_exist(root, what):
+    names = recipe_files(root / "CONTRIBUTING.md", what)
+    assert len(names) >= 3 and any(name.startswith("tests/") or "testing" in name for name in names)
+    assert absent(root, names) == []
+
+
+def test_recipe_checker_objects(tree):
+    text = "## Add a teacher\n\n1. `a/b.py`: text, `lost/file.py`.\n2. `a/NAME.py`, `lost/NAME.py`\n\n## Next\n"
+    root = tree({"CONTRIBUTING.md": text, "a/b.py": ""})
+    assert absent(root, recipe_files(root / "CONTRIBUTING.md", "teacher")) == ["lost/file.py", "lost/NAME.py"]
+
+
 def test_contributing_lists_the_rooms_that_the_test_enforces(root):
     text = (root / "CONTRIBUTING.md").read_text()
     for line in (
-        "checks, [kernels, ridge], plan, reference, ops, krr, bench, testing",
+        "checks, [kernels, ridge], plan, reference, ops, api, bench, testing",
         "config, artifact, checkpoint, [data, models], teachers, selection, parallel, distillation, evaluation, "
         "studies, report, cli",
     ):

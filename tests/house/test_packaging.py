@@ -65,7 +65,7 @@ def test_metadata():
     assert metadata["Version"] == ssdd_ext.__version__
     needs = importlib.metadata.requires("ssdd") or []
     assert {n for n in needs if "extra ==" not in n} == {"torch>=2.11", "numpy", "scipy"}
-    assert set(metadata.get_all("Provides-Extra") or []) == {"distill", "hf", "test"}
+    assert set(metadata.get_all("Provides-Extra") or []) == {"distill", "hf", "test", "docs"}
     (script,) = importlib.metadata.entry_points(group="console_scripts", name="ssdd")
     assert script.value == "ssdd.cli:main" and callable(script.load())
 
@@ -107,7 +107,7 @@ def test_constraints_pin_every_dependency(project, root):
         name, version = line.split("==")
         pins[name.lower().replace("_", "-")] = version
     extras = project["project"]["optional-dependencies"]
-    wanted = project["project"]["dependencies"] + extras["distill"] + extras["test"]
+    wanted = project["project"]["dependencies"] + extras["distill"] + extras["test"] + extras["docs"]
     wanted += project["build-system"]["requires"]
     names = [re.split("[<>=]", w)[0] for w in wanted]
     assert [n for n in [*names, "cmake", "ninja"] if n not in pins] == []

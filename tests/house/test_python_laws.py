@@ -15,7 +15,7 @@ import pytest
 # of all rooms, but for the command line of ssdd: that one is a user of the face.
 ROOMS = {
     "ssdd_ext": (
-        ("checks",), ("kernels", "ridge"), ("plan",), ("reference",), ("ops",), ("krr",), ("bench",),
+        ("checks",), ("kernels", "ridge"), ("plan",), ("reference",), ("ops",), ("api",), ("bench",),
         ("testing",),
     ),
     "ssdd": (

@@ -29,6 +29,12 @@ extern "C" SIMT_KERNEL(128) layer_kernel(const float* in, float* out, int* least
     for (int e = 0; e < 2; ++e) b[e] = simt::to_tf32(simt::get(tile + (16 + lane / 4) * 64 + k + lane % 4 + e * 4));
     simt::mma_tf32(d, a, b);
   }
+  uint32_t rows[4], columns[4];
+  simt::load_matrices(tile + lane * 4, rows);
+  simt::load_matrices_transposed(tile + 128 + lane * 4, columns);
+  const uint32_t half[2] = {columns[0], columns[1]}, other_half[2] = {columns[2], columns[3]};
+  simt::mma_bf16(d, rows, half);
+  simt::mma_f16(d, rows, other_half);
   float sum = d[0] + d[1] + d[2] + d[3];
 #pragma unroll
   for (int mask = 16; mask > 0; mask /= 2) sum += simt::shuffle_xor(sum, mask);
@@ -72,17 +78,30 @@ GLOBAL plain_kernel(const float* in, float* out, int* least, int count) {
 #pragma unroll
     for (int e = 0; e < 4; ++e) {
       const float x = tile[(lane / 4 + e % 2 * 8) * 64 + k + lane % 4 + e / 2 * 4];
-      asm("cvt.rna.tf32.f32 %0, %1;" : "=r"(a[e]) : "f"(x));
+      a[e] = (__float_as_uint(x) + 0x1000u) & 0xffffe000u;
     }
 #pragma unroll
     for (int e = 0; e < 2; ++e) {
       const float x = tile[(16 + lane / 4) * 64 + k + lane % 4 + e * 4];
-      asm("cvt.rna.tf32.f32 %0, %1;" : "=r"(b[e]) : "f"(x));
+      b[e] = (__float_as_uint(x) + 0x1000u) & 0xffffe000u;
     }
     asm("mma.sync.aligned.m16n8k8.row.col.f32.tf32.tf32.f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, {%0, %1, %2, %3};"
         : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])
         : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]));
   }
+  uint32_t rows[4], columns[4];
+  asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0, %1, %2, %3}, [%4];"
+               : "=r"(rows[0]), "=r"(rows[1]), "=r"(rows[2]), "=r"(rows[3])
+               : "r"(static_cast<unsigned>(__cvta_generic_to_shared(tile + lane * 4))) : "memory");
+  asm volatile("ldmatrix.sync.aligned.m8n8.x4.trans.shared.b16 {%0, %1, %2, %3}, [%4];"
+               : "=r"(columns[0]), "=r"(columns[1]), "=r"(columns[2]), "=r"(columns[3])
+               : "r"(static_cast<unsigned>(__cvta_generic_to_shared(tile + 128 + lane * 4))) : "memory");
+  asm("mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, {%0, %1, %2, %3};"
+      : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])
+      : "r"(rows[0]), "r"(rows[1]), "r"(rows[2]), "r"(rows[3]), "r"(columns[0]), "r"(columns[1]));
+  asm("mma.sync.aligned.m16n8k16.row.col.f32.f16.f16.f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, {%0, %1, %2, %3};"
+      : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])
+      : "r"(rows[0]), "r"(rows[1]), "r"(rows[2]), "r"(rows[3]), "r"(columns[2]), "r"(columns[3]));
   float sum = d[0] + d[1] + d[2] + d[3];
 #pragma unroll
   for (int mask = 16; mask > 0; mask /= 2) sum += __shfl_xor_sync(0xffffffffu, sum, mask);

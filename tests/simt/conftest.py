@@ -21,7 +21,7 @@ SANITIZERS = {"plain": "", "address": "address,undefined", "thread": "thread"}
 
 
 @pytest.fixture(scope="session")
-def program(root):
+def program(root, building):
     """program(sanitizer, target): build/simt-SANITIZER/TARGET (kept: the next build is incremental)."""
     tools = str(sys.executable).rsplit("/", 1)[0] + os.pathsep + os.environ.get("PATH", os.defpath)
     cmake, ninja = shutil.which("cmake", path=tools), shutil.which("ninja", path=tools)
@@ -35,10 +35,11 @@ def program(root):
             if target == "simt_core":
                 options += [f"-Dpybind11_DIR={pybind11.get_cmake_dir()}", f"-DPython_EXECUTABLE={sys.executable}"]
             configure = [cmake, "-S", root / "tests" / "simt", "-B", folder, "-G", "Ninja", *options]
-            for command in (configure, [cmake, "--build", folder, "-j", "2", "--target", target]):
-                done = subprocess.run([str(c) for c in command], capture_output=True, text=True)
-                if done.returncode != 0:
-                    pytest.fail(f"{' '.join(map(str, command))}\n{done.stdout}\n{done.stderr}", pytrace=False)
+            with building(folder):
+                for command in (configure, [cmake, "--build", folder, "-j", "2", "--target", target]):
+                    done = subprocess.run([str(c) for c in command], capture_output=True, text=True)
+                    if done.returncode != 0:
+                        pytest.fail(f"{' '.join(map(str, command))}\n{done.stdout}\n{done.stderr}", pytrace=False)
             built[sanitizer, target] = folder / target
         return built[sanitizer, target]
 

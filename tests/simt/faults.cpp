@@ -59,7 +59,7 @@ SIMT_KERNEL(kThreads) hand_over(float* values, int* numbers, float* out) {
     return;
   }
   if (simt::thread() == 0)
-    while (simt::load_acquire(numbers + 1) == 0) simt::pause();
+    simt::wait_while(numbers + 1, 0);
   if (Behind) simt::barrier();
   const float* from = values + (simt::thread() + 1) % kThreads;
   simt::store(out + simt::thread(), simt::load(from));  // names flag_before_the_barrier names flag_seen_by_one
@@ -272,11 +272,11 @@ SIMT_KERNEL(32) multiply(const float* a, const float* b, int k, float* out) {
     uint32_t big_a[4], small_a[4], big_b[2], small_b[2];
     for (int e = 0; e < 4; ++e) {
       const float x = simt::load(a + (g + e % 2 * 8) * k + k0 + t + e / 2 * 4);
-      big_a[e] = simt::to_tf32(x), small_a[e] = simt::to_tf32(x - simt::from_bits(big_a[e]));
+      big_a[e] = simt::to_tf32(x), small_a[e] = simt::to_bits(x - simt::from_bits(big_a[e]));
     }
     for (int e = 0; e < 2; ++e) {
       const float x = simt::load(b + g * k + k0 + t + e * 4);
-      big_b[e] = simt::to_tf32(x), small_b[e] = simt::to_tf32(x - simt::from_bits(big_b[e]));
+      big_b[e] = simt::to_tf32(x), small_b[e] = simt::to_bits(x - simt::from_bits(big_b[e]));
     }
     if (Products == 3) simt::mma_tf32(fresh, small_a, big_b), simt::mma_tf32(fresh, big_a, small_b);
     simt::mma_tf32(fresh, big_a, big_b);

@@ -5,8 +5,8 @@
 //   simt_rows launches|counts float|double rbf B S Q D C [fused] [all] [far]           (far: points in clusters far apart)
 //   simt_rows launches|counts float|double cholesky B N C
 //   simt_rows launches|counts float|double strided B S Q D STRIDE      (K of points whose features lie STRIDE apart)
-//   simt_rows launches|counts float product B M N K A B                (A, B: k-float, k-bf16 where k is the direction of
-//                                                                       unit stride, across-float, across-bf16)
+//   simt_rows launches|counts float product B M N K A B [TILE]         (A, B: k-float, k-bf16, k-f16 where k is the direction of
+//                                                                       unit stride, across-float, ...; TILE: 64 or 128)
 //
 // `launches` runs no kernel and touches no memory: the sizes may be those of a real problem. Kernels are named by their
 // place in the program (hexadecimal), which its symbols translate.
@@ -131,16 +131,17 @@ void strided(Memory& memory, int64_t b, int64_t s, int64_t q, int64_t d, int64_t
 }
 
 // c = a b, an operand as `how` says.
-void product(Memory& memory, int64_t batch, int64_t m, int64_t n, int64_t k, const std::string& a_how, const std::string& b_how) {
+void product(Memory& memory, int64_t batch, int64_t m, int64_t n, int64_t k, const std::string& a_how, const std::string& b_how,
+             int tile) {
   const auto operand = [&](int64_t across, const std::string& how) {  // [across, k]
-    const bool along_k = how.rfind("k-", 0) == 0, narrow = how.find("-bf16") != std::string::npos;
+    const bool along_k = how.rfind("k-", 0) == 0, narrow = how.find("16") != std::string::npos;
     const int64_t count = batch * across * k;
     float* const values = memory.random<float>(count);
     cuda::Source<float> source(values, across * k, along_k ? k : 1, along_k ? 1 : across);
     if (narrow) {
       uint16_t* const halves = memory.take<uint16_t>(count);
       for (int64_t i = 0; memory.real && i < count; ++i) std::memcpy(halves + i, reinterpret_cast<char*>(values + i) + 2, 2);
-      source.p = reinterpret_cast<const float*>(halves), source.element = Element::bf16;
+      source.p = reinterpret_cast<const float*>(halves), source.element = how.find("-bf16") != std::string::npos ? Element::bf16 : Element::f16;
     }
     return source;
   };
@@ -149,7 +150,7 @@ void product(Memory& memory, int64_t batch, int64_t m, int64_t n, int64_t k, con
   p.a = operand(m, a_how), p.b = operand(n, b_how).t();
   p.c = memory.take<float>(batch * m * n), p.c_bs = m * n, p.ld = n;
   p.split_elements = cuda::split_room(batch, m, n, k), p.split = memory.take<float>(p.split_elements);
-  p.tickets = memory.take<int>(cuda::kTickets);
+  p.tickets = memory.take<int>(cuda::kTickets), p.tile = tile;
   for (int64_t i = 0; memory.real && i < cuda::kTickets; ++i) p.tickets[i] = 0;
   cuda::product(p, nullptr);
 }
@@ -166,14 +167,31 @@ T as(const simt::Argument& a) {
 }
 
 template <class T>
+void print_product(const cuda::Product<T>& p) {
+  std::printf("{\"product\": %zu, \"batch\": %ld, \"m\": %ld, \"n\": %ld, \"k\": %ld, \"triangle\": %d, \"distance\": %s, "
+              "\"difference\": %s, \"accumulate\": %s, \"accumulate_from\": %ld, \"add\": %s, \"row\": %s, \"squares\": %ld, "
+              "\"element\": [%zu, %zu]}",
+              sizeof(T), p.batch, p.m, p.n, p.k, int(p.triangle), p.distance ? "true" : "false",
+              p.from ? "true" : "false", p.accumulate ? "true" : "false", p.accumulate_from, p.add ? "true" : "false",
+              p.row ? "true" : "false", p.squares.out ? p.squares.all : 0,
+              p.a.element == Element::own ? sizeof(T) : 2, p.b.element == Element::own ? sizeof(T) : 2);
+}
+void print_tiling(const cuda::Tiling& t) {
+  std::printf("{\"size\": %d, \"splits\": %d, \"k_share\": %ld}", t.size, t.splits, t.k_share);
+}
+
+template <class T>
 bool describe(const simt::Argument& a) {
   if (is<cuda::Product<T>>(a)) {
-    const auto p = as<cuda::Product<T>>(a);
-    std::printf("{\"product\": %zu, \"batch\": %ld, \"m\": %ld, \"n\": %ld, \"k\": %ld, \"triangle\": %d, \"distance\": %s, "
-                "\"difference\": %s, \"accumulate\": %s, \"add\": %s, \"row\": %s, \"squares\": %ld, \"element\": [%zu, %zu]}",
-                sizeof(T), p.batch, p.m, p.n, p.k, int(p.triangle), p.distance ? "true" : "false",
-                p.from ? "true" : "false", p.accumulate ? "true" : "false", p.add ? "true" : "false", p.row ? "true" : "false", p.squares.out ? p.squares.all : 0,
-                p.a.element == Element::own ? sizeof(T) : 2, p.b.element == Element::own ? sizeof(T) : 2);
+    print_product(as<cuda::Product<T>>(a));
+  } else if (is<cuda::Pair>(a)) {  // one after the other, as the arguments of other products are
+    const auto pair = as<cuda::Pair>(a);
+    for (int i = 0; i < pair.count; ++i) {
+      if (i > 0) std::printf(", ");
+      print_product(pair.p[i]);
+      std::printf(", ");
+      print_tiling(pair.tiling[i]);
+    }
   } else if (is<cuda::Factor<T>>(a) || (std::strstr(a.type, "Attempt") && a.bytes.size() > sizeof(cuda::Factor<T>))) {
     const auto f = as<cuda::Factor<T>>(a);  // Attempt begins with one
     std::printf("{\"factor\": true, \"batch\": %ld, \"n\": %ld, \"c\": %ld, \"zero_upper\": %s}", f.batch, f.n, f.x ? f.c : 0,
@@ -219,7 +237,7 @@ template <class T>
 void print_argument(const simt::Argument& a) {
   if (describe<T>(a)) return;
   if (is<cuda::Tiling>(a))
-    std::printf("{\"splits\": %d, \"k_share\": %ld}", as<cuda::Tiling>(a).splits, as<cuda::Tiling>(a).k_share);
+    print_tiling(as<cuda::Tiling>(a));
   else if (is<int64_t>(a))
     std::printf("%ld", as<int64_t>(a));
   else if (is<int>(a))
@@ -280,7 +298,8 @@ int run(const std::vector<std::string>& words) {
   } else if (words[2] == "strided") {
     strided<T>(memory, number(3), number(4), number(5), number(6), number(7));
   } else if (words[2] == "product") {
-    product(memory, number(3), number(4), number(5), number(6), words.at(7), words.at(8));
+    product(memory, number(3), number(4), number(5), number(6), words.at(7), words.at(8),
+            words.size() > 9 ? static_cast<int>(number(9)) : 0);
   } else {
     const bool linear = words[2] == "krr";
     const Plan forward = linear ? plan(words.at(8)) : Plan::dense, backward = linear ? plan(words.at(9)) : Plan::dense;

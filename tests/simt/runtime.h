@@ -44,7 +44,8 @@ using Meeting = void (*)(const unsigned char* in, size_t in_stride, unsigned cha
 void meet(Site site, Meeting op, const void* in, size_t in_size, void* out, size_t out_size);
 Meeting shuffle_op(size_t size);  // in: the value, then the source lane as int32
 extern const Meeting ballot_op;   // in: uint32 0 or 1, out: uint32
-extern const Meeting mma_tf32_op; // in: d[4], a[4], b[2]; out: d[4]
+extern const Meeting mma_tf32_op, mma_bf16_op, mma_f16_op;                  // in: d[4], a[4], b[2]; out: d[4]
+extern const Meeting load_matrices_op, load_matrices_transposed_op;        // in: 16 bytes; out: four words
 
 // Shared memory, poisoned at the start of a block, with red zones between arrays. `key` tells static arrays apart;
 // nullptr: the next dynamic one, counted by the caller in `taken`.

@@ -96,6 +96,17 @@ inline void put_vector(T* p, Vector<T, N> v, Site site = Site::here()) {
   for (int i = 0; i < N; ++i) p[i] = v.v[i];
 }
 template <int N, class T>
+inline Vector<T, N> get_vector_if(bool part, const T* p, Site site = Site::here()) {
+  if (part) return get_vector<N>(p, site);
+  runtime::count(site, runtime::Space::shared, p, 0);
+  return {};
+}
+template <int N, class T>
+inline void put_vector_if(bool part, T* p, Vector<T, N> v, Site site = Site::here()) {
+  if (part) return put_vector<N>(p, v, site);
+  runtime::count(site, runtime::Space::shared, p, 0);
+}
+template <int N, class T>
 inline Vector<T, N> load_vector(const T* p, Site site = Site::here()) {
   runtime::check_aligned(site, p, sizeof(T) * N);
   runtime::count(site, runtime::Space::global_load, p, sizeof(T) * N);
@@ -149,6 +160,15 @@ inline void copy_async(void* shared, const void* global, int bytes, Site site = 
   for (int i = 0; i < Bytes / 4; ++i) static_cast<Word*>(shared)[i] = ~uint32_t(0);
   runtime::copy_async({shared, global, Bytes, bytes});
 }
+inline void copy_async_whole(void* shared, const void* global, Site site = Site::here()) {
+  copy_async<16>(shared, global, 16, site);
+}
+template <int Bytes>
+inline void copy_async_if(bool part, void* shared, const void* global, int bytes, Site site = Site::here()) {
+  if (part) return copy_async<Bytes>(shared, global, bytes, site);
+  runtime::count(site, runtime::Space::global_load, global, 0);
+  runtime::count(site, runtime::Space::shared, shared, 0);
+}
 inline void copy_commit() { runtime::copy_commit(); }
 template <int Pending>
 inline void copy_wait() {
@@ -183,6 +203,7 @@ inline unsigned ballot(bool condition, Site site = Site::here()) {
   runtime::meet(site, runtime::ballot_op, &in, sizeof(in), &out, sizeof(out));
   return out;
 }
+inline int first_set(unsigned bits) { return __builtin_ffs(static_cast<int>(bits)); }
 
 inline int atomic_min(int* p, int v) {
   int old = __atomic_load_n(p, __ATOMIC_RELAXED);
@@ -195,7 +216,13 @@ inline int next_ticket(int* p) { return __atomic_fetch_add(p, 1, __ATOMIC_RELAXE
 inline int load_acquire(const int* p) { return __atomic_load_n(p, __ATOMIC_ACQUIRE); }
 inline void store_release(int* p, int v) { __atomic_store_n(p, v, __ATOMIC_RELEASE); }
 // Another block is waited for: it runs on another thread of the host, never on this one.
-inline void pause() { sched_yield(); }
+inline int wait_while(const int* p, int value) {
+  for (;;) {
+    const int seen = load_acquire(p);
+    if (seen != value) return seen;
+    sched_yield();
+  }
+}
 inline int arrive(int* p) { return __atomic_fetch_add(p, 1, __ATOMIC_ACQ_REL); }
 
 // --- arithmetic -------------------------------------------------------------------------------------------
@@ -213,15 +240,16 @@ inline float widen(uint16_t bits, bool half) {
                                    : from_bits((exponent + 112) << 23 | mantissa << 13);
   return sign ? -size : size;
 }
-inline uint32_t to_tf32(float x) {
+inline uint32_t to_bits(float x) {
   uint32_t bits;
   std::memcpy(&bits, &x, sizeof(x));
-  const bool special = (bits & 0x7f800000u) == 0x7f800000u;
-  return special ? bits : (bits + 0x1000u) & 0xffffe000u;
+  return bits;
 }
+inline uint32_t to_tf32(float x) { return (to_bits(x) + 0x1000u) & 0xffffe000u; }
 
-inline void mma_tf32(float (&d)[4], const uint32_t (&a)[4], const uint32_t (&b)[2], Site site = Site::here()) {
-  runtime::count_flops(2 * 16 * 8 * 8 / 32);  // this lane's part
+namespace runtime {
+inline void mma(Meeting op, int k, float (&d)[4], const uint32_t (&a)[4], const uint32_t (&b)[2], Site site) {
+  count_flops(2 * 16 * 8 * k / 32);  // this lane's part
   struct {
     float d[4];
     uint32_t a[4], b[2];
@@ -229,11 +257,43 @@ inline void mma_tf32(float (&d)[4], const uint32_t (&a)[4], const uint32_t (&b)[
   std::memcpy(in.d, d, sizeof(d));
   std::memcpy(in.a, a, sizeof(a));
   std::memcpy(in.b, b, sizeof(b));
-  runtime::meet(site, runtime::mma_tf32_op, &in, sizeof(in), d, sizeof(d));
+  meet(site, op, &in, sizeof(in), d, sizeof(d));
+}
+// A lane reads the row that it points to: a sanitizer sees that here.
+inline void load_matrices(Meeting op, const void* row, uint32_t (&v)[4], Site site) {
+  check_aligned(site, row, 16);
+  count(site, Space::shared, row, 16);
+  typedef uint32_t __attribute__((may_alias)) Word;
+  uint32_t words[4];
+  for (int i = 0; i < 4; ++i) words[i] = static_cast<const Word*>(row)[i];
+  meet(site, op, words, sizeof(words), v, sizeof(v));
+}
+}  // namespace runtime
+
+inline void mma_tf32(float (&d)[4], const uint32_t (&a)[4], const uint32_t (&b)[2], Site site = Site::here()) {
+  runtime::mma(runtime::mma_tf32_op, 8, d, a, b, site);
+}
+inline void mma_bf16(float (&d)[4], const uint32_t (&a)[4], const uint32_t (&b)[2], Site site = Site::here()) {
+  runtime::mma(runtime::mma_bf16_op, 16, d, a, b, site);
+}
+inline void mma_f16(float (&d)[4], const uint32_t (&a)[4], const uint32_t (&b)[2], Site site = Site::here()) {
+  runtime::mma(runtime::mma_f16_op, 16, d, a, b, site);
+}
+inline void load_matrices(const void* row, uint32_t (&v)[4], Site site = Site::here()) {
+  runtime::load_matrices(runtime::load_matrices_op, row, v, site);
+}
+inline void load_matrices_transposed(const void* row, uint32_t (&v)[4], Site site = Site::here()) {
+  runtime::load_matrices(runtime::load_matrices_transposed_op, row, v, site);
 }
 
 inline float square_root(float x) { return std::sqrt(x); }
 inline double square_root(double x) { return std::sqrt(x); }
+// The chip's approximation is off by up to 2^-22.9 of the root before its Newton step; this one as much.
+inline float inverse_root(float x) {
+  const float y = 1 / std::sqrt(x) * (1 + 1.0f / (1 << 23)), root = x * y;
+  return std::fma(std::fma(-root, y, 1.0f), 0.5f * y, y);
+}
+inline double inverse_root(double x) { return 1 / std::sqrt(x); }
 inline float exponential(float x) { return std::exp(x); }
 inline double exponential(double x) { return std::exp(x); }
 inline float logarithm(float x) { return std::log(x); }

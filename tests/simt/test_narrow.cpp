@@ -53,14 +53,14 @@ struct Features {
   }
 };
 
-void products(int64_t m, int64_t n, int64_t k, Layout a_layout, Layout b_layout, Element a_element, Element b_element, bool distance) {
+void products(int64_t m, int64_t n, int64_t k, Layout a_layout, Layout b_layout, Element a_element, Element b_element, bool distance, int tile = 0) {
   std::vector<Matrix> a{random(m, k), random(m, k)}, b{random(k, n), random(k, n)};
   const Features a_in(a, a_layout, a_element), b_in(b, b_layout, b_element);
   std::vector<float> out = poisoned<float>(2 * m * n);
   ssdd::cuda::Product<float> p{};
   p.batch = 2, p.m = m, p.n = n, p.k = k, p.distance = distance;
   p.a = {a_in.view(), a_element}, p.b = {b_in.view(), b_element};
-  p.c = out.data(), p.c_bs = m * n, p.ld = n;
+  p.c = out.data(), p.c_bs = m * n, p.ld = n, p.tile = tile;
   ssdd::cuda::product(p, nullptr);
   for (int64_t e = 0; e < 2; ++e) {
     Matrix want(m, n);
@@ -91,6 +91,18 @@ TEST(narrow_products) {
     }
   for (Layout a : kLayouts)
     for (Layout b : kLayouts) products(19, 23, 67, a, b, Element::bf16, a == b ? Element::own : Element::f16, false);
+}
+
+TEST(narrow_products_in_both_tiles) {
+  // Two of one type and aligned: multiplied as they are, in every layout, with edges of rows, columns and k.
+  for (Element element : {Element::bf16, Element::f16})
+    for (int tile : {ssdd::cuda::kTile, ssdd::cuda::kLargeTile})
+      for (Layout a : {Layout::dense, Layout::transposed})
+        for (Layout b : {Layout::dense, Layout::transposed}) {
+          products(24, 40, 48, a, b, element, element, false, tile);
+          for (int64_t k : {72, 136})
+            if (taken()) products(136, 144, k, a, b, element, element, false, tile);
+        }
 }
 
 TEST(narrow_products_of_two_are_exact) {

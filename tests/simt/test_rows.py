@@ -18,12 +18,16 @@ CALLS = [
         ("rbf", 2, 40, 20, 33, 8, "fused"),
         ("cholesky", 5, 30, 40),
         ("cholesky", 2, 100, 70),
+        ("cholesky", 66, 40, 33),  # enough columns for wide blocks
         ("cholesky", 1, 250, 10),
         ("krr", 1, 250, 20, 70, 66, "low_rank", "low_rank"),  # tiles, and a solve that did not factor
     )
 ] + [
-    ("float", "product", 2, 70, 40, 90, a, b)
+    ("float", "product", 2, 70, 40, 90, a, b, 64)
     for a in ("k-float", "across-bf16") for b in ("k-bf16", "across-float")
+] + [
+    ("float", "product", 2, 132, 72, k, f"k-{element}", f"across-{element}", tile)
+    for element in ("float", "bf16", "f16") for tile in (64, 128) for k in (104, 1032)
 ]  # fmt: skip
 
 
@@ -77,7 +81,7 @@ def test_every_kernel_is_counted_and_coalesced(floors):
         assert row["operand_waste"] <= 1.1 and row["load_waste"] <= 1.3, (kernel, row)
         assert row["store_waste"] <= 4, (kernel, row)
         assert row["ways"] <= 2, (kernel, row)
-    with_loops = ("tensor", "plain", "block", "fused", "factor", "solve")
+    with_loops = ("tensor", "half", "mixed", "plain", "block", "fused", "factor", "solve")
     in_loops = [row for kernel, row in seen.items() if kernel.startswith(with_loops)]
     assert len(in_loops) >= 32 and all(row["loads"] > 100 and row["ways"] > 0 for row in in_loops)
 
@@ -90,8 +94,12 @@ def test_occupancy_counts_with_the_shared_memory_of_a_launch(floors):
     for size in ("float", "double"):
         calls = [
             ("krr", 1, 128, 64, 96, 70, "dense", "dense", "fused"), ("krr", 1, 300, 64, 96, 4, "low_rank", "low_rank"),
-            ("rbf", 1, 128, 64, 96, 70, "fused"), ("cholesky", 1, 128, 70),
+            ("rbf", 1, 128, 64, 96, 70, "fused"), ("cholesky", 1, 128, 70), ("cholesky", 132, 128, 33),
+            ("cholesky", 1, 32, 1),
         ]  # fmt: skip
+        if size == "float":
+            pairs = [("float", "float"), ("bf16", "bf16"), ("f16", "f16"), ("float", "bf16")]
+            calls += [("product", 1, 64, 64, 64, f"k-{a}", f"k-{b}", tile) for a, b in pairs for tile in (64, 128)]
         for call in calls:
             for launch in floors.twin.ask("launches", size, *call)["launches"]:
                 seen[launch["kernel"]] = launch["shared"]

@@ -1,5 +1,5 @@
 // What a warp computes when its lanes meet: shuffles, votes, and a matrix product rounded as a tensor core rounds.
-#include <cfenv>
+#include <algorithm>
 #include <cmath>
 #include <cstring>
 
@@ -41,36 +41,110 @@ float toward_zero(double x) {
                                                                                     : nearest;
 }
 
-// m16n8k8; the sum is cut to a float toward zero after every four products, at least as often as on any chip.
+struct Operands {
+  float d[4];
+  uint32_t a[4], b[2];
+};
+
+// The sum of five or nine addends as a chip makes it: each is cut toward zero to a multiple of 2^-24 of the largest one's power
+// of two (a V100 keeps no bit more than a float's, an A100 one, an H100 two), and their sum to a float.
+template <unsigned N>
+float sum_aligned(const double (&x)[N]) {
+  double largest = 0, plain = 0;
+  for (double one : x) largest = std::max(largest, std::fabs(one)), plain += one;
+  if (!std::isfinite(plain) || largest == 0) return static_cast<float>(plain);
+  const double unit = std::ldexp(1.0, std::ilogb(largest) - 24), inverse = 1 / unit;
+  double sum = 0;
+  for (double one : x) sum += std::trunc(one * inverse);
+  return toward_zero(sum * unit);
+}
+
+// d [16, 8] += a [16, K] b [K, 8], Group products with the sum so far at a time: 4 of TF32, 8 of 16-bit floats on an A100, and
+// twice as many, which are cut half as often, on an H100.
+template <unsigned Group, unsigned K>
+void sum_products(const double (&a)[16][K], const double (&b)[K][8], float (&d)[16][8]) {
+  for (unsigned i = 0; i < 16; ++i)
+    for (unsigned j = 0; j < 8; ++j)
+      for (unsigned k0 = 0; k0 < K; k0 += Group) {
+        double addends[Group + 1];
+        for (unsigned k = 0; k < Group; ++k) addends[k] = a[i][k0 + k] * b[k0 + k][j];
+        addends[Group] = static_cast<double>(d[i][j]);
+        d[i][j] = sum_aligned(addends);
+      }
+}
+
+// Where the sums stand is the same for all shapes [16, 8].
+void take_sums(const Operands& o, unsigned lane, float (&d)[16][8]) {
+  for (unsigned i = 0; i < 4; ++i) d[lane / 4 + 8 * (i / 2)][2 * (lane % 4) + i % 2] = o.d[i];
+}
+void give_sums(const float (&d)[16][8], unsigned char* out, size_t out_stride) {
+  for (unsigned lane = 0; lane < kWarp; ++lane) {
+    const unsigned g = lane / 4, t = lane % 4;
+    const float mine[4] = {d[g][2 * t], d[g][2 * t + 1], d[g + 8][2 * t], d[g + 8][2 * t + 1]};
+    std::memcpy(out + lane * out_stride, mine, sizeof(mine));
+  }
+}
+
+// m16n8k8
 void mma_tf32(const unsigned char* in, size_t in_stride, unsigned char* out, size_t out_stride) {
-  struct Operands {
-    float d[4];
-    uint32_t a[4], b[2];
-  };
   double a[16][8], b[8][8];
   float d[16][8];
   for (unsigned lane = 0; lane < kWarp; ++lane) {
     Operands o;
     std::memcpy(&o, in + lane * in_stride, sizeof(o));
     const unsigned g = lane / 4, t = lane % 4;
-    for (unsigned i = 0; i < 4; ++i) {
-      a[g + 8 * (i % 2)][t + 4 * (i / 2)] = truncated(o.a[i]);
-      d[g + 8 * (i / 2)][2 * t + i % 2] = o.d[i];
-    }
+    for (unsigned i = 0; i < 4; ++i) a[g + 8 * (i % 2)][t + 4 * (i / 2)] = truncated(o.a[i]);
     for (unsigned i = 0; i < 2; ++i) b[t + 4 * i][g] = truncated(o.b[i]);
+    take_sums(o, lane, d);
   }
-  for (unsigned i = 0; i < 16; ++i)
-    for (unsigned j = 0; j < 8; ++j)
-      for (unsigned k0 = 0; k0 < 8; k0 += 4) {
-        double sum = static_cast<double>(d[i][j]);
-        for (unsigned k = k0; k < k0 + 4; ++k) sum += a[i][k] * b[k][j];
-        d[i][j] = toward_zero(sum);
-      }
+  sum_products<4>(a, b, d);
+  give_sums(d, out, out_stride);
+}
+
+double value_of(uint16_t bits, bool half) {
+  if (!half) {
+    const uint32_t wide = static_cast<uint32_t>(bits) << 16;
+    float x;
+    std::memcpy(&x, &wide, sizeof(x));
+    return static_cast<double>(x);
+  }
+  const int exponent = bits >> 10 & 31, mantissa = bits & 1023;
+  const double size = exponent == 31 ? (mantissa ? NAN : INFINITY)
+                                     : std::ldexp(exponent ? 1024 + mantissa : mantissa, (exponent ? exponent : 1) - 25);
+  return bits & 0x8000u ? -size : size;
+}
+
+// m16n8k16, two elements of neighbouring k in a register, the first in its low half
+template <bool IsHalf>
+void mma_16(const unsigned char* in, size_t in_stride, unsigned char* out, size_t out_stride) {
+  double a[16][16], b[16][8];
+  float d[16][8];
   for (unsigned lane = 0; lane < kWarp; ++lane) {
+    Operands o;
+    std::memcpy(&o, in + lane * in_stride, sizeof(o));
     const unsigned g = lane / 4, t = lane % 4;
-    const float mine[4] = {d[g][2 * t], d[g][2 * t + 1], d[g + 8][2 * t], d[g + 8][2 * t + 1]};
-    std::memcpy(out + lane * out_stride, mine, sizeof(mine));
+    for (unsigned e = 0; e < 2; ++e) {
+      for (unsigned i = 0; i < 4; ++i)
+        a[g + 8 * (i % 2)][2 * t + e + 8 * (i / 2)] = value_of(static_cast<uint16_t>(o.a[i] >> 16 * e), IsHalf);
+      for (unsigned i = 0; i < 2; ++i) b[2 * t + e + 8 * i][g] = value_of(static_cast<uint16_t>(o.b[i] >> 16 * e), IsHalf);
+    }
+    take_sums(o, lane, d);
   }
+  sum_products<8>(a, b, d);
+  give_sums(d, out, out_stride);
+}
+
+// Row r of matrix m is what lane 8 m + r hands in.
+void load_matrices(const unsigned char* in, size_t in_stride, unsigned char* out, size_t out_stride) {
+  for (unsigned lane = 0; lane < kWarp; ++lane)
+    for (unsigned m = 0; m < 4; ++m)
+      std::memcpy(out + lane * out_stride + 4 * m, in + (8 * m + lane / 4) * in_stride + lane % 4 * 4, 4);
+}
+void load_matrices_transposed(const unsigned char* in, size_t in_stride, unsigned char* out, size_t out_stride) {
+  for (unsigned lane = 0; lane < kWarp; ++lane)
+    for (unsigned m = 0; m < 4; ++m)
+      for (unsigned e = 0; e < 2; ++e)
+        std::memcpy(out + lane * out_stride + 4 * m + 2 * e, in + (8 * m + lane % 4 * 2 + e) * in_stride + lane / 4 * 2, 2);
 }
 
 }  // namespace
@@ -80,5 +154,9 @@ Meeting shuffle_op(size_t size) {
 }
 const Meeting ballot_op = &ballot;
 const Meeting mma_tf32_op = &mma_tf32;
+const Meeting mma_bf16_op = &mma_16<false>;
+const Meeting mma_f16_op = &mma_16<true>;
+const Meeting load_matrices_op = &load_matrices;
+const Meeting load_matrices_transposed_op = &load_matrices_transposed;
 
 }  // namespace simt::runtime

@@ -1,10 +1,14 @@
 """What the tests of the distillation share: real digits, a quickly trained teacher, small settings."""
 
+import contextlib
 import dataclasses
+import io
+import os
 
 import pytest
 import torch
 
+from ssdd.cli import run
 from ssdd.config import DistillConfig, EvaluateConfig, PretrainConfig, StudentConfig, preset
 from ssdd.data import ImageSet, load_images
 from ssdd.models import build
@@ -18,6 +22,47 @@ def one_thread():
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(before)
+
+
+@dataclasses.dataclass
+class Output:
+    """What a command printed, and what it raised."""
+
+    stdout: str
+    stderr: str
+    exception: BaseException | None
+
+    @property
+    def output(self) -> str:
+        return self.stdout + self.stderr
+
+
+@pytest.fixture(scope="session")
+def ssdd_command(tmp_path_factory):
+    """ssdd_command(*arguments, fails=False): the program in this process, with a cache of its own."""
+    cache = tmp_path_factory.mktemp("cache")
+
+    def command(*arguments, fails=False) -> Output:
+        out, err = io.StringIO(), io.StringIO()
+        before, raised = os.environ.get("XDG_CACHE_HOME"), None
+        os.environ["XDG_CACHE_HOME"] = str(cache)
+        try:
+            with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+                run([str(a) for a in arguments])
+        except SystemExit as end:
+            raised = end if end.code else None
+        except Exception as error:
+            raised = error
+        finally:
+            if before is None:
+                del os.environ["XDG_CACHE_HOME"]
+            else:
+                os.environ["XDG_CACHE_HOME"] = before
+        if (raised is not None) != fails:
+            raise AssertionError(out.getvalue() + err.getvalue()) from raised
+        return Output(out.getvalue(), err.getvalue(), raised)
+
+    return command
 
 
 @pytest.fixture(scope="session")
@@ -40,7 +85,7 @@ def small():
         student=StudentConfig(model="convnet-8-16"),
         teacher=dataclasses.replace(settings.teacher, widths=(16, 16), epochs=40, batch=100, projector=64),
         distill=DistillConfig(images=12, steps=60, batch=128, pool=3, pool_steps=40, log_every=20, crop_pad=1),
-        pretrain=PretrainConfig(steps=150, rate=0.4),
+        pretrain=PretrainConfig(steps=150, lr=0.4),
         evaluate=EvaluateConfig(labels=(5, 0), draws=1),
     )
 

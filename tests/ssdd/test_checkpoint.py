@@ -14,7 +14,7 @@ import torch
 from ssdd.checkpoint import AGAIN, Checkpoints, Stopped, interruptible
 from ssdd.config import InputError
 
-RUN = {"distill": {"rate": 0.01, "steps": 9}, "seed": 0}
+RUN = {"distill": {"lr": 0.01, "steps": 9}, "seed": 0}
 
 
 def state(step=1):
@@ -91,17 +91,17 @@ def test_nothing_but_damaged_files(kept):
 
 
 def test_another_run_is_refused_by_the_field_that_differs(kept):
-    with pytest.raises(InputError, match=r"distill\.rate = 0\.01 there, 0\.03 here"):
-        kept.begin({**RUN, "distill": {"rate": 0.03, "steps": 9}})
+    with pytest.raises(InputError, match=r"distill\.lr = 0\.01 there, 0\.03 here"):
+        kept.begin({**RUN, "distill": {"lr": 0.03, "steps": 9}})
     with pytest.raises(InputError, match=r"other = None there, 1 here.*seed = 0 there, 1 here"):
         kept.begin({**RUN, "seed": 1, "other": 1})
 
 
 def test_a_checkpoint_older_than_a_setting_goes_on_where_that_stands_at_its_default(kept):
-    younger = {"networks": 1, "smooth": 0.0, "views": 0}
+    younger = {"networks": 1, "tv_weight": 0.0, "views": 0}
     assert same(kept.begin({**RUN, "distill": {**RUN["distill"], **younger}}), state(3))
-    with pytest.raises(InputError, match=r"of another run: distill\.smooth = 0\.0 there, 0\.5 here\. Resume"):
-        kept.begin({**RUN, "distill": {**RUN["distill"], **younger, "smooth": 0.5}})
+    with pytest.raises(InputError, match=r"of another run: distill\.tv_weight = 0\.0 there, 0\.5 here\. Resume"):
+        kept.begin({**RUN, "distill": {**RUN["distill"], **younger, "tv_weight": 0.5}})
 
 
 def test_another_number_of_threads_is_said(kept, events, monkeypatch):

@@ -8,10 +8,8 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from typer.testing import CliRunner
 
 from ssdd.artifact import DistilledSet, Preprocessing, export, read_published
-from ssdd.cli import app
 from ssdd.config import InputError
 
 PRE = Preprocessing((0.4, 0.5, 0.1), (0.2, 0.3, 0.25))
@@ -22,12 +20,6 @@ def example(channels=3, **changes) -> DistilledSet:
     pre = PRE if channels == 3 else Preprocessing((0.4,), (0.2,))
     images = torch.rand(6, channels, 8, 8, generator=g) * 1.2 - 0.1
     return DistilledSet(images, torch.randn(6, 4, generator=g), pre, source="somewhere", **changes)
-
-
-def ssdd_command(*arguments, fails=False):
-    result = CliRunner().invoke(app, [str(a) for a in arguments])
-    assert (result.exit_code != 0) == fails, (result.output, result.exception)
-    return result
 
 
 def test_it_is_a_torch_dataset():
@@ -42,7 +34,7 @@ def test_it_is_a_torch_dataset():
 
 
 @pytest.mark.parametrize("channels", [1, 3])
-def test_export_to_a_folder(tmp_path, channels):
+def test_export_to_a_folder(ssdd_command, tmp_path, channels):
     pairs = example(channels)
     said = ssdd_command("export", pairs.save(tmp_path / "a.safetensors"), "-o", tmp_path / "out").output
     assert "values clipped" in said
@@ -66,7 +58,7 @@ def test_what_eight_bits_cost_is_said(tmp_path):
     assert cost["clipped"] == pytest.approx(outside) and 0.05 < cost["largest_change"] <= 0.11
 
 
-def test_export_to_a_huggingface_set(tmp_path):
+def test_export_to_a_huggingface_set(ssdd_command, tmp_path):
     pairs = example()
     ssdd_command("export", pairs.save(tmp_path / "a.safetensors"), "-o", tmp_path / "out", "--form", "huggingface")
     rows = [json.loads(line) for line in (tmp_path / "out" / "train" / "metadata.jsonl").read_text().splitlines()]
@@ -83,7 +75,7 @@ def test_export_to_a_huggingface_set(tmp_path):
     )
 
 
-def test_export_to_ddranking(tmp_path):
+def test_export_to_ddranking(ssdd_command, tmp_path):
     pairs, file = example(), example().save(tmp_path / "a.safetensors")
     scores = torch.eye(3)[[2, 0, 1, 0, 2, 1]] * 5 + torch.rand(6, 3, generator=torch.Generator().manual_seed(1))
     np.save(tmp_path / "scores.npy", scores.numpy())
@@ -100,7 +92,7 @@ def test_export_to_ddranking(tmp_path):
     assert torch.equal(torch.load(tmp_path / "own" / "labels.pt", weights_only=True), scores[order])
 
 
-def test_exports_that_do_not_fit(tmp_path):
+def test_exports_that_do_not_fit(ssdd_command, tmp_path):
     uneven = torch.eye(3)[[0, 0, 0, 0, 1, 2]]
     for form, labels, named in [
         ("ddranking", None, "representations; give labels"), ("ddranking", uneven, "same number.*1 to 4"),
@@ -126,7 +118,7 @@ def published(folder, x, y):
     return folder / "x_syn.pt", folder / "y_syn.pt"
 
 
-def test_import_of_the_published_files(tmp_path):
+def test_import_of_the_published_files(ssdd_command, tmp_path):
     pairs = example()
     x, y = published(tmp_path, torch.nn.Parameter(pairs.images), pairs.targets.double())
     ssdd_command("import", x, y, "-o", tmp_path / "a.safetensors", "--mean", "0.4,0.5,0.1", "--std", "0.2,0.3,0.25")
@@ -187,7 +179,7 @@ def test_published_files_that_do_not_fit(tmp_path, x, y, named):
         read_published(*published(tmp_path, x, y), PRE)
 
 
-def test_import_wants_the_preprocessing(tmp_path):
+def test_import_wants_the_preprocessing(ssdd_command, tmp_path):
     x, y = published(tmp_path, torch.rand(2, 3, 4, 4), torch.rand(2, 5))
     for arguments, named in [((), "expected one of the two"), (("--mean", "0.1"), "expected one of the two"),
                              (("--mean", "a", "--std", "1"), "--mean: expected numbers")]:  # fmt: skip

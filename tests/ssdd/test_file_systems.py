@@ -14,7 +14,7 @@ from PIL import Image
 from ssdd.artifact import DistilledSet, Preprocessing, export, locked, write_atomically
 from ssdd.config import InputError
 from ssdd.data import cache_directory, load_images, stream
-from ssdd.parallel import joined, place, world_size
+from ssdd.parallel import join_processes, local_rank, world_size
 from ssdd.teachers import represent
 
 PAIRS = DistilledSet(torch.rand(2, 1, 4, 4), torch.rand(2, 3), Preprocessing((0.5,), (0.5,)))
@@ -146,14 +146,14 @@ def launcher(monkeypatch, **variables):
 ])  # fmt: skip
 def test_launcher_variables_that_name_one_process(monkeypatch, variables):
     launcher(monkeypatch, **variables)
-    assert world_size() == 1 and place() is None
-    with joined() as processes:
+    assert world_size() == 1 and local_rank() is None
+    with join_processes() as processes:
         assert processes.size == 1
 
 
 def test_launcher_variables_of_torchrun(monkeypatch):
     launcher(monkeypatch, **TORCHRUN)
-    assert world_size() == 2 and place() == 1
+    assert world_size() == 2 and local_rank() == 1
 
 
 @pytest.mark.parametrize("changes, named", [
@@ -168,6 +168,6 @@ def test_launcher_variables_of_torchrun(monkeypatch):
 ])  # fmt: skip
 def test_launcher_variables_set_in_part(monkeypatch, changes, named):
     launcher(monkeypatch, **(TORCHRUN | changes))
-    with pytest.raises(InputError, match=named) as error, joined():
-        place()
+    with pytest.raises(InputError, match=named) as error, join_processes():
+        local_rank()
     assert "torchrun" in str(error.value) and "unset WORLD_SIZE" in str(error.value)

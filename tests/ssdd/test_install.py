@@ -14,7 +14,8 @@ import ssdd
 
 
 @pytest.mark.parametrize(
-    "name, package", [("sklearn", "scikit-learn"), ("typer", "typer"), ("safetensors", "safetensors")]
+    "name, package",
+    [("sklearn", "scikit-learn"), ("jsonargparse", "jsonargparse"), ("yaml", "PyYAML"), ("safetensors", "safetensors")],
 )
 def test_missing_extra_is_named_with_what_to_type(name, package):
     done = subprocess.run([sys.executable, "-c", WITHOUT.format(name=name)], capture_output=True, text=True)

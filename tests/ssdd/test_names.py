@@ -10,16 +10,13 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from typer.testing import CliRunner
 
-import ssdd
-from ssdd.cli import app
-from ssdd.cli.resume import lasting
+from ssdd.cli.resume import absolute
 from ssdd.config import InputError
 from ssdd.data import load_images
 from ssdd.teachers import Teacher
 
-FAST = ["--quiet", "-m", "4", "--steps", "2", *(f"--set={change}" for change in (
+FAST = ["--quiet", "-m", "4", "--steps", "2", *(f"--{change}" for change in (
     "teacher.epochs=1", "teacher.widths=4-8", "student.model=convnet-4-8", "distill.pool=1", "distill.pool_steps=2",
 ))]  # fmt: skip
 
@@ -43,24 +40,22 @@ def test_a_folder_called_digits(own_digits, few):
     for folder in (Path("digits"), "./digits", Path.cwd() / "digits"):
         assert load_images(folder).x_train.shape == (4, 6, 6, 3)
     assert load_images("digits").x_train.shape == (1297, 8, 8, 1)
-    assert load_images(Path("digits"), size=4).size == (4, 4) and lasting("digits") == "digits"
+    assert load_images(Path("digits"), size=4).size == (4, 4) and absolute("digits") == "digits"
     with pytest.raises(InputError, match="expected 'digits', a folder"):
         load_images(Path("hf:somebody/something"))
 
 
-def test_a_run_on_the_embedded_digits_goes_on_beside_such_a_folder(own_digits):
-    begun = CliRunner().invoke(app, ["distill", "-o", "run", *FAST])
-    assert begun.exit_code == 0, begun.output
+def test_a_run_on_the_embedded_digits_goes_on_beside_such_a_folder(ssdd_command, own_digits):
+    ssdd_command("distill", "-o", "run", *FAST)
     assert json.loads(Path("run/run.json").read_text())["arguments"]["data"] == "digits"
 
 
-def test_a_study_on_the_embedded_digits(teacher, own_digits):
+def test_a_study_on_the_embedded_digits(ssdd_command, teacher, own_digits):
     teacher.save("t.safetensors")
     Path("study.toml").write_text('preset = "digits"\nseeds = 1\n[[row]]\nname = "none"\nfrom = "nothing"\n'
                                   '[row.set]\n"evaluate.labels" = [5]\n"evaluate.draws" = 1\n')  # fmt: skip
-    ended = CliRunner().invoke(app, ["study", "study.toml", "-d", "digits", "-t", "t.safetensors",
-                                     "--target", "more=digits"])  # fmt: skip
-    assert ended.exit_code == 0 and "[2/2]" in ended.output, (ended.output, ended.exception)
+    ended = ssdd_command("study", "study.toml", "-d", "digits", "-t", "t.safetensors", "--target", "more=digits")
+    assert "[2/2]" in ended.stdout
 
 
 def test_colons_in_paths(place, teacher):
@@ -101,10 +96,10 @@ def test_a_module_in_the_current_folder(place):
     assert ended.stdout.split() == ["True", "1"]
 
 
-def test_a_teacher_is_saved_under_a_name_that_can_be_read(place, teacher):
+def test_a_teacher_is_saved_under_a_name_that_can_be_read(ssdd_command, place, teacher):
     for name in ("t.pt", "t.pth", "t", "t.npz"):
-        ended = CliRunner().invoke(app, ["teacher", "-o", name, "--quiet"])
-        assert ended.exit_code != 0 and isinstance(ended.exception, ssdd.InputError)
+        ended = ssdd_command("teacher", "-o", name, "--quiet", fails=True)
+        assert isinstance(ended.exception, InputError)
         assert str(ended.exception).endswith("write t.safetensors")
         with pytest.raises(InputError, match=r"write t\.safetensors"):
             teacher.save(name)

@@ -16,12 +16,12 @@ from ssdd.artifact import locked, read_safetensors
 from ssdd.checkpoint import Checkpoints
 from ssdd.config import InputError, TeacherConfig
 from ssdd.data import load_images
-from ssdd.parallel import ALONE, Processes, joined
+from ssdd.parallel import ALONE, Processes, join_processes
 from ssdd.selection import random_subset
 from ssdd.teachers import read_representations, train_teacher
 
-SETTINGS = ["--set", "student.model=convnet-4-8", "--set", "distill.pool=3", "--set", "distill.pool_steps=6",
-            "--set", "distill.log_every=4", "--set", "distill.batch=51", "-m", "6", "--steps", "12"]  # fmt: skip
+SETTINGS = ["--student.model=convnet-4-8", "--distill.pool=3", "--distill.pool_steps=6",
+            "--distill.log_every=4", "--distill.batch=51", "-m", "6", "--steps", "12"]  # fmt: skip
 
 
 @pytest.mark.parametrize("way, size, n, networks", [("batch", 3, 10, 1), ("networks", 3, 10, 7), ("batch", 1, 5, 2)])
@@ -43,9 +43,9 @@ def test_alone_changes_nothing():
 
 
 def test_share_needs_torchrun_and_a_known_word():
-    with pytest.raises(InputError, match="torchrun"), joined("batch"):
+    with pytest.raises(InputError, match="torchrun"), join_processes("batch"):
         pass
-    with pytest.raises(InputError, match="batch, networks"), joined(otherwise="weights"):
+    with pytest.raises(InputError, match="batch, networks"), join_processes(otherwise="weights"):
         pass
 
 
@@ -90,7 +90,7 @@ def product(run):
 
 @pytest.mark.parametrize("way, changes", [
     ("batch", []),
-    ("networks", ["--set", "distill.networks=3"]),
+    ("networks", ["--distill.networks=3"]),
 ])  # fmt: skip
 def test_two_processes_equal_one(source, tmp_path, way, changes):
     finish(tmp_path, 1, "-q", "-o", tmp_path / "one", *source, *SETTINGS, *changes)
@@ -121,7 +121,7 @@ def child_of(process, rank):
 
 @pytest.mark.parametrize("rank", [0, 1])
 def test_one_killed_ends_the_run_and_it_goes_on(source, tmp_path, rank):
-    long = [*source, *SETTINGS, "--set", "distill.steps=40"]
+    long = [*source, *SETTINGS, "--distill.steps=40"]
     finish(tmp_path, 2, "-q", "-o", tmp_path / "whole", *long)
     run = tmp_path / "run"
     process = started(tmp_path, 2, "-o", run, *long, "--checkpoint-every", 0)
@@ -170,7 +170,7 @@ def test_known_views_are_written_once_for_both(source, tmp_path):
     data, folders = load_images(source[1]), [tmp_path / "one", tmp_path / "two"]
     config = TeacherConfig(widths=(4, 8), epochs=1, batch=16, projector=8)
     teacher = train_teacher(data, config).save(tmp_path / "teacher.safetensors")
-    views = ["-t", teacher, "--set", "distill.real_view=augmented", "--set", "distill.views=2"]
+    views = ["-t", teacher, "--distill.real_view=augmented", "--distill.views=2"]
     for folder, processes in zip(folders, (1, 2), strict=True):
         folder.mkdir()
         finish(folder, processes, "-q", "-o", folder / "run", *source[:2], *SETTINGS, *views)

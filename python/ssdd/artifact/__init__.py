@@ -1,7 +1,7 @@
 """The product, its file, and what it is exchanged with: nothing here needs the code that distils."""
 
 from .files import flush_to_disk, read_safetensors, read_torch, why_no_array, write_atomically
-from .forms import FORMS, export, read_scores
+from .forms import EXPORT_FORMS, export, read_scores
 from .lock import LOCK, locked, wait_for_lock
 from .pairs import FORMAT, DistilledSet
 from .preprocessing import Preprocessing
@@ -9,7 +9,7 @@ from .published import MOST_CLASSES, read_published
 
 __all__ = [
     "FORMAT",
-    "FORMS",
+    "EXPORT_FORMS",
     "LOCK",
     "MOST_CLASSES",
     "DistilledSet",

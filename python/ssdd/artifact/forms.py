@@ -37,8 +37,8 @@ def export(
     Returns what 8 bits cost: ``clipped``, the share of pixel values outside [0, 1], and ``largest_change`` of a value.
     Raises :class:`InputError` where ``out`` is there already or the form cannot hold the set.
     """
-    if form not in FORMS:
-        raise InputError(f"form: expected one of {', '.join(FORMS)}, got {form!r}")
+    if form not in EXPORT_FORMS:
+        raise InputError(f"form: expected one of {', '.join(EXPORT_FORMS)}, got {form!r}")
     if labels is not None and form != "ddranking":
         raise InputError(f"labels: only the form ddranking takes them, got form {form!r}")
     folder = Path(out)
@@ -48,7 +48,7 @@ def export(
     work = name_beside(folder)
     work.mkdir()
     try:
-        FORMS[form](pairs, work, labels)
+        EXPORT_FORMS[form](pairs, work, labels)
         os.replace(work, folder)
     finally:
         shutil.rmtree(work, ignore_errors=True)
@@ -144,10 +144,10 @@ def _ddranking(pairs: DistilledSet, folder: Path, labels: Tensor | None) -> None
     order = scores.argmax(1).argsort(stable=True)  # its evaluators take the first images for class 0, and so on
     torch.save(pairs.inputs()[order].detach().cpu().contiguous(), folder / "images.pt")
     torch.save(scores[order].detach().cpu().float().contiguous(), folder / "labels.pt")
-    rate = pairs.metrics.get("syn_lr", 0.01)  # 0.01: the rate its evaluators start from
-    torch.save(torch.tensor(float(rate)), folder / "lr.pt")
+    lr = pairs.metrics.get("syn_lr", 0.01)  # 0.01: the lr its evaluators start from
+    torch.save(torch.tensor(float(lr)), folder / "lr.pt")
 
 
-FORMS: dict[str, Callable[[DistilledSet, Path, Tensor | None], None]] = {
+EXPORT_FORMS: dict[str, Callable[[DistilledSet, Path, Tensor | None], None]] = {
     "folder": _folder, "huggingface": _huggingface, "ddranking": _ddranking,
 }  # fmt: skip

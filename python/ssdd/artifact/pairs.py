@@ -17,7 +17,7 @@ from safetensors.torch import save as to_bytes
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from ..config import InputError
+from ..config import InputError, current_names
 from .files import read_safetensors, write_atomically
 from .preprocessing import Preprocessing
 
@@ -124,6 +124,7 @@ class DistilledSet(Dataset[tuple[Tensor, Tensor]]):
             wrong = [key for key, kind in _META.items() if not isinstance(fields[key], kind)]
             if wrong:
                 raise TypeError(f"{wrong[0]} is a {type(fields[wrong[0]]).__name__}")
+            fields["config"] = current_names(fields["config"], "distill")
         except (KeyError, TypeError, ValueError) as error:
             raise InputError(f"{path}: damaged metadata ({error!r})") from None
         for key in ("images", "targets"):

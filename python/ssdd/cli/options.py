@@ -1,146 +1,253 @@
-"""Options that several verbs share, and what they mean together."""
+"""Options that several verbs share, and what they mean together. Nothing here imports torch before a verb runs."""
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Any, Literal
 
-import torch
-import typer
+import ssdd
 
-from .. import (
-    DEVICES,
-    Checkpoints,
-    ImageSet,
-    Representations,
-    Teacher,
-    cache_directory,
-    load_images,
-    place,
-    read_representations,
-    represent,
-    train_teacher,
+from ..config import (
+    PRESETS,
+    InputError,
+    Kind,
+    Report,
+    Settings,
+    add_settings,
+    departures,
+    official,
+    preset,
+    read_settings_file,
+    with_settings,
 )
-from ..config import PRESETS, InputError, Preset, Report, departures, official, preset, with_settings
 
-Data = Annotated[
-    str,
-    typer.Option("--data", "-d", help="'digits', a folder of images (also Tiny-ImageNet's, or CIFAR's python files), "
-                 "an .npz file (x_train: uint8 N,H,W,C), or hf:NAME of the Hugging Face hub."),
-]  # fmt: skip
-Size = Annotated[int | None, typer.Option(help="Resize a folder's images to SIZE x SIZE pixels.")]
-Classes = Annotated[
-    str | None,
-    typer.Option("--classes", metavar="folders|none", help="Of a folder that can be understood in two ways. folders: "
-                 "every subfolder is a class, images beside them are left out; none: images without classes."),
-]  # fmt: skip
-PresetName = Annotated[
-    str | None,
-    typer.Option("--preset", help=f"Settings: {', '.join(PRESETS)}. Default: digits for digits, else small."),
-]
-Changes = Annotated[
-    list[str] | None,
-    typer.Option(
-        "--set",
-        metavar="STAGE.FIELD=VALUE",
-        help="Change a setting, e.g. distill.rate=0.03. Repeatable. "
-        "Each is a flag too, --distill.rate 0.03: `ssdd settings PRESET` prints all.",
-    ),
-]
-Official = Annotated[
-    bool,
-    typer.Option("--official", help="Turn every departure between paper and published code to the code's side, but for "
-                 "those that a flag (or --set) names: the flag wins, and the run says so."),
-]  # fmt: skip
-TeacherName = Annotated[
-    str | None,
-    typer.Option("--teacher", "-t", help="FILE.safetensors written by `ssdd teacher`; FILE.pth, a ResNet in "
-                 "torchvision's form; or package.module:factory of yours that returns an nn.Module, also with "
-                 "@FILE.pth, its weights (docs/teachers.md)."),
-]  # fmt: skip
-TeacherPrefix = Annotated[
-    str | None,
-    typer.Option("--teacher-prefix", metavar="PREFIX", help="Of a file with several networks, what the names of the "
-                 "teacher's weights begin with, e.g. encoder_q."),
-]  # fmt: skip
-RepresentationsFile = Annotated[
-    Path | None,
-    typer.Option("--representations", help="FILE.npy with representations you computed, one row an image (training, "
-                 "then test images): no teacher network is needed."),
-]  # fmt: skip
-Images = Annotated[int | None, typer.Option("--images", "-m", help="Number of distilled images.")]
-Steps = Annotated[int | None, typer.Option("--steps", help="Outer steps.")]
-Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace what an earlier run wrote there.")]
-Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress display.")]
-Model = Annotated[str, typer.Option("--model", help="resnet18, resnet10, or convnet-W-W-... (one width a block).")]
-Every = Annotated[float, typer.Option("--checkpoint-every", help="Seconds between two checkpoints.")]
-Device = Annotated[
-    str | None, typer.Option("--device", help=f"{', '.join(DEVICES)} (default: cuda where there is one).")
-]  # fmt: skip
-ArtifactFile = Annotated[Path, typer.Argument(metavar="ARTIFACT", help="A distilled set (.safetensors).")]
+if TYPE_CHECKING:
+    import torch
+    from jsonargparse import ArgumentParser
+
+Device = Literal["cpu", "cuda"]
+Share = Literal["batch", "networks"]
+ClassesFrom = Literal["folders", "none"]
+PresetName = Literal[tuple(PRESETS)]  # type: ignore[valid-type]
 
 
-def chosen_settings(
-    data: str, name: str | None, changes: list[str] | None, code: bool, images: int | None, steps: int | None,
-    begun: Preset | None = None,
-) -> Preset:  # fmt: skip
+def _at_least_one(text: Any) -> int:
+    if int(text) < 1:
+        raise ValueError
+    return int(text)
+
+
+COUNT = Kind("a whole number from 1", _at_least_one)
+FILE = Kind("a path", lambda text: Path(text).expanduser())
+NAME = Kind("a name or a path", lambda text: str(Path(text).expanduser()) if str(text).startswith("~") else str(text))
+
+
+class Given(SimpleNamespace):
+    """The options of a verb. ``typed``: those that were given. ``settings``: the settings that were given."""
+
+    typed: frozenset[str]
+    settings: Mapping[str, Any]
+
+    def earlier(self, arguments: Mapping[str, Any], *names: str) -> None:
+        """Take those of ``names`` that were not typed from ``arguments``, with which a run began."""
+        for name in names:
+            if name not in self.typed:
+                setattr(self, name, arguments.get(name, getattr(self, name)))
+
+
+def add_artifact(parser: ArgumentParser) -> None:
+    parser.add_argument("artifact", metavar="ARTIFACT", type=FILE, help="A distilled set (.safetensors).")
+
+
+def add_images(parser: ArgumentParser, default: str | None = "digits", text: str = "") -> None:
+    parser.add_argument(
+        "--data", "-d", metavar="DATA", type=NAME, default=default,
+        help=(text + " " if text else "") + "'digits', a folder of images (also Tiny-ImageNet's, or CIFAR's python "
+        "files), an .npz file (x_train: uint8 N,H,W,C), or hf:NAME of the Hugging Face hub.",
+    )  # fmt: skip
+    add_folder(parser)
+
+
+def add_folder(parser: ArgumentParser) -> None:
+    parser.add_argument("--size", metavar="N", type=int, help="Resize a folder's images to N x N pixels.")
+    parser.add_argument(
+        "--classes", type=ClassesFrom, help="Of a folder that can be understood in two ways. folders: every subfolder "
+        "is a class, images beside them are left out; none: images without classes.",
+    )  # fmt: skip
+
+
+def add_teacher(parser: ArgumentParser, representations: bool = True, text: str = "") -> None:
+    parser.add_argument(
+        "--teacher", "-t", metavar="TEACHER", type=NAME,
+        help=(text + " " if text else "") + "FILE.safetensors written by `ssdd teacher`; FILE.pth, a ResNet in "
+        "torchvision's form; or package.module:factory of yours that returns an nn.Module, also with @FILE.pth, its "
+        "weights (docs/teachers.md).",
+    )  # fmt: skip
+    parser.add_argument(
+        "--teacher-prefix", metavar="PREFIX", type=str, help="Of a file with several networks, what the names of the "
+        "teacher's weights begin with, e.g. encoder_q.",
+    )  # fmt: skip
+    if representations:
+        parser.add_argument(
+            "--representations", metavar="FILE.npy", type=FILE, help="Representations you computed, one row per image "
+            "(training, then test images): no teacher network is needed.",
+        )  # fmt: skip
+
+
+def add_run_settings(parser: ArgumentParser, official_side: bool = True) -> None:
+    """Add what chooses settings: a preset, a file, the published code's side, and a flag per setting."""
+    parser.add_argument(
+        "--preset", type=PresetName, help="Settings to start from. Without it: digits for the data digits, else small. "
+        "`ssdd settings PRESET` prints them."
+    )  # fmt: skip
+    parser.add_argument(
+        "--config", metavar="FILE", type=FILE, help="Settings from a TOML or YAML file, such as `ssdd settings` "
+        "prints. A flag overrides it."
+    )  # fmt: skip
+    if official_side:
+        add_official(parser)
+    add_settings(parser)
+
+
+def add_official(parser: ArgumentParser) -> None:
+    parser.add_argument(
+        "--official", action="store_true", help="Reproduce the released code wherever it differs from the paper. An "
+        "explicit flag, or a setting in --config, overrides it, and the run says so."
+    )  # fmt: skip
+
+
+def add_size_of_run(parser: ArgumentParser) -> None:
+    parser.add_argument("--images", "-m", metavar="N", type=int, help="Number of distilled images (distill.images).")
+    parser.add_argument("--steps", metavar="N", type=int, help="Outer steps (distill.steps).")
+
+
+def add_device(parser: ArgumentParser) -> None:
+    parser.add_argument("--device", type=Device, help="Where to compute. Without it: cuda if there is a GPU.")
+
+
+def add_checkpoints(parser: ArgumentParser) -> None:
+    parser.add_argument(
+        "--checkpoint-every", metavar="SECONDS", type=float, default=60.0, help="Seconds between two checkpoints.",
+    )  # fmt: skip
+
+
+def add_overwrite(parser: ArgumentParser) -> None:
+    parser.add_argument("--overwrite", action="store_true", help="Replace what an earlier run wrote there.")
+
+
+def add_quiet(parser: ArgumentParser) -> None:
+    parser.add_argument("--quiet", "-q", action="store_true", help="No progress display.")
+
+
+def chosen_settings(given: Given, begun: Settings | None = None) -> Settings:
     """The preset that was named or fits the data (``begun``: the settings of a run that goes on), with its changes."""
-    if begun is not None and name is None:
-        settings = begun
-    else:
-        settings = preset(name or ("digits" if data == "digits" else "small"))
-    pairs = dict(change.partition("=")[::2] for change in changes or [])
-    if images is not None:
-        pairs["distill.images"] = str(images)
-    if steps is not None:
-        pairs["distill.steps"] = str(steps)
-    return official_but_for(settings, pairs) if code else with_settings(settings, pairs)
+    settings = begun
+    if settings is None or given.preset is not None:
+        settings = preset(given.preset or ("digits" if given.data == "digits" else "small"))
+    changes = read_settings_file(given.config) if given.config else {}
+    changes |= given.settings
+    for name in ("images", "steps"):
+        if getattr(given, name, None) is not None:
+            changes[f"distill.{name}"] = getattr(given, name)
+    if getattr(given, "official", False):
+        return official_but_for(settings, changes)
+    return with_settings(settings, changes)
 
 
-def official_but_for(settings: Preset, changes: Mapping[str, str]) -> Preset:
-    """The published code's side of ``settings``, then what was asked for by name; says what that keeps from it."""
+def official_but_for(settings: Settings, changes: Mapping[str, Any]) -> Settings:
+    """The published code's side of ``settings``, then what was given by name; says what that keeps from it."""
     settings = with_settings(official(settings), changes)
     kept = [f"{key} = {here} (the code: {word})" for key, (here, word) in departures(settings).items()]
-    if kept and not place():  # of several processes one says it
-        typer.echo(f"--official but for what was asked for by name: {', '.join(kept)}", err=True)
+    if kept:
+        say(f"--official, except for what was given by name: {', '.join(kept)}")
     return settings
 
 
 def say(line: str) -> None:
     """Print a line of what was found on standard error; of several processes one does."""
-    if line and not place():
-        typer.echo(line, err=True)
+    if line and not ssdd.local_rank():
+        print(line, file=sys.stderr)
 
 
-def loaded_images(data: str, size: int | None, classes: str | None) -> ImageSet:
-    """Load the images that were asked for and say what was found."""
-    loaded = load_images(data, size, classes=classes)
+def loaded_images(data: str, given: Given) -> ssdd.ImageSet:
+    """Load images, as --size and --classes say, and print what was found."""
+    loaded = ssdd.load_images(data, given.size, classes=given.classes)
     say(loaded.summary)
     return loaded
 
 
-def named_teacher(name: str, data: ImageSet, prefix: str | None) -> Teacher:
-    """Return the teacher that was asked for and say what was taken from a file of weights."""
-    teacher = Teacher.named(name, data.preprocessing, prefix)
+def loaded_target(data: str, given: Given) -> ssdd.ImageSet:
+    """Load a set beside the first one and print what was found."""
+    loaded = ssdd.load_target(data, given.size, given.classes)
+    say(loaded.summary)
+    return loaded
+
+
+def named_teacher(name: str, data: ssdd.ImageSet, prefix: str | None) -> ssdd.Teacher:
+    """Return the teacher that was named and print what was read from a file of weights."""
+    teacher = ssdd.Teacher.named(name, data.preprocessing, prefix)
     say(teacher.summary)
     return teacher
 
 
-def chosen_teacher(
-    name: str | None, file: str | Path | None, data: ImageSet, settings: Preset, report: Report,
-    checkpoints: Checkpoints | None = None, device: torch.device | None = None, prefix: str | None = None,
-) -> tuple[Teacher | None, Representations]:  # fmt: skip
-    """The teacher that was asked for (none was: a new one), on ``device``, and its representations, from the cache
-    where they are."""
-    if name is not None and file is not None:
+def given_teacher(
+    given: Given, data: ssdd.ImageSet, device: torch.device | None = None
+) -> tuple[ssdd.Teacher | None, ssdd.Representations] | None:
+    """The teacher that was named, on ``device``, and its representations, from the cache if they are there; or the
+    representations that were named, of no teacher. None if neither was named."""
+    if given.teacher is not None and given.representations is not None:
         raise InputError("--teacher, --representations: expected one of the two")
-    if prefix is not None and name is None:
+    if given.teacher_prefix is not None and given.teacher is None:
         raise InputError("--teacher-prefix: expected it with --teacher")
-    if file is not None:
-        return None, read_representations(file, data)
-    if name:
-        teacher = named_teacher(name, data, prefix).to(device or torch.device("cpu"))
-    else:
-        teacher = train_teacher(data, settings.teacher, report, checkpoints, device or torch.device("cpu"))
-    return teacher, represent(teacher, data, cache_directory())
+    if given.representations is not None:
+        return None, ssdd.read_representations(given.representations, data)
+    if not given.teacher:
+        return None
+    teacher = named_teacher(given.teacher, data, given.teacher_prefix)
+    teacher = teacher if device is None else teacher.to(device)
+    return teacher, ssdd.represent(teacher, data, ssdd.cache_directory())
+
+
+def new_teacher(
+    data: ssdd.ImageSet,
+    settings: Settings,
+    report: Report,
+    checkpoints: ssdd.Checkpoints,
+    device: torch.device,
+) -> tuple[ssdd.Teacher, ssdd.Representations]:
+    """Train a teacher; return it with its representations, from the cache if they are there."""
+    teacher = ssdd.train_teacher(data, settings.teacher, report, checkpoints, device)
+    return teacher, ssdd.represent(teacher, data, ssdd.cache_directory())
+
+
+def add_targets(parser: ArgumentParser, text: str) -> None:
+    parser.add_argument("--target", metavar="NAME=DATA", type=str, action="append", help=f"{text} Repeatable.")
+
+
+def named_targets(given: Given) -> dict[str, str]:
+    """Name -> images of each --target."""
+    pairs = [text.partition("=") for text in given.target or []]
+    for name, _, path in pairs:
+        if not name or not path:
+            raise InputError(f"--target: expected NAME=DATA, got {name!r}")
+    return {name: NAME(path) for name, _, path in pairs}
+
+
+def print_table(rows: list[list[str]]) -> None:
+    """Print a table, its first row the heads; as Markdown if it goes to a pipe or a file."""
+    from rich.console import Console
+    from rich.table import Table
+
+    from ..report import markdown
+
+    console = Console()
+    if not console.is_terminal:  # a pipe or a log has no width of its own; there, nothing may be cut
+        print(markdown(rows))
+        return
+    drawn = Table(*rows[0])
+    for row in rows[1:]:
+        drawn.add_row(*row)
+    console.print(drawn)

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import shlex
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import typer
+import ssdd
 
-from ..config import InputError, Preset, as_dict, from_dict
-from ..report import write_json
+from ..config import InputError, Settings, as_dict, current_names, from_dict
 
 FILE = "run.json"
 CHECKPOINTS = "checkpoints"
@@ -18,7 +21,7 @@ CHECKPOINTS = "checkpoints"
 
 ARGUMENTS: dict[str, type] = {
     "data": str, "size": int, "seed": int, "teacher": str, "representations": str, "share": str,
-    "classes": str, "teacher_prefix": str,
+    "classes": str, "teacher_prefix": str, "checkpoint_every": float,
 }  # fmt: skip
 OPTIONAL = ("size", "teacher", "representations", "share", "classes", "teacher_prefix")
 
@@ -27,7 +30,7 @@ OPTIONAL = ("size", "teacher", "representations", "share", "classes", "teacher_p
 class Run:
     """The arguments a run began with. ``data`` and files of the user's as absolute paths: any directory may resume."""
 
-    settings: Preset
+    settings: Settings
     arguments: dict[str, Any]
 
     @classmethod
@@ -40,7 +43,7 @@ class Run:
                 kind = ARGUMENTS.get(key, type(value))
                 if type(value) is not kind and not (value is None and key in OPTIONAL):
                     raise InputError(f"arguments.{key}: expected {kind.__name__}, got {value!r}")
-            return cls(from_dict(Preset(name=""), stored), arguments)
+            return cls(from_dict(Settings(name=""), current_names(stored)), arguments)
         except FileNotFoundError:
             raise InputError(f"resume: {folder} holds no run that can go on (no {FILE})") from None
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
@@ -48,20 +51,33 @@ class Run:
 
     def write(self, folder: Path) -> None:
         """Keep it in ``folder``."""
+        from ..report import write_json
+
         content = {"settings": as_dict(self.settings), "arguments": self.arguments}
         write_json(folder / FILE, content)
 
-    def given(self, context: typer.Context, **values: Any) -> list[Any]:
-        """Each of ``values`` as typed now, where it was typed, else as the run began."""
 
-        def typed(name: str) -> bool:
-            source = context.get_parameter_source(name)
-            return source is not None and source.name == "COMMANDLINE"
+@contextmanager
+def say_how_to_go_on(command: str, folder: Path) -> Iterator[None]:
+    """Complete the message of whatever ends a run that can go on; ``folder``: the run's."""
+    try:
+        yield
+    except ssdd.Stopped as error:
+        raise ssdd.Stopped(f"{error}. Go on with: {command}") from None
+    except ssdd.ProcessLost as error:
+        raise ssdd.ProcessLost(f"{error}. Go on from the last checkpoint with: {command}") from None
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT) or not any((folder / CHECKPOINTS).glob("*.safetensors")):
+            raise  # no room is not what ends it, or there is nothing to go on from
+        raise OSError(f"{error}. The checkpoints are kept; make room, then go on with: {command}") from error
 
-        return [value if typed(name) else self.arguments.get(name, value) for name, value in values.items()]
+
+def quoted(path: Path) -> str:
+    """A path as a shell reads it."""
+    return shlex.quote(str(path))
 
 
-def lasting(name: str | Path | None) -> str | None:
+def absolute(name: str | Path | None) -> str | None:
     """A name of data or of a teacher that means the same from another directory."""
     if name is None or name == "digits":  # the embedded set, also beside a folder of that name
         return name

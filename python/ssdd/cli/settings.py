@@ -1,47 +1,54 @@
-"""Every setting as a flag of its own, and the verb that prints them."""
+"""Print every setting of a preset, with its sentence, default and published value: a file for --config.
+
+The output is TOML: `ssdd settings cifar100 > mine.toml`, then `ssdd distill --config mine.toml`.
+"""
 
 from __future__ import annotations
 
-import re
-from collections.abc import Iterable, Iterator
-from typing import Annotated, Any
+from collections.abc import Iterator
+from operator import attrgetter
+from textwrap import wrap
+from typing import TYPE_CHECKING, Any
 
-import typer
+from ..config import Settings, plain, preset, settings_reference, stage_sentence
+from .options import FILE, Given, PresetName, add_official, add_settings, chosen_settings
 
-from ..config import PRESETS, as_dict, preset, with_settings
-from .options import Changes, Official, official_but_for
+if TYPE_CHECKING:
+    from jsonargparse import ArgumentParser
 
-_FLAG = re.compile(r"--([a-z]+(?:\.[a-z0-9_]+)+)(?:=(.*))?", re.DOTALL)
-
-
-def spelled_out(arguments: Iterable[str]) -> list[str]:
-    """``--distill.rate 0.03`` and ``--distill.rate=0.03`` as what they stand for: ``--set distill.rate=0.03``."""
-    given, found = iter(arguments), []
-    for argument in given:
-        flag = _FLAG.fullmatch(argument)
-        if flag is None:
-            found.append(argument)
-        else:
-            value = flag[2] if flag[2] is not None else next(given, "")
-            found += ["--set", f"{flag[1]}={value}"]
-    return found
+POSITIONALS = ("[PRESET]",)
 
 
-def settings_command(
-    name: Annotated[str, typer.Argument(metavar="PRESET", help=f"One of {', '.join(PRESETS)}.")] = "digits",
-    changes: Changes = None,
-    code: Official = False,
-) -> None:
-    """Print every setting of a preset, each as the flag that changes it."""
-    pairs = dict(change.partition("=")[::2] for change in changes or [])
-    chosen = official_but_for(preset(name), pairs) if code else with_settings(preset(name), pairs)
-    for key, value in _flat(as_dict(chosen)):
-        print(f"--{key}={'-'.join(map(str, value)) if isinstance(value, tuple) else value}")
+def add_arguments(parser: ArgumentParser) -> None:
+    parser.add_argument("preset", metavar="PRESET", type=PresetName, nargs="?", default="digits", help="Its settings.")
+    parser.add_argument(
+        "--config", metavar="FILE", type=FILE, help="Settings from a TOML or YAML file. A flag overrides it."
+    )
+    add_official(parser)
+    add_settings(parser)
 
 
-def _flat(values: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    for key, value in values.items():
-        if isinstance(value, dict):
-            yield from _flat(value, f"{prefix}{key}.")
-        elif prefix:  # the preset's own name is no setting
-            yield prefix + key, value
+def run(given: Given) -> None:
+    chosen = chosen_settings(given, preset(given.preset))
+    print("\n".join(as_toml(chosen)))
+
+
+def as_toml(settings: Settings) -> Iterator[str]:
+    """The lines of a TOML file with ``settings``, each under a comment on what it is."""
+    stage = ""
+    for setting in settings_reference():
+        at, _, name = setting.key.rpartition(".")
+        if at != stage:
+            yield from ("",) if stage else ()
+            stage = at
+            yield from (f"# {line}" for line in wrap(stage_sentence(stage), 117))
+            yield f"[{stage}]"
+        about = f"{setting.sentence} Default: {plain(setting.default)}. Published: {setting.published_text}."
+        yield from (f"# {line}" for line in wrap(about, 117))
+        yield f"{name} = {_toml(attrgetter(setting.key)(settings))}"
+
+
+def _toml(value: Any) -> str:
+    if isinstance(value, tuple):
+        return f"[{', '.join(map(str, value))}]"
+    return f'"{value}"' if isinstance(value, str) else plain(value)

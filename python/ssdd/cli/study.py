@@ -1,72 +1,76 @@
-"""``ssdd study``: rows x seeds x target sets from one file."""
+"""Fill a table: every cell (row, seed, set) that is not there yet is computed and kept in OUT/cells.jsonl.
+
+Stop it at any moment; the same command goes on from there. Says, cell by cell, how long the rest will take.
+"""
 
 from __future__ import annotations
 
+import sys
 from dataclasses import replace
-from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Any
 
-import typer
+import ssdd
 
-from .. import InputError, cache_directory, read_plan, run_study
-from .. import report as reports
+from .options import COUNT, FILE, NAME, Given, add_folder, add_targets, add_teacher, named_targets
+
+if TYPE_CHECKING:
+    from jsonargparse import ArgumentParser
+
+POSITIONALS = ("FILE",)
 
 
-def study(
-    file: Annotated[Path, typer.Argument(metavar="FILE", help="The study, TOML: see docs/studies.md.")],
-    out: Annotated[
-        Path | None, typer.Option("--out", "-o", help="Folder for the cells and the page (default: that of FILE).")
-    ] = None,
-    data: Annotated[str | None, typer.Option("--data", "-d", help="The images to distil, in place of FILE's.")] = None,
-    teacher: Annotated[str | None, typer.Option("--teacher", "-t", help="The teacher, in place of FILE's.")] = None,
-    target: Annotated[
-        list[str] | None, typer.Option("--target", metavar="NAME=FILE", help="A target set, in place of FILE's.")
-    ] = None,
-    work: Annotated[
-        Path | None, typer.Option("--work", help="Folder for distilled sets and networks (default: OUT/work).")
-    ] = None,
-    page: Annotated[
-        bool, typer.Option("--page", help="Only write the page anew, from the cells that are there.")
-    ] = False,
-    workers: Annotated[int, typer.Option(min=1, help="Processes of one thread each. Changes no number.")] = 1,
-) -> None:
-    """Fill a table: every cell (row, seed, set) that is not there yet is computed and kept in OUT/cells.jsonl.
-
-    Stop it at any moment; the same command goes on from there. Says, cell by cell, how long the rest will take.
-    """
-    folder = out or file.parent
-    plan = read_plan(file)
-    if page:
-        print(reports.write_page(plan, folder, _line))
-        return
-    plan = replace(
-        plan, data=data or plan.data, teacher=teacher or plan.teacher, targets={**plan.targets, **_targets(target)}
+def add_arguments(parser: ArgumentParser) -> None:
+    parser.add_argument("file", metavar="FILE", type=FILE, help="The study, TOML: see docs/studies.md.")
+    parser.add_argument(
+        "--out", "-o", metavar="FOLDER", type=FILE,
+        help="Folder for the cells and the page (without it: that of FILE).",
+    )  # fmt: skip
+    parser.add_argument("--data", "-d", metavar="DATA", type=NAME, help="The images to distil, in place of FILE's.")
+    add_folder(parser)
+    add_teacher(parser, representations=False, text="In place of FILE's:")
+    add_targets(parser, "A target set, in place of FILE's.")
+    parser.add_argument(
+        "--work", metavar="FOLDER", type=FILE, help="Folder for distilled sets and networks (without it: OUT/work)."
+    )
+    parser.add_argument("--page", action="store_true", help="Only write the page anew, from the cells that are there.")
+    parser.add_argument(
+        "--workers", metavar="N", type=COUNT, default=1, help="Processes of one thread each. Changes no number."
     )
 
-    def tell(event: dict[str, Any]) -> None:
+
+def run(given: Given) -> None:
+    folder = given.out or given.file.parent
+    plan = ssdd.read_plan(given.file)
+    if given.page:
+        print(ssdd.write_page(plan, folder, _line))
+        return
+    changes = {
+        key: value
+        for key in ("data", "size", "classes", "teacher", "teacher_prefix")
+        if (value := getattr(given, key)) is not None
+    }
+    plan = replace(plan, **changes, targets={**plan.targets, **named_targets(given)})
+
+    def show(event: dict[str, Any]) -> None:
         if event["event"] == "study":
-            reports.write_page(plan, folder, _line)
+            ssdd.write_page(plan, folder, _line)
         _line(event)
 
-    run_study(plan, folder, work=work, cache=cache_directory(), workers=workers, report=tell)
-    reports.write_page(plan, folder, _line)
-
-
-def _targets(given: list[str] | None) -> dict[str, str]:
-    pairs = [text.partition("=") for text in given or []]
-    for name, _, path in pairs:
-        if not name or not path:
-            raise InputError(f"--target: expected NAME=FILE, got {name!r}")
-    return {name: path for name, _, path in pairs}
+    ssdd.run_study(
+        plan, folder, work=given.work, cache=ssdd.cache_directory(), workers=given.workers, report=show
+    )
+    ssdd.write_page(plan, folder, _line)
 
 
 def _line(event: dict[str, Any]) -> None:
-    if event["event"] == "study":
+    if event["event"] == "loaded":
+        print(event["summary"], file=sys.stderr)
+    elif event["event"] == "study":
         left = "not known yet" if event["left"] is None else f"about {duration(event['left'])} on one core"
         print(f"[{event['done']}/{event['of']}] {event['row']}, seed {event['seed']}, {event['set']}: "
               f"{event['seconds']:.0f} s; the rest: {left}", flush=True)  # fmt: skip
     elif event["event"] == "warning":
-        typer.echo(f"warning: {event['message']}", err=True)
+        print(f"warning: {event['message']}", file=sys.stderr)
     elif event["event"] == "distill":
         print(f"    {event['task']}: step {event['step']} of {event['steps']}, loss {event['loss']:.4g}, untrained "
               f"{event['untrained_share']:.1%}, mean age {event['mean_age']:.1f}", flush=True)  # fmt: skip

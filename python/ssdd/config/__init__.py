@@ -6,44 +6,70 @@ named option. The default is the paper's side; :func:`official` turns every one 
 
 from __future__ import annotations
 
-from .change import VERSION, as_dict, from_dict, versions, with_settings
 from .errors import Diverged, Event, InputError, Report, silent
-from .presets import OFFICIAL, PRESETS, departures, official, preset
+from .parser import (
+    Kind,
+    add_settings,
+    given_settings,
+    new_parser,
+    read_settings_file,
+    readable,
+    unknown_setting,
+    with_settings,
+)
+from .presets import OFFICIAL, PRESETS, PUBLISHED, departures, official, preset
+from .reference import Setting, plain, settings_reference, stage_sentence
 from .settings import (
     AugmentConfig,
     DistillConfig,
     EvaluateConfig,
     FinetuneConfig,
-    Preset,
     PretrainConfig,
+    Settings,
     StudentConfig,
     TeacherConfig,
 )
-from .stored import differences
+from .stored import current_name, current_names, differences
+from .values import VERSION, as_dict, fields, from_dict, versions
 
 __all__ = [
     "OFFICIAL",
     "PRESETS",
+    "PUBLISHED",
     "VERSION",
     "AugmentConfig",
     "DistillConfig",
     "Diverged",
     "EvaluateConfig",
-    "FinetuneConfig",
     "Event",
+    "FinetuneConfig",
     "InputError",
-    "Preset",
+    "Kind",
     "PretrainConfig",
     "Report",
+    "Setting",
+    "Settings",
     "StudentConfig",
     "TeacherConfig",
+    "add_settings",
     "as_dict",
+    "current_name",
+    "current_names",
     "departures",
     "differences",
+    "fields",
     "from_dict",
+    "given_settings",
+    "new_parser",
     "official",
+    "plain",
     "preset",
+    "read_settings_file",
+    "readable",
+    "settings_reference",
     "silent",
+    "stage_sentence",
+    "unknown_setting",
     "versions",
     "with_settings",
 ]

@@ -4,27 +4,35 @@ from __future__ import annotations
 
 from operator import attrgetter
 
-from .change import with_settings
 from .errors import InputError
-from .settings import AugmentConfig, DistillConfig, FinetuneConfig, Preset, PretrainConfig, StudentConfig, TeacherConfig
+from .settings import (
+    AugmentConfig,
+    DistillConfig,
+    FinetuneConfig,
+    PretrainConfig,
+    Settings,
+    StudentConfig,
+    TeacherConfig,
+)
+from .values import replace_fields
 
 
-def _published(name: str, model: str, images: int, rate: float, tune_steps: int) -> Preset:
+def _published(name: str, model: str, images: int, lr: float, tune_steps: int) -> Settings:
     """The published settings (Lee et al., 2024): what differs between its sets are the arguments."""
     batches = -(-images // 256)
-    return Preset(
+    return Settings(
         name=name,
         student=StudentConfig(model=model, channels_last=True),
         teacher=TeacherConfig(backbone="resnet18", epochs=200, projector=2048),  # the length is not published
-        distill=DistillConfig(images=images, steps=160_000, batch=1024, rate=rate, log_every=500),
-        pretrain=PretrainConfig(steps=1000 * batches, batch=256, rate=0.1, schedule="constant"),
-        finetune=FinetuneConfig(share=1.0, steps=tune_steps, batch=256, rate=0.01),
+        distill=DistillConfig(images=images, steps=160_000, batch=1024, lr=lr, log_every=500),
+        pretrain=PretrainConfig(steps=1000 * batches, batch=256, lr=0.1, schedule="constant"),
+        finetune=FinetuneConfig(share=1.0, steps=tune_steps, batch=256, lr=0.01),
     )
 
 
-PRESETS: dict[str, Preset] = {
+PRESETS: dict[str, Settings] = {
     # 1,297 training images of 8x8: 26 distilled images are 2%.
-    "digits": Preset(
+    "digits": Settings(
         name="digits",
         student=StudentConfig(model="convnet-16-32"),
         teacher=TeacherConfig(
@@ -43,16 +51,16 @@ PRESETS: dict[str, Preset] = {
                 noise=0.05,
             ),
         ),
-        distill=DistillConfig(images=26, steps=2000, batch=512, rate=0.01, crop_pad=1),
-        pretrain=PretrainConfig(steps=600, rate=0.4),
+        distill=DistillConfig(images=26, steps=2000, batch=512, lr=0.01, crop_pad=1),
+        pretrain=PretrainConfig(steps=600, lr=0.4),
     ),
     # CIFAR-10's first 10,000 images on two cores, 200 distilled (2%); docs/results/cifar10 says why these sizes.
-    "cifar10-cpu": Preset(
+    "cifar10-cpu": Settings(
         name="cifar10-cpu",
         student=StudentConfig(model="convnet-32-64-128", channels_last=True),
         teacher=TeacherConfig(widths=(32, 64, 128, 256), epochs=20),
-        distill=DistillConfig(images=200, steps=1200, batch=256, rate=0.01, pool=2, pool_steps=50, pool_rate=0.4),
-        pretrain=PretrainConfig(steps=300, rate=0.5),
+        distill=DistillConfig(images=200, steps=1200, batch=256, lr=0.01, pool=2, pool_steps=50, pool_lr=0.4),
+        pretrain=PretrainConfig(steps=300, lr=0.5),
         finetune=FinetuneConfig(share=0.1),
     ),
     # The published runs: hours on a GPU. Their teacher is a ResNet-18 trained on the same images.
@@ -62,11 +70,15 @@ PRESETS: dict[str, Preset] = {
     # Published with a Barlow Twins ResNet-50 of ImageNet: give its file with --teacher (docs/teachers.md).
     "imagenette": _published("imagenette", "convnet-32-64-128-256-512", 10, 1e-3, 5_000),
     # Small colour images on a CPU: a folder or an .npz of the user's.
-    "small": Preset(name="small", distill=DistillConfig(pool=5, pool_steps=400)),
+    "small": Settings(name="small", distill=DistillConfig(pool=5, pool_steps=400)),
 }
 
 
-def preset(name: str) -> Preset:
+PUBLISHED = ("cifar100", "tinyimagenet", "imagenet64", "imagenette")
+"""The presets that hold what was published. What was not (the teacher's epochs) is this project's choice."""
+
+
+def preset(name: str) -> Settings:
     """The preset of that name; an :class:`InputError` lists the names there are."""
     if name not in PRESETS:
         raise InputError(f"preset: expected one of {', '.join(PRESETS)}, got {name!r}")
@@ -83,12 +95,12 @@ OFFICIAL = {
 """The published code's side of every departure between it and the paper."""
 
 
-def official(settings: Preset) -> Preset:
+def official(settings: Settings) -> Settings:
     """``settings`` with every departure between paper and published code turned to the code's side."""
-    return with_settings(settings, OFFICIAL)
+    return replace_fields(settings, OFFICIAL)
 
 
-def departures(settings: Preset) -> dict[str, tuple[str, str]]:
+def departures(settings: Settings) -> dict[str, tuple[str, str]]:
     """Where ``settings`` part from the published code's side: STAGE.FIELD -> what stands there, the code's word."""
     here = {key: str(attrgetter(key)(settings)) for key in OFFICIAL}
     return {key: (here[key], word) for key, word in OFFICIAL.items() if here[key] != word}

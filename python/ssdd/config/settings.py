@@ -1,7 +1,7 @@
-"""One frozen dataclass a stage.
+"""One frozen dataclass per stage, one docstring per field: help, documentation and error messages come from here.
 
-Where the paper (Lee et al., ICLR 2024, arXiv 2310.06511) and its published code part, the setting is a
-named option whose default is the paper's side.
+If the paper (Lee et al., ICLR 2024, arXiv 2310.06511) and its published code differ, the setting is a named option
+whose default is the paper's side.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ def _check(config: Any) -> None:
         if isinstance(value, int) and not isinstance(value, bool) and value < 0:
             raise InputError(f"{name}.{key}: expected a whole number that is not negative, got {value}")
         if key == "widths" and (not value or any(width < 1 for width in value)):
-            raise InputError(f"{name}.widths: expected one positive width a block, such as 16-32, got {value!r}")
+            raise InputError(f"{name}.widths: expected one positive width per block, such as 16-32, got {value!r}")
 
 
 def _at_least_one(config: Any, *keys: str) -> None:
@@ -85,15 +85,19 @@ class TeacherConfig:
     """How a teacher is trained without labels: Barlow Twins is the paper's (section 4)."""
 
     method: Literal["barlow-twins", "simclr", "byol"] = "barlow-twins"
+    """Self-supervised method."""
     backbone: Literal["convnet", "resnet10", "resnet18"] = "convnet"
     """A ConvNet of ``widths`` that ends in a mean over positions, or a ResNet (published stem; 512 numbers)."""
     widths: tuple[int, ...] = (32, 64, 128, 256)
     """Channels of each block; the last one is the length of a representation."""
     epochs: int = 20
+    """Passes over the training images."""
     batch: int = 256
-    rate: float = 2e-3
-    """AdamW's largest rate; one-tenth warm-up, then cosine to 0."""
+    """Images per step."""
+    lr: float = 2e-3
+    """AdamW's largest lr: warm-up over one tenth of the steps, then cosine to 0."""
     weight_decay: float = 1e-4
+    """AdamW's weight decay."""
     projector: int = 512
     """Width of the two layers between the representation and the loss (and of BYOL's predictor); dropped after."""
     redundancy: float = 0.005
@@ -102,9 +106,10 @@ class TeacherConfig:
     """SimCLR: temperature of the cosines."""
     training: Literal["float32", "bf16"] = "float32"
     """Arithmetic of the backbone while it trains; weights, projector and loss stay float32. "bf16" is for GPUs."""
-    follow: float = 0.99
-    """BYOL: share of itself that the slow copy keeps at each step."""
+    ema: float = 0.99
+    """BYOL: share of itself that the moving average of the weights keeps at each step."""
     seed: int = 0
+    """Fixes the random start and every draw of the training."""
     augment: AugmentConfig = field(default_factory=AugmentConfig)
 
     def __post_init__(self) -> None:
@@ -112,10 +117,10 @@ class TeacherConfig:
         _at_least_one(self, "epochs", "batch", "projector")
         if self.batch < 2:
             raise InputError(f"TeacherConfig.batch: expected at least 2, to correlate over, got {self.batch}")
-        if self.temperature == 0 or self.follow > 1:
+        if self.temperature == 0 or self.ema > 1:
             raise InputError(
-                f"TeacherConfig: expected temperature above 0 and follow from 0 to 1, "
-                f"got {self.temperature} and {self.follow}"
+                f"TeacherConfig: expected temperature above 0 and ema from 0 to 1, "
+                f"got {self.temperature} and {self.ema}"
             )
 
 
@@ -123,37 +128,23 @@ class TeacherConfig:
 class DistillConfig:
     """KRR-ST, algorithm 1 of the paper. Learns ``images`` images X_s and as many target representations Y_s.
 
-    The five options where the paper and its published code part (default: the paper's side):
-
-    ``pool_counter``
-        "reset" (paper): a replaced network starts counting its steps from 0, so the pool keeps a mix of ages.
-        "stuck" (code): the counter of a replaced network stays at ``pool_steps``, so it is replaced again at each
-        later draw; at the published length nearly all outer steps (96.7% in simulation) meet an untrained network.
-    ``support_input``
-        "normalised" (what one expects; the paper does not say): X_s passes the same normalisation as a real image.
-        "raw" (code): X_s goes into the network as pixels in [0, 1] while real images are normalised.
-    ``real_view``
-        "plain" (paper): the real batch is not augmented; equation 5 needs no augmentation to stay unbiased.
-        "augmented" (code): crop after padding by ``crop_pad`` and flip; teacher and student see the same view.
-    ``teacher_in_loop``
-        "cached" (same numbers, cheaper): representations of the plain images are computed once.
-        "recomputed" (code): the teacher runs at every outer step. "augmented" views need it in any case.
-        (The code also empties the accelerator's memory cache at each step, which changes no number: left out.)
-    ``EvaluateConfig.random_targets``
-        stands with the evaluation: what the "random" baseline is trained on.
+    Paper and published code differ in ``pool_counter``, ``support_input``, ``real_view``, ``teacher_in_loop`` and
+    ``evaluate.random_targets``; the default is the paper's side. (The code also empties the accelerator's memory cache
+    at each step, which changes no number: left out.)
     """
 
     images: int = 200
     """m, the number of distilled images."""
     steps: int = 1800
-    """Outer steps. Published: 160,000."""
+    """Outer steps."""
     batch: int = 1024
-    """Real images an outer step (all of them, where the set is smaller)."""
-    rate: float = 0.01
-    """AdamW rate for X_s (in pixels of [0, 1]) and Y_s. Published: 1e-5 to 1e-3."""
-    rate_floor: float = 1e-3
-    """The rate falls linearly to this fraction of itself."""
+    """Real images per outer step (all of them if the set is smaller)."""
+    lr: float = 0.01
+    """AdamW's lr for X_s (in pixels of [0, 1]) and Y_s."""
+    lr_floor: float = 1e-3
+    """The lr falls linearly to this fraction of itself."""
     weight_decay: float = 0.0
+    """AdamW's weight decay for X_s and Y_s."""
     ridge: float = 1e-6
     """λ as a fraction of the trace of K_ss; not differentiated (section 3.3)."""
     bias: float = 1.0
@@ -162,14 +153,17 @@ class DistillConfig:
     """L, networks in the pool."""
     pool_steps: int = 1000
     """T, training steps after which a pool network is replaced by a new one."""
-    pool_rate: float = 0.1
+    pool_lr: float = 0.1
+    """SGD's lr of the pool's networks, constant."""
     pool_momentum: float = 0.9
+    """SGD's momentum of the pool's networks."""
     pool_weight_decay: float = 1e-3
+    """SGD's weight decay of the pool's networks."""
     targets: Literal["learned", "fixed", "tied"] = "learned"
     """Y_s: "learned" (paper), "fixed" at the teacher's representations of the initial images, or "tied": the
     teacher's representations of the learned images at every step, with the gradient flowing through the teacher."""
     networks: int = 1
-    """Pool networks an outer step draws; the loss is their mean, solved as one batch. Paper: one."""
+    """Pool networks that an outer step draws; the loss is their mean, solved as one batch. Paper: one."""
     initial: Literal["random", "k-means"] = "random"
     """Real images X_s starts from: a random draw (paper), or the medoids of k-means on the representations."""
     loss: Literal["mse", "cosine", "cross-entropy"] = "mse"
@@ -177,11 +171,11 @@ class DistillConfig:
     temperature: float = 1.0
     """Softmax temperature of ``loss="cross-entropy"``."""
     support_view: Literal["plain", "augmented"] = "plain"
-    """"augmented": each outer step sees a crop (padding ``crop_pad``) and flip of X_s, and the gradient passes
-    through it; the pool's networks still train on the plain images."""
-    smooth: float = 0.0
+    """View of X_s. "augmented": each outer step sees a crop (padding ``crop_pad``) and flip of X_s, and the gradient
+    passes through it; the pool's networks still train on the plain images."""
+    tv_weight: float = 0.0
     """Weight of the total variation of X_s beside the outer loss: smoother, more image-like images."""
-    near: float = 0.0
+    init_weight: float = 0.0
     """Weight of the squared distance between X_s and the real images it started from."""
     held_out: int = 0
     """Training images, drawn at random, that no real batch holds: what ``readout_every`` reads out on."""
@@ -190,14 +184,23 @@ class DistillConfig:
     readout_steps: int = 100
     """Training steps, on the pairs, of the new network that a read-out measures the representation error of."""
     pool_counter: Literal["reset", "stuck"] = "reset"
+    """Counter of a pool network's steps when it is replaced. "reset" (paper): it starts from 0, so the pool keeps a mix
+    of ages. "stuck" (code): it stays at ``pool_steps``, so the network is replaced again at each later draw; at the
+    published length nearly all outer steps (96.7% in simulation) meet an untrained network."""
     support_input: Literal["normalised", "raw"] = "normalised"
+    """What the networks get of X_s. "normalised" (what one expects; the paper does not say): normalised as a real image
+    is. "raw" (code): pixels in [0, 1], while real images are normalised."""
     real_view: Literal["plain", "augmented"] = "plain"
+    """View of the real batch. "plain" (paper): not augmented; equation 5 needs no augmentation to stay unbiased.
+    "augmented" (code): crop after padding by ``crop_pad``, and flip; teacher and student see the same view."""
     views: int = 0
     """Of ``real_view="augmented"``: each real image is seen in one of this many views, drawn before the first step,
-    whose representations are computed once. 0 (code): each view is drawn anew, the teacher asked at every step."""
+    whose representations are computed once. 0 (code): each view is drawn anew, and the teacher runs at every step."""
     crop_pad: int = 4
     """Pixels of padding for ``real_view="augmented"``; published with 32x32 and 64x64 images."""
     teacher_in_loop: Literal["cached", "recomputed"] = "cached"
+    """Where representations of real images come from. "cached" (same numbers, cheaper): those of the plain images are
+    computed once. "recomputed" (code): the teacher runs at every outer step. "augmented" views need it in any case."""
     log_every: int = 50
     """Outer steps between two log lines; a loss that is not finite is noticed at the next one."""
 
@@ -234,15 +237,20 @@ class PretrainConfig:
     """Training a network from scratch on the pairs (X_s, Y_s): plain squared error, no augmentation (section 4.1)."""
 
     steps: int = 300
+    """Steps of SGD; a published run makes 1000 epochs."""
     batch: int = 256
-    rate: float = 0.05
-    """SGD rate. Published: 0.1, constant, 1000 epochs."""
+    """Pairs per step (all of them if there are fewer)."""
+    lr: float = 0.05
+    """SGD's lr."""
     momentum: float = 0.9
+    """SGD's momentum."""
     weight_decay: float = 1e-3
+    """SGD's weight decay."""
     schedule: Literal["constant", "cosine"] = "cosine"
+    """Whether the lr stays as it is or falls to 0 along a cosine."""
     contrast: float = 1.0
     """While training, targets stand this many times as far from their mean; the head is set back afterwards, so that
-    predictions are of the targets as they are. Published: 1. docs/results/cifar10 has what it does."""
+    predictions are of the targets as they are. docs/results/cifar10 has what it does."""
 
     def __post_init__(self) -> None:
         _check(self)
@@ -261,12 +269,15 @@ class FinetuneConfig:
     share: float = 0.0
     """Share of the labelled training images, class by class and at least one of each; 0 leaves fine-tuning out."""
     steps: int = 300
-    """Published: 5,000 or 10,000, on all labels."""
+    """Steps of SGD."""
     batch: int = 64
-    """Published: 256."""
-    rate: float = 0.01
+    """Images per step."""
+    lr: float = 0.01
+    """SGD's lr at the first step."""
     weight_decay: float = 5e-4
+    """SGD's weight decay."""
     crop_pad: int = 4
+    """Pixels of padding before a random crop of the old size."""
 
     def __post_init__(self) -> None:
         _check(self)
@@ -277,19 +288,17 @@ class FinetuneConfig:
 
 @dataclass(frozen=True)
 class EvaluateConfig:
-    """What a set of pairs is worth: representation error on held-out images, probes with few and with all labels.
-
-    ``random_targets``: "teacher" gives the random images the teacher's representations, the stronger baseline.
-    "labels" is the published code's "random": labels as targets, never the teacher (no representation error then).
-    """
+    """What a set of pairs is worth: representation error on held-out images, probes with few and with all labels."""
 
     labels: tuple[int, ...] = (1, 5, 20, 0)
-    """Labels a class for the probes; 0 stands for all of them."""
+    """Labels per class for the probes; 0 stands for all of them."""
     draws: int = 3
     """Draws of the labelled images for each probe with few labels; the same draws for every row of a seed."""
     probe_l2: float = 1.0
     """L2 penalty of the logistic regression, on features brought to mean 0 and variance 1."""
     random_targets: Literal["teacher", "labels"] = "teacher"
+    """What the baseline of random images is trained to give. "teacher": the teacher's representations, the stronger
+    baseline. "labels" (code): their labels, never the teacher (no representation error then)."""
 
     def __post_init__(self) -> None:
         _check(self)
@@ -297,7 +306,7 @@ class EvaluateConfig:
 
 
 @dataclass(frozen=True)
-class Preset:
+class Settings:
     """All settings of a run. ``PRESETS`` holds the named ones; :func:`with_settings` changes single fields."""
 
     name: str

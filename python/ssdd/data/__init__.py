@@ -4,14 +4,14 @@ Views are drawn by :mod:`.views` and not by kornia: that one draws from torch's 
 one generator that a checkpoint can hold, and the crop, flip and affine views that are needed take a screen of torch.
 """
 
-from .device import CPU, DEVICES, chosen_device, placed, repeatable, sent, sent_module, taken
-from .load import load_images
+from .device import CPU, DEVICES, choose_device, gather, keep_on_device, module_to_device, repeatable, to_device
+from .load import load_images, load_target
 from .sets import ImageSet, one_line
 from .stream import cache_directory, mapped, write_array
 from .views import Crops, augment, crop, crop_and_flip, draw_crops
 
 __all__ = [
-    "CPU", "DEVICES", "Crops", "ImageSet", "augment", "cache_directory", "chosen_device", "crop",
-    "crop_and_flip", "draw_crops", "load_images", "mapped", "one_line", "placed", "repeatable", "sent", "sent_module",
-    "taken", "write_array",
+    "CPU", "DEVICES", "Crops", "ImageSet", "augment", "cache_directory", "choose_device", "crop", "crop_and_flip",
+    "draw_crops", "gather", "keep_on_device", "load_images", "load_target", "mapped", "module_to_device", "one_line",
+    "repeatable", "to_device", "write_array",
 ]  # fmt: skip

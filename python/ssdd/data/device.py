@@ -19,7 +19,7 @@ CPU = torch.device("cpu")
 DEVICES = ("cpu", "cuda")
 
 
-def chosen_device(name: str | None = None, index: int | None = None) -> torch.device:
+def choose_device(name: str | None = None, index: int | None = None) -> torch.device:
     """The device of that name; None: CUDA where there is any, else the CPU. ``index``: which of several GPUs."""
     if name is None:
         name = "cuda" if torch.cuda.is_available() else "cpu"
@@ -47,8 +47,8 @@ def repeatable() -> Iterator[None]:
         cudnn.deterministic, cudnn.benchmark = before
 
 
-def sent(x: Tensor, device: torch.device) -> Tensor:
-    """``x`` on ``device``; the host goes on at once where it sends to a device, and waits where it reads from one."""
+def to_device(x: Tensor, device: torch.device) -> Tensor:
+    """Return ``x`` on ``device``. The host goes on at once if it sends to a device, and waits if it reads from one."""
     if x.device == device or device.type == "cpu":
         return x.to(device)
     if device.type == "cuda" and x.device.type == "cpu":
@@ -56,18 +56,18 @@ def sent(x: Tensor, device: torch.device) -> Tensor:
     return x.to(device, non_blocking=True)
 
 
-def taken(stored: Tensor, rows: Tensor, device: torch.device) -> Tensor:
-    """``stored[rows]`` on ``device``; ``rows`` int64, in main memory. Gathered where it is stored."""
-    return stored[sent(rows, device)] if stored.device == device else sent(stored[rows], device)
+def gather(stored: Tensor, rows: Tensor, device: torch.device) -> Tensor:
+    """Return ``stored[rows]`` on ``device``; ``rows`` int64, in main memory. Gathered where it is stored."""
+    return stored[to_device(rows, device)] if stored.device == device else to_device(stored[rows], device)
 
 
-def placed(stored: Tensor, device: torch.device, memory: int = MEMORY) -> Tensor:
-    """``stored`` on ``device`` for good, or where it is if it takes more than ``memory`` bytes (batches are sent)."""
+def keep_on_device(stored: Tensor, device: torch.device, memory: int = MEMORY) -> Tensor:
+    """Return ``stored`` on ``device``, or where it is if it takes more than ``memory`` bytes (batches are sent)."""
     return stored.to(device) if stored.nbytes <= memory else stored
 
 
-def sent_module(module: nn.Module, device: torch.device) -> nn.Module:
-    """``module`` with its weights and statistics on ``device``, as :func:`sent` does it."""
+def module_to_device(module: nn.Module, device: torch.device) -> nn.Module:
+    """Return ``module`` with its weights and statistics on ``device``, as :func:`to_device` does it."""
     if device.type == "cuda":
         for tensor in [*module.parameters(), *module.buffers()]:
             tensor.data = tensor.data.pin_memory() if tensor.device.type == "cpu" else tensor.data

@@ -31,7 +31,7 @@ def load_images(
     name, path = str(source), Path(source)
     named = isinstance(source, str)  # a Path is never the name of a set
     embedded, hub = named and name == "digits", named and name.startswith(PREFIX)
-    folder = not hub and not embedded and path.is_dir() and not is_cifar(path)
+    folder = _is_image_folder(source)
     if classes is not None and not folder and (path.exists() or embedded or hub):
         raise InputError(f"classes: only those of a folder of images can be chosen, got data {path.name!r}")
     if hub:
@@ -47,3 +47,16 @@ def load_images(
     if path.suffix == ".npz":
         return read_npz(path, memory)
     raise InputError(f"data: expected 'digits', a folder of images, an .npz file or hf:NAME, got {name!r}")
+
+
+def load_target(source: str | Path, size: int | None = None, classes: str | None = None) -> ImageSet:
+    """Load one of several sets: :func:`load_images` that leaves ``size`` and ``classes`` out if they cannot apply."""
+    resized = _is_image_folder(source) or (isinstance(source, str) and source.startswith(PREFIX))
+    return load_images(source, size if resized else None, classes=classes if _is_image_folder(source) else None)
+
+
+def _is_image_folder(source: str | Path) -> bool:
+    if isinstance(source, str) and (source == "digits" or source.startswith(PREFIX)):
+        return False  # the name of a set, which a Path never is
+    path = Path(source)
+    return path.is_dir() and not is_cifar(path)

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from ..artifact import MOST_CLASSES, Preprocessing
 from ..config import InputError
-from .device import placed
+from .device import keep_on_device
 from .stream import MEMORY, assembled, chunks, content_key, rows_of
 
 HELD_OUT = 0.2
@@ -80,7 +80,7 @@ class ImageSet:
         """The same set for a loop on ``device``: its training images there where they fit, still uint8."""
         if self.x_train.device == device:
             return self
-        x_train = placed(self.x_train, device)
+        x_train = keep_on_device(self.x_train, device)
         moved = replace(self, x_train=x_train, x_test=self.x_test)
         moved.__dict__.update(preprocessing=self.preprocessing, fingerprint=self.fingerprint)  # computed once, here
         return moved

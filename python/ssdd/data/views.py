@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..config import AugmentConfig
-from .device import sent
+from .device import to_device
 
 
 def _uniform(n: int, low: float, high: float, g: torch.Generator) -> Tensor:
@@ -31,14 +31,14 @@ def augment(pixels: Tensor, config: AugmentConfig, generator: torch.Generator) -
     shift = 2 * torch.stack([_uniform(n, -config.shift, config.shift, g) for _ in range(2)], -1)
     cos, sin = angle.cos() / size, angle.sin() / size
     theta = torch.stack([cos * mirror, -sin, shift[:, 0], sin * mirror, cos, shift[:, 1]], -1).view(n, 2, 3)
-    grid = F.affine_grid(sent(theta, pixels.device).to(pixels.dtype), list(pixels.shape), align_corners=False)
+    grid = F.affine_grid(to_device(theta, pixels.device).to(pixels.dtype), list(pixels.shape), align_corners=False)
     x = F.grid_sample(pixels, grid, mode="bilinear", padding_mode="border", align_corners=False)
 
     def each(low: float, high: float) -> Tensor:
-        return sent(_uniform(n, low, high, g), pixels.device).to(pixels.dtype).view(n, 1, 1, 1)
+        return to_device(_uniform(n, low, high, g), pixels.device).to(pixels.dtype).view(n, 1, 1, 1)
 
     if channels == 3 and (config.saturation or config.grayscale):
-        luma = sent(torch.tensor([0.299, 0.587, 0.114]), x.device).to(x.dtype)
+        luma = to_device(torch.tensor([0.299, 0.587, 0.114]), x.device).to(x.dtype)
         grey = (x * luma.view(1, 3, 1, 1)).sum(1, keepdim=True)
         keep = each(1 - config.saturation, 1 + config.saturation)
         keep = torch.where(each(0, 1) < config.grayscale, torch.zeros_like(keep), keep)
@@ -49,7 +49,7 @@ def augment(pixels: Tensor, config: AugmentConfig, generator: torch.Generator) -
     if config.brightness:
         x = x + each(-config.brightness, config.brightness)
     if config.noise:
-        x = x + config.noise * sent(torch.randn(x.shape, generator=g), x.device).to(x.dtype)
+        x = x + config.noise * to_device(torch.randn(x.shape, generator=g), x.device).to(x.dtype)
     return x
 
 
@@ -73,7 +73,7 @@ def crop(pixels: Tensor, pad: int, crops: Crops) -> Tensor:
     columns = torch.arange(width).expand(n, width)
     columns = left + torch.where(flip, width - 1 - columns, columns)
     image = torch.arange(n, device=pixels.device).view(n, 1, 1)
-    rows, columns = sent(rows, pixels.device), sent(columns, pixels.device)
+    rows, columns = to_device(rows, pixels.device), to_device(columns, pixels.device)
     return padded[image, :, rows[:, :, None], columns[:, None, :]].permute(0, 3, 1, 2).contiguous()
 
 

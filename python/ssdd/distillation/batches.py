@@ -7,7 +7,7 @@ import os
 import torch
 from torch import Tensor
 
-from ..data import Crops, crop, crop_and_flip, draw_crops, placed, taken
+from ..data import Crops, crop, crop_and_flip, draw_crops, gather, keep_on_device
 from ..teachers import Teacher, Views
 from .job import Job
 
@@ -21,7 +21,7 @@ class Batches:
 
     def __init__(self, job: Job, initial: Tensor, views: tuple[Crops, Tensor] | None = None) -> None:
         self.job, self.views = job, views
-        self.data, self.representations = job.data.on(job.device), placed(job.representations, job.device)
+        self.data, self.representations = job.data.on(job.device), keep_on_device(job.representations, job.device)
         self.rows, self.held_out = split(job, initial)
 
     def draw(self, generator: torch.Generator) -> tuple[Tensor, Tensor, float]:
@@ -34,26 +34,26 @@ class Batches:
         rows = self.rows[torch.randperm(len(self.rows), generator=generator)[: config.batch]]
         part, weight = processes.rows(len(rows)), processes.weight(len(rows), config.networks)
         if config.real_view == "augmented":
-            pixels = taken(data.x_train, rows, device).permute(0, 3, 1, 2).float().div(255)
+            pixels = gather(data.x_train, rows, device).permute(0, 3, 1, 2).float().div(255)
             # Views are drawn for the whole batch: a process's part does not change what the others draw.
             if self.views is not None:
                 view = torch.randint(config.views, (len(rows),), generator=generator) * len(data.x_train) + rows
                 crops, known = self.views
                 x_b = crop(pixels, config.crop_pad, (crops[0][view], crops[1][view], crops[2][view]))[part]
-                return data.preprocessing.normalise(x_b), taken(known, view[part], device), weight
+                return data.preprocessing.normalise(x_b), gather(known, view[part], device), weight
             x_b = data.preprocessing.normalise(crop_and_flip(pixels, config.crop_pad, generator)[part])
         else:
-            x_b = data.preprocessing(taken(data.x_train, rows[part], device))
+            x_b = data.preprocessing(gather(data.x_train, rows[part], device))
         if not config.batches_need_teacher:
-            return x_b, taken(self.representations, rows[part], device), weight
+            return x_b, gather(self.representations, rows[part], device), weight
         assert represent is not None  # check has asked for it
         with torch.no_grad():
             return x_b, represent(x_b), weight
 
     def held_out_images(self) -> tuple[Tensor, Tensor]:
         """The held-out training images as network input, and their representations."""
-        x = self.data.preprocessing(taken(self.data.x_train, self.held_out, self.job.device))
-        return x, taken(self.representations, self.held_out, self.job.device)
+        x = self.data.preprocessing(gather(self.data.x_train, self.held_out, self.job.device))
+        return x, gather(self.representations, self.held_out, self.job.device)
 
 
 def split(job: Job, initial: Tensor) -> tuple[Tensor, Tensor]:
@@ -87,4 +87,4 @@ def known_views(job: Job, cache: str | os.PathLike[str] | None = None) -> tuple[
         processes.wait()  # until the file has its name
     if known is None:
         known = views.kept()  # None also if this process does not share the writer's disk
-    return crops, placed(torch.cat(list(views.computed())) if known is None else known, job.device)
+    return crops, keep_on_device(torch.cat(list(views.computed())) if known is None else known, job.device)

@@ -7,8 +7,8 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from ..config import InputError, Preset
-from ..data import CPU, ImageSet, sent
+from ..config import InputError, Settings
+from ..data import CPU, ImageSet, to_device
 from ..models import student
 from ..parallel import ALONE, Processes
 from ..teachers import Represent, Representations, Teacher, untrained
@@ -19,9 +19,9 @@ def check(job: Job) -> None:
     """Raise :class:`InputError` for input that :func:`distill` refuses because it does not fit together."""
     data, config, processes, representations = job.data, job.config, job.processes, job.representations
     n = len(data.x_train)
-    least = config.networks if processes.way == "networks" else min(config.batch, n - config.held_out)
+    least = config.networks if processes.mode == "networks" else min(config.batch, n - config.held_out)
     if least < processes.size:
-        name = "networks" if processes.way == "networks" else "batch"
+        name = "networks" if processes.mode == "networks" else "batch"
         raise InputError(f"distill.{name}: expected one or more for each of {processes.size} processes, got {least}")
     if config.images > n:
         raise InputError(f"images: expected at most {n}, the training images of {data.name}, got {config.images}")
@@ -41,7 +41,7 @@ def check(job: Job) -> None:
             "the teacher itself; representations from a file serve the others"
         )
     if config.needs_teacher and job.represent is not None:
-        came = job.represent(sent(data.preprocessing(data.x_train[:2]), job.device)).shape
+        came = job.represent(to_device(data.preprocessing(data.x_train[:2]), job.device)).shape
         if len(came) != 2 or came[1] != representations.shape[1]:
             raise InputError(
                 f"teacher: expected {representations.shape[1]} numbers an image, as the representations have, "
@@ -51,7 +51,7 @@ def check(job: Job) -> None:
 
 def check_before_training(
     data: ImageSet,
-    settings: Preset,
+    settings: Settings,
     teacher: Teacher | None = None,
     representations: Representations | None = None,
     processes: Processes = ALONE,
@@ -71,8 +71,8 @@ def check_before_training(
         train = _stand_in(data, dimension)
         represent = lambda x: x.new_zeros(len(x), dimension)  # noqa: E731 (as the trained one will answer)
     make = partial(student, settings.student, data.channels, data.size, train.shape[1])
-    asked = represent if settings.distill.needs_teacher else None
-    check(Job(data, train, make, settings.distill, teacher=asked, processes=processes, device=device))
+    needed = represent if settings.distill.needs_teacher else None
+    check(Job(data, train, make, settings.distill, teacher=needed, processes=processes, device=device))
 
 
 def _stand_in(data: ImageSet, dimension: int) -> Tensor:

@@ -30,11 +30,11 @@ class Job:
     teacher: Represent | None = None
     """A :class:`Teacher` or any callable; needed only if ``config.needs_teacher``."""
     processes: Processes = ALONE
-    """Those that share the run (:func:`ssdd.joined`); each begins the same job and gets the same result."""
+    """Those that share the run (:func:`ssdd.join_processes`); each begins the same job and gets the same result."""
     device: torch.device = CPU
     """The loop runs there. Every draw is made in main memory, so a seed draws the same on any device."""
 
     @property
     def represent(self) -> Represent | None:
         """The teacher as a function of images that are normalised as the data are."""
-        return self.teacher.fed(self.data.preprocessing) if isinstance(self.teacher, Teacher) else self.teacher
+        return self.teacher.accepting(self.data.preprocessing) if isinstance(self.teacher, Teacher) else self.teacher

@@ -47,7 +47,7 @@ def distill(
 ) -> Distillation:
     """Distil ``job.data`` into ``job.config.images`` pairs of image and target representation.
 
-    ``report``: gets ``{"event": "distill", "step", "steps", "loss", "rate", "untrained_share", "mean_age"}`` every
+    ``report``: gets ``{"event": "distill", "step", "steps", "loss", "lr", "untrained_share", "mean_age"}`` every
     ``config.log_every`` steps (default: nothing is reported).
     ``checkpoints``: the run goes on from the newest one, to the same bits as if it had never stopped, and raises
     :class:`Stopped` when it is asked to stop (default: none are read or written).
@@ -103,13 +103,13 @@ def run(
         x_b, y_b, weight = batches.draw(state.generator)
         x_s, y_s = support(job, state)
         loss = outer_loss([member.network for member in processes.networks(drawn)], x_s, y_s, x_b, y_b, config)
-        if config.smooth or config.near:
+        if config.tv_weight or config.init_weight:
             loss = loss + realism(state.x_s, state.snapshots[0], config)
         state.optimizer.zero_grad()
         loss.backward()
         total = stop.combine(state.step, loss.detach(), [x.grad for x in learned], weight)
         for group in state.optimizer.param_groups:
-            group["lr"] = rate(state.step, config)
+            group["lr"] = decay_lr(state.step, config)
         state.optimizer.step()
         tie(job, state)
         state.pool.advance(drawn, inputs(job, state).detach(), state.y_s.detach())
@@ -151,9 +151,9 @@ def tie(job: Job, state: State) -> None:
         state.y_s.copy_(job.represent(job.data.preprocessing.normalise(state.x_s)))
 
 
-def rate(step: int, config: DistillConfig) -> float:
-    """AdamW's rate at an outer step: falls linearly to ``rate_floor`` of itself."""
-    return config.rate * (1 - (1 - config.rate_floor) * step / max(1, config.steps))
+def decay_lr(step: int, config: DistillConfig) -> float:
+    """AdamW's rate at an outer step: falls linearly to ``lr_floor`` of itself."""
+    return config.lr * (1 - (1 - config.lr_floor) * step / max(1, config.steps))
 
 
 def identity(job: Job) -> dict[str, Any]:
@@ -217,7 +217,7 @@ def _log(job: Job, state: State, report: Report) -> None:
         _keep_snapshot(job, state)
     report({
         "event": "distill", "step": state.step, "steps": job.config.steps, "loss": mean,
-        "rate": rate(state.step, job.config), "untrained_share": state.pool.untrained_share,
+        "lr": decay_lr(state.step, job.config), "untrained_share": state.pool.untrained_share,
         "mean_age": state.pool.mean_age,
     })  # fmt: skip
 
@@ -230,6 +230,6 @@ def _stop_if_diverged(job: Job, state: State) -> None:
     kept = f" the images of step {since} are kept." if state.good else ""
     raise Diverged(
         f"distill: the loss is {mean} between steps {since} and {state.step};{kept} Try a smaller "
-        f"distill.rate (now {job.config.rate}) or a larger distill.ridge (now {job.config.ridge})",
+        f"distill.lr (now {job.config.lr}) or a larger distill.ridge (now {job.config.ridge})",
         None if state.good is None else product(job, state, *state.good),
     )

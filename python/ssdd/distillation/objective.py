@@ -59,4 +59,4 @@ def total_variation(pixels: Tensor) -> Tensor:
 def realism(x_s: Tensor, initial: Tensor, config: DistillConfig) -> Tensor:
     """What keeps X_s [S, C, H, W] looking like images, a scalar: total variation, and the squared distance to the
     real images ``initial`` it started from, each with its weight."""
-    return config.smooth * total_variation(x_s) + config.near * (x_s - initial).square().mean()
+    return config.tv_weight * total_variation(x_s) + config.init_weight * (x_s - initial).square().mean()

@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..config import Report, silent
-from ..data import sent_module
+from ..data import module_to_device
 from ..models import Network, seeded
 from .job import Job
 
@@ -50,10 +50,10 @@ class Pool:
 
     def _start(self, seed: int) -> Member:
         network = seeded(self.make, seed)  # in main memory: the same start on every device
-        sent_module(network, self.device)
+        module_to_device(network, self.device)
         c = self.config
         optimizer = torch.optim.SGD(
-            network.parameters(), lr=c.pool_rate, momentum=c.pool_momentum, weight_decay=c.pool_weight_decay
+            network.parameters(), lr=c.pool_lr, momentum=c.pool_momentum, weight_decay=c.pool_weight_decay
         )
         return Member(network, optimizer, age=0, counter=0)
 
@@ -73,7 +73,7 @@ class Pool:
                 member.age = member.counter = steps
                 begun.append(member)
             for i, member in enumerate(begun):
-                self.processes.hand_out(self._tensors(member), self.processes.owner(i))
+                self.processes.broadcast(self._tensors(member), self.processes.owner(i))
             self.members += begun
             report({"event": "pool", "step": len(self.members), "steps": self.config.pool})
             after()
@@ -109,7 +109,7 @@ class Pool:
             self.members[self.members.index(member)] = new
         for i, member in enumerate(drawn):  # after all are trained: the processes train at the same time
             if member in self.members:
-                self.processes.hand_out(self._tensors(member), self.processes.owner(i))
+                self.processes.broadcast(self._tensors(member), self.processes.owner(i))
 
     def _tensors(self, member: Member) -> list[Tensor]:
         """All that training changes in a network: weights, statistics, momentum (zeros where it has none yet)."""

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..data import sent
+from ..data import to_device
 from ..selection import choose
 from .job import Job
 from .pool import Pool
@@ -67,11 +67,11 @@ def start(job: Job, rows: Tensor) -> State:
     """The state before the first step: the training images ``rows`` with their representations, and an empty pool."""
     config = job.config
     pixels = job.data.x_train[rows].permute(0, 3, 1, 2).float().div(255).contiguous()
-    x_s = sent(pixels, job.device).requires_grad_()
-    y_s = sent(job.representations[rows].clone(), job.device).requires_grad_(config.targets == "learned")
+    x_s = to_device(pixels, job.device).requires_grad_()
+    y_s = to_device(job.representations[rows].clone(), job.device).requires_grad_(config.targets == "learned")
     learned = [x_s, y_s] if y_s.requires_grad else [x_s]
     optimizer = torch.optim.AdamW(
-        learned, lr=config.rate, weight_decay=config.weight_decay, fused=True if job.device.type == "cuda" else None
+        learned, lr=config.lr, weight_decay=config.weight_decay, fused=True if job.device.type == "cuda" else None
     )  # not fused, its step counter is read on the host
     generator = torch.Generator().manual_seed(job.seed)
     pool = Pool(job, generator)

@@ -26,12 +26,12 @@ class Stop:
     def combine(self, step: int, loss: Tensor, gradients: Sequence[Tensor], weight: float) -> Tensor:
         """Return the loss over all processes, make ``gradients`` theirs in place, and ask all whether to stop."""
         read = (step + 1) % self.every == 0
-        total, self.requested = self.processes.combine(loss, gradients, weight, self._asked(), read)
+        total, self.requested = self.processes.combine(loss, gradients, weight, self._stop_requested(), read)
         return total
 
     def ask(self) -> None:
         """Ask all processes between two steps."""
-        self.requested = self.processes.agree(self._asked())
+        self.requested = self.processes.agree(self._stop_requested())
 
     def due(self, last: bool) -> bool:
         """True if :meth:`save` writes now: every so many seconds, before a stop, and at the ``last`` moment."""
@@ -42,5 +42,5 @@ class Stop:
         if self.checkpoints is not None:
             self.checkpoints.save(step, state, self.requested)
 
-    def _asked(self) -> bool:
+    def _stop_requested(self) -> bool:
         return self.checkpoints is not None and self.checkpoints.stop()

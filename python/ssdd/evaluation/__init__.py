@@ -1,7 +1,7 @@
 """What a distilled set is worth: pre-training on it, representation error, probes and fine-tuning."""
 
 from ..models import representation_error
-from .cells import Cell, evaluate, evaluate_teacher, measure, pretrained, probes
+from .cells import Cell, evaluate, evaluate_on, evaluate_teacher, measure, pretrained, probes
 from .finetuning import finetune
 from .measures import labelled_rows, probe, standardise, why_no_probe
 from .pretraining import pretrain, save_backbone
@@ -9,6 +9,7 @@ from .pretraining import pretrain, save_backbone
 __all__ = [
     "Cell",
     "evaluate",
+    "evaluate_on",
     "evaluate_teacher",
     "finetune",
     "labelled_rows",

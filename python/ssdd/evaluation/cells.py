@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 from ..artifact import DistilledSet, Preprocessing
-from ..config import InputError, Preset, Report, silent
-from ..data import CPU, ImageSet, sent
+from ..config import InputError, Report, Settings, silent
+from ..data import CPU, ImageSet, to_device
 from ..models import Network, frozen, in_chunks, representation_error, seeded
 from .finetuning import finetune
 from .measures import labelled_rows, probe, standardise, why_no_probe
@@ -43,7 +43,7 @@ def evaluate(
     data: ImageSet,
     test_representations: Tensor | None,
     make: Callable[[int], Network],
-    settings: Preset,
+    settings: Settings,
     *,
     seed: int = 0,
     report: Report = silent,
@@ -55,22 +55,50 @@ def evaluate(
     ``test_representations``: g of the held-out images, float32 [N, C], or None where they are not known. Networks are
     on ``device``; probes run on the CPU.
     """
-    if pairs is not None and tuple(pairs.images.shape[1:]) != (data.channels, *data.size):
-        wanted, came = [data.channels, *data.size], list(pairs.images.shape[1:])
-        raise InputError(f"pairs: expected images of {wanted} as {data.name} has, got {came}")
+    sets, known = {data.name: data}, {data.name: test_representations}
+    return evaluate_on(pairs, sets, known, make, settings, seed=seed, report=report, device=device)[data.name]
+
+
+def evaluate_on(
+    pairs: DistilledSet | None,
+    sets: Mapping[str, ImageSet],
+    test_representations: Mapping[str, Tensor | None],
+    make: Callable[[int], Network],
+    settings: Settings,
+    *,
+    seed: int = 0,
+    report: Report = silent,
+    device: torch.device = CPU,
+) -> dict[str, Cell]:
+    """Pre-train one network as :func:`evaluate` does and measure it on several sets; returns name -> cell.
+
+    ``sets``: name -> images, all of one size; without ``pairs`` the first one's mean and std normalise all of them.
+    ``test_representations``: name -> g of that set's held-out images; a set without them gets no representation error.
+    """
+    first = next(iter(sets.values()))
+    shape = [first.channels, *first.size] if pairs is None else list(pairs.images.shape[1:])
+    for data in sets.values():
+        if [data.channels, *data.size] != shape:
+            other = f"{data.name} has {[data.channels, *data.size]}"
+            if pairs is None:
+                raise InputError(f"sets: expected images of {shape} as {first.name} has; {other}")
+            raise InputError(f"pairs: expected images of {[data.channels, *data.size]} as {data.name} has, got {shape}")
     network = pretrained(pairs, make, settings, seed=seed, report=report, device=device)
-    preprocessing = data.preprocessing if pairs is None else pairs.preprocessing
-    wanted_output = test_representations if pairs is not None and pairs.target_kind == "representation" else None
-    cell = Cell("no pre-training" if pairs is None else pairs.method, seed)
-    measure(network, preprocessing, data, settings, cell, wanted_output, output=pairs is not None)
-    report({"event": "cell", **cell.as_dict()})
-    return cell
+    preprocessing = first.preprocessing if pairs is None else pairs.preprocessing
+    predicts = pairs is not None and pairs.target_kind == "representation"
+    cells = {}
+    for name, data in sets.items():
+        cell = cells[name] = Cell("no pre-training" if pairs is None else pairs.method, seed)
+        wanted = test_representations.get(name) if predicts else None
+        measure(network, preprocessing, data, settings, cell, wanted, output=pairs is not None)
+        report({"event": "cell", **cell.as_dict()})
+    return cells
 
 
 def pretrained(
     pairs: DistilledSet | None,
     make: Callable[[int], Network],
-    settings: Preset,
+    settings: Settings,
     *,
     seed: int = 0,
     report: Report = silent,
@@ -88,7 +116,7 @@ def measure(
     network: Network,
     preprocessing: Preprocessing,
     data: ImageSet,
-    settings: Preset,
+    settings: Settings,
     cell: Cell,
     wanted_output: Tensor | None = None,
     output: bool = True,
@@ -112,7 +140,7 @@ def measure(
 
 
 def evaluate_teacher(
-    train: Tensor, test: Tensor, data: ImageSet, settings: Preset, *, seed: int = 0, report: Report = silent
+    train: Tensor, test: Tensor, data: ImageSet, settings: Settings, *, seed: int = 0, report: Report = silent
 ) -> Cell:
     """The ceiling: probes on the teacher's own representations [N, C]."""
     cell = Cell("teacher", seed, 0.0, probes((train, test), data, settings, seed, "features"))
@@ -120,7 +148,7 @@ def evaluate_teacher(
     return cell
 
 
-def probes(x: tuple[Tensor, ...], data: ImageSet, settings: Preset, seed: int, what: str) -> dict[str, float]:
+def probes(x: tuple[Tensor, ...], data: ImageSet, settings: Settings, seed: int, what: str) -> dict[str, float]:
     """Probes with each number of labels on ``x`` = (training, held-out) features; none if :func:`why_no_probe`.
 
     A class that has fewer images gives all of them; a number that most classes cannot give is left out.
@@ -147,5 +175,5 @@ def probes(x: tuple[Tensor, ...], data: ImageSet, settings: Preset, seed: int, w
 def _run(network: Network, preprocessing: Preprocessing, images: Tensor) -> tuple[Tensor, Tensor]:
     """Features and predictions of all ``images``, in main memory."""
     f, device = frozen(network), network.head.weight.device
-    features = torch.cat([in_chunks(f, preprocessing(sent(part, device))) for part in images.split(BATCH)])
+    features = torch.cat([in_chunks(f, preprocessing(to_device(part, device))) for part in images.split(BATCH)])
     return features.cpu(), network.head(features).cpu()

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from ..artifact import Preprocessing
 from ..config import Diverged, FinetuneConfig, InputError
-from ..data import ImageSet, crop_and_flip, sent, taken
+from ..data import ImageSet, crop_and_flip, gather, to_device
 from ..models import Network, frozen, in_chunks, seeded
 from .measures import why_no_probe
 
@@ -37,27 +37,27 @@ def finetune(
     device = network.head.weight.device
     backbone = copy.deepcopy(network.backbone).requires_grad_(True)
     model = seeded(lambda: Network(backbone, network.dimension, data.classes), seed).train().to(device)
-    optimizer = torch.optim.SGD(model.parameters(), lr=config.rate, momentum=0.9, weight_decay=config.weight_decay)
+    optimizer = torch.optim.SGD(model.parameters(), lr=config.lr, momentum=0.9, weight_decay=config.weight_decay)
     g = torch.Generator().manual_seed(seed)
     order = torch.empty(0, dtype=torch.int64)
     batch = min(config.batch, len(rows))
     for step in range(config.steps):
         for group in optimizer.param_groups:
-            group["lr"] = config.rate * 0.5 * (1 + math.cos(math.pi * step / config.steps))
+            group["lr"] = config.lr * 0.5 * (1 + math.cos(math.pi * step / config.steps))
         if len(order) < batch:
             order = torch.randperm(len(rows), generator=g)
         part, order = rows[order[:batch]], order[batch:]
-        pixels = taken(data.x_train, part, device).permute(0, 3, 1, 2).float().div(255)
+        pixels = gather(data.x_train, part, device).permute(0, 3, 1, 2).float().div(255)
         x = preprocessing.normalise(crop_and_flip(pixels, config.crop_pad, g))
-        loss = F.cross_entropy(model(x), sent(data.y_train[part], device))
+        loss = F.cross_entropy(model(x), to_device(data.y_train[part], device))
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
     if not math.isfinite(value := float(loss.detach())):
-        raise Diverged(f"finetune: the loss is {value}; try a smaller finetune.rate (now {config.rate})")
+        raise Diverged(f"finetune: the loss is {value}; try a smaller finetune.lr (now {config.lr})")
     features = frozen(model)
     right = 0
     for images, labels in zip(data.x_test.split(500), data.y_test.split(500), strict=True):
-        scores = model.head(in_chunks(features, preprocessing(sent(images, device))))
+        scores = model.head(in_chunks(features, preprocessing(to_device(images, device))))
         right += int((scores.argmax(1).cpu() == labels).sum())
     return 100 * right / len(data.y_test)

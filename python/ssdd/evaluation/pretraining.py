@@ -14,7 +14,7 @@ from safetensors.torch import save as to_bytes
 
 from ..artifact import DistilledSet, write_atomically
 from ..config import Diverged, InputError, PretrainConfig, Report, as_dict, silent
-from ..data import repeatable, taken
+from ..data import gather, repeatable
 from ..models import Network
 
 LOG_EVERY = 50
@@ -39,21 +39,21 @@ def pretrain(
         y = centre + config.contrast * (y - centre)
     g = torch.Generator().manual_seed(seed)
     optimizer = torch.optim.SGD(
-        network.parameters(), lr=config.rate, momentum=config.momentum, weight_decay=config.weight_decay
+        network.parameters(), lr=config.lr, momentum=config.momentum, weight_decay=config.weight_decay
     )
     network.train()
     order = torch.empty(0, dtype=torch.int64)
     for step in range(config.steps):
         if config.schedule == "cosine":
             for group in optimizer.param_groups:
-                group["lr"] = config.rate * 0.5 * (1 + math.cos(math.pi * step / config.steps))
+                group["lr"] = config.lr * 0.5 * (1 + math.cos(math.pi * step / config.steps))
         if len(x) <= config.batch:
             x_b, y_b = x, y
         else:
             if len(order) < config.batch:
                 order = torch.randperm(len(x), generator=g)
             rows, order = order[: config.batch], order[config.batch :]
-            x_b, y_b = taken(x, rows, device), taken(y, rows, device)
+            x_b, y_b = gather(x, rows, device), gather(y, rows, device)
         loss = F.mse_loss(network(x_b), y_b)
         optimizer.zero_grad()
         loss.backward()
@@ -61,8 +61,8 @@ def pretrain(
         if (step + 1) % LOG_EVERY == 0 or step + 1 == config.steps:
             value = float(loss.detach())
             if not math.isfinite(value):
-                raise Diverged(f"pretrain: the loss is {value} at step {step + 1}; try a smaller pretrain.rate "
-                               f"(now {config.rate})")  # fmt: skip
+                raise Diverged(f"pretrain: the loss is {value} at step {step + 1}; try a smaller pretrain.lr "
+                               f"(now {config.lr})")  # fmt: skip
             report({"event": "pretrain", "step": step + 1, "steps": config.steps, "loss": value})
     if config.contrast != 1:
         with torch.no_grad():

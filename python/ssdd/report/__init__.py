@@ -7,7 +7,7 @@ from .log import JsonLines, both
 from .page import write_page
 from .pictures import contact_sheet, coverage, draw_each, images_over_steps, loss_curves
 from .progress import Display
-from .tables import comparisons, labels_a_class, markdown, sentences, table
+from .tables import comparisons, labels_per_class, markdown, sentences, table
 
 __all__ = [
     "MARK",
@@ -22,7 +22,7 @@ __all__ = [
     "images_over_steps",
     "info",
     "keep_partial",
-    "labels_a_class",
+    "labels_per_class",
     "loss_curves",
     "markdown",
     "check_directory",

@@ -167,13 +167,13 @@ def realism_points(plan: Plan, cells: Found) -> list[tuple[str, float, float]]:
     """(row, total variation of its images, its representation error), means over the seeds, of every distilled row
     whose settings differ from plain KRR-ST by a realism constraint alone, plain KRR-ST first; else none."""
     rows = [row for row in plan.rows if row.source == "krr-st"]
-    if not any(row.settings.distill.smooth or row.settings.distill.near for row in rows):
+    if not any(row.settings.distill.tv_weight or row.settings.distill.init_weight for row in rows):
         return []
-    plain = [row for row in rows if not row.settings.distill.smooth and not row.settings.distill.near][:1]
+    plain = [row for row in rows if not row.settings.distill.tv_weight and not row.settings.distill.init_weight][:1]
     points = []
     for row in rows:
         d = row.settings.distill
-        if [replace(d, smooth=0.0, near=0.0)] != [r.settings.distill for r in plain]:
+        if [replace(d, tv_weight=0.0, init_weight=0.0)] != [r.settings.distill for r in plain]:
             continue
         x = _values(cells, row, SOURCE, _told("total_variation"))
         y = _values(cells, row, SOURCE, _error)

@@ -67,8 +67,8 @@ def _note(event: Event) -> str:
     parts = []
     if "loss" in event:
         parts.append(f"loss {event['loss']:.4g}")
-    if "rate" in event:
-        parts.append(f"rate {event['rate']:.2g}")
+    if "lr" in event:
+        parts.append(f"lr {event['lr']:.2g}")
     if "mean_age" in event:
         parts.append(f"pool age {event['mean_age']:.0f}, untrained {event['untrained_share']:.1%}")
     return "  ".join(parts)

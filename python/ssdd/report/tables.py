@@ -32,7 +32,7 @@ def methods(cells: Sequence[Cell]) -> list[str]:
     return sorted(found, key=lambda m: order.index(m) if m in order else len(order))
 
 
-def labels_a_class(count: str) -> str:
+def labels_per_class(count: str) -> str:
     """In words, the number of labels that a probe had, as a cell names it: "0" is all of them."""
     return f"{'all' if count == '0' else count} label{'' if count == '1' else 's'} a class"
 
@@ -40,7 +40,7 @@ def labels_a_class(count: str) -> str:
 def table(cells: Sequence[Cell]) -> list[list[str]]:
     """Head and rows as text: method, representation error, then probes "features / output" for each label count."""
     counts = list(dict.fromkeys(key.split("/")[1] for cell in cells for key in cell["probes"]))
-    rows = [["method", "representation error", *(f"probe, {labels_a_class(n)}" for n in counts)]]
+    rows = [["method", "representation error", *(f"probe, {labels_per_class(n)}" for n in counts)]]
     for method in methods(cells):
         mine = [cell for cell in cells if cell["method"] == method]
         row = [method, entry([c["error"] for c in mine if c["error"] is not None], 3)]

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from ..checkpoint import fingerprint
-from ..config import InputError, Preset, Report, preset, silent
+from ..config import InputError, Report, Settings, preset, silent
 from ..data import ImageSet, load_images
 from ..distillation import check_before_training
 from ..evaluation import why_no_probe
@@ -24,7 +24,7 @@ class Demonstration:
     """What is demonstrated on which images. Raises :class:`InputError` if its parts do not fit together."""
 
     data: ImageSet = field(default_factory=lambda: load_images("digits"))
-    settings: Preset = field(default_factory=lambda: preset("digits"))
+    settings: Settings = field(default_factory=lambda: preset("digits"))
     seeds: int = 5
     """How many: 0, 1, ..."""
     teacher: Teacher | None = None
@@ -77,7 +77,7 @@ class Demonstration:
 
 
 def _teach(
-    data: ImageSet, settings: Preset, folder: Path, teacher: Teacher | None, report: Report = silent
+    data: ImageSet, settings: Settings, folder: Path, teacher: Teacher | None, report: Report = silent
 ) -> tuple[Teacher, Representations]:
     if teacher is None:
         teacher = train_teacher(data, settings.teacher, report)

@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal, cast, get_args
 
-from ..config import InputError, Preset, official, preset, with_settings
+from ..config import InputError, Settings, current_name, official, preset, with_settings
 from ..selection import SELECTIONS
 
 _STAGES: dict[str, tuple[str, ...]] = {
@@ -28,6 +28,7 @@ the teacher itself is measured. The names of :mod:`ssdd.selection`: real images 
 """
 
 SOURCES = tuple(_STAGES)
+_OPTIONS = ("size", "classes", "teacher_prefix")
 Targets = Literal["teacher", "labels"]
 
 
@@ -38,7 +39,7 @@ class Row:
     name: str
     source: str
     """One of ``SOURCES``: what the network is pre-trained on."""
-    settings: Preset
+    settings: Settings
     seeds: int
     of: Row | None = None
     """The row whose images a "recomputed" one takes."""
@@ -84,6 +85,12 @@ class Plan:
     """A name that :meth:`ssdd.Teacher.named` knows."""
     targets: Mapping[str, str | Path] = field(default_factory=dict)
     """Name -> images of a target set."""
+    size: int | None = None
+    """Images of folders, the targets' too, are resized to so many pixels (default: they stay as they are)."""
+    classes: str | None = None
+    """What the folders inside a folder are, "folders" or "none" (default: the folder says it)."""
+    teacher_prefix: str | None = None
+    """What the names of the teacher's weights begin with (default: the file says it)."""
 
     def order(self) -> list[tuple[Row, int]]:
         """(row, seed), seed 0 of all rows first: the table is useful early. Rows marked "later" follow one by one, each
@@ -94,22 +101,23 @@ class Plan:
 
 
 def read_plan(
-    path: str | os.PathLike[str], *, settings: Preset | None = None, seeds: int | None = None
+    path: str | os.PathLike[str], *, settings: Settings | None = None, seeds: int | None = None
 ) -> Plan:
     """Read a study's TOML file. ``settings`` and ``seeds`` take the place of its ``preset`` and ``seeds``.
 
-    Keys: ``title``, ``preset``, ``seeds`` (a number), ``data``, ``teacher`` (files, relative to this one), tables
-    ``targets`` (name = file) and ``set`` ("stage.field" = value, for all rows), and one ``[[row]]`` a row with
-    ``name``, ``from`` (one of ``SOURCES``) and optionally ``seeds``, ``official``, ``set``, ``teacher`` (a file, in
-    place of the study's), ``later`` (true: after all other rows), for a selection ``targets`` ("teacher" or "labels")
-    and, for "recomputed", ``of``: the name of a "krr-st" row above it. An :class:`InputError` names what is wrong.
+    Keys: ``title``, ``preset``, ``seeds`` (a number), ``data``, ``teacher`` (files, relative to this one), ``size``,
+    ``classes``, ``teacher_prefix`` (of :class:`Plan`), tables ``targets`` (name = file) and ``set`` ("stage.field" =
+    value, for all rows), and one ``[[row]]`` per row with ``name``, ``from`` (one of ``SOURCES``) and optionally
+    ``seeds``, ``official``, ``set``, ``teacher`` (a file, in place of the study's), ``later`` (true: after all other
+    rows), for a selection ``targets`` ("teacher" or "labels") and, for "recomputed", ``of``: the name of a "krr-st" row
+    above it. An :class:`InputError` names what is wrong.
     """
     path = Path(path)
     try:
         found = tomllib.loads(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
         raise InputError(f"{path}: not a readable study file ({error})") from None
-    _only(found, {"title", "preset", "seeds", "data", "teacher", "targets", "set", "row"}, str(path))
+    _only(found, {"title", "preset", "seeds", "data", "teacher", "targets", "set", "row", *_OPTIONS}, str(path))
     shared = with_settings(settings or preset(_text(found, "preset", str(path))), _changes(found, str(path)))
     seeds = _number(found, "seeds", 5, str(path)) if seeds is None else seeds
     rows: list[Row] = []
@@ -128,10 +136,12 @@ def read_plan(
         beside(found["data"]) if "data" in found else None,
         str(beside(found["teacher"])) if "teacher" in found else None,
         {name: beside(value) for name, value in found.get("targets", {}).items()},
+        _number(found, "size", 1, str(path)) if "size" in found else None,
+        *(_text(found, key, str(path)) if key in found else None for key in ("classes", "teacher_prefix")),
     )
 
 
-def _row(table: dict[str, Any], shared: Preset, seeds: int, above: list[Row], path: Path, where: str) -> Row:
+def _row(table: dict[str, Any], shared: Settings, seeds: int, above: list[Row], path: Path, where: str) -> Row:
     _only(table, {"name", "from", "seeds", "official", "set", "of", "later", "teacher", "targets"}, where)
     source = _text(table, "from", where)
     if source not in SOURCES:
@@ -161,7 +171,7 @@ def _changes(table: dict[str, Any], where: str) -> dict[str, str]:
     changes = table.get("set", {})
     if not isinstance(changes, dict) or any(isinstance(value, dict) for value in changes.values()):
         raise InputError(f'{where}: set: expected "stage.field" = value, the name in quotes')
-    return {key: "-".join(map(str, v)) if isinstance(v, list) else str(v) for key, v in changes.items()}
+    return {current_name(key): "-".join(map(str, v)) if isinstance(v, list) else str(v) for key, v in changes.items()}
 
 
 def _only(table: Any, known: set[str], where: str) -> None:

@@ -6,7 +6,7 @@ import os
 from pathlib import Path
 
 from ..config import InputError, Report, silent
-from ..data import load_images
+from ..data import load_images, load_target
 from ..evaluation import why_no_probe
 from ..teachers import Teacher, represent
 from .fill import Study, TeacherPair, fill_study
@@ -27,8 +27,9 @@ def run_study(
 
     ``work`` (default: ``out``/work) keeps the distilled sets and the pre-trained networks, so that a call that was
     stopped goes on behind the last of them. ``cache``: the folder for representations (default: none are kept).
-    ``workers``: processes of one thread each; their number changes no result. Reports what :func:`fill_study` reports,
-    and ``{"event": "warning", "message"}`` beforehand for a set that no probe can be made on.
+    ``workers``: processes of one thread each; their number changes no result. Reports ``{"event": "loaded",
+    "summary"}`` per set of images and per teacher that says what was found, and ``{"event": "warning", "message"}`` per
+    set that no probe can be made on, then what :func:`fill_study` reports.
     Raises :class:`InputError` if a finished cell was computed from other settings, images or teacher.
     """
     own = list(dict.fromkeys(row.teacher for row in plan.rows if row.teacher is not None))
@@ -38,8 +39,8 @@ def run_study(
     if plan.data is None or name is None:
         missing = "data" if plan.data is None else "teacher"
         raise InputError(f"{missing}: expected it in the file of the study or as --{missing}")
-    images = load_images(plan.data)
-    targets = {key: load_images(path) for key, path in plan.targets.items()}
+    images = load_images(plan.data, plan.size, classes=plan.classes)
+    targets = {key: load_target(path, plan.size, plan.classes) for key, path in plan.targets.items()}
     for key, target in targets.items():
         if (target.channels, target.size) != (images.channels, images.size):
             raise InputError(
@@ -49,8 +50,12 @@ def run_study(
     for data in (images, *targets.values()):
         if why := why_no_probe(data):
             report({"event": "warning", "message": why})
-    network = Teacher.named(name, images.preprocessing)
+    network = Teacher.named(name, images.preprocessing, plan.teacher_prefix)
     others = {path: Teacher.named(str(path), images.preprocessing) for path in own}
+    loaded = [images.summary, *(target.summary for target in targets.values())]
+    for summary in [*loaded, network.summary, *(other.summary for other in others.values())]:
+        if summary:
+            report({"event": "loaded", "summary": summary})
     inputs = {SOURCE: images.fingerprint, "teacher": network.key()}
     inputs |= {key: target.fingerprint for key, target in targets.items()}
     cells = Cells(Path(out) / CELLS, inputs, {path: other.key() for path, other in others.items()})

@@ -94,11 +94,11 @@ class BYOL(nn.Module):
 
     @torch.no_grad()
     def after_step(self, backbone: nn.Module) -> None:
-        """The copy follows: each weight moves by 1 - ``follow`` of its distance. BatchNorm keeps its own statistics."""
+        """The copy follows: each weight moves by 1 - ``ema`` of its distance. BatchNorm keeps its own statistics."""
         for slow, fast in zip(
             self.slow.parameters(), [*backbone.parameters(), *self.projector.parameters()], strict=True
         ):
-            slow.lerp_(fast, 1 - self.config.follow)
+            slow.lerp_(fast, 1 - self.config.ema)
 
 
 Method = BarlowTwins | SimCLR | BYOL

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from ..artifact import Preprocessing, read_safetensors, write_atomically
 from ..config import InputError
-from ..data import CPU, one_line, sent
+from ..data import CPU, one_line, to_device
 from ..models import DEPTHS, STEM_PADDING, ConvNet, ResNet, standard_resnet
 from .weights import ENDINGS, Network, chosen, fitting, is_weights, nearest, read_weights, resnets
 
@@ -98,11 +98,11 @@ class Teacher:
             )
         return y.to(torch.float32)
 
-    def fed(self, given: Preprocessing) -> Callable[[Tensor], Tensor]:
-        """The teacher for images that ``given`` has normalised, which need not be how its own images are."""
-        if given == self.preprocessing:
+    def accepting(self, preprocessing: Preprocessing) -> Callable[[Tensor], Tensor]:
+        """This teacher as a function of images normalised with ``preprocessing``."""
+        if preprocessing == self.preprocessing:
             return self
-        return lambda x: self(self.preprocessing.normalise(given.pixels(x)))
+        return lambda x: self(self.preprocessing.normalise(preprocessing.pixels(x)))
 
     @property
     def device(self) -> torch.device:
@@ -128,7 +128,7 @@ class Teacher:
             raise InputError(f"teacher: it was made for images of {channels} channels, these have {images.shape[-1]}")
         try:
             for part in images.split(at_once(*images.shape[1:3])):
-                y = self(self.preprocessing(sent(part, device))).cpu()
+                y = self(self.preprocessing(to_device(part, device))).cpu()
                 if not bool(torch.isfinite(y).all()):
                     raise InputError(
                         "teacher: its output has values that are not finite; check weights and preprocessing"

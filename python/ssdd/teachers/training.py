@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from ..checkpoint import Checkpoints
 from ..config import Diverged, InputError, Report, TeacherConfig, as_dict, silent
-from ..data import CPU, ImageSet, augment, repeatable, taken
+from ..data import CPU, ImageSet, augment, gather, repeatable
 from ..models import ConvNet, ResNet, seeded
 from .methods import METHODS, Method
 from .teacher import Teacher, teacher_backbone
@@ -90,7 +90,7 @@ def train_teacher(
     forward = in_bf16(backbone) if bf16 else backbone
     parameters = [*backbone.parameters(), *(p for p in method.parameters() if p.requires_grad)]
     optimizer = torch.optim.AdamW(
-        parameters, lr=config.rate, weight_decay=config.weight_decay, fused=True if device.type == "cuda" else None
+        parameters, lr=config.lr, weight_decay=config.weight_decay, fused=True if device.type == "cuda" else None
     )
     t = Training(backbone, method, optimizer, torch.Generator().manual_seed(config.seed))
     identity = {"teacher": as_dict(config), "data": data.fingerprint}
@@ -106,9 +106,9 @@ def train_teacher(
         if i == 0:
             t.order, t.total = torch.randperm(n, generator=t.generator), torch.zeros((), device=device)
         for group in optimizer.param_groups:
-            group["lr"] = config.rate * _schedule(t.step / steps)
+            group["lr"] = config.lr * _schedule(t.step / steps)
         rows = t.order[i * batch : (i + 1) * batch]
-        pixels = taken(data.x_train, rows, device).permute(0, 3, 1, 2).float().div(255)
+        pixels = gather(data.x_train, rows, device).permute(0, 3, 1, 2).float().div(255)
         views = torch.cat([augment(pixels, config.augment, t.generator) for _ in range(2)])
         loss = method.loss(forward, data.preprocessing.normalise(views))
         optimizer.zero_grad()
@@ -138,7 +138,7 @@ def _finite(t: Training, config: TeacherConfig, per_epoch: int) -> float:
     """The mean loss of this epoch so far, if it is a number."""
     mean = float(t.total) / ((t.step - 1) % per_epoch + 1)
     if not math.isfinite(mean):
-        raise Diverged(f"teacher: the loss is {mean} at step {t.step}; try a smaller teacher.rate ({config.rate})")
+        raise Diverged(f"teacher: the loss is {mean} at step {t.step}; try a smaller teacher.lr ({config.lr})")
     return mean
 
 

@@ -1,4 +1,4 @@
-"""Representations of known views of a training set: drawn once, asked of the teacher once, kept like plain ones."""
+"""Representations of known views of a training set: drawn once, represented once, kept like plain ones."""
 
 from __future__ import annotations
 
@@ -12,20 +12,21 @@ from torch import Tensor
 
 from ..checkpoint import fingerprint
 from ..config import InputError
-from ..data import Crops, ImageSet, crop, taken
+from ..data import Crops, ImageSet, crop, gather
 from .representations import cached, write_parts
 from .teacher import Teacher, at_once
 
 
 class Views:
     """Of each view of ``data``'s training images, what the teacher says. View i is ``crops``' i-th, of image i modulo
-    their number; ``asked`` is the teacher for images normalised as the data are. ``teacher`` and ``cache``: with both,
-    the folder keeps them, under a key of weights, images, torch version and crops; else they are computed each time.
+    their number; ``represent`` is the teacher for images normalised as the data are. ``teacher`` and ``cache``: with
+    both, the folder keeps them, under a key of weights, images, torch version and crops; else they are computed each
+    time.
     """
 
     def __init__(
         self,
-        asked: Callable[[Tensor], Tensor],
+        represent: Callable[[Tensor], Tensor],
         data: ImageSet,
         crops: Crops,
         pad: int,
@@ -33,7 +34,7 @@ class Views:
         teacher: Teacher | None = None,
         cache: str | os.PathLike[str] | None = None,
     ) -> None:
-        self.asked, self.data, self.crops, self.pad, self.device = asked, data, crops, pad, device
+        self.represent, self.data, self.crops, self.pad, self.device = represent, data, crops, pad, device
         self.count, self.at_once = len(crops[0]), at_once(*data.size)
         self.file: Path | None = None
         if teacher is not None and cache is not None:
@@ -54,9 +55,9 @@ class Views:
         """Float32 [views, D], in main memory, a part at a time."""
         n = len(self.data.x_train)
         for view in torch.arange(self.count).split(self.at_once):
-            pixels = taken(self.data.x_train, view % n, self.device).permute(0, 3, 1, 2).float().div(255)
+            pixels = gather(self.data.x_train, view % n, self.device).permute(0, 3, 1, 2).float().div(255)
             top, left, flip = (drawn[view] for drawn in self.crops)
-            y = self.asked(self.data.preprocessing.normalise(crop(pixels, self.pad, (top, left, flip)))).cpu()
+            y = self.represent(self.data.preprocessing.normalise(crop(pixels, self.pad, (top, left, flip)))).cpu()
             if not bool(torch.isfinite(y).all()):
                 raise InputError("teacher: its output has values that are not finite; check weights and preprocessing")
             yield y

@@ -17,7 +17,7 @@ from torch.utils._pytree import tree_leaves, tree_map_only
 
 import ssdd_ext
 from ssdd.config import AugmentConfig, InputError
-from ssdd.data import ImageSet, augment, chosen_device, crop_and_flip, placed, sent, taken
+from ssdd.data import ImageSet, augment, choose_device, crop_and_flip, gather, keep_on_device, to_device
 from ssdd.distillation import Job
 from ssdd.distillation.loop import begin, inputs, run
 
@@ -122,7 +122,7 @@ def no_waiting() -> Iterator[None]:
 VARIANTS = [
     {},
     {"support_input": "raw", "real_view": "augmented", "teacher_in_loop": "recomputed", "pool_counter": "stuck"},
-    {"networks": 2, "smooth": 0.1, "near": 1.0, "support_view": "augmented"},
+    {"networks": 2, "tv_weight": 0.1, "init_weight": 1.0, "support_view": "augmented"},
     {"targets": "tied"},
     {"loss": "cross-entropy", "temperature": 0.5},
     {"loss": "cosine", "targets": "fixed", "initial": "k-means"},
@@ -163,7 +163,7 @@ def test_no_step_waits_for_the_device_and_the_numbers_are_those_of_the_cpu(
     here.pool.fill(inputs(job, here).detach(), here.y_s.detach())
     run(job, here, batches)
     with pretended() as device:
-        wide = {name: sent(x, device) for name, x in teacher.module.state_dict().items()}
+        wide = {name: to_device(x, device) for name, x in teacher.module.state_dict().items()}
 
         def ask(x):
             return torch.func.functional_call(teacher.module, wide, (x,))
@@ -186,7 +186,7 @@ def test_no_step_waits_for_the_device_and_the_numbers_are_those_of_the_cpu(
 
 def test_the_pretended_device_notices_what_it_is_for(few):
     with pretended() as device, no_waiting():
-        x = sent(torch.ones(3), device)
+        x = to_device(torch.ones(3), device)
         assert isinstance(x, Remote) and isinstance(x + 1, Remote) and isinstance(x * torch.tensor(2.0), Remote)
         assert isinstance(torch.zeros(3, device=device), Remote)
         for wrong in (
@@ -219,8 +219,8 @@ def test_images_go_to_the_device_once_where_they_fit_and_batch_by_batch_where_no
     with pretended() as device, no_waiting():
         for memory in (1 << 30, 1):
             waiting = few.x_train
-            stored = Remote(waiting) if memory > 1 else placed(waiting, device, memory)
-            found = taken(stored, rows, device)
+            stored = Remote(waiting) if memory > 1 else keep_on_device(waiting, device, memory)
+            found = gather(stored, rows, device)
             assert isinstance(found, Remote) and found.dtype == torch.uint8
             assert torch.equal(found.held, few.x_train[rows])
             assert isinstance(stored, Remote) == (memory > 1)
@@ -257,10 +257,10 @@ def test_the_set_on_a_device_is_the_same_set(few):
 
 
 def test_the_name_of_a_device():
-    assert chosen_device("cpu") == torch.device("cpu")
+    assert choose_device("cpu") == torch.device("cpu")
     with pytest.raises(InputError, match="expected one of cpu, cuda"):
-        chosen_device("tpu")
+        choose_device("tpu")
     if not torch.cuda.is_available():
-        assert chosen_device() == torch.device("cpu")
+        assert choose_device() == torch.device("cpu")
         with pytest.raises(InputError, match="sees no CUDA device"):
-            chosen_device("cuda")
+            choose_device("cuda")

@@ -9,7 +9,7 @@ from ssdd.checkpoint import Checkpoints
 from ssdd.config import DistillConfig, Diverged, InputError
 from ssdd.data import ImageSet
 from ssdd.distillation import Job, distill
-from ssdd.distillation.loop import begin, identity, inputs, rate, run
+from ssdd.distillation.loop import begin, decay_lr, identity, inputs, run
 from ssdd.distillation.objective import outer_loss
 from ssdd.distillation.stop import Stop
 from ssdd.evaluation import evaluate
@@ -59,7 +59,7 @@ def test_outer_loss_is_equation_5_and_differentiates_to_the_pairs_only(student, 
 
 def test_it_reduces_the_loss_and_beats_its_own_start(student, make, few, representations, small):
     settings = dataclasses.replace(small, pretrain=dataclasses.replace(small.pretrain, steps=300))
-    config = dataclasses.replace(small.distill, images=20, steps=250, rate=0.02, pool_steps=100)
+    config = dataclasses.replace(small.distill, images=20, steps=250, lr=0.02, pool_steps=100)
     found = distill(Job(few, representations.train, student, config))
     assert found.losses[-1][1] < 0.7 * found.losses[0][1]
     rows = random_subset(len(few.x_train), config.images, 0)
@@ -119,19 +119,19 @@ def test_events_and_metrics(student, few, representations, small):
     found = distill(Job(few, representations.train, student, quick(small)), report=events.append)
     logged = [e for e in events if e["event"] == "distill"]
     assert [e["step"] for e in logged] == [4, 8, 12]
-    assert {"loss", "rate", "untrained_share", "mean_age"} <= set(logged[0])
+    assert {"loss", "lr", "untrained_share", "mean_age"} <= set(logged[0])
     assert found.result.metrics["mean_age"] == logged[-1]["mean_age"] > 0
     assert set(found.snapshots) == {0, 1, 3, 6, 12}
 
 
 def test_rate_falls_linearly_to_its_floor():
-    c = DistillConfig(rate=0.5, steps=100, rate_floor=0.001)
-    assert rate(0, c) == 0.5 and rate(50, c) == pytest.approx(0.25025) and rate(100, c) == pytest.approx(0.0005)
+    c = DistillConfig(lr=0.5, steps=100, lr_floor=0.001)
+    assert [decay_lr(step, c) for step in (0, 50, 100)] == pytest.approx([0.5, 0.25025, 0.0005])
 
 
 def test_a_loss_that_is_not_finite_stops_and_keeps_what_was_there(student, few, representations, small):
-    config = quick(small, rate=1e30, steps=40)
-    with pytest.raises(Diverged, match=r"distill\.rate") as stopped:
+    config = quick(small, lr=1e30, steps=40)
+    with pytest.raises(Diverged, match=r"distill\.lr") as stopped:
         distill(Job(few, representations.train, student, dataclasses.replace(config, log_every=1)))
     assert stopped.value.partial is None or bool(torch.isfinite(stopped.value.partial.images).all())
 

@@ -265,16 +265,16 @@ def test_a_start_from_medoids(student, few, representations, small):
 def test_what_realism_weighs(few):
     flat, steps = torch.full((2, 1, 4, 4), 0.3), torch.arange(4.0).view(1, 1, 1, 4).expand(2, 1, 4, 4)
     assert float(total_variation(flat)) == 0 and float(total_variation(steps)) == pytest.approx(1)
-    config = DistillConfig(smooth=0.5, near=3.0)
+    config = DistillConfig(tv_weight=0.5, init_weight=3.0)
     assert float(realism(steps, steps - 0.1, config)) == pytest.approx(0.5 + 3 * 0.01)
 
 
 def test_realism_keeps_images_smooth_and_near(student, few, representations, small):
     def images(**changes):
-        config = quick(small, steps=40, rate=0.02, pool_steps=50, **changes)
+        config = quick(small, steps=40, lr=0.02, pool_steps=50, **changes)
         return distill(Job(few, representations.train, student, config)).result.images
 
-    plain, smooth, near = images(), images(smooth=1.0), images(near=50.0)
+    plain, smooth, near = images(), images(tv_weight=1.0), images(init_weight=50.0)
     initial = begin(Job(few, representations.train, student, quick(small)))[0].x_s.detach()
     assert float(total_variation(smooth)) < 0.8 * float(total_variation(plain))
     assert float((near - initial).square().mean()) < 0.3 * float((plain - initial).square().mean())

@@ -22,7 +22,7 @@ def pairs(few, representations):
 def test_pretraining_learns_the_pairs(make, pairs):
     network = seeded(lambda: make(16), 0)
     losses = []
-    pretrain(network, pairs, PretrainConfig(steps=200, rate=0.4), report=lambda e: losses.append(e["loss"]))
+    pretrain(network, pairs, PretrainConfig(steps=200, lr=0.4), report=lambda e: losses.append(e["loss"]))
     assert losses[-1] < 0.2 * float(pairs.targets.var(0).mean()) and not network.training
 
 
@@ -33,12 +33,12 @@ def test_batches_smaller_than_the_set_use_all_of_it(make, pairs):
     pretrain(again, pairs, PretrainConfig(steps=3, batch=16, schedule="constant"))
     assert torch.equal(network.head.weight, again.head.weight)
     with pytest.raises(Diverged):
-        pretrain(again, pairs, PretrainConfig(steps=200, rate=1e20))
+        pretrain(again, pairs, PretrainConfig(steps=200, lr=1e20))
 
 
 def test_contrast_is_taken_back_from_the_head(make, pairs):
     """The body learns from targets further from their mean; predictions are of the targets as they are."""
-    centre, config = pairs.targets.mean(0), PretrainConfig(steps=60, rate=0.4)
+    centre, config = pairs.targets.mean(0), PretrainConfig(steps=60, lr=0.4)
     further = dataclasses.replace(pairs, targets=centre + 2 * (pairs.targets - centre))
     network, other = (seeded(lambda: make(16), 0) for _ in range(2))
     pretrain(network, pairs, dataclasses.replace(config, contrast=2.0))

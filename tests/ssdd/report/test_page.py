@@ -73,7 +73,7 @@ def test_what_realism_costs_is_drawn_from_rows_that_differ_by_it_alone(tmp_path,
         settings = preset("cifar10-cpu")
         return Row(name, "krr-st", replace(settings, distill=replace(settings.distill, **changes)), 1)
 
-    rows = (*plan.rows, changed("smooth", smooth=0.1), changed("both", smooth=0.1, ridge=0.5))
+    rows = (*plan.rows, changed("smooth", tv_weight=0.1), changed("both", tv_weight=0.1, ridge=0.5))
     plan = Plan("A study", rows)
     pool = {"steps": 9, "loss": 0.1, "untrained_share": 0.0, "mean_age": 1.0, "cpu_seconds": None}
     for name, error, variation in (("KRR-ST", 0.4, 0.2), ("smooth", 0.5, 0.1), ("both", 0.6, 0.05)):

@@ -10,14 +10,12 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from typer.testing import CliRunner
 
 import ssdd
-from ssdd.cli import app
 from ssdd.report import Display, contact_sheet, coverage, draw_each, pictures
 from ssdd.report.pictures import POINTS, SAMPLE, _plane, _sample
 
-FAST = ["--quiet", "--steps", "2", "--images", "4", *(f"--set={change}" for change in (
+FAST = ["--quiet", "--steps", "2", "--images", "4", *(f"--{change}" for change in (
     "teacher.epochs=1", "teacher.widths=4-8", "student.model=convnet-4-8", "distill.pool=1", "distill.pool_steps=2",
     "pretrain.steps=2", "evaluate.labels=5", "evaluate.draws=1",
 ))]  # fmt: skip
@@ -64,23 +62,19 @@ def test_pictures_need_no_home_folder(tmp_path):
 
 @pytest.mark.parametrize("verb, kept", [("distill", {"distilled.safetensors", "run.json"}),
                                         ("demo", {"results.md", "results.json", "seed-0.safetensors"})])  # fmt: skip
-def test_pictures_that_fail_lose_no_result(tmp_path, monkeypatch, verb, kept):
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-
+def test_pictures_that_fail_lose_no_result(ssdd_command, tmp_path, monkeypatch, verb, kept):
     def broken(*size):
         raise ValueError("no fonts here\nand more")
 
     monkeypatch.setattr(pictures, "_figure", broken)
     more = ["--seeds", "1", "--workers", "1"] if verb == "demo" else []
-    ended = CliRunner().invoke(app, [verb, "-o", str(tmp_path / "run"), *FAST, *more])
-    assert ended.exit_code == 0, (ended.output, ended.exception)
+    ended = ssdd_command(verb, "-o", tmp_path / "run", *FAST, *more)
     there = {file.name for file in (tmp_path / "run").iterdir()}
     assert kept <= there and "contact-sheet.png" in there and not there & {*PICTURES[1:], "work", "checkpoints"}
     for name in PICTURES[1:]:
         assert ended.output.count(f"{name}: this picture was not drawn (ValueError: no fonts here)") == 1
     if verb == "distill":
-        again = CliRunner().invoke(app, ["distill", "--resume", str(tmp_path / "run")])
-        assert again.exit_code == 0 and "finished" in again.output
+        assert "finished" in ssdd_command("distill", "--resume", tmp_path / "run").stdout
 
 
 def test_a_picture_is_written_whole_or_not_at_all(tmp_path, monkeypatch):

@@ -8,7 +8,7 @@ import pytest
 import torch
 from PIL import Image
 
-from ssdd.cli.train import _print_probes
+from ssdd.cli.teacher import print_probes
 from ssdd.config import InputError
 from ssdd.evaluation import Cell
 from ssdd.report import (
@@ -139,7 +139,7 @@ def test_labels_in_words(capsys):
     cell = Cell(TEACHER, 0, None, {"features/1": 1.0, "features/5": 2.0, "features/0": 3.0})
     wanted = ["probe, 1 label a class", "probe, 5 labels a class", "probe, all labels a class"]
     assert table([cell.as_dict()])[0][2:] == wanted
-    _print_probes(cell)
+    print_probes(cell)
     assert [line.partition(":")[0] for line in capsys.readouterr().out.splitlines()] == wanted
 
 

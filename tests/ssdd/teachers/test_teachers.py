@@ -85,7 +85,7 @@ def test_byol_predicts_a_copy_that_follows(small):
     assert float(byol_loss(torch.eye(3), torch.eye(3) * 7)) == pytest.approx(0)
     assert float(byol_loss(torch.eye(3), -torch.eye(3))) == pytest.approx(4)
     backbone = ConvNet(1, (8, 8), (4, 6), pooled=True)
-    method = BYOL(backbone, 6, dataclasses.replace(small.teacher, method="byol", follow=0.9))
+    method = BYOL(backbone, 6, dataclasses.replace(small.teacher, method="byol", ema=0.9))
     before = [p.clone() for p in method.slow.parameters()]
     with torch.no_grad():
         for p in backbone.parameters():
@@ -121,8 +121,8 @@ def test_training_in_bf16_learns_like_float32(few, small):
 
 
 def test_diverging_teacher_stops(few, small):
-    with pytest.raises(Diverged, match=r"teacher\.rate"):
-        train_teacher(few, dataclasses.replace(small.teacher, rate=1e18, epochs=40))
+    with pytest.raises(Diverged, match=r"teacher\.lr"):
+        train_teacher(few, dataclasses.replace(small.teacher, lr=1e18, epochs=40))
 
 
 def test_file_roundtrip(tmp_path, few, teacher):
@@ -250,7 +250,7 @@ def test_large_images_are_shown_to_a_teacher_a_few_at_a_time(few, monkeypatch):
         asked.clear()
         data = ImageSet("set", images, images[:1])
         crops = draw_crops(n, 1, torch.Generator().manual_seed(0))
-        views = Views(pooled.fed(data.preprocessing), data, crops, 1, CPU)
+        views = Views(pooled.accepting(data.preprocessing), data, crops, 1, CPU)
         assert [len(part) for part in views.computed()] == asked == wanted and views.parts() == len(wanted)
 
 

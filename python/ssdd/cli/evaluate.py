@@ -1,0 +1,82 @@
+"""Pre-train on a distilled set and measure it: probes and, given --teacher or --representations, the error."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import TYPE_CHECKING
+
+import ssdd
+
+from ..config import InputError, with_settings
+from .options import (
+    COUNT,
+    Given,
+    add_artifact,
+    add_device,
+    add_images,
+    add_quiet,
+    add_run_settings,
+    add_targets,
+    add_teacher,
+    chosen_settings,
+    given_teacher,
+    loaded_images,
+    loaded_target,
+    named_targets,
+    print_table,
+    say,
+)
+
+if TYPE_CHECKING:
+    from jsonargparse import ArgumentParser
+
+POSITIONALS = ("ARTIFACT",)
+
+
+def add_arguments(parser: ArgumentParser) -> None:
+    add_artifact(parser)
+    add_images(parser, None, "The images to measure on (without it: the digits, if the set was distilled from them):")
+    add_targets(parser, "Another set to measure the same networks on (probes and fine-tuning).")
+    parser.add_argument(
+        "--model", metavar="MODEL", type=str, help="Network to pre-train (without it: the preset's student)."
+    )
+    parser.add_argument("--seeds", metavar="N", type=COUNT, default=1, help="Number of pre-trainings.")
+    add_teacher(parser)
+    add_device(parser)
+    add_quiet(parser)
+    add_run_settings(parser, official_side=False)
+
+
+def run(given: Given) -> None:
+    from .. import report as reports
+
+    pairs = ssdd.DistilledSet.load(given.artifact)
+    if given.data is None:
+        if pairs.source != "digits":
+            known = f"{pairs.source!r}" if pairs.source else "images that it does not name"
+            raise InputError(f"data: this set was distilled from {known}; give the images to measure on with --data")
+        given.data = "digits"
+    settings = chosen_settings(given)
+    if given.model is not None:
+        settings = with_settings(settings, {"student.model": given.model})
+    loaded, on = loaded_images(given.data, given), ssdd.choose_device(given.device)
+    sets = {"": loaded} | {name: loaded_target(data, given) for name, data in named_targets(given).items()}
+    for images in sets.values():
+        say(ssdd.why_no_probe(images))
+    with reports.Display(show=not given.quiet) as display:
+        known_teacher = given_teacher(given, loaded, on)
+        test = known_teacher[1].test if known_teacher else None
+        if test is not None and pairs.target_kind == "representation" and test.shape[1] != pairs.targets.shape[1]:
+            raise InputError(
+                f"teacher: the artifact's targets have {pairs.targets.shape[1]} numbers, this teacher's {test.shape[1]}"
+            )
+        make = partial(ssdd.student, settings.student, loaded.channels, loaded.size)
+        runs = [
+            ssdd.evaluate_on(what, sets, {"": test}, make, settings, seed=s, report=display, device=on)
+            for what in (pairs, None)
+            for s in range(given.seeds)
+        ]
+    for name in sets:
+        if name:
+            print(f"\n{name}:")
+        print_table(reports.table([cells[name].as_dict() for cells in runs]))

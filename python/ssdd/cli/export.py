@@ -1,0 +1,34 @@
+"""Write a distilled set in another tool's form: image folder, Hugging Face data set, or ddranking's tensors."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Literal
+
+import ssdd
+
+from .options import FILE, Given, add_artifact
+
+if TYPE_CHECKING:
+    from jsonargparse import ArgumentParser
+
+POSITIONALS = ("ARTIFACT",)
+Form = Literal["folder", "huggingface", "ddranking"]
+
+
+def add_arguments(parser: ArgumentParser) -> None:
+    add_artifact(parser)
+    parser.add_argument("--out", "-o", metavar="FOLDER", type=FILE, required=True, help="New folder.")
+    parser.add_argument("--form", type=Form, default="folder", help="The form of the other tool.")
+    parser.add_argument(
+        "--labels", metavar="FILE.npy", type=FILE, help="For ddranking: class scores, one row per image."
+    )
+
+
+def run(given: Given) -> None:
+    pairs = ssdd.DistilledSet.load(given.artifact)
+    labels = None if given.labels is None else ssdd.read_scores(given.labels)
+    cost = ssdd.export(pairs, given.out, given.form, labels)
+    print(f"{given.out}: {len(pairs)} images, form {given.form}")
+    if cost["largest_change"]:
+        print(f"8 bits per value: {cost['clipped']:.1%} of the values clipped, the largest change "
+              f"{cost['largest_change']:.3f}; the exact set lies beside the pictures")  # fmt: skip

@@ -1,0 +1,62 @@
+"""Read the published x_syn.pt and y_syn.pt (weights only: nothing in them is executed) into an artifact."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Literal
+
+import ssdd
+
+from ..config import InputError
+from .options import FILE, Given, add_images, add_overwrite, loaded_images
+
+if TYPE_CHECKING:
+    from jsonargparse import ArgumentParser
+
+POSITIONALS = ("X_SYN", "Y_SYN")
+
+
+def add_arguments(parser: ArgumentParser) -> None:
+    parser.add_argument("images", metavar="X_SYN", type=FILE, help="x_syn.pt of the published code.")
+    parser.add_argument("targets", metavar="Y_SYN", type=FILE, help="y_syn.pt: representations, or labels.")
+    parser.add_argument(
+        "--out", "-o", metavar="FILE", type=FILE, required=True, help="File for the artifact (.safetensors)."
+    )
+    add_images(parser, None, "The real images, whose mean and standard deviation are used:")
+    parser.add_argument(
+        "--mean", metavar="X,X,X", type=str, help="In place of --data: one number per channel, 0.51,0.49,0.44."
+    )
+    parser.add_argument("--std", metavar="X,X,X", type=str, help="With --mean: one number per channel.")
+    parser.add_argument(
+        "--support-input", type=Literal["raw", "normalised"], default="raw",
+        help="How X_SYN goes into a network; the published code: raw.",
+    )  # fmt: skip
+    parser.add_argument(
+        "--method", metavar="NAME", type=str, default="krr-st (published)", help="Name of the row in tables."
+    )
+    add_overwrite(parser)
+
+
+def run(given: Given) -> None:
+    from .. import report as reports
+
+    if (given.data is None) == (given.mean is None) or (given.mean is None) != (given.std is None):
+        raise InputError("--data, --mean with --std: expected one of the two, the preprocessing of the real images")
+    file, source = reports.new_file(given.out, given.overwrite), ""
+    if given.data is not None:
+        loaded = loaded_images(given.data, given)
+        preprocessing, source = loaded.preprocessing, loaded.name
+    else:
+        preprocessing = ssdd.Preprocessing(_numbers("mean", given.mean), _numbers("std", given.std))
+    pairs = ssdd.read_published(
+        given.images, given.targets, preprocessing, method=given.method, source=source,
+        support_input=given.support_input,
+    )  # fmt: skip
+    pairs.save(file)
+    print(f"{file}: {len(pairs)} images {list(pairs.images.shape[1:])}, targets {list(pairs.targets.shape[1:])}")
+
+
+def _numbers(name: str, text: str) -> tuple[float, ...]:
+    try:
+        return tuple(float(part) for part in text.split(","))
+    except ValueError:
+        raise InputError(f"--{name}: expected numbers with commas between them, got {text!r}") from None

@@ -1,0 +1,67 @@
+"""What a reader needs to know of each setting: its sentence, its default, and its value in the published runs."""
+
+from __future__ import annotations
+
+import inspect
+from dataclasses import dataclass
+from operator import attrgetter
+from typing import Any
+
+from docstring_parser import parse_from_object
+
+from .presets import OFFICIAL, PRESETS, PUBLISHED
+from .settings import Settings
+from .values import fields
+
+
+@dataclass(frozen=True)
+class Setting:
+    """One field of one stage."""
+
+    key: str
+    """STAGE.FIELD, which is also its flag and its place in a file of settings."""
+    kind: Any
+    default: Any
+    sentence: str
+    """The field's docstring, on one line."""
+    published: dict[str, Any]
+    """Published preset -> the value there."""
+    code: str | None
+    """The published code's side, if paper and code differ."""
+
+    @property
+    def published_text(self) -> str:
+        """The published values in words: one value, or each with the presets that have it."""
+        groups: dict[str, list[str]] = {}
+        for name, value in self.published.items():
+            groups.setdefault(plain(value), []).append(name)
+        parts = [text if len(groups) == 1 else f"{text} ({', '.join(names)})" for text, names in groups.items()]
+        return ", ".join(parts) + (f"; the code: {self.code}" if self.code else "")
+
+
+def plain(value: Any) -> str:
+    """A value as it is typed after its flag."""
+    if isinstance(value, tuple):
+        return "-".join(map(str, value))
+    return str(value).lower() if isinstance(value, bool) else str(value)
+
+
+def stage_sentence(stage: str) -> str:
+    """The first paragraph of a stage's docstring, on one line. ``stage``: such as "teacher.augment"."""
+    text = inspect.getdoc(type(attrgetter(stage)(Settings("default")))) or ""
+    return " ".join(text.split("\n\n")[0].split())
+
+
+def settings_reference() -> list[Setting]:
+    """Every setting, stage by stage, in the order of the dataclasses."""
+    sentences: dict[str, dict[str, str]] = {}
+    found = []
+    default = Settings("default")
+    for key, kind, value in fields(default):
+        stage, _, name = key.rpartition(".")
+        if stage not in sentences:
+            described = parse_from_object(type(attrgetter(stage)(default))).params
+            sentences[stage] = {p.arg_name: " ".join((p.description or "").split()) for p in described}
+        published = {preset: attrgetter(key)(PRESETS[preset]) for preset in PUBLISHED}
+        found.append(Setting(key, kind, value, sentences[stage].get(name, ""), published, OFFICIAL.get(key)))
+    return found

@@ -1,0 +1,79 @@
+"""Settings as plain values and back: fields by their names, JSON for logs, and the versions beside them."""
+
+from __future__ import annotations
+
+import dataclasses
+import platform
+from collections.abc import Iterator, Mapping
+from importlib.metadata import PackageNotFoundError, version
+from typing import Any, TypeVar, get_type_hints
+
+from .errors import InputError
+
+try:
+    VERSION = version("ssdd")
+except PackageNotFoundError:  # a checkout that was never installed
+    VERSION = "0+unknown"
+
+_S = TypeVar("_S")
+
+
+def fields(settings: Any, prefix: str = "") -> Iterator[tuple[str, Any, Any]]:
+    """Yield (STAGE.FIELD, type, value) of every setting; the name of the preset is none."""
+    kinds = get_type_hints(type(settings))
+    for field in dataclasses.fields(settings):
+        value = getattr(settings, field.name)
+        if dataclasses.is_dataclass(value):
+            yield from fields(value, f"{prefix}{field.name}.")
+        elif prefix:
+            yield prefix + field.name, kinds[field.name], value
+
+
+def replace_fields(settings: _S, changes: Mapping[str, Any]) -> _S:
+    """Return ``settings`` with other values of the fields named: ``{"distill.lr": 0.03}``, each of the field's type."""
+    nested: dict[str, Any] = {}
+    inner: dict[str, dict[str, Any]] = {}
+    for key, value in changes.items():
+        stage, _, field = key.partition(".")
+        if field:
+            inner.setdefault(stage, {})[field] = value
+        else:
+            nested[stage] = value
+    nested |= {stage: replace_fields(getattr(settings, stage), values) for stage, values in inner.items()}
+    return dataclasses.replace(settings, **nested)  # type: ignore[type-var]
+
+
+def as_dict(settings: Any) -> dict[str, Any]:
+    """Settings as plain JSON values, for logs and for the artifact."""
+    return dataclasses.asdict(settings)
+
+
+def _alike(value: Any, old: Any) -> bool:
+    """True if ``value``, of a JSON file, is of the kind of ``old``; a whole number will do for a float."""
+    if isinstance(old, tuple):
+        return isinstance(value, list | tuple) and all(type(part) is int for part in value)
+    return type(value) is type(old) or (isinstance(old, float) and type(value) is int)
+
+
+def from_dict(like: _S, values: Mapping[str, Any]) -> _S:
+    """Settings from what :func:`as_dict` made of them, read back from JSON. ``like``: settings of the same class.
+
+    A field that is not in ``values`` keeps the value of ``like``; an unknown one is an :class:`InputError`.
+    """
+    changes = {}
+    for key, value in values.items():
+        if key not in {f.name for f in dataclasses.fields(like)}:  # type: ignore[arg-type]
+            raise InputError(f"{type(like).__name__}: no setting {key!r} in this version of ssdd")
+        old = getattr(like, key)
+        if dataclasses.is_dataclass(old) and isinstance(value, Mapping):
+            value = from_dict(old, value)
+        elif dataclasses.is_dataclass(old) or not _alike(value, old):
+            raise InputError(f"{type(like).__name__}.{key}: expected a value like {old!r}, got {value!r}")
+        changes[key] = tuple(value) if isinstance(old, tuple) else value
+    return dataclasses.replace(like, **changes)  # type: ignore[type-var]
+
+
+def versions() -> dict[str, str]:
+    """What a result is computed with."""
+    found = {"python": platform.python_version(), "ssdd": VERSION}
+    return found | {name: version(name) for name in ("torch", "numpy", "scikit-learn")}

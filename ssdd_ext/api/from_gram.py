@@ -1,0 +1,140 @@
+"""Kernel ridge regression on Gram matrices that somebody else computed."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .. import checks
+from ..ridge import Ridge
+from .call import DEFAULT_KERNEL, DEFAULT_RIDGE, Call, Info, prepare
+from .gram import solve
+
+
+def krr_from_gram(
+    k_ss: Tensor,
+    y_s: Tensor,
+    k_qs: Tensor,
+    *,
+    ridge: Ridge | None = None,
+    on_failure: str = "raise",
+    return_info: bool = False,
+    check_finite: bool = False,
+    backend: str = "auto",
+    solve_dtype: torch.dtype | None = None,
+) -> Any:
+    """Predict as :func:`krr` from given Gram matrices (KIP's infinite-width kernels).
+
+    Equivalent to ``k_qs @ torch.cholesky_solve(y_s, torch.linalg.cholesky(k_ss + lam * torch.eye(S)))`` with
+    ``lam = ridge.amount(k_ss, ridge.value)``.
+
+    Args:
+        k_ss: [..., S, S], symmetric; its lower triangle is read. float32 or float64 (16-bit types: in float32).
+        y_s: support targets [..., S, C].
+        k_qs: [..., Q, S].
+        ridge: how lambda follows from K_ss; see :class:`Ridge`. Default ``Ridge.trace(1e-6)``, KRR-ST's.
+        on_failure: "raise" (default) raises a FactorizationError (one synchronisation on CUDA, refused under graph
+            capture); "jitter" retries the problems that failed with a growing multiple of their mean diagonal, a
+            constant for the gradient; "nan" fills their results with NaN. The last two never synchronise.
+        return_info: return (P, Info(status, jitter)). Default False.
+        check_finite: refuse NaN and Inf in the inputs (one synchronisation per tensor on CUDA). Default False.
+        backend: "auto" (default: native, or planned PyTorch if the native core cannot run), "native", "planned", or
+            "torch" (the plain reference). A backend that cannot run raises a ValueError that says why.
+        solve_dtype: torch.float64 computes float32 inputs in float64 and returns float32. Default None.
+
+    Returns:
+        Predictions [..., Q, C], differentiable in k_ss, y_s, k_qs and a tensor ridge.
+
+    Raises:
+        TypeError, ValueError: naming the argument, what was expected and what came.
+        FactorizationError: with ``on_failure="raise"``, for a problem that is not positive definite.
+    """
+    call, p, info = _predict(k_ss, y_s, k_qs, ridge, on_failure, check_finite, backend, solve_dtype, return_info)
+    return call.finish(p, info)
+
+
+def krr_mse_from_gram(
+    k_ss: Tensor,
+    y_s: Tensor,
+    k_qs: Tensor,
+    y_q: Tensor,
+    *,
+    ridge: Ridge | None = None,
+    on_failure: str = "raise",
+    return_info: bool = False,
+    check_finite: bool = False,
+    backend: str = "auto",
+    solve_dtype: torch.dtype | None = None,
+) -> Any:
+    """Compute the loss of :func:`krr_mse` from given Gram matrices.
+
+    Equivalent to ``(krr_from_gram(k_ss, y_s, k_qs) - y_q).square().mean((-2, -1))``.
+
+    Args:
+        k_ss: [..., S, S], symmetric; its lower triangle is read. float32 or float64 (16-bit types: in float32).
+        y_s: support targets [..., S, C].
+        k_qs: [..., Q, S].
+        y_q: query targets [..., Q, C].
+        ridge: how lambda follows from K_ss; see :class:`Ridge`. Default ``Ridge.trace(1e-6)``, KRR-ST's.
+        on_failure: "raise" (default) raises a FactorizationError (one synchronisation on CUDA, refused under graph
+            capture); "jitter" retries the problems that failed with a growing multiple of their mean diagonal, a
+            constant for the gradient; "nan" fills their results with NaN. The last two never synchronise.
+        return_info: return (loss, Info(status, jitter)). Default False.
+        check_finite: refuse NaN and Inf in the inputs (one synchronisation per tensor on CUDA). Default False.
+        backend: "auto" (default: native, or planned PyTorch if the native core cannot run), "native", "planned", or
+            "torch" (the plain reference). A backend that cannot run raises a ValueError that says why.
+        solve_dtype: torch.float64 computes float32 inputs in float64 and returns float32. Default None.
+
+    Returns:
+        One number per problem, [...], differentiable in all four tensors and a tensor ridge.
+
+    Raises:
+        TypeError, ValueError: naming the argument, what was expected and what came.
+        FactorizationError: with ``on_failure="raise"``, for a problem that is not positive definite.
+    """
+    tensors = {n: checks.tensor(n, t) for n, t in (("k_ss", k_ss), ("y_s", y_s), ("k_qs", k_qs), ("y_q", y_q))}
+    checks.size("y_q", y_q, -2, k_qs.shape[-2], "k_qs")
+    checks.not_empty("k_qs", k_qs, -2, "query point (the mean over none is undefined)")
+    checks.size("y_q", y_q, -1, y_s.shape[-1], "y_s")
+    checks.not_empty("y_s", y_s, -1, "target (the mean over none is undefined)")
+    checks.same_device(k_ss=k_ss, y_q=y_q)
+    checks.batch_shape(**{n: t.shape[:-2] for n, t in tensors.items()})
+    if check_finite:
+        checks.finite(y_q=y_q)
+    checks.work_dtype(solve_dtype, k_qs=k_qs, y_q=y_q)
+    call, p, info = _predict(k_ss, y_s, k_qs, ridge, on_failure, check_finite, backend, solve_dtype, return_info)
+    loss = (p - y_q.to(p.dtype)).square().mean((-2, -1))
+    return call.finish(loss, info)
+
+
+def _predict(
+    k_ss: Tensor,
+    y_s: Tensor,
+    k_qs: Tensor,
+    ridge: Ridge | None,
+    on_failure: str,
+    check_finite: bool,
+    backend: str,
+    solve_dtype: torch.dtype | None,
+    return_info: bool,
+) -> tuple[Call, Tensor, Info]:
+    """The call, the predictions in the dtype of the computation, and what happened."""
+    ridge = DEFAULT_RIDGE if ridge is None else ridge
+    tensors = {
+        "k_ss": checks.tensor("k_ss", k_ss),
+        "y_s": checks.tensor("y_s", y_s),
+        "k_qs": checks.tensor("k_qs", k_qs),
+    }
+    checks.square("k_ss", k_ss)
+    checks.not_empty("k_ss", k_ss, -1, "support point")
+    checks.size("y_s", y_s, -2, k_ss.shape[-1], "k_ss")
+    checks.size("k_qs", k_qs, -1, k_ss.shape[-1], "k_ss")
+    call = prepare(
+        "krr_from_gram", tensors, DEFAULT_KERNEL, ridge, on_failure, check_finite, backend, solve_dtype, return_info
+    )
+    # K_qs bar = P bar alpha^T is dense whatever the plan: torch's product is the right tool.
+    alpha, info = solve(call, call.cast(k_ss), call.cast(y_s))
+    with checks.full_precision(k_qs):
+        return call, call.cast(k_qs) @ alpha, info

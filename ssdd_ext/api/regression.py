@@ -1,0 +1,177 @@
+"""Kernel ridge regression: predictions and the mean squared error."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .. import checks, ops
+from ..kernels import Kernel
+from ..ridge import Ridge
+from .call import DEFAULT_KERNEL, DEFAULT_RIDGE, check_problem, prepare
+
+
+def krr(
+    x_s: Tensor,
+    y_s: Tensor,
+    x_q: Tensor,
+    *,
+    kernel: Kernel = DEFAULT_KERNEL,
+    ridge: Ridge | None = None,
+    on_failure: str = "raise",
+    return_info: bool = False,
+    check_finite: bool = False,
+    backend: str = "auto",
+    solve_dtype: torch.dtype | None = None,
+) -> Any:
+    """Predict by kernel ridge regression: P = K_qs (K_ss + lambda I)^-1 Y_s.
+
+    Equivalent, in value and gradients, to::
+
+        k_ss, k_qs = gram(x_s, kernel=kernel), gram(x_q, x_s, kernel=kernel)
+        lam = ridge.amount(k_ss, ridge.value)
+        p = k_qs @ torch.cholesky_solve(y_s, torch.linalg.cholesky(k_ss + lam * torch.eye(S)))
+
+    Args:
+        x_s: support features [..., S, D]; float32 or float64, or bfloat16/float16, which are computed in float32.
+            Batch dimensions of all inputs broadcast.
+        y_s: support targets [..., S, C].
+        x_q: query features [..., Q, D].
+        kernel: ``Linear(scale, bias)`` or ``RBF(lengthscale)``; numbers, or tensors [...] with gradients that broadcast
+            over the batch dimensions. Default ``Linear()``.
+        ridge: how lambda follows from K_ss; see :class:`Ridge`. Default ``Ridge.trace(1e-6)``, KRR-ST's.
+        on_failure: "raise" (default) raises a FactorizationError (one synchronisation on CUDA, refused under graph
+            capture); "jitter" retries the problems that failed with a growing multiple of their mean diagonal, a
+            constant for the gradient; "nan" fills their results with NaN. The last two never synchronise.
+        return_info: return (P, Info(status, jitter)). Default False.
+        check_finite: refuse NaN and Inf in the inputs (one synchronisation per tensor on CUDA). Default False.
+        backend: "auto" (default: native, or planned PyTorch if the native core cannot run), "native", "planned", or
+            "torch" (the plain reference). A backend that cannot run raises a ValueError that says why.
+        solve_dtype: torch.float64 computes float32 inputs in float64 and returns float32. Default None.
+
+    Returns:
+        Predictions [..., Q, C]; an empty result for Q = 0. Each gradient has its input's dtype. Double backward:
+        backend="planned" or "torch". Forward mode: backend="torch".
+
+    Raises:
+        TypeError, ValueError: naming the argument, what was expected and what came.
+        FactorizationError: with ``on_failure="raise"``, for a problem that is not positive definite.
+    """
+    ridge = DEFAULT_RIDGE if ridge is None else ridge
+    tensors = check_problem(x_s, y_s, x_q)
+    call = prepare("krr", tensors, kernel, ridge, on_failure, check_finite, backend, solve_dtype, return_info)
+    with call.precision(x_s):
+        inputs = call.features(x_s), call.cast(y_s), call.features(x_q)
+        p, status, jitter = call.run.krr(*inputs, call.kernel, call.ridge, **call.options)
+    return call.finish(p, call.checked(status, jitter, x_s.shape[-2]))
+
+
+def krr_mse(
+    x_s: Tensor,
+    y_s: Tensor,
+    x_q: Tensor,
+    y_q: Tensor,
+    *,
+    kernel: Kernel = DEFAULT_KERNEL,
+    ridge: Ridge | None = None,
+    on_failure: str = "raise",
+    return_info: bool = False,
+    check_finite: bool = False,
+    backend: str = "auto",
+    solve_dtype: torch.dtype | None = None,
+) -> Any:
+    """Compute the mean over Q and C of (P - Y_q)^2 with P of :func:`krr`.
+
+    This is KRR-ST's outer loss (arXiv 2310.06511, eq. 5).
+    Equivalent to ``(krr(x_s, y_s, x_q) - y_q).square().mean((-2, -1))``.
+
+    Args:
+        x_s: support features [..., S, D]; float32 or float64, or bfloat16/float16, which are computed in float32.
+            Batch dimensions of all inputs broadcast.
+        y_s: support targets [..., S, C].
+        x_q: query features [..., Q, D].
+        y_q: query targets [..., Q, C].
+        kernel: ``Linear(scale, bias)`` or ``RBF(lengthscale)``; numbers, or tensors [...] with gradients that broadcast
+            over the batch dimensions. Default ``Linear()``.
+        ridge: how lambda follows from K_ss; see :class:`Ridge`. Default ``Ridge.trace(1e-6)``, KRR-ST's.
+        on_failure: "raise" (default) raises a FactorizationError (one synchronisation on CUDA, refused under graph
+            capture); "jitter" retries the problems that failed with a growing multiple of their mean diagonal, a
+            constant for the gradient; "nan" fills their results with NaN. The last two never synchronise.
+        return_info: return (loss, Info(status, jitter)). Default False.
+        check_finite: refuse NaN and Inf in the inputs (one synchronisation per tensor on CUDA). Default False.
+        backend: "auto" (default: native, or planned PyTorch if the native core cannot run), "native", "planned", or
+            "torch" (the plain reference). A backend that cannot run raises a ValueError that says why.
+        solve_dtype: torch.float64 computes float32 inputs in float64 and returns float32. Default None.
+
+    Returns:
+        One number per problem, [...]. Q = 0 is an error. Gradients as of :func:`krr`.
+
+    Raises:
+        TypeError, ValueError: naming the argument, what was expected and what came.
+        FactorizationError: with ``on_failure="raise"``, for a problem that is not positive definite.
+    """
+    ridge = DEFAULT_RIDGE if ridge is None else ridge
+    if backend in ("auto", "native") and not return_info and not check_finite and solve_dtype is None:
+        loss = ops.small_krr_mse(x_s, y_s, x_q, y_q, kernel, ridge, on_failure)
+        if loss is not None:
+            return loss
+    tensors = check_problem(x_s, y_s, x_q, checks.tensor("y_q", y_q))
+    call = prepare("krr_mse", tensors, kernel, ridge, on_failure, check_finite, backend, solve_dtype, return_info)
+    with call.precision(x_s):
+        inputs = call.features(x_s), call.cast(y_s), call.features(x_q), call.cast(y_q)
+        loss, status, jitter = call.run.krr_mse(*inputs, call.kernel, call.ridge, **call.options)
+    return call.finish(loss, call.checked(status, jitter, x_s.shape[-2]))
+
+
+def explain(
+    x_s: Tensor,
+    y_s: Tensor,
+    x_q: Tensor,
+    y_q: Tensor | None = None,
+    *,
+    kernel: Kernel = DEFAULT_KERNEL,
+    ridge: Ridge | None = None,
+    on_failure: str = "raise",
+    return_info: bool = False,
+    check_finite: bool = False,
+    backend: str = "auto",
+    solve_dtype: torch.dtype | None = None,
+) -> str:
+    """Name the backend and the plan that :func:`krr` (with ``y_q``: :func:`krr_mse`) would run, and why.
+
+    Computes nothing.
+
+    Args:
+        x_s, y_s, x_q, y_q: as in :func:`krr` and :func:`krr_mse`; only shapes, dtypes, devices and ``requires_grad``
+            matter, so tensors on the "meta" device show what a device without the native core would run.
+        kernel, ridge, on_failure, return_info, check_finite, backend, solve_dtype: as in :func:`krr`, same defaults.
+
+    Returns:
+        The backend and why it was picked, the plan of each pass with its order of the factor, and the modelled costs of
+        every legal order of the products: multiply-adds on the CPU, microseconds on a GPU.
+
+    Raises:
+        TypeError, ValueError: what :func:`krr` would raise for these arguments.
+    """
+    ridge = DEFAULT_RIDGE if ridge is None else ridge
+    tensors = check_problem(x_s, y_s, x_q, None if y_q is None else checks.tensor("y_q", y_q))
+    call = prepare("explain", tensors, kernel, ridge, on_failure, check_finite, backend, solve_dtype, return_info)
+    a, b, c = call.features(x_s), call.cast(y_s), call.features(x_q)
+    if call.backend == "torch":
+        return f"torch reference ({call.why}): dual, dense, factor of order {x_s.shape[-2]}"
+    if call.backend == "planned":
+        return f"planned PyTorch ({call.why}): {ops.planned.explain(a, b, c, call.kernel)}"
+    if y_q is not None and not (return_info or check_finite or solve_dtype):
+        picked = ops.plan_small(x_s, y_s, x_q, y_q, kernel, ridge, on_failure)
+        if picked is not None:
+            order = picked[0][0].n
+            return f"native ({call.why}), a small problem: loss and gradients in one call, factor of order {order}"
+    return f"native ({call.why}), {ops.explain(a, b, c, call.kernel, call.ridge or ridge)}"
+
+
+def build_info() -> dict[str, Any]:
+    """What this build holds and what this machine runs: version, cuda (bool), instruction_sets (built and supported
+    here), instruction_set (in force), compiler, threads."""
+    return {**ops.build_info(), "threads": torch.get_num_threads(), "torch": torch.__version__}

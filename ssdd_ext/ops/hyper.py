@@ -1,0 +1,44 @@
+"""Hyper-parameters as an op takes them: numbers as a list, or all of them as the columns of one tensor [..., H]."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from ..kernels import Kernel
+from ..ridge import Ridge
+from .register import transformed
+
+
+def number_if_constant(p: float | Tensor, device: torch.device) -> float | Tensor:
+    """A scalar on the CPU beside inputs on a GPU becomes a number if nothing differentiates, compiles or maps it.
+
+    Copying it there would synchronise with the GPU.
+    """
+    if not isinstance(p, Tensor) or p.dim() > 0 or p.device.type != "cpu" or device.type == "cpu":
+        return p
+    followed = p.requires_grad or torch.compiler.is_compiling() or transformed()
+    if type(p) in (Tensor, torch.nn.Parameter) and not followed:
+        return float(p)
+    if device.type == "cuda" and torch.cuda.is_available() and torch.cuda.is_current_stream_capturing():
+        raise ValueError(
+            f"hyper-parameters: expected device {device}, where the inputs are, while a CUDA graph is captured, got cpu"
+        )
+    return p
+
+
+def pack(
+    kernel: Kernel | None, ridge: Ridge | None, batch: torch.Size, dtype: torch.dtype, device: torch.device
+) -> tuple[Tensor | None, list[float]]:
+    """(hyper [..., H], or None if all are numbers; the numbers). The kernel's come first, the ridge's last."""
+    given = (() if kernel is None else kernel.parameters) + (() if ridge is None else (ridge.value,))
+    parameters = [number_if_constant(p, device) for p in given]
+    if not any(isinstance(p, Tensor) for p in parameters):
+        return None, [float(p) for p in parameters]
+    columns = [
+        p.to(device=device, dtype=dtype).expand(batch)
+        if isinstance(p, Tensor)
+        else torch.full(batch, float(p), dtype=dtype, device=device)
+        for p in parameters
+    ]
+    return torch.stack(columns, -1), [0.0] * len(parameters)

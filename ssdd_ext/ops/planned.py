@@ -1,0 +1,439 @@
+"""Planned PyTorch: the native core's orders of work in PyTorch calls, for every device that PyTorch has.
+
+One factorisation per problem, a backward from its factor, and the cheapest of dual dense, dual low rank and primal.
+Nothing here synchronises with a GPU. A linear kernel is fitted as a whole (:class:`_FitDual`, :class:`_FitPrimal`), and
+its predictions are ordinary products. Every other kernel forms K_ss and K_qs, which autograd differentiates, around
+:class:`_Solve`. If a backward is itself differentiated, it solves anew by differentiable calls: gradients of any order
+are right, and only the first is fast.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn.functional import mse_loss
+
+from .. import checks, plan
+from ..kernels import RBF, Kernel, Linear
+from ..plan import planned as orders
+from ..reference import BAD_PARAMETER, for_matrices, matching
+from ..reference import cholesky as reference_cholesky
+from ..reference import gram as reference_gram
+from ..ridge import Ridge
+from .gram import gram_backward, gram_setup, has_float64
+from .hyper import number_if_constant, pack
+from .register import in_forward_mode, vmap_rule
+
+# Rows of a panel of the Gram matrix: enough for full-speed products, few enough to save most of the upper half.
+PANEL = 256
+
+Number = float | Tensor
+
+
+def unavailable() -> str | None:
+    """Why planned PyTorch cannot run here, or None."""
+    if torch.jit.is_tracing():
+        return "torch.jit.trace cannot record its gradients"
+    return "planned PyTorch has no forward mode" if in_forward_mode() else None
+
+
+# --- one factorisation ------------------------------------------------------------------------------
+
+
+def _factorise(a: Tensor, on_failure: str, watched: bool) -> tuple[Tensor, Tensor, Tensor]:
+    """(L, status, jitter) of a [..., n, n], whose lower triangle is read; a failed problem's factor is NaN.
+
+    ``watched=False``: nobody reads the status, so NaN that LAPACK lets pass as a pivot is not looked for.
+    """
+    if watched or on_failure == "jitter":
+        return reference_cholesky(a, on_failure)
+    factor, status = torch.linalg.cholesky_ex(a)
+    factor = factor.masked_fill_((status != 0)[..., None, None], math.nan)
+    return factor, status, a.new_zeros(a.shape[:-2])
+
+
+def _triangle(x: Tensor) -> Tensor:
+    """X X^T [..., S, S] of x [..., S, D], of which only the lower triangle need be right."""
+    s = x.shape[-2]
+    if x.dim() > 2 or torch.compiler.is_compiling() or s < 2 * PANEL:
+        # A batch is one call: splitting it would cost more than the half it saves.
+        return x @ x.mT
+    out = x.new_zeros(s, s)
+    for start in range(0, s, PANEL):
+        stop = min(start + PANEL, s)
+        torch.mm(x[start:stop], x[:stop].mT, out=out[start:stop, :stop])
+    return out
+
+
+def _add_to_diagonal_(a: Tensor, amount: Number) -> Tensor:
+    a.diagonal(dim1=-2, dim2=-1).add_(amount[..., None] if isinstance(amount, Tensor) else amount)
+    return a
+
+
+def _with_diagonal(a: Tensor, amount: Number) -> Tensor:
+    return a + for_matrices(amount) * torch.eye(a.shape[-1], dtype=a.dtype, device=a.device)
+
+
+def _is_differentiated() -> bool:
+    """True in a backward that is itself differentiated (create_graph=True, torch.func transforms)."""
+    return torch.is_grad_enabled() and not torch.compiler.is_compiling()
+
+
+class _Function(torch.autograd.Function):
+    """A Function of problems with leading batch dimensions, whose outputs all have them too."""
+
+    @classmethod
+    def vmap(cls, info: Any, in_dims: tuple[Any, ...], *args: Any) -> Any:
+        return vmap_rule(cls.apply)(info, in_dims, *args)
+
+
+def _save_fit(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
+    """Save the tensors of the inputs, then the result, its factor and the jitter."""
+    result, factor, status, jitter = output
+    ctx.others = [None if isinstance(value, Tensor) else value for value in inputs]
+    ctx.save_for_backward(*(v if isinstance(v, Tensor) else None for v in inputs), result, factor, jitter)
+    ctx.mark_non_differentiable(factor, status, jitter)
+    ctx.set_materialize_grads(False)
+
+
+def _saved(ctx: Any) -> list[Any]:
+    """The inputs, then the result, its factor and the jitter."""
+    saved = ctx.saved_tensors
+    inputs = [other if tensor is None else tensor for other, tensor in zip(ctx.others, saved, strict=False)]
+    return [*inputs, *saved[len(ctx.others) :]]
+
+
+class _Solve(_Function):
+    """(A^-1 Y, factor, status, jitter) of a [..., n, n] and y [..., n, C]."""
+
+    @staticmethod
+    def forward(a: Tensor, y: Tensor, on_failure: str, watched: bool) -> Any:
+        factor, status, jitter = _factorise(a, on_failure, watched)
+        return torch.cholesky_solve(y, factor), factor, status, jitter
+
+    setup_context = staticmethod(_save_fit)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor | None, *_: Any) -> Any:
+        if grad is None:
+            return None, None, None, None
+        a, y, _, _, x, factor, jitter = _saved(ctx)
+        with checks.full_precision(grad):
+            u, x = _both(grad, x, factor, lambda: _with_diagonal(a, jitter), y)
+            a_bar = None
+            if ctx.needs_input_grad[0]:
+                half = u @ x.mT
+                a_bar = -0.5 * (half + half.mT)
+        return a_bar, u, None, None
+
+
+def _both(grad: Tensor, x: Tensor, factor: Tensor, matrix: Any, right: Any) -> tuple[Tensor, Tensor]:
+    """(A^-1 grad, x = A^-1 right): from the factor, or as differentiable functions of ``matrix()``."""
+    if not _is_differentiated():
+        return torch.cholesky_solve(grad, factor), x
+    a = matrix()
+    right = right() if callable(right) else right
+    return _Solve.apply(a, grad, "nan", False)[0], _Solve.apply(a, right, "nan", False)[0]
+
+
+class _FitDual(_Function):
+    """(alpha, factor, status, jitter) with alpha = (scale X X^T + bias + lambda I)^-1 Y.
+
+    x [..., S, D], y [..., S, C]; scale, bias and lambda are numbers, or tensors of the full batch shape.
+    """
+
+    @staticmethod
+    def forward(
+        x: Tensor, y: Tensor, scale: Number, bias: Number, amount: Number, on_failure: str, watched: bool
+    ) -> Any:
+        a = _triangle(x)
+        if isinstance(scale, Tensor) or scale != 1:
+            a.mul_(for_matrices(scale))
+        if isinstance(bias, Tensor) or bias != 0:
+            a.add_(for_matrices(bias))
+        factor, status, jitter = _factorise(_add_to_diagonal_(a, amount), on_failure, watched)
+        return torch.cholesky_solve(y, factor), factor, status, jitter
+
+    setup_context = staticmethod(_save_fit)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor | None, *_: Any) -> Any:
+        if grad is None:
+            return (None,) * 7
+        x, y, scale, bias, amount, _, _, alpha, factor, jitter = _saved(ctx)
+        need_x, _, need_scale, need_bias, need_amount = ctx.needs_input_grad[:5]
+
+        def matrix() -> Tensor:
+            return _with_diagonal(for_matrices(scale) * (x @ x.mT) + for_matrices(bias), amount + jitter)
+
+        x_bar = scale_bar = bias_bar = amount_bar = None
+        with checks.full_precision(grad):
+            u, alpha = _both(grad, alpha, factor, matrix, y)
+            low_rank = orders.pulls_back_low_rank(x.shape[-2], x.shape[-1], y.shape[-1])
+            if need_scale or (need_x and low_rank):
+                w, v = alpha.mT @ x, u.mT @ x
+            if need_scale:
+                scale_bar = -(w * v).sum((-2, -1))
+            if need_x and low_rank:
+                x_bar = -for_matrices(scale) * (torch.cat((u, alpha), -1) @ torch.cat((w, v), -2))
+            elif need_x:
+                half = u @ alpha.mT
+                x_bar = -for_matrices(scale) * ((half + half.mT) @ x)
+            if need_bias:
+                bias_bar = -(u.sum(-2) * alpha.sum(-2)).sum(-1)
+            if need_amount:
+                amount_bar = -(u * alpha).sum((-2, -1))
+        return x_bar, u, scale_bar, bias_bar, amount_bar, None, None
+
+
+class _FitPrimal(_Function):
+    """(w, factor, status, jitter) with w = (Phi^T Phi + lambda I)^-1 Phi^T Y, of phi [..., S, n] and y [..., S, C]."""
+
+    @staticmethod
+    def forward(phi: Tensor, y: Tensor, amount: Number, on_failure: str, watched: bool) -> Any:
+        factor, status, jitter = _factorise(_add_to_diagonal_(_triangle(phi.mT), amount), on_failure, watched)
+        return torch.cholesky_solve(phi.mT @ y, factor), factor, status, jitter
+
+    setup_context = staticmethod(_save_fit)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor | None, *_: Any) -> Any:
+        if grad is None:
+            return (None,) * 5
+        phi, y, amount, _, _, w, factor, jitter = _saved(ctx)
+
+        def matrix() -> Tensor:
+            return _with_diagonal(phi.mT @ phi, amount + jitter)
+
+        phi_bar = None
+        with checks.full_precision(grad):
+            v, w = _both(grad, w, factor, matrix, lambda: phi.mT @ y)
+            u = phi @ v
+            if ctx.needs_input_grad[0]:
+                # The residual form: (Y - Phi w) / lambda in the dual's place would lose the digits.
+                phi_bar = torch.cat((y - phi @ w, -u), -1) @ torch.cat((v, w), -1).mT
+            amount_bar = -(v * w).sum((-2, -1)) if ctx.needs_input_grad[2] else None
+        return phi_bar, u, amount_bar, None, None
+
+
+# --- Gram matrices ----------------------------------------------------------------------------------
+
+
+def _squared_distances(x: Tensor, z: Tensor) -> Tensor:
+    """[..., S, Q] of x [..., S, D] and z [..., Q, D]. Products in float64 round float32 points by far less than float32
+    does; float64 points, and a device without float64, take sums of squared differences."""
+    if x.dtype == torch.float64 or not has_float64(x):
+        return torch.cdist(x, z, compute_mode="donot_use_mm_for_euclid_dist").square()
+    x, z = x.double(), z.double()
+    origin = z[..., :1, :] if z.shape[-2] else 0
+    x, z = x - origin, z - origin
+    squares = x.square().sum(-1)[..., :, None] + z.square().sum(-1)[..., None, :]
+    return (squares - 2 * (x @ z.mT)).clamp_(min=0)
+
+
+class _Rbf(_Function):
+    """exp(-|x - z|^2 / (2 lengthscale^2)), with the arguments and the backward of the op `gram`."""
+
+    @staticmethod
+    def forward(x: Tensor, z: Tensor | None, hyper: Tensor | None, values: list[float], kernel: str) -> Tensor:
+        lengthscale = values[0] if hyper is None else hyper[..., 0, None, None]
+        k = torch.exp(_squared_distances(x, x if z is None else z) * (-0.5 * lengthscale**-2)).to(x.dtype)
+        if z is None:
+            k.diagonal(dim1=-2, dim2=-1).fill_(1)
+        return k
+
+    setup_context = staticmethod(gram_setup)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> Any:
+        with checks.full_precision(grad):
+            return gram_backward(ctx, grad)
+
+
+def gram(x: Tensor, z: Tensor | None, kernel: Kernel) -> Tensor:
+    """K [..., S, Q] of x [..., S, D] and z [..., Q, D] (x with itself if z is None)."""
+    if type(kernel) is not RBF:
+        return reference_gram(x, z, kernel)
+    hyper, values = pack(kernel, None, x.shape[:-2], x.dtype, x.device)
+    return _Rbf.apply(x, z, hyper, values, kernel.name)
+
+
+# --- the calls --------------------------------------------------------------------------------------
+
+
+def cholesky(a: Tensor, on_failure: str = "nan", watched: bool = True) -> tuple[Tensor, Tensor, Tensor]:
+    """(L, status, jitter) of a [..., S, S]; PyTorch's own gradient of a factor has nothing to plan."""
+    return reference_cholesky(a, on_failure)
+
+
+def _parameters(given: tuple[Number, ...], like: Tensor) -> list[Number]:
+    """Hyper-parameters as numbers, or as tensors [...] of the full batch shape in the dtype of ``like``."""
+    found = [matching(number_if_constant(p, like.device), like) for p in given]
+    return [p.expand(like.shape[:-2]) if isinstance(p, Tensor) else p for p in found]
+
+
+def _guard(amount: Number, valid: list[Tensor], like: Tensor) -> tuple[Number, Tensor | None]:
+    """(lambda, valid [...]): NaN in lambda turns all that follows from an invalid hyper-parameter into NaN."""
+    if not valid:
+        return amount, None
+    every = valid[0]
+    for one in valid[1:]:
+        every = every & one
+    every = every.expand(like.shape[:-2])
+    if not isinstance(amount, Tensor):
+        amount = torch.full(like.shape[:-2], amount, dtype=like.dtype, device=like.device)
+    return torch.where(every, amount, math.nan), every
+
+
+def _amount(ridge: Ridge, trace: Any, s: int, like: Tensor) -> tuple[Number, list[Tensor]]:
+    """(lambda, whether it is in range, if a tensor says so); ``trace()`` is tr(K_ss) [...], a number if it is known."""
+    (value,) = _parameters((ridge.value,), like)
+    amount: Any = value
+    if ridge.kind != "absolute":
+        with torch.set_grad_enabled(torch.is_grad_enabled() and not ridge.detach):
+            total = trace()
+        if isinstance(total, Tensor) and ridge.detach:
+            total = total.detach()
+        amount = value * total if ridge.kind == "trace" else value * total / s
+    if isinstance(amount, Tensor):
+        amount = amount.expand(like.shape[:-2])
+    in_range = [(amount >= 0) & (amount < math.inf)] if isinstance(value, Tensor) else []
+    return amount, in_range
+
+
+def _flagged(status: Tensor, valid: Tensor | None) -> Tensor:
+    return status if valid is None else torch.where(valid, status, BAD_PARAMETER)
+
+
+def _valid(kernel: Kernel, parameters: list[Number]) -> list[Tensor]:
+    if not any(isinstance(p, Tensor) for p in parameters):
+        return []
+    return [torch.as_tensor(kernel.valid(*parameters))]
+
+
+def cholesky_solve(
+    a: Tensor,
+    y: Tensor,
+    ridge: Ridge | None,
+    on_failure: str = "nan",
+    watched: bool = True,
+    kernel: Kernel | None = None,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """((A + lambda I)^-1 Y, status, jitter); ``kernel``, if given, is the one whose hyper-parameters made A."""
+    s = a.shape[-1]
+    amount, valid = (0.0, []) if ridge is None else _amount(
+        ridge, lambda: float(s) if type(kernel) is RBF else a.diagonal(dim1=-2, dim2=-1).sum(-1), s, a
+    )  # fmt: skip
+    if kernel is not None:
+        valid = valid + _valid(kernel, _parameters(kernel.parameters, a))
+    amount, every = _guard(amount, valid, a)
+    if isinstance(amount, Tensor) or amount != 0:
+        a = _with_diagonal(a, amount)
+    x, _, status, jitter = _Solve.apply(a, y, on_failure, watched)
+    return x, _flagged(status, every), jitter
+
+
+def fit(
+    x_s: Tensor, y_s: Tensor, kernel: Kernel, ridge: Ridge, on_failure: str = "nan", watched: bool = True
+) -> tuple[Tensor | None, Tensor | None, Tensor, Tensor]:
+    """(alpha [..., S, C] or None, weights [..., D (+1), C] or None, status, jitter).
+
+    Dual or primal, by :func:`is_primal`. The weights are those of Phi = [sqrt(scale) X_s, sqrt(bias) 1].
+    """
+    if type(kernel) is not Linear:
+        alpha, status, jitter = cholesky_solve(gram(x_s, None, kernel), y_s, ridge, on_failure, watched, kernel)
+        return alpha, None, status, jitter
+    scale, bias = _parameters(kernel.parameters, x_s)
+    s = x_s.shape[-2]
+
+    def trace() -> Tensor:
+        return scale * x_s.square().sum((-2, -1)) + bias * s
+
+    amount, valid = _amount(ridge, trace, s, x_s)
+    amount, every = _guard(amount, valid + _valid(kernel, [scale, bias]), x_s)
+    if is_primal(x_s, y_s, kernel):
+        phi = features(x_s, scale, bias)
+        weights, _, status, jitter = _FitPrimal.apply(phi, y_s, amount, on_failure, watched)
+        return None, weights, _flagged(status, every), jitter
+    alpha, _, status, jitter = _FitDual.apply(x_s, y_s, scale, bias, amount, on_failure, watched)
+    return alpha, None, _flagged(status, every), jitter
+
+
+def is_primal(x_s: Tensor, y_s: Tensor, kernel: Kernel) -> bool:
+    """True if the factor is of order D (+1) and not S. A bias that is a tensor may be zero, at which its root has no
+    gradient: that one stays dual."""
+    if type(kernel) is not Linear or isinstance(kernel.bias, Tensor):
+        return False
+    return plan.is_primal(problem(x_s, y_s, 0, kernel))
+
+
+def problem(x_s: Tensor, y_s: Tensor, q: int, kernel: Kernel) -> plan.Problem:
+    """What a plan is made for."""
+    linear = type(kernel) is Linear
+    bordered = linear and kernel.bias != 0  # type: ignore[attr-defined]
+    return plan.Problem(x_s.shape[-2], q, x_s.shape[-1], y_s.shape[-1], linear, bordered, x_s.element_size())
+
+
+def features(x: Tensor, scale: Number, bias: Number) -> Tensor:
+    """Phi = [sqrt(scale) X, sqrt(bias) 1] [..., S, D (+1)]; ``bias`` is a number here."""
+    assert not isinstance(bias, Tensor)
+    if isinstance(scale, Tensor):
+        x = x * for_matrices(scale.sqrt())
+    elif scale != 1:
+        x = x * math.sqrt(scale)
+    if bias:
+        x = torch.cat((x, x.new_full((*x.shape[:-1], 1), math.sqrt(bias))), -1)
+    return x
+
+
+def krr(
+    x_s: Tensor, y_s: Tensor, x_q: Tensor, kernel: Kernel, ridge: Ridge, on_failure: str = "nan", watched: bool = True
+) -> tuple[Tensor, Tensor, Tensor]:
+    """(P [..., Q, C], status, jitter)."""
+    alpha, weights, status, jitter = fit(x_s, y_s, kernel, ridge, on_failure, watched)
+    if alpha is None:
+        assert weights is not None
+        scale, bias = _parameters(kernel.parameters, x_s)
+        root = scale.sqrt() if isinstance(scale, Tensor) else math.sqrt(scale)
+        d = x_s.shape[-1]
+        p = x_q @ (for_matrices(root) * weights[..., :d, :])
+        if bias:
+            p = p + math.sqrt(bias) * weights[..., d:, :]
+    elif type(kernel) is Linear and _predicts_low_rank(x_s, y_s, x_q):
+        scale, bias = (for_matrices(p) for p in _parameters(kernel.parameters, x_s))
+        p = x_q @ (scale * (x_s.mT @ alpha))
+        if isinstance(bias, Tensor) or bias:
+            p = p + bias * alpha.sum(-2, keepdim=True)
+    else:
+        p = gram(x_q, x_s, kernel) @ alpha
+    return p, status, jitter
+
+
+def _predicts_low_rank(x_s: Tensor, y_s: Tensor, x_q: Tensor) -> bool:
+    return orders.predicts_low_rank(x_s.shape[-2], x_q.shape[-2], x_s.shape[-1], y_s.shape[-1])
+
+
+def krr_mse(
+    x_s: Tensor,
+    y_s: Tensor,
+    x_q: Tensor,
+    y_q: Tensor,
+    kernel: Kernel,
+    ridge: Ridge,
+    on_failure: str = "nan",
+    watched: bool = True,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """(mean over Q and C of (P - Y_q)^2 [...], status, jitter)."""
+    p, status, jitter = krr(x_s, y_s, x_q, kernel, ridge, on_failure, watched)
+    return mse_loss(p, y_q, reduction="none").mean((-2, -1)), status, jitter
+
+
+def explain(x_s: Tensor, y_s: Tensor, x_q: Tensor, kernel: Kernel) -> str:
+    """The orders of the products that :func:`krr` would take, in words."""
+    described = problem(x_s, y_s, x_q.shape[-2], kernel)
+    if plan.is_primal(described) and not is_primal(x_s, y_s, kernel):
+        return f"dual, factor of order {described.s} (a bias that is a tensor has no primal here)"
+    return orders.describe(described)

@@ -1,0 +1,266 @@
+"""Planned PyTorch beyond the shared tables: each order of its products, who gets it, and what it never does."""
+
+import itertools
+from dataclasses import dataclass
+from typing import ClassVar
+
+import pytest
+import torch
+from torch._dynamo.testing import CompileCounterWithBackend
+from torch._subclasses.fake_tensor import FakeTensorMode
+
+import ssdd_ext
+from ssdd_ext import RBF, FactorizationError, Kernel, Linear, Ridge, plan
+from ssdd_ext.api import call
+from ssdd_ext.ops import planned
+from ssdd_ext.plan import planned as orders
+from ssdd_ext.testing import Inputs, Problem, draw, gradients, mse, relative_error
+
+KERNELS = {"linear": Linear(1.5, 0.5), "rbf": RBF(4.0)}
+
+
+@dataclass(frozen=True)
+class Polynomial(Kernel):
+    """(x.z + bias)^2: a kernel that the native core does not have."""
+
+    bias: float | torch.Tensor = 1.0
+    name: ClassVar[str] = "polynomial"
+
+    @property
+    def parameters(self):
+        return (self.bias,)
+
+    def evaluate(self, x, z, *parameters):
+        return (x @ z.mT + parameters[0]).square()
+
+    def valid(self, *parameters):
+        return parameters[0] >= 0
+
+
+def krr_mse(i, **keywords):
+    return ssdd_ext.krr_mse(i.x_s, i.y_s, i.x_q, i.y_q, kernel=i.kernel, ridge=i.ridge, **keywords)
+
+
+def agree(got, want, inputs, limit=1e-9):
+    assert relative_error(got, want) < limit
+    expected, found = gradients(want, inputs), gradients(got, inputs)
+    assert found.keys() == expected.keys()
+    for name, gradient in expected.items():
+        assert relative_error(found[name], gradient) < limit, name
+
+
+@pytest.mark.parametrize("predict, pull_back", list(itertools.product([False, True], repeat=2)))
+@pytest.mark.parametrize("batch", [(), (3,)], ids=str)
+def test_every_order_of_the_products_is_the_formula(predict, pull_back, batch, monkeypatch):
+    monkeypatch.setattr(orders, "predicts_low_rank", lambda *sizes: predict)
+    monkeypatch.setattr(orders, "pulls_back_low_rank", lambda *sizes: pull_back)
+    row = Problem("orders", 20, 30, 50, 4, Linear(1.5, 0.5), Ridge.mean_trace(1e-2, detach=True), batch, hyper="scalar")
+    inputs = draw(row)
+    agree(krr_mse(inputs, backend="planned"), mse(inputs), inputs)
+
+
+@pytest.mark.parametrize("sizes", [(600, 50, 700, 3), (900, 50, 530, 3)], ids=["dual", "primal"])
+def test_a_gram_matrix_in_panels_is_the_formula(sizes):
+    assert min(sizes[0], sizes[2]) >= 2 * planned.PANEL
+    inputs = draw(Problem("panels", *sizes, Linear(bias=1.0), Ridge.trace(1e-2)), requires_grad=("x_s", "y_s"))
+    agree(krr_mse(inputs, backend="planned"), mse(inputs), inputs)
+
+
+def test_the_orders_follow_the_shape():
+    assert orders.predicts_low_rank(1000, 1024, 8192, 10) and orders.pulls_back_low_rank(1000, 8192, 10)
+    assert not orders.predicts_low_rank(1000, 1024, 8192, 900) and not orders.pulls_back_low_rank(1000, 8192, 900)
+
+
+# --- who gets it ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("hyper", ["numbers", "scalar", "batch"])
+@pytest.mark.parametrize("name", ["krr", "fit"])
+def test_a_kernel_without_native_code_runs_planned(name, hyper):
+    row = Problem("own", 9, 7, 5, 3, Polynomial(0.5), Ridge.mean_trace(1e-2), batch=(2,), hyper=hyper)
+    inputs = draw(row)
+    assert "planned PyTorch" in ssdd_ext.explain(inputs.x_s, inputs.y_s, inputs.x_q, kernel=inputs.kernel)
+
+    def predicted(backend):
+        options = {"kernel": inputs.kernel, "ridge": inputs.ridge, "backend": backend}
+        if name == "krr":
+            return ssdd_ext.krr(inputs.x_s, inputs.y_s, inputs.x_q, **options)
+        return ssdd_ext.fit(inputs.x_s, inputs.y_s, **options).predict(inputs.x_q)
+
+    agree(predicted("auto"), predicted("torch"), inputs)
+    with pytest.raises(ValueError, match="'native' cannot run krr here: it has no native epilogue for Polynomial"):
+        ssdd_ext.krr(inputs.x_s, inputs.y_s, inputs.x_q, kernel=inputs.kernel, backend="native")
+
+
+def test_another_device_runs_planned():
+    x, y = torch.empty(6, 4, device="meta"), torch.empty(6, 2, device="meta")
+    assert "planned PyTorch (it runs on cpu and cuda tensors, not on meta)" in ssdd_ext.explain(x, y, x)
+    assert ssdd_ext.krr(x, y, x, on_failure="nan").shape == (6, 2)
+
+
+def test_forward_mode_of_such_a_kernel_runs_the_reference(random):
+    x, y = random(5, 3), random(5, 2)
+
+    def f(x, backend="auto"):
+        return ssdd_ext.krr(x, y, x, kernel=Polynomial(), ridge=Ridge.absolute(0.5), backend=backend, on_failure="nan")
+
+    direction = torch.ones_like(x)
+    got = torch.func.jvp(f, (x,), (direction,))[1]
+    assert relative_error(got, torch.func.jvp(lambda x: f(x, "torch"), (x,), (direction,))[1]) < 1e-12
+    with pytest.raises(ValueError, match="no forward mode; use .*backend='torch'"):
+        torch.func.jvp(lambda x: f(x, "planned"), (x,), (direction,))
+
+
+def test_sizes_measured_to_be_faster_on_a_gpu_run_planned(monkeypatch):
+    """The table is data: a row sends its sizes and all larger ones to planned PyTorch, on a GPU only."""
+    cuda = torch.device("cuda", 0)
+    monkeypatch.setattr(call.ops, "unavailable", lambda device, kernel: None)
+    monkeypatch.setattr(plan.gpu, "PLANNED_IS_FASTER", ((100, 1024, 4096, 512, 1),))
+
+    def backend(device, *sizes, **more):
+        return call.pick_backend("auto", device, Linear(), plan.Problem(*sizes, **more))[0]
+
+    assert backend(cuda, 100, 1024, 4096, 512) == backend(cuda, 1000, 1024, 8192, 512) == "planned"
+    assert backend(cuda, 99, 1024, 4096, 512) == backend(cuda, 100, 1024, 4096, 512, batch=2) == "native"
+    assert backend(cuda, 100, 1024, 4096, 512, itemsize=8) == "native"
+    assert backend(cuda, 5000, 1024, 4096, 512) == "native"  # the primal
+    assert backend(torch.device("cpu"), 100, 1024, 4096, 512) == "native"
+    monkeypatch.setattr(plan.gpu, "PLANNED_IS_FASTER", ())
+    assert backend(cuda, 1000, 1024, 8192, 512) == "native"
+
+
+# --- what it never does -----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("on_failure", ["nan", "jitter"])
+@pytest.mark.parametrize("hyper", ["numbers", "batch"])
+@pytest.mark.parametrize("kernel", [*KERNELS.values(), Polynomial(0.5)], ids=lambda k: k.name)
+def test_no_number_is_read_on_the_host(kernel, hyper, on_failure):
+    """Fake tensors have shapes and no numbers: whatever reads one raises."""
+    row = Problem("fake", 9, 7, 20, 3, kernel, Ridge.mean_trace(1e-2), batch=(2,), hyper=hyper)
+    real = draw(row, dtype=torch.float32)
+    with FakeTensorMode():
+        inputs = real.map(lambda t: torch.empty(t.shape, requires_grad=t.requires_grad))
+        loss, info = krr_mse(inputs, backend="planned", on_failure=on_failure, return_info=True)
+        assert loss.shape == info.status.shape == info.jitter.shape == (2,)
+        leaves = list(inputs.leaves().values())
+        assert [g.shape for g in torch.autograd.grad(loss.sum(), leaves)] == [t.shape for t in leaves]
+
+
+@pytest.mark.parametrize("kernel", [*KERNELS.values(), Polynomial(0.5)], ids=lambda k: k.name)
+def test_autocast_does_not_round_the_products(kernel):
+    inputs = draw(Problem("autocast", 9, 7, 20, 3, kernel, Ridge.mean_trace(1e-2)), dtype=torch.float32)
+    want = krr_mse(inputs, backend="planned")
+    expected = gradients(want, inputs)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        got = krr_mse(inputs, backend="planned")
+    assert torch.equal(got, want)
+    assert all(torch.equal(found, expected[name]) for name, found in gradients(got, inputs).items())
+
+
+def test_one_factorisation_for_both_passes(monkeypatch):
+    """A second one would be the most expensive line of the call."""
+    count = []
+    factor = torch.linalg.cholesky_ex
+    monkeypatch.setattr(torch.linalg, "cholesky_ex", lambda a: count.append(a.shape) or factor(a))
+    for kernel, order in ((Linear(bias=1.0), 9), (RBF(4.0), 9), (Linear(bias=1.0), 5)):
+        d = 20 if order == 9 else 4
+        inputs = draw(Problem("once", 9, 7, d, 3, kernel, Ridge.trace(1e-2)))
+        count.clear()
+        gradients(krr_mse(inputs, backend="planned"), inputs)
+        assert count == [(order, order)]
+
+
+# --- torch's own machinery --------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "kernel, sizes",
+    [(Linear(1.5, 0.5), (3, 2, 5, 2)), (Linear(1.5, 0.5), (5, 2, 2, 2)), (RBF(4.0), (3, 2, 2, 2))],
+    ids=["dual", "primal", "rbf"],
+)
+def test_double_backward(kernel, sizes):
+    inputs = draw(Problem("twice", *sizes, kernel, Ridge.mean_trace(0.1)))
+    leaves = (inputs.x_s, inputs.y_s, inputs.x_q, inputs.y_q)
+
+    def loss(*tensors):
+        i = Inputs(*tensors, inputs.kernel, inputs.ridge)
+        return krr_mse(i, backend="planned", on_failure="nan")
+
+    assert torch.autograd.gradgradcheck(loss, leaves)
+
+
+@pytest.mark.parametrize(
+    "kernel, sizes, hyper",
+    [
+        (Linear(1.5, 0.5), (12, 9, 17, 3), "batch"),
+        (Linear(1.5, 0.5), (12, 9, 7, 3), "numbers"),
+        (RBF(4.0), (12, 9, 7, 3), "batch"),
+        (Polynomial(0.5), (12, 9, 7, 3), "numbers"),
+    ],
+    ids=["dual", "primal", "rbf", "polynomial"],
+)
+def test_one_graph(kernel, sizes, hyper):
+    row = Problem("compiled", *sizes, kernel, Ridge.trace(1e-2), batch=(2,), hyper=hyper)
+    inputs = draw(row)
+    leaves = inputs.leaves()
+
+    def loss(*tensors):
+        own = {n: t for n, t in zip(leaves, tensors, strict=True) if n not in ("x_s", "y_s", "x_q", "y_q", "ridge")}
+        made = type(kernel)(**own) if own else kernel
+        ridge = Ridge.trace(tensors[-1]) if hyper != "numbers" else row.ridge
+        return krr_mse(Inputs(*tensors[:4], made, ridge), backend="planned", on_failure="nan")
+
+    torch._dynamo.reset()
+    compiled = torch.compile(loss, backend="aot_eager", fullgraph=True)
+    agree(compiled(*leaves.values()), krr_mse(inputs, backend="planned"), inputs, 1e-11)
+
+
+@pytest.mark.parametrize("far", [1.0, 1e2, 1e4])
+def test_clusters_far_apart_keep_their_digits(far, random):
+    """Float32 points about three centres: distances within a cluster are small beside those between them."""
+    x_s, x_q = (random(n, 4) + far * torch.arange(3).repeat(n)[:n, None] for n in (30, 20))
+    tensors = [t.float().requires_grad_() for t in (x_s, random(30, 2), x_q, random(20, 2))]
+    inputs = Inputs(*tensors, RBF(1.0), Ridge.mean_trace(1e-2))
+    exact = inputs.to(torch.float64)
+    got, want = krr_mse(inputs, backend="planned"), mse(exact)
+    assert relative_error(got, want) < 1e-5
+    expected = gradients(want, exact)
+    for name, gradient in gradients(got, inputs).items():
+        assert relative_error(gradient, expected[name]) < 1e-5, name
+
+
+def test_a_failure_is_raised_by_name():
+    x, y = torch.ones(4, 2), torch.ones(4, 1)
+    with pytest.raises(FactorizationError, match="krr: the matrix of the problem is not positive definite: pivot 2"):
+        ssdd_ext.krr(x, y, x, kernel=RBF(1.0), ridge=Ridge.absolute(0.0), backend="planned")
+
+
+def test_a_failed_problem_is_nan_and_its_neighbour_is_not(random):
+    """Also if nobody asks for the status."""
+    for kernel in (*KERNELS.values(), Polynomial(0.5)):
+        x = random(2, 6, 9)
+        x[1, 3] = float("nan")
+        x.requires_grad_()
+        y, q = random(2, 6, 2, grad=True), random(2, 4, 9)
+        p = ssdd_ext.krr(x, y, q, kernel=kernel, ridge=Ridge.absolute(0.5), on_failure="nan", backend="planned")
+        assert p[1].isnan().all() and p[0].isfinite().all()
+        for gradient in torch.autograd.grad(p.sum(), (x, y)):
+            assert gradient[1].isnan().all() and gradient[0].isfinite().all()
+
+
+@pytest.mark.parametrize("kernel", KERNELS)
+def test_one_compiled_function_serves_many_shapes(kernel, random):
+    """Symbolic sizes: one graph per combination of orders, not one per shape."""
+    counter = CompileCounterWithBackend("aot_eager")
+
+    def loss(x_s, y_s, x_q):
+        p = ssdd_ext.krr(x_s, y_s, x_q, kernel=KERNELS[kernel], backend="planned", on_failure="nan")
+        return p.square().sum()
+
+    torch._dynamo.reset()
+    compiled = torch.compile(loss, backend=counter, fullgraph=True, dynamic=True)
+    for s, q, d, c in ((12, 9, 17, 3), (9, 12, 30, 4), (11, 8, 13, 2)):
+        tensors = random(s, d, grad=True), random(s, c, grad=True), random(q, d, grad=True)
+        assert relative_error(compiled(*tensors), loss(*tensors)) < 1e-12
+    assert counter.frame_count <= 2

@@ -1,0 +1,134 @@
+"""The short road of small problems: taken for every call it is meant for, and for no other."""
+
+import pytest
+import torch
+
+import ssdd_ext
+from ssdd_ext import RBF, FactorizationError, Linear, Ridge, plan
+from ssdd_ext.ops import small
+from ssdd_ext.testing import Inputs, Problem, draw, gradients, mse, relative_error
+
+
+@pytest.fixture
+def taken(monkeypatch):
+    """Counts the calls that reach the native core by the short road; they run as ever."""
+    calls = []
+    run = small.core.krr_value_and_gradient
+
+    def counted(*arguments):
+        calls.append(arguments)
+        return run(*arguments)
+
+    monkeypatch.setattr(small.core, "krr_value_and_gradient", counted)
+    return calls
+
+
+def krr_mse(i, **keywords):
+    return ssdd_ext.krr_mse(i.x_s, i.y_s, i.x_q, i.y_q, kernel=i.kernel, ridge=i.ridge, **keywords)
+
+
+KERNELS = {"linear": Linear(), "scaled": Linear(1.5, 0.5), "rbf": RBF(4.0)}
+# S, Q, D, C and batch: fused and not, dual (dense, low rank) and primal, one and several problems, near the limit.
+SHAPES = {
+    "one": (1, 1, 1, 1, ()),
+    "tiny": (10, 32, 16, 4, ()),
+    "wide": (20, 30, 200, 3, ()),
+    "many_targets": (20, 30, 50, 40, ()),
+    "primal": (60, 40, 8, 5, ()),
+    "batch": (10, 16, 12, 2, (7,)),
+    "batch_of_one": (10, 16, 12, 2, (1,)),
+    "medium": (50, 60, 100, 10, ()),
+    "large_enough": (100, 100, 120, 10, ()),
+}
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=["float32", "float64"])
+@pytest.mark.parametrize("kernel", KERNELS)
+@pytest.mark.parametrize("shape", SHAPES)
+def test_every_shape_it_is_meant_for_takes_it(shape, kernel, dtype, taken):
+    *sizes, batch = SHAPES[shape]
+    row = Problem(shape, *sizes, KERNELS[kernel], Ridge.mean_trace(0.1), batch=batch)
+    inputs = draw(row, dtype=dtype, requires_grad=("x_s", "y_s"))
+    loss = krr_mse(inputs)
+    assert len(taken) == 1, "one native call for the loss and its gradients"
+    found = gradients(loss, inputs)
+    assert relative_error(loss, mse(inputs)) < (1e-3 if dtype == torch.float32 else 1e-9)
+    assert set(found) == {"x_s", "y_s"} and len(taken) == 1
+
+
+@pytest.mark.parametrize("needs", [("x_s",), ("y_s",), ("x_q",), ("x_s", "y_s", "x_q")], ids="+".join)
+@pytest.mark.parametrize("on_failure", ["raise", "nan", "jitter"])
+@pytest.mark.parametrize("layout", ["contiguous", "transposed", "strided"])
+def test_every_need_layout_and_choice_takes_it(needs, on_failure, layout, taken):
+    row = Problem("needs", 10, 16, 12, 2, Linear(bias=1.0), Ridge.trace(1e-2), batch=(3,), layout=layout)
+    inputs = draw(row, requires_grad=needs)
+    assert set(gradients(krr_mse(inputs, on_failure=on_failure), inputs)) == set(needs)
+    assert len(taken) == 1
+    assert set(gradients(krr_mse(inputs, on_failure=on_failure, backend="native"), inputs)) == set(needs)
+    assert len(taken) == 2
+
+
+def other_roads():
+    """Why a call goes the ordinary way -> what is changed of one that takes the short road."""
+    tensor = torch.tensor(1.5, dtype=torch.float64)
+    return {
+        "nothing to differentiate": {"requires_grad": ()},
+        "a gradient of y_q": {"requires_grad": ("x_s", "y_q")},
+        "the targets have another batch": {"row": {"batch": (2,), "batch_y_s": ()}},
+        "two batch dimensions": {"row": {"batch": (2, 2)}},
+        "an empty batch": {"row": {"batch": (0,)}},
+        "half precision": {"dtype": torch.bfloat16},
+        "too much work": {"row": {"s": 200, "q": 300, "d": 400}},
+        "a tensor in the kernel": {"row": {"kernel": Linear(tensor)}},
+        "a tensor for a ridge": {"row": {"ridge": Ridge.trace(tensor)}},
+        "the status is asked for": {"keywords": {"return_info": True}},
+        "finite numbers are asked for": {"keywords": {"check_finite": True}},
+        "another dtype is asked for": {"dtype": torch.float32, "keywords": {"solve_dtype": torch.float64}},
+        "planned PyTorch is asked for": {"keywords": {"backend": "planned"}},
+        "the reference is asked for": {"keywords": {"backend": "torch"}},
+    }
+
+
+@pytest.mark.parametrize("why", other_roads())
+def test_what_takes_the_ordinary_road(why, taken):
+    change = other_roads()[why]
+    row = Problem(**({"name": "road", "s": 10, "q": 16, "d": 12, "c": 2, "batch": ()} | change.get("row", {})))
+    inputs = draw(row, dtype=change.get("dtype", torch.float64), requires_grad=change.get("requires_grad", ("x_s",)))
+    result = krr_mse(inputs, **change.get("keywords", {}))
+    assert taken == []
+    loss = result[0] if isinstance(result, tuple) else result
+    assert loss.shape == row.full_batch
+
+
+def test_without_gradients_or_under_a_forced_plan_it_is_not_taken(taken):
+    inputs = draw(Problem("road", 10, 16, 12, 2), requires_grad=("x_s",))
+    with torch.no_grad():
+        krr_mse(inputs)
+    with plan.force(forward="low_rank"):
+        krr_mse(inputs)
+    torch.func.grad(lambda x: krr_mse(Inputs(**vars(inputs) | {"x_s": x}), on_failure="nan"))(inputs.x_s.detach())
+    assert taken == []
+    krr_mse(inputs)
+    assert len(taken) == 1
+
+
+def test_a_failure_is_tried_there_and_reported_by_the_ordinary_op(taken):
+    x = torch.ones(4, 2, requires_grad=True)
+    y, ridge = torch.ones(4, 1), Ridge.absolute(0.0)
+    with pytest.raises(FactorizationError, match="pivot 2 of 4"):
+        ssdd_ext.krr_mse(x, y, x, y, kernel=RBF(1.0), ridge=ridge)
+    assert len(taken) == 1
+    assert ssdd_ext.krr_mse(x, y, x, y, kernel=RBF(1.0), ridge=ridge, on_failure="nan").isnan()
+    assert ssdd_ext.krr_mse(x, y, x, y, kernel=RBF(1.0), ridge=ridge, on_failure="jitter").isfinite()
+
+
+@pytest.mark.parametrize("kind", [KeyError, RuntimeError, TypeError])
+def test_a_fault_of_the_core_is_not_swallowed(kind, monkeypatch):
+    """Only a refused argument leads to the ordinary road; anything else is a bug, and is seen."""
+
+    def broken(*arguments):
+        raise kind("a fault")
+
+    monkeypatch.setattr(small.core, "krr_value_and_gradient", broken)
+    with pytest.raises(kind, match="a fault"):
+        krr_mse(draw(Problem("fault", 10, 16, 12, 2), requires_grad=("x_s",)))

@@ -1,0 +1,51 @@
+"""The examples run, at small sizes, and say what they promise."""
+
+import os
+import re
+import subprocess
+import sys
+
+import pytest
+
+EXAMPLES = {
+    "drop_in_loop.py": ["--points", "20", "--steps", "2"],
+    "few_shot_ridge_head.py": ["--steps", "60"],
+    "distil_from_python.py": ["--steps", "3", "--epochs", "1"],
+}
+
+
+@pytest.fixture
+def run(root, tmp_path):
+    """run(name): what an example prints, in a folder of its own."""
+
+    def start(name: str) -> str:
+        command = [sys.executable, "-P", str(root / "examples" / name), *EXAMPLES[name]]
+        done = subprocess.run(
+            command, cwd=tmp_path, capture_output=True, text=True, env=os.environ | {"OMP_NUM_THREADS": "1"}
+        )
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+    return start
+
+
+def test_every_example_is_run(root):
+    assert {p.name for p in (root / "examples").glob("*.py")} == set(EXAMPLES)
+
+
+def test_a_loop_gives_the_same_loss_by_one_call(run):
+    losses = [float(value) for value in re.findall(r"loss (\S+)", run("drop_in_loop.py"))]
+    assert len(losses) == 2 and losses[0] == pytest.approx(losses[1], rel=1e-3)
+
+
+def test_a_few_shot_head_learns(run):
+    before, after = (
+        float(value) for value in re.findall(r": (\d+\.\d+)$", run("few_shot_ridge_head.py"), re.MULTILINE)
+    )
+    assert after < 0.8 * before
+
+
+def test_a_set_is_distilled_from_python(run, tmp_path):
+    out = run("distil_from_python.py")
+    assert out.count("representation error") == 2
+    assert (tmp_path / "distilled.safetensors").exists() and (tmp_path / "distilled.png").exists()

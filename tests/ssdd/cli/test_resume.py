@@ -1,0 +1,229 @@
+"""Runs of the program itself, killed and resumed: the same bits as a run that was never stopped."""
+
+import errno
+import json
+import multiprocessing
+import os
+import random
+import re
+import signal
+import subprocess
+import time
+from pathlib import Path
+
+import pytest
+import torch
+
+from ssdd.artifact import read_safetensors
+from ssdd.checkpoint import Checkpoints
+from ssdd.cli.resume import Run, say_how_to_go_on
+from ssdd.config import InputError
+
+SETTINGS = ["--teacher.epochs=6", "--teacher.widths=4-8", "--distill.pool_steps=12",
+            "--student.model=convnet-4-8", "--distill.pool=3", "--distill.log_every=7",
+            "-m", "6", "--steps", "60"]  # fmt: skip
+STEPS = 60
+
+
+# Each program is a process of its own, forked from a server that has imported ssdd and done nothing with it: what a
+# kill hits is the same, and no test waits for torch to be loaded.
+SERVER = multiprocessing.get_context("forkserver")
+SERVER.set_forkserver_preload(["ssdd.cli", "ssdd.report", "sklearn.datasets", "matplotlib.figure", "PIL.Image"])
+PROGRAM = """
+import os, sys, torch
+torch.set_num_threads(1)
+os.environ["XDG_CACHE_HOME"] = {cache!r}
+sys.argv = ["ssdd", *{arguments!r}]
+said = os.open({said!r}, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+os.dup2(said, 1), os.dup2(said, 2)
+from ssdd.cli import main
+main()
+"""
+
+
+class Program:
+    """``ssdd`` with these arguments, started; ``folder`` takes its cache and what it says."""
+
+    def __init__(self, folder, *arguments):
+        self.said = folder / "said"
+        code = PROGRAM.format(cache=str(folder / "cache"), arguments=list(map(str, arguments)), said=str(self.said))
+        self.process = SERVER.Process(target=exec, args=(code, {}))
+        self.process.start()
+
+    def end(self, code):
+        self.process.join(100)
+        said = self.said.read_text()
+        assert self.process.exitcode == code, (self.process.exitcode, said)
+        return said
+
+
+def finish(folder, *arguments, code=0):
+    return Program(folder, *arguments).end(code)
+
+
+def newest(run: Path, stage: str) -> int:
+    files = Checkpoints(run / "checkpoints", stage).files()
+    return int(files[-1].stem.split("-")[1]) if files else -1
+
+
+def kill_at(folder, run, stage, step, *arguments, number=signal.SIGKILL):
+    """Start the program, send it a signal once a checkpoint of ``step`` is there; what it said."""
+    program = Program(folder, *arguments, "--checkpoint-every", 0)
+    end = time.monotonic() + 100
+    while newest(run, stage) < step:
+        assert program.process.is_alive(), program.end(0)
+        assert time.monotonic() < end
+        time.sleep(0.002)
+    os.kill(program.process.pid, number)
+    return program.end(-signal.SIGKILL if number == signal.SIGKILL else 130)
+
+
+def product(run):
+    tensors, meta = read_safetensors(run / "distilled.safetensors")
+    events = [json.loads(line) for line in (run / "log.jsonl").read_text().splitlines()]
+    losses = {e["step"]: e["loss"] for e in events if e["event"] == "distill"}
+    return tensors, meta["metrics"], losses
+
+
+def same_product(a, b):
+    (ta, ma, la), (tb, mb, lb) = product(a), product(b)
+    assert all(torch.equal(ta[k], tb[k]) for k in ("images", "targets")) and ma == mb and la == lb
+    assert (a / "teacher.safetensors").read_bytes() == (b / "teacher.safetensors").read_bytes()
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    """The run that nobody stops."""
+    folder = tmp_path_factory.mktemp("whole")
+    finish(folder, "distill", "-q", "-o", folder / "run", *SETTINGS)
+    return folder / "run"
+
+
+def test_killed_at_random_steps_and_with_its_newest_checkpoint_torn(whole, tmp_path):
+    run, draw = tmp_path / "run", random.Random()  # other moments at each run of this test: all must do
+    steps = sorted(draw.sample(range(1, STEPS - 3), 2))
+    print("killed at", steps)  # shown where the test fails
+    resume = ["distill", "--resume", run]
+    kill_at(tmp_path, run, "teacher", draw.randint(1, 25), "distill", "-o", run, *SETTINGS)
+    kill_at(tmp_path, run, "distill", steps[0], *resume)
+    kill_at(tmp_path, run, "distill", steps[1], *resume)
+    torn = Checkpoints(run / "checkpoints").files()[-1]
+    torn.write_bytes(torn.read_bytes()[: torn.stat().st_size // 2])
+    said = finish(tmp_path, *resume)
+    assert torn.name in said and "the one before it" in said
+    same_product(whole, run)
+    assert not (run / "checkpoints").exists()
+    assert "this run is finished" in finish(tmp_path, *resume)
+
+
+def test_ctrl_c_and_sigterm_finish_the_step_andsay_how_to_go_on(whole, tmp_path):
+    run = tmp_path / "run"
+    said = kill_at(tmp_path, run, "distill", 5, "distill", "-o", run, *SETTINGS, number=signal.SIGINT)
+    assert "stopping" in said and f"ssdd distill --resume {run}" in said and "Traceback" not in said
+    kill_at(tmp_path, run, "distill", 30, "distill", "--resume", run, number=signal.SIGTERM)
+    refused = finish(tmp_path, "distill", "--resume", run, "--distill.lr=0.5", code=1)
+    assert "distill.lr = 0.01 there, 0.5 here" in refused
+    refused = finish(tmp_path, "distill", "--resume", run, "--seed", 4, code=1)
+    assert "seed = 0 there, 4 here" in refused
+    finish(tmp_path, "distill", "--resume", run)
+    same_product(whole, run)
+
+
+def test_two_at_once_in_one_folder(whole, tmp_path):
+    """The second is refused and changes nothing; the first, stopped meanwhile, goes on to the same bits."""
+    run, second = tmp_path / "run", tmp_path / "second"
+    second.mkdir()
+    program = Program(tmp_path, "distill", "-o", run, *SETTINGS, "--checkpoint-every", 0)
+    try:
+        end = time.monotonic() + 100
+        while newest(run, "distill") < 5:
+            assert program.process.is_alive() and time.monotonic() < end
+            time.sleep(0.002)
+        os.kill(program.process.pid, signal.SIGSTOP)
+        while Path(f"/proc/{program.process.pid}/stat").read_text().rsplit(")", 1)[1].split()[0] != "T":
+            time.sleep(0.002)
+        before = sorted((f.name, f.stat().st_size) for f in run.rglob("*"))
+        for arguments in (["--resume", run], ["-o", run, "--overwrite", *SETTINGS]):
+            said = finish(second, "distill", *arguments, code=1)
+            assert f"{run}: another process is at work in this folder" in said and "Traceback" not in said, said
+        assert sorted((f.name, f.stat().st_size) for f in run.rglob("*")) == before
+    finally:
+        os.kill(program.process.pid, signal.SIGCONT)
+    program.end(0)
+    same_product(whole, run)
+
+
+def test_a_disk_that_fills_loses_nothing(whole, tmp_path):
+    """Half-way the disk is full: the run ends, keeps its last good checkpoint, and goes on when there is room."""
+    small = tmp_path / "small"
+    small.mkdir()
+    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=8m", "tmpfs", small], capture_output=True).returncode:
+        pytest.skip("NO MOUNT FOR THIS USER: a full disk was tried in test_checkpoint.py only, by a file size limit")
+    run, filler = small / "run", small / "filler"
+    try:
+        kill_at(tmp_path, run, "distill", 20, "distill", "-o", run, *SETTINGS, number=signal.SIGINT)
+        before = newest(run, "distill")
+        with filler.open("wb", buffering=0) as file:
+            for size in (1 << 16, 1 << 10, 1):
+                try:
+                    while file.write(b"\0" * size):
+                        pass
+                except OSError:
+                    continue
+        said = finish(tmp_path, "distill", "--resume", run, "--checkpoint-every", 0, code=1)
+        assert "No space left" in said and "is kept" in said and f"ssdd distill --resume {run}" in said, said
+        assert newest(run, "distill") == before and "Traceback" not in said
+        filler.unlink()
+        finish(tmp_path, "distill", "--resume", run)
+        same_product(whole, run)
+    finally:
+        subprocess.run(["umount", "-l", small], check=True)
+
+
+def test_room_is_asked_for_only_where_none_is_left_and_a_checkpoint_is_there(tmp_path):
+    def ended_by(number):
+        error = OSError(number, os.strerror(number), "somewhere")
+        with pytest.raises(OSError) as found, say_how_to_go_on("GO", tmp_path):
+            raise error
+        return str(found.value), found.value is error
+
+    for number in (errno.ENOSPC, errno.EDQUOT, errno.EACCES):
+        assert ended_by(number)[1]  # no checkpoint yet: the error as it came
+    (tmp_path / "checkpoints").mkdir()
+    assert ended_by(errno.ENOSPC)[1]
+    Checkpoints(tmp_path / "checkpoints", "teacher").save(1, {})
+    for number in (errno.ENOSPC, errno.EDQUOT):
+        said, same = ended_by(number)
+        assert "checkpoints are kept; make room, then go on with: GO" in said and "somewhere" in said and not same
+    assert ended_by(errno.EACCES) == ("[Errno 13] Permission denied: 'somewhere'", True)
+
+
+def test_a_teacher_killed_goes_on_to_the_same_bits(tmp_path):
+    settings = SETTINGS[:4]
+    finish(tmp_path, "teacher", "-q", "-o", tmp_path / "whole.safetensors", *settings)
+    file = tmp_path / "killed.safetensors"
+    folder = tmp_path / "killed.safetensors.training"
+    kill_at(tmp_path, folder, "teacher", 8, "teacher", "-o", file, *settings)
+    finish(tmp_path, "teacher", "--resume", file)
+    assert file.read_bytes() == (tmp_path / "whole.safetensors").read_bytes() and not folder.exists()
+
+
+def test_resume_of_what_is_no_run(tmp_path):
+    assert "holds no run" in finish(tmp_path, "distill", "--resume", tmp_path, code=1)
+    assert "one of the two" in finish(tmp_path, "distill", code=1)
+    (tmp_path / "run.json").write_text('{"settings": {"distill": {"speed": 1}}, "arguments": {}}')
+    assert "speed" in finish(tmp_path, "distill", "--resume", tmp_path, code=1)
+    (tmp_path / "run.json").write_text('{"settings": {"distill": {"lr": "x"}}, "arguments": {}}')
+    assert "DistillConfig.lr: expected a value like" in finish(tmp_path, "distill", "--resume", tmp_path, code=1)
+    for arguments, named in (('{"data": 5}', "arguments.data: expected str, got 5"),
+                             ('{"size": "32"}', "arguments.size: expected int, got '32'"),
+                             ('{"seed": null}', "arguments.seed: expected int, got None"),
+                             ('{"seed": true}', "arguments.seed: expected int, got True"),
+                             ('{"teacher": ["a"]}', "arguments.teacher: expected str"),
+                             ('{"share": 2}', "arguments.share: expected str"),
+                             ("[1]", "")):  # fmt: skip
+        (tmp_path / "run.json").write_text(f'{{"settings": {{}}, "arguments": {arguments}}}')
+        with pytest.raises(InputError, match=rf"run\.json cannot be read.*{re.escape(named)}"):
+            Run.read(tmp_path)
+    (tmp_path / "run.json").write_text("[")
+    assert "cannot be read" in finish(tmp_path, "distill", "--resume", tmp_path, code=1)

@@ -1,0 +1,128 @@
+"""Settings on the command line: a flag each, a file of them, the published code's side, the verb that prints them."""
+
+import tomllib
+import typing
+from typing import Any
+
+import pytest
+
+from ssdd.cli import UsageError
+from ssdd.config import OFFICIAL, PRESETS, InputError, as_dict, fields, official, plain, preset, with_settings
+
+EVERY = list(fields(preset("digits")))
+NEEDS = {"distill.views": ["--distill.real_view=augmented"], "distill.readout_every": ["--distill.held_out=100"]}
+"""Settings that stand on another one."""
+
+
+def printed(output) -> dict[str, Any]:
+    """STAGE.FIELD -> value, of what `ssdd settings` printed."""
+
+    def flat(table, prefix=""):
+        for key, value in table.items():
+            if isinstance(value, dict):
+                yield from flat(value, f"{prefix}{key}.")
+            else:
+                yield prefix + key, tuple(value) if isinstance(value, list) else value
+
+    return dict(flat(tomllib.loads(output.stdout)))
+
+
+def others(kind: Any, value: Any) -> list[Any]:
+    """Values a setting of this type may take besides the one it has: all of a choice's words."""
+    if typing.get_origin(kind) is typing.Literal:
+        return [word for word in typing.get_args(kind) if word != value]
+    if kind is bool:
+        return [not value]
+    if kind is int:
+        return [value + 1]
+    if kind is float:
+        return [0.75 if value != 0.75 else 0.5]
+    return [(3, 5)] if typing.get_origin(kind) is tuple else ["resnet18"]
+
+
+@pytest.mark.parametrize("key, kind, value", EVERY, ids=[key for key, _, _ in EVERY])
+def test_each_field_of_each_dataclass_is_a_flag_that_changes_it_alone(ssdd_command, key, kind, value):
+    needed = NEEDS.get(key, [])
+    before = printed(ssdd_command("settings", "digits", *needed))
+    assert others(kind, value)
+    for other in others(kind, value):
+        for flag in ([f"--{key}={plain(other)}"], [f"--{key}", plain(other)]):
+            after = printed(ssdd_command("settings", "digits", *needed, *flag))
+            assert after == before | {key: other}
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_what_is_printed_is_a_file_of_these_settings(ssdd_command, tmp_path, name):
+    shown = ssdd_command("settings", name)
+    assert printed(shown) == {key: value for key, _, value in fields(preset(name))}
+    assert "# Outer steps. Default: 1800. Published: 160000." in shown.stdout
+    (tmp_path / "mine.toml").write_text(shown.stdout)
+    again = ssdd_command("settings", "digits", "--config", tmp_path / "mine.toml")
+    assert again.stdout == shown.stdout
+    flag = printed(ssdd_command("settings", "--config", tmp_path / "mine.toml", "--distill.lr=0.5"))
+    assert flag == printed(shown) | {"distill.lr": 0.5}
+
+
+@pytest.mark.parametrize("verb", ["demo", "teacher", "distill", "evaluate", "settings"])
+def test_help_shows_every_setting(ssdd_command, verb):
+    text = ssdd_command(verb, "--help").stdout
+    assert [key for key, _, _ in EVERY if f"--{key} " not in text] == []
+    said = " ".join(text.split())
+    assert "--distill.steps N Outer steps. Default: 1800. Published: 160000." in said
+    assert 'at the published length nearly all outer steps (96.7% in simulation)' in said
+
+
+def test_official_and_what_is_given_by_name(ssdd_command, tmp_path):
+    for name in PRESETS:
+        shown = printed(ssdd_command("settings", name, "--official"))
+        assert shown == {key: value for key, _, value in fields(official(preset(name)))}
+        assert OFFICIAL.items() <= shown.items()
+    given = ["--distill.support_input=normalised", "--distill.lr=0.5", "--distill.real_view", "plain"]
+    result = ssdd_command("settings", "digits", "--official", *given)
+    shown = printed(result)
+    assert shown["distill.support_input"] == "normalised" and shown["distill.real_view"] == "plain"
+    assert shown["distill.lr"] == 0.5
+    assert shown["distill.pool_counter"] == "stuck" and shown["distill.teacher_in_loop"] == "recomputed"
+    (said,) = result.stderr.splitlines()
+    assert "distill.support_input = normalised (the code: raw)" in said and "distill.lr" not in said
+    assert "distill.real_view = plain (the code: augmented)" in said and "pool_counter" not in said
+    assert ssdd_command("settings", "digits", "--official", "--distill.support_input=raw").stderr == ""
+    (tmp_path / "c.yaml").write_text("distill: {pool_counter: reset}")
+    result = ssdd_command("settings", "--official", "--config", tmp_path / "c.yaml")
+    assert printed(result)["distill.pool_counter"] == "reset" and "(the code: stuck)" in result.stderr
+
+
+@pytest.mark.parametrize(
+    "arguments, said",
+    [
+        (["settings", "--distill.speed=9"], "--distill.speed: no setting 'speed' here; there are images, steps,"),
+        (["distill", "--distill.rate", "9"], "--distill.rate: this setting is called distill.lr since version 0.2"),
+        (["settings", "--distill.lr", "x"], "distill.lr: expected a number, got 'x'"),
+        (["settings", "--teacher.widths=8-x"], "teacher.widths: expected whole numbers such as 16-32, got '8-x'"),
+        (["settings", "--distill.pool_counter=x"], "distill.pool_counter: expected one of reset, stuck, got 'x'"),
+        (["settings", "nothing"], "preset: expected one of digits,"),
+        (["distill", "--set", "distill.lr=1"], "--set: settings are flags since version 0.2"),
+        (["distill", "--oversrite"], "--oversrite: no such option; did you mean --overwrite?"),
+        (["distill", "--distil.lr=1"], "--distil.lr: expected STAGE.FIELD, such as distill.lr; the stages"),
+        (["distill", "--share", "all"], "share: expected one of batch, networks, got 'all'"),
+        (["demo", "--workers", "0"], "workers: expected a whole number from 1, got '0'"),
+        (["distil"], "expected a verb, one of demo, teacher, distill,"),
+        (["pretrain"], "missing: ARTIFACT, --out/-o"),
+        (["show"], "missing: ARTIFACT"),
+    ],
+)
+def test_usage_errors_name_the_option_and_what_was_expected(ssdd_command, arguments, said):
+    refused = ssdd_command(*arguments, fails=True)
+    assert isinstance(refused.exception, UsageError) and str(refused.exception).startswith(said)
+    assert "\n" not in str(refused.exception)
+
+
+def test_a_refused_combination_names_the_settings_class(ssdd_command):
+    refused = ssdd_command("settings", "--distill.networks=99", fails=True)
+    assert isinstance(refused.exception, InputError) and "DistillConfig.networks: expected at most pool" in str(
+        refused.exception
+    )
+
+
+def test_as_dict_and_flags_agree():
+    assert as_dict(with_settings(preset("small"), {"distill.lr": "0.25"}))["distill"]["lr"] == 0.25
