@@ -15,7 +15,8 @@ a test) are journalled one by one in ``<step>.jsonl``; an item that hangs is sto
 on with the next one. ``report.json`` is rewritten after each step. A step that fails does not keep later ones from
 running.
 
-Needs torch, numpy, scipy, pytest, cmake, ninja and pybind11 in this Python's environment, and no network.
+Needs torch, numpy, scipy, pytest, cmake, ninja and pybind11 in this Python's environment, for ``distill`` also the
+packages of the extra of that name, and no network.
 """
 
 from __future__ import annotations

@@ -130,7 +130,7 @@ SIMT_DEVICE void form_gram(const Points<T>& points, const Source<T>& x, bool vec
       const int j = j0 + simt::lane();
       const bool inside = j <= i;
       T* const element = room.a.at(i, inside ? j : i);
-      const T v = simt::get(element);
+      const T v = simt::get_if(inside, element, T(0));
       simt::put_if(inside, element, Distance ? simt::exponential(map * v) : simt::fma(scale, v, plus));
     }
 }

@@ -7,7 +7,7 @@
 // Mapping: that of the products and rungs; border_kernel takes a block a problem. Traffic: every input once, and K_ss, alpha,
 // R once each; dense K_qs too. FLOPs (krr.h counts them as multiply-adds): S^2 D + S^3 / 3 + 2 S^2 C, and 2 (S + Q) D C in low
 // rank, 2 Q S (D + C) dense. Floor on an H100: benchmarks/results/sass.md has it for the sizes of the speed table. Small ones
-// are bound by their launches, about 2.5 us each in a graph. Other path: the plans, picked by ssdd_ext/plan.
+// are bound by their launches, about 1.4 us each in a graph. Other path: the plans, picked by ssdd_ext/plan.
 #include "../krr.h"
 
 #include <cmath>

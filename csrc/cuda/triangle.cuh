@@ -249,7 +249,7 @@ SIMT_DEVICE void factor_shared(const Square<T>& a, T* inverse, T* panel, int* fa
 #pragma unroll 1
     for (int first = p + 32 + Crew::warp() * 32; first < n; first += Threads) {
       const int i = first + simt::lane();
-      solve_row(a, p, i < n ? i : n - 1, i < n, inverse, panel);
+      solve_row(a, p, i < n ? i : p, i < n, inverse, panel);  // row p: nobody writes its part of the strip now
     }
     Crew::barrier();
   }
@@ -313,13 +313,13 @@ SIMT_DEVICE void update_tile(const Square<T>& l, int p, const Columns<Width, T>&
   }
 }
 
-// The strip at row p of one column, one lane; part: whether it writes. Both ways read rows of L's diagonal block.
+// The strip at row p of one column, one lane; part: whether it has one. Both ways read rows of L's diagonal block.
 template <bool Transposed, class T>
 SIMT_DEVICE void substitute_strip(const Square<T>& l, int p, const T* inverse, T* x, int pitch, bool part) {
   const int size = l.n - p < kStrip ? l.n - p : kStrip;
   T v[kStrip];
 #pragma unroll
-  for (int k = 0; k < kStrip; ++k) v[k] = simt::get(x + k * pitch);
+  for (int k = 0; k < kStrip; ++k) v[k] = simt::get_if(part, x + k * pitch, T(0));
 #pragma unroll
   for (int at = 0; at < kStrip; at += 4) {
     const int first = Transposed ? kStrip - 4 - at : at;

@@ -22,11 +22,11 @@ BANDWIDTH = 2.44e12  # bytes read and written per second by a copy
 LAUNCH = 1.37e-6  # seconds from one kernel of a graph to the next
 
 # FLOPs per second of products, all multiprocessors busy.
-TENSOR = 54e12  # fp32, 4096^3
-ONE_PASS = 185e12  # 16-bit features, 4096^3
-FP64 = 9.2e12  # 1024^3
+TENSOR = 52e12  # fp32, 4096^3
+ONE_PASS = 175e12  # 16-bit features, 4096^3
+FP64 = 8.3e12  # 1024^3
 
 # Cycles.
-PIVOT = 444.0  # of a factorisation in one warp or one block, with its part of the strip's update and panel
-TILE_COLUMN = 41200.0  # 64 columns of the tiled factorisation, one after the other
-SOLVE_TILE = 14800.0  # one tile of the tiled solve, one after the other: the same for 64 and 512 columns
+PIVOT = 386.0  # of a factorisation in one warp or one block, with its part of the strip's update and panel
+TILE_COLUMN = 40700.0  # 64 columns of the tiled factorisation, one after the other
+SOLVE_TILE = 14300.0  # one tile of the tiled solve, one after the other: the same for 64 and 512 columns

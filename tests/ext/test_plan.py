@@ -331,8 +331,8 @@ def test_tiles_splits_and_limits_of_the_model_are_those_of_the_kernels(root):
         ("kNarrowColumns", "after_solve.cuh", g.NARROW),
     ):
         assert re.findall(rf"\b{name} = (\d+)", text[file]) == [str(value)], (name, file)
-    assert f"{g.JOIN_STEPS} * c.splits" in text["product_plain.cu"]
-    assert f"large.time <= {g.LARGE_ALLOWANCE} * small.time" in text["product_plain.cu"]
+    assert f"constexpr int64_t kJoin = {g.JOIN_STEPS};" in text["product_plain.cu"]
+    assert f"constexpr double kLargePays = {g.LARGE_ALLOWANCE};" in text["product_plain.cu"]
 
 
 def test_build_info_says_what_runs():

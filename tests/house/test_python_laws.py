@@ -5,24 +5,26 @@ shown to fail.
 """
 
 import ast
+import os
+import subprocess
+import sys
+import tomllib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
-# A room imports only from rooms left of it. Rooms in one tuple do not know each other. The face, __init__, stands right
-# of all rooms, but for the command line of ssdd: that one is a user of the face.
+# The layers of import-linter (pyproject.toml) are the rooms, bottom first; it holds their order, and that there are no
+# circles. The face, __init__, is a user of all rooms, but for the command line of ssdd: that one is a user of the face.
+PROJECT = tomllib.loads((Path(__file__).resolve().parents[2] / "pyproject.toml").read_text())
 ROOMS = {
-    "ssdd_ext": (
-        ("checks",), ("kernels", "ridge"), ("plan",), ("reference",), ("ops",), ("api",), ("bench",),
-        ("testing",),
-    ),
-    "ssdd": (
-        ("config",), ("artifact",), ("checkpoint",), ("data", "models"), ("teachers",), ("selection",), ("parallel",),
-        ("distillation",), ("evaluation",), ("studies",), ("report",), ("__init__",), ("cli",),
-    ),
-}  # fmt: skip
+    contract["containers"][0]: [
+        room.strip() for layer in reversed(contract["layers"]) for room in layer.replace(":", "|").split("|")
+    ]
+    for contract in PROJECT["tool"]["importlinter"]["contracts"]
+    if contract["type"] == "layers"
+}
 FACE = "__init__"
 
 
@@ -71,21 +73,13 @@ class Package:
                             yield Import(path, node.lineno, module, target, alias.name)
 
 
-def rooms_out_of_order(package: Package, rooms) -> list[str]:
-    position = {"_C": -1, FACE: len(rooms) + 1, "__main__": len(rooms) + 2}
-    position |= {room: i for i, together in enumerate(rooms) for room in together}
-    offences = [
-        f"{module}: no room of this name in the layout"
-        for module in package.trees
-        if package.room(module) not in position
+def face_imports(package: Package) -> list[str]:
+    """Rooms that import the face of their own package; the command line and ``__main__`` may."""
+    return [
+        str(i)
+        for i in package.imports()
+        if i.target == package.name and package.room(i.source) not in (FACE, "cli", "__main__")
     ]
-    for i in package.imports():
-        if i.target.split(".")[0] != package.name:
-            continue
-        source, target = package.room(i.source), package.room(i.target)
-        if source != target and position.get(target, 0) >= position.get(source, 0):
-            offences.append(f"{i}: {target} does not stand left of {source}")
-    return offences
 
 
 def arrows(package: Package) -> set[tuple[str, str]]:
@@ -96,26 +90,6 @@ def arrows(package: Package) -> set[tuple[str, str]]:
         if i.target.split(".")[0] == package.name
     }
     return {(source, target) for source, target in rooms if source != target and FACE not in (source, target)}
-
-
-def import_cycles(package: Package) -> list[str]:
-    edges: dict[str, set[str]] = {module: set() for module in package.trees}
-    for i in package.imports():
-        if i.target in edges and i.target != i.source:
-            edges[i.source].add(i.target)
-    cycles, done = [], set()
-
-    def visit(module: str, trail: list[str]) -> None:
-        if module in trail:
-            cycles.append(" -> ".join([*trail[trail.index(module) :], module]))
-        elif module not in done:
-            for target in sorted(edges[module]):
-                visit(target, [*trail, module])
-            done.add(module)
-
-    for module in edges:
-        visit(module, [])
-    return cycles
 
 
 def is_native_module(dotted: str) -> bool:
@@ -192,10 +166,6 @@ def private_uses(package: Package, library: str, public: set[str]) -> list[str]:
     return offences
 
 
-def imports_of(package: Package, library: str) -> list[str]:
-    return [str(i) for i in package.imports() if i.target.split(".")[0] == library]
-
-
 # --- the house ------------------------------------------------------------------------------------------
 
 
@@ -216,20 +186,23 @@ def package(request, backend, distillation):
     return chosen
 
 
-def test_rooms_import_only_from_the_left(package):
-    assert rooms_out_of_order(package, ROOMS[package.name]) == []
+def test_import_linter_keeps_its_contracts(root):
+    """The order of the rooms, both packages apart, no circles: [tool.importlinter] of pyproject.toml."""
+    command = [sys.executable, "-c", "from importlinter.cli import lint_imports_command; lint_imports_command()"]
+    folders = os.pathsep.join(map(str, (root, root / "python")))
+    environment = os.environ | {"PYTHONPATH": folders}
+    done = subprocess.run([*command, "--no-cache"], cwd=root, capture_output=True, text=True, env=environment)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "Contracts: 4 kept, 0 broken" in done.stdout
 
 
-def test_every_room_of_the_layout_exists(package):
-    rooms = {room for together in ROOMS[package.name] for room in together}
-    missing = rooms - set(map(package.room, package.trees))
-    assert not missing, f"named in the layout, not built: {sorted(missing)}"
+def test_no_room_imports_the_face(package):
+    assert face_imports(package) == []
 
 
 def test_the_rooms_of_the_distillation_know_few_others(distillation):
-    rooms = [room for together in ROOMS["ssdd"] for room in together if room != FACE]
     found = arrows(distillation)
-    assert len(rooms) == 13 and len(found) <= 39, sorted(found)  # of 78
+    assert len(ROOMS["ssdd"]) == 13 and len(found) <= 39, sorted(found)  # of 78
 
 
 def test_the_command_line_uses_the_face(distillation):
@@ -242,20 +215,12 @@ def test_no_name_of_the_distillation_shadows_a_module(distillation):
     assert [text for text in found if "ssdd.cli imports" not in text] == []  # verbs: nobody imports the command line
 
 
-def test_no_import_cycles(package):
-    assert import_cycles(package) == []
-
-
 def test_only_ops_imports_the_native_module(package):
     assert native_module_imports(package, "ssdd_ext.ops.native") == []
 
 
 def test_backend_reads_no_environment(backend):
     assert environment_reads(backend) == []
-
-
-def test_backend_knows_nothing_of_the_distillation(backend):
-    assert imports_of(backend, "ssdd") == []
 
 
 def test_distillation_uses_only_public_names(root, distillation):
@@ -269,48 +234,21 @@ def small(tree, files) -> Package:
     return Package(tree({f"p/{name}": text for name, text in files.items()}) / "p", "p")
 
 
-LINE = (("a",), ("b", "c"), ("d",))
-
-
-@pytest.mark.parametrize(
-    "name, text",
-    [
-        ("a.py", "from .b import x"),  # a room to the right
-        ("b.py", "from p.c import x"),  # a neighbour that one does not know
-        ("b.py", "from . import c"),
-        ("b.py", "def f():\n    import p.d"),  # hidden in a function
-        ("a.py", "from p import x"),  # a room does not import the face
-        ("stray.py", ""),  # not in the layout
-    ],
-)
-def test_rooms_checker_objects(tree, name, text):
-    good = {"__init__.py": "from .d import x", "a.py": "", "b.py": "from .a import x", "d.py": "import p.b"}
-    good["c.py"] = ""
-    assert rooms_out_of_order(small(tree, good), LINE) == []
-    assert len(rooms_out_of_order(small(tree, {name: text}), LINE)) == 1
-
-
 def test_arrows_are_counted_once_and_without_the_face(tree):
     files = {"__init__.py": "from .d import x", "a.py": "from p import d", "b.py": "import p.a\nfrom .a import y"}
     files |= {"c.py": "from . import z", "d/__init__.py": "from .x import f", "d/x.py": "from ..a import g"}
     assert arrows(small(tree, files)) == {("a", "d"), ("b", "a"), ("d", "a")}
 
 
-def test_rooms_checker_reads_folders(tree):
-    folder = {"d/__init__.py": "", "d/x.py": "from . import y\nfrom ..a import z", "d/y.py": ""}
-    package = small(tree, folder | {"a.py": ""})
-    assert rooms_out_of_order(package, LINE) == []
-    assert len(rooms_out_of_order(small(tree, {"a.py": "from .d.x import z"}), LINE)) == 1
+def test_face_checker_objects(tree):
+    files = {"__init__.py": "from .d import x", "a.py": "from p import d", "cli.py": "import p"}
+    files["d.py"] = "from p import x"
+    assert face_imports(small(tree, files)) == ["d.py:1: p.d imports p.x"]
 
 
 def test_shadow_checker_objects(tree):
     files = {"__init__.py": "from .a import f", "a.py": "", "d/__init__.py": "from .x import x", "d/x.py": ""}
     assert shadowed_modules(small(tree, files)) == ["__init__.py:1: p.d imports p.d.x.x: shadows the module p.d.x"]
-
-
-def test_cycle_checker_objects(tree):
-    folder = {"d/__init__.py": "from . import x", "d/x.py": "from .y import f", "d/y.py": "from . import x"}
-    assert import_cycles(small(tree, folder)) == ["p.d.x -> p.d.y -> p.d.x"]
 
 
 @pytest.mark.parametrize(

@@ -163,15 +163,17 @@ TEST(product_large_tiles) {
   // More than one tile, edges on both sides, every layout and alignment, and all that follows from a finished tile.
   for (Layout a : {Layout::dense, Layout::transposed, Layout::padded})
     for (Layout b : {Layout::dense, Layout::transposed, Layout::padded})
-      for (int64_t k : {48, 67, 132}) {
+      for (int64_t k : {67, 48, 132}) {
+        // Rows that are not aligned are copied in one way, whatever k is.
+        if (k != 67 && (a == Layout::padded || b == Layout::padded)) continue;
         Case c{1, 132, 140, k, a, b};
         c.tile = ssdd::cuda::kLargeTile;
         run<float>(c);
       }
   for (Triangle triangle : {Triangle::full, Triangle::lower, Triangle::both})
-    for (int64_t k : {100, 1040}) {
+    for (int64_t k : {100, 552}) {
       Case c{2, 150, 150, k, Layout::dense, Layout::dense, triangle};
-      c.tile = ssdd::cuda::kLargeTile, c.split = k > 1000;
+      c.tile = ssdd::cuda::kLargeTile, c.split = k > 512;
       run<float>(c);
       c.epilogue = triangle == Triangle::full;
       run<float>(c);
