@@ -56,9 +56,7 @@ def run(given: Given) -> None:
             ssdd.write_page(plan, folder, _line)
         _line(event)
 
-    ssdd.run_study(
-        plan, folder, work=given.work, cache=ssdd.cache_directory(), workers=given.workers, report=show
-    )
+    ssdd.run_study(plan, folder, work=given.work, cache=ssdd.cache_directory(), workers=given.workers, report=show)
     ssdd.write_page(plan, folder, _line)
 
 

@@ -33,9 +33,7 @@ if TYPE_CHECKING:
 
 def add_arguments(parser: ArgumentParser) -> None:
     parser.add_argument("--out", "-o", metavar="FILE", type=FILE, help="File for the weights (.safetensors).")
-    parser.add_argument(
-        "--resume", metavar="FILE", type=FILE, help="Go on with the training that was to write FILE."
-    )
+    parser.add_argument("--resume", metavar="FILE", type=FILE, help="Go on with the training that was to write FILE.")
     add_images(parser)
     add_checkpoints(parser)
     add_device(parser)

@@ -100,9 +100,7 @@ class Plan:
         return first + [(r, s) for r in self.rows if r.later for s in range(r.seeds)]
 
 
-def read_plan(
-    path: str | os.PathLike[str], *, settings: Settings | None = None, seeds: int | None = None
-) -> Plan:
+def read_plan(path: str | os.PathLike[str], *, settings: Settings | None = None, seeds: int | None = None) -> Plan:
     """Read a study's TOML file. ``settings`` and ``seeds`` take the place of its ``preset`` and ``seeds``.
 
     Keys: ``title``, ``preset``, ``seeds`` (a number), ``data``, ``teacher`` (files, relative to this one), ``size``,
