@@ -49,9 +49,18 @@ if TYPE_CHECKING:
     from .checkpoint import Checkpoints, Stopped, interruptible
     from .data import DEVICES, ImageSet, cache_directory, choose_device, load_images, load_target
     from .distillation import Distillation, Job, check_before_training, distill
-    from .evaluation import Cell, evaluate, evaluate_on, evaluate_teacher, finetune, pretrain, save_backbone
+    from .evaluation import (
+        Cell,
+        evaluate,
+        evaluate_on,
+        evaluate_teacher,
+        finetune,
+        pretrain,
+        save_backbone,
+        why_no_probe,
+    )
     from .models import Network, build, seeded, student
-    from .parallel import PARALLEL_MODES, Processes, ProcessLost, join_processes, local_rank
+    from .parallel import PARALLEL_MODES, Processes, ProcessLost, join_processes, local_rank, world_size
     from .report import contact_sheet, demo, info, write_page
     from .selection import kmeans_medoids, random_subset
     from .studies import Demonstration, Plan, baseline, compare, read_plan, run_study
@@ -101,6 +110,7 @@ _ROOMS = {
         "finetune",
         "pretrain",
         "save_backbone",
+        "why_no_probe",
     ),
     "models": (
         "Network",
@@ -114,6 +124,7 @@ _ROOMS = {
         "ProcessLost",
         "join_processes",
         "local_rank",
+        "world_size",
     ),
     "report": (
         "contact_sheet",
@@ -157,6 +168,7 @@ def __getattr__(name: str) -> Any:
 
 def __dir__() -> list[str]:
     return sorted({*globals(), *__all__})
+
 
 __all__ = [
     "DEVICES",
@@ -224,6 +236,8 @@ __all__ = [
     "seeded",
     "student",
     "train_teacher",
+    "why_no_probe",
     "with_settings",
+    "world_size",
     "write_page",
 ]

@@ -120,9 +120,43 @@ class Processes:
 ALONE = Processes()
 
 
+LAUNCHED = ("RANK", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")
+"""What ``torchrun`` sets beside ``WORLD_SIZE``, and joining the processes needs."""
+
+
+def world_size() -> int:
+    """Return how many processes ``torchrun`` started to share a run: ``WORLD_SIZE``, or 1 if it is not set or empty.
+
+    Raises :class:`InputError` if the launcher's variables are set in part or are no numbers.
+    """
+    size = _number("WORLD_SIZE", 1, default=1)
+    if size == 1:
+        return 1
+    missing = [name for name in LAUNCHED if not os.environ.get(name, "").strip()]
+    if missing:
+        raise InputError(f"WORLD_SIZE is {size}, but {', '.join(missing)} {'is' if len(missing) == 1 else 'are'} not "
+                         "set; start the processes with torchrun, or unset WORLD_SIZE")  # fmt: skip
+    for name in ("RANK", "LOCAL_RANK"):
+        if (rank := _number(name, 0)) >= size:
+            raise InputError(f"{name}: expected a whole number below WORLD_SIZE = {size}, got {rank}; start the "
+                             "processes with torchrun, or unset WORLD_SIZE")  # fmt: skip
+    return size
+
+
+def _number(name: str, least: int, default: int | None = None) -> int:
+    """Return the whole number in an environment variable of the launcher."""
+    text = os.environ.get(name, "").strip()
+    if not text and default is not None:
+        return default
+    if not (text.isascii() and text.isdigit()) or int(text) < least:
+        raise InputError(f"{name}: expected a whole number from {least}, got {text!r}; start the processes with "
+                         "torchrun, or unset WORLD_SIZE")  # fmt: skip
+    return int(text)
+
+
 def local_rank() -> int | None:
     """Return this process's number on its machine, which selects its GPU; None if ``torchrun`` started one."""
-    return int(os.environ["LOCAL_RANK"]) if int(os.environ.get("WORLD_SIZE", "1")) > 1 else None
+    return _number("LOCAL_RANK", 0) if world_size() > 1 else None
 
 
 @contextmanager
@@ -135,7 +169,7 @@ def join_processes(
     several processes if no ``mode`` is given (default "batch"). ``device``: where this process computes (default: the
     CPU).
     """
-    size = int(os.environ.get("WORLD_SIZE", "1"))
+    size = world_size()
     if mode is not None and size == 1:
         raise InputError(f"share: {mode!r} is for several processes; start them with torchrun --nproc-per-node N")
     chosen = mode or otherwise or "batch"

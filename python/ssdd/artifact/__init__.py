@@ -1,6 +1,6 @@
 """The product, its file, and what it is exchanged with: nothing here needs the code that distils."""
 
-from .files import read_safetensors, read_torch, why_no_array, write_atomically
+from .files import flush_to_disk, read_safetensors, read_torch, why_no_array, write_atomically
 from .forms import EXPORT_FORMS, export, read_scores
 from .lock import LOCK, locked, wait_for_lock
 from .pairs import FORMAT, DistilledSet
@@ -15,6 +15,7 @@ __all__ = [
     "DistilledSet",
     "Preprocessing",
     "export",
+    "flush_to_disk",
     "locked",
     "read_published",
     "read_safetensors",

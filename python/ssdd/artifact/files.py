@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import pickle
 import re
-import tempfile
+import secrets
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -57,18 +58,34 @@ def why_no_array(error: Exception) -> str:
 
 
 def write_atomically(path: str | os.PathLike[str], content: bytes) -> Path:
-    """Write ``content`` beside ``path`` and move it there in one step."""
+    """Write ``content`` beside ``path`` and move it there in one step. The user's umask decides who may read it."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=path.name + ".")
+    beside = name_beside(path)
     try:
-        with os.fdopen(handle, "wb") as file:
+        with open(beside, "xb") as file:
             file.write(content)
             file.flush()
-            os.fsync(file.fileno())
-        os.chmod(name, 0o644)  # mkstemp's 0600 would surprise whoever shares the directory
-        os.replace(name, path)
+            flush_to_disk(file.fileno())
+        os.replace(beside, path)
     except BaseException:
-        Path(name).unlink(missing_ok=True)
+        beside.unlink(missing_ok=True)
         raise
     return path
+
+
+def name_beside(path: Path) -> Path:
+    """Return a new name in the folder of ``path``, for what takes its place once it is whole.
+
+    ``tempfile`` gives what it makes a mode of its own, which a file system may not let us change back.
+    """
+    return path.parent / f"{path.name}.{secrets.token_hex(4)}"
+
+
+def flush_to_disk(handle: int) -> None:
+    """Call ``fsync`` on the descriptor; a file system that has none is left to write when it will."""
+    try:
+        os.fsync(handle)
+    except OSError as error:
+        if error.errno not in (errno.EINVAL, errno.ENOSYS, errno.ENOTSUP):
+            raise

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import shutil
-import tempfile
 from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
@@ -16,7 +15,7 @@ import torch
 from torch import Tensor
 
 from ..config import InputError
-from .files import why_no_array
+from .files import name_beside, why_no_array
 from .pairs import DistilledSet
 
 EXACT = "distilled.safetensors"
@@ -46,10 +45,10 @@ def export(
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise InputError(f"out: {folder} exists; choose another directory")
     folder.parent.mkdir(parents=True, exist_ok=True)
-    work = Path(tempfile.mkdtemp(dir=folder.parent, prefix=folder.name + "."))
+    work = name_beside(folder)
+    work.mkdir()
     try:
         EXPORT_FORMS[form](pairs, work, labels)
-        work.chmod(0o755)
         os.replace(work, folder)
     finally:
         shutil.rmtree(work, ignore_errors=True)

@@ -42,7 +42,7 @@ def wait_for_lock(file: Path) -> Iterator[int]:
     dies.
     """
     file.parent.mkdir(parents=True, exist_ok=True)
-    handle = os.open(file, os.O_RDWR | os.O_CREAT, 0o644)
+    handle = os.open(file, os.O_RDWR | os.O_CREAT, 0o666)
     try:
         try:
             fcntl.flock(handle, fcntl.LOCK_EX)
@@ -55,7 +55,7 @@ def wait_for_lock(file: Path) -> Iterator[int]:
 
 
 def _taken(file: Path) -> int:
-    handle = os.open(file, os.O_RDWR | os.O_CREAT, 0o644)
+    handle = os.open(file, os.O_RDWR | os.O_CREAT, 0o666)
     try:
         fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError as error:

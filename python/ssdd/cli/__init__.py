@@ -16,6 +16,8 @@ from contextlib import contextmanager
 from importlib import import_module
 from typing import TYPE_CHECKING
 
+import ssdd
+
 from ..config import VERSION, InputError, Settings, fields, given_settings, new_parser, readable, unknown_setting
 from .options import Given
 
@@ -136,12 +138,17 @@ def _print_error(text: str) -> None:
     print(text, file=sys.stderr)
 
 
+def _one_process() -> bool:
+    """True unless ``torchrun`` started several processes; a plain run does not load torch to know it."""
+    return os.environ.get("WORLD_SIZE", "").strip() in ("", "1") or ssdd.world_size() == 1
+
+
 def main() -> None:
     """The program ``ssdd``."""
-    if int(os.environ.get("WORLD_SIZE", "1")) == 1:
-        with readable_errors():
+    with readable_errors():
+        if _one_process():
             run(sys.argv[1:])
-        return
+            return
     # One of several processes: gloo's threads may still be letting go of what Python owns, and a thread that asks a
     # closing interpreter for its lock is ended by it, which C++ answers with abort(). All is on disk; so leave at once.
     code = 1

@@ -55,9 +55,7 @@ def add_arguments(parser: ArgumentParser) -> None:
     add_teacher(parser)
     add_checkpoints(parser)
     add_device(parser)
-    parser.add_argument(
-        "--share", type=Share, help="Under torchrun, what processes share (without it: batch)."
-    )
+    parser.add_argument("--share", type=Share, help="Under torchrun, what processes share (without it: batch).")
     add_overwrite(parser)
     add_quiet(parser)
     add_run_settings(parser)
@@ -132,8 +130,8 @@ def run(given: Given) -> None:
             raise
         if processes.writes:
             report({"event": "result", "seed": given.seed, **run.result.metrics})
-            _write(run, folder)
-            reports.coverage(r.train, run.result.targets, folder / "coverage.png", loaded.y_train)
+            run.result.save(folder / "distilled.safetensors")
+            _draw(run, job, folder, report)
             of_teacher.clear()
             checkpoints.clear()  # last: until all is written the run can go on
             print(f"{folder / 'distilled.safetensors'}: {len(run.result)} images, loss {run.losses[-1][1]:.4g}")
@@ -167,10 +165,14 @@ def _program(processes: ssdd.Processes) -> str:
     return "ssdd" if processes.size == 1 else f"torchrun --nproc-per-node {processes.size} -m ssdd.cli"
 
 
-def _write(run: ssdd.Distillation, folder: Path) -> None:
+def _draw(run: ssdd.Distillation, job: ssdd.Job, folder: Path, report: Report) -> None:
+    """Draw the pictures of a finished run; one that cannot be drawn is reported as a warning."""
     from .. import report as reports
 
-    run.result.save(folder / "distilled.safetensors")
-    reports.contact_sheet(run.result.images, folder / "contact-sheet.png")
-    reports.images_over_steps(run.snapshots, folder / "images-over-steps.png")
-    reports.loss_curves({run.result.seed: run.losses}, folder / "loss.png")
+    pictures = {
+        "contact-sheet.png": lambda file: reports.contact_sheet(run.result.images, file),
+        "images-over-steps.png": lambda file: reports.images_over_steps(run.snapshots, file),
+        "loss.png": lambda file: reports.loss_curves({job.seed: run.losses}, file),
+        "coverage.png": lambda file: reports.coverage(job.representations, run.result.targets, file, job.data.y_train),
+    }
+    reports.draw_each({folder / name: draw for name, draw in pictures.items()}, report)

@@ -24,6 +24,7 @@ from .options import (
     loaded_target,
     named_targets,
     print_table,
+    say,
 )
 
 if TYPE_CHECKING:
@@ -60,6 +61,8 @@ def run(given: Given) -> None:
         settings = with_settings(settings, {"student.model": given.model})
     loaded, on = loaded_images(given.data, given), ssdd.choose_device(given.device)
     sets = {"": loaded} | {name: loaded_target(data, given) for name, data in named_targets(given).items()}
+    for images in sets.values():
+        say(ssdd.why_no_probe(images))
     with reports.Display(show=not given.quiet) as display:
         known_teacher = given_teacher(given, loaded, on)
         test = known_teacher[1].test if known_teacher else None

@@ -79,8 +79,8 @@ def quoted(path: Path) -> str:
 
 def absolute(name: str | Path | None) -> str | None:
     """A name of data or of a teacher that means the same from another directory."""
-    if name is None:
-        return None
+    if name is None or name == "digits":  # the embedded set, also beside a folder of that name
+        return name
     factory, at, weights = str(name).partition("@")
     if at and Path(weights).exists():
         return f"{factory}@{Path(weights).resolve()}"

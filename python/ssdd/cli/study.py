@@ -7,12 +7,11 @@ from __future__ import annotations
 
 import sys
 from dataclasses import replace
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import ssdd
 
-from .options import COUNT, FILE, Given, add_folder, add_targets, add_teacher, named_targets
+from .options import COUNT, FILE, NAME, Given, add_folder, add_targets, add_teacher, named_targets
 
 if TYPE_CHECKING:
     from jsonargparse import ArgumentParser
@@ -26,7 +25,7 @@ def add_arguments(parser: ArgumentParser) -> None:
         "--out", "-o", metavar="FOLDER", type=FILE,
         help="Folder for the cells and the page (without it: that of FILE).",
     )  # fmt: skip
-    parser.add_argument("--data", "-d", metavar="DATA", type=FILE, help="The images to distil, in place of FILE's.")
+    parser.add_argument("--data", "-d", metavar="DATA", type=NAME, help="The images to distil, in place of FILE's.")
     add_folder(parser)
     add_teacher(parser, representations=False, text="In place of FILE's:")
     add_targets(parser, "A target set, in place of FILE's.")
@@ -43,25 +42,22 @@ def run(given: Given) -> None:
     folder = given.out or given.file.parent
     plan = ssdd.read_plan(given.file)
     if given.page:
-        print(ssdd.write_page(plan, folder))
+        print(ssdd.write_page(plan, folder, _line))
         return
-    targets = {name: Path(path) for name, path in named_targets(given).items()}
     changes = {
         key: value
         for key in ("data", "size", "classes", "teacher", "teacher_prefix")
         if (value := getattr(given, key)) is not None
     }
-    plan = replace(plan, **changes, targets={**plan.targets, **targets})
+    plan = replace(plan, **changes, targets={**plan.targets, **named_targets(given)})
 
     def show(event: dict[str, Any]) -> None:
         if event["event"] == "study":
-            ssdd.write_page(plan, folder)
+            ssdd.write_page(plan, folder, _line)
         _line(event)
 
-    ssdd.run_study(
-        plan, folder, work=given.work, cache=ssdd.cache_directory(), workers=given.workers, report=show
-    )
-    ssdd.write_page(plan, folder)
+    ssdd.run_study(plan, folder, work=given.work, cache=ssdd.cache_directory(), workers=given.workers, report=show)
+    ssdd.write_page(plan, folder, _line)
 
 
 def _line(event: dict[str, Any]) -> None:
@@ -71,6 +67,8 @@ def _line(event: dict[str, Any]) -> None:
         left = "not known yet" if event["left"] is None else f"about {duration(event['left'])} on one core"
         print(f"[{event['done']}/{event['of']}] {event['row']}, seed {event['seed']}, {event['set']}: "
               f"{event['seconds']:.0f} s; the rest: {left}", flush=True)  # fmt: skip
+    elif event["event"] == "warning":
+        print(f"warning: {event['message']}", file=sys.stderr)
     elif event["event"] == "distill":
         print(f"    {event['task']}: step {event['step']} of {event['steps']}, loss {event['loss']:.4g}, untrained "
               f"{event['untrained_share']:.1%}, mean age {event['mean_age']:.1f}", flush=True)  # fmt: skip

@@ -23,6 +23,7 @@ from .options import (
     add_run_settings,
     chosen_settings,
     loaded_images,
+    say,
 )
 from .resume import CHECKPOINTS, Run, absolute, quoted, say_how_to_go_on
 
@@ -32,9 +33,7 @@ if TYPE_CHECKING:
 
 def add_arguments(parser: ArgumentParser) -> None:
     parser.add_argument("--out", "-o", metavar="FILE", type=FILE, help="File for the weights (.safetensors).")
-    parser.add_argument(
-        "--resume", metavar="FILE", type=FILE, help="Go on with the training that was to write FILE."
-    )
+    parser.add_argument("--resume", metavar="FILE", type=FILE, help="Go on with the training that was to write FILE.")
     add_images(parser)
     add_checkpoints(parser)
     add_device(parser)
@@ -49,6 +48,7 @@ def run(given: Given) -> None:
     if (given.out is None) == (given.resume is None):
         raise InputError("--out, --resume: expected one of the two")
     wanted = given.resume or given.out
+    ssdd.Teacher.check_file(wanted)
     folder = wanted.with_name(wanted.name + ".training")
     begun = Run.read(folder) if given.resume else None
     if begun:
@@ -56,6 +56,7 @@ def run(given: Given) -> None:
     on = ssdd.choose_device(given.device)
     settings = chosen_settings(given, begun.settings if begun else None)
     file, loaded = reports.new_file(wanted, given.overwrite), loaded_images(given.data, given)
+    say(ssdd.why_no_probe(loaded))
     command = f"ssdd teacher --resume {quoted(wanted)}"
     with ExitStack() as stack:
         folder.mkdir(parents=True, exist_ok=True)

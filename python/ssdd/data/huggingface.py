@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ..artifact import MOST_CLASSES
 from ..config import InputError
 from .layout import count
 from .pictures import is_grey, size_of, to_pixels
@@ -31,7 +34,7 @@ def _library() -> Any:
 
 def _open(name: str) -> Any:
     library = _library()
-    place, _, configuration = name.partition(":")
+    place, _, configuration = (name, "", "") if Path(name).is_dir() else name.partition(":")
     try:
         if Path(place).is_dir() and (
             (Path(place) / "dataset_dict.json").is_file() or (Path(place) / "state.json").is_file()
@@ -43,64 +46,143 @@ def _open(name: str) -> Any:
         raise InputError(f"data: Hugging Face set {name!r} cannot be read ({type(error).__name__}: {error})") from None
 
 
-def _columns(part: Any, name: str, library: Any) -> tuple[str, str | None]:
-    images = [key for key, kind in part.features.items() if isinstance(kind, library.Image)]
-    if len(images) != 1:
-        raise InputError(f"data: {name}: expected one column of images, got {images or list(part.features)}")
+def _images(part: Any, where: str, library: Any) -> str:
+    """Return the name of the part's one column of images."""
+    found = [key for key, kind in part.features.items() if isinstance(kind, library.Image)]
+    if len(found) != 1:
+        raise InputError(f"data: {where}: expected one column of images, got {found or list(part.features)}")
+    return found[0]
+
+
+def _label(part: Any, library: Any) -> str | None:
+    """Return the name of the part's column of labels, if it has one."""
     classes = [key for key, kind in part.features.items() if isinstance(kind, library.ClassLabel)]
     named = [key for key in LABELS if key in part.features and key in (classes or part.features)]
-    return images[0], (named or classes or [None])[0]
+    return (named or classes or [None])[0]
+
+
+@dataclass
+class Labels:
+    """What a column of labels holds: one whole number or text per image, or ``why`` it holds no classes.
+
+    ``names``: the text of each number, if the column tells it.
+    """
+
+    values: list[Any] | None = None
+    names: list[str] | None = None
+    why: str = ""
+
+    def as_text(self) -> list[str] | None:
+        """The labels as names of classes; None if they are numbers without names."""
+        if self.values is None or isinstance(self.values[0], str):
+            return self.values
+        return None if self.names is None else [self.names[y] for y in self.values]
+
+
+def _labels(part: Any, column: str) -> Labels:
+    """Read a column of labels. Distillation needs none, so what cannot be used is a finding and no error."""
+    given = list(part[column])
+    # Whole numbers that a table with gaps has made floating point are whole numbers still.
+    given = [int(y) if isinstance(y, float | bool) and y == y // 1 else y for y in given]
+    missing = sum(y is None or y == -1 or y != y for y in given)
+    if missing == len(given):
+        return Labels(why="its labels are withheld" if all(y == -1 for y in given) else "it holds no label")
+    if missing:
+        return Labels(why=f"{count(missing, 'image')} of {len(given):,} without a label")
+    if all(isinstance(y, str) for y in given):
+        return Labels(given)
+    strange = [y for y in given if type(y) is not int or not 0 <= y < MOST_CLASSES]
+    if strange:
+        text = repr(strange[0])
+        return Labels(why=f"{text if len(text) <= 40 else f'{text[:37]}...'} is no class")
+    names = getattr(part.features[column], "names", None)
+    return Labels(given, list(names) if names and max(given) < len(names) else None)
+
+
+def _numbers(train: Labels, test: Labels) -> tuple[Tensor | None, Tensor | None, str]:
+    """Number the classes of both parts alike; say why those of the test part cannot be numbered.
+
+    Numbers stay as they are, unless the two columns name them differently. Texts have the order of the training
+    column's names, or else that of the alphabet; those that only the test part has follow.
+    """
+    if train.values is None or test.values is None:
+        alone = train.values
+        if alone is not None and isinstance(alone[0], str):
+            number = {name: i for i, name in enumerate(sorted(set(alone)))}
+            alone = [number[y] for y in alone]
+        return None if alone is None else torch.tensor(alone), None, test.why
+    numbers = not any(isinstance(part.values[0], str) for part in (train, test) if part.values)
+    if numbers and not (train.names and test.names and train.names != test.names):
+        return torch.tensor(train.values), torch.tensor(test.values), ""
+    text, text_test = train.as_text(), test.as_text()
+    if text is None or text_test is None:
+        return *_numbers(train, Labels())[:2], "they are of another kind than those of the part train"
+    first = train.names or sorted(set(text))
+    number = {name: i for i, name in enumerate([*first, *sorted(set(text_test) - set(first))])}
+    return torch.tensor([number[y] for y in text]), torch.tensor([number[y] for y in text_test]), ""
 
 
 def read_huggingface(source: str, size: int | None, memory: int) -> ImageSet:
-    """The training part and one of test, validation; where there is none, one image in five is held out."""
+    """The training part and one of test, validation; where there is none, one image in five is held out.
+
+    Labels that are no classes (lists, measurements, gaps) are left out, and the summary says so.
+    """
     name = source.removeprefix(PREFIX)
     library, found = _library(), _open(name)
     parts = dict(found) if isinstance(found, library.DatasetDict) else {"train": found}
+    # A set may have been saved with the wish to be read as arrays: here PIL images and plain values are.
+    parts = {key: part.with_format(None) if part.format["type"] else part for key, part in parts.items()}
     if "train" not in parts:
         raise InputError(f"data: {name}: expected a part called train, got {', '.join(parts)}")
-    image, label = _columns(parts["train"], name, library)
-    # Where the hub hides the labels of a test part they are all -1: another part then serves better.
-    held = sorted((key for key in TEST if key in parts), key=lambda key: _hidden(parts[key], label))
-    test = held[0] if held else None
+    label = _label(parts["train"], library)
 
-    def read(which: str) -> tuple[Tensor, Tensor | None]:
-        part = parts[which]
-        if not len(part):
+    @cache
+    def labels(which: str) -> Labels:
+        if label is None or label not in parts[which].features:
+            return Labels(why="" if label is None else f"it has no column {label}")
+        return _labels(parts[which], label)
+
+    # Where the hub withholds the labels of a test part they are all -1: another part then serves better.
+    held = sorted((key for key in TEST if key in parts), key=lambda key: labels(key).values is None)
+    test = held[0] if held else None
+    read = ["train"] if test is None else ["train", test]
+    for which in read:
+        if not len(parts[which]):
             raise InputError(f"data: {name}: the part {which} is empty")
-        channels, first = (1 if all(map(is_grey, _column(part, image, f"{name}: {which}"))) else 3), part[0][image]
-        height, width = (size, size) if size else size_of(first)
+    images = {which: _images(parts[which], f"{name}: {which}", library) for which in read}
+    greys = [sum(map(is_grey, _column(parts[w], images[w], f"{name}: {w}"))) for w in read]
+    grey, channels = sum(greys), 1 if sum(greys) == sum(len(parts[which]) for which in read) else 3
+
+    def pixels(which: str) -> Tensor:
+        part, image = parts[which], images[which]
+        height, width = (size, size) if size else size_of(part[0][image])
         # The fingerprint is the library's own name for "this table after these operations".
         key = f"hf upright {part._fingerprint} {image} {size}"
-        pixels = _pixels(part, image, size, channels, (height, width), f"{name}: {which}")
-        stored = assembled((len(part), height, width, channels), pixels, key, memory)
-        labels = None
-        if label is not None and not _hidden(part, label):
-            given = list(part[label])
-            if not all(type(y) is int for y in given):
-                strange = next(y for y in given if type(y) is not int)
-                raise InputError(f"data: {name}: {which}: {label}: expected whole numbers, got {strange!r}")
-            labels = torch.tensor(given)
-        return stored, labels
+        decoded = _pixels(part, image, size, channels, (height, width), f"{name}: {which}")
+        return assembled((len(part), height, width, channels), decoded, key, memory)
 
-    x, y = read("train")
-    short = name.split("/")[-1].partition(":")[0]
-    others = [f"{key} (its labels are withheld)" if key in held and _hidden(parts[key], label) else str(key)
-              for key in parts if key not in ("train", test)]  # fmt: skip
-    left = f"; parts not read: {', '.join(others)}" if others else ""
+    x, *tests = (pixels(which) for which in read)
+    y, y_test, why = _numbers(labels("train"), labels(test) if test else Labels())
+    notes = []
+    if labels("train").why:
+        notes.append(f"labels not used (column {label}): {labels('train').why}")
+    elif y is None and test is not None and _label(parts[test], library):
+        notes.append(f"labels of {test} not used: the part train has none")
+    if grey and channels == 3:
+        notes.append(f"{count(grey, 'grey image')} among colour ones, read as colour")
+    others = [f"{key} ({labels(key).why})" if key in held and labels(key).why else str(key)
+              for key in parts if key not in read]  # fmt: skip
+    if others:
+        notes.append(f"parts not read: {', '.join(others)}")
+    left = "".join(f"; {note}" for note in notes)
+    short = Path(name).name if Path(name).is_dir() else name.split("/")[-1].partition(":")[0]
     of = "without classes" if y is None else f"of {count(len(y.unique()), 'class')} (column {label})"
     if test is None:
-        found = f"{len(x):,} images {of} from the part train, one in five of them held out for testing"
-        return hold_out(short, x, y, memory=memory, summary=f"{short}: {found}{left}")
-    x_test, y_test = read(test)
-    unlabelled = " without labels" if y is not None and y_test is None else ""
-    found = f"{len(x):,} training images {of} from the part train, {len(x_test):,} test images{unlabelled} from {test}"
-    return ImageSet(short, x, x_test, y, y_test, summary=f"{short}: {found}{unseen(y, y_test)}{left}")
-
-
-def _hidden(part: Any, label: str | None) -> bool:
-    """Whether the part's labels are withheld: all -1."""
-    return label is not None and label in part.features and set(part[label]) == {-1}
+        told = f"{len(x):,} images {of} from the part train, one in five of them held out for testing"
+        return hold_out(short, x, y, memory=memory, summary=f"{short}: {told}{left}")
+    unlabelled = f" without labels ({why})" if y is not None and y_test is None else ""
+    told = f"{len(x):,} training images {of} from the part train, {len(tests[0]):,} test images{unlabelled} from {test}"
+    return ImageSet(short, x, tests[0], y, y_test, summary=f"{short}: {told}{unseen(y, y_test)}{left}")
 
 
 def _column(part: Any, column: str, where: str) -> Iterator[Any]:

@@ -21,23 +21,26 @@ def load_images(
 
     ``source``: ``"digits"`` (embedded); a folder of images (``train/`` and ``test/``, Tiny-ImageNet's form, or one
     part); the folder of CIFAR-10's or CIFAR-100's python files; an ``.npz`` file; ``"hf:NAME"`` for a set of the
-    Hugging Face hub, or a folder that its library saved. ``size``: resize images to this many pixels a side
-    (antialiased, aspect ratio not kept). A part of more than ``memory`` bytes is mapped from disk, not read.
+    Hugging Face hub, or a folder that its library saved. A ``Path`` is a file or folder, whatever its name: a folder
+    of your own called digits is ``Path("digits")`` or ``"./digits"``. ``size``: resize images to this many pixels per
+    side (antialiased, aspect ratio not kept). A part of more than ``memory`` bytes is mapped from disk, not read.
     ``classes``: of a folder, ``"folders"`` (every subfolder is a class; images beside them are left out) or ``"none"``;
     by default this is seen from the folder. The set's ``summary`` says what was found. Nothing in a file is executed.
     Raises :class:`InputError` with what is wrong and where, also if a folder can be understood in two ways.
     """
     name, path = str(source), Path(source)
+    named = isinstance(source, str)  # a Path is never the name of a set
+    embedded, hub = named and name == "digits", named and name.startswith(PREFIX)
     folder = _is_image_folder(source)
-    if classes is not None and not folder and (path.exists() or name == "digits" or name.startswith(PREFIX)):
+    if classes is not None and not folder and (path.exists() or embedded or hub):
         raise InputError(f"classes: only those of a folder of images can be chosen, got data {path.name!r}")
-    if name.startswith(PREFIX):
+    if hub:
         return read_huggingface(name, size, memory)
     if folder:
         return read_folder(path, size, memory, classes)
     if size is not None:
         raise InputError(f"size: only a folder of images or a Hugging Face set is resized, got data {path.name!r}")
-    if name == "digits":
+    if embedded:
         return digits()
     if path.is_dir():
         return read_cifar(path)
@@ -48,10 +51,12 @@ def load_images(
 
 def load_target(source: str | Path, size: int | None = None, classes: str | None = None) -> ImageSet:
     """Load one of several sets: :func:`load_images` that leaves ``size`` and ``classes`` out if they cannot apply."""
-    resized = _is_image_folder(source) or str(source).startswith(PREFIX)
+    resized = _is_image_folder(source) or (isinstance(source, str) and source.startswith(PREFIX))
     return load_images(source, size if resized else None, classes=classes if _is_image_folder(source) else None)
 
 
 def _is_image_folder(source: str | Path) -> bool:
-    name, path = str(source), Path(source)
-    return not name.startswith(PREFIX) and name != "digits" and path.is_dir() and not is_cifar(path)
+    if isinstance(source, str) and (source == "digits" or source.startswith(PREFIX)):
+        return False  # the name of a set, which a Path never is
+    path = Path(source)
+    return path.is_dir() and not is_cifar(path)

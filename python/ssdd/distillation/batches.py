@@ -77,12 +77,14 @@ def known_views(job: Job, cache: str | os.PathLike[str] | None = None) -> tuple[
     crops = draw_crops(config.views * len(job.data.x_train), config.crop_pad, draws)
     data = job.data.on(job.device)
     views = Views(job.represent, data, crops, config.crop_pad, job.device, network, cache)
+    known: Tensor | None = None
     if views.file is not None and processes.agree(processes.writes and views.kept() is None):
         if processes.writes:
-            views.keep(lambda: processes.agree(False))
+            known = views.keep(lambda: processes.agree(False))
         else:
             for _ in range(views.parts()):
                 processes.agree(False)
         processes.wait()  # until the file has its name
-    known = views.kept()  # None also if this process does not share the writer's disk
+    if known is None:
+        known = views.kept()  # None also if this process does not share the writer's disk
     return crops, keep_on_device(torch.cat(list(views.computed())) if known is None else known, job.device)

@@ -3,7 +3,7 @@
 from ..models import representation_error
 from .cells import Cell, evaluate, evaluate_on, evaluate_teacher, measure, pretrained, probes
 from .finetuning import finetune
-from .measures import labelled_rows, probe, standardise
+from .measures import labelled_rows, probe, standardise, why_no_probe
 from .pretraining import pretrain, save_backbone
 
 __all__ = [
@@ -21,4 +21,5 @@ __all__ = [
     "representation_error",
     "save_backbone",
     "standardise",
+    "why_no_probe",
 ]

@@ -14,7 +14,7 @@ from ..config import InputError, Report, Settings, silent
 from ..data import CPU, ImageSet, to_device
 from ..models import Network, frozen, in_chunks, representation_error, seeded
 from .finetuning import finetune
-from .measures import labelled_rows, probe, standardise
+from .measures import labelled_rows, probe, standardise, why_no_probe
 from .pretraining import pretrain
 
 BATCH = 500
@@ -123,7 +123,8 @@ def measure(
 ) -> None:
     """Fill ``cell`` with what ``network`` is worth on ``data``.
 
-    ``wanted_output``: representations of the held-out images, float32 [N, C], where the error is defined.
+    ``wanted_output``: representations of the held-out images, float32 [N, C], where the error is defined. Probes and
+    fine-tuning are left out if :func:`why_no_probe` gives a reason.
     ``output=False`` leaves out the probes on the predicted representation (a network that predicts none).
     """  # fmt: skip
     features, predictions = zip(
@@ -134,7 +135,7 @@ def measure(
     cell.probes = probes(features, data, settings, cell.seed, "features")
     if output:
         cell.probes |= probes(predictions, data, settings, cell.seed, "output")
-    if settings.finetune.share:
+    if settings.finetune.share and not why_no_probe(data):
         cell.finetuned = finetune(network, preprocessing, data, settings.finetune, seed=cell.seed)
 
 
@@ -148,12 +149,13 @@ def evaluate_teacher(
 
 
 def probes(x: tuple[Tensor, ...], data: ImageSet, settings: Settings, seed: int, what: str) -> dict[str, float]:
-    """Probes with each number of labels on ``x`` = (training, held-out) features; nothing without labels.
+    """Probes with each number of labels on ``x`` = (training, held-out) features; none if :func:`why_no_probe`.
 
     A class that has fewer images gives all of them; a number that most classes cannot give is left out.
     """
-    if data.y_train is None or data.y_test is None:
+    if why_no_probe(data):
         return {}
+    assert data.y_train is not None and data.y_test is not None
     config = settings.evaluate
     x_train, x_test = standardise(*x)
     count = int(data.y_train.bincount()[data.y_train.unique()].median())

@@ -13,6 +13,7 @@ from ..artifact import Preprocessing
 from ..config import Diverged, FinetuneConfig, InputError
 from ..data import ImageSet, crop_and_flip, gather, to_device
 from ..models import Network, frozen, in_chunks, seeded
+from .measures import why_no_probe
 
 
 def share_of_labels(labels: Tensor, share: float, seed: int) -> Tensor:
@@ -29,8 +30,9 @@ def finetune(
 
     The new last layer, the labelled images and every crop come from ``seed``. ``network`` is left as it was.
     """
-    if data.y_train is None or data.y_test is None:
-        raise InputError(f"data: fine-tuning needs labels; {data.name} has none")
+    if why := why_no_probe(data):
+        raise InputError(f"data: {why}")
+    assert data.y_train is not None and data.y_test is not None
     rows = share_of_labels(data.y_train, config.share, seed)
     device = network.head.weight.device
     backbone = copy.deepcopy(network.backbone).requires_grad_(True)

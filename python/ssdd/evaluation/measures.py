@@ -9,6 +9,23 @@ import torch
 from torch import Tensor
 
 from ..config import InputError
+from ..data import ImageSet
+
+
+def why_no_probe(data: ImageSet) -> str:
+    """Say why labels of ``data`` cannot be read from features, in one line; "" if they can.
+
+    A probe and fine-tuning need labels of at least two classes to learn from, and labels of held-out images.
+    """
+    if data.y_train is None or data.y_test is None:
+        part = "images" if data.y_train is None and data.y_test is None else (
+            "training images" if data.y_train is None else "test images")  # fmt: skip
+        why = f"its {part} have no labels"
+    elif (count := len(data.y_train.unique())) < 2:
+        why = f"its training images are of {count} class"
+    else:
+        return ""
+    return f"{data.name}: no probe and no fine-tuning, as {why}"
 
 
 def labelled_rows(labels: Tensor, per_class: int, seed: int) -> Tensor:
@@ -30,7 +47,7 @@ def probe(x_train: Tensor, y_train: Tensor, x_test: Tensor, y_test: Tensor, l2: 
     from threadpoolctl import threadpool_limits
 
     if len(y_train.unique()) < 2:
-        raise InputError("labels: a probe needs at least two classes")
+        raise InputError("labels: a probe needs at least two classes; why_no_probe(data) says so beforehand")
     with threadpool_limits(1), warnings.catch_warnings():
         # One label a class is what was asked for; scikit-learn takes it for a mistake.
         warnings.filterwarnings("ignore", "The number of unique classes is greater", UserWarning)

@@ -5,7 +5,7 @@ from .directory import MARK, check_directory, new_directory, new_file, own_direc
 from .information import info
 from .log import JsonLines, both
 from .page import write_page
-from .pictures import contact_sheet, coverage, images_over_steps, loss_curves
+from .pictures import contact_sheet, coverage, draw_each, images_over_steps, loss_curves
 from .progress import Display
 from .tables import comparisons, labels_per_class, markdown, sentences, table
 
@@ -18,6 +18,7 @@ __all__ = [
     "contact_sheet",
     "coverage",
     "demo",
+    "draw_each",
     "images_over_steps",
     "info",
     "keep_partial",

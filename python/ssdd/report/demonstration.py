@@ -14,7 +14,7 @@ from ..config import Diverged, Event, Report, as_dict, silent, versions
 from ..studies import SOURCE, Demonstration, Plan, Row, Study, read_snapshots
 from .directory import MARK, own_directory, write_json
 from .log import JsonLines, both
-from .pictures import contact_sheet, coverage, images_over_steps, loss_curves
+from .pictures import contact_sheet, coverage, draw_each, images_over_steps, loss_curves
 from .tables import KRR_ST, Cell, as_json, markdown, sentences, table
 
 
@@ -60,12 +60,6 @@ def demo(
         runs = [_artifact(plan, study, seed, folder) for seed in seeds]
         for run in runs:
             report({"event": "result", "seed": run.seed, **run.metrics})
-        distilled = _row(plan)
-        contact_sheet(runs[0].images, folder / "contact-sheet.png")
-        images_over_steps(read_snapshots(study.file(distilled, 0, "snapshots")), folder / "images-over-steps.png")
-        loss_curves({seed: losses[f"{distilled.name}, seed {seed}"] for seed in seeds}, folder / "loss.png")
-        coverage(pair[1].train, runs[0].targets, folder / "coverage.png", data.y_train)
-        shutil.rmtree(study.work)
         found = {
             "data": {"name": data.name, "train": len(data.x_train), "test": len(data.x_test), "size": list(data.size)},
             "command": command, "settings": as_dict(settings), "seeds": seeds, "versions": versions(),
@@ -76,6 +70,17 @@ def demo(
         }  # fmt: skip
         write_json(folder / "results.json", found)
         write_atomically(folder / "results.md", summary(found, cells).encode())
+        distilled = _row(plan)
+        draw_each({
+            folder / "contact-sheet.png": lambda file: contact_sheet(runs[0].images, file),
+            folder / "images-over-steps.png":
+                lambda file: images_over_steps(read_snapshots(study.file(distilled, 0, "snapshots")), file),
+            folder / "loss.png":
+                lambda file: loss_curves({s: losses[f"{distilled.name}, seed {s}"] for s in seeds}, file),
+            folder / "coverage.png":
+                lambda file: coverage(pair[1].train, runs[0].targets, file, data.y_train),
+        }, report)  # fmt: skip
+        shutil.rmtree(study.work)
         report({"event": "end", "seconds": found["seconds"]})
     return found
 

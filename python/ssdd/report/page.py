@@ -9,8 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from ..artifact import write_atomically
+from ..config import Report, silent
 from ..studies import CELLS, SOURCE, Plan, Row, compare, read_cells
-from .pictures import scatter
+from .pictures import draw_each, scatter
 from .tables import entry, markdown
 
 BEGIN, END = "<!-- from the cells: begin -->", "<!-- from the cells: end -->"
@@ -21,19 +22,24 @@ Found = dict[tuple[str, int, str], dict[str, Any]]
 """(row's name, seed, set) -> cell."""
 
 
-def write_page(plan: Plan, folder: Path) -> Path:
-    """Write ``folder``/README.md from ``folder``/cells.jsonl. What stands around its marked part is kept."""
-    file = folder / "README.md"
-    around = file.read_text(encoding="utf-8") if file.is_file() else f"# {plan.title}\n\n{BEGIN}\n{END}\n"
+def write_page(plan: Plan, folder: Path, report: Report = silent) -> Path:
+    """Write ``folder``/README.md from ``folder``/cells.jsonl. What stands around its marked part is kept.
+
+    A picture that cannot be drawn is reported as ``{"event": "warning", "message"}`` and left out.
+    """
+    page = folder / "README.md"
+    around = page.read_text(encoding="utf-8") if page.is_file() else f"# {plan.title}\n\n{BEGIN}\n{END}\n"
     if BEGIN not in around or END not in around:
         around += f"\n{BEGIN}\n{END}\n"
     before, after = around.split(BEGIN)[0], around.split(END)[1]
     cells = found_cells(plan, folder)
     text = tables(plan, cells)
     if len(points := realism_points(plan, cells)) > 1:
-        scatter(points, folder / "realism.png", "total variation of the distilled images", "representation error")
-        text += "\n\nWhat realism costs:\n\n![Error against total variation](realism.png)"
-    return write_atomically(file, f"{before}{BEGIN}\n{text}\n{END}{after}".encode())
+        across = "total variation of the distilled images"
+        picture = folder / "realism.png"
+        if draw_each({picture: lambda path: scatter(points, path, across, "representation error")}, report):
+            text += f"\n\nWhat realism costs:\n\n![Error against total variation]({picture.name})"
+    return write_atomically(page, f"{before}{BEGIN}\n{text}\n{END}{after}".encode())
 
 
 def found_cells(plan: Plan, folder: Path) -> Found:

@@ -2,18 +2,96 @@
 
 from __future__ import annotations
 
+import io
 import math
 import os
-from collections.abc import Mapping, Sequence
+import sys
+import tempfile
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from importlib import import_module
+from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
-from ..config import InputError
+from ..artifact import write_atomically
+from ..config import InputError, Report
 
 MAX_SIDE = 64
 """Pixels a side that small images are enlarged towards, by whole factors, so that pixels stay pixels."""
+
+POINTS = 10_000
+"""Representations that a coverage picture shows, at most."""
+
+SAMPLE = 32 << 20
+"""Bytes, in float64, of the representations that a coverage picture is computed from, at most."""
+
+
+def draw_each(pictures: Mapping[Path, Callable[[Path], object]], report: Report) -> list[Path]:
+    """Call each function with its file; return the files that were drawn.
+
+    Pictures come after results: what goes wrong with one is a warning that names it, never the end of a run.
+    """
+    drawn = []
+    for file, draw in pictures.items():
+        try:
+            draw(file)
+            drawn.append(file)
+        except Exception as error:  # libraries of many parts, and their settings: any of them may raise
+            why = str(error).strip().partition("\n")[0]
+            kind = "" if isinstance(error, InputError) else f"{type(error).__name__}: "
+            report({"event": "warning", "message": f"{file}: this picture was not drawn ({kind}{why}); the results "
+                    "are complete without it"})  # fmt: skip
+    return drawn
+
+
+@contextmanager
+def _plain_environment() -> Iterator[None]:
+    """Let ``import matplotlib`` succeed whatever backend the environment names, and without a home folder.
+
+    Pictures are drawn by Agg alone. A backend inherited from a notebook need not be installed here.
+    """
+    before = {name: os.environ.get(name) for name in ("MPLBACKEND", "MPLCONFIGDIR")}
+    with ExitStack() as stack:
+        if not before["MPLCONFIGDIR"]:
+            try:
+                Path.home()
+            except RuntimeError:
+                os.environ["MPLCONFIGDIR"] = stack.enter_context(tempfile.TemporaryDirectory())
+        os.environ.pop("MPLBACKEND", None)
+        try:
+            yield
+        finally:
+            for name, value in before.items():
+                os.environ.pop(name, None)
+                if value is not None:
+                    os.environ[name] = value
+
+
+def _figure(width: float, height: float) -> Any:
+    """Return an empty matplotlib figure of that many inches, drawn by Agg."""
+    if "matplotlib" not in sys.modules:
+        with _plain_environment():
+            import_module("matplotlib.font_manager")  # it reads and writes the folder that the environment names
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(width, height))
+    FigureCanvasAgg(figure)
+    return figure
+
+
+def _save(picture: Any, path: str | os.PathLike[str], **how: Any) -> None:
+    """Write a matplotlib figure or a PIL image as PNG, whole or not at all."""
+    content = io.BytesIO()
+    if hasattr(picture, "savefig"):
+        picture.savefig(content, format="png", dpi=100, **how)
+    else:
+        picture.save(content, format="PNG")
+    write_atomically(path, content.getvalue())
 
 
 def _tiles(images: Tensor, columns: int, gap: int = 2) -> Any:
@@ -37,18 +115,16 @@ def _tiles(images: Tensor, columns: int, gap: int = 2) -> Any:
 
 def contact_sheet(images: Tensor, path: str | os.PathLike[str], columns: int | None = None) -> None:
     """Write all images, float [N, C, H, W] in pixels, as one PNG."""
-    _tiles(images, columns or min(25, math.ceil(math.sqrt(2 * len(images))))).save(path, format="PNG")
+    _save(_tiles(images, columns or min(25, math.ceil(math.sqrt(2 * len(images))))), path)
 
 
 def images_over_steps(snapshots: Mapping[int, Tensor], path: str | os.PathLike[str], count: int = 13) -> None:
     """Write a PNG with one row a moment (first to last outer step), the first ``count`` images as columns."""
-    from matplotlib.figure import Figure
-
     moments = sorted(snapshots)
     columns = min(count, len(snapshots[moments[0]]))
     rows = [_tiles(snapshots[step][:columns], columns) for step in moments]
     width, height = rows[0].size
-    figure = Figure(figsize=(9, 0.35 + 9 * len(rows) * height / width))
+    figure = _figure(9, 0.35 + 9 * len(rows) * height / width)
     axes = figure.subplots(len(rows), 1, squeeze=False)[:, 0]
     for axis, row, step in zip(axes, rows, moments, strict=True):
         axis.imshow(row, cmap="gray", vmin=0, vmax=255, interpolation="nearest")
@@ -58,14 +134,12 @@ def images_over_steps(snapshots: Mapping[int, Tensor], path: str | os.PathLike[s
         axis.spines[:].set_visible(False)
     axes[0].set_title("Distilled images after so many outer steps (first row: the real images they start from)")
     figure.tight_layout(h_pad=0.1)
-    figure.savefig(path, dpi=100, bbox_inches="tight")  # "tight" counts the row labels in
+    _save(figure, path, bbox_inches="tight")  # "tight" counts the row labels in
 
 
 def loss_curves(losses: Mapping[int, Sequence[tuple[int, float]]], path: str | os.PathLike[str]) -> None:
     """Write the outer loss over the steps, one line a seed. losses: seed -> (step, mean loss since the one before)."""
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(6, 3.6))
+    figure = _figure(6, 3.6)
     axis = figure.subplots()
     for seed, curve in losses.items():
         axis.plot([step for step, _ in curve], [loss for _, loss in curve], linewidth=1, label=f"seed {seed}")
@@ -74,14 +148,12 @@ def loss_curves(losses: Mapping[int, Sequence[tuple[int, float]]], path: str | o
     axis.set_ylabel("KRR loss on real batches")
     axis.legend(fontsize=8)
     figure.tight_layout()
-    figure.savefig(path, dpi=100)
+    _save(figure, path)
 
 
 def scatter(points: Sequence[tuple[str, float, float]], path: str | os.PathLike[str], across: str, up: str) -> None:
     """Write named points (name, x, y) as a PNG, the axes called ``across`` and ``up``."""
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(6, 4))
+    figure = _figure(6, 4)
     axis = figure.subplots()
     for name, x, y in points:
         axis.scatter([x], [y], color="0.2", s=20)
@@ -90,35 +162,72 @@ def scatter(points: Sequence[tuple[str, float, float]], path: str | os.PathLike[
     axis.set_xlabel(across)
     axis.set_ylabel(up)
     figure.tight_layout()
-    figure.savefig(path, dpi=100)
+    _save(figure, path)
 
 
 def coverage(
     representations: Tensor, targets: Tensor, path: str | os.PathLike[str], labels: Tensor | None = None
 ) -> None:
-    """Write the 2-D PCA projection of the teacher's representations [N, C], with distilled targets [S, C] on them."""
-    from matplotlib.figure import Figure
+    """Write the 2-D PCA projection of the teacher's representations [N, C], with distilled targets [S, C] on them.
 
-    points, stars = representations.double(), targets.double()
-    mean = points.mean(0)
-    _, spread, axes = torch.linalg.svd(points - mean, full_matrices=False)
-    share = float(spread[:2].square().sum() / spread.square().sum())
-    flat, flat_targets = (points - mean) @ axes[:2].T, (stars - mean) @ axes[:2].T
-    figure = Figure(figsize=(6, 5))
+    The projection is of at most ``POINTS`` of them, a sample that is always the same; ``labels``, int64 [N], give the
+    colours. Representations may be mapped: only the sample is read.
+    """
+    rows = _sample(*representations.shape)
+    points = representations[rows].double().cpu()
+    mean, axes, share = _plane(points)
+    flat, flat_targets = (
+        torch.cat([(part.double().cpu() - mean) @ axes for part in x.split(1024)]) for x in (points, targets)
+    )
+    figure = _figure(6, 5)
     axis = figure.subplots()
-    colours: dict[str, Any] = {"color": "0.7"} if labels is None else {"c": labels.numpy(), "cmap": "tab10"}
+    colours: dict[str, Any] = {"color": "0.7"} if labels is None else {"c": labels[rows].numpy(), "cmap": "tab10"}
     axis.scatter(flat[:, 0], flat[:, 1], s=6, alpha=0.5, linewidths=0, **colours)
     axis.scatter(
         flat_targets[:, 0], flat_targets[:, 1], s=90, marker="*", color="black", edgecolors="white", linewidths=0.6,
         label=f"{len(targets)} distilled targets",
     )  # fmt: skip
+    shown = f"{len(points):,}" + (f" of {len(representations):,}" if len(points) < len(representations) else "")
+    components = f"first two principal components, {share:.0%} of the variance"
+    if points.shape[1] == 1:
+        components = "one number per image, drawn as a line"
     axis.set_title(
-        f"Teacher representations of {len(points):,} images and the distilled targets\n"
-        f"(first two principal components, {share:.0%} of the variance{'' if labels is None else ', colour = class'})",
+        f"Teacher representations of {shown} images and the distilled targets\n"
+        f"({components}{'' if labels is None else ', colour = class'})",
         fontsize=9,
     )
     axis.set_xticks([])
     axis.set_yticks([])
     axis.legend(fontsize=8)
     figure.tight_layout()
-    figure.savefig(path, dpi=100)
+    _save(figure, path)
+
+
+def _sample(n: int, dimension: int) -> Tensor:
+    """Return sorted rows of ``n`` representations: all, or as many as are drawn and fit in ``SAMPLE`` bytes."""
+    count = min(n, POINTS, max(2, SAMPLE // (8 * dimension)))
+    return torch.from_numpy(np.sort(np.random.default_rng(0).choice(n, count, replace=False)))
+
+
+def _plane(points: Tensor) -> tuple[Tensor, Tensor, float]:
+    """Mean [C], the first two principal axes [C, 2] of float64 ``points`` [N, C], and their share of the variance.
+
+    They come from the covariance or, if that is larger, from the products of the points with each other: two
+    eigenvectors of a matrix that has no more numbers than ``points``. What there is no second axis of is zero.
+    """
+    from scipy.linalg import eigh
+
+    mean = points.mean(0)
+    centred = points - mean
+    wide = centred.shape[1] > len(centred)
+    products = centred @ centred.T if wide else centred.T @ centred
+    total, size = float(products.trace()), len(products)
+    # The transpose of a symmetric matrix lies as LAPACK wants it: no copy.
+    values, vectors = eigh(products.numpy().T, subset_by_index=[max(0, size - 2), size - 1], overwrite_a=True)
+    found = torch.from_numpy(vectors).flip(1)  # the largest first
+    if wide:
+        found = centred.T @ found
+        found = found / found.norm(dim=0).clamp_min(1e-300)
+    axes = torch.zeros(centred.shape[1], 2, dtype=points.dtype)
+    axes[:, : found.shape[1]] = found
+    return mean, axes, min(1.0, max(0.0, float(values.sum())) / total) if total > 0 else 1.0

@@ -9,6 +9,7 @@ from ..checkpoint import fingerprint
 from ..config import InputError, Report, Settings, preset, silent
 from ..data import ImageSet, load_images
 from ..distillation import check_before_training
+from ..evaluation import why_no_probe
 from ..teachers import Representations, Teacher, represent, train_teacher
 from .fill import Study, TeacherPair, fill_study
 from .plan import Plan, Row, read_plan
@@ -53,7 +54,12 @@ class Demonstration:
         return row if row.source != "random" else replace(row, name=f"random + {targets}", targets=targets)
 
     def teach(self, folder: Path, report: Report = silent) -> TeacherPair:
-        """The teacher, trained here and kept in ``folder`` if none was given, and the representations of all images."""
+        """The teacher, trained here and kept in ``folder`` if none was given, and the representations of all images.
+
+        A set that no probe can be made on is reported as ``{"event": "warning", "message"}`` before that.
+        """
+        if why := why_no_probe(self.data):
+            report({"event": "warning", "message": why})
         if self.representations is not None:
             return self.teacher, self.representations
         arguments = (self.data, self.settings, folder, self.teacher)

@@ -20,7 +20,7 @@ from ..checkpoint import Checkpoints
 from ..config import Event, InputError, Report, silent, versions
 from ..data import ImageSet
 from ..distillation import Distillation, Job, distill, total_variation
-from ..evaluation import Cell, finetune, measure, pretrained, probes
+from ..evaluation import Cell, finetune, measure, pretrained, probes, why_no_probe
 from ..models import Network, seeded, student
 from ..selection import choose
 from ..teachers import Representations, Teacher
@@ -277,7 +277,7 @@ def measure_teacher(study: Study, row: Row, name: str, cell: Cell) -> None:
     else:
         raise InputError("teacher: a study that measures the teacher on targets needs the network, not a file")
     cell.probes = probes(both, data, row.settings, cell.seed, "features")
-    if row.settings.finetune.share and teacher is not None:
+    if row.settings.finetune.share and teacher is not None and not why_no_probe(data):
         network = Network(teacher.module, both[0].shape[1], 1)
         cell.finetuned = finetune(network, teacher.preprocessing, data, row.settings.finetune, seed=cell.seed)
 

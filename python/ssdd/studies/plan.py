@@ -79,11 +79,11 @@ class Plan:
 
     title: str
     rows: tuple[Row, ...]
-    data: Path | None = None
+    data: str | Path | None = None
     """The images to distil."""
     teacher: str | None = None
     """A name that :meth:`ssdd.Teacher.named` knows."""
-    targets: Mapping[str, Path] = field(default_factory=dict)
+    targets: Mapping[str, str | Path] = field(default_factory=dict)
     """Name -> images of a target set."""
     size: int | None = None
     """Images of folders, the targets' too, are resized to so many pixels (default: they stay as they are)."""
@@ -100,9 +100,7 @@ class Plan:
         return first + [(r, s) for r in self.rows if r.later for s in range(r.seeds)]
 
 
-def read_plan(
-    path: str | os.PathLike[str], *, settings: Settings | None = None, seeds: int | None = None
-) -> Plan:
+def read_plan(path: str | os.PathLike[str], *, settings: Settings | None = None, seeds: int | None = None) -> Plan:
     """Read a study's TOML file. ``settings`` and ``seeds`` take the place of its ``preset`` and ``seeds``.
 
     Keys: ``title``, ``preset``, ``seeds`` (a number), ``data``, ``teacher`` (files, relative to this one), ``size``,

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from ..config import InputError, Report, silent
 from ..data import load_images, load_target
+from ..evaluation import why_no_probe
 from ..teachers import Teacher, represent
 from .fill import Study, TeacherPair, fill_study
 from .plan import Plan
@@ -27,7 +28,8 @@ def run_study(
     ``work`` (default: ``out``/work) keeps the distilled sets and the pre-trained networks, so that a call that was
     stopped goes on behind the last of them. ``cache``: the folder for representations (default: none are kept).
     ``workers``: processes of one thread each; their number changes no result. Reports ``{"event": "loaded",
-    "summary"}`` per set of images and per teacher that says what was found, then what :func:`fill_study` reports.
+    "summary"}`` per set of images and per teacher that says what was found, and ``{"event": "warning", "message"}`` per
+    set that no probe can be made on, then what :func:`fill_study` reports.
     Raises :class:`InputError` if a finished cell was computed from other settings, images or teacher.
     """
     own = list(dict.fromkeys(row.teacher for row in plan.rows if row.teacher is not None))
@@ -45,6 +47,9 @@ def run_study(
                 f"targets: {key}: expected images of {[*images.size, images.channels]} as {images.name} has, "
                 f"got {[*target.size, target.channels]}"
             )
+    for data in (images, *targets.values()):
+        if why := why_no_probe(data):
+            report({"event": "warning", "message": why})
     network = Teacher.named(name, images.preprocessing, plan.teacher_prefix)
     others = {path: Teacher.named(str(path), images.preprocessing) for path in own}
     loaded = [images.summary, *(target.summary for target in targets.values())]

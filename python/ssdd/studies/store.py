@@ -14,7 +14,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from ..artifact import wait_for_lock
+from ..artifact import flush_to_disk, wait_for_lock
 from ..config import InputError, differences
 from .plan import Row
 
@@ -138,7 +138,7 @@ def _replace_end(handle: int, start: int, text: bytes) -> None:
     try:
         if os.write(handle, text) < len(text):
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-        os.fsync(handle)
+        flush_to_disk(handle)
     except OSError:
         os.ftruncate(handle, start)
         raise

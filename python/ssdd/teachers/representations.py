@@ -51,9 +51,7 @@ def represent(teacher: Teacher, data: ImageSet, cache: str | os.PathLike[str] | 
     both = cached(file, n + q)
     if both is None:
         # Training images, then test images.
-        write_parts(file, n + q, chain(teacher.represented(data.x_train), teacher.represented(data.x_test)))
-        both = cached(file, n + q)
-        assert both is not None, file
+        both = write_parts(file, n + q, chain(teacher.represented(data.x_train), teacher.represented(data.x_test)))
     return Representations(both[:n], both[n:])
 
 
@@ -66,8 +64,8 @@ def cached(file: Path, rows: int) -> Tensor | None:
     return found if found.dtype == torch.float32 and found.dim() == 2 and len(found) == rows else None
 
 
-def write_parts(file: Path, rows: int, parts: Iterator[Tensor]) -> None:
-    """A file that :func:`cached` reads, of ``rows`` rows that come part by part."""
+def write_parts(file: Path, rows: int, parts: Iterator[Tensor]) -> Tensor:
+    """Write a file that :func:`cached` reads, of ``rows`` rows that come part by part; return it mapped."""
     first = next(parts)
 
     def fill(out: np.ndarray) -> None:
@@ -76,7 +74,7 @@ def write_parts(file: Path, rows: int, parts: Iterator[Tensor]) -> None:
             out[at : at + len(part)] = part.numpy()
             at += len(part)
 
-    write_array(file, (rows, first.shape[1]), np.float32, fill, "representations")
+    return write_array(file, (rows, first.shape[1]), np.float32, fill, "representations")
 
 
 def read_representations(path: str | os.PathLike[str], data: ImageSet) -> Representations:

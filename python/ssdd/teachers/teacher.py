@@ -6,9 +6,11 @@ import hashlib
 import importlib
 import json
 import os
+import sys
 from collections.abc import Callable, Iterator
 from dataclasses import asdict
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import torch
@@ -39,6 +41,22 @@ def at_once(height: int, width: int) -> int:
 def teacher_backbone(kind: str, channels: int, size: tuple[int, int], widths: tuple[int, ...]) -> ConvNet | ResNet:
     """A teacher's network with a random start: "convnet" with ``widths``, pooled, or a ResNet (published stem)."""
     return ResNet(channels, DEPTHS[kind]) if kind in DEPTHS else ConvNet(channels, size, widths, pooled=True)
+
+
+def _module(name: str) -> ModuleType:
+    """Import a module of the user's, from the current folder first, as ``python -m`` would.
+
+    The folder stays on the path, last, for what the module imports later and for worker processes.
+    """
+    here = os.getcwd()
+    own = here not in sys.path and "" not in sys.path
+    sys.path.insert(0, here)
+    try:
+        return importlib.import_module(name)
+    finally:
+        sys.path.remove(here)
+        if own:
+            sys.path.append(here)
 
 
 Represent = Callable[[Tensor], Tensor]
@@ -132,8 +150,17 @@ class Teacher:
         if not isinstance(self.module, ConvNet | ResNet) or "widths" not in self.about:
             raise InputError("teacher: only a teacher trained by ssdd can be saved; save your own network yourself")
         meta = {"format": FORMAT, "preprocessing": asdict(self.preprocessing), "about": self.about}
+        self.check_file(path)
         tensors = {key: value.contiguous() for key, value in self.module.state_dict().items()}
         return write_atomically(path, to_bytes(tensors, metadata={"ssdd": json.dumps(meta)}))
+
+    @staticmethod
+    def check_file(path: str | os.PathLike[str]) -> None:
+        """Raise :class:`InputError` if a teacher saved at ``path`` could not be named as one afterwards."""
+        if Path(path).suffix.lower() != ".safetensors":
+            right = Path(path).with_suffix(".safetensors").name
+            raise InputError(f"teacher: expected a file that ends in .safetensors, got {Path(path).name!r}; "
+                             f"write {right}")  # fmt: skip
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> Teacher:
@@ -164,23 +191,25 @@ class Teacher:
         as ImageNet is, one with CIFAR's 3x3 stem as the data are; ``stem_padding`` is that of a 3x3 stem, which weights
         do not tell. Of a file with several networks ``prefix`` names the one to take; by default it is the query of
         MoCo or the online network of BYOL, and any other choice is an :class:`InputError`. The teacher's ``summary``
-        says what was taken. A file is read weights only: nothing in it is executed.
+        says what was taken. A file is read weights only: nothing in it is executed. A module may stand in the current
+        folder. A file that exists, and what is no name in Python, is a file whatever colons it has.
         """
         place, _, attribute = name.partition(":")
         attribute, _, weights = attribute.partition("@")
-        if is_weights(name) and (not attribute or Path(name).is_file()):
+        factory = attribute.isidentifier() and all(word.isidentifier() for word in place.split("."))
+        if is_weights(name) and (not factory or Path(name).is_file()):
             if name.lower().endswith(".safetensors") and read_safetensors(name)[1]:
                 if prefix is not None:
                     raise InputError(f"teacher prefix: {Path(name).name} holds one network, trained here; leave it out")
                 return cls.load(name)
             return cls._resnet(Path(name), preprocessing, prefix, stem_padding)
-        if not attribute:
+        if not factory:
             raise InputError(f"teacher: expected a file of weights ({', '.join(ENDINGS)}) or "
                              f"package.module:factory[@FILE.pth], got {name!r}")  # fmt: skip
         if prefix is not None and not weights:
             raise InputError(f"teacher prefix: expected it with a file of weights, got the teacher {name!r}")
         try:
-            made = getattr(importlib.import_module(place), attribute)()
+            made = getattr(_module(place), attribute)()
         except Exception as error:  # code of the user's: it may raise anything
             why = f"{type(error).__name__}: {error}"
             raise InputError(f"teacher: {place}:{attribute} cannot be made ({why})") from error

@@ -62,8 +62,11 @@ class Views:
                 raise InputError("teacher: its output has values that are not finite; check weights and preprocessing")
             yield y
 
-    def keep(self, each: Callable[[], object]) -> None:
-        """Compute them and write them to the cache, a part in memory at a time; ``each`` is called after each part."""
+    def keep(self, each: Callable[[], object]) -> Tensor:
+        """Compute them into a file of the cache, a part in memory at a time; ``each`` is called after each part.
+
+        Returns them mapped.
+        """
         assert self.file is not None
 
         def told() -> Iterator[Tensor]:
@@ -71,4 +74,4 @@ class Views:
                 yield part
                 each()
 
-        write_parts(self.file, self.count, told())
+        return write_parts(self.file, self.count, told())

@@ -210,13 +210,10 @@ def test_huggingface_sets_that_do_not_fit(hub, tmp_path):
 @pytest.mark.parametrize("column, values, named", [
     ("image", [{"bytes": b"junk", "path": None}] * 4, "train: image 0 cannot be read"),
     ("image", [None] * 4, "train: image 0 is missing"),
-    ("label", [0, 1, None, 0], "train: label: expected whole numbers, got None"),
-    ("label", ["a", "b", "b", "a"], "train: label: expected whole numbers, got 'a'"),
 ])  # fmt: skip
 def test_huggingface_columns_that_do_not_fit(hub, tmp_path, column, values, named):
     good = {"image": [Image.fromarray(x) for x in random_images(4)], "label": [0, 1, 1, 0]}
-    kind = hub.Value("string" if isinstance(values[0], str) else "int64")
-    features = hub.Features({"image": hub.Image(), "label": kind})
+    features = hub.Features({"image": hub.Image(), "label": hub.Value("int64")})
     hub.Dataset.from_dict(good | {column: values}, features=features).save_to_disk(tmp_path / "set")
     with pytest.raises(InputError, match=named):
         load_images(f"hf:{tmp_path / 'set'}")

@@ -30,7 +30,7 @@ def test_it_learns_and_leaves_the_network_alone(make, few):
 
 def test_what_it_refuses(make, few):
     network = seeded(lambda: make(16), 0)
-    with pytest.raises(InputError, match="needs labels"):
+    with pytest.raises(InputError, match="its images have no labels"):
         finetune(network, few.preprocessing, ImageSet("x", few.x_train, few.x_test), FinetuneConfig(share=0.1))
     with pytest.raises(Diverged, match=r"finetune\.lr"):
         finetune(network, few.preprocessing, few, FinetuneConfig(share=0.1, steps=20, lr=1e20))
