@@ -109,10 +109,16 @@ class Published:
     def __init__(self, teacher: torch.nn.Module, job: Job, state: State) -> None:
         config = job.config
         self.teacher, self.data, self.config = teacher, job.data, config
-        self.networks = [copy.deepcopy(m.network).to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
-                         for m in state.pool.members]  # fmt: skip
-        self.optimizers = [torch.optim.SGD(n.parameters(), lr=config.pool_lr, momentum=config.pool_momentum,
-                                           weight_decay=config.pool_weight_decay) for n in self.networks]  # fmt: skip
+        self.networks = [
+            copy.deepcopy(m.network).to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
+            for m in state.pool.members
+        ]
+        self.optimizers = [
+            torch.optim.SGD(
+                n.parameters(), lr=config.pool_lr, momentum=config.pool_momentum, weight_decay=config.pool_weight_decay
+            )
+            for n in self.networks
+        ]
         self.x_s, self.y_s = (x.detach().clone().requires_grad_() for x in (state.x_s, state.y_s))
         self.optimizer = torch.optim.AdamW([self.x_s, self.y_s], lr=config.lr, weight_decay=config.weight_decay)
         self.generator = torch.Generator().manual_seed(0)
@@ -196,14 +202,23 @@ def begin(shape: Shape) -> tuple[torch.nn.Module, Job, State, Batches]:
     """Teacher, job, a state whose pool holds networks that never come of age, and the job's batches."""
     g = torch.Generator().manual_seed(0)
     n = max(shape.batch, shape.images) + 1
-    data = ImageSet("random", *(torch.randint(0, 256, (k, shape.side, shape.side, 3), generator=g, dtype=torch.uint8)
-                                for k in (n, 2)))  # fmt: skip
+    data = ImageSet(
+        "random",
+        *(torch.randint(0, 256, (k, shape.side, shape.side, 3), generator=g, dtype=torch.uint8) for k in (n, 2)),
+    )
     wide = shape.make_teacher()
     outputs = wide.dimension
     representations = torch.randn(n, outputs, generator=g)  # which numbers they are does not change the time
     settings = preset(shape.preset).distill if shape.preset != TINY.preset else DistillConfig()
-    config = replace(settings, images=shape.images, batch=shape.batch, pool=shape.pool, pool_steps=FOREVER,
-                     log_every=FOREVER, steps=FOREVER)  # fmt: skip
+    config = replace(
+        settings,
+        images=shape.images,
+        batch=shape.batch,
+        pool=shape.pool,
+        pool_steps=FOREVER,
+        log_every=FOREVER,
+        steps=FOREVER,
+    )
     job = Job(data, representations, lambda: shape.make_student(outputs), config)
     state, batches = begin_job(job)
     state.pool.members = [state.pool._start(i) for i in range(shape.pool)]  # of age 0: an age changes no time
@@ -230,8 +245,7 @@ def agreement(theirs: Published, member: Member, job: Job, state: State) -> floa
     x_b, y_b = data.preprocessing(data.x_train[rows]), job.representations[rows]
     f = frozen(member.network)
     kernel, ridge = ssdd_ext.Linear(bias=theirs.config.bias), ssdd_ext.Ridge.trace(theirs.config.ridge)
-    ours = ssdd_ext.krr_mse(f(inputs(job, state)), state.y_s, in_chunks(f, x_b), y_b, kernel=kernel,
-                            ridge=ridge)  # fmt: skip
+    ours = ssdd_ext.krr_mse(f(inputs(job, state)), state.y_s, in_chunks(f, x_b), y_b, kernel=kernel, ridge=ridge)
     network = theirs.networks[state.pool.members.index(member)].eval().requires_grad_(False)
     with torch.no_grad():
         f_b = network.features(x_b)
@@ -265,20 +279,30 @@ def measure(shape: Shape, rounds: int, seconds: float, clock: str = "wall") -> l
     ceiling = total / (total - counts["teacher"])
     found = []
     for part in (*PARTS, "step"):
-        times = {name: summary([sum(w.seconds.values()) if part == "step" else w.seconds[part] for w in watches])
-                 for name, watches in taken.items()}  # fmt: skip
+        times = {
+            name: summary([sum(w.seconds.values()) if part == "step" else w.seconds[part] for w in watches])
+            for name, watches in taken.items()
+        }
         ours = times["ssdd"]["median"]
         ratio = times["published"]["median"] / ours if ours > 1e-6 else None
         step = part == "step"
-        found.append({
-            "shape": asdict(shape), "part": part, "seconds": times, "ratio": ratio,
-            "published_flops": total if step else counts[part],
-            "share_of_step": ours / statistics.median(sum(w.seconds.values()) for w in taken["ssdd"]),
-            "ceiling": ceiling if step else None, "of_ceiling": ratio / ceiling if step and ratio else None,
-            "clock": clock,
-            "allocator": allocator(), "aim": AIM if step else None, "gradient_difference": difference if step else None,
-            **machine.describe("cpu"),
-        })  # fmt: skip
+        found.append(
+            {
+                "shape": asdict(shape),
+                "part": part,
+                "seconds": times,
+                "ratio": ratio,
+                "published_flops": total if step else counts[part],
+                "share_of_step": ours / statistics.median(sum(w.seconds.values()) for w in taken["ssdd"]),
+                "ceiling": ceiling if step else None,
+                "of_ceiling": ratio / ceiling if step and ratio else None,
+                "clock": clock,
+                "allocator": allocator(),
+                "aim": AIM if step else None,
+                "gradient_difference": difference if step else None,
+                **machine.describe("cpu"),
+            }
+        )
         print(line(found[-1]), flush=True)
     return found
 
@@ -310,9 +334,10 @@ def main(argv: Sequence[str] | None = None) -> list[dict[str, Any]]:
     shapes = [TINY] if a.quick else [Shape.of(preset(name)) for name in a.shapes.split(",")]
     check()
     measured: Callable[[Shape], list[dict[str, Any]]] = (
-        (lambda s: measure_levers(begin(s), asdict(s), a.repeats, a.seconds, compiled=not a.quick)) if a.levers
+        (lambda s: measure_levers(begin(s), asdict(s), a.repeats, a.seconds, compiled=not a.quick))
+        if a.levers
         else (lambda s: measure(s, a.repeats, a.seconds, a.clock))
-    )  # fmt: skip
+    )
     rows = [row for shape in shapes for row in measured(shape)]
     names = "" if a.shapes == ",".join(PRESETS) else "_" + a.shapes.replace(",", "_")
     write(a, ("distill_levers" if a.levers else "distill") + names, rows)

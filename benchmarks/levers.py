@@ -78,9 +78,12 @@ def pool_update(network: Network, x_s: Tensor, y_s: Tensor, cast: bool) -> None:
 
 
 def measure_levers(
-    begun: tuple[torch.nn.Module, Job, State, Batches], shape: dict[str, Any], rounds: int,
-    limit: float, compiled: bool,
-) -> list[dict[str, Any]]:  # fmt: skip
+    begun: tuple[torch.nn.Module, Job, State, Batches],
+    shape: dict[str, Any],
+    rounds: int,
+    limit: float,
+    compiled: bool,
+) -> list[dict[str, Any]]:
     """One row a lever and part: support forward and backward, query forward, pool update."""
     _, job, state, _ = begun
     data, config = job.data, job.config
@@ -127,13 +130,23 @@ def measure_levers(
     found = []
     for (part, name), seconds in samples.items():
         time_, now = summary(seconds), summary(samples[part, "as it stands"])["median"]
-        found.append({
-            "shape": shape, "part": part, "lever": name, "seconds": time_, "ratio": now / time_["median"],
-            "gradient_error": errors.get(name) if part != "pool update" else None, **machine.describe("cpu"),
-        })  # fmt: skip
+        found.append(
+            {
+                "shape": shape,
+                "part": part,
+                "lever": name,
+                "seconds": time_,
+                "ratio": now / time_["median"],
+                "gradient_error": errors.get(name) if part != "pool update" else None,
+                **machine.describe("cpu"),
+            }
+        )
         error = "" if found[-1]["gradient_error"] is None else f"  gradient error {errors[name]:.1e}"
-        print(f"{shape['preset']:12} {part:12} {name:18} {seconds_text(time_['median']):>9} "
-              f"{found[-1]['ratio']:6.2f}x{error}", flush=True)  # fmt: skip
+        print(
+            f"{shape['preset']:12} {part:12} {name:18} {seconds_text(time_['median']):>9} "
+            f"{found[-1]['ratio']:6.2f}x{error}",
+            flush=True,
+        )
     return found
 
 

@@ -131,8 +131,10 @@ def distill_table(rows: list[Row]) -> str:
         "|" + "---|" * 7,
     ]
     for name, row in step.items():
-        part = max((r for r in rows if r["shape"]["preset"] == name and r["part"] != "step"),
-                   key=lambda r: float(r["share_of_step"]))  # fmt: skip
+        part = max(
+            (r for r in rows if r["shape"]["preset"] == name and r["part"] != "step"),
+            key=lambda r: float(r["share_of_step"]),
+        )
         times = {n: milliseconds(t["median"]) for n, t in row["seconds"].items()}
         lines.append(
             f"| {name} | {times['published']} | {times['ssdd']} | **{row['ratio']:.2f}x** | {row['ceiling']:.2f}x "

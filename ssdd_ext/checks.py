@@ -29,9 +29,7 @@ def describe(value: Any) -> str:
 def tensor(name: str, value: Any, *, min_dim: int = 2) -> Tensor:
     """A dense real floating tensor with at least ``min_dim`` dimensions."""
     if not isinstance(value, Tensor):
-        hint = (
-            f"; convert it with torch.as_tensor({name})" if type(value).__module__ == "numpy" else ""
-        )
+        hint = f"; convert it with torch.as_tensor({name})" if type(value).__module__ == "numpy" else ""
         raise TypeError(f"{name}: expected a torch.Tensor, got {describe(value)}{hint}")
     if value.is_nested:
         raise TypeError(
@@ -39,9 +37,7 @@ def tensor(name: str, value: Any, *, min_dim: int = 2) -> Tensor:
             f"by one, or pad them with torch.nested.to_padded_tensor({name}, 0.0)"
         )
     if value.layout != torch.strided:
-        raise TypeError(
-            f"{name}: expected a dense tensor, got layout {value.layout}; call {name}.to_dense() first"
-        )
+        raise TypeError(f"{name}: expected a dense tensor, got layout {value.layout}; call {name}.to_dense() first")
     if value.dtype not in FEATURE_DTYPES:
         raise TypeError(
             f"{name}: expected float32, float64, bfloat16 or float16, got {describe(value)}; "
@@ -58,9 +54,7 @@ def tensor(name: str, value: Any, *, min_dim: int = 2) -> Tensor:
 def size(name: str, value: Tensor, axis: int, wanted: int, other: str) -> None:
     """``value.shape[axis] == wanted``, the number that ``other`` has."""
     if value.shape[axis] != wanted:
-        raise ValueError(
-            f"{name}: expected {wanted} along dimension {axis} to match {other}, got {describe(value)}"
-        )
+        raise ValueError(f"{name}: expected {wanted} along dimension {axis} to match {other}, got {describe(value)}")
 
 
 def square(name: str, value: Tensor) -> None:

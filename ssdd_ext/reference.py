@@ -57,9 +57,7 @@ def cholesky(a: Tensor, on_failure: str = "nan") -> tuple[Tensor, Tensor, Tensor
     return factor, status, jitter
 
 
-def cholesky_solve(
-    a: Tensor, y: Tensor, ridge: Ridge | None, on_failure: str = "nan"
-) -> tuple[Tensor, Tensor, Tensor]:
+def cholesky_solve(a: Tensor, y: Tensor, ridge: Ridge | None, on_failure: str = "nan") -> tuple[Tensor, Tensor, Tensor]:
     """((A + lambda I)^-1 Y, status, jitter) of a [..., S, S], y [..., S, C]; ``ridge=None`` is lambda = 0."""
     valid: Tensor | None = None
     if ridge is not None:

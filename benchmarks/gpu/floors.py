@@ -74,8 +74,11 @@ ROWS = [
     *_krr("B=1 S=100 Q=1024 D=4096 C=512", 60, 1, 100, 1024, 4096, 512),
     *_krr("B=1 S=1000 Q=1024 D=8192 C=512", 800, 1, 1000, 1024, 8192, 512),
     *_krr("B=64 S=100 Q=256 D=512 C=10", 100, 64, 100, 256, 512, 10),
-    _cholesky(15, 64, 128), _cholesky(60, 1, 512), _cholesky(250, 64, 512), _cholesky(500, 1, 2048),
-]  # fmt: skip
+    _cholesky(15, 64, 128),
+    _cholesky(60, 1, 512),
+    _cholesky(250, 64, 512),
+    _cholesky(500, 1, 2048),
+]
 
 
 @dataclass(frozen=True)
@@ -367,16 +370,33 @@ def _shift(launch: dict[str, Any]) -> Work:
 
 
 FORMULAS = {
-    "tensor_kernel": _product, "half_kernel": _product, "mixed_kernel": _product, "plain_kernel": _product,
+    "tensor_kernel": _product,
+    "half_kernel": _product,
+    "mixed_kernel": _product,
+    "plain_kernel": _product,
     "warp_kernel": _small,
-    "block_kernel": _small, "fused_kernel": _fused, "solve_kernel": _solve, "begin_kernel": _begin,
-    "factor_tiles_kernel": _factor_tiles, "clear_kernel": _clear, "solve_tiles_kernel": _solve_tiles,
-    "copy_kernel": _copy, "mirror_kernel": _mirror,
-    "sum_columns_kernel": _column_sums, "after_solve_kernel": _after_solve, "nan_kernel": _little,
-    "fill_kernel": _little, "scalars_kernel": _scalars, "ridge_kernel": _little, "border_kernel": _little,
-    "hyper_kernel": _hyper, "alpha_sum_kernel": _little, "rbf_hyper_kernel": _little,
-    "slope_kernel": _slope, "shift_kernel": _shift,
-}  # fmt: skip
+    "block_kernel": _small,
+    "fused_kernel": _fused,
+    "solve_kernel": _solve,
+    "begin_kernel": _begin,
+    "factor_tiles_kernel": _factor_tiles,
+    "clear_kernel": _clear,
+    "solve_tiles_kernel": _solve_tiles,
+    "copy_kernel": _copy,
+    "mirror_kernel": _mirror,
+    "sum_columns_kernel": _column_sums,
+    "after_solve_kernel": _after_solve,
+    "nan_kernel": _little,
+    "fill_kernel": _little,
+    "scalars_kernel": _scalars,
+    "ridge_kernel": _little,
+    "border_kernel": _little,
+    "hyper_kernel": _hyper,
+    "alpha_sum_kernel": _little,
+    "rbf_hyper_kernel": _little,
+    "slope_kernel": _slope,
+    "shift_kernel": _shift,
+}
 
 
 def _size(launch: dict[str, Any]) -> int:
@@ -404,14 +424,25 @@ def measure() -> list[dict[str, Any]]:
             "mma": (tensor / H100.SHEET_MMA + plain / H100.SHEET_FP32) * 1e6,
             "memory": row.compulsory / H100.SHEET_BANDWIDTH * 1e6,
         }
-        table.append({
-            "work": row.work, "picked": row.picked, "aim_us": row.aim, "launches": len(launches),
-            "gflop": (tensor + plain) / 1e9, "gflop_tensor": tensor / 1e9, "gflop_tensor_executed": executed / 3e9,
-            "compulsory_mb": row.compulsory / 1e6, "asked_mb": sum(w.loaded + w.stored for w in all_work) / 1e6,
-            "sheet_us": us["sheet"], "mma_us": us["mma"], "memory_us": us["memory"],
-            "floor_us": max(us["mma"], us["memory"]),
-            "launches_us_estimate": len(launches) * LAUNCH, "pivots_us_estimate": row.pivots * PIVOT,
-        })  # fmt: skip
+        table.append(
+            {
+                "work": row.work,
+                "picked": row.picked,
+                "aim_us": row.aim,
+                "launches": len(launches),
+                "gflop": (tensor + plain) / 1e9,
+                "gflop_tensor": tensor / 1e9,
+                "gflop_tensor_executed": executed / 3e9,
+                "compulsory_mb": row.compulsory / 1e6,
+                "asked_mb": sum(w.loaded + w.stored for w in all_work) / 1e6,
+                "sheet_us": us["sheet"],
+                "mma_us": us["mma"],
+                "memory_us": us["memory"],
+                "floor_us": max(us["mma"], us["memory"]),
+                "launches_us_estimate": len(launches) * LAUNCH,
+                "pivots_us_estimate": row.pivots * PIVOT,
+            }
+        )
     return table
 
 

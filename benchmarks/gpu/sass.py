@@ -26,9 +26,15 @@ import twin
 from twin import ROOT, readable, run
 
 FLAGS = [
-    "-std=c++17", "-O3", "--expt-relaxed-constexpr", "-diag-suppress", "554", "-DSSDD_CUDA_ARCHITECTURES=\"\"",
-    f"-I{ROOT / 'csrc'}", f"-I{ROOT / 'csrc' / 'cuda'}",
-]  # fmt: skip
+    "-std=c++17",
+    "-O3",
+    "--expt-relaxed-constexpr",
+    "-diag-suppress",
+    "554",
+    '-DSSDD_CUDA_ARCHITECTURES=""',
+    f"-I{ROOT / 'csrc'}",
+    f"-I{ROOT / 'csrc' / 'cuda'}",
+]
 
 WORKING = 16 * 32  # elements: a strip's diagonal block, transposed
 # Dynamic shared memory of a launch in bytes, where a kernel takes any; block sizes are in threads_of.
@@ -57,10 +63,20 @@ DYNAMIC = {
 REGISTERS, SHARED, THREADS, BLOCKS = 65536, 228 << 10, 2048, 32
 
 KINDS = {
-    "HMMA": r"HMMA", "FFMA": r"FFMA|FADD|FMUL", "DFMA": r"DFMA|DADD|DMUL", "LDS": r"LDS(\.|$)", "STS": r"STS",
-    "LDSM": r"LDSM", "LDG": r"LDG(\.|$)|LD\.", "LDGSTS": r"LDGSTS", "STG": r"STG|ST\.E", "SHFL": r"SHFL",
-    "MUFU": r"MUFU", "BAR": r"BAR", "local": r"LDL|STL",
-}  # fmt: skip
+    "HMMA": r"HMMA",
+    "FFMA": r"FFMA|FADD|FMUL",
+    "DFMA": r"DFMA|DADD|DMUL",
+    "LDS": r"LDS(\.|$)",
+    "STS": r"STS",
+    "LDSM": r"LDSM",
+    "LDG": r"LDG(\.|$)|LD\.",
+    "LDGSTS": r"LDGSTS",
+    "STG": r"STG|ST\.E",
+    "SHFL": r"SHFL",
+    "MUFU": r"MUFU",
+    "BAR": r"BAR",
+    "local": r"LDL|STL",
+}
 
 
 def tool(name: str) -> str | None:
@@ -189,11 +205,17 @@ def measure(architecture: str = "sm_90") -> list[dict[str, Any]]:
             names = readable(list(use))
             for mangled, own in sorted(use.items(), key=lambda item: names[item[0]]):
                 name, loop = names[mangled], inner_loop(code[mangled])
-                rows.append({
-                    "source": source.name, "kernel": name, **own, "occupancy": occupancy(name, own),
-                    "whole": counts(code[mangled]), "loop": counts(loop),
-                    "widths": {kind: widths(loop, kind) for kind in ("LDS", "LDG", "LDGSTS")},
-                })  # fmt: skip
+                rows.append(
+                    {
+                        "source": source.name,
+                        "kernel": name,
+                        **own,
+                        "occupancy": occupancy(name, own),
+                        "whole": counts(code[mangled]),
+                        "loop": counts(loop),
+                        "widths": {kind: widths(loop, kind) for kind in ("LDS", "LDG", "LDGSTS")},
+                    }
+                )
     return rows
 
 

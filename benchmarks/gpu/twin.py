@@ -102,12 +102,20 @@ CALLS: list[tuple[str | int, ...]] = [
     )
 ] + [
     ("float", "product", 1, 128, 128, 128, f"{a}-{a_type}", f"{b}-{b_type}", tile)
-    for a in ("k", "across") for b in ("k", "across")
+    for a in ("k", "across")
+    for b in ("k", "across")
     for a_type, b_type, tile in (
-        ("float", "float", 64), ("float", "float", 128), ("bf16", "bf16", 64), ("bf16", "bf16", 128),
-        ("f16", "f16", 64), ("f16", "f16", 128), ("float", "bf16", 64), ("bf16", "float", 64), ("bf16", "f16", 64),
+        ("float", "float", 64),
+        ("float", "float", 128),
+        ("bf16", "bf16", 64),
+        ("bf16", "bf16", 128),
+        ("f16", "f16", 64),
+        ("f16", "f16", 128),
+        ("float", "bf16", 64),
+        ("bf16", "float", 64),
+        ("bf16", "f16", 64),
     )
-]  # fmt: skip
+]
 # Of kernels that read and write a number or a row a problem, plainly: not counted.
 KEYS = ("loads", "load_sectors", "load_waste", "operand_waste", "stores", "store_sectors", "store_waste", "ways")
 NO_ACCESSES: dict[str, float] = dict.fromkeys(KEYS, 0)

@@ -13,10 +13,15 @@ from typing import TYPE_CHECKING, Any
 
 # Import name -> name to install: what the base installation (the backend's torch, numpy, scipy) does not bring.
 _EXTRA = {
-    "sklearn": "scikit-learn", "PIL": "pillow", "safetensors": "safetensors", "rich": "rich",
-    "jsonargparse": "jsonargparse", "docstring_parser": "docstring_parser", "yaml": "PyYAML",
+    "sklearn": "scikit-learn",
+    "PIL": "pillow",
+    "safetensors": "safetensors",
+    "rich": "rich",
+    "jsonargparse": "jsonargparse",
+    "docstring_parser": "docstring_parser",
+    "yaml": "PyYAML",
     "matplotlib": "matplotlib",
-}  # fmt: skip
+}
 _missing = [name for module, name in _EXTRA.items() if find_spec(module) is None]
 if _missing:
     raise ImportError(

@@ -94,8 +94,10 @@ class Checkpoints:
             for key, value in meta["environment"].items():
                 now = environment(self._processes, self._device).get(key)
                 if now != value:
-                    self._warn(f"{file.name}: written with {key} = {value!r}, now {now!r}: the run goes on, "
-                               "but no longer to the same bits")  # fmt: skip
+                    self._warn(
+                        f"{file.name}: written with {key} = {value!r}, now {now!r}: the run goes on, "
+                        "but no longer to the same bits"
+                    )
             self.report({"event": "resume", "stage": self.stage, "step": meta["step"], "file": file.name})
             return state
         if troubles:
@@ -127,8 +129,11 @@ class Checkpoints:
                     old.unlink(missing_ok=True)
         self._last = time.monotonic()
         if stop:
-            raise Stopped(f"stopped after step {step}" if written else
-                          f"stopped after step {step}, but its checkpoint could not be written")  # fmt: skip
+            raise Stopped(
+                f"stopped after step {step}"
+                if written
+                else f"stopped after step {step}, but its checkpoint could not be written"
+            )
 
     def clear(self) -> None:
         """Remove the checkpoints of this stage: the result is written, and they are large."""
@@ -140,10 +145,14 @@ class Checkpoints:
     def _to_bytes(self, step: int, state: dict[str, Any]) -> bytes:
         tensors: dict[str, Tensor] = {}
         meta = {
-            "format": FORMAT, "format_version": FORMAT_VERSION, "stage": self.stage, "step": step,
-            "identity": self._identity, "environment": environment(self._processes, self._device),
+            "format": FORMAT,
+            "format_version": FORMAT_VERSION,
+            "stage": self.stage,
+            "step": step,
+            "identity": self._identity,
+            "environment": environment(self._processes, self._device),
             "state": _pack(state, tensors),
-        }  # fmt: skip
+        }
         meta["sha256"] = _digest(meta, tensors)
         return to_bytes(tensors, metadata={"ssdd": json.dumps(meta)})
 
@@ -236,8 +245,10 @@ def _digest(meta: dict[str, Any], tensors: dict[str, Tensor]) -> str:
 def _read(file: Path) -> tuple[dict[str, Any], dict[str, Any]]:
     tensors, meta = read_safetensors(file)
     if meta.get("format") != FORMAT or meta.get("format_version") != FORMAT_VERSION:
-        raise InputError(f"{file.name}: not a checkpoint that this ssdd reads (format {meta.get('format')!r}, "
-                         f"version {meta.get('format_version')!r})")  # fmt: skip
+        raise InputError(
+            f"{file.name}: not a checkpoint that this ssdd reads (format {meta.get('format')!r}, "
+            f"version {meta.get('format_version')!r})"
+        )
     if meta.pop("sha256", None) != _digest(meta, tensors):
         raise InputError(f"{file.name}: damaged checkpoint (its checksum does not match)")
     return _unpack(meta["state"], tensors), meta

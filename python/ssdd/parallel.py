@@ -134,12 +134,16 @@ def world_size() -> int:
         return 1
     missing = [name for name in LAUNCHED if not os.environ.get(name, "").strip()]
     if missing:
-        raise InputError(f"WORLD_SIZE is {size}, but {', '.join(missing)} {'is' if len(missing) == 1 else 'are'} not "
-                         "set; start the processes with torchrun, or unset WORLD_SIZE")  # fmt: skip
+        raise InputError(
+            f"WORLD_SIZE is {size}, but {', '.join(missing)} {'is' if len(missing) == 1 else 'are'} not "
+            "set; start the processes with torchrun, or unset WORLD_SIZE"
+        )
     for name in ("RANK", "LOCAL_RANK"):
         if (rank := _number(name, 0)) >= size:
-            raise InputError(f"{name}: expected a whole number below WORLD_SIZE = {size}, got {rank}; start the "
-                             "processes with torchrun, or unset WORLD_SIZE")  # fmt: skip
+            raise InputError(
+                f"{name}: expected a whole number below WORLD_SIZE = {size}, got {rank}; start the "
+                "processes with torchrun, or unset WORLD_SIZE"
+            )
     return size
 
 
@@ -149,8 +153,10 @@ def _number(name: str, least: int, default: int | None = None) -> int:
     if not text and default is not None:
         return default
     if not (text.isascii() and text.isdigit()) or int(text) < least:
-        raise InputError(f"{name}: expected a whole number from {least}, got {text!r}; start the processes with "
-                         "torchrun, or unset WORLD_SIZE")  # fmt: skip
+        raise InputError(
+            f"{name}: expected a whole number from {least}, got {text!r}; start the processes with "
+            "torchrun, or unset WORLD_SIZE"
+        )
     return int(text)
 
 

@@ -7,6 +7,16 @@ from .gram import cholesky, cholesky_solve, gram
 from .regression import build_info, explain, krr, krr_mse
 
 __all__ = [
-    "Fit", "Info", "build_info", "cholesky", "cholesky_solve", "explain", "fit", "gram", "krr", "krr_from_gram",
-    "krr_mse", "krr_mse_from_gram",
-]  # fmt: skip
+    "Fit",
+    "Info",
+    "build_info",
+    "cholesky",
+    "cholesky_solve",
+    "explain",
+    "fit",
+    "gram",
+    "krr",
+    "krr_from_gram",
+    "krr_mse",
+    "krr_mse_from_gram",
+]

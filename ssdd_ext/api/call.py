@@ -168,17 +168,22 @@ def _with_hyper_parameters(batch: torch.Size, tensors: list[Tensor], device: tor
     return checks.batch_shape(inputs=batch, **{f"hyper-parameter {i}": p.shape for i, p in enumerate(tensors)})
 
 
-def _sizes(
-    tensors: dict[str, Tensor], kernel: Kernel, work: torch.dtype, batch: torch.Size
-) -> plan.Problem | None:
+def _sizes(tensors: dict[str, Tensor], kernel: Kernel, work: torch.dtype, batch: torch.Size) -> plan.Problem | None:
     """The sizes of a regression on features, for the choice of a backend; None for all else and in a compiled graph."""
     if "x_q" not in tensors or torch.compiler.is_compiling():
         return None
     x_s, x_q = tensors["x_s"], tensors["x_q"]
     return plan.Problem(
-        x_s.shape[-2], x_q.shape[-2], x_s.shape[-1], tensors["y_s"].shape[-1], kernel.linear, False, work.itemsize,
-        batch=batch.numel(), feature_size=x_s.element_size(),
-    )  # fmt: skip
+        x_s.shape[-2],
+        x_q.shape[-2],
+        x_s.shape[-1],
+        tensors["y_s"].shape[-1],
+        kernel.linear,
+        False,
+        work.itemsize,
+        batch=batch.numel(),
+        feature_size=x_s.element_size(),
+    )
 
 
 def check_problem(x_s: Tensor, y_s: Tensor, x_q: Tensor, y_q: Tensor | None = None) -> dict[str, Tensor]:

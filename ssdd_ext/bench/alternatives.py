@@ -73,18 +73,29 @@ def with_cholesky(problem: Problem, t: dict[str, Tensor]) -> Tensor:
 def planned(problem: Problem, t: dict[str, Tensor]) -> Tensor:
     """PyTorch written as well as we can, ``backend="planned"``, without a look at the status."""
     loss: Tensor = krr_mse(
-        t["x_s"], t["y_s"], t["x_q"], t["y_q"], kernel=problem.kernel_object, ridge=problem.ridge_object,
-        on_failure="nan", backend="planned",
-    )  # fmt: skip
+        t["x_s"],
+        t["y_s"],
+        t["x_q"],
+        t["y_q"],
+        kernel=problem.kernel_object,
+        ridge=problem.ridge_object,
+        on_failure="nan",
+        backend="planned",
+    )
     return loss if problem.b == 1 else loss.sum()
 
 
 def this_backend(problem: Problem, t: dict[str, Tensor]) -> Tensor:
     """ssdd_ext's public call. On a GPU without a look at the status, for which it would have to wait."""
     loss: Tensor = krr_mse(
-        t["x_s"], t["y_s"], t["x_q"], t["y_q"], kernel=problem.kernel_object, ridge=problem.ridge_object,
+        t["x_s"],
+        t["y_s"],
+        t["x_q"],
+        t["y_q"],
+        kernel=problem.kernel_object,
+        ridge=problem.ridge_object,
         on_failure="nan" if t["x_s"].is_cuda else "raise",
-    )  # fmt: skip
+    )
     return loss if problem.b == 1 else loss.sum()
 
 

@@ -15,6 +15,16 @@ from .native import build_info, gpu, unavailable
 from .small import plan_small, small_krr_mse
 
 __all__ = [
-    "build_info", "cholesky", "cholesky_solve", "explain", "gpu", "gram", "krr", "krr_mse",
-    "planned", "plan_small", "small_krr_mse", "unavailable",
-]  # fmt: skip
+    "build_info",
+    "cholesky",
+    "cholesky_solve",
+    "explain",
+    "gpu",
+    "gram",
+    "krr",
+    "krr_mse",
+    "planned",
+    "plan_small",
+    "small_krr_mse",
+    "unavailable",
+]

@@ -47,10 +47,24 @@ def _factor(
     if batch and s:
         work = a.new_empty(core.cholesky_workspace(batch, s, c, threads, a.is_cuda))
         core.solve(
-            matrices(a), matrices(y), hyper_rows(hyper), values, max(0, KINDS.index(ridge) if ridge else 0),
-            failure_code(on_failure), to_capsule(factor), capsule(x), to_capsule(status), to_capsule(jitter),
-            to_capsule(aux), to_capsule(work), batch, s, c, threads, stream(a),
-        )  # fmt: skip
+            matrices(a),
+            matrices(y),
+            hyper_rows(hyper),
+            values,
+            max(0, KINDS.index(ridge) if ridge else 0),
+            failure_code(on_failure),
+            to_capsule(factor),
+            capsule(x),
+            to_capsule(status),
+            to_capsule(jitter),
+            to_capsule(aux),
+            to_capsule(work),
+            batch,
+            s,
+            c,
+            threads,
+            stream(a),
+        )
     return x, factor, status, jitter, aux  # type: ignore[return-value]
 
 
@@ -110,9 +124,7 @@ def _solve_autograd(ctx: Any, grad: Tensor | None, *_: Any) -> tuple[Any, ...]:
         return (None,) * 7
     x, factor, aux, hyper = ctx.saved_tensors
     needs = list(ctx.needs_input_grad[:3])
-    a_bar, y_bar, hyper_bar = _solve_backward_op(
-        grad, factor, x, aux, hyper, ctx.values, ctx.ridge, ctx.detach, needs
-    )
+    a_bar, y_bar, hyper_bar = _solve_backward_op(grad, factor, x, aux, hyper, ctx.values, ctx.ridge, ctx.detach, needs)
     return (a_bar if needs[0] else None, y_bar, hyper_bar if needs[2] else None, None, None, None, None)
 
 
@@ -135,11 +147,24 @@ def _solve_backward(
     if batch and s:
         work = x.new_empty(core.cholesky_workspace(batch, s, c, threads, x.is_cuda))
         core.solve_backward(
-            matrices(grad), to_capsule(factor.contiguous()), to_capsule(x.contiguous()),
-            to_capsule(aux.contiguous()), hyper_rows(hyper), values, max(0, KINDS.index(ridge) if ridge else 0), detach,
-            to_capsule(a_bar) if needs[0] else None, to_capsule(y_bar), capsule(v_bar), to_capsule(work),
-            batch, s, c, threads, stream(x),
-        )  # fmt: skip
+            matrices(grad),
+            to_capsule(factor.contiguous()),
+            to_capsule(x.contiguous()),
+            to_capsule(aux.contiguous()),
+            hyper_rows(hyper),
+            values,
+            max(0, KINDS.index(ridge) if ridge else 0),
+            detach,
+            to_capsule(a_bar) if needs[0] else None,
+            to_capsule(y_bar),
+            capsule(v_bar),
+            to_capsule(work),
+            batch,
+            s,
+            c,
+            threads,
+            stream(x),
+        )
     hyper_bar = x.new_zeros(0)
     if v_bar is not None and hyper is not None:
         hyper_bar = torch.zeros_like(hyper)
@@ -166,9 +191,7 @@ def cholesky(a: Tensor, on_failure: str) -> tuple[Tensor, Tensor, Tensor]:
     return factor, status, jitter
 
 
-def cholesky_solve(
-    a: Tensor, y: Tensor, ridge: Ridge | None, on_failure: str
-) -> tuple[Tensor, Tensor, Tensor]:
+def cholesky_solve(a: Tensor, y: Tensor, ridge: Ridge | None, on_failure: str) -> tuple[Tensor, Tensor, Tensor]:
     """((A + lambda I)^-1 Y, status, jitter); ``ridge=None`` is lambda = 0."""
     hyper, values = pack(None, ridge, a.shape[:-2], a.dtype, a.device)
     kind, detach = ("", False) if ridge is None else (ridge.kind, ridge.detach)

@@ -28,9 +28,20 @@ def _gram(x: Tensor, z: Tensor | None, hyper: Tensor | None, values: list[float]
     work = k.new_empty(core.gram_workspace(batch, s, q, d, threads, x.is_cuda))
     if k.numel():
         core.gram(
-            matrices(x), matrices(z), hyper_rows(hyper), values, KERNEL_CODES[kernel], to_capsule(k), to_capsule(work),
-            batch, s, q, d, threads, stream(x),
-        )  # fmt: skip
+            matrices(x),
+            matrices(z),
+            hyper_rows(hyper),
+            values,
+            KERNEL_CODES[kernel],
+            to_capsule(k),
+            to_capsule(work),
+            batch,
+            s,
+            q,
+            d,
+            threads,
+            stream(x),
+        )
     return k
 
 

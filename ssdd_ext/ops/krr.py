@@ -52,9 +52,18 @@ def _problem(
     # Features may be of 16 bits; everything else has the targets' type. Batches count where problems run side by side.
     linear = KERNELS[kernel].linear
     return plan.Problem(
-        x_s.shape[-2], q, x_s.shape[-1], y_s.shape[-1], linear, _bordered(linear, hyper, values), y_s.element_size(),
-        needs[0], needs[2], math.prod(x_s.shape[:-2]) if x_s.is_cuda else 1, x_s.element_size(),
-    )  # fmt: skip
+        x_s.shape[-2],
+        q,
+        x_s.shape[-1],
+        y_s.shape[-1],
+        linear,
+        _bordered(linear, hyper, values),
+        y_s.element_size(),
+        needs[0],
+        needs[2],
+        math.prod(x_s.shape[:-2]) if x_s.is_cuda else 1,
+        x_s.element_size(),
+    )
 
 
 def plan_shape(
@@ -63,10 +72,21 @@ def plan_shape(
     """The shape of one pass as the core takes it; ``which`` is the order of its products."""
     bordered = p.bordered and which == "primal"
     return core.KrrShape(
-        batch=batch, s=p.s, q=p.q, d=p.d, c=p.c, n=p.d + bordered if which == "primal" else p.s,
-        kernel=KERNEL_CODES[kernel], ridge=KINDS.index(ridge), detach=detach, bordered=bordered, plan=plan.CODES[which],
-        chunk=chunk, threads=torch.get_num_threads(), fused_gram=fused_gram,
-    )  # fmt: skip
+        batch=batch,
+        s=p.s,
+        q=p.q,
+        d=p.d,
+        c=p.c,
+        n=p.d + bordered if which == "primal" else p.s,
+        kernel=KERNEL_CODES[kernel],
+        ridge=KINDS.index(ridge),
+        detach=detach,
+        bordered=bordered,
+        plan=plan.CODES[which],
+        chunk=chunk,
+        threads=torch.get_num_threads(),
+        fused_gram=fused_gram,
+    )
 
 
 def _krr(
@@ -100,16 +120,28 @@ def _krr(
     aux, jitter = y_s.new_empty(*batch_shape, 3), y_s.new_empty(batch_shape)
     status = torch.empty(batch_shape, dtype=torch.int32, device=x_s.device)
     if batch:
-        shape = plan_shape(
-            problem, batch, kernel, ridge, detach, picked.forward, picked.chunk, picked.fused_gram
-        )
+        shape = plan_shape(problem, batch, kernel, ridge, detach, picked.forward, picked.chunk, picked.fused_gram)
         work = y_s.new_empty(core.krr_workspace(shape, False, x_s.is_cuda))
         core.krr_forward(
-            shape, matrices(x_s), matrices(y_s), matrices(x_q), matrices(y_q), hyper_rows(hyper), values,
-            failure_code(on_failure), to_capsule(out), to_capsule(loss) if y_q is not None else None,
-            to_capsule(factor), to_capsule(coef), to_capsule(kept) if rows else None, to_capsule(aux),
-            to_capsule(jitter), to_capsule(status), to_capsule(work), stream(x_s),
-        )  # fmt: skip
+            shape,
+            matrices(x_s),
+            matrices(y_s),
+            matrices(x_q),
+            matrices(y_q),
+            hyper_rows(hyper),
+            values,
+            failure_code(on_failure),
+            to_capsule(out),
+            to_capsule(loss) if y_q is not None else None,
+            to_capsule(factor),
+            to_capsule(coef),
+            to_capsule(kept) if rows else None,
+            to_capsule(aux),
+            to_capsule(jitter),
+            to_capsule(status),
+            to_capsule(work),
+            stream(x_s),
+        )
         raise_if_asked("krr" if y_q is None else "krr_mse", status, on_failure, n, ridge_text(ridge, hyper, values))
     return out, loss, factor, coef, kept, aux, jitter, status
 
@@ -161,9 +193,22 @@ def _krr_autograd(ctx: Any, grad_out: Tensor | None, grad_loss: Tensor | None, *
     x_s_bar = y_s_bar = x_q_bar = y_q_bar = hyper_bar = None
     if any(needs):
         x_s_bar, y_s_bar, x_q_bar, hyper_bar = _krr_backward_op(
-            grad, x_s, y_s, x_q, residual, factor, coef, kept, aux, hyper, ctx.values, ctx.kernel, ctx.ridge,
-            ctx.detach, needs,
-        )  # fmt: skip
+            grad,
+            x_s,
+            y_s,
+            x_q,
+            residual,
+            factor,
+            coef,
+            kept,
+            aux,
+            hyper,
+            ctx.values,
+            ctx.kernel,
+            ctx.ridge,
+            ctx.detach,
+            needs,
+        )
         # Each gradient in its input's type: computed as wide as the targets, rounded once.
         x_s_bar, x_q_bar = x_s_bar.to(x_s.dtype), x_q_bar.to(x_q.dtype)
     if need_y_q:
@@ -212,14 +257,25 @@ def _krr_backward(
         # The forward keeps K_qs by a rule of the shapes; rows that stand in for it are never read.
         has_kept = kept.shape[-2] > plan.STAND_IN
         core.krr_backward(
-            shape, matrices(x_s), matrices(y_s), matrices(x_q),
+            shape,
+            matrices(x_s),
+            matrices(y_s),
+            matrices(x_q),
             matrices(grad if residual is None else residual.contiguous()),
-            None if residual is None else to_capsule(grad.reshape(-1, 1, 1)), to_capsule(factor.contiguous()),
-            to_capsule(coef.contiguous()), to_capsule(kept.contiguous()) if has_kept else None,
-            to_capsule(aux.contiguous()), hyper_rows(hyper), values, to_capsule(x_s_bar) if need_x_s else None,
-            to_capsule(y_s_bar) if need_y_s else None, to_capsule(x_q_bar) if need_x_q else None,
-            to_capsule(hyper_bar) if need_hyper else None, to_capsule(work), stream(x_s),
-        )  # fmt: skip
+            None if residual is None else to_capsule(grad.reshape(-1, 1, 1)),
+            to_capsule(factor.contiguous()),
+            to_capsule(coef.contiguous()),
+            to_capsule(kept.contiguous()) if has_kept else None,
+            to_capsule(aux.contiguous()),
+            hyper_rows(hyper),
+            values,
+            to_capsule(x_s_bar) if need_x_s else None,
+            to_capsule(y_s_bar) if need_y_s else None,
+            to_capsule(x_q_bar) if need_x_q else None,
+            to_capsule(hyper_bar) if need_hyper else None,
+            to_capsule(work),
+            stream(x_s),
+        )
     return x_s_bar, y_s_bar, x_q_bar, hyper_bar
 
 

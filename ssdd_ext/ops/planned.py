@@ -324,9 +324,11 @@ def cholesky_solve(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """((A + lambda I)^-1 Y, status, jitter); ``kernel``, if given, is the one whose hyper-parameters made A."""
     s = a.shape[-1]
-    amount, valid = (0.0, []) if ridge is None else _amount(
-        ridge, lambda: float(s) if type(kernel) is RBF else a.diagonal(dim1=-2, dim2=-1).sum(-1), s, a
-    )  # fmt: skip
+    amount, valid = (
+        (0.0, [])
+        if ridge is None
+        else _amount(ridge, lambda: float(s) if type(kernel) is RBF else a.diagonal(dim1=-2, dim2=-1).sum(-1), s, a)
+    )
     if kernel is not None:
         valid = valid + _valid(kernel, _parameters(kernel.parameters, a))
     amount, every = _guard(amount, valid, a)

@@ -39,9 +39,17 @@ Call = tuple[Planned, list[float], int]
 
 @lru_cache(maxsize=1024)
 def _small_plan(
-    x_s: torch.Size, y_q: torch.Size, itemsize: int, needs_x_s: bool, needs_x_q: bool, kernel: str, bordered: bool,
-    ridge: str, detach: bool, threads: int,
-) -> Planned | None:  # fmt: skip
+    x_s: torch.Size,
+    y_q: torch.Size,
+    itemsize: int,
+    needs_x_s: bool,
+    needs_x_q: bool,
+    kernel: str,
+    bordered: bool,
+    ridge: str,
+    detach: bool,
+    threads: int,
+) -> Planned | None:
     """(shape, code of the backward's plan, workspace elements), or None if the problem is not small."""
     if not 2 <= len(x_s) == len(y_q) <= 3 or min(*x_s, *y_q) < 1:
         return None
@@ -79,9 +87,20 @@ def _run(x_s: Tensor, y_s: Tensor, x_q: Tensor, y_q: Tensor, needs: Any, call: C
     bars = _bar(x_s, needs[0]), _bar(y_s, needs[1]), _bar(x_q, needs[2])
     work = _workspace(elements, loss)
     failed = core.krr_value_and_gradient(
-        shape, code, to_capsule(x_s), to_capsule(y_s), to_capsule(x_q), to_capsule(y_q), values, on_failure,
-        to_capsule(loss), capsule(bars[0]), capsule(bars[1]), capsule(bars[2]), to_capsule(work),
-    )  # fmt: skip
+        shape,
+        code,
+        to_capsule(x_s),
+        to_capsule(y_s),
+        to_capsule(x_q),
+        to_capsule(y_q),
+        values,
+        on_failure,
+        to_capsule(loss),
+        capsule(bars[0]),
+        capsule(bars[1]),
+        capsule(bars[2]),
+        to_capsule(work),
+    )
     if len(_spare) < _MOST_SPARE:
         _spare.append(work)
     if failed:
@@ -178,9 +197,17 @@ def plan_small(
     if kernel.name not in KERNEL_CODES or not all(type(v) is float for v in values):
         return None
     planned = _small_plan(
-        x_s.shape, y_q.shape, x_s.element_size(), needs_x_s, needs_x_q, kernel.name, values[1] != 0, ridge.kind,
-        ridge.detach, torch.get_num_threads(),
-    )  # fmt: skip
+        x_s.shape,
+        y_q.shape,
+        x_s.element_size(),
+        needs_x_s,
+        needs_x_q,
+        kernel.name,
+        values[1] != 0,
+        ridge.kind,
+        ridge.detach,
+        torch.get_num_threads(),
+    )
     return None if planned is None else (planned, values, failure_code(on_failure))
 
 

@@ -21,9 +21,23 @@ from .gpu import PLANNED_SOURCE, Gpu, planned_is_faster
 from .problem import STAND_IN, Problem, is_primal
 
 __all__ = [
-    "BACKWARD", "CODES", "FORWARD", "PLANNED_SOURCE", "STAND_IN", "Gpu", "Plan", "Problem", "backward_costs", "choose",
-    "constants", "force", "forward_costs", "is_forced", "is_primal", "planned_is_faster",
-]  # fmt: skip
+    "BACKWARD",
+    "CODES",
+    "FORWARD",
+    "PLANNED_SOURCE",
+    "STAND_IN",
+    "Gpu",
+    "Plan",
+    "Problem",
+    "backward_costs",
+    "choose",
+    "constants",
+    "force",
+    "forward_costs",
+    "is_forced",
+    "is_primal",
+    "planned_is_faster",
+]
 
 FORWARD = ("dense", "low_rank", "primal")
 BACKWARD = ("dense", "low_rank", "mixed", "primal")

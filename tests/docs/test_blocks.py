@@ -186,9 +186,15 @@ def resnet18_of_torchvision() -> dict[str, torch.Tensor]:
     weights: dict[str, torch.Tensor] = {}
 
     def normalise(name, channels):
-        weights.update({f"{name}.weight": torch.ones(channels), f"{name}.bias": torch.zeros(channels),
-                        f"{name}.running_mean": torch.zeros(channels), f"{name}.running_var": torch.ones(channels),
-                        f"{name}.num_batches_tracked": torch.tensor(0)})  # fmt: skip
+        weights.update(
+            {
+                f"{name}.weight": torch.ones(channels),
+                f"{name}.bias": torch.zeros(channels),
+                f"{name}.running_mean": torch.zeros(channels),
+                f"{name}.running_var": torch.ones(channels),
+                f"{name}.num_batches_tracked": torch.tensor(0),
+            }
+        )
 
     def convolve(name, rows, columns, side):
         weights[f"{name}.weight"] = torch.randn(rows, columns, side, side) * (2 / (columns * side * side)) ** 0.5

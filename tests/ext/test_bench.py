@@ -17,9 +17,20 @@ from ssdd_ext.bench.alternatives import FORWARD_ONLY, THIS, USUAL, why_not
 TINY = ["--s", "12", "--q", "20", "--d", "30", "--c", "3", "--repeats", "2", "--seconds", "0"]
 ALL = ("x_s", "y_s", "x_q", "y_q")
 KEYS = {
-    "alternative", "does", "problem", "plan", "seconds", "ratio", "error", "peak_bytes", "note", "versions", "cpu",
-    "instruction_sets", "threads",
-}  # fmt: skip
+    "alternative",
+    "does",
+    "problem",
+    "plan",
+    "seconds",
+    "ratio",
+    "error",
+    "peak_bytes",
+    "note",
+    "versions",
+    "cpu",
+    "instruction_sets",
+    "threads",
+}
 
 
 def load(root, name):

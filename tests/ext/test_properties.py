@@ -130,8 +130,10 @@ def test_without_ridge_it_interpolates(backend, inputs):
 
 
 @BACKENDS
-@given(problems(kernels=st.builds(Linear, st.floats(0.1, 10)), ridges=RIDGES.filter(lambda r: r.kind != "absolute")),
-       st.sampled_from([2.0**-20, 0.25, 3.0, 2.0**20]))  # fmt: skip
+@given(
+    problems(kernels=st.builds(Linear, st.floats(0.1, 10)), ridges=RIDGES.filter(lambda r: r.kind != "absolute")),
+    st.sampled_from([2.0**-20, 0.25, 3.0, 2.0**20]),
+)
 def test_a_ridge_relative_to_the_trace_ignores_the_scale_of_the_features(backend, inputs, factor):
     assume(condition(inputs) < 1e5)
     scaled = krr(inputs, backend, x_s=inputs.x_s * factor, x_q=inputs.x_q * factor)

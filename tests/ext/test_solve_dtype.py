@@ -159,9 +159,7 @@ def test_what_a_fit_holds_is_in_the_dtype_it_was_solved_in(backend):
     leaves, kernel = problem(KERNELS["rbf"])
     options = {"ridge": Ridge.absolute(1e-6), "backend": backend}
     plain = ssdd_ext.fit(leaves["x_s"], leaves["y_s"], kernel=kernel(leaves), on_failure="jitter", **options)
-    fitted = ssdd_ext.fit(
-        leaves["x_s"], leaves["y_s"], kernel=kernel(leaves), solve_dtype=torch.float64, **options
-    )
+    fitted = ssdd_ext.fit(leaves["x_s"], leaves["y_s"], kernel=kernel(leaves), solve_dtype=torch.float64, **options)
     primal = ssdd_ext.fit(leaves["x_s"], leaves["y_s"], solve_dtype=torch.float64, **options)
     assert plain.alpha.dtype == torch.float32
     assert fitted.alpha.dtype == fitted.x_s.dtype == primal.weights.dtype == torch.float64

@@ -208,9 +208,17 @@ def fresh_compiler():
 # (S, Q, D, C) on both sides of every rule of the plan: primal or dual; K_qs kept, or not for want of targets, of memory
 # (K_QS_BYTES is small here) or of queries.
 SIZES = [
-    (12, 9, 7, 3), (33, 17, 21, 5), (20, 40, 5, 6), (12, 9, 17, 3), (9, 12, 30, 4), (20, 21, 22, 23), (11, 8, 13, 2),
-    (20, 200, 31, 14), (12, 2, 30, 9), (16, 19, 15, 8),
-]  # fmt: skip
+    (12, 9, 7, 3),
+    (33, 17, 21, 5),
+    (20, 40, 5, 6),
+    (12, 9, 17, 3),
+    (9, 12, 30, 4),
+    (20, 21, 22, 23),
+    (11, 8, 13, 2),
+    (20, 200, 31, 14),
+    (12, 2, 30, 9),
+    (16, 19, 15, 8),
+]
 
 
 def compile_and_compare(loss, random, sizes, batch=()):

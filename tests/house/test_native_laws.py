@@ -139,9 +139,17 @@ def test_native_module_links_only_the_runtime():
     dynamic = subprocess.run(command, check=True, capture_output=True, text=True).stdout
     needed = set(re.findall(r"\(NEEDED\).*\[(.*)\]", dynamic))
     assert needed <= {
-        "libgomp.so.1", "libstdc++.so.6", "libm.so.6", "libgcc_s.so.1", "libc.so.6", "libpthread.so.0",
-        "libdl.so.2", "librt.so.1", "ld-linux-x86-64.so.2", "ld-linux-aarch64.so.1",
-    }  # fmt: skip
+        "libgomp.so.1",
+        "libstdc++.so.6",
+        "libm.so.6",
+        "libgcc_s.so.1",
+        "libc.so.6",
+        "libpthread.so.0",
+        "libdl.so.2",
+        "librt.so.1",
+        "ld-linux-x86-64.so.2",
+        "ld-linux-aarch64.so.1",
+    }
     assert "libgomp.so.1" in needed
     assert not re.search(r"\((RPATH|RUNPATH)\)", dynamic)
 

@@ -5,7 +5,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-LIMIT = 75  # lines of a function, its docstring left out
+LIMIT = 80  # lines of a function, its docstring left out
 
 
 def long_functions(root: Path, limit: int) -> list[str]:

@@ -46,9 +46,15 @@ FAULTS = [
 ]
 # The twin finds these by what came out of the kernel or went into its launch: no line of it to name.
 NAMELESS = {
-    "more_shared_than_there_is", "more_threads_than_there_are", "uninitialised", "ticket_not_put_back",
-    "copy_too_early", "copy_never_waited_for", "one_product_is_no_fp32", "sums_left_in_the_unit",
-}  # fmt: skip
+    "more_shared_than_there_is",
+    "more_threads_than_there_are",
+    "uninitialised",
+    "ticket_not_put_back",
+    "copy_too_early",
+    "copy_never_waited_for",
+    "one_product_is_no_fp32",
+    "sums_left_in_the_unit",
+}
 
 
 @pytest.fixture(scope="module")

@@ -94,14 +94,19 @@ def test_inner_loops_are_what_their_heads_say(compiled):
 KERNEL_KB, CALL_KB = 48, 128
 # Above it: factorisation and solve, or with a Gram matrix before them, in one kernel, in rolled loops.
 LARGER_KERNELS = {
-    "block_kernel<double>": 49, "fused_kernel<float, false>": 61, "fused_kernel<float, true>": 62,
-    "fused_kernel<double, false>": 65, "fused_kernel<double, true>": 68,
-}  # fmt: skip
+    "block_kernel<double>": 49,
+    "fused_kernel<float, false>": 61,
+    "fused_kernel<float, true>": 62,
+    "fused_kernel<double, false>": 65,
+    "fused_kernel<double, true>": 68,
+}
 # Above it: forward and backward of KRR, of which each kernel is fetched once per launch. Cholesky calls are below.
 LARGER_CALLS = {
-    "B=1 S=10 Q=1024 D=2048 C=10": 215, "B=1 S=100 Q=1024 D=4096 C=512": 220, "B=1 S=1000 Q=1024 D=8192 C=512": 375,
+    "B=1 S=10 Q=1024 D=2048 C=10": 215,
+    "B=1 S=100 Q=1024 D=4096 C=512": 220,
+    "B=1 S=1000 Q=1024 D=8192 C=512": 375,
     "B=64 S=100 Q=256 D=512 C=10": 280,
-}  # fmt: skip
+}
 
 
 def code_kb(compiled):

@@ -4,31 +4,49 @@ import json
 
 import pytest
 
-CALLS = [
-    (t, *call)
-    for t in ("float", "double")
-    for call in (
-        ("krr", 2, 70, 45, 130, 10, "low_rank", "low_rank", "all"),
-        ("krr", 2, 20, 40, 64, 8, "dense", "dense"),
-        ("krr", 1, 37, 70, 100, 33, "low_rank", "mixed"),
-        ("krr", 1, 70, 30, 40, 8, "primal", "primal", "all"),
-        ("rbf", 1, 20, 40, 33, 8, "all"),
-        ("krr", 2, 100, 20, 33, 10, "low_rank", "low_rank", "fused"),
-        ("krr", 1, 70, 130, 40, 70, "low_rank", "mixed", "fused", "all"),  # more columns than one block solves or sums
-        ("rbf", 2, 40, 20, 33, 8, "fused"),
-        ("cholesky", 5, 30, 40),
-        ("cholesky", 2, 100, 70),
-        ("cholesky", 66, 40, 33),  # enough columns for wide blocks
-        ("cholesky", 1, 250, 10),
-        ("krr", 1, 250, 20, 70, 66, "low_rank", "low_rank"),  # tiles, and a solve that did not factor
-    )
-] + [
-    ("float", "product", 2, 70, 40, 90, a, b, 64)
-    for a in ("k-float", "across-bf16") for b in ("k-bf16", "across-float")
-] + [
-    ("float", "product", 2, 132, 72, k, f"k-{element}", f"across-{element}", tile)
-    for element in ("float", "bf16", "f16") for tile in (64, 128) for k in (104, 1032)
-]  # fmt: skip
+CALLS = (
+    [
+        (t, *call)
+        for t in ("float", "double")
+        for call in (
+            ("krr", 2, 70, 45, 130, 10, "low_rank", "low_rank", "all"),
+            ("krr", 2, 20, 40, 64, 8, "dense", "dense"),
+            ("krr", 1, 37, 70, 100, 33, "low_rank", "mixed"),
+            ("krr", 1, 70, 30, 40, 8, "primal", "primal", "all"),
+            ("rbf", 1, 20, 40, 33, 8, "all"),
+            ("krr", 2, 100, 20, 33, 10, "low_rank", "low_rank", "fused"),
+            (
+                "krr",
+                1,
+                70,
+                130,
+                40,
+                70,
+                "low_rank",
+                "mixed",
+                "fused",
+                "all",
+            ),  # more columns than one block solves or sums
+            ("rbf", 2, 40, 20, 33, 8, "fused"),
+            ("cholesky", 5, 30, 40),
+            ("cholesky", 2, 100, 70),
+            ("cholesky", 66, 40, 33),  # enough columns for wide blocks
+            ("cholesky", 1, 250, 10),
+            ("krr", 1, 250, 20, 70, 66, "low_rank", "low_rank"),  # tiles, and a solve that did not factor
+        )
+    ]
+    + [
+        ("float", "product", 2, 70, 40, 90, a, b, 64)
+        for a in ("k-float", "across-bf16")
+        for b in ("k-bf16", "across-float")
+    ]
+    + [
+        ("float", "product", 2, 132, 72, k, f"k-{element}", f"across-{element}", tile)
+        for element in ("float", "bf16", "f16")
+        for tile in (64, 128)
+        for k in (104, 1032)
+    ]
+)
 
 
 @pytest.fixture(scope="module")
@@ -68,8 +86,14 @@ def test_the_committed_table_is_that_of_this_code(floors, root):
 
 # A number or a row a problem, read and written plainly.
 UNCOUNTED = {
-    "probe", "ridge", "border", "rbf_hyper", "alpha_sum", "nan", "fill",
-}  # fmt: skip
+    "probe",
+    "ridge",
+    "border",
+    "rbf_hyper",
+    "alpha_sum",
+    "nan",
+    "fill",
+}
 
 
 def test_every_kernel_is_counted_and_coalesced(floors):
@@ -93,10 +117,13 @@ def test_occupancy_counts_with_the_shared_memory_of_a_launch(floors):
     seen = {}
     for size in ("float", "double"):
         calls = [
-            ("krr", 1, 128, 64, 96, 70, "dense", "dense", "fused"), ("krr", 1, 300, 64, 96, 4, "low_rank", "low_rank"),
-            ("rbf", 1, 128, 64, 96, 70, "fused"), ("cholesky", 1, 128, 70), ("cholesky", 132, 128, 33),
+            ("krr", 1, 128, 64, 96, 70, "dense", "dense", "fused"),
+            ("krr", 1, 300, 64, 96, 4, "low_rank", "low_rank"),
+            ("rbf", 1, 128, 64, 96, 70, "fused"),
+            ("cholesky", 1, 128, 70),
+            ("cholesky", 132, 128, 33),
             ("cholesky", 1, 32, 1),
-        ]  # fmt: skip
+        ]
         if size == "float":
             pairs = [("float", "float"), ("bf16", "bf16"), ("f16", "f16"), ("float", "bf16")]
             calls += [("product", 1, 64, 64, 64, f"k-{a}", f"k-{b}", tile) for a, b in pairs for tile in (64, 128)]

@@ -25,8 +25,10 @@ def test_shapes_are_those_of_the_presets(bench):
     for name in bench.PRESETS:
         shape, settings = bench.Shape.of(preset(name)), preset(name)
         assert (shape.images, shape.batch, shape.pool) == (
-            settings.distill.images, settings.distill.batch, settings.distill.pool
-        )  # fmt: skip
+            settings.distill.images,
+            settings.distill.batch,
+            settings.distill.pool,
+        )
         assert (shape.student, shape.channels_last) == (settings.student.model, settings.student.channels_last)
     cifar100 = bench.Shape.of(preset("cifar100"))
     assert (cifar100.images, cifar100.batch, cifar100.student) == (1000, 1024, "convnet-128-256-512")

@@ -20,10 +20,17 @@ RUN = {"distill": {"lr": 0.01, "steps": 9}, "seed": 0}
 def state(step=1):
     g = torch.Generator().manual_seed(step)
     return {
-        "x": torch.randn(3, 4, generator=g), "generator": g.get_state(), "step": step, "none": None, "flag": True,
-        "losses": [(1, 0.1 + 0.2), (2, float("inf"))], "snapshots": {0: torch.ones(2), 7: torch.zeros(0)},
-        "good": (torch.tensor(1.5), torch.arange(3)), "text": "a", "nested": {3: {"step": torch.tensor(2.0)}},
-    }  # fmt: skip
+        "x": torch.randn(3, 4, generator=g),
+        "generator": g.get_state(),
+        "step": step,
+        "none": None,
+        "flag": True,
+        "losses": [(1, 0.1 + 0.2), (2, float("inf"))],
+        "snapshots": {0: torch.ones(2), 7: torch.zeros(0)},
+        "good": (torch.tensor(1.5), torch.arange(3)),
+        "text": "a",
+        "nested": {3: {"step": torch.tensor(2.0)}},
+    }
 
 
 def same(a, b):
@@ -166,8 +173,9 @@ def test_a_full_disk_keeps_the_last_good_one(tmp_path, events):
             resource.setrlimit(resource.RLIMIT_FSIZE, (64 * 1024, limits[1]))
         c.save(2, {**state(2), "x": torch.zeros(100_000)})  # 400 KB
         reason = os.strerror(errno.ENOSPC if mounted else errno.EFBIG)
-        assert any("step 2" in w and reason in w and "distill-000000001.safetensors is kept" in w
-                   for w in warnings(events)), events  # fmt: skip
+        assert any(
+            "step 2" in w and reason in w and "distill-000000001.safetensors is kept" in w for w in warnings(events)
+        ), events
         assert [f.name for f in folder.iterdir()] == ["distill-000000001.safetensors"]
         assert same(c.begin(RUN), state(1))
         c.save(3, state(3))  # and it goes on when there is room

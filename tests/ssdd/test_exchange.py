@@ -95,11 +95,13 @@ def test_export_to_ddranking(ssdd_command, tmp_path):
 def test_exports_that_do_not_fit(ssdd_command, tmp_path):
     uneven = torch.eye(3)[[0, 0, 0, 0, 1, 2]]
     for form, labels, named in [
-        ("ddranking", None, "representations; give labels"), ("ddranking", uneven, "same number.*1 to 4"),
+        ("ddranking", None, "representations; give labels"),
+        ("ddranking", uneven, "same number.*1 to 4"),
         ("ddranking", uneven * float("nan"), "not finite"),
-        ("ddranking", uneven[:2], r"floats \[6, classes\]"), ("folder", uneven, "only the form ddranking"),
+        ("ddranking", uneven[:2], r"floats \[6, classes\]"),
+        ("folder", uneven, "only the form ddranking"),
         ("zip", None, "expected one of folder, huggingface, ddranking"),
-    ]:  # fmt: skip
+    ]:
         with pytest.raises(InputError, match=named):
             export(example(), tmp_path / "out", form, labels)
     assert not list(tmp_path.iterdir())  # nothing half written
@@ -148,8 +150,11 @@ def test_a_hostile_pt_file_is_refused_and_nothing_runs(tmp_path, how):
         x.write_bytes(pickle.dumps(Run(flag)))
     else:
         old = how == "old torch.save"
-        torch.save(torch.nn.Linear(2, 2) if how == "module" else [torch.rand(2), Run(flag)], x,
-                   _use_new_zipfile_serialization=not old)  # fmt: skip
+        torch.save(
+            torch.nn.Linear(2, 2) if how == "module" else [torch.rand(2), Run(flag)],
+            x,
+            _use_new_zipfile_serialization=not old,
+        )
     with pytest.raises(InputError, match=r"x_syn\.pt: not a file of plain tensors .*nothing in it was run") as error:
         read_published(x, y, PRE)
     assert "weights_only" not in str(error.value)  # torch's advice to load it all the same
@@ -181,8 +186,11 @@ def test_published_files_that_do_not_fit(tmp_path, x, y, named):
 
 def test_import_wants_the_preprocessing(ssdd_command, tmp_path):
     x, y = published(tmp_path, torch.rand(2, 3, 4, 4), torch.rand(2, 5))
-    for arguments, named in [((), "expected one of the two"), (("--mean", "0.1"), "expected one of the two"),
-                             (("--mean", "a", "--std", "1"), "--mean: expected numbers")]:  # fmt: skip
+    for arguments, named in [
+        ((), "expected one of the two"),
+        (("--mean", "0.1"), "expected one of the two"),
+        (("--mean", "a", "--std", "1"), "--mean: expected numbers"),
+    ]:
         said = ssdd_command("import", x, y, "-o", tmp_path / "a.safetensors", *arguments, fails=True)
         assert named in str(said.exception)
     whole = x.read_bytes()

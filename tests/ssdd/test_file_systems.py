@@ -140,10 +140,17 @@ def launcher(monkeypatch, **variables):
         monkeypatch.setenv(name, value)
 
 
-@pytest.mark.parametrize("variables", [
-    {}, {"WORLD_SIZE": ""}, {"WORLD_SIZE": " "}, {"WORLD_SIZE": "1"}, {"LOCAL_RANK": "3"},
-    {"WORLD_SIZE": "", "RANK": "", "LOCAL_RANK": ""},
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "variables",
+    [
+        {},
+        {"WORLD_SIZE": ""},
+        {"WORLD_SIZE": " "},
+        {"WORLD_SIZE": "1"},
+        {"LOCAL_RANK": "3"},
+        {"WORLD_SIZE": "", "RANK": "", "LOCAL_RANK": ""},
+    ],
+)
 def test_launcher_variables_that_name_one_process(monkeypatch, variables):
     launcher(monkeypatch, **variables)
     assert world_size() == 1 and local_rank() is None
@@ -156,16 +163,19 @@ def test_launcher_variables_of_torchrun(monkeypatch):
     assert world_size() == 2 and local_rank() == 1
 
 
-@pytest.mark.parametrize("changes, named", [
-    ({"WORLD_SIZE": "two"}, "WORLD_SIZE: expected a whole number from 1, got 'two'"),
-    ({"WORLD_SIZE": "0"}, "WORLD_SIZE: expected a whole number from 1, got '0'"),
-    ({"WORLD_SIZE": "-1"}, "WORLD_SIZE: expected a whole number from 1, got '-1'"),
-    ({"LOCAL_RANK": ""}, "WORLD_SIZE is 2, but LOCAL_RANK is not set"),
-    ({"MASTER_ADDR": "", "RANK": ""}, "WORLD_SIZE is 2, but RANK, MASTER_ADDR are not set"),
-    ({"RANK": "2"}, "RANK: expected a whole number below WORLD_SIZE = 2, got 2"),
-    ({"RANK": "first"}, "RANK: expected a whole number from 0, got 'first'"),
-    ({"LOCAL_RANK": "x"}, "LOCAL_RANK: expected a whole number from 0, got 'x'"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "changes, named",
+    [
+        ({"WORLD_SIZE": "two"}, "WORLD_SIZE: expected a whole number from 1, got 'two'"),
+        ({"WORLD_SIZE": "0"}, "WORLD_SIZE: expected a whole number from 1, got '0'"),
+        ({"WORLD_SIZE": "-1"}, "WORLD_SIZE: expected a whole number from 1, got '-1'"),
+        ({"LOCAL_RANK": ""}, "WORLD_SIZE is 2, but LOCAL_RANK is not set"),
+        ({"MASTER_ADDR": "", "RANK": ""}, "WORLD_SIZE is 2, but RANK, MASTER_ADDR are not set"),
+        ({"RANK": "2"}, "RANK: expected a whole number below WORLD_SIZE = 2, got 2"),
+        ({"RANK": "first"}, "RANK: expected a whole number from 0, got 'first'"),
+        ({"LOCAL_RANK": "x"}, "LOCAL_RANK: expected a whole number from 0, got 'x'"),
+    ],
+)
 def test_launcher_variables_set_in_part(monkeypatch, changes, named):
     launcher(monkeypatch, **(TORCHRUN | changes))
     with pytest.raises(InputError, match=named) as error, join_processes():

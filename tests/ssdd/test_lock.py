@@ -11,8 +11,10 @@ from ssdd.artifact import LOCK, locked
 from ssdd.config import InputError
 from ssdd.report import MARK, own_directory
 
-HOLD = "import sys, pathlib, time, ssdd.artifact\nwith ssdd.artifact.locked(pathlib.Path(sys.argv[1])):\n" \
-       "    print('held', flush=True)\n    time.sleep(100)\n"  # fmt: skip
+HOLD = (
+    "import sys, pathlib, time, ssdd.artifact\nwith ssdd.artifact.locked(pathlib.Path(sys.argv[1])):\n"
+    "    print('held', flush=True)\n    time.sleep(100)\n"
+)
 
 
 def test_the_second_is_refused_and_the_first_leaves_nothing(tmp_path):

@@ -16,9 +16,23 @@ from ssdd.config import InputError
 from ssdd.data import load_images
 from ssdd.teachers import Teacher
 
-FAST = ["--quiet", "-m", "4", "--steps", "2", *(f"--{change}" for change in (
-    "teacher.epochs=1", "teacher.widths=4-8", "student.model=convnet-4-8", "distill.pool=1", "distill.pool_steps=2",
-))]  # fmt: skip
+FAST = [
+    "--quiet",
+    "-m",
+    "4",
+    "--steps",
+    "2",
+    *(
+        f"--{change}"
+        for change in (
+            "teacher.epochs=1",
+            "teacher.widths=4-8",
+            "student.model=convnet-4-8",
+            "distill.pool=1",
+            "distill.pool_steps=2",
+        )
+    ),
+]
 
 
 @pytest.fixture(autouse=True)
@@ -52,8 +66,10 @@ def test_a_run_on_the_embedded_digits_goes_on_beside_such_a_folder(ssdd_command,
 
 def test_a_study_on_the_embedded_digits(ssdd_command, teacher, own_digits):
     teacher.save("t.safetensors")
-    Path("study.toml").write_text('preset = "digits"\nseeds = 1\n[[row]]\nname = "none"\nfrom = "nothing"\n'
-                                  '[row.set]\n"evaluate.labels" = [5]\n"evaluate.draws" = 1\n')  # fmt: skip
+    Path("study.toml").write_text(
+        'preset = "digits"\nseeds = 1\n[[row]]\nname = "none"\nfrom = "nothing"\n'
+        '[row.set]\n"evaluate.labels" = [5]\n"evaluate.draws" = 1\n'
+    )
     ended = ssdd_command("study", "study.toml", "-d", "digits", "-t", "t.safetensors", "--target", "more=digits")
     assert "[2/2]" in ended.stdout
 
@@ -90,8 +106,13 @@ def test_a_module_in_the_current_folder(place):
         "import later\n"
         "print(sys.path.index(os.getcwd()) == len(sys.path) - 1, sys.path.count(os.getcwd()))\n"
     )
-    ended = subprocess.run([sys.executable, "-P", "-c", code], capture_output=True, text=True, timeout=600,
-                           env=os.environ | {"OMP_NUM_THREADS": "1"})  # fmt: skip
+    ended = subprocess.run(
+        [sys.executable, "-P", "-c", code],
+        capture_output=True,
+        text=True,
+        timeout=600,
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
+    )
     assert ended.returncode == 0, ended.stderr
     assert ended.stdout.split() == ["True", "1"]
 

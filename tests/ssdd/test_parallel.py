@@ -20,8 +20,17 @@ from ssdd.parallel import ALONE, Processes, join_processes
 from ssdd.selection import random_subset
 from ssdd.teachers import read_representations, train_teacher
 
-SETTINGS = ["--student.model=convnet-4-8", "--distill.pool=3", "--distill.pool_steps=6",
-            "--distill.log_every=4", "--distill.batch=51", "-m", "6", "--steps", "12"]  # fmt: skip
+SETTINGS = [
+    "--student.model=convnet-4-8",
+    "--distill.pool=3",
+    "--distill.pool_steps=6",
+    "--distill.log_every=4",
+    "--distill.batch=51",
+    "-m",
+    "6",
+    "--steps",
+    "12",
+]
 
 
 @pytest.mark.parametrize("way, size, n, networks", [("batch", 3, 10, 1), ("networks", 3, 10, 7), ("batch", 1, 5, 2)])
@@ -72,8 +81,13 @@ def started(folder, processes, *arguments):
     """The program, on its own or by torchrun."""
     program = ["-m", "ssdd.cli", "distill", *map(str, arguments)]
     launcher = ["-m", "torch.distributed.run", "--nproc-per-node", str(processes), "--master-port", str(free_port())]
-    return subprocess.Popen([sys.executable, *(launcher if processes > 1 else []), *program], text=True,
-                            env=environment(folder), stdout=subprocess.PIPE, stderr=subprocess.STDOUT)  # fmt: skip
+    return subprocess.Popen(
+        [sys.executable, *(launcher if processes > 1 else []), *program],
+        text=True,
+        env=environment(folder),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+    )
 
 
 def finish(folder, processes, *arguments, fails=False):
@@ -88,10 +102,13 @@ def product(run):
     return tensors["images"], tensors["targets"], meta["metrics"]
 
 
-@pytest.mark.parametrize("way, changes", [
-    ("batch", []),
-    ("networks", ["--distill.networks=3"]),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "way, changes",
+    [
+        ("batch", []),
+        ("networks", ["--distill.networks=3"]),
+    ],
+)
 def test_two_processes_equal_one(source, tmp_path, way, changes):
     finish(tmp_path, 1, "-q", "-o", tmp_path / "one", *source, *SETTINGS, *changes)
     said = finish(tmp_path, 2, "-o", tmp_path / "two", *source, *SETTINGS, *changes, "--share", way)

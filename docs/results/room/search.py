@@ -75,9 +75,12 @@ def probe(x: Tensor, y: Tensor, x_test: Tensor, y_test: Tensor) -> float:
 def train(data, device: torch.device, seconds: float, out: Path, backbone: str, report) -> ssdd.Teacher:
     """A teacher trained for about ``seconds``: the number of epochs follows from the time of the first."""
     config = replace(
-        ssdd.preset("small").teacher, backbone=backbone, training="bf16" if device.type == "cuda" else "float32",
-        batch=512, projector=1024,
-    )  # fmt: skip
+        ssdd.preset("small").teacher,
+        backbone=backbone,
+        training="bf16" if device.type == "cuda" else "float32",
+        batch=512,
+        projector=1024,
+    )
     config = replace(config, augment=replace(config.augment, scale=0.35, shift=0.2))
     begin = time.perf_counter()
     ssdd.train_teacher(data, replace(config, epochs=1), device=device)
@@ -91,8 +94,16 @@ def train(data, device: torch.device, seconds: float, out: Path, backbone: str, 
     teacher = ssdd.train_teacher(
         data, replace(config, epochs=epochs), lambda event: losses.append(round(event["loss"], 2)), device=device
     )
-    report({"row": "teacher", "backbone": backbone, "epochs": epochs, "seconds": round(time.perf_counter() - begin, 1),
-            "epoch_seconds": round(epoch, 2), "losses": losses[:: max(1, len(losses) // 10)]})  # fmt: skip
+    report(
+        {
+            "row": "teacher",
+            "backbone": backbone,
+            "epochs": epochs,
+            "seconds": round(time.perf_counter() - begin, 1),
+            "epoch_seconds": round(epoch, 2),
+            "losses": losses[:: max(1, len(losses) // 10)],
+        }
+    )
     path = teacher.save(out / "teacher-float32.safetensors")
     return ssdd.Teacher.load(path).to(device)
 
@@ -139,9 +150,10 @@ def main() -> int:
         sets[name] = (xt[keep], yt[keep], xs[keep], ys[keep])
     pre = images.preprocessing
     teacher = (
-        ssdd.Teacher.load(a.teacher).to(device) if a.teacher
+        ssdd.Teacher.load(a.teacher).to(device)
+        if a.teacher
         else train(images, device, a.teacher_seconds, a.out, a.backbone, report)
-    )  # fmt: skip
+    )
     if not a.teacher:
         save_half(teacher, a.out)
         teacher = ssdd.Teacher.load(a.out / "teacher.safetensors").to(device)

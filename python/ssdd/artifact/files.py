@@ -41,8 +41,21 @@ def read_torch(path: str | os.PathLike[str]) -> Any:
         raise InputError(f"{path}: no such file")
     try:
         return torch.load(path, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError, OSError, ValueError, KeyError, AttributeError, TypeError,
-            IndexError, RecursionError, MemoryError, OverflowError, zipfile.BadZipFile) as error:  # fmt: skip
+    except (
+        pickle.UnpicklingError,
+        RuntimeError,
+        EOFError,
+        OSError,
+        ValueError,
+        KeyError,
+        AttributeError,
+        TypeError,
+        IndexError,
+        RecursionError,
+        MemoryError,
+        OverflowError,
+        zipfile.BadZipFile,
+    ) as error:
         # Of torch's own message only what the file asks for: the rest advises to load it all the same.
         asked = re.search(r"(?i)unsupported [^\n]*?GLOBAL (\S+)", str(error))
         lines = str(error).splitlines() or [type(error).__name__]

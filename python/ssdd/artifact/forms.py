@@ -77,10 +77,16 @@ def to_bytes(images: Tensor) -> Tensor:
 def about(pairs: DistilledSet) -> dict[str, Any]:
     """All that a user of the pictures needs to know, as JSON values."""
     return {
-        "method": pairs.method, "source": pairs.source, "seed": pairs.seed, "target_kind": pairs.target_kind,
-        "preprocessing": asdict(pairs.preprocessing), "support_input": pairs.support_input, "config": pairs.config,
-        "versions": pairs.versions, "metrics": pairs.metrics,
-    }  # fmt: skip
+        "method": pairs.method,
+        "source": pairs.source,
+        "seed": pairs.seed,
+        "target_kind": pairs.target_kind,
+        "preprocessing": asdict(pairs.preprocessing),
+        "support_input": pairs.support_input,
+        "config": pairs.config,
+        "versions": pairs.versions,
+        "metrics": pairs.metrics,
+    }
 
 
 def _pictures(pairs: DistilledSet, folder: Path) -> list[str]:
@@ -149,5 +155,7 @@ def _ddranking(pairs: DistilledSet, folder: Path, labels: Tensor | None) -> None
 
 
 EXPORT_FORMS: dict[str, Callable[[DistilledSet, Path, Tensor | None], None]] = {
-    "folder": _folder, "huggingface": _huggingface, "ddranking": _ddranking,
-}  # fmt: skip
+    "folder": _folder,
+    "huggingface": _huggingface,
+    "ddranking": _ddranking,
+}

@@ -64,8 +64,9 @@ def _taken(file: Path) -> int:
         os.close(handle)
         if not isinstance(error, BlockingIOError):
             raise
-        raise InputError(f"{file.parent}: another process is at work in this folder; let it finish, stop it, or take "
-                         "another folder") from None  # fmt: skip
+        raise InputError(
+            f"{file.parent}: another process is at work in this folder; let it finish, stop it, or take another folder"
+        ) from None
     return handle
 
 

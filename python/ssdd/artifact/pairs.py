@@ -24,9 +24,15 @@ from .preprocessing import Preprocessing
 FORMAT = "ssdd.distilled-set"
 FORMAT_VERSION = 1
 _META: dict[str, type] = {
-    "method": str, "seed": int, "source": str, "support_input": str, "target_kind": str, "config": dict,
-    "versions": dict, "metrics": dict,
-}  # fmt: skip
+    "method": str,
+    "seed": int,
+    "source": str,
+    "support_input": str,
+    "target_kind": str,
+    "config": dict,
+    "versions": dict,
+    "metrics": dict,
+}
 
 
 @dataclass

@@ -46,13 +46,20 @@ def read_published(
     kind = "representation"
     if y.dim() == 1 and not y.is_floating_point() and y.dtype != torch.bool and len(y):
         if int(y.min()) < 0 or int(y.max()) >= MOST_CLASSES:
-            raise InputError(f"{Path(targets).name}: expected labels from 0 to at most {MOST_CLASSES - 1}, "
-                             f"got {int(y.min())} to {int(y.max())}")  # fmt: skip
+            raise InputError(
+                f"{Path(targets).name}: expected labels from 0 to at most {MOST_CLASSES - 1}, "
+                f"got {int(y.min())} to {int(y.max())}"
+            )
         y, kind = F.one_hot(y.long()), "labels"
     for name, tensor in ((images, x), (targets, y)):
         if not bool(torch.isfinite(tensor.float()).all()):
             raise InputError(f"{Path(name).name}: values that are not finite")
     return DistilledSet(
-        images=x.float() if x.is_floating_point() else x, targets=y.float(), preprocessing=preprocessing, method=method,
-        source=source, support_input=support_input, target_kind=kind,  # type: ignore[arg-type]
-    )  # fmt: skip
+        images=x.float() if x.is_floating_point() else x,
+        targets=y.float(),
+        preprocessing=preprocessing,
+        method=method,
+        source=source,
+        support_input=support_input,  # type: ignore[arg-type]
+        target_kind=kind,  # type: ignore[arg-type]
+    )

@@ -35,9 +35,13 @@ if TYPE_CHECKING:
 
 def add_arguments(parser: ArgumentParser) -> None:
     parser.add_argument(
-        "--out", "-o", metavar="FOLDER", type=FILE, default=Path("runs/demo"),
+        "--out",
+        "-o",
+        metavar="FOLDER",
+        type=FILE,
+        default=Path("runs/demo"),
         help="Folder for everything the demonstration writes.",
-    )  # fmt: skip
+    )
     add_images(parser)
     add_size_of_run(parser)
     parser.add_argument("--seeds", metavar="N", type=int, default=5, help="Number of seeds.")
@@ -58,10 +62,12 @@ def run(given: Given) -> None:
         raise InputError("--teacher-prefix: expected it with --teacher")
     loaded = loaded_images(given.data, given)
     what = ssdd.Demonstration(
-        loaded, settings, given.seeds,
+        loaded,
+        settings,
+        given.seeds,
         named_teacher(given.teacher, loaded, given.teacher_prefix) if given.teacher else None,
         ssdd.read_representations(given.representations, loaded) if given.representations else None,
-    )  # fmt: skip
+    )
     with reports.Display(show=not given.quiet) as display:
         count = settings.distill.images
         display.say(f"{loaded.name}: {len(loaded.x_train):,} training images, {count} to distil, {given.seeds} seeds")

@@ -37,8 +37,15 @@ if TYPE_CHECKING:
     from jsonargparse import ArgumentParser
 
 ARGUMENTS = (
-    "data", "size", "classes", "seed", "teacher", "teacher_prefix", "representations", "checkpoint_every",
-)  # fmt: skip
+    "data",
+    "size",
+    "classes",
+    "seed",
+    "teacher",
+    "teacher_prefix",
+    "representations",
+    "checkpoint_every",
+)
 """The options that a run keeps for --resume, beside its settings."""
 
 
@@ -87,8 +94,10 @@ def run(given: Given) -> None:
         if begun and _finished(folder):
             return
         if known is None and processes.size > 1:
-            raise InputError("teacher: several processes share a run with a teacher that is trained: "
-                             "ssdd teacher -o FILE.safetensors, then --teacher FILE.safetensors")  # fmt: skip
+            raise InputError(
+                "teacher: several processes share a run with a teacher that is trained: "
+                "ssdd teacher -o FILE.safetensors, then --teacher FILE.safetensors"
+            )
         # Before there is a folder:
         ssdd.check_before_training(loaded, settings, known and known[0], known and known[1], processes, on)
         stack.enter_context(say_how_to_go_on(f"{_program(processes)} distill --resume {quoted(folder)}", folder))
@@ -108,11 +117,17 @@ def run(given: Given) -> None:
         stop = stack.enter_context(ssdd.interruptible(display.say if processes.writes else lambda line: None))
         of_teacher, checkpoints = (
             ssdd.Checkpoints(
-                folder / CHECKPOINTS, stage, every=given.checkpoint_every, stop=stop, report=report,
-                writes=processes.writes, processes=processes.size, device=on,
+                folder / CHECKPOINTS,
+                stage,
+                every=given.checkpoint_every,
+                stop=stop,
+                report=report,
+                writes=processes.writes,
+                processes=processes.size,
+                device=on,
             )
             for stage in ("teacher", "distill")
-        )  # fmt: skip
+        )
         trained = folder / "teacher.safetensors"
         if known is None and begun and trained.is_file():
             teacher = ssdd.Teacher.named(str(trained), loaded.preprocessing).to(on)

@@ -30,5 +30,7 @@ def run(given: Given) -> None:
     cost = ssdd.export(pairs, given.out, given.form, labels)
     print(f"{given.out}: {len(pairs)} images, form {given.form}")
     if cost["largest_change"]:
-        print(f"8 bits per value: {cost['clipped']:.1%} of the values clipped, the largest change "
-              f"{cost['largest_change']:.3f}; the exact set lies beside the pictures")  # fmt: skip
+        print(
+            f"8 bits per value: {cost['clipped']:.1%} of the values clipped, the largest change "
+            f"{cost['largest_change']:.3f}; the exact set lies beside the pictures"
+        )

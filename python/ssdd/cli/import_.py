@@ -27,9 +27,11 @@ def add_arguments(parser: ArgumentParser) -> None:
     )
     parser.add_argument("--std", metavar="X,X,X", type=str, help="With --mean: one number per channel.")
     parser.add_argument(
-        "--support-input", type=Literal["raw", "normalised"], default="raw",
+        "--support-input",
+        type=Literal["raw", "normalised"],
+        default="raw",
         help="How X_SYN goes into a network; the published code: raw.",
-    )  # fmt: skip
+    )
     parser.add_argument(
         "--method", metavar="NAME", type=str, default="krr-st (published)", help="Name of the row in tables."
     )
@@ -48,9 +50,13 @@ def run(given: Given) -> None:
     else:
         preprocessing = ssdd.Preprocessing(_numbers("mean", given.mean), _numbers("std", given.std))
     pairs = ssdd.read_published(
-        given.images, given.targets, preprocessing, method=given.method, source=source,
+        given.images,
+        given.targets,
+        preprocessing,
+        method=given.method,
+        source=source,
         support_input=given.support_input,
-    )  # fmt: skip
+    )
     pairs.save(file)
     print(f"{file}: {len(pairs)} images {list(pairs.images.shape[1:])}, targets {list(pairs.targets.shape[1:])}")
 

@@ -16,9 +16,7 @@ POSITIONALS = ("[ARTIFACT]",)
 
 
 def add_arguments(parser: ArgumentParser) -> None:
-    parser.add_argument(
-        "artifact", metavar="ARTIFACT", type=FILE, nargs="?", help="A distilled set (.safetensors)."
-    )
+    parser.add_argument("artifact", metavar="ARTIFACT", type=FILE, nargs="?", help="A distilled set (.safetensors).")
 
 
 def run(given: Given) -> None:

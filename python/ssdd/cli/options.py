@@ -64,49 +64,67 @@ def add_artifact(parser: ArgumentParser) -> None:
 
 def add_images(parser: ArgumentParser, default: str | None = "digits", text: str = "") -> None:
     parser.add_argument(
-        "--data", "-d", metavar="DATA", type=NAME, default=default,
+        "--data",
+        "-d",
+        metavar="DATA",
+        type=NAME,
+        default=default,
         help=(text + " " if text else "") + "'digits', a folder of images (also Tiny-ImageNet's, or CIFAR's python "
         "files), an .npz file (x_train: uint8 N,H,W,C), or hf:NAME of the Hugging Face hub.",
-    )  # fmt: skip
+    )
     add_folder(parser)
 
 
 def add_folder(parser: ArgumentParser) -> None:
     parser.add_argument("--size", metavar="N", type=int, help="Resize a folder's images to N x N pixels.")
     parser.add_argument(
-        "--classes", type=ClassesFrom, help="Of a folder that can be understood in two ways. folders: every subfolder "
+        "--classes",
+        type=ClassesFrom,
+        help="Of a folder that can be understood in two ways. folders: every subfolder "
         "is a class, images beside them are left out; none: images without classes.",
-    )  # fmt: skip
+    )
 
 
 def add_teacher(parser: ArgumentParser, representations: bool = True, text: str = "") -> None:
     parser.add_argument(
-        "--teacher", "-t", metavar="TEACHER", type=NAME,
+        "--teacher",
+        "-t",
+        metavar="TEACHER",
+        type=NAME,
         help=(text + " " if text else "") + "FILE.safetensors written by `ssdd teacher`; FILE.pth, a ResNet in "
         "torchvision's form; or package.module:factory of yours that returns an nn.Module, also with @FILE.pth, its "
         "weights (docs/teachers.md).",
-    )  # fmt: skip
+    )
     parser.add_argument(
-        "--teacher-prefix", metavar="PREFIX", type=str, help="Of a file with several networks, what the names of the "
-        "teacher's weights begin with, e.g. encoder_q.",
-    )  # fmt: skip
+        "--teacher-prefix",
+        metavar="PREFIX",
+        type=str,
+        help="Of a file with several networks, what the names of the teacher's weights begin with, e.g. encoder_q.",
+    )
     if representations:
         parser.add_argument(
-            "--representations", metavar="FILE.npy", type=FILE, help="Representations you computed, one row per image "
+            "--representations",
+            metavar="FILE.npy",
+            type=FILE,
+            help="Representations you computed, one row per image "
             "(training, then test images): no teacher network is needed.",
-        )  # fmt: skip
+        )
 
 
 def add_run_settings(parser: ArgumentParser, official_side: bool = True) -> None:
     """Add what chooses settings: a preset, a file, the published code's side, and a flag per setting."""
     parser.add_argument(
-        "--preset", type=PresetName, help="Settings to start from. Without it: digits for the data digits, else small. "
-        "`ssdd settings PRESET` prints them."
-    )  # fmt: skip
+        "--preset",
+        type=PresetName,
+        help="Settings to start from. Without it: digits for the data digits, else small. "
+        "`ssdd settings PRESET` prints them.",
+    )
     parser.add_argument(
-        "--config", metavar="FILE", type=FILE, help="Settings from a TOML or YAML file, such as `ssdd settings` "
-        "prints. A flag overrides it."
-    )  # fmt: skip
+        "--config",
+        metavar="FILE",
+        type=FILE,
+        help="Settings from a TOML or YAML file, such as `ssdd settings` prints. A flag overrides it.",
+    )
     if official_side:
         add_official(parser)
     add_settings(parser)
@@ -114,9 +132,11 @@ def add_run_settings(parser: ArgumentParser, official_side: bool = True) -> None
 
 def add_official(parser: ArgumentParser) -> None:
     parser.add_argument(
-        "--official", action="store_true", help="Reproduce the released code wherever it differs from the paper. An "
-        "explicit flag, or a setting in --config, overrides it, and the run says so."
-    )  # fmt: skip
+        "--official",
+        action="store_true",
+        help="Reproduce the released code wherever it differs from the paper. An "
+        "explicit flag, or a setting in --config, overrides it, and the run says so.",
+    )
 
 
 def add_size_of_run(parser: ArgumentParser) -> None:
@@ -130,8 +150,12 @@ def add_device(parser: ArgumentParser) -> None:
 
 def add_checkpoints(parser: ArgumentParser) -> None:
     parser.add_argument(
-        "--checkpoint-every", metavar="SECONDS", type=float, default=60.0, help="Seconds between two checkpoints.",
-    )  # fmt: skip
+        "--checkpoint-every",
+        metavar="SECONDS",
+        type=float,
+        default=60.0,
+        help="Seconds between two checkpoints.",
+    )
 
 
 def add_overwrite(parser: ArgumentParser) -> None:

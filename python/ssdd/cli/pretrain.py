@@ -25,9 +25,12 @@ def add_arguments(parser: ArgumentParser) -> None:
         "--out", "-o", metavar="FILE", type=FILE, required=True, help="File for the weights (.safetensors)."
     )
     parser.add_argument(
-        "--model", metavar="MODEL", type=str, default="resnet18",
+        "--model",
+        metavar="MODEL",
+        type=str,
+        default="resnet18",
         help="resnet18, resnet10, or convnet-W-W-... (one width per block).",
-    )  # fmt: skip
+    )
     parser.add_argument(
         "--epochs", metavar="N", type=int, help="Passes over the distilled set, in place of --steps (published: 1000)."
     )
@@ -35,9 +38,11 @@ def add_arguments(parser: ArgumentParser) -> None:
     parser.add_argument("--lr", metavar="X", type=float, default=0.1, help="SGD's lr (published: 0.1).")
     parser.add_argument("--batch", metavar="N", type=int, default=256, help="Images per step.")
     parser.add_argument(
-        "--schedule", type=Literal["constant", "cosine"], default="constant", help="Schedule of the lr (published: "
-        "constant).",
-    )  # fmt: skip
+        "--schedule",
+        type=Literal["constant", "cosine"],
+        default="constant",
+        help="Schedule of the lr (published: constant).",
+    )
     parser.add_argument("--seed", metavar="N", type=int, default=0, help="Fixes the random start.")
     add_device(parser)
     add_overwrite(parser)

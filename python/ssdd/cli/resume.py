@@ -20,9 +20,16 @@ CHECKPOINTS = "checkpoints"
 """The folder of a run's checkpoints, in its folder."""
 
 ARGUMENTS: dict[str, type] = {
-    "data": str, "size": int, "seed": int, "teacher": str, "representations": str, "share": str,
-    "classes": str, "teacher_prefix": str, "checkpoint_every": float,
-}  # fmt: skip
+    "data": str,
+    "size": int,
+    "seed": int,
+    "teacher": str,
+    "representations": str,
+    "share": str,
+    "classes": str,
+    "teacher_prefix": str,
+    "checkpoint_every": float,
+}
 OPTIONAL = ("size", "teacher", "representations", "share", "classes", "teacher_prefix")
 
 

@@ -22,9 +22,12 @@ POSITIONALS = ("FILE",)
 def add_arguments(parser: ArgumentParser) -> None:
     parser.add_argument("file", metavar="FILE", type=FILE, help="The study, TOML: see docs/studies.md.")
     parser.add_argument(
-        "--out", "-o", metavar="FOLDER", type=FILE,
+        "--out",
+        "-o",
+        metavar="FOLDER",
+        type=FILE,
         help="Folder for the cells and the page (without it: that of FILE).",
-    )  # fmt: skip
+    )
     parser.add_argument("--data", "-d", metavar="DATA", type=NAME, help="The images to distil, in place of FILE's.")
     add_folder(parser)
     add_teacher(parser, representations=False, text="In place of FILE's:")
@@ -65,13 +68,19 @@ def _line(event: dict[str, Any]) -> None:
         print(event["summary"], file=sys.stderr)
     elif event["event"] == "study":
         left = "not known yet" if event["left"] is None else f"about {duration(event['left'])} on one core"
-        print(f"[{event['done']}/{event['of']}] {event['row']}, seed {event['seed']}, {event['set']}: "
-              f"{event['seconds']:.0f} s; the rest: {left}", flush=True)  # fmt: skip
+        print(
+            f"[{event['done']}/{event['of']}] {event['row']}, seed {event['seed']}, {event['set']}: "
+            f"{event['seconds']:.0f} s; the rest: {left}",
+            flush=True,
+        )
     elif event["event"] == "warning":
         print(f"warning: {event['message']}", file=sys.stderr)
     elif event["event"] == "distill":
-        print(f"    {event['task']}: step {event['step']} of {event['steps']}, loss {event['loss']:.4g}, untrained "
-              f"{event['untrained_share']:.1%}, mean age {event['mean_age']:.1f}", flush=True)  # fmt: skip
+        print(
+            f"    {event['task']}: step {event['step']} of {event['steps']}, loss {event['loss']:.4g}, untrained "
+            f"{event['untrained_share']:.1%}, mean age {event['mean_age']:.1f}",
+            flush=True,
+        )
 
 
 def duration(seconds: float) -> str:

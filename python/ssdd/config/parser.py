@@ -71,9 +71,13 @@ def add_settings(parser: ArgumentParser) -> None:
             groups[stage] = parser.add_argument_group(f"{stage}: settings", stage_sentence(stage))
         kind = WHOLE_NUMBERS if get_origin(setting.kind) is tuple else setting.kind
         groups[stage].add_argument(
-            f"--{setting.key}", dest=f"{_ROOT}.{setting.key}", type=kind, default=setting.default,
-            metavar=_metavar(setting.kind), help=_help(setting),
-        )  # fmt: skip
+            f"--{setting.key}",
+            dest=f"{_ROOT}.{setting.key}",
+            type=kind,
+            default=setting.default,
+            metavar=_metavar(setting.kind),
+            help=_help(setting),
+        )
 
 
 def given_settings(namespace: Any) -> dict[str, Any]:

@@ -212,13 +212,14 @@ class DistillConfig:
         if self.readout_every and not self.held_out:
             raise InputError("DistillConfig.held_out: readout_every needs images to read out on, got 0")
         if self.views and (self.real_view != "augmented" or self.teacher_in_loop != "cached"):
-            raise InputError("DistillConfig.views: expected 0 without real_view='augmented' and teacher_in_loop="
-                             f"'cached', got {self.views}")  # fmt: skip
+            raise InputError(
+                "DistillConfig.views: expected 0 without real_view='augmented' and teacher_in_loop="
+                f"'cached', got {self.views}"
+            )
         if self.temperature == 0:
             raise InputError("DistillConfig.temperature: expected more than 0, got 0.0")
         if self.pool_steps < 2:
             raise InputError(f"DistillConfig.pool_steps: ages start in 1..T-1, expected T >= 2, got {self.pool_steps}")
-
 
     @property
     def batches_need_teacher(self) -> bool:

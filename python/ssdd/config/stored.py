@@ -53,10 +53,7 @@ def differences(stored: Mapping[str, Any], wanted: Mapping[str, Any]) -> dict[st
     """
     default = dict(_flat(as_dict(Settings("default"))))
     there, here = dict(_flat(current_names(stored))), dict(_flat(wanted))
-    pairs = {
-        key: (there.get(key, default.get(key)), here.get(key))
-        for key in sorted(there.keys() | here.keys())
-    }  # fmt: skip
+    pairs = {key: (there.get(key, default.get(key)), here.get(key)) for key in sorted(there.keys() | here.keys())}
     return {key: (old, new) for key, (old, new) in pairs.items() if old != new}
 
 

@@ -11,7 +11,24 @@ from .stream import cache_directory, mapped, write_array
 from .views import Crops, augment, crop, crop_and_flip, draw_crops
 
 __all__ = [
-    "CPU", "DEVICES", "Crops", "ImageSet", "augment", "cache_directory", "choose_device", "crop", "crop_and_flip",
-    "draw_crops", "gather", "keep_on_device", "load_images", "load_target", "mapped", "module_to_device", "one_line",
-    "repeatable", "to_device", "write_array",
-]  # fmt: skip
+    "CPU",
+    "DEVICES",
+    "Crops",
+    "ImageSet",
+    "augment",
+    "cache_directory",
+    "choose_device",
+    "crop",
+    "crop_and_flip",
+    "draw_crops",
+    "gather",
+    "keep_on_device",
+    "load_images",
+    "load_target",
+    "mapped",
+    "module_to_device",
+    "one_line",
+    "repeatable",
+    "to_device",
+    "write_array",
+]

@@ -92,8 +92,10 @@ def _batch(file: Path, label: str) -> tuple[np.ndarray, np.ndarray]:
     data = content.get("data")
     pixels = data.values if isinstance(data, _Array) and hasattr(data, "values") else None
     if pixels is None or pixels.ndim != 2 or pixels.shape[1] != CHANNELS * SIDE * SIDE:
-        raise InputError(f"{file.name}: data: expected uint8 [N, {CHANNELS * SIDE * SIDE}], "
-                         f"got {'none' if pixels is None else list(pixels.shape)}")  # fmt: skip
+        raise InputError(
+            f"{file.name}: data: expected uint8 [N, {CHANNELS * SIDE * SIDE}], "
+            f"got {'none' if pixels is None else list(pixels.shape)}"
+        )
     labels = content.get(label)
     if not isinstance(labels, list) or len(labels) != len(pixels) or not all(type(y) is int for y in labels):
         raise InputError(f"{file.name}: {label}: expected a list of {len(pixels)} whole numbers")
@@ -121,6 +123,8 @@ def read_cifar(root: Path) -> ImageSet:
     y = [torch.from_numpy(labels) for _, labels in batches]
     x_train, y_train = torch.cat(x[:-1]), torch.cat(y[:-1])
     files = f"{names[0]} to {names[-2]}" if len(names) > 2 else names[0]
-    summary = (f"{name}: {len(x_train):,} training images from {files}, {len(x[-1]):,} test images from {names[-1]}, "
-               f"{len(y_train.unique())} classes ({label})")  # fmt: skip
+    summary = (
+        f"{name}: {len(x_train):,} training images from {files}, {len(x[-1]):,} test images from {names[-1]}, "
+        f"{len(y_train.unique())} classes ({label})"
+    )
     return ImageSet(str(name), x_train, x[-1], y_train, y[-1], summary=summary)

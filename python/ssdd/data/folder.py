@@ -41,8 +41,9 @@ def _tiny_imagenet(root: Path) -> Layout:
     train, val = scan(root / "train"), scan(root / "val" / "images")
     loose = [p for p in train.pictures if len(p.parts) == 1]
     if loose:
-        raise InputError(f"{root.name}/train: {count(len(loose), 'image')} beside the class folders ({some(loose)}); "
-                         "remove it")  # fmt: skip
+        raise InputError(
+            f"{root.name}/train: {count(len(loose), 'image')} beside the class folders ({some(loose)}); remove it"
+        )
     unknown = [str(f) for f in val.pictures if f.name not in classes]
     if unknown:
         raise InputError(f"{root.name}/{ANNOTATIONS}: no class for {unknown[0]} ({len(unknown)} in all)")
@@ -97,8 +98,10 @@ def _no_shared_files(parts: Sequence[Part], root: Path) -> list[str]:
         shared = [(file, train[path]) for path, file in zip(real[1], parts[1].files, strict=True) if path in train]
         if shared:
             test, same = (file.relative_to(root) for file in shared[0])
-            raise InputError(f"data: {root.name}: {count(len(shared), 'test image')} are training images, through "
-                             f"links ({test} is {same}); remove the links")  # fmt: skip
+            raise InputError(
+                f"data: {root.name}: {count(len(shared), 'test image')} are training images, through "
+                f"links ({test} is {same}); remove the links"
+            )
     again = sum(len(paths) - len(set(paths)) for paths in real)
     return [f"{count(again, 'image')} there more than once, through links"] if again else []
 
@@ -124,10 +127,13 @@ def read_folder(root: Path, size: int | None = None, memory: int = MEMORY, class
     if len(parts) == 1:
         whole, rows = parts[0], held_out(root.name, len(parts[0].files))
         parts = [
-            Part(whole.place, [whole.files[i] for i in part.tolist()],
-                 None if whole.classes is None else [whole.classes[i] for i in part.tolist()])
+            Part(
+                whole.place,
+                [whole.files[i] for i in part.tolist()],
+                None if whole.classes is None else [whole.classes[i] for i in part.tolist()],
+            )
             for part in rows
-        ]  # fmt: skip
+        ]
     form = _form(parts, root, size)
     number = {name: i for i, name in enumerate(layout.names)}
     images, labels = [], []
@@ -150,7 +156,9 @@ def _counts(root: Path, layout: Layout, images: Sequence[Tensor]) -> str:
     place = layout.parts[0].place
     where = f" from {place}/" if place else ""
     if len(layout.parts) == 2:
-        return (f"{root.name}: {count(train, 'training image')} {of}{where}, "
-                f"{count(test, 'test image')} from {layout.parts[1].place}/")  # fmt: skip
+        return (
+            f"{root.name}: {count(train, 'training image')} {of}{where}, "
+            f"{count(test, 'test image')} from {layout.parts[1].place}/"
+        )
     held = f"{test:,} of them (one in five) held out for testing"
     return f"{root.name}: {count(train + test, 'image')} {of}{where}, {held}"

@@ -170,8 +170,11 @@ def read_huggingface(source: str, size: int | None, memory: int) -> ImageSet:
         notes.append(f"labels of {test} not used: the part train has none")
     if grey and channels == 3:
         notes.append(f"{count(grey, 'grey image')} among colour ones, read as colour")
-    others = [f"{key} ({labels(key).why})" if key in held and labels(key).why else str(key)
-              for key in parts if key not in read]  # fmt: skip
+    others = [
+        f"{key} ({labels(key).why})" if key in held and labels(key).why else str(key)
+        for key in parts
+        if key not in read
+    ]
     if others:
         notes.append(f"parts not read: {', '.join(others)}")
     left = "".join(f"; {note}" for note in notes)
@@ -208,6 +211,8 @@ def _pixels(
             raise InputError(f"data: {where}: image {i} cannot be read ({error})") from None
         if pixels.shape[:2] != sides:
             (h, w), (h0, w0) = pixels.shape[:2], sides
-            raise InputError(f"data: {where}: mixed sizes: image 0 is {w0}x{h0}, image {i} is {w}x{h}; "
-                             "give --size to resize them all")  # fmt: skip
+            raise InputError(
+                f"data: {where}: mixed sizes: image 0 is {w0}x{h0}, image {i} is {w}x{h}; "
+                "give --size to resize them all"
+            )
         yield pixels

@@ -25,9 +25,19 @@ LIKE_A_SPLIT = re.compile(
 )
 """Words of names that are close to a part's: test_set, images-train, trainA."""
 SYSTEM = {
-    "__macosx", "__pycache__", "@eadir", "@recycle", "#recycle", "#snapshot", "$recycle.bin", "lost+found",
-    "system volume information", "thumbs.db", "ehthumbs.db", "desktop.ini",
-}  # fmt: skip
+    "__macosx",
+    "__pycache__",
+    "@eadir",
+    "@recycle",
+    "#recycle",
+    "#snapshot",
+    "$recycle.bin",
+    "lost+found",
+    "system volume information",
+    "thumbs.db",
+    "ehthumbs.db",
+    "desktop.ini",
+}
 """What systems and editors leave in folders, besides names that begin with a dot."""
 CLASSES = ("folders", "none")
 """What a user may say of a folder's classes: each subfolder is one, or there are none."""
@@ -150,8 +160,9 @@ def understood(tree: Tree, classes: str | None = None) -> Layout:
     used = {part.place for part in found}
     if "" not in used:
         notes += _left_out(tree, used)
-    skipped = [(kind, path) for kind, path in tree.skipped
-               if len(path.parts) == 1 or "" in used or path.parts[0] in used]  # fmt: skip
+    skipped = [
+        (kind, path) for kind, path in tree.skipped if len(path.parts) == 1 or "" in used or path.parts[0] in used
+    ]
     full = {Path(*picture.parts[:depth]) for picture in tree.pictures for depth in (1, 2)}
     below = {Path(part.place) for part in found}
     empty = [f"{folder}/" for folder in tree.folders if folder.parent in below and folder not in full]
@@ -189,8 +200,10 @@ def _parts(tree: Tree, classes: str | None) -> tuple[str, str | None]:
     if train and (tests or not (others or loose)):
         test = _chosen_test(tree, kinds)
         if len(train) > 1:
-            raise InputError(f"data: {root.name}: {_listed(train)} are both names of the training part; "
-                             f"keep one of them, or give its folder alone: {_data(root / train[0])}")  # fmt: skip
+            raise InputError(
+                f"data: {root.name}: {_listed(train)} are both names of the training part; "
+                f"keep one of them, or give its folder alone: {_data(root / train[0])}"
+            )
         for part in (train[0], test):
             if part is not None and part not in holding:
                 alone = f", or give the other folder alone: {_data(root / train[0])}" if part == test else ""
@@ -213,8 +226,9 @@ def _chosen_test(tree: Tree, kinds: dict[int, list[str]]) -> str | None:
     """Return the folder of the test part: test/ before val/, unless only val/ has the classes that train/ has."""
     for i in (1, 2):
         if len(kinds[i]) > 1:
-            raise InputError(f"data: {tree.root.name}: {_listed(kinds[i])} are both names of the test part; "
-                             "keep one of them")  # fmt: skip
+            raise InputError(
+                f"data: {tree.root.name}: {_listed(kinds[i])} are both names of the test part; keep one of them"
+            )
     tests = [names[0] for names in (kinds[1], kinds[2]) if names]
     if len(tests) == 2:
         train, first, second = (_class_names(tree, name) for name in (kinds[0][0], *tests))

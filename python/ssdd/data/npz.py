@@ -55,8 +55,14 @@ def read_npz(path: Path, memory: int = MEMORY) -> ImageSet:
         if x["x_train"].dim() != 4:
             raise InputError(f"{path.name}: x_train: expected [N, H, W, C], got {list(x['x_train'].shape)}")
         return hold_out(path.stem, x["x_train"], y.get("y_train"), memory=memory, summary=summary)
-    return ImageSet(path.stem, x["x_train"], x["x_test"], y.get("y_train"), y.get("y_test"),
-                    summary=summary + unseen(y.get("y_train"), y.get("y_test")))  # fmt: skip
+    return ImageSet(
+        path.stem,
+        x["x_train"],
+        x["x_test"],
+        y.get("y_train"),
+        y.get("y_test"),
+        summary=summary + unseen(y.get("y_train"), y.get("y_test")),
+    )
 
 
 def _summary(name: str, arrays: dict[str, np.ndarray], others: list[str]) -> str:

@@ -44,13 +44,16 @@ class ImageSet:
                     f"{self.name}: x_{part}: expected uint8 [N, H, W, 1 or 3], got {x.dtype} {list(x.shape)}"
                 )
             if 0 in x.shape:
-                raise InputError(f"{self.name}: x_{part}: expected at least one image, of at least one pixel, "
-                                 f"got {list(x.shape)}")  # fmt: skip
+                raise InputError(
+                    f"{self.name}: x_{part}: expected at least one image, of at least one pixel, got {list(x.shape)}"
+                )
             if y is not None and (y.dim() != 1 or len(y) != len(x) or y.dtype != torch.int64):
                 raise InputError(f"{self.name}: y_{part}: expected int64 [{len(x)}], got {y.dtype} {list(y.shape)}")
             if y is not None and not 0 <= int(y.min()) <= int(y.max()) < MOST_CLASSES:
-                raise InputError(f"{self.name}: y_{part}: expected labels from 0 to at most {MOST_CLASSES - 1}, "
-                                 f"got {int(y.min())} to {int(y.max())}")  # fmt: skip
+                raise InputError(
+                    f"{self.name}: y_{part}: expected labels from 0 to at most {MOST_CLASSES - 1}, "
+                    f"got {int(y.min())} to {int(y.max())}"
+                )
         if self.x_train.shape[1:] != self.x_test.shape[1:]:
             raise InputError(
                 f"{self.name}: x_test: expected images of {list(self.x_train.shape[1:])} as in x_train, "

@@ -94,8 +94,10 @@ def write_array(
                 raise
             _remove(torn)
             temporary = Path(tempfile.gettempdir())
-            say_once(f"{file.parent}: nothing can be written there ({error.strerror or error}); the {what} are kept in "
-                     f"{temporary} for this run only (XDG_CACHE_HOME names another cache)")  # fmt: skip
+            say_once(
+                f"{file.parent}: nothing can be written there ({error.strerror or error}); the {what} are kept in "
+                f"{temporary} for this run only (XDG_CACHE_HOME names another cache)"
+            )
             file = torn = temporary / f"ssdd-{secrets.token_hex(8)}.npy"
             out = _new_array(torn, shape, dtype)
         fill(out)
@@ -106,8 +108,10 @@ def write_array(
         return mapped(file)
     except OSError as error:
         size = int(np.prod(shape)) * np.dtype(dtype).itemsize
-        raise InputError(f"{file.parent}: no place for {size:,} bytes of {what} "
-                         f"({error.strerror or error}); set XDG_CACHE_HOME to a larger disk") from None  # fmt: skip
+        raise InputError(
+            f"{file.parent}: no place for {size:,} bytes of {what} "
+            f"({error.strerror or error}); set XDG_CACHE_HOME to a larger disk"
+        ) from None
     finally:
         _remove(torn)  # what is mapped stays readable
 

@@ -159,9 +159,12 @@ def decay_lr(step: int, config: DistillConfig) -> float:
 def identity(job: Job) -> dict[str, Any]:
     """Which run this is: a checkpoint of another one is refused."""
     return {
-        "distill": as_dict(job.config), "seed": job.seed, "data": job.data.fingerprint, "network": str(job.make()),
+        "distill": as_dict(job.config),
+        "seed": job.seed,
+        "data": job.data.fingerprint,
+        "network": str(job.make()),
         "representations": fingerprint(job.representations),
-    }  # fmt: skip
+    }
 
 
 def product(job: Job, state: State, x_s: Tensor, y_s: Tensor) -> DistilledSet:
@@ -215,11 +218,17 @@ def _log(job: Job, state: State, report: Report) -> None:
     state.losses.append((state.step, mean))
     if state.step == job.config.steps:
         _keep_snapshot(job, state)
-    report({
-        "event": "distill", "step": state.step, "steps": job.config.steps, "loss": mean,
-        "lr": decay_lr(state.step, job.config), "untrained_share": state.pool.untrained_share,
-        "mean_age": state.pool.mean_age,
-    })  # fmt: skip
+    report(
+        {
+            "event": "distill",
+            "step": state.step,
+            "steps": job.config.steps,
+            "loss": mean,
+            "lr": decay_lr(state.step, job.config),
+            "untrained_share": state.pool.untrained_share,
+            "mean_age": state.pool.mean_age,
+        }
+    )
 
 
 def _stop_if_diverged(job: Job, state: State) -> None:

@@ -151,12 +151,18 @@ class Pool:
         """All that a resumed pool needs, the generator's state excepted: it is shared with the outer loop."""
         return {
             "members": [
-                {"network": m.network.state_dict(), "optimizer": m.optimizer.state_dict(), "age": m.age,
-                 "counter": m.counter}
+                {
+                    "network": m.network.state_dict(),
+                    "optimizer": m.optimizer.state_dict(),
+                    "age": m.age,
+                    "counter": m.counter,
+                }
                 for m in self.members
             ],
-            "drawn": self.drawn, "untrained": self.untrained, "ages": self.ages,
-        }  # fmt: skip
+            "drawn": self.drawn,
+            "untrained": self.untrained,
+            "ages": self.ages,
+        }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Continue from what :meth:`state_dict` returned. The generator must be restored after this call."""

@@ -33,12 +33,18 @@ class State:
     def state_dict(self) -> dict[str, Any]:
         """Tensors and plain values only. Continuing from it gives the same bits as never having stopped."""
         return {
-            "x_s": self.x_s.detach().clone(), "y_s": self.y_s.detach().clone(),
-            "optimizer": self.optimizer.state_dict(), "pool": self.pool.state_dict(),
-            "generator": self.generator.get_state(), "step": self.step, "losses": list(self.losses),
-            "loss_sum": self.loss_sum.clone(), "snapshots": dict(self.snapshots), "good": self.good,
+            "x_s": self.x_s.detach().clone(),
+            "y_s": self.y_s.detach().clone(),
+            "optimizer": self.optimizer.state_dict(),
+            "pool": self.pool.state_dict(),
+            "generator": self.generator.get_state(),
+            "step": self.step,
+            "losses": list(self.losses),
+            "loss_sum": self.loss_sum.clone(),
+            "snapshots": dict(self.snapshots),
+            "good": self.good,
             "best": self.best,
-        }  # fmt: skip
+        }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Continue from what :meth:`state_dict` returned."""

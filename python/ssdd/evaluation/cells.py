@@ -126,7 +126,7 @@ def measure(
     ``wanted_output``: representations of the held-out images, float32 [N, C], where the error is defined. Probes and
     fine-tuning are left out if :func:`why_no_probe` gives a reason.
     ``output=False`` leaves out the probes on the predicted representation (a network that predicts none).
-    """  # fmt: skip
+    """
     features, predictions = zip(
         *(_run(network, preprocessing, images) for images in (data.x_train, data.x_test)), strict=True
     )

@@ -18,8 +18,11 @@ def why_no_probe(data: ImageSet) -> str:
     A probe and fine-tuning need labels of at least two classes to learn from, and labels of held-out images.
     """
     if data.y_train is None or data.y_test is None:
-        part = "images" if data.y_train is None and data.y_test is None else (
-            "training images" if data.y_train is None else "test images")  # fmt: skip
+        part = (
+            "images"
+            if data.y_train is None and data.y_test is None
+            else ("training images" if data.y_train is None else "test images")
+        )
         why = f"its {part} have no labels"
     elif (count := len(data.y_train.unique())) < 2:
         why = f"its training images are of {count} class"

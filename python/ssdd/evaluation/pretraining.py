@@ -61,8 +61,9 @@ def pretrain(
         if (step + 1) % LOG_EVERY == 0 or step + 1 == config.steps:
             value = float(loss.detach())
             if not math.isfinite(value):
-                raise Diverged(f"pretrain: the loss is {value} at step {step + 1}; try a smaller pretrain.lr "
-                               f"(now {config.lr})")  # fmt: skip
+                raise Diverged(
+                    f"pretrain: the loss is {value} at step {step + 1}; try a smaller pretrain.lr (now {config.lr})"
+                )
             report({"event": "pretrain", "step": step + 1, "steps": config.steps, "loss": value})
     if config.contrast != 1:
         with torch.no_grad():
@@ -87,9 +88,15 @@ def save_backbone(
     """
     channels, height, width = pairs.images.shape[1:]
     meta = {
-        "format": "ssdd.backbone", "model": model, "channels": channels, "size": [height, width], "seed": seed,
-        "dimension": network.dimension, "preprocessing": asdict(pairs.preprocessing), "source": pairs.source,
+        "format": "ssdd.backbone",
+        "model": model,
+        "channels": channels,
+        "size": [height, width],
+        "seed": seed,
+        "dimension": network.dimension,
+        "preprocessing": asdict(pairs.preprocessing),
+        "source": pairs.source,
         "pretrain": as_dict(config),
-    }  # fmt: skip
+    }
     weights = {key: value.cpu().contiguous() for key, value in network.backbone.state_dict().items()}
     return write_atomically(path, to_bytes(weights, metadata={"ssdd": json.dumps(meta)}))

@@ -30,9 +30,11 @@ class Block(nn.Module):
             self.add_module(f"conv{i + 1}", nn.Conv2d(channels, width, side, step, side // 2, groups=parts, bias=False))
             self.add_module(f"bn{i + 1}", nn.BatchNorm2d(width))
             channels = width
-        self.downsample = nn.Sequential(
-            nn.Conv2d(inside, channels, 1, stride, bias=False), nn.BatchNorm2d(channels)
-        ) if shortcut else None  # fmt: skip
+        self.downsample = (
+            nn.Sequential(nn.Conv2d(inside, channels, 1, stride, bias=False), nn.BatchNorm2d(channels))
+            if shortcut
+            else None
+        )
 
     def forward(self, x: Tensor) -> Tensor:
         y = x
@@ -87,8 +89,10 @@ def standard_resnet(state: Mapping[str, Tensor], stem_padding: int = STEM_PADDIN
     ``stem_padding``: that of a 3x3 stem. Raises :class:`InputError` if the weights are not such a network's.
     """
     if not {"conv1.weight", "layer1.0.conv1.weight"} <= state.keys():
-        raise InputError(f"state dict: expected torchvision's names of a ResNet (conv1.weight, layer1.0.conv1.weight), "
-                         f"got {', '.join(list(state)[:3]) or 'no tensor'}")  # fmt: skip
+        raise InputError(
+            f"state dict: expected torchvision's names of a ResNet (conv1.weight, layer1.0.conv1.weight), "
+            f"got {', '.join(list(state)[:3]) or 'no tensor'}"
+        )
     mine = {key: value for key, value in state.items() if key.startswith(("conv1.", "bn1.", "layer"))}
     try:
         network = StandardResNet(mine, stem_padding)

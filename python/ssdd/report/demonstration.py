@@ -62,24 +62,31 @@ def demo(
             report({"event": "result", "seed": run.seed, **run.metrics})
         found = {
             "data": {"name": data.name, "train": len(data.x_train), "test": len(data.x_test), "size": list(data.size)},
-            "command": command, "settings": as_dict(settings), "seeds": seeds, "versions": versions(),
+            "command": command,
+            "settings": as_dict(settings),
+            "seeds": seeds,
+            "versions": versions(),
             "pool": {str(run.seed): {k: run.metrics[k] for k in ("untrained_share", "mean_age")} for run in runs},
             "seconds": {"teacher": round(trained - begun, 1), "total": round(time.monotonic() - begun, 1)},
             "workers": workers,
             **as_json(cells),
-        }  # fmt: skip
+        }
         write_json(folder / "results.json", found)
         write_atomically(folder / "results.md", summary(found, cells).encode())
         distilled = _row(plan)
-        draw_each({
-            folder / "contact-sheet.png": lambda file: contact_sheet(runs[0].images, file),
-            folder / "images-over-steps.png":
-                lambda file: images_over_steps(read_snapshots(study.file(distilled, 0, "snapshots")), file),
-            folder / "loss.png":
-                lambda file: loss_curves({s: losses[f"{distilled.name}, seed {s}"] for s in seeds}, file),
-            folder / "coverage.png":
-                lambda file: coverage(pair[1].train, runs[0].targets, file, data.y_train),
-        }, report)  # fmt: skip
+        draw_each(
+            {
+                folder / "contact-sheet.png": lambda file: contact_sheet(runs[0].images, file),
+                folder / "images-over-steps.png": lambda file: images_over_steps(
+                    read_snapshots(study.file(distilled, 0, "snapshots")), file
+                ),
+                folder / "loss.png": lambda file: loss_curves(
+                    {s: losses[f"{distilled.name}, seed {s}"] for s in seeds}, file
+                ),
+                folder / "coverage.png": lambda file: coverage(pair[1].train, runs[0].targets, file, data.y_train),
+            },
+            report,
+        )
         shutil.rmtree(study.work)
         report({"event": "end", "seconds": found["seconds"]})
     return found

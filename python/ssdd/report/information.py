@@ -20,15 +20,27 @@ def info(artifact: str | os.PathLike[str] | None = None) -> dict[str, Any]:
     if artifact is None:
         return {
             "versions": {**versions(), "ssdd_ext": ssdd_ext.__version__},
-            "machine": {"system": platform.system(), "processor": platform.machine(), "cores": os.cpu_count(),
-                        "threads": torch.get_num_threads(), "cuda": torch.cuda.is_available()},
+            "machine": {
+                "system": platform.system(),
+                "processor": platform.machine(),
+                "cores": os.cpu_count(),
+                "threads": torch.get_num_threads(),
+                "cuda": torch.cuda.is_available(),
+            },
             "presets": list(PRESETS),
-        }  # fmt: skip
+        }
     pairs = DistilledSet.load(artifact)
     return {
-        "images": list(pairs.images.shape), "targets": list(pairs.targets.shape), "target_kind": pairs.target_kind,
+        "images": list(pairs.images.shape),
+        "targets": list(pairs.targets.shape),
+        "target_kind": pairs.target_kind,
         "pixels": {"smallest": float(pairs.images.min()), "largest": float(pairs.images.max())},
-        "method": pairs.method, "source": pairs.source, "seed": pairs.seed, "support_input": pairs.support_input,
-        "preprocessing": asdict(pairs.preprocessing), "metrics": pairs.metrics, "config": pairs.config,
+        "method": pairs.method,
+        "source": pairs.source,
+        "seed": pairs.seed,
+        "support_input": pairs.support_input,
+        "preprocessing": asdict(pairs.preprocessing),
+        "metrics": pairs.metrics,
+        "config": pairs.config,
         "versions": pairs.versions,
-    }  # fmt: skip
+    }

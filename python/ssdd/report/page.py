@@ -123,10 +123,16 @@ def _compared(plan: Plan, cells: Found, sets: Sequence[str]) -> str:
     rows = [["row", "against", *(head for head, _, _, _ in measures)]]
     for ours in (row for row in plan.rows if row.source in ("krr-st", "recomputed")):
         for theirs in (row for row in plan.rows if row.selected and row.teacher == ours.teacher):
-            rows.append([ours.name, theirs.name, *(
-                _paired(_values(cells, ours, name, m), _values(cells, theirs, name, m), error)
-                for _, name, m, error in measures
-            )])  # fmt: skip
+            rows.append(
+                [
+                    ours.name,
+                    theirs.name,
+                    *(
+                        _paired(_values(cells, ours, name, m), _values(cells, theirs, name, m), error)
+                        for _, name, m, error in measures
+                    ),
+                ]
+            )
     legend = (
         "Paired over the seeds both rows have: mean difference ± two standard errors, positive where the distilled "
         "set is better (for the error: also by how much of the baseline's). **Bold**: beyond two standard errors, "

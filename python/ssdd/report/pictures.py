@@ -43,8 +43,12 @@ def draw_each(pictures: Mapping[Path, Callable[[Path], object]], report: Report)
         except Exception as error:  # libraries of many parts, and their settings: any of them may raise
             why = str(error).strip().partition("\n")[0]
             kind = "" if isinstance(error, InputError) else f"{type(error).__name__}: "
-            report({"event": "warning", "message": f"{file}: this picture was not drawn ({kind}{why}); the results "
-                    "are complete without it"})  # fmt: skip
+            report(
+                {
+                    "event": "warning",
+                    "message": f"{file}: this picture was not drawn ({kind}{why}); the results are complete without it",
+                }
+            )
     return drawn
 
 
@@ -184,9 +188,15 @@ def coverage(
     colours: dict[str, Any] = {"color": "0.7"} if labels is None else {"c": labels[rows].numpy(), "cmap": "tab10"}
     axis.scatter(flat[:, 0], flat[:, 1], s=6, alpha=0.5, linewidths=0, **colours)
     axis.scatter(
-        flat_targets[:, 0], flat_targets[:, 1], s=90, marker="*", color="black", edgecolors="white", linewidths=0.6,
+        flat_targets[:, 0],
+        flat_targets[:, 1],
+        s=90,
+        marker="*",
+        color="black",
+        edgecolors="white",
+        linewidths=0.6,
         label=f"{len(targets)} distilled targets",
-    )  # fmt: skip
+    )
     shown = f"{len(points):,}" + (f" of {len(representations):,}" if len(points) < len(representations) else "")
     components = f"first two principal components, {share:.0%} of the variance"
     if points.shape[1] == 1:

@@ -10,8 +10,11 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextC
 from ..config import Event
 
 WORDS = {
-    "teacher": "training the teacher", "pool": "filling the pool", "distill": "distilling", "pretrain": "pre-training",
-}  # fmt: skip
+    "teacher": "training the teacher",
+    "pool": "filling the pool",
+    "distill": "distilling",
+    "pretrain": "pre-training",
+}
 
 
 class Display:

@@ -9,8 +9,13 @@ from typing import Any
 from ..studies import Comparison, compare, mean_and_error
 
 NO_PRETRAINING, RANDOM, RANDOM_LABELS, KMEANS, KRR_ST, TEACHER = (
-    "no pre-training", "random + teacher", "random + labels", "k-means + teacher", "KRR-ST", "teacher",
-)  # fmt: skip
+    "no pre-training",
+    "random + teacher",
+    "random + labels",
+    "k-means + teacher",
+    "KRR-ST",
+    "teacher",
+)
 """The methods that the table orders and compares."""
 
 Cell = Mapping[str, Any]
@@ -107,12 +112,14 @@ def as_json(cells: Sequence[Cell]) -> dict[str, Any]:
         "table": table(cells),
         "comparisons": {
             f"{KRR_ST} against {method}": {
-                "difference": c.difference, "standard_error": _number(c.standard_error), "reduction": c.reduction,
+                "difference": c.difference,
+                "standard_error": _number(c.standard_error),
+                "reduction": c.reduction,
                 "significant": c.significant,
             }
             for method, c in comparisons(cells).items()
         },
-    }  # fmt: skip
+    }
 
 
 def _number(value: float) -> float | None:

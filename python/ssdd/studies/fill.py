@@ -86,10 +86,18 @@ def fill_study(plan: Plan, study: Study, workers: int = 1, report: Report = sile
             done.append(event["cell"])
             cell = event["cell"]
             waiting = [(row, s, n) for row, s, missing in todo for n in missing if not _has(done, row, s, n)]
-            report({
-                "event": "study", "row": cell["row"], "seed": cell["seed"], "set": cell["set"], "done": len(done),
-                "of": len(wanted), "seconds": sum(cell["cpu_seconds"].values()), "left": remaining(done, waiting),
-            })  # fmt: skip
+            report(
+                {
+                    "event": "study",
+                    "row": cell["row"],
+                    "seed": cell["seed"],
+                    "set": cell["set"],
+                    "done": len(done),
+                    "of": len(wanted),
+                    "seconds": sum(cell["cpu_seconds"].values()),
+                    "left": remaining(done, waiting),
+                }
+            )
         else:
             report(event)
 
@@ -222,9 +230,13 @@ def _distil(study: Study, row: Row, seed: int, report: Report) -> tuple[Distille
     checkpoints = _checkpoints(study, row, seed)
     checkpoints.report = notice_resume
     job = Job(
-        study.data, representations.train, partial(study.network, row, representations.dimension),
-        row.settings.distill, seed, teacher,
-    )  # fmt: skip
+        study.data,
+        representations.train,
+        partial(study.network, row, representations.dimension),
+        row.settings.distill,
+        seed,
+        teacher,
+    )
     run = distill(job, report=notice_resume, checkpoints=checkpoints, cache=study.cache)
     write_snapshots(run, study.file(row, seed, "snapshots"))
     return run.result, resumed

@@ -66,8 +66,14 @@ class Cells:
 
     def append(self, row: Row, seed: int, name: str, values: Mapping[str, Any]) -> dict[str, Any]:
         """Keep a finished cell and return it. A cell that another process has kept meanwhile stays as it is."""
-        cell = {"row": row.name, "from": row.source, "seed": seed, "set": name, **values,
-                "inputs": self._inputs(row, name)}  # fmt: skip
+        cell = {
+            "row": row.name,
+            "from": row.source,
+            "seed": seed,
+            "set": name,
+            **values,
+            "inputs": self._inputs(row, name),
+        }
         settings = json.loads(json.dumps(row.relevant))
         with wait_for_lock(self.file) as handle:
             text = _read(handle)

@@ -7,6 +7,13 @@ from .training import train_teacher, untrained
 from .views import Views
 
 __all__ = [
-    "Represent", "Representations", "Teacher", "Views", "cache_directory", "read_representations", "represent",
-    "train_teacher", "untrained",
-]  # fmt: skip
+    "Represent",
+    "Representations",
+    "Teacher",
+    "Views",
+    "cache_directory",
+    "read_representations",
+    "represent",
+    "train_teacher",
+    "untrained",
+]

@@ -92,9 +92,11 @@ def read_representations(path: str | os.PathLike[str], data: ImageSet) -> Repres
         raise InputError(f"representations: {name}: not a readable .npy of plain numbers ({why})") from None
     n, q = len(data.x_train), len(data.x_test)
     if (
-        not isinstance(array, np.ndarray) or array.ndim != 2 or not array.shape[1]
+        not isinstance(array, np.ndarray)
+        or array.ndim != 2
+        or not array.shape[1]
         or not np.issubdtype(array.dtype, np.floating)
-    ):  # fmt: skip
+    ):
         came = f"{array.dtype} {list(array.shape)}" if isinstance(array, np.ndarray) else "an archive"
         raise InputError(f"representations: {name}: expected floats [rows, D], got {came}")
     if not all(np.isfinite(array[i : i + ROWS]).all() for i in range(0, len(array), ROWS)):

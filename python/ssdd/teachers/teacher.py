@@ -159,8 +159,9 @@ class Teacher:
         """Raise :class:`InputError` if a teacher saved at ``path`` could not be named as one afterwards."""
         if Path(path).suffix.lower() != ".safetensors":
             right = Path(path).with_suffix(".safetensors").name
-            raise InputError(f"teacher: expected a file that ends in .safetensors, got {Path(path).name!r}; "
-                             f"write {right}")  # fmt: skip
+            raise InputError(
+                f"teacher: expected a file that ends in .safetensors, got {Path(path).name!r}; write {right}"
+            )
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> Teacher:
@@ -204,8 +205,10 @@ class Teacher:
                 return cls.load(name)
             return cls._resnet(Path(name), preprocessing, prefix, stem_padding)
         if not factory:
-            raise InputError(f"teacher: expected a file of weights ({', '.join(ENDINGS)}) or "
-                             f"package.module:factory[@FILE.pth], got {name!r}")  # fmt: skip
+            raise InputError(
+                f"teacher: expected a file of weights ({', '.join(ENDINGS)}) or "
+                f"package.module:factory[@FILE.pth], got {name!r}"
+            )
         if prefix is not None and not weights:
             raise InputError(f"teacher prefix: expected it with a file of weights, got the teacher {name!r}")
         try:
@@ -229,8 +232,11 @@ class Teacher:
         except InputError as error:
             raise InputError(f"teacher: {file.name}: {error}") from None
         small = network.conv1.kernel_size[0] < 7
-        stem = (f"3x3 without max-pool, padding {stem_padding}, images normalised as the data" if small
-                else "7x7, images normalised as ImageNet")  # fmt: skip
+        stem = (
+            f"3x3 without max-pool, padding {stem_padding}, images normalised as the data"
+            if small
+            else "7x7, images normalised as ImageNet"
+        )
         summary = f"{file.name}: ResNet{taken.place}, {network.dimension} numbers per image, stem {stem}"
         about = {"name": file.name, "prefix": taken.prefix}
         return cls(network, preprocessing if small else IMAGENET, about, summary)

@@ -33,10 +33,14 @@ class Training:
     def state_dict(self) -> dict[str, Any]:
         """Tensors and plain values only. Continuing from it gives the same bits as never having stopped."""
         return {
-            "backbone": self.backbone.state_dict(), "method": self.method.state_dict(),
-            "optimizer": self.optimizer.state_dict(), "generator": self.generator.get_state(), "step": self.step,
-            "order": self.order, "total": self.total,
-        }  # fmt: skip
+            "backbone": self.backbone.state_dict(),
+            "method": self.method.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "generator": self.generator.get_state(),
+            "step": self.step,
+            "order": self.order,
+            "total": self.total,
+        }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Continue from what :meth:`state_dict` returned."""

@@ -163,8 +163,10 @@ def chosen(found: Mapping[str, State], prefix: str | None, file: str) -> Network
                 for b in other:
                     if follows(b, a):
                         return Network(a, found[a], f"not its moving average {b}; --teacher-prefix takes another")
-    raise InputError(f"teacher: {file} holds {len(different)} different networks, and names do not tell which is the "
-                     f"teacher; give --teacher-prefix, one of {_listed(found)}")  # fmt: skip
+    raise InputError(
+        f"teacher: {file} holds {len(different)} different networks, and names do not tell which is the "
+        f"teacher; give --teacher-prefix, one of {_listed(found)}"
+    )
 
 
 def follows(target: str, online: str) -> bool:

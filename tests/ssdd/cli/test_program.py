@@ -27,9 +27,16 @@ print("loaded", sorted(heavy))
 
 @pytest.mark.parametrize(
     "arguments, status",
-    [(["--help"], 0), (["distill", "--help"], 0), (["--version"], 0), (["distill", "--distill.speed=1"], 2), (["x"], 2),
-     (["settings", "cifar100", "--distill.lr=0.1"], None), (["completion", "bash"], None)],
-)  # fmt: skip
+    [
+        (["--help"], 0),
+        (["distill", "--help"], 0),
+        (["--version"], 0),
+        (["distill", "--distill.speed=1"], 2),
+        (["x"], 2),
+        (["settings", "cifar100", "--distill.lr=0.1"], None),
+        (["completion", "bash"], None),
+    ],
+)
 def test_what_needs_no_torch_does_not_load_it(arguments, status):
     code = NO_TORCH.format(arguments=arguments)
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
@@ -79,7 +86,7 @@ def test_completion_in_bash(ssdd_command, tmp_path):
         script = (
             f"source {tmp_path / 'complete.sh'}; COMP_WORDS=({' '.join(words)}); COMP_CWORD={len(words) - 1}; "
             f"COMP_LINE='{' '.join(words)}'; COMP_POINT=${{#COMP_LINE}}; function=$(complete -p ssdd | sed 's/.*-F "
-            "\\([^ ]*\\) .*/\\1/'); $function ssdd; echo \"${COMPREPLY[@]}\""
+            '\\([^ ]*\\) .*/\\1/\'); $function ssdd; echo "${COMPREPLY[@]}"'
         )
         done = subprocess.run([bash, "-c", script], capture_output=True, text=True)
         assert done.returncode == 0, done.stderr

@@ -19,9 +19,18 @@ from ssdd.checkpoint import Checkpoints
 from ssdd.cli.resume import Run, say_how_to_go_on
 from ssdd.config import InputError
 
-SETTINGS = ["--teacher.epochs=6", "--teacher.widths=4-8", "--distill.pool_steps=12",
-            "--student.model=convnet-4-8", "--distill.pool=3", "--distill.log_every=7",
-            "-m", "6", "--steps", "60"]  # fmt: skip
+SETTINGS = [
+    "--teacher.epochs=6",
+    "--teacher.widths=4-8",
+    "--distill.pool_steps=12",
+    "--student.model=convnet-4-8",
+    "--distill.pool=3",
+    "--distill.log_every=7",
+    "-m",
+    "6",
+    "--steps",
+    "60",
+]
 STEPS = 60
 
 
@@ -215,13 +224,15 @@ def test_resume_of_what_is_no_run(tmp_path):
     assert "speed" in finish(tmp_path, "distill", "--resume", tmp_path, code=1)
     (tmp_path / "run.json").write_text('{"settings": {"distill": {"lr": "x"}}, "arguments": {}}')
     assert "DistillConfig.lr: expected a value like" in finish(tmp_path, "distill", "--resume", tmp_path, code=1)
-    for arguments, named in (('{"data": 5}', "arguments.data: expected str, got 5"),
-                             ('{"size": "32"}', "arguments.size: expected int, got '32'"),
-                             ('{"seed": null}', "arguments.seed: expected int, got None"),
-                             ('{"seed": true}', "arguments.seed: expected int, got True"),
-                             ('{"teacher": ["a"]}', "arguments.teacher: expected str"),
-                             ('{"share": 2}', "arguments.share: expected str"),
-                             ("[1]", "")):  # fmt: skip
+    for arguments, named in (
+        ('{"data": 5}', "arguments.data: expected str, got 5"),
+        ('{"size": "32"}', "arguments.size: expected int, got '32'"),
+        ('{"seed": null}', "arguments.seed: expected int, got None"),
+        ('{"seed": true}', "arguments.seed: expected int, got True"),
+        ('{"teacher": ["a"]}', "arguments.teacher: expected str"),
+        ('{"share": 2}', "arguments.share: expected str"),
+        ("[1]", ""),
+    ):
         (tmp_path / "run.json").write_text(f'{{"settings": {{}}, "arguments": {arguments}}}')
         with pytest.raises(InputError, match=rf"run\.json cannot be read.*{re.escape(named)}"):
             Run.read(tmp_path)

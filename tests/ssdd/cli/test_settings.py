@@ -69,7 +69,7 @@ def test_help_shows_every_setting(ssdd_command, verb):
     assert [key for key, _, _ in EVERY if f"--{key} " not in text] == []
     said = " ".join(text.split())
     assert "--distill.steps N Outer steps. Default: 1800. Published: 160000." in said
-    assert 'at the published length nearly all outer steps (96.7% in simulation)' in said
+    assert "at the published length nearly all outer steps (96.7% in simulation)" in said
 
 
 def test_official_and_what_is_given_by_name(ssdd_command, tmp_path):

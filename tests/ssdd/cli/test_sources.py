@@ -10,9 +10,19 @@ from PIL import Image
 
 import ssdd
 
-FAST = ["--quiet", "--distill.pool_steps=4", "--distill.pool=1", "--student.model=convnet-4-8",
-        "--teacher.epochs=1", "--teacher.widths=4-8", "--pretrain.steps=4",
-        "--evaluate.labels=5-0", "--evaluate.draws=1", "--preset", "digits"]  # fmt: skip
+FAST = [
+    "--quiet",
+    "--distill.pool_steps=4",
+    "--distill.pool=1",
+    "--student.model=convnet-4-8",
+    "--teacher.epochs=1",
+    "--teacher.widths=4-8",
+    "--pretrain.steps=4",
+    "--evaluate.labels=5-0",
+    "--evaluate.draws=1",
+    "--preset",
+    "digits",
+]
 
 
 @pytest.fixture
@@ -60,8 +70,10 @@ def test_the_verbs_say_what_they_found_and_are_told_what_is_meant(ssdd_command, 
     assert isinstance(refused.exception, ssdd.InputError) and "--classes folders" in str(refused.exception)
     assert not (tmp_path / "run").exists()
     said = ssdd_command(*run, "--classes", "folders").stderr
-    found = ("photos: 24 images of 2 classes (cat, dog), 5 of them (one in five) held out for testing; "
-             "1 image beside the class folders left out (overview.png)\n")  # fmt: skip
+    found = (
+        "photos: 24 images of 2 classes (cat, dog), 5 of them (one in five) held out for testing; "
+        "1 image beside the class folders left out (overview.png)\n"
+    )
     assert said.count(found) == 1
     assert json.loads((tmp_path / "run" / "run.json").read_text())["arguments"]["classes"] == "folders"
     assert found in ssdd_command("distill", "--resume", tmp_path / "run", *FAST[:1]).stderr
@@ -70,13 +82,43 @@ def test_the_verbs_say_what_they_found_and_are_told_what_is_meant(ssdd_command, 
     assert found in ssdd_command("teacher", "-d", photos, "--classes", "folders", "-o", teacher, *FAST).stderr
     shown = ssdd_command("evaluate", artifact, "-d", photos, "--classes", "none", *FAST)
     assert "photos: 25 images without classes" in shown.stderr
-    shown = ssdd_command("demo", "-d", photos, "--classes", "folders", "-o", tmp_path / "demo", "-t", teacher,
-                         "--images", 4, "--steps", 4, "--seeds", 1, "--workers", 1, *FAST)  # fmt: skip
+    shown = ssdd_command(
+        "demo",
+        "-d",
+        photos,
+        "--classes",
+        "folders",
+        "-o",
+        tmp_path / "demo",
+        "-t",
+        teacher,
+        "--images",
+        4,
+        "--steps",
+        4,
+        "--seeds",
+        1,
+        "--workers",
+        1,
+        *FAST,
+    )
     assert found in shown.stderr
     torch.save(torch.rand(2, 3, 8, 8), tmp_path / "x.pt")
     torch.save(torch.rand(2, 5), tmp_path / "y.pt")
-    assert found in ssdd_command("import", tmp_path / "x.pt", tmp_path / "y.pt", "-d", photos, "--classes", "folders",
-                                 "-o", tmp_path / "i.safetensors").stderr  # fmt: skip
+    assert (
+        found
+        in ssdd_command(
+            "import",
+            tmp_path / "x.pt",
+            tmp_path / "y.pt",
+            "-d",
+            photos,
+            "--classes",
+            "folders",
+            "-o",
+            tmp_path / "i.safetensors",
+        ).stderr
+    )
 
 
 def test_the_verbs_say_which_network_of_a_file_is_the_teacher(ssdd_command, photos, tmp_path):
@@ -91,11 +133,34 @@ def test_the_verbs_say_which_network_of_a_file_is_the_teacher(ssdd_command, phot
     assert "dino.ckpt: ResNet under state_dict.student. (as --teacher-prefix says)" in said
     assert json.loads((tmp_path / "b" / "run.json").read_text())["arguments"]["teacher_prefix"] == "student"
     ssdd_command("distill", "--resume", tmp_path / "b", *FAST[:1])
-    shown = ssdd_command("evaluate", tmp_path / "b" / "distilled.safetensors", "-d", photos, "--classes", "folders",
-                         "-t", dino, "--teacher-prefix", "student", *FAST)  # fmt: skip
+    shown = ssdd_command(
+        "evaluate",
+        tmp_path / "b" / "distilled.safetensors",
+        "-d",
+        photos,
+        "--classes",
+        "folders",
+        "-t",
+        dino,
+        "--teacher-prefix",
+        "student",
+        *FAST,
+    )
     assert "under state_dict.student." in shown.stderr
-    shown = ssdd_command("demo", "-t", dino, "--teacher-prefix", "teacher", "-o", tmp_path / "demo", "--seeds", 1,
-                         "--workers", 1, *common)  # fmt: skip
+    shown = ssdd_command(
+        "demo",
+        "-t",
+        dino,
+        "--teacher-prefix",
+        "teacher",
+        "-o",
+        tmp_path / "demo",
+        "--seeds",
+        1,
+        "--workers",
+        1,
+        *common,
+    )
     assert "under state_dict.teacher." in shown.stderr
     for verb in ("distill", "demo"):
         refused = ssdd_command(verb, "--teacher-prefix", "student", "-o", tmp_path / "c", *common, fails=True)

@@ -12,9 +12,16 @@ import ssdd
 from ssdd.artifact import DistilledSet
 from ssdd.cli import readable_errors
 
-FAST = ["--quiet", "--teacher.epochs=2", "--teacher.widths=4-8", "--distill.pool_steps=4",
-        "--student.model=convnet-4-8", "--pretrain.steps=20", "--evaluate.labels=5-0",
-        "--evaluate.draws=1"]  # fmt: skip
+FAST = [
+    "--quiet",
+    "--teacher.epochs=2",
+    "--teacher.widths=4-8",
+    "--distill.pool_steps=4",
+    "--student.model=convnet-4-8",
+    "--pretrain.steps=20",
+    "--evaluate.labels=5-0",
+    "--evaluate.draws=1",
+]
 
 
 @pytest.fixture(scope="module")
@@ -26,8 +33,16 @@ def artifact(ssdd_command, tmp_path_factory):
 
 def test_distill_writes_the_run(artifact):
     folder = artifact.parent
-    names = {"distilled.safetensors", "teacher.safetensors", "contact-sheet.png", "images-over-steps.png", "loss.png",
-             "coverage.png", "log.jsonl", "run.json"}  # fmt: skip
+    names = {
+        "distilled.safetensors",
+        "teacher.safetensors",
+        "contact-sheet.png",
+        "images-over-steps.png",
+        "loss.png",
+        "coverage.png",
+        "log.jsonl",
+        "run.json",
+    }
     assert {p.name for p in folder.iterdir()} == names
     events = [json.loads(line)["event"] for line in (folder / "log.jsonl").read_text().splitlines()]
     assert events[0] == "start" and {"teacher", "pool", "distill", "result"} <= set(events)
@@ -72,8 +87,20 @@ def test_teacher_then_distill_with_it(ssdd_command, tmp_path):
         "distill", "-o", tmp_path / "code", "-t", tmp_path / "t.safetensors", "-m", 4, "--steps", 4, "--official", *FAST
     )
     assert DistilledSet.load(tmp_path / "code" / "distilled.safetensors").support_input == "raw"
-    said = ssdd_command("distill", "-o", tmp_path / "but", "-t", tmp_path / "t.safetensors", "-m", 4, "--steps", 4,
-                        "--official", "--distill.support_input=normalised", *FAST).stderr  # fmt: skip
+    said = ssdd_command(
+        "distill",
+        "-o",
+        tmp_path / "but",
+        "-t",
+        tmp_path / "t.safetensors",
+        "-m",
+        4,
+        "--steps",
+        4,
+        "--official",
+        "--distill.support_input=normalised",
+        *FAST,
+    ).stderr
     made = DistilledSet.load(tmp_path / "but" / "distilled.safetensors")
     assert (made.support_input, made.config["pool_counter"]) == ("normalised", "stuck")
     assert said.count("distill.support_input = normalised") == 1
@@ -83,8 +110,20 @@ def test_representations_and_npz_need_no_teacher(ssdd_command, tmp_path):
     g = np.random.default_rng(0)
     np.savez(tmp_path / "set.npz", x_train=g.integers(0, 256, (40, 8, 8, 3), dtype=np.uint8))
     np.save(tmp_path / "r.npy", g.standard_normal((40, 5)).astype(np.float32))
-    ssdd_command("distill", "-o", tmp_path / "run", "-d", tmp_path / "set.npz", "--representations", tmp_path / "r.npy",
-                 "-m", 4, "--steps", 4, *FAST)  # fmt: skip
+    ssdd_command(
+        "distill",
+        "-o",
+        tmp_path / "run",
+        "-d",
+        tmp_path / "set.npz",
+        "--representations",
+        tmp_path / "r.npy",
+        "-m",
+        4,
+        "--steps",
+        4,
+        *FAST,
+    )
     made = DistilledSet.load(tmp_path / "run" / "distilled.safetensors")
     assert made.images.shape == (4, 3, 8, 8) and made.targets.shape == (4, 5)
 
@@ -115,11 +154,21 @@ def test_demo(ssdd_command, tmp_path):
     assert "k-means + teacher" in result.output
     found = json.loads((out / "results.json").read_text())
     assert len(found["cells"]) == 10 and set(found["comparisons"]) == {
-        "KRR-ST against random + teacher", "KRR-ST against k-means + teacher",
-    }  # fmt: skip
+        "KRR-ST against random + teacher",
+        "KRR-ST against k-means + teacher",
+    }
     assert str(tmp_path) not in (out / "results.json").read_text() + (out / "results.md").read_text()
-    for name in ("seed-0.safetensors", "seed-1.safetensors", "contact-sheet.png", "images-over-steps.png", "loss.png",
-                 "coverage.png", "results.md", "log.jsonl", "teacher.safetensors"):  # fmt: skip
+    for name in (
+        "seed-0.safetensors",
+        "seed-1.safetensors",
+        "contact-sheet.png",
+        "images-over-steps.png",
+        "loss.png",
+        "coverage.png",
+        "results.md",
+        "log.jsonl",
+        "teacher.safetensors",
+    ):
         assert (out / name).is_file(), name
     again = ssdd_command("demo", "-o", out, *FAST, fails=True)
     assert "--overwrite" in str(again.exception)
@@ -127,8 +176,9 @@ def test_demo(ssdd_command, tmp_path):
 
 def test_demo_that_diverges_keeps_its_log_and_says_so(ssdd_command, tmp_path):
     out = tmp_path / "demo"
-    result = ssdd_command("demo", "-o", out, "--seeds", 1, "-m", 6, "--steps", 60, "--workers", 1, *FAST,
-                          "--distill.lr=1e30", fails=True)  # fmt: skip
+    result = ssdd_command(
+        "demo", "-o", out, "--seeds", 1, "-m", 6, "--steps", 60, "--workers", 1, *FAST, "--distill.lr=1e30", fails=True
+    )
     assert isinstance(result.exception, ssdd.Diverged) and "distill.lr" in str(result.exception)
     assert "stopped" in (out / "log.jsonl").read_text()
 
@@ -162,6 +212,5 @@ def test_errors_are_one_message_without_a_traceback(capsys):
 
 
 def test_help_of_every_verb(ssdd_command):
-    for verb in ("demo", "teacher", "distill", "pretrain", "evaluate", "show", "info", "study", "export",
-                 "import"):  # fmt: skip
+    for verb in ("demo", "teacher", "distill", "pretrain", "evaluate", "show", "info", "study", "export", "import"):
         assert verb in ssdd_command("--help").output and len(ssdd_command(verb, "--help").output) > 200

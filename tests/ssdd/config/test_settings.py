@@ -72,9 +72,7 @@ def test_settings_by_name():
     assert changed.distill.targets == "fixed" and changed.teacher.augment.flip == 1.0
 
 
-@pytest.mark.parametrize(
-    "key, value", [("distill.speed", "1"), ("distill", "1"), ("lr", "1"), ("distill.steps", "x")]
-)
+@pytest.mark.parametrize("key, value", [("distill.speed", "1"), ("distill", "1"), ("lr", "1"), ("distill.steps", "x")])
 def test_unknown_settings_are_refused(key, value):
     with pytest.raises(InputError):
         with_settings(preset("digits"), {key: value})

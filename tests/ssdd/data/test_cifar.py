@@ -29,11 +29,27 @@ def number(value: int) -> bytes:
 def as_python2(data: np.ndarray, labels: dict[str, list[int]]) -> bytes:
     """A dictionary with a NumPy array and lists, opcode by opcode as cPickle of Python 2 wrote the published files."""
     array = (
-        b"cnumpy.core.multiarray\n_reconstruct\ncnumpy\nndarray\n" + number(0) + b"\x85" + text(b"b") + b"\x87R("
-        + number(1) + number(data.shape[0]) + number(data.shape[1]) + b"\x86cnumpy\ndtype\n" + text(b"u1") + number(0)
-        + number(1) + b"\x87R(" + number(3) + text(b"|") + b"NNNJ\xff\xff\xff\xffJ\xff\xff\xff\xff" + number(0)
-        + b"tb\x89" + text(data.tobytes()) + b"tb"
-    )  # fmt: skip
+        b"cnumpy.core.multiarray\n_reconstruct\ncnumpy\nndarray\n"
+        + number(0)
+        + b"\x85"
+        + text(b"b")
+        + b"\x87R("
+        + number(1)
+        + number(data.shape[0])
+        + number(data.shape[1])
+        + b"\x86cnumpy\ndtype\n"
+        + text(b"u1")
+        + number(0)
+        + number(1)
+        + b"\x87R("
+        + number(3)
+        + text(b"|")
+        + b"NNNJ\xff\xff\xff\xffJ\xff\xff\xff\xff"
+        + number(0)
+        + b"tb\x89"
+        + text(data.tobytes())
+        + b"tb"
+    )
     lists = b"".join(text(k.encode()) + b"](" + b"".join(map(number, v)) + b"es" for k, v in labels.items())
     return b"\x80\x02}" + text(b"data") + array + b"s" + lists + b"."
 

@@ -39,38 +39,49 @@ def values(y):
     return None if y is None else y.tolist()
 
 
-@pytest.mark.parametrize("train, test, y, y_test", [
-    (part(list("abca"), TEXT), part(list("cb"), TEXT, 2), [0, 1, 2, 0], [2, 1]),
-    (part(list("bacb"), TEXT), part(["z", "a"], TEXT, 2), [1, 0, 2, 1], [3, 0]),
-    (part([2.0, 0.0, 1.0, 2.0], REAL), part([1.0, 0.0], REAL, 2), [2, 0, 1, 2], [1, 0]),
-    (part([True, False, True, True], BOOL), part([False, True], BOOL, 2), [1, 0, 1, 1], [0, 1]),
-    (part([0, 1, 2, 0], ABC), part(["c", "a"], TEXT, 2), [0, 1, 2, 0], [2, 0]),
-    (part([0, 1, 2, 0], ABC), part([2, 0], WHOLE, 2), [0, 1, 2, 0], [2, 0]),
-    (part([0, 1, 2, 0], WHOLE), part([2, 0], ABC, 2), [0, 1, 2, 0], [2, 0]),
-    (part([1, 1, 2, 1], ABC), part([0, 2], hub.ClassLabel(names=["c", "b", "a"]), 2), [1, 1, 2, 1], [2, 0]),
-    (part([0, 1, 1, 0], WHOLE).with_format("numpy"), part([1, 0], WHOLE, 2).with_format("torch"), [0, 1, 1, 0], [1, 0]),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "train, test, y, y_test",
+    [
+        (part(list("abca"), TEXT), part(list("cb"), TEXT, 2), [0, 1, 2, 0], [2, 1]),
+        (part(list("bacb"), TEXT), part(["z", "a"], TEXT, 2), [1, 0, 2, 1], [3, 0]),
+        (part([2.0, 0.0, 1.0, 2.0], REAL), part([1.0, 0.0], REAL, 2), [2, 0, 1, 2], [1, 0]),
+        (part([True, False, True, True], BOOL), part([False, True], BOOL, 2), [1, 0, 1, 1], [0, 1]),
+        (part([0, 1, 2, 0], ABC), part(["c", "a"], TEXT, 2), [0, 1, 2, 0], [2, 0]),
+        (part([0, 1, 2, 0], ABC), part([2, 0], WHOLE, 2), [0, 1, 2, 0], [2, 0]),
+        (part([0, 1, 2, 0], WHOLE), part([2, 0], ABC, 2), [0, 1, 2, 0], [2, 0]),
+        (part([1, 1, 2, 1], ABC), part([0, 2], hub.ClassLabel(names=["c", "b", "a"]), 2), [1, 1, 2, 1], [2, 0]),
+        (
+            part([0, 1, 1, 0], WHOLE).with_format("numpy"),
+            part([1, 0], WHOLE, 2).with_format("torch"),
+            [0, 1, 1, 0],
+            [1, 0],
+        ),
+    ],
+)
 def test_labels_that_are_classes(load, train, test, y, y_test):
     data = load(train=train, test=test)
     assert (values(data.y_train), values(data.y_test)) == (y, y_test)
     assert "not used" not in data.summary and "without labels" not in data.summary
 
 
-@pytest.mark.parametrize("train, why", [
-    (part([[0], [1, 2], [0], [1]], LISTS), "[0] is no class"),
-    (part([0.5, 1.0, 2.0, 0.0], REAL), "0.5 is no class"),
-    (part([1.0, float("inf"), 2.0, 0.0], REAL), "inf is no class"),
-    (part([1.0, float("nan"), 2.0, 0.0], REAL), "1 image of 4 without a label"),
-    (part([0, 1, -1, -1], ABC), "2 images of 4 without a label"),
-    (part([0, 1, None, 0], WHOLE), "1 image of 4 without a label"),
-    (part(["a", None, "b", "a"], TEXT), "1 image of 4 without a label"),
-    (part([None] * 4, TEXT), "it holds no label"),
-    (part([-1] * 4, ABC), "its labels are withheld"),
-    (part([0, 1, -5, 0], WHOLE), "-5 is no class"),
-    (part([0, 1, 2**40, 0], WHOLE), f"{2**40} is no class"),
-    (part([{"x": 1}] * 4, {"x": WHOLE}), "{'x': 1} is no class"),
-    (part([datetime.date(2020, 1, 1)] * 4, hub.Value("date32")), "datetime.date(2020, 1, 1) is no class"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "train, why",
+    [
+        (part([[0], [1, 2], [0], [1]], LISTS), "[0] is no class"),
+        (part([0.5, 1.0, 2.0, 0.0], REAL), "0.5 is no class"),
+        (part([1.0, float("inf"), 2.0, 0.0], REAL), "inf is no class"),
+        (part([1.0, float("nan"), 2.0, 0.0], REAL), "1 image of 4 without a label"),
+        (part([0, 1, -1, -1], ABC), "2 images of 4 without a label"),
+        (part([0, 1, None, 0], WHOLE), "1 image of 4 without a label"),
+        (part(["a", None, "b", "a"], TEXT), "1 image of 4 without a label"),
+        (part([None] * 4, TEXT), "it holds no label"),
+        (part([-1] * 4, ABC), "its labels are withheld"),
+        (part([0, 1, -5, 0], WHOLE), "-5 is no class"),
+        (part([0, 1, 2**40, 0], WHOLE), f"{2**40} is no class"),
+        (part([{"x": 1}] * 4, {"x": WHOLE}), "{'x': 1} is no class"),
+        (part([datetime.date(2020, 1, 1)] * 4, hub.Value("date32")), "datetime.date(2020, 1, 1) is no class"),
+    ],
+)
 @pytest.mark.parametrize("test", [part([0, 1], ABC, 2), part(None, n=2), None])
 def test_labels_that_are_no_classes_are_left_out(load, train, test, why):
     data = load(train=train, **({} if test is None else {"test": test}))
@@ -79,13 +90,16 @@ def test_labels_that_are_no_classes_are_left_out(load, train, test, why):
     assert len(data.x_train) + len(data.x_test) == (4 if test is None else 6)
 
 
-@pytest.mark.parametrize("test, why", [
-    (part(None, n=2), "it has no column label"),
-    (part([0, 1], WHOLE, 2, column="kind"), "it has no column label"),
-    (part([[0], [1]], LISTS, 2), "[0] is no class"),
-    (part([0, -1], ABC, 2), "1 image of 2 without a label"),
-    (part([-1, -1], ABC, 2), "its labels are withheld"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "test, why",
+    [
+        (part(None, n=2), "it has no column label"),
+        (part([0, 1], WHOLE, 2, column="kind"), "it has no column label"),
+        (part([[0], [1]], LISTS, 2), "[0] is no class"),
+        (part([0, -1], ABC, 2), "1 image of 2 without a label"),
+        (part([-1, -1], ABC, 2), "its labels are withheld"),
+    ],
+)
 def test_a_test_part_without_labels(load, test, why):
     data = load(train=part([0, 1, 2, 0], ABC), test=test)
     assert values(data.y_train) == [0, 1, 2, 0] and data.y_test is None
@@ -107,10 +121,16 @@ def test_a_part_with_labels_serves_better(load):
     assert data.summary.endswith("3 test images from validation; parts not read: test (it has no column label)")
 
 
-@pytest.mark.parametrize("train, test, channels, grey", [
-    ("L", "L", 1, ""), ("RGB", "L", 3, "2 grey images among colour ones"), ("L", "RGB", 3, "4 grey images among"),
-    ("L", ["L", "RGB"], 3, "5 grey images among colour ones, read as colour"), ("RGB", "RGB", 3, ""),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "train, test, channels, grey",
+    [
+        ("L", "L", 1, ""),
+        ("RGB", "L", 3, "2 grey images among colour ones"),
+        ("L", "RGB", 3, "4 grey images among"),
+        ("L", ["L", "RGB"], 3, "5 grey images among colour ones, read as colour"),
+        ("RGB", "RGB", 3, ""),
+    ],
+)
 @pytest.mark.parametrize("memory", [1, 1 << 30])
 def test_both_parts_have_the_same_channels(tmp_path, monkeypatch, train, test, channels, grey, memory):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))

@@ -40,10 +40,18 @@ def test_train_alone_is_the_training_part(tmp_path):
     assert "6 images of 2 classes (cat, dog) from train/, 1 of them (one in five) held out" in data.summary
 
 
-@pytest.mark.parametrize("train, test", [
-    ("train", "test"), ("Train", "Test"), ("TRAIN", "VAL"), ("training", "testing"), ("Training", "Validation"),
-    ("train", "valid"), ("train", "val"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "train, test",
+    [
+        ("train", "test"),
+        ("Train", "Test"),
+        ("TRAIN", "VAL"),
+        ("training", "testing"),
+        ("Training", "Validation"),
+        ("train", "valid"),
+        ("train", "val"),
+    ],
+)
 def test_parts_in_any_case(tmp_path, train, test):
     data = load_images(make(tmp_path, *(f"{part}/{name}" for part in (train, test) for name in ("cat", "dog"))))
     assert len(data.x_train) == len(data.x_test) == 6 and labels(data) == [[0, 1], [0, 1]]
@@ -70,8 +78,11 @@ STRAY = ("train/cat", "train/dog", "test/cat", "test/dog")
 
 def test_a_picture_beside_class_folders_asks_what_it_means(tmp_path):
     root = make(tmp_path, *STRAY, extra=["train/overview.png"])
-    with pytest.raises(InputError, match=r"train/: 1 image \(overview.png\) beside the folders cat, dog.*"
-                                         "--classes folders.*--classes none"):  # fmt: skip
+    with pytest.raises(
+        InputError,
+        match=r"train/: 1 image \(overview.png\) beside the folders cat, dog.*"
+        "--classes folders.*--classes none",
+    ):
         load_images(root)
     left = load_images(root, classes="folders")
     assert len(left.x_train) == 6 and labels(left) == [[0, 1], [0, 1]]
@@ -107,10 +118,21 @@ def test_classes_that_the_test_part_lacks_are_said(tmp_path):
     assert labels(data) == [[0, 1, 2], [1, 2]] and "no test images of 1 class (ant)" in data.summary
 
 
-JUNK = (".DS_Store", "train/.DS_Store", "train/cat/Thumbs.db", "__MACOSX/train/cat/._0.png", "train/cat/._0.png",
-        "train/.ipynb_checkpoints/0-checkpoint.png", "train/cat/.ipynb_checkpoints/0-checkpoint.png",
-        "train/@eaDir/0.png", "test/dog/desktop.ini", "lost+found/0.png", ".git/logo.png", ".thumbnails/0.png",
-        "test/.hidden/0.png")  # fmt: skip
+JUNK = (
+    ".DS_Store",
+    "train/.DS_Store",
+    "train/cat/Thumbs.db",
+    "__MACOSX/train/cat/._0.png",
+    "train/cat/._0.png",
+    "train/.ipynb_checkpoints/0-checkpoint.png",
+    "train/cat/.ipynb_checkpoints/0-checkpoint.png",
+    "train/@eaDir/0.png",
+    "test/dog/desktop.ini",
+    "lost+found/0.png",
+    ".git/logo.png",
+    ".thumbnails/0.png",
+    "test/.hidden/0.png",
+)
 
 
 def test_hidden_and_system_names_are_no_images_and_no_classes(tmp_path):
@@ -131,10 +153,11 @@ def test_names_that_only_begin_with_an_underscore_are_images(tmp_path):
 def test_what_is_skipped_is_said_by_kind(tmp_path):
     files = ("notes.txt", "more.txt", "cat/IMG_1.HEIC", "cat/IMG_2.HEIC", "cat/IMG_3.HEIC", "dog/LICENSE")
     data = load_images(make(tmp_path, "cat", "dog", extra=files))
-    skipped = ("6 files skipped: 3 .heic (cat/IMG_1.HEIC, ...), 2 .txt (more.txt, ...), "
-               "1 without a suffix (dog/LICENSE)")  # fmt: skip
-    assert data.summary == f"{tmp_path.name}: 6 images of 2 classes (cat, dog), 1 of them (one in five) held out for " \
-                           f"testing; {skipped}"  # fmt: skip
+    skipped = "6 files skipped: 3 .heic (cat/IMG_1.HEIC, ...), 2 .txt (more.txt, ...), 1 without a suffix (dog/LICENSE)"
+    assert (
+        data.summary == f"{tmp_path.name}: 6 images of 2 classes (cat, dog), 1 of them (one in five) held out for "
+        f"testing; {skipped}"
+    )
     assert "\n" not in data.summary
 
 
@@ -157,7 +180,7 @@ AMBIGUOUS = {
     "test/ in train/": (("train/cat", "train/dog", "train/test"), "whether train/test/ is a class or a part"),
     "train/ in train/": (("train/train", "test/test"), "whether train/train/ is a class or a part"),
     "empty test part": (("train/cat", "train/dog"), "no images in the folder test/"),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("name", AMBIGUOUS)

@@ -135,9 +135,12 @@ def test_tiny_imagenet(tiny):
 
 @pytest.mark.parametrize(
     "text, named",
-    [("val_0.JPEG n01\n", "line 1"), ("val_0.JPEG\tn01\n", "no class for val_1.JPEG"),
-     ("val_0.JPEG\tn01\nval_1.JPEG\tn09\n", "n09 has no folder")],
-)  # fmt: skip
+    [
+        ("val_0.JPEG n01\n", "line 1"),
+        ("val_0.JPEG\tn01\n", "no class for val_1.JPEG"),
+        ("val_0.JPEG\tn01\nval_1.JPEG\tn09\n", "n09 has no folder"),
+    ],
+)
 def test_tiny_imagenet_with_bad_annotations(tiny, text, named):
     (tiny / "val" / "val_annotations.txt").write_text(text)
     with pytest.raises(InputError, match=named):
@@ -207,10 +210,13 @@ def test_huggingface_sets_that_do_not_fit(hub, tmp_path):
         load_images(f"hf:{tmp_path / 'nothing'}")
 
 
-@pytest.mark.parametrize("column, values, named", [
-    ("image", [{"bytes": b"junk", "path": None}] * 4, "train: image 0 cannot be read"),
-    ("image", [None] * 4, "train: image 0 is missing"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "column, values, named",
+    [
+        ("image", [{"bytes": b"junk", "path": None}] * 4, "train: image 0 cannot be read"),
+        ("image", [None] * 4, "train: image 0 is missing"),
+    ],
+)
 def test_huggingface_columns_that_do_not_fit(hub, tmp_path, column, values, named):
     good = {"image": [Image.fromarray(x) for x in random_images(4)], "label": [0, 1, 1, 0]}
     features = hub.Features({"image": hub.Image(), "label": hub.Value("int64")})

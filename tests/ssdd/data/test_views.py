@@ -10,7 +10,7 @@ from ssdd.data import augment, crop_and_flip
 
 NOTHING = AugmentConfig(
     shift=0, rotate=0, scale=0, flip=0, brightness=0, contrast=0, saturation=0, grayscale=0, noise=0
-)  # fmt: skip
+)
 
 
 def images(channels=3):

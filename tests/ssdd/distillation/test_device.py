@@ -39,9 +39,14 @@ class Remote(torch.Tensor):
     @staticmethod
     def __new__(cls, held: torch.Tensor) -> "Remote":
         made = torch.Tensor._make_wrapper_subclass(
-            cls, held.shape, strides=held.stride(), storage_offset=held.storage_offset(), dtype=held.dtype,
-            device=ELSEWHERE, requires_grad=held.requires_grad,
-        )  # fmt: skip
+            cls,
+            held.shape,
+            strides=held.stride(),
+            storage_offset=held.storage_offset(),
+            dtype=held.dtype,
+            device=ELSEWHERE,
+            requires_grad=held.requires_grad,
+        )
         made.held = held
         return made
 
@@ -190,9 +195,15 @@ def test_the_pretended_device_notices_what_it_is_for(few):
         assert isinstance(x, Remote) and isinstance(x + 1, Remote) and isinstance(x * torch.tensor(2.0), Remote)
         assert isinstance(torch.zeros(3, device=device), Remote)
         for wrong in (
-            lambda: float(x.sum()), lambda: x[0].item(), lambda: bool((x > 0).all()), lambda: x[x > 0],
-            lambda: x + torch.ones(3), lambda: x[torch.tensor([0])], lambda: x.cpu(), lambda: torch.ones(3).to(device),
-        ):  # fmt: skip
+            lambda: float(x.sum()),
+            lambda: x[0].item(),
+            lambda: bool((x > 0).all()),
+            lambda: x[x > 0],
+            lambda: x + torch.ones(3),
+            lambda: x[torch.tensor([0])],
+            lambda: x.cpu(),
+            lambda: torch.ones(3).to(device),
+        ):
             with pytest.raises(Waits):
                 wrong()
         data = few.on(torch.device("cpu"))

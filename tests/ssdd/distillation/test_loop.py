@@ -195,9 +195,10 @@ def test_a_checkpoint_of_other_data_or_another_network_is_refused(
     others = ImageSet("few", digits.x_train[400:800], few.x_test)
     wide = lambda: build("convnet-8-32", 1, (8, 8), 16)  # noqa: E731
     for arguments, named in [
-        ((others, r, student, config), "data"), ((few, r, wide, config), "network"),
+        ((others, r, student, config), "data"),
+        ((few, r, wide, config), "network"),
         ((few, r + 1, student, config), "representations"),
         ((few, r, student, quick(small, pool_counter="stuck")), r"distill\.pool_counter = 'reset' there"),
-    ]:  # fmt: skip
+    ]:
         with pytest.raises(InputError, match=named):
             distill(Job(*arguments), checkpoints=Checkpoints(tmp_path, every=0))

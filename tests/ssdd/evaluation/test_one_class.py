@@ -17,10 +17,24 @@ from ssdd.models import seeded
 from ssdd.selection import random_subset
 from ssdd.studies import baseline
 
-FAST = ["--quiet", *(f"--{change}" for change in (
-    "teacher.epochs=1", "teacher.widths=4-8", "student.model=convnet-4-8", "distill.pool=1", "distill.pool_steps=2",
-    "pretrain.steps=2", "evaluate.labels=5-0", "evaluate.draws=1", "finetune.share=0.5", "finetune.steps=2",
-))]  # fmt: skip
+FAST = [
+    "--quiet",
+    *(
+        f"--{change}"
+        for change in (
+            "teacher.epochs=1",
+            "teacher.widths=4-8",
+            "student.model=convnet-4-8",
+            "distill.pool=1",
+            "distill.pool_steps=2",
+            "pretrain.steps=2",
+            "evaluate.labels=5-0",
+            "evaluate.draws=1",
+            "finetune.share=0.5",
+            "finetune.steps=2",
+        )
+    ),
+]
 
 
 def labelled(few, train, test):
@@ -37,7 +51,7 @@ def unfit(request, few):
         "no labels": (labelled(few, None, None), "its images have no labels"),
         "test without": (labelled(few, few.y_train, None), "its test images have no labels"),
         "training without": (labelled(few, None, two), "its training images have no labels"),
-    }[request.param]  # fmt: skip
+    }[request.param]
 
 
 def test_what_cannot_be_probed_is_measured_by_its_error(few, unfit, make, small, representations):
@@ -76,8 +90,23 @@ def test_every_verb_says_it_once_and_goes_on(one_class):
         assert (done < 0) == (arguments[0] != "teacher") and (done < 0 or said < done), output
 
     run("teacher", "-d", "photos.npz", "-o", "t.safetensors")
-    run("demo", "-d", "photos.npz", "-t", "t.safetensors", "-o", "demo", "--seeds", "1", "--workers", "1", "-m", "4",
-        "--steps", "2")  # fmt: skip
+    run(
+        "demo",
+        "-d",
+        "photos.npz",
+        "-t",
+        "t.safetensors",
+        "-o",
+        "demo",
+        "--seeds",
+        "1",
+        "--workers",
+        "1",
+        "-m",
+        "4",
+        "--steps",
+        "2",
+    )
     assert "KRR-ST" in (one_class / "demo" / "results.md").read_text()
     assert '"no probe' not in (one_class / "demo" / "results.json").read_text()
     run("evaluate", "demo/seed-0.safetensors", "-d", "photos.npz", "-t", "t.safetensors")

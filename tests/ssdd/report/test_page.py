@@ -45,8 +45,12 @@ def test_means_pairs_and_what_is_missing(tmp_path, plan):
     put(tmp_path, "random + teacher", 1, "Cars", accuracy=10.0)
     page = lines(tmp_path, plan)
     table = {columns(line)[0]: columns(line) for line in page[: page.index("## Cars")] if line.startswith("| ")}
-    assert table["row"][1:] == ["representation error", "probe, 5 a class", "probe, all labels",
-                                "fine-tuned, 10% of the labels"]  # fmt: skip
+    assert table["row"][1:] == [
+        "representation error",
+        "probe, 5 a class",
+        "probe, all labels",
+        "fine-tuned, 10% of the labels",
+    ]
     assert table["random + teacher"][1] == "0.600 ± 0.058" and table["KRR-ST"][3] == "53.5 ± 1.7"
     assert table["k-means"][1:] == ["missing"] * 4
     cars = {columns(line)[0]: columns(line) for line in page[page.index("## Cars") :] if line.startswith("| ")}

@@ -15,10 +15,26 @@ import ssdd
 from ssdd.report import Display, contact_sheet, coverage, draw_each, pictures
 from ssdd.report.pictures import POINTS, SAMPLE, _plane, _sample
 
-FAST = ["--quiet", "--steps", "2", "--images", "4", *(f"--{change}" for change in (
-    "teacher.epochs=1", "teacher.widths=4-8", "student.model=convnet-4-8", "distill.pool=1", "distill.pool_steps=2",
-    "pretrain.steps=2", "evaluate.labels=5", "evaluate.draws=1",
-))]  # fmt: skip
+FAST = [
+    "--quiet",
+    "--steps",
+    "2",
+    "--images",
+    "4",
+    *(
+        f"--{change}"
+        for change in (
+            "teacher.epochs=1",
+            "teacher.widths=4-8",
+            "student.model=convnet-4-8",
+            "distill.pool=1",
+            "distill.pool_steps=2",
+            "pretrain.steps=2",
+            "evaluate.labels=5",
+            "evaluate.draws=1",
+        )
+    ),
+]
 PICTURES = ["contact-sheet.png", "coverage.png", "images-over-steps.png", "loss.png"]
 
 
@@ -60,8 +76,13 @@ def test_pictures_need_no_home_folder(tmp_path):
     assert [file.name for file in tmp_path.iterdir()] == ["a.png"]
 
 
-@pytest.mark.parametrize("verb, kept", [("distill", {"distilled.safetensors", "run.json"}),
-                                        ("demo", {"results.md", "results.json", "seed-0.safetensors"})])  # fmt: skip
+@pytest.mark.parametrize(
+    "verb, kept",
+    [
+        ("distill", {"distilled.safetensors", "run.json"}),
+        ("demo", {"results.md", "results.json", "seed-0.safetensors"}),
+    ],
+)
 def test_pictures_that_fail_lose_no_result(ssdd_command, tmp_path, monkeypatch, verb, kept):
     def broken(*size):
         raise ValueError("no fonts here\nand more")
@@ -118,11 +139,16 @@ def test_the_plane_is_that_of_a_full_decomposition(n, d):
     assert share == pytest.approx(float(spread[:2].square().sum() / spread.square().sum()))
 
 
-@pytest.mark.parametrize("points, targets", [
-    (torch.randn(50, 1), torch.randn(5, 1)), (torch.ones(50, 3), torch.ones(2, 3)),
-    (torch.zeros(4, 1), torch.zeros(1, 1)),
-    (torch.randn(2, 7), torch.randn(1, 7)), (torch.randn(1, 4), torch.ones(1, 4)),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "points, targets",
+    [
+        (torch.randn(50, 1), torch.randn(5, 1)),
+        (torch.ones(50, 3), torch.ones(2, 3)),
+        (torch.zeros(4, 1), torch.zeros(1, 1)),
+        (torch.randn(2, 7), torch.randn(1, 7)),
+        (torch.randn(1, 4), torch.ones(1, 4)),
+    ],
+)
 def test_representations_that_span_no_plane(tmp_path, points, targets):
     coverage(points, targets, tmp_path / "c.png", torch.zeros(len(points), dtype=torch.int64))
     with Image.open(tmp_path / "c.png") as picture:

@@ -120,9 +120,12 @@ def cells(saturated=True):
     found = []
     for seed, shift in enumerate((0.0, 0.1, 0.2)):
         for method, error, all_labels in (
-            (TEACHER, 0.0, 99.0), (KRR_ST, 0.3 + shift, 98.5), (RANDOM, 0.5 + shift, 98.2),
-            (NO_PRETRAINING, None, low), (KMEANS, 0.31 + shift * 1.5 - 0.1, 98.3),
-        ):  # fmt: skip
+            (TEACHER, 0.0, 99.0),
+            (KRR_ST, 0.3 + shift, 98.5),
+            (RANDOM, 0.5 + shift, 98.2),
+            (NO_PRETRAINING, None, low),
+            (KMEANS, 0.31 + shift * 1.5 - 0.1, 98.3),
+        ):
             probes = {"features/5": 80.0 + seed, "features/0": all_labels}
             found.append({"method": method, "seed": seed, "error": error, "probes": probes})
     return found

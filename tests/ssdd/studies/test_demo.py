@@ -22,9 +22,11 @@ ROWS = ["no pre-training", "random + teacher", "k-means + teacher", "KRR-ST", "t
 def settings(small):
     quick = dataclasses.replace(small.distill, steps=4, pool_steps=4, log_every=4)
     return dataclasses.replace(
-        small, distill=quick, pretrain=dataclasses.replace(small.pretrain, steps=10),
+        small,
+        distill=quick,
+        pretrain=dataclasses.replace(small.pretrain, steps=10),
         teacher=dataclasses.replace(small.teacher, epochs=1),
-    )  # fmt: skip
+    )
 
 
 def names(what):

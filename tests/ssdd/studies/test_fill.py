@@ -79,8 +79,11 @@ def place(tmp_path, few, teacher):
 def run(place, *, every=None, **changes):
     """Fill the study; its events of finished cells. ``every`` takes all events."""
     events = [] if every is None else every
-    names = {"data": place / "few.npz", "teacher": str(place / "teacher.safetensors"),
-             "targets": {"Other": place / "other.npz"}} | changes  # fmt: skip
+    names = {
+        "data": place / "few.npz",
+        "teacher": str(place / "teacher.safetensors"),
+        "targets": {"Other": place / "other.npz"},
+    } | changes
     more = {key: names.pop(key) for key in ("work", "workers") if key in names}
     plan = dataclasses.replace(read_plan(place / "study.toml"), **names)
     run_study(plan, place, report=events.append, **more)
@@ -93,6 +96,7 @@ def cells(place):
 
 def take_out(place, *keys):
     """Write the file anew without some cells."""
+
     def key(line):
         cell = json.loads(line)
         return cell["row"], cell.get("seed"), cell.get("set")
@@ -105,8 +109,9 @@ def take_out(place, *keys):
 
 def numbers(found):
     """What does not depend on the clock."""
-    return {key: {k: v for k, v in cell.items() if k not in ("cpu_seconds", "distillation")}
-            for key, cell in found.items()}  # fmt: skip
+    return {
+        key: {k: v for k, v in cell.items() if k not in ("cpu_seconds", "distillation")} for key, cell in found.items()
+    }
 
 
 KRR, NOTHING, RANDOM = "KRR-ST, the code's pool", "no pre-training", "random + teacher"
@@ -115,9 +120,11 @@ KRR, NOTHING, RANDOM = "KRR-ST, the code's pool", "no pre-training", "random + t
 def test_cells_are_filled_seed_by_seed_and_a_rerun_skips_them(place):
     events = run(place)
     assert [(e["row"], e["seed"], e["set"]) for e in events][:4] == [
-        ("no pre-training", 0, "source"), ("no pre-training", 0, "Other"),
-        ("random + teacher", 0, "source"), ("random + teacher", 0, "Other"),
-    ]  # fmt: skip
+        ("no pre-training", 0, "source"),
+        ("no pre-training", 0, "Other"),
+        ("random + teacher", 0, "source"),
+        ("random + teacher", 0, "Other"),
+    ]
     assert [e["seed"] for e in events] == [0] * 12 + [1] * 4
     assert events[-1]["done"] == events[-1]["of"] == 16 and events[-1]["left"] == 0
     text, before = (place / "cells.jsonl").read_bytes(), cells(place)
@@ -179,11 +186,24 @@ def test_killed_at_any_moment_it_goes_on_to_the_same_cells(place, tmp_path):
     wanted = numbers(cells(place))
     (place / "cells.jsonl").unlink()
     command = [
-        sys.executable, "-m", "ssdd.cli", "study", str(place / "study.toml"), "--data", str(place / "few.npz"),
-        "--teacher", str(place / "teacher.safetensors"), "--target", f"Other={place / 'other.npz'}",
-    ]  # fmt: skip
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), "XDG_CACHE_HOME": str(tmp_path / "cache"),
-                   "OMP_NUM_THREADS": "1"}  # fmt: skip
+        sys.executable,
+        "-m",
+        "ssdd.cli",
+        "study",
+        str(place / "study.toml"),
+        "--data",
+        str(place / "few.npz"),
+        "--teacher",
+        str(place / "teacher.safetensors"),
+        "--target",
+        f"Other={place / 'other.npz'}",
+    ]
+    environment = {
+        **os.environ,
+        "PYTHONPATH": os.pathsep.join(sys.path),
+        "XDG_CACHE_HOME": str(tmp_path / "cache"),
+        "OMP_NUM_THREADS": "1",
+    }
     for after in (1, 3):
         process = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, cwd=tmp_path)
         limit = time.monotonic() + 60

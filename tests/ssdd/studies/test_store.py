@@ -147,8 +147,11 @@ def test_only_cells_that_are_not_there_are_planned(cells):
     plan = Plan("A study", (ROW, OTHER))
     names = [SOURCE, "Cars"]
     assert [(row.name, seed, missing) for row, seed, missing in missing_cells(plan, names, cells)] == [
-        ("KRR-ST", 0, names), ("k-means", 0, names), ("KRR-ST", 1, names), ("k-means", 1, names),
-    ]  # fmt: skip
+        ("KRR-ST", 0, names),
+        ("k-means", 0, names),
+        ("KRR-ST", 1, names),
+        ("k-means", 1, names),
+    ]
     cells.append(OTHER, 0, "Cars", VALUES)
     assert [(row.name, seed) for row, seed, missing in missing_cells(plan, names, cells) if missing == [SOURCE]] == [
         ("k-means", 0)

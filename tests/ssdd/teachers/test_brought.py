@@ -52,8 +52,9 @@ def by_hand(state, x, bottleneck, stem_padding=None):
     def step(x, name, number, stride=1, padding=None):
         w = state[f"{name}conv{number}.weight"] if number else state[f"{name}downsample.0.weight"]
         n = f"{name}bn{number}" if number else f"{name}downsample.1"
-        mean, var, scale, bias = (state[f"{n}.{k}"].view(1, -1, 1, 1)
-                                  for k in ("running_mean", "running_var", "weight", "bias"))  # fmt: skip
+        mean, var, scale, bias = (
+            state[f"{n}.{k}"].view(1, -1, 1, 1) for k in ("running_mean", "running_var", "weight", "bias")
+        )
         padding = w.shape[-1] // 2 if padding is None else padding
         return (F.conv2d(x, w, stride=stride, padding=padding) - mean) / (var + 1e-5).sqrt() * scale + bias
 
@@ -130,10 +131,12 @@ def test_weights_for_a_network_of_the_users(tmp_path, monkeypatch, few):
     teacher = Teacher.named(f"carried:net@{tmp_path / 'mine.pth'}", few.preprocessing)
     with torch.no_grad():
         assert torch.equal(teacher.represent(few.x_test), mine(few.preprocessing(few.x_test)))
-    for name, named in ((f"net@{tmp_path / 'other.pth'}", "other.pth does not fit carried:net"),
-                        (f"net@{tmp_path / 'none.pth'}", "no such file"),
-                        ("needs", "needs cannot be made .TypeError"),
-                        ("fails", "fails cannot be made .KeyError")):  # fmt: skip
+    for name, named in (
+        (f"net@{tmp_path / 'other.pth'}", "other.pth does not fit carried:net"),
+        (f"net@{tmp_path / 'none.pth'}", "no such file"),
+        ("needs", "needs cannot be made .TypeError"),
+        ("fails", "fails cannot be made .KeyError"),
+    ):
         with pytest.raises(InputError, match=f"teacher: .*{named}"):
             Teacher.named(f"carried:{name}", few.preprocessing)
 

@@ -240,8 +240,13 @@ def test_large_images_are_shown_to_a_teacher_a_few_at_a_time(few, monkeypatch):
     pooled = Teacher(nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten()), PRE)
     before = Teacher.__call__
     monkeypatch.setattr(Teacher, "__call__", lambda self, x: asked.append(len(x)) or before(self, x))
-    for side, n, wanted in ((8, 600, [500, 100]), (32, 600, [500, 100]), (64, 300, [125, 125, 50]),
-                            (224, 25, [10, 10, 5]), (1024, 2, [1, 1])):  # fmt: skip
+    for side, n, wanted in (
+        (8, 600, [500, 100]),
+        (32, 600, [500, 100]),
+        (64, 300, [125, 125, 50]),
+        (224, 25, [10, 10, 5]),
+        (1024, 2, [1, 1]),
+    ):
         asked.clear()
         images = torch.randint(0, 256, (n, side, side, 1), dtype=torch.uint8)
         mean = images.float().mean((1, 2)) / 255

@@ -64,8 +64,17 @@ def test_of_a_network_and_its_moving_average_the_network_is_taken(tmp_path, name
         assert is_network(Teacher.named(file, DATA, asked), other)
 
 
-@pytest.mark.parametrize("one, other", [("student.", "teacher."), ("model.", "ema."), ("a.", "b."), ("", "target."),
-                                        ("encoder1.", "encoder2."), ("x.encoder.", "y.momentum_encoder.")])  # fmt: skip
+@pytest.mark.parametrize(
+    "one, other",
+    [
+        ("student.", "teacher."),
+        ("model.", "ema."),
+        ("a.", "b."),
+        ("", "target."),
+        ("encoder1.", "encoder2."),
+        ("x.encoder.", "y.momentum_encoder."),
+    ],
+)
 def test_other_pairs_are_an_error_that_lists_them(tmp_path, one, other):
     file = saved(tmp_path, under(one, state(1)) | under(other, state(2)))
     with pytest.raises(InputError, match="x.pth holds 2 different networks.*--teacher-prefix") as error:
@@ -171,8 +180,10 @@ def test_weights_for_a_network_of_the_users_from_a_checkpoint_of_several(tmp_pat
     assert same(named({"model": both}, "target"), target)
     assert same(named({"net": under("module.", online.state_dict())}), online)
     assert same(named({"model": online.state_dict(), "head": nn.Linear(3, 2).state_dict()}), online)
-    for found in (under("a.", online.state_dict()) | under("b.", target.state_dict()),
-                  {"student": online.state_dict(), "teacher": target.state_dict()}):  # fmt: skip
+    for found in (
+        under("a.", online.state_dict()) | under("b.", target.state_dict()),
+        {"student": online.state_dict(), "teacher": target.state_dict()},
+    ):
         with pytest.raises(InputError, match="2 different networks"):
             named(found)
     with pytest.raises(InputError, match="(?s)x.pth does not fit own_net:net:.*1.weight"):
@@ -193,10 +204,19 @@ def test_a_file_that_holds_itself(tmp_path):
     assert is_network(Teacher.named(saved(tmp_path, found), DATA), state())
 
 
-@pytest.mark.parametrize("online, target, wanted", [
-    ("encoder_q.", "encoder_k.", True), ("encoder_k.", "encoder_q.", False), ("Encoder-Q.", "encoder_k.", True),
-    ("a.online.x.", "a.target.x.", True), ("a.online.x.", "b.target.x.", False), ("", "momentum.", False),
-    ("student.", "teacher.", False), ("online_a.", "target_b.", False), ("visual_encoder.", "visual_encoder_m.", True),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "online, target, wanted",
+    [
+        ("encoder_q.", "encoder_k.", True),
+        ("encoder_k.", "encoder_q.", False),
+        ("Encoder-Q.", "encoder_k.", True),
+        ("a.online.x.", "a.target.x.", True),
+        ("a.online.x.", "b.target.x.", False),
+        ("", "momentum.", False),
+        ("student.", "teacher.", False),
+        ("online_a.", "target_b.", False),
+        ("visual_encoder.", "visual_encoder_m.", True),
+    ],
+)
 def test_names_of_moving_averages(online, target, wanted):
     assert follows(target, online) == wanted
