@@ -47,12 +47,19 @@ env: $(ENV_STAMP) ## make the virtual environment
 install: $(WHEEL_STAMP) ## build the wheel and install it into the virtual environment
 
 # --- the two commands -------------------------------------------------------------------------------
-.PHONY: demo test bench
+.PHONY: demo test check bench
 demo: $(WHEEL_STAMP) ## set up everything, then distil digits and show what the result is worth
 	$(BIN)/ssdd demo $(ARGS)
 
 test: $(WHEEL_STAMP) ## set up everything, then run all tests against the installed wheel
 	SSDD_TEST_INSTALLED=1 OMP_WAIT_POLICY=passive $(BIN)/pytest -n $(JOBS) --dist loadfile --durations=15 $(ARGS)
+
+# What a change breaks first: laws, types, values and gradients on the CPU, one distillation.
+CHECKED := tests/house/test_python_laws.py tests/house/test_native_laws.py tests/house/test_style.py tests/house/test_ops.py \
+	tests/ext/test_krr.py tests/ext/test_gram.py tests/ext/test_cholesky.py tests/ext/test_plan.py tests/ssdd/config \
+	tests/ssdd/distillation
+check: $(WHEEL_STAMP) ## a subset of the tests for the loop of a developer, at most 90 seconds
+	SSDD_TEST_INSTALLED=1 OMP_WAIT_POLICY=passive $(BIN)/pytest -q -n $(JOBS) --dist loadfile $(CHECKED) $(ARGS)
 
 bench: $(WHEEL_STAMP) ## run the benchmark scripts
 	for script in benchmarks/bench_*.py; do echo "== $$script"; $(BIN)/python $$script $(ARGS); done
@@ -101,7 +108,7 @@ docs: $(WHEEL_STAMP) ## build the documentation site into build/docs; a warning 
 
 .PHONY: sass gpu
 sass: $(ENV_STAMP) ## compile the CUDA kernels, disassemble them, and write the table benchmarks/results/sass.md
-	$(BIN)/python benchmarks/sass.py --out benchmarks/results $(ARGS)
+	$(BIN)/python benchmarks/gpu/sass.py --out benchmarks/results $(ARGS)
 
 # Needs torch, numpy, scipy, pytest, cmake, ninja and pybind11 in PYTHON's environment; no network.
 gpu: ## build for the GPU at hand, smoke test, benchmarks, tests, sanitizers (ARGS="--out DIR --only build,smoke,rows")

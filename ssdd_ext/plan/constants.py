@@ -1,4 +1,4 @@
-"""Constants of an H100 SXM, which the plan (``gpu.py``) and the floors (``benchmarks/floors.py``) share.
+"""Constants of an H100 SXM, which the plan (``gpu.py``) and the floors (``benchmarks/gpu/floors.py``) share.
 
 Measured: medians of ``benchmarks/results/gpu-h100`` at the clock that the device reports (``tests/ext/test_plan.py``
 holds each to the committed file). Data sheet: what no kernel exceeds, of which floors are made.

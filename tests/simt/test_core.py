@@ -75,7 +75,7 @@ def python(root, copy):
 
 
 def test_python_through_the_kernels(python, copy, twin_core, root, monkeypatch):
-    monkeypatch.syspath_prepend(str(root / "benchmarks"))
+    monkeypatch.syspath_prepend(str(root / "benchmarks" / "gpu"))
     import twin
 
     files = [f"tests/ext/test_{name}.py" for name in FILES]

@@ -23,7 +23,7 @@ def test_kernels_on_the_twin(start, part):
 
 
 def test_what_is_sanitized_reaches_every_kernel(start, program, root, monkeypatch):
-    monkeypatch.syspath_prepend(str(root / "benchmarks"))
+    monkeypatch.syspath_prepend(str(root / "benchmarks" / "gpu"))
     import twin
 
     known, launched = twin.kernels(program("plain", "simt_tests")), set()
@@ -43,7 +43,7 @@ def compiled(root, tmp_path_factory):
     if not shutil.which("nvcc"):
         pytest.skip("NO nvcc HERE: the CUDA sources were not compiled")
     out = tmp_path_factory.mktemp("sass")
-    script = root / "benchmarks" / "sass.py"
+    script = root / "benchmarks" / "gpu" / "sass.py"
     environment = {k: v for k, v in os.environ.items() if k != "PYTHONSAFEPATH"}  # it imports its neighbours
     done = subprocess.run([sys.executable, script, "--out", out], capture_output=True, text=True, env=environment)
     if "no nvdisasm" in done.stderr:
@@ -117,7 +117,7 @@ def test_the_code_of_a_kernel_fits_the_instruction_cache(compiled):
 
 def test_the_code_of_a_call_is_as_large_as_said(compiled, root, monkeypatch):
     """Of the orders that the library picks for the calls of the speed table."""
-    monkeypatch.syspath_prepend(str(root / "benchmarks"))
+    monkeypatch.syspath_prepend(str(root / "benchmarks" / "gpu"))
     import floors
 
     sizes, calls = code_kb(compiled), {}

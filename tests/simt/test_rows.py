@@ -1,4 +1,4 @@
-"""The table of the calls (benchmarks/floors.py): its formulas beside what the twin counts, and what the table says."""
+"""The table of the calls (floors.py of benchmarks/gpu): its formulas beside what the twin counts, and what it says."""
 
 import json
 
@@ -34,7 +34,7 @@ CALLS = [
 @pytest.fixture(scope="module")
 def floors(root):
     with pytest.MonkeyPatch.context() as patch:
-        patch.syspath_prepend(str(root / "benchmarks"))
+        patch.syspath_prepend(str(root / "benchmarks" / "gpu"))
         import floors
 
         yield floors

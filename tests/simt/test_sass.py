@@ -10,7 +10,7 @@ import pytest
 def code(root, tmp_path_factory):
     """Of each kernel in both_ways.cu its instructions, jumps numbered anew."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.syspath_prepend(str(root / "benchmarks"))
+        patch.syspath_prepend(str(root / "benchmarks" / "gpu"))
         import sass
 
         if not shutil.which("nvcc") or sass.tool("nvdisasm") is None:

@@ -2,8 +2,8 @@
 """What can be said of the CUDA kernels without a GPU: compiled for one architecture and disassembled, run on the host
 twin and counted, and the floors that follow for the calls of the speed table.
 
-    python benchmarks/sass.py                  the tables to standard output
-    python benchmarks/sass.py --out FOLDER     sass.md and sass.json there
+    python benchmarks/gpu/sass.py                  the tables to standard output
+    python benchmarks/gpu/sass.py --out FOLDER     sass.md and sass.json there
 
 Needs nvcc, a C++ compiler and cmake; the disassembler comes from PyPI (nvidia-cuda-nvdisasm). Registers, stack and
 shared memory are ptxas's; the inner loop is the innermost loop with most multiply-adds.

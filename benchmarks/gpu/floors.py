@@ -386,7 +386,7 @@ def _size(launch: dict[str, Any]) -> int:
 def work(launch: dict[str, Any]) -> Work:
     name = re.sub(r"<.*", "", launch["kernel"])
     if name not in FORMULAS:
-        raise SystemExit(f"benchmarks/floors.py has no formula for what {name} computes and moves")
+        raise SystemExit(f"benchmarks/gpu/floors.py has no formula for what {name} computes and moves")
     return FORMULAS[name](launch)
 
 
@@ -421,7 +421,7 @@ def text(rows: list[dict[str, Any]]) -> str:
         "",
         "fp32, forward and backward (Cholesky: the factorisation), one line a plan; in bold what the library picks",
         "on an H100 (ssdd_ext/plan/gpu.py). Launches are counted at the true sizes on the host twin; FLOPs and traffic",
-        "are formulas of their arguments (benchmarks/floors.py). Of every launch of tests/simt/test_rows.py the",
+        "are formulas of their arguments (benchmarks/gpu/floors.py). Of every launch of tests/simt/test_rows.py the",
         "multiply-adds, the bytes loaded and the bytes stored are exactly those that the twin counts; kernels that",
         "touch a number or a row a problem count as nothing. GFLOP: needed (on the matrix units; there with the",
         "padding of the tiles). MB: inputs, saved and outputs once (what lanes ask of L2 in all). Floors in us:",
