@@ -11,6 +11,7 @@ import pytest
 import torch
 from PIL import Image
 
+import ssdd.cli
 from ssdd.artifact import DistilledSet, Preprocessing, export, locked, write_atomically
 from ssdd.config import InputError
 from ssdd.data import cache_directory, load_images, stream
@@ -181,3 +182,16 @@ def test_launcher_variables_set_in_part(monkeypatch, changes, named):
     with pytest.raises(InputError, match=named) as error, join_processes():
         local_rank()
     assert "torchrun" in str(error.value) and "unset WORLD_SIZE" in str(error.value)
+
+
+def test_the_program_says_which_launcher_variable_is_wrong(monkeypatch, capsys):
+    launcher(monkeypatch, WORLD_SIZE="2", RANK="0")
+    monkeypatch.setattr("sys.argv", ["ssdd", "settings", "digits"])
+    with pytest.raises(SystemExit) as end:
+        ssdd.cli.main()
+    said = capsys.readouterr()
+    assert end.value.code == 1 and said.out == ""
+    assert said.err.startswith("error: WORLD_SIZE is 2, but LOCAL_RANK, MASTER_ADDR, MASTER_PORT are not set")
+    launcher(monkeypatch, WORLD_SIZE=" ")
+    ssdd.cli.main()
+    assert "[distill]" in capsys.readouterr().out

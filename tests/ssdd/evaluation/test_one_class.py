@@ -125,3 +125,7 @@ def test_a_study_says_it_before_its_cells(one_class, few, teacher):
     kinds = [event["event"] for event in events]
     assert kinds[0] == "warning" and kinds.count("warning") == 1 and kinds.count("study") == 2
     assert events[0]["message"].startswith("photos: no probe")
+    printed = io.StringIO()
+    with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(printed):
+        run_command(["study", str(one_class / "study.toml")])
+    assert printed.getvalue().count("warning: photos: no probe") == 1
