@@ -170,8 +170,8 @@ def _is_plain(*tensors: Tensor) -> bool:
 
 
 def _is_eager() -> bool:
-    """True if nothing but autograd follows a call: no compiler, tracer, transform or dispatch mode, no forced plan."""
-    followed = torch.compiler.is_compiling() or torch.jit.is_tracing() or transformed() or plan.is_forced()
+    """True if nothing but autograd follows a call: no tracer, transform or dispatch mode, no forced plan."""
+    followed = torch.jit.is_tracing() or transformed() or plan.is_forced()
     return not followed and not torch._C._len_torch_dispatch_stack()
 
 
@@ -183,7 +183,10 @@ def plan_small(
     It is meant for small problems on the CPU with gradients to X_s, Y_s or X_q, in eager mode: tensors of one shape
     [S, D] or [B, S, D] and one dtype, hyper-parameters that are numbers.
     """
-    if not _is_plain(x_s, y_s, x_q, y_q) or not isinstance(kernel, Kernel) or not isinstance(ridge, Ridge):
+    # First of all: the compiler follows none of the questions below.
+    if torch.compiler.is_compiling() or not _is_plain(x_s, y_s, x_q, y_q):
+        return None
+    if not isinstance(kernel, Kernel) or not isinstance(ridge, Ridge):
         return None
     needs_x_s, needs_x_q = x_s.requires_grad, x_q.requires_grad
     if not (needs_x_s or needs_x_q or y_s.requires_grad) or y_q.requires_grad or not torch.is_grad_enabled():

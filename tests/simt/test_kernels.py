@@ -75,7 +75,7 @@ def test_inner_loops_are_what_their_heads_say(compiled):
         loop, large = kernel["loop"], ", 128" in kernel["kernel"]
         assert loop["HMMA"] == (32 if large else 16) and loop["BAR"] == 1 and loop["LDG"] == 0, kernel
         assert loop["LDSM"] + loop["LDS wide"] == (12 if large else 8) and loop["FFMA"] == (64 if large else 32), kernel
-        assert loop["all"] <= (260 if large else 200), kernel
+        assert loop["all"] <= (270 if large else 200), kernel
     for kernel in loops["mixed"]:
         loop, narrow = kernel["loop"], kernel["kernel"].split(", ")[2:]
         wide = [n.rstrip(">") == "false" for n in narrow]
@@ -105,7 +105,7 @@ LARGER_CALLS = {
     "B=1 S=10 Q=1024 D=2048 C=10": 215,
     "B=1 S=100 Q=1024 D=4096 C=512": 220,
     "B=1 S=1000 Q=1024 D=8192 C=512": 375,
-    "B=64 S=100 Q=256 D=512 C=10": 280,
+    "B=64 S=100 Q=256 D=512 C=10": 285,
 }
 
 
