@@ -102,8 +102,8 @@ LARGER_KERNELS = {
 }
 # Above it: forward and backward of KRR, of which each kernel is fetched once per launch. Cholesky calls are below.
 LARGER_CALLS = {
-    "B=1 S=10 Q=1024 D=2048 C=10": 215,
-    "B=1 S=100 Q=1024 D=4096 C=512": 220,
+    "B=1 S=10 Q=1024 D=2048 C=10": 225,
+    "B=1 S=100 Q=1024 D=4096 C=512": 230,
     "B=1 S=1000 Q=1024 D=8192 C=512": 375,
     "B=64 S=100 Q=256 D=512 C=10": 285,
 }

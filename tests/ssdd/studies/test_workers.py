@@ -1,5 +1,8 @@
 """Tasks in worker processes: the same results as here, events under the task's name, errors that arrive."""
 
+import importlib
+import sys
+
 import pytest
 
 from ssdd.config import InputError
@@ -7,13 +10,26 @@ from ssdd.selection import random_subset
 from ssdd.studies import Task, run_tasks
 
 
+DRAWING = '''
+from ssdd.selection import random_subset
+
 def draw(n, count, seed, report):
     """A task: it reports, and returns what it drew."""
     report({"event": "drawn", "seed": seed})
     return random_subset(n, count, seed).tolist()
+'''
 
 
-def test_results_come_in_the_order_of_the_tasks():
+@pytest.fixture
+def draw(tmp_path, monkeypatch):
+    """The task, in a module that worker processes find: they get this process's sys.path."""
+    (tmp_path / "drawing.py").write_text(DRAWING)
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, "drawing", raising=False)
+    return importlib.import_module("drawing").draw
+
+
+def test_results_come_in_the_order_of_the_tasks(draw):
     """In one process; with several, a study's numbers are the test (test_fill.py)."""
     events = []
     found = run_tasks([Task(f"seed {s}", draw, (50, 4, s)) for s in range(3)], 1, events.append)
@@ -22,6 +38,6 @@ def test_results_come_in_the_order_of_the_tasks():
 
 
 @pytest.mark.parametrize("workers", [1, 2])
-def test_an_error_in_a_worker_arrives(workers):
+def test_an_error_in_a_worker_arrives(draw, workers):
     with pytest.raises(InputError, match="between 1 and 50"):
         run_tasks([Task("good", draw, (50, 4, 0)), Task("bad", draw, (50, 51, 0))], workers)
