@@ -9,7 +9,6 @@ from ssdd.config import InputError
 from ssdd.selection import random_subset
 from ssdd.studies import Task, run_tasks
 
-
 DRAWING = '''
 from ssdd.selection import random_subset
 
