@@ -139,7 +139,7 @@ def execute(
     if stopped:
         log.write(f"STOPPED by {stopped}\n")
     return {
-        "command": " ".join(command),
+        "command": " ".join(command).replace(str(ROOT), "."),
         "rc": process.returncode,
         "seconds": round(time.monotonic() - begin, 1),
         "stopped": stopped,
