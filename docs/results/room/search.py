@@ -47,6 +47,21 @@ def read_set(folder: Path, name: str) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     return torch.from_numpy(x), labels[0], torch.from_numpy(x_test), labels[1]
 
 
+def at_32_pixels(images: Tensor) -> Tensor:
+    """The images (uint8 [N, H, W, C]) at 32x32: means of 2x2 pixels if they are twice as large."""
+    if images.shape[1] == 32:
+        return images
+    parts = [part.permute(0, 3, 1, 2).float() for part in images.split(5000)]
+    small = torch.cat([torch.nn.functional.avg_pool2d(part, 2).round().to(torch.uint8) for part in parts])
+    return small.permute(0, 2, 3, 1).contiguous()
+
+
+def few_of_each(labels: Tensor, count: int) -> Tensor:
+    """Positions of ``count`` images of each class, at random but always the same."""
+    order = torch.randperm(len(labels), generator=torch.Generator().manual_seed(1))
+    return torch.cat([order[labels[order] == c][:count] for c in labels.unique()])
+
+
 def batches(f, images: Tensor, preprocessing, device: torch.device) -> Tensor:
     """``f`` of the normalised images, float32 [N, D] on ``device``."""
     parts = []
@@ -130,6 +145,13 @@ def main() -> int:
     p.add_argument("--teacher", help="read this teacher, train none")
     p.add_argument("--students", default="convnet-32-64-128,convnet-128-256-512")
     p.add_argument("--steps", default="300,2500", help="pre-training steps")
+    p.add_argument("--batch", type=int, default=256, help="pre-training batch")
+    p.add_argument(
+        "--images", default="0,500,1000,48000", help="images to pre-train on; 0 reads out the untrained network"
+    )
+    p.add_argument("--lrs", default="0.02,0.1", help="pre-training learning rates")
+    p.add_argument("--few", type=int, default=20, help="also read out with so many labels per class")
+    p.add_argument("--seed", type=int, default=0, help="of the choice of images and of the student")
     p.add_argument("--small", type=int, default=0, help="keep so many training images: shows that the script runs")
     a = p.parse_args()
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -147,7 +169,8 @@ def main() -> int:
     sets = {"source": (x, y, x_test, y_test)}
     for name in a.targets.split(",") if a.targets else ():
         xt, yt, xs, ys = read_set(a.data, name)
-        sets[name] = (xt[keep], yt[keep], xs[keep], ys[keep])
+        order = torch.randperm(len(xt), generator=torch.Generator().manual_seed(2))[:20_000]
+        sets[name] = (at_32_pixels(xt)[order][keep], yt[order][keep], at_32_pixels(xs)[keep], ys[keep])
     pre = images.preprocessing
     teacher = (
         ssdd.Teacher.load(a.teacher).to(device)
@@ -162,32 +185,43 @@ def main() -> int:
         found = {}
         for name, (xt, yt, xs, ys) in sets.items():
             f_t, f_s = (batches(f, part, pre, device) for part in (xt, xs))
-            found[name] = round(100 * probe(f_t, yt.to(device), f_s, ys.to(device)), 2)
+            yt, ys = yt.to(device), ys.to(device)
+            found[name] = round(100 * probe(f_t, yt, f_s, ys), 2)
+            if a.few:
+                few = few_of_each(yt.cpu(), a.few).to(device)
+                found[f"{name}, {a.few} per class"] = round(100 * probe(f_t[few], yt[few], f_s, ys), 2)
         return found
 
-    report({"row": "teacher's representations", "probe": read_out(teacher)})
-    wanted = batches(teacher, x, pre, device)
-    wanted_test = batches(teacher, x_test, pre, device)
+    done = (
+        [json.loads(line) for line in log.read_text().splitlines()] if (log := a.out / "search.jsonl").exists() else []
+    )
+    if not any(row["row"] == "teacher's representations" for row in done):
+        report({"row": "teacher's representations", "probe": read_out(teacher)})
+    kept = a.out / "representations.pt"
+    if not kept.exists():
+        torch.save([batches(teacher, part, pre, device).cpu() for part in (x, x_test)], kept)
+    wanted, wanted_test = (part.to(device) for part in torch.load(kept))
     variance = (wanted_test - wanted_test.mean(0)).square().sum()
     begin = time.perf_counter()
-    generator = torch.Generator().manual_seed(0)
-    order = torch.randperm(len(x), generator=generator)
+    order = torch.randperm(len(x), generator=torch.Generator().manual_seed(a.seed))
     for student in a.students.split(","):
         for steps in map(int, a.steps.split(",")):
-            for count in (0, 500, 1000, len(x)):
-                for lr in (0.02, 0.1) if count else (0.1,):
+            for count in map(int, a.images.split(",")):
+                for lr in map(float, a.lrs.split(",")) if count else (0.1,):
                     if time.perf_counter() - begin > a.seconds:
                         return 0
-                    torch.manual_seed(0)
-                    network = ssdd.build(student, 3, tuple(x.shape[1:3]), wanted.shape[1]).to(device)
                     row = {"row": "student", "student": student, "steps": steps, "images": count, "lr": lr}
+                    row |= {"batch": a.batch, "seed": a.seed}
+                    if any(all(earlier.get(k) == v for k, v in row.items()) for earlier in done):
+                        continue
+                    begun = time.perf_counter() - begin
+                    torch.manual_seed(a.seed)
+                    network = ssdd.build(student, 3, tuple(x.shape[1:3]), wanted.shape[1]).to(device)
                     if count:
                         chosen = order[:count]
                         pixels = x[chosen].permute(0, 3, 1, 2).float() / 255
                         pairs = ssdd.DistilledSet(pixels, wanted.cpu()[chosen], pre)
-                        fields = {f for f in ssdd.preset("small").pretrain.__dataclass_fields__}
-                        rate = "lr" if "lr" in fields else "rate"
-                        config = replace(ssdd.preset("small").pretrain, steps=steps, **{rate: lr})
+                        config = replace(ssdd.preset("small").pretrain, steps=steps, lr=lr, batch=a.batch)
                         try:
                             ssdd.pretrain(network, pairs, config)
                         except ssdd.Diverged as error:
@@ -196,6 +230,7 @@ def main() -> int:
                         predicted = batches(network, x_test, pre, device)
                         row["error"] = round(float((predicted - wanted_test).square().sum() / variance), 4)
                     network.eval()
+                    row["seconds"] = round(time.perf_counter() - begin - begun)
                     report(row | {"probe": read_out(network.features)})
     return 0
 
