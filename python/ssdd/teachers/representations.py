@@ -102,6 +102,10 @@ def read_representations(path: str | os.PathLike[str], data: ImageSet) -> Repres
     float32 is mapped.
     """
     name = Path(path).name
+    if name.endswith((".pt", ".pth")):
+        raise InputError(
+            f"representations: {name}: expected a .npy file; write one with numpy.save(FILE, tensor.numpy())"
+        )
     try:
         array = np.load(path, mmap_mode="c", allow_pickle=False)
     except (OSError, ValueError, EOFError) as error:
