@@ -114,6 +114,10 @@ sass: $(ENV_STAMP) ## compile the CUDA kernels, disassemble them, and write the 
 gpu: ## build for the GPU at hand, smoke test, benchmarks, tests, sanitizers (ARGS="--out DIR --only build,smoke,rows")
 	$(PYTHON) -P benchmarks/gpu/run.py $(ARGS)
 
+.PHONY: wheels
+wheels: ## build, repair and try wheels for the Pythons of this machine (ARGS="--cuda ON --no-try")
+	$(SYSTEM_PYTHON) .ci/wheels.py $(ARGS)
+
 .PHONY: clean
 clean: ## remove everything built (not the virtual environment)
 	rm -rf build dist ssdd_ext/_C.*.so
