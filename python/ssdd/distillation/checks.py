@@ -1,4 +1,4 @@
-"""What can be known before a run begins: whether its parts fit, even if the teacher is not trained yet."""
+"""Checks before a run begins: whether its parts fit together, even if the teacher is not trained yet."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from ..config import InputError, Settings
 from ..data import CPU, ImageSet, to_device
 from ..models import student
 from ..parallel import ALONE, Processes
-from ..teachers import Represent, Representations, Teacher, untrained
+from ..teachers import Represent, Representations, Teacher, new_backbone
 from .job import Job
 
 
 def check(job: Job) -> None:
-    """Raise :class:`InputError` for input that :func:`distill` refuses because it does not fit together."""
+    """Raise :class:`InputError` if the parts of ``job`` do not fit together; :func:`distill` calls it first."""
     data, config, processes, representations = job.data, job.config, job.processes, job.representations
     n = len(data.x_train)
     least = config.networks if processes.mode == "networks" else min(config.batch, n - config.held_out)
@@ -34,7 +34,9 @@ def check(job: Job) -> None:
     if outputs != representations.shape[1]:
         raise InputError(f"make: expected a network with {representations.shape[1]} outputs, got {outputs}")
     if config.images + config.held_out >= n and config.held_out:
-        raise InputError(f"held_out: expected less than {n - config.images}, what images leave, got {config.held_out}")
+        raise InputError(
+            f"held_out: expected less than {n - config.images}, the rows besides images, got {config.held_out}"
+        )
     if config.needs_teacher and job.represent is None:
         raise InputError(
             "teacher: real_view='augmented', teacher_in_loop='recomputed' (also --official) and targets='tied' need "
@@ -44,7 +46,7 @@ def check(job: Job) -> None:
         came = job.represent(to_device(data.preprocessing(data.x_train[:2]), job.device)).shape
         if len(came) != 2 or came[1] != representations.shape[1]:
             raise InputError(
-                f"teacher: expected {representations.shape[1]} numbers an image, as the representations have, "
+                f"teacher: expected {representations.shape[1]} numbers per image, as the representations have, "
                 f"got {list(came)} for 2 images"
             )
 
@@ -59,7 +61,13 @@ def check_before_training(
 ) -> None:
     """Raise the :class:`InputError` that :func:`distill` would raise, before a teacher is trained for it.
 
-    ``teacher`` and ``representations``: what is there; with neither, a teacher is to be trained by ``settings``.
+    Args:
+        data: the images to distil.
+        settings: the settings of the run.
+        teacher: the teacher, if there is one. Default: one is to be trained by ``settings.teacher``.
+        representations: the teacher's representations, if they are known. Default: they are not.
+        processes: the processes that share the run. Default: one.
+        device: the device of the run. Default: the CPU.
     """
     represent: Represent | None = teacher
     if representations is not None:
@@ -67,14 +75,14 @@ def check_before_training(
     elif teacher is not None:
         train = _stand_in(data, teacher.represent(data.x_train[:2]).shape[1])
     else:
-        dimension = untrained(data, settings.teacher).dimension
+        dimension = new_backbone(data, settings.teacher).dimension
         train = _stand_in(data, dimension)
-        represent = lambda x: x.new_zeros(len(x), dimension)  # noqa: E731 (as the trained one will answer)
+        represent = lambda x: x.new_zeros(len(x), dimension)  # noqa: E731 (the trained teacher returns the same shape)
     make = partial(student, settings.student, data.channels, data.size, train.shape[1])
     needed = represent if settings.distill.needs_teacher else None
     check(Job(data, train, make, settings.distill, teacher=needed, processes=processes, device=device))
 
 
 def _stand_in(data: ImageSet, dimension: int) -> Tensor:
-    """The shape of the representations, in no memory."""
+    """Return a tensor of the representations' shape that takes no memory."""
     return torch.zeros(1, 1).expand(len(data.x_train), dimension)

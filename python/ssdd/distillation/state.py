@@ -1,4 +1,4 @@
-"""What changes while a distillation runs: the state before the first step, how it is written and how it is read."""
+"""The state of a distillation: everything that changes while it runs, and how it is written and read."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from .pool import Pool
 
 @dataclass
 class State:
-    """All that a resumed run needs; :meth:`state_dict` writes it, :meth:`load_state_dict` reads it."""
+    """All that a resumed run needs. :meth:`state_dict` writes it, :meth:`load_state_dict` reads it."""
 
     x_s: Tensor  # [S, C, H, W] pixels, learned
     y_s: Tensor  # [S, C] targets, learned
@@ -31,7 +31,8 @@ class State:
     best: tuple[float, int, Tensor, Tensor] | None = None  # read-out, step, X_s and Y_s of the best read-out
 
     def state_dict(self) -> dict[str, Any]:
-        """Tensors and plain values only. Continuing from it gives the same bits as never having stopped."""
+        """Return tensors and plain values only. A run that continues from them gives the same bits as one that never
+        stopped."""
         return {
             "x_s": self.x_s.detach().clone(),
             "y_s": self.y_s.detach().clone(),
@@ -65,12 +66,13 @@ class State:
 
 
 def initial_rows(job: Job) -> Tensor:
-    """The training images that X_s starts from: ``config.initial`` chooses ``config.images`` of them by the seed."""
+    """Return the training images that X_s starts from: ``config.images`` rows that ``config.initial`` chooses by the
+    seed."""
     return choose(job.config.initial, job.representations, job.config.images, job.seed)
 
 
 def start(job: Job, rows: Tensor) -> State:
-    """The state before the first step: the training images ``rows`` with their representations, and an empty pool."""
+    """Return the state before the first step: X_s and Y_s of the training images ``rows``, and an empty pool."""
     config = job.config
     pixels = job.data.x_train[rows].permute(0, 3, 1, 2).float().div(255).contiguous()
     x_s = to_device(pixels, job.device).requires_grad_()
@@ -78,7 +80,7 @@ def start(job: Job, rows: Tensor) -> State:
     learned = [x_s, y_s] if y_s.requires_grad else [x_s]
     optimizer = torch.optim.AdamW(
         learned, lr=config.lr, weight_decay=config.weight_decay, fused=True if job.device.type == "cuda" else None
-    )  # not fused, its step counter is read on the host
+    )  # fused on CUDA: otherwise its step counter is read on the host
     generator = torch.Generator().manual_seed(job.seed)
     pool = Pool(job, generator)
     return State(x_s, y_s, optimizer, pool, generator, loss_sum=torch.zeros((), device=job.device))

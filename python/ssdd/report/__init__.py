@@ -1,4 +1,4 @@
-"""What a person looks at: run directory, log, progress, tables, pictures, and the demonstration that makes them all."""
+"""Output for people: run directory, log, progress, tables, pictures, and the demonstration that writes all of them."""
 
 from .demonstration import demo, keep_partial
 from .directory import MARK, check_directory, new_directory, new_file, own_directory, resume_directory, write_json

@@ -27,13 +27,24 @@ def demo(
     command: str = "",
     report: Report = silent,
 ) -> dict[str, Any]:
-    """Compute ``what`` (default: digits) and write it to the folder ``out``; returns what results.json holds.
+    """Compute the demonstration and write it to a folder.
 
     Files: ``teacher.safetensors``, ``seed-N.safetensors`` (the artifacts), ``contact-sheet.png``,
     ``images-over-steps.png``, ``loss.png``, ``coverage.png``, ``cells.jsonl`` (the study), ``results.json``,
-    ``results.md``, ``log.jsonl``.
-    ``workers`` (default: the cores this process may use) changes the time, never the numbers. Worker processes are
-    spawned: in a script, call this from under ``if __name__ == "__main__":``.
+    ``results.md``, ``log.jsonl``. Worker processes are spawned: in a script, call this under ``if __name__ ==
+    "__main__":``.
+
+    Args:
+        out: the folder.
+        what: images, settings, seeds and teacher. Default: digits.
+        workers: number of worker processes; it changes the time, never the numbers. Default: the cores this process may
+            use.
+        overwrite: replace an earlier run in ``out``. Default False.
+        command: the command to name in results.md. Default "".
+        report: receives all events. Default: nothing is reported.
+
+    Returns:
+        The content of results.json.
     """
     what = what or Demonstration()
     workers = len(os.sched_getaffinity(0)) if workers is None else workers
@@ -60,7 +71,7 @@ def demo(
         runs = [_artifact(plan, study, seed, folder) for seed in seeds]
         for run in runs:
             report({"event": "result", "seed": run.seed, **run.metrics})
-        found = {
+        results = {
             "data": {"name": data.name, "train": len(data.x_train), "test": len(data.x_test), "size": list(data.size)},
             "command": command,
             "settings": as_dict(settings),
@@ -71,8 +82,8 @@ def demo(
             "workers": workers,
             **as_json(cells),
         }
-        write_json(folder / "results.json", found)
-        write_atomically(folder / "results.md", summary(found, cells).encode())
+        write_json(folder / "results.json", results)
+        write_atomically(folder / "results.md", summary(results, cells).encode())
         distilled = _row(plan)
         draw_each(
             {
@@ -88,28 +99,28 @@ def demo(
             report,
         )
         shutil.rmtree(study.work)
-        report({"event": "end", "seconds": found["seconds"]})
-    return found
+        report({"event": "end", "seconds": results["seconds"]})
+    return results
 
 
 def _row(plan: Plan) -> Row:
-    """The distilled row."""
+    """Return the distilled row."""
     return next(row for row in plan.rows if row.name == KRR_ST)
 
 
 def _cells(plan: Plan, study: Study) -> list[Cell]:
-    """The study's cells as the table takes them, row by row."""
-    found = study.cells.read()
+    """Return the study's cells in the form of the table, row by row."""
+    results = study.cells.read()
     return [
         {"method": row.name, "seed": seed} | {key: cell[key] for key in ("error", "probes", "finetuned")}
         for row in plan.rows
         for seed in range(row.seeds)
-        for cell in [found[row.name, seed, SOURCE]]
+        for cell in [results[row.name, seed, SOURCE]]
     ]
 
 
 def _artifact(plan: Plan, study: Study, seed: int, folder: Path) -> DistilledSet:
-    """The distilled set of one seed, written to ``folder`` with what it was measured to be worth."""
+    """Write the distilled set of one seed to ``folder`` with its measures, and return it."""
     row = _row(plan)
     cell = study.cells.read()[row.name, seed, SOURCE]
     pairs = DistilledSet.load(study.file(row, seed, "pairs"))
@@ -119,17 +130,17 @@ def _artifact(plan: Plan, study: Study, seed: int, folder: Path) -> DistilledSet
 
 
 def keep_partial(error: Diverged, folder: Path) -> None:
-    """Write what a run that diverged had distilled by then to ``partial.safetensors``, and say so in the message."""
+    """Write the last good pairs of a run that diverged to ``partial.safetensors``, and name the file in the message."""
     if error.partial is not None:
         error.partial.save(folder / "partial.safetensors")
         error.args = (f"{error}. Kept: {folder / 'partial.safetensors'}",)
 
 
-def summary(found: dict[str, Any], cells: Sequence[Cell]) -> str:
-    """results.md: the table, how to read it, and what it says."""
-    data, settings, n = found["data"], found["settings"], len(found["seeds"])
+def summary(results: dict[str, Any], cells: Sequence[Cell]) -> str:
+    """Return results.md: the table, how to read it, and its main results as sentences."""
+    data, settings, n = results["data"], results["settings"], len(results["seeds"])
     share = settings["distill"]["images"] / data["train"]
-    pool = list(found["pool"].values())
+    pool = list(results["pool"].values())
     lines = [
         f"# {data['name']}: {settings['distill']['images']} distilled images ({share:.1%} of {data['train']:,})",
         "",
@@ -144,9 +155,9 @@ def summary(found: dict[str, Any], cells: Sequence[Cell]) -> str:
         *(f"- {sentence}" for sentence in sentences(cells)),
         f"- Pool: {sum(p['untrained_share'] for p in pool) / n:.1%} of the networks met were untrained, their mean age "
         f"{sum(p['mean_age'] for p in pool) / n:.0f} steps (pool_counter={settings['distill']['pool_counter']!r}).",
-        f"- {found['seconds']['total']:.0f} s with {found['workers']} worker process"
-        f"{'es' if found['workers'] > 1 else ''} of one thread, the teacher included.",
+        f"- {results['seconds']['total']:.0f} s with {results['workers']} worker process"
+        f"{'es' if results['workers'] > 1 else ''} of one thread, the teacher included.",
     ]
-    if found["command"]:
-        lines += ["", f"Made by `{found['command']}`."]
+    if results["command"]:
+        lines += ["", f"Made by `{results['command']}`."]
     return "\n".join(lines) + "\n"

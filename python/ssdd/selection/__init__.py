@@ -1,7 +1,7 @@
-"""Choosing real images by their representations. A selection is one file here; it need not be named anywhere else.
+"""Selections of real images by their representations. A selection is one file here and is registered by itself.
 
-Such a file defines ``NAME``, the word for it in a study's file, and ``select(representations, count, seed)``, which
-returns ``count`` different rows of ``representations`` [N, D] as int64 [count].
+Such a file defines ``NAME``, its name in a study's file, and ``select(representations, count, seed)``, which returns
+``count`` different rows of ``representations`` [N, D] as int64 [count].
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ for _file in iter_modules(__path__):
 
 
 def choose(name: str, representations: Tensor, count: int, seed: int) -> Tensor:
-    """``count`` different rows of ``representations`` [N, D], int64 [count], by the selection of that name."""
+    """Choose ``count`` different rows of ``representations`` [N, D] by the selection called ``name``; int64 [count]."""
     if name not in SELECTIONS:
         raise InputError(f"selection: expected one of {', '.join(SELECTIONS)}, got {name!r}")
     return SELECTIONS[name](representations, count, seed)

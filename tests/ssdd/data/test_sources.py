@@ -127,7 +127,10 @@ class Explosive:
         ({"x_train": np.zeros((4, 8, 8, 3), np.uint8), "x_test": np.zeros((4, 9, 8, 3), np.uint8)}, "x_test"),
         ({"x_train": np.zeros((1, 8, 8, 3), np.uint8)}, "at least two"),
         ({"x_train": np.zeros((4, 0, 8, 3), np.uint8)}, "at least one pixel"),
-        ({"x_train": np.zeros((4, 8, 8, 3), np.uint8), "y_train": np.int64(3)}, "y_train: expected one label an image"),
+        (
+            {"x_train": np.zeros((4, 8, 8, 3), np.uint8), "y_train": np.int64(3)},
+            "y_train: expected one label per image",
+        ),
         ({"x_train": np.zeros((4, 8, 8, 3), np.uint8), "y_train": np.full(4, 2**50)}, "y_train: expected labels from"),
     ],
 )
