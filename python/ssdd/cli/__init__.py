@@ -31,6 +31,7 @@ VERBS = {
     "pretrain": "pretrain",
     "evaluate": "evaluate",
     "study": "study",
+    "report": "report",
     "show": "show",
     "info": "info",
     "settings": "settings",

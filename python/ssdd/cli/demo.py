@@ -5,8 +5,6 @@ Writes the artifacts, pictures, results.md, results.json and log.jsonl to the fo
 
 from __future__ import annotations
 
-import os
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -24,8 +22,10 @@ from .options import (
     add_size_of_run,
     add_teacher,
     chosen_settings,
+    command_line,
     loaded_images,
     named_teacher,
+    print_report,
     print_table,
 )
 
@@ -72,14 +72,10 @@ def run(given: Given) -> None:
         count = settings.distill.images
         display.say(f"{loaded.name}: {len(loaded.x_train):,} training images, {count} to distil, {given.seeds} seeds")
         found = reports.demo(
-            given.out, what, workers=given.workers, overwrite=given.overwrite, command=_command(), report=display
+            given.out, what, workers=given.workers, overwrite=given.overwrite, command=command_line(), report=display
         )
     print_table(found["table"])
     for sentence in reports.sentences(found["cells"]):
         print(f"- {sentence}")
     print(f"{found['seconds']['total']:.0f} s. Pictures, artifacts and log: {given.out}")
-
-
-def _command() -> str:
-    """The command as typed, without the directories of this machine."""
-    return " ".join(["ssdd", *(os.path.basename(a) if os.path.isabs(a) else a for a in sys.argv[1:])])
+    print_report(given.out / reports.REPORT)

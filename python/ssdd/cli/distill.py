@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 import ssdd
 
-from ..config import Diverged, InputError, Report, as_dict, silent
+from ..config import Diverged, InputError, Report, as_dict, silent, versions
 from .options import (
     FILE,
     Given,
@@ -27,9 +27,11 @@ from .options import (
     add_size_of_run,
     add_teacher,
     chosen_settings,
+    command_line,
     given_teacher,
     loaded_images,
     new_teacher,
+    print_report,
 )
 from .resume import CHECKPOINTS, Run, absolute, quoted, say_how_to_go_on
 
@@ -113,7 +115,8 @@ def run(given: Given) -> None:
                 names = {key: absolute(getattr(given, key)) for key in ("data", "teacher", "representations")}
                 others = {key: getattr(given, key) for key in (*ARGUMENTS, "share") if key not in names}
                 Run(settings, {**names, **others}).write(folder)
-            report({"event": "start", "settings": as_dict(settings), "seed": given.seed})
+            start = {"settings": as_dict(settings), "seed": given.seed, "versions": versions()}
+            report({"event": "start", "command": command_line(), **start})
         stop = stack.enter_context(ssdd.interruptible(display.say if processes.writes else lambda line: None))
         of_teacher, checkpoints = (
             ssdd.Checkpoints(
@@ -150,6 +153,7 @@ def run(given: Given) -> None:
             of_teacher.clear()
             checkpoints.clear()  # last: until all is written the run can go on
             print(f"{folder / 'distilled.safetensors'}: {len(run.result)} images, loss {run.losses[-1][1]:.4g}")
+            print_report(reports.try_report([folder], display))
 
 
 def _finished(folder: Path) -> bool:
@@ -191,3 +195,5 @@ def _draw(run: ssdd.Distillation, job: ssdd.Job, folder: Path, report: Report) -
         "coverage.png": lambda file: reports.coverage(job.representations, run.result.targets, file, job.data.y_train),
     }
     reports.draw_each({folder / name: draw for name, draw in pictures.items()}, report)
+    artifact = folder / "distilled.safetensors"
+    reports.keep_material(artifact, run.result, job.representations, job.data, run.snapshots, report)

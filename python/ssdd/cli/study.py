@@ -11,7 +11,19 @@ from typing import TYPE_CHECKING, Any
 
 import ssdd
 
-from .options import COUNT, FILE, NAME, Given, add_folder, add_targets, add_teacher, named_targets
+from ..config import versions
+from .options import (
+    COUNT,
+    FILE,
+    NAME,
+    Given,
+    add_folder,
+    add_targets,
+    add_teacher,
+    command_line,
+    named_targets,
+    print_report,
+)
 
 if TYPE_CHECKING:
     from jsonargparse import ArgumentParser
@@ -42,6 +54,8 @@ def add_arguments(parser: ArgumentParser) -> None:
 
 
 def run(given: Given) -> None:
+    from .. import report as reports
+
     folder = given.out or given.file.parent
     plan = ssdd.read_plan(given.file)
     if given.page:
@@ -59,8 +73,15 @@ def run(given: Given) -> None:
             ssdd.write_page(plan, folder, _line)
         _line(event)
 
-    ssdd.run_study(plan, folder, work=given.work, cache=ssdd.cache_directory(), workers=given.workers, report=show)
+    work = given.work or folder / "work"
+    work.mkdir(parents=True, exist_ok=True)
+    with reports.JsonLines(work / reports.EVENTS, append=True) as log:
+        log({"event": "start", "command": command_line(), "versions": versions()})
+        report, cache = reports.both(log, show), ssdd.cache_directory()
+        study = ssdd.run_study(plan, folder, work=work, cache=cache, workers=given.workers, report=report)
+        reports.keep_study_material(plan, study, report)
     ssdd.write_page(plan, folder, _line)
+    print_report(reports.try_report([folder], _line, work=work))
 
 
 def _line(event: dict[str, Any]) -> None:

@@ -16,6 +16,9 @@ from ..config import InputError
 MARK = "log.jsonl"
 """The file that says "this is a run directory": each run starts by opening it."""
 
+EVENTS = "events.jsonl"
+"""The log of a study, in its folder of work: it does not make that folder one that ``--overwrite`` may empty."""
+
 
 def check_directory(path: str | os.PathLike[str], overwrite: bool = False) -> Path:
     """The path, if :func:`new_directory` would take it; what is there stays as it is.

@@ -22,8 +22,10 @@ def run_study(
     cache: str | os.PathLike[str] | None = None,
     workers: int = 1,
     report: Report = silent,
-) -> None:
+) -> Study:
     """Compute the cells of ``plan`` that ``out``/cells.jsonl does not hold yet; they are appended to it.
+
+    Returns what all rows share, with the teachers and where each row's files are.
 
     ``work`` (default: ``out``/work) keeps the distilled sets and the pre-trained networks, so that a call that was
     stopped goes on behind the last of them. ``cache``: the folder for representations (default: none are kept).
@@ -64,3 +66,4 @@ def run_study(
         teachers[path] = (other, represent(other, images, cache))
     study = Study(images, teachers, cells, Path(work or Path(out) / "work"), targets, cache)
     fill_study(plan, study, workers, report)
+    return study
