@@ -33,6 +33,7 @@ VERBS = {
     "evaluate": "evaluate",
     "embed": "embed",
     "study": "study",
+    "report": "report",
     "show": "show",
     "info": "info",
     "settings": "settings",

@@ -5,8 +5,6 @@ Writes the artifacts, pictures, results.md, results.json and log.jsonl to the fo
 
 from __future__ import annotations
 
-import os
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -24,6 +22,8 @@ from .options import (
     add_size_of_run,
     add_teacher,
     choose_settings,
+    command_line,
+    print_report,
     print_table,
     read_images,
     read_teacher,
@@ -72,14 +72,15 @@ def run(options: Options) -> None:
         count = settings.distill.images
         display.say(f"{loaded.name}: {len(loaded.x_train):,} training images, {count} to distil, {options.seeds} seeds")
         found = reports.demo(
-            options.out, what, workers=options.workers, overwrite=options.overwrite, command=_command(), report=display
+            options.out,
+            what,
+            workers=options.workers,
+            overwrite=options.overwrite,
+            command=command_line(),
+            report=display,
         )
     print_table(found["table"])
     for sentence in reports.sentences(found["cells"]):
         print(f"- {sentence}")
     print(f"{found['seconds']['total']:.0f} s. Pictures, artifacts and log: {options.out}")
-
-
-def _command() -> str:
-    """Return the command as typed, without the directories of this machine."""
-    return " ".join(["ssdd", *(os.path.basename(a) if os.path.isabs(a) else a for a in sys.argv[1:])])
+    print_report(options.out / reports.REPORT)

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 import ssdd
 
-from ..config import Diverged, InputError, Report, as_dict, silent
+from ..config import Diverged, InputError, Report, as_dict, silent, versions
 from .options import (
     FILE,
     Options,
@@ -27,8 +27,10 @@ from .options import (
     add_size_of_run,
     add_teacher,
     choose_settings,
+    command_line,
     find_teacher,
     new_teacher,
+    print_report,
     read_images,
 )
 from .resume import CHECKPOINTS, Run, make_absolute, quote, say_how_to_go_on
@@ -116,7 +118,8 @@ def run(options: Options) -> None:
                 names = {key: make_absolute(getattr(options, key)) for key in ("data", "teacher", "representations")}
                 others = {key: getattr(options, key) for key in (*ARGUMENTS, "share") if key not in names}
                 Run(settings, {**names, **others}).write(folder)
-            report({"event": "start", "settings": as_dict(settings), "seed": options.seed})
+            start = {"settings": as_dict(settings), "seed": options.seed, "versions": versions()}
+            report({"event": "start", "command": command_line(), **start})
         stop = stack.enter_context(ssdd.interruptible(display.say if processes.writes else lambda line: None))
         of_teacher, checkpoints = (
             ssdd.Checkpoints(
@@ -153,6 +156,7 @@ def run(options: Options) -> None:
             of_teacher.clear()
             checkpoints.clear()  # last: the run can be resumed until everything is written
             print(f"{folder / 'distilled.safetensors'}: {len(run.result)} images, loss {run.losses[-1][1]:.4g}")
+            print_report(reports.try_report([folder], display))
 
 
 def _finished(folder: Path) -> bool:
@@ -196,3 +200,5 @@ def _draw(run: ssdd.Distillation, job: ssdd.Job, folder: Path, report: Report) -
         "coverage.png": lambda file: reports.coverage(job.representations, run.result.targets, file, job.data.y_train),
     }
     reports.draw_each({folder / name: draw for name, draw in pictures.items()}, report)
+    artifact = folder / "distilled.safetensors"
+    reports.keep_material(artifact, run.result, job.representations, job.data, run.snapshots, report)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import shlex
 import sys
 from collections.abc import Mapping
 from pathlib import Path
@@ -269,6 +271,17 @@ def read_targets(options: Options) -> dict[str, str]:
         if not name or not path:
             raise InputError(f"--target: expected NAME=DATA, got {name!r}")
     return {name: NAME(path) for name, _, path in pairs}
+
+
+def command_line() -> str:
+    """The command as typed, as a shell reads it, without the directories of this machine."""
+    return shlex.join(["ssdd", *(os.path.basename(a) if os.path.isabs(a) else a for a in sys.argv[1:])])
+
+
+def print_report(file: Path | None) -> None:
+    """Say where the report is, if there is one."""
+    if file is not None and file.is_file():
+        print(f"Report: {file}")
 
 
 def print_table(rows: list[list[str]]) -> None:

@@ -11,7 +11,19 @@ from typing import TYPE_CHECKING, Any
 
 import ssdd
 
-from .options import COUNT, FILE, NAME, Options, add_folder, add_targets, add_teacher, read_targets
+from ..config import versions
+from .options import (
+    COUNT,
+    FILE,
+    NAME,
+    Options,
+    add_folder,
+    add_targets,
+    add_teacher,
+    command_line,
+    print_report,
+    read_targets,
+)
 
 if TYPE_CHECKING:
     from jsonargparse import ArgumentParser
@@ -42,6 +54,8 @@ def add_arguments(parser: ArgumentParser) -> None:
 
 
 def run(options: Options) -> None:
+    from .. import report as reports
+
     folder = options.out or options.file.parent
     plan = ssdd.read_plan(options.file)
     if options.page:
@@ -59,8 +73,15 @@ def run(options: Options) -> None:
             ssdd.write_page(plan, folder, _line)
         _line(event)
 
-    ssdd.run_study(plan, folder, work=options.work, cache=ssdd.cache_directory(), workers=options.workers, report=show)
+    work = options.work or folder / "work"
+    work.mkdir(parents=True, exist_ok=True)
+    with reports.JsonLines(work / reports.EVENTS, append=True) as log:
+        log({"event": "start", "command": command_line(), "versions": versions()})
+        report, cache = reports.both(log, show), ssdd.cache_directory()
+        study = ssdd.run_study(plan, folder, work=work, cache=cache, workers=options.workers, report=report)
+        reports.keep_study_material(plan, study, report)
     ssdd.write_page(plan, folder, _line)
+    print_report(reports.try_report([folder], _line, work=work))
 
 
 def _line(event: dict[str, Any]) -> None:

@@ -13,7 +13,9 @@ from ..artifact import DistilledSet, write_atomically
 from ..config import Diverged, Event, Report, as_dict, silent, versions
 from ..studies import SOURCE, Demonstration, Plan, Row, Study, read_snapshots
 from .directory import MARK, own_directory, write_json
+from .html import try_report
 from .log import JsonLines, both
+from .material import keep_material
 from .pictures import contact_sheet, coverage, draw_each, images_over_steps, loss_curves
 from .tables import KRR_ST, Cell, as_json, markdown, sentences, table
 
@@ -31,8 +33,8 @@ def demo(
 
     Files: ``teacher.safetensors``, ``seed-N.safetensors`` (the artifacts), ``contact-sheet.png``,
     ``images-over-steps.png``, ``loss.png``, ``coverage.png``, ``cells.jsonl`` (the study), ``results.json``,
-    ``results.md``, ``log.jsonl``. Worker processes are spawned: in a script, call this under ``if __name__ ==
-    "__main__":``.
+    ``results.md``, ``log.jsonl``, and ``report.html`` (with ``seed-N.report.safetensors``), which shows all of it. Worker
+    processes are spawned: in a script, call this under ``if __name__ == "__main__":``.
 
     Args:
         out: the folder.
@@ -56,10 +58,12 @@ def demo(
         if event["event"] == "distill":
             losses.setdefault(event["task"], []).append((event["step"], event["loss"]))
 
+    say = report
     with own_directory(out, overwrite) as folder, JsonLines(folder / MARK) as log:
         report = both(log, report, keep_losses)
         seeds = list(range(what.seeds))
-        report({"event": "start", "settings": as_dict(settings), "seeds": seeds, "versions": versions()})
+        start = {"settings": as_dict(settings), "seeds": seeds, "versions": versions(), "data": data.name}
+        report({"event": "start", "command": command, **start})
         pair = what.teach(folder, report)
         trained = time.monotonic()
         try:
@@ -98,8 +102,13 @@ def demo(
             },
             report,
         )
+        for run in runs:
+            snapshots = read_snapshots(study.file(distilled, run.seed, "snapshots"))
+            file = folder / f"seed-{run.seed}.safetensors"
+            keep_material(file, run, pair[1].train, data, snapshots, report)
         shutil.rmtree(study.work)
         report({"event": "end", "seconds": results["seconds"]})
+        try_report([folder], say)
     return results
 
 

@@ -18,6 +18,9 @@ MARK = "log.jsonl"
 RUN = "run.json"
 """The file of a run that can be resumed."""
 
+EVENTS = "events.jsonl"
+"""The log of a study, in its folder of work: it does not make that folder one that ``--overwrite`` may empty."""
+
 
 def check_directory(path: str | os.PathLike[str], overwrite: bool = False) -> Path:
     """Return the path if :func:`new_directory` accepts it; nothing there is changed.

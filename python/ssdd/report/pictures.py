@@ -184,9 +184,9 @@ def coverage(
     The projection is computed from at most ``POINTS`` of them, always the same sample. ``labels``, int64 [N], give the
     colours. Representations may be mapped: only the sample is read.
     """
-    rows = _sample(*representations.shape)
+    rows = sample(*representations.shape)
     points = representations[rows].double().cpu()
-    mean, axes, share = _plane(points)
+    mean, axes, share = plane(points)
     flat, flat_targets = (
         torch.cat([(part.double().cpu() - mean) @ axes for part in x.split(1024)]) for x in (points, targets)
     )
@@ -220,13 +220,13 @@ def coverage(
     _save(figure, path)
 
 
-def _sample(n: int, dimension: int) -> Tensor:
+def sample(n: int, dimension: int) -> Tensor:
     """Return sorted rows of ``n`` representations: all, or as many as ``POINTS`` and ``SAMPLE`` allow."""
     count = min(n, POINTS, max(2, SAMPLE // (8 * dimension)))
     return torch.from_numpy(np.sort(np.random.default_rng(0).choice(n, count, replace=False)))
 
 
-def _plane(points: Tensor) -> tuple[Tensor, Tensor, float]:
+def plane(points: Tensor) -> tuple[Tensor, Tensor, float]:
     """Return the mean [C], the first two principal axes [C, 2] of float64 ``points`` [N, C], and their share of the
     variance.
 

@@ -22,7 +22,7 @@ def run_study(
     cache: str | os.PathLike[str] | None = None,
     workers: int = 1,
     report: Report = silent,
-) -> None:
+) -> Study:
     """Compute the cells of ``plan`` that ``out``/cells.jsonl does not have yet, and append them to it.
 
     Args:
@@ -35,6 +35,9 @@ def run_study(
         report: receives ``{"event": "loaded", "summary"}`` per set and per teacher with a summary, ``{"event":
             "warning", "message"}`` per set that allows no probe, and one ``{"event": "study", ...}`` per finished cell.
             Default: nothing is reported.
+
+    Returns:
+        What all rows share, with the teachers and where each row's files are.
 
     Raises:
         InputError: if a finished cell was computed from other settings, images or teacher.
@@ -71,3 +74,4 @@ def run_study(
         teachers[path] = (other, represent(other, images, cache))
     study = Study(images, teachers, cells, Path(work or Path(out) / "work"), targets, cache)
     fill_study(plan, study, workers, report)
+    return study
