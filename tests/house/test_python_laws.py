@@ -33,7 +33,7 @@ class Import:
     line: int
     source: str  # importing module
     target: str  # imported module, absolute
-    name: str | None  # imported name, where it is not a module itself
+    name: str | None  # imported name, if it is not a module itself
 
     def __str__(self) -> str:
         what = self.target + (f".{self.name}" if self.name else "")

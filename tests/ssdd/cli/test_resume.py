@@ -218,7 +218,7 @@ def test_a_teacher_killed_goes_on_to_the_same_bits(tmp_path):
 
 
 def test_resume_of_what_is_no_run(tmp_path):
-    assert "holds no run" in finish(tmp_path, "distill", "--resume", tmp_path, code=1)
+    assert "has no run to resume" in finish(tmp_path, "distill", "--resume", tmp_path, code=1)
     assert "one of the two" in finish(tmp_path, "distill", code=1)
     (tmp_path / "run.json").write_text('{"settings": {"distill": {"speed": 1}}, "arguments": {}}')
     assert "speed" in finish(tmp_path, "distill", "--resume", tmp_path, code=1)
