@@ -1,4 +1,4 @@
-"""The command line, through the program's own parser: each verb on real digits, and its errors."""
+"""The command line through the program's own parser: each verb on real digits, and its errors."""
 
 import json
 import re
@@ -207,7 +207,7 @@ def test_errors_are_one_message_without_a_traceback(capsys):
     with pytest.raises(SystemExit) as stopped, readable_errors():
         raise ssdd.InputError("images: expected [fewer]")
     assert stopped.value.code == 1 and capsys.readouterr().err == "error: images: expected [fewer]\n"
-    with pytest.raises(ZeroDivisionError), readable_errors():  # a bug keeps its traceback
+    with pytest.raises(ZeroDivisionError), readable_errors():  # a bug shows its traceback
         _ = 1 / 0
 
 

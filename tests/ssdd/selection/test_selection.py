@@ -1,4 +1,4 @@
-"""Selections: members of the set, all different, and medoids that cover it."""
+"""Selections: different members of the set, and medoids that cover it."""
 
 import os
 import shutil
