@@ -6,6 +6,7 @@ named option. The default is the paper's side; :func:`official` turns every one 
 
 from __future__ import annotations
 
+from .choices import SELECTION_NAMES
 from .errors import Diverged, Event, InputError, Report, silent
 from .parser import (
     Kind,
@@ -36,6 +37,7 @@ __all__ = [
     "OFFICIAL",
     "PRESETS",
     "PUBLISHED",
+    "SELECTION_NAMES",
     "VERSION",
     "AugmentConfig",
     "DistillConfig",

@@ -7,9 +7,15 @@ whose default is the paper's side.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any, Literal, get_args, get_type_hints
+from typing import TYPE_CHECKING, Any, Literal, get_args, get_type_hints
 
+from .choices import SELECTION_NAMES
 from .errors import InputError
+
+if TYPE_CHECKING:
+    Selection = str
+else:
+    Selection = Literal[SELECTION_NAMES]
 
 
 def _check(config: Any) -> None:
@@ -164,8 +170,9 @@ class DistillConfig:
     teacher's representations of the learned images at every step, with the gradient flowing through the teacher."""
     networks: int = 1
     """Pool networks that an outer step draws; the loss is their mean, solved as one batch. Paper: one."""
-    initial: Literal["random", "k-means"] = "random"
-    """Real images X_s starts from: a random draw (paper), or the medoids of k-means on the representations."""
+    initial: Selection = "random"
+    """How the real images that X_s starts from are chosen: a random draw (paper), or another selection
+    (docs/studies.md describes each)."""
     loss: Literal["mse", "cosine", "cross-entropy"] = "mse"
     """Outer loss between the prediction of kernel ridge regression and the representation. Paper: mse."""
     temperature: float = 1.0

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from ..data import to_device
-from ..selection import choose
+from ..selection import Candidates, choose
 from .job import Job
 from .pool import Pool
 
@@ -66,7 +66,8 @@ class State:
 
 def initial_rows(job: Job) -> Tensor:
     """The training images that X_s starts from: ``config.initial`` chooses ``config.images`` of them by the seed."""
-    return choose(job.config.initial, job.representations, job.config.images, job.seed)
+    candidates = Candidates(job.representations, job.representations, job.data, job.make, job.device)
+    return choose(job.config.initial, candidates, job.config.images, job.seed)
 
 
 def start(job: Job, rows: Tensor) -> State:

@@ -5,14 +5,12 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from .check import check_count
-
-NAME = "random"
+from ._candidates import Candidates, check_count
 
 
-def select(representations: Tensor, count: int, seed: int) -> Tensor:
-    """:func:`random_subset` of the rows of ``representations``."""
-    return random_subset(len(representations), count, seed)
+def select(candidates: Candidates, count: int, seed: int) -> Tensor:
+    """:func:`random_subset` of the training images."""
+    return random_subset(len(candidates.representations), count, seed)
 
 
 def random_subset(n: int, count: int, seed: int) -> Tensor:

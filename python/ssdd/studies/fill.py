@@ -22,7 +22,7 @@ from ..data import ImageSet
 from ..distillation import Distillation, Job, distill, total_variation
 from ..evaluation import Cell, finetune, measure, pretrained, probes, why_no_probe
 from ..models import Network, seeded, student
-from ..selection import choose
+from ..selection import Candidates, choose
 from ..teachers import Representations, Teacher
 from .baselines import baseline
 from .plan import Plan, Row
@@ -209,7 +209,9 @@ def _make_pairs(study: Study, row: Row, seed: int, file: Path, report: Report) -
     if row.source == "krr-st":
         pairs, resumed = _distil(study, row, seed, report)
     else:
-        rows = choose(row.source, train, row.settings.distill.images, seed)
+        targets = train if row.targets == "teacher" else data.one_hot()
+        candidates = Candidates(train, targets, data, partial(study.network, row, targets.shape[1]))
+        rows = choose(row.source, candidates, row.settings.distill.images, seed)
         pairs, resumed = baseline(data, rows, train, method=row.source, seed=seed, targets=row.targets), False
         pairs.config = row.relevant["distill"]
     pairs.metrics["cpu_seconds"] = None if resumed else round(time.process_time() - begun, 1)
