@@ -53,7 +53,7 @@ if TYPE_CHECKING:
     from .artifact import EXPORT_FORMS, DistilledSet, Preprocessing, export, read_published, read_scores
     from .checkpoint import Checkpoints, Stopped, interruptible
     from .data import DEVICES, ImageSet, cache_directory, choose_device, load_images, load_target
-    from .distillation import Distillation, Job, check_before_training, distill
+    from .distillation import Distillation, Job, check_before_training, distill, needs_teacher, target_size
     from .evaluation import (
         Cell,
         evaluate,
@@ -106,6 +106,8 @@ _ROOMS = {
         "Job",
         "check_before_training",
         "distill",
+        "needs_teacher",
+        "target_size",
     ),
     "evaluation": (
         "Cell",
@@ -226,6 +228,7 @@ __all__ = [
     "kmeans_medoids",
     "load_images",
     "load_target",
+    "needs_teacher",
     "official",
     "local_rank",
     "preset",
@@ -240,6 +243,7 @@ __all__ = [
     "save_backbone",
     "seeded",
     "student",
+    "target_size",
     "train_teacher",
     "why_no_probe",
     "with_settings",

@@ -1,4 +1,4 @@
-"""Distil a set of images into a few images with target representations.
+"""Distil a set of images into a few images with targets: a teacher's representations, or what --method learns.
 
 Stopped at any moment, the run goes on with --resume FOLDER alone, to the same bits as if it had never stopped.
 Several processes share a run: torchrun --nproc-per-node N -m ssdd.cli distill ... (docs/processes.md).
@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 import ssdd
 
-from ..config import Diverged, InputError, Report, as_dict, silent
+from ..config import Diverged, InputError, Report, Settings, as_dict, silent
 from .options import (
     FILE,
     Given,
@@ -21,6 +21,7 @@ from .options import (
     add_checkpoints,
     add_device,
     add_images,
+    add_method,
     add_overwrite,
     add_quiet,
     add_run_settings,
@@ -34,6 +35,7 @@ from .options import (
 from .resume import CHECKPOINTS, Run, absolute, quoted, say_how_to_go_on
 
 if TYPE_CHECKING:
+    import torch
     from jsonargparse import ArgumentParser
 
 ARGUMENTS = (
@@ -55,6 +57,7 @@ def add_arguments(parser: ArgumentParser) -> None:
     )
     parser.add_argument("--resume", metavar="FOLDER", type=FILE, help="Go on with the run in FOLDER, where it stopped.")
     add_images(parser)
+    add_method(parser)
     add_size_of_run(parser)
     parser.add_argument(
         "--seed", metavar="N", type=int, default=0, help="Fixes the initial images and every later draw."
@@ -86,7 +89,7 @@ def run(given: Given) -> None:
     if not settings.distill.steps:
         raise InputError("steps: expected at least 1, got 0")
     # What was given is read before --overwrite may empty the folder; only training comes after.
-    known = given_teacher(given, loaded, on)
+    known = _known(given, loaded, settings, on)
     with ExitStack() as stack:
         kept_share = begun.arguments.get("share") if begun else None
         processes = stack.enter_context(ssdd.join_processes(given.share, kept_share, on))
@@ -135,8 +138,8 @@ def run(given: Given) -> None:
         network, r = known or new_teacher(loaded, settings, report, of_teacher, on)
         if network is not None and given.teacher is None and not trained.is_file():
             network.save(trained)
-        make = partial(ssdd.student, settings.student, loaded.channels, loaded.size, r.dimension)
-        job = ssdd.Job(loaded, r.train, make, settings.distill, given.seed, network, processes, on)
+        make = partial(_student, settings, loaded, r)
+        job = ssdd.Job(loaded, r.train if r else None, make, settings.distill, given.seed, network, processes, on)
         try:
             run = ssdd.distill(job, report=report, checkpoints=checkpoints, cache=ssdd.cache_directory())
         except Diverged as error:
@@ -150,6 +153,20 @@ def run(given: Given) -> None:
             of_teacher.clear()
             checkpoints.clear()  # last: until all is written the run can go on
             print(f"{folder / 'distilled.safetensors'}: {len(run.result)} images, loss {run.losses[-1][1]:.4g}")
+
+
+def _known(
+    given: Given, data: ssdd.ImageSet, settings: Settings, on: torch.device
+) -> tuple[ssdd.Teacher | None, ssdd.Representations | None] | None:
+    """What was given of a teacher, (None, None) if none is needed, or None if one is to be trained."""
+    known = given_teacher(given, data, on)
+    return (None, None) if known is None and not ssdd.needs_teacher(settings.distill) else known
+
+
+def _student(settings: Settings, data: ssdd.ImageSet, known: ssdd.Representations | None) -> ssdd.Network:
+    """The network to distil for, with a random start."""
+    outputs = ssdd.target_size(settings.distill, data, known.dimension if known else None)
+    return ssdd.student(settings.student, data.channels, data.size, outputs)
 
 
 def _finished(folder: Path) -> bool:
@@ -188,6 +205,8 @@ def _draw(run: ssdd.Distillation, job: ssdd.Job, folder: Path, report: Report) -
         "contact-sheet.png": lambda file: reports.contact_sheet(run.result.images, file),
         "images-over-steps.png": lambda file: reports.images_over_steps(run.snapshots, file),
         "loss.png": lambda file: reports.loss_curves({job.seed: run.losses}, file),
-        "coverage.png": lambda file: reports.coverage(job.representations, run.result.targets, file, job.data.y_train),
     }
+    known = job.representations
+    if known is not None and run.result.target_kind == "representation":
+        pictures["coverage.png"] = lambda file: reports.coverage(known, run.result.targets, file, job.data.y_train)
     reports.draw_each({folder / name: draw for name, draw in pictures.items()}, report)

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import ssdd
 
 from ..config import (
+    METHOD_NAMES,
     PRESETS,
     InputError,
     Kind,
@@ -32,6 +33,7 @@ Device = Literal["cpu", "cuda"]
 Share = Literal["batch", "networks"]
 ClassesFrom = Literal["folders", "none"]
 PresetName = Literal[tuple(PRESETS)]  # type: ignore[valid-type]
+MethodName = Literal[METHOD_NAMES]  # type: ignore[valid-type]
 
 
 def _at_least_one(text: Any) -> int:
@@ -144,6 +146,12 @@ def add_size_of_run(parser: ArgumentParser) -> None:
     parser.add_argument("--steps", metavar="N", type=int, help="Outer steps (distill.steps).")
 
 
+def add_method(parser: ArgumentParser) -> None:
+    parser.add_argument(
+        "--method", type=MethodName, help="What is minimised (distill.method): docs/methods.md describes each."
+    )
+
+
 def add_device(parser: ArgumentParser) -> None:
     parser.add_argument("--device", type=Device, help="Where to compute. Without it: cuda if there is a GPU.")
 
@@ -173,7 +181,7 @@ def chosen_settings(given: Given, begun: Settings | None = None) -> Settings:
         settings = preset(given.preset or ("digits" if given.data == "digits" else "small"))
     changes = read_settings_file(given.config) if given.config else {}
     changes |= given.settings
-    for name in ("images", "steps"):
+    for name in ("images", "steps", "method"):
         if getattr(given, name, None) is not None:
             changes[f"distill.{name}"] = getattr(given, name)
     if getattr(given, "official", False):

@@ -6,8 +6,9 @@ named option. The default is the paper's side; :func:`official` turns every one 
 
 from __future__ import annotations
 
-from .choices import SELECTION_NAMES
+from .choices import METHOD_NAMES, SELECTION_NAMES
 from .errors import Diverged, Event, InputError, Report, silent
+from .methods import DmConfig, FrepoConfig
 from .parser import (
     Kind,
     add_settings,
@@ -31,20 +32,23 @@ from .settings import (
     TeacherConfig,
 )
 from .stored import current_name, current_names, differences
-from .values import VERSION, as_dict, fields, from_dict, versions
+from .values import VERSION, as_dict, fields, from_dict, replace_fields, versions
 
 __all__ = [
     "OFFICIAL",
+    "METHOD_NAMES",
     "PRESETS",
     "PUBLISHED",
     "SELECTION_NAMES",
     "VERSION",
     "AugmentConfig",
     "DistillConfig",
+    "DmConfig",
     "Diverged",
     "EvaluateConfig",
     "Event",
     "FinetuneConfig",
+    "FrepoConfig",
     "InputError",
     "Kind",
     "PretrainConfig",
@@ -68,6 +72,7 @@ __all__ = [
     "preset",
     "read_settings_file",
     "readable",
+    "replace_fields",
     "settings_reference",
     "silent",
     "stage_sentence",

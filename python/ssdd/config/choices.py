@@ -22,3 +22,6 @@ def choices_in(folder: str, package: Path = PACKAGE) -> tuple[str, ...]:
 
 SELECTION_NAMES = choices_in("selection")
 """The ways to choose real images: :mod:`ssdd.selection`."""
+
+METHOD_NAMES = choices_in("distillation/methods")
+"""The methods of distillation: :mod:`ssdd.distillation.methods`."""

@@ -20,15 +20,16 @@ class Job:
     """What to distil, for which network, and how. The same job on the same machine and threads gives the same bits."""
 
     data: ImageSet
-    representations: Tensor
-    """g(X_t), float32 [N, C], one row per training image."""
+    representations: Tensor | None
+    """g(X_t), float32 [N, D], one row per training image; None if the method needs none (labels)."""
     make: Callable[[], Network]
-    """Returns the network to distil for, with a new random start and C outputs."""
+    """Returns the network to distil for, with a new random start and as many outputs as a target has numbers
+    (:func:`target_size`)."""
     config: DistillConfig
     seed: int = 0
     """Fixes the initial subset and every later draw."""
     teacher: Represent | None = None
-    """A :class:`Teacher` or any callable; needed only if ``config.needs_teacher``."""
+    """A :class:`Teacher` or any callable; see :meth:`Method.needs_teacher`."""
     processes: Processes = ALONE
     """Those that share the run (:func:`ssdd.join_processes`); each begins the same job and gets the same result."""
     device: torch.device = CPU

@@ -1,10 +1,11 @@
-"""KRR-ST: the outer loop (algorithm 1 of the paper), and what it hands back."""
+"""The outer loop (algorithm 1 of the paper), the same for every method, and what it hands back."""
 
 from __future__ import annotations
 
 import math
 import os
 from dataclasses import dataclass
+from operator import attrgetter
 from typing import Any
 
 import torch
@@ -18,8 +19,9 @@ from ..models import frozen, in_chunks, representation_error
 from .batches import Batches, known_views
 from .checks import check
 from .job import Job
-from .objective import outer_loss, realism
-from .state import State, initial_rows, start
+from .methods import Step, method_of
+from .objective import realism
+from .state import State, start
 from .stop import Stop
 
 SNAPSHOTS = 6
@@ -45,7 +47,7 @@ def distill(
     checkpoints: Checkpoints | None = None,
     cache: str | os.PathLike[str] | None = None,
 ) -> Distillation:
-    """Distil ``job.data`` into ``job.config.images`` pairs of image and target representation.
+    """Distil ``job.data`` into ``job.config.images`` pairs of image and target, by the method ``job.config.method``.
 
     ``report``: gets ``{"event": "distill", "step", "steps", "loss", "lr", "untrained_share", "mean_age"}`` every
     ``config.log_every`` steps (default: nothing is reported).
@@ -69,7 +71,7 @@ def distill(
 
     def after_network() -> None:
         stop.ask()
-        if stop.due(last=len(state.pool.members) == job.config.pool):
+        if stop.due(last=state.pool.full):
             stop.save(0, state.state_dict())
 
     state.pool.fill(inputs(job, state).detach(), state.y_s.detach(), report, after_network)
@@ -81,8 +83,9 @@ def distill(
 
 def begin(job: Job) -> tuple[State, Batches]:
     """The state before the first step, and the real batches of the run."""
-    rows = initial_rows(job)
-    return start(job, rows), Batches(job, rows)
+    method = method_of(job)
+    rows = method.initial_rows()
+    return start(method, rows), Batches(method, rows)
 
 
 def run(
@@ -95,21 +98,22 @@ def run(
     stop: Stop | None = None,
 ) -> None:
     """The outer loop, from ``state.step`` to ``until`` (default: the end). The state is all it changes."""
-    config, processes, stop = job.config, job.processes, stop or Stop(job)
+    method, config, processes, stop = method_of(job), job.config, job.processes, stop or Stop(job)
     learned = [x for group in state.optimizer.param_groups for x in group["params"]]
     while state.step < (config.steps if until is None else until):
         _keep_snapshot(job, state)
         drawn = state.pool.draw()
         x_b, y_b, weight = batches.draw(state.generator)
         x_s, y_s = support(job, state)
-        loss = outer_loss([member.network for member in processes.networks(drawn)], x_s, y_s, x_b, y_b, config)
+        networks = [member.network for member in processes.networks(drawn)]
+        loss = method.loss(Step(networks, x_s, y_s, x_b, y_b, state.learned, state.generator))
         if config.tv_weight or config.init_weight:
             loss = loss + realism(state.x_s, state.snapshots[0], config)
         state.optimizer.zero_grad()
         loss.backward()
         total = stop.combine(state.step, loss.detach(), [x.grad for x in learned], weight)
         for group in state.optimizer.param_groups:
-            group["lr"] = decay_lr(state.step, config)
+            group["lr"] = decay_lr(state.step, config) * group["times"]
         state.optimizer.step()
         tie(job, state)
         state.pool.advance(drawn, inputs(job, state).detach(), state.y_s.detach())
@@ -158,12 +162,16 @@ def decay_lr(step: int, config: DistillConfig) -> float:
 
 def identity(job: Job) -> dict[str, Any]:
     """Which run this is: a checkpoint of another one is refused."""
+    method = method_of(job)
+    known = {} if job.representations is None else {"representations": fingerprint(job.representations)}
+    labels = {} if method.target_kind == "representation" else {"targets": fingerprint(method.targets)}
     return {
         "distill": as_dict(job.config),
         "seed": job.seed,
         "data": job.data.fingerprint,
         "network": str(job.make()),
-        "representations": fingerprint(job.representations),
+        **known,
+        **labels,
     }
 
 
@@ -173,10 +181,11 @@ def product(job: Job, state: State, x_s: Tensor, y_s: Tensor) -> DistilledSet:
         images=x_s.detach().to("cpu", copy=True),
         targets=y_s.detach().to("cpu", copy=True),
         preprocessing=job.data.preprocessing,
-        method="krr-st",
+        method=job.config.method,
         seed=job.seed,
         source=job.data.name,
         support_input=job.config.support_input,
+        target_kind=method_of(job).target_kind,
         config=as_dict(job.config),
         versions=versions(),
         metrics={
@@ -237,8 +246,10 @@ def _stop_if_diverged(job: Job, state: State) -> None:
     if math.isfinite(mean) and bool(torch.isfinite(state.x_s).all()):
         return
     kept = f" the images of step {since} are kept." if state.good else ""
+    ridge = method_of(job).ridge
+    larger = f" or a larger distill.{ridge} (now {attrgetter(ridge)(job.config)})" if ridge else ""
     raise Diverged(
         f"distill: the loss is {mean} between steps {since} and {state.step};{kept} Try a smaller "
-        f"distill.lr (now {job.config.lr}) or a larger distill.ridge (now {job.config.ridge})",
+        f"distill.lr (now {job.config.lr}){larger}",
         None if state.good is None else product(job, state, *state.good),
     )

@@ -2,7 +2,8 @@
 
 ``high_loss.py`` is the selection "high-loss": the setting ``distill.initial`` and the rows of a study know it by that
 word. The file defines ``select(candidates, count, seed)``, which returns ``count`` different rows of the training
-images as int64 [count]. Files whose name begins with an underscore are no selections.
+images as int64 [count]. A file with ``NEEDS_REPRESENTATIONS = False`` works without a teacher. Files whose name begins
+with an underscore are no selections.
 """
 
 from __future__ import annotations
@@ -19,10 +20,14 @@ from .random import random_subset
 
 Select = Callable[[Candidates, int, int], Tensor]
 
-SELECTIONS: dict[str, Select] = {
-    name: import_module(f".{name.replace('-', '_')}", __name__).select for name in SELECTION_NAMES
-}
+_FILES = {name: import_module(f".{name.replace('-', '_')}", __name__) for name in SELECTION_NAMES}
+SELECTIONS: dict[str, Select] = {name: file.select for name, file in _FILES.items()}
 """Name -> ``select`` of every file of this folder, in alphabetical order."""
+
+
+def needs_representations(name: str) -> bool:
+    """True if the selection of that name looks at the teacher's representations."""
+    return getattr(_FILES[name], "NEEDS_REPRESENTATIONS", True)
 
 
 def choose(name: str, candidates: Candidates, count: int, seed: int) -> Tensor:
@@ -32,4 +37,4 @@ def choose(name: str, candidates: Candidates, count: int, seed: int) -> Tensor:
     return SELECTIONS[name](candidates, count, seed)
 
 
-__all__ = ["SELECTIONS", "Candidates", "Select", "choose", "kmeans_medoids", "random_subset"]
+__all__ = ["SELECTIONS", "Candidates", "Select", "choose", "kmeans_medoids", "needs_representations", "random_subset"]

@@ -17,8 +17,8 @@ from ..models import Network
 class Candidates:
     """The training images that a selection chooses from, and what is known of them."""
 
-    representations: Tensor
-    """g(X_t), float32 [N, D], one row per training image."""
+    representations: Tensor | None
+    """g(X_t), float32 [N, D], one row per training image; None for a method that needs no teacher."""
     targets: Tensor
     """What a network learns to give for them, float32 [N, C]: the representations, or the labels one-hot."""
     data: ImageSet
@@ -27,6 +27,13 @@ class Candidates:
     """Returns a network with a new random start and C outputs."""
     device: torch.device = CPU
     """Networks train there."""
+
+    @property
+    def points(self) -> Tensor:
+        """The representations in float64; an :class:`InputError` if there are none."""
+        if self.representations is None:
+            raise InputError("initial: this selection needs the teacher's representations of the training images")
+        return self.representations.double()
 
 
 def check_count(n: int, count: int) -> None:

@@ -13,7 +13,7 @@ def select(candidates: Candidates, count: int, seed: int) -> Tensor:
 
     Nothing is drawn: every ``seed`` gives the same images.
     """
-    points = candidates.representations.double()
+    points = candidates.points
     check_count(len(points), count)
     mean, length = points.mean(0), points.square().sum(1)
     missing = torch.zeros_like(mean)  # t times the mean, less the images chosen

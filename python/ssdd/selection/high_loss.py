@@ -10,6 +10,8 @@ from ..data import gather, module_to_device
 from ..models import frozen, in_chunks, seeded
 from ._candidates import Candidates, check_count
 
+NEEDS_REPRESENTATIONS = False
+
 STUDENTS = 3
 """Networks whose errors are averaged."""
 BATCH = 256
@@ -23,7 +25,7 @@ def select(candidates: Candidates, count: int, seed: int) -> Tensor:
     ``STUDENTS`` networks train for one epoch of plain SGD on (image, target) of the whole set. The error of an image is
     the squared difference of prediction and target, averaged over the target's numbers and over the networks.
     """
-    check_count(len(candidates.representations), count)
+    check_count(len(candidates.targets), count)
     return errors(candidates, seed).argsort(descending=True, stable=True)[:count]
 
 

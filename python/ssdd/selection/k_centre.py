@@ -13,7 +13,7 @@ def select(candidates: Candidates, count: int, seed: int) -> Tensor:
 
     The radius is the largest distance of an image to the nearest one chosen.
     """
-    points = candidates.representations.double()
+    points = candidates.points
     check_count(len(points), count)
     first = int(torch.randint(0, len(points), (), generator=torch.Generator().manual_seed(seed)))
     chosen = [first]

@@ -10,7 +10,7 @@ from ._candidates import Candidates, check_count
 
 def select(candidates: Candidates, count: int, seed: int) -> Tensor:
     """:func:`kmeans_medoids` of the representations."""
-    return kmeans_medoids(candidates.representations, count, seed)
+    return kmeans_medoids(candidates.points, count, seed)
 
 
 def kmeans_medoids(representations: Tensor, count: int, seed: int) -> Tensor:

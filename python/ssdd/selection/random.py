@@ -7,10 +7,12 @@ from torch import Tensor
 
 from ._candidates import Candidates, check_count
 
+NEEDS_REPRESENTATIONS = False
+
 
 def select(candidates: Candidates, count: int, seed: int) -> Tensor:
     """:func:`random_subset` of the training images."""
-    return random_subset(len(candidates.representations), count, seed)
+    return random_subset(len(candidates.targets), count, seed)
 
 
 def random_subset(n: int, count: int, seed: int) -> Tensor:

@@ -13,7 +13,7 @@ import pytest
 
 from ssdd.artifact import DistilledSet
 from ssdd.cli.study import duration
-from ssdd.config import SELECTION_NAMES, InputError
+from ssdd.config import METHOD_NAMES, SELECTION_NAMES, InputError
 from ssdd.data import load_images
 from ssdd.models import ConvNet
 from ssdd.report import write_page
@@ -118,6 +118,21 @@ def test_a_row_of_every_selection(place, targets):
     for name in SELECTION_NAMES:
         pairs = DistilledSet.load(place / "work" / f"{name}.seed-0.pairs.safetensors")
         assert pairs.method == name and pairs.target_kind == kinds[targets] and len(pairs) == 10
+
+
+def test_a_row_of_every_method(place):
+    rows = [f'[[row]]\nname = "{n}"\nfrom = "{n}"\n' for n in METHOD_NAMES]
+    shared = FILE.partition("[[row]]")[0].replace("seeds = 2", "seeds = 1")
+    (place / "study.toml").write_text(shared + "".join(rows))
+    events = run(place, targets={})
+    assert [e["row"] for e in events] == list(METHOD_NAMES)
+    for name in METHOD_NAMES:
+        pairs = DistilledSet.load(place / "work" / f"{name}.seed-0.pairs.safetensors")
+        cell = cells(place)[name, 0, "source"]
+        assert pairs.method == name and cell["distillation"]["steps"] == 12
+        assert (cell["error"] is None) == (pairs.target_kind != "representation")
+    page = write_page(read_plan(place / "study.toml"), place).read_text()
+    assert all(f"| {name} |" in page for name in METHOD_NAMES)
 
 
 def numbers(found):
@@ -259,7 +274,7 @@ def test_a_cell_of_another_configuration_is_refused(place):
         (('"distill.steps" = 12', '"distill.stepz" = 12'), "stepz"),
         (('"distill.steps" = 12', "distill.steps = 12"), "the name in quotes"),
         (('preset = "digits"', 'preset = "digits"\npresets = 1'), "got presets"),
-        (('of = "KRR', 'of = "KR'), "of: expected the name of a krr-st row above"),
+        (('of = "KRR', 'of = "KR'), "of: expected the name of a distilled row above"),
         (('preset = "digits"', "preset ="), "not a readable study"),
     ],
 )
