@@ -1,8 +1,9 @@
 """Self-supervised dataset distillation (KRR-ST, Lee et al., ICLR 2024) on the backend ``ssdd_ext``.
 
 Each verb of the command line is one call here: :func:`demo`, :func:`train_teacher`, :func:`distill`,
-:func:`pretrain`, :func:`evaluate`, :func:`run_study`, :func:`contact_sheet` (``show``), :func:`export`,
-:func:`read_published` (``import``), :func:`info`. The command line uses nothing but these names and its own settings.
+:func:`pretrain`, :func:`evaluate`, :func:`run_study`, :func:`write_report` (``report``), :func:`contact_sheet`
+(``show``), :func:`export`, :func:`read_published` (``import``), :func:`info`. The command line uses nothing but these
+names and its own settings.
 """
 
 from __future__ import annotations
@@ -61,12 +62,13 @@ if TYPE_CHECKING:
         evaluate_teacher,
         finetune,
         pretrain,
+        read_out,
         save_backbone,
         why_no_probe,
     )
     from .models import Network, build, seeded, student
     from .parallel import PARALLEL_MODES, Processes, ProcessLost, join_processes, local_rank, world_size
-    from .report import contact_sheet, demo, info, write_page
+    from .report import contact_sheet, demo, info, write_page, write_report
     from .selection import kmeans_medoids, random_subset
     from .studies import Demonstration, Plan, baseline, compare, read_plan, run_study
     from .teachers import (
@@ -75,6 +77,7 @@ if TYPE_CHECKING:
         read_representations,
         represent,
         train_teacher,
+        write_representations,
     )
 
 __version__ = VERSION
@@ -116,6 +119,7 @@ _ROOMS = {
         "evaluate_teacher",
         "finetune",
         "pretrain",
+        "read_out",
         "save_backbone",
         "why_no_probe",
     ),
@@ -138,6 +142,7 @@ _ROOMS = {
         "demo",
         "info",
         "write_page",
+        "write_report",
     ),
     "selection": (
         "kmeans_medoids",
@@ -157,6 +162,7 @@ _ROOMS = {
         "read_representations",
         "represent",
         "train_teacher",
+        "write_representations",
     ),
 }
 """Room -> the names that the package offers from it."""
@@ -234,6 +240,7 @@ __all__ = [
     "preset",
     "pretrain",
     "random_subset",
+    "read_out",
     "read_plan",
     "read_published",
     "read_representations",
@@ -249,4 +256,6 @@ __all__ = [
     "with_settings",
     "world_size",
     "write_page",
+    "write_report",
+    "write_representations",
 ]

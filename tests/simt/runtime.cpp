@@ -53,11 +53,12 @@ struct Machine {
   std::deque<Lane> lanes;
   Warp warps[kMaxThreads / kWarp];
   int arrived = 0, finished = 0;
-  Site site;  // of the barrier under way
+  Site site;              // of the barrier under way
   unsigned barriers = 0;  // passed so far
   // In turn: the last to arrive runs on, and what it then does is not before the others leave this barrier.
   char sync[2] = {};
-  char ends[2] = {};  // of blocks, in turn: the end of one thread orders nothing for a thread of its block that starts later
+  // Of blocks, in turn. The end of one thread orders nothing for a thread of its block that starts later.
+  char ends[2] = {};
   unsigned blocks = 0;  // run here so far
   unsigned char* arena = nullptr;
   size_t used = 0, dynamic_used = 0, dynamic_limit = 0;
@@ -110,8 +111,7 @@ void yield() {
   const char* what = stuck.state == Lane::waiting ? "barrier" : "meeting of a warp";
   if (other == end) fail(stuck.site, "missing threads at a %s", what);
   const Lane& o = m.lanes[static_cast<size_t>(other)];
-  if (o.state == Lane::done)
-    fail(stuck.site, "missing at a %s: thread %d has returned from the kernel", what, other);
+  if (o.state == Lane::done) fail(stuck.site, "missing at a %s: thread %d has returned from the kernel", what, other);
   fail(stuck.site, "divergent %s: thread %d waits at %s:%d", what, other, o.site.file, o.site.line);
 }
 
@@ -220,8 +220,9 @@ void run(const void* kernel, Grid grid, int threads, int shared_bytes, void (*bo
   const int64_t blocks = int64_t(grid.x) * grid.y * grid.z;
   if (threads < 1 || threads > int(kMaxThreads) || threads % 32 != 0 || blocks < 1 || grid.y > 65535 ||
       grid.z > 65535 || shared_bytes < 0 || shared_bytes > limit)
-    fail(Site::here(), "a launch no GPU takes: grid (%u, %u, %u), %d threads (whole warps are asked for), %d bytes shared",
-         grid.x, grid.y, grid.z, threads, shared_bytes);
+    fail(Site::here(),
+         "a launch no GPU takes: grid (%u, %u, %u), %d threads (whole warps are asked for), %d bytes shared", grid.x,
+         grid.y, grid.z, threads, shared_bytes);
   ++launched;
   {
     const std::lock_guard<std::mutex> guard(kernels_mutex);

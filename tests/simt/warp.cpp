@@ -109,8 +109,9 @@ double value_of(uint16_t bits, bool half) {
     return static_cast<double>(x);
   }
   const int exponent = bits >> 10 & 31, mantissa = bits & 1023;
-  const double size = exponent == 31 ? (mantissa ? NAN : INFINITY)
-                                     : std::ldexp(exponent ? 1024 + mantissa : mantissa, (exponent ? exponent : 1) - 25);
+  const double size = exponent == 31
+                          ? (mantissa ? NAN : INFINITY)
+                          : std::ldexp(exponent ? 1024 + mantissa : mantissa, (exponent ? exponent : 1) - 25);
   return bits & 0x8000u ? -size : size;
 }
 
@@ -126,7 +127,8 @@ void mma_16(const unsigned char* in, size_t in_stride, unsigned char* out, size_
     for (unsigned e = 0; e < 2; ++e) {
       for (unsigned i = 0; i < 4; ++i)
         a[g + 8 * (i % 2)][2 * t + e + 8 * (i / 2)] = value_of(static_cast<uint16_t>(o.a[i] >> 16 * e), IsHalf);
-      for (unsigned i = 0; i < 2; ++i) b[2 * t + e + 8 * i][g] = value_of(static_cast<uint16_t>(o.b[i] >> 16 * e), IsHalf);
+      for (unsigned i = 0; i < 2; ++i)
+        b[2 * t + e + 8 * i][g] = value_of(static_cast<uint16_t>(o.b[i] >> 16 * e), IsHalf);
     }
     take_sums(o, lane, d);
   }
@@ -144,14 +146,13 @@ void load_matrices_transposed(const unsigned char* in, size_t in_stride, unsigne
   for (unsigned lane = 0; lane < kWarp; ++lane)
     for (unsigned m = 0; m < 4; ++m)
       for (unsigned e = 0; e < 2; ++e)
-        std::memcpy(out + lane * out_stride + 4 * m + 2 * e, in + (8 * m + lane % 4 * 2 + e) * in_stride + lane / 4 * 2, 2);
+        std::memcpy(out + lane * out_stride + 4 * m + 2 * e, in + (8 * m + lane % 4 * 2 + e) * in_stride + lane / 4 * 2,
+                    2);
 }
 
 }  // namespace
 
-Meeting shuffle_op(size_t size) {
-  return size == 8 ? &shuffle<uint64_t> : &shuffle<uint32_t>;
-}
+Meeting shuffle_op(size_t size) { return size == 8 ? &shuffle<uint64_t> : &shuffle<uint32_t>; }
 const Meeting ballot_op = &ballot;
 const Meeting mma_tf32_op = &mma_tf32;
 const Meeting mma_bf16_op = &mma_16<false>;

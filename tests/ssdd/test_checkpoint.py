@@ -11,7 +11,7 @@ import time
 import pytest
 import torch
 
-from ssdd.checkpoint import AGAIN, Checkpoints, Stopped, interruptible
+from ssdd.checkpoint import SECOND_REQUEST_AFTER, Checkpoints, Stopped, interruptible
 from ssdd.config import InputError
 
 RUN = {"distill": {"lr": 0.01, "steps": 9}, "seed": 0}
@@ -148,7 +148,7 @@ def test_the_first_signal_asks_the_second_breaks_off(number):
         os.kill(os.getpid(), number)
         os.kill(os.getpid(), number)  # a launcher passing it on: no second request
         assert stop() and len(said) == 1
-        time.sleep(AGAIN + 0.05)
+        time.sleep(SECOND_REQUEST_AFTER + 0.05)
         os.kill(os.getpid(), number)
     assert signal.getsignal(signal.SIGINT) is before
 
@@ -192,7 +192,7 @@ def test_a_write_that_is_killed_leaves_the_old_files(tmp_path):
     """kill -9 in the middle of write_atomically: a temporary file at worst, never a half checkpoint."""
     code = (
         "import os, signal, sys, torch, ssdd.artifact\n"
-        "from ssdd.checkpoint import AGAIN, Checkpoints\n"
+        "from ssdd.checkpoint import SECOND_REQUEST_AFTER, Checkpoints\n"
         "c = Checkpoints(sys.argv[1], every=0); c.begin({}); c.save(1, {'x': torch.ones(5)})\n"
         "os.fsync = lambda handle: os.kill(os.getpid(), signal.SIGKILL)\n"
         "c.save(2, {'x': torch.zeros(5)})\n"

@@ -168,7 +168,7 @@ def test_a_hostile_pt_file_is_refused_and_nothing_runs(tmp_path, how):
     "x, y, named",
     [
         (torch.rand(2, 3, 4, 4), {"y": torch.rand(2)}, "y_syn.pt: expected one tensor, got dict"),
-        (torch.rand(2, 3, 4, 4), torch.rand(3, 5), "targets: expected one an image"),
+        (torch.rand(2, 3, 4, 4), torch.rand(3, 5), "targets: expected one per image"),
         (torch.rand(2, 3, 4), torch.rand(2, 5), "images: expected"),
         (torch.rand(2, 1, 4, 4), torch.rand(2, 5), "preprocessing"),
         (torch.zeros(2, 3, 4, 4, dtype=torch.uint8), torch.rand(2, 5), "images: expected floating"),

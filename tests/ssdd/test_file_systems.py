@@ -12,7 +12,7 @@ import torch
 from PIL import Image
 
 import ssdd.cli
-from ssdd.artifact import DistilledSet, Preprocessing, export, locked, write_atomically
+from ssdd.artifact import DistilledSet, Preprocessing, export, lock_folder, write_atomically
 from ssdd.config import InputError
 from ssdd.data import cache_directory, load_images, stream
 from ssdd.parallel import join_processes, local_rank, world_size
@@ -23,7 +23,7 @@ PAIRS = DistilledSet(torch.rand(2, 1, 4, 4), torch.rand(2, 3), Preprocessing((0.
 
 @pytest.fixture(autouse=True)
 def nothing_said_yet(monkeypatch):
-    monkeypatch.setattr(stream, "_said", set())
+    monkeypatch.setattr(stream, "_logged", set())
 
 
 def refuse(number):
@@ -45,7 +45,7 @@ def umask(request):
 
 
 def test_the_umask_decides_who_may_read(tmp_path, umask, teacher, few):
-    with locked(tmp_path):
+    with lock_folder(tmp_path):
         assert mode(tmp_path / ".lock") == 0o666 & ~umask
     assert mode(write_atomically(tmp_path / "a", b"x")) == 0o666 & ~umask
     assert mode(write_atomically(tmp_path / "a", b"y")) == 0o666 & ~umask

@@ -11,7 +11,7 @@ import pytest
 import torch
 from PIL import Image
 
-from ssdd.cli.resume import absolute
+from ssdd.cli.resume import make_absolute
 from ssdd.config import InputError
 from ssdd.data import load_images, load_target
 from ssdd.teachers import Teacher
@@ -55,7 +55,7 @@ def test_a_folder_called_digits(own_digits, few):
         assert load_images(folder).x_train.shape == (4, 6, 6, 3)
     assert load_images("digits").x_train.shape == (1297, 8, 8, 1)
     assert load_target(Path("digits"), 4).size == (4, 4) and load_target("digits", 4).size == (8, 8)
-    assert load_images(Path("digits"), size=4).size == (4, 4) and absolute("digits") == "digits"
+    assert load_images(Path("digits"), size=4).size == (4, 4) and make_absolute("digits") == "digits"
     with pytest.raises(InputError, match="expected 'digits', a folder"):
         load_images(Path("hf:somebody/something"))
 

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 
-from ssdd.artifact import locked, read_safetensors
+from ssdd.artifact import lock_folder, read_safetensors
 from ssdd.checkpoint import Checkpoints
 from ssdd.config import InputError, TeacherConfig
 from ssdd.data import load_images
@@ -149,7 +149,7 @@ def test_one_killed_ends_the_run_and_it_goes_on(source, tmp_path, rank):
     os.kill(child_of(process, rank), signal.SIGKILL)
     said = process.communicate(timeout=110)[0]
     assert process.returncode, said
-    assert f"one of the 2 processes of this run is gone; process {1 - rank} cannot go on" in said, said
+    assert f"one of the 2 processes of this run has ended; process {1 - rank} cannot go on" in said, said
     assert f"torchrun --nproc-per-node 2 -m ssdd.cli distill --resume {run}" in said
     said = finish(tmp_path, 2, "--resume", run)
     assert "going on from distill-" in said and said.count("going on from") == 1
@@ -165,7 +165,7 @@ def test_ctrl_c_stops_all_of_them_after_the_same_step(source, tmp_path):
         time.sleep(0.01)
     process.send_signal(signal.SIGINT)
     said = process.communicate(timeout=110)[0]
-    assert "stopped after step" in said and f"distill --resume {run}" in said and "is gone" not in said, said
+    assert "stopped after step" in said and f"distill --resume {run}" in said and "has ended" not in said, said
 
 
 def test_more_processes_than_parts(source, tmp_path):
@@ -177,10 +177,10 @@ def test_more_processes_than_parts(source, tmp_path):
     said = finish(tmp_path, 2, "-o", tmp_path / "other", *source[:2], *SETTINGS, fails=True)
     assert "ssdd teacher -o FILE" in said
     said = finish(tmp_path, 2, "-o", tmp_path / "run", *source, *SETTINGS, fails=True)  # the folder is there
-    assert "is not empty" in said and "is gone" not in said, said
-    with locked(tmp_path / "run"):
+    assert "is not empty" in said and "has ended" not in said, said
+    with lock_folder(tmp_path / "run"):
         said = finish(tmp_path, 2, "-o", tmp_path / "run", "--overwrite", *source, *SETTINGS, fails=True)
-    assert "another process is at work in this folder" in said and "is gone" not in said, said
+    assert "another process is writing here" in said and "has ended" not in said, said
 
 
 def test_known_views_are_written_once_for_both(source, tmp_path):

@@ -1,18 +1,18 @@
-"""Settings: one frozen dataclass a stage, a preset that bundles them, and the errors every room raises.
+"""Settings: one frozen dataclass per stage, presets that bundle them, and the errors that every room raises.
 
-Where the paper (Lee et al., ICLR 2024, arXiv 2310.06511) and its published code part, the setting is a
-named option. The default is the paper's side; :func:`official` turns every one of them to the code's.
+If the paper (Lee et al., ICLR 2024, arXiv 2310.06511) and its published code differ, the setting is a named option. The
+default is the paper's side; :func:`official` switches all of them to the code's side.
 """
 
 from __future__ import annotations
 
 from .choices import METHOD_NAMES, SELECTION_NAMES
-from .errors import Diverged, Event, InputError, Report, silent
+from .errors import Diverged, Event, InputError, Pulse, Report, silent
 from .methods import DmConfig, FrepoConfig
 from .parser import (
     Kind,
     add_settings,
-    given_settings,
+    extract_settings,
     new_parser,
     read_settings_file,
     readable,
@@ -52,6 +52,7 @@ __all__ = [
     "InputError",
     "Kind",
     "PretrainConfig",
+    "Pulse",
     "Report",
     "Setting",
     "Settings",
@@ -65,7 +66,7 @@ __all__ = [
     "differences",
     "fields",
     "from_dict",
-    "given_settings",
+    "extract_settings",
     "new_parser",
     "official",
     "plain",

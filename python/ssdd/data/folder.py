@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -12,17 +12,18 @@ import torch
 from torch import Tensor
 
 from ..config import InputError
-from .layout import CLASSES, Layout, Part, count, scan, skipped_files, some, understood
+from .layout import CLASSES, Layout, Part, count, find_layout, scan, skipped_files, some
 from .pictures import is_grey, size_of, to_pixels, with_image
-from .sets import ImageSet, held_out
-from .stream import MEMORY, assembled
+from .sets import ImageSet, draw_held_out
+from .stream import MEMORY, assemble
 
 ANNOTATIONS = Path("val") / "val_annotations.txt"
 
 
 @dataclass
 class Form:
-    """What all images of a set become: height, width, channels; and how many are grey among colour ones."""
+    """The common form of all images of a set: height, width, channels; and the number of grey images among colour
+    ones."""
 
     height: int
     width: int
@@ -31,7 +32,8 @@ class Form:
 
 
 def _tiny_imagenet(root: Path) -> Layout:
-    """``train/<wnid>/images/*``, ``val/images/*`` with ``val/val_annotations.txt``; its test/ is left: no labels."""
+    """Read ``train/<wnid>/images/*`` and ``val/images/*`` with ``val/val_annotations.txt``. test/ has no labels and
+    is left out."""
     classes = {}
     for number, line in enumerate((root / ANNOTATIONS).read_text("utf-8", "replace").splitlines(), 1):
         fields = line.split("\t")
@@ -64,8 +66,32 @@ def _tiny_imagenet(root: Path) -> Layout:
     return Layout(parts, names, notes)
 
 
+def _readable(parts: Sequence[Part], root: Path, names: Sequence[str]) -> tuple[list[Part], list[Path]]:
+    """The parts without the files that cannot be decoded, and these files. Decodes every file once more."""
+    bad, kept = [], []
+    for part in parts:
+        good = []
+        for i, file in enumerate(part.files):
+            try:
+                with_image(file, root, lambda image: to_pixels(image, 1, 3))
+            except InputError:
+                bad.append(file.relative_to(root))
+            else:
+                good.append(i)
+        if not good:
+            raise InputError(f"data: no image of {root.name}/{part.place} can be read ({some(bad)})")
+        kept.append(replace(part, files=[part.files[i] for i in good]))
+        if part.classes is not None:
+            kept[-1].classes = [part.classes[i] for i in good]
+    empty = sorted(set(names) - set(kept[0].classes or names))
+    if empty:
+        raise InputError(f"data: no training image of the class {some(empty)} can be read; repair or remove its files")
+    return kept, bad
+
+
 def _form(parts: Sequence[Part], root: Path, size: int | None) -> Form:
-    """Find the form of all images from their headers; of images that lie on their side, from their pixels."""
+    """Find the common form of all images from their headers; for images with a rotated EXIF orientation, from their
+    pixels."""
     sides, channels, grey = None, 1, 0
     first = parts[0].files[0]
     for file in (f for part in parts for f in part.files):
@@ -85,13 +111,13 @@ def _form(parts: Sequence[Part], root: Path, size: int | None) -> Form:
     return Form(height, width, channels, grey if channels == 3 else 0)
 
 
-def _decoded(files: Sequence[Path], root: Path, size: int | None, channels: int) -> Iterator[np.ndarray]:
+def _decode(files: Sequence[Path], root: Path, size: int | None, channels: int) -> Iterator[np.ndarray]:
     for file in files:
         yield with_image(file, root, lambda image: to_pixels(image, size, channels))
 
 
 def _no_shared_files(parts: Sequence[Part], root: Path) -> list[str]:
-    """Refuse a test image that is a training image by a link; count files that links show more than once."""
+    """Refuse a test image that is a training image by a link. Count the files that links show more than once."""
     real = [[os.path.realpath(file) for file in part.files] for part in parts]
     if len(parts) == 2:
         train = dict(zip(real[0], parts[0].files, strict=True))
@@ -106,12 +132,19 @@ def _no_shared_files(parts: Sequence[Part], root: Path) -> list[str]:
     return [f"{count(again, 'image')} there more than once, through links"] if again else []
 
 
-def read_folder(root: Path, size: int | None = None, memory: int = MEMORY, classes: str | None = None) -> ImageSet:
+def read_folder(
+    root: Path,
+    size: int | None = None,
+    memory: int = MEMORY,
+    classes: str | None = None,
+    skip_unreadable: bool = False,
+) -> ImageSet:
     """Read ``root/train`` and ``root/test`` (or ``val``), Tiny-ImageNet's form, or ``root`` (one in five held out).
 
     Classes are numbered by the sorted names of the training part's folders; see :mod:`.layout` for what is a part and
-    what a class, and for ``classes``. A part of more than ``memory`` bytes is decoded into a file of the cache and
-    mapped.
+    what a class, and for ``classes``. With ``skip_unreadable`` a file that cannot be decoded is left out and counted
+    in the summary; every file is then decoded twice. A part of more than ``memory`` bytes is decoded into a file of the
+    cache and mapped.
     """
     if size is not None and size < 1:
         raise InputError(f"size: expected a positive number of pixels, got {size}")
@@ -121,11 +154,16 @@ def read_folder(root: Path, size: int | None = None, memory: int = MEMORY, class
     if (root / ANNOTATIONS).is_file() and classes != "none":
         layout = _tiny_imagenet(root)
     else:
-        layout = understood(scan(root), classes)
-    parts, notes = layout.parts, _no_shared_files(layout.parts, root)
+        layout = find_layout(scan(root), classes)
+    parts, notes = layout.parts, []
+    if skip_unreadable:
+        parts, bad = _readable(parts, root, layout.names)
+        if bad:
+            notes.append(f"{count(len(bad), 'unreadable image')} skipped ({some(bad)})")
+    notes += _no_shared_files(parts, root)
     rows = torch.empty(0, dtype=torch.int64), torch.empty(0, dtype=torch.int64)
     if len(parts) == 1:
-        whole, rows = parts[0], held_out(root.name, len(parts[0].files))
+        whole, rows = parts[0], draw_held_out(root.name, len(parts[0].files))
         parts = [
             Part(
                 whole.place,
@@ -134,23 +172,24 @@ def read_folder(root: Path, size: int | None = None, memory: int = MEMORY, class
             )
             for part in rows
         ]
+    files = tuple(str(file.relative_to(root)) for part in parts for file in part.files)
     form = _form(parts, root, size)
     number = {name: i for i, name in enumerate(layout.names)}
     images, labels = [], []
     for part in parts:
         stamps = [(os.path.realpath(f), f.stat().st_size, f.stat().st_mtime_ns) for f in part.files]
-        decoded = _decoded(part.files, root, size, form.channels)
+        decoded = _decode(part.files, root, size, form.channels)
         shape = (len(part.files), form.height, form.width, form.channels)
-        images.append(assembled(shape, decoded, f"upright {stamps} {size}", memory))
+        images.append(assemble(shape, decoded, f"upright {stamps} {size}", memory))
         labels.append(None if part.classes is None else torch.tensor([number[name] for name in part.classes]))
     if form.grey:
         notes.append(f"{count(form.grey, 'grey image')} among colour ones, read as colour")
     summary = "; ".join([_counts(root, layout, images), *layout.notes, *notes])
-    return ImageSet(root.name, images[0], images[1], labels[0], labels[1], *rows, summary=summary)
+    return ImageSet(root.name, images[0], images[1], labels[0], labels[1], *rows, summary=summary, files=files)
 
 
 def _counts(root: Path, layout: Layout, images: Sequence[Tensor]) -> str:
-    """Return the first words of the summary: how many images, of which classes, from where."""
+    """Return the first words of the summary: how many images, of which classes, from which folder."""
     of = f"of {count(len(layout.names), 'class')} ({some(layout.names, 5)})" if layout.names else "without classes"
     train, test = (len(x) for x in images)
     place = layout.parts[0].place

@@ -1,4 +1,4 @@
-"""What can be known before a run begins: whether its parts fit, even if the teacher is not trained yet."""
+"""Checks before a run begins: whether its parts fit together, even if the teacher is not trained yet."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from ..config import DistillConfig, InputError, Settings
 from ..data import CPU, ImageSet, to_device
 from ..models import student
 from ..parallel import ALONE, Processes
-from ..teachers import Represent, Representations, Teacher, untrained
+from ..teachers import Represent, Representations, Teacher, new_backbone
 from .job import Job
 from .methods import METHODS
 
 
 def check(job: Job) -> None:
-    """Raise :class:`InputError` for input that :func:`distill` refuses because it does not fit together."""
+    """Raise :class:`InputError` if the parts of ``job`` do not fit together; :func:`distill` calls it first."""
     data, config, processes, representations = job.data, job.config, job.processes, job.representations
     method = METHODS[config.method]
     method.check(config, data)
@@ -47,7 +47,9 @@ def check(job: Job) -> None:
     if outputs != wanted:
         raise InputError(f"make: expected a network with {wanted} outputs, got {outputs}")
     if config.images + config.held_out >= n and config.held_out:
-        raise InputError(f"held_out: expected less than {n - config.images}, what images leave, got {config.held_out}")
+        raise InputError(
+            f"held_out: expected less than {n - config.images}, the rows besides images, got {config.held_out}"
+        )
     if not method.needs_teacher(config):
         return
     if job.represent is None:
@@ -59,7 +61,7 @@ def check(job: Job) -> None:
         came = job.represent(to_device(data.preprocessing(data.x_train[:2]), job.device)).shape
         if len(came) != 2 or came[1] != representations.shape[1]:
             raise InputError(
-                f"teacher: expected {representations.shape[1]} numbers an image, as the representations have, "
+                f"teacher: expected {representations.shape[1]} numbers per image, as the representations have, "
                 f"got {list(came)} for 2 images"
             )
 
@@ -74,7 +76,13 @@ def check_before_training(
 ) -> None:
     """Raise the :class:`InputError` that :func:`distill` would raise, before a teacher is trained for it.
 
-    ``teacher`` and ``representations``: what is there; with neither, a teacher is to be trained by ``settings``.
+    Args:
+        data: the images to distil.
+        settings: the settings of the run.
+        teacher: the teacher, if there is one. Default: one is to be trained by ``settings.teacher``.
+        representations: the teacher's representations, if they are known. Default: they are not.
+        processes: the processes that share the run. Default: one.
+        device: the device of the run. Default: the CPU.
     """
     method, represent = METHODS[settings.distill.method], cast(Represent | None, teacher)
     method.check(settings.distill, data)
@@ -86,9 +94,9 @@ def check_before_training(
     elif teacher is not None:
         train = _stand_in(data, teacher.represent(data.x_train[:2]).shape[1])
     else:
-        dimension = untrained(data, settings.teacher).dimension
+        dimension = new_backbone(data, settings.teacher).dimension
         train = _stand_in(data, dimension)
-        represent = lambda x: x.new_zeros(len(x), dimension)  # noqa: E731 (as the trained one will answer)
+        represent = lambda x: x.new_zeros(len(x), dimension)  # noqa: E731 (the trained teacher returns the same shape)
     outputs = method.outputs(settings.distill, data, None if train is None else train.shape[1])
     make = partial(student, settings.student, data.channels, data.size, outputs)
     needed = represent if method.needs_teacher(settings.distill) else None
@@ -111,5 +119,5 @@ def target_size(config: DistillConfig, data: ImageSet, dimension: int | None) ->
 
 
 def _stand_in(data: ImageSet, dimension: int) -> Tensor:
-    """The shape of the representations, in no memory."""
+    """Return a tensor of the representations' shape that takes no memory."""
     return torch.zeros(1, 1).expand(len(data.x_train), dimension)

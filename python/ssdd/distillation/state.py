@@ -1,4 +1,4 @@
-"""What changes while a distillation runs: the state before the first step, how it is written and how it is read."""
+"""The state of a distillation: everything that changes while it runs, and how it is written and read."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from .pool import Pool
 
 @dataclass
 class State:
-    """All that a resumed run needs; :meth:`state_dict` writes it, :meth:`load_state_dict` reads it."""
+    """All that a resumed run needs. :meth:`state_dict` writes it, :meth:`load_state_dict` reads it."""
 
     x_s: Tensor  # [S, C, H, W] pixels, learned
     y_s: Tensor  # [S, C] targets, learned
@@ -31,7 +31,8 @@ class State:
     best: tuple[float, int, Tensor, Tensor] | None = None  # read-out, step, X_s and Y_s of the best read-out
 
     def state_dict(self) -> dict[str, Any]:
-        """Tensors and plain values only. Continuing from it gives the same bits as never having stopped."""
+        """Return tensors and plain values only. A run that continues from them gives the same bits as one that never
+        stopped."""
         return {
             "x_s": self.x_s.detach().clone(),
             "y_s": self.y_s.detach().clone(),
@@ -71,7 +72,7 @@ class State:
 
 
 def start(method: Method, rows: Tensor) -> State:
-    """The state before the first step: the training images ``rows`` with their targets, and an empty pool."""
+    """Return the state before the first step: X_s and Y_s of the training images ``rows``, and an empty pool."""
     job, config = method.job, method.config
     pixels = job.data.x_train[rows].permute(0, 3, 1, 2).float().div(255).contiguous()
     x_s = to_device(pixels, job.device).requires_grad_()
@@ -83,7 +84,7 @@ def start(method: Method, rows: Tensor) -> State:
         groups.append({"params": [learned[name]], "times": times, "weight_decay": 0.0})
     optimizer = torch.optim.AdamW(
         groups, lr=config.lr, weight_decay=config.weight_decay, fused=True if job.device.type == "cuda" else None
-    )  # not fused, its step counter is read on the host
+    )  # fused on CUDA: otherwise its step counter is read on the host
     generator = torch.Generator().manual_seed(job.seed)
     pool = method.networks(generator)
     return State(x_s, y_s, learned, optimizer, pool, generator, loss_sum=torch.zeros((), device=job.device))

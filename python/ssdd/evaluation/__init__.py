@@ -1,9 +1,9 @@
-"""What a distilled set is worth: pre-training on it, representation error, probes and fine-tuning."""
+"""How good a distilled set is: pre-training on it, representation error, linear probes and fine-tuning."""
 
 from ..models import representation_error
-from .cells import Cell, evaluate, evaluate_on, evaluate_teacher, measure, pretrained, probes
+from .cells import Cell, evaluate, evaluate_on, evaluate_teacher, measure, pretrain_new, probes
 from .finetuning import finetune
-from .measures import labelled_rows, probe, standardise, why_no_probe
+from .measures import labelled_rows, nearest_neighbours, probe, read_out, standardise, why_no_probe
 from .pretraining import pretrain, save_backbone
 
 __all__ = [
@@ -15,11 +15,13 @@ __all__ = [
     "labelled_rows",
     "measure",
     "pretrain",
-    "pretrained",
+    "pretrain_new",
     "probe",
     "probes",
     "representation_error",
     "save_backbone",
+    "nearest_neighbours",
+    "read_out",
     "standardise",
     "why_no_probe",
 ]

@@ -1,4 +1,4 @@
-"""Networks, each a backbone (its output is the features) and a last linear layer (the predicted representation)."""
+"""Networks: a backbone, whose output is the features, and a last linear layer, which predicts the representation."""
 
 from .convnet import ConvNet
 from .error import representation_error

@@ -1,7 +1,7 @@
-"""Choosing real images. A selection is one file of this folder; it need not be named anywhere else.
+"""Selections of real images. A selection is one file of this folder and is registered by itself.
 
 ``high_loss.py`` is the selection "high-loss": the setting ``distill.initial`` and the rows of a study know it by that
-word. The file defines ``select(candidates, count, seed)``, which returns ``count`` different rows of the training
+name. The file defines ``select(candidates, count, seed)``, which returns ``count`` different rows of the training
 images as int64 [count]. A file with ``NEEDS_REPRESENTATIONS = False`` works without a teacher. Files whose name begins
 with an underscore are no selections.
 """
@@ -26,12 +26,12 @@ SELECTIONS: dict[str, Select] = {name: file.select for name, file in _FILES.item
 
 
 def needs_representations(name: str) -> bool:
-    """True if the selection of that name looks at the teacher's representations."""
+    """Return True if the selection called ``name`` looks at the teacher's representations."""
     return getattr(_FILES[name], "NEEDS_REPRESENTATIONS", True)
 
 
 def choose(name: str, candidates: Candidates, count: int, seed: int) -> Tensor:
-    """``count`` different rows of the training images, int64 [count], by the selection of that name."""
+    """Choose ``count`` different training images by the selection called ``name``; int64 [count]."""
     if name not in SELECTIONS:
         raise InputError(f"selection: expected one of {', '.join(SELECTIONS)}, got {name!r}")
     return SELECTIONS[name](candidates, count, seed)

@@ -37,6 +37,6 @@ class Candidates:
 
 
 def check_count(n: int, count: int) -> None:
-    """Raise :class:`InputError` unless ``count`` different images can be chosen of ``n``."""
+    """Raise :class:`InputError` unless ``count`` different images can be chosen from ``n``."""
     if not 1 <= count <= n:
         raise InputError(f"images: expected between 1 and {n}, the number of training images, got {count}")

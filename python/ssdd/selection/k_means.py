@@ -14,16 +14,22 @@ def select(candidates: Candidates, count: int, seed: int) -> Tensor:
 
 
 def kmeans_medoids(representations: Tensor, count: int, seed: int) -> Tensor:
-    """The member nearest to the centre of each of ``count`` k-means clusters of ``representations`` [N, D].
+    """Choose the member nearest to the centre of each of ``count`` k-means clusters.
 
-    Returns ``count`` different rows, int64 [count].
+    Args:
+        representations: floating point [N, D].
+        count: the number of clusters, from 1 to N.
+        seed: seed of k-means.
+
+    Returns:
+        ``count`` different rows, int64 [count].
     """
     from sklearn.cluster import KMeans
     from threadpoolctl import threadpool_limits
 
     check_count(len(representations), count)
     points = representations.double()
-    with threadpool_limits(1):  # sums in another order on another number of threads could pick another image
+    with threadpool_limits(1):  # another number of threads sums in another order, which could choose another image
         centres = KMeans(count, n_init=10, random_state=seed).fit(points.numpy()).cluster_centers_
     distance = torch.cdist(torch.from_numpy(centres).double(), points)
     chosen: list[int] = []

@@ -154,7 +154,7 @@ def test_two_at_once_in_one_folder(whole, tmp_path):
         before = sorted((f.name, f.stat().st_size) for f in run.rglob("*"))
         for arguments in (["--resume", run], ["-o", run, "--overwrite", *SETTINGS]):
             said = finish(second, "distill", *arguments, code=1)
-            assert f"{run}: another process is at work in this folder" in said and "Traceback" not in said, said
+            assert f"{run}: another process is writing here" in said and "Traceback" not in said, said
         assert sorted((f.name, f.stat().st_size) for f in run.rglob("*")) == before
     finally:
         os.kill(program.process.pid, signal.SIGCONT)

@@ -121,13 +121,16 @@ class Explosive:
         ({"x_train": np.zeros((4, 8, 8, 3), np.float32)}, "uint8"),
         ({"x_train": np.zeros((4, 8, 8, 2), np.uint8)}, "1 or 3"),
         ({"x_train": np.zeros((4, 8), np.uint8)}, r"N, H, W"),
-        ({"images": np.zeros((4, 8, 8, 3), np.uint8)}, "x_train"),
+        ({"images": np.zeros((4, 8, 8, 3), np.uint8)}, "x_train.*it has images"),
         ({"x_train": np.zeros((4, 8, 8, 3), np.uint8), "y_train": np.zeros(3, np.int64)}, "y_train"),
         ({"x_train": np.zeros((4, 8, 8, 3), np.uint8), "y_train": np.zeros(4, np.float64)}, "y_train"),
         ({"x_train": np.zeros((4, 8, 8, 3), np.uint8), "x_test": np.zeros((4, 9, 8, 3), np.uint8)}, "x_test"),
         ({"x_train": np.zeros((1, 8, 8, 3), np.uint8)}, "at least two"),
         ({"x_train": np.zeros((4, 0, 8, 3), np.uint8)}, "at least one pixel"),
-        ({"x_train": np.zeros((4, 8, 8, 3), np.uint8), "y_train": np.int64(3)}, "y_train: expected one label an image"),
+        (
+            {"x_train": np.zeros((4, 8, 8, 3), np.uint8), "y_train": np.int64(3)},
+            "y_train: expected one label per image",
+        ),
         ({"x_train": np.zeros((4, 8, 8, 3), np.uint8), "y_train": np.full(4, 2**50)}, "y_train: expected labels from"),
     ],
 )

@@ -168,7 +168,7 @@ def test_as_many_distilled_images_as_there_are(student, few, representations, sm
 
 def test_a_teacher_whose_output_does_not_match(student, few, representations, small):
     config = quick(small, teacher_in_loop="recomputed")
-    with pytest.raises(InputError, match=r"teacher: expected 16 numbers an image.*got \[2, 3\]"):
+    with pytest.raises(InputError, match=r"teacher: expected 16 numbers per image.*got \[2, 3\]"):
         distill(Job(few, representations.train, student, config, teacher=lambda x: torch.zeros(len(x), 3)))
 
 

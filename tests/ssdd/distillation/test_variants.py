@@ -11,7 +11,7 @@ from ssdd.artifact import Preprocessing
 from ssdd.checkpoint import Checkpoints, Stopped
 from ssdd.config import DistillConfig, InputError
 from ssdd.distillation import Job, distill
-from ssdd.distillation.batches import known_views
+from ssdd.distillation.batches import represent_views
 from ssdd.distillation.loop import begin, inputs, run, support
 from ssdd.distillation.objective import outer_loss, prediction_loss, realism, total_variation
 from ssdd.models import frozen, seeded
@@ -154,7 +154,7 @@ def test_known_views_are_what_the_teacher_says_of_them_and_it_is_asked_once(
     assert torch.equal(result.images, again.images)
     job = Job(few, representations.train, student, config, teacher=counted)
     state, batches = begin(job)
-    batches.views = known_views(job)
+    batches.views = represent_views(job)
     asked.clear()
     seen = set()
     for _ in range(4):
@@ -196,18 +196,18 @@ def test_known_views_are_kept_on_disk_and_mapped(few, small, teacher, student, r
         assert sum(asked) == count and torch.equal(found.images, plain.images)
     (file,) = tmp_path.iterdir()
     written = file.stat().st_mtime_ns
-    crops, known = known_views(job, tmp_path)
-    assert torch.equal(known, known_views(job)[1]) and file.stat().st_mtime_ns == written
+    crops, known = represent_views(job, tmp_path)
+    assert torch.equal(known, represent_views(job)[1]) and file.stat().st_mtime_ns == written
     with open("/proc/self/maps") as maps:
         assert str(file) in maps.read()
     known = known.clone()  # no longer mapped: the file is cut short next
     file.write_bytes(file.read_bytes()[:500])  # damaged: computed anew
-    assert torch.equal(known_views(job, tmp_path)[1], known)
+    assert torch.equal(represent_views(job, tmp_path)[1], known)
     other = Teacher(teacher.module, Preprocessing((0.5,), (0.5,)))
     more, wider = (dataclasses.replace(config, **change) for change in ({"views": 3}, {"crop_pad": 2}))
     for seed, changed, theirs in ((1, config, teacher), (0, more, teacher), (0, wider, teacher), (0, config, other)):
         before = set(tmp_path.iterdir())
-        _, new = known_views(dataclasses.replace(job, config=changed, seed=seed, teacher=theirs), tmp_path)
+        _, new = represent_views(dataclasses.replace(job, config=changed, seed=seed, teacher=theirs), tmp_path)
         assert len(set(tmp_path.iterdir()) - before) == 1 and not torch.equal(new[: 2 * n], known)
 
 
@@ -240,9 +240,9 @@ def test_of_several_processes_one_writes_known_views(
                 os.rename(tmp_path / "writer", tmp_path / "reader")
             return False
 
-    _, wanted = known_views(dataclasses.replace(job, processes=Writer(0, 2)), tmp_path / "writer")
+    _, wanted = represent_views(dataclasses.replace(job, processes=Writer(0, 2)), tmp_path / "writer")
     asked = views_asked(monkeypatch)
-    _, found = known_views(dataclasses.replace(job, processes=Reader(1, 2)), tmp_path / "reader")
+    _, found = represent_views(dataclasses.replace(job, processes=Reader(1, 2)), tmp_path / "reader")
     assert Writer.turns == 4 and torch.equal(found, wanted) and not asked
 
 
@@ -251,7 +251,7 @@ def test_views_that_a_teacher_has_no_number_for_are_not_kept(student, few, small
     nn.init.constant_(broken.module[1].bias, float("nan"))
     config = quick(small, real_view="augmented", views=1)
     with pytest.raises(InputError, match="not finite"):
-        known_views(Job(few, torch.zeros(400, 4), student, config, teacher=broken), tmp_path)
+        represent_views(Job(few, torch.zeros(400, 4), student, config, teacher=broken), tmp_path)
     assert not list(tmp_path.iterdir())
 
 

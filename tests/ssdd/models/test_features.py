@@ -54,8 +54,8 @@ def test_weights_are_read_when_it_is_called():
 
 
 def test_compiled_networks_give_the_same_numbers_and_one_program_serves_all_of_a_pool(monkeypatch):
-    program = torch.compile(frozen_room._through, backend="eager")
-    monkeypatch.setattr(frozen_room, "_program", lambda: program)
+    program = torch.compile(frozen_room._run_layers, backend="eager")
+    monkeypatch.setattr(frozen_room, "_compile_layers", lambda: program)
     torch._dynamo.reset()
     counters.clear()
     x = torch.rand(5, 3, 16, 16)

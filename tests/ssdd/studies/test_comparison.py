@@ -28,5 +28,5 @@ def test_two_standard_errors_decide():
     assert compare([0.0, 0.0, 0.0], [1.0, 1.5, 2.0]).significant
     assert not compare([1.0, 1.5, 2.0], [0.0, 0.0, 0.0001]).significant
     assert not compare([0.0], [1.0]).significant  # one seed proves nothing
-    with pytest.raises(InputError, match="one a seed"):
+    with pytest.raises(InputError, match="one per seed"):
         compare([1.0], [1.0, 2.0])

@@ -18,7 +18,7 @@ from ssdd.data import load_images
 from ssdd.models import ConvNet
 from ssdd.report import write_page
 from ssdd.studies import read_cells, read_plan, run_study
-from ssdd.studies.fill import remaining
+from ssdd.studies.fill import estimate_remaining
 from ssdd.teachers import Teacher, represent, train_teacher
 
 FILE = """
@@ -309,9 +309,9 @@ def test_what_is_missing_is_asked_for(place):
 def test_the_time_left(place):
     plan = read_plan(place / "study.toml")
     done = [{"row": "a", "set": "source", "cpu_seconds": {"x": 4.0, "y": 2.0}}]
-    assert remaining([], [(plan.rows[0], 0, "source")]) is None
-    assert remaining(done, [(plan.rows[0], 0, "source")] * 2) == 12
-    assert remaining(done, [(plan.rows[0], 0, "elsewhere")]) is None
+    assert estimate_remaining([], [(plan.rows[0], 0, "source")]) is None
+    assert estimate_remaining(done, [(plan.rows[0], 0, "source")] * 2) == 12
+    assert estimate_remaining(done, [(plan.rows[0], 0, "elsewhere")]) is None
     assert [duration(s) for s in (40, 700, 11100)] == ["40 s", "12 min", "3 h 05 min"]
 
 

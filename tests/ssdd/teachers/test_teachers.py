@@ -156,9 +156,9 @@ def test_a_module_of_the_users(few):
 @pytest.mark.parametrize(
     "module, named",
     [
-        (nn.Identity(), "one vector an image"),
+        (nn.Identity(), "one vector per image"),
         (nn.Sequential(nn.Flatten(), nn.Linear(9, 2)), "cannot run on images"),
-        (nn.Sequential(nn.Flatten(0), nn.Unflatten(0, (1, -1))), "one vector an image"),
+        (nn.Sequential(nn.Flatten(0), nn.Unflatten(0, (1, -1))), "one vector per image"),
     ],
 )
 def test_teacher_output_that_does_not_match(few, module, named):
@@ -256,7 +256,7 @@ def test_large_images_are_shown_to_a_teacher_a_few_at_a_time(few, monkeypatch):
         data = ImageSet("set", images, images[:1])
         crops = draw_crops(n, 1, torch.Generator().manual_seed(0))
         views = Views(pooled.accepting(data.preprocessing), data, crops, 1, CPU)
-        assert [len(part) for part in views.computed()] == asked == wanted and views.parts() == len(wanted)
+        assert [len(part) for part in views.compute()] == asked == wanted and views.parts() == len(wanted)
 
 
 def test_a_pickle_in_place_of_an_array_is_refused_without_advice_to_load_it(few, tmp_path):

@@ -9,7 +9,7 @@ from torch import nn
 from ssdd.artifact import Preprocessing
 from ssdd.config import InputError
 from ssdd.teachers import Teacher
-from ssdd.teachers.weights import follows
+from ssdd.teachers.weights import is_average_of
 
 from .test_brought import by_hand, weights
 
@@ -219,4 +219,4 @@ def test_a_file_that_holds_itself(tmp_path):
     ],
 )
 def test_names_of_moving_averages(online, target, wanted):
-    assert follows(target, online) == wanted
+    assert is_average_of(target, online) == wanted
