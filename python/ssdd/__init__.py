@@ -54,7 +54,7 @@ if TYPE_CHECKING:
     from .artifact import EXPORT_FORMS, DistilledSet, Preprocessing, export, read_published, read_scores
     from .checkpoint import Checkpoints, Stopped, interruptible
     from .data import DEVICES, ImageSet, cache_directory, choose_device, load_images, load_target
-    from .distillation import Distillation, Job, check_before_training, distill
+    from .distillation import Distillation, Job, check_before_training, distill, needs_teacher, target_size
     from .evaluation import (
         Cell,
         evaluate,
@@ -109,6 +109,8 @@ _ROOMS = {
         "Job",
         "check_before_training",
         "distill",
+        "needs_teacher",
+        "target_size",
     ),
     "evaluation": (
         "Cell",
@@ -232,6 +234,7 @@ __all__ = [
     "kmeans_medoids",
     "load_images",
     "load_target",
+    "needs_teacher",
     "official",
     "local_rank",
     "preset",
@@ -247,6 +250,7 @@ __all__ = [
     "save_backbone",
     "seeded",
     "student",
+    "target_size",
     "train_teacher",
     "why_no_probe",
     "with_settings",

@@ -1,4 +1,4 @@
-"""Distil a set of images into a few images with target representations.
+"""Distil a set of images into a few images with targets: a teacher's representations, or what --method learns.
 
 After a stop at any moment, --resume FOLDER alone continues the run, to the same bits as if it had never stopped.
 Several processes can share a run: torchrun --nproc-per-node N -m ssdd.cli distill ... (docs/processes.md).
@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 import ssdd
 
-from ..config import Diverged, InputError, Report, as_dict, silent, versions
+from ..config import Diverged, InputError, Report, Settings, as_dict, silent, versions
 from .options import (
     FILE,
     Options,
@@ -21,6 +21,7 @@ from .options import (
     add_checkpoints,
     add_device,
     add_images,
+    add_method,
     add_overwrite,
     add_quiet,
     add_run_settings,
@@ -36,6 +37,7 @@ from .options import (
 from .resume import CHECKPOINTS, Run, make_absolute, quote, say_how_to_go_on
 
 if TYPE_CHECKING:
+    import torch
     from jsonargparse import ArgumentParser
 
 ARGUMENTS = (
@@ -60,6 +62,7 @@ def add_arguments(parser: ArgumentParser) -> None:
         "--resume", metavar="FOLDER", type=FILE, help="Continue the run in FOLDER from its last checkpoint."
     )
     add_images(parser)
+    add_method(parser)
     add_size_of_run(parser)
     parser.add_argument(
         "--seed", metavar="N", type=int, default=0, help="Seed of the initial images and of every later draw."
@@ -91,7 +94,7 @@ def run(options: Options) -> None:
     if not settings.distill.steps:
         raise InputError("steps: expected at least 1, got 0")
     # Files of the user are read before --overwrite may empty the folder. Only training comes afterwards.
-    known = find_teacher(options, loaded, on)
+    known = _known(options, loaded, settings, on)
     with ExitStack() as stack:
         kept_share = stored.arguments.get("share") if stored else None
         processes = stack.enter_context(ssdd.join_processes(options.share, kept_share, on))
@@ -141,8 +144,8 @@ def run(options: Options) -> None:
         network, r = known or new_teacher(loaded, settings, report, of_teacher, on)
         if network is not None and options.teacher is None and not trained.is_file():
             network.save(trained)
-        make = partial(ssdd.student, settings.student, loaded.channels, loaded.size, r.dimension)
-        job = ssdd.Job(loaded, r.train, make, settings.distill, options.seed, network, processes, on)
+        make = partial(_student, settings, loaded, r)
+        job = ssdd.Job(loaded, r.train if r else None, make, settings.distill, options.seed, network, processes, on)
         try:
             run = ssdd.distill(job, report=report, checkpoints=checkpoints, cache=ssdd.cache_directory())
         except Diverged as error:
@@ -157,6 +160,20 @@ def run(options: Options) -> None:
             checkpoints.clear()  # last: the run can be resumed until everything is written
             print(f"{folder / 'distilled.safetensors'}: {len(run.result)} images, loss {run.losses[-1][1]:.4g}")
             print_report(reports.try_report([folder], display))
+
+
+def _known(
+    options: Options, data: ssdd.ImageSet, settings: Settings, on: torch.device
+) -> tuple[ssdd.Teacher | None, ssdd.Representations | None] | None:
+    """Return the teacher of the options; (None, None) if none is needed, or None if one is to be trained."""
+    known = find_teacher(options, data, on)
+    return (None, None) if known is None and not ssdd.needs_teacher(settings.distill) else known
+
+
+def _student(settings: Settings, data: ssdd.ImageSet, known: ssdd.Representations | None) -> ssdd.Network:
+    """Return the network to distil for, with new random weights."""
+    outputs = ssdd.target_size(settings.distill, data, known.dimension if known else None)
+    return ssdd.student(settings.student, data.channels, data.size, outputs)
 
 
 def _finished(folder: Path) -> bool:
@@ -197,8 +214,11 @@ def _draw(run: ssdd.Distillation, job: ssdd.Job, folder: Path, report: Report) -
         "contact-sheet.png": lambda file: reports.contact_sheet(run.result.images, file),
         "images-over-steps.png": lambda file: reports.images_over_steps(run.snapshots, file),
         "loss.png": lambda file: reports.loss_curves({job.seed: run.losses}, file),
-        "coverage.png": lambda file: reports.coverage(job.representations, run.result.targets, file, job.data.y_train),
     }
+    known = job.representations
+    if known is not None and run.result.target_kind == "representation":
+        pictures["coverage.png"] = lambda file: reports.coverage(known, run.result.targets, file, job.data.y_train)
     reports.draw_each({folder / name: draw for name, draw in pictures.items()}, report)
-    artifact = folder / "distilled.safetensors"
-    reports.keep_material(artifact, run.result, job.representations, job.data, run.snapshots, report)
+    if known is not None:
+        artifact = folder / "distilled.safetensors"
+        reports.keep_material(artifact, run.result, known, job.data, run.snapshots, report)

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import ssdd
 
 from ..config import (
+    METHOD_NAMES,
     PRESETS,
     InputError,
     Kind,
@@ -34,6 +35,7 @@ Device = Literal["cpu", "cuda"]
 Share = Literal["batch", "networks"]
 ClassesFrom = Literal["folders", "none"]
 PresetName = Literal[tuple(PRESETS)]  # type: ignore[valid-type]
+MethodName = Literal[METHOD_NAMES]  # type: ignore[valid-type]
 
 
 def _at_least_one(text: Any) -> int:
@@ -151,6 +153,12 @@ def add_size_of_run(parser: ArgumentParser) -> None:
     parser.add_argument("--steps", metavar="N", type=int, help="Outer steps (distill.steps).")
 
 
+def add_method(parser: ArgumentParser) -> None:
+    parser.add_argument(
+        "--method", type=MethodName, help="What is minimised (distill.method): docs/methods.md describes each."
+    )
+
+
 def add_device(parser: ArgumentParser) -> None:
     parser.add_argument("--device", type=Device, help="Device to compute on. Default: cuda if there is a GPU.")
 
@@ -184,7 +192,7 @@ def choose_settings(options: Options, stored: Settings | None = None) -> Setting
         settings = preset(options.preset or ("digits" if options.data == "digits" else "small"))
     changes = read_settings_file(options.config) if options.config else {}
     changes |= options.settings
-    for name in ("images", "steps"):
+    for name in ("images", "steps", "method"):
         if getattr(options, name, None) is not None:
             changes[f"distill.{name}"] = getattr(options, name)
     if getattr(options, "official", False):

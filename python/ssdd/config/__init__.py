@@ -6,7 +6,9 @@ default is the paper's side; :func:`official` switches all of them to the code's
 
 from __future__ import annotations
 
+from .choices import METHOD_NAMES, SELECTION_NAMES
 from .errors import Diverged, Event, InputError, Pulse, Report, silent
+from .methods import DmConfig, FrepoConfig
 from .parser import (
     Kind,
     add_settings,
@@ -30,19 +32,23 @@ from .settings import (
     TeacherConfig,
 )
 from .stored import current_name, current_names, differences
-from .values import VERSION, as_dict, fields, from_dict, versions
+from .values import VERSION, as_dict, fields, from_dict, replace_fields, versions
 
 __all__ = [
     "OFFICIAL",
+    "METHOD_NAMES",
     "PRESETS",
     "PUBLISHED",
+    "SELECTION_NAMES",
     "VERSION",
     "AugmentConfig",
     "DistillConfig",
+    "DmConfig",
     "Diverged",
     "EvaluateConfig",
     "Event",
     "FinetuneConfig",
+    "FrepoConfig",
     "InputError",
     "Kind",
     "PretrainConfig",
@@ -67,6 +73,7 @@ __all__ = [
     "preset",
     "read_settings_file",
     "readable",
+    "replace_fields",
     "settings_reference",
     "silent",
     "stage_sentence",

@@ -7,32 +7,18 @@ whose default is the paper's side.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any, Literal, get_args, get_type_hints
+from typing import TYPE_CHECKING, Literal, TypeAlias
 
+from .choices import METHOD_NAMES, SELECTION_NAMES
 from .errors import InputError
+from .methods import DmConfig, FrepoConfig
+from .ranges import check_at_least_one, check_values
 
-
-def _check(config: Any) -> None:
-    """Refuse a value that no stage can use, naming the field: an unknown word for a choice, or a number out of
-    range."""
-    name = type(config).__name__
-    for key, kind in get_type_hints(type(config)).items():
-        value = getattr(config, key)
-        words = get_args(kind) if getattr(kind, "__origin__", None) is Literal else ()
-        if words and value not in words:
-            raise InputError(f"{name}.{key}: expected one of {', '.join(map(repr, words))}, got {value!r}")
-        if isinstance(value, float) and not (0 <= value < float("inf")):
-            raise InputError(f"{name}.{key}: expected a finite number that is not negative, got {value}")
-        if isinstance(value, int) and not isinstance(value, bool) and value < 0:
-            raise InputError(f"{name}.{key}: expected a whole number that is not negative, got {value}")
-        if key == "widths" and (not value or any(width < 1 for width in value)):
-            raise InputError(f"{name}.widths: expected one positive width per block, such as 16-32, got {value!r}")
-
-
-def _at_least_one(config: Any, *keys: str) -> None:
-    for key in keys:
-        if getattr(config, key) < 1:
-            raise InputError(f"{type(config).__name__}.{key}: expected at least 1, got {getattr(config, key)}")
+if TYPE_CHECKING:
+    Method: TypeAlias = str
+    Selection: TypeAlias = str
+else:
+    Method, Selection = Literal[METHOD_NAMES], Literal[SELECTION_NAMES]
 
 
 @dataclass(frozen=True)
@@ -59,7 +45,7 @@ class AugmentConfig:
     """Standard deviation of pixel noise, in pixel units of [0, 1]."""
 
     def __post_init__(self) -> None:
-        _check(self)
+        check_values(self)
 
 
 @dataclass(frozen=True)
@@ -81,7 +67,7 @@ class StudentConfig:
     there. The features that the outer loss sees stay float32: in bf16 the gradient to X_s was off by 7%."""
 
     def __post_init__(self) -> None:
-        _check(self)
+        check_values(self)
 
 
 @dataclass(frozen=True)
@@ -119,8 +105,8 @@ class TeacherConfig:
     augment: AugmentConfig = field(default_factory=AugmentConfig)
 
     def __post_init__(self) -> None:
-        _check(self)
-        _at_least_one(self, "epochs", "batch", "projector")
+        check_values(self)
+        check_at_least_one(self, "epochs", "batch", "projector")
         if self.batch < 2:
             raise InputError(f"TeacherConfig.batch: expected at least 2, to correlate over, got {self.batch}")
         if self.temperature == 0 or self.ema > 1:
@@ -132,14 +118,16 @@ class TeacherConfig:
 
 @dataclass(frozen=True)
 class DistillConfig:
-    """Distillation by KRR-ST, algorithm 1 of the paper: ``images`` images X_s and their target representations Y_s are
-    learned.
+    """Distillation by KRR-ST, algorithm 1 of the paper, or by another method: ``images`` images X_s and their targets
+    Y_s are learned.
 
     Paper and published code differ in ``pool_counter``, ``support_input``, ``real_view``, ``teacher_in_loop`` and
     ``evaluate.random_targets``; the default is the paper's side. (The code also empties the accelerator's memory cache
     at each step. That changes no number and is left out.)
     """
 
+    method: Method = "krr-st"
+    """What is minimised: "krr-st" (this paper), or a rival on the same solver (docs/methods.md)."""
     images: int = 200
     """Number of distilled images (the paper's m)."""
     steps: int = 1800
@@ -153,10 +141,10 @@ class DistillConfig:
     weight_decay: float = 0.0
     """AdamW's weight decay for X_s and Y_s."""
     ridge: float = 1e-6
-    """Ridge λ of the kernel ridge regression, as a fraction of the trace of K_ss. No gradient flows through the
+    """krr-st: ridge λ of the kernel ridge regression, as a fraction of the trace of K_ss. No gradient flows through the
     trace (section 3.3)."""
     bias: float = 1.0
-    """Number added to every kernel value. 1 is the paper's column of ones in the features, without storing the
+    """krr-st: number added to every kernel value. 1 is the paper's column of ones in the features, without storing the
     column."""
     pool: int = 10
     """Number of networks in the pool (the paper's L)."""
@@ -175,11 +163,12 @@ class DistillConfig:
     networks: int = 1
     """Networks of the pool that an outer step draws; the loss is their mean, solved as one batch. The paper draws
     one."""
-    initial: Literal["random", "k-means"] = "random"
-    """Real images that X_s starts from: a random draw (paper), or the medoids of k-means on the representations."""
+    initial: Selection = "random"
+    """How the real images that X_s starts from are chosen: a random draw (paper), or another selection
+    (docs/studies.md describes each)."""
     loss: Literal["mse", "cosine", "cross-entropy"] = "mse"
-    """Outer loss between the prediction of kernel ridge regression and the teacher's representation. The paper uses
-    mse."""
+    """krr-st: outer loss between the prediction of kernel ridge regression and the teacher's representation. The paper
+    uses mse."""
     temperature: float = 1.0
     """Softmax temperature of ``loss="cross-entropy"``; other losses ignore it."""
     support_view: Literal["plain", "augmented"] = "plain"
@@ -220,10 +209,12 @@ class DistillConfig:
     always need the teacher."""
     log_every: int = 50
     """Outer steps between two log lines. A loss that is not finite is noticed at the next one."""
+    frepo: FrepoConfig = field(default_factory=FrepoConfig)
+    dm: DmConfig = field(default_factory=DmConfig)
 
     def __post_init__(self) -> None:
-        _check(self)
-        _at_least_one(self, "images", "batch", "pool", "log_every", "networks")
+        check_values(self)
+        check_at_least_one(self, "images", "batch", "pool", "log_every", "networks")
         if self.networks > self.pool:
             raise InputError(f"DistillConfig.networks: expected at most pool ({self.pool}), got {self.networks}")
         if self.readout_every and not self.held_out:
@@ -271,8 +262,8 @@ class PretrainConfig:
     predicts the original targets. docs/results/cifar10 has its effect."""
 
     def __post_init__(self) -> None:
-        _check(self)
-        _at_least_one(self, "batch")
+        check_values(self)
+        check_at_least_one(self, "batch")
         if self.contrast == 0:
             raise InputError("PretrainConfig.contrast: expected more than 0, got 0")
 
@@ -300,8 +291,8 @@ class FinetuneConfig:
     """Pixels of padding before a random crop to the original size."""
 
     def __post_init__(self) -> None:
-        _check(self)
-        _at_least_one(self, "steps", "batch")
+        check_values(self)
+        check_at_least_one(self, "steps", "batch")
         if self.share > 1:
             raise InputError(f"FinetuneConfig.share: expected a share from 0 to 1, got {self.share}")
 
@@ -323,8 +314,8 @@ class EvaluateConfig:
     baseline. "labels" (code): their labels, without the teacher; it then has no representation error."""
 
     def __post_init__(self) -> None:
-        _check(self)
-        _at_least_one(self, "draws")
+        check_values(self)
+        check_at_least_one(self, "draws")
 
 
 @dataclass(frozen=True)

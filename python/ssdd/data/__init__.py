@@ -5,6 +5,7 @@ generator, which a checkpoint stores, and the crop, flip and affine views are ab
 """
 
 from .device import CPU, DEVICES, choose_device, gather, keep_on_device, module_to_device, repeatable, to_device
+from .dsa import DSA_OPERATIONS, Dsa, apply_dsa, draw_dsa
 from .load import load_images, load_target
 from .sets import ImageSet, one_line
 from .stream import cache_directory, map_array, write_array
@@ -13,14 +14,18 @@ from .views import Crops, augment, crop, crop_and_flip, draw_crops
 __all__ = [
     "CPU",
     "DEVICES",
+    "DSA_OPERATIONS",
     "Crops",
+    "Dsa",
     "ImageSet",
+    "apply_dsa",
     "augment",
     "cache_directory",
     "choose_device",
     "crop",
     "crop_and_flip",
     "draw_crops",
+    "draw_dsa",
     "gather",
     "keep_on_device",
     "load_images",

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from ..artifact import MOST_CLASSES, Preprocessing
@@ -87,6 +88,12 @@ class ImageSet:
     def classes(self) -> int:
         """Number of classes; 0 without labels."""
         return 0 if self.y_train is None else int(self.y_train.max()) + 1
+
+    def one_hot(self) -> Tensor:
+        """The labels of the training images, float32 [N, classes]; an :class:`InputError` if there are none."""
+        if self.y_train is None:
+            raise InputError(f"{self.name}: expected labelled training images, got none with labels")
+        return F.one_hot(self.y_train, self.classes).float()
 
     def on(self, device: torch.device) -> ImageSet:
         """Return the same set with its training images on ``device`` if they fit there, still uint8."""

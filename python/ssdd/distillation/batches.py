@@ -1,4 +1,4 @@
-"""Real batches: training images drawn at random, as network input, with the teacher's representations of them."""
+"""Real batches: training images drawn at random, as network input, with their targets."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from torch import Tensor
 from ..data import Crops, crop, crop_and_flip, draw_crops, gather, keep_on_device
 from ..teachers import Teacher, Views
 from .job import Job
+from .methods import Method
 
 
 class Batches:
@@ -19,19 +20,23 @@ class Batches:
     image with their representations (:func:`represent_views`). Images stay uint8, on ``job.device`` if they fit there.
     """
 
-    def __init__(self, job: Job, initial: Tensor, views: tuple[Crops, Tensor] | None = None) -> None:
+    def __init__(self, method: Method, initial: Tensor, views: tuple[Crops, Tensor] | None = None) -> None:
+        job = method.job
         self.job, self.views = job, views
-        self.data, self.representations = job.data.on(job.device), keep_on_device(job.representations, job.device)
+        self.data, self.targets = job.data.on(job.device), keep_on_device(method.targets, job.device)
         self.rows, self.held_out = split(job, initial)
+        self.groups = method.groups(self.rows)
 
     def draw(self, generator: torch.Generator) -> tuple[Tensor, Tensor, float]:
-        """Draw Q different training images: X_b as network input [Q, C, H, W], Y_b = g(X_b) [Q, C], and their weight.
+        """Draw Q different training images: X_b as network input [Q, C, H, W], targets Y_b [Q, C], and their weight.
 
         If several processes share the run, each gets its part, with the part's weight in the mean over the whole batch.
         """
         config, processes, device = self.job.config, self.job.processes, self.job.device
         data, represent = self.data, self.job.represent
-        rows = self.rows[torch.randperm(len(self.rows), generator=generator)[: config.batch]]
+        share = max(1, config.batch // len(self.groups))
+        drawn = [group[torch.randperm(len(group), generator=generator)[:share]] for group in self.groups]
+        rows = drawn[0] if len(drawn) == 1 else torch.cat(drawn)
         part, weight = processes.rows(len(rows)), processes.weight(len(rows), config.networks)
         if config.real_view == "augmented":
             pixels = gather(data.x_train, rows, device).permute(0, 3, 1, 2).float().div(255)
@@ -45,15 +50,15 @@ class Batches:
         else:
             x_b = data.preprocessing(gather(data.x_train, rows[part], device))
         if not config.batches_need_teacher:
-            return x_b, gather(self.representations, rows[part], device), weight
+            return x_b, gather(self.targets, rows[part], device), weight
         assert represent is not None  # check refuses a job without it
         with torch.no_grad():
             return x_b, represent(x_b), weight
 
     def held_out_images(self) -> tuple[Tensor, Tensor]:
-        """Return the held-out training images as network input, and their representations."""
+        """Return the held-out training images as network input, and their targets."""
         x = self.data.preprocessing(gather(self.data.x_train, self.held_out, self.job.device))
-        return x, gather(self.representations, self.held_out, self.job.device)
+        return x, gather(self.targets, self.held_out, self.job.device)
 
 
 def split(job: Job, initial: Tensor) -> tuple[Tensor, Tensor]:

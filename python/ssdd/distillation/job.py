@@ -21,17 +21,19 @@ class Job:
 
     data: ImageSet
     """The training images X_t, and held-out images."""
-    representations: Tensor
-    """g(X_t), the teacher's representations, float32 [N, C], one row per training image."""
+    representations: Tensor | None
+    """g(X_t), the teacher's representations, float32 [N, D], one row per training image; None if the method needs
+    none."""
     make: Callable[[], Network]
-    """Returns the network to distil for, with new random weights and C outputs."""
+    """Returns the network to distil for, with new random weights and as many outputs as a target has numbers
+    (:func:`target_size`)."""
     config: DistillConfig
     """The settings of the distillation."""
     seed: int = 0
     """Seed of the initial subset and of every later draw."""
     teacher: Represent | None = None
     """A :class:`Teacher`, or any callable from normalised images to representations; required only if
-    ``config.needs_teacher``."""
+    :meth:`Method.needs_teacher`."""
     processes: Processes = ALONE
     """The processes that share the run (:func:`ssdd.join_processes`). Each begins the same job and gets the same
     result."""

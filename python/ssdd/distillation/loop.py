@@ -1,10 +1,11 @@
-"""KRR-ST: the outer loop (algorithm 1 of the paper) and its result."""
+"""The outer loop (algorithm 1 of the paper), the same for every method, and its result."""
 
 from __future__ import annotations
 
 import math
 import os
 from dataclasses import dataclass
+from operator import attrgetter
 from typing import Any
 
 import torch
@@ -18,8 +19,9 @@ from ..models import frozen, in_chunks, representation_error
 from .batches import Batches, represent_views
 from .checks import check
 from .job import Job
-from .objective import outer_loss, realism
-from .state import State, initial_rows, start
+from .methods import Step, method_of
+from .objective import realism
+from .state import State, start
 from .stop import Stop
 
 SNAPSHOTS = 6
@@ -46,7 +48,7 @@ def distill(
     checkpoints: Checkpoints | None = None,
     cache: str | os.PathLike[str] | None = None,
 ) -> Distillation:
-    """Distil ``job.data`` into ``job.config.images`` pairs of image and target representation.
+    """Distil ``job.data`` into ``job.config.images`` pairs of image and target, by the method ``job.config.method``.
 
     Args:
         job: what to distil, for which network, and how.
@@ -74,7 +76,7 @@ def distill(
 
     def after_network() -> None:
         stop.ask()
-        if stop.due(last=len(state.pool.members) == job.config.pool):
+        if stop.due(last=state.pool.full):
             stop.save(0, state.state_dict())
 
     state.pool.fill(inputs(job, state).detach(), state.y_s.detach(), report, after_network)
@@ -86,8 +88,9 @@ def distill(
 
 def begin(job: Job) -> tuple[State, Batches]:
     """Return the state before the first step, and the real batches of the run."""
-    rows = initial_rows(job)
-    return start(job, rows), Batches(job, rows)
+    method = method_of(job)
+    rows = method.initial_rows()
+    return start(method, rows), Batches(method, rows)
 
 
 def run(
@@ -100,21 +103,22 @@ def run(
     stop: Stop | None = None,
 ) -> None:
     """Run the outer loop from ``state.step`` to ``until`` (default: the end). Only ``state`` changes."""
-    config, processes, stop = job.config, job.processes, stop or Stop(job)
+    method, config, processes, stop = method_of(job), job.config, job.processes, stop or Stop(job)
     learned = [x for group in state.optimizer.param_groups for x in group["params"]]
     while state.step < (config.steps if until is None else until):
         _keep_snapshot(job, state)
         drawn = state.pool.draw()
         x_b, y_b, weight = batches.draw(state.generator)
         x_s, y_s = support(job, state)
-        loss = outer_loss([member.network for member in processes.networks(drawn)], x_s, y_s, x_b, y_b, config)
+        networks = [member.network for member in processes.networks(drawn)]
+        loss = method.loss(Step(networks, x_s, y_s, x_b, y_b, state.learned, state.generator))
         if config.tv_weight or config.init_weight:
             loss = loss + realism(state.x_s, state.snapshots[0], config)
         state.optimizer.zero_grad()
         loss.backward()
         total = stop.combine(state.step, loss.detach(), [x.grad for x in learned], weight)
         for group in state.optimizer.param_groups:
-            group["lr"] = decay_lr(state.step, config)
+            group["lr"] = decay_lr(state.step, config) * group["times"]
         state.optimizer.step()
         tie(job, state)
         state.pool.advance(drawn, inputs(job, state).detach(), state.y_s.detach())
@@ -163,12 +167,16 @@ def decay_lr(step: int, config: DistillConfig) -> float:
 
 def identity(job: Job) -> dict[str, Any]:
     """Return the values that identify this run. A checkpoint with other values is refused."""
+    method = method_of(job)
+    known = {} if job.representations is None else {"representations": fingerprint(job.representations)}
+    labels = {} if method.target_kind == "representation" else {"targets": fingerprint(method.targets)}
     return {
         "distill": as_dict(job.config),
         "seed": job.seed,
         "data": job.data.fingerprint,
         "network": str(job.make()),
-        "representations": fingerprint(job.representations),
+        **known,
+        **labels,
     }
 
 
@@ -178,10 +186,11 @@ def product(job: Job, state: State, x_s: Tensor, y_s: Tensor) -> DistilledSet:
         images=x_s.detach().to("cpu", copy=True),
         targets=y_s.detach().to("cpu", copy=True),
         preprocessing=job.data.preprocessing,
-        method="krr-st",
+        method=job.config.method,
         seed=job.seed,
         source=job.data.name,
         support_input=job.config.support_input,
+        target_kind=method_of(job).target_kind,
         config=as_dict(job.config),
         versions=versions(),
         metrics={
@@ -243,8 +252,10 @@ def _stop_if_diverged(job: Job, state: State) -> None:
     if math.isfinite(mean) and bool(torch.isfinite(state.x_s).all()):
         return
     kept = f" the images of step {since} are kept." if state.good else ""
+    ridge = method_of(job).ridge
+    larger = f" or a larger distill.{ridge} (now {attrgetter(ridge)(job.config)})" if ridge else ""
     raise Diverged(
         f"distill: the loss is {mean} between steps {since} and {state.step};{kept} Try a smaller "
-        f"distill.lr (now {job.config.lr}) or a larger distill.ridge (now {job.config.ridge})",
+        f"distill.lr (now {job.config.lr}){larger}",
         None if state.good is None else product(job, state, *state.good),
     )

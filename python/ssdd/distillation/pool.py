@@ -46,6 +46,11 @@ class Pool:
         self.members: list[Member] = []
         self.drawn = self.untrained = self.ages = 0
 
+    @property
+    def full(self) -> bool:
+        """True if nothing is left for :meth:`fill`."""
+        return len(self.members) == self.config.pool
+
     def _new(self) -> Member:
         return self._start(int(torch.randint(0, 2**62, (), generator=self.generator)))
 
@@ -89,10 +94,13 @@ class Pool:
         drawn = [self.members[i] for i in chosen.tolist()]
         for member in drawn:
             member.network.eval()
-            self.drawn += 1
-            self.untrained += member.age == 0
-            self.ages += member.age
+        self._count(drawn)
         return drawn
+
+    def _count(self, drawn: Sequence[Member]) -> None:
+        self.drawn += len(drawn)
+        self.untrained += sum(member.age == 0 for member in drawn)
+        self.ages += sum(member.age for member in drawn)
 
     def advance(self, drawn: Sequence[Member], x_s: Tensor, y_s: Tensor) -> None:
         """Train each network drawn by one step, or replace it after T steps (step 4 of the algorithm)."""

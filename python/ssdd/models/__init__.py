@@ -2,7 +2,7 @@
 
 from .convnet import ConvNet
 from .error import representation_error
-from .features import frozen, in_chunks
+from .features import batch_features, frozen, in_chunks
 from .network import Network, build, seeded, student
 from .resnet import DEPTHS, ResNet
 from .standard import STEM_PADDING, standard_resnet
@@ -13,6 +13,7 @@ __all__ = [
     "ConvNet",
     "Network",
     "ResNet",
+    "batch_features",
     "build",
     "frozen",
     "in_chunks",

@@ -33,6 +33,22 @@ def frozen(network: Network) -> Callable[[Tensor], Tensor]:
     return lambda x: functional_call(backbone, state, (x,))
 
 
+def batch_features(network: Network) -> Callable[[Tensor], Tensor]:
+    """``network.features`` in train mode, with its weights as constants: BatchNorm takes the statistics of its batch.
+
+    Running statistics stay as they are. The gradient flows to the images, through these statistics too.
+    """
+    backbone = network.backbone
+    weights = {name: value.detach() for name, value in backbone.named_parameters()}
+
+    def features(x: Tensor) -> Tensor:
+        backbone.train()
+        statistics = {name: value.clone() for name, value in backbone.named_buffers()}
+        return functional_call(backbone, weights | statistics, (x,))
+
+    return features
+
+
 @torch.no_grad()
 def in_chunks(features: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
     """Return ``features(x)`` without gradients; a CPU computes ``CHUNK`` images at a time."""

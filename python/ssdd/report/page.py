@@ -128,7 +128,7 @@ def _comparison_table(plan: Plan, cells: CellsByKey, sets: Sequence[str]) -> str
     measures: list[tuple[str, str, Measure, bool]] = [("representation error", SOURCE, _error, True)]
     measures += [(f"{name}, probe with all labels", name, _probe("features/0"), False) for name in sets]
     rows = [["row", "against", *(head for head, _, _, _ in measures)]]
-    for ours in (row for row in plan.rows if row.source in ("krr-st", "recomputed")):
+    for ours in (row for row in plan.rows if row.distilled or row.source == "recomputed"):
         for theirs in (row for row in plan.rows if row.selected and row.teacher == ours.teacher):
             rows.append(
                 [
@@ -183,7 +183,7 @@ def realism_points(plan: Plan, cells: CellsByKey) -> list[tuple[str, float, floa
     It has plain KRR-ST first, then every distilled row that differs from it only by a realism constraint. It is empty
     without such rows.
     """
-    rows = [row for row in plan.rows if row.source == "krr-st"]
+    rows = [row for row in plan.rows if row.distilled]
     if not any(row.settings.distill.tv_weight or row.settings.distill.init_weight for row in rows):
         return []
     plain = [row for row in rows if not row.settings.distill.tv_weight and not row.settings.distill.init_weight][:1]
@@ -209,7 +209,7 @@ def _pool_table(plan: Plan, cells: CellsByKey) -> str:
         ("minutes of one core", _metric("cpu_seconds", 1 / 60), 1),
     ]
     rows = [["row", "L", "T", "steps / (L·T)", *(head for head, _, _ in columns)]]
-    for row in (row for row in plan.rows if row.source == "krr-st"):
+    for row in (row for row in plan.rows if row.distilled):
         d = row.settings.distill
         texts = (_text(cells, row, SOURCE, measure, digits) for _, measure, digits in columns)
         rows.append([row.name, str(d.pool), str(d.pool_steps), f"{d.steps / d.pool / d.pool_steps:.1f}", *texts])

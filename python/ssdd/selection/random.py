@@ -5,14 +5,14 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from .check import check_count
+from ._candidates import Candidates, check_count
 
-NAME = "random"
+NEEDS_REPRESENTATIONS = False
 
 
-def select(representations: Tensor, count: int, seed: int) -> Tensor:
-    """Apply :func:`random_subset` to the rows of ``representations``."""
-    return random_subset(len(representations), count, seed)
+def select(candidates: Candidates, count: int, seed: int) -> Tensor:
+    """Apply :func:`random_subset` to the training images."""
+    return random_subset(len(candidates.targets), count, seed)
 
 
 def random_subset(n: int, count: int, seed: int) -> Tensor:

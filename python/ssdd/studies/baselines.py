@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Literal
 
-import torch.nn.functional as F
 from torch import Tensor
 
 from ..artifact import DistilledSet
@@ -33,11 +32,7 @@ def baseline(
     """
     if targets == "labels" and data.y_train is None:
         raise InputError(f"random_targets: 'labels' needs labelled training images; {data.name} has none")
-    y = (
-        representations[rows]
-        if targets == "teacher" or data.y_train is None
-        else (F.one_hot(data.y_train[rows], data.classes).float())
-    )
+    y = representations[rows] if targets == "teacher" else data.one_hot()[rows]
     return DistilledSet(
         images=data.x_train[rows].permute(0, 3, 1, 2).float().div(255),
         targets=y.clone(),

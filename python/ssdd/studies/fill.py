@@ -19,10 +19,10 @@ from ..artifact import DistilledSet, read_safetensors, wait_for_lock, write_atom
 from ..checkpoint import Checkpoints
 from ..config import Event, InputError, Report, silent, versions
 from ..data import ImageSet
-from ..distillation import Distillation, Job, distill, total_variation
+from ..distillation import Distillation, Job, distill, target_size, total_variation
 from ..evaluation import Cell, finetune, measure, pretrain_new, probes, why_no_probe
 from ..models import Network, seeded, student
-from ..selection import choose
+from ..selection import Candidates, choose
 from ..teachers import Representations, Teacher
 from .baselines import baseline
 from .plan import Plan, Row
@@ -165,7 +165,7 @@ def _compute(study: Study, row: Row, seed: int, missing: Sequence[str], report: 
             measure(network, study.data.preprocessing, data, row.settings, cell, wanted, output=pairs is not None)
         seconds["measure"] = clock.lap()
         values = {"error": cell.error, "probes": cell.probes, "finetuned": cell.finetuned}
-        if row.source == "krr-st" and pairs is not None:
+        if row.distilled and pairs is not None:
             values["distillation"] = {
                 key: pairs.metrics[key] for key in ("steps", "loss", "untrained_share", "mean_age", "cpu_seconds")
             } | {"total_variation": float(total_variation(pairs.images))}
@@ -206,10 +206,12 @@ def _make_pairs(study: Study, row: Row, seed: int, file: Path, report: Report) -
     """Distil or select, and write ``file``."""
     data, train = study.data, study.teachers[row.teacher][1].train
     begun = time.process_time()
-    if row.source == "krr-st":
+    if row.distilled:
         pairs, resumed = _distil(study, row, seed, report)
     else:
-        rows = choose(row.source, train, row.settings.distill.images, seed)
+        targets = train if row.targets == "teacher" else data.one_hot()
+        candidates = Candidates(train, targets, data, partial(study.network, row, targets.shape[1]))
+        rows = choose(row.source, candidates, row.settings.distill.images, seed)
         pairs, resumed = baseline(data, rows, train, method=row.source, seed=seed, targets=row.targets), False
         pairs.config = row.relevant["distill"]
     pairs.metrics["cpu_seconds"] = None if resumed else round(time.process_time() - begun, 1)
@@ -230,10 +232,11 @@ def _distil(study: Study, row: Row, seed: int, report: Report) -> tuple[Distille
 
     checkpoints = _checkpoints(study, row, seed)
     checkpoints.report = notice_resume
+    outputs = target_size(row.settings.distill, study.data, representations.dimension)
     job = Job(
         study.data,
         representations.train,
-        partial(study.network, row, representations.dimension),
+        partial(study.network, row, outputs),
         row.settings.distill,
         seed,
         teacher,

@@ -10,21 +10,22 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal, cast, get_args
 
-from ..config import InputError, Settings, current_name, official, preset, with_settings
+from ..config import METHOD_NAMES, InputError, Settings, current_name, official, preset, replace_fields, with_settings
 from ..selection import SELECTIONS
 
 _STAGES: dict[str, tuple[str, ...]] = {
     "nothing": ("student",),
     **dict.fromkeys(SELECTIONS, ("student", "pretrain")),
     "full set": ("student", "pretrain"),
-    "krr-st": ("student", "pretrain", "distill"),
+    **dict.fromkeys(METHOD_NAMES, ("student", "pretrain", "distill")),
     "recomputed": ("student", "pretrain", "distill"),
     "teacher": (),
 }
 """Source of a row's pre-training -> the stages whose settings change its numbers, besides those of the measurements.
 
 "recomputed": the images of another row, with the teacher's representations of them as new targets. "teacher": the
-teacher itself is measured. The names of :mod:`ssdd.selection`: real images with their representations.
+teacher itself is measured. The names of :mod:`ssdd.selection`: real images with their representations. The methods of
+distillation: a distilled set.
 """
 
 SOURCES = tuple(_STAGES)
@@ -54,6 +55,11 @@ class Row:
     def selected(self) -> bool:
         """True for real images that a selection chose. Distilled sets are compared with these rows."""
         return self.source in SELECTIONS
+
+    @property
+    def distilled(self) -> bool:
+        """True if the row stands for a distilled set."""
+        return self.source in METHOD_NAMES
 
     @property
     def slug(self) -> str:
@@ -110,7 +116,7 @@ def read_plan(path: str | os.PathLike[str], *, settings: Settings | None = None,
     ("stage.field" = value, for all rows), and one ``[[row]]`` per row. A row has ``name``, ``from`` (one of
     ``SOURCES``) and optionally ``seeds``, ``official``, ``set``, ``teacher`` (a file, in place of the study's) and
     ``later`` (true: after all other rows). A selection may have ``targets`` ("teacher" or "labels"). "recomputed" needs
-    ``of``, the name of a "krr-st" row above it.
+    ``of``, the name of a distilled row above it.
 
     Args:
         path: the file.
@@ -160,10 +166,10 @@ def _row(table: dict[str, Any], shared: Settings, seeds: int, above: list[Row], 
         raise InputError(f"{where}: targets: expected one of {words}, for a selection only, got {targets!r}")
     of = None
     if source == "recomputed" or "of" in table:
-        of = next((row for row in above if row.name == table.get("of") and row.source == "krr-st"), None)
+        of = next((row for row in above if row.name == table.get("of") and row.distilled), None)
         if of is None or source != "recomputed":
             raise InputError(
-                f"{where}: of: expected the name of a krr-st row above it, for from = 'recomputed' only, "
+                f"{where}: of: expected the name of a distilled row above it, for from = 'recomputed' only, "
                 f"got {table.get('of')!r}"
             )
         shared, seeds = of.settings, of.seeds
@@ -171,6 +177,8 @@ def _row(table: dict[str, Any], shared: Settings, seeds: int, above: list[Row], 
     if "teacher" in table:
         teacher = path.parent / _text(table, "teacher", where)
     settings = with_settings(official(shared) if table.get("official") else shared, _changes(table, where))
+    if source in METHOD_NAMES:
+        settings = replace_fields(settings, {"distill.method": source})
     name, number = _text(table, "name", where), _number(table, "seeds", seeds, where)
     return Row(name, source, settings, number, of, bool(table.get("later")), teacher, cast(Targets, targets))
 

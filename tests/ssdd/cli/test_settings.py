@@ -96,7 +96,10 @@ def test_explicit_settings_override_official(ssdd_command, tmp_path):
 @pytest.mark.parametrize(
     "arguments, said",
     [
-        (["settings", "--distill.speed=9"], "--distill.speed: no setting 'speed' here; there are images, steps,"),
+        (
+            ["settings", "--distill.speed=9"],
+            "--distill.speed: no setting 'speed' here; there are method, images,",
+        ),
         (["distill", "--distill.rate", "9"], "--distill.rate: this setting is called distill.lr since version 0.2"),
         (["settings", "--distill.lr", "x"], "distill.lr: expected a number, got 'x'"),
         (["settings", "--teacher.widths=8-x"], "teacher.widths: expected whole numbers such as 16-32, got '8-x'"),

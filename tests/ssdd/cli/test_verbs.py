@@ -49,6 +49,20 @@ def test_distill_writes_the_run(artifact):
     assert len(DistilledSet.load(artifact)) == 6
 
 
+def test_distill_by_a_method_with_labels_trains_no_teacher(ssdd_command, tmp_path):
+    folder = tmp_path / "run"
+    ssdd_command("distill", "-o", folder, "--method", "frepo", "-m", 10, "--steps", 8, *FAST)
+    assert not (folder / "teacher.safetensors").exists() and not (folder / "coverage.png").exists()
+    pairs = DistilledSet.load(folder / "distilled.safetensors")
+    assert pairs.method == "frepo" and pairs.target_kind == "labels" and pairs.targets.shape == (10, 10)
+    text = ssdd_command("info", folder / "distilled.safetensors").output
+    assert "frepo" in text and "labels" in text
+    np.savez(tmp_path / "images.npz", x_train=np.zeros((40, 8, 8, 1), np.uint8))
+    arguments = ["-d", tmp_path / "images.npz", "-o", tmp_path / "other", "--method", "dm", "-m", 6]
+    refused = ssdd_command("distill", *arguments, "-q", fails=True)
+    assert "learns from labels" in str(refused.exception) and not (tmp_path / "other").exists()
+
+
 def test_a_run_directory_is_not_overwritten(ssdd_command, artifact):
     result = ssdd_command("distill", "-o", artifact.parent, "--images", 6, *FAST, fails=True)
     assert isinstance(result.exception, ssdd.InputError) and "--overwrite" in str(result.exception)

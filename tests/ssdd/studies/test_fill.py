@@ -13,7 +13,7 @@ import pytest
 
 from ssdd.artifact import DistilledSet
 from ssdd.cli.study import duration
-from ssdd.config import InputError
+from ssdd.config import METHOD_NAMES, SELECTION_NAMES, InputError
 from ssdd.data import load_images
 from ssdd.models import ConvNet
 from ssdd.report import write_page
@@ -105,6 +105,34 @@ def take_out(place, *keys):
     kept = [line for line in lines if key(line) not in keys]
     (place / "cells.jsonl").write_bytes(b"".join(kept))
     assert len(lines) - len(kept) == len(keys)
+
+
+@pytest.mark.parametrize("targets", ["teacher", "labels"])
+def test_a_row_of_every_selection(place, targets):
+    rows = [f'[[row]]\nname = "{n}"\nfrom = "{n}"\ntargets = "{targets}"\n' for n in SELECTION_NAMES]
+    shared = FILE.partition("[[row]]")[0].replace("seeds = 2", "seeds = 1")
+    (place / "study.toml").write_text(shared + "".join(rows))
+    events = run(place, targets={})
+    assert [e["row"] for e in events] == list(SELECTION_NAMES)
+    kinds = {"teacher": "representation", "labels": "labels"}
+    for name in SELECTION_NAMES:
+        pairs = DistilledSet.load(place / "work" / f"{name}.seed-0.pairs.safetensors")
+        assert pairs.method == name and pairs.target_kind == kinds[targets] and len(pairs) == 10
+
+
+def test_a_row_of_every_method(place):
+    rows = [f'[[row]]\nname = "{n}"\nfrom = "{n}"\n' for n in METHOD_NAMES]
+    shared = FILE.partition("[[row]]")[0].replace("seeds = 2", "seeds = 1")
+    (place / "study.toml").write_text(shared + "".join(rows))
+    events = run(place, targets={})
+    assert [e["row"] for e in events] == list(METHOD_NAMES)
+    for name in METHOD_NAMES:
+        pairs = DistilledSet.load(place / "work" / f"{name}.seed-0.pairs.safetensors")
+        cell = cells(place)[name, 0, "source"]
+        assert pairs.method == name and cell["distillation"]["steps"] == 12
+        assert (cell["error"] is None) == (pairs.target_kind != "representation")
+    page = write_page(read_plan(place / "study.toml"), place).read_text()
+    assert all(f"| {name} |" in page for name in METHOD_NAMES)
 
 
 def numbers(found):
@@ -246,7 +274,7 @@ def test_a_cell_of_another_configuration_is_refused(place):
         (('"distill.steps" = 12', '"distill.stepz" = 12'), "stepz"),
         (('"distill.steps" = 12', "distill.steps = 12"), "the name in quotes"),
         (('preset = "digits"', 'preset = "digits"\npresets = 1'), "got presets"),
-        (('of = "KRR', 'of = "KR'), "of: expected the name of a krr-st row above"),
+        (('of = "KRR', 'of = "KR'), "of: expected the name of a distilled row above"),
         (('preset = "digits"', "preset ="), "not a readable study"),
     ],
 )

@@ -5,9 +5,12 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from .check import check_count
+from ._candidates import Candidates, check_count
 
-NAME = "k-means"
+
+def select(candidates: Candidates, count: int, seed: int) -> Tensor:
+    """:func:`kmeans_medoids` of the representations."""
+    return kmeans_medoids(candidates.points, count, seed)
 
 
 def kmeans_medoids(representations: Tensor, count: int, seed: int) -> Tensor:
@@ -34,6 +37,3 @@ def kmeans_medoids(representations: Tensor, count: int, seed: int) -> Tensor:
         row[chosen] = float("inf")  # duplicates of an image must not fill two places
         chosen.append(int(row.argmin()))
     return torch.tensor(chosen)
-
-
-select = kmeans_medoids
