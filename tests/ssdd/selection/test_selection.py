@@ -1,8 +1,4 @@
-<<<<<<< HEAD
-"""Selections: different members of the set, and medoids that cover it."""
-=======
 """Selections: different members of the set, each as its plain formula chooses them."""
->>>>>>> methods
 
 import os
 import shutil
