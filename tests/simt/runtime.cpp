@@ -110,8 +110,7 @@ void yield() {
   const char* what = stuck.state == Lane::waiting ? "barrier" : "meeting of a warp";
   if (other == end) fail(stuck.site, "missing threads at a %s", what);
   const Lane& o = m.lanes[other];
-  if (o.state == Lane::done)
-    fail(stuck.site, "missing at a %s: thread %d has returned from the kernel", what, other);
+  if (o.state == Lane::done) fail(stuck.site, "missing at a %s: thread %d has returned from the kernel", what, other);
   fail(stuck.site, "divergent %s: thread %d waits at %s:%d", what, other, o.site.file, o.site.line);
 }
 

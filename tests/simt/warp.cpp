@@ -78,7 +78,8 @@ void sum_aligned(const double (&x)[N][8], float (&sums)[8]) {
     unit[j] = power_of_two(exponent - 24), inverse[j] = power_of_two(2046 - exponent + 24);
   }
   for (unsigned k = 0; k < N; ++k)
-    for (unsigned j = 0; j < 8; ++j) whole[j] += static_cast<int32_t>(std::isfinite(plain[j]) ? x[k][j] * inverse[j] : 0.0);
+    for (unsigned j = 0; j < 8; ++j)
+      whole[j] += static_cast<int32_t>(std::isfinite(plain[j]) ? x[k][j] * inverse[j] : 0.0);
   for (unsigned j = 0; j < 8; ++j)
     sums[j] = std::isfinite(plain[j]) ? toward_zero(whole[j] * unit[j]) : static_cast<float>(plain[j]);
 }
