@@ -145,11 +145,11 @@ KrrShape shape_of(int64_t batch, int64_t s, int64_t q, int64_t d, int64_t c, int
   return shape;
 }
 
-void krr_forward(const KrrShape& shape, const Capsule& x_s, const Capsule& y_s, const Capsule& x_q,
-                 const Capsule& y_q, const Capsule& hyper, const std::vector<double>& values, int on_failure,
-                 const Capsule& out, const Capsule& loss, const Capsule& factor, const Capsule& coef,
-                 const Capsule& kept, const Capsule& aux, const Capsule& jitter, const Capsule& status,
-                 const Capsule& work, uintptr_t stream) {
+void krr_forward(const KrrShape& shape, const Capsule& x_s, const Capsule& y_s, const Capsule& x_q, const Capsule& y_q,
+                 const Capsule& hyper, const std::vector<double>& values, int on_failure, const Capsule& out,
+                 const Capsule& loss, const Capsule& factor, const Capsule& coef, const Capsule& kept,
+                 const Capsule& aux, const Capsule& jitter, const Capsule& status, const Capsule& work,
+                 uintptr_t stream) {
   auto run = [&](auto zero) {
     using T = decltype(zero);
     Reader<T> r;
@@ -177,9 +177,9 @@ void krr_forward(const KrrShape& shape, const Capsule& x_s, const Capsule& y_s, 
   by_type(y_s, [&] { run(float()); }, [&] { run(double()); });
 }
 
-void krr_backward(const KrrShape& shape, const Capsule& x_s, const Capsule& y_s, const Capsule& x_q,
-                  const Capsule& e, const Capsule& g, const Capsule& factor, const Capsule& coef, const Capsule& kept,
-                  const Capsule& aux, const Capsule& hyper, const std::vector<double>& values, const Capsule& grad_x_s,
+void krr_backward(const KrrShape& shape, const Capsule& x_s, const Capsule& y_s, const Capsule& x_q, const Capsule& e,
+                  const Capsule& g, const Capsule& factor, const Capsule& coef, const Capsule& kept, const Capsule& aux,
+                  const Capsule& hyper, const std::vector<double>& values, const Capsule& grad_x_s,
                   const Capsule& grad_y_s, const Capsule& grad_x_q, const Capsule& grad_hyper, const Capsule& work,
                   uintptr_t stream) {
   auto run = [&](auto zero) {
@@ -237,11 +237,10 @@ Between<T> between(const KrrShape& forward, const KrrShape& backward, bool keeps
 
 // Small problems: the loss and, with gbar = 1, its gradients in one call; the backward is then one multiplication.
 // Returns how many problems failed.
-int krr_value_and_gradient(const KrrShape& forward, int backward_plan, const Capsule& x_s,
-                           const Capsule& y_s, const Capsule& x_q, const Capsule& y_q,
-                           const std::vector<double>& values, int on_failure, const Capsule& loss,
-                           const Capsule& grad_x_s, const Capsule& grad_y_s, const Capsule& grad_x_q,
-                           const Capsule& work) {
+int krr_value_and_gradient(const KrrShape& forward, int backward_plan, const Capsule& x_s, const Capsule& y_s,
+                           const Capsule& x_q, const Capsule& y_q, const std::vector<double>& values, int on_failure,
+                           const Capsule& loss, const Capsule& grad_x_s, const Capsule& grad_y_s,
+                           const Capsule& grad_x_q, const Capsule& work) {
   int failed = 0;
   auto run = [&](auto zero) {
     using T = decltype(zero);
@@ -267,8 +266,19 @@ int krr_value_and_gradient(const KrrShape& forward, int backward_plan, const Cap
     if (cpu::krr_fuses(s, g.shape.plan) && a.x_s.cs == 1 && a.x_q.cs == 1) {
       T* memory = r.template array<T>("work", tensor_of(work), s.batch + 16 + cpu::krr_fused_workspace(s));
       auto* status = reinterpret_cast<int32_t*>(memory);
-      const KrrFusedArgs<T> fused{s, a.x_s, a.y_s, a.x_q, a.y_q, a.loss, g.grad_x_s, g.grad_y_s, g.grad_x_q,
-                                  status, a.hyper, a.on_failure, memory + (s.batch + 15) / 16 * 16};
+      const KrrFusedArgs<T> fused{s,
+                                  a.x_s,
+                                  a.y_s,
+                                  a.x_q,
+                                  a.y_q,
+                                  a.loss,
+                                  g.grad_x_s,
+                                  g.grad_y_s,
+                                  g.grad_x_q,
+                                  status,
+                                  a.hyper,
+                                  a.on_failure,
+                                  memory + (s.batch + 15) / 16 * 16};
       py::gil_scoped_release release;
       cpu::krr_fused(fused);
       for (int64_t b = 0; b < s.batch; ++b) failed += status[b] != 0;

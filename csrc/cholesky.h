@@ -32,9 +32,9 @@ struct SolveArgs {
 template <class T>
 struct SolveBackwardArgs {
   int64_t batch, s, c;
-  Batch<const T> grad;           // Xbar [B, S, C]
-  const T *factor, *x, *aux;     // as solve wrote them
-  T *grad_a, *grad_y, *grad_v;   // each may be nullptr, except grad_y: [B, S, S], [B, S, C], [B]
+  Batch<const T> grad;          // Xbar [B, S, C]
+  const T *factor, *x, *aux;    // as solve wrote them
+  T *grad_a, *grad_y, *grad_v;  // each may be nullptr, except grad_y: [B, S, S], [B, S, C], [B]
   Hyper<T> hyper;
   RidgeKind ridge;
   bool detach;

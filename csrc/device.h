@@ -5,8 +5,8 @@
 namespace ssdd::cuda {
 
 bool built();
-std::string architectures();        // that this build holds code for, "" without CUDA
-std::string problem(int device);    // why kernels cannot run there, "" where they can
+std::string architectures();      // that this build holds code for, "" without CUDA
+std::string problem(int device);  // why kernels cannot run there, "" where they can
 
 // Makes `device` the current one, and the one before it again at the end. Throws std::runtime_error, saying what is missing.
 class DeviceGuard {

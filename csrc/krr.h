@@ -51,7 +51,8 @@ struct KrrShape {
   Plan plan;
   int64_t chunk;  // queries at a time in the dense plan
   int threads;
-  bool fused_gram = false;  // on a GPU, dual: K_ss is formed by the block that factors it, where it fits; the same numbers but for rounding
+  // On a GPU, dual: the block that factors K_ss also forms it, if it fits. The numbers are the same but for rounding.
+  bool fused_gram = false;
 };
 
 template <class T>
@@ -71,8 +72,8 @@ template <class T>
 struct KrrBackwardArgs {
   KrrShape shape;
   Batch<const T> x_s, y_s, x_q;
-  Batch<const T> e;   // Pbar, or R with gamma
-  Batch<const T> g;   // [B, 1, 1] gbar of the loss; p == nullptr where e is Pbar itself
+  Batch<const T> e;  // Pbar, or R with gamma
+  Batch<const T> g;  // [B, 1, 1] gbar of the loss; p == nullptr where e is Pbar itself
   const T *factor, *coef, *kept, *aux;
   Hyper<T> hyper;
   T *grad_x_s, *grad_y_s, *grad_x_q, *grad_hyper;  // each may be nullptr: not computed

@@ -24,7 +24,8 @@ class Reader {
     if (!t || t->dtype.bits != 16 || sizeof(T) != 4) return batch(name, t, b, rows, columns);
     require(t->device.type == dlpack::kCUDA, std::string(name) + ": 16-bit features are read on a GPU only");
     element = t->dtype.code == dlpack::kBfloat ? Element::bf16 : Element::f16;
-    return view(name, checked(name, t, 16, element == Element::bf16 ? dlpack::kBfloat : dlpack::kFloat), b, rows, columns);
+    return view(name, checked(name, t, 16, element == Element::bf16 ? dlpack::kBfloat : dlpack::kFloat), b, rows,
+                columns);
   }
 
   // A dense output or saved array of at least `elements`.
@@ -40,7 +41,8 @@ class Reader {
     }
     count = 1;
     for (int i = t->ndim - 1; i >= 0; --i) {
-      require(!t->strides || t->shape[i] <= 1 || t->strides[i] == count, std::string(name) + ": expected a dense array");
+      require(!t->strides || t->shape[i] <= 1 || t->strides[i] == count,
+              std::string(name) + ": expected a dense array");
       count *= t->shape[i];
     }
     require(count >= elements, std::string(name) + ": too small");

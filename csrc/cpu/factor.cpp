@@ -192,8 +192,8 @@ void solve_factored(const Team& team, const Packing<T>& packing, int64_t n, cons
     const int64_t j = b * block, size = std::min(block, n - j), rest = n - j - size;
     trsm_wide(false, size, end - begin, l + j * n + j, n, x + j * c + begin, c);
     team.barrier();
-    Product<T> update{rest, c, size, {const_cast<T*>(l) + (j + size) * n + j, n, 1}, {x + j * c, c, 1},
-                      x + (j + size) * c, c};
+    Product<T> update{
+        rest, c, size, {const_cast<T*>(l) + (j + size) * n + j, n, 1}, {x + j * c, c, 1}, x + (j + size) * c, c};
     update.alpha = T(-1);
     update.beta = T(1);
     product(team, packing, update);

@@ -8,12 +8,12 @@ namespace ssdd::cpu {
 template <class T>
 struct Factorisation {
   int64_t n;
-  T* a;          // [n, n] row-major: K on and below the diagonal on entry, L on return
-  T* diagonal;   // [n] workspace: the diagonal of K
-  bool mirrored; // above the diagonal is K as well: what a second attempt with jitter starts from
+  T* a;           // [n, n] row-major: K on and below the diagonal on entry, L on return
+  T* diagonal;    // [n] workspace: the diagonal of K
+  bool mirrored;  // above the diagonal is K as well: what a second attempt with jitter starts from
   int32_t* status;
   T* jitter;
-  T* aux;        // [3] trace, lambda, jitter
+  T* aux;  // [3] trace, lambda, jitter
 };
 
 // lambda from the ridge value v and the trace; order is S also where n is not (primal).

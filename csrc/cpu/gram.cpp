@@ -23,8 +23,7 @@ void gram(const GramArgs<T>& a) {
   workers.run(a.batch, [&](const Team& team, int64_t b, int worker) {
     T* k = a.k + b * a.s * a.q;
     if (!parameters_valid(a.kernel, a.hyper, b)) return fill_nan(team, a.s * a.q, k);
-    const Packing<T> pack =
-        packing(a.work + worker * packing_elements(widest, 1), widest, workers.team_size);
+    const Packing<T> pack = packing(a.work + worker * packing_elements(widest, 1), widest, workers.team_size);
     const View<const T> x = a.x[b], z = symmetric ? x : a.z[b];
     Product<T> p{a.s, a.q, a.d, x, z.t(), k, a.q};
     p.lower = symmetric;

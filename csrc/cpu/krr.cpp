@@ -178,8 +178,8 @@ class Forward {
 }  // namespace
 
 int64_t krr_workspace(const KrrShape& shape, bool backward) {
-  const int64_t alone = krr_layout<float>(shape, backward, 1, nullptr).total *
-                        std::min<int64_t>(shape.batch, shape.threads);
+  const int64_t alone =
+      krr_layout<float>(shape, backward, 1, nullptr).total * std::min<int64_t>(shape.batch, shape.threads);
   return std::max(alone, krr_layout<float>(shape, backward, shape.threads, nullptr).total);
 }
 

@@ -169,7 +169,8 @@ class Backward {
   // 2 Kbar_ss = -(U alpha^T + alpha U^T) into k_bar, both triangles.
   void two_k_bar() {
     fill_triple(coef, T(1), u, T(1));
-    multiply({s.s, s.s, 2 * s.c, {w.triple, 3 * s.c, 1}, {w.triple + s.c, 1, 3 * s.c}, w.k_bar, s.s}, T(-1), T(0), true);
+    multiply({s.s, s.s, 2 * s.c, {w.triple, 3 * s.c, 1}, {w.triple + s.c, 1, 3 * s.c}, w.k_bar, s.s}, T(-1), T(0),
+             true);
     mirror(team, s.s, w.k_bar);
   }
 
@@ -253,8 +254,7 @@ class Backward {
       Product<T> rest{s.s, s.d, s.c, {w.triple + s.c, 2 * s.c, 1}, {pair, 1, s.c}, grad_x_s, s.d};
       finish_grad_x_s(rest, 2 * through_trace * sc, root_scale, T(1));
     }
-    if (grad_x_q)
-      multiply({s.q, s.d, s.c, e, View<const T>{coef, 1, s.c}, grad_x_q, s.d}, gamma * root_scale);
+    if (grad_x_q) multiply({s.q, s.d, s.c, e, View<const T>{coef, 1, s.c}, grad_x_q, s.d}, gamma * root_scale);
     if (grad_hyper) {
       const int64_t width = std::max({s.c, s.s, s.d, s.n});
       T* alpha_sum = w.columns + 2 * width;
@@ -299,7 +299,8 @@ class Backward {
 
   // Whether the points lie too far apart for the product form (krr.h).
   bool far_apart(T reach) const {
-    return static_cast<double>(reach) * std::sqrt(static_cast<double>(s.d)) > kReach * static_cast<double>(a.hyper.get(b, 0));
+    return static_cast<double>(reach) * std::sqrt(static_cast<double>(s.d)) >
+           kReach * static_cast<double>(a.hyper.get(b, 0));
   }
 
   void nonlinear() {
@@ -324,7 +325,8 @@ class Backward {
     const double sum = sum_rows(team, s.s, w.partial, [&](int64_t i) {
       T* row = w.k_bar + i * s.s;
       row[i] = T(0);
-      return kernel_row_backward(s.kernel, a.hyper, b, grad_hyper != nullptr, s.s - i - 1, factor + i * s.s + i + 1, row + i + 1);
+      return kernel_row_backward(s.kernel, a.hyper, b, grad_hyper != nullptr, s.s - i - 1, factor + i * s.s + i + 1,
+                                 row + i + 1);
     });
     mirror(team, s.s, w.k_bar, true);
     if (!grad_x_s) return sum;

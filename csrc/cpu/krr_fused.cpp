@@ -171,8 +171,7 @@ class Fused {
     for (int r = 0; r < team.size; ++r) {
       const Sums<T> part = sums(w.totals, r);
       loss += static_cast<double>(part.loss[0]) + static_cast<double>(part.loss[1]);
-      for (int64_t i = 0; i < s.s * s.c; ++i)
-        u[i] = gamma * part.alpha_bar[i] + (r == 0 ? T(0) : u[i]);
+      for (int64_t i = 0; i < s.s * s.c; ++i) u[i] = gamma * part.alpha_bar[i] + (r == 0 ? T(0) : u[i]);
     }
     a.loss[b] = static_cast<T>(loss / (static_cast<double>(s.q) * static_cast<double>(s.c)));
     if (!a.grad_x_s && !a.grad_y_s) return;
@@ -186,8 +185,7 @@ class Fused {
     micro.dots(static_cast<int>(s.s), static_cast<int>(s.s), static_cast<int>(s.c), u, s.c, w.coef, s.c, w.half, s.s,
                -scale, T(0));
     for (int64_t i = 0; i < s.s; ++i)
-      for (int64_t j = 0; j < s.s; ++j)
-        w.k_bar[i * s.s + j] = w.half[i * s.s + j] + w.half[j * s.s + i];
+      for (int64_t j = 0; j < s.s; ++j) w.k_bar[i * s.s + j] = w.half[i * s.s + j] + w.half[j * s.s + i];
     for (int64_t i = 0; i < s.s; ++i) w.k_bar[i * s.s + i] += static_cast<T>(2 * through_trace * scale);
   }
 

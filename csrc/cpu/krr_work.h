@@ -8,14 +8,14 @@ namespace ssdd::cpu {
 
 template <class T>
 struct KrrWork {
-  T* partial;                        // sums by rows: max(S, Q, n)
-  T* columns;                        // [3, max(C, S, D)] sums by columns
-  T* diagonal;                       // [n]
-  T* lambda_bar;                     // [2] high and low part, where one rank tells the others
-  T* chunk;                          // dense: K_qs of a chunk of queries [chunk, S]
-  T* weights;                        // low rank: W [C, D]; backward W over M - V [2C, D]; primal [n, 2C]
-  T *u, *triple, *k_bar, *chunk_bar; // backward: [S, C], [S, 3C], [S, S], [chunk, S]
-  T *shifted_s, *shifted_q;          // other kernels: points from a common origin [S, D], [chunk, D]
+  T* partial;                         // sums by rows: max(S, Q, n)
+  T* columns;                         // [3, max(C, S, D)] sums by columns
+  T* diagonal;                        // [n]
+  T* lambda_bar;                      // [2] high and low part, where one rank tells the others
+  T* chunk;                           // dense: K_qs of a chunk of queries [chunk, S]
+  T* weights;                         // low rank: W [C, D]; backward W over M - V [2C, D]; primal [n, 2C]
+  T *u, *triple, *k_bar, *chunk_bar;  // backward: [S, C], [S, 3C], [S, S], [chunk, S]
+  T *shifted_s, *shifted_q;           // other kernels: points from a common origin [S, D], [chunk, D]
   T* pack;
   int64_t total, widest;
 };

@@ -33,8 +33,8 @@ struct Micro {
   // panels is 1, or 2 where width == lanes (one panel alone could not hide the latency of the multiply-add).
   void (*dot)(int panels, int width, int kc, const T* a, int64_t rs, int64_t ks, int64_t panel_stride, const T* b,
               T* out, int64_t ld, T alpha, T beta);
-  void (*distance)(int panels, int width, int kc, const T* a, int64_t rs, int64_t ks, int64_t panel_stride,
-                   const T* b, T* out, int64_t ld, T alpha, T beta);
+  void (*distance)(int panels, int width, int kc, const T* a, int64_t rs, int64_t ks, int64_t panel_stride, const T* b,
+                   T* out, int64_t ld, T alpha, T beta);
   // The same of a (b - x) for one panel and at most 2 * lanes columns: x [mr, width] is dense.
   void (*difference)(int width, int kc, const T* a, const T* b, const T* x, T* out, int64_t ld, T alpha, T beta);
 
@@ -51,11 +51,11 @@ struct Micro {
 // Instruction sets in ascending order. `automatic` is the best that has been proven on a real machine.
 enum class Isa { automatic = -1, generic = 0, avx2 = 1, avx512 = 2 };
 
-template <class T> const Micro<T>& micro();          // the table in force
-bool isa_available(Isa isa);                         // built, and supported by this CPU
+template <class T> const Micro<T>& micro();  // the table in force
+bool isa_available(Isa isa);                 // built, and supported by this CPU
 const char* isa_name(Isa isa);
 Isa isa_in_force();
-void force_isa(Isa isa);                             // tests only; throws std::invalid_argument if unavailable
+void force_isa(Isa isa);  // tests only; throws std::invalid_argument if unavailable
 
 template <class T> const Micro<T>* micro_generic();
 template <class T> const Micro<T>* micro_avx2();

@@ -8,9 +8,9 @@ namespace {
 
 // x = n ln 2 + r with |r| <= ln 2 / 2, e^x = 2^n e^r; e^r by its Taylor polynomial, whose rest is below 2^-26 (float,
 // degree 7) and 2^-55 (double, degree 13); 2^n in two factors, so that subnormal results come out rounded, not as 0.
-constexpr double kInverseFactorial[] = {1.0,           1.0,            1.0 / 2,         1.0 / 6,         1.0 / 24,
-                                        1.0 / 120,     1.0 / 720,      1.0 / 5040,      1.0 / 40320,     1.0 / 362880,
-                                        1.0 / 3628800, 1.0 / 39916800, 1.0 / 479001600, 1.0 / 6227020800};
+constexpr double kInverseFactorial[] = {
+    1.0,        1.0,         1.0 / 2,      1.0 / 6,       1.0 / 24,       1.0 / 120,       1.0 / 720,
+    1.0 / 5040, 1.0 / 40320, 1.0 / 362880, 1.0 / 3628800, 1.0 / 39916800, 1.0 / 479001600, 1.0 / 6227020800};
 
 template <class T>
 struct Exp;
@@ -18,8 +18,8 @@ template <>
 struct Exp<float> {
   typedef int32_t integer;
   static constexpr int degree = 7, mantissa = 23, bias = 127;
-  static constexpr float lowest = -104.0f;  // below it e^x rounds to 0
-  static constexpr float log2e = 1.44269504f, shifter = 12582912.0f;  // 1.5 * 2^23
+  static constexpr float lowest = -104.0f;                                    // below it e^x rounds to 0
+  static constexpr float log2e = 1.44269504f, shifter = 12582912.0f;          // 1.5 * 2^23
   static constexpr float ln2_high = 0.693359375f, ln2_low = -2.12194440e-4f;  // n * ln2_high is exact
 };
 template <>

@@ -67,8 +67,7 @@ inline void dots_rows(int n, int kc, const T* a, int64_t as, const T* b, int64_t
   int j = 0;
   for (; n - j > 4 || n - j == 3; j += 3)  // 4 are 2 + 2: a single column would leave the multiply-adds waiting
     dots_tile<T, Bytes, Rows, 3>(kc, a, as, b + j * bs, bs, out + j, ld, alpha, beta);
-  for (; n - j >= 2; j += 2)
-    dots_tile<T, Bytes, Rows, 2>(kc, a, as, b + j * bs, bs, out + j, ld, alpha, beta);
+  for (; n - j >= 2; j += 2) dots_tile<T, Bytes, Rows, 2>(kc, a, as, b + j * bs, bs, out + j, ld, alpha, beta);
   if (j < n) dots_tile<T, Bytes, Rows, 1>(kc, a, as, b + j * bs, bs, out + j, ld, alpha, beta);
 }
 

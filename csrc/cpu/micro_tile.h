@@ -14,7 +14,9 @@ namespace {
 // Terms that one register sums before it is added to a total: the error of a long sum grows with the length of its
 // runs. Squared differences are all of one sign and drift, so theirs are short.
 template <Inner F>
-constexpr int kRun = F == Inner::dot ? 128 : F == Inner::distance ? 16 : 64;
+constexpr int kRun = F == Inner::dot        ? 128
+                     : F == Inner::distance ? 16
+                                            : 64;
 
 template <class T, int Bytes, int Mr, Inner F, int Panels, int Vectors>
 inline void tile(int kc, const T* a, int64_t rs, int64_t ks, int64_t panel_stride, const T* b, T* out, int64_t ld,
@@ -73,8 +75,8 @@ inline void tile(int kc, const T* a, int64_t rs, int64_t ks, int64_t panel_strid
 
 // Packed A has stride 1 between the rows of a panel; the constants let the compiler fold the addresses.
 template <class T, int Bytes, int Mr, Inner F, int Panels, int Vectors>
-inline void tile_for(int kc, const T* a, int64_t rs, int64_t ks, int64_t panel_stride, const T* b, T* out,
-                     int64_t ld, T alpha, T beta) {
+inline void tile_for(int kc, const T* a, int64_t rs, int64_t ks, int64_t panel_stride, const T* b, T* out, int64_t ld,
+                     T alpha, T beta) {
   if (rs == 1 && ks == Mr)
     tile<T, Bytes, Mr, F, Panels, Vectors>(kc, a, 1, Mr, panel_stride, b, out, ld, alpha, beta);
   else
@@ -173,8 +175,7 @@ inline void pack_rows(const T* src, int64_t ks, int kc, int panels, int width, T
       for (int j = 0; j < count * width; j += kLine) __builtin_prefetch(row + kAhead * ks + j);
       for (int p = 0; p < count; ++p)
         for (int j = 0; j < width; j += 4)
-          *reinterpret_cast<QL*>(out + int64_t(p) * width * kc + j) =
-              *reinterpret_cast<const QL*>(row + p * width + j);
+          *reinterpret_cast<QL*>(out + int64_t(p) * width * kc + j) = *reinterpret_cast<const QL*>(row + p * width + j);
     }
   }
 }
@@ -210,8 +211,7 @@ void pack(const T* src, int64_t ks, int64_t js, int kc, int n, int width, int gr
     const int padded = columns == width ? width : (columns + granule - 1) / granule * granule;
     T* out = dst + int64_t(j0) * kc;
     for (int k = 0; k < kc; ++k)
-      for (int j = 0; j < padded; ++j)
-        out[int64_t(k) * padded + j] = j < columns ? src[k * ks + (j0 + j) * js] : T(0);
+      for (int j = 0; j < padded; ++j) out[int64_t(k) * padded + j] = j < columns ? src[k * ks + (j0 + j) * js] : T(0);
   }
 }
 

@@ -8,11 +8,11 @@
 namespace ssdd::cpu {
 namespace {
 
-constexpr int kDepth = 256;        // k of a block: a B panel of 24 KiB (float) stays in L1
-constexpr int kRows = 192;         // rows of a packed A block: 192 KiB (float) of L2
-constexpr int64_t kColumns = 1536; // columns of a shared B block: 1.5 MiB (float) of L3
-constexpr int kShallow = 64;       // k up to which the output is the larger stream: written along its rows then
-constexpr int64_t kStrip = 768;    // columns of a thread's own B block, where few rows use it: long runs of memory
+constexpr int kDepth = 256;         // k of a block: a B panel of 24 KiB (float) stays in L1
+constexpr int kRows = 192;          // rows of a packed A block: 192 KiB (float) of L2
+constexpr int64_t kColumns = 1536;  // columns of a shared B block: 1.5 MiB (float) of L3
+constexpr int kShallow = 64;        // k up to which the output is the larger stream: written along its rows then
+constexpr int64_t kStrip = 768;     // columns of a thread's own B block, where few rows use it: long runs of memory
 constexpr int64_t kDirectPanels = 3;
 constexpr int64_t kLeastColumns = 4 * 48 * kDirectPanels;  // so that deep blocks of few columns, and strips, fit
 constexpr int kTile = 16 * 48;
@@ -49,8 +49,8 @@ struct Job {
         if (difference)
           micro.difference(width, depth, a_tile, b, points, out, ld, p.alpha, factor);
         else
-          (p.inner == Inner::dot ? micro.dot : micro.distance)(count, width, depth, a_tile, rs, ks, panel_stride, b, out,
-                                                               ld, p.alpha, factor);
+          (p.inner == Inner::dot ? micro.dot : micro.distance)(count, width, depth, a_tile, rs, ks, panel_stride, b,
+                                                               out, ld, p.alpha, factor);
       };
       T* c = p.c + row * p.ldc + j;
       // A tile of 2 panels whose second is partly filled, an edge, or one that crosses the diagonal goes through a
@@ -111,8 +111,8 @@ struct Job {
     micro.pack(a + in_place * p.a.rs, p.a.cs, p.a.rs, depth, rest, micro.mr, micro.mr, own);
     for (int r = 0; r < in_place; r += step)
       for (int64_t panel = 0; panel < all; ++panel)
-        panel_tiles(i + r, step, a + r * p.a.rs, p.a.rs, p.a.cs, micro.mr * p.a.rs, j0, j1, panel, packed, depth,
-                    first, last);
+        panel_tiles(i + r, step, a + r * p.a.rs, p.a.rs, p.a.cs, micro.mr * p.a.rs, j0, j1, panel, packed, depth, first,
+                    last);
     // A shallow product moves more of C than of B: finish a band of rows along all columns before the next.
     const int band = depth <= kShallow ? step : rest;
     for (int r = 0; r < rest; r += band)
@@ -197,12 +197,13 @@ void product(const Team& team, const Packing<T>& packing, const Product<T>& p) {
         job.pack_columns(team, k0, depth, j0, j1, packed);
         team.barrier();
         for (int64_t block = 0; block < blocks; ++block) {
-          const int64_t turn_of = p.lower && (block / team.size) % 2 ? team.size - 1 - block % team.size : block % team.size;
+          const int64_t turn_of =
+              p.lower && (block / team.size) % 2 ? team.size - 1 - block % team.size : block % team.size;
           if (turn_of != team.rank) continue;
           const int64_t i = block * rows;
           if (p.lower && j0 > i + rows - 1) continue;
-          job.row_block(i, static_cast<int>(std::min(rows, p.m - i)), j0, j1, k0, depth, direct, packed, own,
-                        k0 == 0, k0 + depth == p.k);
+          job.row_block(i, static_cast<int>(std::min(rows, p.m - i)), j0, j1, k0, depth, direct, packed, own, k0 == 0,
+                        k0 + depth == p.k);
         }
       }
     }

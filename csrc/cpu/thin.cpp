@@ -7,11 +7,11 @@
 namespace ssdd::cpu {
 namespace {
 
-constexpr int64_t kFewColumns = 20;   // from here on the packed tile's own padding costs less
+constexpr int64_t kFewColumns = 20;  // from here on the packed tile's own padding costs less
 constexpr int64_t kFewRows = 24;
-constexpr int64_t kOperand = 5120;    // elements of the short operand's block: 20 KiB (float) of L1
+constexpr int64_t kOperand = 5120;  // elements of the short operand's block: 20 KiB (float) of L1
 constexpr int64_t kStripElements = 5120;
-constexpr int64_t kStreamDepth = 510; // k of a strip's running sums; 6 terms are added at a time
+constexpr int64_t kStreamDepth = 510;  // k of a strip's running sums; 6 terms are added at a time
 constexpr int64_t kLeastDepth = 16;
 constexpr int64_t kLeastStream = 6;
 

@@ -10,9 +10,9 @@ namespace ssdd::cuda {
 template <class T>
 struct Solved {
   int64_t batch, rows, columns;
-  const T* x;     // alpha or w, [batch, rows, columns]
-  T* u;           // the same
-  T* pack;        // [batch, rows, 3 columns] = [-u | x | -u], or nullptr
+  const T* x;  // alpha or w, [batch, rows, columns]
+  T* u;        // the same
+  T* pack;     // [batch, rows, 3 columns] = [-u | x | -u], or nullptr
   const T* aux;
   RidgeKind ridge;
   bool detach;
@@ -43,7 +43,9 @@ SIMT_DEVICE double hand_on(const Solved<T>& s, int64_t b, int64_t i, int64_t j, 
 }
 
 template <class T>
-SIMT_DEVICE bool failed(const T* aux, int64_t b) { return aux[3 * b + 1] != aux[3 * b + 1]; }
+SIMT_DEVICE bool failed(const T* aux, int64_t b) {
+  return aux[3 * b + 1] != aux[3 * b + 1];
+}
 
 // sum: a thread's part of <u, x>, of block `part` of the `parts` of a problem.
 template <int Threads, class T>
@@ -51,7 +53,8 @@ SIMT_DEVICE void set_lambda_bar(const Solved<T>& s, int64_t b, int64_t part, int
   if (!sum_of_blocks<Threads>(sum, part, parts, s.partial + b * parts, s.tickets + b) || simt::thread() != 0) return;
   T* const out = s.scalars + b * kScalars;
   const T lambda_bar = static_cast<T>(-sum);
-  const T through = static_cast<T>(ridge_trace_slope(s.ridge, s.detach, static_cast<double>(out[kRidge]), s.order)) * lambda_bar;
+  const T through =
+      static_cast<T>(ridge_trace_slope(s.ridge, s.detach, static_cast<double>(out[kRidge]), s.order)) * lambda_bar;
   out[kLambdaBar] = lambda_bar;
   out[kThroughTrace] = through;
   out[kTraceScale] = T(2) * through * out[kScale];

@@ -38,11 +38,13 @@ Work<T> layout(int64_t batch, int64_t s, int64_t c, T* memory) {
 
 // vbar, and what the trace passes on to the diagonal of Abar. Problems from the grid, a thread an element of the diagonal.
 template <class T>
-SIMT_KERNEL(kThreads) ridge_kernel(int64_t s, const T* scalars, const T* aux, RidgeKind ridge, T* a_bar, T* v_bar) {
+SIMT_KERNEL(kThreads)
+void ridge_kernel(int64_t s, const T* scalars, const T* aux, RidgeKind ridge, T* a_bar, T* v_bar) {
   const int64_t b = simt::block().x;
   const T* own = scalars + b * kScalars;
   if (v_bar && simt::thread() == 0)  // of a failed problem lbar is NaN
-    v_bar[b] = static_cast<T>(static_cast<double>(own[kLambdaBar]) * ridge_slope(ridge, static_cast<double>(aux[3 * b]), s));
+    v_bar[b] =
+        static_cast<T>(static_cast<double>(own[kLambdaBar]) * ridge_slope(ridge, static_cast<double>(aux[3 * b]), s));
   if (!a_bar || own[kThroughTrace] == T(0)) return;
   for (int64_t i = simt::thread(); i < s; i += kThreads) {
     T* element = a_bar + (b * s + i) * s + i;
@@ -72,8 +74,8 @@ void solve_backward(const SolveBackwardArgs<T>& a, void* stream) {
   set_scalars<T>({a.batch, a.hyper, KernelKind::linear, 0, {}, 0, w.scalars, w.tickets, a.batch}, stream);
   T* u = a.grad_y;
   copy<T>({a.batch, s, c, a.grad, u, s * c, c}, stream);
-  solve_factored<T>({a.batch, s, c, a.x, u, a.grad_a ? w.pack : nullptr, a.aux, a.ridge, a.detach || a.hyper.count == 0, s,
-                     w.scalars, w.partial, w.tickets},
+  solve_factored<T>({a.batch, s, c, a.x, u, a.grad_a ? w.pack : nullptr, a.aux, a.ridge, a.detach || a.hyper.count == 0,
+                     s, w.scalars, w.partial, w.tickets},
                     a.factor, w.factor, stream);
   if (a.grad_a) {
     // [-u | x] [x | -u]^T = -x u^T - u x^T as one product over one triangle.
@@ -85,12 +87,12 @@ void solve_backward(const SolveBackwardArgs<T>& a, void* stream) {
     product(p, stream);
   }
   if (a.grad_v || a.grad_a)
-    simt::launch(&ridge_kernel<T>, {static_cast<unsigned>(a.batch)}, kThreads, 0, stream, s, w.scalars, a.aux, a.ridge, a.grad_a,
-                 a.grad_v);
+    simt::launch(&ridge_kernel<T>, {static_cast<unsigned>(a.batch)}, kThreads, 0, stream, s, w.scalars, a.aux, a.ridge,
+                 a.grad_a, a.grad_v);
 }
 
-#define SSDD_INSTANTIATE(T)                                        \
-  template void solve(const SolveArgs<T>&, void*);                 \
+#define SSDD_INSTANTIATE(T)                        \
+  template void solve(const SolveArgs<T>&, void*); \
   template void solve_backward(const SolveBackwardArgs<T>&, void*);
 SSDD_INSTANTIATE(float)
 SSDD_INSTANTIATE(double)

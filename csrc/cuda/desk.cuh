@@ -22,8 +22,8 @@ struct Desk {
   static constexpr int kThreads = Tile<T>::kThreads, kPitch = shared_pitch<T>(kTile), kWhole = kTile * kPitch;
   static_assert(kWhole <= 2 * Tile<T>::kRoom, "a triangle fits in the place of the operands");
   static constexpr int kBytes = (2 * Tile<T>::kRoom + kWhole) * static_cast<int>(sizeof(T)) + 64;
-  T *a, *b, *own;     // two operands of a product, and the tile that is made
-  int* state;         // the ticket, whether a tile that it needs failed, the pivot that failed here
+  T *a, *b, *own;  // two operands of a product, and the tile that is made
+  int* state;      // the ticket, whether a tile that it needs failed, the pivot that failed here
   SIMT_DEVICE Desk(simt::Shared& shared, int* ticket) {
     SIMT_SHARED(int, numbers, 3);
     a = shared.take<T>(2 * Tile<T>::kRoom);
@@ -112,7 +112,8 @@ struct Desk {
   // own <- L^-1 own (back: L^-T own) for L = l, whose copy to shared memory has been started; inverse: room for 64.
   SIMT_DEVICE void solve(const Square<T>& l, T* inverse, bool back) const {
     wait_for_copies();
-    if (simt::thread() < l.n) simt::put(inverse + simt::thread(), T(1) / simt::get(l.at(simt::thread(), simt::thread())));
+    if (simt::thread() < l.n)
+      simt::put(inverse + simt::thread(), T(1) / simt::get(l.at(simt::thread(), simt::thread())));
     simt::barrier();
     const Columns<kTile, T> x{own, kPitch};
     if (back)

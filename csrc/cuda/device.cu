@@ -7,7 +7,7 @@ namespace ssdd::cuda {
 namespace {
 
 // Stands for all kernels: the same architectures were built for each.
-SIMT_KERNEL(32) probe_kernel() {}
+SIMT_KERNEL(32) void probe_kernel() {}
 
 }  // namespace
 

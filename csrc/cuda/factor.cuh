@@ -15,18 +15,19 @@ namespace ssdd::cuda {
 template <class T>
 struct Factor {
   int64_t batch, n, order;  // order: S of the mean trace
-  Batch<const T> source;    // its lower triangle is read; may be the factor itself, whose upper triangle then holds it too and stays
-  T* factor;                // [batch, n, n]
-  bool zero_upper;          // else the upper triangle stays as it is
-  Batch<const T> y;         // with x: solved too
-  T* x;                     // [batch, n, c] or nullptr
+  // Its lower triangle is read. It may be the factor itself: the upper triangle then holds it too, and stays.
+  Batch<const T> source;
+  T* factor;         // [batch, n, n]
+  bool zero_upper;   // else the upper triangle stays as it is
+  Batch<const T> y;  // with x: solved too
+  T* x;              // [batch, n, c] or nullptr
   int64_t c;
-  const T* scalars;         // kRidge, kValid
+  const T* scalars;  // kRidge, kValid
   RidgeKind ridge;
   OnFailure on_failure;
   int32_t* status;
   T *jitter, *aux;
-  T* work;                  // factor_room(batch, n, c) elements
+  T* work;  // factor_room(batch, n, c) elements
 };
 
 // Points whose Gram matrix is what factorise_points() factors, instead of a source.

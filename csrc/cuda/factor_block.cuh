@@ -31,7 +31,8 @@ struct BlockRoom {
 template <class T>
 int room_bytes(int64_t size, int64_t working) {
   const int n = static_cast<int>(size);
-  return static_cast<int>((n * shared_pitch<T>(n) + whole_strips(n) + n + working) * static_cast<int64_t>(sizeof(T))) + 64;
+  return static_cast<int>((n * shared_pitch<T>(n) + whole_strips(n) + n + working) * static_cast<int64_t>(sizeof(T))) +
+         64;
 }
 template <class T>
 int block_bytes(int64_t n) {
@@ -87,7 +88,8 @@ SIMT_DEVICE void load_columns(View<const T> y, int n, int64_t c0, int64_t column
   const bool exists = c0 + c < columns;
   const T* from = y.p + first * y.rs + (c0 + c) * y.cs;
 #pragma unroll 4
-  for (int i = first; i < rows; i += kStep, from += kStep * y.rs) simt::put(x.at(i, c), simt::load_if(exists && i < n, from, T(0)));
+  for (int i = first; i < rows; i += kStep, from += kStep * y.rs)
+    simt::put(x.at(i, c), simt::load_if(exists && i < n, from, T(0)));
 }
 template <int Threads, int Width, class T>
 SIMT_DEVICE void store_columns(const Columns<Width, T>& x, int n, int64_t c0, int64_t columns, bool failed, T* out) {
@@ -102,8 +104,8 @@ SIMT_DEVICE void store_columns(const Columns<Width, T>& x, int n, int64_t c0, in
 
 // x = A^-1 y with L in shared memory, kPassColumns at a time; NaN if the problem failed.
 template <int Threads, class T>
-SIMT_DEVICE void solve_columns(const Square<T>& l, const T* inverse, const Columns<kPassColumns, T>& x, View<const T> y, int64_t columns,
-                               bool failed, T* out) {
+SIMT_DEVICE void solve_columns(const Square<T>& l, const T* inverse, const Columns<kPassColumns, T>& x, View<const T> y,
+                               int64_t columns, bool failed, T* out) {
 #pragma unroll 1
   for (int64_t c0 = 0; c0 < columns; c0 += kPassColumns) {
     load_columns<Threads>(y, l.n, c0, columns, x);
@@ -165,7 +167,8 @@ SIMT_DEVICE int factor_with_retries(const Factor<T>& f, int64_t b, const BlockRo
     simt::barrier();
 #pragma unroll 1
     for (int i = simt::thread(); i < room.a.n; i += kBlockThreads)
-      simt::put(room.a.at(i, i), static_cast<T>(static_cast<double>(simt::get(room.diagonal + i)) + shift->lambda + shift->jitter));
+      simt::put(room.a.at(i, i),
+                static_cast<T>(static_cast<double>(simt::get(room.diagonal + i)) + shift->lambda + shift->jitter));
     simt::barrier();
     factor_shared<kBlockThreads>(room.a, room.inverse, room.panel, failed);
     status = *failed;

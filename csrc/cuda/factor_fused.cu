@@ -50,7 +50,8 @@ SIMT_DEVICE void load_features(const Source<T>& x, int n, int64_t k, int64_t d, 
       const bool exists = step < left;
       T* const to = stage + row * kStagePitch<T> + step;
       if (x.element == Element::own)
-        simt::copy_async<sizeof(T)>(to, exists ? x.p + row * x.rs + (k + step) * x.cs : x.p, exists ? static_cast<int>(sizeof(T)) : 0);
+        simt::copy_async<sizeof(T)>(to, exists ? x.p + row * x.rs + (k + step) * x.cs : x.p,
+                                    exists ? static_cast<int>(sizeof(T)) : 0);
       else
         simt::put(to, exists ? x(row, k + step) : T(0));
     }
@@ -59,8 +60,8 @@ SIMT_DEVICE void load_features(const Source<T>& x, int n, int64_t k, int64_t d, 
 
 // K's lower triangle into shared memory.
 template <class T, bool Distance>
-SIMT_DEVICE void form_gram(const Points<T>& points, const Source<T>& x, bool vectors, const T* scalars, const BlockRoom<T>& room,
-                           T* stages) {
+SIMT_DEVICE void form_gram(const Points<T>& points, const Source<T>& x, bool vectors, const T* scalars,
+                           const BlockRoom<T>& room, T* stages) {
   const int n = room.a.n, side = (n + kSquare - 1) / kSquare, squares = side * (side + 1) / 2;
   const int groups = squares < kWarps ? kWarps / squares : 1, group = simt::warp() / squares;
   const int stage_size = stage_rows(n) * kStagePitch<T>, li = simt::lane() % 8, lj = simt::lane() / 8;
@@ -95,7 +96,8 @@ SIMT_DEVICE void form_gram(const Points<T>& points, const Source<T>& x, bool vec
 #pragma unroll
           for (int e = 0; e < 8; ++e) {
             const T difference = a[r] - b[e];
-            fresh[r][e] = Distance ? simt::fma(difference, difference, fresh[r][e]) : simt::fma(a[r], b[e], fresh[r][e]);
+            fresh[r][e] =
+                Distance ? simt::fma(difference, difference, fresh[r][e]) : simt::fma(a[r], b[e], fresh[r][e]);
           }
       }
 #pragma unroll
@@ -104,7 +106,8 @@ SIMT_DEVICE void form_gram(const Points<T>& points, const Source<T>& x, bool vec
         for (int e = 0; e < 8; ++e) sums[r][e] += fresh[r][e];
     }
     simt::barrier();  // the stages belong to the next round
-    // Sums of the groups, added in their order.
+
+    // Add the sums of the groups, in their order.
 #pragma unroll 1
     for (int turn = 0; turn < groups; ++turn) {
       if (works && (groups == 1 || turn == group)) {
@@ -169,7 +172,8 @@ constexpr int stages_room(int n) {
 }
 
 template <class T, bool Distance>
-SIMT_KERNEL_MIN(kBlockThreads, (sizeof(T) == 4 ? 2 : 1)) fused_kernel(Factor<T> f, Points<T> points, bool vectors) {
+SIMT_KERNEL_MIN(kBlockThreads, (sizeof(T) == 4 ? 2 : 1))
+void fused_kernel(Factor<T> f, Points<T> points, bool vectors) {
   simt::Shared shared;
   BlockRoom<T> room(shared, f.n);
   T* const stages = shared.take<T>(stages_room<T>(room.a.n));
@@ -205,13 +209,15 @@ void factorise_points(const Factor<T>& f, const Points<T>& points, simt::Stream 
   if (f.batch == 0 || f.n == 0) return;
   const Source<T>& x = points.x;
   constexpr int64_t kWide = 16 / static_cast<int64_t>(sizeof(T));
-  const bool vectors = x.element == Element::own && x.cs == 1 && x.rs % kWide == 0 && x.bs % kWide == 0 && reinterpret_cast<uintptr_t>(x.p) % 16 == 0;
+  const bool vectors = x.element == Element::own && x.cs == 1 && x.rs % kWide == 0 && x.bs % kWide == 0 &&
+                       reinterpret_cast<uintptr_t>(x.p) % 16 == 0;
   auto* kernel = points.kernel == KernelKind::rbf ? &fused_kernel<T, true> : &fused_kernel<T, false>;
-  simt::launch(kernel, {static_cast<unsigned>(f.batch)}, kBlockThreads, fused_bytes<T>(f.n), stream, f, points, vectors);
+  simt::launch(kernel, {static_cast<unsigned>(f.batch)}, kBlockThreads, fused_bytes<T>(f.n), stream, f, points,
+               vectors);
   if (f.x && f.c > kPassLimit) solve_small<T>(f.batch, f.n, f.factor, f.c, f.y, f.x, f.status, stream);
 }
 
-#define SSDD_INSTANTIATE(T)        \
+#define SSDD_INSTANTIATE(T)          \
   template int64_t fused_limit<T>(); \
   template void factorise_points(const Factor<T>&, const Points<T>&, simt::Stream);
 SSDD_INSTANTIATE(float)

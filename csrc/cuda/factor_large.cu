@@ -34,10 +34,10 @@ int64_t tiles_of(int64_t n) { return (n + kTile - 1) / kTile; }
 // What the blocks of a batch share, in global memory.
 template <class T>
 struct Room {
-  T *diagonal, *shift;      // [batch, n] of A; [batch] what this attempt adds to it: ridge and jitter
-  int32_t* active;          // [batch]
-  int *factored, *solved;   // semaphores [batch, tiles, tiles]; [batch, chunks, 2 tiles]
-  int* tickets;             // of the factorisation, of the solve
+  T *diagonal, *shift;     // [batch, n] of A; [batch] what this attempt adds to it: ridge and jitter
+  int32_t* active;         // [batch]
+  int *factored, *solved;  // semaphores [batch, tiles, tiles]; [batch, chunks, 2 tiles]
+  int* tickets;            // of the factorisation, of the solve
   int64_t total;
 };
 
@@ -66,12 +66,14 @@ struct Attempt {
 
 SIMT_DEVICE void clear(int* semaphores, int64_t count) {
 #pragma unroll 1
-  for (int64_t i = simt::thread(); i < count; i += kBlockThreads) simt::store(semaphores + i, static_cast<int>(kWaiting));
+  for (int64_t i = simt::thread(); i < count; i += kBlockThreads)
+    simt::store(semaphores + i, static_cast<int>(kWaiting));
 }
 
 // The diagonal and its trace; ridge and jitter of this attempt; no semaphore posted. One block per problem.
 template <class T>
-SIMT_KERNEL(kBlockThreads) begin_kernel(Attempt<T> a) {
+SIMT_KERNEL(kBlockThreads)
+void begin_kernel(Attempt<T> a) {
   SIMT_SHARED(double, sums, kBlockThreads);
   const Factor<T>& f = a.f;
   const int64_t b = simt::block().x, n = f.n;
@@ -96,7 +98,8 @@ SIMT_KERNEL(kBlockThreads) begin_kernel(Attempt<T> a) {
     // A sector for each element of the diagonal, whatever one does; once a problem, so not counted.
     T v[kAtOnce];
 #pragma unroll
-    for (int u = 0; u < kAtOnce; ++u) v[u] = first + u * kBlockThreads < n ? from[(first + u * kBlockThreads) * stride] : T(0);
+    for (int u = 0; u < kAtOnce; ++u)
+      v[u] = first + u * kBlockThreads < n ? from[(first + u * kBlockThreads) * stride] : T(0);
 #pragma unroll
     for (int u = 0; u < kAtOnce; ++u) {
       simt::store_if(a.attempt == 0 && first + u * kBlockThreads < n, diagonal + first + u * kBlockThreads, v[u]);
@@ -122,7 +125,8 @@ SIMT_KERNEL(kBlockThreads) begin_kernel(Attempt<T> a) {
 // --- factor ------------------------------------------------------------------------------------------------------
 
 template <class T>
-SIMT_KERNEL_MIN(Tile<T>::kThreads, 1) factor_tiles_kernel(Attempt<T> a, bool vectors) {
+SIMT_KERNEL_MIN(Tile<T>::kThreads, 1)
+void factor_tiles_kernel(Attempt<T> a, bool vectors) {
   constexpr int kThreads = Tile<T>::kThreads, kSteps = Tile<T>::kSteps, kPitch = Desk<T>::kPitch;
   simt::Shared shared;
   SIMT_SHARED(T, inverse, kTile);
@@ -202,7 +206,8 @@ SIMT_KERNEL_MIN(Tile<T>::kThreads, 1) factor_tiles_kernel(Attempt<T> a, bool vec
 
 // No semaphore posted, for a solve that did not factor. One block per problem.
 template <class T>
-SIMT_KERNEL(kBlockThreads) clear_kernel(Room<T> room, int64_t solved) {
+SIMT_KERNEL(kBlockThreads)
+void clear_kernel(Room<T> room, int64_t solved) {
   const int64_t b = simt::block().x;
   clear(room.solved + b * solved, solved);
   if (b == 0 && simt::thread() == 0) room.tickets[1] = 0;
@@ -217,12 +222,13 @@ struct Solve {
   T* x;
   Room<T> room;
   bool vectors, x_vectors;
-  bool ahead;  // L(i, i) has a place of its own, and is there when the last product is done
+  bool ahead;        // L(i, i) has a place of its own, and is there when the last product is done
   Batch<const T> y;  // what x is solved for; may be x itself
 };
 // Tile i of one chunk: x(i) = L(i, i)^-1 (x(i) - sum_k<i L(i, k) x(k)), back: x(i) = L(i, i)^-T (x(i) - sum_k>i L(k, i)^T x(k)).
 template <class T>
-SIMT_DEVICE void solve_tile(const Solve<T>& s, const Desk<T>& desk, T* triangle, T* inverse, bool back, int64_t b, int64_t chunk, int64_t i) {
+SIMT_DEVICE void solve_tile(const Solve<T>& s, const Desk<T>& desk, T* triangle, T* inverse, bool back, int64_t b,
+                            int64_t chunk, int64_t i) {
   const int64_t n = s.n, c = s.c;
   int* const forward = s.room.solved + (b * s.chunks + chunk) * 2 * s.tiles;
   int* const semaphores = back ? forward + s.tiles : forward;
@@ -274,12 +280,14 @@ SIMT_DEVICE void solve_tile(const Solve<T>& s, const Desk<T>& desk, T* triangle,
 }
 
 template <class T>
-SIMT_KERNEL_MIN(Tile<T>::kThreads, 1) solve_tiles_kernel(Solve<T> s) {
+SIMT_KERNEL_MIN(Tile<T>::kThreads, 1)
+void solve_tiles_kernel(Solve<T> s) {
   simt::Shared shared;
   SIMT_SHARED(T, inverse, kTile);
   const Desk<T> desk(shared, s.room.tickets + 1);
   T* const triangle = s.ahead ? shared.take<T>(Desk<T>::kWhole) : desk.a;
-  const int chunks = static_cast<int>(s.chunks), across = static_cast<int>(s.batch) * chunks, tiles = static_cast<int>(s.tiles);
+  const int chunks = static_cast<int>(s.chunks), across = static_cast<int>(s.batch) * chunks,
+            tiles = static_cast<int>(s.tiles);
   const int step = desk.ticket() / across, which = desk.ticket() % across;
   const bool back = step >= tiles;
   solve_tile(s, desk, triangle, inverse, back, which / chunks, which % chunks, back ? 2 * tiles - 1 - step : step);
@@ -329,7 +337,8 @@ template <class T>
 void solve_large(int64_t batch, int64_t n, const T* factor, int64_t c, T* x, T* work, simt::Stream stream) {
   const int64_t tiles = tiles_of(n);
   const Room<T> room = room_of(batch, n, c, work);
-  simt::launch(&clear_kernel<T>, {static_cast<unsigned>(batch)}, kBlockThreads, 0, stream, room, tiles_of(c) * 2 * tiles);
+  simt::launch(&clear_kernel<T>, {static_cast<unsigned>(batch)}, kBlockThreads, 0, stream, room,
+               tiles_of(c) * 2 * tiles);
   run_solve<T>(batch, n, factor, c, {x, n * c, c, 1}, x, room, stream);
 }
 
@@ -349,10 +358,10 @@ void solve_factored(const Solved<T>& s, const T* factor, T* work, simt::Stream s
   after_solve(s, stream);
 }
 
-#define SSDD_INSTANTIATE(T)                                        \
-  template void factorise_large(const Factor<T>&, simt::Stream);   \
+#define SSDD_INSTANTIATE(T)                                                             \
+  template void factorise_large(const Factor<T>&, simt::Stream);                        \
   template void solve_large(int64_t, int64_t, const T*, int64_t, T*, T*, simt::Stream); \
-  template void factorise(const Factor<T>&, simt::Stream);         \
+  template void factorise(const Factor<T>&, simt::Stream);                              \
   template void solve_factored(const Solved<T>&, const T*, T*, simt::Stream);
 SSDD_INSTANTIATE(float)
 SSDD_INSTANTIATE(double)

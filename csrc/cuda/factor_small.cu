@@ -24,7 +24,8 @@ constexpr int warp_room(int n) {
 }
 
 template <class T>
-SIMT_KERNEL_MIN(kWarpThreads, 1) warp_kernel(Factor<T> f) {
+SIMT_KERNEL_MIN(kWarpThreads, 1)
+void warp_kernel(Factor<T> f) {
   simt::Shared shared;
   SIMT_SHARED(int, failures, kWarpThreads / 32);
   const int lane = simt::lane(), n = static_cast<int>(f.n), room = warp_room<T>(n);
@@ -46,14 +47,15 @@ SIMT_KERNEL_MIN(kWarpThreads, 1) warp_kernel(Factor<T> f) {
     // Load the lower triangle.
 #pragma unroll 1
     for (int i = 0; i < n; ++i)
-      simt::copy_async_if<sizeof(T)>(lane <= i, matrix.at(i, lane <= i ? lane : 0), lane <= i ? a.p + i * a.rs + lane * a.cs : a.p,
-                                     static_cast<int>(sizeof(T)));
+      simt::copy_async_if<sizeof(T)>(lane <= i, matrix.at(i, lane <= i ? lane : 0),
+                                     lane <= i ? a.p + i * a.rs + lane * a.cs : a.p, static_cast<int>(sizeof(T)));
     simt::copy_commit();
     simt::copy_wait<0>();
     if (lane == 0) *failed = 0;
     simt::warp_barrier();
     // Add ridge and jitter.
-    const double diagonal = static_cast<double>(simt::get_if(lane < n, matrix.at(lane < n ? lane : 0, lane < n ? lane : 0), T(0)));
+    const double diagonal =
+        static_cast<double>(simt::get_if(lane < n, matrix.at(lane < n ? lane : 0, lane < n ? lane : 0), T(0)));
     if (attempt == 0) {
       trace = diagonal;
 #pragma unroll
@@ -82,7 +84,8 @@ SIMT_KERNEL_MIN(kWarpThreads, 1) warp_kernel(Factor<T> f) {
 }
 
 template <class T>
-SIMT_KERNEL_MIN(kBlockThreads, (sizeof(T) == 4 ? 2 : 1)) block_kernel(Factor<T> f, bool vectors) {
+SIMT_KERNEL_MIN(kBlockThreads, (sizeof(T) == 4 ? 2 : 1))
+void block_kernel(Factor<T> f, bool vectors) {
   simt::Shared shared;
   BlockRoom<T> room(shared, f.n);
   room.place_work(shared.take<T>(BlockRoom<T>::working(room.a.n)));
@@ -96,8 +99,9 @@ SIMT_KERNEL_MIN(kBlockThreads, (sizeof(T) == 4 ? 2 : 1)) block_kernel(Factor<T> 
 
 // u <- A^-1 y for one chunk of Width columns; without y from u itself.
 template <int Width, class T>
-SIMT_KERNEL_MIN(kBlockThreads, 1) solve_kernel(int64_t size, const T* factor, bool vectors, int64_t columns, Batch<const T> y, T* out,
-                                        const int32_t* status, int64_t chunks, Solved<T> after) {
+SIMT_KERNEL_MIN(kBlockThreads, 1)
+void solve_kernel(int64_t size, const T* factor, bool vectors, int64_t columns, Batch<const T> y, T* out,
+                  const int32_t* status, int64_t chunks, Solved<T> after) {
   simt::Shared shared;
   const int n = static_cast<int>(size);
   const Square<T> l{shared.take<T>(n * shared_pitch<T>(n)), n, shared_pitch<T>(n)};
@@ -132,16 +136,17 @@ SIMT_KERNEL_MIN(kBlockThreads, 1) solve_kernel(int64_t size, const T* factor, bo
 template <int Width, class T>
 int solve_bytes(int64_t size) {
   const int n = static_cast<int>(size);
-  return static_cast<int>((n * shared_pitch<T>(n) + whole_strips(n) * (1 + Width)) * static_cast<int64_t>(sizeof(T))) + 48;
+  return static_cast<int>((n * shared_pitch<T>(n) + whole_strips(n) * (1 + Width)) * static_cast<int64_t>(sizeof(T))) +
+         48;
 }
 
 template <int Width, class T>
-void launch_solve(int64_t batch, int64_t n, const T* factor, int64_t c, const Batch<const T>& y, T* x, const int32_t* status,
-                  simt::Stream stream, const Solved<T>& after) {
+void launch_solve(int64_t batch, int64_t n, const T* factor, int64_t c, const Batch<const T>& y, T* x,
+                  const int32_t* status, simt::Stream stream, const Solved<T>& after) {
   const int64_t chunks = (c + Width - 1) / Width;
   const bool vectors = rows_are_aligned(factor, n * n, n, 1);
-  simt::launch(&solve_kernel<Width, T>, {static_cast<unsigned>(batch * chunks)}, kBlockThreads, solve_bytes<Width, T>(n), stream, n,
-               factor, vectors, c, y, x, status, chunks, after);
+  simt::launch(&solve_kernel<Width, T>, {static_cast<unsigned>(batch * chunks)}, kBlockThreads,
+               solve_bytes<Width, T>(n), stream, n, factor, vectors, c, y, x, status, chunks, after);
 }
 
 }  // namespace
@@ -160,7 +165,8 @@ void factorise_small(const Factor<T>& f, simt::Stream stream) {
                         kWarps * warp_room<T>(static_cast<int>(f.n)) * static_cast<int>(sizeof(T)), stream, f);
   }
   const bool vectors = rows_are_aligned(f.source.p, f.source.bs, f.source.rs, f.source.cs);
-  simt::launch(&block_kernel<T>, {static_cast<unsigned>(f.batch)}, kBlockThreads, block_bytes<T>(f.n), stream, f, vectors);
+  simt::launch(&block_kernel<T>, {static_cast<unsigned>(f.batch)}, kBlockThreads, block_bytes<T>(f.n), stream, f,
+               vectors);
   if (f.x && f.c > kPassLimit) solve_small<T>(f.batch, f.n, f.factor, f.c, f.y, f.x, f.status, stream);
 }
 
@@ -175,11 +181,11 @@ void solve_small(int64_t batch, int64_t n, const T* factor, int64_t c, const Bat
     launch_solve<kNarrowColumns>(batch, n, factor, c, y, x, status, stream, after);
 }
 
-#define SSDD_INSTANTIATE(T)                                        \
-  template int64_t block_limit<T>();                               \
-  template void factorise_small(const Factor<T>&, simt::Stream);   \
-  template void solve_small(int64_t, int64_t, const T*, int64_t, const Batch<const T>&, T*, const int32_t*, simt::Stream, \
-                            const Solved<T>&);
+#define SSDD_INSTANTIATE(T)                                                                                 \
+  template int64_t block_limit<T>();                                                                        \
+  template void factorise_small(const Factor<T>&, simt::Stream);                                            \
+  template void solve_small(int64_t, int64_t, const T*, int64_t, const Batch<const T>&, T*, const int32_t*, \
+                            simt::Stream, const Solved<T>&);
 SSDD_INSTANTIATE(float)
 SSDD_INSTANTIATE(double)
 #undef SSDD_INSTANTIATE

@@ -74,7 +74,8 @@ class TileFinish {
       if (simt::finite(simt::get(place))) return;
       T sum = 0;
 #pragma unroll 1
-      for (int64_t k = part.k_begin; k < part.k_end; ++k) sum = simt::fma(a(part.row + i, k), b(k, part.column + j), sum);
+      for (int64_t k = part.k_begin; k < part.k_end; ++k)
+        sum = simt::fma(a(part.row + i, k), b(k, part.column + j), sum);
       simt::put(place, sum);
     });
   }
@@ -156,8 +157,7 @@ class TileFinish {
       for (int u = 0; u < kAtOnce; ++u) {
         const int i = first + u * step;
         wanted[u] = i < rows && j < columns && (p.triangle == Triangle::full || column <= part.row + i);
-        if (p.accumulate)
-          old[u] = simt::load_if(wanted[u] && part.row + i >= p.accumulate_from, c + i * p.ld, T(0));
+        if (p.accumulate) old[u] = simt::load_if(wanted[u] && part.row + i >= p.accumulate_from, c + i * p.ld, T(0));
         if (p.add && wanted[u]) added[u] = finish.added(part.row + i, column);
       }
 #pragma unroll

@@ -21,7 +21,8 @@ constexpr int kThreads = 256;
 
 // The primal's border: its column is its row, which sum_columns wrote, and its corner bias * S. A block a problem.
 template <class T>
-SIMT_KERNEL(kThreads) border_kernel(int64_t n, double support, const T* scalars, T* factor) {
+SIMT_KERNEL(kThreads)
+void border_kernel(int64_t n, double support, const T* scalars, T* factor) {
   const int64_t b = simt::block().x;
   T *const whole = factor + b * n * n, *const row = whole + (n - 1) * n;
   // A sector for each element of the column, whatever one does; a column a problem, so not counted.
@@ -36,8 +37,9 @@ class Forward : KrrPass<T> {
       : KrrPass<T>{args.shape, work, stream}, a(args), x_s(args.x_s, args.s_element), x_q(args.x_q, args.q_element) {}
 
   void run_all() {
-    set_scalars<T>({s.batch, a.hyper, s.kernel, parameter_count(s.kernel), {}, 0, w.scalars, w.tickets, kTickets + s.batch},
-                   stream);
+    set_scalars<T>(
+        {s.batch, a.hyper, s.kernel, parameter_count(s.kernel), {}, 0, w.scalars, w.tickets, kTickets + s.batch},
+        stream);
     const bool fused = s.fused_gram && s.s <= fused_limit<T>();
     const bool together = s.plan == Plan::dense && !fused && s.q <= s.chunk;  // K_qs beside K_ss
     if (s.plan == Plan::primal)
@@ -69,8 +71,10 @@ class Forward : KrrPass<T> {
 
   // The factor keeps K above its diagonal: the backward of other kernels reads it there.
   Factor<T> factor_here(const Batch<const T>& y) const {
-    return {s.batch, s.n, s.s, dense(a.factor, s.n, s.n), a.factor, false, y, a.coef, s.c, w.scalars, s.ridge,
-            a.on_failure, a.status, a.jitter, a.aux, w.factor};
+    return {s.batch,  s.n,       s.s,     dense(a.factor, s.n, s.n),
+            a.factor, false,     y,       a.coef,
+            s.c,      w.scalars, s.ridge, a.on_failure,
+            a.status, a.jitter,  a.aux,   w.factor};
   }
 
   void solve_dual(bool with_queries) {
@@ -96,8 +100,8 @@ class Forward : KrrPass<T> {
     if (s.bordered) {
       sums(s.s, s.d, x_s, a.factor + s.d * s.n, whole, scalar(kRootBoth));
       sums(s.s, s.c, a.y_s, a.coef + s.d * s.c, s.n * s.c, scalar(kRootBias));
-      simt::launch(&border_kernel<T>, {static_cast<unsigned>(s.batch)}, kThreads, 0, stream, s.n, static_cast<double>(s.s),
-                   w.scalars, a.factor);
+      simt::launch(&border_kernel<T>, {static_cast<unsigned>(s.batch)}, kThreads, 0, stream, s.n,
+                   static_cast<double>(s.s), w.scalars, a.factor);
     }
     factorise(factor_here(dense(a.coef, s.n, s.c)), stream);
   }
@@ -114,7 +118,11 @@ class Forward : KrrPass<T> {
         return rows > 0 ? tiles_in(chunk) : 0;
       };
       const int64_t chunk = s.plan == Plan::dense ? s.chunk : std::max<int64_t>(1, s.q);
-      p.squares = {a.loss, w.partial, tickets(), q0 / chunk * parts(chunk), s.q / chunk * parts(chunk) + parts(s.q % chunk),
+      p.squares = {a.loss,
+                   w.partial,
+                   tickets(),
+                   q0 / chunk * parts(chunk),
+                   s.q / chunk * parts(chunk) + parts(s.q % chunk),
                    1.0 / (static_cast<double>(s.q) * static_cast<double>(s.c))};
     }
     run(p);
@@ -144,7 +152,8 @@ class Forward : KrrPass<T> {
   // K_qs of a chunk of queries.
   Product<T> query_gram(int64_t q0) const {
     T* const k = a.kept ? a.kept + q0 * s.s : w.chunk;
-    Product<T> p = make(std::min(s.chunk, s.q - q0), s.s, s.d, from(x_q, q0), t(x_s), k, a.kept ? s.q * s.s : s.chunk * s.s);
+    Product<T> p =
+        make(std::min(s.chunk, s.q - q0), s.s, s.d, from(x_q, q0), t(x_s), k, a.kept ? s.q * s.s : s.chunk * s.s);
     apply_kernel(p, s.kernel, w.scalars);
     return p;
   }
@@ -153,7 +162,8 @@ class Forward : KrrPass<T> {
     for (int64_t q0 = 0; q0 < s.q; q0 += s.chunk) {
       const Product<T> gram = query_gram(q0);
       if (!there) run(gram);
-      predict(make(gram.m, s.c, s.s, {gram.c, gram.c_bs, s.s, 1}, dense(a.coef, s.s, s.c), a.out + q0 * s.c, s.q * s.c), q0);
+      predict(make(gram.m, s.c, s.s, {gram.c, gram.c_bs, s.s, 1}, dense(a.coef, s.s, s.c), a.out + q0 * s.c, s.q * s.c),
+              q0);
     }
   }
 

@@ -14,155 +14,23 @@
 // Floor on an H100: benchmarks/results/sass.md for the sizes of the speed table; slope_kernel 12 bytes an element / 3.35 TB/s.
 // Other path: the plans, picked by ssdd_ext/plan; other kernels than the linear one have the dense plan only.
 #include "../krr.h"
-#include "join.cuh"
+#include "backward_kernels.cuh"
 #include "krr_work.cuh"
 
 namespace ssdd::cuda {
 namespace {
 
-constexpr int kThreads = 256;
-
-template <class T>
-struct Rows {
-  Source<T> x;
-  int64_t count;
-};
-template <class T>
-struct HyperArgs {
-  int64_t c, s, strips;      // strips of 32 columns: blocks a problem
-  Rows<T> e, u, alpha;       // whose columns are summed
-  RidgeKind ridge;
-  const T *scalars, *aux;
-  T* parts;                  // [batch, strips]
-  int* tickets;              // [batch], all 0, before and after
-  int count;                 // of hyper-parameters
-  T* out;
-};
-
-// The linear kernel's gradients to (scale, bias, v). K and lambda scale together, so <Kbar, K> = -lambda lbar:
-//   bbar0 = (1^T Pbar - 1^T U).(1^T alpha)   sbar = (-lambda lbar - bias bbar0) / scale + c lbar |X_s|^2
-template <class T>
-SIMT_KERNEL(kThreads) hyper_kernel(HyperArgs<T> a) {
-  const int64_t b = simt::block().x / a.strips, strip = simt::block().x % a.strips, j = strip * 32 + simt::lane();
-  const T* own = a.scalars + b * kScalars;
-  const double p_sum = column_sum<kThreads>(a.e.x[b], a.e.count, a.c, j), u_sum = column_sum<kThreads>(a.u.x[b], a.u.count, a.c, j);
-  const double alpha_sum = column_sum<kThreads>(a.alpha.x[b], a.alpha.count, a.c, j);
-  double bias_bar = simt::warp() == 0 ? (static_cast<double>(own[kGamma]) * p_sum - u_sum) * alpha_sum : 0;
-  if (!sum_of_blocks<kThreads>(bias_bar, strip, a.strips, a.parts + b * a.strips, a.tickets + b) || simt::thread() != 0) return;
-  const double trace = a.aux[3 * b], lambda = static_cast<double>(a.aux[3 * b + 1]) + static_cast<double>(a.aux[3 * b + 2]);
-  const double scale = own[kScale], bias = own[kBias], lambda_bar = own[kLambdaBar], through = own[kThroughTrace];
-  const double order = static_cast<double>(a.s), squares = (trace - bias * order) / scale;
-  const double bad = failed(a.aux, b) ? simt::nan<double>() : 0;
-  T* const out = a.out + b * a.count;
-  out[0] = static_cast<T>((-lambda * lambda_bar - bias * bias_bar) / scale + through * squares + bad);
-  out[1] = static_cast<T>(bias_bar + through * order + bad);
-  out[a.count - 1] = static_cast<T>(lambda_bar * ridge_slope(a.ridge, trace, a.s) + bad);
-}
-
-// 1^T alpha of the primal, from the border's weight: w_b / sqrt(bias), or 1^T (Y - Phi w) / lambda where the bias is 0.
-template <class T>
-SIMT_KERNEL(kThreads) alpha_sum_kernel(int64_t c, const T* scalars, const T* aux, const T* border, int64_t border_bs,
-                                       const T* residual, int64_t width, T* out) {
-  const int64_t b = simt::block().x;
-  const T root = scalars[b * kScalars + kRootBias], lambda = aux[3 * b + 1] + aux[3 * b + 2];
-  for (int64_t j = simt::thread(); j < c; j += kThreads)
-    out[b * width + j] = root > T(0) ? border[b * border_bs + j] / root : residual[b * width + j] / lambda;
-}
-
-// A row of Kbar becomes G = Kbar dk/dr; its sum, and to total[b] sum_ij Kbar dk/dl (added to what is there). One block a row.
-// Rbf: dk/dr = -k / (2 l^2), dk/dl = -2 k log k / l. Square: only j > i of k is read (K lies above the factor's diagonal),
-// the diagonal passes nothing on.
-template <class T>
-SIMT_KERNEL(kThreads) slope_kernel(int64_t rows, int64_t columns, const T* k, int64_t k_bs, T* k_bar, int64_t bar_bs, bool square,
-                                   const T* scalars, T* row_sums, T* row_parts, int* tickets, bool add, T* total) {
-  const int64_t b = simt::block().x / rows, i = simt::block().x % rows;
-  k += b * k_bs + i * columns, k_bar += b * bar_bs + i * columns;
-  const T l = scalars[b * kScalars + kLengthscale], map = scalars[b * kScalars + kMap];
-  double sum = 0, part = 0;
-  for (int64_t j = simt::thread(); j < columns; j += kThreads) {
-    if (square && j <= i) {
-      if (j == i) simt::store(k_bar + j, T(0));
-      continue;
-    }
-    const T value = simt::load(k + j), bar = simt::load(k_bar + j);
-    const T log_slope = value > T(0) ? T(-2) * value * simt::logarithm(value) / l : T(0);
-    part += static_cast<double>(bar) * static_cast<double>(log_slope);
-    const T g = bar * value * map;
-    sum += static_cast<double>(g);
-    simt::store(k_bar + j, g);
-  }
-  sum = block_sum<kThreads>(sum);
-  if (simt::thread() == 0) row_sums[simt::block().x] = static_cast<T>(sum);
-  simt::barrier();  // the sums of the warps are read
-  if (!sum_of_blocks<kThreads>(part, i, rows, row_parts + b * rows, tickets + b) || simt::thread() != 0) return;
-  total[b] = static_cast<T>(part + (add ? static_cast<double>(total[b]) : 0.0));
-}
-
-template <class T>
-SIMT_KERNEL(kThreads) rbf_hyper_kernel(int64_t batch, int64_t s, RidgeKind ridge, const T* scalars, const T* aux, const T* parameter,
-                                       int count, T* out) {
-  const int64_t b = static_cast<int64_t>(simt::block().x) * kThreads + simt::thread();
-  if (b >= batch) return;
-  const T bad = failed(aux, b) ? simt::nan<T>() : T(0);
-  out[b * count] = parameter[b] + bad;
-  out[b * count + count - 1] = static_cast<T>(static_cast<double>(scalars[b * kScalars + kLambdaBar]) *
-                                              ridge_slope(ridge, static_cast<double>(aux[3 * b]), s)) + bad;
-}
-
-// What follows from the reach of a problem's points: of the support's (which is kept), or of it and some queries'.
-template <class T>
-struct Reach {
-  const T* scalars;
-  T *support, *parts;  // [batch], [batch, rows]
-  int* tickets;
-  int32_t *near, *far;
-  bool queries;
-};
-
-// The points from a common origin, so that points far from 0 cancel before the products; and how far they reach from there,
-// by which the last of a problem's blocks decides between the two forms of krr.h. One block a row.
-template <class T>
-SIMT_KERNEL(kThreads) shift_kernel(int64_t rows, int64_t d, Source<T> x, Source<T> origin, T* out, Reach<T> reach) {
-  const int64_t b = simt::block().x / rows, i = simt::block().x % rows;
-  double most = 0;
-  for (int64_t j = simt::thread(); j < d; j += kThreads) {
-    const T v = x[b](i, j) - origin[b](0, j);
-    const double size = static_cast<double>(v < T(0) ? -v : v);
-    most = size > most ? size : most;
-    simt::store(out + (b * rows + i) * d + j, v);
-  }
-  most = block_most<kThreads>(most);
-  T* const parts = reach.parts + b * rows;
-  if (simt::thread() == 0) simt::store(parts + i, static_cast<T>(most));
-  if (!last_to_arrive(reach.tickets + b, rows)) return;
-  most = 0;
-  for (int64_t e = simt::thread(); e < rows; e += kThreads) {
-    const double part = static_cast<double>(simt::load(parts + e));
-    most = part > most ? part : most;
-  }
-  most = block_most<kThreads>(most);
-  if (simt::thread() != 0) return;
-  if (reach.queries)
-    most = static_cast<double>(reach.support[b]) > most ? static_cast<double>(reach.support[b]) : most;
-  else
-    reach.support[b] = static_cast<T>(most);
-  const double length = static_cast<double>(reach.scalars[b * kScalars + kLengthscale]);
-  const bool far = most * simt::square_root(static_cast<double>(d)) > kReach * length;
-  reach.far[b] = far ? 1 : 0;
-  reach.near[b] = far ? 0 : 1;
-}
-
 template <class T>
 class Backward : KrrPass<T> {
  public:
   Backward(const KrrBackwardArgs<T>& args, const KrrWork<T>& work, simt::Stream stream)
-      : KrrPass<T>{args.shape, work, stream}, a(args), x_s(args.x_s, args.s_element), x_q(args.x_q, args.q_element), u(args.grad_y_s ? args.grad_y_s : work.u),
-        alpha(dense(args.coef, args.shape.s, args.shape.c)) {}
+      : KrrPass<T>{args.shape, work, stream}, a(args), x_s(args.x_s, args.s_element), x_q(args.x_q, args.q_element),
+        u(args.grad_y_s ? args.grad_y_s : work.u), alpha(dense(args.coef, args.shape.s, args.shape.c)) {}
 
   void run_all() {
     const double points = static_cast<double>(s.q) * static_cast<double>(s.c);
-    ScalarArgs<T> scalars{s.batch, a.hyper, s.kernel, parameter_count(s.kernel), a.g, 2.0 / points, w.scalars, w.tickets,
-                          kTickets + s.batch};
+    ScalarArgs<T> scalars{s.batch,      a.hyper,   s.kernel,  parameter_count(s.kernel), a.g,
+                          2.0 / points, w.scalars, w.tickets, kTickets + s.batch};
     // bias 1 (1^T Pbar) of abar in low rank
     if ((s.plan == Plan::low_rank || s.plan == Plan::mixed) && !a.kept) {
       scalars.e = a.e, scalars.e_rows = s.q, scalars.e_columns = s.c;
@@ -214,7 +82,10 @@ class Backward : KrrPass<T> {
       const Batch<const T> k = k_chunk(q0, rows);
       Product<T> p = make(s.s, s.c, rows, t(k), from(a.e, q0), u, uc());
       p.alpha_of = scalar(kGamma), p.accumulate = q0 > 0;
-      beside && q0 == 0 ? run(*beside, p) : run(p);
+      if (beside && q0 == 0)
+        run(*beside, p);
+      else
+        run(p);
     }
     if (beside && s.q == 0) run(*beside);
     if (s.q == 0) fill(s.batch * uc(), 0, u, stream);
@@ -234,8 +105,9 @@ class Backward : KrrPass<T> {
 
   // The solve for `solved` [n, C], and what follows from it at once.
   void solve(int64_t n, T* solved, T* pack) {
-    solve_factored<T>({s.batch, n, s.c, a.coef, solved, pack, a.aux, s.ridge, s.detach, s.s, w.scalars, w.partial, tickets()},
-                      a.factor, w.factor, stream);
+    solve_factored<T>(
+        {s.batch, n, s.c, a.coef, solved, pack, a.aux, s.ridge, s.detach, s.s, w.scalars, w.partial, tickets()},
+        a.factor, w.factor, stream);
   }
   // [-U | alpha] and [alpha | -U], in the pack [-U | alpha | -U].
   Source<T> u_alpha() const { return {w.pack, 3 * uc(), 3 * s.c, 1}; }
@@ -262,11 +134,13 @@ class Backward : KrrPass<T> {
       Product<T> both = make(2 * s.c, s.d, s.s, t(alpha_u()), x_s, weights, bs);
       both.accumulate_from = s.c;
       multiply(both, 1, nullptr, true);
-      write(with_trace(make(s.s, s.d, 2 * s.c, u_alpha(), weights_view(weights, 2), a.grad_x_s, s.s * s.d)), scalar(kScale));
+      write(with_trace(make(s.s, s.d, 2 * s.c, u_alpha(), weights_view(weights, 2), a.grad_x_s, s.s * s.d)),
+            scalar(kScale));
     } else if (a.grad_x_q) {
       run(make(s.c, s.d, s.s, t(alpha), x_s, weights, bs));
     }
-    if (a.grad_x_q) write(make(s.q, s.d, s.c, a.e, weights_view(weights, 2), a.grad_x_q, s.q * s.d), scalar(kGammaScale));
+    if (a.grad_x_q)
+      write(make(s.q, s.d, s.c, a.e, weights_view(weights, 2), a.grad_x_q, s.q * s.d), scalar(kGammaScale));
     linear_hyper({alpha, s.s});
   }
 
@@ -288,15 +162,21 @@ class Backward : KrrPass<T> {
   void dense_or_mixed() {
     const bool mixed = s.plan == Plan::mixed;
     const int copies = mixed ? 2 : 1;
-    mixed ? alpha_bar_low_rank() : alpha_bar_dense();
+    if (mixed)
+      alpha_bar_low_rank();
+    else
+      alpha_bar_dense();
     solve(s.s, u, a.grad_x_s ? w.pack : nullptr);
     if (a.grad_x_s) {
       const bool together = !mixed && s.q > 0 && s.q <= s.chunk;  // all of Kbar_qs beside Kbar_ss
-      together ? run(two_k_bar(), bar_chunk(0, s.q)) : run(two_k_bar());
+      if (together)
+        run(two_k_bar(), bar_chunk(0, s.q));
+      else
+        run(two_k_bar());
       write(with_trace(make(s.s, s.d, s.s, dense(w.k_bar, s.s, s.s), x_s, a.grad_x_s, s.s * s.d)), scalar(kScale));
       if (mixed)
-        multiply(make(s.s, s.d, s.c, alpha, weights_view(w.weights + s.c * s.d, 2), a.grad_x_s, s.s * s.d), 1, scalar(kScale),
-                 true);
+        multiply(make(s.s, s.d, s.c, alpha, weights_view(w.weights + s.c * s.d, 2), a.grad_x_s, s.s * s.d), 1,
+                 scalar(kScale), true);
       for (int64_t q0 = 0; !mixed && q0 < s.q; q0 += s.chunk) {
         const int64_t rows = std::min(s.chunk, s.q - q0);
         if (!together) run(bar_chunk(q0, rows));
@@ -313,7 +193,8 @@ class Backward : KrrPass<T> {
   void linear_hyper(const Rows<T>& of_alpha) {
     if (!a.grad_hyper) return;
     const int64_t strips = std::max<int64_t>(1, (s.c + 31) / 32);
-    const HyperArgs<T> args{s.c, s.s, strips, {a.e, s.q}, {dense(u, s.s, s.c), s.s}, of_alpha, s.ridge, w.scalars, a.aux, w.partial,
+    const HyperArgs<T> args{s.c,       s.s,           strips,      {a.e, s.q}, {dense(u, s.s, s.c), s.s},
+                            of_alpha,  s.ridge,       w.scalars,   a.aux,      w.partial,
                             tickets(), a.hyper.count, a.grad_hyper};
     simt::launch(&hyper_kernel<T>, {static_cast<unsigned>(s.batch * strips)}, kThreads, 0, stream, args);
   }
@@ -347,11 +228,14 @@ class Backward : KrrPass<T> {
       place(s.s, s.c, dense(u, s.s, s.c), w.pack + s.c, s.s * ld, ld, -1);
     }
     if (a.grad_x_s) {
-      multiply(make(s.s, s.d, s.c, {w.pack, s.s * ld, ld, 1}, {v, nc, 1, s.c}, a.grad_x_s, s.s * s.d), 1, scalar(kRootScale));
-      write(with_trace(make(s.s, s.d, s.c, {w.pack + s.c, s.s * ld, ld, 1}, {a.coef, nc, 1, s.c}, a.grad_x_s, s.s * s.d)),
-            scalar(kRootScale), true);
+      multiply(make(s.s, s.d, s.c, {w.pack, s.s * ld, ld, 1}, {v, nc, 1, s.c}, a.grad_x_s, s.s * s.d), 1,
+               scalar(kRootScale));
+      write(
+          with_trace(make(s.s, s.d, s.c, {w.pack + s.c, s.s * ld, ld, 1}, {a.coef, nc, 1, s.c}, a.grad_x_s, s.s * s.d)),
+          scalar(kRootScale), true);
     }
-    if (a.grad_x_q) write(make(s.q, s.d, s.c, a.e, {a.coef, nc, 1, s.c}, a.grad_x_q, s.q * s.d), scalar(kGammaRootScale));
+    if (a.grad_x_q)
+      write(make(s.q, s.d, s.c, a.e, {a.coef, nc, 1, s.c}, a.grad_x_q, s.q * s.d), scalar(kGammaRootScale));
     if (!a.grad_hyper) return;
     if (s.bordered) {
       sums(s.s, s.c, {w.pack, s.s * ld, ld, 1}, column_row(1), w.width);
@@ -374,7 +258,8 @@ class Backward : KrrPass<T> {
       mirror(s.batch, s.s, w.k_bar, stream);
       if (a.grad_x_s) {
         sums(s.s, s.s, dense(w.k_bar, s.s, s.s), column_row(0), w.width);
-        differences(s.s, s.s, dense(w.k_bar, s.s, s.s), support, column_row(0), w.width, support, a.grad_x_s, s.s * s.d, false);
+        differences(s.s, s.s, dense(w.k_bar, s.s, s.s), support, column_row(0), w.width, support, a.grad_x_s, s.s * s.d,
+                    false);
       }
     }
     const bool needs_queries = a.grad_x_s || a.grad_x_q || a.grad_hyper;
@@ -394,8 +279,8 @@ class Backward : KrrPass<T> {
         differences(rows, s.s, bar(), support, w.row_sums, rows, queries, a.grad_x_q + q0 * s.d, s.q * s.d, false);
     }
     if (a.grad_hyper)
-      simt::launch(&rbf_hyper_kernel<T>, {static_cast<unsigned>((s.batch + kThreads - 1) / kThreads)}, kThreads, 0, stream, s.batch,
-                   s.s, s.ridge, w.scalars, a.aux, w.parameter, a.hyper.count, a.grad_hyper);
+      simt::launch(&rbf_hyper_kernel<T>, {static_cast<unsigned>((s.batch + kThreads - 1) / kThreads)}, kThreads, 0,
+                   stream, s.batch, s.s, s.ridge, w.scalars, a.aux, w.parameter, a.hyper.count, a.grad_hyper);
   }
 
   // Points as they are given, and from the first support point.
@@ -405,13 +290,14 @@ class Backward : KrrPass<T> {
   Points shift(const Source<T>& x, int64_t rows, T* out, bool queries) {
     const Reach<T> reach{w.scalars, w.reach, w.row_parts, tickets(), w.near, w.far, queries};
     if (rows > 0)
-      simt::launch(&shift_kernel<T>, {static_cast<unsigned>(s.batch * rows)}, kThreads, 0, stream, rows, s.d, x, x_s, out, reach);
+      simt::launch(&shift_kernel<T>, {static_cast<unsigned>(s.batch * rows)}, kThreads, 0, stream, rows, s.d, x, x_s,
+                   out, reach);
     return {x, dense(out, rows, s.d)};
   }
 
   void slopes(int64_t rows, const T* k, int64_t k_bs, T* bar, int64_t bar_bs, bool square, bool add) {
-    simt::launch(&slope_kernel<T>, {static_cast<unsigned>(s.batch * rows)}, kThreads, 0, stream, rows, s.s, k, k_bs, bar, bar_bs,
-                 square, w.scalars, w.row_sums, w.row_parts, tickets(), add, w.parameter);
+    simt::launch(&slope_kernel<T>, {static_cast<unsigned>(s.batch * rows)}, kThreads, 0, stream, rows, s.s, k, k_bs,
+                 bar, bar_bs, square, w.scalars, w.row_sums, w.row_parts, tickets(), add, w.parameter);
   }
 
   // c (+)= 2 sum_j g_ij (x_i - z_j), each problem in its form: as 2 (rowsum(G) x - G z), or one difference at a time. Two

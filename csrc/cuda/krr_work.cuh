@@ -11,15 +11,15 @@ namespace ssdd::cuda {
 
 template <class T>
 struct KrrWork {
-  T *scalars, *factor;            // [B, kScalars]; of the factorisation
-  T *partial, *parameter;         // parts of sums over several blocks; [B], what the kernel's parameter gets
-  T *columns;                     // 3 x [B, width]
-  T *weights;                     // low rank W [B, C, D], backward W over M - V [B, 2C, D]; primal [B, n, 2C]
-  T *chunk, *chunk_bar;           // dense: [B, chunk, S]
-  T *u, *pack, *k_bar;            // backward: [B, S, C], [B, S, 3C], [B, S, S]
+  T *scalars, *factor;     // [B, kScalars]; of the factorisation
+  T *partial, *parameter;  // parts of sums over several blocks; [B], what the kernel's parameter gets
+  T* columns;              // 3 x [B, width]
+  T* weights;              // low rank W [B, C, D], backward W over M - V [B, 2C, D]; primal [B, n, 2C]
+  T *chunk, *chunk_bar;    // dense: [B, chunk, S]
+  T *u, *pack, *k_bar;     // backward: [B, S, C], [B, S, 3C], [B, S, S]
   T *shifted_s, *shifted_q, *row_sums, *row_parts;  // other kernels: [B, S, D], [B, chunk, D], [B, rows]
-  T* reach;                       // [B] of the support points (krr.h)
-  int32_t *near, *far;            // [B] 0 or 1: which form the gradient of a problem's points takes
+  T* reach;                                         // [B] of the support points (krr.h)
+  int32_t *near, *far;                              // [B] 0 or 1: which form the gradient of a problem's points takes
   T* split;
   int* tickets;  // kTickets of products and one a problem, zeroed with the scalars
   int64_t width, split_elements, total;
@@ -43,7 +43,8 @@ KrrWork<T> krr_layout(const KrrShape& s, bool backward, T* memory) {
   w.scalars = arena.take(b * kScalars);
   w.factor = arena.take(factor_room(b, s.n, s.c));
   w.parameter = arena.take(b);
-  w.partial = arena.take(std::max({solved_room(b, std::max(s.s, s.n), s.c), b * prediction_tiles(s, s.q), b * (s.c / 32 + 1)}));
+  w.partial =
+      arena.take(std::max({solved_room(b, std::max(s.s, s.n), s.c), b * prediction_tiles(s, s.q), b * (s.c / 32 + 1)}));
   w.columns = arena.take(3 * b * w.width);
   // Provided whether K_qs is kept or not: one pass may have it and the other not.
   if (dense) w.chunk = arena.take(b * s.chunk * s.s);
@@ -66,14 +67,14 @@ KrrWork<T> krr_layout(const KrrShape& s, bool backward, T* memory) {
     }
   }
   // The products whose k may be long while their result is small.
-  w.split_elements = std::max({split_room(b, s.n, s.n, primal ? s.s : s.d), split_room(b, s.c, s.d, s.s),
-                               split_room(b, s.c, s.d, s.q), split_room(b, s.q, s.c, s.d), split_room(b, s.s, s.c, s.d),
-                               split_room(b, s.d, s.c, s.s), split_room(b, s.d, s.c, s.q),
-                               dense ? split_room(b, s.chunk, s.c, s.s) : 0,
-                               dense ? split_room(b, s.s, s.s, s.d) + split_room(b, s.chunk, s.s, s.d) : 0,
-                               dense ? split_room(b, s.s, s.s, 2 * s.c) + split_room(b, s.chunk, s.s, s.c) : 0,
-                               split_room(b, s.s, s.c, s.q) + split_room(b, s.c, s.d, s.q),
-                               dense ? split_room(b, s.s, s.c, s.chunk) : 0, dense ? split_room(b, s.s, s.d, s.chunk) : 0});
+  w.split_elements =
+      std::max({split_room(b, s.n, s.n, primal ? s.s : s.d), split_room(b, s.c, s.d, s.s), split_room(b, s.c, s.d, s.q),
+                split_room(b, s.q, s.c, s.d), split_room(b, s.s, s.c, s.d), split_room(b, s.d, s.c, s.s),
+                split_room(b, s.d, s.c, s.q), dense ? split_room(b, s.chunk, s.c, s.s) : 0,
+                dense ? split_room(b, s.s, s.s, s.d) + split_room(b, s.chunk, s.s, s.d) : 0,
+                dense ? split_room(b, s.s, s.s, 2 * s.c) + split_room(b, s.chunk, s.s, s.c) : 0,
+                split_room(b, s.s, s.c, s.q) + split_room(b, s.c, s.d, s.q),
+                dense ? split_room(b, s.s, s.c, s.chunk) : 0, dense ? split_room(b, s.s, s.d, s.chunk) : 0});
   w.split = arena.take(w.split_elements);
   w.tickets = reinterpret_cast<int*>(arena.take(kTickets + b));
   w.total = arena.used;
@@ -110,11 +111,12 @@ struct KrrPass {
     p.alpha = alpha, p.alpha_of = alpha_of, p.accumulate = accumulate;
     product(p, stream);
   }
-  void sums(int64_t rows, int64_t columns, const Source<T>& x, T* out, int64_t out_bs, const T* factor_of = nullptr) const {
+  void sums(int64_t rows, int64_t columns, const Source<T>& x, T* out, int64_t out_bs,
+            const T* factor_of = nullptr) const {
     sum_columns<T>({s.batch, rows, columns, x, out, out_bs, 1, factor_of}, stream);
   }
-  void place(int64_t rows, int64_t columns, const Batch<const T>& x, T* out, int64_t out_bs, int64_t ld, double factor = 1,
-             const T* factor_of = nullptr) const {
+  void place(int64_t rows, int64_t columns, const Batch<const T>& x, T* out, int64_t out_bs, int64_t ld,
+             double factor = 1, const T* factor_of = nullptr) const {
     copy<T>({s.batch, rows, columns, x, out, out_bs, ld, factor, factor_of}, stream);
   }
 };

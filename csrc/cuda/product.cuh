@@ -25,12 +25,15 @@ struct Source {
   int64_t bs = 0, rs = 0, cs = 1;
   Element element = Element::own;
   constexpr Source() = default;
-  constexpr Source(const T* start, int64_t problem, int64_t row, int64_t column) : p(start), bs(problem), rs(row), cs(column) {}
-  constexpr Source(const Batch<const T>& x, Element which = Element::own) : p(x.p), bs(x.bs), rs(x.rs), cs(x.cs), element(which) {}
+  constexpr Source(const T* start, int64_t problem, int64_t row, int64_t column)
+      : p(start), bs(problem), rs(row), cs(column) {}
+  constexpr Source(const Batch<const T>& x, Element which = Element::own)
+      : p(x.p), bs(x.bs), rs(x.rs), cs(x.cs), element(which) {}
   constexpr explicit operator bool() const { return p != nullptr; }
   constexpr Source at(int64_t offset) const {
     Source s = *this;
-    s.p = element == Element::own ? p + offset : reinterpret_cast<const T*>(reinterpret_cast<const uint16_t*>(p) + offset);
+    s.p = element == Element::own ? p + offset
+                                  : reinterpret_cast<const T*>(reinterpret_cast<const uint16_t*>(p) + offset);
     return s;
   }
   constexpr Source operator[](int64_t b) const { return at(b * bs); }
@@ -44,7 +47,8 @@ struct Source {
   SIMT_DEVICE T operator()(int64_t i, int64_t j) const {
     const int64_t offset = i * rs + j * cs;
     if (element == Element::own) return simt::load(p + offset);
-    return static_cast<T>(simt::widen(simt::load(reinterpret_cast<const uint16_t*>(p) + offset), element == Element::f16));
+    return static_cast<T>(
+        simt::widen(simt::load(reinterpret_cast<const uint16_t*>(p) + offset), element == Element::f16));
   }
 };
 
@@ -89,7 +93,8 @@ struct Product {
   const int32_t* active = nullptr;
   T* split = nullptr;  // room for partial sums, so that few tiles with a long k still fill the chip
   int64_t split_elements = 0;
-  int* tickets = nullptr;  // kTickets of them, all 0, as a product leaves them: whose splits are there; without them no split
+  // kTickets counters, all 0 before and after: which splits have arrived. Without them k is not split.
+  int* tickets = nullptr;
   int tile = 0;  // kTile or kLargeTile asks for tiles of that size where the path has both, 0 for those that pay
 };
 

@@ -16,15 +16,17 @@ namespace {
 using namespace matrix;
 
 template <class E, int Size, bool AMajor, bool BMajor>
-SIMT_KERNEL_MIN(Shape<Size>::kThreads, Size == 128 ? 1 : 3) half_kernel(Product<float> p, Tiling tiling) {
+SIMT_KERNEL_MIN(Shape<Size>::kThreads, Size == 128 ? 1 : 3)
+void half_kernel(Product<float> p, Tiling tiling) {
   make_tile<E, Size, AMajor, BMajor>(p, tiling, static_cast<int>(simt::block().x), true, true);
 }
 
 template <class E, int Size>
 void run(const Product<float>& p, const Tiling& tiling, simt::Stream stream) {
   const Lie a = lie_of(p.a, 16), b = lie_of(p.b.t(), 16);
-  auto* const kernel = a.k_major ? (b.k_major ? &half_kernel<E, Size, true, true> : &half_kernel<E, Size, true, false>)
-                                 : (b.k_major ? &half_kernel<E, Size, false, true> : &half_kernel<E, Size, false, false>);
+  auto* const kernel = a.k_major
+                           ? (b.k_major ? &half_kernel<E, Size, true, true> : &half_kernel<E, Size, true, false>)
+                           : (b.k_major ? &half_kernel<E, Size, false, true> : &half_kernel<E, Size, false, false>);
   simt::launch(kernel, {static_cast<unsigned>(tiling.tiles * tiling.splits * p.batch)}, Shape<Size>::kThreads,
                kSharedBytes<Size>, stream, p, tiling);
 }

@@ -16,7 +16,8 @@ namespace {
 using namespace tensor;
 
 template <bool AMajor, bool BMajor, bool ANarrow, bool BNarrow>
-SIMT_KERNEL_MIN(kThreads, 3) mixed_kernel(Product<float> p, Tiling tiling, bool a_vectors, bool b_vectors) {
+SIMT_KERNEL_MIN(kThreads, 3)
+void mixed_kernel(Product<float> p, Tiling tiling, bool a_vectors, bool b_vectors) {
   Part part;
   if (!find_part<kTile>(p, tiling, static_cast<int>(simt::block().x), part)) return;
   simt::Shared shared;
@@ -79,8 +80,9 @@ SIMT_KERNEL_MIN(kThreads, 3) mixed_kernel(Product<float> p, Tiling tiling, bool 
 using Kernel = void (*)(Product<float>, Tiling, bool, bool);
 template <bool ANarrow, bool BNarrow>
 Kernel kernel_for(bool a_major, bool b_major) {
-  return a_major ? (b_major ? &mixed_kernel<true, true, ANarrow, BNarrow> : &mixed_kernel<true, false, ANarrow, BNarrow>)
-                 : (b_major ? &mixed_kernel<false, true, ANarrow, BNarrow> : &mixed_kernel<false, false, ANarrow, BNarrow>);
+  return a_major
+             ? (b_major ? &mixed_kernel<true, true, ANarrow, BNarrow> : &mixed_kernel<true, false, ANarrow, BNarrow>)
+             : (b_major ? &mixed_kernel<false, true, ANarrow, BNarrow> : &mixed_kernel<false, false, ANarrow, BNarrow>);
 }
 
 }  // namespace
@@ -89,7 +91,8 @@ void product_mixed(const Product<float>& p, const Tiling& tiling, simt::Stream s
   const bool a_narrow = p.a.element != Element::own, b_narrow = p.b.element != Element::own;
   // Four elements at a time.
   const Lie a = lie_of(p.a, a_narrow ? 8 : 16), b = lie_of(p.b.t(), b_narrow ? 8 : 16);
-  const Kernel kernel = a_narrow ? (b_narrow ? kernel_for<true, true>(a.k_major, b.k_major) : kernel_for<true, false>(a.k_major, b.k_major))
+  const Kernel kernel = a_narrow ? (b_narrow ? kernel_for<true, true>(a.k_major, b.k_major)
+                                             : kernel_for<true, false>(a.k_major, b.k_major))
                                  : kernel_for<false, true>(a.k_major, b.k_major);
   simt::launch(kernel, {static_cast<unsigned>(tiling.tiles * tiling.splits * p.batch)}, kThreads,
                2 * kStages * kStage * static_cast<int>(sizeof(float)), stream, p, tiling, a.aligned, b.aligned);

@@ -21,7 +21,8 @@ using namespace plain;
 constexpr int kStages = 3;
 
 template <class T, bool Distance, bool Difference>
-SIMT_KERNEL(kThreads) plain_kernel(Product<T> p, Tiling tiling) {
+SIMT_KERNEL(kThreads)
+void plain_kernel(Product<T> p, Tiling tiling) {
   Part part;
   if (!find_part<kTile>(p, tiling, static_cast<int>(simt::block().x), part)) return;
   simt::Shared shared;
@@ -84,9 +85,9 @@ SIMT_KERNEL(kThreads) plain_kernel(Product<T> p, Tiling tiling) {
 
 constexpr int64_t kShortest = 128, kLargeShortest = 256;  // steps of k below which a split does not pay
 constexpr int64_t kMostSplits = 16;
-constexpr int64_t kJoin = 18;      // a split is written and read at about the cost of so many steps of k
+constexpr int64_t kJoin = 18;       // a split is written and read at about the cost of so many steps of k
 constexpr double kLargePays = 1.2;  // the large tile may take so much longer by count than the small
-constexpr int64_t kSteps = 32;  // of k: a stage of 16-bit floats, and two of floats
+constexpr int64_t kSteps = 32;      // of k: a stage of 16-bit floats, and two of floats
 
 // The units that make a product.
 enum class Path { plain, tensor, half, mixed };
@@ -95,7 +96,8 @@ Path path_of(const Product<float>& p) {
   constexpr int64_t kShortForTensor = 48;
   if (p.distance || p.from || p.k < kShortForTensor) return Path::plain;
   if (p.a.element == Element::own && p.b.element == Element::own) return Path::tensor;
-  return p.a.element == p.b.element && lie_of(p.a, 16).aligned && lie_of(p.b.t(), 16).aligned ? Path::half : Path::mixed;
+  return p.a.element == p.b.element && lie_of(p.a, 16).aligned && lie_of(p.b.t(), 16).aligned ? Path::half
+                                                                                              : Path::mixed;
 }
 
 // How many splits of k let so many tiles fill so many blocks.
@@ -107,7 +109,8 @@ int64_t splits_of(int64_t tiles, int64_t k, int64_t blocks, int64_t shortest) {
 // How tiles of one size would cover a product.
 struct Cover {
   int64_t size, across, tiles, splits;  // tiles of one problem
-  double time;                          // of one block after the other on its multiprocessor, in steps of k for one element
+  // Of one block after the other on its multiprocessor, in steps of k for one element.
+  double time;
 
   int64_t room(int64_t batch) const { return splits > 1 ? splits * batch * tiles * size * size : 0; }
 };
@@ -140,7 +143,9 @@ int64_t split_room(int64_t batch, int64_t m, int64_t n, int64_t k) {
 
 template <class T>
 void product_plain(const Product<T>& p, const Tiling& tiling, simt::Stream stream) {
-  auto* kernel = p.from ? &plain_kernel<T, false, true> : p.distance ? &plain_kernel<T, true, false> : &plain_kernel<T, false, false>;
+  auto* kernel = p.from       ? &plain_kernel<T, false, true>
+                 : p.distance ? &plain_kernel<T, true, false>
+                              : &plain_kernel<T, false, false>;
   simt::launch(kernel, {static_cast<unsigned>(tiling.tiles * tiling.splits * p.batch)}, kThreads,
                2 * kStages * kStage<T> * static_cast<int>(sizeof(T)), stream, p, tiling);
 }
@@ -162,7 +167,8 @@ Cover cover_of(const Product<T>& p) {
   if (any_size && !p.tile) c = best_cover(p.batch, p.m, p.n, p.k, triangle);
   if (any_size && p.tile) c = cover(p.tile, p.batch, p.m, p.n, p.k, triangle);
   // Every GPU that these kernels are built for has room for the large tile.
-  return c.size == kLargeTile && simt::shared_limit() < kLargeTileBytes ? cover(kTile, p.batch, p.m, p.n, p.k, triangle) : c;
+  return c.size == kLargeTile && simt::shared_limit() < kLargeTileBytes ? cover(kTile, p.batch, p.m, p.n, p.k, triangle)
+                                                                        : c;
 }
 
 }  // namespace
@@ -179,7 +185,8 @@ Tiling tiling_of(const Product<T>& p) {
   const int64_t splits = room < c.splits ? std::max<int64_t>(1, room) : c.splits;
   // A split's k is counted in 32 bits; longer ones do not fit a GPU's memory.
   const int64_t share = ((p.k + splits - 1) / splits + kSteps - 1) / kSteps * kSteps;
-  return {static_cast<int>(c.size), static_cast<int>(c.across), static_cast<int>(c.tiles), static_cast<int>(splits), share};
+  return {static_cast<int>(c.size), static_cast<int>(c.across), static_cast<int>(c.tiles), static_cast<int>(splits),
+          share};
 }
 
 // What a multiprocessor has of a product in small tiles, in steps of k for one element.
@@ -192,7 +199,8 @@ double work_in_small(const Product<float>& p) {
 // Whether both run in the same kernel, of small tiles, and that pays.
 bool alike(const Product<double>&, const Product<double>&) { return false; }
 bool alike(const Product<float>& first, const Product<float>& second) {
-  if (is_empty(first) || is_empty(second) || path_of(first) != Path::tensor || path_of(second) != Path::tensor) return false;
+  if (is_empty(first) || is_empty(second) || path_of(first) != Path::tensor || path_of(second) != Path::tensor)
+    return false;
   if (lie_of(first.a, 16).k_major != lie_of(second.a, 16).k_major) return false;
   if (lie_of(first.b.t(), 16).k_major != lie_of(second.b.t(), 16).k_major) return false;
   const Cover one = cover_of(first), other = cover_of(second);
@@ -219,7 +227,9 @@ void run_pair(Product<float> first, Product<float> second, simt::Stream stream) 
 }  // namespace
 
 template <class T>
-int64_t tiles_in(const Product<T>& p) { return cover_of(p).tiles; }
+int64_t tiles_in(const Product<T>& p) {
+  return cover_of(p).tiles;
+}
 
 template <class T>
 void product(const Product<T>& p, simt::Stream stream) {

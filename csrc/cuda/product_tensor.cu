@@ -25,19 +25,20 @@ using namespace matrix;
 
 template <int Size, bool AMajor, bool BMajor>
 SIMT_KERNEL_MIN(Shape<Size>::kThreads, Size == 128 ? 1 : 3)
-tensor_kernel(Pair pair) {
-  const int block = static_cast<int>(simt::block().x), first = pair.tiling[0].tiles * pair.tiling[0].splits * static_cast<int>(pair.p[0].batch);
+void tensor_kernel(Pair pair) {
+  const int block = static_cast<int>(simt::block().x),
+            first = pair.tiling[0].tiles * pair.tiling[0].splits * static_cast<int>(pair.p[0].batch);
   const int which = Size == kTile && block >= first ? 1 : 0;  // a large tile is for one product
-  make_tile<float, Size, AMajor, BMajor>(pair.p[which], pair.tiling[which], which ? block - first : block, pair.a_vectors[which],
-                                         pair.b_vectors[which]);
+  make_tile<float, Size, AMajor, BMajor>(pair.p[which], pair.tiling[which], which ? block - first : block,
+                                         pair.a_vectors[which], pair.b_vectors[which]);
 }
 
 template <int Size>
 void run(const Pair& pair, bool a_major, bool b_major, simt::Stream stream) {
   auto* const kernel = a_major ? (b_major ? &tensor_kernel<Size, true, true> : &tensor_kernel<Size, true, false>)
                                : (b_major ? &tensor_kernel<Size, false, true> : &tensor_kernel<Size, false, false>);
-  simt::launch(kernel, {static_cast<unsigned>(pair.blocks(0) + pair.blocks(1))}, Shape<Size>::kThreads, kSharedBytes<Size>, stream,
-               pair);
+  simt::launch(kernel, {static_cast<unsigned>(pair.blocks(0) + pair.blocks(1))}, Shape<Size>::kThreads,
+               kSharedBytes<Size>, stream, pair);
 }
 
 }  // namespace

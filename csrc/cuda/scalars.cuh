@@ -6,12 +6,28 @@
 namespace ssdd::cuda {
 
 enum Scalar {
-  kScale, kBias, kRootScale, kRootBias, kRootBoth,  // linear: s, b, their roots, sqrt(s b)
-  kLengthscale, kMap,                               // rbf: l, -1 / (2 l^2)
-  kRidge,                                           // v, or 0
-  kGamma, kGammaScale, kGammaRootScale, kGammaBias, // 2 gbar / (Q C) or 1, and times s, sqrt(s), b
-  kLambdaBar, kThroughTrace, kTraceScale,           // lbar, c lbar, 2 s c lbar (after_solve)
-  kValid                                            // 1 or 0
+  // The linear kernel: its scale s and bias b, their roots, and sqrt(s b).
+  kScale,
+  kBias,
+  kRootScale,
+  kRootBias,
+  kRootBoth,
+  // The RBF kernel: its lengthscale l, and -1 / (2 l^2).
+  kLengthscale,
+  kMap,
+  // The ridge's v, or 0.
+  kRidge,
+  // gamma = 2 gbar / (Q C) or 1, and gamma times s, sqrt(s) and b.
+  kGamma,
+  kGammaScale,
+  kGammaRootScale,
+  kGammaBias,
+  // What follows from a solve: lbar, c lbar and 2 s c lbar.
+  kLambdaBar,
+  kThroughTrace,
+  kTraceScale,
+  // 1 if the hyper-parameters are in range, else 0.
+  kValid
 };
 static_assert(kValid < kScalars, "a row holds them all");
 
@@ -20,7 +36,7 @@ struct ScalarArgs {
   int64_t batch;
   Hyper<T> hyper;
   KernelKind kernel;
-  int parameters;  // of the kernel, before the ridge: linear 2, rbf 1, none 0
+  int parameters;    // of the kernel, before the ridge: linear 2, rbf 1, none 0
   Batch<const T> g;  // [batch, 1, 1] or absent
   double g_factor;
   T* out;

@@ -10,8 +10,8 @@
 #include <stdexcept>
 #include <string>
 
-#define SIMT_KERNEL(threads) __global__ void __launch_bounds__(threads)
-#define SIMT_KERNEL_MIN(threads, blocks) __global__ void __launch_bounds__(threads, blocks)
+#define SIMT_KERNEL(threads) __global__ __launch_bounds__(threads)
+#define SIMT_KERNEL_MIN(threads, blocks) __global__ __launch_bounds__(threads, blocks)
 #define SIMT_DEVICE __device__ __forceinline__
 // T name[count] in static shared memory.
 #define SIMT_SHARED(T, name, count) __shared__ alignas(16) T name[count]
@@ -38,43 +38,67 @@ struct alignas(sizeof(T) * N) Vector {
 };
 
 template <class T>
-SIMT_DEVICE T load(const T* p) { return *p; }
+SIMT_DEVICE T load(const T* p) {
+  return *p;
+}
 template <class T>
-SIMT_DEVICE void store(T* p, T v) { *p = v; }
+SIMT_DEVICE void store(T* p, T v) {
+  *p = v;
+}
 // For lanes that may have no part: the warp stays together, and the twin sees one request.
 template <class T>
-SIMT_DEVICE T load_if(bool part, const T* p, T otherwise) { return part ? *p : otherwise; }
+SIMT_DEVICE T load_if(bool part, const T* p, T otherwise) {
+  return part ? *p : otherwise;
+}
 template <class T>
 SIMT_DEVICE void store_if(bool part, T* p, T v) {
   if (part) *p = v;
 }
 template <class T>
-SIMT_DEVICE T get(const T* p) { return *p; }
+SIMT_DEVICE T get(const T* p) {
+  return *p;
+}
 template <class T>
-SIMT_DEVICE void put(T* p, T v) { *p = v; }
+SIMT_DEVICE void put(T* p, T v) {
+  *p = v;
+}
 template <class T>
-SIMT_DEVICE T get_if(bool part, const T* p, T otherwise) { return part ? *p : otherwise; }
+SIMT_DEVICE T get_if(bool part, const T* p, T otherwise) {
+  return part ? *p : otherwise;
+}
 template <class T>
 SIMT_DEVICE void put_if(bool part, T* p, T v) {
   if (part) *p = v;
 }
 template <int N, class T>
-SIMT_DEVICE Vector<T, N> get_vector(const T* p) { return *reinterpret_cast<const Vector<T, N>*>(p); }
+SIMT_DEVICE Vector<T, N> get_vector(const T* p) {
+  return *reinterpret_cast<const Vector<T, N>*>(p);
+}
 template <int N, class T>
-SIMT_DEVICE void put_vector(T* p, Vector<T, N> v) { *reinterpret_cast<Vector<T, N>*>(p) = v; }
+SIMT_DEVICE void put_vector(T* p, Vector<T, N> v) {
+  *reinterpret_cast<Vector<T, N>*>(p) = v;
+}
 template <int N, class T>
-SIMT_DEVICE Vector<T, N> load_vector(const T* p) { return *reinterpret_cast<const Vector<T, N>*>(p); }
+SIMT_DEVICE Vector<T, N> load_vector(const T* p) {
+  return *reinterpret_cast<const Vector<T, N>*>(p);
+}
 template <int N, class T>
-SIMT_DEVICE void store_vector(T* p, Vector<T, N> v) { *reinterpret_cast<Vector<T, N>*>(p) = v; }
+SIMT_DEVICE void store_vector(T* p, Vector<T, N> v) {
+  *reinterpret_cast<Vector<T, N>*>(p) = v;
+}
 template <int N, class T>
-SIMT_DEVICE Vector<T, N> get_vector_if(bool part, const T* p) { return part ? get_vector<N>(p) : Vector<T, N>{}; }
+SIMT_DEVICE Vector<T, N> get_vector_if(bool part, const T* p) {
+  return part ? get_vector<N>(p) : Vector<T, N>{};
+}
 template <int N, class T>
 SIMT_DEVICE void put_vector_if(bool part, T* p, Vector<T, N> v) {
   if (part) put_vector<N>(p, v);
 }
 // Zeros where the lane has no part.
 template <int N, class T>
-SIMT_DEVICE Vector<T, N> load_vector_if(bool part, const T* p) { return part ? load_vector<N>(p) : Vector<T, N>{}; }
+SIMT_DEVICE Vector<T, N> load_vector_if(bool part, const T* p) {
+  return part ? load_vector<N>(p) : Vector<T, N>{};
+}
 template <int N, class T>
 SIMT_DEVICE void store_vector_if(bool part, T* p, Vector<T, N> v) {
   if (part) store_vector<N>(p, v);
@@ -121,16 +145,22 @@ SIMT_DEVICE void copy_async_if(bool part, void* shared, const void* global, int 
 SIMT_DEVICE void copy_commit() { asm volatile("cp.async.commit_group;" ::: "memory"); }
 // Until at most `Pending` of this thread's latest groups are under way.
 template <int Pending>
-SIMT_DEVICE void copy_wait() { asm volatile("cp.async.wait_group %0;" ::"n"(Pending) : "memory"); }
+SIMT_DEVICE void copy_wait() {
+  asm volatile("cp.async.wait_group %0;" ::"n"(Pending) : "memory");
+}
 
 // --- meetings ---------------------------------------------------------------------------------------------
 
 SIMT_DEVICE void barrier() { __syncthreads(); }
 SIMT_DEVICE void warp_barrier() { __syncwarp(); }
 template <class T>
-SIMT_DEVICE T shuffle(T v, int from) { return __shfl_sync(0xffffffffu, v, from); }
+SIMT_DEVICE T shuffle(T v, int from) {
+  return __shfl_sync(0xffffffffu, v, from);
+}
 template <class T>
-SIMT_DEVICE T shuffle_xor(T v, int mask) { return __shfl_xor_sync(0xffffffffu, v, mask); }
+SIMT_DEVICE T shuffle_xor(T v, int mask) {
+  return __shfl_xor_sync(0xffffffffu, v, mask);
+}
 SIMT_DEVICE unsigned ballot(bool condition) { return __ballot_sync(0xffffffffu, condition); }
 // The 1-based place of the lowest bit that is set, or 0.
 SIMT_DEVICE int first_set(unsigned bits) { return __ffs(static_cast<int>(bits)); }
@@ -211,12 +241,16 @@ SIMT_DEVICE void mma_f16(float (&d)[4], const uint32_t (&a)[4], const uint32_t (
 SIMT_DEVICE void load_matrices(const void* row, uint32_t (&v)[4]) {
   const unsigned from = static_cast<unsigned>(__cvta_generic_to_shared(row));
   asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0, %1, %2, %3}, [%4];"
-               : "=r"(v[0]), "=r"(v[1]), "=r"(v[2]), "=r"(v[3]) : "r"(from) : "memory");
+               : "=r"(v[0]), "=r"(v[1]), "=r"(v[2]), "=r"(v[3])
+               : "r"(from)
+               : "memory");
 }
 SIMT_DEVICE void load_matrices_transposed(const void* row, uint32_t (&v)[4]) {
   const unsigned from = static_cast<unsigned>(__cvta_generic_to_shared(row));
   asm volatile("ldmatrix.sync.aligned.m8n8.x4.trans.shared.b16 {%0, %1, %2, %3}, [%4];"
-               : "=r"(v[0]), "=r"(v[1]), "=r"(v[2]), "=r"(v[3]) : "r"(from) : "memory");
+               : "=r"(v[0]), "=r"(v[1]), "=r"(v[2]), "=r"(v[3])
+               : "r"(from)
+               : "memory");
 }
 
 SIMT_DEVICE float square_root(float x) { return sqrtf(x); }
@@ -234,9 +268,13 @@ SIMT_DEVICE double logarithm(double x) { return log(x); }
 SIMT_DEVICE float fma(float x, float y, float z) { return fmaf(x, y, z); }
 SIMT_DEVICE double fma(double x, double y, double z) { return ::fma(x, y, z); }
 template <class T>
-SIMT_DEVICE bool finite(T x) { return isfinite(x); }
+SIMT_DEVICE bool finite(T x) {
+  return isfinite(x);
+}
 template <class T>
-SIMT_DEVICE T nan() { return static_cast<T>(__int_as_float(0x7fc00000)); }
+SIMT_DEVICE T nan() {
+  return static_cast<T>(__int_as_float(0x7fc00000));
+}
 
 // --- launch -----------------------------------------------------------------------------------------------
 
@@ -248,7 +286,9 @@ inline void check(cudaError_t error, const char* what) {
     text += "; these kernels need an NVIDIA GPU and a driver for CUDA " + std::to_string(CUDART_VERSION / 1000) + "." +
             std::to_string(CUDART_VERSION % 1000 / 10) + " or newer; use backend='torch' or CPU tensors";
   if (error == cudaErrorNoKernelImageForDevice || error == cudaErrorUnsupportedPtxVersion)
-    text += "; this build holds no code for this GPU: rebuild with CMAKE_CUDA_ARCHITECTURES naming it, or use backend='torch'";
+    text +=
+        "; this build holds no code for this GPU: rebuild with CMAKE_CUDA_ARCHITECTURES naming it, or use "
+        "backend='torch'";
   throw std::runtime_error(text);
 }
 
@@ -267,7 +307,8 @@ inline void restore_device(int device) {
 inline int shared_limit() {
   const int device = current_device();
   int bytes = 0;
-  check(cudaDeviceGetAttribute(&bytes, cudaDevAttrMaxSharedMemoryPerBlockOptin, device), "asking for its shared memory");
+  check(cudaDeviceGetAttribute(&bytes, cudaDevAttrMaxSharedMemoryPerBlockOptin, device),
+        "asking for its shared memory");
   return bytes;
 }
 
@@ -283,8 +324,8 @@ void launch(void (*kernel)(Parameters...), Grid grid, int threads, int shared_by
   if (shared_bytes > 48 * 1024)
     check(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, shared_bytes),
           "raising a kernel's shared memory");
-  kernel<<<dim3(grid.x, grid.y, grid.z), threads, static_cast<size_t>(shared_bytes), static_cast<cudaStream_t>(stream)>>>(
-      static_cast<Parameters>(arguments)...);
+  kernel<<<dim3(grid.x, grid.y, grid.z), threads, static_cast<size_t>(shared_bytes),
+           static_cast<cudaStream_t>(stream)>>>(static_cast<Parameters>(arguments)...);
   check(cudaGetLastError(), "launching a kernel");
 }
 

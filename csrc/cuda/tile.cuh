@@ -10,7 +10,8 @@ namespace ssdd::cuda {
 // KMajor: the operand's k is the direction of unit stride.
 template <class T>
 struct Tile {
-  static constexpr int kThreads = plain::kThreads, kSteps = 2 * kDepth, kRoom = 2 * plain::kStage<T>;  // elements of one operand
+  static constexpr int kThreads = plain::kThreads, kSteps = 2 * kDepth;
+  static constexpr int kRoom = 2 * plain::kStage<T>;  // elements of one operand
   T sums[4][4];
 
   template <bool KMajor>

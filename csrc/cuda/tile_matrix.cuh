@@ -86,7 +86,8 @@ class Loader {
     } else if constexpr (sizeof(E) == 4) {
 #pragma unroll
       for (int r = 0; r < kSingles; ++r) {
-        const bool exists = KMajor ? row + r * kSingleLines < rows && step < left : row < rows && step + r * kSingleLines < left;
+        const bool exists =
+            KMajor ? row + r * kSingleLines < rows && step < left : row < rows && step + r * kSingleLines < left;
         simt::copy_async<4>(to + r * kSingleLines * S::kPitch, exists ? cursor + r * across : cursor, exists ? 4 : 0);
       }
     }
@@ -247,9 +248,10 @@ SIMT_DEVICE bool put_sums(const float (&sums)[Shape<Size>::kRowTiles][4][4], flo
   for (int i = 0; i < Shape<Size>::kRowTiles; ++i)
 #pragma unroll
     for (int h = 0; h < 2; ++h) {
-      float* const row = tile + (Shape<Size>::warp_row() + row_of<E, AMajor>(2 * i + h, g)) * kPitch + Shape<Size>::warp_column();
+      float* const row =
+          tile + (Shape<Size>::warp_row() + row_of<E, AMajor>(2 * i + h, g)) * kPitch + Shape<Size>::warp_column();
       if constexpr (kSpread<E, BMajor>) {
-        // Columns 2 t and 2 t + 1 of the four groups are two runs of four neighbours.
+      // Columns 2 t and 2 t + 1 of the four groups are two runs of four neighbours.
 #pragma unroll
         for (int e = 0; e < 2; ++e) {
           simt::Vector<float, 4> v;

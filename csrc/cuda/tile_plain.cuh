@@ -34,7 +34,8 @@ class Loader {
 #pragma unroll
       for (int r = 0; r < 4; ++r) {
         const bool there = exists(r, left);
-        simt::copy_async<sizeof(T)>(to + r * apart, there ? x.p + offset + r * across : x.p, there ? static_cast<int>(sizeof(T)) : 0);
+        simt::copy_async<sizeof(T)>(to + r * apart, there ? x.p + offset + r * across : x.p,
+                                    there ? static_cast<int>(sizeof(T)) : 0);
       }
     } else {
 #pragma unroll
@@ -67,7 +68,8 @@ SIMT_DEVICE void four(const T* p, T (&v)[4]) {
 
 // sums += the 4 x 4 x 16 product of one thread and stage. own: the elements of `from`, of differences.
 template <bool Distance, bool Difference, class T>
-SIMT_DEVICE void multiply(const T* a_stage, const T* b_stage, int row, int column, const T (&own)[4][4], T (&sums)[4][4]) {
+SIMT_DEVICE void multiply(const T* a_stage, const T* b_stage, int row, int column, const T (&own)[4][4],
+                          T (&sums)[4][4]) {
   T fresh[4][4] = {};
 #pragma unroll
   for (int step = 0; step < kDepth; ++step) {

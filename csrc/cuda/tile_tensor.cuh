@@ -14,8 +14,8 @@ SIMT_DEVICE int clamp_bytes(int floats) { return floats <= 0 ? 0 : floats >= 4 ?
 // unit stride. A thread copies `kCopies` places along the other direction, so that its addresses are one cursor and a step.
 template <bool KMajor>
 struct Loader {
-  const float* cursor;  // this thread's first place at the next k
-  int64_t across, along;  // strides between its places, and to the next stage
+  const float* cursor;         // this thread's first place at the next k
+  int64_t across, along;       // strides between its places, and to the next stage
   int place, row, step, rows;  // in the stage; of its first place; how many of the 64 rows exist
   bool vectors;
 
@@ -43,15 +43,16 @@ struct Loader {
         const int outer = KMajor ? 32 * r : 8 * r;
         const int bytes = KMajor ? (row + outer < rows ? clamp_bytes(left - step) : 0)
                                  : (step + outer < left ? clamp_bytes(rows - row) : 0);
-        simt::copy_async<16>(stage + place + outer * (KMajor ? kRowPitch : kColumnPitch), bytes ? cursor + r * across : cursor,
-                             bytes);
+        simt::copy_async<16>(stage + place + outer * (KMajor ? kRowPitch : kColumnPitch),
+                             bytes ? cursor + r * across : cursor, bytes);
       }
     } else {
 #pragma unroll
       for (int r = 0; r < 8; ++r) {
         const int outer = KMajor ? 8 * r : 2 * r;
         const bool exists = KMajor ? row + outer < rows && step < left : row < rows && step + outer < left;
-        simt::copy_async<4>(stage + place + outer * (KMajor ? kRowPitch : kColumnPitch), cursor + r * across, exists ? 4 : 0);
+        simt::copy_async<4>(stage + place + outer * (KMajor ? kRowPitch : kColumnPitch), cursor + r * across,
+                            exists ? 4 : 0);
       }
     }
     cursor += along;
@@ -68,7 +69,8 @@ struct NarrowLoader {
   bool vectors, half;
   simt::Vector<uint16_t, 4> held[2];
 
-  SIMT_DEVICE NarrowLoader(const Source<float>& view, int64_t first_row, int64_t all_rows, int64_t k_begin, bool aligned)
+  SIMT_DEVICE NarrowLoader(const Source<float>& view, int64_t first_row, int64_t all_rows, int64_t k_begin,
+                           bool aligned)
       : vectors(aligned), half(view.element == Element::f16) {
     const int t = simt::thread();
     rows = all_rows - first_row < kTile ? static_cast<int>(all_rows - first_row) : kTile;
@@ -95,7 +97,8 @@ struct NarrowLoader {
           held[r] = simt::load_vector<4>(cursor + r * across);
         } else {
 #pragma unroll
-          for (int e = 0; e < 4; ++e) held[r].v[e] = simt::load_if(e < exist, cursor + r * across + e * inner, uint16_t(0));
+          for (int e = 0; e < 4; ++e)
+            held[r].v[e] = simt::load_if(e < exist, cursor + r * across + e * inner, uint16_t(0));
         }
       }
     } else {

@@ -176,7 +176,7 @@ SIMT_DEVICE void update_square(const Square<T>& a, int p, int i0, int j0, int fr
 #pragma unroll 1
   for (int j = j0 + lane % 4 * kWide, end = j0 + 32; j < end; j += 2 * kApart) {
     T sums[4][2 * kWide] = {};
-#pragma unroll (kWide / 2)
+#pragma unroll(kWide / 2)
     for (int k = 0; k < kStrip; ++k) {
       T x[4], z[2 * kWide];
       get_row(a.at(p + k, i < a.n ? i : p), x);

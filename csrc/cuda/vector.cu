@@ -23,7 +23,8 @@ unsigned blocks_for(int64_t count, int64_t each) { return static_cast<unsigned>(
 // Squares of 32 x 32 through shared memory where the source's unit stride runs down the columns: both sides coalesced.
 // pitch 33: a column of the square falls into 32 banks.
 template <class T>
-SIMT_KERNEL(kThreads) copy_kernel(Copy<T> c, int64_t squares_n, int64_t squares) {
+SIMT_KERNEL(kThreads)
+void copy_kernel(Copy<T> c, int64_t squares_n, int64_t squares) {
   SIMT_SHARED(T, square, kSquare * (kSquare + 1));
   const int64_t index = simt::block().x % squares, b = simt::block().x / squares;
   const int64_t i0 = index / squares_n * kSquare, j0 = index % squares_n * kSquare;
@@ -49,7 +50,8 @@ SIMT_KERNEL(kThreads) copy_kernel(Copy<T> c, int64_t squares_n, int64_t squares)
 
 // One square of the upper triangle, copied to its mirror image.
 template <class T>
-SIMT_KERNEL(kThreads) mirror_kernel(int64_t n, T* a, int64_t squares_n, int64_t squares) {
+SIMT_KERNEL(kThreads)
+void mirror_kernel(int64_t n, T* a, int64_t squares_n, int64_t squares) {
   SIMT_SHARED(T, square, kSquare * (kSquare + 1));
   const int64_t index = simt::block().x % squares, b = simt::block().x / squares;
   const int64_t i0 = index / squares_n * kSquare, j0 = index % squares_n * kSquare;
@@ -71,7 +73,8 @@ SIMT_KERNEL(kThreads) mirror_kernel(int64_t n, T* a, int64_t squares_n, int64_t 
 
 // A warp's lanes take neighbouring columns, its 8 warps every eighth row.
 template <class T>
-SIMT_KERNEL(kThreads) sum_columns_kernel(ColumnSums<T> c, int64_t strips) {
+SIMT_KERNEL(kThreads)
+void sum_columns_kernel(ColumnSums<T> c, int64_t strips) {
   const int64_t b = simt::block().x / strips, j = simt::block().x % strips * 32 + simt::lane();
   const double sum = column_sum<kThreads>(c.x[b], c.rows, c.columns, j);
   if (simt::warp() != 0 || j >= c.columns) return;
@@ -80,8 +83,10 @@ SIMT_KERNEL(kThreads) sum_columns_kernel(ColumnSums<T> c, int64_t strips) {
 }
 
 template <class T>
-SIMT_KERNEL(kThreads) after_solve_kernel(Solved<T> s, int64_t parts) {
-  const int64_t b = simt::block().x / parts, part = simt::block().x % parts, count = s.rows * s.columns, begin = part * kPart;
+SIMT_KERNEL(kThreads)
+void after_solve_kernel(Solved<T> s, int64_t parts) {
+  const int64_t b = simt::block().x / parts, part = simt::block().x % parts, count = s.rows * s.columns,
+                begin = part * kPart;
   const int64_t end = begin + kPart < count ? begin + kPart : count;
   const bool bad = failed(s.aux, b);
   double sum = 0;
@@ -94,14 +99,16 @@ SIMT_KERNEL(kThreads) after_solve_kernel(Solved<T> s, int64_t parts) {
 
 // `strips` blocks per problem, few enough that they cost little where no problem failed.
 template <class T>
-SIMT_KERNEL(kThreads) nan_kernel(int64_t count, int64_t strips, const int32_t* status, T* out) {
+SIMT_KERNEL(kThreads)
+void nan_kernel(int64_t count, int64_t strips, const int32_t* status, T* out) {
   const int64_t b = simt::block().x / strips, first = simt::block().x % strips * kThreads + simt::thread();
   if (status[b] == 0) return;
   for (int64_t e = first; e < count; e += strips * kThreads) simt::store(out + b * count + e, simt::nan<T>());
 }
 
 template <class T>
-SIMT_KERNEL(kThreads) fill_kernel(int64_t count, T value, T* out) {
+SIMT_KERNEL(kThreads)
+void fill_kernel(int64_t count, T value, T* out) {
   const int64_t e = static_cast<int64_t>(simt::block().x) * kThreads + simt::thread();
   if (e < count) simt::store(out + e, value);
 }
@@ -124,7 +131,8 @@ struct Given {
 
 // The first `own` blocks: a thread a problem. The rest: a block 32 columns of e.
 template <class T>
-SIMT_KERNEL(kThreads) scalars_kernel(ScalarArgs<T> a, int64_t own) {
+SIMT_KERNEL(kThreads)
+void scalars_kernel(ScalarArgs<T> a, int64_t own) {
   if (simt::block().x >= own) {
     const int64_t strips = (a.e_columns + 31) / 32, index = simt::block().x - own, b = index / strips;
     const int64_t j = index % strips * 32 + simt::lane();
@@ -168,7 +176,8 @@ template <class T>
 void mirror(int64_t batch, int64_t n, T* a, simt::Stream stream) {
   if (batch == 0 || n == 0) return;
   const int64_t squares_n = blocks_for(n, kSquare), squares = squares_n * squares_n;
-  simt::launch(&mirror_kernel<T>, {static_cast<unsigned>(squares * batch)}, kThreads, 0, stream, n, a, squares_n, squares);
+  simt::launch(&mirror_kernel<T>, {static_cast<unsigned>(squares * batch)}, kThreads, 0, stream, n, a, squares_n,
+               squares);
 }
 
 template <class T>
@@ -197,7 +206,8 @@ template <class T>
 void nan_where_failed(int64_t batch, int64_t count, const int32_t* status, T* out, simt::Stream stream) {
   if (batch == 0 || count == 0) return;
   const int64_t strips = std::min<int64_t>(blocks_for(count, kThreads), std::max<int64_t>(1, 4 * kChip / batch));
-  simt::launch(&nan_kernel<T>, {static_cast<unsigned>(strips * batch)}, kThreads, 0, stream, count, strips, status, out);
+  simt::launch(&nan_kernel<T>, {static_cast<unsigned>(strips * batch)}, kThreads, 0, stream, count, strips, status,
+               out);
 }
 
 template <class T>
@@ -214,13 +224,13 @@ void set_scalars(const ScalarArgs<T>& args, simt::Stream stream) {
   simt::launch(&scalars_kernel<T>, {own + sums}, kThreads, 0, stream, args, static_cast<int64_t>(own));
 }
 
-#define SSDD_INSTANTIATE(T)                                                                                    \
-  template void copy(const Copy<T>&, simt::Stream);                                                            \
-  template void mirror(int64_t, int64_t, T*, simt::Stream);                                                    \
-  template void sum_columns(const ColumnSums<T>&, simt::Stream);                                               \
-  template void after_solve(const Solved<T>&, simt::Stream);                                                   \
-  template void nan_where_failed(int64_t, int64_t, const int32_t*, T*, simt::Stream);                          \
-  template void fill(int64_t, double, T*, simt::Stream);                                                       \
+#define SSDD_INSTANTIATE(T)                                                           \
+  template void copy(const Copy<T>&, simt::Stream);                                   \
+  template void mirror(int64_t, int64_t, T*, simt::Stream);                           \
+  template void sum_columns(const ColumnSums<T>&, simt::Stream);                      \
+  template void after_solve(const Solved<T>&, simt::Stream);                          \
+  template void nan_where_failed(int64_t, int64_t, const int32_t*, T*, simt::Stream); \
+  template void fill(int64_t, double, T*, simt::Stream);                              \
   template void set_scalars(const ScalarArgs<T>&, simt::Stream);
 SSDD_INSTANTIATE(float)
 SSDD_INSTANTIATE(double)

@@ -1,8 +1,9 @@
 """Self-supervised dataset distillation (KRR-ST, Lee et al., ICLR 2024) on the backend ``ssdd_ext``.
 
 Each verb of the command line is one call here: :func:`demo`, :func:`train_teacher`, :func:`distill`,
-:func:`pretrain`, :func:`evaluate`, :func:`run_study`, :func:`contact_sheet` (``show``), :func:`export`,
-:func:`read_published` (``import``), :func:`info`. The command line uses nothing but these names and its own settings.
+:func:`pretrain`, :func:`evaluate`, :func:`run_study`, :func:`write_report` (``report``), :func:`contact_sheet`
+(``show``), :func:`export`, :func:`read_published` (``import``), :func:`info`. The command line uses nothing but these
+names and its own settings.
 """
 
 from __future__ import annotations
@@ -53,7 +54,7 @@ if TYPE_CHECKING:
     from .artifact import EXPORT_FORMS, DistilledSet, Preprocessing, export, read_published, read_scores
     from .checkpoint import Checkpoints, Stopped, interruptible
     from .data import DEVICES, ImageSet, cache_directory, choose_device, load_images, load_target
-    from .distillation import Distillation, Job, check_before_training, distill
+    from .distillation import Distillation, Job, check_before_training, distill, needs_teacher, target_size
     from .evaluation import (
         Cell,
         evaluate,
@@ -67,7 +68,7 @@ if TYPE_CHECKING:
     )
     from .models import Network, build, seeded, student
     from .parallel import PARALLEL_MODES, Processes, ProcessLost, join_processes, local_rank, world_size
-    from .report import contact_sheet, demo, info, write_page
+    from .report import contact_sheet, demo, info, write_page, write_report
     from .selection import kmeans_medoids, random_subset
     from .studies import Demonstration, Plan, baseline, compare, read_plan, run_study
     from .teachers import (
@@ -108,6 +109,8 @@ _ROOMS = {
         "Job",
         "check_before_training",
         "distill",
+        "needs_teacher",
+        "target_size",
     ),
     "evaluation": (
         "Cell",
@@ -139,6 +142,7 @@ _ROOMS = {
         "demo",
         "info",
         "write_page",
+        "write_report",
     ),
     "selection": (
         "kmeans_medoids",
@@ -230,6 +234,7 @@ __all__ = [
     "kmeans_medoids",
     "load_images",
     "load_target",
+    "needs_teacher",
     "official",
     "local_rank",
     "preset",
@@ -245,10 +250,12 @@ __all__ = [
     "save_backbone",
     "seeded",
     "student",
+    "target_size",
     "train_teacher",
     "why_no_probe",
     "with_settings",
     "world_size",
     "write_page",
+    "write_report",
     "write_representations",
 ]

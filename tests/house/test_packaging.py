@@ -1,4 +1,4 @@
-"""What a user installs: one wheel, two packages, no torch in the build, nothing bundled."""
+"""Packaging: one wheel with two packages, no torch in the build, no bundled libraries."""
 
 import importlib.metadata
 import os
@@ -79,7 +79,7 @@ def test_build_needs_no_torch(project, root):
 
 @installed_only
 def test_isolated_build(root, tmp_path):
-    """`pip install .` makes its own environment, which holds the build requirements and no torch."""
+    """`pip install .` creates its own build environment, with the build requirements and without torch."""
     command = [sys.executable, "-m", "pip", "wheel", str(root), "--no-deps", "-w", str(tmp_path / "wheel")]
     command += [f"--config-settings=build-dir={tmp_path / 'build'}", "--config-settings=cmake.define.CUDA=OFF"]
     command += ["--config-settings=cmake.define.CMAKE_CXX_FLAGS_RELEASE=-O0"]  # quick: nothing runs it
@@ -118,7 +118,7 @@ def test_constraints_pin_every_dependency(project, root):
 
 
 def configure(root: Path, build: Path, choice: str) -> subprocess.CompletedProcess:
-    """Configure the build as on a machine without nvcc, whatever this one has."""
+    """Configure the build as on a machine without nvcc."""
     pybind11 = subprocess.run(
         [sys.executable, "-m", "pybind11", "--cmakedir"], check=True, capture_output=True, text=True
     ).stdout.strip()
@@ -180,7 +180,7 @@ def test_default_architectures_are_those_the_compiler_knows(root, tmp_path, know
 
 
 def test_one_openmp_runtime_is_loaded():
-    """torch's libgomp and no other: two pools on the same cores cost tens of milliseconds at every change."""
+    """Only torch's libgomp is loaded: two pools on the same cores cost tens of milliseconds at every switch."""
     if not Path("/proc/self/maps").exists():
         pytest.skip("NO /proc HERE: loaded libraries were not listed")
     code = (

@@ -68,7 +68,8 @@ void BlockCounts::fold(const void* kernel) {
   flops = 0;
   for (const auto& [key, line] : lines) {
     const auto& [file, number, space] = key;
-    Count& count = totals.insert({{kernel, file, number, space}, Count{kernel, {file, number}, space, 0, 0, 0, 0}}).first->second;
+    Count& count =
+        totals.insert({{kernel, file, number, space}, Count{kernel, {file, number}, space, 0, 0, 0, 0}}).first->second;
     for (const auto& requests : line.warps)
       for (const Request& request : requests) {
         ++count.requests;

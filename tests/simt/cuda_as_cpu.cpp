@@ -9,9 +9,7 @@
 
 namespace ssdd::cpu {
 
-int64_t gram_workspace(int64_t batch, int64_t s, int64_t q, int) {
-  return cuda::gram_workspace(batch, s, q, 1 << 14);
-}
+int64_t gram_workspace(int64_t batch, int64_t s, int64_t q, int) { return cuda::gram_workspace(batch, s, q, 1 << 14); }
 int64_t cholesky_workspace(int64_t batch, int64_t s, int64_t c, int) { return cuda::cholesky_workspace(batch, s, c); }
 int64_t krr_workspace(const KrrShape& shape, bool backward) { return cuda::krr_workspace(shape, backward); }
 
@@ -21,11 +19,11 @@ template <class T> void solve_backward(const SolveBackwardArgs<T>& a) { cuda::so
 template <class T> void krr_forward(const KrrForwardArgs<T>& a) { cuda::krr_forward(a, nullptr); }
 template <class T> void krr_backward(const KrrBackwardArgs<T>& a) { cuda::krr_backward(a, nullptr); }
 
-#define SSDD_INSTANTIATE(T)                              \
-  template void gram(const GramArgs<T>&);                \
-  template void solve(const SolveArgs<T>&);              \
+#define SSDD_INSTANTIATE(T)                                  \
+  template void gram(const GramArgs<T>&);                    \
+  template void solve(const SolveArgs<T>&);                  \
   template void solve_backward(const SolveBackwardArgs<T>&); \
-  template void krr_forward(const KrrForwardArgs<T>&);   \
+  template void krr_forward(const KrrForwardArgs<T>&);       \
   template void krr_backward(const KrrBackwardArgs<T>&);
 SSDD_INSTANTIATE(float)
 SSDD_INSTANTIATE(double)

@@ -17,7 +17,8 @@ constexpr int kThreads = 64;
 
 // A block reduction, right or without its barrier.
 template <bool Barrier>
-SIMT_KERNEL(kThreads) reduce(const float* in, float* out) {
+SIMT_KERNEL(kThreads)
+void reduce(const float* in, float* out) {
   SIMT_SHARED(float, sums, kThreads);
   simt::put(sums + simt::thread(), simt::load(in + simt::thread()));  // names missing_barrier
   for (int half = kThreads / 2; half > 0; half /= 2) {
@@ -30,7 +31,7 @@ SIMT_KERNEL(kThreads) reduce(const float* in, float* out) {
 }
 
 // Whoever comes last to a barrier goes on first: what it then writes is not before what the others read.
-SIMT_KERNEL(kThreads) written_after_a_barrier(float* out) {
+SIMT_KERNEL(kThreads) void written_after_a_barrier(float* out) {
   SIMT_SHARED(float, values, kThreads);
   simt::put(values + simt::thread(), 1.0f);
   simt::barrier();
@@ -41,14 +42,15 @@ SIMT_KERNEL(kThreads) written_after_a_barrier(float* out) {
 }
 
 // Two blocks of one launch, and nothing orders them.
-SIMT_KERNEL(kThreads) blocks_collide(float* out) {
+SIMT_KERNEL(kThreads) void blocks_collide(float* out) {
   if (simt::thread() == 0) simt::store(out, float(simt::block().x));  // names blocks_collide
 }
 
 // The block that comes first hands its values to the other by a flag. Before: all of its threads have written when it
 // raises the flag. Behind: all threads of the other know that it did.
 template <bool Before, bool Behind>
-SIMT_KERNEL(kThreads) hand_over(float* values, int* numbers, float* out) {
+SIMT_KERNEL(kThreads)
+void hand_over(float* values, int* numbers, float* out) {
   SIMT_SHARED(int, ticket, 1);
   if (simt::thread() == 0) simt::put(ticket, simt::next_ticket(numbers));
   simt::barrier();
@@ -58,8 +60,7 @@ SIMT_KERNEL(kThreads) hand_over(float* values, int* numbers, float* out) {
     if (simt::thread() == 0) simt::store_release(numbers + 1, 1);
     return;
   }
-  if (simt::thread() == 0)
-    simt::wait_while(numbers + 1, 0);
+  if (simt::thread() == 0) simt::wait_while(numbers + 1, 0);
   if (Behind) simt::barrier();
   const float* from = values + (simt::thread() + 1) % kThreads;
   simt::store(out + simt::thread(), simt::load(from));  // names flag_before_the_barrier names flag_seen_by_one
@@ -69,7 +70,8 @@ SIMT_KERNEL(kThreads) hand_over(float* values, int* numbers, float* out) {
 // threads of a block have written when it arrives. Ordered: what came before an arrival is seen behind a later one.
 // Reset: a launch finds the ticket as the launch before did.
 template <bool Before, bool Ordered, bool Reset>
-SIMT_KERNEL(kThreads) join_blocks(float* parts, int* ticket, float* out) {
+SIMT_KERNEL(kThreads)
+void join_blocks(float* parts, int* ticket, float* out) {
   SIMT_SHARED(int, before, 1);
   const int blocks = static_cast<int>(simt::grid().x), block = static_cast<int>(simt::block().x);
   float* const mine = parts + block * kThreads + simt::thread();
@@ -89,25 +91,26 @@ SIMT_KERNEL(kThreads) join_blocks(float* parts, int* ticket, float* out) {
 
 // Lanes hand values over through memory: a shuffle between does not order them, a warp barrier does.
 template <bool WarpBarrier>
-SIMT_KERNEL(32) exchange(const float* in, float* out) {
+SIMT_KERNEL(32)
+void exchange(const float* in, float* out) {
   SIMT_SHARED(float, values, 32);
   simt::put(values + simt::lane(), simt::load(in + simt::lane()));  // names shuffle_orders_nothing
   WarpBarrier ? simt::warp_barrier() : static_cast<void>(simt::shuffle(1, 0));
   simt::store(out + simt::lane(), simt::get(values + (simt::lane() ^ 1)));  // names shuffle_orders_nothing
 }
 
-SIMT_KERNEL(kThreads) shared_overrun(float* out) {
+SIMT_KERNEL(kThreads) void shared_overrun(float* out) {
   simt::Shared shared;
   float* const first = shared.take<float>(kThreads);
   float* const second = shared.take<float>(kThreads);  // names too_much_shared
-  simt::put(first + simt::thread() + 1, 1.0f);  // the last thread reaches beyond `first`; names shared_overrun
+  simt::put(first + simt::thread() + 1, 1.0f);         // the last thread reaches beyond `first`; names shared_overrun
   simt::put(second + simt::thread(), 2.0f);
   simt::barrier();
   simt::store(out + simt::thread(), simt::get(second + simt::thread()));
 }
 
 // The same within its arrays, in several blocks.
-SIMT_KERNEL(kThreads) shared_right(float* out) {
+SIMT_KERNEL(kThreads) void shared_right(float* out) {
   simt::Shared shared;
   float* const first = shared.take<float>(kThreads);
   float* const second = shared.take<float>(kThreads);
@@ -118,38 +121,38 @@ SIMT_KERNEL(kThreads) shared_right(float* out) {
   if (simt::block().x == 0) simt::store(out + simt::thread(), sum);
 }
 
-SIMT_KERNEL(kThreads) static_overrun(float* out) {
+SIMT_KERNEL(kThreads) void static_overrun(float* out) {
   SIMT_SHARED(float, values, kThreads);
   simt::put(values + simt::thread() + 1, 1.0f);  // names static_overrun
   simt::barrier();
   simt::store(out + simt::thread(), simt::get(values + simt::thread()));
 }
 
-SIMT_KERNEL(kThreads) global_overrun(const float* in, float* out) {
+SIMT_KERNEL(kThreads) void global_overrun(const float* in, float* out) {
   simt::store(out + simt::thread(), simt::load(in + simt::thread() + 1));  // names global_overrun
 }
 
-SIMT_KERNEL(kThreads) global_write_overrun(float* out) {
+SIMT_KERNEL(kThreads) void global_write_overrun(float* out) {
   simt::store(out + simt::thread() + 1, 1.0f);  // names global_write_overrun
 }
 
 // What a kernel reads through its source, here of 16 bits.
-SIMT_KERNEL(kThreads) source_overrun(ssdd::cuda::Source<float> in, float* out) {
+SIMT_KERNEL(kThreads) void source_overrun(ssdd::cuda::Source<float> in, float* out) {
   simt::store(out + simt::thread(), in(0, simt::thread() + 1));  // names source_overrun
 }
-SIMT_KERNEL(kThreads) source_race(ssdd::cuda::Source<float> in, float* out) {
+SIMT_KERNEL(kThreads) void source_race(ssdd::cuda::Source<float> in, float* out) {
   if (simt::block().x == 0)
     simt::store(out + simt::thread(), 1.0f);  // names source_race
   else if (in(0, simt::thread()) > 2)         // names source_race
     simt::store(out + simt::thread(), 2.0f);
 }
 
-SIMT_KERNEL(kThreads) vector_overrun(float* out) {
+SIMT_KERNEL(kThreads) void vector_overrun(float* out) {
   const simt::Vector<float, 4> v{{1, 2, 3, 4}};
   if (simt::thread() == 0) simt::store_vector<4>(out + kThreads, v);  // names vector_overrun
 }
 
-SIMT_KERNEL(kThreads) copy_beyond_the_source(const float* in, float* out) {
+SIMT_KERNEL(kThreads) void copy_beyond_the_source(const float* in, float* out) {
   SIMT_SHARED(float, values, kThreads);
   simt::copy_async<4>(values + simt::thread(), in + simt::thread() + 1, 4);  // names copy_beyond_the_source
   simt::copy_commit();
@@ -157,7 +160,7 @@ SIMT_KERNEL(kThreads) copy_beyond_the_source(const float* in, float* out) {
   simt::store(out + simt::thread(), simt::get(values + simt::thread()));
 }
 
-SIMT_KERNEL(kThreads) copy_beyond_the_target(const float* in, float* out) {
+SIMT_KERNEL(kThreads) void copy_beyond_the_target(const float* in, float* out) {
   SIMT_SHARED(float, values, kThreads);
   simt::copy_async<4>(values + simt::thread() + 1, in + simt::thread(), 4);  // names copy_beyond_the_target
   simt::copy_commit();
@@ -165,32 +168,32 @@ SIMT_KERNEL(kThreads) copy_beyond_the_target(const float* in, float* out) {
   simt::store(out + simt::thread(), simt::get(values + simt::thread()));
 }
 
-SIMT_KERNEL(kThreads) index_overflow(float* out) {
+SIMT_KERNEL(kThreads) void index_overflow(float* out) {
   const int row = 46341 + simt::thread();
   const int place = row * 46341;  // names index_overflow
   simt::store(out + simt::thread(), place > 0 ? 1.0f : 0.0f);
 }
 
-SIMT_KERNEL(kThreads) uninitialised(float* out) {
+SIMT_KERNEL(kThreads) void uninitialised(float* out) {
   SIMT_SHARED(float, values, kThreads);
   if (simt::thread() > 0) simt::put(values + simt::thread(), 1.0f);
   simt::barrier();
   simt::store(out + simt::thread(), simt::get(values + simt::thread()));
 }
 
-SIMT_KERNEL(kThreads) misaligned(float* out) {
+SIMT_KERNEL(kThreads) void misaligned(float* out) {
   simt::Vector<float, 4> v{{1, 2, 3, 4}};
   if (simt::thread() == 0) simt::store_vector<4>(out + 1, v);  // names misaligned
 }
 
-SIMT_KERNEL(kThreads) misaligned_load(float* out) {
+SIMT_KERNEL(kThreads) void misaligned_load(float* out) {
   SIMT_SHARED(float, values, kThreads + 4);
   simt::put(values + simt::thread(), 1.0f);
   simt::barrier();
   if (simt::thread() == 0) simt::store(out, simt::get_vector<4>(values + 2).v[0]);  // names misaligned_load
 }
 
-SIMT_KERNEL(kThreads) misaligned_copy(const float* in, float* out) {
+SIMT_KERNEL(kThreads) void misaligned_copy(const float* in, float* out) {
   SIMT_SHARED(float, values, kThreads);
   if (simt::thread() == 0) simt::copy_async<16>(values, in + 1, 16);  // names misaligned_copy
   simt::copy_commit();
@@ -200,7 +203,8 @@ SIMT_KERNEL(kThreads) misaligned_copy(const float* in, float* out) {
 
 // Wait: 0 as it should be, 1 one group too early, 2 never.
 template <int Wait>
-SIMT_KERNEL(kThreads) copied(const float* in, float* out) {
+SIMT_KERNEL(kThreads)
+void copied(const float* in, float* out) {
   SIMT_SHARED(float, values, kThreads);
   simt::copy_async<4>(values + simt::thread(), in + simt::thread(), 4);
   simt::copy_commit();
@@ -212,7 +216,7 @@ SIMT_KERNEL(kThreads) copied(const float* in, float* out) {
 }
 
 // What another thread copied is there after a barrier behind the wait, not after the wait alone.
-SIMT_KERNEL(kThreads) copied_by_another(const float* in, float* out) {
+SIMT_KERNEL(kThreads) void copied_by_another(const float* in, float* out) {
   SIMT_SHARED(float, values, kThreads);
   simt::copy_async<4>(values + simt::thread(), in + simt::thread(), 4);
   simt::copy_commit();
@@ -221,7 +225,7 @@ SIMT_KERNEL(kThreads) copied_by_another(const float* in, float* out) {
 }
 
 // A stage of a pipeline is filled again while a neighbour may still read it.
-SIMT_KERNEL(kThreads) copy_into_what_is_read(const float* in, float* out) {
+SIMT_KERNEL(kThreads) void copy_into_what_is_read(const float* in, float* out) {
   SIMT_SHARED(float, values, kThreads);
   float sum = 0;
   for (int k = 0; k < 2; ++k) {
@@ -234,7 +238,7 @@ SIMT_KERNEL(kThreads) copy_into_what_is_read(const float* in, float* out) {
   simt::store(out + simt::thread(), sum);
 }
 
-SIMT_KERNEL(kThreads) divergent(float* out) {
+SIMT_KERNEL(kThreads) void divergent(float* out) {
   if (simt::thread() < 32)
     simt::barrier();  // names divergent
   else
@@ -242,18 +246,18 @@ SIMT_KERNEL(kThreads) divergent(float* out) {
   simt::store(out + simt::thread(), 0.0f);
 }
 
-SIMT_KERNEL(kThreads) absent(float* out) {
+SIMT_KERNEL(kThreads) void absent(float* out) {
   if (simt::thread() == 40) return;
   simt::barrier();  // names absent
   simt::store(out + simt::thread(), 0.0f);
 }
 
-SIMT_KERNEL(kThreads) absent_from_warp(float* out) {
+SIMT_KERNEL(kThreads) void absent_from_warp(float* out) {
   if (simt::thread() == 40) return;
   simt::store(out + simt::thread(), simt::shuffle(1.0f, 0));  // names absent_from_warp
 }
 
-SIMT_KERNEL(kThreads) divergent_meeting(float* out) {
+SIMT_KERNEL(kThreads) void divergent_meeting(float* out) {
   float v;
   if (simt::lane() < 16)
     v = simt::shuffle(1.0f, 0);  // names divergent_meeting
@@ -265,7 +269,8 @@ SIMT_KERNEL(kThreads) divergent_meeting(float* out) {
 // Rows of a [16, k] times rows of a [8, k], on the matrix unit. Products: 1 rounds the operands to TF32, 3 splits each in
 // two. Promote: the unit cuts its sums toward zero, so they must not stay there for long.
 template <int Products, bool Promote>
-SIMT_KERNEL(32) multiply(const float* a, const float* b, int k, float* out) {
+SIMT_KERNEL(32)
+void multiply(const float* a, const float* b, int k, float* out) {
   const int g = simt::lane() / 4, t = simt::lane() % 4;
   float sums[4] = {}, fresh[4] = {};
   for (int k0 = 0; k0 < k; k0 += 8) {

@@ -131,8 +131,8 @@ void strided(Memory& memory, int64_t b, int64_t s, int64_t q, int64_t d, int64_t
 }
 
 // c = a b, an operand as `how` says.
-void product(Memory& memory, int64_t batch, int64_t m, int64_t n, int64_t k, const std::string& a_how, const std::string& b_how,
-             int tile) {
+void product(Memory& memory, int64_t batch, int64_t m, int64_t n, int64_t k, const std::string& a_how,
+             const std::string& b_how, int tile) {
   const auto operand = [&](int64_t across, const std::string& how) {  // [across, k]
     const bool along_k = how.rfind("k-", 0) == 0, narrow = how.find("16") != std::string::npos;
     const int64_t count = batch * across * k;
@@ -140,8 +140,10 @@ void product(Memory& memory, int64_t batch, int64_t m, int64_t n, int64_t k, con
     cuda::Source<float> source(values, across * k, along_k ? k : 1, along_k ? 1 : across);
     if (narrow) {
       uint16_t* const halves = memory.take<uint16_t>(count);
-      for (int64_t i = 0; memory.real && i < count; ++i) std::memcpy(halves + i, reinterpret_cast<char*>(values + i) + 2, 2);
-      source.p = reinterpret_cast<const float*>(halves), source.element = how.find("-bf16") != std::string::npos ? Element::bf16 : Element::f16;
+      for (int64_t i = 0; memory.real && i < count; ++i)
+        std::memcpy(halves + i, reinterpret_cast<char*>(values + i) + 2, 2);
+      source.p = reinterpret_cast<const float*>(halves),
+      source.element = how.find("-bf16") != std::string::npos ? Element::bf16 : Element::f16;
     }
     return source;
   };
@@ -158,7 +160,9 @@ void product(Memory& memory, int64_t batch, int64_t m, int64_t n, int64_t k, con
 // --- JSON -----------------------------------------------------------------------------------------------------
 
 template <class T>
-bool is(const simt::Argument& a) { return std::strcmp(a.type, typeid(T).name()) == 0; }
+bool is(const simt::Argument& a) {
+  return std::strcmp(a.type, typeid(T).name()) == 0;
+}
 template <class T>
 T as(const simt::Argument& a) {
   alignas(T) unsigned char bytes[sizeof(T)];
@@ -168,13 +172,14 @@ T as(const simt::Argument& a) {
 
 template <class T>
 void print_product(const cuda::Product<T>& p) {
-  std::printf("{\"product\": %zu, \"batch\": %ld, \"m\": %ld, \"n\": %ld, \"k\": %ld, \"triangle\": %d, \"distance\": %s, "
-              "\"difference\": %s, \"accumulate\": %s, \"accumulate_from\": %ld, \"add\": %s, \"row\": %s, \"squares\": %ld, "
-              "\"element\": [%zu, %zu]}",
-              sizeof(T), p.batch, p.m, p.n, p.k, int(p.triangle), p.distance ? "true" : "false",
-              p.from ? "true" : "false", p.accumulate ? "true" : "false", p.accumulate_from, p.add ? "true" : "false",
-              p.row ? "true" : "false", p.squares.out ? p.squares.all : 0,
-              p.a.element == Element::own ? sizeof(T) : 2, p.b.element == Element::own ? sizeof(T) : 2);
+  std::printf(
+      "{\"product\": %zu, \"batch\": %ld, \"m\": %ld, \"n\": %ld, \"k\": %ld, \"triangle\": %d, \"distance\": %s, "
+      "\"difference\": %s, \"accumulate\": %s, \"accumulate_from\": %ld, \"add\": %s, \"row\": %s, \"squares\": %ld, "
+      "\"element\": [%zu, %zu]}",
+      sizeof(T), p.batch, p.m, p.n, p.k, int(p.triangle), p.distance ? "true" : "false", p.from ? "true" : "false",
+      p.accumulate ? "true" : "false", p.accumulate_from, p.add ? "true" : "false", p.row ? "true" : "false",
+      p.squares.out ? p.squares.all : 0, p.a.element == Element::own ? sizeof(T) : 2,
+      p.b.element == Element::own ? sizeof(T) : 2);
 }
 void print_tiling(const cuda::Tiling& t) {
   std::printf("{\"size\": %d, \"splits\": %d, \"k_share\": %ld}", t.size, t.splits, t.k_share);
@@ -194,12 +199,13 @@ bool describe(const simt::Argument& a) {
     }
   } else if (is<cuda::Factor<T>>(a) || (std::strstr(a.type, "Attempt") && a.bytes.size() > sizeof(cuda::Factor<T>))) {
     const auto f = as<cuda::Factor<T>>(a);  // Attempt begins with one
-    std::printf("{\"factor\": true, \"batch\": %ld, \"n\": %ld, \"c\": %ld, \"zero_upper\": %s}", f.batch, f.n, f.x ? f.c : 0,
-                f.zero_upper ? "true" : "false");
+    std::printf("{\"factor\": true, \"batch\": %ld, \"n\": %ld, \"c\": %ld, \"zero_upper\": %s}", f.batch, f.n,
+                f.x ? f.c : 0, f.zero_upper ? "true" : "false");
   } else if (is<cuda::Points<T>>(a)) {
     const auto p = as<cuda::Points<T>>(a);
     std::printf("{\"points\": %ld, \"distance\": %s}", p.d, p.kernel == KernelKind::rbf ? "true" : "false");
-  } else if (std::strstr(a.type, "9HyperArgsI")) {  // of krr_backward.cu: begins with c, s, strips and three sources with their rows
+  } else if (std::strstr(a.type, "9HyperArgsI")) {
+    // HyperArgs begins with c, s, strips and three sources with their rows.
     struct Rows {
       cuda::Source<T> x;
       int64_t count;
@@ -209,7 +215,8 @@ bool describe(const simt::Argument& a) {
       Rows rows[3];
     } h;
     std::memcpy(&h, a.bytes.data(), sizeof(h));
-    std::printf("{\"c\": %ld, \"strips\": %ld, \"rows\": %ld}", h.c, h.strips, h.rows[0].count + h.rows[1].count + h.rows[2].count);
+    std::printf("{\"c\": %ld, \"strips\": %ld, \"rows\": %ld}", h.c, h.strips,
+                h.rows[0].count + h.rows[1].count + h.rows[2].count);
   } else if (std::strstr(a.type, "5SolveI")) {  // of factor_large.cu: begins with five sizes
     int64_t sizes[5];
     std::memcpy(sizes, a.bytes.data(), sizeof(sizes));
@@ -219,8 +226,8 @@ bool describe(const simt::Argument& a) {
     std::printf("{\"batch\": %ld, \"rows\": %ld, \"columns\": %ld}", c.batch, c.rows, c.columns);
   } else if (is<cuda::Solved<T>>(a)) {
     const auto s = as<cuda::Solved<T>>(a);
-    std::printf("{\"batch\": %ld, \"rows\": %ld, \"columns\": %ld, \"pack\": %s, \"follows\": %s}", s.batch, s.rows, s.columns,
-                s.pack ? "true" : "false", s.scalars ? "true" : "false");
+    std::printf("{\"batch\": %ld, \"rows\": %ld, \"columns\": %ld, \"pack\": %s, \"follows\": %s}", s.batch, s.rows,
+                s.columns, s.pack ? "true" : "false", s.scalars ? "true" : "false");
   } else if (is<cuda::ScalarArgs<T>>(a)) {
     const auto s = as<cuda::ScalarArgs<T>>(a);
     std::printf("{\"columns\": %ld, \"rows\": %ld}", s.column_sums ? s.batch * s.e_columns : 0, s.e_rows);
@@ -254,9 +261,10 @@ void print() {
   std::printf("{\"launches\": [");
   const char* comma = "\n";
   for (const simt::Launch& l : simt::recorded()) {
-    std::printf("%s{\"kernel\": \"%tx\", \"blocks\": %u, \"threads\": %d, \"shared\": %d, \"flops\": %ld, \"loaded\": %ld, "
-                "\"stored\": %ld, \"arguments\": [", comma, place(l.kernel), l.grid.x, l.threads, l.shared_bytes, l.flops,
-                l.loaded, l.stored);
+    std::printf(
+        "%s{\"kernel\": \"%tx\", \"blocks\": %u, \"threads\": %d, \"shared\": %d, \"flops\": %ld, \"loaded\": %ld, "
+        "\"stored\": %ld, \"arguments\": [",
+        comma, place(l.kernel), l.grid.x, l.threads, l.shared_bytes, l.flops, l.loaded, l.stored);
     for (size_t i = 0; i < l.arguments.size(); ++i) {
       if (i > 0) std::printf(", ");
       print_argument<T>(l.arguments[i]);
@@ -271,16 +279,18 @@ void print() {
   for (int i = 0; i < lines; ++i) {
     const simt::Count& c = counts[i];
     const char* const slash = std::strrchr(c.site.file, '/');
-    std::printf("%s{\"kernel\": \"%tx\", \"line\": \"%s:%d\", \"space\": \"%s\", \"requests\": %ld, \"sectors\": %ld, "
-                "\"least_sectors\": %ld, \"ways\": %d}", i > 0 ? ",\n" : "\n", place(c.kernel), slash ? slash + 1 : c.site.file,
-                c.site.line, spaces[int(c.space)], c.requests, c.sectors, c.least_sectors, c.worst_ways);
+    std::printf(
+        "%s{\"kernel\": \"%tx\", \"line\": \"%s:%d\", \"space\": \"%s\", \"requests\": %ld, \"sectors\": %ld, "
+        "\"least_sectors\": %ld, \"ways\": %d}",
+        i > 0 ? ",\n" : "\n", place(c.kernel), slash ? slash + 1 : c.site.file, c.site.line, spaces[int(c.space)],
+        c.requests, c.sectors, c.least_sectors, c.worst_ways);
   }
   std::printf("]}\n");
 }
 
 Plan plan(const std::string& name) {
-  for (const auto& [known, which] : std::map<std::string, Plan>{{"dense", Plan::dense}, {"low_rank", Plan::low_rank},
-                                                                {"mixed", Plan::mixed}, {"primal", Plan::primal}})
+  for (const auto& [known, which] : std::map<std::string, Plan>{
+           {"dense", Plan::dense}, {"low_rank", Plan::low_rank}, {"mixed", Plan::mixed}, {"primal", Plan::primal}})
     if (known == name) return which;
   std::fprintf(stderr, "no plan named '%s'\n", name.c_str());
   std::exit(2);
@@ -305,9 +315,20 @@ int run(const std::vector<std::string>& words) {
     const Plan forward = linear ? plan(words.at(8)) : Plan::dense, backward = linear ? plan(words.at(9)) : Plan::dense;
     const auto asked = [&](const char* what) { return std::find(words.begin() + 8, words.end(), what) != words.end(); };
     const int64_t s = number(4), q = number(5), d = number(6);
-    KrrShape shape{number(3), s, q, d, number(7), forward == Plan::primal ? d + 1 : s,
-                   linear ? KernelKind::linear : KernelKind::rbf, RidgeKind::trace, true, forward == Plan::primal, forward,
-                   q, 1, asked("fused")};
+    KrrShape shape{number(3),
+                   s,
+                   q,
+                   d,
+                   number(7),
+                   forward == Plan::primal ? d + 1 : s,
+                   linear ? KernelKind::linear : KernelKind::rbf,
+                   RidgeKind::trace,
+                   true,
+                   forward == Plan::primal,
+                   forward,
+                   q,
+                   1,
+                   asked("fused")};
     krr<T>(memory, shape, backward, asked("all"), asked("far"));
   }
   print<T>();

@@ -31,7 +31,8 @@ struct Place {
   int thread = 0, threads = 0;
   Grid block, grid;
 };
-const Place& place();
+extern __thread const Place* running;  // not thread_local, whose every use is a call
+inline const Place& place() { return *running; }
 
 // Runs every block of the grid; body(context) is one thread's work. OpenMP threads share the blocks.
 void run(const void* kernel, Grid grid, int threads, int shared_bytes, void (*body)(void*), void* context);
@@ -42,10 +43,10 @@ void warp_barrier(Site site);
 // Every lane of the warp hands in `in`; the last to arrive runs op over the 32 inputs; each leaves with its output.
 using Meeting = void (*)(const unsigned char* in, size_t in_stride, unsigned char* out, size_t out_stride);
 void meet(Site site, Meeting op, const void* in, size_t in_size, void* out, size_t out_size);
-Meeting shuffle_op(size_t size);  // in: the value, then the source lane as int32
-extern const Meeting ballot_op;   // in: uint32 0 or 1, out: uint32
-extern const Meeting mma_tf32_op, mma_bf16_op, mma_f16_op;                  // in: d[4], a[4], b[2]; out: d[4]
-extern const Meeting load_matrices_op, load_matrices_transposed_op;        // in: 16 bytes; out: four words
+Meeting shuffle_op(size_t size);                                     // in: the value, then the source lane as int32
+extern const Meeting ballot_op;                                      // in: uint32 0 or 1, out: uint32
+extern const Meeting mma_tf32_op, mma_bf16_op, mma_f16_op;           // in: d[4], a[4], b[2]; out: d[4]
+extern const Meeting load_matrices_op, load_matrices_transposed_op;  // in: 16 bytes; out: four words
 
 // Shared memory, poisoned at the start of a block, with red zones between arrays. `key` tells static arrays apart;
 // nullptr: the next dynamic one, counted by the caller in `taken`.
@@ -104,7 +105,7 @@ struct Launch {
   int64_t flops = 0, loaded = 0, stored = 0;  // of simt::fma and mma; bytes that lanes asked of global memory
 };
 enum class Recording { off, with_run, instead_of_run };  // instead: kernels do not run, so pointers may lead nowhere
-void record_launches(Recording how);                      // forgets what was recorded
+void record_launches(Recording how);                     // forgets what was recorded
 const std::vector<Launch>& recorded();
 namespace runtime {
 extern Recording recording;

@@ -15,13 +15,13 @@
 
 #include "runtime.h"
 
-#define SIMT_KERNEL(threads) void
-#define SIMT_KERNEL_MIN(threads, blocks) void
+#define SIMT_KERNEL(threads)
+#define SIMT_KERNEL_MIN(threads, blocks)
 #define SIMT_DEVICE inline
-#define SIMT_SHARED(T, name, count)     \
+#define SIMT_SHARED(T, name, count)      \
   static const char simt_key_##name = 0; \
-  T* const name = static_cast<T*>(       \
-      simt::runtime::shared_array(simt::Site::here(), &simt_key_##name, sizeof(T) * (count), nullptr))
+  T* const name =                        \
+      static_cast<T*>(simt::runtime::shared_array(simt::Site::here(), &simt_key_##name, sizeof(T) * (count), nullptr))
 
 namespace simt {
 
@@ -234,7 +234,8 @@ inline float from_bits(uint32_t bits) {
 }
 inline float widen(uint16_t bits, bool half) {
   if (!half) return from_bits(static_cast<uint32_t>(bits) << 16);
-  const uint32_t sign = static_cast<uint32_t>(bits & 0x8000u) << 16, exponent = bits >> 10 & 31u, mantissa = bits & 1023u;
+  const uint32_t sign = static_cast<uint32_t>(bits & 0x8000u) << 16, exponent = bits >> 10 & 31u,
+                 mantissa = bits & 1023u;
   if (exponent == 31) return from_bits(sign | 0x7f800000u | mantissa << 13);
   const float size = exponent == 0 ? std::ldexp(static_cast<float>(mantissa), -24)
                                    : from_bits((exponent + 112) << 23 | mantissa << 13);
@@ -307,9 +308,13 @@ inline double fma(double x, double y, double z) {
   return std::fma(x, y, z);
 }
 template <class T>
-inline bool finite(T x) { return std::isfinite(x); }
+inline bool finite(T x) {
+  return std::isfinite(x);
+}
 template <class T>
-inline T nan() { return std::numeric_limits<T>::quiet_NaN(); }
+inline T nan() {
+  return std::numeric_limits<T>::quiet_NaN();
+}
 
 // --- launch -----------------------------------------------------------------------------------------------
 

@@ -26,8 +26,8 @@ void check_counts(const char* what, double waste) {
   for (int i = 0; i < lines; ++i) {
     const simt::Count& c = counts[i];
     if (c.space == simt::runtime::Space::shared)
-      CHECK(c.worst_ways <= 2, what << ", " << base(c.site.file) << ":" << c.site.line << ": a bank conflict of " << c.worst_ways
-                                    << " ways");
+      CHECK(c.worst_ways <= 2, what << ", " << base(c.site.file) << ":" << c.site.line << ": a bank conflict of "
+                                    << c.worst_ways << " ways");
     else
       CHECK(double(c.sectors) <= waste * double(c.least_sectors) + 64,
             what << ", " << base(c.site.file) << ":" << c.site.line << ": " << c.sectors << " sectors where "
@@ -69,7 +69,8 @@ void factor(int64_t n, int64_t c) {
   ssdd::SolveArgs<T> args{};
   args.batch = 1, args.s = n, args.c = c;
   args.a = {a, 0, n, 1}, args.y = {y, 0, c, 1};
-  args.factor = aligned(l_memory.data()), args.x = aligned(x_memory.data()), args.jitter = jitter.data(), args.aux = aux.data(), args.status = status.data();
+  args.factor = aligned(l_memory.data()), args.x = aligned(x_memory.data()), args.jitter = jitter.data(),
+  args.aux = aux.data(), args.status = status.data();
   args.work = aligned(workspace<T>(ssdd::cuda::cholesky_workspace(1, n, c) + int64_t(kSlack)));
   simt::count_accesses(true);
   ssdd::cuda::solve(args, nullptr);

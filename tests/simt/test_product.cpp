@@ -39,7 +39,8 @@ void run(const Case& c) {
   }
   const Input<T> a_in(a, c.a), b_in(b, c.b), add_in(add, Layout::padded);
   if (c.triangle != Triangle::full) b = {}, std::transform(a.begin(), a.end(), std::back_inserter(b), transpose);
-  std::vector<T> out = poisoned<T>(c.batch * c.m * c.n), scalars(size_t(c.batch * ssdd::cuda::kScalars)), row(size_t(c.n));
+  std::vector<T> out = poisoned<T>(c.batch * c.m * c.n), scalars(size_t(c.batch * ssdd::cuda::kScalars)),
+                 row(size_t(c.n));
   for (T& x : scalars) x = T(uniform(0.5, 1));
   for (T& x : row) x = T(uniform(-1, 1));
   ssdd::cuda::Product<T> p{};
@@ -71,8 +72,7 @@ void run(const Case& c) {
           sum += c.distance ? (x - z) * (x - z) : x * z;
         }
         const T* own = scalars.data() + e * ssdd::cuda::kScalars;
-        if (c.epilogue)
-          sum = -0.5 * own[0] * sum + 0.25 + own[1] + row[size_t(j)] + 3 * own[2] * add[size_t(e)](i, j);
+        if (c.epilogue) sum = -0.5 * own[0] * sum + 0.25 + own[1] + row[size_t(j)] + 3 * own[2] * add[size_t(e)](i, j);
         want(i, j) = sum;
         if (c.triangle == Triangle::lower && j > i) {
           CHECK(std::isnan(got(i, j)), c << ": wrote above the diagonal");
@@ -242,7 +242,8 @@ TEST(product_of_what_is_not_finite) {
             }
             const float got = out[size_t(i * n + j)], cut = float(want);
             const bool same = std::isfinite(cut) ? std::fabs(double(got) - want) <= 1e-6 * size
-                                                 : std::isnan(cut) ? std::isnan(got) : got == cut;
+                              : std::isnan(cut)  ? std::isnan(got)
+                                                 : got == cut;
             CHECK(same, "element " << i << ", " << j << " of k = " << k << ": " << got << ", not " << cut);
           }
       }
@@ -305,7 +306,8 @@ void squares(int tile) {
     for (size_t e = 0; e < size_t(batch); ++e) {
       const Matrix want = a[e] * b[e];
       const double sum = 0.5 * dot(want, want);
-      CHECK(std::fabs(double(sums[e]) - sum) <= tolerance<T>(20 + std::sqrt(double(rows * n))) * sum, type_name<T>() << ": " << sums[e] << ", not " << sum);
+      CHECK(std::fabs(double(sums[e]) - sum) <= tolerance<T>(20 + std::sqrt(double(rows * n))) * sum,
+            type_name<T>() << ": " << sums[e] << ", not " << sum);
     }
   }
 }
@@ -335,7 +337,8 @@ TEST(product_of_a_failed_problem) {
     Matrix want = a[1] * transpose(a[1]);
     for (int64_t i = 4; i < 9; ++i)
       for (int64_t j = 0; j < 9; ++j) want(i, j) += 0.5;
-    CHECK(error(problem(out, 1, 9, 9), want) <= tolerance<float>(8 + 0.2 * double(k)), "the rows that are added to, k = " << k);
+    CHECK(error(problem(out, 1, 9, 9), want) <= tolerance<float>(8 + 0.2 * double(k)),
+          "the rows that are added to, k = " << k);
   }
 }
 
@@ -363,13 +366,14 @@ static void in_pair(const int64_t (&first)[3], const int64_t (&second)[3], bool 
   product(first, a[0], b[0]), product(second, a[1], b[1]);
   const Layout lie = across ? Layout::transposed : Layout::dense, other = across ? Layout::dense : Layout::transposed;
   const Input<T> a_in[] = {{a[0], lie}, {a[1], lie}}, b_in[] = {{b[0], other}, {b[1], other}};
-  const int64_t room = ssdd::cuda::split_room(2, first[0], first[1], first[2]) + ssdd::cuda::split_room(2, second[0], second[1], second[2]);
+  const int64_t room = ssdd::cuda::split_room(2, first[0], first[1], first[2]) +
+                       ssdd::cuda::split_room(2, second[0], second[1], second[2]);
   std::vector<T> out[2][2], split = poisoned<T>(room);
   std::vector<int> tickets(ssdd::cuda::kTickets);
   for (bool together : {false, true}) {
     ssdd::cuda::Product<T> p[2] = {};
     for (int i : {0, 1}) {
-      const int64_t(&size)[3] = i == 0 ? first : second;
+      const int64_t (&size)[3] = i == 0 ? first : second;
       out[together][i] = poisoned<T>(2 * size[0] * size[1]);
       p[i].batch = 2, p[i].m = size[0], p[i].n = size[1], p[i].k = size[2];
       p[i].a = a_in[i].view, p[i].b = b_in[i].view, p[i].alpha = 1 + i;
@@ -381,13 +385,16 @@ static void in_pair(const int64_t (&first)[3], const int64_t (&second)[3], bool 
       ssdd::cuda::product_pair(p[0], p[1], nullptr);
     else
       ssdd::cuda::product(p[0], nullptr), ssdd::cuda::product(p[1], nullptr);
-    CHECK(simt::launches() - before == (together && one_launch ? 1 : 2), "a pair of " << first[0] << " and " << second[0] << ": launches");
+    CHECK(simt::launches() - before == (together && one_launch ? 1 : 2),
+          "a pair of " << first[0] << " and " << second[0] << ": launches");
     CHECK(std::count(tickets.begin(), tickets.end(), 0) == ssdd::cuda::kTickets, "a pair: a ticket is not put back");
   }
   for (int i : {0, 1}) {
-    CHECK(out[0][i] == out[1][i], "product " << i << " of a pair of " << first[0] << " and " << second[0] << " has other bits");
+    CHECK(out[0][i] == out[1][i],
+          "product " << i << " of a pair of " << first[0] << " and " << second[0] << " has other bits");
     for (int64_t e = 0; e < 2; ++e) {
-      const double off = error(problem(out[1][i], e, a[i][0].rows, b[i][0].columns), double(1 + i) * (a[i][size_t(e)] * b[i][size_t(e)]));
+      const double off = error(problem(out[1][i], e, a[i][0].rows, b[i][0].columns),
+                               double(1 + i) * (a[i][size_t(e)] * b[i][size_t(e)]));
       CHECK(off <= tolerance<T>(30), "product " << i << " of a pair is off by " << off);
     }
   }

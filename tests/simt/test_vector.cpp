@@ -17,7 +17,8 @@ void solved(int64_t rows, int64_t columns, bool in_solve) {
   std::vector<Matrix> x, u;
   for (int64_t b = 0; b < batch; ++b) x.push_back(random(rows, columns)), u.push_back(random(rows, columns));
   const Input<T> x_in(x, Layout::dense), u_in(u, Layout::dense);
-  std::vector<T> pack = poisoned<T>(3 * batch * count), partial = poisoned<T>(ssdd::cuda::solved_room(batch, rows, columns));
+  std::vector<T> pack = poisoned<T>(3 * batch * count),
+                 partial = poisoned<T>(ssdd::cuda::solved_room(batch, rows, columns));
   std::vector<T> scalars(size_t(batch * ssdd::cuda::kScalars), T(0.5)), aux(size_t(3 * batch), T(1));
   std::vector<int> tickets(static_cast<size_t>(batch));
   aux[4] = T(NAN);
@@ -25,19 +26,24 @@ void solved(int64_t rows, int64_t columns, bool in_solve) {
   for (int64_t i = 0; i < batch * rows; ++i) identity[size_t(i * rows + i % rows)] = T(1);
   for (int time = 0; time < 2; ++time) {
     std::vector<T> got(u_in.view.p, u_in.view.p + batch * count);
-    const ssdd::cuda::Solved<T> args{batch, rows, columns, x_in.view.p, got.data(), pack.data(), aux.data(),
-                                     ssdd::RidgeKind::mean_trace, false, 4, scalars.data(), partial.data(), tickets.data()};
-    in_solve ? ssdd::cuda::solve_factored<T>(args, identity.data(), nullptr, nullptr) : ssdd::cuda::after_solve<T>(args, nullptr);
+    const ssdd::cuda::Solved<T> args{batch,         rows,        columns,        x_in.view.p,
+                                     got.data(),    pack.data(), aux.data(),     ssdd::RidgeKind::mean_trace,
+                                     false,         4,           scalars.data(), partial.data(),
+                                     tickets.data()};
+    in_solve ? ssdd::cuda::solve_factored<T>(args, identity.data(), nullptr, nullptr)
+             : ssdd::cuda::after_solve<T>(args, nullptr);
     for (int64_t b = 0; b < batch; ++b) {
       const T* const own = scalars.data() + b * ssdd::cuda::kScalars;
       if (b == 1) {
-        CHECK(all_nan(problem(got, b, rows, columns)) && std::isnan(own[ssdd::cuda::kLambdaBar]), "a failed problem is not NaN");
+        CHECK(all_nan(problem(got, b, rows, columns)) && std::isnan(own[ssdd::cuda::kLambdaBar]),
+              "a failed problem is not NaN");
         continue;
       }
       const double want = -dot(x[size_t(b)], u[size_t(b)]), off = tolerance<T>(100) * std::sqrt(double(count));
-      CHECK(std::fabs(double(own[ssdd::cuda::kLambdaBar]) - want) <= off, type_name<T>() << ": " << own[ssdd::cuda::kLambdaBar]
-                                                                                         << ", not " << want);
-      CHECK(std::fabs(double(own[ssdd::cuda::kThroughTrace]) - want / 8) <= off, type_name<T>() << ": through the trace");
+      CHECK(std::fabs(double(own[ssdd::cuda::kLambdaBar]) - want) <= off,
+            type_name<T>() << ": " << own[ssdd::cuda::kLambdaBar] << ", not " << want);
+      CHECK(std::fabs(double(own[ssdd::cuda::kThroughTrace]) - want / 8) <= off, type_name<T>()
+                                                                                     << ": through the trace");
       CHECK(std::fabs(double(own[ssdd::cuda::kTraceScale]) - want / 8) <= off, type_name<T>() << ": times 2 s");
       for (int64_t i = 0; i < rows; ++i)
         for (int64_t j = 0; j < columns; ++j) {

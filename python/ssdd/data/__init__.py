@@ -1,31 +1,36 @@
-"""Images: digits, folders, CIFAR's files, .npz, Hugging Face sets. uint8, in memory or mapped; worked on in batches.
+"""Images: digits, folders, CIFAR's files, .npz, Hugging Face sets. They are uint8, in memory or mapped.
 
-Views are drawn by :mod:`.views` and not by kornia: that one draws from torch's global generator, where a run here has
-one generator that a checkpoint can hold, and the crop, flip and affine views that are needed take a screen of torch.
+Views are drawn by :mod:`.views` and not by kornia, which draws from torch's global generator. A run here has one
+generator, which a checkpoint stores, and the crop, flip and affine views are about 60 lines of torch.
 """
 
 from .device import CPU, DEVICES, choose_device, gather, keep_on_device, module_to_device, repeatable, to_device
+from .dsa import DSA_OPERATIONS, Dsa, apply_dsa, draw_dsa
 from .load import load_images, load_target
 from .sets import ImageSet, one_line
-from .stream import cache_directory, mapped, write_array
+from .stream import cache_directory, map_array, write_array
 from .views import Crops, augment, crop, crop_and_flip, draw_crops
 
 __all__ = [
     "CPU",
     "DEVICES",
+    "DSA_OPERATIONS",
     "Crops",
+    "Dsa",
     "ImageSet",
+    "apply_dsa",
     "augment",
     "cache_directory",
     "choose_device",
     "crop",
     "crop_and_flip",
     "draw_crops",
+    "draw_dsa",
     "gather",
     "keep_on_device",
     "load_images",
     "load_target",
-    "mapped",
+    "map_array",
     "module_to_device",
     "one_line",
     "repeatable",

@@ -1,8 +1,8 @@
-"""Networks, each a backbone (its output is the features) and a last linear layer (the predicted representation)."""
+"""Networks: a backbone, whose output is the features, and a last linear layer, which predicts the representation."""
 
 from .convnet import ConvNet
 from .error import representation_error
-from .features import frozen, in_chunks
+from .features import batch_features, frozen, in_chunks
 from .network import Network, build, seeded, student
 from .resnet import DEPTHS, ResNet
 from .standard import STEM_PADDING, standard_resnet
@@ -13,6 +13,7 @@ __all__ = [
     "ConvNet",
     "Network",
     "ResNet",
+    "batch_features",
     "build",
     "frozen",
     "in_chunks",

@@ -1,4 +1,4 @@
-"""A backbone with a last linear layer, and the names networks are asked for by."""
+"""A backbone with a last linear layer, and networks by name."""
 
 from __future__ import annotations
 
@@ -16,7 +16,13 @@ _M = TypeVar("_M")
 
 
 class Network(nn.Module):
-    """Images [N, C, H, W] -> predicted representation [N, outputs]; :meth:`features` stops before the last layer."""
+    """Maps images [N, C, H, W] to predicted representations [N, outputs]; :meth:`features` leaves out the last layer.
+
+    Args:
+        backbone: maps images to features [N, dimension].
+        dimension: the number of features.
+        outputs: the number of outputs.
+    """
 
     def __init__(self, backbone: nn.Module, dimension: int, outputs: int) -> None:
         super().__init__()
@@ -26,7 +32,7 @@ class Network(nn.Module):
         self.dimension = dimension
 
     def features(self, x: Tensor) -> Tensor:
-        """Features [N, D], D = ``dimension``: f of the paper."""
+        """Return the features [N, D], D = ``dimension`` (the paper's f)."""
         return self.backbone(x)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -37,7 +43,8 @@ class Network(nn.Module):
         return y.float()
 
     def faster(self, compiled: bool = False, half_training: bool = False) -> Network:
-        """This network, compiled (also where :func:`frozen` reads it), training in bf16 with weights in 32 bits."""
+        """Set how this network runs and return it: ``compiled`` (also in :func:`frozen`), or training in bf16 with
+        float32 weights."""
         self.compiled, self.half_training = compiled, half_training
         if compiled:
             self.compile()
@@ -48,9 +55,14 @@ class Network(nn.Module):
 
 
 def build(name: str, channels: int, size: tuple[int, int], outputs: int) -> Network:
-    """A new network: ``"resnet18"``, ``"resnet10"``, or ``"convnet-16-32"`` with one width a block.
+    """Return a new network by name, with random initial weights of torch's global generator (:func:`seeded` fixes
+    them).
 
-    Its random start comes from torch's global generator; :func:`seeded` fixes it without disturbing that one.
+    Args:
+        name: "resnet18", "resnet10", or "convnet-W-W-..." with one width per block, such as "convnet-16-32".
+        channels: channels of the images.
+        size: (height, width) of the images in pixels.
+        outputs: number of outputs.
     """
     backbone: ConvNet | ResNet
     kind, _, widths = name.partition("-")
@@ -64,7 +76,14 @@ def build(name: str, channels: int, size: tuple[int, int], outputs: int) -> Netw
 
 
 def student(config: StudentConfig, channels: int, size: tuple[int, int], outputs: int) -> Network:
-    """A new network as ``config`` describes it, for images of ``channels`` and ``size`` (height, width)."""
+    """Return a new network as ``config`` describes it.
+
+    Args:
+        config: the settings of the student.
+        channels: channels of the images.
+        size: (height, width) of the images in pixels.
+        outputs: number of outputs: the length of a representation.
+    """
     network = build(config.model, channels, size, outputs)
     if config.channels_last:
         network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
@@ -72,7 +91,12 @@ def student(config: StudentConfig, channels: int, size: tuple[int, int], outputs
 
 
 def seeded(make: Callable[[], _M], seed: int) -> _M:
-    """What ``make`` returns when torch's global generator starts at ``seed``; the generator is put back after."""
+    """Return ``make()``, called with torch's global generator seeded; the generator's state is restored afterwards.
+
+    Args:
+        make: a function without arguments.
+        seed: the seed.
+    """
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(seed)  # torch.manual_seed would touch every GPU's generator too
         return make()

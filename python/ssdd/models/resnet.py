@@ -9,7 +9,7 @@ DEPTHS = {"resnet10": (1, 1, 1, 1), "resnet18": (2, 2, 2, 2)}
 
 
 class BasicBlock(nn.Module):
-    """Two 3x3 convolutions with BatchNorm and a shortcut (He et al., 2016). [N, I, H, W] -> [N, O, H/s, W/s]."""
+    """Two 3x3 convolutions with BatchNorm and a shortcut (He et al., 2016): [N, I, H, W] to [N, O, H/s, W/s]."""
 
     def __init__(self, inside: int, outside: int, stride: int) -> None:
         super().__init__()
@@ -29,7 +29,7 @@ class BasicBlock(nn.Module):
 
 
 class ResNet(nn.Module):
-    """Images [N, C, H, W] -> features [N, 512]."""
+    """Maps images [N, C, H, W] to features [N, 512]."""
 
     dimension = 512
 

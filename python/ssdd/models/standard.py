@@ -45,10 +45,10 @@ class Block(nn.Module):
 
 
 class StandardResNet(nn.Module):
-    """Images [N, C, H, W] -> features [N, D]: 2048 numbers for ResNet-50, 512 for ResNet-18. No classifier.
+    """Maps images [N, C, H, W] to features [N, D]: 2048 numbers for ResNet-50, 512 for ResNet-18. It has no classifier.
 
-    ``state``: weights under torchvision's names; depths, widths, groups and the stem are read from it. A stem of 7x7
-    has stride 2 and a max-pool; one of 3x3, for small images, has stride 1, ``stem_padding`` and no max-pool.
+    ``state``: weights under torchvision's names; depths, widths, groups and the stem are read from it. A 7x7 stem has
+    stride 2 and a max-pool. A 3x3 stem, for small images, has stride 1, ``stem_padding`` and no max-pool.
     """
 
     def __init__(self, state: Mapping[str, Tensor], stem_padding: int = STEM_PADDING) -> None:
@@ -84,9 +84,9 @@ class StandardResNet(nn.Module):
 
 
 def standard_resnet(state: Mapping[str, Tensor], stem_padding: int = STEM_PADDING) -> StandardResNet:
-    """The ResNet whose weights ``state`` holds under torchvision's names, without the classifier ``fc``.
+    """Build the ResNet whose weights ``state`` holds under torchvision's names, without the classifier ``fc``.
 
-    ``stem_padding``: that of a 3x3 stem. Raises :class:`InputError` if the weights are not such a network's.
+    ``stem_padding``: the padding of a 3x3 stem. Raises :class:`InputError` if the weights are not those of a ResNet.
     """
     if not {"conv1.weight", "layer1.0.conv1.weight"} <= state.keys():
         raise InputError(

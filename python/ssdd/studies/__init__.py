@@ -1,4 +1,4 @@
-"""Studies: a table of methods x seeds x sets that fills itself, one cell after the other."""
+"""Studies: tables of methods x seeds x sets, computed cell by cell."""
 
 from .baselines import baseline
 from .comparison import Comparison, compare, mean_and_error

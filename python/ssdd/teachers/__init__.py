@@ -1,9 +1,10 @@
-"""Teachers: a network trained here (Barlow Twins, SimCLR, BYOL), one of the user's, or representations from a file."""
+"""Teachers: a network trained here (Barlow Twins, SimCLR, BYOL), the user's own network, or representations from a
+file."""
 
 from ..data import cache_directory
 from .representations import Representations, read_representations, represent, write_representations
 from .teacher import Represent, Teacher
-from .training import train_teacher, untrained
+from .training import new_backbone, train_teacher
 from .views import Views
 
 __all__ = [
@@ -15,6 +16,6 @@ __all__ = [
     "read_representations",
     "represent",
     "train_teacher",
-    "untrained",
+    "new_backbone",
     "write_representations",
 ]

@@ -19,8 +19,8 @@ namespace test {
 struct Registered {
   Registered(const char* name, void (*body)());
 };
-#define TEST(name)                                      \
-  static void name();                                   \
+#define TEST(name)                                              \
+  static void name();                                           \
   static const test::Registered registered_##name(#name, name); \
   static void name()
 
@@ -33,13 +33,13 @@ struct Failure : std::runtime_error {
 };
 
 // CHECK(condition, "what " << value): the second part says with which sizes.
-#define CHECK(condition, what)                                                              \
-  do {                                                                                      \
-    if (!(condition)) {                                                                     \
-      std::ostringstream message;                                                           \
-      message << __FILE__ << ":" << __LINE__ << ": not (" #condition "): " << what;         \
-      throw test::Failure(message.str());                                                   \
-    }                                                                                       \
+#define CHECK(condition, what)                                                      \
+  do {                                                                              \
+    if (!(condition)) {                                                             \
+      std::ostringstream message;                                                   \
+      message << __FILE__ << ":" << __LINE__ << ": not (" #condition "): " << what; \
+      throw test::Failure(message.str());                                           \
+    }                                                                               \
   } while (0)
 
 // --- naive matrices in fp64 -------------------------------------------------------------------------

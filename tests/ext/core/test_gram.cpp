@@ -46,8 +46,8 @@ void run(Case c) {
       const Kernel kernel{c.kernel, h[0], h.size() > 1 ? h[1] : 0};
       const Matrix want = naive_gram(kernel, x[size_t(b)], c.symmetric ? x[size_t(b)] : z[size_t(b)]);
       const double off = error(got, want, std::sqrt(double(c.s * c.q)));
-      CHECK(off <= tolerance<T>(8 + 2 * double(c.d)), type_name<T>() << " " << c << ", " << threads
-                                                                     << " threads: error " << off);
+      CHECK(off <= tolerance<T>(8 + 2 * double(c.d)), type_name<T>()
+                                                          << " " << c << ", " << threads << " threads: error " << off);
       for (int64_t i = 0; c.symmetric && i < c.s; ++i) {
         if (c.kernel == KernelKind::rbf) CHECK(got(i, i) == 1, "diagonal of " << c << ": " << got(i, i));
         for (int64_t j = 0; j < i; ++j) CHECK(got(i, j) == got(j, i), c << " is not symmetric at " << i << "," << j);

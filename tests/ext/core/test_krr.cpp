@@ -355,8 +355,8 @@ TEST(krr_bad_problems_stay_alone) {
     r.x_s_in->memory[size_t(2 * c.s * c.d)] = std::numeric_limits<float>::quiet_NaN();
     r.forward();
     CHECK(r.status[0] == 0 && r.status[3] == 0, plan_name(forward) << ": a neighbour failed");
-    CHECK(r.status[1] == ssdd::kBadParameter && r.status[2] == 1, plan_name(forward) << ": " << r.status[1] << " "
-                                                                                     << r.status[2]);
+    CHECK(r.status[1] == ssdd::kBadParameter && r.status[2] == 1, plan_name(forward)
+                                                                      << ": " << r.status[1] << " " << r.status[2]);
     std::vector<Matrix> e{random(5, 2), random(5, 2), random(5, 2), random(5, 2)};
     const Input<float> e_in(e, Layout::dense);
     for (Plan plan : backward_plans(c)) {

@@ -22,8 +22,10 @@ struct Case {
 
 std::ostream& operator<<(std::ostream& out, const Case& c) {
   return out << c.m << "x" << c.n << "x" << c.k << (c.lower ? " lower" : "")
-             << (c.inner == Inner::dot ? " dot " : c.inner == Inner::distance ? " distance " : " difference ") << c.alpha << " " << c.beta << " " << name(c.a) << " "
-             << name(c.b) << (c.epilogue ? " epilogue" : "");
+             << (c.inner == Inner::dot        ? " dot "
+                 : c.inner == Inner::distance ? " distance "
+                                              : " difference ")
+             << c.alpha << " " << c.beta << " " << name(c.a) << " " << name(c.b) << (c.epilogue ? " epilogue" : "");
 }
 
 // Applied twice to an element, or with the wrong position, it leaves a wrong number.
@@ -230,7 +232,8 @@ void exponentials() {
         const double exact = std::exp(double(T(factor) * in));
         // The largest argument is rounded once, as any float32 formula rounds it.
         const bool right = std::isnan(in) ? std::isnan(got) : std::abs(got - exact) <= 2 * u * exact + u * tiny;
-        CHECK(right && (in != T(0) || got == T(1)), "exp(" << factor << " * " << in << ") = " << got << ", not " << exact);
+        CHECK(right && (in != T(0) || got == T(1)),
+              "exp(" << factor << " * " << in << ") = " << got << ", not " << exact);
       }
     }
 }

@@ -1,4 +1,5 @@
-"""Settings on the command line: a flag each, a file of them, the published code's side, the verb that prints them."""
+"""Settings on the command line: one flag each, a file of them, the published code's side, and the verb that prints
+them."""
 
 import tomllib
 import typing
@@ -15,7 +16,7 @@ NEEDS = {"distill.views": ["--distill.real_view=augmented"], "distill.readout_ev
 
 
 def printed(output) -> dict[str, Any]:
-    """STAGE.FIELD -> value, of what `ssdd settings` printed."""
+    """Return STAGE.FIELD -> value from the output of `ssdd settings`."""
 
     def flat(table, prefix=""):
         for key, value in table.items():
@@ -28,7 +29,7 @@ def printed(output) -> dict[str, Any]:
 
 
 def others(kind: Any, value: Any) -> list[Any]:
-    """Values a setting of this type may take besides the one it has: all of a choice's words."""
+    """Return other values of a setting's type: for a choice, all of its words."""
     if typing.get_origin(kind) is typing.Literal:
         return [word for word in typing.get_args(kind) if word != value]
     if kind is bool:
@@ -72,7 +73,7 @@ def test_help_shows_every_setting(ssdd_command, verb):
     assert "at the published length nearly all outer steps (96.7% in simulation)" in said
 
 
-def test_official_and_what_is_given_by_name(ssdd_command, tmp_path):
+def test_explicit_settings_override_official(ssdd_command, tmp_path):
     for name in PRESETS:
         shown = printed(ssdd_command("settings", name, "--official"))
         assert shown == {key: value for key, _, value in fields(official(preset(name)))}
@@ -95,7 +96,10 @@ def test_official_and_what_is_given_by_name(ssdd_command, tmp_path):
 @pytest.mark.parametrize(
     "arguments, said",
     [
-        (["settings", "--distill.speed=9"], "--distill.speed: no setting 'speed' here; there are images, steps,"),
+        (
+            ["settings", "--distill.speed=9"],
+            "--distill.speed: no setting 'speed' here; there are method, images,",
+        ),
         (["distill", "--distill.rate", "9"], "--distill.rate: this setting is called distill.lr since version 0.2"),
         (["settings", "--distill.lr", "x"], "distill.lr: expected a number, got 'x'"),
         (["settings", "--teacher.widths=8-x"], "teacher.widths: expected whole numbers such as 16-32, got '8-x'"),
