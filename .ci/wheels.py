@@ -72,6 +72,7 @@ def build(python: str, sdist: Path, folder: Path, cuda: str) -> Path:
     run(
         *(made, "-m", "pip", "-q", "wheel", sdist, "--no-deps", "--no-build-isolation", "-w", raw),
         f"--config-settings=cmake.define.CUDA={cuda}",
+        "--config-settings=cmake.define.SSDD_ALL_GPUS=ON",
         PATH=bin_first,
     )
     [wheel] = raw.glob("*.whl")

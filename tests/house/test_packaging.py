@@ -159,24 +159,38 @@ def test_without_nvcc_the_build_is_a_cpu_build(root, tmp_path, choice):
 # --- one thread pool ------------------------------------------------------------------------------------
 
 
+LISTED = "75 80 86 87 89 90 90a 100 110 120"
+
+
 @pytest.mark.parametrize(
-    "known, expected",
+    "known, all_gpus, present, expected",
     [
-        ("75 80 86 87 89 90 90a 100 120", "80-real;86-real;90-real;100"),
-        ("52 80 86 89 90", "80-real;86-real;90"),  # CUDA before 12.8
-        ("90 100 103", "90-real;100"),
+        (LISTED, "ON", "9.0", "80-real;86-real;90-real;100;120"),
+        (LISTED, "OFF", "", "80-real;86-real;90-real;100;120"),  # no GPU, or no driver
+        (LISTED, "OFF", "9.0 9.0 12.0", "90-real;120-real"),
+        (LISTED, "OFF", "10.3", "80-real;86-real;90-real;100;120"),  # a GPU that the compiler does not know
+        ("52 80 86 89 90", "ON", "", "80-real;86-real;90"),  # CUDA before 12.8
+        ("90 100 103", "ON", "", "90-real;100"),
     ],
 )
-def test_default_architectures_are_those_the_compiler_knows(root, tmp_path, known, expected):
-    nvcc, script = tmp_path / "nvcc", tmp_path / "ask.cmake"
-    nvcc.write_text("#!/bin/sh\n" + "".join(f"echo compute_{one}\n" for one in known.split()))
-    nvcc.chmod(0o755)
+def test_default_architectures_are_those_of_the_machine_or_all(root, tmp_path, known, all_gpus, present, expected):
+    def program(name: str, lines: list[str]) -> Path:
+        file = tmp_path / name
+        file.write_text("#!/bin/sh\n" + "".join(f"echo {line}\n" for line in lines) + f"exit {int(not lines)}\n")
+        file.chmod(0o755)
+        return file
+
+    program("nvidia-smi", present.split())
+    nvcc, script = program("nvcc", [f"compute_{one}" for one in known.split()]), tmp_path / "ask.cmake"
     script.write_text(
-        f'include({root}/csrc/architectures.cmake)\nssdd_cuda_architectures(found {nvcc})\nmessage("${{found}}")\n'
+        f"include({root}/csrc/architectures.cmake)\nssdd_cuda_architectures(found {nvcc} {all_gpus})\n"
+        'message("${found}")\n'
     )
     cmake = shutil.which("cmake", path=str(Path(sys.executable).parent) + os.pathsep + os.environ["PATH"])
-    done = subprocess.run([cmake, "-P", script], capture_output=True, text=True)
+    environment = os.environ | {"PATH": f"{tmp_path}{os.pathsep}{os.environ['PATH']}"}
+    done = subprocess.run([cmake, "-P", script], capture_output=True, text=True, env=environment)
     assert done.stderr.strip() == expected
+    assert "CUDA kernels for" in done.stdout
 
 
 def test_one_openmp_runtime_is_loaded():

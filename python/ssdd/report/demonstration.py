@@ -33,7 +33,7 @@ def demo(
 
     Files: ``teacher.safetensors``, ``seed-N.safetensors`` (the artifacts), ``contact-sheet.png``,
     ``images-over-steps.png``, ``loss.png``, ``coverage.png``, ``cells.jsonl`` (the study), ``results.json``,
-    ``results.md``, ``log.jsonl``, and ``report.html`` (with ``seed-N.report.safetensors``), which shows all of it. Worker
+    ``results.md``, ``log.jsonl``, ``report.html`` (with ``seed-N.report.safetensors``), which shows all of it. Worker
     processes are spawned: in a script, call this under ``if __name__ == "__main__":``.
 
     Args:
