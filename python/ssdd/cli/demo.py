@@ -71,13 +71,13 @@ def run(options: Options) -> None:
     with reports.Display(show=not options.quiet) as display:
         count = settings.distill.images
         display.say(f"{loaded.name}: {len(loaded.x_train):,} training images, {count} to distil, {options.seeds} seeds")
-        found = reports.demo(
+        results = reports.demo(
             options.out, what, workers=options.workers, overwrite=options.overwrite, command=_command(), report=display
         )
-    print_table(found["table"])
-    for sentence in reports.sentences(found["cells"]):
+    print_table(results["table"])
+    for sentence in reports.sentences(results["cells"]):
         print(f"- {sentence}")
-    print(f"{found['seconds']['total']:.0f} s. Pictures, artifacts and log: {options.out}")
+    print(f"{results['seconds']['total']:.0f} s. Pictures, artifacts and log: {options.out}")
 
 
 def _command() -> str:
