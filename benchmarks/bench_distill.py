@@ -24,7 +24,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from levers import measure_levers
-from timing import parser, ready, write
+from timing import apply_arguments, parser, write
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -330,7 +330,7 @@ def main(argv: Sequence[str] | None = None) -> list[dict[str, Any]]:
     p.add_argument("--shapes", default=",".join(PRESETS), help="presets, with commas between them")
     p.add_argument("--clock", choices=tuple(CLOCKS), default="wall", help="processor: for one thread alone")
     p.add_argument("--levers", action="store_true", help="measure what could make a step faster, one by one")
-    a = ready(p.parse_args(argv))
+    a = apply_arguments(p.parse_args(argv))
     if a.device != "cpu":
         raise SystemExit("--device: this script times the CPU; give --device cpu")
     shapes = [TINY] if a.quick else [Shape.of(preset(name)) for name in a.shapes.split(",")]

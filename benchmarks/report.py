@@ -188,7 +188,7 @@ def between(page: str) -> str | None:
     return page.split(BEGIN, 1)[1].split(END, 1)[0].strip("\n")
 
 
-def updated(page: str, body: str) -> str:
+def replace_between(page: str, body: str) -> str:
     """Return the page with ``body`` between its markers."""
     if between(page) is None:
         raise ValueError(f"the page lacks the lines {BEGIN} and {END}")
@@ -206,7 +206,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     a = p.parse_args(argv)
     old = a.page.read_text()
     try:
-        new = updated(old, front_table(a.results) if a.front else render(a.results))
+        new = replace_between(old, front_table(a.results) if a.front else render(a.results))
     except ValueError as error:
         p.error(str(error))
     if a.check:

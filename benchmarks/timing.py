@@ -34,7 +34,7 @@ def parser(doc: str | None, seconds: float) -> argparse.ArgumentParser:
     return p
 
 
-def ready(a: argparse.Namespace) -> argparse.Namespace:
+def apply_arguments(a: argparse.Namespace) -> argparse.Namespace:
     """Apply the arguments that concern the process, and return them."""
     # After torch.set_num_threads, even with an unchanged number, torch's LU of a batch of larger matrices fails or
     # hangs with MKL (seen with torch 2.13: [2, 300, 300] in double).
@@ -49,7 +49,7 @@ def ready(a: argparse.Namespace) -> argparse.Namespace:
 
 def arguments(doc: str | None, seconds: float, argv: Sequence[str] | None = None) -> argparse.Namespace:
     """Parse the arguments of a script that has none of its own."""
-    return ready(parser(doc, seconds).parse_args(argv))
+    return apply_arguments(parser(doc, seconds).parse_args(argv))
 
 
 def write(a: argparse.Namespace, what: str, rows: list[dict[str, Any]]) -> Path | None:

@@ -22,7 +22,7 @@ PUBLISHED = ("cifar100", "tinyimagenet", "imagenet64", "imagenette")
 
 def on_page_markdown(markdown: str, **_: Any) -> str:
     """Replace the directives of a page: include, generated, not run, run first (each an HTML comment)."""
-    markdown = re.sub(r"^<!-- include: (\S+) -->$", lambda m: included(m[1]), markdown, flags=re.MULTILINE)
+    markdown = re.sub(r"^<!-- include: (\S+) -->$", lambda m: include(m[1]), markdown, flags=re.MULTILINE)
     parts = re.split(r"(^```.*?^```$)", markdown, flags=re.MULTILINE | re.DOTALL)
     return "".join(part if part.startswith("```") else _directives(part) for part in parts)
 
@@ -34,7 +34,7 @@ def _directives(text: str) -> str:
     return re.sub(r"^<!-- generated: names of (\w+) -->$", lambda m: public_names(m[1]), text, flags=re.MULTILINE)
 
 
-def included(path: str) -> str:
+def include(path: str) -> str:
     """Return the text of a Markdown file outside ``docs``, with its links relative to ``docs``."""
     return (ROOT / path).read_text(encoding="utf-8").replace("](docs/", "](")
 

@@ -29,7 +29,7 @@ Timer = Callable[..., dict[str, float]]
 def seconds(device: str, repeats: int, **calls: Callable[[], Any]) -> dict[str, float]:
     """Return medians by name; on a GPU of replayed graphs, in turn."""
     if device == "cuda":
-        calls = {name: measure.captured(call) for name, call in calls.items()}
+        calls = {name: measure.capture(call) for name, call in calls.items()}
     samples = interleaved(calls, device, repeats, 3.0, settle=0.0, ahead=device == "cuda")
     return {name: statistics.median(values) for name, values in samples.items()}
 

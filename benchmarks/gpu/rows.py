@@ -139,7 +139,7 @@ def cholesky_row(batch: int, n: int, aim: float, device: str, repeats: int, seco
         replays = {}
         for name, call in calls.items():
             try:
-                replays[name] = measure.captured(call)
+                replays[name] = measure.capture(call)
             except RuntimeError as failure:
                 torch.cuda.synchronize()
                 rows[name]["note"] = f"no graph: {str(failure).splitlines()[0]}"

@@ -130,10 +130,10 @@ def replay(device: str) -> dict[str, Any]:
         loss = ssdd_ext.krr_mse(*leaves, kernel=LINEAR, ridge=RIDGE, on_failure="nan", backend="native")
         return (loss.detach(), *torch.autograd.grad(loss, leaves))
 
-    from ssdd_ext.bench.measure import captured
+    from ssdd_ext.bench.measure import capture
 
     want = [t.clone() for t in step()]
-    got = captured(step)()
+    got = capture(step)()
     torch.cuda.synchronize()
     assert all(torch.equal(a, b) for a, b in zip(got, want, strict=True)), "a replayed graph gives other bits"
     return {"text": "same bits"}

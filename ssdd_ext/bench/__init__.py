@@ -107,7 +107,7 @@ def _in_graphs(rows: dict[str, Row], calls: dict[str, Callable[[], Any]], repeat
         row["graph_seconds"] = row["graph_ratio"] = None
     for name, call in calls.items():
         try:
-            replays[name] = measure.captured(call)
+            replays[name] = measure.capture(call)
         except RuntimeError as failure:
             torch.cuda.synchronize()
             rows[name]["note"] = f"no graph: {str(failure).splitlines()[0]}"

@@ -154,7 +154,7 @@ def _flush_buffer(device: int) -> Tensor:
     return torch.zeros(count, dtype=torch.int32, device=f"cuda:{device}")
 
 
-def captured(call: Callable[[], Any]) -> Callable[[], Any]:
+def capture(call: Callable[[], Any]) -> Callable[[], Any]:
     """Record ``call`` in a CUDA graph; return a function that replays it. Raises what the capture raises.
 
     torch's own solves run on cuSOLVER there: its other library, MAGMA, ends the process during a capture.

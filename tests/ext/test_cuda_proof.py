@@ -241,6 +241,6 @@ def test_the_bench_measures_graphs_on_the_gpu():
 @pytest.mark.gpu
 def test_a_captured_call_replays_on_new_inputs():
     x = torch.ones(5, device="cuda")
-    replay = measure.captured(lambda: x * 2)
+    replay = measure.capture(lambda: x * 2)
     x.fill_(4)
     assert torch.equal(replay(), torch.full((5,), 8.0, device="cuda"))

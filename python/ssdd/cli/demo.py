@@ -71,7 +71,7 @@ def run(options: Options) -> None:
     with reports.Display(show=not options.quiet) as display:
         count = settings.distill.images
         display.say(f"{loaded.name}: {len(loaded.x_train):,} training images, {count} to distil, {options.seeds} seeds")
-        found = reports.demo(
+        results = reports.demo(
             options.out,
             what,
             workers=options.workers,
@@ -79,8 +79,8 @@ def run(options: Options) -> None:
             command=command_line(),
             report=display,
         )
-    print_table(found["table"])
-    for sentence in reports.sentences(found["cells"]):
+    print_table(results["table"])
+    for sentence in reports.sentences(results["cells"]):
         print(f"- {sentence}")
-    print(f"{found['seconds']['total']:.0f} s. Pictures, artifacts and log: {options.out}")
+    print(f"{results['seconds']['total']:.0f} s. Pictures, artifacts and log: {options.out}")
     print_report(options.out / reports.REPORT)

@@ -70,13 +70,13 @@ class Row:
     def relevant(self) -> dict[str, Any]:
         """The settings that change this row's numbers. Other settings can change without making its cells invalid."""
         every = asdict(self.settings)
-        found = {stage: every[stage] for stage in (*_STAGES[self.source], "evaluate", "finetune")}
-        found["evaluate"].pop("random_targets")  # in a study, each row has its own targets
+        content = {stage: every[stage] for stage in (*_STAGES[self.source], "evaluate", "finetune")}
+        content["evaluate"].pop("random_targets")  # in a study, each row has its own targets
         if self.selected:
-            found["distill"] = {"images": self.settings.distill.images}
+            content["distill"] = {"images": self.settings.distill.images}
         if self.targets != "teacher":
-            found["targets"] = self.targets
-        return found
+            content["targets"] = self.targets
+        return content
 
 
 @dataclass(frozen=True)
@@ -128,14 +128,14 @@ def read_plan(path: str | os.PathLike[str], *, settings: Settings | None = None,
     """
     path = Path(path)
     try:
-        found = tomllib.loads(path.read_text(encoding="utf-8"))
+        content = tomllib.loads(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
         raise InputError(f"{path}: not a readable study file ({error})") from None
-    _check_keys(found, {"title", "preset", "seeds", "data", "teacher", "targets", "set", "row", *_OPTIONS}, str(path))
-    shared = with_settings(settings or preset(_text(found, "preset", str(path))), _changes(found, str(path)))
-    seeds = _number(found, "seeds", 5, str(path)) if seeds is None else seeds
+    _check_keys(content, {"title", "preset", "seeds", "data", "teacher", "targets", "set", "row", *_OPTIONS}, str(path))
+    shared = with_settings(settings or preset(_text(content, "preset", str(path))), _changes(content, str(path)))
+    seeds = _number(content, "seeds", 5, str(path)) if seeds is None else seeds
     rows: list[Row] = []
-    for i, table in enumerate(found.get("row", []), 1):
+    for i, table in enumerate(content.get("row", []), 1):
         rows.append(_row(table, shared, seeds, rows, path, f"{path}: row {i}"))
     slugs = [row.slug for row in rows]
     if not rows or len(set(slugs)) != len(slugs) or "" in slugs:
@@ -145,13 +145,13 @@ def read_plan(path: str | os.PathLike[str], *, settings: Settings | None = None,
         return path.parent / str(value)
 
     return Plan(
-        found.get("title", path.stem),
+        content.get("title", path.stem),
         tuple(rows),
-        beside(found["data"]) if "data" in found else None,
-        str(beside(found["teacher"])) if "teacher" in found else None,
-        {name: beside(value) for name, value in found.get("targets", {}).items()},
-        _number(found, "size", 1, str(path)) if "size" in found else None,
-        *(_text(found, key, str(path)) if key in found else None for key in ("classes", "teacher_prefix")),
+        beside(content["data"]) if "data" in content else None,
+        str(beside(content["teacher"])) if "teacher" in content else None,
+        {name: beside(value) for name, value in content.get("targets", {}).items()},
+        _number(content, "size", 1, str(path)) if "size" in content else None,
+        *(_text(content, key, str(path)) if key in content else None for key in ("classes", "teacher_prefix")),
     )
 
 

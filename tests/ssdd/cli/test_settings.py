@@ -56,7 +56,7 @@ def test_each_field_of_each_dataclass_is_a_flag_that_changes_it_alone(ssdd_comma
 def test_what_is_printed_is_a_file_of_these_settings(ssdd_command, tmp_path, name):
     shown = ssdd_command("settings", name)
     assert printed(shown) == {key: value for key, _, value in fields(preset(name))}
-    assert "# Outer steps. Default: 1800. Published: 160000." in shown.stdout
+    assert "# Number of outer steps: updates of X_s and Y_s. Default: 1800. Published: 160000." in shown.stdout
     (tmp_path / "mine.toml").write_text(shown.stdout)
     again = ssdd_command("settings", "digits", "--config", tmp_path / "mine.toml")
     assert again.stdout == shown.stdout
@@ -69,8 +69,8 @@ def test_help_shows_every_setting(ssdd_command, verb):
     text = ssdd_command(verb, "--help").stdout
     assert [key for key, _, _ in EVERY if f"--{key} " not in text] == []
     said = " ".join(text.split())
-    assert "--distill.steps N Outer steps. Default: 1800. Published: 160000." in said
-    assert "at the published length nearly all outer steps (96.7% in simulation)" in said
+    assert "--distill.steps N Number of outer steps: updates of X_s and Y_s. Default: 1800. Published: 160000." in said
+    assert "over the published number of steps, nearly all outer steps (96.7% in simulation)" in said
 
 
 def test_explicit_settings_override_official(ssdd_command, tmp_path):
