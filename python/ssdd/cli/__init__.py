@@ -88,6 +88,7 @@ def run(arguments: Sequence[str]) -> None:
     typed = {key: value for key, value in given.as_dict().items() if key != "fields"}
     defaults.pop("fields", None)
     options = Given(**{**defaults, **typed})
+    options.words = arguments
     options.typed, options.settings = frozenset(typed), given_settings(given)
     import_module(f".{VERBS[verb]}", __name__).run(options)
 

@@ -5,12 +5,13 @@ Writes the artifacts, pictures, results.md, results.json and log.jsonl to the fo
 
 from __future__ import annotations
 
+from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import ssdd
 
-from ..config import InputError
+from ..config import InputError, Report
 from .options import (
     COUNT,
     FILE,
@@ -21,6 +22,7 @@ from .options import (
     add_run_settings,
     add_size_of_run,
     add_teacher,
+    add_tensorboard,
     chosen_settings,
     command_line,
     loaded_images,
@@ -49,6 +51,7 @@ def add_arguments(parser: ArgumentParser) -> None:
     parser.add_argument(
         "--workers", metavar="N", type=COUNT, help="Worker processes (without it: one per core). Changes no number."
     )
+    add_tensorboard(parser)
     add_overwrite(parser)
     add_quiet(parser)
     add_run_settings(parser)
@@ -57,6 +60,8 @@ def add_arguments(parser: ArgumentParser) -> None:
 def run(given: Given) -> None:
     from .. import report as reports
 
+    if given.tensorboard:
+        reports.check_tensorboard()
     settings = chosen_settings(given)
     if given.teacher_prefix is not None and given.teacher is None:
         raise InputError("--teacher-prefix: expected it with --teacher")
@@ -68,11 +73,21 @@ def run(given: Given) -> None:
         named_teacher(given.teacher, loaded, given.teacher_prefix) if given.teacher else None,
         ssdd.read_representations(given.representations, loaded) if given.representations else None,
     )
-    with reports.Display(show=not given.quiet) as display:
+    with ExitStack() as stack:
+        display = stack.enter_context(reports.Display(show=not given.quiet))
+        report: Report = display
+        if given.tensorboard:
+            curves = stack.enter_context(reports.TensorBoard(given.out / reports.TENSORBOARD))
+            report = reports.both(display, curves)
         count = settings.distill.images
         display.say(f"{loaded.name}: {len(loaded.x_train):,} training images, {count} to distil, {given.seeds} seeds")
         found = reports.demo(
-            given.out, what, workers=given.workers, overwrite=given.overwrite, command=command_line(), report=display
+            given.out,
+            what,
+            workers=given.workers,
+            overwrite=given.overwrite,
+            command=command_line(given),
+            report=report,
         )
     print_table(found["table"])
     for sentence in reports.sentences(found["cells"]):

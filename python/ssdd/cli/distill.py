@@ -26,6 +26,7 @@ from .options import (
     add_run_settings,
     add_size_of_run,
     add_teacher,
+    add_tensorboard,
     chosen_settings,
     command_line,
     given_teacher,
@@ -65,6 +66,7 @@ def add_arguments(parser: ArgumentParser) -> None:
     add_checkpoints(parser)
     add_device(parser)
     parser.add_argument("--share", type=Share, help="Under torchrun, what processes share (without it: batch).")
+    add_tensorboard(parser)
     add_overwrite(parser)
     add_quiet(parser)
     add_run_settings(parser)
@@ -75,6 +77,8 @@ def run(given: Given) -> None:
 
     if (given.out is None) == (given.resume is None):
         raise InputError("--out, --resume: expected one of the two")
+    if given.tensorboard:
+        reports.check_tensorboard()
     begun = Run.read(given.resume) if given.resume else None
     if begun:
         given.earlier(begun.arguments, *ARGUMENTS)
@@ -111,12 +115,15 @@ def run(given: Given) -> None:
         if processes.writes:
             log = reports.JsonLines(folder / reports.MARK, append=begun is not None)
             report = reports.both(stack.enter_context(log), display)
+            if given.tensorboard:
+                curves = stack.enter_context(reports.TensorBoard(folder / reports.TENSORBOARD))
+                report = reports.both(report, curves)
             if not begun:
                 names = {key: absolute(getattr(given, key)) for key in ("data", "teacher", "representations")}
                 others = {key: getattr(given, key) for key in (*ARGUMENTS, "share") if key not in names}
                 Run(settings, {**names, **others}).write(folder)
             start = {"settings": as_dict(settings), "seed": given.seed, "versions": versions()}
-            report({"event": "start", "command": command_line(), **start})
+            report({"event": "start", "command": command_line(given), **start})
         stop = stack.enter_context(ssdd.interruptible(display.say if processes.writes else lambda line: None))
         of_teacher, checkpoints = (
             ssdd.Checkpoints(

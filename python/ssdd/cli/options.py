@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import shlex
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, Literal
@@ -48,8 +48,13 @@ NAME = Kind("a name or a path", lambda text: str(Path(text).expanduser()) if str
 
 
 class Given(SimpleNamespace):
-    """The options of a verb. ``typed``: those that were given. ``settings``: the settings that were given."""
+    """The options of a verb.
 
+    ``words``: the command as it was typed, behind `ssdd`. ``typed``: the options that were given. ``settings``: the
+    settings that were given.
+    """
+
+    words: Sequence[str]
     typed: frozenset[str]
     settings: Mapping[str, Any]
 
@@ -164,6 +169,15 @@ def add_overwrite(parser: ArgumentParser) -> None:
     parser.add_argument("--overwrite", action="store_true", help="Replace what an earlier run wrote there.")
 
 
+def add_tensorboard(parser: ArgumentParser) -> None:
+    parser.add_argument(
+        "--tensorboard",
+        action="store_true",
+        help="Also write live curves to the folder tensorboard of the run, for `tensorboard --logdir` (optional "
+        "package tensorboard).",
+    )
+
+
 def add_quiet(parser: ArgumentParser) -> None:
     parser.add_argument("--quiet", "-q", action="store_true", help="No progress display.")
 
@@ -262,9 +276,9 @@ def named_targets(given: Given) -> dict[str, str]:
     return {name: NAME(path) for name, _, path in pairs}
 
 
-def command_line() -> str:
+def command_line(given: Given) -> str:
     """The command as typed, as a shell reads it, without the directories of this machine."""
-    return shlex.join(["ssdd", *(os.path.basename(a) if os.path.isabs(a) else a for a in sys.argv[1:])])
+    return shlex.join(["ssdd", *(os.path.basename(a) if os.path.isabs(a) else a for a in given.words)])
 
 
 def print_report(file: Path | None) -> None:

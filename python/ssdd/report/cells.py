@@ -142,8 +142,8 @@ def _paired(cells: Sequence[Cell], rows: Mapping[str, str], sets: Sequence[str])
     if not parts:
         return []
     legend = (
-        "The mean over the seeds of one method minus the other, with two standard errors to each side. To the right of "
-        "zero the distilled set is better. A filled point is beyond two standard errors, a hollow one is not."
+        "The mean difference over the seeds that both methods have, with two standard errors to each side. To the "
+        "right of zero the distilled set is better. A filled point is beyond two standard errors, a hollow one is not."
     )
     return [tag("h3", "Paired differences"), tag("p", legend, class_="hint"), *parts]
 

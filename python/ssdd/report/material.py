@@ -195,7 +195,11 @@ def read_material(file: Path) -> Material | None:
             raise ValueError(f"format {meta.get('format')!r}")
         names = {key.split(".")[1] for key in tensors if key.startswith("points.")}
         found = Material(
-            *(tensors[key] for key in ("nearest", "distance", "real", "rows", "labels")),
+            tensors["nearest"],
+            tensors["distance"],
+            tensors["real"],
+            tensors["rows"],
+            tensors["labels"],
             {name: (tensors[f"points.{name}.real"], tensors[f"points.{name}.targets"]) for name in sorted(names)},
             tensors["point_labels"],
             {int(key.split(".")[1]): x for key, x in tensors.items() if key.startswith("snapshot.")},

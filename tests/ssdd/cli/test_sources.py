@@ -200,7 +200,7 @@ def test_a_study_is_told_what_is_meant_and_says_what_it_found(ssdd_command, phot
     other = ['classes = "folders"', 'teacher_prefix = "student"', f'data = "{photos}"', f'teacher = "{dino}"']
     (tmp_path / "study.toml").write_text("\n".join(other) + STUDY)
     again = ssdd_command("study", tmp_path / "study.toml")  # from the file: the same cells, so none is computed
-    assert again.stdout == "" and "24 images of 2 classes" in again.stderr
+    assert again.stdout == f"Report: {tmp_path / 'report.html'}\n" and "24 images of 2 classes" in again.stderr
 
 
 def test_evaluate_never_measures_on_digits_without_being_told(ssdd_command, photos, tmp_path):
