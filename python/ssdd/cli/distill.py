@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 import ssdd
 
-from ..config import Diverged, InputError, Report, as_dict, silent, versions
+from ..config import Diverged, InputError, Report, Settings, as_dict, silent, versions
 from .options import (
     FILE,
     Given,
@@ -113,17 +113,7 @@ def run(given: Given) -> None:
             return
         display = stack.enter_context(reports.Display(show=not given.quiet and processes.writes))
         if processes.writes:
-            log = reports.JsonLines(folder / reports.MARK, append=begun is not None)
-            report = reports.both(stack.enter_context(log), display)
-            if given.tensorboard:
-                curves = stack.enter_context(reports.TensorBoard(folder / reports.TENSORBOARD))
-                report = reports.both(report, curves)
-            if not begun:
-                names = {key: absolute(getattr(given, key)) for key in ("data", "teacher", "representations")}
-                others = {key: getattr(given, key) for key in (*ARGUMENTS, "share") if key not in names}
-                Run(settings, {**names, **others}).write(folder)
-            start = {"settings": as_dict(settings), "seed": given.seed, "versions": versions()}
-            report({"event": "start", "command": command_line(given), **start})
+            report = _open_log(given, folder, settings, display, stack, new=begun is None)
         stop = stack.enter_context(ssdd.interruptible(display.say if processes.writes else lambda line: None))
         of_teacher, checkpoints = (
             ssdd.Checkpoints(
@@ -161,6 +151,25 @@ def run(given: Given) -> None:
             checkpoints.clear()  # last: until all is written the run can go on
             print(f"{folder / 'distilled.safetensors'}: {len(run.result)} images, loss {run.losses[-1][1]:.4g}")
             print_report(reports.try_report([folder], display))
+
+
+def _open_log(
+    given: Given, folder: Path, settings: Settings, display: Report, stack: ExitStack, *, new: bool
+) -> Report:
+    """Return what the run reports to, as long as ``stack`` lasts. A new run keeps its arguments for --resume first."""
+    from .. import report as reports
+
+    log = stack.enter_context(reports.JsonLines(folder / reports.MARK, append=not new))
+    report = reports.both(log, display)
+    if given.tensorboard:
+        report = reports.both(report, stack.enter_context(reports.TensorBoard(folder / reports.TENSORBOARD)))
+    if new:
+        names = {key: absolute(getattr(given, key)) for key in ("data", "teacher", "representations")}
+        others = {key: getattr(given, key) for key in (*ARGUMENTS, "share") if key not in names}
+        Run(settings, {**names, **others}).write(folder)
+    start = {"settings": as_dict(settings), "seed": given.seed, "versions": versions()}
+    report({"event": "start", "command": command_line(given), **start})
+    return report
 
 
 def _finished(folder: Path) -> bool:
@@ -203,4 +212,5 @@ def _draw(run: ssdd.Distillation, job: ssdd.Job, folder: Path, report: Report) -
     }
     reports.draw_each({folder / name: draw for name, draw in pictures.items()}, report)
     artifact = folder / "distilled.safetensors"
-    reports.keep_material(artifact, run.result, job.representations, job.data, run.snapshots, report)
+    images, labels = job.data.x_train, job.data.y_train
+    reports.keep_material(artifact, run.result, job.representations, images, labels, run.snapshots, report)

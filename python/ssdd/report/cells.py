@@ -8,11 +8,10 @@ from dataclasses import dataclass
 from itertools import groupby
 from typing import Any
 
-from ..selection import SELECTIONS
-from ..studies import SOURCE, compare
+from ..studies import SOURCE, compare, is_distilled, is_selected, place_in_table
 from .charts import difference_chart
 from .markup import Html, join, tag
-from .tables import ORDER, entry, is_distilled
+from .tables import entry
 
 Cell = Mapping[str, Any]
 Measure = Callable[[Cell], float | None]
@@ -52,7 +51,7 @@ def _rows(cells: Sequence[Cell]) -> dict[str, str]:
     """Row -> what it is made from, in the order of the table."""
     found = {str(cell["row"]): str(cell.get("from", "")) for cell in reversed(cells)}
     names = list(dict.fromkeys(str(cell["row"]) for cell in cells))
-    return {name: found[name] for name in sorted(names, key=lambda name: ORDER.get(found[name], 3))}
+    return {name: found[name] for name in sorted(names, key=lambda name: place_in_table(found[name]))}
 
 
 def _probe(key: str) -> Measure:
@@ -128,7 +127,7 @@ def _paired(cells: Sequence[Cell], rows: Mapping[str, str], sets: Sequence[str])
         for column in _compared(_columns(mine)):
             found = []
             for ours in (row for row, source in rows.items() if is_distilled(source)):
-                for theirs in (row for row, source in rows.items() if source in SELECTIONS):
+                for theirs in (row for row, source in rows.items() if is_selected(source)):
                     if teachers[ours] != teachers[theirs]:
                         continue
                     a, b = _values(mine, ours, column.measure), _values(mine, theirs, column.measure)

@@ -11,11 +11,10 @@ from typing import Any
 
 from ..artifact import DistilledSet
 from ..config import InputError, current_names
-from ..studies import CELLS, read_cells
+from ..studies import CELLS, is_distilled, read_cells
 from .curves import Curve, curves_of, read_events
 from .directory import EVENTS, MARK
 from .material import Material, material_file, read_material
-from .tables import is_distilled
 
 RUN = "run.json"
 RESULTS = "results.json"

@@ -47,7 +47,7 @@ class TensorBoard:
         self._resumed: dict[str, int] = {}
 
     def __call__(self, event: Event) -> None:
-        kind = event["event"]
+        kind: str = event["event"]
         if kind == "resume":
             self._resumed[event["stage"]] = event["step"]
         for key in CURVES.get(kind, ()):

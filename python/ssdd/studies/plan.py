@@ -28,8 +28,26 @@ the teacher itself is measured. The names of :mod:`ssdd.selection`: real images 
 """
 
 SOURCES = tuple(_STAGES)
+
+_PLACES = {"nothing": 0, **dict.fromkeys(SELECTIONS, 1), "full set": 3, "teacher": 4}
+
 _OPTIONS = ("size", "classes", "teacher_prefix")
 Targets = Literal["teacher", "labels"]
+
+
+def is_selected(source: str) -> bool:
+    """True for real images that a selection chose: what distilled sets are compared with."""
+    return source in SELECTIONS
+
+
+def is_distilled(source: str) -> bool:
+    """True for what a method of distillation made."""
+    return source not in _PLACES
+
+
+def place_in_table(source: str) -> int:
+    """A number to sort rows by: no pre-training, selections, distilled sets, the full set, the teacher."""
+    return _PLACES.get(source, 2)
 
 
 @dataclass(frozen=True)
@@ -52,8 +70,8 @@ class Row:
 
     @property
     def selected(self) -> bool:
-        """True if the row stands for real images that a selection chose: what distilled sets are compared with."""
-        return self.source in SELECTIONS
+        """:func:`is_selected` of what the row is made from."""
+        return is_selected(self.source)
 
     @property
     def slug(self) -> str:

@@ -1,6 +1,5 @@
 """The report: what a parser of HTML finds in the page of real runs, and what it refuses."""
 
-import dataclasses
 import json
 import re
 import shutil
@@ -97,7 +96,7 @@ def test_the_report_of_a_run(runs):
 def test_the_nearest_real_images_are_the_nearest(few, representations):
     rows = torch.tensor([3, 50, 7])
     pairs = DistilledSet(torch.rand(3, 1, 8, 8), representations.train[rows].clone(), few.preprocessing)
-    found = make_material(pairs, representations.train, few, {0: pairs.images})
+    found = make_material(pairs, representations.train, few.x_train, few.y_train, {0: pairs.images})
     distances = torch.cdist(pairs.targets.double(), representations.train.double())
     assert torch.equal(found.rows[found.nearest], distances.topk(3, largest=False).indices)
     spread = (representations.train - representations.train.mean(0)).double().square().sum(1).mean().sqrt()
@@ -109,8 +108,7 @@ def test_the_nearest_real_images_are_the_nearest(few, representations):
 
 def test_material_is_what_was_written(few, representations, tmp_path):
     pairs = DistilledSet(torch.rand(2, 1, 8, 8), representations.train[:2].clone(), few.preprocessing)
-    unlabelled = dataclasses.replace(few, y_train=None, y_test=None)
-    found = make_material(pairs, representations.train, unlabelled, {0: pairs.images, 4: pairs.images})
+    found = make_material(pairs, representations.train, few.x_train, None, {0: pairs.images, 4: pairs.images})
     back = read_material(write_material(found, tmp_path / "m.safetensors"))
     assert torch.equal(back.nearest, found.nearest) and sorted(back.snapshots) == [0, 4]
     assert len(back.labels) == 0 and back.about == found.about
