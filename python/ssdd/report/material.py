@@ -71,11 +71,13 @@ def make_material(
     images: Tensor,
     labels: Tensor | None,
     snapshots: Mapping[int, Tensor],
+    umap: bool = True,
 ) -> Material:
     """Compute it.
 
     ``representations``: of the training images, float32 [N, C]; they may be mapped. ``images``: these, uint8
     [N, H, W, C], with ``labels``, int64 [N], if there are any. ``snapshots``: outer step -> images at that step.
+    ``umap``: also by UMAP, if that is installed; it takes seconds, after a first call that compiles it.
     """
     targets = pairs.targets[:SHOWN]
     centre, spread = _spread(representations)
@@ -86,7 +88,7 @@ def make_material(
     points = representations[picked].double()
     mean, axes, share = plane(points)
     found = {"pca": tuple(((x.double() - mean) @ axes).float() for x in (points, pairs.targets))}
-    found |= _umap(points, pairs.targets)
+    found |= _umap(points, pairs.targets) if umap else {}
     return Material(
         index,
         distance / max(spread, 1e-30),
@@ -108,11 +110,14 @@ def keep_material(
     labels: Tensor | None,
     snapshots: Mapping[int, Tensor],
     report: Report,
+    umap: bool = True,
 ) -> None:
     """Write what a report needs beside ``artifact``. What goes wrong is a warning: the results are complete."""
     try:
         if pairs.targets.shape[1] == representations.shape[1] and pairs.target_kind == "representation":
-            write_material(make_material(pairs, representations, images, labels, snapshots), material_file(artifact))
+            write_material(
+                make_material(pairs, representations, images, labels, snapshots, umap), material_file(artifact)
+            )
     except Exception as error:  # an optional package may raise anything
         why = f"{type(error).__name__}: {error}".partition("\n")[0]
         message = f"{material_file(artifact)}: not written ({why}); the report lacks the nearest real images"

@@ -90,7 +90,8 @@ def test_the_report_of_a_run(runs):
     assert torch.__version__ in page.text["provenance"]
     settings = {setting.key.rpartition(".")[2] for setting in ssdd.config.settings_reference()}
     assert all(name in page.text["settings"] for name in settings)
-    assert len(page.all("svg", role="img")) == 5  # loss, step time, coverage, age, untrained share
+    # Loss, step time, age, untrained share, and the coverage by each method that is installed.
+    assert len(page.all("svg", role="img")) == 5 + (find_spec("umap") is not None)
 
 
 def test_the_nearest_real_images_are_the_nearest(few, representations):
