@@ -105,7 +105,8 @@ def demo(
         for run in runs:
             snapshots = read_snapshots(study.file(distilled, run.seed, "snapshots"))
             file = folder / f"seed-{run.seed}.safetensors"
-            keep_material(file, run, pair[1].train, data, snapshots, report)
+            first = run.seed == seeds[0]  # the one whose coverage is drawn
+            keep_material(file, run, pair[1].train, data.x_train, data.y_train, snapshots, report, umap=first)
         shutil.rmtree(study.work)
         report({"event": "end", "seconds": results["seconds"]})
         try_report([folder], say)

@@ -29,8 +29,24 @@ distillation: a distilled set.
 """
 
 SOURCES = tuple(_STAGES)
+_PLACES = {"nothing": 0, **dict.fromkeys(SELECTIONS, 1), "full set": 3, "teacher": 4}
 _OPTIONS = ("size", "classes", "teacher_prefix")
 Targets = Literal["teacher", "labels"]
+
+
+def is_selected(source: str) -> bool:
+    """Return True for real images that a selection chose. Distilled sets are compared with these rows."""
+    return source in SELECTIONS
+
+
+def is_distilled(source: str) -> bool:
+    """Return True for a method of distillation."""
+    return source in METHOD_NAMES
+
+
+def place_in_table(source: str) -> int:
+    """Return a number to sort rows by: no pre-training, selections, distilled sets, the full set, the teacher."""
+    return _PLACES.get(source, 2)
 
 
 @dataclass(frozen=True)
@@ -53,13 +69,13 @@ class Row:
 
     @property
     def selected(self) -> bool:
-        """True for real images that a selection chose. Distilled sets are compared with these rows."""
-        return self.source in SELECTIONS
+        """:func:`is_selected` of the row's source."""
+        return is_selected(self.source)
 
     @property
     def distilled(self) -> bool:
-        """True if the row stands for a distilled set."""
-        return self.source in METHOD_NAMES
+        """:func:`is_distilled` of the row's source."""
+        return is_distilled(self.source)
 
     @property
     def slug(self) -> str:

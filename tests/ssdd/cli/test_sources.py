@@ -200,7 +200,7 @@ def test_a_study_prints_summaries_and_takes_the_same_options(ssdd_command, photo
     other = ['classes = "folders"', 'teacher_prefix = "student"', f'data = "{photos}"', f'teacher = "{dino}"']
     (tmp_path / "study.toml").write_text("\n".join(other) + STUDY)
     again = ssdd_command("study", tmp_path / "study.toml")  # from the file: the same cells, so none is computed
-    assert again.stdout == "" and "24 images of 2 classes" in again.stderr
+    assert again.stdout == f"Report: {tmp_path / 'report.html'}\n" and "24 images of 2 classes" in again.stderr
 
 
 def test_evaluate_uses_digits_only_if_the_set_is_from_digits(ssdd_command, photos, tmp_path):

@@ -42,6 +42,8 @@ def test_distill_writes_the_run(artifact):
         "coverage.png",
         "log.jsonl",
         "run.json",
+        "distilled.report.safetensors",
+        "report.html",
     }
     assert {p.name for p in folder.iterdir()} == names
     events = [json.loads(line)["event"] for line in (folder / "log.jsonl").read_text().splitlines()]
@@ -226,5 +228,17 @@ def test_errors_are_one_message_without_a_traceback(capsys):
 
 
 def test_help_of_every_verb(ssdd_command):
-    for verb in ("demo", "teacher", "distill", "pretrain", "evaluate", "show", "info", "study", "export", "import"):
+    for verb in (
+        "demo",
+        "teacher",
+        "distill",
+        "pretrain",
+        "evaluate",
+        "show",
+        "info",
+        "study",
+        "report",
+        "export",
+        "import",
+    ):
         assert verb in ssdd_command("--help").output and len(ssdd_command(verb, "--help").output) > 200
