@@ -19,7 +19,8 @@
 //             1^T alpha from the border. Without it the gradient to the bias is that of an alpha whose sum is zero.
 //
 // Other kernels than the linear one: Xbar_i = 2 sum_j G_ij (x_i - z_j) with G = Kbar dk/dr. Two forms:
-//   product      2 (rowsum(G) x - G z), from the first support point as origin, so that points far from 0 do not cancel.
+//   product      2 (rowsum(G) x - G z), from the first support point as origin, so that points far from 0 do not
+//                cancel.
 //                The terms that cancel are as large as the reach, the largest coordinate from that origin. The terms
 //                that remain are of the order of l / sqrt(D): beyond that distance k is small.
 //   differences  each term by itself, from the points as passed in, at half the rate of a product or less.

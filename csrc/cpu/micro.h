@@ -3,8 +3,8 @@
 // A product C[m,n] = sum_k f(A[m,k], B[k,n]) runs on packed panels: A in panels of `mr` rows (k-major), B in panels
 // of at most `nr` columns (k-major). `dot` has f = a*b, `distance` has f = (a-b)^2: squared Euclidean distances
 // without the cancellation of |x|^2 + |z|^2 - 2xz, at half the arithmetic rate of `dot`. `difference` has
-// f = a (b - x) with x [m, n], the element that belongs to the sum: sum_k a b - (sum_k a) x without its cancellation, at
-// half the rate too.
+// f = a (b - x); x [m, n] is the element that belongs to the sum: sum_k a b - (sum_k a) x without its
+// cancellation, also at half the rate.
 //
 // micro_generic.cpp, micro_avx2.cpp and micro_avx512.cpp instantiate micro_tile.h for one vector width each;
 // dispatch.cpp chooses one at run time. No other file is compiled for a particular instruction set.
@@ -44,7 +44,8 @@ struct Micro {
   // Few rows: c[i * ld + j] += sum_k a[k * m + i] * b[k * bs + j], i < m, j < n; rows of b are read once, in order.
   void (*stream)(int m, int n, int kc, const T* a, const T* b, int64_t bs, T* c, int64_t ld);
 
-  // c[j] = exp(factor * c[j]), j < n, for factor * c[j] <= 0 (or NaN): exactly 1 at 0, within 2 units of the last place.
+  // c[j] = exp(factor * c[j]), j < n, for factor * c[j] <= 0 (or NaN): exactly 1 at 0, within 2 units in the last
+  // place.
   void (*exponential)(int64_t n, T factor, T* c);
 };
 

@@ -5,7 +5,8 @@
 //   v  += add_factor add_of[b] add_row[i] add(i, j)
 //
 // All of problem b is NaN if lambda_of[3 b] is: the ridge in `aux` of a problem that failed.
-// Each pointer may be nullptr: its term is then omitted (a factor is 1). *_of point to one number per problem, kScalars apart.
+// Each pointer may be nullptr: its term is then omitted (a factor is 1). *_of point to one number per problem, kScalars
+// apart.
 // c is row-major. Triangle::lower: only j <= i is computed and written, both: mirrored too (c then square).
 // accumulate_from: c is added to from this row on only.
 // active: problems b with active[b] == 0 are not written. Same inputs, same bits.

@@ -1,7 +1,8 @@
 // Cholesky and triangular solves of one team of threads on a matrix in shared memory, in strips of 16 columns.
 //
-// A pivot costs one warp about 35 instructions and a chain of a shuffle, two multiply-adds and a reciprocal square root. Loops over
-// strips and over groups of 4 pivots stay rolled, so that the code is fetched once and then runs from the instruction cache.
+// A pivot costs one warp about 35 instructions and a chain of a shuffle, two multiply-adds and a reciprocal square
+// root. Loops over strips and over groups of 4 pivots stay rolled, so that the code is fetched once and then runs from
+// the instruction cache.
 #pragma once
 #include "product.cuh"
 

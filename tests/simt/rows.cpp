@@ -1,12 +1,14 @@
 // Prints the launches of one call as JSON and, if it runs on the twin, also the counts of its kernels.
 //
-//   simt_rows launches|counts float|double krr B S Q D C FORWARD BACKWARD [fused] [all]  (dense, low_rank, mixed, primal; all:
-//                                                                       gradients, not only those to X_s and Y_s)
-//   simt_rows launches|counts float|double rbf B S Q D C [fused] [all] [far]           (far: points in clusters far apart)
+//   simt_rows launches|counts float|double krr B S Q D C FORWARD BACKWARD [fused] [all]
+//   simt_rows launches|counts float|double rbf B S Q D C [fused] [all] [far]
 //   simt_rows launches|counts float|double cholesky B N C
-//   simt_rows launches|counts float|double strided B S Q D STRIDE      (K of points with a stride of STRIDE between features)
-//   simt_rows launches|counts float product B M N K A B [TILE]         (A, B: k-float, k-bf16, k-f16 if k is the direction of
-//                                                                       unit stride, across-float, ...; TILE: 64 or 128)
+//   simt_rows launches|counts float|double strided B S Q D STRIDE
+//   simt_rows launches|counts float product B M N K A B [TILE]
+//
+// FORWARD, BACKWARD: dense, low_rank, mixed or primal. all: all gradients, not only those to X_s and Y_s.
+// far: points in clusters far apart. strided: K of points with a stride of STRIDE between features.
+// A, B: k-float, k-bf16, k-f16 if k is the direction of unit stride; across-float, ... if not. TILE: 64 or 128.
 //
 // `launches` runs no kernel and touches no memory: the sizes may be those of a real problem. A kernel is named by its
 // address in the program (hexadecimal), which its symbols translate.

@@ -147,7 +147,8 @@ void fiber_entry() {
     machine->body(machine->context);
     Lane& lane = self();
     if (lane.landed < lane.copies.size()) fail(Site::here(), "an async copy was never waited for");
-    lane.copies.clear(), lane.commits.clear();
+    lane.copies.clear();
+    lane.commits.clear();
     lane.landed = lane.waited = 0;
     if (__tsan_release) __tsan_release(&machine->ends[machine->blocks % 2]);
     stop(Lane::done, {});
@@ -166,7 +167,8 @@ void start_block(Machine& m, Grid index) {
   if (__asan_poison_memory_region) __asan_poison_memory_region(m.arena, kArena);
   m.used = kRedZone;
   m.dynamic_used = 0;
-  m.fixed.clear(), m.dynamic.clear();
+  m.fixed.clear();
+  m.dynamic.clear();
   for (Warp& warp : m.warps) warp.ready = warp.arrived = 0;
   for (int t = 0; t < m.place.threads; ++t) wake(t);
 }
@@ -339,7 +341,8 @@ const Copy* copy_landing(int pending) {
     ++lane.waited;
   }
   if (lane.waited == lane.commits.size() && lane.landed == lane.copies.size()) {
-    lane.copies.clear(), lane.commits.clear();
+    lane.copies.clear();
+    lane.commits.clear();
     lane.landed = lane.waited = 0;
   }
   return nullptr;
