@@ -116,6 +116,12 @@ def test_constraints_pin_every_dependency(project, root):
     assert pins["torch"] == "2.13.0"
 
 
+def test_the_longest_files_are_there(root):
+    text = (root / "tests" / "conftest.py").read_text()
+    longest = re.findall(r'^    "(.+)",$', text[text.index("LONGEST = [") :].split("]")[0], re.MULTILINE)
+    assert len(longest) > 10 and [name for name in longest if not (root / "tests" / name).exists()] == []
+
+
 # --- CUDA=AUTO|ON|OFF -----------------------------------------------------------------------------------
 
 

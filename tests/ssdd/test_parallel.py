@@ -137,12 +137,21 @@ def child_of(process, rank):
     raise AssertionError("no such worker")
 
 
+LONG = [*SETTINGS, "--distill.steps=40"]
+
+
+@pytest.fixture(scope="module")
+def whole(source, tmp_path_factory):
+    """The run of two processes that nobody kills."""
+    folder = tmp_path_factory.mktemp("whole")
+    finish(folder, 2, "-q", "-o", folder / "run", *source, *LONG)
+    return folder / "run"
+
+
 @pytest.mark.parametrize("rank", [0, 1])
-def test_one_killed_ends_the_run_and_it_goes_on(source, tmp_path, rank):
-    long = [*source, *SETTINGS, "--distill.steps=40"]
-    finish(tmp_path, 2, "-q", "-o", tmp_path / "whole", *long)
+def test_one_killed_ends_the_run_and_it_goes_on(source, whole, tmp_path, rank):
     run = tmp_path / "run"
-    process = started(tmp_path, 2, "-o", run, *long, "--checkpoint-every", 0)
+    process = started(tmp_path, 2, "-o", run, *source, *LONG, "--checkpoint-every", 0)
     end = time.monotonic() + 100
     while not [f for f in Checkpoints(run / "checkpoints").files() if int(f.stem[-9:]) >= 5]:
         assert process.poll() is None and time.monotonic() < end
@@ -154,7 +163,7 @@ def test_one_killed_ends_the_run_and_it_goes_on(source, tmp_path, rank):
     assert f"torchrun --nproc-per-node 2 -m ssdd.cli distill --resume {run}" in said
     said = finish(tmp_path, 2, "--resume", run)
     assert "going on from distill-" in said and said.count("going on from") == 1
-    assert all(torch.equal(a, b) for a, b in zip(product(tmp_path / "whole")[:2], product(run)[:2], strict=True))
+    assert all(torch.equal(a, b) for a, b in zip(product(whole)[:2], product(run)[:2], strict=True))
 
 
 def test_ctrl_c_stops_all_of_them_after_the_same_step(source, tmp_path):
