@@ -21,6 +21,7 @@ from .options import (
     add_checkpoints,
     add_device,
     add_images,
+    add_licence,
     add_overwrite,
     add_quiet,
     add_run_settings,
@@ -48,6 +49,7 @@ ARGUMENTS = (
     "teacher_prefix",
     "representations",
     "checkpoint_every",
+    "licence",
 )
 """The options that a run keeps for --resume, beside its settings."""
 
@@ -66,6 +68,7 @@ def add_arguments(parser: ArgumentParser) -> None:
     add_checkpoints(parser)
     add_device(parser)
     parser.add_argument("--share", type=Share, help="Under torchrun, what processes share (without it: batch).")
+    add_licence(parser)
     add_tensorboard(parser)
     add_overwrite(parser)
     add_quiet(parser)
@@ -145,7 +148,8 @@ def run(given: Given) -> None:
             raise
         if processes.writes:
             report({"event": "result", "seed": given.seed, **run.result.metrics})
-            run.result.save(folder / "distilled.safetensors")
+            run.result.recipe, run.result.licence = as_dict(settings.pretrain), given.licence or ""
+            ssdd.write_card(run.result, run.result.save(folder / "distilled.safetensors"))
             _draw(run, job, folder, report)
             of_teacher.clear()
             checkpoints.clear()  # last: until all is written the run can go on

@@ -6,6 +6,7 @@ ssdd.build(MODEL, ...).backbone.
 
 from __future__ import annotations
 
+from dataclasses import fields, replace
 from typing import TYPE_CHECKING, Literal
 
 import ssdd
@@ -17,6 +18,11 @@ if TYPE_CHECKING:
     from jsonargparse import ArgumentParser
 
 POSITIONALS = ("ARTIFACT",)
+
+DEFAULT = PretrainConfig(steps=1000, lr=0.1, schedule="constant")
+"""The published recipe, for an artifact that carries none."""
+
+RECIPE = tuple(field.name for field in fields(PretrainConfig))
 
 
 def add_arguments(parser: ArgumentParser) -> None:
@@ -34,15 +40,18 @@ def add_arguments(parser: ArgumentParser) -> None:
     parser.add_argument(
         "--epochs", metavar="N", type=int, help="Passes over the distilled set, in place of --steps (published: 1000)."
     )
-    parser.add_argument("--steps", metavar="N", type=int, default=1000, help="Optimizer steps.")
-    parser.add_argument("--lr", metavar="X", type=float, default=0.1, help="SGD's lr (published: 0.1).")
-    parser.add_argument("--batch", metavar="N", type=int, default=256, help="Images per step.")
+    text = "Without it: as the artifact's recipe says, or "
+    parser.add_argument("--steps", metavar="N", type=int, help=f"Optimizer steps. {text}1000.")
+    parser.add_argument("--lr", metavar="X", type=float, help=f"SGD's lr (published: 0.1). {text}0.1.")
+    parser.add_argument("--batch", metavar="N", type=int, help=f"Images per step. {text}256.")
     parser.add_argument(
         "--schedule",
         type=Literal["constant", "cosine"],
-        default="constant",
-        help="Schedule of the lr (published: constant).",
+        help=f"Schedule of the lr (published: constant). {text}constant.",
     )
+    parser.add_argument("--momentum", metavar="X", type=float, help=f"SGD's momentum. {text}0.9.")
+    parser.add_argument("--weight-decay", metavar="X", type=float, help=f"SGD's weight decay. {text}0.001.")
+    parser.add_argument("--contrast", metavar="X", type=float, help=f"The setting pretrain.contrast. {text}1.")
     parser.add_argument("--seed", metavar="N", type=int, default=0, help="Fixes the random start.")
     add_device(parser)
     add_overwrite(parser)
@@ -55,10 +64,10 @@ def run(given: Given) -> None:
     pairs = ssdd.DistilledSet.load(given.artifact)
     file = reports.new_file(given.out, given.overwrite)
     channels, height, width = pairs.images.shape[1:]
-    steps = given.steps
+    config = ssdd.recipe_of(pairs) if pairs.recipe else DEFAULT
+    config = replace(config, **{name: getattr(given, name) for name in RECIPE if getattr(given, name) is not None})
     if given.epochs is not None:
-        steps = given.epochs * max(1, len(pairs) // given.batch)
-    config = PretrainConfig(steps=steps, batch=given.batch, lr=given.lr, schedule=given.schedule)
+        config = replace(config, steps=given.epochs * max(1, len(pairs) // config.batch))
     network = ssdd.seeded(
         lambda: ssdd.build(given.model, channels, (height, width), pairs.targets.shape[1]), given.seed
     )
@@ -66,4 +75,6 @@ def run(given: Given) -> None:
     with reports.Display(show=not given.quiet) as display:
         ssdd.pretrain(network, pairs, config, seed=given.seed, report=display)
     ssdd.save_backbone(network, file, pairs, config, model=given.model, seed=given.seed)
-    print(f"{file}: {given.model}, {network.dimension} features, pre-trained {steps} steps on {len(pairs)} images")
+    origin = "the artifact's recipe" if pairs.recipe else "no recipe in the artifact"
+    print(f"{file}: {given.model}, {network.dimension} features, pre-trained on {len(pairs)} images")
+    print(f"{origin}: {config.steps} steps, lr {config.lr:g}, {config.schedule}, batch {config.batch}")

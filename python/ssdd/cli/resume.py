@@ -29,8 +29,9 @@ ARGUMENTS: dict[str, type] = {
     "classes": str,
     "teacher_prefix": str,
     "checkpoint_every": float,
+    "licence": str,
 }
-OPTIONAL = ("size", "teacher", "representations", "share", "classes", "teacher_prefix")
+OPTIONAL = ("size", "teacher", "representations", "share", "classes", "teacher_prefix", "licence")
 
 
 @dataclass

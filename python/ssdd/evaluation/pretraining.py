@@ -13,22 +13,36 @@ import torch.nn.functional as F
 from safetensors.torch import save as to_bytes
 
 from ..artifact import DistilledSet, write_atomically
-from ..config import Diverged, InputError, PretrainConfig, Report, as_dict, silent
+from ..config import Diverged, InputError, PretrainConfig, Report, as_dict, from_dict, silent
 from ..data import gather, repeatable
 from ..models import Network
 
 LOG_EVERY = 50
 
 
+def recipe_of(pairs: DistilledSet) -> PretrainConfig:
+    """The pre-training that ``pairs`` were made for. Raises :class:`InputError` if they carry none."""
+    if not pairs.recipe:
+        raise InputError("config: these pairs carry no recipe for pre-training; give a PretrainConfig")
+    return from_dict(PretrainConfig(), pairs.recipe)
+
+
 @repeatable()
 def pretrain(
-    network: Network, pairs: DistilledSet, config: PretrainConfig, *, seed: int = 0, report: Report = silent
+    network: Network,
+    pairs: DistilledSet,
+    config: PretrainConfig | None = None,
+    *,
+    seed: int = 0,
+    report: Report = silent,
 ) -> Network:
     """Train ``network`` (in place, and returned, in eval mode) to map the images of ``pairs`` to their targets.
 
     It trains where it is. Mean squared error, SGD, no augmentation; batches of ``config.batch`` from a shuffled order
-    (the whole set where it is smaller). Reports ``{"event": "pretrain", "step", "steps", "loss"}``.
+    (the whole set where it is smaller). ``config``: :func:`recipe_of` the pairs if it is None. Reports
+    ``{"event": "pretrain", "step", "steps", "loss"}``.
     """
+    config = recipe_of(pairs) if config is None else config
     outputs = network.head.out_features
     if outputs != pairs.targets.shape[1]:
         raise InputError(f"network: expected {pairs.targets.shape[1]} outputs, as the targets have, got {outputs}")
