@@ -119,11 +119,14 @@ def test_a_card_takes_nobodys_place(tmp_path):
 
 
 class Hub(BaseHTTPRequestHandler):
-    """The part of the hub's interface that an upload uses: create, preupload, LFS, commit."""
+    """The part of the hub's interface that an upload uses: create, validate, preupload, LFS, commit."""
 
     def do_POST(self):
         body = self.rfile.read(int(self.headers["Content-Length"] or 0))
         self.server.seen.append((self.path, self.headers.get("Authorization")))
+        if self.path == "/api/validate-yaml":
+            self.server.validated = json.loads(body)
+            return self.answer({"errors": [], "warnings": []})
         if self.path == "/api/repos/create":
             name = "eve/" + json.loads(body)["name"]
             self.server.created = json.loads(body)
@@ -192,9 +195,11 @@ def test_push_uploads_the_set_and_its_card(hub, ssdd_command, tmp_path):
     file = example().save(tmp_path / "distilled.safetensors")
     write_card(example(), file)
     said = ssdd_command("push", file, "set", "--private", "--endpoint", hub.address)
-    assert hub.address in said.stdout and hub.created["private"] and hub.created["type"] == "dataset"
+    assert hub.address in said.stdout and hub.created["type"] == "dataset"
+    assert hub.created.get("private") or hub.created["visibility"] == "private"  # as the library's version has it
     assert all(token == "Bearer hf_pretended" for path, token in hub.seen if path.startswith("/api"))
     assert hub.uploaded[hashlib.sha256(file.read_bytes()).hexdigest()] == file.read_bytes()
+    assert front(hub.validated["content"])["license"] == "cc-by-4.0" and hub.validated["repoType"] == "dataset"
     lines = {line["value"].get("path"): line["value"] for line in hub.commit}
     assert set(lines) == {None, "README.md", "distilled.safetensors"}
     assert base64.b64decode(lines["README.md"]["content"]) == (tmp_path / "README.md").read_bytes()
@@ -203,7 +208,7 @@ def test_push_uploads_the_set_and_its_card(hub, ssdd_command, tmp_path):
 def test_push_says_what_is_missing(hub, ssdd_command, tmp_path, monkeypatch):
     file = example().save(tmp_path / "a.safetensors")
     hub.refuse = True
-    with pytest.raises(ssdd.InputError, match="push: set: the hub does not take it"):
+    with pytest.raises(ssdd.InputError, match="push: set: the hub does not take it .*no right to write"):
         ssdd.push(file, "set", endpoint=hub.address)
     monkeypatch.delenv("HF_TOKEN")
     before = len(hub.seen)

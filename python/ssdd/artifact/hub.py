@@ -24,7 +24,7 @@ def push(
     """Upload ``artifact`` and its card to the repository ``repo`` ("NAME" or "OWNER/NAME"); return its address.
 
     The repository is made if it is not there. The card is the file beside the artifact, or a new one if there is none.
-    ``private``: of a new repository. ``endpoint``: the address of the hub (default: that of ``huggingface_hub``).
+    ``private``: a new repository is private (False: as the hub has it by default). ``endpoint``: the address of the hub (default: that of ``huggingface_hub``).
 
     Raises :class:`InputError` if the file is no distilled set, ``huggingface_hub`` or its token is missing, or the hub
     refuses.
@@ -43,12 +43,14 @@ def push(
         library.CommitOperationAdd(path_in_repo=CARD, path_or_fileobj=text),
     ]
     try:
-        made = api.create_repo(repo, repo_type=repo_type, private=private, exist_ok=True)
+        made = api.create_repo(repo, repo_type=repo_type, private=private or None, exist_ok=True)
         api.create_commit(
             made.repo_id, added, commit_message=f"{len(pairs)} distilled images ({file.name})", repo_type=repo_type
         )
     except Exception as error:  # of the library, of HTTP, of the network: a user reads only the message
         why = str(error).strip().partition("\n")[0] or type(error).__name__
+        if said := getattr(error, "server_message", None):
+            why += f"; {said}"
         raise InputError(f"push: {repo}: the hub does not take it ({why})") from None
     return str(made)
 
