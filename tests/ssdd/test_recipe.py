@@ -16,7 +16,7 @@ from safetensors.torch import save_file
 
 import ssdd
 from ssdd.artifact import DistilledSet, Preprocessing
-from ssdd.artifact.card import card, card_file, write_card
+from ssdd.artifact.card import card_file, card_text, write_card
 from ssdd.config import PretrainConfig, as_dict
 
 RECIPE = as_dict(PretrainConfig(steps=3, batch=4, lr=0.4, schedule="constant", contrast=2.0))
@@ -95,17 +95,17 @@ def front(text):
 
 
 def test_the_card_says_what_a_user_must_know():
-    text = card(example(metrics={"loss": 0.5}, support_input="raw"), "a.safetensors")
+    text = card_text(example(metrics={"loss": 0.5}, support_input="raw"), "a.safetensors")
     found = front(text)
     assert found["license"] == "cc-by-4.0" and "dataset-distillation" in found["tags"]
     for section in ("Use", "Preprocessing", "Pre-training recipe", "How it was made", "Source and licence"):
         assert f"\n## {section}\n" in text
     assert "| mean | 0.4 |" in text and "| lr | 0.4 |" in text and "without normalisation" in text
-    assert front(card(example(licence="ask Eve"), "a.safetensors"))["license"] == "other"
+    assert front(card_text(example(licence="ask Eve"), "a.safetensors"))["license"] == "other"
 
 
 def test_a_card_is_not_broken_by_names():
-    text = card(example(source="x\n---\nlicense: mit\n# <b>*y*", licence="```\n# z"), "a`b.safetensors")
+    text = card_text(example(source="x\n---\nlicense: mit\n# <b>*y*", licence="```\n# z"), "a`b.safetensors")
     assert front(text)["license"] == "other" and text.count("\n---\n") == 1
     assert not re.search(r"^# (?!6 distilled)", text, re.MULTILINE) and "\\<b\\>" in text
 

@@ -1,6 +1,6 @@
 """The product, its file, and what it is exchanged with: nothing here needs the code that distils."""
 
-from .card import card, card_file, write_card
+from .card import card_file, card_text, write_card
 from .files import flush_to_disk, read_safetensors, read_torch, why_no_array, write_atomically
 from .forms import EXPORT_FORMS, export, read_scores
 from .hub import push
@@ -16,8 +16,8 @@ __all__ = [
     "MOST_CLASSES",
     "DistilledSet",
     "Preprocessing",
-    "card",
     "card_file",
+    "card_text",
     "export",
     "flush_to_disk",
     "locked",

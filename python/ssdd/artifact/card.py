@@ -26,10 +26,10 @@ def card_file(artifact: Path) -> Path:
 
 def write_card(pairs: DistilledSet, artifact: Path) -> Path:
     """Write the card of ``pairs``, which are in the file ``artifact``, beside it; return its path."""
-    return write_atomically(card_file(artifact), card(pairs, artifact.name).encode())
+    return write_atomically(card_file(artifact), card_text(pairs, artifact.name).encode())
 
 
-def card(pairs: DistilledSet, name: str) -> str:
+def card_text(pairs: DistilledSet, name: str) -> str:
     """The card as Markdown. ``name``: of the file that it is about."""
     source, licence = _line(pairs.source) or "an unnamed set", _line(pairs.licence)
     known = licence.lower() in LICENCES

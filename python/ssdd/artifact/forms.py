@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from ..config import InputError
-from .card import CARD, card
+from .card import CARD, card_text
 from .files import name_beside, why_no_array
 from .pairs import DistilledSet
 
@@ -119,7 +119,7 @@ def _huggingface(pairs: DistilledSet, folder: Path, labels: Tensor | None) -> No
         "## Pictures\n\n`train/` has the images as pictures with 8 bits per value, and the target of each in "
         f"`metadata.jsonl`. The learned pixels, exact, are in `{EXACT}`.\n"
     )
-    (folder / CARD).write_text(f"{card(pairs, EXACT)}\n{text}")
+    (folder / CARD).write_text(f"{card_text(pairs, EXACT)}\n{text}")
 
 
 def _ddranking(pairs: DistilledSet, folder: Path, labels: Tensor | None) -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from ..config import InputError
-from .card import CARD, card, card_file
+from .card import CARD, card_file, card_text
 from .pairs import DistilledSet
 
 RepoType = Literal["dataset", "model"]
@@ -24,7 +24,8 @@ def push(
     """Upload ``artifact`` and its card to the repository ``repo`` ("NAME" or "OWNER/NAME"); return its address.
 
     The repository is made if it is not there. The card is the file beside the artifact, or a new one if there is none.
-    ``private``: a new repository is private (False: as the hub has it by default). ``endpoint``: the address of the hub (default: that of ``huggingface_hub``).
+    ``private``: a new repository is private (False: as the hub has it by default).
+    ``endpoint``: the address of the hub (default: that of ``huggingface_hub``).
 
     Raises :class:`InputError` if the file is no distilled set, ``huggingface_hub`` or its token is missing, or the hub
     refuses.
@@ -33,7 +34,7 @@ def push(
     pairs = DistilledSet.load(file)
     library = _library()
     beside = card_file(file)
-    text = beside.read_bytes() if beside.is_file() else card(pairs, file.name).encode()
+    text = beside.read_bytes() if beside.is_file() else card_text(pairs, file.name).encode()
     token = library.get_token()
     if not token:
         raise InputError("push: there is no Hugging Face token; run `hf auth login`, or set HF_TOKEN")
