@@ -181,10 +181,23 @@ def test_what_is_no_run_is_refused(tmp_path, ssdd_command):
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize("event", [{"step": "x"}, {"step": 1, "loss": None}, {"step": 1}])
+@pytest.mark.parametrize(
+    "event", [{"step": "x"}, {"step": 1, "loss": None}, {"step": 1}, {"event": "start", "seed": []}]
+)
 def test_an_event_that_is_damaged_is_named(tmp_path, event):
     (tmp_path / "log.jsonl").write_text(json.dumps({"event": "distill", **event}) + "\n{}\n")
     with pytest.raises(ssdd.InputError, match=r"log\.jsonl"):
+        ssdd.write_report([tmp_path])
+
+
+@pytest.mark.parametrize("changes", [{"probes": {"features": 1.0}}, {"probes": {"features/0": "x"}}, {"error": [1]}])
+def test_a_cell_that_is_damaged_is_named(tmp_path, changes):
+    cell = {"row": "a", "from": "random", "seed": 0, "set": "source", "probes": {}, "inputs": {}}
+    lines = [{"row": "a", "settings": {}}, cell | {"seed": 1}, cell | changes]
+    (tmp_path / "cells.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines[:2]))
+    assert "On the source" in read(ssdd.write_report([tmp_path])).text["results"]
+    (tmp_path / "cells.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    with pytest.raises(ssdd.InputError, match=r"cells\.jsonl: the cell of 'a', seed 0"):
         ssdd.write_report([tmp_path])
 
 
