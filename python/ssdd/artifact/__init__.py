@@ -1,7 +1,9 @@
 """The distilled set, its file, and the forms of other tools; nothing here needs the code that distils."""
 
+from .card import card_file, card_text, write_card
 from .files import flush_to_disk, read_safetensors, read_torch, why_no_array, write_atomically
 from .forms import EXPORT_FORMS, export, read_scores
+from .hub import push
 from .lock import LOCK, lock_folder, wait_for_lock
 from .pairs import FORMAT, DistilledSet
 from .preprocessing import Preprocessing
@@ -14,9 +16,12 @@ __all__ = [
     "MOST_CLASSES",
     "DistilledSet",
     "Preprocessing",
+    "card_file",
+    "card_text",
     "export",
     "flush_to_disk",
     "lock_folder",
+    "push",
     "read_published",
     "read_safetensors",
     "read_scores",
@@ -24,4 +29,5 @@ __all__ = [
     "wait_for_lock",
     "why_no_array",
     "write_atomically",
+    "write_card",
 ]

@@ -35,6 +35,10 @@ _META: dict[str, type] = {
 }
 
 
+_LATER: dict[str, type] = {"recipe": dict, "transforms": list, "licence": str}
+"""What files of earlier versions do not have."""
+
+
 @dataclass
 class DistilledSet(Dataset[tuple[Tensor, Tensor]]):
     """Images and the targets that a network should learn from them: a ``torch.utils.data.Dataset``.
@@ -68,6 +72,12 @@ class DistilledSet(Dataset[tuple[Tensor, Tensor]]):
     config: dict[str, Any] = field(default_factory=dict)
     versions: dict[str, str] = field(default_factory=dict)
     metrics: dict[str, Any] = field(default_factory=dict)
+    recipe: dict[str, Any] = field(default_factory=dict)
+    """The pre-training that the set was made for: the fields of :class:`PretrainConfig`; empty if it is not known."""
+    transforms: list[Any] = field(default_factory=list)
+    """Fixed transforms that belong to the set, as JSON values; empty if there are none."""
+    licence: str = ""
+    """A note on the licence of the images."""
 
     def __post_init__(self) -> None:
         if self.images.dim() != 4 or not self.images.is_floating_point():
@@ -112,7 +122,7 @@ class DistilledSet(Dataset[tuple[Tensor, Tensor]]):
             "format": FORMAT,
             "format_version": FORMAT_VERSION,
             "preprocessing": asdict(self.preprocessing),
-            **{key: getattr(self, key) for key in _META},
+            **{key: getattr(self, key) for key in (*_META, *_LATER)},
         }
         tensors = {
             "images": self.images.detach().to("cpu", torch.float32).contiguous(),
@@ -137,10 +147,12 @@ class DistilledSet(Dataset[tuple[Tensor, Tensor]]):
         try:
             pre = Preprocessing.stored(meta)
             fields = {key: meta[key] for key in _META}
-            wrong = [key for key, kind in _META.items() if not isinstance(fields[key], kind)]
+            fields |= {key: meta.get(key, kind()) for key, kind in _LATER.items()}
+            wrong = [key for key, kind in (_META | _LATER).items() if not isinstance(fields[key], kind)]
             if wrong:
                 raise TypeError(f"{wrong[0]} is a {type(fields[wrong[0]]).__name__}")
             fields["config"] = current_names(fields["config"], "distill")
+            fields["recipe"] = current_names(fields["recipe"], "pretrain")
         except (KeyError, TypeError, ValueError) as error:
             raise InputError(f"{path}: damaged metadata ({error!r})") from None
         for key in ("images", "targets"):
