@@ -15,19 +15,47 @@ from .api import (
     krr_mse_from_gram,
 )
 from .checks import FactorizationError
-from .kernels import RBF, Kernel, Linear
+from .kernels import (
+    ARD,
+    NNGP,
+    NTK,
+    RBF,
+    ArcCosine,
+    Cosine,
+    Kernel,
+    Laplace,
+    Linear,
+    Matern,
+    Polynomial,
+    Product,
+    RationalQuadratic,
+    Scaled,
+    Sum,
+)
 from .ridge import Ridge
 
 __version__ = "0.1.0"
 
 __all__ = [
+    "ARD",
+    "NNGP",
+    "NTK",
     "RBF",
+    "ArcCosine",
+    "Cosine",
     "FactorizationError",
     "Fit",
     "Info",
     "Kernel",
+    "Laplace",
     "Linear",
+    "Matern",
+    "Polynomial",
+    "Product",
+    "RationalQuadratic",
     "Ridge",
+    "Scaled",
+    "Sum",
     "__version__",
     "build_info",
     "cholesky",

@@ -9,7 +9,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from .kernels import Kernel
+from .kernels import Combination, Kernel, for_matrices, matching
 from .ridge import Ridge
 
 # Status of one problem: 0 is success, k > 0 the 1-based pivot at which the factorisation broke down,
@@ -19,18 +19,10 @@ BAD_PARAMETER = -1
 JITTER_STEPS = {torch.float32: (1e-6, 1e-5, 1e-4, 1e-3, 1e-2), torch.float64: (1e-12, 1e-10, 1e-8, 1e-6, 1e-4)}
 
 
-def matching(parameter: Tensor | float, like: Tensor) -> Tensor | float:
-    """A hyper-parameter in the dtype and on the device of ``like``; a number stays one."""
-    return parameter.to(like) if isinstance(parameter, Tensor) else parameter
-
-
-def for_matrices(parameter: Tensor | float) -> Tensor | float:
-    """A hyper-parameter [...] as [..., 1, 1], to broadcast against matrices; a number stays one."""
-    return parameter[..., None, None] if isinstance(parameter, Tensor) else parameter
-
-
 def gram(x: Tensor, z: Tensor | None, kernel: Kernel) -> Tensor:
     """K [..., S, Q] of x [..., S, D] and z [..., Q, D] (x with itself if z is None)."""
+    if isinstance(kernel, Combination):
+        return kernel.form(x, z, gram)
     parameters = [for_matrices(matching(p, x)) for p in kernel.parameters]
     return kernel.evaluate(x, x if z is None else z, *parameters)
 
@@ -78,8 +70,7 @@ def krr(
     """(P, status, jitter) with P = K_qs (K_ss + lambda I)^-1 Y_s, [..., Q, C]."""
     k_ss, k_qs = gram(x_s, None, kernel), gram(x_q, x_s, kernel)
     alpha, status, jitter = cholesky_solve(k_ss, y_s, ridge, on_failure)
-    if any(isinstance(p, Tensor) for p in kernel.parameters):
-        valid = torch.as_tensor(kernel.valid(*(matching(p, x_s) for p in kernel.parameters)))
+    for valid in kernel.map(lambda p: matching(p, x_s)).in_range():
         status = torch.where(valid, status, torch.full_like(status, BAD_PARAMETER))
         alpha = torch.where(valid[..., None, None], alpha, torch.full_like(alpha, float("nan")))
     return k_qs @ alpha, status, jitter

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import contextlib
-from dataclasses import dataclass, fields, replace
-from typing import Any, NamedTuple, TypeVar
+from dataclasses import dataclass, replace
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -135,11 +135,12 @@ def prepare(
     if check_finite:
         checks.finite(**tensors)
     batch = checks.batch_shape(**{n: t.shape[:-2] for n, t in tensors.items()})
+    kernel.check_features(next(iter(tensors.values())).shape[-1])
     given = (*kernel.parameters, None if ridge is None else ridge.value)
     tensors_given = [p for p in given if isinstance(p, Tensor)]
     if tensors_given:
-        batch = _with_hyper_parameters(batch, tensors_given, device)
-        kernel, ridge = converted(kernel, work), converted(ridge, work)
+        batch = _with_hyper_parameters(batch, kernel, ridge, tensors_given, device)
+        kernel, ridge = _converted(kernel, ridge, work)
     sizes = _sizes(tensors, kernel, work, batch) if device.type == "cuda" and backend == "auto" else None
     picked, why = pick_backend(backend, device, kernel, sizes)
     if not picked:
@@ -147,25 +148,27 @@ def prepare(
     return Call(op, kernel, ridge, batch, work, result, on_failure, return_info, picked, why)
 
 
-Held = TypeVar("Held", Kernel, Ridge | None)
+def _converted(kernel: Kernel, ridge: Ridge | None, dtype: torch.dtype) -> tuple[Kernel, Ridge | None]:
+    """The kernel and the ridge with their tensors in ``dtype``. They are converted once per call: the parts of a
+    gradient that arrive from the fit and from the predictions cancel, so their sum is made before it is rounded."""
+
+    def convert(value: float | Tensor) -> float | Tensor:
+        return value.to(dtype) if isinstance(value, Tensor) and value.dtype != dtype else value
+
+    return kernel.map(convert), None if ridge is None else replace(ridge, value=convert(ridge.value))
 
 
-def converted(held: Held, dtype: torch.dtype) -> Held:
-    """A kernel or a ridge with its tensors in ``dtype``. They are converted once per call: the parts of a gradient that
-    arrive from the fit and from the predictions cancel, so their sum is made before it is rounded."""
-    if held is None:
-        return held
-    own = {field.name: getattr(held, field.name) for field in fields(held)}
-    wrong: dict[str, Any] = {n: v.to(dtype) for n, v in own.items() if isinstance(v, Tensor) and v.dtype != dtype}
-    return replace(held, **wrong) if wrong else held
-
-
-def _with_hyper_parameters(batch: torch.Size, tensors: list[Tensor], device: torch.device) -> torch.Size:
+def _with_hyper_parameters(
+    batch: torch.Size, kernel: Kernel, ridge: Ridge | None, tensors: list[Tensor], device: torch.device
+) -> torch.Size:
     """The batch shape with that of the hyper-parameters' tensors in it."""
     for p in tensors:
         if p.device != device and p.dim() > 0:
             raise ValueError(f"hyper-parameters: expected device {device}, where the inputs are, got {p.device}")
-    return checks.batch_shape(inputs=batch, **{f"hyper-parameter {i}": p.shape for i, p in enumerate(tensors)})
+    shapes = kernel.batch_shapes()
+    if ridge is not None and isinstance(ridge.value, Tensor):
+        shapes.append(ridge.value.shape)
+    return checks.batch_shape(inputs=batch, **{f"hyper-parameter {i}": shape for i, shape in enumerate(shapes)})
 
 
 def _sizes(tensors: dict[str, Tensor], kernel: Kernel, work: torch.dtype, batch: torch.Size) -> plan.Problem | None:

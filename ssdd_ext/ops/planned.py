@@ -17,13 +17,13 @@ from torch import Tensor
 from torch.nn.functional import mse_loss
 
 from .. import checks, plan
-from ..kernels import RBF, Kernel, Linear
+from ..kernels import RBF, Combination, Kernel, Laplace, Linear, Stationary, for_matrices, matching
 from ..plan import planned as orders
-from ..reference import BAD_PARAMETER, for_matrices, matching
+from ..reference import BAD_PARAMETER
 from ..reference import cholesky as reference_cholesky
 from ..reference import gram as reference_gram
 from ..ridge import Ridge
-from .gram import gram_backward, gram_setup, has_float64
+from .gram import gram_backward, gram_setup, has_float64, squares_backward
 from .hyper import number_if_constant, pack
 from .register import in_forward_mode, vmap_rule
 
@@ -222,10 +222,10 @@ class _FitPrimal(_Function):
 # --- Gram matrices ----------------------------------------------------------------------------------
 
 
-def _squared_distances(x: Tensor, z: Tensor) -> Tensor:
+def _squared_distances(x: Tensor, z: Tensor, by_products: bool = True) -> Tensor:
     """[..., S, Q] of x [..., S, D] and z [..., Q, D]. Products in float64 round float32 points by far less than float32
     does; float64 points, and a device without float64, take sums of squared differences."""
-    if x.dtype == torch.float64 or not has_float64(x):
+    if not by_products or x.dtype == torch.float64 or not has_float64(x):
         return torch.cdist(x, z, compute_mode="donot_use_mm_for_euclid_dist").square()
     x, z = x.double(), z.double()
     origin = z[..., :1, :] if z.shape[-2] else 0
@@ -253,10 +253,44 @@ class _Rbf(_Function):
             return gram_backward(ctx, grad)
 
 
+class _Squares(_Function):
+    """|x - z|^2 [..., S, Q], without [S, Q, D] numbers in either pass; z=None stands for x.
+
+    ``by_products=False`` for a kernel with a cusp at distance 0, where the root of a rounding would be seen.
+    """
+
+    @staticmethod
+    def forward(x: Tensor, z: Tensor | None, by_products: bool) -> Tensor:
+        squares = _squared_distances(x, x if z is None else z, by_products).to(x.dtype)
+        if z is None:
+            squares.diagonal(dim1=-2, dim2=-1).zero_()
+        return squares
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+        ctx.save_for_backward(*inputs[:2])
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> Any:
+        x, z = ctx.saved_tensors
+        with checks.full_precision(grad):
+            x_bar, z_bar = squares_backward(2 * grad, x, z, ctx.needs_input_grad[0], ctx.needs_input_grad[1])
+        return x_bar, z_bar, None
+
+
 def gram(x: Tensor, z: Tensor | None, kernel: Kernel) -> Tensor:
     """K [..., S, Q] of x [..., S, D] and z [..., Q, D] (x with itself if z is None)."""
+    if isinstance(kernel, Combination):
+        return kernel.form(x, z, gram)
+    if isinstance(kernel, Stationary) and not (isinstance(kernel, Laplace) and kernel.norm == 1):
+        return _of_distances(x, z, kernel)
+    return reference_gram(x, z, kernel)
+
+
+def _of_distances(x: Tensor, z: Tensor | None, kernel: Stationary) -> Tensor:
     if type(kernel) is not RBF:
-        return reference_gram(x, z, kernel)
+        squares = _Squares.apply(x, z, kernel.smooth)
+        return kernel.of_squares(squares, *(for_matrices(matching(p, x)) for p in kernel.parameters))
     hyper, values = pack(kernel, None, x.shape[:-2], x.dtype, x.device)
     return _Rbf.apply(x, z, hyper, values, kernel.name)
 
@@ -308,10 +342,11 @@ def _flagged(status: Tensor, valid: Tensor | None) -> Tensor:
     return status if valid is None else torch.where(valid, status, BAD_PARAMETER)
 
 
-def _valid(kernel: Kernel, parameters: list[Number]) -> list[Tensor]:
-    if not any(isinstance(p, Tensor) for p in parameters):
+def _valid(kernel: Kernel, like: Tensor) -> list[Tensor]:
+    """Whether the hyper-parameters are in range, [...] each; nothing if all are numbers."""
+    if not any(isinstance(p, Tensor) for p in kernel.parameters):
         return []
-    return [torch.as_tensor(kernel.valid(*parameters))]
+    return kernel.map(lambda p: matching(number_if_constant(p, like.device), like)).in_range()
 
 
 def cholesky_solve(
@@ -330,7 +365,7 @@ def cholesky_solve(
         else _amount(ridge, lambda: float(s) if type(kernel) is RBF else a.diagonal(dim1=-2, dim2=-1).sum(-1), s, a)
     )
     if kernel is not None:
-        valid = valid + _valid(kernel, _parameters(kernel.parameters, a))
+        valid = valid + _valid(kernel, a)
     amount, every = _guard(amount, valid, a)
     if isinstance(amount, Tensor) or amount != 0:
         a = _with_diagonal(a, amount)
@@ -355,7 +390,7 @@ def fit(
         return scale * x_s.square().sum((-2, -1)) + bias * s
 
     amount, valid = _amount(ridge, trace, s, x_s)
-    amount, every = _guard(amount, valid + _valid(kernel, [scale, bias]), x_s)
+    amount, every = _guard(amount, valid + _valid(kernel, x_s), x_s)
     if is_primal(x_s, y_s, kernel):
         phi = features(x_s, scale, bias)
         weights, _, status, jitter = _FitPrimal.apply(phi, y_s, amount, on_failure, watched)
