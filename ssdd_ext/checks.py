@@ -101,6 +101,21 @@ def work_dtype(solve_dtype: torch.dtype | None, **named: Tensor | None) -> tuple
     return solve_dtype, result
 
 
+def labels(name: str, value: Tensor, classes: int) -> Tensor:
+    """Class numbers [..., rows] as int64; on the CPU, where it costs no synchronisation, within the classes too."""
+    if value.dtype == torch.bool or value.dtype.is_floating_point or value.dtype.is_complex or value.dim() < 1:
+        raise TypeError(f"{name}: expected class numbers [..., Q] of an integer dtype, got {describe(value)}")
+    value = value.long()
+    if value.is_cpu and type(value) is Tensor and not torch.compiler.is_compiling():
+        with contextlib.suppress(RuntimeError):  # under a transform no number can be read
+            if value.numel() and not bool(((value >= 0) & (value < classes)).all()):
+                worst = int(value.min()) if int(value.min()) < 0 else int(value.max())
+                raise ValueError(
+                    f"{name}: expected class numbers from 0 to {classes - 1}, the columns of y_s, got {worst}"
+                )
+    return value
+
+
 def full_precision(like: Tensor) -> Any:
     """Products of torch in here keep their operands' type: under autocast they would be rounded to 16 bits, and what is
     solved with them would lose its digits, or fail."""

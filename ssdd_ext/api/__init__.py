@@ -1,6 +1,7 @@
 """The public calls: they name and check their arguments, pick a backend, and return what was asked for."""
 
 from .call import Info
+from .classify import krr_cross_entropy
 from .fit import Fit, fit
 from .from_gram import krr_from_gram, krr_mse_from_gram
 from .gram import cholesky, cholesky_solve, gram
@@ -16,6 +17,7 @@ __all__ = [
     "fit",
     "gram",
     "krr",
+    "krr_cross_entropy",
     "krr_from_gram",
     "krr_mse",
     "krr_mse_from_gram",
