@@ -150,7 +150,7 @@ def finite(**named: Tensor | None) -> None:
 def number(name: str, value: float, *, positive: bool = False) -> float:
     """A finite Python number, >= 0 or > 0."""
     value = float(value)
-    if not math.isfinite(value) or value < 0 or (positive and value == 0):
+    if not 0 <= value < math.inf or (positive and value == 0):
         raise ValueError(f"{name}: expected a finite number {'>' if positive else '>='} 0, got {value}")
     return value
 

@@ -70,7 +70,8 @@ def krr(
     """(P, status, jitter) with P = K_qs (K_ss + lambda I)^-1 Y_s, [..., Q, C]."""
     k_ss, k_qs = gram(x_s, None, kernel), gram(x_q, x_s, kernel)
     alpha, status, jitter = cholesky_solve(k_ss, y_s, ridge, on_failure)
-    for valid in kernel.map(lambda p: matching(p, x_s)).in_range():
+    has_tensors = any(isinstance(p, Tensor) for p in kernel.parameters)
+    for valid in kernel.map(lambda p: matching(p, x_s)).in_range() if has_tensors else ():
         status = torch.where(valid, status, torch.full_like(status, BAD_PARAMETER))
         alpha = torch.where(valid[..., None, None], alpha, torch.full_like(alpha, float("nan")))
     return k_qs @ alpha, status, jitter

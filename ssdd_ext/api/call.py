@@ -155,7 +155,9 @@ def _converted(kernel: Kernel, ridge: Ridge | None, dtype: torch.dtype) -> tuple
     def convert(value: float | Tensor) -> float | Tensor:
         return value.to(dtype) if isinstance(value, Tensor) and value.dtype != dtype else value
 
-    return kernel.map(convert), None if ridge is None else replace(ridge, value=convert(ridge.value))
+    if any(convert(p) is not p for p in kernel.parameters):
+        kernel = kernel.map(convert)
+    return kernel, None if ridge is None else replace(ridge, value=convert(ridge.value))
 
 
 def _with_hyper_parameters(

@@ -52,8 +52,8 @@ def krr(
         solve_dtype: torch.float64 computes float32 inputs in float64 and returns float32. Default None.
 
     Returns:
-        Predictions [..., Q, C]; an empty result for Q = 0. Each gradient has its input's dtype. Double backward:
-        backend="planned" or "torch". Forward mode: backend="torch".
+        Predictions [..., Q, C]; an empty result for Q = 0. Each gradient has its input's dtype. Gradients of any order;
+        from the second on, planned PyTorch computes them. Forward mode: backend="torch".
 
     Raises:
         TypeError, ValueError: naming the argument, what was expected and what came.

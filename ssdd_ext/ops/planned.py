@@ -3,7 +3,7 @@
 One factorisation per problem, a backward from its factor, and the cheapest of dual dense, dual low rank and primal.
 Nothing here synchronises with a GPU. A linear kernel is fitted as a whole (:class:`_FitDual`, :class:`_FitPrimal`), and
 its predictions are ordinary products. Every other kernel forms K_ss and K_qs, which autograd differentiates, around
-:class:`_Solve`. If a backward is itself differentiated, it solves anew by differentiable calls: gradients of any order
+:class:`Solve`. If a backward is itself differentiated, it solves anew by differentiable calls: gradients of any order
 are right, and only the first is fast.
 """
 
@@ -73,7 +73,7 @@ def _add_to_diagonal_(a: Tensor, amount: Number) -> Tensor:
     return a
 
 
-def _with_diagonal(a: Tensor, amount: Number) -> Tensor:
+def with_diagonal(a: Tensor, amount: Number) -> Tensor:
     return a + for_matrices(amount) * torch.eye(a.shape[-1], dtype=a.dtype, device=a.device)
 
 
@@ -106,7 +106,7 @@ def _saved(ctx: Any) -> list[Any]:
     return [*inputs, *saved[len(ctx.others) :]]
 
 
-class _Solve(_Function):
+class Solve(_Function):
     """(A^-1 Y, factor, status, jitter) of a [..., n, n] and y [..., n, C]."""
 
     @staticmethod
@@ -122,7 +122,7 @@ class _Solve(_Function):
             return None, None, None, None
         a, y, _, _, x, factor, jitter = _saved(ctx)
         with checks.full_precision(grad):
-            u, x = _both(grad, x, factor, lambda: _with_diagonal(a, jitter), y)
+            u, x = _both(grad, x, factor, lambda: with_diagonal(a, jitter), y)
             a_bar = None
             if ctx.needs_input_grad[0]:
                 half = u @ x.mT
@@ -136,7 +136,7 @@ def _both(grad: Tensor, x: Tensor, factor: Tensor, matrix: Any, right: Any) -> t
         return torch.cholesky_solve(grad, factor), x
     a = matrix()
     right = right() if callable(right) else right
-    return _Solve.apply(a, grad, "nan", False)[0], _Solve.apply(a, right, "nan", False)[0]
+    return Solve.apply(a, grad, "nan", False)[0], Solve.apply(a, right, "nan", False)[0]
 
 
 class _FitDual(_Function):
@@ -167,7 +167,7 @@ class _FitDual(_Function):
         need_x, _, need_scale, need_bias, need_amount = ctx.needs_input_grad[:5]
 
         def matrix() -> Tensor:
-            return _with_diagonal(for_matrices(scale) * (x @ x.mT) + for_matrices(bias), amount + jitter)
+            return with_diagonal(for_matrices(scale) * (x @ x.mT) + for_matrices(bias), amount + jitter)
 
         x_bar = scale_bar = bias_bar = amount_bar = None
         with checks.full_precision(grad):
@@ -206,7 +206,7 @@ class _FitPrimal(_Function):
         phi, y, amount, _, _, w, factor, jitter = _saved(ctx)
 
         def matrix() -> Tensor:
-            return _with_diagonal(phi.mT @ phi, amount + jitter)
+            return with_diagonal(phi.mT @ phi, amount + jitter)
 
         phi_bar = None
         with checks.full_precision(grad):
@@ -368,8 +368,8 @@ def cholesky_solve(
         valid = valid + _valid(kernel, a)
     amount, every = _guard(amount, valid, a)
     if isinstance(amount, Tensor) or amount != 0:
-        a = _with_diagonal(a, amount)
-    x, _, status, jitter = _Solve.apply(a, y, on_failure, watched)
+        a = with_diagonal(a, amount)
+    x, _, status, jitter = Solve.apply(a, y, on_failure, watched)
     return x, _flagged(status, every), jitter
 
 

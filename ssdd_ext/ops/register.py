@@ -12,16 +12,6 @@ from torch.autograd import forward_ad
 library = torch.library.Library("ssdd_ext", "DEF")
 
 
-def refuse_double(name: str) -> Callable[..., Any]:
-    def refuse(ctx: Any, *grads: Any) -> Any:
-        raise NotImplementedError(
-            f"ssdd_ext: double backward through the native {name} is not implemented; pass backend='torch', whose "
-            f"gradients are differentiable any number of times"
-        )
-
-    return refuse
-
-
 def vmap_rule(op: Callable[..., Any]) -> Callable[..., Any]:
     """Every op takes leading batch dimensions: move the mapped one to the front, expand what is not mapped."""
 
