@@ -14,6 +14,7 @@ from .api import (
     krr_from_gram,
     krr_mse,
     krr_mse_from_gram,
+    log_marginal_likelihood,
 )
 from .checks import FactorizationError
 from .kernels import (
@@ -69,4 +70,5 @@ __all__ = [
     "krr_from_gram",
     "krr_mse",
     "krr_mse_from_gram",
+    "log_marginal_likelihood",
 ]

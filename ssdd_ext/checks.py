@@ -116,6 +116,13 @@ def labels(name: str, value: Tensor, classes: int) -> Tensor:
     return value
 
 
+def sample_weight(value: Tensor, rows: int, other: str) -> Tensor:
+    """Weights [..., rows] of points, as a column [..., rows, 1]."""
+    tensor("sample_weight", value, min_dim=1)
+    size("sample_weight", value, -1, rows, other)
+    return value.unsqueeze(-1)
+
+
 def full_precision(like: Tensor) -> Any:
     """Products of torch in here keep their operands' type: under autocast they would be rounded to 16 bits, and what is
     solved with them would lose its digits, or fail."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from .kernels import Combination, Kernel, for_matrices, matching
+from .kernels import Combination, Kernel, Stationary, for_matrices, matching
 from .ridge import Ridge
 
 # Status of one problem: 0 is success, k > 0 the 1-based pivot at which the factorisation broke down,
@@ -25,6 +25,17 @@ def gram(x: Tensor, z: Tensor | None, kernel: Kernel) -> Tensor:
         return kernel.form(x, z, gram)
     parameters = [for_matrices(matching(p, x)) for p in kernel.parameters]
     return kernel.evaluate(x, x if z is None else z, *parameters)
+
+
+def diagonal(x: Tensor, kernel: Kernel) -> Tensor:
+    """k(x_i, x_i) [..., S, 1] of x [..., S, D]."""
+    if isinstance(kernel, Combination):
+        return kernel.form(x, None, lambda x, _, part: diagonal(x, part))
+    if isinstance(kernel, Stationary):
+        return x.new_ones(*x.shape[:-1], 1)
+    points = x.unsqueeze(-2)  # S problems of one point
+    parameters = [p[..., None, None, None] if isinstance(p, Tensor) else p for p in kernel.parameters]
+    return kernel.evaluate(points, points, *(matching(p, x) for p in parameters)).squeeze(-1)
 
 
 def cholesky(a: Tensor, on_failure: str = "nan") -> tuple[Tensor, Tensor, Tensor]:
@@ -51,6 +62,14 @@ def cholesky(a: Tensor, on_failure: str = "nan") -> tuple[Tensor, Tensor, Tensor
 
 def cholesky_solve(a: Tensor, y: Tensor, ridge: Ridge | None, on_failure: str = "nan") -> tuple[Tensor, Tensor, Tensor]:
     """((A + lambda I)^-1 Y, status, jitter) of a [..., S, S], y [..., S, C]; ``ridge=None`` is lambda = 0."""
+    x, _, status, jitter = factored_solve(a, y, ridge, on_failure)
+    return x, status, jitter
+
+
+def factored_solve(
+    a: Tensor, y: Tensor, ridge: Ridge | None, on_failure: str = "nan"
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """((A + lambda I)^-1 Y, factor, status, jitter)."""
     valid: Tensor | None = None
     if ridge is not None:
         amount = ridge.amount(a, matching(ridge.value, a))
@@ -61,7 +80,17 @@ def cholesky_solve(a: Tensor, y: Tensor, ridge: Ridge | None, on_failure: str = 
     if valid is not None:
         status = torch.where(valid, status, torch.full_like(status, BAD_PARAMETER))
         factor = torch.where(valid[..., None, None], factor, torch.full_like(factor, float("nan")))
-    return torch.cholesky_solve(y, factor), status, jitter
+    return torch.cholesky_solve(y, factor), factor, status, jitter
+
+
+def solve_again(a: Tensor | None, b: Tensor, factor: Tensor) -> Tensor:
+    """A^-1 B [..., n, m] of the factor of A, to which the gradient goes."""
+    return torch.cholesky_solve(b, factor)
+
+
+def log_determinant(a: Tensor | None, factor: Tensor) -> Tensor:
+    """log det A [...] of the factor of A, to which the gradient goes."""
+    return 2 * factor.diagonal(dim1=-2, dim2=-1).log().sum(-1)
 
 
 def krr(

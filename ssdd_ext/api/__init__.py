@@ -5,6 +5,7 @@ from .classify import krr_cross_entropy
 from .fit import Fit, fit
 from .from_gram import krr_from_gram, krr_mse_from_gram
 from .gram import cholesky, cholesky_solve, gram
+from .posterior import log_marginal_likelihood
 from .regression import build_info, explain, krr, krr_mse
 
 __all__ = [
@@ -21,4 +22,5 @@ __all__ = [
     "krr_from_gram",
     "krr_mse",
     "krr_mse_from_gram",
+    "log_marginal_likelihood",
 ]

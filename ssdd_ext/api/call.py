@@ -191,6 +191,14 @@ def _sizes(tensors: dict[str, Tensor], kernel: Kernel, work: torch.dtype, batch:
     )
 
 
+def mean_over_queries(losses: Tensor, weights: Tensor | None) -> Tensor:
+    """The mean over Q of losses [..., Q], weighted by a column [..., Q, 1]."""
+    if weights is None:
+        return losses.mean(-1)
+    weights = weights.squeeze(-1).to(losses.dtype)
+    return (weights * losses).sum(-1) / weights.sum(-1)
+
+
 def check_problem(x_s: Tensor, y_s: Tensor, x_q: Tensor, y_q: Tensor | None = None) -> dict[str, Tensor]:
     """The shapes of one KRR problem: x_s [..., S, D], y_s [..., S, C], x_q [..., Q, D], y_q [..., Q, C]."""
     tensors = {"x_s": checks.tensor("x_s", x_s), "y_s": checks.tensor("y_s", y_s), "x_q": checks.tensor("x_q", x_q)}

@@ -10,7 +10,7 @@ from torch import Tensor
 from .. import checks
 from ..kernels import Kernel
 from ..ridge import Ridge
-from .call import DEFAULT_KERNEL, DEFAULT_RIDGE, check_problem, prepare
+from .call import DEFAULT_KERNEL, DEFAULT_RIDGE, check_problem, mean_over_queries, prepare
 
 Number = float | Tensor
 
@@ -25,6 +25,7 @@ def krr_cross_entropy(
     ridge: Ridge | None = None,
     scale: Number = 1.0,
     temperature: Number = 1.0,
+    sample_weight: Tensor | None = None,
     on_failure: str = "raise",
     return_info: bool = False,
     check_finite: bool = False,
@@ -49,6 +50,8 @@ def krr_cross_entropy(
         ridge: how lambda follows from K_ss; see :class:`Ridge`. Default ``Ridge.trace(1e-6)``, KRR-ST's.
         scale: number > 0, or a tensor [...] with gradient that broadcasts over the batch dimensions. Default 1.
         temperature: as ``scale``; it divides. Default 1.
+        sample_weight: weights [..., Q] >= 0 of the query points, with or without gradient; the mean over Q is then
+            sum(w * loss) / sum(w). Default None: 1 for each.
         on_failure: "raise" (default) raises a FactorizationError (one synchronisation on CUDA, refused under graph
             capture); "jitter" retries the problems that failed with a growing multiple of their mean diagonal, a
             constant for the gradient; "nan" fills their results with NaN. The last two never synchronise.
@@ -73,6 +76,8 @@ def krr_cross_entropy(
     is_soft = isinstance(y_q, Tensor) and y_q.dtype.is_floating_point
     target = _probabilities(y_q, tensors, x_q, y_s) if is_soft else _labels(y_q, x_q, y_s)
     factors = _factors(scale, temperature)
+    if sample_weight is not None:
+        tensors["sample_weight"] = checks.sample_weight(sample_weight, x_q.shape[-2], "x_q")
     call = prepare(
         "krr_cross_entropy", tensors, kernel, ridge, on_failure, check_finite, backend, solve_dtype, return_info
     )
@@ -83,20 +88,20 @@ def krr_cross_entropy(
         p, status, jitter = call.run.krr(*inputs, call.kernel, call.ridge, **call.options)
     info = call.checked(status, jitter, x_s.shape[-2])
     with checks.full_precision(x_s):
-        return call.finish(cross_entropy(p, target, *factors), info)
+        return call.finish(mean_over_queries(cross_entropy(p, target, *factors), tensors.get("sample_weight")), info)
 
 
 def cross_entropy(p: Tensor, target: Tensor, scale: Number, temperature: Number) -> Tensor:
-    """The mean over Q of the cross-entropy of predictions p [..., Q, C], [...]."""
+    """The cross-entropy of each prediction of p [..., Q, C], [..., Q]."""
     for factor, divides in ((scale, False), (temperature, True)):
         by = factor.to(p)[..., None, None] if isinstance(factor, Tensor) else factor
         p = p / by if divides else p * by
     log_p = torch.log_softmax(p, -1)
     if target.dtype.is_floating_point:
-        return -(target.to(p.dtype) * log_p).sum(-1).mean(-1)
+        return -(target.to(p.dtype) * log_p).sum(-1)
     batch = torch.broadcast_shapes(log_p.shape[:-2], target.shape[:-1])
     target = target.expand(*batch, target.shape[-1])[..., None]
-    return -log_p.expand(*batch, *log_p.shape[-2:]).gather(-1, target).squeeze(-1).mean(-1)
+    return -log_p.expand(*batch, *log_p.shape[-2:]).gather(-1, target).squeeze(-1)
 
 
 def _factors(scale: Number, temperature: Number) -> tuple[Number, Number]:

@@ -146,6 +146,12 @@ def cholesky_solve(
 def solve(call: Call, a: Tensor, y: Tensor) -> tuple[Tensor, Info]:
     """(A + lambda I)^-1 Y in the dtype of the computation: to round it before the products that follow would undo
     ``solve_dtype``."""
+    x, _, info = factored_solve(call, a, y)
+    return x, info
+
+
+def factored_solve(call: Call, a: Tensor, y: Tensor) -> tuple[Tensor, Tensor, Info]:
+    """The same with the factor of A + lambda I."""
     with call.precision(a):
-        x, status, jitter = call.run.cholesky_solve(a, y, call.ridge, **call.options)
-    return x, call.checked(status, jitter, a.shape[-1])
+        x, factor, status, jitter = call.run.factored_solve(a, y, call.ridge, **call.options)
+    return x, factor, call.checked(status, jitter, a.shape[-1])

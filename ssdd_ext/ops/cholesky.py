@@ -217,7 +217,13 @@ def cholesky(a: Tensor, on_failure: str) -> tuple[Tensor, Tensor, Tensor]:
 
 def cholesky_solve(a: Tensor, y: Tensor, ridge: Ridge | None, on_failure: str) -> tuple[Tensor, Tensor, Tensor]:
     """((A + lambda I)^-1 Y, status, jitter); ``ridge=None`` is lambda = 0."""
+    x, _, status, jitter = factored_solve(a, y, ridge, on_failure)
+    return x, status, jitter
+
+
+def factored_solve(a: Tensor, y: Tensor, ridge: Ridge | None, on_failure: str) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """((A + lambda I)^-1 Y, factor, status, jitter)."""
     hyper, values = pack(None, ridge, a.shape[:-2], a.dtype, a.device)
     kind, detach = ("", False) if ridge is None else (ridge.kind, ridge.detach)
-    x, _, status, jitter, _ = _solve_op(a, y, hyper, values, kind, detach, on_failure)
-    return x, status, jitter
+    x, factor, status, jitter, _ = _solve_op(a, y, hyper, values, kind, detach, on_failure)
+    return x, factor, status, jitter

@@ -17,15 +17,14 @@ from torch import Tensor
 from torch.nn.functional import mse_loss
 
 from .. import checks, plan
-from ..kernels import RBF, Combination, Kernel, Laplace, Linear, Stationary, for_matrices, matching
+from ..kernels import RBF, Kernel, Linear, for_matrices, matching
 from ..plan import planned as orders
 from ..reference import BAD_PARAMETER
 from ..reference import cholesky as reference_cholesky
-from ..reference import gram as reference_gram
 from ..ridge import Ridge
-from .gram import gram_backward, gram_setup, has_float64, squares_backward
-from .hyper import number_if_constant, pack
-from .register import in_forward_mode, vmap_rule
+from .hyper import number_if_constant
+from .planned_gram import BatchedFunction, gram
+from .register import in_forward_mode
 
 # Rows of a panel of the Gram matrix: enough for full-speed products, few enough to save most of the upper half.
 PANEL = 256
@@ -77,17 +76,9 @@ def with_diagonal(a: Tensor, amount: Number) -> Tensor:
     return a + for_matrices(amount) * torch.eye(a.shape[-1], dtype=a.dtype, device=a.device)
 
 
-def _is_differentiated() -> bool:
+def is_differentiated() -> bool:
     """True in a backward that is itself differentiated (create_graph=True, torch.func transforms)."""
     return torch.is_grad_enabled() and not torch.compiler.is_compiling()
-
-
-class _Function(torch.autograd.Function):
-    """A Function of problems with leading batch dimensions, whose outputs all have them too."""
-
-    @classmethod
-    def vmap(cls, info: Any, in_dims: tuple[Any, ...], *args: Any) -> Any:
-        return vmap_rule(cls.apply)(info, in_dims, *args)
 
 
 def _save_fit(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
@@ -106,7 +97,7 @@ def _saved(ctx: Any) -> list[Any]:
     return [*inputs, *saved[len(ctx.others) :]]
 
 
-class Solve(_Function):
+class Solve(BatchedFunction):
     """(A^-1 Y, factor, status, jitter) of a [..., n, n] and y [..., n, C]."""
 
     @staticmethod
@@ -122,7 +113,7 @@ class Solve(_Function):
             return None, None, None, None
         a, y, _, _, x, factor, jitter = _saved(ctx)
         with checks.full_precision(grad):
-            u, x = _both(grad, x, factor, lambda: with_diagonal(a, jitter), y)
+            u, x = both(grad, x, factor, lambda: with_diagonal(a, jitter), y)
             a_bar = None
             if ctx.needs_input_grad[0]:
                 half = u @ x.mT
@@ -130,16 +121,22 @@ class Solve(_Function):
         return a_bar, u, None, None
 
 
-def _both(grad: Tensor, x: Tensor, factor: Tensor, matrix: Any, right: Any) -> tuple[Tensor, Tensor]:
+def both(grad: Tensor, x: Tensor, factor: Tensor, matrix: Any, right: Any) -> tuple[Tensor, Tensor]:
     """(A^-1 grad, x = A^-1 right): from the factor, or as differentiable functions of ``matrix()``."""
-    if not _is_differentiated():
+    if not is_differentiated():
         return torch.cholesky_solve(grad, factor), x
     a = matrix()
     right = right() if callable(right) else right
     return Solve.apply(a, grad, "nan", False)[0], Solve.apply(a, right, "nan", False)[0]
 
 
-class _FitDual(_Function):
+def planned_solve(a: Tensor, y: Tensor) -> Tensor:
+    """A^-1 Y, differentiable any number of times; NaN for a problem that fails."""
+    x: Tensor = Solve.apply(a, y, "nan", False)[0]
+    return x
+
+
+class _FitDual(BatchedFunction):
     """(alpha, factor, status, jitter) with alpha = (scale X X^T + bias + lambda I)^-1 Y.
 
     x [..., S, D], y [..., S, C]; scale, bias and lambda are numbers, or tensors of the full batch shape.
@@ -171,7 +168,7 @@ class _FitDual(_Function):
 
         x_bar = scale_bar = bias_bar = amount_bar = None
         with checks.full_precision(grad):
-            u, alpha = _both(grad, alpha, factor, matrix, y)
+            u, alpha = both(grad, alpha, factor, matrix, y)
             low_rank = orders.pulls_back_low_rank(x.shape[-2], x.shape[-1], y.shape[-1])
             if need_scale or (need_x and low_rank):
                 w, v = alpha.mT @ x, u.mT @ x
@@ -189,7 +186,7 @@ class _FitDual(_Function):
         return x_bar, u, scale_bar, bias_bar, amount_bar, None, None
 
 
-class _FitPrimal(_Function):
+class _FitPrimal(BatchedFunction):
     """(w, factor, status, jitter) with w = (Phi^T Phi + lambda I)^-1 Phi^T Y, of phi [..., S, n] and y [..., S, C]."""
 
     @staticmethod
@@ -210,89 +207,13 @@ class _FitPrimal(_Function):
 
         phi_bar = None
         with checks.full_precision(grad):
-            v, w = _both(grad, w, factor, matrix, lambda: phi.mT @ y)
+            v, w = both(grad, w, factor, matrix, lambda: phi.mT @ y)
             u = phi @ v
             if ctx.needs_input_grad[0]:
                 # The residual form: (Y - Phi w) / lambda in the dual's place would lose the digits.
                 phi_bar = torch.cat((y - phi @ w, -u), -1) @ torch.cat((v, w), -1).mT
             amount_bar = -(v * w).sum((-2, -1)) if ctx.needs_input_grad[2] else None
         return phi_bar, u, amount_bar, None, None
-
-
-# --- Gram matrices ----------------------------------------------------------------------------------
-
-
-def _squared_distances(x: Tensor, z: Tensor, by_products: bool = True) -> Tensor:
-    """[..., S, Q] of x [..., S, D] and z [..., Q, D]. Products in float64 round float32 points by far less than float32
-    does; float64 points, and a device without float64, take sums of squared differences."""
-    if not by_products or x.dtype == torch.float64 or not has_float64(x):
-        return torch.cdist(x, z, compute_mode="donot_use_mm_for_euclid_dist").square()
-    x, z = x.double(), z.double()
-    origin = z[..., :1, :] if z.shape[-2] else 0
-    x, z = x - origin, z - origin
-    squares = x.square().sum(-1)[..., :, None] + z.square().sum(-1)[..., None, :]
-    return (squares - 2 * (x @ z.mT)).clamp_(min=0)
-
-
-class _Rbf(_Function):
-    """exp(-|x - z|^2 / (2 lengthscale^2)), with the arguments and the backward of the op `gram`."""
-
-    @staticmethod
-    def forward(x: Tensor, z: Tensor | None, hyper: Tensor | None, values: list[float], kernel: str) -> Tensor:
-        lengthscale = values[0] if hyper is None else hyper[..., 0, None, None]
-        k = torch.exp(_squared_distances(x, x if z is None else z) * (-0.5 * lengthscale**-2)).to(x.dtype)
-        if z is None:
-            k.diagonal(dim1=-2, dim2=-1).fill_(1)
-        return k
-
-    setup_context = staticmethod(gram_setup)
-
-    @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> Any:
-        with checks.full_precision(grad):
-            return gram_backward(ctx, grad)
-
-
-class _Squares(_Function):
-    """|x - z|^2 [..., S, Q], without [S, Q, D] numbers in either pass; z=None stands for x.
-
-    ``by_products=False`` for a kernel with a cusp at distance 0, where the root of a rounding would be seen.
-    """
-
-    @staticmethod
-    def forward(x: Tensor, z: Tensor | None, by_products: bool) -> Tensor:
-        squares = _squared_distances(x, x if z is None else z, by_products).to(x.dtype)
-        if z is None:
-            squares.diagonal(dim1=-2, dim2=-1).zero_()
-        return squares
-
-    @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-        ctx.save_for_backward(*inputs[:2])
-
-    @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> Any:
-        x, z = ctx.saved_tensors
-        with checks.full_precision(grad):
-            x_bar, z_bar = squares_backward(2 * grad, x, z, ctx.needs_input_grad[0], ctx.needs_input_grad[1])
-        return x_bar, z_bar, None
-
-
-def gram(x: Tensor, z: Tensor | None, kernel: Kernel) -> Tensor:
-    """K [..., S, Q] of x [..., S, D] and z [..., Q, D] (x with itself if z is None)."""
-    if isinstance(kernel, Combination):
-        return kernel.form(x, z, gram)
-    if isinstance(kernel, Stationary) and not (isinstance(kernel, Laplace) and kernel.norm == 1):
-        return _of_distances(x, z, kernel)
-    return reference_gram(x, z, kernel)
-
-
-def _of_distances(x: Tensor, z: Tensor | None, kernel: Stationary) -> Tensor:
-    if type(kernel) is not RBF:
-        squares = _Squares.apply(x, z, kernel.smooth)
-        return kernel.of_squares(squares, *(for_matrices(matching(p, x)) for p in kernel.parameters))
-    hyper, values = pack(kernel, None, x.shape[:-2], x.dtype, x.device)
-    return _Rbf.apply(x, z, hyper, values, kernel.name)
 
 
 # --- the calls --------------------------------------------------------------------------------------
@@ -350,14 +271,22 @@ def _valid(kernel: Kernel, like: Tensor) -> list[Tensor]:
 
 
 def cholesky_solve(
+    a: Tensor, y: Tensor, ridge: Ridge | None, on_failure: str = "nan", watched: bool = True
+) -> tuple[Tensor, Tensor, Tensor]:
+    """((A + lambda I)^-1 Y, status, jitter)."""
+    x, _, status, jitter = factored_solve(a, y, ridge, on_failure, watched)
+    return x, status, jitter
+
+
+def factored_solve(
     a: Tensor,
     y: Tensor,
     ridge: Ridge | None,
     on_failure: str = "nan",
     watched: bool = True,
     kernel: Kernel | None = None,
-) -> tuple[Tensor, Tensor, Tensor]:
-    """((A + lambda I)^-1 Y, status, jitter); ``kernel``, if given, is the one whose hyper-parameters made A."""
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """((A + lambda I)^-1 Y, factor, status, jitter); ``kernel``, if given, has the hyper-parameters that made A."""
     s = a.shape[-1]
     amount, valid = (
         (0.0, [])
@@ -369,20 +298,21 @@ def cholesky_solve(
     amount, every = _guard(amount, valid, a)
     if isinstance(amount, Tensor) or amount != 0:
         a = with_diagonal(a, amount)
-    x, _, status, jitter = Solve.apply(a, y, on_failure, watched)
-    return x, _flagged(status, every), jitter
+    x, factor, status, jitter = Solve.apply(a, y, on_failure, watched)
+    return x, factor, _flagged(status, every), jitter
 
 
 def fit(
     x_s: Tensor, y_s: Tensor, kernel: Kernel, ridge: Ridge, on_failure: str = "nan", watched: bool = True
-) -> tuple[Tensor | None, Tensor | None, Tensor, Tensor]:
-    """(alpha [..., S, C] or None, weights [..., D (+1), C] or None, status, jitter).
+) -> tuple[Tensor | None, Tensor | None, Tensor, Tensor, Tensor]:
+    """(alpha [..., S, C] or None, weights [..., D (+1), C] or None, factor, status, jitter).
 
     Dual or primal, by :func:`is_primal`. The weights are those of Phi = [sqrt(scale) X_s, sqrt(bias) 1].
     """
     if type(kernel) is not Linear:
-        alpha, status, jitter = cholesky_solve(gram(x_s, None, kernel), y_s, ridge, on_failure, watched, kernel)
-        return alpha, None, status, jitter
+        k_ss = gram(x_s, None, kernel)
+        alpha, factor, status, jitter = factored_solve(k_ss, y_s, ridge, on_failure, watched, kernel)
+        return alpha, None, factor, status, jitter
     scale, bias = _parameters(kernel.parameters, x_s)
     s = x_s.shape[-2]
 
@@ -393,10 +323,10 @@ def fit(
     amount, every = _guard(amount, valid + _valid(kernel, x_s), x_s)
     if is_primal(x_s, y_s, kernel):
         phi = features(x_s, scale, bias)
-        weights, _, status, jitter = _FitPrimal.apply(phi, y_s, amount, on_failure, watched)
-        return None, weights, _flagged(status, every), jitter
-    alpha, _, status, jitter = _FitDual.apply(x_s, y_s, scale, bias, amount, on_failure, watched)
-    return alpha, None, _flagged(status, every), jitter
+        weights, factor, status, jitter = _FitPrimal.apply(phi, y_s, amount, on_failure, watched)
+        return None, weights, factor, _flagged(status, every), jitter
+    alpha, factor, status, jitter = _FitDual.apply(x_s, y_s, scale, bias, amount, on_failure, watched)
+    return alpha, None, factor, _flagged(status, every), jitter
 
 
 def is_primal(x_s: Tensor, y_s: Tensor, kernel: Kernel) -> bool:
@@ -430,7 +360,7 @@ def krr(
     x_s: Tensor, y_s: Tensor, x_q: Tensor, kernel: Kernel, ridge: Ridge, on_failure: str = "nan", watched: bool = True
 ) -> tuple[Tensor, Tensor, Tensor]:
     """(P [..., Q, C], status, jitter)."""
-    alpha, weights, status, jitter = fit(x_s, y_s, kernel, ridge, on_failure, watched)
+    alpha, weights, _, status, jitter = fit(x_s, y_s, kernel, ridge, on_failure, watched)
     if alpha is None:
         assert weights is not None
         scale, bias = _parameters(kernel.parameters, x_s)
