@@ -71,16 +71,32 @@ def factored_solve(
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """((A + lambda I)^-1 Y, factor, status, jitter)."""
     valid: Tensor | None = None
+    if ridge is not None and ridge.kind == "per_target":
+        return _per_target_solve(a, y, ridge, on_failure)
     if ridge is not None:
-        amount = ridge.amount(a, matching(ridge.value, a))
-        if isinstance(ridge.value, Tensor) and isinstance(amount, Tensor):
-            valid = (amount >= 0) & (amount < float("inf"))
-        a = a + for_matrices(amount) * torch.eye(a.shape[-1], dtype=a.dtype, device=a.device)
+        shift = ridge.diagonal(a, matching(ridge.value, a))
+        if isinstance(ridge.value, Tensor) and isinstance(shift, Tensor):
+            valid = ((shift >= 0) & (shift < float("inf"))).all(-1)
+        shift = shift[..., None] if isinstance(shift, Tensor) else shift
+        a = a + shift * torch.eye(a.shape[-1], dtype=a.dtype, device=a.device)
     factor, status, jitter = cholesky(a, on_failure)
     if valid is not None:
         status = torch.where(valid, status, torch.full_like(status, BAD_PARAMETER))
         factor = torch.where(valid[..., None, None], factor, torch.full_like(factor, float("nan")))
     return torch.cholesky_solve(y, factor), factor, status, jitter
+
+
+def _per_target_solve(a: Tensor, y: Tensor, ridge: Ridge, on_failure: str) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """One problem per target, as a further dimension of the batch."""
+    value = matching(ridge.value, a)
+    one = Ridge.absolute(value)
+    batch = torch.broadcast_shapes(a.shape[:-2], one.value.shape[:-1], y.shape[:-2])  # type: ignore[union-attr]
+    many = a.unsqueeze(-3).expand(*batch, y.shape[-1], *a.shape[-2:])
+    x, factor, status, jitter = factored_solve(many, y.mT.unsqueeze(-1).expand(*many.shape[:-1], 1), one, on_failure)
+    worst = torch.where((status < 0).any(-1), status.amin(-1), status.amax(-1))
+    failed = (worst != 0)[..., None, None]
+    x = torch.where(failed, torch.full_like(x.squeeze(-1), float("nan")), x.squeeze(-1)).mT
+    return x, factor, worst, jitter.amax(-1)
 
 
 def solve_again(a: Tensor | None, b: Tensor, factor: Tensor) -> Tensor:

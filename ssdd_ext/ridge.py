@@ -4,18 +4,22 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 
-from .checks import choice, parameter
+from .checks import choice, describe, parameter
 
 KINDS = ("absolute", "trace", "mean_trace")
+# Those whose value has a dimension of its own, per target [..., C] or per support point [..., S].
+VECTOR_KINDS = ("per_target", "noise")
 
 
 @dataclass(frozen=True)
 class Ridge:
     """How lambda in K + lambda I follows from the Gram matrix K [S, S].
 
-    Use the constructors: ``Ridge.absolute(v)``, ``Ridge.trace(v)``, ``Ridge.mean_trace(v)``.
+    Use the constructors: ``Ridge.absolute(v)``, ``Ridge.trace(v)``, ``Ridge.mean_trace(v)``, ``Ridge.per_target(v)``,
+    ``Ridge.noise(v)``.
 
     ============ ================ ===================== ==========================
     constructor  lambda           gradient through K    convention of
@@ -23,10 +27,13 @@ class Ridge:
     absolute     v                none                  GP libraries
     trace        v * tr(K)        no (``detach=True``)  KRR-ST (v = 1e-6)
     mean_trace   v * tr(K) / S    yes                   FRePo, KIP (1e-6), RFAD (5e-3)
+    per_target   v_c              none                  encoding models; v [..., C]
+    noise        diag(v_s)        none                  heteroscedastic GPs; v [..., S]
     ============ ================ ===================== ==========================
 
     ``v`` is a number >= 0, or a tensor with or without gradient that broadcasts over the batch dimensions; the
-    gradient to ``v`` itself always flows, ``detach`` is about the trace only.
+    gradient to ``v`` itself always flows, ``detach`` is about the trace only. In the last two rows v is a tensor with
+    one dimension more; planned PyTorch runs them.
     """
 
     kind: str
@@ -34,7 +41,13 @@ class Ridge:
     detach: bool = False
 
     def __post_init__(self) -> None:
-        choice("Ridge.kind", self.kind, KINDS)
+        choice("Ridge.kind", self.kind, KINDS + VECTOR_KINDS)
+        if self.kind in VECTOR_KINDS and (not isinstance(self.value, Tensor) or self.value.dim() < 1):
+            what = "[..., C], one number per target" if self.kind == "per_target" else "[..., S], one per support point"
+            raise TypeError(
+                f"Ridge.{self.kind}: expected a tensor {what}, got {describe(self.value)}; for one number for all, "
+                f"write Ridge.absolute(v)"
+            )
         object.__setattr__(self, "value", parameter(f"Ridge.{self.kind}", self.value))
 
     @classmethod
@@ -51,6 +64,41 @@ class Ridge:
     def mean_trace(cls, value: float | Tensor, detach: bool = False) -> Ridge:
         """lambda = value * tr(K) / S; FRePo's, KIP's and RFAD's convention, differentiated through the trace."""
         return cls("mean_trace", value, detach)
+
+    @classmethod
+    def per_target(cls, value: Tensor) -> Ridge:
+        """lambda = value[..., c] for target c: one problem per target, all from one eigendecomposition."""
+        return cls("per_target", value)
+
+    @classmethod
+    def noise(cls, value: Tensor) -> Ridge:
+        """K + diag(value): the variance of the noise of each support point, value [..., S]."""
+        return cls("noise", value)
+
+    @property
+    def batch_shape(self) -> torch.Size | None:
+        """The batch shape of a value that is a tensor."""
+        if not isinstance(self.value, Tensor):
+            return None
+        return self.value.shape[:-1] if self.kind in VECTOR_KINDS else self.value.shape
+
+    def check_sizes(self, points: int, targets: int) -> None:
+        """Raise if the value has another number of support points or targets than the inputs."""
+        if self.kind in VECTOR_KINDS and isinstance(self.value, Tensor):
+            wanted = targets if self.kind == "per_target" else points
+            if self.value.shape[-1] != wanted:
+                what = "one per target" if self.kind == "per_target" else "one per support point"
+                raise ValueError(
+                    f"Ridge.{self.kind}: expected {wanted} numbers along the last dimension, {what}, got "
+                    f"{describe(self.value)}"
+                )
+
+    def diagonal(self, k_ss: Tensor, value: Tensor | float) -> Tensor | float:
+        """What is added to the diagonal, [..., 1] or [..., S], or a number; not of ``per_target``."""
+        if self.kind == "noise":
+            return value
+        amount = self.amount(k_ss, value)
+        return amount[..., None] if isinstance(amount, Tensor) else amount
 
     def amount(self, k_ss: Tensor, value: Tensor | float) -> Tensor | float:
         """lambda [...] for Gram matrices k_ss [..., S, S]; ``value`` broadcasts against [...]."""

@@ -259,6 +259,8 @@ def kernel_matrix(kernel: Kernel, x: Tensor, z: Tensor) -> Tensor:
 def regularised(k_ss: Tensor, ridge: Ridge) -> Tensor:
     """K + lambda I."""
     amount = _matrix(ridge.value)
+    if ridge.kind == "noise":
+        return k_ss + torch.diag_embed(torch.as_tensor(ridge.value))
     if ridge.kind != "absolute":
         trace = torch.einsum("...ii->...", k_ss)[..., None, None]
         trace = trace.detach() if ridge.detach else trace

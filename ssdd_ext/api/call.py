@@ -11,7 +11,7 @@ from torch import Tensor
 
 from .. import checks, ops, plan, reference
 from ..kernels import Kernel, Linear
-from ..ridge import Ridge
+from ..ridge import VECTOR_KINDS, Ridge
 
 DEFAULT_KERNEL = Linear()
 DEFAULT_RIDGE = Ridge.trace(1e-6)  # KRR-ST's
@@ -90,11 +90,15 @@ class Call:
         return (result, info) if self.return_info else result
 
 
-def pick_backend(backend: str, device: torch.device, kernel: Kernel, sizes: plan.Problem | None) -> tuple[str, str]:
+def pick_backend(
+    backend: str, device: torch.device, kernel: Kernel, sizes: plan.Problem | None, ridge: Ridge | None = None
+) -> tuple[str, str]:
     """(backend, why) for ``backend="auto"`` or a backend that was asked for."""
     if backend == "torch":
         return "torch", "asked for"
     no_native = ops.unavailable(device, kernel)
+    if no_native is None and ridge is not None and ridge.kind in VECTOR_KINDS:
+        no_native = f"it has no Ridge.{ridge.kind}"
     if backend == "native":
         return ("native", "asked for") if no_native is None else ("", no_native)
     no_planned = None if backend == "auto" and no_native is None else ops.planned.unavailable()
@@ -127,7 +131,8 @@ def prepare(
         raise TypeError(f"kernel: expected a kernel object such as Linear() or RBF(1.0), got {checks.describe(kernel)}")
     if ridge is not None and not isinstance(ridge, Ridge):
         raise TypeError(
-            f"ridge: expected Ridge.absolute(v), Ridge.trace(v) or Ridge.mean_trace(v), got {checks.describe(ridge)}; "
+            f"ridge: expected Ridge.absolute(v), Ridge.trace(v) or Ridge.mean_trace(v) (or Ridge.per_target(v), "
+            f"Ridge.noise(v)), got {checks.describe(ridge)}; "
             f"the conventions differ by orders of magnitude, so a bare number is refused"
         )
     device = checks.same_device(**tensors)
@@ -139,10 +144,14 @@ def prepare(
     given = (*kernel.parameters, None if ridge is None else ridge.value)
     tensors_given = [p for p in given if isinstance(p, Tensor)]
     if tensors_given:
+        if ridge is not None:
+            targets = tensors.get("y_s", tensors.get("y"))
+            assert targets is not None
+            ridge.check_sizes(*targets.shape[-2:])
         batch = _with_hyper_parameters(batch, kernel, ridge, tensors_given, device)
         kernel, ridge = _converted(kernel, ridge, work)
     sizes = _sizes(tensors, kernel, work, batch) if device.type == "cuda" and backend == "auto" else None
-    picked, why = pick_backend(backend, device, kernel, sizes)
+    picked, why = pick_backend(backend, device, kernel, sizes, ridge)
     if not picked:
         raise ValueError(f"backend: {backend!r} cannot run {op} here: {why}; use backend='auto' or backend='torch'")
     return Call(op, kernel, ridge, batch, work, result, on_failure, return_info, picked, why)
@@ -168,9 +177,28 @@ def _with_hyper_parameters(
         if p.device != device and p.dim() > 0:
             raise ValueError(f"hyper-parameters: expected device {device}, where the inputs are, got {p.device}")
     shapes = kernel.batch_shapes()
-    if ridge is not None and isinstance(ridge.value, Tensor):
-        shapes.append(ridge.value.shape)
-    return checks.batch_shape(inputs=batch, **{f"hyper-parameter {i}": shape for i, shape in enumerate(shapes)})
+    own = None if ridge is None else ridge.batch_shape
+    if ridge is not None and own is not None:
+        shapes[f"Ridge.{ridge.kind}"] = own
+    for name, shape in shapes.items():
+        if len(shape) > len(batch):
+            raise ValueError(_extra_dimension(name, shape, batch))
+    return checks.batch_shape(inputs=batch, **{f"hyper-parameter {name}": shape for name, shape in shapes.items()})
+
+
+def _extra_dimension(name: str, shape: torch.Size, batch: torch.Size) -> str:
+    """What people mean by a hyper-parameter with a dimension that the inputs lack, and how to write each."""
+    single = "v.squeeze()" if shape.numel() == 1 else "v[0], or a number"
+    if name.startswith("Ridge"):
+        by_name = "one per target, Ridge.per_target(v), or per support point, Ridge.noise(v)"
+    else:
+        by_name = "one per feature, ARD(kernel, v)"
+    return (
+        f"{name}: expected a number or a tensor of at most {len(batch)} dimensions, as many batch dimensions as the "
+        f"inputs have, got shape {tuple(shape)}. Write one value for all as a tensor without dimensions, {single}; "
+        f"{by_name}; one per problem of a batch, such as a grid of values, by giving the inputs that dimension: "
+        f"x_s.expand({', '.join(map(str, shape[: len(shape) - len(batch)]))}, *x_s.shape)"
+    )
 
 
 def _sizes(tensors: dict[str, Tensor], kernel: Kernel, work: torch.dtype, batch: torch.Size) -> plan.Problem | None:

@@ -12,10 +12,10 @@ from torch import Tensor
 from .. import checks, plan
 from ..kernels import Kernel, Linear
 from ..kernels.products import root
-from ..ridge import Ridge
+from ..ridge import VECTOR_KINDS, Ridge
 from .call import DEFAULT_KERNEL, DEFAULT_RIDGE, Call, Info, check_problem, prepare
 from .gram import factored_solve, gram
-from .posterior import Posterior, deviation, follows_gradients, weighted
+from .posterior import Posterior, deviation, follows_gradients, one_ridge, weighted
 
 
 @dataclass(frozen=True)
@@ -59,6 +59,8 @@ class Fit:
         held = self.weights if self.alpha is None else self.alpha
         assert held is not None
         checks.same_device(x_s=held, x_q=x_q)
+        if return_std:
+            one_ridge("return_std", self.posterior.call.ridge)
         with checks.full_precision(x_q):
             query = x_q.to(held.dtype)
             p = self._predict(query, held).to(self.result_dtype)
@@ -204,7 +206,8 @@ def _fit(call: Call, x: Tensor, y: Tensor, backend: str, root_weights: Tensor | 
         held = x if weights is None else None
         return Fit(kernel, info, alpha, held, weights, features, backend, call.result, posterior)
     # A bias that is a tensor may be zero, at which its root has no gradient: that one stays dual.
-    if kernel.linear and not isinstance(kernel.parameters[-1], Tensor):
+    one_value = call.ridge is not None and call.ridge.kind not in VECTOR_KINDS
+    if kernel.linear and one_value and not isinstance(kernel.parameters[-1], Tensor):
         bordered = kernel.parameters[-1] != 0
         if plan.is_primal(plan.Problem(x.shape[-2], 0, features, y.shape[-1], True, bordered, x.element_size())):
             weights, posterior, info = _primal(call, x, y, root_weights)

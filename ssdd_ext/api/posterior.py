@@ -12,7 +12,7 @@ from torch import Tensor
 from .. import checks, ops, reference
 from ..kernels import Kernel, for_matrices, matching
 from ..kernels.products import root
-from ..ridge import Ridge
+from ..ridge import VECTOR_KINDS, Ridge
 from .call import DEFAULT_KERNEL, DEFAULT_RIDGE, Call, check_problem, prepare
 from .gram import factored_solve, gram
 
@@ -36,11 +36,11 @@ class Posterior:
         """What was factored, from K_ss; differentiable."""
         ridge = self.call.ridge
         assert ridge is not None
-        amount = ridge.amount(k_ss, matching(ridge.value, k_ss))
+        shift = ridge.diagonal(k_ss, matching(ridge.value, k_ss))
         if self.root_weights is not None:
             k_ss = self.root_weights * k_ss * self.root_weights.mT
         eye = torch.eye(k_ss.shape[-1], dtype=k_ss.dtype, device=k_ss.device)
-        return k_ss + for_matrices(amount + self.jitter) * eye
+        return k_ss + (shift + self.jitter[..., None])[..., None] * eye
 
     def _solve(self, matrix: Any, right: Tensor) -> Tensor:
         module: Any = reference if self.call.backend == "torch" else ops
@@ -76,6 +76,15 @@ def deviation(variance: Tensor) -> Tensor:
     return root(variance.clamp(min=0))
 
 
+def one_ridge(name: str, ridge: Ridge | None) -> None:
+    """Raise for one ridge per target: the targets have no process in common."""
+    if isinstance(ridge, Ridge) and ridge.kind == "per_target":
+        raise ValueError(
+            f"{name}: expected one ridge for all targets, got Ridge.per_target, under which each target has a process "
+            f"of its own; call it once per target, with Ridge.absolute(v[c])"
+        )
+
+
 def follows_gradients(call: Call, *tensors: Tensor | None) -> bool:
     """True if a gradient may be asked for of what follows from these and the hyper-parameters."""
     values = (*call.kernel.parameters, None if call.ridge is None else call.ridge.value, *tensors)
@@ -85,6 +94,8 @@ def follows_gradients(call: Call, *tensors: Tensor | None) -> bool:
 def weighted(call: Call, k_ss: Tensor) -> Call:
     """The call with lambda as a value, so that weights of points do not change it."""
     assert call.ridge is not None
+    if call.ridge.kind in VECTOR_KINDS:
+        return call
     amount = call.ridge.amount(k_ss, matching(call.ridge.value, k_ss))
     return replace(call, ridge=Ridge.absolute(amount))
 
@@ -132,6 +143,7 @@ def log_marginal_likelihood(
         FactorizationError: with ``on_failure="raise"``, for a problem that is not positive definite.
     """
     ridge = DEFAULT_RIDGE if ridge is None else ridge
+    one_ridge("log_marginal_likelihood", ridge)
     check_problem(x_s, y_s, x_s)
     tensors = {"x_s": x_s, "y_s": y_s}
     call = prepare(

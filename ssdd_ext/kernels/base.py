@@ -67,9 +67,10 @@ class Kernel:
         """The same kernel with ``function`` of every hyper-parameter in its place, called in their order."""
         return dataclasses.replace(self, **{name: function(value) for name, value in self.named_parameters()})
 
-    def batch_shapes(self) -> list[torch.Size]:
-        """The batch shapes of the hyper-parameters that are tensors."""
-        return [p.shape for p in self.parameters if isinstance(p, Tensor)]
+    def batch_shapes(self, prefix: str = "") -> dict[str, torch.Size]:
+        """The batch shapes of the hyper-parameters that are tensors, by name."""
+        named = self.named_parameters(f"{prefix}{type(self).__name__}.")
+        return {name: p.shape for name, p in named if isinstance(p, Tensor)}
 
     def in_range(self) -> list[Tensor]:
         """Whether the hyper-parameters that are tensors are in range, [...] each; nothing if all are numbers."""
@@ -132,8 +133,11 @@ class Combination(Kernel):
             yield from child.named_parameters(f"{prefix}{name}.")
         yield from super().named_parameters(prefix)
 
-    def batch_shapes(self) -> list[torch.Size]:
-        return [shape for child in self.children().values() for shape in child.batch_shapes()]
+    def batch_shapes(self, prefix: str = "") -> dict[str, torch.Size]:
+        found: dict[str, torch.Size] = {}
+        for name, child in self.children().items():
+            found |= child.batch_shapes(f"{prefix}{type(self).__name__}.{name}: ")
+        return found
 
     def in_range(self) -> list[Tensor]:
         return [valid for child in self.children().values() for valid in child.in_range()]
@@ -231,8 +235,9 @@ class Scaled(Combination):
     def map(self, function: Callable[[Number], Any]) -> Kernel:
         return Scaled(self.kernel.map(function), function(self.factor))
 
-    def batch_shapes(self) -> list[torch.Size]:
-        return super().batch_shapes() + ([self.factor.shape] if isinstance(self.factor, Tensor) else [])
+    def batch_shapes(self, prefix: str = "") -> dict[str, torch.Size]:
+        own = {f"{prefix}Scaled.factor": self.factor.shape} if isinstance(self.factor, Tensor) else {}
+        return super().batch_shapes(prefix) | own
 
     def in_range(self) -> list[Tensor]:
         own = [torch.as_tensor(is_positive(self.factor))] if isinstance(self.factor, Tensor) else []
@@ -278,8 +283,8 @@ class ARD(Combination):
     def map(self, function: Callable[[Number], Any]) -> Kernel:
         return ARD(self.kernel.map(function), function(self.lengthscale))
 
-    def batch_shapes(self) -> list[torch.Size]:
-        return [*super().batch_shapes(), self.lengthscale.shape[:-1]]
+    def batch_shapes(self, prefix: str = "") -> dict[str, torch.Size]:
+        return super().batch_shapes(prefix) | {f"{prefix}ARD.lengthscale": self.lengthscale.shape[:-1]}
 
     def in_range(self) -> list[Tensor]:
         return [*super().in_range(), is_positive(self.lengthscale).all(-1)]

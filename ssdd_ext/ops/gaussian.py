@@ -8,8 +8,9 @@ import torch
 from torch import Tensor
 
 from .. import checks
-from .planned import both, is_differentiated, planned_solve
+from .planned import both, planned_solve
 from .planned_gram import BatchedFunction
+from .register import is_differentiated
 
 
 class _SolveAgain(BatchedFunction):

@@ -9,6 +9,7 @@ are right, and only the first is fast.
 
 from __future__ import annotations
 
+import functools
 import math
 from typing import Any
 
@@ -21,10 +22,11 @@ from ..kernels import RBF, Kernel, Linear, for_matrices, matching
 from ..plan import planned as orders
 from ..reference import BAD_PARAMETER
 from ..reference import cholesky as reference_cholesky
-from ..ridge import Ridge
+from ..ridge import VECTOR_KINDS, Ridge
 from .hyper import number_if_constant
 from .planned_gram import BatchedFunction, gram
-from .register import in_forward_mode
+from .register import in_forward_mode, is_differentiated
+from .spectrum import per_target_solve
 
 # Rows of a panel of the Gram matrix: enough for full-speed products, few enough to save most of the upper half.
 PANEL = 256
@@ -74,11 +76,6 @@ def _add_to_diagonal_(a: Tensor, amount: Number) -> Tensor:
 
 def with_diagonal(a: Tensor, amount: Number) -> Tensor:
     return a + for_matrices(amount) * torch.eye(a.shape[-1], dtype=a.dtype, device=a.device)
-
-
-def is_differentiated() -> bool:
-    """True in a backward that is itself differentiated (create_graph=True, torch.func transforms)."""
-    return torch.is_grad_enabled() and not torch.compiler.is_compiling()
 
 
 def _save_fit(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
@@ -287,6 +284,8 @@ def factored_solve(
     kernel: Kernel | None = None,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """((A + lambda I)^-1 Y, factor, status, jitter); ``kernel``, if given, has the hyper-parameters that made A."""
+    if ridge is not None and ridge.kind in VECTOR_KINDS:
+        return _vector_solve(a, y, ridge, on_failure, watched, [] if kernel is None else _valid(kernel, a))
     s = a.shape[-1]
     amount, valid = (
         (0.0, [])
@@ -302,6 +301,30 @@ def factored_solve(
     return x, factor, _flagged(status, every), jitter
 
 
+def _guard_vector(value: Tensor, valid: list[Tensor]) -> tuple[Tensor, Tensor | None]:
+    """(one ridge per target or point, valid [...]): NaN in it if a hyper-parameter is out of range."""
+    if not valid:
+        return value, None
+    every = functools.reduce(torch.logical_and, valid)
+    return torch.where(every[..., None], value, math.nan), every
+
+
+def _vector_solve(
+    a: Tensor, y: Tensor, ridge: Ridge, on_failure: str, watched: bool, valid: list[Tensor]
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """The same for one ridge per target (which has no factor: it is empty) or per point."""
+    value = matching(ridge.value, a)
+    assert isinstance(value, Tensor)
+    if ridge.kind == "per_target":
+        value, every = _guard_vector(value, valid)
+        x, status, jitter = per_target_solve(a, y, value, on_failure)
+        return x, a.new_empty(0), _flagged(status, every), jitter
+    value, every = _guard_vector(value, [((value >= 0) & (value < math.inf)).all(-1), *valid])
+    a = a + torch.diag_embed(value.expand(a.shape[:-1]))
+    x, factor, status, jitter = Solve.apply(a, y, on_failure, watched)
+    return x, factor, _flagged(status, every), jitter
+
+
 def fit(
     x_s: Tensor, y_s: Tensor, kernel: Kernel, ridge: Ridge, on_failure: str = "nan", watched: bool = True
 ) -> tuple[Tensor | None, Tensor | None, Tensor, Tensor, Tensor]:
@@ -309,7 +332,7 @@ def fit(
 
     Dual or primal, by :func:`is_primal`. The weights are those of Phi = [sqrt(scale) X_s, sqrt(bias) 1].
     """
-    if type(kernel) is not Linear:
+    if type(kernel) is not Linear or ridge.kind in VECTOR_KINDS:
         k_ss = gram(x_s, None, kernel)
         alpha, factor, status, jitter = factored_solve(k_ss, y_s, ridge, on_failure, watched, kernel)
         return alpha, None, factor, status, jitter

@@ -45,6 +45,11 @@ def transformed() -> bool:
     return torch._C._functorch.peek_interpreter_stack() is not None or forward_ad._current_level >= 0
 
 
+def is_differentiated() -> bool:
+    """True in a backward that is itself differentiated (create_graph=True, torch.func transforms)."""
+    return torch.is_grad_enabled() and not torch.compiler.is_compiling()
+
+
 def on_its_device(implementation: Callable[..., Any]) -> Callable[..., Any]:
     """Run with the device of the first tensor as the current one. The core would do that itself, but it returns by
     selecting the former device, and CUDA then makes a context there, hundreds of megabytes, if the process had none: of

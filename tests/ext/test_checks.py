@@ -250,6 +250,7 @@ BAD_TENSORS = {
 def test_a_bad_hyper_parameter_tensor_sets_status(call, which, value, backend):
     """No synchronisation checks a tensor: its problem, and no other, gets status -1 and NaN."""
     options = BAD_TENSORS[which](torch.tensor([1.0, value, 1.0]))
+    options |= {name: GOOD[name].expand(3, *GOOD[name].shape) for name in CALLS[call]}
     result, info = run(call, backend, on_failure="nan", return_info=True, **options)
     assert info.status.tolist() == [0, -1, 0]
     assert result[1].isnan().all() and result[[0, 2]].isfinite().all()
@@ -263,7 +264,7 @@ def test_a_bad_hyper_parameter_tensor_sets_status(call, which, value, backend):
 
 
 def test_hyper_parameters_broadcast_over_the_batch_only(backend):
-    for options in ({"kernel": Linear(scale=torch.ones(4, 3))}, {"ridge": Ridge.trace(torch.ones(3))}):
+    for options in ({"kernel": Linear(scale=torch.ones(3))}, {"ridge": Ridge.trace(torch.ones(3))}):
         batch = {n: GOOD[n].expand(2, *GOOD[n].shape) for n in CALLS[ssdd_ext.krr]}
         with pytest.raises(ValueError, match=r"must broadcast.*hyper-parameter"):
             run(ssdd_ext.krr, backend, **batch, **options)
