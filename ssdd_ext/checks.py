@@ -7,10 +7,18 @@ from __future__ import annotations
 
 import contextlib
 import math
+from importlib.util import find_spec
 from typing import Any
 
 import torch
 from torch import Tensor
+
+if find_spec(f"{__package__}._C") is None:
+    raise ImportError(
+        f"{__package__}: the native core is not built: there is no {__package__}._C beside {__file__}. In a checkout "
+        f"build it in place with 'make dev', or install the package with 'pip install .'. If it is installed, this "
+        f"folder hides it: run from another one, with 'pytest' and not 'python -m pytest'"
+    )
 
 FEATURE_DTYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
 ON_FAILURE = ("raise", "jitter", "nan")
@@ -149,7 +157,7 @@ def batch_shape(**named: torch.Size) -> torch.Size:
 def finite(**named: Tensor | None) -> None:
     """No NaN or Inf in any of them (one synchronisation a tensor on CUDA)."""
     for name, value in named.items():
-        if value is not None and not bool(torch.isfinite(value).all()):
+        if value is not None and not value.is_meta and not bool(torch.isfinite(value).all()):
             bad = int((~torch.isfinite(value)).sum())
             raise ValueError(f"{name}: expected finite numbers, got {bad} NaN or Inf among {value.numel()}")
 
@@ -199,6 +207,8 @@ class FactorizationError(torch.linalg.LinAlgError):
 
 def raise_on_failure(op: str, status: Tensor, order: int, ridge: Any) -> None:
     """Read ``status`` [...] (one synchronisation on CUDA) and raise for the first problem that failed."""
+    if status.is_meta:
+        return  # shapes alone cannot fail
     if status.is_cuda and torch.cuda.is_current_stream_capturing():
         raise RuntimeError(
             f"{op}: on_failure='raise' reads the status on the host, which a CUDA graph capture forbids; "
@@ -226,5 +236,6 @@ def raise_on_failure(op: str, status: Tensor, order: int, ridge: Any) -> None:
     raise FactorizationError(
         f"{op}: the matrix of {where} is not positive definite: pivot {code} of {order} is not a positive finite "
         f"number, with ridge {ridge}{more}; use a larger ridge, on_failure='jitter', or solve_dtype=torch.float64, "
-        f"and check_finite=True if the inputs may hold NaN"
+        f"and check_finite=True if the inputs may hold NaN; a matrix that is meant to be singular is solved by "
+        f"torch.linalg.lstsq or pinv(hermitian=True), an indefinite one by torch.linalg.solve"
     )

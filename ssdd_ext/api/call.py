@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
@@ -76,6 +77,10 @@ class Call:
         """Autocast off, for the products of the PyTorch backends; the native ops do not see it."""
         return contextlib.nullcontext() if self.backend == "native" else checks.full_precision(like)
 
+    def blamed(self) -> Any:
+        """A failure in here names this call, and not an op that it is made of."""
+        return contextlib.nullcontext() if torch.compiler.is_compiling() else _blamed(self.op)
+
     def checked(self, status: Tensor, jitter: Tensor, order: int) -> Info:
         """Raise for a failure if the call asks for that, else return what happened."""
         # The native ops raise by themselves, also inside a compiled graph.
@@ -88,6 +93,14 @@ class Call:
         if result.dtype != self.result:
             result = result.to(self.result)
         return (result, info) if self.return_info else result
+
+
+@contextlib.contextmanager
+def _blamed(op: str) -> Iterator[None]:
+    try:
+        yield
+    except checks.FactorizationError as error:
+        raise checks.FactorizationError(f"{op}:{str(error).partition(':')[2]}") from None
 
 
 def pick_backend(
@@ -231,6 +244,7 @@ def check_problem(x_s: Tensor, y_s: Tensor, x_q: Tensor, y_q: Tensor | None = No
     """The shapes of one KRR problem: x_s [..., S, D], y_s [..., S, C], x_q [..., Q, D], y_q [..., Q, C]."""
     tensors = {"x_s": checks.tensor("x_s", x_s), "y_s": checks.tensor("y_s", y_s), "x_q": checks.tensor("x_q", x_q)}
     checks.not_empty("x_s", x_s, -2, "support point")
+    _not_images(x_s, y_s, x_q)
     checks.size("y_s", y_s, -2, x_s.shape[-2], "x_s")
     checks.size("x_q", x_q, -1, x_s.shape[-1], "x_s")
     if y_q is not None:
@@ -242,3 +256,15 @@ def check_problem(x_s: Tensor, y_s: Tensor, x_q: Tensor, y_q: Tensor | None = No
     checks.product_fits(S=x_s.shape[-2], D=max(1, x_s.shape[-1]), batch=max(1, x_s.shape[:-2].numel()))
     checks.product_fits(S=x_s.shape[-2], Q=max(1, x_q.shape[-2]), batch=max(1, x_s.shape[:-2].numel()))
     return tensors
+
+
+def _not_images(x_s: Tensor, y_s: Tensor, x_q: Tensor) -> None:
+    """Raise for inputs such as images [S, channels, height, width], whose leading dimension is that of the points."""
+    if x_s.dim() > y_s.dim() and y_s.shape[-2] != x_s.shape[-2] and y_s.shape[-2] == x_s.shape[y_s.dim() - 2]:
+        at = y_s.dim() - 1
+        queries = f", and x_q.flatten({at})" if x_q.dim() == x_s.dim() else ""
+        raise ValueError(
+            f"x_s: expected features [..., S, D], one row per point, got {checks.describe(x_s)} beside targets of "
+            f"shape {tuple(y_s.shape)}; if each of its {y_s.shape[-2]} points has several dimensions, such as an image, "
+            f"pass x_s.flatten({at}){queries}"
+        )

@@ -83,7 +83,7 @@ def krr_cross_entropy(
     )
     given = [f.shape for f in factors if isinstance(f, Tensor)] + [target.shape[: -2 if is_soft else -1]]
     checks.batch_shape(inputs=call.batch, **{f"scale, temperature or y_q ({i})": s for i, s in enumerate(given)})
-    with call.precision(x_s):
+    with call.precision(x_s), call.blamed():
         inputs = call.features(x_s), call.cast(y_s), call.features(x_q)
         p, status, jitter = call.run.krr(*inputs, call.kernel, call.ridge, **call.options)
     info = call.checked(status, jitter, x_s.shape[-2])

@@ -51,7 +51,8 @@ def krr_from_gram(
         TypeError, ValueError: naming the argument, what was expected and what came.
         FactorizationError: with ``on_failure="raise"``, for a problem that is not positive definite.
     """
-    call, p, info = _predict(k_ss, y_s, k_qs, ridge, on_failure, check_finite, backend, solve_dtype, return_info)
+    options = ridge, on_failure, check_finite, backend, solve_dtype, return_info
+    call, p, info = _predict("krr_from_gram", k_ss, y_s, k_qs, *options)
     return call.finish(p, info)
 
 
@@ -108,12 +109,14 @@ def krr_mse_from_gram(
     if check_finite:
         checks.finite(y_q=y_q)
     checks.work_dtype(solve_dtype, k_qs=k_qs, y_q=y_q)
-    call, p, info = _predict(k_ss, y_s, k_qs, ridge, on_failure, check_finite, backend, solve_dtype, return_info)
+    options = ridge, on_failure, check_finite, backend, solve_dtype, return_info
+    call, p, info = _predict("krr_mse_from_gram", k_ss, y_s, k_qs, *options)
     loss = mean_over_queries((p - y_q.to(p.dtype)).square().mean(-1), weights)
     return call.finish(loss, info)
 
 
 def _predict(
+    op: str,
     k_ss: Tensor,
     y_s: Tensor,
     k_qs: Tensor,
@@ -135,9 +138,7 @@ def _predict(
     checks.not_empty("k_ss", k_ss, -1, "support point")
     checks.size("y_s", y_s, -2, k_ss.shape[-1], "k_ss")
     checks.size("k_qs", k_qs, -1, k_ss.shape[-1], "k_ss")
-    call = prepare(
-        "krr_from_gram", tensors, DEFAULT_KERNEL, ridge, on_failure, check_finite, backend, solve_dtype, return_info
-    )
+    call = prepare(op, tensors, DEFAULT_KERNEL, ridge, on_failure, check_finite, backend, solve_dtype, return_info)
     # K_qs bar = P bar alpha^T is dense whatever the plan: torch's product is the right tool.
     alpha, info = solve(call, call.cast(k_ss), call.cast(y_s))
     with checks.full_precision(k_qs):

@@ -152,6 +152,6 @@ def solve(call: Call, a: Tensor, y: Tensor) -> tuple[Tensor, Info]:
 
 def factored_solve(call: Call, a: Tensor, y: Tensor) -> tuple[Tensor, Tensor, Info]:
     """The same with the factor of A + lambda I."""
-    with call.precision(a):
+    with call.precision(a), call.blamed():
         x, factor, status, jitter = call.run.factored_solve(a, y, call.ridge, **call.options)
     return x, factor, call.checked(status, jitter, a.shape[-1])
