@@ -3,7 +3,7 @@
 from .files import flush_to_disk, read_safetensors, read_torch, why_no_array, write_atomically
 from .forms import EXPORT_FORMS, export, read_scores
 from .lock import LOCK, lock_folder, wait_for_lock
-from .pairs import FORMAT, DistilledSet
+from .pairs import FORMAT, STORAGE_VERSION, DistilledSet
 from .preprocessing import Preprocessing
 from .published import MOST_CLASSES, read_published
 
@@ -12,6 +12,7 @@ __all__ = [
     "EXPORT_FORMS",
     "LOCK",
     "MOST_CLASSES",
+    "STORAGE_VERSION",
     "DistilledSet",
     "Preprocessing",
     "export",

@@ -188,7 +188,7 @@ def row_pairs(study: Study, row: Row, seed: int, report: Report = silent) -> Dis
         assert pairs is not None
         with torch.no_grad():
             targets = teacher(teacher.preprocessing.normalise(pairs.images))
-        return replace(pairs, targets=targets, metrics={})
+        return replace(pairs, targets=targets, metrics={}, storage={}, stored={})
     file = study.file(row, seed, "pairs")
     with wait_for_lock(file.with_suffix(".lock")):  # a "recomputed" row may need them at the same time
         if not file.is_file():

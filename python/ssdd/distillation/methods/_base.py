@@ -11,11 +11,13 @@ import torch
 from torch import Tensor
 
 from ...config import DistillConfig, InputError
-from ...data import ImageSet
+from ...data import ImageSet, to_device
 from ...models import Network, frozen, in_chunks
 from ...selection import Candidates, choose, needs_representations
 from ..job import Job
 from ..pool import Pool
+from ..storage import image_count
+from ..transforms import transformed, versions_per_image
 
 
 @dataclass(frozen=True)
@@ -81,17 +83,34 @@ class Method:
         assert self.job.representations is not None  # check has asked for them
         return self.job.representations
 
+    @property
+    def count(self) -> int:
+        """S, the number of distilled images."""
+        return image_count(self.config, self.job.data, self.targets.shape[1])
+
     def initial_rows(self) -> Tensor:
-        """The training images that X_s starts from, int64 [S]: the selection ``config.initial`` chooses them."""
-        return choose(self.config.initial, self.candidates(), self.config.images, self.job.seed)
+        """Return the training images that X_s starts from, int64 [S]: the selection ``config.initial`` chooses them."""
+        return choose(self.config.initial, self.candidates(), self.count, self.job.seed)
+
+    def targets_of(self, rows: Tensor, pixels: Tensor) -> Tensor:
+        """Return the targets of the training images ``rows``, [T S, C]: of ``pixels`` [S, C, H, W], then of their
+        transforms."""
+        job, transforms = self.job, self.config.transforms
+        if transforms == "none":
+            return self.targets[rows]
+        assert job.represent is not None  # check refuses a job without it
+        views = transformed(transforms, to_device(job.data.preprocessing.normalise(pixels), job.device))
+        with torch.no_grad():
+            of_views = job.represent(views[len(rows) :])
+        return torch.cat([self.targets[rows], of_views.cpu()])
 
     def candidates(self) -> Candidates:
-        """What a selection chooses from."""
+        """Return what a selection chooses from."""
         job = self.job
         return Candidates(job.representations, self.targets, job.data, job.make, job.device)
 
     def start(self, targets: Tensor) -> Tensor:
-        """Y_s before the first step, from the targets of the initial images; both [S, C]."""
+        """Return Y_s before the first step, from the targets of the initial images; both [T S, C]."""
         return targets.clone()
 
     @property
@@ -166,8 +185,12 @@ class LabelMethod(Method):
         assert labels is not None  # check has asked for them
         order = torch.randperm(len(labels), generator=torch.Generator().manual_seed(self.job.seed))
         each = [order[labels[order] == c] for c in range(classes)]
-        turns = range(min(max(map(len, each)), self.config.images))
-        return torch.cat([rows[turn : turn + 1] for turn in turns for rows in each])[: self.config.images]
+        turns = range(min(max(map(len, each)), self.count))
+        return torch.cat([rows[turn : turn + 1] for turn in turns for rows in each])[: self.count]
+
+    def targets_of(self, rows: Tensor, pixels: Tensor) -> Tensor:
+        """Labels of a transform are those of the image."""
+        return self.targets[rows].repeat(versions_per_image(self.config.transforms), 1)
 
 
 def embed(step: Step) -> tuple[Tensor, Tensor]:

@@ -32,7 +32,7 @@ class Dm(LabelMethod):
         if not bool(there.all()):
             missing = int((~there).nonzero()[0, 0])
             raise InputError(
-                f"distill.images: the method 'dm' needs images of every class, and {self.config.images} chosen by "
+                f"distill.images: the method 'dm' needs images of every class, and {len(rows)} chosen by "
                 f"initial={self.config.initial!r} hold none of class {missing}; choose more, or initial='random'"
             )
         return rows
