@@ -1,4 +1,4 @@
-"""What all tests share: where the source tree is, and how a missing GPU is treated."""
+"""Shared by all tests: the path of the source tree, and the handling of a missing GPU."""
 
 import fcntl
 import os
@@ -18,13 +18,13 @@ os.environ["PYTHONSAFEPATH"] = "1"
 
 @pytest.fixture(scope="session")
 def root() -> Path:
-    """The source tree. Tests read files there; what they import is the installed package."""
+    """The source tree. Tests read files there, but import the installed package."""
     return ROOT
 
 
 @pytest.fixture(scope="session")
 def building():
-    """with building(folder): no other process of the tests builds there meanwhile. Tests run in two processes."""
+    """with building(folder): no other process of the tests builds there meanwhile, as tests run in two processes."""
 
     @contextmanager
     def lock(folder: Path) -> Iterator[None]:
@@ -51,7 +51,7 @@ def tree(tmp_path):
 
 
 def pytest_collection_modifyitems(items):
-    """GPU tests skip where there is no GPU; SSDD_REQUIRE_GPU=1 turns those skips into failures."""
+    """Skip GPU tests if there is no GPU; SSDD_REQUIRE_GPU=1 turns those skips into failures."""
     if torch.cuda.is_available() or os.environ.get("SSDD_REQUIRE_GPU") == "1":
         return
     for item in items:

@@ -13,7 +13,7 @@ LIMIT = 80  # lines of a function, its docstring left out
 
 
 def long_functions(root: Path, limit: int) -> list[str]:
-    """Functions of more than ``limit`` lines, those inside them and docstrings left out."""
+    """Return functions of more than ``limit`` lines, without docstrings and inner functions."""
     found, seen = [], 0
     for folder in ("ssdd_ext", "python", "benchmarks", "tests", "docs", "examples"):
         for path in sorted((root / folder).rglob("*.py")):

@@ -8,7 +8,6 @@
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
-#include <deque>
 #include <memory>
 #include <mutex>
 #include <vector>
@@ -23,7 +22,7 @@ constexpr size_t kSlot = 64, kRedZone = 64, kArena = 1 << 20;
 
 struct Lane {
   Fiber fiber;
-  enum State { ready, meeting, waiting, done } state = done;
+  enum State { meeting, waiting, done } state = done;  // of one that cannot run
   Site site;
   std::vector<Copy> copies;     // issued, the first `landed` of them landed
   std::vector<size_t> commits;  // where each group ends, the first `waited` of them waited for
@@ -50,7 +49,8 @@ struct Machine {
   Fiber main;
   const void* main_bottom = nullptr;
   size_t main_size = 0;
-  std::deque<Lane> lanes;
+  Lane lanes[kMaxThreads];
+  int created = 0;  // of the lanes' stacks
   Warp warps[kMaxThreads / kWarp];
   int arrived = 0, finished = 0;
   Site site;              // of the barrier under way
@@ -69,55 +69,53 @@ struct Machine {
   BlockCounts counts;
 };
 
-thread_local Machine* machine = nullptr;  // the one whose block runs
-thread_local Machine* machines[2];
+__thread Machine* machine = nullptr;  // the one whose block runs
+__thread Machine* machines[2];
 char launch_sync = 0;  // what was before a launch is before all its blocks
 std::atomic<int> limit{232448};
 std::atomic<int64_t> launched{0};
 std::mutex kernels_mutex;
 std::set<const void*> kernels;
 
-Lane& self() { return machine->lanes[static_cast<size_t>(machine->place.thread)]; }
+Lane& self() { return machine->lanes[machine->place.thread]; }
 
 // Goes on with another thread of the block that can run: of this warp where there is one.
 void yield() {
   Machine& m = *machine;
   const int me = m.place.thread, warps = (m.place.threads + 31) / 32;
-  for (int i = 0; i < warps; ++i) {
-    const int w = (me / 32 + i) % warps;
+  for (int i = 0, w = me / 32; i < warps; ++i, w = w + 1 < warps ? w + 1 : 0) {
     if (m.warps[w].ready == 0) continue;
     const int next = w * 32 + __builtin_ctz(m.warps[w].ready);
     m.place.thread = next;
-    Lane& to = m.lanes[static_cast<size_t>(next)];
-    if (next != me) switch_fiber(m.lanes[static_cast<size_t>(me)].fiber, to.fiber, to.fiber.stack, kStack);
+    Lane& to = m.lanes[next];
+    if (next != me) switch_fiber(m.lanes[me].fiber, to.fiber, to.fiber.stack, kStack);
     return;
   }
   if (m.finished == m.place.threads) {
-    switch_fiber(m.lanes[static_cast<size_t>(me)].fiber, m.main, m.main_bottom, m.main_size);
+    switch_fiber(m.lanes[me].fiber, m.main, m.main_bottom, m.main_size);
     return;
   }
   // Nobody can run: somebody waits for threads that will not come.
   int waits = 0;
-  while (m.lanes[static_cast<size_t>(waits)].state == Lane::done) ++waits;
-  const Lane& stuck = m.lanes[static_cast<size_t>(waits)];
+  while (m.lanes[waits].state == Lane::done) ++waits;
+  const Lane& stuck = m.lanes[waits];
   const bool warp_only = stuck.state == Lane::meeting;
   const int end = warp_only ? waits / 32 * 32 + 32 : m.place.threads;
   int other = warp_only ? waits / 32 * 32 : 0;
   for (; other < end; ++other) {
-    const Lane& o = m.lanes[static_cast<size_t>(other)];
+    const Lane& o = m.lanes[other];
     if (o.state != stuck.state || !(o.site == stuck.site)) break;
   }
   m.place.thread = waits;
   const char* what = stuck.state == Lane::waiting ? "barrier" : "meeting of a warp";
   if (other == end) fail(stuck.site, "missing threads at a %s", what);
-  const Lane& o = m.lanes[static_cast<size_t>(other)];
+  const Lane& o = m.lanes[other];
   if (o.state == Lane::done) fail(stuck.site, "missing at a %s: thread %d has returned from the kernel", what, other);
   fail(stuck.site, "divergent %s: thread %d waits at %s:%d", what, other, o.site.file, o.site.line);
 }
 
-void wake(int thread) {
-  machine->lanes[static_cast<size_t>(thread)].state = Lane::ready;
-  machine->warps[thread / 32].ready |= 1u << (thread % 32);
+void wake_all(Machine& m) {
+  for (int w = 0; w < m.place.threads / 32; ++w) m.warps[w].ready = 0xffffffffu;
 }
 
 void stop(Lane::State state, Site site) {
@@ -163,7 +161,7 @@ void start_block(Machine& m, Grid index) {
   m.used = kRedZone, m.dynamic_used = 0;
   m.fixed.clear(), m.dynamic.clear();
   for (Warp& warp : m.warps) warp.ready = warp.arrived = 0;
-  for (int t = 0; t < m.place.threads; ++t) wake(t);
+  wake_all(m);
 }
 
 void run_block(int which, const void* kernel, Grid grid, Grid index, int threads, int shared_bytes, void (*body)(void*),
@@ -179,10 +177,8 @@ void run_block(int which, const void* kernel, Grid grid, Grid index, int threads
   m.place.threads = threads, m.place.grid = grid;
   m.kernel = kernel, m.body = body, m.context = context;
   m.dynamic_limit = static_cast<size_t>(shared_bytes);
-  while (m.lanes.size() < static_cast<size_t>(threads)) {
-    m.lanes.emplace_back();
-    create(m.lanes.back().fiber, &fiber_entry);
-  }
+  running = &m.place;
+  for (; m.created < threads; ++m.created) create(m.lanes[m.created].fiber, &fiber_entry);
   start_block(m, index);
   m.place.thread = 0;
   void* fake = nullptr;
@@ -201,7 +197,7 @@ void run_block(int which, const void* kernel, Grid grid, Grid index, int threads
 
 }  // namespace
 
-const Place& place() { return machine->place; }
+__thread const Place* running = nullptr;
 
 void fail(const Site& site, const char* format, ...) {
   char text[512];
@@ -255,7 +251,7 @@ void barrier(Site site) {
   if (++m.arrived == m.place.threads) {
     m.arrived = 0;
     ++m.barriers;
-    for (int t = 0; t < m.place.threads; ++t) wake(t);
+    wake_all(m);
   } else {
     stop(Lane::waiting, site);
     yield();
@@ -276,7 +272,7 @@ void meet(Site site, Meeting op, const void* in, size_t in_size, void* out, size
   if (warp.arrived == 0xffffffffu) {
     warp.arrived = 0;
     if (op) op(warp.in, kSlot, warp.out, kSlot);
-    for (int t = me / 32 * 32; t < me / 32 * 32 + 32; ++t) wake(t);
+    warp.ready = 0xffffffffu;
   } else {
     stop(Lane::meeting, site);
     yield();

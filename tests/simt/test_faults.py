@@ -1,4 +1,4 @@
-"""The twin's detectors, each with a kernel that is wrong on purpose (faults.cpp), in the build that must catch it."""
+"""The twin's detectors: each has a kernel that is wrong on purpose (faults.cpp), in the build that must catch it."""
 
 import re
 
@@ -44,7 +44,7 @@ FAULTS = [
     ("one_product_is_no_fp32", TWIN, "times the error of fp32"),
     ("sums_left_in_the_unit", TWIN, "times the error of fp32"),
 ]
-# The twin finds these by what came out of the kernel or went into its launch: no line of it to name.
+# The twin finds these in the kernel's results or in its launch, so there is no line to name.
 NAMELESS = {
     "more_shared_than_there_is",
     "more_threads_than_there_are",

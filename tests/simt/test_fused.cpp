@@ -61,7 +61,7 @@ Outcome<T> factorise(const Case& c, const Input<T>& points, const Input<T>& y, c
 
 template <class T>
 void run(const Case& c) {
-  if (!taken()) return;
+  if (!taken(c.n)) return;
   std::vector<Matrix> points, y;
   std::vector<std::vector<double>> hyper;
   for (int64_t b = 0; b < c.batch; ++b) {
@@ -150,7 +150,7 @@ TEST(fused_fails_and_is_rescued) {
   // Of three problems the middle one has all points equal: with no ridge its second pivot is 0.
   for (int64_t n : {20, 70})
     for (OnFailure on_failure : {OnFailure::nan, OnFailure::jitter}) {
-      if (!taken()) continue;
+      if (!taken(n)) continue;
       const bool rescued = on_failure == OnFailure::jitter;
       Case c{3, n, 80, 2};
       std::vector<Matrix> points{random(n, 80), Matrix(n, 80, 0.5), random(n, 80)},

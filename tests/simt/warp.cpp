@@ -37,8 +37,12 @@ double truncated(uint32_t bits) {
 
 float toward_zero(double x) {
   const float nearest = static_cast<float>(x);
-  return std::fabs(static_cast<double>(nearest)) > std::fabs(x) && std::isfinite(x) ? std::nextafter(nearest, 0.0f)
-                                                                                    : nearest;
+  uint32_t bits;
+  std::memcpy(&bits, &nearest, sizeof(bits));
+  bits -= std::fabs(static_cast<double>(nearest)) > std::fabs(x);  // the next float toward zero
+  float cut;
+  std::memcpy(&cut, &bits, sizeof(cut));
+  return cut;
 }
 
 struct Operands {
@@ -46,17 +50,38 @@ struct Operands {
   uint32_t a[4], b[2];
 };
 
-// The sum of five or nine addends as a chip makes it: each is cut toward zero to a multiple of 2^-24 of the largest one's power
-// of two (a V100 keeps no bit more than a float's, an A100 one, an H100 two), and their sum to a float.
+double power_of_two(uint64_t biased_exponent) {
+  const uint64_t bits = biased_exponent << 52;
+  double x;
+  std::memcpy(&x, &bits, sizeof(x));
+  return x;
+}
+
+// The sums of five or nine addends of eight columns as a chip makes them: each addend is cut toward zero to a multiple of 2^-24 of
+// the largest one's power of two (a V100 keeps no bit more than a float's, an A100 one, an H100 two), and their sum to a float.
 template <unsigned N>
-float sum_aligned(const double (&x)[N]) {
-  double largest = 0, plain = 0;
-  for (double one : x) largest = std::max(largest, std::fabs(one)), plain += one;
-  if (!std::isfinite(plain) || largest == 0) return static_cast<float>(plain);
-  const double unit = std::ldexp(1.0, std::ilogb(largest) - 24), inverse = 1 / unit;
-  double sum = 0;
-  for (double one : x) sum += std::trunc(one * inverse);
-  return toward_zero(sum * unit);
+void sum_aligned(const double (&x)[N][8], float (&sums)[8]) {
+  double largest[8] = {}, plain[8] = {};
+  for (unsigned k = 0; k < N; ++k)
+    for (unsigned j = 0; j < 8; ++j) {
+      const double size = std::fabs(x[k][j]);
+      largest[j] = largest[j] < size ? size : largest[j];
+      plain[j] += x[k][j];
+    }
+  double unit[8], inverse[8];
+  int32_t whole[8] = {};  // a conversion cuts toward zero
+  for (unsigned j = 0; j < 8; ++j) {
+    uint64_t exponent;  // of an ordinary double, whatever the floats were, or of a zero
+    std::memcpy(&exponent, &largest[j], sizeof(exponent));
+    exponent >>= 52;
+    exponent = exponent < 24 ? 24 : exponent;
+    unit[j] = power_of_two(exponent - 24), inverse[j] = power_of_two(2046 - exponent + 24);
+  }
+  for (unsigned k = 0; k < N; ++k)
+    for (unsigned j = 0; j < 8; ++j)
+      whole[j] += static_cast<int32_t>(std::isfinite(plain[j]) ? x[k][j] * inverse[j] : 0.0);
+  for (unsigned j = 0; j < 8; ++j)
+    sums[j] = std::isfinite(plain[j]) ? toward_zero(whole[j] * unit[j]) : static_cast<float>(plain[j]);
 }
 
 // d [16, 8] += a [16, K] b [K, 8], Group products with the sum so far at a time: 4 of TF32, 8 of 16-bit floats on an A100, and
@@ -64,13 +89,13 @@ float sum_aligned(const double (&x)[N]) {
 template <unsigned Group, unsigned K>
 void sum_products(const double (&a)[16][K], const double (&b)[K][8], float (&d)[16][8]) {
   for (unsigned i = 0; i < 16; ++i)
-    for (unsigned j = 0; j < 8; ++j)
-      for (unsigned k0 = 0; k0 < K; k0 += Group) {
-        double addends[Group + 1];
-        for (unsigned k = 0; k < Group; ++k) addends[k] = a[i][k0 + k] * b[k0 + k][j];
-        addends[Group] = static_cast<double>(d[i][j]);
-        d[i][j] = sum_aligned(addends);
-      }
+    for (unsigned k0 = 0; k0 < K; k0 += Group) {
+      double addends[Group + 1][8];
+      for (unsigned k = 0; k < Group; ++k)
+        for (unsigned j = 0; j < 8; ++j) addends[k][j] = a[i][k0 + k] * b[k0 + k][j];
+      for (unsigned j = 0; j < 8; ++j) addends[Group][j] = static_cast<double>(d[i][j]);
+      sum_aligned(addends, d[i]);
+    }
 }
 
 // Where the sums stand is the same for all shapes [16, 8].

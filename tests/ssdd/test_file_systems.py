@@ -1,4 +1,4 @@
-"""File systems and environments that refuse what most allow: a run there goes on, and says what it does without."""
+"""File systems and environments that refuse common operations: a run there continues and reports what it omits."""
 
 import errno
 import logging
@@ -94,7 +94,7 @@ def photos(folder):
     return folder
 
 
-def test_a_cache_that_cannot_be_written_is_done_without(tmp_path, monkeypatch, teacher, few, caplog):
+def test_a_cache_that_cannot_be_written_is_skipped(tmp_path, monkeypatch, teacher, few, caplog):
     (tmp_path / "file").write_text("no folder can be made in here")
     (tmp_path / "tmp").mkdir()
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "tmp"))
@@ -126,7 +126,7 @@ def test_no_home_folder(tmp_path, monkeypatch, caplog):
         folder = cache_directory()
         assert cache_directory() == folder == tmp_path / f"ssdd-cache-{os.getuid()}"
     assert [str(folder) in record.getMessage() for record in caplog.records] == [True]
-    folder.symlink_to(tmp_path)  # as another user could have left it there
+    folder.symlink_to(tmp_path)  # as another user could have left it
     with pytest.raises(InputError, match="XDG_CACHE_HOME"):
         cache_directory()
 

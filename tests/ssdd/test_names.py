@@ -1,4 +1,4 @@
-"""Sources and teachers whose names could mean two things: a folder called digits, colons, modules of one's own."""
+"""Ambiguous names of sources and teachers: a folder called digits, colons, the user's modules."""
 
 import json
 import os
@@ -97,7 +97,7 @@ OWN = "import torch\ndef make():\n    return torch.nn.Sequential(torch.nn.Flatte
 def test_a_module_in_the_current_folder(place):
     (place / "own_net.py").write_text(OWN)
     (place / "later.py").write_text("import own_net\n")
-    # What the console script has on its path: not the current folder.
+    # The console script's path does not have the current folder.
     code = (
         "import os, sys\n"
         "sys.path[:] = [p for p in sys.path if p not in ('', os.getcwd())]\n"

@@ -1,4 +1,5 @@
-"""Two gloo processes on one run: equal to one process, and a clear end where one of them is killed."""
+"""Two gloo processes on one run give the numbers of one process, and end with a clear message if one of them is
+killed."""
 
 import os
 import signal
@@ -60,7 +61,7 @@ def test_share_needs_torchrun_and_a_known_word():
 
 @pytest.fixture(scope="module")
 def source(tmp_path_factory):
-    """Images and representations as files: no teacher to train."""
+    """Images and representations as files, so that no teacher is trained."""
     folder, g = tmp_path_factory.mktemp("source"), np.random.default_rng(0)
     np.savez(folder / "set.npz", x_train=g.integers(0, 256, (80, 8, 8, 1), dtype=np.uint8))
     np.save(folder / "r.npy", g.standard_normal((80, 5)).astype(np.float32))
@@ -78,7 +79,7 @@ def environment(folder):
 
 
 def started(folder, processes, *arguments):
-    """The program, on its own or by torchrun."""
+    """Start the program, on its own or by torchrun."""
     program = ["-m", "ssdd.cli", "distill", *map(str, arguments)]
     launcher = ["-m", "torch.distributed.run", "--nproc-per-node", str(processes), "--master-port", str(free_port())]
     return subprocess.Popen(
@@ -125,7 +126,7 @@ def test_two_processes_equal_one(source, tmp_path, way, changes):
 
 
 def child_of(process, rank):
-    """The process id of the torchrun worker with that rank."""
+    """Return the process id of the torchrun worker with that rank."""
     for pid in map(int, filter(str.isdigit, os.listdir("/proc"))):
         try:
             parent = int(Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[1])
@@ -192,7 +193,7 @@ def test_known_views_are_written_once_for_both(source, tmp_path):
         folder.mkdir()
         finish(folder, processes, "-q", "-o", folder / "run", *source[:2], *SETTINGS, *views)
     kept = [{file.name: file.read_bytes() for file in (folder / "cache" / "ssdd").glob("*.npy")} for folder in folders]
-    assert kept[0] == kept[1] and len(kept[0]) == 2  # the plain ones and the views, bit for bit
+    assert kept[0] == kept[1] and len(kept[0]) == 2  # the plain representations and those of the views, bit for bit
     (x1, y1, m1), (x2, y2, m2) = product(folders[0] / "run"), product(folders[1] / "run")
     assert m1["loss"] == pytest.approx(m2["loss"], rel=1e-3)
     assert float((x1 - x2).abs().mean()) < 1e-3 and float((y1 - y2).abs().mean()) < 1e-3

@@ -90,6 +90,7 @@ def run(arguments: Sequence[str]) -> None:
     typed = {key: value for key, value in parsed.as_dict().items() if key != "fields"}
     defaults.pop("fields", None)
     options = Options(**{**defaults, **typed})
+    options.words = arguments
     options.typed, options.settings = frozenset(typed), extract_settings(parsed)
     import_module(f".{VERBS[verb]}", __name__).run(options)
 

@@ -27,6 +27,7 @@ from .options import (
     add_run_settings,
     add_size_of_run,
     add_teacher,
+    add_tensorboard,
     choose_settings,
     command_line,
     find_teacher,
@@ -71,6 +72,7 @@ def add_arguments(parser: ArgumentParser) -> None:
     add_checkpoints(parser)
     add_device(parser)
     parser.add_argument("--share", type=Share, help="Under torchrun: what the processes share (default: batch).")
+    add_tensorboard(parser)
     add_overwrite(parser)
     add_quiet(parser)
     add_run_settings(parser)
@@ -81,6 +83,8 @@ def run(options: Options) -> None:
 
     if (options.out is None) == (options.resume is None):
         raise InputError("--out, --resume: expected one of the two")
+    if options.tensorboard:
+        reports.check_tensorboard()
     stored = Run.read(options.resume) if options.resume else None
     if stored:
         options.take_stored(stored.arguments, *ARGUMENTS)
@@ -115,14 +119,7 @@ def run(options: Options) -> None:
             return
         display = stack.enter_context(reports.Display(show=not options.quiet and processes.writes))
         if processes.writes:
-            log = reports.JsonLines(folder / reports.MARK, append=stored is not None)
-            report = reports.both(stack.enter_context(log), display)
-            if not stored:
-                names = {key: make_absolute(getattr(options, key)) for key in ("data", "teacher", "representations")}
-                others = {key: getattr(options, key) for key in (*ARGUMENTS, "share") if key not in names}
-                Run(settings, {**names, **others}).write(folder)
-            start = {"settings": as_dict(settings), "seed": options.seed, "versions": versions()}
-            report({"event": "start", "command": command_line(), **start})
+            report = _open_log(options, folder, settings, display, stack, new=stored is None)
         stop = stack.enter_context(ssdd.interruptible(display.say if processes.writes else lambda line: None))
         of_teacher, checkpoints = (
             ssdd.Checkpoints(
@@ -176,6 +173,25 @@ def _student(settings: Settings, data: ssdd.ImageSet, known: ssdd.Representation
     return ssdd.student(settings.student, data.channels, data.size, outputs)
 
 
+def _open_log(
+    options: Options, folder: Path, settings: Settings, display: Report, stack: ExitStack, *, new: bool
+) -> Report:
+    """Return what the run reports to, as long as ``stack`` lasts. A new run keeps its arguments for --resume first."""
+    from .. import report as reports
+
+    log = stack.enter_context(reports.JsonLines(folder / reports.MARK, append=not new))
+    report = reports.both(log, display)
+    if options.tensorboard:
+        report = reports.both(report, stack.enter_context(reports.TensorBoard(folder / reports.TENSORBOARD)))
+    if new:
+        names = {key: make_absolute(getattr(options, key)) for key in ("data", "teacher", "representations")}
+        others = {key: getattr(options, key) for key in (*ARGUMENTS, "share") if key not in names}
+        Run(settings, {**names, **others}).write(folder)
+    start = {"settings": as_dict(settings), "seed": options.seed, "versions": versions()}
+    report({"event": "start", "command": command_line(options), **start})
+    return report
+
+
 def _finished(folder: Path) -> bool:
     """Return True, and print a line, if nothing of this run is left to do."""
     if not (folder / "distilled.safetensors").is_file() or (folder / CHECKPOINTS).is_dir():
@@ -221,4 +237,5 @@ def _draw(run: ssdd.Distillation, job: ssdd.Job, folder: Path, report: Report) -
     reports.draw_each({folder / name: draw for name, draw in pictures.items()}, report)
     if known is not None:
         artifact = folder / "distilled.safetensors"
-        reports.keep_material(artifact, run.result, known, job.data, run.snapshots, report)
+        images, labels = job.data.x_train, job.data.y_train
+        reports.keep_material(artifact, run.result, known, images, labels, run.snapshots, report)

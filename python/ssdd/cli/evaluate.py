@@ -54,7 +54,7 @@ def run(options: Options) -> None:
     if options.data is None:
         if pairs.source != "digits":
             known = f"{pairs.source!r}" if pairs.source else "images that it does not name"
-            raise InputError(f"data: this set was distilled from {known}; give the images to measure on by --data")
+            raise InputError(f"data: this set was distilled from {known}; give the images to measure on with --data")
         options.data = "digits"
     settings = choose_settings(options)
     if options.model is not None:

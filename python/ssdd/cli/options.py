@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import shlex
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, Literal
@@ -50,8 +50,12 @@ NAME = Kind("a name or a path", lambda text: str(Path(text).expanduser()) if str
 
 
 class Options(SimpleNamespace):
-    """The options of a verb. ``typed``: those on the command line. ``settings``: the settings on the command line."""
+    """The options of a verb.
 
+    ``words``: the command line without `ssdd`. ``typed``: the options on it. ``settings``: the settings on it.
+    """
+
+    words: Sequence[str]
     typed: frozenset[str]
     settings: Mapping[str, Any]
 
@@ -177,6 +181,15 @@ def add_overwrite(parser: ArgumentParser) -> None:
     parser.add_argument("--overwrite", action="store_true", help="Replace the files of an earlier run.")
 
 
+def add_tensorboard(parser: ArgumentParser) -> None:
+    parser.add_argument(
+        "--tensorboard",
+        action="store_true",
+        help="Also write live curves to the folder tensorboard of the run, for `tensorboard --logdir` (optional "
+        "package tensorboard).",
+    )
+
+
 def add_quiet(parser: ArgumentParser) -> None:
     parser.add_argument("--quiet", "-q", action="store_true", help="No progress display.")
 
@@ -281,9 +294,9 @@ def read_targets(options: Options) -> dict[str, str]:
     return {name: NAME(path) for name, _, path in pairs}
 
 
-def command_line() -> str:
-    """The command as typed, as a shell reads it, without the directories of this machine."""
-    return shlex.join(["ssdd", *(os.path.basename(a) if os.path.isabs(a) else a for a in sys.argv[1:])])
+def command_line(options: Options) -> str:
+    """Return the command as typed, quoted for a shell, without the directories of this machine."""
+    return shlex.join(["ssdd", *(os.path.basename(a) if os.path.isabs(a) else a for a in options.words)])
 
 
 def print_report(file: Path | None) -> None:

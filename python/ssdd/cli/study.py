@@ -6,6 +6,7 @@ It can be stopped at any moment; the same command continues. It prints, cell by 
 from __future__ import annotations
 
 import sys
+from contextlib import ExitStack
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -20,6 +21,7 @@ from .options import (
     add_folder,
     add_targets,
     add_teacher,
+    add_tensorboard,
     command_line,
     print_report,
     read_targets,
@@ -47,6 +49,7 @@ def add_arguments(parser: ArgumentParser) -> None:
     parser.add_argument(
         "--work", metavar="FOLDER", type=FILE, help="Folder for distilled sets and networks (default: OUT/work)."
     )
+    add_tensorboard(parser)
     parser.add_argument("--page", action="store_true", help="Only write the page again, from the existing cells.")
     parser.add_argument(
         "--workers", metavar="N", type=COUNT, default=1, help="Processes of one thread each. They change no result."
@@ -61,6 +64,8 @@ def run(options: Options) -> None:
     if options.page:
         print(ssdd.write_page(plan, folder, _line))
         return
+    if options.tensorboard:
+        reports.check_tensorboard()
     changes = {
         key: value
         for key in ("data", "size", "classes", "teacher", "teacher_prefix")
@@ -75,9 +80,12 @@ def run(options: Options) -> None:
 
     work = options.work or folder / "work"
     work.mkdir(parents=True, exist_ok=True)
-    with reports.JsonLines(work / reports.EVENTS, append=True) as log:
-        log({"event": "start", "command": command_line(), "versions": versions()})
+    with ExitStack() as stack:
+        log = stack.enter_context(reports.JsonLines(work / reports.EVENTS, append=True))
+        log({"event": "start", "command": command_line(options), "versions": versions()})
         report, cache = reports.both(log, show), ssdd.cache_directory()
+        if options.tensorboard:
+            report = reports.both(report, stack.enter_context(reports.TensorBoard(work / reports.TENSORBOARD)))
         study = ssdd.run_study(plan, folder, work=work, cache=cache, workers=options.workers, report=report)
         reports.keep_study_material(plan, study, report)
     ssdd.write_page(plan, folder, _line)

@@ -47,21 +47,21 @@ def run(options: Options) -> None:
 
     if (options.out is None) == (options.resume is None):
         raise InputError("--out, --resume: expected one of the two")
-    wanted = options.resume or options.out
-    ssdd.Teacher.check_file(wanted)
-    folder = wanted.with_name(wanted.name + ".training")
+    target = options.resume or options.out
+    ssdd.Teacher.check_file(target)
+    folder = target.with_name(target.name + ".training")
     stored = Run.read(folder) if options.resume else None
     if stored:
         options.take_stored(stored.arguments, "data", "size", "classes", "skip_unreadable", "checkpoint_every")
     on = ssdd.choose_device(options.device)
     settings = choose_settings(options, stored.settings if stored else None)
-    file, loaded = reports.new_file(wanted, options.overwrite), read_images(options.data, options)
+    file, loaded = reports.new_file(target, options.overwrite), read_images(options.data, options)
     say(ssdd.why_no_probe(loaded))
-    command = f"ssdd teacher --resume {quote(wanted)}"
+    command = f"ssdd teacher --resume {quote(target)}"
     with ExitStack() as stack:
         folder.mkdir(parents=True, exist_ok=True)
         stack.enter_context(reports.resume_directory(folder))
-        reports.new_file(wanted, options.overwrite)  # again: the previous holder of the lock may have written it
+        reports.new_file(target, options.overwrite)  # again: the previous holder of the lock may have written it
         if not stored:
             shutil.rmtree(folder / CHECKPOINTS, ignore_errors=True)  # of an earlier training that is not resumed
             arguments = {"data": make_absolute(options.data), "size": options.size, "classes": options.classes}

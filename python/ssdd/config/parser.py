@@ -111,10 +111,10 @@ def with_settings(settings: Settings, changes: Mapping[str, Any]) -> Settings:
             at = at.setdefault(stage, {})
         at[field] = list(value) if isinstance(value, tuple) else value
     try:
-        found = parser.parse_object({_ROOT: nested}, defaults=False)
+        content = parser.parse_object({_ROOT: nested}, defaults=False)
     except argparse.ArgumentError as error:
         raise InputError(readable(error, parser)) from None
-    return replace_fields(settings, extract_settings(found))
+    return replace_fields(settings, extract_settings(content))
 
 
 def read_settings_file(path: str | Path) -> dict[str, Any]:
@@ -122,13 +122,13 @@ def read_settings_file(path: str | Path) -> dict[str, Any]:
     file = Path(path)
     try:
         text = file.read_text(encoding="utf-8-sig")
-        found = tomllib.loads(text) if file.suffix.lower() == ".toml" else yaml.safe_load(text)
+        content = tomllib.loads(text) if file.suffix.lower() == ".toml" else yaml.safe_load(text)
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError, yaml.YAMLError) as error:
         why = error.strerror if isinstance(error, OSError) else " ".join(str(error).split())
         raise InputError(f"config: {file}: not a readable TOML or YAML file ({why})") from None
-    if not isinstance(found, dict) or any(not isinstance(table, dict) for table in found.values()):
+    if not isinstance(content, dict) or any(not isinstance(table, dict) for table in content.values()):
         raise InputError(f"config: {file}: expected one table per stage ({', '.join(_stages())}), in it FIELD = value")
-    return {current_name(key): value for key, value in _flat(found)}
+    return {current_name(key): value for key, value in _flat(content)}
 
 
 def unknown_setting(key: str, known: Mapping[str, Any]) -> str:

@@ -48,10 +48,10 @@ def _open(name: str) -> Any:
 
 def _images(part: Any, where: str, library: Any) -> str:
     """Return the name of the part's one column of images."""
-    found = [key for key, kind in part.features.items() if isinstance(kind, library.Image)]
-    if len(found) != 1:
-        raise InputError(f"data: {where}: expected one column of images, got {found or list(part.features)}")
-    return found[0]
+    columns = [key for key, kind in part.features.items() if isinstance(kind, library.Image)]
+    if len(columns) != 1:
+        raise InputError(f"data: {where}: expected one column of images, got {columns or list(part.features)}")
+    return columns[0]
 
 
 def _label(part: Any, library: Any) -> str | None:
@@ -128,8 +128,8 @@ def read_huggingface(source: str, size: int | None, memory: int) -> ImageSet:
     Labels that are no classes (lists, measurements, gaps) are left out, and the summary says so.
     """
     name = source.removeprefix(PREFIX)
-    library, found = _library(), _open(name)
-    parts = dict(found) if isinstance(found, library.DatasetDict) else {"train": found}
+    library, content = _library(), _open(name)
+    parts = dict(content) if isinstance(content, library.DatasetDict) else {"train": content}
     # A saved set may ask for arrays. PIL images and plain values are needed here.
     parts = {key: part.with_format(None) if part.format["type"] else part for key, part in parts.items()}
     if "train" not in parts:
@@ -193,12 +193,12 @@ def _column(part: Any, column: str, where: str) -> Iterator[Any]:
     rows = iter(part.select_columns([column]))
     for i in range(len(part)):
         try:
-            found = next(rows)[column]
+            image = next(rows)[column]
         except (OSError, ValueError) as error:
             raise InputError(f"data: {where}: image {i} cannot be read ({error})") from None
-        if found is None:
+        if image is None:
             raise InputError(f"data: {where}: image {i} is missing")
-        yield found
+        yield image
 
 
 def _decode(

@@ -109,8 +109,8 @@ def scan(root: Path) -> Tree:
             tree.skipped += [("of a run of ssdd", (here / name).relative_to(root)) for name in names]
             folders.clear()  # its pictures are results
             continue
-        for kind, found in ((HIDDEN_FOLDER, folders), (HIDDEN, names)):
-            tree.skipped += [(kind, (here / name).relative_to(root)) for name in found if is_system(name)]
+        for kind, entries in ((HIDDEN_FOLDER, folders), (HIDDEN, names)):
+            tree.skipped += [(kind, (here / name).relative_to(root)) for name in entries if is_system(name)]
         folders[:] = sorted(name for name in folders if not is_system(name))
         tree.folders += [(here / name).relative_to(root) for name in folders]
         for name in names:
@@ -155,26 +155,26 @@ def find_layout(tree: Tree, classes: str | None = None) -> Layout:
     """
     train, test = _parts(tree, classes)
     notes: list[str] = []
-    found = [_part(tree, place, classes, notes) for place in (train, test) if place is not None]
-    names = sorted(set(found[0].classes or ()))
-    if classes == "none" and any(len(picture.parts) > 1 + len(Path(found[0].place).parts) for picture in tree.pictures):
+    parts = [_part(tree, place, classes, notes) for place in (train, test) if place is not None]
+    names = sorted(set(parts[0].classes or ()))
+    if classes == "none" and any(len(picture.parts) > 1 + len(Path(parts[0].place).parts) for picture in tree.pictures):
         notes.append("its folders are not taken for classes (--classes none)")
-    if len(found) == 2 and classes != "none":
-        _match_classes(found[0], found[1], names, classes, notes, tree.root)
-    used = {part.place for part in found}
+    if len(parts) == 2 and classes != "none":
+        _match_classes(parts[0], parts[1], names, classes, notes, tree.root)
+    used = {part.place for part in parts}
     if "" not in used:
         notes += _left_out(tree, used)
     skipped = [
         (kind, path) for kind, path in tree.skipped if len(path.parts) == 1 or "" in used or path.parts[0] in used
     ]
     full = {Path(*picture.parts[:depth]) for picture in tree.pictures for depth in (1, 2)}
-    below = {Path(part.place) for part in found}
+    below = {Path(part.place) for part in parts}
     empty = [f"{folder}/" for folder in tree.folders if folder.parent in below and folder not in full]
     if empty:
         notes.append(f"no images in {some(empty)}")
     if skipped:
         notes.append(skipped_files(skipped))
-    return Layout(found, names, notes)
+    return Layout(parts, names, notes)
 
 
 def _kind(name: str) -> int | None:

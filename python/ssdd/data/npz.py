@@ -71,10 +71,10 @@ def _summary(name: str, arrays: dict[str, np.ndarray], others: list[str]) -> str
     of = "without classes (no y_train)" if labels is None else f"of {count(len(np.unique(labels)), 'class')} (y_train)"
     if "x_test" in arrays:
         unlabelled = "" if labels is None or "y_test" in arrays else " without labels (no y_test)"
-        found = f"{train:,} training images {of}, {len(arrays['x_test']):,} test images{unlabelled} (x_test)"
+        text = f"{train:,} training images {of}, {len(arrays['x_test']):,} test images{unlabelled} (x_test)"
     else:
-        found = f"{train:,} images {of}, one in five of them held out for testing (no x_test)"
-    return f"{name}: {found}{'; arrays not read: ' + ', '.join(others) if others else ''}"
+        text = f"{train:,} images {of}, one in five of them held out for testing (no x_test)"
+    return f"{name}: {text}{'; arrays not read: ' + ', '.join(others) if others else ''}"
 
 
 def _map_member(path: Path, archive: zipfile.ZipFile, name: str) -> np.ndarray:

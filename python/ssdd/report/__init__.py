@@ -20,8 +20,13 @@ from .page import write_page
 from .pictures import contact_sheet, coverage, draw_each, images_over_steps, loss_curves
 from .progress import Display
 from .tables import comparisons, labels_per_class, markdown, sentences, table
+from .tensorboard import FOLDER as TENSORBOARD
+from .tensorboard import TensorBoard, check_tensorboard
 
 __all__ = [
+    "TENSORBOARD",
+    "TensorBoard",
+    "check_tensorboard",
     "EVENTS",
     "MARK",
     "REPORT",

@@ -8,11 +8,10 @@ from dataclasses import dataclass
 from itertools import groupby
 from typing import Any
 
-from ..selection import SELECTIONS
-from ..studies import SOURCE, compare
+from ..studies import SOURCE, compare, is_distilled, is_selected, place_in_table
 from .charts import difference_chart
 from .markup import Html, join, tag
-from .tables import ORDER, entry, is_distilled
+from .tables import entry
 
 Cell = Mapping[str, Any]
 Measure = Callable[[Cell], float | None]
@@ -52,7 +51,7 @@ def _rows(cells: Sequence[Cell]) -> dict[str, str]:
     """Row -> what it is made from, in the order of the table."""
     found = {str(cell["row"]): str(cell.get("from", "")) for cell in reversed(cells)}
     names = list(dict.fromkeys(str(cell["row"]) for cell in cells))
-    return {name: found[name] for name in sorted(names, key=lambda name: ORDER.get(found[name], 3))}
+    return {name: found[name] for name in sorted(names, key=lambda name: place_in_table(found[name]))}
 
 
 def _probe(key: str) -> Measure:
@@ -122,13 +121,13 @@ def data_table(head: Sequence[str], body: Sequence[Sequence[object]], groups: Se
 def _paired(cells: Sequence[Cell], rows: Mapping[str, str], sets: Sequence[str]) -> list[object]:
     """Each distilled row against each selection of the same teacher, paired by seed."""
     teachers = {str(cell["row"]): cell.get("inputs", {}).get("teacher") for cell in cells}
-    parts: list[object] = []
+    blocks: list[tuple[str, Html]] = []
     for name in sets:
         mine = [cell for cell in cells if cell["set"] == name]
         for column in _compared(_columns(mine)):
             found = []
             for ours in (row for row, source in rows.items() if is_distilled(source)):
-                for theirs in (row for row, source in rows.items() if source in SELECTIONS):
+                for theirs in (row for row, source in rows.items() if is_selected(source)):
                     if teachers[ours] != teachers[theirs]:
                         continue
                     a, b = _values(mine, ours, column.measure), _values(mine, theirs, column.measure)
@@ -138,14 +137,17 @@ def _paired(cells: Sequence[Cell], rows: Mapping[str, str], sets: Sequence[str])
                         found.append((ours, theirs, c.difference, c.standard_error, len(seeds)))
             if found:
                 title = column.name if name == SOURCE else f"{column.name}, on {name}"
-                parts += [tag("h4", title[:1].upper() + title[1:]), _differences(found, column)]
-    if not parts:
+                blocks.append((title[:1].upper() + title[1:], _differences(found, column)))
+    if not blocks:
         return []
     legend = (
-        "The mean over the seeds of one method minus the other, with two standard errors to each side. To the right of "
-        "zero the distilled set is better. A filled point is beyond two standard errors, a hollow one is not."
+        "The mean difference over the seeds that both methods have, with two standard errors to each side. To the "
+        "right of zero the distilled set is better. A filled point is beyond two standard errors, a hollow one is not."
     )
-    return [tag("h3", "Paired differences"), tag("p", legend, class_="hint"), *parts]
+    first, *others = (
+        tag("details", tag("summary", title), block, open=not i) for i, (title, block) in enumerate(blocks)
+    )
+    return [tag("h3", "Paired differences"), tag("p", legend, class_="hint"), first, *others]
 
 
 def _compared(columns: Sequence[Column]) -> list[Column]:
@@ -155,17 +157,30 @@ def _compared(columns: Sequence[Column]) -> list[Column]:
     return kept + [column for column in columns if column.name == "fine-tuned"]
 
 
-def _differences(found: Sequence[tuple[str, str, float, float, int]], column: Column) -> Html:
+Difference = tuple[str, str, float, float, int]
+"""Our row, theirs, mean difference, its standard error, number of seeds."""
+
+
+def _differences(found: Sequence[Difference], column: Column) -> Html:
+    """One chart with its table; if several rows are ours, one per row of theirs."""
+    if len({ours for ours, *_ in found}) == 1:
+        return _pair(found, column, [f"against {theirs}" for _, theirs, *_ in found])
+    blocks = []
+    for theirs in dict.fromkeys(theirs for _, theirs, *_ in found):
+        mine = [each for each in found if each[1] == theirs]
+        blocks += [tag("h4", f"Against {theirs}"), _pair(mine, column, [ours for ours, *_ in mine])]
+    return join(blocks)
+
+
+def _pair(found: Sequence[Difference], column: Column, names: Sequence[str]) -> Html:
     unit = "lower error" if column.smaller else "percentage points"
-    alone = len({ours for ours, *_ in found}) == 1
-    points = [(f"{'' if alone else f'{ours} '}against {theirs}", m, e) for ours, theirs, m, e, _ in found]
+    points = [(name, mean, error) for name, (_, _, mean, error, _) in zip(names, found, strict=True)]
     chart = difference_chart(points, f"Difference ({unit})")
     body = []
-    for ours, theirs, mean, error, seeds in found:
-        name = f"{ours} against {theirs}"
+    for name, (_, _, mean, error, seeds) in zip(names, found, strict=True):
         one = math.isnan(error)
         verdict = "one seed" if one else "yes" if abs(mean) > 2 * error else "no"
         spread = "" if one else f"± {2 * error:.{column.digits}f}"
         body.append([name, f"{mean:+.{column.digits}f}", spread, verdict, str(seeds)])
-    table = data_table(["comparison", "difference", "two standard errors", "beyond them", "seeds"], body)
+    table = data_table(["comparison", "difference", "2 std. errors", "beyond", "seeds"], body)
     return tag("div", tag("figure", chart), table, class_="pair")

@@ -95,8 +95,8 @@ def line_chart(
     log = log and smallest > 0
     low = max(min(lows), smallest / 3) if log else min(lows)
     y = logarithmic(low, max(highs)) if log else linear(min(0.0, low) if low < max(highs) / 2 else low, max(highs))
-    x = linear(0, max(b.steps[-1] for b in bands), 4)
-    x = Axis(0, max(b.steps[-1] for b in bands) or 1, False, [t for t in x.ticks if t <= bands[0].steps[-1] * 1.001])
+    end = max(b.steps[-1] for b in bands)
+    x = Axis(0, end, False, [t for t in linear(0, end).ticks if t <= end])
 
     def at(step: float, value: float) -> tuple[float, float]:
         value = max(value, y.low)
@@ -192,7 +192,8 @@ def scatter_chart(real: Tensor, targets: Tensor, labels: Tensor, what: str, gall
     parts = [tag("path", d=dots, class_="dots")]
     for i, p in enumerate(targets):
         x, y = at(p)
-        star = tag("path", d=STAR, transform=f"translate({x:.1f} {y:.1f})", class_="star", data_star=f"{gallery}-{i}")
+        place = f"translate({x:.1f} {y:.1f}) scale({0.6 if len(targets) > 200 else 1})"
+        star = tag("path", d=STAR, transform=place, class_="star", data_star=f"{gallery}-{i}")
         parts.append(star)
     classes = labels.unique().tolist() if len(labels) else []
     for c in classes if len(classes) <= 20 else []:
@@ -204,10 +205,10 @@ def scatter_chart(real: Tensor, targets: Tensor, labels: Tensor, what: str, gall
 
 def difference_chart(rows: Sequence[tuple[str, float, float]], better: str) -> Html:
     """Paired differences (name, mean, standard error) with two standard errors each, beside a line at zero."""
-    left, step, width = 215, 34, 560
+    left, step, width = 168, 32, 400
     height = step * len(rows) + 52
-    reach = max(abs(m) + (0 if math.isnan(e) else 2 * e) for _, m, e in rows) or 1.0
-    axis = linear(min(0.0, *(m - (0 if math.isnan(e) else 2 * e) for _, m, e in rows)), reach, 4)
+    ends = [m + sign * (0 if math.isnan(e) else 2 * e) for _, m, e in rows for sign in (-1, 1)]
+    axis = linear(min(0.0, *ends), max(0.0, *ends))
 
     def at(value: float) -> float:
         return left + axis(value) * (width - left - 16)
@@ -219,11 +220,11 @@ def difference_chart(rows: Sequence[tuple[str, float, float]], better: str) -> H
     for i, (name, mean, error) in enumerate(rows):
         y = 8 + step * (i + 0.5)
         sure = not math.isnan(error) and abs(mean) > 2 * error
-        short = name if len(name) <= 34 else f"{name[:33]}…"
+        short = name if len(name) <= 26 else f"{name[:25]}…"
         parts.append(tag("text", short, x=left - 12, y=f"{y + 4:.1f}", class_="name end"))
         if not math.isnan(error):
-            ends = f"M{at(mean - 2 * error):.1f} {y - 5:.1f}v10m0-5H{at(mean + 2 * error):.1f}m0-5v10"
-            parts.append(tag("path", d=ends, class_="whisker"))
+            whisker = f"M{at(mean - 2 * error):.1f} {y - 5:.1f}v10m0-5H{at(mean + 2 * error):.1f}m0-5v10"
+            parts.append(tag("path", d=whisker, class_="whisker"))
         parts.append(
             tag("circle", cx=f"{at(mean):.1f}", cy=f"{y:.1f}", r=5, class_="point sure" if sure else "point unsure")
         )

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
+from itertools import groupby
 from typing import Any
 
-from ..config import plain, settings_reference, stage_sentence
+from ..config import Setting, plain, settings_reference, stage_sentence
 from .markup import Html, join, tag
 from .record import Record
 
@@ -20,32 +21,19 @@ def settings_section(records: Sequence[Record]) -> Html | None:
         return None
     flat = {record.name: {row: dict(_flat(values)) for row, values in record.settings.items()} for record in known}
     head = ["setting", *(record.name if len(known) > 1 else "value" for record in known), "default", "published"]
-    body: list[Html] = []
-    stage, changed, total = "", 0, 0
-    for setting in settings_reference():
-        at, _, name = setting.key.rpartition(".")
-        texts = [_value(flat[record.name], setting.key) for record in known]
-        if all(text == NONE for text in texts):
-            continue
-        default = plain(setting.default)
-        mark = any(text not in (default, NONE) for text in texts)
-        apart = len(set(texts)) > 1
-        if at != stage:
-            stage = at
-            cell = tag(
-                "th", tag("code", stage), " ", *_sentence(stage_sentence(stage)), scope="colgroup", colspan=len(head)
-            )
-            body.append(tag("tr", cell, class_="stage"))
-        total, changed = total + 1, changed + (mark or apart)
-        label = tag("th", tag("code", name), tag("small", *_sentence(setting.sentence)), scope="row")
-        cells = [
-            tag("td", tag("strong", text), tag("span", " changed", class_="flag"))
-            if text not in (default, NONE)
-            else tag("td", text)
-            for text in texts
-        ]
-        cells += [tag("td", default), tag("td", setting.published_text)]
-        body.append(tag("tr", label, *cells, class_="changed" if mark or apart else "same"))
+    shown, changed, total = [], 0, 0
+    for stage, settings in groupby(settings_reference(), lambda setting: setting.key.rpartition(".")[0]):
+        rows, before = [], changed
+        for setting in settings:
+            texts = [_value(flat[record.name], setting.key) for record in known]
+            if any(text != NONE for text in texts):
+                differs = len(set(texts)) > 1 or any(text not in (plain(setting.default), NONE) for text in texts)
+                rows.append(_row(setting, texts, differs))
+                total, changed = total + 1, changed + differs
+        words = [tag("code", stage), " ", *_sentence(stage_sentence(stage))]
+        above = tag("tr", tag("th", *words, scope="colgroup", colspan=len(head)), class_="stage")
+        if rows:
+            shown.append(tag("tbody", above, *rows, class_=None if changed > before else "same"))
     switch = tag(
         "label",
         tag("input", type="checkbox", checked=True, class_="only"),
@@ -56,10 +44,24 @@ def settings_section(records: Sequence[Record]) -> Html | None:
     table = tag(
         "table",
         tag("thead", tag("tr", *(tag("th", text, scope="col") for text in head))),
-        tag("tbody", *body),
+        *shown,
         class_="data settings",
     )
     return join([switch, tag("div", table, class_="scroll", tabindex=0, role="region", aria_label="Settings")])
+
+
+def _row(setting: Setting, texts: Sequence[str], differs: bool) -> Html:
+    default = plain(setting.default)
+    name = setting.key.rpartition(".")[2]
+    label = tag("th", tag("code", name), tag("small", *_sentence(setting.sentence)), scope="row")
+    cells = [
+        tag("td", tag("strong", text), tag("span", " changed", class_="flag"))
+        if text not in (default, NONE)
+        else tag("td", text)
+        for text in texts
+    ]
+    cells += [tag("td", default), tag("td", setting.published_text)]
+    return tag("tr", label, *cells, class_=None if differs else "same")
 
 
 def _sentence(text: str) -> list[object]:

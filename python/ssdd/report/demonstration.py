@@ -33,7 +33,7 @@ def demo(
 
     Files: ``teacher.safetensors``, ``seed-N.safetensors`` (the artifacts), ``contact-sheet.png``,
     ``images-over-steps.png``, ``loss.png``, ``coverage.png``, ``cells.jsonl`` (the study), ``results.json``,
-    ``results.md``, ``log.jsonl``, and ``report.html`` (with ``seed-N.report.safetensors``), which shows all of it. Worker
+    ``results.md``, ``log.jsonl``, ``report.html`` (with ``seed-N.report.safetensors``), which shows all of it. Worker
     processes are spawned: in a script, call this under ``if __name__ == "__main__":``.
 
     Args:
@@ -105,7 +105,8 @@ def demo(
         for run in runs:
             snapshots = read_snapshots(study.file(distilled, run.seed, "snapshots"))
             file = folder / f"seed-{run.seed}.safetensors"
-            keep_material(file, run, pair[1].train, data, snapshots, report)
+            first = run.seed == seeds[0]  # the one whose coverage is drawn
+            keep_material(file, run, pair[1].train, data.x_train, data.y_train, snapshots, report, umap=first)
         shutil.rmtree(study.work)
         report({"event": "end", "seconds": results["seconds"]})
         try_report([folder], say)

@@ -100,7 +100,7 @@ def _gallery(gallery: Gallery, name: str, pictures: Pictures, narrow: bool) -> H
                 class_="tiles",
                 role="group",
                 aria_label=caption,
-                style=f"--w:{width}px;--h:{width * h / w:g}px",
+                style=f"--wide:{width}px;--small:{width * 3 // 4}px;--ratio:{h / w:g}",
             ),
             _detail(sprite, near, material, h / w),
             class_="viewer narrow" if narrow else "viewer",
@@ -127,22 +127,22 @@ def _neighbours(material: Material, near: Sprite, i: int) -> dict[str, str]:
     return {
         "data_near": " ".join(f"{u % near.columns},{u // near.columns}" for u in index),
         "data_text": "|".join(
-            f"{_class(material, u)}, {d:.2f}" for u, d in zip(index, material.distance[i].tolist(), strict=True)
+            f"{_class(material, u)}\n{d:.2f}" for u, d in zip(index, material.distance[i].tolist(), strict=True)
         ),
     }
 
 
 def _detail(sprite: Sprite, near: Sprite | None, material: Material | None, ratio: float) -> Html:
     """The image in question and its neighbours; of the first image until another is chosen."""
-    big = tag("div", sprite.tile(0, data_role="big"), style=f"--w:128px;--h:{128 * ratio:g}px")
+    big = tag("div", sprite.tile(0, data_role="big"), class_="big", style=f"--ratio:{ratio:g}")
     parts = [tag("p", "Image 0", class_="which", data_role="which"), big]
     if near is not None and material is not None:
         shown = []
         for u, d in zip(material.nearest[0].tolist(), material.distance[0].tolist(), strict=True):
-            words = tag("span", f"{_class(material, u)}, {d:.2f}", data_role="words")
+            words = tag("span", f"{_class(material, u)}\n{d:.2f}", data_role="words")
             shown.append(tag("li", near.tile(u, data_role="near"), words))
         parts.append(tag("p", "Nearest real images", class_="which"))
-        parts.append(tag("ol", *shown, class_="near", style=f"--w:64px;--h:{64 * ratio:g}px"))
+        parts.append(tag("ol", *shown, class_="near", style=f"--ratio:{ratio:g}"))
         note = "The number is the distance to the target; 1 is the spread of all real representations."
         parts.append(tag("p", note, class_="note"))
     else:
@@ -188,5 +188,9 @@ def _film(material: Material, pictures: Pictures) -> Html:
     ]
     width = 56
     return tag(
-        "table", tag("thead", head), tag("tbody", *rows), class_="film", style=f"--w:{width}px;--h:{width * h / w:g}px"
+        "table",
+        tag("thead", head),
+        tag("tbody", *rows),
+        class_="film",
+        style=f"--wide:{width}px;--small:{width * 3 // 4}px;--ratio:{h / w:g}",
     )

@@ -66,21 +66,19 @@ def page(records: Sequence[Record]) -> str:
     """The report of ``records`` as HTML."""
     pictures = Pictures()
     series = series_of(records)
-    sections = {
-        "images": ("Distilled images", images_section(records, pictures)),
-        "steps": ("Images over the steps", steps_section(records, pictures)),
-        "results": ("Results", _results(records)),
-        "curves": ("Curves", _curves(series)),
-        "coverage": ("Coverage of the representation space", _coverage(records)),
-        "pool": ("Pool of networks", _pool(series)),
-        "settings": ("Settings", settings_section(records)),
-        "provenance": ("Command and versions", provenance_section(records)),
-    }
-    there = {key: (title, content) for key, (title, content) in sections.items() if content is not None}
-    links = [tag("li", tag("a", title, href=f"#{key}")) for key, (title, _) in there.items()]
-    body = [
-        tag("section", tag("h2", title), content, id=key, aria_label=title) for key, (title, content) in there.items()
+    sections: list[tuple[str, str, str, Html | None]] = [
+        ("images", "Images", "Distilled images", images_section(records, pictures)),
+        ("steps", "Over the steps", "Images over the steps", steps_section(records, pictures)),
+        ("results", "Results", "Results", _results(records)),
+        ("curves", "Curves", "Curves", _curves(series)),
+        ("coverage", "Coverage", "Coverage of the representation space", _coverage(records)),
+        ("pool", "Pool", "Pool of networks", _pool(series)),
+        ("settings", "Settings", "Settings", settings_section(records)),
+        ("provenance", "Command", "Command and versions", provenance_section(records)),
     ]
+    there = [(key, short, title, content) for key, short, title, content in sections if content is not None]
+    links = [tag("li", tag("a", short, href=f"#{key}")) for key, short, _, _ in there]
+    body = [tag("section", tag("h2", title), content, id=key, aria_label=title) for key, _, title, content in there]
     title = _title(records)
     return _document(
         title,
@@ -251,7 +249,7 @@ def _pool(series: Sequence[Series]) -> Html | None:
 def _coverage(records: Sequence[Record]) -> Html | None:
     columns = []
     for r, record in enumerate(records):
-        shown = []
+        shown: list[Html] = []
         for g, gallery in enumerate(record.galleries):
             if gallery.material is None or shown:
                 continue

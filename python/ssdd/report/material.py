@@ -20,7 +20,6 @@ from torch import Tensor
 
 from ..artifact import DistilledSet, read_safetensors, write_atomically
 from ..config import InputError, Report
-from ..data import ImageSet
 from ..studies import Plan, Study, read_snapshots
 from .pictures import plane, sample
 
@@ -67,23 +66,33 @@ def material_file(artifact: Path) -> Path:
 
 
 def make_material(
-    pairs: DistilledSet, representations: Tensor, data: ImageSet, snapshots: Mapping[int, Tensor]
+    pairs: DistilledSet,
+    representations: Tensor,
+    images: Tensor,
+    labels: Tensor | None,
+    snapshots: Mapping[int, Tensor],
+    umap: bool = True,
 ) -> Material:
-    """Compute it. ``representations``: of the training images, float32 [N, C]; they may be mapped."""
+    """Compute it.
+
+    ``representations``: of the training images, float32 [N, C]; they may be mapped. ``images``: these, uint8
+    [N, H, W, C], with ``labels``, int64 [N], if there are any. ``snapshots``: outer step -> images at that step.
+    ``umap``: also by UMAP, if that is installed; it takes seconds, after a first call that compiles it.
+    """
     targets = pairs.targets[:SHOWN]
     centre, spread = _spread(representations)
     near, distance = _nearest(targets, representations, centre)
     rows, index = near.unique(return_inverse=True)
-    some = torch.empty(0, dtype=torch.int64) if data.y_train is None else data.y_train
+    some = torch.empty(0, dtype=torch.int64) if labels is None else labels
     picked = sample(*representations.shape)[:: max(1, -(-min(len(representations), 10_000) // POINTS))]
     points = representations[picked].double()
     mean, axes, share = plane(points)
     found = {"pca": tuple(((x.double() - mean) @ axes).float() for x in (points, pairs.targets))}
-    found |= _umap(points, pairs.targets)
+    found |= _umap(points, pairs.targets) if umap else {}
     return Material(
         index,
         distance / max(spread, 1e-30),
-        _small(data.x_train[rows]),
+        _small(images[rows]),
         rows,
         some[rows] if len(some) else some,
         found,  # type: ignore[arg-type]
@@ -97,14 +106,18 @@ def keep_material(
     artifact: Path,
     pairs: DistilledSet,
     representations: Tensor,
-    data: ImageSet,
+    images: Tensor,
+    labels: Tensor | None,
     snapshots: Mapping[int, Tensor],
     report: Report,
+    umap: bool = True,
 ) -> None:
     """Write what a report needs beside ``artifact``. What goes wrong is a warning: the results are complete."""
     try:
         if pairs.targets.shape[1] == representations.shape[1] and pairs.target_kind == "representation":
-            write_material(make_material(pairs, representations, data, snapshots), material_file(artifact))
+            write_material(
+                make_material(pairs, representations, images, labels, snapshots, umap), material_file(artifact)
+            )
     except Exception as error:  # an optional package may raise anything
         why = f"{type(error).__name__}: {error}".partition("\n")[0]
         message = f"{material_file(artifact)}: not written ({why}); the report lacks the nearest real images"
@@ -120,7 +133,9 @@ def keep_study_material(plan: Plan, study: Study, report: Report) -> None:
         kept = study.file(row, 0, "snapshots")
         snapshots = read_snapshots(kept) if kept.is_file() else {}
         representations = study.teachers[row.teacher][1].train
-        keep_material(file, DistilledSet.load(file), representations, study.data, snapshots, report)
+        keep_material(
+            file, DistilledSet.load(file), representations, study.data.x_train, study.data.y_train, snapshots, report
+        )
 
 
 def to_bytes_per_pixel(images: Tensor) -> Tensor:
@@ -195,7 +210,11 @@ def read_material(file: Path) -> Material | None:
             raise ValueError(f"format {meta.get('format')!r}")
         names = {key.split(".")[1] for key in tensors if key.startswith("points.")}
         found = Material(
-            *(tensors[key] for key in ("nearest", "distance", "real", "rows", "labels")),
+            tensors["nearest"],
+            tensors["distance"],
+            tensors["real"],
+            tensors["rows"],
+            tensors["labels"],
             {name: (tensors[f"points.{name}.real"], tensors[f"points.{name}.targets"]) for name in sorted(names)},
             tensors["point_labels"],
             {int(key.split(".")[1]): x for key, x in tensors.items() if key.startswith("snapshot.")},

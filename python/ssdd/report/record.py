@@ -11,11 +11,10 @@ from typing import Any
 
 from ..artifact import DistilledSet
 from ..config import InputError, current_names
-from ..studies import CELLS, read_cells
+from ..studies import CELLS, is_distilled, read_cells
 from .curves import Curve, curves_of, read_events
 from .directory import EVENTS, MARK
 from .material import Material, material_file, read_material
-from .tables import is_distilled
 
 RUN = "run.json"
 RESULTS = "results.json"
@@ -106,13 +105,13 @@ def _log(record: Record, file: Path) -> None:
                 record.settings[""] = current_names(event["settings"])
             if isinstance(event.get("versions"), dict):
                 record.versions = {str(k): str(v) for k, v in event["versions"].items()}
-            if event.get("command"):
+            if event.get("command") and str(event["command"]) not in record.commands:
                 record.commands.append(str(event["command"]))
             for key in ("seed", "seeds", "data", "teacher"):
                 if event.get(key) is not None:
                     record.inputs[key] = event[key]
         ended = event["event"] in ("result", "end") or (ended and event["event"] != "start")
-        if event["event"] == "warning":
+        if event["event"] == "warning" and f"Warning: {event.get('message')}" not in record.notes:
             record.notes.append(f"Warning: {event.get('message')}")
     stopped = [event for event in events if event["event"] == "stopped"]
     if events and not ended and record.kind != "study":

@@ -15,7 +15,7 @@ from .markup import Html, tag
 
 PIXELS = 1 << 20
 """Pixels of one sprite, at most; larger images are made smaller."""
-LOSSY_FROM = 1 << 19
+LOSSY_FROM = 1 << 16
 """Pixels from which a sprite of real photographs is a JPEG, a third of the size of a PNG."""
 
 

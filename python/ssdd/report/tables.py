@@ -7,7 +7,6 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from ..selection import SELECTIONS
 from ..studies import Comparison, compare, mean_and_error
 
 NO_PRETRAINING, RANDOM, RANDOM_LABELS, KMEANS, KRR_ST, TEACHER = (
@@ -20,16 +19,8 @@ NO_PRETRAINING, RANDOM, RANDOM_LABELS, KMEANS, KRR_ST, TEACHER = (
 )
 """The methods that the table orders and compares."""
 
-ORDER = {"nothing": 0, **dict.fromkeys(SELECTIONS, 1), "full set": 4, "teacher": 5}
-"""What a row of a study is made from -> its place in a table; methods of distillation stand at 3."""
-
 Cell = Mapping[str, Any]
 """One method under one seed: ``method``, ``seed``, ``error`` (or None), ``probes`` (see :class:`ssdd.Cell`)."""
-
-
-def is_distilled(source: str) -> bool:
-    """True for rows that a method of distillation made."""
-    return source not in ORDER
 
 
 def entry(values: Sequence[float], digits: int) -> str:

@@ -62,12 +62,12 @@ Unit = tuple[Row, int, list[str]]
 def missing_cells(plan: Plan, names: Sequence[str], cells: Cells) -> list[Unit]:
     """Return the missing cells, seed 0 of all rows first. Raises :class:`InputError` if an existing cell has other
     settings, data or teacher."""
-    found = cells.read()
+    existing = cells.read()
     for row, seed in plan.order():
         for name in names:
-            if (row.name, seed, name) in found:
-                cells.check(row, found[row.name, seed, name])
-    return [(row, seed, [n for n in names if (row.name, seed, n) not in found]) for row, seed in plan.order()]
+            if (row.name, seed, name) in existing:
+                cells.check(row, existing[row.name, seed, name])
+    return [(row, seed, [n for n in names if (row.name, seed, n) not in existing]) for row, seed in plan.order()]
 
 
 def fill_study(plan: Plan, study: Study, workers: int = 1, report: Report = silent) -> None:
@@ -78,8 +78,8 @@ def fill_study(plan: Plan, study: Study, workers: int = 1, report: Report = sile
     """
     names = [SOURCE, *study.targets]
     todo = missing_cells(plan, names, study.cells)
-    found, wanted = study.cells.read(), [(row.name, seed, name) for row, seed in plan.order() for name in names]
-    done = [found[key] for key in wanted if key in found]
+    existing, expected = study.cells.read(), [(row.name, seed, name) for row, seed in plan.order() for name in names]
+    done = [existing[key] for key in expected if key in existing]
 
     def count_cells(event: Event) -> None:
         if event["event"] == "study-cell":
@@ -93,7 +93,7 @@ def fill_study(plan: Plan, study: Study, workers: int = 1, report: Report = sile
                     "seed": cell["seed"],
                     "set": cell["set"],
                     "done": len(done),
-                    "of": len(wanted),
+                    "of": len(expected),
                     "seconds": sum(cell["cpu_seconds"].values()),
                     "left": estimate_remaining(done, waiting),
                 }
@@ -136,11 +136,11 @@ def fill_unit(study: Study, row: Row, seed: int, missing: Sequence[str], report:
     If another process computes this unit, wait for it; its cells are not computed again.
     """
     with wait_for_lock(study.work / f"{row.slug}.seed-{seed}.lock"):
-        found = study.cells.read()
-        for key in [(row.name, seed, name) for name in missing if (row.name, seed, name) in found]:
-            study.cells.check(row, found[key])
-            report({"event": "study-cell", "cell": found[key]})
-        missing = [name for name in missing if (row.name, seed, name) not in found]
+        existing = study.cells.read()
+        for key in [(row.name, seed, name) for name in missing if (row.name, seed, name) in existing]:
+            study.cells.check(row, existing[key])
+            report({"event": "study-cell", "cell": existing[key]})
+        missing = [name for name in missing if (row.name, seed, name) not in existing]
         if missing:
             _compute(study, row, seed, missing, report)
 
@@ -161,16 +161,16 @@ def _compute(study: Study, row: Row, seed: int, missing: Sequence[str], report: 
             measure_teacher(study, row, name, cell)
         else:
             predicts = pairs is not None and pairs.target_kind == "representation"
-            wanted = representations.test if name == SOURCE and predicts else None
-            measure(network, study.data.preprocessing, data, row.settings, cell, wanted, output=pairs is not None)
+            expected = representations.test if name == SOURCE and predicts else None
+            measure(network, study.data.preprocessing, data, row.settings, cell, expected, output=pairs is not None)
         seconds["measure"] = clock.lap()
         values = {"error": cell.error, "probes": cell.probes, "finetuned": cell.finetuned}
         if row.distilled and pairs is not None:
             values["distillation"] = {
                 key: pairs.metrics[key] for key in ("steps", "loss", "untrained_share", "mean_age", "cpu_seconds")
             } | {"total_variation": float(total_variation(pairs.images))}
-        kept = study.cells.append(row, seed, name, values | {"cpu_seconds": dict(seconds), "versions": versions()})
-        report({"event": "study-cell", "cell": kept})
+        stored = study.cells.append(row, seed, name, values | {"cpu_seconds": dict(seconds), "versions": versions()})
+        report({"event": "study-cell", "cell": stored})
         seconds = {"pairs": 0.0, "pretrain": 0.0}
 
 
@@ -267,18 +267,18 @@ def row_network(study: Study, row: Row, seed: int, pairs: DistilledSet | None, r
     if pairs is None:
         return pretrain_new(None, make, row.settings, seed=seed)
     file = study.file(row, seed, "network")
-    wanted: dict[str, Any] = {
+    expected: dict[str, Any] = {
         key: row.relevant[key] for key in ("student", "pretrain", "distill", "targets") if key in row.relevant
     }
     if file.is_file():
         tensors, meta = read_safetensors(file)
-        _check_same(file, meta, wanted)
+        _check_same(file, meta, expected)
         network = seeded(lambda: make(pairs.targets.shape[1]), seed)
         network.load_state_dict(tensors)
         return network.eval()
     network = pretrain_new(pairs, make, row.settings, seed=seed, report=report)
     tensors = {key: value.contiguous() for key, value in network.state_dict().items()}
-    write_atomically(file, to_bytes(tensors, metadata={"ssdd": json.dumps(as_json(wanted))}))
+    write_atomically(file, to_bytes(tensors, metadata={"ssdd": json.dumps(as_json(expected))}))
     return network
 
 
@@ -303,10 +303,10 @@ def as_json(values: Any) -> Any:
     return json.loads(json.dumps(values))
 
 
-def _check_same(file: Path, stored: Mapping[str, Any], wanted: Mapping[str, Any]) -> None:
-    found = describe_differences(stored, wanted)
-    if found:
-        raise InputError(f"{file}: kept by a run with other settings ({'; '.join(found[:3])}); move it away")
+def _check_same(file: Path, stored: Mapping[str, Any], expected: Mapping[str, Any]) -> None:
+    differ = describe_differences(stored, expected)
+    if differ:
+        raise InputError(f"{file}: kept by a run with other settings ({'; '.join(differ[:3])}); move it away")
 
 
 class _Clock:

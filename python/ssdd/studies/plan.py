@@ -29,8 +29,24 @@ distillation: a distilled set.
 """
 
 SOURCES = tuple(_STAGES)
+_PLACES = {"nothing": 0, **dict.fromkeys(SELECTIONS, 1), "full set": 3, "teacher": 4}
 _OPTIONS = ("size", "classes", "teacher_prefix")
 Targets = Literal["teacher", "labels"]
+
+
+def is_selected(source: str) -> bool:
+    """Return True for real images that a selection chose. Distilled sets are compared with these rows."""
+    return source in SELECTIONS
+
+
+def is_distilled(source: str) -> bool:
+    """Return True for a method of distillation."""
+    return source in METHOD_NAMES
+
+
+def place_in_table(source: str) -> int:
+    """Return a number to sort rows by: no pre-training, selections, distilled sets, the full set, the teacher."""
+    return _PLACES.get(source, 2)
 
 
 @dataclass(frozen=True)
@@ -53,13 +69,13 @@ class Row:
 
     @property
     def selected(self) -> bool:
-        """True for real images that a selection chose. Distilled sets are compared with these rows."""
-        return self.source in SELECTIONS
+        """:func:`is_selected` of the row's source."""
+        return is_selected(self.source)
 
     @property
     def distilled(self) -> bool:
-        """True if the row stands for a distilled set."""
-        return self.source in METHOD_NAMES
+        """:func:`is_distilled` of the row's source."""
+        return is_distilled(self.source)
 
     @property
     def slug(self) -> str:
@@ -70,13 +86,13 @@ class Row:
     def relevant(self) -> dict[str, Any]:
         """The settings that change this row's numbers. Other settings can change without making its cells invalid."""
         every = asdict(self.settings)
-        found = {stage: every[stage] for stage in (*_STAGES[self.source], "evaluate", "finetune")}
-        found["evaluate"].pop("random_targets")  # in a study, each row has its own targets
+        content = {stage: every[stage] for stage in (*_STAGES[self.source], "evaluate", "finetune")}
+        content["evaluate"].pop("random_targets")  # in a study, each row has its own targets
         if self.selected:
-            found["distill"] = {"images": self.settings.distill.images}
+            content["distill"] = {"images": self.settings.distill.images}
         if self.targets != "teacher":
-            found["targets"] = self.targets
-        return found
+            content["targets"] = self.targets
+        return content
 
 
 @dataclass(frozen=True)
@@ -128,14 +144,14 @@ def read_plan(path: str | os.PathLike[str], *, settings: Settings | None = None,
     """
     path = Path(path)
     try:
-        found = tomllib.loads(path.read_text(encoding="utf-8"))
+        content = tomllib.loads(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
         raise InputError(f"{path}: not a readable study file ({error})") from None
-    _check_keys(found, {"title", "preset", "seeds", "data", "teacher", "targets", "set", "row", *_OPTIONS}, str(path))
-    shared = with_settings(settings or preset(_text(found, "preset", str(path))), _changes(found, str(path)))
-    seeds = _number(found, "seeds", 5, str(path)) if seeds is None else seeds
+    _check_keys(content, {"title", "preset", "seeds", "data", "teacher", "targets", "set", "row", *_OPTIONS}, str(path))
+    shared = with_settings(settings or preset(_text(content, "preset", str(path))), _changes(content, str(path)))
+    seeds = _number(content, "seeds", 5, str(path)) if seeds is None else seeds
     rows: list[Row] = []
-    for i, table in enumerate(found.get("row", []), 1):
+    for i, table in enumerate(content.get("row", []), 1):
         rows.append(_row(table, shared, seeds, rows, path, f"{path}: row {i}"))
     slugs = [row.slug for row in rows]
     if not rows or len(set(slugs)) != len(slugs) or "" in slugs:
@@ -145,13 +161,13 @@ def read_plan(path: str | os.PathLike[str], *, settings: Settings | None = None,
         return path.parent / str(value)
 
     return Plan(
-        found.get("title", path.stem),
+        content.get("title", path.stem),
         tuple(rows),
-        beside(found["data"]) if "data" in found else None,
-        str(beside(found["teacher"])) if "teacher" in found else None,
-        {name: beside(value) for name, value in found.get("targets", {}).items()},
-        _number(found, "size", 1, str(path)) if "size" in found else None,
-        *(_text(found, key, str(path)) if key in found else None for key in ("classes", "teacher_prefix")),
+        beside(content["data"]) if "data" in content else None,
+        str(beside(content["teacher"])) if "teacher" in content else None,
+        {name: beside(value) for name, value in content.get("targets", {}).items()},
+        _number(content, "size", 1, str(path)) if "size" in content else None,
+        *(_text(content, key, str(path)) if key in content else None for key in ("classes", "teacher_prefix")),
     )
 
 

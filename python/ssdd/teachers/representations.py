@@ -69,10 +69,10 @@ def represent(teacher: Teacher, data: ImageSet, cache: str | os.PathLike[str] | 
 def map_cached(file: Path, rows: int) -> Tensor | None:
     """Map the file; None if it does not exist, is damaged or has another shape."""
     try:
-        found = map_array(file)
+        array = map_array(file)
     except (OSError, ValueError, EOFError):
         return None
-    return found if found.dtype == torch.float32 and found.dim() == 2 and len(found) == rows else None
+    return array if array.dtype == torch.float32 and array.dim() == 2 and len(array) == rows else None
 
 
 def write_parts(file: Path, rows: int, parts: Iterator[Tensor]) -> Tensor:

@@ -248,10 +248,10 @@ class Teacher:
     def _resnet(cls, file: Path, preprocessing: Preprocessing, prefix: str | None, stem_padding: int) -> Teacher:
         """Read the weights of a ResNet under torchvision's names."""
         state = read_weights(file)
-        found = resnets(state)
-        taken = choose_network(found, prefix, file.name) if found else Network("", state, "")
+        candidates = resnets(state)
+        choice = choose_network(candidates, prefix, file.name) if candidates else Network("", state, "")
         try:
-            network = standard_resnet(taken.state, stem_padding)
+            network = standard_resnet(choice.state, stem_padding)
         except InputError as error:
             raise InputError(f"teacher: {file.name}: {error}") from None
         small = network.conv1.kernel_size[0] < 7
@@ -260,19 +260,19 @@ class Teacher:
             if small
             else "7x7, images normalised as ImageNet"
         )
-        summary = f"{file.name}: ResNet{taken.place}, {network.dimension} numbers per image, stem {stem}"
-        about = {"name": file.name, "prefix": taken.prefix}
+        summary = f"{file.name}: ResNet{choice.place}, {network.dimension} numbers per image, stem {stem}"
+        about = {"name": file.name, "prefix": choice.prefix}
         return cls(network, preprocessing if small else IMAGENET, about, summary)
 
     def _take(self, file: Path, maker: str, prefix: str | None) -> None:
         """Load a file of weights into the network that ``maker`` made."""
         state = read_weights(file)
-        found = find_fitting(state, self.module.state_dict())
-        taken = choose_network(found, prefix, file.name) if found or prefix is not None else None
+        candidates = find_fitting(state, self.module.state_dict())
+        choice = choose_network(candidates, prefix, file.name) if candidates or prefix is not None else None
         try:
-            self.module.load_state_dict(taken.state if taken else find_nearest(state, self.module.state_dict()))
+            self.module.load_state_dict(choice.state if choice else find_nearest(state, self.module.state_dict()))
         except RuntimeError as error:  # names or shapes that do not fit; torch lists them
             raise InputError(f"teacher: {file.name} does not fit {maker}: {error}") from None
-        if taken:
-            self.about["prefix"] = taken.prefix
-            self.summary = one_line(f"{file.name}: weights of {maker}{taken.place}")
+        if choice:
+            self.about["prefix"] = choice.prefix
+            self.summary = one_line(f"{file.name}: weights of {maker}{choice.place}")

@@ -107,7 +107,7 @@ void check_backward(const Case& c, const Solved<T>& solved, const Input<T>& grad
 
 template <class T>
 void run(const Case& c) {
-  if (!taken()) return;
+  if (!taken(c.s)) return;
   const double v = c.ridge == RidgeKind::trace ? 0.001 : 0.05;
   std::vector<Matrix> a, y, grad, x, inverses;
   std::vector<std::vector<double>> hyper;
@@ -128,7 +128,7 @@ void run(const Case& c) {
     inverses.push_back(inverse(shifted[e]));
     x.push_back(inverses[e] * y[e]);
   }
-  for (int threads : {1, 2}) {
+  for (int threads = 1; threads <= most_threads(2); ++threads) {
     const Solved<T> out = solve(c, a_in, y_in, hypers, threads);
     const Solved<T> again = solve(c, a_in, y_in, hypers, threads);
     CHECK(out.factor == again.factor && out.x == again.x, c << ": different bits the second time");
@@ -210,7 +210,7 @@ namespace {
 // Of three problems the middle one is indefinite: only it fails, at that pivot, and with jitter only where it is small.
 template <class T>
 void failing(int64_t s, int64_t pivot, double depth, OnFailure on_failure, int threads, bool rescued) {
-  if (!taken()) return;
+  if (!taken(s)) return;
   Case c{3, s, 2};
   c.has_ridge = false, c.on_failure = on_failure;
   std::vector<Matrix> a{gram_like(s), Matrix(s, s), gram_like(s)}, y{random(s, 2), random(s, 2), random(s, 2)};
@@ -262,7 +262,7 @@ TEST(cholesky_failure_is_told_and_stays_alone) {
 }
 
 TEST(cholesky_jitter_rescues_what_is_nearly_positive) {
-  for (int threads : {1, 2}) {
+  for (int threads = 1; threads <= most_threads(2); ++threads) {
     failing<float>(12, 5, 1e-5, OnFailure::jitter, threads, true);
     failing<double>(12, 5, 1e-9, OnFailure::jitter, threads, true);
     failing<float>(150, 130, 1e-5, OnFailure::jitter, threads, true);

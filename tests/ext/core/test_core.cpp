@@ -32,11 +32,14 @@ bool first_row;
 
 }  // namespace
 
-bool taken() {
+bool taken(int64_t n) {
   const bool always = first_row;
   first_row = false;
-  return lots() % every == 0 || always;
+  return (lots() % every == 0 || always) && new_here(n);
 }
+
+__attribute__((weak)) bool new_here(int64_t) { return true; }
+__attribute__((weak)) int most_threads(int asked) { return asked; }
 
 Registered::Registered(const char* name, void (*body)()) { entries().push_back({name, body}); }
 

@@ -25,8 +25,13 @@ struct Registered {
   static void name()
 
 // Whether this row of a table is run: all are, unless the program was asked for each EVERY-th only (about that many, the same
-// at each run, and the first of each test always).
-bool taken();
+// at each run, and the first of each test always). `n`: how many points, or rows of a matrix, it factors.
+bool taken(int64_t n = 0);
+
+// What the host twin answers otherwise (tests/simt/cuda_as_cpu.cpp). Whether a row that factors n points can go another way than
+// on the instruction sets, or devices, before this one; and how many numbers of threads are to be tried.
+bool new_here(int64_t n);
+int most_threads(int asked);
 
 struct Failure : std::runtime_error {
   using std::runtime_error::runtime_error;

@@ -34,7 +34,7 @@ void run(Case c) {
   }
   const Input<T> x_in(x, c.x), z_in(z, c.z);
   const Hypers<T> hypers(hyper, c.tensor);
-  for (int threads : {1, 2}) {
+  for (int threads = 1; threads <= most_threads(2); ++threads) {
     std::vector<T> out = poisoned<T>(c.batch * c.s * c.q);
     ssdd::GramArgs<T> args{c.batch, c.s, c.q, c.d, x_in.view, {}, out.data(), hypers.hyper, c.kernel, nullptr, threads};
     if (!c.symmetric) args.z = z_in.view;

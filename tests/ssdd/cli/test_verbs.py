@@ -1,4 +1,4 @@
-"""The command line, through the program's own parser: each verb on real digits, and its errors."""
+"""The command line through the program's own parser: each verb on real digits, and its errors."""
 
 import json
 import re
@@ -42,6 +42,8 @@ def test_distill_writes_the_run(artifact):
         "coverage.png",
         "log.jsonl",
         "run.json",
+        "distilled.report.safetensors",
+        "report.html",
     }
     assert {p.name for p in folder.iterdir()} == names
     events = [json.loads(line)["event"] for line in (folder / "log.jsonl").read_text().splitlines()]
@@ -221,10 +223,22 @@ def test_errors_are_one_message_without_a_traceback(capsys):
     with pytest.raises(SystemExit) as stopped, readable_errors():
         raise ssdd.InputError("images: expected [fewer]")
     assert stopped.value.code == 1 and capsys.readouterr().err == "error: images: expected [fewer]\n"
-    with pytest.raises(ZeroDivisionError), readable_errors():  # a bug keeps its traceback
+    with pytest.raises(ZeroDivisionError), readable_errors():  # a bug shows its traceback
         _ = 1 / 0
 
 
 def test_help_of_every_verb(ssdd_command):
-    for verb in ("demo", "teacher", "distill", "pretrain", "evaluate", "show", "info", "study", "export", "import"):
+    for verb in (
+        "demo",
+        "teacher",
+        "distill",
+        "pretrain",
+        "evaluate",
+        "show",
+        "info",
+        "study",
+        "report",
+        "export",
+        "import",
+    ):
         assert verb in ssdd_command("--help").output and len(ssdd_command(verb, "--help").output) > 200

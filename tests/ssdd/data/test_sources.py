@@ -1,4 +1,4 @@
-"""Images from digits, folders and .npz files, and everything about them that can be wrong."""
+"""Images from digits, folders and .npz files, and errors in all of them."""
 
 import numpy as np
 import pytest
@@ -140,7 +140,7 @@ def test_npz_that_does_not_fit(tmp_path, arrays, named):
         load_images(tmp_path / "bad.npz")
 
 
-def test_npz_that_is_none(tmp_path):
+def test_a_file_that_is_no_npz(tmp_path):
     (tmp_path / "bad.npz").write_bytes(b"PK\x03\x04 torn")
     with pytest.raises(InputError, match=r"bad\.npz"):
         load_images(tmp_path / "bad.npz")

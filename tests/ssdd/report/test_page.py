@@ -1,4 +1,4 @@
-"""A study's page: means, pairs, and nothing that no cell gives."""
+"""A study's page: means, paired differences, and no entry without a cell."""
 
 import json
 from dataclasses import replace
@@ -87,7 +87,7 @@ def test_what_realism_costs_is_drawn_from_rows_that_differ_by_it_alone(tmp_path,
     assert (tmp_path / "realism.png").read_bytes().startswith(b"\x89PNG")
 
 
-def test_no_picture_of_realism_where_no_row_is_constrained(tmp_path, plan):
+def test_no_picture_of_realism_if_no_row_is_constrained(tmp_path, plan):
     plan = Plan("Two teachers", (*plan.rows, row("KRR-ST, another teacher", "krr-st")))
     pool = {"steps": 9, "loss": 0.1, "untrained_share": 0.0, "mean_age": 1.0, "cpu_seconds": None}
     for name in ("KRR-ST", "KRR-ST, another teacher"):

@@ -1,4 +1,5 @@
-"""Pictures: drawn whatever the environment's plotting backend is, in little memory, and never the end of a run."""
+"""Pictures are drawn with any plotting backend in the environment, in little memory, and their errors never end a
+run."""
 
 import errno
 import os
@@ -111,7 +112,7 @@ def test_a_picture_is_written_whole_or_not_at_all(tmp_path, monkeypatch):
     assert file.read_bytes() == before and [f.name for f in tmp_path.iterdir()] == ["sheet.png"]
     assert [event["event"] for event in said] == ["warning"] and "sheet.png" in said[0]["message"]
     assert os.strerror(errno.ENOSPC) in said[0]["message"]
-    with Display(show=False) as display:  # a report as the program has it
+    with Display(show=False) as display:  # a report like the program's
         draw_each({file: partial(contact_sheet, torch.ones(0, 1, 8, 8))}, display)
     with pytest.raises(KeyboardInterrupt):
         draw_each({file: lambda path: (_ for _ in ()).throw(KeyboardInterrupt)}, said.append)

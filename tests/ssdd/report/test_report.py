@@ -31,7 +31,7 @@ from ssdd.report.tables import KMEANS, KRR_ST, NO_PRETRAINING, RANDOM, TEACHER
 from ssdd.teachers import train_teacher
 
 
-def test_a_run_directory_is_never_overwritten_unasked(tmp_path):
+def test_a_run_directory_is_never_overwritten_without_the_option(tmp_path):
     folder = new_directory(tmp_path / "run")
     (folder / "log.jsonl").write_text("{}\n")
     (folder / "precious").write_text("x")
@@ -67,7 +67,7 @@ def test_log_is_written_as_it_happens_and_says_why_it_stopped(tmp_path):
 
 def test_log_of_a_resumed_run_goes_on(tmp_path):
     file = tmp_path / "log.jsonl"
-    file.write_text('{"event": "a"}\n{"event": "half')  # killed while it wrote
+    file.write_text('{"event": "a"}\n{"event": "half')  # killed during a write
     with JsonLines(file, append=True) as log:
         log({"event": "b"})
     lines = file.read_text().splitlines()

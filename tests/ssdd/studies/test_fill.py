@@ -1,4 +1,4 @@
-"""The study runner: cells on disk, what a rerun skips, and what it refuses."""
+"""The study runner: cells on disk, what a second run skips, and what it refuses."""
 
 import dataclasses
 import json
@@ -77,7 +77,7 @@ def place(tmp_path, few, teacher):
 
 
 def run(place, *, every=None, **changes):
-    """Fill the study; its events of finished cells. ``every`` takes all events."""
+    """Compute the study; return its events of finished cells. ``every`` returns all events."""
     events = [] if every is None else every
     names = {
         "data": place / "few.npz",
@@ -95,7 +95,7 @@ def cells(place):
 
 
 def take_out(place, *keys):
-    """Write the file anew without some cells."""
+    """Write the file again without some cells."""
 
     def key(line):
         cell = json.loads(line)
@@ -136,7 +136,7 @@ def test_a_row_of_every_method(place):
 
 
 def numbers(found):
-    """What does not depend on the clock."""
+    """Return the values that do not depend on the clock."""
     return {
         key: {k: v for k, v in cell.items() if k not in ("cpu_seconds", "distillation")} for key, cell in found.items()
     }
@@ -192,7 +192,7 @@ def test_the_number_of_workers_changes_no_number(place, tmp_path):
 
 
 def test_pairs_from_their_file_give_the_bits_of_pairs_just_made(place, few):
-    """In colour too: real images lie in memory with the channels of a pixel side by side."""
+    """Also in colour: real images have the channels of a pixel side by side in memory."""
     for name, part in (("few", slice(None)), ("other", slice(90))):
         arrays = {k: getattr(few, k).numpy()[part] for k in ("x_train", "y_train", "x_test", "y_test")}
         np.savez(place / f"{name}.npz", **{k: v.repeat(3, 3) if k[0] == "x" else v for k, v in arrays.items()})
@@ -296,7 +296,7 @@ def test_later_rows_come_last(tmp_path):
     assert [seed for _, seed in order[-4:]] == [0, 1, 0, 1] and len({name for name, _ in order[-4:-2]}) == 1
 
 
-def test_what_is_missing_is_asked_for(place):
+def test_missing_data_or_teacher_is_named(place):
     with pytest.raises(InputError, match="data: expected it in"):
         run(place, data=None)
     with pytest.raises(InputError, match="teacher: expected it in"):
@@ -344,7 +344,7 @@ def test_a_row_with_a_teacher_of_its_own(place, few, small):
     events = run(place)
     assert {e["row"] for e in events} == {"KRR-ST, another teacher", "recomputed, another teacher", "another teacher"}
     after = cells(place)
-    assert all(after[key] == cell for key, cell in before.items())  # the other rows' cells are as good as before
+    assert all(after[key] == cell for key, cell in before.items())  # the other rows' cells stay valid
     cell = after["KRR-ST, another teacher", 0, "source"]
     old = before["teacher", 0, "source"]["inputs"]["teacher"]
     assert cell["inputs"]["teacher"] == other.key() != old
@@ -362,7 +362,7 @@ def test_a_row_with_a_teacher_of_its_own(place, few, small):
         run(place)
 
 
-def test_no_teacher_is_asked_for_where_every_row_has_its_own(place, teacher):
+def test_no_study_teacher_is_needed_if_every_row_has_its_own(place, teacher):
     teacher.save(place / "own.safetensors")
     text = FILE.split("[[row]]")[0]
     row = '[[row]]\nname = "r"\nfrom = "random"\nseeds = 1\nteacher = "own.safetensors"\n'
