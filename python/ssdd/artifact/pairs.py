@@ -55,7 +55,7 @@ class DistilledSet(Dataset[tuple[Tensor, Tensor]]):
         source: name of the image set that it was made from. Default "".
         support_input: "normalised" (default): :meth:`inputs` normalises the images. "raw" (the published code): it does
             not; real images are normalised in both cases.
-        target_kind: "representation" (default) or "labels".
+        target_kind: "representation" (default), "labels", or "assignments" (shares of clusters).
         config: the settings of the distillation, as JSON values. Default {}.
         versions: versions of the software that made it. Default {}.
         metrics: what the run measured, as JSON values. Default {}.
@@ -71,7 +71,7 @@ class DistilledSet(Dataset[tuple[Tensor, Tensor]]):
     seed: int = 0
     source: str = ""
     support_input: Literal["normalised", "raw"] = "normalised"
-    target_kind: Literal["representation", "labels"] = "representation"
+    target_kind: Literal["representation", "labels", "assignments"] = "representation"
     config: dict[str, Any] = field(default_factory=dict)
     versions: dict[str, str] = field(default_factory=dict)
     metrics: dict[str, Any] = field(default_factory=dict)
@@ -98,8 +98,10 @@ class DistilledSet(Dataset[tuple[Tensor, Tensor]]):
             )
         if self.support_input not in ("normalised", "raw"):
             raise InputError(f"support_input: expected 'normalised' or 'raw', got {self.support_input!r}")
-        if self.target_kind not in ("representation", "labels"):
-            raise InputError(f"target_kind: expected 'representation' or 'labels', got {self.target_kind!r}")
+        if self.target_kind not in ("representation", "labels", "assignments"):
+            raise InputError(
+                f"target_kind: expected 'representation', 'labels' or 'assignments', got {self.target_kind!r}"
+            )
 
     def __len__(self) -> int:
         return len(self.images)

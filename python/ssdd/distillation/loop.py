@@ -148,7 +148,7 @@ def support(job: Job, state: State) -> tuple[Tensor, Tensor]:
     x_s, y_s = inputs(job, state), state.y_s
     if config.targets == "tied":
         assert job.represent is not None  # check refuses a job without it
-        y_s = job.represent(normalise(transformed(config.transforms, state.x_s)))
+        y_s = method_of(job).targets_from(job.represent(normalise(transformed(config.transforms, state.x_s))))
     if config.support_view == "augmented":
         view = transformed(config.transforms, crop_and_flip(state.x_s, config.crop_pad, state.generator))
         x_s = view if config.support_input == "raw" else normalise(view)
@@ -161,7 +161,8 @@ def tie(job: Job, state: State) -> None:
     if job.config.targets == "tied":
         assert job.represent is not None  # check refuses a job without it
         pixels = transformed(job.config.transforms, state.x_s)
-        state.y_s.copy_(job.represent(job.data.preprocessing.normalise(pixels)))
+        representations = job.represent(job.data.preprocessing.normalise(pixels))
+        state.y_s.copy_(method_of(job).targets_from(representations))
 
 
 def decay_lr(step: int, config: DistillConfig) -> float:

@@ -93,8 +93,9 @@ def start(method: Method, rows: Tensor) -> State:
     storage = STORAGES[config.storage].make(source, pixels, y_s, method.learns_targets, job.device)
     groups: list[dict[str, Any]] = [{"params": list(storage.parameters().values()), "times": 1.0}]
     learned = {}
-    for name, (value, times) in method.parameters().items():
+    for name, (value, lr) in method.parameters().items():
         learned[name] = to_device(value, job.device).requires_grad_()
+        times = lr / config.lr if config.lr else 0.0
         groups.append({"params": [learned[name]], "times": times, "weight_decay": 0.0})
     optimizer = torch.optim.AdamW(
         groups, lr=config.lr, weight_decay=config.weight_decay, fused=True if job.device.type == "cuda" else None

@@ -46,8 +46,6 @@ class Method:
     The class methods answer what must be known before there is a teacher or a job.
     """
 
-    target_kind: ClassVar[Literal["representation", "labels"]] = "representation"
-    """What Y_s stands for in the artifact."""
     shares: ClassVar[tuple[str, ...]] = ("batch", "networks")
     """What several processes may share: "batch" if the loss is a mean over the real batch, "networks" if it is one over
     the networks drawn."""
@@ -56,6 +54,11 @@ class Method:
 
     def __init__(self, job: Job) -> None:
         self.job, self.config = job, job.config
+
+    @property
+    def target_kind(self) -> Literal["representation", "labels", "assignments"]:
+        """What Y_s stands for in the artifact."""
+        return "representation"
 
     @classmethod
     def check(cls, config: DistillConfig, data: ImageSet) -> None:
@@ -88,6 +91,10 @@ class Method:
         """S, the number of distilled images."""
         return image_count(self.config, self.job.data, self.targets.shape[1])
 
+    def targets_from(self, representations: Tensor) -> Tensor:
+        """Return the targets of images with these ``representations``, [N, D] -> [N, C], on their device."""
+        return representations
+
     def initial_rows(self) -> Tensor:
         """Return the training images that X_s starts from, int64 [S]: the selection ``config.initial`` chooses them."""
         return choose(self.config.initial, self.candidates(), self.count, self.job.seed)
@@ -101,7 +108,7 @@ class Method:
         assert job.represent is not None  # check refuses a job without it
         views = transformed(transforms, to_device(job.data.preprocessing.normalise(pixels), job.device))
         with torch.no_grad():
-            of_views = job.represent(views[len(rows) :])
+            of_views = self.targets_from(job.represent(views[len(rows) :]))
         return torch.cat([self.targets[rows], of_views.cpu()])
 
     def candidates(self) -> Candidates:
@@ -119,7 +126,8 @@ class Method:
         return self.config.targets == "learned"
 
     def parameters(self) -> dict[str, tuple[Tensor, float]]:
-        """What is learned beside X_s and Y_s: name -> (first value, its lr as a multiple of ``config.lr``)."""
+        """Return what is learned beside X_s and Y_s: name -> (first value, its lr, which falls as ``config.lr``
+        does)."""
         return {}
 
     def groups(self, rows: Tensor) -> list[Tensor]:
@@ -138,7 +146,9 @@ class Method:
 class LabelMethod(Method):
     """A method whose targets are labels of the training images. It needs no teacher."""
 
-    target_kind = "labels"
+    @property
+    def target_kind(self) -> Literal["representation", "labels", "assignments"]:
+        return "labels"
 
     @classmethod
     def check(cls, config: DistillConfig, data: ImageSet) -> None:
