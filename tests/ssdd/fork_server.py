@@ -8,7 +8,6 @@ lines: the process ids, and, when all have ended, their exit codes (-9: killed).
 import json
 import os
 import sys
-from pathlib import Path
 
 import ssdd.cli
 import ssdd.cli.distill

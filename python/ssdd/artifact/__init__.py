@@ -5,7 +5,7 @@ from .files import flush_to_disk, read_safetensors, read_torch, why_no_array, wr
 from .forms import EXPORT_FORMS, export, read_scores
 from .hub import push
 from .lock import LOCK, lock_folder, wait_for_lock
-from .pairs import FORMAT, DistilledSet
+from .pairs import FORMAT, STORAGE_VERSION, DistilledSet
 from .preprocessing import Preprocessing
 from .published import MOST_CLASSES, read_published
 
@@ -14,6 +14,7 @@ __all__ = [
     "EXPORT_FORMS",
     "LOCK",
     "MOST_CLASSES",
+    "STORAGE_VERSION",
     "DistilledSet",
     "Preprocessing",
     "card_file",

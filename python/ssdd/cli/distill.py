@@ -94,7 +94,7 @@ def run(options: Options) -> None:
     on = ssdd.choose_device(options.device, ssdd.local_rank())
     settings = choose_settings(options, stored.settings if stored else None)
     loaded = read_images(options.data, options)
-    if settings.distill.images > len(loaded.x_train):
+    if not settings.distill.budget and settings.distill.images > len(loaded.x_train):
         raise InputError(f"images: expected at most {len(loaded.x_train)}, got {settings.distill.images}")
     if options.out:
         reports.check_directory(options.out, options.overwrite)  # in every process, before one of them creates it

@@ -5,15 +5,18 @@ from .cells import Cell, evaluate, evaluate_on, evaluate_teacher, measure, pretr
 from .finetuning import finetune
 from .measures import labelled_rows, nearest_neighbours, probe, read_out, standardise, why_no_probe
 from .pretraining import pretrain, recipe_of, save_backbone
+from .realism import Space, measure_realism
 
 __all__ = [
     "Cell",
+    "Space",
     "evaluate",
     "evaluate_on",
     "evaluate_teacher",
     "finetune",
     "labelled_rows",
     "measure",
+    "measure_realism",
     "pretrain",
     "pretrain_new",
     "probe",

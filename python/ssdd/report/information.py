@@ -44,6 +44,7 @@ def info(artifact: str | os.PathLike[str] | None = None) -> dict[str, Any]:
         "seed": pairs.seed,
         "support_input": pairs.support_input,
         "preprocessing": asdict(pairs.preprocessing),
+        "storage": pairs.storage,
         "metrics": pairs.metrics,
         "recipe": pairs.recipe,
         "transforms": pairs.transforms,
