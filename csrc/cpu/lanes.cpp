@@ -28,7 +28,7 @@ Work<T> layout(int64_t n, int64_t c, T* memory) {
   Arena<T> arena{memory};
   Work<T> w;
   const int64_t vectors = lane_rows(n) * std::min(c, kColumns);
-  w.panels = arena.take(lane_triangle(n) * kMostLanes);
+  w.panels = arena.take((lane_triangle(n) + kLaneRows * kMostLanes) * kMostLanes);  // see store_lower
   w.inverse = arena.take(lane_rows(n) * kMostLanes);
   w.status = arena.take(kMostLanes);
   w.x = arena.take(vectors * kMostLanes);

@@ -35,7 +35,8 @@ struct Lanes {
   void (*load_lower)(const T* const* source, int64_t rs, int64_t cs, int64_t n, T* panels);
   // The first `count` lanes to target[l], element (i, j) at i * rs + j.
   void (*store)(const T* in, int64_t rows, int64_t columns, int64_t rs, int count, T* const* target);
-  // Dense [n, n]: above the diagonal zeros, or the mirrored triangle.
+  // Dense [n, n]: above the diagonal zeros, or the mirrored triangle. Reads up to kLaneRows * width vectors behind the
+  // last panel, whatever is there.
   void (*store_lower)(const T* panels, int64_t n, bool mirrored, int count, T* const* target);
 
   // L of the panels in place, 1 / L_ii into inverse [padded n], and the 1-based pivot that is not a positive finite

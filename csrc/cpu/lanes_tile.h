@@ -115,12 +115,7 @@ struct LaneLoops {
 
   static void store_block(V* v, int64_t offset, int count, T* const* target) {
     transpose(v);
-    if (count == W) {
-#pragma GCC unroll 16
-      for (int l = 0; l < W; ++l) write(target[l] + offset, v[l]);
-      return;
-    }
-    for (int l = 0; l < count; ++l) write(target[l] + offset, v[l]);
+    write_lanes(v, offset, count, target);
   }
 
   // --- loads and stores -------------------------------------------------------------------------------------------------
@@ -206,29 +201,60 @@ struct LaneLoops {
     }
   }
 
+  template <int... I>
+  static Mask count_to(std::integer_sequence<int, I...>) {
+    return Mask{I...};
+  }
+  static Mask counting() { return count_to(std::make_integer_sequence<int, W>()); }
+
+  // Columns [start, start + W) of row i of every problem, into v.
+  static void lower_window(const T* panels, int64_t i, int64_t start, bool mirrored, V* v) {
+    const T* row = row_of(panels, i);
+    if (start > i && !mirrored) {
+#pragma GCC unroll 16
+      for (int l = 0; l < W; ++l) v[l] = V{};
+      return;
+    }
+    if (mirrored) {
+      for (int k = 0; k < W; ++k)
+        v[k] = start + k <= i ? at(row, R * (start + k)) : at(row_of(panels, start + k), R * i);
+      return transpose(v);
+    }
+    // Reads beyond the diagonal, at most W columns behind the last panel, and masks that away.
+#pragma GCC unroll 16
+    for (int k = 0; k < W; ++k) v[k] = at(row, R * (start + k));
+    transpose(v);
+    if (start + W <= i + 1) return;
+    const Mask keep = counting() <= Mask{} + static_cast<typename IntegerOf<T>::type>(i - start);
+#pragma GCC unroll 16
+    for (int l = 0; l < W; ++l) v[l] = (V)((Mask)v[l] & keep);
+  }
+
+  static void write_lanes(const V* v, int64_t offset, int count, T* const* target) {
+    if (count == W) {
+#pragma GCC unroll 16
+      for (int l = 0; l < W; ++l) write(target[l] + offset, v[l]);
+      return;
+    }
+    for (int l = 0; l < count; ++l) write(target[l] + offset, v[l]);
+  }
+
   static void store_lower(const T* panels, int64_t n, bool mirrored, int count, T* const* target) {
     V v[W];
-    for (int64_t i = 0; i < n; ++i) {
-      const T* row = row_of(panels, i);
-      if (n < W) {
+    if (n < W) {
+      for (int64_t i = 0; i < n; ++i)
         for (int64_t j = 0; j < n; ++j) {
-          const T* from = j <= i ? row + j * R * W : row_of(panels, j) + i * R * W;
+          const T* from = j <= i ? row_of(panels, i) + j * R * W : row_of(panels, j) + i * R * W;
           for (int l = 0; l < count; ++l) target[l][i * n + j] = j <= i || mirrored ? from[l] : T(0);
         }
-        continue;
-      }
+      return;
+    }
+    for (int64_t i = 0; i < n; ++i)
       for (int64_t j = 0; j < n; j += W) {
         const int64_t start = least(j, n - W);
-        if (start > i && !mirrored) {
-          for (int l = 0; l < count; ++l) write(target[l] + i * n + start, V{});
-          continue;
-        }
-        const int upto = static_cast<int>(least(W, (i + 1 > start ? i + 1 - start : 0)));
-        for (int k = 0; k < upto; ++k) v[k] = at(row, R * (start + k));
-        for (int k = upto; k < W; ++k) v[k] = mirrored ? at(row_of(panels, start + k), R * i) : V{};
-        store_block(v, i * n + start, count, target);
+        lower_window(panels, i, start, mirrored, v);
+        write_lanes(v, i * n + start, count, target);
       }
-    }
   }
 
   // --- arithmetic -------------------------------------------------------------------------------------------------------

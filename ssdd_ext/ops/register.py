@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.autograd import forward_ad
+from torch.overrides import has_torch_function
 
 library = torch.library.Library("ssdd_ext", "DEF")
 
@@ -53,6 +54,25 @@ def transformed() -> bool:
     if torch.compiler.is_compiling():
         return False
     return torch._C._functorch.peek_interpreter_stack() is not None or forward_ad._current_level >= 0
+
+
+_PLAIN = (Tensor, torch.nn.Parameter)
+
+
+def is_direct(args: tuple[Any, ...]) -> bool:
+    """True if the dispatcher would do nothing but call the CPU implementation, at the cost of tens of microseconds: dense
+    tensors of PyTorch's own on the CPU, none of which asks for a gradient, and no mode, transform or tracer."""
+    if torch.compiler.is_compiling() or torch.jit.is_tracing():
+        return False
+    grad = torch.is_grad_enabled()
+    for t in args:
+        if not isinstance(t, Tensor):
+            continue
+        if type(t) not in _PLAIN or not t.is_cpu or t.layout is not torch.strided or t.is_neg():
+            return False
+        if grad and t.requires_grad:
+            return False
+    return not (transformed() or torch._C._len_torch_dispatch_stack() or has_torch_function(args))
 
 
 def on_its_device(implementation: Callable[..., Any]) -> Callable[..., Any]:
@@ -108,6 +128,8 @@ def register(
     function.vmap = staticmethod(vmap_rule(function.apply))  # type: ignore[attr-defined]
 
     def call(*args: Any) -> Any:
+        if is_direct(args):
+            return implementation(*args)
         return function.apply(*args) if transformed() else op(*args)  # type: ignore[attr-defined]
 
     return call
