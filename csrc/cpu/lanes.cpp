@@ -1,14 +1,9 @@
 // Cholesky, solve and its backward for batches of small problems, one problem per lane of a vector.
 #include "lanes.h"
 
-#include <algorithm>
-#include <cmath>
-#include <limits>
-
 #include "../arena.h"
-#include "factor.h"
 #include "kernel.h"
-#include "workers.h"
+#include "lanes_group.h"
 
 namespace ssdd::cpu {
 namespace {
@@ -37,88 +32,9 @@ Work<T> layout(int64_t n, int64_t c, T* memory) {
   return w;
 }
 
-// The first whole cache line of the memory.
-template <class T>
-T* aligned(T* memory) {
-  const auto address = reinterpret_cast<uintptr_t>(memory);
-  return memory + (64 - address % 64) % 64 / sizeof(T);
-}
-
-// The problems of one vector. Lanes beyond the last problem repeat it and are not stored.
-struct Group {
-  int64_t first;
-  int count, width;
-  int64_t problem(int lane) const { return first + std::min(lane, count - 1); }
-};
-
-template <class T>
-struct Sources {
-  const T* p[kMostLanes];
-  Sources(const Group& g, Batch<const T> batch) {
-    for (int l = 0; l < g.width; ++l) p[l] = batch.p + g.problem(l) * batch.bs;
-  }
-  Sources(const Group& g, const T* dense, int64_t elements) : Sources(g, Batch<const T>{dense, elements, 0, 1}) {}
-  Sources& shift(int64_t elements) {
-    for (const T*& source : p) source += elements;
-    return *this;
-  }
-};
-
-template <class T>
-struct Targets {
-  T* p[kMostLanes];
-  Targets(const Group& g, T* dense, int64_t elements) {
-    for (int l = 0; l < g.width; ++l) p[l] = dense + g.problem(l) * elements;
-  }
-};
-
-// f(group, worker) for every vector of problems, shared over the threads.
-template <class T, class F>
-void for_groups(int64_t batch, double multiply_adds, int threads, F f) {
-  const int width = lanes<T>().width;
-  const int64_t groups = (batch + width - 1) / width;
-  Workers workers(groups, multiply_adds, threads, 0);
-  workers.team_size = 1;
-  if (multiply_adds * static_cast<double>(groups) < kWorthATeam) workers.count = 1;
-  workers.run(groups, [&](const Team&, int64_t group, int worker) {
-    const int64_t first = group * width;
-    f(Group{first, static_cast<int>(std::min<int64_t>(width, batch - first)), width}, worker);
-  });
-}
-
 double work_of(int64_t n, int64_t c) {
   const double order = static_cast<double>(n);
   return order * order * (order / 6 + static_cast<double>(c) + 8);  // 8: loads and stores of a matrix
-}
-
-template <class T>
-void fill_nan(int64_t count, T* out) {
-  for (int64_t i = 0; out && i < count; ++i) out[i] = std::numeric_limits<T>::quiet_NaN();
-}
-
-template <class T>
-void pad(int64_t n, int64_t columns, int width, T* x) {
-  std::fill(x + n * columns * width, x + lane_rows(n) * columns * width, T(0));
-}
-
-// lambda on the diagonal; tr(A) and lambda into aux.
-template <class T>
-void add_ridge(const SolveArgs<T>& a, const Group& g, T* panels) {
-  double trace[kMostLanes] = {}, lambda[kMostLanes] = {};
-  const auto diagonal = [&](int64_t i) { return panels + (8 * (i / 4) * (i / 4 + 1) + 4 * i + i % 4) * g.width; };
-  for (int64_t i = 0; i < a.s; ++i)
-    for (int l = 0; l < g.width; ++l) trace[l] += static_cast<double>(diagonal(i)[l]);
-  for (int l = 0; l < g.width; ++l)
-    if (a.hyper.count) lambda[l] = ridge_amount(a.ridge, a.hyper.get(g.problem(l), a.hyper.count - 1), trace[l], a.s);
-  for (int64_t i = 0; i < a.s; ++i)
-    for (int l = 0; l < g.width; ++l)
-      diagonal(i)[l] = static_cast<T>(static_cast<double>(diagonal(i)[l]) + lambda[l]);
-  for (int l = 0; l < g.count; ++l) {
-    T* aux = a.aux + 3 * g.problem(l);
-    aux[0] = static_cast<T>(trace[l]);
-    aux[1] = static_cast<T>(lambda[l]);
-    aux[2] = a.jitter[g.problem(l)] = T(0);
-  }
 }
 
 // Status of every problem, and NaN over the results of those that failed.
@@ -151,7 +67,7 @@ void solve_by_lanes(const SolveArgs<T>& a) {
   for_groups<T>(a.batch, work_of(n, a.c), a.threads, [&](const Group& g, int worker) {
     const Work<T> w = layout(n, a.c, aligned(a.work + worker * stride));
     table.load_lower(Sources<T>(g, a.a).p, a.a.rs, a.a.cs, n, w.panels);
-    add_ridge(a, g, w.panels);
+    add_ridge(g, a.ridge, a.hyper, n, w.panels, a.aux, a.jitter);
     table.factor(n, w.panels, w.inverse, w.status);
     table.store_lower(w.panels, n, false, g.count, Targets<T>(g, a.factor, n * n).p);
     for (int64_t c0 = 0; a.x && c0 < a.c; c0 += kColumns) {
@@ -202,7 +118,7 @@ void solve_backward_by_lanes(const SolveBackwardArgs<T>& a) {
         const double v = static_cast<double>(a.hyper.get(g.problem(l), a.hyper.count - 1));
         const double through_trace = ridge_trace_slope(a.ridge, a.detach, v, n) * lambda_bar[l];
         for (int64_t i = 0; i < n && through_trace != 0; ++i)
-          w.panels[(8 * (i / 4) * (i / 4 + 1) + 4 * i + i % 4) * g.width + l] += static_cast<T>(through_trace);
+          diagonal_of(i, g.width, w.panels)[l] += static_cast<T>(through_trace);
       }
       table.store_lower(w.panels, n, true, g.count, Targets<T>(g, a.grad_a, n * n).p);
     }

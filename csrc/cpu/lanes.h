@@ -25,6 +25,14 @@ static constexpr int64_t lane_panels(int64_t n) { return (n + kLaneRows - 1) / k
 static constexpr int64_t lane_rows(int64_t n) { return lane_panels(n) * kLaneRows; }
 static constexpr int64_t lane_triangle(int64_t n) { return 8 * lane_panels(n) * (lane_panels(n) + 1); }  // vectors
 
+// A matrix of vectors: element (i, j) is vector i * rs + j * cs.
+template <class T>
+struct LaneView {
+  T* p;
+  int64_t rs, cs;
+  LaneView<T> t() const { return {p, cs, rs}; }
+};
+
 template <class T>
 struct Lanes {
   int width;
@@ -45,6 +53,23 @@ struct Lanes {
   void (*invert_diagonal)(int64_t n, const T* panels, T* inverse);  // of a factor that was loaded
   // x <- (L L^T)^-1 x; the padded rows of x are zero.
   void (*solve)(int64_t n, int64_t columns, const T* panels, const T* inverse, T* x);
+  // c [m, n] = beta c + alpha a [m, k] b [k, n], with one alpha and beta (0 or 1) for all lanes.
+  void (*product)(int64_t m, int64_t n, int64_t k, T alpha, LaneView<const T> a, LaneView<const T> b, T beta,
+                  LaneView<T> c);
+  // x[e] <- scale x[e] + shift for `count` vectors; scale and shift are one vector each.
+  void (*affine)(int64_t count, const T* scale, const T* shift, T* x);
+  // out[e] <- out[e] + factor x[e], factor one vector.
+  void (*add)(int64_t count, const T* factor, const T* x, T* out);
+  // out [columns] <- out + the sums over the rows of x [rows, columns].
+  void (*sum_rows)(int64_t rows, int64_t columns, const T* x, T* out);
+  // sum[lane] += <a, b> of `count` vectors, in double.
+  void (*inner)(int64_t count, const T* a, const T* b, double* sum);
+  // p [rows, columns] <- p + row [columns] - y [rows, columns] (y may be nullptr).
+  void (*finish)(int64_t rows, int64_t columns, const T* row, const T* y, T* p);
+  // The padded rows of a triangle.
+  void (*pad_lower)(int64_t n, T* panels);
+  // The lower triangle of x x^T into panels, without the padding; x is row-major [padded n, d], its padded rows zero.
+  void (*gram)(int64_t n, int64_t d, const T* x, T* panels);
   // The lower triangle of alpha (u x^T + x u^T) into panels: their first value, or added.
   void (*outer)(int64_t n, int64_t columns, T alpha, bool first, const T* u, const T* x, T* panels);
 };

@@ -177,6 +177,14 @@ struct LaneLoops {
   static T* row_of(T* panels, int64_t i) { return panel(panels, i / R) + i % R * W; }
   static const T* row_of(const T* panels, int64_t i) { return panel(panels, i / R) + i % R * W; }
 
+  static void pad_lower(int64_t n, T* panels) {
+    for (int64_t i = n; i < lane_rows(n); ++i) {
+      T* row = row_of(panels, i);
+      for (int64_t k = 0; k < i; ++k) at(row, R * k) = V{};
+      at(row, R * i) = V{} + T(1);
+    }
+  }
+
   static void load_lower(const T* const* source, int64_t rs, int64_t cs, int64_t n, T* panels) {
     V v[W];
     for (int64_t i = 0; i < n; ++i) {
@@ -194,11 +202,7 @@ struct LaneLoops {
 #pragma GCC unroll 16
         for (int l = 0; l < W; ++l) row[j * R * W + l] = source[l][i * rs + j * cs];
     }
-    for (int64_t i = n; i < lane_rows(n); ++i) {
-      T* row = row_of(panels, i);
-      for (int64_t k = 0; k < i; ++k) at(row, R * k) = V{};
-      at(row, R * i) = V{} + T(1);
-    }
+    pad_lower(n, panels);
   }
 
   template <int... I>
@@ -414,6 +418,96 @@ struct LaneLoops {
     for (; c < columns; ++c) solve_columns<1>(n, columns, panels, inverse, x + c * W);
   }
 
+  // One tile of a product: M rows, N columns.
+  template <int M, int N>
+  static void product_tile(int64_t k, T alpha, const T* a, int64_t ra, int64_t ka, const T* b, int64_t kb, int64_t cb,
+                           T beta, T* c, int64_t rc, int64_t cc) {
+    V sum[M][N];
+#pragma GCC unroll 16
+    for (int r = 0; r < M; ++r)
+#pragma GCC unroll 16
+      for (int j = 0; j < N; ++j) sum[r][j] = V{};
+    for (int64_t e = 0; e < k; ++e) {
+      V left[M];
+#pragma GCC unroll 16
+      for (int r = 0; r < M; ++r) left[r] = at(a, r * ra + e * ka);
+#pragma GCC unroll 16
+      for (int j = 0; j < N; ++j) {
+        const V right = at(b, e * kb + j * cb);
+#pragma GCC unroll 16
+        for (int r = 0; r < M; ++r) sum[r][j] += left[r] * right;
+      }
+    }
+#pragma GCC unroll 16
+    for (int r = 0; r < M; ++r)
+#pragma GCC unroll 16
+      for (int j = 0; j < N; ++j) {
+        V& out = at(c, r * rc + j * cc);
+        out = beta == T(0) ? alpha * sum[r][j] : out + alpha * sum[r][j];
+      }
+  }
+
+  template <int M>
+  static void product_rows(int64_t n, int64_t k, T alpha, const T* a, LaneView<const T> av, LaneView<const T> b, T beta,
+                           T* c, LaneView<T> cv) {
+    int64_t j = 0;
+    for (; j + kColumns <= n; j += kColumns)
+      product_tile<M, kColumns>(k, alpha, a, av.rs, av.cs, b.p + j * b.cs * W, b.rs, b.cs, beta, c + j * cv.cs * W,
+                                cv.rs, cv.cs);
+    for (; j < n; ++j)
+      product_tile<M, 1>(k, alpha, a, av.rs, av.cs, b.p + j * b.cs * W, b.rs, b.cs, beta, c + j * cv.cs * W, cv.rs,
+                         cv.cs);
+  }
+
+  static void product(int64_t m, int64_t n, int64_t k, T alpha, LaneView<const T> a, LaneView<const T> b, T beta,
+                      LaneView<T> c) {
+    int64_t i = 0;
+    for (; i + R <= m; i += R)
+      product_rows<R>(n, k, alpha, a.p + i * a.rs * W, a, b, beta, c.p + i * c.rs * W, c);
+    for (; i < m; ++i) product_rows<1>(n, k, alpha, a.p + i * a.rs * W, a, b, beta, c.p + i * c.rs * W, c);
+  }
+
+  static void gram(int64_t n, int64_t d, const T* x, T* panels) {
+    for (int64_t i = 0; i < lane_panels(n); ++i)
+      for (int64_t j = 0; j <= i; ++j)
+        for (int c0 = 0; c0 < R; c0 += kColumns)
+          product_tile<R, kColumns>(d, T(1), x + i * R * d * W, d, 1, x + (j * R + c0) * d * W, 1, d, T(0),
+                                    panel(panels, i) + (j * R + c0) * R * W, 1, R);
+  }
+
+  static void affine(int64_t count, const T* scale, const T* shift, T* x) {
+    const V s = at(scale, 0), t = at(shift, 0);
+    for (int64_t e = 0; e < count; ++e) at(x, e) = s * at(x, e) + t;
+  }
+
+  static void add(int64_t count, const T* factor, const T* x, T* out) {
+    const V f = at(factor, 0);
+    for (int64_t e = 0; e < count; ++e) at(out, e) += f * at(x, e);
+  }
+
+  static void sum_rows(int64_t rows, int64_t columns, const T* x, T* out) {
+    for (int64_t c = 0; c < columns; ++c) {
+      V sum = V{};
+      for (int64_t r = 0; r < rows; ++r) sum += at(x, r * columns + c);
+      at(out, c) += sum;
+    }
+  }
+
+  static void inner(int64_t count, const T* a, const T* b, double* sum) {
+    double total[W] = {};
+    for (int64_t e = 0; e < count; ++e)
+      for (int l = 0; l < W; ++l) total[l] += static_cast<double>(a[e * W + l]) * static_cast<double>(b[e * W + l]);
+    for (int l = 0; l < W; ++l) sum[l] += total[l];
+  }
+
+  static void finish(int64_t rows, int64_t columns, const T* row, const T* y, T* p) {
+    for (int64_t r = 0; r < rows; ++r)
+      for (int64_t c = 0; c < columns; ++c) {
+        const int64_t e = r * columns + c;
+        at(p, e) += y ? at(row, c) - at(y, e) : at(row, c);
+      }
+  }
+
   static void outer(int64_t n, int64_t columns, T alpha, bool first, const T* u, const T* x, T* panels) {
     for (int64_t i = 0; i < lane_panels(n); ++i)
       for (int64_t j = 0; j <= i; ++j) {
@@ -444,8 +538,9 @@ struct LaneLoops {
 template <class T, int Bytes>
 const Lanes<T>* make_lanes() {
   using L = LaneLoops<T, Bytes>;
-  static const Lanes<T> table{L::W,      &L::load,   &L::load_lower,      &L::store, &L::store_lower,
-                              &L::factor, &L::invert_diagonal, &L::solve, &L::outer};
+  static const Lanes<T> table{L::W,       &L::load,   &L::load_lower,      &L::store, &L::store_lower,
+                              &L::factor, &L::invert_diagonal, &L::solve,  &L::product, &L::affine,
+                              &L::add,    &L::sum_rows, &L::inner, &L::finish, &L::pad_lower, &L::gram, &L::outer};
   return &table;
 }
 
