@@ -265,6 +265,6 @@ def _not_images(x_s: Tensor, y_s: Tensor, x_q: Tensor) -> None:
         queries = f", and x_q.flatten({at})" if x_q.dim() == x_s.dim() else ""
         raise ValueError(
             f"x_s: expected features [..., S, D], one row per point, got {checks.describe(x_s)} beside targets of "
-            f"shape {tuple(y_s.shape)}; if each of its {y_s.shape[-2]} points has several dimensions, such as an image, "
-            f"pass x_s.flatten({at}){queries}"
+            f"shape {tuple(y_s.shape)}; if each of its {y_s.shape[-2]} points has several dimensions, such as an "
+            f"image, pass x_s.flatten({at}){queries}"
         )
