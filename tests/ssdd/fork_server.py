@@ -2,7 +2,7 @@
 
 Each line of standard input is a request: ``{"size", "port", "arguments", "environment", "output"}``. The answers are
 two lines: the process ids, and, when all have ended, their exit codes (-9: killed). ``size`` processes get the
-variables of ``torchrun``, and like ``torchrun`` this process holds their store. Unlike ``torchrun`` it ends none of them.
+variables of ``torchrun``, and like ``torchrun`` this process holds their store. Unlike ``torchrun``, it ends none.
 """
 
 import json
