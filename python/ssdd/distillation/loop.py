@@ -14,7 +14,7 @@ from torch import Tensor
 
 from ..artifact import DistilledSet
 from ..checkpoint import Checkpoints, fingerprint
-from ..config import DistillConfig, Diverged, Report, as_dict, silent, versions
+from ..config import DistillConfig, Diverged, Pulse, Report, as_dict, silent, versions
 from ..data import crop_and_flip, repeatable
 from ..models import frozen, in_chunks, representation_error
 from .batches import Batches, represent_views
@@ -22,6 +22,7 @@ from .checks import check
 from .job import Job
 from .methods import Step, method_of
 from .objective import realism
+from .pool import Interrupted
 from .state import State, start
 from .stop import Stop
 from .storage import describe
@@ -82,7 +83,11 @@ def distill(
         if stop.due(last=state.pool.full):
             stop.save(0, state.state_dict())
 
-    state.pool.fill(inputs(job, state).detach(), state.y_s.detach(), report, after_network)
+    def interrupted() -> bool:
+        stop.ask()
+        return stop.requested
+
+    state.pool.fill(inputs(job, state).detach(), state.y_s.detach(), report, after_network, interrupted)
     run(job, state, batches, report=report, stop=stop)
     snapshots = {step: x.cpu() for step, x in state.snapshots.items()}
     values = state.values() if state.best is None else state.best[2:]
@@ -108,9 +113,15 @@ def run(
     """Run the outer loop from ``state.step`` to ``until`` (default: the end). Only ``state`` changes."""
     method, config, processes, stop = method_of(job), job.config, job.processes, stop or Stop(job)
     learned = [x for group in state.optimizer.param_groups for x in group["params"]]
+    pulse = Pulse(report, "distill", config.steps)
     while state.step < (config.steps if until is None else until):
+        pulse(state.step)
         _keep_snapshot(job, state)
-        drawn = state.pool.draw()
+        try:
+            drawn = state.pool.draw()
+        except Interrupted:
+            stop.save(state.step, state.state_dict())
+            raise AssertionError("save raises Stopped after a request to stop") from None
         x_b, y_b, weight = batches.draw(state.generator)
         x_s, y_s = support(job, state)
         networks = [member.network for member in processes.networks(drawn)]

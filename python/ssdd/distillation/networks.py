@@ -33,7 +33,14 @@ class Untrained(Pool):
     def full(self) -> bool:
         return True
 
-    def fill(self, x_s: Tensor, y_s: Tensor, report: Report = silent, after: Callable[[], None] = lambda: None) -> None:
+    def fill(
+        self,
+        x_s: Tensor,
+        y_s: Tensor,
+        report: Report = silent,
+        after: Callable[[], None] = lambda: None,
+        interrupted: Callable[[], bool] = lambda: False,
+    ) -> None:
         """Do nothing: there is no network to create before the first step."""
 
     def draw(self) -> list[Member]:

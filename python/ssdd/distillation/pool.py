@@ -15,10 +15,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..config import Report, silent
+from ..config import Pulse, Report, silent
 from ..data import module_to_device
 from ..models import Network, seeded
 from .job import Job
+
+
+class Interrupted(Exception):
+    """A drawn network was not trained to its age, as somebody asked the run to stop."""
 
 
 @dataclass
@@ -32,6 +36,8 @@ class Member:
     optimizer: torch.optim.SGD
     age: int
     counter: int
+    due: int = 0
+    """Training steps on the starting pairs that are made when the network is first drawn; ``age`` counts them."""
 
 
 class Pool:
@@ -45,6 +51,10 @@ class Pool:
         self.make, self.config, self.generator = job.make, job.config, generator
         self.members: list[Member] = []
         self.drawn = self.untrained = self.ages = 0
+        self.first_pairs: tuple[Tensor, Tensor] | None = None
+        """X_s and Y_s at the start of the run, as long as a member is due to train on them."""
+        self.report: Report = silent
+        self.interrupted: Callable[[], bool] = lambda: False
 
     @property
     def full(self) -> bool:
@@ -63,12 +73,34 @@ class Pool:
         )
         return Member(network, optimizer, age=0, counter=0)
 
-    def fill(self, x_s: Tensor, y_s: Tensor, report: Report = silent, after: Callable[[], None] = lambda: None) -> None:
-        """Create networks until there are L, and train each by its own random number of steps.
+    def fill(
+        self,
+        x_s: Tensor,
+        y_s: Tensor,
+        report: Report = silent,
+        after: Callable[[], None] = lambda: None,
+        interrupted: Callable[[], bool] = lambda: False,
+    ) -> None:
+        """Create networks until there are L, each with its own random number of training steps.
 
-        x_s: network input [S, C, H, W]; y_s: [S, C]. Reports ``{"event": "pool", "step", "steps"}`` and calls ``after``
-        once per network. At that moment the pool can be written and resumed.
+        One process makes these steps when the network is first drawn, which gives the same bits: a short run trains
+        only the networks that it uses. Several processes make them here, at the same time.
+
+        Args:
+            x_s: network input [S, C, H, W] at the start of the run; a pool that is resumed has its own.
+            y_s: targets [S, C].
+            report: receives ``{"event": "pool", "step", "steps"}`` once per trained network.
+            after: called once per network that is trained here. At that moment the pool can be written and resumed.
+            interrupted: asked while a drawn network is trained; if true, :meth:`draw` raises :class:`Interrupted`.
         """
+        self.report, self.interrupted = report, interrupted
+        if self.processes.size == 1:
+            while len(self.members) < self.config.pool:
+                member = self._new()
+                member.due = int(torch.randint(1, self.config.pool_steps, (), generator=self.generator))
+                member.age = member.counter = member.due
+                self.members.append(member)
+                self.first_pairs = x_s.clone(), y_s.clone()
         while len(self.members) < self.config.pool:
             new = []
             for i in range(min(self.processes.size, self.config.pool - len(self.members))):
@@ -85,17 +117,47 @@ class Pool:
             after()
 
     def draw(self) -> list[Member]:
-        """Draw ``networks`` different members with equal probability, in eval mode (BatchNorm as after training)."""
+        """Draw ``networks`` different members with equal probability, in eval mode (BatchNorm as after training).
+
+        Raises :class:`Interrupted`, as if nothing had been drawn.
+        """
+        before = self.generator.get_state()
         count, size = self.config.networks, len(self.members)
         if count == 1:
             chosen = torch.randint(0, size, (1,), generator=self.generator)
         else:
             chosen = torch.randperm(size, generator=self.generator)[:count]
         drawn = [self.members[i] for i in chosen.tolist()]
+        try:
+            for member in drawn:
+                self._catch_up(member)
+        except Interrupted:
+            self.generator.set_state(before)
+            raise
         for member in drawn:
             member.network.eval()
         self._count(drawn)
         return drawn
+
+    def _catch_up(self, member: Member) -> None:
+        """Make the training steps that are due."""
+        if not member.due:
+            return
+        assert self.first_pairs is not None
+        pulse = Pulse(self.report, "pool", self.config.pool)
+        trained = sum(not other.due for other in self.members)
+        start = {name: value.clone() for name, value in member.network.state_dict().items()}
+        for _ in range(member.due):
+            if self.interrupted():
+                member.network.load_state_dict(start)
+                member.optimizer.state.clear()
+                raise Interrupted
+            self._train(member, *self.first_pairs)
+            pulse(trained)
+        member.due = 0
+        if trained + 1 == len(self.members):
+            self.first_pairs = None
+        self.report({"event": "pool", "step": trained + 1, "steps": self.config.pool})
 
     def _count(self, drawn: Sequence[Member]) -> None:
         self.drawn += len(drawn)
@@ -167,9 +229,11 @@ class Pool:
                     "optimizer": m.optimizer.state_dict(),
                     "age": m.age,
                     "counter": m.counter,
+                    "due": m.due,
                 }
                 for m in self.members
             ],
+            "first_pairs": self.first_pairs,
             "drawn": self.drawn,
             "untrained": self.untrained,
             "ages": self.ages,
@@ -183,5 +247,8 @@ class Pool:
             member.network.load_state_dict(saved["network"])
             member.optimizer.load_state_dict(saved["optimizer"])
             member.age, member.counter = saved["age"], saved["counter"]
+            member.due = saved.get("due", 0)  # a checkpoint of version 0.1 has none
             self.members.append(member)
+        pairs = state.get("first_pairs")
+        self.first_pairs = None if pairs is None else (pairs[0].to(self.device), pairs[1].to(self.device))
         self.drawn, self.untrained, self.ages = state["drawn"], state["untrained"], state["ages"]

@@ -6,8 +6,8 @@ import torch
 from ssdd.config import DistillConfig
 from ssdd.data import ImageSet
 from ssdd.distillation import Job
-from ssdd.distillation.pool import Pool
-from ssdd.models import build
+from ssdd.distillation.pool import Interrupted, Pool
+from ssdd.models import build, seeded
 
 X, Y = torch.randn(4, 1, 4, 4, generator=torch.Generator().manual_seed(0)), torch.zeros(4, 2)
 
@@ -79,3 +79,64 @@ def test_same_generator_same_pool():
     a, b, c = pool(1), pool(1), pool(2)
     assert [m.age for m in a.members] == [m.age for m in b.members] != [m.age for m in c.members]
     assert torch.equal(a.members[0].network.head.weight, b.members[0].network.head.weight)
+
+
+def test_networks_are_trained_on_the_starting_pairs_when_they_are_first_drawn():
+    p, g = pool(pool=5), torch.Generator().manual_seed(0)
+    assert all(m.due == m.age for m in p.members)
+    while any(m.due for m in p.members):
+        p.draw()
+    assert p.first_pairs is None
+    for member in p.members:
+        seed, steps = int(torch.randint(0, 2**62, (), generator=g)), int(torch.randint(1, 10, (), generator=g))
+        network = seeded(make, seed).train()
+        optimizer = torch.optim.SGD(network.parameters(), lr=0.1, momentum=0.9, weight_decay=1e-3)
+        for _ in range(steps):
+            optimizer.zero_grad()
+            torch.nn.functional.mse_loss(network(X), Y).backward()
+            optimizer.step()
+        theirs = member.network.state_dict()
+        assert member.age == steps
+        assert all(torch.equal(value, theirs[name]) for name, value in network.state_dict().items())
+
+
+def test_a_short_run_trains_few_networks_and_a_stored_pool_goes_on():
+    a, b = pool(pool=8, networks=2), pool(pool=8, networks=2)
+    for _ in range(2):
+        a.advance(a.draw(), X + 1, Y)
+        b.advance(b.draw(), X + 1, Y)
+    assert sum(m.due > 0 for m in a.members) >= 4
+    stored, generator = a.state_dict(), a.generator.get_state()
+    c = pool(seed=5, pool=8, networks=2)
+    c.load_state_dict(stored)
+    c.generator.set_state(generator)
+    for _ in range(20):
+        b.advance(b.draw(), X + 1, Y)
+        c.advance(c.draw(), X + 1, Y)
+    for one, other in zip(b.members, c.members, strict=True):
+        assert one.age == other.age and one.due == other.due
+        theirs = other.network.state_dict()
+        assert all(torch.equal(value, theirs[name]) for name, value in one.network.state_dict().items())
+
+
+def test_an_interrupted_draw_leaves_no_trace():
+    config = DistillConfig(pool=3, pool_steps=100)
+    answers = [False, True, False, False, True]
+
+    def interrupted():
+        return bool(answers) and answers.pop()
+
+    p = Pool(Job(DATA, Y, make, config), torch.Generator().manual_seed(0))
+    p.fill(X, Y, interrupted=interrupted)
+    whole = Pool(Job(DATA, Y, make, config), torch.Generator().manual_seed(0))
+    whole.fill(X, Y)
+    for _ in range(2):
+        with pytest.raises(Interrupted):
+            p.draw()
+    for _ in range(12):
+        p.advance(p.draw(), X, Y)
+        whole.advance(whole.draw(), X, Y)
+    for one, other in zip(p.members, whole.members, strict=True):
+        theirs = other.network.state_dict()
+        assert one.age == other.age
+        assert all(torch.equal(value, theirs[name]) for name, value in one.network.state_dict().items())
