@@ -61,6 +61,7 @@ def run(given: Given) -> None:
         settings = with_settings(settings, {"student.model": given.model})
     loaded, on = loaded_images(given.data, given), ssdd.choose_device(given.device)
     sets = {"": loaded} | {name: loaded_target(data, given) for name, data in named_targets(given).items()}
+    ssdd.student(settings.student, loaded.channels, loaded.size, 1)  # refuses a network that these images do not fit
     for images in sets.values():
         say(ssdd.why_no_probe(images))
     with reports.Display(show=not given.quiet) as display:

@@ -1,7 +1,7 @@
 """Pre-train a new network on a distilled set: what the artifact is for.
 
 The file holds the weights of the network without its last layer (its features), under the names of
-ssdd.build(MODEL, ...).backbone.
+ssdd.build(MODEL, ...).backbone. Those of a ResNet are torchvision's, without `fc` (docs/artifact.md).
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from jsonargparse import ArgumentParser
 
 POSITIONALS = ("ARTIFACT",)
+Stem = Literal["cifar", "imagenet"]
 
 
 def add_arguments(parser: ArgumentParser) -> None:
@@ -29,7 +30,17 @@ def add_arguments(parser: ArgumentParser) -> None:
         metavar="MODEL",
         type=str,
         default="resnet18",
-        help="resnet18, resnet10, or convnet-W-W-... (one width per block).",
+        help="resnet18, resnet10, vgg11, alexnet, mobilenetv2, convnet-W-W-... (one width per block), timm:NAME, "
+        "torchvision:NAME, or package.module:factory of yours.",
+    )
+    parser.add_argument(
+        "--stem",
+        type=Stem,
+        default="cifar",
+        help="First layers of a ResNet: 3x3 without max-pool (published), or torchvision's 7x7 with max-pool.",
+    )
+    parser.add_argument(
+        "--width", metavar="X", type=float, default=1.0, help="Multiplies all channels of a network of this package."
     )
     parser.add_argument(
         "--epochs", metavar="N", type=int, help="Passes over the distilled set, in place of --steps (published: 1000)."
@@ -54,16 +65,17 @@ def run(given: Given) -> None:
 
     pairs = ssdd.DistilledSet.load(given.artifact)
     file = reports.new_file(given.out, given.overwrite)
-    channels, height, width = pairs.images.shape[1:]
+    channels, height, breadth = pairs.images.shape[1:]
     steps = given.steps
     if given.epochs is not None:
         steps = given.epochs * max(1, len(pairs) // given.batch)
     config = PretrainConfig(steps=steps, batch=given.batch, lr=given.lr, schedule=given.schedule)
+    shape = {"width": given.width, "stem": given.stem}
     network = ssdd.seeded(
-        lambda: ssdd.build(given.model, channels, (height, width), pairs.targets.shape[1]), given.seed
+        lambda: ssdd.build(given.model, channels, (height, breadth), pairs.targets.shape[1], **shape), given.seed
     )
     network.to(ssdd.choose_device(given.device))
     with reports.Display(show=not given.quiet) as display:
         ssdd.pretrain(network, pairs, config, seed=given.seed, report=display)
-    ssdd.save_backbone(network, file, pairs, config, model=given.model, seed=given.seed)
+    ssdd.save_backbone(network, file, pairs, config, model=given.model, seed=given.seed, **shape)
     print(f"{file}: {given.model}, {network.dimension} features, pre-trained {steps} steps on {len(pairs)} images")

@@ -66,7 +66,13 @@ class StudentConfig:
     """The network that is distilled for: published as blocks of convolution, BatchNorm, ReLU, 2x2 average pool."""
 
     model: str = "convnet-32-64-128"
-    """A name that ``models.build`` knows; a convnet's numbers are the channels of its blocks."""
+    """A name that :func:`ssdd.build` knows: convnet-W-W-... (the channels of its blocks), resnet10, resnet18, vgg11,
+    alexnet, mobilenetv2, timm:NAME, torchvision:NAME or package.module:factory."""
+    width: float = 1.0
+    """All channels of a network of this package are multiplied by it: 0.25 for runs on few cores."""
+    stem: Literal["cifar", "imagenet"] = "cifar"
+    """First layers of a ResNet. "cifar" (published): 3x3, stride 1, padding 2, no max-pool. "imagenet": torchvision's
+    7x7 with stride 2 and max-pool."""
     channels_last: bool = False
     """Keep the channels of a pixel side by side in memory: the same network, up to twice as fast on colour images."""
     compiled: bool = False
@@ -78,6 +84,8 @@ class StudentConfig:
 
     def __post_init__(self) -> None:
         _check(self)
+        if self.width == 0:
+            raise InputError("StudentConfig.width: expected more than 0, got 0.0")
 
 
 @dataclass(frozen=True)

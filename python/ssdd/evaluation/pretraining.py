@@ -80,18 +80,22 @@ def save_backbone(
     *,
     model: str,
     seed: int,
+    width: float = 1.0,
+    stem: str = "cifar",
 ) -> Path:
     """Write the weights of ``network`` without its last layer to ``path`` (.safetensors), and how they came about.
 
-    Their names are those of ``build(model, ...).backbone``; ``pairs``, ``config`` and ``seed`` are what it was
-    pre-trained with.
+    Their names are those of ``build(model, ..., width=width, stem=stem).backbone``: torchvision's, for a ResNet.
+    ``pairs``, ``config`` and ``seed`` are what it was pre-trained with.
     """
-    channels, height, width = pairs.images.shape[1:]
+    channels, *size = pairs.images.shape[1:]
     meta = {
         "format": "ssdd.backbone",
         "model": model,
+        "width": width,
+        "stem": stem,
         "channels": channels,
-        "size": [height, width],
+        "size": size,
         "seed": seed,
         "dimension": network.dimension,
         "preprocessing": asdict(pairs.preprocessing),

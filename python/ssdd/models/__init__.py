@@ -4,8 +4,8 @@ from .convnet import ConvNet
 from .error import representation_error
 from .features import frozen, in_chunks
 from .network import Network, build, seeded, student
-from .resnet import DEPTHS, ResNet
-from .standard import STEM_PADDING, standard_resnet
+from .outside import import_from_here
+from .resnet import DEPTHS, STEM_PADDING, ResNet, named_resnet, standard_resnet
 
 __all__ = [
     "DEPTHS",
@@ -15,8 +15,10 @@ __all__ = [
     "ResNet",
     "build",
     "frozen",
+    "import_from_here",
     "in_chunks",
     "representation_error",
+    "named_resnet",
     "seeded",
     "standard_resnet",
     "student",

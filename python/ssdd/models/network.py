@@ -1,4 +1,4 @@
-"""A backbone with a last linear layer, and the names networks are asked for by."""
+"""A backbone with a last linear layer, and the names of networks."""
 
 from __future__ import annotations
 
@@ -10,7 +10,11 @@ from torch import Tensor, nn
 
 from ..config import InputError, StudentConfig
 from .convnet import ConvNet
-from .resnet import DEPTHS, ResNet
+from .mobilenet import MobileNetV2
+from .outside import outside_backbone
+from .resnet import DEPTHS, ResNet, named_resnet
+from .stacks import STACKS, Stack
+from .width import scaled
 
 _M = TypeVar("_M")
 
@@ -47,25 +51,57 @@ class Network(nn.Module):
         return ", ".join(name for name in ("compiled", "half_training") if getattr(self, name))
 
 
-def build(name: str, channels: int, size: tuple[int, int], outputs: int) -> Network:
-    """A new network: ``"resnet18"``, ``"resnet10"``, or ``"convnet-16-32"`` with one width a block.
+NAMES = (*DEPTHS, *STACKS, "mobilenetv2")
 
-    Its random start comes from torch's global generator; :func:`seeded` fixes it without disturbing that one.
+
+def build(
+    name: str, channels: int, size: tuple[int, int], outputs: int, *, width: float = 1.0, stem: str = "cifar"
+) -> Network:
+    """Return a new network for images of ``channels`` and ``size`` (height, width) with ``outputs`` outputs.
+
+    ``name``: ``"convnet-16-32"`` (one width per block), ``"resnet10"``, ``"resnet18"``, ``"vgg11"``, ``"alexnet"`` or
+    ``"mobilenetv2"``; ``"timm:NAME"`` or ``"torchvision:NAME"`` if that package is installed; or
+    ``"package.module:factory"`` of yours, called as ``factory(channels, size)``, which returns a module from images
+    [N, C, H, W] to features [N, D]. ``width`` multiplies all channels of a network of this package. ``stem`` is that
+    of a ResNet: "cifar" (3x3, stride 1, padding 2, no max-pool) or "imagenet" (torchvision's).
+    The random start comes from torch's global generator; :func:`seeded` fixes it without disturbing that one.
+    Raises :class:`InputError` for an unknown name, and for a network that has no features at that image size.
     """
-    backbone: ConvNet | ResNet
-    kind, _, widths = name.partition("-")
-    if name in DEPTHS:
-        backbone = ResNet(channels, DEPTHS[name])
-    elif kind == "convnet" and widths and all(w.isdigit() and int(w) for w in widths.split("-")):
-        backbone = ConvNet(channels, size, tuple(int(w) for w in widths.split("-")))
-    else:
-        raise InputError(f"model: expected {', '.join(DEPTHS)} or convnet-W-W (such as convnet-16-32), got {name!r}")
+    if not 0 < width < float("inf"):
+        raise InputError(f"width: expected a number above 0, got {width}")
+    if stem not in ("cifar", "imagenet"):
+        raise InputError(f"stem: expected 'cifar' or 'imagenet', got {stem!r}")
+    if stem != "cifar" and name not in DEPTHS:
+        raise InputError(f"stem: only {' and '.join(DEPTHS)} have a choice of stem, got stem {stem!r} for {name!r}")
+    if ":" in name:
+        if width != 1:
+            raise InputError(f"width: only networks of this package have a width, got {width} for {name!r}")
+        return Network(*outside_backbone(name, channels, size), outputs)
+    backbone = _backbone(name, channels, size, width, stem)
     return Network(backbone, backbone.dimension, outputs)
 
 
+def _backbone(
+    name: str, channels: int, size: tuple[int, int], width: float, stem: str
+) -> ConvNet | MobileNetV2 | ResNet | Stack:
+    kind, _, widths = name.partition("-")
+    if name in DEPTHS:
+        return named_resnet(name, channels, width, stem)
+    if name in STACKS:
+        return Stack(name, channels, size, width)
+    if name == "mobilenetv2":
+        return MobileNetV2(channels, width)
+    if kind == "convnet" and widths and all(w.isdigit() and int(w) for w in widths.split("-")):
+        return ConvNet(channels, size, tuple(scaled(int(w), width) for w in widths.split("-")))
+    raise InputError(
+        f"model: expected {', '.join(NAMES)}, convnet-W-W (such as convnet-16-32), timm:NAME, torchvision:NAME or "
+        f"package.module:factory, got {name!r}"
+    )
+
+
 def student(config: StudentConfig, channels: int, size: tuple[int, int], outputs: int) -> Network:
-    """A new network as ``config`` describes it, for images of ``channels`` and ``size`` (height, width)."""
-    network = build(config.model, channels, size, outputs)
+    """Return a new network as ``config`` describes it, for images of ``channels`` and ``size`` (height, width)."""
+    network = build(config.model, channels, size, outputs, width=config.width, stem=config.stem)
     if config.channels_last:
         network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     return network.faster(config.compiled, config.training == "bf16")

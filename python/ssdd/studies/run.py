@@ -8,6 +8,7 @@ from pathlib import Path
 from ..config import InputError, Report, silent
 from ..data import load_images, load_target
 from ..evaluation import why_no_probe
+from ..models import student
 from ..teachers import Teacher, represent
 from .fill import Study, TeacherPair, fill_study
 from .plan import Plan
@@ -47,6 +48,8 @@ def run_study(
                 f"targets: {key}: expected images of {[*images.size, images.channels]} as {images.name} has, "
                 f"got {[*target.size, target.channels]}"
             )
+    for student_config in {row.settings.student for row in plan.rows if row.source != "teacher"}:
+        student(student_config, images.channels, images.size, 1)  # refuses a network that these images do not fit
     for data in (images, *targets.values()):
         if why := why_no_probe(data):
             report({"event": "warning", "message": why})

@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 import hashlib
-import importlib
 import json
 import os
-import sys
 from collections.abc import Callable, Iterator
 from dataclasses import asdict
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import torch
@@ -20,7 +17,7 @@ from torch import Tensor, nn
 from ..artifact import Preprocessing, read_safetensors, write_atomically
 from ..config import InputError
 from ..data import CPU, one_line, to_device
-from ..models import DEPTHS, STEM_PADDING, ConvNet, ResNet, standard_resnet
+from ..models import DEPTHS, STEM_PADDING, ConvNet, ResNet, import_from_here, named_resnet, standard_resnet
 from .weights import ENDINGS, Network, chosen, fitting, is_weights, nearest, read_weights, resnets
 
 FORMAT = "ssdd.teacher"
@@ -40,23 +37,7 @@ def at_once(height: int, width: int) -> int:
 
 def teacher_backbone(kind: str, channels: int, size: tuple[int, int], widths: tuple[int, ...]) -> ConvNet | ResNet:
     """A teacher's network with a random start: "convnet" with ``widths``, pooled, or a ResNet (published stem)."""
-    return ResNet(channels, DEPTHS[kind]) if kind in DEPTHS else ConvNet(channels, size, widths, pooled=True)
-
-
-def _module(name: str) -> ModuleType:
-    """Import a module of the user's, from the current folder first, as ``python -m`` would.
-
-    The folder stays on the path, last, for what the module imports later and for worker processes.
-    """
-    here = os.getcwd()
-    own = here not in sys.path and "" not in sys.path
-    sys.path.insert(0, here)
-    try:
-        return importlib.import_module(name)
-    finally:
-        sys.path.remove(here)
-        if own:
-            sys.path.append(here)
+    return named_resnet(kind, channels) if kind in DEPTHS else ConvNet(channels, size, widths, pooled=True)
 
 
 Represent = Callable[[Tensor], Tensor]
@@ -212,7 +193,7 @@ class Teacher:
         if prefix is not None and not weights:
             raise InputError(f"teacher prefix: expected it with a file of weights, got the teacher {name!r}")
         try:
-            made = getattr(_module(place), attribute)()
+            made = getattr(import_from_here(place), attribute)()
         except Exception as error:  # code of the user's: it may raise anything
             why = f"{type(error).__name__}: {error}"
             raise InputError(f"teacher: {place}:{attribute} cannot be made ({why})") from error
