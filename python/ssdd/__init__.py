@@ -61,6 +61,7 @@ if TYPE_CHECKING:
         evaluate_teacher,
         finetune,
         pretrain,
+        read_out,
         save_backbone,
         why_no_probe,
     )
@@ -75,6 +76,7 @@ if TYPE_CHECKING:
         read_representations,
         represent,
         train_teacher,
+        write_representations,
     )
 
 __version__ = VERSION
@@ -114,6 +116,7 @@ _ROOMS = {
         "evaluate_teacher",
         "finetune",
         "pretrain",
+        "read_out",
         "save_backbone",
         "why_no_probe",
     ),
@@ -155,6 +158,7 @@ _ROOMS = {
         "read_representations",
         "represent",
         "train_teacher",
+        "write_representations",
     ),
 }
 """Room -> the names that the package offers from it."""
@@ -231,6 +235,7 @@ __all__ = [
     "preset",
     "pretrain",
     "random_subset",
+    "read_out",
     "read_plan",
     "read_published",
     "read_representations",
@@ -245,4 +250,5 @@ __all__ = [
     "with_settings",
     "world_size",
     "write_page",
+    "write_representations",
 ]

@@ -30,6 +30,7 @@ VERBS = {
     "distill": "distill",
     "pretrain": "pretrain",
     "evaluate": "evaluate",
+    "embed": "embed",
     "study": "study",
     "show": "show",
     "info": "info",

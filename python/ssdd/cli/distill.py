@@ -40,6 +40,7 @@ ARGUMENTS = (
     "data",
     "size",
     "classes",
+    "skip_unreadable",
     "seed",
     "teacher",
     "teacher_prefix",

@@ -73,6 +73,11 @@ def add_images(parser: ArgumentParser, default: str | None = "digits", text: str
         "files), an .npz file (x_train: uint8 N,H,W,C), or hf:NAME of the Hugging Face hub.",
     )
     add_folder(parser)
+    parser.add_argument(
+        "--skip-unreadable",
+        action="store_true",
+        help="Leave out files of a folder that cannot be decoded, and count them (without it they are an error).",
+    )
 
 
 def add_folder(parser: ArgumentParser) -> None:
@@ -198,14 +203,14 @@ def say(line: str) -> None:
 
 def loaded_images(data: str, given: Given) -> ssdd.ImageSet:
     """Load images, as --size and --classes say, and print what was found."""
-    loaded = ssdd.load_images(data, given.size, classes=given.classes)
+    loaded = ssdd.load_images(data, given.size, classes=given.classes, skip_unreadable=given.skip_unreadable)
     say(loaded.summary)
     return loaded
 
 
 def loaded_target(data: str, given: Given) -> ssdd.ImageSet:
     """Load a set beside the first one and print what was found."""
-    loaded = ssdd.load_target(data, given.size, given.classes)
+    loaded = ssdd.load_target(data, given.size, given.classes, given.skip_unreadable)
     say(loaded.summary)
     return loaded
 

@@ -29,6 +29,7 @@ ARGUMENTS: dict[str, type] = {
     "classes": str,
     "teacher_prefix": str,
     "checkpoint_every": float,
+    "skip_unreadable": bool,
 }
 OPTIONAL = ("size", "teacher", "representations", "share", "classes", "teacher_prefix")
 

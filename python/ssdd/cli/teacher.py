@@ -52,7 +52,7 @@ def run(given: Given) -> None:
     folder = wanted.with_name(wanted.name + ".training")
     begun = Run.read(folder) if given.resume else None
     if begun:
-        given.earlier(begun.arguments, "data", "size", "classes", "checkpoint_every")
+        given.earlier(begun.arguments, "data", "size", "classes", "skip_unreadable", "checkpoint_every")
     on = ssdd.choose_device(given.device)
     settings = chosen_settings(given, begun.settings if begun else None)
     file, loaded = reports.new_file(wanted, given.overwrite), loaded_images(given.data, given)
@@ -65,6 +65,7 @@ def run(given: Given) -> None:
         if not begun:
             shutil.rmtree(folder / CHECKPOINTS, ignore_errors=True)  # of a training that is begun anew
             arguments = {"data": absolute(given.data), "size": given.size, "classes": given.classes}
+            arguments["skip_unreadable"] = given.skip_unreadable
             Run(settings, {**arguments, "checkpoint_every": given.checkpoint_every}).write(folder)
         display = stack.enter_context(reports.Display(show=not given.quiet))
         stop = stack.enter_context(ssdd.interruptible(display.say))

@@ -6,7 +6,7 @@ named option. The default is the paper's side; :func:`official` turns every one 
 
 from __future__ import annotations
 
-from .errors import Diverged, Event, InputError, Report, silent
+from .errors import Diverged, Event, InputError, Pulse, Report, silent
 from .parser import (
     Kind,
     add_settings,
@@ -46,6 +46,7 @@ __all__ = [
     "InputError",
     "Kind",
     "PretrainConfig",
+    "Pulse",
     "Report",
     "Setting",
     "Settings",

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -26,3 +28,22 @@ class Diverged(RuntimeError):
     def __init__(self, message: str, partial: Any = None) -> None:
         super().__init__(message)
         self.partial = partial
+
+
+class Pulse:
+    """Report how far a stage is, at most every ``every`` seconds, so that a display moves in long epochs.
+
+    The events are ``{"event": "progress", "stage", "step", "steps"}``. They depend on the clock, so only a report whose
+    attribute ``moves`` is true gets them.
+    """
+
+    def __init__(self, report: Report, stage: str, steps: int, every: float = 0.5) -> None:
+        self.report, self.stage, self.steps, self.every = report, stage, steps, every
+        self.last = -math.inf if getattr(report, "moves", False) else math.inf
+
+    def __call__(self, step: int) -> None:
+        """Report that ``step`` steps are done, unless that was reported a moment ago."""
+        now = time.monotonic()
+        if now - self.last >= self.every:
+            self.last = now
+            self.report({"event": "progress", "stage": self.stage, "step": step, "steps": self.steps})

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -64,6 +64,29 @@ def _tiny_imagenet(root: Path) -> Layout:
     return Layout(parts, names, notes)
 
 
+def _readable(parts: Sequence[Part], root: Path, names: Sequence[str]) -> tuple[list[Part], list[Path]]:
+    """The parts without the files that cannot be decoded, and these files. Decodes every file once more."""
+    bad, kept = [], []
+    for part in parts:
+        good = []
+        for i, file in enumerate(part.files):
+            try:
+                with_image(file, root, lambda image: to_pixels(image, 1, 3))
+            except InputError:
+                bad.append(file.relative_to(root))
+            else:
+                good.append(i)
+        if not good:
+            raise InputError(f"data: no image of {root.name}/{part.place} can be read ({some(bad)})")
+        kept.append(replace(part, files=[part.files[i] for i in good]))
+        if part.classes is not None:
+            kept[-1].classes = [part.classes[i] for i in good]
+    empty = sorted(set(names) - set(kept[0].classes or names))
+    if empty:
+        raise InputError(f"data: no training image of the class {some(empty)} can be read; repair or remove its files")
+    return kept, bad
+
+
 def _form(parts: Sequence[Part], root: Path, size: int | None) -> Form:
     """Find the form of all images from their headers; of images that lie on their side, from their pixels."""
     sides, channels, grey = None, 1, 0
@@ -106,12 +129,19 @@ def _no_shared_files(parts: Sequence[Part], root: Path) -> list[str]:
     return [f"{count(again, 'image')} there more than once, through links"] if again else []
 
 
-def read_folder(root: Path, size: int | None = None, memory: int = MEMORY, classes: str | None = None) -> ImageSet:
+def read_folder(
+    root: Path,
+    size: int | None = None,
+    memory: int = MEMORY,
+    classes: str | None = None,
+    skip_unreadable: bool = False,
+) -> ImageSet:
     """Read ``root/train`` and ``root/test`` (or ``val``), Tiny-ImageNet's form, or ``root`` (one in five held out).
 
     Classes are numbered by the sorted names of the training part's folders; see :mod:`.layout` for what is a part and
-    what a class, and for ``classes``. A part of more than ``memory`` bytes is decoded into a file of the cache and
-    mapped.
+    what a class, and for ``classes``. With ``skip_unreadable`` a file that cannot be decoded is left out and counted
+    in the summary; every file is then decoded twice. A part of more than ``memory`` bytes is decoded into a file of the
+    cache and mapped.
     """
     if size is not None and size < 1:
         raise InputError(f"size: expected a positive number of pixels, got {size}")
@@ -122,7 +152,12 @@ def read_folder(root: Path, size: int | None = None, memory: int = MEMORY, class
         layout = _tiny_imagenet(root)
     else:
         layout = understood(scan(root), classes)
-    parts, notes = layout.parts, _no_shared_files(layout.parts, root)
+    parts, notes = layout.parts, []
+    if skip_unreadable:
+        parts, bad = _readable(parts, root, layout.names)
+        if bad:
+            notes.append(f"{count(len(bad), 'unreadable image')} skipped ({some(bad)})")
+    notes += _no_shared_files(parts, root)
     rows = torch.empty(0, dtype=torch.int64), torch.empty(0, dtype=torch.int64)
     if len(parts) == 1:
         whole, rows = parts[0], held_out(root.name, len(parts[0].files))
@@ -134,6 +169,7 @@ def read_folder(root: Path, size: int | None = None, memory: int = MEMORY, class
             )
             for part in rows
         ]
+    files = tuple(str(file.relative_to(root)) for part in parts for file in part.files)
     form = _form(parts, root, size)
     number = {name: i for i, name in enumerate(layout.names)}
     images, labels = [], []
@@ -146,7 +182,7 @@ def read_folder(root: Path, size: int | None = None, memory: int = MEMORY, class
     if form.grey:
         notes.append(f"{count(form.grey, 'grey image')} among colour ones, read as colour")
     summary = "; ".join([_counts(root, layout, images), *layout.notes, *notes])
-    return ImageSet(root.name, images[0], images[1], labels[0], labels[1], *rows, summary=summary)
+    return ImageSet(root.name, images[0], images[1], labels[0], labels[1], *rows, summary=summary, files=files)
 
 
 def _counts(root: Path, layout: Layout, images: Sequence[Tensor]) -> str:

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from ..config import InputError
-from .pictures import SUFFIXES
+from .pictures import BY_PLUGIN, suffixes
 
 TRAIN = ("train", "training")
 """Names of the folder of training images, in any case."""
@@ -100,7 +100,7 @@ def scan(root: Path) -> Tree:
     def refused(error: OSError) -> None:
         raise InputError(f"data: the folder {error.filename} cannot be read ({error.strerror})") from None
 
-    tree = Tree(root)
+    tree, readable = Tree(root), suffixes()
     for at, folders, names in os.walk(root, followlinks=True, onerror=refused):
         here = Path(at)
         if any(os.path.samefile(at, above) for above in here.parents if above.is_relative_to(root)):
@@ -118,14 +118,14 @@ def scan(root: Path) -> Tree:
                 continue
             # A link whose file is missing is kept: it is an image that cannot be read, and is reported as one.
             suffix, file = Path(name).suffix.lower(), (here / name).relative_to(root)
-            if suffix in SUFFIXES:
+            if suffix in readable:
                 tree.pictures.append(file)
             else:
                 tree.skipped.append((suffix or "without a suffix", file))
     tree.pictures.sort()
     tree.folders.sort()
     if not tree.pictures:
-        looked = ", ".join(sorted(SUFFIXES))
+        looked = ", ".join(sorted(readable))
         left = f"; {skipped_files(tree.skipped)}" if tree.skipped else ""
         raise InputError(f"data: no images in the folder {root.name!r} (looked for {looked}{left})")
     return tree
@@ -137,7 +137,11 @@ def skipped_files(skipped: list[tuple[str, Path]]) -> str:
     for kind, path in skipped:
         kinds.setdefault(kind, []).append(path)
     ordered = sorted(kinds.items(), key=lambda entry: (-len(entry[1]), entry[0]))
-    words = [f"{len(paths):,} {kind} ({some(sorted(paths), 1)})" for kind, paths in ordered]
+    words = [
+        f"{len(paths):,} {kind} ({some(sorted(paths), 1)}"
+        + (f"; {BY_PLUGIN[kind]} reads them)" if kind in BY_PLUGIN else ")")
+        for kind, paths in ordered
+    ]
     what = "file or folder" if HIDDEN_FOLDER in kinds else "file"
     total = count(len(skipped), what).replace("file or folders", "files and folders")
     return f"{total} skipped: {some(words, 5)}"

@@ -15,7 +15,11 @@ from .stream import MEMORY
 
 
 def load_images(
-    source: str | Path = "digits", size: int | None = None, memory: int = MEMORY, classes: str | None = None
+    source: str | Path = "digits",
+    size: int | None = None,
+    memory: int = MEMORY,
+    classes: str | None = None,
+    skip_unreadable: bool = False,
 ) -> ImageSet:
     """Images as uint8, by name.
 
@@ -25,7 +29,8 @@ def load_images(
     of your own called digits is ``Path("digits")`` or ``"./digits"``. ``size``: resize images to this many pixels per
     side (antialiased, aspect ratio not kept). A part of more than ``memory`` bytes is mapped from disk, not read.
     ``classes``: of a folder, ``"folders"`` (every subfolder is a class; images beside them are left out) or ``"none"``;
-    by default this is seen from the folder. The set's ``summary`` says what was found. Nothing in a file is executed.
+    by default this is seen from the folder. ``skip_unreadable``: leave out files of a folder that cannot be
+    decoded, and count them. The set's ``summary`` says what was found. Nothing in a file is executed.
     Raises :class:`InputError` with what is wrong and where, also if a folder can be understood in two ways.
     """
     name, path = str(source), Path(source)
@@ -34,10 +39,12 @@ def load_images(
     folder = _is_image_folder(source)
     if classes is not None and not folder and (path.exists() or embedded or hub):
         raise InputError(f"classes: only those of a folder of images can be chosen, got data {path.name!r}")
+    if skip_unreadable and not folder and (path.exists() or embedded or hub):
+        raise InputError(f"skip_unreadable: only files of a folder of images can be skipped, got data {path.name!r}")
     if hub:
         return read_huggingface(name, size, memory)
     if folder:
-        return read_folder(path, size, memory, classes)
+        return read_folder(path, size, memory, classes, skip_unreadable)
     if size is not None:
         raise InputError(f"size: only a folder of images or a Hugging Face set is resized, got data {path.name!r}")
     if embedded:
@@ -46,13 +53,22 @@ def load_images(
         return read_cifar(path)
     if path.suffix == ".npz":
         return read_npz(path, memory)
-    raise InputError(f"data: expected 'digits', a folder of images, an .npz file or hf:NAME, got {name!r}")
+    wanted = "expected 'digits', a folder of images, an .npz file or hf:NAME"
+    raise InputError(f"data: {wanted}, got {name!r}" if path.exists() else f"data: {name!r} does not exist; {wanted}")
 
 
-def load_target(source: str | Path, size: int | None = None, classes: str | None = None) -> ImageSet:
-    """Load one of several sets: :func:`load_images` that leaves ``size`` and ``classes`` out if they cannot apply."""
+def load_target(
+    source: str | Path, size: int | None = None, classes: str | None = None, skip_unreadable: bool = False
+) -> ImageSet:
+    """Load one of several sets: :func:`load_images` that leaves out the options that cannot apply."""
     resized = _is_image_folder(source) or (isinstance(source, str) and source.startswith(PREFIX))
-    return load_images(source, size if resized else None, classes=classes if _is_image_folder(source) else None)
+    folder = _is_image_folder(source)
+    return load_images(
+        source,
+        size if resized else None,
+        classes=classes if folder else None,
+        skip_unreadable=skip_unreadable and folder,
+    )
 
 
 def _is_image_folder(source: str | Path) -> bool:

@@ -38,7 +38,8 @@ def read_npz(path: Path, memory: int = MEMORY) -> ImageSet:
     except (ValueError, OSError, EOFError, KeyError, MemoryError, zipfile.BadZipFile, zlib.error) as error:
         raise InputError(f"{path.name}: not a readable .npz of plain arrays ({why_no_array(error)})") from None
     if "x_train" not in arrays:
-        raise InputError(f"{path.name}: expected the array x_train, uint8 [N, H, W, C]; it is missing")
+        listed = ", ".join([*arrays, *others][:10]) or "no arrays"
+        raise InputError(f"{path.name}: expected the array x_train, uint8 [N, H, W, C]; it has {listed}")
     for key, array in arrays.items():
         if key.startswith("x_") and array.ndim == 3:
             arrays[key] = array = array[..., None]

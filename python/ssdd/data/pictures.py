@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,10 @@ import numpy as np
 
 from ..config import InputError
 
-SUFFIXES = {".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".tif", ".tiff"}
+ALWAYS = frozenset((".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm", ".pbm", ".pnm"))
+"""Endings of image files that every Pillow reads."""
+BY_PLUGIN = {".heic": "pillow-heif", ".heif": "pillow-heif", ".avif": "Pillow 11.3"}
+"""Endings that Pillow reads with a plugin or since a version, and its name."""
 GREY = {"1", "L", "LA", "I;16", "I;16L", "I;16B", "I"}
 """PIL's modes of one channel (and of grey with a mask)."""
 ORIENTATION = 0x0112
@@ -19,6 +23,25 @@ STATES_IT = ("exif", "Raw profile type exif", "XML:com.adobe.xmp", "xmp")
 """Where Pillow keeps what may state the orientation."""
 ON_ITS_SIDE = (5, 6, 7, 8)
 """Orientations that exchange height and width."""
+
+
+@cache
+def suffixes() -> frozenset[str]:
+    """Return the endings of the image files that can be read here."""
+    from PIL import Image, features
+
+    found = set(ALWAYS)
+    try:
+        from pillow_heif import register_heif_opener  # optional
+    except ImportError:
+        pass
+    else:
+        register_heif_opener()
+        found |= {".heic", ".heif"}
+    Image.init()
+    if "AVIF" in Image.OPEN and features.check("avif"):
+        found.add(".avif")
+    return frozenset(found)
 
 
 def is_grey(image: Any) -> bool:

@@ -24,6 +24,7 @@ class ImageSet:
 
     ``rows_train`` and ``rows_test`` say which row of the source (training images first, then its test images) each
     image was, so that representations computed elsewhere, in the source's order, can be matched.
+    ``files`` names the file of each image below a folder (training images, then held-out ones); it is empty for others.
     ``summary`` says in one line what the loader found and what it left out; it is empty for a set that no loader made.
     """
 
@@ -35,6 +36,7 @@ class ImageSet:
     rows_train: Tensor = field(default_factory=lambda: torch.empty(0, dtype=torch.int64))
     rows_test: Tensor = field(default_factory=lambda: torch.empty(0, dtype=torch.int64))
     summary: str = ""
+    files: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         for part in ("train", "test"):

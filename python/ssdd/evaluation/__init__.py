@@ -3,7 +3,7 @@
 from ..models import representation_error
 from .cells import Cell, evaluate, evaluate_on, evaluate_teacher, measure, pretrained, probes
 from .finetuning import finetune
-from .measures import labelled_rows, probe, standardise, why_no_probe
+from .measures import labelled_rows, nearest_neighbours, probe, read_out, standardise, why_no_probe
 from .pretraining import pretrain, save_backbone
 
 __all__ = [
@@ -20,6 +20,8 @@ __all__ = [
     "probes",
     "representation_error",
     "save_backbone",
+    "nearest_neighbours",
+    "read_out",
     "standardise",
     "why_no_probe",
 ]

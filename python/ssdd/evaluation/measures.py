@@ -64,3 +64,39 @@ def standardise(x_train: Tensor, x_test: Tensor) -> tuple[Tensor, Tensor]:
     """Both [N, D], brought to mean 0 and variance 1 by the training images' statistics (no labels needed)."""
     mean, std = x_train.double().mean(0), x_train.double().std(0).clamp_min(1e-6)
     return (x_train.double() - mean) / std, (x_test.double() - mean) / std
+
+
+def nearest_neighbours(x_train: Tensor, y_train: Tensor, x_test: Tensor, y_test: Tensor, k: int = 20) -> float:
+    """Test accuracy, in percent, of a weighted vote of the ``k`` most similar training images.
+
+    Features [N, D] are compared by the cosine of their angle; a neighbour's vote weighs exp(cosine / 0.07), as in the
+    usual k-nearest-neighbour read-out of self-supervised networks. Labels are int64 [N]. Nothing is trained.
+    """
+    if len(y_train.unique()) < 2:
+        raise InputError("labels: a read-out needs at least two classes; why_no_probe(data) says so beforehand")
+    k = min(k, len(x_train))
+    train = torch.nn.functional.normalize(x_train.double(), dim=1)
+    classes = int(y_train.max()) + 1
+    right = 0
+    for x, y in zip(x_test.double().split(1000), y_test.split(1000), strict=True):
+        cosine, rows = (torch.nn.functional.normalize(x, dim=1) @ train.T).topk(k, dim=1)
+        votes = torch.zeros(len(x), classes, dtype=torch.float64)
+        votes.scatter_add_(1, y_train[rows], ((cosine - 1) / 0.07).exp())
+        right += int((votes.argmax(1) == y).sum())
+    return 100 * right / len(y_test)
+
+
+def read_out(x_train: Tensor, x_test: Tensor, data: ImageSet) -> dict[str, float]:
+    """Test accuracy, in percent, of two read-outs of the representations [N, D] of ``data``, by name.
+
+    Raises :class:`InputError` if the set has no labels to read.
+    """
+    if why := why_no_probe(data):
+        raise InputError(why)
+    assert data.y_train is not None and data.y_test is not None
+    labels = data.y_train, data.y_test
+    standard = standardise(x_train, x_test)
+    return {
+        "20 nearest neighbours": nearest_neighbours(x_train, labels[0], x_test, labels[1]),
+        "linear probe, all labels": probe(standard[0], labels[0], standard[1], labels[1]),
+    }

@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from safetensors.torch import save as to_bytes
 
 from ..artifact import DistilledSet, write_atomically
-from ..config import Diverged, InputError, PretrainConfig, Report, as_dict, silent
+from ..config import Diverged, InputError, PretrainConfig, Pulse, Report, as_dict, silent
 from ..data import gather, repeatable
 from ..models import Network
 
@@ -43,7 +43,9 @@ def pretrain(
     )
     network.train()
     order = torch.empty(0, dtype=torch.int64)
+    pulse = Pulse(report, "pretrain", config.steps)
     for step in range(config.steps):
+        pulse(step)
         if config.schedule == "cosine":
             for group in optimizer.param_groups:
                 group["lr"] = config.lr * 0.5 * (1 + math.cos(math.pi * step / config.steps))

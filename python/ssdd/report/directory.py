@@ -15,6 +15,8 @@ from ..config import InputError
 
 MARK = "log.jsonl"
 """The file that says "this is a run directory": each run starts by opening it."""
+RUN = "run.json"
+"""The file of a run that can go on."""
 
 
 def check_directory(path: str | os.PathLike[str], overwrite: bool = False) -> Path:
@@ -28,7 +30,8 @@ def check_directory(path: str | os.PathLike[str], overwrite: bool = False) -> Pa
         raise InputError(f"out: {folder} is a file; give a directory for the run")
     if _content(folder):
         if not overwrite:
-            raise InputError(f"out: {folder} is not empty; choose another directory or give --overwrite")
+            again = f"go on with `--resume {folder}`, " if (folder / RUN).is_file() else ""
+            raise InputError(f"out: {folder} is not empty; {again}choose another directory or give --overwrite")
         if not (folder / MARK).is_file():
             raise InputError(f"out: {folder} does not hold a run of ssdd (no {MARK}); it is not overwritten")
     return folder

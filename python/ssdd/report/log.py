@@ -55,10 +55,12 @@ class JsonLines:
 
 
 def both(*reports: Report) -> Report:
-    """A report that hands each event to all of ``reports``."""
+    """A report that hands each event to all of ``reports``; progress to those that move."""
 
     def report(event: Event) -> None:
         for each in reports:
-            each(event)
+            if event["event"] != "progress" or getattr(each, "moves", False):
+                each(event)
 
+    report.moves = any(getattr(each, "moves", False) for each in reports)  # type: ignore[attr-defined]
     return report

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from types import TracebackType
+from typing import Any
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
@@ -19,6 +20,9 @@ WORDS = {
 
 class Display:
     """A report that draws. Lines of finished stages go; ``overall`` (a count of tasks) stays at the bottom."""
+
+    moves = True
+    """It gets events of progress, at most two per second."""
 
     def __init__(self, console: Console | None = None, show: bool = True) -> None:
         self._progress = Progress(
@@ -39,6 +43,8 @@ class Display:
             self.say(f"warning: {event['message']}")
         if stage == "resume":
             self.say(f"going on from {event['file']}, after step {event['step']}")
+        moves = stage == "progress"
+        stage = event["stage"] if moves else stage
         if stage not in WORDS:
             return
         key = event.get("task", "")
@@ -46,9 +52,13 @@ class Display:
             self._progress.remove_task(self._lines.pop(key)[1])
         if key not in self._lines:
             description = f"{key}: {WORDS[stage]}" if key else WORDS[stage]
-            self._lines[key] = stage, self._progress.add_task(description, total=event["steps"], note="")
+            self._lines[key] = (
+                stage,
+                self._progress.add_task(description, total=event["steps"], completed=event["step"], note=""),
+            )
         line = self._lines[key][1]
-        self._progress.update(line, completed=event["step"], note=_note(event))
+        note: dict[str, Any] = {} if moves else {"note": _note(event)}
+        self._progress.update(line, completed=event["step"], **note)
         if event["step"] >= event["steps"]:
             self._progress.remove_task(self._lines.pop(key)[1])
 

@@ -88,7 +88,7 @@ def sentences(cells: Sequence[Cell]) -> list[str]:
         if math.isnan(c.standard_error):
             verdict = "one seed: no standard error"
         said.append(
-            f"KRR-ST against {method}: representation error {c.reduction:.1%} lower "
+            f"KRR-ST against {method}: representation error {_change(c.reduction)} "
             f"(paired difference {c.difference:.3f} ± {c.standard_error:.3f}, {verdict})."
         )
     means = {
@@ -103,6 +103,10 @@ def sentences(cells: Sequence[Cell]) -> list[str]:
             "the representation error does."
         )
     return said
+
+
+def _change(reduction: float) -> str:
+    return f"{abs(reduction):.1%} {'lower' if reduction >= 0 else 'HIGHER'}"
 
 
 def as_json(cells: Sequence[Cell]) -> dict[str, Any]:

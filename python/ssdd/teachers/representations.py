@@ -77,6 +77,23 @@ def write_parts(file: Path, rows: int, parts: Iterator[Tensor]) -> Tensor:
     return write_array(file, (rows, first.shape[1]), np.float32, fill, "representations")
 
 
+def write_representations(path: str | os.PathLike[str], data: ImageSet, found: Representations) -> Path:
+    """Write the rows of ``found`` to a ``.npy`` file, float32 [N, D], in the source's own order.
+
+    :func:`read_representations` reads it back for the same source. ``found`` must have the rows of the test images.
+    """
+    if found.test is None:
+        raise InputError(f"representations: those of the test images of {data.name} are not known")
+    values = torch.cat([found.train, found.test])
+    rows = torch.cat([data.rows_train, data.rows_test])
+
+    def fill(out: np.ndarray) -> None:
+        out[rows.numpy()] = values.numpy()
+
+    write_array(Path(path), tuple(values.shape), np.float32, fill, "representations")
+    return Path(path)
+
+
 def read_representations(path: str | os.PathLike[str], data: ImageSet) -> Representations:
     """Representations a user computed elsewhere: a ``.npy`` file of floats [rows, D], rows in the source's order.
 
@@ -85,6 +102,10 @@ def read_representations(path: str | os.PathLike[str], data: ImageSet) -> Repres
     float32 is mapped.
     """
     name = Path(path).name
+    if name.endswith((".pt", ".pth")):
+        raise InputError(
+            f"representations: {name}: expected a .npy file; write one with numpy.save(FILE, tensor.numpy())"
+        )
     try:
         array = np.load(path, mmap_mode="c", allow_pickle=False)
     except (OSError, ValueError, EOFError) as error:

@@ -17,10 +17,12 @@ from torch import Tensor, nn
 from ..artifact import Preprocessing, read_safetensors, write_atomically
 from ..config import InputError
 from ..data import CPU, one_line, to_device
-from ..models import DEPTHS, STEM_PADDING, ConvNet, ResNet, import_from_here, named_resnet, standard_resnet
+from ..models import DEPTHS, STEM_PADDING, ConvNet, ResNet, build, import_from_here, named_resnet, standard_resnet
 from .weights import ENDINGS, Network, chosen, fitting, is_weights, nearest, read_weights, resnets
 
 FORMAT = "ssdd.teacher"
+BACKBONE = "ssdd.backbone"
+"""The format of what `ssdd pretrain` writes."""
 BATCH = 500
 """Images that a teacher is shown at once, at most; larger ones than 32x32 are fewer (:func:`at_once`)."""
 IMAGENET = Preprocessing((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
@@ -146,8 +148,10 @@ class Teacher:
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> Teacher:
-        """Read what :meth:`save` wrote."""
+        """Read what :meth:`save` wrote, or the backbone that `ssdd pretrain` wrote."""
         tensors, meta = read_safetensors(path)
+        if meta.get("format") == BACKBONE:
+            return cls._pretrained(Path(path), tensors, meta)
         if meta.get("format") != FORMAT:
             raise InputError(f"{path}: expected a teacher written by `ssdd teacher`, got format {meta.get('format')!r}")
         try:
@@ -159,6 +163,19 @@ class Teacher:
         except (KeyError, TypeError, ValueError, RuntimeError) as error:
             raise InputError(f"{path}: damaged teacher file ({error})") from None
         return cls(module, pre, about)
+
+    @classmethod
+    def _pretrained(cls, path: Path, tensors: dict[str, Tensor], meta: dict[str, Any]) -> Teacher:
+        """Return the backbone of a network that was pre-trained on a distilled set; its features are the output."""
+        try:
+            shape = {key: meta[key] for key in ("width", "stem") if key in meta}
+            network = build(meta["model"], meta["channels"], tuple(meta["size"]), 1, **shape)
+            network.backbone.load_state_dict(tensors)
+            pre = Preprocessing.stored(meta)
+        except (KeyError, TypeError, ValueError, RuntimeError) as error:
+            raise InputError(f"{path}: damaged file of a pre-trained network ({error})") from None
+        summary = f"{path.name}: {meta['model']}, {network.dimension} features, pre-trained on a distilled set"
+        return cls(network.backbone, pre, {"name": path.name, "model": meta["model"]}, summary)
 
     @classmethod
     def named(

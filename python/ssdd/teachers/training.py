@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from ..checkpoint import Checkpoints
-from ..config import Diverged, InputError, Report, TeacherConfig, as_dict, silent
+from ..config import Diverged, InputError, Pulse, Report, TeacherConfig, as_dict, silent
 from ..data import CPU, ImageSet, augment, gather, repeatable
 from ..models import ConvNet, ResNet, seeded
 from .methods import METHODS, Method
@@ -105,7 +105,9 @@ def train_teacher(
     batch = min(config.batch, n)
     per_epoch = n // batch  # the incomplete batch of an epoch is dropped: the correlation is taken over a batch
     steps = config.epochs * per_epoch
+    pulse = Pulse(report, "teacher", steps)
     while t.step < steps:
+        pulse(t.step)
         i = t.step % per_epoch
         if i == 0:
             t.order, t.total = torch.randperm(n, generator=t.generator), torch.zeros((), device=device)

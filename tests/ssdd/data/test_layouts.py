@@ -153,7 +153,10 @@ def test_names_that_only_begin_with_an_underscore_are_images(tmp_path):
 def test_what_is_skipped_is_said_by_kind(tmp_path):
     files = ("notes.txt", "more.txt", "cat/IMG_1.HEIC", "cat/IMG_2.HEIC", "cat/IMG_3.HEIC", "dog/LICENSE")
     data = load_images(make(tmp_path, "cat", "dog", extra=files))
-    skipped = "6 files skipped: 3 .heic (cat/IMG_1.HEIC, ...), 2 .txt (more.txt, ...), 1 without a suffix (dog/LICENSE)"
+    skipped = (
+        "6 files skipped: 3 .heic (cat/IMG_1.HEIC, ...; pillow-heif reads them), "
+        "2 .txt (more.txt, ...), 1 without a suffix (dog/LICENSE)"
+    )
     assert (
         data.summary == f"{tmp_path.name}: 6 images of 2 classes (cat, dog), 1 of them (one in five) held out for "
         f"testing; {skipped}"

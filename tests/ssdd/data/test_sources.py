@@ -121,7 +121,7 @@ class Explosive:
         ({"x_train": np.zeros((4, 8, 8, 3), np.float32)}, "uint8"),
         ({"x_train": np.zeros((4, 8, 8, 2), np.uint8)}, "1 or 3"),
         ({"x_train": np.zeros((4, 8), np.uint8)}, r"N, H, W"),
-        ({"images": np.zeros((4, 8, 8, 3), np.uint8)}, "x_train"),
+        ({"images": np.zeros((4, 8, 8, 3), np.uint8)}, "x_train.*it has images"),
         ({"x_train": np.zeros((4, 8, 8, 3), np.uint8), "y_train": np.zeros(3, np.int64)}, "y_train"),
         ({"x_train": np.zeros((4, 8, 8, 3), np.uint8), "y_train": np.zeros(4, np.float64)}, "y_train"),
         ({"x_train": np.zeros((4, 8, 8, 3), np.uint8), "x_test": np.zeros((4, 9, 8, 3), np.uint8)}, "x_test"),

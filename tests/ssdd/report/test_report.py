@@ -1,5 +1,6 @@
 """Run directories, log, pictures and tables."""
 
+import dataclasses
 import json
 import resource
 
@@ -9,11 +10,12 @@ import torch
 from PIL import Image
 
 from ssdd.cli.teacher import print_probes
-from ssdd.config import InputError
+from ssdd.config import InputError, Pulse
 from ssdd.evaluation import Cell
 from ssdd.report import (
     Display,
     JsonLines,
+    both,
     comparisons,
     contact_sheet,
     coverage,
@@ -26,13 +28,17 @@ from ssdd.report import (
     table,
 )
 from ssdd.report.tables import KMEANS, KRR_ST, NO_PRETRAINING, RANDOM, TEACHER
+from ssdd.teachers import train_teacher
 
 
 def test_a_run_directory_is_never_overwritten_unasked(tmp_path):
     folder = new_directory(tmp_path / "run")
     (folder / "log.jsonl").write_text("{}\n")
     (folder / "precious").write_text("x")
-    with pytest.raises(InputError, match="--overwrite"):
+    with pytest.raises(InputError, match="not empty; choose another directory or give --overwrite"):
+        new_directory(folder)
+    (folder / "run.json").write_text("{}")
+    with pytest.raises(InputError, match="go on with `--resume .*run`, choose another"):
         new_directory(folder)
     assert (folder / "precious").exists()
     assert list(new_directory(folder, overwrite=True).iterdir()) == []
@@ -89,6 +95,41 @@ def test_display_takes_every_event():
             display({"event": stage, "step": 1, "steps": 2, "loss": 0.1, "task": "seed 0"})
             display({"event": stage, "step": 2, "steps": 2, "loss": 0.1, "task": "seed 0"})
         display({"event": "cell", "method": "x"})
+
+
+def test_progress_reaches_displays_alone(few, small, tmp_path):
+    """A display moves within an epoch; a plain report and the log get the events of before."""
+    shown, plain = [], []
+
+    class Moving:
+        moves = True
+
+        def __call__(self, event):
+            shown.append(event)
+
+    config = dataclasses.replace(small.teacher, epochs=2)
+    with JsonLines(tmp_path / "log.jsonl") as log:
+        train_teacher(few, config, both(Moving(), plain.append, log))
+    assert [event["event"] for event in plain] == ["teacher", "teacher"]
+    assert len((tmp_path / "log.jsonl").read_text().splitlines()) == 2
+    first = shown[0]
+    assert first == {"event": "progress", "stage": "teacher", "step": 0, "steps": plain[-1]["steps"]}
+    seen = []
+    pulse = Pulse(both(Moving(), seen.append), "pretrain", 10, every=0.0)
+    for step in range(10):
+        pulse(step)
+    assert [event["step"] for event in shown[-10:]] == list(range(10)) and not seen
+
+
+def test_a_display_begins_at_the_step_of_a_resumed_run():
+    with Display(show=False) as display:
+        display({"event": "progress", "stage": "distill", "step": 500, "steps": 1000})
+        [task] = display._progress.tasks
+        assert task.completed == 500 and not task.speed
+        display({"event": "distill", "step": 600, "steps": 1000, "loss": 0.1})
+        assert task.completed == 600 and "loss" in task.fields["note"]
+        display({"event": "progress", "stage": "distill", "step": 650, "steps": 1000})
+        assert task.completed == 650 and "loss" in task.fields["note"]
 
 
 @pytest.mark.parametrize("channels", [1, 3])
@@ -152,6 +193,7 @@ def test_comparisons_and_sentences():
     assert not found[KMEANS].significant
     text = " ".join(sentences(cells()))
     assert "33.3% lower" in text and "NOT more than two" in text and "saturated" in text
+    assert "50.0% HIGHER" in " ".join(sentences([{**c, "error": 0.9} if c["method"] == KRR_ST else c for c in cells()]))
     assert "saturated" not in " ".join(sentences(cells(saturated=False)))
 
 

@@ -1,0 +1,69 @@
+"""Write the representations of images, one row per image, by any network: a teacher, or one pre-trained here.
+
+FILE.npy has float32 [images, D]: the rows of the source in its own order (training images, then test images). Beside
+it FILE.txt names the file of each row if the images came from a folder. --representations of other verbs reads it.
+"""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING
+
+import ssdd
+
+from ..config import InputError
+from .options import (
+    FILE,
+    Given,
+    add_device,
+    add_images,
+    add_overwrite,
+    add_teacher,
+    loaded_images,
+    named_teacher,
+)
+
+if TYPE_CHECKING:
+    from jsonargparse import ArgumentParser
+
+
+def add_arguments(parser: ArgumentParser) -> None:
+    add_images(parser)
+    add_teacher(parser, representations=False, text="The network; also FILE.safetensors written by `ssdd pretrain`.")
+    parser.add_argument("--out", "-o", metavar="FILE.npy", type=FILE, required=True, help="File for the rows.")
+    parser.add_argument(
+        "--read-out",
+        action="store_true",
+        help="Also print the accuracy of a k-nearest-neighbour read-out and of a linear probe on the test images.",
+    )
+    add_device(parser)
+    add_overwrite(parser)
+
+
+def run(given: Given) -> None:
+    from .. import report as reports
+
+    if given.teacher is None:
+        raise InputError("teacher: expected the network that represents the images: --teacher FILE or package:factory")
+    if given.out.suffix != ".npy":
+        raise InputError(f"out: expected a file that ends in .npy, got {given.out.name!r}")
+    file, names = (reports.new_file(path, given.overwrite) for path in (given.out, given.out.with_suffix(".txt")))
+    images = loaded_images(given.data, given)
+    if given.read_out and (why := ssdd.why_no_probe(images)):
+        raise InputError(f"read-out: {why}; leave --read-out out")
+    network = named_teacher(given.teacher, images, given.teacher_prefix).to(ssdd.choose_device(given.device))
+    found = ssdd.represent(network, images, ssdd.cache_directory())
+    assert found.test is not None
+    ssdd.write_representations(file, images, found)
+    count = len(found.train) + len(found.test)
+    if images.files:
+        order = dict(zip((*images.rows_train.tolist(), *images.rows_test.tolist()), images.files, strict=True))
+        lines = "".join(f"{json.dumps(order[row])[1:-1]}\n" for row in range(count))
+        names.write_text(lines, "utf-8")
+    print(
+        f"{file}: {count:,} rows of {found.dimension} numbers"
+        + (f"; {names.name} names their files" if images.files else "")
+    )
+    if given.read_out:
+        for name, accuracy in ssdd.read_out(found.train, found.test, images).items():
+            print(f"{name}: {accuracy:.1f}%")
