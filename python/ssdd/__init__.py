@@ -32,6 +32,7 @@ if _missing:
 # The settings are light. Every other room is imported when one of its names is first used, so that the command line
 # answers before torch is loaded.
 from .config import (  # noqa: E402
+    FINETUNE,
     PRESETS,
     VERSION,
     AugmentConfig,
@@ -56,6 +57,7 @@ if TYPE_CHECKING:
     from .distillation import Distillation, Job, check_before_training, distill
     from .evaluation import (
         Cell,
+        check_targets,
         evaluate,
         evaluate_on,
         evaluate_teacher,
@@ -111,6 +113,7 @@ _ROOMS = {
     ),
     "evaluation": (
         "Cell",
+        "check_targets",
         "evaluate",
         "evaluate_on",
         "evaluate_teacher",
@@ -182,6 +185,7 @@ def __dir__() -> list[str]:
 __all__ = [
     "DEVICES",
     "EXPORT_FORMS",
+    "FINETUNE",
     "PRESETS",
     "PARALLEL_MODES",
     "AugmentConfig",
@@ -214,6 +218,7 @@ __all__ = [
     "build",
     "cache_directory",
     "check_before_training",
+    "check_targets",
     "choose_device",
     "compare",
     "contact_sheet",

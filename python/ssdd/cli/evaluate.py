@@ -1,4 +1,8 @@
-"""Pre-train on a distilled set and measure it: probes and, given --teacher or --representations, the error."""
+"""Pre-train on a distilled set and measure it: probes, fine-tuning and, given --teacher, the representation error.
+
+Targets (--target) are resized to the images' size. The row "no pre-training" is the same network with a random start:
+fine-tuned, it is trained from scratch.
+"""
 
 from __future__ import annotations
 
@@ -13,6 +17,7 @@ from .options import (
     Given,
     add_artifact,
     add_device,
+    add_finetune,
     add_images,
     add_quiet,
     add_run_settings,
@@ -40,6 +45,7 @@ def add_arguments(parser: ArgumentParser) -> None:
     parser.add_argument(
         "--model", metavar="MODEL", type=str, help="Network to pre-train (without it: the preset's student)."
     )
+    add_finetune(parser, "Without it: with --target, scaled; else what the preset says.")
     parser.add_argument("--seeds", metavar="N", type=COUNT, default=1, help="Number of pre-trainings.")
     add_teacher(parser)
     add_device(parser)
@@ -57,11 +63,17 @@ def run(given: Given) -> None:
             raise InputError(f"data: this set was distilled from {known}; give the images to measure on with --data")
         given.data = "digits"
     settings = chosen_settings(given)
+    if given.target and given.finetune is None and not any(key.startswith("finetune.") for key in given.settings):
+        if not settings.finetune.share:
+            given.finetune = "scaled"
+            settings = chosen_settings(given)
+        say(f"fine-tuning: {settings.finetune.steps} steps (--finetune published; --finetune.share 0 leaves it out)")
     if given.model is not None:
         settings = with_settings(settings, {"student.model": given.model})
     loaded, on = loaded_images(given.data, given), ssdd.choose_device(given.device)
-    sets = {"": loaded} | {name: loaded_target(data, given) for name, data in named_targets(given).items()}
+    sets = {"": loaded} | {name: loaded_target(data, given, loaded) for name, data in named_targets(given).items()}
     ssdd.student(settings.student, loaded.channels, loaded.size, 1)  # refuses a network that these images do not fit
+    ssdd.check_targets(dict(list(sets.items())[1:]), settings.finetune)
     for images in sets.values():
         say(ssdd.why_no_probe(images))
     with reports.Display(show=not given.quiet) as display:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, Literal
@@ -11,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import ssdd
 
 from ..config import (
+    FINETUNE,
     PRESETS,
     InputError,
     Kind,
@@ -31,6 +33,7 @@ if TYPE_CHECKING:
 Device = Literal["cpu", "cuda"]
 Share = Literal["batch", "networks"]
 ClassesFrom = Literal["folders", "none"]
+Recipe = Literal[tuple(FINETUNE)]  # type: ignore[valid-type]
 PresetName = Literal[tuple(PRESETS)]  # type: ignore[valid-type]
 
 
@@ -135,6 +138,15 @@ def add_run_settings(parser: ArgumentParser, official_side: bool = True) -> None
     add_settings(parser)
 
 
+def add_finetune(parser: ArgumentParser, text: str) -> None:
+    parser.add_argument(
+        "--finetune",
+        type=Recipe,
+        help=f"Recipe of fine-tuning: as published (hours on a GPU), or scaled to two cores. {text} A flag "
+        "--finetune.FIELD overrides it.",
+    )
+
+
 def add_official(parser: ArgumentParser) -> None:
     parser.add_argument(
         "--official",
@@ -176,6 +188,8 @@ def chosen_settings(given: Given, begun: Settings | None = None) -> Settings:
     settings = begun
     if settings is None or given.preset is not None:
         settings = preset(given.preset or ("digits" if given.data == "digits" else "small"))
+    if (recipe := getattr(given, "finetune", None)) is not None:
+        settings = replace(settings, finetune=FINETUNE[recipe])
     changes = read_settings_file(given.config) if given.config else {}
     changes |= given.settings
     for name in ("images", "steps"):
@@ -208,9 +222,9 @@ def loaded_images(data: str, given: Given) -> ssdd.ImageSet:
     return loaded
 
 
-def loaded_target(data: str, given: Given) -> ssdd.ImageSet:
-    """Load a set beside the first one and print what was found."""
-    loaded = ssdd.load_target(data, given.size, given.classes, given.skip_unreadable)
+def loaded_target(data: str, given: Given, like: ssdd.ImageSet) -> ssdd.ImageSet:
+    """Load a set beside ``like``, with its size and channels, and print what was found and what was resized."""
+    loaded = ssdd.load_target(data, given.size, given.classes, given.skip_unreadable, like)
     say(loaded.summary)
     return loaded
 

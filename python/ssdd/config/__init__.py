@@ -17,7 +17,7 @@ from .parser import (
     unknown_setting,
     with_settings,
 )
-from .presets import OFFICIAL, PRESETS, PUBLISHED, departures, official, preset
+from .presets import FINETUNE, OFFICIAL, PRESETS, PUBLISHED, departures, official, preset
 from .reference import Setting, plain, settings_reference, stage_sentence
 from .settings import (
     AugmentConfig,
@@ -33,6 +33,7 @@ from .stored import current_name, current_names, differences
 from .values import VERSION, as_dict, fields, from_dict, versions
 
 __all__ = [
+    "FINETUNE",
     "OFFICIAL",
     "PRESETS",
     "PUBLISHED",

@@ -66,7 +66,7 @@ class StudentConfig:
     """The network that is distilled for: published as blocks of convolution, BatchNorm, ReLU, 2x2 average pool."""
 
     model: str = "convnet-32-64-128"
-    """A name that :func:`ssdd.build` knows: convnet-W-W-... (the channels of its blocks), resnet10, resnet18, vgg11,
+    """A name that `ssdd.build` knows: convnet-W-W-... (the channels of its blocks), resnet10, resnet18, vgg11,
     alexnet, mobilenetv2, timm:NAME, torchvision:NAME or package.module:factory."""
     width: float = 1.0
     """All channels of a network of this package are multiplied by it: 0.25 for runs on few cores."""
@@ -270,23 +270,33 @@ class PretrainConfig:
 
 @dataclass(frozen=True)
 class FinetuneConfig:
-    """Training all of a pre-trained network, with a new last layer, on few labelled images of a target (section 4.1).
+    """Training all of a pre-trained network, with a new last layer, on labelled images of a target (section 4.1).
 
-    SGD with momentum 0.9, cosine to 0, random crop (padding ``crop_pad``) and flip.
+    SGD with momentum 0.9, cosine to 0 step by step, random crop (padding ``crop_pad``) and flip; train mode while
+    training, running statistics carried over from the pre-training. `FINETUNE` has two recipes: "published", and
+    "scaled", these values with all labels, for two cores.
     """
 
     share: float = 0.0
     """Share of the labelled training images, class by class and at least one of each; 0 leaves fine-tuning out."""
     steps: int = 300
     """Steps of SGD."""
+    small_set_steps: int = 0
+    """Steps for a target of fewer than 20,000 training images (published: Aircraft, Cars, CUB, Dogs, Flowers); 0: as
+    `steps`."""
     batch: int = 64
     """Images per step."""
+    last_batch: Literal["kept", "dropped"] = "kept"
+    """The images that an epoch leaves over, fewer than `batch`: "kept" (published) as a smaller batch, or "dropped"."""
     lr: float = 0.01
     """SGD's lr at the first step."""
     weight_decay: float = 5e-4
-    """SGD's weight decay."""
+    """SGD's weight decay, on all weights."""
     crop_pad: int = 4
     """Pixels of padding before a random crop of the old size."""
+    normalise: Literal["target", "source"] = "target"
+    """Whose mean and standard deviation the target's images are normalised with. "target" (published): its own.
+    "source": those that the network was pre-trained with."""
 
     def __post_init__(self) -> None:
         _check(self)

@@ -24,6 +24,9 @@ RENAMED = {
 }
 """The settings of version 0.1 that have another name now."""
 
+BEFORE = {"finetune.normalise": "source", "finetune.last_batch": "dropped"}
+"""Settings whose default is not what the code did that had them not."""
+
 
 def current_name(key: str) -> str:
     """The name today of the setting that was once called ``key`` (STAGE.FIELD)."""
@@ -47,12 +50,13 @@ def current_names(stored: Mapping[str, Any], stage: str = "") -> dict[str, Any]:
 def differences(stored: Mapping[str, Any], wanted: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
     """STAGE.FIELD -> (what stands in ``stored``, what in ``wanted``), if the two differ; values as JSON has them.
 
-    A setting that is younger than ``stored`` does not count if it has its default, which is what the older code did. A
-    setting that was renamed counts under its name of today. What is no setting, and missing in one of them, is None
-    there.
+    A setting that is younger than ``stored`` does not count if it has its default, which is what the older code did
+    (``BEFORE`` has the exceptions; they count if there was fine-tuning). A setting that was renamed counts under its
+    name of today. What is no setting, and missing in one of them, is None there.
     """
     default = dict(_flat(as_dict(Settings("default"))))
     there, here = dict(_flat(current_names(stored))), dict(_flat(wanted))
+    default |= BEFORE if there.get("finetune.share") else {}
     pairs = {key: (there.get(key, default.get(key)), here.get(key)) for key in sorted(there.keys() | here.keys())}
     return {key: (old, new) for key, (old, new) in pairs.items() if old != new}
 

@@ -5,6 +5,7 @@ one generator that a checkpoint can hold, and the crop, flip and affine views th
 """
 
 from .device import CPU, DEVICES, choose_device, gather, keep_on_device, module_to_device, repeatable, to_device
+from .fit import fitted
 from .load import load_images, load_target
 from .sets import ImageSet, one_line
 from .stream import cache_directory, mapped, write_array
@@ -21,6 +22,7 @@ __all__ = [
     "crop",
     "crop_and_flip",
     "draw_crops",
+    "fitted",
     "gather",
     "keep_on_device",
     "load_images",

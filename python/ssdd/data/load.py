@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 from ..config import InputError
 from .cifar import is_cifar, read_cifar
 from .digits import digits
+from .fit import fitted
 from .folder import read_folder
 from .huggingface import PREFIX, read_huggingface
 from .npz import read_npz
@@ -58,17 +60,32 @@ def load_images(
 
 
 def load_target(
-    source: str | Path, size: int | None = None, classes: str | None = None, skip_unreadable: bool = False
+    source: str | Path,
+    size: int | None = None,
+    classes: str | None = None,
+    skip_unreadable: bool = False,
+    like: ImageSet | None = None,
 ) -> ImageSet:
-    """Load one of several sets: :func:`load_images` that leaves out the options that cannot apply."""
-    resized = _is_image_folder(source) or (isinstance(source, str) and source.startswith(PREFIX))
+    """Load one of several sets: :func:`load_images` that leaves out the options that cannot apply.
+
+    ``like``: a set whose size and channels the images get (:func:`ssdd.data.fitted`); the images of a folder may then
+    have several sizes. The summary says what was resized.
+    """
     folder = _is_image_folder(source)
-    return load_images(
+    resizable = folder or (isinstance(source, str) and source.startswith(PREFIX))
+    note = ""
+    if like is not None and resizable and like.size[0] == like.size[1] and size != like.size[0]:
+        size = like.size[0]
+        note = f"; resized to {size}x{size}"
+    data = load_images(
         source,
-        size if resized else None,
+        size if resizable else None,
         classes=classes if folder else None,
         skip_unreadable=skip_unreadable and folder,
     )
+    if note:
+        data = replace(data, summary=data.summary + note)
+    return data if like is None else fitted(data, like.channels, like.size)
 
 
 def _is_image_folder(source: str | Path) -> bool:

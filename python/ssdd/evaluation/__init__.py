@@ -2,12 +2,13 @@
 
 from ..models import representation_error
 from .cells import Cell, evaluate, evaluate_on, evaluate_teacher, measure, pretrained, probes
-from .finetuning import finetune
+from .finetuning import check_targets, finetune, steps_for, why_no_transfer
 from .measures import labelled_rows, nearest_neighbours, probe, read_out, standardise, why_no_probe
 from .pretraining import pretrain, save_backbone
 
 __all__ = [
     "Cell",
+    "check_targets",
     "evaluate",
     "evaluate_on",
     "evaluate_teacher",
@@ -23,5 +24,7 @@ __all__ = [
     "nearest_neighbours",
     "read_out",
     "standardise",
+    "steps_for",
     "why_no_probe",
+    "why_no_transfer",
 ]

@@ -13,7 +13,7 @@ from ..artifact import DistilledSet, Preprocessing
 from ..config import InputError, Report, Settings, silent
 from ..data import CPU, ImageSet, to_device
 from ..models import Network, frozen, in_chunks, representation_error, seeded
-from .finetuning import finetune
+from .finetuning import check_targets, finetune
 from .measures import labelled_rows, probe, standardise, why_no_probe
 from .pretraining import pretrain
 
@@ -74,6 +74,8 @@ def evaluate_on(
 
     ``sets``: name -> images, all of one size; without ``pairs`` the first one's mean and std normalise all of them.
     ``test_representations``: name -> g of that set's held-out images; a set without them gets no representation error.
+    The first set is the source. If the others, targets, cannot be fine-tuned on and ``settings.finetune`` asks for it,
+    that is an :class:`InputError` before any training.
     """
     first = next(iter(sets.values()))
     shape = [first.channels, *first.size] if pairs is None else list(pairs.images.shape[1:])
@@ -83,6 +85,7 @@ def evaluate_on(
             if pairs is None:
                 raise InputError(f"sets: expected images of {shape} as {first.name} has; {other}")
             raise InputError(f"pairs: expected images of {[data.channels, *data.size]} as {data.name} has, got {shape}")
+    check_targets(dict(list(sets.items())[1:]), settings.finetune)
     network = pretrained(pairs, make, settings, seed=seed, report=report, device=device)
     preprocessing = first.preprocessing if pairs is None else pairs.preprocessing
     predicts = pairs is not None and pairs.target_kind == "representation"
@@ -90,7 +93,7 @@ def evaluate_on(
     for name, data in sets.items():
         cell = cells[name] = Cell("no pre-training" if pairs is None else pairs.method, seed)
         wanted = test_representations.get(name) if predicts else None
-        measure(network, preprocessing, data, settings, cell, wanted, output=pairs is not None)
+        measure(network, preprocessing, data, settings, cell, wanted, output=pairs is not None, report=report)
         report({"event": "cell", **cell.as_dict()})
     return cells
 
@@ -120,6 +123,7 @@ def measure(
     cell: Cell,
     wanted_output: Tensor | None = None,
     output: bool = True,
+    report: Report = silent,
 ) -> None:
     """Fill ``cell`` with what ``network`` is worth on ``data``.
 
@@ -136,7 +140,7 @@ def measure(
     if output:
         cell.probes |= probes(predictions, data, settings, cell.seed, "output")
     if settings.finetune.share and not why_no_probe(data):
-        cell.finetuned = finetune(network, preprocessing, data, settings.finetune, seed=cell.seed)
+        cell.finetuned = finetune(network, preprocessing, data, settings.finetune, seed=cell.seed, report=report)
 
 
 def evaluate_teacher(

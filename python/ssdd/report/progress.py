@@ -15,6 +15,7 @@ WORDS = {
     "pool": "filling the pool",
     "distill": "distilling",
     "pretrain": "pre-training",
+    "finetune": "fine-tuning",
 }
 
 

@@ -158,11 +158,11 @@ def _compute(study: Study, row: Row, seed: int, missing: Sequence[str], report: 
         data = study.data if name == SOURCE else study.targets[name]
         cell = Cell(row.name, seed)
         if network is None:
-            measure_teacher(study, row, name, cell)
+            measure_teacher(study, row, name, cell, report)
         else:
             predicts = pairs is not None and pairs.target_kind == "representation"
             wanted = representations.test if name == SOURCE and predicts else None
-            measure(network, study.data.preprocessing, data, row.settings, cell, wanted, output=pairs is not None)
+            measure(network, study.data.preprocessing, data, row.settings, cell, wanted, pairs is not None, report)
         seconds["measure"] = clock.lap()
         values = {"error": cell.error, "probes": cell.probes, "finetuned": cell.finetuned}
         if row.source == "krr-st" and pairs is not None:
@@ -278,7 +278,7 @@ def row_network(study: Study, row: Row, seed: int, pairs: DistilledSet | None, r
     return network
 
 
-def measure_teacher(study: Study, row: Row, name: str, cell: Cell) -> None:
+def measure_teacher(study: Study, row: Row, name: str, cell: Cell, report: Report = silent) -> None:
     """The teacher's own representations, probed; fine-tuning it needs the network itself."""
     teacher, representations = study.teachers[row.teacher]
     data = study.data if name == SOURCE else study.targets[name]
@@ -291,7 +291,8 @@ def measure_teacher(study: Study, row: Row, name: str, cell: Cell) -> None:
     cell.probes = probes(both, data, row.settings, cell.seed, "features")
     if row.settings.finetune.share and teacher is not None and not why_no_probe(data):
         network = Network(teacher.module, both[0].shape[1], 1)
-        cell.finetuned = finetune(network, teacher.preprocessing, data, row.settings.finetune, seed=cell.seed)
+        config = row.settings.finetune
+        cell.finetuned = finetune(network, teacher.preprocessing, data, config, seed=cell.seed, report=report)
 
 
 def as_json(values: Any) -> Any:

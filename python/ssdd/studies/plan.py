@@ -6,11 +6,11 @@ import os
 import re
 import tomllib
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal, cast, get_args
 
-from ..config import InputError, Settings, current_name, official, preset, with_settings
+from ..config import FINETUNE, InputError, Settings, current_name, official, preset, with_settings
 from ..selection import SELECTIONS
 
 _STAGES: dict[str, tuple[str, ...]] = {
@@ -103,20 +103,26 @@ class Plan:
 def read_plan(path: str | os.PathLike[str], *, settings: Settings | None = None, seeds: int | None = None) -> Plan:
     """Read a study's TOML file. ``settings`` and ``seeds`` take the place of its ``preset`` and ``seeds``.
 
-    Keys: ``title``, ``preset``, ``seeds`` (a number), ``data``, ``teacher`` (files, relative to this one), ``size``,
-    ``classes``, ``teacher_prefix`` (of :class:`Plan`), tables ``targets`` (name = file) and ``set`` ("stage.field" =
-    value, for all rows), and one ``[[row]]`` per row with ``name``, ``from`` (one of ``SOURCES``) and optionally
-    ``seeds``, ``official``, ``set``, ``teacher`` (a file, in place of the study's), ``later`` (true: after all other
-    rows), for a selection ``targets`` ("teacher" or "labels") and, for "recomputed", ``of``: the name of a "krr-st" row
-    above it. An :class:`InputError` names what is wrong.
+    Keys: ``title``, ``preset``, ``finetune`` (a recipe of ``FINETUNE``), ``seeds`` (a number), ``data``, ``teacher``
+    (files, relative to this one), ``size``, ``classes``, ``teacher_prefix`` (of :class:`Plan`), tables ``targets``
+    (name = file) and ``set`` ("stage.field" = value, for all rows), and one ``[[row]]`` per row with ``name``, ``from``
+    (one of ``SOURCES``) and optionally ``seeds``, ``official``, ``set``, ``teacher`` (a file, in place of the study's),
+    ``later`` (true: after all other rows), for a selection ``targets`` ("teacher" or "labels") and, for "recomputed",
+    ``of``: the name of a "krr-st" row above it. An :class:`InputError` names what is wrong.
     """
     path = Path(path)
     try:
         found = tomllib.loads(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
         raise InputError(f"{path}: not a readable study file ({error})") from None
-    _only(found, {"title", "preset", "seeds", "data", "teacher", "targets", "set", "row", *_OPTIONS}, str(path))
-    shared = with_settings(settings or preset(_text(found, "preset", str(path))), _changes(found, str(path)))
+    known = {"title", "preset", "finetune", "seeds", "data", "teacher", "targets", "set", "row", *_OPTIONS}
+    _only(found, known, str(path))
+    shared = settings or preset(_text(found, "preset", str(path)))
+    if "finetune" in found:
+        if found["finetune"] not in FINETUNE:
+            raise InputError(f"{path}: finetune: expected one of {', '.join(FINETUNE)}, got {found['finetune']!r}")
+        shared = replace(shared, finetune=FINETUNE[found["finetune"]])
+    shared = with_settings(shared, _changes(found, str(path)))
     seeds = _number(found, "seeds", 5, str(path)) if seeds is None else seeds
     rows: list[Row] = []
     for i, table in enumerate(found.get("row", []), 1):
