@@ -1,8 +1,9 @@
 """Self-supervised dataset distillation (KRR-ST, Lee et al., ICLR 2024) on the backend ``ssdd_ext``.
 
 Each verb of the command line is one call here: :func:`demo`, :func:`train_teacher`, :func:`distill`,
-:func:`pretrain`, :func:`evaluate`, :func:`run_study`, :func:`contact_sheet` (``show``), :func:`export`,
-:func:`read_published` (``import``), :func:`info`. The command line uses nothing but these names and its own settings.
+:func:`pretrain`, :func:`evaluate`, :func:`train_classifier`, :func:`distil_knowledge` (``kd``), :func:`run_study`,
+:func:`contact_sheet` (``show``), :func:`export`, :func:`read_published` (``import``), :func:`info`. The command line
+uses nothing but these names and its own settings.
 """
 
 from __future__ import annotations
@@ -36,11 +37,13 @@ from .config import (  # noqa: E402
     PRESETS,
     VERSION,
     AugmentConfig,
+    ClassifierConfig,
     DistillConfig,
     Diverged,
     EvaluateConfig,
     FinetuneConfig,
     InputError,
+    KdConfig,
     PretrainConfig,
     Settings,
     StudentConfig,
@@ -53,7 +56,7 @@ from .config import (  # noqa: E402
 if TYPE_CHECKING:
     from .artifact import EXPORT_FORMS, DistilledSet, Preprocessing, export, read_published, read_scores
     from .checkpoint import Checkpoints, Stopped, interruptible
-    from .data import DEVICES, ImageSet, cache_directory, choose_device, load_images, load_target
+    from .data import DEVICES, ImageSet, cache_directory, choose_device, fitted, load_images, load_target
     from .distillation import Distillation, Job, check_before_training, distill
     from .evaluation import (
         Cell,
@@ -73,10 +76,15 @@ if TYPE_CHECKING:
     from .selection import kmeans_medoids, random_subset
     from .studies import Demonstration, Plan, baseline, compare, read_plan, run_study
     from .teachers import (
+        Classifier,
         Representations,
         Teacher,
+        check_kd,
+        check_labels,
+        distil_knowledge,
         read_representations,
         represent,
+        train_classifier,
         train_teacher,
         write_representations,
     )
@@ -102,6 +110,7 @@ _ROOMS = {
         "ImageSet",
         "cache_directory",
         "choose_device",
+        "fitted",
         "load_images",
         "load_target",
     ),
@@ -156,10 +165,15 @@ _ROOMS = {
         "run_study",
     ),
     "teachers": (
+        "Classifier",
         "Representations",
         "Teacher",
+        "check_kd",
+        "check_labels",
+        "distil_knowledge",
         "read_representations",
         "represent",
+        "train_classifier",
         "train_teacher",
         "write_representations",
     ),
@@ -191,6 +205,8 @@ __all__ = [
     "AugmentConfig",
     "Cell",
     "Checkpoints",
+    "Classifier",
+    "ClassifierConfig",
     "Demonstration",
     "DistillConfig",
     "Distillation",
@@ -201,6 +217,7 @@ __all__ = [
     "ImageSet",
     "InputError",
     "Job",
+    "KdConfig",
     "Network",
     "Plan",
     "Preprocessing",
@@ -218,17 +235,21 @@ __all__ = [
     "build",
     "cache_directory",
     "check_before_training",
+    "check_kd",
+    "check_labels",
     "check_targets",
     "choose_device",
     "compare",
     "contact_sheet",
     "demo",
+    "distil_knowledge",
     "distill",
     "evaluate",
     "evaluate_on",
     "evaluate_teacher",
     "export",
     "finetune",
+    "fitted",
     "info",
     "interruptible",
     "join_processes",
@@ -250,6 +271,7 @@ __all__ = [
     "save_backbone",
     "seeded",
     "student",
+    "train_classifier",
     "train_teacher",
     "why_no_probe",
     "with_settings",

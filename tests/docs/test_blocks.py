@@ -45,6 +45,9 @@ SMALL = {
     "evaluate.labels": "2-0",
     "evaluate.draws": "1",
     "finetune.steps": "2",
+    "classifier.model": "convnet-4-8",
+    "classifier.epochs": "1",
+    "kd.epochs": "2",
 }
 # Options that are added to a command, since its own default does not come from a preset.
 ADDED = {"pretrain": ["--steps", "1", "--batch", "8"]}

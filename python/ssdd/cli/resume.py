@@ -30,8 +30,10 @@ ARGUMENTS: dict[str, type] = {
     "teacher_prefix": str,
     "checkpoint_every": float,
     "skip_unreadable": bool,
+    "artifact": str,
+    "like": str,
 }
-OPTIONAL = ("size", "teacher", "representations", "share", "classes", "teacher_prefix")
+OPTIONAL = ("size", "teacher", "representations", "share", "classes", "teacher_prefix", "like")
 
 
 @dataclass

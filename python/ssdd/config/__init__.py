@@ -30,6 +30,7 @@ from .settings import (
     TeacherConfig,
 )
 from .stored import current_name, current_names, differences
+from .tasks import ClassifierConfig, KdConfig
 from .values import VERSION, as_dict, fields, from_dict, versions
 
 __all__ = [
@@ -39,12 +40,14 @@ __all__ = [
     "PUBLISHED",
     "VERSION",
     "AugmentConfig",
+    "ClassifierConfig",
     "DistillConfig",
     "Diverged",
     "EvaluateConfig",
     "Event",
     "FinetuneConfig",
     "InputError",
+    "KdConfig",
     "Kind",
     "PretrainConfig",
     "Pulse",

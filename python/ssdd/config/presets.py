@@ -14,6 +14,7 @@ from .settings import (
     StudentConfig,
     TeacherConfig,
 )
+from .tasks import ClassifierConfig, KdConfig
 from .values import replace_fields
 
 FINETUNE: dict[str, FinetuneConfig] = {
@@ -33,6 +34,7 @@ def _published(name: str, model: str, images: int, lr: float) -> Settings:
         distill=DistillConfig(images=images, steps=160_000, batch=1024, lr=lr, log_every=500),
         pretrain=PretrainConfig(steps=1000 * batches, batch=256, lr=0.1, schedule="constant"),
         finetune=FINETUNE["published"],
+        kd=KdConfig(epochs=1000),
     )
 
 
@@ -59,6 +61,7 @@ PRESETS: dict[str, Settings] = {
         ),
         distill=DistillConfig(images=26, steps=2000, batch=512, lr=0.01, crop_pad=1),
         pretrain=PretrainConfig(steps=600, lr=0.4),
+        classifier=ClassifierConfig(model="convnet-16-32", crop_pad=1, flip=False),
     ),
     # CIFAR-10's first 10,000 images on two cores, 200 distilled (2%); docs/results/cifar10 says why these sizes.
     "cifar10-cpu": Settings(
@@ -97,6 +100,8 @@ OFFICIAL = {
     "distill.real_view": "augmented",
     "distill.teacher_in_loop": "recomputed",
     "evaluate.random_targets": "labels",
+    "kd.mode": "train",
+    "kd.input": "raw",
 }
 """The published code's side of every departure between it and the paper."""
 

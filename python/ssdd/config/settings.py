@@ -7,31 +7,12 @@ whose default is the paper's side.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any, Literal, get_args, get_type_hints
+from typing import Literal
 
+from .checks import at_least_one as _at_least_one
+from .checks import check as _check
 from .errors import InputError
-
-
-def _check(config: Any) -> None:
-    """Refuse values no stage could use, naming the field: a wrong word for a choice, a number out of range."""
-    name = type(config).__name__
-    for key, kind in get_type_hints(type(config)).items():
-        value = getattr(config, key)
-        words = get_args(kind) if getattr(kind, "__origin__", None) is Literal else ()
-        if words and value not in words:
-            raise InputError(f"{name}.{key}: expected one of {', '.join(map(repr, words))}, got {value!r}")
-        if isinstance(value, float) and not (0 <= value < float("inf")):
-            raise InputError(f"{name}.{key}: expected a finite number that is not negative, got {value}")
-        if isinstance(value, int) and not isinstance(value, bool) and value < 0:
-            raise InputError(f"{name}.{key}: expected a whole number that is not negative, got {value}")
-        if key == "widths" and (not value or any(width < 1 for width in value)):
-            raise InputError(f"{name}.widths: expected one positive width per block, such as 16-32, got {value!r}")
-
-
-def _at_least_one(config: Any, *keys: str) -> None:
-    for key in keys:
-        if getattr(config, key) < 1:
-            raise InputError(f"{type(config).__name__}.{key}: expected at least 1, got {getattr(config, key)}")
+from .tasks import ClassifierConfig, KdConfig
 
 
 @dataclass(frozen=True)
@@ -335,3 +316,5 @@ class Settings:
     pretrain: PretrainConfig = field(default_factory=PretrainConfig)
     evaluate: EvaluateConfig = field(default_factory=EvaluateConfig)
     finetune: FinetuneConfig = field(default_factory=FinetuneConfig)
+    classifier: ClassifierConfig = field(default_factory=ClassifierConfig)
+    kd: KdConfig = field(default_factory=KdConfig)

@@ -5,8 +5,11 @@ one generator that a checkpoint can hold, and the crop, flip and affine views th
 """
 
 from .device import CPU, DEVICES, choose_device, gather, keep_on_device, module_to_device, repeatable, to_device
+from .dsa import random_operation
 from .fit import fitted
+from .labels import unmatched_classes
 from .load import load_images, load_target
+from .order import Order
 from .sets import ImageSet, one_line
 from .stream import cache_directory, mapped, write_array
 from .views import Crops, augment, crop, crop_and_flip, draw_crops
@@ -16,6 +19,7 @@ __all__ = [
     "DEVICES",
     "Crops",
     "ImageSet",
+    "Order",
     "augment",
     "cache_directory",
     "choose_device",
@@ -30,7 +34,9 @@ __all__ = [
     "mapped",
     "module_to_device",
     "one_line",
+    "random_operation",
     "repeatable",
     "to_device",
+    "unmatched_classes",
     "write_array",
 ]

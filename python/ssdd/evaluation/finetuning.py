@@ -11,10 +11,10 @@ from torch import Tensor
 
 from ..artifact import Preprocessing
 from ..config import Diverged, FinetuneConfig, InputError, Pulse, Report, silent
-from ..data import ImageSet, crop_and_flip, gather, repeatable, to_device
-from ..models import Network, seeded
+from ..data import ImageSet, Order, crop_and_flip, gather, repeatable, to_device, unmatched_classes
+from ..models import Network, accuracy, seeded
 from .measures import why_no_probe
-from .supervised import LOG_EVERY, Order, accuracy
+from .pretraining import LOG_EVERY
 
 SMALL_SET = 20_000
 """A target of fewer training images takes ``FinetuneConfig.small_set_steps``."""
@@ -39,14 +39,8 @@ def why_no_transfer(data: ImageSet) -> str:
     """
     if why := why_no_probe(data):
         return why
-    assert data.y_train is not None and data.y_test is not None
-    train, test = (set(labels.unique().tolist()) for labels in (data.y_train, data.y_test))
-    for only, part in ((train - test, "test images"), (test - train, "training images")):
-        if only:
-            some = ", ".join(map(str, sorted(only)[:5]))
-            more = f" and {len(only) - 5} more" if len(only) > 5 else ""
-            return f"{data.name}: no fine-tuning, as it has no {part} of class {some}{more}"
-    return ""
+    only = unmatched_classes(data)
+    return f"{data.name}: no fine-tuning, as it has {only}" if only else ""
 
 
 def check_targets(targets: dict[str, ImageSet], config: FinetuneConfig) -> None:
@@ -77,7 +71,7 @@ def finetune(
     """
     if why := why_no_probe(data):
         raise InputError(f"data: {why}")
-    assert data.y_train is not None
+    assert data.y_train is not None and data.y_test is not None
     preprocessing = data.preprocessing if config.normalise == "target" else preprocessing
     labelled = share_of_labels(data.y_train, config.share, seed)
     device = network.head.weight.device
@@ -105,4 +99,4 @@ def finetune(
                     f"finetune: the loss is {value} at step {step + 1}; try a smaller finetune.lr (now {config.lr})"
                 )
             report({"event": "finetune", "set": data.name, "step": step + 1, "steps": steps, "loss": value})
-    return accuracy(model, preprocessing, data)
+    return accuracy(model, preprocessing, data.x_test, data.y_test)

@@ -6,6 +6,7 @@ from .features import frozen, in_chunks
 from .network import Network, build, seeded, student
 from .outside import import_from_here
 from .resnet import DEPTHS, STEM_PADDING, ResNet, named_resnet, standard_resnet
+from .scores import accuracy
 
 __all__ = [
     "DEPTHS",
@@ -13,6 +14,7 @@ __all__ = [
     "ConvNet",
     "Network",
     "ResNet",
+    "accuracy",
     "build",
     "frozen",
     "import_from_here",

@@ -16,6 +16,8 @@ WORDS = {
     "distill": "distilling",
     "pretrain": "pre-training",
     "finetune": "fine-tuning",
+    "classifier": "training the classifier",
+    "kd": "learning from the classifier",
 }
 
 

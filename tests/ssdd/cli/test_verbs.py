@@ -212,5 +212,6 @@ def test_errors_are_one_message_without_a_traceback(capsys):
 
 
 def test_help_of_every_verb(ssdd_command):
-    for verb in ("demo", "teacher", "distill", "pretrain", "evaluate", "show", "info", "study", "export", "import"):
+    verbs = ["demo", "teacher", "distill", "pretrain", "evaluate", "train-classifier", "kd", "show", "info", "study"]
+    for verb in [*verbs, "export", "import"]:
         assert verb in ssdd_command("--help").output and len(ssdd_command(verb, "--help").output) > 200

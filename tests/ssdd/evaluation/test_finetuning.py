@@ -8,10 +8,9 @@ import torch
 import torch.nn.functional as F
 
 from ssdd.config import FINETUNE, PRESETS, Diverged, FinetuneConfig, InputError, differences
-from ssdd.data import ImageSet, crop_and_flip
+from ssdd.data import ImageSet, Order, crop_and_flip
 from ssdd.evaluation import evaluate_on, finetune, steps_for, why_no_transfer
 from ssdd.evaluation.finetuning import share_of_labels
-from ssdd.evaluation.supervised import Order
 from ssdd.models import seeded
 
 
@@ -65,8 +64,14 @@ def test_every_row_comes_once_per_epoch_and_the_last_batch_is_kept_or_dropped():
         for _ in range(2):
             epoch = [order.next() for _ in sizes]
             assert [len(rows) for rows in epoch] == sizes and len(torch.cat(epoch).unique()) == sum(sizes)
+        assert order.per_epoch == len(sizes)
     single = Order(9, 4, torch.Generator().manual_seed(0))
-    assert [len(single.next()) for _ in range(4)] == [4, 4, 4, 4]  # BatchNorm cannot train on one image
+    assert [len(single.next()) for _ in range(4)] == [
+        4,
+        4,
+        4,
+        4,
+    ] and single.per_epoch == 2  # BatchNorm cannot train on one image
     assert len(Order(1, 4, torch.Generator()).next()) == 1
 
 
