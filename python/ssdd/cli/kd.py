@@ -107,8 +107,9 @@ def run(given: Given) -> None:
             student, teacher.preprocessing, (channels, height, breadth), s.model, s.width, s.stem, about
         )
         teacher.module.to(on)
-        scores = [network.accuracy(test, config.batch, config.mode == "train") for network in (teacher, made)]
+        how = (config.batch, True) if config.mode == "train" else ()
+        scores = [network.accuracy(test, *how) for network in (teacher, made)]
         made.about |= {"accuracy": scores[1], "teacher_accuracy": scores[0]}
         made.save(file)
-    how = ", with the statistics of each batch" if config.mode == "train" else ""
-    print(f"{file}: {s.model}, test accuracy {scores[1]:.1f}% (teacher {scores[0]:.1f}%){how}")
+    note = ", with the statistics of each batch" if config.mode == "train" else ""
+    print(f"{file}: {s.model}, test accuracy {scores[1]:.1f}% (teacher {scores[0]:.1f}%){note}")

@@ -16,7 +16,7 @@ def accuracy(
     images: Tensor,
     labels: Tensor,
     *,
-    batch: int = 500,
+    batch: int = 128,
     batch_statistics: bool = False,
 ) -> float:
     """Return the share of ``images``, uint8 [N, H, W, C], whose ``labels`` a classifier names, in percent.

@@ -57,7 +57,7 @@ class Classifier:
             digest.update(value.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().tobytes())
         return digest.hexdigest()
 
-    def accuracy(self, data: ImageSet, batch: int = 500, batch_statistics: bool = False) -> float:
+    def accuracy(self, data: ImageSet, batch: int = 128, batch_statistics: bool = False) -> float:
         """Return the accuracy on the test images of ``data``, in percent (see :func:`ssdd.models.accuracy`)."""
         assert data.y_test is not None
         return accuracy(
