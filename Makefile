@@ -1,4 +1,4 @@
-# Everything a person types. `make demo` and `make test` need only make, Python >= 3.11 and a C++17 compiler:
+# The commands for people. `make demo` and `make test` need only make, Python >= 3.11 and a C++17 compiler:
 # they make their own virtual environment from constraints.txt and build with CUDA=OFF.
 SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
@@ -19,7 +19,7 @@ ENV_STAMP := build/stamps/env
 WHEEL_STAMP := build/stamps/wheel-$(CUDA)
 SOURCES := $(shell find csrc ssdd_ext python -type f \( -name '*.cpp' -o -name '*.h' -o -name '*.cu' -o -name '*.cuh' \
 	-o -name '*.py' -o -name '*.toml' -o -name '*.pyi' -o -name 'py.typed' -o -name 'CMakeLists.txt' \) 2>/dev/null | LC_ALL=C sort)
-# Rewritten only when a source came or went, so that a deleted file also rebuilds the wheel.
+# Rewritten only when a source is added or removed, so that a deleted file also rebuilds the wheel.
 SOURCE_LIST := build/stamps/sources
 $(shell mkdir -p build/stamps && echo '$(SOURCES)' | cmp -s - $(SOURCE_LIST) || echo '$(SOURCES)' >$(SOURCE_LIST))
 
@@ -48,13 +48,13 @@ install: $(WHEEL_STAMP) ## build the wheel and install it into the virtual envir
 
 # --- the two commands -------------------------------------------------------------------------------
 .PHONY: demo test check bench
-demo: $(WHEEL_STAMP) ## set up everything, then distil digits and show what the result is worth
+demo: $(WHEEL_STAMP) ## set up everything, then distil digits and show the results
 	$(BIN)/ssdd demo $(ARGS)
 
 test: $(WHEEL_STAMP) ## set up everything, then run all tests against the installed wheel
-	SSDD_TEST_INSTALLED=1 OMP_WAIT_POLICY=passive $(BIN)/pytest -n $(JOBS) --dist loadfile --durations=15 $(ARGS)
+	SSDD_TEST_INSTALLED=1 OMP_WAIT_POLICY=passive $(BIN)/pytest -n $(JOBS) --dist loadfile --no-loadscope-reorder --durations=15 $(ARGS)
 
-# What a change breaks first: laws, types, values and gradients on the CPU, one distillation.
+# The tests that changes break most often: laws, types, values and gradients on the CPU, one distillation.
 CHECKED := tests/house/test_python_laws.py tests/house/test_native_laws.py tests/house/test_style.py tests/house/test_ops.py \
 	tests/ext/test_krr.py tests/ext/test_gram.py tests/ext/test_cholesky.py tests/ext/test_plan.py tests/ssdd/config \
 	tests/ssdd/distillation
@@ -74,7 +74,7 @@ dev: ## build _C in place, for PYTHONPATH=.:python (PYTHON=... names the interpr
 	"$$bin/cmake" --build build/dev -j $(JOBS)
 
 CORE := tests/ext/core
-# Of the tables of the kernels about one row in so many runs under the sanitizers, and every kernel (tests/simt/test_kernels.py).
+# About one row in twelve of the kernels' tables runs under the sanitizers, and every kernel (tests/simt/test_kernels.py).
 SANITIZED := product_ narrow_ fused_ large_ gram_ cholesky_ krr_
 EVERY := 12
 .PHONY: sanitize aarch64
@@ -113,6 +113,10 @@ sass: $(ENV_STAMP) ## compile the CUDA kernels, disassemble them, and write the 
 # Needs torch, numpy, scipy, pytest, cmake, ninja and pybind11 in PYTHON's environment; no network.
 gpu: ## build for the GPU at hand, smoke test, benchmarks, tests, sanitizers (ARGS="--out DIR --only build,smoke,rows")
 	$(PYTHON) -P benchmarks/gpu/run.py $(ARGS)
+
+.PHONY: wheels
+wheels: ## build, repair and try wheels for the Pythons of this machine (ARGS="--cuda ON --no-try")
+	$(SYSTEM_PYTHON) .ci/wheels.py $(ARGS)
 
 .PHONY: clean
 clean: ## remove everything built (not the virtual environment)

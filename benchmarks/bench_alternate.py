@@ -1,11 +1,11 @@
-"""A KRR step between two convolutions: what the change between this backend and torch costs.
+"""A KRR step between two convolutions: the cost of switching between this backend and torch.
 
-Two thread pools on the same cores would show here: each spins while the other works. One row a backend, with the
-time of both alone, of both in turn, and the overhead = in turn / (sum of both alone) - 1; at most 10% is the aim.
+Two thread pools on the same cores would show here, as each spins while the other works. One row per backend has the
+time of both alone, of both in turn, and the overhead = in turn / (sum of both alone) - 1; the aim is at most 10%.
 
-Two other things make "in turn" dearer than "alone", whatever computes: each finds the other's data in the caches, and
-glibc hands memory of these sizes back to the system between them (thousands of page faults a call). So "alone" is
-measured with cold caches (``overhead``) beside warm ones (``overhead_warm``), and glibc is told to keep its memory.
+Two other effects make "in turn" slower than "alone", whatever computes: each part finds the other's data in the caches,
+and glibc returns memory of these sizes to the system between them (thousands of page faults per call). So "alone" is
+measured with cold caches (``overhead``) and with warm ones (``overhead_warm``), and glibc is told to keep its memory.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ SWEEP_BYTES = 256 * 2**20
 
 
 def keep_memory() -> None:
-    """glibc: no mmap for large blocks, no trimming of the heap (M_MMAP_THRESHOLD, M_TRIM_THRESHOLD)."""
+    """Set glibc to no mmap for large blocks and no trimming of the heap (M_MMAP_THRESHOLD, M_TRIM_THRESHOLD)."""
     libc = ctypes.CDLL(None)
     if hasattr(libc, "mallopt"):
         libc.mallopt(-3, 1 << 30)
@@ -40,7 +40,7 @@ def keep_memory() -> None:
 
 
 def cold(call: Callable[[], Any], repeats: int) -> list[float]:
-    """Seconds of single calls, each after one thread went over more memory than the caches hold."""
+    """Measure seconds of single calls, each after reading more memory than the caches hold."""
     sweep, samples = np.zeros(SWEEP_BYTES // 8), []
     for _ in range(repeats):
         sweep += 1
@@ -51,7 +51,8 @@ def cold(call: Callable[[], Any], repeats: int) -> list[float]:
 
 
 def alternate(problem: Problem, name: str, repeats: int, seconds: float, images: tuple[int, ...]) -> dict[str, Any]:
-    """One row: seconds of the KRR step, of the convolution (forward and backward), and of one after the other."""
+    """Return one row: seconds of the KRR step, of the convolution (forward and backward), and of one after the
+    other."""
     inputs = problem.inputs()
     error = measure.errors(ALTERNATIVES[name], problem, inputs, measure.truth(problem, inputs))
     net = torch.nn.Conv2d(images[1], images[1], 3, padding=1).to(problem.device)

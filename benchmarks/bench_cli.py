@@ -1,7 +1,7 @@
-"""How long the program takes to answer when it computes nothing: help, a usage error, the settings, the version.
+"""The time of program calls that compute nothing: help, a usage error, the settings, the version.
 
-Each command is a process of its own, as a user starts it. One row per command: its seconds, and what the aim is. The
-packages of the base installation that it loads (torch first of all) are what a slow answer would be made of.
+Each command is a process of its own, as a user starts it. One row per command has its seconds and the aim. It also
+names the large packages that the command loads (torch first of all), which would make it slow.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ COMMANDS: dict[str, tuple[list[str], int, float]] = {
 
 
 def measure(command: Sequence[str], status: int, repeats: int, seconds: float) -> list[float]:
-    """Seconds of single runs, after one that fills the caches of the file system."""
+    """Measure seconds of single runs, after one that fills the file system's caches."""
     samples: list[float] = []
     begin = time.perf_counter()
     for i in range(repeats + 1):

@@ -1,11 +1,12 @@
-"""An outer step of KRR-ST in its parts, beside the published loop in plain PyTorch, at the shapes of the presets.
+"""An outer step of KRR-ST in its parts, compared with the published loop in plain PyTorch, at the presets' shapes.
 
-Both take the same networks, images and number of threads and step in turn, so that a change of the machine's speed
-meets both. The published loop runs the teacher on a view of each batch, appends a column of ones, solves by LU, keeps
-BatchNorm apart, empties the memory cache and reads the loss back; here the teacher's representations are read. The
-ceiling is what the multiply counts of the published loop give once the teacher is left out; a step should reach 90%.
+Both use the same networks, images and number of threads, and their steps alternate, so that a change of the machine's
+speed affects both. The published loop runs the teacher on a view of each batch, appends a column of ones, solves by LU,
+keeps BatchNorm separate, empties the memory cache and reads the loss. Our loop reads stored representations. The
+ceiling is the ratio of the published loop's multiplications with and without the teacher's; a step should reach 90% of
+it.
 
-``--levers`` measures what could make a step faster instead, each beside the error of the outer gradient it leaves.
+``--levers`` measures options that could make a step faster, each with the error of the outer gradient that it causes.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from levers import measure_levers
-from timing import parser, ready, write
+from timing import apply_arguments, parser, write
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -55,7 +56,7 @@ SIDE = 32
 
 @dataclass(frozen=True)
 class Shape:
-    """The sizes of a preset; images of ``side`` x ``side`` pixels in colour."""
+    """The sizes of a preset; colour images of ``side`` x ``side`` pixels."""
 
     preset: str
     images: int
@@ -85,7 +86,7 @@ TINY = Shape("tiny", 6, 12, "convnet-4-8", True, 2, "convnet", (4, 8), 8)
 
 
 class Stopwatch:
-    """Seconds, and multiplications and additions where ``counter`` is given, of each part of a step."""
+    """Measures seconds of each part of a step, and multiplications and additions if there is a ``counter``."""
 
     def __init__(self, clock: Clock = time.perf_counter, counter: FlopCounterMode | None = None) -> None:
         self.clock, self.counter, self.seconds, self.flops = (
@@ -104,7 +105,7 @@ class Stopwatch:
 
 
 class Published:
-    """The loop as published, in plain PyTorch, from copies of the networks and pairs of ``state``."""
+    """The published loop in plain PyTorch, with copies of the networks and pairs of ``state``."""
 
     def __init__(self, teacher: torch.nn.Module, job: Job, state: State) -> None:
         config = job.config
@@ -124,7 +125,8 @@ class Published:
         self.generator = torch.Generator().manual_seed(0)
 
     def krr(self, f_s: Tensor, y_s: Tensor, f_b: Tensor, y_b: Tensor) -> Tensor:
-        """Section 3.3 of the paper: a column of ones, λ = 1e-6 tr(K), a general solve, the mean squared error."""
+        """Compute section 3.3 of the paper: a column of ones, λ = 1e-6 tr(K), a general solve, the mean squared
+        error."""
         f_s, f_b = (torch.cat([f, f.new_ones(len(f), 1)], 1) for f in (f_s, f_b))
         k_ss, k_bs = f_s @ f_s.T, f_b @ f_s.T
         ridge = self.config.ridge * k_ss.detach().trace() * torch.eye(len(k_ss))
@@ -169,7 +171,7 @@ class Published:
 
 
 def our_step(job: Job, state: State, batches: Batches, watch: Stopwatch) -> float:
-    """``distillation.loop.run`` for one step, its calls apart: to the same bits, which :func:`check` looks at."""
+    """Run one step of ``distillation.loop.run`` in separate calls, to the same bits; :func:`check` compares them."""
     [member] = state.pool.draw()
     x_b, y_b, _ = batches.draw(state.generator)
     watch.lap("batch")
@@ -199,7 +201,7 @@ def our_step(job: Job, state: State, batches: Batches, watch: Stopwatch) -> floa
 
 
 def begin(shape: Shape) -> tuple[torch.nn.Module, Job, State, Batches]:
-    """Teacher, job, a state whose pool holds networks that never come of age, and the job's batches."""
+    """Return teacher, job, a state whose pool holds networks that are never replaced, and the job's batches."""
     g = torch.Generator().manual_seed(0)
     n = max(shape.batch, shape.images) + 1
     data = ImageSet(
@@ -208,7 +210,7 @@ def begin(shape: Shape) -> tuple[torch.nn.Module, Job, State, Batches]:
     )
     wide = shape.make_teacher()
     outputs = wide.dimension
-    representations = torch.randn(n, outputs, generator=g)  # which numbers they are does not change the time
+    representations = torch.randn(n, outputs, generator=g)  # the numbers do not change the time
     settings = preset(shape.preset).distill if shape.preset != TINY.preset else DistillConfig()
     config = replace(
         settings,
@@ -221,13 +223,13 @@ def begin(shape: Shape) -> tuple[torch.nn.Module, Job, State, Batches]:
     )
     job = Job(data, representations, lambda: shape.make_student(outputs), config)
     state, batches = begin_job(job)
-    state.pool.members = [state.pool._start(i) for i in range(shape.pool)]  # of age 0: an age changes no time
+    state.pool.members = [state.pool._start(i) for i in range(shape.pool)]  # of age 0: the age does not change the time
     state.snapshots[0] = state.x_s.detach().clone()
     return wide, job, state, batches
 
 
 def check(shape: Shape = TINY) -> None:
-    """The step that is timed is the loop's, to the bit; and the published loss is this one's."""
+    """Check that the timed step equals the loop's to the bit, and that the published loss equals ours."""
     _, job, state, batches = begin(shape)
     _, _, other, _ = begin(shape)
     for _ in range(3):
@@ -239,7 +241,7 @@ def check(shape: Shape = TINY) -> None:
 
 
 def agreement(theirs: Published, member: Member, job: Job, state: State) -> float:
-    """The relative difference of the outer gradients of X_s, on one batch and one network."""
+    """Return the relative difference of the outer gradients of X_s, on one batch and one network."""
     rows = torch.arange(theirs.config.batch)
     data = job.data
     x_b, y_b = data.preprocessing(data.x_train[rows]), job.representations[rows]
@@ -255,13 +257,13 @@ def agreement(theirs: Published, member: Member, job: Job, state: State) -> floa
 
 
 def measure(shape: Shape, rounds: int, seconds: float, clock: str = "wall") -> list[dict[str, Any]]:
-    """One row a part, the step last: seconds of both, their ratio, and the multiply counts."""
+    """Return one row per part, the step last: seconds of both loops, their ratio, and the multiply counts."""
     wide, job, state, batches = begin(shape)
     theirs = Published(wide, job, state)
     difference = agreement(theirs, state.pool.members[0], job, state)
     taken: dict[str, list[Stopwatch]] = {"published": [], "ssdd": []}
     begun = time.perf_counter()
-    for i in range(rounds + 1):  # the first of each is not timed: it counts
+    for i in range(rounds + 1):  # the first step of each is not timed: it counts
         if i > LEAST and time.perf_counter() - begun > seconds:
             break
         with FlopCounterMode(display=False) if i == 0 else nullcontext() as counter:
@@ -308,7 +310,7 @@ def measure(shape: Shape, rounds: int, seconds: float, clock: str = "wall") -> l
 
 
 def allocator() -> dict[str, str]:
-    """What was asked of the C library about large blocks: given back and faulted in anew at each use, or kept."""
+    """Describe the C library's settings for large blocks: returned to the system after each use, or kept."""
     return {name: value for name, value in os.environ.items() if name.startswith(("MALLOC_", "GLIBC_TUNABLES"))}
 
 
@@ -328,7 +330,7 @@ def main(argv: Sequence[str] | None = None) -> list[dict[str, Any]]:
     p.add_argument("--shapes", default=",".join(PRESETS), help="presets, with commas between them")
     p.add_argument("--clock", choices=tuple(CLOCKS), default="wall", help="processor: for one thread alone")
     p.add_argument("--levers", action="store_true", help="measure what could make a step faster, one by one")
-    a = ready(p.parse_args(argv))
+    a = apply_arguments(p.parse_args(argv))
     if a.device != "cpu":
         raise SystemExit("--device: this script times the CPU; give --device cpu")
     shapes = [TINY] if a.quick else [Shape.of(preset(name)) for name in a.shapes.split(",")]

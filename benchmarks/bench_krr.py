@@ -1,7 +1,7 @@
-"""Loss and gradients of one KRR problem beside every alternative: the table of docs/benchmarks.md.
+"""Loss and gradients of one KRR problem compared with every alternative: the table of docs/benchmarks.md.
 
-Each row is one call of ``python -m ssdd_ext.bench``; ``at least`` and ``aim`` are the ratios to the usual PyTorch
-formulation that this backend was built to reach on two CPU cores.
+Each row is one call of ``python -m ssdd_ext.bench``. ``at least`` and ``aim`` are the target ratios to the usual
+PyTorch formulation on two CPU cores.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from ssdd_ext.bench import Problem, measure_problem, table
 
 @dataclass(frozen=True)
 class Goal:
-    """A problem, and the ratio it should reach at least and at best; None where none was set."""
+    """A problem, and the ratio that it should reach at least and at best; None without a target."""
 
     problem: Problem
     at_least: float | None = None
@@ -32,7 +32,7 @@ TABLE = (
     Goal(Problem(500, 1024, 2048, 10), 4.0, 6.0),
     Goal(Problem(100, 1024, 2048, 10), 3.0, 5.0),
     Goal(Problem(10, 256, 512, 64), 3.0, 6.0),
-    Goal(Problem(5000, 5000, 512, 10), 10.0, 18.0),  # more points than features: the primal's home
+    Goal(Problem(5000, 5000, 512, 10), 10.0, 18.0),  # more points than features: the primal
     Goal(Problem(10, 256, 512, 64, b=32)),
     Goal(Problem(200, 512, 256, 10, kernel="rbf")),
 )
@@ -43,12 +43,12 @@ NOISY = 0.15
 
 
 def tiny(problem: Problem) -> Problem:
-    """The same kind of problem, small enough to run in no time."""
+    """Return the same kind of problem with sizes that run in almost no time."""
     return replace(problem, s=max(4, problem.s // 50), q=problem.q // 50, d=problem.d // 50, c=min(problem.c, 5))
 
 
 def spread(measured: list[dict[str, Any]]) -> float:
-    """Quartile distance over median, of this backend or of the usual formulation, whichever is larger."""
+    """Return quartile distance over median, of this backend or of the usual formulation, whichever is larger."""
     times = [row["seconds"] for row in measured[:2]]
     return max(((t["upper"] - t["lower"]) / t["median"] for t in times if t), default=0.0)
 
@@ -59,7 +59,9 @@ def main(argv: Sequence[str] | None = None) -> list[dict[str, Any]]:
     for goal in TABLE:
         problem = replace(tiny(goal.problem) if a.quick else goal.problem, device=a.device)
         measured = measure_problem(problem, repeats=a.repeats, seconds=a.seconds, memory=not a.quick)
-        if not a.quick and spread(measured) > NOISY:  # a neighbour on the machine: once more, and the calmer one counts
+        if (
+            not a.quick and spread(measured) > NOISY
+        ):  # other load on the machine: measure again and keep the run with the smaller spread
             again = measure_problem(problem, repeats=a.repeats, seconds=a.seconds, memory=True)
             measured = min(measured, again, key=spread)
         print(table(measured), end="\n\n", flush=True)

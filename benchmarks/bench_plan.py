@@ -1,7 +1,7 @@
-"""Whether the cost model picks the fastest plan: every legal plan of a grid of shapes, measured.
+"""Test whether the cost model picks the fastest plan: every legal plan on a grid of shapes is measured.
 
-Prints, for each shape, the plan chosen, the fastest plan, and the loss = time of the chosen / time of the fastest - 1,
-which should be at most 15% anywhere.
+It prints, per shape, the chosen plan, the fastest plan, and the loss = time of the chosen / time of the fastest - 1,
+which should be at most 15% everywhere.
 """
 
 from __future__ import annotations
@@ -19,12 +19,12 @@ from ssdd_ext.bench import ALTERNATIVES, Problem, interleaved, machine, measure,
 
 LIMIT = 0.15
 AS_CALLED = "as called"
-# A shape whose cheapest plan has more multiply-adds than this teaches nothing that a smaller one does not.
+# Shapes whose cheapest plan has more multiply-adds than this add no information to smaller ones.
 MOST_MULTIPLY_ADDS = 10e9
 
 
 def grid() -> list[Problem]:
-    """S from 10 to 2000; D below, near and above S; C from 10 to S; few and many queries."""
+    """Return shapes with S from 10 to 2000; D below, near and above S; C from 10 to S; few and many queries."""
     shapes = set()
     for s in (10, 50, 200, 500, 1000, 2000):
         for d, c in product((max(8, s // 4), s - s // 10, s, 4 * s, 8192), (10, s // 4, s)):
@@ -35,7 +35,7 @@ def grid() -> list[Problem]:
 
 
 def planned(problem: Problem) -> plan.Plan:
-    """What the cost model picks, and which orders it picked from."""
+    """Return what the cost model picks, and the orders it picked from."""
     linear = problem.kernel == "linear"
     itemsize = 8 if problem.dtype == "float64" else 4
     wanted = ("x_s" in problem.backward, "x_q" in problem.backward)
@@ -52,10 +52,10 @@ def forced(pair: tuple[str, str], problem: Problem, inputs: dict[str, Any]) -> C
 
 
 def candidates(problem: Problem) -> dict[str, tuple[tuple[str, str], Problem]]:
-    """Every legal plan, by name: its (forward, backward), and the problem to force it on.
+    """Return every legal plan by name: its (forward, backward), and the problem to force it on.
 
-    Where the primal is the rule (D < S) and D is near S, the dual's plans stand beside it, on the problem with D = S:
-    what they cost there bounds from above what they would cost here.
+    If the primal is the rule (D < S) and D is near S, the dual's plans are added, on the problem with D = S. Their cost
+    there is an upper bound of their cost here.
     """
     found = {}
     for which, at in (("", problem), ("dual at D=S: ", replace(problem, d=problem.s))):
@@ -68,7 +68,7 @@ def candidates(problem: Problem) -> dict[str, tuple[tuple[str, str], Problem]]:
 
 
 def measure_shape(problem: Problem, repeats: int, seconds: float) -> dict[str, Any]:
-    """One row: seconds of every plan, the chosen, the best, the loss, and the largest error of any plan."""
+    """Return one row: seconds of every plan, the chosen, the best, the loss, and the largest error of any plan."""
     calls, worst = {}, 0.0
     exact: dict[Problem, Any] = {}
     for name, (pair, at) in candidates(problem).items():
@@ -79,7 +79,7 @@ def measure_shape(problem: Problem, repeats: int, seconds: float) -> dict[str, A
         with plan.force(forward=pair[0], backward=pair[1]):
             worst = max(worst, *measure.errors(ALTERNATIVES["ssdd_ext"], at, inputs, truth).values())
         calls[name] = forced(pair, at, inputs)
-    # What a user's call runs: the chosen plan, where the problem is small in one fused pass.
+    # A user's call runs the chosen plan, or one fused pass if the problem is small.
     inputs = exact[problem][0]
     calls[AS_CALLED] = lambda: measure.step(ALTERNATIVES["ssdd_ext"], problem, inputs)
     samples = interleaved(calls, problem.device, repeats, seconds, settle=0.0)
@@ -104,7 +104,7 @@ def main(argv: Sequence[str] | None = None) -> list[dict[str, Any]]:
     rows = []
     for shape in shapes:
         row = measure_shape(replace(shape, device=a.device), a.repeats, a.seconds)
-        if row["loss"] > LIMIT and not a.quick:  # a neighbour on the machine, or a wrong choice: more samples tell
+        if row["loss"] > LIMIT and not a.quick:  # other load on the machine, or a wrong choice: more samples decide
             first = row["loss"]
             row = measure_shape(replace(shape, device=a.device), 4 * a.repeats, 8 * a.seconds) | {"first_loss": first}
         rows.append(row)

@@ -1,7 +1,8 @@
-"""What could make an outer step faster: each lever's seconds, and the error of the outer gradient it leaves.
+"""Options that could make an outer step faster: each lever's seconds, and the error of the outer gradient that it
+causes.
 
-Seconds of the processor: a machine that others share changes them little. The reference is the step as it stands
-(channels last where the preset says so, BatchNorm folded, 32-bit); the error is against the gradient in float64.
+Seconds of the processor change little on a shared machine. The reference is the current step (channels last if the
+preset says so, BatchNorm folded, 32-bit); the error is against the gradient in float64.
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ BF16 = ("bf16", "bf16, compiled")
 
 
 def plain(network: Network) -> Features:
-    """The backbone as it stands, in eval mode, BatchNorm apart; its weights constants."""
+    """Return the backbone in eval mode with a separate BatchNorm; its weights are constants."""
     backbone = copy.deepcopy(network.backbone).eval().requires_grad_(False)
     return backbone
 
@@ -48,7 +49,7 @@ def chunked(features: Features) -> Features:
 
 
 def roads(network: Network, compiled: bool) -> dict[str, Features]:
-    """Ways to the same features, by name."""
+    """Return ways to compute the same features, by name."""
     found = {"as it stands": frozen(network), "BatchNorm apart": plain(network)}
     contiguous = copy.deepcopy(network).to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
     found["channels first"] = frozen(contiguous)
@@ -61,7 +62,7 @@ def roads(network: Network, compiled: bool) -> dict[str, Features]:
 
 
 def gradient(features: Features, x_s: Tensor, y_s: Tensor, x_b: Tensor, y_b: Tensor, config: DistillConfig) -> Tensor:
-    """Of the outer loss, to X_s as network input."""
+    """Return the outer loss's gradient to X_s as network input."""
     x = x_s.detach().requires_grad_()
     with torch.no_grad():
         f_b = torch.cat([features(part) for part in x_b.split(CHUNK)])
@@ -84,7 +85,7 @@ def measure_levers(
     limit: float,
     compiled: bool,
 ) -> list[dict[str, Any]]:
-    """One row a lever and part: support forward and backward, query forward, pool update."""
+    """Return one row per lever and part: support forward and backward, query forward, pool update."""
     _, job, state, _ = begun
     data, config = job.data, job.config
     network = state.pool.members[0].network
@@ -118,7 +119,7 @@ def measure_levers(
         calls["pool update", "bf16, compiled"] = lambda: pool_update(half_small, x_s, y_s, True)
     samples: dict[tuple[str, str], list[float]] = {key: [] for key in calls}
     for call in calls.values():
-        call()  # what is compiled, is compiled here
+        call()  # compilation happens here
     begin = time.perf_counter()
     for i in range(rounds):
         if i > 1 and time.perf_counter() - begin > limit:

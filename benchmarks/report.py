@@ -21,12 +21,12 @@ Row = dict[str, Any]
 
 
 def load(results: Path, what: str) -> list[list[Row]]:
-    """The result files of one kind, each a list of rows, in the order of their names."""
+    """Return the result files of one kind, each a list of rows, in the order of their names."""
     return [json.loads(path.read_text()) for path in sorted(results.glob(f"*_{what}_*.json"))]
 
 
 def problems(rows: list[Row]) -> list[dict[str, Row]]:
-    """Rows grouped by problem, in their order: alternative -> row."""
+    """Group rows by problem, in their order: alternative -> row."""
     groups: dict[str, dict[str, Row]] = {}
     for row in rows:
         groups.setdefault(json.dumps(row["problem"], sort_keys=True), {})[row["alternative"]] = row
@@ -34,7 +34,7 @@ def problems(rows: list[Row]) -> list[dict[str, Row]]:
 
 
 def milliseconds(seconds: float) -> str:
-    """Three significant digits: 0.412 ms, 41.2 ms, 4120 ms."""
+    """Return three significant digits: 0.412 ms, 41.2 ms, 4120 ms."""
     value = 1e3 * seconds
     return f"{value:.0f} ms" if value >= 100 else f"{value:.3g} ms"
 
@@ -64,7 +64,7 @@ def _peak(row: Row) -> str:
 
 
 def krr_table(rows: list[Row]) -> str:
-    """One machine's table: one line per problem, below a sentence on where and how it was measured."""
+    """Return one machine's table: one line per problem, below a sentence on the machine and the method."""
     groups = problems(rows)
     shown = [n for n in RATIOS if any(n in g and g[n]["ratio"] is not None for g in groups)]
     sklearn = any("scikit-learn" in g and g["scikit-learn"]["seconds"] for g in groups)
@@ -83,7 +83,7 @@ def krr_table(rows: list[Row]) -> str:
 
 
 def where(row: Row) -> str:
-    """The machine, the versions and what was computed, as a sentence of the page."""
+    """Return the machine, the versions and the computation, as a sentence of the page."""
     sets = "; ".join(f"{n}: {v}" for n, v in row["instruction_sets"].items())
     versions = ", ".join(f"{n} {v}" for n, v in row["versions"].items())
     p = row["problem"]
@@ -117,7 +117,7 @@ def plan_line(rows: list[Row]) -> str:
 
 
 def distill_table(rows: list[Row]) -> str:
-    """An outer step beside the published loop: one line per preset, below a sentence on where and how."""
+    """Return the table of outer steps and the published loop: one line per preset, below a sentence on the method."""
     step = {row["shape"]["preset"]: row for row in rows if row["part"] == "step"}
     first = rows[0]
     clock = "wall time" if first["clock"] == "wall" else "processor time"
@@ -144,7 +144,7 @@ def distill_table(rows: list[Row]) -> str:
 
 
 def render(results: Path) -> str:
-    """Everything between the markers."""
+    """Return everything between the markers."""
     parts = [krr_table(rows) for rows in load(results, "krr")]
     parts += [alternate_line(rows) for rows in load(results, "alternate")]
     parts += [plan_line(rows) for rows in load(results, "plan")]
@@ -157,7 +157,7 @@ FRONT_GPU = ("krr S=100 Q=1024 D=4096 C=512 B=1", "krr S=1000 Q=1024 D=8192 C=51
 
 
 def front_table(results: Path) -> str:
-    """The README's table: a few problems on the newest CPU measured and on a GPU."""
+    """Return the README's table: a few problems on the newest CPU measured and on a GPU."""
     head = "| S, Q, D, C | on | ssdd_ext | PyTorch written well | faster by | than the six lines by |"
     lines = [head, "|" + "---|" * 6]
 
@@ -182,18 +182,18 @@ def front_table(results: Path) -> str:
 
 
 def between(page: str) -> str | None:
-    """The text between the markers, or None if the page has no markers."""
+    """Return the text between the markers, or None if the page has no markers."""
     if BEGIN not in page or END not in page:
         return None
     return page.split(BEGIN, 1)[1].split(END, 1)[0].strip("\n")
 
 
-def updated(page: str, body: str) -> str:
-    """The page with ``body`` between its markers."""
+def replace_between(page: str, body: str) -> str:
+    """Return the page with ``body`` between its markers."""
     if between(page) is None:
         raise ValueError(f"the page lacks the lines {BEGIN} and {END}")
     before, rest = page.split(BEGIN, 1)
-    # Blank lines: Markdown starts a paragraph after a comment only then.
+    # Markdown starts a paragraph after a comment only if there is a blank line.
     return f"{before}{BEGIN}\n\n{body}\n\n{END}{rest.split(END, 1)[1]}"
 
 
@@ -206,7 +206,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     a = p.parse_args(argv)
     old = a.page.read_text()
     try:
-        new = updated(old, front_table(a.results) if a.front else render(a.results))
+        new = replace_between(old, front_table(a.results) if a.front else render(a.results))
     except ValueError as error:
         p.error(str(error))
     if a.check:

@@ -1,6 +1,6 @@
-"""What the scripts share: their arguments, where results go, and how a result file looks.
+"""Shared code of the scripts: their arguments, the place of results, and the form of a result file.
 
-The timing itself is ``ssdd_ext.bench``'s, so that a user measures with the very code that made the tables here.
+The timing itself is ``ssdd_ext.bench``'s, so that a user measures with the same code that made the tables here.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ RESULTS = Path(__file__).parent / "results"
 
 
 def parser(doc: str | None, seconds: float) -> argparse.ArgumentParser:
-    """The arguments every script takes; ``seconds`` is the time one row may take beyond its five rounds."""
+    """Return a parser with the arguments of every script; ``seconds`` is the time of one row beyond its five rounds."""
     p = argparse.ArgumentParser(
         description=(doc or "").split("\n\n")[0], formatter_class=argparse.ArgumentDefaultsHelpFormatter
     )
@@ -34,9 +34,9 @@ def parser(doc: str | None, seconds: float) -> argparse.ArgumentParser:
     return p
 
 
-def ready(a: argparse.Namespace) -> argparse.Namespace:
-    """The arguments, after what they say about the process was done."""
-    # After torch.set_num_threads, even to the number that it was, torch's LU of a batch of larger matrices fails or
+def apply_arguments(a: argparse.Namespace) -> argparse.Namespace:
+    """Apply the arguments that concern the process, and return them."""
+    # After torch.set_num_threads, even with an unchanged number, torch's LU of a batch of larger matrices fails or
     # hangs with MKL (seen with torch 2.13: [2, 300, 300] in double).
     if a.threads != torch.get_num_threads():
         torch.set_num_threads(a.threads)
@@ -48,12 +48,12 @@ def ready(a: argparse.Namespace) -> argparse.Namespace:
 
 
 def arguments(doc: str | None, seconds: float, argv: Sequence[str] | None = None) -> argparse.Namespace:
-    """The arguments of a script that has none of its own."""
-    return ready(parser(doc, seconds).parse_args(argv))
+    """Parse the arguments of a script that has none of its own."""
+    return apply_arguments(parser(doc, seconds).parse_args(argv))
 
 
 def write(a: argparse.Namespace, what: str, rows: list[dict[str, Any]]) -> Path | None:
-    """Rows to ``<device>_<what>_<machine>.json``, which is committed; nothing where ``--quick``."""
+    """Write rows to ``<device>_<what>_<machine>.json``, which is committed; nothing with ``--quick``."""
     if a.quick:
         return None
     a.results.mkdir(parents=True, exist_ok=True)

@@ -1,4 +1,4 @@
-"""Docstrings as Markdown: mkdocstrings calls :class:`Markdown` for each object it reads from the source."""
+"""Convert docstrings to Markdown: mkdocstrings calls :class:`Markdown` for each object that it reads."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ RULE = re.compile(r"^=+( +=+)+$")
 
 
 class Markdown(griffe.Extension):
-    """Turn the reStructuredText that docstrings use (roles and simple tables) into Markdown."""
+    """Turns the reStructuredText of docstrings (roles and simple tables) into Markdown."""
 
     def on_object(self, *, obj: griffe.Object, **_: Any) -> None:
         if obj.docstring:

@@ -1,4 +1,4 @@
-"""What the site computes from the code: the table of settings, the list of public names, the notes on code blocks.
+"""Generate parts of the site from the code: the table of settings, the list of public names, the notes on code blocks.
 
 mkdocs imports this file (``hooks`` of mkdocs.yml) and calls :func:`on_page_markdown` for each page.
 """
@@ -22,7 +22,7 @@ PUBLISHED = ("cifar100", "tinyimagenet", "imagenet64", "imagenette")
 
 def on_page_markdown(markdown: str, **_: Any) -> str:
     """Replace the directives of a page: include, generated, not run, run first (each an HTML comment)."""
-    markdown = re.sub(r"^<!-- include: (\S+) -->$", lambda m: included(m[1]), markdown, flags=re.MULTILINE)
+    markdown = re.sub(r"^<!-- include: (\S+) -->$", lambda m: include(m[1]), markdown, flags=re.MULTILINE)
     parts = re.split(r"(^```.*?^```$)", markdown, flags=re.MULTILINE | re.DOTALL)
     return "".join(part if part.startswith("```") else _directives(part) for part in parts)
 
@@ -34,8 +34,8 @@ def _directives(text: str) -> str:
     return re.sub(r"^<!-- generated: names of (\w+) -->$", lambda m: public_names(m[1]), text, flags=re.MULTILINE)
 
 
-def included(path: str) -> str:
-    """The text of a Markdown file beside ``docs``, its links to pages as seen from ``docs``."""
+def include(path: str) -> str:
+    """Return the text of a Markdown file outside ``docs``, with its links relative to ``docs``."""
     return (ROOT / path).read_text(encoding="utf-8").replace("](docs/", "](")
 
 
@@ -47,7 +47,7 @@ def _reason(match: re.Match[str]) -> str:
 
 
 def public_names(package: str) -> str:
-    """One mkdocstrings directive per name in ``__all__`` of the package: functions, then classes."""
+    """Return one mkdocstrings directive per name in ``__all__`` of the package: functions, then classes."""
     module = importlib.import_module(package)
     objects = {name: getattr(module, name) for name in module.__all__ if callable(getattr(module, name))}
     functions = [name for name, value in objects.items() if inspect.isfunction(value)]
@@ -65,7 +65,7 @@ def public_names(package: str) -> str:
 
 
 def settings_tables() -> str:
-    """Every field of every settings dataclass: its name, default, published value and sentence."""
+    """Return every field of every settings dataclass: its name, default, published value and sentence."""
     config = importlib.import_module("ssdd.config")
     presets = {name: config.PRESETS[name] for name in PUBLISHED}
     root = type(next(iter(presets.values())))
@@ -116,7 +116,7 @@ def _shown(value: Any) -> str:
 
 
 def field_docstrings(settings: type) -> dict[str, str]:
-    """Field -> the string that stands under it in the source of the dataclass."""
+    """Return field -> the string below it in the source of the dataclass."""
     body = ast.parse(textwrap.dedent(inspect.getsource(settings))).body[0].body  # type: ignore[attr-defined]
     found = {}
     for field, text in zip(body, body[1:], strict=False):
@@ -127,7 +127,7 @@ def field_docstrings(settings: type) -> dict[str, str]:
 
 
 def _described(docstring: str) -> tuple[str, dict[str, str]]:
-    """A class docstring without its list of fields, and that list: field -> description."""
+    """Return a class docstring without its list of fields, and that list: field -> description."""
     named: dict[str, str] = {}
 
     def take(match: re.Match[str]) -> str:

@@ -1,4 +1,4 @@
-"""Distil a set of images from Python: train a teacher, distil, and measure the result beside random images.
+"""Distil a set of images from Python: train a teacher, distil, and compare the result with random images.
 
 By default the images are scikit-learn's digits; --data takes a folder of images, an .npz file or any other source that
 `ssdd.load_images` knows.

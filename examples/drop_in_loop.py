@@ -16,7 +16,7 @@ from ssdd_ext import Linear, Ridge
 
 
 def usual_loss(x_s, y_s, x_q, y_q):
-    """Mean squared error of K_qs (K_ss + λI)⁻¹ Y_s against Y_q, in plain PyTorch."""
+    """Compute the mean squared error of K_qs (K_ss + λI)⁻¹ Y_s against Y_q, in plain PyTorch."""
     k_ss = x_s @ x_s.T + 1.0
     k_qs = x_q @ x_s.T + 1.0
     ridge = 1e-6 * k_ss.detach().trace()
@@ -25,12 +25,12 @@ def usual_loss(x_s, y_s, x_q, y_q):
 
 
 def ssdd_loss(x_s, y_s, x_q, y_q):
-    """The same number from one call."""
+    """Compute the same number by one call."""
     return ssdd_ext.krr_mse(x_s, y_s, x_q, y_q, kernel=Linear(bias=1.0), ridge=Ridge.trace(1e-6))
 
 
 def distil(loss_of, x_real, y_real, points, steps):
-    """Learn ``points`` synthetic pairs; returns the last loss and the seconds per step."""
+    """Learn ``points`` synthetic pairs; return the last loss and the seconds per step."""
     generator = torch.Generator().manual_seed(0)
     x = torch.randn(points, x_real.shape[1], generator=generator).requires_grad_()
     y = torch.randn(points, y_real.shape[1], generator=generator).requires_grad_()

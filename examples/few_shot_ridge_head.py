@@ -1,7 +1,7 @@
 """Few-shot learning with a ridge-regression head: a network trained through batches of small ridge problems.
 
-Each task is a sine wave with its own amplitude and phase (Finn et al., 2017): a few points are known, others are asked
-for. The head is a ridge regression on the network's features, solved anew per task (R2D2, Bertinetto et al., 2019).
+Each task is a sine wave with its own amplitude and phase (Finn et al., 2017): a few points are known, others are
+predicted. The head is a ridge regression on the network's features, solved per task (R2D2, Bertinetto et al., 2019).
 ssdd_ext solves all tasks of a batch in one call, and the gradient flows through the solves into the network.
 
     python examples/few_shot_ridge_head.py
@@ -16,7 +16,8 @@ from ssdd_ext import Linear, Ridge
 
 
 def tasks(count, shots, queries, generator):
-    """``count`` sine waves: known points [count, shots, 1], asked points [count, queries, 1], and their values."""
+    """Return ``count`` sine waves: known points [count, shots, 1], query points [count, queries, 1], and their
+    values."""
     amplitude = 0.1 + 4.9 * torch.rand(count, 1, 1, generator=generator)
     phase = torch.pi * torch.rand(count, 1, 1, generator=generator)
     x = 10 * torch.rand(count, shots + queries, 1, generator=generator) - 5
@@ -25,14 +26,14 @@ def tasks(count, shots, queries, generator):
 
 
 def predict(network, x_known, y_known, x_asked, ridge):
-    """Predictions [count, queries, 1]: one batched ridge regression on the features of the points."""
+    """Predict [count, queries, 1] by one batched ridge regression on the features of the points."""
     return ssdd_ext.krr(
         network(x_known), y_known, network(x_asked), kernel=Linear(bias=1.0), ridge=Ridge.absolute(ridge)
     )
 
 
 def error(network, shots, ridge):
-    """Mean squared error on 500 tasks that training never draws."""
+    """Return the mean squared error on 500 tasks that are not used in training."""
     x_known, y_known, x_asked, y_asked = tasks(500, shots, 50, torch.Generator().manual_seed(1))
     with torch.no_grad():
         return (predict(network, x_known, y_known, x_asked, ridge) - y_asked).square().mean().item()

@@ -1,4 +1,4 @@
-# The native core's functions, private to ops/native.py. A _Capsule is a DLPack capsule, or None: absent.
+# The native core's functions, private to ops/native.py. A _Capsule is a DLPack capsule, or None for an absent tensor.
 from typing import Any
 
 _Capsule = Any

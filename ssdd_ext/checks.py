@@ -1,6 +1,6 @@
-"""One family of argument checks: every error names the argument, what was expected, what came, what to do.
+"""Argument checks. Every error names the argument, what was expected, what came, and what to do.
 
-Checks run once, here, before anything is computed; the native core re-checks only what memory safety needs.
+Checks run once, here, before anything is computed. The native core repeats only those that memory safety needs.
 """
 
 from __future__ import annotations
@@ -15,19 +15,19 @@ from torch import Tensor
 FEATURE_DTYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
 ON_FAILURE = ("raise", "jitter", "nan")
 BACKENDS = ("auto", "native", "planned", "torch")
-# Sizes are signed 64-bit in the core; products are refused well before they could wrap there.
+# Sizes are signed 64-bit in the core; larger products are refused long before they could overflow there.
 MAX_ELEMENTS = 2**47
 
 
 def describe(value: Any) -> str:
-    """What came, in words short enough for an error message."""
+    """Describe a value in few words, for an error message."""
     if isinstance(value, Tensor):
         return f"a {str(value.dtype).removeprefix('torch.')} tensor of shape {tuple(value.shape)} on {value.device}"
     return f"{type(value).__module__}.{type(value).__name__}".removeprefix("builtins.")
 
 
 def tensor(name: str, value: Any, *, min_dim: int = 2) -> Tensor:
-    """A dense real floating tensor with at least ``min_dim`` dimensions."""
+    """Require a dense real floating-point tensor with at least ``min_dim`` dimensions."""
     if not isinstance(value, Tensor):
         hint = f"; convert it with torch.as_tensor({name})" if type(value).__module__ == "numpy" else ""
         raise TypeError(f"{name}: expected a torch.Tensor, got {describe(value)}{hint}")
@@ -51,10 +51,10 @@ def tensor(name: str, value: Any, *, min_dim: int = 2) -> Tensor:
     return value
 
 
-def size(name: str, value: Tensor, axis: int, wanted: int, other: str) -> None:
-    """``value.shape[axis] == wanted``, the number that ``other`` has."""
-    if value.shape[axis] != wanted:
-        raise ValueError(f"{name}: expected {wanted} along dimension {axis} to match {other}, got {describe(value)}")
+def size(name: str, value: Tensor, axis: int, expected: int, other: str) -> None:
+    """Require ``value.shape[axis] == expected``, the size that ``other`` has."""
+    if value.shape[axis] != expected:
+        raise ValueError(f"{name}: expected {expected} along dimension {axis} to match {other}, got {describe(value)}")
 
 
 def square(name: str, value: Tensor) -> None:
@@ -79,10 +79,10 @@ def same_device(**named: Tensor | None) -> torch.device:
 
 
 def work_dtype(solve_dtype: torch.dtype | None, **named: Tensor | None) -> tuple[torch.dtype, torch.dtype]:
-    """(dtype to compute in, dtype to return) for these inputs.
+    """Return (dtype to compute in, dtype to return) for these inputs.
 
-    Half-precision inputs work and return in float32, also beside float32; float64 never mixes with narrower
-    types silently. ``solve_dtype=torch.float64`` computes in float64 and returns what it would have returned.
+    Half-precision inputs are computed and returned in float32, also together with float32. float64 is never mixed with
+    narrower types silently. ``solve_dtype=torch.float64`` computes in float64 and returns the same dtype as without it.
     """
     wide = [(n, t) for n, t in named.items() if t is not None and t.dtype == torch.float64]
     narrow = [(n, t) for n, t in named.items() if t is not None and t.dtype != torch.float64]
@@ -97,13 +97,13 @@ def work_dtype(solve_dtype: torch.dtype | None, **named: Tensor | None) -> tuple
     if solve_dtype not in (torch.float32, torch.float64):
         raise ValueError(f"solve_dtype: expected None, torch.float32 or torch.float64, got {solve_dtype!r}")
     if solve_dtype == torch.float32 and result == torch.float64:
-        raise ValueError("solve_dtype: float32 would throw digits of float64 inputs away; convert the inputs instead")
+        raise ValueError("solve_dtype: float32 would lose digits of float64 inputs; convert the inputs instead")
     return solve_dtype, result
 
 
 def full_precision(like: Tensor) -> Any:
-    """Products of torch in here keep their operands' type: under autocast they would be rounded to 16 bits, and what is
-    solved with them would lose its digits, or fail."""
+    """Switch autocast off for torch's products. Autocast would round them to 16 bits, and a solve with them would
+    lose its digits or fail."""
     kind = like.device.type
     if torch.amp.is_autocast_available(kind) and torch.is_autocast_enabled(kind):
         return torch.autocast(kind, enabled=False)
@@ -111,7 +111,7 @@ def full_precision(like: Tensor) -> Any:
 
 
 def batch_shape(**named: torch.Size) -> torch.Size:
-    """The common batch shape, or an error that names the shapes that do not broadcast."""
+    """Return the common batch shape. Raises an error that names the shapes if they do not broadcast."""
     shapes = list(named.values())
     if all(s == shapes[0] for s in shapes[1:]):
         return shapes[0]
@@ -125,7 +125,7 @@ def batch_shape(**named: torch.Size) -> torch.Size:
 
 
 def finite(**named: Tensor | None) -> None:
-    """No NaN or Inf in any of them (one synchronisation a tensor on CUDA)."""
+    """Require finite values in all tensors (one synchronisation per tensor on CUDA)."""
     for name, value in named.items():
         if value is not None and not bool(torch.isfinite(value).all()):
             bad = int((~torch.isfinite(value)).sum())
@@ -133,7 +133,7 @@ def finite(**named: Tensor | None) -> None:
 
 
 def number(name: str, value: float, *, positive: bool = False) -> float:
-    """A finite Python number, >= 0 or > 0."""
+    """Require a finite Python number, >= 0 or > 0."""
     value = float(value)
     if not math.isfinite(value) or value < 0 or (positive and value == 0):
         raise ValueError(f"{name}: expected a finite number {'>' if positive else '>='} 0, got {value}")
@@ -141,7 +141,8 @@ def number(name: str, value: float, *, positive: bool = False) -> float:
 
 
 def parameter(name: str, value: Any, *, positive: bool = False) -> float | Tensor:
-    """A hyper-parameter: a number, checked by value, or a float tensor, checked by type only (no synchronisation)."""
+    """Require a hyper-parameter: a number, checked by value, or a float tensor, checked by type only (no
+    synchronisation)."""
     if isinstance(value, Tensor):
         if value.dtype not in FEATURE_DTYPES:
             raise TypeError(f"{name}: expected a floating-point tensor or a number, got {describe(value)}")
@@ -162,7 +163,7 @@ def choice(name: str, value: Any, allowed: tuple[str, ...]) -> str:
 
 
 def product_fits(**sizes: int) -> None:
-    """Refuse sizes whose product no machine can hold, before any of it is allocated."""
+    """Refuse sizes whose product no machine can hold, before anything is allocated."""
     total = 1
     for one in sizes.values():  # torch.compile does not trace math.prod over symbolic sizes
         total = total * one
@@ -172,7 +173,7 @@ def product_fits(**sizes: int) -> None:
 
 
 class FactorizationError(torch.linalg.LinAlgError):
-    """A matrix was not positive definite, or a hyper-parameter tensor held a value out of range."""
+    """A matrix is not positive definite, or a hyper-parameter tensor has a value out of range."""
 
 
 def raise_on_failure(op: str, status: Tensor, order: int, ridge: Any) -> None:

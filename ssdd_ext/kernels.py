@@ -1,7 +1,7 @@
 """Kernel functions as small immutable objects.
 
-A kernel names its hyper-parameters, checks them, and states its formula in plain PyTorch. The native epilogue of
-the same name lives in ``csrc/``; CONTRIBUTING.md lists what a further kernel needs.
+A kernel has hyper-parameters, their checks, and its formula in plain PyTorch. The native version of the same name is in
+``csrc/``. CONTRIBUTING.md lists what a new kernel needs.
 """
 
 from __future__ import annotations
@@ -17,10 +17,10 @@ from .checks import parameter
 
 @dataclass(frozen=True)
 class Kernel:
-    """Base of all kernels. ``parameters`` are what the native core receives, in the order of its epilogue."""
+    """Base class of all kernels. ``parameters``: what the native core receives, in its order."""
 
     name: ClassVar[str]
-    # True if k(x, z) = phi(x).phi(z) with phi of D (+1) numbers: low-rank and primal plans exist.
+    # True if k(x, z) = phi(x).phi(z) with phi of D (+1) numbers, so that low-rank and primal plans exist.
     linear: ClassVar[bool] = False
 
     @property
@@ -28,11 +28,12 @@ class Kernel:
         raise NotImplementedError
 
     def evaluate(self, x: Tensor, z: Tensor, *parameters: Tensor | float) -> Tensor:
-        """The formula: x [..., S, D], z [..., Q, D] -> [..., S, Q]; parameters broadcast against [..., 1, 1]."""
+        """Compute the formula: x [..., S, D], z [..., Q, D] to [..., S, Q]. Parameters broadcast against [..., 1,
+        1]."""
         raise NotImplementedError
 
     def valid(self, *parameters: Tensor | float) -> Tensor | bool:
-        """True for tensor parameters in range, elementwise and without a synchronisation."""
+        """Return True for tensor parameters in range, elementwise and without a synchronisation."""
         raise NotImplementedError
 
 
@@ -40,14 +41,16 @@ class Kernel:
 class Linear(Kernel):
     """k(x, z) = scale * x.z + bias.
 
-    ``bias=1`` is the ones column that KRR-ST appends to its features, without the column.
+    ``bias=1`` gives the result of the ones column that KRR-ST appends to its features, without the column.
+    Equivalent to ``scale * x @ z.mT + bias``.
 
     Args:
         scale: number > 0 (or a tensor that broadcasts over the batch dimensions). Default 1.
         bias: number >= 0 (or such a tensor). Default 0.
 
     Raises:
-        ValueError: a number out of range. TypeError: neither a number nor a floating tensor.
+        ValueError: a number out of range.
+        TypeError: neither a number nor a floating-point tensor.
     """
 
     scale: float | Tensor = 1.0
@@ -76,14 +79,15 @@ class Linear(Kernel):
 class RBF(Kernel):
     """k(x, z) = exp(-|x - z|^2 / (2 lengthscale^2)).
 
-    Squared distances are sums of squared differences, never |x|^2 + |z|^2 - 2 x.z: no cancellation, and the
-    diagonal of a Gram matrix is exactly 1.
+    Equivalent to ``torch.exp(-torch.cdist(x, z) ** 2 / (2 * lengthscale ** 2))``. Squared distances are sums of squared
+    differences, never |x|^2 + |z|^2 - 2 x.z, so nothing cancels, and the diagonal of a Gram matrix is exactly 1.
 
     Args:
         lengthscale: number > 0 (or a tensor that broadcasts over the batch dimensions).
 
     Raises:
-        ValueError: a number out of range. TypeError: neither a number nor a floating tensor.
+        ValueError: a number out of range.
+        TypeError: neither a number nor a floating-point tensor.
     """
 
     lengthscale: float | Tensor
@@ -106,9 +110,10 @@ class RBF(Kernel):
 
 
 def squared_distances(x: Tensor, z: Tensor, block_bytes: int = 1 << 26) -> Tensor:
-    """[..., S, D], [..., Q, D] -> [..., S, Q], from differences, in blocks of D so that no [S, Q, D] array is built.
+    """Return squared distances [..., S, Q] of x [..., S, D] and z [..., Q, D], computed from differences.
 
-    Written out and not ``torch.cdist(...)**2``, whose second derivative at zero distance is undefined.
+    Blocks of D keep the [S, Q, D] array small. ``torch.cdist(...)**2`` is not used, as its second derivative is
+    undefined at distance zero.
     """
     rows = x.shape[-2] * z.shape[-2] * max(1, x.shape[:-2].numel()) * x.element_size()
     step = max(1, block_bytes // max(1, rows))

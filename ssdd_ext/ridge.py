@@ -1,4 +1,5 @@
-"""The ridge, by name: published systems differ by three orders of magnitude in what "1e-6" means."""
+"""The ridge and its conventions, by name: the value 1e-6 means ridges that differ by a factor of 1000 between
+published systems."""
 
 from __future__ import annotations
 
@@ -25,8 +26,11 @@ class Ridge:
     mean_trace   v * tr(K) / S    yes                   FRePo, KIP (1e-6), RFAD (5e-3)
     ============ ================ ===================== ==========================
 
-    ``v`` is a number >= 0, or a tensor with or without gradient that broadcasts over the batch dimensions; the
-    gradient to ``v`` itself always flows, ``detach`` is about the trace only.
+    Args:
+        kind: "absolute", "trace" or "mean_trace".
+        value: v, a number >= 0, or a tensor, with or without gradient, that broadcasts over the batch dimensions. The
+            gradient to v itself always flows.
+        detach: True treats the trace as a constant for the gradient. Default False.
     """
 
     kind: str
@@ -39,21 +43,47 @@ class Ridge:
 
     @classmethod
     def absolute(cls, value: float | Tensor) -> Ridge:
-        """lambda = value."""
+        """Return lambda = value.
+
+        Equivalent to ``torch.as_tensor(value)``.
+
+        Args:
+            value: v.
+        """
         return cls("absolute", value)
 
     @classmethod
     def trace(cls, value: float | Tensor, detach: bool = True) -> Ridge:
-        """lambda = value * tr(K); KRR-ST's convention, where the trace is a constant for the gradient."""
+        """Return lambda = value * tr(K), the convention of KRR-ST, which treats the trace as a constant for the
+        gradient.
+
+        Equivalent to ``value * k_ss.detach().diagonal(dim1=-2, dim2=-1).sum(-1)``.
+
+        Args:
+            value: v.
+            detach: treat the trace as a constant for the gradient. Default True.
+        """
         return cls("trace", value, detach)
 
     @classmethod
     def mean_trace(cls, value: float | Tensor, detach: bool = False) -> Ridge:
-        """lambda = value * tr(K) / S; FRePo's, KIP's and RFAD's convention, differentiated through the trace."""
+        """Return lambda = value * tr(K) / S, the convention of FRePo, KIP and RFAD, differentiated through the trace.
+
+        Equivalent to ``value * k_ss.diagonal(dim1=-2, dim2=-1).mean(-1)``.
+
+        Args:
+            value: v.
+            detach: treat the trace as a constant for the gradient. Default False.
+        """
         return cls("mean_trace", value, detach)
 
     def amount(self, k_ss: Tensor, value: Tensor | float) -> Tensor | float:
-        """lambda [...] for Gram matrices k_ss [..., S, S]; ``value`` broadcasts against [...]."""
+        """Return lambda [...] for Gram matrices.
+
+        Args:
+            k_ss: [..., S, S].
+            value: v, which broadcasts against [...].
+        """
         if self.kind == "absolute":
             return value
         trace = k_ss.diagonal(dim1=-2, dim2=-1).sum(-1)

@@ -1,7 +1,7 @@
 """The problem table: one list of shapes, kernels, ridges, layouts and conditionings for tests and benchmarks.
 
-A row is data (:class:`Problem`); ``draw(row, index)`` makes fresh inputs from it, always the same ones for the same
-index; ``predictions`` writes the formula out once more, on explicit matrices and independent of ``reference.py``.
+A row is data (:class:`Problem`). ``draw(row, index)`` makes new inputs from it, always the same for the same index.
+``predictions`` implements the formula a second time, on explicit matrices and independently of ``reference.py``.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ LAYOUTS = ("contiguous", "transposed", "strided", "expanded")
 
 @dataclass(frozen=True)
 class Problem:
-    """One row: S, Q, D, C as everywhere; the rest says what is unusual about it."""
+    """One row: the sizes S, Q, D, C, and what is unusual about it."""
 
     name: str
     s: int
@@ -34,15 +34,15 @@ class Problem:
     kernel: Kernel = Linear()
     ridge: Ridge = Ridge.trace(1e-6)
     batch: tuple[int, ...] = ()
-    """Batch dimensions of x_s, and of the others where they have none of their own."""
+    """Batch dimensions of x_s, and of the other inputs unless they have their own."""
     batch_y_s: tuple[int, ...] | None = None
     batch_q: tuple[int, ...] | None = None
     layout: str = "contiguous"
-    """How the four inputs lie in memory; one of LAYOUTS ("expanded": stride 0 over the batch)."""
+    """Memory layout of the four inputs, one of LAYOUTS ("expanded": stride 0 over the batch)."""
     hyper: str = "numbers"
     """"numbers", or tensors with gradient: "scalar" (0-dim), "batch", "broadcast" (parts of the batch shape)."""
     decay: float = 0.0
-    """Features fall off over ten to this power from the first to the last: larger is worse conditioned."""
+    """Features decrease by ten to this power from the first to the last; larger is worse conditioned."""
 
     @property
     def full_batch(self) -> tuple[int, ...]:
@@ -62,13 +62,13 @@ class Inputs:
     ridge: Ridge
 
     def leaves(self) -> dict[str, Tensor]:
-        """The tensors that require a gradient, by name; hyper-parameters under their own and "ridge"."""
+        """Return the tensors that require a gradient, by name: hyper-parameters under their own names, and "ridge"."""
         named = {name: getattr(self, name) for name in ARGUMENTS} | hyper_parameters(self.kernel)
         named["ridge"] = self.ridge.value
         return {name: t for name, t in named.items() if isinstance(t, Tensor) and t.requires_grad}
 
     def map(self, function: Callable[[Tensor], Tensor]) -> Inputs:
-        """The same problem with every tensor, hyper-parameters too, replaced by ``function`` of it."""
+        """Return the same problem with every tensor, hyper-parameters included, replaced by ``function`` of it."""
 
         def apply(value: Any) -> Any:
             return function(value) if isinstance(value, Tensor) else value
@@ -81,7 +81,7 @@ class Inputs:
         )
 
     def to(self, dtype: torch.dtype) -> Inputs:
-        """Fresh leaves with the same numbers in another dtype."""
+        """Return new leaves with the same numbers in another dtype."""
         return self.map(lambda t: t.detach().to(dtype, copy=True).requires_grad_(t.requires_grad))
 
 
@@ -95,7 +95,7 @@ def hyper_parameters(kernel: Kernel) -> dict[str, Any]:
 def draw(
     row: Problem, index: int = 0, dtype: torch.dtype = torch.float64, requires_grad: tuple[str, ...] = ARGUMENTS
 ) -> Inputs:
-    """Fresh inputs: Gaussian features and targets, drawn in float64 from a seed made of (row.name, index)."""
+    """Draw Gaussian features and targets in float64, from a seed made of (row.name, index)."""
     generator = torch.Generator().manual_seed(zlib.crc32(f"{row.name}/{index}".encode()))
 
     def normal(*shape: int) -> Tensor:
@@ -128,7 +128,7 @@ def draw(
 
 
 def lay_out(t: Tensor, layout: str) -> Tensor:
-    """The numbers of ``t`` ("expanded": those of its first problem) in another memory layout."""
+    """Return the numbers of ``t`` ("expanded": those of its first problem) in another memory layout."""
     if layout == "transposed":
         return t.mT.contiguous().mT
     if layout == "strided":
@@ -156,7 +156,7 @@ FORMULAS: dict[str, Callable[..., Tensor]] = {"linear": _linear, "rbf": _rbf}
 
 
 def _matrix(value: Any) -> Any:
-    """A hyper-parameter [...] ready to multiply matrices [..., S, Q]."""
+    """Return a hyper-parameter [...] in a shape that multiplies matrices [..., S, Q]."""
     return value[..., None, None] if isinstance(value, Tensor) else value
 
 
@@ -166,7 +166,7 @@ def kernel_matrix(kernel: Kernel, x: Tensor, z: Tensor) -> Tensor:
 
 
 def regularised(k_ss: Tensor, ridge: Ridge) -> Tensor:
-    """K + lambda I."""
+    """Return K + lambda I."""
     amount = _matrix(ridge.value)
     if ridge.kind != "absolute":
         trace = torch.einsum("...ii->...", k_ss)[..., None, None]
@@ -176,7 +176,7 @@ def regularised(k_ss: Tensor, ridge: Ridge) -> Tensor:
 
 
 def solve(a: Tensor, y: Tensor, solver: str) -> Tensor:
-    """A^-1 Y by "lu" (torch.linalg.solve) or by "cholesky" (the formulation that accuracy is held against)."""
+    """Return A^-1 Y by "lu" (torch.linalg.solve) or by "cholesky" (the formulation that accuracy is compared with)."""
     batch = torch.broadcast_shapes(a.shape[:-2], y.shape[:-2])
     a, y = a.expand(*batch, *a.shape[-2:]), y.expand(*batch, *y.shape[-2:])
     if solver == "lu":
@@ -185,18 +185,18 @@ def solve(a: Tensor, y: Tensor, solver: str) -> Tensor:
 
 
 def predictions(inputs: Inputs, solver: str = "lu") -> Tensor:
-    """P [..., Q, C], differentiable by autograd, in the dtype of the inputs."""
+    """Return P [..., Q, C], differentiable by autograd, in the dtype of the inputs."""
     a = regularised(kernel_matrix(inputs.kernel, inputs.x_s, inputs.x_s), inputs.ridge)
     return kernel_matrix(inputs.kernel, inputs.x_q, inputs.x_s) @ solve(a, inputs.y_s, solver)
 
 
 def mse(inputs: Inputs, solver: str = "lu") -> Tensor:
-    """The mean squared error of one problem each, [...]."""
+    """Return the mean squared error of each problem, [...]."""
     return (predictions(inputs, solver) - inputs.y_q).pow(2).mean((-2, -1))
 
 
 def condition(inputs: Inputs) -> float:
-    """The largest condition number of K_ss + lambda I in the batch."""
+    """Return the largest condition number of K_ss + lambda I in the batch."""
     wide = inputs.to(torch.float64)
     a = regularised(kernel_matrix(wide.kernel, wide.x_s, wide.x_s), wide.ridge).detach()
     return float(torch.linalg.cond(a).max()) if a.numel() else 1.0
@@ -206,7 +206,8 @@ def condition(inputs: Inputs) -> float:
 
 
 def gradients(result: Tensor, inputs: Inputs, seed: int = 1) -> dict[str, Tensor]:
-    """Gradients of <W, result> with a fixed Gaussian W, by name, of every leaf that the result depends on."""
+    """Return the gradients of <W, result> with a fixed Gaussian W, by name, for every leaf that the result depends
+    on."""
     leaves = inputs.leaves()
     if not leaves or not result.requires_grad:
         return {}
@@ -217,7 +218,7 @@ def gradients(result: Tensor, inputs: Inputs, seed: int = 1) -> dict[str, Tensor
 
 
 def relative_error(got: Tensor, want: Tensor) -> float:
-    """|got - want| / |want| in the Frobenius norm: the worst problem of a batch, or all numbers of a vector."""
+    """Return |got - want| / |want| in the Frobenius norm: of the worst problem in a batch, or of a whole vector."""
     got, want = got.detach().double(), want.detach().double()
     if got.shape != want.shape:
         raise AssertionError(f"shape {tuple(got.shape)} instead of {tuple(want.shape)}")
@@ -295,7 +296,7 @@ def _table() -> list[Problem]:
 
 TABLE: dict[str, Problem] = {row.name: row for row in _table()}
 
-# What the speed of the backend is stated for (float32, forward and backward to x_s and y_s).
+# The shapes of the published speed figures (float32, forward and backward to x_s and y_s).
 SPEED: dict[str, Problem] = {
     row.name: row
     for row in (

@@ -1,7 +1,7 @@
-"""What the cost model of the GPU assumes (ssdd_ext/plan/constants.py), measured: ``gpu_constants.json``.
+"""Measure the assumptions of the GPU's cost model (ssdd_ext/plan/constants.py): ``gpu_constants.json``.
 
-Each constant is the slope or the difference of times of public calls, replayed from CUDA graphs: what a plan pays, with
-all that a kernel does around the instructions that were counted for it.
+Each constant is the slope or the difference of times of public calls, replayed from CUDA graphs. So it includes
+everything that a kernel does around the instructions that are counted for it.
 """
 
 from __future__ import annotations
@@ -27,22 +27,22 @@ Timer = Callable[..., dict[str, float]]
 
 
 def seconds(device: str, repeats: int, **calls: Callable[[], Any]) -> dict[str, float]:
-    """Medians by name; on a GPU of replayed graphs, in turn."""
+    """Return medians by name; on a GPU of replayed graphs, in turn."""
     if device == "cuda":
-        calls = {name: measure.captured(call) for name, call in calls.items()}
+        calls = {name: measure.capture(call) for name, call in calls.items()}
     samples = interleaved(calls, device, repeats, 3.0, settle=0.0, ahead=device == "cuda")
     return {name: statistics.median(values) for name, values in samples.items()}
 
 
 def matrices(batch: int, n: int, device: str) -> Tensor:
-    """Well-conditioned symmetric positive definite float32 matrices [batch, n, n]."""
+    """Return well-conditioned symmetric positive definite float32 matrices [batch, n, n]."""
     generator = torch.Generator().manual_seed(n)
     x = torch.randn(batch, n, n + 8, generator=generator).to(device)
     return x @ x.mT / n + torch.eye(n, device=device)
 
 
 def cycles(value: float, device: str) -> float | None:
-    """Seconds in cycles of the device's highest clock."""
+    """Convert seconds to cycles of the device's highest clock."""
     if device != "cuda":
         return None
     clock = getattr(torch.cuda.get_device_properties(0), "clock_rate", 0)  # kHz; some versions of torch do not tell
@@ -58,7 +58,7 @@ def solve(k: Tensor, y: Tensor) -> Tensor:
 
 
 def slope(time: Timer, device: str, sizes: tuple[int, int], per: int) -> dict[str, Any]:
-    """Seconds and cycles that the factorisation of one matrix takes per ``per`` columns between two orders."""
+    """Return seconds and cycles that the factorisation of one matrix takes per ``per`` columns, between two orders."""
     small, large = sizes
     t = time(
         device, small=partial(factor, matrices(1, small, device)), large=partial(factor, matrices(1, large, device))
@@ -69,7 +69,7 @@ def slope(time: Timer, device: str, sizes: tuple[int, int], per: int) -> dict[st
 
 
 def solve_tile(time: Timer, device: str, n: int, c: int) -> dict[str, Any]:
-    """One tile of the tiled solve: what a solve adds to its factorisation, both ways, per tile."""
+    """Measure one tile of the tiled solve: the time that a solve adds to its factorisation, both ways, per tile."""
     k = matrices(1, n, device)
     y = torch.randn(1, n, c, device=device)
     t = time(device, factor=partial(factor, k), solve=partial(solve, k, y))
@@ -79,7 +79,7 @@ def solve_tile(time: Timer, device: str, n: int, c: int) -> dict[str, Any]:
 
 
 def launch_gap(time: Timer, device: str, count: int) -> dict[str, Any]:
-    """From one kernel of a graph to the next: many kernels of one block, less the first."""
+    """Measure the time from one kernel of a graph to the next: many kernels of one block, less the first."""
     x = torch.zeros(32, device=device)
 
     def many(n: int) -> None:
@@ -92,7 +92,7 @@ def launch_gap(time: Timer, device: str, count: int) -> dict[str, Any]:
 
 
 def rate(time: Timer, device: str, m: int, k: int, dtype: torch.dtype) -> dict[str, Any]:
-    """FLOPs per second of a product [m, k] x [k, m], ours and torch's beside it."""
+    """Measure FLOPs per second of a product [m, k] x [k, m], ours and torch's."""
     x, z = (torch.randn(m, k, device=device).to(dtype) for _ in range(2))
     t = time(device, ours=lambda: ssdd_ext.gram(x, z, backend="native"), torch=lambda: x @ z.mT)
     values = {name: 2 * m * m * k / value for name, value in t.items()}
@@ -104,7 +104,7 @@ def rate(time: Timer, device: str, m: int, k: int, dtype: torch.dtype) -> dict[s
 
 
 def bandwidth(time: Timer, device: str, size: int) -> dict[str, Any]:
-    """Bytes per second, read and written, of a copy inside the device's memory."""
+    """Measure bytes per second, read and written, of a copy inside the device's memory."""
     x = torch.empty(size, dtype=torch.uint8, device=device)
     y = torch.empty_like(x)
     t = time(device, copy=lambda: y.copy_(x))

@@ -1,9 +1,9 @@
-"""An outer step of the distillation on a GPU: the published loop, then one lever at a time on top of it.
+"""An outer step of the distillation on a GPU: the published loop, then one lever at a time added to it.
 
 Shapes of the ``cifar100`` preset: 1,000 distilled images, batches of 1,024 real ones, a ConvNet of 128-256-512 channels
-(8,192 features), a ResNet-18 as the teacher (512 representations), a pool of 10 networks. Random images: which numbers
-they are changes no time. Beside each time stands the relative error of the outer gradient to the distilled images, on
-one network and one batch, against float64.
+(8,192 features), a ResNet-18 as the teacher (512 representations), a pool of 10 networks. Images are random, as their
+values do not change the time. Each time has the relative error of the outer gradient to the distilled images, on one
+network and one batch, against float64.
 """
 
 from __future__ import annotations
@@ -48,13 +48,13 @@ SMALL = Sizes(10, 12, "convnet-8-16", "convnet", (8, 16), 8, 2, 40)
 
 @dataclass(frozen=True)
 class Levers:
-    """What a step does. The default is the published loop."""
+    """The options of a step. The default is the published loop."""
 
-    teacher_cached: bool = False  # read the teacher's representations of the batch, do not compute them anew
-    native: bool = False  # ssdd_ext.krr_mse in place of a ones column, two products and an LU
+    teacher_cached: bool = False  # read the teacher's stored representations of the batch
+    native: bool = False  # ssdd_ext.krr_mse instead of a ones column, two products and an LU
     no_waiting: bool = False  # no loss.item() and no empty_cache() in the loop
     channels_last: bool = False
-    folded: bool = False  # BatchNorm folded into the convolutions where no weight is trained
+    folded: bool = False  # BatchNorm folded into the convolutions if no weight is trained
     bf16: bool = False  # autocast of the networks' forward and backward; KRR and the optimisers stay in float32
     compiled: bool = False
     graph: bool = False  # the whole step captured in a CUDA graph, one per network of the pool
@@ -68,7 +68,7 @@ LEVERS = ("teacher_cached", "native", "no_waiting", "channels_last", "folded", "
 
 
 class Loop:
-    """The outer loop with the given levers; each :meth:`step` updates images, targets and one network."""
+    """The outer loop with the given levers. Each :meth:`step` updates images, targets and one network."""
 
     def __init__(self, sizes: Sizes, levers: Levers, device: str) -> None:
         self.sizes, self.levers, self.device = sizes, levers, device
@@ -126,7 +126,7 @@ class Loop:
             with torch.no_grad():
                 f_b = features(x_b)
         wide = y_s.dtype
-        keep = self.levers.native and self.device == "cuda"  # the CUDA kernels read 16-bit features as they are
+        keep = self.levers.native and self.device == "cuda"  # the CUDA kernels read 16-bit features directly
         return self.krr(f_s if keep else f_s.to(wide), y_s, f_b if keep else f_b.to(wide), y_b)
 
     def _train_loss(self, network: nn.Module, x_s: Tensor, y_s: Tensor) -> Tensor:
@@ -135,7 +135,7 @@ class Loop:
         return F.mse_loss(predicted.float(), y_s)
 
     def body(self, i: int) -> Tensor:
-        """One step with network ``i`` on the real images ``self.rows``."""
+        """Run one step with network ``i`` on the real images ``self.rows``."""
         network, inner = self.networks[i], self.inner[i]
         x_b = self.real[self.rows]
         if self.levers.teacher_cached:
@@ -168,7 +168,7 @@ class Loop:
             loss.item()
 
     def capture(self) -> None:
-        """One CUDA graph per network, all in one memory pool."""
+        """Capture one CUDA graph per network, all in one memory pool."""
         side = torch.cuda.Stream()
         side.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(side):
@@ -185,13 +185,13 @@ class Loop:
         self.graphs = graphs
 
     def gradient(self) -> Tensor:
-        """Of the outer loss to the distilled images, on the first network and the first real images."""
+        """Return the outer loss's gradient to the distilled images, on the first network and the first real images."""
         n = self.sizes.batch
         loss = self.outer_loss(self.networks[0], self.x_s, self.y_s, self.real[:n], self.representations[:n])
         return torch.autograd.grad(loss, self.x_s)[0]
 
     def exact_gradient(self) -> Tensor:
-        """The same in float64 by the plain formulation."""
+        """Compute the same in float64 by the plain formulation."""
         network = copy.deepcopy(self.networks[0]).double().eval().requires_grad_(False)
         n, x_s = self.sizes.batch, self.x_s.detach().double().requires_grad_()
         plain = Loop.__new__(Loop)
@@ -203,7 +203,8 @@ class Loop:
 
 
 def measure(sizes: Sizes, levers: Levers, device: str, steps: int, seconds: float, base: list[float]) -> dict[str, Any]:
-    """Median seconds of a step, in blocks of five between synchronisations; ``base[0]`` is the published loop's."""
+    """Return median seconds of a step, in blocks of five between synchronisations; ``base[0]`` is the published
+    loop's."""
     loop = Loop(sizes, levers, device)
     wait = torch.cuda.synchronize if device == "cuda" else (lambda: None)
     exact = loop.exact_gradient()
@@ -247,7 +248,7 @@ def items(sizes: Sizes, device: str, steps: int, seconds: float, base: list[floa
     for name in LEVERS:
         if device == "cpu" and name in ("compiled", "graph"):
             continue
-        if name == "graph":  # compiled code allocates and seeds outside what a capture may do on some versions
+        if name == "graph":  # on some versions compiled code allocates and seeds in ways that a capture forbids
             plain = replace(levers, compiled=False, graph=True)
             yield "+ graph, not compiled", partial(measure, sizes, plain, device, steps, seconds, base)
         levers = replace(levers, **{name: True})
@@ -264,7 +265,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     a = p.parse_args(argv)
     journal = Journal(a.out / "distill.jsonl" if a.out else None)
     sizes, steps, seconds = (SMALL, 2, 0.0) if a.quick else (Sizes(), a.steps, a.seconds)
-    base = [line["seconds"] for line in journal.ended() if "levers" in line][:1]  # of a run that this one goes on with
+    base = [line["seconds"] for line in journal.ended() if "levers" in line][:1]  # of a run that this one continues
     return 0 if run_items(items(sizes, a.device, steps, seconds, base), journal) else 1
 
 

@@ -1,7 +1,8 @@
-"""The work of each call of the speed table on a GPU: launches, FLOPs, traffic, and the floor that follows for an H100.
+"""The work of each call of the speed table on a GPU: launches, FLOPs, traffic, and the resulting floor for an H100.
 
-Launches are those the host code makes at the true sizes (twin.ask: no kernel runs). What a launch computes and moves is
-a formula of its arguments; tests/simt/test_rows.py holds each to what the twin counts at a size that it can run.
+Launches are those of the host code at the true sizes (twin.ask: no kernel runs). The computation and traffic of a
+launch are formulas of its arguments; tests/simt/test_rows.py compares each with the twin's counts at a size that it can
+run.
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ class Row:
 
 @lru_cache(None)
 def _plans() -> Any:
-    """ssdd_ext.plan, which is arithmetic, without the package around it, which needs torch and a build."""
+    """Import ssdd_ext.plan, which is arithmetic, without the package around it, which needs torch and a build."""
     folder = twin.ROOT / "ssdd_ext" / "plan"
     where = importlib.util.spec_from_file_location(
         "ssdd_plan", folder / "__init__.py", submodule_search_locations=[str(folder)]
@@ -42,14 +43,14 @@ def _plans() -> Any:
     return module
 
 
-# The data sheet's FLOPs and bytes per second, of which floors are made; estimates are what was measured.
+# The data sheet's FLOPs and bytes per second give the floors; estimates use measured rates.
 H100 = _plans().constants
 LAUNCH = H100.LAUNCH * 1e6  # us from one kernel of a graph to the next
 PIVOT = H100.PIVOT / H100.CLOCK * 1e6  # us
 
 
 def _krr(work: str, aim: float, b: int, s: int, q: int, d: int, c: int) -> list[Row]:
-    """The orders of the products with K_ss by a product of its own, and what is picked where that is another."""
+    """Return the orders of the products with a separate product for K_ss, and the picked order if that is another."""
     plans = _plans()
     picked = plans.choose(plans.Problem(s, q, d, c, linear=True, bordered=True, batch=b), plans.Gpu())
     choice = (picked.forward, picked.backward, picked.fused_gram)
@@ -83,14 +84,17 @@ ROWS = [
 
 @dataclass(frozen=True)
 class Work:
-    """Of one launch. flops: needed, executed: with the padding of tiles (the twin counts these multiply-adds)."""
+    """The work of one launch. flops: needed; executed: with the padding of tiles (the twin counts these
+    multiply-adds)."""
 
     flops: float = 0
     executed: float = 0
-    loaded: int = 0  # bytes that lanes ask of global memory through the layer: these, executed and stored are exact
+    loaded: int = (
+        0  # bytes that lanes request from global memory through the layer; these, executed and stored are exact
+    )
     stored: int = 0
     tensor: bool = False
-    beside: float = 0  # of executed: what a launch on the matrix units does on the ordinary ones
+    beside: float = 0  # the part of executed that a launch on the matrix units computes on the ordinary units
 
 
 def _up(x: int, to: int) -> int:
@@ -110,17 +114,17 @@ def _product(launch: dict[str, Any]) -> Work:
 
 
 def _one_product(kernel: str, p: dict[str, Any], tiling: dict[str, Any]) -> Work:
-    if p["difference"]:  # for problems in clusters far apart, which no call here is: each block ends at once
+    if p["difference"]:  # for problems in distant clusters, which no call here has: each block ends at once
         return Work()
     b, m, n, k, size = p["batch"], p["m"], p["n"], p["k"], p["product"]
     kind, full, tile = kernel.split("_")[0], p["triangle"] == 0, tiling["size"]
-    # Floats: three passes of the tensor cores, and one less for each operand of 16 bits.
+    # Floats take three passes of the tensor cores, one less per operand of 16 bits.
     passes = 1 + sum(element == 4 for element in p["element"]) if kind in ("tensor", "mixed") else 1
     share, step = tiling["k_share"], 2 * DEPTH if kind == "half" else DEPTH
     depth = sum(_up(min(share, k - s * share), step) for s in range(tiling["splits"]) if k > s * share)
     rows, columns = _extents(m, tile), _extents(n, tile)
     tiles = [(r, c) for i, r in enumerate(rows) for j, c in enumerate(columns) if full or j <= i]
-    # Warps of tile / 2 x 32 that have nothing do nothing.
+    # Warps of tile / 2 x 32 without work do nothing.
     warp = (tile // 2, 32) if kind in ("tensor", "half") else (tile, tile)
     made = sum(_up(r, warp[0]) * _up(c, warp[1]) for r, c in tiles)
     wanted = m * n if full else m * (m + 1) // 2
@@ -130,7 +134,7 @@ def _one_product(kernel: str, p: dict[str, Any], tiling: dict[str, Any]) -> Work
     # Sums of a split, in pieces of 16 bytes along a row: written by each, read by the last (finish_tile.cuh).
     pieces = sum(r * _up(c * size, 16) for r, c in tiles)
     parts = tiling["splits"] * pieces if tiling["splits"] > 1 else 0
-    # Squares of all that was written, here by one launch: a part a tile, which the last one reads, and their sum.
+    # Sum of squares of the result, here in one launch: one part per tile, which the last block reads and adds.
     sums = len(tiles) * size * (p["squares"] > 1)
     return Work(
         flops=b * wanted * k * (3 if p["distance"] else 2),
@@ -155,12 +159,13 @@ PASS, PASSES_UP_TO, SOLVED_BY_TILES = 16, 32, 64  # columns: of one pass in a bl
 
 
 def _strip_flops(size: int) -> int:
-    """factor_strip: in groups of 4 pivots, each lane its diagonal and the columns to come."""
+    """Count factor_strip: groups of 4 pivots; each lane has its diagonal and the later columns."""
     return 2 * PANEL * -(-size // 4) * (4 + 15 + 14 + 13 + 12)
 
 
 def _shared_flops(n: int) -> int:
-    """factor_shared of order n: a strip's update and pivots, the squares behind it, its rows below by whole warps."""
+    """Count factor_shared of order n: a strip's update and pivots, the squares behind it, its rows below by whole
+    warps."""
     flops = 0
     for p in range(0, n, STRIP):
         flops += _strip_flops(min(STRIP, n - p)) + 2 * _up(max(0, n - p - PANEL), 32) * _triangle(STRIP - 1)
@@ -172,7 +177,8 @@ def _shared_flops(n: int) -> int:
 
 
 def _one_way_flops(n: int, width: int) -> int:
-    """substitute, one way, on so many columns: tiles of whole strips, and the diagonal blocks by whole warps."""
+    """Count substitute, one way, for that many columns: tiles of whole strips, and the diagonal blocks by whole
+    warps."""
     strips = -(-n // STRIP)
     tiles = _triangle(strips - 1) * STRIP * STRIP * width
     rows = sum(4 * k + 6 for p in range(0, n, STRIP) for k in range(0, min(STRIP, n - p), 4))
@@ -184,7 +190,7 @@ def _passes_flops(n: int, c: int) -> int:
 
 
 def _lower(n: int, vectors: bool, size: int) -> int:
-    """Elements of a triangle as load_lower copies it."""
+    """Return the elements of a triangle as load_lower copies it."""
     wide = 16 // size if vectors else 1
     return sum(min(n, _up(i + 1, wide)) for i in range(n))
 
@@ -231,7 +237,7 @@ def _solve(launch: dict[str, Any]) -> Work:
 
 
 def _begin(launch: dict[str, Any]) -> Work:
-    """The diagonal stored, and the flags cleared."""
+    """Count storing the diagonal and clearing the flags."""
     f = launch["arguments"][0]
     n, b, tiles = f["n"], f["batch"], -(-f["n"] // TILE)
     flags = tiles * tiles + 2 * tiles * -(-f["c"] // TILE)
@@ -239,7 +245,7 @@ def _begin(launch: dict[str, Any]) -> Work:
 
 
 def _tile_flops(launch: dict[str, Any]) -> int:
-    """Of one product of 64 x 64 x 64."""
+    """Return the FLOPs of one product of 64 x 64 x 64."""
     return 2 * TILE**3 * (3 if _size(launch) == 4 else 1)
 
 
@@ -277,7 +283,7 @@ def _solve_tiles(launch: dict[str, Any]) -> Work:
     s, size, product = launch["arguments"][0], _size(launch), _tile_flops(launch)
     b, n, c = s["batch"], s["n"], s["c"]
     edges, chunks, vectors = _extents(n), _extents(c), n * size % 16 == 0
-    # Of one chunk, both ways: a tile by every other once, L and x; its own triangle.
+    # One chunk, both ways: a tile is multiplied by every other once (L and x), then its own triangle.
     tiles, others = len(edges), sum(edges)
     executed = len(chunks) * tiles * (tiles - 1) * product
     beside = len(chunks) * sum(2 * _one_way_flops(rows, SOLVED_BY_TILES) for rows in edges)
@@ -319,7 +325,7 @@ def _column_sums(launch: dict[str, Any]) -> Work:
 
 
 def _scalars(launch: dict[str, Any]) -> Work:
-    """Numbers of a problem, and what is summed beside."""
+    """Count a problem's numbers and the sums computed with them."""
     a, size = launch["arguments"][0], _size(launch)
     count = a["columns"] * a["rows"]
     return Work(flops=count, loaded=count * size, stored=a["columns"] * size)
@@ -330,7 +336,7 @@ def _after_solve(launch: dict[str, Any]) -> Work:
 
 
 def _following(s: dict[str, Any], parts: int, size: int) -> Work:
-    """What follows a solve, by so many blocks a problem."""
+    """Count the work after a solve, by that many blocks per problem."""
     b, count = s["batch"], s["rows"] * s["columns"]
     parts = parts if parts > 1 else 0
     return Work(
@@ -341,15 +347,15 @@ def _following(s: dict[str, Any], parts: int, size: int) -> Work:
 
 
 def _little(launch: dict[str, Any]) -> Work:
-    """A number or a row a problem: nothing beside its launch."""
+    """Count one number or row per problem, which is negligible beside its launch."""
     return Work()
 
 
 def _slope(launch: dict[str, Any]) -> Work:
-    """Two elements read and one written for each of K; of a square half."""
+    """Count two elements read and one written per element of K; of a square, half."""
     rows, columns, *_ = launch["arguments"]
     square, problems = launch["arguments"][6], launch["blocks"] // rows
-    # Of a square what is above the diagonal, which is set to 0.
+    # For a square, the part above the diagonal is set to 0.
     count = problems * (columns * (columns - 1) // 2 if square else rows * columns)
     size, zeros = _size(launch), launch["blocks"] if square else 0
     parts = launch["blocks"] if rows > 1 else 0  # a row's part of the parameter's gradient
@@ -363,7 +369,7 @@ def _hyper(launch: dict[str, Any]) -> Work:
 
 
 def _shift(launch: dict[str, Any]) -> Work:
-    """Points less their origin, and of each row how far it reaches."""
+    """Count subtracting the origin from points, and the largest distance per row."""
     count, size = launch["blocks"] * launch["arguments"][1], _size(launch)
     rows = launch["blocks"]
     return Work(flops=count, loaded=(2 * count + rows) * size, stored=(count + rows) * size)
@@ -411,7 +417,7 @@ def work(launch: dict[str, Any]) -> Work:
 
 
 def measure() -> list[dict[str, Any]]:
-    """A row for each call and plan."""
+    """Return one row per call and plan."""
     table = []
     for row in ROWS:
         launches = twin.ask("launches", *row.words)["launches"]
@@ -450,12 +456,13 @@ def text(rows: list[dict[str, Any]]) -> str:
     lines = [
         "## The calls of the speed table, counted for an H100",
         "",
-        "fp32, forward and backward (Cholesky: the factorisation), one line a plan; in bold what the library picks",
-        "on an H100 (ssdd_ext/plan/gpu.py). Launches are counted at the true sizes on the host twin; FLOPs and traffic",
-        "are formulas of their arguments (benchmarks/gpu/floors.py). Of every launch of tests/simt/test_rows.py the",
-        "multiply-adds, the bytes loaded and the bytes stored are exactly those that the twin counts; kernels that",
-        "touch a number or a row a problem count as nothing. GFLOP: needed (on the matrix units; there with the",
-        "padding of the tiles). MB: inputs, saved and outputs once (what lanes ask of L2 in all). Floors in us:",
+        "fp32, forward and backward (Cholesky: the factorisation), one line per plan; the plan that the library picks",
+        "on an H100 is bold (ssdd_ext/plan/gpu.py). Launches are counted at the true sizes on the host twin; FLOPs and",
+        "traffic are formulas of their arguments (benchmarks/gpu/floors.py). For every launch of",
+        "tests/simt/test_rows.py the multiply-adds, the bytes loaded and the bytes stored equal the twin's counts",
+        "exactly; kernels that",
+        "touch one number or one row per problem count as nothing. GFLOP: needed (on the matrix units; there with the",
+        "padding of the tiles). MB: inputs, saved and outputs once (what lanes request from L2). Floors in us:",
         f"compute with three TF32 products at the data sheet's {H100.SHEET_TENSOR / 1e12:.0f} TF/s and through mma.sync"
         f" at {H100.SHEET_MMA / 1e12:.0f}, fp32 at {H100.SHEET_FP32 / 1e12:.0f};",
         f"memory at {H100.SHEET_BANDWIDTH / 1e12:.2f} TB/s; the floor is the larger of mma.sync's and memory's."

@@ -1,8 +1,8 @@
-"""A step of ``make gpu`` as a list of items, and the journal that says which of them ran.
+"""A step of ``make gpu`` as a list of items, and the journal that records which of them ran.
 
 The journal is a file of JSON lines: ``{"begin": name}`` before an item and ``{"end": name, "outcome": ...}`` after it,
-each written at once. A process that dies or hangs therefore leaves the names and results of all that ran before it, and
-a process that is started again on the same journal goes on behind the item that ended the first.
+each written at once. If a process dies or hangs, the names and results of the items before are in the file. A process
+that is started again on the same journal continues after the item that ended the first.
 """
 
 from __future__ import annotations
@@ -21,13 +21,13 @@ Item = tuple[str, Callable[[], dict[str, Any]]]
 
 
 class Journal:
-    """Begin and end of items, appended to ``path``; ``None`` keeps nothing and writes nothing."""
+    """Appends the begin and end of items to ``path``; with ``None`` it writes nothing."""
 
     def __init__(self, path: Path | None) -> None:
         self.path = path
 
     def write(self, line: dict[str, Any]) -> None:
-        """Append one line. A disk that is full costs this line, not the run."""
+        """Append one line. On a full disk this line is lost, and the run continues."""
         if self.path is None:
             return
         try:
@@ -42,11 +42,11 @@ class Journal:
         self.write({"begin": name, "at": round(time.time(), 3)})
 
     def end(self, name: str, outcome: str, **what: Any) -> None:
-        """``outcome``: passed, failed, skipped, or what the watching process saw: hung, crashed."""
+        """Record the outcome: passed, failed, skipped, or what the watching process saw: hung, crashed."""
         self.write({"end": name, "outcome": outcome, **what})
 
     def lines(self) -> list[dict[str, Any]]:
-        """All whole lines; a torn last one is left out."""
+        """Return all complete lines; an incomplete last one is left out."""
         found = []
         text = self.path.read_text(errors="replace") if self.path is not None and self.path.exists() else ""
         for line in text.splitlines():
@@ -65,14 +65,14 @@ class Journal:
         return [line for line in self.lines() if "end" in line]
 
     def running(self) -> dict[str, Any] | None:
-        """The line of the item that began and has not ended."""
+        """Return the line of the item that began and has not ended."""
         done = {line["end"] for line in self.ended()}
         open_lines = [line for line in self.lines() if "begin" in line and line["begin"] not in done]
         return open_lines[-1] if open_lines else None
 
 
 def run_items(items: Iterable[Item], journal: Journal) -> bool:
-    """Run what the journal has not seen begin, one line of output each; True if all that ran passed."""
+    """Run the items that the journal does not have, one line of output each; return True if all of them passed."""
     seen, good = journal.begun(), True
     for name, call in items:
         if name in seen:

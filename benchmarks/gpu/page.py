@@ -1,6 +1,7 @@
-"""The page of a committed GPU report: ``python benchmarks/gpu/page.py DIR`` writes DIR/README.md from its JSON files.
+"""Write the page of a committed GPU report: ``python benchmarks/gpu/page.py DIR`` makes DIR/README.md from its JSON
+files.
 
-``--check`` changes nothing and fails if the page differs from what the files say.
+``--check`` changes nothing and fails if the page differs from the files.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ ALTERNATIVES = ("ssdd_ext", "PyTorch, planned", "PyTorch, Cholesky", "PyTorch, u
 
 
 def microseconds(value: float | None) -> str:
-    """Three significant digits with a unit."""
+    """Return three significant digits with a unit."""
     if value is None:
         return "-"
     return f"{value * 1e6:.3g} us" if value < 1e-3 else f"{value * 1e3:.3g} ms"

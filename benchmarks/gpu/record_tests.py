@@ -1,6 +1,7 @@
-"""A pytest plugin: the begin and the end of each test in a journal, so that a test that hangs or crashes has a name.
+"""A pytest plugin that records the begin and the end of each test in a journal, so that a test that hangs or crashes is
+named.
 
-``SSDD_JOURNAL`` names the file. Tests that it has seen begin are left out, so that a second run goes on behind the one
+``SSDD_JOURNAL`` names the file. Tests with a begin in it are left out, so that a second run continues after the test
 that ended the first.
 """
 
@@ -31,7 +32,7 @@ outcomes: dict[str, dict[str, Any]] = {}
 
 
 def pytest_runtest_logreport(report: Any) -> None:
-    """The worst of a test's three phases, and the seconds of all."""
+    """Record the worst of a test's three phases, and the seconds of all."""
     entry = outcomes.setdefault(report.nodeid, {"outcome": "passed", "seconds": 0.0})
     entry["seconds"] = round(entry["seconds"] + report.duration, 3)
     if report.outcome != "passed" and entry["outcome"] != "failed":

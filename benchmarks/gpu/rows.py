@@ -1,8 +1,8 @@
-"""Loss and gradients of KRR, and the factorisation alone, on a GPU: as called, and replayed from a CUDA graph.
+"""Loss and gradients of KRR, and the factorisation alone, on a GPU: called directly, and replayed from a CUDA graph.
 
-The rows and aims are those of the floors in ``benchmarks/results/sass.md``. Each alternative's error stands beside its
-time, and below it the kernels of one call with their times. The first row says what a call costs before any work: the
-same call on a problem of two points.
+The rows and aims are those of the floors in ``benchmarks/results/sass.md``. Each alternative's time has its error, and
+below it the kernels of one call with their times. The first row is the cost of a call before any work: the same call on
+a problem of two points.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from ssdd_ext.bench.alternatives import ALTERNATIVES
 
 # The aim in microseconds, in a graph on an H100.
 KRR = (
-    (Problem(2, 2, 4, 1), None),  # what the launches and Python cost
+    (Problem(2, 2, 4, 1), None),  # the cost of the launches and Python
     (Problem(10, 1024, 2048, 10), 20),
     (Problem(100, 1024, 4096, 512), 60),
     (Problem(1000, 1024, 8192, 512, bias=1.0), 800),
@@ -39,7 +39,7 @@ Row = dict[str, Any]
 
 
 def profile(call: Callable[[], Any]) -> list[dict[str, Any]]:
-    """The kernels of one call in their order of total time: name, how many, microseconds of all."""
+    """Return the kernels of one call by total time: name, count, microseconds of all."""
     from torch.profiler import ProfilerActivity
     from torch.profiler import profile as record
 
@@ -59,7 +59,7 @@ def profile(call: Callable[[], Any]) -> list[dict[str, Any]]:
 
 
 def profiles(calls: dict[str, Callable[[], Any]], device: str) -> dict[str, Any]:
-    """Of each call its kernels, or the reason why they are not known."""
+    """Return the kernels of each call, or the reason why they are not known."""
     found: dict[str, Any] = {}
     for name, call in calls.items() if device == "cuda" else ():
         try:
@@ -100,7 +100,7 @@ def ours(k: Tensor) -> Tensor:
 
 
 def torch_cholesky(k: Tensor) -> Tensor:
-    # Without its look at the status, which a graph cannot have.
+    # Without reading the status, which a graph cannot do.
     factor: Tensor = torch.linalg.cholesky_ex(k).L
     return factor
 
@@ -109,7 +109,8 @@ FACTORISATIONS: dict[str, Callable[[Tensor], Tensor]] = {"ssdd_ext": ours, "PyTo
 
 
 def cholesky_row(batch: int, n: int, aim: float, device: str, repeats: int, seconds: float) -> dict[str, Any]:
-    """The factor of ``batch`` well-conditioned matrices [n, n] in float32; error: |L L^T - K| / |K| in float64."""
+    """Measure the factor of ``batch`` well-conditioned matrices [n, n] in float32; error: |L L^T - K| / |K| in
+    float64."""
     generator = torch.Generator().manual_seed(9)
     x = torch.randn(batch, n, n + 8, generator=generator).to(device)
     k = x @ x.mT / n + torch.eye(n, device=device)
@@ -129,7 +130,7 @@ def cholesky_row(batch: int, n: int, aim: float, device: str, repeats: int, seco
             "note": "",
             **machine.describe(device),
         }
-    if not all(row["error"]["factor"] < 1e-4 for row in rows.values()):  # nothing wrong is timed
+    if not all(row["error"]["factor"] < 1e-4 for row in rows.values()):  # a wrong result is not timed
         raise AssertionError(f"a factor is wrong beyond rounding: {rows}")
     rows["ssdd_ext"]["aim_us"] = aim
     for name, samples in interleaved(calls, device, repeats, seconds).items():
@@ -138,7 +139,7 @@ def cholesky_row(batch: int, n: int, aim: float, device: str, repeats: int, seco
         replays = {}
         for name, call in calls.items():
             try:
-                replays[name] = measure.captured(call)
+                replays[name] = measure.capture(call)
             except RuntimeError as failure:
                 torch.cuda.synchronize()
                 rows[name]["note"] = f"no graph: {str(failure).splitlines()[0]}"

@@ -4,16 +4,16 @@ Steps, in this order (``--only build,smoke,rows`` picks some):
 
 - ``build``: the CUDA kernels for the GPU at hand, in place. Skipped if the sources and the compiler have not changed.
 - ``smoke``: every public call once, with its error against float64.
-- ``constants``: what the cost model assumes, measured: ``gpu_constants.json``.
-- ``rows``: loss and gradients beside PyTorch, Cholesky factorisations, each with the time of its kernels.
+- ``constants``: the assumptions of the cost model, measured: ``gpu_constants.json``.
+- ``rows``: loss and gradients compared with PyTorch, Cholesky factorisations, each with the times of its kernels.
 - ``tests``: the tests marked ``gpu``, one process per file; a skipped test is a failure.
 - ``memcheck``, ``racecheck``: compute-sanitizer on small calls of every kernel.
-- ``distill``: an outer step of the distillation, published loop beside ours, one row per lever.
+- ``distill``: an outer step of the distillation, the published loop and ours, one row per lever.
 
-Nothing that ran is lost. All output is copied to ``log.txt`` in the report's folder as it comes. Items (a call, a row,
-a test) are journalled one by one in ``<step>.jsonl``; an item that hangs is stopped and recorded, and its step goes
-on with the next one. ``report.json`` is rewritten after each step. A step that fails does not keep later ones from
-running.
+No finished result is lost. All output is copied to ``log.txt`` in the report's folder immediately. Items (a call, a
+row, a test) are recorded one by one in ``<step>.jsonl``. An item that hangs is stopped and recorded, and its step
+continues with the next one. ``report.json`` is rewritten after each step. Later steps run
+even if one fails.
 
 Needs torch, numpy, scipy, pytest, cmake, ninja and pybind11 in this Python's environment, for ``distill`` also the
 packages of the extra of that name, and no network.
@@ -55,7 +55,7 @@ Report = dict[str, Any]
 
 @dataclass(frozen=True)
 class Step:
-    """A command; ``limit``: seconds of the whole step; ``item``: of one of its items, 0 if it has none."""
+    """A command. ``limit``: seconds of the whole step; ``item``: seconds of one of its items, 0 if it has none."""
 
     name: str
     commands: tuple[tuple[str, ...], ...]
@@ -64,7 +64,7 @@ class Step:
 
 
 class Log:
-    """Standard output and a file; a disk that is full costs the file's lines only."""
+    """Standard output and a file. On a full disk only the file's lines are lost."""
 
     def __init__(self, path: Path | None) -> None:
         self.path = path
@@ -91,7 +91,7 @@ def execute(
     journal: Journal | None = None,
     item: float = 0.0,
 ) -> Report:
-    """Run ``command``, its output copied to ``log`` line by line, until it ends or is stopped with all its children.
+    """Run ``command``, its output copied to ``log`` line by line, until it ends or is stopped with its children.
 
     Args:
         seconds: limit of the whole run.
@@ -134,7 +134,7 @@ def execute(
         if stopped:
             kill(process.pid)
             process.wait()
-    kill(process.pid)  # children that a process left behind hold the pipe, and the GPU
+    kill(process.pid)  # remaining children of a process hold the pipe and the GPU
     reader.join(5)
     if stopped:
         log.write(f"STOPPED by {stopped}\n")
@@ -153,7 +153,7 @@ def kill(group: int) -> None:
 
 
 def run_step(step: Step, out: Path, seconds: float, log: Log) -> Report:
-    """Run a step's commands one after the other; one with items is started anew behind an item that ended it."""
+    """Run a step's commands one after the other. A command with items is started again after an item that ended it."""
     journal = Journal(out / f"{step.name}.jsonl") if step.item else None
     environment = {
         "SSDD_REQUIRE_GPU": "1",
@@ -205,7 +205,7 @@ def query(*command: str) -> str:
 
 
 def find_gpu() -> Report:
-    """GPU, driver, CUDA and torch; exits if there is no GPU."""
+    """Return GPU, driver, CUDA and torch; exit if there is no GPU."""
     import torch
 
     if not torch.cuda.is_available():
@@ -227,7 +227,8 @@ def find_gpu() -> Report:
 
 
 def fingerprint(architecture: str) -> str:
-    """Of all that the built module depends on: sources, this Python, the architecture and the compiler."""
+    """Return a hash of everything that the built module depends on: sources, this Python, the architecture and the
+    compiler."""
     digest = hashlib.sha256()
     files = [ROOT / "CMakeLists.txt", *sorted(p for p in (ROOT / "csrc").rglob("*") if p.is_file())]
     for path in files:
@@ -237,7 +238,7 @@ def fingerprint(architecture: str) -> str:
 
 
 def build(architecture: str, jobs: int) -> None:
-    """``_C`` with the CUDA kernels for one architecture such as "90", in place; nothing if it is there already."""
+    """Build ``_C`` with the CUDA kernels for one architecture such as "90", in place, unless it exists already."""
     module = ROOT / "ssdd_ext" / f"_C{sysconfig.get_config_var('EXT_SUFFIX')}"
     stamp = BUILD / "stamp.txt"
     wanted = fingerprint(architecture)
@@ -255,11 +256,11 @@ def build(architecture: str, jobs: int) -> None:
 
 
 def make_steps(out: Path, architecture: str) -> list[Step]:
-    """The steps in their order."""
+    """Return the steps in their order."""
     python = (sys.executable, "-P")
     build_command = (*python, str(HERE / "run.py"), "--build", architecture)
     tests = tuple((*python, "-m", "pytest", "-v", "-m", "gpu", "-p", "record_tests", file) for file in TESTS)
-    # Errors of the driver's interface that torch provokes and handles are not ours.
+    # Ignore errors of the driver's interface that torch causes and handles.
     sanitizer = (
         "compute-sanitizer",
         "--error-exitcode",
@@ -320,7 +321,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if unknown := [name for name in only if name not in {s.name for s in steps}]:
         p.error(f"--only: {unknown[0]!r} is none of {', '.join(s.name for s in steps)}")
     chosen = [s for s in steps if not only or s.name in only]
-    for step in chosen:  # a step that runs again starts its journal anew
+    for step in chosen:  # a step that runs again starts a new journal
         (out / f"{step.name}.jsonl").unlink(missing_ok=True)
     log = Log(out / "log.txt")
     log.write(f"== {report['gpu']}, driver {report['driver']}, torch {report['torch']}; report in {out}\n")
@@ -349,7 +350,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def headline(reason: str) -> str:
-    """The line of a failure that says most: pytest's first line of the error, or the first line."""
+    """Return the most useful line of a failure: pytest's first line of the error, or the first line."""
     lines = reason.splitlines() or [""]
     return next((line[1:].strip() for line in lines if line.startswith("E ")), lines[0])[:200]
 

@@ -1,6 +1,6 @@
 #!/usr/bin/env python
-"""What can be said of the CUDA kernels without a GPU: compiled for one architecture and disassembled, run on the host
-twin and counted, and the floors that follow for the calls of the speed table.
+"""Measures of the CUDA kernels without a GPU: compiled for one architecture and disassembled, run on the host twin and
+counted, and the resulting floors for the calls of the speed table.
 
     python benchmarks/gpu/sass.py                  the tables to standard output
     python benchmarks/gpu/sass.py --out FOLDER     sass.md and sass.json there
@@ -37,7 +37,7 @@ FLAGS = [
 ]
 
 WORKING = 16 * 32  # elements: a strip's diagonal block, transposed
-# Dynamic shared memory of a launch in bytes, where a kernel takes any; block sizes are in threads_of.
+# Dynamic shared memory of a launch in bytes, for kernels that take any; block sizes are in threads_of.
 DYNAMIC = {
     **{f"tensor_kernel<{size}": 640 * size for size in (64, 128)},
     **{f"half_kernel<matrix::{element}, {size}": 640 * size for element in ("Bf16", "Half") for size in (64, 128)},
@@ -80,7 +80,7 @@ KINDS = {
 
 
 def tool(name: str) -> str | None:
-    """On PATH, or in the packages of this interpreter."""
+    """Return the path of a tool on PATH, or in the packages of this interpreter."""
     found = shutil.which(name)
     if found:
         return found
@@ -92,14 +92,14 @@ def tool(name: str) -> str | None:
 
 
 def compile_source(source: Path, folder: Path, architecture: str) -> tuple[Path, str]:
-    """The cubin, and what ptxas says of it."""
+    """Return the cubin, and ptxas's report on it."""
     cubin = folder / f"{source.stem}.cubin"
     said = run("nvcc", *FLAGS, f"-arch={architecture}", "-cubin", "-Xptxas=-v", source, "-o", cubin)
     return cubin, said
 
 
 def resources(said: str) -> dict[str, dict[str, int]]:
-    """Of each mangled kernel: registers, stack, spills, static shared memory."""
+    """Return, per mangled kernel: registers, stack, spills, static shared memory."""
     table: dict[str, dict[str, int]] = {}
     for part in said.split("Compiling entry function '")[1:]:
         name = part.split("'")[0]
@@ -117,8 +117,8 @@ def resources(said: str) -> dict[str, dict[str, int]]:
     return table
 
 
-def disassembled(cubin: Path) -> dict[str, list[str]]:
-    """Of each mangled kernel its lines: labels ('.L_x_1:') and instructions ('FFMA R0, ...')."""
+def disassemble(cubin: Path) -> dict[str, list[str]]:
+    """Return, per mangled kernel, its lines: labels ('.L_x_1:') and instructions ('FFMA R0, ...')."""
     nvdisasm = tool("nvdisasm")
     if nvdisasm is None:
         raise SystemExit("no nvdisasm: pip install nvidia-cuda-nvdisasm")
@@ -148,14 +148,14 @@ def counts(lines: list[str]) -> dict[str, int]:
 
 
 def widths(lines: list[str], kind: str) -> str:
-    """Of the loads of one kind how many move 4, 8 and 16 bytes (narrower ones count as 4): '16x4 8x16'."""
+    """Return how many loads of one kind move 4, 8 and 16 bytes (narrower ones count as 4): '16x4 8x16'."""
     opcodes = [o for o in map(opcode, lines) if re.match(KINDS[kind], o)]
     sizes = [16 if ".128" in o else 8 if ".64" in o else 4 for o in opcodes]
     return " ".join(f"{sizes.count(size)}x{size}" for size in (4, 8, 16) if size in sizes) or "-"
 
 
 def inner_loop(lines: list[str]) -> list[str]:
-    """The innermost loop with most multiply-adds; without a loop, everything."""
+    """Return the innermost loop with most multiply-adds; without a loop, everything."""
     at = {line[:-1]: i for i, line in enumerate(lines) if line.endswith(":")}
     loops = []
     for i, line in enumerate(lines):
@@ -183,7 +183,7 @@ def threads_of(name: str) -> int:
 
 
 def occupancy(name: str, use: dict[str, int]) -> float:
-    """Of the warps a multiprocessor holds, how many it can."""
+    """Return the share of a multiprocessor's warps that can be resident."""
     threads = threads_of(name)
     dynamic = next((b for part, b in DYNAMIC.items() if name.startswith(part)), 0)
     warps = threads // 32
@@ -193,7 +193,7 @@ def occupancy(name: str, use: dict[str, int]) -> float:
 
 
 def measure(architecture: str = "sm_90") -> list[dict[str, Any]]:
-    """A row for every kernel."""
+    """Return one row per kernel."""
     if shutil.which("nvcc") is None:
         raise SystemExit("no nvcc: nothing can be compiled")
     sources = sorted((ROOT / "csrc" / "cuda").glob("*.cu"))
@@ -201,7 +201,7 @@ def measure(architecture: str = "sm_90") -> list[dict[str, Any]]:
     with tempfile.TemporaryDirectory() as folder, ThreadPoolExecutor(2) as pool:
         built = list(pool.map(lambda s: compile_source(s, Path(folder), architecture), sources))
         for source, (cubin, said) in zip(sources, built, strict=True):
-            use, code = resources(said), disassembled(cubin)
+            use, code = resources(said), disassemble(cubin)
             names = readable(list(use))
             for mangled, own in sorted(use.items(), key=lambda item: names[item[0]]):
                 name, loop = names[mangled], inner_loop(code[mangled])
@@ -225,14 +225,13 @@ def table(rows: list[dict[str, Any]], architecture: str) -> str:
         "",
         "Generated by `make sass`. Occupancy: warps of a multiprocessor of an H100 that the launch can fill (one-block",
         "factorisations at n = 128). Inner loop: the innermost loop with most multiply-adds (without a loop: all); its",
-        "loads as number x bytes a lane. local: accesses of local memory, anywhere. From the host twin, "
+        "loads as number x bytes per lane. local: accesses of local memory, anywhere. From the host twin, "
         "over all accesses of",
         *(f"`{' '.join(map(str, c[1:]))}`," for c in twin.CALLS if c[0] == "float"),
         "in float and in double:",
-        "sectors of 32 bytes a request of a warp (and how many times the fewest that hold the bytes "
-        "asked for), and the worst",
-        "bank conflict. Stores stand behind the loops; where a tile is split or mirrored, their sectors "
-        "meet again in L2.",
+        "sectors of 32 bytes per request of a warp (and their ratio to the fewest that hold the requested "
+        "bytes), and the worst",
+        "bank conflict. Stores are after the loops. If a tile is split or mirrored, L2 merges their sectors.",
         "",
         "| kernel | registers | spills + stack | static shared | occupancy | inner loop: instructions | HMMA | FFMA"
         " | DFMA | LDS | LDGSTS | LDG | SHFL | BAR | local | load sectors (x fewest) | store sectors | bank conflict |",
@@ -255,8 +254,10 @@ def table(rows: list[dict[str, Any]], architecture: str) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--architecture", default="sm_90", help="what nvcc compiles for (default: %(default)s)")
-    parser.add_argument("--out", type=Path, help="a folder for sass.md and sass.json")
+    parser.add_argument(
+        "--architecture", default="sm_90", help="architecture that nvcc compiles for (default: %(default)s)"
+    )
+    parser.add_argument("--out", type=Path, help="folder for sass.md and sass.json")
     arguments = parser.parse_args()
     rows, seen, calls = measure(arguments.architecture), twin.accesses(), floors.measure()
     for row in rows:

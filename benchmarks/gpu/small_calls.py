@@ -1,4 +1,4 @@
-"""What runs under compute-sanitizer: every kernel and plan at small sizes; a result that is not finite is an error."""
+"""Calls for compute-sanitizer: every kernel and plan at small sizes; a result that is not finite is an error."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from ssdd_ext import RBF, Linear, Ridge, plan
 
 
 def call(device: str, s: int, d: int, c: int, kernel: Any, dtype: torch.dtype) -> None:
-    """Loss and gradients of two problems of S points, D features and C targets."""
+    """Compute loss and gradients of two problems of S points, D features and C targets."""
     generator = torch.Generator().manual_seed(s)
     wide = torch.float64 if dtype == torch.float64 else torch.float32
     sizes = ((s, d, dtype), (s, c, wide), (70, d, dtype), (70, c, wide))

@@ -1,6 +1,6 @@
-"""Every public call once on fresh random inputs, with the error of values and gradients against float64.
+"""Every public call once on new random inputs, with the error of values and gradients against float64.
 
-The first thing that runs after a build: a few seconds say whether the kernels run at all, and which do not.
+It runs first after a build: in a few seconds it shows whether the kernels run at all, and which do not.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ Call = Callable[..., Tensor]
 
 
 def inputs(sizes: Sequence[tuple[int, ...]], dtype: torch.dtype, device: str) -> list[Tensor]:
-    """Standard normal leaves; 16-bit for the features (the first and third), float32 then for the others."""
+    """Return standard normal leaves; with 16-bit features (the first and third), the others are float32."""
     generator = torch.Generator().manual_seed(sum(map(sum, sizes)))
     wide = torch.float32 if dtype == torch.bfloat16 else dtype
     kinds = [dtype if i % 2 == 0 else wide for i in range(len(sizes))]
@@ -49,7 +49,7 @@ def check(call: Call, reference: Call, leaves: list[Tensor]) -> dict[str, Any]:
     pairs = zip((value, *gradients), (want, *wanted), strict=True)
     errors = [relative_error(got.detach().double().cpu(), right) for got, right in pairs]
     worst, limit = max(errors), LIMITS[leaves[0].dtype]
-    if not worst <= limit:  # NaN is not either
+    if not worst <= limit:  # also catches NaN
         raise AssertionError(f"relative errors of value and gradients {errors}, at most {limit:g} expected")
     return {"error": worst, "text": f"error {worst:.1e}"}
 
@@ -123,17 +123,17 @@ def other_items(device: str, quick: bool) -> Iterator[Item]:
 
 
 def replay(device: str) -> dict[str, Any]:
-    """Forward and backward captured in a CUDA graph give the bits of the eager call."""
+    """Check that forward and backward, captured in a CUDA graph, give the bits of the eager call."""
     leaves = inputs(((300, 64), (300, 8), (60, 64), (60, 8)), torch.float32, device)
 
     def step() -> tuple[Tensor, ...]:
         loss = ssdd_ext.krr_mse(*leaves, kernel=LINEAR, ridge=RIDGE, on_failure="nan", backend="native")
         return (loss.detach(), *torch.autograd.grad(loss, leaves))
 
-    from ssdd_ext.bench.measure import captured
+    from ssdd_ext.bench.measure import capture
 
     want = [t.clone() for t in step()]
-    got = captured(step)()
+    got = capture(step)()
     torch.cuda.synchronize()
     assert all(torch.equal(a, b) for a, b in zip(got, want, strict=True)), "a replayed graph gives other bits"
     return {"text": "same bits"}

@@ -1,7 +1,9 @@
-"""The host twin of the CUDA kernels (tests/simt): built here, asked what a call launches and what its kernels touch."""
+"""The host twin of the CUDA kernels (tests/simt): build it, and read what a call launches and what its kernels
+access."""
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import re
@@ -23,7 +25,7 @@ def run(*command: str | Path) -> str:
 
 
 def readable(names: list[str]) -> dict[str, str]:
-    """Of each mangled kernel its name as the source has it: 'tensor_kernel<true, false>'."""
+    """Return, per mangled kernel, its name as in the source: 'tensor_kernel<true, false>'."""
     filt = shutil.which("c++filt")
     if not filt or not names:
         return {n: n for n in names}
@@ -37,7 +39,7 @@ def readable(names: list[str]) -> dict[str, str]:
 
 
 def kernels(program: Path) -> dict[str, str]:
-    """Every kernel in a program of the twin: where it stands, as the program prints it, and its name."""
+    """Return every kernel in a program of the twin: its address, as the program prints it, and its name."""
     places: dict[str, int] = {}
     for line in run("nm", program).splitlines():
         if match := re.match(r"([0-9a-f]+) \w (\S+)$", line):
@@ -56,8 +58,11 @@ def build(target: str = "simt_rows") -> Path:
         raise SystemExit("no cmake or no ninja: the twin cannot be built")
     folder = ROOT / "build" / "simt-plain"
     options = [f"-DCMAKE_MAKE_PROGRAM={ninja}", "-DSANITIZE="]
-    run(cmake, "-S", ROOT / "tests" / "simt", "-B", folder, "-G", "Ninja", *options)
-    run(cmake, "--build", folder, "-j", "2", "--target", target)
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with open(f"{folder}.lock", "w") as lock:  # tests build there too, in two processes
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        run(cmake, "-S", ROOT / "tests" / "simt", "-B", folder, "-G", "Ninja", *options)
+        run(cmake, "--build", folder, "-j", "2", "--target", target)
     return folder / target
 
 
@@ -67,7 +72,7 @@ def names_of(program: Path) -> dict[str, str]:
 
 
 def ask(what: str, *words: str | int) -> dict[str, list[dict[str, Any]]]:
-    """simt_rows WHAT WORDS...: its launches and accesses, with the kernels' names."""
+    """Run simt_rows WHAT WORDS...; return its launches and accesses, with the kernels' names."""
     program = build()
     command = [str(program), what, *map(str, words)]
     done = subprocess.run(command, capture_output=True, text=True, env=os.environ | {"OMP_WAIT_POLICY": "passive"})
@@ -80,7 +85,7 @@ def ask(what: str, *words: str | int) -> dict[str, list[dict[str, Any]]]:
     return found
 
 
-# What is counted: sizes that the twin runs in seconds, rows aligned as those of real problems are.
+# The counted calls: sizes that the twin runs in seconds, with rows aligned like those of real problems.
 CALLS: list[tuple[str | int, ...]] = [
     (t, *call)
     for t in ("float", "double")
@@ -116,14 +121,14 @@ CALLS: list[tuple[str | int, ...]] = [
         ("bf16", "f16", 64),
     )
 ]
-# Of kernels that read and write a number or a row a problem, plainly: not counted.
+# Kernels that plainly read and write one number or one row per problem are not counted.
 KEYS = ("loads", "load_sectors", "load_waste", "operand_waste", "stores", "store_sectors", "store_waste", "ways")
 NO_ACCESSES: dict[str, float] = dict.fromkeys(KEYS, 0)
 
 
 def accesses() -> dict[str, dict[str, float]]:
-    """Of each kernel, over CALLS: requests to global memory, sectors a request, and these over the fewest that hold the
-    bytes, loads and stores apart; the worst bank conflict."""
+    """Return, per kernel over CALLS: requests to global memory, sectors per request, the ratio to the fewest sectors
+    that hold the bytes (loads and stores separately), and the worst bank conflict."""
     lines: dict[str, list[dict[str, Any]]] = {}
     for call in CALLS:
         for row in ask("counts", *call)["accesses"]:
@@ -139,7 +144,7 @@ def accesses() -> dict[str, dict[str, float]]:
                 f"{space}_sectors": sectors / max(1, requests),
                 f"{space}_waste": sectors / max(1, least),
             }
-        # Without what a product adds to its finished elements.
+        # Without a product's epilogue.
         product = kernel.startswith(("tensor", "half", "mixed", "plain"))
         own = [r for r in rows if r["space"] == "load" and not (product and r["line"].startswith("product.cuh"))]
         sectors, least = (sum(r[key] for r in own) for key in ("sectors", "least_sectors"))

@@ -115,8 +115,7 @@ void solve_backward(const SolveBackwardArgs<T>& a) {
     p.lower = true;
     product(team, pack, p);
     const double v = a.hyper.count ? static_cast<double>(a.hyper.get(b, a.hyper.count - 1)) : 0;
-    const double through_trace =
-        a.hyper.count ? ridge_trace_slope(a.ridge, a.detach, v, n) * lambda_bar : 0;
+    const double through_trace = a.hyper.count ? ridge_trace_slope(a.ridge, a.detach, v, n) * lambda_bar : 0;
     if (through_trace != 0 && team.rank == 0)
       for (int64_t i = 0; i < n; ++i) abar[i * n + i] += static_cast<T>(through_trace);
     team.barrier();

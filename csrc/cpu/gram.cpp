@@ -8,7 +8,7 @@
 namespace ssdd::cpu {
 
 int64_t gram_workspace(int64_t batch, int64_t s, int64_t q, int threads) {
-  // Either one team of all threads, or one team a worker: the larger of both.
+  // Either one team of all threads, or one team per worker: the larger of both.
   const int64_t widest = q > s ? q : s;
   const int64_t alone = packing_elements(widest, 1) * (batch < threads ? batch : threads);
   const int64_t together = packing_elements(widest, threads);
@@ -23,8 +23,7 @@ void gram(const GramArgs<T>& a) {
   workers.run(a.batch, [&](const Team& team, int64_t b, int worker) {
     T* k = a.k + b * a.s * a.q;
     if (!parameters_valid(a.kernel, a.hyper, b)) return fill_nan(team, a.s * a.q, k);
-    const Packing<T> pack =
-        packing(a.work + worker * packing_elements(widest, 1), widest, workers.team_size);
+    const Packing<T> pack = packing(a.work + worker * packing_elements(widest, 1), widest, workers.team_size);
     const View<const T> x = a.x[b], z = symmetric ? x : a.z[b];
     Product<T> p{a.s, a.q, a.d, x, z.t(), k, a.q};
     p.lower = symmetric;

@@ -6,8 +6,8 @@
 namespace ssdd::cuda {
 namespace {
 
-// Stands for all kernels: the same architectures were built for each.
-SIMT_KERNEL(32) probe_kernel() {}
+// Represents all kernels: each was built for the same architectures.
+SIMT_KERNEL(32) void probe_kernel() {}
 
 }  // namespace
 

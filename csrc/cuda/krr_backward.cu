@@ -1,172 +1,47 @@
-// KRR backward on the GPU, from the forward's factor and coefficients; formulas and plans in krr.h. Like the forward, products
-// of the whole batch on one stream. Launches, with the gradients to X_s and Y_s: low rank 6, mixed 7, dense 4
-// and 3 per chunk of K_qs at hand (one fewer if abar goes beside M, or Kbar_qs beside Kbar_ss); one more for X_q (two in mixed and dense, which have no W), one for the hyper-parameters, and two for a factor larger
-// than one block. Other kernels than the linear one: 9 and 7 a chunk, two more for X_q; of each pair of launches for the two
-// forms of krr.h one does nothing, for want of the problems that it is for.
+// KRR backward on the GPU, from the forward's factor and coefficients. krr.h has the formulas and plans. As in the
+// forward, products of the whole batch run on one stream.
 //
-// Mapping: that of the products and rungs. Own kernels: slope_kernel and shift_kernel take a block a row, hyper_kernel a block
-// for 32 columns, the last of a problem's blocks what follows from all (join.cuh), alpha_sum_kernel a block a problem,
-// rbf_hyper_kernel a thread a problem.
-// Traffic: X_s, X_q, R, the factor and alpha once, each gradient once; dense K_qs and Kbar_qs too; slope_kernel reads two
-// elements and writes one for each of K, shift_kernel one and one, and a number a row; hyper_kernel reads R, U and alpha.
+// Launches with the gradients to X_s and Y_s: low rank 6, mixed 7, dense 4 and 3 per chunk of K_qs (one fewer if abar
+// is computed beside M, or Kbar_qs beside Kbar_ss). One more for X_q (two in mixed and dense, which have no W), one for
+// the hyper-parameters, two for a factor larger than one block. Other kernels than the linear one: 9 and 7 per chunk,
+// two more for X_q. The two forms of krr.h are a pair of launches, each of which skips the problems of the other form.
+// Mapping: as in product.cuh and factor.cuh. slope_kernel and shift_kernel: one block per row. hyper_kernel: one block
+// per 32 columns; the last of a problem's blocks computes the gradients (join.cuh). alpha_sum_kernel: one block per
+// problem. rbf_hyper_kernel: one thread per problem.
+// Traffic: X_s, X_q, R, the factor and alpha once, each gradient once; dense also K_qs and Kbar_qs. slope_kernel reads
+// two elements and writes one per element of K; shift_kernel reads and writes one per element, and one number per row;
+// hyper_kernel reads R, U and alpha.
 // FLOPs: low rank 2 (Q + S) D C for M and abar, 2 S^2 C, 4 S D C for W and V, 4 S D C for Xbar_s; dense 2 Q S C twice,
-// 2 S^2 C, 2 S^2 D, 2 Q S D; slope_kernel about 8 an element.
-// Floor on an H100: benchmarks/results/sass.md for the sizes of the speed table; slope_kernel 12 bytes an element / 3.35 TB/s.
-// Other path: the plans, picked by ssdd_ext/plan; other kernels than the linear one have the dense plan only.
+// 2 S^2 C, 2 S^2 D, 2 Q S D; slope_kernel about 8 per element.
+// Floor on an H100: benchmarks/results/sass.md for the sizes of the speed table; slope_kernel 12 bytes per element /
+// 3.35 TB/s.
+// Other path: the other plans, chosen by ssdd_ext/plan. Other kernels than the linear one have only the dense plan.
 #include "../krr.h"
-#include "join.cuh"
+#include "backward_kernels.cuh"
 #include "krr_work.cuh"
 
 namespace ssdd::cuda {
 namespace {
 
-constexpr int kThreads = 256;
-
-template <class T>
-struct Rows {
-  Source<T> x;
-  int64_t count;
-};
-template <class T>
-struct HyperArgs {
-  int64_t c, s, strips;      // strips of 32 columns: blocks a problem
-  Rows<T> e, u, alpha;       // whose columns are summed
-  RidgeKind ridge;
-  const T *scalars, *aux;
-  T* parts;                  // [batch, strips]
-  int* tickets;              // [batch], all 0, before and after
-  int count;                 // of hyper-parameters
-  T* out;
-};
-
-// The linear kernel's gradients to (scale, bias, v). K and lambda scale together, so <Kbar, K> = -lambda lbar:
-//   bbar0 = (1^T Pbar - 1^T U).(1^T alpha)   sbar = (-lambda lbar - bias bbar0) / scale + c lbar |X_s|^2
-template <class T>
-SIMT_KERNEL(kThreads) hyper_kernel(HyperArgs<T> a) {
-  const int64_t b = simt::block().x / a.strips, strip = simt::block().x % a.strips, j = strip * 32 + simt::lane();
-  const T* own = a.scalars + b * kScalars;
-  const double p_sum = column_sum<kThreads>(a.e.x[b], a.e.count, a.c, j), u_sum = column_sum<kThreads>(a.u.x[b], a.u.count, a.c, j);
-  const double alpha_sum = column_sum<kThreads>(a.alpha.x[b], a.alpha.count, a.c, j);
-  double bias_bar = simt::warp() == 0 ? (static_cast<double>(own[kGamma]) * p_sum - u_sum) * alpha_sum : 0;
-  if (!sum_of_blocks<kThreads>(bias_bar, strip, a.strips, a.parts + b * a.strips, a.tickets + b) || simt::thread() != 0) return;
-  const double trace = a.aux[3 * b], lambda = static_cast<double>(a.aux[3 * b + 1]) + static_cast<double>(a.aux[3 * b + 2]);
-  const double scale = own[kScale], bias = own[kBias], lambda_bar = own[kLambdaBar], through = own[kThroughTrace];
-  const double order = static_cast<double>(a.s), squares = (trace - bias * order) / scale;
-  const double bad = failed(a.aux, b) ? simt::nan<double>() : 0;
-  T* const out = a.out + b * a.count;
-  out[0] = static_cast<T>((-lambda * lambda_bar - bias * bias_bar) / scale + through * squares + bad);
-  out[1] = static_cast<T>(bias_bar + through * order + bad);
-  out[a.count - 1] = static_cast<T>(lambda_bar * ridge_slope(a.ridge, trace, a.s) + bad);
-}
-
-// 1^T alpha of the primal, from the border's weight: w_b / sqrt(bias), or 1^T (Y - Phi w) / lambda where the bias is 0.
-template <class T>
-SIMT_KERNEL(kThreads) alpha_sum_kernel(int64_t c, const T* scalars, const T* aux, const T* border, int64_t border_bs,
-                                       const T* residual, int64_t width, T* out) {
-  const int64_t b = simt::block().x;
-  const T root = scalars[b * kScalars + kRootBias], lambda = aux[3 * b + 1] + aux[3 * b + 2];
-  for (int64_t j = simt::thread(); j < c; j += kThreads)
-    out[b * width + j] = root > T(0) ? border[b * border_bs + j] / root : residual[b * width + j] / lambda;
-}
-
-// A row of Kbar becomes G = Kbar dk/dr; its sum, and to total[b] sum_ij Kbar dk/dl (added to what is there). One block a row.
-// Rbf: dk/dr = -k / (2 l^2), dk/dl = -2 k log k / l. Square: only j > i of k is read (K lies above the factor's diagonal),
-// the diagonal passes nothing on.
-template <class T>
-SIMT_KERNEL(kThreads) slope_kernel(int64_t rows, int64_t columns, const T* k, int64_t k_bs, T* k_bar, int64_t bar_bs, bool square,
-                                   const T* scalars, T* row_sums, T* row_parts, int* tickets, bool add, T* total) {
-  const int64_t b = simt::block().x / rows, i = simt::block().x % rows;
-  k += b * k_bs + i * columns, k_bar += b * bar_bs + i * columns;
-  const T l = scalars[b * kScalars + kLengthscale], map = scalars[b * kScalars + kMap];
-  double sum = 0, part = 0;
-  for (int64_t j = simt::thread(); j < columns; j += kThreads) {
-    if (square && j <= i) {
-      if (j == i) simt::store(k_bar + j, T(0));
-      continue;
-    }
-    const T value = simt::load(k + j), bar = simt::load(k_bar + j);
-    const T log_slope = value > T(0) ? T(-2) * value * simt::logarithm(value) / l : T(0);
-    part += static_cast<double>(bar) * static_cast<double>(log_slope);
-    const T g = bar * value * map;
-    sum += static_cast<double>(g);
-    simt::store(k_bar + j, g);
-  }
-  sum = block_sum<kThreads>(sum);
-  if (simt::thread() == 0) row_sums[simt::block().x] = static_cast<T>(sum);
-  simt::barrier();  // the sums of the warps are read
-  if (!sum_of_blocks<kThreads>(part, i, rows, row_parts + b * rows, tickets + b) || simt::thread() != 0) return;
-  total[b] = static_cast<T>(part + (add ? static_cast<double>(total[b]) : 0.0));
-}
-
-template <class T>
-SIMT_KERNEL(kThreads) rbf_hyper_kernel(int64_t batch, int64_t s, RidgeKind ridge, const T* scalars, const T* aux, const T* parameter,
-                                       int count, T* out) {
-  const int64_t b = static_cast<int64_t>(simt::block().x) * kThreads + simt::thread();
-  if (b >= batch) return;
-  const T bad = failed(aux, b) ? simt::nan<T>() : T(0);
-  out[b * count] = parameter[b] + bad;
-  out[b * count + count - 1] = static_cast<T>(static_cast<double>(scalars[b * kScalars + kLambdaBar]) *
-                                              ridge_slope(ridge, static_cast<double>(aux[3 * b]), s)) + bad;
-}
-
-// What follows from the reach of a problem's points: of the support's (which is kept), or of it and some queries'.
-template <class T>
-struct Reach {
-  const T* scalars;
-  T *support, *parts;  // [batch], [batch, rows]
-  int* tickets;
-  int32_t *near, *far;
-  bool queries;
-};
-
-// The points from a common origin, so that points far from 0 cancel before the products; and how far they reach from there,
-// by which the last of a problem's blocks decides between the two forms of krr.h. One block a row.
-template <class T>
-SIMT_KERNEL(kThreads) shift_kernel(int64_t rows, int64_t d, Source<T> x, Source<T> origin, T* out, Reach<T> reach) {
-  const int64_t b = simt::block().x / rows, i = simt::block().x % rows;
-  double most = 0;
-  for (int64_t j = simt::thread(); j < d; j += kThreads) {
-    const T v = x[b](i, j) - origin[b](0, j);
-    const double size = static_cast<double>(v < T(0) ? -v : v);
-    most = size > most ? size : most;
-    simt::store(out + (b * rows + i) * d + j, v);
-  }
-  most = block_most<kThreads>(most);
-  T* const parts = reach.parts + b * rows;
-  if (simt::thread() == 0) simt::store(parts + i, static_cast<T>(most));
-  if (!last_to_arrive(reach.tickets + b, rows)) return;
-  most = 0;
-  for (int64_t e = simt::thread(); e < rows; e += kThreads) {
-    const double part = static_cast<double>(simt::load(parts + e));
-    most = part > most ? part : most;
-  }
-  most = block_most<kThreads>(most);
-  if (simt::thread() != 0) return;
-  if (reach.queries)
-    most = static_cast<double>(reach.support[b]) > most ? static_cast<double>(reach.support[b]) : most;
-  else
-    reach.support[b] = static_cast<T>(most);
-  const double length = static_cast<double>(reach.scalars[b * kScalars + kLengthscale]);
-  const bool far = most * simt::square_root(static_cast<double>(d)) > kReach * length;
-  reach.far[b] = far ? 1 : 0;
-  reach.near[b] = far ? 0 : 1;
-}
-
 template <class T>
 class Backward : KrrPass<T> {
  public:
   Backward(const KrrBackwardArgs<T>& args, const KrrWork<T>& work, simt::Stream stream)
-      : KrrPass<T>{args.shape, work, stream}, a(args), x_s(args.x_s, args.s_element), x_q(args.x_q, args.q_element), u(args.grad_y_s ? args.grad_y_s : work.u),
-        alpha(dense(args.coef, args.shape.s, args.shape.c)) {}
+      : KrrPass<T>{args.shape, work, stream}, a(args), x_s(args.x_s, args.s_element), x_q(args.x_q, args.q_element),
+        u(args.grad_y_s ? args.grad_y_s : work.u), alpha(dense(args.coef, args.shape.s, args.shape.c)) {}
 
   void run_all() {
     const double points = static_cast<double>(s.q) * static_cast<double>(s.c);
-    ScalarArgs<T> scalars{s.batch, a.hyper, s.kernel, parameter_count(s.kernel), a.g, 2.0 / points, w.scalars, w.tickets,
-                          kTickets + s.batch};
-    // bias 1 (1^T Pbar) of abar in low rank
+    ScalarArgs<T> scalars = this->scalar_args(a.hyper);
+    scalars.g = a.g;
+    scalars.g_factor = 2.0 / points;
+    // The column sums of Pbar, for the term bias 1 (1^T Pbar) of abar.
     if ((s.plan == Plan::low_rank || s.plan == Plan::mixed) && !a.kept) {
-      scalars.e = a.e, scalars.e_rows = s.q, scalars.e_columns = s.c;
-      scalars.column_sums = column_row(0), scalars.sums_bs = w.width;
+      scalars.e = a.e;
+      scalars.e_rows = s.q;
+      scalars.e_columns = s.c;
+      scalars.column_sums = column_row(0);
+      scalars.sums_bs = w.width;
     }
     set_scalars(scalars, stream);
     if (s.plan == Plan::primal)
@@ -183,7 +58,7 @@ class Backward : KrrPass<T> {
   using KrrPass<T>::s;
   using KrrPass<T>::w;
   using KrrPass<T>::stream;
-  using KrrPass<T>::tickets;
+  using KrrPass<T>::counters;
   using KrrPass<T>::scalar;
   using KrrPass<T>::dense;
   using KrrPass<T>::t;
@@ -198,7 +73,7 @@ class Backward : KrrPass<T> {
   T* column_row(int i) const { return w.columns + i * s.batch * w.width; }
   Batch<const T> weights_view(const T* p, int copies) const { return {p, copies * s.c * s.d, s.d, 1}; }
 
-  // K_qs of the queries from q0 on, kept by the forward or formed again.
+  // K_qs of the queries from q0 on: kept by the forward, or formed again.
   Batch<const T> k_chunk(int64_t q0, int64_t rows) {
     if (a.kept) return {a.kept + q0 * s.s, s.q * s.s, s.s, 1};
     Product<T> gram = make(rows, s.s, s.d, from(x_q, q0), t(x_s), w.chunk, s.chunk * s.s);
@@ -207,20 +82,24 @@ class Backward : KrrPass<T> {
     return {w.chunk, s.chunk * s.s, s.s, 1};
   }
 
-  // abar = K_qs^T Pbar from chunks of K_qs, with another product beside the first of them.
+  // Computes abar = K_qs^T Pbar from chunks of K_qs, with another product beside the first of them.
   void alpha_bar_dense(const Product<T>* beside = nullptr) {
     for (int64_t q0 = 0; q0 < s.q; q0 += s.chunk) {
       const int64_t rows = std::min(s.chunk, s.q - q0);
       const Batch<const T> k = k_chunk(q0, rows);
       Product<T> p = make(s.s, s.c, rows, t(k), from(a.e, q0), u, uc());
-      p.alpha_of = scalar(kGamma), p.accumulate = q0 > 0;
-      beside && q0 == 0 ? run(*beside, p) : run(p);
+      p.alpha_of = scalar(kGamma);
+      p.accumulate = q0 > 0;
+      if (beside && q0 == 0)
+        run(*beside, p);
+      else
+        run(p);
     }
     if (beside && s.q == 0) run(*beside);
     if (s.q == 0) fill(s.batch * uc(), 0, u, stream);
   }
 
-  // M = Pbar^T X_q into the second C rows of the weights, and abar = scale X_s M^T + bias 1 (1^T Pbar).
+  // Computes M = Pbar^T X_q into the second C rows of the weights, and abar = scale X_s M^T + bias 1 (1^T Pbar).
   void alpha_bar_low_rank() {
     T* m = w.weights + s.c * s.d;
     Product<T> moment = make(s.c, s.d, s.q, t(a.e), x_q, m, 2 * s.c * s.d);
@@ -228,27 +107,43 @@ class Backward : KrrPass<T> {
     if (a.kept) return alpha_bar_dense(&moment);
     run(moment);
     Product<T> p = make(s.s, s.c, s.d, x_s, t(weights_view(m, 2)), u, uc());
-    p.alpha_of = scalar(kScale), p.row = column_row(0), p.row_bs = w.width;
+    p.alpha_of = scalar(kScale);
+    p.row = column_row(0);
+    p.row_bs = w.width;
     run(p);
   }
 
-  // The solve for `solved` [n, C], and what follows from it at once.
-  void solve(int64_t n, T* solved, T* pack) {
-    solve_factored<T>({s.batch, n, s.c, a.coef, solved, pack, a.aux, s.ridge, s.detach, s.s, w.scalars, w.partial, tickets()},
-                      a.factor, w.factor, stream);
+  // Solves for `x` [n, C] in place, and runs after_solve in the same launch.
+  void solve(int64_t n, T* x, T* pack) {
+    AfterSolve<T> after{};
+    after.batch = s.batch;
+    after.rows = n;
+    after.columns = s.c;
+    after.x = a.coef;
+    after.u = x;
+    after.pack = pack;
+    after.aux = a.aux;
+    after.ridge = s.ridge;
+    after.detach = s.detach;
+    after.order = s.s;
+    after.scalars = w.scalars;
+    after.partial = w.partial;
+    after.counters = counters();
+    solve_factored(after, a.factor, w.factor, stream);
   }
-  // [-U | alpha] and [alpha | -U], in the pack [-U | alpha | -U].
+  // The neighbouring pairs [-U | alpha] and [alpha | -U] of the pack [-U | alpha | -U].
   Source<T> u_alpha() const { return {w.pack, 3 * uc(), 3 * s.c, 1}; }
   Source<T> alpha_u() const { return u_alpha().from(0, s.c); }
 
-  // A gradient is NaN where the problem failed.
+  // Writes a gradient. It is NaN if the problem failed.
   void write(Product<T> p, const T* alpha_of, bool accumulate = false) {
     p.lambda_of = a.aux + 1;
     multiply(p, 1, alpha_of, accumulate);
   }
 
   Product<T> with_trace(Product<T> p) const {
-    p.add = x_s, p.add_of = scalar(kTraceScale);
+    p.add = x_s;
+    p.add_of = scalar(kTraceScale);
     return p;
   }
 
@@ -258,26 +153,28 @@ class Backward : KrrPass<T> {
     alpha_bar_low_rank();
     solve(s.s, u, a.grad_x_s ? w.pack : nullptr);
     if (a.grad_x_s) {
-      // [alpha | -U]^T X_s: W, and -V to M; Xbar_s = scale [-U | alpha] [W; M - V] + the trace's part
+      // [alpha | -U]^T X_s gives W, and adds -V to M. Then Xbar_s = scale [-U | alpha] [W; M - V] + the trace's part.
       Product<T> both = make(2 * s.c, s.d, s.s, t(alpha_u()), x_s, weights, bs);
       both.accumulate_from = s.c;
       multiply(both, 1, nullptr, true);
-      write(with_trace(make(s.s, s.d, 2 * s.c, u_alpha(), weights_view(weights, 2), a.grad_x_s, s.s * s.d)), scalar(kScale));
+      write(with_trace(make(s.s, s.d, 2 * s.c, u_alpha(), weights_view(weights, 2), a.grad_x_s, s.s * s.d)),
+            scalar(kScale));
     } else if (a.grad_x_q) {
       run(make(s.c, s.d, s.s, t(alpha), x_s, weights, bs));
     }
-    if (a.grad_x_q) write(make(s.q, s.d, s.c, a.e, weights_view(weights, 2), a.grad_x_q, s.q * s.d), scalar(kGammaScale));
+    if (a.grad_x_q)
+      write(make(s.q, s.d, s.c, a.e, weights_view(weights, 2), a.grad_x_q, s.q * s.d), scalar(kGammaScale));
     linear_hyper({alpha, s.s});
   }
 
-  // 2 Kbar_ss = -(U alpha^T + alpha U^T) into k_bar, both triangles.
+  // Computes 2 Kbar_ss = -(U alpha^T + alpha U^T) into k_bar, both triangles.
   Product<T> two_k_bar() const {
     Product<T> p = make(s.s, s.s, 2 * s.c, u_alpha(), t(alpha_u()), w.k_bar, s.s * s.s);
     p.triangle = Triangle::both;
     return p;
   }
 
-  // chunk_bar = Kbar_qs of the queries from q0 on.
+  // Computes chunk_bar = Kbar_qs of the queries from q0 on.
   Product<T> bar_chunk(int64_t q0, int64_t rows) const {
     Product<T> p = make(rows, s.s, s.c, from(a.e, q0), t(alpha), w.chunk_bar, s.chunk * s.s);
     p.alpha_of = scalar(kGamma);
@@ -288,15 +185,21 @@ class Backward : KrrPass<T> {
   void dense_or_mixed() {
     const bool mixed = s.plan == Plan::mixed;
     const int copies = mixed ? 2 : 1;
-    mixed ? alpha_bar_low_rank() : alpha_bar_dense();
+    if (mixed)
+      alpha_bar_low_rank();
+    else
+      alpha_bar_dense();
     solve(s.s, u, a.grad_x_s ? w.pack : nullptr);
     if (a.grad_x_s) {
-      const bool together = !mixed && s.q > 0 && s.q <= s.chunk;  // all of Kbar_qs beside Kbar_ss
-      together ? run(two_k_bar(), bar_chunk(0, s.q)) : run(two_k_bar());
+      const bool together = !mixed && s.q > 0 && s.q <= s.chunk;  // Kbar_qs in the launch of Kbar_ss
+      if (together)
+        run(two_k_bar(), bar_chunk(0, s.q));
+      else
+        run(two_k_bar());
       write(with_trace(make(s.s, s.d, s.s, dense(w.k_bar, s.s, s.s), x_s, a.grad_x_s, s.s * s.d)), scalar(kScale));
       if (mixed)
-        multiply(make(s.s, s.d, s.c, alpha, weights_view(w.weights + s.c * s.d, 2), a.grad_x_s, s.s * s.d), 1, scalar(kScale),
-                 true);
+        multiply(make(s.s, s.d, s.c, alpha, weights_view(w.weights + s.c * s.d, 2), a.grad_x_s, s.s * s.d), 1,
+                 scalar(kScale), true);
       for (int64_t q0 = 0; !mixed && q0 < s.q; q0 += s.chunk) {
         const int64_t rows = std::min(s.chunk, s.q - q0);
         if (!together) run(bar_chunk(q0, rows));
@@ -313,18 +216,34 @@ class Backward : KrrPass<T> {
   void linear_hyper(const Rows<T>& of_alpha) {
     if (!a.grad_hyper) return;
     const int64_t strips = std::max<int64_t>(1, (s.c + 31) / 32);
-    const HyperArgs<T> args{s.c, s.s, strips, {a.e, s.q}, {dense(u, s.s, s.c), s.s}, of_alpha, s.ridge, w.scalars, a.aux, w.partial,
-                            tickets(), a.hyper.count, a.grad_hyper};
+    HyperArgs<T> args{};
+    args.c = s.c;
+    args.s = s.s;
+    args.strips = strips;
+    args.e = {a.e, s.q};
+    args.u = {dense(u, s.s, s.c), s.s};
+    args.alpha = of_alpha;
+    args.ridge = s.ridge;
+    args.scalars = w.scalars;
+    args.aux = a.aux;
+    args.parts = w.partial;
+    args.counters = counters();
+    args.count = a.hyper.count;
+    args.out = a.grad_hyper;
     simt::launch(&hyper_kernel<T>, {static_cast<unsigned>(s.batch * strips)}, kThreads, 0, stream, args);
   }
 
-  // out [S, C] (row stride ld) = sign Phi x (+ out) for x [n, C].
+  // Computes out [S, C] (row stride ld) = sign Phi x (+ out) for x [n, C].
   void feature_product(const T* x, int64_t x_bs, T* out, int64_t out_bs, int64_t ld, double sign, bool accumulate) {
     Product<T> p = make(s.s, s.c, s.d, x_s, {x, x_bs, s.c, 1}, out, out_bs, ld);
-    p.alpha = sign, p.alpha_of = scalar(kRootScale), p.accumulate = accumulate, p.lambda_of = a.aux + 1;
+    p.alpha = sign;
+    p.alpha_of = scalar(kRootScale);
+    p.accumulate = accumulate;
+    p.lambda_of = a.aux + 1;
     if (s.bordered) {
       place(1, s.c, {x + s.d * s.c, x_bs, s.c, 1}, column_row(0), w.width, s.c, sign, scalar(kRootBias));
-      p.row = column_row(0), p.row_bs = w.width;
+      p.row = column_row(0);
+      p.row_bs = w.width;
     }
     run(p);
   }
@@ -347,11 +266,14 @@ class Backward : KrrPass<T> {
       place(s.s, s.c, dense(u, s.s, s.c), w.pack + s.c, s.s * ld, ld, -1);
     }
     if (a.grad_x_s) {
-      multiply(make(s.s, s.d, s.c, {w.pack, s.s * ld, ld, 1}, {v, nc, 1, s.c}, a.grad_x_s, s.s * s.d), 1, scalar(kRootScale));
-      write(with_trace(make(s.s, s.d, s.c, {w.pack + s.c, s.s * ld, ld, 1}, {a.coef, nc, 1, s.c}, a.grad_x_s, s.s * s.d)),
-            scalar(kRootScale), true);
+      multiply(make(s.s, s.d, s.c, {w.pack, s.s * ld, ld, 1}, {v, nc, 1, s.c}, a.grad_x_s, s.s * s.d), 1,
+               scalar(kRootScale));
+      write(
+          with_trace(make(s.s, s.d, s.c, {w.pack + s.c, s.s * ld, ld, 1}, {a.coef, nc, 1, s.c}, a.grad_x_s, s.s * s.d)),
+          scalar(kRootScale), true);
     }
-    if (a.grad_x_q) write(make(s.q, s.d, s.c, a.e, {a.coef, nc, 1, s.c}, a.grad_x_q, s.q * s.d), scalar(kGammaRootScale));
+    if (a.grad_x_q)
+      write(make(s.q, s.d, s.c, a.e, {a.coef, nc, 1, s.c}, a.grad_x_q, s.q * s.d), scalar(kGammaRootScale));
     if (!a.grad_hyper) return;
     if (s.bordered) {
       sums(s.s, s.c, {w.pack, s.s * ld, ld, 1}, column_row(1), w.width);
@@ -374,7 +296,8 @@ class Backward : KrrPass<T> {
       mirror(s.batch, s.s, w.k_bar, stream);
       if (a.grad_x_s) {
         sums(s.s, s.s, dense(w.k_bar, s.s, s.s), column_row(0), w.width);
-        differences(s.s, s.s, dense(w.k_bar, s.s, s.s), support, column_row(0), w.width, support, a.grad_x_s, s.s * s.d, false);
+        differences(s.s, s.s, dense(w.k_bar, s.s, s.s), support, column_row(0), w.width, support, a.grad_x_s, s.s * s.d,
+                    false);
       }
     }
     const bool needs_queries = a.grad_x_s || a.grad_x_q || a.grad_hyper;
@@ -394,37 +317,55 @@ class Backward : KrrPass<T> {
         differences(rows, s.s, bar(), support, w.row_sums, rows, queries, a.grad_x_q + q0 * s.d, s.q * s.d, false);
     }
     if (a.grad_hyper)
-      simt::launch(&rbf_hyper_kernel<T>, {static_cast<unsigned>((s.batch + kThreads - 1) / kThreads)}, kThreads, 0, stream, s.batch,
-                   s.s, s.ridge, w.scalars, a.aux, w.parameter, a.hyper.count, a.grad_hyper);
+      simt::launch(&rbf_hyper_kernel<T>, {static_cast<unsigned>((s.batch + kThreads - 1) / kThreads)}, kThreads, 0,
+                   stream, s.batch, s.s, s.ridge, w.scalars, a.aux, w.parameter, a.hyper.count, a.grad_hyper);
   }
 
-  // Points as they are given, and from the first support point.
+  // Points as passed in, and relative to the first support point.
   struct Points {
-    Source<T> given, shifted;
+    Source<T> original, shifted;
   };
   Points shift(const Source<T>& x, int64_t rows, T* out, bool queries) {
-    const Reach<T> reach{w.scalars, w.reach, w.row_parts, tickets(), w.near, w.far, queries};
+    Reach<T> reach{};
+    reach.scalars = w.scalars;
+    reach.support = w.reach;
+    reach.parts = w.row_parts;
+    reach.counters = counters();
+    reach.near = w.near;
+    reach.far = w.far;
+    reach.queries = queries;
     if (rows > 0)
-      simt::launch(&shift_kernel<T>, {static_cast<unsigned>(s.batch * rows)}, kThreads, 0, stream, rows, s.d, x, x_s, out, reach);
+      simt::launch(&shift_kernel<T>, {static_cast<unsigned>(s.batch * rows)}, kThreads, 0, stream, rows, s.d, x, x_s,
+                   out, reach);
     return {x, dense(out, rows, s.d)};
   }
 
   void slopes(int64_t rows, const T* k, int64_t k_bs, T* bar, int64_t bar_bs, bool square, bool add) {
-    simt::launch(&slope_kernel<T>, {static_cast<unsigned>(s.batch * rows)}, kThreads, 0, stream, rows, s.s, k, k_bs, bar, bar_bs,
-                 square, w.scalars, w.row_sums, w.row_parts, tickets(), add, w.parameter);
+    simt::launch(&slope_kernel<T>, {static_cast<unsigned>(s.batch * rows)}, kThreads, 0, stream, rows, s.s, k, k_bs,
+                 bar, bar_bs, square, w.scalars, w.row_sums, w.row_parts, counters(), add, w.parameter);
   }
 
-  // c (+)= 2 sum_j g_ij (x_i - z_j), each problem in its form: as 2 (rowsum(G) x - G z), or one difference at a time. Two
-  // launches, of which the other one's blocks are done at once: the host does not know which form it is.
+  // Computes c (+)= 2 sum_j g_ij (x_i - z_j) in each problem's form: as 2 (rowsum(G) x - G z), or one difference at a
+  // time. Both forms are launched, since the host does not know which problems have which form; blocks of problems in
+  // the other form return at once.
   void differences(int64_t rows, int64_t inner, const Source<T>& g, const Points& z, const T* row_sum, int64_t sum_bs,
                    const Points& x, T* c, int64_t c_bs, bool accumulate) {
     Product<T> p = make(rows, s.d, inner, g, z.shifted, c, c_bs);
-    p.alpha = -2, p.accumulate = accumulate, p.lambda_of = a.aux + 1, p.active = w.near;
-    p.add = x.shifted, p.add_factor = 2, p.add_row = row_sum, p.add_row_bs = sum_bs;
+    p.alpha = -2;
+    p.accumulate = accumulate;
+    p.lambda_of = a.aux + 1;
+    p.active = w.near;
+    p.add = x.shifted;
+    p.add_factor = 2;
+    p.add_row = row_sum;
+    p.add_row_bs = sum_bs;
     run(p);
-    p = make(rows, s.d, inner, g, z.given, c, c_bs);
-    p.alpha = -2, p.accumulate = accumulate, p.lambda_of = a.aux + 1, p.active = w.far;
-    p.from = x.given;
+    p = make(rows, s.d, inner, g, z.original, c, c_bs);
+    p.alpha = -2;
+    p.accumulate = accumulate;
+    p.lambda_of = a.aux + 1;
+    p.active = w.far;
+    p.from = x.original;
     run(p);
   }
 

@@ -2,8 +2,8 @@
 
 Each verb of the command line is one call here: :func:`demo`, :func:`train_teacher`, :func:`distill`,
 :func:`pretrain`, :func:`evaluate`, :func:`train_classifier`, :func:`distil_knowledge` (``kd``), :func:`run_study`,
-:func:`contact_sheet` (``show``), :func:`export`, :func:`read_published` (``import``), :func:`info`. The command line
-uses nothing but these names and its own settings.
+:func:`write_report` (``report``), :func:`contact_sheet` (``show``), :func:`export`, :func:`read_published`
+(``import``), :func:`info`. The command line uses nothing but these names and its own settings.
 """
 
 from __future__ import annotations
@@ -56,8 +56,8 @@ from .config import (  # noqa: E402
 if TYPE_CHECKING:
     from .artifact import EXPORT_FORMS, DistilledSet, Preprocessing, export, read_published, read_scores
     from .checkpoint import Checkpoints, Stopped, interruptible
-    from .data import DEVICES, ImageSet, cache_directory, choose_device, fitted, load_images, load_target
-    from .distillation import Distillation, Job, check_before_training, distill
+    from .data import DEVICES, ImageSet, cache_directory, choose_device, convert_images, load_images, load_target
+    from .distillation import Distillation, Job, check_before_training, distill, needs_teacher, target_size
     from .evaluation import (
         Cell,
         check_targets,
@@ -72,7 +72,7 @@ if TYPE_CHECKING:
     )
     from .models import Network, build, seeded, student
     from .parallel import PARALLEL_MODES, Processes, ProcessLost, join_processes, local_rank, world_size
-    from .report import contact_sheet, demo, info, write_page
+    from .report import contact_sheet, demo, info, write_page, write_report
     from .selection import kmeans_medoids, random_subset
     from .studies import Demonstration, Plan, baseline, compare, read_plan, run_study
     from .teachers import (
@@ -110,7 +110,7 @@ _ROOMS = {
         "ImageSet",
         "cache_directory",
         "choose_device",
-        "fitted",
+        "convert_images",
         "load_images",
         "load_target",
     ),
@@ -119,6 +119,8 @@ _ROOMS = {
         "Job",
         "check_before_training",
         "distill",
+        "needs_teacher",
+        "target_size",
     ),
     "evaluation": (
         "Cell",
@@ -151,6 +153,7 @@ _ROOMS = {
         "demo",
         "info",
         "write_page",
+        "write_report",
     ),
     "selection": (
         "kmeans_medoids",
@@ -241,6 +244,7 @@ __all__ = [
     "choose_device",
     "compare",
     "contact_sheet",
+    "convert_images",
     "demo",
     "distil_knowledge",
     "distill",
@@ -249,13 +253,13 @@ __all__ = [
     "evaluate_teacher",
     "export",
     "finetune",
-    "fitted",
     "info",
     "interruptible",
     "join_processes",
     "kmeans_medoids",
     "load_images",
     "load_target",
+    "needs_teacher",
     "official",
     "local_rank",
     "preset",
@@ -271,11 +275,13 @@ __all__ = [
     "save_backbone",
     "seeded",
     "student",
+    "target_size",
     "train_classifier",
     "train_teacher",
     "why_no_probe",
     "with_settings",
     "world_size",
     "write_page",
+    "write_report",
     "write_representations",
 ]

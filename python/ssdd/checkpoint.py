@@ -1,8 +1,8 @@
-"""Checkpoints of a run: written whole or not at all, the newest two kept, read without executing anything.
+"""Checkpoints of a run: written completely or not at all, the newest two kept, read without executing anything.
 
-A checkpoint is a safetensors file. Its metadata hold the shape of the state as JSON (tensors by name), what the run
-is (its identity: settings, seed, data), and a SHA-256 over all of it, so that a file that was cut short or damaged is
-noticed and the one before it taken.
+A checkpoint is a safetensors file. Its metadata hold the structure of the state as JSON (tensors by name), the identity
+of the run (settings, seed, data), and a SHA-256 of all of it. If a file was cut short or damaged, the checksum shows
+it, and the checkpoint before it is read instead.
 """
 
 from __future__ import annotations
@@ -29,24 +29,35 @@ from .config import InputError, Report, differences, silent, versions
 FORMAT = "ssdd.checkpoint"
 FORMAT_VERSION = 1
 KEPT = 2
-AGAIN = 1.0
+"""Checkpoints that stay; older ones are removed."""
+SECOND_REQUEST_AFTER = 1.0
 """Seconds after which a second signal is a second request."""
 
 
 class Stopped(Exception):
-    """A run was asked to stop, and did: after a whole step, with a checkpoint written. The message says where."""
+    """A run stopped on request, after a complete step and with a checkpoint. The message says after which step."""
 
 
 class Checkpoints:
-    """The checkpoints of one stage of a run, in ``folder``: written when ``every`` seconds have passed.
+    """The checkpoints of one stage of a run.
 
-    ``stop``: asked after each step; once it says True the run writes a checkpoint and raises :class:`Stopped`.
     Trouble that does not end the run (a full disk, a damaged newest file) is reported as ``{"event": "warning",
-    "message"}``. ``writes=False`` reads only: of the ``processes`` that share a run, one writes.
+    "message"}``.
+
+    Args:
+        folder: the folder of the files.
+        stage: the first word of the files' names. Default "distill".
+        every: seconds between two checkpoints. Default 60. It changes no number of the result.
+        stop: called after each step; once it returns True the run writes a checkpoint and raises :class:`Stopped`.
+            Default: never.
+        report: receives the warnings. Default: nothing is reported.
+        writes: False only reads: of the processes that share a run, one writes. Default True.
+        processes: number of processes that share the run. Default 1.
+        device: the device that the run computes on. Default: the CPU.
     """
 
     EVERY = 60.0
-    """Seconds between two checkpoints, unless told otherwise. It changes no number of the result."""
+    """Default seconds between two checkpoints."""
 
     def __init__(
         self,
@@ -69,14 +80,14 @@ class Checkpoints:
         self._last = time.monotonic()
 
     def files(self) -> list[Path]:
-        """The checkpoints that are there, oldest first."""
+        """Return the existing checkpoints, oldest first."""
         return sorted(self.folder.glob(f"{self.stage}-*.safetensors"))
 
     def begin(self, identity: dict[str, Any]) -> dict[str, Any] | None:
-        """The newest state that can be read, or None where none was written yet.
+        """Return the newest state that can be read, or None if there is no checkpoint yet.
 
-        ``identity``: JSON values that say which run this is; kept in each checkpoint. Raises :class:`InputError`
-        where the checkpoint is of another run, naming what differs, and where there are only damaged ones.
+        ``identity``: JSON values that say which run this is; every checkpoint stores them. Raises :class:`InputError`
+        if the checkpoint is of another run, naming what differs, or if all checkpoints are damaged.
         """
         self._identity = json.loads(json.dumps(identity))  # as it will look when it is read back
         for torn in self.folder.glob(f"{self.stage}-*.safetensors.*") if self.writes else []:
@@ -105,13 +116,13 @@ class Checkpoints:
         return None
 
     def due(self) -> bool:
-        """Whether a checkpoint should be written now, as ``every`` seconds have passed."""
+        """Return True if ``every`` seconds have passed since the last checkpoint."""
         return time.monotonic() - self._last >= self.every
 
     def save(self, step: int, state: dict[str, Any], stop: bool = False) -> None:
-        """Write ``state``, after ``step`` steps. Raises :class:`Stopped` where the run was asked to ``stop``.
+        """Write ``state``, after ``step`` steps. Raises :class:`Stopped` if ``stop`` is set.
 
-        Where the file cannot be written (no space left, say) the last good one stays, a warning is reported, and
+        If the file cannot be written (no space left, for example), the last good one stays, a warning is reported, and
         the run goes on.
         """
         file = self.folder / f"{self.stage}-{step:09d}.safetensors"
@@ -136,7 +147,7 @@ class Checkpoints:
             )
 
     def clear(self) -> None:
-        """Remove the checkpoints of this stage: the result is written, and they are large."""
+        """Remove the checkpoints of this stage, which are large. Call it when the result is written."""
         for file in self.files() if self.writes else []:
             file.unlink(missing_ok=True)
         if self.writes and self.folder.is_dir() and not any(self.folder.iterdir()):
@@ -162,17 +173,23 @@ class Checkpoints:
 
 @contextmanager
 def interruptible(say: Callable[[str], None] | None = None) -> Iterator[Callable[[], bool]]:
-    """Ctrl-C and SIGTERM ask a run to stop, instead of breaking it off; one more, a second later, breaks it off.
+    """Turn Ctrl-C and SIGTERM into a request to stop, for the time of the context.
 
-    (A launcher of several processes may pass on a Ctrl-C that the terminal has sent to them already: hence a second.)
-    Yields the callable for ``Checkpoints(stop=...)``. ``say`` is told once that the request was heard.
+    A second signal, at least a second later, raises KeyboardInterrupt at once. (A launcher of several processes may
+    pass on a Ctrl-C that the terminal has already sent to them, so an immediate second one does not count.)
+
+    Args:
+        say: called once with a line of text when the request arrives. Default: print it on standard error.
+
+    Yields:
+        The callable for ``Checkpoints(stop=...)``.
     """
     requested_at: float | None = None
 
     def on_signal(number: int, frame: Any) -> None:
         nonlocal requested_at
         if requested_at is not None:
-            if time.monotonic() - requested_at > AGAIN:
+            if time.monotonic() - requested_at > SECOND_REQUEST_AFTER:
                 raise KeyboardInterrupt
             return
         requested_at = time.monotonic()
@@ -188,15 +205,15 @@ def interruptible(say: Callable[[str], None] | None = None) -> Iterator[Callable
 
 
 def environment(processes: int = 1, device: torch.device | None = None) -> dict[str, Any]:
-    """What must stay the same for a resumed run to reach the same bits, beside the run itself."""
+    """Return what must stay the same, besides the run's identity, for a resumed run to give the same bits."""
     threads = torch.get_num_threads()
-    found = {"threads": threads, "processes": processes, "processor": platform.machine(), **versions()}
-    found["device"] = torch.cuda.get_device_name(device) if device is not None and device.type == "cuda" else "cpu"
-    return found
+    values = {"threads": threads, "processes": processes, "processor": platform.machine(), **versions()}
+    values["device"] = torch.cuda.get_device_name(device) if device is not None and device.type == "cuda" else "cpu"
+    return values
 
 
 def fingerprint(tensor: Tensor) -> str:
-    """SHA-256 of a tensor's shape, type and bytes: an identity names large inputs by it."""
+    """Return the SHA-256 of a tensor's shape, type and bytes. An identity names large inputs by it."""
     digest = hashlib.sha256(f"{tensor.dtype} {tuple(tensor.shape)}".encode())
     digest.update(_bytes(tensor))
     return digest.hexdigest()
@@ -207,7 +224,7 @@ def _bytes(tensor: Tensor) -> bytes:
 
 
 def _pack(value: Any, tensors: dict[str, Tensor]) -> Any:
-    """``value`` as JSON: containers as [kind, content], tensors by the name they get in ``tensors``."""
+    """Return ``value`` as JSON: containers as [kind, content], tensors by their names in ``tensors``."""
     if value is None or isinstance(value, bool | int | float | str):
         return value
     if isinstance(value, Tensor):
@@ -226,7 +243,7 @@ def _unpack(packed: Any, tensors: dict[str, Tensor]) -> Any:
         return packed
     kind, content = packed
     if kind == "tensor":
-        # A copy in memory of torch's own, as aligned as it was when the state was computed.
+        # A copy in torch's own memory, which has the same alignment as when the state was computed.
         return tensors[content].clone()
     if kind == "dict":
         return {_unpack(k, tensors): _unpack(v, tensors) for k, v in content}

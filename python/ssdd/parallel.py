@@ -1,9 +1,9 @@
-"""One run on several processes (``torchrun``): the same state everywhere, the work of a step shared in one of two ways.
+"""One run on several processes (``torchrun``): every process has the same state and computes a part of each step.
 
-``"batch"``: all processes take the same networks, each its part of the real batch. ``"networks"``: all take the same
-real batch, each its part of the networks that a step draws. Either way the gradient is the mean over the whole, each
-part with its weight, so that the run equals one process's up to the order of a sum. A network of the pool is trained
-by one process, which hands it to the others: all hold the same bits after each step, on any hardware.
+``"batch"``: all processes use the same networks, each its part of the real batch. ``"networks"``: all use the same real
+batch, each its part of the networks that a step draws. In both modes the gradient is the mean over the whole, each part
+with its weight, so that the run equals that of one process up to the order of a sum. One process trains a network of
+the pool and sends it to the others, so all hold the same bits after each step, on any hardware.
 """
 
 from __future__ import annotations
@@ -29,12 +29,18 @@ _T = TypeVar("_T")
 
 
 class ProcessLost(RuntimeError):
-    """Another process of the run is gone. What this one holds is in the middle of a step: go on from a checkpoint."""
+    """Another process of the run has ended. This one is in the middle of a step: resume the run from a checkpoint."""
 
 
 @dataclass(frozen=True)
 class Processes:
-    """This process's place among those that share a run; the default is a run on its own, which sends nothing."""
+    """This process's place among those that share a run. The default is a run on its own, which sends nothing.
+
+    Args:
+        rank: the number of this process. Default 0.
+        size: the number of processes. Default 1.
+        mode: what they share, "batch" (default) or "networks".
+    """
 
     rank: int = 0
     size: int = 1
@@ -42,25 +48,25 @@ class Processes:
 
     @property
     def writes(self) -> bool:
-        """Whether this is the one process that writes files and reports."""
+        """True if this is the one process that writes files and reports."""
         return self.rank == 0
 
     def owner(self, i: int) -> int:
-        """The process that trains the i-th network drawn (or the i-th of the pool, when it is filled)."""
+        """Return the rank of the process that trains the i-th network of a draw, or the i-th new one of the pool."""
         return i % self.size
 
     def rows(self, n: int) -> slice:
-        """This process's part of ``n`` real images."""
+        """Return this process's part of ``n`` real images."""
         if self.mode == "networks":
             return slice(0, n)
         return slice(n * self.rank // self.size, n * (self.rank + 1) // self.size)
 
     def networks(self, drawn: Sequence[_T]) -> list[_T]:
-        """This process's part of the networks drawn."""
+        """Return this process's part of the networks drawn."""
         return list(drawn[self.rank :: self.size] if self.mode == "networks" else drawn)
 
     def weight(self, n: int, networks: int) -> float:
-        """The share of this process's part in the mean over ``n`` real images and ``networks`` networks."""
+        """Return the weight of this process's part in the mean over ``n`` real images and ``networks`` networks."""
         if self.mode == "networks":
             return len(range(self.rank, networks, self.size)) / networks
         part = self.rows(n)
@@ -69,41 +75,43 @@ class Processes:
     def combine(
         self, loss: Tensor, gradients: Sequence[Tensor], weight: float, stop: bool, read_stop: bool = True
     ) -> tuple[Tensor, bool]:
-        """Make ``gradients`` (in place) and ``loss`` the weighted sums over the processes, and ``stop`` true for all
-        where it is true for one: a single message. ``read_stop=False``: the answer to ``stop`` is not read, which would
-        wait for the device, and is False for all. Raises :class:`ProcessLost`."""
+        """Make ``gradients`` (in place) and ``loss`` their weighted sums over the processes, in a single message.
+
+        ``stop`` becomes True for all processes if it is True for one. ``read_stop=False`` does not read that answer,
+        which would synchronise with the device, and returns False. Raises :class:`ProcessLost`.
+        """
         if self.size == 1:
             return loss, stop
         parts = [loss.reshape(1), *(g.reshape(-1) for g in gradients)]
-        sent = torch.cat([torch.cat(parts) * weight, loss.new_full((1,), float(stop))])
-        self._all(lambda: dist.all_reduce(sent))
+        message = torch.cat([torch.cat(parts) * weight, loss.new_full((1,), float(stop))])
+        self._all(lambda: dist.all_reduce(message))
         at = 1
         for gradient in gradients:
-            gradient.copy_(sent[at : at + gradient.numel()].view_as(gradient))
+            gradient.copy_(message[at : at + gradient.numel()].view_as(gradient))
             at += gradient.numel()
-        return sent[0], read_stop and bool(sent[-1] > 0)
+        return message[0], read_stop and bool(message[-1] > 0)
 
     def agree(self, stop: bool) -> bool:
-        """Whether any process says ``stop``."""
+        """Return True if any process passes True. Raises :class:`ProcessLost`."""
         return self.combine(torch.zeros(()), [], 1.0, stop)[1]
 
     def broadcast(self, tensors: Sequence[Tensor], source: int) -> None:
-        """Give ``tensors`` (in place) the values that the process ``source`` holds. Raises :class:`ProcessLost`."""
+        """Set ``tensors`` (in place) to the values of the process ``source``. Raises :class:`ProcessLost`."""
         if self.size == 1:
             return
         floats = [t for t in tensors if t.is_floating_point()]
         with torch.no_grad():
             if floats:
-                sent = torch.cat([t.detach().reshape(-1) for t in floats])
-                self._all(lambda: dist.broadcast(sent, source))
-                for tensor, part in zip(floats, sent.split([t.numel() for t in floats]), strict=True):
+                message = torch.cat([t.detach().reshape(-1) for t in floats])
+                self._all(lambda: dist.broadcast(message, source))
+                for tensor, part in zip(floats, message.split([t.numel() for t in floats]), strict=True):
                     tensor.copy_(part.view(tensor.shape))
             for tensor in tensors:
                 if not tensor.is_floating_point():  # BatchNorm's counters
                     self._all(partial(dist.broadcast, tensor, source))
 
     def wait(self) -> None:
-        """Until all processes are here. Raises :class:`ProcessLost`."""
+        """Wait until all processes are here. Raises :class:`ProcessLost`."""
         if self.size > 1:
             self._all(dist.barrier)
 
@@ -113,26 +121,26 @@ class Processes:
         except RuntimeError as error:
             why = str(error).strip().splitlines()[0][:200]
             raise ProcessLost(
-                f"one of the {self.size} processes of this run is gone; process {self.rank} cannot go on ({why})"
+                f"one of the {self.size} processes of this run has ended; process {self.rank} cannot go on ({why})"
             ) from None
 
 
 ALONE = Processes()
 
 
-LAUNCHED = ("RANK", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")
-"""What ``torchrun`` sets beside ``WORLD_SIZE``, and joining the processes needs."""
+LAUNCHER_VARIABLES = ("RANK", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")
+"""The variables that ``torchrun`` sets beside ``WORLD_SIZE``, and that joining the processes needs."""
 
 
 def world_size() -> int:
-    """Return how many processes ``torchrun`` started to share a run: ``WORLD_SIZE``, or 1 if it is not set or empty.
+    """Return the number of processes that ``torchrun`` started: ``WORLD_SIZE``, or 1 if it is not set or empty.
 
-    Raises :class:`InputError` if the launcher's variables are set in part or are no numbers.
+    Raises :class:`InputError` if the launcher's variables are incomplete or are no numbers.
     """
     size = _number("WORLD_SIZE", 1, default=1)
     if size == 1:
         return 1
-    missing = [name for name in LAUNCHED if not os.environ.get(name, "").strip()]
+    missing = [name for name in LAUNCHER_VARIABLES if not os.environ.get(name, "").strip()]
     if missing:
         raise InputError(
             f"WORLD_SIZE is {size}, but {', '.join(missing)} {'is' if len(missing) == 1 else 'are'} not "
@@ -161,7 +169,7 @@ def _number(name: str, least: int, default: int | None = None) -> int:
 
 
 def local_rank() -> int | None:
-    """Return this process's number on its machine, which selects its GPU; None if ``torchrun`` started one."""
+    """Return this process's number on its machine, which selects its GPU; None for a run on its own."""
     return _number("LOCAL_RANK", 0) if world_size() > 1 else None
 
 
@@ -171,9 +179,13 @@ def join_processes(
 ) -> Iterator[Processes]:
     """Join the processes that ``torchrun`` started (it sets ``WORLD_SIZE``), for the time of the context.
 
-    ``mode``: one of ``PARALLEL_MODES``; without ``torchrun`` it is an :class:`InputError`. ``otherwise``: the mode of
-    several processes if no ``mode`` is given (default "batch"). ``device``: where this process computes (default: the
-    CPU).
+    Args:
+        mode: one of ``PARALLEL_MODES``; without ``torchrun`` it is an :class:`InputError`. Default: ``otherwise``.
+        otherwise: the mode of several processes if no ``mode`` is given. Default "batch".
+        device: where this process computes. Default: the CPU.
+
+    Yields:
+        :class:`Processes`.
     """
     size = world_size()
     if mode is not None and size == 1:
@@ -184,10 +196,10 @@ def join_processes(
     if size == 1:
         yield ALONE
         return
-    # In main memory gloo: a process that dies closes its connections, and the others notice.
+    # gloo in main memory: a process that ends closes its connections, so the others notice.
     dist.init_process_group("gloo" if device is None or device.type == "cpu" else "cpu:gloo,cuda:nccl")
-    # Where one is gone torchrun ends the others by SIGTERM, often before they have said why they cannot go on. So only
-    # checkpoint.interruptible hears it, and nothing where this process is about to end with that message.
+    # If one process ends, torchrun ends the others by SIGTERM, often before they have printed why they cannot go on.
+    # So SIGTERM is ignored outside checkpoint.interruptible, and stays ignored while that message is on its way.
     before = signal.signal(signal.SIGTERM, signal.SIG_IGN)
     lost = False
     try:

@@ -1,4 +1,4 @@
-"""The public calls: they name and check their arguments, pick a backend, and return what was asked for."""
+"""The public calls: they check their arguments, pick a backend and run it."""
 
 from .call import Info
 from .fit import Fit, fit

@@ -1,4 +1,4 @@
-"""What all calls share: names and checks of the common keywords, dtypes, batches, the backend."""
+"""What all calls share: checks of the common keywords, dtypes, batches, and the choice of the backend."""
 
 from __future__ import annotations
 
@@ -15,15 +15,16 @@ from ..ridge import Ridge
 
 DEFAULT_KERNEL = Linear()
 DEFAULT_RIDGE = Ridge.trace(1e-6)  # KRR-ST's
-# Each has gram, cholesky, cholesky_solve, krr and krr_mse, with the same arguments.
+# Each module has gram, cholesky, cholesky_solve, krr and krr_mse, with the same arguments.
 RUNS: dict[str, Any] = {"native": ops, "planned": ops.planned, "torch": reference}
 
 
 class Info(NamedTuple):
-    """What happened, one entry per problem, as tensors on the inputs' device.
+    """The outcome of a factorisation, one entry per problem, as tensors on the inputs' device.
 
-    status: int32 [...]; 0 success, k > 0 the 1-based pivot that failed, -1 a hyper-parameter out of range.
-    jitter: [...]; what was added to the diagonal beside the ridge (0 if the first factorisation succeeded).
+    Args:
+        status: int32 [...]; 0 for success, k > 0 the 1-based pivot that failed, -1 a hyper-parameter out of range.
+        jitter: [...]; what was added to the diagonal in addition to the ridge (0 if the first factorisation succeeded).
     """
 
     status: Tensor
@@ -32,7 +33,7 @@ class Info(NamedTuple):
 
 @dataclass(frozen=True)
 class Call:
-    """The keywords common to all calls, checked, and the backend that runs them (``why``: the reason, in words)."""
+    """The keywords common to all calls, checked, and the backend that runs them; ``why`` is the reason in words."""
 
     op: str
     kernel: Kernel
@@ -52,20 +53,20 @@ class Call:
 
     @property
     def options(self) -> dict[str, Any]:
-        """The keywords of the backend's functions that factor a matrix."""
+        """Keywords of the backend's functions that factor a matrix."""
         options: dict[str, Any] = {"on_failure": self.on_failure}
         if self.backend == "planned":
             options["watched"] = self.return_info or self.on_failure != "nan"
         return options
 
     def cast(self, value: Tensor) -> Tensor:
-        """``value`` in the dtype of the computation, with the common batch shape (no copy if it has both)."""
+        """Return ``value`` in the dtype of the computation, with the common batch shape (no copy if it has both)."""
         if value.dtype != self.work:
             value = value.to(self.work)
         return value if value.shape[:-2] == self.batch else value.expand(*self.batch, *value.shape[-2:])
 
     def features(self, value: Tensor) -> Tensor:
-        """The same for features, which stay 16 bits wide if the native kernels read those (on a GPU)."""
+        """Cast features like :meth:`cast`, but keep 16 bits if the native kernels read them (on a GPU)."""
         native = self.backend == "native"
         narrow = native and value.is_cuda and value.element_size() == 2 and self.work == torch.float32
         if not narrow:
@@ -73,25 +74,25 @@ class Call:
         return value if value.shape[:-2] == self.batch else value.expand(*self.batch, *value.shape[-2:])
 
     def precision(self, like: Tensor) -> Any:
-        """Autocast off, for the products of the PyTorch backends; the native ops do not see it."""
+        """Switch autocast off for the products of the PyTorch backends. The native ops do not see autocast."""
         return contextlib.nullcontext() if self.backend == "native" else checks.full_precision(like)
 
-    def checked(self, status: Tensor, jitter: Tensor, order: int) -> Info:
-        """Raise for a failure if the call asks for that, else return what happened."""
+    def check_status(self, status: Tensor, jitter: Tensor, order: int) -> Info:
+        """Raise for a failure if ``on_failure`` is "raise"; return the outcome otherwise."""
         # The native ops raise by themselves, also inside a compiled graph.
         if self.on_failure == "raise" and self.backend != "native":
             checks.raise_on_failure(self.op, status, order, self.ridge)
         return Info(status, jitter)
 
     def finish(self, result: Tensor, info: Info) -> Any:
-        """What the public call returns. Only here is it rounded to the caller's dtype, behind the last product."""
+        """Return the result of the public call. It is rounded to the caller's dtype here, after the last product."""
         if result.dtype != self.result:
             result = result.to(self.result)
         return (result, info) if self.return_info else result
 
 
 def pick_backend(backend: str, device: torch.device, kernel: Kernel, sizes: plan.Problem | None) -> tuple[str, str]:
-    """(backend, why) for ``backend="auto"`` or a backend that was asked for."""
+    """Return (backend, why) for ``backend="auto"`` or a backend by name; ("", why not) if that one cannot run."""
     if backend == "torch":
         return "torch", "asked for"
     no_native = ops.unavailable(device, kernel)
@@ -135,11 +136,11 @@ def prepare(
     if check_finite:
         checks.finite(**tensors)
     batch = checks.batch_shape(**{n: t.shape[:-2] for n, t in tensors.items()})
-    given = (*kernel.parameters, None if ridge is None else ridge.value)
-    tensors_given = [p for p in given if isinstance(p, Tensor)]
-    if tensors_given:
-        batch = _with_hyper_parameters(batch, tensors_given, device)
-        kernel, ridge = converted(kernel, work), converted(ridge, work)
+    parameters = (*kernel.parameters, None if ridge is None else ridge.value)
+    hyper_tensors = [p for p in parameters if isinstance(p, Tensor)]
+    if hyper_tensors:
+        batch = _broadcast_batch(batch, hyper_tensors, device)
+        kernel, ridge = convert_parameters(kernel, work), convert_parameters(ridge, work)
     sizes = _sizes(tensors, kernel, work, batch) if device.type == "cuda" and backend == "auto" else None
     picked, why = pick_backend(backend, device, kernel, sizes)
     if not picked:
@@ -147,21 +148,24 @@ def prepare(
     return Call(op, kernel, ridge, batch, work, result, on_failure, return_info, picked, why)
 
 
-Held = TypeVar("Held", Kernel, Ridge | None)
+Holder = TypeVar("Holder", Kernel, Ridge | None)
 
 
-def converted(held: Held, dtype: torch.dtype) -> Held:
-    """A kernel or a ridge with its tensors in ``dtype``. They are converted once per call: the parts of a gradient that
-    arrive from the fit and from the predictions cancel, so their sum is made before it is rounded."""
-    if held is None:
-        return held
-    own = {field.name: getattr(held, field.name) for field in fields(held)}
+def convert_parameters(holder: Holder, dtype: torch.dtype) -> Holder:
+    """Return a kernel or a ridge with its tensors in ``dtype``.
+
+    They are converted once per call. The parts of a gradient that arrive from the fit and from the predictions cancel,
+    so they must be added before the sum is rounded.
+    """
+    if holder is None:
+        return holder
+    own = {field.name: getattr(holder, field.name) for field in fields(holder)}
     wrong: dict[str, Any] = {n: v.to(dtype) for n, v in own.items() if isinstance(v, Tensor) and v.dtype != dtype}
-    return replace(held, **wrong) if wrong else held
+    return replace(holder, **wrong) if wrong else holder
 
 
-def _with_hyper_parameters(batch: torch.Size, tensors: list[Tensor], device: torch.device) -> torch.Size:
-    """The batch shape with that of the hyper-parameters' tensors in it."""
+def _broadcast_batch(batch: torch.Size, tensors: list[Tensor], device: torch.device) -> torch.Size:
+    """Return the batch shape, broadcast with the shapes of the hyper-parameters' tensors."""
     for p in tensors:
         if p.device != device and p.dim() > 0:
             raise ValueError(f"hyper-parameters: expected device {device}, where the inputs are, got {p.device}")
@@ -169,7 +173,8 @@ def _with_hyper_parameters(batch: torch.Size, tensors: list[Tensor], device: tor
 
 
 def _sizes(tensors: dict[str, Tensor], kernel: Kernel, work: torch.dtype, batch: torch.Size) -> plan.Problem | None:
-    """The sizes of a regression on features, for the choice of a backend; None for all else and in a compiled graph."""
+    """Return the sizes of a regression on features, for the choice of a backend; None for other calls and in a
+    compiled graph."""
     if "x_q" not in tensors or torch.compiler.is_compiling():
         return None
     x_s, x_q = tensors["x_s"], tensors["x_q"]
@@ -187,7 +192,7 @@ def _sizes(tensors: dict[str, Tensor], kernel: Kernel, work: torch.dtype, batch:
 
 
 def check_problem(x_s: Tensor, y_s: Tensor, x_q: Tensor, y_q: Tensor | None = None) -> dict[str, Tensor]:
-    """The shapes of one KRR problem: x_s [..., S, D], y_s [..., S, C], x_q [..., Q, D], y_q [..., Q, C]."""
+    """Check the shapes of one KRR problem: x_s [..., S, D], y_s [..., S, C], x_q [..., Q, D], y_q [..., Q, C]."""
     tensors = {"x_s": checks.tensor("x_s", x_s), "y_s": checks.tensor("y_s", y_s), "x_q": checks.tensor("x_q", x_q)}
     checks.not_empty("x_s", x_s, -2, "support point")
     checks.size("y_s", y_s, -2, x_s.shape[-2], "x_s")

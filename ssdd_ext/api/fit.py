@@ -17,15 +17,22 @@ from .gram import gram, solve
 
 @dataclass(frozen=True)
 class Fit:
-    """A fitted kernel ridge regression: predicts for any number of query sets from one factorisation.
+    """A fitted kernel ridge regression, which predicts for any number of query sets from one factorisation.
 
-    kernel: as given to fit. info: Info(status, jitter). Dual: x_s [..., S, D] and alpha [..., S, C] =
-    (K_ss + lambda I)^-1 Y_s; weights is None. Primal, for a linear kernel of fewer features than support points (the
-    rule of :func:`krr`): weights [..., D (+1), C] = (Phi^T Phi + lambda I)^-1 Phi^T Y_s with the rows of
-    Phi = [sqrt(scale) X_s, sqrt(bias) 1]; alpha and x_s are None.
+    The fit is dual, or primal for a linear kernel with fewer features than support points (the rule of :func:`krr`).
+    alpha, weights, x_s and the kernel's tensors have the dtype of the solve: float64 with
+    ``solve_dtype=torch.float64``. Only the predictions are rounded to the inputs' dtype, as digits cancel in them.
 
-    alpha, weights, x_s and the kernel's tensors have the dtype that was solved in: float64 under
-    ``solve_dtype=torch.float64``. Their digits cancel in the predictions, which alone are rounded to the inputs' dtype.
+    Args:
+        kernel: the kernel of the fit.
+        info: Info(status, jitter).
+        alpha: dual: (K_ss + lambda I)^-1 Y_s, [..., S, C]; primal: None.
+        x_s: dual: the support features [..., S, D]; primal: None.
+        weights: primal: (Phi^T Phi + lambda I)^-1 Phi^T Y_s, [..., D (+1), C], with Phi = [sqrt(scale) X_s, sqrt(bias)
+            1]; dual: None.
+        features: D.
+        backend: the backend of the predictions.
+        result_dtype: dtype of the predictions.
     """
 
     kernel: Kernel
@@ -38,20 +45,29 @@ class Fit:
     result_dtype: torch.dtype
 
     def predict(self, x_q: Tensor) -> Tensor:
-        """Predictions [..., Q, C] for x_q [..., Q, D]; differentiable in x_q and in what fit was given."""
+        """Predict for new queries.
+
+        Equivalent to the predictions of ``krr(x_s, y_s, x_q)`` with the arguments of :func:`fit`.
+
+        Args:
+            x_q: query features [..., Q, D].
+
+        Returns:
+            Predictions [..., Q, C], differentiable in x_q and in the arguments of :func:`fit`.
+        """
         checks.tensor("x_q", x_q)
         checks.size("x_q", x_q, -1, self.features, "x_s of the fit")
-        held = self.weights if self.alpha is None else self.alpha
-        assert held is not None
-        checks.same_device(x_s=held, x_q=x_q)
+        coefficients = self.weights if self.alpha is None else self.alpha
+        assert coefficients is not None
+        checks.same_device(x_s=coefficients, x_q=x_q)
         with checks.full_precision(x_q):
-            return self._predict(x_q.to(held.dtype), held).to(self.result_dtype)
+            return self._predict(x_q.to(coefficients.dtype), coefficients).to(self.result_dtype)
 
-    def _predict(self, query: Tensor, held: Tensor) -> Tensor:
+    def _predict(self, query: Tensor, coefficients: Tensor) -> Tensor:
         if self.alpha is None or self.x_s is None:
-            root_scale, root_bias = _roots(self.kernel, held.dtype)
-            p = root_scale * (query @ held[..., : self.features, :])
-            p = p + root_bias * held[..., self.features :, :] if held.shape[-2] > self.features else p
+            root_scale, root_bias = _roots(self.kernel, coefficients.dtype)
+            p = root_scale * (query @ coefficients[..., : self.features, :])
+            p = p + root_bias * coefficients[..., self.features :, :] if coefficients.shape[-2] > self.features else p
         elif isinstance(self.kernel, Linear):
             # Low rank: K_qs is never formed. s X_q (X_s^T alpha) + b (1^T alpha)
             scale, bias = (_for_matrices(p, query.dtype) for p in self.kernel.parameters)
@@ -66,7 +82,8 @@ def _for_matrices(parameter: float | Tensor, dtype: torch.dtype) -> float | Tens
 
 
 def _roots(kernel: Kernel, dtype: torch.dtype) -> tuple[float | Tensor, float]:
-    """sqrt(scale), ready to broadcast against matrices, and sqrt(bias), of a linear kernel with a number for bias."""
+    """Return sqrt(scale), shaped to broadcast against matrices, and sqrt(bias), for a linear kernel whose bias is a
+    number."""
     scale, bias = kernel.parameters
     assert not isinstance(bias, Tensor)
     root = scale.to(dtype).sqrt()[..., None, None] if isinstance(scale, Tensor) else math.sqrt(scale)
@@ -74,8 +91,11 @@ def _roots(kernel: Kernel, dtype: torch.dtype) -> tuple[float | Tensor, float]:
 
 
 def _primal(call: Call, x: Tensor, y: Tensor) -> tuple[Tensor, Info]:
-    """(weights, info): the regression solved in its D (+1) features. tr(Phi^T Phi) = tr(K_ss), so lambda and its
-    gradient are those of the dual; only the mean over S of ``mean_trace`` has to be kept."""
+    """Return (weights, info) of the regression, solved in its D (+1) features.
+
+    tr(Phi^T Phi) = tr(K_ss), so lambda and its gradient are those of the dual. Only ``mean_trace`` needs a factor, as
+    its mean is over S.
+    """
     root_scale, root_bias = _roots(call.kernel, call.work)
     phi = x * root_scale
     if root_bias:
@@ -141,9 +161,9 @@ def _fit(call: Call, x: Tensor, y: Tensor, backend: str) -> Fit:
     kernel, features = call.kernel, x.shape[-1]
     if call.backend == "planned":
         alpha, weights, status, jitter = call.run.fit(x, y, kernel, call.ridge, **call.options)
-        info = call.checked(status, jitter, x.shape[-2])
+        info = call.check_status(status, jitter, x.shape[-2])
         return Fit(kernel, info, alpha, x if weights is None else None, weights, features, backend, call.result)
-    # A bias that is a tensor may be zero, at which its root has no gradient: that one stays dual.
+    # The root of a bias has no gradient at zero, so a bias that is a tensor stays dual.
     if kernel.linear and not isinstance(kernel.parameters[-1], Tensor):
         bordered = kernel.parameters[-1] != 0
         if plan.is_primal(plan.Problem(x.shape[-2], 0, features, y.shape[-1], True, bordered, x.element_size())):

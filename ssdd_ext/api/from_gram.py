@@ -1,4 +1,4 @@
-"""Kernel ridge regression on Gram matrices that somebody else computed."""
+"""Kernel ridge regression on given Gram matrices."""
 
 from __future__ import annotations
 
@@ -120,7 +120,7 @@ def _predict(
     solve_dtype: torch.dtype | None,
     return_info: bool,
 ) -> tuple[Call, Tensor, Info]:
-    """The call, the predictions in the dtype of the computation, and what happened."""
+    """Return the call, the predictions in the dtype of the computation, and the outcome."""
     ridge = DEFAULT_RIDGE if ridge is None else ridge
     tensors = {
         "k_ss": checks.tensor("k_ss", k_ss),
@@ -134,7 +134,7 @@ def _predict(
     call = prepare(
         "krr_from_gram", tensors, DEFAULT_KERNEL, ridge, on_failure, check_finite, backend, solve_dtype, return_info
     )
-    # K_qs bar = P bar alpha^T is dense whatever the plan: torch's product is the right tool.
+    # K_qs bar = P bar alpha^T is dense in every plan, so torch's product is used.
     alpha, info = solve(call, call.cast(k_ss), call.cast(y_s))
     with checks.full_precision(k_qs):
         return call, call.cast(k_qs) @ alpha, info

@@ -93,7 +93,7 @@ def cholesky(
         "cholesky", tensors, DEFAULT_KERNEL, None, on_failure, check_finite, backend, solve_dtype, return_info
     )
     factor, status, jitter = call.run.cholesky(call.cast(a), **call.options)
-    return call.finish(factor, call.checked(status, jitter, a.shape[-1]))
+    return call.finish(factor, call.check_status(status, jitter, a.shape[-1]))
 
 
 def cholesky_solve(
@@ -144,8 +144,8 @@ def cholesky_solve(
 
 
 def solve(call: Call, a: Tensor, y: Tensor) -> tuple[Tensor, Info]:
-    """(A + lambda I)^-1 Y in the dtype of the computation: to round it before the products that follow would undo
-    ``solve_dtype``."""
+    """Return (A + lambda I)^-1 Y in the dtype of the computation. Rounding it before the next products would lose
+    the digits of ``solve_dtype``."""
     with call.precision(a):
         x, status, jitter = call.run.cholesky_solve(a, y, call.ridge, **call.options)
-    return x, call.checked(status, jitter, a.shape[-1])
+    return x, call.check_status(status, jitter, a.shape[-1])

@@ -65,7 +65,7 @@ def krr(
     with call.precision(x_s):
         inputs = call.features(x_s), call.cast(y_s), call.features(x_q)
         p, status, jitter = call.run.krr(*inputs, call.kernel, call.ridge, **call.options)
-    return call.finish(p, call.checked(status, jitter, x_s.shape[-2]))
+    return call.finish(p, call.check_status(status, jitter, x_s.shape[-2]))
 
 
 def krr_mse(
@@ -122,7 +122,7 @@ def krr_mse(
     with call.precision(x_s):
         inputs = call.features(x_s), call.cast(y_s), call.features(x_q), call.cast(y_q)
         loss, status, jitter = call.run.krr_mse(*inputs, call.kernel, call.ridge, **call.options)
-    return call.finish(loss, call.checked(status, jitter, x_s.shape[-2]))
+    return call.finish(loss, call.check_status(status, jitter, x_s.shape[-2]))
 
 
 def explain(
@@ -144,9 +144,18 @@ def explain(
     Computes nothing.
 
     Args:
-        x_s, y_s, x_q, y_q: as in :func:`krr` and :func:`krr_mse`; only shapes, dtypes, devices and ``requires_grad``
-            matter, so tensors on the "meta" device show what a device without the native core would run.
-        kernel, ridge, on_failure, return_info, check_finite, backend, solve_dtype: as in :func:`krr`, same defaults.
+        x_s: as in :func:`krr`. Of all tensors only shapes, dtypes, devices and ``requires_grad`` matter, so tensors on
+            the "meta" device show what a device without the native core would run.
+        y_s: as in :func:`krr`.
+        x_q: as in :func:`krr`.
+        y_q: as in :func:`krr_mse`. Default None: explain :func:`krr`.
+        kernel: as in :func:`krr`, with the same default; so are all other keywords.
+        ridge: as in :func:`krr`.
+        on_failure: as in :func:`krr`.
+        return_info: as in :func:`krr`.
+        check_finite: as in :func:`krr`.
+        backend: as in :func:`krr`.
+        solve_dtype: as in :func:`krr`.
 
     Returns:
         The backend and why it was picked, the plan of each pass with its order of the factor, and the modelled costs of
@@ -172,6 +181,10 @@ def explain(
 
 
 def build_info() -> dict[str, Any]:
-    """What this build holds and what this machine runs: version, cuda (bool), instruction_sets (built and supported
-    here), instruction_set (in force), compiler, threads."""
+    """Describe this build of the native core and this machine.
+
+    Returns:
+        version; cuda (bool); instruction_sets, built and supported here; instruction_set, the one in use; compiler;
+        threads of torch; torch, its version.
+    """
     return {**ops.build_info(), "threads": torch.get_num_threads(), "torch": torch.__version__}

@@ -1,7 +1,8 @@
-"""``python -m ssdd_ext.bench``: this backend beside the alternatives, on your sizes and your machine.
+"""``python -m ssdd_ext.bench``: this backend compared with the alternatives, for your sizes on your machine.
 
-Prints the plan, then for each alternative that is installed the time (median and quartiles), the ratio to the usual
-PyTorch formulation, the error against float64 and the peak memory. Nothing is timed before its error is checked.
+It prints the plan. Then it prints, for each installed alternative, the time (median and quartiles), the ratio to the
+usual PyTorch formulation, the error against float64 and the peak memory. An alternative is timed only after its error
+was checked.
 """
 
 from __future__ import annotations
@@ -35,17 +36,19 @@ def measure_problem(
     seconds: float = 20.0,
     memory: bool = True,
 ) -> list[Row]:
-    """Measure one problem: one row an alternative, ready for JSON.
+    """Measure one problem: one row per alternative, as JSON values.
 
     Args:
-        alternatives: names of ``ALTERNATIVES``; the usual formulation is always among those measured.
-        repeats, seconds: as in :func:`interleaved`, for all alternatives together.
-        memory: also measure each one's peak memory in a process of its own.
+        problem: the problem to measure.
+        alternatives: names of ``ALTERNATIVES``; the usual formulation is always measured too. Default: all.
+        repeats: as in :func:`interleaved`, for all alternatives together. Default 20.
+        seconds: as in :func:`interleaved`. Default 20.
+        memory: also measure the peak memory of each, in a process of its own. Default True.
 
     Returns:
         Rows with ``seconds`` {median, lower, upper, repeats} or None, ``error`` relative to float64 {loss, x_s, ...} or
-        None, ``ratio`` = the usual formulation's median over this one's, ``peak_bytes`` above the inputs, ``note``
-        (why there is no number), and the problem, the machine and the versions; on CUDA also ``graph_seconds`` and
+        None, ``ratio`` = the usual formulation's median over this one's, ``peak_bytes`` above the inputs, ``note`` (why
+        a number is missing), and the problem, the machine and the versions. On CUDA also ``graph_seconds`` and
         ``graph_ratio``, of the same calls in CUDA graphs.
     """
     names = [n for n in ALTERNATIVES if n in alternatives or n == USUAL]
@@ -60,7 +63,7 @@ def measure_problem(
             try:
                 error = measure.errors(ALTERNATIVES[name], problem, inputs, exact)
                 plan = plan_of(name, problem, inputs)
-            except Exception as failure:  # somebody else's library may raise anything; the others still run
+            except Exception as failure:  # another library can raise any exception; the other alternatives still run
                 note = f"{type(failure).__name__}: {str(failure).splitlines()[0] if str(failure) else ''}"
         if error is not None and not measure.acceptable(error, of_usual, problem):
             note = "not timed: wrong beyond rounding"
@@ -88,7 +91,7 @@ def measure_problem(
         if row["does"] == rows[USUAL]["does"]:
             row["ratio"] = times[USUAL]["median"] / time["median"]
         if memory:
-            # torch knows the peak of a GPU; that of a process never goes down.
+            # torch reports a GPU's peak. The peak of a process never goes down, so it takes a new process.
             apart = not problem.device.startswith("cuda")
             count = torch.get_num_threads()
             row["peak_bytes"] = measure.peak_apart(name, problem, count) if apart else measure.peak_here(name, problem)
@@ -98,13 +101,13 @@ def measure_problem(
 
 
 def _in_graphs(rows: dict[str, Row], calls: dict[str, Callable[[], Any]], repeats: int, seconds: float) -> None:
-    """``graph_seconds`` and ``graph_ratio`` of every row: the same calls, each replayed from a CUDA graph."""
+    """Add ``graph_seconds`` and ``graph_ratio`` to every row: the same calls, each replayed from a CUDA graph."""
     replays: dict[str, Callable[[], Any]] = {}
     for row in rows.values():
         row["graph_seconds"] = row["graph_ratio"] = None
     for name, call in calls.items():
         try:
-            replays[name] = measure.captured(call)
+            replays[name] = measure.capture(call)
         except RuntimeError as failure:
             torch.cuda.synchronize()
             rows[name]["note"] = f"no graph: {str(failure).splitlines()[0]}"
@@ -116,7 +119,7 @@ def _in_graphs(rows: dict[str, Row], calls: dict[str, Callable[[], Any]], repeat
 
 
 def table(rows: list[Row]) -> str:
-    """The rows of one problem as text, the plan and the machine above them."""
+    """Return the rows of one problem as text, below the plan and the machine."""
     first = rows[0]
     settings = {**first["problem"], "backward": tuple(first["problem"]["backward"])}
     where = first.get("gpu", first["cpu"])
@@ -150,7 +153,7 @@ def _line(row: Row, names: tuple[str, ...]) -> str:
 
 
 def seconds_text(value: float) -> str:
-    """Three digits and a unit: 12.3 ms."""
+    """Return seconds with three digits and a unit, such as "12.3 ms"."""
     for unit, scale in (("s", 1.0), ("ms", 1e3), ("us", 1e6)):
         if value * scale >= 1 or unit == "us":
             return f"{value * scale:.3g} {unit}"
@@ -162,7 +165,7 @@ def parser() -> argparse.ArgumentParser:
         prog="python -m ssdd_ext.bench",
         description=__doc__.split("\n\n")[0] if __doc__ else None,
         epilog="Ratios are to the usual PyTorch formulation: X_q @ X_s.T, X_s @ X_s.T, torch.linalg.solve, mse_loss, "
-        "autograd, with a ones column for the bias. JSON: one row an alternative.",
+        "autograd, with a ones column for the bias. JSON: one row per alternative.",
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
     p.add_argument("--s", type=int, default=1000, help="support points")
@@ -171,19 +174,25 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--c", type=int, default=10, help="targets")
     p.add_argument("--b", type=int, default=1, help="problems in a batch")
     p.add_argument("--kernel", choices=("linear", "rbf"), default="linear")
-    p.add_argument("--bias", type=float, default=0.0, help="of the linear kernel")
-    p.add_argument("--lengthscale", type=float, help="of the RBF (default: sqrt(D))")
+    p.add_argument("--bias", type=float, default=0.0, help="bias of the linear kernel")
+    p.add_argument("--lengthscale", type=float, help="lengthscale of the RBF (default: sqrt(D))")
     p.add_argument("--ridge-kind", choices=("absolute", "trace", "mean_trace"), default="trace")
     p.add_argument("--ridge", type=float, default=1e-6)
-    p.add_argument("--dtype", choices=tuple(DTYPES), default="float32", help="of the features")
+    p.add_argument("--dtype", choices=tuple(DTYPES), default="float32", help="dtype of the features")
     p.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
-    p.add_argument("--backward", default="x_s,y_s", help="inputs that get a gradient, of x_s,y_s,x_q,y_q, or 'none'")
+    p.add_argument(
+        "--backward", default="x_s,y_s", help="inputs that get a gradient: some of x_s,y_s,x_q,y_q, or 'none'"
+    )
     p.add_argument("--threads", type=int, help="CPU threads (default: torch's)")
-    p.add_argument("--only", help=f"comma-separated, of: {', '.join(ALTERNATIVES)}".replace("PyTorch, ", "PyTorch "))
-    p.add_argument("--repeats", type=int, default=20, help="most samples of each")
-    p.add_argument("--seconds", type=float, default=20.0, help="no new round after this; five are taken in any case")
-    p.add_argument("--no-memory", action="store_true", help="skip peak memory (one process an alternative)")
-    p.add_argument("--json", type=Path, metavar="FILE", help="write the rows there")
+    p.add_argument(
+        "--only", help=f"alternatives, comma-separated: {', '.join(ALTERNATIVES)}".replace("PyTorch, ", "PyTorch ")
+    )
+    p.add_argument("--repeats", type=int, default=20, help="largest number of samples per alternative")
+    p.add_argument(
+        "--seconds", type=float, default=20.0, help="time after which no new round begins; at least five are run"
+    )
+    p.add_argument("--no-memory", action="store_true", help="skip peak memory (one process per alternative)")
+    p.add_argument("--json", type=Path, metavar="FILE", help="file for the rows")
     return p
 
 
@@ -204,7 +213,7 @@ def _problem(p: argparse.ArgumentParser, a: argparse.Namespace) -> Problem:
 
 
 def main(argv: Sequence[str] | None = None) -> list[Row]:
-    """The command; returns the rows that it printed and wrote."""
+    """Run the command; return the rows that it printed and wrote."""
     p = parser()
     a = p.parse_args(argv)
     problem = _problem(p, a)

@@ -1,7 +1,7 @@
-"""The ways of computing one KRR loss that are measured beside each other.
+"""The alternative ways to compute one KRR loss, which are measured against each other.
 
-Each takes a Problem and its inputs and returns the loss, summed over the batch. All compute the same number; what
-they do in less (forward only) or do not support is said by :func:`why_not` and ``FORWARD_ONLY``.
+Each takes a Problem and its inputs and returns the loss, summed over the batch. All compute the same number.
+:func:`why_not` and ``FORWARD_ONLY`` say what an alternative does not support.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ Loss = Callable[[Problem, dict[str, Tensor]], Tensor]
 
 
 def _features(problem: Problem, t: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
-    """Features as published loops prepare them: in the solver's dtype, with the ones column where there is a bias."""
+    """Prepare features as published loops do: in the solver's dtype, with the ones column if there is a bias."""
     x_s, x_q = t["x_s"].to(t["y_s"].dtype), t["x_q"].to(t["y_s"].dtype)
     if problem.kernel == "linear" and problem.bias:
         value = problem.bias**0.5
@@ -46,12 +46,12 @@ def _regularised(problem: Problem, k_ss: Tensor) -> Tensor:
 
 
 def _capturing(t: Tensor) -> bool:
-    """True while a CUDA graph records the call: a status cannot be read then, so none is."""
+    """Return True during the capture of a CUDA graph, when no status can be read."""
     return t.is_cuda and torch.cuda.is_current_stream_capturing()
 
 
 def usual(problem: Problem, t: dict[str, Tensor]) -> Tensor:
-    """The usual PyTorch formulation: two products, torch.linalg.solve, mse_loss, autograd."""
+    """Compute the usual PyTorch formulation: two products, torch.linalg.solve, mse_loss, autograd."""
     x_s, x_q = _features(problem, t)
     k_ss = _gram(problem, x_s, x_s)
     k_qs = _gram(problem, x_q, x_s)
@@ -61,7 +61,7 @@ def usual(problem: Problem, t: dict[str, Tensor]) -> Tensor:
 
 
 def with_cholesky(problem: Problem, t: dict[str, Tensor]) -> Tensor:
-    """The same with torch.linalg.cholesky and torch.cholesky_solve, autograd through both."""
+    """Compute it by torch.linalg.cholesky and torch.cholesky_solve, with autograd through both."""
     x_s, x_q = _features(problem, t)
     k_ss = _gram(problem, x_s, x_s)
     k_qs = _gram(problem, x_q, x_s)
@@ -71,7 +71,7 @@ def with_cholesky(problem: Problem, t: dict[str, Tensor]) -> Tensor:
 
 
 def planned(problem: Problem, t: dict[str, Tensor]) -> Tensor:
-    """PyTorch written as well as we can, ``backend="planned"``, without a look at the status."""
+    """Compute it by PyTorch written as well as we can, ``backend="planned"``, without reading the status."""
     loss: Tensor = krr_mse(
         t["x_s"],
         t["y_s"],
@@ -86,7 +86,7 @@ def planned(problem: Problem, t: dict[str, Tensor]) -> Tensor:
 
 
 def this_backend(problem: Problem, t: dict[str, Tensor]) -> Tensor:
-    """ssdd_ext's public call. On a GPU without a look at the status, for which it would have to wait."""
+    """Compute it by ssdd_ext's public call. On a GPU the status is not read, as that would synchronise."""
     loss: Tensor = krr_mse(
         t["x_s"],
         t["y_s"],
@@ -100,13 +100,13 @@ def this_backend(problem: Problem, t: dict[str, Tensor]) -> Tensor:
 
 
 def resolved_ridge(problem: Problem, x_s: Tensor) -> float:
-    """lambda as a number, for libraries that know an absolute ridge only; x_s [S, D]."""
+    """Return lambda as a number, for libraries with an absolute ridge only; x_s [S, D]."""
     diagonal = 1.0 if problem.kernel == "rbf" else float(x_s.square().sum(-1).mean()) + problem.bias
     return problem.ridge * {"absolute": 1.0, "trace": problem.s * diagonal}.get(problem.ridge_kind, diagonal)
 
 
 def sklearn_kernel_ridge(problem: Problem, t: dict[str, Tensor]) -> Tensor:
-    """sklearn.kernel_ridge.KernelRidge: fit and predict, one problem after the other, no gradient."""
+    """Compute it by sklearn.kernel_ridge.KernelRidge: fit and predict, one problem at a time, without gradients."""
     from sklearn.kernel_ridge import KernelRidge
 
     settings: dict[str, object] = {"kernel": "linear"}
@@ -125,7 +125,7 @@ def sklearn_kernel_ridge(problem: Problem, t: dict[str, Tensor]) -> Tensor:
 
 
 def gpytorch_posterior(problem: Problem, t: dict[str, Tensor]) -> Tensor:
-    """The same loss on GPyTorch's operators: (K + noise I) solved by its Cholesky, all C targets at once."""
+    """Compute it by GPyTorch's operators: (K + noise I) is solved by its Cholesky factor, for all C targets at once."""
     import gpytorch
     from linear_operator import to_linear_operator
 
@@ -152,7 +152,7 @@ _NEEDS = {"scikit-learn": "sklearn", "GPyTorch": "gpytorch"}
 
 
 def why_not(name: str, problem: Problem) -> str | None:
-    """Why this alternative cannot be measured on this problem here, or None."""
+    """Say why this alternative cannot be measured on this problem here; None if it can."""
     module = _NEEDS.get(name)
     if module is not None and find_spec(module) is None:
         return "not installed"
@@ -162,7 +162,7 @@ def why_not(name: str, problem: Problem) -> str | None:
 
 
 def plan_of(name: str, problem: Problem, t: dict[str, Tensor]) -> str | None:
-    """The plan this alternative runs, in words, if it has one."""
+    """Return the plan of this alternative, in words; None if it has none."""
     backend = {"PyTorch, planned": "planned", THIS: "auto"}.get(name)
     if backend is None:
         return None

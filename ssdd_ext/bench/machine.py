@@ -1,4 +1,4 @@
-"""Where a number was measured: versions, processor, instruction sets, threads."""
+"""The machine of a measurement: versions, processor, instruction sets, threads."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ from ..api import build_info
 
 
 def cpu_model() -> str:
-    """The processor's name as Linux gives it, else what Python knows of it; with family and model, where there are any.
+    """Return the processor's name from Linux, or else from Python, with family and model if they are known.
 
-    Virtual machines often say no more than ``AMD EPYC``; family 25 is then Zen 3 or 4, family 26 Zen 5.
+    Virtual machines often report only ``AMD EPYC``; family 25 is then Zen 3 or 4, family 26 Zen 5.
     """
     path = Path("/proc/cpuinfo")
     info = path.read_text() if path.exists() else ""
@@ -39,9 +39,9 @@ def version_of(distribution: str) -> str:
 
 
 def versions() -> dict[str, str]:
-    """Versions of all that can move a number."""
+    """Return the versions of all software that can change a measurement."""
     known = {
-        # Of the package that runs, which need not be the installed one; a room does not import the package's face.
+        # The running package, which need not be the installed one. A room must not import the package's __init__.
         "ssdd_ext": sys.modules["ssdd_ext"].__version__,
         "torch": torch.__version__,
         "numpy": numpy.__version__,
@@ -53,12 +53,12 @@ def versions() -> dict[str, str]:
 
 
 def instruction_sets() -> dict[str, str]:
-    """What each library vectorises for on this processor."""
+    """Return the instruction set that each library uses on this processor."""
     return {"ssdd_ext": build_info()["instruction_set"], "torch": torch.backends.cpu.get_cpu_capability()}
 
 
 def describe(device: str) -> dict[str, Any]:
-    """The part of a row that says where it was measured; ``instruction_sets`` by who uses them."""
+    """Return the part of a row that describes the machine; ``instruction_sets`` by library."""
     row: dict[str, Any] = {
         "versions": versions(),
         "cpu": cpu_model(),
@@ -71,7 +71,7 @@ def describe(device: str) -> dict[str, Any]:
 
 
 def slug(device: str = "cpu") -> str:
-    """A file name for this machine, such as ``amd-epyc-avx2``."""
+    """Return a file name for this machine, such as ``amd-epyc-avx2``."""
     name = (
         torch.cuda.get_device_name(device)
         if device.startswith("cuda")

@@ -1,7 +1,7 @@
-"""Errors first, then times, then memory: what each of them means, and how it is kept honest.
+"""Measurements: errors first, then times, then memory.
 
-Times: the alternatives take turns in one process, so that whatever the machine does meets all of them; medians and
-quartiles. Memory: each alternative in a process of its own, because the peak of a process never goes down.
+Times: the alternatives take turns in one process, so that a disturbance of the machine affects all of them; medians and
+quartiles. Memory: each alternative runs in a process of its own, because the peak of a process never goes down.
 """
 
 from __future__ import annotations
@@ -25,20 +25,20 @@ from torch import Tensor
 from .alternatives import ALTERNATIVES, FORWARD_ONLY, Loss, usual
 from .problem import Problem
 
-# A sample shorter than this is the mean over several calls: clocks and wake-ups would show otherwise.
+# If a call is shorter than this, a sample is the mean over several calls, so that clocks and wake-ups do not matter.
 SAMPLE_SECONDS = 0.01
-# OpenMP and OpenBLAS threads spin after their last region, on the cores that the next one needs: OpenBLAS' were seen
-# to do so for 110 ms. So each sample waits until the process is at rest.
+# OpenMP and OpenBLAS threads spin after their last region, on the cores that the next call needs (OpenBLAS: measured
+# up to 110 ms). So each sample starts when the process is idle.
 SETTLE_SECONDS = 0.05
 SETTLE_AT_MOST = 1.0
 MIN_ROUNDS = 5
-# About 0.2 ms of a GPU: longer than it takes to hand over a graph.
+# About 0.2 ms of a GPU: longer than launching a graph takes on the host.
 AHEAD_CYCLES = 400_000
 UNIT = {"float64": 2.0**-53}
 
 
 def step(loss: Loss, problem: Problem, inputs: dict[str, Tensor]) -> tuple[Tensor, ...]:
-    """What is timed: the loss and its gradients to ``problem.backward``, in that order."""
+    """Compute what is timed: the loss and its gradients to ``problem.backward``, in that order."""
     value = loss(problem, inputs)
     if not value.requires_grad:
         return (value,)
@@ -46,21 +46,21 @@ def step(loss: Loss, problem: Problem, inputs: dict[str, Tensor]) -> tuple[Tenso
 
 
 def truth(problem: Problem, inputs: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Loss and gradients in float64 by the usual formulation, of the very inputs that are measured."""
+    """Compute loss and gradients of the same inputs in float64 by the usual formulation."""
     doubles = {n: t.detach().double().requires_grad_(t.requires_grad) for n, t in inputs.items()}
     wide = dataclasses.replace(problem, dtype="float64")
     return dict(zip(("loss", *problem.backward), step(usual, wide, doubles), strict=True))
 
 
 def errors(loss: Loss, problem: Problem, inputs: dict[str, Tensor], exact: dict[str, Tensor]) -> dict[str, float]:
-    """Relative error of the loss and of each gradient in the Frobenius norm; the loss alone where forward only."""
+    """Return the relative error of the loss and of each gradient in the Frobenius norm; forward only: of the loss."""
     got = step(loss, problem, inputs)
     named = dict(zip(("loss", *problem.backward), got, strict=False))
     return {n: float((v.double() - exact[n]).norm() / exact[n].norm()) for n, v in named.items()}
 
 
 def acceptable(error: dict[str, float], of_usual: dict[str, float], problem: Problem) -> bool:
-    """True for a result that may be timed: finite, and not far above the usual formulation's error in this dtype."""
+    """Return True for a result that may be timed: finite, with an error near the usual formulation's in this dtype."""
     unit = UNIT.get(problem.dtype, 2.0**-24)
     return all(math.isfinite(e) and e <= max(10 * of_usual[n], 1e3 * unit) for n, e in error.items())
 
@@ -73,16 +73,19 @@ def interleaved(
     settle: float = SETTLE_SECONDS,
     ahead: bool = False,
 ) -> dict[str, list[float]]:
-    """Seconds per call, by name, in round-robin order.
+    """Measure seconds per call, by name, in round-robin order.
+
+    On CUDA a sample is one call between two events, on an idle device whose L2 cache holds other data. Elsewhere it is
+    the wall time of as many calls as take ten milliseconds.
 
     Args:
-        calls: what to time, by name; each is called once or more before the first sample.
-        repeats: most samples of each. seconds: no new round begins after this; five rounds are taken in any case.
-        settle: on a CPU, seconds in which the process must have used next to no CPU before each sample; 0: no pause.
-        ahead: on CUDA keep the device busy until the call was handed over, so that a graph's replay is timed alone.
-
-    On CUDA a sample is one call between two events, on a device that is at rest and whose L2 cache holds other data;
-    elsewhere it is the wall time of as many calls as make ten milliseconds.
+        calls: what to time, by name; each is called at least once before the first sample.
+        device: "cpu" (default) or "cuda".
+        repeats: largest number of samples of each. Default 20.
+        seconds: time after which no new round begins; at least five rounds are run. Default 20.
+        settle: on a CPU, the pause in seconds, almost without CPU use of the process, before each sample; 0: no pause.
+        ahead: on CUDA, keep the device busy during the launch of the call, so that a graph's replay is timed alone.
+            Default False.
     """
     timer = partial(_cuda_sample, ahead=ahead) if device.startswith("cuda") else _wall_sample
     inner = {}
@@ -92,7 +95,7 @@ def interleaved(
         inner[name] = 1 if device.startswith("cuda") else max(1, math.ceil(SAMPLE_SECONDS / max(1e-7, once)))
     samples: dict[str, list[float]] = {name: [] for name in calls}
     gc.collect()
-    gc.freeze()  # what exists by now is not garbage, and looking through it each time would take longer than the calls
+    gc.freeze()  # existing objects stay; scanning them at each collection would take longer than the calls
     begin = time.perf_counter()
     try:
         for done in range(repeats):
@@ -102,7 +105,7 @@ def interleaved(
                 gc.collect()
                 _rest(0.0 if device.startswith("cuda") else settle)
                 if inner[name] > 1:
-                    call()  # a short call is measured warm, as in a loop
+                    call()  # a short call is measured with warm caches, as in a loop
                 gc.disable()
                 samples[name].append(timer(call, inner[name]))
                 gc.enable()
@@ -113,7 +116,7 @@ def interleaved(
 
 
 def _rest(settle: float) -> None:
-    """Returns after a pause of ``settle`` seconds in which no thread of this process was busy."""
+    """Sleep until no thread of this process was busy for ``settle`` seconds."""
     begin = time.perf_counter()
     while settle > 0:
         busy = time.process_time()
@@ -130,7 +133,7 @@ def _wall_sample(call: Callable[[], Any], count: int) -> float:
 
 
 def _cuda_sample(call: Callable[[], Any], count: int, ahead: bool = False) -> float:
-    # Read, not written: lines that were written would go back to memory while the call is timed.
+    # Read the buffer: lines that are written would be copied back to memory while the call is timed.
     _flush_buffer(torch.cuda.current_device()).sum()
     if ahead:
         torch.cuda._sleep(AHEAD_CYCLES)
@@ -146,15 +149,15 @@ def _cuda_sample(call: Callable[[], Any], count: int, ahead: bool = False) -> fl
 
 @lru_cache(maxsize=8)
 def _flush_buffer(device: int) -> Tensor:
-    """Twice as many bytes as the L2 cache of the device has."""
+    """Return a buffer twice as large as the L2 cache of the device."""
     count = 2 * torch.cuda.get_device_properties(device).L2_cache_size // 4
     return torch.zeros(count, dtype=torch.int32, device=f"cuda:{device}")
 
 
-def captured(call: Callable[[], Any]) -> Callable[[], Any]:
-    """``call`` recorded in a CUDA graph; what is returned replays it. Raises what the capture raises.
+def capture(call: Callable[[], Any]) -> Callable[[], Any]:
+    """Record ``call`` in a CUDA graph; return a function that replays it. Raises what the capture raises.
 
-    torch's own solves are taken from cuSOLVER there: its other library, MAGMA, ends the process when it is captured.
+    torch's own solves run on cuSOLVER there: its other library, MAGMA, ends the process during a capture.
     """
     preferred = torch.backends.cuda.preferred_linalg_library()
     here, side = torch.cuda.current_stream(), torch.cuda.Stream()
@@ -163,14 +166,14 @@ def captured(call: Callable[[], Any]) -> Callable[[], Any]:
         torch.backends.cuda.preferred_linalg_library("cusolver")
         side.wait_stream(here)
         with torch.cuda.stream(side):
-            for _ in range(3):  # handles, kernels' first loads and the allocator's blocks
+            for _ in range(3):  # library handles, first loads of kernels, and the allocator's blocks
                 call()
         here.wait_stream(side)
         with torch.cuda.graph(graph):
             kept = call()
     finally:
         torch.backends.cuda.preferred_linalg_library(preferred)
-        torch.cuda.set_stream(here)  # a capture that fails leaves its own as the current one
+        torch.cuda.set_stream(here)  # a failed capture leaves its own stream as the current one
 
     def again() -> Any:
         graph.replay()
@@ -180,15 +183,15 @@ def captured(call: Callable[[], Any]) -> Callable[[], Any]:
 
 
 def summary(samples: list[float]) -> dict[str, float | int]:
-    """Median and quartiles in seconds, and how many samples they are of."""
+    """Return median and quartiles in seconds, and the number of samples."""
     lower, median, upper = statistics.quantiles(samples, n=4, method="inclusive")
     return {"median": median, "lower": lower, "upper": upper, "repeats": len(samples)}
 
 
 def peak_here(name: str, problem: Problem) -> int:
-    """Bytes above the inputs at the highest point of one call, in this process, which should be a fresh one."""
+    """Measure the peak bytes above the inputs during one call, in this process, which should be a new one."""
     loss, tiny = ALTERNATIVES[name], dataclasses.replace(problem, s=8, q=8, d=16, c=2)
-    step(loss, tiny, tiny.inputs())  # libraries, thread stacks and pools are not the algorithm's
+    step(loss, tiny, tiny.inputs())  # libraries, thread stacks and pools are not the algorithm's memory
     inputs = problem.inputs()
     if problem.device.startswith("cuda"):
         torch.cuda.synchronize()
@@ -197,7 +200,7 @@ def peak_here(name: str, problem: Problem) -> int:
         step(loss, problem, inputs)
         return torch.cuda.max_memory_allocated() - base
     gc.collect()
-    # Linux: 5 sets the high-water mark to the present size. ru_maxrss would not do: it survives fork and exec.
+    # Linux: 5 sets the high-water mark to the current size. ru_maxrss is useless here, as it survives fork and exec.
     Path("/proc/self/clear_refs").write_text("5")
     base = _status("VmHWM")
     step(loss, problem, inputs)
@@ -212,8 +215,8 @@ def _status(key: str) -> int:
 
 
 def peak_apart(name: str, problem: Problem, threads: int) -> int | None:
-    """:func:`peak_here` in a fresh process; None where the system does not tell."""
-    # The child must see this very package, and never the working directory: a source tree there has no native core.
+    """Run :func:`peak_here` in a new process; None if the system does not report it."""
+    # The child must import this very package, not one in the working directory, which may have no native core.
     package = Path(__file__).resolve().parents[2]
     code = (
         f"import sys; sys.path.insert(0, {str(package)!r}); from ssdd_ext.bench.measure import peak_child; peak_child()"
@@ -227,7 +230,7 @@ def peak_apart(name: str, problem: Problem, threads: int) -> int | None:
 
 
 def peak_child() -> None:
-    """The fresh process of :func:`peak_apart`: reads its request from standard input, prints bytes."""
+    """Run in the process of :func:`peak_apart`: read the request from standard input, print bytes."""
     request = json.load(sys.stdin)
     torch.set_num_threads(request["threads"])
     settings = request["problem"]
@@ -236,5 +239,5 @@ def peak_child() -> None:
 
 
 def does(name: str, problem: Problem) -> str:
-    """What one timed call of this alternative computes."""
+    """Say what one timed call of this alternative computes."""
     return "forward" if name in FORWARD_ONLY or not problem.backward else "forward + backward"

@@ -1,4 +1,4 @@
-"""One KRR problem to measure: its sizes, its settings, its inputs."""
+"""One KRR problem to measure: its sizes, settings and inputs."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ INPUTS = ("x_s", "y_s", "x_q", "y_q")
 
 @dataclass(frozen=True)
 class Problem:
-    """B problems of S support points, Q query points, D features and C targets, and what is computed of them.
+    """B problems of S support points, Q query points, D features and C targets, and what is computed for them.
 
-    dtype: of the features; targets of half-precision features are float32.
-    backward: the inputs that receive a gradient, of x_s, y_s, x_q, y_q; empty means forward only.
+    dtype: of the features; targets of half-precision features are float32. backward: the inputs that get a gradient,
+    among x_s, y_s, x_q, y_q; empty means forward only.
     """
 
     s: int
@@ -61,7 +61,8 @@ class Problem:
         return Ridge(self.ridge_kind, self.ridge, self.ridge_kind == "trace")
 
     def inputs(self) -> dict[str, Tensor]:
-        """x_s [(B,) S, D], y_s [(B,) S, C], x_q [(B,) Q, D], y_q [(B,) Q, C]: standard normal, the same every time."""
+        """Return x_s [(B,) S, D], y_s [(B,) S, C], x_q [(B,) Q, D], y_q [(B,) Q, C]: standard normal, always the
+        same."""
         generator = torch.Generator().manual_seed(8)
         batch = () if self.b == 1 else (self.b,)
         shapes = {"x_s": (self.s, self.d), "y_s": (self.s, self.c), "x_q": (self.q, self.d), "y_q": (self.q, self.c)}

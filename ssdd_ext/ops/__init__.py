@@ -1,10 +1,10 @@
-"""The two ways to run a call fast: registered ops on the native core, and planned PyTorch (``planned``).
+"""The two fast ways to run a call: registered ops on the native core, and planned PyTorch (``planned``).
 
-Six ops under ``torch.ops.ssdd_ext``: gram, cholesky, solve, solve_backward, krr, krr_backward. Each picks its plan,
-allocates outputs and workspace, and calls the native core once. All take equal batch shapes (the public calls
-broadcast) and are functional. Their outputs' shapes are rules of the inputs' shapes alone.
+There are six ops under ``torch.ops.ssdd_ext``: gram, cholesky, solve, solve_backward, krr, krr_backward. Each picks its
+plan, allocates outputs and workspace, and calls the native core once. All take equal batch shapes (the public calls
+broadcast) and are functional. The shapes of their outputs depend on the inputs' shapes alone.
 
-The functions here, those of ``planned`` and those of ``reference`` have the same names and take the same arguments.
+The functions here, those of ``planned`` and those of ``reference`` have the same names and arguments.
 """
 
 from . import planned

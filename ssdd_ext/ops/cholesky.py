@@ -40,10 +40,10 @@ def _factor(
     batch_shape, s, c = a.shape[:-2], a.shape[-1], 0 if y is None else y.shape[-1]
     batch, threads = math.prod(batch_shape), torch.get_num_threads()
     factor, x = a.new_empty(a.shape), None if y is None else y.new_empty(y.shape)
-    # The core writes all of these where it is called; zeros would be three more launches on a GPU.
-    fresh = torch.empty if batch and s else torch.zeros
-    status = fresh(batch_shape, dtype=torch.int32, device=a.device)
-    jitter, aux = (fresh(n, dtype=a.dtype, device=a.device) for n in (batch_shape, (*batch_shape, 3)))
+    # If the core is called, it writes all of these. Zeros would cost three more launches on a GPU.
+    new = torch.empty if batch and s else torch.zeros
+    status = new(batch_shape, dtype=torch.int32, device=a.device)
+    jitter, aux = (new(n, dtype=a.dtype, device=a.device) for n in (batch_shape, (*batch_shape, 3)))
     if batch and s:
         work = a.new_empty(core.cholesky_workspace(batch, s, c, threads, a.is_cuda))
         core.solve(
@@ -186,13 +186,13 @@ _solve_backward_op = register("solve_backward", _solve_backward, _solve_backward
 
 
 def cholesky(a: Tensor, on_failure: str) -> tuple[Tensor, Tensor, Tensor]:
-    """(L, status, jitter) of a [..., S, S]."""
+    """Return (L, status, jitter) of a [..., S, S]."""
     factor, status, jitter = _cholesky_op(a, on_failure)
     return factor, status, jitter
 
 
 def cholesky_solve(a: Tensor, y: Tensor, ridge: Ridge | None, on_failure: str) -> tuple[Tensor, Tensor, Tensor]:
-    """((A + lambda I)^-1 Y, status, jitter); ``ridge=None`` is lambda = 0."""
+    """Return ((A + lambda I)^-1 Y, status, jitter); ``ridge=None`` means lambda = 0."""
     hyper, values = pack(None, ridge, a.shape[:-2], a.dtype, a.device)
     kind, detach = ("", False) if ridge is None else (ridge.kind, ridge.detach)
     x, _, status, jitter, _ = _solve_op(a, y, hyper, values, kind, detach, on_failure)

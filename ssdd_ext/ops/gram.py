@@ -11,13 +11,13 @@ from torch import Tensor
 from ..kernels import Kernel
 from .hyper import pack
 from .native import KERNEL_CODES, core, hyper_rows, matrices, stream, to_capsule
-from .register import library, register, transformed
+from .register import is_transformed, library, register
 
 library.define("gram(Tensor x, Tensor? z, Tensor? hyper, float[] values, str kernel) -> Tensor")
 
 
 def result_dtype(x: Tensor) -> torch.dtype:
-    """float32 for 16-bit features, which the GPU's kernels read as they are; otherwise the features' own dtype."""
+    """Return float32 for 16-bit features, which the GPU's kernels read directly; otherwise the features' dtype."""
     return torch.float32 if x.element_size() == 2 else x.dtype
 
 
@@ -54,16 +54,16 @@ def gram_setup(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
     ctx.save_for_backward(x, z, hyper, output if ctx.kernel != "linear" else None)
 
 
-# Up to here the float32 products below lose two bits beside sums of differences (csrc/krr.h).
+# Up to this distance, in lengthscales, the float32 products below lose only two bits (csrc/krr.h).
 _REACH = 16.0
 
 
 def _are_near(x: Tensor, z: Tensor, origin: Any, lengthscale: Tensor | float) -> bool:
-    """True if all points lie near the origin, in units of the kernel's length.
+    """Return True if all points are near the origin, in units of the kernel's lengthscale.
 
-    Only numbers at hand are looked at: reading a GPU's would synchronise, and a transform or a compiler has none.
+    Only numbers on the CPU are read: reading a GPU's would synchronise, and transforms and compilers have no values.
     """
-    if not (x.is_cpu and type(x) is Tensor) or transformed() or torch.compiler.is_compiling():
+    if not (x.is_cpu and type(x) is Tensor) or is_transformed() or torch.compiler.is_compiling():
         return False
     if torch._C._len_torch_dispatch_stack() or x.numel() == 0 or z.numel() == 0:
         return x.numel() == 0 or z.numel() == 0
@@ -77,12 +77,12 @@ def _double(value: Any) -> Any:
 
 
 def has_float64(value: Tensor) -> bool:
-    """True on every device but Apple's."""
+    """Return True on every device except Apple's."""
     return value.device.type != "mps"
 
 
 def gram_backward(ctx: Any, grad: Tensor) -> tuple[Any, ...]:
-    # Plain products, differentiable themselves: double backward of a Gram matrix works.
+    # Plain products are differentiable, so the double backward of a Gram matrix works.
     x, z, hyper, k = ctx.saved_tensors
     x_type, z_type = x.dtype, None if z is None else z.dtype
     x, z = x.to(grad.dtype), None if z is None else z.to(grad.dtype)
@@ -102,16 +102,16 @@ def gram_backward(ctx: Any, grad: Tensor) -> tuple[Any, ...]:
         if z is None:
             g = g + g.mT
         over = parameters[0] ** -2
-        # Only differences of points matter: from a common one, so that points far from 0 cancel before the products.
+        # Only differences of points matter. Subtract one point, so that a large offset cancels before the products.
         origin = other[..., :1, :].detach() if other.shape[-2] else 0
-        # What cancels in the products is as large as the points' distances: float32 keeps no digits of far clusters.
+        # Terms as large as the squared distances cancel in the products: float32 loses all digits for distant clusters.
         if g.dtype == torch.float32 and has_float64(g) and not _are_near(x, other, origin, parameters[0]):
             g, x, other, origin, over = (_double(v) for v in (g, x, other, origin, over))
         x, other = x - origin, other - origin
         grad_x = over * (g @ other - g.sum(-1, keepdim=True) * x) if needs_x else None
         grad_z = over * (g.mT @ x - g.sum(-2).unsqueeze(-1) * other) if needs_z else None
         if needs_hyper:
-            # k log k -> 0 where the kernel underflows.
+            # k log k -> 0 if the kernel underflows.
             log_k = torch.where(k > 0, k, torch.ones_like(k)).log()
             columns = [(-2 * grad * k * log_k).sum((-2, -1)) / hyper[..., 0]]
     if needs_hyper:
@@ -127,6 +127,6 @@ _gram_op = register("gram", _gram, _gram_fake, gram_backward, gram_setup)
 
 
 def gram(x: Tensor, z: Tensor | None, kernel: Kernel) -> Tensor:
-    """K [..., S, Q] of x [..., S, D] and z [..., Q, D] (x with itself if z is None)."""
+    """Return K [..., S, Q] of x [..., S, D] and z [..., Q, D] (x with itself if z is None)."""
     hyper, values = pack(kernel, None, x.shape[:-2], result_dtype(x), x.device)
     return _gram_op(x, z, hyper, values, kernel.name)

@@ -1,4 +1,4 @@
-"""Hyper-parameters as an op takes them: numbers as a list, or all of them as the columns of one tensor [..., H]."""
+"""Hyper-parameters in the form of an op: numbers as a list, or all of them as the columns of one tensor [..., H]."""
 
 from __future__ import annotations
 
@@ -7,18 +7,19 @@ from torch import Tensor
 
 from ..kernels import Kernel
 from ..ridge import Ridge
-from .register import transformed
+from .register import is_transformed
 
 
 def number_if_constant(p: float | Tensor, device: torch.device) -> float | Tensor:
-    """A scalar on the CPU beside inputs on a GPU becomes a number if nothing differentiates, compiles or maps it.
+    """Turn a scalar on the CPU into a number if the inputs are on a GPU and nothing differentiates, compiles or maps
+    it.
 
-    Copying it there would synchronise with the GPU.
+    Copying it to the GPU would synchronise.
     """
     if not isinstance(p, Tensor) or p.dim() > 0 or p.device.type != "cpu" or device.type == "cpu":
         return p
-    followed = p.requires_grad or torch.compiler.is_compiling() or transformed()
-    if type(p) in (Tensor, torch.nn.Parameter) and not followed:
+    traced = p.requires_grad or torch.compiler.is_compiling() or is_transformed()
+    if type(p) in (Tensor, torch.nn.Parameter) and not traced:
         return float(p)
     if device.type == "cuda" and torch.cuda.is_available() and torch.cuda.is_current_stream_capturing():
         raise ValueError(
@@ -30,9 +31,9 @@ def number_if_constant(p: float | Tensor, device: torch.device) -> float | Tenso
 def pack(
     kernel: Kernel | None, ridge: Ridge | None, batch: torch.Size, dtype: torch.dtype, device: torch.device
 ) -> tuple[Tensor | None, list[float]]:
-    """(hyper [..., H], or None if all are numbers; the numbers). The kernel's come first, the ridge's last."""
-    given = (() if kernel is None else kernel.parameters) + (() if ridge is None else (ridge.value,))
-    parameters = [number_if_constant(p, device) for p in given]
+    """Return (hyper [..., H], or None if all are numbers; the numbers). The kernel's come first, the ridge's last."""
+    values = (() if kernel is None else kernel.parameters) + (() if ridge is None else (ridge.value,))
+    parameters = [number_if_constant(p, device) for p in values]
     if not any(isinstance(p, Tensor) for p in parameters):
         return None, [float(p) for p in parameters]
     columns = [

@@ -37,19 +37,20 @@ library.define(
 )
 
 
-# Elements that torch fills on one thread.
+# Largest number of elements that torch fills on one thread.
 _SMALL_FILL = 1 << 14
 
 
 def _bordered(linear: bool, hyper: Tensor | None, values: list[float]) -> bool:
-    # A bias that is a tensor may be anything, so it gets its row; a number may be known to be 0.
+    # A bias that is a tensor can have any value, so it gets a row. A number may be 0 and then needs none.
     return linear and (hyper is not None or values[1] != 0)
 
 
 def _problem(
     x_s: Tensor, y_s: Tensor, q: int, hyper: Tensor | None, values: list[float], kernel: str, needs: list[bool]
 ) -> plan.Problem:
-    # Features may be of 16 bits; everything else has the targets' type. Batches count where problems run side by side.
+    # Features may have 16 bits; everything else has the targets' dtype. The batch matters on a GPU, which runs problems
+    # side by side.
     linear = KERNELS[kernel].linear
     return plan.Problem(
         x_s.shape[-2],
@@ -69,7 +70,7 @@ def _problem(
 def plan_shape(
     p: plan.Problem, batch: int, kernel: str, ridge: str, detach: bool, which: str, chunk: int, fused_gram: bool = False
 ) -> core.KrrShape:
-    """The shape of one pass as the core takes it; ``which`` is the order of its products."""
+    """Return the core's shape of one pass; ``which`` is the order of its products."""
     bordered = p.bordered and which == "primal"
     return core.KrrShape(
         batch=batch,
@@ -107,11 +108,13 @@ def _krr(
     problem = _problem(x_s, y_s, q, hyper, values, kernel, needs)
     picked = plan.choose(problem, gpu(x_s))
     n = problem.order
-    keeps = any(needs) and picked.forward == "dense"  # always dense if rows are kept, unless a test forces another
+    keeps = (
+        any(needs) and picked.forward == "dense"
+    )  # always dense if rows are kept, unless a test forces another order
     rows = problem.kept_queries if keeps else 0
     out = y_s.new_empty(*batch_shape, q, c)
     loss = y_s.new_empty(batch_shape if y_q is not None else (0,))
-    # Not torch's zeros: a large fill runs on torch's threads, and hangs in a forked child.
+    # torch.zeros is not used: a large fill runs on torch's threads, which hangs in a forked child.
     factor, coef = y_s.new_empty(*batch_shape, n, n), y_s.new_empty(*batch_shape, n, c)
     kept = y_s.new_empty(*batch_shape, max(plan.STAND_IN, rows), problem.s)
     if not rows:
@@ -209,7 +212,7 @@ def _krr_autograd(ctx: Any, grad_out: Tensor | None, grad_loss: Tensor | None, *
             ctx.detach,
             needs,
         )
-        # Each gradient in its input's type: computed as wide as the targets, rounded once.
+        # Each gradient gets its input's dtype: it is computed in the targets' dtype and rounded once.
         x_s_bar, x_q_bar = x_s_bar.to(x_s.dtype), x_q_bar.to(x_q.dtype)
     if need_y_q:
         y_q_bar = residual * (grad * (-2.0 / (residual.shape[-1] * residual.shape[-2])))[..., None, None]
@@ -254,7 +257,7 @@ def _krr_backward(
     if batch:
         shape = plan_shape(problem, batch, kernel, ridge, detach, picked.backward, picked.chunk)
         work = y_s.new_empty(core.krr_workspace(shape, True, x_s.is_cuda))
-        # The forward keeps K_qs by a rule of the shapes; rows that stand in for it are never read.
+        # The shapes decide whether the forward keeps K_qs. Stand-in rows are never read.
         has_kept = kept.shape[-2] > plan.STAND_IN
         core.krr_backward(
             shape,
@@ -305,7 +308,7 @@ def _call(
 def krr(
     x_s: Tensor, y_s: Tensor, x_q: Tensor, kernel: Kernel, ridge: Ridge, on_failure: str
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """(predictions [..., Q, C], status, jitter)."""
+    """Return (predictions [..., Q, C], status, jitter)."""
     r = _call(x_s, y_s, x_q, None, kernel, ridge, on_failure)
     return r[0], r[7], r[6]
 
@@ -313,13 +316,13 @@ def krr(
 def krr_mse(
     x_s: Tensor, y_s: Tensor, x_q: Tensor, y_q: Tensor, kernel: Kernel, ridge: Ridge, on_failure: str
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """(loss [...], status, jitter)."""
+    """Return (loss [...], status, jitter)."""
     r = _call(x_s, y_s, x_q, y_q, kernel, ridge, on_failure)
     return r[1], r[7], r[6]
 
 
 def explain(x_s: Tensor, y_s: Tensor, x_q: Tensor, kernel: Kernel, ridge: Ridge) -> str:
-    """The plan of both passes, in words, for gradients to the support and, if x_q asks for it, to the queries."""
+    """Describe the plan of both passes, for gradients to the support and, if x_q requires one, to the queries."""
     hyper, values = pack(kernel, ridge, x_s.shape[:-2], y_s.dtype, x_s.device)
     problem = _problem(x_s, y_s, x_q.shape[-2], hyper, values, kernel.name, [True, True, x_q.requires_grad])
     kept = "kept" if problem.kept_queries else "not kept"

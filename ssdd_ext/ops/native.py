@@ -1,4 +1,4 @@
-"""The one place that imports the native module, and how tensors are handed to it."""
+"""The only module that imports the native core, and the conversions of tensors for it."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ to_capsule = torch.utils.dlpack.to_dlpack
 
 
 def unavailable(device: torch.device, kernel: Kernel) -> str | None:
-    """Why the native core cannot run here, or None."""
+    """Say why the native core cannot run here; None if it can."""
     if kernel.name not in KERNEL_CODES:
         return f"it has no native epilogue for {type(kernel).__name__}"
     if torch.jit.is_tracing():
@@ -31,7 +31,7 @@ def unavailable(device: torch.device, kernel: Kernel) -> str | None:
 
 @torch.compiler.assume_constant_result
 def _problem_on(index: int) -> str:
-    # torch.compile cannot look into the core, and would look through the cache: for it this is a constant.
+    # torch.compile cannot trace the core, and traces through the cache. It treats this result as a constant.
     return _cuda_problem(index)
 
 
@@ -44,7 +44,7 @@ def _cuda_problem(index: int) -> str:
 
 
 def gpu(value: Tensor) -> plan.Gpu | None:
-    """The constants that plans on the tensor's GPU are made with; None on the CPU."""
+    """Return the planning constants of the tensor's GPU; None on the CPU."""
     return _gpu(value.device.index) if value.is_cuda else None
 
 
@@ -58,7 +58,8 @@ def capsule(value: Tensor | None) -> Any:
 
 
 def matrices(value: Tensor | None) -> Any:
-    """[..., r, c] as a capsule of 2 or 3 dimensions; more batch dimensions are flattened (a copy if they must)."""
+    """Return [..., r, c] as a capsule of 2 or 3 dimensions; more batch dimensions are flattened (a copy if
+    necessary)."""
     if value is None:
         return None
     if value.dim() > 3:

@@ -1,10 +1,10 @@
 """Planned PyTorch: the native core's orders of work in PyTorch calls, for every device that PyTorch has.
 
-One factorisation per problem, a backward from its factor, and the cheapest of dual dense, dual low rank and primal.
-Nothing here synchronises with a GPU. A linear kernel is fitted as a whole (:class:`_FitDual`, :class:`_FitPrimal`), and
-its predictions are ordinary products. Every other kernel forms K_ss and K_qs, which autograd differentiates, around
-:class:`_Solve`. If a backward is itself differentiated, it solves anew by differentiable calls: gradients of any order
-are right, and only the first is fast.
+It uses one factorisation per problem, a backward from its factor, and the cheapest of dual dense, dual low rank and
+primal. Nothing here synchronises with a GPU. A linear kernel is fitted as a whole (:class:`_FitDual`,
+:class:`_FitPrimal`), and its predictions are ordinary products. Every other kernel forms K_ss and K_qs, which autograd
+differentiates, around :class:`_Solve`. If a backward is itself differentiated, it solves again by differentiable calls:
+gradients of any order are right, and only the first is fast.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from torch.nn.functional import mse_loss
 from .. import checks, plan
 from ..kernels import RBF, Kernel, Linear
 from ..plan import planned as orders
-from ..reference import BAD_PARAMETER, for_matrices, matching
+from ..reference import BAD_PARAMETER, for_matrices, match_parameter
 from ..reference import cholesky as reference_cholesky
 from ..reference import gram as reference_gram
 from ..ridge import Ridge
@@ -34,7 +34,7 @@ Number = float | Tensor
 
 
 def unavailable() -> str | None:
-    """Why planned PyTorch cannot run here, or None."""
+    """Say why planned PyTorch cannot run here; None if it can."""
     if torch.jit.is_tracing():
         return "torch.jit.trace cannot record its gradients"
     return "planned PyTorch has no forward mode" if in_forward_mode() else None
@@ -44,9 +44,9 @@ def unavailable() -> str | None:
 
 
 def _factorise(a: Tensor, on_failure: str, watched: bool) -> tuple[Tensor, Tensor, Tensor]:
-    """(L, status, jitter) of a [..., n, n], whose lower triangle is read; a failed problem's factor is NaN.
+    """Return (L, status, jitter) of a [..., n, n], whose lower triangle is read; a failed problem's factor is NaN.
 
-    ``watched=False``: nobody reads the status, so NaN that LAPACK lets pass as a pivot is not looked for.
+    ``watched=False``: the status is not used, so NaN that LAPACK accepts as a pivot is not searched for.
     """
     if watched or on_failure == "jitter":
         return reference_cholesky(a, on_failure)
@@ -56,10 +56,10 @@ def _factorise(a: Tensor, on_failure: str, watched: bool) -> tuple[Tensor, Tenso
 
 
 def _triangle(x: Tensor) -> Tensor:
-    """X X^T [..., S, S] of x [..., S, D], of which only the lower triangle need be right."""
+    """Return X X^T [..., S, S] of x [..., S, D]; only the lower triangle must be correct."""
     s = x.shape[-2]
     if x.dim() > 2 or torch.compiler.is_compiling() or s < 2 * PANEL:
-        # A batch is one call: splitting it would cost more than the half it saves.
+        # A batch stays one call: splitting it would cost more than the saved half.
         return x @ x.mT
     out = x.new_zeros(s, s)
     for start in range(0, s, PANEL):
@@ -78,12 +78,12 @@ def _with_diagonal(a: Tensor, amount: Number) -> Tensor:
 
 
 def _is_differentiated() -> bool:
-    """True in a backward that is itself differentiated (create_graph=True, torch.func transforms)."""
+    """Return True in a backward that is itself differentiated (create_graph=True, torch.func transforms)."""
     return torch.is_grad_enabled() and not torch.compiler.is_compiling()
 
 
 class _Function(torch.autograd.Function):
-    """A Function of problems with leading batch dimensions, whose outputs all have them too."""
+    """A Function of problems with leading batch dimensions, which all outputs have too."""
 
     @classmethod
     def vmap(cls, info: Any, in_dims: tuple[Any, ...], *args: Any) -> Any:
@@ -99,15 +99,15 @@ def _save_fit(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> 
     ctx.set_materialize_grads(False)
 
 
-def _saved(ctx: Any) -> list[Any]:
-    """The inputs, then the result, its factor and the jitter."""
+def _load_saved(ctx: Any) -> list[Any]:
+    """Return the inputs, then the result, its factor and the jitter."""
     saved = ctx.saved_tensors
     inputs = [other if tensor is None else tensor for other, tensor in zip(ctx.others, saved, strict=False)]
     return [*inputs, *saved[len(ctx.others) :]]
 
 
 class _Solve(_Function):
-    """(A^-1 Y, factor, status, jitter) of a [..., n, n] and y [..., n, C]."""
+    """Computes (A^-1 Y, factor, status, jitter) of a [..., n, n] and y [..., n, C]."""
 
     @staticmethod
     def forward(a: Tensor, y: Tensor, on_failure: str, watched: bool) -> Any:
@@ -120,7 +120,7 @@ class _Solve(_Function):
     def backward(ctx: Any, grad: Tensor | None, *_: Any) -> Any:
         if grad is None:
             return None, None, None, None
-        a, y, _, _, x, factor, jitter = _saved(ctx)
+        a, y, _, _, x, factor, jitter = _load_saved(ctx)
         with checks.full_precision(grad):
             u, x = _both(grad, x, factor, lambda: _with_diagonal(a, jitter), y)
             a_bar = None
@@ -131,7 +131,7 @@ class _Solve(_Function):
 
 
 def _both(grad: Tensor, x: Tensor, factor: Tensor, matrix: Any, right: Any) -> tuple[Tensor, Tensor]:
-    """(A^-1 grad, x = A^-1 right): from the factor, or as differentiable functions of ``matrix()``."""
+    """Return (A^-1 grad, x = A^-1 right), from the factor, or as differentiable functions of ``matrix()``."""
     if not _is_differentiated():
         return torch.cholesky_solve(grad, factor), x
     a = matrix()
@@ -140,7 +140,7 @@ def _both(grad: Tensor, x: Tensor, factor: Tensor, matrix: Any, right: Any) -> t
 
 
 class _FitDual(_Function):
-    """(alpha, factor, status, jitter) with alpha = (scale X X^T + bias + lambda I)^-1 Y.
+    """Computes (alpha, factor, status, jitter) with alpha = (scale X X^T + bias + lambda I)^-1 Y.
 
     x [..., S, D], y [..., S, C]; scale, bias and lambda are numbers, or tensors of the full batch shape.
     """
@@ -163,7 +163,7 @@ class _FitDual(_Function):
     def backward(ctx: Any, grad: Tensor | None, *_: Any) -> Any:
         if grad is None:
             return (None,) * 7
-        x, y, scale, bias, amount, _, _, alpha, factor, jitter = _saved(ctx)
+        x, y, scale, bias, amount, _, _, alpha, factor, jitter = _load_saved(ctx)
         need_x, _, need_scale, need_bias, need_amount = ctx.needs_input_grad[:5]
 
         def matrix() -> Tensor:
@@ -190,7 +190,8 @@ class _FitDual(_Function):
 
 
 class _FitPrimal(_Function):
-    """(w, factor, status, jitter) with w = (Phi^T Phi + lambda I)^-1 Phi^T Y, of phi [..., S, n] and y [..., S, C]."""
+    """Computes (w, factor, status, jitter) with w = (Phi^T Phi + lambda I)^-1 Phi^T Y, for phi [..., S, n] and y
+    [..., S, C]."""
 
     @staticmethod
     def forward(phi: Tensor, y: Tensor, amount: Number, on_failure: str, watched: bool) -> Any:
@@ -203,7 +204,7 @@ class _FitPrimal(_Function):
     def backward(ctx: Any, grad: Tensor | None, *_: Any) -> Any:
         if grad is None:
             return (None,) * 5
-        phi, y, amount, _, _, w, factor, jitter = _saved(ctx)
+        phi, y, amount, _, _, w, factor, jitter = _load_saved(ctx)
 
         def matrix() -> Tensor:
             return _with_diagonal(phi.mT @ phi, amount + jitter)
@@ -213,7 +214,7 @@ class _FitPrimal(_Function):
             v, w = _both(grad, w, factor, matrix, lambda: phi.mT @ y)
             u = phi @ v
             if ctx.needs_input_grad[0]:
-                # The residual form: (Y - Phi w) / lambda in the dual's place would lose the digits.
+                # The residual form is used, as (Y - Phi w) / lambda of the dual formulas would lose the digits.
                 phi_bar = torch.cat((y - phi @ w, -u), -1) @ torch.cat((v, w), -1).mT
             amount_bar = -(v * w).sum((-2, -1)) if ctx.needs_input_grad[2] else None
         return phi_bar, u, amount_bar, None, None
@@ -223,8 +224,11 @@ class _FitPrimal(_Function):
 
 
 def _squared_distances(x: Tensor, z: Tensor) -> Tensor:
-    """[..., S, Q] of x [..., S, D] and z [..., Q, D]. Products in float64 round float32 points by far less than float32
-    does; float64 points, and a device without float64, take sums of squared differences."""
+    """Return [..., S, Q] of x [..., S, D] and z [..., Q, D].
+
+    For float32 points, products in float64 have far smaller rounding errors than float32 itself. float64 points, and
+    devices without float64, use sums of squared differences.
+    """
     if x.dtype == torch.float64 or not has_float64(x):
         return torch.cdist(x, z, compute_mode="donot_use_mm_for_euclid_dist").square()
     x, z = x.double(), z.double()
@@ -235,7 +239,7 @@ def _squared_distances(x: Tensor, z: Tensor) -> Tensor:
 
 
 class _Rbf(_Function):
-    """exp(-|x - z|^2 / (2 lengthscale^2)), with the arguments and the backward of the op `gram`."""
+    """Computes exp(-|x - z|^2 / (2 lengthscale^2)), with the arguments and the backward of the op `gram`."""
 
     @staticmethod
     def forward(x: Tensor, z: Tensor | None, hyper: Tensor | None, values: list[float], kernel: str) -> Tensor:
@@ -254,7 +258,7 @@ class _Rbf(_Function):
 
 
 def gram(x: Tensor, z: Tensor | None, kernel: Kernel) -> Tensor:
-    """K [..., S, Q] of x [..., S, D] and z [..., Q, D] (x with itself if z is None)."""
+    """Return K [..., S, Q] of x [..., S, D] and z [..., Q, D] (x with itself if z is None)."""
     if type(kernel) is not RBF:
         return reference_gram(x, z, kernel)
     hyper, values = pack(kernel, None, x.shape[:-2], x.dtype, x.device)
@@ -265,18 +269,18 @@ def gram(x: Tensor, z: Tensor | None, kernel: Kernel) -> Tensor:
 
 
 def cholesky(a: Tensor, on_failure: str = "nan", watched: bool = True) -> tuple[Tensor, Tensor, Tensor]:
-    """(L, status, jitter) of a [..., S, S]; PyTorch's own gradient of a factor has nothing to plan."""
+    """Return (L, status, jitter) of a [..., S, S]. There is nothing to plan in PyTorch's own gradient of a factor."""
     return reference_cholesky(a, on_failure)
 
 
-def _parameters(given: tuple[Number, ...], like: Tensor) -> list[Number]:
-    """Hyper-parameters as numbers, or as tensors [...] of the full batch shape in the dtype of ``like``."""
-    found = [matching(number_if_constant(p, like.device), like) for p in given]
-    return [p.expand(like.shape[:-2]) if isinstance(p, Tensor) else p for p in found]
+def _parameters(values: tuple[Number, ...], like: Tensor) -> list[Number]:
+    """Return hyper-parameters as numbers, or as tensors [...] of the full batch shape in the dtype of ``like``."""
+    parameters = [match_parameter(number_if_constant(p, like.device), like) for p in values]
+    return [p.expand(like.shape[:-2]) if isinstance(p, Tensor) else p for p in parameters]
 
 
 def _guard(amount: Number, valid: list[Tensor], like: Tensor) -> tuple[Number, Tensor | None]:
-    """(lambda, valid [...]): NaN in lambda turns all that follows from an invalid hyper-parameter into NaN."""
+    """Return (lambda, valid [...]). NaN in lambda turns every result of an invalid hyper-parameter into NaN."""
     if not valid:
         return amount, None
     every = valid[0]
@@ -289,7 +293,7 @@ def _guard(amount: Number, valid: list[Tensor], like: Tensor) -> tuple[Number, T
 
 
 def _amount(ridge: Ridge, trace: Any, s: int, like: Tensor) -> tuple[Number, list[Tensor]]:
-    """(lambda, whether it is in range, if a tensor says so); ``trace()`` is tr(K_ss) [...], a number if it is known."""
+    """Return (lambda, [in range] if a tensor decides it). ``trace()`` is tr(K_ss) [...], or a number if it is known."""
     (value,) = _parameters((ridge.value,), like)
     amount: Any = value
     if ridge.kind != "absolute":
@@ -304,7 +308,7 @@ def _amount(ridge: Ridge, trace: Any, s: int, like: Tensor) -> tuple[Number, lis
     return amount, in_range
 
 
-def _flagged(status: Tensor, valid: Tensor | None) -> Tensor:
+def _flag_status(status: Tensor, valid: Tensor | None) -> Tensor:
     return status if valid is None else torch.where(valid, status, BAD_PARAMETER)
 
 
@@ -322,7 +326,7 @@ def cholesky_solve(
     watched: bool = True,
     kernel: Kernel | None = None,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """((A + lambda I)^-1 Y, status, jitter); ``kernel``, if given, is the one whose hyper-parameters made A."""
+    """Return ((A + lambda I)^-1 Y, status, jitter). ``kernel``: the kernel whose hyper-parameters made A, if any."""
     s = a.shape[-1]
     amount, valid = (
         (0.0, [])
@@ -335,15 +339,15 @@ def cholesky_solve(
     if isinstance(amount, Tensor) or amount != 0:
         a = _with_diagonal(a, amount)
     x, _, status, jitter = _Solve.apply(a, y, on_failure, watched)
-    return x, _flagged(status, every), jitter
+    return x, _flag_status(status, every), jitter
 
 
 def fit(
     x_s: Tensor, y_s: Tensor, kernel: Kernel, ridge: Ridge, on_failure: str = "nan", watched: bool = True
 ) -> tuple[Tensor | None, Tensor | None, Tensor, Tensor]:
-    """(alpha [..., S, C] or None, weights [..., D (+1), C] or None, status, jitter).
+    """Return (alpha [..., S, C] or None, weights [..., D (+1), C] or None, status, jitter).
 
-    Dual or primal, by :func:`is_primal`. The weights are those of Phi = [sqrt(scale) X_s, sqrt(bias) 1].
+    The fit is dual or primal, by :func:`is_primal`. The weights are those of Phi = [sqrt(scale) X_s, sqrt(bias) 1].
     """
     if type(kernel) is not Linear:
         alpha, status, jitter = cholesky_solve(gram(x_s, None, kernel), y_s, ridge, on_failure, watched, kernel)
@@ -359,28 +363,28 @@ def fit(
     if is_primal(x_s, y_s, kernel):
         phi = features(x_s, scale, bias)
         weights, _, status, jitter = _FitPrimal.apply(phi, y_s, amount, on_failure, watched)
-        return None, weights, _flagged(status, every), jitter
+        return None, weights, _flag_status(status, every), jitter
     alpha, _, status, jitter = _FitDual.apply(x_s, y_s, scale, bias, amount, on_failure, watched)
-    return alpha, None, _flagged(status, every), jitter
+    return alpha, None, _flag_status(status, every), jitter
 
 
 def is_primal(x_s: Tensor, y_s: Tensor, kernel: Kernel) -> bool:
-    """True if the factor is of order D (+1) and not S. A bias that is a tensor may be zero, at which its root has no
-    gradient: that one stays dual."""
+    """Return True if the factor has order D (+1) instead of S. The root of a bias has no gradient at zero, so a bias
+    that is a tensor stays dual."""
     if type(kernel) is not Linear or isinstance(kernel.bias, Tensor):
         return False
     return plan.is_primal(problem(x_s, y_s, 0, kernel))
 
 
 def problem(x_s: Tensor, y_s: Tensor, q: int, kernel: Kernel) -> plan.Problem:
-    """What a plan is made for."""
+    """Return the sizes that a plan is made for."""
     linear = type(kernel) is Linear
     bordered = linear and kernel.bias != 0  # type: ignore[attr-defined]
     return plan.Problem(x_s.shape[-2], q, x_s.shape[-1], y_s.shape[-1], linear, bordered, x_s.element_size())
 
 
 def features(x: Tensor, scale: Number, bias: Number) -> Tensor:
-    """Phi = [sqrt(scale) X, sqrt(bias) 1] [..., S, D (+1)]; ``bias`` is a number here."""
+    """Return Phi = [sqrt(scale) X, sqrt(bias) 1] [..., S, D (+1)]; ``bias`` is a number here."""
     assert not isinstance(bias, Tensor)
     if isinstance(scale, Tensor):
         x = x * for_matrices(scale.sqrt())
@@ -394,7 +398,7 @@ def features(x: Tensor, scale: Number, bias: Number) -> Tensor:
 def krr(
     x_s: Tensor, y_s: Tensor, x_q: Tensor, kernel: Kernel, ridge: Ridge, on_failure: str = "nan", watched: bool = True
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """(P [..., Q, C], status, jitter)."""
+    """Return (P [..., Q, C], status, jitter)."""
     alpha, weights, status, jitter = fit(x_s, y_s, kernel, ridge, on_failure, watched)
     if alpha is None:
         assert weights is not None
@@ -428,13 +432,13 @@ def krr_mse(
     on_failure: str = "nan",
     watched: bool = True,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """(mean over Q and C of (P - Y_q)^2 [...], status, jitter)."""
+    """Return (mean over Q and C of (P - Y_q)^2 [...], status, jitter)."""
     p, status, jitter = krr(x_s, y_s, x_q, kernel, ridge, on_failure, watched)
     return mse_loss(p, y_q, reduction="none").mean((-2, -1)), status, jitter
 
 
 def explain(x_s: Tensor, y_s: Tensor, x_q: Tensor, kernel: Kernel) -> str:
-    """The orders of the products that :func:`krr` would take, in words."""
+    """Describe the orders of the products that :func:`krr` would run."""
     described = problem(x_s, y_s, x_q.shape[-2], kernel)
     if plan.is_primal(described) and not is_primal(x_s, y_s, kernel):
         return f"dual, factor of order {described.s} (a bias that is a tensor has no primal here)"

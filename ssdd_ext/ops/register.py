@@ -1,4 +1,4 @@
-"""How every op is registered: schema, fake, autograd, vmap."""
+"""Registration of the ops: schema, fake, autograd, vmap."""
 
 from __future__ import annotations
 
@@ -23,7 +23,8 @@ def refuse_double(name: str) -> Callable[..., Any]:
 
 
 def vmap_rule(op: Callable[..., Any]) -> Callable[..., Any]:
-    """Every op takes leading batch dimensions: move the mapped one to the front, expand what is not mapped."""
+    """Return the vmap rule of ``op``: move the mapped dimension to the front, and expand tensors that are not
+    mapped."""
 
     def rule(info: Any, in_dims: tuple[Any, ...], *args: Any) -> tuple[Any, Any]:
         moved = [
@@ -37,28 +38,31 @@ def vmap_rule(op: Callable[..., Any]) -> Callable[..., Any]:
         result = op(*moved)
         if not isinstance(result, tuple):
             return result, 0
-        # A stand-in for what is not computed has the shape (0,), whatever the batch.
+        # The stand-in of an output that is not computed has the shape (0,) for every batch.
         return result, tuple(0 if t.dim() and t.shape[0] == info.batch_size else None for t in result)
 
     return rule
 
 
 def in_forward_mode() -> bool:
-    """True under forward-mode differentiation (dual numbers, torch.func.jvp)."""
+    """Return True under forward-mode differentiation (dual numbers, torch.func.jvp)."""
     return not torch.compiler.is_compiling() and forward_ad._current_level >= 0
 
 
-def transformed() -> bool:
-    """True under a torch.func transform or forward-mode differentiation."""
+def is_transformed() -> bool:
+    """Return True under a torch.func transform or forward-mode differentiation."""
     if torch.compiler.is_compiling():
         return False
     return torch._C._functorch.peek_interpreter_stack() is not None or forward_ad._current_level >= 0
 
 
 def on_its_device(implementation: Callable[..., Any]) -> Callable[..., Any]:
-    """Run with the device of the first tensor as the current one. The core would do that itself, but it returns by
-    selecting the former device, and CUDA then makes a context there, hundreds of megabytes, if the process had none: of
-    eight processes with a device each, every one would have a context on the first. torch checks before it returns."""
+    """Return ``implementation``, run with the device of its first tensor as the current one.
+
+    The core would select the device itself, but it returns by selecting the former device. CUDA then creates a context
+    there, which takes hundreds of megabytes, even if the process had none. With eight processes, one per device, each
+    would have a context on the first device. torch checks this before it returns.
+    """
 
     def there(first: Tensor, *rest: Any) -> Any:
         if first.device.index == torch.cuda.current_device():
@@ -76,11 +80,11 @@ def register(
     backward: Callable[..., Any],
     setup: Callable[..., Any] | None = None,
 ) -> Callable[..., Any]:
-    """Register the op and return how to call it.
+    """Register the op and return a function that calls it.
 
-    The autograd that torch.library makes of ``backward`` serves eager mode and torch.compile; it knows neither
-    torch.func transforms nor forward mode. Under those the op is called through a Function that does, with the same
-    setup and backward, and that refuses forward mode by name.
+    The autograd formula that torch.library makes of ``backward`` serves eager mode and torch.compile. It supports
+    neither torch.func transforms nor forward mode. Under those, the op is called through a Function with the same setup
+    and backward, which supports transforms and refuses forward mode with a clear error.
     """
     qualified = f"ssdd_ext::{name}"
     library.impl(name, implementation, "CPU")
@@ -108,6 +112,6 @@ def register(
     function.vmap = staticmethod(vmap_rule(function.apply))  # type: ignore[attr-defined]
 
     def call(*args: Any) -> Any:
-        return function.apply(*args) if transformed() else op(*args)  # type: ignore[attr-defined]
+        return function.apply(*args) if is_transformed() else op(*args)  # type: ignore[attr-defined]
 
     return call

@@ -1,9 +1,9 @@
 """Small problems in eager mode: loss and gradients in one native call.
 
-At these sizes a call costs as much as the work, so this road checks next to nothing twice. `plan_small` says for
-which calls it is meant; all others, and what the core refuses, take the ordinary road and get their error there. The
-core gets memory as it lies, without PyTorch's dispatcher, so everything that the dispatcher would resolve first takes
-the ordinary road too: subclasses, modes, transforms, tracing, the negative bit.
+At these sizes a call costs as much as the work, so this path has as few checks as possible. `plan_small` selects the
+calls that it is for. All others, and calls that the core refuses, take the ordinary path, which raises their errors.
+The core reads raw memory, without PyTorch's dispatcher. So everything that the dispatcher would resolve first takes the
+ordinary path too: subclasses, modes, transforms, tracing, the negative bit.
 """
 
 from __future__ import annotations
@@ -20,18 +20,18 @@ from ..kernels import KERNELS, Kernel
 from ..ridge import Ridge
 from .krr import plan_shape
 from .native import KERNEL_CODES, capsule, core, failure_code, to_capsule
-from .register import refuse_double, transformed
+from .register import is_transformed, refuse_double
 
 # Below this many multiply-adds (both passes together take some tens of microseconds) the calls cost as much as the
-# work: the forward computes the gradients too, scaled by 1, in the same native call.
+# work. The forward then computes the gradients too, for a gradient of 1, in the same native call.
 _SMALL = 6e6
 _DTYPES = (torch.float32, torch.float64)
 _PLAIN = (Tensor, torch.nn.Parameter)
 _STRIDED = torch.strided
-# Workspaces at hand, at most a few: an allocation costs microseconds, and its pages are new each time. Taking one out
-# of a list is atomic, so two threads never share one.
-_spare: list[Tensor] = []
-_MOST_SPARE = 4
+# A few reusable workspaces: an allocation costs microseconds, and its pages are new each time. Popping from a list is
+# atomic, so two threads never share one.
+_workspaces: list[Tensor] = []
+_MOST_WORKSPACES = 4
 
 Planned = tuple[core.KrrShape, int, int]
 Call = tuple[Planned, list[float], int]
@@ -50,7 +50,7 @@ def _small_plan(
     detach: bool,
     threads: int,
 ) -> Planned | None:
-    """(shape, code of the backward's plan, workspace elements), or None if the problem is not small."""
+    """Return (shape, code of the backward's plan, workspace elements), or None if the problem is not small."""
     if not 2 <= len(x_s) == len(y_q) <= 3 or min(*x_s, *y_q) < 1:
         return None
     b, (s, d), (q, c) = x_s[:-2].numel(), x_s[-2:], y_q[-2:]
@@ -61,7 +61,7 @@ def _small_plan(
         return None
     dense = plan_shape(p, b, kernel, ridge, detach, "dense", max(picked.chunk, 1))
     if picked.forward != "primal" and core.krr_fuses(dense, plan.CODES["dense"]):
-        shape, code = dense, plan.CODES["dense"]  # both passes in one: no other order is as fast at these sizes
+        shape, code = dense, plan.CODES["dense"]  # both passes fused: no other order is as fast at these sizes
     else:
         shape = plan_shape(p, b, kernel, ridge, detach, picked.forward, max(picked.chunk, 1))
         code = plan.CODES[picked.backward]
@@ -70,7 +70,7 @@ def _small_plan(
 
 def _workspace(elements: int, like: Tensor) -> Tensor:
     try:
-        work = _spare.pop()
+        work = _workspaces.pop()
     except IndexError:
         return like.new_empty(elements)
     return work if work.dtype is like.dtype and work.numel() >= elements else like.new_empty(elements)
@@ -81,7 +81,7 @@ def _bar(like: Tensor, needed: bool) -> Tensor | None:
 
 
 def _run(x_s: Tensor, y_s: Tensor, x_q: Tensor, y_q: Tensor, needs: Any, call: Call) -> tuple[Tensor, Any]:
-    """(loss, its gradients to x_s, y_s and x_q)."""
+    """Return (loss, its gradients to x_s, y_s and x_q)."""
     (shape, code, elements), values, on_failure = call
     loss = torch.empty(x_s.shape[:-2], dtype=x_s.dtype, device=x_s.device)
     bars = _bar(x_s, needs[0]), _bar(y_s, needs[1]), _bar(x_q, needs[2])
@@ -101,8 +101,8 @@ def _run(x_s: Tensor, y_s: Tensor, x_q: Tensor, y_q: Tensor, needs: Any, call: C
         capsule(bars[2]),
         to_capsule(work),
     )
-    if len(_spare) < _MOST_SPARE:
-        _spare.append(work)
+    if len(_workspaces) < _MOST_WORKSPACES:
+        _workspaces.append(work)
     if failed:
         raise _Failed
     return loss, bars
@@ -119,7 +119,7 @@ class _SmallMse(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> Any:
         bars, again = ctx.bars, torch.is_grad_enabled()
-        # Bars handed out before: a second backward through a retained graph. torch refuses inputs changed since.
+        # bars is None in a second backward through a retained graph. torch refuses inputs that changed meanwhile.
         inputs: Any = ctx.saved_tensors if bars is None or again else ()
         if bars is None:
             x_s, y_s, x_q, y_q = inputs
@@ -135,7 +135,7 @@ class _SmallMse(torch.autograd.Function):
 def _is_one(grad: Tensor) -> bool:
     try:
         return bool(grad.item() == 1)
-    except RuntimeError:  # many gradients in one (is_grads_batched), or a fake one: not a number
+    except RuntimeError:  # batched gradients (is_grads_batched) or a fake tensor: not a number
         return False
 
 
@@ -145,7 +145,7 @@ def _times(grad: Tensor, bars: tuple[Tensor | None, ...]) -> tuple[Tensor | None
 
 
 class _Once(torch.autograd.Function):
-    """The gradients of _SmallMse under create_graph: they may be used, not differentiated."""
+    """The gradients of _SmallMse under create_graph: they can be used, but not differentiated."""
 
     @staticmethod
     def forward(ctx: Any, grad: Tensor, *rest: Tensor | None) -> Any:
@@ -157,11 +157,11 @@ class _Once(torch.autograd.Function):
 
 
 class _Failed(Exception):
-    """A factorisation failed: the ordinary op finds out which and does what on_failure asks for."""
+    """A factorisation failed. The ordinary op finds out which one and applies on_failure."""
 
 
 def _is_plain(*tensors: Tensor) -> bool:
-    """True if each is a dense real tensor of PyTorch's own, on the CPU, in memory that holds its numbers."""
+    """Return True if each is a dense real tensor of PyTorch's own types, on the CPU, whose memory holds its values."""
     for t in tensors:
         # z.conj().imag is a view of memory that holds the negated numbers: is_neg().
         if type(t) not in _PLAIN or not t.is_cpu or t.dtype not in _DTYPES or t.layout is not _STRIDED or t.is_neg():
@@ -170,20 +170,20 @@ def _is_plain(*tensors: Tensor) -> bool:
 
 
 def _is_eager() -> bool:
-    """True if nothing but autograd follows a call: no tracer, transform or dispatch mode, no forced plan."""
-    followed = torch.jit.is_tracing() or transformed() or plan.is_forced()
-    return not followed and not torch._C._len_torch_dispatch_stack()
+    """Return True if only autograd observes a call: there is no tracer, transform, dispatch mode or forced plan."""
+    traced = torch.jit.is_tracing() or is_transformed() or plan.is_forced()
+    return not traced and not torch._C._len_torch_dispatch_stack()
 
 
 def plan_small(
     x_s: Tensor, y_s: Tensor, x_q: Tensor, y_q: Tensor, kernel: Kernel, ridge: Ridge, on_failure: str
 ) -> Call | None:
-    """How the short road runs this call, or None if it takes the ordinary one.
+    """Return how the fast path runs this call, or None if the ordinary path runs it.
 
-    It is meant for small problems on the CPU with gradients to X_s, Y_s or X_q, in eager mode: tensors of one shape
-    [S, D] or [B, S, D] and one dtype, hyper-parameters that are numbers.
+    The fast path is for small problems on the CPU with gradients to X_s, Y_s or X_q, in eager mode: tensors of one
+    shape [S, D] or [B, S, D] and one dtype, hyper-parameters that are numbers.
     """
-    # First of all: the compiler follows none of the questions below.
+    # This check comes first, as the compiler cannot trace the ones below.
     if torch.compiler.is_compiling() or not _is_plain(x_s, y_s, x_q, y_q):
         return None
     if not isinstance(kernel, Kernel) or not isinstance(ridge, Ridge):
@@ -217,14 +217,14 @@ def plan_small(
 def small_krr_mse(
     x_s: Tensor, y_s: Tensor, x_q: Tensor, y_q: Tensor, kernel: Kernel, ridge: Ridge, on_failure: str
 ) -> Tensor | None:
-    """The loss of a small problem, or None if the ordinary road is right: see :func:`plan_small`."""
+    """Return the loss of a small problem, or None if the ordinary path must run it: see :func:`plan_small`."""
     call = plan_small(x_s, y_s, x_q, y_q, kernel, ridge, on_failure)
     if call is None:
         return None
     try:
         loss: Tensor = _SmallMse.apply(x_s, y_s, x_q, y_q, call)
     except (_Failed, ValueError, BufferError):
-        # A factorisation failed, the core refused a shape, or a tensor has no memory to lend (that of a transform that
-        # has ended): the ordinary road looks at everything, and says what is wrong.
+        # A factorisation failed, the core refused a shape, or a tensor has no memory (that of a transform that has
+        # ended). The ordinary path checks everything and raises the error.
         return None
     return loss

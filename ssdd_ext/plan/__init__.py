@@ -1,10 +1,10 @@
-"""Which order of the products to run: a pure function of the shapes, never of a timing.
+"""The order of the products to run: a pure function of the shapes, never of a timing.
 
-The same result has several orders of work (DESIGN of each in ``csrc/krr.h``); the cheapest depends on the shape
-alone. The primal (D, plus one with a bias, below S) never costs more than the dual and is far better conditioned at
-small ridges, so it is a rule; between the dual orders a small model of multiply-adds and passes over memory decides,
-forward and backward separately. On a GPU launches, bytes and FLOPs decide (``gpu.py``), in seconds, also whether K_ss
-is formed by the blocks that factor it.
+The same result has several orders of work (described in ``csrc/krr.h``), and the cheapest depends on the shape alone.
+The primal (D, plus one with a bias, below S) never costs more than the dual and is far better conditioned at small
+ridges, so it is a rule. Between the dual orders, a small model of multiply-adds and passes over memory decides,
+separately for forward and backward. On a GPU the model is in seconds, from launches, bytes and FLOPs (``gpu.py``). It
+also decides whether the blocks that factor K_ss form it.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ MOVE = 6.0
 
 @dataclass(frozen=True)
 class Plan:
-    """What was picked: an order for each pass, queries at a time, and the modelled costs of every legal order."""
+    """A chosen plan: an order for each pass, the queries per chunk, and the modelled costs of every legal order."""
 
     forward: str
     backward: str
@@ -71,7 +71,7 @@ class Plan:
 
 
 def _product(m: float, n: float, k: float) -> float:
-    """Modelled cost of c[m, n] = a[m, k] b[k, n]."""
+    """Return the modelled cost of c[m, n] = a[m, k] b[k, n]."""
     if not (m and n and k):
         return 0.0
     return m * n * k * (1 + THIN / min(m, n, k)) + MOVE * (m * k + k * n + 2 * m * n)
@@ -86,7 +86,7 @@ def forward_costs(p: Problem) -> dict[str, float]:
         n = p.d + p.bordered
         work = _product(n, n, p.s) / 2 + n**3 / 6 + n * n * p.c + _product(n, p.c, p.s) + _product(p.q, p.c, n)
         return {"primal": work}
-    chunk_form = 1.0 if p.linear else 2.5  # a squared distance takes two instructions where a product takes one
+    chunk_form = 1.0 if p.linear else 2.5  # a squared distance takes two instructions, a product one
     costs = {"dense": _gram(p) + chunk_form * _product(p.q, p.s, p.d) + _product(p.q, p.c, p.s)}
     if p.linear:
         costs["low_rank"] = _gram(p) + _product(p.c, p.d, p.s) + _product(p.q, p.c, p.d)
@@ -117,7 +117,7 @@ def backward_costs(p: Problem, kept: bool) -> dict[str, float]:
     if p.needs_x_s:
         low_rank += _product(2 * c, d, s) + _product(s, d, 2 * c)
         mixed += two_k + _product(s, d, c)
-    # The low-rank order already has W where X_s needs a gradient.
+    # The low-rank order already has W if X_s needs a gradient.
     shared = _product(q, d, c) if p.needs_x_q and p.needs_x_s else to_queries
     return {"dense": dense + to_queries, "low_rank": low_rank + shared, "mixed": mixed + to_queries}
 
@@ -127,7 +127,7 @@ _forced: dict[str, str] = {}
 
 @contextlib.contextmanager
 def force(*, forward: str | None = None, backward: str | None = None) -> Iterator[None]:
-    """For tests and benchmarks: run these orders where they are legal for the shape, whatever the model says."""
+    """Run these orders if they are legal for the shape, whatever the model says: for tests and benchmarks."""
     for name, value, allowed in (("forward", forward, FORWARD), ("backward", backward, BACKWARD)):
         if value is not None and value not in allowed:
             raise ValueError(f"{name}: expected one of {', '.join(allowed)}, got {value!r}")
@@ -141,22 +141,22 @@ def force(*, forward: str | None = None, backward: str | None = None) -> Iterato
 
 
 def is_forced() -> bool:
-    """True inside a :func:`force`."""
+    """Return True inside a :func:`force`."""
     return bool(_forced)
 
 
 def choose(p: Problem, gpu: Gpu | None = None) -> Plan:
-    """The plan for one problem on the CPU, or for a batch on a GPU; cached by shape."""
+    """Return the plan for one problem on the CPU, or for a batch on a GPU; cached by shape."""
     plan = _choose(p, gpu)
     if not _forced:
         return plan
     picked = {}
     for which in ("forward", "backward"):
-        wanted = _forced.get(which)
+        forced = _forced.get(which)
         legal = plan.costs[which]
-        if wanted is not None and wanted not in legal:
-            raise ValueError(f"plan {wanted!r} is not legal for {p} in the {which}: legal are {', '.join(legal)}")
-        picked[which] = wanted or getattr(plan, which)
+        if forced is not None and forced not in legal:
+            raise ValueError(f"plan {forced!r} is not legal for {p} in the {which}: legal are {', '.join(legal)}")
+        picked[which] = forced or getattr(plan, which)
     return replace(plan, forward=picked["forward"], backward=picked["backward"])
 
 

@@ -1,7 +1,8 @@
-"""Constants of an H100 SXM, which the plan (``gpu.py``) and the floors (``benchmarks/gpu/floors.py``) share.
+"""Constants of an H100 SXM, used by the plan (``gpu.py``) and the floors (``benchmarks/gpu/floors.py``).
 
-Measured: medians of ``benchmarks/results/gpu-h100`` at the clock that the device reports (``tests/ext/test_plan.py``
-holds each to the committed file). Data sheet: what no kernel exceeds, of which floors are made.
+Measured constants are medians of ``benchmarks/results/gpu-h100`` at the clock that the device reports;
+``tests/ext/test_plan.py`` compares each with the committed file. Data-sheet constants are limits that no kernel
+exceeds, and the floors use them.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ SHEET_TENSOR = 165e12  # FLOPs per second of fp32 products as three TF32 product
 SHEET_MMA = 104e12  # the same through mma.sync, which reaches 63% of the tensor cores' rate
 SHEET_FP32 = 67e12  # a multiply-add counts as two
 MULTIPROCESSORS = 132
-SHARED = 227 << 10  # bytes that one block may have
+SHARED = 227 << 10  # bytes of shared memory per block
 
 # --- measured --------------------------------------------------------------------------------------------------------
 

@@ -1,10 +1,10 @@
-"""What the orders of the products cost on a GPU, in seconds: launches, bytes over the memory's rate, FLOPs over the
-units' rate, and the chains of pivots that no unit shortens.
+"""The cost of the orders of the products on a GPU, in seconds.
 
-Pure arithmetic over the shapes and the device's constants (an H100's, scaled by what CUDA says of the device at hand):
-nothing is timed and nothing waits for the device. The tiles, splits and limits are those of ``csrc/cuda``; the rates
-were measured on an H100 (``constants.py``). What is asked of the costs is their order;
-on an H100 they are also within a factor of 1.6 of the times of ``benchmarks/results/gpu-h100``.
+A cost consists of launches, bytes over the memory's rate, FLOPs over the units' rate, and chains of pivots, which run
+one after the other. It is pure arithmetic on the shapes and the device's constants (an H100's, scaled by the properties
+that CUDA reports): nothing is timed, and nothing synchronises. The tiles, splits and limits are those of ``csrc/cuda``;
+the rates were measured on an H100 (``constants.py``). Only the order of the costs matters. On an H100 they are also
+within a factor of 1.6 of the times of ``benchmarks/results/gpu-h100``.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ PLANNED_IS_FASTER: tuple[tuple[int, int, int, int, int], ...] = ()
 
 
 def planned_is_faster(p: Problem) -> bool:
-    """True if planned PyTorch was measured to be faster than the native kernels at such sizes on a GPU."""
+    """Return True if planned PyTorch was measured to be faster than the native kernels at such sizes on a GPU."""
     if not p.linear or p.itemsize != 4 or p.feature_bytes != 4 or is_primal(p):
         return False
     return any(
@@ -62,7 +62,7 @@ class Gpu:
     multiprocessors: int = constants.MULTIPROCESSORS
     clock: float = constants.CLOCK
     bandwidth: float = constants.BANDWIDTH  # bytes per second
-    shared: int = constants.SHARED  # bytes that one block may have
+    shared: int = constants.SHARED  # bytes of shared memory per block
     fp32: float = constants.SHEET_FP32  # FLOPs per second, a multiply-add counted as two
     fp64: float = constants.FP64
     tensor: float = constants.TENSOR  # fp32 products as three TF32 products
@@ -71,7 +71,8 @@ class Gpu:
 
     @staticmethod
     def of(properties: Any) -> Gpu:
-        """From torch.cuda.get_device_properties(...) or anything with its names; what is missing scales."""
+        """Read torch.cuda.get_device_properties(...), or any object with its names. Missing properties are scaled
+        from an H100's."""
         base = Gpu()
         count = getattr(properties, "multi_processor_count", base.multiprocessors)
         clock = getattr(properties, "clock_rate", 0) * 1e3 or base.clock
@@ -97,13 +98,13 @@ class Gpu:
 
 
 def shared_pitch(n: int, itemsize: int) -> int:
-    """As triangle.cuh: an odd number of 16 bytes."""
+    """Return the row pitch of triangle.cuh: an odd multiple of 16 bytes."""
     wide = 16 // itemsize
     return (math.ceil(n / wide) | 1) * wide
 
 
 def block_bytes(n: int, itemsize: int, fused: bool) -> int:
-    """Shared memory of a one-block factorisation; fused: two stages of features where the work comes later."""
+    """Return the shared memory of a one-block factorisation. fused: two stages of features share the work area."""
     rows, strips = math.ceil(n / SQUARE) * SQUARE, math.ceil(n / STRIP) * STRIP
     working = STRIP * SQUARE + strips * PASS
     if fused:
@@ -132,7 +133,7 @@ class Cost:
     def product(
         self, m: int, n: int, k: int, *, triangle: bool = False, distance: bool = False, sizes: tuple[int, int] = (0, 0)
     ) -> None:
-        """c[m, n] = a[m, k] b[k, n] for every problem; sizes: bytes of an element of a and b (0: as the rest)."""
+        """Add c[m, n] = a[m, k] b[k, n] for every problem. sizes: bytes per element of a and b (0: like the rest)."""
         if not (m and n and self.batch):
             return
         gpu, (a, b) = self.gpu, (size or self.itemsize for size in sizes)
@@ -158,14 +159,14 @@ class Cost:
         self.launch(max(waves * (one + FILL / gpu.clock), moved / gpu.bandwidth) + join / gpu.clock)
 
     def _cover(self, tile: int, m: int, n: int, k: int, triangle: bool) -> tuple[int, int]:
-        """Tiles of all problems, and splits of k."""
+        """Return the tiles of all problems, and the splits of k."""
         rows, columns = math.ceil(m / tile), math.ceil(n / tile)
         tiles = self.batch * (rows * (rows + 1) // 2 if triangle else rows * columns)
         chip, shortest = (LARGE_CHIP, LARGE_SHORTEST) if tile == LARGE_TILE else (CHIP, SHORTEST)
         return tiles, max(1, min(chip // tiles, k // shortest, MOST_SPLITS))
 
     def _takes_large(self, m: int, n: int, k: int, triangle: bool) -> bool:
-        """As best_cover of product_plain.cu."""
+        """Return True for the large tile, as best_cover of product_plain.cu does."""
 
         def time(tile: int) -> int:
             tiles, splits = self._cover(tile, m, n, k, triangle)
@@ -175,12 +176,13 @@ class Cost:
         return time(LARGE_TILE) <= LARGE_ALLOWANCE * time(TILE)
 
     def passes(self, elements: float, count: int = 1) -> None:
-        """Small kernels between products, which read and write so many elements in all."""
+        """Add small kernels between products, which read and write ``elements`` elements in total."""
         moved = 2 * self.batch * elements * self.itemsize
         self.launch(moved / self.gpu.bandwidth + count * FILL / 2 / self.gpu.clock, count)
 
     def _blocks(self, count: float, chain: float, work: float, room: int) -> None:
-        """One block each: cycles of its chain, which others hide, and of its work, for which they share the units."""
+        """Add one block per problem: cycles of its chain, which other blocks hide, and of its work, for which they
+        share the units."""
         together = max(1, min(2, self.gpu.shared // max(1, room)))
         waves = max(1.0, count / (self.gpu.multiprocessors * together))
         self.launch((FILL / 2 + waves * max(chain + work, together * work)) / self.gpu.clock)
@@ -190,12 +192,12 @@ class Cost:
         return multiply_adds / (85 if self.itemsize == 4 else 40)
 
     def _substitution(self, n: int, c: int) -> tuple[float, float]:
-        """Of c columns in one block: in passes if they are few."""
+        """Return (chain, work) of c columns in one block, which takes them in passes if they are few."""
         passes = math.ceil(c / PASS) if c <= PASSES_UP_TO else 1
         return (passes * math.ceil(n / STRIP) * SUBSTITUTE, self._units(n * n * c)) if c else (0.0, 0.0)
 
     def factor(self, n: int, c: int) -> None:
-        """Cholesky of order n with the solve of c columns."""
+        """Add a Cholesky factorisation of order n with the solve of c columns."""
         gpu = self.gpu
         if n <= WARP_LIMIT:
             waves = max(1.0, self.batch / (gpu.multiprocessors * 8))
@@ -223,7 +225,8 @@ class Cost:
         self.launch(max(chain, 2 * self.batch * n * n * columns / rate * 2))
 
     def solve(self, n: int, c: int, follows: bool = False) -> None:
-        """With a factor; follows: what is made of the backward's u, beyond one block in a launch of its own."""
+        """Add a solve by the factor. follows: what the backward computes from its u, in a launch of its own beyond
+        one block."""
         if n <= WARP_LIMIT or fits_block(self.gpu, n, self.itemsize):
             wide = self.batch * math.ceil(c / 32) >= CHIP // 2
             width = 32 if wide else NARROW
@@ -236,7 +239,7 @@ class Cost:
                 self.passes(2.5 * n * c)
 
     def fused(self, n: int, d: int, c: int, linear: bool, feature_bytes: int) -> None:
-        """Gram matrix, factor and solve in one block per problem."""
+        """Add Gram matrix, factor and solve in one block per problem."""
         side = math.ceil(n / SQUARE)
         squares = side * (side + 1) // 2
         rounds, groups = math.ceil(squares / WARPS), max(1, WARPS // squares)
@@ -262,7 +265,8 @@ def _start(p: Problem, gpu: Gpu) -> Cost:
 
 
 def gram_costs(p: Problem, gpu: Gpu) -> dict[str, float]:
-    """Seconds to K_ss, its factor and the solve: the tiled product and then the factorisation, or all in one block."""
+    """Return seconds for K_ss, its factor and the solve: by the tiled product and the factorisation, or fused in one
+    block."""
     f = p.feature_bytes
     apart = Cost(gpu, p.batch, p.itemsize)
     apart.product(p.s, p.s, p.d, triangle=True, distance=not p.linear, sizes=(f, f))

@@ -11,29 +11,29 @@ from .problem import Problem, is_primal
 
 
 def predict_costs(s: Any, q: Any, d: Any, c: Any) -> dict[str, Any]:
-    """Multiply-adds of P = K_qs alpha of a linear kernel: K_qs is formed, or X_q (X_s^T alpha)."""
+    """Return multiply-adds of P = K_qs alpha of a linear kernel: with K_qs, or as X_q (X_s^T alpha)."""
     return {"dense": q * s * (d + c), "low_rank": c * d * (s + q)}
 
 
 def gradient_costs(s: Any, d: Any, c: Any) -> dict[str, Any]:
-    """Multiply-adds of Kbar_ss X_s of a linear kernel: Kbar_ss is formed, or kept as two factors of rank C."""
+    """Return multiply-adds of Kbar_ss X_s of a linear kernel: with Kbar_ss, or with its two factors of rank C."""
     return {"dense": s * s * (c + d), "low_rank": 4 * c * d * s}
 
 
 def predicts_low_rank(s: Any, q: Any, d: Any, c: Any) -> bool:
-    """True if the predictions of a linear kernel take fewer multiply-adds without K_qs."""
+    """Return True if the predictions of a linear kernel take fewer multiply-adds without K_qs."""
     costs = predict_costs(s, q, d, c)
     return costs["low_rank"] < costs["dense"]
 
 
 def pulls_back_low_rank(s: Any, d: Any, c: Any) -> bool:
-    """True if the gradient through K_ss of a linear kernel takes fewer multiply-adds without Kbar_ss."""
+    """Return True if the gradient through K_ss of a linear kernel takes fewer multiply-adds without Kbar_ss."""
     costs = gradient_costs(s, d, c)
     return costs["low_rank"] < costs["dense"]
 
 
 def describe(p: Problem) -> str:
-    """The orders for one problem, in words, with the costs they were picked from."""
+    """Describe the orders for one problem, with the costs they were chosen by."""
     if is_primal(p):
         return f"primal, factor of order {p.d + p.bordered}"
     if not p.linear:

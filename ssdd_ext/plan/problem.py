@@ -1,24 +1,24 @@
-"""What a plan is made for."""
+"""The sizes that a plan is made for."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from typing import Any
 
-# Memory that K_qs may take before queries are processed in chunks and K_qs is formed anew in the backward.
+# Bytes that K_qs may take. Beyond, queries are processed in chunks, and the backward forms K_qs again.
 K_QS_BYTES = 1 << 28
-# Rows of a stand-in for a K_qs that is not kept, never read. PyTorch specialises a compiled graph on whether a tensor
-# has no or one element, so a saved tensor that is sometimes empty costs a second graph; one that never is, does not.
+# Rows of the stand-in for a K_qs that is not kept; they are never read. PyTorch specialises a compiled graph for
+# tensors of no or one element, so a saved tensor that is sometimes empty would cost a second graph.
 STAND_IN = 2
 
 
 @dataclass(frozen=True)
 class Problem:
-    """Sizes of one problem: S support points, Q queries, D features, C targets; what needs a gradient.
+    """Sizes of one problem: S support points, Q queries, D features, C targets; and which inputs need a gradient.
 
-    ``batch`` counts on a GPU only, where the problems of a batch run beside each other. The order of the factor and
-    what the forward keeps are arithmetic that symbolic sizes survive: what an op saves is a rule of the shapes, and
-    one compiled graph serves all of them.
+    ``batch`` matters on a GPU only, where the problems of a batch run side by side. The order of the factor and what
+    the forward keeps are computed by arithmetic that works with symbolic sizes. So what an op saves depends on the
+    shapes alone, and one compiled graph serves all of them.
     """
 
     s: int
@@ -39,7 +39,7 @@ class Problem:
 
     @property
     def order(self) -> int:
-        """Order of the factor: S, or D (+1) in the primal, if that is smaller."""
+        """Order of the factor: S, or D (+1) in the primal if that is smaller."""
         return _min(self.s, self.d + self.bordered) if self.linear else self.s
 
     @property
@@ -56,12 +56,12 @@ class Problem:
 
     @property
     def saved_rows(self) -> int:
-        """Rows of the tensor that stands for K_qs between the passes."""
+        """Rows of the tensor that is saved for K_qs between the passes."""
         return _max(STAND_IN, self.kept_queries)
 
 
 def is_primal(p: Problem) -> bool:
-    """True if the factor is that of Phi^T Phi + lambda I, of order D (+1) below S."""
+    """Return True if the factor is that of Phi^T Phi + lambda I, of order D (+1) below S."""
     return p.linear and p.d + p.bordered < p.s
 
 

@@ -1,7 +1,7 @@
-"""Every code block of every page runs, or the page says why it cannot.
+"""Run every code block of every page, unless the page says why it cannot run.
 
-``python`` blocks of a page share one namespace. ``bash`` blocks may hold ``ssdd ...`` and ``python -m ...`` commands. A
-block with a ``title`` is written to that file. All of it happens in a temporary folder, with presets made small.
+``python`` blocks of a page share one namespace. ``bash`` blocks may have ``ssdd ...`` and ``python -m ...`` commands. A
+block with a ``title`` is written to that file. Everything happens in a temporary folder, with small presets.
 """
 
 from __future__ import annotations
@@ -49,9 +49,9 @@ SMALL = {
     "classifier.epochs": "1",
     "kd.epochs": "2",
 }
-# Options that are added to a command, since its own default does not come from a preset.
+# Options added to commands whose defaults do not come from a preset.
 ADDED = {"pretrain": ["--steps", "1", "--batch", "8"]}
-# What a page finds in its folder before its first block.
+# The files that a page needs in its folder before its first block.
 GIVEN = {
     "README.md": ["photos"],
     "docs/distillation.md": ["photos"],
@@ -75,7 +75,7 @@ class Block:
 
 
 def blocks(text: str) -> list[Block]:
-    """The code blocks of a page, and its hidden ones (``<!-- run first``), in order."""
+    """Return the code blocks of a page, hidden ones (``<!-- run first``) included, in order."""
     found: list[Block] = []
     pattern = r"^<!-- run first\n(?P<hidden>.*?)^-->$|^```(?P<head>[^\n`]*)\n(?P<body>.*?)^```$"
     for match in re.finditer(pattern, text, re.MULTILINE | re.DOTALL):
@@ -92,13 +92,13 @@ def blocks(text: str) -> list[Block]:
 
 
 def indented(text: str) -> list[str]:
-    """Lines of indented code blocks, which have no language: the first line of each."""
+    """Return the first line of each indented code block; such blocks have no language."""
     outside = re.sub(r"^```.*?^```$|^<!--.*?-->$", "", text, flags=re.MULTILINE | re.DOTALL)
     return re.findall(r"\n\n {4}(?![-*\d|])(\S[^\n]*)", outside)
 
 
 def commands(text: str) -> list[list[str]]:
-    """The commands of a ``bash`` block, each as its words."""
+    """Return the commands of a ``bash`` block, each as a list of words."""
     lines = text.replace("\\\n", " ").splitlines()
     return [words for line in lines if (words := shlex.split(line, comments=True))]
 
@@ -119,7 +119,7 @@ def run_command(words: list[str]) -> None:
 
 
 def run_page(name: str, text: str) -> int:
-    """Run all blocks of a page in the current folder; how many ran."""
+    """Run all blocks of a page in the current folder; return how many ran."""
     names: dict[str, object] = {"__name__": name}
     count = 0
     for block in blocks(text):
@@ -141,7 +141,7 @@ def run_page(name: str, text: str) -> int:
 
 @pytest.fixture(scope="module", autouse=True)
 def one_thread():
-    """Small images are no faster on more threads."""
+    """Use one thread: small images are no faster on more."""
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     yield
@@ -153,7 +153,7 @@ def one_thread():
 
 @pytest.fixture(scope="module")
 def shelf(tmp_path_factory):
-    """A folder with everything that a page may find."""
+    """A folder with every file that a page may need."""
     folder = tmp_path_factory.mktemp("shelf")
     random = np.random.default_rng(0)
 
@@ -191,7 +191,7 @@ def shelf(tmp_path_factory):
 
 
 def resnet18_of_torchvision() -> dict[str, torch.Tensor]:
-    """Random weights under the names that torchvision gives to a ResNet-18, with narrow blocks' true shapes."""
+    """Return random weights under torchvision's names of a ResNet-18, with torchvision's shapes."""
     weights: dict[str, torch.Tensor] = {}
 
     def normalise(name, channels):

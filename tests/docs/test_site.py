@@ -1,4 +1,4 @@
-"""The documentation site builds without a warning, and holds what the code says."""
+"""The documentation site builds without a warning, and its content agrees with the code."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ ROOT = Path(__file__).resolve().parents[2]
 
 @pytest.fixture(scope="module")
 def site(tmp_path_factory):
-    """The built site."""
+    """The folder of the built site."""
     if importlib.util.find_spec("mkdocs") is None and os.environ.get("SSDD_TEST_INSTALLED") != "1":
         pytest.skip("NO MKDOCS HERE: the documentation site was not built (pip install '.[docs]')")
     out = tmp_path_factory.mktemp("site")
@@ -35,12 +35,12 @@ def site(tmp_path_factory):
 
 
 def words(page: Path) -> str:
-    """The visible text of a page."""
+    """Return the visible text of a page."""
     return html.unescape(re.sub(r"<[^>]+>", " ", page.read_text()))
 
 
 def fields(settings, path=""):
-    """GROUP.FIELD and the value of every setting."""
+    """Yield GROUP.FIELD and the value of every setting."""
     for field in dataclasses.fields(settings):
         value = getattr(settings, field.name)
         if dataclasses.is_dataclass(value):

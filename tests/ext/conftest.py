@@ -1,4 +1,4 @@
-"""What the backend's tests share: the backends, and random numbers."""
+"""Shared fixtures of the backend's tests: the backends, and random numbers."""
 
 import pytest
 import torch

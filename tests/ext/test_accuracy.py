@@ -1,13 +1,13 @@
 """float32 against float64, beside PyTorch's float32 Cholesky formulation on the same fresh problems.
 
-Two promises a row, for the value and for every gradient, over fresh problems (fixed seeds, new per row):
+Two guarantees per row, for the value and for every gradient, over new problems (fixed seeds, new per row):
 the median error is at most 1.2 times and the worst at most 3 times Cholesky's, and every error stays below
 c * g * kappa * u. Errors are relative, in the Frobenius norm, the worst matrix of a batch.
 
 g and c come from first-order perturbation (Higham, Accuracy and Stability, 7.1 and 10.1). A relative error eta of
 A = K_ss + lambda I moves alpha = A^-1 Y by at most kappa eta |alpha|, and so P = K_qs alpha by kappa eta g |P| with
-g = |K_qs|_2 |alpha| / |P|: how much of alpha cancels in the predictions, 1 where nothing does. The same error of K_qs
-adds eta g |P|, and kappa >= 1. eta <= 4 u is what the last test here holds the factor to; so c = 8 for the value, and
+g = |K_qs|_2 |alpha| / |P|: how much of alpha cancels in the predictions, 1 if nothing does. The same error of K_qs
+adds eta g |P|, and kappa >= 1. The last test here checks eta <= 4 u for the factor. So c = 8 for the value, and
 three times that for a gradient, the product of two solutions (alpha and U = A^-1 K_sq P_bar) through one more product.
 """
 
@@ -22,13 +22,13 @@ from ssdd_ext.testing import TABLE, condition, draw, gradients, mse, predictions
 
 U = 2.0**-24
 PROBLEMS = 24
-# The medians of two times 24 small problems differ by a quarter through chance alone.
+# The medians of two samples of 24 small problems differ by a quarter by chance.
 SMALL_PROBLEMS = 64
 C_VALUE, C_GRADIENT = 8.0, 24.0
-# Errors of a few roundings of the result are all alike: whose is smaller is a throw of the dice.
+# Errors of a few roundings of the result are equivalent: which one is smaller is chance.
 ROUNDING = 3 * U
 
-# kappa * u > 1: no float32 formulation has a digit there, and Cholesky breaks down. test_krr.py takes it in float64.
+# kappa * u > 1: no float32 formulation has a digit there, and Cholesky breaks down. test_krr.py tests it in float64.
 HOPELESS = {"tall_tiny_ridge"}
 ROWS = [n for n, r in TABLE.items() if r.q and 0 not in r.batch and r.hyper == "numbers" and n not in HOPELESS]
 HYPER = {
@@ -54,7 +54,8 @@ def results(value, inputs):
 
 
 def cancellation(exact):
-    """g >= 1 of the docstring, the largest of a batch; a norm of K_qs by its Frobenius norm would be larger."""
+    """Return g >= 1 of the module's docstring, the largest of a batch. The Frobenius norm of K_qs would make it
+    larger."""
     k_ss = ssdd_ext.gram(exact.x_s, kernel=exact.kernel)
     alpha = ssdd_ext.cholesky_solve(k_ss, exact.y_s, ridge=exact.ridge, on_failure="nan")
     k_qs = ssdd_ext.gram(exact.x_q, exact.x_s, kernel=exact.kernel)
@@ -68,7 +69,7 @@ def backend(request):
 
 
 def measure(row, call, formula, backend):
-    """Per output: our errors, Cholesky's, and ours in units of g * kappa * u; one entry a problem."""
+    """Return, per output: our errors, Cholesky's, and ours in units of g * kappa * u; one entry per problem."""
     ours, theirs, units = defaultdict(list), defaultdict(list), defaultdict(list)
     many = backend == "native" and row.s <= 70
     for index in range(SMALL_PROBLEMS if many else PROBLEMS):
@@ -80,7 +81,7 @@ def measure(row, call, formula, backend):
         for name, got in results(call(inputs, backend), inputs).items():
             ours[name].append(relative_error(got, want[name]))
             theirs[name].append(relative_error(usual[name], want[name]))
-            # A single number may pass through zero, where no relative error is bounded; a matrix does not.
+            # A single number may be near zero, where no relative error is bounded; a matrix is not.
             if kappa * U < 0.05 and got.numel() > 1:
                 units[name].append(ours[name][-1] / (g * kappa * U))
     return ours, theirs, units
@@ -96,7 +97,9 @@ def hold(label, ours, theirs, most=1.2):
 def hold_row(name, call, formula, backend, most=1.2):
     ours, theirs, units = measure(TABLE[name], call, formula, backend)
     for output in ours:
-        if not (formula is mse and output == "value"):  # one number: its error is luck, its gradients' are not
+        if not (
+            formula is mse and output == "value"
+        ):  # one number: its error is chance, the errors of its gradients are not
             hold(f"{name}, {output}", ours[output], theirs[output], most)
         allowed = C_VALUE if output == "value" else C_GRADIENT
         assert max(units[output], default=0) <= allowed, f"{name}, {output}: {max(units[output]):.1f} g kappa u"
@@ -109,7 +112,7 @@ def test_krr(name, backend):
 
 @pytest.mark.parametrize("name", ["krr_st", "krr_st_tall", "rfad", "ill_linear", "ill_rbf", "one_feature_rbf"])
 def test_planned_krr(name):
-    """The same products in another order, from few draws, so with more room for luck."""
+    """Test the same products in another order, with fewer draws and a wider tolerance for chance."""
     hold_row(name, krr, predictions, "planned", most=1.5)
 
 
@@ -120,7 +123,7 @@ def test_krr_mse(name, backend):
 
 @pytest.mark.parametrize("kernel", HYPER)
 def test_gradients_of_hyper_parameters(kernel, backend):
-    """One number a problem, a sum that cancels: held over all rows together, relative to the row's typical size."""
+    """One number per problem, a sum that cancels: tested over all rows together, relative to the row's typical size."""
     ours, theirs = defaultdict(list), defaultdict(list)
     for name in HYPER[kernel]:
         drawn = [draw(TABLE[name], index, torch.float32) for index in range(PROBLEMS)]

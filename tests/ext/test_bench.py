@@ -1,4 +1,4 @@
-"""The bench: its rows, its alternatives against float64, its tables. No test here looks at an absolute time."""
+"""The bench: its rows, its alternatives against float64, its tables. No test here depends on an absolute time."""
 
 import dataclasses
 import importlib.util
@@ -34,10 +34,10 @@ KEYS = {
 
 
 def load(root, name):
-    """A script of benchmarks/, with its folder on the path as when it is run."""
+    """Import a script of benchmarks/, with its folder on the path as when it is run."""
     spec = importlib.util.spec_from_file_location(name, root / "benchmarks" / f"{name}.py")
     module = importlib.util.module_from_spec(spec)
-    sys.modules[name] = module  # dataclasses look their module up
+    sys.modules[name] = module  # dataclasses look up their module
     spec.loader.exec_module(module)
     return module
 
@@ -167,7 +167,7 @@ def test_peak_memory_sees_an_allocation_and_not_the_inputs():
     if peak is None:
         pytest.skip("PEAK MEMORY DID NOT RUN: this system does not tell")
     assert 2 * square < peak < 20 * square
-    wide = Problem(4, 4, 1_000_000, 2, backward=())  # inputs of 32 MB, next to nothing besides
+    wide = Problem(4, 4, 1_000_000, 2, backward=())  # inputs of 32 MB, almost nothing else
     assert measure.peak_apart(USUAL, wide, 1) < 12 * 2**20
 
 

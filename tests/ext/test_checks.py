@@ -1,4 +1,4 @@
-"""Bad input: each kind is refused by a TypeError or ValueError that names the argument, before anything runs."""
+"""Bad input of every kind raises a TypeError or ValueError that names the argument, before anything runs."""
 
 import numpy as np
 import pytest
@@ -40,7 +40,7 @@ def call_id(value):
 
 
 def run(call, backend, *, names=None, **changed):
-    """`call` on good arguments, some of them changed."""
+    """Run `call` on good arguments, some of them changed."""
     arguments = {name: GOOD[name] for name in names or CALLS[call]}
     return call(**(arguments | {"backend": backend} | changed))
 
@@ -231,7 +231,7 @@ def test_options_are_named(call, backend):
         with pytest.raises(ValueError, match="^solve_dtype: expected"):
             run(call, backend, solve_dtype=wrong)
     wide = {name: GOOD[name].double() for name in CALLS[call]}
-    with pytest.raises(ValueError, match="^solve_dtype: float32 would throw digits"):
+    with pytest.raises(ValueError, match="^solve_dtype: float32 would lose digits"):
         run(call, backend, solve_dtype=torch.float32, **wide)
 
 
@@ -248,7 +248,7 @@ BAD_TENSORS = {
 @pytest.mark.parametrize("which", BAD_TENSORS)
 @pytest.mark.parametrize("call", [ssdd_ext.krr, ssdd_ext.krr_mse], ids=call_id)
 def test_a_bad_hyper_parameter_tensor_sets_status(call, which, value, backend):
-    """No synchronisation checks a tensor: its problem, and no other, gets status -1 and NaN."""
+    """No synchronisation checks a tensor. Its problem, and no other, gets status -1 and NaN."""
     options = BAD_TENSORS[which](torch.tensor([1.0, value, 1.0]))
     result, info = run(call, backend, on_failure="nan", return_info=True, **options)
     assert info.status.tolist() == [0, -1, 0]
@@ -280,7 +280,7 @@ def test_hyper_parameter_on_another_device(backend):
 
 
 def test_products_past_addressable_sizes_are_refused(backend):
-    """Expanded from one number: refused by arithmetic, not by an allocation that fails."""
+    """Tensors expanded from one number are refused by arithmetic, not by a failed allocation."""
     one = torch.ones(1, 1)
     support, target, query = one.expand(2**26, 2), one.expand(2**26, 1), one.expand(2**26, 2)
     with pytest.raises(ValueError, match=r"S=67108864 x .*elements are more than"):
@@ -292,20 +292,20 @@ def test_products_past_addressable_sizes_are_refused(backend):
 
 
 def test_sizes_past_32_bits_work(backend):
-    """B * S * D = 2^32 + 2^17 numbers seen, 2^16 stored: one row of features over the batch, a tiny solve each."""
+    """B * S * D = 2^32 + 2^17 numbers, 2^16 of them stored: one row of features over the batch, a tiny solve each."""
     x = torch.linspace(-1, 1, 2**16).reshape(1, 2**16) / 256
     batch = 2**16 + 2
     k = ssdd_ext.gram(x.expand(2, 1, 2**16), backend=backend)
     assert relative_error(k, (x.double() @ x.double().mT).expand(2, 1, 1)) < 1e-5
     a = torch.full((1, 1), 4.0).expand(batch, 1, 1)
     y = torch.linspace(0, 1, 2**15 + 1).expand(1, 2**15 + 1)
-    # C * B = 2^31 + ...: the targets of the whole batch are one expanded row, the result is asked for one column.
+    # C * B = 2^31 + ...: the targets of the whole batch are one expanded row, and one column of the result is computed.
     solved = ssdd_ext.cholesky_solve(a, y[:, -2:].expand(batch, 1, 2), backend=backend)
     assert torch.allclose(solved, y[:, -2:].expand(batch, 1, 2) / 4)
 
 
 def test_strides_past_32_bits_work(backend):
-    """Rows 2^31 elements apart in a mapping nobody touches in between: offsets need 64 bits."""
+    """Rows are 2^31 elements apart in a sparse mapping, so offsets need 64 bits."""
     storage = torch.empty(3 * 2**31 + 8, dtype=torch.bfloat16)
     x = torch.as_strided(storage, (3, 4), (2**31, 1))
     x.copy_(torch.linspace(-1, 1, 12).reshape(3, 4))

@@ -1,4 +1,4 @@
-"""cholesky and cholesky_solve: the factor, its gradient, and what happens where there is none."""
+"""cholesky and cholesky_solve: the factor, its gradient, and failures."""
 
 import pytest
 import torch
@@ -30,7 +30,7 @@ def test_factor_and_gradient(order, backend, random):
 
 
 def lower(gradient):
-    """Gradient with respect to the numbers of the lower triangle of a symmetric matrix."""
+    """Return the gradient with respect to the lower triangle of a symmetric matrix."""
     return gradient.tril() + gradient.triu(1).mT
 
 
@@ -76,7 +76,7 @@ def test_no_targets(backend, random):
 
 
 def one_bad_of_three(random, order=8, pivot=5, requires_grad=False):
-    """Problem 1 breaks down at `pivot` (1-based); its neighbours are fine."""
+    """Return three problems, of which problem 1 breaks down at `pivot` (1-based)."""
     a = spd(random, 3, order)
     a[1, pivot - 1, pivot - 1] = -2.0
     return a.requires_grad_(requires_grad)
@@ -123,7 +123,7 @@ def test_nan_fills_only_the_problem_that_failed(backend, random):
 
 
 def nearly_singular(random, order=12):
-    """Rank 4 of 12 with an eigenvalue just below zero: nothing but jitter saves it."""
+    """Return a matrix of rank 4 of 12 with an eigenvalue just below zero: only jitter makes it positive definite."""
     x = random(order, 4)
     low_rank = x @ x.mT
     return low_rank - 1e-9 * torch.eye(order, dtype=torch.float64)
@@ -180,7 +180,7 @@ def test_an_infinite_pivot_is_a_failure(backend):
 
 
 def test_krr_with_a_point_at_the_origin_and_no_ridge(backend, random):
-    """A row of zeros in K, and more features than points, so that no plan avoids it. The error names the call."""
+    """K has a row of zeros, and there are more features than points, so no plan avoids it. The error names the call."""
     x, y = random(8, 10), random(8, 1)
     x[5] = 0
     with pytest.raises(FactorizationError, match=r"krr: .*pivot 6 of 8.*ridge .*absolute.*0"):

@@ -59,7 +59,7 @@ def test_same_bits_on_any_stream_and_in_a_graph():
 
 @pytest.mark.gpu
 def test_a_training_step_in_a_graph_replays_with_new_data():
-    """Forward, backward and update captured once: each replay is the eager step on what then lies in the inputs."""
+    """Forward, backward and update are captured once. Each replay equals the eager step on the inputs' new values."""
     x_s, y_s, x_q, y_q = problem(s=300)
 
     def step():
@@ -89,7 +89,7 @@ def test_raise_is_refused_under_capture():
     x_s, y_s, x_q, _ = (t.detach() for t in problem())
     with pytest.raises(RuntimeError, match="on_failure='raise'"), torch.cuda.graph(torch.cuda.CUDAGraph()):
         ssdd_ext.krr(x_s, y_s, x_q, ridge=Ridge.trace(1e-3), on_failure="raise")
-    torch.cuda.synchronize()  # the refusal leaves a device that works
+    torch.cuda.synchronize()  # the device still works after the refusal
     assert torch.isfinite(ssdd_ext.krr(x_s, y_s, x_q, ridge=Ridge.trace(1e-3))).all()
 
 
@@ -111,7 +111,8 @@ def test_a_replay_says_which_problem_failed(s):
 @pytest.mark.gpu
 @pytest.mark.parametrize("s", [20, 100, 500])
 def test_work_on_a_side_stream_waits_for_that_stream_only(s):
-    """Inputs written late on the same side stream are seen; the memory of a freed workspace is not given away early."""
+    """Inputs that are written late on the same side stream are seen. The memory of a freed workspace is not reused
+    too early."""
     x_s, y_s, x_q, y_q = (t.detach() for t in problem(s=s))
     want = ssdd_ext.krr_mse(x_s, y_s, x_q, y_q, ridge=Ridge.trace(1e-3), on_failure="nan")
     side = torch.cuda.Stream()
@@ -129,7 +130,7 @@ def test_work_on_a_side_stream_waits_for_that_stream_only(s):
 
 @pytest.mark.gpu
 def test_every_device_index():
-    """The kernels run where the inputs are, whichever device is current, and leave that as it was."""
+    """The kernels run on the inputs' device, whichever device is current, and the current device stays the same."""
     want = ssdd_ext.krr_mse(*problem("cuda:0"), ridge=Ridge.trace(1e-3), on_failure="nan").cpu()
     for index in range(torch.cuda.device_count()):
         for current in range(torch.cuda.device_count()):
@@ -153,7 +154,7 @@ print([torch._C._cuda_hasPrimaryContext(i) for i in range(torch.cuda.device_coun
 
 
 @pytest.mark.gpu
-def test_no_context_is_made_on_a_device_that_nobody_uses():
+def test_no_context_is_made_on_an_unused_device():
     done = subprocess.run([sys.executable, "-P", "-c", ONLY_THE_LAST], capture_output=True, text=True)
     count = torch.cuda.device_count()
     assert done.stdout.strip() == str([i == count - 1 for i in range(count)]), done.stderr
@@ -184,7 +185,7 @@ def test_compiled_is_eager(mode):
 @pytest.mark.gpu
 @pytest.mark.parametrize("half", [torch.bfloat16, torch.float16], ids=str)
 def test_under_autocast(half):
-    """Features come out of a network in 16 bits, targets are float32 parameters; gradients reach both."""
+    """A network gives features of 16 bits, and targets are float32 parameters; gradients reach both."""
     x_s, y_s, x_q, y_q = problem()
     network = torch.nn.Linear(512, 96, device="cuda")
     keywords = {"kernel": Linear(1.0, 1.0), "ridge": Ridge.trace(1e-2), "on_failure": "nan"}
@@ -214,7 +215,7 @@ def test_batches_of_one_and_of_ten_thousand(batch, s, d):
 @pytest.mark.gpu
 @pytest.mark.parametrize("fused", [True, False])
 def test_fused_gram_and_apart(fused, monkeypatch):
-    """Both ways to K_ss, whatever the plan would pick."""
+    """Both ways to K_ss are tested, whatever the plan would pick."""
     choose = plan.choose
     monkeypatch.setattr(plan, "choose", lambda *a: replace(choose(*a), fused_gram=fused))
     for s, d in ((10, 40), (64, 100), (200, 300)):
@@ -235,7 +236,9 @@ def test_nothing_synchronises(s, on_failure, dtype):
     x_s = x_s.detach().to(dtype).requires_grad_()
     inputs = x_s, y_s, x_q.to(dtype), y_q
     for kernel in (Linear(1.0, 1.0), RBF(20.0)):
-        ssdd_ext.krr_mse(*inputs, kernel=kernel, on_failure=on_failure)  # what is asked once a device, is asked
+        ssdd_ext.krr_mse(
+            *inputs, kernel=kernel, on_failure=on_failure
+        )  # queries that happen once per device have happened
         torch.cuda.set_sync_debug_mode("error")
         try:
             loss = ssdd_ext.krr_mse(*inputs, kernel=kernel, ridge=Ridge.trace(1e-3), on_failure=on_failure)
@@ -245,7 +248,7 @@ def test_nothing_synchronises(s, on_failure, dtype):
 
 
 @pytest.mark.gpu
-def test_a_scalar_on_the_cpu_makes_nobody_wait():
+def test_a_scalar_on_the_cpu_does_not_synchronise():
     inputs = problem()
     kernel, ridge = RBF(torch.tensor(20.0)), Ridge.trace(torch.tensor(1e-3))
     want = ssdd_ext.krr_mse(*inputs, kernel=RBF(20.0), ridge=Ridge.trace(1e-3), on_failure="nan")
@@ -260,7 +263,7 @@ def test_a_scalar_on_the_cpu_makes_nobody_wait():
         ssdd_ext.krr_mse(*inputs, kernel=RBF(torch.tensor(20.0, requires_grad=True)), on_failure="nan")
 
 
-def test_a_scalar_on_the_cpu_is_a_number_where_nothing_follows_it():
+def test_a_scalar_on_the_cpu_is_a_number_if_nothing_traces_it():
     x, scale = torch.empty(4, 3, device="meta"), torch.tensor(2.0)
 
     def values(kernel):
@@ -275,14 +278,14 @@ def test_a_scalar_on_the_cpu_is_a_number_where_nothing_follows_it():
 
 @pytest.mark.gpu
 def test_workspaces_come_from_torchs_allocator():
-    """After a warm-up nothing is asked of the driver: no allocation, and all that was taken is given back."""
+    """After a warm-up the driver allocates nothing, and all memory is returned to the allocator."""
     inputs = problem(s=500)
 
     def call():
         loss = ssdd_ext.krr_mse(*inputs, ridge=Ridge.trace(1e-3), on_failure="jitter")
         torch.autograd.grad(loss, inputs[:2])
 
-    for _ in range(3):  # which blocks the allocator splits settles
+    for _ in range(3):  # the allocator's splits of blocks become stable
         call()
     torch.cuda.synchronize()
     held = torch.cuda.memory_allocated()
@@ -305,7 +308,7 @@ KRR = ([1.0, 1.0, 1e-3], "linear", "trace", False, "nan", [True, True, True, Fal
 
 @pytest.mark.parametrize("half", [torch.bfloat16, torch.float16], ids=str)
 def test_half_features_go_through_the_ops_as_they_are(half):
-    """What the GPU's kernels read: shapes and types without a GPU."""
+    """The inputs of the GPU's kernels: shapes and types, checked without a GPU."""
     with FakeTensorMode():
         x_s, x_q = (torch.empty(n, 16, dtype=half, requires_grad=True) for n in (12, 9))
         y_s, y_q = torch.empty(12, 4, requires_grad=True), torch.empty(9, 4)
@@ -321,8 +324,8 @@ def test_half_features_go_through_the_ops_as_they_are(half):
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
 def test_one_graph_is_made_of_cuda_tensors(dtype, monkeypatch):
-    """torch.compile traces the whole call on tensors that say they are on a GPU, without one: also the question to the
-    core whether that can run, which it cannot look into."""
+    """torch.compile traces the whole call on fake CUDA tensors, without a GPU. This includes the question whether
+    the core can run, which it cannot trace."""
     monkeypatch.setattr(native, "_cuda_problem", lambda index: "")
 
     def step(x_s, y_s, x_q, y_q):
@@ -339,7 +342,7 @@ def test_one_graph_is_made_of_cuda_tensors(dtype, monkeypatch):
 
 def test_half_features_on_the_cpu_are_refused_by_the_core():
     x = torch.zeros(4, 3, dtype=torch.bfloat16)
-    with pytest.raises(ValueError, match="16-bit features are read on a GPU only"):
+    with pytest.raises(ValueError, match="expected 32- or 64-bit features on the CPU"):
         torch.ops.ssdd_ext.krr(x, torch.zeros(4, 2), x, None, None, *KRR)
 
 

@@ -12,7 +12,7 @@ import torch
 from ssdd_ext import bench
 from ssdd_ext.bench import measure
 
-# What the GPU machine's environment has (the head of benchmarks/gpu/run.py), pytest and this project
+# The packages on the GPU machine (see benchmarks/gpu/run.py), with pytest and this project
 ALLOWED = {"torch", "numpy", "scipy", "pytest", "ssdd_ext", "pybind11"}
 SCRIPTS = ("run", "journal", "record_tests", "smoke", "constants", "rows", "small_calls", "page")
 
@@ -49,7 +49,7 @@ def test_without_a_gpu_it_says_so(gpu, tmp_path):
         gpu("run").main(["--out", str(tmp_path)])
 
 
-# A step with three items, of which the second fails as argv[1] says.
+# A step with three items. The second one fails in the way that argv[1] names.
 ITEMS = """
 import os, sys, time
 from pathlib import Path
@@ -66,7 +66,7 @@ def second():
 items = [("one", lambda: {"value": 1}), ("two", second), ("three", lambda: {"value": 3})]
 sys.exit(0 if run_items(items, Journal(Path(os.environ["SSDD_JOURNAL"]))) else 1)
 """
-# The same of tests.
+# The same with tests.
 TESTS = """
 import os, time
 
@@ -86,7 +86,7 @@ OUTCOMES = {"hang": "hung", "crash": "crashed", "wrong": "failed", "none": "pass
 
 @pytest.fixture
 def proof(gpu, monkeypatch):
-    """benchmarks/gpu/run.py with the steps proof.steps = [...] on a pretended chip."""
+    """Run benchmarks/gpu/run.py with the steps proof.steps = [...] on a pretended GPU."""
     run = gpu("run")
     chip = {"gpu": "Chip (1)", "driver": "1", "torch": "2", "compute_capability": "9.0"}
     monkeypatch.setattr(run, "find_gpu", lambda: dict(chip))
@@ -100,7 +100,7 @@ def command(*arguments):
 
 @pytest.mark.parametrize("plant", OUTCOMES)
 def test_a_planted_failure_costs_one_item(proof, tmp_path, monkeypatch, plant):
-    """A call and a test that hang, crash or are wrong: those before and behind them are in the report."""
+    """A call or a test that hangs, crashes or is wrong: the ones before and after it are in the report."""
     monkeypatch.setenv("PLANT", plant)
     (tmp_path / "items.py").write_text(ITEMS)
     (tmp_path / "test_planted.py").write_text(TESTS)
@@ -131,7 +131,7 @@ def test_a_planted_failure_costs_one_item(proof, tmp_path, monkeypatch, plant):
     assert "still here" in (out / "log.txt").read_text()
 
 
-# Files of this process and its children end at 3,000 bytes, as on a disk that is full.
+# Files of this process and its children are limited to 3,000 bytes, as on a full disk.
 FULL_DISK = """
 import resource, sys
 sys.path[:0] = [sys.argv[1]]
@@ -218,7 +218,7 @@ def test_a_script_runs_on_the_cpu(gpu, tmp_path, name):
 
 
 def test_a_wrong_result_is_a_failed_smoke_item(gpu, tmp_path):
-    """The reference of the smoke step is looked at: a call that is off by a hundredth fails."""
+    """The smoke step checks its reference: a call that is wrong by a hundredth fails."""
     smoke = gpu("smoke")
     leaves = smoke.inputs(((4, 3),), torch.float32, "cpu")
     with pytest.raises(AssertionError, match="relative errors"):
@@ -241,6 +241,6 @@ def test_the_bench_measures_graphs_on_the_gpu():
 @pytest.mark.gpu
 def test_a_captured_call_replays_on_new_inputs():
     x = torch.ones(5, device="cuda")
-    replay = measure.captured(lambda: x * 2)
+    replay = measure.capture(lambda: x * 2)
     x.fill_(4)
     assert torch.equal(replay(), torch.full((5,), 8.0, device="cuda"))

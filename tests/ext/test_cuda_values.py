@@ -1,7 +1,8 @@
-"""What the native core computes, on the CPU and on a GPU by the same tests: the formula on every row of the problem
-table, factors, solves and their gradients, each problem's status, Gram matrices, and all of it under autocast.
+"""Values of the native core, on the CPU and on a GPU by the same tests.
 
-A test that only ever skipped is not known to be right, so each also runs without a GPU.
+The formula on every row of the problem table, factors, solves and their gradients, each problem's status, Gram
+matrices, and all of these under autocast. Each test also runs without a GPU, as a test that was only ever skipped may
+be wrong.
 """
 
 from dataclasses import replace
@@ -18,7 +19,7 @@ DEVICES = ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)]
 
 
 def move(inputs, layout, device):
-    """The same problem as leaves on the device, laid out there as here: moving a tensor would make it dense."""
+    """Return the same problem as leaves on the device, with the same layouts: moving a tensor would make it dense."""
     there = inputs.map(lambda t: t.detach().to(device).requires_grad_(t.requires_grad))
     strided = {n: lay_out(getattr(there, n).detach(), layout).requires_grad_() for n in ARGUMENTS}
     return replace(there, **strided)
@@ -41,21 +42,21 @@ def test_krr_mse_is_the_formula(name, device):
 
 
 def spd(n, batch, device, dtype=torch.float32):
-    """Symmetric positive definite matrices of condition about 100, and right-hand sides."""
+    """Return symmetric positive definite matrices of condition about 100, and right-hand sides."""
     generator = torch.Generator().manual_seed(n)
     x = torch.randn(*batch, n, n + 8, generator=generator, dtype=torch.float64)
     a = x @ x.mT / n + 0.04 * torch.eye(n, dtype=torch.float64)
     return a.to(device, dtype), torch.randn(*batch, n, 5, generator=generator, dtype=torch.float64).to(device, dtype)
 
 
-# Every rung of the ladder in float: a warp, a block, tiles; in double the block ends sooner.
+# Every kind of factorisation in float: a warp, a block, tiles; in double a block holds less.
 @pytest.mark.parametrize("device", DEVICES)
 @pytest.mark.parametrize("dtype, allowed", [(torch.float32, 2e-4), (torch.float64, 1e-11)], ids=str)
 @pytest.mark.parametrize(
     "batch, n", [((), 1), ((7,), 10), ((3,), 32), ((2, 2), 33), ((2,), 150), ((), 236), ((2,), 300)]
 )
 def test_factor_solve_and_their_gradients(batch, n, dtype, allowed, device):
-    """cholesky and cholesky_solve against torch in double, with all their gradients."""
+    """Compare cholesky and cholesky_solve, with all gradients, to torch in double."""
     a, y = (t.requires_grad_() for t in spd(n, batch, device, dtype))
     wide = [t.detach().double().requires_grad_() for t in (a, y)]
     value = torch.tensor(1e-2, device=device, dtype=dtype, requires_grad=True)
@@ -80,7 +81,7 @@ def test_factor_solve_and_their_gradients(batch, n, dtype, allowed, device):
 @pytest.mark.parametrize("device", DEVICES)
 @pytest.mark.parametrize("n", [10, 100, 300])
 def test_each_problem_of_a_batch_has_its_own_status(n, device):
-    """A good matrix, one singular by a hair, an indefinite one and one with NaN, side by side."""
+    """A good matrix, a nearly singular one, an indefinite one and one with NaN in one batch."""
     a, y = spd(n, (4,), device)
     a[1] -= (torch.linalg.eigvalsh(a[1].double())[0] + 1e-7).float() * torch.eye(n, device=device)
     a[2, n // 2, n // 2] = -5.0
@@ -100,7 +101,8 @@ def test_each_problem_of_a_batch_has_its_own_status(n, device):
 @pytest.mark.parametrize("layout", LAYOUTS[:3])
 @pytest.mark.parametrize("kernel", [Linear(0.7, 0.5), RBF(90.0)])
 def test_gram_in_float(kernel, layout, device):
-    """Symmetric and not, k short and long enough to be split; of a point to itself exactly 1 under the RBF."""
+    """Symmetric and not, with small k and with k large enough to be split. A point with itself gives exactly 1 under
+    the RBF."""
     generator = torch.Generator().manual_seed(7)
     for s, q, d in ((70, 33, 20), (65, 129, 300), (10, 30, 8193)):
         x, z = (lay_out(torch.randn(2, n, d, generator=generator).to(device), layout) for n in (s, q))
@@ -116,7 +118,7 @@ def test_gram_in_float(kernel, layout, device):
 @pytest.mark.parametrize("device", DEVICES)
 @pytest.mark.parametrize("name", ["krr_st", "krr_st_tall", "past_block_linear", "large_rbf", "batch_5_rbf"])
 def test_every_output_of_an_op_is_a_function_of_its_inputs(name, device):
-    """What only the backward reads, or nobody, is an output all the same: none is memory as it was found."""
+    """Outputs that only the backward reads, or that are not read, must be written too."""
     inputs = move(draw(TABLE[name], dtype=torch.float32), "contiguous", device)
     tensors = [getattr(inputs, n).detach() for n in ARGUMENTS]
     a = torch.eye(70, device=device).expand(2, 70, 70)
@@ -124,7 +126,7 @@ def test_every_output_of_an_op_is_a_function_of_its_inputs(name, device):
     for needs in ([True] * 3 + [False], [False] * 4):
         results = []
         for filling in (float("nan"), 1.0):
-            for size in (1 << 20, 1 << 12, 1 << 8):  # the allocator hands this memory out again
+            for size in (1 << 20, 1 << 12, 1 << 8):  # the allocator reuses this memory
                 torch.full((size,), filling, device=device)
             kind = inputs.kernel.name, inputs.ridge.kind, False, "nan"
             got = torch.ops.ssdd_ext.krr(*tensors, None, values, *kind, needs)
@@ -153,7 +155,7 @@ def test_gradients_to_hyper_parameters_in_float(name, device):
 @pytest.mark.parametrize("half", [torch.bfloat16, torch.float16], ids=str)
 @pytest.mark.parametrize("kernel", [Linear(1.0, 1.0), RBF(20.0)], ids=["linear", "rbf"])
 def test_half_features_are_their_float_values(kernel, half, device):
-    """Results in float32 as of the converted features, gradients in each input's type."""
+    """Results are in float32, as for the converted features; gradients have each input's type."""
     generator = torch.Generator().manual_seed(3)
     for s, d, layouts in ((20, 512, LAYOUTS[:2]), (100, 513, LAYOUTS[1::-1]), (300, 64, LAYOUTS[:1] * 2)):
         drawn = [torch.randn(*size, generator=generator).to(device) for size in ((s, d), (s, 10), (70, d), (70, 10))]
@@ -162,7 +164,7 @@ def test_half_features_are_their_float_values(kernel, half, device):
         keywords = {"kernel": kernel, "ridge": Ridge.trace(1e-2), "on_failure": "nan", "backend": "native"}
         got, want = ssdd_ext.krr_mse(*narrow, **keywords), ssdd_ext.krr_mse(*wide, **keywords)
         assert got.dtype == torch.float32 and relative_error(got, want) <= 1e-4
-        # Scaled as a loss is where it is trained in float16: gradients to one element of a mean fall below its range.
+        # Scaled as a loss in float16 training is: gradients to one element of a mean are below float16's range.
         found, expected = (torch.autograd.grad(4096 * r, t) for r, t in ((got, narrow), (want, wide)))
         for g, w, t in zip(found, expected, narrow, strict=True):
             one_rounding = torch.finfo(half).eps if t.dtype == half else 0.0
@@ -176,7 +178,7 @@ def test_half_features_are_their_float_values(kernel, half, device):
 @pytest.mark.parametrize("device", DEVICES)
 @pytest.mark.parametrize("name", ["no_query_linear", "no_query_rbf"])
 def test_no_query_in_float(name, device):
-    """Nothing is predicted, and every gradient is zero, not memory as it was found."""
+    """Nothing is predicted, and every gradient is zero instead of uninitialised memory."""
     there = move(draw(TABLE[name], dtype=torch.float32), TABLE[name].layout, device)
     got = ssdd_ext.krr(there.x_s, there.y_s, there.x_q, kernel=there.kernel, ridge=there.ridge, backend="native")
     assert got.shape[-2] == 0
@@ -200,7 +202,7 @@ CALLS = {
 @pytest.mark.parametrize("backend", ["native", "torch"])
 @pytest.mark.parametrize("name", CALLS)
 def test_autocast_rounds_nothing(name, backend, device):
-    """float32 inputs give float32's digits: torch's products are not made in 16 bits on the way."""
+    """float32 inputs give float32's digits: torch's products are not computed in 16 bits."""
     generator = torch.Generator().manual_seed(3)
     inputs = [torch.randn(*size, generator=generator).to(device) for size in ((40, 60), (40, 5), (30, 60), (30, 5))]
     want = CALLS[name](*inputs, backend=backend)

@@ -1,7 +1,7 @@
 """Tensors and modes that only PyTorch's dispatcher resolves.
 
-The short road of small problems hands memory to the core as it lies, and must leave them to the dispatcher. Every call
-gives what it gives on plain tensors of the same numbers, or a clear error.
+The fast path of small problems passes raw memory to the core, and must leave such tensors to the dispatcher. Every call
+gives the result of plain tensors with the same numbers, or a clear error.
 """
 
 import pytest
@@ -25,7 +25,7 @@ def kernel(request):
 
 
 def inputs(seed=0):
-    """A small problem, which takes the short road."""
+    """Return a small problem, which takes the fast path."""
     generator = torch.Generator().manual_seed(seed)
     shapes = {"x_s": (6, 5), "y_s": (6, 2), "x_q": (7, 5), "y_q": (7, 2)}
     return {n: torch.randn(*shape, generator=generator) for n, shape in shapes.items()}
@@ -50,7 +50,7 @@ def same(got, want):
 
 
 def negative_view(t):
-    """The numbers of ``t`` behind PyTorch's negative bit: its memory holds -t."""
+    """Return the numbers of ``t`` behind PyTorch's negative bit: its memory holds -t."""
     view = torch.complex(torch.zeros_like(t), -t.detach()).conj().imag
     assert view.is_neg() and torch.equal(view, t)
     return view
@@ -65,7 +65,7 @@ def test_a_negative_view_is_read_with_its_sign(which, kernel):
 
 
 @pytest.mark.parametrize("call", ["krr", "fit", "gram", "cholesky_solve"])
-def test_a_negative_view_on_the_ordinary_road(call, kernel):
+def test_a_negative_view_on_the_ordinary_path(call, kernel):
     plain = inputs()
     negative = {n: negative_view(t) for n, t in plain.items()}
 
@@ -103,7 +103,7 @@ def test_a_subclass_with_torch_function_sees_the_call(which):
 
 
 class Wrapper(torch.Tensor):
-    """A subclass without memory of its own: only its __torch_dispatch__ knows the numbers, which are twice ``half``."""
+    """A subclass without memory of its own: only its __torch_dispatch__ has the numbers, which are twice ``half``."""
 
     seen: list[str] = []
 
@@ -243,7 +243,7 @@ def test_transforms_and_what_is_left_of_them():
 
     torch.func.grad(leak)(i["x_q"])
     torch.vmap(leak)(i["x_q"])
-    for dead in leaked:  # its transform is over: PyTorch refuses it or takes what it wrapped
+    for dead in leaked:  # its transform has ended: PyTorch refuses it or uses the wrapped tensor
         tensors = inputs() | {"x_q": dead}
         tensors["y_s"].requires_grad_()
         try:
@@ -254,7 +254,7 @@ def test_transforms_and_what_is_left_of_them():
 
 
 def test_batched_gradients_of_the_loss():
-    """A batch of gradients under vmap: the backward may not read what it is handed as one number."""
+    """vmap passes a batch of gradients, so the backward must not read its gradient as one number."""
     i = with_gradients(inputs())
     loss = krr_mse_of(*i)
     many = torch.autograd.grad(loss, i[:2], torch.tensor([1.0, 2.0]), is_grads_batched=True)
@@ -305,5 +305,5 @@ def test_a_tensor_whose_memory_was_given_back_is_refused(which):
     leaf = "y_s" if which != "y_s" else "x_s"
     tensors[leaf].requires_grad_()
     tensors[which].untyped_storage().resize_(0)
-    with pytest.raises(ValueError, match=f"^{which}: its elements have no memory"):
+    with pytest.raises(ValueError, match=f"^{which}: expected a tensor with memory"):
         ssdd_ext.krr_mse(**tensors, **OPTIONS)

@@ -1,4 +1,4 @@
-"""docs/drop-in.md holds: each published formula, in plain PyTorch, has the value and gradients of the one call."""
+"""docs/drop-in.md is right: each published formula in plain PyTorch has the value and gradients of the one call."""
 
 import re
 
@@ -33,7 +33,8 @@ def frepo(x_s, y_s, x_q, y_q):
 
 
 def ntk(x, z):
-    """Two-layer ReLU network, both layers trained: x.z (pi - t) / pi + |x||z| (sin t + (pi - t) cos t) / pi."""
+    """Compute the kernel of a two-layer ReLU network, both layers trained: x.z (pi - t) / pi + |x||z| (sin t + (pi -
+    t) cos t) / pi."""
     dot, norms = x @ z.mT, x.square().sum(1).sqrt()[:, None] * z.square().sum(1).sqrt()
     t = torch.acos((dot / norms).clamp(-1 + 1e-7, 1 - 1e-7))
     return (dot * (torch.pi - t) + norms * (torch.sin(t) + (torch.pi - t) * torch.cos(t))) / torch.pi
@@ -91,7 +92,7 @@ def test_published_formula_at_float64(system, backend, random):
 
 @pytest.mark.parametrize("system", SYSTEMS)
 def test_published_formula_at_float32(system, backend, random):
-    """Against the formula in float64 on the same float32 numbers; condition numbers are below 200 here."""
+    """Compare with the formula in float64 on the same float32 numbers; condition numbers are below 200 here."""
     arguments = problem(random, torch.float32)
     exact = [t.detach().double().requires_grad_() for t in arguments]
     allowed = {"RFAD": 3e-7, "KIP": 1e-4}.get(system, 2e-5)  # float64 inside; arc cosine in float32; plain
@@ -99,15 +100,15 @@ def test_published_formula_at_float32(system, backend, random):
 
 
 @pytest.mark.parametrize("system", SYSTEMS)
-def test_conventions_are_told_apart(system, random):
-    """Each call differs from every other system's formula: the comparison above could fail."""
+def test_conventions_differ(system, random):
+    """Each call differs from every other system's formula, so the comparison above can fail."""
     arguments = problem(random, torch.float64)
     gradient = torch.autograd.grad(call(system, arguments, "torch"), arguments[0])[0]
     for other in set(SYSTEMS) - {system}:
         assert relative_error(gradient, torch.autograd.grad(FORMULAS[other](*arguments), arguments[0])[0]) > 1e-6, other
 
 
-def test_attached_and_detached_traces_are_told_apart(backend, random):
+def test_attached_and_detached_traces_differ(backend, random):
     arguments = problem(random, torch.float64)
     detached, attached = (
         torch.autograd.grad(
@@ -123,7 +124,7 @@ def test_attached_and_detached_traces_are_told_apart(backend, random):
 
 @pytest.fixture(scope="module")
 def sections(root):
-    """Heading -> its Python blocks."""
+    """Return heading -> its Python blocks."""
     text = (root / "docs" / "drop-in.md").read_text()
     parts = re.split(r"^## (.*)$", text, flags=re.MULTILINE)
     named = zip(parts[1::2], parts[2::2], strict=True)

@@ -1,7 +1,8 @@
-"""Gradients through the RBF kernel of points in clusters far apart: unscaled columns, time stamps, coordinates.
+"""Gradients through the RBF kernel for points in clusters far apart: unscaled columns, time stamps, coordinates.
 
-They are sums of g (z - x), in which all but the differences within a cluster must be exactly nothing. As products about
-one origin, (g z) - (sum g) x, they lose the digits that the distance between the clusters takes.
+The gradients are sums of g (z - x), in which all terms except the differences within a cluster must be exactly zero.
+Computed as products about one origin, (g z) - (sum g) x, they lose the digits that the distance between the clusters
+takes.
 """
 
 import pytest
@@ -24,7 +25,7 @@ SHAPES = {
 
 
 def problem(shape, far, seed=0, mixed=False):
-    """Float32 leaves; mixed: only the first problem of the batch has its clusters far apart."""
+    """Return float32 leaves; mixed: only the first problem of the batch has distant clusters."""
     s, q, d, c, length, batch = SHAPES[shape]
     generator = torch.Generator().manual_seed(seed)
 
@@ -70,7 +71,7 @@ def gradients(loss, x):
 
 
 def errors(found, right):
-    """The largest error of each gradient, relative to its largest element, the worst problem of the batch."""
+    """Return the largest error of each gradient, relative to its largest element, of the worst problem in the batch."""
 
     def worst(f, r, name):
         axes = (-2, -1) if name in ("x_s", "y_s", "x_q", "y_q") else ()
@@ -81,12 +82,12 @@ def errors(found, right):
 
 
 def small(name):
-    """What is allowed in any case. A hyper-parameter's gradient is one number, a sum that may cancel."""
+    """Return the error that is always allowed. A hyper-parameter's gradient is one number, a sum that may cancel."""
     return 2e-6 if name in ("x_s", "y_s", "x_q", "y_q") else 1e-5
 
 
 def hold(call, shape, far, mixed=False):
-    # A few problems: the error of plain float32 in one of them may be small by luck.
+    # A few problems: the error of plain float32 in one of them may be small by chance.
     ours, plain = {}, {}
     for seed in range(4):
         x = problem(shape, far, seed, mixed)
@@ -135,7 +136,7 @@ def test_gradients_of_a_gram_matrix(far, symmetric):
 
 
 def test_the_form_follows_from_the_inputs_alone():
-    """Same inputs, same bits, on either side of the change of form."""
+    """The same inputs give the same bits, on either side of the change of form."""
     for far in (1.0, 1e4):
         x = problem("tiles", far)
         first, second = (gradients(krr_mse(x), x) for _ in range(2))

@@ -1,4 +1,4 @@
-"""gram: the kernel functions, their gradients, exactness where exactness is promised."""
+"""gram: the kernel functions, their gradients, and guaranteed exactness."""
 
 import dataclasses
 
@@ -20,7 +20,7 @@ def test_gram_is_the_formula(name, backend):
         (ssdd_ext.gram(x_s, kernel=kernel, backend=backend), kernel_matrix(kernel, x_s, x_s)),
         (ssdd_ext.gram(x_q, x_s, kernel=kernel, backend=backend), kernel_matrix(kernel, x_q, x_s)),
     ):
-        # Hyper-parameters may give the result batch dimensions that the features have not.
+        # Hyper-parameters may add batch dimensions to the result that the features do not have.
         want = want.expand(got.shape)
         assert relative_error(got, want) < 1e-13
         expected, found = gradients(want, inputs), gradients(got, inputs)
@@ -49,7 +49,7 @@ def test_rbf_diagonal_is_exactly_one(offset, dtype, backend, random):
 
 
 def test_rbf_distances_do_not_cancel(backend, random):
-    """Points 1e-3 apart, 1e3 from the origin: |x|^2 + |z|^2 - 2 x.z would keep no digit in float32."""
+    """For points 1e-3 apart, 1e3 from the origin, |x|^2 + |z|^2 - 2 x.z would have no correct digit in float32."""
     x = (1e3 + 1e-3 * random(20, 6)).float().requires_grad_()
     kernel, exact = RBF(2e-3), x.detach().double().requires_grad_()
     k, want = ssdd_ext.gram(x, kernel=kernel, backend=backend), kernel_matrix(kernel, exact, exact)
@@ -91,7 +91,7 @@ def test_layouts_side_by_side(kernel, layout_x, layout_z, backend):
 
 
 def test_no_features(backend):
-    """D = 0: the empty sum, so the bias alone, or distance 0."""
+    """D = 0 is the empty sum: the bias alone, or distance 0."""
     x, z = torch.zeros(3, 0), torch.zeros(2, 0)
     assert torch.equal(ssdd_ext.gram(x, z, kernel=Linear(1.0, 0.5), backend=backend), torch.full((3, 2), 0.5))
     assert torch.equal(ssdd_ext.gram(x, z, kernel=RBF(1.0), backend=backend), torch.ones(3, 2))
@@ -107,7 +107,7 @@ def test_no_points(backend):
 
 
 def test_solve_dtype_float64_accumulates_in_float64(backend, random):
-    """A dot product that cancels: float32 accumulation leaves an error of the size of the addends."""
+    """In a dot product that cancels, float32 accumulation leaves an error of the size of the addends."""
     x = torch.cat([torch.full((1, 500), 1e4), random(1, 24).abs(), torch.full((1, 500), 1e4)], 1).float()
     z = torch.cat([torch.full((1, 500), 1e4), torch.ones(1, 24), torch.full((1, 500), -1e4)], 1).float()
     got = ssdd_ext.gram(x, z, backend=backend, solve_dtype=torch.float64)

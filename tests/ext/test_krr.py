@@ -1,4 +1,4 @@
-"""krr, krr_mse, fit and the calls on given Gram matrices: values and gradients over the whole problem table."""
+"""krr, krr_mse, fit and the calls on given Gram matrices: values and gradients on the whole problem table."""
 
 from itertools import combinations
 
@@ -25,12 +25,12 @@ WITH_QUERIES = [name for name, row in TABLE.items() if row.q > 0]
 
 
 def tolerance(kappa: float) -> float:
-    """1e-9 up to a condition number of 1e4; from there the formulas themselves part in proportion to it."""
+    """Return 1e-9 up to a condition number of 1e4; beyond, the formulas themselves differ in proportion to it."""
     return 1e-9 if kappa < 1e4 else 1e-9 * (kappa / 1e4)
 
 
 def check(got, want, inputs, where, allowed=None):
-    """Value and all gradients of `got` against those of `want`, both computed from the leaves of `inputs`."""
+    """Compare value and all gradients of `got` with those of `want`, both computed from the leaves of `inputs`."""
     allowed = tolerance(condition(inputs)) if allowed is None else allowed
     assert got.dtype == want.dtype
     assert relative_error(got, want) <= allowed, f"{where}: value"
@@ -70,8 +70,8 @@ def test_fit_predicts_the_formula(name, backend):
 
 
 @pytest.mark.parametrize("name", ["tall_tiny_ridge", "krr_st_tall", "tall_linear"])
-def test_fit_is_primal_where_krr_is(name, backend):
-    """In float32 a dual solve of more points than features loses what a tiny ridge leaves."""
+def test_fit_is_primal_if_krr_is(name, backend):
+    """In float32 a dual solve of more points than features loses the digits that a tiny ridge leaves."""
     inputs = draw(TABLE[name], 1, torch.float32)
     fitted = ssdd_ext.fit(inputs.x_s, inputs.y_s, kernel=inputs.kernel, ridge=inputs.ridge, backend=backend)
     assert fitted.alpha is None and fitted.weights is not None
@@ -83,7 +83,7 @@ def test_fit_is_primal_where_krr_is(name, backend):
 
 @pytest.mark.parametrize("name", TABLE)
 def test_krr_from_gram_is_the_formula(name, backend):
-    """Gram matrices made outside by autograd: its gradient must arrive in the features behind them."""
+    """Gram matrices are computed by autograd outside, and their gradient must reach the features."""
     inputs = draw(TABLE[name])
     k_ss = kernel_matrix(inputs.kernel, inputs.x_s, inputs.x_s)
     k_qs = kernel_matrix(inputs.kernel, inputs.x_q, inputs.x_s)
@@ -125,7 +125,7 @@ def test_every_combination_of_requires_grad(name, subset, hyper, backend):
 
 @pytest.mark.parametrize("hyper", ["scale", "bias", "ridge"])
 def test_each_hyper_parameter_alone(hyper, backend, random):
-    """One tensor beside numbers; the others stay numbers and get no gradient."""
+    """One hyper-parameter is a tensor; the others stay numbers and get no gradient."""
     inputs = draw(TABLE["rfad"], requires_grad=())
     value = torch.tensor(0.7, dtype=torch.float64, requires_grad=True)
     kernel = {"scale": Linear(value, 0.3), "bias": Linear(2.0, value)}.get(hyper, inputs.kernel)
@@ -138,7 +138,7 @@ def test_each_hyper_parameter_alone(hyper, backend, random):
 @pytest.mark.parametrize("bias", [0.0, 1.0], ids=["bias0", "bias1"])
 @pytest.mark.parametrize("ridge", RIDGES, ids=lambda r: r.kind)
 def test_stride_zero_features_and_targets(ridge, bias, backend, random):
-    """x_s constant along its features, y_s along its targets: one stored number is seen many times."""
+    """x_s is constant along its features, y_s along its targets: one stored number is read many times."""
     column, target = random(9, 1), random(9, 1)
     x_s, y_s = column.expand(9, 4).requires_grad_(), target.expand(9, 3).requires_grad_()
     x_q, y_q = random(1, 4).expand(5, 4).requires_grad_(), random(5, 1).expand(5, 3).requires_grad_()
@@ -166,7 +166,7 @@ def test_no_targets(kernel, backend, random):
 
 
 def test_rbf_gradients_do_not_cancel(backend, random):
-    """Points 1e-3 apart, 1e3 from the origin: differences are exact in float32, sums of coordinates are not."""
+    """For points 1e-3 apart, 1e3 from the origin, differences are exact in float32, but sums of coordinates are not."""
     x_s, x_q = ((1e3 + 1e-3 * random(n, 6)).float().requires_grad_() for n in (12, 9))
     y_s, y_q = (random(n, 2, dtype=torch.float32, grad=True) for n in (12, 9))
     inputs = ssdd_ext.testing.Inputs(x_s, y_s, x_q, y_q, RBF(2e-3), Ridge.absolute(0.1))
@@ -181,7 +181,7 @@ def test_rbf_gradients_do_not_cancel(backend, random):
 @pytest.mark.parametrize("half", [torch.bfloat16, torch.float16], ids=["bfloat16", "float16"])
 @pytest.mark.parametrize("targets", ["half", "float32"])
 def test_half_precision_computes_in_float32(half, targets, kernel, backend):
-    """Result float32 as if the features had been converted; each gradient in its input's dtype, rounded once."""
+    """The result is float32, as for converted features; each gradient has its input's dtype and is rounded once."""
     row = ssdd_ext.testing.Problem("half", 12, 9, 16, 4, kernel, Ridge.mean_trace(1e-2))
     inputs = draw(row, dtype=half)
     if targets == "float32":
@@ -203,7 +203,7 @@ def test_half_precision_computes_in_float32(half, targets, kernel, backend):
 
 
 def test_solve_dtype_float64_on_float32(backend):
-    """kappa 2e7: float32 has no digits left, float64 inside leaves the rounding of the result alone."""
+    """kappa is 2e7: float32 has no correct digits; with float64 inside, only the result is rounded."""
     inputs = draw(TABLE["tall_tiny_ridge"], dtype=torch.float32)
     exact = inputs.to(torch.float64)
     got = krr(inputs, backend=backend, solve_dtype=torch.float64, on_failure="nan")
@@ -212,9 +212,9 @@ def test_solve_dtype_float64_on_float32(backend):
     expected = gradients(predictions(exact), exact)
     for name, gradient in gradients(got, inputs).items():
         assert gradient.dtype == torch.float32
-        # W is rounded to float32 on its way in, and not in the exact gradient.
+        # W is rounded to float32 in the call, but not in the exact gradient.
         assert relative_error(gradient, expected[name]) < 2e-6, name
-    if backend == "torch":  # native takes the primal, which is well conditioned
+    if backend == "torch":  # native runs the primal, which is well conditioned
         plain = krr(inputs, backend=backend, on_failure="nan")
         assert not relative_error(plain, predictions(exact)) < 1e-4, "the problem is too easy to show a difference"
 
@@ -249,7 +249,8 @@ def test_backward_twice_gives_the_same(backend):
 
 
 def test_gradient_after_an_input_changed_in_place_is_refused(backend):
-    """The backward reads x_s: autograd's version check must see it, or the gradient would be silently wrong."""
+    """The backward reads x_s, so autograd's version check must see it; otherwise the gradient would be silently
+    wrong."""
     inputs = draw(TABLE["krr_st"])
     x_s = inputs.x_s.detach().clone().requires_grad_()
     moved = x_s * 1.0
@@ -259,7 +260,7 @@ def test_gradient_after_an_input_changed_in_place_is_refused(backend):
         loss.backward()
 
 
-def test_gradients_that_nobody_asked_for_are_not_there(backend):
+def test_gradients_that_are_not_required_are_none(backend):
     inputs = draw(TABLE["krr_st"], requires_grad=("y_s",))
     krr_mse(inputs, backend=backend).backward()
     assert inputs.y_s.grad is not None
@@ -267,14 +268,14 @@ def test_gradients_that_nobody_asked_for_are_not_there(backend):
 
 
 def test_small_problem_gives_its_gradients_again(random):
-    """The short road hands its gradients out once; a retained graph computes them again, never shares them."""
+    """The fast path returns its gradients once. A retained graph computes them again and never shares them."""
     x_s, y_s = random(6, 20).requires_grad_(), random(6, 3).requires_grad_()
     x_q, y_q = random(30, 20), random(30, 3)
     loss = ssdd_ext.krr_mse(x_s, y_s, x_q, y_q, ridge=Ridge.trace(1e-2))
     first = torch.autograd.grad(loss, (x_s, y_s), retain_graph=True)
     kept = [g.clone() for g in first]
     for g in first:
-        g.zero_()  # a gradient is its receiver's
+        g.zero_()  # a gradient belongs to its receiver
     second = torch.autograd.grad(loss, (x_s, y_s), retain_graph=True)
     for a, b in zip(kept, second, strict=True):
         assert torch.equal(a, b)

@@ -1,4 +1,4 @@
-"""torch.library.opcheck on every registered op, with the arguments that the public calls hand it."""
+"""torch.library.opcheck on every registered op, with the arguments of the public calls."""
 
 import pytest
 import torch
@@ -13,7 +13,7 @@ BACKWARD = {"solve_backward", "krr_backward"}
 
 
 class Recorder(TorchDispatchMode):
-    """Keeps (op, args) of the ops of ours that run under it."""
+    """Records (op, args) of our ops that run under it."""
 
     def __init__(self):
         super().__init__()
@@ -54,7 +54,7 @@ def every_public_call(inputs, on_failure):
 
 
 def checked(func, args):
-    """opcheck of a forward op with gradients asked for, of a backward op (whose own is refused) without."""
+    """Run opcheck: a forward op with gradients, a backward op (which refuses its own backward) without."""
     forward = func._schema.name.split("::")[1] in FORWARD
 
     def leaf(a):
@@ -102,7 +102,7 @@ def test_opcheck_float32_and_jitter():
 
 
 def test_every_output_is_a_function_of_the_inputs():
-    """Memory left as it was found in an output that only the backward reads is still an output."""
+    """Uninitialised memory in an output that only the backward reads is an error too."""
     for name in ("krr_st", "krr_st_tall", "past_block_linear", "batch_5_rbf", "hyper_trace_linear"):
         for func, args in record(lambda name=name: every_public_call(draw(TABLE[name]), "nan")):
             first = func(*args)
@@ -126,7 +126,7 @@ def test_one_factorisation_for_forward_and_backward():
 
 
 def test_another_device_is_refused_by_name():
-    """Ops exist for CPU and CUDA; on another device backend="native" says what it runs on."""
+    """Ops exist for CPU and CUDA. On another device backend="native" says where it runs."""
     x = torch.ones(3, 2, device="meta")
     with pytest.raises(ValueError, match=r"^backend: 'native' cannot run gram here: .*not on meta"):
         ssdd_ext.gram(x, backend="native")

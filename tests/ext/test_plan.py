@@ -49,7 +49,7 @@ def krr_mse(i, **keywords):
 @pytest.mark.parametrize("row", ROWS, ids=lambda row: f"{row.name}{row.batch}")
 @pytest.mark.parametrize("hyper", ["numbers", "scalar"])
 def test_every_legal_order_is_the_formula(row, hyper):
-    # Detached: with the trace attached and no bias, predictions do not depend on the scale at all.
+    # Detached: with an attached trace and no bias, predictions do not depend on the scale at all.
     row = Problem(**vars(row) | {"hyper": hyper, "ridge": Ridge.mean_trace(1e-2, detach=True)})
     inputs = draw(row)
     want, want_mse = predictions(inputs), mse(inputs)
@@ -80,7 +80,7 @@ def test_every_legal_order_under_each_need(needs):
 
 
 def test_there_is_a_choice_to_test():
-    """Dense and low rank where the dual is taken; the primal alone where D (+1) < S; dense alone without features."""
+    """Dense and low rank for the dual; only the primal if D (+1) < S; only dense without features."""
     orders = {row.name: plan.choose(problem_of(row)).costs for row in ROWS if not row.batch}
     assert {"dense", "low_rank"} <= set(orders["plan_wide_linear"]["forward"])
     assert {"dense", "low_rank"} <= set(orders["plan_wide_linear"]["backward"])
@@ -105,7 +105,7 @@ def test_around_the_border_of_the_primal(kernel, d_more):
 @pytest.mark.parametrize("kernel", KERNELS.values(), ids=KERNELS)
 @pytest.mark.parametrize("size", [1, 1 << 12, 1 << 15])
 def test_queries_in_chunks(kernel, size, monkeypatch):
-    """A small allowance for K_qs: queries in several chunks, K_qs not kept, the same numbers."""
+    """With a small limit for K_qs, queries come in several chunks and K_qs is not kept; the numbers stay the same."""
     monkeypatch.setattr(plan.problem, "K_QS_BYTES", size)
     plan._choose.cache_clear()
     try:
@@ -188,7 +188,7 @@ def test_explain_says_why_and_in_which_order_planned_pytorch_runs():
     assert "dual, dense" in ssdd_ext.explain(x_s, y_s, x_q, kernel=RBF(1.0), backend="planned")
 
 
-def test_small_problem_has_its_road_named_by_explain():
+def test_explain_names_the_fast_path():
     x_s, y_s, x_q = torch.ones(6, 9, requires_grad=True), torch.ones(6, 2), torch.ones(4, 9)
     assert "loss and gradients in one call" in ssdd_ext.explain(x_s, y_s, x_q, torch.ones(4, 2))
     assert "loss and gradients in one call" not in ssdd_ext.explain(x_s, y_s, x_q)
@@ -213,17 +213,17 @@ def test_gpu_plans_are_legal_and_say_their_unit():
 
 
 def test_gpu_plans_follow_the_shape():
-    # Ten support points: launches decide. A thousand with few targets: FLOPs do.
+    # With ten support points launches decide, with a thousand and few targets FLOPs do.
     assert gpu_plan(10, 1024, 2048, 10).forward == "dense"
     assert gpu_plan(1000, 1024, 8192, 10).forward == gpu_plan(1000, 1024, 8192, 10).backward == "low_rank"
     assert gpu_plan(5000, 5000, 512, 10).forward == "primal"
     assert gpu_plan(50, 100, 40, 10, linear=False).backward == "dense"
 
 
-def test_gpu_gram_is_fused_where_launches_decide_and_apart_where_one_processor_would_read_everything():
+def test_gpu_gram_is_fused_if_launches_decide_and_apart_if_one_processor_would_read_everything():
     assert gpu_plan(10, 100, 64, 10).fused_gram and gpu_plan(32, 100, 40, 10, linear=False, batch=64).fused_gram
     assert not gpu_plan(100, 1024, 4096, 10).fused_gram
-    assert not gpu_plan(1000, 100, 2000, 10).fused_gram  # no block holds it
+    assert not gpu_plan(1000, 100, 2000, 10).fused_gram  # too large for one block
     assert "K_ss fused" in str(gpu_plan(10, 100, 64, 10))
     small = plan.Gpu(shared=16 << 10)
     assert not gpu_plan(64, 100, 64, 10, gpu=small).fused_gram
@@ -261,7 +261,7 @@ def test_gpu_constants_are_scaled_from_what_cuda_says():
 
 
 def test_shared_memory_of_the_model_is_that_of_the_kernels():
-    """The largest orders that a block of an H100 holds; tests/simt/test_fused.cpp has the same numbers."""
+    """The largest orders that one block of an H100 holds; tests/simt/test_fused.cpp has the same numbers."""
     for itemsize, whole, fused in ((4, 228, 220), (8, 158, 150)):
         fits = [n for n in range(1, 257) if plan.gpu.fits_block(H100, n, itemsize)]
         with_stages = [n for n in range(1, 257) if plan.gpu.fits_block(H100, n, itemsize, fused=True)]
@@ -269,7 +269,7 @@ def test_shared_memory_of_the_model_is_that_of_the_kernels():
 
 
 def test_constants_are_those_that_were_measured(root):
-    """The committed run on an H100: medians within a tenth."""
+    """Compare with the committed run on an H100: medians within a tenth."""
     found = json.loads((root / "benchmarks" / "results" / "gpu-h100" / "gpu_constants.json").read_text())
     c = plan.constants
     for constant, name, what in (
@@ -289,7 +289,7 @@ def test_constants_are_those_that_were_measured(root):
 
 
 def measured_rows(root):
-    """Of the committed run on an H100: each row of ssdd_ext and the seconds of its graph."""
+    """Return the rows of ssdd_ext in the committed run on an H100, with the seconds of their graphs."""
     path = root / "benchmarks" / "results" / "gpu-h100" / "rows.jsonl"
     ended = [line for line in map(json.loads, path.read_text().splitlines()) if "rows" in line]
     rows = [row for line in ended for row in line["rows"] if row["alternative"] == "ssdd_ext"]
@@ -297,7 +297,7 @@ def measured_rows(root):
 
 
 def test_modelled_times_are_near_the_measured_ones(root):
-    """Of the orders that ran, whatever is picked today."""
+    """Compare the orders that ran, whatever is picked today."""
     measured = measured_rows(root)
     assert len(measured) == 5
     for row, seconds in measured:

@@ -1,4 +1,5 @@
-"""Planned PyTorch beyond the shared tables: each order of its products, who gets it, and what it never does."""
+"""Planned PyTorch beyond the shared tables: each order of its products, which calls run it, and what it must never
+do."""
 
 import itertools
 from dataclasses import dataclass
@@ -21,7 +22,7 @@ KERNELS = {"linear": Linear(1.5, 0.5), "rbf": RBF(4.0)}
 
 @dataclass(frozen=True)
 class Polynomial(Kernel):
-    """(x.z + bias)^2: a kernel that the native core does not have."""
+    """(x.z + bias)^2, a kernel without native code."""
 
     bias: float | torch.Tensor = 1.0
     name: ClassVar[str] = "polynomial"
@@ -71,7 +72,7 @@ def test_the_orders_follow_the_shape():
     assert not orders.predicts_low_rank(1000, 1024, 8192, 900) and not orders.pulls_back_low_rank(1000, 8192, 900)
 
 
-# --- who gets it ------------------------------------------------------------------------------------
+# --- which calls run it ------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("hyper", ["numbers", "scalar", "batch"])
@@ -129,14 +130,14 @@ def test_sizes_measured_to_be_faster_on_a_gpu_run_planned(monkeypatch):
     assert backend(cuda, 1000, 1024, 8192, 512) == "native"
 
 
-# --- what it never does -----------------------------------------------------------------------------
+# --- what it must never do -----------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("on_failure", ["nan", "jitter"])
 @pytest.mark.parametrize("hyper", ["numbers", "batch"])
 @pytest.mark.parametrize("kernel", [*KERNELS.values(), Polynomial(0.5)], ids=lambda k: k.name)
 def test_no_number_is_read_on_the_host(kernel, hyper, on_failure):
-    """Fake tensors have shapes and no numbers: whatever reads one raises."""
+    """Fake tensors have shapes and no numbers, so every read of a number raises."""
     row = Problem("fake", 9, 7, 20, 3, kernel, Ridge.mean_trace(1e-2), batch=(2,), hyper=hyper)
     real = draw(row, dtype=torch.float32)
     with FakeTensorMode():
@@ -159,7 +160,7 @@ def test_autocast_does_not_round_the_products(kernel):
 
 
 def test_one_factorisation_for_both_passes(monkeypatch):
-    """A second one would be the most expensive line of the call."""
+    """A second one would be the most expensive part of the call."""
     count = []
     factor = torch.linalg.cholesky_ex
     monkeypatch.setattr(torch.linalg, "cholesky_ex", lambda a: count.append(a.shape) or factor(a))
@@ -218,7 +219,7 @@ def test_one_graph(kernel, sizes, hyper):
 
 @pytest.mark.parametrize("far", [1.0, 1e2, 1e4])
 def test_clusters_far_apart_keep_their_digits(far, random):
-    """Float32 points about three centres: distances within a cluster are small beside those between them."""
+    """Float32 points about three centres: distances within a cluster are small compared with those between clusters."""
     x_s, x_q = (random(n, 4) + far * torch.arange(3).repeat(n)[:n, None] for n in (30, 20))
     tensors = [t.float().requires_grad_() for t in (x_s, random(30, 2), x_q, random(20, 2))]
     inputs = Inputs(*tensors, RBF(1.0), Ridge.mean_trace(1e-2))
@@ -237,7 +238,7 @@ def test_a_failure_is_raised_by_name():
 
 
 def test_a_failed_problem_is_nan_and_its_neighbour_is_not(random):
-    """Also if nobody asks for the status."""
+    """This holds even if the status is not read."""
     for kernel in (*KERNELS.values(), Polynomial(0.5)):
         x = random(2, 6, 9)
         x[1, 3] = float("nan")

@@ -1,4 +1,4 @@
-"""Laws that hold for every problem, on problems that hypothesis draws."""
+"""Laws that hold for every problem, tested on problems that hypothesis draws."""
 
 import dataclasses
 
@@ -20,7 +20,7 @@ from ssdd_ext.testing import (
     relative_error,
 )
 
-# Derandomised: a test passes or fails by the code alone. Deadlines measure the machine's other users.
+# Derandomised, so that only the code decides whether a test passes. Deadlines would measure the load of the machine.
 settings.register_profile("ssdd", derandomize=True, deadline=None, max_examples=25, database=None)
 settings.load_profile("ssdd")
 
@@ -67,7 +67,7 @@ def test_the_solution_solves(backend, inputs):
 
 
 def scale_of(inputs, alpha):
-    """|K_qs| |alpha|: what a prediction is the sum of."""
+    """Return |K_qs| |alpha|, the scale of the terms of a prediction."""
     return float((kernel_matrix(inputs.kernel, inputs.x_q, inputs.x_s).abs() @ alpha.abs()).detach().max())
 
 
@@ -83,7 +83,7 @@ def test_values_and_gradients_are_the_formula(backend, inputs):
     )
     assert float((got - want).detach().abs().max()) < 1e-13 * kappa * scale_of(inputs, alpha)
     for name, gradient in expected.items():
-        # Gradients of hypothesis' corner cases may vanish; the others set the scale then.
+        # Gradients of hypothesis' corner cases may vanish. The other gradients then set the scale.
         size = max(float(g.norm()) for g in expected.values())
         assert float((found[name] - gradient).norm()) < 1e-9 * size, name
 
@@ -124,7 +124,7 @@ def test_predictions_are_linear_in_the_targets(backend, inputs):
 @BACKENDS
 @given(problems(kernels=st.just(Linear()), s=(1, 12), d=(24, 40)))
 def test_without_ridge_it_interpolates(backend, inputs):
-    """More features than points: the support targets come back at the support points."""
+    """With more features than points, the predictions at the support points are the support targets."""
     inputs = dataclasses.replace(inputs, ridge=Ridge.absolute(0.0), x_q=inputs.x_s)
     assert close(krr(inputs, backend), inputs.y_s, 1e-10)
 

@@ -1,4 +1,4 @@
-"""The short road of small problems: taken for every call it is meant for, and for no other."""
+"""The fast path of small problems: every call that it is for takes it, and no other."""
 
 import pytest
 import torch
@@ -10,8 +10,8 @@ from ssdd_ext.testing import Inputs, Problem, draw, gradients, mse, relative_err
 
 
 @pytest.fixture
-def taken(monkeypatch):
-    """Counts the calls that reach the native core by the short road; they run as ever."""
+def in_sample(monkeypatch):
+    """Count the calls that reach the native core by the fast path; they run normally."""
     calls = []
     run = small.core.krr_value_and_gradient
 
@@ -68,8 +68,8 @@ def test_every_need_layout_and_choice_takes_it(needs, on_failure, layout, taken)
     assert len(taken) == 2
 
 
-def other_roads():
-    """Why a call goes the ordinary way -> what is changed of one that takes the short road."""
+def reasons_for_the_ordinary_path():
+    """Return reason for the ordinary path -> the change to a call that otherwise takes the fast path."""
     tensor = torch.tensor(1.5, dtype=torch.float64)
     return {
         "nothing to differentiate": {"requires_grad": ()},
@@ -89,9 +89,9 @@ def other_roads():
     }
 
 
-@pytest.mark.parametrize("why", other_roads())
-def test_what_takes_the_ordinary_road(why, taken):
-    change = other_roads()[why]
+@pytest.mark.parametrize("why", reasons_for_the_ordinary_path())
+def test_calls_on_the_ordinary_path(why, taken):
+    change = reasons_for_the_ordinary_path()[why]
     row = Problem(**({"name": "road", "s": 10, "q": 16, "d": 12, "c": 2, "batch": ()} | change.get("row", {})))
     inputs = draw(row, dtype=change.get("dtype", torch.float64), requires_grad=change.get("requires_grad", ("x_s",)))
     result = krr_mse(inputs, **change.get("keywords", {}))
@@ -124,7 +124,7 @@ def test_a_failure_is_tried_there_and_reported_by_the_ordinary_op(taken):
 
 @pytest.mark.parametrize("kind", [KeyError, RuntimeError, TypeError])
 def test_a_fault_of_the_core_is_not_swallowed(kind, monkeypatch):
-    """Only a refused argument leads to the ordinary road; anything else is a bug, and is seen."""
+    """Only a refused argument leads to the ordinary path. Any other exception is a bug, and is raised."""
 
     def broken(*arguments):
         raise kind("a fault")

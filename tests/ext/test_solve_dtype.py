@@ -1,7 +1,7 @@
-"""solve_dtype=torch.float64 on float32 inputs: every call computes in float64 until its result, which alone is rounded.
+"""solve_dtype=torch.float64 on float32 inputs: every call computes in float64, and only its result is rounded.
 
-The regressions are so ill conditioned that a rounding to float32 between the solve and the product shows: alpha is much
-larger than the predictions, in which it cancels.
+The regressions are so ill conditioned that a rounding to float32 between the solve and the product is visible: alpha is
+much larger than the predictions, in which it cancels.
 """
 
 import pytest
@@ -18,7 +18,7 @@ NAMES = ("x_s", "y_s", "x_q", "y_q")
 
 
 def problem(kernel, batch=(), s=60, q=25, d=1):
-    """Float32 leaves: a smooth curve with noise, its points so close that the Gram matrix is nearly singular."""
+    """Return float32 leaves: a smooth curve with noise, at points so close that the Gram matrix is nearly singular."""
     generator = torch.Generator().manual_seed(s + d)
     x_s = torch.rand(*batch, s, d, generator=generator)
     y_s = torch.sin(6 * x_s.sum(-1, keepdim=True)) + 0.1 * torch.randn(*batch, s, 2, generator=generator)
@@ -37,7 +37,7 @@ def exact_alpha(k_ss, y_s, ridge):
 
 
 def exact(leaves, kernel, ridge):
-    """The predictions and their error, in the dtype of the leaves."""
+    """Return the predictions and their error, in the dtype of the leaves."""
     k = kernel(leaves)
     k_ss, k_qs = kernel_matrix(k, leaves["x_s"], leaves["x_s"]), kernel_matrix(k, leaves["x_q"], leaves["x_s"])
     p = k_qs @ exact_alpha(k_ss, leaves["y_s"], ridge)
@@ -48,7 +48,7 @@ def hold(got, want, got_leaves, want_leaves, bound=ROUNDING):
     assert got.dtype == torch.float32
     scale = want.detach().abs().max()
     assert (got.double() - want).abs().max() <= bound * scale
-    # Weights that float32 holds exactly, so that both sides have the same.
+    # Weights that float32 represents exactly, so that both sides have the same ones.
     weight = (torch.arange(got.numel()) % 7 - 3.0).reshape(got.shape) + 0.5
     found = torch.autograd.grad((got * weight).sum(), list(got_leaves.values()), allow_unused=True)
     right = torch.autograd.grad((want * weight.double()).sum(), list(want_leaves.values()), allow_unused=True)
@@ -84,15 +84,15 @@ def test_on_features(call, name, batch, lam, backend):
     other, ridge = wide(leaves), Ridge.absolute(lam)
     got = call(leaves, kernel(leaves), ridge=ridge, backend=backend, solve_dtype=torch.float64)
     want = exact(other, kernel, ridge)[call is krr_mse]
-    # The formulas of both sides lose digits of float64 alike; the smallest ridge leaves about eight.
+    # The formulas of both sides lose the same digits of float64; the smallest ridge leaves about eight.
     hold(got, want, leaves, other, ROUNDING if lam > 1e-8 else 4 * ROUNDING)
 
 
 @pytest.mark.parametrize("lam", RIDGES)
 @pytest.mark.parametrize("call", [krr, fit, krr_mse])
 def test_primal_with_a_tensor_for_scale(call, lam, backend):
-    """The primal's root of the scale is taken in float64 too. The last feature is nearly the first: H is as ill
-    conditioned as the ridge is small."""
+    """The primal also takes the root of the scale in float64. The last feature is nearly equal to the first, so H is
+    as ill conditioned as the ridge is small."""
     leaves, _ = problem((Linear, {}), s=80, d=6)
     with torch.no_grad():
         for name in ("x_s", "x_q"):
@@ -107,12 +107,12 @@ def test_primal_with_a_tensor_for_scale(call, lam, backend):
     h = phi(other["x_s"]).mT @ phi(other["x_s"])
     p = phi(other["x_q"]) @ exact_alpha(h, phi(other["x_s"]).mT @ other["y_s"], ridge)
     want = (p - other["y_q"]).square().mean((-2, -1)) if call is krr_mse else p
-    # The reference's krr is dual: what of the scale's gradient does not cancel there is of the order of the ridge.
+    # The reference's krr is dual. There what remains of the scale's gradient is of the order of the ridge.
     hold(got, want, leaves, other, 1e-3 if backend == "torch" and call is not fit else 1e-5)
 
 
 def from_gram():
-    """Float32 Gram matrices that are positive definite with the ridge although their entries are rounded."""
+    """Return float32 Gram matrices that are positive definite with the ridge, although their entries are rounded."""
     x, kernel = problem(KERNELS["rbf"])
     k = kernel(x)
     k_ss = kernel_matrix(k, x["x_s"], x["x_s"]).detach()
@@ -123,7 +123,7 @@ def from_gram():
 
 
 def symmetric(gradient_of):
-    """What the calls on Gram matrices differentiate: the symmetric matrix whose lower triangle they read."""
+    """Return the symmetric matrix whose lower triangle the calls on Gram matrices read, for gradients."""
     return 0.5 * (gradient_of + gradient_of.mT)
 
 
@@ -146,7 +146,7 @@ def test_on_gram_matrices(call, lam, backend):
 
 
 def test_float32_alone_would_not_do(backend):
-    """The problems here tell the difference: one rounding of alpha, in the middle, and the digits are gone."""
+    """These problems detect the difference: one rounding of alpha in the middle loses all digits."""
     leaves = from_gram()
     other, ridge = wide(leaves), Ridge.absolute(1e-6)
     alpha = exact_alpha(symmetric(other["k_ss"]), other["y_s"], ridge)

@@ -1,6 +1,6 @@
-"""Threads and processes: one OpenMP pool, concurrent callers, a fork after use, BLAS' own threads left alone.
+"""Threads and processes: one OpenMP pool, concurrent callers, a fork after use, BLAS' own threads unchanged.
 
-What concerns a whole process runs in one of its own.
+Tests that affect a whole process run in one of their own.
 """
 
 import subprocess
@@ -39,7 +39,7 @@ def in_a_process(script: str, timeout: float = 120) -> str:
 
 
 def test_one_openmp_pool():
-    """torch's libgomp is the only one, and a call starts no thread beyond torch's own."""
+    """torch's libgomp is the only one, and a call starts no threads in addition to torch's."""
     in_a_process("""
         from threadpoolctl import threadpool_info
         def tasks():
@@ -75,7 +75,7 @@ def test_blas_threads_of_others_are_left_alone():
 
 
 def test_fork_after_use():
-    """libgomp's threads do not survive a fork; the child must not wait for them."""
+    """libgomp's threads do not survive a fork, and the child must not wait for them."""
     in_a_process("""
         want = call()
         child = os.fork()

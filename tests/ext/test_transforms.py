@@ -26,7 +26,7 @@ def spd(random, *batch, order=4):
 
 
 def symmetric(a):
-    """gradcheck moves one number at a time; the calls take symmetric matrices."""
+    """Return a symmetric matrix: gradcheck moves one number at a time, and the calls take symmetric matrices."""
     return (a + a.mT) / 2
 
 
@@ -172,7 +172,8 @@ def test_vmap_of_the_smaller_calls(call, backend, random):
 
 @pytest.mark.parametrize("call", ["krr", "krr_mse", "cholesky_solve", "fit"])
 def test_transforms_inside_each_other(call, backend, random):
-    """Ops return stand-ins of shape (0,) for what is not computed, which have no batch dimension to map over."""
+    """Ops return stand-ins of shape (0,) for outputs that are not computed. They have no batch dimension to map
+    over."""
     x, y, q = random(3, 4, 3), random(3, 4, 2), random(3, 5, 3)
     options = {"backend": backend, "on_failure": "nan"}
 
@@ -197,16 +198,16 @@ def test_transforms_inside_each_other(call, backend, random):
 
 @pytest.fixture
 def fresh_compiler():
-    """Nothing compiled before, in this process or on disk: inductor's cache knows an op by its name alone, and would
-    bring back a graph for what an older build of it returned."""
+    """Clear everything that was compiled before, in this process or on disk. Inductor's cache identifies an op by
+    its name alone, so it could return a graph for an older build of the op."""
     torch._dynamo.reset()
     with torch._inductor.config.patch(force_disable_caches=True):
         yield
     torch._dynamo.reset()
 
 
-# (S, Q, D, C) on both sides of every rule of the plan: primal or dual; K_qs kept, or not for want of targets, of memory
-# (K_QS_BYTES is small here) or of queries.
+# (S, Q, D, C) on both sides of every rule of the plan: primal or dual; K_qs kept, or not because there are too few
+# targets, too little memory (K_QS_BYTES is small here) or too few queries.
 SIZES = [
     (12, 9, 7, 3),
     (33, 17, 21, 5),
@@ -222,7 +223,7 @@ SIZES = [
 
 
 def compile_and_compare(loss, random, sizes, batch=()):
-    """Compiled without a graph break, run forward and backward at each size; nothing is compiled after the first."""
+    """Compile without a graph break and run forward and backward at each size; nothing is compiled after the first."""
     counter = CompileCounterWithBackend("aot_eager")
     compiled = torch.compile(loss, backend=counter, fullgraph=True, dynamic=True)
     first = None
@@ -257,7 +258,7 @@ def test_compile_the_reference(random, fresh_compiler):
 
 
 def test_compile_raise_on_native(random, fresh_compiler):
-    """The native ops raise from inside a compiled graph, naming the problem as they do outside."""
+    """The native ops raise inside a compiled graph, and name the problem as they do outside."""
     loss = loss_of("native", Linear(), "raise")
     compiled = torch.compile(loss, backend="aot_eager", fullgraph=True, dynamic=True)
     arguments = problem(random, 2)
@@ -269,7 +270,8 @@ def test_compile_raise_on_native(random, fresh_compiler):
 
 
 def test_compile_inductor_on_native(random, fresh_compiler):
-    """The reference under inductor is a minute of C++ compilation and PyTorch's own affair."""
+    """The reference is left out: it takes a minute of C++ compilation, and inductor's handling of it is PyTorch's
+    responsibility."""
     loss = loss_of("native", Linear(bias=1.0))
     compiled = torch.compile(loss, fullgraph=True, dynamic=True)
     arguments = problem(random, s=13, q=9, d=7, c=3)
@@ -280,7 +282,7 @@ def test_compile_inductor_on_native(random, fresh_compiler):
         assert relative_error(a, b) < 1e-11
 
 
-# --- what native refuses and the reference does ---------------------------------------------------------
+# --- what native refuses and the reference supports ---------------------------------------------------------
 
 
 @pytest.mark.parametrize("kernel", TWO.values(), ids=TWO)
@@ -293,7 +295,7 @@ def test_double_backward_and_forward_mode_of_the_reference(kernel, random):
 
 @pytest.mark.parametrize("call", ["gram", "gram_rbf", "cholesky"])
 def test_double_backward_of_what_native_offers(call, random):
-    """The backward of these two is made of PyTorch's own products and solves."""
+    """The backward of these two consists of PyTorch's own products and solves."""
     x, a = random(4, 3, grad=True), spd(random)
     if call == "cholesky":
         assert torch.autograd.gradgradcheck(lambda a: ssdd_ext.cholesky(symmetric(a), backend="native"), (a,))
@@ -321,7 +323,7 @@ def test_native_refuses_double_backward_by_name(call, random):
 @pytest.mark.parametrize("call", ["gram", "cholesky", "cholesky_solve", "krr", "krr_mse"])
 @pytest.mark.parametrize("mode", ["jvp", "dual"])
 def test_native_forward_mode_is_right_or_refused_by_name(call, mode, random):
-    """Never a zero tangent in silence."""
+    """It never returns a zero tangent silently."""
     x, y_s, x_q, y_q = (t.detach() for t in problem(random))
 
     def f(x, backend):

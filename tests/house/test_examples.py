@@ -1,4 +1,4 @@
-"""The examples run, at small sizes, and say what they promise."""
+"""The examples run at small sizes and print what they promise."""
 
 import os
 import re
@@ -16,7 +16,7 @@ EXAMPLES = {
 
 @pytest.fixture
 def run(root, tmp_path):
-    """run(name): what an example prints, in a folder of its own."""
+    """run(name): the output of an example, run in a folder of its own."""
 
     def start(name: str) -> str:
         command = [sys.executable, "-P", str(root / "examples" / name), *EXAMPLES[name]]

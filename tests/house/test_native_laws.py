@@ -1,4 +1,4 @@
-"""DESIGN's laws about csrc/, read from its #includes and directives, and from the module that was built."""
+"""The laws about csrc/, checked on its #includes and directives, and on the built module."""
 
 import importlib.util
 import re
@@ -11,7 +11,7 @@ import pytest
 INCLUDE = re.compile(r'^\s*#\s*include\s*[<"]([^>"]+)[>"]', re.MULTILINE)
 SUFFIXES = {".h", ".hpp", ".cpp", ".cu", ".cuh"}
 
-# The native core links neither a framework nor a vendor's solver, and knows no Python.
+# The native core links neither a framework nor a vendor's solver, and does not use Python.
 FORBIDDEN_ANYWHERE = re.compile(
     r"^(torch|ATen|c10|caffe2)/|^(cublas|cusolver|cusparse|cudnn|cutlass|mkl|cblas|lapacke)"
 )
@@ -25,7 +25,7 @@ def sources(csrc: Path) -> list[Path]:
 
 
 def without_comments(text: str) -> str:
-    """Comments blanked, lines kept."""
+    """Return the source with blank comments and the same lines."""
     return re.sub(r"//[^\n]*|/\*.*?\*/", lambda m: "\n" * m.group().count("\n"), text, flags=re.DOTALL)
 
 
@@ -97,7 +97,8 @@ def environment_reads(csrc: Path) -> list[str]:
 
 
 def unordered_sums(csrc: Path) -> list[str]:
-    """Same inputs and threads, same bits: OpenMP combines a reduction, and performs atomics, in any order."""
+    """Find OpenMP reductions and atomics, which combine in any order: same inputs and threads must give the same
+    bits."""
     pattern = re.compile(r"#\s*pragma\s+omp\b[^\n]*(\batomic\b|\breduction\s*\(\s*[+*-])|\batomicAdd\s*\(")
     return [o for p in sources(csrc) for o in matches(pattern, p, csrc, "a sum in no fixed order")]
 
@@ -128,7 +129,8 @@ def test_no_flag_ties_the_wheel_to_this_machine(root):
 
 
 def test_native_module_links_only_the_runtime():
-    """No libtorch, no BLAS, no CUDA library; libgomp by its SONAME, with no search path of its own."""
+    """The module links no libtorch, no BLAS and no CUDA library. It links libgomp by its SONAME, without a search
+    path."""
     import ssdd_ext  # noqa: F401  (torch's libraries first)
 
     module = importlib.util.find_spec("ssdd_ext._C")

@@ -1,4 +1,4 @@
-"""Every op is a quartet with one base name, and CONTRIBUTING's list of the files that make an op is true."""
+"""Every op is a quartet with one base name, and CONTRIBUTING's list of the files of an op is right."""
 
 import ast
 import re
@@ -8,7 +8,7 @@ import pytest
 
 OPS = {"gram", "cholesky", "krr"}
 WITHOUT_CUDA_TWIN: set[str] = set()
-# Headers in csrc/ that are no op's contract.
+# Headers in csrc/ that are not an op's contract.
 PLUMBING = {"tensor", "check", "dlpack", "arena", "device", "openblas", "reader"}
 
 
@@ -64,7 +64,7 @@ RECIPES = ["kernel function", "teacher", "data source", "baseline"]
 
 
 def recipe_files(contributing: Path, what: str) -> list[str]:
-    """The files that the numbered steps of "Add a ..." name."""
+    """Return the files in the numbered steps of "Add a ..."."""
     section = re.search(rf"^## Add a {what}\n(.*?)^## ", contributing.read_text(), re.MULTILINE | re.DOTALL)
     assert section, f"CONTRIBUTING.md has no section 'Add a {what}'"
     steps = "\n".join(re.findall(r"^\d\. .*$", section.group(1), re.MULTILINE))
@@ -72,7 +72,7 @@ def recipe_files(contributing: Path, what: str) -> list[str]:
 
 
 def absent(root: Path, names: list[str]) -> list[str]:
-    """Names of no file; NAME stands for any."""
+    """Return the names without a file; NAME stands for any name."""
     return [name for name in names if not any(root.glob(name.replace("NAME", "*")))]
 
 

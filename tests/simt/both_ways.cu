@@ -1,6 +1,6 @@
-// One kernel written twice: with the names of simt.cuh, and in plain CUDA. test_sass.py compiles both and compares what the
-// machine gets. Touches everything the layer has: indices, static and dynamic shared memory, async copies, barriers,
-// shuffles and votes, vectors, the matrix instruction, the atomic.
+// One kernel written twice: with the names of simt.cuh, and in plain CUDA. test_sass.py compiles both and compares
+// their machine code. It uses every part of the layer: indices, static and dynamic shared memory, async copies,
+// barriers, shuffles and votes, vectors, the matrix instruction, the atomic.
 #include <simt.cuh>
 
 #define GLOBAL extern "C" __global__ void __launch_bounds__(128)
@@ -24,7 +24,8 @@ extern "C" SIMT_KERNEL(128) layer_kernel(const float* in, float* out, int* least
   for (int k = 0; k < 64; k += 8) {
     uint32_t a[4], b[2];
 #pragma unroll
-    for (int e = 0; e < 4; ++e) a[e] = simt::to_tf32(simt::get(tile + (lane / 4 + e % 2 * 8) * 64 + k + lane % 4 + e / 2 * 4));
+    for (int e = 0; e < 4; ++e)
+      a[e] = simt::to_tf32(simt::get(tile + (lane / 4 + e % 2 * 8) * 64 + k + lane % 4 + e / 2 * 4));
 #pragma unroll
     for (int e = 0; e < 2; ++e) b[e] = simt::to_tf32(simt::get(tile + (16 + lane / 4) * 64 + k + lane % 4 + e * 4));
     simt::mma_tf32(d, a, b);
@@ -92,10 +93,12 @@ GLOBAL plain_kernel(const float* in, float* out, int* least, int count) {
   uint32_t rows[4], columns[4];
   asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0, %1, %2, %3}, [%4];"
                : "=r"(rows[0]), "=r"(rows[1]), "=r"(rows[2]), "=r"(rows[3])
-               : "r"(static_cast<unsigned>(__cvta_generic_to_shared(tile + lane * 4))) : "memory");
+               : "r"(static_cast<unsigned>(__cvta_generic_to_shared(tile + lane * 4)))
+               : "memory");
   asm volatile("ldmatrix.sync.aligned.m8n8.x4.trans.shared.b16 {%0, %1, %2, %3}, [%4];"
                : "=r"(columns[0]), "=r"(columns[1]), "=r"(columns[2]), "=r"(columns[3])
-               : "r"(static_cast<unsigned>(__cvta_generic_to_shared(tile + 128 + lane * 4))) : "memory");
+               : "r"(static_cast<unsigned>(__cvta_generic_to_shared(tile + 128 + lane * 4)))
+               : "memory");
   asm("mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, {%0, %1, %2, %3};"
       : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])
       : "r"(rows[0]), "r"(rows[1]), "r"(rows[2]), "r"(rows[3]), "r"(columns[0]), "r"(columns[1]));
@@ -108,7 +111,8 @@ GLOBAL plain_kernel(const float* in, float* out, int* least, int count) {
   if (lane == 0) *(warps + static_cast<int>(threadIdx.x >> 5)) = sum;
   *(sums + t) = __shfl_sync(0xffffffffu, d[0], lane / 2);
   __syncwarp();
-  if (__ballot_sync(0xffffffffu, sum > 0.0f) == 0xffffffffu && lane == 0) atomicMin(least, static_cast<int>(threadIdx.x >> 5));
+  if (__ballot_sync(0xffffffffu, sum > 0.0f) == 0xffffffffu && lane == 0)
+    atomicMin(least, static_cast<int>(threadIdx.x >> 5));
   __syncthreads();
   const Four v = *reinterpret_cast<const Four*>(sums + t / 4 * 4);
   *reinterpret_cast<Four*>(out + first + t * 4) = v;
@@ -117,7 +121,7 @@ GLOBAL plain_kernel(const float* in, float* out, int* least, int count) {
   *last = sqrtf(*(warps + t));
 }
 
-// The same but for one barrier: what the comparison must not call the same.
+// The same without one barrier: the comparison must find a difference.
 GLOBAL other_kernel(const float* in, float* out, int* least, int count) {
   __shared__ float values[128];
   values[threadIdx.x] = in[threadIdx.x];

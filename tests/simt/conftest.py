@@ -1,4 +1,4 @@
-"""Builds the programs of this folder, once a sanitizer, and starts them."""
+"""Builds the programs of this folder, once per sanitizer, and starts them."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import pytest
 
 ENVIRONMENT = {
     "OMP_WAIT_POLICY": "passive",
-    # Machines and their stacks live for ever, on purpose.
+    # Fibers and their stacks are never freed, on purpose.
     "ASAN_OPTIONS": "detect_leaks=0:detect_stack_use_after_return=0",
     "TSAN_OPTIONS": "halt_on_error=1",
     "UBSAN_OPTIONS": "print_stacktrace=1",
@@ -22,7 +22,7 @@ SANITIZERS = {"plain": "", "address": "address,undefined", "thread": "thread"}
 
 @pytest.fixture(scope="session")
 def program(root, building):
-    """program(sanitizer, target): build/simt-SANITIZER/TARGET (kept: the next build is incremental)."""
+    """program(sanitizer, target): build/simt-SANITIZER/TARGET (kept, so the next build is incremental)."""
     tools = str(sys.executable).rsplit("/", 1)[0] + os.pathsep + os.environ.get("PATH", os.defpath)
     cmake, ninja = shutil.which("cmake", path=tools), shutil.which("ninja", path=tools)
     assert cmake and ninja, "cmake and ninja are build requirements"

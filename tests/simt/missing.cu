@@ -1,11 +1,11 @@
-// What the layer says where a GPU, its driver or code for it is missing: `missing` asks the machine, `missing NAME` an error
-// that other machines give.
+// Prints the layer's message if a GPU, its driver or code for it is missing: `missing` asks this machine, `missing
+// NAME` simulates an error of another one.
 #include <simt.cuh>
 
 #include <cstdio>
 #include <cstring>
 
-SIMT_KERNEL(32) nothing_kernel() {}
+SIMT_KERNEL(32) void nothing_kernel() {}
 
 int main(int argc, char** argv) {
   const char* name = argc > 1 ? argv[1] : "";

@@ -1,7 +1,7 @@
-"""A pytest plugin for a process whose ssdd_ext is test_core.py's copy: counts the launches of every test.
+"""A pytest plugin for a process whose ssdd_ext is test_core.py's copy. It counts the kernel launches of every test.
 
-Written beside the copy, as report.json: each test's outcome and launches, and where in the module the kernels stand
-that were launched.
+It writes report.json beside the copy: each test's outcome and launches, and the places in the module of the launched
+kernels.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-# What the copy asks torch about the tensors that it takes for a GPU's.
+# The functions of torch that the copy calls for tensors that it treats as a GPU's.
 torch.cuda.get_device_properties = lambda device: SimpleNamespace(name="host twin")
 torch.cuda.current_stream = lambda device=None: SimpleNamespace(cuda_stream=0)
 torch.cuda.is_current_stream_capturing = lambda: False
@@ -31,7 +31,7 @@ tests: dict[str, dict[str, object]] = {}
 
 
 def pytest_collection_modifyitems(config, items):
-    """torch's own backend, and what waits for a real GPU, would only cost time."""
+    """Deselect the reference backend and tests that need a real GPU, which would only take time."""
 
     def is_away(item):
         parameters = item.callspec.params if hasattr(item, "callspec") else {}
@@ -51,7 +51,7 @@ def pytest_runtest_call(item):
 
 
 def pytest_runtest_logreport(report):
-    # The worst phase: a test that fails in its teardown failed.
+    # The worst phase counts: a test that fails in its teardown has failed.
     if report.failed or report.when == "call":
         tests.setdefault(report.nodeid, {"launches": 0})["outcome"] = report.outcome
 

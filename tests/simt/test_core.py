@@ -1,8 +1,8 @@
-"""The whole way from a public call in Python to the CUDA kernels, on the host twin: tests of tests/ext, run anew in a
-process of its own whose core has nothing but the kernels (core.cpp).
+"""The whole path from a public call in Python to the CUDA kernels, on the host twin.
 
-There the tensors of the CPU are taken for a GPU's: by the core, and by a copy of ssdd_ext in which the words is_cpu and
-is_cuda have changed places. So plans, workspaces, layouts and 16-bit features go the way they go on a GPU.
+Tests of tests/ext run again in a process of their own whose core has only the kernels (core.cpp). There the core, and a
+copy of ssdd_ext in which the words is_cpu and is_cuda are swapped, treat CPU tensors as a GPU's. So plans, workspaces,
+layouts and 16-bit features are handled as on a GPU.
 """
 
 import json
@@ -16,13 +16,13 @@ import pytest
 
 ENVIRONMENT = {"OMP_NUM_THREADS": "2", "OMP_WAIT_POLICY": "passive", "PYTHONSAFEPATH": "1"}
 FILES = ["cuda_values", "ops", "gram", "cholesky", "krr", "far_clusters", "plan", "drop_in", "transforms"]
-# Left out: what torch.compile makes of an op does not depend on the core, and finite differences say again in double
-# what the formula said; together they cost as much as all the rest. A small problem has its own way on the CPU only,
+# Left out: torch.compile's result does not depend on the core, and finite differences in double repeat the test against
+# the formula; together they cost as much as all other tests. The fast path of small problems exists on the CPU only,
 # and planned PyTorch runs none of our kernels.
 LEFT_OUT = ["test_compile_", "test_gradcheck_", "test_small_problem", "planned"]
-# Of those in test_cuda_values.py: a batch of none, nothing to compute.
+# In test_cuda_values.py: empty batches, which compute nothing.
 SILENT = re.compile(r"\[batch_(2x)?0_")
-# Asked whether it loads, never launched.
+# It is only loaded, never launched.
 NOT_REACHED = {"probe"}
 
 
@@ -32,21 +32,21 @@ def as_on_a_gpu(text: str) -> str:
 
 
 def kind_of(kernel: str) -> tuple[str, ...]:
-    """A kernel and its types of numbers. Which tile, layout or width it has follows from sizes and strides inside the
-    core; test_kernels.py reaches all of those, some of which take problems too large for here."""
+    """Return a kernel and its number types. Its tile, layout or width follows from sizes and strides inside the
+    core. test_kernels.py reaches all of those; some need problems too large for here."""
     return kernel.split("_kernel")[0], *re.findall("float|double|Bf16|Half", kernel)
 
 
 @pytest.fixture(scope="module")
 def twin_core(root, program):
-    """The module that was built, ssdd_ext/_C of the copy."""
+    """The built module, ssdd_ext/_C of the copy."""
     (module,) = program("plain", "simt_core").glob("_C.*.so")
     return module
 
 
 @pytest.fixture(scope="module")
 def copy(root, twin_core, tmp_path_factory):
-    """A folder for PYTHONPATH: the plugin, and the package with this core."""
+    """A folder for PYTHONPATH with the plugin and the package with this core."""
     folder = tmp_path_factory.mktemp("core")
     shutil.copy(root / "tests" / "simt" / "on_the_twin.py", folder)
     changed = 0
@@ -63,7 +63,7 @@ def copy(root, twin_core, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def python(root, copy):
-    """python(*arguments): the finished process of an interpreter that finds the copy."""
+    """python(*arguments): the finished process of an interpreter that imports the copy."""
 
     def run(*arguments: str) -> subprocess.CompletedProcess[str]:
         environment = os.environ | ENVIRONMENT | {"PYTHONPATH": str(copy)}
@@ -79,7 +79,7 @@ def test_python_through_the_kernels(python, copy, twin_core, root, monkeypatch):
     import twin
 
     files = [f"tests/ext/test_{name}.py" for name in FILES]
-    # Not fd: where the twin stops the process, it has said why on standard error.
+    # Not fd: if the twin stops the process, the reason is on standard error.
     options = ["-q", "-p", "no:cacheprovider", "-p", "on_the_twin", "--capture=sys", "--show-capture=no"]
     chosen = ["-k", " and ".join(f"not {name}" for name in LEFT_OUT)]
     done = python("-m", "pytest", *options, *chosen, *files)
@@ -106,7 +106,7 @@ core.cholesky_workspace(1, 2, 3, 1, {})
 
 
 def test_this_core_has_no_half_for_the_cpu(python):
-    """What would run there stops the process, with the reason: no test can pass that way."""
+    """A call on the CPU stops the process and names the reason, so no test can pass on the CPU by mistake."""
     there, here = python("-c", CALL.format(True)), python("-c", CALL.format(False))
     assert there.returncode == 0 and there.stdout == "host twin\n", there.stderr
     assert here.returncode == 70 and "the CPU's half of the core was called" in here.stderr

@@ -1,4 +1,4 @@
-"""The twin's detectors, each with a kernel that is wrong on purpose (faults.cpp), in the build that must catch it."""
+"""The twin's detectors: each has a kernel that is wrong on purpose (faults.cpp), in the build that must catch it."""
 
 import re
 
@@ -27,11 +27,11 @@ FAULTS = [
     ("copy_beyond_the_source", ADDRESS, "heap-buffer-overflow"),
     ("copy_beyond_the_target", ADDRESS, "use-after-poison"),
     ("index_overflow", ADDRESS, "signed integer overflow"),
-    ("too_much_shared", TWIN, "out of shared memory: 512 bytes taken, 496 launched with"),
+    ("too_much_shared", TWIN, "out of shared memory: 512 bytes used, 496 launched with"),
     ("more_shared_than_there_is", TWIN, "a launch no GPU takes"),
     ("more_threads_than_there_are", TWIN, "a launch no GPU takes"),
     ("uninitialised", TWIN, "a result is NaN"),
-    ("ticket_not_put_back", TWIN, "a result is NaN"),
+    ("counter_not_reset", TWIN, "a result is NaN"),
     ("copy_too_early", TWIN, "a result is NaN"),
     ("copy_never_waited_for", TWIN, "an async copy was never waited for"),
     ("misaligned", TWIN, "misaligned access"),
@@ -39,17 +39,17 @@ FAULTS = [
     ("misaligned_copy", TWIN, "misaligned access"),
     ("divergent", TWIN, "divergent barrier: another thread waits at"),
     ("absent", TWIN, "missing at a barrier: thread 40 has returned"),
-    ("absent_from_warp", TWIN, "missing at a meeting of a warp: thread 40 has returned"),
-    ("divergent_meeting", TWIN, "divergent meeting of a warp: another lane waits at"),
+    ("absent_from_warp", TWIN, "missing at a warp collective: thread 40 has returned"),
+    ("divergent_collective", TWIN, "divergent warp collective: another lane waits at"),
     ("one_product_is_no_fp32", TWIN, "times the error of fp32"),
     ("sums_left_in_the_unit", TWIN, "times the error of fp32"),
 ]
-# The twin finds these by what came out of the kernel or went into its launch: no line of it to name.
+# The twin finds these in the kernel's results or in its launch, so there is no line to name.
 NAMELESS = {
     "more_shared_than_there_is",
     "more_threads_than_there_are",
     "uninitialised",
-    "ticket_not_put_back",
+    "counter_not_reset",
     "copy_too_early",
     "copy_never_waited_for",
     "one_product_is_no_fp32",

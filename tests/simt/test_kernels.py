@@ -9,10 +9,10 @@ import sys
 
 import pytest
 
-# What `make sanitize` runs: these parts of the table, and of each about one row in so many.
+# The parts of the table that `make sanitize` runs; of each part it runs one row in this many.
 SANITIZED = ["product_", "narrow_", "fused_", "large_", "gram_", "cholesky_", "krr_"]
 EVERY = 12
-# Asked whether it loads, never launched.
+# It is only loaded, never launched.
 NEVER_LAUNCHED = {"probe_kernel"}
 
 
@@ -39,7 +39,7 @@ def test_what_is_sanitized_reaches_every_kernel(start, program, root, monkeypatc
 
 @pytest.fixture(scope="module")
 def compiled(root, tmp_path_factory):
-    """Every kernel compiled by nvcc for sm_90, and what its code says."""
+    """Every kernel compiled by nvcc for sm_90, with measures of its code."""
     if not shutil.which("nvcc"):
         pytest.skip("NO nvcc HERE: the CUDA sources were not compiled")
     out = tmp_path_factory.mktemp("sass")
@@ -90,7 +90,7 @@ def test_inner_loops_are_what_their_heads_say(compiled):
         assert loop["LDGSTS"] == loop["LDG"] == 8, kernel
 
 
-# KB of code, 16 bytes per instruction: a kernel's and, together, those of the kernels of one call.
+# KB of code, at 16 bytes per instruction: of one kernel, and of all kernels of one call together.
 KERNEL_KB, CALL_KB = 48, 128
 # Above it: factorisation and solve, or with a Gram matrix before them, in one kernel, in rolled loops.
 LARGER_KERNELS = {
@@ -120,8 +120,8 @@ def test_the_code_of_a_kernel_fits_the_instruction_cache(compiled):
     assert {k for k in LARGER_KERNELS if sizes[k] <= KERNEL_KB} == set(), "the limit of all holds for them by now"
 
 
-def test_the_code_of_a_call_is_as_large_as_said(compiled, root, monkeypatch):
-    """Of the orders that the library picks for the calls of the speed table."""
+def test_the_code_of_a_call_has_the_documented_size(compiled, root, monkeypatch):
+    """For the orders that the library picks for the calls of the speed table."""
     monkeypatch.syspath_prepend(str(root / "benchmarks" / "gpu"))
     import floors
 
@@ -135,7 +135,7 @@ def test_the_code_of_a_call_is_as_large_as_said(compiled, root, monkeypatch):
 
 
 def test_heads_say_what_a_kernel_costs(root):
-    """Mapping, traffic, FLOPs, floor and the other path stand at the head of each file with kernels."""
+    """The head of each file with kernels has mapping, traffic, FLOPs, floor and the alternative."""
     sources = [p for p in sorted((root / "csrc" / "cuda").glob("*.cu")) if p.name != "device.cu"]
     assert sources
     for path in sources:

@@ -1,4 +1,4 @@
-"""What a build with kernels says where it cannot run them: no driver, one too old, no code for this GPU."""
+"""The messages of a build with kernels if it cannot run them: no driver, one too old, or no code for this GPU."""
 
 import os
 import shutil
@@ -7,7 +7,7 @@ import subprocess
 import pytest
 import torch
 
-# The driver as the runtime meets it, of a machine whose driver is years old.
+# A stub of the driver, as on a machine whose driver is years old.
 OLD_DRIVER = """
 int cuDriverGetVersion(int* version) { *version = 11000; return 0; }
 int cuInit(unsigned flags) { (void)flags; return 0; }
@@ -16,7 +16,7 @@ int cuInit(unsigned flags) { (void)flags; return 0; }
 
 @pytest.fixture(scope="module")
 def say(root, tmp_path_factory):
-    """say(name, library_path): what missing.cu prints."""
+    """say(name, library_path): the output of missing.cu."""
     if not shutil.which("nvcc"):
         pytest.skip("NO nvcc HERE: what is said of a missing GPU was not looked at")
     program = tmp_path_factory.mktemp("missing") / "missing"

@@ -1,4 +1,4 @@
-"""The table of the calls (floors.py of benchmarks/gpu): its formulas beside what the twin counts, and what it says."""
+"""The table of the calls (benchmarks/gpu/floors.py): its formulas against the twin's counts, and its content."""
 
 import json
 
@@ -84,7 +84,7 @@ def test_the_committed_table_is_that_of_this_code(floors, root):
     assert [sum(r["picked"] for r in committed if r["work"].split(", ")[0] == work) for work in works] == [1] * 8
 
 
-# A number or a row a problem, read and written plainly.
+# One number or one row per problem, read and written plainly.
 UNCOUNTED = {
     "probe",
     "ridge",
@@ -111,7 +111,7 @@ def test_every_kernel_is_counted_and_coalesced(floors):
 
 
 def test_occupancy_counts_with_the_shared_memory_of_a_launch(floors):
-    """sass.py's table, which knows no launch: one-block factorisations at n = 128, the rest at any size."""
+    """sass.py's table has no launches: one-block factorisations are at n = 128, other kernels at any size."""
     import sass
 
     seen = {}
@@ -136,7 +136,7 @@ def test_occupancy_counts_with_the_shared_memory_of_a_launch(floors):
 
 
 def test_the_counters_see_a_strided_read(floors):
-    """The same product with its operands where no lane is beside another would be a row above the limit."""
+    """The same product with operands whose neighbouring lanes read distant addresses would exceed the limit."""
     rows = floors.twin.ask("counts", "float", "strided", 1, 64, 64, 64, 8)["accesses"]
     loads = [r for r in rows if r["space"] == "load" and "plain" in r["kernel"]]
     assert sum(r["sectors"] for r in loads) > 3 * sum(r["least_sectors"] for r in loads)

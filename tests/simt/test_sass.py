@@ -1,4 +1,4 @@
-"""What nvcc makes of the layer that kernels are written in: nothing."""
+"""The layer that kernels are written in costs nothing in nvcc's output."""
 
 import re
 import shutil
@@ -8,7 +8,7 @@ import pytest
 
 @pytest.fixture(scope="module")
 def code(root, tmp_path_factory):
-    """Of each kernel in both_ways.cu its instructions, jumps numbered anew."""
+    """Return the instructions of each kernel in both_ways.cu, with jumps renumbered."""
     with pytest.MonkeyPatch.context() as patch:
         patch.syspath_prepend(str(root / "benchmarks" / "gpu"))
         import sass
@@ -21,7 +21,7 @@ def code(root, tmp_path_factory):
 
 
 def renamed(lines, name):
-    """Labels and the compiler's own subroutines numbered by their order here, not in the file."""
+    """Number labels and the compiler's own subroutines by their order here instead of in the file."""
     labels: dict[str, str] = {}
     text = "\n".join(lines).replace(name, "KERNEL")
     numbered = r"\.L_x_\d+|__internal_\d+"
@@ -36,5 +36,5 @@ def test_a_kernel_written_both_ways_is_the_same_code(code):
         assert any(opcode in line for line in layer), f"the kernel does not touch {opcode}"
 
 
-def test_other_code_is_told_apart(code):
+def test_other_code_differs(code):
     assert code["other_kernel"] != code["layer_kernel"]

@@ -1,4 +1,4 @@
-// What a warp computes when its lanes meet: shuffles, votes, and a matrix product rounded as a tensor core rounds.
+// Warp collectives: shuffles, votes, and a matrix product rounded as a tensor core rounds.
 #include <algorithm>
 #include <cmath>
 #include <cstring>
@@ -37,8 +37,12 @@ double truncated(uint32_t bits) {
 
 float toward_zero(double x) {
   const float nearest = static_cast<float>(x);
-  return std::fabs(static_cast<double>(nearest)) > std::fabs(x) && std::isfinite(x) ? std::nextafter(nearest, 0.0f)
-                                                                                    : nearest;
+  uint32_t bits;
+  std::memcpy(&bits, &nearest, sizeof(bits));
+  bits -= std::fabs(static_cast<double>(nearest)) > std::fabs(x);  // the next float toward zero
+  float cut;
+  std::memcpy(&cut, &bits, sizeof(cut));
+  return cut;
 }
 
 struct Operands {
@@ -46,34 +50,56 @@ struct Operands {
   uint32_t a[4], b[2];
 };
 
-// The sum of five or nine addends as a chip makes it: each is cut toward zero to a multiple of 2^-24 of the largest one's power
-// of two (a V100 keeps no bit more than a float's, an A100 one, an H100 two), and their sum to a float.
-template <unsigned N>
-float sum_aligned(const double (&x)[N]) {
-  double largest = 0, plain = 0;
-  for (double one : x) largest = std::max(largest, std::fabs(one)), plain += one;
-  if (!std::isfinite(plain) || largest == 0) return static_cast<float>(plain);
-  const double unit = std::ldexp(1.0, std::ilogb(largest) - 24), inverse = 1 / unit;
-  double sum = 0;
-  for (double one : x) sum += std::trunc(one * inverse);
-  return toward_zero(sum * unit);
+double power_of_two(uint64_t biased_exponent) {
+  const uint64_t bits = biased_exponent << 52;
+  double x;
+  std::memcpy(&x, &bits, sizeof(x));
+  return x;
 }
 
-// d [16, 8] += a [16, K] b [K, 8], Group products with the sum so far at a time: 4 of TF32, 8 of 16-bit floats on an A100, and
-// twice as many, which are cut half as often, on an H100.
+// The sums of five or nine addends of eight columns as a chip computes them: each is truncated toward zero to a multiple of 2^-24 of
+// the largest one's power of two (a V100 keeps no bit more than a float's, an A100 one, an H100 two), and their sum to a float.
+template <unsigned N>
+void sum_aligned(const double (&x)[N][8], float (&sums)[8]) {
+  double largest[8] = {}, plain[8] = {};
+  for (unsigned k = 0; k < N; ++k)
+    for (unsigned j = 0; j < 8; ++j) {
+      const double size = std::fabs(x[k][j]);
+      largest[j] = largest[j] < size ? size : largest[j];
+      plain[j] += x[k][j];
+    }
+  double unit[8], inverse[8];
+  int32_t whole[8] = {};  // a conversion cuts toward zero
+  for (unsigned j = 0; j < 8; ++j) {
+    uint64_t exponent;  // of an ordinary double, whatever the floats were, or of a zero
+    std::memcpy(&exponent, &largest[j], sizeof(exponent));
+    exponent >>= 52;
+    exponent = exponent < 24 ? 24 : exponent;
+    unit[j] = power_of_two(exponent - 24);
+    inverse[j] = power_of_two(2046 - exponent + 24);
+  }
+  for (unsigned k = 0; k < N; ++k)
+    for (unsigned j = 0; j < 8; ++j)
+      whole[j] += static_cast<int32_t>(std::isfinite(plain[j]) ? x[k][j] * inverse[j] : 0.0);
+  for (unsigned j = 0; j < 8; ++j)
+    sums[j] = std::isfinite(plain[j]) ? toward_zero(whole[j] * unit[j]) : static_cast<float>(plain[j]);
+}
+
+// d [16, 8] += a [16, K] b [K, 8], with Group products and the running sum at a time: 4 of TF32 or 8 of 16-bit floats
+// on an A100. An H100 adds twice as many, which are truncated half as often.
 template <unsigned Group, unsigned K>
 void sum_products(const double (&a)[16][K], const double (&b)[K][8], float (&d)[16][8]) {
   for (unsigned i = 0; i < 16; ++i)
-    for (unsigned j = 0; j < 8; ++j)
-      for (unsigned k0 = 0; k0 < K; k0 += Group) {
-        double addends[Group + 1];
-        for (unsigned k = 0; k < Group; ++k) addends[k] = a[i][k0 + k] * b[k0 + k][j];
-        addends[Group] = static_cast<double>(d[i][j]);
-        d[i][j] = sum_aligned(addends);
-      }
+    for (unsigned k0 = 0; k0 < K; k0 += Group) {
+      double addends[Group + 1][8];
+      for (unsigned k = 0; k < Group; ++k)
+        for (unsigned j = 0; j < 8; ++j) addends[k][j] = a[i][k0 + k] * b[k0 + k][j];
+      for (unsigned j = 0; j < 8; ++j) addends[Group][j] = static_cast<double>(d[i][j]);
+      sum_aligned(addends, d[i]);
+    }
 }
 
-// Where the sums stand is the same for all shapes [16, 8].
+// The layout of the sums is the same for all shapes [16, 8].
 void take_sums(const Operands& o, unsigned lane, float (&d)[16][8]) {
   for (unsigned i = 0; i < 4; ++i) d[lane / 4 + 8 * (i / 2)][2 * (lane % 4) + i % 2] = o.d[i];
 }
@@ -109,8 +135,9 @@ double value_of(uint16_t bits, bool half) {
     return static_cast<double>(x);
   }
   const int exponent = bits >> 10 & 31, mantissa = bits & 1023;
-  const double size = exponent == 31 ? (mantissa ? NAN : INFINITY)
-                                     : std::ldexp(exponent ? 1024 + mantissa : mantissa, (exponent ? exponent : 1) - 25);
+  const double size = exponent == 31
+                          ? (mantissa ? NAN : INFINITY)
+                          : std::ldexp(exponent ? 1024 + mantissa : mantissa, (exponent ? exponent : 1) - 25);
   return bits & 0x8000u ? -size : size;
 }
 
@@ -126,7 +153,8 @@ void mma_16(const unsigned char* in, size_t in_stride, unsigned char* out, size_
     for (unsigned e = 0; e < 2; ++e) {
       for (unsigned i = 0; i < 4; ++i)
         a[g + 8 * (i % 2)][2 * t + e + 8 * (i / 2)] = value_of(static_cast<uint16_t>(o.a[i] >> 16 * e), IsHalf);
-      for (unsigned i = 0; i < 2; ++i) b[2 * t + e + 8 * i][g] = value_of(static_cast<uint16_t>(o.b[i] >> 16 * e), IsHalf);
+      for (unsigned i = 0; i < 2; ++i)
+        b[2 * t + e + 8 * i][g] = value_of(static_cast<uint16_t>(o.b[i] >> 16 * e), IsHalf);
     }
     take_sums(o, lane, d);
   }
@@ -134,7 +162,7 @@ void mma_16(const unsigned char* in, size_t in_stride, unsigned char* out, size_
   give_sums(d, out, out_stride);
 }
 
-// Row r of matrix m is what lane 8 m + r hands in.
+// Lane 8 m + r passes row r of matrix m.
 void load_matrices(const unsigned char* in, size_t in_stride, unsigned char* out, size_t out_stride) {
   for (unsigned lane = 0; lane < kWarp; ++lane)
     for (unsigned m = 0; m < 4; ++m)
@@ -144,19 +172,18 @@ void load_matrices_transposed(const unsigned char* in, size_t in_stride, unsigne
   for (unsigned lane = 0; lane < kWarp; ++lane)
     for (unsigned m = 0; m < 4; ++m)
       for (unsigned e = 0; e < 2; ++e)
-        std::memcpy(out + lane * out_stride + 4 * m + 2 * e, in + (8 * m + lane % 4 * 2 + e) * in_stride + lane / 4 * 2, 2);
+        std::memcpy(out + lane * out_stride + 4 * m + 2 * e, in + (8 * m + lane % 4 * 2 + e) * in_stride + lane / 4 * 2,
+                    2);
 }
 
 }  // namespace
 
-Meeting shuffle_op(size_t size) {
-  return size == 8 ? &shuffle<uint64_t> : &shuffle<uint32_t>;
-}
-const Meeting ballot_op = &ballot;
-const Meeting mma_tf32_op = &mma_tf32;
-const Meeting mma_bf16_op = &mma_16<false>;
-const Meeting mma_f16_op = &mma_16<true>;
-const Meeting load_matrices_op = &load_matrices;
-const Meeting load_matrices_transposed_op = &load_matrices_transposed;
+Collective shuffle_op(size_t size) { return size == 8 ? &shuffle<uint64_t> : &shuffle<uint32_t>; }
+const Collective ballot_op = &ballot;
+const Collective mma_tf32_op = &mma_tf32;
+const Collective mma_bf16_op = &mma_16<false>;
+const Collective mma_f16_op = &mma_16<true>;
+const Collective load_matrices_op = &load_matrices;
+const Collective load_matrices_transposed_op = &load_matrices_transposed;
 
 }  // namespace simt::runtime

@@ -1,4 +1,4 @@
-"""What the tests of the distillation share: real digits, a quickly trained teacher, small settings."""
+"""Shared fixtures of the distillation's tests: real digits, a quickly trained teacher, small settings."""
 
 import contextlib
 import dataclasses
@@ -17,7 +17,7 @@ from ssdd.teachers import represent, train_teacher
 
 @pytest.fixture(scope="session", autouse=True)
 def one_thread():
-    """Small images are no faster on more threads, and machines then agree on what a test takes."""
+    """Use one thread: small images are no faster on more, and the time of a test then varies less between machines."""
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     yield
@@ -26,7 +26,7 @@ def one_thread():
 
 @dataclasses.dataclass
 class Output:
-    """What a command printed, and what it raised."""
+    """The output of a command, and its exception."""
 
     stdout: str
     stderr: str
@@ -78,7 +78,7 @@ def few(digits) -> ImageSet:
 
 @pytest.fixture(scope="session")
 def small():
-    """Settings that keep a whole run at a few seconds."""
+    """Settings that make a whole run take a few seconds."""
     settings = preset("digits")
     return dataclasses.replace(
         settings,

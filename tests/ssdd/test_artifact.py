@@ -1,4 +1,4 @@
-"""The distilled set as a file: what goes in comes out, and what is not one is refused."""
+"""The distilled set as a file: it is read back unchanged, and other files are refused."""
 
 import ast
 import json

@@ -1,4 +1,5 @@
-"""benchmarks/bench_distill.py: its shapes are the presets', its step the loop's, its ceiling what its counts give."""
+"""benchmarks/bench_distill.py: its shapes are the presets', its step is the loop's, its ceiling follows from its
+counts."""
 
 import importlib.util
 import sys
@@ -10,7 +11,7 @@ from ssdd.config import preset
 
 @pytest.fixture(scope="module")
 def bench(root):
-    """The script, with its folder's modules beside it as when it is run."""
+    """The script, with its folder on the path as when it is run."""
     names = ("timing", "report", "levers", "bench_distill")
     for name in names:
         spec = importlib.util.spec_from_file_location(name, root / "benchmarks" / f"{name}.py")
@@ -44,7 +45,7 @@ def test_the_ceiling_follows_from_the_multiplications_that_are_counted(bench, tm
     assert counts["teacher"] == counts["query"] == tiny.batch * convolutions
     assert counts["support"] == tiny.images * 2 * convolutions  # and once more, to the images alone
     head = 2 * 32 * 8
-    first = 2 * 9 * 3 * 4 * 64  # no gradient to the images there
+    first = 2 * 9 * 3 * 4 * 64  # no gradient to the images in this case
     assert counts["pool update"] == tiny.images * (3 * convolutions - first + 3 * head)
     assert counts["step"] == sum(counts[part] for part in bench.PARTS)
     step = rows[-1]

@@ -1,4 +1,4 @@
-"""Checkpoints: what is written comes back, bit for bit; what is damaged, foreign or hostile is refused."""
+"""Checkpoints are read back bit for bit; damaged, foreign and hostile files are refused."""
 
 import errno
 import os
@@ -11,7 +11,7 @@ import time
 import pytest
 import torch
 
-from ssdd.checkpoint import AGAIN, Checkpoints, Stopped, interruptible
+from ssdd.checkpoint import SECOND_REQUEST_AFTER, Checkpoints, Stopped, interruptible
 from ssdd.config import InputError
 
 RUN = {"distill": {"lr": 0.01, "steps": 9}, "seed": 0}
@@ -92,7 +92,7 @@ def test_a_damaged_newest_file_gives_way_to_the_one_before(kept, events, damage)
 
 def test_nothing_but_damaged_files(kept):
     for file in kept.files():
-        file.write_bytes(b"\x80\x04cos\nsystem\n")  # a pickle is not even looked at
+        file.write_bytes(b"\x80\x04cos\nsystem\n")  # a pickle is not even opened
     with pytest.raises(InputError, match="None of the checkpoints can be read"):
         kept.begin(RUN)
 
@@ -104,20 +104,20 @@ def test_another_run_is_refused_by_the_field_that_differs(kept):
         kept.begin({**RUN, "seed": 1, "other": 1})
 
 
-def test_a_checkpoint_older_than_a_setting_goes_on_where_that_stands_at_its_default(kept):
+def test_a_checkpoint_older_than_a_setting_resumes_if_that_has_its_default(kept):
     younger = {"networks": 1, "tv_weight": 0.0, "views": 0}
     assert same(kept.begin({**RUN, "distill": {**RUN["distill"], **younger}}), state(3))
     with pytest.raises(InputError, match=r"of another run: distill\.tv_weight = 0\.0 there, 0\.5 here\. Resume"):
         kept.begin({**RUN, "distill": {**RUN["distill"], **younger, "tv_weight": 0.5}})
 
 
-def test_another_number_of_threads_is_said(kept, events, monkeypatch):
+def test_another_number_of_threads_is_reported(kept, events, monkeypatch):
     monkeypatch.setattr(torch, "get_num_threads", lambda: 7)
     assert same(kept.begin(RUN), state(3))
     assert any("threads" in w and "bits" in w for w in warnings(events))
 
 
-def test_asked_to_stop_it_writes_first(tmp_path):
+def test_a_stop_request_writes_first(tmp_path):
     c = Checkpoints(tmp_path, every=1e9)
     with pytest.raises(Stopped, match="after step 5"):
         c.save(5, state(5), stop=True)
@@ -140,28 +140,28 @@ def test_clear_leaves_other_stages_alone(kept):
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_the_first_signal_asks_the_second_breaks_off(number):
+def test_the_first_signal_requests_a_stop_the_second_interrupts(number):
     said = []
     before = signal.getsignal(signal.SIGINT)  # a shell's background job ignores it
     with pytest.raises(KeyboardInterrupt), interruptible(said.append) as stop:
         assert not stop()
         os.kill(os.getpid(), number)
-        os.kill(os.getpid(), number)  # a launcher passing it on: no second request
+        os.kill(os.getpid(), number)  # a launcher passes it on: this is no second request
         assert stop() and len(said) == 1
-        time.sleep(AGAIN + 0.05)
+        time.sleep(SECOND_REQUEST_AFTER + 0.05)
         os.kill(os.getpid(), number)
     assert signal.getsignal(signal.SIGINT) is before
 
 
 def full_disk(folder):
-    """A file system of 64 KiB at ``folder``; False where this user may not mount one."""
+    """Mount a file system of 64 KiB at ``folder``; return False if this user may not mount one."""
     folder.mkdir()
     mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", folder], capture_output=True)
     return mounted.returncode == 0
 
 
 def test_a_full_disk_keeps_the_last_good_one(tmp_path, events):
-    """A real one where we may mount it; else a limit on the size of files, which fails at the same call."""
+    """The disk is really full if we may mount one. Otherwise a limit on the size of files fails at the same call."""
     folder = tmp_path / "small"
     mounted = full_disk(folder)
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
@@ -178,7 +178,7 @@ def test_a_full_disk_keeps_the_last_good_one(tmp_path, events):
         ), events
         assert [f.name for f in folder.iterdir()] == ["distill-000000001.safetensors"]
         assert same(c.begin(RUN), state(1))
-        c.save(3, state(3))  # and it goes on when there is room
+        c.save(3, state(3))  # and it continues when there is room
         assert same(c.begin(RUN), state(3))
         with pytest.raises(Stopped, match="could not be written"):
             c.save(4, {"x": torch.zeros(100_000)}, stop=True)
@@ -189,10 +189,10 @@ def test_a_full_disk_keeps_the_last_good_one(tmp_path, events):
 
 
 def test_a_write_that_is_killed_leaves_the_old_files(tmp_path):
-    """kill -9 in the middle of write_atomically: a temporary file at worst, never a half checkpoint."""
+    """kill -9 during write_atomically leaves at worst a temporary file, never an incomplete checkpoint."""
     code = (
         "import os, signal, sys, torch, ssdd.artifact\n"
-        "from ssdd.checkpoint import AGAIN, Checkpoints\n"
+        "from ssdd.checkpoint import SECOND_REQUEST_AFTER, Checkpoints\n"
         "c = Checkpoints(sys.argv[1], every=0); c.begin({}); c.save(1, {'x': torch.ones(5)})\n"
         "os.fsync = lambda handle: os.kill(os.getpid(), signal.SIGKILL)\n"
         "c.save(2, {'x': torch.zeros(5)})\n"

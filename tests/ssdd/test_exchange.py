@@ -1,4 +1,4 @@
-"""Distilled sets to and from other tools' forms, through the program; and files that are not what they say."""
+"""Distilled sets in other tools' forms, through the program; and files whose content does not match their form."""
 
 import json
 import os
@@ -51,7 +51,7 @@ def test_export_to_a_folder(ssdd_command, tmp_path, channels):
     assert "exists" in str(again.exception)
 
 
-def test_what_eight_bits_cost_is_said(tmp_path):
+def test_the_cost_of_eight_bits_is_printed(tmp_path):
     pairs = example()
     cost = export(pairs, tmp_path / "out")
     outside = float(((pairs.images < 0) | (pairs.images > 1)).float().mean())
@@ -104,7 +104,7 @@ def test_exports_that_do_not_fit(ssdd_command, tmp_path):
     ]:
         with pytest.raises(InputError, match=named):
             export(example(), tmp_path / "out", form, labels)
-    assert not list(tmp_path.iterdir())  # nothing half written
+    assert not list(tmp_path.iterdir())  # no incomplete file
     (tmp_path / "bad.npy").write_bytes(pickle.dumps([1]))
     file = example().save(tmp_path / "a.safetensors")
     said = ssdd_command(
@@ -157,9 +157,9 @@ def test_a_hostile_pt_file_is_refused_and_nothing_runs(tmp_path, how):
         )
     with pytest.raises(InputError, match=r"x_syn\.pt: not a file of plain tensors .*nothing in it was run") as error:
         read_published(x, y, PRE)
-    assert "weights_only" not in str(error.value)  # torch's advice to load it all the same
+    assert "weights_only" not in str(error.value)  # torch's advice to load it without the check
     assert not os.path.exists(flag)
-    if how == "torch.save":  # without the restriction it does run: this test would notice
+    if how == "torch.save":  # without the restriction it runs, so this test can fail
         torch.load(x, weights_only=False)
         assert os.path.exists(flag)
 
@@ -168,7 +168,7 @@ def test_a_hostile_pt_file_is_refused_and_nothing_runs(tmp_path, how):
     "x, y, named",
     [
         (torch.rand(2, 3, 4, 4), {"y": torch.rand(2)}, "y_syn.pt: expected one tensor, got dict"),
-        (torch.rand(2, 3, 4, 4), torch.rand(3, 5), "targets: expected one an image"),
+        (torch.rand(2, 3, 4, 4), torch.rand(3, 5), "targets: expected one per image"),
         (torch.rand(2, 3, 4), torch.rand(2, 5), "images: expected"),
         (torch.rand(2, 1, 4, 4), torch.rand(2, 5), "preprocessing"),
         (torch.zeros(2, 3, 4, 4, dtype=torch.uint8), torch.rand(2, 5), "images: expected floating"),
@@ -184,7 +184,7 @@ def test_published_files_that_do_not_fit(tmp_path, x, y, named):
         read_published(*published(tmp_path, x, y), PRE)
 
 
-def test_import_wants_the_preprocessing(ssdd_command, tmp_path):
+def test_import_needs_the_preprocessing(ssdd_command, tmp_path):
     x, y = published(tmp_path, torch.rand(2, 3, 4, 4), torch.rand(2, 5))
     for arguments, named in [
         ((), "expected one of the two"),

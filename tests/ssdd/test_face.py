@@ -1,4 +1,4 @@
-"""What `import ssdd` offers is enough to distil, pre-train and measure without the command line."""
+"""`import ssdd` offers enough to distil, pre-train and measure without the command line."""
 
 import types
 from functools import partial

@@ -1,4 +1,4 @@
-"""File systems and environments that refuse what most allow: a run there goes on, and says what it does without."""
+"""File systems and environments that refuse common operations: a run there continues and reports what it omits."""
 
 import errno
 import logging
@@ -12,7 +12,7 @@ import torch
 from PIL import Image
 
 import ssdd.cli
-from ssdd.artifact import DistilledSet, Preprocessing, export, locked, write_atomically
+from ssdd.artifact import DistilledSet, Preprocessing, export, lock_folder, write_atomically
 from ssdd.config import InputError
 from ssdd.data import cache_directory, load_images, stream
 from ssdd.parallel import join_processes, local_rank, world_size
@@ -23,7 +23,7 @@ PAIRS = DistilledSet(torch.rand(2, 1, 4, 4), torch.rand(2, 3), Preprocessing((0.
 
 @pytest.fixture(autouse=True)
 def nothing_said_yet(monkeypatch):
-    monkeypatch.setattr(stream, "_said", set())
+    monkeypatch.setattr(stream, "_logged", set())
 
 
 def refuse(number):
@@ -45,7 +45,7 @@ def umask(request):
 
 
 def test_the_umask_decides_who_may_read(tmp_path, umask, teacher, few):
-    with locked(tmp_path):
+    with lock_folder(tmp_path):
         assert mode(tmp_path / ".lock") == 0o666 & ~umask
     assert mode(write_atomically(tmp_path / "a", b"x")) == 0o666 & ~umask
     assert mode(write_atomically(tmp_path / "a", b"y")) == 0o666 & ~umask
@@ -94,7 +94,7 @@ def photos(folder):
     return folder
 
 
-def test_a_cache_that_cannot_be_written_is_done_without(tmp_path, monkeypatch, teacher, few, caplog):
+def test_a_cache_that_cannot_be_written_is_skipped(tmp_path, monkeypatch, teacher, few, caplog):
     (tmp_path / "file").write_text("no folder can be made in here")
     (tmp_path / "tmp").mkdir()
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "tmp"))
@@ -126,7 +126,7 @@ def test_no_home_folder(tmp_path, monkeypatch, caplog):
         folder = cache_directory()
         assert cache_directory() == folder == tmp_path / f"ssdd-cache-{os.getuid()}"
     assert [str(folder) in record.getMessage() for record in caplog.records] == [True]
-    folder.symlink_to(tmp_path)  # as another user could have left it there
+    folder.symlink_to(tmp_path)  # as another user could have left it
     with pytest.raises(InputError, match="XDG_CACHE_HOME"):
         cache_directory()
 

@@ -1,4 +1,4 @@
-"""What `import ssdd` says where its own dependencies are missing."""
+"""The message of `import ssdd` if its own dependencies are missing."""
 
 import subprocess
 import sys

@@ -1,4 +1,4 @@
-"""Sources and teachers whose names could mean two things: a folder called digits, colons, modules of one's own."""
+"""Ambiguous names of sources and teachers: a folder called digits, colons, the user's modules."""
 
 import json
 import os
@@ -11,7 +11,7 @@ import pytest
 import torch
 from PIL import Image
 
-from ssdd.cli.resume import absolute
+from ssdd.cli.resume import make_absolute
 from ssdd.config import InputError
 from ssdd.data import load_images, load_target
 from ssdd.teachers import Teacher
@@ -55,7 +55,7 @@ def test_a_folder_called_digits(own_digits, few):
         assert load_images(folder).x_train.shape == (4, 6, 6, 3)
     assert load_images("digits").x_train.shape == (1297, 8, 8, 1)
     assert load_target(Path("digits"), 4).size == (4, 4) and load_target("digits", 4).size == (8, 8)
-    assert load_images(Path("digits"), size=4).size == (4, 4) and absolute("digits") == "digits"
+    assert load_images(Path("digits"), size=4).size == (4, 4) and make_absolute("digits") == "digits"
     with pytest.raises(InputError, match="expected 'digits', a folder"):
         load_images(Path("hf:somebody/something"))
 
@@ -97,7 +97,7 @@ OWN = "import torch\ndef make():\n    return torch.nn.Sequential(torch.nn.Flatte
 def test_a_module_in_the_current_folder(place):
     (place / "own_net.py").write_text(OWN)
     (place / "later.py").write_text("import own_net\n")
-    # What the console script has on its path: not the current folder.
+    # The console script's path does not have the current folder.
     code = (
         "import os, sys\n"
         "sys.path[:] = [p for p in sys.path if p not in ('', os.getcwd())]\n"

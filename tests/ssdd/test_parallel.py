@@ -1,4 +1,5 @@
-"""Two gloo processes on one run: equal to one process, and a clear end where one of them is killed."""
+"""Two gloo processes on one run give the numbers of one process, and end with a clear message if one of them is
+killed."""
 
 import os
 import signal
@@ -12,7 +13,7 @@ import numpy as np
 import pytest
 import torch
 
-from ssdd.artifact import locked, read_safetensors
+from ssdd.artifact import lock_folder, read_safetensors
 from ssdd.checkpoint import Checkpoints
 from ssdd.config import InputError, TeacherConfig
 from ssdd.data import load_images
@@ -60,7 +61,7 @@ def test_share_needs_torchrun_and_a_known_word():
 
 @pytest.fixture(scope="module")
 def source(tmp_path_factory):
-    """Images and representations as files: no teacher to train."""
+    """Images and representations as files, so that no teacher is trained."""
     folder, g = tmp_path_factory.mktemp("source"), np.random.default_rng(0)
     np.savez(folder / "set.npz", x_train=g.integers(0, 256, (80, 8, 8, 1), dtype=np.uint8))
     np.save(folder / "r.npy", g.standard_normal((80, 5)).astype(np.float32))
@@ -78,7 +79,7 @@ def environment(folder):
 
 
 def started(folder, processes, *arguments):
-    """The program, on its own or by torchrun."""
+    """Start the program, on its own or by torchrun."""
     program = ["-m", "ssdd.cli", "distill", *map(str, arguments)]
     launcher = ["-m", "torch.distributed.run", "--nproc-per-node", str(processes), "--master-port", str(free_port())]
     return subprocess.Popen(
@@ -125,7 +126,7 @@ def test_two_processes_equal_one(source, tmp_path, way, changes):
 
 
 def child_of(process, rank):
-    """The process id of the torchrun worker with that rank."""
+    """Return the process id of the torchrun worker with that rank."""
     for pid in map(int, filter(str.isdigit, os.listdir("/proc"))):
         try:
             parent = int(Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[1])
@@ -136,12 +137,21 @@ def child_of(process, rank):
     raise AssertionError("no such worker")
 
 
+LONG = [*SETTINGS, "--distill.steps=40"]
+
+
+@pytest.fixture(scope="module")
+def whole(source, tmp_path_factory):
+    """The run of two processes that nobody kills."""
+    folder = tmp_path_factory.mktemp("whole")
+    finish(folder, 2, "-q", "-o", folder / "run", *source, *LONG)
+    return folder / "run"
+
+
 @pytest.mark.parametrize("rank", [0, 1])
-def test_one_killed_ends_the_run_and_it_goes_on(source, tmp_path, rank):
-    long = [*source, *SETTINGS, "--distill.steps=40"]
-    finish(tmp_path, 2, "-q", "-o", tmp_path / "whole", *long)
+def test_one_killed_ends_the_run_and_it_goes_on(source, whole, tmp_path, rank):
     run = tmp_path / "run"
-    process = started(tmp_path, 2, "-o", run, *long, "--checkpoint-every", 0)
+    process = started(tmp_path, 2, "-o", run, *source, *LONG, "--checkpoint-every", 0)
     end = time.monotonic() + 100
     while not [f for f in Checkpoints(run / "checkpoints").files() if int(f.stem[-9:]) >= 5]:
         assert process.poll() is None and time.monotonic() < end
@@ -149,11 +159,11 @@ def test_one_killed_ends_the_run_and_it_goes_on(source, tmp_path, rank):
     os.kill(child_of(process, rank), signal.SIGKILL)
     said = process.communicate(timeout=110)[0]
     assert process.returncode, said
-    assert f"one of the 2 processes of this run is gone; process {1 - rank} cannot go on" in said, said
+    assert f"one of the 2 processes of this run has ended; process {1 - rank} cannot go on" in said, said
     assert f"torchrun --nproc-per-node 2 -m ssdd.cli distill --resume {run}" in said
     said = finish(tmp_path, 2, "--resume", run)
     assert "going on from distill-" in said and said.count("going on from") == 1
-    assert all(torch.equal(a, b) for a, b in zip(product(tmp_path / "whole")[:2], product(run)[:2], strict=True))
+    assert all(torch.equal(a, b) for a, b in zip(product(whole)[:2], product(run)[:2], strict=True))
 
 
 def test_ctrl_c_stops_all_of_them_after_the_same_step(source, tmp_path):
@@ -165,7 +175,7 @@ def test_ctrl_c_stops_all_of_them_after_the_same_step(source, tmp_path):
         time.sleep(0.01)
     process.send_signal(signal.SIGINT)
     said = process.communicate(timeout=110)[0]
-    assert "stopped after step" in said and f"distill --resume {run}" in said and "is gone" not in said, said
+    assert "stopped after step" in said and f"distill --resume {run}" in said and "has ended" not in said, said
 
 
 def test_more_processes_than_parts(source, tmp_path):
@@ -177,10 +187,10 @@ def test_more_processes_than_parts(source, tmp_path):
     said = finish(tmp_path, 2, "-o", tmp_path / "other", *source[:2], *SETTINGS, fails=True)
     assert "ssdd teacher -o FILE" in said
     said = finish(tmp_path, 2, "-o", tmp_path / "run", *source, *SETTINGS, fails=True)  # the folder is there
-    assert "is not empty" in said and "is gone" not in said, said
-    with locked(tmp_path / "run"):
+    assert "is not empty" in said and "has ended" not in said, said
+    with lock_folder(tmp_path / "run"):
         said = finish(tmp_path, 2, "-o", tmp_path / "run", "--overwrite", *source, *SETTINGS, fails=True)
-    assert "another process is at work in this folder" in said and "is gone" not in said, said
+    assert "another process is writing here" in said and "has ended" not in said, said
 
 
 def test_known_views_are_written_once_for_both(source, tmp_path):
@@ -192,7 +202,7 @@ def test_known_views_are_written_once_for_both(source, tmp_path):
         folder.mkdir()
         finish(folder, processes, "-q", "-o", folder / "run", *source[:2], *SETTINGS, *views)
     kept = [{file.name: file.read_bytes() for file in (folder / "cache" / "ssdd").glob("*.npy")} for folder in folders]
-    assert kept[0] == kept[1] and len(kept[0]) == 2  # the plain ones and the views, bit for bit
+    assert kept[0] == kept[1] and len(kept[0]) == 2  # the plain representations and those of the views, bit for bit
     (x1, y1, m1), (x2, y2, m2) = product(folders[0] / "run"), product(folders[1] / "run")
     assert m1["loss"] == pytest.approx(m2["loss"], rel=1e-3)
     assert float((x1 - x2).abs().mean()) < 1e-3 and float((y1 - y2).abs().mean()) < 1e-3

@@ -1,4 +1,4 @@
-"""Search for a setting with room: where pre-training on the full set reads out better than on a few random images.
+"""Search for a setting in which pre-training on the full set reads out better than on a few random images.
 
 Trains a teacher on CIFAR-10's training images by Barlow Twins for a given time, then pre-trains students on its
 representations of random images and of the full set, and reads them out on held-out source images and on other sets.
@@ -32,7 +32,7 @@ RIDGES = (1e-4, 1e-3, 1e-2, 1e-1)
 
 
 def read_set(folder: Path, name: str) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Training and test images (uint8 [N, H, W, C]) and labels from 0 without gaps."""
+    """Read training and test images (uint8 [N, H, W, C]) and labels from 0 without gaps."""
     sys.path.insert(0, str(folder))
     import datapack
 
@@ -48,7 +48,7 @@ def read_set(folder: Path, name: str) -> tuple[Tensor, Tensor, Tensor, Tensor]:
 
 
 def at_32_pixels(images: Tensor) -> Tensor:
-    """The images (uint8 [N, H, W, C]) at 32x32: means of 2x2 pixels if they are twice as large."""
+    """Return the images (uint8 [N, H, W, C]) at 32x32: means of 2x2 pixels if they are twice as large."""
     if images.shape[1] == 32:
         return images
     parts = [part.permute(0, 3, 1, 2).float() for part in images.split(5000)]
@@ -57,13 +57,13 @@ def at_32_pixels(images: Tensor) -> Tensor:
 
 
 def few_of_each(labels: Tensor, count: int) -> Tensor:
-    """Positions of ``count`` images of each class, at random but always the same."""
+    """Return positions of ``count`` images of each class, at random but always the same."""
     order = torch.randperm(len(labels), generator=torch.Generator().manual_seed(1))
     return torch.cat([order[labels[order] == c][:count] for c in labels.unique()])
 
 
 def batches(f, images: Tensor, preprocessing, device: torch.device) -> Tensor:
-    """``f`` of the normalised images, float32 [N, D] on ``device``."""
+    """Return ``f`` of the normalised images, float32 [N, D] on ``device``."""
     parts = []
     with torch.no_grad():
         for part in images.split(1000):
@@ -72,7 +72,8 @@ def batches(f, images: Tensor, preprocessing, device: torch.device) -> Tensor:
 
 
 def probe(x: Tensor, y: Tensor, x_test: Tensor, y_test: Tensor) -> float:
-    """Accuracy of ridge regression to one-hot labels on standardised features; the ridge chosen on a fifth of x."""
+    """Return the accuracy of ridge regression to one-hot labels on standardised features; a fifth of x chooses the
+    ridge."""
     mean, std = x.mean(0), x.std(0) + 1e-6
     x, x_test = ((t - mean) / std for t in (x, x_test))
     one_hot = torch.nn.functional.one_hot(y, int(max(y.max(), y_test.max())) + 1).float()
@@ -88,7 +89,7 @@ def probe(x: Tensor, y: Tensor, x_test: Tensor, y_test: Tensor) -> float:
 
 
 def train(data, device: torch.device, seconds: float, out: Path, backbone: str, report) -> ssdd.Teacher:
-    """A teacher trained for about ``seconds``: the number of epochs follows from the time of the first."""
+    """Train a teacher for about ``seconds``; the time of the first epoch gives the number of epochs."""
     config = replace(
         ssdd.preset("small").teacher,
         backbone=backbone,
@@ -124,7 +125,7 @@ def train(data, device: torch.device, seconds: float, out: Path, backbone: str, 
 
 
 def save_half(teacher: ssdd.Teacher, out: Path) -> None:
-    """The teacher's file with its weights in float16: ``Teacher.load`` reads it."""
+    """Write the teacher's file with its weights in float16; ``Teacher.load`` reads it."""
     from safetensors import safe_open
 
     with safe_open(out / "teacher-float32.safetensors", "pt") as file:

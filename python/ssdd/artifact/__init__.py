@@ -1,8 +1,8 @@
-"""The product, its file, and what it is exchanged with: nothing here needs the code that distils."""
+"""The distilled set, its file, and the forms of other tools; nothing here needs the code that distils."""
 
 from .files import flush_to_disk, read_safetensors, read_torch, why_no_array, write_atomically
 from .forms import EXPORT_FORMS, export, read_scores
-from .lock import LOCK, locked, wait_for_lock
+from .lock import LOCK, lock_folder, wait_for_lock
 from .pairs import FORMAT, DistilledSet
 from .preprocessing import Preprocessing
 from .published import MOST_CLASSES, read_published
@@ -16,7 +16,7 @@ __all__ = [
     "Preprocessing",
     "export",
     "flush_to_disk",
-    "locked",
+    "lock_folder",
     "read_published",
     "read_safetensors",
     "read_scores",

@@ -20,7 +20,8 @@ from ..config import InputError
 
 
 def read_safetensors(path: str | os.PathLike[str]) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """Tensors and the JSON under the metadata key ``ssdd`` (empty where there is none) of a safetensors file."""
+    """Return the tensors of a safetensors file, and the JSON under its metadata key ``ssdd`` (empty if there is
+    none)."""
     if not Path(path).is_file():
         raise InputError(f"{path}: no such file")
     try:
@@ -35,7 +36,7 @@ def read_safetensors(path: str | os.PathLike[str]) -> tuple[dict[str, Tensor], d
 
 
 def read_torch(path: str | os.PathLike[str]) -> Any:
-    """What ``torch.save`` wrote: tensors and plain containers. A file that asks for anything else is refused."""
+    """Return the tensors and plain containers that ``torch.save`` wrote. A file with any other object is refused."""
     name = Path(path).name
     if not Path(path).is_file():
         raise InputError(f"{path}: no such file")
@@ -56,22 +57,22 @@ def read_torch(path: str | os.PathLike[str]) -> Any:
         OverflowError,
         zipfile.BadZipFile,
     ) as error:
-        # Of torch's own message only what the file asks for: the rest advises to load it all the same.
-        asked = re.search(r"(?i)unsupported [^\n]*?GLOBAL (\S+)", str(error))
+        # Keep the refused name of torch's message. The rest of it advises to load the file without the check.
+        refused = re.search(r"(?i)unsupported [^\n]*?GLOBAL (\S+)", str(error))
         lines = str(error).splitlines() or [type(error).__name__]
-        why = f"it asks for {asked[1]}" if asked else lines[0].partition(" In PyTorch 2.6")[0]
+        why = f"it asks for {refused[1]}" if refused else lines[0].partition(" In PyTorch 2.6")[0]
         raise InputError(f"{name}: not a file of plain tensors ({why}); nothing in it was run") from None
 
 
 def why_no_array(error: Exception) -> str:
-    """What is wrong with a ``.npy`` or ``.npz``, in numpy's words; without its advice to load it unsafely."""
+    """Say what is wrong with a ``.npy`` or ``.npz``, in numpy's words, without its advice to load the file unsafely."""
     if "pickle" in str(error):
         return "it holds Python objects or is no such file; nothing in it was run"
     return str(error) or type(error).__name__
 
 
 def write_atomically(path: str | os.PathLike[str], content: bytes) -> Path:
-    """Write ``content`` beside ``path`` and move it there in one step. The user's umask decides who may read it."""
+    """Write ``content`` beside ``path``, then move it there in one step. The user's umask sets the file's mode."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     beside = name_beside(path)
@@ -88,15 +89,15 @@ def write_atomically(path: str | os.PathLike[str], content: bytes) -> Path:
 
 
 def name_beside(path: Path) -> Path:
-    """Return a new name in the folder of ``path``, for what takes its place once it is whole.
+    """Return a new name in the folder of ``path``, for a file that takes its place once it is complete.
 
-    ``tempfile`` gives what it makes a mode of its own, which a file system may not let us change back.
+    ``tempfile`` is not used here: its files have mode 0600, and some file systems do not let us change that.
     """
     return path.parent / f"{path.name}.{secrets.token_hex(4)}"
 
 
 def flush_to_disk(handle: int) -> None:
-    """Call ``fsync`` on the descriptor; a file system that has none is left to write when it will."""
+    """Call ``fsync`` on the descriptor. An error that says the file system has no ``fsync`` is ignored."""
     try:
         os.fsync(handle)
     except OSError as error:

@@ -19,23 +19,30 @@ from .files import name_beside, why_no_array
 from .pairs import DistilledSet
 
 EXACT = "distilled.safetensors"
-"""The set itself, which lies beside 8-bit pictures of it: learned pixels are no whole numbers and may leave [0, 1]."""
+"""The set itself, beside its 8-bit pictures: learned pixels are not whole numbers and may leave [0, 1]."""
 
 
 def export(
     pairs: DistilledSet, out: str | os.PathLike[str], form: str = "folder", labels: Tensor | None = None
 ) -> dict[str, float]:
-    """Write ``pairs`` to the new directory ``out``, whole or not at all.
+    """Write ``pairs`` to the new directory ``out``, completely or not at all.
 
-    ``form``: ``"folder"``: ``images/00000.png`` ... with ``targets.npy`` (float32 [S, C]) and ``about.json``.
-    ``"huggingface"``: ``train/00000.png`` ... with ``train/metadata.jsonl`` (``file_name``, ``target``), which
-    ``datasets.load_dataset("imagefolder", data_dir=out)`` reads, and a card. Both keep the set itself beside the
-    pictures. ``"ddranking"``: ``images.pt`` float32 [S, C, H, W] as a network is fed them, class by class,
-    ``labels.pt`` float32 [S, K] and ``lr.pt``, as its evaluators take them: for sets whose targets are class scores,
-    or with ``labels``, float [S, K], in their place; every class needs the same number of images.
+    Args:
+        pairs: the set to write.
+        out: the directory; it must not exist, or be empty.
+        form: "folder" (default): ``images/00000.png`` ... with ``targets.npy`` (float32 [S, C]) and ``about.json``.
+            "huggingface": ``train/00000.png`` ... with ``train/metadata.jsonl`` (``file_name``, ``target``), which
+            ``datasets.load_dataset("imagefolder", data_dir=out)`` reads, and a card. Both also hold the exact set,
+            ``distilled.safetensors``. "ddranking": ``images.pt``, float32 [S, C, H, W] as network input, sorted by
+            class, ``labels.pt``, float32 [S, K], and ``lr.pt``, as its evaluators read them. It needs targets that are
+            class scores, and the same number of images per class.
+        labels: class scores, float [S, K], in place of the targets; for "ddranking" only. Default: the targets.
 
-    Returns what 8 bits cost: ``clipped``, the share of pixel values outside [0, 1], and ``largest_change`` of a value.
-    Raises :class:`InputError` where ``out`` is there already or the form cannot hold the set.
+    Returns:
+        What 8 bits cost: ``clipped``, the share of pixel values outside [0, 1], and ``largest_change`` of a value.
+
+    Raises:
+        InputError: if ``out`` is not empty, or the form cannot hold the set.
     """
     if form not in EXPORT_FORMS:
         raise InputError(f"form: expected one of {', '.join(EXPORT_FORMS)}, got {form!r}")
@@ -60,7 +67,14 @@ def export(
 
 
 def read_scores(path: str | os.PathLike[str]) -> Tensor:
-    """Class scores for :func:`export`, float32 [S, K], from a ``.npy`` file of numbers, one row per image."""
+    """Read class scores for :func:`export`.
+
+    Args:
+        path: a ``.npy`` file of numbers [S, K], one row per image.
+
+    Returns:
+        float32 [S, K].
+    """
     try:
         array = np.load(path, allow_pickle=False)
         return torch.from_numpy(np.asarray(array, dtype=np.float32))
@@ -70,12 +84,12 @@ def read_scores(path: str | os.PathLike[str]) -> Tensor:
 
 
 def to_bytes(images: Tensor) -> Tensor:
-    """Pixels in [0, 1] and around it -> uint8 of the same shape, clipped."""
+    """Round pixels, nominally in [0, 1], to uint8 of the same shape; values outside are clipped."""
     return images.detach().clamp(0, 1).mul(255).round().to(torch.uint8)
 
 
 def about(pairs: DistilledSet) -> dict[str, Any]:
-    """All that a user of the pictures needs to know, as JSON values."""
+    """Return everything that a user of the pictures needs to know, as JSON values."""
     return {
         "method": pairs.method,
         "source": pairs.source,
@@ -121,8 +135,8 @@ size_categories:
 
 # {len(pairs)} distilled images ({pairs.method}, from {pairs.source or "an unnamed set"})
 
-`image` is the picture, `target` what a network should say for it ({pairs.target_kind}). The pictures have 8 bits a
-value; the learned pixels, exact, with the preprocessing they need, are in `{EXACT}`.
+`image` is the picture, `target` the network output to learn for it ({pairs.target_kind}). The pictures have 8 bits
+per value. `{EXACT}` has the exact learned pixels and the preprocessing they need.
 
 ```json
 {json.dumps(about(pairs), indent=1)}
@@ -134,7 +148,7 @@ def _ddranking(pairs: DistilledSet, folder: Path, labels: Tensor | None) -> None
     if labels is None and pairs.target_kind != "labels":
         raise InputError(
             "form: ddranking trains classifiers, and the targets of this set are representations; give labels, one row "
-            "of class scores an image, or choose another form"
+            "of class scores per image, or choose another form"
         )
     scores = pairs.targets if labels is None else labels
     if scores.dim() != 2 or len(scores) != len(pairs) or not scores.is_floating_point():
@@ -144,8 +158,7 @@ def _ddranking(pairs: DistilledSet, folder: Path, labels: Tensor | None) -> None
     count = scores.argmax(1).bincount(minlength=scores.shape[1])
     if not bool((count == count[0]).all()):
         raise InputError(
-            "labels: ddranking wants the same number of images of each class, got "
-            f"{int(count.min())} to {int(count.max())}"
+            f"labels: ddranking needs the same number of images per class, got {int(count.min())} to {int(count.max())}"
         )
     order = scores.argmax(1).argsort(stable=True)  # its evaluators take the first images for class 0, and so on
     torch.save(pairs.inputs()[order].detach().cpu().contiguous(), folder / "images.pt")

@@ -1,4 +1,4 @@
-"""One writer a folder: an advisory lock, which the kernel takes back when its holder dies, however it dies."""
+"""One writer per folder: an advisory lock, which the kernel releases when its holder ends, however it ends."""
 
 from __future__ import annotations
 
@@ -12,34 +12,34 @@ from pathlib import Path
 from ..config import InputError
 
 LOCK = ".lock"
-"""The file of a folder that is locked while somebody writes there; what a killed holder leaves of it locks nobody."""
+"""The file of a folder that its writer locks. If it is left over from a killed process, it is not locked."""
 
-_WITHOUT = (errno.ENOLCK, errno.ENOTSUP, errno.ENOSYS, errno.EINVAL)
-"""What a file system answers that knows no locks: a run there goes on without one."""
+_NO_LOCKS = (errno.ENOLCK, errno.ENOTSUP, errno.ENOSYS, errno.EINVAL)
+"""Error numbers of a file system without locks: a run there goes on without one."""
 
 
 @contextmanager
-def locked(folder: Path) -> Iterator[None]:
-    """While it lasts no other process gets past its own ``locked(folder)``: that one raises :class:`InputError`."""
+def lock_folder(folder: Path) -> Iterator[None]:
+    """Hold the lock of ``folder`` for the time of the context. Raises :class:`InputError` if another process holds
+    it."""
     file = folder / LOCK
-    handle = _taken(file)
-    while not _still(file, handle):  # the holder before took the file away between our opening and our locking it
+    handle = _acquire(file)
+    while not _is_current(file, handle):  # the previous holder removed the file after we opened it
         os.close(handle)
-        handle = _taken(file)
+        handle = _acquire(file)
     try:
         yield
     finally:
-        if _still(file, handle):  # not the next holder's, where the folder was taken away meanwhile
-            file.unlink()  # while it is locked: nobody else holds it
+        if _is_current(file, handle):  # if the folder was removed meanwhile, the file is the next holder's
+            file.unlink()  # before the lock is released, so that nobody else holds it
         os.close(handle)
 
 
 @contextmanager
 def wait_for_lock(file: Path) -> Iterator[int]:
-    """Open ``file`` and lock it; every other ``wait_for_lock(file)`` waits until this one ends.
+    """Open ``file`` and lock it, after waiting for any other holder. Yields the descriptor.
 
-    Yields the descriptor. The file is made if it is not there, and stays. The kernel takes the lock back if its holder
-    dies.
+    The file is created if it does not exist, and stays. The kernel releases the lock when its holder ends.
     """
     file.parent.mkdir(parents=True, exist_ok=True)
     handle = os.open(file, os.O_RDWR | os.O_CREAT, 0o666)
@@ -47,30 +47,30 @@ def wait_for_lock(file: Path) -> Iterator[int]:
         try:
             fcntl.flock(handle, fcntl.LOCK_EX)
         except OSError as error:
-            if error.errno not in _WITHOUT:
+            if error.errno not in _NO_LOCKS:
                 raise
         yield handle
     finally:
         os.close(handle)
 
 
-def _taken(file: Path) -> int:
+def _acquire(file: Path) -> int:
     handle = os.open(file, os.O_RDWR | os.O_CREAT, 0o666)
     try:
         fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError as error:
-        if error.errno in _WITHOUT:
+        if error.errno in _NO_LOCKS:
             return handle
         os.close(handle)
         if not isinstance(error, BlockingIOError):
             raise
         raise InputError(
-            f"{file.parent}: another process is at work in this folder; let it finish, stop it, or take another folder"
+            f"{file.parent}: another process is writing here; let it finish, stop it, or choose another folder"
         ) from None
     return handle
 
 
-def _still(file: Path, handle: int) -> bool:
+def _is_current(file: Path, handle: int) -> bool:
     try:
         return os.path.samestat(os.stat(file), os.fstat(handle))
     except FileNotFoundError:

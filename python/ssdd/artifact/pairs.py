@@ -1,7 +1,7 @@
-"""The product: a :class:`DistilledSet`, one safetensors file that needs none of the code that made it.
+"""The product: a :class:`DistilledSet`, one safetensors file that can be read without the code that made it.
 
-A distilled set, a baseline (real images with the teacher's representations) and an import of somebody else's
-file are all this one thing, so that evaluation has one road.
+A distilled set, a baseline (real images with the teacher's representations) and an imported set all have this form,
+so that evaluation is the same for all of them.
 """
 
 from __future__ import annotations
@@ -37,15 +37,24 @@ _META: dict[str, type] = {
 
 @dataclass
 class DistilledSet(Dataset[tuple[Tensor, Tensor]]):
-    """Images and the targets a network should learn from them: a ``torch.utils.data.Dataset``.
+    """Images and the targets that a network should learn from them: a ``torch.utils.data.Dataset``.
 
-    ``pairs[i]`` is what a network is fed for image i, float32 [C, H, W], and its target, float32 [C]; a ``DataLoader``
-    takes it as it is. A set this small is faster whole: :meth:`inputs` and ``targets``.
+    ``pairs[i]`` is image i as network input, float32 [C, H, W], and its target, float32 [C]; a ``DataLoader`` can read
+    it. For a set this small, :meth:`inputs` and ``targets`` as whole tensors are faster.
 
-    ``images``: float32 [S, C, H, W], pixels whose nominal range is [0, 1] (learned pixels may leave it).
-    ``targets``: float32 [S, C], representations, or labels one-hot where ``target_kind`` says so.
-    ``support_input``: whether :meth:`inputs` normalises the images ("normalised") or not ("raw", as the published
-    code does; real images are normalised in both cases).
+    Args:
+        images: float32 [S, C, H, W], pixels whose nominal range is [0, 1]; learned pixels may leave it.
+        targets: float32 [S, C], representations, or one-hot labels if ``target_kind`` is "labels".
+        preprocessing: mean and std of the real images.
+        method: name of the row in tables. Default "krr-st".
+        seed: the seed that the set was made with. Default 0.
+        source: name of the image set that it was made from. Default "".
+        support_input: "normalised" (default): :meth:`inputs` normalises the images. "raw" (the published code): it does
+            not; real images are normalised in both cases.
+        target_kind: "representation" (default) or "labels".
+        config: the settings of the distillation, as JSON values. Default {}.
+        versions: versions of the software that made it. Default {}.
+        metrics: what the run measured, as JSON values. Default {}.
     """
 
     images: Tensor
@@ -73,7 +82,7 @@ class DistilledSet(Dataset[tuple[Tensor, Tensor]]):
             shapes = f"{list(self.images.shape)}, {list(self.targets.shape)}"
             raise InputError(f"images, targets: expected at least one pair, got {shapes}")
         if len(self.images) != len(self.targets):
-            raise InputError(f"targets: expected one an image ({len(self.images)}), got {len(self.targets)}")
+            raise InputError(f"targets: expected one per image ({len(self.images)}), got {len(self.targets)}")
         if self.images.shape[1] != len(self.preprocessing.mean):
             raise InputError(
                 f"preprocessing: expected {self.images.shape[1]} channels, got {len(self.preprocessing.mean)}"
@@ -87,17 +96,18 @@ class DistilledSet(Dataset[tuple[Tensor, Tensor]]):
         return len(self.images)
 
     def __getitem__(self, i: int) -> tuple[Tensor, Tensor]:
-        image = self.images[i]  # an IndexError past the end is what ends a `for` over a Dataset
+        image = self.images[i]  # an IndexError past the end ends a `for` over a Dataset
         if self.support_input == "normalised":
             image = self.preprocessing.normalise(image[None])[0]
         return image, self.targets[i]
 
     def inputs(self) -> Tensor:
-        """What a network is fed for the images: float32 [S, C, H, W]."""
+        """Return the images as network input, float32 [S, C, H, W]."""
         return self.preprocessing.normalise(self.images) if self.support_input == "normalised" else self.images
 
     def save(self, path: str | os.PathLike[str]) -> Path:
-        """Write one safetensors file, whole or not at all (a stopped write leaves the old file as it was)."""
+        """Write one safetensors file, completely or not at all. A write that is stopped leaves the old file as it
+        was."""
         meta = {
             "format": FORMAT,
             "format_version": FORMAT_VERSION,

@@ -15,17 +15,17 @@ from .pairs import DistilledSet
 from .preprocessing import Preprocessing
 
 MOST_CLASSES = 1 << 20
-"""A label beyond is a damaged file: one-hot targets, or counts a class, would fill the memory."""
+"""A label from here on means a damaged file: one-hot targets, or counts per class, would fill the memory."""
 
 
 def read_tensor(path: str | os.PathLike[str]) -> Tensor:
-    """The one tensor in a file of ``torch.save``. Weights only: a file that asks for anything else is refused."""
-    name, found = Path(path).name, read_torch(path)
-    if not isinstance(found, Tensor):
-        raise InputError(f"{name}: expected one tensor, got {type(found).__name__}")
-    if found.layout != torch.strided or found.is_quantized or found.is_complex():
-        raise InputError(f"{name}: expected a plain tensor of numbers, got {found.dtype}, {found.layout}")
-    return found.detach()
+    """Return the one tensor in a file of ``torch.save``. A file with any other object is refused."""
+    name, tensor = Path(path).name, read_torch(path)
+    if not isinstance(tensor, Tensor):
+        raise InputError(f"{name}: expected one tensor, got {type(tensor).__name__}")
+    if tensor.layout != torch.strided or tensor.is_quantized or tensor.is_complex():
+        raise InputError(f"{name}: expected a plain tensor of numbers, got {tensor.dtype}, {tensor.layout}")
+    return tensor.detach()
 
 
 def read_published(
@@ -37,10 +37,18 @@ def read_published(
     source: str = "",
     support_input: str = "raw",
 ) -> DistilledSet:
-    """``x_syn.pt`` float [S, C, H, W] and ``y_syn.pt``, float [S, D] representations or int [S] labels.
+    """Read the files of the published code into a distilled set. Nothing in a file is executed.
 
-    ``preprocessing`` is that of the real images; the published code feeds X_s itself as raw pixels, hence the default
-    of ``support_input``. Labels become one-hot targets. Raises :class:`InputError`; nothing in a file is executed.
+    Args:
+        images: ``x_syn.pt``, float [S, C, H, W].
+        targets: ``y_syn.pt``, float [S, D] representations, or int [S] labels, which become one-hot targets.
+        preprocessing: mean and std of the real images.
+        method: name of the row in tables. Default "krr-st (published)".
+        source: name of the image set that it was made from. Default "".
+        support_input: "raw" (default, as the published code does): a network gets X_s as pixels; or "normalised".
+
+    Raises:
+        InputError: naming the file, what was expected and what came.
     """
     x, y = read_tensor(images), read_tensor(targets)
     kind = "representation"
@@ -51,8 +59,8 @@ def read_published(
                 f"got {int(y.min())} to {int(y.max())}"
             )
         y, kind = F.one_hot(y.long()), "labels"
-    for name, tensor in ((images, x), (targets, y)):
-        if not bool(torch.isfinite(tensor.float()).all()):
+    for name, values in ((images, x), (targets, y)):
+        if not bool(torch.isfinite(values.float()).all()):
             raise InputError(f"{Path(name).name}: values that are not finite")
     return DistilledSet(
         images=x.float() if x.is_floating_point() else x,

@@ -1,6 +1,7 @@
 """The command line: one file per verb, each one call of the package; jsonargparse reads options and settings.
 
-A verb is a module with ``add_arguments(parser)`` and ``run(given)``; the first paragraph of its docstring is its help.
+A verb is a module with ``add_arguments(parser)`` and ``run(options)``. The first paragraph of its docstring is its
+help.
 """
 
 from __future__ import annotations
@@ -18,8 +19,8 @@ from typing import TYPE_CHECKING
 
 import ssdd
 
-from ..config import VERSION, InputError, Settings, fields, given_settings, new_parser, readable, unknown_setting
-from .options import Given
+from ..config import VERSION, InputError, Settings, extract_settings, fields, new_parser, readable, unknown_setting
+from .options import Options
 
 if TYPE_CHECKING:
     from jsonargparse import ArgumentParser
@@ -34,6 +35,7 @@ VERBS = {
     "kd": "kd",
     "embed": "embed",
     "study": "study",
+    "report": "report",
     "show": "show",
     "info": "info",
     "settings": "settings",
@@ -50,22 +52,22 @@ DESCRIPTION = (
 
 
 class UsageError(InputError):
-    """The command line cannot be understood."""
+    """The command line has a mistake."""
 
 
 def parsers(verbs: Sequence[str]) -> tuple[ArgumentParser, dict[str, ArgumentParser]]:
-    """The program's parser, and that of each verb; only those of ``verbs`` have their options."""
+    """Return the program's parser, and the parser of each verb. Only those of ``verbs`` get their options."""
     program = new_parser(prog="ssdd", version=VERSION, description=DESCRIPTION)
     subcommands = program.add_subcommands(required=False, metavar="VERB", title="verbs", description="`ssdd VERB -h`")
-    found = {}
+    by_verb = {}
     for verb, name in VERBS.items():
         module = import_module(f".{name}", __name__)
         text = inspect.getdoc(module) or ""
-        found[verb] = new_parser(description=text, usage=f"ssdd {verb} {_positionals(module)}[options]")
+        by_verb[verb] = new_parser(description=text, usage=f"ssdd {verb} {_positionals(module)}[options]")
         if verb in verbs:
-            module.add_arguments(found[verb])
-        subcommands.add_subcommand(verb, found[verb], help=text.split("\n\n")[0])
-    return program, found
+            module.add_arguments(by_verb[verb])
+        subcommands.add_subcommand(verb, by_verb[verb], help=text.split("\n\n")[0])
+    return program, by_verb
 
 
 def _positionals(module: object) -> str:
@@ -73,31 +75,32 @@ def _positionals(module: object) -> str:
 
 
 def run(arguments: Sequence[str]) -> None:
-    """Run one command. Raises :class:`InputError` and what else a verb raises; ``--help`` exits."""
+    """Run one command. Raises :class:`InputError` and the errors of its verb; ``--help`` exits."""
     verb = arguments[0] if arguments and arguments[0] in VERBS else None
-    program, found = parsers([verb] if verb else [])
+    program, by_verb = parsers([verb] if verb else [])
     if not arguments:
         program.print_help()
         return
     try:
         namespace = program.parse_args(list(arguments), defaults=False)
     except argparse.ArgumentError as error:
-        raise UsageError(_explained(error, program, found.get(verb or ""), verb)) from None
+        raise UsageError(_explain(error, program, by_verb.get(verb or ""), verb)) from None
     if verb is None:
         raise UsageError(f"expected a verb: {', '.join(VERBS)}")
-    given = namespace[verb]
-    defaults = found[verb].get_defaults().as_dict()
-    typed = {key: value for key, value in given.as_dict().items() if key != "fields"}
+    parsed = namespace[verb]
+    defaults = by_verb[verb].get_defaults().as_dict()
+    typed = {key: value for key, value in parsed.as_dict().items() if key != "fields"}
     defaults.pop("fields", None)
-    options = Given(**{**defaults, **typed})
-    options.typed, options.settings = frozenset(typed), given_settings(given)
+    options = Options(**{**defaults, **typed})
+    options.words = arguments
+    options.typed, options.settings = frozenset(typed), extract_settings(parsed)
     import_module(f".{VERBS[verb]}", __name__).run(options)
 
 
-def _explained(
+def _explain(
     error: argparse.ArgumentError, program: ArgumentParser, parser: ArgumentParser | None, verb: str | None
 ) -> str:
-    """The parser's error, with what to type instead."""
+    """Return the parser's error, with advice on what to type instead."""
     text = readable(error, parser or program, prefix=f"{verb}." if verb else "")
     unknown = [word.partition("=")[0] for word in text.split() if word.startswith("--")]
     if "invalid choice" in text and parser is None:
@@ -116,7 +119,7 @@ def _explained(
 
 @contextmanager
 def readable_errors() -> Iterator[None]:
-    """Turn the errors a user can cause into one message and exit status 1 (2: usage); leave bugs their traceback."""
+    """Turn a user's errors into one message and exit status 1 (2: usage). Other errors keep their traceback."""
     try:
         yield
     except (KeyboardInterrupt, Exception) as error:
@@ -142,18 +145,19 @@ def _print_error(text: str) -> None:
 
 
 def _one_process() -> bool:
-    """True unless ``torchrun`` started several processes; a plain run does not load torch to know it."""
+    """Return True unless ``torchrun`` started several processes. A plain run does not load torch to find out."""
     return os.environ.get("WORLD_SIZE", "").strip() in ("", "1") or ssdd.world_size() == 1
 
 
 def main() -> None:
-    """The program ``ssdd``."""
+    """Run the program ``ssdd``."""
     with readable_errors():
         if _one_process():
             run(sys.argv[1:])
             return
-    # One of several processes: gloo's threads may still be letting go of what Python owns, and a thread that asks a
-    # closing interpreter for its lock is ended by it, which C++ answers with abort(). All is on disk; so leave at once.
+    # One of several processes: gloo's threads may still release Python objects. If one of them takes the lock of an
+    # interpreter that is shutting down, Python ends that thread, and C++ then calls abort(). Everything is on disk, so
+    # exit without a shutdown.
     code = 1
     try:
         with readable_errors():

@@ -1,4 +1,4 @@
-"""``python -m ssdd.cli``: the program, where the script ``ssdd`` is not on the path (a source tree)."""
+"""``python -m ssdd.cli``: the program, if the script ``ssdd`` is not on the path (a source tree)."""
 
 from . import main
 

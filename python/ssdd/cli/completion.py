@@ -1,7 +1,7 @@
 """Print a script that completes verbs, options and settings in a shell.
 
-bash: put `eval "$(ssdd completion bash)"` into ~/.bashrc. zsh, fish, tcsh: write the script to where the shell looks
-for completions.
+bash: put `eval "$(ssdd completion bash)"` into ~/.bashrc. zsh, fish, tcsh: write the script to the shell's folder of
+completions.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Literal
 
 from . import VERBS, parsers
-from .options import Given
+from .options import Options
 
 if TYPE_CHECKING:
     from jsonargparse import ArgumentParser
@@ -22,6 +22,6 @@ def add_arguments(parser: ArgumentParser) -> None:
     parser.add_argument("shell", metavar="SHELL", type=Shell, help="bash, zsh, fish or tcsh.")
 
 
-def run(given: Given) -> None:
+def run(options: Options) -> None:
     program, _ = parsers(list(VERBS))
-    print(program.get_completion_script(f"shtab-{given.shell}"))
+    print(program.get_completion_script(f"shtab-{options.shell}"))

@@ -1,7 +1,7 @@
-"""Distil a set of images into a few images with target representations.
+"""Distil a set of images into a few images with targets: a teacher's representations, or what --method learns.
 
-Stopped at any moment, the run goes on with --resume FOLDER alone, to the same bits as if it had never stopped.
-Several processes share a run: torchrun --nproc-per-node N -m ssdd.cli distill ... (docs/processes.md).
+After a stop at any moment, --resume FOLDER alone continues the run, to the same bits as if it had never stopped.
+Several processes can share a run: torchrun --nproc-per-node N -m ssdd.cli distill ... (docs/processes.md).
 """
 
 from __future__ import annotations
@@ -13,27 +13,32 @@ from typing import TYPE_CHECKING
 
 import ssdd
 
-from ..config import Diverged, InputError, Report, as_dict, silent
+from ..config import Diverged, InputError, Report, Settings, as_dict, silent, versions
 from .options import (
     FILE,
-    Given,
+    Options,
     Share,
     add_checkpoints,
     add_device,
     add_images,
+    add_method,
     add_overwrite,
     add_quiet,
     add_run_settings,
     add_size_of_run,
     add_teacher,
-    chosen_settings,
-    given_teacher,
-    loaded_images,
+    add_tensorboard,
+    choose_settings,
+    command_line,
+    find_teacher,
     new_teacher,
+    print_report,
+    read_images,
 )
-from .resume import CHECKPOINTS, Run, absolute, quoted, say_how_to_go_on
+from .resume import CHECKPOINTS, Run, make_absolute, quote, say_how_to_go_on
 
 if TYPE_CHECKING:
+    import torch
     from jsonargparse import ArgumentParser
 
 ARGUMENTS = (
@@ -47,80 +52,80 @@ ARGUMENTS = (
     "representations",
     "checkpoint_every",
 )
-"""The options that a run keeps for --resume, beside its settings."""
+"""The options that a run stores for --resume, besides its settings."""
 
 
 def add_arguments(parser: ArgumentParser) -> None:
     parser.add_argument(
         "--out", "-o", metavar="FOLDER", type=FILE, help="Folder for the artifact, its pictures and the log."
     )
-    parser.add_argument("--resume", metavar="FOLDER", type=FILE, help="Go on with the run in FOLDER, where it stopped.")
+    parser.add_argument(
+        "--resume", metavar="FOLDER", type=FILE, help="Continue the run in FOLDER from its last checkpoint."
+    )
     add_images(parser)
+    add_method(parser)
     add_size_of_run(parser)
     parser.add_argument(
-        "--seed", metavar="N", type=int, default=0, help="Fixes the initial images and every later draw."
+        "--seed", metavar="N", type=int, default=0, help="Seed of the initial images and of every later draw."
     )
     add_teacher(parser)
     add_checkpoints(parser)
     add_device(parser)
-    parser.add_argument("--share", type=Share, help="Under torchrun, what processes share (without it: batch).")
+    parser.add_argument("--share", type=Share, help="Under torchrun: what the processes share (default: batch).")
+    add_tensorboard(parser)
     add_overwrite(parser)
     add_quiet(parser)
     add_run_settings(parser)
 
 
-def run(given: Given) -> None:
+def run(options: Options) -> None:
     from .. import report as reports
 
-    if (given.out is None) == (given.resume is None):
+    if (options.out is None) == (options.resume is None):
         raise InputError("--out, --resume: expected one of the two")
-    begun = Run.read(given.resume) if given.resume else None
-    if begun:
-        given.earlier(begun.arguments, *ARGUMENTS)
-    on = ssdd.choose_device(given.device, ssdd.local_rank())
-    settings = chosen_settings(given, begun.settings if begun else None)
-    loaded = loaded_images(given.data, given)
+    if options.tensorboard:
+        reports.check_tensorboard()
+    stored = Run.read(options.resume) if options.resume else None
+    if stored:
+        options.take_stored(stored.arguments, *ARGUMENTS)
+    on = ssdd.choose_device(options.device, ssdd.local_rank())
+    settings = choose_settings(options, stored.settings if stored else None)
+    loaded = read_images(options.data, options)
     if settings.distill.images > len(loaded.x_train):
         raise InputError(f"images: expected at most {len(loaded.x_train)}, got {settings.distill.images}")
-    if given.out:
-        reports.check_directory(given.out, given.overwrite)  # by every process, before one of them makes it
+    if options.out:
+        reports.check_directory(options.out, options.overwrite)  # in every process, before one of them creates it
     if not settings.distill.steps:
         raise InputError("steps: expected at least 1, got 0")
-    # What was given is read before --overwrite may empty the folder; only training comes after.
-    known = given_teacher(given, loaded, on)
+    # Files of the user are read before --overwrite may empty the folder. Only training comes afterwards.
+    known = _known(options, loaded, settings, on)
     with ExitStack() as stack:
-        kept_share = begun.arguments.get("share") if begun else None
-        processes = stack.enter_context(ssdd.join_processes(given.share, kept_share, on))
-        folder = given.resume or given.out
-        if begun and _finished(folder):
+        kept_share = stored.arguments.get("share") if stored else None
+        processes = stack.enter_context(ssdd.join_processes(options.share, kept_share, on))
+        folder = options.resume or options.out
+        if stored and _finished(folder):
             return
         if known is None and processes.size > 1:
             raise InputError(
-                "teacher: several processes share a run with a teacher that is trained: "
-                "ssdd teacher -o FILE.safetensors, then --teacher FILE.safetensors"
+                "teacher: expected a trained teacher for several processes, got none; train it first: "
+                "ssdd teacher -o FILE.safetensors, then give --teacher FILE.safetensors"
             )
-        # Before there is a folder:
+        # These checks come before the folder is created.
         ssdd.check_before_training(loaded, settings, known and known[0], known and known[1], processes, on)
-        stack.enter_context(say_how_to_go_on(f"{_program(processes)} distill --resume {quoted(folder)}", folder))
+        stack.enter_context(say_how_to_go_on(f"{_program(processes)} distill --resume {quote(folder)}", folder))
         report: Report = silent
-        _lock(folder, None if begun else given.overwrite, processes, stack)
-        if begun and _finished(folder):  # by whoever held the lock
+        _lock(folder, None if stored else options.overwrite, processes, stack)
+        if stored and _finished(folder):  # by the previous holder of the lock
             return
-        display = stack.enter_context(reports.Display(show=not given.quiet and processes.writes))
+        display = stack.enter_context(reports.Display(show=not options.quiet and processes.writes))
         if processes.writes:
-            log = reports.JsonLines(folder / reports.MARK, append=begun is not None)
-            report = reports.both(stack.enter_context(log), display)
-            if not begun:
-                names = {key: absolute(getattr(given, key)) for key in ("data", "teacher", "representations")}
-                others = {key: getattr(given, key) for key in (*ARGUMENTS, "share") if key not in names}
-                Run(settings, {**names, **others}).write(folder)
-            report({"event": "start", "settings": as_dict(settings), "seed": given.seed})
+            report = _open_log(options, folder, settings, display, stack, new=stored is None)
         stop = stack.enter_context(ssdd.interruptible(display.say if processes.writes else lambda line: None))
         of_teacher, checkpoints = (
             ssdd.Checkpoints(
                 folder / CHECKPOINTS,
                 stage,
-                every=given.checkpoint_every,
+                every=options.checkpoint_every,
                 stop=stop,
                 report=report,
                 writes=processes.writes,
@@ -130,14 +135,14 @@ def run(given: Given) -> None:
             for stage in ("teacher", "distill")
         )
         trained = folder / "teacher.safetensors"
-        if known is None and begun and trained.is_file():
+        if known is None and stored and trained.is_file():
             teacher = ssdd.Teacher.named(str(trained), loaded.preprocessing).to(on)
             known = teacher, ssdd.represent(teacher, loaded, ssdd.cache_directory())
         network, r = known or new_teacher(loaded, settings, report, of_teacher, on)
-        if network is not None and given.teacher is None and not trained.is_file():
+        if network is not None and options.teacher is None and not trained.is_file():
             network.save(trained)
-        make = partial(ssdd.student, settings.student, loaded.channels, loaded.size, r.dimension)
-        job = ssdd.Job(loaded, r.train, make, settings.distill, given.seed, network, processes, on)
+        make = partial(_student, settings, loaded, r)
+        job = ssdd.Job(loaded, r.train if r else None, make, settings.distill, options.seed, network, processes, on)
         try:
             run = ssdd.distill(job, report=report, checkpoints=checkpoints, cache=ssdd.cache_directory())
         except Diverged as error:
@@ -145,16 +150,50 @@ def run(given: Given) -> None:
                 reports.keep_partial(error, folder)
             raise
         if processes.writes:
-            report({"event": "result", "seed": given.seed, **run.result.metrics})
+            report({"event": "result", "seed": options.seed, **run.result.metrics})
             run.result.save(folder / "distilled.safetensors")
             _draw(run, job, folder, report)
             of_teacher.clear()
-            checkpoints.clear()  # last: until all is written the run can go on
+            checkpoints.clear()  # last: the run can be resumed until everything is written
             print(f"{folder / 'distilled.safetensors'}: {len(run.result)} images, loss {run.losses[-1][1]:.4g}")
+            print_report(reports.try_report([folder], display))
+
+
+def _known(
+    options: Options, data: ssdd.ImageSet, settings: Settings, on: torch.device
+) -> tuple[ssdd.Teacher | None, ssdd.Representations | None] | None:
+    """Return the teacher of the options; (None, None) if none is needed, or None if one is to be trained."""
+    known = find_teacher(options, data, on)
+    return (None, None) if known is None and not ssdd.needs_teacher(settings.distill) else known
+
+
+def _student(settings: Settings, data: ssdd.ImageSet, known: ssdd.Representations | None) -> ssdd.Network:
+    """Return the network to distil for, with new random weights."""
+    outputs = ssdd.target_size(settings.distill, data, known.dimension if known else None)
+    return ssdd.student(settings.student, data.channels, data.size, outputs)
+
+
+def _open_log(
+    options: Options, folder: Path, settings: Settings, display: Report, stack: ExitStack, *, new: bool
+) -> Report:
+    """Return what the run reports to, as long as ``stack`` lasts. A new run keeps its arguments for --resume first."""
+    from .. import report as reports
+
+    log = stack.enter_context(reports.JsonLines(folder / reports.MARK, append=not new))
+    report = reports.both(log, display)
+    if options.tensorboard:
+        report = reports.both(report, stack.enter_context(reports.TensorBoard(folder / reports.TENSORBOARD)))
+    if new:
+        names = {key: make_absolute(getattr(options, key)) for key in ("data", "teacher", "representations")}
+        others = {key: getattr(options, key) for key in (*ARGUMENTS, "share") if key not in names}
+        Run(settings, {**names, **others}).write(folder)
+    start = {"settings": as_dict(settings), "seed": options.seed, "versions": versions()}
+    report({"event": "start", "command": command_line(options), **start})
+    return report
 
 
 def _finished(folder: Path) -> bool:
-    """True if nothing of this run is left to do; says so."""
+    """Return True, and print a line, if nothing of this run is left to do."""
     if not (folder / "distilled.safetensors").is_file() or (folder / CHECKPOINTS).is_dir():
         return False
     print(f"{folder / 'distilled.safetensors'}: this run is finished")
@@ -162,8 +201,10 @@ def _finished(folder: Path) -> bool:
 
 
 def _lock(folder: Path, new: bool | None, processes: ssdd.Processes, stack: ExitStack) -> None:
-    """Lock the folder for this run as long as ``stack`` lasts; if it is another's, all processes end the same way.
-    ``new``: whether a new one may take an earlier run's place; None: it is there."""
+    """Lock the folder of this run until ``stack`` closes. If another process holds it, all processes raise.
+
+    ``new``: True if the run may replace an earlier one, False if not, None to continue the run in the folder.
+    """
     from .. import report as reports
 
     refused: InputError | None = None
@@ -177,18 +218,24 @@ def _lock(folder: Path, new: bool | None, processes: ssdd.Processes, stack: Exit
 
 
 def _program(processes: ssdd.Processes) -> str:
-    """What starts the program: it appears in advice on how to go on."""
+    """Return the words that start the program, for advice on how to continue."""
     return "ssdd" if processes.size == 1 else f"torchrun --nproc-per-node {processes.size} -m ssdd.cli"
 
 
 def _draw(run: ssdd.Distillation, job: ssdd.Job, folder: Path, report: Report) -> None:
-    """Draw the pictures of a finished run; one that cannot be drawn is reported as a warning."""
+    """Draw the pictures of a finished run. A picture that cannot be drawn is reported as a warning."""
     from .. import report as reports
 
     pictures = {
         "contact-sheet.png": lambda file: reports.contact_sheet(run.result.images, file),
         "images-over-steps.png": lambda file: reports.images_over_steps(run.snapshots, file),
         "loss.png": lambda file: reports.loss_curves({job.seed: run.losses}, file),
-        "coverage.png": lambda file: reports.coverage(job.representations, run.result.targets, file, job.data.y_train),
     }
+    known = job.representations
+    if known is not None and run.result.target_kind == "representation":
+        pictures["coverage.png"] = lambda file: reports.coverage(known, run.result.targets, file, job.data.y_train)
     reports.draw_each({folder / name: draw for name, draw in pictures.items()}, report)
+    if known is not None:
+        artifact = folder / "distilled.safetensors"
+        images, labels = job.data.x_train, job.data.y_train
+        reports.keep_material(artifact, run.result, known, images, labels, run.snapshots, report)

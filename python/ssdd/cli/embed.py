@@ -14,13 +14,13 @@ import ssdd
 from ..config import InputError
 from .options import (
     FILE,
-    Given,
+    Options,
     add_device,
     add_images,
     add_overwrite,
     add_teacher,
-    loaded_images,
-    named_teacher,
+    read_images,
+    read_teacher,
 )
 
 if TYPE_CHECKING:
@@ -40,18 +40,18 @@ def add_arguments(parser: ArgumentParser) -> None:
     add_overwrite(parser)
 
 
-def run(given: Given) -> None:
+def run(options: Options) -> None:
     from .. import report as reports
 
-    if given.teacher is None:
+    if options.teacher is None:
         raise InputError("teacher: expected the network that represents the images: --teacher FILE or package:factory")
-    if given.out.suffix != ".npy":
-        raise InputError(f"out: expected a file that ends in .npy, got {given.out.name!r}")
-    file, names = (reports.new_file(path, given.overwrite) for path in (given.out, given.out.with_suffix(".txt")))
-    images = loaded_images(given.data, given)
-    if given.read_out and (why := ssdd.why_no_probe(images)):
+    if options.out.suffix != ".npy":
+        raise InputError(f"out: expected a file that ends in .npy, got {options.out.name!r}")
+    file, names = (reports.new_file(path, options.overwrite) for path in (options.out, options.out.with_suffix(".txt")))
+    images = read_images(options.data, options)
+    if options.read_out and (why := ssdd.why_no_probe(images)):
         raise InputError(f"read-out: {why}; leave --read-out out")
-    network = named_teacher(given.teacher, images, given.teacher_prefix).to(ssdd.choose_device(given.device))
+    network = read_teacher(options.teacher, images, options.teacher_prefix).to(ssdd.choose_device(options.device))
     found = ssdd.represent(network, images, ssdd.cache_directory())
     assert found.test is not None
     ssdd.write_representations(file, images, found)
@@ -64,6 +64,6 @@ def run(given: Given) -> None:
         f"{file}: {count:,} rows of {found.dimension} numbers"
         + (f"; {names.name} names their files" if images.files else "")
     )
-    if given.read_out:
+    if options.read_out:
         for name, accuracy in ssdd.read_out(found.train, found.test, images).items():
             print(f"{name}: {accuracy:.1f}%")

@@ -14,7 +14,7 @@ import ssdd
 from ..config import InputError, with_settings
 from .options import (
     COUNT,
-    Given,
+    Options,
     add_artifact,
     add_device,
     add_finetune,
@@ -23,12 +23,12 @@ from .options import (
     add_run_settings,
     add_targets,
     add_teacher,
-    chosen_settings,
-    given_teacher,
-    loaded_images,
-    loaded_target,
-    named_targets,
+    choose_settings,
+    find_teacher,
     print_table,
+    read_images,
+    read_target,
+    read_targets,
     say,
 )
 
@@ -40,44 +40,44 @@ POSITIONALS = ("ARTIFACT",)
 
 def add_arguments(parser: ArgumentParser) -> None:
     add_artifact(parser)
-    add_images(parser, None, "The images to measure on (without it: the digits, if the set was distilled from them):")
+    add_images(parser, None, "The images to measure on (default: the digits, if the set was distilled from them):")
     add_targets(parser, "Another set to measure the same networks on (probes and fine-tuning).")
     parser.add_argument(
-        "--model", metavar="MODEL", type=str, help="Network to pre-train (without it: the preset's student)."
+        "--model", metavar="MODEL", type=str, help="Network to pre-train (default: the preset's student)."
     )
     add_finetune(parser, "Without it: with --target, scaled; else what the preset says.")
-    parser.add_argument("--seeds", metavar="N", type=COUNT, default=1, help="Number of pre-trainings.")
+    parser.add_argument("--seeds", metavar="N", type=COUNT, default=1, help="Number of pre-trainings, one per seed.")
     add_teacher(parser)
     add_device(parser)
     add_quiet(parser)
     add_run_settings(parser, official_side=False)
 
 
-def run(given: Given) -> None:
+def run(options: Options) -> None:
     from .. import report as reports
 
-    pairs = ssdd.DistilledSet.load(given.artifact)
-    if given.data is None:
+    pairs = ssdd.DistilledSet.load(options.artifact)
+    if options.data is None:
         if pairs.source != "digits":
             known = f"{pairs.source!r}" if pairs.source else "images that it does not name"
             raise InputError(f"data: this set was distilled from {known}; give the images to measure on with --data")
-        given.data = "digits"
-    settings = chosen_settings(given)
-    if given.target and given.finetune is None and not any(key.startswith("finetune.") for key in given.settings):
+        options.data = "digits"
+    settings = choose_settings(options)
+    if options.target and options.finetune is None and not any(key.startswith("finetune.") for key in options.settings):
         if not settings.finetune.share:
-            given.finetune = "scaled"
-            settings = chosen_settings(given)
+            options.finetune = "scaled"
+            settings = choose_settings(options)
         say(f"fine-tuning: {settings.finetune.steps} steps (--finetune published; --finetune.share 0 leaves it out)")
-    if given.model is not None:
-        settings = with_settings(settings, {"student.model": given.model})
-    loaded, on = loaded_images(given.data, given), ssdd.choose_device(given.device)
-    sets = {"": loaded} | {name: loaded_target(data, given, loaded) for name, data in named_targets(given).items()}
+    if options.model is not None:
+        settings = with_settings(settings, {"student.model": options.model})
+    loaded, on = read_images(options.data, options), ssdd.choose_device(options.device)
+    sets = {"": loaded} | {name: read_target(data, options, loaded) for name, data in read_targets(options).items()}
     ssdd.student(settings.student, loaded.channels, loaded.size, 1)  # refuses a network that these images do not fit
     ssdd.check_targets(dict(list(sets.items())[1:]), settings.finetune)
     for images in sets.values():
         say(ssdd.why_no_probe(images))
-    with reports.Display(show=not given.quiet) as display:
-        known_teacher = given_teacher(given, loaded, on)
+    with reports.Display(show=not options.quiet) as display:
+        known_teacher = find_teacher(options, loaded, on)
         test = known_teacher[1].test if known_teacher else None
         if test is not None and pairs.target_kind == "representation" and test.shape[1] != pairs.targets.shape[1]:
             raise InputError(
@@ -87,7 +87,7 @@ def run(given: Given) -> None:
         runs = [
             ssdd.evaluate_on(what, sets, {"": test}, make, settings, seed=s, report=display, device=on)
             for what in (pairs, None)
-            for s in range(given.seeds)
+            for s in range(options.seeds)
         ]
     for name in sets:
         if name:

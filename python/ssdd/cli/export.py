@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Literal
 
 import ssdd
 
-from .options import FILE, Given, add_artifact
+from .options import FILE, Options, add_artifact
 
 if TYPE_CHECKING:
     from jsonargparse import ArgumentParser
@@ -24,11 +24,11 @@ def add_arguments(parser: ArgumentParser) -> None:
     )
 
 
-def run(given: Given) -> None:
-    pairs = ssdd.DistilledSet.load(given.artifact)
-    labels = None if given.labels is None else ssdd.read_scores(given.labels)
-    cost = ssdd.export(pairs, given.out, given.form, labels)
-    print(f"{given.out}: {len(pairs)} images, form {given.form}")
+def run(options: Options) -> None:
+    pairs = ssdd.DistilledSet.load(options.artifact)
+    labels = None if options.labels is None else ssdd.read_scores(options.labels)
+    cost = ssdd.export(pairs, options.out, options.form, labels)
+    print(f"{options.out}: {len(pairs)} images, form {options.form}")
     if cost["largest_change"]:
         print(
             f"8 bits per value: {cost['clipped']:.1%} of the values clipped, the largest change "

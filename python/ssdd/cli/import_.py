@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Literal
 import ssdd
 
 from ..config import InputError
-from .options import FILE, Given, add_images, add_overwrite, loaded_images
+from .options import FILE, Options, add_images, add_overwrite, read_images
 
 if TYPE_CHECKING:
     from jsonargparse import ArgumentParser
@@ -23,14 +23,14 @@ def add_arguments(parser: ArgumentParser) -> None:
     )
     add_images(parser, None, "The real images, whose mean and standard deviation are used:")
     parser.add_argument(
-        "--mean", metavar="X,X,X", type=str, help="In place of --data: one number per channel, 0.51,0.49,0.44."
+        "--mean", metavar="X,X,X", type=str, help="In place of --data: one number per channel, such as 0.51,0.49,0.44."
     )
     parser.add_argument("--std", metavar="X,X,X", type=str, help="With --mean: one number per channel.")
     parser.add_argument(
         "--support-input",
         type=Literal["raw", "normalised"],
         default="raw",
-        help="How X_SYN goes into a network; the published code: raw.",
+        help="How X_SYN enters a network (the published code: raw).",
     )
     parser.add_argument(
         "--method", metavar="NAME", type=str, default="krr-st (published)", help="Name of the row in tables."
@@ -38,24 +38,24 @@ def add_arguments(parser: ArgumentParser) -> None:
     add_overwrite(parser)
 
 
-def run(given: Given) -> None:
+def run(options: Options) -> None:
     from .. import report as reports
 
-    if (given.data is None) == (given.mean is None) or (given.mean is None) != (given.std is None):
+    if (options.data is None) == (options.mean is None) or (options.mean is None) != (options.std is None):
         raise InputError("--data, --mean with --std: expected one of the two, the preprocessing of the real images")
-    file, source = reports.new_file(given.out, given.overwrite), ""
-    if given.data is not None:
-        loaded = loaded_images(given.data, given)
+    file, source = reports.new_file(options.out, options.overwrite), ""
+    if options.data is not None:
+        loaded = read_images(options.data, options)
         preprocessing, source = loaded.preprocessing, loaded.name
     else:
-        preprocessing = ssdd.Preprocessing(_numbers("mean", given.mean), _numbers("std", given.std))
+        preprocessing = ssdd.Preprocessing(_numbers("mean", options.mean), _numbers("std", options.std))
     pairs = ssdd.read_published(
-        given.images,
-        given.targets,
+        options.images,
+        options.targets,
         preprocessing,
-        method=given.method,
+        method=options.method,
         source=source,
-        support_input=given.support_input,
+        support_input=options.support_input,
     )
     pairs.save(file)
     print(f"{file}: {len(pairs)} images {list(pairs.images.shape[1:])}, targets {list(pairs.targets.shape[1:])}")

@@ -1,4 +1,4 @@
-"""Print, as JSON, what an artifact holds; without one, what is installed."""
+"""Print the content of an artifact as JSON; without one, the versions of the installation."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import ssdd
 
-from .options import FILE, Given
+from .options import FILE, Options
 
 if TYPE_CHECKING:
     from jsonargparse import ArgumentParser
@@ -19,5 +19,5 @@ def add_arguments(parser: ArgumentParser) -> None:
     parser.add_argument("artifact", metavar="ARTIFACT", type=FILE, nargs="?", help="A distilled set (.safetensors).")
 
 
-def run(given: Given) -> None:
-    print(json.dumps(ssdd.info(given.artifact), indent=1))
+def run(options: Options) -> None:
+    print(json.dumps(ssdd.info(options.artifact), indent=1))

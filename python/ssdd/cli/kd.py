@@ -4,7 +4,7 @@ The student is pre-trained on the distilled set, gets a new last layer, and lear
 distilled images under random DSA operations. --kd.images noise is the control with Gaussian noise. --data gives the
 test images, which measure the student; no training image or label is used.
 
-Stopped at any moment, the run goes on with --resume FILE.
+After a stop at any moment, --resume FILE continues the run.
 """
 
 from __future__ import annotations
@@ -18,24 +18,24 @@ from ..config import InputError, as_dict, with_settings
 from .options import (
     FILE,
     NAME,
-    Given,
+    Options,
     add_device,
     add_folder,
     add_overwrite,
     add_quiet,
     add_run_settings,
-    chosen_settings,
+    choose_settings,
     say,
 )
-from .resume import absolute
-from .training import add_training, started, training
+from .resume import make_absolute
+from .training import add_training, read_started, run_training
 
 if TYPE_CHECKING:
     from jsonargparse import ArgumentParser
 
 POSITIONALS = ("[ARTIFACT]",)
 ARGUMENTS = ("artifact", "data", "size", "classes", "teacher", "seed", "checkpoint_every")
-"""The options that a run keeps for --resume, beside its settings."""
+"""The options that a run stores for --resume, beside its settings."""
 
 
 def add_arguments(parser: ArgumentParser) -> None:
@@ -48,7 +48,7 @@ def add_arguments(parser: ArgumentParser) -> None:
         "-t",
         metavar="TEACHER",
         type=NAME,
-        help="FILE.safetensors written by `ssdd train-classifier`, or package.module:factory of yours that returns an "
+        help="FILE.safetensors written by `ssdd train-classifier`, or your package.module:factory, which returns an "
         "ssdd.Classifier.",
     )
     parser.add_argument(
@@ -56,28 +56,31 @@ def add_arguments(parser: ArgumentParser) -> None:
     )
     add_folder(parser)
     parser.add_argument("--model", metavar="MODEL", type=str, help="The student (student.model).")
-    parser.add_argument("--seed", metavar="N", type=int, default=0, help="Fixes the random start and every draw.")
+    parser.add_argument(
+        "--seed", metavar="N", type=int, default=0, help="Seed of the initial weights and of every random draw."
+    )
     add_device(parser)
     add_overwrite(parser)
     add_quiet(parser)
     add_run_settings(parser)
 
 
-def run(given: Given) -> None:
-    file, begun = started(given)
-    if begun:
-        given.earlier(begun.arguments, *ARGUMENTS)
-        given.artifact = given.artifact or begun.arguments["artifact"]  # a positional counts as typed
+def run(options: Options) -> None:
+    file, stored = read_started(options)
+    if stored:
+        options.take_stored(stored.arguments, *ARGUMENTS)
+        options.artifact = options.artifact or stored.arguments["artifact"]  # a positional counts as typed
     for name in ("artifact", "teacher", "data"):
-        if getattr(given, name) is None:
+        if getattr(options, name) is None:
             raise InputError(f"{name}: expected it, beside --out FILE")
-    settings = chosen_settings(given, begun.settings if begun else None)
-    if given.model is not None:
-        settings = with_settings(settings, {"student.model": given.model})
-    config, on = settings.kd, ssdd.choose_device(given.device)
-    pairs, teacher = ssdd.DistilledSet.load(given.artifact), ssdd.Classifier.named(given.teacher)
+    settings = choose_settings(options, stored.settings if stored else None)
+    if options.model is not None:
+        settings = with_settings(settings, {"student.model": options.model})
+    config, on = settings.kd, ssdd.choose_device(options.device)
+    pairs, teacher = ssdd.DistilledSet.load(options.artifact), ssdd.Classifier.named(options.teacher)
     channels, height, breadth = pairs.images.shape[1:]
-    test = ssdd.fitted(ssdd.load_target(given.data, given.size, given.classes), channels, (height, breadth))
+    test = ssdd.load_target(options.data, options.size, options.classes)
+    test = ssdd.convert_images(test, channels, (height, breadth))
     say(test.summary)
     ssdd.check_kd(teacher, pairs, test)
     trained_on = teacher.about.get("data", test.name)
@@ -86,24 +89,24 @@ def run(given: Given) -> None:
     make = partial(ssdd.student, settings.student, channels, (height, breadth))
     make(teacher.classes)  # refuses a network that these images do not fit
     recipe = {"student": as_dict(settings.student), "pretrain": as_dict(settings.pretrain)}
-    arguments = {name: getattr(given, name) for name in ARGUMENTS}
-    arguments |= {name: absolute(getattr(given, name)) for name in ("artifact", "data", "teacher")}
-    with training("kd", file, given, settings, arguments, on) as (display, checkpoints):
+    arguments = {name: getattr(options, name) for name in ARGUMENTS}
+    arguments |= {name: make_absolute(getattr(options, name)) for name in ("artifact", "data", "teacher")}
+    with run_training("kd", file, options, settings, arguments, on) as (display, checkpoints):
         student = ssdd.distil_knowledge(
             teacher,
             pairs,
             make,
             config,
-            pretrain=lambda net: ssdd.pretrain(net, pairs, settings.pretrain, seed=given.seed, report=display),
+            pretrain=lambda net: ssdd.pretrain(net, pairs, settings.pretrain, seed=options.seed, report=display),
             recipe=recipe,
-            seed=given.seed,
+            seed=options.seed,
             report=display,
             checkpoints=checkpoints,
             device=on,
         )
         s = settings.student
-        about = {"kd": as_dict(config), **recipe, "source": pairs.source, "data": test.name, "seed": given.seed}
-        made = ssdd.Classifier.built(
+        about = {"kd": as_dict(config), **recipe, "source": pairs.source, "data": test.name, "seed": options.seed}
+        made = ssdd.Classifier.from_network(
             student, teacher.preprocessing, (channels, height, breadth), s.model, s.width, s.stem, about
         )
         teacher.module.to(on)

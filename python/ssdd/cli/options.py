@@ -1,9 +1,11 @@
-"""Options that several verbs share, and what they mean together. Nothing here imports torch before a verb runs."""
+"""Options that several verbs share. Nothing here imports torch before a verb runs."""
 
 from __future__ import annotations
 
+import os
+import shlex
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -13,6 +15,7 @@ import ssdd
 
 from ..config import (
     FINETUNE,
+    METHOD_NAMES,
     PRESETS,
     InputError,
     Kind,
@@ -35,6 +38,7 @@ Share = Literal["batch", "networks"]
 ClassesFrom = Literal["folders", "none"]
 Recipe = Literal[tuple(FINETUNE)]  # type: ignore[valid-type]
 PresetName = Literal[tuple(PRESETS)]  # type: ignore[valid-type]
+MethodName = Literal[METHOD_NAMES]  # type: ignore[valid-type]
 
 
 def _at_least_one(text: Any) -> int:
@@ -48,14 +52,18 @@ FILE = Kind("a path", lambda text: Path(text).expanduser())
 NAME = Kind("a name or a path", lambda text: str(Path(text).expanduser()) if str(text).startswith("~") else str(text))
 
 
-class Given(SimpleNamespace):
-    """The options of a verb. ``typed``: those that were given. ``settings``: the settings that were given."""
+class Options(SimpleNamespace):
+    """The options of a verb.
 
+    ``words``: the command line without `ssdd`. ``typed``: the options on it. ``settings``: the settings on it.
+    """
+
+    words: Sequence[str]
     typed: frozenset[str]
     settings: Mapping[str, Any]
 
-    def earlier(self, arguments: Mapping[str, Any], *names: str) -> None:
-        """Take those of ``names`` that were not typed from ``arguments``, with which a run began."""
+    def take_stored(self, arguments: Mapping[str, Any], *names: str) -> None:
+        """Take those of ``names`` that were not typed from ``arguments``, the stored ones of a run that is resumed."""
         for name in names:
             if name not in self.typed:
                 setattr(self, name, arguments.get(name, getattr(self, name)))
@@ -88,8 +96,8 @@ def add_folder(parser: ArgumentParser) -> None:
     parser.add_argument(
         "--classes",
         type=ClassesFrom,
-        help="Of a folder that can be understood in two ways. folders: every subfolder "
-        "is a class, images beside them are left out; none: images without classes.",
+        help="For a folder that is ambiguous. folders: every subfolder is a class, and "
+        "images beside them are left out. none: images without classes.",
     )
 
 
@@ -100,14 +108,14 @@ def add_teacher(parser: ArgumentParser, representations: bool = True, text: str 
         metavar="TEACHER",
         type=NAME,
         help=(text + " " if text else "") + "FILE.safetensors written by `ssdd teacher`; FILE.pth, a ResNet in "
-        "torchvision's form; or package.module:factory of yours that returns an nn.Module, also with @FILE.pth, its "
+        "torchvision's form; or your package.module:factory, which returns an nn.Module, also with @FILE.pth, its "
         "weights (docs/teachers.md).",
     )
     parser.add_argument(
         "--teacher-prefix",
         metavar="PREFIX",
         type=str,
-        help="Of a file with several networks, what the names of the teacher's weights begin with, e.g. encoder_q.",
+        help="For a file with several networks: how the names of the teacher's weights begin, such as encoder_q.",
     )
     if representations:
         parser.add_argument(
@@ -120,11 +128,11 @@ def add_teacher(parser: ArgumentParser, representations: bool = True, text: str 
 
 
 def add_run_settings(parser: ArgumentParser, official_side: bool = True) -> None:
-    """Add what chooses settings: a preset, a file, the published code's side, and a flag per setting."""
+    """Add the options that choose settings: a preset, a file, the published code's side, and one flag per setting."""
     parser.add_argument(
         "--preset",
         type=PresetName,
-        help="Settings to start from. Without it: digits for the data digits, else small. "
+        help="Settings to start from. Default: digits for the data digits, else small. "
         "`ssdd settings PRESET` prints them.",
     )
     parser.add_argument(
@@ -161,8 +169,14 @@ def add_size_of_run(parser: ArgumentParser) -> None:
     parser.add_argument("--steps", metavar="N", type=int, help="Outer steps (distill.steps).")
 
 
+def add_method(parser: ArgumentParser) -> None:
+    parser.add_argument(
+        "--method", type=MethodName, help="What is minimised (distill.method): docs/methods.md describes each."
+    )
+
+
 def add_device(parser: ArgumentParser) -> None:
-    parser.add_argument("--device", type=Device, help="Where to compute. Without it: cuda if there is a GPU.")
+    parser.add_argument("--device", type=Device, help="Device to compute on. Default: cuda if there is a GPU.")
 
 
 def add_checkpoints(parser: ArgumentParser) -> None:
@@ -176,80 +190,95 @@ def add_checkpoints(parser: ArgumentParser) -> None:
 
 
 def add_overwrite(parser: ArgumentParser) -> None:
-    parser.add_argument("--overwrite", action="store_true", help="Replace what an earlier run wrote there.")
+    parser.add_argument("--overwrite", action="store_true", help="Replace the files of an earlier run.")
+
+
+def add_tensorboard(parser: ArgumentParser) -> None:
+    parser.add_argument(
+        "--tensorboard",
+        action="store_true",
+        help="Also write live curves to the folder tensorboard of the run, for `tensorboard --logdir` (optional "
+        "package tensorboard).",
+    )
 
 
 def add_quiet(parser: ArgumentParser) -> None:
     parser.add_argument("--quiet", "-q", action="store_true", help="No progress display.")
 
 
-def chosen_settings(given: Given, begun: Settings | None = None) -> Settings:
-    """The preset that was named or fits the data (``begun``: the settings of a run that goes on), with its changes."""
-    settings = begun
-    if settings is None or given.preset is not None:
-        settings = preset(given.preset or ("digits" if given.data == "digits" else "small"))
-    if (recipe := getattr(given, "finetune", None)) is not None:
+def choose_settings(options: Options, stored: Settings | None = None) -> Settings:
+    """Return the settings of a command: a preset, with the changes of --finetune, of --config and of the flags.
+
+    The preset is --preset, or the one that fits the data. ``stored``: the settings of a run that is resumed, in its
+    place.
+    """
+    settings = stored
+    if settings is None or options.preset is not None:
+        settings = preset(options.preset or ("digits" if options.data == "digits" else "small"))
+    if (recipe := getattr(options, "finetune", None)) is not None:
         settings = replace(settings, finetune=FINETUNE[recipe])
-    changes = read_settings_file(given.config) if given.config else {}
-    changes |= given.settings
-    for name in ("images", "steps"):
-        if getattr(given, name, None) is not None:
-            changes[f"distill.{name}"] = getattr(given, name)
-    if getattr(given, "official", False):
-        return official_but_for(settings, changes)
+    changes = read_settings_file(options.config) if options.config else {}
+    changes |= options.settings
+    for name in ("images", "steps", "method"):
+        if getattr(options, name, None) is not None:
+            changes[f"distill.{name}"] = getattr(options, name)
+    if getattr(options, "official", False):
+        return choose_official(settings, changes)
     return with_settings(settings, changes)
 
 
-def official_but_for(settings: Settings, changes: Mapping[str, Any]) -> Settings:
-    """The published code's side of ``settings``, then what was given by name; says what that keeps from it."""
+def choose_official(settings: Settings, changes: Mapping[str, Any]) -> Settings:
+    """Switch ``settings`` to the published code's side, except for ``changes``, and print what differs from it."""
     settings = with_settings(official(settings), changes)
     kept = [f"{key} = {here} (the code: {word})" for key, (here, word) in departures(settings).items()]
     if kept:
-        say(f"--official, except for what was given by name: {', '.join(kept)}")
+        say(f"--official, except for the settings given explicitly: {', '.join(kept)}")
     return settings
 
 
 def say(line: str) -> None:
-    """Print a line of what was found on standard error; of several processes one does."""
+    """Print a line on standard error. If several processes share a run, one of them prints it."""
     if line and not ssdd.local_rank():
         print(line, file=sys.stderr)
 
 
-def loaded_images(data: str, given: Given) -> ssdd.ImageSet:
-    """Load images, as --size and --classes say, and print what was found."""
-    loaded = ssdd.load_images(data, given.size, classes=given.classes, skip_unreadable=given.skip_unreadable)
+def read_images(data: str, options: Options) -> ssdd.ImageSet:
+    """Load images with --size and --classes, and print their summary."""
+    loaded = ssdd.load_images(data, options.size, classes=options.classes, skip_unreadable=options.skip_unreadable)
     say(loaded.summary)
     return loaded
 
 
-def loaded_target(data: str, given: Given, like: ssdd.ImageSet) -> ssdd.ImageSet:
-    """Load a set beside ``like``, with its size and channels, and print what was found and what was resized."""
-    loaded = ssdd.load_target(data, given.size, given.classes, given.skip_unreadable, like)
+def read_target(data: str, options: Options, like: ssdd.ImageSet) -> ssdd.ImageSet:
+    """Load a target set with the size and channels of ``like``, and print its summary, which says what was resized."""
+    loaded = ssdd.load_target(data, options.size, options.classes, options.skip_unreadable, like)
     say(loaded.summary)
     return loaded
 
 
-def named_teacher(name: str, data: ssdd.ImageSet, prefix: str | None) -> ssdd.Teacher:
-    """Return the teacher that was named and print what was read from a file of weights."""
+def read_teacher(name: str, data: ssdd.ImageSet, prefix: str | None) -> ssdd.Teacher:
+    """Return the teacher called ``name``, and print its summary."""
     teacher = ssdd.Teacher.named(name, data.preprocessing, prefix)
     say(teacher.summary)
     return teacher
 
 
-def given_teacher(
-    given: Given, data: ssdd.ImageSet, device: torch.device | None = None
+def find_teacher(
+    options: Options, data: ssdd.ImageSet, device: torch.device | None = None
 ) -> tuple[ssdd.Teacher | None, ssdd.Representations] | None:
-    """The teacher that was named, on ``device``, and its representations, from the cache if they are there; or the
-    representations that were named, of no teacher. None if neither was named."""
-    if given.teacher is not None and given.representations is not None:
+    """Return the teacher of --teacher, on ``device``, with its representations, from the cache if they are there.
+
+    With --representations there is no teacher, only representations. With neither option the result is None.
+    """
+    if options.teacher is not None and options.representations is not None:
         raise InputError("--teacher, --representations: expected one of the two")
-    if given.teacher_prefix is not None and given.teacher is None:
+    if options.teacher_prefix is not None and options.teacher is None:
         raise InputError("--teacher-prefix: expected it with --teacher")
-    if given.representations is not None:
-        return None, ssdd.read_representations(given.representations, data)
-    if not given.teacher:
+    if options.representations is not None:
+        return None, ssdd.read_representations(options.representations, data)
+    if not options.teacher:
         return None
-    teacher = named_teacher(given.teacher, data, given.teacher_prefix)
+    teacher = read_teacher(options.teacher, data, options.teacher_prefix)
     teacher = teacher if device is None else teacher.to(device)
     return teacher, ssdd.represent(teacher, data, ssdd.cache_directory())
 
@@ -261,7 +290,7 @@ def new_teacher(
     checkpoints: ssdd.Checkpoints,
     device: torch.device,
 ) -> tuple[ssdd.Teacher, ssdd.Representations]:
-    """Train a teacher; return it with its representations, from the cache if they are there."""
+    """Train a teacher and return it with its representations, from the cache if they are there."""
     teacher = ssdd.train_teacher(data, settings.teacher, report, checkpoints, device)
     return teacher, ssdd.represent(teacher, data, ssdd.cache_directory())
 
@@ -270,24 +299,35 @@ def add_targets(parser: ArgumentParser, text: str) -> None:
     parser.add_argument("--target", metavar="NAME=DATA", type=str, action="append", help=f"{text} Repeatable.")
 
 
-def named_targets(given: Given) -> dict[str, str]:
-    """Name -> images of each --target."""
-    pairs = [text.partition("=") for text in given.target or []]
+def read_targets(options: Options) -> dict[str, str]:
+    """Return name -> images of each --target."""
+    pairs = [text.partition("=") for text in options.target or []]
     for name, _, path in pairs:
         if not name or not path:
             raise InputError(f"--target: expected NAME=DATA, got {name!r}")
     return {name: NAME(path) for name, _, path in pairs}
 
 
+def command_line(options: Options) -> str:
+    """Return the command as typed, quoted for a shell, without the directories of this machine."""
+    return shlex.join(["ssdd", *(os.path.basename(a) if os.path.isabs(a) else a for a in options.words)])
+
+
+def print_report(file: Path | None) -> None:
+    """Say where the report is, if there is one."""
+    if file is not None and file.is_file():
+        print(f"Report: {file}")
+
+
 def print_table(rows: list[list[str]]) -> None:
-    """Print a table, its first row the heads; as Markdown if it goes to a pipe or a file."""
+    """Print a table whose first row is the head; as Markdown if the output is a pipe or a file."""
     from rich.console import Console
     from rich.table import Table
 
     from ..report import markdown
 
     console = Console()
-    if not console.is_terminal:  # a pipe or a log has no width of its own; there, nothing may be cut
+    if not console.is_terminal:  # a pipe or a file has no width, so nothing may be cut
         print(markdown(rows))
         return
     drawn = Table(*rows[0])

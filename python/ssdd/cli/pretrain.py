@@ -1,7 +1,7 @@
-"""Pre-train a new network on a distilled set: what the artifact is for.
+"""Pre-train a new network on a distilled set, which is what the set is made for.
 
-The file holds the weights of the network without its last layer (its features), under the names of
-ssdd.build(MODEL, ...).backbone. Those of a ResNet are torchvision's, without `fc` (docs/artifact.md).
+The file holds the weights of the network without its last layer, under the names of ssdd.build(MODEL, ...).backbone.
+Those of a ResNet are torchvision's, without `fc` (docs/artifact.md).
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Literal
 import ssdd
 
 from ..config import PretrainConfig
-from .options import FILE, Given, add_artifact, add_device, add_overwrite, add_quiet
+from .options import FILE, Options, add_artifact, add_device, add_overwrite, add_quiet
 
 if TYPE_CHECKING:
     from jsonargparse import ArgumentParser
@@ -46,36 +46,36 @@ def add_arguments(parser: ArgumentParser) -> None:
         "--epochs", metavar="N", type=int, help="Passes over the distilled set, in place of --steps (published: 1000)."
     )
     parser.add_argument("--steps", metavar="N", type=int, default=1000, help="Optimizer steps.")
-    parser.add_argument("--lr", metavar="X", type=float, default=0.1, help="SGD's lr (published: 0.1).")
+    parser.add_argument("--lr", metavar="X", type=float, default=0.1, help="SGD's learning rate (published: 0.1).")
     parser.add_argument("--batch", metavar="N", type=int, default=256, help="Images per step.")
     parser.add_argument(
         "--schedule",
         type=Literal["constant", "cosine"],
         default="constant",
-        help="Schedule of the lr (published: constant).",
+        help="Schedule of the learning rate (published: constant).",
     )
-    parser.add_argument("--seed", metavar="N", type=int, default=0, help="Fixes the random start.")
+    parser.add_argument("--seed", metavar="N", type=int, default=0, help="Seed of the initial weights and the batches.")
     add_device(parser)
     add_overwrite(parser)
     add_quiet(parser)
 
 
-def run(given: Given) -> None:
+def run(options: Options) -> None:
     from .. import report as reports
 
-    pairs = ssdd.DistilledSet.load(given.artifact)
-    file = reports.new_file(given.out, given.overwrite)
+    pairs = ssdd.DistilledSet.load(options.artifact)
+    file = reports.new_file(options.out, options.overwrite)
     channels, height, breadth = pairs.images.shape[1:]
-    steps = given.steps
-    if given.epochs is not None:
-        steps = given.epochs * max(1, len(pairs) // given.batch)
-    config = PretrainConfig(steps=steps, batch=given.batch, lr=given.lr, schedule=given.schedule)
-    shape = {"width": given.width, "stem": given.stem}
+    steps = options.steps
+    if options.epochs is not None:
+        steps = options.epochs * max(1, len(pairs) // options.batch)
+    config = PretrainConfig(steps=steps, batch=options.batch, lr=options.lr, schedule=options.schedule)
+    shape = {"width": options.width, "stem": options.stem}
     network = ssdd.seeded(
-        lambda: ssdd.build(given.model, channels, (height, breadth), pairs.targets.shape[1], **shape), given.seed
+        lambda: ssdd.build(options.model, channels, (height, breadth), pairs.targets.shape[1], **shape), options.seed
     )
-    network.to(ssdd.choose_device(given.device))
-    with reports.Display(show=not given.quiet) as display:
-        ssdd.pretrain(network, pairs, config, seed=given.seed, report=display)
-    ssdd.save_backbone(network, file, pairs, config, model=given.model, seed=given.seed, **shape)
-    print(f"{file}: {given.model}, {network.dimension} features, pre-trained {steps} steps on {len(pairs)} images")
+    network.to(ssdd.choose_device(options.device))
+    with reports.Display(show=not options.quiet) as display:
+        ssdd.pretrain(network, pairs, config, seed=options.seed, report=display)
+    ssdd.save_backbone(network, file, pairs, config, model=options.model, seed=options.seed, **shape)
+    print(f"{file}: {options.model}, {network.dimension} features, pre-trained {steps} steps on {len(pairs)} images")

@@ -1,4 +1,4 @@
-"""What a run was asked to do, kept in its folder, so that ``--resume FOLDER`` is all there is to type."""
+"""The arguments of a run, stored in its folder, so that ``--resume FOLDER`` needs no other option."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from ..config import InputError, Settings, as_dict, current_names, from_dict
 
 FILE = "run.json"
 CHECKPOINTS = "checkpoints"
-"""The folder of a run's checkpoints, in its folder."""
+"""The subfolder of a run's checkpoints."""
 
 ARGUMENTS: dict[str, type] = {
     "data": str,
@@ -38,14 +38,14 @@ OPTIONAL = ("size", "teacher", "representations", "share", "classes", "teacher_p
 
 @dataclass
 class Run:
-    """The arguments a run began with. ``data`` and files of the user's as absolute paths: any directory may resume."""
+    """The arguments of a run. ``data`` and the user's files are absolute paths, so any directory can resume it."""
 
     settings: Settings
     arguments: dict[str, Any]
 
     @classmethod
     def read(cls, folder: Path) -> Run:
-        """What :meth:`write` left in ``folder``."""
+        """Read the file that :meth:`write` wrote to ``folder``."""
         try:
             content = json.loads((folder / FILE).read_text())
             stored, arguments = content["settings"], dict(content["arguments"])
@@ -55,12 +55,12 @@ class Run:
                     raise InputError(f"arguments.{key}: expected {kind.__name__}, got {value!r}")
             return cls(from_dict(Settings(name=""), current_names(stored)), arguments)
         except FileNotFoundError:
-            raise InputError(f"resume: {folder} holds no run that can go on (no {FILE})") from None
+            raise InputError(f"resume: {folder} has no run to resume (no {FILE})") from None
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
             raise InputError(f"resume: {folder / FILE} cannot be read ({error})") from None
 
     def write(self, folder: Path) -> None:
-        """Keep it in ``folder``."""
+        """Write the arguments to ``folder``."""
         from ..report import write_json
 
         content = {"settings": as_dict(self.settings), "arguments": self.arguments}
@@ -69,7 +69,7 @@ class Run:
 
 @contextmanager
 def say_how_to_go_on(command: str, folder: Path) -> Iterator[None]:
-    """Complete the message of whatever ends a run that can go on; ``folder``: the run's."""
+    """Add ``command``, which continues the run in ``folder``, to the message of an error that ends it."""
     try:
         yield
     except ssdd.Stopped as error:
@@ -78,18 +78,18 @@ def say_how_to_go_on(command: str, folder: Path) -> Iterator[None]:
         raise ssdd.ProcessLost(f"{error}. Go on from the last checkpoint with: {command}") from None
     except OSError as error:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT) or not any((folder / CHECKPOINTS).glob("*.safetensors")):
-            raise  # no room is not what ends it, or there is nothing to go on from
+            raise  # the disk is not full, or there is no checkpoint to continue from
         raise OSError(f"{error}. The checkpoints are kept; make room, then go on with: {command}") from error
 
 
-def quoted(path: Path) -> str:
-    """A path as a shell reads it."""
+def quote(path: Path) -> str:
+    """Quote a path for a shell."""
     return shlex.quote(str(path))
 
 
-def absolute(name: str | Path | None) -> str | None:
-    """A name of data or of a teacher that means the same from another directory."""
-    if name is None or name == "digits":  # the embedded set, also beside a folder of that name
+def make_absolute(name: str | Path | None) -> str | None:
+    """Return a name of data or of a teacher that means the same from any directory."""
+    if name is None or name == "digits":  # the embedded set, even if there is a folder of that name
         return name
     factory, at, weights = str(name).partition("@")
     if at and Path(weights).exists():

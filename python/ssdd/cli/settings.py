@@ -1,4 +1,4 @@
-"""Print every setting of a preset, with its sentence, default and published value: a file for --config.
+"""Print every setting of a preset, with its sentence, default and published value, as a file for --config.
 
 The output is TOML: `ssdd settings cifar100 > mine.toml`, then `ssdd distill --config mine.toml`.
 """
@@ -11,7 +11,7 @@ from textwrap import wrap
 from typing import TYPE_CHECKING, Any
 
 from ..config import Settings, plain, preset, settings_reference, stage_sentence
-from .options import FILE, Given, PresetName, add_official, add_settings, chosen_settings
+from .options import FILE, Options, PresetName, add_official, add_settings, choose_settings
 
 if TYPE_CHECKING:
     from jsonargparse import ArgumentParser
@@ -20,7 +20,7 @@ POSITIONALS = ("[PRESET]",)
 
 
 def add_arguments(parser: ArgumentParser) -> None:
-    parser.add_argument("preset", metavar="PRESET", type=PresetName, nargs="?", default="digits", help="Its settings.")
+    parser.add_argument("preset", metavar="PRESET", type=PresetName, nargs="?", default="digits", help="The preset.")
     parser.add_argument(
         "--config", metavar="FILE", type=FILE, help="Settings from a TOML or YAML file. A flag overrides it."
     )
@@ -28,13 +28,13 @@ def add_arguments(parser: ArgumentParser) -> None:
     add_settings(parser)
 
 
-def run(given: Given) -> None:
-    chosen = chosen_settings(given, preset(given.preset))
+def run(options: Options) -> None:
+    chosen = choose_settings(options, preset(options.preset))
     print("\n".join(as_toml(chosen)))
 
 
 def as_toml(settings: Settings) -> Iterator[str]:
-    """The lines of a TOML file with ``settings``, each under a comment on what it is."""
+    """Yield the lines of a TOML file with ``settings``, each setting below a comment that explains it."""
     stage = ""
     for setting in settings_reference():
         at, _, name = setting.key.rpartition(".")

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import ssdd
 
-from .options import COUNT, FILE, Given, add_artifact, add_overwrite
+from .options import COUNT, FILE, Options, add_artifact, add_overwrite
 
 if TYPE_CHECKING:
     from jsonargparse import ArgumentParser
@@ -16,17 +16,15 @@ POSITIONALS = ("ARTIFACT",)
 
 def add_arguments(parser: ArgumentParser) -> None:
     add_artifact(parser)
-    parser.add_argument(
-        "--out", "-o", metavar="FILE", type=FILE, help="PNG to write (without it: beside the artifact)."
-    )
+    parser.add_argument("--out", "-o", metavar="FILE", type=FILE, help="PNG to write (default: beside the artifact).")
     parser.add_argument("--columns", metavar="N", type=COUNT, help="Images per row.")
     add_overwrite(parser)
 
 
-def run(given: Given) -> None:
+def run(options: Options) -> None:
     from .. import report as reports
 
-    pairs = ssdd.DistilledSet.load(given.artifact)
-    file = reports.new_file(given.out or given.artifact.with_suffix(".png"), given.overwrite)
-    reports.contact_sheet(pairs.images, file, given.columns)
+    pairs = ssdd.DistilledSet.load(options.artifact)
+    file = reports.new_file(options.out or options.artifact.with_suffix(".png"), options.overwrite)
+    reports.contact_sheet(pairs.images, file, options.columns)
     print(f"{file}: {len(pairs)} images")

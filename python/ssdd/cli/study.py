@@ -1,17 +1,31 @@
-"""Fill a table: every cell (row, seed, set) that is not there yet is computed and kept in OUT/cells.jsonl.
+"""Compute a table: every missing cell (row, seed, set) is computed and appended to OUT/cells.jsonl.
 
-Stop it at any moment; the same command goes on from there. Says, cell by cell, how long the rest will take.
+It can be stopped at any moment; the same command continues. It prints, cell by cell, how long the rest will take.
 """
 
 from __future__ import annotations
 
 import sys
+from contextlib import ExitStack
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import ssdd
 
-from .options import COUNT, FILE, NAME, Given, add_folder, add_targets, add_teacher, named_targets
+from ..config import versions
+from .options import (
+    COUNT,
+    FILE,
+    NAME,
+    Options,
+    add_folder,
+    add_targets,
+    add_teacher,
+    add_tensorboard,
+    command_line,
+    print_report,
+    read_targets,
+)
 
 if TYPE_CHECKING:
     from jsonargparse import ArgumentParser
@@ -26,41 +40,56 @@ def add_arguments(parser: ArgumentParser) -> None:
         "-o",
         metavar="FOLDER",
         type=FILE,
-        help="Folder for the cells and the page (without it: that of FILE).",
+        help="Folder for the cells and the page (default: that of FILE).",
     )
     parser.add_argument("--data", "-d", metavar="DATA", type=NAME, help="The images to distil, in place of FILE's.")
     add_folder(parser)
     add_teacher(parser, representations=False, text="In place of FILE's:")
     add_targets(parser, "A target set, in place of FILE's.")
     parser.add_argument(
-        "--work", metavar="FOLDER", type=FILE, help="Folder for distilled sets and networks (without it: OUT/work)."
+        "--work", metavar="FOLDER", type=FILE, help="Folder for distilled sets and networks (default: OUT/work)."
     )
-    parser.add_argument("--page", action="store_true", help="Only write the page anew, from the cells that are there.")
+    add_tensorboard(parser)
+    parser.add_argument("--page", action="store_true", help="Only write the page again, from the existing cells.")
     parser.add_argument(
-        "--workers", metavar="N", type=COUNT, default=1, help="Processes of one thread each. Changes no number."
+        "--workers", metavar="N", type=COUNT, default=1, help="Processes of one thread each. They change no result."
     )
 
 
-def run(given: Given) -> None:
-    folder = given.out or given.file.parent
-    plan = ssdd.read_plan(given.file)
-    if given.page:
+def run(options: Options) -> None:
+    from .. import report as reports
+
+    folder = options.out or options.file.parent
+    plan = ssdd.read_plan(options.file)
+    if options.page:
         print(ssdd.write_page(plan, folder, _line))
         return
+    if options.tensorboard:
+        reports.check_tensorboard()
     changes = {
         key: value
         for key in ("data", "size", "classes", "teacher", "teacher_prefix")
-        if (value := getattr(given, key)) is not None
+        if (value := getattr(options, key)) is not None
     }
-    plan = replace(plan, **changes, targets={**plan.targets, **named_targets(given)})
+    plan = replace(plan, **changes, targets={**plan.targets, **read_targets(options)})
 
     def show(event: dict[str, Any]) -> None:
         if event["event"] == "study":
             ssdd.write_page(plan, folder, _line)
         _line(event)
 
-    ssdd.run_study(plan, folder, work=given.work, cache=ssdd.cache_directory(), workers=given.workers, report=show)
+    work = options.work or folder / "work"
+    work.mkdir(parents=True, exist_ok=True)
+    with ExitStack() as stack:
+        log = stack.enter_context(reports.JsonLines(work / reports.EVENTS, append=True))
+        log({"event": "start", "command": command_line(options), "versions": versions()})
+        report, cache = reports.both(log, show), ssdd.cache_directory()
+        if options.tensorboard:
+            report = reports.both(report, stack.enter_context(reports.TensorBoard(work / reports.TENSORBOARD)))
+        study = ssdd.run_study(plan, folder, work=work, cache=cache, workers=options.workers, report=report)
+        reports.keep_study_material(plan, study, report)
     ssdd.write_page(plan, folder, _line)
+    print_report(reports.try_report([folder], _line, work=work))
 
 
 def _line(event: dict[str, Any]) -> None:
@@ -84,7 +113,7 @@ def _line(event: dict[str, Any]) -> None:
 
 
 def duration(seconds: float) -> str:
-    """In words: "40 s", "12 min", "3 h 05 min"."""
+    """Return seconds in words: "40 s", "12 min", "3 h 05 min"."""
     if seconds < 90:
         return f"{seconds:.0f} s"
     hours, minutes = divmod(round(seconds / 60), 60)

@@ -1,6 +1,6 @@
-"""Train a teacher without labels (Barlow Twins, SimCLR or BYOL: teacher.method) and keep its weights.
+"""Train a teacher without labels (Barlow Twins, SimCLR or BYOL: teacher.method) and save its weights.
 
-Stopped at any moment, the training goes on with --resume FILE.
+After a stop at any moment, --resume FILE continues the training.
 """
 
 from __future__ import annotations
@@ -14,18 +14,18 @@ import ssdd
 from ..config import InputError
 from .options import (
     FILE,
-    Given,
+    Options,
     add_checkpoints,
     add_device,
     add_images,
     add_overwrite,
     add_quiet,
     add_run_settings,
-    chosen_settings,
-    loaded_images,
+    choose_settings,
+    read_images,
     say,
 )
-from .resume import CHECKPOINTS, Run, absolute, quoted, say_how_to_go_on
+from .resume import CHECKPOINTS, Run, make_absolute, quote, say_how_to_go_on
 
 if TYPE_CHECKING:
     from jsonargparse import ArgumentParser
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
 def add_arguments(parser: ArgumentParser) -> None:
     parser.add_argument("--out", "-o", metavar="FILE", type=FILE, help="File for the weights (.safetensors).")
-    parser.add_argument("--resume", metavar="FILE", type=FILE, help="Go on with the training that was to write FILE.")
+    parser.add_argument("--resume", metavar="FILE", type=FILE, help="Continue the training that writes FILE.")
     add_images(parser)
     add_checkpoints(parser)
     add_device(parser)
@@ -42,36 +42,36 @@ def add_arguments(parser: ArgumentParser) -> None:
     add_run_settings(parser, official_side=False)
 
 
-def run(given: Given) -> None:
+def run(options: Options) -> None:
     from .. import report as reports
 
-    if (given.out is None) == (given.resume is None):
+    if (options.out is None) == (options.resume is None):
         raise InputError("--out, --resume: expected one of the two")
-    wanted = given.resume or given.out
-    ssdd.Teacher.check_file(wanted)
-    folder = wanted.with_name(wanted.name + ".training")
-    begun = Run.read(folder) if given.resume else None
-    if begun:
-        given.earlier(begun.arguments, "data", "size", "classes", "skip_unreadable", "checkpoint_every")
-    on = ssdd.choose_device(given.device)
-    settings = chosen_settings(given, begun.settings if begun else None)
-    file, loaded = reports.new_file(wanted, given.overwrite), loaded_images(given.data, given)
+    target = options.resume or options.out
+    ssdd.Teacher.check_file(target)
+    folder = target.with_name(target.name + ".training")
+    stored = Run.read(folder) if options.resume else None
+    if stored:
+        options.take_stored(stored.arguments, "data", "size", "classes", "skip_unreadable", "checkpoint_every")
+    on = ssdd.choose_device(options.device)
+    settings = choose_settings(options, stored.settings if stored else None)
+    file, loaded = reports.new_file(target, options.overwrite), read_images(options.data, options)
     say(ssdd.why_no_probe(loaded))
-    command = f"ssdd teacher --resume {quoted(wanted)}"
+    command = f"ssdd teacher --resume {quote(target)}"
     with ExitStack() as stack:
         folder.mkdir(parents=True, exist_ok=True)
         stack.enter_context(reports.resume_directory(folder))
-        reports.new_file(wanted, given.overwrite)  # once more: whoever held the lock may have written it
-        if not begun:
-            shutil.rmtree(folder / CHECKPOINTS, ignore_errors=True)  # of a training that is begun anew
-            arguments = {"data": absolute(given.data), "size": given.size, "classes": given.classes}
-            arguments["skip_unreadable"] = given.skip_unreadable
-            Run(settings, {**arguments, "checkpoint_every": given.checkpoint_every}).write(folder)
-        display = stack.enter_context(reports.Display(show=not given.quiet))
+        reports.new_file(target, options.overwrite)  # again: the previous holder of the lock may have written it
+        if not stored:
+            shutil.rmtree(folder / CHECKPOINTS, ignore_errors=True)  # of an earlier training that is not resumed
+            arguments = {"data": make_absolute(options.data), "size": options.size, "classes": options.classes}
+            arguments["skip_unreadable"] = options.skip_unreadable
+            Run(settings, {**arguments, "checkpoint_every": options.checkpoint_every}).write(folder)
+        display = stack.enter_context(reports.Display(show=not options.quiet))
         stop = stack.enter_context(ssdd.interruptible(display.say))
         stack.enter_context(say_how_to_go_on(command, folder))
         checkpoints = ssdd.Checkpoints(
-            folder / CHECKPOINTS, "teacher", every=given.checkpoint_every, stop=stop, report=display, device=on
+            folder / CHECKPOINTS, "teacher", every=options.checkpoint_every, stop=stop, report=display, device=on
         )
         trained = ssdd.train_teacher(loaded, settings.teacher, display, checkpoints, on)
         trained.save(file)

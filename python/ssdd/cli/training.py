@@ -1,4 +1,4 @@
-"""A training that writes one file, and goes on with --resume FILE after it was stopped."""
+"""A training that writes one file, and that --resume FILE continues after a stop."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 import ssdd
 
 from ..config import InputError, Settings
-from .options import FILE, Given, add_checkpoints
-from .resume import CHECKPOINTS, Run, quoted, say_how_to_go_on
+from .options import FILE, Options, add_checkpoints
+from .resume import CHECKPOINTS, Run, quote, say_how_to_go_on
 
 if TYPE_CHECKING:
     import torch
@@ -23,18 +23,18 @@ if TYPE_CHECKING:
 
 def add_training(parser: ArgumentParser) -> None:
     parser.add_argument("--out", "-o", metavar="FILE", type=FILE, help="File for the weights (.safetensors).")
-    parser.add_argument("--resume", metavar="FILE", type=FILE, help="Go on with the training that was to write FILE.")
+    parser.add_argument("--resume", metavar="FILE", type=FILE, help="Continue the training that writes FILE.")
     add_checkpoints(parser)
 
 
-def started(given: Given) -> tuple[Path, Run | None]:
-    """The file to write and, with --resume, what its training began with."""
-    if (given.out is None) == (given.resume is None):
+def read_started(options: Options) -> tuple[Path, Run | None]:
+    """Return the file to write and, with --resume, the stored arguments of its training."""
+    if (options.out is None) == (options.resume is None):
         raise InputError("--out, --resume: expected one of the two")
-    file = given.resume or given.out
+    file = options.resume or options.out
     if file.suffix.lower() != ".safetensors":
         raise InputError(f"out: expected a file that ends in .safetensors, got {file.name!r}")
-    return file, Run.read(_folder(file)) if given.resume else None
+    return file, Run.read(_folder(file)) if options.resume else None
 
 
 def _folder(file: Path) -> Path:
@@ -42,28 +42,28 @@ def _folder(file: Path) -> Path:
 
 
 @contextmanager
-def training(
-    verb: str, file: Path, given: Given, settings: Settings, arguments: Mapping[str, Any], device: torch.device
+def run_training(
+    verb: str, file: Path, options: Options, settings: Settings, arguments: Mapping[str, Any], device: torch.device
 ) -> Iterator[tuple[Display, ssdd.Checkpoints]]:
-    """Lock FILE.training, keep there what the run began with, and give a display and checkpoints while it lasts.
+    """Lock FILE.training, store the arguments of the run there, and yield a display and checkpoints.
 
-    The folder is removed at the end: whoever trains writes ``file`` before.
+    The folder is removed at the end of the block, which writes ``file`` before.
     """
     from .. import report as reports
 
     folder = _folder(file)
-    reports.new_file(file, given.overwrite)
+    reports.new_file(file, options.overwrite)
     with ExitStack() as stack:
         folder.mkdir(parents=True, exist_ok=True)
         stack.enter_context(reports.resume_directory(folder))
-        reports.new_file(file, given.overwrite)  # once more: whoever held the lock may have written it
-        if not given.resume:
-            shutil.rmtree(folder / CHECKPOINTS, ignore_errors=True)  # of a training that is begun anew
-            Run(settings, {**arguments, "checkpoint_every": given.checkpoint_every}).write(folder)
-        display = stack.enter_context(reports.Display(show=not given.quiet))
+        reports.new_file(file, options.overwrite)  # again: the previous holder of the lock may have written it
+        if not options.resume:
+            shutil.rmtree(folder / CHECKPOINTS, ignore_errors=True)  # of an earlier training that is not resumed
+            Run(settings, {**arguments, "checkpoint_every": options.checkpoint_every}).write(folder)
+        display = stack.enter_context(reports.Display(show=not options.quiet))
         stop = stack.enter_context(ssdd.interruptible(display.say))
-        stack.enter_context(say_how_to_go_on(f"ssdd {verb} --resume {quoted(file)}", folder))
-        every = given.checkpoint_every
+        stack.enter_context(say_how_to_go_on(f"ssdd {verb} --resume {quote(file)}", folder))
+        every = options.checkpoint_every
         yield (
             display,
             ssdd.Checkpoints(folder / CHECKPOINTS, verb, every=every, stop=stop, report=display, device=device),

@@ -1,16 +1,18 @@
-"""Settings: one frozen dataclass a stage, a preset that bundles them, and the errors every room raises.
+"""Settings: one frozen dataclass per stage, presets that bundle them, and the errors that every room raises.
 
-Where the paper (Lee et al., ICLR 2024, arXiv 2310.06511) and its published code part, the setting is a
-named option. The default is the paper's side; :func:`official` turns every one of them to the code's.
+If the paper (Lee et al., ICLR 2024, arXiv 2310.06511) and its published code differ, the setting is a named option. The
+default is the paper's side; :func:`official` switches all of them to the code's side.
 """
 
 from __future__ import annotations
 
+from .choices import METHOD_NAMES, SELECTION_NAMES
 from .errors import Diverged, Event, InputError, Pulse, Report, silent
+from .methods import DmConfig, FrepoConfig
 from .parser import (
     Kind,
     add_settings,
-    given_settings,
+    extract_settings,
     new_parser,
     read_settings_file,
     readable,
@@ -31,21 +33,25 @@ from .settings import (
 )
 from .stored import current_name, current_names, differences
 from .tasks import ClassifierConfig, KdConfig
-from .values import VERSION, as_dict, fields, from_dict, versions
+from .values import VERSION, as_dict, fields, from_dict, replace_fields, versions
 
 __all__ = [
     "FINETUNE",
     "OFFICIAL",
+    "METHOD_NAMES",
     "PRESETS",
     "PUBLISHED",
+    "SELECTION_NAMES",
     "VERSION",
     "AugmentConfig",
     "ClassifierConfig",
     "DistillConfig",
+    "DmConfig",
     "Diverged",
     "EvaluateConfig",
     "Event",
     "FinetuneConfig",
+    "FrepoConfig",
     "InputError",
     "KdConfig",
     "Kind",
@@ -64,13 +70,14 @@ __all__ = [
     "differences",
     "fields",
     "from_dict",
-    "given_settings",
+    "extract_settings",
     "new_parser",
     "official",
     "plain",
     "preset",
     "read_settings_file",
     "readable",
+    "replace_fields",
     "settings_reference",
     "silent",
     "stage_sentence",

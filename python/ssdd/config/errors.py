@@ -1,4 +1,4 @@
-"""The errors every room raises, and what a stage is handed to report with."""
+"""The errors that every room raises, and the type of the callable that a stage reports events to."""
 
 from __future__ import annotations
 
@@ -8,22 +8,27 @@ from collections.abc import Callable
 from typing import Any
 
 Event = dict[str, Any]
-"""What a stage reports while it runs: JSON values only, always with the key ``event``."""
+"""A report of a running stage: JSON values only, always with the key ``event``."""
 
 Report = Callable[[Event], None]
-"""What a stage is handed to report with; the progress display and the JSONL log are two of them."""
+"""A callable that receives events. The progress display and the JSONL log are two of them."""
 
 
 def silent(event: Event) -> None:
-    """The report that says nothing: the default of every call that takes one."""
+    """Ignore the event: the default report of every call that takes one."""
 
 
 class InputError(ValueError):
-    """Something the caller gave cannot be used. The message names the argument, what was expected, what came."""
+    """An input cannot be used. The message names the argument, what was expected and what came."""
 
 
 class Diverged(RuntimeError):
-    """The loss stopped being a finite number. ``partial`` holds the last good result, where there is one."""
+    """The loss is no longer a finite number.
+
+    Args:
+        message: what diverged, at which step, and what to try.
+        partial: the last good result. Default None: there is none.
+    """
 
     def __init__(self, message: str, partial: Any = None) -> None:
         super().__init__(message)

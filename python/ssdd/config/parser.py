@@ -1,4 +1,4 @@
-"""Settings from text: flags of a command line, a file, or a mapping. jsonargparse reads them by the fields' types."""
+"""Settings from text: command-line flags, a file, or a mapping. jsonargparse reads them by the fields' types."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ from .stored import current_name
 from .values import fields, replace_fields
 
 _ROOT = "fields"
-"""The settings' place in what a parser returns: the names of stages are free for other options (``--teacher``)."""
+"""The key of the settings in the parser's result. It keeps the names of stages free for options (``--teacher``)."""
 
 
 class HelpFormatter(DefaultHelpFormatter):
-    """The help as it is written; the default of an option stands behind it if there is any."""
+    """Prints the help as it is written, followed by the option's default if it has one."""
 
     def _get_help_string(self, action: argparse.Action) -> str:
         text = action.help or ""
@@ -34,7 +34,7 @@ class HelpFormatter(DefaultHelpFormatter):
 
 @dataclass(frozen=True)
 class Kind:
-    """A kind of value that no type of Python stands for: how it is read, and in words what is expected."""
+    """A kind of value that no Python type describes: how to read it, and a description of what is expected."""
 
     expected: str
     read: Callable[[Any], Any]
@@ -58,7 +58,7 @@ WHOLE_NUMBERS = Kind("whole numbers such as 16-32", _whole_numbers)
 
 
 def new_parser(**keywords: Any) -> ArgumentParser:
-    """A parser of this package: it raises on an error, and an option is written whole."""
+    """Return a parser that raises on an error and does not accept abbreviated options."""
     return ArgumentParser(exit_on_error=False, allow_abbrev=False, formatter_class=HelpFormatter, **keywords)
 
 
@@ -80,15 +80,20 @@ def add_settings(parser: ArgumentParser) -> None:
         )
 
 
-def given_settings(namespace: Any) -> dict[str, Any]:
-    """The settings in what a parser returned (with ``defaults=False``: those that were given): STAGE.FIELD -> value."""
+def extract_settings(namespace: Any) -> dict[str, Any]:
+    """Return STAGE.FIELD -> value for the settings in a parser's result (only those typed, with ``defaults=False``)."""
     return dict(_flat(namespace.as_dict().get(_ROOT) or {}))
 
 
 def with_settings(settings: Settings, changes: Mapping[str, Any]) -> Settings:
-    """Return ``settings`` with single fields changed: ``{"distill.lr": 0.03}``, or the value as text, "0.03".
+    """Return ``settings`` with single fields changed.
 
-    Raises :class:`InputError` for an unknown name or a value of the wrong kind.
+    Args:
+        settings: the settings to start from; they stay as they are.
+        changes: STAGE.FIELD -> value, such as ``{"distill.lr": 0.03}``; the value may be text, "0.03".
+
+    Raises:
+        InputError: for an unknown name or a value of the wrong kind.
     """
     known = {key: kind for key, kind, _ in fields(settings)}
     for key in changes:
@@ -106,28 +111,28 @@ def with_settings(settings: Settings, changes: Mapping[str, Any]) -> Settings:
             at = at.setdefault(stage, {})
         at[field] = list(value) if isinstance(value, tuple) else value
     try:
-        found = parser.parse_object({_ROOT: nested}, defaults=False)
+        content = parser.parse_object({_ROOT: nested}, defaults=False)
     except argparse.ArgumentError as error:
         raise InputError(readable(error, parser)) from None
-    return replace_fields(settings, given_settings(found))
+    return replace_fields(settings, extract_settings(content))
 
 
 def read_settings_file(path: str | Path) -> dict[str, Any]:
-    """Read a file of settings, TOML or YAML: a table per stage, in it FIELD = value. Returns STAGE.FIELD -> value."""
+    """Read a TOML or YAML file of settings: one table per stage, with FIELD = value. Returns STAGE.FIELD -> value."""
     file = Path(path)
     try:
         text = file.read_text(encoding="utf-8-sig")
-        found = tomllib.loads(text) if file.suffix.lower() == ".toml" else yaml.safe_load(text)
+        content = tomllib.loads(text) if file.suffix.lower() == ".toml" else yaml.safe_load(text)
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError, yaml.YAMLError) as error:
         why = error.strerror if isinstance(error, OSError) else " ".join(str(error).split())
         raise InputError(f"config: {file}: not a readable TOML or YAML file ({why})") from None
-    if not isinstance(found, dict) or any(not isinstance(table, dict) for table in found.values()):
+    if not isinstance(content, dict) or any(not isinstance(table, dict) for table in content.values()):
         raise InputError(f"config: {file}: expected one table per stage ({', '.join(_stages())}), in it FIELD = value")
-    return {current_name(key): value for key, value in _flat(found)}
+    return {current_name(key): value for key, value in _flat(content)}
 
 
 def unknown_setting(key: str, known: Mapping[str, Any]) -> str:
-    """Say what is wrong with a name that is no setting, and which there are."""
+    """Return the message for a name that is no setting; it lists the existing ones."""
     if current_name(key) != key:
         return f"{key}: this setting is called {current_name(key)} since version 0.2"
     stage, _, name = key.rpartition(".")
@@ -138,7 +143,8 @@ def unknown_setting(key: str, known: Mapping[str, Any]) -> str:
 
 
 def readable(error: argparse.ArgumentError, parser: ArgumentParser, prefix: str = "") -> str:
-    """An error of the parser in one line: the option, what was expected, what came. ``prefix``: of its keys."""
+    """Return a parser's error as one line: the option, what was expected, what came. ``prefix``: removed from its
+    keys."""
     text = str(error).replace(f'key "{prefix}', 'key "')
     missing = re.match(r"the following arguments are required: (.*)", text)
     if missing:

@@ -25,7 +25,7 @@ FINETUNE: dict[str, FinetuneConfig] = {
 
 
 def _published(name: str, model: str, images: int, lr: float) -> Settings:
-    """The published settings (Lee et al., 2024): what differs between its sets are the arguments."""
+    """Return the published settings (Lee et al., 2024); the arguments are what differs between its image sets."""
     batches = -(-images // 256)
     return Settings(
         name=name,
@@ -84,11 +84,19 @@ PRESETS: dict[str, Settings] = {
 
 
 PUBLISHED = ("cifar100", "tinyimagenet", "imagenet64", "imagenette")
-"""The presets that hold what was published. What was not (the teacher's epochs) is this project's choice."""
+"""The presets of the published runs. Values that were not published (the teacher's epochs) are this project's
+choice."""
 
 
 def preset(name: str) -> Settings:
-    """The preset of that name; an :class:`InputError` lists the names there are."""
+    """Return a named preset.
+
+    Args:
+        name: a key of ``PRESETS``.
+
+    Raises:
+        InputError: for another name; it lists the existing ones.
+    """
     if name not in PRESETS:
         raise InputError(f"preset: expected one of {', '.join(PRESETS)}, got {name!r}")
     return PRESETS[name]
@@ -103,15 +111,19 @@ OFFICIAL = {
     "kd.mode": "train",
     "kd.input": "raw",
 }
-"""The published code's side of every departure between it and the paper."""
+"""STAGE.FIELD -> the published code's side of every difference between it and the paper."""
 
 
 def official(settings: Settings) -> Settings:
-    """``settings`` with every departure between paper and published code turned to the code's side."""
+    """Return ``settings`` with the published code's side of every difference between it and the paper.
+
+    Args:
+        settings: the settings to start from; they stay as they are.
+    """
     return replace_fields(settings, OFFICIAL)
 
 
 def departures(settings: Settings) -> dict[str, tuple[str, str]]:
-    """Where ``settings`` part from the published code's side: STAGE.FIELD -> what stands there, the code's word."""
+    """Return where ``settings`` differ from the published code's side: STAGE.FIELD -> (value here, value there)."""
     here = {key: str(attrgetter(key)(settings)) for key in OFFICIAL}
     return {key: (here[key], word) for key, word in OFFICIAL.items() if here[key] != word}

@@ -1,4 +1,4 @@
-"""What a reader needs to know of each setting: its sentence, its default, and its value in the published runs."""
+"""Reference of all settings: each with its sentence, its default, and its value in the published runs."""
 
 from __future__ import annotations
 
@@ -19,19 +19,19 @@ class Setting:
     """One field of one stage."""
 
     key: str
-    """STAGE.FIELD, which is also its flag and its place in a file of settings."""
+    """STAGE.FIELD, which is also the flag's name and the place in a file of settings."""
     kind: Any
     default: Any
     sentence: str
     """The field's docstring, on one line."""
     published: dict[str, Any]
-    """Published preset -> the value there."""
+    """Published preset -> its value of the field."""
     code: str | None
     """The published code's side, if paper and code differ."""
 
     @property
     def published_text(self) -> str:
-        """The published values in words: one value, or each with the presets that have it."""
+        """The published values as text: one value, or each with the presets that have it."""
         groups: dict[str, list[str]] = {}
         for name, value in self.published.items():
             groups.setdefault(plain(value), []).append(name)
@@ -40,22 +40,22 @@ class Setting:
 
 
 def plain(value: Any) -> str:
-    """A value as it is typed after its flag."""
+    """Return a value as it is typed after its flag."""
     if isinstance(value, tuple):
         return "-".join(map(str, value))
     return str(value).lower() if isinstance(value, bool) else str(value)
 
 
 def stage_sentence(stage: str) -> str:
-    """The first paragraph of a stage's docstring, on one line. ``stage``: such as "teacher.augment"."""
+    """Return the first paragraph of a stage's docstring, on one line. ``stage``: "teacher.augment", for example."""
     text = inspect.getdoc(type(attrgetter(stage)(Settings("default")))) or ""
     return " ".join(text.split("\n\n")[0].split())
 
 
 def settings_reference() -> list[Setting]:
-    """Every setting, stage by stage, in the order of the dataclasses."""
+    """Return every setting, stage by stage, in the order of the dataclasses."""
     sentences: dict[str, dict[str, str]] = {}
-    found = []
+    settings = []
     default = Settings("default")
     for key, kind, value in fields(default):
         stage, _, name = key.rpartition(".")
@@ -63,5 +63,5 @@ def settings_reference() -> list[Setting]:
             described = parse_from_object(type(attrgetter(stage)(default))).params
             sentences[stage] = {p.arg_name: " ".join((p.description or "").split()) for p in described}
         published = {preset: attrgetter(key)(PRESETS[preset]) for preset in PUBLISHED}
-        found.append(Setting(key, kind, value, sentences[stage].get(name, ""), published, OFFICIAL.get(key)))
-    return found
+        settings.append(Setting(key, kind, value, sentences[stage].get(name, ""), published, OFFICIAL.get(key)))
+    return settings

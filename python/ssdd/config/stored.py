@@ -1,6 +1,6 @@
-"""Settings that were kept: read under the names of today, and compared with those at hand.
+"""Stored settings: read under today's names, and compared with the current ones.
 
-The one rule for runs, checkpoints, artifacts, studies' cells and studies' files.
+Runs, checkpoints, artifacts, and the cells and files of studies all use these functions.
 """
 
 from __future__ import annotations
@@ -22,40 +22,41 @@ RENAMED = {
     "pretrain.rate": "pretrain.lr",
     "finetune.rate": "finetune.lr",
 }
-"""The settings of version 0.1 that have another name now."""
+"""Settings of version 0.1 that have another name now."""
 
 BEFORE = {"finetune.normalise": "source", "finetune.last_batch": "dropped"}
 """Settings whose default is not what the code did that had them not."""
 
 
 def current_name(key: str) -> str:
-    """The name today of the setting that was once called ``key`` (STAGE.FIELD)."""
+    """Return today's name of the setting that was once called ``key`` (STAGE.FIELD)."""
     return RENAMED.get(key, key)
 
 
 def current_names(stored: Mapping[str, Any], stage: str = "") -> dict[str, Any]:
-    """``stored``, settings as an earlier version may have kept them, with each field under its name of today.
+    """Return ``stored``, which an earlier version may have written, with each field under today's name.
 
-    ``stage``: whose fields ``stored`` holds (default: it holds stages). What is no setting stays as it is.
+    ``stage``: the stage whose fields ``stored`` holds (default: it holds stages). Keys that are no setting stay as they
+    are.
     """
-    found = {}
+    renamed = {}
     for key, value in stored.items():
         path = f"{stage}.{key}" if stage else key
-        found[current_name(path).rpartition(".")[2]] = (
+        renamed[current_name(path).rpartition(".")[2]] = (
             current_names(value, path) if isinstance(value, Mapping) else value
         )
-    return found
+    return renamed
 
 
-def differences(stored: Mapping[str, Any], wanted: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
-    """STAGE.FIELD -> (what stands in ``stored``, what in ``wanted``), if the two differ; values as JSON has them.
+def differences(stored: Mapping[str, Any], current: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
+    """Return STAGE.FIELD -> (value in ``stored``, value in ``current``) for the settings that differ, as JSON values.
 
-    A setting that is younger than ``stored`` does not count if it has its default, which is what the older code did
-    (``BEFORE`` has the exceptions; they count if there was fine-tuning). A setting that was renamed counts under its
-    name of today. What is no setting, and missing in one of them, is None there.
+    A setting that ``stored`` does not have yet counts as its default, which is what the older code did (``BEFORE`` has
+    the exceptions; they count if there was fine-tuning). A setting that was renamed counts under today's name. A key
+    that is no setting and is missing on one side is None there.
     """
     default = dict(_flat(as_dict(Settings("default"))))
-    there, here = dict(_flat(current_names(stored))), dict(_flat(wanted))
+    there, here = dict(_flat(current_names(stored))), dict(_flat(current))
     default |= BEFORE if there.get("finetune.share") else {}
     pairs = {key: (there.get(key, default.get(key)), here.get(key)) for key in sorted(there.keys() | here.keys())}
     return {key: (old, new) for key, (old, new) in pairs.items() if old != new}

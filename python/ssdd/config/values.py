@@ -1,4 +1,4 @@
-"""Settings as plain values and back: fields by their names, JSON for logs, and the versions beside them."""
+"""Settings as plain values and back: fields by name, JSON for logs, and the versions of the software."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _S = TypeVar("_S")
 
 
 def fields(settings: Any, prefix: str = "") -> Iterator[tuple[str, Any, Any]]:
-    """Yield (STAGE.FIELD, type, value) of every setting; the name of the preset is none."""
+    """Yield (STAGE.FIELD, type, value) of every setting. The preset's name is not a setting."""
     kinds = get_type_hints(type(settings))
     for field in dataclasses.fields(settings):
         value = getattr(settings, field.name)
@@ -30,7 +30,7 @@ def fields(settings: Any, prefix: str = "") -> Iterator[tuple[str, Any, Any]]:
 
 
 def replace_fields(settings: _S, changes: Mapping[str, Any]) -> _S:
-    """Return ``settings`` with other values of the fields named: ``{"distill.lr": 0.03}``, each of the field's type."""
+    """Return ``settings`` with new values of some fields: ``{"distill.lr": 0.03}``, each of the field's type."""
     nested: dict[str, Any] = {}
     inner: dict[str, dict[str, Any]] = {}
     for key, value in changes.items():
@@ -44,21 +44,21 @@ def replace_fields(settings: _S, changes: Mapping[str, Any]) -> _S:
 
 
 def as_dict(settings: Any) -> dict[str, Any]:
-    """Settings as plain JSON values, for logs and for the artifact."""
+    """Return settings as plain JSON values, for logs and artifacts."""
     return dataclasses.asdict(settings)
 
 
 def _alike(value: Any, old: Any) -> bool:
-    """True if ``value``, of a JSON file, is of the kind of ``old``; a whole number will do for a float."""
+    """Return True if ``value``, from a JSON file, has the type of ``old``; a whole number is accepted for a float."""
     if isinstance(old, tuple):
         return isinstance(value, list | tuple) and all(type(part) is int for part in value)
     return type(value) is type(old) or (isinstance(old, float) and type(value) is int)
 
 
 def from_dict(like: _S, values: Mapping[str, Any]) -> _S:
-    """Settings from what :func:`as_dict` made of them, read back from JSON. ``like``: settings of the same class.
+    """Return the settings that :func:`as_dict` turned into ``values``. ``like``: settings of the same class.
 
-    A field that is not in ``values`` keeps the value of ``like``; an unknown one is an :class:`InputError`.
+    A field that ``values`` does not have keeps the value of ``like``. An unknown field raises :class:`InputError`.
     """
     changes = {}
     for key, value in values.items():
@@ -74,6 +74,6 @@ def from_dict(like: _S, values: Mapping[str, Any]) -> _S:
 
 
 def versions() -> dict[str, str]:
-    """What a result is computed with."""
-    found = {"python": platform.python_version(), "ssdd": VERSION}
-    return found | {name: version(name) for name in ("torch", "numpy", "scikit-learn")}
+    """Return the versions of Python and of the packages that results are computed with."""
+    own = {"python": platform.python_version(), "ssdd": VERSION}
+    return own | {name: version(name) for name in ("torch", "numpy", "scikit-learn")}

@@ -1,8 +1,8 @@
 """CIFAR-10 and CIFAR-100 in their original form: python pickles, read without executing anything in them.
 
-A pickle is a program. :class:`_Plain` runs only the few instructions that these files consist of: plain containers,
-numbers, bytes, and one uint8 array, for which it puts a class of its own in place of NumPy's; every other name is
-refused before it is imported.
+A pickle is a program. :class:`_Plain` runs only the instructions that these files need: plain containers, numbers,
+bytes, and one uint8 array, for which it uses a class of its own instead of NumPy's. Every other name is refused before
+it is imported.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ SIDE, CHANNELS = 32, 3
 
 
 class _Array:
-    """What a pickled uint8 array becomes: its shape and bytes, checked."""
+    """The replacement of a pickled uint8 array: its shape and bytes, checked."""
 
     def __setstate__(self, state: Any) -> None:
         _version, shape, dtype, fortran, raw = state
@@ -38,18 +38,18 @@ class _Dtype:
             raise pickle.UnpicklingError(f"an array of type {name!r}")
 
     def __setstate__(self, state: Any) -> None:
-        """Byte order and alignment: a byte has neither."""
+        """Ignore byte order and alignment, which a byte does not have."""
 
 
 class _Reconstruct:
-    """In place of NumPy's function of that name: an empty array, to be filled by its state."""
+    """Replaces NumPy's function of that name: an empty array, to be filled by its state."""
 
     def __new__(cls, *_: Any) -> Any:
         return _Array()
 
 
 class _Encoded:
-    """In place of ``_codecs.encode``, by which Python 3 writes bytes in old protocols."""
+    """Replaces ``_codecs.encode``, by which Python 3 writes bytes in old protocols."""
 
     def __new__(cls, text: str, codec: str) -> Any:
         if codec != "latin1":
@@ -74,11 +74,12 @@ class _Plain(pickle.Unpickler):
 
 
 def read_pickle(file: Path) -> dict[str, Any]:
-    """The dictionary in a CIFAR file, keys as text. :class:`InputError` for anything else; nothing is executed."""
+    """Read the dictionary in a CIFAR file, keys as text, without executing anything. Raises :class:`InputError` for
+    any other file."""
     try:
         with file.open("rb") as handle:
             content = _Plain(handle, encoding="bytes").load()
-    except Exception as error:  # a hostile or torn stream can make the machine fail in any way
+    except Exception as error:  # a hostile or damaged stream can raise any exception
         raise InputError(
             f"{file.name}: not a CIFAR file ({error or type(error).__name__}); nothing in it was run"
         ) from None
@@ -104,14 +105,14 @@ def _batch(file: Path, label: str) -> tuple[np.ndarray, np.ndarray]:
 
 
 def is_cifar(root: Path) -> str | None:
-    """``"cifar10"`` or ``"cifar100"`` for a folder that holds the files of one, else None."""
+    """Return "cifar10" or "cifar100" for a folder that holds the files of one, else None."""
     if (root / CIFAR10[0]).is_file():
         return "cifar10"
     return "cifar100" if all((root / name).is_file() for name in CIFAR100) else None
 
 
 def read_cifar(root: Path) -> ImageSet:
-    """``cifar-10-batches-py`` (data_batch_1..5, test_batch) or ``cifar-100-python`` (train, test; fine labels)."""
+    """Read ``cifar-10-batches-py`` (data_batch_1..5, test_batch) or ``cifar-100-python`` (train, test; fine labels)."""
     name = is_cifar(root)
     names = CIFAR10 if name == "cifar10" else CIFAR100
     missing = [n for n in names if not (root / n).is_file()]

@@ -10,7 +10,7 @@ TEST_IMAGES = 500
 
 
 def digits() -> ImageSet:
-    """1,297 training and 500 held-out images, uint8 [N, 8, 8, 1] (the 17 grey levels spread over 0..255)."""
+    """Return 1,297 training and 500 held-out images, uint8 [N, 8, 8, 1]; the 17 grey levels are spread over 0..255."""
     from sklearn.datasets import load_digits
 
     raw = load_digits()

@@ -1,142 +1,127 @@
-"""DSA (Zhao and Bilen, 2021): one random operation per batch, its parameters drawn image by image.
+"""DSA: one differentiable operation for a whole batch (Zhao and Bilen, ICML 2021), with its published ranges.
 
-Each operation takes pixels, float [N, C, H, W] on any device, and the parameters that a ``draw_`` function drew in main
-memory, and returns new pixels of the same shape. A gradient passes through. The strengths are the published ones.
+What was drawn is a value of its own, in main memory, so that a real and a distilled batch can go through the same
+operation. Pixels from outside an image are 0: black for pixels, the mean for a network's input.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import math
+from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from .device import to_device
+from .views import crop
 
+DSA_OPERATIONS = ("colour", "crop", "cutout", "flip", "scale", "rotate")
 BRIGHTNESS, SATURATION, CONTRAST = 1.0, 2.0, 0.5
-CROP_PAD = 0.125
-"""Largest shift, as a share of the side."""
-CUTOUT = 0.5
-"""Side of the square that is cut out, as a share of the image's."""
+"""Range of what is added to all pixels; largest factor on the distance from grey; half the range of the factor, around
+1, on the distance from the image's mean."""
+CROP, CUTOUT = 0.125, 0.5
+"""Largest shift, and side of the rectangle that is cut out, as fractions of the image's side."""
 FLIP = 0.5
 """Probability of a left-right flip."""
-SCALE = 1.2
-"""The image is shrunk or enlarged by at most this factor, each axis alone."""
-ROTATE = 15.0
-"""Largest rotation, in degrees."""
-
-Parameters = tuple[Tensor, ...]
-"""The parameters of one operation, one row per image, in main memory."""
+SCALE, DEGREES = 1.2, 15.0
+"""Largest change of size, as a factor per axis; largest rotation."""
 
 
-def random_operation(pixels: Tensor, generator: torch.Generator) -> Tensor:
-    """Return ``pixels`` [N, C, H, W] under one operation of ``OPERATIONS``, drawn for the whole batch."""
-    name = OPERATIONS[int(torch.randint(len(OPERATIONS), (1,), generator=generator))]
-    return apply(name, pixels, draw(name, pixels.shape, generator))
+@dataclass(frozen=True)
+class Dsa:
+    """An operation with its numbers: uniform in [0, 1), [n, 3]; one row per image, or one row for all images alike."""
+
+    operation: str
+    numbers: Tensor
 
 
-def draw(name: str, shape: torch.Size, generator: torch.Generator) -> Parameters:
-    """Draw the parameters of the operation ``name`` for images of ``shape`` [N, C, H, W]."""
-    n, _, height, width = shape
-    g = generator
-    if name == "colour":
-        return tuple(torch.rand(n, generator=g) for _ in range(3))
-    if name == "crop":
-        return tuple(
-            torch.randint(-reach, reach + 1, (n,), generator=g)
-            for reach in (int(side * CROP_PAD + 0.5) for side in (height, width))
-        )
-    if name == "cutout":
-        return tuple(
-            torch.randint(0, side + (1 - hole % 2), (n,), generator=g)
-            for side, hole in ((side, int(side * CUTOUT + 0.5)) for side in (height, width))
-        )
-    if name == "flip":
-        return (torch.rand(n, generator=g) < FLIP,)
-    if name == "scale":
-        return tuple(torch.rand(n, generator=g) * (SCALE - 1 / SCALE) + 1 / SCALE for _ in range(2))
-    if name == "rotate":
-        return ((torch.rand(n, generator=g) * 2 - 1) * ROTATE,)
-    raise ValueError(f"operation: expected one of {', '.join(OPERATIONS)}, got {name!r}")
+def draw_dsa(generator: torch.Generator, n: int = 1, operations: tuple[str, ...] = DSA_OPERATIONS) -> Dsa:
+    """Draw one of ``operations``, each with the same probability, for ``n`` images.
 
-
-def apply(name: str, pixels: Tensor, parameters: Parameters) -> Tensor:
-    """Return ``pixels`` [N, C, H, W] under the operation ``name`` with the parameters that :func:`draw` drew."""
-    return _OPERATIONS[name](pixels, *(to_device(p, pixels.device) for p in parameters))
-
-
-def colour(pixels: Tensor, brightness: Tensor, saturation: Tensor, contrast: Tensor) -> Tensor:
-    """Add brightness, then move from the pixel's grey (saturation), then from the image's mean (contrast).
-
-    Each parameter is uniform in [0, 1], shape [N]: brightness adds up to half of ``BRIGHTNESS`` either way, saturation
-    multiplies by 0 to ``SATURATION``, contrast by ``CONTRAST`` to 1 + ``CONTRAST``.
+    Args:
+        generator: a generator in main memory.
+        n: the number of images, which get numbers of their own. Default 1: the same numbers for all images.
+        operations: the operations to draw from. Default: all six.
     """
-    b, s, c = (p.to(pixels.dtype).view(-1, 1, 1, 1) for p in (brightness, saturation, contrast))
-    x = pixels + (b - 0.5) * BRIGHTNESS
+    which = int(torch.randint(0, len(operations), (), generator=generator))
+    return Dsa(operations[which], torch.rand(n, 3, generator=generator))
+
+
+def apply_dsa(x: Tensor, drawn: Dsa) -> Tensor:
+    """Apply the operation to images x [N, C, H, W], on any device. The result has the same shape; it is differentiable.
+
+    ``drawn``: with n = 1 or n = N rows of numbers.
+    """
+    u = drawn.numbers.expand(len(x), 3)
+    return _OPERATIONS[drawn.operation](x, u)
+
+
+def _colour(x: Tensor, u: Tensor) -> Tensor:
+    """Add brightness, then change the distance from grey (saturation), then that from the image's mean (contrast)."""
+    brightness, saturation, contrast = to_device(u, x.device).to(x.dtype).view(-1, 3, 1, 1, 1).unbind(1)
+    x = x + (brightness - 0.5) * BRIGHTNESS
     grey = x.mean(1, keepdim=True)
-    x = grey + (x - grey) * (s * SATURATION)
+    x = (x - grey) * (saturation * SATURATION) + grey
     mean = x.mean((1, 2, 3), keepdim=True)
-    return mean + (x - mean) * (c + CONTRAST)
+    return (x - mean) * (contrast + CONTRAST) + mean
 
 
-def crop(pixels: Tensor, down: Tensor, right: Tensor) -> Tensor:
-    """Take the window that lies ``down`` rows and ``right`` columns further, int64 [N]; what is outside is 0."""
-    n, _, height, width = pixels.shape
-    rows = down[:, None] + torch.arange(height, device=pixels.device)
-    columns = right[:, None] + torch.arange(width, device=pixels.device)
-    inside = ((rows >= 0) & (rows < height))[:, :, None] & ((columns >= 0) & (columns < width))[:, None, :]
-    image = torch.arange(n, device=pixels.device).view(n, 1, 1)
-    moved = pixels[image, :, rows.clamp(0, height - 1)[:, :, None], columns.clamp(0, width - 1)[:, None, :]]
-    return (moved * inside[..., None]).permute(0, 3, 1, 2).contiguous()
+def _crop(x: Tensor, u: Tensor) -> Tensor:
+    shifts = [int(side * CROP + 0.5) for side in x.shape[2:]]
+    pad = max(shifts)
+    top, left = (pad - shift + _whole(u[:, i], 2 * shift + 1) for i, shift in enumerate(shifts))
+    return crop(x, pad, (top, left, torch.zeros(len(x), dtype=torch.bool)))
 
 
-def cutout(pixels: Tensor, row: Tensor, column: Tensor) -> Tensor:
-    """Set a rectangle of half the sides, its middle at ``row`` and ``column``, int64 [N], to 0; it may lie across an
-    edge of the image."""
-    _, _, height, width = pixels.shape
-
-    def covered(middle: Tensor, side: int) -> Tensor:
-        hole = int(side * CUTOUT + 0.5)
-        first = middle[:, None] - hole // 2
-        at = torch.arange(side, device=pixels.device)
-        return (at >= first.clamp(0, side - 1)) & (at <= (first + hole - 1).clamp(0, side - 1))
-
-    hidden = covered(row, height)[:, :, None] & covered(column, width)[:, None, :]
-    return pixels * ~hidden[:, None]
+def _cutout(x: Tensor, u: Tensor) -> Tensor:
+    """Set a rectangle to 0. Its middle is anywhere in the image, so that a part of it may be outside."""
+    inside = []
+    for i, side in enumerate(x.shape[2:]):
+        cut = int(side * CUTOUT + 0.5)
+        first = _whole(u[:, i], side + 1 - cut % 2) - cut // 2
+        at = torch.arange(side)
+        inside.append((at >= first[:, None]) & (at < first[:, None] + cut))
+    keep = ~(inside[0][:, None, :, None] & inside[1][:, None, None, :])
+    return x * to_device(keep.to(x.dtype), x.device)
 
 
-def flip(pixels: Tensor, flipped: Tensor) -> Tensor:
-    """Flip those images left to right; ``flipped``: bool [N]."""
-    return torch.where(flipped.view(-1, 1, 1, 1), pixels.flip(3), pixels)
+def _flip(x: Tensor, u: Tensor) -> Tensor:
+    flipped = to_device(u[:, 0] < FLIP, x.device).view(-1, 1, 1, 1)
+    return torch.where(flipped, x.flip(3), x)
 
 
-def scale(pixels: Tensor, across: Tensor, down: Tensor) -> Tensor:
-    """Shrink the axes by ``across`` and ``down``, [N], about the middle (below 1: enlarge); what is outside is 0."""
-    zero = torch.zeros_like(across)
-    return _affine(pixels, torch.stack([across, zero, zero, zero, down, zero], -1))
+def _scale(x: Tensor, u: Tensor) -> Tensor:
+    size = u[:, :2] * (SCALE - 1 / SCALE) + 1 / SCALE
+    return _affine(x, size[:, 0], torch.zeros(len(x)), torch.zeros(len(x)), size[:, 1])
 
 
-def rotate(pixels: Tensor, degrees: Tensor) -> Tensor:
-    """Rotate about the middle by ``degrees``, [N]; what is outside is 0."""
-    angle = degrees.deg2rad()
-    zero = torch.zeros_like(angle)
-    return _affine(pixels, torch.stack([angle.cos(), -angle.sin(), zero, angle.sin(), angle.cos(), zero], -1))
+def _rotate(x: Tensor, u: Tensor) -> Tensor:
+    angle = (u[:, 0] - 0.5) * 2 * math.radians(DEGREES)
+    return _affine(x, angle.cos(), -angle.sin(), angle.sin(), angle.cos())
 
 
-def _affine(pixels: Tensor, theta: Tensor) -> Tensor:
-    """Where each pixel is taken from, in coordinates whose corners are the middles of the corner pixels."""
-    grid = F.affine_grid(theta.view(-1, 2, 3).to(pixels.dtype), list(pixels.shape), align_corners=True)
-    return F.grid_sample(pixels, grid, mode="bilinear", padding_mode="zeros", align_corners=True)
+def _whole(u: Tensor, count: int) -> Tensor:
+    """Return whole numbers 0..count-1, int64, for numbers in [0, 1). The product may round up to ``count``."""
+    return (u * count).floor().clamp_max(count - 1).to(torch.int64)
 
 
-_OPERATIONS: dict[str, Callable[..., Tensor]] = {
-    "colour": colour,
-    "crop": crop,
-    "cutout": cutout,
-    "flip": flip,
-    "scale": scale,
-    "rotate": rotate,
+def _affine(x: Tensor, *entries: Tensor) -> Tensor:
+    """Sample x at other places, bilinearly.
+
+    ``entries``: the 2x2 matrix that takes places in the new image to places in the old one, row by row. Coordinates
+    are -1 and 1 at the centres of the corner pixels, as in the published code, which ran on torch 1.2.
+    """
+    theta = F.pad(torch.stack(entries, -1).view(-1, 2, 2), (0, 1))
+    grid = F.affine_grid(to_device(theta, x.device).to(x.dtype), list(x.shape), align_corners=True)
+    return F.grid_sample(x, grid, mode="bilinear", padding_mode="zeros", align_corners=True)
+
+
+_OPERATIONS = {
+    "colour": _colour,
+    "crop": _crop,
+    "cutout": _cutout,
+    "flip": _flip,
+    "scale": _scale,
+    "rotate": _rotate,
 }
-OPERATIONS = tuple(_OPERATIONS)
-"""The names of the operations; one is drawn per batch."""

@@ -12,17 +12,18 @@ import torch
 from torch import Tensor
 
 from ..config import InputError
-from .layout import CLASSES, Layout, Part, count, scan, skipped_files, some, understood
+from .layout import CLASSES, Layout, Part, count, find_layout, scan, skipped_files, some
 from .pictures import is_grey, size_of, to_pixels, with_image
-from .sets import ImageSet, held_out
-from .stream import MEMORY, assembled
+from .sets import ImageSet, draw_held_out
+from .stream import MEMORY, assemble
 
 ANNOTATIONS = Path("val") / "val_annotations.txt"
 
 
 @dataclass
 class Form:
-    """What all images of a set become: height, width, channels; and how many are grey among colour ones."""
+    """The common form of all images of a set: height, width, channels; and the number of grey images among colour
+    ones."""
 
     height: int
     width: int
@@ -31,7 +32,8 @@ class Form:
 
 
 def _tiny_imagenet(root: Path) -> Layout:
-    """``train/<wnid>/images/*``, ``val/images/*`` with ``val/val_annotations.txt``; its test/ is left: no labels."""
+    """Read ``train/<wnid>/images/*`` and ``val/images/*`` with ``val/val_annotations.txt``. test/ has no labels and
+    is left out."""
     classes = {}
     for number, line in enumerate((root / ANNOTATIONS).read_text("utf-8", "replace").splitlines(), 1):
         fields = line.split("\t")
@@ -88,7 +90,8 @@ def _readable(parts: Sequence[Part], root: Path, names: Sequence[str]) -> tuple[
 
 
 def _form(parts: Sequence[Part], root: Path, size: int | None) -> Form:
-    """Find the form of all images from their headers; of images that lie on their side, from their pixels."""
+    """Find the common form of all images from their headers; for images with a rotated EXIF orientation, from their
+    pixels."""
     sides, channels, grey = None, 1, 0
     first = parts[0].files[0]
     for file in (f for part in parts for f in part.files):
@@ -108,13 +111,13 @@ def _form(parts: Sequence[Part], root: Path, size: int | None) -> Form:
     return Form(height, width, channels, grey if channels == 3 else 0)
 
 
-def _decoded(files: Sequence[Path], root: Path, size: int | None, channels: int) -> Iterator[np.ndarray]:
+def _decode(files: Sequence[Path], root: Path, size: int | None, channels: int) -> Iterator[np.ndarray]:
     for file in files:
         yield with_image(file, root, lambda image: to_pixels(image, size, channels))
 
 
 def _no_shared_files(parts: Sequence[Part], root: Path) -> list[str]:
-    """Refuse a test image that is a training image by a link; count files that links show more than once."""
+    """Refuse a test image that is a training image by a link. Count the files that links show more than once."""
     real = [[os.path.realpath(file) for file in part.files] for part in parts]
     if len(parts) == 2:
         train = dict(zip(real[0], parts[0].files, strict=True))
@@ -151,7 +154,7 @@ def read_folder(
     if (root / ANNOTATIONS).is_file() and classes != "none":
         layout = _tiny_imagenet(root)
     else:
-        layout = understood(scan(root), classes)
+        layout = find_layout(scan(root), classes)
     parts, notes = layout.parts, []
     if skip_unreadable:
         parts, bad = _readable(parts, root, layout.names)
@@ -160,7 +163,7 @@ def read_folder(
     notes += _no_shared_files(parts, root)
     rows = torch.empty(0, dtype=torch.int64), torch.empty(0, dtype=torch.int64)
     if len(parts) == 1:
-        whole, rows = parts[0], held_out(root.name, len(parts[0].files))
+        whole, rows = parts[0], draw_held_out(root.name, len(parts[0].files))
         parts = [
             Part(
                 whole.place,
@@ -175,9 +178,9 @@ def read_folder(
     images, labels = [], []
     for part in parts:
         stamps = [(os.path.realpath(f), f.stat().st_size, f.stat().st_mtime_ns) for f in part.files]
-        decoded = _decoded(part.files, root, size, form.channels)
+        decoded = _decode(part.files, root, size, form.channels)
         shape = (len(part.files), form.height, form.width, form.channels)
-        images.append(assembled(shape, decoded, f"upright {stamps} {size}", memory))
+        images.append(assemble(shape, decoded, f"upright {stamps} {size}", memory))
         labels.append(None if part.classes is None else torch.tensor([number[name] for name in part.classes]))
     if form.grey:
         notes.append(f"{count(form.grey, 'grey image')} among colour ones, read as colour")
@@ -186,7 +189,7 @@ def read_folder(
 
 
 def _counts(root: Path, layout: Layout, images: Sequence[Tensor]) -> str:
-    """Return the first words of the summary: how many images, of which classes, from where."""
+    """Return the first words of the summary: how many images, of which classes, from which folder."""
     of = f"of {count(len(layout.names), 'class')} ({some(layout.names, 5)})" if layout.names else "without classes"
     train, test = (len(x) for x in images)
     place = layout.parts[0].place

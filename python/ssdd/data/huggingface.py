@@ -1,4 +1,4 @@
-"""Image sets of the Hugging Face hub, or that its library saved: ``hf:NAME``, ``hf:NAME:CONFIG``, ``hf:FOLDER``."""
+"""Image sets of the Hugging Face hub, or saved by its library: ``hf:NAME``, ``hf:NAME:CONFIG``, ``hf:FOLDER``."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from ..artifact import MOST_CLASSES
 from ..config import InputError
 from .layout import count
 from .pictures import is_grey, size_of, to_pixels
-from .sets import ImageSet, hold_out, unseen
-from .stream import assembled
+from .sets import ImageSet, describe_unseen, hold_out
+from .stream import assemble
 
 PREFIX = "hf:"
 TEST = ("test", "validation", "valid", "val")
@@ -42,16 +42,16 @@ def _open(name: str) -> Any:
             return library.load_from_disk(place)
         # Never a script of the set's author: trust_remote_code stays at its default, off.
         return library.load_dataset(place, configuration or None)
-    except Exception as error:  # a library of many parts: any of them may raise, and a user reads only the message
+    except Exception as error:  # the library can raise any exception; the user needs only its message
         raise InputError(f"data: Hugging Face set {name!r} cannot be read ({type(error).__name__}: {error})") from None
 
 
 def _images(part: Any, where: str, library: Any) -> str:
     """Return the name of the part's one column of images."""
-    found = [key for key, kind in part.features.items() if isinstance(kind, library.Image)]
-    if len(found) != 1:
-        raise InputError(f"data: {where}: expected one column of images, got {found or list(part.features)}")
-    return found[0]
+    columns = [key for key, kind in part.features.items() if isinstance(kind, library.Image)]
+    if len(columns) != 1:
+        raise InputError(f"data: {where}: expected one column of images, got {columns or list(part.features)}")
+    return columns[0]
 
 
 def _label(part: Any, library: Any) -> str | None:
@@ -63,9 +63,9 @@ def _label(part: Any, library: Any) -> str | None:
 
 @dataclass
 class Labels:
-    """What a column of labels holds: one whole number or text per image, or ``why`` it holds no classes.
+    """The content of a column of labels: one whole number or text per image, or ``why`` it has no classes.
 
-    ``names``: the text of each number, if the column tells it.
+    ``names``: the text of each number, if the column has it.
     """
 
     values: list[Any] | None = None
@@ -80,30 +80,30 @@ class Labels:
 
 
 def _labels(part: Any, column: str) -> Labels:
-    """Read a column of labels. Distillation needs none, so what cannot be used is a finding and no error."""
-    given = list(part[column])
-    # Whole numbers that a table with gaps has made floating point are whole numbers still.
-    given = [int(y) if isinstance(y, float | bool) and y == y // 1 else y for y in given]
-    missing = sum(y is None or y == -1 or y != y for y in given)
-    if missing == len(given):
-        return Labels(why="its labels are withheld" if all(y == -1 for y in given) else "it holds no label")
+    """Read a column of labels. Distillation needs none, so labels that cannot be used are reported and are no error."""
+    values = list(part[column])
+    # A table with gaps stores whole numbers as floating point.
+    values = [int(y) if isinstance(y, float | bool) and y == y // 1 else y for y in values]
+    missing = sum(y is None or y == -1 or y != y for y in values)
+    if missing == len(values):
+        return Labels(why="its labels are withheld" if all(y == -1 for y in values) else "it holds no label")
     if missing:
-        return Labels(why=f"{count(missing, 'image')} of {len(given):,} without a label")
-    if all(isinstance(y, str) for y in given):
-        return Labels(given)
-    strange = [y for y in given if type(y) is not int or not 0 <= y < MOST_CLASSES]
+        return Labels(why=f"{count(missing, 'image')} of {len(values):,} without a label")
+    if all(isinstance(y, str) for y in values):
+        return Labels(values)
+    strange = [y for y in values if type(y) is not int or not 0 <= y < MOST_CLASSES]
     if strange:
         text = repr(strange[0])
         return Labels(why=f"{text if len(text) <= 40 else f'{text[:37]}...'} is no class")
     names = getattr(part.features[column], "names", None)
-    return Labels(given, list(names) if names and max(given) < len(names) else None)
+    return Labels(values, list(names) if names and max(values) < len(names) else None)
 
 
 def _numbers(train: Labels, test: Labels) -> tuple[Tensor | None, Tensor | None, str]:
-    """Number the classes of both parts alike; say why those of the test part cannot be numbered.
+    """Number the classes of both parts alike. If those of the test part cannot be numbered, say why.
 
-    Numbers stay as they are, unless the two columns name them differently. Texts have the order of the training
-    column's names, or else that of the alphabet; those that only the test part has follow.
+    Numbers stay as they are, unless the two columns name them differently. Texts get the order of the training column's
+    names, or else alphabetical order. Texts that only the test part has come last.
     """
     if train.values is None or test.values is None:
         alone = train.values
@@ -123,14 +123,14 @@ def _numbers(train: Labels, test: Labels) -> tuple[Tensor | None, Tensor | None,
 
 
 def read_huggingface(source: str, size: int | None, memory: int) -> ImageSet:
-    """The training part and one of test, validation; where there is none, one image in five is held out.
+    """Read the training part, and the test or validation part; without one, one image in five is held out.
 
     Labels that are no classes (lists, measurements, gaps) are left out, and the summary says so.
     """
     name = source.removeprefix(PREFIX)
-    library, found = _library(), _open(name)
-    parts = dict(found) if isinstance(found, library.DatasetDict) else {"train": found}
-    # A set may have been saved with the wish to be read as arrays: here PIL images and plain values are.
+    library, content = _library(), _open(name)
+    parts = dict(content) if isinstance(content, library.DatasetDict) else {"train": content}
+    # A saved set may ask for arrays. PIL images and plain values are needed here.
     parts = {key: part.with_format(None) if part.format["type"] else part for key, part in parts.items()}
     if "train" not in parts:
         raise InputError(f"data: {name}: expected a part called train, got {', '.join(parts)}")
@@ -142,7 +142,7 @@ def read_huggingface(source: str, size: int | None, memory: int) -> ImageSet:
             return Labels(why="" if label is None else f"it has no column {label}")
         return _labels(parts[which], label)
 
-    # Where the hub withholds the labels of a test part they are all -1: another part then serves better.
+    # If the hub withholds the labels of a test part, they are all -1. A part with labels is then preferred.
     held = sorted((key for key in TEST if key in parts), key=lambda key: labels(key).values is None)
     test = held[0] if held else None
     read = ["train"] if test is None else ["train", test]
@@ -158,8 +158,8 @@ def read_huggingface(source: str, size: int | None, memory: int) -> ImageSet:
         height, width = (size, size) if size else size_of(part[0][image])
         # The fingerprint is the library's own name for "this table after these operations".
         key = f"hf upright {part._fingerprint} {image} {size}"
-        decoded = _pixels(part, image, size, channels, (height, width), f"{name}: {which}")
-        return assembled((len(part), height, width, channels), decoded, key, memory)
+        decoded = _decode(part, image, size, channels, (height, width), f"{name}: {which}")
+        return assemble((len(part), height, width, channels), decoded, key, memory)
 
     x, *tests = (pixels(which) for which in read)
     y, y_test, why = _numbers(labels("train"), labels(test) if test else Labels())
@@ -181,27 +181,27 @@ def read_huggingface(source: str, size: int | None, memory: int) -> ImageSet:
     short = Path(name).name if Path(name).is_dir() else name.split("/")[-1].partition(":")[0]
     of = "without classes" if y is None else f"of {count(len(y.unique()), 'class')} (column {label})"
     if test is None:
-        told = f"{len(x):,} images {of} from the part train, one in five of them held out for testing"
-        return hold_out(short, x, y, memory=memory, summary=f"{short}: {told}{left}")
+        text = f"{len(x):,} images {of} from the part train, one in five of them held out for testing"
+        return hold_out(short, x, y, memory=memory, summary=f"{short}: {text}{left}")
     unlabelled = f" without labels ({why})" if y is not None and y_test is None else ""
-    told = f"{len(x):,} training images {of} from the part train, {len(tests[0]):,} test images{unlabelled} from {test}"
-    return ImageSet(short, x, tests[0], y, y_test, summary=f"{short}: {told}{unseen(y, y_test)}{left}")
+    text = f"{len(x):,} training images {of} from the part train, {len(tests[0]):,} test images{unlabelled} from {test}"
+    return ImageSet(short, x, tests[0], y, y_test, summary=f"{short}: {text}{describe_unseen(y, y_test)}{left}")
 
 
 def _column(part: Any, column: str, where: str) -> Iterator[Any]:
-    """The PIL images of a column."""
+    """Yield the PIL images of a column."""
     rows = iter(part.select_columns([column]))
     for i in range(len(part)):
         try:
-            found = next(rows)[column]
+            image = next(rows)[column]
         except (OSError, ValueError) as error:
             raise InputError(f"data: {where}: image {i} cannot be read ({error})") from None
-        if found is None:
+        if image is None:
             raise InputError(f"data: {where}: image {i} is missing")
-        yield found
+        yield image
 
 
-def _pixels(
+def _decode(
     part: Any, column: str, size: int | None, channels: int, sides: tuple[int, int], where: str
 ) -> Iterator[np.ndarray]:
     for i, image in enumerate(_column(part, column, where)):

@@ -1,4 +1,4 @@
-"""Whether the labels of a set can be learned and tested."""
+"""Checks of the labels of a set."""
 
 from __future__ import annotations
 

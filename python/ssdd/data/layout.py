@@ -1,5 +1,5 @@
-"""Which files of a folder are images, of which part and of which class. What is ambiguous is an error that says how to
-say which; what is left out is counted."""
+"""The layout of a folder: which files are images, of which part and class. An ambiguous folder is an error that says
+how to resolve it. Files that are left out are counted."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ LIKE_A_SPLIT = re.compile(
     r"(images?|imgs?|data)?(train|training|test|testing|val|valid|validation|eval)"
     r"(sets?|data|images?|imgs?|split|part|[a-d])?"
 )
-"""Words of names that are close to a part's: test_set, images-train, trainA."""
+"""Words of names that are close to a part's name: test_set, images-train, trainA."""
 SYSTEM = {
     "__macosx",
     "__pycache__",
@@ -38,15 +38,15 @@ SYSTEM = {
     "ehthumbs.db",
     "desktop.ini",
 }
-"""What systems and editors leave in folders, besides names that begin with a dot."""
+"""Files and folders that systems and editors leave behind, besides names that begin with a dot."""
 CLASSES = ("folders", "none")
-"""What a user may say of a folder's classes: each subfolder is one, or there are none."""
+"""The choices for a folder's classes: every subfolder is one, or there are none."""
 HIDDEN, HIDDEN_FOLDER = "hidden or system", "hidden or system folder"
 SHOWN = 3
 
 
 def is_system(name: str) -> bool:
-    """Return True for names that hold nobody's images: hidden ones, and what systems leave in folders."""
+    """Return True for names that are no user's images: hidden ones, and files of systems and editors."""
     return name.startswith(".") or name.lower() in SYSTEM
 
 
@@ -62,7 +62,7 @@ class Tree:
 
 @dataclass
 class Part:
-    """The images of one part, in a fixed order, and the class of each; ``classes`` is None for a part without.
+    """The images of one part, in a fixed order, and their classes; ``classes`` is None for a part without classes.
 
     ``place``: the part's folder below the root, as it is spelled there; empty if the root itself is the part.
     """
@@ -74,8 +74,8 @@ class Part:
 
 @dataclass
 class Layout:
-    """A folder understood: the training part, the test part if there is one, the classes in the order of their
-    numbers, and what is worth a word."""
+    """The layout of a folder: the training part, the test part if there is one, the classes in the order of their
+    numbers, and notes for the user."""
 
     parts: list[Part]
     names: list[str]
@@ -89,19 +89,19 @@ def some(names: Iterable[object], shown: int = SHOWN) -> str:
 
 
 def count(n: int, what: str) -> str:
-    """Return "1 image", "2,431 images"."""
+    """Return a number with its noun: "1 image", "2,431 images"."""
     plural = f"{what}es" if what.endswith("s") else f"{what}s"
     return f"{n:,} {what if n == 1 else plural}"
 
 
 def scan(root: Path) -> Tree:
-    """Walk the folder, links followed. Hidden and system names are left out with all that lies below them."""
+    """Walk the folder and follow links. Hidden and system folders are left out with everything below them."""
 
-    def refused(error: OSError) -> None:
+    def refuse(error: OSError) -> None:
         raise InputError(f"data: the folder {error.filename} cannot be read ({error.strerror})") from None
 
     tree, readable = Tree(root), suffixes()
-    for at, folders, names in os.walk(root, followlinks=True, onerror=refused):
+    for at, folders, names in os.walk(root, followlinks=True, onerror=refuse):
         here = Path(at)
         if any(os.path.samefile(at, above) for above in here.parents if above.is_relative_to(root)):
             raise InputError(f"data: {here.relative_to(root)} is a link to a folder it lies in; remove it")
@@ -109,8 +109,8 @@ def scan(root: Path) -> Tree:
             tree.skipped += [("of a run of ssdd", (here / name).relative_to(root)) for name in names]
             folders.clear()  # its pictures are results
             continue
-        for kind, found in ((HIDDEN_FOLDER, folders), (HIDDEN, names)):
-            tree.skipped += [(kind, (here / name).relative_to(root)) for name in found if is_system(name)]
+        for kind, entries in ((HIDDEN_FOLDER, folders), (HIDDEN, names)):
+            tree.skipped += [(kind, (here / name).relative_to(root)) for name in entries if is_system(name)]
         folders[:] = sorted(name for name in folders if not is_system(name))
         tree.folders += [(here / name).relative_to(root) for name in folders]
         for name in names:
@@ -132,7 +132,7 @@ def scan(root: Path) -> Tree:
 
 
 def skipped_files(skipped: list[tuple[str, Path]]) -> str:
-    """Return "3 files skipped: 2 .txt (notes.txt, ...), 1 hidden or system (.DS_Store)"."""
+    """Return a summary such as "3 files skipped: 2 .txt (notes.txt, ...), 1 hidden or system (.DS_Store)"."""
     kinds: dict[str, list[Path]] = {}
     for kind, path in skipped:
         kinds.setdefault(kind, []).append(path)
@@ -147,34 +147,34 @@ def skipped_files(skipped: list[tuple[str, Path]]) -> str:
     return f"{total} skipped: {some(words, 5)}"
 
 
-def understood(tree: Tree, classes: str | None = None) -> Layout:
+def find_layout(tree: Tree, classes: str | None = None) -> Layout:
     """Find the parts and classes of a folder.
 
-    ``classes``: "folders" (each subfolder of a part is a class; pictures beside them are left out), "none" (no
-    classes), or None: seen from the folders, with :class:`InputError` if that can be seen in two ways.
+    ``classes``: "folders" (every subfolder of a part is a class; images beside them are left out), "none" (no classes),
+    or None: decided from the folders. Raises :class:`InputError` if that is ambiguous.
     """
     train, test = _parts(tree, classes)
     notes: list[str] = []
-    found = [_part(tree, place, classes, notes) for place in (train, test) if place is not None]
-    names = sorted(set(found[0].classes or ()))
-    if classes == "none" and any(len(picture.parts) > 1 + len(Path(found[0].place).parts) for picture in tree.pictures):
+    parts = [_part(tree, place, classes, notes) for place in (train, test) if place is not None]
+    names = sorted(set(parts[0].classes or ()))
+    if classes == "none" and any(len(picture.parts) > 1 + len(Path(parts[0].place).parts) for picture in tree.pictures):
         notes.append("its folders are not taken for classes (--classes none)")
-    if len(found) == 2 and classes != "none":
-        _match_classes(found[0], found[1], names, classes, notes, tree.root)
-    used = {part.place for part in found}
+    if len(parts) == 2 and classes != "none":
+        _match_classes(parts[0], parts[1], names, classes, notes, tree.root)
+    used = {part.place for part in parts}
     if "" not in used:
         notes += _left_out(tree, used)
     skipped = [
         (kind, path) for kind, path in tree.skipped if len(path.parts) == 1 or "" in used or path.parts[0] in used
     ]
     full = {Path(*picture.parts[:depth]) for picture in tree.pictures for depth in (1, 2)}
-    below = {Path(part.place) for part in found}
+    below = {Path(part.place) for part in parts}
     empty = [f"{folder}/" for folder in tree.folders if folder.parent in below and folder not in full]
     if empty:
         notes.append(f"no images in {some(empty)}")
     if skipped:
         notes.append(skipped_files(skipped))
-    return Layout(found, names, notes)
+    return Layout(parts, names, notes)
 
 
 def _kind(name: str) -> int | None:
@@ -202,10 +202,10 @@ def _parts(tree: Tree, classes: str | None) -> tuple[str, str | None]:
     others = [name for name in top if name in holding and _kind(name) is None]
     loose = [picture for picture in tree.pictures if len(picture.parts) == 1]
     if train and (tests or not (others or loose)):
-        test = _chosen_test(tree, kinds)
+        test = _choose_test(tree, kinds)
         if len(train) > 1:
             raise InputError(
-                f"data: {root.name}: {_listed(train)} are both names of the training part; "
+                f"data: {root.name}: {_join_names(train)} are both names of the training part; "
                 f"keep one of them, or give its folder alone: {_data(root / train[0])}"
             )
         for part in (train[0], test):
@@ -226,12 +226,12 @@ def _parts(tree: Tree, classes: str | None) -> tuple[str, str | None]:
     return "", None
 
 
-def _chosen_test(tree: Tree, kinds: dict[int, list[str]]) -> str | None:
+def _choose_test(tree: Tree, kinds: dict[int, list[str]]) -> str | None:
     """Return the folder of the test part: test/ before val/, unless only val/ has the classes that train/ has."""
     for i in (1, 2):
         if len(kinds[i]) > 1:
             raise InputError(
-                f"data: {tree.root.name}: {_listed(kinds[i])} are both names of the test part; keep one of them"
+                f"data: {tree.root.name}: {_join_names(kinds[i])} are both names of the test part; keep one of them"
             )
     tests = [names[0] for names in (kinds[1], kinds[2]) if names]
     if len(tests) == 2:
@@ -250,7 +250,7 @@ def _data(path: Path) -> str:
     return f"--data {shlex.quote(str(path))}"
 
 
-def _listed(names: list[str]) -> str:
+def _join_names(names: list[str]) -> str:
     return " and ".join(f"{name}/" for name in names)
 
 
@@ -261,7 +261,7 @@ def _doubt(root: Path, doubtful: list[str], others: list[str], loose: list[Path]
         beside.append(f"the image {loose[0]}" if len(loose) == 1 else f"{len(loose):,} images")
     are = "is a part of the set or a class" if len(doubtful) == 1 else "are parts of the set or classes"
     return (
-        f"data: {root.name}: it cannot be seen whether {_listed(doubtful)} {are}"
+        f"data: {root.name}: it cannot be seen whether {_join_names(doubtful)} {are}"
         f"{', beside ' + some(beside) if beside else ''}. If parts: name them train/ and test/, beside no other images."
         f" For one part alone, give its folder: {_data(root / doubtful[0])}. "
         "If every folder is a class: --classes folders. To take all images as one set without classes: --classes none"
@@ -269,7 +269,7 @@ def _doubt(root: Path, doubtful: list[str], others: list[str], loose: list[Path]
 
 
 def _no_sets_inside(tree: Tree, places: set[str], classes: str | None) -> None:
-    """Refuse a folder below ``places`` that is a set of its own: one with train/ and test/, or the only one."""
+    """Refuse a folder below ``places`` that is a set of its own: it has train/ and test/, or is the only folder."""
     if classes is not None:
         return
     below: dict[Path, set[int]] = {}
@@ -278,7 +278,7 @@ def _no_sets_inside(tree: Tree, places: set[str], classes: str | None) -> None:
         if len(folder.parts) > 1 and folder.parts[0] in places and kind is not None:
             below.setdefault(folder.parent, set()).add(min(kind, 1))
     alone = Path()
-    while True:  # a chain of folders that hold one folder and nothing else, as archives have them
+    while True:  # archives often have a chain of folders that contain one folder and nothing else
         inside = [f for f in tree.folders if f.parent == alone and f.parts[0] in places]
         if len(inside) != 1 or any(p.parent == alone for p in tree.pictures):
             break
@@ -325,12 +325,12 @@ def _part(tree: Tree, place: str, classes: str | None, notes: list[str]) -> Part
 
 
 def _name(folder: str) -> str:
-    """Return a class's name: accents as one character, however the system that packed the folder writes them."""
+    """Return a class's name with accents as one character; systems that pack folders differ in how they write them."""
     return unicodedata.normalize("NFC", folder)
 
 
 def _no_misplaced_part(tree: Tree, place: str, names: list[str]) -> None:
-    """Refuse test/ inside train/: most likely a part at the wrong place. A class called train is common (CIFAR-100)."""
+    """Refuse test/ inside train/, which is most likely a misplaced part. A class called train is common (CIFAR-100)."""
     wrong = [name for name in names if _kind(name) in (1, 2)]
     if len(names) == 1 and _kind(names[0]) is not None:
         wrong = names
@@ -346,7 +346,8 @@ def _no_misplaced_part(tree: Tree, place: str, names: list[str]) -> None:
 def _match_classes(
     train: Part, test: Part, names: list[str], classes: str | None, notes: list[str], root: Path
 ) -> None:
-    """Hold the test part's classes to those of the training part; classes that only it has get the last numbers."""
+    """Check the test part's classes against the training part's. Classes that only the test part has get the last
+    numbers."""
     if train.classes is None and test.classes is not None:
         notes.append(f"{train.place}/ has no class folders, so those of {test.place}/ are not used")
         test.classes = None
@@ -377,7 +378,7 @@ def _match_classes(
 
 
 def _left_out(tree: Tree, places: set[str]) -> list[str]:
-    """Return what beside the parts holds pictures and is not read."""
+    """Describe the images beside the parts, which are not read."""
     each = Counter(p.parts[0] if len(p.parts) > 1 else "" for p in tree.pictures)
     words = [f"{name}/ ({count(n, 'image')})" for name, n in sorted(each.items()) if name and name not in places]
     if each[""]:

@@ -1,4 +1,4 @@
-"""From what a user names to an :class:`ImageSet`."""
+"""Loading an :class:`ImageSet` from the name that a user gives."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ from pathlib import Path
 
 from ..config import InputError
 from .cifar import is_cifar, read_cifar
+from .convert import convert_images
 from .digits import digits
-from .fit import fitted
 from .folder import read_folder
 from .huggingface import PREFIX, read_huggingface
 from .npz import read_npz
@@ -23,17 +23,24 @@ def load_images(
     classes: str | None = None,
     skip_unreadable: bool = False,
 ) -> ImageSet:
-    """Images as uint8, by name.
+    """Load images by name, as uint8. Nothing in a file is executed.
 
-    ``source``: ``"digits"`` (embedded); a folder of images (``train/`` and ``test/``, Tiny-ImageNet's form, or one
-    part); the folder of CIFAR-10's or CIFAR-100's python files; an ``.npz`` file; ``"hf:NAME"`` for a set of the
-    Hugging Face hub, or a folder that its library saved. A ``Path`` is a file or folder, whatever its name: a folder
-    of your own called digits is ``Path("digits")`` or ``"./digits"``. ``size``: resize images to this many pixels per
-    side (antialiased, aspect ratio not kept). A part of more than ``memory`` bytes is mapped from disk, not read.
-    ``classes``: of a folder, ``"folders"`` (every subfolder is a class; images beside them are left out) or ``"none"``;
-    by default this is seen from the folder. ``skip_unreadable``: leave out files of a folder that cannot be
-    decoded, and count them. The set's ``summary`` says what was found. Nothing in a file is executed.
-    Raises :class:`InputError` with what is wrong and where, also if a folder can be understood in two ways.
+    Args:
+        source: "digits" (default, embedded); a folder of images (``train/`` and ``test/``, Tiny-ImageNet's form, or one
+            part); the folder of CIFAR-10's or CIFAR-100's python files; an ``.npz`` file; "hf:NAME" for a set of the
+            Hugging Face hub, or a folder that its library saved. A ``Path`` is always a file or folder: your own folder
+            called digits is ``Path("digits")`` or ``"./digits"``.
+        size: pixels per side that images are resized to (antialiased, aspect ratio not kept). Default: no resizing.
+        memory: bytes; a larger part of the set is mapped from disk instead of read. Default 4 GiB.
+        classes: for a folder, "folders" (every subfolder is a class; images beside them are left out) or "none".
+            Default: decided from the folder.
+        skip_unreadable: leave out files of a folder that cannot be decoded, and count them. Default: they are an error.
+
+    Returns:
+        The images; ``summary`` says what was found.
+
+    Raises:
+        InputError: naming the file and what is wrong, also if a folder is ambiguous.
     """
     name, path = str(source), Path(source)
     named = isinstance(source, str)  # a Path is never the name of a set
@@ -66,10 +73,16 @@ def load_target(
     skip_unreadable: bool = False,
     like: ImageSet | None = None,
 ) -> ImageSet:
-    """Load one of several sets: :func:`load_images` that leaves out the options that cannot apply.
+    """Load one of several sets: :func:`load_images`, but options that do not apply are ignored.
 
-    ``like``: a set whose size and channels the images get (:func:`ssdd.data.fitted`); the images of a folder may then
-    have several sizes. The summary says what was resized.
+    Args:
+        source: the name of the set, as for :func:`load_images`.
+        size: pixels per side, for folders and Hugging Face sets. Default: no resizing.
+        classes: "folders" or "none", for folders. Default: decided from the folder.
+        skip_unreadable: leave out files that cannot be decoded, for folders. Default: they are an error.
+        like: a set whose size and channels the images get (:func:`convert_images`). If its images are square, those of
+            a folder may have several sizes, and ``size`` is not used. ``summary`` says what was changed. Default: the
+            images stay as they are.
     """
     folder = _is_image_folder(source)
     resizable = folder or (isinstance(source, str) and source.startswith(PREFIX))
@@ -85,7 +98,7 @@ def load_target(
     )
     if note:
         data = replace(data, summary=data.summary + note)
-    return data if like is None else fitted(data, like.channels, like.size)
+    return data if like is None else convert_images(data, like.channels, like.size)
 
 
 def _is_image_folder(source: str | Path) -> bool:

@@ -1,4 +1,4 @@
-"""NumPy ``.npz`` in a plain schema: ``x_train`` uint8 [N, H, W, C]; optional ``y_train``, ``x_test``, ``y_test``."""
+"""NumPy ``.npz`` files: ``x_train`` uint8 [N, H, W, C]; optional ``y_train``, ``x_test``, ``y_test``."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ from torch import Tensor
 from ..artifact import why_no_array
 from ..config import InputError
 from .layout import count
-from .sets import ImageSet, hold_out, unseen
+from .sets import ImageSet, describe_unseen, hold_out
 from .stream import MEMORY
 
 KEYS = ("x_train", "y_train", "x_test", "y_test")
 
 
 def read_npz(path: Path, memory: int = MEMORY) -> ImageSet:
-    """Read the file without ever unpickling: an array of Python objects is refused, not executed.
+    """Read the file without unpickling: an array of Python objects is refused.
 
-    An array of more than ``memory`` bytes is mapped where it lies in the file, if that was written uncompressed.
+    An array of more than ``memory`` bytes is mapped in the file, which must be uncompressed.
     """
     if not path.is_file():
         raise InputError(f"data: no such file: {path}")
@@ -34,7 +34,7 @@ def read_npz(path: Path, memory: int = MEMORY) -> ImageSet:
             for key in KEYS:
                 if key in file.files:
                     large = archive.getinfo(f"{key}.npy").file_size > memory
-                    arrays[key] = _mapped(path, archive, f"{key}.npy") if large else file[key]
+                    arrays[key] = _map_member(path, archive, f"{key}.npy") if large else file[key]
     except (ValueError, OSError, EOFError, KeyError, MemoryError, zipfile.BadZipFile, zlib.error) as error:
         raise InputError(f"{path.name}: not a readable .npz of plain arrays ({why_no_array(error)})") from None
     if "x_train" not in arrays:
@@ -48,7 +48,7 @@ def read_npz(path: Path, memory: int = MEMORY) -> ImageSet:
             raise InputError(f"{path.name}: {key}: expected {kind.__name__}, got {array.dtype}")
         images = arrays.get(f"x{key[1:]}")
         if key.startswith("y_") and (array.ndim != 1 or images is None or images.ndim < 1 or len(array) != len(images)):
-            raise InputError(f"{path.name}: {key}: expected one label an image of x{key[1:]}, got {array.shape}")
+            raise InputError(f"{path.name}: {key}: expected one label per image of x{key[1:]}, got {array.shape}")
     x: dict[str, Tensor] = {key: torch.from_numpy(arrays[key]) for key in arrays if key.startswith("x_")}
     y = {key: torch.from_numpy(arrays[key].astype(np.int64)) for key in arrays if key.startswith("y_")}
     summary = _summary(path.stem, arrays, others)
@@ -62,7 +62,7 @@ def read_npz(path: Path, memory: int = MEMORY) -> ImageSet:
         x["x_test"],
         y.get("y_train"),
         y.get("y_test"),
-        summary=summary + unseen(y.get("y_train"), y.get("y_test")),
+        summary=summary + describe_unseen(y.get("y_train"), y.get("y_test")),
     )
 
 
@@ -71,14 +71,14 @@ def _summary(name: str, arrays: dict[str, np.ndarray], others: list[str]) -> str
     of = "without classes (no y_train)" if labels is None else f"of {count(len(np.unique(labels)), 'class')} (y_train)"
     if "x_test" in arrays:
         unlabelled = "" if labels is None or "y_test" in arrays else " without labels (no y_test)"
-        found = f"{train:,} training images {of}, {len(arrays['x_test']):,} test images{unlabelled} (x_test)"
+        text = f"{train:,} training images {of}, {len(arrays['x_test']):,} test images{unlabelled} (x_test)"
     else:
-        found = f"{train:,} images {of}, one in five of them held out for testing (no x_test)"
-    return f"{name}: {found}{'; arrays not read: ' + ', '.join(others) if others else ''}"
+        text = f"{train:,} images {of}, one in five of them held out for testing (no x_test)"
+    return f"{name}: {text}{'; arrays not read: ' + ', '.join(others) if others else ''}"
 
 
-def _mapped(path: Path, archive: zipfile.ZipFile, name: str) -> np.ndarray:
-    """The array where it lies in the archive: its bytes stand there as they are, after two headers."""
+def _map_member(path: Path, archive: zipfile.ZipFile, name: str) -> np.ndarray:
+    """Map an array in the archive. Its bytes are stored unchanged, after two headers."""
     entry = archive.getinfo(name)
     if entry.compress_type != zipfile.ZIP_STORED:
         raise ValueError(f"{name} takes {entry.file_size:,} bytes and is compressed; write it with numpy.savez")

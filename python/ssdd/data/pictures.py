@@ -1,4 +1,4 @@
-"""The one door for image files: size and pixels as every viewer shows them, EXIF orientation applied."""
+"""Image files: their size and pixels as image viewers show them, with the EXIF orientation applied."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ BY_PLUGIN = {".heic": "pillow-heif", ".heif": "pillow-heif", ".avif": "Pillow 11
 GREY = {"1", "L", "LA", "I;16", "I;16L", "I;16B", "I"}
 """PIL's modes of one channel (and of grey with a mask)."""
 ORIENTATION = 0x0112
-"""The EXIF tag that says how a camera was held."""
-STATES_IT = ("exif", "Raw profile type exif", "XML:com.adobe.xmp", "xmp")
-"""Where Pillow keeps what may state the orientation."""
+"""The EXIF tag of the camera's orientation."""
+EXIF_KEYS = ("exif", "Raw profile type exif", "XML:com.adobe.xmp", "xmp")
+"""Keys under which Pillow stores EXIF data, which may have the orientation."""
 ON_ITS_SIDE = (5, 6, 7, 8)
-"""Orientations that exchange height and width."""
+"""Orientations that swap height and width."""
 
 
 @cache
@@ -50,26 +50,26 @@ def is_grey(image: Any) -> bool:
 
 
 def orientation(image: Any) -> int:
-    """Return the EXIF orientation of a PIL image: 1 to 8, or 1 if the file states none that can be read.
+    """Return the EXIF orientation of a PIL image, 1 to 8; 1 if the file has none or it cannot be read.
 
-    A viewer shows an image with damaged EXIF as it is stored, and so does this.
+    Viewers also show an image with damaged EXIF data as it is stored.
     """
     try:
-        found = image.getexif().get(ORIENTATION, 1)
+        value = image.getexif().get(ORIENTATION, 1)
     except Exception:  # Pillow's parsers of EXIF and XMP raise many kinds; none of them says that pixels are wrong
         return 1
-    return found if isinstance(found, int) and 1 <= found <= 8 else 1
+    return value if isinstance(value, int) and 1 <= value <= 8 else 1
 
 
 def upright(image: Any) -> Any:
-    """Return a PIL image as viewers show it. Images that are upright already come back as they are.
+    """Return a PIL image with its orientation applied. An image that needs no change is returned as it is.
 
-    Pillow's ``exif_transpose`` also writes the EXIF block anew, which fails on many real files; only the pixels are
-    needed here.
+    Pillow's ``exif_transpose`` also rewrites the EXIF block, which fails on many real files. Only the pixels are needed
+    here.
     """
     from PIL import Image
 
-    image.load()  # of a TIFF, Pillow applies the orientation here, and removes the tag
+    image.load()  # for a TIFF, Pillow applies the orientation here and removes the tag
     turn = {
         2: Image.Transpose.FLIP_LEFT_RIGHT,
         3: Image.Transpose.ROTATE_180,
@@ -82,15 +82,16 @@ def upright(image: Any) -> Any:
     if turn is None:
         return image
     turned = image.transpose(turn)
-    for key in STATES_IT:
-        turned.info.pop(key, None)  # so that nobody turns it again
+    for key in EXIF_KEYS:
+        turned.info.pop(key, None)  # so that it is not turned again
     return turned
 
 
 def size_of(image: Any) -> tuple[int, int]:
-    """Return height and width of a PIL image as :func:`upright` gives it. Decodes only what lies on its side."""
+    """Return height and width of a PIL image as :func:`upright` gives it. Only an image that may be turned is
+    decoded."""
     width, height = image.size
-    # Pillow decodes a PNG to look for its EXIF, which of a square image cannot change the size.
+    # Pillow decodes a PNG to read its EXIF data. A square image keeps its size, so it is skipped.
     if width != height and orientation(image) in ON_ITS_SIDE:
         width, height = upright(image).size
     return height, width
@@ -99,7 +100,7 @@ def size_of(image: Any) -> tuple[int, int]:
 def to_pixels(image: Any, size: int | None, channels: int) -> np.ndarray:
     """Return a PIL image, upright, as uint8 [H, W, channels].
 
-    16 bits per pixel become 8; grey is repeated if colour is wanted; ``size`` resizes to a square.
+    16 bits per pixel become 8. Grey is repeated if 3 channels are needed. ``size`` resizes to a square.
     """
     from PIL import Image
 
@@ -107,7 +108,7 @@ def to_pixels(image: Any, size: int | None, channels: int) -> np.ndarray:
     if image.mode.startswith("I"):
         deep = np.asarray(image)
         if deep.min() < 0 or deep.max() > 65535:
-            raise ValueError("more than 16 bits a pixel")
+            raise ValueError("more than 16 bits per pixel")
         image = Image.fromarray((deep // 257).astype(np.uint8))
     if image.mode == "F":
         raise ValueError("floating point pixels")

@@ -7,25 +7,33 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from ..artifact import MOST_CLASSES, Preprocessing
 from ..config import InputError
 from .device import keep_on_device
-from .stream import MEMORY, assembled, chunks, content_key, rows_of
+from .stream import MEMORY, assemble, chunks, content_key, rows_of
 
 HELD_OUT = 0.2
-"""Share of the images held out for testing where the source has no test images of its own."""
+"""Share of the images held out for testing if the source has no test images."""
 
 
 @dataclass(frozen=True)
 class ImageSet:
-    """Training and held-out images, uint8 [N, H, W, C], with int64 labels [N] where the source has them.
+    """Training and held-out images, with labels if the source has them.
 
-    ``rows_train`` and ``rows_test`` say which row of the source (training images first, then its test images) each
-    image was, so that representations computed elsewhere, in the source's order, can be matched.
-    ``files`` names the file of each image below a folder (training images, then held-out ones); it is empty for others.
-    ``summary`` says in one line what the loader found and what it left out; it is empty for a set that no loader made.
+    Args:
+        name: name of the set.
+        x_train: training images, uint8 [N, H, W, C] with C = 1 or 3.
+        x_test: held-out images of the same size, uint8 [Q, H, W, C].
+        y_train: labels, int64 [N], numbers of classes from 0. Default None: no labels.
+        y_test: labels of the held-out images, int64 [Q]. Default None: no labels.
+        rows_train: the row of each image in the source (training images first, then its test images), int64 [N], which
+            matches representations that were computed elsewhere. Default: 0 to N - 1.
+        rows_test: the same for the held-out images, int64 [Q]. Default: N to N + Q - 1.
+        files: the file of each image below its folder (training images, then held-out ones). Default: ().
+        summary: one line on what the loader found and what it left out. Default "".
     """
 
     name: str
@@ -78,11 +86,17 @@ class ImageSet:
 
     @property
     def classes(self) -> int:
-        """Number of classes; 0 where there are no labels."""
+        """Number of classes; 0 without labels."""
         return 0 if self.y_train is None else int(self.y_train.max()) + 1
 
+    def one_hot(self) -> Tensor:
+        """The labels of the training images, float32 [N, classes]; an :class:`InputError` if there are none."""
+        if self.y_train is None:
+            raise InputError(f"{self.name}: expected labelled training images, got none with labels")
+        return F.one_hot(self.y_train, self.classes).float()
+
     def on(self, device: torch.device) -> ImageSet:
-        """The same set for a loop on ``device``: its training images there where they fit, still uint8."""
+        """Return the same set with its training images on ``device`` if they fit there, still uint8."""
         if self.x_train.device == device:
             return self
         x_train = keep_on_device(self.x_train, device)
@@ -92,8 +106,8 @@ class ImageSet:
 
     @cached_property
     def preprocessing(self) -> Preprocessing:
-        """Mean and standard deviation of the training pixels, channel by channel."""
-        # Moments of 256 counts: exact, and no float copy of a large set.
+        """Mean and standard deviation of the training pixels, per channel."""
+        # Moments from 256 counts are exact and need no float copy of a large set.
         counts = torch.zeros(self.channels, 256, dtype=torch.int64)
         for images in chunks(self.x_train):
             for channel in range(self.channels):
@@ -109,7 +123,7 @@ class ImageSet:
 
     @cached_property
     def fingerprint(self) -> str:
-        """SHA-256 of all images: the part of a cache key that says "these data"."""
+        """SHA-256 of all images, which identifies the data in cache keys and checkpoints."""
         digest = hashlib.sha256()
         for x in (self.x_train, self.x_test):
             digest.update(str(tuple(x.shape)).encode())
@@ -119,20 +133,21 @@ class ImageSet:
 
 
 def one_line(text: str) -> str:
-    """Return ``text`` with every character that does not print, as names of files may have, written as an escape."""
+    """Return ``text`` with every character that does not print, which names of files may have, as an escape."""
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
-def unseen(y_train: Tensor | None, y_test: Tensor | None) -> str:
-    """Return words on the classes that only the test images have, for a summary; "" if there are none."""
+def describe_unseen(y_train: Tensor | None, y_test: Tensor | None) -> str:
+    """Return words on classes that only the test images have, for a summary; "" if there are none."""
     if y_train is None or y_test is None:
         return ""
     only = sorted(set(y_test.tolist()) - set(y_train.tolist()))
     return f"; test images of classes without training images: {', '.join(map(str, only[:5]))}" if only else ""
 
 
-def held_out(name: str, n: int, count: int | None = None) -> tuple[Tensor, Tensor]:
-    """Rows to train on and rows held out of ``n`` images: a fixed draw of ``count`` (default: one in five)."""
+def draw_held_out(name: str, n: int, count: int | None = None) -> tuple[Tensor, Tensor]:
+    """Draw rows to train on and ``count`` rows to hold out (default: one in five) of ``n`` images. The draw is
+    always the same."""
     count = max(1, round(n * HELD_OUT)) if count is None else count
     if n < 2 or count >= n:
         raise InputError(f"{name}: expected at least two images, to hold one out for testing, got {n}")
@@ -143,9 +158,9 @@ def held_out(name: str, n: int, count: int | None = None) -> tuple[Tensor, Tenso
 def hold_out(
     name: str, images: Tensor, labels: Tensor | None, count: int | None = None, memory: int = MEMORY, summary: str = ""
 ) -> ImageSet:
-    """Split images without a test part of their own, as :func:`held_out` says."""
-    rows = held_out(name, len(images), count)
+    """Split images that have no test part by :func:`draw_held_out`."""
+    rows = draw_held_out(name, len(images), count)
     key = f"{content_key(images)} {count}" if images.nbytes > memory else ""
-    x = [assembled((len(r), *images.shape[1:]), rows_of(images, r), f"{key} {i}", memory) for i, r in enumerate(rows)]
+    x = [assemble((len(r), *images.shape[1:]), rows_of(images, r), f"{key} {i}", memory) for i, r in enumerate(rows)]
     y = [None if labels is None else labels[r] for r in rows]
     return ImageSet(name, x[0], x[1], y[0], y[1], *rows, summary=summary)

@@ -1,4 +1,4 @@
-"""Image sets larger than the memory they are given: decoded once into a file that is mapped, not read."""
+"""Image sets larger than the memory limit: decoded once into a file that is then mapped."""
 
 from __future__ import annotations
 
@@ -20,30 +20,29 @@ from torch import Tensor
 from ..config import InputError
 
 MEMORY = 4 << 30
-"""Bytes that one part of a set may take in memory; a larger one is mapped from a file of the cache."""
+"""Bytes that one part of a set may take in memory. A larger one is mapped from a file of the cache."""
 
 ZEROS = 1 << 24
-"""Bytes of zeros that are written at once."""
-
+"""Bytes of zeros that are written at a time."""
 
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-"""What a disk answers that has no room."""
+"""Error numbers of a full disk."""
 
 _log = logging.getLogger("ssdd")
-_said: set[str] = set()
+_logged: set[str] = set()
 
 
 def say_once(message: str) -> None:
-    """Log a warning, on standard error unless the user's logging says otherwise; the same one is not repeated."""
-    if message not in _said:
-        _said.add(message)
+    """Log a warning once, on standard error unless the user's logging is configured otherwise."""
+    if message not in _logged:
+        _logged.add(message)
         _log.warning("warning: %s", message)
 
 
 def cache_directory() -> Path:
-    """Return where representations and decoded images are kept: ``$XDG_CACHE_HOME/ssdd`` or ``~/.cache/ssdd``.
+    """Return the folder for representations and decoded images: ``$XDG_CACHE_HOME/ssdd`` or ``~/.cache/ssdd``.
 
-    A user without a home folder gets one in the system's folder for temporary files, and is told.
+    Without a home folder it is in the system's folder for temporary files, and a warning says so.
     """
     if os.environ.get("XDG_CACHE_HOME"):
         return Path(os.environ["XDG_CACHE_HOME"]) / "ssdd"
@@ -57,13 +56,14 @@ def cache_directory() -> Path:
     return folder
 
 
-def assembled(
+def assemble(
     shape: Sequence[int], images: Iterable[np.ndarray], key: str, memory: int, cache: Path | None = None
 ) -> Tensor:
-    """uint8 [N, H, W, C] = ``shape`` from an iterable of images [H, W, C]; in memory, or mapped where it is too large.
+    """Assemble uint8 [N, H, W, C] = ``shape`` from images [H, W, C], in memory, or mapped if it is larger than
+    ``memory``.
 
-    ``key`` says what the images are (names, sizes, dates): a file written for the same key is mapped without
-    decoding anything. A write that is broken off leaves nothing that is taken for the whole.
+    ``key`` identifies the images (names, sizes, dates). A file that was written for the same key is mapped without
+    decoding anything. A write that is interrupted leaves no file that could be mistaken for a complete one.
     """
     if int(np.prod(shape)) <= memory:
         into = np.empty(shape, np.uint8)
@@ -71,18 +71,18 @@ def assembled(
         return torch.from_numpy(into)
     folder = (cache or cache_directory()) / "images"
     file = folder / f"{hashlib.sha256(f'{key} {tuple(shape)}'.encode()).hexdigest()[:32]}.npy"
-    if os.path.isfile(file):  # False, too, in a folder that may not be looked into
-        return mapped(file)
+    if os.path.isfile(file):  # also False in a folder that we may not read
+        return map_array(file)
     return write_array(file, shape, np.uint8, lambda out: _fill(out, images), "decoded images")
 
 
 def write_array(
     file: Path, shape: Sequence[int], dtype: npt.DTypeLike, fill: Callable[[np.ndarray], None], what: str
 ) -> Tensor:
-    """Write a ``.npy`` file of that shape, which ``fill`` fills part by part, whole or not at all; return it mapped.
+    """Write a ``.npy`` file, which ``fill`` fills part by part, completely or not at all; return it mapped.
 
-    Where nothing can be written beside ``file`` (a read-only cache), the user is told, and the array is in a temporary
-    file that nobody finds again. ``what``: its content, for messages. Raises :class:`InputError` if there is no room.
+    If nothing can be written beside ``file`` (a read-only cache), a warning says so, and the array is in a temporary
+    file for this run only. ``what``: its content, for messages. Raises :class:`InputError` if there is no room.
     """
     torn = file.with_suffix(f".{os.getpid()}")
     try:
@@ -105,7 +105,7 @@ def write_array(
         del out
         if file != torn:
             os.replace(torn, file)
-        return mapped(file)
+        return map_array(file)
     except OSError as error:
         size = int(np.prod(shape)) * np.dtype(dtype).itemsize
         raise InputError(
@@ -113,7 +113,7 @@ def write_array(
             f"({error.strerror or error}); set XDG_CACHE_HOME to a larger disk"
         ) from None
     finally:
-        _remove(torn)  # what is mapped stays readable
+        _remove(torn)  # a mapped file stays readable
 
 
 def _remove(file: Path) -> None:
@@ -123,9 +123,9 @@ def _remove(file: Path) -> None:
 
 
 def _new_array(file: Path, shape: Sequence[int], dtype: npt.DTypeLike) -> np.memmap:
-    """Return a new ``.npy`` file, mapped for writing, whose blocks are on the disk.
+    """Return a new ``.npy`` file, mapped for writing, whose blocks are allocated on the disk.
 
-    Without blocks, a disk that fills while a mapped page is written would end the process by SIGBUS.
+    Without allocated blocks, a disk that fills up during a write to a mapped page would end the process by SIGBUS.
     """
     out = np.lib.format.open_memmap(file, "w+", dtype, tuple(shape))
     with open(file, "r+b") as handle:
@@ -134,25 +134,26 @@ def _new_array(file: Path, shape: Sequence[int], dtype: npt.DTypeLike) -> np.mem
         except OSError as error:
             if error.errno not in (errno.EINVAL, errno.ENOSYS, errno.ENOTSUP):
                 raise
-            handle.seek(out.offset)  # behind the header
+            handle.seek(out.offset)  # after the header
             for start in range(0, out.nbytes, ZEROS):
                 handle.write(bytes(min(ZEROS, out.nbytes - start)))
     return out
 
 
-def mapped(file: Path) -> Tensor:
-    """A ``.npy`` file as a tensor whose pages are read when they are asked for. Changes to it reach no file."""
+def map_array(file: Path) -> Tensor:
+    """Map a ``.npy`` file as a tensor, whose pages are read when they are used. Changes to it are not written to the
+    file."""
     return torch.from_numpy(np.load(file, mmap_mode="c", allow_pickle=False))
 
 
 def rows_of(images: Tensor, rows: Tensor) -> Iterator[np.ndarray]:
-    """The images of those rows, one after the other."""
+    """Yield the images of those rows, one at a time."""
     for row in rows.tolist():
         yield images[row].numpy()
 
 
 def content_key(images: Tensor) -> str:
-    """SHA-256 of the pixels: the key of what is made from them."""
+    """Return the SHA-256 of the pixels, as a key for files made from them."""
     digest = hashlib.sha256()
     for part in chunks(images):
         digest.update(part.contiguous().numpy().tobytes())
@@ -160,7 +161,7 @@ def content_key(images: Tensor) -> str:
 
 
 def chunks(images: Tensor, size: int = 4096) -> Iterator[Tensor]:
-    """``images`` in parts small enough to be worked on in memory."""
+    """Yield ``images`` in parts of ``size`` images."""
     yield from images.split(size)
 
 

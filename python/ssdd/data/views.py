@@ -1,7 +1,7 @@
-"""Random views of image batches, drawn image by image and computed for the whole batch at once.
+"""Random views of image batches, drawn per image and computed for the whole batch at once.
 
-All take pixels in [0, 1], float [N, C, H, W], on any device, and a generator in main memory, and return new pixels of
-the same shape on that device. Only what was drawn, a few numbers an image, travels there.
+Every function takes pixels in [0, 1], float [N, C, H, W], on any device, and a generator in main memory. It returns new
+pixels of the same shape on that device. Only the few numbers drawn per image are copied to the device.
 """
 
 from __future__ import annotations
@@ -19,9 +19,10 @@ def _uniform(n: int, low: float, high: float, g: torch.Generator) -> Tensor:
 
 
 def augment(pixels: Tensor, config: AugmentConfig, generator: torch.Generator) -> Tensor:
-    """One random view of each image: shift, rotation, size, flip; then brightness, contrast, colour, noise.
+    """Return one random view per image: shift, rotation, size, flip; then brightness, contrast, colour, noise.
 
-    pixels: float [N, C, H, W] in [0, 1]. Returns the same shape; what moves in from outside repeats the border.
+    pixels: float [N, C, H, W] in [0, 1]; the result has the same shape. Pixels from outside the image repeat its
+    border.
     """
     n, channels = pixels.shape[:2]
     g = generator
@@ -54,18 +55,18 @@ def augment(pixels: Tensor, config: AugmentConfig, generator: torch.Generator) -
 
 
 Crops = tuple[Tensor, Tensor, Tensor]
-"""Of each image: rows and columns that its window is moved by, and whether it is flipped; [N] each, in main memory."""
+"""Rows and columns that each image's window is moved by, and whether it is flipped; [N] each, in main memory."""
 
 
 def draw_crops(n: int, pad: int, generator: torch.Generator) -> Crops:
-    """Crops of ``n`` images after padding by ``pad``, one half of them flipped."""
+    """Draw the crops of ``n`` images after padding by ``pad``; each is flipped with probability one half."""
     top = torch.randint(0, 2 * pad + 1, (n, 1), generator=generator)
     left = torch.randint(0, 2 * pad + 1, (n, 1), generator=generator)
     return top[:, 0], left[:, 0], torch.rand(n, 1, generator=generator)[:, 0] < 0.5
 
 
 def crop(pixels: Tensor, pad: int, crops: Crops) -> Tensor:
-    """Pad by ``pad`` black pixels, cut back to the old size at the place drawn, flip. [N, C, H, W]; same shape."""
+    """Pad [N, C, H, W] by ``pad`` black pixels, crop to the old size at the drawn place, and flip."""
     n, _, height, width = pixels.shape
     top, left, flip = (drawn[:, None] for drawn in crops)
     padded = F.pad(pixels, (pad, pad, pad, pad))
@@ -78,5 +79,5 @@ def crop(pixels: Tensor, pad: int, crops: Crops) -> Tensor:
 
 
 def crop_and_flip(pixels: Tensor, pad: int, generator: torch.Generator) -> Tensor:
-    """The view of the published code's real batch: pad, crop, flip, drawn anew. [N, C, H, W]; same shape."""
+    """Apply random crops to [N, C, H, W]: the published code's view of a real batch."""
     return crop(pixels, pad, draw_crops(len(pixels), pad, generator))

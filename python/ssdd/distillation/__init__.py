@@ -1,8 +1,17 @@
-"""KRR-ST: a few images and their target representations, learned from many images and a teacher."""
+"""Distillation: a few images and their targets, learned from many images and a teacher, or their labels."""
 
-from .checks import check, check_before_training
+from .checks import check, check_before_training, needs_teacher, target_size
 from .job import Job
 from .loop import Distillation, distill
 from .objective import total_variation
 
-__all__ = ["Distillation", "Job", "check", "check_before_training", "distill", "total_variation"]
+__all__ = [
+    "Distillation",
+    "Job",
+    "check",
+    "check_before_training",
+    "distill",
+    "needs_teacher",
+    "target_size",
+    "total_variation",
+]

@@ -1,4 +1,4 @@
-"""What one distillation is asked to do: everything that stays the same while it runs."""
+"""The job: everything about one distillation that stays the same while it runs."""
 
 from __future__ import annotations
 
@@ -20,21 +20,27 @@ class Job:
     """What to distil, for which network, and how. The same job on the same machine and threads gives the same bits."""
 
     data: ImageSet
-    representations: Tensor
-    """g(X_t), float32 [N, C], one row per training image."""
+    """The training images X_t, and held-out images."""
+    representations: Tensor | None
+    """g(X_t), the teacher's representations, float32 [N, D], one row per training image; None if the method needs
+    none."""
     make: Callable[[], Network]
-    """Returns the network to distil for, with a new random start and C outputs."""
+    """Returns the network to distil for, with new random weights and as many outputs as a target has numbers
+    (:func:`target_size`)."""
     config: DistillConfig
+    """The settings of the distillation."""
     seed: int = 0
-    """Fixes the initial subset and every later draw."""
+    """Seed of the initial subset and of every later draw."""
     teacher: Represent | None = None
-    """A :class:`Teacher` or any callable; needed only if ``config.needs_teacher``."""
+    """A :class:`Teacher`, or any callable from normalised images to representations; required only if
+    :meth:`Method.needs_teacher`."""
     processes: Processes = ALONE
-    """Those that share the run (:func:`ssdd.join_processes`); each begins the same job and gets the same result."""
+    """The processes that share the run (:func:`ssdd.join_processes`). Each begins the same job and gets the same
+    result."""
     device: torch.device = CPU
-    """The loop runs there. Every draw is made in main memory, so a seed draws the same on any device."""
+    """The device of the loop. Every random draw is made in main memory, so a seed draws the same on any device."""
 
     @property
     def represent(self) -> Represent | None:
-        """The teacher as a function of images that are normalised as the data are."""
+        """The teacher as a function of images with the normalisation of ``data``."""
         return self.teacher.accepting(self.data.preprocessing) if isinstance(self.teacher, Teacher) else self.teacher

@@ -1,10 +1,11 @@
-"""KRR-ST: the outer loop (algorithm 1 of the paper), and what it hands back."""
+"""The outer loop (algorithm 1 of the paper), the same for every method, and its result."""
 
 from __future__ import annotations
 
 import math
 import os
 from dataclasses import dataclass
+from operator import attrgetter
 from typing import Any
 
 import torch
@@ -15,24 +16,26 @@ from ..checkpoint import Checkpoints, fingerprint
 from ..config import DistillConfig, Diverged, Report, as_dict, silent, versions
 from ..data import crop_and_flip, repeatable
 from ..models import frozen, in_chunks, representation_error
-from .batches import Batches, known_views
+from .batches import Batches, represent_views
 from .checks import check
 from .job import Job
-from .objective import outer_loss, realism
-from .state import State, initial_rows, start
+from .methods import Step, method_of
+from .objective import realism
+from .state import State, start
 from .stop import Stop
 
 SNAPSHOTS = 6
-"""Moments of the run whose images are kept for the picture "distilled images over the steps"."""
+"""Number of moments of the run whose images are kept for the picture "distilled images over the steps"."""
 
 
 @dataclass(frozen=True)
 class Distillation:
-    """What a run hands back: the product, the loss curve and the pictures' material."""
+    """The result of a run: the distilled set, the loss curve, and the images at some of its steps."""
 
     result: DistilledSet
+    """The distilled images with their target representations."""
     losses: list[tuple[int, float]]
-    """(outer step, mean outer loss since the entry before)."""
+    """(outer step, mean outer loss since the previous entry)."""
     snapshots: dict[int, Tensor]
     """Outer step -> X_s at that step, float32 [S, C, H, W] in pixels."""
 
@@ -45,31 +48,35 @@ def distill(
     checkpoints: Checkpoints | None = None,
     cache: str | os.PathLike[str] | None = None,
 ) -> Distillation:
-    """Distil ``job.data`` into ``job.config.images`` pairs of image and target representation.
+    """Distil ``job.data`` into ``job.config.images`` pairs of image and target, by the method ``job.config.method``.
 
-    ``report``: gets ``{"event": "distill", "step", "steps", "loss", "lr", "untrained_share", "mean_age"}`` every
-    ``config.log_every`` steps (default: nothing is reported).
-    ``checkpoints``: the run goes on from the newest one, to the same bits as if it had never stopped, and raises
-    :class:`Stopped` when it is asked to stop (default: none are read or written).
-    ``cache``: the folder that keeps what a :class:`Teacher` computes of known views, ``config.views`` (default: none).
+    Args:
+        job: what to distil, for which network, and how.
+        report: receives ``{"event": "distill", "step", "steps", "loss", "lr", "untrained_share", "mean_age"}`` every
+            ``config.log_every`` steps. Default: nothing is reported.
+        checkpoints: the run goes on from the newest one, to the same bits as if it had never stopped, and raises
+            :class:`Stopped` on a request to stop. Default: none are read or written.
+        cache: the folder that keeps what a :class:`Teacher` computes of known views (``config.views``). Default: none.
 
-    Raises :class:`InputError` for input that does not fit together, :class:`Diverged` (with the last good
-    :class:`DistilledSet` in ``partial``) if the loss stops being finite, :class:`ProcessLost` if another of
-    ``job.processes`` is gone.
+    Raises:
+        InputError: for input that does not fit together.
+        Diverged: if the loss is no longer finite; ``partial`` is the last good :class:`DistilledSet`.
+        ProcessLost: if another of ``job.processes`` has ended.
+        Stopped: after a request to stop, with a checkpoint written.
     """
     check(job)
     state, batches = begin(job)
     saved = checkpoints.begin(identity(job)) if checkpoints else None
     if job.config.views:
-        batches.views = known_views(job, cache)
+        batches.views = represent_views(job, cache)
     if saved is not None:
         state.load_state_dict(saved)
-    job.processes.wait()  # all have read the newest checkpoint before one writes the next
+    job.processes.wait()  # every process reads the newest checkpoint before one writes the next
     stop = Stop(job, checkpoints)
 
     def after_network() -> None:
         stop.ask()
-        if stop.due(last=len(state.pool.members) == job.config.pool):
+        if stop.due(last=state.pool.full):
             stop.save(0, state.state_dict())
 
     state.pool.fill(inputs(job, state).detach(), state.y_s.detach(), report, after_network)
@@ -80,9 +87,10 @@ def distill(
 
 
 def begin(job: Job) -> tuple[State, Batches]:
-    """The state before the first step, and the real batches of the run."""
-    rows = initial_rows(job)
-    return start(job, rows), Batches(job, rows)
+    """Return the state before the first step, and the real batches of the run."""
+    method = method_of(job)
+    rows = method.initial_rows()
+    return start(method, rows), Batches(method, rows)
 
 
 def run(
@@ -94,22 +102,23 @@ def run(
     until: int | None = None,
     stop: Stop | None = None,
 ) -> None:
-    """The outer loop, from ``state.step`` to ``until`` (default: the end). The state is all it changes."""
-    config, processes, stop = job.config, job.processes, stop or Stop(job)
+    """Run the outer loop from ``state.step`` to ``until`` (default: the end). Only ``state`` changes."""
+    method, config, processes, stop = method_of(job), job.config, job.processes, stop or Stop(job)
     learned = [x for group in state.optimizer.param_groups for x in group["params"]]
     while state.step < (config.steps if until is None else until):
         _keep_snapshot(job, state)
         drawn = state.pool.draw()
         x_b, y_b, weight = batches.draw(state.generator)
         x_s, y_s = support(job, state)
-        loss = outer_loss([member.network for member in processes.networks(drawn)], x_s, y_s, x_b, y_b, config)
+        networks = [member.network for member in processes.networks(drawn)]
+        loss = method.loss(Step(networks, x_s, y_s, x_b, y_b, state.learned, state.generator))
         if config.tv_weight or config.init_weight:
             loss = loss + realism(state.x_s, state.snapshots[0], config)
         state.optimizer.zero_grad()
         loss.backward()
         total = stop.combine(state.step, loss.detach(), [x.grad for x in learned], weight)
         for group in state.optimizer.param_groups:
-            group["lr"] = decay_lr(state.step, config)
+            group["lr"] = decay_lr(state.step, config) * group["times"]
         state.optimizer.step()
         tie(job, state)
         state.pool.advance(drawn, inputs(job, state).detach(), state.y_s.detach())
@@ -120,22 +129,22 @@ def run(
         if config.readout_every and (state.step % config.readout_every == 0 or state.step == config.steps):
             _read_out(job, state, batches, report)
         if stop.due(last=state.step == config.steps):
-            _stop_if_diverged(job, state)  # such a state never takes the place of a good one
+            _stop_if_diverged(job, state)  # a diverged state must not replace a good one
             stop.save(state.step, state.state_dict())
 
 
 def inputs(job: Job, state: State) -> Tensor:
-    """X_s as network input: pixels normalised like a real image's, or raw."""
+    """Return X_s as network input: normalised with the real images' mean and std, or as raw pixels."""
     raw = job.config.support_input == "raw"
     return state.x_s if raw else job.data.preprocessing.normalise(state.x_s)
 
 
 def support(job: Job, state: State) -> tuple[Tensor, Tensor]:
-    """X_s as network input and Y_s as the outer loss sees them, with their gradients."""
+    """Return X_s as network input and Y_s as the outer loss sees them, with their gradients."""
     config, normalise = job.config, job.data.preprocessing.normalise
     x_s, y_s = inputs(job, state), state.y_s
     if config.targets == "tied":
-        assert job.represent is not None  # check has asked for it
+        assert job.represent is not None  # check refuses a job without it
         y_s = job.represent(normalise(state.x_s))
     if config.support_view == "augmented":
         view = crop_and_flip(state.x_s, config.crop_pad, state.generator)
@@ -145,38 +154,43 @@ def support(job: Job, state: State) -> tuple[Tensor, Tensor]:
 
 @torch.no_grad()
 def tie(job: Job, state: State) -> None:
-    """Bring tied targets up to date with the images."""
+    """Update tied targets to the teacher's representations of the current images."""
     if job.config.targets == "tied":
-        assert job.represent is not None
+        assert job.represent is not None  # check refuses a job without it
         state.y_s.copy_(job.represent(job.data.preprocessing.normalise(state.x_s)))
 
 
 def decay_lr(step: int, config: DistillConfig) -> float:
-    """AdamW's rate at an outer step: falls linearly to ``lr_floor`` of itself."""
+    """Return AdamW's learning rate at an outer step: it falls linearly to the fraction ``lr_floor`` of itself."""
     return config.lr * (1 - (1 - config.lr_floor) * step / max(1, config.steps))
 
 
 def identity(job: Job) -> dict[str, Any]:
-    """Which run this is: a checkpoint of another one is refused."""
+    """Return the values that identify this run. A checkpoint with other values is refused."""
+    method = method_of(job)
+    known = {} if job.representations is None else {"representations": fingerprint(job.representations)}
+    labels = {} if method.target_kind == "representation" else {"targets": fingerprint(method.targets)}
     return {
         "distill": as_dict(job.config),
         "seed": job.seed,
         "data": job.data.fingerprint,
         "network": str(job.make()),
-        "representations": fingerprint(job.representations),
+        **known,
+        **labels,
     }
 
 
 def product(job: Job, state: State, x_s: Tensor, y_s: Tensor) -> DistilledSet:
-    """The pairs X_s and Y_s with everything that is needed to use them, and how they came about."""
+    """Return X_s and Y_s as a distilled set, with everything that is needed to use them and the settings of the run."""
     return DistilledSet(
         images=x_s.detach().to("cpu", copy=True),
         targets=y_s.detach().to("cpu", copy=True),
         preprocessing=job.data.preprocessing,
-        method="krr-st",
+        method=job.config.method,
         seed=job.seed,
         source=job.data.name,
         support_input=job.config.support_input,
+        target_kind=method_of(job).target_kind,
         config=as_dict(job.config),
         versions=versions(),
         metrics={
@@ -190,20 +204,21 @@ def product(job: Job, state: State, x_s: Tensor, y_s: Tensor) -> DistilledSet:
 
 
 def _keep_snapshot(job: Job, state: State) -> None:
-    """Keep X_s at the start, at the end and at moments in between that double: most changes are early."""
+    """Keep X_s at the start, at the end, and at moments between them that double, as most changes are early."""
     moments = {0, *(job.config.steps >> k for k in range(SNAPSHOTS - 1))}
     if state.step in moments and state.step not in state.snapshots:
         state.snapshots[state.step] = state.x_s.detach().clone()
 
 
 def _read_out(job: Job, state: State, batches: Batches, report: Report) -> None:
-    """Measure the pairs on the held-out images by a new network, and keep them if they are the best so far."""
+    """Measure the error of a new network, trained on the pairs, on the held-out images; keep the pairs if it is the
+    lowest."""
     x_s, y_s = inputs(job, state).detach(), state.y_s.detach()
     network = state.pool.outsider(job.seed, job.config.readout_steps, x_s, y_s)
-    x, wanted = batches.held_out_images()
+    x, y = batches.held_out_images()
     with torch.no_grad():
         predicted = network.head(in_chunks(frozen(network), x))
-    error = representation_error(predicted, wanted)
+    error = representation_error(predicted, y)
     if state.best is None or error < state.best[0]:
         state.best = error, state.step, state.x_s.detach().clone(), y_s.clone()
     report({"event": "readout", "step": state.step, "steps": job.config.steps, "error": error})
@@ -237,8 +252,10 @@ def _stop_if_diverged(job: Job, state: State) -> None:
     if math.isfinite(mean) and bool(torch.isfinite(state.x_s).all()):
         return
     kept = f" the images of step {since} are kept." if state.good else ""
+    ridge = method_of(job).ridge
+    larger = f" or a larger distill.{ridge} (now {attrgetter(ridge)(job.config)})" if ridge else ""
     raise Diverged(
         f"distill: the loss is {mean} between steps {since} and {state.step};{kept} Try a smaller "
-        f"distill.lr (now {job.config.lr}) or a larger distill.ridge (now {job.config.ridge})",
+        f"distill.lr (now {job.config.lr}){larger}",
         None if state.good is None else product(job, state, *state.good),
     )

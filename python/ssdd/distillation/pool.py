@@ -1,7 +1,8 @@
-"""The pool of networks that the outer loss looks through: random starts, each at another age of its training.
+"""The pool of networks whose features the outer loss uses: each has random initial weights and its own training age.
 
-Section 3.3 of the paper: L networks; network l starts at random and is trained t_l ~ U{1..T-1} steps on (X_s, Y_s).
-Each outer step draws one, and trains it by one step after; a network that has made T steps is replaced by a new one.
+Section 3.3 of the paper: there are L networks. Network l starts at random and is trained t_l ~ U{1..T-1} steps on (X_s,
+Y_s). Each outer step draws one, and trains it by one step afterwards. A network that has made T steps is replaced by a
+new one.
 """
 
 from __future__ import annotations
@@ -22,9 +23,9 @@ from .job import Job
 
 @dataclass
 class Member:
-    """One network of the pool. ``age``: training steps it has made. ``counter``: what decides its replacement.
+    """One network of the pool. ``age``: its training steps so far. ``counter``: replacement happens when it reaches T.
 
-    The two differ only under ``pool_counter="stuck"``, where a replaced network keeps its predecessor's counter.
+    The two differ only with ``pool_counter="stuck"``, which gives a new network its predecessor's counter.
     """
 
     network: Network
@@ -34,9 +35,9 @@ class Member:
 
 
 class Pool:
-    """The networks of ``job``: ``job.make`` starts them in main memory, and they train on ``job.device``.
+    """The networks of ``job``: ``job.make`` creates them in main memory, and they train on ``job.device``.
 
-    Every draw comes from ``generator``, which is in main memory too, so a pool can be resumed.
+    Every draw comes from ``generator``, which is also in main memory, so a pool can be resumed on any device.
     """
 
     def __init__(self, job: Job, generator: torch.Generator) -> None:
@@ -45,11 +46,16 @@ class Pool:
         self.members: list[Member] = []
         self.drawn = self.untrained = self.ages = 0
 
+    @property
+    def full(self) -> bool:
+        """True if nothing is left for :meth:`fill`."""
+        return len(self.members) == self.config.pool
+
     def _new(self) -> Member:
         return self._start(int(torch.randint(0, 2**62, (), generator=self.generator)))
 
     def _start(self, seed: int) -> Member:
-        network = seeded(self.make, seed)  # in main memory: the same start on every device
+        network = seeded(self.make, seed)  # in main memory: the same weights on every device
         module_to_device(network, self.device)
         c = self.config
         optimizer = torch.optim.SGD(
@@ -58,28 +64,28 @@ class Pool:
         return Member(network, optimizer, age=0, counter=0)
 
     def fill(self, x_s: Tensor, y_s: Tensor, report: Report = silent, after: Callable[[], None] = lambda: None) -> None:
-        """Start networks until there are L, and train each by its own random number of steps.
+        """Create networks until there are L, and train each by its own random number of steps.
 
-        x_s: network input [S, C, H, W]; y_s: [S, C]. Reports ``{"event": "pool", "step", "steps"}`` a network;
-        ``after`` is called a network: a moment at which the pool can be written and resumed.
+        x_s: network input [S, C, H, W]; y_s: [S, C]. Reports ``{"event": "pool", "step", "steps"}`` and calls ``after``
+        once per network. At that moment the pool can be written and resumed.
         """
         while len(self.members) < self.config.pool:
-            begun = []
+            new = []
             for i in range(min(self.processes.size, self.config.pool - len(self.members))):
                 member = self._new()
                 steps = int(torch.randint(1, self.config.pool_steps, (), generator=self.generator))
                 for _ in range(steps if self.processes.owner(i) == self.processes.rank else 0):
                     self._train(member, x_s, y_s)
                 member.age = member.counter = steps
-                begun.append(member)
-            for i, member in enumerate(begun):
+                new.append(member)
+            for i, member in enumerate(new):
                 self.processes.broadcast(self._tensors(member), self.processes.owner(i))
-            self.members += begun
+            self.members += new
             report({"event": "pool", "step": len(self.members), "steps": self.config.pool})
             after()
 
     def draw(self) -> list[Member]:
-        """``networks`` different ones, each with the same probability, in eval mode (BatchNorm as after training)."""
+        """Draw ``networks`` different members with equal probability, in eval mode (BatchNorm as after training)."""
         count, size = self.config.networks, len(self.members)
         if count == 1:
             chosen = torch.randint(0, size, (1,), generator=self.generator)
@@ -88,13 +94,16 @@ class Pool:
         drawn = [self.members[i] for i in chosen.tolist()]
         for member in drawn:
             member.network.eval()
-            self.drawn += 1
-            self.untrained += member.age == 0
-            self.ages += member.age
+        self._count(drawn)
         return drawn
 
+    def _count(self, drawn: Sequence[Member]) -> None:
+        self.drawn += len(drawn)
+        self.untrained += sum(member.age == 0 for member in drawn)
+        self.ages += sum(member.age for member in drawn)
+
     def advance(self, drawn: Sequence[Member], x_s: Tensor, y_s: Tensor) -> None:
-        """One training step of each network drawn, or its replacement after T of them (step 4 of the algorithm)."""
+        """Train each network drawn by one step, or replace it after T steps (step 4 of the algorithm)."""
         for i, member in enumerate(drawn):
             if member.counter < self.config.pool_steps:
                 if self.processes.owner(i) == self.processes.rank:
@@ -112,19 +121,21 @@ class Pool:
                 self.processes.broadcast(self._tensors(member), self.processes.owner(i))
 
     def _tensors(self, member: Member) -> list[Tensor]:
-        """All that training changes in a network: weights, statistics, momentum (zeros where it has none yet)."""
+        """Return all tensors that training changes in a network: weights, statistics, and momentum (zeros before the
+        first step)."""
         if self.processes.size == 1:
             return []
-        found = list(member.network.state_dict().values())
+        tensors = list(member.network.state_dict().values())
         for weight in member.network.parameters() if self.config.pool_momentum else []:
             state = member.optimizer.state[weight]
             if state.get("momentum_buffer") is None:
                 state["momentum_buffer"] = torch.zeros_like(weight)
-            found.append(state["momentum_buffer"])
-        return found
+            tensors.append(state["momentum_buffer"])
+        return tensors
 
     def outsider(self, seed: int, steps: int, x_s: Tensor, y_s: Tensor) -> Network:
-        """A new network that is no member, started from ``seed`` and trained like one; draws nothing. Eval mode."""
+        """Return a new network that is no member, created from ``seed`` and trained like one, in eval mode. Draws
+        nothing."""
         member = self._start(seed)
         for _ in range(steps):
             self._train(member, x_s, y_s)
@@ -139,7 +150,7 @@ class Pool:
 
     @property
     def untrained_share(self) -> float:
-        """Share of the draws so far that met a network without a single training step."""
+        """Share of the draws so far that gave a network without a single training step."""
         return self.untrained / max(1, self.drawn)
 
     @property
@@ -148,7 +159,7 @@ class Pool:
         return self.ages / max(1, self.drawn)
 
     def state_dict(self) -> dict[str, Any]:
-        """All that a resumed pool needs, the generator's state excepted: it is shared with the outer loop."""
+        """Return all that a resumed pool needs, except the generator's state, which the outer loop stores."""
         return {
             "members": [
                 {

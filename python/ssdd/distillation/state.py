@@ -1,4 +1,4 @@
-"""What changes while a distillation runs: the state before the first step, how it is written and how it is read."""
+"""The state of a distillation: everything that changes while it runs, and how it is written and read."""
 
 from __future__ import annotations
 
@@ -9,17 +9,17 @@ import torch
 from torch import Tensor
 
 from ..data import to_device
-from ..selection import choose
-from .job import Job
+from .methods import Method
 from .pool import Pool
 
 
 @dataclass
 class State:
-    """All that a resumed run needs; :meth:`state_dict` writes it, :meth:`load_state_dict` reads it."""
+    """All that a resumed run needs. :meth:`state_dict` writes it, :meth:`load_state_dict` reads it."""
 
     x_s: Tensor  # [S, C, H, W] pixels, learned
     y_s: Tensor  # [S, C] targets, learned
+    learned: dict[str, Tensor]  # what the method learns beside them
     optimizer: torch.optim.AdamW
     pool: Pool
     generator: torch.Generator
@@ -31,10 +31,12 @@ class State:
     best: tuple[float, int, Tensor, Tensor] | None = None  # read-out, step, X_s and Y_s of the best read-out
 
     def state_dict(self) -> dict[str, Any]:
-        """Tensors and plain values only. Continuing from it gives the same bits as never having stopped."""
+        """Return tensors and plain values only. A run that continues from them gives the same bits as one that never
+        stopped."""
         return {
             "x_s": self.x_s.detach().clone(),
             "y_s": self.y_s.detach().clone(),
+            "learned": {name: value.detach().clone() for name, value in self.learned.items()},
             "optimizer": self.optimizer.state_dict(),
             "pool": self.pool.state_dict(),
             "generator": self.generator.get_state(),
@@ -51,8 +53,13 @@ class State:
         with torch.no_grad():
             self.x_s.copy_(state["x_s"])
             self.y_s.copy_(state["y_s"])
+            for name, value in state.get("learned", {}).items():  # a checkpoint of version 0.1 has none
+                self.learned[name].copy_(value)
         there = self.x_s.device
+        times = [group["times"] for group in self.optimizer.param_groups]
         self.optimizer.load_state_dict(state["optimizer"])
+        for group, factor in zip(self.optimizer.param_groups, times, strict=True):
+            group["times"] = factor  # a checkpoint of version 0.1 has none
         self.pool.load_state_dict(state["pool"])
         self.generator.set_state(state["generator"])
         self.step, self.losses = state["step"], list(state["losses"])
@@ -64,21 +71,20 @@ class State:
         self.best = None if best is None else (*best[:2], best[2].to(there), best[3].to(there))
 
 
-def initial_rows(job: Job) -> Tensor:
-    """The training images that X_s starts from: ``config.initial`` chooses ``config.images`` of them by the seed."""
-    return choose(job.config.initial, job.representations, job.config.images, job.seed)
-
-
-def start(job: Job, rows: Tensor) -> State:
-    """The state before the first step: the training images ``rows`` with their representations, and an empty pool."""
-    config = job.config
+def start(method: Method, rows: Tensor) -> State:
+    """Return the state before the first step: X_s and Y_s of the training images ``rows``, and an empty pool."""
+    job, config = method.job, method.config
     pixels = job.data.x_train[rows].permute(0, 3, 1, 2).float().div(255).contiguous()
     x_s = to_device(pixels, job.device).requires_grad_()
-    y_s = to_device(job.representations[rows].clone(), job.device).requires_grad_(config.targets == "learned")
-    learned = [x_s, y_s] if y_s.requires_grad else [x_s]
+    y_s = to_device(method.start(method.targets[rows]), job.device).requires_grad_(method.learns_targets)
+    groups: list[dict[str, Any]] = [{"params": [x_s, y_s] if y_s.requires_grad else [x_s], "times": 1.0}]
+    learned = {}
+    for name, (value, times) in method.parameters().items():
+        learned[name] = to_device(value, job.device).requires_grad_()
+        groups.append({"params": [learned[name]], "times": times, "weight_decay": 0.0})
     optimizer = torch.optim.AdamW(
-        learned, lr=config.lr, weight_decay=config.weight_decay, fused=True if job.device.type == "cuda" else None
-    )  # not fused, its step counter is read on the host
+        groups, lr=config.lr, weight_decay=config.weight_decay, fused=True if job.device.type == "cuda" else None
+    )  # fused on CUDA: otherwise its step counter is read on the host
     generator = torch.Generator().manual_seed(job.seed)
-    pool = Pool(job, generator)
-    return State(x_s, y_s, optimizer, pool, generator, loss_sum=torch.zeros((), device=job.device))
+    pool = method.networks(generator)
+    return State(x_s, y_s, learned, optimizer, pool, generator, loss_sum=torch.zeros((), device=job.device))

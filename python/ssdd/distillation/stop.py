@@ -1,4 +1,4 @@
-"""When a run writes a checkpoint and when it stops: the same answer in all of its processes."""
+"""When a run writes a checkpoint and when it stops. All processes of a run get the same answer."""
 
 from __future__ import annotations
 
@@ -15,30 +15,32 @@ STOP_CHECK_EVERY = 16
 
 
 class Stop:
-    """Asks whether the run should stop, for all processes of ``job`` at once. Without ``checkpoints`` it never does."""
+    """Decides, for all processes of ``job`` at once, whether the run stops. Without ``checkpoints`` it never does."""
 
     def __init__(self, job: Job, checkpoints: Checkpoints | None = None) -> None:
         self.processes, self.checkpoints = job.processes, checkpoints
         self.every = 1 if job.device.type == "cpu" else STOP_CHECK_EVERY
         self.requested = False
-        """True once any of the processes was asked to stop."""
+        """True once any process got a request to stop."""
 
     def combine(self, step: int, loss: Tensor, gradients: Sequence[Tensor], weight: float) -> Tensor:
-        """Return the loss over all processes, make ``gradients`` theirs in place, and ask all whether to stop."""
+        """Return the loss over all processes, make ``gradients`` their sums in place, and exchange the requests to
+        stop."""
         read = (step + 1) % self.every == 0
         total, self.requested = self.processes.combine(loss, gradients, weight, self._stop_requested(), read)
         return total
 
     def ask(self) -> None:
-        """Ask all processes between two steps."""
+        """Exchange the requests to stop between two steps."""
         self.requested = self.processes.agree(self._stop_requested())
 
     def due(self, last: bool) -> bool:
-        """True if :meth:`save` writes now: every so many seconds, before a stop, and at the ``last`` moment."""
+        """Return True if :meth:`save` must be called now: at the interval, before a stop, and at the ``last``
+        moment."""
         return self.checkpoints is not None and (self.requested or self.checkpoints.due() or last)
 
     def save(self, step: int, state: dict[str, Any]) -> None:
-        """Write a checkpoint. Raises :class:`Stopped` if the run was asked to stop."""
+        """Write a checkpoint. Raises :class:`Stopped` after a request to stop."""
         if self.checkpoints is not None:
             self.checkpoints.save(step, state, self.requested)
 

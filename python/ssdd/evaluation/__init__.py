@@ -1,7 +1,7 @@
-"""What a distilled set is worth: pre-training on it, representation error, probes and fine-tuning."""
+"""How good a distilled set is: pre-training on it, representation error, linear probes and fine-tuning."""
 
 from ..models import representation_error
-from .cells import Cell, evaluate, evaluate_on, evaluate_teacher, measure, pretrained, probes
+from .cells import Cell, evaluate, evaluate_on, evaluate_teacher, measure, pretrain_new, probes
 from .finetuning import check_targets, finetune, steps_for, why_no_transfer
 from .measures import labelled_rows, nearest_neighbours, probe, read_out, standardise, why_no_probe
 from .pretraining import pretrain, save_backbone
@@ -16,7 +16,7 @@ __all__ = [
     "labelled_rows",
     "measure",
     "pretrain",
-    "pretrained",
+    "pretrain_new",
     "probe",
     "probes",
     "representation_error",

@@ -1,4 +1,4 @@
-"""One cell of the table: a set of pairs (or none, or the teacher) under one seed, measured."""
+"""One cell of the table: a distilled set (or none, or the teacher) measured under one seed."""
 
 from __future__ import annotations
 
@@ -22,10 +22,15 @@ BATCH = 500
 
 @dataclass
 class Cell:
-    """One method under one seed, measured on one set of images. ``error`` is None where it is not defined.
+    """One method under one seed, measured on one set of images.
 
-    ``probes``: accuracy in percent under "features/5" (5 labels a class, on the features) or "output/0" (all labels,
-    on the predicted representation). ``finetuned``: accuracy after fine-tuning with a share of the labels, if asked.
+    Args:
+        method: name of the row.
+        seed: the seed.
+        error: representation error, or None (default) if it is not defined.
+        probes: accuracy in percent, under "features/5" (5 labels per class, on the features) or "output/0" (all labels,
+            on the predicted representation). Default {}.
+        finetuned: accuracy in percent after fine-tuning with a share of the labels. Default None: not measured.
     """
 
     method: str
@@ -49,11 +54,20 @@ def evaluate(
     report: Report = silent,
     device: torch.device = CPU,
 ) -> Cell:
-    """Pre-train a new network on ``pairs`` and measure it; ``pairs=None`` is the row without pre-training.
+    """Pre-train a new network on ``pairs`` and measure it on ``data``.
 
-    ``make(outputs)`` returns a network with a random start, which ``seed`` fixes; a seed's rows start alike.
-    ``test_representations``: g of the held-out images, float32 [N, C], or None where they are not known. Networks are
-    on ``device``; probes run on the CPU.
+    Args:
+        pairs: the distilled set; None measures the network without pre-training.
+        data: the images to measure on.
+        test_representations: the teacher's representations of the held-out images, float32 [N, C], or None if they are
+            not known: then there is no representation error.
+        make: ``make(outputs)`` returns a network with random initial weights.
+        settings: of pre-training, probes and fine-tuning.
+        seed: seed of the initial weights, the order of the pairs and the labelled images; rows of one seed start from
+            the same weights. Default 0.
+        report: receives the events of pre-training, and one ``{"event": "cell", ...}`` per cell. Default: nothing is
+            reported.
+        device: where networks train and run; probes run on the CPU. Default: the CPU.
     """
     sets, known = {data.name: data}, {data.name: test_representations}
     return evaluate_on(pairs, sets, known, make, settings, seed=seed, report=report, device=device)[data.name]
@@ -70,12 +84,27 @@ def evaluate_on(
     report: Report = silent,
     device: torch.device = CPU,
 ) -> dict[str, Cell]:
-    """Pre-train one network as :func:`evaluate` does and measure it on several sets; returns name -> cell.
+    """Pre-train one network as :func:`evaluate` does and measure it on several sets.
 
-    ``sets``: name -> images, all of one size; without ``pairs`` the first one's mean and std normalise all of them.
-    ``test_representations``: name -> g of that set's held-out images; a set without them gets no representation error.
-    The first set is the source. If the others, targets, cannot be fine-tuned on and ``settings.finetune`` asks for it,
-    that is an :class:`InputError` before any training.
+    Args:
+        pairs: the distilled set; None measures the network without pre-training.
+        sets: name -> images, all of one size. The first set is the source, the others are targets. Without ``pairs``,
+            mean and std of the source normalise all of them.
+        test_representations: name -> the teacher's representations of that set's held-out images, float32 [N, C], or
+            None: then there is no representation error.
+        make: ``make(outputs)`` returns a network with random initial weights.
+        settings: of pre-training, probes and fine-tuning.
+        seed: seed of the initial weights, the order of the pairs and the labelled images; rows of one seed start from
+            the same weights. Default 0.
+        report: receives the events of pre-training and fine-tuning, and one ``{"event": "cell", ...}`` per cell.
+            Default: nothing is reported.
+        device: where networks train and run; probes run on the CPU. Default: the CPU.
+
+    Returns:
+        Name -> cell.
+
+    Raises:
+        InputError: before any training, if the networks are to be fine-tuned and a target is not fit for it.
     """
     first = next(iter(sets.values()))
     shape = [first.channels, *first.size] if pairs is None else list(pairs.images.shape[1:])
@@ -86,19 +115,19 @@ def evaluate_on(
                 raise InputError(f"sets: expected images of {shape} as {first.name} has; {other}")
             raise InputError(f"pairs: expected images of {[data.channels, *data.size]} as {data.name} has, got {shape}")
     check_targets(dict(list(sets.items())[1:]), settings.finetune)
-    network = pretrained(pairs, make, settings, seed=seed, report=report, device=device)
+    network = pretrain_new(pairs, make, settings, seed=seed, report=report, device=device)
     preprocessing = first.preprocessing if pairs is None else pairs.preprocessing
     predicts = pairs is not None and pairs.target_kind == "representation"
     cells = {}
     for name, data in sets.items():
         cell = cells[name] = Cell("no pre-training" if pairs is None else pairs.method, seed)
-        wanted = test_representations.get(name) if predicts else None
-        measure(network, preprocessing, data, settings, cell, wanted, output=pairs is not None, report=report)
+        target = test_representations.get(name) if predicts else None
+        measure(network, preprocessing, data, settings, cell, target, output=pairs is not None, report=report)
         report({"event": "cell", **cell.as_dict()})
     return cells
 
 
-def pretrained(
+def pretrain_new(
     pairs: DistilledSet | None,
     make: Callable[[int], Network],
     settings: Settings,
@@ -107,7 +136,8 @@ def pretrained(
     report: Report = silent,
     device: torch.device = CPU,
 ) -> Network:
-    """A new network, in eval mode, pre-trained on ``pairs`` where there are any; it starts from ``seed``."""
+    """Return a new network, in eval mode, with the weights of ``seed``; it is pre-trained on ``pairs`` unless they
+    are None."""
     outputs = pairs.targets.shape[1] if pairs is not None else 1
     network = seeded(lambda: make(outputs), seed).to(device)
     if pairs is not None:
@@ -121,21 +151,21 @@ def measure(
     data: ImageSet,
     settings: Settings,
     cell: Cell,
-    wanted_output: Tensor | None = None,
+    target: Tensor | None = None,
     output: bool = True,
     report: Report = silent,
 ) -> None:
-    """Fill ``cell`` with what ``network`` is worth on ``data``.
+    """Fill ``cell`` with the measures of ``network`` on ``data``.
 
-    ``wanted_output``: representations of the held-out images, float32 [N, C], where the error is defined. Probes and
+    ``target``: representations of the held-out images, float32 [N, C], or None if the error is not defined.
+    ``output=False`` leaves out the probes on the predicted representation, for a network that predicts none. Probes and
     fine-tuning are left out if :func:`why_no_probe` gives a reason.
-    ``output=False`` leaves out the probes on the predicted representation (a network that predicts none).
     """
     features, predictions = zip(
         *(_run(network, preprocessing, images) for images in (data.x_train, data.x_test)), strict=True
     )
-    if wanted_output is not None:
-        cell.error = representation_error(predictions[1], wanted_output)
+    if target is not None:
+        cell.error = representation_error(predictions[1], target)
     cell.probes = probes(features, data, settings, cell.seed, "features")
     if output:
         cell.probes |= probes(predictions, data, settings, cell.seed, "output")
@@ -146,16 +176,26 @@ def measure(
 def evaluate_teacher(
     train: Tensor, test: Tensor, data: ImageSet, settings: Settings, *, seed: int = 0, report: Report = silent
 ) -> Cell:
-    """The ceiling: probes on the teacher's own representations [N, C]."""
+    """Measure the teacher's own representations by linear probes: the upper bound of the table.
+
+    Args:
+        train: representations of the training images, float32 [N, C].
+        test: representations of the held-out images, float32 [Q, C].
+        data: the images with their labels.
+        settings: of the probes.
+        seed: seed of the labelled images. Default 0.
+        report: receives one ``{"event": "cell", ...}``. Default: nothing is reported.
+    """
     cell = Cell("teacher", seed, 0.0, probes((train, test), data, settings, seed, "features"))
     report({"event": "cell", **cell.as_dict()})
     return cell
 
 
 def probes(x: tuple[Tensor, ...], data: ImageSet, settings: Settings, seed: int, what: str) -> dict[str, float]:
-    """Probes with each number of labels on ``x`` = (training, held-out) features; none if :func:`why_no_probe`.
+    """Return the accuracies of probes with each number of labels on ``x`` = (training, held-out) features.
 
-    A class that has fewer images gives all of them; a number that most classes cannot give is left out.
+    The result is empty if :func:`why_no_probe` gives a reason. A class that has fewer images gives all of them. A
+    number that most classes cannot give is left out.
     """
     if why_no_probe(data):
         return {}
@@ -163,7 +203,7 @@ def probes(x: tuple[Tensor, ...], data: ImageSet, settings: Settings, seed: int,
     config = settings.evaluate
     x_train, x_test = standardise(*x)
     count = int(data.y_train.bincount()[data.y_train.unique()].median())
-    found = {}
+    results = {}
     for per_class in config.labels:
         if per_class > count:
             continue
@@ -171,13 +211,13 @@ def probes(x: tuple[Tensor, ...], data: ImageSet, settings: Settings, seed: int,
         for draw in range(config.draws if per_class else 1):
             rows = labelled_rows(data.y_train, per_class, seed * 1000 + draw)
             accuracies.append(probe(x_train[rows], data.y_train[rows], x_test, data.y_test, config.probe_l2))
-        found[f"{what}/{per_class}"] = sum(accuracies) / len(accuracies)
-    return found
+        results[f"{what}/{per_class}"] = sum(accuracies) / len(accuracies)
+    return results
 
 
 @torch.no_grad()
 def _run(network: Network, preprocessing: Preprocessing, images: Tensor) -> tuple[Tensor, Tensor]:
-    """Features and predictions of all ``images``, in main memory."""
+    """Return features and predictions of all ``images``, in main memory."""
     f, device = frozen(network), network.head.weight.device
     features = torch.cat([in_chunks(f, preprocessing(to_device(part, device))) for part in images.split(BATCH)])
     return features.cpu(), network.head(features).cpu()

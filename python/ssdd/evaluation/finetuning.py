@@ -1,4 +1,4 @@
-"""Fine-tuning: the whole pre-trained network, with a new last layer, on labelled images of a target."""
+"""Fine-tuning: the whole pre-trained network, with a new last layer, on labelled images of a target set."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ SMALL_SET = 20_000
 
 
 def share_of_labels(labels: Tensor, share: float, seed: int) -> Tensor:
-    """Rows of ``share`` of each class (rounded, at least one), drawn at random."""
+    """Draw ``share`` of the rows of each class at random (rounded, at least one)."""
     order = torch.randperm(len(labels), generator=torch.Generator().manual_seed(seed))
     classes = [order[labels[order] == c] for c in labels.unique().tolist()]
     return torch.cat([rows[: max(1, round(share * len(rows)))] for rows in classes])
@@ -63,11 +63,21 @@ def finetune(
     seed: int = 0,
     report: Report = silent,
 ) -> float:
-    """Test accuracy, in percent, after training a copy of ``network`` on ``config.share`` of the labels of ``data``.
+    """Train a copy of ``network`` with a new last layer on some labels of ``data``; return its test accuracy in
+    percent.
 
-    ``preprocessing``: what the network was pre-trained with, for ``config.normalise="source"``. The new last layer, the
-    labelled images and every crop come from ``seed``. ``network`` is left as it was.
-    Reports ``{"event": "finetune", "set", "step", "steps", "loss"}``.
+    Args:
+        network: the pre-trained network; it stays as it is.
+        preprocessing: the normalisation that the network was pre-trained with, used if ``config.normalise`` is
+            "source".
+        data: the labelled images.
+        config: ``config.share`` of the labels of each class are used.
+        seed: seed of the last layer, the labelled images and every crop. Default 0.
+        report: receives ``{"event": "finetune", "set", "step", "steps", "loss"}``. Default: nothing is reported.
+
+    Raises:
+        InputError: if ``data`` has no labels of at least two classes.
+        Diverged: if the loss is no longer finite.
     """
     if why := why_no_probe(data):
         raise InputError(f"data: {why}")

@@ -1,4 +1,4 @@
-"""Linear probes: how well labels can be read from features."""
+"""Linear probes: how well labels can be predicted linearly from features."""
 
 from __future__ import annotations
 
@@ -13,9 +13,12 @@ from ..data import ImageSet
 
 
 def why_no_probe(data: ImageSet) -> str:
-    """Say why labels of ``data`` cannot be read from features, in one line; "" if they can.
+    """Say in one line why ``data`` allows no probe and no fine-tuning; "" if it does.
 
-    A probe and fine-tuning need labels of at least two classes to learn from, and labels of held-out images.
+    They need labels of at least two classes to learn from, and labels of the held-out images.
+
+    Args:
+        data: the images.
     """
     if data.y_train is None or data.y_test is None:
         part = (
@@ -32,7 +35,7 @@ def why_no_probe(data: ImageSet) -> str:
 
 
 def labelled_rows(labels: Tensor, per_class: int, seed: int) -> Tensor:
-    """Rows of ``per_class`` images of each class, drawn at random (all of a class that has fewer); 0: every row."""
+    """Draw ``per_class`` rows of each class at random (all rows of a smaller class). 0 returns every row."""
     if per_class == 0:
         return torch.arange(len(labels))
     g = torch.Generator().manual_seed(seed)
@@ -41,10 +44,10 @@ def labelled_rows(labels: Tensor, per_class: int, seed: int) -> Tensor:
 
 
 def probe(x_train: Tensor, y_train: Tensor, x_test: Tensor, y_test: Tensor, l2: float = 1.0) -> float:
-    """Test accuracy, in percent, of an L2-regularised logistic regression on features [N, D].
+    """Return the test accuracy, in percent, of an L2-regularised logistic regression on features [N, D].
 
-    Features must be standardised by the caller (:func:`standardise`). ``l2`` is the penalty's weight beside the
-    summed log-loss.
+    The caller standardises the features (:func:`standardise`). ``l2`` is the weight of the penalty in the summed
+    log-loss.
     """
     from sklearn.linear_model import LogisticRegression
     from threadpoolctl import threadpool_limits
@@ -52,7 +55,7 @@ def probe(x_train: Tensor, y_train: Tensor, x_test: Tensor, y_test: Tensor, l2: 
     if len(y_train.unique()) < 2:
         raise InputError("labels: a probe needs at least two classes; why_no_probe(data) says so beforehand")
     with threadpool_limits(1), warnings.catch_warnings():
-        # One label a class is what was asked for; scikit-learn takes it for a mistake.
+        # scikit-learn warns about one label per class, which is intended here.
         warnings.filterwarnings("ignore", "The number of unique classes is greater", UserWarning)
         model = LogisticRegression(C=1 / max(l2, 1e-12), max_iter=500, tol=1e-3)
         model.fit(x_train.double().numpy(), y_train.numpy())
@@ -61,7 +64,7 @@ def probe(x_train: Tensor, y_train: Tensor, x_test: Tensor, y_test: Tensor, l2: 
 
 
 def standardise(x_train: Tensor, x_test: Tensor) -> tuple[Tensor, Tensor]:
-    """Both [N, D], brought to mean 0 and variance 1 by the training images' statistics (no labels needed)."""
+    """Shift and scale both [N, D] by the training images' mean and standard deviation. No labels are used."""
     mean, std = x_train.double().mean(0), x_train.double().std(0).clamp_min(1e-6)
     return (x_train.double() - mean) / std, (x_test.double() - mean) / std
 

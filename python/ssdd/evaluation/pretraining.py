@@ -1,4 +1,4 @@
-"""Pre-training on a distilled set: what the artifact is for (section 4.1 of the paper)."""
+"""Pre-training on a distilled set, which is what the set is made for (section 4.1 of the paper)."""
 
 from __future__ import annotations
 
@@ -24,10 +24,22 @@ LOG_EVERY = 50
 def pretrain(
     network: Network, pairs: DistilledSet, config: PretrainConfig, *, seed: int = 0, report: Report = silent
 ) -> Network:
-    """Train ``network`` (in place, and returned, in eval mode) to map the images of ``pairs`` to their targets.
+    """Train ``network`` in place to map the images of ``pairs`` to their targets, by SGD on the mean squared error.
 
-    It trains where it is. Mean squared error, SGD, no augmentation; batches of ``config.batch`` from a shuffled order
-    (the whole set where it is smaller). Reports ``{"event": "pretrain", "step", "steps", "loss"}``.
+    Args:
+        network: the network, on the device it trains on; its outputs must be as many as the targets' numbers.
+        pairs: the distilled set.
+        config: steps, learning rate and batches, which are taken from a shuffled order (the whole set if it is
+            smaller).
+        seed: seed of the order. Default 0.
+        report: receives ``{"event": "pretrain", "step", "steps", "loss"}``. Default: nothing is reported.
+
+    Returns:
+        The same network, in eval mode.
+
+    Raises:
+        InputError: if the number of outputs is not that of the targets.
+        Diverged: if the loss is no longer finite.
     """
     outputs = network.head.out_features
     if outputs != pairs.targets.shape[1]:
@@ -85,10 +97,18 @@ def save_backbone(
     width: float = 1.0,
     stem: str = "cifar",
 ) -> Path:
-    """Write the weights of ``network`` without its last layer to ``path`` (.safetensors), and how they came about.
+    """Write the weights of ``network`` without its last layer, with the settings they were trained by.
 
-    Their names are those of ``build(model, ..., width=width, stem=stem).backbone``: torchvision's, for a ResNet.
-    ``pairs``, ``config`` and ``seed`` are what it was pre-trained with.
+    Args:
+        network: the pre-trained network; the names of its weights are those of ``build(model, ..., width=width,
+            stem=stem).backbone``, torchvision's for a ResNet.
+        path: the file (.safetensors).
+        pairs: the distilled set it was pre-trained on.
+        config: the settings of the pre-training.
+        model: the name that ``build`` got.
+        seed: the seed of the pre-training.
+        width: the factor on the channels that ``build`` got. Default 1.0.
+        stem: the stem that ``build`` got. Default "cifar".
     """
     channels, *size = pairs.images.shape[1:]
     meta = {

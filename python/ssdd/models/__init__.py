@@ -1,9 +1,9 @@
-"""Networks, each a backbone (its output is the features) and a last linear layer (the predicted representation)."""
+"""Networks: a backbone, whose output is the features, and a last linear layer, which predicts the representation."""
 
 from .convnet import ConvNet
 from .error import representation_error
-from .features import frozen, in_chunks
-from .network import Network, build, seeded, student
+from .features import batch_features, frozen, in_chunks
+from .network import Network, build, build_stored, seeded, student
 from .outside import import_from_here
 from .resnet import DEPTHS, STEM_PADDING, ResNet, named_resnet, standard_resnet
 from .scores import accuracy
@@ -15,7 +15,9 @@ __all__ = [
     "Network",
     "ResNet",
     "accuracy",
+    "batch_features",
     "build",
+    "build_stored",
     "frozen",
     "import_from_here",
     "in_chunks",

@@ -8,10 +8,10 @@ from ..config import InputError
 
 
 class ConvNet(nn.Module):
-    """Images [N, C, H, W] -> features [N, D].
+    """Maps images [N, C, H, W] to features [N, D].
 
-    ``pooled=False`` (students): D = widths[-1] · H/2^k · W/2^k, all positions; ``pooled=True`` (teachers): the mean
-    over positions, D = widths[-1].
+    ``pooled=False`` (students): all positions, D = widths[-1] · H/2^k · W/2^k for k blocks. ``pooled=True`` (teachers):
+    the mean over positions, D = widths[-1].
     """
 
     def __init__(self, channels: int, size: tuple[int, int], widths: tuple[int, ...], pooled: bool = False) -> None:

@@ -1,4 +1,4 @@
-"""How far predicted representations are from the teacher's."""
+"""The representation error: the distance of predicted representations from the teacher's."""
 
 from __future__ import annotations
 
@@ -7,12 +7,12 @@ from torch import Tensor
 from ..config import InputError
 
 
-def representation_error(predicted: Tensor, wanted: Tensor) -> float:
-    """Squared error as a fraction of the teacher's variance: Σ‖p - g‖² / Σ‖g - mean g‖², both [N, C].
+def representation_error(predicted: Tensor, target: Tensor) -> float:
+    """Return the squared error as a fraction of the teacher's variance: Σ‖p - g‖² / Σ‖g - mean g‖², both [N, C].
 
-    0 is the teacher itself, 1 is what predicting the mean representation gives.
+    0 means the teacher's own representations. Predicting their mean gives 1.
     """
-    if predicted.shape != wanted.shape:
-        raise InputError(f"predicted: expected {list(wanted.shape)}, got {list(predicted.shape)}")
-    p, g = predicted.double(), wanted.double()
+    if predicted.shape != target.shape:
+        raise InputError(f"predicted: expected {list(target.shape)}, got {list(predicted.shape)}")
+    p, g = predicted.double(), target.double()
     return float((p - g).square().sum() / (g - g.mean(0)).square().sum())

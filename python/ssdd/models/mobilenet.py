@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .width import scaled
+from .width import scale_channels
 
 STAGES = (
     (1, 16, 1, 1),
@@ -47,19 +47,19 @@ class InvertedResidual(nn.Module):
 
 
 class MobileNetV2(nn.Module):
-    """Images [N, C, H, W] -> features [N, 1280 · ``width``], the mean over positions."""
+    """Maps images [N, C, H, W] to features [N, 1280 · ``width``], the mean over positions."""
 
     def __init__(self, channels: int, width: float = 1.0) -> None:
         super().__init__()
-        inside = scaled(32, width)
+        inside = scale_channels(32, width)
         self.stem = nn.Sequential(nn.Conv2d(channels, inside, 3, padding=1, bias=False), nn.BatchNorm2d(inside))
         blocks: list[nn.Module] = []
         for expansion, outside, count, stride in STAGES:
             for i in range(count):
-                blocks.append(InvertedResidual(inside, scaled(outside, width), expansion, 1 if i else stride))
-                inside = scaled(outside, width)
+                blocks.append(InvertedResidual(inside, scale_channels(outside, width), expansion, 1 if i else stride))
+                inside = scale_channels(outside, width)
         self.blocks = nn.Sequential(*blocks)
-        self.dimension = scaled(1280, width)
+        self.dimension = scale_channels(1280, width)
         self.last = nn.Sequential(nn.Conv2d(inside, self.dimension, 1, bias=False), nn.BatchNorm2d(self.dimension))
 
     def forward(self, x: Tensor) -> Tensor:

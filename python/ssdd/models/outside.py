@@ -1,4 +1,4 @@
-"""Networks that are not of this package: timm's, torchvision's, or a function of the user's."""
+"""Networks that are not of this package: timm's, torchvision's, or those of a function of the user."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from ..config import InputError
 
 
 def import_from_here(name: str) -> ModuleType:
-    """Import a module of the user's, from the current folder first, as ``python -m`` would.
+    """Import a module of the user, from the current folder first, as ``python -m`` would.
 
-    The folder stays on the path, last, for what the module imports later and for worker processes.
+    The folder stays on the path, at the end, for later imports of the module and for worker processes.
     """
     here = os.getcwd()
     own = here not in sys.path and "" not in sys.path
@@ -36,17 +36,16 @@ def outside_backbone(name: str, channels: int, size: tuple[int, int]) -> tuple[n
     It has a random start. It is run once on one image of zeros: an :class:`InputError` says what does not fit.
     """
     place, _, attribute = name.partition(":")
-    makers = {"timm": _of_timm, "torchvision": _of_torchvision}
     try:
         backbone = (
-            makers[place](attribute, channels)
-            if place in makers
+            LIBRARIES[place](attribute, channels)
+            if place in LIBRARIES
             else getattr(import_from_here(place), attribute)(channels, size)
         )
     except InputError:
         raise
     except Exception as error:  # code that is not ours may raise anything
-        how = "" if place in makers else "; it is called as factory(channels, (height, width))"
+        how = "" if place in LIBRARIES else "; it is called as factory(channels, (height, width))"
         raise InputError(f"model: {name} cannot be made ({type(error).__name__}: {error}{how})") from error
     if not isinstance(backbone, nn.Module):
         raise InputError(f"model: {name}: expected a torch.nn.Module, got {type(backbone).__name__}")
@@ -55,7 +54,7 @@ def outside_backbone(name: str, channels: int, size: tuple[int, int]) -> tuple[n
 
 @torch.no_grad()
 def _dimension(backbone: nn.Module, name: str, channels: int, size: tuple[int, int]) -> int:
-    """The number of features, from one image of zeros."""
+    """Return the number of features, from one image of zeros."""
     backbone.eval()
     try:
         y = backbone(torch.zeros(1, channels, *size))
@@ -86,7 +85,7 @@ def _of_timm(name: str, channels: int) -> nn.Module:
 
 
 def _of_torchvision(name: str, channels: int) -> nn.Module:
-    """torchvision has no option for features: the last linear layer, its classifier, is taken out."""
+    """Return torchvision's network without its last linear layer, the classifier, as it has no option for features."""
     if channels != 3:
         raise InputError(
             f"model: torchvision:{name} takes images of 3 channels, got {channels}; timm:NAME takes any number"
@@ -97,3 +96,7 @@ def _of_torchvision(name: str, channels: int) -> nn.Module:
         raise InputError(f"model: torchvision:{name} has no linear layer last, so its features are not known")
     network.set_submodule(linear[-1], nn.Identity())
     return network
+
+
+LIBRARIES = {"timm": _of_timm, "torchvision": _of_torchvision}
+"""The libraries that networks are taken from by name."""

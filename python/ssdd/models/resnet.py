@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..config import InputError
-from .width import scaled
+from .width import scale_channels
 
 DEPTHS = {"resnet10": (1, 1, 1, 1), "resnet18": (2, 2, 2, 2)}
 STEM_PADDING = 2
@@ -21,7 +21,7 @@ STEM_PADDING = 2
 
 @dataclass(frozen=True)
 class BlockShape:
-    """What a block is built from, beside its input: channels after each convolution, groups, a shortcut or none."""
+    """The shape of a block beside its input: channels after each convolution, groups, a shortcut or none."""
 
     widths: tuple[int, ...]
     groups: int
@@ -29,10 +29,8 @@ class BlockShape:
 
 
 class Block(nn.Module):
-    """Two 3x3 convolutions, or 1x1, 3x3, 1x1 ("bottleneck", its stride in the 3x3), and a shortcut.
-
-    [N, I, H, W] -> [N, O, H/s, W/s].
-    """
+    """Two 3x3 convolutions, or 1x1, 3x3, 1x1 ("bottleneck", its stride in the 3x3), with BatchNorm and a shortcut (He
+    et al., 2016): [N, I, H, W] to [N, O, H/s, W/s]."""
 
     def __init__(self, inside: int, shape: BlockShape, stride: int) -> None:
         super().__init__()
@@ -60,10 +58,17 @@ class Block(nn.Module):
 
 
 class ResNet(nn.Module):
-    """Images [N, C, H, W] -> features [N, D], the mean over positions. No classifier.
+    """Maps images [N, C, H, W] to features [N, D]: 2048 numbers for ResNet-50, 512 for ResNet-18. It has no classifier.
 
-    ``small``: a 3x3 stem with stride 1, ``stem_padding`` and no max-pool; else 7x7 with stride 2 and a max-pool. The
-    random start is torchvision's with ``zero_init_residual``: each block starts as its shortcut.
+    A 7x7 stem has stride 2 and a max-pool. A 3x3 stem, for small images, has stride 1, ``stem_padding`` and no
+    max-pool. The initial weights are torchvision's with ``zero_init_residual``: each block starts as its shortcut.
+
+    Args:
+        channels: channels of the images.
+        stem: channels after the first convolution.
+        stages: the blocks of each stage; the first block of every stage but the first has stride 2.
+        small: whether the stem is 3x3. Default True.
+        stem_padding: the padding of a 3x3 stem. Default 2.
     """
 
     def __init__(
@@ -106,11 +111,15 @@ class ResNet(nn.Module):
 
 
 def named_resnet(name: str, channels: int, width: float = 1.0, stem: str = "cifar") -> ResNet:
-    """Return ResNet-10 or ResNet-18 of basic blocks with a random start; features [N, 512 · ``width``].
+    """Build ResNet-10 or ResNet-18 with random weights. Its features are [N, 512 · ``width``].
 
-    ``stem``: "cifar" is the published one (3x3, stride 1, padding 2, no max-pool), "imagenet" is torchvision's.
+    Args:
+        name: "resnet10" or "resnet18".
+        channels: channels of the images.
+        width: factor on all channels. Default 1.0.
+        stem: "cifar" (default) is the published one (3x3, stride 1, padding 2, no max-pool), "imagenet" torchvision's.
     """
-    sides = [scaled(64 << stage, width) for stage in range(4)]
+    sides = [scale_channels(64 << stage, width) for stage in range(4)]
     stages: list[list[BlockShape]] = []
     inside = sides[0]
     for depth, outside in zip(DEPTHS[name], sides, strict=True):
@@ -120,10 +129,10 @@ def named_resnet(name: str, channels: int, width: float = 1.0, stem: str = "cifa
 
 
 def standard_resnet(state: Mapping[str, Tensor], stem_padding: int = STEM_PADDING) -> ResNet:
-    """Return the ResNet whose weights ``state`` holds under torchvision's names, without the classifier ``fc``.
+    """Build the ResNet whose weights ``state`` holds under torchvision's names, without the classifier ``fc``.
 
-    Depths, widths, groups and the stem are read from the weights. ``stem_padding``: that of a 3x3 stem. Raises
-    :class:`InputError` if the weights are not such a network's.
+    Depths, widths, groups and the stem are read from the weights. ``stem_padding``: the padding of a 3x3 stem. Raises
+    :class:`InputError` if the weights are not those of a ResNet.
     """
     if not {"conv1.weight", "layer1.0.conv1.weight"} <= state.keys():
         raise InputError(
@@ -144,7 +153,7 @@ def standard_resnet(state: Mapping[str, Tensor], stem_padding: int = STEM_PADDIN
 
 
 def _stage(state: Mapping[str, Tensor], number: int) -> list[BlockShape]:
-    """The blocks of one stage, read from the weights."""
+    """Read the shapes of the blocks of one stage from the weights."""
     shapes: list[BlockShape] = []
     for at in (f"layer{number}.{i}." for i in count()):
         weights = [state[key] for i in (1, 2, 3) if (key := f"{at}conv{i}.weight") in state]

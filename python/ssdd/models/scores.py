@@ -19,10 +19,16 @@ def accuracy(
     batch: int = 128,
     batch_statistics: bool = False,
 ) -> float:
-    """Return the share of ``images``, uint8 [N, H, W, C], whose ``labels`` a classifier names, in percent.
+    """Return the percentage of images whose largest class score is that of the label.
 
-    ``prepare`` makes the network's input of images. ``batch_statistics``: BatchNorm takes the statistics of each batch
-    of ``batch`` images, as published code does, in place of those it learned. ``network`` is left as it was.
+    Args:
+        network: maps its input to class scores [N, classes]; it stays as it is.
+        prepare: makes the network's input from images.
+        images: uint8 [N, H, W, C].
+        labels: int64 [N].
+        batch: images per batch. Default 128.
+        batch_statistics: whether BatchNorm uses the statistics of each batch, as published code does, in place of the
+            running statistics. Default False.
     """
     device = next(network.parameters()).device
     run = copy.deepcopy(network).train(batch_statistics)

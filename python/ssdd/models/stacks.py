@@ -5,7 +5,7 @@ from __future__ import annotations
 from torch import Tensor, nn
 
 from ..config import InputError
-from .width import scaled
+from .width import scale_channels
 
 POOL = (0, 2)
 """A 2x2 max-pool among the layers of a stack."""
@@ -28,7 +28,7 @@ STACKS: dict[str, tuple[tuple[int, int], ...]] = {
 
 
 class Stack(nn.Module):
-    """Images [N, C, H, W] -> features [N, D], all positions: D = last channels · H/2^k · W/2^k after k max-pools."""
+    """Maps images [N, C, H, W] to features [N, D] of all positions: D = last channels · H/2^k · W/2^k, k max-pools."""
 
     def __init__(self, name: str, channels: int, size: tuple[int, int], width: float = 1.0) -> None:
         super().__init__()
@@ -45,7 +45,7 @@ class Stack(nn.Module):
             if (outside, side) == POOL:
                 layers.append(nn.MaxPool2d(2))
                 continue
-            outside = scaled(outside, width)
+            outside = scale_channels(outside, width)
             layers += [
                 nn.Conv2d(inside, outside, side, padding=side // 2),
                 nn.BatchNorm2d(outside),

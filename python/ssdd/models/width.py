@@ -3,6 +3,6 @@
 from __future__ import annotations
 
 
-def scaled(channels: int, width: float) -> int:
+def scale_channels(channels: int, width: float) -> int:
     """Return ``width`` times the ``channels`` of a layer, rounded, at least one."""
     return max(1, round(channels * width))

@@ -1,16 +1,35 @@
-"""What a person looks at: run directory, log, progress, tables, pictures, and the demonstration that makes them all."""
+"""Output for people: run directory, log, progress, tables, pictures, reports, and the demonstration."""
 
 from .demonstration import demo, keep_partial
-from .directory import MARK, check_directory, new_directory, new_file, own_directory, resume_directory, write_json
+from .directory import (
+    EVENTS,
+    MARK,
+    check_directory,
+    new_directory,
+    new_file,
+    own_directory,
+    resume_directory,
+    write_json,
+)
+from .html import FILE as REPORT
+from .html import try_report, write_report
 from .information import info
 from .log import JsonLines, both
+from .material import keep_material, keep_study_material
 from .page import write_page
 from .pictures import contact_sheet, coverage, draw_each, images_over_steps, loss_curves
 from .progress import Display
 from .tables import comparisons, labels_per_class, markdown, sentences, table
+from .tensorboard import FOLDER as TENSORBOARD
+from .tensorboard import TensorBoard, check_tensorboard
 
 __all__ = [
+    "TENSORBOARD",
+    "TensorBoard",
+    "check_tensorboard",
+    "EVENTS",
     "MARK",
+    "REPORT",
     "Display",
     "JsonLines",
     "both",
@@ -21,6 +40,8 @@ __all__ = [
     "draw_each",
     "images_over_steps",
     "info",
+    "keep_material",
+    "keep_study_material",
     "keep_partial",
     "labels_per_class",
     "loss_curves",
@@ -31,7 +52,9 @@ __all__ = [
     "own_directory",
     "sentences",
     "table",
+    "try_report",
     "resume_directory",
     "write_json",
     "write_page",
+    "write_report",
 ]

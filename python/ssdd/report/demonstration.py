@@ -13,7 +13,9 @@ from ..artifact import DistilledSet, write_atomically
 from ..config import Diverged, Event, Report, as_dict, silent, versions
 from ..studies import SOURCE, Demonstration, Plan, Row, Study, read_snapshots
 from .directory import MARK, own_directory, write_json
+from .html import try_report
 from .log import JsonLines, both
+from .material import keep_material
 from .pictures import contact_sheet, coverage, draw_each, images_over_steps, loss_curves
 from .tables import KRR_ST, Cell, as_json, markdown, sentences, table
 
@@ -27,13 +29,24 @@ def demo(
     command: str = "",
     report: Report = silent,
 ) -> dict[str, Any]:
-    """Compute ``what`` (default: digits) and write it to the folder ``out``; returns what results.json holds.
+    """Compute the demonstration and write it to a folder.
 
     Files: ``teacher.safetensors``, ``seed-N.safetensors`` (the artifacts), ``contact-sheet.png``,
     ``images-over-steps.png``, ``loss.png``, ``coverage.png``, ``cells.jsonl`` (the study), ``results.json``,
-    ``results.md``, ``log.jsonl``.
-    ``workers`` (default: the cores this process may use) changes the time, never the numbers. Worker processes are
-    spawned: in a script, call this from under ``if __name__ == "__main__":``.
+    ``results.md``, ``log.jsonl``, ``report.html`` (with ``seed-N.report.safetensors``), which shows all of it. Worker
+    processes are spawned: in a script, call this under ``if __name__ == "__main__":``.
+
+    Args:
+        out: the folder.
+        what: images, settings, seeds and teacher. Default: digits.
+        workers: number of worker processes; it changes the time, never the numbers. Default: the cores this process may
+            use.
+        overwrite: replace an earlier run in ``out``. Default False.
+        command: the command to name in results.md. Default "".
+        report: receives all events. Default: nothing is reported.
+
+    Returns:
+        The content of results.json.
     """
     what = what or Demonstration()
     workers = len(os.sched_getaffinity(0)) if workers is None else workers
@@ -45,10 +58,12 @@ def demo(
         if event["event"] == "distill":
             losses.setdefault(event["task"], []).append((event["step"], event["loss"]))
 
+    say = report
     with own_directory(out, overwrite) as folder, JsonLines(folder / MARK) as log:
         report = both(log, report, keep_losses)
         seeds = list(range(what.seeds))
-        report({"event": "start", "settings": as_dict(settings), "seeds": seeds, "versions": versions()})
+        start = {"settings": as_dict(settings), "seeds": seeds, "versions": versions(), "data": data.name}
+        report({"event": "start", "command": command, **start})
         pair = what.teach(folder, report)
         trained = time.monotonic()
         try:
@@ -60,7 +75,7 @@ def demo(
         runs = [_artifact(plan, study, seed, folder) for seed in seeds]
         for run in runs:
             report({"event": "result", "seed": run.seed, **run.metrics})
-        found = {
+        results = {
             "data": {"name": data.name, "train": len(data.x_train), "test": len(data.x_test), "size": list(data.size)},
             "command": command,
             "settings": as_dict(settings),
@@ -71,8 +86,8 @@ def demo(
             "workers": workers,
             **as_json(cells),
         }
-        write_json(folder / "results.json", found)
-        write_atomically(folder / "results.md", summary(found, cells).encode())
+        write_json(folder / "results.json", results)
+        write_atomically(folder / "results.md", summary(results, cells).encode())
         distilled = _row(plan)
         draw_each(
             {
@@ -87,29 +102,35 @@ def demo(
             },
             report,
         )
+        for run in runs:
+            snapshots = read_snapshots(study.file(distilled, run.seed, "snapshots"))
+            file = folder / f"seed-{run.seed}.safetensors"
+            first = run.seed == seeds[0]  # the one whose coverage is drawn
+            keep_material(file, run, pair[1].train, data.x_train, data.y_train, snapshots, report, umap=first)
         shutil.rmtree(study.work)
-        report({"event": "end", "seconds": found["seconds"]})
-    return found
+        report({"event": "end", "seconds": results["seconds"]})
+        try_report([folder], say)
+    return results
 
 
 def _row(plan: Plan) -> Row:
-    """The distilled row."""
+    """Return the distilled row."""
     return next(row for row in plan.rows if row.name == KRR_ST)
 
 
 def _cells(plan: Plan, study: Study) -> list[Cell]:
-    """The study's cells as the table takes them, row by row."""
-    found = study.cells.read()
+    """Return the study's cells in the form of the table, row by row."""
+    results = study.cells.read()
     return [
         {"method": row.name, "seed": seed} | {key: cell[key] for key in ("error", "probes", "finetuned")}
         for row in plan.rows
         for seed in range(row.seeds)
-        for cell in [found[row.name, seed, SOURCE]]
+        for cell in [results[row.name, seed, SOURCE]]
     ]
 
 
 def _artifact(plan: Plan, study: Study, seed: int, folder: Path) -> DistilledSet:
-    """The distilled set of one seed, written to ``folder`` with what it was measured to be worth."""
+    """Write the distilled set of one seed to ``folder`` with its measures, and return it."""
     row = _row(plan)
     cell = study.cells.read()[row.name, seed, SOURCE]
     pairs = DistilledSet.load(study.file(row, seed, "pairs"))
@@ -119,17 +140,17 @@ def _artifact(plan: Plan, study: Study, seed: int, folder: Path) -> DistilledSet
 
 
 def keep_partial(error: Diverged, folder: Path) -> None:
-    """Write what a run that diverged had distilled by then to ``partial.safetensors``, and say so in the message."""
+    """Write the last good pairs of a run that diverged to ``partial.safetensors``, and name the file in the message."""
     if error.partial is not None:
         error.partial.save(folder / "partial.safetensors")
         error.args = (f"{error}. Kept: {folder / 'partial.safetensors'}",)
 
 
-def summary(found: dict[str, Any], cells: Sequence[Cell]) -> str:
-    """results.md: the table, how to read it, and what it says."""
-    data, settings, n = found["data"], found["settings"], len(found["seeds"])
+def summary(results: dict[str, Any], cells: Sequence[Cell]) -> str:
+    """Return results.md: the table, how to read it, and its main results as sentences."""
+    data, settings, n = results["data"], results["settings"], len(results["seeds"])
     share = settings["distill"]["images"] / data["train"]
-    pool = list(found["pool"].values())
+    pool = list(results["pool"].values())
     lines = [
         f"# {data['name']}: {settings['distill']['images']} distilled images ({share:.1%} of {data['train']:,})",
         "",
@@ -144,9 +165,9 @@ def summary(found: dict[str, Any], cells: Sequence[Cell]) -> str:
         *(f"- {sentence}" for sentence in sentences(cells)),
         f"- Pool: {sum(p['untrained_share'] for p in pool) / n:.1%} of the networks met were untrained, their mean age "
         f"{sum(p['mean_age'] for p in pool) / n:.0f} steps (pool_counter={settings['distill']['pool_counter']!r}).",
-        f"- {found['seconds']['total']:.0f} s with {found['workers']} worker process"
-        f"{'es' if found['workers'] > 1 else ''} of one thread, the teacher included.",
+        f"- {results['seconds']['total']:.0f} s with {results['workers']} worker process"
+        f"{'es' if results['workers'] > 1 else ''} of one thread, the teacher included.",
     ]
-    if found["command"]:
-        lines += ["", f"Made by `{found['command']}`."]
+    if results["command"]:
+        lines += ["", f"Made by `{results['command']}`."]
     return "\n".join(lines) + "\n"

@@ -1,4 +1,4 @@
-"""A run directory: everything a run writes, never on top of another run without being asked."""
+"""The directory of a run. A run never overwrites another one unless ``overwrite`` is set."""
 
 from __future__ import annotations
 
@@ -10,20 +10,23 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from ..artifact import LOCK, locked, write_atomically
+from ..artifact import LOCK, lock_folder, write_atomically
 from ..config import InputError
 
 MARK = "log.jsonl"
-"""The file that says "this is a run directory": each run starts by opening it."""
+"""The file that marks the directory of a run: each run begins by opening it."""
 RUN = "run.json"
-"""The file of a run that can go on."""
+"""The file of a run that can be resumed."""
+
+EVENTS = "events.jsonl"
+"""The log of a study, in its folder of work: it does not make that folder one that ``--overwrite`` may empty."""
 
 
 def check_directory(path: str | os.PathLike[str], overwrite: bool = False) -> Path:
-    """The path, if :func:`new_directory` would take it; what is there stays as it is.
+    """Return the path if :func:`new_directory` accepts it; nothing there is changed.
 
-    Raises :class:`InputError` where something is there, unless ``overwrite`` is set and it is the directory of an
-    earlier run (or empty): a mistyped path never deletes anything else.
+    Raises :class:`InputError` if the directory is not empty, unless ``overwrite`` is set and it is the directory of an
+    earlier run. So a mistyped path never deletes anything else.
     """
     folder = Path(path)
     if folder.exists() and not folder.is_dir():
@@ -38,10 +41,11 @@ def check_directory(path: str | os.PathLike[str], overwrite: bool = False) -> Pa
 
 
 def new_directory(path: str | os.PathLike[str], overwrite: bool = False) -> Path:
-    """An empty directory at ``path``, but for its lock; refuses what :func:`check_directory` refuses."""
+    """Return an empty directory at ``path``, except for its lock. Refuses what :func:`check_directory` refuses."""
     folder = check_directory(path, overwrite)
-    for entry in sorted(_content(folder), key=lambda entry: entry.name == MARK):  # the mark last: broken off, it is a
-        if entry.is_dir() and not entry.is_symlink():  # run's directory still
+    # The mark is removed last: if this is interrupted, the folder is still recognised as a run's directory.
+    for entry in sorted(_content(folder), key=lambda entry: entry.name == MARK):
+        if entry.is_dir() and not entry.is_symlink():
             shutil.rmtree(entry)
         else:
             entry.unlink()
@@ -51,32 +55,32 @@ def new_directory(path: str | os.PathLike[str], overwrite: bool = False) -> Path
 
 @contextmanager
 def own_directory(path: str | os.PathLike[str], overwrite: bool = False) -> Iterator[Path]:
-    """:func:`new_directory`, locked: while it lasts no other run gets it, nor ``--overwrite`` empties it."""
+    """Create the directory as :func:`new_directory` does and lock it for the time of the context."""
     folder = check_directory(path, overwrite)
     folder.mkdir(parents=True, exist_ok=True)
-    with locked(folder):
+    with lock_folder(folder):
         yield new_directory(folder, overwrite)
 
 
 @contextmanager
 def resume_directory(folder: Path) -> Iterator[None]:
-    """The directory of a run that goes on, locked: while it lasts no other run works there."""
-    with locked(folder):
+    """Lock the directory of a run that is resumed, for the time of the context."""
+    with lock_folder(folder):
         yield
 
 
 def write_json(path: Path, values: Mapping[str, Any]) -> None:
-    """Write ``values`` to ``path``, whole or not at all."""
+    """Write ``values`` to ``path``, completely or not at all."""
     write_atomically(path, (json.dumps(values, indent=1) + "\n").encode())
 
 
 def _content(folder: Path) -> list[Path]:
-    """What is in the folder, where there is one, but for the lock of whoever works there."""
+    """Return the entries of the folder except its lock; none if there is no folder."""
     return [entry for entry in folder.iterdir() if entry.name != LOCK] if folder.is_dir() else []
 
 
 def new_file(path: str | os.PathLike[str], overwrite: bool = False) -> Path:
-    """``path``, checked not to be there yet unless ``overwrite`` is set."""
+    """Return ``path`` if there is no such file yet, or ``overwrite`` is set."""
     file = Path(path)
     if file.is_dir():
         raise InputError(f"out: {file} is a directory; give a file name")

@@ -1,4 +1,4 @@
-"""What is installed, and what an artifact holds, as plain values."""
+"""Information on the installation and on artifacts, as plain values."""
 
 from __future__ import annotations
 
@@ -16,7 +16,11 @@ from ..config import PRESETS, versions
 
 
 def info(artifact: str | os.PathLike[str] | None = None) -> dict[str, Any]:
-    """Versions, machine and presets; or, given a file, everything a :class:`DistilledSet` says of itself."""
+    """Return versions, machine and presets; or, given a file, the description of a :class:`DistilledSet`.
+
+    Args:
+        artifact: a file of a distilled set. Default: describe the installation.
+    """
     if artifact is None:
         return {
             "versions": {**versions(), "ssdd_ext": ssdd_ext.__version__},

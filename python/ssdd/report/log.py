@@ -1,4 +1,4 @@
-"""The JSONL log: one event a line, written as it happens, so that a stopped run keeps all it said."""
+"""The JSONL log: one event per line, written when it happens, so that a stopped run keeps all of its events."""
 
 from __future__ import annotations
 
@@ -16,17 +16,17 @@ from ..config import Event, Report
 class JsonLines:
     """A report that appends each event, with the seconds since the start, to a file. Use it as a context.
 
-    ``append``: go on in the file of a run that was stopped. A line that cannot be written (no space left) is lost,
-    and said so once on standard error: it is no reason to lose the run.
+    ``append``: continue the file of a run that was stopped. A line that cannot be written (no space left) is lost, and
+    the first one gives a message on standard error. The run goes on.
     """
 
     def __init__(self, path: str | os.PathLike[str], append: bool = False) -> None:
         self._path = Path(path)
         before = self._path.read_bytes() if append and self._path.is_file() else b""
-        # Unbuffered: what could not be written must not be tried again at the next line, or when the file is closed.
+        # Unbuffered: a failed write must not be repeated with the next line, or when the file is closed.
         self._file = open(path, "ab" if append else "wb", buffering=0)  # noqa: SIM115 (closed by __exit__)
         if before and not before.endswith(b"\n"):
-            self._file.write(b"\n")  # a killed run left half a line
+            self._file.write(b"\n")  # a killed run may leave an incomplete line
         self._start = time.monotonic()
         self._lost = False
 
@@ -40,7 +40,7 @@ class JsonLines:
             if not self._lost:
                 print(f"{self._path.name}: cannot be written ({error.strerror}); the run goes on", file=sys.stderr)
             self._lost = True
-            self._file.truncate(before)  # not half a line, which the next one would be glued to
+            self._file.truncate(before)  # remove an incomplete line, to which the next one would be appended
             self._file.seek(before)
 
     def __enter__(self) -> JsonLines:
@@ -55,7 +55,7 @@ class JsonLines:
 
 
 def both(*reports: Report) -> Report:
-    """A report that hands each event to all of ``reports``; progress to those that move."""
+    """Return a report that passes each event to all of ``reports``, but progress only to those that show it."""
 
     def report(event: Event) -> None:
         for each in reports:

@@ -1,4 +1,4 @@
-"""A study's page: tables from its finished cells, and what they say about one method against another."""
+"""A study's page: tables of its finished cells, and comparisons of methods."""
 
 from __future__ import annotations
 
@@ -18,21 +18,28 @@ BEGIN, END = "<!-- from the cells: begin -->", "<!-- from the cells: end -->"
 MISSING = "missing"
 
 Measure = Callable[[Mapping[str, Any]], float | None]
-Found = dict[tuple[str, int, str], dict[str, Any]]
+CellsByKey = dict[tuple[str, int, str], dict[str, Any]]
 """(row's name, seed, set) -> cell."""
 
 
 def write_page(plan: Plan, folder: Path, report: Report = silent) -> Path:
-    """Write ``folder``/README.md from ``folder``/cells.jsonl. What stands around its marked part is kept.
+    """Write ``folder``/README.md from ``folder``/cells.jsonl. Text outside its marked part is kept.
 
-    A picture that cannot be drawn is reported as ``{"event": "warning", "message"}`` and left out.
+    Args:
+        plan: the rows of the study.
+        folder: the folder of the cells and the page.
+        report: receives ``{"event": "warning", "message"}`` for a picture that cannot be drawn and is left out.
+            Default: nothing is reported.
+
+    Returns:
+        The page's file.
     """
     page = folder / "README.md"
     around = page.read_text(encoding="utf-8") if page.is_file() else f"# {plan.title}\n\n{BEGIN}\n{END}\n"
     if BEGIN not in around or END not in around:
         around += f"\n{BEGIN}\n{END}\n"
     before, after = around.split(BEGIN)[0], around.split(END)[1]
-    cells = found_cells(plan, folder)
+    cells = read_plan_cells(plan, folder)
     text = tables(plan, cells)
     if len(points := realism_points(plan, cells)) > 1:
         across = "total variation of the distilled images"
@@ -42,37 +49,37 @@ def write_page(plan: Plan, folder: Path, report: Report = silent) -> Path:
     return write_atomically(page, f"{before}{BEGIN}\n{text}\n{END}{after}".encode())
 
 
-def found_cells(plan: Plan, folder: Path) -> Found:
-    """The finished cells of the plan's rows, whatever settings they were computed with."""
+def read_plan_cells(plan: Plan, folder: Path) -> CellsByKey:
+    """Return the finished cells of the plan's rows, whatever settings they were computed with."""
     names = {row.name for row in plan.rows}
     return {key: cell for key, cell in read_cells(folder / CELLS).items() if key[0] in names}
 
 
-def tables(plan: Plan, cells: Found) -> str:
-    """All tables of the page as Markdown; what no cell gives is called missing."""
+def tables(plan: Plan, cells: CellsByKey) -> str:
+    """Return all tables of the page as Markdown. Entries without a cell say "missing"."""
     sets = [SOURCE, *sorted({name for _, _, name in cells} - {SOURCE})]
-    wanted = sum(row.seeds for row in plan.rows) * len(sets)
+    expected = sum(row.seeds for row in plan.rows) * len(sets)
     parts = [
-        f"{len(cells)} of {wanted} cells. Mean ± standard error over the seeds there are (n; in brackets where some "
+        f"{len(cells)} of {expected} cells. Mean ± standard error over the seeds there are (n; in brackets if some "
         "are missing). Probes: accuracy in percent of an L2-regularised logistic regression on frozen features. "
         "Fine-tuned: accuracy after training the whole network on a share of the labels."
     ]
     for name in sets:
-        parts += [f"## {'The source' if name == SOURCE else name}", _measured(plan, cells, name)]
-    parts += ["## Against the baselines", _compared(plan, cells, sets)]
-    parts += ["## What the pools did", _pools(plan, cells)]
+        parts += [f"## {'The source' if name == SOURCE else name}", _measures_table(plan, cells, name)]
+    parts += ["## Against the baselines", _comparison_table(plan, cells, sets)]
+    parts += ["## What the pools did", _pool_table(plan, cells)]
     return "\n\n".join(parts)
 
 
-def _values(cells: Found, row: Row, name: str, measure: Measure) -> dict[int, float]:
-    """Seed -> value, for the seeds that have one."""
-    found = {}
+def _values(cells: CellsByKey, row: Row, name: str, measure: Measure) -> dict[int, float]:
+    """Return seed -> value for the seeds that have one."""
+    values = {}
     for seed in range(row.seeds):
         cell = cells.get((row.name, seed, name))
         value = None if cell is None else measure(cell)
         if value is not None:
-            found[seed] = value
-    return found
+            values[seed] = value
+    return values
 
 
 def _probe(key: str) -> Measure:
@@ -87,7 +94,7 @@ def _finetuned(cell: Mapping[str, Any]) -> float | None:
     return cell.get("finetuned")
 
 
-def _text(cells: Found, row: Row, name: str, measure: Measure, digits: int) -> str:
+def _text(cells: CellsByKey, row: Row, name: str, measure: Measure, digits: int) -> str:
     values = _values(cells, row, name, measure)
     there = sum((row.name, seed, name) in cells for seed in range(row.seeds))
     if not values:
@@ -95,18 +102,18 @@ def _text(cells: Found, row: Row, name: str, measure: Measure, digits: int) -> s
     return entry(list(values.values()), digits) + ("" if there == row.seeds else f" ({there} of {row.seeds})")
 
 
-def _counts(cells: Found, name: str, what: str) -> list[str]:
-    """The numbers of labels there are probes with, few first, all last."""
+def _counts(cells: CellsByKey, name: str, what: str) -> list[str]:
+    """Return the numbers of labels of the probes, few first, all last."""
     keys = {key for (_, _, on), cell in cells.items() if on == name for key in cell["probes"]}
     counts = {int(key.split("/")[1]) for key in keys if key.startswith(f"{what}/")}
     return [str(n) for n in sorted(counts, key=lambda n: n or math.inf)]
 
 
-def _measured(plan: Plan, cells: Found, name: str) -> str:
+def _measures_table(plan: Plan, cells: CellsByKey, name: str) -> str:
     columns: list[tuple[str, Measure, int]] = [("representation error", _error, 3)] if name == SOURCE else []
     for what, note in (("features", ""), ("output", " (predicted representation)")):
         for count in _counts(cells, name, what):
-            head = f"probe, {'all labels' if count == '0' else f'{count} a class'}{note}"
+            head = f"probe, {'all labels' if count == '0' else f'{count} per class'}{note}"
             columns.append((head, _probe(f"{what}/{count}"), 1))
     shares = {row.settings.finetune.share for row in plan.rows} - {0.0}
     if shares:
@@ -116,32 +123,32 @@ def _measured(plan: Plan, cells: Found, name: str) -> str:
     return markdown(rows)
 
 
-def _compared(plan: Plan, cells: Found, sets: Sequence[str]) -> str:
-    """Every distilled row against every selection, paired by seed."""
+def _comparison_table(plan: Plan, cells: CellsByKey, sets: Sequence[str]) -> str:
+    """Return the table of every distilled row against every selection, paired by seed."""
     measures: list[tuple[str, str, Measure, bool]] = [("representation error", SOURCE, _error, True)]
     measures += [(f"{name}, probe with all labels", name, _probe("features/0"), False) for name in sets]
     rows = [["row", "against", *(head for head, _, _, _ in measures)]]
-    for ours in (row for row in plan.rows if row.source in ("krr-st", "recomputed")):
+    for ours in (row for row in plan.rows if row.distilled or row.source == "recomputed"):
         for theirs in (row for row in plan.rows if row.selected and row.teacher == ours.teacher):
             rows.append(
                 [
                     ours.name,
                     theirs.name,
                     *(
-                        _paired(_values(cells, ours, name, m), _values(cells, theirs, name, m), error)
+                        _paired_difference(_values(cells, ours, name, m), _values(cells, theirs, name, m), error)
                         for _, name, m, error in measures
                     ),
                 ]
             )
     legend = (
-        "Paired over the seeds both rows have: mean difference ± two standard errors, positive where the distilled "
+        "Paired over the seeds both rows have: mean difference ± two standard errors, positive if the distilled "
         "set is better (for the error: also by how much of the baseline's). **Bold**: beyond two standard errors, "
         "for or against."
     )
     return f"{legend}\n\n{markdown(rows)}"
 
 
-def _paired(ours: dict[int, float], theirs: dict[int, float], error: bool) -> str:
+def _paired_difference(ours: dict[int, float], theirs: dict[int, float], error: bool) -> str:
     seeds = sorted(ours.keys() & theirs.keys())
     if not seeds:
         return MISSING
@@ -159,8 +166,9 @@ def _paired(ours: dict[int, float], theirs: dict[int, float], error: bool) -> st
     return text + (f", {c.reduction:.1%}" if error else "")
 
 
-def _told(key: str, scale: float = 1.0) -> Measure:
-    """A number that the distillation left with its cell; None where it is not known (seconds of a resumed run)."""
+def _metric(key: str, scale: float = 1.0) -> Measure:
+    """Return a measure that the distillation stored in its cell. It is None if it is not known (seconds of a resumed
+    run)."""
 
     def measure(cell: Mapping[str, Any]) -> float | None:
         value = cell["distillation"].get(key)
@@ -169,10 +177,13 @@ def _told(key: str, scale: float = 1.0) -> Measure:
     return measure
 
 
-def realism_points(plan: Plan, cells: Found) -> list[tuple[str, float, float]]:
-    """(row, total variation of its images, its representation error), means over the seeds, of every distilled row
-    whose settings differ from plain KRR-ST by a realism constraint alone, plain KRR-ST first; else none."""
-    rows = [row for row in plan.rows if row.source == "krr-st"]
+def realism_points(plan: Plan, cells: CellsByKey) -> list[tuple[str, float, float]]:
+    """Return (row, total variation of its images, its representation error), means over the seeds.
+
+    It has plain KRR-ST first, then every distilled row that differs from it only by a realism constraint. It is empty
+    without such rows.
+    """
+    rows = [row for row in plan.rows if row.distilled]
     if not any(row.settings.distill.tv_weight or row.settings.distill.init_weight for row in rows):
         return []
     plain = [row for row in rows if not row.settings.distill.tv_weight and not row.settings.distill.init_weight][:1]
@@ -181,24 +192,24 @@ def realism_points(plan: Plan, cells: Found) -> list[tuple[str, float, float]]:
         d = row.settings.distill
         if [replace(d, tv_weight=0.0, init_weight=0.0)] != [r.settings.distill for r in plain]:
             continue
-        x = _values(cells, row, SOURCE, _told("total_variation"))
+        x = _values(cells, row, SOURCE, _metric("total_variation"))
         y = _values(cells, row, SOURCE, _error)
         if seeds := x.keys() & y.keys():
             points.append((row.name, sum(x[s] for s in seeds) / len(seeds), sum(y[s] for s in seeds) / len(seeds)))
     return points
 
 
-def _pools(plan: Plan, cells: Found) -> str:
+def _pool_table(plan: Plan, cells: CellsByKey) -> str:
     columns: list[tuple[str, Measure, int]] = [
-        ("untrained networks met, %", _told("untrained_share", 100), 1),
-        ("mean age of a network met", _told("mean_age"), 1),
-        ("total variation of the images", _told("total_variation"), 3),
-        ("outer steps", _told("steps"), 0),
-        ("KRR loss at the end", _told("loss"), 4),
-        ("minutes of one core", _told("cpu_seconds", 1 / 60), 1),
+        ("untrained networks met, %", _metric("untrained_share", 100), 1),
+        ("mean age of a network met", _metric("mean_age"), 1),
+        ("total variation of the images", _metric("total_variation"), 3),
+        ("outer steps", _metric("steps"), 0),
+        ("KRR loss at the end", _metric("loss"), 4),
+        ("minutes of one core", _metric("cpu_seconds", 1 / 60), 1),
     ]
     rows = [["row", "L", "T", "steps / (L·T)", *(head for head, _, _ in columns)]]
-    for row in (row for row in plan.rows if row.source == "krr-st"):
+    for row in (row for row in plan.rows if row.distilled):
         d = row.settings.distill
         texts = (_text(cells, row, SOURCE, measure, digits) for _, measure, digits in columns)
         rows.append([row.name, str(d.pool), str(d.pool_steps), f"{d.steps / d.pool / d.pool_steps:.1f}", *texts])

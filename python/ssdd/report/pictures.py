@@ -21,26 +21,26 @@ from ..artifact import write_atomically
 from ..config import InputError, Report
 
 MAX_SIDE = 64
-"""Pixels a side that small images are enlarged towards, by whole factors, so that pixels stay pixels."""
+"""Pixels per side up to which small images are enlarged, by whole factors, so that pixels stay sharp."""
 
 POINTS = 10_000
-"""Representations that a coverage picture shows, at most."""
+"""Largest number of representations in a coverage picture."""
 
 SAMPLE = 32 << 20
-"""Bytes, in float64, of the representations that a coverage picture is computed from, at most."""
+"""Largest number of bytes, in float64, of the representations that a coverage picture is computed from."""
 
 
 def draw_each(pictures: Mapping[Path, Callable[[Path], object]], report: Report) -> list[Path]:
     """Call each function with its file; return the files that were drawn.
 
-    Pictures come after results: what goes wrong with one is a warning that names it, never the end of a run.
+    Pictures come after results, so an error in one is a warning that names it and does not end the run.
     """
     drawn = []
     for file, draw in pictures.items():
         try:
             draw(file)
             drawn.append(file)
-        except Exception as error:  # libraries of many parts, and their settings: any of them may raise
+        except Exception as error:  # drawing libraries and their settings can raise any exception
             why = str(error).strip().partition("\n")[0]
             kind = "" if isinstance(error, InputError) else f"{type(error).__name__}: "
             report(
@@ -54,9 +54,9 @@ def draw_each(pictures: Mapping[Path, Callable[[Path], object]], report: Report)
 
 @contextmanager
 def _plain_environment() -> Iterator[None]:
-    """Let ``import matplotlib`` succeed whatever backend the environment names, and without a home folder.
+    """Let ``import matplotlib`` succeed with any backend named in the environment, and without a home folder.
 
-    Pictures are drawn by Agg alone. A backend inherited from a notebook need not be installed here.
+    Pictures are drawn by Agg only. A backend inherited from a notebook need not be installed here.
     """
     before = {name: os.environ.get(name) for name in ("MPLBACKEND", "MPLCONFIGDIR")}
     with ExitStack() as stack:
@@ -99,7 +99,7 @@ def _save(picture: Any, path: str | os.PathLike[str], **how: Any) -> None:
 
 
 def _tiles(images: Tensor, columns: int, gap: int = 2) -> Any:
-    """A PIL image of a grid. images: float [N, C, H, W] in pixels; what leaves [0, 1] is cut off."""
+    """Return a grid as a PIL image. images: float [N, C, H, W] in pixels; values outside [0, 1] are clipped."""
     from PIL import Image
 
     n, c, h, w = images.shape
@@ -118,12 +118,18 @@ def _tiles(images: Tensor, columns: int, gap: int = 2) -> Any:
 
 
 def contact_sheet(images: Tensor, path: str | os.PathLike[str], columns: int | None = None) -> None:
-    """Write all images, float [N, C, H, W] in pixels, as one PNG."""
+    """Write all images as one PNG.
+
+    Args:
+        images: float [N, C, H, W] in pixels, C = 1 or 3.
+        path: the file.
+        columns: images per row of the sheet. Default: about twice as many columns as rows, at most 25.
+    """
     _save(_tiles(images, columns or min(25, math.ceil(math.sqrt(2 * len(images))))), path)
 
 
 def images_over_steps(snapshots: Mapping[int, Tensor], path: str | os.PathLike[str], count: int = 13) -> None:
-    """Write a PNG with one row a moment (first to last outer step), the first ``count`` images as columns."""
+    """Write a PNG with one row per snapshot (first to last outer step); the first ``count`` images are the columns."""
     moments = sorted(snapshots)
     columns = min(count, len(snapshots[moments[0]]))
     rows = [_tiles(snapshots[step][:columns], columns) for step in moments]
@@ -138,11 +144,12 @@ def images_over_steps(snapshots: Mapping[int, Tensor], path: str | os.PathLike[s
         axis.spines[:].set_visible(False)
     axes[0].set_title("Distilled images after so many outer steps (first row: the real images they start from)")
     figure.tight_layout(h_pad=0.1)
-    _save(figure, path, bbox_inches="tight")  # "tight" counts the row labels in
+    _save(figure, path, bbox_inches="tight")  # "tight" includes the row labels
 
 
 def loss_curves(losses: Mapping[int, Sequence[tuple[int, float]]], path: str | os.PathLike[str]) -> None:
-    """Write the outer loss over the steps, one line a seed. losses: seed -> (step, mean loss since the one before)."""
+    """Write the outer loss over the steps, one line per seed. losses: seed -> (step, mean loss since the previous
+    entry)."""
     figure = _figure(6, 3.6)
     axis = figure.subplots()
     for seed, curve in losses.items():
@@ -156,7 +163,7 @@ def loss_curves(losses: Mapping[int, Sequence[tuple[int, float]]], path: str | o
 
 
 def scatter(points: Sequence[tuple[str, float, float]], path: str | os.PathLike[str], across: str, up: str) -> None:
-    """Write named points (name, x, y) as a PNG, the axes called ``across`` and ``up``."""
+    """Write named points (name, x, y) as a PNG, with the axis labels ``across`` and ``up``."""
     figure = _figure(6, 4)
     axis = figure.subplots()
     for name, x, y in points:
@@ -172,14 +179,14 @@ def scatter(points: Sequence[tuple[str, float, float]], path: str | os.PathLike[
 def coverage(
     representations: Tensor, targets: Tensor, path: str | os.PathLike[str], labels: Tensor | None = None
 ) -> None:
-    """Write the 2-D PCA projection of the teacher's representations [N, C], with distilled targets [S, C] on them.
+    """Write the 2-D PCA projection of the teacher's representations [N, C] and of the distilled targets [S, C].
 
-    The projection is of at most ``POINTS`` of them, a sample that is always the same; ``labels``, int64 [N], give the
+    The projection is computed from at most ``POINTS`` of them, always the same sample. ``labels``, int64 [N], give the
     colours. Representations may be mapped: only the sample is read.
     """
-    rows = _sample(*representations.shape)
+    rows = sample(*representations.shape)
     points = representations[rows].double().cpu()
-    mean, axes, share = _plane(points)
+    mean, axes, share = plane(points)
     flat, flat_targets = (
         torch.cat([(part.double().cpu() - mean) @ axes for part in x.split(1024)]) for x in (points, targets)
     )
@@ -213,17 +220,18 @@ def coverage(
     _save(figure, path)
 
 
-def _sample(n: int, dimension: int) -> Tensor:
-    """Return sorted rows of ``n`` representations: all, or as many as are drawn and fit in ``SAMPLE`` bytes."""
+def sample(n: int, dimension: int) -> Tensor:
+    """Return sorted rows of ``n`` representations: all, or as many as ``POINTS`` and ``SAMPLE`` allow."""
     count = min(n, POINTS, max(2, SAMPLE // (8 * dimension)))
     return torch.from_numpy(np.sort(np.random.default_rng(0).choice(n, count, replace=False)))
 
 
-def _plane(points: Tensor) -> tuple[Tensor, Tensor, float]:
-    """Mean [C], the first two principal axes [C, 2] of float64 ``points`` [N, C], and their share of the variance.
+def plane(points: Tensor) -> tuple[Tensor, Tensor, float]:
+    """Return the mean [C], the first two principal axes [C, 2] of float64 ``points`` [N, C], and their share of the
+    variance.
 
-    They come from the covariance or, if that is larger, from the products of the points with each other: two
-    eigenvectors of a matrix that has no more numbers than ``points``. What there is no second axis of is zero.
+    The axes come from the covariance matrix, or from the Gram matrix of the points if that is smaller. If there is no
+    second axis, it is zero.
     """
     from scipy.linalg import eigh
 
@@ -232,12 +240,12 @@ def _plane(points: Tensor) -> tuple[Tensor, Tensor, float]:
     wide = centred.shape[1] > len(centred)
     products = centred @ centred.T if wide else centred.T @ centred
     total, size = float(products.trace()), len(products)
-    # The transpose of a symmetric matrix lies as LAPACK wants it: no copy.
+    # The transpose of a symmetric matrix is in LAPACK's order, so it is not copied.
     values, vectors = eigh(products.numpy().T, subset_by_index=[max(0, size - 2), size - 1], overwrite_a=True)
-    found = torch.from_numpy(vectors).flip(1)  # the largest first
+    leading = torch.from_numpy(vectors).flip(1)  # the largest first
     if wide:
-        found = centred.T @ found
-        found = found / found.norm(dim=0).clamp_min(1e-300)
+        leading = centred.T @ leading
+        leading = leading / leading.norm(dim=0).clamp_min(1e-300)
     axes = torch.zeros(centred.shape[1], 2, dtype=points.dtype)
-    axes[:, : found.shape[1]] = found
+    axes[:, : leading.shape[1]] = leading
     return mean, axes, min(1.0, max(0.0, float(values.sum())) / total) if total > 0 else 1.0

@@ -1,4 +1,4 @@
-"""Progress on the terminal: one line a running stage, with loss, rate and time left."""
+"""Progress on the terminal: one line per running stage, with loss, learning rate and time left."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ WORDS = {
 
 
 class Display:
-    """A report that draws. Lines of finished stages go; ``overall`` (a count of tasks) stays at the bottom."""
+    """A report that shows progress bars. The line of a finished stage is removed."""
 
     moves = True
     """It gets events of progress, at most two per second."""
@@ -66,7 +66,7 @@ class Display:
             self._progress.remove_task(self._lines.pop(key)[1])
 
     def say(self, text: str) -> None:
-        """A line that stays, above the bars."""
+        """Print a line that stays, above the bars."""
         self._progress.console.print(text, highlight=False, markup=False, soft_wrap=True)
 
     def __enter__(self) -> Display:

@@ -1,4 +1,5 @@
-"""The table: rows are methods, entries mean ± standard error over the seeds; and the sentences that go with it."""
+"""The results table: rows are methods, entries are mean ± standard error over the seeds; and sentences on its
+results."""
 
 from __future__ import annotations
 
@@ -23,7 +24,7 @@ Cell = Mapping[str, Any]
 
 
 def entry(values: Sequence[float], digits: int) -> str:
-    """Mean ± standard error as text; the mean alone of a single value; nothing of none."""
+    """Return mean ± standard error as text; the mean alone for a single value; "" for none."""
     if not values:
         return ""
     mean, error = mean_and_error(values)
@@ -31,20 +32,20 @@ def entry(values: Sequence[float], digits: int) -> str:
 
 
 def methods(cells: Sequence[Cell]) -> list[str]:
-    """The methods there are cells of, in the order of the table."""
+    """Return the methods of ``cells`` in the order of the table."""
     order = [NO_PRETRAINING, RANDOM, RANDOM_LABELS, KMEANS, KRR_ST, TEACHER]
-    found = list(dict.fromkeys(cell["method"] for cell in cells))
-    return sorted(found, key=lambda m: order.index(m) if m in order else len(order))
+    results = list(dict.fromkeys(cell["method"] for cell in cells))
+    return sorted(results, key=lambda m: order.index(m) if m in order else len(order))
 
 
 def labels_per_class(count: str) -> str:
-    """In words, the number of labels that a probe had, as a cell names it: "0" is all of them."""
-    return f"{'all' if count == '0' else count} label{'' if count == '1' else 's'} a class"
+    """Return the number of labels of a probe in words. In a cell "0" means all labels."""
+    return "all labels" if count == "0" else f"{count} label{'' if count == '1' else 's'} per class"
 
 
 def table(cells: Sequence[Cell]) -> list[list[str]]:
-    """Head and rows as text: method, representation error, probes "features / output" for each label count, and the
-    accuracy after fine-tuning if there is any."""
+    """Return head and rows as text: method, representation error, probes "features / output" for each number of
+    labels, and the accuracy after fine-tuning if there is any."""
     counts = list(dict.fromkeys(key.split("/")[1] for cell in cells for key in cell["probes"]))
     tuned = any(cell.get("finetuned") is not None for cell in cells)
     rows = [["method", "representation error", *(f"probe, {labels_per_class(n)}" for n in counts)]]
@@ -65,34 +66,35 @@ def table(cells: Sequence[Cell]) -> list[list[str]]:
 
 
 def markdown(rows: Sequence[Sequence[str]]) -> str:
-    """The same as a Markdown table."""
+    """Return ``rows`` as a Markdown table."""
     lines = ["| " + " | ".join(row) + " |" for row in rows]
     return "\n".join([lines[0], "|" + "---|" * len(rows[0]), *lines[1:]])
 
 
 def comparisons(cells: Sequence[Cell]) -> dict[str, Comparison]:
-    """KRR-ST against each baseline that has an error for the same seeds."""
+    """Compare KRR-ST with each baseline that has an error for the same seeds."""
     errors: dict[str, dict[int, float]] = {}
     for cell in cells:
         if cell["error"] is not None:
             errors.setdefault(cell["method"], {})[cell["seed"]] = cell["error"]
     ours = errors.get(KRR_ST, {})
-    found = {}
+    results = {}
     for method in (RANDOM, KMEANS):
         theirs = errors.get(method, {})
         if ours and ours.keys() == theirs.keys():
-            found[method] = compare([ours[s] for s in ours], [theirs[s] for s in ours])
-    return found
+            results[method] = compare([ours[s] for s in ours], [theirs[s] for s in ours])
+    return results
 
 
 def sentences(cells: Sequence[Cell]) -> list[str]:
-    """What the table says, in words: the comparisons, and whether the probe with all labels is saturated."""
-    said = []
+    """Return the table's main results as sentences: the comparisons, and whether the probe with all labels is
+    saturated."""
+    lines = []
     for method, c in comparisons(cells).items():
         verdict = "more than two standard errors" if c.significant else "NOT more than two standard errors"
         if math.isnan(c.standard_error):
             verdict = "one seed: no standard error"
-        said.append(
+        lines.append(
             f"KRR-ST against {method}: representation error {_change(c.reduction)} "
             f"(paired difference {c.difference:.3f} ± {c.standard_error:.3f}, {verdict})."
         )
@@ -102,12 +104,12 @@ def sentences(cells: Sequence[Cell]) -> list[str]:
         if (values := [p["features/0"] for c in cells if c["method"] == method and "features/0" in (p := c["probes"])])
     }
     if NO_PRETRAINING in means and TEACHER in means and means[TEACHER] - means[NO_PRETRAINING] < 3:
-        said.append(
+        lines.append(
             f"The probe with all labels is saturated here: {means[NO_PRETRAINING]:.1f}% with no pre-training at all, "
             f"{means[TEACHER]:.1f}% for the teacher itself. It says nothing about the distilled set; "
             "the representation error does."
         )
-    return said
+    return lines
 
 
 def _change(reduction: float) -> str:
@@ -115,7 +117,7 @@ def _change(reduction: float) -> str:
 
 
 def as_json(cells: Sequence[Cell]) -> dict[str, Any]:
-    """Cells, table and comparisons as plain values."""
+    """Return cells, table and comparisons as plain values."""
     return {
         "cells": [dict(cell) for cell in cells],
         "table": table(cells),

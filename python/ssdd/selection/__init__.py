@@ -1,37 +1,40 @@
-"""Choosing real images by their representations. A selection is one file here; it need not be named anywhere else.
+"""Selections of real images. A selection is one file of this folder and is registered by itself.
 
-Such a file defines ``NAME``, the word for it in a study's file, and ``select(representations, count, seed)``, which
-returns ``count`` different rows of ``representations`` [N, D] as int64 [count].
+``high_loss.py`` is the selection "high-loss": the setting ``distill.initial`` and the rows of a study know it by that
+name. The file defines ``select(candidates, count, seed)``, which returns ``count`` different rows of the training
+images as int64 [count]. A file with ``NEEDS_REPRESENTATIONS = False`` works without a teacher. Files whose name begins
+with an underscore are no selections.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from importlib import import_module
-from pkgutil import iter_modules
 
 from torch import Tensor
 
-from ..config import InputError
-from .kmeans import kmeans_medoids
+from ..config import SELECTION_NAMES, InputError
+from ._candidates import Candidates
+from .k_means import kmeans_medoids
 from .random import random_subset
 
-Select = Callable[[Tensor, int, int], Tensor]
+Select = Callable[[Candidates, int, int], Tensor]
 
-SELECTIONS: dict[str, Select] = {}
-"""Name -> ``select`` of every file of this folder, in alphabetical order of the files."""
-
-for _file in iter_modules(__path__):
-    _module = import_module(f".{_file.name}", __name__)
-    if hasattr(_module, "NAME"):
-        SELECTIONS[_module.NAME] = _module.select
+_FILES = {name: import_module(f".{name.replace('-', '_')}", __name__) for name in SELECTION_NAMES}
+SELECTIONS: dict[str, Select] = {name: file.select for name, file in _FILES.items()}
+"""Name -> ``select`` of every file of this folder, in alphabetical order."""
 
 
-def choose(name: str, representations: Tensor, count: int, seed: int) -> Tensor:
-    """``count`` different rows of ``representations`` [N, D], int64 [count], by the selection of that name."""
+def needs_representations(name: str) -> bool:
+    """Return True if the selection called ``name`` looks at the teacher's representations."""
+    return getattr(_FILES[name], "NEEDS_REPRESENTATIONS", True)
+
+
+def choose(name: str, candidates: Candidates, count: int, seed: int) -> Tensor:
+    """Choose ``count`` different training images by the selection called ``name``; int64 [count]."""
     if name not in SELECTIONS:
         raise InputError(f"selection: expected one of {', '.join(SELECTIONS)}, got {name!r}")
-    return SELECTIONS[name](representations, count, seed)
+    return SELECTIONS[name](candidates, count, seed)
 
 
-__all__ = ["SELECTIONS", "Select", "choose", "kmeans_medoids", "random_subset"]
+__all__ = ["SELECTIONS", "Candidates", "Select", "choose", "kmeans_medoids", "needs_representations", "random_subset"]

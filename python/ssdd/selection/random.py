@@ -1,21 +1,30 @@
-"""Random images: the start of KRR-ST, and the baseline beside it."""
+"""Random images: the initial images of KRR-ST, and a baseline."""
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor
 
-from .check import check_count
+from ._candidates import Candidates, check_count
 
-NAME = "random"
+NEEDS_REPRESENTATIONS = False
 
 
-def select(representations: Tensor, count: int, seed: int) -> Tensor:
-    """:func:`random_subset` of the rows of ``representations``."""
-    return random_subset(len(representations), count, seed)
+def select(candidates: Candidates, count: int, seed: int) -> Tensor:
+    """Apply :func:`random_subset` to the training images."""
+    return random_subset(len(candidates.targets), count, seed)
 
 
 def random_subset(n: int, count: int, seed: int) -> Tensor:
-    """Draw ``count`` different rows of ``n`` at random; int64 [count]."""
+    """Draw ``count`` different rows of ``n`` at random.
+
+    Args:
+        n: the number of rows.
+        count: how many to draw, from 1 to ``n``.
+        seed: seed of the draw.
+
+    Returns:
+        int64 [count].
+    """
     check_count(n, count)
     return torch.randperm(n, generator=torch.Generator().manual_seed(seed))[:count]

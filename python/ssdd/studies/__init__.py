@@ -1,10 +1,10 @@
-"""Studies: a table of methods x seeds x sets that fills itself, one cell after the other."""
+"""Studies: tables of methods x seeds x sets, computed cell by cell."""
 
 from .baselines import baseline
 from .comparison import Comparison, compare, mean_and_error
 from .demo import Demonstration
 from .fill import Study, fill_study, missing_cells, read_snapshots
-from .plan import Plan, Row, read_plan
+from .plan import Plan, Row, is_distilled, is_selected, place_in_table, read_plan
 from .run import run_study
 from .store import CELLS, SOURCE, Cells, read_cells
 from .workers import Task, run_tasks
@@ -23,7 +23,10 @@ __all__ = [
     "compare",
     "fill_study",
     "mean_and_error",
+    "is_distilled",
+    "is_selected",
     "missing_cells",
+    "place_in_table",
     "read_cells",
     "read_plan",
     "read_snapshots",

@@ -1,4 +1,4 @@
-"""Whether one method beats another: the paired difference over the seeds against its standard error."""
+"""Comparison of two methods: the mean paired difference over the seeds, and its standard error."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from ..config import InputError
 
 
 def mean_and_error(values: Sequence[float]) -> tuple[float, float]:
-    """Mean and its standard error, s/√n with s from n-1 degrees of freedom (nan for a single value)."""
+    """Return the mean and its standard error, s/√n with s from n-1 degrees of freedom (nan for a single value)."""
     n = len(values)
     if not n:
         raise InputError("values: expected at least one")
@@ -22,24 +22,29 @@ def mean_and_error(values: Sequence[float]) -> tuple[float, float]:
 
 @dataclass(frozen=True)
 class Comparison:
-    """``ours`` against ``theirs``, both errors (smaller is better), paired by seed."""
+    """``ours`` compared with ``theirs``, both errors (smaller is better), paired by seed."""
 
     difference: float
-    """Mean of theirs - ours: positive where ours is better."""
+    """Mean of theirs - ours: positive if ours is better."""
     standard_error: float
-    """Of that mean, over the seeds."""
+    """Standard error of that mean over the seeds."""
     reduction: float
     """1 - mean(ours) / mean(theirs)."""
 
     @property
     def significant(self) -> bool:
-        """Whether ours is better by more than two standard errors."""
+        """True if ours is better by more than two standard errors."""
         return self.difference > 2 * self.standard_error
 
 
 def compare(ours: Sequence[float], theirs: Sequence[float]) -> Comparison:
-    """Compare two lists of errors, one entry a seed, in the same order of seeds."""
+    """Compare two lists of errors, paired by seed.
+
+    Args:
+        ours: one error per seed.
+        theirs: one error per seed, in the same order of seeds.
+    """
     if len(ours) != len(theirs):
-        raise InputError(f"theirs: expected {len(ours)} values, one a seed, got {len(theirs)}")
+        raise InputError(f"theirs: expected {len(ours)} values, one per seed, got {len(theirs)}")
     difference, error = mean_and_error([t - o for o, t in zip(ours, theirs, strict=True)])
     return Comparison(difference, error, 1 - mean_and_error(ours)[0] / mean_and_error(theirs)[0])

@@ -1,4 +1,4 @@
-"""The demonstration: the study of demo.toml, with a teacher that is trained for it."""
+"""The demonstration: the study of demo.toml, with a teacher that is trained first."""
 
 from __future__ import annotations
 
@@ -21,16 +21,18 @@ FILE = Path(__file__).with_name("demo.toml")
 
 @dataclass(frozen=True)
 class Demonstration:
-    """What is demonstrated on which images. Raises :class:`InputError` if its parts do not fit together."""
+    """The parts of a demonstration. Raises :class:`InputError` if they do not fit together."""
 
     data: ImageSet = field(default_factory=lambda: load_images("digits"))
+    """The images. Default: digits."""
     settings: Settings = field(default_factory=lambda: preset("digits"))
+    """The settings. Default: the preset digits."""
     seeds: int = 5
-    """How many: 0, 1, ..."""
+    """Number of seeds: 0, 1, ..."""
     teacher: Teacher | None = None
-    """A network of yours (default: one is trained)."""
+    """Your own network. Default: a teacher is trained."""
     representations: Representations | None = None
-    """Of a teacher that is not at hand, in place of any."""
+    """Representations of a teacher that is not available as a network. Default: none."""
 
     def __post_init__(self) -> None:
         if self.seeds < 1:
@@ -42,21 +44,22 @@ class Demonstration:
         check_before_training(self.data, self.settings, self.teacher, self.representations)
 
     def plan(self) -> Plan:
-        """The rows of demo.toml that can be computed, with these settings and seeds."""
+        """Return the rows of demo.toml that can be computed, with these settings and seeds."""
         plan = read_plan(FILE, settings=self.settings, seeds=self.seeds)
         without_test = self.representations is not None and self.representations.test is None
         rows = (self._row(row) for row in plan.rows if not (row.source == "teacher" and without_test))
         return replace(plan, title=self.data.name, rows=tuple(rows))
 
     def _row(self, row: Row) -> Row:
-        """``evaluate.random_targets`` says what the random images are trained to give."""
+        """Set the targets of the random images to ``evaluate.random_targets``."""
         targets = self.settings.evaluate.random_targets
         return row if row.source != "random" else replace(row, name=f"random + {targets}", targets=targets)
 
     def teach(self, folder: Path, report: Report = silent) -> TeacherPair:
-        """The teacher, trained here and kept in ``folder`` if none was given, and the representations of all images.
+        """Return the teacher and the representations of all images. A teacher that is trained here is saved in
+        ``folder``.
 
-        A set that no probe can be made on is reported as ``{"event": "warning", "message"}`` before that.
+        If no probe can be made on the set, this is reported first as ``{"event": "warning", "message"}``.
         """
         if why := why_no_probe(self.data):
             report({"event": "warning", "message": why})
@@ -67,7 +70,7 @@ class Demonstration:
         return pair
 
     def fill(self, pair: TeacherPair, folder: Path, workers: int, report: Report = silent) -> Study:
-        """Compute the cells, in ``folder``/cells.jsonl; what is kept on the way is in ``folder``/work."""
+        """Compute the cells into ``folder``/cells.jsonl; intermediate files are in ``folder``/work."""
         teacher, representations = pair
         key = fingerprint(representations.train) if teacher is None else teacher.key()
         cells = Cells(folder / CELLS, {SOURCE: self.data.fingerprint, "teacher": key})

@@ -1,4 +1,4 @@
-"""Filling a study's table: what a row needs is made once, kept as a file, and measured set by set."""
+"""Filling a study's table: what a row needs is computed once, kept as a file, and measured on each set."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ from ..artifact import DistilledSet, read_safetensors, wait_for_lock, write_atom
 from ..checkpoint import Checkpoints
 from ..config import Event, InputError, Report, silent, versions
 from ..data import ImageSet
-from ..distillation import Distillation, Job, distill, total_variation
-from ..evaluation import Cell, finetune, measure, pretrained, probes, why_no_probe
+from ..distillation import Distillation, Job, distill, target_size, total_variation
+from ..evaluation import Cell, finetune, measure, pretrain_new, probes, why_no_probe
 from ..models import Network, seeded, student
-from ..selection import choose
+from ..selection import Candidates, choose
 from ..teachers import Representations, Teacher
 from .baselines import baseline
 from .plan import Plan, Row
@@ -30,28 +30,28 @@ from .store import SOURCE, Cells, describe_differences
 from .workers import Task, run_tasks
 
 TeacherPair = tuple[Teacher | None, Representations]
-"""A teacher, if there is more than its representations of the source, and these."""
+"""A teacher, or None if only its representations are known, and its representations of the source."""
 
 
 @dataclass(frozen=True)
 class Study:
-    """What all rows share: the images, the teachers, the cells, and the folder ``work`` of what is kept on the way."""
+    """What all rows share: the images, the teachers, the cells, and the folder ``work`` of intermediate files."""
 
     data: ImageSet
     teachers: Mapping[Path | None, TeacherPair]
-    """The teacher of each row: under None the study's, under a path the one of the rows that name it."""
+    """Teachers by path: None is the study's teacher, a path is the teacher of the rows that name it."""
     cells: Cells
     work: Path
     targets: Mapping[str, ImageSet] = field(default_factory=dict)
     cache: str | os.PathLike[str] | None = None
-    """The folder for representations of known views; None: none are kept."""
+    """The folder for representations of known views; None keeps none."""
 
     def network(self, row: Row, outputs: int) -> Network:
-        """The row's student, with a random start."""
+        """Return the row's student, with random weights."""
         return student(row.settings.student, self.data.channels, self.data.size, outputs)
 
     def file(self, row: Row, seed: int, kind: str) -> Path:
-        """Where ``work`` keeps something of a row under a seed: "pairs", "network" or "snapshots"."""
+        """Return the file in ``work`` for a row under a seed: "pairs", "network" or "snapshots"."""
         return self.work / f"{row.slug}.seed-{seed}.{kind}.safetensors"
 
 
@@ -60,26 +60,26 @@ Unit = tuple[Row, int, list[str]]
 
 
 def missing_cells(plan: Plan, names: Sequence[str], cells: Cells) -> list[Unit]:
-    """The cells that are not there, seed 0 of all rows first. Raises :class:`InputError` if one is of other settings,
-    data or teacher."""
-    found = cells.read()
+    """Return the missing cells, seed 0 of all rows first. Raises :class:`InputError` if an existing cell has other
+    settings, data or teacher."""
+    existing = cells.read()
     for row, seed in plan.order():
         for name in names:
-            if (row.name, seed, name) in found:
-                cells.check(row, found[row.name, seed, name])
-    return [(row, seed, [n for n in names if (row.name, seed, n) not in found]) for row, seed in plan.order()]
+            if (row.name, seed, name) in existing:
+                cells.check(row, existing[row.name, seed, name])
+    return [(row, seed, [n for n in names if (row.name, seed, n) not in existing]) for row, seed in plan.order()]
 
 
 def fill_study(plan: Plan, study: Study, workers: int = 1, report: Report = silent) -> None:
-    """Compute every cell that is not there, seed 0 of all rows first. Stopped at any moment, a call goes on from there.
+    """Compute every missing cell, seed 0 of all rows first. After a stop, the next call continues from there.
 
-    Reports ``{"event": "study", "row", "seed", "set", "done", "of", "seconds", "left"}`` per finished cell: ``left`` is
-    an estimate of the seconds of computing that the rest needs on one core, None if nothing is known yet.
+    Reports ``{"event": "study", "row", "seed", "set", "done", "of", "seconds", "left"}`` per finished cell. ``left``
+    estimates the processor seconds of the remaining cells on one core; it is None if nothing is known yet.
     """
     names = [SOURCE, *study.targets]
     todo = missing_cells(plan, names, study.cells)
-    found, wanted = study.cells.read(), [(row.name, seed, name) for row, seed in plan.order() for name in names]
-    done = [found[key] for key in wanted if key in found]
+    existing, expected = study.cells.read(), [(row.name, seed, name) for row, seed in plan.order() for name in names]
+    done = [existing[key] for key in expected if key in existing]
 
     def count_cells(event: Event) -> None:
         if event["event"] == "study-cell":
@@ -93,9 +93,9 @@ def fill_study(plan: Plan, study: Study, workers: int = 1, report: Report = sile
                     "seed": cell["seed"],
                     "set": cell["set"],
                     "done": len(done),
-                    "of": len(wanted),
+                    "of": len(expected),
                     "seconds": sum(cell["cpu_seconds"].values()),
-                    "left": remaining(done, waiting),
+                    "left": estimate_remaining(done, waiting),
                 }
             )
         else:
@@ -113,8 +113,8 @@ def _has(cells: Sequence[dict[str, Any]], row: Row, seed: int, name: str) -> boo
     return any(c["row"] == row.name and c["seed"] == seed and c["set"] == name for c in cells)
 
 
-def remaining(done: Sequence[Mapping[str, Any]], waiting: Sequence[tuple[Row, int, str]]) -> float | None:
-    """Seconds of computing that the waiting cells need: what the same row took, else the mean of the rows known."""
+def estimate_remaining(done: Sequence[Mapping[str, Any]], waiting: Sequence[tuple[Row, int, str]]) -> float | None:
+    """Estimate the processor seconds of the waiting cells: the row's own mean, or else the mean of the known rows."""
     known: dict[tuple[str, str], list[float]] = {}
     for cell in done:
         known.setdefault((cell["row"], cell["set"]), []).append(sum(cell["cpu_seconds"].values()))
@@ -131,16 +131,16 @@ def remaining(done: Sequence[Mapping[str, Any]], waiting: Sequence[tuple[Row, in
 
 
 def fill_unit(study: Study, row: Row, seed: int, missing: Sequence[str], report: Report = silent) -> None:
-    """One row under one seed: its pairs, its pre-trained network, then a cell per set of ``missing``.
+    """Compute one row under one seed: its pairs, its pre-trained network, then one cell per set of ``missing``.
 
-    If another process is at this unit, it is waited for, and what it left is not computed again.
+    If another process computes this unit, wait for it; its cells are not computed again.
     """
     with wait_for_lock(study.work / f"{row.slug}.seed-{seed}.lock"):
-        found = study.cells.read()
-        for key in [(row.name, seed, name) for name in missing if (row.name, seed, name) in found]:
-            study.cells.check(row, found[key])
-            report({"event": "study-cell", "cell": found[key]})
-        missing = [name for name in missing if (row.name, seed, name) not in found]
+        existing = study.cells.read()
+        for key in [(row.name, seed, name) for name in missing if (row.name, seed, name) in existing]:
+            study.cells.check(row, existing[key])
+            report({"event": "study-cell", "cell": existing[key]})
+        missing = [name for name in missing if (row.name, seed, name) not in existing]
         if missing:
             _compute(study, row, seed, missing, report)
 
@@ -161,21 +161,21 @@ def _compute(study: Study, row: Row, seed: int, missing: Sequence[str], report: 
             measure_teacher(study, row, name, cell, report)
         else:
             predicts = pairs is not None and pairs.target_kind == "representation"
-            wanted = representations.test if name == SOURCE and predicts else None
-            measure(network, study.data.preprocessing, data, row.settings, cell, wanted, pairs is not None, report)
+            expected = representations.test if name == SOURCE and predicts else None
+            measure(network, study.data.preprocessing, data, row.settings, cell, expected, pairs is not None, report)
         seconds["measure"] = clock.lap()
         values = {"error": cell.error, "probes": cell.probes, "finetuned": cell.finetuned}
-        if row.source == "krr-st" and pairs is not None:
+        if row.distilled and pairs is not None:
             values["distillation"] = {
                 key: pairs.metrics[key] for key in ("steps", "loss", "untrained_share", "mean_age", "cpu_seconds")
             } | {"total_variation": float(total_variation(pairs.images))}
-        kept = study.cells.append(row, seed, name, values | {"cpu_seconds": dict(seconds), "versions": versions()})
-        report({"event": "study-cell", "cell": kept})
+        stored = study.cells.append(row, seed, name, values | {"cpu_seconds": dict(seconds), "versions": versions()})
+        report({"event": "study-cell", "cell": stored})
         seconds = {"pairs": 0.0, "pretrain": 0.0}
 
 
 def row_pairs(study: Study, row: Row, seed: int, report: Report = silent) -> DistilledSet | None:
-    """What the row's network is pre-trained on, from its file if a call before this one finished it."""
+    """Return what the row's network is pre-trained on, from its file if an earlier call finished it."""
     data, (teacher, representations) = study.data, study.teachers[row.teacher]
     train = representations.train
     if row.source in ("nothing", "teacher"):
@@ -194,9 +194,9 @@ def row_pairs(study: Study, row: Row, seed: int, report: Report = silent) -> Dis
         if not file.is_file():
             _make_pairs(study, row, seed, file, report)
     pairs = DistilledSet.load(file)
-    _same(file, {"distill": pairs.config}, {"distill": row.relevant["distill"]})
-    # As they lay in memory when they were made, whoever made them: another alignment or order rounds otherwise. Real
-    # images have the channels of a pixel side by side; to torch those with one channel are contiguous too.
+    _check_same(file, {"distill": pairs.config}, {"distill": row.relevant["distill"]})
+    # Use the memory layout that a new set has, as another alignment or order rounds differently. Real images have the
+    # channels of a pixel side by side. Images with one channel are contiguous in both layouts.
     order = torch.channels_last if row.selected or pairs.images.shape[1] == 1 else torch.contiguous_format
     images = torch.empty_like(pairs.images, memory_format=order).copy_(pairs.images)
     return replace(pairs, images=images, targets=pairs.targets.clone())
@@ -206,10 +206,12 @@ def _make_pairs(study: Study, row: Row, seed: int, file: Path, report: Report) -
     """Distil or select, and write ``file``."""
     data, train = study.data, study.teachers[row.teacher][1].train
     begun = time.process_time()
-    if row.source == "krr-st":
+    if row.distilled:
         pairs, resumed = _distil(study, row, seed, report)
     else:
-        rows = choose(row.source, train, row.settings.distill.images, seed)
+        targets = train if row.targets == "teacher" else data.one_hot()
+        candidates = Candidates(train, targets, data, partial(study.network, row, targets.shape[1]))
+        rows = choose(row.source, candidates, row.settings.distill.images, seed)
         pairs, resumed = baseline(data, rows, train, method=row.source, seed=seed, targets=row.targets), False
         pairs.config = row.relevant["distill"]
     pairs.metrics["cpu_seconds"] = None if resumed else round(time.process_time() - begun, 1)
@@ -218,7 +220,8 @@ def _make_pairs(study: Study, row: Row, seed: int, file: Path, report: Report) -
 
 
 def _distil(study: Study, row: Row, seed: int, report: Report) -> tuple[DistilledSet, bool]:
-    """The row's distilled set, and whether the run went on from a checkpoint; its snapshots are kept as a file."""
+    """Return the row's distilled set, and True if the run resumed from a checkpoint. Its snapshots are kept as a
+    file."""
     teacher, representations = study.teachers[row.teacher]
     resumed = False
 
@@ -229,10 +232,11 @@ def _distil(study: Study, row: Row, seed: int, report: Report) -> tuple[Distille
 
     checkpoints = _checkpoints(study, row, seed)
     checkpoints.report = notice_resume
+    outputs = target_size(row.settings.distill, study.data, representations.dimension)
     job = Job(
         study.data,
         representations.train,
-        partial(study.network, row, representations.dimension),
+        partial(study.network, row, outputs),
         row.settings.distill,
         seed,
         teacher,
@@ -247,39 +251,39 @@ def _checkpoints(study: Study, row: Row, seed: int) -> Checkpoints:
 
 
 def write_snapshots(run: Distillation, file: Path) -> None:
-    """Keep the images of a run at some of its outer steps."""
+    """Write the images of a run at some of its outer steps."""
     tensors = {f"{step:09d}": x.contiguous() for step, x in run.snapshots.items()}
     write_atomically(file, to_bytes(tensors, metadata={"ssdd": json.dumps({"format": "ssdd.snapshots"})}))
 
 
 def read_snapshots(file: Path) -> dict[int, torch.Tensor]:
-    """What :func:`write_snapshots` kept: outer step -> images, float32 [S, C, H, W] in pixels."""
+    """Read a file of :func:`write_snapshots`: outer step -> images, float32 [S, C, H, W] in pixels."""
     return {int(step): x for step, x in sorted(read_safetensors(file)[0].items())}
 
 
 def row_network(study: Study, row: Row, seed: int, pairs: DistilledSet | None, report: Report = silent) -> Network:
-    """The row's pre-trained network, from its file if a call before this one finished it."""
+    """Return the row's pre-trained network, from its file if an earlier call finished it."""
     make = partial(study.network, row)
     if pairs is None:
-        return pretrained(None, make, row.settings, seed=seed)
+        return pretrain_new(None, make, row.settings, seed=seed)
     file = study.file(row, seed, "network")
-    wanted: dict[str, Any] = {
+    expected: dict[str, Any] = {
         key: row.relevant[key] for key in ("student", "pretrain", "distill", "targets") if key in row.relevant
     }
     if file.is_file():
         tensors, meta = read_safetensors(file)
-        _same(file, meta, wanted)
+        _check_same(file, meta, expected)
         network = seeded(lambda: make(pairs.targets.shape[1]), seed)
         network.load_state_dict(tensors)
         return network.eval()
-    network = pretrained(pairs, make, row.settings, seed=seed, report=report)
+    network = pretrain_new(pairs, make, row.settings, seed=seed, report=report)
     tensors = {key: value.contiguous() for key, value in network.state_dict().items()}
-    write_atomically(file, to_bytes(tensors, metadata={"ssdd": json.dumps(as_json(wanted))}))
+    write_atomically(file, to_bytes(tensors, metadata={"ssdd": json.dumps(as_json(expected))}))
     return network
 
 
 def measure_teacher(study: Study, row: Row, name: str, cell: Cell, report: Report = silent) -> None:
-    """The teacher's own representations, probed; fine-tuning it needs the network itself."""
+    """Measure the teacher's own representations by probes. Fine-tuning the teacher needs the network itself."""
     teacher, representations = study.teachers[row.teacher]
     data = study.data if name == SOURCE else study.targets[name]
     if name == SOURCE and representations.test is not None:
@@ -296,18 +300,18 @@ def measure_teacher(study: Study, row: Row, name: str, cell: Cell, report: Repor
 
 
 def as_json(values: Any) -> Any:
-    """Tuples as lists, as a reader of the file will find them."""
+    """Return ``values`` as a JSON reader returns them: tuples become lists."""
     return json.loads(json.dumps(values))
 
 
-def _same(file: Path, stored: Mapping[str, Any], wanted: Mapping[str, Any]) -> None:
-    found = describe_differences(stored, wanted)
-    if found:
-        raise InputError(f"{file}: kept by a run with other settings ({'; '.join(found[:3])}); move it away")
+def _check_same(file: Path, stored: Mapping[str, Any], expected: Mapping[str, Any]) -> None:
+    differ = describe_differences(stored, expected)
+    if differ:
+        raise InputError(f"{file}: kept by a run with other settings ({'; '.join(differ[:3])}); move it away")
 
 
 class _Clock:
-    """Processor seconds, which a paused or a shared machine does not change much."""
+    """Processor seconds, which do not count pauses and change little on a shared machine."""
 
     def __init__(self) -> None:
         self.last = time.process_time()

@@ -1,4 +1,4 @@
-"""A study's file: which rows, which seeds, which sets, in TOML."""
+"""The plan of a study: its rows, seeds and sets, read from TOML."""
 
 from __future__ import annotations
 
@@ -10,26 +10,53 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal, cast, get_args
 
-from ..config import FINETUNE, InputError, Settings, current_name, official, preset, with_settings
+from ..config import (
+    FINETUNE,
+    METHOD_NAMES,
+    InputError,
+    Settings,
+    current_name,
+    official,
+    preset,
+    replace_fields,
+    with_settings,
+)
 from ..selection import SELECTIONS
 
 _STAGES: dict[str, tuple[str, ...]] = {
     "nothing": ("student",),
     **dict.fromkeys(SELECTIONS, ("student", "pretrain")),
     "full set": ("student", "pretrain"),
-    "krr-st": ("student", "pretrain", "distill"),
+    **dict.fromkeys(METHOD_NAMES, ("student", "pretrain", "distill")),
     "recomputed": ("student", "pretrain", "distill"),
     "teacher": (),
 }
-"""What a row's network is pre-trained on -> the settings that its numbers depend on, beside those of the measuring.
+"""Source of a row's pre-training -> the stages whose settings change its numbers, besides those of the measurements.
 
-"recomputed": the images of another row, their targets replaced by the teacher's representations of them. "teacher":
-the teacher itself is measured. The names of :mod:`ssdd.selection`: real images with their representations.
+"recomputed": the images of another row, with the teacher's representations of them as new targets. "teacher": the
+teacher itself is measured. The names of :mod:`ssdd.selection`: real images with their representations. The methods of
+distillation: a distilled set.
 """
 
 SOURCES = tuple(_STAGES)
+_PLACES = {"nothing": 0, **dict.fromkeys(SELECTIONS, 1), "full set": 3, "teacher": 4}
 _OPTIONS = ("size", "classes", "teacher_prefix")
 Targets = Literal["teacher", "labels"]
+
+
+def is_selected(source: str) -> bool:
+    """Return True for real images that a selection chose. Distilled sets are compared with these rows."""
+    return source in SELECTIONS
+
+
+def is_distilled(source: str) -> bool:
+    """Return True for a method of distillation."""
+    return source in METHOD_NAMES
+
+
+def place_in_table(source: str) -> int:
+    """Return a number to sort rows by: no pre-training, selections, distilled sets, the full set, the teacher."""
+    return _PLACES.get(source, 2)
 
 
 @dataclass(frozen=True)
@@ -38,47 +65,54 @@ class Row:
 
     name: str
     source: str
-    """One of ``SOURCES``: what the network is pre-trained on."""
+    """What the network is pre-trained on: one of ``SOURCES``."""
     settings: Settings
     seeds: int
     of: Row | None = None
-    """The row whose images a "recomputed" one takes."""
+    """For "recomputed": the row whose images are used."""
     later: bool = False
-    """Whether all other rows come first, with all their seeds."""
+    """True if all other rows come first, with all their seeds."""
     teacher: Path | None = None
-    """A teacher of the row's own, in place of the study's."""
+    """A teacher for this row, in place of the study's."""
     targets: Targets = "teacher"
-    """What selected images are trained to give: the teacher's representations, or their labels."""
+    """Targets of selected images: the teacher's representations, or their labels."""
 
     @property
     def selected(self) -> bool:
-        """True if the row stands for real images that a selection chose: what distilled sets are compared with."""
-        return self.source in SELECTIONS
+        """:func:`is_selected` of the row's source."""
+        return is_selected(self.source)
+
+    @property
+    def distilled(self) -> bool:
+        """:func:`is_distilled` of the row's source."""
+        return is_distilled(self.source)
 
     @property
     def slug(self) -> str:
-        """The name as part of a file name."""
+        """The row's name, as part of a file name."""
         return re.sub(r"[^a-z0-9]+", "-", self.name.lower().replace("'", "")).strip("-")
 
     @property
     def relevant(self) -> dict[str, Any]:
-        """The settings that this row's numbers depend on, so that changing others leaves its cells valid."""
+        """The settings that change this row's numbers. Other settings can change without making its cells invalid."""
         every = asdict(self.settings)
-        found = {stage: every[stage] for stage in (*_STAGES[self.source], "evaluate", "finetune")}
-        found["evaluate"].pop("random_targets")  # a study's rows say themselves what they are trained on
+        content = {stage: every[stage] for stage in (*_STAGES[self.source], "evaluate", "finetune")}
+        content["evaluate"].pop("random_targets")  # in a study, each row has its own targets
         if self.selected:
-            found["distill"] = {"images": self.settings.distill.images}
+            content["distill"] = {"images": self.settings.distill.images}
         if self.targets != "teacher":
-            found["targets"] = self.targets
-        return found
+            content["targets"] = self.targets
+        return content
 
 
 @dataclass(frozen=True)
 class Plan:
-    """What :func:`read_plan` found. What the file of the study does not name is None."""
+    """The content of a study's file, from :func:`read_plan`. A key that the file does not have is None."""
 
     title: str
+    """The title of the page."""
     rows: tuple[Row, ...]
+    """The rows of the table, in order."""
     data: str | Path | None = None
     """The images to distil."""
     teacher: str | None = None
@@ -86,46 +120,57 @@ class Plan:
     targets: Mapping[str, str | Path] = field(default_factory=dict)
     """Name -> images of a target set."""
     size: int | None = None
-    """Images of folders, the targets' too, are resized to so many pixels (default: they stay as they are)."""
+    """Pixels per side that images of folders are resized to, those of targets included (default: no resizing)."""
     classes: str | None = None
-    """What the folders inside a folder are, "folders" or "none" (default: the folder says it)."""
+    """Classes of a folder, "folders" or "none" (default: decided from the folder)."""
     teacher_prefix: str | None = None
-    """What the names of the teacher's weights begin with (default: the file says it)."""
+    """The first words of the names of the teacher's weights (default: decided from the file)."""
 
     def order(self) -> list[tuple[Row, int]]:
-        """(row, seed), seed 0 of all rows first: the table is useful early. Rows marked "later" follow one by one, each
-        with all its seeds: stopped early, a study has some of them whole and not all of them in part."""
+        """Return (row, seed) in the order of computing: seed 0 of all rows first, so that the table is useful early.
+
+        Rows marked "later" follow one by one, each with all its seeds. A study that is stopped then has complete rows.
+        """
         seeds = range(max(row.seeds for row in self.rows))
         first = [(r, s) for s in seeds for r in self.rows if s < r.seeds and not r.later]
         return first + [(r, s) for r in self.rows if r.later for s in range(r.seeds)]
 
 
 def read_plan(path: str | os.PathLike[str], *, settings: Settings | None = None, seeds: int | None = None) -> Plan:
-    """Read a study's TOML file. ``settings`` and ``seeds`` take the place of its ``preset`` and ``seeds``.
+    """Read a study's TOML file.
 
-    Keys: ``title``, ``preset``, ``finetune`` (a recipe of ``FINETUNE``), ``seeds`` (a number), ``data``, ``teacher``
-    (files, relative to this one), ``size``, ``classes``, ``teacher_prefix`` (of :class:`Plan`), tables ``targets``
-    (name = file) and ``set`` ("stage.field" = value, for all rows), and one ``[[row]]`` per row with ``name``, ``from``
-    (one of ``SOURCES``) and optionally ``seeds``, ``official``, ``set``, ``teacher`` (a file, in place of the study's),
-    ``later`` (true: after all other rows), for a selection ``targets`` ("teacher" or "labels") and, for "recomputed",
-    ``of``: the name of a "krr-st" row above it. An :class:`InputError` names what is wrong.
+    Its keys: ``title``, ``preset``, ``finetune`` (a recipe of ``FINETUNE``), ``seeds`` (a number), ``data``,
+    ``teacher`` (files, relative to this one), ``size``, ``classes``, ``teacher_prefix`` (see :class:`Plan`), tables
+    ``targets`` (name = file) and ``set`` ("stage.field" = value, for all rows), and one ``[[row]]`` per row. A row has
+    ``name``, ``from`` (one of ``SOURCES``) and optionally ``seeds``, ``official``, ``set``, ``teacher`` (a file, in
+    place of the study's) and ``later`` (true: after all other rows). A selection may have ``targets`` ("teacher" or
+    "labels"). "recomputed" needs ``of``, the name of a distilled row above it.
+
+    Args:
+        path: the file.
+        settings: used in place of the file's ``preset``. Default: the preset.
+        seeds: used in place of the file's ``seeds``. Default: those of the file.
+
+    Raises:
+        InputError: naming the row and the key, what was expected and what came.
     """
     path = Path(path)
     try:
-        found = tomllib.loads(path.read_text(encoding="utf-8"))
+        content = tomllib.loads(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
         raise InputError(f"{path}: not a readable study file ({error})") from None
     known = {"title", "preset", "finetune", "seeds", "data", "teacher", "targets", "set", "row", *_OPTIONS}
-    _only(found, known, str(path))
-    shared = settings or preset(_text(found, "preset", str(path)))
-    if "finetune" in found:
-        if found["finetune"] not in FINETUNE:
-            raise InputError(f"{path}: finetune: expected one of {', '.join(FINETUNE)}, got {found['finetune']!r}")
-        shared = replace(shared, finetune=FINETUNE[found["finetune"]])
-    shared = with_settings(shared, _changes(found, str(path)))
-    seeds = _number(found, "seeds", 5, str(path)) if seeds is None else seeds
+    _check_keys(content, known, str(path))
+    shared = settings or preset(_text(content, "preset", str(path)))
+    if "finetune" in content:
+        recipe = content["finetune"]
+        if recipe not in FINETUNE:
+            raise InputError(f"{path}: finetune: expected one of {', '.join(FINETUNE)}, got {recipe!r}")
+        shared = replace(shared, finetune=FINETUNE[recipe])
+    shared = with_settings(shared, _changes(content, str(path)))
+    seeds = _number(content, "seeds", 5, str(path)) if seeds is None else seeds
     rows: list[Row] = []
-    for i, table in enumerate(found.get("row", []), 1):
+    for i, table in enumerate(content.get("row", []), 1):
         rows.append(_row(table, shared, seeds, rows, path, f"{path}: row {i}"))
     slugs = [row.slug for row in rows]
     if not rows or len(set(slugs)) != len(slugs) or "" in slugs:
@@ -135,18 +180,18 @@ def read_plan(path: str | os.PathLike[str], *, settings: Settings | None = None,
         return path.parent / str(value)
 
     return Plan(
-        found.get("title", path.stem),
+        content.get("title", path.stem),
         tuple(rows),
-        beside(found["data"]) if "data" in found else None,
-        str(beside(found["teacher"])) if "teacher" in found else None,
-        {name: beside(value) for name, value in found.get("targets", {}).items()},
-        _number(found, "size", 1, str(path)) if "size" in found else None,
-        *(_text(found, key, str(path)) if key in found else None for key in ("classes", "teacher_prefix")),
+        beside(content["data"]) if "data" in content else None,
+        str(beside(content["teacher"])) if "teacher" in content else None,
+        {name: beside(value) for name, value in content.get("targets", {}).items()},
+        _number(content, "size", 1, str(path)) if "size" in content else None,
+        *(_text(content, key, str(path)) if key in content else None for key in ("classes", "teacher_prefix")),
     )
 
 
 def _row(table: dict[str, Any], shared: Settings, seeds: int, above: list[Row], path: Path, where: str) -> Row:
-    _only(table, {"name", "from", "seeds", "official", "set", "of", "later", "teacher", "targets"}, where)
+    _check_keys(table, {"name", "from", "seeds", "official", "set", "of", "later", "teacher", "targets"}, where)
     source = _text(table, "from", where)
     if source not in SOURCES:
         raise InputError(f"{where}: from: expected one of {', '.join(SOURCES)}, got {source!r}")
@@ -156,10 +201,10 @@ def _row(table: dict[str, Any], shared: Settings, seeds: int, above: list[Row], 
         raise InputError(f"{where}: targets: expected one of {words}, for a selection only, got {targets!r}")
     of = None
     if source == "recomputed" or "of" in table:
-        of = next((row for row in above if row.name == table.get("of") and row.source == "krr-st"), None)
+        of = next((row for row in above if row.name == table.get("of") and row.distilled), None)
         if of is None or source != "recomputed":
             raise InputError(
-                f"{where}: of: expected the name of a krr-st row above it, for from = 'recomputed' only, "
+                f"{where}: of: expected the name of a distilled row above it, for from = 'recomputed' only, "
                 f"got {table.get('of')!r}"
             )
         shared, seeds = of.settings, of.seeds
@@ -167,6 +212,8 @@ def _row(table: dict[str, Any], shared: Settings, seeds: int, above: list[Row], 
     if "teacher" in table:
         teacher = path.parent / _text(table, "teacher", where)
     settings = with_settings(official(shared) if table.get("official") else shared, _changes(table, where))
+    if source in METHOD_NAMES:
+        settings = replace_fields(settings, {"distill.method": source})
     name, number = _text(table, "name", where), _number(table, "seeds", seeds, where)
     return Row(name, source, settings, number, of, bool(table.get("later")), teacher, cast(Targets, targets))
 
@@ -178,7 +225,7 @@ def _changes(table: dict[str, Any], where: str) -> dict[str, str]:
     return {current_name(key): "-".join(map(str, v)) if isinstance(v, list) else str(v) for key, v in changes.items()}
 
 
-def _only(table: Any, known: set[str], where: str) -> None:
+def _check_keys(table: Any, known: set[str], where: str) -> None:
     if not isinstance(table, dict) or set(table) - known:
         came = ", ".join(sorted(set(table) - known)) if isinstance(table, dict) else repr(table)
         raise InputError(f"{where}: expected only {', '.join(sorted(known))}, got {came}")

@@ -1,4 +1,4 @@
-"""A study from its plan to its cells: load what it names, then fill them."""
+"""A study from its plan to its cells: load the images and teachers that it names, then compute the cells."""
 
 from __future__ import annotations
 
@@ -23,20 +23,30 @@ def run_study(
     cache: str | os.PathLike[str] | None = None,
     workers: int = 1,
     report: Report = silent,
-) -> None:
-    """Compute the cells of ``plan`` that ``out``/cells.jsonl does not hold yet; they are appended to it.
+) -> Study:
+    """Compute the cells of ``plan`` that ``out``/cells.jsonl does not have yet, and append them to it.
 
-    ``work`` (default: ``out``/work) keeps the distilled sets and the pre-trained networks, so that a call that was
-    stopped goes on behind the last of them. ``cache``: the folder for representations (default: none are kept).
-    ``workers``: processes of one thread each; their number changes no result. Reports ``{"event": "loaded",
-    "summary"}`` per set of images and per teacher that says what was found, and ``{"event": "warning", "message"}`` per
-    set that no probe can be made on, then what :func:`fill_study` reports.
-    Raises :class:`InputError` if a finished cell was computed from other settings, images or teacher.
+    Args:
+        plan: the rows, seeds and sets.
+        out: the folder of the cells.
+        work: the folder of distilled sets and pre-trained networks, which a call after a stop reads again. Default:
+            ``out``/work.
+        cache: the folder for representations. Default: none are kept.
+        workers: number of processes, each with one thread; it changes no result. Default 1.
+        report: receives ``{"event": "loaded", "summary"}`` per set and per teacher with a summary, ``{"event":
+            "warning", "message"}`` per set that allows no probe, and one ``{"event": "study", ...}`` per finished cell.
+            Default: nothing is reported.
+
+    Returns:
+        What all rows share, with the teachers and where each row's files are.
+
+    Raises:
+        InputError: if a finished cell was computed from other settings, images or teacher.
     """
     own = list(dict.fromkeys(row.teacher for row in plan.rows if row.teacher is not None))
     name = plan.teacher
     if name is None and own and all(row.teacher for row in plan.rows if row.source != "nothing"):
-        name = str(own[0])  # no row asks for it
+        name = str(own[0])  # no row uses the study's teacher
     if plan.data is None or name is None:
         missing = "data" if plan.data is None else "teacher"
         raise InputError(f"{missing}: expected it in the file of the study or as --{missing}")
@@ -63,3 +73,4 @@ def run_study(
         teachers[path] = (other, represent(other, images, cache))
     study = Study(images, teachers, cells, Path(work or Path(out) / "work"), targets, cache)
     fill_study(plan, study, workers, report)
+    return study

@@ -1,8 +1,8 @@
-"""The finished cells of a study: one file, one line per cell, to which several processes append at the same time.
+"""The finished cells of a study: one file with one line per cell, to which several processes append at the same time.
 
-A line is a JSON object. Most are cells: ``row``, ``seed``, ``set``, what was measured and ``inputs``. The others hold
-the ``settings`` of a ``row``, for its cells below. A last line without its end was cut short when its process was
-killed: it is ignored, and the next cell takes its place.
+A line is a JSON object. Most lines are cells: ``row``, ``seed``, ``set``, the measured values and ``inputs``. The
+others have the ``settings`` of a ``row``, for the cells below them. If the last line has no end, its process was
+killed: it is ignored, and the next cell overwrites it.
 """
 
 from __future__ import annotations
@@ -25,28 +25,28 @@ CELLS = "cells.jsonl"
 """The file of a study's cells, in its folder."""
 
 Key = tuple[str, int, str]
-"""Row's name, seed, set."""
+"""Name of the row, seed, name of the set."""
 
 _CELL = {"row": str, "seed": int, "set": str, "probes": dict, "inputs": dict}
 
 
 class Cells:
-    """The cells in ``file``. ``inputs`` says what they are computed from: name of the set, or "teacher" -> fingerprint.
+    """The cells in ``file``. ``inputs``: fingerprints of what they are computed from, by name of the set or "teacher".
 
-    ``teachers``: the fingerprint of each teacher that is some row's own.
+    ``teachers``: the fingerprint of each teacher that belongs to single rows.
     """
 
     def __init__(self, file: Path, inputs: Mapping[str, str], teachers: Mapping[Path, str] | None = None) -> None:
         self.file, self.inputs, self.teachers = file, dict(inputs), dict(teachers or {})
 
     def read(self) -> dict[Key, dict[str, Any]]:
-        """All finished cells, each with its ``settings``."""
+        """Return all finished cells, each with its ``settings``."""
         return read_cells(self.file)
 
     def check(self, row: Row, cell: Mapping[str, Any]) -> None:
         """Raise :class:`InputError` if ``cell`` was computed with other settings, data or teacher than ``row`` has.
 
-        Such a cell is neither believed nor overwritten.
+        Such a cell is neither used nor overwritten.
         """
         found = describe_differences(cell["settings"], row.relevant)
         found += [
@@ -57,7 +57,7 @@ class Cells:
         if found:
             raise InputError(
                 f"{self.file}: the cell of {row.name}, seed {cell['seed']}, {cell['set']} is of another configuration "
-                f"({'; '.join(found[:3])}); give the row another name, or take that line out to compute it anew"
+                f"({'; '.join(found[:3])}); give the row another name, or remove that line to compute it again"
             )
 
     def _inputs(self, row: Row, name: str) -> dict[str, str]:
@@ -65,7 +65,8 @@ class Cells:
         return {SOURCE: self.inputs[SOURCE], "teacher": teacher, name: self.inputs[name]}
 
     def append(self, row: Row, seed: int, name: str, values: Mapping[str, Any]) -> dict[str, Any]:
-        """Keep a finished cell and return it. A cell that another process has kept meanwhile stays as it is."""
+        """Append a finished cell and return it. If another process has appended the same cell meanwhile, that one
+        stays."""
         cell = {
             "row": row.name,
             "from": row.source,
@@ -86,7 +87,7 @@ class Cells:
 
 
 def read_cells(file: Path) -> dict[Key, dict[str, Any]]:
-    """The cells of a study, each with its ``settings``; none if there is no such file."""
+    """Read the cells of a study, each with its ``settings``; empty if there is no such file."""
     try:
         text = file.read_bytes()
     except FileNotFoundError:
@@ -97,17 +98,17 @@ def read_cells(file: Path) -> dict[Key, dict[str, Any]]:
 
 
 def to_line(values: Mapping[str, Any]) -> bytes:
-    """``values`` as one line of the file."""
+    """Return ``values`` as one line of the file."""
     return (json.dumps(values, separators=(",", ":")) + "\n").encode()
 
 
-def describe_differences(stored: Mapping[str, Any], wanted: Mapping[str, Any]) -> list[str]:
-    """:func:`ssdd.config.differences` as text."""
-    return [f"{key}: {there!r} there, {here!r} here" for key, (there, here) in differences(stored, wanted).items()]
+def describe_differences(stored: Mapping[str, Any], current: Mapping[str, Any]) -> list[str]:
+    """Return :func:`ssdd.config.differences` as text."""
+    return [f"{key}: {there!r} there, {here!r} here" for key, (there, here) in differences(stored, current).items()]
 
 
 def _parse(file: Path, text: bytes) -> tuple[dict[Key, dict[str, Any]], dict[str, dict[str, Any]]]:
-    """The cells of whole lines, the first of each kind, and the latest settings of each row."""
+    """Return the cells of complete lines, the first of each key, and the latest settings of each row."""
     cells: dict[Key, dict[str, Any]] = {}
     latest: dict[str, dict[str, Any]] = {}
     for number, line in enumerate(text.splitlines(), 1):
@@ -138,7 +139,8 @@ def _read(handle: int) -> bytes:
 
 
 def _replace_end(handle: int, start: int, text: bytes) -> None:
-    """Write ``text`` from ``start`` on, to the disk; if it cannot be written whole, nothing of it stays."""
+    """Replace the file from ``start`` on by ``text`` and flush it. If it cannot be written completely, none of it
+    stays."""
     os.ftruncate(handle, start)
     os.lseek(handle, start, os.SEEK_SET)
     try:

@@ -1,4 +1,4 @@
-"""Work spread over processes of one thread each."""
+"""Tasks distributed over processes of one thread each."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from ..config import Report, silent
 
 @dataclass(frozen=True)
 class Task:
-    """A call for a worker process: ``function(*arguments, report=...)``; all of it must be picklable."""
+    """A call for a worker process, ``function(*arguments, report=...)``. All of it must be picklable."""
 
     name: str
     function: Callable[..., Any]
@@ -24,14 +24,15 @@ class Task:
 
 
 def run_tasks(tasks: Sequence[Task], workers: int, report: Report = silent) -> list[Any]:
-    """Run the tasks in at most ``workers`` processes of one thread each; their results, in the order of the tasks.
+    """Run the tasks in at most ``workers`` processes of one thread each; return their results in the order of the
+    tasks.
 
-    One thread a process, always: on small images more are no faster, and results then do not depend on ``workers``.
-    Every event gets the key ``task`` and is handed to ``report`` in this process. The first error ends the others.
-    One worker is this process: a signal that pauses or ends it finds all of the work.
+    Every process has one thread: on small images more threads are no faster, and results do not depend on ``workers``.
+    Every event gets the key ``task`` and is passed to ``report`` in this process. The first error ends the other tasks.
+    A single worker is this process, so a signal that pauses or ends it reaches all of the work.
     """
     if min(workers, len(tasks)) <= 1:
-        return _here(tasks, report)
+        return _run_here(tasks, report)
     context = multiprocessing.get_context("spawn")
     events: Any = context.Queue()
     pool = ProcessPoolExecutor(min(workers, len(tasks)), mp_context=context, initializer=_start, initargs=(events,))
@@ -52,16 +53,16 @@ def run_tasks(tasks: Sequence[Task], workers: int, report: Report = silent) -> l
         pool.shutdown(cancel_futures=True)
 
 
-def _here(tasks: Sequence[Task], report: Report) -> list[Any]:
+def _run_here(tasks: Sequence[Task], report: Report) -> list[Any]:
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
-        return [_named(task, report) for task in tasks]
+        return [_run_task(task, report) for task in tasks]
     finally:
         torch.set_num_threads(threads)
 
 
-def _named(task: Task, report: Report) -> Any:
+def _run_task(task: Task, report: Report) -> Any:
     return task.function(*task.arguments, report=lambda event: report({**event, "task": task.name}))
 
 
@@ -69,7 +70,7 @@ def _failed(future: Future[Any]) -> bool:
     return future.done() and not future.cancelled() and future.exception() is not None
 
 
-_events: Any = None  # the worker's end of the queue, set once a process
+_events: Any = None  # the worker's end of the queue, set once per process
 
 
 def _start(events: Any) -> None:
@@ -79,4 +80,4 @@ def _start(events: Any) -> None:
 
 
 def _call(task: Task) -> Any:
-    return _named(task, _events.put)
+    return _run_task(task, _events.put)

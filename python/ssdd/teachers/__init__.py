@@ -1,6 +1,7 @@
-"""Teachers: a network trained here (Barlow Twins, SimCLR, BYOL), one of the user's, or representations from a file.
+"""Teachers: a network trained here (Barlow Twins, SimCLR, BYOL), the user's own network, or representations from a
+file.
 
-And classifiers, the teachers of target-data-free distillation.
+Classifiers are the teachers of target-data-free distillation.
 """
 
 from ..data import cache_directory
@@ -8,7 +9,7 @@ from .classifier import Classifier, check_labels, train_classifier
 from .kd import check_kd, distil_knowledge
 from .representations import Representations, read_representations, represent, write_representations
 from .teacher import Represent, Teacher
-from .training import train_teacher, untrained
+from .training import new_backbone, train_teacher
 from .views import Views
 
 __all__ = [
@@ -25,6 +26,6 @@ __all__ = [
     "represent",
     "train_classifier",
     "train_teacher",
-    "untrained",
+    "new_backbone",
     "write_representations",
 ]

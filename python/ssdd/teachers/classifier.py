@@ -1,4 +1,4 @@
-"""A classifier of a labelled set: the teacher of target-data-free distillation, and what a student becomes."""
+"""A classifier of a labelled set: the teacher, and then the student, of target-data-free distillation."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ from ..data import (
     to_device,
     unmatched_classes,
 )
-from ..models import Network, accuracy, build, import_from_here, seeded
+from ..models import Network, accuracy, build, build_stored, import_from_here, seeded
 from .weights import is_weights
 
 FORMAT = "ssdd.classifier"
@@ -40,8 +40,12 @@ FORMAT = "ssdd.classifier"
 class Classifier:
     """A network from normalised images [N, C, H, W] to class scores [N, ``classes``].
 
-    ``preprocessing``: the mean and std that its images are normalised with. ``about`` (JSON values) is kept with the
-    weights: how the network is built, and what it was trained on.
+    Args:
+        module: the network.
+        preprocessing: the mean and std that its images are normalised with.
+        classes: the number of classes.
+        about: JSON values that are kept with the weights: how the network is built, and what it was trained on.
+            Default {}.
     """
 
     module: nn.Module
@@ -50,7 +54,7 @@ class Classifier:
     about: dict[str, Any] = field(default_factory=dict)
 
     def key(self) -> str:
-        """SHA-256 of weights, structure and preprocessing."""
+        """Return the SHA-256 of weights, structure and preprocessing, which identifies a classifier in checkpoints."""
         digest = hashlib.sha256(f"{self.module!r} {asdict(self.preprocessing)}".encode())
         for name, value in self.module.state_dict().items():
             digest.update(f"{name} {value.dtype} {tuple(value.shape)}".encode())
@@ -93,17 +97,17 @@ class Classifier:
             )
         try:
             about = meta["about"]
-            size = (about["size"][0], about["size"][1])
-            shape = {"width": about["width"], "stem": about["stem"]}
-            network = build(about["model"], about["channels"], size, about["classes"], **shape)
+            network = build_stored(about, about["classes"])
             network.load_state_dict(tensors)
             preprocessing = Preprocessing.stored(meta)
-        except (KeyError, TypeError, ValueError, IndexError, RuntimeError) as error:
+        except InputError as error:
+            raise InputError(f"teacher: {path}: {error}") from None
+        except (KeyError, TypeError, ValueError, RuntimeError) as error:
             raise InputError(f"teacher: {path}: damaged classifier file ({error})") from None
         return cls(network.eval(), preprocessing, about["classes"], about)
 
     @classmethod
-    def built(
+    def from_network(
         cls,
         network: Network,
         preprocessing: Preprocessing,
@@ -113,16 +117,30 @@ class Classifier:
         stem: str,
         about: Mapping[str, Any],
     ) -> Classifier:
-        """Return a classifier that can be saved: ``network``, made by ``build(model, ..., width=width, stem=stem)`` for
-        images of ``shape`` (C, H, W)."""
+        """Return ``network`` as a classifier that can be saved.
+
+        Args:
+            network: the network that ``build(model, ..., width=width, stem=stem)`` made; it is put in eval mode.
+            preprocessing: the mean and std that its images are normalised with.
+            shape: (C, H, W) of its images.
+            model: the name that ``build`` got.
+            width: the factor on the channels that ``build`` got.
+            stem: the stem that ``build`` got.
+            about: more JSON values that are kept with the weights.
+        """
         classes = network.head.out_features
         how = {"model": model, "width": width, "stem": stem, "channels": shape[0], "size": list(shape[1:])}
         return cls(network.eval(), preprocessing, classes, {**how, "classes": classes, **about})
 
     @classmethod
     def named(cls, name: str) -> Classifier:
-        """``FILE.safetensors`` written by ``ssdd train-classifier``, or ``package.module:factory``, called without
-        arguments, which returns a :class:`Classifier`: any network of yours with the preprocessing that it needs."""
+        """Return a classifier by name.
+
+        Args:
+            name: ``FILE.safetensors`` written by ``ssdd train-classifier``; or ``package.module:factory``, which is
+                called without arguments and returns a :class:`Classifier`: any network with the preprocessing that it
+                needs.
+        """
         place, _, attribute = name.partition(":")
         if is_weights(name) or not attribute:
             return cls.load(name)
@@ -158,9 +176,19 @@ def train_classifier(
 ) -> Classifier:
     """Train a classifier on the labels of ``data``.
 
-    Reports ``{"event": "classifier", "step", "steps", "loss"}`` once an epoch. With ``checkpoints`` the training goes
-    on from the newest one there is, to the same bits as if it had never stopped. Raises :class:`Diverged` if the loss
-    stops being finite.
+    Args:
+        data: the images, with labels of the same classes in both parts.
+        config: the network and the settings of the training.
+        seed: seed of the initial weights and of every random draw. Default 0.
+        report: receives ``{"event": "classifier", "step", "steps", "loss"}`` once per epoch. Default: nothing is
+            reported.
+        checkpoints: where the state is kept; the training continues from the newest checkpoint, to the same bits as an
+            uninterrupted one. Default: nowhere.
+        device: where the network trains. Default: the CPU.
+
+    Raises:
+        InputError: if the labels do not suffice.
+        Diverged: if the loss is no longer finite.
     """
     check_labels(data)
     network = seeded(
@@ -198,23 +226,23 @@ def train_classifier(
         optimizer.step()
         step += 1
         if step % order.per_epoch == 0 or step == steps:
-            value = finite(loss, "classifier", step, config.lr)
+            value = check_finite(loss, "classifier", step, config.lr)
             report({"event": "classifier", "step": step, "steps": steps, "loss": value})
-        keep(checkpoints, step, network, optimizer, order, loss, config.lr)
+        save_if_due(checkpoints, step, network, optimizer, order, loss, config.lr)
     about = {"data": data.name, "classifier": as_dict(config), "seed": seed}
     shape = (data.channels, *data.size)
-    return Classifier.built(network, data.preprocessing, shape, config.model, config.width, config.stem, about)
+    return Classifier.from_network(network, data.preprocessing, shape, config.model, config.width, config.stem, about)
 
 
-def finite(loss: Tensor, stage: str, step: int, lr: float) -> float:
-    """Return the loss as a number. Raises :class:`Diverged` if it is none."""
+def check_finite(loss: Tensor, stage: str, step: int, lr: float) -> float:
+    """Return the loss as a number. Raises :class:`Diverged` if it is not finite."""
     value = float(loss.detach())
     if not math.isfinite(value):
         raise Diverged(f"{stage}: the loss is {value} at step {step}; try a smaller {stage}.lr (now {lr})")
     return value
 
 
-def keep(
+def save_if_due(
     checkpoints: Checkpoints | None,
     step: int,
     network: nn.Module,
@@ -223,10 +251,10 @@ def keep(
     loss: Tensor,
     lr: float,
 ) -> None:
-    """Write a checkpoint if it is time, or if the run was asked to stop."""
+    """Write a checkpoint if one is due, or if the run must stop."""
     stop = checkpoints is not None and checkpoints.stop()
     if checkpoints is not None and (stop or checkpoints.due()):
-        finite(loss, checkpoints.stage, step, lr)  # a state that diverged never takes the place of a good one
+        check_finite(loss, checkpoints.stage, step, lr)  # a state that diverged does not replace a good one
         state = {
             "network": network.state_dict(),
             "optimizer": optimizer.state_dict(),
@@ -238,7 +266,7 @@ def keep(
 
 
 def restore(state: dict[str, Any], network: nn.Module, optimizer: torch.optim.Optimizer, order: Order) -> int:
-    """Go on from what :func:`keep` wrote; returns the number of steps that are done."""
+    """Load the state that :func:`save_if_due` wrote; return the number of steps that are done."""
     network.load_state_dict(state["network"])
     optimizer.load_state_dict(state["optimizer"])
     order.generator.set_state(state["generator"])

@@ -14,9 +14,9 @@ from torch import Tensor
 from ..artifact import DistilledSet
 from ..checkpoint import Checkpoints, fingerprint
 from ..config import InputError, KdConfig, Pulse, Report, as_dict, silent
-from ..data import CPU, ImageSet, Order, gather, random_operation, repeatable
+from ..data import CPU, ImageSet, Order, apply_dsa, draw_dsa, gather, repeatable
 from ..models import Network, seeded
-from .classifier import Classifier, finite, keep, restore
+from .classifier import Classifier, check_finite, restore, save_if_due
 
 
 def check_kd(teacher: Classifier, pairs: DistilledSet, data: ImageSet) -> None:
@@ -60,11 +60,27 @@ def distil_knowledge(
     checkpoints: Checkpoints | None = None,
     device: torch.device = CPU,
 ) -> Network:
-    """Return a student of ``teacher`` that has seen no image and no label of the teacher's training set.
+    """Train a student of ``teacher`` without images and labels of the teacher's training set.
 
-    ``make(outputs)`` returns a network with a random start. ``pretrain`` trains one in place on ``pairs``; the student
-    has its backbone and a new last layer (with ``config.images="noise"``: a random start). ``recipe``: JSON values that
-    say how the student is made, for checkpoints. Reports ``{"event": "kd", "step", "steps", "loss"}`` once an epoch.
+    Args:
+        teacher: the classifier; it stays as it is.
+        pairs: the distilled set.
+        make: ``make(outputs)`` returns a network with random initial weights.
+        config: the settings of the distillation.
+        pretrain: trains a network in place on ``pairs``; the student has its backbone and a new last layer. It is not
+            called if ``config.images`` is "noise". Default: no pre-training.
+        recipe: JSON values that say how the student is made, for checkpoints. Default {}.
+        seed: seed of the initial weights and of every random draw. Default 0.
+        report: receives ``{"event": "kd", "step", "steps", "loss"}`` once per epoch. Default: nothing is reported.
+        checkpoints: where the state is kept; the training continues from the newest checkpoint, to the same bits as an
+            uninterrupted one. Default: nowhere.
+        device: where the networks run. Default: the CPU.
+
+    Returns:
+        The student, in eval mode.
+
+    Raises:
+        Diverged: if the loss is no longer finite.
     """
     images = pairs.images.to(device)
     order = Order(len(images), config.batch, torch.Generator().manual_seed(seed))
@@ -87,7 +103,7 @@ def distil_knowledge(
         for group in optimizer.param_groups:
             epoch = step // order.per_epoch
             group["lr"] = config.first_lr * 0.5 * (1 + math.cos(math.pi * epoch / config.epochs))
-        x = student_input(gather(images, order.next(), device), teacher, config, order.generator)
+        x = make_input(gather(images, order.next(), device), teacher, config, order.generator)
         with torch.no_grad():
             soft = guide(x).softmax(1)
         loss = F.cross_entropy(student(x), soft)
@@ -96,14 +112,16 @@ def distil_knowledge(
         optimizer.step()
         step += 1
         if step % order.per_epoch == 0:
-            report({"event": "kd", "step": step, "steps": steps, "loss": finite(loss, "kd", step, config.first_lr)})
-        keep(checkpoints, step, student, optimizer, order, loss, config.first_lr)
+            report(
+                {"event": "kd", "step": step, "steps": steps, "loss": check_finite(loss, "kd", step, config.first_lr)}
+            )
+        save_if_due(checkpoints, step, student, optimizer, order, loss, config.first_lr)
     return student.eval()
 
 
-def student_input(pixels: Tensor, teacher: Classifier, config: KdConfig, generator: torch.Generator) -> Tensor:
-    """Return what teacher and student see of a batch of distilled images, float [N, C, H, W]."""
+def make_input(pixels: Tensor, teacher: Classifier, config: KdConfig, generator: torch.Generator) -> Tensor:
+    """Return the networks' input for a batch of distilled images, float [N, C, H, W] in [0, 1]."""
     if config.images == "noise":
         return torch.randn(pixels.shape, generator=generator).to(pixels.device)
-    view = random_operation(pixels, generator)
+    view = apply_dsa(pixels, draw_dsa(generator, len(pixels)))
     return teacher.preprocessing.normalise(view) if config.input == "normalised" else view

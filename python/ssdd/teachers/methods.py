@@ -1,5 +1,5 @@
-"""Three ways to learn representations without labels, each a module around the backbone: its loss on two views of a
-batch, and the extra networks it needs while it trains."""
+"""Three methods that learn representations without labels. Each is a module around the backbone, with a loss on two
+views of a batch and the extra networks that training needs."""
 
 from __future__ import annotations
 
@@ -14,7 +14,8 @@ from ..config import TeacherConfig
 
 
 def barlow_loss(a: Tensor, b: Tensor, redundancy: float) -> Tensor:
-    """Projections of two views, [N, P] each -> Σ_i (1 - C_ii)² + redundancy · Σ_{i≠j} C_ij², C their correlation."""
+    """Return Σ_i (1 - C_ii)² + redundancy · Σ_{i≠j} C_ij², C the cross-correlation of the projections of two views,
+    [N, P]."""
     a = (a - a.mean(0)) / (a.std(0) + 1e-5)
     b = (b - b.mean(0)) / (b.std(0) + 1e-5)
     c = a.T @ b / len(a)
@@ -23,8 +24,11 @@ def barlow_loss(a: Tensor, b: Tensor, redundancy: float) -> Tensor:
 
 
 def simclr_loss(a: Tensor, b: Tensor, temperature: float) -> Tensor:
-    """Projections of two views, [N, P] each -> mean over the 2N views of the cross-entropy of finding, by cosine over
-    ``temperature``, the other view of the same image among all 2N - 1 others (NT-Xent)."""
+    """Return the NT-Xent loss of the projections of two views, [N, P] each.
+
+    Each of the 2N views is classified by its cosines, over ``temperature``, to all 2N - 1 others; the right class is
+    the other view of the same image. The result is the mean cross-entropy.
+    """
     z = F.normalize(torch.cat([a, b]), dim=1)
     scores = z @ z.T / temperature
     scores.fill_diagonal_(float("-inf"))
@@ -33,51 +37,55 @@ def simclr_loss(a: Tensor, b: Tensor, temperature: float) -> Tensor:
 
 
 def byol_loss(predicted: Tensor, target: Tensor) -> Tensor:
-    """Predictions and targets of the other view, [N, P] each -> mean of 2 - 2 · cosine."""
+    """Return the mean of 2 - 2 · cosine between predictions and targets of the other view, [N, P] each."""
     return 2 - 2 * F.cosine_similarity(predicted, target, dim=1).mean()
 
 
 def mlp(dimension: int, width: int) -> nn.Sequential:
-    """Two linear layers with BatchNorm and ReLU between: projectors and predictors. [N, dimension] -> [N, width]."""
+    """Build two linear layers with BatchNorm and ReLU between them, for projectors and predictors: [N, dimension] to
+    [N, width]."""
     return nn.Sequential(
         nn.Linear(dimension, width, bias=False), nn.BatchNorm1d(width), nn.ReLU(), nn.Linear(width, width, bias=False)
     )
 
 
 class BarlowTwins(nn.Module):
-    """Two views of an image should agree, and the coordinates should not repeat (Zbontar et al., 2021)."""
+    """Makes two views of an image agree, and the coordinates of a representation uncorrelated (Zbontar et al.,
+    2021)."""
 
     def __init__(self, backbone: nn.Module, dimension: int, config: TeacherConfig) -> None:
         super().__init__()
         self.config, self.projector = config, mlp(dimension, config.projector)
 
     def loss(self, backbone: Callable[[Tensor], Tensor], views: Tensor) -> Tensor:
-        """views: normalised images [2N, C, H, W], the second view of each after all the first ones."""
+        """Return the loss of normalised images ``views`` [2N, C, H, W]: the first views of all N images, then the
+        second ones."""
         a, b = self.projector(backbone(views)).chunk(2)
         return barlow_loss(a, b, self.config.redundancy)
 
     def after_step(self, backbone: nn.Module) -> None:
-        """What changes besides by the gradient: nothing."""
+        """Do nothing: only the gradient changes this method's weights."""
 
 
 class SimCLR(nn.Module):
-    """Two views of an image should be found among those of all others of the batch (Chen et al., 2020)."""
+    """Makes two views of an image more similar than views of different images in the batch (Chen et al., 2020)."""
 
     def __init__(self, backbone: nn.Module, dimension: int, config: TeacherConfig) -> None:
         super().__init__()
         self.config, self.projector = config, mlp(dimension, config.projector)
 
     def loss(self, backbone: Callable[[Tensor], Tensor], views: Tensor) -> Tensor:
-        """views: normalised images [2N, C, H, W], the second view of each after all the first ones."""
+        """Return the loss of normalised images ``views`` [2N, C, H, W]: the first views of all N images, then the
+        second ones."""
         a, b = self.projector(backbone(views)).chunk(2)
         return simclr_loss(a, b, self.config.temperature)
 
     def after_step(self, backbone: nn.Module) -> None:
-        """What changes besides by the gradient: nothing."""
+        """Do nothing: only the gradient changes this method's weights."""
 
 
 class BYOL(nn.Module):
-    """One view should predict what a slowly following copy of the network says of the other (Grill et al., 2020)."""
+    """Predicts, from one view, what a moving average of the network outputs for the other view (Grill et al., 2020)."""
 
     def __init__(self, backbone: nn.Module, dimension: int, config: TeacherConfig) -> None:
         super().__init__()
@@ -86,7 +94,8 @@ class BYOL(nn.Module):
         self.slow = copy.deepcopy(nn.Sequential(backbone, self.projector)).requires_grad_(False)
 
     def loss(self, backbone: Callable[[Tensor], Tensor], views: Tensor) -> Tensor:
-        """views: normalised images [2N, C, H, W], the second view of each after all the first ones."""
+        """Return the loss of normalised images ``views`` [2N, C, H, W]: the first views of all N images, then the
+        second ones."""
         predicted = self.predictor(self.projector(backbone(views)))
         with torch.no_grad():
             a, b = self.slow(views).chunk(2)
@@ -94,7 +103,8 @@ class BYOL(nn.Module):
 
     @torch.no_grad()
     def after_step(self, backbone: nn.Module) -> None:
-        """The copy follows: each weight moves by 1 - ``ema`` of its distance. BatchNorm keeps its own statistics."""
+        """Update the moving average: each weight moves by 1 - ``ema`` of its distance. BatchNorm keeps its own
+        statistics."""
         for slow, fast in zip(
             self.slow.parameters(), [*backbone.parameters(), *self.projector.parameters()], strict=True
         ):

@@ -1,4 +1,4 @@
-"""Representations of a whole image set, computed once and kept on disk, or read from a file somebody else wrote."""
+"""Representations of a whole image set, computed once and kept on disk, or read from a file of another program."""
 
 from __future__ import annotations
 
@@ -15,16 +15,21 @@ from torch import Tensor
 
 from ..artifact import why_no_array
 from ..config import InputError
-from ..data import ImageSet, mapped, write_array
+from ..data import ImageSet, map_array, write_array
 from .teacher import Teacher
 
 ROWS = 4096
-"""Rows that are looked at at once."""
+"""Rows that are checked at a time."""
 
 
 @dataclass(frozen=True)
 class Representations:
-    """g(X) for the training images, float32 [N, D], and for the held-out ones where they are known."""
+    """The teacher's representations of an image set.
+
+    Args:
+        train: of the training images, float32 [N, D].
+        test: of the held-out images, float32 [Q, D], or None if they are not known.
+    """
 
     train: Tensor
     test: Tensor | None
@@ -35,37 +40,43 @@ class Representations:
 
 
 def represent(teacher: Teacher, data: ImageSet, cache: str | os.PathLike[str] | None = None) -> Representations:
-    """Representations of ``data``, from the folder ``cache`` if they are there, else computed and put there.
+    """Compute the representations of ``data``, or read them from ``cache`` if they are there.
 
-    The key is weights, structure, preprocessing, images and torch version. ``cache=None``: computed, not kept. A
-    network whose code changed without its weights or its printed form changing needs ``cache=None``.
+    The key in the cache is weights, structure, preprocessing, images and torch version. If the code of a network
+    changes without changing its weights or its printed form, use ``cache=None``. A cached file is mapped, so a row
+    takes memory only when it is used, and it is written batch by batch.
 
-    What the cache holds is mapped, not read: a row takes memory when it is asked for. It is also written a batch at a
-    time. The teacher runs where it is, the result is in main memory.
+    Args:
+        teacher: the teacher; it runs on its own device.
+        data: the images.
+        cache: the folder of the cache. Default: nothing is kept.
+
+    Returns:
+        :class:`Representations`, in main memory.
     """
     n, q = len(data.x_train), len(data.x_test)
     if cache is None:
         return Representations(teacher.represent(data.x_train), teacher.represent(data.x_test))
     key = hashlib.sha256(f"{teacher.key()} {data.fingerprint} {torch.__version__}".encode()).hexdigest()
     file = Path(cache) / f"{key[:32]}.npy"
-    both = cached(file, n + q)
+    both = map_cached(file, n + q)
     if both is None:
         # Training images, then test images.
         both = write_parts(file, n + q, chain(teacher.represented(data.x_train), teacher.represented(data.x_test)))
     return Representations(both[:n], both[n:])
 
 
-def cached(file: Path, rows: int) -> Tensor | None:
-    """What the file holds, mapped; None where it is not there, damaged or of another form."""
+def map_cached(file: Path, rows: int) -> Tensor | None:
+    """Map the file; None if it does not exist, is damaged or has another shape."""
     try:
-        found = mapped(file)
+        array = map_array(file)
     except (OSError, ValueError, EOFError):
         return None
-    return found if found.dtype == torch.float32 and found.dim() == 2 and len(found) == rows else None
+    return array if array.dtype == torch.float32 and array.dim() == 2 and len(array) == rows else None
 
 
 def write_parts(file: Path, rows: int, parts: Iterator[Tensor]) -> Tensor:
-    """Write a file that :func:`cached` reads, of ``rows`` rows that come part by part; return it mapped."""
+    """Write the ``rows`` rows that ``parts`` yields to a file for :func:`map_cached`, and return it mapped."""
     first = next(parts)
 
     def fill(out: np.ndarray) -> None:
@@ -95,11 +106,16 @@ def write_representations(path: str | os.PathLike[str], data: ImageSet, found: R
 
 
 def read_representations(path: str | os.PathLike[str], data: ImageSet) -> Representations:
-    """Representations a user computed elsewhere: a ``.npy`` file of floats [rows, D], rows in the source's order.
+    """Read representations that were computed elsewhere; float32 is mapped.
 
-    Rows for all images (training images, then test images; in the source's own order where it has no test part), or
-    for the training images alone, where the source has test images of its own: then no representation error is known.
-    float32 is mapped.
+    Args:
+        path: a ``.npy`` file of floats [rows, D]. It has rows for all images: training images, then test images, or in
+            the source's own order if that has no test part. If the source has a test part, it may have rows for the
+            training images alone; then there is no representation error.
+        data: the images.
+
+    Raises:
+        InputError: if the file does not have these rows, or has values that are not finite.
     """
     name = Path(path).name
     if name.endswith((".pt", ".pth")):
@@ -122,7 +138,7 @@ def read_representations(path: str | os.PathLike[str], data: ImageSet) -> Repres
         raise InputError(f"representations: {name}: expected floats [rows, D], got {came}")
     if not all(np.isfinite(array[i : i + ROWS]).all() for i in range(0, len(array), ROWS)):
         raise InputError(f"representations: {name}: values that are not finite")
-    # Mapped where it holds what is needed as it is; a row then takes memory when it is asked for.
+    # float32 stays mapped: a row then takes memory only when it is used.
     values = torch.from_numpy(array if array.dtype == np.float32 else array.astype(np.float32))
     own_test = torch.equal(data.rows_train, torch.arange(n))
     if len(values) == n + q and own_test:
@@ -131,5 +147,5 @@ def read_representations(path: str | os.PathLike[str], data: ImageSet) -> Repres
         return Representations(values[data.rows_train], values[data.rows_test])
     if len(values) == n and own_test:
         return Representations(values, None)
-    wanted = f"{n + q} rows (training and test images)" + (f" or {n} (training images)" if own_test else "")
-    raise InputError(f"representations: {name}: expected {wanted} for {data.name}, got {len(values)}")
+    expected = f"{n + q} rows (training and test images)" + (f" or {n} (training images)" if own_test else "")
+    raise InputError(f"representations: {name}: expected {expected} for {data.name}, got {len(values)}")

@@ -1,4 +1,4 @@
-"""A teacher: a frozen network with the preprocessing it wants."""
+"""A teacher: a frozen network with the preprocessing that it expects."""
 
 from __future__ import annotations
 
@@ -17,42 +17,55 @@ from torch import Tensor, nn
 from ..artifact import Preprocessing, read_safetensors, write_atomically
 from ..config import InputError
 from ..data import CPU, one_line, to_device
-from ..models import DEPTHS, STEM_PADDING, ConvNet, ResNet, build, import_from_here, named_resnet, standard_resnet
-from .weights import ENDINGS, Network, chosen, fitting, is_weights, nearest, read_weights, resnets
+from ..models import (
+    DEPTHS,
+    STEM_PADDING,
+    ConvNet,
+    ResNet,
+    build_stored,
+    import_from_here,
+    named_resnet,
+    standard_resnet,
+)
+from .weights import ENDINGS, Network, choose_network, find_fitting, find_nearest, is_weights, read_weights, resnets
 
 FORMAT = "ssdd.teacher"
 BACKBONE = "ssdd.backbone"
 """The format of what `ssdd pretrain` writes."""
 BATCH = 500
-"""Images that a teacher is shown at once, at most; larger ones than 32x32 are fewer (:func:`at_once`)."""
+"""Images per batch of a teacher at 32x32 pixels; batches of larger images are smaller (:func:`at_once`)."""
 IMAGENET = Preprocessing((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
-"""What networks in torchvision's form were trained with."""
+"""The preprocessing of networks in torchvision's form."""
 
 
 def at_once(height: int, width: int) -> int:
-    """How many images of that size a teacher is shown at once: as many pixels as ``BATCH`` images of 32x32 have.
+    """Return the number of images per batch for that size: as many pixels as ``BATCH`` images of 32x32 have.
 
-    What a network keeps in memory grows with the pixels: 500 images of 224x224 would take a ResNet-50 several GB.
+    A network's memory grows with the pixels: 500 images of 224x224 would take a ResNet-50 several GB.
     """
     return max(1, min(BATCH, BATCH * 32 * 32 // (height * width)))
 
 
 def teacher_backbone(kind: str, channels: int, size: tuple[int, int], widths: tuple[int, ...]) -> ConvNet | ResNet:
-    """A teacher's network with a random start: "convnet" with ``widths``, pooled, or a ResNet (published stem)."""
+    """Build a teacher's network with random weights: "convnet" with ``widths``, pooled, or a ResNet with the
+    published stem."""
     return named_resnet(kind, channels) if kind in DEPTHS else ConvNet(channels, size, widths, pooled=True)
 
 
 Represent = Callable[[Tensor], Tensor]
-"""A teacher as a callable: images [N, C, H, W] -> representations [N, C]. A :class:`Teacher` normalises them as it
-wants; any other callable is handed images that are normalised as the data are."""
+"""A teacher as a callable from images [N, C, H, W] to representations [N, C]. A :class:`Teacher` normalises images
+with its own mean and std. Any other callable gets images with the normalisation of the data."""
 
 
 class Teacher:
-    """g of the paper. ``module`` maps normalised images [N, C, H, W] to representations [N, D].
+    """The teacher (the paper's g): a frozen network with the preprocessing that it expects.
 
-    Any ``nn.Module`` of the user's will do: it is put in eval mode, its weights ask for no gradients. ``preprocessing``
-    is the mean and std it was trained with. ``about`` (JSON values) is kept with the weights and in logs. ``summary``
-    says in one line what was taken from a file of weights.
+    Args:
+        module: any ``nn.Module`` from normalised images [N, C, H, W] to representations [N, D]. It is put in eval mode,
+            and its weights get no gradients.
+        preprocessing: the mean and std that it was trained with.
+        about: JSON values that are kept with the weights and in logs. Default {}.
+        summary: one line on what was read from a file of weights. Default "".
     """
 
     def __init__(
@@ -61,54 +74,54 @@ class Teacher:
         if not isinstance(module, nn.Module):
             raise InputError(f"teacher: expected a torch.nn.Module, got {type(module).__name__}")
         self.module = module.eval().requires_grad_(False)
-        self.module.zero_grad()  # training leaves gradients that nobody will use
+        self.module.zero_grad()  # gradients left from training are not used
         self.preprocessing = preprocessing
         self.about = dict(about or {})
         self.summary = one_line(summary)
 
     def __call__(self, x: Tensor) -> Tensor:
-        """Normalised images [N, C, H, W] -> representations, float32 [N, D]; checks the shape the network returned.
+        """Compute representations, float32 [N, D], of normalised images [N, C, H, W], and check their shape.
 
-        A gradient flows to images that ask for one, never to the network's weights. Values are not read here, so that
-        a loop on a GPU need not wait for them: :meth:`represent` refuses what is not finite, and a loss shows it.
+        Gradients flow to images that require them, never to the network's weights. Values are not checked here, as that
+        would synchronise with a GPU. :meth:`represent` refuses values that are not finite, and a loss shows them.
         """
         y = self.module(x)
         if not isinstance(y, Tensor) or y.dim() != 2 or len(y) != len(x):
             came = list(y.shape) if isinstance(y, Tensor) else type(y).__name__
             raise InputError(
-                f"teacher: expected one vector an image, a tensor [{len(x)}, D], got {came}; "
+                f"teacher: expected one vector per image, a tensor [{len(x)}, D], got {came}; "
                 "wrap the network so that it pools or flattens its output"
             )
         return y.to(torch.float32)
 
     def accepting(self, preprocessing: Preprocessing) -> Callable[[Tensor], Tensor]:
-        """This teacher as a function of images normalised with ``preprocessing``."""
+        """Return this teacher as a function of images that are normalised with ``preprocessing``."""
         if preprocessing == self.preprocessing:
             return self
         return lambda x: self(self.preprocessing.normalise(preprocessing.pixels(x)))
 
     @property
     def device(self) -> torch.device:
-        """Where the network is, and wants its images."""
+        """The device of the network and of its input."""
         tensors = (*self.module.parameters(), *self.module.buffers())
         return tensors[0].device if tensors else CPU
 
     def to(self, device: torch.device) -> Teacher:
-        """The same teacher, its network moved to ``device``."""
+        """Move the network to ``device`` and return this teacher."""
         self.module.to(device)
         return self
 
     @torch.no_grad()
     def represent(self, images: Tensor) -> Tensor:
-        """Stored images, uint8 [N, H, W, C] -> representations, float32 [N, D], in main memory."""
+        """Compute representations, float32 [N, D] in main memory, of stored images, uint8 [N, H, W, C]."""
         return torch.cat(list(self.represented(images)))
 
     @torch.no_grad()
     def represented(self, images: Tensor) -> Iterator[Tensor]:
-        """:meth:`represent` a batch at a time: for sets that do not fit in memory."""
+        """Yield the result of :meth:`represent` batch by batch, for sets that do not fit in memory."""
         device, channels = self.device, len(self.preprocessing.mean)
         if images.shape[-1] != channels:
-            raise InputError(f"teacher: it was made for images of {channels} channels, these have {images.shape[-1]}")
+            raise InputError(f"teacher: expected images of {channels} channels, got {images.shape[-1]}")
         try:
             for part in images.split(at_once(*images.shape[1:3])):
                 y = self(self.preprocessing(to_device(part, device))).cpu()
@@ -121,7 +134,8 @@ class Teacher:
             raise InputError(f"teacher: cannot run on images of {list(images.shape[1:])}: {error}") from error
 
     def key(self) -> str:
-        """SHA-256 of weights, structure and preprocessing: what representations are cached under, with the data."""
+        """Return the SHA-256 of weights, structure and preprocessing: with the data, the key of cached
+        representations."""
         digest = hashlib.sha256(f"{self.module!r} {asdict(self.preprocessing)}".encode())
         for name, value in self.module.state_dict().items():
             digest.update(f"{name} {value.dtype} {tuple(value.shape)}".encode())
@@ -129,7 +143,7 @@ class Teacher:
         return digest.hexdigest()
 
     def save(self, path: str | os.PathLike[str]) -> Path:
-        """Write a teacher that was trained here; a network of the user's is theirs to save."""
+        """Write a teacher that was trained here. Save your own network yourself."""
         if not isinstance(self.module, ConvNet | ResNet) or "widths" not in self.about:
             raise InputError("teacher: only a teacher trained by ssdd can be saved; save your own network yourself")
         meta = {"format": FORMAT, "preprocessing": asdict(self.preprocessing), "about": self.about}
@@ -139,7 +153,7 @@ class Teacher:
 
     @staticmethod
     def check_file(path: str | os.PathLike[str]) -> None:
-        """Raise :class:`InputError` if a teacher saved at ``path`` could not be named as one afterwards."""
+        """Raise :class:`InputError` if ``path`` is no name that :meth:`named` recognises as a teacher's file."""
         if Path(path).suffix.lower() != ".safetensors":
             right = Path(path).with_suffix(".safetensors").name
             raise InputError(
@@ -148,7 +162,7 @@ class Teacher:
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> Teacher:
-        """Read what :meth:`save` wrote, or the backbone that `ssdd pretrain` wrote."""
+        """Read a file that :meth:`save` wrote, or the backbone that `ssdd pretrain` wrote."""
         tensors, meta = read_safetensors(path)
         if meta.get("format") == BACKBONE:
             return cls._pretrained(Path(path), tensors, meta)
@@ -168,10 +182,11 @@ class Teacher:
     def _pretrained(cls, path: Path, tensors: dict[str, Tensor], meta: dict[str, Any]) -> Teacher:
         """Return the backbone of a network that was pre-trained on a distilled set; its features are the output."""
         try:
-            shape = {key: meta[key] for key in ("width", "stem") if key in meta}
-            network = build(meta["model"], meta["channels"], tuple(meta["size"]), 1, **shape)
+            network = build_stored(meta, 1)
             network.backbone.load_state_dict(tensors)
             pre = Preprocessing.stored(meta)
+        except InputError as error:
+            raise InputError(f"{path}: {error}") from None
         except (KeyError, TypeError, ValueError, RuntimeError) as error:
             raise InputError(f"{path}: damaged file of a pre-trained network ({error})") from None
         summary = f"{path.name}: {meta['model']}, {network.dimension} features, pre-trained on a distilled set"
@@ -181,17 +196,19 @@ class Teacher:
     def named(
         cls, name: str, preprocessing: Preprocessing, prefix: str | None = None, stem_padding: int = STEM_PADDING
     ) -> Teacher:
-        """``FILE.safetensors`` written by ``ssdd teacher``; a file of weights (.pt, .pth, .pth.tar, .ckpt, .bin,
-        .safetensors) of a ResNet in torchvision's form; ``package.module:factory`` of the user's, or the same with
-        ``@FILE``, weights for the network that it makes.
+        """Return a teacher by name. Files are read as weights only: nothing in them is executed.
 
-        The factory is called without arguments and returns an ``nn.Module``, or a :class:`Teacher` if the network
-        needs another preprocessing than the data's mean and std (``preprocessing``). A ResNet with the 7x7 stem is fed
-        as ImageNet is, one with CIFAR's 3x3 stem as the data are; ``stem_padding`` is that of a 3x3 stem, which weights
-        do not tell. Of a file with several networks ``prefix`` names the one to take; by default it is the query of
-        MoCo or the online network of BYOL, and any other choice is an :class:`InputError`. The teacher's ``summary``
-        says what was taken. A file is read weights only: nothing in it is executed. A module may stand in the current
-        folder. A file that exists, and what is no name in Python, is a file whatever colons it has.
+        Args:
+            name: ``FILE.safetensors`` written by ``ssdd teacher``; or a file of weights (.pt, .pth, .pth.tar, .ckpt,
+                .bin, .safetensors) of a ResNet in torchvision's form; or ``package.module:factory``, also with
+                ``@FILE``, weights for the network that it returns. The factory is called without arguments and returns
+                an ``nn.Module``, or a :class:`Teacher` if the network needs another preprocessing than the data's. The
+                module may be in the current folder. A name that exists as a file, or is no Python name, is a file, even
+                with colons in it.
+            preprocessing: the data's mean and std. A ResNet with a 7x7 stem gets ImageNet's instead.
+            prefix: names the network to read from a file with several. Default: MoCo's query or BYOL's online network;
+                any other choice is an :class:`InputError`. ``summary`` says which was read.
+            stem_padding: padding of a 3x3 stem, which weights do not tell. Default 2.
         """
         place, _, attribute = name.partition(":")
         attribute, _, weights = attribute.partition("@")
@@ -223,10 +240,10 @@ class Teacher:
     def _resnet(cls, file: Path, preprocessing: Preprocessing, prefix: str | None, stem_padding: int) -> Teacher:
         """Read the weights of a ResNet under torchvision's names."""
         state = read_weights(file)
-        found = resnets(state)
-        taken = chosen(found, prefix, file.name) if found else Network("", state, "")
+        candidates = resnets(state)
+        choice = choose_network(candidates, prefix, file.name) if candidates else Network("", state, "")
         try:
-            network = standard_resnet(taken.state, stem_padding)
+            network = standard_resnet(choice.state, stem_padding)
         except InputError as error:
             raise InputError(f"teacher: {file.name}: {error}") from None
         small = network.conv1.kernel_size[0] < 7
@@ -235,19 +252,19 @@ class Teacher:
             if small
             else "7x7, images normalised as ImageNet"
         )
-        summary = f"{file.name}: ResNet{taken.place}, {network.dimension} numbers per image, stem {stem}"
-        about = {"name": file.name, "prefix": taken.prefix}
+        summary = f"{file.name}: ResNet{choice.place}, {network.dimension} numbers per image, stem {stem}"
+        about = {"name": file.name, "prefix": choice.prefix}
         return cls(network, preprocessing if small else IMAGENET, about, summary)
 
     def _take(self, file: Path, maker: str, prefix: str | None) -> None:
         """Load a file of weights into the network that ``maker`` made."""
         state = read_weights(file)
-        found = fitting(state, self.module.state_dict())
-        taken = chosen(found, prefix, file.name) if found or prefix is not None else None
+        candidates = find_fitting(state, self.module.state_dict())
+        choice = choose_network(candidates, prefix, file.name) if candidates or prefix is not None else None
         try:
-            self.module.load_state_dict(taken.state if taken else nearest(state, self.module.state_dict()))
+            self.module.load_state_dict(choice.state if choice else find_nearest(state, self.module.state_dict()))
         except RuntimeError as error:  # names or shapes that do not fit; torch lists them
             raise InputError(f"teacher: {file.name} does not fit {maker}: {error}") from None
-        if taken:
-            self.about["prefix"] = taken.prefix
-            self.summary = one_line(f"{file.name}: weights of {maker}{taken.place}")
+        if choice:
+            self.about["prefix"] = choice.prefix
+            self.summary = one_line(f"{file.name}: weights of {maker}{choice.place}")

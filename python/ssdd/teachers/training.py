@@ -1,4 +1,4 @@
-"""Training a teacher: any of the methods, from views of the training images alone."""
+"""Training of a teacher by any of the methods, from views of the training images alone."""
 
 from __future__ import annotations
 
@@ -20,7 +20,8 @@ from .teacher import Teacher, teacher_backbone
 
 @dataclass
 class Training:
-    """All that changes while a teacher is trained; :meth:`state_dict` writes it, :meth:`load_state_dict` reads it."""
+    """Everything that changes while a teacher is trained. :meth:`state_dict` writes it, :meth:`load_state_dict`
+    reads it."""
 
     backbone: nn.Module
     method: Method
@@ -31,7 +32,8 @@ class Training:
     total: Tensor = field(default_factory=lambda: torch.zeros(()))  # loss of this epoch so far
 
     def state_dict(self) -> dict[str, Any]:
-        """Tensors and plain values only. Continuing from it gives the same bits as never having stopped."""
+        """Return tensors and plain values only. A run that continues from them gives the same bits as one that never
+        stopped."""
         return {
             "backbone": self.backbone.state_dict(),
             "method": self.method.state_dict(),
@@ -52,7 +54,7 @@ class Training:
 
 
 def in_bf16(backbone: nn.Module) -> Callable[[Tensor], Tensor]:
-    """``backbone`` computed in bfloat16, with channels last; its output in float32."""
+    """Return ``backbone`` computed in bfloat16 with channels last; its output is float32."""
 
     def forward(x: Tensor) -> Tensor:
         with torch.autocast(x.device.type, torch.bfloat16):
@@ -61,8 +63,8 @@ def in_bf16(backbone: nn.Module) -> Callable[[Tensor], Tensor]:
     return forward
 
 
-def untrained(data: ImageSet, config: TeacherConfig) -> ConvNet | ResNet:
-    """The network that :func:`train_teacher` begins with. Raises :class:`InputError` where it does not fit the data."""
+def new_backbone(data: ImageSet, config: TeacherConfig) -> ConvNet | ResNet:
+    """Return the initial network of :func:`train_teacher`. Raises :class:`InputError` if it does not fit the data."""
     n = len(data.x_train)
     if n < 4:
         raise InputError(f"data: expected at least 4 training images for a teacher, got {n}")
@@ -79,12 +81,22 @@ def train_teacher(
 ) -> Teacher:
     """Train a network by ``config.method`` on the training images alone, without labels.
 
-    Reports ``{"event": "teacher", "step", "steps", "loss"}`` once an epoch. Deterministic for one seed, machine and
-    number of threads. With ``checkpoints`` the training goes on from the newest one there is, to the same bits as if
-    it had never stopped. The network trains on ``device`` and stays there; all draws are made in main memory.
-    Raises :class:`Diverged` where the loss stops being finite.
+    The same seed, machine and number of threads give the same bits.
+
+    Args:
+        data: the images.
+        config: the settings of the training.
+        report: receives ``{"event": "teacher", "step", "steps", "loss"}`` once per epoch. Default: nothing is reported.
+        checkpoints: the training goes on from the newest one, to the same bits as if it had never stopped. Default:
+            none are read or written.
+        device: where the network trains and stays; all random draws are made in main memory. Default: the CPU.
+
+    Raises:
+        InputError: if network and data do not fit together.
+        Diverged: if the loss is no longer finite.
+        Stopped: after a request to stop, with a checkpoint written.
     """
-    n, backbone = len(data.x_train), untrained(data, config)
+    n, backbone = len(data.x_train), new_backbone(data, config)
     method = seeded(lambda: METHODS[config.method](backbone, backbone.dimension, config), config.seed + 1)
     backbone.to(device)
     method.to(device)
@@ -103,7 +115,7 @@ def train_teacher(
         t.load_state_dict(saved)
     data = data.on(device)
     batch = min(config.batch, n)
-    per_epoch = n // batch  # the incomplete batch of an epoch is dropped: the correlation is taken over a batch
+    per_epoch = n // batch  # an epoch's incomplete batch is dropped, as the correlation is taken over a batch
     steps = config.epochs * per_epoch
     pulse = Pulse(report, "teacher", steps)
     while t.step < steps:
@@ -127,7 +139,7 @@ def train_teacher(
             report({"event": "teacher", "step": t.step, "steps": steps, "loss": _finite(t, config, per_epoch)})
         stop = checkpoints is not None and checkpoints.stop()
         if checkpoints is not None and (stop or checkpoints.due()):
-            _finite(t, config, per_epoch)  # a state that diverged never takes the place of a good one
+            _finite(t, config, per_epoch)  # a diverged state must not replace a good one
             checkpoints.save(t.step, t.state_dict(), stop)
     about = {
         "method": config.method,
@@ -141,13 +153,14 @@ def train_teacher(
 
 
 def _finite(t: Training, config: TeacherConfig, per_epoch: int) -> float:
-    """The mean loss of this epoch so far, if it is a number."""
+    """Return the mean loss of this epoch so far. Raises :class:`Diverged` if it is not finite."""
     mean = float(t.total) / ((t.step - 1) % per_epoch + 1)
     if not math.isfinite(mean):
         raise Diverged(f"teacher: the loss is {mean} at step {t.step}; try a smaller teacher.lr ({config.lr})")
     return mean
 
 
-def _schedule(done: float) -> float:
-    """Share of the rate after the fraction ``done`` of the steps: warm-up over one tenth, then cosine to 0."""
-    return done / 0.1 if done < 0.1 else 0.5 * (1 + math.cos(math.pi * (done - 0.1) / 0.9))
+def _schedule(fraction: float) -> float:
+    """Return the factor of the learning rate after ``fraction`` of the steps: warm-up over one tenth, then a cosine
+    to 0."""
+    return fraction / 0.1 if fraction < 0.1 else 0.5 * (1 + math.cos(math.pi * (fraction - 0.1) / 0.9))

@@ -1,4 +1,5 @@
-"""Representations of known views of a training set: drawn once, represented once, kept like plain ones."""
+"""Representations of known views of a training set: drawn once, computed once, and cached like those of plain
+images."""
 
 from __future__ import annotations
 
@@ -13,15 +14,16 @@ from torch import Tensor
 from ..checkpoint import fingerprint
 from ..config import InputError
 from ..data import Crops, ImageSet, crop, gather
-from .representations import cached, write_parts
+from .representations import map_cached, write_parts
 from .teacher import Teacher, at_once
 
 
 class Views:
-    """Of each view of ``data``'s training images, what the teacher says. View i is ``crops``' i-th, of image i modulo
-    their number; ``represent`` is the teacher for images normalised as the data are. ``teacher`` and ``cache``: with
-    both, the folder keeps them, under a key of weights, images, torch version and crops; else they are computed each
-    time.
+    """The teacher's representations of each view of ``data``'s training images.
+
+    View i is the i-th of ``crops``, of image i modulo the number of images. ``represent`` is the teacher for images
+    with the normalisation of ``data``. With ``teacher`` and ``cache``, the folder keeps the result, under a key of
+    weights, images, torch version and crops. Otherwise it is computed each time.
     """
 
     def __init__(
@@ -42,17 +44,17 @@ class Views:
             whole = f"{teacher.key()} {data.fingerprint} {torch.__version__} {pad} {drawn}"
             self.file = Path(cache) / f"{hashlib.sha256(whole.encode()).hexdigest()[:32]}.npy"
 
-    def kept(self) -> Tensor | None:
-        """What the cache holds, mapped; None where it holds nothing."""
-        return None if self.file is None else cached(self.file, self.count)
+    def read(self) -> Tensor | None:
+        """Map the cached representations; None if there are none."""
+        return None if self.file is None else map_cached(self.file, self.count)
 
     def parts(self) -> int:
-        """How many times :meth:`computed` yields."""
+        """Return how many parts :meth:`compute` yields."""
         return -(-self.count // self.at_once)
 
     @torch.no_grad()
-    def computed(self) -> Iterator[Tensor]:
-        """Float32 [views, D], in main memory, a part at a time."""
+    def compute(self) -> Iterator[Tensor]:
+        """Yield the representations, float32 [views, D] in main memory, part by part."""
         n = len(self.data.x_train)
         for view in torch.arange(self.count).split(self.at_once):
             pixels = gather(self.data.x_train, view % n, self.device).permute(0, 3, 1, 2).float().div(255)
@@ -62,16 +64,14 @@ class Views:
                 raise InputError("teacher: its output has values that are not finite; check weights and preprocessing")
             yield y
 
-    def keep(self, each: Callable[[], object]) -> Tensor:
-        """Compute them into a file of the cache, a part in memory at a time; ``each`` is called after each part.
-
-        Returns them mapped.
-        """
+    def write(self, each: Callable[[], object]) -> Tensor:
+        """Compute the representations into a file of the cache, part by part, and return it mapped. ``each`` is
+        called after each part."""
         assert self.file is not None
 
-        def told() -> Iterator[Tensor]:
-            for part in self.computed():
+        def compute_parts() -> Iterator[Tensor]:
+            for part in self.compute():
                 yield part
                 each()
 
-        return write_parts(self.file, self.count, told())
+        return write_parts(self.file, self.count, compute_parts())

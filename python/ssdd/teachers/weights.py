@@ -1,4 +1,5 @@
-"""Files of weights as people have them: names flattened, and of several networks the one that is the teacher."""
+"""Files of weights as users have them: nested names are joined, and the teacher is chosen if there are several
+networks."""
 
 from __future__ import annotations
 
@@ -17,19 +18,20 @@ from ..artifact import read_safetensors, read_torch
 from ..config import InputError
 
 ENDINGS = (".pt", ".pth", ".bin", ".ckpt", ".tar", ".safetensors")
-"""What names of files of weights end with, in any case; ``.tar`` as in ``.pth.tar``."""
+"""Endings of names of files of weights, in any case; ``.tar`` as in ``.pth.tar``."""
 ONLINE = {"online", "query", "q", "base"}
 TARGET = {"target", "momentum", "key", "k", "m"}
-"""Words by which the moving average of a network is named after it: MoCo, BYOL and what came of them."""
+"""Words in the name of a network's moving average (TARGET) and of the network itself (ONLINE), in MoCo, BYOL and
+later methods."""
 STAGES = {"0": "conv1", "1": "bn1", "4": "layer1", "5": "layer2", "6": "layer3", "7": "layer4"}
-"""Places of a ResNet's modules in ``nn.Sequential(*list(resnet.children())[:-1])``."""
+"""Names of a ResNet's modules by their numbers in ``nn.Sequential(*list(resnet.children())[:-1])``."""
 
 State = dict[str, Tensor]
 
 
 @dataclass(frozen=True)
 class Network:
-    """One network of a file: the prefix of its names there, its weights without it, and why it was taken."""
+    """One network of a file: the prefix of its names there, its weights without the prefix, and why it was chosen."""
 
     prefix: str
     state: State
@@ -37,36 +39,37 @@ class Network:
 
     @property
     def place(self) -> str:
-        """Where in the file the weights lie, in words; empty if they are all there is."""
+        """The prefix in words, for messages; empty if the file has no other weights."""
         return "" if not self.prefix else f" under {self.prefix}{f' ({self.why})' if self.why else ''}"
 
 
 def is_weights(name: str) -> bool:
-    """Return True if ``name`` ends as files of weights do."""
+    """Return True if ``name`` ends like a file of weights."""
     return name.lower().endswith(ENDINGS)
 
 
 def read_weights(path: str | os.PathLike[str]) -> State:
-    """Return all tensors of a file of safetensors or of ``torch.save``; names of nested dictionaries joined by dots."""
+    """Return all tensors of a file of safetensors or of ``torch.save``; names in nested dictionaries are joined by
+    dots."""
     try:
         found = read_safetensors(path)[0] if str(path).endswith(".safetensors") else read_torch(path)
     except InputError as error:
         raise InputError(f"teacher: {error}") from None
-    state = _flattened(found) if isinstance(found, dict) else {}
+    state = _flatten(found) if isinstance(found, dict) else {}
     if not state:
         came = type(found).__name__
         raise InputError(f"teacher: {Path(path).name}: expected a state dict, tensors by name, got {came}")
     return state
 
 
-def _flattened(found: Mapping[Any, Any]) -> State:
+def _flatten(found: Mapping[Any, Any]) -> State:
     state, seen = {}, set()
     waiting: list[tuple[str, Any]] = [("", found)]
     while waiting:
         prefix, value = waiting.pop()
         if isinstance(value, Tensor):
             state[prefix] = value
-        elif isinstance(value, Mapping) and id(value) not in seen:  # a hostile file may hold itself
+        elif isinstance(value, Mapping) and id(value) not in seen:  # a hostile file may contain itself
             seen.add(id(value))
             start = f"{prefix}." if prefix else ""
             waiting += [(f"{start}{key}", inner) for key, inner in reversed(list(value.items()))]
@@ -74,10 +77,10 @@ def _flattened(found: Mapping[Any, Any]) -> State:
 
 
 def resnets(state: Mapping[str, Tensor]) -> dict[str, State]:
-    """Return the ResNets under torchvision's names in ``state``, each by the prefix that its names have there.
+    """Return the ResNets under torchvision's names in ``state``, by the prefix that their names have there.
 
-    Also those that went through ``nn.Sequential(*resnet.children())``, by number. A classifier or projector beside the
-    ResNet is left out.
+    ResNets that went through ``nn.Sequential(*resnet.children())`` have numbers for names and are included. A
+    classifier or projector beside a ResNet is left out.
     """
     found: dict[str, State] = {}
     for key in state:
@@ -104,21 +107,23 @@ def _resnet(state: Mapping[str, Tensor], prefix: str, renamed: bool) -> State:
     return network
 
 
-def fitting(state: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> dict[str, State]:
-    """Return the parts of ``state`` that hold exactly the names and shapes of ``wanted``, each by its prefix."""
+def find_fitting(state: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> dict[str, State]:
+    """Return the parts of ``state`` with exactly the names and shapes of ``wanted``, by prefix."""
     shapes = {key: value.shape for key, value in wanted.items()}
-    parts = {prefix: below(state, prefix) for prefix, n in _shared_names(state, wanted).items() if n == len(wanted)}
+    parts = {
+        prefix: select_prefix(state, prefix) for prefix, n in _shared_names(state, wanted).items() if n == len(wanted)
+    }
     return {p: part for p, part in parts.items() if {k: v.shape for k, v in part.items()} == shapes}
 
 
-def nearest(state: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> State:
-    """Return the part of ``state`` that has most names of ``wanted``: what to say does not fit."""
+def find_nearest(state: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> State:
+    """Return the part of ``state`` that shares most names with ``wanted``, for the message that it does not fit."""
     shared = _shared_names(state, wanted)
-    return below(state, max(shared, key=lambda prefix: shared[prefix]) if shared else "")
+    return select_prefix(state, max(shared, key=lambda prefix: shared[prefix]) if shared else "")
 
 
-def below(state: Mapping[str, Tensor], prefix: str) -> State:
-    """Return what lies under ``prefix``, without it."""
+def select_prefix(state: Mapping[str, Tensor], prefix: str) -> State:
+    """Return the tensors whose names begin with ``prefix``, without it."""
     return {key.removeprefix(prefix): value for key, value in state.items() if key.startswith(prefix)}
 
 
@@ -133,18 +138,20 @@ def _shared_names(state: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> 
     return shared
 
 
-def chosen(found: Mapping[str, State], prefix: str | None, file: str) -> Network:
-    """Return the network of ``found`` that ``prefix`` names; or the only one; or, of two, the one that learns.
+def choose_network(found: Mapping[str, State], prefix: str | None, file: str) -> Network:
+    """Choose a network of ``found``: the one that ``prefix`` names, the only one, or, of two, the one that is trained.
 
-    The one that learns is MoCo's query and BYOL's online encoder, whatever the order in the file. Networks that are
-    equal in every number count once. Raises :class:`InputError` with the prefixes for any other choice.
+    The one that is trained is MoCo's query or BYOL's online encoder, whatever the order in the file. Networks with
+    equal weights count once. Raises :class:`InputError` with the prefixes for any other choice.
     """
     if prefix is not None:
         named = [p for p in found if p.rstrip(".") == prefix.rstrip(".")]
         named = named or [p for p in found if f".{p}".endswith(f".{prefix.rstrip('.')}.")]
         if len(named) != 1:
             what = "no network" if not named else f"{len(named)} networks"
-            raise InputError(f"teacher prefix: {file}: expected one of {_listed(found)}, got {prefix!r} ({what})")
+            raise InputError(
+                f"teacher prefix: {file}: expected one of {_join_prefixes(found)}, got {prefix!r} ({what})"
+            )
         return Network(named[0], found[named[0]], "as --teacher-prefix says")
     different: list[list[str]] = []
     for p in found:
@@ -156,21 +163,21 @@ def chosen(found: Mapping[str, State], prefix: str | None, file: str) -> Network
     if len(different) == 1:
         p = different[0][0]
         others = different[0][1:]
-        return Network(p, found[p], f"the same as {_listed(others)}" if others else "")
+        return Network(p, found[p], f"the same as {_join_prefixes(others)}" if others else "")
     if len(different) == 2:
         for mine, other in (different, different[::-1]):
             for a in mine:
                 for b in other:
-                    if follows(b, a):
+                    if is_average_of(b, a):
                         return Network(a, found[a], f"not its moving average {b}; --teacher-prefix takes another")
     raise InputError(
         f"teacher: {file} holds {len(different)} different networks, and names do not tell which is the "
-        f"teacher; give --teacher-prefix, one of {_listed(found)}"
+        f"teacher; give --teacher-prefix, one of {_join_prefixes(found)}"
     )
 
 
-def follows(target: str, online: str) -> bool:
-    """Return True if ``target`` is named as the moving average of ``online``: encoder_k of encoder_q, and the like."""
+def is_average_of(target: str, online: str) -> bool:
+    """Return True if ``target`` is named as the moving average of ``online``, as encoder_k is of encoder_q."""
     a, b = (prefix.rstrip(".").split(".") for prefix in (online, target))
     apart = [(x, y) for x, y in zip(a, b, strict=False) if x != y]
     if len(a) != len(b) or len(apart) != 1:
@@ -183,5 +190,5 @@ def _equal(one: State, other: State) -> bool:
     return one.keys() == other.keys() and all(torch.equal(value, other[key]) for key, value in one.items())
 
 
-def _listed(prefixes: Iterable[str]) -> str:
+def _join_prefixes(prefixes: Iterable[str]) -> str:
     return ", ".join(prefix or "'' (no prefix)" for prefix in prefixes)

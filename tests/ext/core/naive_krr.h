@@ -23,13 +23,23 @@ struct NaiveKrr {
     p = k_qs * alpha;
   }
 
+  // Phi^T of the points x.
+  Matrix primal_features(const Matrix& x, bool bordered) const {
+    Matrix phi(x.columns + bordered, x.rows);
+    for (int64_t i = 0; i < phi.columns; ++i)
+      for (int64_t j = 0; j < phi.rows; ++j)
+        phi(j, i) = j < x.columns ? std::sqrt(kernel.first) * x(i, j) : std::sqrt(kernel.bias);
+    return phi;
+  }
+
   // w = (Phi^T Phi + lambda I)^-1 Phi^T Y = Phi^T alpha.
-  Matrix primal_weights(bool bordered) const {
-    Matrix phi(x_s.rows, x_s.columns + bordered);
-    for (int64_t i = 0; i < phi.rows; ++i)
-      for (int64_t j = 0; j < phi.columns; ++j)
-        phi(i, j) = j < x_s.columns ? std::sqrt(kernel.first) * x_s(i, j) : std::sqrt(kernel.bias);
-    return transpose(phi) * alpha;
+  Matrix primal_weights(bool bordered) const { return primal_features(x_s, bordered) * alpha; }
+
+  // What cancels in v's gradient -<V, w>: with fewer points than features V = (Phi_q^T P_bar - Phi^T U) / lambda is large.
+  double primal_v_size(const Matrix& p_bar, const Matrix& u, bool bordered) const {
+    const Matrix w = primal_weights(bordered),
+                 difference = primal_features(x_q, bordered) * p_bar - primal_features(x_s, bordered) * u;
+    return std::sqrt(dot(difference, difference) * dot(w, w)) / lambda * ridge_slope(ridge, trace(k_ss), x_s.rows);
   }
 
   struct Gradients {

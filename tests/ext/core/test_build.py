@@ -10,7 +10,7 @@ import pytest
 
 
 def build_and_run(root: Path, name: str, *options: str, run_under: tuple[str, ...] = ()) -> str:
-    """Build in build/core-NAME (kept: the next run is incremental) and return what the tests print."""
+    """Build in build/core-NAME (kept, so the next build is incremental) and return the output of the tests."""
     build = root / "build" / f"core-{name}"
     tools = str(Path(sys.executable).parent) + os.pathsep + os.environ.get("PATH", os.defpath)
     cmake, ninja = shutil.which("cmake", path=tools), shutil.which("ninja", path=tools)
@@ -25,7 +25,7 @@ def run(command: list) -> str:
     environment = os.environ | {
         "OMP_NUM_THREADS": "2",
         "OMP_WAIT_POLICY": "passive",
-        # libgomp keeps its threads to the end; what the core forgets is still reported.
+        # libgomp keeps its threads until the process ends. Leaks of the core are still reported.
         "ASAN_OPTIONS": "detect_leaks=1:detect_stack_use_after_return=1",
         "UBSAN_OPTIONS": "print_stacktrace=1",
     }

@@ -22,7 +22,7 @@ std::ostream& operator<<(std::ostream& out, const Case& c) {
 
 template <class T>
 void run(Case c) {
-  if (!taken()) return;
+  if (!in_sample()) return;
   if (c.symmetric) c.q = c.s;
   std::vector<Matrix> x, z;
   std::vector<std::vector<double>> hyper;
@@ -34,7 +34,7 @@ void run(Case c) {
   }
   const Input<T> x_in(x, c.x), z_in(z, c.z);
   const Hypers<T> hypers(hyper, c.tensor);
-  for (int threads : {1, 2}) {
+  for (int threads = 1; threads <= most_threads(2); ++threads) {
     std::vector<T> out = poisoned<T>(c.batch * c.s * c.q);
     ssdd::GramArgs<T> args{c.batch, c.s, c.q, c.d, x_in.view, {}, out.data(), hypers.hyper, c.kernel, nullptr, threads};
     if (!c.symmetric) args.z = z_in.view;
@@ -46,8 +46,8 @@ void run(Case c) {
       const Kernel kernel{c.kernel, h[0], h.size() > 1 ? h[1] : 0};
       const Matrix want = naive_gram(kernel, x[size_t(b)], c.symmetric ? x[size_t(b)] : z[size_t(b)]);
       const double off = error(got, want, std::sqrt(double(c.s * c.q)));
-      CHECK(off <= tolerance<T>(8 + 2 * double(c.d)), type_name<T>() << " " << c << ", " << threads
-                                                                     << " threads: error " << off);
+      CHECK(off <= tolerance<T>(8 + 2 * double(c.d)), type_name<T>()
+                                                          << " " << c << ", " << threads << " threads: error " << off);
       for (int64_t i = 0; c.symmetric && i < c.s; ++i) {
         if (c.kernel == KernelKind::rbf) CHECK(got(i, i) == 1, "diagonal of " << c << ": " << got(i, i));
         for (int64_t j = 0; j < i; ++j) CHECK(got(i, j) == got(j, i), c << " is not symmetric at " << i << "," << j);
@@ -85,7 +85,8 @@ TEST(gram_layouts) {
   for (Layout x : kLayouts)
     for (Layout z : kLayouts) {
       Case c{3, 13, 21, 17, {}};
-      c.x = x, c.z = z;
+      c.x = x;
+      c.z = z;
       everywhere(c);
     }
 }
@@ -96,7 +97,8 @@ TEST(gram_batches) {
       Case c{batch, 9, 14, 11, {}};
       c.tensor = tensor;
       everywhere(c);
-      c.s = 50, c.d = 70;  // the batch over the threads
+      c.s = 50;
+      c.d = 70;  // the batch over the threads
       everywhere(c);
     }
 }

@@ -54,15 +54,21 @@ struct Problems {
   double v;
 
   Result<T> run(int threads) const {
-    const ssdd::KrrShape s{c.batch, c.s, c.q, c.d, c.c, c.s, KernelKind::linear, c.ridge, c.detach, false, Plan::dense,
-                           c.q, threads};
+    const ssdd::KrrShape s{c.batch, c.s,      c.q,   c.d,         c.c, c.s,    KernelKind::linear,
+                           c.ridge, c.detach, false, Plan::dense, c.q, threads};
     CHECK(ssdd::cpu::krr_fuses(s, Plan::dense), c << ": should be fused");
     Result<T> r{poisoned<T>(c.batch), poisoned<T>(c.batch * c.s * c.d), poisoned<T>(c.batch * c.s * c.c),
                 poisoned<T>(c.batch * c.q * c.d), std::vector<int32_t>(size_t(c.batch), 77)};
     ssdd::KrrFusedArgs<T> a{};
     a.shape = s;
-    a.x_s = x_s_in->view, a.y_s = y_s_in->view, a.x_q = x_q_in->view, a.y_q = y_q_in->view;
-    a.loss = r.loss.data(), a.status = r.status.data(), a.hyper = hypers->hyper, a.on_failure = OnFailure::nan;
+    a.x_s = x_s_in->view;
+    a.y_s = y_s_in->view;
+    a.x_q = x_q_in->view;
+    a.y_q = y_q_in->view;
+    a.loss = r.loss.data();
+    a.status = r.status.data();
+    a.hyper = hypers->hyper;
+    a.on_failure = OnFailure::nan;
     if (c.wanted & 1) a.grad_x_s = r.x_s.data();
     if (c.wanted & 2) a.grad_y_s = r.y_s.data();
     if (c.wanted & 4) a.grad_x_q = r.x_q.data();
@@ -81,8 +87,8 @@ void check(const Case& c) {
     CHECK(got.loss == again.loss && (!(c.wanted & 1) || got.x_s == again.x_s), c << ": different bits the second time");
     for (int64_t b = 0; b < c.batch; ++b) {
       const size_t e = size_t(b);
-      NaiveKrr n{p.x_s[e], p.y_s[e], p.x_q[e], {KernelKind::linear, 1.5, c.bias}, c.ridge, c.detach, p.v, {}, {}, {},
-                 {}, {}};
+      NaiveKrr n{p.x_s[e], p.y_s[e], p.x_q[e], {KernelKind::linear, 1.5, c.bias}, c.ridge, c.detach, p.v, {}, {},
+                 {},       {},       {}};
       n.forward();
       const Matrix residual = n.p - p.y_q[e];
       const double loss = dot(residual, residual) / double(c.q * c.c);
@@ -95,7 +101,8 @@ void check(const Case& c) {
           return;
         }
         const double off = error(problem(v, b, m.rows, m.columns), m);
-        CHECK(off <= bound, type_name<T>() << " " << c << ", " << threads << " threads: " << what << " is off by " << off);
+        CHECK(off <= bound, type_name<T>()
+                                << " " << c << ", " << threads << " threads: " << what << " is off by " << off);
       };
       compare(1, "grad_x_s", got.x_s, want.x_s);
       compare(2, "grad_y_s", got.y_s, want.y_s);
@@ -125,8 +132,8 @@ TEST(krr_fused_ridges_layouts_and_wanted) {
       for (double bias : {0.0, 1.0}) both({3, 8, 30, 12, 4, bias, ridge, detach});
   for (Layout x : {Layout::dense, Layout::padded, Layout::reversed, Layout::shared})
     for (Layout y : kLayouts) both({2, 8, 30, 12, 4, 0.5, RidgeKind::trace, false, x, y});
-  for (int wanted = 0; wanted < 8; ++wanted) both({5, 8, 30, 12, 4, 0.5, RidgeKind::trace, false, Layout::dense,
-                                                   Layout::dense, wanted});
+  for (int wanted = 0; wanted < 8; ++wanted)
+    both({5, 8, 30, 12, 4, 0.5, RidgeKind::trace, false, Layout::dense, Layout::dense, wanted});
 }
 
 TEST(krr_fused_bad_problems_stay_alone) {

@@ -1,4 +1,4 @@
-"""The program itself: what it prints without loading torch, its exit status, completion, the words of its options."""
+"""The program itself: output without loading torch, exit status, completion, and the choices of its options."""
 
 import importlib.util
 import re
@@ -64,7 +64,7 @@ def test_help_of_every_verb(ssdd_command):
 
 
 def test_the_words_of_options_are_those_of_the_package():
-    """They stand in the command line a second time, so that it need not import torch to know them."""
+    """The choices are repeated in the command line, so that it need not import torch to know them."""
     assert typing.get_args(options.Device) == ssdd.DEVICES
     assert typing.get_args(options.Share) == ssdd.PARALLEL_MODES
     assert set(typing.get_args(export.Form)) == set(ssdd.EXPORT_FORMS)

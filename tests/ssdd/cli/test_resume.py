@@ -1,4 +1,4 @@
-"""Runs of the program itself, killed and resumed: the same bits as a run that was never stopped."""
+"""Runs of the program that are killed and resumed give the same bits as a run that never stopped."""
 
 import errno
 import json
@@ -34,8 +34,8 @@ SETTINGS = [
 STEPS = 60
 
 
-# Each program is a process of its own, forked from a server that has imported ssdd and done nothing with it: what a
-# kill hits is the same, and no test waits for torch to be loaded.
+# Each program is a process of its own, forked from a server that has only imported ssdd. A kill has the same effect,
+# and no test waits until torch is loaded.
 SERVER = multiprocessing.get_context("forkserver")
 SERVER.set_forkserver_preload(["ssdd.cli", "ssdd.report", "sklearn.datasets", "matplotlib.figure", "PIL.Image"])
 PROGRAM = """
@@ -51,7 +51,7 @@ main()
 
 
 class Program:
-    """``ssdd`` with these arguments, started; ``folder`` takes its cache and what it says."""
+    """``ssdd`` with these arguments, started; ``folder`` has its cache and its output."""
 
     def __init__(self, folder, *arguments):
         self.said = folder / "said"
@@ -76,7 +76,7 @@ def newest(run: Path, stage: str) -> int:
 
 
 def kill_at(folder, run, stage, step, *arguments, number=signal.SIGKILL):
-    """Start the program, send it a signal once a checkpoint of ``step`` is there; what it said."""
+    """Start the program, send it a signal when the checkpoint of ``step`` exists, and return its output."""
     program = Program(folder, *arguments, "--checkpoint-every", 0)
     end = time.monotonic() + 100
     while newest(run, stage) < step:
@@ -102,16 +102,16 @@ def same_product(a, b):
 
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory):
-    """The run that nobody stops."""
+    """A run that is never stopped."""
     folder = tmp_path_factory.mktemp("whole")
     finish(folder, "distill", "-q", "-o", folder / "run", *SETTINGS)
     return folder / "run"
 
 
 def test_killed_at_random_steps_and_with_its_newest_checkpoint_torn(whole, tmp_path):
-    run, draw = tmp_path / "run", random.Random()  # other moments at each run of this test: all must do
+    run, draw = tmp_path / "run", random.Random()  # different moments at each run of this test: every moment must work
     steps = sorted(draw.sample(range(1, STEPS - 3), 2))
-    print("killed at", steps)  # shown where the test fails
+    print("killed at", steps)  # shown if the test fails
     resume = ["distill", "--resume", run]
     kill_at(tmp_path, run, "teacher", draw.randint(1, 25), "distill", "-o", run, *SETTINGS)
     kill_at(tmp_path, run, "distill", steps[0], *resume)
@@ -125,7 +125,7 @@ def test_killed_at_random_steps_and_with_its_newest_checkpoint_torn(whole, tmp_p
     assert "this run is finished" in finish(tmp_path, *resume)
 
 
-def test_ctrl_c_and_sigterm_finish_the_step_andsay_how_to_go_on(whole, tmp_path):
+def test_ctrl_c_and_sigterm_finish_the_step_and_say_how_to_resume(whole, tmp_path):
     run = tmp_path / "run"
     said = kill_at(tmp_path, run, "distill", 5, "distill", "-o", run, *SETTINGS, number=signal.SIGINT)
     assert "stopping" in said and f"ssdd distill --resume {run}" in said and "Traceback" not in said
@@ -139,7 +139,7 @@ def test_ctrl_c_and_sigterm_finish_the_step_andsay_how_to_go_on(whole, tmp_path)
 
 
 def test_two_at_once_in_one_folder(whole, tmp_path):
-    """The second is refused and changes nothing; the first, stopped meanwhile, goes on to the same bits."""
+    """The second run is refused and changes nothing. The first one, stopped meanwhile, resumes to the same bits."""
     run, second = tmp_path / "run", tmp_path / "second"
     second.mkdir()
     program = Program(tmp_path, "distill", "-o", run, *SETTINGS, "--checkpoint-every", 0)
@@ -154,7 +154,7 @@ def test_two_at_once_in_one_folder(whole, tmp_path):
         before = sorted((f.name, f.stat().st_size) for f in run.rglob("*"))
         for arguments in (["--resume", run], ["-o", run, "--overwrite", *SETTINGS]):
             said = finish(second, "distill", *arguments, code=1)
-            assert f"{run}: another process is at work in this folder" in said and "Traceback" not in said, said
+            assert f"{run}: another process is writing here" in said and "Traceback" not in said, said
         assert sorted((f.name, f.stat().st_size) for f in run.rglob("*")) == before
     finally:
         os.kill(program.process.pid, signal.SIGCONT)
@@ -163,7 +163,7 @@ def test_two_at_once_in_one_folder(whole, tmp_path):
 
 
 def test_a_disk_that_fills_loses_nothing(whole, tmp_path):
-    """Half-way the disk is full: the run ends, keeps its last good checkpoint, and goes on when there is room."""
+    """The disk becomes full half-way: the run ends, keeps its last good checkpoint, and resumes when there is room."""
     small = tmp_path / "small"
     small.mkdir()
     if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=8m", "tmpfs", small], capture_output=True).returncode:
@@ -189,7 +189,7 @@ def test_a_disk_that_fills_loses_nothing(whole, tmp_path):
         subprocess.run(["umount", "-l", small], check=True)
 
 
-def test_room_is_asked_for_only_where_none_is_left_and_a_checkpoint_is_there(tmp_path):
+def test_advice_to_make_room_needs_a_full_disk_and_a_checkpoint(tmp_path):
     def ended_by(number):
         error = OSError(number, os.strerror(number), "somewhere")
         with pytest.raises(OSError) as found, say_how_to_go_on("GO", tmp_path):
@@ -197,7 +197,7 @@ def test_room_is_asked_for_only_where_none_is_left_and_a_checkpoint_is_there(tmp
         return str(found.value), found.value is error
 
     for number in (errno.ENOSPC, errno.EDQUOT, errno.EACCES):
-        assert ended_by(number)[1]  # no checkpoint yet: the error as it came
+        assert ended_by(number)[1]  # no checkpoint yet: the original error
     (tmp_path / "checkpoints").mkdir()
     assert ended_by(errno.ENOSPC)[1]
     Checkpoints(tmp_path / "checkpoints", "teacher").save(1, {})
@@ -218,7 +218,7 @@ def test_a_teacher_killed_goes_on_to_the_same_bits(tmp_path):
 
 
 def test_resume_of_what_is_no_run(tmp_path):
-    assert "holds no run" in finish(tmp_path, "distill", "--resume", tmp_path, code=1)
+    assert "has no run to resume" in finish(tmp_path, "distill", "--resume", tmp_path, code=1)
     assert "one of the two" in finish(tmp_path, "distill", code=1)
     (tmp_path / "run.json").write_text('{"settings": {"distill": {"speed": 1}}, "arguments": {}}')
     assert "speed" in finish(tmp_path, "distill", "--resume", tmp_path, code=1)

@@ -1,4 +1,5 @@
-"""Settings on the command line: a flag each, a file of them, the published code's side, the verb that prints them."""
+"""Settings on the command line: one flag each, a file of them, the published code's side, and the verb that prints
+them."""
 
 import tomllib
 import typing
@@ -15,7 +16,7 @@ NEEDS = {"distill.views": ["--distill.real_view=augmented"], "distill.readout_ev
 
 
 def printed(output) -> dict[str, Any]:
-    """STAGE.FIELD -> value, of what `ssdd settings` printed."""
+    """Return STAGE.FIELD -> value from the output of `ssdd settings`."""
 
     def flat(table, prefix=""):
         for key, value in table.items():
@@ -28,7 +29,7 @@ def printed(output) -> dict[str, Any]:
 
 
 def others(kind: Any, value: Any) -> list[Any]:
-    """Values a setting of this type may take besides the one it has: all of a choice's words."""
+    """Return other values of a setting's type: for a choice, all of its words."""
     if typing.get_origin(kind) is typing.Literal:
         return [word for word in typing.get_args(kind) if word != value]
     if kind is bool:
@@ -55,7 +56,7 @@ def test_each_field_of_each_dataclass_is_a_flag_that_changes_it_alone(ssdd_comma
 def test_what_is_printed_is_a_file_of_these_settings(ssdd_command, tmp_path, name):
     shown = ssdd_command("settings", name)
     assert printed(shown) == {key: value for key, _, value in fields(preset(name))}
-    assert "# Outer steps. Default: 1800. Published: 160000." in shown.stdout
+    assert "# Number of outer steps: updates of X_s and Y_s. Default: 1800. Published: 160000." in shown.stdout
     (tmp_path / "mine.toml").write_text(shown.stdout)
     again = ssdd_command("settings", "digits", "--config", tmp_path / "mine.toml")
     assert again.stdout == shown.stdout
@@ -68,11 +69,11 @@ def test_help_shows_every_setting(ssdd_command, verb):
     text = ssdd_command(verb, "--help").stdout
     assert [key for key, _, _ in EVERY if f"--{key} " not in text] == []
     said = " ".join(text.split())
-    assert "--distill.steps N Outer steps. Default: 1800. Published: 160000." in said
-    assert "at the published length nearly all outer steps (96.7% in simulation)" in said
+    assert "--distill.steps N Number of outer steps: updates of X_s and Y_s. Default: 1800. Published: 160000." in said
+    assert "over the published number of steps, nearly all outer steps (96.7% in simulation)" in said
 
 
-def test_official_and_what_is_given_by_name(ssdd_command, tmp_path):
+def test_explicit_settings_override_official(ssdd_command, tmp_path):
     for name in PRESETS:
         shown = printed(ssdd_command("settings", name, "--official"))
         assert shown == {key: value for key, _, value in fields(official(preset(name)))}
@@ -95,7 +96,10 @@ def test_official_and_what_is_given_by_name(ssdd_command, tmp_path):
 @pytest.mark.parametrize(
     "arguments, said",
     [
-        (["settings", "--distill.speed=9"], "--distill.speed: no setting 'speed' here; there are images, steps,"),
+        (
+            ["settings", "--distill.speed=9"],
+            "--distill.speed: no setting 'speed' here; there are method, images,",
+        ),
         (["distill", "--distill.rate", "9"], "--distill.rate: this setting is called distill.lr since version 0.2"),
         (["settings", "--distill.lr", "x"], "distill.lr: expected a number, got 'x'"),
         (["settings", "--teacher.widths=8-x"], "teacher.widths: expected whole numbers such as 16-32, got '8-x'"),

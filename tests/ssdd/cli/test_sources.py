@@ -1,4 +1,4 @@
-"""What the program says of the images and the teacher that it was given, and how it is told which are meant."""
+"""The program's messages on its images and teacher, and the options that resolve ambiguity."""
 
 import dataclasses
 import json
@@ -27,7 +27,7 @@ FAST = [
 
 @pytest.fixture
 def photos(tmp_path):
-    """Two classes, and one image beside their folders."""
+    """A folder of two classes, with one image beside their folders."""
     random = np.random.default_rng(0)
     for i in range(24):
         file = tmp_path / "photos" / ("cat" if i % 2 else "dog") / f"{i}.png"
@@ -64,7 +64,7 @@ def two_networks(file, first, second):
     return file
 
 
-def test_the_verbs_say_what_they_found_and_are_told_what_is_meant(ssdd_command, photos, tmp_path):
+def test_verbs_print_summaries_and_take_options_for_ambiguous_folders(ssdd_command, photos, tmp_path):
     run = ["distill", "-d", photos, "-o", tmp_path / "run", "--images", 4, "--steps", 4, *FAST]
     refused = ssdd_command(*run, fails=True)
     assert isinstance(refused.exception, ssdd.InputError) and "--classes folders" in str(refused.exception)
@@ -185,7 +185,7 @@ from = "random"
 """
 
 
-def test_a_study_is_told_what_is_meant_and_says_what_it_found(ssdd_command, photos, tmp_path):
+def test_a_study_prints_summaries_and_takes_the_same_options(ssdd_command, photos, tmp_path):
     (tmp_path / "study.toml").write_text(STUDY)
     dino = two_networks(tmp_path / "dino.ckpt", "student", "teacher")
     command = ["study", tmp_path / "study.toml", "-d", photos, "-t", dino]
@@ -200,10 +200,10 @@ def test_a_study_is_told_what_is_meant_and_says_what_it_found(ssdd_command, phot
     other = ['classes = "folders"', 'teacher_prefix = "student"', f'data = "{photos}"', f'teacher = "{dino}"']
     (tmp_path / "study.toml").write_text("\n".join(other) + STUDY)
     again = ssdd_command("study", tmp_path / "study.toml")  # from the file: the same cells, so none is computed
-    assert again.stdout == "" and "24 images of 2 classes" in again.stderr
+    assert again.stdout == f"Report: {tmp_path / 'report.html'}\n" and "24 images of 2 classes" in again.stderr
 
 
-def test_evaluate_never_measures_on_digits_without_being_told(ssdd_command, photos, tmp_path):
+def test_evaluate_uses_digits_only_if_the_set_is_from_digits(ssdd_command, photos, tmp_path):
     pairs = ssdd.DistilledSet(torch.rand(2, 3, 8, 8), torch.rand(2, 5), ssdd.Preprocessing((0.5,) * 3, (0.5,) * 3))
     for source, named in (("photos", "'photos'"), ("", "images that it does not name")):
         file = dataclasses.replace(pairs, source=source).save(tmp_path / "a.safetensors")

@@ -1,4 +1,4 @@
-"""The command line, through the program's own parser: each verb on real digits, and its errors."""
+"""The command line through the program's own parser: each verb on real digits, and its errors."""
 
 import json
 import re
@@ -42,11 +42,27 @@ def test_distill_writes_the_run(artifact):
         "coverage.png",
         "log.jsonl",
         "run.json",
+        "distilled.report.safetensors",
+        "report.html",
     }
     assert {p.name for p in folder.iterdir()} == names
     events = [json.loads(line)["event"] for line in (folder / "log.jsonl").read_text().splitlines()]
     assert events[0] == "start" and {"teacher", "pool", "distill", "result"} <= set(events)
     assert len(DistilledSet.load(artifact)) == 6
+
+
+def test_distill_by_a_method_with_labels_trains_no_teacher(ssdd_command, tmp_path):
+    folder = tmp_path / "run"
+    ssdd_command("distill", "-o", folder, "--method", "frepo", "-m", 10, "--steps", 8, *FAST)
+    assert not (folder / "teacher.safetensors").exists() and not (folder / "coverage.png").exists()
+    pairs = DistilledSet.load(folder / "distilled.safetensors")
+    assert pairs.method == "frepo" and pairs.target_kind == "labels" and pairs.targets.shape == (10, 10)
+    text = ssdd_command("info", folder / "distilled.safetensors").output
+    assert "frepo" in text and "labels" in text
+    np.savez(tmp_path / "images.npz", x_train=np.zeros((40, 8, 8, 1), np.uint8))
+    arguments = ["-d", tmp_path / "images.npz", "-o", tmp_path / "other", "--method", "dm", "-m", 6]
+    refused = ssdd_command("distill", *arguments, "-q", fails=True)
+    assert "learns from labels" in str(refused.exception) and not (tmp_path / "other").exists()
 
 
 def test_a_run_directory_is_not_overwritten(ssdd_command, artifact):
@@ -207,11 +223,24 @@ def test_errors_are_one_message_without_a_traceback(capsys):
     with pytest.raises(SystemExit) as stopped, readable_errors():
         raise ssdd.InputError("images: expected [fewer]")
     assert stopped.value.code == 1 and capsys.readouterr().err == "error: images: expected [fewer]\n"
-    with pytest.raises(ZeroDivisionError), readable_errors():  # a bug keeps its traceback
+    with pytest.raises(ZeroDivisionError), readable_errors():  # a bug shows its traceback
         _ = 1 / 0
 
 
 def test_help_of_every_verb(ssdd_command):
-    verbs = ["demo", "teacher", "distill", "pretrain", "evaluate", "train-classifier", "kd", "show", "info", "study"]
-    for verb in [*verbs, "export", "import"]:
+    for verb in (
+        "demo",
+        "teacher",
+        "distill",
+        "pretrain",
+        "evaluate",
+        "train-classifier",
+        "kd",
+        "show",
+        "info",
+        "study",
+        "report",
+        "export",
+        "import",
+    ):
         assert verb in ssdd_command("--help").output and len(ssdd_command(verb, "--help").output) > 200

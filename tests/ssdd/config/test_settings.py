@@ -1,4 +1,4 @@
-"""Settings: refused values, changes by name, and the one switch to the published code's side."""
+"""Settings: refused values, changes by name, and the switch to the published code's side."""
 
 import dataclasses
 import re
@@ -103,7 +103,7 @@ def test_the_published_presets(name, size, images, features, lr):
 
 
 def others(kind: Any, value: Any) -> list[Any]:
-    """Values a setting of this type may take besides the one it has: all of a choice's words."""
+    """Return other values of a setting's type: for a choice, all of its words."""
     if typing.get_origin(kind) is typing.Literal:
         return [word for word in typing.get_args(kind) if word != value]
     if kind is bool:
@@ -121,7 +121,7 @@ EVERY = list(fields(preset("digits")))
 
 
 def documented_departures() -> dict[str, str]:
-    """What the settings themselves say of the code's side: STAGE.FIELD -> its word."""
+    """Return the code's side according to the settings' docstrings: STAGE.FIELD -> its word."""
     found = {s.key: re.search(r'"(\w+)" \(code\)', s.sentence) for s in settings_reference()}
     return {key: word[1] for key, word in found.items() if word}
 
@@ -137,7 +137,7 @@ def test_official_changes_what_is_documented_as_the_codes_side_and_nothing_else(
         assert set(typing.get_args(kinds[key])) == {before[key], word}
 
 
-def test_a_setting_younger_than_what_was_kept_counts_only_away_from_its_default():
+def test_a_setting_newer_than_the_stored_ones_counts_only_if_not_default():
     assert differences({"pretrain": {"steps": 8}}, {"pretrain": {"steps": 8, "batch": 256}}) == {}
     assert differences({"pretrain": {"steps": 8}}, {"pretrain": {"batch": 2, "steps": 8}}) == {
         "pretrain.batch": (256, 2)

@@ -1,4 +1,4 @@
-"""Settings that an earlier version kept: read under their names of today, wherever they are kept."""
+"""Settings that an earlier version stored are read under today's names, in every kind of file."""
 
 import json
 
@@ -16,7 +16,7 @@ COMMITTED = ["cifar10", "cifar10/selection", "teachers"]
 
 
 def old_names(settings, stage=""):
-    """Settings under the names of version 0.1."""
+    """Return settings under the names of version 0.1."""
     back = {new: old.rpartition(".")[2] for old, new in RENAMED.items()}
     return {
         back.get(path, key): old_names(value, path) if isinstance(value, dict) else value
@@ -50,7 +50,7 @@ def test_every_new_name_is_a_setting():
 
 @pytest.mark.parametrize("name", COMMITTED)
 def test_the_committed_files_hold_old_names_and_load(root, name):
-    """That no committed cell is planned again is a test of the studies."""
+    """The tests of the studies check that no committed cell is planned again."""
     folder = root / "docs" / "results" / name
     cells = read_cells(folder / "cells.jsonl")
     assert any("rate" in cell["settings"]["pretrain"] for cell in cells.values() if "pretrain" in cell["settings"])

@@ -1,4 +1,4 @@
-"""CIFAR's python pickles: as Python 2 wrote them, as Python 3 writes them, and as nobody honest writes them."""
+"""CIFAR's python pickles: as Python 2 wrote them, as Python 3 writes them, and hostile ones."""
 
 import os
 import pickle
@@ -27,7 +27,8 @@ def number(value: int) -> bytes:
 
 
 def as_python2(data: np.ndarray, labels: dict[str, list[int]]) -> bytes:
-    """A dictionary with a NumPy array and lists, opcode by opcode as cPickle of Python 2 wrote the published files."""
+    """Write a dictionary with a NumPy array and lists, opcode by opcode as cPickle of Python 2 wrote the published
+    files."""
     array = (
         b"cnumpy.core.multiarray\n_reconstruct\ncnumpy\nndarray\n"
         + number(0)
@@ -84,7 +85,7 @@ def test_cifar100_has_fine_labels(tmp_path):
 
 
 class Run:
-    """Executed by an unrestricted unpickle."""
+    """Runs its call in an unrestricted unpickle."""
 
     def __init__(self, function, *arguments):
         self.call = function, arguments
@@ -125,7 +126,7 @@ def test_hostile_pickles_are_refused_and_nothing_runs(tmp_path, kind):
 
 
 def test_the_hostile_pickles_are_hostile(tmp_path):
-    """Without the restriction the calls do run: the test above would notice."""
+    """Without the restriction the calls run, so the test above can fail."""
     for i, kind in enumerate(["a call", "a call among good things", "eval", "an array of objects"]):
         flag = tmp_path / f"executed {i}"
         pickle.loads(HOSTILE[kind](str(flag)))

@@ -1,4 +1,5 @@
-"""Sets of the hub whose labels are no classes, or not in every part: read without labels, and the summary says why."""
+"""Sets of the hub whose labels are no classes, or are missing in a part: read without labels, with the reason in the
+summary."""
 
 import datetime
 
@@ -16,7 +17,7 @@ LISTS = hub.Sequence(ABC)
 
 
 def part(labels=None, kind=WHOLE, n=4, mode="RGB", column="label"):
-    """``n`` random images; ``mode``: of all, or one per image."""
+    """Return ``n`` random images; ``mode``: one for all, or one per image."""
     g = np.random.default_rng(n)
     modes = [mode] * n if isinstance(mode, str) else mode
     columns = {"image": [Image.fromarray(g.integers(0, 256, (8, 8, 3), dtype=np.uint8)).convert(m) for m in modes]}

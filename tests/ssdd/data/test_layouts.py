@@ -1,4 +1,4 @@
-"""What a folder's names mean: parts, classes, neither. What can be read in two ways is an error with advice."""
+"""The meaning of a folder's names: parts, classes, or neither. An ambiguous folder is an error with advice."""
 
 import os
 import tempfile
@@ -15,7 +15,8 @@ from ssdd.data import load_images
 
 
 def make(root, *folders, images=3, extra=()):
-    """``images`` pictures in each of ``folders``, all different; empty files for ``extra`` that are no pictures."""
+    """Write ``images`` different pictures to each of ``folders``, and empty files for ``extra``, which are no
+    pictures."""
     for number, folder in enumerate(folders):
         (root / folder).mkdir(parents=True, exist_ok=True)
         for i in range(images):
@@ -76,7 +77,7 @@ def test_a_test_part_without_classes_leaves_the_training_labels(tmp_path):
 STRAY = ("train/cat", "train/dog", "test/cat", "test/dog")
 
 
-def test_a_picture_beside_class_folders_asks_what_it_means(tmp_path):
+def test_a_picture_beside_class_folders_is_ambiguous(tmp_path):
     root = make(tmp_path, *STRAY, extra=["train/overview.png"])
     with pytest.raises(
         InputError,
@@ -98,7 +99,7 @@ def test_a_picture_beside_class_folders_asks_what_it_means(tmp_path):
         load_images(make(tmp_path / "flat", "x") / "x", classes="folders")
 
 
-def test_a_picture_beside_the_parts_is_left_out_and_said(tmp_path):
+def test_a_picture_beside_the_parts_is_left_out_and_reported(tmp_path):
     data = load_images(make(tmp_path, *STRAY, extra=["samples.png"]))
     assert labels(data) == [[0, 1], [0, 1]] and "not read: 1 image beside the parts (samples.png)" in data.summary
 
@@ -113,7 +114,7 @@ def test_classes_that_only_the_test_part_has(tmp_path):
     assert labels(load_images(root, classes="none")) == [None, None]
 
 
-def test_classes_that_the_test_part_lacks_are_said(tmp_path):
+def test_classes_that_the_test_part_lacks_are_reported(tmp_path):
     data = load_images(make(tmp_path, "train/ant", "train/cat", "train/dog", "test/cat", "test/dog"))
     assert labels(data) == [[0, 1, 2], [1, 2]] and "no test images of 1 class (ant)" in data.summary
 
@@ -150,7 +151,7 @@ def test_names_that_only_begin_with_an_underscore_are_images(tmp_path):
     assert len(load_images(make(tmp_path, "_a", "_b", extra=["_a/_MG_1.png"])).x_train) == 6  # of 7
 
 
-def test_what_is_skipped_is_said_by_kind(tmp_path):
+def test_skipped_files_are_reported_by_kind(tmp_path):
     files = ("notes.txt", "more.txt", "cat/IMG_1.HEIC", "cat/IMG_2.HEIC", "cat/IMG_3.HEIC", "dog/LICENSE")
     data = load_images(make(tmp_path, "cat", "dog", extra=files))
     skipped = (
@@ -187,7 +188,7 @@ AMBIGUOUS = {
 
 
 @pytest.mark.parametrize("name", AMBIGUOUS)
-def test_what_can_be_read_in_two_ways_is_an_error_that_says_how_to_say(tmp_path, name):
+def test_an_ambiguous_folder_is_an_error_with_advice(tmp_path, name):
     folders, named = AMBIGUOUS[name]
     if name.startswith("empty"):
         (tmp_path / "test").mkdir()
@@ -221,13 +222,13 @@ def test_classes_that_only_sound_like_parts(tmp_path):
     assert load_images(make(tmp_path / "c", "bird/train", "bird/crow", "fish/carp")).classes == 2
 
 
-def test_nested_classes_are_the_first_folder_and_said(tmp_path):
+def test_nested_classes_are_the_first_folder_and_reported(tmp_path):
     data = load_images(make(tmp_path, "pet/cat", "pet/dog", "wild/fox", images=4))
     assert data.classes == 2 and "folders inside a class belong to it (pet/cat/, pet/dog/, ...)" in data.summary
 
 
 def test_the_same_name_in_two_spellings_of_unicode_is_one_class(tmp_path):
-    """macOS packs an accent as a character of its own."""
+    """macOS writes an accent as a separate character."""
     data = load_images(make(tmp_path, "train/caf\u00e9", "train/x", "test/cafe\u0301", "test/x"))
     assert labels(data) == [[0, 1], [0, 1]] and data.summary.count("caf\u00e9") == 1
 
@@ -245,14 +246,14 @@ def test_links_between_parts_and_deep_sets_can_be_said(tmp_path):
     assert load_images(kaggle / "train" / "train").classes == 2
 
 
-def test_empty_class_folders_are_said_and_take_no_number(tmp_path):
+def test_empty_class_folders_are_reported_and_take_no_number(tmp_path):
     root = make(tmp_path, *STRAY)
     (root / "train" / "bird").mkdir()
     data = load_images(root)
     assert labels(data) == [[0, 1], [0, 1]] and "no images in train/bird/" in data.summary
 
 
-def test_one_class_is_said(tmp_path):
+def test_one_class_is_reported(tmp_path):
     assert "6 images of 1 class (cat)" in load_images(make(tmp_path, "cat", images=6)).summary
 
 
@@ -268,10 +269,10 @@ def test_links_to_the_other_part_are_refused(tmp_path):
 
 def test_a_folder_that_cannot_be_listed_is_an_error():
     user = os.geteuid()
-    with tempfile.TemporaryDirectory() as place:  # not pytest's folder, which only its owner may enter
+    with tempfile.TemporaryDirectory() as place:  # not in pytest's folder, which only its owner can enter
         root = make(Path(place), "cat", "dog")
         root.chmod(0o755)
-        load_images(root)  # all that a reader imports is imported while everything can be read
+        load_images(root)  # import everything that a reader needs while everything is readable
         (root / "dog").chmod(0)
         try:
             if user == 0:
@@ -308,7 +309,7 @@ def test_the_summary_is_one_line_whatever_the_names(tmp_path):
     assert "\\x1b[31mred.txt" in said
 
 
-def test_grey_among_colour_is_said(tmp_path):
+def test_grey_among_colour_is_reported(tmp_path):
     root = make(tmp_path, "cat")
     Image.fromarray(np.zeros((8, 8), np.uint8)).save(root / "cat" / "grey.png")
     assert "1 grey image among colour ones, read as colour" in load_images(root).summary

@@ -1,4 +1,4 @@
-"""Images that a camera stored on their side are read as every viewer shows them: from folders and hub sets alike."""
+"""Images that a camera stored rotated are read as image viewers show them, from folders and hub sets alike."""
 
 import io
 
@@ -11,7 +11,7 @@ from ssdd.data import load_images
 from ssdd.data.pictures import ON_ITS_SIDE, ORIENTATION, orientation, size_of, to_pixels, upright
 
 FORMATS = ("png", "tiff", "webp", "jpg")
-TURNS = {  # what a viewer does with the stored pixels [H, W], from the EXIF standard
+TURNS = {  # how a viewer transforms the stored pixels [H, W], from the EXIF standard
     1: lambda x: x,
     2: lambda x: x[:, ::-1],
     3: lambda x: x[::-1, ::-1],
@@ -29,7 +29,7 @@ def own_cache(tmp_path, monkeypatch):
 
 
 def stored_pixels(side_a=16, side_b=24):
-    """Random blocks of 8x8 pixels, so that JPEG keeps them nearly."""
+    """Return random blocks of 8x8 pixels, which JPEG preserves approximately."""
     blocks = np.random.default_rng(3).integers(0, 256, (side_a // 8, side_b // 8, 3), dtype=np.uint8)
     return blocks.repeat(8, 0).repeat(8, 1)
 
@@ -100,7 +100,7 @@ def test_damaged_exif_changes_nothing(tmp_path, block):
 
 
 def test_pictures_of_phones(tmp_path):
-    """A JPEG with a second picture behind it (MPO), and an orientation that only XMP states."""
+    """A JPEG with a second picture after it (MPO), and an orientation that only XMP has."""
     exif, pixels = Image.Exif(), stored_pixels()
     exif[ORIENTATION] = 6
     first, second = Image.fromarray(pixels), Image.fromarray(255 - pixels)
@@ -126,7 +126,7 @@ def test_an_orientation_that_does_not_exist_changes_nothing(tmp_path, value):
 
 
 def test_exif_behind_the_pixels_of_a_png(tmp_path):
-    """The standard allows it, and a reader of headers alone does not see it."""
+    """The standard allows EXIF data after the pixels, where a reader of headers alone does not see it."""
     exif, buffer = Image.Exif(), io.BytesIO()
     exif[ORIENTATION] = 6
     Image.fromarray(stored_pixels()).save(buffer, "PNG")

@@ -1,4 +1,4 @@
-"""Images from digits, folders and .npz files, and everything about them that can be wrong."""
+"""Images from digits, folders and .npz files, and errors in all of them."""
 
 import numpy as np
 import pytest
@@ -127,7 +127,10 @@ class Explosive:
         ({"x_train": np.zeros((4, 8, 8, 3), np.uint8), "x_test": np.zeros((4, 9, 8, 3), np.uint8)}, "x_test"),
         ({"x_train": np.zeros((1, 8, 8, 3), np.uint8)}, "at least two"),
         ({"x_train": np.zeros((4, 0, 8, 3), np.uint8)}, "at least one pixel"),
-        ({"x_train": np.zeros((4, 8, 8, 3), np.uint8), "y_train": np.int64(3)}, "y_train: expected one label an image"),
+        (
+            {"x_train": np.zeros((4, 8, 8, 3), np.uint8), "y_train": np.int64(3)},
+            "y_train: expected one label per image",
+        ),
         ({"x_train": np.zeros((4, 8, 8, 3), np.uint8), "y_train": np.full(4, 2**50)}, "y_train: expected labels from"),
     ],
 )
@@ -137,7 +140,7 @@ def test_npz_that_does_not_fit(tmp_path, arrays, named):
         load_images(tmp_path / "bad.npz")
 
 
-def test_npz_that_is_none(tmp_path):
+def test_a_file_that_is_no_npz(tmp_path):
     (tmp_path / "bad.npz").write_bytes(b"PK\x03\x04 torn")
     with pytest.raises(InputError, match=r"bad\.npz"):
         load_images(tmp_path / "bad.npz")

@@ -1,4 +1,4 @@
-"""Sets larger than the memory they are given: the same images, mapped; and Tiny-ImageNet's and the hub's forms."""
+"""Sets larger than the memory limit give the same images, mapped; also Tiny-ImageNet's and the hub's forms."""
 
 import builtins
 import os
@@ -38,7 +38,7 @@ def same(a, b):
 
 
 def in_file(tensor) -> bool:
-    """Whether the tensor's bytes lie in a mapped file."""
+    """Return True if the tensor's bytes lie in a mapped file."""
     address = tensor.data_ptr()
     for line in Path("/proc/self/maps").read_text().splitlines():
         low, high = (int(part, 16) for part in line.split()[0].split("-"))
@@ -64,11 +64,11 @@ def test_folder_is_decoded_once_and_mapped(tmp_path, parts, monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     write(next(folder.rglob("3.png")), 255 - random_images(1)[0])
     os.utime(next(folder.rglob("3.png")), ns=(1, 1))
-    assert load_images(folder, memory=100).fingerprint != whole.fingerprint  # a file that changed is seen
+    assert load_images(folder, memory=100).fingerprint != whole.fingerprint  # a changed file is noticed
 
 
 @pytest.mark.parametrize("test_part", [True, False])
-def test_npz_is_mapped_where_it_lies(tmp_path, test_part):
+def test_npz_is_mapped_in_its_file(tmp_path, test_part):
     arrays = {"x_train": random_images(20), "y_train": np.arange(20) % 4}
     if test_part:
         arrays |= {"x_test": random_images(5, 1), "y_test": np.arange(5) % 4}
@@ -89,7 +89,7 @@ def test_npz_that_cannot_be_mapped(tmp_path):
 
 
 def test_npz_whose_header_lies(tmp_path):
-    """A header that promises more bytes than there are: an error, not a read past the end (SIGBUS)."""
+    """A header that promises more bytes than the file has is an error, not a read past the end (SIGBUS)."""
     np.save(tmp_path / "x.npy", random_images(4))
     lying = (tmp_path / "x.npy").read_bytes().replace(b"(4, 8, 8, 3)", b"(400000, 8, 8, 3)".ljust(12))[: 128 + 768]
     with zipfile.ZipFile(tmp_path / "set.npz", "w") as archive:
@@ -114,7 +114,7 @@ def test_no_place_for_decoded_images(tmp_path):
 
 @pytest.fixture
 def tiny(tmp_path):
-    """Tiny-ImageNet's folders in small."""
+    """A small copy of Tiny-ImageNet's folders."""
     root, lines = tmp_path / "tiny-imagenet-200", []
     for c, wnid in enumerate(("n02", "n01")):
         for i, pixels in enumerate(random_images(3, c)):
@@ -236,7 +236,7 @@ def test_huggingface_labels_that_are_withheld(hub, tmp_path):
     assert saved(test=withheld).y_test is None
 
 
-def test_what_a_hub_set_holds_is_said(hub, tmp_path):
+def test_the_summary_of_a_hub_set(hub, tmp_path):
     withheld, known = table(hub, random_images(2, 1), [-1, -1]), table(hub, random_images(3, 2), [1, 0, 1])
     parts = {"train": table(hub, random_images(4), [0, 0, 0, 0]), "test": withheld, "validation": known, "more": known}
     hub.DatasetDict(parts).save_to_disk(tmp_path / "set")
@@ -246,7 +246,7 @@ def test_what_a_hub_set_holds_is_said(hub, tmp_path):
     )
 
 
-def test_what_tiny_imagenet_holds_is_said(tiny):
+def test_the_summary_of_tiny_imagenet(tiny):
     (tiny / "train" / "n01" / "n01_boxes.txt").write_text("")
     (tiny / "train" / ".DS_Store").write_text("")
     assert load_images(tiny).summary == (

@@ -1,4 +1,4 @@
-"""Random views: shapes, what they keep, and that nothing but the generator decides."""
+"""Random views: their shapes, what they preserve, and that only the generator decides them."""
 
 import dataclasses
 

@@ -1,8 +1,8 @@
-"""The loop on a device of its own, without one: everything is there, nothing is waited for, the numbers are the same.
+"""The loop on another device, tested without one: tensors are on the device, nothing blocks, the numbers are the same.
 
-A :class:`Remote` tensor calls itself one of the meta device and computes its real values in main memory. What would go
-wrong on a GPU, or make the host wait for it, raises: a tensor of main memory beside a remote one (a single number
-excepted), a remote value that is read, a copy in either direction that was not asked to be non-blocking.
+A :class:`Remote` tensor claims to be on the meta device and computes its real values in main memory. Errors on a GPU,
+and operations that block the host, raise here: a tensor in main memory together with a remote one (a single number is
+allowed), reading a remote value, and a copy in either direction that is not non-blocking.
 """
 
 import dataclasses
@@ -28,11 +28,11 @@ COPIES = {aten._to_copy, aten.copy_}
 
 
 class Waits(AssertionError):
-    """The host would wait for the device, or the device would see memory that it cannot reach."""
+    """The host would block for the device, or the device would read memory that it cannot reach."""
 
 
 class Remote(torch.Tensor):
-    """A tensor elsewhere; ``held``: its values."""
+    """A tensor on the pretended device; ``held`` has its values."""
 
     held: torch.Tensor
 
@@ -96,7 +96,7 @@ def call(func: Any, args: Any, kwargs: dict[str, Any]) -> Any:
 
 
 class _Factories(TorchDispatchMode):
-    """Tensors that are made elsewhere have no remote argument: only a mode sees them."""
+    """Redirects tensors that are created on the device, which have no remote argument: only a mode sees them."""
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
@@ -108,14 +108,14 @@ class _Factories(TorchDispatchMode):
 
 @contextmanager
 def pretended() -> Iterator[torch.device]:
-    """The device, for the time of the context."""
+    """Provide the pretended device for the time of the context."""
     with _Factories():
         yield ELSEWHERE
 
 
 @contextmanager
 def no_waiting() -> Iterator[None]:
-    """What makes the host wait raises :class:`Waits`, for the time of the context."""
+    """Raise :class:`Waits` for operations that block the host, for the time of the context."""
     global waiting_allowed
     waiting_allowed = False
     try:
@@ -136,12 +136,12 @@ VARIANTS = [
 
 @pytest.fixture
 def native_everywhere(monkeypatch):
-    """The core's own ops also for the pretended device, as they are for CUDA where it was built in."""
+    """Run the core's own ops also for the pretended device, as a build with CUDA does."""
     monkeypatch.setattr(ssdd_ext.ops, "unavailable", lambda device, kernel: None)
 
 
 class _Counts(TorchDispatchMode):
-    """Values that the host reads."""
+    """Counts the values that the host reads."""
 
     reads = 0
 
@@ -155,7 +155,7 @@ def settings(small, **changes):
 
 
 @pytest.mark.parametrize("changes", VARIANTS, ids=str)
-def test_no_step_waits_for_the_device_and_the_numbers_are_those_of_the_cpu(
+def test_no_step_synchronises_and_the_numbers_are_those_of_the_cpu(
     changes, make, few, representations, teacher, small, native_everywhere
 ):
     config, r = settings(small, **changes), representations.train
@@ -176,7 +176,7 @@ def test_no_step_waits_for_the_device_and_the_numbers_are_those_of_the_cpu(
         job = Job(few, r, student, config, teacher=ask, device=device)
         there, batches = begin(job)
         there.pool.fill(inputs(job, there).detach(), there.y_s.detach())
-        for until in (3, 7):  # no log line: that one reads the loss
+        for until in (3, 7):  # no log line, which would read the loss
             with no_waiting():
                 run(job, there, batches, until=until)
             run(job, there, batches, until=until + 1)
@@ -211,7 +211,8 @@ def test_the_pretended_device_notices_what_it_is_for(few):
 
 
 def test_a_step_on_the_cpu_reads_no_value_of_the_computation(make, few, representations, small):
-    """Draws are read, one a step (and optimizers their own counters): as many for any number of images and networks."""
+    """Draws are read once per step, and optimizers read their own counters; the number does not depend on images and
+    networks."""
     config, found = settings(small), []
     for images in (4, 12):
         c = dataclasses.replace(config, images=images, steps=4, log_every=100)
@@ -225,7 +226,7 @@ def test_a_step_on_the_cpu_reads_no_value_of_the_computation(make, few, represen
     assert found[0] == found[1] <= 3  # the network drawn; AdamW's counters of X_s and Y_s
 
 
-def test_images_go_to_the_device_once_where_they_fit_and_batch_by_batch_where_not(few):
+def test_images_go_to_the_device_once_if_they_fit_and_batch_by_batch_if_not(few):
     rows = torch.tensor([5, 3, 3])
     with pretended() as device, no_waiting():
         for memory in (1 << 30, 1):

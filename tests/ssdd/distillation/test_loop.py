@@ -1,4 +1,4 @@
-"""KRR-ST: the outer loss against the formula, the loop's promises, and that it does what it is for."""
+"""KRR-ST: the outer loss against the formula, the guarantees of the loop, and its effect."""
 
 import dataclasses
 
@@ -28,7 +28,7 @@ def quick(small, **changes) -> DistillConfig:
 
 
 def filled(job):
-    """The state of a job with a full pool, and its batches."""
+    """Return the state of a job with a full pool, and its batches."""
     state, batches = begin(job)
     state.pool.fill(inputs(job, state).detach(), state.y_s.detach())
     return state, batches
@@ -79,7 +79,7 @@ def test_it_starts_from_the_random_baseline(student, few, representations, small
 def test_same_seed_same_bits(student, few, representations, small):
     torch.manual_seed(1)
     a = distill(Job(few, representations.train, student, quick(small), seed=3))
-    torch.manual_seed(2)  # the global generator has no say
+    torch.manual_seed(2)  # the global generator has no effect
     b = distill(Job(few, representations.train, student, quick(small), seed=3))
     c = distill(Job(few, representations.train, student, quick(small), seed=4))
     assert torch.equal(a.result.images, b.result.images) and torch.equal(a.result.targets, b.result.targets)
@@ -109,7 +109,7 @@ def test_options_change_what_they_say(student, few, representations, small, teac
     raw = distill(Job(few, r, student, quick(small, support_input="raw"))).result
     assert raw.support_input == "raw" and torch.equal(raw.inputs(), raw.images)
     recomputed = distill(Job(few, r, student, quick(small, teacher_in_loop="recomputed"), teacher=teacher)).result
-    assert torch.allclose(recomputed.images, plain.images, atol=1e-2)  # the same numbers but for rounding
+    assert torch.allclose(recomputed.images, plain.images, atol=1e-2)  # the same numbers up to rounding
     augmented = distill(Job(few, r, student, quick(small, real_view="augmented"), teacher=teacher)).result
     assert not torch.allclose(augmented.images, plain.images, atol=1e-3)
 
@@ -168,7 +168,7 @@ def test_as_many_distilled_images_as_there_are(student, few, representations, sm
 
 def test_a_teacher_whose_output_does_not_match(student, few, representations, small):
     config = quick(small, teacher_in_loop="recomputed")
-    with pytest.raises(InputError, match=r"teacher: expected 16 numbers an image.*got \[2, 3\]"):
+    with pytest.raises(InputError, match=r"teacher: expected 16 numbers per image.*got \[2, 3\]"):
         distill(Job(few, representations.train, student, config, teacher=lambda x: torch.zeros(len(x), 3)))
 
 

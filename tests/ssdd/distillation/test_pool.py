@@ -1,4 +1,4 @@
-"""The pool: ages at the start, replacement as the paper writes it and as the published code does it."""
+"""The pool: initial ages, and replacement as in the paper and as in the published code."""
 
 import pytest
 import torch
@@ -40,7 +40,7 @@ def test_initial_ages_are_between_1_and_t_minus_1_and_differ():
 
 def test_papers_counter_keeps_a_mix_of_ages():
     p = simulate("reset")
-    # Ages of the draws go round 0..T-1, each as often as any other.
+    # Ages of the draws cycle through 0..T-1, all equally often.
     assert p.untrained_share == pytest.approx(1 / 10, abs=0.04)
     assert p.mean_age == pytest.approx(4.5, abs=0.6)
     assert all(m.age == m.counter < 10 for m in p.members)

@@ -1,4 +1,4 @@
-"""When a run stops and writes: by its own request, by another process's, and not by reading a GPU at every step."""
+"""When a run stops and writes: on its own request, on another process's, and without reading a GPU at every step."""
 
 import dataclasses
 
@@ -13,7 +13,7 @@ from ssdd.parallel import Processes
 
 
 class Other(Processes):
-    """A run of two processes, the other of which was asked to stop."""
+    """A run of two processes, the other of which got a request to stop."""
 
     def combine(self, loss, gradients, weight, stop, heard=True):
         return loss, heard
@@ -24,7 +24,7 @@ def job(few, representations, make):
     return Job(few, representations.train, lambda: make(16), DistillConfig(), processes=Other(0, 2))
 
 
-def steps_that_hear(stop):
+def steps_that_read_the_flag(stop):
     heard = []
     for step in range(2 * STOP_CHECK_EVERY):
         stop.combine(step, torch.zeros(()), [], 1.0)
@@ -32,10 +32,10 @@ def steps_that_hear(stop):
     return heard
 
 
-def test_another_process_is_heard_at_every_step_of_a_cpu_and_now_and_then_of_a_gpu(job):
-    assert steps_that_hear(Stop(job)) == list(range(1, 2 * STOP_CHECK_EVERY + 1))
+def test_stop_requests_are_read_every_step_on_a_cpu_and_every_few_on_a_gpu(job):
+    assert steps_that_read_the_flag(Stop(job)) == list(range(1, 2 * STOP_CHECK_EVERY + 1))
     far = Stop(dataclasses.replace(job, device=torch.device("meta")))
-    assert steps_that_hear(far) == [STOP_CHECK_EVERY, 2 * STOP_CHECK_EVERY]
+    assert steps_that_read_the_flag(far) == [STOP_CHECK_EVERY, 2 * STOP_CHECK_EVERY]
 
 
 def test_without_checkpoints_nothing_is_written_and_nothing_stops(job):

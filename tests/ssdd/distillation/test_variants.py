@@ -1,4 +1,4 @@
-"""The named variants of KRR-ST: each does what its docstring says, and none moves plain KRR-ST."""
+"""The named variants of KRR-ST: each has the effect that its docstring says, and none changes plain KRR-ST."""
 
 import dataclasses
 import os
@@ -11,7 +11,7 @@ from ssdd.artifact import Preprocessing
 from ssdd.checkpoint import Checkpoints, Stopped
 from ssdd.config import DistillConfig, InputError
 from ssdd.distillation import Job, distill
-from ssdd.distillation.batches import known_views
+from ssdd.distillation.batches import represent_views
 from ssdd.distillation.loop import begin, inputs, run, support
 from ssdd.distillation.objective import outer_loss, prediction_loss, realism, total_variation
 from ssdd.models import frozen, seeded
@@ -103,7 +103,7 @@ def test_targets_tied_to_the_teacher(student, few, representations, teacher, sma
 
 
 @pytest.mark.parametrize("loop, of_batch", [("cached", []), ("recomputed", [50])])
-def test_with_tied_targets_a_real_batch_goes_through_the_teacher_only_if_asked(
+def test_with_tied_targets_a_real_batch_goes_through_the_teacher_only_if_recomputed(
     student, few, representations, teacher, small, loop, of_batch
 ):
     asked = []
@@ -115,7 +115,7 @@ def test_with_tied_targets_a_real_batch_goes_through_the_teacher_only_if_asked(
     config = quick(small, targets="tied", batch=50, teacher_in_loop=loop)
     distill(Job(few, representations.train, student, config, teacher=counted))
     tied = [config.images, config.images]  # for the loss, and after the step
-    assert asked == [2, *((of_batch + tied) * config.steps)]  # two images first, to check the output
+    assert asked == [2, *((of_batch + tied) * config.steps)]  # first two images, to check the output
 
 
 def test_what_needs_the_teacher(small):
@@ -137,9 +137,7 @@ def test_the_gradient_passes_through_the_view_of_the_images(student, few, repres
     assert not torch.equal(distill(job).result.images, state.x_s)
 
 
-def test_known_views_are_what_the_teacher_says_of_them_and_it_is_asked_once(
-    student, few, representations, small, teacher
-):
+def test_known_views_have_the_teachers_representations_and_it_runs_once(student, few, representations, small, teacher):
     asked = []
 
     def counted(x):
@@ -154,7 +152,7 @@ def test_known_views_are_what_the_teacher_says_of_them_and_it_is_asked_once(
     assert torch.equal(result.images, again.images)
     job = Job(few, representations.train, student, config, teacher=counted)
     state, batches = begin(job)
-    batches.views = known_views(job)
+    batches.views = represent_views(job)
     asked.clear()
     seen = set()
     for _ in range(4):
@@ -179,7 +177,7 @@ def test_known_views_go_on_to_the_same_bits(student, few, representations, small
 
 
 def views_asked(monkeypatch):
-    """How many images a teacher is asked of from here on, call by call."""
+    """Record the number of images in each later call of the teacher."""
     asked, before = [], Teacher.__call__
     monkeypatch.setattr(Teacher, "__call__", lambda self, x: asked.append(len(x)) or before(self, x))
     return asked
@@ -190,31 +188,32 @@ def test_known_views_are_kept_on_disk_and_mapped(few, small, teacher, student, r
     job, n = Job(few, representations.train, student, config, teacher=teacher), len(few.x_train)
     plain = distill(job).result
     assert sum(asked) == 2 * n + 2 and not list(tmp_path.iterdir())
-    for count in (2 * n + 2, 2):  # the second run, or one that goes on, asks nothing but the check of its output
+    for count in (2 * n + 2, 2):  # a second or resumed run calls the teacher only to check its output
         asked.clear()
         found = distill(job, cache=tmp_path).result
         assert sum(asked) == count and torch.equal(found.images, plain.images)
     (file,) = tmp_path.iterdir()
     written = file.stat().st_mtime_ns
-    crops, known = known_views(job, tmp_path)
-    assert torch.equal(known, known_views(job)[1]) and file.stat().st_mtime_ns == written
+    crops, known = represent_views(job, tmp_path)
+    assert torch.equal(known, represent_views(job)[1]) and file.stat().st_mtime_ns == written
     with open("/proc/self/maps") as maps:
         assert str(file) in maps.read()
     known = known.clone()  # no longer mapped: the file is cut short next
-    file.write_bytes(file.read_bytes()[:500])  # damaged: computed anew
-    assert torch.equal(known_views(job, tmp_path)[1], known)
+    file.write_bytes(file.read_bytes()[:500])  # damaged: computed again
+    assert torch.equal(represent_views(job, tmp_path)[1], known)
     other = Teacher(teacher.module, Preprocessing((0.5,), (0.5,)))
     more, wider = (dataclasses.replace(config, **change) for change in ({"views": 3}, {"crop_pad": 2}))
     for seed, changed, theirs in ((1, config, teacher), (0, more, teacher), (0, wider, teacher), (0, config, other)):
         before = set(tmp_path.iterdir())
-        _, new = known_views(dataclasses.replace(job, config=changed, seed=seed, teacher=theirs), tmp_path)
+        _, new = represent_views(dataclasses.replace(job, config=changed, seed=seed, teacher=theirs), tmp_path)
         assert len(set(tmp_path.iterdir()) - before) == 1 and not torch.equal(new[: 2 * n], known)
 
 
 def test_of_several_processes_one_writes_known_views(
     student, representations, few, small, teacher, tmp_path, monkeypatch
 ):
-    """A reader waits as often as the writer has parts, then maps what that one wrote; asked of nothing itself."""
+    """A reader calls ``agree`` once per part of the writer, then maps the written file. It does not call the
+    teacher."""
     config = quick(small, real_view="augmented", views=3)
     job = Job(few, representations.train, student, config, teacher=teacher)
 
@@ -240,18 +239,18 @@ def test_of_several_processes_one_writes_known_views(
                 os.rename(tmp_path / "writer", tmp_path / "reader")
             return False
 
-    _, wanted = known_views(dataclasses.replace(job, processes=Writer(0, 2)), tmp_path / "writer")
+    _, wanted = represent_views(dataclasses.replace(job, processes=Writer(0, 2)), tmp_path / "writer")
     asked = views_asked(monkeypatch)
-    _, found = known_views(dataclasses.replace(job, processes=Reader(1, 2)), tmp_path / "reader")
+    _, found = represent_views(dataclasses.replace(job, processes=Reader(1, 2)), tmp_path / "reader")
     assert Writer.turns == 4 and torch.equal(found, wanted) and not asked
 
 
-def test_views_that_a_teacher_has_no_number_for_are_not_kept(student, few, small, tmp_path):
+def test_views_without_finite_representations_are_not_cached(student, few, small, tmp_path):
     broken = Teacher(nn.Sequential(nn.Flatten(), nn.Linear(64, 4)), few.preprocessing)
     nn.init.constant_(broken.module[1].bias, float("nan"))
     config = quick(small, real_view="augmented", views=1)
     with pytest.raises(InputError, match="not finite"):
-        known_views(Job(few, torch.zeros(400, 4), student, config, teacher=broken), tmp_path)
+        represent_views(Job(few, torch.zeros(400, 4), student, config, teacher=broken), tmp_path)
     assert not list(tmp_path.iterdir())
 
 
@@ -262,7 +261,7 @@ def test_a_start_from_medoids(student, few, representations, small):
     assert torch.equal(result.targets, representations.train[rows])
 
 
-def test_what_realism_weighs(few):
+def test_the_realism_penalties(few):
     flat, steps = torch.full((2, 1, 4, 4), 0.3), torch.arange(4.0).view(1, 1, 1, 4).expand(2, 1, 4, 4)
     assert float(total_variation(flat)) == 0 and float(total_variation(steps)) == pytest.approx(1)
     config = DistillConfig(tv_weight=0.5, init_weight=3.0)

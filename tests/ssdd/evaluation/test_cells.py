@@ -37,7 +37,7 @@ def test_batches_smaller_than_the_set_use_all_of_it(make, pairs):
 
 
 def test_contrast_is_taken_back_from_the_head(make, pairs):
-    """The body learns from targets further from their mean; predictions are of the targets as they are."""
+    """The body learns from targets further from their mean; predictions are of the original targets."""
     centre, config = pairs.targets.mean(0), PretrainConfig(steps=60, lr=0.4)
     further = dataclasses.replace(pairs, targets=centre + 2 * (pairs.targets - centre))
     network, other = (seeded(lambda: make(16), 0) for _ in range(2))

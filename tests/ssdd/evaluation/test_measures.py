@@ -1,4 +1,4 @@
-"""Error, probes and splits, on cases with known answers."""
+"""Error, probes and splits in cases with known answers."""
 
 import pytest
 import torch
@@ -16,7 +16,7 @@ def test_predicting_the_mean_is_1_and_the_teacher_is_0():
         representation_error(g[:, :3], g)
 
 
-def test_splits_have_k_labels_a_class():
+def test_splits_have_k_labels_per_class():
     labels = torch.tensor([0] * 30 + [1] * 20 + [2] * 4)
     rows = labelled_rows(labels, 5, seed=0)
     assert labels[rows].bincount().tolist() == [5, 5, 4] and len(set(rows.tolist())) == 14

@@ -1,4 +1,5 @@
-"""Sets that no probe can be made on: said once, before the work, which then goes on with the representation error."""
+"""Sets that allow no probe: a message says so once, before the work, which then continues with the representation
+error."""
 
 import contextlib
 import dataclasses
@@ -43,7 +44,7 @@ def labelled(few, train, test):
 
 @pytest.fixture(params=["one class", "one class, the second lost", "no labels", "test without", "training without"])
 def unfit(request, few):
-    """A set that no probe can be made on, and what is said of it."""
+    """A set that allows no probe, and the message about it."""
     one, two = torch.ones(400, dtype=torch.int64), torch.arange(100) % 2
     return {
         "one class": (labelled(few, one, one[:100]), "some: no probe and no fine-tuning, as its training"),
@@ -79,7 +80,7 @@ def one_class(tmp_path, monkeypatch):
     return tmp_path
 
 
-def test_every_verb_says_it_once_and_goes_on(one_class):
+def test_every_verb_warns_once_and_continues(one_class):
     def run(*arguments):
         printed = io.StringIO()
         with contextlib.redirect_stdout(printed), contextlib.redirect_stderr(printed):
@@ -112,7 +113,7 @@ def test_every_verb_says_it_once_and_goes_on(one_class):
     run("evaluate", "demo/seed-0.safetensors", "-d", "photos.npz", "-t", "t.safetensors")
 
 
-def test_a_study_says_it_before_its_cells(one_class, few, teacher):
+def test_a_study_warns_before_its_cells(one_class, few, teacher):
     file = one_class / "few.npz"
     np.savez(file, x_train=few.x_train[:50], y_train=few.y_train[:50], x_test=few.x_test[:9], y_test=few.y_test[:9])
     teacher.save(one_class / "t.safetensors")

@@ -1,4 +1,4 @@
-"""Features as a function of the images alone: the same numbers and gradients, nothing to the weights."""
+"""Features as a function of the images alone: the same numbers and gradients, and no gradient to the weights."""
 
 import copy
 import sys
@@ -11,11 +11,11 @@ from torch._dynamo.utils import counters
 
 from ssdd.models import build, frozen, in_chunks, seeded
 
-frozen_room = sys.modules["ssdd.models.features"]  # the function has taken its name
+frozen_room = sys.modules["ssdd.models.features"]  # the package exports a function of that name
 
 
 def trained(name, channels_last):
-    """A network whose BatchNorm statistics are no longer those of its start."""
+    """Return a network whose BatchNorm statistics differ from the initial ones."""
     network = seeded(lambda: build(name, 3, (16, 16), 5), 0)
     if channels_last:
         network.to(memory_format=torch.channels_last)
@@ -54,8 +54,8 @@ def test_weights_are_read_when_it_is_called():
 
 
 def test_compiled_networks_give_the_same_numbers_and_one_program_serves_all_of_a_pool(monkeypatch):
-    program = torch.compile(frozen_room._through, backend="eager")
-    monkeypatch.setattr(frozen_room, "_program", lambda: program)
+    program = torch.compile(frozen_room._run_layers, backend="eager")
+    monkeypatch.setattr(frozen_room, "_compile_layers", lambda: program)
     torch._dynamo.reset()
     counters.clear()
     x = torch.rand(5, 3, 16, 16)
@@ -64,7 +64,7 @@ def test_compiled_networks_give_the_same_numbers_and_one_program_serves_all_of_a
         torch.manual_seed(seed)
         plain = build("convnet-4-8", 3, (16, 16), 7)
         fast = copy.deepcopy(plain).faster(compiled=True)
-        fast.compile(backend="eager")  # the compiler's own code is not what is tested here
+        fast.compile(backend="eager")  # the compiler's own code is not tested here
         seen = frozen(fast)(x.clone().requires_grad_())
         assert torch.equal(seen, frozen(plain)(x.clone().requires_grad_()))
         for network in (plain, fast):

@@ -1,4 +1,4 @@
-"""Networks: published shapes, names, and random starts that a seed fixes."""
+"""Networks: published shapes, names, and initial weights that a seed determines."""
 
 import pytest
 import torch

@@ -1,4 +1,4 @@
-"""A study's page: means, pairs, and nothing that no cell gives."""
+"""A study's page: means, paired differences, and no entry without a cell."""
 
 import json
 from dataclasses import replace
@@ -7,7 +7,7 @@ import pytest
 
 from ssdd.config import preset
 from ssdd.report import write_page
-from ssdd.report.page import found_cells, realism_points
+from ssdd.report.page import read_plan_cells, realism_points
 from ssdd.studies import Plan, Row
 
 
@@ -47,7 +47,7 @@ def test_means_pairs_and_what_is_missing(tmp_path, plan):
     table = {columns(line)[0]: columns(line) for line in page[: page.index("## Cars")] if line.startswith("| ")}
     assert table["row"][1:] == [
         "representation error",
-        "probe, 5 a class",
+        "probe, 5 per class",
         "probe, all labels",
         "fine-tuned, 10% of the labels",
     ]
@@ -82,12 +82,12 @@ def test_what_realism_costs_is_drawn_from_rows_that_differ_by_it_alone(tmp_path,
     pool = {"steps": 9, "loss": 0.1, "untrained_share": 0.0, "mean_age": 1.0, "cpu_seconds": None}
     for name, error, variation in (("KRR-ST", 0.4, 0.2), ("smooth", 0.5, 0.1), ("both", 0.6, 0.05)):
         put(tmp_path, name, 0, error=error, distillation=pool | {"total_variation": variation})
-    assert realism_points(plan, found_cells(plan, tmp_path)) == [("KRR-ST", 0.2, 0.4), ("smooth", 0.1, 0.5)]
+    assert realism_points(plan, read_plan_cells(plan, tmp_path)) == [("KRR-ST", 0.2, 0.4), ("smooth", 0.1, 0.5)]
     assert "](realism.png)" in write_page(plan, tmp_path).read_text()
     assert (tmp_path / "realism.png").read_bytes().startswith(b"\x89PNG")
 
 
-def test_no_picture_of_realism_where_no_row_is_constrained(tmp_path, plan):
+def test_no_picture_of_realism_if_no_row_is_constrained(tmp_path, plan):
     plan = Plan("Two teachers", (*plan.rows, row("KRR-ST, another teacher", "krr-st")))
     pool = {"steps": 9, "loss": 0.1, "untrained_share": 0.0, "mean_age": 1.0, "cpu_seconds": None}
     for name in ("KRR-ST", "KRR-ST, another teacher"):

@@ -1,4 +1,5 @@
-"""Pictures: drawn whatever the environment's plotting backend is, in little memory, and never the end of a run."""
+"""Pictures are drawn with any plotting backend in the environment, in little memory, and their errors never end a
+run."""
 
 import errno
 import os
@@ -13,7 +14,7 @@ from PIL import Image
 
 import ssdd
 from ssdd.report import Display, contact_sheet, coverage, draw_each, pictures
-from ssdd.report.pictures import POINTS, SAMPLE, _plane, _sample
+from ssdd.report.pictures import POINTS, SAMPLE, plane, sample
 
 FAST = [
     "--quiet",
@@ -111,7 +112,7 @@ def test_a_picture_is_written_whole_or_not_at_all(tmp_path, monkeypatch):
     assert file.read_bytes() == before and [f.name for f in tmp_path.iterdir()] == ["sheet.png"]
     assert [event["event"] for event in said] == ["warning"] and "sheet.png" in said[0]["message"]
     assert os.strerror(errno.ENOSPC) in said[0]["message"]
-    with Display(show=False) as display:  # a report as the program has it
+    with Display(show=False) as display:  # a report like the program's
         draw_each({file: partial(contact_sheet, torch.ones(0, 1, 8, 8))}, display)
     with pytest.raises(KeyboardInterrupt):
         draw_each({file: lambda path: (_ for _ in ()).throw(KeyboardInterrupt)}, said.append)
@@ -132,7 +133,7 @@ def test_a_page_whose_picture_fails_is_written(tmp_path, monkeypatch):
 @pytest.mark.parametrize("n, d", [(200, 6), (40, 90), (50, 2), (3, 4)])
 def test_the_plane_is_that_of_a_full_decomposition(n, d):
     points = torch.randn(n, d, generator=torch.Generator().manual_seed(n), dtype=torch.float64) * torch.arange(1, d + 1)
-    mean, axes, share = _plane(points)
+    mean, axes, share = plane(points)
     _, spread, wanted = torch.linalg.svd(points - points.mean(0), full_matrices=False)
     torch.testing.assert_close(mean, points.mean(0))
     torch.testing.assert_close((axes.T @ wanted[:2].T).abs(), torch.eye(2, dtype=torch.float64), atol=1e-8, rtol=0)
@@ -156,10 +157,10 @@ def test_representations_that_span_no_plane(tmp_path, points, targets):
 
 
 def test_a_sample_is_the_same_again_and_bounded():
-    assert torch.equal(_sample(30, 5), torch.arange(30))
+    assert torch.equal(sample(30, 5), torch.arange(30))
     for n, d in ((1_000_000, 8), (1_000_000, 2048), (60_000, 100_000)):
-        rows = _sample(n, d)
-        assert torch.equal(rows, _sample(n, d)) and len(rows.unique()) == len(rows) <= POINTS
+        rows = sample(n, d)
+        assert torch.equal(rows, sample(n, d)) and len(rows.unique()) == len(rows) <= POINTS
         assert len(rows) >= 2 and len(rows) * d * 8 <= SAMPLE and int(rows.max()) < n
 
 

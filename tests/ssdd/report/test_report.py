@@ -31,7 +31,7 @@ from ssdd.report.tables import KMEANS, KRR_ST, NO_PRETRAINING, RANDOM, TEACHER
 from ssdd.teachers import train_teacher
 
 
-def test_a_run_directory_is_never_overwritten_unasked(tmp_path):
+def test_a_run_directory_is_never_overwritten_without_the_option(tmp_path):
     folder = new_directory(tmp_path / "run")
     (folder / "log.jsonl").write_text("{}\n")
     (folder / "precious").write_text("x")
@@ -67,7 +67,7 @@ def test_log_is_written_as_it_happens_and_says_why_it_stopped(tmp_path):
 
 def test_log_of_a_resumed_run_goes_on(tmp_path):
     file = tmp_path / "log.jsonl"
-    file.write_text('{"event": "a"}\n{"event": "half')  # killed while it wrote
+    file.write_text('{"event": "a"}\n{"event": "half')  # killed during a write
     with JsonLines(file, append=True) as log:
         log({"event": "b"})
     lines = file.read_text().splitlines()
@@ -175,13 +175,13 @@ def cells(saturated=True):
 def test_table_rows_and_numbers():
     rows = table(cells())
     assert [row[0] for row in rows[1:]] == [NO_PRETRAINING, RANDOM, KMEANS, KRR_ST, TEACHER]
-    assert rows[4][1] == "0.400 ± 0.058" and rows[1][1] == "" and rows[0][-1] == "probe, all labels a class"
+    assert rows[4][1] == "0.400 ± 0.058" and rows[1][1] == "" and rows[0][-1] == "probe, all labels"
     assert markdown(rows).count("\n") == 6
 
 
 def test_labels_in_words(capsys):
     cell = Cell(TEACHER, 0, None, {"features/1": 1.0, "features/5": 2.0, "features/0": 3.0})
-    wanted = ["probe, 1 label a class", "probe, 5 labels a class", "probe, all labels a class"]
+    wanted = ["probe, 1 label per class", "probe, 5 labels per class", "probe, all labels"]
     assert table([cell.as_dict()])[0][2:] == wanted
     print_probes(cell)
     assert [line.partition(":")[0] for line in capsys.readouterr().out.splitlines()] == wanted

@@ -1,4 +1,4 @@
-"""Selections: members of the set, all different, and medoids that cover it."""
+"""Selections: different members of the set, each as its plain formula chooses them."""
 
 import os
 import shutil
@@ -8,10 +8,23 @@ from pathlib import Path
 
 import pytest
 import torch
+import torch.nn.functional as F
 
 import ssdd
-from ssdd.config import InputError
-from ssdd.selection import SELECTIONS, choose, kmeans_medoids, random_subset
+from ssdd.config import SELECTION_NAMES, DistillConfig, InputError
+from ssdd.models import seeded
+from ssdd.selection import SELECTIONS, Candidates, choose, high_loss, kmeans_medoids, random_subset
+
+
+@pytest.fixture(scope="module")
+def known(few, make):
+    """known(representations, targets): what a selection is given; the targets are the representations if not given."""
+
+    def candidates(representations, targets=None):
+        targets = representations if targets is None else targets
+        return Candidates(representations, targets, few, lambda: make(targets.shape[1]))
+
+    return candidates
 
 
 def test_random_subset():
@@ -53,41 +66,116 @@ def test_counts_that_cannot_be(count):
         kmeans_medoids(torch.zeros(50, 2), count, 0)
 
 
-def test_every_file_of_the_room_is_a_selection_by_its_name(representations):
-    assert set(SELECTIONS) == {"random", "k-means"}
+def radius(points, rows):
+    """The largest distance of a point to the nearest one of ``rows``."""
+    return float(torch.cdist(points, points[rows]).min(1).values.max())
+
+
+def test_k_centre_takes_the_farthest_point_each_time(known):
+    points = torch.randn(40, 3, generator=torch.Generator().manual_seed(1))
+    rows = choose("k-centre", known(points), 6, seed=2).tolist()
+    for i in range(1, 6):
+        distance = [min(float((p - points[j]).norm()) for j in rows[:i]) for p in points]
+        assert rows[i] == max(range(40), key=lambda k, d=distance: d[k])
+    assert len({choose("k-centre", known(points), 1, s).item() for s in range(20)}) > 5  # the seed draws the first
+    chance = min(radius(points, random_subset(40, 6, s)) for s in range(5))
+    assert radius(points, rows) < chance
+
+
+def test_herding_brings_the_mean_nearest_each_time(known):
+    points = torch.randn(40, 3, generator=torch.Generator().manual_seed(1)).double()
+    rows = choose("herding", known(points), 6, seed=2).tolist()
+    for i in range(6):
+        rest = [k for k in range(40) if k not in rows[:i]]
+        missed = {k: float((points[[*rows[:i], k]].mean(0) - points.mean(0)).norm()) for k in rest}
+        assert rows[i] == min(rest, key=lambda k, m=missed: m[k])
+
+
+@pytest.mark.parametrize("kind", ["teacher", "labels"])
+def test_high_loss_takes_what_briefly_trained_students_predict_worst(known, few, make, representations, kind):
+    targets = representations.train if kind == "teacher" else few.one_hot()
+    candidates = known(representations.train, targets)
+    rows = choose("high-loss", candidates, 12, seed=3)
+
+    g, total, x = torch.Generator().manual_seed(3), 0, few.preprocessing(few.x_train)
+    for _ in range(high_loss.STUDENTS):  # one epoch each, written out
+        start = int(torch.randint(0, 2**62, (), generator=g))
+        network = seeded(candidates.make, start).train()
+        sgd = torch.optim.SGD(network.parameters(), high_loss.LR, high_loss.MOMENTUM)
+        order = torch.randperm(400, generator=g)
+        for batch in (order[:256], order[256:]):
+            sgd.zero_grad()
+            F.mse_loss(network(x[batch]), targets[batch]).backward()
+            sgd.step()
+        total = total + (network.eval()(x) - targets).detach().square().mean(1)
+    wanted = total.argsort(descending=True)[:12]
+    assert set(rows.tolist()) == set(wanted.tolist())
+    assert not torch.equal(rows, choose("high-loss", candidates, 12, seed=4))
+
+
+@pytest.mark.filterwarnings("ignore:Number of distinct clusters")
+@pytest.mark.parametrize("name", SELECTION_NAMES)
+@pytest.mark.parametrize("count", [1, 5, 20])
+def test_a_selection_gives_different_rows_and_a_seed_fixes_them(known, few, representations, name, count):
+    twice = torch.arange(400) // 2  # every representation stands there twice
+    for targets in (None, few.one_hot()):
+        candidates = known(representations.train[twice], targets)
+        rows = choose(name, candidates, count, 7)
+        assert rows.dtype == torch.int64 and len(set(rows.tolist())) == count
+        assert torch.equal(rows, choose(name, candidates, count, 7))
+
+
+@pytest.mark.parametrize("name", SELECTION_NAMES)
+def test_every_selection_refuses_more_images_than_there_are(known, representations, name):
+    for count in (0, 401):
+        with pytest.raises(InputError, match="images: expected between 1 and 400"):
+            choose(name, known(representations.train), count, 0)
+
+
+def test_every_file_of_the_room_is_a_selection_by_its_name(known, representations):
+    assert tuple(SELECTIONS) == SELECTION_NAMES == ("herding", "high-loss", "k-centre", "k-means", "random")
     r = representations.train
-    assert torch.equal(choose("random", r, 5, 3), random_subset(len(r), 5, 3))
-    assert torch.equal(choose("k-means", r, 5, 3), kmeans_medoids(r, 5, 3))
-    with pytest.raises(InputError, match="selection: expected one of k-means, random, got 'herding'"):
-        choose("herding", r, 5, 3)
+    assert torch.equal(choose("random", known(r), 5, 3), random_subset(len(r), 5, 3))
+    assert torch.equal(choose("k-means", known(r), 5, 3), kmeans_medoids(r, 5, 3))
+    with pytest.raises(InputError, match="selection: expected one of herding, .*, random, got 'best'"):
+        choose("best", known(r), 5, 3)
+    with pytest.raises(InputError, match=r"DistillConfig\.initial: expected one of 'herding', .* got 'best'"):
+        DistillConfig(initial="best")
 
 
 FIRST = '''"""The first images."""
 
 import torch
 
-NAME = "first"
 
-
-def select(representations, count, seed):
+def select(candidates, count, seed):
     return torch.arange(count)
 '''
 STUDY = """
+import contextlib
+import io
 import sys
-from ssdd.selection import choose
+import ssdd
+from ssdd.cli import run
+from ssdd.selection import Candidates, choose
 from ssdd.studies import read_plan
 import torch
 
 plan = read_plan(sys.argv[1])
 assert plan.rows[0].selected and plan.rows[0].relevant["distill"] == {"images": 26}
-print(choose(plan.rows[0].source, torch.zeros(9, 2), 3, 0).tolist())
+points = torch.zeros(9, 2)
+print(choose(plan.rows[0].source, Candidates(points, points, None, None), 3, 0).tolist())
+assert ssdd.DistillConfig(initial="the-first").initial == "the-first"
+with contextlib.redirect_stdout(io.StringIO()) as printed:
+    run(["settings", "digits", "--distill.initial", "the-first"])
+assert 'initial = "the-first"' in printed.getvalue()
 """
 
 
 def test_a_selection_of_ones_own_is_one_file(tmp_path):
     shutil.copytree(Path(ssdd.__file__).parent, tmp_path / "ssdd", ignore=shutil.ignore_patterns("__pycache__"))
-    (tmp_path / "ssdd" / "selection" / "first.py").write_text(FIRST)
-    (tmp_path / "study.toml").write_text('preset = "digits"\n[[row]]\nname = "the first images"\nfrom = "first"\n')
+    (tmp_path / "ssdd" / "selection" / "the_first.py").write_text(FIRST)
+    (tmp_path / "study.toml").write_text('preset = "digits"\n[[row]]\nname = "the first"\nfrom = "the-first"\n')
     path = os.pathsep.join([str(tmp_path), *sys.path])
     command = [sys.executable, "-c", STUDY, tmp_path / "study.toml"]
     done = subprocess.run(command, env={**os.environ, "PYTHONPATH": path}, capture_output=True, text=True)

@@ -8,7 +8,7 @@ from ssdd.data import ImageSet
 from ssdd.studies import baseline
 
 
-def test_baseline_holds_the_images_and_what_the_teacher_says_of_them(few, representations):
+def test_baseline_has_the_images_and_their_representations(few, representations):
     rows = torch.tensor([3, 1, 200])
     s = baseline(few, rows, representations.train, method="random + teacher", seed=0)
     assert torch.equal((s.images * 255).round().to(torch.uint8), few.x_train[rows].permute(0, 3, 1, 2))

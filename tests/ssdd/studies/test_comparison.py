@@ -1,4 +1,4 @@
-"""The arithmetic of significance, on cases with known answers."""
+"""The statistics of a comparison, in cases with known answers."""
 
 import math
 
@@ -15,7 +15,7 @@ def test_mean_and_its_standard_error():
 
 
 def test_comparison_is_paired():
-    # Seeds differ far more than methods do; paired, the difference is exact all the same.
+    # Seeds differ far more than methods do, but the paired difference is exact.
     theirs = [0.1, 0.5, 0.9]
     c = compare([t - 0.02 for t in theirs], theirs)
     assert c.difference == pytest.approx(0.02) and c.standard_error < 1e-9 and c.significant
@@ -28,5 +28,5 @@ def test_two_standard_errors_decide():
     assert compare([0.0, 0.0, 0.0], [1.0, 1.5, 2.0]).significant
     assert not compare([1.0, 1.5, 2.0], [0.0, 0.0, 0.0001]).significant
     assert not compare([0.0], [1.0]).significant  # one seed proves nothing
-    with pytest.raises(InputError, match="one a seed"):
+    with pytest.raises(InputError, match="one per seed"):
         compare([1.0], [1.0, 2.0])

@@ -1,4 +1,4 @@
-"""The demonstration is a study: which rows it has, and that the study's code fills them."""
+"""The demonstration is a study: its rows, and that the study's code computes them."""
 
 import dataclasses
 import threading
@@ -60,7 +60,7 @@ def test_what_does_not_fit_together_is_refused_at_once(few, settings, teacher, r
 
 
 @pytest.mark.parametrize("targets", ["teacher", "labels"])
-def test_a_cell_is_what_evaluate_says_of_the_selection(few, settings, teacher, representations, tmp_path, targets):
+def test_a_cell_equals_evaluate_of_the_selection(few, settings, teacher, representations, tmp_path, targets):
     settings = dataclasses.replace(settings, evaluate=dataclasses.replace(settings.evaluate, random_targets=targets))
     what = Demonstration(few, settings, 1, teacher)
     study = what.fill(what.teach(tmp_path), tmp_path, workers=1)
@@ -89,14 +89,14 @@ def test_representations_need_no_teacher(few, settings, representations, tmp_pat
     assert len(study.cells.read()) == 5 and not (tmp_path / "teacher.safetensors").exists()
     other = dataclasses.replace(what, representations=Representations(representations.train + 1, representations.test))
     assert torch.equal(other.teach(tmp_path)[1].train, representations.train + 1)
-    with pytest.raises(InputError, match="teacher: .* there"):  # cells of another teacher are not believed
+    with pytest.raises(InputError, match="teacher: .* there"):  # cells of another teacher are not used
         other.fill(other.teach(tmp_path), tmp_path, workers=1)
 
 
-def test_a_unit_that_another_process_is_at_is_waited_for_and_not_computed_again(few, settings, teacher, tmp_path):
+def test_a_unit_of_another_process_is_awaited_and_not_computed_again(few, settings, teacher, tmp_path):
     what = Demonstration(few, settings, 1, teacher)
     study = what.fill(what.teach(tmp_path), tmp_path, workers=1)
-    study.cells.file.unlink()  # nobody has a cell, and this process pretends to compute one
+    study.cells.file.unlink()  # there is no cell, and this process pretends to compute one
     row, events = what.plan().rows[0], []
     late = threading.Thread(target=fill_unit, args=(study, row, 0, ["source"], events.append))
     with wait_for_lock(study.work / "no-pre-training.seed-0.lock"):

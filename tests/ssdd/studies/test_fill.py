@@ -1,4 +1,4 @@
-"""The study runner: cells on disk, what a rerun skips, and what it refuses."""
+"""The study runner: cells on disk, what a second run skips, and what it refuses."""
 
 import dataclasses
 import json
@@ -13,12 +13,12 @@ import pytest
 
 from ssdd.artifact import DistilledSet
 from ssdd.cli.study import duration
-from ssdd.config import InputError
+from ssdd.config import METHOD_NAMES, SELECTION_NAMES, InputError
 from ssdd.data import load_images
 from ssdd.models import ConvNet
 from ssdd.report import write_page
 from ssdd.studies import read_cells, read_plan, run_study
-from ssdd.studies.fill import remaining
+from ssdd.studies.fill import estimate_remaining
 from ssdd.teachers import Teacher, represent, train_teacher
 
 FILE = """
@@ -77,7 +77,7 @@ def place(tmp_path, few, teacher):
 
 
 def run(place, *, every=None, **changes):
-    """Fill the study; its events of finished cells. ``every`` takes all events."""
+    """Compute the study; return its events of finished cells. ``every`` returns all events."""
     events = [] if every is None else every
     names = {
         "data": place / "few.npz",
@@ -95,7 +95,7 @@ def cells(place):
 
 
 def take_out(place, *keys):
-    """Write the file anew without some cells."""
+    """Write the file again without some cells."""
 
     def key(line):
         cell = json.loads(line)
@@ -107,8 +107,36 @@ def take_out(place, *keys):
     assert len(lines) - len(kept) == len(keys)
 
 
+@pytest.mark.parametrize("targets", ["teacher", "labels"])
+def test_a_row_of_every_selection(place, targets):
+    rows = [f'[[row]]\nname = "{n}"\nfrom = "{n}"\ntargets = "{targets}"\n' for n in SELECTION_NAMES]
+    shared = FILE.partition("[[row]]")[0].replace("seeds = 2", "seeds = 1")
+    (place / "study.toml").write_text(shared + "".join(rows))
+    events = run(place, targets={})
+    assert [e["row"] for e in events] == list(SELECTION_NAMES)
+    kinds = {"teacher": "representation", "labels": "labels"}
+    for name in SELECTION_NAMES:
+        pairs = DistilledSet.load(place / "work" / f"{name}.seed-0.pairs.safetensors")
+        assert pairs.method == name and pairs.target_kind == kinds[targets] and len(pairs) == 10
+
+
+def test_a_row_of_every_method(place):
+    rows = [f'[[row]]\nname = "{n}"\nfrom = "{n}"\n' for n in METHOD_NAMES]
+    shared = FILE.partition("[[row]]")[0].replace("seeds = 2", "seeds = 1")
+    (place / "study.toml").write_text(shared + "".join(rows))
+    events = run(place, targets={})
+    assert [e["row"] for e in events] == list(METHOD_NAMES)
+    for name in METHOD_NAMES:
+        pairs = DistilledSet.load(place / "work" / f"{name}.seed-0.pairs.safetensors")
+        cell = cells(place)[name, 0, "source"]
+        assert pairs.method == name and cell["distillation"]["steps"] == 12
+        assert (cell["error"] is None) == (pairs.target_kind != "representation")
+    page = write_page(read_plan(place / "study.toml"), place).read_text()
+    assert all(f"| {name} |" in page for name in METHOD_NAMES)
+
+
 def numbers(found):
-    """What does not depend on the clock."""
+    """Return the values that do not depend on the clock."""
     return {
         key: {k: v for k, v in cell.items() if k not in ("cpu_seconds", "distillation")} for key, cell in found.items()
     }
@@ -164,7 +192,7 @@ def test_the_number_of_workers_changes_no_number(place, tmp_path):
 
 
 def test_pairs_from_their_file_give_the_bits_of_pairs_just_made(place, few):
-    """In colour too: real images lie in memory with the channels of a pixel side by side."""
+    """Also in colour: real images have the channels of a pixel side by side in memory."""
     for name, part in (("few", slice(None)), ("other", slice(90))):
         arrays = {k: getattr(few, k).numpy()[part] for k in ("x_train", "y_train", "x_test", "y_test")}
         np.savez(place / f"{name}.npz", **{k: v.repeat(3, 3) if k[0] == "x" else v for k, v in arrays.items()})
@@ -246,7 +274,7 @@ def test_a_cell_of_another_configuration_is_refused(place):
         (('"distill.steps" = 12', '"distill.stepz" = 12'), "stepz"),
         (('"distill.steps" = 12', "distill.steps = 12"), "the name in quotes"),
         (('preset = "digits"', 'preset = "digits"\npresets = 1'), "got presets"),
-        (('of = "KRR', 'of = "KR'), "of: expected the name of a krr-st row above"),
+        (('of = "KRR', 'of = "KR'), "of: expected the name of a distilled row above"),
         (('preset = "digits"', "preset ="), "not a readable study"),
     ],
 )
@@ -268,7 +296,7 @@ def test_later_rows_come_last(tmp_path):
     assert [seed for _, seed in order[-4:]] == [0, 1, 0, 1] and len({name for name, _ in order[-4:-2]}) == 1
 
 
-def test_what_is_missing_is_asked_for(place):
+def test_missing_data_or_teacher_is_named(place):
     with pytest.raises(InputError, match="data: expected it in"):
         run(place, data=None)
     with pytest.raises(InputError, match="teacher: expected it in"):
@@ -294,9 +322,9 @@ def test_a_target_is_brought_to_the_sources_size_and_channels(place, few):
 def test_the_time_left(place):
     plan = read_plan(place / "study.toml")
     done = [{"row": "a", "set": "source", "cpu_seconds": {"x": 4.0, "y": 2.0}}]
-    assert remaining([], [(plan.rows[0], 0, "source")]) is None
-    assert remaining(done, [(plan.rows[0], 0, "source")] * 2) == 12
-    assert remaining(done, [(plan.rows[0], 0, "elsewhere")]) is None
+    assert estimate_remaining([], [(plan.rows[0], 0, "source")]) is None
+    assert estimate_remaining(done, [(plan.rows[0], 0, "source")] * 2) == 12
+    assert estimate_remaining(done, [(plan.rows[0], 0, "elsewhere")]) is None
     assert [duration(s) for s in (40, 700, 11100)] == ["40 s", "12 min", "3 h 05 min"]
 
 
@@ -329,7 +357,7 @@ def test_a_row_with_a_teacher_of_its_own(place, few, small):
     events = run(place)
     assert {e["row"] for e in events} == {"KRR-ST, another teacher", "recomputed, another teacher", "another teacher"}
     after = cells(place)
-    assert all(after[key] == cell for key, cell in before.items())  # the other rows' cells are as good as before
+    assert all(after[key] == cell for key, cell in before.items())  # the other rows' cells stay valid
     cell = after["KRR-ST, another teacher", 0, "source"]
     old = before["teacher", 0, "source"]["inputs"]["teacher"]
     assert cell["inputs"]["teacher"] == other.key() != old
@@ -347,7 +375,7 @@ def test_a_row_with_a_teacher_of_its_own(place, few, small):
         run(place)
 
 
-def test_no_teacher_is_asked_for_where_every_row_has_its_own(place, teacher):
+def test_no_study_teacher_is_needed_if_every_row_has_its_own(place, teacher):
     teacher.save(place / "own.safetensors")
     text = FILE.split("[[row]]")[0]
     row = '[[row]]\nname = "r"\nfrom = "random"\nseeds = 1\nteacher = "own.safetensors"\n'

@@ -1,4 +1,5 @@
-"""The file of a study's cells: whole lines from several processes, settings once per row, what is torn or of others."""
+"""The file of a study's cells: complete lines from several processes, settings once per row, and damaged or foreign
+lines."""
 
 import json
 import multiprocessing
@@ -47,7 +48,7 @@ def test_settings_stand_once_per_row_and_again_only_if_they_change(cells):
         cells.check(ROW, found["KRR-ST", 0, "Cars"])
 
 
-def test_what_is_kept_is_what_is_read(cells):
+def test_cells_are_read_as_written(cells):
     kept = cells.append(ROW, 1, "Cars", VALUES)
     assert read_cells(cells.file) == {("KRR-ST", 1, "Cars"): kept}
     assert kept["error"] == 0.1 and kept["from"] == "krr-st" and kept["inputs"] == INPUTS
@@ -57,7 +58,7 @@ def test_what_is_kept_is_what_is_read(cells):
 def test_a_cell_is_kept_once(cells):
     cells.append(ROW, 0, SOURCE, VALUES)
     before = cells.file.read_bytes()
-    cells.append(ROW, 0, SOURCE, VALUES | {"error": 0.2})  # of a process that did not know
+    cells.append(ROW, 0, SOURCE, VALUES | {"error": 0.2})  # from a process that did not know about the first
     assert cells.file.read_bytes() == before
 
 
@@ -93,7 +94,7 @@ def test_a_damaged_line_is_named(cells, line, message):
 
 
 def write(file, number, count, barrier):
-    """A process that keeps cells of a row of its own."""
+    """Append the cells of one row, in a process of its own."""
     cells, row = Cells(Path(file), INPUTS), replace(ROW, name=f"row {number}")
     barrier.wait()
     for seed in range(count):
@@ -165,7 +166,8 @@ def test_a_committed_study_plans_none_of_its_cells_again(root, name, count):
     folder = root / "docs" / "results" / name
     plan, found = read_plan(folder / "study.toml"), read_cells(folder / CELLS)
     assert len(found) == count
-    # The images are not committed; the cells name them. The teachers are, but for one that has no cell yet.
+    # The images are not committed, but the cells have their fingerprints. The teachers are committed, except
+    # one that has no cells.
     inputs = {key: print_ for cell in found.values() for key, print_ in cell["inputs"].items() if key != "teacher"}
     inputs["teacher"] = Teacher.load(root / "docs" / "results" / "cifar10" / "teacher.safetensors").key()
     own = {row.teacher for row in plan.rows if row.teacher is not None}

@@ -1,4 +1,4 @@
-"""Tasks in worker processes: the same results as here, events under the task's name, errors that arrive."""
+"""Tasks in worker processes: the same results as in this process, events with the task's name, errors that arrive."""
 
 import importlib
 import sys
@@ -21,7 +21,7 @@ def draw(n, count, seed, report):
 
 @pytest.fixture
 def draw(tmp_path, monkeypatch):
-    """The task, in a module that worker processes find: they get this process's sys.path."""
+    """The task, in a module that worker processes can import: they get this process's sys.path."""
     (tmp_path / "drawing.py").write_text(DRAWING)
     monkeypatch.syspath_prepend(tmp_path)
     monkeypatch.delitem(sys.modules, "drawing", raising=False)
@@ -29,7 +29,7 @@ def draw(tmp_path, monkeypatch):
 
 
 def test_results_come_in_the_order_of_the_tasks(draw):
-    """In one process; with several, a study's numbers are the test (test_fill.py)."""
+    """In one process; test_fill.py tests the numbers of a study with several."""
     events = []
     found = run_tasks([Task(f"seed {s}", draw, (50, 4, s)) for s in range(3)], 1, events.append)
     assert found == [random_subset(50, 4, s).tolist() for s in range(3)]

@@ -1,4 +1,4 @@
-"""Teachers that a user brings as weights: a ResNet in torchvision's form, or a state dict for a network of theirs."""
+"""Teachers from a user's weights: a ResNet in torchvision's form, or a state dict for the user's network."""
 
 import dataclasses
 
@@ -15,7 +15,7 @@ from ssdd.teachers import Teacher, represent
 
 
 def weights(depths, bottleneck, channels=3, width=8, stem=7, seed=0):
-    """Random weights under torchvision's names; ``width`` in place of 64."""
+    """Return random weights under torchvision's names; ``width`` replaces 64."""
     g, state = torch.Generator().manual_seed(seed), {}
 
     def convolution(name, outside, inside, side):
@@ -47,7 +47,7 @@ def weights(depths, bottleneck, channels=3, width=8, stem=7, seed=0):
 
 
 def by_hand(state, x, bottleneck, stem_padding=None):
-    """The same network written out, from He et al. (2016) with the stride in the 3x3 convolution."""
+    """Compute the same network written out, from He et al. (2016) with the stride in the 3x3 convolution."""
 
     def step(x, name, number, stride=1, padding=None):
         w = state[f"{name}conv{number}.weight"] if number else state[f"{name}downsample.0.weight"]
@@ -141,8 +141,8 @@ def test_weights_for_a_network_of_the_users(tmp_path, monkeypatch, few):
             Teacher.named(f"carried:{name}", few.preprocessing)
 
 
-def test_a_teacher_gets_its_images_normalised_in_its_own_way_wherever_it_is_asked(few, small, teacher, make):
-    """One trained on other images has another mean: the loop must ask it as the cache did."""
+def test_a_teacher_always_gets_its_own_normalisation(few, small, teacher, make):
+    """A teacher trained on other images has another mean. The loop must call it in the same way as the cache does."""
     other = Teacher(teacher.module, Preprocessing((0.1,), (0.7,)))
     r = represent(other, few)
     x_s, y_s = {}, {}

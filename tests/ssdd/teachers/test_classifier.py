@@ -13,7 +13,7 @@ import torch.nn.functional as F
 import ssdd
 from ssdd.checkpoint import Checkpoints, Stopped
 from ssdd.config import ClassifierConfig, Diverged, InputError, KdConfig, official, preset
-from ssdd.data import ImageSet, crop, draw_crops, random_operation
+from ssdd.data import ImageSet, apply_dsa, crop, draw_crops, draw_dsa
 from ssdd.models import build, seeded
 from ssdd.teachers import Classifier, check_kd, distil_knowledge, train_classifier
 
@@ -71,6 +71,14 @@ def test_it_learns_and_is_read_back_from_its_file(classifier, few, tmp_path):
     again = Classifier.named(str(tmp_path / "c.safetensors"))
     assert again.key() == classifier.key() and again.about == classifier.about and again.classes == 10
     assert again.about["model"] == "convnet-8-16" and again.about["size"] == [8, 8] and again.about["data"] == "few"
+
+
+def test_code_that_a_file_names_is_not_run(classifier, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "theirs.py").write_text("raise SystemExit('this ran')")
+    other = dataclasses.replace(classifier, about={**classifier.about, "model": "theirs:network"})
+    with pytest.raises(InputError, match=r"c\.safetensors.*'theirs:network', and code that a file names is not run"):
+        Classifier.load(other.save("c.safetensors"))
 
 
 def test_statistics_of_each_batch_are_another_accuracy(classifier, few):
@@ -145,7 +153,7 @@ def test_the_student_is_trained_as_written_in_plain_pytorch(classifier, pairs, m
         for group in optimizer.param_groups:
             group["lr"] = 1e-2 * 0.5 * (1 + math.cos(math.pi * epoch / 3))
         for rows in torch.randperm(11, generator=g).split(4):  # 4, 4, 3
-            x = random_operation(pairs.images[rows], g)
+            x = apply_dsa(pairs.images[rows], draw_dsa(g, len(rows)))
             x = classifier.preprocessing.normalise(x) if given == "normalised" else x
             with torch.no_grad():
                 soft = F.softmax(teacher(x), 1)
@@ -248,7 +256,7 @@ def test_the_verbs(ssdd_command, few, pairs, tmp_path, monkeypatch):
         (["kd", "-t", "c.safetensors", "-d", "few.npz", "-o", "n.safetensors"], "artifact: expected it"),
         ([*kd, "--model", "vgg11", "-o", "n.safetensors"], "at least 32x32, got 8x8"),
         ([*kd[:3], "pairs.safetensors", *kd[4:], "-o", "n.safetensors"], "expected a classifier written by"),
-        ([*teach, "--resume", "n.safetensors"], "holds no run that can go on"),
+        ([*teach, "--resume", "n.safetensors"], "has no run to resume"),
     ):
         assert said in str(ssdd_command(*command, fails=True).exception), command
     assert not (tmp_path / "n.safetensors.training").exists()

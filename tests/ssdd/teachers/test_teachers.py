@@ -1,4 +1,4 @@
-"""Teachers: training, files, networks of the user's, and representations: cached, or from a file."""
+"""Teachers: training, files, the user's networks, and representations from the cache or a file."""
 
 import dataclasses
 import pickle
@@ -27,7 +27,7 @@ def test_barlow_loss_on_known_correlations():
     kept = (n - 1) / n  # the correlation of a coordinate with itself, std being the unbiased one
     assert float(barlow_loss(z, z, 0.5)) == pytest.approx(2 * (1 - kept) ** 2, abs=1e-3)
     assert float(barlow_loss(z, -z, 0.5)) == pytest.approx(2 * (1 + kept) ** 2, rel=1e-3)
-    twice = z[:, :1].repeat(1, 2)  # the same coordinate twice: both off-diagonal terms are near 1
+    twice = z[:, :1].repeat(1, 2)  # a repeated coordinate: both off-diagonal terms are near 1
     assert float(barlow_loss(twice, twice, 0.5)) == pytest.approx(2 * 0.5 * kept**2, rel=1e-2)
 
 
@@ -81,7 +81,7 @@ def test_simclr_loss_against_the_formula():
     assert float(simclr_loss(a, b, 0.3)) == pytest.approx(np.mean(terms))
 
 
-def test_byol_predicts_a_copy_that_follows(small):
+def test_byol_predicts_its_moving_average(small):
     assert float(byol_loss(torch.eye(3), torch.eye(3) * 7)) == pytest.approx(0)
     assert float(byol_loss(torch.eye(3), -torch.eye(3))) == pytest.approx(4)
     backbone = ConvNet(1, (8, 8), (4, 6), pooled=True)
@@ -109,7 +109,7 @@ def test_resnet_teachers_are_trained_and_read_back(tmp_path, few, small, backbon
 
 
 def test_training_in_bf16_learns_like_float32(few, small):
-    """The losses of the epochs agree to the rounding of the forward pass; the weights stay float32."""
+    """The losses of the epochs agree up to the rounding of the forward pass, and the weights stay float32."""
     losses = {}
     for training in ("float32", "bf16"):
         kept = losses.setdefault(training, [])
@@ -135,7 +135,7 @@ def test_file_roundtrip(tmp_path, few, teacher):
 
 
 class Mine(nn.Module):
-    """A network somebody brings; dropout shows whether it runs in eval mode."""
+    """A user's network; dropout shows whether it runs in eval mode."""
 
     def __init__(self):
         super().__init__()
@@ -156,9 +156,9 @@ def test_a_module_of_the_users(few):
 @pytest.mark.parametrize(
     "module, named",
     [
-        (nn.Identity(), "one vector an image"),
+        (nn.Identity(), "one vector per image"),
         (nn.Sequential(nn.Flatten(), nn.Linear(9, 2)), "cannot run on images"),
-        (nn.Sequential(nn.Flatten(0), nn.Unflatten(0, (1, -1))), "one vector an image"),
+        (nn.Sequential(nn.Flatten(0), nn.Unflatten(0, (1, -1))), "one vector per image"),
     ],
 )
 def test_teacher_output_that_does_not_match(few, module, named):
@@ -188,7 +188,7 @@ def test_cache_is_used_and_its_key_is_weights_data_preprocessing(tmp_path, few, 
     first = represent(teacher, few, tmp_path)
     [file] = tmp_path.iterdir()
     kept = first.train.clone()
-    file.unlink()  # a file that is mapped must not be written over
+    file.unlink()  # a mapped file must not be overwritten
     np.save(file, np.full((500, first.dimension), 7, np.float32))
     assert float(represent(teacher, few, tmp_path).train[0, 0]) == 7  # read, not computed
     file.unlink()
@@ -256,7 +256,7 @@ def test_large_images_are_shown_to_a_teacher_a_few_at_a_time(few, monkeypatch):
         data = ImageSet("set", images, images[:1])
         crops = draw_crops(n, 1, torch.Generator().manual_seed(0))
         views = Views(pooled.accepting(data.preprocessing), data, crops, 1, CPU)
-        assert [len(part) for part in views.computed()] == asked == wanted and views.parts() == len(wanted)
+        assert [len(part) for part in views.compute()] == asked == wanted and views.parts() == len(wanted)
 
 
 def test_a_pickle_in_place_of_an_array_is_refused_without_advice_to_load_it(few, tmp_path):
@@ -274,7 +274,7 @@ def save_objects(file):
 
 
 def in_file(tensor) -> bool:
-    """Whether the tensor's bytes lie in a mapped file."""
+    """Return True if the tensor's bytes lie in a mapped file."""
     for line in Path("/proc/self/maps").read_text().splitlines():
         low, high = (int(part, 16) for part in line.split()[0].split("-"))
         if low <= tensor.data_ptr() < high:
@@ -286,7 +286,7 @@ def test_representations_are_mapped_from_the_cache_and_written_a_batch_at_a_time
     whole = represent(teacher, few)
     assert not in_file(whole.train)
     monkeypatch.setattr("ssdd.teachers.teacher.BATCH", 64)
-    monkeypatch.setattr(torch, "cat", None)  # nothing is put together in memory
+    monkeypatch.setattr(torch, "cat", None)  # nothing is concatenated in memory
     for _ in range(2):  # computed, then found
         found = represent(teacher, few, tmp_path)
         assert in_file(found.train) and in_file(found.test)

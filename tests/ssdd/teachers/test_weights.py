@@ -1,4 +1,4 @@
-"""Files of weights as people have them: which network is taken from which file, whatever the names and their order."""
+"""Files of weights as users have them: which network is chosen from which file, for all names and orders."""
 
 import itertools
 
@@ -9,7 +9,7 @@ from torch import nn
 from ssdd.artifact import Preprocessing
 from ssdd.config import InputError
 from ssdd.teachers import Teacher
-from ssdd.teachers.weights import follows
+from ssdd.teachers.weights import is_average_of
 
 from .test_brought import by_hand, weights
 
@@ -87,7 +87,7 @@ def test_other_pairs_are_an_error_that_lists_them(tmp_path, one, other):
 
 
 def test_dictionaries_in_a_file_are_networks_too(tmp_path):
-    """DINO's form. The first that is found, or a usual name, is not taken without a word."""
+    """DINO's form. Neither the first network nor one with a usual name is chosen silently."""
     file = saved(tmp_path, {"student": under("module.backbone.", state(1)), "teacher": under("backbone.", state(2))})
     with pytest.raises(InputError, match="student.module.backbone., teacher.backbone."):
         Teacher.named(file, DATA)
@@ -98,7 +98,7 @@ def test_dictionaries_in_a_file_are_networks_too(tmp_path):
 
 
 def test_the_same_network_under_two_names_is_one(tmp_path):
-    """BYOL of lucidrains and MoCo of mmselfsup keep the network that learns under a second name."""
+    """BYOL of lucidrains and MoCo of mmselfsup store the trained network under a second name."""
     found = under("net.", state(1)) | under("target_encoder.net.", state(2)) | under("online_encoder.net.", state(1))
     teacher = Teacher.named(saved(tmp_path, found), DATA)
     assert is_network(teacher, state(1)) and "moving average target_encoder.net." in teacher.summary
@@ -134,7 +134,7 @@ def test_a_resnet_in_a_sequential(tmp_path):
 
 @pytest.mark.parametrize("padding", [1, 2])
 def test_the_stem_of_small_images(tmp_path, padding):
-    """3x3, stride 1, no max-pool. What weights do not tell, the padding, is said and can be given."""
+    """3x3, stride 1, no max-pool. Weights do not tell the padding: it is printed and can be given."""
     mine = state(3, stem=3)
     file = saved(tmp_path, {"state_dict": under("backbone.", mine) | {"backbone.fc.weight": torch.ones(4, 64)}})
     teacher = Teacher.named(file, DATA, stem_padding=padding)
@@ -219,4 +219,4 @@ def test_a_file_that_holds_itself(tmp_path):
     ],
 )
 def test_names_of_moving_averages(online, target, wanted):
-    assert follows(target, online) == wanted
+    assert is_average_of(target, online) == wanted

@@ -1,4 +1,4 @@
-"""What every settings dataclass refuses: a wrong word for a choice, a number out of range."""
+"""The checks that every stage's settings share."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any, Literal, get_args, get_type_hints
 from .errors import InputError
 
 
-def check(config: Any) -> None:
+def check_values(config: Any) -> None:
     """Refuse values no stage could use, naming the field: a wrong word for a choice, a number out of range."""
     name = type(config).__name__
     for key, kind in get_type_hints(type(config)).items():
@@ -23,8 +23,15 @@ def check(config: Any) -> None:
             raise InputError(f"{name}.widths: expected one positive width per block, such as 16-32, got {value!r}")
 
 
-def at_least_one(config: Any, *keys: str) -> None:
-    """Refuse a number below 1 in one of the fields ``keys``."""
+def check_at_least_one(config: Any, *keys: str) -> None:
+    """Refuse counts below 1, naming the field."""
     for key in keys:
         if getattr(config, key) < 1:
             raise InputError(f"{type(config).__name__}.{key}: expected at least 1, got {getattr(config, key)}")
+
+
+def check_positive(config: Any, *keys: str) -> None:
+    """Refuse numbers that are not above 0, naming the field."""
+    for key in keys:
+        if getattr(config, key) <= 0:
+            raise InputError(f"{type(config).__name__}.{key}: expected more than 0, got {getattr(config, key)}")

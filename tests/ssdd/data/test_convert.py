@@ -5,7 +5,7 @@ import pytest
 import torch
 from PIL import Image
 
-from ssdd.data import ImageSet, fitted, load_target
+from ssdd.data import ImageSet, convert_images, load_target
 
 
 @pytest.fixture(scope="module")
@@ -19,12 +19,12 @@ def colour():
 
 
 def test_a_set_that_fits_stays_the_same_object(colour):
-    assert fitted(colour, 3, (21, 14)) is colour
+    assert convert_images(colour, 3, (21, 14)) is colour
 
 
 @pytest.mark.parametrize("size", [(8, 8), (32, 40)])
 def test_sizes_are_those_of_pillow(colour, size):
-    got = fitted(colour, 3, size)
+    got = convert_images(colour, 3, size)
     for part in ("train", "test"):
         images = getattr(colour, f"x_{part}").numpy()
         wanted = np.stack(
@@ -37,18 +37,18 @@ def test_sizes_are_those_of_pillow(colour, size):
 
 
 def test_channels(colour):
-    grey = fitted(colour, 1, (21, 14))
+    grey = convert_images(colour, 1, (21, 14))
     wanted = np.stack([np.asarray(Image.fromarray(i).convert("L")) for i in colour.x_train.numpy()])
     assert np.abs(grey.x_train[..., 0].numpy().astype(int) - wanted).max() <= 1
     assert grey.summary.endswith("; colour made grey")
-    again = fitted(grey, 3, (7, 7))
+    again = convert_images(grey, 3, (7, 7))
     assert again.channels == 3 and all(torch.equal(again.x_train[..., i], again.x_train[..., 0]) for i in (1, 2))
     assert again.summary.endswith("; resized from 14x21 to 7x7, grey repeated as colour")
 
 
 def test_a_large_part_is_kept_in_a_file(colour, tmp_path, monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    assert torch.equal(fitted(colour, 1, (8, 8), memory=10).x_train, fitted(colour, 1, (8, 8)).x_train)
+    assert torch.equal(convert_images(colour, 1, (8, 8), memory=10).x_train, convert_images(colour, 1, (8, 8)).x_train)
     assert len(list(tmp_path.rglob("*.npy"))) == 2
 
 

@@ -5,22 +5,31 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from .check import check_count
+from ._candidates import Candidates, check_count
 
-NAME = "k-means"
+
+def select(candidates: Candidates, count: int, seed: int) -> Tensor:
+    """:func:`kmeans_medoids` of the representations."""
+    return kmeans_medoids(candidates.points, count, seed)
 
 
 def kmeans_medoids(representations: Tensor, count: int, seed: int) -> Tensor:
-    """The member nearest to the centre of each of ``count`` k-means clusters of ``representations`` [N, D].
+    """Choose the member nearest to the centre of each of ``count`` k-means clusters.
 
-    Returns ``count`` different rows, int64 [count].
+    Args:
+        representations: floating point [N, D].
+        count: the number of clusters, from 1 to N.
+        seed: seed of k-means.
+
+    Returns:
+        ``count`` different rows, int64 [count].
     """
     from sklearn.cluster import KMeans
     from threadpoolctl import threadpool_limits
 
     check_count(len(representations), count)
     points = representations.double()
-    with threadpool_limits(1):  # sums in another order on another number of threads could pick another image
+    with threadpool_limits(1):  # another number of threads sums in another order, which could choose another image
         centres = KMeans(count, n_init=10, random_state=seed).fit(points.numpy()).cluster_centers_
     distance = torch.cdist(torch.from_numpy(centres).double(), points)
     chosen: list[int] = []
@@ -28,6 +37,3 @@ def kmeans_medoids(representations: Tensor, count: int, seed: int) -> Tensor:
         row[chosen] = float("inf")  # duplicates of an image must not fill two places
         chosen.append(int(row.argmin()))
     return torch.tensor(chosen)
-
-
-select = kmeans_medoids

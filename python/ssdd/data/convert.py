@@ -1,4 +1,4 @@
-"""A set beside another one: its images brought to the other's size and channels."""
+"""Converting the images of a set to another size and other channels."""
 
 from __future__ import annotations
 
@@ -11,17 +11,26 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from .sets import ImageSet
-from .stream import MEMORY, assembled, chunks, content_key
+from .stream import MEMORY, assemble, chunks, content_key
 
 LUMA = (0.299, 0.587, 0.114)
-"""Weights of red, green and blue in grey, as files' readers have them (ITU-R 601)."""
+"""Weights of red, green and blue in grey, as in image libraries (ITU-R 601)."""
 
 
-def fitted(data: ImageSet, channels: int, size: tuple[int, int], memory: int = MEMORY) -> ImageSet:
-    """Return ``data`` with images of ``channels`` and ``size`` (height, width); the same set if they are so already.
+def convert_images(data: ImageSet, channels: int, size: tuple[int, int], memory: int = MEMORY) -> ImageSet:
+    """Return ``data`` with images of another size and other channels; the same set if there is nothing to convert.
 
-    Bilinear and antialiased; the aspect ratio is not kept. Grey is repeated for colour; colour becomes grey by its
-    luma. ``summary`` says what was changed. A part of more than ``memory`` bytes is kept in a file of the cache.
+    Resizing is bilinear and antialiased, and does not keep the aspect ratio. Grey is repeated for colour; colour
+    becomes grey by its luma.
+
+    Args:
+        data: the images.
+        channels: 1 or 3.
+        size: (height, width) in pixels.
+        memory: bytes; a larger part of the set is kept in a file of the cache. Default 4 GiB.
+
+    Returns:
+        The set; ``summary`` says what was changed.
     """
     changes = []
     if data.size != size:
@@ -34,17 +43,17 @@ def fitted(data: ImageSet, channels: int, size: tuple[int, int], memory: int = M
     for part in (data.x_train, data.x_test):
         shape = (len(part), *size, channels)
         key = f"{content_key(part)} {channels} {size}" if int(np.prod(shape)) > memory else ""
-        x.append(assembled(shape, _images(part, channels, size), key, memory))
+        x.append(assemble(shape, _images(part, channels, size), key, memory))
     summary = f"{data.summary or data.name}; {', '.join(changes)}"
     return replace(data, x_train=x[0], x_test=x[1], summary=summary)
 
 
 def _images(part: Tensor, channels: int, size: tuple[int, int]) -> Iterator[np.ndarray]:
     for images in chunks(part, 256):
-        yield from resized(images, channels, size).numpy()
+        yield from _convert(images, channels, size).numpy()
 
 
-def resized(images: Tensor, channels: int, size: tuple[int, int]) -> Tensor:
+def _convert(images: Tensor, channels: int, size: tuple[int, int]) -> Tensor:
     """Return uint8 [N, H, W, C] with other ``channels`` and ``size``."""
     x = images.permute(0, 3, 1, 2).float()
     if x.shape[1] == 3 and channels == 1:
