@@ -18,7 +18,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 ENV_STAMP := build/stamps/env
 WHEEL_STAMP := build/stamps/wheel-$(CUDA)
 SOURCES := $(shell find csrc ssdd_ext python -type f \( -name '*.cpp' -o -name '*.h' -o -name '*.cu' -o -name '*.cuh' \
-	-o -name '*.py' -o -name '*.toml' -o -name '*.pyi' -o -name 'py.typed' -o -name 'CMakeLists.txt' \) 2>/dev/null | LC_ALL=C sort)
+	-o -name '*.py' -o -name '*.toml' -o -name '*.css' -o -name '*.js' -o -name '*.pyi' -o -name 'py.typed' -o -name 'CMakeLists.txt' \) 2>/dev/null | LC_ALL=C sort)
 # Rewritten only when a source is added or removed, so that a deleted file also rebuilds the wheel.
 SOURCE_LIST := build/stamps/sources
 $(shell mkdir -p build/stamps && echo '$(SOURCES)' | cmp -s - $(SOURCE_LIST) || echo '$(SOURCES)' >$(SOURCE_LIST))

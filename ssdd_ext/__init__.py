@@ -3,6 +3,7 @@
 from .api import (
     Fit,
     Info,
+    RidgePath,
     build_info,
     cholesky,
     cholesky_solve,
@@ -10,24 +11,56 @@ from .api import (
     fit,
     gram,
     krr,
+    krr_cross_entropy,
     krr_from_gram,
     krr_mse,
     krr_mse_from_gram,
+    krr_path,
+    log_marginal_likelihood,
 )
 from .checks import FactorizationError
-from .kernels import RBF, Kernel, Linear
+from .kernels import (
+    ARD,
+    NNGP,
+    NTK,
+    RBF,
+    ArcCosine,
+    Cosine,
+    Kernel,
+    Laplace,
+    Linear,
+    Matern,
+    Polynomial,
+    Product,
+    RationalQuadratic,
+    Scaled,
+    Sum,
+)
 from .ridge import Ridge
 
 __version__ = "0.1.0"
 
 __all__ = [
+    "ARD",
+    "NNGP",
+    "NTK",
     "RBF",
+    "ArcCosine",
+    "Cosine",
     "FactorizationError",
     "Fit",
     "Info",
     "Kernel",
+    "Laplace",
     "Linear",
+    "Matern",
+    "Polynomial",
+    "Product",
+    "RationalQuadratic",
     "Ridge",
+    "RidgePath",
+    "Scaled",
+    "Sum",
     "__version__",
     "build_info",
     "cholesky",
@@ -36,7 +69,10 @@ __all__ = [
     "fit",
     "gram",
     "krr",
+    "krr_cross_entropy",
     "krr_from_gram",
     "krr_mse",
     "krr_mse_from_gram",
+    "krr_path",
+    "log_marginal_likelihood",
 ]

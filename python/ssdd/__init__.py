@@ -2,8 +2,8 @@
 
 Each verb of the command line is one call here: :func:`demo`, :func:`train_teacher`, :func:`distill`,
 :func:`pretrain`, :func:`evaluate`, :func:`train_classifier`, :func:`distil_knowledge` (``kd``), :func:`run_study`,
-:func:`write_report` (``report``), :func:`contact_sheet` (``show``), :func:`export`, :func:`read_published`
-(``import``), :func:`info`. The command line uses nothing but these names and its own settings.
+:func:`write_report` (``report``), :func:`contact_sheet` (``show``), :func:`export`, :func:`push`,
+:func:`read_published` (``import``), :func:`info`. The command line uses nothing but these names and its own settings.
 """
 
 from __future__ import annotations
@@ -54,7 +54,16 @@ from .config import (  # noqa: E402
 )
 
 if TYPE_CHECKING:
-    from .artifact import EXPORT_FORMS, DistilledSet, Preprocessing, export, read_published, read_scores
+    from .artifact import (
+        EXPORT_FORMS,
+        DistilledSet,
+        Preprocessing,
+        export,
+        push,
+        read_published,
+        read_scores,
+        write_card,
+    )
     from .checkpoint import Checkpoints, Stopped, interruptible
     from .data import DEVICES, ImageSet, cache_directory, choose_device, convert_images, load_images, load_target
     from .distillation import Distillation, Job, check_before_training, distill, needs_teacher, target_size
@@ -67,6 +76,7 @@ if TYPE_CHECKING:
         finetune,
         pretrain,
         read_out,
+        recipe_of,
         save_backbone,
         why_no_probe,
     )
@@ -97,8 +107,10 @@ _ROOMS = {
         "DistilledSet",
         "Preprocessing",
         "export",
+        "push",
         "read_published",
         "read_scores",
+        "write_card",
     ),
     "checkpoint": (
         "Checkpoints",
@@ -131,6 +143,7 @@ _ROOMS = {
         "finetune",
         "pretrain",
         "read_out",
+        "recipe_of",
         "save_backbone",
         "why_no_probe",
     ),
@@ -264,12 +277,14 @@ __all__ = [
     "local_rank",
     "preset",
     "pretrain",
+    "push",
     "random_subset",
     "read_out",
     "read_plan",
     "read_published",
     "read_representations",
     "read_scores",
+    "recipe_of",
     "represent",
     "run_study",
     "save_backbone",
@@ -281,6 +296,7 @@ __all__ = [
     "why_no_probe",
     "with_settings",
     "world_size",
+    "write_card",
     "write_page",
     "write_report",
     "write_representations",

@@ -167,6 +167,13 @@ def test_without_nvcc_the_build_is_a_cpu_build(root, tmp_path, choice):
 # --- one thread pool ------------------------------------------------------------------------------------
 
 
+def test_another_system_than_linux_is_refused_in_words(root, tmp_path):
+    cmake = shutil.which("cmake", path=str(Path(sys.executable).parent) + os.pathsep + os.environ["PATH"])
+    command = [cmake, "-S", root, "-B", tmp_path, "-DCMAKE_SYSTEM_NAME=FreeBSD", "-DCMAKE_CXX_COMPILER_WORKS=1"]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode and "ssdd is built for Linux; got FreeBSD" in done.stderr, done.stderr
+
+
 LISTED = "75 80 86 87 89 90 90a 100 110 120"
 
 

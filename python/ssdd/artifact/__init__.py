@@ -1,9 +1,11 @@
 """The distilled set, its file, and the forms of other tools; nothing here needs the code that distils."""
 
+from .card import card_file, card_text, write_card
 from .files import flush_to_disk, read_safetensors, read_torch, why_no_array, write_atomically
 from .forms import EXPORT_FORMS, export, read_scores
+from .hub import push
 from .lock import LOCK, lock_folder, wait_for_lock
-from .pairs import FORMAT, DistilledSet
+from .pairs import FORMAT, STORAGE_VERSION, DistilledSet
 from .preprocessing import Preprocessing
 from .published import MOST_CLASSES, read_published
 
@@ -12,11 +14,15 @@ __all__ = [
     "EXPORT_FORMS",
     "LOCK",
     "MOST_CLASSES",
+    "STORAGE_VERSION",
     "DistilledSet",
     "Preprocessing",
+    "card_file",
+    "card_text",
     "export",
     "flush_to_disk",
     "lock_folder",
+    "push",
     "read_published",
     "read_safetensors",
     "read_scores",
@@ -24,4 +30,5 @@ __all__ = [
     "wait_for_lock",
     "why_no_array",
     "write_atomically",
+    "write_card",
 ]

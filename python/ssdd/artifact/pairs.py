@@ -17,12 +17,16 @@ from safetensors.torch import save as to_bytes
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from ..config import InputError, current_names
+from ..config import STORAGE_NAMES, InputError, current_names
 from .files import read_safetensors, write_atomically
 from .preprocessing import Preprocessing
 
 FORMAT = "ssdd.distilled-set"
 FORMAT_VERSION = 1
+STORAGE_VERSION = 1
+"""Of what a set was learned in, beside images and targets."""
+_STORED = "storage."
+"""Begins the names of its tensors in the file."""
 _META: dict[str, type] = {
     "method": str,
     "seed": int,
@@ -33,6 +37,10 @@ _META: dict[str, type] = {
     "versions": dict,
     "metrics": dict,
 }
+
+
+_LATER: dict[str, type] = {"recipe": dict, "licence": str}
+"""What files of earlier versions do not have."""
 
 
 @dataclass
@@ -51,10 +59,13 @@ class DistilledSet(Dataset[tuple[Tensor, Tensor]]):
         source: name of the image set that it was made from. Default "".
         support_input: "normalised" (default): :meth:`inputs` normalises the images. "raw" (the published code): it does
             not; real images are normalised in both cases.
-        target_kind: "representation" (default) or "labels".
+        target_kind: "representation" (default), "labels", or "assignments" (shares of clusters).
         config: the settings of the distillation, as JSON values. Default {}.
         versions: versions of the software that made it. Default {}.
         metrics: what the run measured, as JSON values. Default {}.
+        storage: what the set was learned in ("kind", "version", "bytes", "transforms"); images and targets follow from
+            it. Default {}, for a set that was not distilled.
+        stored: its tensors, if images and targets are not all of them. Default {}.
     """
 
     images: Tensor
@@ -64,10 +75,16 @@ class DistilledSet(Dataset[tuple[Tensor, Tensor]]):
     seed: int = 0
     source: str = ""
     support_input: Literal["normalised", "raw"] = "normalised"
-    target_kind: Literal["representation", "labels"] = "representation"
+    target_kind: Literal["representation", "labels", "assignments"] = "representation"
     config: dict[str, Any] = field(default_factory=dict)
     versions: dict[str, str] = field(default_factory=dict)
     metrics: dict[str, Any] = field(default_factory=dict)
+    recipe: dict[str, Any] = field(default_factory=dict)
+    """The pre-training that the set was made for: the fields of :class:`PretrainConfig`; empty if it is not known."""
+    licence: str = ""
+    """A note on the licence of the images."""
+    storage: dict[str, Any] = field(default_factory=dict)
+    stored: dict[str, Tensor] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if self.images.dim() != 4 or not self.images.is_floating_point():
@@ -89,8 +106,10 @@ class DistilledSet(Dataset[tuple[Tensor, Tensor]]):
             )
         if self.support_input not in ("normalised", "raw"):
             raise InputError(f"support_input: expected 'normalised' or 'raw', got {self.support_input!r}")
-        if self.target_kind not in ("representation", "labels"):
-            raise InputError(f"target_kind: expected 'representation' or 'labels', got {self.target_kind!r}")
+        if self.target_kind not in ("representation", "labels", "assignments"):
+            raise InputError(
+                f"target_kind: expected 'representation', 'labels' or 'assignments', got {self.target_kind!r}"
+            )
 
     def __len__(self) -> int:
         return len(self.images)
@@ -112,12 +131,12 @@ class DistilledSet(Dataset[tuple[Tensor, Tensor]]):
             "format": FORMAT,
             "format_version": FORMAT_VERSION,
             "preprocessing": asdict(self.preprocessing),
-            **{key: getattr(self, key) for key in _META},
+            **{key: getattr(self, key) for key in (*_META, *_LATER)},
+            "storage": self.storage,
         }
-        tensors = {
-            "images": self.images.detach().to("cpu", torch.float32).contiguous(),
-            "targets": self.targets.detach().to("cpu", torch.float32).contiguous(),
-        }
+        named = {"images": self.images, "targets": self.targets}
+        named |= {_STORED + name: value for name, value in self.stored.items()}
+        tensors = {name: value.detach().to("cpu", torch.float32).contiguous() for name, value in named.items()}
         return write_atomically(path, to_bytes(tensors, metadata={"ssdd": json.dumps(meta)}))
 
     @classmethod
@@ -131,19 +150,37 @@ class DistilledSet(Dataset[tuple[Tensor, Tensor]]):
                 f"{path}: format version {meta.get('format_version')!r}, this ssdd reads {FORMAT_VERSION}; "
                 "install the version of ssdd that wrote it"
             )
+        _check_storage(path, meta.get("storage", {}))
         missing = {"images", "targets"} - set(tensors)
         if missing:
             raise InputError(f"{path}: the file lacks {', '.join(sorted(missing))}")
         try:
             pre = Preprocessing.stored(meta)
             fields = {key: meta[key] for key in _META}
-            wrong = [key for key, kind in _META.items() if not isinstance(fields[key], kind)]
+            fields |= {key: meta.get(key, kind()) for key, kind in _LATER.items()}
+            wrong = [key for key, kind in (_META | _LATER).items() if not isinstance(fields[key], kind)]
             if wrong:
                 raise TypeError(f"{wrong[0]} is a {type(fields[wrong[0]]).__name__}")
             fields["config"] = current_names(fields["config"], "distill")
+            fields["recipe"] = current_names(fields["recipe"], "pretrain")
         except (KeyError, TypeError, ValueError) as error:
             raise InputError(f"{path}: damaged metadata ({error!r})") from None
-        for key in ("images", "targets"):
+        stored = {key.removeprefix(_STORED): value for key, value in tensors.items() if key.startswith(_STORED)}
+        for key in ("images", "targets", *(_STORED + name for name in stored)):
             if not bool(torch.isfinite(tensors[key]).all()):
                 raise InputError(f"{path}: {key}: values that are not finite")
+        fields |= {"storage": meta.get("storage", {}), "stored": stored}
         return cls(images=tensors["images"], targets=tensors["targets"], preprocessing=pre, **fields)
+
+
+def _check_storage(path: str | os.PathLike[str], storage: Any) -> None:
+    """Refuse a storage that this version does not know. Its images and targets could be read, but not what they are
+    made of."""
+    if not isinstance(storage, dict) or (storage and not isinstance(storage.get("version"), int)):
+        raise InputError(f"{path}: damaged metadata (storage: expected an object with a version, got {storage!r})")
+    kind, version = storage.get("kind", "pixels"), storage.get("version", STORAGE_VERSION)
+    if kind not in STORAGE_NAMES or version > STORAGE_VERSION:
+        raise InputError(
+            f"{path}: stored as {kind!r}, version {version}; this ssdd knows {', '.join(STORAGE_NAMES)} up to version "
+            f"{STORAGE_VERSION}; install the version of ssdd that wrote it"
+        )

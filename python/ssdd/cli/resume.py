@@ -32,8 +32,9 @@ ARGUMENTS: dict[str, type] = {
     "skip_unreadable": bool,
     "artifact": str,
     "like": str,
+    "licence": str,
 }
-OPTIONAL = ("size", "teacher", "representations", "share", "classes", "teacher_prefix", "like")
+OPTIONAL = ("size", "teacher", "representations", "share", "classes", "teacher_prefix", "like", "licence")
 
 
 @dataclass

@@ -6,7 +6,7 @@ default is the paper's side; :func:`official` switches all of them to the code's
 
 from __future__ import annotations
 
-from .choices import METHOD_NAMES, SELECTION_NAMES
+from .choices import METHOD_NAMES, SELECTION_NAMES, STORAGE_NAMES
 from .errors import Diverged, Event, InputError, Pulse, Report, silent
 from .methods import DmConfig, FrepoConfig
 from .parser import (
@@ -31,6 +31,7 @@ from .settings import (
     StudentConfig,
     TeacherConfig,
 )
+from .storage import BasesConfig, PyramidConfig
 from .stored import current_name, current_names, differences
 from .tasks import ClassifierConfig, KdConfig
 from .values import VERSION, as_dict, fields, from_dict, replace_fields, versions
@@ -42,8 +43,10 @@ __all__ = [
     "PRESETS",
     "PUBLISHED",
     "SELECTION_NAMES",
+    "STORAGE_NAMES",
     "VERSION",
     "AugmentConfig",
+    "BasesConfig",
     "ClassifierConfig",
     "DistillConfig",
     "DmConfig",
@@ -56,6 +59,7 @@ __all__ = [
     "KdConfig",
     "Kind",
     "PretrainConfig",
+    "PyramidConfig",
     "Pulse",
     "Report",
     "Setting",

@@ -25,3 +25,6 @@ SELECTION_NAMES = choices_in("selection")
 
 METHOD_NAMES = choices_in("distillation/methods")
 """The methods of distillation: :mod:`ssdd.distillation.methods`."""
+
+STORAGE_NAMES = choices_in("distillation/storage")
+"""The kinds of storage of distilled images: :mod:`ssdd.distillation.storage`."""

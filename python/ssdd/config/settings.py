@@ -9,17 +9,19 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal, TypeAlias
 
-from .choices import METHOD_NAMES, SELECTION_NAMES
+from .choices import METHOD_NAMES, SELECTION_NAMES, STORAGE_NAMES
 from .errors import InputError
 from .methods import DmConfig, FrepoConfig
 from .ranges import check_at_least_one, check_positive, check_values
+from .storage import BasesConfig, PyramidConfig
 from .tasks import ClassifierConfig, KdConfig
 
 if TYPE_CHECKING:
     Method: TypeAlias = str
     Selection: TypeAlias = str
+    Storage: TypeAlias = str
 else:
-    Method, Selection = Literal[METHOD_NAMES], Literal[SELECTION_NAMES]
+    Method, Selection, Storage = Literal[METHOD_NAMES], Literal[SELECTION_NAMES], Literal[STORAGE_NAMES]
 
 
 @dataclass(frozen=True)
@@ -217,6 +219,17 @@ class DistillConfig:
     always need the teacher."""
     log_every: int = 50
     """Outer steps between two log lines. A loss that is not finite is noticed at the next one."""
+    storage: Storage = "pixels"
+    """What is learned of an image: "pixels" (paper), or values that images and targets follow from: principal
+    components ("bases") or several resolutions ("pyramid"). docs/storage.md describes each."""
+    budget: int = 0
+    """Bytes that the set may take as it is stored, at four bytes a number; as many images as it holds are distilled, in
+    place of ``images``. 0: ``images`` says how many."""
+    transforms: Literal["none", "flip", "rotations", "dihedral"] = "none"
+    """Fixed versions of every image that are part of the set, each with a target of its own: left-right flip, rotations
+    by 90, 180 and 270 degrees, or both. The set then has 2, 4 or 8 pairs per image. Paper: none."""
+    bases: BasesConfig = field(default_factory=BasesConfig)
+    pyramid: PyramidConfig = field(default_factory=PyramidConfig)
     frepo: FrepoConfig = field(default_factory=FrepoConfig)
     dm: DmConfig = field(default_factory=DmConfig)
 
@@ -234,6 +247,10 @@ class DistillConfig:
             )
         if self.temperature == 0:
             raise InputError("DistillConfig.temperature: expected more than 0, got 0.0")
+        if self.targets == "tied" and self.storage == "bases":
+            raise InputError(
+                "DistillConfig.targets: 'tied' targets are those of the learned images; storage='bases' learns targets"
+            )
         if self.pool_steps < 2:
             raise InputError(f"DistillConfig.pool_steps: ages start in 1..T-1, expected T >= 2, got {self.pool_steps}")
 
@@ -246,7 +263,7 @@ class DistillConfig:
     @property
     def needs_teacher(self) -> bool:
         """True if a run needs the teacher itself, and its representations of the plain images are not enough."""
-        return self.batches_need_teacher or self.views > 0 or self.targets == "tied"
+        return self.batches_need_teacher or self.views > 0 or self.targets == "tied" or self.transforms != "none"
 
 
 @dataclass(frozen=True)

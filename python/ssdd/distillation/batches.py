@@ -22,7 +22,7 @@ class Batches:
 
     def __init__(self, method: Method, initial: Tensor, views: tuple[Crops, Tensor] | None = None) -> None:
         job = method.job
-        self.job, self.views = job, views
+        self.method, self.job, self.views = method, job, views
         self.data, self.targets = job.data.on(job.device), keep_on_device(method.targets, job.device)
         self.rows, self.held_out = split(job, initial)
         self.groups = method.groups(self.rows)
@@ -33,7 +33,7 @@ class Batches:
         If several processes share the run, each gets its part, with the part's weight in the mean over the whole batch.
         """
         config, processes, device = self.job.config, self.job.processes, self.job.device
-        data, represent = self.data, self.job.represent
+        data, represent, method = self.data, self.job.represent, self.method
         share = max(1, config.batch // len(self.groups))
         drawn = [group[torch.randperm(len(group), generator=generator)[:share]] for group in self.groups]
         rows = drawn[0] if len(drawn) == 1 else torch.cat(drawn)
@@ -45,7 +45,8 @@ class Batches:
                 view = torch.randint(config.views, (len(rows),), generator=generator) * len(data.x_train) + rows
                 crops, known = self.views
                 x_b = crop(pixels, config.crop_pad, (crops[0][view], crops[1][view], crops[2][view]))[part]
-                return data.preprocessing.normalise(x_b), gather(known, view[part], device), weight
+                known_b = method.targets_from(gather(known, view[part], device))
+                return data.preprocessing.normalise(x_b), known_b, weight
             x_b = data.preprocessing.normalise(crop_and_flip(pixels, config.crop_pad, generator)[part])
         else:
             x_b = data.preprocessing(gather(data.x_train, rows[part], device))
@@ -53,7 +54,7 @@ class Batches:
             return x_b, gather(self.targets, rows[part], device), weight
         assert represent is not None  # check refuses a job without it
         with torch.no_grad():
-            return x_b, represent(x_b), weight
+            return x_b, method.targets_from(represent(x_b)), weight
 
     def held_out_images(self) -> tuple[Tensor, Tensor]:
         """Return the held-out training images as network input, and their targets."""

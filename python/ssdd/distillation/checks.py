@@ -15,6 +15,8 @@ from ..parallel import ALONE, Processes
 from ..teachers import Represent, Representations, Teacher, new_backbone
 from .job import Job
 from .methods import METHODS
+from .storage import image_count
+from .transforms import check_transforms
 
 
 def check(job: Job) -> None:
@@ -31,8 +33,6 @@ def check(job: Job) -> None:
     if least < processes.size:
         name = "networks" if processes.mode == "networks" else "batch"
         raise InputError(f"distill.{name}: expected one or more for each of {processes.size} processes, got {least}")
-    if config.images > n:
-        raise InputError(f"images: expected at most {n}, the training images of {data.name}, got {config.images}")
     if representations is None and method.needs_representations(config):
         raise InputError("representations: expected the teacher's, one row per training image, got None")
     if representations is not None and (
@@ -46,16 +46,19 @@ def check(job: Job) -> None:
     wanted = method.outputs(config, data, None if representations is None else representations.shape[1])
     if outputs != wanted:
         raise InputError(f"make: expected a network with {wanted} outputs, got {outputs}")
-    if config.images + config.held_out >= n and config.held_out:
-        raise InputError(
-            f"held_out: expected less than {n - config.images}, the rows besides images, got {config.held_out}"
-        )
+    count = image_count(config, data, wanted)
+    if count > n:
+        what = f"{count}, as many as {config.budget:,} bytes hold" if config.budget else f"{count}"
+        raise InputError(f"images: expected at most {n}, the training images of {data.name}, got {what}")
+    if count + config.held_out >= n and config.held_out:
+        raise InputError(f"held_out: expected less than {n - count}, the rows besides images, got {config.held_out}")
+    check_transforms(config.transforms, data.size)
     if not method.needs_teacher(config):
         return
     if job.represent is None:
         raise InputError(
-            "teacher: real_view='augmented', teacher_in_loop='recomputed' (also --official) and targets='tied' need "
-            "the teacher itself; representations from a file serve the others"
+            "teacher: real_view='augmented', teacher_in_loop='recomputed' (also --official), targets='tied' and "
+            "transforms need the teacher itself; representations from a file serve the others"
         )
     if representations is not None:
         came = job.represent(to_device(data.preprocessing(data.x_train[:2]), job.device)).shape

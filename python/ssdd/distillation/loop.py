@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass
 from operator import attrgetter
 from typing import Any
@@ -23,6 +24,8 @@ from .methods import Step, method_of
 from .objective import realism
 from .state import State, start
 from .stop import Stop
+from .storage import describe
+from .transforms import transformed
 
 SNAPSHOTS = 6
 """Number of moments of the run whose images are kept for the picture "distilled images over the steps"."""
@@ -82,8 +85,8 @@ def distill(
     state.pool.fill(inputs(job, state).detach(), state.y_s.detach(), report, after_network)
     run(job, state, batches, report=report, stop=stop)
     snapshots = {step: x.cpu() for step, x in state.snapshots.items()}
-    pairs = (state.x_s, state.y_s) if state.best is None else state.best[2:]
-    return Distillation(product(job, state, *pairs), state.losses, snapshots)
+    values = state.values() if state.best is None else state.best[2:]
+    return Distillation(product(job, state, values), state.losses, snapshots)
 
 
 def begin(job: Job) -> tuple[State, Batches]:
@@ -134,9 +137,9 @@ def run(
 
 
 def inputs(job: Job, state: State) -> Tensor:
-    """Return X_s as network input: normalised with the real images' mean and std, or as raw pixels."""
-    raw = job.config.support_input == "raw"
-    return state.x_s if raw else job.data.preprocessing.normalise(state.x_s)
+    """Return X_s and its transforms as network input [T S, C, H, W]: normalised like a real image, or raw pixels."""
+    x_s = transformed(job.config.transforms, state.x_s)
+    return x_s if job.config.support_input == "raw" else job.data.preprocessing.normalise(x_s)
 
 
 def support(job: Job, state: State) -> tuple[Tensor, Tensor]:
@@ -145,9 +148,9 @@ def support(job: Job, state: State) -> tuple[Tensor, Tensor]:
     x_s, y_s = inputs(job, state), state.y_s
     if config.targets == "tied":
         assert job.represent is not None  # check refuses a job without it
-        y_s = job.represent(normalise(state.x_s))
+        y_s = method_of(job).targets_from(job.represent(normalise(transformed(config.transforms, state.x_s))))
     if config.support_view == "augmented":
-        view = crop_and_flip(state.x_s, config.crop_pad, state.generator)
+        view = transformed(config.transforms, crop_and_flip(state.x_s, config.crop_pad, state.generator))
         x_s = view if config.support_input == "raw" else normalise(view)
     return x_s, y_s
 
@@ -157,7 +160,9 @@ def tie(job: Job, state: State) -> None:
     """Update tied targets to the teacher's representations of the current images."""
     if job.config.targets == "tied":
         assert job.represent is not None  # check refuses a job without it
-        state.y_s.copy_(job.represent(job.data.preprocessing.normalise(state.x_s)))
+        pixels = transformed(job.config.transforms, state.x_s)
+        representations = job.represent(job.data.preprocessing.normalise(pixels))
+        state.y_s.copy_(method_of(job).targets_from(representations))
 
 
 def decay_lr(step: int, config: DistillConfig) -> float:
@@ -180,11 +185,12 @@ def identity(job: Job) -> dict[str, Any]:
     }
 
 
-def product(job: Job, state: State, x_s: Tensor, y_s: Tensor) -> DistilledSet:
-    """Return X_s and Y_s as a distilled set, with everything that is needed to use them and the settings of the run."""
+def product(job: Job, state: State, values: Sequence[Tensor]) -> DistilledSet:
+    """Return the distilled set that ``values`` of the storage stand for, with all that is needed to use it."""
+    storage = state.storage.holding(values)
     return DistilledSet(
-        images=x_s.detach().to("cpu", copy=True),
-        targets=y_s.detach().to("cpu", copy=True),
+        images=transformed(job.config.transforms, storage.images()).to("cpu", copy=True),
+        targets=storage.targets().to("cpu", copy=True),
         preprocessing=job.data.preprocessing,
         method=job.config.method,
         seed=job.seed,
@@ -200,6 +206,8 @@ def product(job: Job, state: State, x_s: Tensor, y_s: Tensor) -> DistilledSet:
             "mean_age": state.pool.mean_age,
         }
         | ({} if state.best is None else {"readout": state.best[0], "readout_step": state.best[1]}),
+        storage=describe(storage, job.config),
+        stored={name: value.to("cpu", copy=True) for name, value in storage.tensors().items()},
     )
 
 
@@ -220,7 +228,7 @@ def _read_out(job: Job, state: State, batches: Batches, report: Report) -> None:
         predicted = network.head(in_chunks(frozen(network), x))
     error = representation_error(predicted, y)
     if state.best is None or error < state.best[0]:
-        state.best = error, state.step, state.x_s.detach().clone(), y_s.clone()
+        state.best = error, state.step, *state.values()
     report({"event": "readout", "step": state.step, "steps": job.config.steps, "error": error})
 
 
@@ -229,7 +237,7 @@ def _log(job: Job, state: State, report: Report) -> None:
     mean = float(state.loss_sum) / (state.step - since)
     _stop_if_diverged(job, state)
     state.loss_sum = torch.zeros_like(state.loss_sum)
-    state.good = state.x_s.detach().clone(), state.y_s.detach().clone()
+    state.good = state.values()
     state.losses.append((state.step, mean))
     if state.step == job.config.steps:
         _keep_snapshot(job, state)
@@ -257,5 +265,5 @@ def _stop_if_diverged(job: Job, state: State) -> None:
     raise Diverged(
         f"distill: the loss is {mean} between steps {since} and {state.step};{kept} Try a smaller "
         f"distill.lr (now {job.config.lr}){larger}",
-        None if state.good is None else product(job, state, *state.good),
+        None if state.good is None else product(job, state, state.good),
     )

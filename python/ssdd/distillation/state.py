@@ -11,14 +11,14 @@ from torch import Tensor
 from ..data import to_device
 from .methods import Method
 from .pool import Pool
+from .storage import STORAGES, Source, Storage
 
 
 @dataclass
 class State:
     """All that a resumed run needs. :meth:`state_dict` writes it, :meth:`load_state_dict` reads it."""
 
-    x_s: Tensor  # [S, C, H, W] pixels, learned
-    y_s: Tensor  # [S, C] targets, learned
+    storage: Storage  # what X_s and Y_s follow from
     learned: dict[str, Tensor]  # what the method learns beside them
     optimizer: torch.optim.AdamW
     pool: Pool
@@ -27,15 +27,28 @@ class State:
     losses: list[tuple[int, float]] = field(default_factory=list)
     loss_sum: Tensor = field(default_factory=lambda: torch.zeros(()))
     snapshots: dict[int, Tensor] = field(default_factory=dict)
-    good: tuple[Tensor, Tensor] | None = None  # X_s and Y_s at the last log line with a finite loss
-    best: tuple[float, int, Tensor, Tensor] | None = None  # read-out, step, X_s and Y_s of the best read-out
+    good: tuple[Tensor, ...] | None = None  # the storage's values at the last log line with a finite loss
+    best: tuple[Any, ...] | None = None  # read-out, step, and the storage's values at the best read-out
+
+    @property
+    def x_s(self) -> Tensor:
+        """X_s in pixels, [S, C, H, W]."""
+        return self.storage.images()
+
+    @property
+    def y_s(self) -> Tensor:
+        """Y_s, [T S, C]: the targets of X_s and of its transforms."""
+        return self.storage.targets()
+
+    def values(self) -> tuple[Tensor, ...]:
+        """Return copies of what X_s and Y_s follow from."""
+        return tuple(value.detach().clone() for value in self.storage.values.values())
 
     def state_dict(self) -> dict[str, Any]:
         """Return tensors and plain values only. A run that continues from them gives the same bits as one that never
         stopped."""
         return {
-            "x_s": self.x_s.detach().clone(),
-            "y_s": self.y_s.detach().clone(),
+            **dict(zip(self.storage.values, self.values(), strict=True)),
             "learned": {name: value.detach().clone() for name, value in self.learned.items()},
             "optimizer": self.optimizer.state_dict(),
             "pool": self.pool.state_dict(),
@@ -51,11 +64,11 @@ class State:
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Continue from what :meth:`state_dict` returned."""
         with torch.no_grad():
-            self.x_s.copy_(state["x_s"])
-            self.y_s.copy_(state["y_s"])
+            for name, value in self.storage.values.items():
+                value.copy_(state[name])
             for name, value in state.get("learned", {}).items():  # a checkpoint of version 0.1 has none
                 self.learned[name].copy_(value)
-        there = self.x_s.device
+        there = self.loss_sum.device
         times = [group["times"] for group in self.optimizer.param_groups]
         self.optimizer.load_state_dict(state["optimizer"])
         for group, factor in zip(self.optimizer.param_groups, times, strict=True):
@@ -66,25 +79,27 @@ class State:
         self.loss_sum = state["loss_sum"].to(there, copy=True)
         self.snapshots = {step: x.to(there) for step, x in state["snapshots"].items()}
         good = state["good"]
-        self.good = None if good is None else (good[0].to(there), good[1].to(there))
+        self.good = None if good is None else tuple(value.to(there) for value in good)
         best = state["best"]
-        self.best = None if best is None else (*best[:2], best[2].to(there), best[3].to(there))
+        self.best = None if best is None else (*best[:2], *(value.to(there) for value in best[2:]))
 
 
 def start(method: Method, rows: Tensor) -> State:
     """Return the state before the first step: X_s and Y_s of the training images ``rows``, and an empty pool."""
     job, config = method.job, method.config
     pixels = job.data.x_train[rows].permute(0, 3, 1, 2).float().div(255).contiguous()
-    x_s = to_device(pixels, job.device).requires_grad_()
-    y_s = to_device(method.start(method.targets[rows]), job.device).requires_grad_(method.learns_targets)
-    groups: list[dict[str, Any]] = [{"params": [x_s, y_s] if y_s.requires_grad else [x_s], "times": 1.0}]
+    y_s = method.start(method.targets_of(rows, pixels))
+    source = Source(config, job.data, method.targets, job.seed + 3)
+    storage = STORAGES[config.storage].make(source, pixels, y_s, method.learns_targets, job.device)
+    groups: list[dict[str, Any]] = [{"params": list(storage.parameters().values()), "times": 1.0}]
     learned = {}
-    for name, (value, times) in method.parameters().items():
+    for name, (value, lr) in method.parameters().items():
         learned[name] = to_device(value, job.device).requires_grad_()
+        times = lr / config.lr if config.lr else 0.0
         groups.append({"params": [learned[name]], "times": times, "weight_decay": 0.0})
     optimizer = torch.optim.AdamW(
         groups, lr=config.lr, weight_decay=config.weight_decay, fused=True if job.device.type == "cuda" else None
     )  # fused on CUDA: otherwise its step counter is read on the host
     generator = torch.Generator().manual_seed(job.seed)
     pool = method.networks(generator)
-    return State(x_s, y_s, learned, optimizer, pool, generator, loss_sum=torch.zeros((), device=job.device))
+    return State(storage, learned, optimizer, pool, generator, loss_sum=torch.zeros((), device=job.device))

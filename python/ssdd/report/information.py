@@ -45,6 +45,9 @@ def info(artifact: str | os.PathLike[str] | None = None) -> dict[str, Any]:
         "support_input": pairs.support_input,
         "preprocessing": asdict(pairs.preprocessing),
         "metrics": pairs.metrics,
+        "recipe": pairs.recipe,
+        "storage": pairs.storage,
+        "licence": pairs.licence,
         "config": pairs.config,
         "versions": pairs.versions,
     }

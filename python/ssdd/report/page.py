@@ -68,6 +68,8 @@ def tables(plan: Plan, cells: CellsByKey) -> str:
         parts += [f"## {'The source' if name == SOURCE else name}", _measures_table(plan, cells, name)]
     parts += ["## Against the baselines", _comparison_table(plan, cells, sets)]
     parts += ["## What the pools did", _pool_table(plan, cells)]
+    if realism := _realism_table(plan, cells):
+        parts += ["## How far the images are from real ones", realism]
     return "\n\n".join(parts)
 
 
@@ -214,3 +216,31 @@ def _pool_table(plan: Plan, cells: CellsByKey) -> str:
         texts = (_text(cells, row, SOURCE, measure, digits) for _, measure, digits in columns)
         rows.append([row.name, str(d.pool), str(d.pool_steps), f"{d.steps / d.pool / d.pool_steps:.1f}", *texts])
     return markdown(rows)
+
+
+def _realism_table(plan: Plan, cells: CellsByKey) -> str:
+    """Return the distances of distilled images to real ones; "" if no cell has them (they are of an older version)."""
+    known = [cell["distillation"].get("realism") or {} for cell in cells.values() if "distillation" in cell]
+    spaces = list(dict.fromkeys(space for measured in known for space in measured))
+    if not spaces:
+        return ""
+    to = {"start": "to the start", "nearest": "to the nearest training image"}
+    columns = [(f"{space}, {text}", _distance(space, end)) for space in spaces for end, text in to.items()]
+    rows = [["row", *(head for head, _ in columns)]]
+    rows += [
+        [row.name, *(_text(cells, row, SOURCE, measure, 3) for _, measure in columns)]
+        for row in plan.rows
+        if row.distilled
+    ]
+    legend = (
+        "Mean distance of a distilled image to the image it started from, and to the nearest training image, in pixels "
+        "and in the features of networks. 1 is the spread of the training images."
+    )
+    return f"{legend}\n\n{markdown(rows)}"
+
+
+def _distance(space: str, end: str) -> Measure:
+    def measure(cell: Mapping[str, Any]) -> float | None:
+        return cell["distillation"].get("realism", {}).get(space, {}).get(end)
+
+    return measure

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from ..config import SELECTION_NAMES, InputError
 from ._candidates import Candidates
-from .k_means import kmeans_medoids
+from .k_means import kmeans_centres, kmeans_medoids
 from .random import random_subset
 
 Select = Callable[[Candidates, int, int], Tensor]
@@ -37,4 +37,13 @@ def choose(name: str, candidates: Candidates, count: int, seed: int) -> Tensor:
     return SELECTIONS[name](candidates, count, seed)
 
 
-__all__ = ["SELECTIONS", "Candidates", "Select", "choose", "kmeans_medoids", "needs_representations", "random_subset"]
+__all__ = [
+    "SELECTIONS",
+    "Candidates",
+    "Select",
+    "choose",
+    "kmeans_centres",
+    "kmeans_medoids",
+    "needs_representations",
+    "random_subset",
+]

@@ -24,16 +24,21 @@ def kmeans_medoids(representations: Tensor, count: int, seed: int) -> Tensor:
     Returns:
         ``count`` different rows, int64 [count].
     """
-    from sklearn.cluster import KMeans
-    from threadpoolctl import threadpool_limits
-
     check_count(len(representations), count)
     points = representations.double()
-    with threadpool_limits(1):  # another number of threads sums in another order, which could choose another image
-        centres = KMeans(count, n_init=10, random_state=seed).fit(points.numpy()).cluster_centers_
-    distance = torch.cdist(torch.from_numpy(centres).double(), points)
+    distance = torch.cdist(kmeans_centres(points, count, seed), points)
     chosen: list[int] = []
     for row in distance:
         row[chosen] = float("inf")  # duplicates of an image must not fill two places
         chosen.append(int(row.argmin()))
     return torch.tensor(chosen)
+
+
+def kmeans_centres(points: Tensor, count: int, seed: int) -> Tensor:
+    """Return the centres of ``count`` k-means clusters of ``points`` [N, D], float64 [count, D]."""
+    from sklearn.cluster import KMeans
+    from threadpoolctl import threadpool_limits
+
+    with threadpool_limits(1):  # another number of threads sums in another order, which could choose another image
+        found = KMeans(count, n_init=10, random_state=seed).fit(points.double().numpy())
+    return torch.from_numpy(found.cluster_centers_).double()

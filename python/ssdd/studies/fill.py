@@ -20,8 +20,8 @@ from ..checkpoint import Checkpoints
 from ..config import Event, InputError, Report, silent, versions
 from ..data import ImageSet
 from ..distillation import Distillation, Job, distill, target_size, total_variation
-from ..evaluation import Cell, finetune, measure, pretrain_new, probes, why_no_probe
-from ..models import Network, seeded, student
+from ..evaluation import Cell, Space, finetune, measure, measure_realism, pretrain_new, probes, why_no_probe
+from ..models import Network, frozen, seeded, student
 from ..selection import Candidates, choose
 from ..teachers import Representations, Teacher
 from .baselines import baseline
@@ -166,9 +166,9 @@ def _compute(study: Study, row: Row, seed: int, missing: Sequence[str], report: 
         seconds["measure"] = clock.lap()
         values = {"error": cell.error, "probes": cell.probes, "finetuned": cell.finetuned}
         if row.distilled and pairs is not None:
-            values["distillation"] = {
-                key: pairs.metrics[key] for key in ("steps", "loss", "untrained_share", "mean_age", "cpu_seconds")
-            } | {"total_variation": float(total_variation(pairs.images))}
+            keys = ("steps", "loss", "untrained_share", "mean_age", "cpu_seconds", "realism")
+            told = {key: pairs.metrics[key] for key in keys if key in pairs.metrics}  # older files lack realism
+            values["distillation"] = told | {"total_variation": float(total_variation(pairs.images))}
         stored = study.cells.append(row, seed, name, values | {"cpu_seconds": dict(seconds), "versions": versions()})
         report({"event": "study-cell", "cell": stored})
         seconds = {"pairs": 0.0, "pretrain": 0.0}
@@ -188,7 +188,7 @@ def row_pairs(study: Study, row: Row, seed: int, report: Report = silent) -> Dis
         assert pairs is not None
         with torch.no_grad():
             targets = teacher(teacher.preprocessing.normalise(pairs.images))
-        return replace(pairs, targets=targets, metrics={})
+        return replace(pairs, targets=targets, metrics={}, storage={}, stored={})
     file = study.file(row, seed, "pairs")
     with wait_for_lock(file.with_suffix(".lock")):  # a "recomputed" row may need them at the same time
         if not file.is_file():
@@ -214,6 +214,7 @@ def _make_pairs(study: Study, row: Row, seed: int, file: Path, report: Report) -
         rows = choose(row.source, candidates, row.settings.distill.images, seed)
         pairs, resumed = baseline(data, rows, train, method=row.source, seed=seed, targets=row.targets), False
         pairs.config = row.relevant["distill"]
+    pairs.recipe = row.relevant["pretrain"]
     pairs.metrics["cpu_seconds"] = None if resumed else round(time.process_time() - begun, 1)
     pairs.save(file)
     _checkpoints(study, row, seed).clear()
@@ -243,7 +244,20 @@ def _distil(study: Study, row: Row, seed: int, report: Report) -> tuple[Distille
     )
     run = distill(job, report=notice_resume, checkpoints=checkpoints, cache=study.cache)
     write_snapshots(run, study.file(row, seed, "snapshots"))
+    run.result.metrics["realism"] = _realism(study, row, seed, run)
     return run.result, resumed
+
+
+def _realism(study: Study, row: Row, seed: int, run: Distillation) -> dict[str, dict[str, float]]:
+    """Measure how far the images of a run are from real ones: in pixels, to the teacher, and to a network that took no
+    part."""
+    teacher, representations = study.teachers[row.teacher]
+    other = seeded(partial(study.network, row, representations.dimension), seed + 1_000_003)
+    spaces: dict[str, Space] = {"another network": frozen(other)}
+    if teacher is not None:
+        spaces["teacher"] = teacher.accepting(study.data.preprocessing)
+    start = run.snapshots[0]
+    return measure_realism(run.result.images[: len(start)], start, study.data, spaces)
 
 
 def _checkpoints(study: Study, row: Row, seed: int) -> Checkpoints:

@@ -209,7 +209,8 @@ struct Run {
         // With fewer points than features the primal's V is large, and cancels in U = Phi V.
         const double slack = which == kYs && plan == Plan::primal && c.s < c.d ? 4 : 1;
         const double off = error(problem(v, b, m.rows, m.columns), m);
-        CHECK(off <= slack * bound(), where(b) << ", " << plan_name(plan) << " backward: " << what << " is off by " << off);
+        CHECK(off <= slack * bound(), where(b)
+                                          << ", " << plan_name(plan) << " backward: " << what << " is off by " << off);
       };
       compare(kXs, "grad_x_s", got.x_s, want.x_s);
       compare(kYs, "grad_y_s", got.y_s, want.y_s);

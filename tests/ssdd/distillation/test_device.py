@@ -18,7 +18,7 @@ from torch.utils._pytree import tree_leaves, tree_map_only
 import ssdd_ext
 from ssdd.config import AugmentConfig, InputError
 from ssdd.data import ImageSet, augment, choose_device, crop_and_flip, gather, keep_on_device, to_device
-from ssdd.distillation import Job
+from ssdd.distillation import Job, target_size
 from ssdd.distillation.loop import begin, inputs, run
 
 ELSEWHERE = torch.device("meta")
@@ -131,6 +131,10 @@ VARIANTS = [
     {"targets": "tied"},
     {"loss": "cross-entropy", "temperature": 0.5},
     {"loss": "cosine", "targets": "fixed", "initial": "k-means"},
+    {"storage": "bases", "transforms": "rotations"},
+    {"storage": "pyramid"},
+    {"method": "frepo"},
+    {"method": "dm"},
 ]
 
 
@@ -151,7 +155,8 @@ class _Counts(TorchDispatchMode):
 
 
 def settings(small, **changes):
-    return dataclasses.replace(small.distill, steps=8, log_every=4, batch=32, pool_steps=4, **changes)
+    quick = {"steps": 8, "log_every": 4, "batch": 32, "pool_steps": 4}
+    return dataclasses.replace(small.distill, **quick | changes)
 
 
 @pytest.mark.parametrize("changes", VARIANTS, ids=str)
@@ -161,7 +166,7 @@ def test_no_step_synchronises_and_the_numbers_are_those_of_the_cpu(
     config, r = settings(small, **changes), representations.train
 
     def student():
-        return make(representations.dimension)
+        return make(target_size(config, few, representations.dimension))
 
     job = Job(few, r, student, config, teacher=teacher)
     here, batches = begin(job)

@@ -133,6 +133,10 @@ def test_a_row_of_every_method(place):
         assert (cell["error"] is None) == (pairs.target_kind != "representation")
     page = write_page(read_plan(place / "study.toml"), place).read_text()
     assert all(f"| {name} |" in page for name in METHOD_NAMES)
+    realism = cells(place)["krr-st", 0, "source"]["distillation"]["realism"]
+    assert set(realism) == {"pixels", "teacher", "another network"}
+    assert all(0 < found["nearest"] < 1 and found["start"] > 0 for found in realism.values())
+    assert "teacher, to the nearest training image" in page
 
 
 def numbers(found):

@@ -11,11 +11,13 @@ import torch
 from torch import Tensor
 
 from ...config import DistillConfig, InputError
-from ...data import ImageSet
+from ...data import ImageSet, to_device
 from ...models import Network, frozen, in_chunks
 from ...selection import Candidates, choose, needs_representations
 from ..job import Job
 from ..pool import Pool
+from ..storage import image_count
+from ..transforms import transformed, versions_per_image
 
 
 @dataclass(frozen=True)
@@ -44,8 +46,6 @@ class Method:
     The class methods answer what must be known before there is a teacher or a job.
     """
 
-    target_kind: ClassVar[Literal["representation", "labels"]] = "representation"
-    """What Y_s stands for in the artifact."""
     shares: ClassVar[tuple[str, ...]] = ("batch", "networks")
     """What several processes may share: "batch" if the loss is a mean over the real batch, "networks" if it is one over
     the networks drawn."""
@@ -54,6 +54,11 @@ class Method:
 
     def __init__(self, job: Job) -> None:
         self.job, self.config = job, job.config
+
+    @property
+    def target_kind(self) -> Literal["representation", "labels", "assignments"]:
+        """What Y_s stands for in the artifact."""
+        return "representation"
 
     @classmethod
     def check(cls, config: DistillConfig, data: ImageSet) -> None:
@@ -81,17 +86,38 @@ class Method:
         assert self.job.representations is not None  # check has asked for them
         return self.job.representations
 
+    @property
+    def count(self) -> int:
+        """S, the number of distilled images."""
+        return image_count(self.config, self.job.data, self.targets.shape[1])
+
+    def targets_from(self, representations: Tensor) -> Tensor:
+        """Return the targets of images with these ``representations``, [N, D] -> [N, C], on their device."""
+        return representations
+
     def initial_rows(self) -> Tensor:
-        """The training images that X_s starts from, int64 [S]: the selection ``config.initial`` chooses them."""
-        return choose(self.config.initial, self.candidates(), self.config.images, self.job.seed)
+        """Return the training images that X_s starts from, int64 [S]: the selection ``config.initial`` chooses them."""
+        return choose(self.config.initial, self.candidates(), self.count, self.job.seed)
+
+    def targets_of(self, rows: Tensor, pixels: Tensor) -> Tensor:
+        """Return the targets of the training images ``rows``, [T S, C]: of ``pixels`` [S, C, H, W], then of their
+        transforms."""
+        job, transforms = self.job, self.config.transforms
+        if transforms == "none":
+            return self.targets[rows]
+        assert job.represent is not None  # check refuses a job without it
+        views = transformed(transforms, to_device(job.data.preprocessing.normalise(pixels), job.device))
+        with torch.no_grad():
+            of_views = self.targets_from(job.represent(views[len(rows) :]))
+        return torch.cat([self.targets[rows], of_views.cpu()])
 
     def candidates(self) -> Candidates:
-        """What a selection chooses from."""
+        """Return what a selection chooses from."""
         job = self.job
         return Candidates(job.representations, self.targets, job.data, job.make, job.device)
 
     def start(self, targets: Tensor) -> Tensor:
-        """Y_s before the first step, from the targets of the initial images; both [S, C]."""
+        """Return Y_s before the first step, from the targets of the initial images; both [T S, C]."""
         return targets.clone()
 
     @property
@@ -100,7 +126,8 @@ class Method:
         return self.config.targets == "learned"
 
     def parameters(self) -> dict[str, tuple[Tensor, float]]:
-        """What is learned beside X_s and Y_s: name -> (first value, its lr as a multiple of ``config.lr``)."""
+        """Return what is learned beside X_s and Y_s: name -> (first value, its lr, which falls as ``config.lr``
+        does)."""
         return {}
 
     def groups(self, rows: Tensor) -> list[Tensor]:
@@ -119,7 +146,9 @@ class Method:
 class LabelMethod(Method):
     """A method whose targets are labels of the training images. It needs no teacher."""
 
-    target_kind = "labels"
+    @property
+    def target_kind(self) -> Literal["representation", "labels", "assignments"]:
+        return "labels"
 
     @classmethod
     def check(cls, config: DistillConfig, data: ImageSet) -> None:
@@ -166,8 +195,12 @@ class LabelMethod(Method):
         assert labels is not None  # check has asked for them
         order = torch.randperm(len(labels), generator=torch.Generator().manual_seed(self.job.seed))
         each = [order[labels[order] == c] for c in range(classes)]
-        turns = range(min(max(map(len, each)), self.config.images))
-        return torch.cat([rows[turn : turn + 1] for turn in turns for rows in each])[: self.config.images]
+        turns = range(min(max(map(len, each)), self.count))
+        return torch.cat([rows[turn : turn + 1] for turn in turns for rows in each])[: self.count]
+
+    def targets_of(self, rows: Tensor, pixels: Tensor) -> Tensor:
+        """Labels of a transform are those of the image."""
+        return self.targets[rows].repeat(versions_per_image(self.config.transforms), 1)
 
 
 def embed(step: Step) -> tuple[Tensor, Tensor]:

@@ -8,7 +8,7 @@ from torch import Tensor
 from ...config import InputError
 from ...data import apply_dsa, draw_dsa
 from ...models import batch_features
-from ..networks import Fresh
+from ..networks import Untrained
 from ..pool import Pool
 from ._base import LabelMethod, Step
 
@@ -32,7 +32,7 @@ class Dm(LabelMethod):
         if not bool(there.all()):
             missing = int((~there).nonzero()[0, 0])
             raise InputError(
-                f"distill.images: the method 'dm' needs images of every class, and {self.config.images} chosen by "
+                f"distill.images: the method 'dm' needs images of every class, and {len(rows)} chosen by "
                 f"initial={self.config.initial!r} hold none of class {missing}; choose more, or initial='random'"
             )
         return rows
@@ -42,7 +42,7 @@ class Dm(LabelMethod):
         return [rows[labels == c] for c in labels.unique().tolist()]
 
     def networks(self, generator: torch.Generator) -> Pool:
-        return Fresh(self.job, generator)
+        return Untrained(self.job, generator)
 
     def loss(self, step: Step) -> Tensor:
         x_s, x_b = step.x_s, step.x_b
