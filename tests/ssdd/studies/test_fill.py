@@ -305,9 +305,22 @@ def test_missing_data_or_teacher_is_named(place):
         run(place, data=None)
     with pytest.raises(InputError, match="teacher: expected it in"):
         run(place, teacher=None)
-    with pytest.raises(InputError, match="targets: Other: expected images"):
+    with pytest.raises(InputError, match="target Other: wide: .* its images have no labels"):
         np.savez(place / "wide.npz", x_train=np.zeros((4, 16, 16), np.uint8))
         run(place, targets={"Other": place / "wide.npz"})
+
+
+def test_a_target_is_brought_to_the_sources_size_and_channels(place, few):
+    """Its cells are those of the images that the loader resized."""
+    x = {part: getattr(few, f"x_{part}")[:60].repeat(1, 2, 2, 3).numpy() for part in ("train", "test")}
+    labels = {f"y_{part}": getattr(few, f"y_{part}")[:60].numpy() for part in ("train", "test")}
+    np.savez(place / "wide.npz", x_train=x["train"], x_test=x["test"], **labels)
+    rows = tuple(row for row in read_plan(place / "study.toml").rows if row.source == "nothing")
+    events = []
+    run(place, every=events, rows=rows, targets={"Wide": place / "wide.npz"})
+    summaries = [event.get("summary", "") for event in events]
+    assert any("resized from 16x16 to 8x8, colour made grey" in text for text in summaries)
+    assert cells(place)["no pre-training", 0, "Wide"]["finetuned"] is not None
 
 
 def test_the_time_left(place):
