@@ -110,12 +110,12 @@ def work_dtype(solve_dtype: torch.dtype | None, **named: Tensor | None) -> tuple
 
 
 def labels(name: str, value: Tensor, classes: int) -> Tensor:
-    """Class numbers [..., rows] as int64; on the CPU, where it costs no synchronisation, within the classes too."""
+    """Return class numbers [..., rows] as int64. Their range is checked on the CPU only: a GPU would synchronise."""
     if value.dtype == torch.bool or value.dtype.is_floating_point or value.dtype.is_complex or value.dim() < 1:
         raise TypeError(f"{name}: expected class numbers [..., Q] of an integer dtype, got {describe(value)}")
     value = value.long()
     if value.is_cpu and type(value) is Tensor and not torch.compiler.is_compiling():
-        with contextlib.suppress(RuntimeError):  # under a transform no number can be read
+        with contextlib.suppress(RuntimeError):  # numbers cannot be read under a transform
             if value.numel() and not bool(((value >= 0) & (value < classes)).all()):
                 worst = int(value.min()) if int(value.min()) < 0 else int(value.max())
                 raise ValueError(
@@ -125,7 +125,7 @@ def labels(name: str, value: Tensor, classes: int) -> Tensor:
 
 
 def sample_weight(value: Tensor, rows: int, other: str) -> Tensor:
-    """Weights [..., rows] of points, as a column [..., rows, 1]."""
+    """Check weights [..., rows] of points and return them as a column [..., rows, 1]."""
     tensor("sample_weight", value, min_dim=1)
     size("sample_weight", value, -1, rows, other)
     return value.unsqueeze(-1)

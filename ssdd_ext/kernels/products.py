@@ -16,14 +16,16 @@ from .base import Kernel, Number, is_not_negative, is_positive
 class Linear(Kernel):
     """k(x, z) = scale * x.z + bias.
 
-    ``bias=1`` is the ones column that KRR-ST appends to its features, without the column.
+    ``bias=1`` gives the result of the ones column that KRR-ST appends to its features, without the column.
+    Equivalent to ``scale * x @ z.mT + bias``.
 
     Args:
         scale: number > 0 (or a tensor that broadcasts over the batch dimensions). Default 1.
         bias: number >= 0 (or such a tensor). Default 0.
 
     Raises:
-        ValueError: a number out of range. TypeError: neither a number nor a floating tensor.
+        ValueError: a number out of range.
+        TypeError: neither a number nor a floating-point tensor.
     """
 
     scale: Number = 1.0
@@ -56,7 +58,8 @@ class Linear(Kernel):
 class Polynomial(Kernel):
     """k(x, z) = (scale * x.z + bias)^degree.
 
-    scikit-learn's ``polynomial_kernel(X, Z, degree, gamma=scale, coef0=bias)``.
+    Equivalent to ``(scale * x @ z.mT + bias) ** degree``, and to scikit-learn's ``polynomial_kernel(X, Z, degree,
+    gamma=scale, coef0=bias)``.
 
     Args:
         degree: whole number >= 1.
@@ -64,7 +67,8 @@ class Polynomial(Kernel):
         bias: number >= 0 (or such a tensor). Default 1.
 
     Raises:
-        ValueError: a number out of range. TypeError: neither a number nor a floating tensor.
+        ValueError: a number out of range.
+        TypeError: neither a number nor a floating-point tensor.
     """
 
     degree: int
@@ -92,7 +96,7 @@ class Polynomial(Kernel):
 class Cosine(Kernel):
     """k(x, z) = x.z / (|x| |z|), and 0 if one of them is 0.
 
-    scikit-learn's ``cosine_similarity``. The gradient at a point 0 is 0.
+    Equivalent to scikit-learn's ``cosine_similarity``. The gradient at a point 0 is 0.
     """
 
     name: ClassVar[str] = "cosine"
@@ -105,15 +109,15 @@ class Cosine(Kernel):
 
 
 def root(square: Tensor) -> Tensor:
-    """The square root, whose gradient at 0 is 0."""
+    """Return the square root. Its gradient at 0 is 0."""
     is_zero = square == 0
     return torch.where(is_zero, 0.0, torch.where(is_zero, 1.0, square).sqrt())
 
 
 def unit_rows(x: Tensor) -> Tensor:
-    """The rows of x [..., S, D] over their lengths; rows of zeros stay."""
+    """Divide the rows of x [..., S, D] by their lengths; rows of zeros stay."""
     largest = x.detach().abs().amax(-1, keepdim=True) if x.shape[-1] else x.new_ones((*x.shape[:-1], 1))
-    # Divided by the largest entry first: squares neither overflow nor vanish.
+    # Divide by the largest entry first, so that squares neither overflow nor vanish.
     x = x / torch.where(largest == 0, 1.0, largest)
     length = root(x.square().sum(-1, keepdim=True))
     return x / torch.where(length == 0, 1.0, length)

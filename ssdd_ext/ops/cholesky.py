@@ -22,7 +22,7 @@ from .native import (
     to_capsule,
 )
 from .register import library, register
-from .second import poisoned, pull_back, solve_gradients
+from .second import mark_failed, pull_back, solve_gradients
 
 library.define("cholesky(Tensor a, str on_failure) -> (Tensor, Tensor, Tensor)")
 library.define(
@@ -198,7 +198,7 @@ def _second(ctx: Any, *bars: Tensor | None) -> tuple[Any, ...]:
         every: Any = solve_gradients(*values, *options)
         return tuple(bar for bar, needed in zip(every, needs, strict=False) if needed)
 
-    tensors[0] = poisoned(tensors[0], factor)
+    tensors[0] = mark_failed(tensors[0], factor)
     needed_bars = [bar for bar, needed in zip(bars, needs, strict=True) if needed]
     grad, x, a, hyper = pull_back(first, tensors, needed_bars)
     return grad, None, x, None, hyper, None, None, None, a, None

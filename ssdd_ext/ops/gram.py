@@ -126,12 +126,12 @@ def gram_backward(ctx: Any, grad: Tensor) -> tuple[Any, ...]:
 def squares_backward(
     grad: Tensor, x: Tensor, z: Tensor | None, needs_x: bool, needs_z: bool
 ) -> tuple[Tensor | None, Tensor | None]:
-    """The gradients of |x - z|^2 to x and z, times ``grad / 2``; z=None stands for x. Differentiable products."""
+    """Return the gradients of |x - z|^2 to x and z, times ``grad / 2``, by differentiable products; z=None means x."""
     dtype = x.dtype
     if dtype == torch.float32 and has_float64(x):
         grad, x, z = grad.double(), x.double(), None if z is None else z.double()
     other = x if z is None else z
-    # Only differences of points matter: from a common one, so that points far from 0 cancel before the products.
+    # Only differences of points matter. Subtract one point, so that a large offset cancels before the products.
     origin = other[..., :1, :].detach() if other.shape[-2] else 0
     if z is None:
         grad = grad + grad.mT
