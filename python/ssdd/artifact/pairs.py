@@ -39,7 +39,7 @@ _META: dict[str, type] = {
 }
 
 
-_LATER: dict[str, type] = {"recipe": dict, "transforms": list, "licence": str}
+_LATER: dict[str, type] = {"recipe": dict, "licence": str}
 """What files of earlier versions do not have."""
 
 
@@ -81,8 +81,6 @@ class DistilledSet(Dataset[tuple[Tensor, Tensor]]):
     metrics: dict[str, Any] = field(default_factory=dict)
     recipe: dict[str, Any] = field(default_factory=dict)
     """The pre-training that the set was made for: the fields of :class:`PretrainConfig`; empty if it is not known."""
-    transforms: list[Any] = field(default_factory=list)
-    """Fixed transforms that belong to the set, as JSON values; empty if there are none."""
     licence: str = ""
     """A note on the licence of the images."""
     storage: dict[str, Any] = field(default_factory=dict)
