@@ -15,6 +15,7 @@ from torch import Tensor
 
 from ..checks import parameter
 from .base import Kernel, Number, is_not_negative, is_positive
+from .matmul import matmul
 from .products import root
 from .slopes import with_slope
 
@@ -51,7 +52,7 @@ class _Layer:
     @classmethod
     def of_features(cls, x: Tensor, z: Tensor) -> _Layer:
         k_x, k_z = x.square().sum(-1)[..., :, None], z.square().sum(-1)[..., None, :]
-        return cls(x @ z.mT, k_x, k_z, z is x)
+        return cls(matmul(x, z.mT), k_x, k_z, z is x)
 
     def map(self, function: Any) -> _Layer:
         return _Layer(function(self.k), function(self.k_x), function(self.k_z), self.same)

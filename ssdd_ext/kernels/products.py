@@ -10,6 +10,7 @@ from torch import Tensor
 
 from ..checks import parameter
 from .base import Kernel, Number, is_not_negative, is_positive
+from .matmul import matmul
 
 
 @dataclass(frozen=True)
@@ -41,7 +42,7 @@ class Linear(Kernel):
 
     def evaluate(self, x: Tensor, z: Tensor, *parameters: Number) -> Tensor:
         scale, bias = parameters
-        return scale * (x @ z.mT) + bias
+        return scale * matmul(x, z.mT) + bias
 
     def valid(self, *parameters: Number) -> Tensor | bool:
         scale, bias = parameters
@@ -81,7 +82,7 @@ class Polynomial(Kernel):
 
     def evaluate(self, x: Tensor, z: Tensor, *parameters: Number) -> Tensor:
         scale, bias = parameters
-        return (scale * (x @ z.mT) + bias) ** self.degree
+        return (scale * matmul(x, z.mT) + bias) ** self.degree
 
     def valid(self, *parameters: Number) -> Tensor | bool:
         scale, bias = parameters
@@ -98,7 +99,7 @@ class Cosine(Kernel):
     name: ClassVar[str] = "cosine"
 
     def evaluate(self, x: Tensor, z: Tensor, *parameters: Number) -> Tensor:
-        return unit_rows(x) @ unit_rows(z).mT
+        return matmul(unit_rows(x), unit_rows(z).mT)
 
     def valid(self, *parameters: Number) -> Tensor | bool:
         return True

@@ -122,7 +122,9 @@ class _SmallMse(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> Any:
         bars, again = ctx.bars, torch.is_grad_enabled()
-        # Bars handed out before: a second backward through a retained graph. torch refuses inputs changed since.
+        # Given away at once: a loss that is kept holds nothing, and a second backward asks torch for the inputs, which
+        # it refuses unless the graph was retained and they are unchanged.
+        ctx.bars = None
         inputs: Any = ctx.saved_tensors if bars is None or again else ()
         if bars is None:
             x_s, y_s, x_q, y_q = inputs
@@ -130,7 +132,6 @@ class _SmallMse(torch.autograd.Function):
         if again:
             return (*_Twice.apply(grad, *inputs, bars, ctx.call[-1]), None, None)
         if grad.dim() == 0 and _is_one(grad):
-            ctx.bars = None
             return (*bars, None, None)
         return (*_times(grad, bars), None, None)
 
