@@ -18,7 +18,7 @@ from .gram import factored_solve, gram
 from .posterior import Posterior, deviation, follows_gradients, one_ridge, weighted
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Fit:
     """A fitted kernel ridge regression: predicts for any number of query sets from one factorisation.
 

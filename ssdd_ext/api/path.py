@@ -20,7 +20,7 @@ from .gram import gram
 SCORES = ("loo", "gcv")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class RidgePath:
     """Kernel ridge regressions that differ in the ridge only, from one eigendecomposition of K_ss.
 

@@ -17,7 +17,7 @@ from .call import DEFAULT_KERNEL, DEFAULT_RIDGE, Call, check_problem, prepare
 from .gram import factored_solve, gram
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Posterior:
     """The factor of one fit, and what its gradient needs.
 

@@ -6,7 +6,7 @@ the same name, if there is one, lives in ``csrc/``; CONTRIBUTING.md lists what a
 
 from .base import ARD, Combination, Kernel, Product, Scaled, Sum, for_matrices, matching
 from .distances import RBF, Laplace, Matern, RationalQuadratic, Stationary, squared_distances
-from .matmul import matmul
+from .multiply import matmul
 from .networks import NNGP, NTK, ArcCosine
 from .products import Cosine, Linear, Polynomial
 

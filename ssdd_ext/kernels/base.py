@@ -11,6 +11,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
+from .. import checks
 from ..checks import describe, parameter
 
 Number = float | Tensor
@@ -38,13 +39,19 @@ def is_not_negative(value: Number) -> Any:
     return (value >= 0) & (value < math.inf)
 
 
-@dataclass(frozen=True)
+def _as_flags(found: Tensor | bool, like: Tensor) -> Tensor:
+    # Not torch.as_tensor, which moves a tensor to the device that the user has set.
+    return found if isinstance(found, Tensor) else torch.full((), found, device=like.device)
+
+
+@dataclass(frozen=True, eq=False)
 class Kernel:
     """Base of all kernels: k(x, z) of two points.
 
     A kernel is a frozen dataclass. Its fields are its hyper-parameters, numbers or tensors [...] with gradients that
     broadcast over the batch dimensions; those named in ``constants`` are plain values, such as an order or a depth.
-    ``k1 + k2``, ``k1 * k2`` and ``2.0 * k`` are kernels too.
+    ``k1 + k2``, ``k1 * k2`` and ``2.0 * k`` are kernels too. Two kernels are equal if they are of one class with equal
+    numbers and the same tensors: no tensor's values are read.
     """
 
     name: ClassVar[str]
@@ -75,7 +82,8 @@ class Kernel:
     def in_range(self) -> list[Tensor]:
         """Whether the hyper-parameters that are tensors are in range, [...] each; nothing if all are numbers."""
         given = self.parameters
-        return [torch.as_tensor(self.valid(*given))] if any(isinstance(p, Tensor) for p in given) else []
+        tensors = [p for p in given if isinstance(p, Tensor)]
+        return [_as_flags(self.valid(*given), tensors[0])] if tensors else []
 
     def check_features(self, count: int) -> None:
         """Raise if the kernel cannot take points of ``count`` features."""
@@ -90,6 +98,12 @@ class Kernel:
     def valid(self, *parameters: Number) -> Tensor | bool:
         """True for tensor parameters in range, elementwise and without a synchronisation."""
         raise NotImplementedError
+
+    def __eq__(self, other: object) -> bool:
+        return checks.same_fields(self, other)
+
+    def __hash__(self) -> int:
+        return checks.hash_of_fields(self)
 
     def __add__(self, other: Any) -> Kernel:
         return Sum(_joined(Sum, self, other)) if isinstance(other, Kernel) else NotImplemented
@@ -147,7 +161,7 @@ class Combination(Kernel):
             child.check_features(count)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Several(Combination):
     """Base of sums and products."""
 
@@ -168,7 +182,7 @@ class Several(Combination):
         return dataclasses.replace(self, parts=tuple(part.map(function) for part in self.parts))
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Sum(Several):
     """k(x, z) = k1(x, z) + k2(x, z) + ...; written ``k1 + k2``.
 
@@ -188,7 +202,7 @@ class Sum(Several):
         return total
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Product(Several):
     """k(x, z) = k1(x, z) * k2(x, z) * ...; written ``k1 * k2``.
 
@@ -208,7 +222,7 @@ class Product(Several):
         return total
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Scaled(Combination):
     """k(x, z) = factor * kernel(x, z); written ``factor * kernel``.
 
@@ -240,14 +254,14 @@ class Scaled(Combination):
         return super().batch_shapes(prefix) | own
 
     def in_range(self) -> list[Tensor]:
-        own = [torch.as_tensor(is_positive(self.factor))] if isinstance(self.factor, Tensor) else []
+        own = [is_positive(self.factor)] if isinstance(self.factor, Tensor) else []
         return super().in_range() + own
 
     def form(self, x: Tensor, z: Tensor | None, gram: GramOf) -> Tensor:
         return for_matrices(matching(self.factor, x)) * gram(x, z, self.kernel)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class ARD(Combination):
     """k(x / lengthscale, z / lengthscale): one lengthscale per feature (automatic relevance determination).
 

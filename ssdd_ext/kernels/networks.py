@@ -15,7 +15,7 @@ from torch import Tensor
 
 from ..checks import parameter
 from .base import Kernel, Number, is_not_negative, is_positive
-from .matmul import matmul
+from .multiply import matmul
 from .products import root
 from .slopes import with_slope
 
@@ -80,7 +80,7 @@ def _widened(x: Tensor, z: Tensor, parameters: tuple[Number, ...]) -> tuple[Tens
     return wide, wide if z is x else _wide(z), given
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class ArcCosine(Kernel):
     """The arc-cosine kernels of Cho and Saul: with t the angle between x and z, 1 - t / pi (order 0) and
     |x| |z| (sin t + (pi - t) cos t) / pi (order 1).
@@ -113,7 +113,7 @@ class ArcCosine(Kernel):
         return True
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class _Network(Kernel):
     depth: int
     w_std: Number = math.sqrt(2)
@@ -147,7 +147,7 @@ class _Network(Kernel):
         return is_positive(w_std) & is_not_negative(b_std)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class NNGP(_Network):
     """The covariance of an infinitely wide, fully connected ReLU network with random weights.
 
@@ -170,7 +170,7 @@ class NNGP(_Network):
         return self._covariances(x, z, parameters)[0].to(x.dtype)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class NTK(_Network):
     """The neural tangent kernel of an infinitely wide, fully connected ReLU network.
 

@@ -10,10 +10,10 @@ from torch import Tensor
 
 from ..checks import parameter
 from .base import Kernel, Number, is_not_negative, is_positive
-from .matmul import matmul
+from .multiply import matmul
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Linear(Kernel):
     """k(x, z) = scale * x.z + bias.
 
@@ -53,7 +53,7 @@ class Linear(Kernel):
         return Linear(factor * self.scale, factor * self.bias)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Polynomial(Kernel):
     """k(x, z) = (scale * x.z + bias)^degree.
 
@@ -89,7 +89,7 @@ class Polynomial(Kernel):
         return is_positive(scale) & is_not_negative(bias)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Cosine(Kernel):
     """k(x, z) = x.z / (|x| |z|), and 0 if one of them is 0.
 

@@ -15,7 +15,7 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import ssdd_ext
-from ssdd_ext import NTK, RBF, Linear, Ridge
+from ssdd_ext import NTK, RBF, Linear, Matern, Ridge
 from ssdd_ext.testing import relative_error
 
 NAMES = ("x_s", "y_s", "x_q", "y_q")
@@ -373,3 +373,47 @@ def test_a_loss_that_is_kept_holds_nothing_and_goes_backward_once(factor, random
         (factor * loss).backward(retain_graph=True)
     for t, expected in zip(tensors, torch.autograd.grad(factor * loss, tensors), strict=True):
         torch.testing.assert_close(t.grad / 3, expected)
+
+
+@pytest.fixture(params=["float64", "bfloat16", "device"])
+def users_defaults(request):
+    """What a user's own script may have set before."""
+    before = torch.get_default_dtype()
+    if request.param == "device":
+        torch.set_default_device("meta")
+    else:
+        torch.set_default_dtype(getattr(torch, request.param))
+    yield
+    torch.set_default_dtype(before)
+    torch.set_default_device(None)
+
+
+@pytest.mark.parametrize("kind", ["linear", "rbf", "network", "tensors"])
+@pytest.mark.parametrize("backend", ["auto", "planned", "torch"])
+def test_the_defaults_of_a_user_change_nothing(backend, kind, random, users_defaults):
+    kernels = KERNELS | {
+        "network": NTK(2),
+        "tensors": Matern(torch.full((), 2.0, dtype=torch.float32, device="cpu"), 1.5),
+    }
+    with torch.device("cpu"):
+        x, y, q, t = (random(*s, dtype=torch.float32, grad=True) for s in ((6, 4), (6, 2), (5, 4), (5, 2)))
+        v = torch.full((2,), 0.5, dtype=torch.float32)
+    options = {"kernel": kernels[kind], "ridge": Ridge.mean_trace(0.1), "backend": backend, "on_failure": "jitter"}
+    path = ssdd_ext.krr_path(x, y, ridges=Ridge.absolute(v), kernel=kernels[kind], on_failure="jitter")
+    results = [
+        ssdd_ext.krr(x, y, q, **options),
+        ssdd_ext.krr_mse(x, y, q, t, **options),
+        *ssdd_ext.fit(x, y, **options).predict(q, return_std=True),
+        ssdd_ext.log_marginal_likelihood(x, y, **options),
+        ssdd_ext.krr(x, y, q, **(options | {"ridge": Ridge.per_target(v)} | ({"backend": "auto"}))),
+        path.predict(q),
+        path.loo(),
+    ]
+    for result in results:
+        assert result.dtype == torch.float32 and result.is_cpu and result.isfinite().all()
+        (gradient,) = torch.autograd.grad(result.sum(), x, retain_graph=True)
+        assert gradient.dtype == torch.float32 and gradient.is_cpu and gradient.isfinite().all()
+    torch.set_default_dtype(torch.float32)
+    torch.set_default_device(None)
+    torch.testing.assert_close(results[0], ssdd_ext.krr(x, y, q, **options))
+    torch.testing.assert_close(results[1], ssdd_ext.krr_mse(x, y, q, t, **options))
