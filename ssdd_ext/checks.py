@@ -6,6 +6,7 @@ Checks run once, here, before anything is computed. The native core repeats only
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import math
 from importlib.util import find_spec
 from typing import Any
@@ -183,6 +184,25 @@ def parameter(name: str, value: Any, *, positive: bool = False) -> float | Tenso
         except AttributeError:
             raise TypeError(f"{name}: expected a number or a tensor, got {describe(value)}") from None
     return number(name, value, positive=positive)
+
+
+def _fields(value: Any) -> tuple[Any, ...]:
+    return tuple(getattr(value, field.name) for field in dataclasses.fields(value))
+
+
+def same_fields(one: Any, other: object) -> bool:
+    """Return True for equal dataclasses that may hold tensors. A tensor equals only itself, so no values are read."""
+    if type(one) is not type(other):
+        return False
+    return all(
+        a is b or (not isinstance(a, Tensor) and not isinstance(b, Tensor) and a == b)
+        for a, b in zip(_fields(one), _fields(other), strict=True)
+    )
+
+
+def hash_of_fields(value: Any) -> int:
+    """Return the hash that matches :func:`same_fields`."""
+    return hash((type(value), *(id(v) if isinstance(v, Tensor) else v for v in _fields(value))))
 
 
 def choice(name: str, value: Any, allowed: tuple[str, ...]) -> str:

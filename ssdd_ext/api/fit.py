@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from .. import checks, plan
-from ..kernels import Kernel, Linear
+from ..kernels import Kernel, Linear, matmul
 from ..kernels.products import root
 from ..ridge import VECTOR_KINDS, Ridge
 from .call import DEFAULT_KERNEL, DEFAULT_RIDGE, Call, Info, check_problem, prepare
@@ -18,7 +18,7 @@ from .gram import factored_solve, gram
 from .posterior import Posterior, deviation, fix_ridge, follows_gradients, one_ridge
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Fit:
     """A fitted kernel ridge regression, which predicts for any number of query sets from one factorisation.
 
@@ -87,14 +87,15 @@ class Fit:
     def _predict(self, query: Tensor, coefficients: Tensor) -> Tensor:
         if self.alpha is None or self.x_s is None:
             root_scale, root_bias = _roots(self.kernel, coefficients.dtype)
-            p = root_scale * (query @ coefficients[..., : self.features, :])
+            p = root_scale * matmul(query, coefficients[..., : self.features, :])
             p = p + root_bias * coefficients[..., self.features :, :] if coefficients.shape[-2] > self.features else p
         elif isinstance(self.kernel, Linear):
             # Low rank: K_qs is never formed. s X_q (X_s^T alpha) + b (1^T alpha)
             scale, bias = (_for_matrices(p, query.dtype) for p in self.kernel.parameters)
-            p = scale * (query @ (self.x_s.mT @ self.alpha)) + bias * self.alpha.sum(-2, keepdim=True)
+            p = scale * matmul(query, matmul(self.x_s.mT, self.alpha)) + bias * self.alpha.sum(-2, keepdim=True)
         else:
-            p = gram(query, self.x_s, kernel=self.kernel, backend=self.backend) @ self.alpha
+            p = gram(query, self.x_s, kernel=self.kernel, backend=self.backend)
+            p = matmul(p, self.alpha)
         return p
 
 
@@ -152,7 +153,7 @@ def _primal(call: Call, x: Tensor, y: Tensor, root_weights: Tensor | None) -> tu
         call = replace(call, ridge=replace(call.ridge, value=value))
     transposed = phi.mT
     a = call.run.gram(transposed, None, DEFAULT_KERNEL)
-    weights, factor, info = factored_solve(call, a, transposed @ y)
+    weights, factor, info = factored_solve(call, a, matmul(transposed, y))
     return weights, Posterior(call, factor, info.jitter, amount + info.jitter, root_weights, kept), info
 
 

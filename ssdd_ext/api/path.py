@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from .. import checks, reference
-from ..kernels import Kernel, match_parameter
+from ..kernels import Kernel, match_parameter, matmul
 from ..ops import spectrum
 from ..ops.register import is_transformed
 from ..ridge import Ridge
@@ -20,7 +20,7 @@ from .gram import gram
 SCORES = ("loo", "gcv")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class RidgePath:
     """Kernel ridge regressions that differ in the ridge only, from one eigendecomposition of K_ss.
 
@@ -81,7 +81,7 @@ class RidgePath:
         with checks.full_precision(x_q):
             k_qs = gram(x_q.to(self.x_s.dtype), self.x_s, kernel=self.kernel, backend=self.backend)
             if self.spectrum is None or self._follows(k_qs) or "alpha" in vars(self):
-                return (k_qs.unsqueeze(-3) @ self.alpha).to(self.result_dtype)
+                return matmul(k_qs.unsqueeze(-3), self.alpha).to(self.result_dtype)
             w, u = self.spectrum  # K_qs U serves every ridge
             scaled = (u.mT @ self.y_s).unsqueeze(-3) / (w[..., None, :, None] + self._shifts[..., None, :])
             return ((k_qs @ u).unsqueeze(-3) @ scaled).to(self.result_dtype)

@@ -10,14 +10,14 @@ import torch
 from torch import Tensor
 
 from .. import checks, ops, reference
-from ..kernels import Kernel, for_matrices, match_parameter
+from ..kernels import Kernel, for_matrices, match_parameter, matmul
 from ..kernels.products import root
 from ..ridge import VECTOR_KINDS, Ridge
 from .call import DEFAULT_KERNEL, DEFAULT_RIDGE, Call, check_problem, prepare
 from .gram import factored_solve, gram
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Posterior:
     """The factor of one fit, and what its gradient needs.
 
@@ -69,7 +69,7 @@ class Posterior:
             phi = phi_of(self.x_s)
             phi = phi if self.root_weights is None else phi * self.root_weights
             eye = torch.eye(phi.shape[-1], dtype=phi.dtype, device=phi.device)
-            return phi.mT @ phi + for_matrices(self.noise) * eye
+            return matmul(phi.mT, phi) + for_matrices(self.noise) * eye
 
         solved = self._solve(matrix, phi_q.mT)
         noise = self.noise[..., None] if isinstance(self.noise, Tensor) else self.noise

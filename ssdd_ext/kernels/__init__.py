@@ -6,6 +6,7 @@ there is one, is in ``csrc/``. CONTRIBUTING.md lists what a new kernel needs.
 
 from .base import ARD, Combination, Kernel, Product, Scaled, Sum, for_matrices, match_parameter
 from .distances import RBF, Laplace, Matern, RationalQuadratic, Stationary, squared_distances
+from .multiply import matmul
 from .networks import NNGP, NTK, ArcCosine
 from .products import Cosine, Linear, Polynomial
 
@@ -36,5 +37,6 @@ __all__ = [
     "Sum",
     "for_matrices",
     "match_parameter",
+    "matmul",
     "squared_distances",
 ]

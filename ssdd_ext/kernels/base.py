@@ -11,6 +11,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
+from .. import checks
 from ..checks import describe, parameter
 
 Number = float | Tensor
@@ -38,13 +39,19 @@ def is_not_negative(value: Number) -> Any:
     return (value >= 0) & (value < math.inf)
 
 
-@dataclass(frozen=True)
+def _as_flags(found: Tensor | bool, like: Tensor) -> Tensor:
+    # torch.as_tensor is not used, as it moves a tensor to the default device that the user set.
+    return found if isinstance(found, Tensor) else torch.full((), found, device=like.device)
+
+
+@dataclass(frozen=True, eq=False)
 class Kernel:
     """Base class of all kernels: k(x, z) of two points.
 
     A kernel is a frozen dataclass. Its fields are its hyper-parameters: numbers, or tensors [...] with gradients that
     broadcast over the batch dimensions. Fields named in ``constants`` are plain values, such as an order or a depth.
-    ``k1 + k2``, ``k1 * k2`` and ``2.0 * k`` are kernels too.
+    ``k1 + k2``, ``k1 * k2`` and ``2.0 * k`` are kernels too. Two kernels are equal if they have the same class, equal
+    numbers and the same tensors. The values of tensors are not read.
     """
 
     name: ClassVar[str]
@@ -75,8 +82,8 @@ class Kernel:
     def in_range(self) -> list[Tensor]:
         """Return whether the hyper-parameters that are tensors are in range, [...] each; nothing if all are numbers."""
         parameters = self.parameters
-        has_tensors = any(isinstance(p, Tensor) for p in parameters)
-        return [torch.as_tensor(self.valid(*parameters))] if has_tensors else []
+        tensors = [p for p in parameters if isinstance(p, Tensor)]
+        return [_as_flags(self.valid(*parameters), tensors[0])] if tensors else []
 
     def check_features(self, count: int) -> None:
         """Raise if the kernel cannot take points of ``count`` features."""
@@ -91,6 +98,12 @@ class Kernel:
     def valid(self, *parameters: Number) -> Tensor | bool:
         """Return True for tensor parameters in range, elementwise and without a synchronisation."""
         raise NotImplementedError
+
+    def __eq__(self, other: object) -> bool:
+        return checks.same_fields(self, other)
+
+    def __hash__(self) -> int:
+        return checks.hash_of_fields(self)
 
     def __add__(self, other: Any) -> Kernel:
         return Sum(_join_parts(Sum, self, other)) if isinstance(other, Kernel) else NotImplemented
@@ -148,7 +161,7 @@ class Combination(Kernel):
             child.check_features(count)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Several(Combination):
     """Base class of sums and products."""
 
@@ -169,7 +182,7 @@ class Several(Combination):
         return dataclasses.replace(self, parts=tuple(part.map(function) for part in self.parts))
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Sum(Several):
     """k(x, z) = k1(x, z) + k2(x, z) + ...; written ``k1 + k2``.
 
@@ -192,7 +205,7 @@ class Sum(Several):
         return total
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Product(Several):
     """k(x, z) = k1(x, z) * k2(x, z) * ...; written ``k1 * k2``.
 
@@ -215,7 +228,7 @@ class Product(Several):
         return total
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Scaled(Combination):
     """k(x, z) = factor * kernel(x, z); written ``factor * kernel``.
 
@@ -250,14 +263,14 @@ class Scaled(Combination):
         return super().batch_shapes(prefix) | own
 
     def in_range(self) -> list[Tensor]:
-        own = [torch.as_tensor(is_positive(self.factor))] if isinstance(self.factor, Tensor) else []
+        own = [is_positive(self.factor)] if isinstance(self.factor, Tensor) else []
         return super().in_range() + own
 
     def form(self, x: Tensor, z: Tensor | None, gram: GramOf) -> Tensor:
         return for_matrices(match_parameter(self.factor, x)) * gram(x, z, self.kernel)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class ARD(Combination):
     """k(x / lengthscale, z / lengthscale): one lengthscale per feature (automatic relevance determination).
 

@@ -30,7 +30,7 @@ class Stationary(Kernel):
         return self.of_squares(squared_distances(x, z), *parameters)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class RBF(Stationary):
     """k(x, z) = exp(-|x - z|^2 / (2 lengthscale^2)).
 
@@ -64,7 +64,7 @@ class RBF(Stationary):
         return is_positive(parameters[0])
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Matern(Stationary):
     """The Matern kernel of smoothness ``nu`` = 1/2, 3/2 or 5/2.
 
@@ -104,7 +104,7 @@ class Matern(Stationary):
         return is_positive(parameters[0])
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Laplace(Stationary):
     """k(x, z) = exp(-|x - z| / lengthscale), with the Euclidean distance or that of the 1-norm.
 
@@ -145,7 +145,7 @@ class Laplace(Stationary):
         return is_positive(parameters[0])
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class RationalQuadratic(Stationary):
     """k(x, z) = (1 + |x - z|^2 / (2 alpha lengthscale^2))^-alpha.
 

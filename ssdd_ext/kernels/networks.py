@@ -15,6 +15,7 @@ from torch import Tensor
 
 from ..checks import parameter
 from .base import Kernel, Number, is_not_negative, is_positive
+from .multiply import matmul
 from .products import root
 from .slopes import with_slope
 
@@ -51,7 +52,7 @@ class _Layer:
     @classmethod
     def of_features(cls, x: Tensor, z: Tensor) -> _Layer:
         k_x, k_z = x.square().sum(-1)[..., :, None], z.square().sum(-1)[..., None, :]
-        return cls(x @ z.mT, k_x, k_z, z is x)
+        return cls(matmul(x, z.mT), k_x, k_z, z is x)
 
     def map(self, function: Any) -> _Layer:
         return _Layer(function(self.k), function(self.k_x), function(self.k_z), self.same)
@@ -79,7 +80,7 @@ def _widen_inputs(x: Tensor, z: Tensor, parameters: tuple[Number, ...]) -> tuple
     return wide, wide if z is x else _widen(z), wide_parameters
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class ArcCosine(Kernel):
     """The arc-cosine kernels of Cho and Saul (2009).
 
@@ -112,7 +113,7 @@ class ArcCosine(Kernel):
         return True
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class _Network(Kernel):
     depth: int
     w_std: Number = math.sqrt(2)
@@ -146,7 +147,7 @@ class _Network(Kernel):
         return is_positive(w_std) & is_not_negative(b_std)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class NNGP(_Network):
     """The covariance of an infinitely wide, fully connected ReLU network with random weights.
 
@@ -171,7 +172,7 @@ class NNGP(_Network):
         return self._covariances(x, z, parameters)[0].to(x.dtype)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class NTK(_Network):
     """The neural tangent kernel of an infinitely wide, fully connected ReLU network.
 

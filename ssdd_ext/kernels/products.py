@@ -10,9 +10,10 @@ from torch import Tensor
 
 from ..checks import parameter
 from .base import Kernel, Number, is_not_negative, is_positive
+from .multiply import matmul
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Linear(Kernel):
     """k(x, z) = scale * x.z + bias.
 
@@ -43,7 +44,7 @@ class Linear(Kernel):
 
     def evaluate(self, x: Tensor, z: Tensor, *parameters: Number) -> Tensor:
         scale, bias = parameters
-        return scale * (x @ z.mT) + bias
+        return scale * matmul(x, z.mT) + bias
 
     def valid(self, *parameters: Number) -> Tensor | bool:
         scale, bias = parameters
@@ -54,7 +55,7 @@ class Linear(Kernel):
         return Linear(factor * self.scale, factor * self.bias)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Polynomial(Kernel):
     """k(x, z) = (scale * x.z + bias)^degree.
 
@@ -85,14 +86,14 @@ class Polynomial(Kernel):
 
     def evaluate(self, x: Tensor, z: Tensor, *parameters: Number) -> Tensor:
         scale, bias = parameters
-        return (scale * (x @ z.mT) + bias) ** self.degree
+        return (scale * matmul(x, z.mT) + bias) ** self.degree
 
     def valid(self, *parameters: Number) -> Tensor | bool:
         scale, bias = parameters
         return is_positive(scale) & is_not_negative(bias)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Cosine(Kernel):
     """k(x, z) = x.z / (|x| |z|), and 0 if one of them is 0.
 
@@ -102,7 +103,7 @@ class Cosine(Kernel):
     name: ClassVar[str] = "cosine"
 
     def evaluate(self, x: Tensor, z: Tensor, *parameters: Number) -> Tensor:
-        return unit_rows(x) @ unit_rows(z).mT
+        return matmul(unit_rows(x), unit_rows(z).mT)
 
     def valid(self, *parameters: Number) -> Tensor | bool:
         return True

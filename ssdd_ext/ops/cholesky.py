@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from ..ridge import KINDS, Ridge
+from .factor import factor_backward
 from .hyper import pack
 from .native import (
     capsule,
@@ -90,12 +91,7 @@ def _cholesky_backward(ctx: Any, grad: Tensor | None, *_: Any) -> tuple[Any, ...
     if grad is None:
         return None, None
     (factor,) = ctx.saved_tensors
-    # Abar = L^-T Phi(L^T Lbar) L^-1, symmetrised; Phi takes the lower triangle and halves the diagonal.
-    phi = (factor.mT @ grad).tril()
-    phi = phi - 0.5 * torch.diag_embed(phi.diagonal(dim1=-2, dim2=-1))
-    half = torch.linalg.solve_triangular(factor.mT, phi, upper=True)
-    bar = torch.linalg.solve_triangular(factor, half, upper=False, left=False)
-    return 0.5 * (bar + bar.mT), None
+    return factor_backward(factor, grad), None
 
 
 def _solve(
