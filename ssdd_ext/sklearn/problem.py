@@ -89,11 +89,10 @@ class Problem:
     def solution(self, scaled_dual: Tensor, coefficients: Tensor | None = None) -> Solution:
         """Return the solution of the problem with weights and intercept from the plain one's dual coefficients."""
         dual = scaled_dual if self.root is None else scaled_dual * self.root
-        found = coefficients
-        if found is None:
-            found = torch.mm(self.matrix.mT, scaled_dual) if self.is_features else dual
-        intercept = self.y_mean - (self.mean @ found)[0] if self.fit_intercept else self.y_mean
-        return Solution(dual, found, intercept)
+        if coefficients is None:
+            coefficients = self.matrix.mT @ scaled_dual if self.is_features else dual
+        intercept = self.y_mean - (self.mean @ coefficients)[0] if self.fit_intercept else self.y_mean
+        return Solution(dual, coefficients, intercept)
 
     def solve(self, alpha: float) -> Solution:
         """Solve for one ridge; fall back to the solution of least norm if the matrix is singular."""
@@ -111,6 +110,7 @@ class Problem:
             return self.least_norm(alpha)
         if fitted.alpha is not None:
             return self.solution(fitted.alpha)
+        assert fitted.weights is not None
         return self.solution((self.y - self.matrix @ fitted.weights) / alpha, fitted.weights)
 
     def least_norm(self, alpha: float) -> Solution:
