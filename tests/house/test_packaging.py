@@ -60,14 +60,14 @@ def test_the_source_tree_and_the_wheel_hold_the_same_modules(root, wheel_files):
 
 
 @installed_only
-def test_metadata():
+def test_metadata(project):
     import ssdd_ext
 
     metadata = importlib.metadata.metadata("ssdd")
     assert metadata["Version"] == ssdd_ext.__version__
     needs = importlib.metadata.requires("ssdd") or []
     assert {n for n in needs if "extra ==" not in n} == {"torch>=2.11", "numpy", "scipy"}
-    assert set(metadata.get_all("Provides-Extra") or []) == {"distill", "hf", "test", "docs"}
+    assert set(metadata.get_all("Provides-Extra") or []) == set(project["project"]["optional-dependencies"])
     (script,) = importlib.metadata.entry_points(group="console_scripts", name="ssdd")
     assert script.value == "ssdd.cli:main" and callable(script.load())
 
