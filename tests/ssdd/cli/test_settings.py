@@ -1,6 +1,7 @@
 """Settings on the command line: one flag each, a file of them, the published code's side, and the verb that prints
 them."""
 
+import functools
 import tomllib
 import typing
 from typing import Any
@@ -41,15 +42,28 @@ def others(kind: Any, value: Any) -> list[Any]:
     return [(3, 5)] if typing.get_origin(kind) is tuple else ["resnet18"]
 
 
+@pytest.fixture(scope="module")
+def printed_with(ssdd_command):
+    """printed_with(*arguments): what `ssdd settings digits` prints; each command runs once."""
+    return functools.cache(lambda *arguments: printed(ssdd_command("settings", "digits", *arguments)))
+
+
 @pytest.mark.parametrize("key, kind, value", EVERY, ids=[key for key, _, _ in EVERY])
-def test_each_field_of_each_dataclass_is_a_flag_that_changes_it_alone(ssdd_command, key, kind, value):
+def test_each_field_of_each_dataclass_is_a_flag_that_changes_it_alone(printed_with, key, kind, value):
     needed = NEEDS.get(key, [])
-    before = printed(ssdd_command("settings", "digits", *needed))
+    before = printed_with(*needed)
     assert others(kind, value)
-    for other in others(kind, value):
-        for flag in ([f"--{key}={plain(other)}"], [f"--{key}", plain(other)]):
-            after = printed(ssdd_command("settings", "digits", *needed, *flag))
-            assert after == before | {key: other}
+    place = [name for name, _, _ in EVERY].index(key)
+    for i, other in enumerate(others(kind, value)):
+        # Each way to write a flag meets every second field, and of a choice every second word.
+        flag = [f"--{key}={plain(other)}"] if (place + i) % 2 else [f"--{key}", plain(other)]
+        assert printed_with(*needed, *flag) == before | {key: other}
+
+
+def test_each_kind_of_field_is_written_both_ways():
+    kinds = {typing.get_origin(kind) or kind for _, kind, _ in EVERY}
+    for parity in (0, 1):
+        assert {typing.get_origin(kind) or kind for _, kind, _ in EVERY[parity::2]} == kinds
 
 
 @pytest.mark.parametrize("name", PRESETS)
