@@ -1,7 +1,7 @@
 """Start the program's processes by fork from one process that has imported it once, which takes seconds.
 
 Each line of standard input is a request: ``{"size", "port", "arguments", "environment", "output"}``. The answers are
-two lines: the process ids, and, when all have ended, their exit codes (-9: killed). ``size`` processes get the variables
+two lines: the process ids, and, when all have ended, their exit codes (-9: killed). Several processes get the variables
 that ``torchrun`` sets, and like ``torchrun`` this process holds their store. Unlike ``torchrun`` it ends none of them.
 """
 
