@@ -4,8 +4,6 @@ import dataclasses
 import json
 import os
 import signal
-import subprocess
-import sys
 import time
 
 import numpy as np
@@ -212,39 +210,23 @@ def test_pairs_from_their_file_give_the_bits_of_pairs_just_made(place, few):
     assert numbers(cells(place)) == made
 
 
-def test_killed_at_any_moment_it_goes_on_to_the_same_cells(place, tmp_path):
+def test_killed_at_any_moment_it_goes_on_to_the_same_cells(fork_server, place, tmp_path):
     whole = tmp_path / "whole"
     run(place, workers=1, work=whole / "work")
     wanted = numbers(cells(place))
     (place / "cells.jsonl").unlink()
-    command = [
-        sys.executable,
-        "-m",
-        "ssdd.cli",
-        "study",
-        str(place / "study.toml"),
-        "--data",
-        str(place / "few.npz"),
-        "--teacher",
-        str(place / "teacher.safetensors"),
-        "--target",
-        f"Other={place / 'other.npz'}",
-    ]
-    environment = {
-        **os.environ,
-        "PYTHONPATH": os.pathsep.join(sys.path),
-        "XDG_CACHE_HOME": str(tmp_path / "cache"),
-        "OMP_NUM_THREADS": "1",
-    }
+    files = ["--data", place / "few.npz", "--teacher", place / "teacher.safetensors"]
+    command = ["study", place / "study.toml", *files, "--target", f"Other={place / 'other.npz'}"]
     for after in (1, 3):
-        process = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, cwd=tmp_path)
+        started = fork_server(1, *command)
         limit = time.monotonic() + 60
-        while len(cells(place)) < after and process.poll() is None:
+        while len(cells(place)) < after:
             assert time.monotonic() < limit
             time.sleep(0.01)
-        process.send_signal(signal.SIGKILL)
-        process.wait()
-    assert subprocess.run(command, env=environment, cwd=tmp_path, capture_output=True, check=False).returncode == 0
+        os.kill(started.pids[0], signal.SIGKILL)
+        assert started.wait()[0] == [-signal.SIGKILL]
+    codes, said = fork_server(1, *command).wait()
+    assert codes == [0], said
     assert numbers(cells(place)) == wanted
     assert "16 of 16 cells" in (place / "README.md").read_text()
 
