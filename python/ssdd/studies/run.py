@@ -6,11 +6,12 @@ import os
 from pathlib import Path
 
 from ..config import InputError, Report, silent
-from ..data import load_images, load_target
+from ..data import ImageSet, load_images, load_target
+from ..distillation import target_size
 from ..evaluation import why_no_probe
 from ..teachers import Teacher, represent
 from .fill import Study, TeacherPair, fill_study
-from .plan import Plan
+from .plan import Plan, Row
 from .store import CELLS, SOURCE, Cells
 
 
@@ -40,7 +41,8 @@ def run_study(
         What all rows share, with the teachers and where each row's files are.
 
     Raises:
-        InputError: if a finished cell was computed from other settings, images or teacher.
+        InputError: if a finished cell was computed from other settings, images or teacher, or if a row needs labels
+            that the images lack.
     """
     own = list(dict.fromkeys(row.teacher for row in plan.rows if row.teacher is not None))
     name = plan.teacher
@@ -57,6 +59,8 @@ def run_study(
                 f"targets: {key}: expected images of {[*images.size, images.channels]} as {images.name} has, "
                 f"got {[*target.size, target.channels]}"
             )
+    for row in plan.rows:
+        _check_row(row, images)
     for data in (images, *targets.values()):
         if why := why_no_probe(data):
             report({"event": "warning", "message": why})
@@ -75,3 +79,14 @@ def run_study(
     study = Study(images, teachers, cells, Path(work or Path(out) / "work"), targets, cache)
     fill_study(plan, study, workers, report)
     return study
+
+
+def _check_row(row: Row, images: ImageSet) -> None:
+    """Raise :class:`InputError` if ``row`` needs labels that ``images`` lack, before any row is computed."""
+    try:
+        if row.distilled:
+            target_size(row.settings.distill, images, dimension=1)
+        elif row.targets == "labels":
+            images.one_hot()
+    except InputError as error:
+        raise InputError(f"row {row.name}: {error}") from None
