@@ -18,7 +18,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 ENV_STAMP := build/stamps/env
 WHEEL_STAMP := build/stamps/wheel-$(CUDA)
 SOURCES := $(shell find csrc ssdd_ext python -type f \( -name '*.cpp' -o -name '*.h' -o -name '*.cu' -o -name '*.cuh' \
-	-o -name '*.py' -o -name '*.toml' -o -name '*.pyi' -o -name 'py.typed' -o -name 'CMakeLists.txt' \) 2>/dev/null | LC_ALL=C sort)
+	-o -name '*.py' -o -name '*.toml' -o -name '*.css' -o -name '*.js' -o -name '*.pyi' -o -name 'py.typed' -o -name 'CMakeLists.txt' \) 2>/dev/null | LC_ALL=C sort)
 # Rewritten only when a source is added or removed, so that a deleted file also rebuilds the wheel.
 SOURCE_LIST := build/stamps/sources
 $(shell mkdir -p build/stamps && echo '$(SOURCES)' | cmp -s - $(SOURCE_LIST) || echo '$(SOURCES)' >$(SOURCE_LIST))
@@ -52,7 +52,7 @@ demo: $(WHEEL_STAMP) ## set up everything, then distil digits and show the resul
 	$(BIN)/ssdd demo $(ARGS)
 
 test: $(WHEEL_STAMP) ## set up everything, then run all tests against the installed wheel
-	SSDD_TEST_INSTALLED=1 OMP_WAIT_POLICY=passive $(BIN)/pytest -n $(JOBS) --dist loadfile --durations=15 $(ARGS)
+	SSDD_TEST_INSTALLED=1 OMP_WAIT_POLICY=passive $(BIN)/pytest -n $(JOBS) --dist loadfile --no-loadscope-reorder --durations=15 $(ARGS)
 
 # The tests that changes break most often: laws, types, values and gradients on the CPU, one distillation.
 CHECKED := tests/house/test_python_laws.py tests/house/test_native_laws.py tests/house/test_style.py tests/house/test_ops.py \

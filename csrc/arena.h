@@ -1,6 +1,6 @@
-// Carves one workspace into arrays. With memory == nullptr it only counts, so that one function both sizes a
-// workspace and lays it out. Every array starts at a multiple of 16 elements from the first: whole vectors, on the CPU and
-// on a device.
+// Allocates arrays from one workspace. With memory == nullptr it only counts, so that one function both sizes a
+// workspace and lays it out. Every array starts at a multiple of 16 elements from the first, so that whole vectors are
+// aligned on the CPU and on a device.
 #pragma once
 #include <cstdint>
 

@@ -1,4 +1,5 @@
-// The only file that knows Python: DLPack capsules to views, checks that memory safety needs, the GIL, cpu:: or cuda::.
+// The only file with Python: DLPack capsules to views, checks for memory safety, the GIL, and the choice of cpu:: or
+// cuda::.
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
 
@@ -32,7 +33,7 @@ const dlpack::Tensor* tensor_of(const Capsule& capsule) {
 
 bool is_double(const Capsule& capsule) { return tensor_of(capsule)->dtype.bits == 64; }
 
-// One half of the core or the other, without the GIL; on a GPU with the tensors' device as the current one.
+// Calls one half of the core without the GIL; on a GPU with the tensors' device as the current one.
 template <class T, class Cuda, class Cpu>
 void run_on(const Reader<T>& r, Cuda on_cuda, Cpu on_cpu) {
   py::gil_scoped_release release;
@@ -63,7 +64,11 @@ void gram(const Capsule& x, const Capsule& z, const Capsule& hyper, const std::v
     using T = decltype(zero);
     Reader<T> r;
     GramArgs<T> a{};
-    a.batch = b, a.s = s, a.q = q, a.d = d, a.threads = threads;
+    a.batch = b;
+    a.s = s;
+    a.q = q;
+    a.d = d;
+    a.threads = threads;
     a.x = r.features("x", tensor_of(x), b, s, d, a.x_element);
     a.z = r.features("z", tensor_of(z), b, q, d, a.z_element);
     a.k = r.template array<T>("k", tensor_of(k), b * s * q);
@@ -82,7 +87,10 @@ void solve(const Capsule& a_in, const Capsule& y, const Capsule& hyper, const st
     using T = decltype(zero);
     Reader<T> r;
     SolveArgs<T> a{};
-    a.batch = b, a.s = s, a.c = c, a.threads = threads;
+    a.batch = b;
+    a.s = s;
+    a.c = c;
+    a.threads = threads;
     a.a = r.batch("a", tensor_of(a_in), b, s, s);
     a.y = r.batch("y", tensor_of(y), b, s, c);
     a.factor = r.template array<T>("factor", tensor_of(factor), b * s * s);
@@ -108,7 +116,10 @@ void solve_backward(const Capsule& grad, const Capsule& factor, const Capsule& x
     using T = decltype(zero);
     Reader<T> r;
     SolveBackwardArgs<T> a{};
-    a.batch = b, a.s = s, a.c = c, a.threads = threads;
+    a.batch = b;
+    a.s = s;
+    a.c = c;
+    a.threads = threads;
     a.grad = r.batch("grad", tensor_of(grad), b, s, c);
     a.factor = r.template array<T>("factor", tensor_of(factor), b * s * s);
     a.x = r.template array<T>("x", tensor_of(x), b * s * c);
@@ -128,7 +139,12 @@ void solve_backward(const Capsule& grad, const Capsule& factor, const Capsule& x
 KrrShape shape_of(int64_t batch, int64_t s, int64_t q, int64_t d, int64_t c, int64_t n, int kernel, int ridge,
                   bool detach, bool bordered, int plan, int64_t chunk, int threads, bool fused_gram) {
   KrrShape shape{};
-  shape.batch = batch, shape.s = s, shape.q = q, shape.d = d, shape.c = c, shape.n = n;
+  shape.batch = batch;
+  shape.s = s;
+  shape.q = q;
+  shape.d = d;
+  shape.c = c;
+  shape.n = n;
   shape.kernel = static_cast<KernelKind>(kernel);
   shape.ridge = static_cast<RidgeKind>(ridge);
   shape.detach = detach;
@@ -209,7 +225,8 @@ void krr_backward(const KrrShape& shape, const Capsule& x_s, const Capsule& y_s,
   by_type(y_s, [&] { run(float()); }, [&] { run(double()); });
 }
 
-// The workspace of krr_value_and_gradient: everything the two passes hand each other, then the larger of their own.
+// The workspace of krr_value_and_gradient: everything the forward saves for the backward, then the larger of their
+// workspaces.
 template <class T>
 struct Between {
   T *out, *factor, *coef, *kept, *aux, *jitter, *g, *work;
@@ -235,8 +252,8 @@ Between<T> between(const KrrShape& forward, const KrrShape& backward, bool keeps
   return w;
 }
 
-// Small problems: the loss and, with gbar = 1, its gradients in one call; the backward is then one multiplication.
-// Returns how many problems failed.
+// For small problems: the loss and, with gbar = 1, its gradients in one call. The backward is then one multiplication.
+// Returns the number of problems that failed.
 int krr_value_and_gradient(const KrrShape& forward, int backward_plan, const Capsule& x_s, const Capsule& y_s,
                            const Capsule& x_q, const Capsule& y_q, const std::vector<double>& values, int on_failure,
                            const Capsule& loss, const Capsule& grad_x_s, const Capsule& grad_y_s,
@@ -287,11 +304,21 @@ int krr_value_and_gradient(const KrrShape& forward, int backward_plan, const Cap
     const bool keeps = s.plan == Plan::dense;
     T* memory = r.template array<T>("work", tensor_of(work), between<T>(a.shape, g.shape, keeps, nullptr).total);
     const Between<T> w = between<T>(a.shape, g.shape, keeps, memory);
-    a.out = w.out, a.factor = w.factor, a.coef = w.coef, a.kept = w.kept, a.aux = w.aux, a.jitter = w.jitter;
-    a.status = w.status, a.work = w.work;
+    a.out = w.out;
+    a.factor = w.factor;
+    a.coef = w.coef;
+    a.kept = w.kept;
+    a.aux = w.aux;
+    a.jitter = w.jitter;
+    a.status = w.status;
+    a.work = w.work;
     g.e = {w.out, s.q * s.c, s.c, 1};
     g.g = {w.g, 1, 1, 1};
-    g.factor = w.factor, g.coef = w.coef, g.kept = w.kept, g.aux = w.aux, g.work = w.work;
+    g.factor = w.factor;
+    g.coef = w.coef;
+    g.kept = w.kept;
+    g.aux = w.aux;
+    g.work = w.work;
     py::gil_scoped_release release;
     for (int64_t b = 0; b < s.batch; ++b) w.g[b] = T(1);
     cpu::krr_forward(a);
@@ -345,7 +372,7 @@ void force_instruction_set(const std::string& name) {
 PYBIND11_MODULE(_C, m) {
   m.doc() = "The native core of ssdd_ext. Private: use the public names of ssdd_ext.";
   ssdd::connect_blas();
-  // Immutable, so that a shape which was checked once stays one that the kernels can trust.
+  // Immutable, so that a checked shape cannot change before a kernel uses it.
   py::class_<ssdd::KrrShape>(m, "KrrShape")
       .def(py::init(&ssdd::shape_of), py::kw_only(), py::arg("batch"), py::arg("s"), py::arg("q"), py::arg("d"),
            py::arg("c"), py::arg("n"), py::arg("kernel"), py::arg("ridge"), py::arg("detach"), py::arg("bordered"),

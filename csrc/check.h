@@ -1,4 +1,4 @@
-// The one family of checks that the core makes for memory safety; messages name what was expected and what came.
+// The core's checks for memory safety. A message names the argument, what was expected and what came.
 #pragma once
 #include <stdexcept>
 #include <string>

@@ -3,12 +3,12 @@
 //   factor: L L^T = A + (lambda + jitter) I,  lambda = v | v tr(A) | v tr(A)/S by RidgeKind, v the last hyper value
 //   solve:  X = (A + lambda I)^-1 Y
 //   solve_backward, from the same factor: U = A^-1 Xbar = Ybar,  Abar = -1/2 (U X^T + X U^T) [+ c lbar I],
-//           lbar = -<U, X>,  vbar = lbar dlambda/dv   (c = 0 where the trace is detached)
+//           lbar = -<U, X>,  vbar = lbar dlambda/dv   (c = 0 if the trace is detached)
 //
 // a [B, S, S] has any strides; only its lower triangle is read. factor [B, S, S] dense row-major holds L on and below
 // the diagonal; above it the strict upper triangle of A (solve) or zeros (factor). x [B, S, C] dense row-major.
 // status [B]: 0, the 1-based pivot that was not a positive finite number, or kBadParameter. A failed problem's
-// results are NaN. jitter [B]: with OnFailure::jitter, what was added (a growing multiple of the mean diagonal).
+// results are NaN. jitter [B]: with OnFailure::jitter, the number added (a growing multiple of the mean diagonal).
 // aux [B, 3]: tr(A), lambda, jitter. Outputs alias nothing. Workspace: cholesky_workspace(...) elements, uninitialised.
 // Work: S^3/3 + 2 S^2 C flops (multiply-adds counted as 2: S^3/3, 2 S^2 C).
 #pragma once

@@ -1,14 +1,15 @@
-// The GPU that a call runs on, and what this build has for GPUs.
+// The GPU that a call runs on, and the GPU code in this build.
 #pragma once
 #include <string>
 
 namespace ssdd::cuda {
 
 bool built();
-std::string architectures();      // that this build holds code for, "" without CUDA
-std::string problem(int device);  // why kernels cannot run there, "" where they can
+std::string architectures();      // architectures with code in this build, "" without CUDA
+std::string problem(int device);  // why kernels cannot run on it, "" if they can
 
-// Makes `device` the current one, and the one before it again at the end. Throws std::runtime_error, saying what is missing.
+// Makes `device` the current one, and restores the previous one when it is destroyed. Throws std::runtime_error that
+// says what is missing.
 class DeviceGuard {
  public:
   explicit DeviceGuard(int device);

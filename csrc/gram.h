@@ -5,7 +5,7 @@
 //
 // x [B, S, D] and z [B, Q, D] have any strides and may alias; k [B, S, Q] is dense and row-major and aliases neither.
 // z.p == nullptr: k(x, x), one triangle computed and mirrored, the rbf diagonal exactly 1.
-// Workspace: gram_workspace(...) elements, uninitialised. Work: 2 S Q D flops (half of it where z is x); traffic at
+// Workspace: gram_workspace(...) elements, uninitialised. Work: 2 S Q D flops (half of it if z is x); traffic at
 // least (S + Q) D + S Q elements. Same inputs and threads, same bits.
 #pragma once
 #include "tensor.h"

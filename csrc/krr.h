@@ -7,25 +7,26 @@
 //   abar = K_qs^T Pbar   U = A^-1 abar   Ybar = U   lbar = -<U, alpha>
 //   Kbar_qs = Pbar alpha^T   Kbar_ss = -1/2 (U alpha^T + alpha U^T) [+ c lbar I]
 //
-// Plans (ssdd_ext/plan picks; s, b are scale and bias of the linear kernel):
-//   dense     K_qs is formed, in chunks of queries where kept == nullptr; any kernel.
+// Plans (ssdd_ext/plan chooses; s, b are scale and bias of the linear kernel):
+//   dense     K_qs is formed, in chunks of queries if kept == nullptr; any kernel.
 //   low_rank  linear: W = alpha^T X_s, M = Pbar^T X_q, V = U^T X_s; P = s X_q W^T + b 1 (1^T alpha);
 //             Xbar_s = s [alpha (M - V) - U W + 2 c lbar X_s]; neither K_qs nor Kbar_ss is formed.
 //   mixed     linear, backward: dense for Kbar_ss X_s, low rank for the queries.
 //   primal    linear, D (+1 with a bias) < S: H = Phi^T Phi + lambda I, Phi = [sqrt(s) X, sqrt(b) 1],
 //             w = H^-1 Phi^T Y, V = H^-1 Phi_q^T Pbar, U = Phi V,
 //             Phibar_s = (Y - Phi w) V^T - U w^T: the residual form keeps the digits that (Y - Phi w)/lambda loses.
-//             A bias of 0 whose gradient is wanted must be bordered all the same (`bordered`, n = D + 1): the backward
-//             takes 1^T alpha from it, and without it gives the gradient to the bias as if alpha summed to zero.
+//             A bias of 0 whose gradient is wanted must also be bordered (`bordered`, n = D + 1): the backward reads
+//             1^T alpha from the border. Without it the gradient to the bias is that of an alpha whose sum is zero.
 //
 // Other kernels than the linear one: Xbar_i = 2 sum_j G_ij (x_i - z_j) with G = Kbar dk/dr. Two forms:
-//   product      2 (rowsum(G) x - G z), from the first support point as origin, so that points far from 0 do not cancel.
-//                What cancels is as large as the reach, the largest coordinate from that origin. The terms that remain
-//                are of the order of l / sqrt(D): beyond that distance k is small.
-//   differences  each term by itself, of the points as they are given, at half the rate of a product or less.
-// Differences are taken where reach sqrt(D) > kReach l: for points in clusters far apart. Up to there the product loses two
-// bits beside them. The decision is a problem's own (of a chunk of queries: of it and the support) and follows from
-// the inputs alone.
+//   product      2 (rowsum(G) x - G z), from the first support point as origin, so that points far from 0 do not
+//                cancel.
+//                The terms that cancel are as large as the reach, the largest coordinate from that origin. The terms
+//                that remain are of the order of l / sqrt(D): beyond that distance k is small.
+//   differences  each term by itself, from the points as passed in, at half the rate of a product or less.
+// Differences are used if reach sqrt(D) > kReach l, which holds for points in clusters far apart. Below that limit the
+// product form loses at most two bits. Each problem has its own form (in chunks of queries: from the chunk and the
+// support), which depends only on the inputs.
 //
 // n is the order of the factor: S, or D (+1 with a bias) in the primal. Every input has any strides; outputs are
 // dense row-major and alias nothing. factor [B, n, n] (L below; above the diagonal K_ss, which the rbf backward
@@ -73,16 +74,16 @@ struct KrrBackwardArgs {
   KrrShape shape;
   Batch<const T> x_s, y_s, x_q;
   Batch<const T> e;  // Pbar, or R with gamma
-  Batch<const T> g;  // [B, 1, 1] gbar of the loss; p == nullptr where e is Pbar itself
+  Batch<const T> g;  // [B, 1, 1] gbar of the loss; p == nullptr if e is Pbar itself
   const T *factor, *coef, *kept, *aux;
   Hyper<T> hyper;
-  T *grad_x_s, *grad_y_s, *grad_x_q, *grad_hyper;  // each may be nullptr: not computed
+  T *grad_x_s, *grad_y_s, *grad_x_q, *grad_hyper;  // nullptr: not computed
   T* work;
   Element s_element = Element::own, q_element = Element::own;
 };
 
-// Loss [B] and its gradients for gbar = 1 in one pass: small problems on the CPU, where a call costs as much as the
-// work. A problem that fails (status) leaves its loss and gradients unspecified.
+// Loss [B] and its gradients for gbar = 1 in one pass, for small problems on the CPU, for which a call costs as
+// much as the work. The loss and gradients of a problem that fails (status) are unspecified.
 template <class T>
 struct KrrFusedArgs {
   KrrShape shape;

@@ -1,4 +1,4 @@
-// The cuda:: half of the core in a build without CUDA: the same symbols, each saying so.
+// The cuda:: half of the core in a build without CUDA: the same symbols; each throws an error that says so.
 #include <stdexcept>
 
 #include "cholesky.h"
@@ -10,7 +10,7 @@ namespace ssdd::cuda {
 namespace {
 [[noreturn]] void absent() {
   throw std::runtime_error(
-      "ssdd_ext was built without CUDA kernels: build it with CUDA=ON where nvcc is found, or use backend='torch'");
+      "ssdd_ext was built without CUDA kernels: build it with CUDA=ON on a machine with nvcc, or use backend='torch'");
 }
 }  // namespace
 

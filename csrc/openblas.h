@@ -1,4 +1,5 @@
-// OpenBLAS' thread count is process-wide and not in SciPy's capsules: finds the library that SciPy brought.
+// OpenBLAS' thread count is process-wide, and SciPy's capsules do not contain it. This finds the library that SciPy
+// loaded.
 #pragma once
 #include <dlfcn.h>
 #include <link.h>

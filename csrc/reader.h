@@ -9,7 +9,7 @@
 
 namespace ssdd {
 
-// Every tensor of one call: one device, one floating type, the shape the contract says.
+// Reads every tensor of one call: all on one device, of one floating type, of the shapes in the contract.
 template <class T>
 class Reader {
  public:
@@ -17,12 +17,14 @@ class Reader {
     return view(name, checked(name, tensor, sizeof(T) * 8, dlpack::kFloat), b, rows, columns);
   }
 
-  // The same, or on a GPU 16-bit floats where the rest is float: then the view's pointer leads to those.
+  // Like batch(), and on a GPU also 16-bit floats when the other inputs are float; the view's pointer then points to
+  // these.
   Batch<const T> features(const char* name, const dlpack::Tensor* t, int64_t b, int64_t rows, int64_t columns,
                           Element& element) {
     element = Element::own;
     if (!t || t->dtype.bits != 16 || sizeof(T) != 4) return batch(name, t, b, rows, columns);
-    require(t->device.type == dlpack::kCUDA, std::string(name) + ": 16-bit features are read on a GPU only");
+    if (t->device.type != dlpack::kCUDA)
+      refuse(name, "expected 32- or 64-bit features on the CPU, got 16-bit features; convert them with .float()");
     element = t->dtype.code == dlpack::kBfloat ? Element::bf16 : Element::f16;
     return view(name, checked(name, t, 16, element == Element::bf16 ? dlpack::kBfloat : dlpack::kFloat), b, rows,
                 columns);
@@ -35,18 +37,19 @@ class Reader {
     if (!t) return nullptr;
     int64_t count = 1;
     for (int i = 0; i < t->ndim; ++i) count *= t->shape[i];
-    if (count == 0) {
-      require(elements == 0, std::string(name) + ": too small");
-      return data<U>(t);
+    if (count < elements) {
+      refuse(name, "expected at least " + std::to_string(elements) + " elements, got " + std::to_string(count));
     }
+    if (count == 0) return data<U>(t);
     count = 1;
     for (int i = t->ndim - 1; i >= 0; --i) {
-      require(!t->strides || t->shape[i] <= 1 || t->strides[i] == count,
-              std::string(name) + ": expected a dense array");
+      if (t->strides && t->shape[i] > 1 && t->strides[i] != count) {
+        refuse(name, "expected a dense array, got stride " + std::to_string(t->strides[i]) + " in dimension " +
+                         std::to_string(i) + "; call .contiguous()");
+      }
       count *= t->shape[i];
     }
-    require(count >= elements, std::string(name) + ": too small");
-    require(t->data, std::string(name) + kNoMemory);
+    if (!t->data) refuse(name, kNoMemory);
     return data<U>(t);
   }
 
@@ -69,41 +72,63 @@ class Reader {
   int device_index() const { return index; }
 
  private:
-  // A tensor of zeros that PyTorch has not made yet, a functional one, one whose storage was resized to nothing.
-  static constexpr const char* kNoMemory = ": its elements have no memory";
+  // PyTorch's lazy zero tensors, functional tensors, and tensors whose storage was resized to nothing.
+  static constexpr const char* kNoMemory =
+      "expected a tensor with memory, got one whose elements have none; call .clone()";
+
+  [[noreturn]] static void refuse(const char* name, const std::string& message) {
+    throw std::invalid_argument(std::string(name) + ": " + message);
+  }
+
+  static std::string text(int64_t b, int64_t rows, int64_t columns) {
+    return "[" + std::to_string(b) + ", " + std::to_string(rows) + ", " + std::to_string(columns) + "]";
+  }
 
   static Batch<const T> view(const char* name, const dlpack::Tensor* t, int64_t b, int64_t rows, int64_t columns) {
     if (!t) return {};
-    require(t->ndim == 2 || t->ndim == 3, std::string(name) + ": expected 2 or 3 dimensions");
+    if (t->ndim != 2 && t->ndim != 3) {
+      refuse(name, "expected 2 or 3 dimensions, got " + std::to_string(t->ndim));
+    }
     const int k = t->ndim - 2;
-    require((k == 0 ? b == 1 : t->shape[0] == b) && t->shape[k] == rows && t->shape[k + 1] == columns,
-            std::string(name) + ": shape does not match the problem");
+    const int64_t problems = k == 0 ? 1 : t->shape[0];
+    if (problems != b || t->shape[k] != rows || t->shape[k + 1] != columns) {
+      refuse(name,
+             "expected shape " + text(b, rows, columns) + ", got " + text(problems, t->shape[k], t->shape[k + 1]));
+    }
     int64_t strides[3];
     int64_t dense = 1;
     for (int i = t->ndim - 1; i >= 0; --i) {
       strides[i] = t->strides ? t->strides[i] : dense;
       dense *= t->shape[i];
     }
-    require(t->data || dense == 0, std::string(name) + kNoMemory);
+    if (!t->data && dense != 0) refuse(name, kNoMemory);
     return {data<T>(t), k == 0 ? 0 : strides[0], strides[k], strides[k + 1]};
   }
 
   const dlpack::Tensor* checked(const char* name, const dlpack::Tensor* t, int bits, uint8_t code) {
     if (!t) return nullptr;
-    require(t->dtype.code == code && t->dtype.bits == bits && t->dtype.lanes == 1,
-            std::string(name) + ": unexpected dtype");
-    require(t->device.type == dlpack::kCPU || t->device.type == dlpack::kCUDA, std::string(name) + ": unknown device");
+    if (t->dtype.code != code || t->dtype.bits != bits || t->dtype.lanes != 1) {
+      refuse(name, "expected DLPack type " + std::to_string(code) + " of " + std::to_string(bits) + " bits, got type " +
+                       std::to_string(t->dtype.code) + " of " + std::to_string(t->dtype.bits) + " bits");
+    }
+    if (t->device.type != dlpack::kCPU && t->device.type != dlpack::kCUDA) {
+      refuse(name, "expected a tensor on the CPU or a CUDA GPU, got DLPack device " + std::to_string(t->device.type));
+    }
     if (device == 0) {
       device = t->device.type;
       index = t->device.id;
     }
-    require(t->device.type == device && t->device.id == index, std::string(name) + ": on another device");
+    if (t->device.type != device || t->device.id != index) {
+      refuse(name, "expected DLPack device " + std::to_string(device) + ":" + std::to_string(index) +
+                       " like the other tensors, got " + std::to_string(t->device.type) + ":" +
+                       std::to_string(t->device.id));
+    }
     return t;
   }
 
   template <class U>
   static U* data(const dlpack::Tensor* t) {
-    // Any non-null address serves an empty tensor; nullptr means "absent" to the core.
+    // Any non-null address works for an empty tensor; nullptr means "absent" to the core.
     static U empty{};
     return t->data ? reinterpret_cast<U*>(static_cast<char*>(t->data) + t->byte_offset) : &empty;
   }

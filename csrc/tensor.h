@@ -1,4 +1,5 @@
-// Plain views: pointers, sizes, strides. No ownership, no dependency; constexpr, so that nvcc takes them into kernels.
+// Plain views: pointers, sizes, strides. They own nothing and depend on nothing. constexpr, so that nvcc compiles them
+// into kernels.
 #pragma once
 #include <cstdint>
 
@@ -24,8 +25,8 @@ struct Batch {
   constexpr explicit operator bool() const { return p != nullptr; }
 };
 
-// What an input's elements are: the type of the computation, or 16-bit floats, to which the pointer then leads (strides count
-// elements all the same). Only the GPU half of the core reads these; they are exact in float.
+// The element type of an input: the type of the computation, or 16-bit floats, which the pointer then points to
+// (strides still count elements). Only the GPU half of the core reads 16-bit floats; they are exact in float.
 enum class Element { own = 0, bf16 = 1, f16 = 2 };
 
 enum class KernelKind { linear = 0, rbf = 1 };

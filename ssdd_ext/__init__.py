@@ -10,24 +10,54 @@ from .api import (
     fit,
     gram,
     krr,
+    krr_cross_entropy,
     krr_from_gram,
     krr_mse,
     krr_mse_from_gram,
+    log_marginal_likelihood,
 )
 from .checks import FactorizationError
-from .kernels import RBF, Kernel, Linear
+from .kernels import (
+    ARD,
+    NNGP,
+    NTK,
+    RBF,
+    ArcCosine,
+    Cosine,
+    Kernel,
+    Laplace,
+    Linear,
+    Matern,
+    Polynomial,
+    Product,
+    RationalQuadratic,
+    Scaled,
+    Sum,
+)
 from .ridge import Ridge
 
 __version__ = "0.1.0"
 
 __all__ = [
+    "ARD",
+    "NNGP",
+    "NTK",
     "RBF",
+    "ArcCosine",
+    "Cosine",
     "FactorizationError",
     "Fit",
     "Info",
     "Kernel",
+    "Laplace",
     "Linear",
+    "Matern",
+    "Polynomial",
+    "Product",
+    "RationalQuadratic",
     "Ridge",
+    "Scaled",
+    "Sum",
     "__version__",
     "build_info",
     "cholesky",
@@ -36,7 +66,9 @@ __all__ = [
     "fit",
     "gram",
     "krr",
+    "krr_cross_entropy",
     "krr_from_gram",
     "krr_mse",
     "krr_mse_from_gram",
+    "log_marginal_likelihood",
 ]

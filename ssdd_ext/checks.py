@@ -7,10 +7,18 @@ from __future__ import annotations
 
 import contextlib
 import math
+from importlib.util import find_spec
 from typing import Any
 
 import torch
 from torch import Tensor
+
+if find_spec(f"{__package__}._C") is None:
+    raise ImportError(
+        f"{__package__}: the native core is not built: there is no {__package__}._C beside {__file__}. In a checkout "
+        f"build it in place with 'make dev', or install the package with 'pip install .'. If it is installed, this "
+        f"folder hides it: run from another one, with 'pytest' and not 'python -m pytest'"
+    )
 
 FEATURE_DTYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
 ON_FAILURE = ("raise", "jitter", "nan")
@@ -101,6 +109,28 @@ def work_dtype(solve_dtype: torch.dtype | None, **named: Tensor | None) -> tuple
     return solve_dtype, result
 
 
+def labels(name: str, value: Tensor, classes: int) -> Tensor:
+    """Class numbers [..., rows] as int64; on the CPU, where it costs no synchronisation, within the classes too."""
+    if value.dtype == torch.bool or value.dtype.is_floating_point or value.dtype.is_complex or value.dim() < 1:
+        raise TypeError(f"{name}: expected class numbers [..., Q] of an integer dtype, got {describe(value)}")
+    value = value.long()
+    if value.is_cpu and type(value) is Tensor and not torch.compiler.is_compiling():
+        with contextlib.suppress(RuntimeError):  # under a transform no number can be read
+            if value.numel() and not bool(((value >= 0) & (value < classes)).all()):
+                worst = int(value.min()) if int(value.min()) < 0 else int(value.max())
+                raise ValueError(
+                    f"{name}: expected class numbers from 0 to {classes - 1}, the columns of y_s, got {worst}"
+                )
+    return value
+
+
+def sample_weight(value: Tensor, rows: int, other: str) -> Tensor:
+    """Weights [..., rows] of points, as a column [..., rows, 1]."""
+    tensor("sample_weight", value, min_dim=1)
+    size("sample_weight", value, -1, rows, other)
+    return value.unsqueeze(-1)
+
+
 def full_precision(like: Tensor) -> Any:
     """Switch autocast off for torch's products. Autocast would round them to 16 bits, and a solve with them would
     lose its digits or fail."""
@@ -127,7 +157,7 @@ def batch_shape(**named: torch.Size) -> torch.Size:
 def finite(**named: Tensor | None) -> None:
     """Require finite values in all tensors (one synchronisation per tensor on CUDA)."""
     for name, value in named.items():
-        if value is not None and not bool(torch.isfinite(value).all()):
+        if value is not None and not value.is_meta and not bool(torch.isfinite(value).all()):
             bad = int((~torch.isfinite(value)).sum())
             raise ValueError(f"{name}: expected finite numbers, got {bad} NaN or Inf among {value.numel()}")
 
@@ -135,7 +165,7 @@ def finite(**named: Tensor | None) -> None:
 def number(name: str, value: float, *, positive: bool = False) -> float:
     """Require a finite Python number, >= 0 or > 0."""
     value = float(value)
-    if not math.isfinite(value) or value < 0 or (positive and value == 0):
+    if not 0 <= value < math.inf or (positive and value == 0):
         raise ValueError(f"{name}: expected a finite number {'>' if positive else '>='} 0, got {value}")
     return value
 
@@ -178,6 +208,8 @@ class FactorizationError(torch.linalg.LinAlgError):
 
 def raise_on_failure(op: str, status: Tensor, order: int, ridge: Any) -> None:
     """Read ``status`` [...] (one synchronisation on CUDA) and raise for the first problem that failed."""
+    if status.is_meta:
+        return  # shapes alone cannot fail
     if status.is_cuda and torch.cuda.is_current_stream_capturing():
         raise RuntimeError(
             f"{op}: on_failure='raise' reads the status on the host, which a CUDA graph capture forbids; "
@@ -205,5 +237,6 @@ def raise_on_failure(op: str, status: Tensor, order: int, ridge: Any) -> None:
     raise FactorizationError(
         f"{op}: the matrix of {where} is not positive definite: pivot {code} of {order} is not a positive finite "
         f"number, with ridge {ridge}{more}; use a larger ridge, on_failure='jitter', or solve_dtype=torch.float64, "
-        f"and check_finite=True if the inputs may hold NaN"
+        f"and check_finite=True if the inputs may hold NaN; a matrix that is meant to be singular is solved by "
+        f"torch.linalg.lstsq or pinv(hermitian=True), an indefinite one by torch.linalg.solve"
     )

@@ -9,7 +9,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from .kernels import Kernel
+from .kernels import Combination, Kernel, Stationary, for_matrices, match_parameter
 from .ridge import Ridge
 
 # Status of one problem: 0 is success, k > 0 the 1-based pivot at which the factorisation broke down,
@@ -19,20 +19,23 @@ BAD_PARAMETER = -1
 JITTER_STEPS = {torch.float32: (1e-6, 1e-5, 1e-4, 1e-3, 1e-2), torch.float64: (1e-12, 1e-10, 1e-8, 1e-6, 1e-4)}
 
 
-def match_parameter(parameter: Tensor | float, like: Tensor) -> Tensor | float:
-    """Return a hyper-parameter in the dtype and on the device of ``like``; a number stays a number."""
-    return parameter.to(like) if isinstance(parameter, Tensor) else parameter
-
-
-def for_matrices(parameter: Tensor | float) -> Tensor | float:
-    """Return a hyper-parameter [...] as [..., 1, 1], to broadcast against matrices; a number stays a number."""
-    return parameter[..., None, None] if isinstance(parameter, Tensor) else parameter
-
-
 def gram(x: Tensor, z: Tensor | None, kernel: Kernel) -> Tensor:
     """Return K [..., S, Q] of x [..., S, D] and z [..., Q, D] (x with itself if z is None)."""
+    if isinstance(kernel, Combination):
+        return kernel.form(x, z, gram)
     parameters = [for_matrices(match_parameter(p, x)) for p in kernel.parameters]
     return kernel.evaluate(x, x if z is None else z, *parameters)
+
+
+def diagonal(x: Tensor, kernel: Kernel) -> Tensor:
+    """Return k(x_i, x_i) [..., S, 1] of x [..., S, D]."""
+    if isinstance(kernel, Combination):
+        return kernel.form(x, None, lambda x, _, part: diagonal(x, part))
+    if isinstance(kernel, Stationary):
+        return x.new_ones(*x.shape[:-1], 1)
+    points = x.unsqueeze(-2)  # S problems of one point
+    parameters = [p[..., None, None, None] if isinstance(p, Tensor) else p for p in kernel.parameters]
+    return kernel.evaluate(points, points, *(match_parameter(p, x) for p in parameters)).squeeze(-1)
 
 
 def cholesky(a: Tensor, on_failure: str = "nan") -> tuple[Tensor, Tensor, Tensor]:
@@ -59,17 +62,51 @@ def cholesky(a: Tensor, on_failure: str = "nan") -> tuple[Tensor, Tensor, Tensor
 
 def cholesky_solve(a: Tensor, y: Tensor, ridge: Ridge | None, on_failure: str = "nan") -> tuple[Tensor, Tensor, Tensor]:
     """Return ((A + lambda I)^-1 Y, status, jitter) of a [..., S, S], y [..., S, C]; ``ridge=None`` means lambda = 0."""
+    x, _, status, jitter = factored_solve(a, y, ridge, on_failure)
+    return x, status, jitter
+
+
+def factored_solve(
+    a: Tensor, y: Tensor, ridge: Ridge | None, on_failure: str = "nan"
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Return ((A + lambda I)^-1 Y, factor, status, jitter)."""
     valid: Tensor | None = None
+    if ridge is not None and ridge.kind == "per_target":
+        return _per_target_solve(a, y, ridge, on_failure)
     if ridge is not None:
-        amount = ridge.amount(a, match_parameter(ridge.value, a))
-        if isinstance(ridge.value, Tensor) and isinstance(amount, Tensor):
-            valid = (amount >= 0) & (amount < float("inf"))
-        a = a + for_matrices(amount) * torch.eye(a.shape[-1], dtype=a.dtype, device=a.device)
+        shift = ridge.diagonal(a, match_parameter(ridge.value, a))
+        if isinstance(ridge.value, Tensor) and isinstance(shift, Tensor):
+            valid = ((shift >= 0) & (shift < float("inf"))).all(-1)
+        shift = shift[..., None] if isinstance(shift, Tensor) else shift
+        a = a + shift * torch.eye(a.shape[-1], dtype=a.dtype, device=a.device)
     factor, status, jitter = cholesky(a, on_failure)
     if valid is not None:
         status = torch.where(valid, status, torch.full_like(status, BAD_PARAMETER))
         factor = torch.where(valid[..., None, None], factor, torch.full_like(factor, float("nan")))
-    return torch.cholesky_solve(y, factor), status, jitter
+    return torch.cholesky_solve(y, factor), factor, status, jitter
+
+
+def _per_target_solve(a: Tensor, y: Tensor, ridge: Ridge, on_failure: str) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Solve one problem per target, as a further dimension of the batch."""
+    value = match_parameter(ridge.value, a)
+    one = Ridge.absolute(value)
+    batch = torch.broadcast_shapes(a.shape[:-2], one.value.shape[:-1], y.shape[:-2])  # type: ignore[union-attr]
+    many = a.unsqueeze(-3).expand(*batch, y.shape[-1], *a.shape[-2:])
+    x, factor, status, jitter = factored_solve(many, y.mT.unsqueeze(-1).expand(*many.shape[:-1], 1), one, on_failure)
+    worst = torch.where((status < 0).any(-1), status.amin(-1), status.amax(-1))
+    failed = (worst != 0)[..., None, None]
+    x = torch.where(failed, torch.full_like(x.squeeze(-1), float("nan")), x.squeeze(-1)).mT
+    return x, factor, worst, jitter.amax(-1)
+
+
+def solve_again(a: Tensor | None, b: Tensor, factor: Tensor) -> Tensor:
+    """Return A^-1 B [..., n, m] from the factor of A, to which the gradient flows."""
+    return torch.cholesky_solve(b, factor)
+
+
+def log_determinant(a: Tensor | None, factor: Tensor) -> Tensor:
+    """Return log det A [...] from the factor of A, to which the gradient flows."""
+    return 2 * factor.diagonal(dim1=-2, dim2=-1).log().sum(-1)
 
 
 def krr(
@@ -78,8 +115,8 @@ def krr(
     """Return (P, status, jitter) with P = K_qs (K_ss + lambda I)^-1 Y_s, [..., Q, C]."""
     k_ss, k_qs = gram(x_s, None, kernel), gram(x_q, x_s, kernel)
     alpha, status, jitter = cholesky_solve(k_ss, y_s, ridge, on_failure)
-    if any(isinstance(p, Tensor) for p in kernel.parameters):
-        valid = torch.as_tensor(kernel.valid(*(match_parameter(p, x_s) for p in kernel.parameters)))
+    has_tensors = any(isinstance(p, Tensor) for p in kernel.parameters)
+    for valid in kernel.map(lambda p: match_parameter(p, x_s)).in_range() if has_tensors else ():
         status = torch.where(valid, status, torch.full_like(status, BAD_PARAMETER))
         alpha = torch.where(valid[..., None, None], alpha, torch.full_like(alpha, float("nan")))
     return k_qs @ alpha, status, jitter

@@ -7,6 +7,8 @@ A row is data (:class:`Problem`). ``draw(row, index)`` makes new inputs from it,
 from __future__ import annotations
 
 import dataclasses
+import functools
+import math
 import zlib
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -15,7 +17,23 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .kernels import RBF, Kernel, Linear
+from .kernels import (
+    ARD,
+    NNGP,
+    NTK,
+    RBF,
+    ArcCosine,
+    Cosine,
+    Kernel,
+    Laplace,
+    Linear,
+    Matern,
+    Polynomial,
+    Product,
+    RationalQuadratic,
+    Scaled,
+    Sum,
+)
 from .ridge import Ridge
 
 ARGUMENTS = ("x_s", "y_s", "x_q", "y_q")
@@ -63,7 +81,7 @@ class Inputs:
 
     def leaves(self) -> dict[str, Tensor]:
         """Return the tensors that require a gradient, by name: hyper-parameters under their own names, and "ridge"."""
-        named = {name: getattr(self, name) for name in ARGUMENTS} | hyper_parameters(self.kernel)
+        named = {name: getattr(self, name) for name in ARGUMENTS} | dict(self.kernel.named_parameters())
         named["ridge"] = self.ridge.value
         return {name: t for name, t in named.items() if isinstance(t, Tensor) and t.requires_grad}
 
@@ -73,20 +91,15 @@ class Inputs:
         def apply(value: Any) -> Any:
             return function(value) if isinstance(value, Tensor) else value
 
-        hyper = {name: apply(value) for name, value in hyper_parameters(self.kernel).items()}
         return Inputs(
             **{name: apply(getattr(self, name)) for name in ARGUMENTS},
-            kernel=dataclasses.replace(self.kernel, **hyper),
+            kernel=self.kernel.map(apply),
             ridge=dataclasses.replace(self.ridge, value=apply(self.ridge.value)),
         )
 
     def to(self, dtype: torch.dtype) -> Inputs:
         """Return new leaves with the same numbers in another dtype."""
         return self.map(lambda t: t.detach().to(dtype, copy=True).requires_grad_(t.requires_grad))
-
-
-def hyper_parameters(kernel: Kernel) -> dict[str, Any]:
-    return {field.name: getattr(kernel, field.name) for field in dataclasses.fields(kernel)}
 
 
 # --- drawing ----------------------------------------------------------------------------------------
@@ -101,8 +114,9 @@ def draw(
     def normal(*shape: int) -> Tensor:
         return torch.randn(*shape, generator=generator, dtype=torch.float64)
 
-    def near(value: float, shape: tuple[int, ...]) -> Tensor:
-        spread = 0.5 + torch.rand(shape, generator=generator, dtype=torch.float64)
+    def near(value: float | Tensor, shape: tuple[int, ...]) -> Tensor:
+        own = value.shape if isinstance(value, Tensor) else ()
+        spread = 0.5 + torch.rand((*shape, *own), generator=generator, dtype=torch.float64)
         return (value * spread).to(dtype).requires_grad_()
 
     falling = 10.0 ** -torch.linspace(0, row.decay, row.d, dtype=torch.float64)
@@ -120,9 +134,8 @@ def draw(
         full = row.full_batch
         shapes: dict[str, list[tuple[int, ...]]] = {"scalar": [()], "batch": [full]}
         parts = shapes.get(row.hyper, [full[-1:], (*full[:-1], 1)])
-        hyper = hyper_parameters(kernel)
-        drawn = {name: near(value, parts[i % len(parts)]) for i, (name, value) in enumerate(hyper.items())}
-        kernel = dataclasses.replace(kernel, **drawn)
+        drawn = iter([near(value, parts[i % len(parts)]) for i, value in enumerate(kernel.parameters)])
+        kernel = kernel.map(lambda _: next(drawn))
         ridge = dataclasses.replace(ridge, value=near(float(ridge.value), parts[0]))
     return Inputs(**tensors, kernel=kernel, ridge=ridge)
 
@@ -152,7 +165,77 @@ def _rbf(x: Tensor, z: Tensor, lengthscale: Any) -> Tensor:
     return torch.exp(-(x.unsqueeze(-2) - z.unsqueeze(-3)).pow(2).sum(-1) / (2 * lengthscale**2))
 
 
-FORMULAS: dict[str, Callable[..., Tensor]] = {"linear": _linear, "rbf": _rbf}
+def _distance(x: Tensor, z: Tensor, norm: int = 2) -> Tensor:
+    """Return the distances [..., S, Q]. The gradient is 0 if two points coincide (torch.linalg.vector_norm's)."""
+    return torch.linalg.vector_norm(x.unsqueeze(-2) - z.unsqueeze(-3), ord=norm, dim=-1)
+
+
+def _laplace(x: Tensor, z: Tensor, lengthscale: Any, norm: int) -> Tensor:
+    return torch.exp(-_distance(x, z, norm) / lengthscale)
+
+
+def _matern(x: Tensor, z: Tensor, lengthscale: Any, nu: float) -> Tensor:
+    t = math.sqrt(2 * nu) * _distance(x, z) / lengthscale
+    return {0.5: 1.0, 1.5: 1 + t, 2.5: 1 + t + t**2 / 3}[nu] * torch.exp(-t)
+
+
+def _rational_quadratic(x: Tensor, z: Tensor, lengthscale: Any, alpha: Any) -> Tensor:
+    return (1 + _distance(x, z) ** 2 / (2 * alpha * lengthscale**2)) ** -alpha
+
+
+def _polynomial(x: Tensor, z: Tensor, degree: int, scale: Any, bias: Any) -> Tensor:
+    return torch.pow(_linear(x, z, scale, bias), degree)
+
+
+def _cosine(x: Tensor, z: Tensor) -> Tensor:
+    return torch.nn.functional.cosine_similarity(x.unsqueeze(-2), z.unsqueeze(-3), dim=-1)
+
+
+def _angle(k: Tensor, k_x: Tensor, k_z: Tensor) -> Tensor:
+    """Return the angles of vectors with these inner products; 0, without gradient, if rounding decides."""
+    product = k_x.unsqueeze(-1) * k_z.unsqueeze(-2)
+    square = product - k**2
+    same = square <= 1e-14 * product
+    return torch.where(same, 0.0, torch.atan2(torch.where(same, 1.0, square).sqrt(), k))
+
+
+def _arc_cosine(x: Tensor, z: Tensor, order: int) -> Tensor:
+    k_x, k_z = x.pow(2).sum(-1), z.pow(2).sum(-1)
+    angle = _angle(torch.einsum("...sd,...qd->...sq", x, z), k_x, k_z)
+    if order == 0:
+        return (math.pi - angle) / math.pi
+    lengths = k_x.sqrt().unsqueeze(-1) * k_z.sqrt().unsqueeze(-2)
+    return lengths / math.pi * (angle.sin() + (math.pi - angle) * angle.cos())
+
+
+def _network(x: Tensor, z: Tensor, depth: int, w_std: Any, b_std: Any, tangent: bool) -> Tensor:
+    """Compute the recursion of Jacot, Gabriel and Hongler (2018) on the covariance of x and z together."""
+    s, batch = x.shape[-2], torch.broadcast_shapes(x.shape[:-2], z.shape[:-2])
+    points = torch.cat((x.expand(*batch, *x.shape[-2:]), z.expand(*batch, *z.shape[-2:])), -2)
+    k = w_std**2 * torch.einsum("...sd,...qd->...sq", points, points) / x.shape[-1] + b_std**2
+    total = k
+    for _ in range(depth):
+        variance = k.diagonal(dim1=-2, dim2=-1)
+        angle, scale = _angle(k, variance, variance), variance.sqrt()
+        active = w_std**2 * (math.pi - angle) / (2 * math.pi)
+        both = scale.unsqueeze(-1) * scale.unsqueeze(-2)
+        k = active * both * angle.cos() + w_std**2 * both * angle.sin() / (2 * math.pi) + b_std**2
+        total = total * active + k
+    return (total if tangent else k)[..., :s, s:]
+
+
+FORMULAS: dict[str, Callable[..., Tensor]] = {
+    "linear": _linear,
+    "rbf": _rbf,
+    "laplace": _laplace,
+    "matern": _matern,
+    "rational_quadratic": _rational_quadratic,
+    "polynomial": _polynomial,
+    "cosine": _cosine,
+    "arc_cosine": _arc_cosine,
+    "nngp": functools.partial(_network, tangent=False),
+    "ntk": functools.partial(_network, tangent=True),
+}
 
 
 def _matrix(value: Any) -> Any:
@@ -161,13 +244,23 @@ def _matrix(value: Any) -> Any:
 
 
 def kernel_matrix(kernel: Kernel, x: Tensor, z: Tensor) -> Tensor:
-    hyper = {name: _matrix(value) for name, value in hyper_parameters(kernel).items()}
-    return FORMULAS[kernel.name](x, z, **hyper)
+    if isinstance(kernel, (Sum, Product)):
+        matrices = [kernel_matrix(part, x, z) for part in kernel.parts]
+        return functools.reduce(torch.add if isinstance(kernel, Sum) else torch.mul, matrices)
+    if isinstance(kernel, Scaled):
+        return _matrix(kernel.factor) * kernel_matrix(kernel.kernel, x, z)
+    if isinstance(kernel, ARD):
+        over = kernel.lengthscale.to(x).unsqueeze(-2)
+        return kernel_matrix(kernel.kernel, x / over, z / over)
+    arguments = {field.name: _matrix(getattr(kernel, field.name)) for field in dataclasses.fields(kernel)}
+    return FORMULAS[kernel.name](x, z, **arguments)
 
 
 def regularised(k_ss: Tensor, ridge: Ridge) -> Tensor:
     """Return K + lambda I."""
     amount = _matrix(ridge.value)
+    if ridge.kind == "noise":
+        return k_ss + torch.diag_embed(torch.as_tensor(ridge.value))
     if ridge.kind != "absolute":
         trace = torch.einsum("...ii->...", k_ss)[..., None, None]
         trace = trace.detach() if ridge.detach else trace
@@ -295,6 +388,32 @@ def _table() -> list[Problem]:
 
 
 TABLE: dict[str, Problem] = {row.name: row for row in _table()}
+
+# The kernels without native code: planned PyTorch runs them.
+PLANNED_KERNELS: dict[str, Kernel] = {
+    "laplace": Laplace(4.0),
+    "laplace_1": Laplace(9.0, norm=1),
+    "matern_1": Matern(4.0, nu=0.5),
+    "matern_3": Matern(4.0, nu=1.5),
+    "matern_5": Matern(4.0, nu=2.5),
+    "rational_quadratic": RationalQuadratic(4.0, 0.7),
+    "polynomial": Polynomial(3, 0.1, 0.5),
+    "cosine": Cosine(),
+    "arc_cosine_0": ArcCosine(0),
+    "arc_cosine_1": ArcCosine(1),
+    "nngp": NNGP(2, 1.4, 0.3),
+    "ntk": NTK(3, 1.4, 0.3),
+    "sum": Sum((RBF(4.0), Linear(0.5, 0.5), Matern(3.0, nu=1.5))),
+    "product": Product((RBF(4.0), Linear(0.5, 0.5))),
+    "scaled": Scaled(RBF(4.0), 2.0),
+    "ard": ARD(RBF(1.0), torch.linspace(3.0, 6.0, 9)),
+    "nested": Sum((Scaled(ARD(NTK(1, 1.4, 0.3), torch.linspace(0.5, 2.0, 9)), 0.3), Product((Cosine(), Cosine())))),
+}
+PLANNED_TABLE: dict[str, Problem] = {
+    f"{name}_{hyper}": Problem(f"{name}_{hyper}", 11, 8, 9, 3, kernel, Ridge.absolute(0.3), batch, hyper=hyper)
+    for name, kernel in PLANNED_KERNELS.items()
+    for hyper, batch in (("numbers", ()), ("batch", (2,)), ("scalar", (2,)))
+}
 
 # The shapes of the published speed figures (float32, forward and backward to x_s and y_s).
 SPEED: dict[str, Problem] = {

@@ -3,6 +3,7 @@ access."""
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import re
@@ -57,8 +58,11 @@ def build(target: str = "simt_rows") -> Path:
         raise SystemExit("no cmake or no ninja: the twin cannot be built")
     folder = ROOT / "build" / "simt-plain"
     options = [f"-DCMAKE_MAKE_PROGRAM={ninja}", "-DSANITIZE="]
-    run(cmake, "-S", ROOT / "tests" / "simt", "-B", folder, "-G", "Ninja", *options)
-    run(cmake, "--build", folder, "-j", "2", "--target", target)
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with open(f"{folder}.lock", "w") as lock:  # tests build there too, in two processes
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        run(cmake, "-S", ROOT / "tests" / "simt", "-B", folder, "-G", "Ninja", *options)
+        run(cmake, "--build", folder, "-j", "2", "--target", target)
     return folder / target
 
 

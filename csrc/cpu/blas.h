@@ -1,6 +1,6 @@
-// BLAS and LAPACK as function pointers (Fortran interface, 32-bit integers), handed over at import by bindings.cpp
-// from SciPy's capsules, or by a test. Nothing is linked. Called from inside the core's own threads only, so the
-// library must run single-threaded meanwhile: ThreadGuard.
+// BLAS and LAPACK as function pointers (Fortran interface, 32-bit integers). bindings.cpp sets them at import from
+// SciPy's capsules, or a test does. Nothing is linked. They are called only from the core's own threads, so the library
+// must run single-threaded meanwhile: see ThreadGuard.
 #pragma once
 #include <cstdint>
 
@@ -16,10 +16,11 @@ struct Table {
 };
 void set_table(const Table& table);
 
-// The setter of the library's thread count, where it has one (OpenBLAS). nullptr: it keeps to one thread by itself.
+// The setter of the library's thread count, if it has one (OpenBLAS). nullptr: the library is single-threaded.
 void set_thread_control(int (*get)(), void (*set)(int));
 
-// While any guard lives the library runs single-threaded; the last one out restores the count that the first found.
+// While any guard exists, the library runs single-threaded. The last guard restores the thread count that the first one
+// found.
 class ThreadGuard {
  public:
   ThreadGuard();

@@ -1,5 +1,5 @@
-// Which product tiles run: the best instruction set that this build holds, this CPU has, and a real machine has
-// proven (README lists which ran where).
+// Chooses the product tiles: the best instruction set that this build holds, that this CPU has, and that has been
+// tested on a real machine (README lists them).
 #include <stdexcept>
 
 #include "micro.h"

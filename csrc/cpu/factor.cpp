@@ -8,17 +8,17 @@
 namespace ssdd::cpu {
 namespace {
 
-// A diagonal block is factored by one thread; at 96 that costs less than the barriers of smaller blocks.
+// One thread factors a diagonal block. At order 96 that costs less than the barriers of smaller blocks.
 constexpr int64_t kBlock = 96;
-// The sums of the trailing update are the largest rounding of a factorisation. In small ones, where time is not made
-// there, they are cut into runs: at order 200 that leaves 0.8 of the error of a solve.
+// The sums of the trailing update are the largest rounding error of a factorisation. In small factorisations, whose
+// time is spent elsewhere, they are cut into runs: at order 200 that leaves 0.8 of the error of a solve.
 constexpr int64_t kShortSums = 256, kShortRun = 32;
 constexpr int kJitterSteps = 5;
-constexpr int64_t kSolveBlock = 128;  // rows of X that one triangular solve finishes
+constexpr int64_t kSolveBlock = 128;  // rows of X per triangular solve
 constexpr int64_t kWideColumns = 32;
 constexpr int64_t kSmallSolve = 32;
 
-// As LAPACK's potrf on a dense lower triangle, for orders where the call costs more than its work.
+// Like LAPACK's potrf on a dense lower triangle, for orders at which a call costs more than its work.
 int potrf_small(int64_t n, double* a) {
   for (int64_t j = 0; j < n; ++j) {
     double* row = a + j * n;
@@ -36,7 +36,8 @@ int potrf_small(int64_t n, double* a) {
   return 0;
 }
 
-// Diagonal blocks carry most of the rounding and little of the work: float problems factor and solve them in double.
+// Diagonal blocks have most of the rounding error and little of the work: float problems factor and solve them in
+// double.
 inline int potrf_wide(int64_t n, double* a, int64_t lda) { return blas::potrf(n, a, lda); }
 int potrf_wide(int64_t n, float* a, int64_t lda) {
   double wide[kBlock * kBlock];
@@ -48,7 +49,7 @@ int potrf_wide(int64_t n, float* a, int64_t lda) {
   return info;
 }
 
-// x <- L^-1 x or L^-T x in double, for orders where a BLAS call costs more than its work.
+// x <- L^-1 x or L^-T x in double, for orders at which a BLAS call costs more than its work.
 void solve_small(bool transposed, int64_t n, int64_t c, const double* l, double* x) {
   for (int64_t step = 0; step < n; ++step) {
     const int64_t i = transposed ? n - 1 - step : step;

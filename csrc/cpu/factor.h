@@ -1,4 +1,4 @@
-// The factorisation and the solves that cholesky.cpp and krr.cpp share, on a team.
+// The factorisation and the solves of cholesky.cpp and krr.cpp, on a team.
 #pragma once
 #include "../tensor.h"
 #include "product.h"
@@ -10,13 +10,13 @@ struct Factorisation {
   int64_t n;
   T* a;           // [n, n] row-major: K on and below the diagonal on entry, L on return
   T* diagonal;    // [n] workspace: the diagonal of K
-  bool mirrored;  // above the diagonal is K as well: what a second attempt with jitter starts from
+  bool mirrored;  // K is above the diagonal too; a second attempt with jitter starts from it
   int32_t* status;
   T* jitter;
   T* aux;  // [3] trace, lambda, jitter
 };
 
-// lambda from the ridge value v and the trace; order is S also where n is not (primal).
+// lambda from the ridge value v and the trace. order is S, even if n is not (primal).
 template <class T>
 double ridge_amount(RidgeKind kind, T v, double trace, int64_t order);
 // d lambda / d v, and d lambda / d tr K.

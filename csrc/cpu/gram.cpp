@@ -8,7 +8,7 @@
 namespace ssdd::cpu {
 
 int64_t gram_workspace(int64_t batch, int64_t s, int64_t q, int threads) {
-  // Either one team of all threads, or one team a worker: the larger of both.
+  // Either one team of all threads, or one team per worker: the larger of both.
   const int64_t widest = q > s ? q : s;
   const int64_t alone = packing_elements(widest, 1) * (batch < threads ? batch : threads);
   const int64_t together = packing_elements(widest, threads);

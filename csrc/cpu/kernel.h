@@ -1,5 +1,6 @@
-// The kernel functions as epilogues of a product: r -> k, a row at a time, while a tile is in cache, and the slope on the way back.
-// A kernel of the squared distance r = |x - z|^2 needs its three functions here and a row in the two switches.
+// The kernel functions as epilogues of a product: r -> k, one row at a time while a tile is in cache, and the slope in
+// the backward. A kernel of the squared distance r = |x - z|^2 needs its three functions here and a row in the two
+// switches.
 #pragma once
 #include <cmath>
 
@@ -32,7 +33,8 @@ void apply_bias(const void* context, int64_t, int64_t, int m, int n, T* c, int64
 
 inline int parameter_count(KernelKind kind) { return kind == KernelKind::linear ? 2 : 1; }
 
-// Parameters of problem b in range (a tensor's values cannot be checked before, that would synchronise).
+// True if the parameters of problem b are in range. A tensor's values are not checked earlier, since that would
+// synchronise.
 template <class T>
 bool parameters_valid(KernelKind kind, const Hyper<T>& hyper, int64_t b) {
   const T first = hyper.get(b, 0);
@@ -49,7 +51,8 @@ bool ridge_valid(const Hyper<T>& hyper, int64_t b) {
   return v >= T(0) && std::isfinite(v);
 }
 
-// c [m, n] = k(x_i, z_j): p has the shapes, operands and output; its product, scale and epilogue are set here.
+// Computes c [m, n] = k(x_i, z_j). p has the shapes, operands and output; this function sets its product, scale and
+// epilogue.
 template <class T>
 void kernel_product(const Team& team, const Packing<T>& packing, KernelKind kind, const Hyper<T>& hyper, int64_t b,
                     Product<T> p) {
@@ -68,8 +71,8 @@ void kernel_product(const Team& team, const Packing<T>& packing, KernelKind kind
   }
 }
 
-// One row on the way back: kbar[j] <- kbar[j] * dk/dr; returns sum_j kbar[j] dk/dparameter where that is wanted (it
-// takes a logarithm an element), else 0.
+// The backward of one row: kbar[j] <- kbar[j] * dk/dr. Returns sum_j kbar[j] dk/dparameter if `wanted`, which costs a
+// logarithm per element, else 0.
 template <class T>
 double kernel_row_backward(KernelKind, const Hyper<T>& hyper, int64_t b, bool parameter, int64_t n, const T* k,
                            T* kbar) {

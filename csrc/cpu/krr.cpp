@@ -1,4 +1,4 @@
-// KRR forward on the CPU. One problem is solved by one team from the Gram matrix to the loss; see krr.h for the plans.
+// KRR forward on the CPU. One team solves one problem, from the Gram matrix to the loss; see krr.h for the plans.
 #include "../krr.h"
 
 #include "blas.h"
@@ -11,11 +11,11 @@
 namespace ssdd::cpu {
 namespace {
 
-// A finished tile of predictions: add the bias row, subtract the targets. Either may be absent.
+// The epilogue of a tile of predictions: add the bias row, subtract the targets. Either may be absent.
 template <class T>
 struct Finish {
   const T* row;       // [C] or nullptr
-  View<const T> y_q;  // p == nullptr: predictions themselves
+  View<const T> y_q;  // p == nullptr: no targets, predictions only
 };
 
 template <class T>
@@ -27,7 +27,7 @@ void apply_finish(const void* context, int64_t i, int64_t j, int m, int n, T* c,
       for (int x = 0; x < n; ++x) out[x] += f.row[j + x];
     if (!f.y_q.p) continue;
     const T* target = &f.y_q(i + y, j);
-    if (f.y_q.cs == 1)  // said apart: only then can the compiler use vectors
+    if (f.y_q.cs == 1)  // a separate loop, so that the compiler can use vectors
       for (int x = 0; x < n; ++x) out[x] -= target[x];
     else
       for (int x = 0; x < n; ++x) out[x] -= target[x * f.y_q.cs];
@@ -90,7 +90,7 @@ class Forward {
     Product<T> gram{s.s, s.s, s.d, x_s, x_s.t(), factor, s.s};
     gram.lower = true;
     kernel_product(team, pack, s.kernel, a.hyper, b, gram);
-    // Above the diagonal stays K: a retry with jitter starts from it, and so does the backward of the rbf kernel.
+    // K stays above the diagonal: a retry with jitter starts from it, and so does the backward of the rbf kernel.
     const bool mirrored = s.kernel != KernelKind::linear || a.on_failure == OnFailure::jitter;
     if (mirrored) mirror(team, s.s, factor);
     if (!factorise_here(mirrored)) return;
@@ -126,7 +126,7 @@ class Forward {
     product(team, pack, p);
   }
 
-  // P = scale X_q W^T + bias 1 (1^T alpha), or Phi_q w.
+  // Computes P = scale X_q W^T + bias 1 (1^T alpha), or Phi_q w.
   void predict_low_rank() {
     const T scale = a.hyper.get(b, 0), bias = a.hyper.get(b, 1);
     if (s.plan == Plan::primal) {

@@ -10,7 +10,7 @@
 namespace ssdd::cpu {
 namespace {
 
-// A finished tile of a gradient: c(i, j) += (row ? row[i] : 1) * factor * x(i, j).
+// The epilogue of a tile of a gradient: c(i, j) += (row ? row[i] : 1) * factor * x(i, j).
 template <class T>
 struct AddScaled {
   const T* row;
@@ -85,14 +85,14 @@ class Backward {
     product(team, pack, p);
   }
 
-  // K_qs of the queries from q0 on, kept by the forward or formed again.
+  // K_qs of the queries from q0 on: kept by the forward, or formed again.
   const T* k_chunk(int64_t q0, int64_t rows) {
     if (kept) return kept + q0 * s.s;
     kernel_product(team, pack, s.kernel, a.hyper, b, {rows, s.s, s.d, x_q.from(q0, 0), x_s.t(), w.chunk, s.s});
     return w.chunk;
   }
 
-  // abar = K_qs^T Pbar from chunks of K_qs.
+  // Computes abar = K_qs^T Pbar from chunks of K_qs.
   void alpha_bar_dense() {
     for (int64_t q0 = 0; q0 < s.q; q0 += s.chunk) {
       const int64_t rows = std::min(s.chunk, s.q - q0);
@@ -102,7 +102,7 @@ class Backward {
     if (s.q == 0) fill(team, s.s * s.c, T(0), u);
   }
 
-  // M = Pbar^T X_q into m, and abar = scale X_s M^T + bias 1 (1^T Pbar) where K_qs is not at hand.
+  // Computes M = Pbar^T X_q into m, and abar = scale X_s M^T + bias 1 (1^T Pbar) if K_qs is not kept.
   void alpha_bar_low_rank(T* m) {
     multiply({s.c, s.d, s.q, e.t(), x_q, m, s.d}, gamma);
     if (kept) return alpha_bar_dense();
@@ -116,13 +116,13 @@ class Backward {
     product(team, pack, p);
   }
 
-  // U = A^-1 abar, lbar = -<U, alpha>; c lbar, what the trace passes on.
+  // Computes U = A^-1 abar, lbar = -<U, alpha>, and the trace's part c lbar.
   void solve_u(bool then_k_bar = false) {
     const bool alone = alone_if_small(team, solve_work(s), [&] {
       solve_factored(team, pack, s.s, factor, s.c, u);
       lambda_bar = -dot(team, s.s, s.c, u, coef, w.partial);
       if (then_k_bar) two_k_bar();
-      if (team.rank == 0) {  // the others may not have been there
+      if (team.rank == 0) {  // other ranks may not have computed it
         w.lambda_bar[0] = static_cast<T>(lambda_bar);
         w.lambda_bar[1] = static_cast<T>(lambda_bar - static_cast<double>(w.lambda_bar[0]));
       }
@@ -131,7 +131,7 @@ class Backward {
     through_trace = ridge_trace_slope(s.ridge, s.detach, static_cast<double>(ridge_value()), s.s) * lambda_bar;
   }
 
-  // [first | second | first] side by side [S, 3C]: its two overlapping halves are both orders of the pair.
+  // Writes [first | second | first] [S, 3C]. Its two overlapping halves are the pair in both orders.
   void fill_triple(const T* first, T first_sign, const T* second, T second_sign) {
     const int64_t ld = 3 * s.c;
     copy<T>(team, s.s, s.c, {const_cast<T*>(first), s.c, 1}, w.triple, ld, first_sign);
@@ -166,7 +166,7 @@ class Backward {
     product(team, pack, p);
   }
 
-  // 2 Kbar_ss = -(U alpha^T + alpha U^T) into k_bar, both triangles.
+  // Computes 2 Kbar_ss = -(U alpha^T + alpha U^T) into k_bar, both triangles.
   void two_k_bar() {
     fill_triple(coef, T(1), u, T(1));
     multiply({s.s, s.s, 2 * s.c, {w.triple, 3 * s.c, 1}, {w.triple + s.c, 1, 3 * s.c}, w.k_bar, s.s}, T(-1), T(0),
@@ -202,8 +202,9 @@ class Backward {
     linear_hyper(nullptr);
   }
 
-  // The gradients to (scale, bias, v). K and lambda scale together, so <Kbar, K> = -lambda lbar: no product needed.
-  //   bbar0 = (1^T Pbar - 1^T U).(1^T alpha)   sbar = (-lambda lbar - bias bbar0) / scale + c lbar |X_s|^2
+  // Computes the gradients to (scale, bias, v). K and lambda scale together, so <Kbar, K> = -lambda lbar needs no
+  // product:
+  //   bbar0 = (1^T Pbar - 1^T U).(1^T alpha) sbar = (-lambda lbar - bias bbar0) / scale + c lbar |X_s|^2
   // `alpha_sum` is 1^T alpha, or nullptr to sum coef.
   void linear_hyper(const T* alpha_sum) {
     if (!grad_hyper) return;
@@ -283,9 +284,9 @@ class Backward {
   }
 
   // Kernels of the squared distance: G = Kbar dk/dr, and d r_ij / d x_i = 2 (x_i - x_j).
-  // Points as they are given, from the first support point, and the reach of krr.h.
+  // The points as passed in, the points from the first support point, and the reach of krr.h.
   struct Points {
-    View<const T> given, shifted;
+    View<const T> original, shifted;
     T reach;
   };
   Points points(View<const T> x, int64_t rows, T* shifted) {
@@ -297,7 +298,7 @@ class Backward {
     return {x, {shifted, s.d, 1}, largest(team, rows, s.d, shifted, w.partial)};
   }
 
-  // Whether the points lie too far apart for the product form (krr.h).
+  // True if the points are too far apart for the product form (krr.h).
   bool far_apart(T reach) const {
     return static_cast<double>(reach) * std::sqrt(static_cast<double>(s.d)) >
            kReach * static_cast<double>(a.hyper.get(b, 0));
@@ -321,7 +322,7 @@ class Backward {
 
   double support_half() {
     two_k_bar();
-    // K_ss lies above the diagonal of the factor; r = 0 on the diagonal, so it passes nothing on.
+    // K_ss lies above the diagonal of the factor. r = 0 on the diagonal, so its gradient is 0.
     const double sum = sum_rows(team, s.s, w.partial, [&](int64_t i) {
       T* row = w.k_bar + i * s.s;
       row[i] = T(0);
@@ -349,12 +350,12 @@ class Backward {
 
   // c [rows, D] = beta c + 2 sum_j g_ij (x_i - z_j) for g [rows, inner].
   void add_differences(int64_t rows, int64_t inner, View<const T> g, const Points& z, const Points& x, T* c, T beta) {
-    Product<T> p{rows, s.d, inner, g, z.given, c, s.d};
+    Product<T> p{rows, s.d, inner, g, z.original, c, s.d};
     p.alpha = T(-2);
     p.beta = beta;
     if (far_apart(std::max(z.reach, x.reach))) {
       p.inner = Inner::difference;
-      p.x = x.given;
+      p.x = x.original;
       return product(team, pack, p);
     }
     sum_columns<T>(team, inner, rows, g.t(), 1.0, w.columns);

@@ -1,8 +1,8 @@
 // Loss and gradients of a small problem with a linear kernel in one pass over its queries (krr.h).
 //
-// The query side of the gradient needs alpha and the residual only, so a band of queries goes from its Gram rows to its
-// share of Xbar_s while it is in the nearest cache: X_q is read from memory once, and the ranks meet four times a
-// problem instead of some thirty. Each rank has its own sums; they are added in the order of the ranks.
+// The query side of the gradient needs only alpha and the residual. A band of queries therefore goes from its Gram rows
+// to its part of Xbar_s while it is in the nearest cache. X_q is read from memory once, and the ranks have four
+// barriers per problem instead of about thirty. Each rank has its own sums, which are added in the order of the ranks.
 #include "../arena.h"
 #include "blas.h"
 #include "factor.h"
@@ -14,7 +14,7 @@
 namespace ssdd::cpu {
 namespace {
 
-constexpr int64_t kMostSupport = 20;  // the micro kernels for few rows and few columns are made for this many
+constexpr int64_t kMostSupport = 20;  // the micro kernels for few rows and few columns are designed for this many
 constexpr int64_t kBand = 36;         // queries at a time
 constexpr int64_t kRunBands = 14;     // bands whose sums are added to a total: short sums round less
 constexpr int64_t kStrip = 512;       // columns of Xbar_s at a time: S of them stay in L1
@@ -26,8 +26,8 @@ struct Sums {
 
 template <class T>
 struct Work {
-  T *factor, *diagonal, *coef, *u, *k_bar, *half, *aux, *jitter, *pack;  // the problem's
-  T *run, *totals, *band;                                                // by rank
+  T *factor, *diagonal, *coef, *u, *k_bar, *half, *aux, *jitter, *pack;  // per problem
+  T *run, *totals, *band;                                                // per rank
   int64_t total, per_sum, per_band;
 };
 
@@ -61,8 +61,12 @@ class Fused {
   Fused(const KrrFusedArgs<T>& args, const Team& team, int64_t b, const Work<T>& w, int threads)
       : a(args), s(args.shape), team(team), b(b), w(w), micro(cpu::micro<T>()),
         pack(packing(w.pack, std::max({s.s, s.c, s.d}), threads)) {
-    x_s = a.x_s[b], y_s = a.y_s[b], x_q = a.x_q[b], y_q = a.y_q[b];
-    scale = a.hyper.get(b, 0), bias = a.hyper.get(b, 1);
+    x_s = a.x_s[b];
+    y_s = a.y_s[b];
+    x_q = a.x_q[b];
+    y_q = a.y_q[b];
+    scale = a.hyper.get(b, 0);
+    bias = a.hyper.get(b, 1);
     gamma = static_cast<T>(2.0 / (static_cast<double>(s.q) * static_cast<double>(s.c)));
   }
 
@@ -83,7 +87,7 @@ class Fused {
     return {at, at + s.s * s.c, at + s.s * s.c + s.s * padded(s.d)};
   }
 
-  // L and alpha, by one rank.
+  // Computes L and alpha on one rank.
   void solve() {
     a.status[b] = kBadParameter;
     if (!parameters_valid(s.kernel, a.hyper, b) || !ridge_valid(a.hyper, b)) return;
@@ -101,7 +105,7 @@ class Fused {
     solve_factored(alone, pack, s.s, w.factor, s.c, w.coef);
   }
 
-  // This rank's bands: loss, abar / gamma and Kbar_qs^T X_q / (gamma scale) into its sums.
+  // Adds the loss, abar / gamma and Kbar_qs^T X_q / (gamma scale) of this rank's bands to its sums.
   void queries() {
     const Sums<T> total = sums(w.totals, team.rank), run = sums(w.run, team.rank);
     std::fill(total.alpha_bar, total.alpha_bar + w.per_sum, T(0));
@@ -151,10 +155,10 @@ class Fused {
     return static_cast<double>(squares);
   }
 
-  // Xbar_q = gamma scale G X_s for a band.
+  // Computes Xbar_q = gamma scale G X_s for a band.
   void times_x_s(int64_t q0, int rows, T* g) {
     T* out = a.grad_x_q + (b * s.q + q0) * s.d;
-    T* g_t = w.band + team.rank * w.per_band;  // over K, which is done with
+    T* g_t = w.band + team.rank * w.per_band;  // reuses the memory of K
     for (int i = 0; i < rows; ++i)
       for (int64_t j = 0; j < s.s; ++j) g_t[j * rows + i] = gamma * scale * g[i * s.s + j];
     std::fill(out, out + rows * s.d, T(0));
@@ -163,7 +167,7 @@ class Fused {
                    out + j, s.d);
   }
 
-  // The loss, U = A^-1 abar and what multiplies X_s in Xbar_s, by one rank.
+  // Computes the loss, U = A^-1 abar and the factor of X_s in Xbar_s, on one rank.
   void solve_back() {
     const Team alone{};
     T* u = a.grad_y_s ? a.grad_y_s + b * s.s * s.c : w.u;
@@ -189,7 +193,7 @@ class Fused {
     for (int64_t i = 0; i < s.s; ++i) w.k_bar[i * s.s + i] += static_cast<T>(2 * through_trace * scale);
   }
 
-  // Xbar_s = gamma scale (sum over the ranks) + scale 2 Kbar_ss X_s, this rank's columns.
+  // Computes this rank's columns of Xbar_s = gamma scale (sum over the ranks) + scale 2 Kbar_ss X_s.
   void finish_x_s() {
     const int64_t n = s.s, ld = padded(s.d);
     T* out = a.grad_x_s + b * n * s.d;

@@ -1,4 +1,4 @@
-// Workspace of one problem of krr, forward and backward, sized and laid out by the same function.
+// Workspace of one problem of krr, forward and backward. One function computes both its size and its layout.
 #pragma once
 #include "../krr.h"
 #include "../arena.h"
@@ -11,7 +11,7 @@ struct KrrWork {
   T* partial;                         // sums by rows: max(S, Q, n)
   T* columns;                         // [3, max(C, S, D)] sums by columns
   T* diagonal;                        // [n]
-  T* lambda_bar;                      // [2] high and low part, where one rank tells the others
+  T* lambda_bar;                      // [2] high and low part, from one rank to the others
   T* chunk;                           // dense: K_qs of a chunk of queries [chunk, S]
   T* weights;                         // low rank: W [C, D]; backward W over M - V [2C, D]; primal [n, 2C]
   T *u, *triple, *k_bar, *chunk_bar;  // backward: [S, C], [S, 3C], [S, S], [chunk, S]
@@ -30,7 +30,7 @@ KrrWork<T> krr_layout(const KrrShape& s, bool backward, int threads, T* memory) 
   w.columns = arena.take(3 * std::max({s.c, s.s, s.d, s.n}));
   w.diagonal = arena.take(s.n);
   w.lambda_bar = arena.take(2);
-  // Provided whether K_qs is kept or not: one pass may have it and the other not.
+  // Allocated whether K_qs is kept or not: one pass may have it when the other does not.
   if (dense) w.chunk = arena.take(s.chunk * s.s);
   if (!backward) {
     if (s.plan == Plan::low_rank) w.weights = arena.take(s.c * s.d);
@@ -50,7 +50,7 @@ KrrWork<T> krr_layout(const KrrShape& s, bool backward, int threads, T* memory) 
   return w;
 }
 
-// Multiply-adds of one problem, near enough to decide how to use the threads.
+// Multiply-adds of one problem, accurate enough to decide how to use the threads.
 inline double krr_work(const KrrShape& s) {
   const double n = static_cast<double>(s.n), d = static_cast<double>(s.d), c = static_cast<double>(s.c);
   const double q = static_cast<double>(s.q), m = static_cast<double>(s.s);
@@ -58,7 +58,7 @@ inline double krr_work(const KrrShape& s) {
   return gram + n * n * n / 6 + n * n * c + (s.plan == Plan::dense ? q * m * (d + c) : (m + q) * d * c);
 }
 
-// Multiply-adds of the part that only the support points have: Gram matrix, factor, solve.
+// Multiply-adds of the support points' part: Gram matrix, factor, solve.
 inline double solve_work(const KrrShape& s) {
   const double n = static_cast<double>(s.n), inner = static_cast<double>(s.plan == Plan::primal ? s.s : s.d);
   return n * n * inner / 2 + n * n * n / 6 + n * n * static_cast<double>(s.c);

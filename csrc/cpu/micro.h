@@ -1,13 +1,13 @@
-// The innermost loops of every product, one table of functions an instruction set.
+// The innermost loops of every product, one table of functions per instruction set.
 //
 // A product C[m,n] = sum_k f(A[m,k], B[k,n]) runs on packed panels: A in panels of `mr` rows (k-major), B in panels
 // of at most `nr` columns (k-major). `dot` has f = a*b, `distance` has f = (a-b)^2: squared Euclidean distances
 // without the cancellation of |x|^2 + |z|^2 - 2xz, at half the arithmetic rate of `dot`. `difference` has
-// f = a (b - x) with x [m, n], the element that belongs to the sum: sum_k a b - (sum_k a) x without its cancellation, at
-// half the rate too.
+// f = a (b - x); x [m, n] is the element that belongs to the sum: sum_k a b - (sum_k a) x without its
+// cancellation, also at half the rate.
 //
 // micro_generic.cpp, micro_avx2.cpp and micro_avx512.cpp instantiate micro_tile.h for one vector width each;
-// dispatch.cpp picks one at run time. No other file is compiled for a particular instruction set.
+// dispatch.cpp chooses one at run time. No other file is compiled for a particular instruction set.
 #pragma once
 #include <cstdint>
 
@@ -19,7 +19,7 @@ template <class T>
 struct Micro {
   const char* name;
   int mr;     // rows of an A panel
-  int nr;     // columns of a full B panel for dot; a distance or difference needs one register more a row, so its
+  int nr;     // columns of a full B panel for dot; a distance or difference needs one more register per row, so its
               // panels are 2 * lanes wide
   int lanes;  // a B panel's width is its column count rounded up to this
 
@@ -30,12 +30,12 @@ struct Micro {
 
   // acc[i][j] = sum_{k < kc} f(a[i * rs + k * ks], b[k * width + j]) for `panels` panels of mr rows (the second at
   // a + panel_stride) and `width` columns; then out[i * ld + j] = beta * out + alpha * acc (beta = 0 never reads out).
-  // panels is 1, or 2 where width == lanes (one panel alone could not hide the latency of the multiply-add).
+  // panels is 1, or 2 if width == lanes (one panel alone would not hide the latency of the multiply-add).
   void (*dot)(int panels, int width, int kc, const T* a, int64_t rs, int64_t ks, int64_t panel_stride, const T* b,
               T* out, int64_t ld, T alpha, T beta);
   void (*distance)(int panels, int width, int kc, const T* a, int64_t rs, int64_t ks, int64_t panel_stride, const T* b,
                    T* out, int64_t ld, T alpha, T beta);
-  // The same of a (b - x) for one panel and at most 2 * lanes columns: x [mr, width] is dense.
+  // The same for a (b - x), for one panel and at most 2 * lanes columns: x [mr, width] is dense.
   void (*difference)(int width, int kc, const T* a, const T* b, const T* x, T* out, int64_t ld, T alpha, T beta);
 
   // Few columns: out[i * ld + j] = beta * out + alpha * sum_k a[i * as + k] * b[j * bs + k], i < m, j < n.
@@ -44,14 +44,15 @@ struct Micro {
   // Few rows: c[i * ld + j] += sum_k a[k * m + i] * b[k * bs + j], i < m, j < n; rows of b are read once, in order.
   void (*stream)(int m, int n, int kc, const T* a, const T* b, int64_t bs, T* c, int64_t ld);
 
-  // c[j] = exp(factor * c[j]), j < n, for factor * c[j] <= 0 (or NaN): exactly 1 at 0, within 2 units of the last place.
+  // c[j] = exp(factor * c[j]), j < n, for factor * c[j] <= 0 (or NaN): exactly 1 at 0, within 2 units in the last
+  // place.
   void (*exponential)(int64_t n, T factor, T* c);
 };
 
 // Instruction sets in ascending order. `automatic` is the best that has been proven on a real machine.
 enum class Isa { automatic = -1, generic = 0, avx2 = 1, avx512 = 2 };
 
-template <class T> const Micro<T>& micro();  // the table in force
+template <class T> const Micro<T>& micro();  // the table in use
 bool isa_available(Isa isa);                 // built, and supported by this CPU
 const char* isa_name(Isa isa);
 Isa isa_in_force();

@@ -1,4 +1,4 @@
-// The product tiles for AVX2 (compiled with its flags; called only where the CPU has it).
+// The product tiles for AVX2 (compiled with its flags; called only if the CPU has it).
 #include "micro_tile.h"
 
 namespace ssdd::cpu {

@@ -1,13 +1,14 @@
-// exp(x) for x <= 0, a vector at a time: what a Gaussian kernel's epilogue needs. libm's took 2.1 ns an element (Zen 5,
-// one thread), this one 0.3. Included by micro_tile.h; the same rules hold.
+// exp(x) for x <= 0, one vector at a time, for the epilogue of a Gaussian kernel. It takes 0.3 ns per element, libm's
+// 2.1 (Zen 5, one thread). Included by micro_tile.h; the same rules hold.
 #pragma once
 #include "micro_vector.h"
 
 namespace ssdd::cpu {
 namespace {
 
-// x = n ln 2 + r with |r| <= ln 2 / 2, e^x = 2^n e^r; e^r by its Taylor polynomial, whose rest is below 2^-26 (float,
-// degree 7) and 2^-55 (double, degree 13); 2^n in two factors, so that subnormal results come out rounded, not as 0.
+// x = n ln 2 + r with |r| <= ln 2 / 2, and e^x = 2^n e^r. e^r is computed by its Taylor polynomial, whose remainder is
+// below 2^-26 (float, degree 7) and 2^-55 (double, degree 13). 2^n is two factors, so that subnormal results are
+// rounded and not 0.
 constexpr double kInverseFactorial[] = {
     1.0,        1.0,         1.0 / 2,      1.0 / 6,       1.0 / 24,       1.0 / 120,       1.0 / 720,
     1.0 / 5040, 1.0 / 40320, 1.0 / 362880, 1.0 / 3628800, 1.0 / 39916800, 1.0 / 479001600, 1.0 / 6227020800};
@@ -42,7 +43,8 @@ inline typename VectorOf<T, Bytes>::type exp_vector(typename VectorOf<T, Bytes>:
   V p = V{} + T(kInverseFactorial[E::degree]);
 #pragma GCC unroll 16
   for (int k = E::degree - 1; k >= 0; --k) p = p * r + T(kInverseFactorial[k]);
-  // The low bits of `shifted` hold n. Halves rounded down and what is left: both are normal powers of two.
+  // The low bits of `shifted` hold n. It is split into its half, rounded down, and the rest: both are normal powers of
+  // two.
   const I whole = reinterpret_cast<I>(shifted) - reinterpret_cast<I>(V{} + E::shifter), half = whole >> 1;
   return p * reinterpret_cast<V>((half + E::bias) << E::mantissa) *
          reinterpret_cast<V>((whole - half + E::bias) << E::mantissa);

@@ -1,4 +1,4 @@
-// The innermost loops of products with few rows or few columns, which read their long operand once, in place, where
+// The innermost loops of products with few rows or few columns. They read their long operand once, in place, since
 // packing would cost as much as the arithmetic. Included by micro_tile.h; the same rules hold.
 #pragma once
 #include "micro_vector.h"
@@ -6,7 +6,7 @@
 namespace ssdd::cpu {
 namespace {
 
-// Sum of the lanes by halves, in registers.
+// Sums the lanes by halves, in registers.
 template <class T, int Bytes>
 inline T sum_lanes(typename VectorOf<T, Bytes>::type x) {
   constexpr int lanes = Bytes / sizeof(T);
@@ -65,7 +65,8 @@ template <class T, int Bytes, int Rows>
 inline void dots_rows(int n, int kc, const T* a, int64_t as, const T* b, int64_t bs, T* out, int64_t ld, T alpha,
                       T beta) {
   int j = 0;
-  for (; n - j > 4 || n - j == 3; j += 3)  // 4 are 2 + 2: a single column would leave the multiply-adds waiting
+  for (; n - j > 4 || n - j == 3;
+       j += 3)  // 4 are 2 + 2: a single column would not hide the latency of the multiply-adds
     dots_tile<T, Bytes, Rows, 3>(kc, a, as, b + j * bs, bs, out + j, ld, alpha, beta);
   for (; n - j >= 2; j += 2) dots_tile<T, Bytes, Rows, 2>(kc, a, as, b + j * bs, bs, out + j, ld, alpha, beta);
   if (j < n) dots_tile<T, Bytes, Rows, 1>(kc, a, as, b + j * bs, bs, out + j, ld, alpha, beta);
@@ -82,7 +83,7 @@ void dots(int m, int n, int kc, const T* a, int64_t as, const T* b, int64_t bs, 
   if (i < m) dots_rows<T, Bytes, 1>(n, kc, a + i * as, as, b, bs, out + i * ld, ld, alpha, beta);
 }
 
-// Depth rows of b at once, so that c is loaded and stored once for Depth multiply-adds.
+// Processes Depth rows of b at once, so that c is loaded and stored once per Depth multiply-adds.
 template <class T, int Bytes, int Depth>
 inline void stream_rows(int m, int n, const T* a, const T* b, int64_t bs, T* c, int64_t ld) {
   using V = typename VectorOf<T, Bytes>::type;

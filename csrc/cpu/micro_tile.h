@@ -11,8 +11,8 @@
 namespace ssdd::cpu {
 namespace {
 
-// Terms that one register sums before it is added to a total: the error of a long sum grows with the length of its
-// runs. Squared differences are all of one sign and drift, so theirs are short.
+// The number of terms that one register sums before it is added to a total: the error of a long sum grows with the
+// length of its runs. Squared differences all have one sign, and their error accumulates, so their runs are short.
 template <Inner F>
 constexpr int kRun = F == Inner::dot        ? 128
                      : F == Inner::distance ? 16
@@ -24,14 +24,14 @@ inline void tile(int kc, const T* a, int64_t rs, int64_t ks, int64_t panel_strid
   using V = typename VectorOf<T, Bytes>::type;
   using L = typename VectorOf<T, Bytes>::loose;
   constexpr int lanes = Bytes / sizeof(T), width = lanes * Vectors, rows = Mr * Panels;
-  // The output is needed only at the end, and then at once: its lines are asked for now.
+  // The output is needed only at the end, and then all at once: prefetch its lines now.
   if (beta != T(0))
 #pragma GCC unroll 16
     for (int i = 0; i < rows; ++i) {
       __builtin_prefetch(out + i * ld, 1, 3);
       if constexpr (width * sizeof(T) > 64) __builtin_prefetch(out + i * ld + width - 1, 1, 3);
     }
-  // Not a lambda: what it captures lives in memory, and the loop then waits for its own pointers.
+  // This is no lambda: its captures would live in memory, and the loop would reload its own pointers.
   V total[rows][Vectors] = {};
   for (int k0 = 0; k0 < kc; k0 += kRun<F>) {
     V acc[rows][Vectors] = {};
@@ -97,7 +97,7 @@ void run(int panels, int width, int kc, const T* a, int64_t rs, int64_t ks, int6
     tile_for<T, Bytes, Mr, F, 1, 1>(kc, a, rs, ks, panel_stride, b, out, ld, alpha, beta);
 }
 
-// a (b - x) of one packed panel. x is read from the first cache for each multiply-add: it fills as many registers as the sums.
+// a (b - x) for one packed panel. x is read from L1 for each multiply-add: it needs as many registers as the sums.
 template <class T, int Bytes, int Mr, int Vectors>
 inline void difference_tile(int kc, const T* a, const T* b, const T* x, T* out, int64_t ld, T alpha, T beta) {
   using V = typename VectorOf<T, Bytes>::type;
@@ -160,8 +160,8 @@ inline void transpose4(const T* src, int64_t js, T* dst, int width) {
   *reinterpret_cast<QL*>(dst + 3 * width) = __builtin_shufflevector(c, d, 2, 3, 6, 7);
 }
 
-// Whole panels whose columns lie side by side in memory (js = 1): a few panels at a time, so that each source row is
-// read in one long run and each panel written as one stream.
+// Packs whole panels whose columns are contiguous in memory (js = 1), a few panels at a time: each source row is read
+// in one long run, and each panel is written as one stream.
 template <class T>
 inline void pack_rows(const T* src, int64_t ks, int kc, int panels, int width, T* dst) {
   typedef typename VectorOf<T, 4 * sizeof(T)>::loose QL;
@@ -180,7 +180,7 @@ inline void pack_rows(const T* src, int64_t ks, int kc, int panels, int width, T
   }
 }
 
-// One whole panel whose columns are runs of k in memory (ks = 1).
+// Packs one whole panel whose columns are runs of k in memory (ks = 1).
 template <class T>
 inline void pack_transposed(const T* src, int64_t js, int kc, int width, T* dst) {
   constexpr int kLine = 64 / sizeof(T);
@@ -199,14 +199,14 @@ inline void pack_transposed(const T* src, int64_t js, int kc, int width, T* dst)
 
 template <class T>
 void pack(const T* src, int64_t ks, int64_t js, int kc, int n, int width, int granule, T* dst) {
-  const bool fours = width % 4 == 0;  // not so for doubles in vectors of two: three of them are six columns
+  const bool fours = width % 4 == 0;  // false for doubles in vectors of two: three vectors are six columns
   const int whole = fours && (js == 1 || ks == 1) ? n / width : 0;
   if (js == 1)
     pack_rows(src, ks, kc, whole, width, dst);
   else if (ks == 1)
     for (int p = 0; p < whole; ++p)
       pack_transposed(src + int64_t(p) * width * js, js, kc, width, dst + int64_t(p) * width * kc);
-  for (int j0 = whole * width; j0 < n; j0 += width) {  // what is left: the last columns, or strides of any kind
+  for (int j0 = whole * width; j0 < n; j0 += width) {  // the rest: the last columns, or any strides
     const int columns = n - j0 < width ? n - j0 : width;
     const int padded = columns == width ? width : (columns + granule - 1) / granule * granule;
     T* out = dst + int64_t(j0) * kc;

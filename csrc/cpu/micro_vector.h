@@ -1,4 +1,4 @@
-// Vectors of one width, by the compiler's extension. In an unnamed namespace, as everything in micro_tile.h.
+// Vectors of one width, by the compiler's extension. In an unnamed namespace, like everything in micro_tile.h.
 #pragma once
 #include "micro.h"
 

@@ -1,6 +1,6 @@
-// Blocked product after Goto: the columns of B are packed a block of k at a time and shared by the team, rows of A
-// are packed a cache block at a time by the thread that uses them, and the register tile of micro.h runs over both.
-// Where there are few rows the columns are divided instead, and each thread packs its own.
+// Blocked product after Goto. The columns of B are packed one block of k at a time and shared by the team. Rows of A
+// are packed one cache block at a time by the thread that uses them. The register tile of micro.h runs over both. If
+// there are few rows, the columns are divided instead, and each thread packs its own.
 #include "product.h"
 
 #include "thin.h"
@@ -11,8 +11,8 @@ namespace {
 constexpr int kDepth = 256;         // k of a block: a B panel of 24 KiB (float) stays in L1
 constexpr int kRows = 192;          // rows of a packed A block: 192 KiB (float) of L2
 constexpr int64_t kColumns = 1536;  // columns of a shared B block: 1.5 MiB (float) of L3
-constexpr int kShallow = 64;        // k up to which the output is the larger stream: written along its rows then
-constexpr int64_t kStrip = 768;     // columns of a thread's own B block, where few rows use it: long runs of memory
+constexpr int kShallow = 64;        // up to this k the output is the larger stream, and is written along its rows
+constexpr int64_t kStrip = 768;     // columns of a thread's own B block if there are few rows: long runs of memory
 constexpr int64_t kDirectPanels = 3;
 constexpr int64_t kLeastColumns = 4 * 48 * kDirectPanels;  // so that deep blocks of few columns, and strips, fit
 constexpr int kTile = 16 * 48;
@@ -29,7 +29,7 @@ struct Job {
 
   int64_t panels(int64_t n) const { return (n + nr - 1) / nr; }
 
-  // Tiles of rows [i, i + rows) (packed panels at `a`, or in place with strides) and one B panel.
+  // Computes tiles of rows [i, i + rows) (packed panels at `a`, or in place with strides) and one B panel.
   void tiles(int64_t i, int rows, const T* a, int64_t rs, int64_t ks, int64_t panel_stride, int64_t j, int columns,
              const T* b, int depth, bool first, bool last) const {
     const int width = static_cast<int>(round_up(columns, micro.lanes));
@@ -53,8 +53,8 @@ struct Job {
                                                                out, ld, p.alpha, factor);
       };
       T* c = p.c + row * p.ldc + j;
-      // A tile of 2 panels whose second is partly filled, an edge, or one that crosses the diagonal goes through a
-      // small buffer; packed operands are padded with zeros, so computing it whole is safe.
+      // A tile of 2 panels with a partial second panel, an edge tile, or a tile on the diagonal goes through a small
+      // buffer. Packed operands are padded with zeros, so computing the whole tile is safe.
       const bool whole = m == count * micro.mr && columns == width && !crosses;
       if (whole) {
         run(c, p.ldc, beta);
@@ -75,7 +75,7 @@ struct Job {
     }
   }
 
-  // x(i, j) of a tile, zero beyond its edges: what is computed there is not kept.
+  // Loads x(i, j) of a tile, zero beyond its edges; results there are not kept.
   void bring_points(int64_t row, int m, int64_t j, int columns, int width, T* points) const {
     for (int y = 0; y < micro.mr; ++y)
       for (int x = 0; x < width; ++x) points[y * width + x] = y < m && x < columns ? p.x(row + y, j + x) : T(0);
@@ -92,7 +92,7 @@ struct Job {
     }
   }
 
-  // Packs columns [j0, j1) of the k block at k0: this rank's share of their panels.
+  // Packs this rank's share of the panels of columns [j0, j1) of the k block at k0.
   void pack_columns(const Team& team, int64_t k0, int depth, int64_t j0, int64_t j1, T* out) const {
     int64_t begin, end;
     team.share(j1 - j0, nr, &begin, &end);
@@ -100,7 +100,7 @@ struct Job {
                micro.lanes, out + begin * depth);
   }
 
-  // Rows [i, i + rows) times the packed columns [j0, j1).
+  // Multiplies rows [i, i + rows) with the packed columns [j0, j1).
   void row_block(int64_t i, int rows, int64_t j0, int64_t j1, int64_t k0, int depth, bool direct, const T* packed,
                  T* own, bool first, bool last) const {
     const int64_t all = panels(j1 - j0);
@@ -113,7 +113,7 @@ struct Job {
       for (int64_t panel = 0; panel < all; ++panel)
         panel_tiles(i + r, step, a + r * p.a.rs, p.a.rs, p.a.cs, micro.mr * p.a.rs, j0, j1, panel, packed, depth, first,
                     last);
-    // A shallow product moves more of C than of B: finish a band of rows along all columns before the next.
+    // A shallow product moves more of C than of B: finish one band of rows along all columns before the next.
     const int band = depth <= kShallow ? step : rest;
     for (int r = 0; r < rest; r += band)
       for (int64_t panel = 0; panel < all; ++panel)
@@ -181,7 +181,7 @@ void product(const Team& team, const Packing<T>& packing, const Product<T>& p) {
   const bool by_rows = p.m >= int64_t(16) * micro.mr * team.size || p.m >= p.n;
   if (by_rows) {
     const bool direct = p.n <= kDirectPanels * job.nr && p.inner == Inner::dot && !p.lower;
-    // Row blocks are dealt round robin; of a triangle the long and the short ones alternate.
+    // Row blocks are assigned round robin. In a triangle, long and short ones alternate.
     const int64_t fair = (p.m + team.size - 1) / team.size;
     const int64_t part = p.lower ? (fair + 3) / 4 : fair;
     const int64_t turns = direct ? 1 : (part + kRows - 1) / kRows;
@@ -192,7 +192,7 @@ void product(const Team& team, const Packing<T>& packing, const Product<T>& p) {
       const int64_t j1 = std::min(p.n, j0 + packing.columns);
       for (int64_t k0 = 0; k0 < p.k; k0 += kDepth, ++turn) {
         const int depth = static_cast<int>(std::min<int64_t>(kDepth, p.k - k0));
-        // Two buffers in turn: one barrier a block, the other buffer is still being read before it.
+        // Two alternating buffers: one barrier per block, since the other buffer is still being read before it.
         T* packed = packing.shared + (turn % 2) * kDepth * packing.columns;
         job.pack_columns(team, k0, depth, j0, j1, packed);
         team.barrier();
@@ -210,7 +210,8 @@ void product(const Team& team, const Packing<T>& packing, const Product<T>& p) {
   } else {
     int64_t begin, end;
     team.share(p.n, job.nr, &begin, &end);
-    // Few rows: a block of B is used little, so it is taken in long runs of few k, which memory delivers fastest.
+    // Few rows: a block of B is used little, so it is read in long runs of few k, which have the highest memory
+    // bandwidth.
     const bool few = p.m <= 8 * micro.mr;
     const int depth_full = few ? kShallow : kDepth;
     const int64_t strip = std::max<int64_t>(1, (few ? kStrip : kStrip / 4) / job.nr) * job.nr;

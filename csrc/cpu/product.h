@@ -1,4 +1,4 @@
-// Products of strided matrices on a team of threads, the engine under everything here.
+// Products of strided matrices on a team of threads. Everything else on the CPU is built on them.
 #pragma once
 #include <algorithm>
 #include <cstdint>
@@ -17,7 +17,7 @@ struct Team {
 #pragma omp barrier
     }
   }
-  // The part [begin, end) of `count` items that this rank has, in multiples of `grain`.
+  // This rank's part [begin, end) of `count` items, in multiples of `grain`.
   void share(int64_t count, int64_t grain, int64_t* begin, int64_t* end) const {
     const int64_t blocks = (count + grain - 1) / grain;
     *begin = std::min(count, blocks * rank / size * grain);
@@ -25,7 +25,7 @@ struct Team {
   }
 };
 
-// Where products pack their operands; memory is the caller's: packing_elements(widest N, threads) elements.
+// Memory for packed operands, from the caller: packing_elements(widest N, threads) elements.
 template <class T>
 struct Packing {
   T* shared;
@@ -51,14 +51,14 @@ struct Product {
   T* c;             // [m, n], row stride ldc; aliases neither
   int64_t ldc;
   T alpha = T(1), beta = T(0);
-  bool lower = false;  // only c(i, j) with j <= i is computed and touched
+  bool lower = false;  // only c(i, j) with j <= i is computed and written
   Inner inner = Inner::dot;
   View<const T> x = {};  // Inner::difference: [m, n], c = beta c + alpha sum_k a(i, k) (b(k, j) - x(i, j))
   const Epilogue<T>* epilogue = nullptr;
 };
 
-// c = beta c + alpha f(a, b), then the epilogue. Ends with a barrier of the team. The order of each sum depends on the
-// shapes and the size of the team alone.
+// Computes c = beta c + alpha f(a, b), then the epilogue. It ends with a barrier of the team. The order of each sum
+// depends only on the shapes and the size of the team.
 template <class T>
 void product(const Team& team, const Packing<T>& packing, const Product<T>& p);
 

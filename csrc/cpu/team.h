@@ -1,4 +1,4 @@
-// Small loops that a team shares: sums, fills, mirrors. All end with a barrier unless they say otherwise.
+// Small loops for a team: sums, fills, mirrors. All end with a barrier unless they say otherwise.
 #pragma once
 #include <cmath>
 #include <cstdint>
@@ -8,8 +8,8 @@
 
 namespace ssdd::cpu {
 
-// sum over i < rows of f(i), each term computed by one rank, all summed in order: the same bits for any team.
-// `partial` holds `rows` elements.
+// Returns the sum over i < rows of f(i). One rank computes each term, and all are summed in order: the same bits for
+// any team. `partial` holds `rows` elements.
 template <class T, class F>
 double sum_rows(const Team& team, int64_t rows, T* partial, F f) {
   int64_t begin, end;
@@ -28,7 +28,7 @@ double dot(const Team& team, int64_t rows, int64_t columns, const T* x, const T*
   return sum_rows(team, rows, partial, [=](int64_t i) {
     const T *a = x + i * columns, *b = y + i * columns;
     const auto term = [=](int64_t j) { return static_cast<double>(a[j]) * static_cast<double>(b[j]); };
-    double even = 0, odd = 0;  // two sums: one alone would wait for itself
+    double even = 0, odd = 0;  // two sums, to hide the latency of the additions
     int64_t j = 0;
     for (; j + 2 <= columns; j += 2) {
       even += term(j);
@@ -38,7 +38,8 @@ double dot(const Team& team, int64_t rows, int64_t columns, const T* x, const T*
   });
 }
 
-// <x, x> of a dense array [rows, columns]. All terms have one sign, so short sums in T lose nothing that a T can hold.
+// <x, x> of a dense array [rows, columns]. All terms have one sign, so short sums in T lose no digits that a T can
+// hold.
 template <class T>
 double squares(const Team& team, int64_t rows, int64_t columns, const T* x, T* partial) {
   constexpr int64_t kRun = 512;
@@ -55,10 +56,10 @@ double squares(const Team& team, int64_t rows, int64_t columns, const T* x, T* p
   });
 }
 
-// The largest |f| of all dense rows x [rows, columns] (0 where there are none; NaN does not count).
+// The largest absolute value of dense rows x [rows, columns], 0 if there are none; NaN does not count.
 template <class T>
 T largest(const Team& team, int64_t rows, int64_t columns, const T* x, T* partial) {
-  constexpr int64_t kLanes = 16;  // that many maxima at a time: one alone would wait for itself
+  constexpr int64_t kLanes = 16;  // so many maxima at a time, to hide the latency
   int64_t begin, end;
   team.share(rows, 1, &begin, &end);
   for (int64_t i = begin; i < end; ++i) {
@@ -80,7 +81,7 @@ T largest(const Team& team, int64_t rows, int64_t columns, const T* x, T* partia
   return most;
 }
 
-// out[j] = factor * sum_i x(i, j), columns shared over the team.
+// Computes out[j] = factor * sum_i x(i, j), with the columns shared over the team.
 template <class T>
 void sum_columns(const Team& team, int64_t rows, int64_t columns, View<const T> x, double factor, T* out) {
   int64_t begin, end;
@@ -109,7 +110,7 @@ void fill_nan(const Team& team, int64_t count, T* out) {
   if (out) fill(team, count, std::numeric_limits<T>::quiet_NaN(), out);
 }
 
-// out[i, j] = x(i, j), out dense with row stride ld.
+// Copies out[i, j] = x(i, j); out is dense with row stride ld.
 template <class T>
 void copy(const Team& team, int64_t rows, int64_t columns, View<const T> x, T* out, int64_t ld, T factor = T(1)) {
   int64_t begin, end;
@@ -119,11 +120,11 @@ void copy(const Team& team, int64_t rows, int64_t columns, View<const T> x, T* o
   team.barrier();
 }
 
-// a[j, i] = a[i, j] for i > j (lower to upper), or the other way round, in blocks that fit L1.
+// Mirrors a[j, i] = a[i, j] for i > j (lower to upper), or the reverse, in blocks that fit L1.
 template <class T>
 void mirror(const Team& team, int64_t n, T* a, bool upper_to_lower = false) {
-  // Through a small tile, so that whole cache lines are read and written: at n = 1024 all elements of a column share
-  // one set of the first cache, and element by element each would be fetched again and again.
+  // Copy through a small tile, so that whole cache lines are read and written. At n = 1024 all elements of a column are
+  // in one set of L1, and copying single elements would load each line again and again.
   constexpr int64_t kBlock = 32;
   T tile[kBlock][kBlock + 1];
   const int64_t blocks = (n + kBlock - 1) / kBlock;
@@ -131,7 +132,7 @@ void mirror(const Team& team, int64_t n, T* a, bool upper_to_lower = false) {
     for (int64_t bj = 0; bj <= bi; ++bj) {
       const int64_t row = (upper_to_lower ? bj : bi) * kBlock, column = (upper_to_lower ? bi : bj) * kBlock;
       const int64_t rows = std::min(kBlock, n - row), columns = std::min(kBlock, n - column);
-      const bool diagonal = bi == bj;  // of its own block only one triangle may be read, and only the other written
+      const bool diagonal = bi == bj;  // of a diagonal block only one triangle may be read, and only the other written
       for (int64_t i = 0; i < rows; ++i) {
         const int64_t from = diagonal && upper_to_lower ? i + 1 : 0, to = diagonal && !upper_to_lower ? i : columns;
         for (int64_t j = from; j < to; ++j) tile[j][i] = a[(row + i) * n + column + j];

@@ -1,13 +1,13 @@
-// Few columns: dot products along the contiguous k of both operands; rows are shared over the team.
-// Few rows: the rows of B are streamed through an output strip that stays in L1; columns are shared over the team.
-// In both the long operand is read once, from where it lies. Packing it would write and read it once more, for as few
-// multiply-adds an element as the short side has.
+// Few columns: dot products along the contiguous k of both operands. Rows are shared over the team.
+// Few rows: the rows of B are streamed through an output strip that stays in L1. Columns are shared over the team.
+// Both read the long operand once, in place. Packing would write and read it once more, for as few multiply-adds per
+// element as the short side has.
 #include "thin.h"
 
 namespace ssdd::cpu {
 namespace {
 
-constexpr int64_t kFewColumns = 20;  // from here on the packed tile's own padding costs less
+constexpr int64_t kFewColumns = 20;  // from here on the padding of the packed tile costs less
 constexpr int64_t kFewRows = 24;
 constexpr int64_t kOperand = 5120;  // elements of the short operand's block: 20 KiB (float) of L1
 constexpr int64_t kStripElements = 5120;
@@ -51,7 +51,7 @@ void by_dots(const Team& team, const Product<T>& p) {
         if (last) finish(p, i, 0, rows, p.n, c);
         continue;
       }
-      // One triangle: the rows go whole through a small buffer, up to the last one's diagonal.
+      // A triangle: compute whole rows in a small buffer, up to the last row's diagonal.
       T buffer[kStep * kFewColumns];
       const int64_t widest = std::min(p.n, i + rows);
       micro.dots(rows, static_cast<int>(widest), kc, a, p.a.rs, b, p.b.cs, buffer, widest, p.alpha, T(0));

@@ -4,14 +4,14 @@
 
 namespace ssdd::cpu {
 
-// Whether thin_product() is the road for p: decided by its shape and strides alone.
+// True if product() should call thin_product() for p; its shape and strides alone decide.
 template <class T>
 bool is_thin(const Product<T>& p);
 
-// Elements of own memory that a rank needs for it.
+// Elements of memory per rank.
 int64_t thin_elements();
 
-// As product(), without the barrier at the end; `own` is this rank's memory.
+// Like product(), without the barrier at the end. `own` is this rank's memory.
 template <class T>
 void thin_product(const Team& team, T* own, const Product<T>& p);
 

@@ -1,4 +1,4 @@
-// How the problems of a batch meet the threads: many problems over the threads, or all threads on one problem.
+// Assigns the problems of a batch to threads: one problem per thread, or all threads on one problem.
 #pragma once
 #include <omp.h>
 
@@ -8,19 +8,20 @@
 
 namespace ssdd::cpu {
 
-// False in a child of fork(): GNU's OpenMP cannot start threads there, so the core stays on the calling one.
+// False in a child of fork(): GNU's OpenMP cannot start threads there, so the core runs on the calling thread.
 bool may_start_threads();
 
-// Below this many multiply-adds a problem is not worth the start of a second thread.
+// With fewer multiply-adds than this, a problem is not worth the start of a second thread.
 constexpr double kWorthATeam = 3e5;
-// And what each barrier on the way adds to that. One takes less than a microsecond where every thread has a core of its
-// own; where another process has one of them, a barrier waits for a time slice, so short problems stay on one thread.
+// The multiply-adds that each barrier adds to that limit. A barrier takes less than a microsecond if every thread has a
+// core of its own. If another process uses one of the cores, a barrier lasts until the next time slice, so short
+// problems run on one thread.
 constexpr double kBarrier = 2e5;
-// Above this many a problem keeps all threads busy by itself, and a batch is solved one problem at a time.
+// With more multiply-adds than this, a problem keeps all threads busy, and the batch is solved one problem at a time.
 constexpr double kFillsTheTeam = 2e9;
 
-// f() on the whole team, or, where its multiply-adds cost less than the barriers inside it, by rank 0 alone, with
-// `team` a team of one meanwhile. Returns whether it was alone; ends with a barrier then.
+// Runs f() on the whole team. If its multiply-adds cost less than the barriers inside it, rank 0 runs it alone, with
+// `team` set to a team of one meanwhile. Returns true if it ran alone; that case ends with a barrier.
 template <class F>
 bool alone_if_small(Team& team, double multiply_adds, F f) {
   if (team.size == 1 || multiply_adds >= kWorthATeam) {
@@ -39,7 +40,7 @@ bool alone_if_small(Team& team, double multiply_adds, F f) {
 
 struct Workers {
   int count = 1;      // problems in flight
-  int team_size = 1;  // threads on each; one of the two is 1
+  int team_size = 1;  // threads per problem; one of the two numbers is 1
 
   Workers(int64_t batch, double multiply_adds, int threads, int barriers) {
     if (threads <= 1 || !may_start_threads()) return;
@@ -51,11 +52,12 @@ struct Workers {
       count = static_cast<int>(batch < threads ? batch : threads);
   }
 
-  // solve(team, problem, worker) for every problem; it must not throw (the others would wait for ever).
+  // Calls solve(team, problem, worker) for every problem. It must not throw, since the other threads would never leave
+  // their barrier.
   template <class Solve>
   void run(int64_t batch, Solve solve) const {
     if (count > 1) {
-      // Static shares: scheduling costs nothing, and problems of one batch are alike.
+      // A static schedule costs nothing, and the problems of a batch are alike.
 #pragma omp parallel num_threads(count)
       {
         const Team all{omp_get_thread_num(), omp_get_num_threads()};

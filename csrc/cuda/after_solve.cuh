@@ -1,6 +1,6 @@
-// What follows the backward's solve, all of it in one launch, or in that of the solve: u is NaN where the problem
-// failed; lbar = -<u, x>, in double and in one fixed order, and what else of the scalars follows from it (scalars.cuh);
-// the pack, of which neighbouring pairs are operands of products.
+// After the backward's solve, in the same launch as the solve or in one of its own: u becomes NaN if the problem
+// failed. lbar = -<u, x> is summed in double, in one fixed order, and the scalars that depend on it are set
+// (scalars.cuh). The pack is written; neighbouring pairs of its parts are operands of products.
 #pragma once
 #include "join.cuh"
 #include "scalars.cuh"
@@ -8,7 +8,7 @@
 namespace ssdd::cuda {
 
 template <class T>
-struct Solved {
+struct AfterSolve {
   int64_t batch, rows, columns;
   const T* x;  // alpha or w, [batch, rows, columns]
   T* u;        // the same
@@ -17,19 +17,19 @@ struct Solved {
   RidgeKind ridge;
   bool detach;
   int64_t order;  // of the mean trace
-  T* scalars;     // nullptr: nothing follows
-  T* partial;     // solved_room(batch, rows, columns)
-  int* tickets;   // [batch], all 0, before and after
+  T* scalars;     // nullptr: no scalars are set
+  T* partial;     // after_solve_room(batch, rows, columns)
+  int* counters;  // [batch], all 0, before and after
 };
-int64_t solved_room(int64_t batch, int64_t rows, int64_t columns);
+int64_t after_solve_room(int64_t batch, int64_t rows, int64_t columns);
 template <class T>
-void after_solve(const Solved<T>& s, simt::Stream stream);
+void after_solve(const AfterSolve<T>& s, simt::Stream stream);
 
-constexpr int kNarrowColumns = 8;  // of the narrowest block of a solve, each of which has a part of the sum
+constexpr int kNarrowColumns = 8;  // columns per block of the narrowest solve; each block has one part of the sum
 
-// Packs element (i, j) of u and x, and stores u itself if it is new; returns their product.
+// Packs element (i, j) of u and x, and stores u itself if it is new. Returns their product.
 template <class T>
-SIMT_DEVICE double hand_on(const Solved<T>& s, int64_t b, int64_t i, int64_t j, T u, bool is_new) {
+SIMT_DEVICE double pack_element(const AfterSolve<T>& s, int64_t b, int64_t i, int64_t j, T u, bool is_new) {
   const int64_t e = (b * s.rows + i) * s.columns + j;
   const T x = simt::load(s.x + e);
   if (is_new) simt::store(s.u + e, u);
@@ -47,10 +47,11 @@ SIMT_DEVICE bool failed(const T* aux, int64_t b) {
   return aux[3 * b + 1] != aux[3 * b + 1];
 }
 
-// sum: a thread's part of <u, x>, of block `part` of the `parts` of a problem.
+// Adds up <u, x> over the blocks of a problem and sets the scalars. sum: the part of this thread of block `part` of
+// `parts`.
 template <int Threads, class T>
-SIMT_DEVICE void set_lambda_bar(const Solved<T>& s, int64_t b, int64_t part, int64_t parts, double sum) {
-  if (!sum_of_blocks<Threads>(sum, part, parts, s.partial + b * parts, s.tickets + b) || simt::thread() != 0) return;
+SIMT_DEVICE void set_lambda_bar(const AfterSolve<T>& s, int64_t b, int64_t part, int64_t parts, double sum) {
+  if (!sum_of_blocks<Threads>(sum, part, parts, s.partial + b * parts, s.counters + b) || simt::thread() != 0) return;
   T* const out = s.scalars + b * kScalars;
   const T lambda_bar = static_cast<T>(-sum);
   const T through =

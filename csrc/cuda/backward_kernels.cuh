@@ -1,4 +1,5 @@
-// The kernels of the KRR backward that are no product, solve or copy; krr_backward.cu launches them and says what they cost.
+// The kernels of the KRR backward that are neither products nor solves nor copies. krr_backward.cu launches them; its
+// head has their costs.
 #pragma once
 #include "../krr.h"
 #include "join.cuh"
@@ -16,13 +17,13 @@ struct Rows {
 };
 template <class T>
 struct HyperArgs {
-  int64_t c, s, strips;  // strips of 32 columns: blocks a problem
-  Rows<T> e, u, alpha;   // whose columns are summed
+  int64_t c, s, strips;  // strips of 32 columns: blocks per problem
+  Rows<T> e, u, alpha;   // their columns are summed
   RidgeKind ridge;
   const T *scalars, *aux;
-  T* parts;      // [batch, strips]
-  int* tickets;  // [batch], all 0, before and after
-  int count;     // of hyper-parameters
+  T* parts;       // [batch, strips]
+  int* counters;  // [batch], all 0, before and after
+  int count;      // of hyper-parameters
   T* out;
 };
 
@@ -37,7 +38,8 @@ void hyper_kernel(HyperArgs<T> a) {
                u_sum = column_sum<kThreads>(a.u.x[b], a.u.count, a.c, j);
   const double alpha_sum = column_sum<kThreads>(a.alpha.x[b], a.alpha.count, a.c, j);
   double bias_bar = simt::warp() == 0 ? (static_cast<double>(own[kGamma]) * p_sum - u_sum) * alpha_sum : 0;
-  if (!sum_of_blocks<kThreads>(bias_bar, strip, a.strips, a.parts + b * a.strips, a.tickets + b) || simt::thread() != 0)
+  if (!sum_of_blocks<kThreads>(bias_bar, strip, a.strips, a.parts + b * a.strips, a.counters + b) ||
+      simt::thread() != 0)
     return;
   const double trace = a.aux[3 * b],
                lambda = static_cast<double>(a.aux[3 * b + 1]) + static_cast<double>(a.aux[3 * b + 2]);
@@ -50,7 +52,8 @@ void hyper_kernel(HyperArgs<T> a) {
   out[a.count - 1] = static_cast<T>(lambda_bar * ridge_slope(a.ridge, trace, a.s) + bad);
 }
 
-// 1^T alpha of the primal, from the border's weight: w_b / sqrt(bias), or 1^T (Y - Phi w) / lambda where the bias is 0.
+// Computes 1^T alpha of the primal from the border's weight: w_b / sqrt(bias), or 1^T (Y - Phi w) / lambda if the bias
+// is 0.
 template <class T>
 SIMT_KERNEL(kThreads)
 void alpha_sum_kernel(int64_t c, const T* scalars, const T* aux, const T* border, int64_t border_bs, const T* residual,
@@ -61,15 +64,17 @@ void alpha_sum_kernel(int64_t c, const T* scalars, const T* aux, const T* border
     out[b * width + j] = root > T(0) ? border[b * border_bs + j] / root : residual[b * width + j] / lambda;
 }
 
-// A row of Kbar becomes G = Kbar dk/dr; its sum, and to total[b] sum_ij Kbar dk/dl (added to what is there). One block a row.
-// Rbf: dk/dr = -k / (2 l^2), dk/dl = -2 k log k / l. Square: only j > i of k is read (K lies above the factor's diagonal),
-// the diagonal passes nothing on.
+// Turns one row of Kbar per block into G = Kbar dk/dr. It also writes the sum of the row, and sum_ij Kbar dk/dl to
+// total[b] (added to the value there if `add`).
+// RBF: dk/dr = -k / (2 l^2), dk/dl = -2 k log k / l. Square: only j > i of k is read, since K lies above the factor's
+// diagonal; G is 0 on the diagonal.
 template <class T>
 SIMT_KERNEL(kThreads)
 void slope_kernel(int64_t rows, int64_t columns, const T* k, int64_t k_bs, T* k_bar, int64_t bar_bs, bool square,
-                  const T* scalars, T* row_sums, T* row_parts, int* tickets, bool add, T* total) {
+                  const T* scalars, T* row_sums, T* row_parts, int* counters, bool add, T* total) {
   const int64_t b = simt::block().x / rows, i = simt::block().x % rows;
-  k += b * k_bs + i * columns, k_bar += b * bar_bs + i * columns;
+  k += b * k_bs + i * columns;
+  k_bar += b * bar_bs + i * columns;
   const T l = scalars[b * kScalars + kLengthscale], map = scalars[b * kScalars + kMap];
   double sum = 0, part = 0;
   for (int64_t j = simt::thread(); j < columns; j += kThreads) {
@@ -87,7 +92,7 @@ void slope_kernel(int64_t rows, int64_t columns, const T* k, int64_t k_bs, T* k_
   sum = block_sum<kThreads>(sum);
   if (simt::thread() == 0) row_sums[simt::block().x] = static_cast<T>(sum);
   simt::barrier();  // the sums of the warps are read
-  if (!sum_of_blocks<kThreads>(part, i, rows, row_parts + b * rows, tickets + b) || simt::thread() != 0) return;
+  if (!sum_of_blocks<kThreads>(part, i, rows, row_parts + b * rows, counters + b) || simt::thread() != 0) return;
   total[b] = static_cast<T>(part + (add ? static_cast<double>(total[b]) : 0.0));
 }
 
@@ -104,18 +109,19 @@ void rbf_hyper_kernel(int64_t batch, int64_t s, RidgeKind ridge, const T* scalar
                                bad;
 }
 
-// What follows from the reach of a problem's points: of the support's (which is kept), or of it and some queries'.
+// Where the reach of a problem's points goes: of the support points, which is stored, or of these and some queries.
 template <class T>
 struct Reach {
   const T* scalars;
   T *support, *parts;  // [batch], [batch, rows]
-  int* tickets;
+  int* counters;
   int32_t *near, *far;
   bool queries;
 };
 
-// The points from a common origin, so that points far from 0 cancel before the products; and how far they reach from there,
-// by which the last of a problem's blocks decides between the two forms of krr.h. One block a row.
+// Shifts the points to a common origin, so that points far from 0 cancel before the products. One block per row. It
+// also finds how far they reach from the origin; the last of a problem's blocks then chooses between the two forms of
+// krr.h.
 template <class T>
 SIMT_KERNEL(kThreads)
 void shift_kernel(int64_t rows, int64_t d, Source<T> x, Source<T> origin, T* out, Reach<T> reach) {
@@ -130,7 +136,7 @@ void shift_kernel(int64_t rows, int64_t d, Source<T> x, Source<T> origin, T* out
   most = block_most<kThreads>(most);
   T* const parts = reach.parts + b * rows;
   if (simt::thread() == 0) simt::store(parts + i, static_cast<T>(most));
-  if (!last_to_arrive(reach.tickets + b, rows)) return;
+  if (!last_to_arrive(reach.counters + b, rows)) return;
   most = 0;
   for (int64_t e = simt::thread(); e < rows; e += kThreads) {
     const double part = static_cast<double>(simt::load(parts + e));

@@ -1,10 +1,12 @@
 // The ops solve and solve_backward on the GPU: the ladder of factor.cuh, and one product for Abar. See cholesky.h.
 //
-// Mapping: that of the rungs and of the product; ridge_kernel takes a block a problem, a thread an element of the diagonal.
-// Traffic: solve reads n^2 / 2 elements and n c of y, writes n^2 and n c; the backward reads n^2 / 2 and 2 n c, writes n^2 and
-// n c, and passes 5 n c through the pack [-u | x | -u]. FLOPs: n^3 / 3 + 2 n^2 c; backward 4 n^2 c (2 n^2 c solve, as many for
-// one triangle of Abar). Floor on an H100 at n = 512, c = 10: 3.1 MB, 0.9 us, and the chain of 512 pivots, about 30 us.
-// Other path: none here; factor.cuh says which rung runs.
+// Mapping: as in factor.cuh and product.cuh. ridge_kernel: one block per problem, one thread per element of the
+// diagonal.
+// Traffic: solve reads n^2 / 2 elements and n c of y, and writes n^2 and n c. The backward reads n^2 / 2 and 2 n c,
+// writes n^2 and n c, and moves 5 n c through the pack [-u | x | -u].
+// FLOPs: n^3 / 3 + 2 n^2 c; backward 4 n^2 c (2 n^2 c for the solve, 2 n^2 c for one triangle of Abar).
+// Floor on an H100 at n = 512, c = 10: 3.1 MB, 0.9 us, and the chain of 512 pivots, about 30 us.
+// Other path: none here; factor.cuh chooses the path by size.
 #include "../cholesky.h"
 
 #include "../arena.h"
@@ -19,7 +21,7 @@ constexpr int kThreads = 256;
 template <class T>
 struct Work {
   T *scalars, *factor, *pack, *partial;
-  int* tickets;
+  int* counters;
   int64_t total;
 };
 
@@ -30,19 +32,20 @@ Work<T> layout(int64_t batch, int64_t s, int64_t c, T* memory) {
   w.scalars = arena.take(batch * kScalars);
   w.factor = arena.take(factor_room(batch, s, c));
   w.pack = arena.take(batch * s * 3 * c);
-  w.partial = arena.take(solved_room(batch, s, c));
-  w.tickets = reinterpret_cast<int*>(arena.take(batch));
+  w.partial = arena.take(after_solve_room(batch, s, c));
+  w.counters = reinterpret_cast<int*>(arena.take(batch));
   w.total = arena.used;
   return w;
 }
 
-// vbar, and what the trace passes on to the diagonal of Abar. Problems from the grid, a thread an element of the diagonal.
+// Computes vbar, and adds the trace's part to the diagonal of Abar. One block per problem, one thread per element of
+// the diagonal.
 template <class T>
 SIMT_KERNEL(kThreads)
 void ridge_kernel(int64_t s, const T* scalars, const T* aux, RidgeKind ridge, T* a_bar, T* v_bar) {
   const int64_t b = simt::block().x;
   const T* own = scalars + b * kScalars;
-  if (v_bar && simt::thread() == 0)  // of a failed problem lbar is NaN
+  if (v_bar && simt::thread() == 0)  // lbar of a failed problem is NaN
     v_bar[b] =
         static_cast<T>(static_cast<double>(own[kLambdaBar]) * ridge_slope(ridge, static_cast<double>(aux[3 * b]), s));
   if (!a_bar || own[kThroughTrace] == T(0)) return;
@@ -60,10 +63,30 @@ template <class T>
 void solve(const SolveArgs<T>& a, void* stream) {
   if (a.batch == 0 || a.s == 0) return;
   const Work<T> w = layout(a.batch, a.s, a.c, a.work);
-  set_scalars<T>({a.batch, a.hyper, KernelKind::linear, 0, {}, 0, w.scalars}, stream);
-  factorise<T>({a.batch, a.s, a.s, a.a, a.factor, true, a.y, a.x, a.c, w.scalars, a.ridge, a.on_failure, a.status,
-                a.jitter, a.aux, w.factor},
-               stream);
+  ScalarArgs<T> scalars{};
+  scalars.batch = a.batch;
+  scalars.hyper = a.hyper;
+  scalars.out = w.scalars;
+  set_scalars(scalars, stream);
+
+  Factor<T> f{};
+  f.batch = a.batch;
+  f.n = a.s;
+  f.order = a.s;
+  f.source = a.a;
+  f.factor = a.factor;
+  f.zero_upper = true;
+  f.y = a.y;
+  f.x = a.x;
+  f.c = a.c;
+  f.scalars = w.scalars;
+  f.ridge = a.ridge;
+  f.on_failure = a.on_failure;
+  f.status = a.status;
+  f.jitter = a.jitter;
+  f.aux = a.aux;
+  f.work = w.factor;
+  factorise(f, stream);
 }
 
 template <class T>
@@ -71,19 +94,46 @@ void solve_backward(const SolveBackwardArgs<T>& a, void* stream) {
   if (a.batch == 0 || a.s == 0) return;
   const int64_t s = a.s, c = a.c;
   const Work<T> w = layout(a.batch, s, c, a.work);
-  set_scalars<T>({a.batch, a.hyper, KernelKind::linear, 0, {}, 0, w.scalars, w.tickets, a.batch}, stream);
+  ScalarArgs<T> scalars{};
+  scalars.batch = a.batch;
+  scalars.hyper = a.hyper;
+  scalars.out = w.scalars;
+  scalars.counters = w.counters;
+  scalars.counter_count = a.batch;
+  set_scalars(scalars, stream);
+
   T* u = a.grad_y;
   copy<T>({a.batch, s, c, a.grad, u, s * c, c}, stream);
-  solve_factored<T>({a.batch, s, c, a.x, u, a.grad_a ? w.pack : nullptr, a.aux, a.ridge, a.detach || a.hyper.count == 0,
-                     s, w.scalars, w.partial, w.tickets},
-                    a.factor, w.factor, stream);
+  AfterSolve<T> after{};
+  after.batch = a.batch;
+  after.rows = s;
+  after.columns = c;
+  after.x = a.x;
+  after.u = u;
+  after.pack = a.grad_a ? w.pack : nullptr;
+  after.aux = a.aux;
+  after.ridge = a.ridge;
+  after.detach = a.detach || a.hyper.count == 0;
+  after.order = s;
+  after.scalars = w.scalars;
+  after.partial = w.partial;
+  after.counters = w.counters;
+  solve_factored(after, a.factor, w.factor, stream);
+
   if (a.grad_a) {
     // [-u | x] [x | -u]^T = -x u^T - u x^T as one product over one triangle.
     Product<T> p{};
-    p.batch = a.batch, p.m = p.n = s, p.k = 2 * c;
-    p.a = {w.pack, s * 3 * c, 3 * c, 1}, p.b = {w.pack + c, s * 3 * c, 1, 3 * c};
-    p.c = a.grad_a, p.c_bs = s * s, p.ld = s;
-    p.alpha = 0.5, p.triangle = Triangle::both, p.lambda_of = a.aux + 1;
+    p.batch = a.batch;
+    p.m = p.n = s;
+    p.k = 2 * c;
+    p.a = {w.pack, s * 3 * c, 3 * c, 1};
+    p.b = {w.pack + c, s * 3 * c, 1, 3 * c};
+    p.c = a.grad_a;
+    p.c_bs = s * s;
+    p.ld = s;
+    p.alpha = 0.5;
+    p.triangle = Triangle::both;
+    p.lambda_of = a.aux + 1;
     product(p, stream);
   }
   if (a.grad_v || a.grad_a)

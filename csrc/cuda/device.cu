@@ -6,7 +6,7 @@
 namespace ssdd::cuda {
 namespace {
 
-// Stands for all kernels: the same architectures were built for each.
+// Represents all kernels: each was built for the same architectures.
 SIMT_KERNEL(32) void probe_kernel() {}
 
 }  // namespace

@@ -1,11 +1,11 @@
 // Cholesky of a batch with ridge, jitter retry and status, and the solve with the factor: a ladder by size.
 //
-//   n <= 32                         one warp a problem, in registers                        factor_small.cu
-//   n <= block_limit<T>()           one block a problem, in shared memory                   factor_small.cu
+//   n <= 32                         one warp per problem                                    factor_small.cu
+//   n <= block_limit<T>()           one block per problem, in shared memory                 factor_small.cu
 //   n <= fused_limit<T>()           the same, and the Gram matrix formed there too          factor_fused.cu
 //   larger                          all blocks on each problem, tiles of kPanel             factor_large.cu
 //
-// Nothing comes back to the host: a retry is decided on the device.
+// There is no host synchronisation: the device decides about a retry.
 #pragma once
 #include "../cholesky.h"
 #include "after_solve.cuh"
@@ -15,10 +15,10 @@ namespace ssdd::cuda {
 template <class T>
 struct Factor {
   int64_t batch, n, order;  // order: S of the mean trace
-  // Its lower triangle is read. It may be the factor itself: the upper triangle then holds it too, and stays.
+  // The lower triangle is read. It may be the factor itself; the upper triangle then holds A too and is not written.
   Batch<const T> source;
   T* factor;         // [batch, n, n]
-  bool zero_upper;   // else the upper triangle stays as it is
+  bool zero_upper;   // else the upper triangle is not written
   Batch<const T> y;  // with x: solved too
   T* x;              // [batch, n, c] or nullptr
   int64_t c;
@@ -30,7 +30,7 @@ struct Factor {
   T* work;  // factor_room(batch, n, c) elements
 };
 
-// Points whose Gram matrix is what factorise_points() factors, instead of a source.
+// The points whose Gram matrix factorise_points() factors.
 template <class T>
 struct Points {
   Source<T> x;  // [batch, n, d]
@@ -42,27 +42,27 @@ int64_t factor_room(int64_t batch, int64_t n, int64_t c);
 template <class T>
 void factorise(const Factor<T>& f, simt::Stream stream);
 
-// s.u <- A^-1 s.u from the factor, and what follows. work: factor_room(batch, rows, columns) elements.
+// s.u <- A^-1 s.u from the factor, then after_solve. work: factor_room(batch, rows, columns) elements.
 template <class T>
-void solve_factored(const Solved<T>& s, const T* factor, T* work, simt::Stream stream);
+void solve_factored(const AfterSolve<T>& s, const T* factor, T* work, simt::Stream stream);
 
 // --- the rungs ----------------------------------------------------------------------------------------------
 
-constexpr int kPassLimit = 32;  // columns that a one-block factorisation solves itself
+constexpr int kPassLimit = 32;  // up to so many columns a one-block factorisation also solves
 constexpr int kWarpLimit = 32, kPanel = 64;
 template <class T>
 int64_t block_limit();
 template <class T>
 int64_t fused_limit();
-// Gram matrix, ridge, factor, retries and solve in one launch (the solve in a second if c > kPassLimit), n <= fused_limit.
-// K stands in the strict upper triangle of the factor afterwards.
+// Gram matrix, ridge, factor, retries and solve in one launch, for n <= fused_limit (the solve in a second launch if c
+// > kPassLimit). The strict upper triangle of the factor then holds K.
 template <class T>
 void factorise_points(const Factor<T>& f, const Points<T>& points, simt::Stream stream);
 template <class T>
 void factorise_small(const Factor<T>& f, simt::Stream stream);
 template <class T>
 void solve_small(int64_t batch, int64_t n, const T* factor, int64_t c, const Batch<const T>& y, T* x,
-                 const int32_t* status, simt::Stream stream, const Solved<T>& after = {});
+                 const int32_t* status, simt::Stream stream, const AfterSolve<T>& after = {});
 template <class T>
 void factorise_large(const Factor<T>& f, simt::Stream stream);
 template <class T>

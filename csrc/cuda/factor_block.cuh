@@ -1,11 +1,11 @@
-// What the one-block factorisations share: A's lower triangle in shared memory, ridge and retries, what is written.
+// Parts shared by the one-block factorisations: A's lower triangle in shared memory, ridge and retries, and the output.
 #pragma once
 #include "factor.cuh"
 #include "triangle.cuh"
 
 namespace ssdd::cuda {
 
-constexpr int kPassColumns = 16;  // that one pass of a one-block factorisation solves
+constexpr int kPassColumns = 16;  // columns per pass of the solve
 
 // The shared memory of one problem. `panel` and `x` are used by the factorisation and the solve only.
 template <class T>
@@ -20,14 +20,14 @@ struct BlockRoom {
     inverse = shared.take<T>(whole_strips(n));
     diagonal = shared.take<T>(n);
   }
-  // Elements of what panel and x share with whatever is done with by then.
+  // Elements of the panel and x. They reuse memory whose contents are no longer needed when the factorisation starts.
   static constexpr int working(int n) { return kPanelRoom + whole_strips(n) * kPassColumns; }
   SIMT_DEVICE void place_work(T* room) {
     panel = room;
     x = {room + kPanelRoom, kPassColumns};
   }
 };
-// 64 bytes: each array begins at a multiple of 16.
+// The 64 bytes are padding: each array begins at a multiple of 16.
 template <class T>
 int room_bytes(int64_t size, int64_t working) {
   const int n = static_cast<int>(size);
@@ -39,23 +39,24 @@ int block_bytes(int64_t n) {
   return room_bytes<T>(n, BlockRoom<T>::working(static_cast<int>(n)));
 }
 
-// The largest order, of at most 256, whose `bytes(n)` of shared memory one block of the current device has; never below `least`.
-// Remembered for each rung (the type of `bytes`): the search costs a few microseconds.
+// The largest order, at most 256, whose `bytes(n)` of shared memory fit one block of the current device, and at least
+// `least`. Cached per function `bytes`, since the search costs a few microseconds.
 template <class Bytes>
 int64_t largest_order(int64_t least, Bytes bytes) {
   static thread_local int64_t n = 0;
   static thread_local int known = -1;
   const int room = simt::shared_limit() - 256;  // for static arrays
   if (room == known) return n;
-  known = room, n = 256;
+  known = room;
+  n = 256;
   while (n > least && bytes(n) > room) --n;
   return n;
 }
 
 SIMT_DEVICE int least(int64_t x, int64_t y) { return static_cast<int>(x < y ? x : y); }
 
-// Starts copies of the lower triangle of a [n, n] to shared memory: 16 bytes each if `vectors` (up to 3 elements beyond the
-// diagonal come along), else one element.
+// Starts asynchronous copies of the lower triangle of a [n, n] to shared memory: 16 bytes per copy if `vectors` (up to
+// 3 elements beyond the diagonal are copied too), else one element per copy.
 template <int Threads, class T>
 SIMT_DEVICE void load_lower(View<const T> a, bool vectors, const Square<T>& to) {
   const int wide = vectors ? kVector<T> : 1;
@@ -80,7 +81,8 @@ bool rows_are_aligned(const T* p, int64_t batch_stride, int64_t row_stride, int6
          reinterpret_cast<uintptr_t>(p) % 16 == 0;
 }
 
-// Columns c0 .. c0 + Width of y into shared memory, zero beyond the last row and the last column. A thread stays in one column.
+// Loads columns c0 .. c0 + Width of y into shared memory, zero beyond the last row and the last column. Each thread
+// loads one column.
 template <int Threads, int Width, class T>
 SIMT_DEVICE void load_columns(View<const T> y, int n, int64_t c0, int64_t columns, const Columns<Width, T>& x) {
   constexpr int kStep = Threads / Width;
@@ -102,7 +104,7 @@ SIMT_DEVICE void store_columns(const Columns<Width, T>& x, int n, int64_t c0, in
     simt::store_if(exists && i < n, to, failed ? simt::nan<T>() : simt::get(x.at(i, c)));
 }
 
-// x = A^-1 y with L in shared memory, kPassColumns at a time; NaN if the problem failed.
+// Solves x = A^-1 y with L in shared memory, kPassColumns at a time. x is NaN if the problem failed.
 template <int Threads, class T>
 SIMT_DEVICE void solve_columns(const Square<T>& l, const T* inverse, const Columns<kPassColumns, T>& x, View<const T> y,
                                int64_t columns, bool failed, T* out) {
@@ -119,12 +121,13 @@ SIMT_DEVICE void solve_columns(const Square<T>& l, const T* inverse, const Colum
   }
 }
 
-// What is added to the diagonal, in shared memory. One thread computes it, so that its divisions take nobody's registers.
+// The ridge and jitter for the diagonal, in shared memory. One thread computes them, so that the divisions cost the
+// other threads no registers.
 struct Shift {
   double trace, lambda, jitter;
 };
 
-// The trace and ridge of what stands in shared memory; its diagonal is kept for the retries. One warp.
+// Computes trace and ridge of the matrix in shared memory, and keeps its diagonal for retries. One warp.
 template <class T>
 SIMT_DEVICE void keep_diagonal(const Factor<T>& f, const T* scalars, const BlockRoom<T>& room, Shift* shift) {
   double sum = 0;
@@ -141,8 +144,8 @@ SIMT_DEVICE void keep_diagonal(const Factor<T>& f, const T* scalars, const Block
   shift->lambda = static_cast<double>(scalars[kRidge]) * ridge_slope(f.ridge, sum, f.order);
 }
 
-// Factors A = what form(attempt) puts into shared memory (its lower triangle; from the second attempt on its diagonal may be
-// anything), with ridge and retries. Returns the status and reports it.
+// Factors the matrix A that form(attempt) writes to shared memory (the lower triangle; from the second attempt on the
+// diagonal may hold anything), with ridge and retries. Returns the status and reports it.
 template <class T, class Form>
 SIMT_DEVICE int factor_with_retries(const Factor<T>& f, int64_t b, const BlockRoom<T>& room, const Form& form) {
   SIMT_SHARED(int, failed, 1);
@@ -156,7 +159,7 @@ SIMT_DEVICE int factor_with_retries(const Factor<T>& f, int64_t b, const BlockRo
   for (int attempt = 0; valid && attempt < attempts && status != 0; ++attempt) {
     form(attempt);
     simt::barrier();
-    // Ridge and jitter.
+    // Add ridge and jitter to the diagonal.
     if (simt::warp() == 0) {
       if (attempt == 0) keep_diagonal(f, scalars, room, shift);
       if (simt::lane() == 0) {
@@ -178,7 +181,7 @@ SIMT_DEVICE int factor_with_retries(const Factor<T>& f, int64_t b, const BlockRo
   return status;
 }
 
-// L, or NaN, and with few columns x.
+// Writes L, or NaN if the problem failed, and x if there are few columns.
 template <class T>
 SIMT_DEVICE void write_factor(const Factor<T>& f, int64_t b, const BlockRoom<T>& room, int status) {
   const int n = room.a.n;

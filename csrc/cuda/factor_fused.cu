@@ -1,35 +1,38 @@
-// Gram matrix, ridge, Cholesky, jitter retry and solve of one problem in one block: the points are read once (more often where
-// the triangle has more than 8 squares), everything else stays in shared memory.
+// Gram matrix, ridge, Cholesky, jitter retry and solve of one problem in one block. The points are read once, or once
+// per round if the triangle has more than 8 squares. Everything else stays in shared memory.
 //
-// Mapping: 256 threads a problem. Points come 16 features at a time through 2 stages of cp.async, [point][feature]; 16 bytes a
-// copy where rows are aligned for it, one element otherwise (any stride; 16-bit floats are loaded and widened). The lower
-// triangle is cut into squares of 32 x 32, a warp a square, lanes 8 x 4 with 4 x 8 elements each in registers over all of d. Up
-// to 8 squares (n <= 96: 6) are one round; with fewer squares than warps the features of a stage are shared out between groups
-// of warps and their sums added in order.
-// More squares take more rounds, each reading the points again (from L2). Sums of 16 features are promoted, so that rounding
-// grows with d / 16. Squared distances are summed as such: exactly 0 of a point to itself.
+// Mapping: 256 threads per problem. Points are loaded 16 features at a time through 2 stages of cp.async,
+// [point][feature]. A copy moves 16 bytes if rows are aligned, else one element (any stride; 16-bit floats are loaded
+// and widened).
+// The lower triangle is cut into squares of 32 x 32, one per warp; 8 x 4 lanes with 4 x 8 elements each accumulate in
+// registers over all of d. Up to 8 squares (n <= 96: 6) are one round. If there are fewer squares than warps, groups of
+// warps share the features of a stage, and their sums are added in order. More squares take more rounds, and each round
+// reads the points again (from L2).
+// Rounding: sums of 16 features are promoted, so that the error grows with d / 16. Squared distances are summed
+// directly: the distance of a point to itself is exactly 0.
 // Traffic: rounds n d elements read (once from memory), n^2 written (L below, K above the diagonal), 2 n c for x.
-// FLOPs 2 (3: distances) x 1024 d a square, n^3 / 3, 2 n^2 c; a step of k costs a warp 12 loads of shared memory for 32 FFMA, so
-// that one multiprocessor does about 290 GF/s of the Gram matrix.
-// Floor on an H100 for 10,000 problems of 100 x 64: 256 MB read, 400 MB written = 0.2 ms; Gram matrix 13 GFLOP = 0.35 ms.
-// Other path (krr.cu picks by KrrShape::fused_gram, as the plan of ssdd_ext/plan says): few problems with many features, where one
-// multiprocessor a problem would read all of them; B = 1 with 10 x 2048 is 128 stages of about 250 cycles here, 19 us, where
-// the tiled Gram product (product_tensor.cu) splits k over 16 blocks and takes 4 us and a launch. And long d in large
-// batches, where the tensor cores are ahead: about 0.8 TF/s a multiprocessor.
+// FLOPs: 2 (3 for distances) x 1024 d per square, n^3 / 3, 2 n^2 c. One step of k costs a warp 12 loads from shared
+// memory for 32 FFMA, so that one multiprocessor does about 290 GF/s of the Gram matrix.
+// Floor on an H100 for 10,000 problems of 100 x 64: 256 MB read and 400 MB written in 0.2 ms; Gram matrix 13 GFLOP in
+// 0.35 ms.
+// Other path: the tiled Gram product (product_tensor.cu), chosen by KrrShape::fused_gram from the plan of
+// ssdd_ext/plan. It is faster for few problems with many features: B = 1 with 10 x 2048 is 128 stages of about 250
+// cycles here, 19 us, while the tiled product splits k over 16 blocks and takes 4 us and one launch. It is also faster
+// for long d in large batches, since the tensor cores do about 0.8 TF/s per multiprocessor.
 #include "factor_block.cuh"
 
 namespace ssdd::cuda {
 namespace {
 
 constexpr int kWarps = kBlockThreads / 32, kSquare = 32;
-// 16 features and 16 bytes: rows stay aligned, and 8 of them begin in 8 banks.
+// 16 features plus 16 bytes: rows are aligned, and 8 consecutive rows begin in 8 banks.
 template <class T>
 constexpr int kStagePitch = kStrip + 16 / static_cast<int>(sizeof(T));
 
-// Whole squares: rows beyond the last point are read and their sums not used.
+// Whole squares. Rows beyond the last point are read, and their sums are not used.
 constexpr int stage_rows(int n) { return (n + kSquare - 1) / kSquare * kSquare; }
 
-// Features k .. k + 16 of every point, zero from d on.
+// Loads features k .. k + 16 of every point, zero from d on.
 template <class T>
 SIMT_DEVICE void load_features(const Source<T>& x, int n, int64_t k, int64_t d, bool vectors, T* stage) {
   constexpr int kWide = 16 / static_cast<int>(sizeof(T)), kPieces = kStrip / kWide;
@@ -58,22 +61,83 @@ SIMT_DEVICE void load_features(const Source<T>& x, int n, int64_t k, int64_t d, 
   }
 }
 
-// K's lower triangle into shared memory.
+// What a warp computes in one round: a square of 32 x 32 of the lower triangle, over all features or a part of them.
+struct Share {
+  bool works;         // false: this warp has no square in this round
+  int group, groups;  // the warp sums features group, group + groups, ... of each stage
+  int i0, j0;         // this lane's first row and column; it has 4 rows 8 apart and 8 columns 4 apart
+};
+
+// The share of this warp in the round that begins with square `first` of `squares`. Squares are numbered row by row.
+SIMT_DEVICE Share share_of(int squares, int first) {
+  Share share;
+  share.groups = squares < kWarps ? kWarps / squares : 1;
+  share.group = simt::warp() / squares;
+  const int square = share.groups > 1 ? simt::warp() % squares : first + simt::warp();
+  share.works = share.groups > 1 ? share.group < share.groups : square < squares;
+  int row = 0, column = square;
+  while (column > row) {
+    ++row;
+    column -= row;
+  }
+  share.i0 = row * kSquare + simt::lane() % 8;
+  share.j0 = column * kSquare + simt::lane() / 8;
+  return share;
+}
+
+// Adds the products, or squared differences, of this share's features of one stage to its sums.
+template <bool Distance, class T>
+SIMT_DEVICE void add_stage(const T* stage, const Share& share, T (&sums)[4][8]) {
+  T fresh[4][8] = {};
+#pragma unroll 2  // more would hold loads of all 16 steps in registers
+  for (int step = share.groups > 1 ? share.group : 0; step < kStrip; step += share.groups) {
+    T a[4], b[8];
+#pragma unroll
+    for (int r = 0; r < 4; ++r) a[r] = simt::get(stage + (share.i0 + 8 * r) * kStagePitch<T> + step);
+#pragma unroll
+    for (int e = 0; e < 8; ++e) b[e] = simt::get(stage + (share.j0 + 4 * e) * kStagePitch<T> + step);
+#pragma unroll
+    for (int r = 0; r < 4; ++r)
+#pragma unroll
+      for (int e = 0; e < 8; ++e) {
+        const T difference = a[r] - b[e];
+        fresh[r][e] = Distance ? simt::fma(difference, difference, fresh[r][e]) : simt::fma(a[r], b[e], fresh[r][e]);
+      }
+  }
+#pragma unroll
+  for (int r = 0; r < 4; ++r)
+#pragma unroll
+    for (int e = 0; e < 8; ++e) sums[r][e] += fresh[r][e];
+}
+
+// Writes the sums of a share to the lower triangle of a; `add`: adds them to the elements there.
+template <class T>
+SIMT_DEVICE void write_share(const Square<T>& a, const Share& share, const T (&sums)[4][8], bool add) {
+#pragma unroll
+  for (int r = 0; r < 4; ++r)
+#pragma unroll
+    for (int e = 0; e < 8; ++e) {
+      const int i = share.i0 + 8 * r, j = share.j0 + 4 * e;
+      const bool inside = i < a.n && j <= i;
+      T* const element = a.at(i, j);
+      const T before = simt::get_if(inside && add, element, T(0));
+      simt::put_if(inside, element, sums[r][e] + before);
+    }
+}
+
+// Forms K's lower triangle in shared memory.
 template <class T, bool Distance>
 SIMT_DEVICE void form_gram(const Points<T>& points, const Source<T>& x, bool vectors, const T* scalars,
                            const BlockRoom<T>& room, T* stages) {
   const int n = room.a.n, side = (n + kSquare - 1) / kSquare, squares = side * (side + 1) / 2;
-  const int groups = squares < kWarps ? kWarps / squares : 1, group = simt::warp() / squares;
-  const int stage_size = stage_rows(n) * kStagePitch<T>, li = simt::lane() % 8, lj = simt::lane() / 8;
+  const int stage_size = stage_rows(n) * kStagePitch<T>;
   const T scale = Distance ? T(1) : scalars[kScale], plus = Distance ? T(0) : scalars[kBias], map = scalars[kMap];
   for (int first = 0; first < squares; first += kWarps) {
-    const int square = groups > 1 ? simt::warp() % squares : first + simt::warp();
-    const bool works = groups > 1 ? group < groups : square < squares;
-    int si = 0, sj = square;
-    while (sj > si) sj -= ++si;
-    const int i0 = si * kSquare + li, j0 = sj * kSquare + lj;
+    const Share share = share_of(squares, first);
     T sums[4][8] = {};
-    // Each turn starts the copies of the next 16 features and works on those before; the first has none.
+
+    // Each iteration starts the copies of the next 16 features and multiplies the previous 16. The first one only
+    // copies.
     int slot = 1;
 #pragma unroll 1
     for (int64_t k = -kStrip; k < points.d; k += kStrip, slot ^= 1) {
@@ -81,51 +145,19 @@ SIMT_DEVICE void form_gram(const Points<T>& points, const Source<T>& x, bool vec
       simt::barrier();
       if (k + kStrip < points.d) load_features(x, n, k + kStrip, points.d, vectors, stages + (slot ^ 1) * stage_size);
       simt::copy_commit();
-      if (!works || k < 0) continue;
-      const T* stage = stages + slot * stage_size;
-      T fresh[4][8] = {};
-#pragma unroll 2  // more would hold loads of all 16 steps in registers
-      for (int step = groups > 1 ? group : 0; step < kStrip; step += groups) {
-        T a[4], b[8];
-#pragma unroll
-        for (int r = 0; r < 4; ++r) a[r] = simt::get(stage + (i0 + 8 * r) * kStagePitch<T> + step);
-#pragma unroll
-        for (int e = 0; e < 8; ++e) b[e] = simt::get(stage + (j0 + 4 * e) * kStagePitch<T> + step);
-#pragma unroll
-        for (int r = 0; r < 4; ++r)
-#pragma unroll
-          for (int e = 0; e < 8; ++e) {
-            const T difference = a[r] - b[e];
-            fresh[r][e] =
-                Distance ? simt::fma(difference, difference, fresh[r][e]) : simt::fma(a[r], b[e], fresh[r][e]);
-          }
-      }
-#pragma unroll
-      for (int r = 0; r < 4; ++r)
-#pragma unroll
-        for (int e = 0; e < 8; ++e) sums[r][e] += fresh[r][e];
+      if (share.works && k >= 0) add_stage<Distance>(stages + slot * stage_size, share, sums);
     }
-    simt::barrier();  // the stages belong to the next round
+    simt::barrier();  // the next round reuses the stages
 
     // Add the sums of the groups, in their order.
 #pragma unroll 1
-    for (int turn = 0; turn < groups; ++turn) {
-      if (works && (groups == 1 || turn == group)) {
-#pragma unroll
-        for (int r = 0; r < 4; ++r)
-#pragma unroll
-          for (int e = 0; e < 8; ++e) {
-            const int i = i0 + 8 * r, j = j0 + 4 * e;
-            const bool inside = i < n && j <= i;
-            T* const element = room.a.at(i, j);
-            const T before = simt::get_if(inside && turn > 0, element, T(0));
-            simt::put_if(inside, element, sums[r][e] + before);
-          }
-      }
+    for (int turn = 0; turn < share.groups; ++turn) {
+      if (share.works && (share.groups == 1 || turn == share.group)) write_share(room.a, share, sums, turn > 0);
       simt::barrier();
     }
   }
-  // The kernel's values.
+
+  // Apply the kernel function.
 #pragma unroll 1
   for (int i = simt::warp(); i < n; i += kWarps)
 #pragma unroll 1
@@ -138,8 +170,8 @@ SIMT_DEVICE void form_gram(const Points<T>& points, const Source<T>& x, bool vec
     }
 }
 
-// K between shared memory and above the diagonal of the factor, where a retry finds it: lanes run along its rows, and down
-// a column of 16-byte vectors here.
+// Copies K between shared memory and the upper triangle of the factor, from where a retry reads it. Lanes run along a
+// row of the factor, and down a column of 16-byte vectors in shared memory.
 template <bool Out, class T>
 SIMT_DEVICE void move_gram(const Square<T>& a, T* factor) {
 #pragma unroll 1
@@ -164,7 +196,7 @@ SIMT_DEVICE void move_gram(const Square<T>& a, T* factor) {
     }
 }
 
-// Elements that the stages of features have, or later the factorisation and the solve.
+// Elements for the stages of features, reused by the factorisation and the solve.
 template <class T>
 constexpr int stages_room(int n) {
   const int stages = 2 * stage_rows(n) * kStagePitch<T>, working = BlockRoom<T>::working(n);

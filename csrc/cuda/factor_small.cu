@@ -1,14 +1,15 @@
-// Problems that fit one warp or one block: read once, everything on chip, written once.
+// Cholesky and solve of problems that fit one warp or one block: read once, kept on chip, written once.
 //
-// warp_kernel, n <= 32: one warp per problem, 4 per block; block_kernel, n <= block_limit: 256 threads per problem. Both hold
-// the matrix in shared memory and factor it as triangle.cuh does, lane i of the first warp with row i of a strip in registers.
-// With few columns of y the solve is done there too, else by solve_kernel: one block for 8 columns, or for 32 if there are
-// enough of those to fill the chip. It also does what follows the backward's solve (after_solve.cuh).
-// Traffic: n^2 / 2 elements read, n^2 / 2 written (and as many zeros), 2 n c for x, 5 n c for what follows; solve_kernel reads
-// n^2 / 2 of L per block. FLOPs n^3 / 3 + 2 n^2 c.
-// Floor on an H100: a problem of 128 moves 131 KB and takes 0.7 MFLOP, far below a launch; the chain is the real one. Counted for
-// n = 128: 128 pivots of about 95 cycles, and per strip of 16 an update of 350 cycles and a panel of 300: 17,000 cycles,
-// 9 us. A solve takes about 400 cycles per strip and direction.
+// Mapping: warp_kernel, n <= 32: one warp per problem, 4 per block. block_kernel, n <= block_limit: 256 threads per
+// problem. Both hold the matrix in shared memory and factor it by triangle.cuh: lane i of the first warp has row i of a
+// strip in registers.
+// With few columns of y the same kernel solves. Else solve_kernel does: one block per 8 columns, or per 32 if that
+// gives enough blocks to fill the chip. It also does the work of after_solve.cuh.
+// Traffic: n^2 / 2 elements read, n^2 / 2 written (and as many zeros), 2 n c for x, 5 n c for after_solve. solve_kernel
+// reads n^2 / 2 of L per block. FLOPs: n^3 / 3 + 2 n^2 c.
+// Floor on an H100: a problem with n = 128 moves 131 KB and takes 0.7 MFLOP, far below the cost of a launch. The limit
+// is the chain of pivots, counted for n = 128: 128 pivots of about 95 cycles, and per strip of 16 an update of 350
+// cycles and a panel of 300: 17,000 cycles, 9 us. A solve takes about 400 cycles per strip and direction.
 // Other path: factor_large.cu for matrices beyond one block's shared memory, factor_fused.cu from features.
 #include "factor_block.cuh"
 
@@ -17,7 +18,7 @@ namespace {
 
 constexpr int kWarpThreads = 128;
 
-// Elements of shared memory that one warp has, in whole 16 bytes.
+// Elements of shared memory per warp, a multiple of 16 bytes.
 template <class T>
 constexpr int warp_room(int n) {
   return n * shared_pitch<T>(n) + whole_strips(n) + BlockRoom<T>::working(n);
@@ -35,7 +36,7 @@ void warp_kernel(Factor<T> f) {
   T* const panel = inverse + whole_strips(n);
   int* const failed = failures + simt::warp();
   const int64_t b = static_cast<int64_t>(simt::block().x) * (kWarpThreads / 32) + simt::warp();
-  if (b >= f.batch) return;  // a whole warp
+  if (b >= f.batch) return;  // the same for the whole warp
   const View<const T> a = f.source[b];
   const T* scalars = f.scalars + b * kScalars;
   const bool valid = scalars[kValid] != T(0);
@@ -97,11 +98,11 @@ void block_kernel(Factor<T> f, bool vectors) {
   write_factor(f, b, room, status);
 }
 
-// u <- A^-1 y for one chunk of Width columns; without y from u itself.
+// u <- A^-1 y for one chunk of Width columns. Without y, u itself is the right-hand side.
 template <int Width, class T>
 SIMT_KERNEL_MIN(kBlockThreads, 1)
 void solve_kernel(int64_t size, const T* factor, bool vectors, int64_t columns, Batch<const T> y, T* out,
-                  const int32_t* status, int64_t chunks, Solved<T> after) {
+                  const int32_t* status, int64_t chunks, AfterSolve<T> after) {
   simt::Shared shared;
   const int n = static_cast<int>(size);
   const Square<T> l{shared.take<T>(n * shared_pitch<T>(n)), n, shared_pitch<T>(n)};
@@ -123,13 +124,13 @@ void solve_kernel(int64_t size, const T* factor, bool vectors, int64_t columns, 
     substitute<true, kBlockThreads>(l, inverse, x);
   }
   if (!after.scalars) return store_columns<kBlockThreads>(x, n, c0, columns, bad, own);
-  // What follows the backward's solve.
+  // Pack u and x, and sum <u, x>.
   const bool nothing = failed(after.aux, b);
   double sum = 0;
   const int c = simt::thread() % Width;
 #pragma unroll 2
   for (int i = simt::thread() / Width; c0 + c < columns && i < n; i += kBlockThreads / Width)
-    sum += hand_on(after, b, i, c0 + c, nothing ? simt::nan<T>() : simt::get(x.at(i, c)), true);
+    sum += pack_element(after, b, i, c0 + c, nothing ? simt::nan<T>() : simt::get(x.at(i, c)), true);
   set_lambda_bar<kBlockThreads>(after, b, chunk, chunks, sum);
 }
 
@@ -142,7 +143,7 @@ int solve_bytes(int64_t size) {
 
 template <int Width, class T>
 void launch_solve(int64_t batch, int64_t n, const T* factor, int64_t c, const Batch<const T>& y, T* x,
-                  const int32_t* status, simt::Stream stream, const Solved<T>& after) {
+                  const int32_t* status, simt::Stream stream, const AfterSolve<T>& after) {
   const int64_t chunks = (c + Width - 1) / Width;
   const bool vectors = rows_are_aligned(factor, n * n, n, 1);
   simt::launch(&solve_kernel<Width, T>, {static_cast<unsigned>(batch * chunks)}, kBlockThreads,
@@ -153,7 +154,7 @@ void launch_solve(int64_t batch, int64_t n, const T* factor, int64_t c, const Ba
 
 template <class T>
 int64_t block_limit() {
-  // One block a processor at least; a device with less shared memory goes on to the next rung sooner.
+  // At least one block per multiprocessor. A device with less shared memory uses the tiled path from a smaller n on.
   return largest_order(kWarpLimit, [](int64_t n) { return block_bytes<T>(n); });
 }
 
@@ -172,8 +173,8 @@ void factorise_small(const Factor<T>& f, simt::Stream stream) {
 
 template <class T>
 void solve_small(int64_t batch, int64_t n, const T* factor, int64_t c, const Batch<const T>& y, T* x,
-                 const int32_t* status, simt::Stream stream, const Solved<T>& after) {
-  // Wide chunks read L less often; narrow ones make more blocks, and fit where little room is left beside L.
+                 const int32_t* status, simt::Stream stream, const AfterSolve<T>& after) {
+  // Wide chunks read L less often. Narrow ones make more blocks, and fit if little shared memory is left beside L.
   const bool wide = batch * ((c + 31) / 32) >= kChip / 2 && solve_bytes<32, T>(n) <= simt::shared_limit();
   if (wide)
     launch_solve<32>(batch, n, factor, c, y, x, status, stream, after);
@@ -185,7 +186,7 @@ void solve_small(int64_t batch, int64_t n, const T* factor, int64_t c, const Bat
   template int64_t block_limit<T>();                                                                        \
   template void factorise_small(const Factor<T>&, simt::Stream);                                            \
   template void solve_small(int64_t, int64_t, const T*, int64_t, const Batch<const T>&, T*, const int32_t*, \
-                            simt::Stream, const Solved<T>&);
+                            simt::Stream, const AfterSolve<T>&);
 SSDD_INSTANTIATE(float)
 SSDD_INSTANTIATE(double)
 #undef SSDD_INSTANTIATE

@@ -1,6 +1,6 @@
-// What is done with a tile of sums that a block has put into shared memory, [row][column] with a given pitch: sums that are
-// not finite are made anew in float, the parts of a split k are joined, finished elements are written, a triangle is
-// mirrored, and squares are added up. Neighbouring lanes work on neighbouring elements.
+// Epilogue of a product: a block has put a tile of sums into shared memory, [row][column] with a given pitch. Sums that
+// are not finite are computed again in float, the parts of a split k are added, finished elements are written, a
+// triangle is mirrored, and squares are summed. Neighbouring lanes work on neighbouring elements.
 #pragma once
 #include "join.cuh"
 
@@ -17,10 +17,10 @@ class TileFinish {
     columns = p.n - part.column < Size ? static_cast<int>(p.n - part.column) : Size;
   }
 
-  // For sums of tensor cores. unsound: one of this thread, which has just put them into the tile, is not finite, and may be
-  // wrong for that.
-  SIMT_DEVICE void run(bool unsound) const {
-    if (any(unsound)) make_anew();
+  // For sums from tensor cores. not_finite: this thread has just put a sum into the tile that is not finite and may be
+  // wrong.
+  SIMT_DEVICE void run(bool not_finite) const {
+    if (any(not_finite)) recompute();
     run();
   }
   SIMT_DEVICE void run() const {
@@ -35,16 +35,16 @@ class TileFinish {
   }
 
  private:
-  // How threads lie over the runs of Wide columns that exist: so many beside each other, a power of two. All of them work also
-  // where a tile has few columns.
+  // How threads cover the runs of Wide columns that exist: a power of two of them side by side. All threads work even
+  // if a tile has few columns.
   template <int Wide>
   SIMT_DEVICE int across() const {
     int count = Size / Wide;
     while (count / 2 * Wide >= columns) count /= 2;
     return count;
   }
-  // f(row, column) for the first of each run of Wide neighbours in the matrix, AtOnce of them at a time. A thread stays in
-  // its columns.
+  // Calls f(row, column) for the first of each run of Wide neighbours in the matrix, AtOnce of them at a time. Each
+  // thread keeps its columns.
   template <int Wide, int AtOnce, class F>
   SIMT_DEVICE void each(const F& f) const {
     const int count = across<Wide>(), j = simt::thread() % count * Wide, step = Threads / count;
@@ -53,7 +53,7 @@ class TileFinish {
     for (int i = simt::thread() / count; i < rows; i += step) f(i, j);
   }
 
-  // true in all threads where it is in one, behind a barrier, which the tile needs before it is read.
+  // True in all threads if it is true in any. It contains the barrier that the tile needs before it is read.
   SIMT_DEVICE bool any(bool mine) const {
     SIMT_SHARED(unsigned, votes, Threads / 32);
     const unsigned vote = simt::ballot(mine);
@@ -65,9 +65,10 @@ class TileFinish {
     return all != 0;
   }
 
-  // An infinite operand, or one near the largest float, is no sum of two TF32 numbers. What is not finite is therefore summed
-  // in float, one product after the other: it is what the reference has, at the reference's speed.
-  SIMT_DEVICE void make_anew() const {
+  // An infinite operand, or one near the largest float, is not a sum of two TF32 numbers. A sum that is not finite is
+  // therefore computed again in float, one product after the other: it has the reference's value, at the reference's
+  // speed.
+  SIMT_DEVICE void recompute() const {
     const Source<T> a = p.a[part.b], b = p.b[part.b];
     each<1, 1>([&](int i, int j) {
       T* const place = tile + i * Pitch + j;
@@ -80,9 +81,9 @@ class TileFinish {
     });
   }
 
-  // The sums of all splits of this tile, added in their order by the block that finishes last: true there. A split's part
-  // lies in memory as [row][column], and what is outside of the matrix is neither written nor read. A tile of 64 x 64 floats
-  // takes the last block about 350 cycles a split, 3.2 us for 16: what a launch of its own would cost.
+  // Adds the sums of all splits of this tile, in their order, in the block that finishes last; true in that block. A
+  // split's part lies in memory as [row][column]; elements outside of the matrix are neither written nor read. For a
+  // tile of 64 x 64 floats the last block takes about 350 cycles per split, 3.2 us for 16: the cost of a launch.
   SIMT_DEVICE bool join() const {
     const int number = part.b * tiling.tiles + part.tile;
     T* const parts = p.split + static_cast<int64_t>(number) * tiling.splits * kWhole;
@@ -90,8 +91,8 @@ class TileFinish {
     each<kWide, 1>([&](int i, int j) {
       simt::store_vector<kWide>(own + i * Size + j, simt::get_vector<kWide>(tile + i * Pitch + j));
     });
-    if (!last_to_arrive(p.tickets + number, tiling.splits)) return false;
-    // Many loads at once: each takes as long as a trip to L2.
+    if (!last_to_arrive(p.counters + number, tiling.splits)) return false;
+    // Many loads at once, since each has the latency of L2.
     constexpr int kRuns = 2, kSplits = 8;
     const int count = across<kWide>(), j = simt::thread() % count * kWide, step = Threads / count;
 #pragma unroll 1
@@ -108,7 +109,7 @@ class TileFinish {
             v[r][s] = simt::load_vector_if<kWide>(i < rows && s0 + s < tiling.splits,
                                                   parts + static_cast<int64_t>(s0 + s) * kWhole + i * Size + j);
           }
-        // The zeros of splits that there are not change nothing.
+        // Splits beyond the last add zeros, which change nothing.
 #pragma unroll
         for (int r = 0; r < kRuns; ++r)
 #pragma unroll
@@ -125,12 +126,12 @@ class TileFinish {
   }
 
   SIMT_DEVICE T* start() const { return p.c + part.b * p.c_bs + part.row * p.ld + part.column; }
-  // Whether a run of kWide elements of c is aligned, and in the matrix as a whole.
+  // True if a run of kWide elements of c is aligned, and wholly in the matrix.
   SIMT_DEVICE bool aligned() const {
     return reinterpret_cast<uintptr_t>(start()) % 16 == 0 && p.ld % kWide == 0 && columns % kWide == 0;
   }
 
-  // The sums times a number, and nothing else.
+  // Writes the sums times a number: the fast path of a plain product.
   SIMT_DEVICE void write_plain(const Finish<T>& finish) const {
     T* const c = start();
     each<kWide, 1>([&](int i, int j) {
@@ -141,8 +142,8 @@ class TileFinish {
     });
   }
 
-  // All that a product may ask for. A thread works on one column, several rows at a time: what it reads from global memory for
-  // them it reads at once.
+  // Writes elements with every option of Product. A thread works on one column, several rows at a time, so that its
+  // loads from global memory are issued together.
   SIMT_DEVICE void write(const Finish<T>& finish) const {
     constexpr int kAtOnce = kWide;
     const int count = across<1>(), j = simt::thread() % count, step = Threads / count;
@@ -174,7 +175,7 @@ class TileFinish {
     if (p.squares.out) add_squares(squares);
   }
 
-  // Writes what is below the diagonal above it: a warp 4 rows of 8 elements at a time, whole sectors.
+  // Mirrors the elements below the diagonal to above it: 4 rows of 8 elements per warp at a time, whole sectors.
   SIMT_DEVICE void mirror() const {
     simt::barrier();
     T* const c = p.c + part.b * p.c_bs + part.column * p.ld + part.row;
@@ -188,7 +189,7 @@ class TileFinish {
 
   SIMT_DEVICE void add_squares(double sum) const {
     const Squares<T>& s = p.squares;
-    if (!sum_of_blocks<Threads>(sum, s.first + part.tile, s.all, s.parts + part.b * s.all, s.tickets + part.b)) return;
+    if (!sum_of_blocks<Threads>(sum, s.first + part.tile, s.all, s.parts + part.b * s.all, s.counters + part.b)) return;
     if (simt::thread() == 0) simt::store(s.out + part.b, static_cast<T>(s.factor * sum));
   }
 

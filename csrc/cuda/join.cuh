@@ -1,26 +1,26 @@
-// Sums of several blocks within their launch: each leaves its part in global memory and arrives; who arrives last finds
-// all parts there, adds them in their order, whoever it is, and puts the ticket back to 0 for the next launch. Same
-// inputs, same bits.
+// Sums over several blocks within their launch. Each block leaves its part in global memory and increments a counter.
+// The last block to arrive adds all parts in their order and resets the counter for the next launch. The order does not
+// depend on which block is last: same inputs, same bits.
 #pragma once
 #include "product.cuh"
 
 namespace ssdd::cuda {
 
-// Whether all other of the `count` blocks that share the ticket have arrived, each behind what it has written; the
-// answer is the whole block's, which then reads what they wrote.
-SIMT_DEVICE bool last_to_arrive(int* ticket, int64_t count) {
+// True in the last of the `count` blocks to arrive at the counter, in all of its threads. Everything that the other
+// blocks wrote before they arrived is then visible.
+SIMT_DEVICE bool last_to_arrive(int* counter, int64_t count) {
   SIMT_SHARED(int, last, 1);
-  simt::barrier();  // all of the block has written
+  simt::barrier();  // all threads of the block have written
   if (simt::thread() == 0) {
-    const bool is = simt::arrive(ticket) == count - 1;
-    if (is) *ticket = 0;
+    const bool is = simt::arrive(counter) == count - 1;
+    if (is) *counter = 0;
     simt::put(last, is ? 1 : 0);
   }
   simt::barrier();
   return simt::get(last) != 0;
 }
 
-// Sums a number of each thread in a fixed order; the result is thread 0's.
+// Sums one number per thread, in a fixed order. Thread 0 has the result.
 template <int Threads>
 SIMT_DEVICE double block_sum(double v) {
   SIMT_SHARED(double, warps, Threads / 32);
@@ -35,7 +35,7 @@ SIMT_DEVICE double block_sum(double v) {
   return sum;
 }
 
-// The largest of a number >= 0 of each thread, which is thread 0's. NaN does not count.
+// The largest of one number >= 0 per thread; NaN does not count. Thread 0 has the result.
 template <int Threads>
 SIMT_DEVICE double block_most(double v) {
   SIMT_SHARED(double, warps, Threads / 32);
@@ -52,29 +52,29 @@ SIMT_DEVICE double block_most(double v) {
   return most;
 }
 
-// block_sum over the `count` blocks that share the ticket: each leaves its sum at parts[part]. true in one block, whose
-// thread 0 then has the sum of all.
+// block_sum over the `count` blocks that share the counter. Each leaves its sum at parts[part]. True in the last block;
+// its thread 0 then has the sum of all.
 template <int Threads, class T>
-SIMT_DEVICE bool sum_of_blocks(double& sum, int64_t part, int64_t count, T* parts, int* ticket) {
+SIMT_DEVICE bool sum_of_blocks(double& sum, int64_t part, int64_t count, T* parts, int* counter) {
   sum = block_sum<Threads>(sum);
   if (count == 1) return true;
   if (simt::thread() == 0) simt::store(parts + part, static_cast<T>(sum));
-  if (!last_to_arrive(ticket, count)) return false;
+  if (!last_to_arrive(counter, count)) return false;
   sum = 0;
   for (int64_t e = simt::thread(); e < count; e += Threads) sum += static_cast<double>(simt::load(parts + e));
   sum = block_sum<Threads>(sum);
   return true;
 }
 
-// sum_i x(i, j), the block's threads on 32 neighbouring columns, lane `lane` on j and the warps on every so many-th
-// row: the result is the first warp's, 0 where j is no column.
+// sum_i x(i, j): lanes take 32 neighbouring columns (this lane j), warps every so many-th row. The first warp has the
+// result, 0 if column j does not exist.
 template <int Threads, class T>
 SIMT_DEVICE double column_sum(const Source<T>& x, int64_t rows, int64_t columns, int64_t j) {
   SIMT_SHARED(double, sums, Threads);
   double sum = 0;
   if (j < columns)
     for (int64_t i = simt::warp(); i < rows; i += Threads / 32) sum += static_cast<double>(x(i, j));
-  simt::barrier();  // the sums of a call before are read
+  simt::barrier();  // the sums of the previous call have been read
   simt::put(sums + simt::thread(), sum);
   simt::barrier();
   if (simt::warp() == 0)

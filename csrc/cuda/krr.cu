@@ -1,13 +1,16 @@
 // KRR forward on the GPU, composed of products (product.cuh) and one factorisation (factor.cuh) for the whole batch on
-// one stream; see krr.h for the plans. Launches: dense 3 and 2 per chunk of queries (4 if K_qs goes beside K_ss), low rank 6, primal 5 (bordered
-// 8); one fewer where the Gram matrix is fused into the factorisation, one more if more than 32 columns take
-// a solve of their own (factor_small.cu), 4 more for a factor larger than one block. The loss comes with the predictions,
-// and what a failed problem leaves is NaN as it is written. Nothing comes back to the host.
+// one stream. krr.h has the plans. There is no host synchronisation.
 //
-// Mapping: that of the products and rungs; border_kernel takes a block a problem. Traffic: every input once, and K_ss, alpha,
-// R once each; dense K_qs too. FLOPs (krr.h counts them as multiply-adds): S^2 D + S^3 / 3 + 2 S^2 C, and 2 (S + Q) D C in low
-// rank, 2 Q S (D + C) dense. Floor on an H100: benchmarks/results/sass.md has it for the sizes of the speed table. Small ones
-// are bound by their launches, about 1.4 us each in a graph. Other path: the plans, picked by ssdd_ext/plan.
+// Launches: dense 3 and 2 per chunk of queries (4 if K_qs is computed beside K_ss), low rank 6, primal 5 (8 with a
+// border). One fewer if the Gram matrix is fused into the factorisation, one more if the solve has more than 32 columns
+// (factor_small.cu), 4 more for a factor larger than one block. The loss is computed with the predictions. The outputs
+// of a failed problem are written as NaN.
+// Mapping: as in product.cuh and factor.cuh. border_kernel: one block per problem.
+// Traffic: every input once, and K_ss, alpha, R once each; dense also K_qs.
+// FLOPs (krr.h counts multiply-adds): S^2 D + S^3 / 3 + 2 S^2 C, and 2 (S + Q) D C in low rank, 2 Q S (D + C) in dense.
+// Floor on an H100: benchmarks/results/sass.md has it for the sizes of the speed table. Small problems are limited by
+// their launches, about 1.4 us each in a graph.
+// Other path: the other plans, chosen by ssdd_ext/plan.
 #include "../krr.h"
 
 #include <cmath>
@@ -19,13 +22,14 @@ namespace {
 
 constexpr int kThreads = 256;
 
-// The primal's border: its column is its row, which sum_columns wrote, and its corner bias * S. A block a problem.
+// Writes the primal's border: its column is a copy of its row, which sum_columns wrote, and its corner is bias * S. One
+// block per problem.
 template <class T>
 SIMT_KERNEL(kThreads)
 void border_kernel(int64_t n, double support, const T* scalars, T* factor) {
   const int64_t b = simt::block().x;
   T *const whole = factor + b * n * n, *const row = whole + (n - 1) * n;
-  // A sector for each element of the column, whatever one does; a column a problem, so not counted.
+  // Every element of a column lies in a sector of its own. It is one column per problem, so it is not counted.
   for (int64_t i = simt::thread(); i < n - 1; i += kThreads) whole[i * n + n - 1] = row[i];
   if (simt::thread() == 0) row[n - 1] = static_cast<T>(static_cast<double>(scalars[b * kScalars + kBias]) * support);
 }
@@ -37,9 +41,7 @@ class Forward : KrrPass<T> {
       : KrrPass<T>{args.shape, work, stream}, a(args), x_s(args.x_s, args.s_element), x_q(args.x_q, args.q_element) {}
 
   void run_all() {
-    set_scalars<T>(
-        {s.batch, a.hyper, s.kernel, parameter_count(s.kernel), {}, 0, w.scalars, w.tickets, kTickets + s.batch},
-        stream);
+    set_scalars(this->scalar_args(a.hyper), stream);
     const bool fused = s.fused_gram && s.s <= fused_limit<T>();
     const bool together = s.plan == Plan::dense && !fused && s.q <= s.chunk;  // K_qs beside K_ss
     if (s.plan == Plan::primal)
@@ -59,7 +61,7 @@ class Forward : KrrPass<T> {
   using KrrPass<T>::s;
   using KrrPass<T>::w;
   using KrrPass<T>::stream;
-  using KrrPass<T>::tickets;
+  using KrrPass<T>::counters;
   using KrrPass<T>::scalar;
   using KrrPass<T>::dense;
   using KrrPass<T>::t;
@@ -69,12 +71,26 @@ class Forward : KrrPass<T> {
   using KrrPass<T>::sums;
   using KrrPass<T>::place;
 
-  // The factor keeps K above its diagonal: the backward of other kernels reads it there.
+  // K stays above the factor's diagonal: the backward of other kernels reads it there.
   Factor<T> factor_here(const Batch<const T>& y) const {
-    return {s.batch,  s.n,       s.s,     dense(a.factor, s.n, s.n),
-            a.factor, false,     y,       a.coef,
-            s.c,      w.scalars, s.ridge, a.on_failure,
-            a.status, a.jitter,  a.aux,   w.factor};
+    Factor<T> f{};
+    f.batch = s.batch;
+    f.n = s.n;
+    f.order = s.s;
+    f.source = dense(a.factor, s.n, s.n);
+    f.factor = a.factor;
+    f.zero_upper = false;
+    f.y = y;
+    f.x = a.coef;
+    f.c = s.c;
+    f.scalars = w.scalars;
+    f.ridge = s.ridge;
+    f.on_failure = a.on_failure;
+    f.status = a.status;
+    f.jitter = a.jitter;
+    f.aux = a.aux;
+    f.work = w.factor;
+    return f;
   }
 
   void solve_dual(bool with_queries) {
@@ -92,7 +108,8 @@ class Forward : KrrPass<T> {
   void solve_primal() {
     const int64_t whole = s.n * s.n;
     Product<T> gram = make(s.d, s.d, s.s, t(x_s), x_s, a.factor, whole, s.n);
-    gram.triangle = Triangle::both, gram.alpha_of = scalar(kScale);
+    gram.triangle = Triangle::both;
+    gram.alpha_of = scalar(kScale);
     run(gram);
     Product<T> moment = make(s.d, s.c, s.s, t(x_s), a.y_s, a.coef, s.n * s.c);
     moment.alpha_of = scalar(kRootScale);
@@ -106,33 +123,37 @@ class Forward : KrrPass<T> {
     factorise(factor_here(dense(a.coef, s.n, s.c)), stream);
   }
 
-  // A finished element of the predictions: minus its target; the mean of the squares of all.
+  // The epilogue of the predictions: subtract the target, and sum the squares for the loss.
   void predict(Product<T> p, int64_t q0 = 0) {
     p.lambda_of = a.aux + 1;
-    if (a.y_q) p.add = from(a.y_q, q0), p.add_factor = -1;
+    if (a.y_q) {
+      p.add = from(a.y_q, q0);
+      p.add_factor = -1;
+    }
     if (a.loss) {
-      // Chunks of queries leave their parts one behind the other; the last chunk may be smaller.
+      // Chunks of queries store their parts one after the other. The last chunk may be smaller.
       const auto parts = [&](int64_t rows) {
         Product<T> chunk = p;
         chunk.m = rows;
         return rows > 0 ? tiles_in(chunk) : 0;
       };
       const int64_t chunk = s.plan == Plan::dense ? s.chunk : std::max<int64_t>(1, s.q);
-      p.squares = {a.loss,
-                   w.partial,
-                   tickets(),
-                   q0 / chunk * parts(chunk),
-                   s.q / chunk * parts(chunk) + parts(s.q % chunk),
-                   1.0 / (static_cast<double>(s.q) * static_cast<double>(s.c))};
+      p.squares.out = a.loss;
+      p.squares.parts = w.partial;
+      p.squares.counters = counters();
+      p.squares.first = q0 / chunk * parts(chunk);
+      p.squares.all = s.q / chunk * parts(chunk) + parts(s.q % chunk);
+      p.squares.factor = 1.0 / (static_cast<double>(s.q) * static_cast<double>(s.c));
     }
     run(p);
   }
 
-  // P = scale X_q W^T + bias 1 (1^T alpha), or Phi_q w.
+  // Computes P = scale X_q W^T + bias 1 (1^T alpha), or Phi_q w.
   void predict_low_rank() {
     const bool primal = s.plan == Plan::primal;
     Product<T> p = make(s.q, s.c, s.d, x_q, {}, a.out, s.q * s.c);
-    p.row = w.columns, p.row_bs = s.c;
+    p.row = w.columns;
+    p.row_bs = s.c;
     if (primal) {
       p.b = {a.coef, s.n * s.c, s.c, 1};
       p.alpha_of = scalar(kRootScale);
@@ -149,7 +170,7 @@ class Forward : KrrPass<T> {
     predict(p);
   }
 
-  // K_qs of a chunk of queries.
+  // The product that forms K_qs of a chunk of queries.
   Product<T> query_gram(int64_t q0) const {
     T* const k = a.kept ? a.kept + q0 * s.s : w.chunk;
     Product<T> p =

@@ -1,18 +1,21 @@
-// KRR backward on the GPU, from the forward's factor and coefficients; formulas and plans in krr.h. Like the forward, products
-// of the whole batch on one stream. Launches, with the gradients to X_s and Y_s: low rank 6, mixed 7, dense 4
-// and 3 per chunk of K_qs at hand (one fewer if abar goes beside M, or Kbar_qs beside Kbar_ss); one more for X_q (two in mixed and dense, which have no W), one for the hyper-parameters, and two for a factor larger
-// than one block. Other kernels than the linear one: 9 and 7 a chunk, two more for X_q; of each pair of launches for the two
-// forms of krr.h one does nothing, for want of the problems that it is for.
+// KRR backward on the GPU, from the forward's factor and coefficients. krr.h has the formulas and plans. As in the
+// forward, products of the whole batch run on one stream.
 //
-// Mapping: that of the products and rungs. Own kernels: slope_kernel and shift_kernel take a block a row, hyper_kernel a block
-// for 32 columns, the last of a problem's blocks what follows from all (join.cuh), alpha_sum_kernel a block a problem,
-// rbf_hyper_kernel a thread a problem.
-// Traffic: X_s, X_q, R, the factor and alpha once, each gradient once; dense K_qs and Kbar_qs too; slope_kernel reads two
-// elements and writes one for each of K, shift_kernel one and one, and a number a row; hyper_kernel reads R, U and alpha.
+// Launches with the gradients to X_s and Y_s: low rank 6, mixed 7, dense 4 and 3 per chunk of K_qs (one fewer if abar
+// is computed beside M, or Kbar_qs beside Kbar_ss). One more for X_q (two in mixed and dense, which have no W), one for
+// the hyper-parameters, two for a factor larger than one block. Other kernels than the linear one: 9 and 7 per chunk,
+// two more for X_q. The two forms of krr.h are a pair of launches, each of which skips the problems of the other form.
+// Mapping: as in product.cuh and factor.cuh. slope_kernel and shift_kernel: one block per row. hyper_kernel: one block
+// per 32 columns; the last of a problem's blocks computes the gradients (join.cuh). alpha_sum_kernel: one block per
+// problem. rbf_hyper_kernel: one thread per problem.
+// Traffic: X_s, X_q, R, the factor and alpha once, each gradient once; dense also K_qs and Kbar_qs. slope_kernel reads
+// two elements and writes one per element of K; shift_kernel reads and writes one per element, and one number per row;
+// hyper_kernel reads R, U and alpha.
 // FLOPs: low rank 2 (Q + S) D C for M and abar, 2 S^2 C, 4 S D C for W and V, 4 S D C for Xbar_s; dense 2 Q S C twice,
-// 2 S^2 C, 2 S^2 D, 2 Q S D; slope_kernel about 8 an element.
-// Floor on an H100: benchmarks/results/sass.md for the sizes of the speed table; slope_kernel 12 bytes an element / 3.35 TB/s.
-// Other path: the plans, picked by ssdd_ext/plan; other kernels than the linear one have the dense plan only.
+// 2 S^2 C, 2 S^2 D, 2 Q S D; slope_kernel about 8 per element.
+// Floor on an H100: benchmarks/results/sass.md for the sizes of the speed table; slope_kernel 12 bytes per element /
+// 3.35 TB/s.
+// Other path: the other plans, chosen by ssdd_ext/plan. Other kernels than the linear one have only the dense plan.
 #include "../krr.h"
 #include "backward_kernels.cuh"
 #include "krr_work.cuh"
@@ -29,12 +32,16 @@ class Backward : KrrPass<T> {
 
   void run_all() {
     const double points = static_cast<double>(s.q) * static_cast<double>(s.c);
-    ScalarArgs<T> scalars{s.batch,      a.hyper,   s.kernel,  parameter_count(s.kernel), a.g,
-                          2.0 / points, w.scalars, w.tickets, kTickets + s.batch};
-    // bias 1 (1^T Pbar) of abar in low rank
+    ScalarArgs<T> scalars = this->scalar_args(a.hyper);
+    scalars.g = a.g;
+    scalars.g_factor = 2.0 / points;
+    // The column sums of Pbar, for the term bias 1 (1^T Pbar) of abar.
     if ((s.plan == Plan::low_rank || s.plan == Plan::mixed) && !a.kept) {
-      scalars.e = a.e, scalars.e_rows = s.q, scalars.e_columns = s.c;
-      scalars.column_sums = column_row(0), scalars.sums_bs = w.width;
+      scalars.e = a.e;
+      scalars.e_rows = s.q;
+      scalars.e_columns = s.c;
+      scalars.column_sums = column_row(0);
+      scalars.sums_bs = w.width;
     }
     set_scalars(scalars, stream);
     if (s.plan == Plan::primal)
@@ -51,7 +58,7 @@ class Backward : KrrPass<T> {
   using KrrPass<T>::s;
   using KrrPass<T>::w;
   using KrrPass<T>::stream;
-  using KrrPass<T>::tickets;
+  using KrrPass<T>::counters;
   using KrrPass<T>::scalar;
   using KrrPass<T>::dense;
   using KrrPass<T>::t;
@@ -66,7 +73,7 @@ class Backward : KrrPass<T> {
   T* column_row(int i) const { return w.columns + i * s.batch * w.width; }
   Batch<const T> weights_view(const T* p, int copies) const { return {p, copies * s.c * s.d, s.d, 1}; }
 
-  // K_qs of the queries from q0 on, kept by the forward or formed again.
+  // K_qs of the queries from q0 on: kept by the forward, or formed again.
   Batch<const T> k_chunk(int64_t q0, int64_t rows) {
     if (a.kept) return {a.kept + q0 * s.s, s.q * s.s, s.s, 1};
     Product<T> gram = make(rows, s.s, s.d, from(x_q, q0), t(x_s), w.chunk, s.chunk * s.s);
@@ -75,13 +82,14 @@ class Backward : KrrPass<T> {
     return {w.chunk, s.chunk * s.s, s.s, 1};
   }
 
-  // abar = K_qs^T Pbar from chunks of K_qs, with another product beside the first of them.
+  // Computes abar = K_qs^T Pbar from chunks of K_qs, with another product beside the first of them.
   void alpha_bar_dense(const Product<T>* beside = nullptr) {
     for (int64_t q0 = 0; q0 < s.q; q0 += s.chunk) {
       const int64_t rows = std::min(s.chunk, s.q - q0);
       const Batch<const T> k = k_chunk(q0, rows);
       Product<T> p = make(s.s, s.c, rows, t(k), from(a.e, q0), u, uc());
-      p.alpha_of = scalar(kGamma), p.accumulate = q0 > 0;
+      p.alpha_of = scalar(kGamma);
+      p.accumulate = q0 > 0;
       if (beside && q0 == 0)
         run(*beside, p);
       else
@@ -91,7 +99,7 @@ class Backward : KrrPass<T> {
     if (s.q == 0) fill(s.batch * uc(), 0, u, stream);
   }
 
-  // M = Pbar^T X_q into the second C rows of the weights, and abar = scale X_s M^T + bias 1 (1^T Pbar).
+  // Computes M = Pbar^T X_q into the second C rows of the weights, and abar = scale X_s M^T + bias 1 (1^T Pbar).
   void alpha_bar_low_rank() {
     T* m = w.weights + s.c * s.d;
     Product<T> moment = make(s.c, s.d, s.q, t(a.e), x_q, m, 2 * s.c * s.d);
@@ -99,28 +107,43 @@ class Backward : KrrPass<T> {
     if (a.kept) return alpha_bar_dense(&moment);
     run(moment);
     Product<T> p = make(s.s, s.c, s.d, x_s, t(weights_view(m, 2)), u, uc());
-    p.alpha_of = scalar(kScale), p.row = column_row(0), p.row_bs = w.width;
+    p.alpha_of = scalar(kScale);
+    p.row = column_row(0);
+    p.row_bs = w.width;
     run(p);
   }
 
-  // The solve for `solved` [n, C], and what follows from it at once.
-  void solve(int64_t n, T* solved, T* pack) {
-    solve_factored<T>(
-        {s.batch, n, s.c, a.coef, solved, pack, a.aux, s.ridge, s.detach, s.s, w.scalars, w.partial, tickets()},
-        a.factor, w.factor, stream);
+  // Solves for `x` [n, C] in place, and runs after_solve in the same launch.
+  void solve(int64_t n, T* x, T* pack) {
+    AfterSolve<T> after{};
+    after.batch = s.batch;
+    after.rows = n;
+    after.columns = s.c;
+    after.x = a.coef;
+    after.u = x;
+    after.pack = pack;
+    after.aux = a.aux;
+    after.ridge = s.ridge;
+    after.detach = s.detach;
+    after.order = s.s;
+    after.scalars = w.scalars;
+    after.partial = w.partial;
+    after.counters = counters();
+    solve_factored(after, a.factor, w.factor, stream);
   }
-  // [-U | alpha] and [alpha | -U], in the pack [-U | alpha | -U].
+  // The neighbouring pairs [-U | alpha] and [alpha | -U] of the pack [-U | alpha | -U].
   Source<T> u_alpha() const { return {w.pack, 3 * uc(), 3 * s.c, 1}; }
   Source<T> alpha_u() const { return u_alpha().from(0, s.c); }
 
-  // A gradient is NaN where the problem failed.
+  // Writes a gradient. It is NaN if the problem failed.
   void write(Product<T> p, const T* alpha_of, bool accumulate = false) {
     p.lambda_of = a.aux + 1;
     multiply(p, 1, alpha_of, accumulate);
   }
 
   Product<T> with_trace(Product<T> p) const {
-    p.add = x_s, p.add_of = scalar(kTraceScale);
+    p.add = x_s;
+    p.add_of = scalar(kTraceScale);
     return p;
   }
 
@@ -130,7 +153,7 @@ class Backward : KrrPass<T> {
     alpha_bar_low_rank();
     solve(s.s, u, a.grad_x_s ? w.pack : nullptr);
     if (a.grad_x_s) {
-      // [alpha | -U]^T X_s: W, and -V to M; Xbar_s = scale [-U | alpha] [W; M - V] + the trace's part
+      // [alpha | -U]^T X_s gives W, and adds -V to M. Then Xbar_s = scale [-U | alpha] [W; M - V] + the trace's part.
       Product<T> both = make(2 * s.c, s.d, s.s, t(alpha_u()), x_s, weights, bs);
       both.accumulate_from = s.c;
       multiply(both, 1, nullptr, true);
@@ -144,14 +167,14 @@ class Backward : KrrPass<T> {
     linear_hyper({alpha, s.s});
   }
 
-  // 2 Kbar_ss = -(U alpha^T + alpha U^T) into k_bar, both triangles.
+  // Computes 2 Kbar_ss = -(U alpha^T + alpha U^T) into k_bar, both triangles.
   Product<T> two_k_bar() const {
     Product<T> p = make(s.s, s.s, 2 * s.c, u_alpha(), t(alpha_u()), w.k_bar, s.s * s.s);
     p.triangle = Triangle::both;
     return p;
   }
 
-  // chunk_bar = Kbar_qs of the queries from q0 on.
+  // Computes chunk_bar = Kbar_qs of the queries from q0 on.
   Product<T> bar_chunk(int64_t q0, int64_t rows) const {
     Product<T> p = make(rows, s.s, s.c, from(a.e, q0), t(alpha), w.chunk_bar, s.chunk * s.s);
     p.alpha_of = scalar(kGamma);
@@ -168,7 +191,7 @@ class Backward : KrrPass<T> {
       alpha_bar_dense();
     solve(s.s, u, a.grad_x_s ? w.pack : nullptr);
     if (a.grad_x_s) {
-      const bool together = !mixed && s.q > 0 && s.q <= s.chunk;  // all of Kbar_qs beside Kbar_ss
+      const bool together = !mixed && s.q > 0 && s.q <= s.chunk;  // Kbar_qs in the launch of Kbar_ss
       if (together)
         run(two_k_bar(), bar_chunk(0, s.q));
       else
@@ -193,19 +216,34 @@ class Backward : KrrPass<T> {
   void linear_hyper(const Rows<T>& of_alpha) {
     if (!a.grad_hyper) return;
     const int64_t strips = std::max<int64_t>(1, (s.c + 31) / 32);
-    const HyperArgs<T> args{s.c,       s.s,           strips,      {a.e, s.q}, {dense(u, s.s, s.c), s.s},
-                            of_alpha,  s.ridge,       w.scalars,   a.aux,      w.partial,
-                            tickets(), a.hyper.count, a.grad_hyper};
+    HyperArgs<T> args{};
+    args.c = s.c;
+    args.s = s.s;
+    args.strips = strips;
+    args.e = {a.e, s.q};
+    args.u = {dense(u, s.s, s.c), s.s};
+    args.alpha = of_alpha;
+    args.ridge = s.ridge;
+    args.scalars = w.scalars;
+    args.aux = a.aux;
+    args.parts = w.partial;
+    args.counters = counters();
+    args.count = a.hyper.count;
+    args.out = a.grad_hyper;
     simt::launch(&hyper_kernel<T>, {static_cast<unsigned>(s.batch * strips)}, kThreads, 0, stream, args);
   }
 
-  // out [S, C] (row stride ld) = sign Phi x (+ out) for x [n, C].
+  // Computes out [S, C] (row stride ld) = sign Phi x (+ out) for x [n, C].
   void feature_product(const T* x, int64_t x_bs, T* out, int64_t out_bs, int64_t ld, double sign, bool accumulate) {
     Product<T> p = make(s.s, s.c, s.d, x_s, {x, x_bs, s.c, 1}, out, out_bs, ld);
-    p.alpha = sign, p.alpha_of = scalar(kRootScale), p.accumulate = accumulate, p.lambda_of = a.aux + 1;
+    p.alpha = sign;
+    p.alpha_of = scalar(kRootScale);
+    p.accumulate = accumulate;
+    p.lambda_of = a.aux + 1;
     if (s.bordered) {
       place(1, s.c, {x + s.d * s.c, x_bs, s.c, 1}, column_row(0), w.width, s.c, sign, scalar(kRootBias));
-      p.row = column_row(0), p.row_bs = w.width;
+      p.row = column_row(0);
+      p.row_bs = w.width;
     }
     run(p);
   }
@@ -283,12 +321,19 @@ class Backward : KrrPass<T> {
                    stream, s.batch, s.s, s.ridge, w.scalars, a.aux, w.parameter, a.hyper.count, a.grad_hyper);
   }
 
-  // Points as they are given, and from the first support point.
+  // Points as passed in, and relative to the first support point.
   struct Points {
-    Source<T> given, shifted;
+    Source<T> original, shifted;
   };
   Points shift(const Source<T>& x, int64_t rows, T* out, bool queries) {
-    const Reach<T> reach{w.scalars, w.reach, w.row_parts, tickets(), w.near, w.far, queries};
+    Reach<T> reach{};
+    reach.scalars = w.scalars;
+    reach.support = w.reach;
+    reach.parts = w.row_parts;
+    reach.counters = counters();
+    reach.near = w.near;
+    reach.far = w.far;
+    reach.queries = queries;
     if (rows > 0)
       simt::launch(&shift_kernel<T>, {static_cast<unsigned>(s.batch * rows)}, kThreads, 0, stream, rows, s.d, x, x_s,
                    out, reach);
@@ -297,20 +342,30 @@ class Backward : KrrPass<T> {
 
   void slopes(int64_t rows, const T* k, int64_t k_bs, T* bar, int64_t bar_bs, bool square, bool add) {
     simt::launch(&slope_kernel<T>, {static_cast<unsigned>(s.batch * rows)}, kThreads, 0, stream, rows, s.s, k, k_bs,
-                 bar, bar_bs, square, w.scalars, w.row_sums, w.row_parts, tickets(), add, w.parameter);
+                 bar, bar_bs, square, w.scalars, w.row_sums, w.row_parts, counters(), add, w.parameter);
   }
 
-  // c (+)= 2 sum_j g_ij (x_i - z_j), each problem in its form: as 2 (rowsum(G) x - G z), or one difference at a time. Two
-  // launches, of which the other one's blocks are done at once: the host does not know which form it is.
+  // Computes c (+)= 2 sum_j g_ij (x_i - z_j) in each problem's form: as 2 (rowsum(G) x - G z), or one difference at a
+  // time. Both forms are launched, since the host does not know which problems have which form; blocks of problems in
+  // the other form return at once.
   void differences(int64_t rows, int64_t inner, const Source<T>& g, const Points& z, const T* row_sum, int64_t sum_bs,
                    const Points& x, T* c, int64_t c_bs, bool accumulate) {
     Product<T> p = make(rows, s.d, inner, g, z.shifted, c, c_bs);
-    p.alpha = -2, p.accumulate = accumulate, p.lambda_of = a.aux + 1, p.active = w.near;
-    p.add = x.shifted, p.add_factor = 2, p.add_row = row_sum, p.add_row_bs = sum_bs;
+    p.alpha = -2;
+    p.accumulate = accumulate;
+    p.lambda_of = a.aux + 1;
+    p.active = w.near;
+    p.add = x.shifted;
+    p.add_factor = 2;
+    p.add_row = row_sum;
+    p.add_row_bs = sum_bs;
     run(p);
-    p = make(rows, s.d, inner, g, z.given, c, c_bs);
-    p.alpha = -2, p.accumulate = accumulate, p.lambda_of = a.aux + 1, p.active = w.far;
-    p.from = x.given;
+    p = make(rows, s.d, inner, g, z.original, c, c_bs);
+    p.alpha = -2;
+    p.accumulate = accumulate;
+    p.lambda_of = a.aux + 1;
+    p.active = w.far;
+    p.from = x.original;
     run(p);
   }
 

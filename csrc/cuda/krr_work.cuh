@@ -1,4 +1,4 @@
-// Workspace of krr for the whole batch, forward and backward, sized and laid out by the same function.
+// Workspace of krr for the whole batch, forward and backward. One function computes both its size and its layout.
 #pragma once
 #include <algorithm>
 
@@ -12,23 +12,23 @@ namespace ssdd::cuda {
 template <class T>
 struct KrrWork {
   T *scalars, *factor;     // [B, kScalars]; of the factorisation
-  T *partial, *parameter;  // parts of sums over several blocks; [B], what the kernel's parameter gets
+  T *partial, *parameter;  // parts of sums over several blocks; [B] gradient of the kernel's parameter
   T* columns;              // 3 x [B, width]
   T* weights;              // low rank W [B, C, D], backward W over M - V [B, 2C, D]; primal [B, n, 2C]
   T *chunk, *chunk_bar;    // dense: [B, chunk, S]
   T *u, *pack, *k_bar;     // backward: [B, S, C], [B, S, 3C], [B, S, S]
   T *shifted_s, *shifted_q, *row_sums, *row_parts;  // other kernels: [B, S, D], [B, chunk, D], [B, rows]
   T* reach;                                         // [B] of the support points (krr.h)
-  int32_t *near, *far;                              // [B] 0 or 1: which form the gradient of a problem's points takes
+  int32_t *near, *far;                              // [B] 0 or 1: the form of the gradient to the points
   T* split;
-  int* tickets;  // kTickets of products and one a problem, zeroed with the scalars
+  int* counters;  // kCounters of products and one per problem, set to 0 with the scalars
   int64_t width, split_elements, total;
 };
 
-// The chunk is planned for one problem; here all problems have one at a time.
+// The plan's chunk is for one problem; all problems of the batch have one chunk each at the same time.
 KrrShape with_chunk_for_batch(KrrShape shape);
 
-// Most tiles of one problem's predictions for the first q queries, which come in chunks.
+// The largest number of tiles in one problem's predictions for the first q queries, in chunks.
 inline int64_t prediction_tiles(const KrrShape& s, int64_t q) {
   return s.plan == Plan::dense ? q / s.chunk * tiles_of(s.chunk, s.c) + tiles_of(q % s.chunk, s.c) : tiles_of(q, s.c);
 }
@@ -43,10 +43,10 @@ KrrWork<T> krr_layout(const KrrShape& s, bool backward, T* memory) {
   w.scalars = arena.take(b * kScalars);
   w.factor = arena.take(factor_room(b, s.n, s.c));
   w.parameter = arena.take(b);
-  w.partial =
-      arena.take(std::max({solved_room(b, std::max(s.s, s.n), s.c), b * prediction_tiles(s, s.q), b * (s.c / 32 + 1)}));
+  w.partial = arena.take(
+      std::max({after_solve_room(b, std::max(s.s, s.n), s.c), b * prediction_tiles(s, s.q), b * (s.c / 32 + 1)}));
   w.columns = arena.take(3 * b * w.width);
-  // Provided whether K_qs is kept or not: one pass may have it and the other not.
+  // Allocated whether K_qs is kept or not: one pass may have it when the other does not.
   if (dense) w.chunk = arena.take(b * s.chunk * s.s);
   if (!backward) {
     if (s.plan == Plan::low_rank) w.weights = arena.take(b * s.c * s.d);
@@ -66,7 +66,7 @@ KrrWork<T> krr_layout(const KrrShape& s, bool backward, T* memory) {
       w.far = reinterpret_cast<int32_t*>(arena.take(b));
     }
   }
-  // The products whose k may be long while their result is small.
+  // The products that may have a long k and a small result.
   w.split_elements =
       std::max({split_room(b, s.n, s.n, primal ? s.s : s.d), split_room(b, s.c, s.d, s.s), split_room(b, s.c, s.d, s.q),
                 split_room(b, s.q, s.c, s.d), split_room(b, s.s, s.c, s.d), split_room(b, s.d, s.c, s.s),
@@ -76,22 +76,34 @@ KrrWork<T> krr_layout(const KrrShape& s, bool backward, T* memory) {
                 split_room(b, s.s, s.c, s.q) + split_room(b, s.c, s.d, s.q),
                 dense ? split_room(b, s.s, s.c, s.chunk) : 0, dense ? split_room(b, s.s, s.d, s.chunk) : 0});
   w.split = arena.take(w.split_elements);
-  w.tickets = reinterpret_cast<int*>(arena.take(kTickets + b));
+  w.counters = reinterpret_cast<int*>(arena.take(kCounters + b));
   w.total = arena.used;
   return w;
 }
 
-// What the forward and the backward share: views, and products of the whole batch.
+// Base of the forward and the backward: views, and products of the whole batch.
 template <class T>
 struct KrrPass {
   const KrrShape& s;
   const KrrWork<T>& w;
   simt::Stream stream;
 
-  // One a problem.
-  int* tickets() const { return w.tickets + kTickets; }
+  // One number per problem.
+  int* counters() const { return w.counters + kCounters; }
   const T* scalar(Scalar which) const { return w.scalars + which; }
-  // [batch, rows, columns] dense.
+  // The scalars of this pass, with the counters of all its launches.
+  ScalarArgs<T> scalar_args(const Hyper<T>& hyper) const {
+    ScalarArgs<T> args{};
+    args.batch = s.batch;
+    args.hyper = hyper;
+    args.kernel = s.kernel;
+    args.parameters = parameter_count(s.kernel);
+    args.out = w.scalars;
+    args.counters = w.counters;
+    args.counter_count = kCounters + s.batch;
+    return args;
+  }
+  // A dense [batch, rows, columns].
   static Batch<const T> dense(const T* p, int64_t rows, int64_t columns) { return {p, rows * columns, columns, 1}; }
   static Source<T> t(const Source<T>& x) { return x.t(); }
   static Source<T> from(const Source<T>& x, int64_t row) { return x.from(row, 0); }
@@ -100,15 +112,26 @@ struct KrrPass {
   Product<T> make(int64_t m, int64_t n, int64_t k, const Source<T>& a, const Source<T>& b, T* c, int64_t bs,
                   int64_t ld = 0) const {
     Product<T> p{};
-    p.batch = s.batch, p.m = m, p.n = n, p.k = k;
-    p.a = a, p.b = b, p.c = c, p.c_bs = bs, p.ld = ld ? ld : n;
-    p.split = w.split, p.split_elements = w.split_elements, p.tickets = w.tickets;
+    p.batch = s.batch;
+    p.m = m;
+    p.n = n;
+    p.k = k;
+    p.a = a;
+    p.b = b;
+    p.c = c;
+    p.c_bs = bs;
+    p.ld = ld ? ld : n;
+    p.split = w.split;
+    p.split_elements = w.split_elements;
+    p.counters = w.counters;
     return p;
   }
   void run(const Product<T>& p) const { product(p, stream); }
   void run(const Product<T>& first, const Product<T>& second) const { product_pair(first, second, stream); }
   void multiply(Product<T> p, double alpha = 1, const T* alpha_of = nullptr, bool accumulate = false) const {
-    p.alpha = alpha, p.alpha_of = alpha_of, p.accumulate = accumulate;
+    p.alpha = alpha;
+    p.alpha_of = alpha_of;
+    p.accumulate = accumulate;
     product(p, stream);
   }
   void sums(int64_t rows, int64_t columns, const Source<T>& x, T* out, int64_t out_bs,

@@ -1,14 +1,15 @@
 // C = A B for a batch of strided matrices, with what KRR does to a finished element applied in registers:
 //
-//   acc = sum_k a(i, k) b(k, j), or sum_k (a(i, k) - b(k, j))^2 where `distance`, or sum_k a(i, k) (b(k, j) - from(i, j))
+//   acc = sum_k a(i, k) b(k, j), or sum_k (a(i, k) - b(k, j))^2 if `distance`, or sum_k a(i, k) (b(k, j) - from(i, j))
 //   v   = alpha alpha_of[b] acc [+ c(i, j)];  v = exp(map_of[b] v);  v += plus_of[b] + row[j]
 //   v  += add_factor add_of[b] add_row[i] add(i, j)
 //
-// and all of problem b is NaN where lambda_of[3 b] is: the ridge in `aux` of a problem that failed.
-// Each pointer may be nullptr: that part is left out (a factor: 1). *_of point to one number a problem, kScalars apart.
+// All of problem b is NaN if lambda_of[3 b] is: the ridge in `aux` of a problem that failed.
+// Each pointer may be nullptr: its term is then omitted (a factor is 1). *_of point to one number per problem, kScalars
+// apart.
 // c is row-major. Triangle::lower: only j <= i is computed and written, both: mirrored too (c then square).
 // accumulate_from: c is added to from this row on only.
-// active: problems b with active[b] == 0 are left alone. Same inputs, same bits.
+// active: problems b with active[b] == 0 are not written. Same inputs, same bits.
 #pragma once
 #include "../tensor.h"
 #include <simt.cuh>
@@ -17,8 +18,8 @@ namespace ssdd::cuda {
 
 constexpr int kScalars = 16;
 
-// A batch of matrices that may be of 16-bit floats. Tensor cores multiply two of those exactly, and one with a float in two
-// passes, since 16-bit floats are exact in TF32.
+// A batch of matrices of T or of 16-bit floats. Tensor cores multiply two 16-bit floats exactly, and one with a float
+// in two passes, since 16-bit floats are exact in TF32.
 template <class T>
 struct Source {
   const T* p = nullptr;
@@ -40,10 +41,11 @@ struct Source {
   constexpr Source from(int64_t i, int64_t j) const { return at(i * rs + j * cs); }
   constexpr Source t() const {
     Source s = *this;
-    s.rs = cs, s.cs = rs;
+    s.rs = cs;
+    s.cs = rs;
     return s;
   }
-  // Of the first problem; others by operator[].
+  // Element (i, j) of the first problem; operator[] selects others.
   SIMT_DEVICE T operator()(int64_t i, int64_t j) const {
     const int64_t offset = i * rs + j * cs;
     if (element == Element::own) return simt::load(p + offset);
@@ -54,14 +56,14 @@ struct Source {
 
 enum class Triangle { full, lower, both };
 
-// out[b] = factor times the sum of the squares of all finished elements of problem b: a part a tile, numbered from
-// `first` on and `all` in number, which the last block of the launch that has the last of them adds up (join.cuh).
-// Triangle::full only.
+// out[b] = factor times the sum of the squares of all finished elements of problem b. Each tile stores one part,
+// numbered from `first` on; `all` parts exist in total. The last block of the launch that completes them adds them up
+// (join.cuh). Triangle::full only.
 template <class T>
 struct Squares {
   T* out = nullptr;
-  T* parts = nullptr;      // [batch, all]
-  int* tickets = nullptr;  // [batch], all 0, before and after
+  T* parts = nullptr;       // [batch, all]
+  int* counters = nullptr;  // [batch], all 0, before and after
   int64_t first = 0, all = 0;
   double factor = 1;
 };
@@ -91,46 +93,47 @@ struct Product {
   Squares<T> squares;
   Triangle triangle = Triangle::full;
   const int32_t* active = nullptr;
-  T* split = nullptr;  // room for partial sums, so that few tiles with a long k still fill the chip
+  T* split = nullptr;  // memory for partial sums, so that few tiles with a long k still fill the chip
   int64_t split_elements = 0;
-  // kTickets counters, all 0 before and after: which splits have arrived. Without them k is not split.
-  int* tickets = nullptr;
-  int tile = 0;  // kTile or kLargeTile asks for tiles of that size where the path has both, 0 for those that pay
+  // kCounters counters, all 0 before and after: which splits have arrived. Without them k is not split.
+  int* counters = nullptr;
+  int tile = 0;  // kTile or kLargeTile forces that size if the path has both; 0 chooses the faster one
 };
 
-// On the tensor cores where float dot products are long enough for that (product_tensor.cu; product_half.cu and
-// product_mixed.cu where operands are of 16-bit floats), else product_plain.cu.
+// Computes the product on the tensor cores if float dot products are long enough (product_tensor.cu; product_half.cu
+// and product_mixed.cu for operands of 16-bit floats), else by product_plain.cu.
 template <class T>
 void product(const Product<T>& p, simt::Stream stream);
 
-// Two products, of which neither needs the other: in one launch if both are for small tiles of product_tensor.cu and their
-// operands lie alike. They may share room for splits and tickets.
+// Computes two independent products: in one launch if both have small tiles of product_tensor.cu and operands of the
+// same layout. They may share memory for splits and counters.
 template <class T>
 void product_pair(const Product<T>& first, const Product<T>& second, simt::Stream stream);
 
-// How many tiles of a problem product(p) makes: parts of its squares.
+// The number of tiles per problem of product(p), which is the number of parts of its squares.
 template <class T>
 int64_t tiles_in(const Product<T>& p);
 
-// Most tiles of a product whose k is split (finish_tile.cuh).
-constexpr int64_t kChip = 264;  // blocks that keep a chip busy; a constant, so that bits do not depend on the chip
-constexpr int64_t kProcessors = 132;  // multiprocessors, each of which runs one block of the large tile
-constexpr int64_t kTickets = kChip / 2;
+// kCounters is the largest number of tiles of a product whose k is split (finish_tile.cuh).
+constexpr int64_t kChip = 264;        // blocks that fill a chip; a constant, so that bits do not depend on the chip
+constexpr int64_t kProcessors = 132;  // multiprocessors; each runs one block of the large tile
+constexpr int64_t kCounters = kChip / 2;
 
-// Elements of `split` with which the product of these sizes runs as it should.
+// Elements of `split` that a product of these sizes needs for its best split.
 int64_t split_room(int64_t batch, int64_t m, int64_t n, int64_t k);
 
-// How a launch covers a product: tiles of one problem in x fastest, then splits of k, then problems.
+// How a launch covers a product: in x, tiles of one problem are fastest, then splits of k, then problems.
 struct Tiling {
-  int size;  // of a tile's edge
+  int size;  // edge of a tile
   int tiles_n, tiles, splits;
   int64_t k_share;
 };
 constexpr int kTile = 64, kLargeTile = 128, kDepth = 16;
 constexpr int kLargeTileBytes = 80 << 10;  // of shared memory
-// Of one problem, of the smaller size.
+// The number of small tiles per problem.
 inline int64_t tiles_of(int64_t m, int64_t n) { return ((m + kTile - 1) / kTile) * ((n + kTile - 1) / kTile); }
-// What a launch of product_tensor.cu makes: one product or two, the blocks of the first before those of the second.
+// The arguments of a launch of product_tensor.cu: one product, or two, with the blocks of the first before those of the
+// second.
 struct Pair {
   Product<float> p[2];
   Tiling tiling[2];
@@ -144,26 +147,26 @@ void product_mixed(const Product<float>& p, const Tiling& tiling, simt::Stream s
 template <class T>
 void product_plain(const Product<T>& p, const Tiling& tiling, simt::Stream stream);
 
-// Whether k, or what lies across it, is the direction of unit stride of an operand [rows, k], and whether every row and
-// problem of it is aligned to so many bytes.
-struct Lie {
+// The layout of an operand [rows, k]. k_major: k is the direction of unit stride. aligned: every row and problem is
+// aligned to so many bytes.
+struct OperandLayout {
   bool k_major, aligned;
 };
-inline Lie lie_of(const Source<float>& x, uintptr_t bytes) {
+inline OperandLayout layout_of(const Source<float>& x, uintptr_t bytes) {
   const bool k_major = x.cs == 1 || x.rs != 1;
   const int64_t unit = k_major ? x.cs : x.rs, outer = k_major ? x.rs : x.cs;
   const int64_t wide = static_cast<int64_t>(bytes) / (x.element == Element::own ? 4 : 2);
   return {k_major, unit == 1 && reinterpret_cast<uintptr_t>(x.p) % bytes == 0 && outer % wide == 0 && x.bs % wide == 0};
 }
 
-// The part of the product that its block `index` makes. false: none.
+// The part of the product that block `index` computes. false: none.
 struct Part {
   int64_t row, column, k_begin, k_end;
   int b, tile, split;
 };
 template <int Size, class T>
 SIMT_DEVICE bool find_part(const Product<T>& p, const Tiling& t, int index, Part& part) {
-  // In 32 bits: the hardware has no 64-bit division, and a grid has less than 2^31 blocks.
+  // In 32 bits, since the hardware has no 64-bit division. A grid has less than 2^31 blocks.
   const int rest = index / t.tiles;
   part.tile = index - rest * t.tiles;
   part.b = rest / t.splits;
@@ -183,7 +186,7 @@ SIMT_DEVICE bool find_part(const Product<T>& p, const Tiling& t, int index, Part
   return !p.active || p.active[part.b] != 0;
 }
 
-// What becomes of a sum of problem b.
+// The epilogue of a sum of problem b.
 template <class T>
 struct Finish {
   const Product<T>& p;
@@ -197,11 +200,11 @@ struct Finish {
     if (p.lambda_of && p.lambda_of[3 * b] != p.lambda_of[3 * b]) plus = simt::nan<T>();
     add = static_cast<T>(p.add_factor) * (p.add_of ? p.add_of[b * kScalars] : T(1));
   }
-  // What is added to element (i, j) where p.add is given.
+  // The term that p.add contributes to element (i, j).
   SIMT_DEVICE T added(int64_t i, int64_t j) const {
     return add * (p.add_row ? p.add_row[b * p.add_row_bs + i] : T(1)) * p.add[b](i, j);
   }
-  // Of an element of column j, and 0 where it is not wanted; old: what c has there, where it is added to.
+  // The value of an element of column j, or 0 if it is not wanted. old: the element of c that it is added to.
   SIMT_DEVICE T value(int64_t j, bool wanted, T sum, T old, T other) const {
     if (!wanted) return T(0);
     T v = alpha * sum + old;

@@ -1,13 +1,15 @@
-// Products of two operands of 16-bit floats of one type, both aligned to 16 bytes: the tensor cores multiply them as they are and
-// add in float, so that every product is exact. Sums are promoted to fp32 registers every 32 steps of k, as product_tensor.cu
-// says.
+// Products of two operands of the same 16-bit type, both aligned to 16 bytes. The tensor cores multiply them directly
+// and add in float, so that every product is exact. Sums are promoted to fp32 registers every 32 steps of k, for the
+// reason in product_tensor.cu.
 //
-// Mapping: that of product_tensor.cu, with products m16n8k16 and stages of 32 k: the same bytes. Copies go to shared memory
-// without registers between, and fragments come by ldmatrix, transposed where k is not the direction of unit stride.
-// Traffic of a tile: 2 x Size k elements of 2 bytes read, Size^2 floats written. FLOPs 2 m n k; floor on an H100: 2 m n k / 620 TF/s
-// through mma.sync (989 at the data sheet's rate), or (2 / Size) m n k 2 bytes / 5.5 TB/s from L2, which is 350 TF/s at 128. The
-// large tile's warp issues, for 32 k, 32 products, 64 instructions that promote and 12 loads of fragments.
-// Other path: product_mixed.cu where the types differ or rows are not aligned, product_plain.cu for k < 48 and distances.
+// Mapping: as in product_tensor.cu, with products m16n8k16 and stages of 32 k, which are as many bytes. Copies go to
+// shared memory without registers between. Fragments are loaded by ldmatrix, transposed if k is not the direction of
+// unit stride.
+// Traffic per tile: 2 x Size k elements of 2 bytes read, Size^2 floats written. FLOPs: 2 m n k.
+// Floor on an H100: 2 m n k / 620 TF/s through mma.sync (989 at the data sheet's rate), or (2 / Size) m n k 2 bytes /
+// 5.5 TB/s from L2, which is 350 TF/s at Size 128. Per 32 k a warp of the large tile issues 32 products, 64
+// instructions that promote and 12 loads of fragments.
+// Other path: product_mixed.cu if the types differ or rows are not aligned, product_plain.cu for k < 48 and distances.
 #include "tile_matrix.cuh"
 
 namespace ssdd::cuda {
@@ -23,7 +25,7 @@ void half_kernel(Product<float> p, Tiling tiling) {
 
 template <class E, int Size>
 void run(const Product<float>& p, const Tiling& tiling, simt::Stream stream) {
-  const Lie a = lie_of(p.a, 16), b = lie_of(p.b.t(), 16);
+  const OperandLayout a = layout_of(p.a, 16), b = layout_of(p.b.t(), 16);
   auto* const kernel = a.k_major
                            ? (b.k_major ? &half_kernel<E, Size, true, true> : &half_kernel<E, Size, true, false>)
                            : (b.k_major ? &half_kernel<E, Size, false, true> : &half_kernel<E, Size, false, false>);

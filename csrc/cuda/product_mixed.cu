@@ -1,11 +1,12 @@
-// Products on the tensor cores of which at least one operand is of 16-bit floats and that product_half.cu does not take: one
+// Products on the tensor cores with at least one operand of 16-bit floats that product_half.cu does not support: one
 // operand is of floats, the two are of different types, or their rows are not aligned to 16 bytes.
 //
-// Mapping: as product_tensor.cu with tiles of 64 x 64, but 16-bit operands come through registers (NarrowLoader) and are
-// widened on the way to shared memory. Of the three products of two TF32 numbers each only those are made whose operands have a
-// small part: two where one operand is 16 bits wide, one where both are, which is exact.
-// Traffic: that of product_tensor.cu, half of it for a 16-bit operand. FLOPs: 2 m n k for each of the one or two products; floor
-// on an H100: 2 m n k / 312 TF/s for each through mma.sync.
+// Mapping: as in product_tensor.cu with tiles of 64 x 64. 16-bit operands are loaded into registers (NarrowLoader) and
+// widened when they are stored to shared memory. Of the three products of two TF32 numbers each, only those are
+// computed whose operands have a small part: two if one operand is 16 bits wide, one if both are, which is exact.
+// Traffic: as in product_tensor.cu, half of it for a 16-bit operand. FLOPs: 2 m n k for each of the one or two
+// products.
+// Floor on an H100: 2 m n k / 312 TF/s for each product through mma.sync.
 // Other path: product_half.cu, and product_plain.cu for k < 48 and distances.
 #include "finish_tile.cuh"
 #include "tile_tensor.cuh"
@@ -29,8 +30,8 @@ void mixed_kernel(Product<float> p, Tiling tiling, bool a_vectors, bool b_vector
   float sums[2][4][4] = {};
 
   int left = static_cast<int>(part.k_end - part.k_begin), ahead = left;  // k to multiply, k to load
-  // Each turn fills a stage and, once all others are filled, multiplies the oldest; what comes through registers is on its way
-  // meanwhile.
+  // Each iteration fills a stage and, once all others are full, multiplies the oldest one. Loads into registers are in
+  // flight during the product.
   int slot = 0, fill = 0;
 #pragma unroll 1
   for (int turn = 1 - kStages; left > 0; ++turn) {
@@ -58,12 +59,12 @@ void mixed_kernel(Product<float> p, Tiling tiling, bool a_vectors, bool b_vector
     fill = fill + kStage == kStages * kStage ? 0 : fill + kStage;
   }
 
-  // The stages have been read: the tile takes their place.
+  // All stages have been read: the tile reuses their memory.
   constexpr int kPitch = kTile + 8;
   static_assert(kTile * kPitch <= 2 * kStages * kStage, "the tile fits the stages");
   simt::barrier();
   const int g = simt::lane() / 4, t = simt::lane() % 4;
-  float zero = 0;  // a NaN where a sum is not finite
+  float zero = 0;  // NaN if a sum is not finite
 #pragma unroll
   for (int i = 0; i < 2; ++i)
 #pragma unroll
@@ -90,7 +91,7 @@ Kernel kernel_for(bool a_major, bool b_major) {
 void product_mixed(const Product<float>& p, const Tiling& tiling, simt::Stream stream) {
   const bool a_narrow = p.a.element != Element::own, b_narrow = p.b.element != Element::own;
   // Four elements at a time.
-  const Lie a = lie_of(p.a, a_narrow ? 8 : 16), b = lie_of(p.b.t(), b_narrow ? 8 : 16);
+  const OperandLayout a = layout_of(p.a, a_narrow ? 8 : 16), b = layout_of(p.b.t(), b_narrow ? 8 : 16);
   const Kernel kernel = a_narrow ? (b_narrow ? kernel_for<true, true>(a.k_major, b.k_major)
                                              : kernel_for<true, false>(a.k_major, b.k_major))
                                  : kernel_for<false, true>(a.k_major, b.k_major);

@@ -1,12 +1,15 @@
 // Products and squared distances in the arithmetic of their type, on the ordinary units.
 //
-// Mapping: a block of 256 threads makes a tile of 64 x 64, a thread 4 x 4 of it; k in steps of 16 through 3 stages of
-// cp.async, one element a copy (any stride; 16-bit floats are loaded and widened), both operands as [k][row]. Sums of 16 steps are added to the
-// running sums, so that rounding grows with k / 16. A squared distance is summed as such: no cancellation, and 0 of a point to itself.
-// So is a weighted difference a (b - from), for which a thread has its 16 elements of `from` in registers.
-// Traffic as in product_tensor.cu; m n elements more, and two numbers a tile, where the squares are summed. A long k of few tiles
-// is split between blocks, of which the last to finish a tile adds the others' sums (join.cuh): splits m n elements more
-// written and read, from L2, and no launch. FLOPs 2 m n k (distances and differences 3 m n k); floor on an H100: 67 TF/s of float, 34 of double.
+// Mapping: a block of 256 threads computes a tile of 64 x 64, 4 x 4 elements per thread. k is loaded in steps of 16
+// through 3 stages of cp.async, one element per copy (any stride; 16-bit floats are loaded and widened), both operands
+// as [k][row]. A weighted difference a (b - from) keeps each thread's 16 elements of `from` in registers.
+// Rounding: sums of 16 steps are added to the running sums, so that the error grows with k / 16. A squared distance is
+// summed directly: there is no cancellation, and the distance of a point to itself is 0. The same holds for
+// differences.
+// Traffic: as in product_tensor.cu; m n elements more, and two numbers per tile, if squares are summed. If there are
+// few tiles and k is long, k is split between blocks; the last block to finish a tile adds the parts (join.cuh), which
+// writes and reads m n elements per split in L2 and needs no launch.
+// FLOPs: 2 m n k (3 m n k for distances and differences). Floor on an H100: 67 TF/s in float, 34 in double.
 // Other path: product_tensor.cu for products of float with k >= 48.
 #include <algorithm>
 
@@ -32,7 +35,7 @@ void plain_kernel(Product<T> p, Tiling tiling) {
   const int row = simt::thread() / 16 * 4, column = simt::thread() % 16 * 4;
   T sums[4][4] = {}, own[4][4] = {};
   if constexpr (Difference) {
-    // The tile of `from`, through the stages that are still free: neighbours are read by neighbours.
+    // Load the tile of `from` through the stages, which are still free, so that neighbouring threads read neighbours.
     static_assert(kTile * kTile <= 2 * kStages * kStage<T>, "it fits there");
     const Source<T> from = p.from[part.b];
     for (int e = simt::thread(); e < kTile * kTile; e += kThreads) {
@@ -45,7 +48,7 @@ void plain_kernel(Product<T> p, Tiling tiling) {
     simt::barrier();
   }
 
-  // Each turn fills a stage and, once all others are filled, multiplies the oldest.
+  // Each iteration fills a stage and, once all others are full, multiplies the oldest one.
   int left = static_cast<int>(part.k_end - part.k_begin), ahead = left;  // k to multiply, k to load
   int slot = 0, fill = 0;
 #pragma unroll 1
@@ -67,7 +70,7 @@ void plain_kernel(Product<T> p, Tiling tiling) {
     slot = slot + kStage<T> == kStages * kStage<T> ? 0 : slot + kStage<T>;
   }
 
-  // The stages have been read: the tile takes their place.
+  // All stages have been read: the tile reuses their memory.
   static_assert(kTile * kPitch<T> <= 2 * kStages * kStage<T>, "the tile fits the stages");
   constexpr int kWide = 16 / sizeof(T);
   simt::barrier();
@@ -85,31 +88,32 @@ void plain_kernel(Product<T> p, Tiling tiling) {
 
 constexpr int64_t kShortest = 128, kLargeShortest = 256;  // steps of k below which a split does not pay
 constexpr int64_t kMostSplits = 16;
-constexpr int64_t kJoin = 18;       // a split is written and read at about the cost of so many steps of k
-constexpr double kLargePays = 1.2;  // the large tile may take so much longer by count than the small
-constexpr int64_t kSteps = 32;      // of k: a stage of 16-bit floats, and two of floats
+constexpr int64_t kJoin = 18;  // cost of writing and reading a split, in steps of k
+constexpr double kLargePays =
+    1.2;  // the large tile is used if its counted time is at most so many times that of the small one
+constexpr int64_t kSteps = 32;  // of k: a stage of 16-bit floats, and two of floats
 
-// The units that make a product.
+// The units that compute a product.
 enum class Path { plain, tensor, half, mixed };
 Path path_of(const Product<double>&) { return Path::plain; }
 Path path_of(const Product<float>& p) {
   constexpr int64_t kShortForTensor = 48;
   if (p.distance || p.from || p.k < kShortForTensor) return Path::plain;
   if (p.a.element == Element::own && p.b.element == Element::own) return Path::tensor;
-  return p.a.element == p.b.element && lie_of(p.a, 16).aligned && lie_of(p.b.t(), 16).aligned ? Path::half
-                                                                                              : Path::mixed;
+  return p.a.element == p.b.element && layout_of(p.a, 16).aligned && layout_of(p.b.t(), 16).aligned ? Path::half
+                                                                                                    : Path::mixed;
 }
 
-// How many splits of k let so many tiles fill so many blocks.
+// The number of splits of k with which `tiles` tiles fill the chip.
 int64_t splits_of(int64_t tiles, int64_t k, int64_t blocks, int64_t shortest) {
   const int64_t wanted = tiles > 0 ? blocks / tiles : 1, splits = std::min({wanted, k / shortest, kMostSplits});
   return std::max<int64_t>(1, splits);
 }
 
-// How tiles of one size would cover a product.
+// The tiles and splits of a product for one size of tile, and their time.
 struct Cover {
   int64_t size, across, tiles, splits;  // tiles of one problem
-  // Of one block after the other on its multiprocessor, in steps of k for one element.
+  // Time of the blocks of one multiprocessor, one after the other, in steps of k per element.
   double time;
 
   int64_t room(int64_t batch) const { return splits > 1 ? splits * batch * tiles * size * size : 0; }
@@ -124,7 +128,7 @@ Cover cover(int64_t size, int64_t batch, int64_t m, int64_t n, int64_t k, bool t
   c.time = static_cast<double>(size * size) * static_cast<double>(turns * ((k + c.splits - 1) / c.splits) + join);
   return c;
 }
-// The large tile asks L2 for half as much and needs fewer instructions.
+// The large tile reads half as much from L2 and needs fewer instructions.
 Cover best_cover(int64_t batch, int64_t m, int64_t n, int64_t k, bool triangle) {
   const Cover small = cover(kTile, batch, m, n, k, triangle), large = cover(kLargeTile, batch, m, n, k, triangle);
   return large.time <= kLargePays * small.time ? large : small;
@@ -133,7 +137,7 @@ Cover best_cover(int64_t batch, int64_t m, int64_t n, int64_t k, bool triangle) 
 }  // namespace
 
 int64_t split_room(int64_t batch, int64_t m, int64_t n, int64_t k) {
-  // Not every product can have the large tile, and a triangle has fewer tiles and more splits.
+  // Some products have no large tile. A triangle has fewer tiles and more splits.
   int64_t most = 0;
   for (bool triangle : {false, true})
     if (!triangle || m == n)
@@ -166,7 +170,7 @@ Cover cover_of(const Product<T>& p) {
   Cover c = cover(kTile, p.batch, p.m, p.n, p.k, triangle);
   if (any_size && !p.tile) c = best_cover(p.batch, p.m, p.n, p.k, triangle);
   if (any_size && p.tile) c = cover(p.tile, p.batch, p.m, p.n, p.k, triangle);
-  // Every GPU that these kernels are built for has room for the large tile.
+  // The large tile fits every GPU that these kernels are built for.
   return c.size == kLargeTile && simt::shared_limit() < kLargeTileBytes ? cover(kTile, p.batch, p.m, p.n, p.k, triangle)
                                                                         : c;
 }
@@ -180,7 +184,7 @@ bool is_empty(const Product<float>& p) { return p.batch == 0 || p.m == 0 || p.n 
 template <class T>
 Tiling tiling_of(const Product<T>& p) {
   const Cover c = cover_of(p);
-  const bool can_split = p.tickets && reinterpret_cast<uintptr_t>(p.split) % 16 == 0;
+  const bool can_split = p.counters && reinterpret_cast<uintptr_t>(p.split) % 16 == 0;
   const int64_t room = can_split ? p.split_elements / (p.batch * c.tiles * c.size * c.size) : 0;
   const int64_t splits = room < c.splits ? std::max<int64_t>(1, room) : c.splits;
   // A split's k is counted in 32 bits; longer ones do not fit a GPU's memory.
@@ -189,24 +193,24 @@ Tiling tiling_of(const Product<T>& p) {
           share};
 }
 
-// What a multiprocessor has of a product in small tiles, in steps of k for one element.
+// The work per multiprocessor of a product in small tiles, in steps of k per element.
 double work_in_small(const Product<float>& p) {
   const Cover c = cover(kTile, p.batch, p.m, p.n, p.k, p.triangle != Triangle::full);
   const int64_t joins = c.splits > 1 ? kJoin * c.splits * c.splits : 0;
   return static_cast<double>(p.batch * c.tiles * kTile * kTile) * static_cast<double>(p.k + joins) / kProcessors;
 }
 
-// Whether both run in the same kernel, of small tiles, and that pays.
+// True if both products run in the same kernel with small tiles, and one launch for both is faster.
 bool alike(const Product<double>&, const Product<double>&) { return false; }
 bool alike(const Product<float>& first, const Product<float>& second) {
   if (is_empty(first) || is_empty(second) || path_of(first) != Path::tensor || path_of(second) != Path::tensor)
     return false;
-  if (lie_of(first.a, 16).k_major != lie_of(second.a, 16).k_major) return false;
-  if (lie_of(first.b.t(), 16).k_major != lie_of(second.b.t(), 16).k_major) return false;
+  if (layout_of(first.a, 16).k_major != layout_of(second.a, 16).k_major) return false;
+  if (layout_of(first.b.t(), 16).k_major != layout_of(second.b.t(), 16).k_major) return false;
   const Cover one = cover_of(first), other = cover_of(second);
   if (one.size == kTile && other.size == kTile) return true;
   if (first.tile || second.tile) return false;
-  // Small tiles of both, which share the chip evenly, instead of large ones and a launch more: that costs 10 us.
+  // Small tiles of both share the chip evenly. The alternative is large tiles and one more launch, which costs 10 us.
   const double launch = 600.0 * kTile * kTile;
   return kLargePays * (work_in_small(first) + work_in_small(second)) <= one.time + other.time + launch;
 }
@@ -214,12 +218,12 @@ void run_pair(const Product<double>&, const Product<double>&, simt::Stream) {}
 void run_pair(Product<float> first, Product<float> second, simt::Stream stream) {
   first.tile = second.tile = kTile;
   const Tiling one = tiling_of(first);
-  if (one.splits > 1) {  // the second's sums and tickets stand behind the first's
+  if (one.splits > 1) {  // the second product's sums and counters follow those of the first
     const int64_t tiles = first.batch * one.tiles, room = tiles * one.splits * one.size * one.size;
     second.split += room;
     second.split_elements = std::max<int64_t>(0, second.split_elements - room);
-    const bool fits = tiles + second.batch * cover_of(second).tiles <= kTickets;
-    second.tickets = fits ? second.tickets + tiles : nullptr;
+    const bool fits = tiles + second.batch * cover_of(second).tiles <= kCounters;
+    second.counters = fits ? second.counters + tiles : nullptr;
   }
   product_tensor({{first, second}, {one, tiling_of(second)}, 2, {}, {}}, stream);
 }

@@ -1,5 +1,5 @@
-// The numbers of each problem, on the device: [batch, kScalars], so that products take hyper-parameters that only the
-// device knows. A hyper-parameter out of range makes them NaN, and all that is computed from them.
+// Scalars per problem on the device, [batch, kScalars]: products read hyper-parameters that the host does not know. A
+// hyper-parameter out of range makes all of a problem's scalars NaN, and so everything that is computed from them.
 #pragma once
 #include "product.cuh"
 
@@ -22,7 +22,7 @@ enum Scalar {
   kGammaScale,
   kGammaRootScale,
   kGammaBias,
-  // What follows from a solve: lbar, c lbar and 2 s c lbar.
+  // Set by after_solve: lbar, c lbar and 2 s c lbar.
   kLambdaBar,
   kThroughTrace,
   kTraceScale,
@@ -40,9 +40,9 @@ struct ScalarArgs {
   Batch<const T> g;  // [batch, 1, 1] or absent
   double g_factor;
   T* out;
-  int* tickets = nullptr;  // set to 0: what the launches behind this one count their blocks with
-  int64_t ticket_count = 0;
-  // Beside them column_sums[b, j] = gamma bias sum_i e(b, i, j), where that is asked for.
+  int* counters = nullptr;  // arrival counters of later launches, set to 0 here
+  int64_t counter_count = 0;
+  // If column_sums is set: column_sums[b, j] = gamma bias sum_i e(b, i, j).
   Source<T> e = {};
   int64_t e_rows = 0, e_columns = 0;
   T* column_sums = nullptr;
@@ -53,17 +53,19 @@ void set_scalars(const ScalarArgs<T>& args, simt::Stream stream);
 
 inline int parameter_count(KernelKind kind) { return kind == KernelKind::linear ? 2 : 1; }
 
-// The product's element becomes the kernel's value.
+// Makes the kernel function the epilogue of a product.
 template <class T>
 void apply_kernel(Product<T>& p, KernelKind kind, const T* scalars) {
   p.distance = kind == KernelKind::rbf;
-  if (kind == KernelKind::linear)
-    p.alpha_of = scalars + kScale, p.plus_of = scalars + kBias;
-  else
+  if (kind == KernelKind::linear) {
+    p.alpha_of = scalars + kScale;
+    p.plus_of = scalars + kBias;
+  } else {
     p.map_of = scalars + kMap;
+  }
 }
 
-// d lambda / d v, and d lambda / d trace where the trace is not detached.
+// d lambda / d v, and d lambda / d trace if the trace is not detached.
 SIMT_DEVICE double ridge_slope(RidgeKind kind, double trace, int64_t order) {
   if (kind == RidgeKind::absolute) return 1;
   return kind == RidgeKind::trace ? trace : trace / static_cast<double>(order);

@@ -1,7 +1,8 @@
-// The names by which kernels reach the machine, for nvcc: one-line inlines and inline PTX. tests/simt/simt.cuh has the
-// same names for a C++ compiler; the include path picks, so no kernel contains an #ifdef. Blocks are one-dimensional.
-// The two spaces have accessors of their own (load/store: global, get/put: shared) because the host twin counts sectors
-// of the one and bank conflicts of the other; here both are plain accesses.
+// The hardware interface of the kernels, for nvcc: short inline functions and inline PTX. tests/simt/simt.cuh has the
+// same names for a C++ compiler. The include path chooses, so that no kernel contains an #ifdef. Blocks are
+// one-dimensional.
+// Global memory (load, store) and shared memory (get, put) have separate accessors, because the host twin counts
+// sectors of the one and bank conflicts of the other. Here both are plain accesses.
 #pragma once
 #include <cuda_runtime.h>
 
@@ -45,7 +46,7 @@ template <class T>
 SIMT_DEVICE void store(T* p, T v) {
   *p = v;
 }
-// For lanes that may have no part: the warp stays together, and the twin sees one request.
+// Predicated accesses. The warp stays together, and the twin counts one request.
 template <class T>
 SIMT_DEVICE T load_if(bool part, const T* p, T otherwise) {
   return part ? *p : otherwise;
@@ -94,7 +95,7 @@ template <int N, class T>
 SIMT_DEVICE void put_vector_if(bool part, T* p, Vector<T, N> v) {
   if (part) put_vector<N>(p, v);
 }
-// Zeros where the lane has no part.
+// Returns zeros if `part` is false.
 template <int N, class T>
 SIMT_DEVICE Vector<T, N> load_vector_if(bool part, const T* p) {
   return part ? load_vector<N>(p) : Vector<T, N>{};
@@ -104,7 +105,7 @@ SIMT_DEVICE void store_vector_if(bool part, T* p, Vector<T, N> v) {
   if (part) store_vector<N>(p, v);
 }
 
-// Takes arrays out of the dynamic shared memory, each aligned to 16 bytes.
+// Allocates arrays in dynamic shared memory, each aligned to 16 bytes.
 class Shared {
  public:
   SIMT_DEVICE Shared() {
@@ -122,8 +123,8 @@ class Shared {
   unsigned char* next;
 };
 
-// Asynchronous copy of 4, 8 or 16 bytes to shared memory, the last of them zero from `bytes` on (the source is then not
-// read). Visible to the copying thread after copy_wait, to others after a barrier behind that.
+// Starts an asynchronous copy of 4, 8 or 16 bytes to shared memory. From `bytes` on the copy writes zeros and does not
+// read the source. The copying thread sees it after copy_wait, other threads after a barrier behind that.
 template <int Bytes>
 SIMT_DEVICE void copy_async(void* shared, const void* global, int bytes) {
   const unsigned to = static_cast<unsigned>(__cvta_generic_to_shared(shared));
@@ -133,7 +134,7 @@ SIMT_DEVICE void copy_async(void* shared, const void* global, int bytes) {
     asm volatile("cp.async.ca.shared.global [%0], [%1], %2, %3;" ::"r"(to), "l"(global), "n"(Bytes), "r"(bytes)
                  : "memory");
 }
-// The same of 16 bytes, all of which exist.
+// Starts an asynchronous copy of 16 bytes, all of which exist.
 SIMT_DEVICE void copy_async_whole(void* shared, const void* global) {
   const unsigned to = static_cast<unsigned>(__cvta_generic_to_shared(shared));
   asm volatile("cp.async.cg.shared.global [%0], [%1], 16;" ::"r"(to), "l"(global) : "memory");
@@ -143,13 +144,13 @@ SIMT_DEVICE void copy_async_if(bool part, void* shared, const void* global, int 
   if (part) copy_async<Bytes>(shared, global, bytes);
 }
 SIMT_DEVICE void copy_commit() { asm volatile("cp.async.commit_group;" ::: "memory"); }
-// Until at most `Pending` of this thread's latest groups are under way.
+// Waits until at most `Pending` of this thread's latest groups are in flight.
 template <int Pending>
 SIMT_DEVICE void copy_wait() {
   asm volatile("cp.async.wait_group %0;" ::"n"(Pending) : "memory");
 }
 
-// --- meetings ---------------------------------------------------------------------------------------------
+// --- collectives ------------------------------------------------------------------------------------------
 
 SIMT_DEVICE void barrier() { __syncthreads(); }
 SIMT_DEVICE void warp_barrier() { __syncwarp(); }
@@ -162,15 +163,15 @@ SIMT_DEVICE T shuffle_xor(T v, int mask) {
   return __shfl_xor_sync(0xffffffffu, v, mask);
 }
 SIMT_DEVICE unsigned ballot(bool condition) { return __ballot_sync(0xffffffffu, condition); }
-// The 1-based place of the lowest bit that is set, or 0.
+// The 1-based position of the lowest bit that is set, or 0.
 SIMT_DEVICE int first_set(unsigned bits) { return __ffs(static_cast<int>(bits)); }
 
-// The smaller of *p and v, on integers: the order of arrival does not show.
+// Atomic minimum of integers. The order of arrival does not change the result.
 SIMT_DEVICE int atomic_min(int* p, int v) { return atomicMin(p, v); }
 
-// Between blocks. next_ticket counts up from 0, one number a call. What a block wrote before a barrier and a store_release behind it
-// is seen by the block whose thread has read that value with load_acquire, behind a barrier of its own.
-SIMT_DEVICE int next_ticket(int* p) { return static_cast<int>(atomicInc(reinterpret_cast<unsigned*>(p), 0xffffffffu)); }
+// Returns 0, 1, 2, ...: one index per call. What a block wrote before a barrier and a store_release is visible to a
+// block after its thread has read that value with load_acquire, behind a barrier of its own.
+SIMT_DEVICE int next_index(int* p) { return static_cast<int>(atomicInc(reinterpret_cast<unsigned*>(p), 0xffffffffu)); }
 SIMT_DEVICE int load_acquire(const int* p) {
   int v;
   asm volatile("ld.acquire.gpu.global.s32 %0, [%1];" : "=r"(v) : "l"(p) : "memory");
@@ -179,8 +180,8 @@ SIMT_DEVICE int load_acquire(const int* p) {
 SIMT_DEVICE void store_release(int* p, int v) {
   asm volatile("st.release.gpu.global.s32 [%0], %1;" ::"l"(p), "r"(v) : "memory");
 }
-// Until *p is another value, which it returns as load_acquire would. Polls do not order memory (each acquire would empty
-// the multiprocessor's L1 cache); one fence behind them does.
+// Waits until *p differs from `value`, and returns it as load_acquire does. Polls do not order memory, since each
+// acquire would empty the multiprocessor's L1 cache; one fence after them does.
 SIMT_DEVICE int wait_while(const int* p, int value) {
   int seen;
   for (;;) {
@@ -191,8 +192,8 @@ SIMT_DEVICE int wait_while(const int* p, int value) {
   asm volatile("fence.acq_rel.gpu;" ::: "memory");
   return seen;
 }
-// How many came before: counts up like next_ticket. What each of those wrote before a barrier and its arrival is seen behind
-// this one's arrival and a barrier.
+// Returns the number of earlier arrivals. What each of those wrote before a barrier and its arrival is visible behind
+// this arrival and a barrier.
 SIMT_DEVICE int arrive(int* p) {
   int before;
   asm volatile("atom.acq_rel.gpu.global.add.s32 %0, [%1], 1;" : "=r"(before) : "l"(p) : "memory");
@@ -203,28 +204,30 @@ SIMT_DEVICE int arrive(int* p) {
 
 SIMT_DEVICE float from_bits(uint32_t bits) { return __uint_as_float(bits); }
 SIMT_DEVICE uint32_t to_bits(float x) { return __float_as_uint(x); }
-// To the nearest TF32, ties away from zero; the bits are those of a float. Two integer instructions: cvt.rna.tf32.f32 takes
-// about six on sm_90, which has no instruction for it. Numbers within 2^-12 of the largest float become infinite, and a NaN
-// may become any number: who subtracts the result from x gets a NaN for either, and for an infinite x.
+// Rounds to the nearest TF32, ties away from zero; the result has the bits of a float. It is two integer instructions:
+// cvt.rna.tf32.f32 compiles to about six on sm_90, which has no such instruction. Numbers within 2^-12 of the largest
+// float become infinite, and a NaN may become any number. Subtracting the result from x gives NaN in either case, and
+// for an infinite x.
 SIMT_DEVICE uint32_t to_tf32(float x) { return (to_bits(x) + 0x1000u) & 0xffffe000u; }
-// A 16-bit float, half (else bfloat16), exactly.
+// Widens a 16-bit float, half (else bfloat16), exactly.
 SIMT_DEVICE float widen(uint16_t bits, bool half) {
   float x;
   asm("cvt.f32.f16 %0, %1;" : "=f"(x) : "h"(bits));
   return half ? x : __uint_as_float(static_cast<uint32_t>(bits) << 16);
 }
 
-// d += A B for A [16, 8], B [8, 8]. With g = lane / 4, t = lane % 4: a = A(g, t), A(g + 8, t), A(g, t + 4), A(g + 8, t + 4);
-// b = B(t, g), B(t + 4, g); d = D(g, 2t), D(g, 2t + 1), D(g + 8, 2t), D(g + 8, 2t + 1). The unit ignores the low 13 bits of
-// an operand.
+// d += A B for A [16, 8], B [8, 8]. With g = lane / 4, t = lane % 4: a = A(g, t), A(g + 8, t), A(g, t + 4), A(g + 8, t
+// + 4); b = B(t, g), B(t + 4, g); d = D(g, 2t), D(g, 2t + 1), D(g + 8, 2t), D(g + 8, 2t + 1). The unit ignores the low
+// 13 bits of an operand.
 SIMT_DEVICE void mma_tf32(float (&d)[4], const uint32_t (&a)[4], const uint32_t (&b)[2]) {
   asm("mma.sync.aligned.m16n8k8.row.col.f32.tf32.tf32.f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, {%0, %1, %2, %3};"
       : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])
       : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]));
 }
 
-// d += A B for A [16, 16], B [16, 8] of 16-bit floats, two in a register, that of the smaller k in its low half. With g and t
-// as above: a = A(g, 2t..), A(g + 8, 2t..), A(g, 2t + 8..), A(g + 8, 2t + 8..); b = B(2t.., g), B(2t + 8.., g); d as above.
+// d += A B for A [16, 16], B [16, 8] of 16-bit floats, two per register, with the smaller k in the low half. With g and
+// t as above: a = A(g, 2t..), A(g + 8, 2t..), A(g, 2t + 8..), A(g + 8, 2t + 8..); b = B(2t.., g), B(2t + 8.., g); d as
+// above.
 SIMT_DEVICE void mma_bf16(float (&d)[4], const uint32_t (&a)[4], const uint32_t (&b)[2]) {
   asm("mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, {%0, %1, %2, %3};"
       : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])
@@ -236,8 +239,9 @@ SIMT_DEVICE void mma_f16(float (&d)[4], const uint32_t (&a)[4], const uint32_t (
       : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]));
 }
 
-// Four matrices of 8 rows of 16 bytes each in shared memory: lane 8 m + r says where row r of matrix m stands. In register m
-// each lane gets word t of row g of matrix m; transposed: of 16-bit elements those at column g in rows 2t and 2t + 1.
+// Loads four matrices of 8 rows of 16 bytes each from shared memory. Lane 8 m + r passes the address of row r of matrix
+// m. Register m of each lane is word t of row g of matrix m; transposed: the 16-bit elements at column g in rows 2t and
+// 2t + 1.
 SIMT_DEVICE void load_matrices(const void* row, uint32_t (&v)[4]) {
   const unsigned from = static_cast<unsigned>(__cvta_generic_to_shared(row));
   asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0, %1, %2, %3}, [%4];"
@@ -280,7 +284,7 @@ SIMT_DEVICE T nan() {
 
 inline void check(cudaError_t error, const char* what) {
   if (error == cudaSuccess) return;
-  static_cast<void>(cudaGetLastError());  // or the next good launch would be told of this one
+  static_cast<void>(cudaGetLastError());  // clears the error, so that the next launch does not report it
   std::string text = std::string("CUDA: ") + what + " failed: " + cudaGetErrorString(error);
   if (error == cudaErrorInsufficientDriver || error == cudaErrorNoDevice)
     text += "; these kernels need an NVIDIA GPU and a driver for CUDA " + std::to_string(CUDART_VERSION / 1000) + "." +
@@ -298,12 +302,12 @@ inline int current_device() {
   return device;
 }
 inline void set_device(int device) { check(cudaSetDevice(device), "choosing the inputs' device"); }
-// In destructors: does not throw, and leaves no error for the next launch.
+// For destructors: does not throw, and leaves no error for the next launch.
 inline void restore_device(int device) {
   if (cudaSetDevice(device) != cudaSuccess) static_cast<void>(cudaGetLastError());
 }
 
-// The largest dynamic shared memory one block may ask for on the current device.
+// The largest dynamic shared memory per block on the current device.
 inline int shared_limit() {
   const int device = current_device();
   int bytes = 0;
@@ -312,7 +316,7 @@ inline int shared_limit() {
   return bytes;
 }
 
-// Throws where this build holds no code that the current device runs.
+// Throws if this build holds no code for the current device.
 inline void check_loads(void (*kernel)()) {
   cudaFuncAttributes attributes;
   check(cudaFuncGetAttributes(&attributes, kernel), "loading the kernels");

@@ -1,13 +1,13 @@
-// A product of 64 x 64 x kSteps in one block, operands in shared memory, sums in registers: on the tensor cores for float, on the
-// ordinary units else. What the tiled factorisation and solve are made of. kSteps: half of 64 in double, so that a block fits
-// the 99 KB of an sm_86 and sm_89.
+// A product of 64 x 64 x kSteps in one block, with operands in shared memory and sums in registers: on the tensor cores
+// for float, else on the ordinary units. The tiled factorisation and solve use it. kSteps is 32 in double, so that a
+// block fits the 99 KB of sm_86 and sm_89.
 #pragma once
 #include "tile_plain.cuh"
 #include "tile_tensor.cuh"
 
 namespace ssdd::cuda {
 
-// KMajor: the operand's k is the direction of unit stride.
+// KMajor: k is the direction of unit stride of the operand.
 template <class T>
 struct Tile {
   static constexpr int kThreads = plain::kThreads, kSteps = 2 * kDepth;
@@ -18,7 +18,7 @@ struct Tile {
   static SIMT_DEVICE int place(int row, int k) {
     return k / kDepth * plain::kStage<T> + k % kDepth * plain::kPitch<T> + row;
   }
-  // x (row, k) asynchronously, zero beyond `rows` and `steps`.
+  // Loads x (row, k) asynchronously, zero beyond `rows` and `steps`.
   template <bool KMajor>
   static SIMT_DEVICE void load(View<const T> x, int rows, int steps, bool, T* operand) {
     plain::Loader<T> loader(Source<T>(x.p, 0, x.rs, x.cs), 0, rows, 0);
@@ -27,7 +27,7 @@ struct Tile {
   }
   template <bool AMajor, bool BMajor>
   SIMT_DEVICE void multiply(const T* a, const T* b) {
-    // Columns 16 apart: what a thread then does with its numbers meets in no bank more than twice.
+    // Columns 16 apart: the threads' accesses to the tile then conflict at most two ways.
     const int row = simt::thread() / 16 * 4, column = simt::thread() % 16;
 #pragma unroll 1
     for (int s = 0; s < kSteps / kDepth; ++s, a += plain::kStage<T>, b += plain::kStage<T>) {
@@ -55,7 +55,7 @@ struct Tile {
 #pragma unroll
       for (int j = 0; j < 4; ++j) sums[i][j] = 0;
   }
-  // f(row, column, sum of this thread's)
+  // Calls f(row, column, sum) for each sum of this thread.
   template <class F>
   SIMT_DEVICE void each(const F& f) {
 #pragma unroll

@@ -1,12 +1,13 @@
-// A tile of Size x Size (64 or 128) on the tensor cores: operands in shared memory as they lie in global memory, fragments of
-// a warp, and the product of one stage. product_tensor.cu (float) and product_half.cu (16-bit floats) say how and why.
+// A tile of Size x Size (64 or 128) on the tensor cores: operands in shared memory in their layout in global memory,
+// fragments of a warp, and the product of one stage. product_tensor.cu (float) and product_half.cu (16-bit floats)
+// explain the method.
 #pragma once
 #include "finish_tile.cuh"
 #include "tile_tensor.cuh"
 
 namespace ssdd::cuda::matrix {
 
-// The two 16-bit types, for template arguments: a pointer to either is one to its bits.
+// Tags of the two 16-bit types for template arguments; a pointer to either points to the bits.
 struct Bf16 {
   uint16_t bits;
 };
@@ -14,7 +15,7 @@ struct Half {
   uint16_t bits;
 };
 
-// How warps cover a tile: each makes kWarpRows x 32, as kRowTiles x 4 products of 16 x 8.
+// How warps cover a tile: kWarpRows x 32 per warp, as kRowTiles x 4 products of 16 x 8.
 template <int Size>
 struct Shape {
   static_assert(Size == 64 || Size == 128, "warps of 32 or 64 rows, two of them above each other");
@@ -24,8 +25,9 @@ struct Shape {
   static SIMT_DEVICE int warp_column() { return simt::warp() % kWarpsAcross * kWarpColumns; }
 };
 
-// One operand's stage: 64 bytes of k for each of the Size rows. KMajor: k is the direction of unit stride, [row][k] with a
-// pitch of 80 bytes, else [k][row] with a pitch of 8 elements more than a row. With either, no fragment load meets in a bank.
+// The stage of one operand: 64 bytes of k for each of the Size rows. KMajor (k is the direction of unit stride):
+// [row][k] with a pitch of 80 bytes, else [k][row] with a pitch of Size + 8 elements. Neither has bank conflicts in
+// fragment loads.
 template <class E, int Size, bool KMajor>
 struct Stage {
   static constexpr int kWide = 16 / static_cast<int>(sizeof(E));   // elements of one copy
@@ -39,15 +41,15 @@ template <int Size>
 constexpr int kSharedBytes = 2 * kStages * kStageBytes<Size>;
 static_assert(kSharedBytes<kLargeTile> == kLargeTileBytes, "what the choice of a tile counts with");
 
-// Brings the next stage of one operand at each call of load().
+// Loads the stages of one operand; each call of load() starts the copies of the next one.
 template <class E, int Size, bool KMajor>
 class Loader {
   using S = Stage<E, Size, KMajor>;
   static constexpr int kThreads = Shape<Size>::kThreads;
-  // Copies of 16 bytes: so many in a line of the stage (a row, or a step of k), and so many lines at once.
+  // Copies of 16 bytes: copies per line of the stage (a row, or a step of k), and lines at once.
   static constexpr int kPerLine = KMajor ? 4 : Size / S::kWide, kLines = kThreads / kPerLine;
   static constexpr int kCopies = Size * 4 / kThreads;
-  // Single floats, where rows are not aligned: lines at once.
+  // Single floats, if rows are not aligned: lines at once.
   static constexpr int kSingleLines = kThreads / (KMajor ? S::kSteps : Size), kSingles = Size * S::kSteps / kThreads;
 
  public:
@@ -70,10 +72,10 @@ class Loader {
     along = S::kSteps * view.cs;
   }
 
-  // left: how many k there still are.
+  // left: the number of k that remain.
   SIMT_DEVICE void load(E* stages, int left) {
     E* const to = stages + place;
-    if (vectors && rows == Size && left >= S::kSteps) {  // the interior: nothing to clamp
+    if (vectors && rows == Size && left >= S::kSteps) {  // an interior tile needs no clamps
 #pragma unroll
       for (int r = 0; r < kCopies; ++r) simt::copy_async_whole(to + r * kLines * S::kPitch, cursor + r * across);
     } else if (vectors) {
@@ -107,8 +109,8 @@ class Loader {
   bool vectors;
 };
 
-// Which of a warp's rows is row `in_group` of its group of 8. Floats that lie [k][row] are loaded four neighbouring rows at a
-// time, so that a group takes every fourth row; all others come by ldmatrix, whose groups are neighbours.
+// The row of a warp that is row `in_group` of its group of 8. Floats in [k][row] are loaded four neighbouring rows at a
+// time, so that a group has every fourth row. All others are loaded by ldmatrix, whose groups are neighbours.
 template <class E, bool KMajor>
 constexpr bool kSpread = !KMajor && sizeof(E) == 4;
 template <class E, bool KMajor>
@@ -116,7 +118,7 @@ SIMT_DEVICE int row_of(int group, int in_group) {
   return kSpread<E, KMajor> ? group / 4 * 32 + in_group * 4 + group % 4 : group * 8 + in_group;
 }
 
-// Where a lane's fragments of the first stage begin: what follows is a constant away.
+// The offset of a lane's fragments in the first stage. All others are at constant distances.
 template <class E, int Size, bool KMajor>
 SIMT_DEVICE int place_in_a() {
   using S = Stage<E, Size, KMajor>;
@@ -190,8 +192,8 @@ SIMT_DEVICE void multiply_fragments(Half, float (&d)[4], const uint32_t (&a)[4],
   simt::mma_f16(d, a, b);
 }
 
-// sums += the product of one stage, of this warp. A tensor core cuts its sums toward zero: they start at zero for each stage
-// and are then added in float.
+// sums += the product of one stage, of this warp. A tensor core truncates its sums toward zero. They therefore start at
+// zero in each stage and are then added in float.
 template <class E, int Size, bool AMajor, bool BMajor>
 SIMT_DEVICE void multiply(const E* own_a, const E* own_b, float (&sums)[Shape<Size>::kRowTiles][4][4]) {
   constexpr int kRowTiles = Shape<Size>::kRowTiles;
@@ -234,16 +236,16 @@ SIMT_DEVICE void multiply(const E* own_a, const E* own_b, float (&sums)[Shape<Si
       for (int e = 0; e < 4; ++e) sums[i][j][e] += fresh[i][j][e];
 }
 
-// The pitch of the finished tile in shared memory: a warp's vectors meet in a bank twice at most.
+// The pitch of the finished tile in shared memory: a warp's vectors conflict at most two ways.
 template <class E, int Size, bool AMajor>
 constexpr int kTilePitch = Size + (kSpread<E, AMajor> ? 4 : 8);
 
-// Puts the sums of this warp into the tile; true where all of the thread's are finite.
+// Puts the sums of this warp into the tile. True if all sums of the thread are finite.
 template <class E, int Size, bool AMajor, bool BMajor>
 SIMT_DEVICE bool put_sums(const float (&sums)[Shape<Size>::kRowTiles][4][4], float* tile) {
   constexpr int kPitch = kTilePitch<E, Size, AMajor>;
   const int g = simt::lane() / 4, t = simt::lane() % 4;
-  float zero = 0;  // a NaN where a sum is not finite
+  float zero = 0;  // NaN if a sum is not finite
 #pragma unroll
   for (int i = 0; i < Shape<Size>::kRowTiles; ++i)
 #pragma unroll
@@ -272,7 +274,7 @@ SIMT_DEVICE bool put_sums(const float (&sums)[Shape<Size>::kRowTiles][4][4], flo
   return zero == 0;
 }
 
-// The whole work of block `index` of a product.
+// Computes the tile of block `index` of a product.
 template <class E, int Size, bool AMajor, bool BMajor>
 SIMT_DEVICE void make_tile(const Product<float>& p, const Tiling& tiling, int index, bool a_vectors, bool b_vectors) {
   constexpr int kSteps = Stage<E, Size, true>::kSteps, kStage = kStageBytes<Size> / static_cast<int>(sizeof(E));
@@ -284,16 +286,16 @@ SIMT_DEVICE void make_tile(const Product<float>& p, const Tiling& tiling, int in
   Loader<E, Size, AMajor> a(p.a[part.b], part.row, p.m, part.k_begin, a_vectors);
   Loader<E, Size, BMajor> b(p.b[part.b].t(), part.column, p.n, part.k_begin, b_vectors);
   float sums[Shape<Size>::kRowTiles][4][4] = {};
-  // Of a narrow or low matrix some warps have nothing.
+  // Some warps of a narrow or low matrix have no rows or columns.
   const bool works = part.row + Shape<Size>::warp_row() < p.m && part.column + Shape<Size>::warp_column() < p.n;
 
-  // The way to the next stage, in elements; the first follows on the last.
+  // The distance to the next stage, in elements. The first stage follows the last.
   const auto next = [](int& stage) {
     stage = stage + 1 == kStages ? 0 : stage + 1;
     return stage == 0 ? (1 - kStages) * kStage : kStage;
   };
-  // Each turn fills a stage and, once all others are filled, multiplies the oldest. The code of a load stands here once: it
-  // would be a third of the kernel's otherwise.
+  // Each iteration fills a stage and, once all others are full, multiplies the oldest one. The code of a load occurs
+  // only once: it would otherwise be a third of the kernel.
   int left = static_cast<int>(part.k_end - part.k_begin), ahead = left;  // k to multiply, k to load
   int slot = 0, fill = 0, own_a = place_in_a<E, Size, AMajor>(), own_b = place_in_b<E, Size, BMajor>();
 #pragma unroll 1
@@ -319,7 +321,7 @@ SIMT_DEVICE void make_tile(const Product<float>& p, const Tiling& tiling, int in
     own_b += to_read;
   }
 
-  // The stages have been read: the tile takes their place.
+  // All stages have been read: the tile reuses their memory.
   float* const tile = reinterpret_cast<float*>(a_stages);
   static_assert(Size * kTilePitch<E, Size, AMajor> * 4 <= kSharedBytes<Size>, "the tile fits the stages");
   simt::barrier();

@@ -5,13 +5,13 @@
 namespace ssdd::cuda::plain {
 
 constexpr int kThreads = 256;
-// 16 bytes beyond the tile: rows stay aligned for vectors, and a copy along k meets in a bank no more than twice.
+// 16 bytes of padding: rows stay aligned for vectors, and a copy along k has bank conflicts of at most two ways.
 template <class T>
 constexpr int kPitch = kTile + 16 / sizeof(T);
 template <class T>
 constexpr int kStage = kDepth * kPitch<T>;
 
-// Brings [64 rows] x [16 k] of one operand into a stage, from the next 16 k at each call.
+// Loads [64 rows] x [16 k] of one operand into a stage. Each call starts the copies of the next 16 k.
 template <class T>
 class Loader {
  public:
@@ -26,7 +26,7 @@ class Loader {
     offset = (first_row + row) * x.rs + (k_begin + step) * x.cs;
   }
 
-  // left: how many k there still are.
+  // left: the number of k that remain.
   SIMT_DEVICE void load(T* stage, int left) {
     T* const to = stage + step * kPitch<T> + row;
     const int apart = along_k ? 16 : 4 * kPitch<T>;
@@ -50,7 +50,7 @@ class Loader {
   }
 
   Source<T> x;
-  int64_t offset, across;  // of this thread's first element of the next stage; from one of its four to the next
+  int64_t offset, across;  // this thread's first element of the next stage; stride between its four elements
   int row, step, rows;
   bool along_k;
 };
@@ -66,7 +66,7 @@ SIMT_DEVICE void four(const T* p, T (&v)[4]) {
   }
 }
 
-// sums += the 4 x 4 x 16 product of one thread and stage. own: the elements of `from`, of differences.
+// sums += the 4 x 4 x 16 product of one thread and stage. own: this thread's elements of `from`, for differences.
 template <bool Distance, bool Difference, class T>
 SIMT_DEVICE void multiply(const T* a_stage, const T* b_stage, int row, int column, const T (&own)[4][4],
                           T (&sums)[4][4]) {

@@ -1,4 +1,5 @@
-// Operands of a tile of 64 x 64 in shared memory and their product on the tensor cores; product_tensor.cu says how and why.
+// Operands of a tile of 64 x 64 in shared memory and their product on the tensor cores; product_tensor.cu explains the
+// method.
 #pragma once
 #include "product.cuh"
 
@@ -10,8 +11,9 @@ static_assert(kDepth * kColumnPitch <= kStage, "a stage holds either layout");
 
 SIMT_DEVICE int clamp_bytes(int floats) { return floats <= 0 ? 0 : floats >= 4 ? 16 : floats * 4; }
 
-// Brings [64 rows] x [16 k] of one operand into a stage, from the next 16 k at each call. KMajor: k is the direction of
-// unit stride. A thread copies `kCopies` places along the other direction, so that its addresses are one cursor and a step.
+// Loads [64 rows] x [16 k] of one operand into a stage. Each call starts the copies of the next 16 k. KMajor: k is the
+// direction of unit stride. A thread copies `kCopies` elements along the other direction, so that its addresses are one
+// cursor and a step.
 template <bool KMajor>
 struct Loader {
   const float* cursor;         // this thread's first place at the next k
@@ -24,10 +26,12 @@ struct Loader {
     const int t = simt::thread();
     rows = all_rows - first_row < kTile ? static_cast<int>(all_rows - first_row) : kTile;
     if (vectors) {
-      row = KMajor ? t / 4 : t % 16 * 4, step = KMajor ? t % 4 * 4 : t / 16;
+      row = KMajor ? t / 4 : t % 16 * 4;
+      step = KMajor ? t % 4 * 4 : t / 16;
       across = KMajor ? 32 * view.rs : 8 * view.cs;
     } else {
-      row = KMajor ? t / 16 : t % 64, step = KMajor ? t % 16 : t / 64;
+      row = KMajor ? t / 16 : t % 64;
+      step = KMajor ? t % 16 : t / 64;
       across = KMajor ? 8 * view.rs : 2 * view.cs;
     }
     place = KMajor ? row * kRowPitch + step : step * kColumnPitch + row;
@@ -35,7 +39,7 @@ struct Loader {
     along = kDepth * view.cs;
   }
 
-  // left: how many k there still are.
+  // left: the number of k that remain.
   SIMT_DEVICE void load(float* stage, int left) {
     if (vectors) {
 #pragma unroll
@@ -59,8 +63,8 @@ struct Loader {
   }
 };
 
-// The same of an operand of 16-bit floats: through registers, widened on the way into the stage, which holds floats as ever.
-// fetch() before a product, store() behind it: the loads' time is the product's.
+// Loads an operand of 16-bit floats: into registers, and widened when stored to the stage, which holds floats. Call
+// fetch() before a product and store() after it, so that the loads overlap with the product.
 template <bool KMajor>
 struct NarrowLoader {
   const uint16_t* cursor;
@@ -75,10 +79,12 @@ struct NarrowLoader {
     const int t = simt::thread();
     rows = all_rows - first_row < kTile ? static_cast<int>(all_rows - first_row) : kTile;
     if (vectors) {
-      row = KMajor ? t / 4 : t % 16 * 4, step = KMajor ? t % 4 * 4 : t / 16;
+      row = KMajor ? t / 4 : t % 16 * 4;
+      step = KMajor ? t % 4 * 4 : t / 16;
       across = KMajor ? 32 * view.rs : 8 * view.cs;
     } else {
-      row = KMajor ? t / 16 : t % 64, step = KMajor ? t % 16 : t / 64;
+      row = KMajor ? t / 16 : t % 64;
+      step = KMajor ? t % 16 : t / 64;
       across = KMajor ? 8 * view.rs : 2 * view.cs;
     }
     place = KMajor ? row * kRowPitch + step : step * kColumnPitch + row;
@@ -130,7 +136,7 @@ struct NarrowLoader {
   }
 };
 
-// Either, with the calls of both.
+// The loader of either type, with one interface.
 template <bool KMajor, bool Narrow>
 struct AnyLoader;
 template <bool KMajor>
@@ -145,7 +151,7 @@ struct AnyLoader<KMajor, true> : NarrowLoader<KMajor> {
   SIMT_DEVICE void load(float*, int) {}
 };
 
-// Where (row, k) stands, counted from the first of several stages.
+// The offset of (row, k) from the first of several stages.
 template <bool KMajor>
 SIMT_DEVICE int place_of(int row, int k) {
   return k / kDepth * kStage + (KMajor ? row * kRowPitch + k % kDepth : k % kDepth * kColumnPitch + row);
@@ -156,13 +162,13 @@ SIMT_DEVICE float element(const float* stage, int row, int k) {
   return simt::get(stage + (KMajor ? row * kRowPitch + k : k * kColumnPitch + row));
 }
 
-// x = big + small. The unit itself cuts the small part to TF32: its rounding would not show.
+// Splits x = big + small. The tensor core truncates the small part to TF32; rounding it would not change the error.
 SIMT_DEVICE void split(float x, uint32_t& big, uint32_t& small) {
   big = simt::to_tf32(x);
   small = simt::to_bits(x - simt::from_bits(big));
 }
 
-// sums += the 32 x 32 x 16 product of one warp and stage. Exact: an operand that is its own TF32 number has no small part.
+// sums += the 32 x 32 x 16 product of one warp and stage. Exact: the operand is a TF32 number and has no small part.
 template <bool AMajor, bool BMajor, bool AExact = false, bool BExact = false>
 SIMT_DEVICE void multiply(const float* a_stage, const float* b_stage, int row, int column, float (&sums)[2][4][4]) {
   const int g = simt::lane() / 4, t = simt::lane() % 4;

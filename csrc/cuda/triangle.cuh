@@ -1,7 +1,8 @@
 // Cholesky and triangular solves of one team of threads on a matrix in shared memory, in strips of 16 columns.
 //
-// A pivot costs one warp about 35 instructions and a chain of a shuffle, two multiply-adds and a reciprocal square root. Loops over
-// strips and over groups of 4 pivots stay rolled, so that the code is fetched once and then runs from the instruction cache.
+// A pivot costs one warp about 35 instructions and a chain of a shuffle, two multiply-adds and a reciprocal square
+// root. Loops over strips and over groups of 4 pivots stay rolled, so that the code is fetched once and then runs from
+// the instruction cache.
 #pragma once
 #include "product.cuh"
 
@@ -14,8 +15,8 @@ constexpr int kPanelPitch = 32;  // of the scratch in which a strip's diagonal b
 template <class T>
 constexpr int kVector = 16 / static_cast<int>(sizeof(T));
 
-// Row pitch of a matrix in shared memory: an odd multiple of 16 bytes. Rows are then aligned for 16-byte accesses, and 8
-// lanes on 8 rows of one column of such vectors use all 32 banks.
+// The row pitch of a matrix in shared memory: an odd multiple of 16 bytes. Rows are then aligned for 16-byte accesses,
+// and 8 lanes on 8 rows of one column of such vectors use all 32 banks.
 template <class T>
 constexpr int shared_pitch(int n) {
   return ((n + kVector<T> - 1) / kVector<T> | 1) * kVector<T>;
@@ -46,8 +47,8 @@ struct Square {
   SIMT_DEVICE T* at(int i, int j) const { return p + i * pitch + j; }
 };
 
-// `Count` neighbours in shared memory, aligned to 16 bytes. `exist` (the same for the warp): those from there on are zero, and
-// not written. part: whether the lane writes.
+// Load and store `Count` neighbours in shared memory, aligned to 16 bytes. `exist` (the same for the warp): elements
+// from there on are read as zero, and not written. part: false if this lane writes nothing.
 template <int Count, class T>
 SIMT_DEVICE void get_row(const T* p, T (&v)[Count], int exist = Count) {
 #pragma unroll
@@ -71,8 +72,8 @@ SIMT_DEVICE void put_row(T* p, const T (&v)[Count], int exist = Count, bool part
 
 // --- Cholesky ----------------------------------------------------------------------------------------------------
 
-// Subtracts the part of the strip at column p from row i of the strip behind it, columns q = p + 16 and so on. L stands below
-// the diagonal and, of columns left of q, transposed above it.
+// Subtracts the contribution of the strip at column p from row i of the next strip (columns q = p + 16 and on). L
+// stands below the diagonal and, for columns left of q, transposed above it.
 template <class T>
 SIMT_DEVICE void update_row(const Square<T>& a, int p, int i, T (&row)[kStrip]) {
   const int q = p + kStrip, exist = a.n - q;
@@ -90,16 +91,16 @@ SIMT_DEVICE void update_row(const Square<T>& a, int p, int i, T (&row)[kStrip]) 
   }
 }
 
-// One warp factors the strip at column p in its first 32 rows, of which lane i holds row p + i. Each pivot: the lane that
-// holds it hands out the reciprocal of its root; every lane scales its element of the column, puts it where all can read it,
-// and subtracts its part of the columns to come. L goes to `a`, rows behind the first 16 also transposed above the
-// diagonal; the diagonal block also transposed to panel [16, kPanelPitch]; inverse [i] = 1 / L(i, i).
-// Returns the 1-based pivot that failed, or 0, to all lanes.
+// Factors the strip at column p in its first 32 rows with one warp; lane i holds row p + i.
+// Per pivot, its lane broadcasts the reciprocal of the pivot's root. Every lane scales its element of the column,
+// stores it to shared memory, and subtracts its contribution to the remaining columns.
+// L is written to `a`; rows behind the first 16 also transposed above the diagonal; the diagonal block also transposed
+// to panel [16, kPanelPitch]; inverse[i] = 1 / L(i, i). Returns the 1-based pivot that failed, or 0, in all lanes.
 template <class T>
 SIMT_DEVICE int factor_strip(const Square<T>& a, int p, T (&row)[kStrip], T* inverse, T* panel) {
   const int lane = simt::lane(), i = p + lane, size = a.n - p < kStrip ? a.n - p : kStrip;
   const bool exists = i < a.n;
-  // Rows behind the last are those of the identity, so that pivots behind the last are 1.
+  // Rows beyond the last are rows of the identity, so that pivots beyond the last are 1.
   T diagonal = 1, kept = 1;
 #pragma unroll
   for (int j = 0; j < kStrip; ++j) {
@@ -140,7 +141,8 @@ SIMT_DEVICE int factor_strip(const Square<T>& a, int p, T (&row)[kStrip], T* inv
   return which ? p + which : 0;
 }
 
-// Row i below the first 32 of the strip at column p: x L^T = a, one thread. part: whether it is there.
+// Solves x L^T = a for row i below the first 32 of the strip at column p; one thread per row. part: false if the row
+// does not exist.
 template <class T>
 SIMT_DEVICE void solve_row(const Square<T>& a, int p, int i, bool part, const T* inverse, const T* panel) {
   T x[kStrip];
@@ -167,8 +169,8 @@ SIMT_DEVICE void solve_row(const Square<T>& a, int p, int i, bool part, const T*
   put_row(a.at(i, p), x, kStrip, part);
 }
 
-// Subtracts the part of the strip at column p from a square of 32 x 32 at (i0, j0), one warp: a lane has 4 rows of two vectors,
-// as often as it takes. Left out: what lies above the diagonal and columns before `from`.
+// Subtracts the contribution of the strip at column p from a square of 32 x 32 at (i0, j0); one warp. Each lane has 4
+// rows of two vectors at a time. Elements above the diagonal and columns before `from` are skipped.
 template <class T>
 SIMT_DEVICE void update_square(const Square<T>& a, int p, int i0, int j0, int from) {
   constexpr int kWide = kVector<T>, kApart = 4 * kWide;
@@ -210,8 +212,8 @@ SIMT_DEVICE void update_square(const Square<T>& a, int p, int i0, int j0, int fr
 // Elements of the scratch of factor_shared.
 constexpr int kPanelRoom = kStrip * kPanelPitch;
 
-// a (its lower triangle): L on and below the diagonal, anything above it; inverse [whole_strips(n)] aligned to 16 bytes.
-// *failed: the pivot, shared by the team, 0 before.
+// Factors a, given by its lower triangle: L on and below the diagonal, anything above it. inverse [whole_strips(n)] is
+// aligned to 16 bytes. *failed: the pivot that failed, shared by the team; it must be 0 on entry.
 // The first warp updates and factors the next strip while the others update the triangle behind it.
 template <int Threads, class T>
 SIMT_DEVICE void factor_shared(const Square<T>& a, T* inverse, T* panel, int* failed) {
@@ -230,7 +232,7 @@ SIMT_DEVICE void factor_shared(const Square<T>& a, T* inverse, T* panel, int* fa
       const int bad = factor_strip(a, p, row, inverse, panel);
       if (bad && simt::lane() == 0 && *failed == 0) *failed = bad;
     } else if (last >= 0) {
-      // The rest of the triangle, in squares of 32 x 32, one per warp.
+      // Update the rest of the triangle, in squares of 32 x 32, one per warp.
       const int squares = (n - p + 31) / 32;
       int si = 0, sj = Crew::warp() - 1;
 #pragma unroll 1
@@ -245,11 +247,11 @@ SIMT_DEVICE void factor_shared(const Square<T>& a, T* inverse, T* panel, int* fa
     if (p + 32 >= n) continue;  // to the last strip, if there is one
     // Read between two barriers, so that all threads see the same.
     if (*failed) return;
-    // The strip's rows below, one per thread.
+    // Solve the strip's rows below, one per thread.
 #pragma unroll 1
     for (int first = p + 32 + Crew::warp() * 32; first < n; first += Threads) {
       const int i = first + simt::lane();
-      solve_row(a, p, i < n ? i : p, i < n, inverse, panel);  // row p: nobody writes its part of the strip now
+      solve_row(a, p, i < n ? i : p, i < n, inverse, panel);  // row p is a valid address that no thread writes now
     }
     Crew::barrier();
   }
@@ -267,7 +269,7 @@ struct Columns {
   SIMT_DEVICE T* at(int i, int c) const { return p + i * pitch + c; }
 };
 
-// Subtracts the part of the strip at row p (L^T: Transposed) from the tile of rows i.. and columns c..
+// Subtracts the contribution of the strip at row p (of L^T if Transposed) from the tile of rows i.. and columns c..
 template <bool Transposed, int Width, class T>
 SIMT_DEVICE void update_tile(const Square<T>& l, int p, const Columns<Width, T>& x, int i, int c) {
   constexpr int kRows = Columns<Width, T>::kRows;
@@ -313,7 +315,8 @@ SIMT_DEVICE void update_tile(const Square<T>& l, int p, const Columns<Width, T>&
   }
 }
 
-// The strip at row p of one column, one lane; part: whether it has one. Both ways read rows of L's diagonal block.
+// Solves the strip at row p of one column per lane. part: false if the lane has no column. Both directions read rows of
+// L's diagonal block.
 template <bool Transposed, class T>
 SIMT_DEVICE void substitute_strip(const Square<T>& l, int p, const T* inverse, T* x, int pitch, bool part) {
   const int size = l.n - p < kStrip ? l.n - p : kStrip;
@@ -329,7 +332,7 @@ SIMT_DEVICE void substitute_strip(const Square<T>& l, int p, const T* inverse, T
 #pragma unroll
       for (int step = 0; step < 4; ++step) {
         const int u = Transposed ? 3 - step : step, k = first + u;
-        const T* const from = k < size ? l.at(p + k, p) : inverse;  // behind the last row any 16 finite numbers
+        const T* const from = k < size ? l.at(p + k, p) : inverse;  // beyond the last row any 16 finite numbers
         if (Transposed) v[k] = k < size ? v[k] * over[u] : T(0);
 #pragma unroll
         for (int j = 0; j < k; j += 4) {
@@ -352,8 +355,9 @@ SIMT_DEVICE void substitute_strip(const Square<T>& l, int p, const T* inverse, T
   for (int k = 0; k < kStrip; ++k) simt::put_if(part && k < size, x + k * pitch, v[k]);
 }
 
-// x <- L^-1 x (Transposed: L^-T x). Columns go in groups of at most 32, which do not meet: the first warp of each updates and
-// solves the next strip while its others update the rows behind. Rows of x must be there for all; they are when it returns.
+// x <- L^-1 x (L^-T x if Transposed). Columns are cut into independent groups of at most 32. The first warp of each
+// group updates and solves the next strip while its other warps update the rows behind. Rows of x must be visible to
+// all threads on entry, and are on return.
 template <bool Transposed, int Threads, int Width, class T>
 SIMT_DEVICE void substitute(const Square<T>& l, const T* inverse, const Columns<Width, T>& x) {
   using Crew = Team<Threads>;
@@ -365,7 +369,7 @@ SIMT_DEVICE void substitute(const Square<T>& l, const T* inverse, const Columns<
 #pragma unroll 1
   for (int s = 0; s < strips; ++s) {
     const int at = Transposed ? strips - 1 - s : s, before = Transposed ? at + 1 : at - 1, p = at * kStrip;
-    // Strips that the strip before still has to be subtracted from: the first by the first warp, which goes on with it.
+    // Subtract the previous strip from the strips behind it. The first warp updates the next strip, and then solves it.
 #pragma unroll 1
     for (int t = warp; s > 0 && t < strips - s; t += t == 0 ? strips : kWarps - 1)
       update_tile<Transposed>(l, before * kStrip, x, (Transposed ? at - t : at + t) * kStrip + tile_row, tile_column);

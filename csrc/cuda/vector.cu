@@ -1,11 +1,13 @@
-// Copies, mirrors, sums and scalars. All are bound by memory or by their launch; each reads and writes every element once.
+// Copies, mirrors, sums and scalars. All are limited by memory or by their launch. Each reads and writes every element
+// once.
 //
-// Mapping: copy_kernel and mirror_kernel a block of 256 threads a square of 32 x 32; sum_columns_kernel a block 32 columns;
-// after_solve_kernel a block 2048 elements, the last of a problem's blocks what follows from all (join.cuh); nan_kernel and
-// fill_kernel a thread an element; scalars_kernel a thread a problem, and a block 32 columns of what is summed beside.
-// Traffic, elements read and written: copy n and n, mirror n^2 / 2 and n^2 / 2, sums n and one a column, after_solve 2 n and with a
-// pack 3 n; nan_kernel writes those of failed problems only. FLOPs: at most 2 an element. Floor on an H100: bytes / 3.35 TB/s,
-// from L2 less; below some megabytes the launch. Other path: none.
+// Mapping: copy_kernel and mirror_kernel: one block of 256 threads per square of 32 x 32. sum_columns_kernel: one block
+// per 32 columns. after_solve_kernel: one block per 2048 elements; the last of a problem's blocks sets the scalars
+// (join.cuh). nan_kernel and fill_kernel: one thread per element. scalars_kernel: one thread per problem, and one block
+// per 32 columns of the column sums.
+// Traffic, elements read and written: copy n and n, mirror n^2 / 2 and n^2 / 2, sums n and one per column, after_solve
+// 2 n and, with a pack, 3 n. nan_kernel writes only failed problems. FLOPs: at most 2 per element.
+// Floor on an H100: bytes / 3.35 TB/s, less from L2; below a few megabytes the launch. Other path: none.
 #include "vector.cuh"
 
 #include <algorithm>
@@ -16,12 +18,12 @@ namespace ssdd::cuda {
 namespace {
 
 constexpr int kThreads = 256, kSquare = 32;
-constexpr int64_t kPart = 2048;  // elements of a problem that one block takes after the solve
+constexpr int64_t kPart = 2048;  // elements of a problem per block of after_solve
 
 unsigned blocks_for(int64_t count, int64_t each) { return static_cast<unsigned>((count + each - 1) / each); }
 
-// Squares of 32 x 32 through shared memory where the source's unit stride runs down the columns: both sides coalesced.
-// pitch 33: a column of the square falls into 32 banks.
+// Copies squares of 32 x 32 through shared memory if the source's unit stride runs down the columns, so that both sides
+// are coalesced. With pitch 33 a column of the square is in 32 different banks.
 template <class T>
 SIMT_KERNEL(kThreads)
 void copy_kernel(Copy<T> c, int64_t squares_n, int64_t squares) {
@@ -55,7 +57,7 @@ void mirror_kernel(int64_t n, T* a, int64_t squares_n, int64_t squares) {
   SIMT_SHARED(T, square, kSquare * (kSquare + 1));
   const int64_t index = simt::block().x % squares, b = simt::block().x / squares;
   const int64_t i0 = index / squares_n * kSquare, j0 = index % squares_n * kSquare;
-  if (i0 > j0) return;  // the whole block
+  if (i0 > j0) return;  // the same for the whole block
   a += b * n * n;
   const int fast = simt::lane(), slow = simt::warp();
 #pragma unroll
@@ -71,7 +73,7 @@ void mirror_kernel(int64_t n, T* a, int64_t squares_n, int64_t squares) {
   }
 }
 
-// A warp's lanes take neighbouring columns, its 8 warps every eighth row.
+// Lanes have neighbouring columns; the 8 warps have every eighth row each.
 template <class T>
 SIMT_KERNEL(kThreads)
 void sum_columns_kernel(ColumnSums<T> c, int64_t strips) {
@@ -84,7 +86,7 @@ void sum_columns_kernel(ColumnSums<T> c, int64_t strips) {
 
 template <class T>
 SIMT_KERNEL(kThreads)
-void after_solve_kernel(Solved<T> s, int64_t parts) {
+void after_solve_kernel(AfterSolve<T> s, int64_t parts) {
   const int64_t b = simt::block().x / parts, part = simt::block().x % parts, count = s.rows * s.columns,
                 begin = part * kPart;
   const int64_t end = begin + kPart < count ? begin + kPart : count;
@@ -92,12 +94,12 @@ void after_solve_kernel(Solved<T> s, int64_t parts) {
   double sum = 0;
   for (int64_t e = begin + simt::thread(); e < end; e += kThreads) {
     const T u = bad ? simt::nan<T>() : simt::load(s.u + b * count + e);
-    sum += hand_on(s, b, e / s.columns, e % s.columns, u, bad);
+    sum += pack_element(s, b, e / s.columns, e % s.columns, u, bad);
   }
   set_lambda_bar<kThreads>(s, b, part, parts, sum);
 }
 
-// `strips` blocks per problem, few enough that they cost little where no problem failed.
+// `strips` blocks per problem, few enough to cost little if no problem failed.
 template <class T>
 SIMT_KERNEL(kThreads)
 void nan_kernel(int64_t count, int64_t strips, const int32_t* status, T* out) {
@@ -113,14 +115,15 @@ void fill_kernel(int64_t count, T value, T* out) {
   if (e < count) simt::store(out + e, value);
 }
 
-// The hyper-parameters of a problem; bad: NaN where one is out of range.
+// The hyper-parameters of a problem. bad: NaN if one is out of range, else 0.
 template <class T>
-struct Given {
+struct HyperParameters {
   T first, bias, ridge, gamma, bad;
-  SIMT_DEVICE Given(const ScalarArgs<T>& a, int64_t b) {
+  SIMT_DEVICE HyperParameters(const ScalarArgs<T>& a, int64_t b) {
     const bool linear = a.kernel == KernelKind::linear;
-    first = a.parameters > 0 ? a.hyper.get(b, 0) : T(1), bias = linear && a.parameters > 1 ? a.hyper.get(b, 1) : T(0);
-    // Constant places only: a run-time index would put the values into local memory.
+    first = a.parameters > 0 ? a.hyper.get(b, 0) : T(1);
+    bias = linear && a.parameters > 1 ? a.hyper.get(b, 1) : T(0);
+    // Constant indices only: a run-time index would put the values into local memory.
     const int last = a.hyper.count > a.parameters ? a.hyper.count - 1 : -1;
     ridge = last == 0 ? a.hyper.get(b, 0) : last == 1 ? a.hyper.get(b, 1) : last == 2 ? a.hyper.get(b, 2) : T(0);
     const bool positive = first > T(0) && simt::finite(first) && bias >= T(0) && simt::finite(bias);
@@ -129,7 +132,7 @@ struct Given {
   }
 };
 
-// The first `own` blocks: a thread a problem. The rest: a block 32 columns of e.
+// The first `own` blocks set the scalars, one thread per problem. Each of the others sums 32 columns of e.
 template <class T>
 SIMT_KERNEL(kThreads)
 void scalars_kernel(ScalarArgs<T> a, int64_t own) {
@@ -138,16 +141,16 @@ void scalars_kernel(ScalarArgs<T> a, int64_t own) {
     const int64_t j = index % strips * 32 + simt::lane();
     const double sum = column_sum<kThreads>(a.e[b], a.e_rows, a.e_columns, j);
     if (simt::warp() != 0 || j >= a.e_columns) return;
-    const Given<T> given(a, b);
-    const T factor = given.gamma * (given.bias + given.bad);
+    const HyperParameters<T> hyper(a, b);
+    const T factor = hyper.gamma * (hyper.bias + hyper.bad);
     return simt::store(a.column_sums + b * a.sums_bs + j, static_cast<T>(static_cast<double>(factor) * sum));
   }
   const int64_t b = static_cast<int64_t>(simt::block().x) * kThreads + simt::thread();
-  if (b < a.ticket_count) a.tickets[b] = 0;
+  if (b < a.counter_count) a.counters[b] = 0;
   if (b >= a.batch) return;
   T* out = a.out + b * kScalars;
-  const Given<T> given(a, b);
-  const T first = given.first, bias = given.bias, gamma = given.gamma, bad = given.bad;
+  const HyperParameters<T> hyper(a, b);
+  const T first = hyper.first, bias = hyper.bias, gamma = hyper.gamma, bad = hyper.bad;
   out[kScale] = first + bad;
   out[kBias] = bias + bad;
   out[kRootScale] = simt::square_root(first + bad);
@@ -155,7 +158,7 @@ void scalars_kernel(ScalarArgs<T> a, int64_t own) {
   out[kRootBoth] = simt::square_root(first * bias + bad);
   out[kLengthscale] = first + bad;
   out[kMap] = T(-0.5) / (first * first) + bad;
-  out[kRidge] = given.ridge + bad;
+  out[kRidge] = hyper.ridge + bad;
   out[kGamma] = gamma;
   out[kGammaScale] = gamma * (first + bad);
   out[kGammaRootScale] = gamma * simt::square_root(first + bad);
@@ -191,19 +194,19 @@ namespace {
 int64_t parts_of(int64_t count) { return std::max<int64_t>(1, (count + kPart - 1) / kPart); }
 }  // namespace
 
-int64_t solved_room(int64_t batch, int64_t rows, int64_t columns) {
+int64_t after_solve_room(int64_t batch, int64_t rows, int64_t columns) {
   return batch * std::max(parts_of(rows * columns), columns / kNarrowColumns + 1);
 }
 
 template <class T>
-void after_solve(const Solved<T>& s, simt::Stream stream) {
+void after_solve(const AfterSolve<T>& s, simt::Stream stream) {
   if (s.batch == 0) return;
   const int64_t parts = parts_of(s.rows * s.columns);
   simt::launch(&after_solve_kernel<T>, {static_cast<unsigned>(s.batch * parts)}, kThreads, 0, stream, s, parts);
 }
 
 template <class T>
-void nan_where_failed(int64_t batch, int64_t count, const int32_t* status, T* out, simt::Stream stream) {
+void nan_if_failed(int64_t batch, int64_t count, const int32_t* status, T* out, simt::Stream stream) {
   if (batch == 0 || count == 0) return;
   const int64_t strips = std::min<int64_t>(blocks_for(count, kThreads), std::max<int64_t>(1, 4 * kChip / batch));
   simt::launch(&nan_kernel<T>, {static_cast<unsigned>(strips * batch)}, kThreads, 0, stream, count, strips, status,
@@ -219,18 +222,18 @@ void fill(int64_t count, double value, T* out, simt::Stream stream) {
 template <class T>
 void set_scalars(const ScalarArgs<T>& args, simt::Stream stream) {
   if (args.batch == 0) return;
-  const unsigned own = blocks_for(std::max(args.batch, args.ticket_count), kThreads);
+  const unsigned own = blocks_for(std::max(args.batch, args.counter_count), kThreads);
   const unsigned sums = args.column_sums ? static_cast<unsigned>(args.batch) * blocks_for(args.e_columns, 32) : 0;
   simt::launch(&scalars_kernel<T>, {own + sums}, kThreads, 0, stream, args, static_cast<int64_t>(own));
 }
 
-#define SSDD_INSTANTIATE(T)                                                           \
-  template void copy(const Copy<T>&, simt::Stream);                                   \
-  template void mirror(int64_t, int64_t, T*, simt::Stream);                           \
-  template void sum_columns(const ColumnSums<T>&, simt::Stream);                      \
-  template void after_solve(const Solved<T>&, simt::Stream);                          \
-  template void nan_where_failed(int64_t, int64_t, const int32_t*, T*, simt::Stream); \
-  template void fill(int64_t, double, T*, simt::Stream);                              \
+#define SSDD_INSTANTIATE(T)                                                        \
+  template void copy(const Copy<T>&, simt::Stream);                                \
+  template void mirror(int64_t, int64_t, T*, simt::Stream);                        \
+  template void sum_columns(const ColumnSums<T>&, simt::Stream);                   \
+  template void after_solve(const AfterSolve<T>&, simt::Stream);                   \
+  template void nan_if_failed(int64_t, int64_t, const int32_t*, T*, simt::Stream); \
+  template void fill(int64_t, double, T*, simt::Stream);                           \
   template void set_scalars(const ScalarArgs<T>&, simt::Stream);
 SSDD_INSTANTIATE(float)
 SSDD_INSTANTIATE(double)

@@ -1,10 +1,10 @@
-// The small passes between products, one problem of the batch beside the other.
+// The small passes between products; each runs for all problems of the batch at once.
 #pragma once
 #include "product.cuh"
 
 namespace ssdd::cuda {
 
-// out[b, i, j] = factor factor_of[b] x(b, i, j), out with row stride ld; NaN where status[b] != 0.
+// out[b, i, j] = factor factor_of[b] x(b, i, j), out with row stride ld; NaN if status[b] != 0.
 template <class T>
 struct Copy {
   int64_t batch, rows, columns;
@@ -37,7 +37,7 @@ void sum_columns(const ColumnSums<T>& c, simt::Stream stream);
 
 // out[b, ...] = NaN for each problem that failed: status[b] != 0.
 template <class T>
-void nan_where_failed(int64_t batch, int64_t count, const int32_t* status, T* out, simt::Stream stream);
+void nan_if_failed(int64_t batch, int64_t count, const int32_t* status, T* out, simt::Stream stream);
 
 template <class T>
 void fill(int64_t count, double value, T* out, simt::Stream stream);

@@ -2,8 +2,8 @@
 
 Each verb of the command line is one call here: :func:`demo`, :func:`train_teacher`, :func:`distill`,
 :func:`pretrain`, :func:`evaluate`, :func:`run_study`, :func:`write_report` (``report``), :func:`contact_sheet`
-(``show``), :func:`export`, :func:`read_published` (``import``), :func:`info`. The command line uses nothing but these
-names and its own settings.
+(``show``), :func:`export`, :func:`push`, :func:`read_published` (``import``), :func:`info`. The command line uses
+nothing but these names and its own settings.
 """
 
 from __future__ import annotations
@@ -51,7 +51,16 @@ from .config import (  # noqa: E402
 )
 
 if TYPE_CHECKING:
-    from .artifact import EXPORT_FORMS, DistilledSet, Preprocessing, export, read_published, read_scores
+    from .artifact import (
+        EXPORT_FORMS,
+        DistilledSet,
+        Preprocessing,
+        export,
+        push,
+        read_published,
+        read_scores,
+        write_card,
+    )
     from .checkpoint import Checkpoints, Stopped, interruptible
     from .data import DEVICES, ImageSet, cache_directory, choose_device, load_images, load_target
     from .distillation import Distillation, Job, check_before_training, distill, needs_teacher, target_size
@@ -63,6 +72,7 @@ if TYPE_CHECKING:
         finetune,
         pretrain,
         read_out,
+        recipe_of,
         save_backbone,
         why_no_probe,
     )
@@ -88,8 +98,10 @@ _ROOMS = {
         "DistilledSet",
         "Preprocessing",
         "export",
+        "push",
         "read_published",
         "read_scores",
+        "write_card",
     ),
     "checkpoint": (
         "Checkpoints",
@@ -120,6 +132,7 @@ _ROOMS = {
         "finetune",
         "pretrain",
         "read_out",
+        "recipe_of",
         "save_backbone",
         "why_no_probe",
     ),
@@ -239,12 +252,14 @@ __all__ = [
     "local_rank",
     "preset",
     "pretrain",
+    "push",
     "random_subset",
     "read_out",
     "read_plan",
     "read_published",
     "read_representations",
     "read_scores",
+    "recipe_of",
     "represent",
     "run_study",
     "save_backbone",
@@ -255,6 +270,7 @@ __all__ = [
     "why_no_probe",
     "with_settings",
     "world_size",
+    "write_card",
     "write_page",
     "write_report",
     "write_representations",

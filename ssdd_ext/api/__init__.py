@@ -1,9 +1,11 @@
 """The public calls: they check their arguments, pick a backend and run it."""
 
 from .call import Info
+from .classify import krr_cross_entropy
 from .fit import Fit, fit
 from .from_gram import krr_from_gram, krr_mse_from_gram
 from .gram import cholesky, cholesky_solve, gram
+from .posterior import log_marginal_likelihood
 from .regression import build_info, explain, krr, krr_mse
 
 __all__ = [
@@ -16,7 +18,9 @@ __all__ = [
     "fit",
     "gram",
     "krr",
+    "krr_cross_entropy",
     "krr_from_gram",
     "krr_mse",
     "krr_mse_from_gram",
+    "log_marginal_likelihood",
 ]

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import contextlib
-from dataclasses import dataclass, fields, replace
-from typing import Any, NamedTuple, TypeVar
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from .. import checks, ops, plan, reference
 from ..kernels import Kernel, Linear
-from ..ridge import Ridge
+from ..ridge import VECTOR_KINDS, Ridge
 
 DEFAULT_KERNEL = Linear()
 DEFAULT_RIDGE = Ridge.trace(1e-6)  # KRR-ST's
@@ -77,6 +78,10 @@ class Call:
         """Switch autocast off for the products of the PyTorch backends. The native ops do not see autocast."""
         return contextlib.nullcontext() if self.backend == "native" else checks.full_precision(like)
 
+    def name_failure(self) -> Any:
+        """Return a context in which a failure names this call instead of the op that failed."""
+        return contextlib.nullcontext() if torch.compiler.is_compiling() else _name_failure(self.op)
+
     def check_status(self, status: Tensor, jitter: Tensor, order: int) -> Info:
         """Raise for a failure if ``on_failure`` is "raise"; return the outcome otherwise."""
         # The native ops raise by themselves, also inside a compiled graph.
@@ -91,11 +96,23 @@ class Call:
         return (result, info) if self.return_info else result
 
 
-def pick_backend(backend: str, device: torch.device, kernel: Kernel, sizes: plan.Problem | None) -> tuple[str, str]:
+@contextlib.contextmanager
+def _name_failure(op: str) -> Iterator[None]:
+    try:
+        yield
+    except checks.FactorizationError as error:
+        raise checks.FactorizationError(f"{op}:{str(error).partition(':')[2]}") from None
+
+
+def pick_backend(
+    backend: str, device: torch.device, kernel: Kernel, sizes: plan.Problem | None, ridge: Ridge | None = None
+) -> tuple[str, str]:
     """Return (backend, why) for ``backend="auto"`` or a backend by name; ("", why not) if that one cannot run."""
     if backend == "torch":
         return "torch", "asked for"
     no_native = ops.unavailable(device, kernel)
+    if no_native is None and ridge is not None and ridge.kind in VECTOR_KINDS:
+        no_native = f"it has no Ridge.{ridge.kind}"
     if backend == "native":
         return ("native", "asked for") if no_native is None else ("", no_native)
     no_planned = None if backend == "auto" and no_native is None else ops.planned.unavailable()
@@ -128,7 +145,8 @@ def prepare(
         raise TypeError(f"kernel: expected a kernel object such as Linear() or RBF(1.0), got {checks.describe(kernel)}")
     if ridge is not None and not isinstance(ridge, Ridge):
         raise TypeError(
-            f"ridge: expected Ridge.absolute(v), Ridge.trace(v) or Ridge.mean_trace(v), got {checks.describe(ridge)}; "
+            f"ridge: expected Ridge.absolute(v), Ridge.trace(v) or Ridge.mean_trace(v) (or Ridge.per_target(v), "
+            f"Ridge.noise(v)), got {checks.describe(ridge)}; "
             f"the conventions differ by orders of magnitude, so a bare number is refused"
         )
     device = checks.same_device(**tensors)
@@ -136,40 +154,68 @@ def prepare(
     if check_finite:
         checks.finite(**tensors)
     batch = checks.batch_shape(**{n: t.shape[:-2] for n, t in tensors.items()})
+    kernel.check_features(next(iter(tensors.values())).shape[-1])
     parameters = (*kernel.parameters, None if ridge is None else ridge.value)
     hyper_tensors = [p for p in parameters if isinstance(p, Tensor)]
     if hyper_tensors:
-        batch = _broadcast_batch(batch, hyper_tensors, device)
-        kernel, ridge = convert_parameters(kernel, work), convert_parameters(ridge, work)
+        if ridge is not None:
+            targets = tensors.get("y_s", tensors.get("y"))
+            assert targets is not None
+            ridge.check_sizes(*targets.shape[-2:])
+        batch = _broadcast_batch(batch, kernel, ridge, hyper_tensors, device)
+        kernel, ridge = convert_parameters(kernel, ridge, work)
     sizes = _sizes(tensors, kernel, work, batch) if device.type == "cuda" and backend == "auto" else None
-    picked, why = pick_backend(backend, device, kernel, sizes)
+    picked, why = pick_backend(backend, device, kernel, sizes, ridge)
     if not picked:
         raise ValueError(f"backend: {backend!r} cannot run {op} here: {why}; use backend='auto' or backend='torch'")
     return Call(op, kernel, ridge, batch, work, result, on_failure, return_info, picked, why)
 
 
-Holder = TypeVar("Holder", Kernel, Ridge | None)
-
-
-def convert_parameters(holder: Holder, dtype: torch.dtype) -> Holder:
-    """Return a kernel or a ridge with its tensors in ``dtype``.
+def convert_parameters(kernel: Kernel, ridge: Ridge | None, dtype: torch.dtype) -> tuple[Kernel, Ridge | None]:
+    """Return the kernel and the ridge with their tensors in ``dtype``.
 
     They are converted once per call. The parts of a gradient that arrive from the fit and from the predictions cancel,
     so they must be added before the sum is rounded.
     """
-    if holder is None:
-        return holder
-    own = {field.name: getattr(holder, field.name) for field in fields(holder)}
-    wrong: dict[str, Any] = {n: v.to(dtype) for n, v in own.items() if isinstance(v, Tensor) and v.dtype != dtype}
-    return replace(holder, **wrong) if wrong else holder
+
+    def convert(value: float | Tensor) -> float | Tensor:
+        return value.to(dtype) if isinstance(value, Tensor) and value.dtype != dtype else value
+
+    if any(convert(p) is not p for p in kernel.parameters):
+        kernel = kernel.map(convert)
+    return kernel, None if ridge is None else replace(ridge, value=convert(ridge.value))
 
 
-def _broadcast_batch(batch: torch.Size, tensors: list[Tensor], device: torch.device) -> torch.Size:
-    """Return the batch shape, broadcast with the shapes of the hyper-parameters' tensors."""
+def _broadcast_batch(
+    batch: torch.Size, kernel: Kernel, ridge: Ridge | None, tensors: list[Tensor], device: torch.device
+) -> torch.Size:
+    """Return the batch shape, broadcast with the batch shapes of the hyper-parameters that are tensors."""
     for p in tensors:
         if p.device != device and p.dim() > 0:
             raise ValueError(f"hyper-parameters: expected device {device}, where the inputs are, got {p.device}")
-    return checks.batch_shape(inputs=batch, **{f"hyper-parameter {i}": p.shape for i, p in enumerate(tensors)})
+    shapes = kernel.batch_shapes()
+    own = None if ridge is None else ridge.batch_shape
+    if ridge is not None and own is not None:
+        shapes[f"Ridge.{ridge.kind}"] = own
+    for name, shape in shapes.items():
+        if len(shape) > len(batch):
+            raise ValueError(_extra_dimension(name, shape, batch))
+    return checks.batch_shape(inputs=batch, **{f"hyper-parameter {name}": shape for name, shape in shapes.items()})
+
+
+def _extra_dimension(name: str, shape: torch.Size, batch: torch.Size) -> str:
+    """Return the error for a hyper-parameter with a dimension that the inputs lack. It lists what may be meant."""
+    single = "v.squeeze()" if shape.numel() == 1 else "v[0], or a number"
+    if name.startswith("Ridge"):
+        by_name = "one per target, Ridge.per_target(v), or per support point, Ridge.noise(v)"
+    else:
+        by_name = "one per feature, ARD(kernel, v)"
+    return (
+        f"{name}: expected a number or a tensor of at most {len(batch)} dimensions, as many batch dimensions as the "
+        f"inputs have, got shape {tuple(shape)}. Write one value for all as a tensor without dimensions, {single}; "
+        f"{by_name}; one per problem of a batch, such as a grid of values, by giving the inputs that dimension: "
+        f"x_s.expand({', '.join(map(str, shape[: len(shape) - len(batch)]))}, *x_s.shape)"
+    )
 
 
 def _sizes(tensors: dict[str, Tensor], kernel: Kernel, work: torch.dtype, batch: torch.Size) -> plan.Problem | None:
@@ -191,10 +237,19 @@ def _sizes(tensors: dict[str, Tensor], kernel: Kernel, work: torch.dtype, batch:
     )
 
 
+def mean_over_queries(losses: Tensor, weights: Tensor | None) -> Tensor:
+    """Return the mean over Q of losses [..., Q], weighted by a column [..., Q, 1] if it is given."""
+    if weights is None:
+        return losses.mean(-1)
+    weights = weights.squeeze(-1).to(losses.dtype)
+    return (weights * losses).sum(-1) / weights.sum(-1)
+
+
 def check_problem(x_s: Tensor, y_s: Tensor, x_q: Tensor, y_q: Tensor | None = None) -> dict[str, Tensor]:
     """Check the shapes of one KRR problem: x_s [..., S, D], y_s [..., S, C], x_q [..., Q, D], y_q [..., Q, C]."""
     tensors = {"x_s": checks.tensor("x_s", x_s), "y_s": checks.tensor("y_s", y_s), "x_q": checks.tensor("x_q", x_q)}
     checks.not_empty("x_s", x_s, -2, "support point")
+    _not_images(x_s, y_s, x_q)
     checks.size("y_s", y_s, -2, x_s.shape[-2], "x_s")
     checks.size("x_q", x_q, -1, x_s.shape[-1], "x_s")
     if y_q is not None:
@@ -206,3 +261,15 @@ def check_problem(x_s: Tensor, y_s: Tensor, x_q: Tensor, y_q: Tensor | None = No
     checks.product_fits(S=x_s.shape[-2], D=max(1, x_s.shape[-1]), batch=max(1, x_s.shape[:-2].numel()))
     checks.product_fits(S=x_s.shape[-2], Q=max(1, x_q.shape[-2]), batch=max(1, x_s.shape[:-2].numel()))
     return tensors
+
+
+def _not_images(x_s: Tensor, y_s: Tensor, x_q: Tensor) -> None:
+    """Raise for inputs such as images [S, channels, height, width], whose leading dimension is that of the points."""
+    if x_s.dim() > y_s.dim() and y_s.shape[-2] != x_s.shape[-2] and y_s.shape[-2] == x_s.shape[y_s.dim() - 2]:
+        at = y_s.dim() - 1
+        queries = f", and x_q.flatten({at})" if x_q.dim() == x_s.dim() else ""
+        raise ValueError(
+            f"x_s: expected features [..., S, D], one row per point, got {checks.describe(x_s)} beside targets of "
+            f"shape {tuple(y_s.shape)}; if each of its {y_s.shape[-2]} points has several dimensions, such as an "
+            f"image, pass x_s.flatten({at}){queries}"
+        )

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from .. import checks, plan
 from ..kernels import Kernel, Linear
-from ..ridge import Ridge
+from ..kernels.products import root
+from ..ridge import VECTOR_KINDS, Ridge
 from .call import DEFAULT_KERNEL, DEFAULT_RIDGE, Call, Info, check_problem, prepare
-from .gram import gram, solve
+from .gram import factored_solve, gram
+from .posterior import Posterior, deviation, follows_gradients, one_ridge, weighted
 
 
 @dataclass(frozen=True)
@@ -33,6 +36,7 @@ class Fit:
         features: D.
         backend: the backend of the predictions.
         result_dtype: dtype of the predictions.
+        posterior: what the predictive deviation needs of the factorisation.
     """
 
     kernel: Kernel
@@ -43,25 +47,42 @@ class Fit:
     features: int
     backend: str
     result_dtype: torch.dtype
+    posterior: Posterior = field(repr=False, compare=False)
 
-    def predict(self, x_q: Tensor) -> Tensor:
+    def predict(self, x_q: Tensor, return_std: bool = False) -> Any:
         """Predict for new queries.
 
         Equivalent to the predictions of ``krr(x_s, y_s, x_q)`` with the arguments of :func:`fit`.
 
         Args:
             x_q: query features [..., Q, D].
+            return_std: also return the standard deviation of the Gaussian process whose mean the prediction is, without
+                its noise: the root of k(x, x) - k_qs (K_ss + lambda I)^-1 k_sq. Equivalent to scikit-learn's
+                ``GaussianProcessRegressor(alpha=lambda).predict(X, return_std=True)``. Default False.
 
         Returns:
-            Predictions [..., Q, C], differentiable in x_q and in the arguments of :func:`fit`.
+            Predictions [..., Q, C], or (predictions, deviations [..., Q]). Differentiable in x_q and in the arguments
+            of :func:`fit`, from the factorisation of the fit.
+
+        Raises:
+            TypeError, ValueError: naming the argument, what was expected and what came.
         """
         checks.tensor("x_q", x_q)
         checks.size("x_q", x_q, -1, self.features, "x_s of the fit")
         coefficients = self.weights if self.alpha is None else self.alpha
         assert coefficients is not None
         checks.same_device(x_s=coefficients, x_q=x_q)
+        if return_std:
+            one_ridge("return_std", self.posterior.call.ridge)
         with checks.full_precision(x_q):
-            return self._predict(x_q.to(coefficients.dtype), coefficients).to(self.result_dtype)
+            query = x_q.to(coefficients.dtype)
+            p = self._predict(query, coefficients).to(self.result_dtype)
+            return (p, deviation(self._variance(query)).to(self.result_dtype)) if return_std else p
+
+    def _variance(self, query: Tensor) -> Tensor:
+        if self.alpha is not None and self.x_s is not None:
+            return self.posterior.dual_variance(self.x_s, query, self.kernel, self.backend)
+        return self.posterior.primal_variance(_features(self.kernel, query), lambda x: _features(self.kernel, x))
 
     def _predict(self, query: Tensor, coefficients: Tensor) -> Tensor:
         if self.alpha is None or self.x_s is None:
@@ -77,7 +98,10 @@ class Fit:
         return p
 
 
-def _for_matrices(parameter: float | Tensor, dtype: torch.dtype) -> float | Tensor:
+Number = float | Tensor
+
+
+def _for_matrices(parameter: Number, dtype: torch.dtype) -> Number:
     return parameter.to(dtype)[..., None, None] if isinstance(parameter, Tensor) else parameter
 
 
@@ -90,24 +114,46 @@ def _roots(kernel: Kernel, dtype: torch.dtype) -> tuple[float | Tensor, float]:
     return root, math.sqrt(bias)
 
 
-def _primal(call: Call, x: Tensor, y: Tensor) -> tuple[Tensor, Info]:
-    """Return (weights, info) of the regression, solved in its D (+1) features.
+def _features(kernel: Kernel, x: Tensor) -> Tensor:
+    """Return Phi = [sqrt(scale) X, sqrt(bias) 1] [..., S, D (+1)]."""
+    root_scale, root_bias = _roots(kernel, x.dtype)
+    phi = x * root_scale
+    return torch.cat((phi, phi.new_full((*phi.shape[:-1], 1), root_bias)), -1) if root_bias else phi
+
+
+def _amount(call: Call, x: Tensor) -> Number:
+    """Return lambda [...] of a linear kernel, without K_ss: tr(K_ss) = scale |X|^2 + bias S."""
+    ridge = call.ridge
+    assert ridge is not None
+    if ridge.kind == "absolute":
+        return ridge.value
+    with torch.set_grad_enabled(torch.is_grad_enabled() and not ridge.detach):
+        scale, bias = call.kernel.parameters
+        trace = scale * x.square().sum((-2, -1)) + bias * x.shape[-2]
+        trace = trace.detach() if ridge.detach else trace
+    return ridge.value * (trace if ridge.kind == "trace" else trace / x.shape[-2])
+
+
+def _primal(call: Call, x: Tensor, y: Tensor, root_weights: Tensor | None) -> tuple[Tensor, Posterior, Info]:
+    """Return (weights, posterior, info) of the regression, solved in its D (+1) features.
 
     tr(Phi^T Phi) = tr(K_ss), so lambda and its gradient are those of the dual. Only ``mean_trace`` needs a factor, as
     its mean is over S.
     """
-    root_scale, root_bias = _roots(call.kernel, call.work)
-    phi = x * root_scale
-    if root_bias:
-        phi = torch.cat((phi, phi.new_full((*phi.shape[:-1], 1), root_bias)), -1)
-    if call.ridge is not None and call.ridge.kind == "mean_trace":
+    phi = _features(call.kernel, x)
+    amount = _amount(call, x)
+    kept = x if follows_gradients(call, x, root_weights) else None
+    if root_weights is not None:
+        phi, y = phi * root_weights, y * root_weights
+        call = replace(call, ridge=Ridge.absolute(amount))
+    elif call.ridge is not None and call.ridge.kind == "mean_trace":
         ratio, value = phi.shape[-1] / phi.shape[-2], call.ridge.value
         value = value.to(call.work) * ratio if isinstance(value, Tensor) else value * ratio
         call = replace(call, ridge=replace(call.ridge, value=value))
     transposed = phi.mT
     a = call.run.gram(transposed, None, DEFAULT_KERNEL)
-    weights, info = solve(call, a, transposed @ y)
-    return weights, info
+    weights, factor, info = factored_solve(call, a, transposed @ y)
+    return weights, Posterior(call, factor, info.jitter, amount + info.jitter, root_weights, kept), info
 
 
 def fit(
@@ -116,6 +162,7 @@ def fit(
     *,
     kernel: Kernel = DEFAULT_KERNEL,
     ridge: Ridge | None = None,
+    sample_weight: Tensor | None = None,
     on_failure: str = "raise",
     check_finite: bool = False,
     backend: str = "auto",
@@ -133,6 +180,9 @@ def fit(
         kernel: ``Linear(scale, bias)`` or ``RBF(lengthscale)``; numbers, or tensors [...] with gradients that broadcast
             over the batch dimensions. Default ``Linear()``.
         ridge: how lambda follows from K_ss; see :class:`Ridge`. Default ``Ridge.trace(1e-6)``, KRR-ST's.
+        sample_weight: weights [..., S] >= 0 of the support points' squared errors, with or without gradient, as in
+            scikit-learn's ``KernelRidge.fit``: alpha = (K_ss + lambda diag(1 / w))^-1 Y_s, with lambda of the
+            unweighted K_ss. Default None: 1 for each.
         on_failure: "raise" (default) raises a FactorizationError (one synchronisation on CUDA, refused under graph
             capture); "jitter" retries the problems that failed with a growing multiple of their mean diagonal, a
             constant for the gradient; "nan" fills their results with NaN. The last two never synchronise.
@@ -151,23 +201,41 @@ def fit(
     ridge = DEFAULT_RIDGE if ridge is None else ridge
     tensors = check_problem(x_s, y_s, x_s)
     tensors = {"x_s": tensors["x_s"], "y_s": tensors["y_s"]}
+    if sample_weight is not None:
+        # As a column it broadcasts as the targets do.
+        tensors["sample_weight"] = checks.sample_weight(sample_weight, x_s.shape[-2], "x_s")
     call = prepare("fit", tensors, kernel, ridge, on_failure, check_finite, backend, solve_dtype, True)
     x, y = call.cast(x_s), call.cast(y_s)
     with checks.full_precision(x_s):
+        if sample_weight is not None:
+            return _fit(call, x, y, backend, root(call.cast(tensors["sample_weight"])))
         return _fit(call, x, y, backend)
 
 
-def _fit(call: Call, x: Tensor, y: Tensor, backend: str) -> Fit:
+def _fit(call: Call, x: Tensor, y: Tensor, backend: str, root_weights: Tensor | None = None) -> Fit:
     kernel, features = call.kernel, x.shape[-1]
-    if call.backend == "planned":
-        alpha, weights, status, jitter = call.run.fit(x, y, kernel, call.ridge, **call.options)
+    if call.backend == "planned" and root_weights is None:
+        alpha, weights, factor, status, jitter = call.run.fit(x, y, kernel, call.ridge, **call.options)
         info = call.check_status(status, jitter, x.shape[-2])
-        return Fit(kernel, info, alpha, x if weights is None else None, weights, features, backend, call.result)
+        follows = follows_gradients(call, x)
+        noise = None if weights is None else _amount(call, x) + jitter
+        posterior = Posterior(call, factor, jitter, noise, None, x if follows else None)
+        dual_x_s = x if weights is None else None
+        return Fit(kernel, info, alpha, dual_x_s, weights, features, backend, call.result, posterior)
     # The root of a bias has no gradient at zero, so a bias that is a tensor stays dual.
-    if kernel.linear and not isinstance(kernel.parameters[-1], Tensor):
+    one_value = call.ridge is not None and call.ridge.kind not in VECTOR_KINDS
+    if kernel.linear and one_value and not isinstance(kernel.parameters[-1], Tensor):
         bordered = kernel.parameters[-1] != 0
         if plan.is_primal(plan.Problem(x.shape[-2], 0, features, y.shape[-1], True, bordered, x.element_size())):
-            weights, info = _primal(call, x, y)
-            return Fit(kernel, info, None, None, weights, features, backend, call.result)
-    alpha, info = solve(call, call.run.gram(x, None, kernel), y)
-    return Fit(kernel, info, alpha, x, None, features, backend, call.result)
+            weights, posterior, info = _primal(call, x, y, root_weights)
+            return Fit(kernel, info, None, None, weights, features, backend, call.result, posterior)
+    k_ss = call.run.gram(x, None, kernel)
+    posterior_call = call
+    if root_weights is not None:
+        call, y = weighted(call, k_ss), root_weights * y
+        k_ss = root_weights * k_ss * root_weights.mT
+    alpha, factor, info = factored_solve(call, k_ss, y)
+    kept = x if follows_gradients(posterior_call, x, root_weights) else None
+    posterior = Posterior(posterior_call, factor, info.jitter, None, root_weights, kept)
+    alpha = alpha if root_weights is None else root_weights * alpha
+    return Fit(kernel, info, alpha, x, None, features, backend, call.result, posterior)

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from .. import checks
 from ..ridge import Ridge
-from .call import DEFAULT_KERNEL, DEFAULT_RIDGE, Call, Info, prepare
+from .call import DEFAULT_KERNEL, DEFAULT_RIDGE, Call, Info, mean_over_queries, prepare
 from .gram import solve
 
 
@@ -51,7 +51,8 @@ def krr_from_gram(
         TypeError, ValueError: naming the argument, what was expected and what came.
         FactorizationError: with ``on_failure="raise"``, for a problem that is not positive definite.
     """
-    call, p, info = _predict(k_ss, y_s, k_qs, ridge, on_failure, check_finite, backend, solve_dtype, return_info)
+    options = ridge, on_failure, check_finite, backend, solve_dtype, return_info
+    call, p, info = _predict("krr_from_gram", k_ss, y_s, k_qs, *options)
     return call.finish(p, info)
 
 
@@ -62,6 +63,7 @@ def krr_mse_from_gram(
     y_q: Tensor,
     *,
     ridge: Ridge | None = None,
+    sample_weight: Tensor | None = None,
     on_failure: str = "raise",
     return_info: bool = False,
     check_finite: bool = False,
@@ -78,6 +80,8 @@ def krr_mse_from_gram(
         k_qs: [..., Q, S].
         y_q: query targets [..., Q, C].
         ridge: how lambda follows from K_ss; see :class:`Ridge`. Default ``Ridge.trace(1e-6)``, KRR-ST's.
+        sample_weight: weights [..., Q] >= 0 of the query points, with or without gradient; the mean over Q is then
+            sum(w * loss) / sum(w). Default None: 1 for each.
         on_failure: "raise" (default) raises a FactorizationError (one synchronisation on CUDA, refused under graph
             capture); "jitter" retries the problems that failed with a growing multiple of their mean diagonal, a
             constant for the gradient; "nan" fills their results with NaN. The last two never synchronise.
@@ -99,17 +103,20 @@ def krr_mse_from_gram(
     checks.not_empty("k_qs", k_qs, -2, "query point (the mean over none is undefined)")
     checks.size("y_q", y_q, -1, y_s.shape[-1], "y_s")
     checks.not_empty("y_s", y_s, -1, "target (the mean over none is undefined)")
-    checks.same_device(k_ss=k_ss, y_q=y_q)
+    weights = None if sample_weight is None else checks.sample_weight(sample_weight, k_qs.shape[-2], "k_qs")
+    checks.same_device(k_ss=k_ss, y_q=y_q, sample_weight=weights)
     checks.batch_shape(**{n: t.shape[:-2] for n, t in tensors.items()})
     if check_finite:
         checks.finite(y_q=y_q)
     checks.work_dtype(solve_dtype, k_qs=k_qs, y_q=y_q)
-    call, p, info = _predict(k_ss, y_s, k_qs, ridge, on_failure, check_finite, backend, solve_dtype, return_info)
-    loss = (p - y_q.to(p.dtype)).square().mean((-2, -1))
+    options = ridge, on_failure, check_finite, backend, solve_dtype, return_info
+    call, p, info = _predict("krr_mse_from_gram", k_ss, y_s, k_qs, *options)
+    loss = mean_over_queries((p - y_q.to(p.dtype)).square().mean(-1), weights)
     return call.finish(loss, info)
 
 
 def _predict(
+    op: str,
     k_ss: Tensor,
     y_s: Tensor,
     k_qs: Tensor,
@@ -131,9 +138,7 @@ def _predict(
     checks.not_empty("k_ss", k_ss, -1, "support point")
     checks.size("y_s", y_s, -2, k_ss.shape[-1], "k_ss")
     checks.size("k_qs", k_qs, -1, k_ss.shape[-1], "k_ss")
-    call = prepare(
-        "krr_from_gram", tensors, DEFAULT_KERNEL, ridge, on_failure, check_finite, backend, solve_dtype, return_info
-    )
+    call = prepare(op, tensors, DEFAULT_KERNEL, ridge, on_failure, check_finite, backend, solve_dtype, return_info)
     # K_qs bar = P bar alpha^T is dense in every plan, so torch's product is used.
     alpha, info = solve(call, call.cast(k_ss), call.cast(y_s))
     with checks.full_precision(k_qs):

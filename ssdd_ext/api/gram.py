@@ -146,6 +146,12 @@ def cholesky_solve(
 def solve(call: Call, a: Tensor, y: Tensor) -> tuple[Tensor, Info]:
     """Return (A + lambda I)^-1 Y in the dtype of the computation. Rounding it before the next products would lose
     the digits of ``solve_dtype``."""
-    with call.precision(a):
-        x, status, jitter = call.run.cholesky_solve(a, y, call.ridge, **call.options)
-    return x, call.check_status(status, jitter, a.shape[-1])
+    x, _, info = factored_solve(call, a, y)
+    return x, info
+
+
+def factored_solve(call: Call, a: Tensor, y: Tensor) -> tuple[Tensor, Tensor, Info]:
+    """Return the same as :func:`solve`, with the factor of A + lambda I after the solution."""
+    with call.precision(a), call.name_failure():
+        x, factor, status, jitter = call.run.factored_solve(a, y, call.ridge, **call.options)
+    return x, factor, call.check_status(status, jitter, a.shape[-1])

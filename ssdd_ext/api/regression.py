@@ -10,7 +10,7 @@ from torch import Tensor
 from .. import checks, ops
 from ..kernels import Kernel
 from ..ridge import Ridge
-from .call import DEFAULT_KERNEL, DEFAULT_RIDGE, check_problem, prepare
+from .call import DEFAULT_KERNEL, DEFAULT_RIDGE, check_problem, mean_over_queries, prepare
 
 
 def krr(
@@ -52,8 +52,8 @@ def krr(
         solve_dtype: torch.float64 computes float32 inputs in float64 and returns float32. Default None.
 
     Returns:
-        Predictions [..., Q, C]; an empty result for Q = 0. Each gradient has its input's dtype. Double backward:
-        backend="planned" or "torch". Forward mode: backend="torch".
+        Predictions [..., Q, C]; an empty result for Q = 0. Each gradient has its input's dtype. Gradients of any order;
+        from the second on, planned PyTorch computes them. Forward mode: backend="torch".
 
     Raises:
         TypeError, ValueError: naming the argument, what was expected and what came.
@@ -76,6 +76,7 @@ def krr_mse(
     *,
     kernel: Kernel = DEFAULT_KERNEL,
     ridge: Ridge | None = None,
+    sample_weight: Tensor | None = None,
     on_failure: str = "raise",
     return_info: bool = False,
     check_finite: bool = False,
@@ -96,6 +97,8 @@ def krr_mse(
         kernel: ``Linear(scale, bias)`` or ``RBF(lengthscale)``; numbers, or tensors [...] with gradients that broadcast
             over the batch dimensions. Default ``Linear()``.
         ridge: how lambda follows from K_ss; see :class:`Ridge`. Default ``Ridge.trace(1e-6)``, KRR-ST's.
+        sample_weight: weights [..., Q] >= 0 of the query points, with or without gradient; the mean over Q is then
+            sum(w * loss) / sum(w). Default None: 1 for each.
         on_failure: "raise" (default) raises a FactorizationError (one synchronisation on CUDA, refused under graph
             capture); "jitter" retries the problems that failed with a growing multiple of their mean diagonal, a
             constant for the gradient; "nan" fills their results with NaN. The last two never synchronise.
@@ -113,15 +116,27 @@ def krr_mse(
         FactorizationError: with ``on_failure="raise"``, for a problem that is not positive definite.
     """
     ridge = DEFAULT_RIDGE if ridge is None else ridge
-    if backend in ("auto", "native") and not return_info and not check_finite and solve_dtype is None:
+    if (
+        backend in ("auto", "native")
+        and not return_info
+        and not check_finite
+        and solve_dtype is None
+        and sample_weight is None
+    ):
         loss = ops.small_krr_mse(x_s, y_s, x_q, y_q, kernel, ridge, on_failure)
         if loss is not None:
             return loss
     tensors = check_problem(x_s, y_s, x_q, checks.tensor("y_q", y_q))
+    if sample_weight is not None:
+        tensors["sample_weight"] = checks.sample_weight(sample_weight, x_q.shape[-2], "x_q")
     call = prepare("krr_mse", tensors, kernel, ridge, on_failure, check_finite, backend, solve_dtype, return_info)
     with call.precision(x_s):
         inputs = call.features(x_s), call.cast(y_s), call.features(x_q), call.cast(y_q)
-        loss, status, jitter = call.run.krr_mse(*inputs, call.kernel, call.ridge, **call.options)
+        if sample_weight is None:
+            loss, status, jitter = call.run.krr_mse(*inputs, call.kernel, call.ridge, **call.options)
+        else:
+            p, status, jitter = call.run.krr(*inputs[:3], call.kernel, call.ridge, **call.options)
+            loss = mean_over_queries((p - inputs[3]).square().mean(-1), tensors["sample_weight"])
     return call.finish(loss, call.check_status(status, jitter, x_s.shape[-2]))
 
 
@@ -133,6 +148,7 @@ def explain(
     *,
     kernel: Kernel = DEFAULT_KERNEL,
     ridge: Ridge | None = None,
+    sample_weight: Tensor | None = None,
     on_failure: str = "raise",
     return_info: bool = False,
     check_finite: bool = False,
@@ -151,6 +167,7 @@ def explain(
         y_q: as in :func:`krr_mse`. Default None: explain :func:`krr`.
         kernel: as in :func:`krr`, with the same default; so are all other keywords.
         ridge: as in :func:`krr`.
+        sample_weight: as in :func:`krr_mse`.
         on_failure: as in :func:`krr`.
         return_info: as in :func:`krr`.
         check_finite: as in :func:`krr`.
@@ -172,7 +189,7 @@ def explain(
         return f"torch reference ({call.why}): dual, dense, factor of order {x_s.shape[-2]}"
     if call.backend == "planned":
         return f"planned PyTorch ({call.why}): {ops.planned.explain(a, b, c, call.kernel)}"
-    if y_q is not None and not (return_info or check_finite or solve_dtype):
+    if y_q is not None and sample_weight is None and not (return_info or check_finite or solve_dtype):
         picked = ops.plan_small(x_s, y_s, x_q, y_q, kernel, ridge, on_failure)
         if picked is not None:
             order = picked[0][0].n

@@ -8,7 +8,8 @@ The functions here, those of ``planned`` and those of ``reference`` have the sam
 """
 
 from . import planned
-from .cholesky import cholesky, cholesky_solve
+from .cholesky import cholesky, cholesky_solve, factored_solve
+from .gaussian import log_determinant, solve_again
 from .gram import gram
 from .krr import explain, krr, krr_mse
 from .native import build_info, gpu, unavailable
@@ -19,12 +20,15 @@ __all__ = [
     "cholesky",
     "cholesky_solve",
     "explain",
+    "factored_solve",
     "gpu",
     "gram",
     "krr",
+    "log_determinant",
     "krr_mse",
     "planned",
     "plan_small",
     "small_krr_mse",
+    "solve_again",
     "unavailable",
 ]

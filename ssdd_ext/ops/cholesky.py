@@ -21,7 +21,8 @@ from .native import (
     stream,
     to_capsule,
 )
-from .register import library, refuse_double, register
+from .register import library, register
+from .second import poisoned, pull_back, solve_gradients
 
 library.define("cholesky(Tensor a, str on_failure) -> (Tensor, Tensor, Tensor)")
 library.define(
@@ -30,7 +31,7 @@ library.define(
 )
 library.define(
     "solve_backward(Tensor grad, Tensor factor, Tensor x, Tensor aux, Tensor? hyper, float[] values, str ridge,"
-    " bool detach, bool[] needs) -> (Tensor, Tensor, Tensor)"
+    " bool detach, Tensor? a, bool[] needs) -> (Tensor, Tensor, Tensor)"
 )
 
 
@@ -112,9 +113,9 @@ def _solve_fake(a: Tensor, y: Tensor, *_: Any) -> tuple[Tensor, ...]:
 
 
 def _solve_setup(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
-    _, _, hyper, ctx.values, ctx.ridge, ctx.detach, _ = inputs
+    a, _, hyper, ctx.values, ctx.ridge, ctx.detach, _ = inputs
     x, factor, status, jitter, aux = output
-    ctx.save_for_backward(x, factor, aux, hyper)
+    ctx.save_for_backward(x, factor, aux, hyper, a)  # a for a double backward only
     ctx.mark_non_differentiable(factor, status, jitter, aux)
     ctx.set_materialize_grads(False)
 
@@ -122,9 +123,10 @@ def _solve_setup(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) 
 def _solve_autograd(ctx: Any, grad: Tensor | None, *_: Any) -> tuple[Any, ...]:
     if grad is None:
         return (None,) * 7
-    x, factor, aux, hyper = ctx.saved_tensors
-    needs = list(ctx.needs_input_grad[:3])
-    a_bar, y_bar, hyper_bar = _solve_backward_op(grad, factor, x, aux, hyper, ctx.values, ctx.ridge, ctx.detach, needs)
+    x, factor, aux, hyper, a = ctx.saved_tensors
+    a = a if torch.is_grad_enabled() else None
+    needs, options = list(ctx.needs_input_grad[:3]), (ctx.values, ctx.ridge, ctx.detach)
+    a_bar, y_bar, hyper_bar = _solve_backward_op(grad, factor, x, aux, hyper, *options, a, needs)
     return (a_bar if needs[0] else None, y_bar, hyper_bar if needs[2] else None, None, None, None, None)
 
 
@@ -137,6 +139,7 @@ def _solve_backward(
     values: list[float],
     ridge: str,
     detach: bool,
+    a: Tensor | None,
     needs: list[bool],
 ) -> tuple[Tensor, Tensor, Tensor]:
     batch_shape, s, c = x.shape[:-2], x.shape[-2], x.shape[-1]
@@ -180,9 +183,30 @@ def _solve_backward_fake(
     return x.new_empty(factor.shape) if needs[0] else x.new_empty(0), x.new_empty(x.shape), hyper_bar
 
 
+def _second_setup(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
+    grad, factor, x, _, hyper, ctx.values, ctx.ridge, ctx.detach, a, ctx.needs = inputs
+    ctx.save_for_backward(grad, x, a, hyper, factor)
+    ctx.set_materialize_grads(False)
+
+
+def _second(ctx: Any, *bars: Tensor | None) -> tuple[Any, ...]:
+    *tensors, factor = ctx.saved_tensors
+    needs = [ctx.needs[0], True, ctx.needs[2]]  # the gradient to y is always computed
+    options: Any = (ctx.values, ctx.ridge, ctx.detach)
+
+    def first(*values: Any) -> tuple[Tensor, ...]:
+        every: Any = solve_gradients(*values, *options)
+        return tuple(bar for bar, needed in zip(every, needs, strict=False) if needed)
+
+    tensors[0] = poisoned(tensors[0], factor)
+    needed_bars = [bar for bar, needed in zip(bars, needs, strict=True) if needed]
+    grad, x, a, hyper = pull_back(first, tensors, needed_bars)
+    return grad, None, x, None, hyper, None, None, None, a, None
+
+
 _cholesky_op = register("cholesky", _cholesky, _cholesky_fake, _cholesky_backward, _cholesky_setup)
 _solve_op = register("solve", _solve, _solve_fake, _solve_autograd, _solve_setup)
-_solve_backward_op = register("solve_backward", _solve_backward, _solve_backward_fake, refuse_double("cholesky_solve"))
+_solve_backward_op = register("solve_backward", _solve_backward, _solve_backward_fake, _second, _second_setup)
 
 
 def cholesky(a: Tensor, on_failure: str) -> tuple[Tensor, Tensor, Tensor]:
@@ -193,7 +217,13 @@ def cholesky(a: Tensor, on_failure: str) -> tuple[Tensor, Tensor, Tensor]:
 
 def cholesky_solve(a: Tensor, y: Tensor, ridge: Ridge | None, on_failure: str) -> tuple[Tensor, Tensor, Tensor]:
     """Return ((A + lambda I)^-1 Y, status, jitter); ``ridge=None`` means lambda = 0."""
+    x, _, status, jitter = factored_solve(a, y, ridge, on_failure)
+    return x, status, jitter
+
+
+def factored_solve(a: Tensor, y: Tensor, ridge: Ridge | None, on_failure: str) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Return ((A + lambda I)^-1 Y, factor, status, jitter)."""
     hyper, values = pack(None, ridge, a.shape[:-2], a.dtype, a.device)
     kind, detach = ("", False) if ridge is None else (ridge.kind, ridge.detach)
-    x, _, status, jitter, _ = _solve_op(a, y, hyper, values, kind, detach, on_failure)
-    return x, status, jitter
+    x, factor, status, jitter, _ = _solve_op(a, y, hyper, values, kind, detach, on_failure)
+    return x, factor, status, jitter

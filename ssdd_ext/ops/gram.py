@@ -123,6 +123,24 @@ def gram_backward(ctx: Any, grad: Tensor) -> tuple[Any, ...]:
     return grad_x, grad_z, grad_hyper, None, None
 
 
+def squares_backward(
+    grad: Tensor, x: Tensor, z: Tensor | None, needs_x: bool, needs_z: bool
+) -> tuple[Tensor | None, Tensor | None]:
+    """The gradients of |x - z|^2 to x and z, times ``grad / 2``; z=None stands for x. Differentiable products."""
+    dtype = x.dtype
+    if dtype == torch.float32 and has_float64(x):
+        grad, x, z = grad.double(), x.double(), None if z is None else z.double()
+    other = x if z is None else z
+    # Only differences of points matter: from a common one, so that points far from 0 cancel before the products.
+    origin = other[..., :1, :].detach() if other.shape[-2] else 0
+    if z is None:
+        grad = grad + grad.mT
+    x, other = x - origin, other - origin
+    x_bar = (grad.sum(-1, keepdim=True) * x - grad @ other).to(dtype) if needs_x else None
+    z_bar = (grad.sum(-2).unsqueeze(-1) * other - grad.mT @ x).to(dtype) if needs_z else None
+    return x_bar, z_bar
+
+
 _gram_op = register("gram", _gram, _gram_fake, gram_backward, gram_setup)
 
 

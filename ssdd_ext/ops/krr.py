@@ -24,7 +24,8 @@ from .native import (
     stream,
     to_capsule,
 )
-from .register import library, refuse_double, register
+from .register import library, register
+from .second import krr_gradients, poisoned, pull_back
 
 library.define(
     "krr(Tensor x_s, Tensor y_s, Tensor x_q, Tensor? y_q, Tensor? hyper, float[] values, str kernel, str ridge,"
@@ -178,10 +179,11 @@ def _krr_fake(
 
 
 def _krr_setup(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
-    x_s, y_s, x_q, y_q, hyper, ctx.values, ctx.kernel, ctx.ridge, ctx.detach, _, _ = inputs
+    x_s, y_s, x_q, y_q, hyper, ctx.values, ctx.kernel, ctx.ridge, ctx.detach, _, ctx.needs = inputs
     out, loss, factor, coef, kept, aux, jitter, status = output
     ctx.mse = y_q is not None
-    ctx.save_for_backward(x_s, y_s, x_q, hyper, out if ctx.mse else None, factor, coef, kept, aux)
+    targets = y_q if ctx.mse and ctx.needs_input_grad[3] else None
+    ctx.save_for_backward(x_s, y_s, x_q, targets, hyper, out if ctx.mse else None, factor, coef, kept, aux)
     ctx.mark_non_differentiable(factor, coef, kept, aux, jitter, status, out if ctx.mse else loss)
     ctx.set_materialize_grads(False)
 
@@ -190,7 +192,14 @@ def _krr_autograd(ctx: Any, grad_out: Tensor | None, grad_loss: Tensor | None, *
     grad = grad_loss if ctx.mse else grad_out
     if grad is None:
         return (None,) * 11
-    x_s, y_s, x_q, hyper, residual, factor, coef, kept, aux = ctx.saved_tensors
+    x_s, y_s, x_q, y_q, hyper, residual, factor, coef, kept, aux = ctx.saved_tensors
+    moving = residual
+    if y_q is not None and torch.is_grad_enabled():
+        # Differentiated once more, the residual depends on everything: on the targets for the op below, which knows of
+        # the rest, on the rest for the targets' own gradient.
+        residual = residual + (y_q.detach() - y_q)
+        options = ctx.values, ctx.kernel, ctx.ridge, ctx.detach, "jitter", ctx.needs
+        moving = _krr_op(x_s, y_s, x_q, None, hyper, *options)[0] - y_q
     need_x_s, need_y_s, need_x_q, need_y_q, need_hyper = ctx.needs_input_grad[:5]
     needs = [need_x_s, need_y_s, need_x_q, need_hyper]
     x_s_bar = y_s_bar = x_q_bar = y_q_bar = hyper_bar = None
@@ -215,7 +224,7 @@ def _krr_autograd(ctx: Any, grad_out: Tensor | None, grad_loss: Tensor | None, *
         # Each gradient gets its input's dtype: it is computed in the targets' dtype and rounded once.
         x_s_bar, x_q_bar = x_s_bar.to(x_s.dtype), x_q_bar.to(x_q.dtype)
     if need_y_q:
-        y_q_bar = residual * (grad * (-2.0 / (residual.shape[-1] * residual.shape[-2])))[..., None, None]
+        y_q_bar = moving * (grad * (-2.0 / (residual.shape[-1] * residual.shape[-2])))[..., None, None]
     return (
         x_s_bar if need_x_s else None,
         y_s_bar if need_y_s else None,
@@ -289,7 +298,28 @@ def _krr_backward_fake(grad: Tensor, x_s: Tensor, y_s: Tensor, x_q: Tensor, *res
 
 
 _krr_op = register("krr", _krr, _krr_fake, _krr_autograd, _krr_setup)
-_krr_backward_op = register("krr_backward", _krr_backward, _krr_backward_fake, refuse_double("krr"))
+
+
+def _second_setup(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
+    grad, x_s, y_s, x_q, residual, factor, _, _, _, hyper, *ctx.options, ctx.needs = inputs
+    ctx.save_for_backward(grad, x_s, y_s, x_q, residual, hyper, factor)
+    ctx.set_materialize_grads(False)
+
+
+def _second(ctx: Any, *bars: Tensor | None) -> tuple[Any, ...]:
+    *tensors, factor = ctx.saved_tensors
+    given = [bar for bar, needed in zip(bars, ctx.needs, strict=True) if needed]
+
+    def first(*values: Any) -> tuple[Tensor, ...]:
+        every = krr_gradients(*values, *ctx.options)
+        return tuple(bar for bar, needed in zip(every, ctx.needs, strict=False) if needed)
+
+    tensors[0] = poisoned(tensors[0], factor)
+    grad, x_s, y_s, x_q, residual, hyper = pull_back(first, tensors, given)
+    return grad, x_s, y_s, x_q, residual, *(None,) * 4, hyper, *(None,) * 5
+
+
+_krr_backward_op = register("krr_backward", _krr_backward, _krr_backward_fake, _second, _second_setup)
 
 
 def _needs(*tensors: Tensor | None) -> list[bool]:

@@ -3,12 +3,13 @@
 It uses one factorisation per problem, a backward from its factor, and the cheapest of dual dense, dual low rank and
 primal. Nothing here synchronises with a GPU. A linear kernel is fitted as a whole (:class:`_FitDual`,
 :class:`_FitPrimal`), and its predictions are ordinary products. Every other kernel forms K_ss and K_qs, which autograd
-differentiates, around :class:`_Solve`. If a backward is itself differentiated, it solves again by differentiable calls:
+differentiates, around :class:`Solve`. If a backward is itself differentiated, it solves again by differentiable calls:
 gradients of any order are right, and only the first is fast.
 """
 
 from __future__ import annotations
 
+import functools
 import math
 from typing import Any
 
@@ -17,15 +18,15 @@ from torch import Tensor
 from torch.nn.functional import mse_loss
 
 from .. import checks, plan
-from ..kernels import RBF, Kernel, Linear
+from ..kernels import RBF, Kernel, Linear, for_matrices, match_parameter
 from ..plan import planned as orders
-from ..reference import BAD_PARAMETER, for_matrices, match_parameter
+from ..reference import BAD_PARAMETER
 from ..reference import cholesky as reference_cholesky
-from ..reference import gram as reference_gram
-from ..ridge import Ridge
-from .gram import gram_backward, gram_setup, has_float64
-from .hyper import number_if_constant, pack
-from .register import in_forward_mode, vmap_rule
+from ..ridge import VECTOR_KINDS, Ridge
+from .hyper import number_if_constant
+from .planned_gram import BatchedFunction, gram
+from .register import in_forward_mode, is_differentiated
+from .spectrum import per_target_solve
 
 # Rows of a panel of the Gram matrix: enough for full-speed products, few enough to save most of the upper half.
 PANEL = 256
@@ -73,21 +74,8 @@ def _add_to_diagonal_(a: Tensor, amount: Number) -> Tensor:
     return a
 
 
-def _with_diagonal(a: Tensor, amount: Number) -> Tensor:
+def with_diagonal(a: Tensor, amount: Number) -> Tensor:
     return a + for_matrices(amount) * torch.eye(a.shape[-1], dtype=a.dtype, device=a.device)
-
-
-def _is_differentiated() -> bool:
-    """Return True in a backward that is itself differentiated (create_graph=True, torch.func transforms)."""
-    return torch.is_grad_enabled() and not torch.compiler.is_compiling()
-
-
-class _Function(torch.autograd.Function):
-    """A Function of problems with leading batch dimensions, which all outputs have too."""
-
-    @classmethod
-    def vmap(cls, info: Any, in_dims: tuple[Any, ...], *args: Any) -> Any:
-        return vmap_rule(cls.apply)(info, in_dims, *args)
 
 
 def _save_fit(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
@@ -106,7 +94,7 @@ def _load_saved(ctx: Any) -> list[Any]:
     return [*inputs, *saved[len(ctx.others) :]]
 
 
-class _Solve(_Function):
+class Solve(BatchedFunction):
     """Computes (A^-1 Y, factor, status, jitter) of a [..., n, n] and y [..., n, C]."""
 
     @staticmethod
@@ -122,7 +110,7 @@ class _Solve(_Function):
             return None, None, None, None
         a, y, _, _, x, factor, jitter = _load_saved(ctx)
         with checks.full_precision(grad):
-            u, x = _both(grad, x, factor, lambda: _with_diagonal(a, jitter), y)
+            u, x = both(grad, x, factor, lambda: with_diagonal(a, jitter), y)
             a_bar = None
             if ctx.needs_input_grad[0]:
                 half = u @ x.mT
@@ -130,16 +118,22 @@ class _Solve(_Function):
         return a_bar, u, None, None
 
 
-def _both(grad: Tensor, x: Tensor, factor: Tensor, matrix: Any, right: Any) -> tuple[Tensor, Tensor]:
+def both(grad: Tensor, x: Tensor, factor: Tensor, matrix: Any, right: Any) -> tuple[Tensor, Tensor]:
     """Return (A^-1 grad, x = A^-1 right), from the factor, or as differentiable functions of ``matrix()``."""
-    if not _is_differentiated():
+    if not is_differentiated():
         return torch.cholesky_solve(grad, factor), x
     a = matrix()
     right = right() if callable(right) else right
-    return _Solve.apply(a, grad, "nan", False)[0], _Solve.apply(a, right, "nan", False)[0]
+    return Solve.apply(a, grad, "nan", False)[0], Solve.apply(a, right, "nan", False)[0]
 
 
-class _FitDual(_Function):
+def planned_solve(a: Tensor, y: Tensor) -> Tensor:
+    """Return A^-1 Y, differentiable any number of times; NaN for a problem that fails."""
+    x: Tensor = Solve.apply(a, y, "nan", False)[0]
+    return x
+
+
+class _FitDual(BatchedFunction):
     """Computes (alpha, factor, status, jitter) with alpha = (scale X X^T + bias + lambda I)^-1 Y.
 
     x [..., S, D], y [..., S, C]; scale, bias and lambda are numbers, or tensors of the full batch shape.
@@ -167,11 +161,11 @@ class _FitDual(_Function):
         need_x, _, need_scale, need_bias, need_amount = ctx.needs_input_grad[:5]
 
         def matrix() -> Tensor:
-            return _with_diagonal(for_matrices(scale) * (x @ x.mT) + for_matrices(bias), amount + jitter)
+            return with_diagonal(for_matrices(scale) * (x @ x.mT) + for_matrices(bias), amount + jitter)
 
         x_bar = scale_bar = bias_bar = amount_bar = None
         with checks.full_precision(grad):
-            u, alpha = _both(grad, alpha, factor, matrix, y)
+            u, alpha = both(grad, alpha, factor, matrix, y)
             low_rank = orders.pulls_back_low_rank(x.shape[-2], x.shape[-1], y.shape[-1])
             if need_scale or (need_x and low_rank):
                 w, v = alpha.mT @ x, u.mT @ x
@@ -189,7 +183,7 @@ class _FitDual(_Function):
         return x_bar, u, scale_bar, bias_bar, amount_bar, None, None
 
 
-class _FitPrimal(_Function):
+class _FitPrimal(BatchedFunction):
     """Computes (w, factor, status, jitter) with w = (Phi^T Phi + lambda I)^-1 Phi^T Y, for phi [..., S, n] and y
     [..., S, C]."""
 
@@ -207,62 +201,17 @@ class _FitPrimal(_Function):
         phi, y, amount, _, _, w, factor, jitter = _load_saved(ctx)
 
         def matrix() -> Tensor:
-            return _with_diagonal(phi.mT @ phi, amount + jitter)
+            return with_diagonal(phi.mT @ phi, amount + jitter)
 
         phi_bar = None
         with checks.full_precision(grad):
-            v, w = _both(grad, w, factor, matrix, lambda: phi.mT @ y)
+            v, w = both(grad, w, factor, matrix, lambda: phi.mT @ y)
             u = phi @ v
             if ctx.needs_input_grad[0]:
                 # The residual form is used, as (Y - Phi w) / lambda of the dual formulas would lose the digits.
                 phi_bar = torch.cat((y - phi @ w, -u), -1) @ torch.cat((v, w), -1).mT
             amount_bar = -(v * w).sum((-2, -1)) if ctx.needs_input_grad[2] else None
         return phi_bar, u, amount_bar, None, None
-
-
-# --- Gram matrices ----------------------------------------------------------------------------------
-
-
-def _squared_distances(x: Tensor, z: Tensor) -> Tensor:
-    """Return [..., S, Q] of x [..., S, D] and z [..., Q, D].
-
-    For float32 points, products in float64 have far smaller rounding errors than float32 itself. float64 points, and
-    devices without float64, use sums of squared differences.
-    """
-    if x.dtype == torch.float64 or not has_float64(x):
-        return torch.cdist(x, z, compute_mode="donot_use_mm_for_euclid_dist").square()
-    x, z = x.double(), z.double()
-    origin = z[..., :1, :] if z.shape[-2] else 0
-    x, z = x - origin, z - origin
-    squares = x.square().sum(-1)[..., :, None] + z.square().sum(-1)[..., None, :]
-    return (squares - 2 * (x @ z.mT)).clamp_(min=0)
-
-
-class _Rbf(_Function):
-    """Computes exp(-|x - z|^2 / (2 lengthscale^2)), with the arguments and the backward of the op `gram`."""
-
-    @staticmethod
-    def forward(x: Tensor, z: Tensor | None, hyper: Tensor | None, values: list[float], kernel: str) -> Tensor:
-        lengthscale = values[0] if hyper is None else hyper[..., 0, None, None]
-        k = torch.exp(_squared_distances(x, x if z is None else z) * (-0.5 * lengthscale**-2)).to(x.dtype)
-        if z is None:
-            k.diagonal(dim1=-2, dim2=-1).fill_(1)
-        return k
-
-    setup_context = staticmethod(gram_setup)
-
-    @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> Any:
-        with checks.full_precision(grad):
-            return gram_backward(ctx, grad)
-
-
-def gram(x: Tensor, z: Tensor | None, kernel: Kernel) -> Tensor:
-    """Return K [..., S, Q] of x [..., S, D] and z [..., Q, D] (x with itself if z is None)."""
-    if type(kernel) is not RBF:
-        return reference_gram(x, z, kernel)
-    hyper, values = pack(kernel, None, x.shape[:-2], x.dtype, x.device)
-    return _Rbf.apply(x, z, hyper, values, kernel.name)
 
 
 # --- the calls --------------------------------------------------------------------------------------
@@ -312,21 +261,33 @@ def _flag_status(status: Tensor, valid: Tensor | None) -> Tensor:
     return status if valid is None else torch.where(valid, status, BAD_PARAMETER)
 
 
-def _valid(kernel: Kernel, parameters: list[Number]) -> list[Tensor]:
-    if not any(isinstance(p, Tensor) for p in parameters):
+def _valid(kernel: Kernel, like: Tensor) -> list[Tensor]:
+    """Return whether the hyper-parameters are in range, [...] each; nothing if all are numbers."""
+    if not any(isinstance(p, Tensor) for p in kernel.parameters):
         return []
-    return [torch.as_tensor(kernel.valid(*parameters))]
+    return kernel.map(lambda p: match_parameter(number_if_constant(p, like.device), like)).in_range()
 
 
 def cholesky_solve(
+    a: Tensor, y: Tensor, ridge: Ridge | None, on_failure: str = "nan", watched: bool = True
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Return ((A + lambda I)^-1 Y, status, jitter)."""
+    x, _, status, jitter = factored_solve(a, y, ridge, on_failure, watched)
+    return x, status, jitter
+
+
+def factored_solve(
     a: Tensor,
     y: Tensor,
     ridge: Ridge | None,
     on_failure: str = "nan",
     watched: bool = True,
     kernel: Kernel | None = None,
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Return ((A + lambda I)^-1 Y, status, jitter). ``kernel``: the kernel whose hyper-parameters made A, if any."""
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Return ((A + lambda I)^-1 Y, factor, status, jitter). ``kernel``: the kernel whose hyper-parameters made A, if
+    any."""
+    if ridge is not None and ridge.kind in VECTOR_KINDS:
+        return _vector_solve(a, y, ridge, on_failure, watched, [] if kernel is None else _valid(kernel, a))
     s = a.shape[-1]
     amount, valid = (
         (0.0, [])
@@ -334,24 +295,49 @@ def cholesky_solve(
         else _amount(ridge, lambda: float(s) if type(kernel) is RBF else a.diagonal(dim1=-2, dim2=-1).sum(-1), s, a)
     )
     if kernel is not None:
-        valid = valid + _valid(kernel, _parameters(kernel.parameters, a))
+        valid = valid + _valid(kernel, a)
     amount, every = _guard(amount, valid, a)
     if isinstance(amount, Tensor) or amount != 0:
-        a = _with_diagonal(a, amount)
-    x, _, status, jitter = _Solve.apply(a, y, on_failure, watched)
-    return x, _flag_status(status, every), jitter
+        a = with_diagonal(a, amount)
+    x, factor, status, jitter = Solve.apply(a, y, on_failure, watched)
+    return x, factor, _flag_status(status, every), jitter
+
+
+def _guard_vector(value: Tensor, valid: list[Tensor]) -> tuple[Tensor, Tensor | None]:
+    """Return (one ridge per target or point, valid [...]). The ridge is NaN if a hyper-parameter is out of range."""
+    if not valid:
+        return value, None
+    every = functools.reduce(torch.logical_and, valid)
+    return torch.where(every[..., None], value, math.nan), every
+
+
+def _vector_solve(
+    a: Tensor, y: Tensor, ridge: Ridge, on_failure: str, watched: bool, valid: list[Tensor]
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Return the same as :func:`factored_solve` for one ridge per target, whose factor is empty, or per point."""
+    value = match_parameter(ridge.value, a)
+    assert isinstance(value, Tensor)
+    if ridge.kind == "per_target":
+        value, every = _guard_vector(value, valid)
+        x, status, jitter = per_target_solve(a, y, value, on_failure)
+        return x, a.new_empty(0), _flag_status(status, every), jitter
+    value, every = _guard_vector(value, [((value >= 0) & (value < math.inf)).all(-1), *valid])
+    a = a + torch.diag_embed(value.expand(a.shape[:-1]))
+    x, factor, status, jitter = Solve.apply(a, y, on_failure, watched)
+    return x, factor, _flag_status(status, every), jitter
 
 
 def fit(
     x_s: Tensor, y_s: Tensor, kernel: Kernel, ridge: Ridge, on_failure: str = "nan", watched: bool = True
-) -> tuple[Tensor | None, Tensor | None, Tensor, Tensor]:
-    """Return (alpha [..., S, C] or None, weights [..., D (+1), C] or None, status, jitter).
+) -> tuple[Tensor | None, Tensor | None, Tensor, Tensor, Tensor]:
+    """Return (alpha [..., S, C] or None, weights [..., D (+1), C] or None, factor, status, jitter).
 
     The fit is dual or primal, by :func:`is_primal`. The weights are those of Phi = [sqrt(scale) X_s, sqrt(bias) 1].
     """
-    if type(kernel) is not Linear:
-        alpha, status, jitter = cholesky_solve(gram(x_s, None, kernel), y_s, ridge, on_failure, watched, kernel)
-        return alpha, None, status, jitter
+    if type(kernel) is not Linear or ridge.kind in VECTOR_KINDS:
+        k_ss = gram(x_s, None, kernel)
+        alpha, factor, status, jitter = factored_solve(k_ss, y_s, ridge, on_failure, watched, kernel)
+        return alpha, None, factor, status, jitter
     scale, bias = _parameters(kernel.parameters, x_s)
     s = x_s.shape[-2]
 
@@ -359,13 +345,13 @@ def fit(
         return scale * x_s.square().sum((-2, -1)) + bias * s
 
     amount, valid = _amount(ridge, trace, s, x_s)
-    amount, every = _guard(amount, valid + _valid(kernel, [scale, bias]), x_s)
+    amount, every = _guard(amount, valid + _valid(kernel, x_s), x_s)
     if is_primal(x_s, y_s, kernel):
         phi = features(x_s, scale, bias)
-        weights, _, status, jitter = _FitPrimal.apply(phi, y_s, amount, on_failure, watched)
-        return None, weights, _flag_status(status, every), jitter
-    alpha, _, status, jitter = _FitDual.apply(x_s, y_s, scale, bias, amount, on_failure, watched)
-    return alpha, None, _flag_status(status, every), jitter
+        weights, factor, status, jitter = _FitPrimal.apply(phi, y_s, amount, on_failure, watched)
+        return None, weights, factor, _flag_status(status, every), jitter
+    alpha, factor, status, jitter = _FitDual.apply(x_s, y_s, scale, bias, amount, on_failure, watched)
+    return alpha, None, factor, _flag_status(status, every), jitter
 
 
 def is_primal(x_s: Tensor, y_s: Tensor, kernel: Kernel) -> bool:
@@ -399,7 +385,7 @@ def krr(
     x_s: Tensor, y_s: Tensor, x_q: Tensor, kernel: Kernel, ridge: Ridge, on_failure: str = "nan", watched: bool = True
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Return (P [..., Q, C], status, jitter)."""
-    alpha, weights, status, jitter = fit(x_s, y_s, kernel, ridge, on_failure, watched)
+    alpha, weights, _, status, jitter = fit(x_s, y_s, kernel, ridge, on_failure, watched)
     if alpha is None:
         assert weights is not None
         scale, bias = _parameters(kernel.parameters, x_s)

@@ -12,16 +12,6 @@ from torch.autograd import forward_ad
 library = torch.library.Library("ssdd_ext", "DEF")
 
 
-def refuse_double(name: str) -> Callable[..., Any]:
-    def refuse(ctx: Any, *grads: Any) -> Any:
-        raise NotImplementedError(
-            f"ssdd_ext: double backward through the native {name} is not implemented; pass backend='torch', whose "
-            f"gradients are differentiable any number of times"
-        )
-
-    return refuse
-
-
 def vmap_rule(op: Callable[..., Any]) -> Callable[..., Any]:
     """Return the vmap rule of ``op``: move the mapped dimension to the front, and expand tensors that are not
     mapped."""
@@ -54,6 +44,11 @@ def is_transformed() -> bool:
     if torch.compiler.is_compiling():
         return False
     return torch._C._functorch.peek_interpreter_stack() is not None or forward_ad._current_level >= 0
+
+
+def is_differentiated() -> bool:
+    """True in a backward that is itself differentiated (create_graph=True, torch.func transforms)."""
+    return torch.is_grad_enabled() and not torch.compiler.is_compiling()
 
 
 def on_its_device(implementation: Callable[..., Any]) -> Callable[..., Any]:

@@ -20,7 +20,8 @@ from ..kernels import KERNELS, Kernel
 from ..ridge import Ridge
 from .krr import plan_shape
 from .native import KERNEL_CODES, capsule, core, failure_code, to_capsule
-from .register import is_transformed, refuse_double
+from .register import is_transformed
+from .second import krr_gradients, pull_back
 
 # Below this many multiply-adds (both passes together take some tens of microseconds) the calls cost as much as the
 # work. The forward then computes the gradients too, for a gradient of 1, in the same native call.
@@ -34,7 +35,9 @@ _workspaces: list[Tensor] = []
 _MOST_WORKSPACES = 4
 
 Planned = tuple[core.KrrShape, int, int]
-Call = tuple[Planned, list[float], int]
+# (values, kernel, ridge, detach), the arguments of second.krr_gradients
+Options = tuple[list[float], str, str, bool]
+Call = tuple[Planned, list[float], int, Options]
 
 
 @lru_cache(maxsize=1024)
@@ -82,7 +85,7 @@ def _bar(like: Tensor, needed: bool) -> Tensor | None:
 
 def _run(x_s: Tensor, y_s: Tensor, x_q: Tensor, y_q: Tensor, needs: Any, call: Call) -> tuple[Tensor, Any]:
     """Return (loss, its gradients to x_s, y_s and x_q)."""
-    (shape, code, elements), values, on_failure = call
+    (shape, code, elements), values, on_failure, _ = call
     loss = torch.empty(x_s.shape[:-2], dtype=x_s.dtype, device=x_s.device)
     bars = _bar(x_s, needs[0]), _bar(y_s, needs[1]), _bar(x_q, needs[2])
     work = _workspace(elements, loss)
@@ -125,7 +128,7 @@ class _SmallMse(torch.autograd.Function):
             x_s, y_s, x_q, y_q = inputs
             bars = _run(x_s, y_s, x_q, y_q, ctx.needs_input_grad, ctx.call)[1]
         if again:
-            return (*_Once.apply(grad, *bars, *inputs[:3]), None, None)
+            return (*_Twice.apply(grad, *inputs, bars, ctx.call[-1]), None, None)
         if grad.dim() == 0 and _is_one(grad):
             ctx.bars = None
             return (*bars, None, None)
@@ -144,16 +147,29 @@ def _times(grad: Tensor, bars: tuple[Tensor | None, ...]) -> tuple[Tensor | None
     return tuple(None if bar is None else bar * factor for bar in bars)
 
 
-class _Once(torch.autograd.Function):
-    """The gradients of _SmallMse under create_graph: they can be used, but not differentiated."""
+class _Twice(torch.autograd.Function):
+    """The gradients of _SmallMse under create_graph, which planned PyTorch differentiates."""
 
     @staticmethod
-    def forward(ctx: Any, grad: Tensor, *rest: Tensor | None) -> Any:
-        return _times(grad, rest[:3])
+    def forward(
+        ctx: Any, grad: Tensor, x_s: Tensor, y_s: Tensor, x_q: Tensor, y_q: Tensor, bars: Any, options: Any
+    ) -> Any:
+        ctx.save_for_backward(grad, x_s, y_s, x_q, y_q)
+        ctx.needs, ctx.options = [bar is not None for bar in bars], options
+        ctx.set_materialize_grads(False)
+        return _times(grad, bars)
 
     @staticmethod
-    def backward(ctx: Any, *grads: Any) -> Any:
-        return refuse_double("krr")(ctx, *grads)
+    def backward(ctx: Any, *bars: Any) -> Any:
+        grad, x_s, y_s, x_q, y_q = ctx.saved_tensors
+        needed_bars = [bar for bar, needed in zip(bars, ctx.needs, strict=True) if needed]
+
+        def first(grad: Tensor, x_s: Tensor, y_s: Tensor, x_q: Tensor) -> tuple[Tensor, ...]:
+            values, kernel, ridge, detach = ctx.options
+            every = krr_gradients(grad, x_s, y_s, x_q, None, None, values, kernel, ridge, detach, y_q)
+            return tuple(bar for bar, needed in zip(every, ctx.needs, strict=False) if needed)
+
+        return (*pull_back(first, (grad, x_s, y_s, x_q), needed_bars), None, None, None)
 
 
 class _Failed(Exception):
@@ -211,7 +227,9 @@ def plan_small(
         ridge.detach,
         torch.get_num_threads(),
     )
-    return None if planned is None else (planned, values, failure_code(on_failure))
+    if planned is None:
+        return None
+    return planned, values, failure_code(on_failure), (values, kernel.name, ridge.kind, ridge.detach)
 
 
 def small_krr_mse(

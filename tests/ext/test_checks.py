@@ -1,5 +1,10 @@
 """Bad input of every kind raises a TypeError or ValueError that names the argument, before anything runs."""
 
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
@@ -250,6 +255,7 @@ BAD_TENSORS = {
 def test_a_bad_hyper_parameter_tensor_sets_status(call, which, value, backend):
     """No synchronisation checks a tensor. Its problem, and no other, gets status -1 and NaN."""
     options = BAD_TENSORS[which](torch.tensor([1.0, value, 1.0]))
+    options |= {name: GOOD[name].expand(3, *GOOD[name].shape) for name in CALLS[call]}
     result, info = run(call, backend, on_failure="nan", return_info=True, **options)
     assert info.status.tolist() == [0, -1, 0]
     assert result[1].isnan().all() and result[[0, 2]].isfinite().all()
@@ -263,7 +269,7 @@ def test_a_bad_hyper_parameter_tensor_sets_status(call, which, value, backend):
 
 
 def test_hyper_parameters_broadcast_over_the_batch_only(backend):
-    for options in ({"kernel": Linear(scale=torch.ones(4, 3))}, {"ridge": Ridge.trace(torch.ones(3))}):
+    for options in ({"kernel": Linear(scale=torch.ones(3))}, {"ridge": Ridge.trace(torch.ones(3))}):
         batch = {n: GOOD[n].expand(2, *GOOD[n].shape) for n in CALLS[ssdd_ext.krr]}
         with pytest.raises(ValueError, match=r"must broadcast.*hyper-parameter"):
             run(ssdd_ext.krr, backend, **batch, **options)
@@ -313,3 +319,54 @@ def test_strides_past_32_bits_work(backend):
     dense = x.contiguous()
     want = ssdd_ext.krr(dense, y, dense, ridge=Ridge.trace(0.1), backend=backend)
     assert torch.equal(ssdd_ext.krr(x, y, x, ridge=Ridge.trace(0.1), backend=backend), want)
+
+
+# --- messages -------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("shape", [(8, 3, 4, 4), (8, 4, 5)], ids=str)
+def test_images_are_not_blamed_on_the_targets(shape, backend):
+    x, y = torch.ones(shape), torch.ones(8, 2)
+    with pytest.raises(ValueError, match=r"^x_s: expected features .*; if each of its 8 points .*x_s.flatten\(1\)"):
+        ssdd_ext.krr(x, y, x, backend=backend)
+    flat = x.flatten(1) + torch.arange(8)[:, None]
+    assert ssdd_ext.krr(flat, y, flat, ridge=Ridge.absolute(0.1), backend=backend).shape == (8, 2)
+
+
+@pytest.mark.parametrize("matrix", [-torch.eye(3), torch.ones(3, 3)], ids=["indefinite", "singular"])
+def test_a_failure_names_its_call_and_the_tool_for_its_matrix(matrix, backend):
+    y, k_qs = torch.ones(3, 2), torch.ones(1, 3)
+    options = {"ridge": Ridge.absolute(0.0), "backend": backend}
+    x = torch.ones(3, 4)
+    calls = {
+        "krr_from_gram": lambda: ssdd_ext.krr_from_gram(matrix, y, k_qs, **options),
+        "krr_mse_from_gram": lambda: ssdd_ext.krr_mse_from_gram(matrix, y, k_qs, y[:1], **options),
+        "cholesky_solve": lambda: ssdd_ext.cholesky_solve(matrix, y, **options),
+        "cholesky": lambda: ssdd_ext.cholesky(matrix, backend=backend),
+        "fit": lambda: ssdd_ext.fit(x, y, **options),
+        "log_marginal_likelihood": lambda: ssdd_ext.log_marginal_likelihood(x, y, **options),
+    }
+    for name, call in calls.items():
+        with pytest.raises(FactorizationError, match=f"^{name}: .*singular .*lstsq.*indefinite .*torch.linalg.solve"):
+            call()
+
+
+@pytest.mark.parametrize("call", CALLS, ids=call_id)
+@pytest.mark.parametrize("road", ["auto", "torch"])
+def test_meta_tensors_give_shapes(call, road):
+    """Those of the same call on numbers, with every failure mode and with check_finite."""
+    want = run(call, "torch", **({} if call is ssdd_ext.gram else {"on_failure": "nan"}))
+    for options in ({}, {"check_finite": True}):
+        got = run(call, road, **{name: GOOD[name].to("meta") for name in CALLS[call]}, **options)
+        a, b = (got.weights, want.weights) if call is ssdd_ext.fit else (got, want)
+        assert a.is_meta and a.shape == b.shape and a.dtype == b.dtype
+
+
+def test_a_checkout_without_its_core_says_how_to_build_it(tmp_path):
+    source = Path(ssdd_ext.__file__).parent
+    shutil.copytree(source, tmp_path / "ssdd_ext", ignore=shutil.ignore_patterns("_C*", "__pycache__"))
+    done = subprocess.run(
+        [sys.executable, "-c", "import ssdd_ext"], cwd=tmp_path, capture_output=True, text=True, env={"PYTHONPATH": ""}
+    )
+    assert done.returncode == 1 and "circular" not in done.stderr
+    assert "ssdd_ext: the native core is not built" in done.stderr and "make dev" in done.stderr

@@ -342,7 +342,7 @@ def test_one_graph_is_made_of_cuda_tensors(dtype, monkeypatch):
 
 def test_half_features_on_the_cpu_are_refused_by_the_core():
     x = torch.zeros(4, 3, dtype=torch.bfloat16)
-    with pytest.raises(ValueError, match="16-bit features are read on a GPU only"):
+    with pytest.raises(ValueError, match="expected 32- or 64-bit features on the CPU"):
         torch.ops.ssdd_ext.krr(x, torch.zeros(4, 2), x, None, None, *KRR)
 
 

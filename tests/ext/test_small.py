@@ -10,7 +10,7 @@ from ssdd_ext.testing import Inputs, Problem, draw, gradients, mse, relative_err
 
 
 @pytest.fixture
-def taken(monkeypatch):
+def in_sample(monkeypatch):
     """Count the calls that reach the native core by the fast path; they run normally."""
     calls = []
     run = small.core.krr_value_and_gradient

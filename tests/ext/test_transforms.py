@@ -306,18 +306,75 @@ def test_double_backward_of_what_native_offers(call, random):
         assert torch.autograd.gradgradcheck(f, (x, random(3, 3, grad=True), SCALE, BIAS, LENGTH))
 
 
+@pytest.mark.parametrize("ridge", RIDGES)
+@pytest.mark.parametrize("kernel", TWO)
 @pytest.mark.parametrize("call", ["cholesky_solve", "krr", "krr_mse"])
-def test_native_refuses_double_backward_by_name(call, random):
-    x_s, y_s, x_q, y_q = problem(random)
-    a = spd(random)
-    leaf, result = {
-        "cholesky_solve": lambda: (a, ssdd_ext.cholesky_solve(a, y_s, backend="native")),
-        "krr": lambda: (x_s, ssdd_ext.krr(x_s, y_s, x_q, backend="native")),
-        "krr_mse": lambda: (x_s, ssdd_ext.krr_mse(x_s, y_s, x_q, y_q, backend="native")),
-    }[call]()
-    with pytest.raises(RuntimeError, match="backend='torch'"):
-        (gradient,) = torch.autograd.grad(result.square().sum(), leaf, create_graph=True)
-        torch.autograd.grad(gradient.square().sum(), leaf)
+@pytest.mark.parametrize("hyper", ["numbers", "tensors"])
+def test_double_backward_of_the_native_ops(call, kernel, ridge, hyper, random):
+    """Planned PyTorch differentiates what the native core computed: every pair of arguments, the targets too.
+
+    Against the reference, since a detached trace is a constant for the formula and not for differences.
+    """
+    x_s, y_s, x_q, y_q = problem(random, s=3, q=2, d=2)
+    y_q.requires_grad_()
+    given = (SCALE, BIAS, LENGTH, RIDGE) if hyper == "tensors" else ()
+
+    def f(backend, *tensors):
+        own = tensors[-4:] if given else [float(t.detach()) for t in (SCALE, BIAS, LENGTH, RIDGE)]
+        options = {"ridge": RIDGES[ridge](own[3]), "on_failure": "nan", "backend": backend}
+        if call == "cholesky_solve":
+            return ssdd_ext.cholesky_solve(symmetric(tensors[0]), tensors[1], **options)
+        return getattr(ssdd_ext, call)(
+            *tensors[: 4 if call == "krr_mse" else 3], kernel=KERNELS[kernel](*own[:3]), **options
+        )
+
+    first = {"cholesky_solve": (spd(random, order=3), y_s), "krr": (x_s, y_s, x_q), "krr_mse": (x_s, y_s, x_q, y_q)}
+    tensors = (*first[call], *given)
+
+    def second(backend):
+        options = {"create_graph": True, "allow_unused": True}
+        bars = torch.autograd.grad(f(backend, *tensors).sin().sum(), tensors, **options)
+        total = sum(bar.sin().sum() for bar in bars if bar is not None)
+        return torch.autograd.grad(total, tensors, allow_unused=True)
+
+    for got, want in zip(second("native"), second("torch"), strict=True):
+        assert (got is None or not got.any()) if want is None else relative_error(got, want) < 1e-9
+    if ridge == "mean_trace" and hyper == "numbers":
+        assert torch.autograd.gradgradcheck(lambda *t: f("auto", *t), tensors)
+
+
+def test_double_backward_under_transforms_and_a_third_time(random):
+    x_s, y_s, x_q, y_q = (t.detach() for t in problem(random, 2))
+
+    def loss(x, y_s, x_q, y_q, backend="auto"):
+        options = {"ridge": Ridge.mean_trace(0.1), "on_failure": "nan", "backend": backend}
+        return ssdd_ext.krr_mse(x, y_s, x_q, y_q, **options)
+
+    for f in (lambda f: jacrev(jacrev(f)), lambda f: grad(lambda *t: grad(f)(*t).square().sum())):
+        got = vmap(f(loss))(x_s, y_s, x_q, y_q)
+        want = vmap(f(lambda *t: loss(*t, backend="torch")))(x_s, y_s, x_q, y_q)
+        assert relative_error(got, want) < 1e-9
+    x = x_s[0].clone().requires_grad_()
+
+    def third(backend):
+        value = loss(x, y_s[0], x_q[0], y_q[0], backend)
+        for _ in range(3):
+            (gradient,) = torch.autograd.grad(value, x, create_graph=True)
+            value = gradient.square().sum()
+        return value
+
+    assert relative_error(third("auto"), third("torch")) < 1e-8
+
+
+def test_double_backward_of_a_failed_problem_is_nan_and_its_neighbour_is_not(random):
+    x = random(2, 3, 5)
+    x[1, 1] = x[1, 0]
+    x.requires_grad_()
+    y, q = random(2, 3, 2), random(2, 4, 5)
+    p = ssdd_ext.krr(x, y, q, ridge=Ridge.absolute(torch.tensor([0.5, -0.5])), on_failure="nan", backend="native")
+    (first,) = torch.autograd.grad(p.sum(), x, create_graph=True)
+    (second,) = torch.autograd.grad(first.square().sum(), x)
+    assert second[0].isfinite().all() and second[1].isnan().all()
 
 
 @pytest.mark.parametrize("call", ["gram", "cholesky", "cholesky_solve", "krr", "krr_mse"])

@@ -116,6 +116,12 @@ def test_constraints_pin_every_dependency(project, root):
     assert pins["torch"] == "2.13.0"
 
 
+def test_the_longest_files_are_there(root):
+    text = (root / "tests" / "conftest.py").read_text()
+    longest = re.findall(r'^    "(.+)",$', text[text.index("LONGEST = [") :].split("]")[0], re.MULTILINE)
+    assert len(longest) > 10 and [name for name in longest if not (root / "tests" / name).exists()] == []
+
+
 # --- CUDA=AUTO|ON|OFF -----------------------------------------------------------------------------------
 
 
@@ -159,6 +165,13 @@ def test_without_nvcc_the_build_is_a_cpu_build(root, tmp_path, choice):
 
 
 # --- one thread pool ------------------------------------------------------------------------------------
+
+
+def test_another_system_than_linux_is_refused_in_words(root, tmp_path):
+    cmake = shutil.which("cmake", path=str(Path(sys.executable).parent) + os.pathsep + os.environ["PATH"])
+    command = [cmake, "-S", root, "-B", tmp_path, "-DCMAKE_SYSTEM_NAME=FreeBSD", "-DCMAKE_CXX_COMPILER_WORKS=1"]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode and "ssdd is built for Linux; got FreeBSD" in done.stderr, done.stderr
 
 
 LISTED = "75 80 86 87 89 90 90a 100 110 120"

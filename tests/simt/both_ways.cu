@@ -1,6 +1,6 @@
-// One kernel written twice: with the names of simt.cuh, and in plain CUDA. test_sass.py compiles both and compares what the
-// machine gets. Touches everything the layer has: indices, static and dynamic shared memory, async copies, barriers,
-// shuffles and votes, vectors, the matrix instruction, the atomic.
+// One kernel written twice: with the names of simt.cuh, and in plain CUDA. test_sass.py compiles both and compares
+// their machine code. It uses every part of the layer: indices, static and dynamic shared memory, async copies,
+// barriers, shuffles and votes, vectors, the matrix instruction, the atomic.
 #include <simt.cuh>
 
 #define GLOBAL extern "C" __global__ void __launch_bounds__(128)
@@ -121,7 +121,7 @@ GLOBAL plain_kernel(const float* in, float* out, int* least, int count) {
   *last = sqrtf(*(warps + t));
 }
 
-// The same but for one barrier: what the comparison must not call the same.
+// The same without one barrier: the comparison must find a difference.
 GLOBAL other_kernel(const float* in, float* out, int* least, int count) {
   __shared__ float values[128];
   values[threadIdx.x] = in[threadIdx.x];

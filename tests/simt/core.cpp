@@ -1,9 +1,9 @@
-// The core's Python module on the host twin: csrc/bindings.cpp as it stands, over the CUDA kernels. What is replaced: the
-// tensors of a GPU are those of the CPU, and of the CPU's half of the core only what an import asks for is here. So all
-// that runs on a GPU between a call from Python and the kernels runs here too, but for the driver.
+// The core's Python module on the host twin: csrc/bindings.cpp unchanged, over the CUDA kernels. Two things are
+// replaced: CPU tensors stand for those of a GPU, and the CPU's half of the core has only what an import needs. So
+// everything that runs on a GPU between a Python call and the kernels runs here too, except the driver.
 #include "dlpack.h"
 
-// Every "is it on a GPU" that follows is asked of the CPU's tensors.
+// Every "is it on a GPU" below then tests for CPU tensors.
 #define kCUDA kCPU
 #include "bindings.cpp"
 #undef kCUDA
@@ -12,7 +12,7 @@
 
 namespace ssdd::cpu {
 
-// Not an exception: some road in Python might take that for a reason to go another way.
+// This is no exception, since some path in Python might catch it and choose another path.
 [[noreturn]] void absent() { simt::runtime::fail(simt::Site::here(), "the CPU's half of the core was called"); }
 
 int64_t gram_workspace(int64_t, int64_t, int64_t, int) { absent(); }
@@ -48,7 +48,7 @@ void force_isa(Isa) { absent(); }
 
 }  // namespace ssdd::cpu
 
-// For ctypes. The pointers are where kernels stand in this module, so that whoever has its symbols can name them.
+// For ctypes. The pointers are the addresses of kernels in this module; its symbols translate them to names.
 extern "C" __attribute__((visibility("default"))) int64_t simt_launches() { return simt::launches(); }
 extern "C" __attribute__((visibility("default"))) int64_t simt_launched(int64_t room, uintptr_t* places) {
   Dl_info module{};

@@ -13,7 +13,7 @@ namespace {
 std::mutex mutex;
 std::map<std::tuple<const void*, const char*, int, Space>, Count> totals;
 std::vector<Launch> launches_recorded;
-thread_local int64_t flops = 0;  // of the block under way
+thread_local int64_t flops = 0;  // of the current block
 std::vector<Count> listed;
 
 template <class Request>
@@ -30,7 +30,7 @@ void add_sectors(const Request& request, Count& count) {
   count.least_sectors += (bytes + 31) / 32;
 }
 
-// 32 banks of 4 bytes; a request of 8 or 16 bytes a lane takes 2 or 4 passes.
+// 32 banks of 4 bytes; a request of 8 or 16 bytes per lane takes 2 or 4 passes.
 template <class Request>
 int ways_of(const Request& request) {
   int width = 4;

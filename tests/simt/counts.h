@@ -1,4 +1,4 @@
-// Accesses of one block, gathered into requests of a warp: the k-th time that each lane passes a line is one request.
+// The accesses of one block, grouped into requests of a warp: the k-th execution of a line by each lane is one request.
 #pragma once
 #include <array>
 #include <map>
@@ -12,7 +12,7 @@ namespace simt::runtime {
 class BlockCounts {
  public:
   void add(Site site, Space space, int thread, const void* address, int bytes);
-  void fold(const void* kernel);  // adds this block's to the program's, and starts anew
+  void fold(const void* kernel);  // adds this block's counts to the program's, and clears them
 
  private:
   struct Access {

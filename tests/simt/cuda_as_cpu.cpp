@@ -1,5 +1,5 @@
-// The core's own tests call cpu::; here those names lead to the CUDA kernels on the host twin, so that both halves of the
-// core are held to one table of problems.
+// The core's own tests call cpu::. Here these names call the CUDA kernels on the host twin, so that one table of
+// problems tests both halves of the core.
 #include "cholesky.h"
 #include "cpu/blas.h"
 #include "cpu/micro.h"
@@ -30,8 +30,8 @@ SSDD_INSTANTIATE(float)
 SSDD_INSTANTIATE(double)
 #undef SSDD_INSTANTIATE
 
-// In place of instruction sets: two devices, of which the second has so little shared memory that middling problems climb
-// to the last rung of the factorisation.
+// Two devices take the place of instruction sets. The second has so little shared memory that medium problems use the
+// tiled factorisation.
 bool isa_available(Isa isa) { return isa != Isa::avx512; }
 const char* isa_name(Isa isa) {
   return isa == Isa::generic ? "the host twin, 227 KB of shared memory"

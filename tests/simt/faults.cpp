@@ -1,6 +1,6 @@
-// Deliberately wrong kernels, one a run: `simt_faults NAME`. Each must be caught, by the twin or by a sanitizer
-// (test_faults.py says by whom and with which words), and the lines marked `names NAME` must stand in what it says. The name
-// `right` is the same work done right and must pass everywhere.
+// Deliberately wrong kernels, one per run: `simt_faults NAME`. The twin or a sanitizer must catch each of them
+// (test_faults.py says which one, and with what words), and its message must contain the lines marked `names NAME`. The
+// name `right` does the same work correctly and must pass everywhere.
 #include <algorithm>
 #include <cmath>
 #include <cstdio>
@@ -15,7 +15,7 @@ namespace {
 
 constexpr int kThreads = 64;
 
-// A block reduction, right or without its barrier.
+// A block reduction, with or without its barrier.
 template <bool Barrier>
 SIMT_KERNEL(kThreads)
 void reduce(const float* in, float* out) {
@@ -30,7 +30,7 @@ void reduce(const float* in, float* out) {
   if (simt::thread() == 0) simt::store(out, simt::get(sums));
 }
 
-// Whoever comes last to a barrier goes on first: what it then writes is not before what the others read.
+// The last thread at a barrier continues first; its later writes are not ordered before the reads of the others.
 SIMT_KERNEL(kThreads) void written_after_a_barrier(float* out) {
   SIMT_SHARED(float, values, kThreads);
   simt::put(values + simt::thread(), 1.0f);
@@ -41,20 +41,20 @@ SIMT_KERNEL(kThreads) void written_after_a_barrier(float* out) {
   simt::store(out + simt::thread(), v);
 }
 
-// Two blocks of one launch, and nothing orders them.
+// Two blocks of one launch, without any order between them.
 SIMT_KERNEL(kThreads) void blocks_collide(float* out) {
   if (simt::thread() == 0) simt::store(out, float(simt::block().x));  // names blocks_collide
 }
 
-// The block that comes first hands its values to the other by a flag. Before: all of its threads have written when it
-// raises the flag. Behind: all threads of the other know that it did.
+// The first block passes its values to the other by a flag. Before: all of its threads have written when it sets the
+// flag. Behind: all threads of the other block wait for the flag.
 template <bool Before, bool Behind>
 SIMT_KERNEL(kThreads)
-void hand_over(float* values, int* numbers, float* out) {
-  SIMT_SHARED(int, ticket, 1);
-  if (simt::thread() == 0) simt::put(ticket, simt::next_ticket(numbers));
+void publish(float* values, int* numbers, float* out) {
+  SIMT_SHARED(int, counter, 1);
+  if (simt::thread() == 0) simt::put(counter, simt::next_index(numbers));
   simt::barrier();
-  if (simt::get(ticket) == 0) {
+  if (simt::get(counter) == 0) {
     simt::store(values + simt::thread(), 1.0f);  // names flag_before_the_barrier names flag_seen_by_one
     if (Before) simt::barrier();
     if (simt::thread() == 0) simt::store_release(numbers + 1, 1);
@@ -66,18 +66,18 @@ void hand_over(float* values, int* numbers, float* out) {
   simt::store(out + simt::thread(), simt::load(from));  // names flag_before_the_barrier names flag_seen_by_one
 }
 
-// The last block adds what all have written, in their order, and puts the ticket back (csrc/cuda/join.cuh). Before: all
-// threads of a block have written when it arrives. Ordered: what came before an arrival is seen behind a later one.
-// Reset: a launch finds the ticket as the launch before did.
+// The last block adds the values of all blocks, in their order, and resets the counter (csrc/cuda/join.cuh). Before:
+// all threads of a block have written when it arrives. Ordered: writes before an arrival are visible behind a later
+// one. Reset: the counter is as it was before the launch.
 template <bool Before, bool Ordered, bool Reset>
 SIMT_KERNEL(kThreads)
-void join_blocks(float* parts, int* ticket, float* out) {
+void join_blocks(float* parts, int* counter, float* out) {
   SIMT_SHARED(int, before, 1);
   const int blocks = static_cast<int>(simt::grid().x), block = static_cast<int>(simt::block().x);
   float* const mine = parts + block * kThreads + simt::thread();
   simt::store(mine, 1.0f);  // names arrived_before_the_barrier names arrival_orders_nothing
   if (Before) simt::barrier();
-  if (simt::thread() == 0) simt::put(before, Ordered ? simt::arrive(ticket) : simt::next_ticket(ticket));
+  if (simt::thread() == 0) simt::put(before, Ordered ? simt::arrive(counter) : simt::next_index(counter));
   simt::barrier();
   if (simt::get(before) != blocks - 1) return;
   float sum = 0;
@@ -86,10 +86,10 @@ void join_blocks(float* parts, int* ticket, float* out) {
     sum += simt::load(from);  // names arrived_before_the_barrier names arrival_orders_nothing
   }
   simt::store(out + simt::thread(), sum);
-  if (Reset && simt::thread() == 0) *ticket = 0;
+  if (Reset && simt::thread() == 0) *counter = 0;
 }
 
-// Lanes hand values over through memory: a shuffle between does not order them, a warp barrier does.
+// Lanes exchange values through memory. A shuffle between does not order them; a warp barrier does.
 template <bool WarpBarrier>
 SIMT_KERNEL(32)
 void exchange(const float* in, float* out) {
@@ -109,7 +109,7 @@ SIMT_KERNEL(kThreads) void shared_overrun(float* out) {
   simt::store(out + simt::thread(), simt::get(second + simt::thread()));
 }
 
-// The same within its arrays, in several blocks.
+// The same accesses inside the arrays, in several blocks.
 SIMT_KERNEL(kThreads) void shared_right(float* out) {
   simt::Shared shared;
   float* const first = shared.take<float>(kThreads);
@@ -136,7 +136,7 @@ SIMT_KERNEL(kThreads) void global_write_overrun(float* out) {
   simt::store(out + simt::thread() + 1, 1.0f);  // names global_write_overrun
 }
 
-// What a kernel reads through its source, here of 16 bits.
+// Reads through a Source, here of 16-bit floats.
 SIMT_KERNEL(kThreads) void source_overrun(ssdd::cuda::Source<float> in, float* out) {
   simt::store(out + simt::thread(), in(0, simt::thread() + 1));  // names source_overrun
 }
@@ -201,7 +201,7 @@ SIMT_KERNEL(kThreads) void misaligned_copy(const float* in, float* out) {
   simt::store(out + simt::thread(), simt::get(values));
 }
 
-// Wait: 0 as it should be, 1 one group too early, 2 never.
+// Wait: 0 is correct, 1 waits one group too early, 2 never waits.
 template <int Wait>
 SIMT_KERNEL(kThreads)
 void copied(const float* in, float* out) {
@@ -215,7 +215,7 @@ void copied(const float* in, float* out) {
   simt::store(out + simt::thread(), early);
 }
 
-// What another thread copied is there after a barrier behind the wait, not after the wait alone.
+// A copy of another thread is visible after a barrier behind the wait, not after the wait alone.
 SIMT_KERNEL(kThreads) void copied_by_another(const float* in, float* out) {
   SIMT_SHARED(float, values, kThreads);
   simt::copy_async<4>(values + simt::thread(), in + simt::thread(), 4);
@@ -257,17 +257,17 @@ SIMT_KERNEL(kThreads) void absent_from_warp(float* out) {
   simt::store(out + simt::thread(), simt::shuffle(1.0f, 0));  // names absent_from_warp
 }
 
-SIMT_KERNEL(kThreads) void divergent_meeting(float* out) {
+SIMT_KERNEL(kThreads) void divergent_collective(float* out) {
   float v;
   if (simt::lane() < 16)
-    v = simt::shuffle(1.0f, 0);  // names divergent_meeting
+    v = simt::shuffle(1.0f, 0);  // names divergent_collective
   else
-    v = simt::shuffle(2.0f, 0);  // names divergent_meeting
+    v = simt::shuffle(2.0f, 0);  // names divergent_collective
   simt::store(out + simt::thread(), v);
 }
 
-// Rows of a [16, k] times rows of a [8, k], on the matrix unit. Products: 1 rounds the operands to TF32, 3 splits each in
-// two. Promote: the unit cuts its sums toward zero, so they must not stay there for long.
+// Multiplies rows of a [16, k] with rows of b [8, k] on the matrix unit. Products: 1 rounds the operands to TF32, 3
+// splits each into two. Promote: the unit truncates its sums toward zero, so they must not stay in it for long.
 template <int Products, bool Promote>
 SIMT_KERNEL(32)
 void multiply(const float* a, const float* b, int k, float* out) {
@@ -277,21 +277,26 @@ void multiply(const float* a, const float* b, int k, float* out) {
     uint32_t big_a[4], small_a[4], big_b[2], small_b[2];
     for (int e = 0; e < 4; ++e) {
       const float x = simt::load(a + (g + e % 2 * 8) * k + k0 + t + e / 2 * 4);
-      big_a[e] = simt::to_tf32(x), small_a[e] = simt::to_bits(x - simt::from_bits(big_a[e]));
+      big_a[e] = simt::to_tf32(x);
+      small_a[e] = simt::to_bits(x - simt::from_bits(big_a[e]));
     }
     for (int e = 0; e < 2; ++e) {
       const float x = simt::load(b + g * k + k0 + t + e * 4);
-      big_b[e] = simt::to_tf32(x), small_b[e] = simt::to_bits(x - simt::from_bits(big_b[e]));
+      big_b[e] = simt::to_tf32(x);
+      small_b[e] = simt::to_bits(x - simt::from_bits(big_b[e]));
     }
     if (Products == 3) simt::mma_tf32(fresh, small_a, big_b), simt::mma_tf32(fresh, big_a, small_b);
     simt::mma_tf32(fresh, big_a, big_b);
     if (Promote && k0 % 16 == 8)
-      for (int e = 0; e < 4; ++e) sums[e] += fresh[e], fresh[e] = 0;
+      for (int e = 0; e < 4; ++e) {
+        sums[e] += fresh[e];
+        fresh[e] = 0;
+      }
   }
   for (int e = 0; e < 4; ++e) simt::store(out + (g + e / 2 * 8) * 8 + 2 * t + e % 2, sums[e] + fresh[e]);
 }
 
-// Says by how much the product is less exact than the same sums in fp32, and stops where that is more than twice.
+// Prints how much less exact the product is than the same sums in fp32, and fails if that is more than twice.
 template <int Products, bool Promote>
 int product() {
   const int k = 1024;
@@ -309,7 +314,8 @@ int product() {
         exact += double(a[size_t(i * k + e)]) * double(b[size_t(j * k + e)]);
         sum = std::fma(a[size_t(i * k + e)], b[size_t(j * k + e)], sum);
       }
-      ours += std::pow(double(out[size_t(i * 8 + j)]) - exact, 2), plain += std::pow(double(sum) - exact, 2);
+      ours += std::pow(double(out[size_t(i * 8 + j)]) - exact, 2);
+      plain += std::pow(double(sum) - exact, 2);
     }
   const double times = std::sqrt(ours / plain);
   if (times <= 2) return 0;
@@ -339,14 +345,14 @@ int main(int argc, char** argv) {
     simt::launch(kernel, {2}, kThreads, 0, nullptr, values.data(), numbers.data(), y);
     return 0;
   };
-  // Twice, the second time into NaN.
+  // Runs twice; the second output starts as NaN.
   const auto run_joined = [&](void (*kernel)(float*, int*, float*)) {
     constexpr int kBlocks = 8;
     std::vector<float> parts(kBlocks * kThreads);
-    std::vector<int> ticket(1);
+    std::vector<int> counter(1);
     for (int time = 0; time < 2; ++time) {
       std::fill(out.begin(), out.end(), NAN);
-      simt::launch(kernel, {kBlocks}, kThreads, 0, nullptr, parts.data(), ticket.data(), y);
+      simt::launch(kernel, {kBlocks}, kThreads, 0, nullptr, parts.data(), counter.data(), y);
     }
     return y[0] == kBlocks || y[0] != y[0] ? 0 : 1;
   };
@@ -362,7 +368,7 @@ int main(int argc, char** argv) {
     for (auto* kernel : {&reduce<true>, &copied<0>}) run_in(kernel);
     run_in(&exchange<true>, 32);
     run(&shared_right, kTwo, kThreads, 3);
-    run_two(&hand_over<true, true>);
+    run_two(&publish<true, true>);
     if (run_joined(&join_blocks<true, true, true>)) return 1;
     run_in(&reduce<true>);
     return y[0] == kThreads ? product<3, true>() : 1;
@@ -372,11 +378,11 @@ int main(int argc, char** argv) {
       {"missing_barrier", [&] { return run_in(&reduce<false>); }},
       {"written_after_a_barrier", [&] { return run(&written_after_a_barrier); }},
       {"blocks_collide", [&] { return run(&blocks_collide, 0, kThreads, 2); }},
-      {"flag_before_the_barrier", [&] { return run_two(&hand_over<false, true>); }},
-      {"flag_seen_by_one", [&] { return run_two(&hand_over<true, false>); }},
+      {"flag_before_the_barrier", [&] { return run_two(&publish<false, true>); }},
+      {"flag_seen_by_one", [&] { return run_two(&publish<true, false>); }},
       {"arrived_before_the_barrier", [&] { return run_joined(&join_blocks<false, true, true>); }},
       {"arrival_orders_nothing", [&] { return run_joined(&join_blocks<true, false, true>); }},
-      {"ticket_not_put_back", [&] { return run_joined(&join_blocks<true, true, false>); }},
+      {"counter_not_reset", [&] { return run_joined(&join_blocks<true, true, false>); }},
       {"shuffle_orders_nothing", [&] { return run_in(&exchange<false>, 32); }},
       {"copy_of_another", [&] { return run_in(&copied_by_another); }},
       {"copy_into_what_is_read", [&] { return run_in(&copy_into_what_is_read); }},
@@ -402,7 +408,7 @@ int main(int argc, char** argv) {
       {"divergent", [&] { return run(&divergent); }},
       {"absent", [&] { return run(&absent); }},
       {"absent_from_warp", [&] { return run(&absent_from_warp); }},
-      {"divergent_meeting", [&] { return run(&divergent_meeting); }},
+      {"divergent_collective", [&] { return run(&divergent_collective); }},
       {"one_product_is_no_fp32", [&] { return product<1, true>(); }},
       {"sums_left_in_the_unit", [&] { return product<3, false>(); }},
   };

@@ -1,4 +1,4 @@
-// Stacks and the switch between them, with what the sanitizers are told about it.
+// Stacks and the switch between them, with the calls that inform the sanitizers.
 #pragma once
 #include <sys/mman.h>
 
@@ -38,7 +38,7 @@ struct Fiber {
 };
 
 #if defined(__x86_64__)
-// Saves what the ABI has a callee save, and goes on where `to` was saved.
+// Saves the callee-saved registers of the ABI, and continues where `to` was saved.
 extern "C" void simt_switch(void** from, void* to);
 asm(R"(
 .text

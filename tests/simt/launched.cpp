@@ -1,5 +1,5 @@
-// The last line of simt_tests: where in the program the kernels stand that were launched. Whoever has its symbols can tell
-// whether all were.
+// Prints the last line of simt_tests: the addresses in the program of all kernels that were launched. Its symbols
+// translate them to names.
 #include <cstdio>
 
 #include "runtime.h"

@@ -1,5 +1,5 @@
-// What the layer says where a GPU, its driver or code for it is missing: `missing` asks the machine, `missing NAME` an error
-// that other machines give.
+// Prints the layer's message if a GPU, its driver or code for it is missing: `missing` asks this machine, `missing
+// NAME` simulates an error of another one.
 #include <simt.cuh>
 
 #include <cstdio>

@@ -1,15 +1,17 @@
-// What one call asks of a GPU, as JSON: its launches, and where it is run on the twin also what the kernels counted.
+// Prints the launches of one call as JSON and, if it runs on the twin, also the counts of its kernels.
 //
-//   simt_rows launches|counts float|double krr B S Q D C FORWARD BACKWARD [fused] [all]  (dense, low_rank, mixed, primal; all:
-//                                                                       gradients, not only those to X_s and Y_s)
-//   simt_rows launches|counts float|double rbf B S Q D C [fused] [all] [far]           (far: points in clusters far apart)
+//   simt_rows launches|counts float|double krr B S Q D C FORWARD BACKWARD [fused] [all]
+//   simt_rows launches|counts float|double rbf B S Q D C [fused] [all] [far]
 //   simt_rows launches|counts float|double cholesky B N C
-//   simt_rows launches|counts float|double strided B S Q D STRIDE      (K of points whose features lie STRIDE apart)
-//   simt_rows launches|counts float product B M N K A B [TILE]         (A, B: k-float, k-bf16, k-f16 where k is the direction of
-//                                                                       unit stride, across-float, ...; TILE: 64 or 128)
+//   simt_rows launches|counts float|double strided B S Q D STRIDE
+//   simt_rows launches|counts float product B M N K A B [TILE]
 //
-// `launches` runs no kernel and touches no memory: the sizes may be those of a real problem. Kernels are named by their
-// place in the program (hexadecimal), which its symbols translate.
+// FORWARD, BACKWARD: dense, low_rank, mixed or primal. all: all gradients, not only those to X_s and Y_s.
+// far: points in clusters far apart. strided: K of points with a stride of STRIDE between features.
+// A, B: k-float, k-bf16, k-f16 if k is the direction of unit stride; across-float, ... if not. TILE: 64 or 128.
+//
+// `launches` runs no kernel and touches no memory: the sizes may be those of a real problem. A kernel is named by its
+// address in the program (hexadecimal), which its symbols translate.
 #include <algorithm>
 #include <cstdio>
 #include <cstdlib>
@@ -81,24 +83,44 @@ void krr(Memory& memory, KrrShape shape, Plan backward, bool all, bool far) {
     for (int64_t i = 0; memory.real && far && i < b * rows * d; ++i) p[i] += T(i / d % 3 * 1000);
     return dense<T>(p, rows, d);
   };
-  f.x_s = points(s), f.y_s = dense<T>(memory.random<T>(b * s * c), s, c);
-  f.x_q = points(q), f.y_q = dense<T>(memory.random<T>(b * q * c), q, c);
-  f.out = memory.take<T>(b * q * c), f.loss = memory.take<T>(b);
-  f.factor = memory.take<T>(b * n * n), f.coef = memory.take<T>(b * n * c);
+  f.x_s = points(s);
+  f.y_s = dense<T>(memory.random<T>(b * s * c), s, c);
+  f.x_q = points(q);
+  f.y_q = dense<T>(memory.random<T>(b * q * c), q, c);
+  f.out = memory.take<T>(b * q * c);
+  f.loss = memory.take<T>(b);
+  f.factor = memory.take<T>(b * n * n);
+  f.coef = memory.take<T>(b * n * c);
   f.kept = shape.plan == Plan::dense ? memory.take<T>(b * q * s) : nullptr;
-  f.aux = memory.take<T>(3 * b), f.jitter = memory.take<T>(b), f.status = memory.take<int32_t>(b);
+  f.aux = memory.take<T>(3 * b);
+  f.jitter = memory.take<T>(b);
+  f.status = memory.take<int32_t>(b);
   f.hyper.count = linear ? 3 : 2;
-  f.hyper.values[0] = linear ? 1 : std::sqrt(double(d)), f.hyper.values[1] = linear ? 1 : 0.1, f.hyper.values[2] = 0.1;
+  f.hyper.values[0] = linear ? 1 : std::sqrt(double(d));
+  f.hyper.values[1] = linear ? 1 : 0.1;
+  f.hyper.values[2] = 0.1;
   f.on_failure = OnFailure::nan;
   f.work = memory.take<T>(cuda::krr_workspace(shape, false));
   cuda::krr_forward(f, nullptr);
   KrrBackwardArgs<T> g{};
-  g.shape = shape, g.shape.plan = backward;
-  g.x_s = f.x_s, g.y_s = f.y_s, g.x_q = f.x_q, g.e = dense<T>(f.out, q, c);
+  g.shape = shape;
+  g.shape.plan = backward;
+  g.x_s = f.x_s;
+  g.y_s = f.y_s;
+  g.x_q = f.x_q;
+  g.e = dense<T>(f.out, q, c);
   g.g = {memory.random<T>(b), 1, 1, 1};
-  g.factor = f.factor, g.coef = f.coef, g.kept = f.kept, g.aux = f.aux, g.hyper = f.hyper;
-  g.grad_x_s = memory.take<T>(b * s * d), g.grad_y_s = memory.take<T>(b * s * c);
-  if (all) g.grad_x_q = memory.take<T>(b * q * d), g.grad_hyper = memory.take<T>(b * f.hyper.count);
+  g.factor = f.factor;
+  g.coef = f.coef;
+  g.kept = f.kept;
+  g.aux = f.aux;
+  g.hyper = f.hyper;
+  g.grad_x_s = memory.take<T>(b * s * d);
+  g.grad_y_s = memory.take<T>(b * s * c);
+  if (all) {
+    g.grad_x_q = memory.take<T>(b * q * d);
+    g.grad_hyper = memory.take<T>(b * f.hyper.count);
+  }
   g.work = memory.take<T>(cuda::krr_workspace(g.shape, true));
   cuda::krr_backward(g, nullptr);
 }
@@ -106,14 +128,23 @@ void krr(Memory& memory, KrrShape shape, Plan backward, bool all, bool far) {
 template <class T>
 void cholesky(Memory& memory, int64_t batch, int64_t n, int64_t c, bool real) {
   SolveArgs<T> a{};
-  a.batch = batch, a.s = n, a.c = c;
+  a.batch = batch;
+  a.s = n;
+  a.c = c;
   T* const matrix = memory.random<T>(batch * n * n);
   for (int64_t i = 0; real && i < batch * n; ++i) matrix[i * n + i % n] = T(n);
   a.a = dense<T>(matrix, n, n);
   a.factor = memory.take<T>(batch * n * n);
-  if (c > 0) a.y = dense<T>(memory.random<T>(batch * n * c), n, c), a.x = memory.take<T>(batch * n * c);
-  a.jitter = memory.take<T>(batch), a.aux = memory.take<T>(3 * batch), a.status = memory.take<int32_t>(batch);
-  a.hyper.count = 1, a.hyper.values[0] = 1e-3, a.ridge = RidgeKind::trace;
+  if (c > 0) {
+    a.y = dense<T>(memory.random<T>(batch * n * c), n, c);
+    a.x = memory.take<T>(batch * n * c);
+  }
+  a.jitter = memory.take<T>(batch);
+  a.aux = memory.take<T>(3 * batch);
+  a.status = memory.take<int32_t>(batch);
+  a.hyper.count = 1;
+  a.hyper.values[0] = 1e-3;
+  a.ridge = RidgeKind::trace;
   a.work = memory.take<T>(cuda::cholesky_workspace(batch, n, c));
   cuda::solve(a, nullptr);
 }
@@ -121,16 +152,21 @@ void cholesky(Memory& memory, int64_t batch, int64_t n, int64_t c, bool real) {
 template <class T>
 void strided(Memory& memory, int64_t b, int64_t s, int64_t q, int64_t d, int64_t stride) {
   GramArgs<T> a{};
-  a.batch = b, a.s = s, a.q = q, a.d = d, a.kernel = KernelKind::rbf;
+  a.batch = b;
+  a.s = s;
+  a.q = q;
+  a.d = d;
+  a.kernel = KernelKind::rbf;
   a.x = {memory.random<T>(b * s * d * stride), s * d * stride, d * stride, stride};
   a.z = {memory.random<T>(b * q * d * stride), q * d * stride, d * stride, stride};
   a.k = memory.take<T>(b * s * q);
-  a.hyper.count = 1, a.hyper.values[0] = 1;
+  a.hyper.count = 1;
+  a.hyper.values[0] = 1;
   a.work = memory.take<T>(cuda::gram_workspace(b, s, q, d));
   cuda::gram(a, nullptr);
 }
 
-// c = a b, an operand as `how` says.
+// Runs c = a b with operands of the types and layouts a_how and b_how.
 void product(Memory& memory, int64_t batch, int64_t m, int64_t n, int64_t k, const std::string& a_how,
              const std::string& b_how, int tile) {
   const auto operand = [&](int64_t across, const std::string& how) {  // [across, k]
@@ -142,18 +178,26 @@ void product(Memory& memory, int64_t batch, int64_t m, int64_t n, int64_t k, con
       uint16_t* const halves = memory.take<uint16_t>(count);
       for (int64_t i = 0; memory.real && i < count; ++i)
         std::memcpy(halves + i, reinterpret_cast<char*>(values + i) + 2, 2);
-      source.p = reinterpret_cast<const float*>(halves),
+      source.p = reinterpret_cast<const float*>(halves);
       source.element = how.find("-bf16") != std::string::npos ? Element::bf16 : Element::f16;
     }
     return source;
   };
   cuda::Product<float> p{};
-  p.batch = batch, p.m = m, p.n = n, p.k = k;
-  p.a = operand(m, a_how), p.b = operand(n, b_how).t();
-  p.c = memory.take<float>(batch * m * n), p.c_bs = m * n, p.ld = n;
-  p.split_elements = cuda::split_room(batch, m, n, k), p.split = memory.take<float>(p.split_elements);
-  p.tickets = memory.take<int>(cuda::kTickets), p.tile = tile;
-  for (int64_t i = 0; memory.real && i < cuda::kTickets; ++i) p.tickets[i] = 0;
+  p.batch = batch;
+  p.m = m;
+  p.n = n;
+  p.k = k;
+  p.a = operand(m, a_how);
+  p.b = operand(n, b_how).t();
+  p.c = memory.take<float>(batch * m * n);
+  p.c_bs = m * n;
+  p.ld = n;
+  p.split_elements = cuda::split_room(batch, m, n, k);
+  p.split = memory.take<float>(p.split_elements);
+  p.counters = memory.take<int>(cuda::kCounters);
+  p.tile = tile;
+  for (int64_t i = 0; memory.real && i < cuda::kCounters; ++i) p.counters[i] = 0;
   cuda::product(p, nullptr);
 }
 
@@ -189,7 +233,7 @@ template <class T>
 bool describe(const simt::Argument& a) {
   if (is<cuda::Product<T>>(a)) {
     print_product(as<cuda::Product<T>>(a));
-  } else if (is<cuda::Pair>(a)) {  // one after the other, as the arguments of other products are
+  } else if (is<cuda::Pair>(a)) {  // its products one after the other, like the arguments of other products
     const auto pair = as<cuda::Pair>(a);
     for (int i = 0; i < pair.count; ++i) {
       if (i > 0) std::printf(", ");
@@ -224,8 +268,8 @@ bool describe(const simt::Argument& a) {
   } else if (is<cuda::Copy<T>>(a)) {
     const auto c = as<cuda::Copy<T>>(a);
     std::printf("{\"batch\": %ld, \"rows\": %ld, \"columns\": %ld}", c.batch, c.rows, c.columns);
-  } else if (is<cuda::Solved<T>>(a)) {
-    const auto s = as<cuda::Solved<T>>(a);
+  } else if (is<cuda::AfterSolve<T>>(a)) {
+    const auto s = as<cuda::AfterSolve<T>>(a);
     std::printf("{\"batch\": %ld, \"rows\": %ld, \"columns\": %ld, \"pack\": %s, \"follows\": %s}", s.batch, s.rows,
                 s.columns, s.pack ? "true" : "false", s.scalars ? "true" : "false");
   } else if (is<cuda::ScalarArgs<T>>(a)) {
@@ -313,7 +357,9 @@ int run(const std::vector<std::string>& words) {
   } else {
     const bool linear = words[2] == "krr";
     const Plan forward = linear ? plan(words.at(8)) : Plan::dense, backward = linear ? plan(words.at(9)) : Plan::dense;
-    const auto asked = [&](const char* what) { return std::find(words.begin() + 8, words.end(), what) != words.end(); };
+    const auto has_flag = [&](const char* what) {
+      return std::find(words.begin() + 8, words.end(), what) != words.end();
+    };
     const int64_t s = number(4), q = number(5), d = number(6);
     KrrShape shape{number(3),
                    s,
@@ -328,8 +374,8 @@ int run(const std::vector<std::string>& words) {
                    forward,
                    q,
                    1,
-                   asked("fused")};
-    krr<T>(memory, shape, backward, asked("all"), asked("far"));
+                   has_flag("fused")};
+    krr<T>(memory, shape, backward, has_flag("all"), has_flag("far"));
   }
   print<T>();
   return 0;

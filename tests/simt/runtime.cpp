@@ -1,4 +1,4 @@
-// The block machine: fibers, barriers, meetings, shared memory, async copies.
+// The block machine: fibers, barriers, warp collectives, shared memory, async copies.
 #include "runtime.h"
 
 #include <omp.h>
@@ -22,17 +22,17 @@ constexpr size_t kSlot = 64, kRedZone = 64, kArena = 1 << 20;
 
 struct Lane {
   Fiber fiber;
-  enum State { meeting, waiting, done } state = done;  // of one that cannot run
+  enum State { collective, waiting, done } state = done;  // the reason why the lane cannot run
   Site site;
   std::vector<Copy> copies;     // issued, the first `landed` of them landed
-  std::vector<size_t> commits;  // where each group ends, the first `waited` of them waited for
+  std::vector<size_t> commits;  // the end of each group; the first `waited` of them have been waited for
   size_t landed = 0, waited = 0;
 };
 
 struct Warp {
   unsigned ready = 0, arrived = 0;
   Site site;
-  Meeting op = nullptr;
+  Collective op = nullptr;
   unsigned barriers = 0;
   char sync[2] = {};  // see Machine
   alignas(16) unsigned char in[kWarp * kSlot], out[kWarp * kSlot];
@@ -53,11 +53,12 @@ struct Machine {
   int created = 0;  // of the lanes' stacks
   Warp warps[kMaxThreads / kWarp];
   int arrived = 0, finished = 0;
-  Site site;              // of the barrier under way
+  Site site;              // of the current barrier
   unsigned barriers = 0;  // passed so far
-  // In turn: the last to arrive runs on, and what it then does is not before the others leave this barrier.
+  // Used alternately: the last thread to arrive continues, and its later accesses are not ordered before the others
+  // leave this barrier.
   char sync[2] = {};
-  // Of blocks, in turn. The end of one thread orders nothing for a thread of its block that starts later.
+  // Per block, used alternately. The end of one thread does not order a thread of its block that starts later.
   char ends[2] = {};
   unsigned blocks = 0;  // run here so far
   unsigned char* arena = nullptr;
@@ -71,7 +72,7 @@ struct Machine {
 
 __thread Machine* machine = nullptr;  // the one whose block runs
 __thread Machine* machines[2];
-char launch_sync = 0;  // what was before a launch is before all its blocks
+char launch_sync = 0;  // orders the host before a launch before all of its blocks
 std::atomic<int> limit{232448};
 std::atomic<int64_t> launched{0};
 std::mutex kernels_mutex;
@@ -79,7 +80,7 @@ std::set<const void*> kernels;
 
 Lane& self() { return machine->lanes[machine->place.thread]; }
 
-// Goes on with another thread of the block that can run: of this warp where there is one.
+// Switches to another thread of the block that can run, of this warp if there is one.
 void yield() {
   Machine& m = *machine;
   const int me = m.place.thread, warps = (m.place.threads + 31) / 32;
@@ -95,11 +96,11 @@ void yield() {
     switch_fiber(m.lanes[me].fiber, m.main, m.main_bottom, m.main_size);
     return;
   }
-  // Nobody can run: somebody waits for threads that will not come.
+  // No thread can run: some wait for threads that will never arrive.
   int waits = 0;
   while (m.lanes[waits].state == Lane::done) ++waits;
   const Lane& stuck = m.lanes[waits];
-  const bool warp_only = stuck.state == Lane::meeting;
+  const bool warp_only = stuck.state == Lane::collective;
   const int end = warp_only ? waits / 32 * 32 + 32 : m.place.threads;
   int other = warp_only ? waits / 32 * 32 : 0;
   for (; other < end; ++other) {
@@ -107,7 +108,7 @@ void yield() {
     if (o.state != stuck.state || !(o.site == stuck.site)) break;
   }
   m.place.thread = waits;
-  const char* what = stuck.state == Lane::waiting ? "barrier" : "meeting of a warp";
+  const char* what = stuck.state == Lane::waiting ? "barrier" : "warp collective";
   if (other == end) fail(stuck.site, "missing threads at a %s", what);
   const Lane& o = m.lanes[other];
   if (o.state == Lane::done) fail(stuck.site, "missing at a %s: thread %d has returned from the kernel", what, other);
@@ -130,8 +131,11 @@ void fiber_entry() {
     const void* bottom = nullptr;
     size_t size = 0;
     __sanitizer_finish_switch_fiber(nullptr, &bottom, &size);
-    // Thread 0 comes from the machine's own stack: the only place to learn its bounds.
-    if (machine->place.thread == 0) machine->main_bottom = bottom, machine->main_size = size;
+    // Thread 0 is started from the machine's own stack: the only place to learn its bounds.
+    if (machine->place.thread == 0) {
+      machine->main_bottom = bottom;
+      machine->main_size = size;
+    }
   }
   for (;;) {
     if (__tsan_acquire) {
@@ -141,7 +145,8 @@ void fiber_entry() {
     machine->body(machine->context);
     Lane& lane = self();
     if (lane.landed < lane.copies.size()) fail(Site::here(), "an async copy was never waited for");
-    lane.copies.clear(), lane.commits.clear();
+    lane.copies.clear();
+    lane.commits.clear();
     lane.landed = lane.waited = 0;
     if (__tsan_release) __tsan_release(&machine->ends[machine->blocks % 2]);
     stop(Lane::done, {});
@@ -154,12 +159,14 @@ void start_block(Machine& m, Grid index) {
   m.place.block = index;
   m.arrived = m.finished = 0;
   if (__asan_unpoison_memory_region) __asan_unpoison_memory_region(m.arena, kArena);
-  // Not memset: ThreadSanitizer would see it, and this is none of the kernel's accesses.
+  // No memset: ThreadSanitizer would see it, and it is no access of the kernel.
   volatile uint64_t* const words = reinterpret_cast<volatile uint64_t*>(m.arena);
   for (size_t i = 0; i < m.used / 8; ++i) words[i] = ~uint64_t(0);
   if (__asan_poison_memory_region) __asan_poison_memory_region(m.arena, kArena);
-  m.used = kRedZone, m.dynamic_used = 0;
-  m.fixed.clear(), m.dynamic.clear();
+  m.used = kRedZone;
+  m.dynamic_used = 0;
+  m.fixed.clear();
+  m.dynamic.clear();
   for (Warp& warp : m.warps) warp.ready = warp.arrived = 0;
   wake_all(m);
 }
@@ -168,14 +175,17 @@ void run_block(int which, const void* kernel, Grid grid, Grid index, int threads
                void* context) {
   machine = machines[which];
   if (!machine) {
-    machine = machines[which] = new Machine;  // lives as long as its thread's stacks: for ever
+    machine = machines[which] = new Machine;  // never freed, like the stacks of its threads
     machine->arena = static_cast<unsigned char*>(aligned_alloc(64, kArena));
     machine->used = kArena;
   }
   Machine& m = *machine;
   if (__tsan_get_current_fiber) m.main.tsan = __tsan_get_current_fiber();
-  m.place.threads = threads, m.place.grid = grid;
-  m.kernel = kernel, m.body = body, m.context = context;
+  m.place.threads = threads;
+  m.place.grid = grid;
+  m.kernel = kernel;
+  m.body = body;
+  m.context = context;
   m.dynamic_limit = static_cast<size_t>(shared_bytes);
   running = &m.place;
   for (; m.created < threads; ++m.created) create(m.lanes[m.created].fiber, &fiber_entry);
@@ -217,7 +227,7 @@ void run(const void* kernel, Grid grid, int threads, int shared_bytes, void (*bo
   if (threads < 1 || threads > int(kMaxThreads) || threads % 32 != 0 || blocks < 1 || grid.y > 65535 ||
       grid.z > 65535 || shared_bytes < 0 || shared_bytes > limit)
     fail(Site::here(),
-         "a launch no GPU takes: grid (%u, %u, %u), %d threads (whole warps are asked for), %d bytes shared", grid.x,
+         "a launch no GPU takes: grid (%u, %u, %u), %d threads (expected a multiple of 32), %d bytes shared", grid.x,
          grid.y, grid.z, threads, shared_bytes);
   ++launched;
   {
@@ -233,8 +243,8 @@ void run(const void* kernel, Grid grid, int threads, int shared_bytes, void (*bo
     for (int64_t i = 0; i < blocks; ++i) block(i, 0);
     return;
   }
-  // ThreadSanitizer: one thread, and blocks in turn on two machines that order nothing for each other. So what two blocks
-  // an odd distance apart do to one place in memory is a race.
+  // Under ThreadSanitizer there is one thread, and blocks alternate between two machines without an order between them.
+  // Two blocks an odd distance apart that access one address then race.
   __tsan_release(&launch_sync);
   for (int64_t i = 0; i < blocks; ++i) block(i, int(i % 2));
   for (Machine* m : machines)
@@ -259,14 +269,15 @@ void barrier(Site site) {
   if (__tsan_acquire) __tsan_acquire(sync);
 }
 
-void meet(Site site, Meeting op, const void* in, size_t in_size, void* out, size_t out_size) {
+void meet(Site site, Collective op, const void* in, size_t in_size, void* out, size_t out_size) {
   Machine& m = *machine;
   const int me = m.place.thread, lane = me % 32;
   Warp& warp = m.warps[me / 32];
-  if (in_size > kSlot || out_size > kSlot) fail(site, "a meeting of more than %zu bytes a lane", kSlot);
+  if (in_size > kSlot || out_size > kSlot) fail(site, "a warp collective of more than %zu bytes per lane", kSlot);
   if (warp.arrived != 0 && (warp.op != op || !(warp.site == site)))
-    fail(site, "divergent meeting of a warp: another lane waits at %s:%d", warp.site.file, warp.site.line);
-  warp.op = op, warp.site = site;
+    fail(site, "divergent warp collective: another lane waits at %s:%d", warp.site.file, warp.site.line);
+  warp.op = op;
+  warp.site = site;
   if (in_size) std::memcpy(warp.in + lane * kSlot, in, in_size);
   warp.arrived |= 1u << lane;
   if (warp.arrived == 0xffffffffu) {
@@ -274,7 +285,7 @@ void meet(Site site, Meeting op, const void* in, size_t in_size, void* out, size
     if (op) op(warp.in, kSlot, warp.out, kSlot);
     warp.ready = 0xffffffffu;
   } else {
-    stop(Lane::meeting, site);
+    stop(Lane::collective, site);
     yield();
   }
   if (out_size) std::memcpy(out, warp.out + lane * kSlot, out_size);
@@ -289,7 +300,7 @@ void warp_barrier(Site site) {
   if (__tsan_acquire) __tsan_acquire(sync);
 }
 
-void* shared_array(Site site, const void* key, size_t bytes, int* taken) {
+void* shared_array(Site site, const void* key, size_t bytes, int* used) {
   Machine& m = *machine;
   std::vector<Array>& arrays = key ? m.fixed : m.dynamic;
   const size_t rounded = (bytes + 15) / 16 * 16;
@@ -297,7 +308,7 @@ void* shared_array(Site site, const void* key, size_t bytes, int* taken) {
     for (const Array& array : arrays)
       if (array.key == key) return array.memory;
   } else {
-    const size_t index = static_cast<size_t>((*taken)++);
+    const size_t index = static_cast<size_t>((*used)++);
     if (index < arrays.size()) {
       if (arrays[index].bytes != bytes)
         fail(site, "threads disagree on a shared array: %zu and %zu bytes", arrays[index].bytes, bytes);
@@ -305,7 +316,7 @@ void* shared_array(Site site, const void* key, size_t bytes, int* taken) {
     }
     m.dynamic_used += rounded;
     if (m.dynamic_used > m.dynamic_limit)
-      fail(site, "out of shared memory: %zu bytes taken, %zu launched with", m.dynamic_used, m.dynamic_limit);
+      fail(site, "out of shared memory: %zu bytes used, %zu launched with", m.dynamic_used, m.dynamic_limit);
   }
   if (m.used + rounded + kRedZone > kArena) fail(site, "out of shared memory: the arena is full");
   unsigned char* memory = m.arena + m.used;
@@ -326,7 +337,8 @@ const Copy* copy_landing(int pending) {
     ++lane.waited;
   }
   if (lane.waited == lane.commits.size() && lane.landed == lane.copies.size()) {
-    lane.copies.clear(), lane.commits.clear();
+    lane.copies.clear();
+    lane.commits.clear();
     lane.landed = lane.waited = 0;
   }
   return nullptr;

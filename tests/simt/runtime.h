@@ -12,7 +12,7 @@ struct Grid {
   unsigned x = 1, y = 1, z = 1;
 };
 
-// Where in a kernel something stands; the default arguments of the twin's functions fill it in.
+// A source location in a kernel; the default arguments of the twin's functions fill it in.
 struct Site {
   const char* file = "";
   int line = 0;
@@ -40,17 +40,18 @@ void run(const void* kernel, Grid grid, int threads, int shared_bytes, void (*bo
 void barrier(Site site);
 void warp_barrier(Site site);
 
-// Every lane of the warp hands in `in`; the last to arrive runs op over the 32 inputs; each leaves with its output.
-using Meeting = void (*)(const unsigned char* in, size_t in_stride, unsigned char* out, size_t out_stride);
-void meet(Site site, Meeting op, const void* in, size_t in_size, void* out, size_t out_size);
-Meeting shuffle_op(size_t size);                                     // in: the value, then the source lane as int32
-extern const Meeting ballot_op;                                      // in: uint32 0 or 1, out: uint32
-extern const Meeting mma_tf32_op, mma_bf16_op, mma_f16_op;           // in: d[4], a[4], b[2]; out: d[4]
-extern const Meeting load_matrices_op, load_matrices_transposed_op;  // in: 16 bytes; out: four words
+// A warp collective: every lane passes `in`, the last lane to arrive runs op over the 32 inputs, and each lane returns
+// with its output.
+using Collective = void (*)(const unsigned char* in, size_t in_stride, unsigned char* out, size_t out_stride);
+void meet(Site site, Collective op, const void* in, size_t in_size, void* out, size_t out_size);
+Collective shuffle_op(size_t size);                                     // in: the value, then the source lane as int32
+extern const Collective ballot_op;                                      // in: uint32 0 or 1, out: uint32
+extern const Collective mma_tf32_op, mma_bf16_op, mma_f16_op;           // in: d[4], a[4], b[2]; out: d[4]
+extern const Collective load_matrices_op, load_matrices_transposed_op;  // in: 16 bytes; out: four words
 
-// Shared memory, poisoned at the start of a block, with red zones between arrays. `key` tells static arrays apart;
-// nullptr: the next dynamic one, counted by the caller in `taken`.
-void* shared_array(Site site, const void* key, size_t bytes, int* taken);
+// Shared memory, NaN at the start of a block, with red zones between arrays. `key` distinguishes static arrays;
+// nullptr: the next dynamic one, counted by the caller in `used`.
+void* shared_array(Site site, const void* key, size_t bytes, int* used);
 
 struct Copy {
   void* to;
@@ -59,7 +60,7 @@ struct Copy {
 };
 void copy_async(const Copy& copy);
 void copy_commit();
-// The next copy that lands when at most `pending` groups may be under way, or nullptr.
+// The next copy that lands when at most `pending` groups may be in flight, or nullptr.
 const Copy* copy_landing(int pending);
 
 enum class Space { global_load, global_store, shared };
@@ -79,20 +80,21 @@ inline void check_aligned(Site site, const void* address, int bytes) {
 
 }  // namespace runtime
 
-// --- what tests read and set --------------------------------------------------------------------------------
+// --- for tests -----------------------------------------------------------------------------------------------
 
 // Accesses of one line of a kernel, in requests of a warp.
 struct Count {
   const void* kernel;
   Site site;
   runtime::Space space;
-  int64_t requests, sectors, least_sectors;  // 32-byte sectors moved, and the fewest that hold the bytes asked for
-  int worst_ways;                            // shared: most words of one bank in one pass (1: no conflict)
+  int64_t requests, sectors,
+      least_sectors;  // 32-byte sectors moved, and the fewest that hold the bytes of the requests
+  int worst_ways;     // shared: most words of one bank in one pass (1: no conflict)
 };
-void count_accesses(bool on);  // clears what was counted
+void count_accesses(bool on);  // clears the counts
 int counted(const Count** counts);
 
-// A launch as the host asked for it, and what was counted in it where accesses are counted.
+// The arguments of one launch, and its counts if accesses are counted.
 struct Argument {
   const char* type;  // as typeid names it
   std::vector<unsigned char> bytes;
@@ -102,17 +104,17 @@ struct Launch {
   Grid grid;
   int threads, shared_bytes;
   std::vector<Argument> arguments;
-  int64_t flops = 0, loaded = 0, stored = 0;  // of simt::fma and mma; bytes that lanes asked of global memory
+  int64_t flops = 0, loaded = 0, stored = 0;  // of simt::fma and mma; bytes of the requests to global memory
 };
 enum class Recording { off, with_run, instead_of_run };  // instead: kernels do not run, so pointers may lead nowhere
-void record_launches(Recording how);                     // forgets what was recorded
+void record_launches(Recording how);                     // clears the record
 const std::vector<Launch>& recorded();
 namespace runtime {
 extern Recording recording;
 void record(Launch launch);
 }  // namespace runtime
 
-void set_shared_limit(int bytes);  // what shared_limit() says; starts at an H100's
+void set_shared_limit(int bytes);  // the result of shared_limit(); an H100's by default
 int64_t launches();                // so far
 std::set<const void*> launched();  // the kernels
 

@@ -1,7 +1,7 @@
 // The host twin of csrc/cuda/simt.cuh: the same names, for a C++ compiler. Each block runs as fibers on one thread.
-// It is stricter than the chip: shared memory starts as NaN, an async copy lands at its wait and its target is NaN until
-// then, misaligned vectors and divergent or missing barriers stop the program with the place named, only a
-// warp_barrier (not a shuffle) orders memory within a warp, and mma truncates its inputs and its sums.
+// It is stricter than the chip. Shared memory starts as NaN. An async copy lands at its wait, and its target is NaN
+// until then. Misaligned vectors and divergent or missing barriers stop the program and name the line. Only a
+// warp_barrier (not a shuffle) orders memory within a warp. mma truncates its inputs and its sums.
 #pragma once
 #include <sched.h>
 
@@ -137,11 +137,11 @@ class Shared {
  public:
   template <class T>
   T* take(int count, Site site = Site::here()) {
-    return static_cast<T*>(runtime::shared_array(site, nullptr, sizeof(T) * static_cast<size_t>(count), &taken));
+    return static_cast<T*>(runtime::shared_array(site, nullptr, sizeof(T) * static_cast<size_t>(count), &used));
   }
 
  private:
-  int taken = 0;
+  int used = 0;
 };
 
 template <int Bytes>
@@ -152,7 +152,7 @@ inline void copy_async(void* shared, const void* global, int bytes, Site site = 
   runtime::count(site, runtime::Space::shared, shared, Bytes);
   if (bytes > 0) {
     runtime::check_aligned(site, global, Bytes);
-    // The source is touched here, so that a sanitizer sees this line.
+    // Access the source here, so that a sanitizer reports this line.
     for (int i = 0; i < bytes; ++i) static_cast<void>(static_cast<const volatile unsigned char*>(global)[i]);
   }
   // Plain stores, not memset: a sanitizer must see this line write there.
@@ -178,7 +178,7 @@ inline void copy_wait() {
   }
 }
 
-// --- meetings ---------------------------------------------------------------------------------------------
+// --- collectives ------------------------------------------------------------------------------------------
 
 inline void barrier(Site site = Site::here()) { runtime::barrier(site); }
 inline void warp_barrier(Site site = Site::here()) { runtime::warp_barrier(site); }
@@ -212,10 +212,10 @@ inline int atomic_min(int* p, int v) {
   return old;
 }
 
-inline int next_ticket(int* p) { return __atomic_fetch_add(p, 1, __ATOMIC_RELAXED); }
+inline int next_index(int* p) { return __atomic_fetch_add(p, 1, __ATOMIC_RELAXED); }
 inline int load_acquire(const int* p) { return __atomic_load_n(p, __ATOMIC_ACQUIRE); }
 inline void store_release(int* p, int v) { __atomic_store_n(p, v, __ATOMIC_RELEASE); }
-// Another block is waited for: it runs on another thread of the host, never on this one.
+// Waits for another block, which runs on another thread of the host, never on this one.
 inline int wait_while(const int* p, int value) {
   for (;;) {
     const int seen = load_acquire(p);
@@ -249,7 +249,7 @@ inline uint32_t to_bits(float x) {
 inline uint32_t to_tf32(float x) { return (to_bits(x) + 0x1000u) & 0xffffe000u; }
 
 namespace runtime {
-inline void mma(Meeting op, int k, float (&d)[4], const uint32_t (&a)[4], const uint32_t (&b)[2], Site site) {
+inline void mma(Collective op, int k, float (&d)[4], const uint32_t (&a)[4], const uint32_t (&b)[2], Site site) {
   count_flops(2 * 16 * 8 * k / 32);  // this lane's part
   struct {
     float d[4];
@@ -260,8 +260,8 @@ inline void mma(Meeting op, int k, float (&d)[4], const uint32_t (&a)[4], const 
   std::memcpy(in.b, b, sizeof(b));
   meet(site, op, &in, sizeof(in), d, sizeof(d));
 }
-// A lane reads the row that it points to: a sanitizer sees that here.
-inline void load_matrices(Meeting op, const void* row, uint32_t (&v)[4], Site site) {
+// Each lane reads the row at its address, so that a sanitizer reports this line.
+inline void load_matrices(Collective op, const void* row, uint32_t (&v)[4], Site site) {
   check_aligned(site, row, 16);
   count(site, Space::shared, row, 16);
   typedef uint32_t __attribute__((may_alias)) Word;
@@ -289,7 +289,7 @@ inline void load_matrices_transposed(const void* row, uint32_t (&v)[4], Site sit
 
 inline float square_root(float x) { return std::sqrt(x); }
 inline double square_root(double x) { return std::sqrt(x); }
-// The chip's approximation is off by up to 2^-22.9 of the root before its Newton step; this one as much.
+// The chip's approximation has an error of up to 2^-22.9 of the root before its Newton step; this one too.
 inline float inverse_root(float x) {
   const float y = 1 / std::sqrt(x) * (1 + 1.0f / (1 << 23)), root = x * y;
   return std::fma(std::fma(-root, y, 1.0f), 0.5f * y, y);

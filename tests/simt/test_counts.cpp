@@ -1,4 +1,4 @@
-// What memory sees of the kernels: sectors of each request to global memory, words of one bank in one pass of shared memory.
+// The memory traffic of the kernels: sectors per request to global memory, and bank conflicts in shared memory.
 #include <algorithm>
 #include <cstdio>
 #include <cstring>
@@ -17,8 +17,8 @@ const char* base(const char* file) {
   return slash ? slash + 1 : file;
 }
 
-// Every counted line moves at most `waste` times the sectors that its bytes need (and some at the edges of a matrix), and meets
-// in no bank more than twice.
+// Checks every counted line: at most `waste` times the sectors that its bytes need (and some at the edges of a matrix),
+// and bank conflicts of at most two ways.
 void check_counts(const char* what, double waste) {
   const simt::Count* counts;
   const int lines = simt::counted(&counts);
@@ -41,16 +41,21 @@ void product(int64_t m, int64_t k, bool a_transposed, bool b_transposed, bool di
   alignas(32) static T a[160 * 160], b[160 * 160], c[160 * 160];
   for (int i = 0; i < 160 * 160; ++i) a[i] = b[i] = T(i % 7);
   ssdd::cuda::Product<T> p{};
-  p.batch = 1, p.m = p.n = m, p.k = k, p.distance = distance;
+  p.batch = 1;
+  p.m = p.n = m;
+  p.k = k;
+  p.distance = distance;
   p.a = {a, 0, a_transposed ? 1 : k, a_transposed ? m : 1};
   p.b = {b, 0, b_transposed ? 1 : m, b_transposed ? k : 1};
-  p.c = c, p.c_bs = 0, p.ld = m;
+  p.c = c;
+  p.c_bs = 0;
+  p.ld = m;
   simt::count_accesses(true);
   ssdd::cuda::product(p, nullptr);
   check_counts(sizeof(T) == 4 ? "float product" : "double product", waste);
 }
 
-// The address a device allocation has: the sectors of a request depend on it, and a heap's is anywhere.
+// Aligned as a device allocation is. The sectors of a request depend on it, and a heap's address is arbitrary.
 template <class T>
 T* aligned(T* p) {
   constexpr uintptr_t kAlignment = 256;
@@ -67,10 +72,16 @@ void factor(int64_t n, int64_t c) {
   for (int64_t i = 0; i < n; ++i)
     for (int64_t j = 0; j < n; ++j) a[i * n + j] = i == j ? T(n) : T(0.5);
   ssdd::SolveArgs<T> args{};
-  args.batch = 1, args.s = n, args.c = c;
-  args.a = {a, 0, n, 1}, args.y = {y, 0, c, 1};
-  args.factor = aligned(l_memory.data()), args.x = aligned(x_memory.data()), args.jitter = jitter.data(),
-  args.aux = aux.data(), args.status = status.data();
+  args.batch = 1;
+  args.s = n;
+  args.c = c;
+  args.a = {a, 0, n, 1};
+  args.y = {y, 0, c, 1};
+  args.factor = aligned(l_memory.data());
+  args.x = aligned(x_memory.data());
+  args.jitter = jitter.data();
+  args.aux = aux.data();
+  args.status = status.data();
   args.work = aligned(workspace<T>(ssdd::cuda::cholesky_workspace(1, n, c) + int64_t(kSlack)));
   simt::count_accesses(true);
   ssdd::cuda::solve(args, nullptr);

@@ -61,7 +61,7 @@ Outcome<T> factorise(const Case& c, const Input<T>& points, const Input<T>& y, c
 
 template <class T>
 void run(const Case& c) {
-  if (!taken(c.n)) return;
+  if (!in_sample(c.n)) return;
   std::vector<Matrix> points, y;
   std::vector<std::vector<double>> hyper;
   for (int64_t b = 0; b < c.batch; ++b) {
@@ -111,11 +111,11 @@ void both(Case c) {
 }  // namespace
 
 TEST(fused_sizes) {
-  // One to eight warps a square, one and two rounds; stages of features whole, partly filled and missing.
+  // One to eight warps per square, one and two rounds; full, partial and absent stages of features.
   for (int64_t n : {1, 10, 32, 33, 64, 65, 96, 100, 128})
     for (int64_t d : {1, 16, 21}) both({1, n, d, 3});
   both({1, 40, 0, 2});
-  both({2, 20, 100, 70});  // more columns than the block itself solves
+  both({2, 20, 100, 70});  // more columns than the one-block kernel solves
 }
 
 TEST(fused_at_its_limit) {
@@ -134,10 +134,10 @@ TEST(fused_at_its_limit) {
 
 TEST(fused_layouts) {
   for (Layout x : kLayouts) both({3, 37, 18, 2, {}, x});
-  both({3, 37, 32, 2});  // 16 bytes a copy
+  both({3, 37, 32, 2});  // 16 bytes per copy
 }
 
-// Enough columns for wide blocks of the solve; a test for each type, so that the sanitizers have both.
+// Enough columns for wide blocks of the solve; one test per type, so that the sanitizers run both.
 TEST(fused_many) {
   run<float>({66, 33, 4, 40});
   both({100, 7, 5, 1});
@@ -150,7 +150,7 @@ TEST(fused_fails_and_is_rescued) {
   // Of three problems the middle one has all points equal: with no ridge its second pivot is 0.
   for (int64_t n : {20, 70})
     for (OnFailure on_failure : {OnFailure::nan, OnFailure::jitter}) {
-      if (!taken(n)) continue;
+      if (!in_sample(n)) continue;
       const bool rescued = on_failure == OnFailure::jitter;
       Case c{3, n, 80, 2};
       std::vector<Matrix> points{random(n, 80), Matrix(n, 80, 0.5), random(n, 80)},
@@ -165,7 +165,7 @@ TEST(fused_fails_and_is_rescued) {
         for (double x : problem(o.x, b, n, 2).v)
           CHECK(std::isnan(x) == (b == 1 && !rescued), "n = " << n << ": x of " << b);
       if (!rescued) continue;
-      // The retry began from K as it was.
+      // The retry started from the original K.
       Matrix l = problem(o.factor, 1, n, n);
       for (int64_t i = 0; i < n; ++i)
         for (int64_t j = i + 1; j < n; ++j) l(i, j) = 0;

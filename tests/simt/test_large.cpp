@@ -1,5 +1,5 @@
-// The tiled factorisation and solve: sizes around its tiles, failures in any tile, retries, and what the inverted diagonal
-// tiles cost in accuracy beside plain substitution.
+// The tiled factorisation and solve: sizes around its tiles, failures in any tile, retries, and the accuracy of the
+// solve compared with plain substitution.
 #include <algorithm>
 #include <cstdio>
 
@@ -20,8 +20,8 @@ struct Outcome {
   int64_t launches;
 };
 
-// Straight to the rung, whatever a block could hold: A x = y, then the same with the factor alone. in_place: A stands where the
-// factor will, and its upper triangle stays.
+// Calls the tiled path directly, for any size: A x = y, then the same with the factor alone. in_place: A is in the
+// factor's memory, and its upper triangle is not written.
 template <class T>
 Outcome<T> run(std::vector<Matrix>& a, std::vector<Matrix>& y, OnFailure on_failure = OnFailure::nan,
                Layout layout = Layout::dense, bool in_place = false) {
@@ -61,7 +61,7 @@ Matrix positive(int64_t n) {
 
 template <class T>
 void solves(int64_t batch, int64_t n, int64_t c) {
-  if (!taken(n + 64)) return;  // the solve of a smaller device reads nothing ahead
+  if (!in_sample(n + 64)) return;  // the solve of a smaller device reads nothing ahead
   std::vector<Matrix> a, y;
   for (int64_t b = 0; b < batch; ++b) a.push_back(positive(n)), y.push_back(random(n, c));
   const Outcome<T> o = run<T>(a, y), same = run<T>(a, y);
@@ -83,10 +83,10 @@ void solves(int64_t batch, int64_t n, int64_t c) {
   }
 }
 
-// What is above the diagonal of A is not read: NaN there changes no bit. A of any strides, and in place, has the same factor.
+// The upper triangle of A is not read: NaN there changes no bit. A of any strides, and in place, has the same factor.
 template <class T>
 void reads_the_lower_triangle(int64_t n, int64_t c) {
-  if (!taken(n + 64)) return;  // the solve of a smaller device reads nothing ahead
+  if (!in_sample(n + 64)) return;  // the solve of a smaller device reads nothing ahead
   std::vector<Matrix> a{positive(n), positive(n)}, y{random(n, c), random(n, c)};
   a[1] = add_to_diagonal(Matrix(n, n), 1);
   a[1](n / 2, n / 2) = -1e-5;  // needs a retry
@@ -111,7 +111,7 @@ void reads_the_lower_triangle(int64_t n, int64_t c) {
   }
 }
 
-// Points on a line under a smooth kernel: the pivots fall off within the first tiles already.
+// Points on a line under a smooth kernel: the pivots become small within the first tiles.
 Matrix smooth(int64_t n, double ridge) {
   Matrix a(n, n);
   for (int64_t i = 0; i < n; ++i)
@@ -119,7 +119,7 @@ Matrix smooth(int64_t n, double ridge) {
   return add_to_diagonal(a, ridge);
 }
 
-// x by plain substitution in float with the same factor.
+// Computes x by plain substitution in float with the same factor.
 Matrix substituted(const Matrix& l, Matrix x) {
   const int64_t n = l.rows;
   for (int64_t c = 0; c < x.columns; ++c) {
@@ -142,12 +142,12 @@ double norm(const Matrix& m) { return std::sqrt(dot(m, m)); }
 }  // namespace
 
 TEST(large_sizes) {
-  solves<double>(2, 70, 65);  // first: a thinned table has it too
+  solves<double>(2, 70, 65);  // first, so that a sampled table contains it
   for (int64_t n : {40, 63, 64, 65, 130, 200}) {
     solves<float>(1, n, 3);
     solves<double>(1, n, 3);
   }
-  solves<float>(1, 132, 68);  // 16 bytes a copy, two chunks of columns
+  solves<float>(1, 132, 68);  // 16 bytes per copy, two chunks of columns
   solves<float>(5, 100, 1);
 }
 
@@ -158,7 +158,7 @@ TEST(large_sources) {
 
 TEST(large_failures_stay_alone) {
   for (int64_t pivot : {5, 64, 65, 150}) {
-    if (!taken()) continue;
+    if (!in_sample()) continue;
     std::vector<Matrix> a{positive(150), add_to_diagonal(Matrix(150, 150), 1), positive(150)}, y;
     for (int b = 0; b < 3; ++b) y.push_back(random(150, 2));
     a[1](pivot - 1, pivot - 1) = -0.5;
@@ -183,7 +183,7 @@ TEST(large_failures_stay_alone) {
 TEST(large_inverses_beside_substitution) {
   const int64_t n = 200;
   for (double ridge : {1e-1, 1e-3, 1e-5, 3e-6}) {
-    if (!taken()) continue;
+    if (!in_sample()) continue;
     std::vector<Matrix> a{smooth(n, ridge)}, truth{random(n, 3)}, y;
     {
       const Input<float> rounded(a, Layout::dense);

@@ -1,4 +1,4 @@
-// 16-bit features read by the kernels as they are, beside the same numbers as floats: products, Gram matrices, KRR both ways.
+// 16-bit features, compared with the same numbers as floats: products, Gram matrices, KRR forward and backward.
 #include <algorithm>
 #include <cstring>
 
@@ -28,8 +28,8 @@ uint16_t narrow(float x, Element element) {
   return uint16_t(sign | uint32_t(std::lround(std::fabs(x) * 16777216.0f)));  // subnormal
 }
 
-// The numbers of a matrix rounded to what both 16-bit types hold (8 bits), a few of them subnormal halves; as floats, and narrow
-// in the same places.
+// The numbers of a matrix rounded to 8 bits, which both 16-bit types hold, a few of them subnormal halves: as floats,
+// and as 16-bit floats in the same layout.
 struct Features {
   std::vector<uint16_t> memory;
   std::unique_ptr<Input<float>> wide;
@@ -59,9 +59,17 @@ void products(int64_t m, int64_t n, int64_t k, Layout a_layout, Layout b_layout,
   const Features a_in(a, a_layout, a_element), b_in(b, b_layout, b_element);
   std::vector<float> out = poisoned<float>(2 * m * n);
   ssdd::cuda::Product<float> p{};
-  p.batch = 2, p.m = m, p.n = n, p.k = k, p.distance = distance;
-  p.a = {a_in.view(), a_element}, p.b = {b_in.view(), b_element};
-  p.c = out.data(), p.c_bs = m * n, p.ld = n, p.tile = tile;
+  p.batch = 2;
+  p.m = m;
+  p.n = n;
+  p.k = k;
+  p.distance = distance;
+  p.a = {a_in.view(), a_element};
+  p.b = {b_in.view(), b_element};
+  p.c = out.data();
+  p.c_bs = m * n;
+  p.ld = n;
+  p.tile = tile;
   ssdd::cuda::product(p, nullptr);
   for (int64_t e = 0; e < 2; ++e) {
     Matrix want(m, n);
@@ -96,14 +104,14 @@ TEST(narrow_products) {
 }
 
 TEST(narrow_products_in_both_tiles) {
-  // Two of one type and aligned: multiplied as they are, in every layout, with edges of rows, columns and k.
+  // Two operands of one type and aligned, multiplied directly, in every layout, with edges of rows, columns and k.
   for (Element element : {Element::bf16, Element::f16})
     for (int tile : {ssdd::cuda::kTile, ssdd::cuda::kLargeTile})
       for (Layout a : {Layout::dense, Layout::transposed})
         for (Layout b : {Layout::dense, Layout::transposed}) {
           products(24, 40, 48, a, b, element, element, false, tile);
           for (int64_t k : {72, 136})
-            if (taken()) products(136, 144, k, a, b, element, element, false, tile);
+            if (in_sample()) products(136, 144, k, a, b, element, element, false, tile);
         }
 }
 
@@ -119,10 +127,14 @@ TEST(narrow_products_of_two_are_exact) {
     for (double x : b[0].v) b_bits.push_back(narrow(float(x), element));
     std::vector<float> out = poisoned<float>(n * n);
     ssdd::cuda::Product<float> p{};
-    p.batch = 1, p.m = p.n = n, p.k = k;
+    p.batch = 1;
+    p.m = p.n = n;
+    p.k = k;
     p.a = {ssdd::Batch<const float>{reinterpret_cast<const float*>(a_bits.data()), 0, k, 1}, element};
     p.b = {ssdd::Batch<const float>{reinterpret_cast<const float*>(b_bits.data()), 0, n, 1}, element};
-    p.c = out.data(), p.c_bs = n * n, p.ld = n;
+    p.c = out.data();
+    p.c_bs = n * n;
+    p.ld = n;
     ssdd::cuda::product(p, nullptr);
     const Matrix want = a[0] * b[0], got = problem(out, 0, n, n);
     for (size_t e = 0; e < want.v.size(); ++e)
@@ -134,7 +146,7 @@ TEST(narrow_gram) {
   for (KernelKind kind : {KernelKind::linear, KernelKind::rbf})
     for (int64_t d : {10, 90})
       for (bool symmetric : {false, true}) {
-        if (!taken()) continue;
+        if (!in_sample()) continue;
         std::vector<Matrix> x{random(40, d)}, z{random(21, d)};
         const Features x_in(x, Layout::padded, Element::bf16), z_in(z, Layout::dense, Element::f16);
         const double first = kind == KernelKind::rbf ? std::sqrt(double(d)) : 1.25;
@@ -144,7 +156,10 @@ TEST(narrow_gram) {
         std::vector<float> out = poisoned<float>(40 * q);
         ssdd::GramArgs<float> args{1, 40, q, d, x_in.view(), {}, out.data(), hypers.hyper, kind, nullptr, 1};
         args.x_element = Element::bf16;
-        if (!symmetric) args.z = z_in.view(), args.z_element = Element::f16;
+        if (!symmetric) {
+          args.z = z_in.view();
+          args.z_element = Element::f16;
+        }
         args.work = workspace<float>(ssdd::cuda::gram_workspace(1, 40, q, d));
         ssdd::cuda::gram(args, nullptr);
         const Matrix want = naive_gram({kind, first, kind == KernelKind::rbf ? 0 : 0.5}, x[0], symmetric ? x[0] : z[0]);
@@ -177,16 +192,25 @@ Passes both_passes(const ssdd::KrrShape& s, Plan backward, const Features& x_s, 
            poisoned<float>(b * hyper.count),
            std::vector<int32_t>(size_t(b), 77)};
   const auto views = [&](auto& a) {
-    a.x_s = wide ? x_s.wide->view : x_s.view(), a.x_q = wide ? x_q.wide->view : x_q.view(), a.y_s = y_s.view;
-    if (!wide) a.s_element = x_s.element, a.q_element = x_q.element;
+    a.x_s = wide ? x_s.wide->view : x_s.view();
+    a.x_q = wide ? x_q.wide->view : x_q.view();
+    a.y_s = y_s.view;
+    if (!wide) {
+      a.s_element = x_s.element;
+      a.q_element = x_q.element;
+    }
     a.hyper = hyper;
-    a.factor = r.factor.data(), a.coef = r.coef.data(), a.kept = r.kept.empty() ? nullptr : r.kept.data(),
+    a.factor = r.factor.data();
+    a.coef = r.coef.data();
+    a.kept = r.kept.empty() ? nullptr : r.kept.data();
     a.aux = r.aux.data();
   };
   ssdd::KrrForwardArgs<float> f{};
   f.shape = s;
   views(f);
-  f.out = r.out.data(), f.jitter = r.jitter.data(), f.status = r.status.data();
+  f.out = r.out.data();
+  f.jitter = r.jitter.data();
+  f.status = r.status.data();
   f.work = workspace<float>(ssdd::cuda::krr_workspace(s, false));
   ssdd::cuda::krr_forward(f, nullptr);
   ssdd::KrrBackwardArgs<float> g{};
@@ -194,7 +218,10 @@ Passes both_passes(const ssdd::KrrShape& s, Plan backward, const Features& x_s, 
   g.shape.plan = backward;
   views(g);
   g.e = e.view;
-  g.grad_x_s = r.x_s.data(), g.grad_y_s = r.y_s.data(), g.grad_x_q = r.x_q.data(), g.grad_hyper = r.hyper.data();
+  g.grad_x_s = r.x_s.data();
+  g.grad_y_s = r.y_s.data();
+  g.grad_x_q = r.x_q.data();
+  g.grad_hyper = r.hyper.data();
   g.work = workspace<float>(ssdd::cuda::krr_workspace(g.shape, true));
   ssdd::cuda::krr_backward(g, nullptr);
   return r;
@@ -216,7 +243,7 @@ TEST(narrow_krr) {
                          Way{KernelKind::rbf, Plan::dense, Plan::dense, 20, true},
                          Way{KernelKind::rbf, Plan::dense, Plan::dense, 70, false}})
     for (Element q_element : {Element::bf16, Element::own}) {
-      if (!taken()) continue;
+      if (!in_sample()) continue;
       const int64_t batch = 2, s = 30, q = 26, c = 5, d = way.d;
       std::vector<Matrix> x_s{random(s, d), random(s, d)}, x_q{random(q, d), random(q, d)},
           y{random(s, c), random(s, c)}, e{random(q, c), random(q, c)};
@@ -234,8 +261,10 @@ TEST(narrow_krr) {
       CHECK(got.status[0] == 0 && got.status[1] == 0, "status " << got.status[0]);
       const auto compare = [&](const char* what, const std::vector<float>& a, const std::vector<float>& b) {
         double off = 0, size = 0;
-        for (size_t i = 0; i < a.size(); ++i)
-          off += std::pow(double(a[i]) - double(b[i]), 2), size += std::pow(double(b[i]), 2);
+        for (size_t i = 0; i < a.size(); ++i) {
+          off += std::pow(double(a[i]) - double(b[i]), 2);
+          size += std::pow(double(b[i]), 2);
+        }
         CHECK(std::sqrt(off / size) <= 2e-5, name(way.kernel) << " D=" << d << " fused " << way.fused << ": " << what
                                                               << " is off by " << std::sqrt(off / size));
       };

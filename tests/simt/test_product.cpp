@@ -1,4 +1,4 @@
-// product(): accuracy beside true fp32, every layout, alignment and epilogue, splits of k, and what memory sees of it.
+// product(): accuracy compared with fp32, every layout, alignment and epilogue, splits of k, and memory traffic.
 #include "cuda/product.cuh"
 #include "cuda/vector.cuh"
 
@@ -19,7 +19,7 @@ struct Case {
   Triangle triangle = Triangle::full;
   bool distance = false, epilogue = false, split = false;
   int tile = 0;
-  bool always = false;  // a row that the sanitizers' sample does not leave out
+  bool always = false;  // the sanitizers' sample always contains this row
 };
 
 std::ostream& operator<<(std::ostream& out, const Case& c) {
@@ -30,7 +30,7 @@ std::ostream& operator<<(std::ostream& out, const Case& c) {
 
 template <class T>
 void run(const Case& c) {
-  if (!c.always && !taken()) return;
+  if (!c.always && !in_sample()) return;
   std::vector<Matrix> a, b, add;
   for (int64_t e = 0; e < c.batch; ++e) {
     a.push_back(random(c.m, c.k));
@@ -38,30 +38,47 @@ void run(const Case& c) {
     add.push_back(random(c.m, c.n));
   }
   const Input<T> a_in(a, c.a), b_in(b, c.b), add_in(add, Layout::padded);
-  if (c.triangle != Triangle::full) b = {}, std::transform(a.begin(), a.end(), std::back_inserter(b), transpose);
+  if (c.triangle != Triangle::full) {
+    b.clear();
+    std::transform(a.begin(), a.end(), std::back_inserter(b), transpose);
+  }
   std::vector<T> out = poisoned<T>(c.batch * c.m * c.n), scalars(size_t(c.batch * ssdd::cuda::kScalars)),
                  row(size_t(c.n));
   for (T& x : scalars) x = T(uniform(0.5, 1));
   for (T& x : row) x = T(uniform(-1, 1));
   ssdd::cuda::Product<T> p{};
-  p.batch = c.batch, p.m = c.m, p.n = c.n, p.k = c.k;
-  p.a = a_in.view, p.b = b_in.view;
+  p.batch = c.batch;
+  p.m = c.m;
+  p.n = c.n;
+  p.k = c.k;
+  p.a = a_in.view;
+  p.b = b_in.view;
   if (c.triangle != Triangle::full) p.b = {a_in.view.p, a_in.view.bs, a_in.view.cs, a_in.view.rs};
-  p.c = out.data(), p.c_bs = c.m * c.n, p.ld = c.n;
-  p.triangle = c.triangle, p.distance = c.distance, p.tile = c.tile;
+  p.c = out.data();
+  p.c_bs = c.m * c.n;
+  p.ld = c.n;
+  p.triangle = c.triangle;
+  p.distance = c.distance;
+  p.tile = c.tile;
   if (c.epilogue) {
-    p.alpha = -0.5, p.alpha_of = scalars.data();
-    p.plus_of = scalars.data() + 1, p.row = row.data();
-    p.add = add_in.view, p.add_factor = 3, p.add_of = scalars.data() + 2;
+    p.alpha = -0.5;
+    p.alpha_of = scalars.data();
+    p.plus_of = scalars.data() + 1;
+    p.row = row.data();
+    p.add = add_in.view;
+    p.add_factor = 3;
+    p.add_of = scalars.data() + 2;
     p.accumulate = true;
     for (T& x : out) x = T(0.25);
   }
   std::vector<T> split = poisoned<T>(c.split ? ssdd::cuda::split_room(c.batch, c.m, c.n, c.k) : 0);
   CHECK(!c.split || !split.empty(), c << ": not a case that is split");
-  std::vector<int> tickets(ssdd::cuda::kTickets);
-  p.split = split.data(), p.split_elements = int64_t(split.size()), p.tickets = tickets.data();
+  std::vector<int> counters(ssdd::cuda::kCounters);
+  p.split = split.data();
+  p.split_elements = int64_t(split.size());
+  p.counters = counters.data();
   ssdd::cuda::product(p, nullptr);
-  CHECK(std::count(tickets.begin(), tickets.end(), 0) == ssdd::cuda::kTickets, c << ": a ticket is not put back");
+  CHECK(std::count(counters.begin(), counters.end(), 0) == ssdd::cuda::kCounters, c << ": a counter is not put back");
   for (int64_t e = 0; e < c.batch; ++e) {
     Matrix want(c.m, c.n), got = problem(out, e, c.m, c.n);
     for (int64_t i = 0; i < c.m; ++i)
@@ -91,9 +108,9 @@ void both(const Case& c) {
   run<double>(c);
 }
 
-// Worst relative error of a row of products, beside that of the same sums in fp32, one after the other.
+// The largest relative error of a row of products, and that of the same sums in fp32, in order.
 void accuracy(int64_t k, double low, double high, int tile) {
-  if (!taken()) return;
+  if (!in_sample()) return;
   const int64_t n = 48;
   std::vector<Matrix> a{Matrix(n, k)}, b{Matrix(n, k)};
   for (Matrix* m : {&a[0], &b[0]})
@@ -101,9 +118,15 @@ void accuracy(int64_t k, double low, double high, int tile) {
   const Input<float> a_in(a, Layout::dense), b_in(b, Layout::dense);
   std::vector<float> out = poisoned<float>(n * n);
   ssdd::cuda::Product<float> p{};
-  p.batch = 1, p.m = p.n = n, p.k = k;
-  p.a = a_in.view, p.b = {b_in.view.p, 0, 1, k};
-  p.c = out.data(), p.c_bs = n * n, p.ld = n, p.tile = tile;
+  p.batch = 1;
+  p.m = p.n = n;
+  p.k = k;
+  p.a = a_in.view;
+  p.b = {b_in.view.p, 0, 1, k};
+  p.c = out.data();
+  p.c_bs = n * n;
+  p.ld = n;
+  p.tile = tile;
   ssdd::cuda::product(p, nullptr);
   double ours = 0, plain = 0;
   for (int64_t i = 0; i < n; ++i)
@@ -127,7 +150,7 @@ TEST(product_as_accurate_as_fp32) {
   for (int64_t k : {1, 10, 47, 48, 64, 100, 200, 1000, 4096}) {
     for (int tile : {ssdd::cuda::kTile, ssdd::cuda::kLargeTile}) {
       accuracy(k, -1, 1, tile);
-      accuracy(k, 0, 1, tile);  // all of one sign: what is cut toward zero does not cancel
+      accuracy(k, 0, 1, tile);  // all of one sign: the truncation toward zero does not cancel
     }
   }
 }
@@ -154,17 +177,18 @@ TEST(product_reaches_every_kernel) {
     for (Layout a : {Layout::dense, Layout::transposed})
       for (Layout b : {Layout::dense, Layout::transposed}) {
         Case c{1, 20, 36, 64, a, b};
-        c.tile = tile, c.always = true;
+        c.tile = tile;
+        c.always = true;
         run<float>(c);
       }
 }
 
 TEST(product_large_tiles) {
-  // More than one tile, edges on both sides, every layout and alignment, and all that follows from a finished tile.
+  // More than one tile, edges on both sides, every layout and alignment, and every epilogue.
   for (Layout a : {Layout::dense, Layout::transposed, Layout::padded})
     for (Layout b : {Layout::dense, Layout::transposed, Layout::padded})
       for (int64_t k : {67, 48, 132}) {
-        // Rows that are not aligned are copied in one way, whatever k is.
+        // Rows that are not aligned are copied in the same way for any k.
         if (k != 67 && (a == Layout::padded || b == Layout::padded)) continue;
         Case c{1, 132, 140, k, a, b};
         c.tile = ssdd::cuda::kLargeTile;
@@ -173,7 +197,8 @@ TEST(product_large_tiles) {
   for (Triangle triangle : {Triangle::full, Triangle::lower, Triangle::both})
     for (int64_t k : {100, 552}) {
       Case c{2, 150, 150, k, Layout::dense, Layout::dense, triangle};
-      c.tile = ssdd::cuda::kLargeTile, c.split = k > 512;
+      c.tile = ssdd::cuda::kLargeTile;
+      c.split = k > 512;
       run<float>(c);
       c.epilogue = triangle == Triangle::full;
       run<float>(c);
@@ -187,8 +212,13 @@ TEST(product_picks_large_tiles_where_they_fill_the_chip) {
   simt::record_launches(simt::Recording::instead_of_run);
   const auto threads = [](int64_t batch, int64_t m, int64_t n, int64_t k) {
     ssdd::cuda::Product<float> p{};
-    p.batch = batch, p.m = m, p.n = n, p.k = k, p.ld = n;
-    p.a = {nullptr, 0, k, 1}, p.b = {nullptr, 0, n, 1};
+    p.batch = batch;
+    p.m = m;
+    p.n = n;
+    p.k = k;
+    p.ld = n;
+    p.a = {nullptr, 0, k, 1};
+    p.b = {nullptr, 0, n, 1};
     ssdd::cuda::product(p, nullptr);
     return simt::recorded().back().threads;
   };
@@ -201,12 +231,12 @@ TEST(product_picks_large_tiles_where_they_fill_the_chip) {
 }
 
 TEST(product_of_what_is_not_finite) {
-  // What the ordinary units would make of it, also where an operand is no sum of two TF32 numbers.
+  // The result of the ordinary units, also if an operand is not a sum of two TF32 numbers.
   const int64_t n = 66;
   for (int64_t k : {int64_t(64), int64_t(1030)})
     for (int tile : {ssdd::cuda::kTile, ssdd::cuda::kLargeTile})
       for (bool transposed : {false, true}) {
-        if (!taken()) continue;
+        if (!in_sample()) continue;
         std::vector<float> a(size_t(n * k)), b(size_t(n * k));
         for (float& x : a) x = float(uniform(-1, 1));
         for (float& x : b) x = float(uniform(-1, 1));
@@ -225,20 +255,28 @@ TEST(product_of_what_is_not_finite) {
         for (int64_t j = 0; j < n; ++j)
           if (j != 8 && j != 6) at(b, j, 7) *= 0.25f;
         std::vector<float> out = poisoned<float>(n * n), split = poisoned<float>(ssdd::cuda::split_room(1, n, n, k));
-        std::vector<int> tickets(ssdd::cuda::kTickets);
+        std::vector<int> counters(ssdd::cuda::kCounters);
         ssdd::cuda::Product<float> p{};
-        p.batch = 1, p.m = p.n = n, p.k = k, p.tile = tile;
+        p.batch = 1;
+        p.m = p.n = n;
+        p.k = k;
+        p.tile = tile;
         p.a = {a.data(), 0, transposed ? 1 : k, transposed ? n : 1};
         p.b = {b.data(), 0, transposed ? n : 1, transposed ? 1 : k};
-        p.c = out.data(), p.c_bs = n * n, p.ld = n;
-        p.split = split.data(), p.split_elements = int64_t(split.size()), p.tickets = tickets.data();
+        p.c = out.data();
+        p.c_bs = n * n;
+        p.ld = n;
+        p.split = split.data();
+        p.split_elements = int64_t(split.size());
+        p.counters = counters.data();
         ssdd::cuda::product(p, nullptr);
         for (int64_t i = 0; i < n; ++i)
           for (int64_t j = 0; j < n; ++j) {
             double want = 0, size = 0;
             for (int64_t e = 0; e < k; ++e) {
               const double term = double(at(a, i, e)) * double(at(b, j, e));
-              want += term, size += std::fabs(term);
+              want += term;
+              size += std::fabs(term);
             }
             const float got = out[size_t(i * n + j)], cut = float(want);
             const bool same = std::isfinite(cut) ? std::fabs(double(got) - want) <= 1e-6 * size
@@ -262,7 +300,9 @@ TEST(product_epilogue) {
   Case c{3, 33, 47, 40};
   c.epilogue = true;
   both(c);
-  c.k = 1100, c.batch = 1, c.split = true;
+  c.k = 1100;
+  c.batch = 1;
+  c.split = true;
   both(c);
 }
 
@@ -276,33 +316,44 @@ TEST(product_splits) {
 
 namespace {
 
-// Squares of all elements, by the last of several blocks and over several launches; the next call finds the tickets as
-// they were.
+// The squares of all elements are summed by the last of several blocks and over several launches. The next call finds
+// the counters unchanged.
 template <class T>
 void squares(int tile) {
   const int64_t batch = 2, n = 70, k = 1100, first = 66, rows = 130;  // two launches of 2 x 2 and 1 x 2 tiles; split
   std::vector<Matrix> a{random(rows, k), random(rows, k)}, b{random(k, n), random(k, n)};
   const Input<T> a_in(a, Layout::dense), b_in(b, Layout::dense);
   std::vector<T> split = poisoned<T>(ssdd::cuda::split_room(batch, rows, n, k)), parts = poisoned<T>(batch * 6);
-  std::vector<int> tickets(size_t(ssdd::cuda::kTickets + batch));
+  std::vector<int> counters(size_t(ssdd::cuda::kCounters + batch));
   CHECK(!split.empty(), "not a case that is split");
   for (int time = 0; time < 2; ++time) {
     std::vector<T> out = poisoned<T>(batch * rows * n), sums = poisoned<T>(batch);
     for (int64_t i0 = 0; i0 < rows; i0 += first) {
       ssdd::cuda::Product<T> p{};
-      p.batch = batch, p.m = std::min(first, rows - i0), p.n = n, p.k = k;
-      p.a = ssdd::cuda::Source<T>(a_in.view).from(i0, 0), p.b = b_in.view;
-      p.c = out.data() + i0 * n, p.c_bs = rows * n, p.ld = n, p.tile = tile;
-      p.split = split.data(), p.split_elements = int64_t(split.size()), p.tickets = tickets.data();
-      p.squares = {sums.data(), parts.data(), tickets.data() + ssdd::cuda::kTickets, 0, 0, 0.5};
+      p.batch = batch;
+      p.m = std::min(first, rows - i0);
+      p.n = n;
+      p.k = k;
+      p.a = ssdd::cuda::Source<T>(a_in.view).from(i0, 0);
+      p.b = b_in.view;
+      p.c = out.data() + i0 * n;
+      p.c_bs = rows * n;
+      p.ld = n;
+      p.tile = tile;
+      p.split = split.data();
+      p.split_elements = int64_t(split.size());
+      p.counters = counters.data();
+      p.squares = {sums.data(), parts.data(), counters.data() + ssdd::cuda::kCounters, 0, 0, 0.5};
       ssdd::cuda::Product<T> whole = p, last = p;
-      whole.m = first, last.m = rows - first;
+      whole.m = first;
+      last.m = rows - first;
       const int64_t parts = ssdd::cuda::tiles_in(whole);
-      p.squares.first = i0 ? parts : 0, p.squares.all = parts + ssdd::cuda::tiles_in(last);
+      p.squares.first = i0 ? parts : 0;
+      p.squares.all = parts + ssdd::cuda::tiles_in(last);
       CHECK(i0 == 0 || std::isnan(sums[0]), "the sum came before its last part");
       ssdd::cuda::product(p, nullptr);
     }
-    CHECK(std::count(tickets.begin(), tickets.end(), 0) == int64_t(tickets.size()), "a ticket is not put back");
+    CHECK(std::count(counters.begin(), counters.end(), 0) == int64_t(counters.size()), "a counter is not put back");
     for (size_t e = 0; e < size_t(batch); ++e) {
       const Matrix want = a[e] * b[e];
       const double sum = 0.5 * dot(want, want);
@@ -326,12 +377,22 @@ TEST(product_of_a_failed_problem) {
     const Input<float> in(a, Layout::dense);
     std::vector<float> out(2 * 81, 0.5f), split = poisoned<float>(ssdd::cuda::split_room(2, 9, 9, k));
     const float aux[] = {1, NAN, 0, 1, 1, 0};
-    std::vector<int> tickets(ssdd::cuda::kTickets);
+    std::vector<int> counters(ssdd::cuda::kCounters);
     ssdd::cuda::Product<float> p{};
-    p.batch = 2, p.m = p.n = 9, p.k = k, p.a = in.view, p.b = {in.view.p, in.view.bs, 1, k};
-    p.c = out.data(), p.c_bs = 81, p.ld = 9, p.lambda_of = aux + 1;
-    p.split = split.data(), p.split_elements = int64_t(split.size()), p.tickets = tickets.data();
-    p.accumulate = true, p.accumulate_from = 4;
+    p.batch = 2;
+    p.m = p.n = 9;
+    p.k = k;
+    p.a = in.view;
+    p.b = {in.view.p, in.view.bs, 1, k};
+    p.c = out.data();
+    p.c_bs = 81;
+    p.ld = 9;
+    p.lambda_of = aux + 1;
+    p.split = split.data();
+    p.split_elements = int64_t(split.size());
+    p.counters = counters.data();
+    p.accumulate = true;
+    p.accumulate_from = 4;
     ssdd::cuda::product(p, nullptr);
     CHECK(all_nan(problem(out, 0, 9, 9)), "a failed problem is not NaN");
     Matrix want = a[1] * transpose(a[1]);
@@ -348,62 +409,16 @@ TEST(product_inactive_problems_are_left_alone) {
   std::vector<float> out = poisoned<float>(2 * 81);
   const int32_t active[] = {0, 1};
   ssdd::cuda::Product<float> p{};
-  p.batch = 2, p.m = p.n = 9, p.k = 40, p.a = in.view, p.b = {in.view.p, in.view.bs, 1, 40};
-  p.c = out.data(), p.c_bs = 81, p.ld = 9, p.active = active;
+  p.batch = 2;
+  p.m = p.n = 9;
+  p.k = 40;
+  p.a = in.view;
+  p.b = {in.view.p, in.view.bs, 1, 40};
+  p.c = out.data();
+  p.c_bs = 81;
+  p.ld = 9;
+  p.active = active;
   ssdd::cuda::product(p, nullptr);
   CHECK(all_nan(problem(out, 0, 9, 9)), "an inactive problem was written");
   CHECK(!std::isnan(out[81]), "an active problem was not written");
-}
-
-// Two products in one launch have the bits of each alone. Sizes: m, n, k.
-template <class T>
-static void in_pair(const int64_t (&first)[3], const int64_t (&second)[3], bool one_launch, bool across = false) {
-  if (!taken()) return;
-  const auto product = [&](const int64_t (&size)[3], std::vector<Matrix>& a, std::vector<Matrix>& b) {
-    a = {random(size[0], size[2]), random(size[0], size[2])}, b = {random(size[2], size[1]), random(size[2], size[1])};
-  };
-  std::vector<Matrix> a[2], b[2];
-  product(first, a[0], b[0]), product(second, a[1], b[1]);
-  const Layout lie = across ? Layout::transposed : Layout::dense, other = across ? Layout::dense : Layout::transposed;
-  const Input<T> a_in[] = {{a[0], lie}, {a[1], lie}}, b_in[] = {{b[0], other}, {b[1], other}};
-  const int64_t room = ssdd::cuda::split_room(2, first[0], first[1], first[2]) +
-                       ssdd::cuda::split_room(2, second[0], second[1], second[2]);
-  std::vector<T> out[2][2], split = poisoned<T>(room);
-  std::vector<int> tickets(ssdd::cuda::kTickets);
-  for (bool together : {false, true}) {
-    ssdd::cuda::Product<T> p[2] = {};
-    for (int i : {0, 1}) {
-      const int64_t (&size)[3] = i == 0 ? first : second;
-      out[together][i] = poisoned<T>(2 * size[0] * size[1]);
-      p[i].batch = 2, p[i].m = size[0], p[i].n = size[1], p[i].k = size[2];
-      p[i].a = a_in[i].view, p[i].b = b_in[i].view, p[i].alpha = 1 + i;
-      p[i].c = out[together][i].data(), p[i].c_bs = size[0] * size[1], p[i].ld = size[1];
-      p[i].split = split.data(), p[i].split_elements = room, p[i].tickets = tickets.data();
-    }
-    const int64_t before = simt::launches();
-    if (together)
-      ssdd::cuda::product_pair(p[0], p[1], nullptr);
-    else
-      ssdd::cuda::product(p[0], nullptr), ssdd::cuda::product(p[1], nullptr);
-    CHECK(simt::launches() - before == (together && one_launch ? 1 : 2),
-          "a pair of " << first[0] << " and " << second[0] << ": launches");
-    CHECK(std::count(tickets.begin(), tickets.end(), 0) == ssdd::cuda::kTickets, "a pair: a ticket is not put back");
-  }
-  for (int i : {0, 1}) {
-    CHECK(out[0][i] == out[1][i],
-          "product " << i << " of a pair of " << first[0] << " and " << second[0] << " has other bits");
-    for (int64_t e = 0; e < 2; ++e) {
-      const double off = error(problem(out[1][i], e, a[i][0].rows, b[i][0].columns),
-                               double(1 + i) * (a[i][size_t(e)] * b[i][size_t(e)]));
-      CHECK(off <= tolerance<T>(30), "product " << i << " of a pair is off by " << off);
-    }
-  }
-}
-
-TEST(product_pairs) {
-  in_pair<float>({10, 10, 300}, {100, 10, 300}, true);
-  in_pair<float>({70, 20, 257}, {20, 130, 600}, true, true);
-  in_pair<float>({65, 65, 50}, {3, 3, 4096}, true);
-  in_pair<float>({10, 10, 20}, {100, 10, 300}, false);  // k too short for tensor cores
-  in_pair<double>({10, 10, 300}, {100, 10, 300}, false);
 }

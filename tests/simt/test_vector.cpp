@@ -1,4 +1,4 @@
-// Kernels that the core's table of problems is too small to reach, or reaches in rows that a thinned table leaves out.
+// Kernels that the core's table of problems is too small to run, or runs in rows that a sampled table omits.
 #include <algorithm>
 
 #include "cholesky.h"
@@ -10,28 +10,30 @@ using namespace test;
 
 namespace {
 
-// The second problem failed. in_solve: as part of the solve, which leaves u as it is.
+// The second problem failed. in_solve: within the solve, which does not change u.
 template <class T>
-void solved(int64_t rows, int64_t columns, bool in_solve) {
+void check_after_solve(int64_t rows, int64_t columns, bool in_solve) {
   const int64_t batch = 3, count = rows * columns;
   std::vector<Matrix> x, u;
   for (int64_t b = 0; b < batch; ++b) x.push_back(random(rows, columns)), u.push_back(random(rows, columns));
   const Input<T> x_in(x, Layout::dense), u_in(u, Layout::dense);
   std::vector<T> pack = poisoned<T>(3 * batch * count),
-                 partial = poisoned<T>(ssdd::cuda::solved_room(batch, rows, columns));
+                 partial = poisoned<T>(ssdd::cuda::after_solve_room(batch, rows, columns));
   std::vector<T> scalars(size_t(batch * ssdd::cuda::kScalars), T(0.5)), aux(size_t(3 * batch), T(1));
-  std::vector<int> tickets(static_cast<size_t>(batch));
+  std::vector<int> counters(static_cast<size_t>(batch));
   aux[4] = T(NAN);
   std::vector<T> identity(size_t(batch * rows * rows));
   for (int64_t i = 0; i < batch * rows; ++i) identity[size_t(i * rows + i % rows)] = T(1);
   for (int time = 0; time < 2; ++time) {
     std::vector<T> got(u_in.view.p, u_in.view.p + batch * count);
-    const ssdd::cuda::Solved<T> args{batch,         rows,        columns,        x_in.view.p,
-                                     got.data(),    pack.data(), aux.data(),     ssdd::RidgeKind::mean_trace,
-                                     false,         4,           scalars.data(), partial.data(),
-                                     tickets.data()};
-    in_solve ? ssdd::cuda::solve_factored<T>(args, identity.data(), nullptr, nullptr)
-             : ssdd::cuda::after_solve<T>(args, nullptr);
+    const ssdd::cuda::AfterSolve<T> args{batch,          rows,        columns,        x_in.view.p,
+                                         got.data(),     pack.data(), aux.data(),     ssdd::RidgeKind::mean_trace,
+                                         false,          4,           scalars.data(), partial.data(),
+                                         counters.data()};
+    if (in_solve)
+      ssdd::cuda::solve_factored<T>(args, identity.data(), nullptr, nullptr);
+    else
+      ssdd::cuda::after_solve<T>(args, nullptr);
     for (int64_t b = 0; b < batch; ++b) {
       const T* const own = scalars.data() + b * ssdd::cuda::kScalars;
       if (b == 1) {
@@ -53,7 +55,7 @@ void solved(int64_t rows, int64_t columns, bool in_solve) {
                 type_name<T>() << ": the pack at " << i << ", " << j);
         }
     }
-    CHECK(std::count(tickets.begin(), tickets.end(), 0) == batch, "a ticket is not put back");
+    CHECK(std::count(counters.begin(), counters.end(), 0) == batch, "a counter is not put back");
   }
 }
 
@@ -62,7 +64,7 @@ void nan_in_one() {
   const int64_t count = 300;
   const int32_t status[] = {0, 3};
   std::vector<T> out(2 * count, T(1));
-  ssdd::cuda::nan_where_failed<T>(2, count, status, out.data(), nullptr);
+  ssdd::cuda::nan_if_failed<T>(2, count, status, out.data(), nullptr);
   CHECK(std::count(out.begin(), out.begin() + count, T(1)) == count, type_name<T>() << ": a problem that did not fail");
   CHECK(all_nan(problem(out, 1, 1, count)), type_name<T>() << ": the problem that failed");
 }
@@ -76,8 +78,15 @@ void last_rung() {
   std::vector<T> factor = poisoned<T>(n * n), out = poisoned<T>(n * c), jitter = poisoned<T>(1), aux = poisoned<T>(3);
   std::vector<int32_t> status(1, 77);
   ssdd::SolveArgs<T> args{};
-  args.batch = 1, args.s = n, args.c = c, args.a = a_in.view, args.y = y_in.view;
-  args.factor = factor.data(), args.x = out.data(), args.jitter = jitter.data(), args.aux = aux.data();
+  args.batch = 1;
+  args.s = n;
+  args.c = c;
+  args.a = a_in.view;
+  args.y = y_in.view;
+  args.factor = factor.data();
+  args.x = out.data();
+  args.jitter = jitter.data();
+  args.aux = aux.data();
   args.status = status.data();
   args.work = workspace<T>(ssdd::cuda::cholesky_workspace(1, n, c));
   ssdd::cuda::solve(args, nullptr);
@@ -95,10 +104,10 @@ TEST(product_nan_where_a_problem_failed) {
 
 TEST(product_after_a_solve) {
   for (bool in_solve : {false, true}) {
-    solved<float>(7, 10, in_solve);
-    solved<double>(7, 10, in_solve);
-    solved<float>(65, 70, in_solve);  // three parts a problem, two in the solve
-    solved<double>(65, 70, in_solve);
+    check_after_solve<float>(7, 10, in_solve);
+    check_after_solve<double>(7, 10, in_solve);
+    check_after_solve<float>(65, 70, in_solve);  // three parts per problem, two in the solve
+    check_after_solve<double>(65, 70, in_solve);
   }
 }
 

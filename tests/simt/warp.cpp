@@ -1,4 +1,4 @@
-// What a warp computes when its lanes meet: shuffles, votes, and a matrix product rounded as a tensor core rounds.
+// Warp collectives: shuffles, votes, and a matrix product rounded as a tensor core rounds.
 #include <algorithm>
 #include <cmath>
 #include <cstring>
@@ -57,7 +57,7 @@ double power_of_two(uint64_t biased_exponent) {
   return x;
 }
 
-// The sums of five or nine addends of eight columns as a chip makes them: each addend is cut toward zero to a multiple of 2^-24 of
+// The sums of five or nine addends of eight columns as a chip computes them: each is truncated toward zero to a multiple of 2^-24 of
 // the largest one's power of two (a V100 keeps no bit more than a float's, an A100 one, an H100 two), and their sum to a float.
 template <unsigned N>
 void sum_aligned(const double (&x)[N][8], float (&sums)[8]) {
@@ -75,7 +75,8 @@ void sum_aligned(const double (&x)[N][8], float (&sums)[8]) {
     std::memcpy(&exponent, &largest[j], sizeof(exponent));
     exponent >>= 52;
     exponent = exponent < 24 ? 24 : exponent;
-    unit[j] = power_of_two(exponent - 24), inverse[j] = power_of_two(2046 - exponent + 24);
+    unit[j] = power_of_two(exponent - 24);
+    inverse[j] = power_of_two(2046 - exponent + 24);
   }
   for (unsigned k = 0; k < N; ++k)
     for (unsigned j = 0; j < 8; ++j)
@@ -84,8 +85,8 @@ void sum_aligned(const double (&x)[N][8], float (&sums)[8]) {
     sums[j] = std::isfinite(plain[j]) ? toward_zero(whole[j] * unit[j]) : static_cast<float>(plain[j]);
 }
 
-// d [16, 8] += a [16, K] b [K, 8], Group products with the sum so far at a time: 4 of TF32, 8 of 16-bit floats on an A100, and
-// twice as many, which are cut half as often, on an H100.
+// d [16, 8] += a [16, K] b [K, 8], with Group products and the running sum at a time: 4 of TF32 or 8 of 16-bit floats
+// on an A100. An H100 adds twice as many, which are truncated half as often.
 template <unsigned Group, unsigned K>
 void sum_products(const double (&a)[16][K], const double (&b)[K][8], float (&d)[16][8]) {
   for (unsigned i = 0; i < 16; ++i)
@@ -98,7 +99,7 @@ void sum_products(const double (&a)[16][K], const double (&b)[K][8], float (&d)[
     }
 }
 
-// Where the sums stand is the same for all shapes [16, 8].
+// The layout of the sums is the same for all shapes [16, 8].
 void take_sums(const Operands& o, unsigned lane, float (&d)[16][8]) {
   for (unsigned i = 0; i < 4; ++i) d[lane / 4 + 8 * (i / 2)][2 * (lane % 4) + i % 2] = o.d[i];
 }
@@ -161,7 +162,7 @@ void mma_16(const unsigned char* in, size_t in_stride, unsigned char* out, size_
   give_sums(d, out, out_stride);
 }
 
-// Row r of matrix m is what lane 8 m + r hands in.
+// Lane 8 m + r passes row r of matrix m.
 void load_matrices(const unsigned char* in, size_t in_stride, unsigned char* out, size_t out_stride) {
   for (unsigned lane = 0; lane < kWarp; ++lane)
     for (unsigned m = 0; m < 4; ++m)
@@ -177,12 +178,12 @@ void load_matrices_transposed(const unsigned char* in, size_t in_stride, unsigne
 
 }  // namespace
 
-Meeting shuffle_op(size_t size) { return size == 8 ? &shuffle<uint64_t> : &shuffle<uint32_t>; }
-const Meeting ballot_op = &ballot;
-const Meeting mma_tf32_op = &mma_tf32;
-const Meeting mma_bf16_op = &mma_16<false>;
-const Meeting mma_f16_op = &mma_16<true>;
-const Meeting load_matrices_op = &load_matrices;
-const Meeting load_matrices_transposed_op = &load_matrices_transposed;
+Collective shuffle_op(size_t size) { return size == 8 ? &shuffle<uint64_t> : &shuffle<uint32_t>; }
+const Collective ballot_op = &ballot;
+const Collective mma_tf32_op = &mma_tf32;
+const Collective mma_bf16_op = &mma_16<false>;
+const Collective mma_f16_op = &mma_16<true>;
+const Collective load_matrices_op = &load_matrices;
+const Collective load_matrices_transposed_op = &load_matrices_transposed;
 
 }  // namespace simt::runtime

@@ -3,7 +3,15 @@
 import contextlib
 import dataclasses
 import io
+import itertools
+import json
 import os
+import select
+import signal
+import socket
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -63,6 +71,65 @@ def ssdd_command(tmp_path_factory):
         return Output(out.getvalue(), err.getvalue(), raised)
 
     return command
+
+
+def free_port() -> int:
+    with socket.socket() as s:
+        s.bind(("127.0.0.1", 0))
+        return s.getsockname()[1]
+
+
+@dataclasses.dataclass
+class Started:
+    """Processes of the program that the fork server started."""
+
+    pids: list[int]
+    server: subprocess.Popen
+    output: Path
+
+    def wait(self) -> tuple[list[int], str]:
+        """Return the exit codes (-9: killed) and what all of them printed."""
+        return answer(self.server, self.output), self.output.read_text()
+
+
+def answer(server: subprocess.Popen, output: Path) -> list[int]:
+    """Return the server's next line. It is read unbuffered: one line is all that is there."""
+    ready, _, _ = select.select([server.stdout], [], [], 110)
+    line = server.stdout.readline() if ready else b""
+    assert line, output.read_text() if output.exists() else "the fork server has ended"
+    return json.loads(line)
+
+
+@pytest.fixture(scope="session")
+def fork_server(tmp_path_factory):
+    """fork_server(processes, *arguments, **environment): start the program; return :class:`Started`."""
+    folder = tmp_path_factory.mktemp("fork-server")
+    server = subprocess.Popen(
+        [sys.executable, "-P", Path(__file__).with_name("fork_server.py")],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        bufsize=0,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        start_new_session=True,
+    )
+    outputs = (folder / f"{i}.txt" for i in itertools.count())
+
+    def start(processes: int, *arguments, **environment) -> Started:
+        output = next(outputs)
+        request = {
+            "size": processes,
+            "port": free_port(),
+            "arguments": [str(a) for a in arguments],
+            "environment": {"XDG_CACHE_HOME": str(folder / "cache"), **environment},
+            "output": str(output),
+        }
+        server.stdin.write(json.dumps(request).encode() + b"\n")
+        return Started(answer(server, output), server, output)
+
+    yield start
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(server.pid, signal.SIGKILL)
+    server.wait()
 
 
 @pytest.fixture(scope="session")

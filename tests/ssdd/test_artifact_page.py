@@ -25,7 +25,7 @@ def test_the_blocks_without_this_package_run(root, tmp_path, support_input):
     page = (root / "docs" / "artifact.md").read_text()
     alone, _, with_it = page.partition("## As a torch Dataset")
     blocks, same = (re.findall(r"```python\n(.*?)```", part, re.S) for part in (alone, with_it))
-    assert len(blocks) == 4 and len(same) == 1
+    assert len(blocks) == 4 and len(same) == 2
     there = f"import os\nos.chdir({str(tmp_path)!r})"  # cwd= is not used, as PYTHONPATH may be relative
     program = "\n".join([there, *blocks, CHECK, *same])
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)

@@ -3,7 +3,6 @@ killed."""
 
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -68,34 +67,39 @@ def source(tmp_path_factory):
     return ["-d", folder / "set.npz", "--representations", folder / "r.npy"]
 
 
-def free_port() -> int:
-    with socket.socket() as s:
-        s.bind(("127.0.0.1", 0))
-        return s.getsockname()[1]
-
-
 def environment(folder):
     return {**os.environ, "OMP_NUM_THREADS": "1", "XDG_CACHE_HOME": str(folder / "cache")}
 
 
-def started(folder, processes, *arguments):
-    """Start the program, on its own or by torchrun."""
-    program = ["-m", "ssdd.cli", "distill", *map(str, arguments)]
-    launcher = ["-m", "torch.distributed.run", "--nproc-per-node", str(processes), "--master-port", str(free_port())]
-    return subprocess.Popen(
-        [sys.executable, *(launcher if processes > 1 else []), *program],
-        text=True,
-        env=environment(folder),
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-    )
+@pytest.fixture(scope="module")
+def torchrun():
+    """torchrun(folder, *arguments): start the program on two processes as a user does, by torchrun."""
+
+    def start(folder, *arguments):
+        launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+        program = ["-m", "ssdd.cli", "distill", *map(str, arguments)]
+        return subprocess.Popen(
+            [sys.executable, *launcher, *program],
+            text=True,
+            env=environment(folder),
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+        )
+
+    return start
 
 
-def finish(folder, processes, *arguments, fails=False):
-    process = started(folder, processes, *arguments)
-    said = process.communicate(timeout=110)[0]
-    assert bool(process.returncode) == fails, said
-    return said
+@pytest.fixture(scope="module")
+def finish(fork_server):
+    """finish(folder, processes, *arguments): run the program on so many processes; return what it printed."""
+
+    def run(folder, processes, *arguments, fails=False):
+        started = fork_server(processes, "distill", *arguments, XDG_CACHE_HOME=str(folder / "cache"))
+        codes, said = started.wait()
+        assert all(codes) if fails else not any(codes), said
+        return said
+
+    return run
 
 
 def product(run):
@@ -110,7 +114,7 @@ def product(run):
         ("networks", ["--distill.networks=3"]),
     ],
 )
-def test_two_processes_equal_one(source, tmp_path, way, changes):
+def test_two_processes_equal_one(finish, source, tmp_path, way, changes):
     finish(tmp_path, 1, "-q", "-o", tmp_path / "one", *source, *SETTINGS, *changes)
     said = finish(tmp_path, 2, "-o", tmp_path / "two", *source, *SETTINGS, *changes, "--share", way)
     assert said.count("distilled.safetensors") == 1  # one writer
@@ -137,39 +141,68 @@ def child_of(process, rank):
     raise AssertionError("no such worker")
 
 
-@pytest.mark.parametrize("rank", [0, 1])
-def test_one_killed_ends_the_run_and_it_goes_on(source, tmp_path, rank):
-    long = [*source, *SETTINGS, "--distill.steps=40"]
-    finish(tmp_path, 2, "-q", "-o", tmp_path / "whole", *long)
-    run = tmp_path / "run"
-    process = started(tmp_path, 2, "-o", run, *long, "--checkpoint-every", 0)
+LONG = [*SETTINGS, "--distill.steps=40"]
+
+
+@pytest.fixture(scope="module")
+def whole(finish, source, tmp_path_factory):
+    """The run of two processes that nobody kills."""
+    folder = tmp_path_factory.mktemp("whole")
+    finish(folder, 2, "-q", "-o", folder / "run", *source, *LONG)
+    return folder / "run"
+
+
+def wait_for_step(run, step, running):
+    """Wait until the run has a checkpoint of this step or a later one."""
     end = time.monotonic() + 100
-    while not [f for f in Checkpoints(run / "checkpoints").files() if int(f.stem[-9:]) >= 5]:
-        assert process.poll() is None and time.monotonic() < end
+    while not [f for f in Checkpoints(run / "checkpoints").files() if int(f.stem[-9:]) >= step]:
+        assert running() and time.monotonic() < end
         time.sleep(0.01)
-    os.kill(child_of(process, rank), signal.SIGKILL)
-    said = process.communicate(timeout=110)[0]
-    assert process.returncode, said
+
+
+def hold_lost(said, run, rank):
     assert f"one of the 2 processes of this run has ended; process {1 - rank} cannot go on" in said, said
     assert f"torchrun --nproc-per-node 2 -m ssdd.cli distill --resume {run}" in said
-    said = finish(tmp_path, 2, "--resume", run)
+
+
+def hold_resumed(finish, folder, run, whole):
+    said = finish(folder, 2, "--resume", run)
     assert "going on from distill-" in said and said.count("going on from") == 1
-    assert all(torch.equal(a, b) for a, b in zip(product(tmp_path / "whole")[:2], product(run)[:2], strict=True))
+    assert all(torch.equal(a, b) for a, b in zip(product(whole)[:2], product(run)[:2], strict=True))
 
 
-def test_ctrl_c_stops_all_of_them_after_the_same_step(source, tmp_path):
+def test_one_killed_under_torchrun_ends_the_run_and_it_goes_on(torchrun, finish, source, whole, tmp_path):
     run = tmp_path / "run"
-    process = started(tmp_path, 2, "-o", run, *source, *SETTINGS, "--steps", "400", "--checkpoint-every", 0)
-    end = time.monotonic() + 100
-    while not [f for f in Checkpoints(run / "checkpoints").files() if int(f.stem[-9:]) >= 2]:
-        assert process.poll() is None and time.monotonic() < end
-        time.sleep(0.01)
+    process = torchrun(tmp_path, "-o", run, *source, *LONG, "--checkpoint-every", 0)
+    wait_for_step(run, 5, lambda: process.poll() is None)
+    os.kill(child_of(process, 0), signal.SIGKILL)
+    said = process.communicate(timeout=110)[0]
+    assert process.returncode, said
+    hold_lost(said, run, 0)
+    hold_resumed(finish, tmp_path, run, whole)
+
+
+def test_one_killed_ends_the_other_without_torchruns_help(fork_server, finish, source, whole, tmp_path):
+    run = tmp_path / "run"
+    started = fork_server(2, "distill", "-o", run, *source, *LONG, "--checkpoint-every", 0)
+    wait_for_step(run, 5, lambda: True)
+    os.kill(started.pids[1], signal.SIGKILL)
+    codes, said = started.wait()
+    assert codes == [1, -signal.SIGKILL], said
+    hold_lost(said, run, 1)
+    hold_resumed(finish, tmp_path, run, whole)
+
+
+def test_ctrl_c_stops_all_of_them_after_the_same_step(torchrun, source, tmp_path):
+    run = tmp_path / "run"
+    process = torchrun(tmp_path, "-o", run, *source, *SETTINGS, "--steps", "400", "--checkpoint-every", 0)
+    wait_for_step(run, 2, lambda: process.poll() is None)
     process.send_signal(signal.SIGINT)
     said = process.communicate(timeout=110)[0]
     assert "stopped after step" in said and f"distill --resume {run}" in said and "has ended" not in said, said
 
 
-def test_more_processes_than_parts(source, tmp_path):
+def test_more_processes_than_parts(finish, source, tmp_path):
     said = finish(tmp_path, 2, "-o", tmp_path / "run", *source, *SETTINGS, "--share", "networks", fails=True)
     assert "distill.networks: expected one or more for each of 2 processes, got 1" in said
     assert not (tmp_path / "run").exists()  # the corrected command finds it free
@@ -184,7 +217,7 @@ def test_more_processes_than_parts(source, tmp_path):
     assert "another process is writing here" in said and "has ended" not in said, said
 
 
-def test_known_views_are_written_once_for_both(source, tmp_path):
+def test_known_views_are_written_once_for_both(finish, source, tmp_path):
     data, folders = load_images(source[1]), [tmp_path / "one", tmp_path / "two"]
     config = TeacherConfig(widths=(4, 8), epochs=1, batch=16, projector=8)
     teacher = train_teacher(data, config).save(tmp_path / "teacher.safetensors")

@@ -1,7 +1,9 @@
 """The distilled set, its file, and the forms of other tools; nothing here needs the code that distils."""
 
+from .card import card_file, card_text, write_card
 from .files import flush_to_disk, read_safetensors, read_torch, why_no_array, write_atomically
 from .forms import EXPORT_FORMS, export, read_scores
+from .hub import push
 from .lock import LOCK, lock_folder, wait_for_lock
 from .pairs import FORMAT, STORAGE_VERSION, DistilledSet
 from .preprocessing import Preprocessing
@@ -15,9 +17,12 @@ __all__ = [
     "STORAGE_VERSION",
     "DistilledSet",
     "Preprocessing",
+    "card_file",
+    "card_text",
     "export",
     "flush_to_disk",
     "lock_folder",
+    "push",
     "read_published",
     "read_safetensors",
     "read_scores",
@@ -25,4 +30,5 @@ __all__ = [
     "wait_for_lock",
     "why_no_array",
     "write_atomically",
+    "write_card",
 ]

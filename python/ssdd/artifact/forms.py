@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from ..config import InputError
+from .card import CARD, card_text
 from .files import name_beside, why_no_array
 from .pairs import DistilledSet
 
@@ -101,6 +102,9 @@ def about(pairs: DistilledSet) -> dict[str, Any]:
         "config": pairs.config,
         "versions": pairs.versions,
         "metrics": pairs.metrics,
+        "recipe": pairs.recipe,
+        "transforms": pairs.transforms,
+        "licence": pairs.licence,
     }
 
 
@@ -126,23 +130,11 @@ def _huggingface(pairs: DistilledSet, folder: Path, labels: Tensor | None) -> No
     rows = [json.dumps({"file_name": n, "target": t}) for n, t in zip(names, pairs.targets.tolist(), strict=True)]
     (folder / "train" / "metadata.jsonl").write_text("\n".join(rows) + "\n")
     pairs.save(folder / EXACT)
-    size = "n<1K" if len(pairs) < 1000 else "1K<n<10K" if len(pairs) < 10_000 else "10K<n<100K"
-    (folder / "README.md").write_text(f"""---
-tags:
-- dataset-distillation
-size_categories:
-- {size}
----
-
-# {len(pairs)} distilled images ({pairs.method}, from {pairs.source or "an unnamed set"})
-
-`image` is the picture, `target` the network output to learn for it ({pairs.target_kind}). The pictures have 8 bits
-per value. `{EXACT}` has the exact learned pixels and the preprocessing they need.
-
-```json
-{json.dumps(about(pairs), indent=1)}
-```
-""")
+    text = (
+        "## Pictures\n\n`train/` has the images as pictures with 8 bits per value, and the target of each in "
+        f"`metadata.jsonl`. The learned pixels, exact, are in `{EXACT}`.\n"
+    )
+    (folder / CARD).write_text(f"{card_text(pairs, EXACT)}\n{text}")
 
 
 def _ddranking(pairs: DistilledSet, folder: Path, labels: Tensor | None) -> None:

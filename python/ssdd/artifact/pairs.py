@@ -39,6 +39,10 @@ _META: dict[str, type] = {
 }
 
 
+_LATER: dict[str, type] = {"recipe": dict, "transforms": list, "licence": str}
+"""What files of earlier versions do not have."""
+
+
 @dataclass
 class DistilledSet(Dataset[tuple[Tensor, Tensor]]):
     """Images and the targets that a network should learn from them: a ``torch.utils.data.Dataset``.
@@ -77,6 +81,12 @@ class DistilledSet(Dataset[tuple[Tensor, Tensor]]):
     metrics: dict[str, Any] = field(default_factory=dict)
     storage: dict[str, Any] = field(default_factory=dict)
     stored: dict[str, Tensor] = field(default_factory=dict)
+    recipe: dict[str, Any] = field(default_factory=dict)
+    """The pre-training that the set was made for: the fields of :class:`PretrainConfig`; empty if it is not known."""
+    transforms: list[Any] = field(default_factory=list)
+    """Fixed transforms that belong to the set, as JSON values; empty if there are none."""
+    licence: str = ""
+    """A note on the licence of the images."""
 
     def __post_init__(self) -> None:
         if self.images.dim() != 4 or not self.images.is_floating_point():
@@ -123,7 +133,7 @@ class DistilledSet(Dataset[tuple[Tensor, Tensor]]):
             "format": FORMAT,
             "format_version": FORMAT_VERSION,
             "preprocessing": asdict(self.preprocessing),
-            **{key: getattr(self, key) for key in _META},
+            **{key: getattr(self, key) for key in (*_META, *_LATER)},
             "storage": self.storage,
         }
         named = {"images": self.images, "targets": self.targets}
@@ -149,10 +159,12 @@ class DistilledSet(Dataset[tuple[Tensor, Tensor]]):
         try:
             pre = Preprocessing.stored(meta)
             fields = {key: meta[key] for key in _META}
-            wrong = [key for key, kind in _META.items() if not isinstance(fields[key], kind)]
+            fields |= {key: meta.get(key, kind()) for key, kind in _LATER.items()}
+            wrong = [key for key, kind in (_META | _LATER).items() if not isinstance(fields[key], kind)]
             if wrong:
                 raise TypeError(f"{wrong[0]} is a {type(fields[wrong[0]]).__name__}")
             fields["config"] = current_names(fields["config"], "distill")
+            fields["recipe"] = current_names(fields["recipe"], "pretrain")
         except (KeyError, TypeError, ValueError) as error:
             raise InputError(f"{path}: damaged metadata ({error!r})") from None
         stored = {key.removeprefix(_STORED): value for key, value in tensors.items() if key.startswith(_STORED)}

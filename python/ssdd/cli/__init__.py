@@ -39,6 +39,7 @@ VERBS = {
     "settings": "settings",
     "export": "export",
     "import": "import_",
+    "push": "push",
     "completion": "completion",
 }
 """Verb -> its module."""

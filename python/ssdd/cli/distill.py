@@ -21,6 +21,7 @@ from .options import (
     add_checkpoints,
     add_device,
     add_images,
+    add_licence,
     add_method,
     add_overwrite,
     add_quiet,
@@ -51,6 +52,7 @@ ARGUMENTS = (
     "teacher_prefix",
     "representations",
     "checkpoint_every",
+    "licence",
 )
 """The options that a run stores for --resume, besides its settings."""
 
@@ -72,6 +74,7 @@ def add_arguments(parser: ArgumentParser) -> None:
     add_checkpoints(parser)
     add_device(parser)
     parser.add_argument("--share", type=Share, help="Under torchrun: what the processes share (default: batch).")
+    add_licence(parser)
     add_tensorboard(parser)
     add_overwrite(parser)
     add_quiet(parser)
@@ -151,7 +154,8 @@ def run(options: Options) -> None:
             raise
         if processes.writes:
             report({"event": "result", "seed": options.seed, **run.result.metrics})
-            run.result.save(folder / "distilled.safetensors")
+            run.result.recipe, run.result.licence = as_dict(settings.pretrain), options.licence or ""
+            ssdd.write_card(run.result, run.result.save(folder / "distilled.safetensors"))
             _draw(run, job, folder, report)
             of_teacher.clear()
             checkpoints.clear()  # last: the run can be resumed until everything is written

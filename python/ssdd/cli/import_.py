@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Literal
 import ssdd
 
 from ..config import InputError
-from .options import FILE, Options, add_images, add_overwrite, read_images
+from .options import FILE, Options, add_images, add_licence, add_overwrite, read_images
 
 if TYPE_CHECKING:
     from jsonargparse import ArgumentParser
@@ -35,6 +35,7 @@ def add_arguments(parser: ArgumentParser) -> None:
     parser.add_argument(
         "--method", metavar="NAME", type=str, default="krr-st (published)", help="Name of the row in tables."
     )
+    add_licence(parser)
     add_overwrite(parser)
 
 
@@ -57,7 +58,8 @@ def run(options: Options) -> None:
         source=source,
         support_input=options.support_input,
     )
-    pairs.save(file)
+    pairs.licence = options.licence or ""
+    ssdd.write_card(pairs, pairs.save(file))
     print(f"{file}: {len(pairs)} images {list(pairs.images.shape[1:])}, targets {list(pairs.targets.shape[1:])}")
 
 

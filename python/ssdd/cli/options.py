@@ -181,6 +181,12 @@ def add_overwrite(parser: ArgumentParser) -> None:
     parser.add_argument("--overwrite", action="store_true", help="Replace the files of an earlier run.")
 
 
+def add_licence(parser: ArgumentParser) -> None:
+    parser.add_argument(
+        "--licence", metavar="TEXT", type=str, help="Licence of the images, such as cc-by-4.0: kept in the artifact."
+    )
+
+
 def add_tensorboard(parser: ArgumentParser) -> None:
     parser.add_argument(
         "--tensorboard",

@@ -5,6 +5,7 @@ The file holds the weights of the network without its last layer, under the name
 
 from __future__ import annotations
 
+from dataclasses import fields, replace
 from typing import TYPE_CHECKING, Literal
 
 import ssdd
@@ -16,6 +17,11 @@ if TYPE_CHECKING:
     from jsonargparse import ArgumentParser
 
 POSITIONALS = ("ARTIFACT",)
+
+DEFAULT = PretrainConfig(steps=1000, lr=0.1, schedule="constant")
+"""The published recipe, for an artifact that carries none."""
+
+RECIPE = tuple(field.name for field in fields(PretrainConfig))
 
 
 def add_arguments(parser: ArgumentParser) -> None:
@@ -33,15 +39,18 @@ def add_arguments(parser: ArgumentParser) -> None:
     parser.add_argument(
         "--epochs", metavar="N", type=int, help="Passes over the distilled set, in place of --steps (published: 1000)."
     )
-    parser.add_argument("--steps", metavar="N", type=int, default=1000, help="Optimizer steps.")
-    parser.add_argument("--lr", metavar="X", type=float, default=0.1, help="SGD's learning rate (published: 0.1).")
-    parser.add_argument("--batch", metavar="N", type=int, default=256, help="Images per step.")
+    text = "Default: the artifact's recipe, or"
+    parser.add_argument("--steps", metavar="N", type=int, help=f"Optimizer steps. {text} 1000.")
+    parser.add_argument("--lr", metavar="X", type=float, help=f"SGD's learning rate (published: 0.1). {text} 0.1.")
+    parser.add_argument("--batch", metavar="N", type=int, help=f"Images per step. {text} 256.")
     parser.add_argument(
         "--schedule",
         type=Literal["constant", "cosine"],
-        default="constant",
-        help="Schedule of the learning rate (published: constant).",
+        help=f"Schedule of the learning rate (published: constant). {text} constant.",
     )
+    parser.add_argument("--momentum", metavar="X", type=float, help=f"SGD's momentum. {text} 0.9.")
+    parser.add_argument("--weight-decay", metavar="X", type=float, help=f"SGD's weight decay. {text} 0.001.")
+    parser.add_argument("--contrast", metavar="X", type=float, help=f"The setting pretrain.contrast. {text} 1.")
     parser.add_argument("--seed", metavar="N", type=int, default=0, help="Seed of the initial weights and the batches.")
     add_device(parser)
     add_overwrite(parser)
@@ -54,10 +63,10 @@ def run(options: Options) -> None:
     pairs = ssdd.DistilledSet.load(options.artifact)
     file = reports.new_file(options.out, options.overwrite)
     channels, height, width = pairs.images.shape[1:]
-    steps = options.steps
+    config = ssdd.recipe_of(pairs) if pairs.recipe else DEFAULT
+    config = replace(config, **{name: getattr(options, name) for name in RECIPE if getattr(options, name) is not None})
     if options.epochs is not None:
-        steps = options.epochs * max(1, len(pairs) // options.batch)
-    config = PretrainConfig(steps=steps, batch=options.batch, lr=options.lr, schedule=options.schedule)
+        config = replace(config, steps=options.epochs * max(1, len(pairs) // config.batch))
     network = ssdd.seeded(
         lambda: ssdd.build(options.model, channels, (height, width), pairs.targets.shape[1]), options.seed
     )
@@ -65,4 +74,6 @@ def run(options: Options) -> None:
     with reports.Display(show=not options.quiet) as display:
         ssdd.pretrain(network, pairs, config, seed=options.seed, report=display)
     ssdd.save_backbone(network, file, pairs, config, model=options.model, seed=options.seed)
-    print(f"{file}: {options.model}, {network.dimension} features, pre-trained {steps} steps on {len(pairs)} images")
+    origin = "the artifact's recipe" if pairs.recipe else "no recipe in the artifact"
+    print(f"{file}: {options.model}, {network.dimension} features, pre-trained on {len(pairs)} images")
+    print(f"{origin}: {config.steps} steps, lr {config.lr:g}, {config.schedule}, batch {config.batch}")

@@ -30,8 +30,9 @@ ARGUMENTS: dict[str, type] = {
     "teacher_prefix": str,
     "checkpoint_every": float,
     "skip_unreadable": bool,
+    "licence": str,
 }
-OPTIONAL = ("size", "teacher", "representations", "share", "classes", "teacher_prefix")
+OPTIONAL = ("size", "teacher", "representations", "share", "classes", "teacher_prefix", "licence")
 
 
 @dataclass

@@ -23,7 +23,12 @@ class InputError(ValueError):
 
 
 class Diverged(RuntimeError):
-    """The loss is no longer a finite number. ``partial`` holds the last good result, or None."""
+    """The loss is no longer a finite number.
+
+    Args:
+        message: what diverged, at which step, and what to try.
+        partial: the last good result. Default None: there is none.
+    """
 
     def __init__(self, message: str, partial: Any = None) -> None:
         super().__init__(message)

@@ -105,6 +105,7 @@ class TeacherConfig:
     seed: int = 0
     """Seed of the initial weights and of every random draw of the training."""
     augment: AugmentConfig = field(default_factory=AugmentConfig)
+    """Random views of the training images."""
 
     def __post_init__(self) -> None:
         check_values(self)
@@ -340,9 +341,16 @@ class Settings:
     """All settings of a run. ``PRESETS`` holds the named ones; :func:`with_settings` changes single fields."""
 
     name: str
+    """Name of the preset."""
     student: StudentConfig = field(default_factory=StudentConfig)
+    """The network that is distilled for."""
     teacher: TeacherConfig = field(default_factory=TeacherConfig)
+    """The training of the teacher."""
     distill: DistillConfig = field(default_factory=DistillConfig)
+    """The distillation."""
     pretrain: PretrainConfig = field(default_factory=PretrainConfig)
+    """The pre-training on the distilled pairs."""
     evaluate: EvaluateConfig = field(default_factory=EvaluateConfig)
+    """The measurements."""
     finetune: FinetuneConfig = field(default_factory=FinetuneConfig)
+    """The fine-tuning on a target set."""

@@ -4,7 +4,7 @@ from ..models import representation_error
 from .cells import Cell, evaluate, evaluate_on, evaluate_teacher, measure, pretrain_new, probes
 from .finetuning import finetune
 from .measures import labelled_rows, nearest_neighbours, probe, read_out, standardise, why_no_probe
-from .pretraining import pretrain, save_backbone
+from .pretraining import pretrain, recipe_of, save_backbone
 from .realism import Space, measure_realism
 
 __all__ = [
@@ -21,6 +21,7 @@ __all__ = [
     "pretrain_new",
     "probe",
     "probes",
+    "recipe_of",
     "representation_error",
     "save_backbone",
     "nearest_neighbours",

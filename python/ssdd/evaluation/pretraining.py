@@ -13,16 +13,28 @@ import torch.nn.functional as F
 from safetensors.torch import save as to_bytes
 
 from ..artifact import DistilledSet, write_atomically
-from ..config import Diverged, InputError, PretrainConfig, Pulse, Report, as_dict, silent
+from ..config import Diverged, InputError, PretrainConfig, Pulse, Report, as_dict, from_dict, silent
 from ..data import gather, repeatable
 from ..models import Network
 
 LOG_EVERY = 50
 
 
+def recipe_of(pairs: DistilledSet) -> PretrainConfig:
+    """The pre-training that ``pairs`` were made for. Raises :class:`InputError` if they carry none."""
+    if not pairs.recipe:
+        raise InputError("config: these pairs carry no recipe for pre-training; give a PretrainConfig")
+    return from_dict(PretrainConfig(), pairs.recipe)
+
+
 @repeatable()
 def pretrain(
-    network: Network, pairs: DistilledSet, config: PretrainConfig, *, seed: int = 0, report: Report = silent
+    network: Network,
+    pairs: DistilledSet,
+    config: PretrainConfig | None = None,
+    *,
+    seed: int = 0,
+    report: Report = silent,
 ) -> Network:
     """Train ``network`` in place to map the images of ``pairs`` to their targets, by SGD on the mean squared error.
 
@@ -30,7 +42,7 @@ def pretrain(
         network: the network, on the device it trains on; its outputs must be as many as the targets' numbers.
         pairs: the distilled set.
         config: steps, learning rate and batches, which are taken from a shuffled order (the whole set if it is
-            smaller).
+            smaller). Default: :func:`recipe_of` the pairs.
         seed: seed of the order. Default 0.
         report: receives ``{"event": "pretrain", "step", "steps", "loss"}``. Default: nothing is reported.
 
@@ -38,9 +50,10 @@ def pretrain(
         The same network, in eval mode.
 
     Raises:
-        InputError: if the number of outputs is not that of the targets.
+        InputError: if the number of outputs is not that of the targets, or if there is no recipe.
         Diverged: if the loss is no longer finite.
     """
+    config = recipe_of(pairs) if config is None else config
     outputs = network.head.out_features
     if outputs != pairs.targets.shape[1]:
         raise InputError(f"network: expected {pairs.targets.shape[1]} outputs, as the targets have, got {outputs}")

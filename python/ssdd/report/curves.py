@@ -75,6 +75,8 @@ def curves_of(events: Iterable[Mapping[str, Any]], file: Path) -> dict[str, dict
     for event in events:
         if event["event"] == "start":
             seed, last = event.get("seed", 0), {}
+            if not isinstance(seed, int):
+                raise InputError(f"{file}: the seed of a run is no whole number: {seed!r}")
         if event["event"] not in ("distill", "readout"):
             continue
         match = _SEED.match(str(event.get("task", "")))

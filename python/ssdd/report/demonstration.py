@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from ..artifact import DistilledSet, write_atomically
+from ..artifact import DistilledSet, write_atomically, write_card
 from ..config import Diverged, Event, Report, as_dict, silent, versions
 from ..studies import SOURCE, Demonstration, Plan, Row, Study, read_snapshots
 from .directory import MARK, own_directory, write_json
@@ -135,7 +135,7 @@ def _artifact(plan: Plan, study: Study, seed: int, folder: Path) -> DistilledSet
     cell = study.cells.read()[row.name, seed, SOURCE]
     pairs = DistilledSet.load(study.file(row, seed, "pairs"))
     pairs.metrics |= {"representation_error": cell["error"], "probes": cell["probes"]}
-    pairs.save(folder / f"seed-{seed}.safetensors")
+    write_card(pairs, pairs.save(folder / f"seed-{seed}.safetensors"))
     return pairs
 
 

@@ -46,6 +46,9 @@ def info(artifact: str | os.PathLike[str] | None = None) -> dict[str, Any]:
         "preprocessing": asdict(pairs.preprocessing),
         "storage": pairs.storage,
         "metrics": pairs.metrics,
+        "recipe": pairs.recipe,
+        "transforms": pairs.transforms,
+        "licence": pairs.licence,
         "config": pairs.config,
         "versions": pairs.versions,
     }

@@ -236,7 +236,13 @@ def _check(found: Material) -> None:
         raise ValueError("nearest: expected rows of real")
     if any(x.dtype != torch.uint8 or x.dim() != 4 or x.shape[-1] not in (1, 3) for x in found.snapshots.values()):
         raise ValueError("snapshot: expected uint8 images")
+    if len({x.shape for x in found.snapshots.values()}) > 1:
+        raise ValueError("snapshot: expected images of one size")
+    if len(found.rows) != len(found.real) or len(found.labels) not in (0, len(found.real)):
+        raise ValueError("rows, labels: expected one per image of real")
     for real, targets in found.points.values():
+        if len(found.point_labels) not in (0, len(real)):
+            raise ValueError("point_labels: expected one per point")
         if real.dim() != 2 or real.shape[1] != 2 or targets.dim() != 2 or targets.shape[1] != 2:
             raise ValueError("points: expected [N, 2]")
     float(found.about["share"]), int(found.about["count"])

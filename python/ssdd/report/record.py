@@ -109,7 +109,8 @@ def _log(record: Record, file: Path) -> None:
                 record.commands.append(str(event["command"]))
             for key in ("seed", "seeds", "data", "teacher"):
                 if event.get(key) is not None:
-                    record.inputs[key] = event[key]
+                    value = event[key]
+                    record.inputs[key] = ", ".join(map(str, value)) if isinstance(value, list) else value
         ended = event["event"] in ("result", "end") or (ended and event["event"] != "start")
         if event["event"] == "warning" and f"Warning: {event.get('message')}" not in record.notes:
             record.notes.append(f"Warning: {event.get('message')}")
@@ -154,12 +155,21 @@ def _artifacts(record: Record, folder: Path) -> None:
 
 def _cells(record: Record, file: Path) -> None:
     for cell in read_cells(file).values():
+        if not _measured(cell):
+            raise InputError(f"{file}: the cell of {cell['row']!r}, seed {cell['seed']}, holds no numbers of a study")
         record.cells.append(cell)
         record.settings.setdefault(cell["row"], current_names(cell["settings"]))
         if isinstance(cell.get("versions"), Mapping):
             record.versions = {str(k): str(v) for k, v in cell["versions"].items()}
     if "" in record.settings:  # of a demonstration: those of the run are those of all rows
         record.settings = {"": record.settings[""]}
+
+
+def _measured(cell: Mapping[str, Any]) -> bool:
+    """True if what was measured are numbers under the names that a study gives them."""
+    values = [*cell["probes"].values(), cell.get("error") or 0, cell.get("finetuned") or 0]
+    names = all(re.fullmatch(r"(features|output)/\d+", key) for key in cell["probes"])
+    return names and all(isinstance(value, int | float) for value in values)
 
 
 def _study(record: Record, work: Path) -> None:

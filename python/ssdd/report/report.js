@@ -28,8 +28,7 @@ for (const gallery of document.querySelectorAll(".gallery")) {
         words[k].textContent = text[k];
       });
     }
-    const star = document.querySelector(`[data-star="${gallery.dataset.gallery}-${i}"]`);
-    if (star) {
+    for (const star of document.querySelectorAll(`[data-star="${gallery.dataset.gallery}-${i}"]`)) {
       star.classList.add("on");
       star.parentNode.append(star);
     }

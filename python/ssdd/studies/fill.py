@@ -214,6 +214,7 @@ def _make_pairs(study: Study, row: Row, seed: int, file: Path, report: Report) -
         rows = choose(row.source, candidates, row.settings.distill.images, seed)
         pairs, resumed = baseline(data, rows, train, method=row.source, seed=seed, targets=row.targets), False
         pairs.config = row.relevant["distill"]
+    pairs.recipe = row.relevant["pretrain"]
     pairs.metrics["cpu_seconds"] = None if resumed else round(time.process_time() - begun, 1)
     pairs.save(file)
     _checkpoints(study, row, seed).clear()

@@ -100,7 +100,9 @@ class Plan:
     """The content of a study's file, from :func:`read_plan`. A key that the file does not have is None."""
 
     title: str
+    """The title of the page."""
     rows: tuple[Row, ...]
+    """The rows of the table, in order."""
     data: str | Path | None = None
     """The images to distil."""
     teacher: str | None = None

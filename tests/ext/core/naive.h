@@ -25,7 +25,7 @@ inline Matrix naive_gram(const Kernel& kernel, const Matrix& x, const Matrix& z)
   return k;
 }
 
-// d lambda / d v, and d lambda / d tr K where the trace is not detached.
+// d lambda / d v, and d lambda / d tr K if the trace is not detached.
 inline double ridge_slope(ssdd::RidgeKind kind, double trace, int64_t s) {
   if (kind == ssdd::RidgeKind::absolute) return 1;
   return kind == ssdd::RidgeKind::trace ? trace : trace / double(s);
@@ -42,7 +42,7 @@ inline const char* name(ssdd::RidgeKind kind) {
   return names[static_cast<int>(kind)];
 }
 
-// Hyper-parameters as numbers, or as one row a problem of a tensor (with a gap between the rows).
+// Hyper-parameters as numbers, or as a tensor with one row per problem (with a gap between the rows).
 template <class T>
 struct Hypers {
   std::vector<T> memory;

@@ -37,7 +37,8 @@ struct NaiveKrr {
 
   // What cancels in v's gradient -<V, w>: with fewer points than features V = (Phi_q^T P_bar - Phi^T U) / lambda is large.
   double primal_v_size(const Matrix& p_bar, const Matrix& u, bool bordered) const {
-    const Matrix w = primal_weights(bordered), difference = primal_features(x_q, bordered) * p_bar - primal_features(x_s, bordered) * u;
+    const Matrix w = primal_weights(bordered),
+                 difference = primal_features(x_q, bordered) * p_bar - primal_features(x_s, bordered) * u;
     return std::sqrt(dot(difference, difference) * dot(w, w)) / lambda * ridge_slope(ridge, trace(k_ss), x_s.rows);
   }
 

@@ -1,7 +1,7 @@
-// What the core asks of BLAS and LAPACK (csrc/cpu/blas.h), with the Fortran interface, for the core's own tests: code
-// that one checks by reading it, not fast code. Column-major, 32-bit integers. It is stricter than most: an argument
-// that the standard calls illegal ends the program (a vendor's xerbla would print and go on), and what may not be
-// read is not read (the other triangle, a unit diagonal).
+// The BLAS and LAPACK functions of csrc/cpu/blas.h, with the Fortran interface, for the core's own tests: code to be
+// checked by reading, not fast code. Column-major, 32-bit integers. It is stricter than most libraries: an argument
+// that the standard calls illegal ends the program (a vendor's xerbla would print and continue), and it does not read
+// memory that the standard excludes (the other triangle, a unit diagonal).
 #include "plain_blas.h"
 
 #include <algorithm>
@@ -26,7 +26,7 @@ bool one_of(const char* flag, const char* letters) {
   return false;
 }
 
-// Column-major element (i, j), or (j, i) where transposed.
+// Column-major element (i, j), or (j, i) if transposed.
 template <class T>
 T& at(T* a, int ld, int i, int j, bool transposed = false) {
   if (transposed) std::swap(i, j);

@@ -37,29 +37,36 @@ Matrix nan_above(Matrix a) {
   return a;
 }
 
-// A symmetric matrix with a condition number of a few tens, its upper triangle hidden.
+// A symmetric matrix with a condition number of a few tens, and NaN in its upper triangle.
 Matrix gram_like(int64_t s) {
   const Matrix x = random(s, s + 5);
   return nan_above(add_to_diagonal((1.0 / double(s + 5)) * (x * transpose(x)), 0.1));
 }
 
 template <class T>
-struct Solved {
+struct Solution {
   std::vector<T> factor, x, jitter, aux;
   std::vector<int32_t> status;
 };
 
 template <class T>
-Solved<T> solve(const Case& c, const Input<T>& a, const Input<T>& y, const Hypers<T>& hypers, int threads) {
-  Solved<T> out{poisoned<T>(c.batch * c.s * c.s), poisoned<T>(c.batch * c.s * c.c), poisoned<T>(c.batch),
-                poisoned<T>(c.batch * kAux), std::vector<int32_t>(size_t(c.batch), 77)};
+Solution<T> solve(const Case& c, const Input<T>& a, const Input<T>& y, const Hypers<T>& hypers, int threads) {
+  Solution<T> out{poisoned<T>(c.batch * c.s * c.s), poisoned<T>(c.batch * c.s * c.c), poisoned<T>(c.batch),
+                  poisoned<T>(c.batch * kAux), std::vector<int32_t>(size_t(c.batch), 77)};
   ssdd::SolveArgs<T> args{};
-  args.batch = c.batch, args.s = c.s, args.c = c.c;
+  args.batch = c.batch;
+  args.s = c.s;
+  args.c = c.c;
   args.a = a.view;
   if (c.c > 0) args.y = y.view;
-  args.factor = out.factor.data(), args.x = c.c > 0 ? out.x.data() : nullptr;
-  args.jitter = out.jitter.data(), args.aux = out.aux.data(), args.status = out.status.data();
-  args.hyper = hypers.hyper, args.ridge = c.ridge, args.on_failure = c.on_failure;
+  args.factor = out.factor.data();
+  args.x = c.c > 0 ? out.x.data() : nullptr;
+  args.jitter = out.jitter.data();
+  args.aux = out.aux.data();
+  args.status = out.status.data();
+  args.hyper = hypers.hyper;
+  args.ridge = c.ridge;
+  args.on_failure = c.on_failure;
   args.threads = threads;
   args.work = workspace<T>(ssdd::cpu::cholesky_workspace(c.batch, c.s, c.c, threads));
   ssdd::cpu::solve(args);
@@ -67,19 +74,26 @@ Solved<T> solve(const Case& c, const Input<T>& a, const Input<T>& y, const Hyper
 }
 
 template <class T>
-void check_backward(const Case& c, const Solved<T>& solved, const Input<T>& gradient, const Hypers<T>& hypers,
+void check_backward(const Case& c, const Solution<T>& solved, const Input<T>& gradient, const Hypers<T>& hypers,
                     int threads, bool with_a, bool with_v, const std::vector<Matrix>& inverses,
                     const std::vector<Matrix>& a, const std::vector<Matrix>& grad, const std::vector<Matrix>& x,
                     double v) {
   std::vector<T> grad_a = poisoned<T>(c.batch * c.s * c.s), grad_y = poisoned<T>(c.batch * c.s * c.c),
                  grad_v = poisoned<T>(c.batch);
   ssdd::SolveBackwardArgs<T> args{};
-  args.batch = c.batch, args.s = c.s, args.c = c.c;
+  args.batch = c.batch;
+  args.s = c.s;
+  args.c = c.c;
   args.grad = gradient.view;
-  args.factor = solved.factor.data(), args.x = solved.x.data(), args.aux = solved.aux.data();
-  args.grad_a = with_a ? grad_a.data() : nullptr, args.grad_y = grad_y.data();
+  args.factor = solved.factor.data();
+  args.x = solved.x.data();
+  args.aux = solved.aux.data();
+  args.grad_a = with_a ? grad_a.data() : nullptr;
+  args.grad_y = grad_y.data();
   args.grad_v = with_v ? grad_v.data() : nullptr;
-  args.hyper = hypers.hyper, args.ridge = c.ridge, args.detach = c.detach;
+  args.hyper = hypers.hyper;
+  args.ridge = c.ridge;
+  args.detach = c.detach;
   args.threads = threads;
   args.work = workspace<T>(ssdd::cpu::cholesky_workspace(c.batch, c.s, c.c, threads));
   ssdd::cpu::solve_backward(args);
@@ -107,7 +121,7 @@ void check_backward(const Case& c, const Solved<T>& solved, const Input<T>& grad
 
 template <class T>
 void run(const Case& c) {
-  if (!taken(c.s)) return;
+  if (!in_sample(c.s)) return;
   const double v = c.ridge == RidgeKind::trace ? 0.001 : 0.05;
   std::vector<Matrix> a, y, grad, x, inverses;
   std::vector<std::vector<double>> hyper;
@@ -129,8 +143,8 @@ void run(const Case& c) {
     x.push_back(inverses[e] * y[e]);
   }
   for (int threads = 1; threads <= most_threads(2); ++threads) {
-    const Solved<T> out = solve(c, a_in, y_in, hypers, threads);
-    const Solved<T> again = solve(c, a_in, y_in, hypers, threads);
+    const Solution<T> out = solve(c, a_in, y_in, hypers, threads);
+    const Solution<T> again = solve(c, a_in, y_in, hypers, threads);
     CHECK(out.factor == again.factor && out.x == again.x, c << ": different bits the second time");
     for (int64_t b = 0; b < c.batch; ++b) {
       const size_t e = size_t(b);
@@ -180,7 +194,8 @@ TEST(cholesky_ridges) {
     for (bool detach : {false, true})
       for (bool tensor : {false, true}) {
         Case c{3, 20, 4, ridge};
-        c.detach = detach, c.tensor = tensor;
+        c.detach = detach;
+        c.tensor = tensor;
         both(c);
       }
   Case c{2, 20, 4};
@@ -192,7 +207,8 @@ TEST(cholesky_layouts) {
   for (Layout a : kLayouts)
     for (Layout y : kLayouts) {
       Case c{3, 17, 5};
-      c.a = a, c.y = y;
+      c.a = a;
+      c.y = y;
       both(c);
     }
 }
@@ -207,18 +223,19 @@ TEST(cholesky_batches) {
 
 namespace {
 
-// Of three problems the middle one is indefinite: only it fails, at that pivot, and with jitter only where it is small.
+// Of three problems the middle one is indefinite. Only it fails, at that pivot; with jitter only if the pivot is small.
 template <class T>
 void failing(int64_t s, int64_t pivot, double depth, OnFailure on_failure, int threads, bool rescued) {
-  if (!taken(s)) return;
+  if (!in_sample(s)) return;
   Case c{3, s, 2};
-  c.has_ridge = false, c.on_failure = on_failure;
+  c.has_ridge = false;
+  c.on_failure = on_failure;
   std::vector<Matrix> a{gram_like(s), Matrix(s, s), gram_like(s)}, y{random(s, 2), random(s, 2), random(s, 2)};
   a[1] = add_to_diagonal(a[1], 1);
   a[1](pivot - 1, pivot - 1) = -depth;
   const Input<T> a_in(a, Layout::dense), y_in(y, Layout::dense);
   const Hypers<T> hypers({}, false);
-  const Solved<T> out = solve(c, a_in, y_in, hypers, threads);
+  const Solution<T> out = solve(c, a_in, y_in, hypers, threads);
   const auto where = [&] {
     std::ostringstream text;
     text << type_name<T>() << " S=" << s << " pivot " << pivot << " of -" << depth << ", " << threads
@@ -238,9 +255,16 @@ void failing(int64_t s, int64_t pivot, double depth, OnFailure on_failure, int t
   const Input<T> grad_in(grad, Layout::dense);
   std::vector<T> grad_a = poisoned<T>(3 * s * s), grad_y = poisoned<T>(3 * s * 2);
   ssdd::SolveBackwardArgs<T> args{};
-  args.batch = 3, args.s = s, args.c = 2, args.grad = grad_in.view;
-  args.factor = out.factor.data(), args.x = out.x.data(), args.aux = out.aux.data();
-  args.grad_a = grad_a.data(), args.grad_y = grad_y.data(), args.threads = threads;
+  args.batch = 3;
+  args.s = s;
+  args.c = 2;
+  args.grad = grad_in.view;
+  args.factor = out.factor.data();
+  args.x = out.x.data();
+  args.aux = out.aux.data();
+  args.grad_a = grad_a.data();
+  args.grad_y = grad_y.data();
+  args.threads = threads;
   args.work = workspace<T>(ssdd::cpu::cholesky_workspace(3, s, 2, threads));
   ssdd::cpu::solve_backward(args);
   for (int64_t b = 0; b < 3; ++b)
@@ -275,7 +299,7 @@ TEST(cholesky_bad_ridge) {
   const double infinity = std::numeric_limits<double>::infinity();
   for (double bad : {-1e-3, infinity, std::numeric_limits<double>::quiet_NaN()}) {
     const Hypers<double> hypers({{0.1}, {bad}, {0.2}}, true);
-    const Solved<double> out = solve({3, 6, 2}, a_in, y_in, hypers, 1);
+    const Solution<double> out = solve({3, 6, 2}, a_in, y_in, hypers, 1);
     CHECK(out.status[0] == 0 && out.status[1] == ssdd::kBadParameter && out.status[2] == 0, "ridge " << bad);
     for (int64_t b = 0; b < 3; ++b)
       for (double value : problem(out.x, b, 6, 2).v) CHECK(std::isnan(value) == (b == 1), "ridge " << bad);
@@ -288,6 +312,6 @@ TEST(cholesky_nan_input) {
   const Input<float> a_in(a, Layout::dense), y_in(y, Layout::dense);
   Case c{2, 9, 1};
   c.has_ridge = false;
-  const Solved<float> out = solve(c, a_in, y_in, Hypers<float>({}, false), 1);
+  const Solution<float> out = solve(c, a_in, y_in, Hypers<float>({}, false), 1);
   CHECK(out.status[0] == 0 && out.status[1] == 5, "status " << out.status[0] << " " << out.status[1]);
 }

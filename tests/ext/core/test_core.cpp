@@ -1,7 +1,7 @@
-// Every function of the core against a naive fp64 computation, on each instruction set that this build and this CPU
-// have. Without Python: the same program runs under sanitizers and on other architectures.
+// Tests every function of the core against a naive fp64 computation, on each instruction set of this build and this
+// CPU. It needs no Python: the same program runs under sanitizers and on other architectures.
 //
-//   core_tests [PART [EVERY]]    runs the tests whose name contains PART, and of their tables about one row in EVERY
+//   core_tests [PART [EVERY]] runs the tests whose name contains PART, and about one row in EVERY of their tables
 #include "test_core.h"
 
 #include <algorithm>
@@ -26,13 +26,13 @@ std::vector<Entry>& entries() {
   return all;
 }
 
-std::mt19937_64 generator, lots;  // of its own: the rows taken do not depend on the numbers drawn
+std::mt19937_64 generator, lots;  // a separate generator: the sample of rows does not depend on the numbers drawn
 uint64_t every = 1;
 bool first_row;
 
 }  // namespace
 
-bool taken(int64_t n) {
+bool in_sample(int64_t n) {
   const bool always = first_row;
   first_row = false;
   return (lots() % every == 0 || always) && new_here(n);

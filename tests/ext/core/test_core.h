@@ -1,4 +1,4 @@
-// What the core's tests share: naive fp64 matrices, inputs in awkward layouts, poisoned outputs, a few checks.
+// Shared by the core's tests: naive fp64 matrices, inputs in difficult layouts, outputs filled with NaN, a few checks.
 #pragma once
 #include <cmath>
 #include <cstdint>
@@ -24,12 +24,12 @@ struct Registered {
   static const test::Registered registered_##name(#name, name); \
   static void name()
 
-// Whether this row of a table is run: all are, unless the program was asked for each EVERY-th only (about that many, the same
-// at each run, and the first of each test always). `n`: how many points, or rows of a matrix, it factors.
-bool taken(int64_t n = 0);
+// True if this row of a table runs. All rows run by default; with EVERY about one row in so many, the same ones in each
+// run, and always the first row of each test. `n`: the order of the matrix that the row factors.
+bool in_sample(int64_t n = 0);
 
-// What the host twin answers otherwise (tests/simt/cuda_as_cpu.cpp). Whether a row that factors n points can go another way than
-// on the instruction sets, or devices, before this one; and how many numbers of threads are to be tried.
+// The host twin overrides both (tests/simt/cuda_as_cpu.cpp). new_here: true if a row that factors n points can take another
+// path than on the instruction sets, or devices, before this one. most_threads: how many numbers of threads are tried.
 bool new_here(int64_t n);
 int most_threads(int asked);
 
@@ -37,7 +37,7 @@ struct Failure : std::runtime_error {
   using std::runtime_error::runtime_error;
 };
 
-// CHECK(condition, "what " << value): the second part says with which sizes.
+// CHECK(condition, "what " << value): the second part names the sizes.
 #define CHECK(condition, what)                                                      \
   do {                                                                              \
     if (!(condition)) {                                                             \
@@ -70,12 +70,12 @@ double trace(const Matrix& a);
 Matrix inverse(const Matrix& a);  // Gauss-Jordan with pivoting
 Matrix add_to_diagonal(Matrix a, double value);
 
-// |got - want| / |want| in the Frobenius norm, with `scale` in place of |want| where that is larger. NaN: infinite.
+// |got - want| / |want| in the Frobenius norm, with `scale` in place of |want| if that is larger. NaN: infinite.
 double error(const Matrix& got, const Matrix& want, double scale = 0);
 
 // --- inputs and outputs of the core -----------------------------------------------------------------
 
-// How an input lies in memory; whatever is no element of it is NaN.
+// The memory layout of an input; memory outside of its elements is NaN.
 enum class Layout { dense, transposed, padded, strided, reversed, shared };
 constexpr Layout kLayouts[] = {Layout::dense,   Layout::transposed, Layout::padded,
                                Layout::strided, Layout::reversed,   Layout::shared};
@@ -86,8 +86,8 @@ struct Input {
   std::vector<T> memory;
   ssdd::Batch<const T> view;
 
-  // Rounds the problems to T in place, so that the naive computation sees what the core sees. `shared` makes all
-  // problems the first one, with batch stride 0.
+  // Rounds the problems to T in place, so that the naive computation has the core's inputs. `shared` replaces all
+  // problems by the first one, with batch stride 0.
   Input(std::vector<Matrix>& problems, Layout layout) {
     if (problems.empty() || problems[0].v.empty()) {
       memory.resize(1);
@@ -98,10 +98,23 @@ struct Input {
       for (Matrix& m : problems) m = problems[0];
     const int64_t r = problems[0].rows, c = problems[0].columns;
     int64_t rs = c, cs = 1, bs = r * c, offset = 0;
-    if (layout == Layout::transposed) rs = 1, cs = r;
-    if (layout == Layout::padded) rs = c + 3, bs = r * rs + 5;
-    if (layout == Layout::strided) rs = 2 * c + 1, cs = 2, bs = r * rs;
-    if (layout == Layout::reversed) rs = -c, offset = (r - 1) * c;
+    if (layout == Layout::transposed) {
+      rs = 1;
+      cs = r;
+    }
+    if (layout == Layout::padded) {
+      rs = c + 3;
+      bs = r * rs + 5;
+    }
+    if (layout == Layout::strided) {
+      rs = 2 * c + 1;
+      cs = 2;
+      bs = r * rs;
+    }
+    if (layout == Layout::reversed) {
+      rs = -c;
+      offset = (r - 1) * c;
+    }
     if (layout == Layout::shared) bs = 0;
     const int64_t low = offset + (rs < 0 ? (r - 1) * rs : 0);
     const int64_t high = offset + (rs > 0 ? (r - 1) * rs : 0) + (c - 1) * cs + (int64_t(problems.size()) - 1) * bs;
@@ -117,15 +130,15 @@ struct Input {
   }
 };
 
-// Exactly as many elements as the contract says, all NaN: what is not written shows, and what is written beyond the
-// end is AddressSanitizer's.
+// Exactly as many elements as in the contract, all NaN: elements that are not written remain NaN, and AddressSanitizer
+// finds writes beyond the end.
 template <class T>
 std::vector<T> poisoned(int64_t count) {
   return std::vector<T>(size_t(count), std::numeric_limits<T>::quiet_NaN());
 }
 
-// A workspace of `count` elements, all NaN, at the very end of one allocation: what is written beyond it is
-// AddressSanitizer's. Its memory belongs to the next call.
+// A workspace of `count` elements, all NaN, at the very end of one allocation: AddressSanitizer finds writes beyond it.
+// The next call reuses its memory.
 template <class T>
 T* workspace(int64_t count) {
   static std::unique_ptr<T[]> memory;

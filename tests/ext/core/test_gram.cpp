@@ -22,7 +22,7 @@ std::ostream& operator<<(std::ostream& out, const Case& c) {
 
 template <class T>
 void run(Case c) {
-  if (!taken()) return;
+  if (!in_sample()) return;
   if (c.symmetric) c.q = c.s;
   std::vector<Matrix> x, z;
   std::vector<std::vector<double>> hyper;
@@ -85,7 +85,8 @@ TEST(gram_layouts) {
   for (Layout x : kLayouts)
     for (Layout z : kLayouts) {
       Case c{3, 13, 21, 17, {}};
-      c.x = x, c.z = z;
+      c.x = x;
+      c.z = z;
       everywhere(c);
     }
 }
@@ -96,7 +97,8 @@ TEST(gram_batches) {
       Case c{batch, 9, 14, 11, {}};
       c.tensor = tensor;
       everywhere(c);
-      c.s = 50, c.d = 70;  // the batch over the threads
+      c.s = 50;
+      c.d = 70;  // the batch over the threads
       everywhere(c);
     }
 }

@@ -61,8 +61,14 @@ struct Problems {
                 poisoned<T>(c.batch * c.q * c.d), std::vector<int32_t>(size_t(c.batch), 77)};
     ssdd::KrrFusedArgs<T> a{};
     a.shape = s;
-    a.x_s = x_s_in->view, a.y_s = y_s_in->view, a.x_q = x_q_in->view, a.y_q = y_q_in->view;
-    a.loss = r.loss.data(), a.status = r.status.data(), a.hyper = hypers->hyper, a.on_failure = OnFailure::nan;
+    a.x_s = x_s_in->view;
+    a.y_s = y_s_in->view;
+    a.x_q = x_q_in->view;
+    a.y_q = y_q_in->view;
+    a.loss = r.loss.data();
+    a.status = r.status.data();
+    a.hyper = hypers->hyper;
+    a.on_failure = OnFailure::nan;
     if (c.wanted & 1) a.grad_x_s = r.x_s.data();
     if (c.wanted & 2) a.grad_y_s = r.y_s.data();
     if (c.wanted & 4) a.grad_x_q = r.x_q.data();

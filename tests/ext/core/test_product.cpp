@@ -28,7 +28,7 @@ std::ostream& operator<<(std::ostream& out, const Case& c) {
              << c.alpha << " " << c.beta << " " << name(c.a) << " " << name(c.b) << (c.epilogue ? " epilogue" : "");
 }
 
-// Applied twice to an element, or with the wrong position, it leaves a wrong number.
+// An epilogue that gives a wrong number if it is applied twice, or with a wrong position.
 double after(double x, int64_t i, int64_t j) { return 2 * x + double(i % 7) - double(j % 5); }
 
 template <class T>
@@ -52,8 +52,11 @@ std::vector<T> compute(const Case& c, const ssdd::View<const T>& a, const ssdd::
   const auto packing = ssdd::cpu::packing<T>(memory, c.n, threads);
   const ssdd::cpu::Epilogue<T> epilogue{apply<T>, &c.lower};
   ssdd::cpu::Product<T> p{c.m, c.n, c.k, a, b, out.data(), ldc};
-  p.alpha = static_cast<T>(c.alpha), p.beta = static_cast<T>(c.beta);
-  p.lower = c.lower, p.inner = c.inner, p.x = x;
+  p.alpha = static_cast<T>(c.alpha);
+  p.beta = static_cast<T>(c.beta);
+  p.lower = c.lower;
+  p.inner = c.inner;
+  p.x = x;
   if (c.epilogue) p.epilogue = &epilogue;
   if (threads == 1) {
     ssdd::cpu::product(Team{}, packing, p);
@@ -133,7 +136,8 @@ TEST(product_layouts) {
   for (Layout a : kLayouts)
     for (Layout b : kLayouts) {
       Case c{37, 53, 19};
-      c.a = a, c.b = b;
+      c.a = a;
+      c.b = b;
       run<float>(c);
       c.inner = Inner::distance;
       run<double>(c);
@@ -146,7 +150,8 @@ TEST(product_factors) {
       for (double beta : {0.0, 1.0, -2.0})
         for (int64_t n : {7, 61}) {
           Case c{45, n, k};
-          c.alpha = alpha, c.beta = beta;
+          c.alpha = alpha;
+          c.beta = beta;
           both(c);
           c.epilogue = true;
           both(c);
@@ -158,9 +163,12 @@ TEST(product_lower) {
     for (int64_t k : {0, 1, 270})
       for (bool epilogue : {false, true}) {
         Case c{m, m, k, true};
-        c.epilogue = epilogue, c.beta = 1, c.alpha = -1;
+        c.epilogue = epilogue;
+        c.beta = 1;
+        c.alpha = -1;
         both(c);
-        c.beta = 0, c.inner = Inner::distance;
+        c.beta = 0;
+        c.inner = Inner::distance;
         both(c);
       }
 }
@@ -171,14 +179,17 @@ TEST(product_differences) {
       for (int64_t k : {0, 1, 63, 300}) {
         if (n > 1000 && m != 18) continue;
         Case c{m, n, k};
-        c.inner = Inner::difference, c.alpha = -2, c.beta = k % 2 ? 0 : 1;
-        c.a = m == 18 ? Layout::transposed : Layout::dense, c.b = n == 25 ? Layout::transposed : Layout::dense;
+        c.inner = Inner::difference;
+        c.alpha = -2;
+        c.beta = k % 2 ? 0 : 1;
+        c.a = m == 18 ? Layout::transposed : Layout::dense;
+        c.b = n == 25 ? Layout::transposed : Layout::dense;
         both(c);
       }
 }
 
 TEST(product_difference_has_no_cancellation) {
-  // All points at 1e6 but for a part of 1 / 8 that a float holds there: nothing but that part is in the sums.
+  // All points are at 1e6 plus a multiple of 1 / 8, which a float holds there: the sums contain only these differences.
   std::vector<Matrix> a{random(9, 40)}, b{random(40, 21)}, x{random(9, 21)};
   for (auto* points : {&b[0], &x[0]})
     for (double& v : points->v) v = std::round(8 * v) / 8;
@@ -204,7 +215,7 @@ TEST(product_empty) {
 }
 
 TEST(product_distance_has_no_cancellation) {
-  // Equal points far from the origin: exactly zero, where |x|^2 + |z|^2 - 2xz would leave noise.
+  // Equal points far from the origin: exactly zero, while |x|^2 + |z|^2 - 2xz would be noise.
   std::vector<Matrix> a{random(20, 33)};
   for (double& x : a[0].v) x += 1000;
   const Input<float> in(a, Layout::dense);
@@ -214,7 +225,8 @@ TEST(product_distance_has_no_cancellation) {
   for (int64_t i = 0; i < 20; ++i) CHECK(out[size_t(i * 21)] == 0.0f, "diagonal " << i << ": " << out[size_t(i * 21)]);
 }
 
-// Every length up to past four vectors, from all of the range, its ends and NaN; the elements behind stay as they are.
+// Every length up to more than four vectors, over the whole range, its ends and NaN. Elements beyond the length do not
+// change.
 template <class T>
 void exponentials() {
   const double u = std::numeric_limits<T>::epsilon(), tiny = std::numeric_limits<T>::min();
@@ -223,7 +235,10 @@ void exponentials() {
     for (double factor : {-0.5, -1.0 / 3, -40.0}) {
       std::vector<T> x = poisoned<T>(n + 1), want(x);
       for (int j = 0; j < n; ++j) x[size_t(j)] = static_cast<T>(j % 9 == 4 ? 0 : uniform(lowest, 0) / factor);
-      if (n > 6) x[5] = std::numeric_limits<T>::infinity(), x[6] = std::numeric_limits<T>::quiet_NaN();
+      if (n > 6) {
+        x[5] = std::numeric_limits<T>::infinity();
+        x[6] = std::numeric_limits<T>::quiet_NaN();
+      }
       for (int j = 0; j < n; ++j) want[size_t(j)] = x[size_t(j)];
       ssdd::cpu::micro<T>().exponential(n, static_cast<T>(factor), x.data());
       CHECK(std::isnan(x[size_t(n)]), "wrote behind the end, n = " << n);

@@ -44,6 +44,7 @@ def test_distill_writes_the_run(artifact):
         "run.json",
         "distilled.report.safetensors",
         "report.html",
+        "README.md",
     }
     assert {p.name for p in folder.iterdir()} == names
     events = [json.loads(line)["event"] for line in (folder / "log.jsonl").read_text().splitlines()]
@@ -240,5 +241,6 @@ def test_help_of_every_verb(ssdd_command):
         "report",
         "export",
         "import",
+        "push",
     ):
         assert verb in ssdd_command("--help").output and len(ssdd_command(verb, "--help").output) > 200

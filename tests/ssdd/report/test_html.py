@@ -164,6 +164,45 @@ def test_a_demonstration_has_tables_and_paired_differences(ssdd_command, tmp_pat
     assert record.kind == "demo" and sorted(record.curves["KRR-ST"]) == [0, 1]
 
 
+STUDY = """
+title = "Two rows"
+preset = "digits"
+seeds = 1
+data = "digits"
+teacher = "t.safetensors"
+[set]
+"distill.images" = 5
+"distill.steps" = 4
+"distill.log_every" = 2
+"distill.pool_steps" = 4
+"student.model" = "convnet-4-8"
+"pretrain.steps" = 8
+"evaluate.labels" = "0"
+[[row]]
+name = "random + teacher"
+from = "random"
+[[row]]
+name = "KRR-ST"
+from = "krr-st"
+"""
+
+
+def test_a_study_ends_with_its_report(ssdd_command, teacher, tmp_path):
+    teacher.save(tmp_path / "t.safetensors")
+    (tmp_path / "study.toml").write_text(STUDY)
+    arguments = ["study", tmp_path / "study.toml", "-d", "digits", "--work", tmp_path / "elsewhere"]
+    assert f"Report: {tmp_path / 'report.html'}" in ssdd_command(*arguments).stdout
+    page = read(tmp_path / "report.html")
+    assert len(page.tiles()) == 5 and all("data-near" in a for a in page.tiles())
+    assert {"steps", "results", "curves", "coverage", "settings"} <= set(page.text)
+    assert "against random + teacher" in page.text["results"] and "ssdd study study.toml" in page.text["provenance"]
+    ssdd_command(*arguments)  # nothing is left to do: the command is shown once
+    ssdd_command("report", tmp_path, "--work", tmp_path / "elsewhere")
+    assert read(tmp_path / "report.html").text["provenance"].count("ssdd study study.toml") == 1
+    ssdd_command("report", tmp_path)  # without that folder
+    assert read(tmp_path / "report.html").tiles() == []
+
+
 @pytest.mark.parametrize("name", ["distilled.safetensors", "distilled.report.safetensors", "log.jsonl", "run.json"])
 def test_a_broken_folder_is_named(runs, tmp_path, name):
     folder = tmp_path / "broken"
@@ -181,10 +220,23 @@ def test_what_is_no_run_is_refused(tmp_path, ssdd_command):
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize("event", [{"step": "x"}, {"step": 1, "loss": None}, {"step": 1}])
+@pytest.mark.parametrize(
+    "event", [{"step": "x"}, {"step": 1, "loss": None}, {"step": 1}, {"event": "start", "seed": []}]
+)
 def test_an_event_that_is_damaged_is_named(tmp_path, event):
     (tmp_path / "log.jsonl").write_text(json.dumps({"event": "distill", **event}) + "\n{}\n")
     with pytest.raises(ssdd.InputError, match=r"log\.jsonl"):
+        ssdd.write_report([tmp_path])
+
+
+@pytest.mark.parametrize("changes", [{"probes": {"features": 1.0}}, {"probes": {"features/0": "x"}}, {"error": [1]}])
+def test_a_cell_that_is_damaged_is_named(tmp_path, changes):
+    cell = {"row": "a", "from": "random", "seed": 0, "set": "source", "probes": {}, "inputs": {}}
+    lines = [{"row": "a", "settings": {}}, cell | {"seed": 1}, cell | changes]
+    (tmp_path / "cells.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines[:2]))
+    assert "On the source" in read(ssdd.write_report([tmp_path])).text["results"]
+    (tmp_path / "cells.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    with pytest.raises(ssdd.InputError, match=r"cells\.jsonl: the cell of 'a', seed 0"):
         ssdd.write_report([tmp_path])
 
 

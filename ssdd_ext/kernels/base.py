@@ -1,0 +1,305 @@
+"""The base of all kernel functions, and how they are combined: sums, products, factors, lengthscales per feature."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+
+from ..checks import describe, parameter
+
+Number = float | Tensor
+# gram(x, z, kernel): the Gram matrix of a part, by whichever backend runs the whole. z=None stands for x.
+GramOf = Callable[[Tensor, "Tensor | None", "Kernel"], Tensor]
+
+
+def match_parameter(value: Number, like: Tensor) -> Number:
+    """A hyper-parameter in the dtype and on the device of ``like``; a number stays one."""
+    return value.to(like) if isinstance(value, Tensor) else value
+
+
+def for_matrices(value: Number) -> Number:
+    """A hyper-parameter [...] as [..., 1, 1], to broadcast against matrices; a number stays one."""
+    return value[..., None, None] if isinstance(value, Tensor) else value
+
+
+def is_positive(value: Number) -> Any:
+    """Finite and > 0, elementwise and without a synchronisation."""
+    return (value > 0) & (value < math.inf)
+
+
+def is_not_negative(value: Number) -> Any:
+    """Finite and >= 0, elementwise and without a synchronisation."""
+    return (value >= 0) & (value < math.inf)
+
+
+@dataclass(frozen=True)
+class Kernel:
+    """Base of all kernels: k(x, z) of two points.
+
+    A kernel is a frozen dataclass. Its fields are its hyper-parameters, numbers or tensors [...] with gradients that
+    broadcast over the batch dimensions; those named in ``constants`` are plain values, such as an order or a depth.
+    ``k1 + k2``, ``k1 * k2`` and ``2.0 * k`` are kernels too.
+    """
+
+    name: ClassVar[str]
+    # True if k(x, z) = phi(x).phi(z) with phi of D (+1) numbers: low-rank and primal plans exist.
+    linear: ClassVar[bool] = False
+    constants: ClassVar[frozenset[str]] = frozenset()
+
+    @property
+    def parameters(self) -> tuple[Number, ...]:
+        """The hyper-parameters, in the order of the fields: what ``evaluate`` and the native core receive."""
+        return tuple(value for _, value in self.named_parameters())
+
+    def named_parameters(self, prefix: str = "") -> Iterator[tuple[str, Number]]:
+        """(name, value) of every hyper-parameter; names within a part start with the part's: ``parts.0.scale``."""
+        for field in dataclasses.fields(self):
+            if field.name not in self.constants:
+                yield prefix + field.name, getattr(self, field.name)
+
+    def map(self, function: Callable[[Number], Any]) -> Kernel:
+        """The same kernel with ``function`` of every hyper-parameter in its place, called in their order."""
+        return dataclasses.replace(self, **{name: function(value) for name, value in self.named_parameters()})
+
+    def batch_shapes(self, prefix: str = "") -> dict[str, torch.Size]:
+        """The batch shapes of the hyper-parameters that are tensors, by name."""
+        named = self.named_parameters(f"{prefix}{type(self).__name__}.")
+        return {name: p.shape for name, p in named if isinstance(p, Tensor)}
+
+    def in_range(self) -> list[Tensor]:
+        """Whether the hyper-parameters that are tensors are in range, [...] each; nothing if all are numbers."""
+        given = self.parameters
+        return [torch.as_tensor(self.valid(*given))] if any(isinstance(p, Tensor) for p in given) else []
+
+    def check_features(self, count: int) -> None:
+        """Raise if the kernel cannot take points of ``count`` features."""
+
+    def evaluate(self, x: Tensor, z: Tensor, *parameters: Number) -> Tensor:
+        """The formula: x [..., S, D], z [..., Q, D] -> [..., S, Q]; parameters broadcast against [..., 1, 1].
+
+        ``z is x`` in the Gram matrix of points with themselves.
+        """
+        raise NotImplementedError
+
+    def valid(self, *parameters: Number) -> Tensor | bool:
+        """True for tensor parameters in range, elementwise and without a synchronisation."""
+        raise NotImplementedError
+
+    def __add__(self, other: Any) -> Kernel:
+        return Sum(_joined(Sum, self, other)) if isinstance(other, Kernel) else NotImplemented
+
+    def __mul__(self, other: Any) -> Kernel:
+        if isinstance(other, Kernel):
+            return Product(_joined(Product, self, other))
+        if isinstance(other, (int, float, Tensor)):
+            return self.scaled(other)
+        return NotImplemented
+
+    __rmul__ = __mul__
+
+    def scaled(self, factor: Number) -> Kernel:
+        """``factor * self``."""
+        return Scaled(self, factor)
+
+
+def _joined(kind: type[Several], *parts: Kernel) -> tuple[Kernel, ...]:
+    return tuple(own for part in parts for own in (part.parts if type(part) is kind else (part,)))
+
+
+def _kernel(name: str, value: Any) -> None:
+    if not isinstance(value, Kernel):
+        raise TypeError(f"{name}: expected a kernel object such as Linear() or RBF(1.0), got {describe(value)}")
+
+
+class Combination(Kernel):
+    """Base of the kernels that are made of others."""
+
+    def children(self) -> dict[str, Kernel]:
+        """The kernels within, by name."""
+        raise NotImplementedError
+
+    def form(self, x: Tensor, z: Tensor | None, gram: GramOf) -> Tensor:
+        """K [..., S, Q] from the Gram matrices that ``gram`` makes of the kernels within."""
+        raise NotImplementedError
+
+    def named_parameters(self, prefix: str = "") -> Iterator[tuple[str, Number]]:
+        for name, child in self.children().items():
+            yield from child.named_parameters(f"{prefix}{name}.")
+        yield from super().named_parameters(prefix)
+
+    def batch_shapes(self, prefix: str = "") -> dict[str, torch.Size]:
+        found: dict[str, torch.Size] = {}
+        for name, child in self.children().items():
+            found |= child.batch_shapes(f"{prefix}{type(self).__name__}.{name}: ")
+        return found
+
+    def in_range(self) -> list[Tensor]:
+        return [valid for child in self.children().values() for valid in child.in_range()]
+
+    def check_features(self, count: int) -> None:
+        for child in self.children().values():
+            child.check_features(count)
+
+
+@dataclass(frozen=True)
+class Several(Combination):
+    """Base of sums and products."""
+
+    parts: tuple[Kernel, ...]
+    constants: ClassVar[frozenset[str]] = frozenset({"parts"})
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "parts", tuple(self.parts))
+        if not self.parts:
+            raise ValueError(f"{type(self).__name__}.parts: expected at least one kernel, got none")
+        for i, part in enumerate(self.parts):
+            _kernel(f"{type(self).__name__}.parts[{i}]", part)
+
+    def children(self) -> dict[str, Kernel]:
+        return {f"parts.{i}": part for i, part in enumerate(self.parts)}
+
+    def map(self, function: Callable[[Number], Any]) -> Kernel:
+        return dataclasses.replace(self, parts=tuple(part.map(function) for part in self.parts))
+
+
+@dataclass(frozen=True)
+class Sum(Several):
+    """k(x, z) = k1(x, z) + k2(x, z) + ...; written ``k1 + k2``.
+
+    Args:
+        parts: kernels, at least one.
+
+    Raises:
+        TypeError: a part that is not a kernel. ValueError: no part.
+    """
+
+    name: ClassVar[str] = "sum"
+
+    def form(self, x: Tensor, z: Tensor | None, gram: GramOf) -> Tensor:
+        total = gram(x, z, self.parts[0])
+        for part in self.parts[1:]:
+            total = total + gram(x, z, part)
+        return total
+
+
+@dataclass(frozen=True)
+class Product(Several):
+    """k(x, z) = k1(x, z) * k2(x, z) * ...; written ``k1 * k2``.
+
+    Args:
+        parts: kernels, at least one.
+
+    Raises:
+        TypeError: a part that is not a kernel. ValueError: no part.
+    """
+
+    name: ClassVar[str] = "product"
+
+    def form(self, x: Tensor, z: Tensor | None, gram: GramOf) -> Tensor:
+        total = gram(x, z, self.parts[0])
+        for part in self.parts[1:]:
+            total = total * gram(x, z, part)
+        return total
+
+
+@dataclass(frozen=True)
+class Scaled(Combination):
+    """k(x, z) = factor * kernel(x, z); written ``factor * kernel``.
+
+    Args:
+        kernel: any kernel.
+        factor: number > 0 (or a tensor that broadcasts over the batch dimensions).
+
+    Raises:
+        ValueError: a number out of range. TypeError: neither a number nor a floating tensor, or no kernel.
+    """
+
+    kernel: Kernel
+    factor: Number
+    name: ClassVar[str] = "scaled"
+    constants: ClassVar[frozenset[str]] = frozenset({"kernel"})
+
+    def __post_init__(self) -> None:
+        _kernel("Scaled.kernel", self.kernel)
+        object.__setattr__(self, "factor", parameter("Scaled.factor", self.factor, positive=True))
+
+    def children(self) -> dict[str, Kernel]:
+        return {"kernel": self.kernel}
+
+    def map(self, function: Callable[[Number], Any]) -> Kernel:
+        return Scaled(self.kernel.map(function), function(self.factor))
+
+    def batch_shapes(self, prefix: str = "") -> dict[str, torch.Size]:
+        own = {f"{prefix}Scaled.factor": self.factor.shape} if isinstance(self.factor, Tensor) else {}
+        return super().batch_shapes(prefix) | own
+
+    def in_range(self) -> list[Tensor]:
+        own = [torch.as_tensor(is_positive(self.factor))] if isinstance(self.factor, Tensor) else []
+        return super().in_range() + own
+
+    def form(self, x: Tensor, z: Tensor | None, gram: GramOf) -> Tensor:
+        return for_matrices(match_parameter(self.factor, x)) * gram(x, z, self.kernel)
+
+
+@dataclass(frozen=True)
+class ARD(Combination):
+    """k(x / lengthscale, z / lengthscale): one lengthscale per feature (automatic relevance determination).
+
+    ``ARD(RBF(1.0), v)`` is exp(-sum_d (x_d - z_d)^2 / (2 v_d^2)), which GPyTorch writes ``RBFKernel(ard_num_dims=D)``
+    and scikit-learn ``RBF(length_scale=[...])``.
+
+    Args:
+        kernel: any kernel; it sees the features divided by their lengthscales.
+        lengthscale: tensor [..., D] of numbers > 0, with or without gradient; the dimensions before the last broadcast
+            over the batch dimensions.
+
+    Raises:
+        TypeError: a lengthscale that is not a floating tensor with at least one dimension, or no kernel.
+    """
+
+    kernel: Kernel
+    lengthscale: Tensor
+    name: ClassVar[str] = "ard"
+    constants: ClassVar[frozenset[str]] = frozenset({"kernel"})
+
+    def __post_init__(self) -> None:
+        _kernel("ARD.kernel", self.kernel)
+        if not isinstance(self.lengthscale, Tensor) or self.lengthscale.dim() < 1:
+            raise TypeError(
+                f"ARD.lengthscale: expected a tensor [..., D], one number per feature, got "
+                f"{describe(self.lengthscale)}; for one number for all features, write it in the kernel: RBF(1.0)"
+            )
+        parameter("ARD.lengthscale", self.lengthscale, positive=True)
+
+    def children(self) -> dict[str, Kernel]:
+        return {"kernel": self.kernel}
+
+    def map(self, function: Callable[[Number], Any]) -> Kernel:
+        return ARD(self.kernel.map(function), function(self.lengthscale))
+
+    def batch_shapes(self, prefix: str = "") -> dict[str, torch.Size]:
+        return super().batch_shapes(prefix) | {f"{prefix}ARD.lengthscale": self.lengthscale.shape[:-1]}
+
+    def in_range(self) -> list[Tensor]:
+        return [*super().in_range(), is_positive(self.lengthscale).all(-1)]
+
+    def check_features(self, count: int) -> None:
+        if self.lengthscale.shape[-1] != count:
+            raise ValueError(
+                f"ARD.lengthscale: expected {count} numbers along the last dimension, one per feature of the inputs, "
+                f"got {describe(self.lengthscale)}"
+            )
+        super().check_features(count)
+
+    def features(self, x: Tensor) -> Tensor:
+        """The features [..., S, D] that the kernel within sees."""
+        return x / self.lengthscale.to(x)[..., None, :]
+
+    def form(self, x: Tensor, z: Tensor | None, gram: GramOf) -> Tensor:
+        return gram(self.features(x), None if z is None else self.features(z), self.kernel)

@@ -1,0 +1,213 @@
+"""Kernels that are functions of the distance between two points."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+
+from ..checks import parameter
+from .base import Kernel, Number, is_positive
+from .slopes import with_slope
+
+NU = (0.5, 1.5, 2.5)
+NORMS = (1, 2)
+
+
+class Stationary(Kernel):
+    """Base of the kernels of squared Euclidean distances."""
+
+    # False if the kernel has a cusp at distance 0, where an error of the squared distance grows to its root.
+    smooth: ClassVar[bool] = True
+
+    def of_squares(self, squares: Tensor, *parameters: Number) -> Tensor:
+        """The kernel of squared distances [..., S, Q]; parameters broadcast against [..., 1, 1]."""
+        raise NotImplementedError
+
+    def evaluate(self, x: Tensor, z: Tensor, *parameters: Number) -> Tensor:
+        return self.of_squares(squared_distances(x, z), *parameters)
+
+
+@dataclass(frozen=True)
+class RBF(Stationary):
+    """k(x, z) = exp(-|x - z|^2 / (2 lengthscale^2)).
+
+    Squared distances are sums of squared differences, never |x|^2 + |z|^2 - 2 x.z: no cancellation, and the
+    diagonal of a Gram matrix is exactly 1.
+
+    Args:
+        lengthscale: number > 0 (or a tensor that broadcasts over the batch dimensions). For one per feature write
+            ``ARD(RBF(1.0), v)``.
+
+    Raises:
+        ValueError: a number out of range. TypeError: neither a number nor a floating tensor.
+    """
+
+    lengthscale: Number
+    name: ClassVar[str] = "rbf"
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "lengthscale", parameter("RBF.lengthscale", self.lengthscale, positive=True))
+
+    @property
+    def parameters(self) -> tuple[Number, ...]:
+        return (self.lengthscale,)
+
+    def of_squares(self, squares: Tensor, *parameters: Number) -> Tensor:
+        (lengthscale,) = parameters
+        return torch.exp(-0.5 * squares / lengthscale**2)
+
+    def valid(self, *parameters: Number) -> Tensor | bool:
+        return is_positive(parameters[0])
+
+
+@dataclass(frozen=True)
+class Matern(Stationary):
+    """The Matern kernel of smoothness ``nu`` = 1/2, 3/2 or 5/2.
+
+    With r = sqrt(2 nu) |x - z| / lengthscale: exp(-r), (1 + r) exp(-r), (1 + r + r^2 / 3) exp(-r).
+    GPyTorch's ``MaternKernel(nu)`` and scikit-learn's ``Matern(length_scale, nu=nu)``. At nu = 1/2 the kernel has a
+    cusp where points coincide; its gradient there is 0.
+
+    Args:
+        lengthscale: number > 0 (or a tensor that broadcasts over the batch dimensions). For one per feature write
+            ``ARD(Matern(1.0, nu), v)``.
+        nu: 0.5, 1.5 or 2.5.
+
+    Raises:
+        ValueError: a number out of range. TypeError: neither a number nor a floating tensor.
+    """
+
+    lengthscale: Number
+    nu: float
+    name: ClassVar[str] = "matern"
+    constants: ClassVar[frozenset[str]] = frozenset({"nu"})
+
+    def __post_init__(self) -> None:
+        if self.nu not in NU:
+            raise ValueError(f"Matern.nu: expected 0.5, 1.5 or 2.5, got {self.nu!r}")
+        object.__setattr__(self, "lengthscale", parameter("Matern.lengthscale", self.lengthscale, positive=True))
+
+    @property
+    def smooth(self) -> bool:  # type: ignore[override]
+        return self.nu > 0.5
+
+    def of_squares(self, squares: Tensor, *parameters: Number) -> Tensor:
+        (lengthscale,) = parameters
+        return half_integer_matern(squares * (2 * self.nu / lengthscale**2), int(self.nu))
+
+    def valid(self, *parameters: Number) -> Tensor | bool:
+        return is_positive(parameters[0])
+
+
+@dataclass(frozen=True)
+class Laplace(Stationary):
+    """k(x, z) = exp(-|x - z| / lengthscale), with the Euclidean distance or that of the 1-norm.
+
+    ``norm=2`` is ``Matern(lengthscale, nu=0.5)``, ``norm=1`` is scikit-learn's ``laplacian_kernel(gamma=1 /
+    lengthscale)``. The kernel has a cusp where points coincide (norm 2) or share a coordinate (norm 1); the gradient of
+    the distance there is 0.
+
+    Args:
+        lengthscale: number > 0 (or a tensor that broadcasts over the batch dimensions). For one per feature write
+            ``ARD(Laplace(1.0), v)``.
+        norm: 2 (default) or 1.
+
+    Raises:
+        ValueError: a number out of range. TypeError: neither a number nor a floating tensor.
+    """
+
+    lengthscale: Number
+    norm: int = 2
+    name: ClassVar[str] = "laplace"
+    constants: ClassVar[frozenset[str]] = frozenset({"norm"})
+    smooth: ClassVar[bool] = False
+
+    def __post_init__(self) -> None:
+        if self.norm not in NORMS:
+            raise ValueError(f"Laplace.norm: expected 1 or 2, got {self.norm!r}")
+        object.__setattr__(self, "lengthscale", parameter("Laplace.lengthscale", self.lengthscale, positive=True))
+
+    def of_squares(self, squares: Tensor, *parameters: Number) -> Tensor:
+        return half_integer_matern(squares / parameters[0] ** 2, 0)
+
+    def evaluate(self, x: Tensor, z: Tensor, *parameters: Number) -> Tensor:
+        if self.norm == 2:
+            return super().evaluate(x, z, *parameters)
+        return torch.exp(-sum_over_features(x, z, torch.abs) / parameters[0])
+
+    def valid(self, *parameters: Number) -> Tensor | bool:
+        return is_positive(parameters[0])
+
+
+@dataclass(frozen=True)
+class RationalQuadratic(Stationary):
+    """k(x, z) = (1 + |x - z|^2 / (2 alpha lengthscale^2))^-alpha.
+
+    scikit-learn's and GPyTorch's kernels of this name. It tends to ``RBF(lengthscale)`` as alpha grows.
+
+    Args:
+        lengthscale: number > 0 (or a tensor that broadcasts over the batch dimensions). For one per feature write
+            ``ARD(RationalQuadratic(1.0, alpha), v)``.
+        alpha: number > 0 (or such a tensor). Default 1.
+
+    Raises:
+        ValueError: a number out of range. TypeError: neither a number nor a floating tensor.
+    """
+
+    lengthscale: Number
+    alpha: Number = 1.0
+    name: ClassVar[str] = "rational_quadratic"
+
+    def __post_init__(self) -> None:
+        for name in ("lengthscale", "alpha"):
+            value = parameter(f"RationalQuadratic.{name}", getattr(self, name), positive=True)
+            object.__setattr__(self, name, value)
+
+    def of_squares(self, squares: Tensor, *parameters: Number) -> Tensor:
+        lengthscale, alpha = parameters
+        return torch.exp(-alpha * torch.log1p(squares / (2 * alpha * lengthscale**2)))
+
+    def valid(self, *parameters: Number) -> Tensor | bool:
+        lengthscale, alpha = parameters
+        return is_positive(lengthscale) & is_positive(alpha)
+
+
+def _matern(u: Tensor, order: int) -> Tensor:
+    r = u.sqrt()
+    decay = torch.exp(-r)
+    return decay if order == 0 else (1 + r) * decay if order == 1 else (1 + r + u / 3) * decay
+
+
+def _slope_of_matern(u: Tensor, order: int) -> Tensor:
+    """With factors -1/2 and -1/6 the kernel of the next lower order."""
+    if order:
+        return half_integer_matern(u, order - 1) * (-0.5 if order == 1 else -1 / 6)
+    r = torch.where(u == 0, 1.0, u).sqrt()
+    return torch.where(u == 0, 0.0, torch.exp(-r) / (-2 * r))
+
+
+# exp(-r), (1 + r) exp(-r) or (1 + r + r^2 / 3) exp(-r) of u = r^2, for order 0, 1, 2. At u = 0 the derivative of
+# exp(-r), which has none, is 0.
+half_integer_matern = with_slope(_matern, _slope_of_matern)
+
+
+def squared_distances(x: Tensor, z: Tensor, block_bytes: int = 1 << 26) -> Tensor:
+    """[..., S, D], [..., Q, D] -> [..., S, Q], from differences, in blocks of D so that no [S, Q, D] array is built.
+
+    Written out and not ``torch.cdist(...)**2``, whose second derivative at zero distance is undefined.
+    """
+    return sum_over_features(x, z, torch.square, block_bytes)
+
+
+def sum_over_features(x: Tensor, z: Tensor, function: Any, block_bytes: int = 1 << 26) -> Tensor:
+    """The sum over d of function(x_d - z_d), [..., S, Q]."""
+    rows = x.shape[-2] * z.shape[-2] * max(1, x.shape[:-2].numel()) * x.element_size()
+    step = max(1, block_bytes // max(1, rows))
+    total = x.new_zeros(torch.broadcast_shapes(x.shape[:-2], z.shape[:-2]) + (x.shape[-2], z.shape[-2]))
+    for start in range(0, x.shape[-1], step):
+        a, b = x[..., start : start + step], z[..., start : start + step]
+        total = total + function(a.unsqueeze(-2) - b.unsqueeze(-3)).sum(-1)
+    return total

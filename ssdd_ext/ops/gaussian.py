@@ -1,0 +1,70 @@
+"""What a factor gives beside its solution: further solutions, the determinant. No second factorisation."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .. import checks
+from .planned import both, planned_solve
+from .planned_gram import BatchedFunction
+from .register import is_differentiated
+
+
+class _SolveAgain(BatchedFunction):
+    """A^-1 B from the factor of A; a may be None if no gradient goes there."""
+
+    @staticmethod
+    def forward(a: Tensor | None, b: Tensor, factor: Tensor) -> Tensor:
+        return torch.cholesky_solve(b, factor)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+        ctx.save_for_backward(*inputs, output)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> Any:
+        a, b, factor, x = ctx.saved_tensors
+        with checks.full_precision(grad):
+            u, x = both(grad, x, factor, lambda: factor @ factor.mT if a is None else a, b)
+            half = u @ x.mT if ctx.needs_input_grad[0] else None
+        return None if half is None else -0.5 * (half + half.mT), u, None
+
+
+class _LogDeterminant(BatchedFunction):
+    """log det A [...] from the factor of A."""
+
+    @staticmethod
+    def forward(a: Tensor | None, factor: Tensor) -> Tensor:
+        return 2 * factor.diagonal(dim1=-2, dim2=-1).log().sum(-1)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+        ctx.save_for_backward(*inputs)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> Any:
+        a, factor = ctx.saved_tensors
+        if not ctx.needs_input_grad[0]:
+            return None, None
+        with checks.full_precision(grad):
+            if is_differentiated():
+                eye = torch.eye(a.shape[-1], dtype=a.dtype, device=a.device).expand(a.shape)
+                inverse = planned_solve(a, eye)
+            else:
+                inverse = torch.cholesky_inverse(factor)
+        return grad[..., None, None] * inverse, None
+
+
+def solve_again(a: Tensor | None, b: Tensor, factor: Tensor) -> Tensor:
+    """A^-1 B [..., n, m] of the factor of A [..., n, n]; gradients to a, if it is given, and b."""
+    x: Tensor = _SolveAgain.apply(a, b, factor)
+    return x
+
+
+def log_determinant(a: Tensor | None, factor: Tensor) -> Tensor:
+    """log det A [...] of the factor of A [..., n, n]; a gradient to a, if it is given."""
+    value: Tensor = _LogDeterminant.apply(a, factor)
+    return value

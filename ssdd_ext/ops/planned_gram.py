@@ -1,0 +1,96 @@
+"""Gram matrices in planned PyTorch: forward and backward by products, without S x Q x D numbers."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .. import checks
+from ..kernels import RBF, Combination, Kernel, Laplace, Stationary, for_matrices, match_parameter
+from ..reference import gram as reference_gram
+from .gram import gram_backward, gram_setup, has_float64, squares_backward
+from .hyper import pack
+from .register import vmap_rule
+
+
+class BatchedFunction(torch.autograd.Function):
+    """A Function of problems with leading batch dimensions, whose outputs all have them too."""
+
+    @classmethod
+    def vmap(cls, info: Any, in_dims: tuple[Any, ...], *args: Any) -> Any:
+        return vmap_rule(cls.apply)(info, in_dims, *args)
+
+
+def _squared_distances(x: Tensor, z: Tensor, by_products: bool = True) -> Tensor:
+    """[..., S, Q] of x [..., S, D] and z [..., Q, D]. Products in float64 round float32 points by far less than float32
+    does; float64 points, and a device without float64, take sums of squared differences."""
+    if not by_products or x.dtype == torch.float64 or not has_float64(x):
+        return torch.cdist(x, z, compute_mode="donot_use_mm_for_euclid_dist").square()
+    x, z = x.double(), z.double()
+    origin = z[..., :1, :] if z.shape[-2] else 0
+    x, z = x - origin, z - origin
+    squares = x.square().sum(-1)[..., :, None] + z.square().sum(-1)[..., None, :]
+    return (squares - 2 * (x @ z.mT)).clamp_(min=0)
+
+
+class _Rbf(BatchedFunction):
+    """exp(-|x - z|^2 / (2 lengthscale^2)), with the arguments and the backward of the op `gram`."""
+
+    @staticmethod
+    def forward(x: Tensor, z: Tensor | None, hyper: Tensor | None, values: list[float], kernel: str) -> Tensor:
+        lengthscale = values[0] if hyper is None else hyper[..., 0, None, None]
+        k = torch.exp(_squared_distances(x, x if z is None else z) * (-0.5 * lengthscale**-2)).to(x.dtype)
+        if z is None:
+            k.diagonal(dim1=-2, dim2=-1).fill_(1)
+        return k
+
+    setup_context = staticmethod(gram_setup)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> Any:
+        with checks.full_precision(grad):
+            return gram_backward(ctx, grad)
+
+
+class _Squares(BatchedFunction):
+    """|x - z|^2 [..., S, Q], without [S, Q, D] numbers in either pass; z=None stands for x.
+
+    ``by_products=False`` for a kernel with a cusp at distance 0, where the root of a rounding would be seen.
+    """
+
+    @staticmethod
+    def forward(x: Tensor, z: Tensor | None, by_products: bool) -> Tensor:
+        squares = _squared_distances(x, x if z is None else z, by_products).to(x.dtype)
+        if z is None:
+            squares.diagonal(dim1=-2, dim2=-1).zero_()
+        return squares
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+        ctx.save_for_backward(*inputs[:2])
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> Any:
+        x, z = ctx.saved_tensors
+        with checks.full_precision(grad):
+            x_bar, z_bar = squares_backward(2 * grad, x, z, ctx.needs_input_grad[0], ctx.needs_input_grad[1])
+        return x_bar, z_bar, None
+
+
+def gram(x: Tensor, z: Tensor | None, kernel: Kernel) -> Tensor:
+    """K [..., S, Q] of x [..., S, D] and z [..., Q, D] (x with itself if z is None)."""
+    if isinstance(kernel, Combination):
+        return kernel.form(x, z, gram)
+    if isinstance(kernel, Stationary) and not (isinstance(kernel, Laplace) and kernel.norm == 1):
+        return _of_distances(x, z, kernel)
+    return reference_gram(x, z, kernel)
+
+
+def _of_distances(x: Tensor, z: Tensor | None, kernel: Stationary) -> Tensor:
+    if type(kernel) is not RBF:
+        squares = _Squares.apply(x, z, kernel.smooth)
+        return kernel.of_squares(squares, *(for_matrices(match_parameter(p, x)) for p in kernel.parameters))
+    hyper, values = pack(kernel, None, x.shape[:-2], x.dtype, x.device)
+    return _Rbf.apply(x, z, hyper, values, kernel.name)

@@ -1,0 +1,68 @@
+"""Start the program's processes by fork from one process that has imported it once, which takes seconds.
+
+Each line of standard input is a request: ``{"size", "port", "arguments", "environment", "output"}``. The answers are two
+lines: the process ids, and, when all have ended, their exit codes (-9: killed). ``size`` processes get the variables that
+``torchrun`` sets, and like ``torchrun`` this process holds their store. Unlike ``torchrun`` it ends none of them.
+"""
+
+import json
+import os
+import sys
+
+import ssdd.cli
+import ssdd.cli.distill
+import ssdd.cli.study
+
+
+def become(request, rank):
+    """Run the program in this new process."""
+    output = os.open(request["output"], os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+    os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
+    os.dup2(output, 1)
+    os.dup2(output, 2)
+    os.environ.update(request["environment"])
+    if request["size"] > 1:
+        os.environ |= {
+            "RANK": str(rank),
+            "LOCAL_RANK": str(rank),
+            "WORLD_SIZE": str(request["size"]),
+            "MASTER_ADDR": "127.0.0.1",
+            "MASTER_PORT": str(request["port"]),
+            "TORCHELASTIC_USE_AGENT_STORE": "True",
+        }
+    sys.argv = ["ssdd", *request["arguments"]]
+    code = 1
+    try:
+        ssdd.cli.main()
+        code = 0
+    except SystemExit as end:
+        if isinstance(end.code, str):
+            print(end.code, file=sys.stderr)
+        code = end.code if isinstance(end.code, int) else int(end.code is not None)
+    finally:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
+
+
+def serve():
+    for line in sys.stdin:
+        request = json.loads(line)
+        pids = []
+        for rank in range(request["size"]):
+            pids.append(os.fork())
+            if pids[-1] == 0:
+                become(request, rank)
+        print(json.dumps(pids), flush=True)
+        store = None
+        if request["size"] > 1:  # after the forks, as it has a thread
+            from torch.distributed import TCPStore
+
+            store = TCPStore("127.0.0.1", request["port"], is_master=True, wait_for_workers=False)
+        codes = [os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) for pid in pids]
+        del store
+        print(json.dumps(codes), flush=True)
+
+
+if __name__ == "__main__":
+    serve()
