@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from .choices import METHOD_NAMES, SELECTION_NAMES, STORAGE_NAMES
 from .errors import Diverged, Event, InputError, Pulse, Report, silent
-from .methods import DmConfig, FrepoConfig
+from .methods import ClpDdConfig, DmConfig, FrepoConfig, KipConfig, RfadConfig
 from .parser import (
     Kind,
     add_settings,
@@ -45,6 +45,7 @@ __all__ = [
     "VERSION",
     "AugmentConfig",
     "BasesConfig",
+    "ClpDdConfig",
     "DistillConfig",
     "DmConfig",
     "Diverged",
@@ -54,10 +55,12 @@ __all__ = [
     "FrepoConfig",
     "InputError",
     "Kind",
+    "KipConfig",
     "PretrainConfig",
     "PyramidConfig",
     "Pulse",
     "Report",
+    "RfadConfig",
     "Setting",
     "Settings",
     "StudentConfig",
