@@ -137,7 +137,7 @@ void solve_backward(const Capsule& grad, const Capsule& factor, const Capsule& x
 }
 
 KrrShape shape_of(int64_t batch, int64_t s, int64_t q, int64_t d, int64_t c, int64_t n, int kernel, int ridge,
-                  bool detach, bool bordered, int plan, int64_t chunk, int threads, bool fused_gram) {
+                  bool detach, bool bordered, int plan, int64_t chunk, int threads, bool fused_gram, bool lanes) {
   KrrShape shape{};
   shape.batch = batch;
   shape.s = s;
@@ -153,10 +153,12 @@ KrrShape shape_of(int64_t batch, int64_t s, int64_t q, int64_t d, int64_t c, int
   shape.chunk = chunk;
   shape.threads = threads;
   shape.fused_gram = fused_gram;
+  shape.lanes = lanes;
   for (const int64_t size : {batch, s, q, d, c, n}) require(size >= 0, "shape: sizes must not be negative");
   require(chunk >= 1 && threads >= 1, "shape: chunk and threads must be positive");
   const bool primal = shape.plan == Plan::primal, linear = shape.kernel == KernelKind::linear;
   require(linear || shape.plan == Plan::dense, "plan: kernels other than the linear one run dense");
+  require(!lanes || cpu::krr_lanes_fit(shape), "lanes: the linear kernel, low rank, few support points and features");
   require(n == (primal ? d + (bordered ? 1 : 0) : s), "shape: the factor's order does not match the plan");
   return shape;
 }
@@ -176,6 +178,7 @@ void krr_forward(const KrrShape& shape, const Capsule& x_s, const Capsule& y_s, 
     a.y_s = r.batch("y_s", tensor_of(y_s), s.batch, s.s, s.c);
     a.x_q = r.features("x_q", tensor_of(x_q), s.batch, s.q, s.d, a.q_element);
     a.y_q = r.batch("y_q", tensor_of(y_q), s.batch, s.q, s.c);
+    require(!s.lanes || !r.cuda(), "lanes: on the CPU only");
     a.out = r.template array<T>("out", tensor_of(out), s.batch * s.q * s.c);
     a.loss = r.template array<T>("loss", tensor_of(loss), s.batch);
     a.factor = r.template array<T>("factor", tensor_of(factor), s.batch * s.n * s.n);
@@ -188,6 +191,8 @@ void krr_forward(const KrrShape& shape, const Capsule& x_s, const Capsule& y_s, 
     a.on_failure = static_cast<OnFailure>(on_failure);
     a.work = r.template array<T>("work", tensor_of(work), krr_workspace(s, false, r.cuda()));
     require(a.hyper.count == (s.kernel == KernelKind::linear ? 3 : 2), "hyper: wrong number of values");
+    require((a.factor && a.coef) || (s.lanes && a.on_failure != OnFailure::jitter) || s.batch * s.n == 0,
+            "factor and coef: needed here");
     run_on(r, [&] { cuda::krr_forward(a, reinterpret_cast<void*>(stream)); }, [&] { cpu::krr_forward(a); });
   };
   by_type(y_s, [&] { run(float()); }, [&] { run(double()); });
@@ -376,7 +381,8 @@ PYBIND11_MODULE(_C, m) {
   py::class_<ssdd::KrrShape>(m, "KrrShape")
       .def(py::init(&ssdd::shape_of), py::kw_only(), py::arg("batch"), py::arg("s"), py::arg("q"), py::arg("d"),
            py::arg("c"), py::arg("n"), py::arg("kernel"), py::arg("ridge"), py::arg("detach"), py::arg("bordered"),
-           py::arg("plan"), py::arg("chunk"), py::arg("threads"), py::arg("fused_gram") = false)
+           py::arg("plan"), py::arg("chunk"), py::arg("threads"), py::arg("fused_gram") = false,
+           py::arg("lanes") = false)
       .def_readonly("batch", &ssdd::KrrShape::batch)
       .def_readonly("n", &ssdd::KrrShape::n)
       .def_readonly("threads", &ssdd::KrrShape::threads);

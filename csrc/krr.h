@@ -54,6 +54,9 @@ struct KrrShape {
   int threads;
   // On a GPU, dual: the block that factors K_ss also forms it, if it fits. The numbers are the same but for rounding.
   bool fused_gram = false;
+  // On the CPU: one problem per lane of a vector, where krr_lanes_fit. Forward: factor and coef may then be nullptr, unless
+  // on_failure is jitter. Neither pass uses kept.
+  bool lanes = false;
 };
 
 template <class T>
@@ -100,6 +103,7 @@ namespace cpu {
 int64_t krr_workspace(const KrrShape& shape, bool backward);
 template <class T> void krr_forward(const KrrForwardArgs<T>& args);
 template <class T> void krr_backward(const KrrBackwardArgs<T>& args);
+bool krr_lanes_fit(const KrrShape& shape);             // linear, low rank, few support points and few features
 bool krr_fuses(const KrrShape& shape, Plan backward);  // linear, dense in both passes, few support points
 int64_t krr_fused_workspace(const KrrShape& shape);
 template <class T> void krr_fused(const KrrFusedArgs<T>& args);

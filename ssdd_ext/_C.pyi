@@ -77,6 +77,7 @@ class KrrShape:
         chunk: int,
         threads: int,
         fused_gram: bool = False,
+        lanes: bool = False,
     ) -> None: ...
     @property
     def batch(self) -> int: ...

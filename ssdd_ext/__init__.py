@@ -3,6 +3,7 @@
 from .api import (
     Fit,
     Info,
+    RidgePath,
     build_info,
     cholesky,
     cholesky_solve,
@@ -14,6 +15,7 @@ from .api import (
     krr_from_gram,
     krr_mse,
     krr_mse_from_gram,
+    krr_path,
     log_marginal_likelihood,
 )
 from .checks import FactorizationError
@@ -56,6 +58,7 @@ __all__ = [
     "Product",
     "RationalQuadratic",
     "Ridge",
+    "RidgePath",
     "Scaled",
     "Sum",
     "__version__",
@@ -70,5 +73,6 @@ __all__ = [
     "krr_from_gram",
     "krr_mse",
     "krr_mse_from_gram",
+    "krr_path",
     "log_marginal_likelihood",
 ]

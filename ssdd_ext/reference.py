@@ -99,6 +99,24 @@ def _per_target_solve(a: Tensor, y: Tensor, ridge: Ridge, on_failure: str) -> tu
     return x, factor, worst, jitter.amax(-1)
 
 
+def solve_many(a: Tensor, y: Tensor, shifts: Tensor, on_failure: str) -> tuple[Tensor, Tensor, Tensor]:
+    """((A + shift I)^-1 Y [..., R, S, C], status, jitter) of y [..., R or 1, S, C] and shifts [..., R, C or 1]."""
+    columns, worst, added = [], [], []
+    for c in range(y.shape[-1]):
+        shift = shifts[..., min(c, shifts.shape[-1] - 1)]
+        many = a.unsqueeze(-3).expand(*shift.shape, *a.shape[-2:])
+        right = y[..., c : c + 1].expand(*many.shape[:-1], 1)
+        x, status, jitter = cholesky_solve(many, right, Ridge.absolute(shift), on_failure)
+        columns.append(x)
+        worst.append(torch.where((status < 0).any(-1), status.amin(-1), status.amax(-1)))
+        added.append(jitter.amax(-1))
+    worst_of_all = torch.stack(worst, -1)
+    status = torch.where((worst_of_all < 0).any(-1), worst_of_all.amin(-1), worst_of_all.amax(-1))
+    x = torch.cat(columns, -1)
+    x = torch.where((status != 0)[..., None, None, None], torch.full_like(x, float("nan")), x)
+    return x, status, torch.stack(added, -1).amax(-1)
+
+
 def solve_again(a: Tensor | None, b: Tensor, factor: Tensor) -> Tensor:
     """Return A^-1 B [..., n, m] from the factor of A, to which the gradient flows."""
     return torch.cholesky_solve(b, factor)

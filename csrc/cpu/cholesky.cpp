@@ -5,6 +5,7 @@
 #include "blas.h"
 #include "factor.h"
 #include "kernel.h"
+#include "lanes.h"
 #include "team.h"
 #include "workers.h"
 
@@ -38,12 +39,31 @@ double work_of(int64_t s, int64_t c) {
 
 int64_t cholesky_workspace(int64_t batch, int64_t s, int64_t c, int threads) {
   const int64_t alone = layout<float>(s, c, 1, nullptr).total * std::min<int64_t>(batch, threads);
-  return std::max(alone, layout<float>(s, c, threads, nullptr).total);
+  const int64_t by_lanes = lanes_fit(batch, s) ? lanes_workspace(batch, s, c, threads) : 0;
+  return std::max({alone, by_lanes, layout<float>(s, c, threads, nullptr).total});
 }
 
+namespace {
+
+// Problem b alone.
 template <class T>
-void solve(const SolveArgs<T>& a) {
-  const blas::ThreadGuard guard;
+SolveArgs<T> only(SolveArgs<T> a, int64_t b) {
+  a.a.p += b * a.a.bs;
+  if (a.y) a.y.p += b * a.y.bs;
+  a.factor += b * a.s * a.s;
+  if (a.x) a.x += b * a.s * a.c;
+  a.jitter += b;
+  a.aux += 3 * b;
+  a.status += b;
+  if (a.hyper.tensor) a.hyper.tensor += b * a.hyper.bs;
+  a.batch = 1;
+  a.threads = 1;
+  return a;
+}
+
+// One team per problem.
+template <class T>
+void solve_by_teams(const SolveArgs<T>& a) {
   const Workers workers(a.batch, work_of(a.s, a.c), a.threads, 8);
   const int64_t n = a.s, stride = layout<T>(n, a.c, workers.team_size, nullptr).total;
   workers.run(a.batch, [&](const Team& team, int64_t b, int worker) {
@@ -82,9 +102,22 @@ void solve(const SolveArgs<T>& a) {
   });
 }
 
+}  // namespace
+
+template <class T>
+void solve(const SolveArgs<T>& a) {
+  const blas::ThreadGuard guard;
+  if (!lanes_fit(a.batch, a.s)) return solve_by_teams(a);
+  solve_by_lanes(a);
+  if (a.on_failure != OnFailure::jitter) return;
+  for (int64_t b = 0; b < a.batch; ++b)
+    if (a.status[b] > 0) solve_by_teams(only(a, b));
+}
+
 template <class T>
 void solve_backward(const SolveBackwardArgs<T>& a) {
   const blas::ThreadGuard guard;
+  if (a.c > 0 && lanes_fit(a.batch, a.s)) return solve_backward_by_lanes(a);
   const Workers workers(a.batch, work_of(a.s, 2 * a.c), a.threads, 8);
   const int64_t n = a.s, c = a.c, stride = layout<T>(n, c, workers.team_size, nullptr).total;
   workers.run(a.batch, [&](const Team& team, int64_t b, int worker) {

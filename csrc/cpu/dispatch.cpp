@@ -2,6 +2,7 @@
 // tested on a real machine (README lists them).
 #include <stdexcept>
 
+#include "lanes.h"
 #include "micro.h"
 
 namespace ssdd::cpu {
@@ -76,5 +77,23 @@ const Micro<T>& micro() {
 }
 template const Micro<float>& micro<float>();
 template const Micro<double>& micro<double>();
+
+template <class T>
+const Lanes<T>& lanes() {
+  switch (in_force()) {
+#ifdef SSDD_HAVE_AVX2
+    case Isa::avx2:
+      return *lanes_avx2<T>();
+#endif
+#ifdef SSDD_HAVE_AVX512
+    case Isa::avx512:
+      return *lanes_avx512<T>();
+#endif
+    default:
+      return *lanes_generic<T>();
+  }
+}
+template const Lanes<float>& lanes<float>();
+template const Lanes<double>& lanes<double>();
 
 }  // namespace ssdd::cpu

@@ -180,12 +180,42 @@ class Forward {
 int64_t krr_workspace(const KrrShape& shape, bool backward) {
   const int64_t alone =
       krr_layout<float>(shape, backward, 1, nullptr).total * std::min<int64_t>(shape.batch, shape.threads);
-  return std::max(alone, krr_layout<float>(shape, backward, shape.threads, nullptr).total);
+  const int64_t by_lanes = shape.lanes ? krr_lanes_workspace(shape, backward) : 0;
+  return std::max({alone, by_lanes, krr_layout<float>(shape, backward, shape.threads, nullptr).total});
 }
+
+namespace {
+
+// Problem b alone.
+template <class T>
+KrrForwardArgs<T> only(KrrForwardArgs<T> a, int64_t b) {
+  KrrShape& s = a.shape;
+  for (Batch<const T>* input : {&a.x_s, &a.y_s, &a.x_q, &a.y_q})
+    if (*input) input->p += b * input->bs;
+  a.out += b * s.q * s.c;
+  if (a.loss) a.loss += b;
+  a.factor += b * s.n * s.n;
+  a.coef += b * s.n * s.c;
+  a.aux += 3 * b;
+  a.jitter += b;
+  a.status += b;
+  if (a.hyper.tensor) a.hyper.tensor += b * a.hyper.bs;
+  s.batch = s.threads = 1;
+  s.lanes = false;
+  return a;
+}
+
+}  // namespace
 
 template <class T>
 void krr_forward(const KrrForwardArgs<T>& a) {
   const blas::ThreadGuard guard;
+  if (a.shape.lanes) {
+    krr_forward_by_lanes(a);
+    for (int64_t b = 0; a.on_failure == OnFailure::jitter && b < a.shape.batch; ++b)
+      if (a.status[b] > 0) krr_forward(only(a, b));
+    return;
+  }
   const Workers workers(a.shape.batch, krr_work(a.shape), a.shape.threads, 15);
   const int64_t stride = krr_layout<T>(a.shape, false, workers.team_size, nullptr).total;
   workers.run(a.shape.batch, [&](const Team& team, int64_t b, int worker) {

@@ -385,6 +385,7 @@ class Backward {
 template <class T>
 void krr_backward(const KrrBackwardArgs<T>& a) {
   const blas::ThreadGuard guard;
+  if (a.shape.lanes) return krr_backward_by_lanes(a);
   const Workers workers(a.shape.batch, krr_work(a.shape), a.shape.threads, 15);
   const int64_t stride = krr_layout<T>(a.shape, true, workers.team_size, nullptr).total;
   workers.run(a.shape.batch, [&](const Team& team, int64_t b, int worker) {

@@ -50,6 +50,13 @@ KrrWork<T> krr_layout(const KrrShape& s, bool backward, int threads, T* memory) 
   return w;
 }
 
+// The same problems one per lane of a vector (krr_lanes.cpp), without a second attempt: what fails is NaN.
+int64_t krr_lanes_workspace(const KrrShape& s, bool backward);
+template <class T>
+void krr_forward_by_lanes(const KrrForwardArgs<T>& args);
+template <class T>
+void krr_backward_by_lanes(const KrrBackwardArgs<T>& args);
+
 // Multiply-adds of one problem, accurate enough to decide how to use the threads.
 inline double krr_work(const KrrShape& s) {
   const double n = static_cast<double>(s.n), d = static_cast<double>(s.d), c = static_cast<double>(s.c);

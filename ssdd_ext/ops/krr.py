@@ -69,7 +69,15 @@ def _problem(
 
 
 def plan_shape(
-    p: plan.Problem, batch: int, kernel: str, ridge: str, detach: bool, which: str, chunk: int, fused_gram: bool = False
+    p: plan.Problem,
+    batch: int,
+    kernel: str,
+    ridge: str,
+    detach: bool,
+    which: str,
+    chunk: int,
+    fused_gram: bool = False,
+    lanes: bool = False,
 ) -> core.KrrShape:
     """Return the core's shape of one pass; ``which`` is the order of its products."""
     bordered = p.bordered and which == "primal"
@@ -88,6 +96,7 @@ def plan_shape(
         chunk=chunk,
         threads=torch.get_num_threads(),
         fused_gram=fused_gram,
+        lanes=lanes,
     )
 
 
@@ -107,12 +116,13 @@ def _krr(
     batch_shape, c, q = x_s.shape[:-2], y_s.shape[-1], x_q.shape[-2]
     batch = math.prod(batch_shape)
     problem = _problem(x_s, y_s, q, hyper, values, kernel, needs)
+    lanes = not x_s.is_cuda and plan.by_lanes(problem, batch)
     picked = plan.choose(problem, gpu(x_s))
     n = problem.order
-    keeps = (
-        any(needs) and picked.forward == "dense"
-    )  # always dense if rows are kept, unless a test forces another order
+    # Rows are kept in the dense order, unless a test forces another; lanes leave them as they are.
+    keeps = any(needs) and (picked.forward == "dense" or lanes)
     rows = problem.kept_queries if keeps else 0
+    saves = any(needs) or not lanes or on_failure == "jitter"
     out = y_s.new_empty(*batch_shape, q, c)
     loss = y_s.new_empty(batch_shape if y_q is not None else (0,))
     # torch.zeros is not used: a large fill runs on torch's threads, which hangs in a forked child.
@@ -124,7 +134,8 @@ def _krr(
     aux, jitter = y_s.new_empty(*batch_shape, 3), y_s.new_empty(batch_shape)
     status = torch.empty(batch_shape, dtype=torch.int32, device=x_s.device)
     if batch:
-        shape = plan_shape(problem, batch, kernel, ridge, detach, picked.forward, picked.chunk, picked.fused_gram)
+        order = "low_rank" if lanes else picked.forward
+        shape = plan_shape(problem, batch, kernel, ridge, detach, order, picked.chunk, picked.fused_gram, lanes)
         work = y_s.new_empty(core.krr_workspace(shape, False, x_s.is_cuda))
         core.krr_forward(
             shape,
@@ -137,9 +148,9 @@ def _krr(
             failure_code(on_failure),
             to_capsule(out),
             to_capsule(loss) if y_q is not None else None,
-            to_capsule(factor),
-            to_capsule(coef),
-            to_capsule(kept) if rows else None,
+            to_capsule(factor) if saves else None,
+            to_capsule(coef) if saves else None,
+            to_capsule(kept) if rows and not lanes else None,
             to_capsule(aux),
             to_capsule(jitter),
             to_capsule(status),
@@ -264,10 +275,12 @@ def _krr_backward(
     x_s_bar, y_s_bar, x_q_bar = output(need_x_s, x_s), output(need_y_s, y_s), output(need_x_q, x_q)
     hyper_bar = y_s.new_zeros(hyper.shape if need_hyper and hyper is not None else (0,))
     if batch:
-        shape = plan_shape(problem, batch, kernel, ridge, detach, picked.backward, picked.chunk)
+        lanes = not x_s.is_cuda and plan.by_lanes(problem, batch)
+        order = "low_rank" if lanes else picked.backward
+        shape = plan_shape(problem, batch, kernel, ridge, detach, order, picked.chunk, lanes=lanes)
         work = y_s.new_empty(core.krr_workspace(shape, True, x_s.is_cuda))
         # The shapes decide whether the forward keeps K_qs. Stand-in rows are never read.
-        has_kept = kept.shape[-2] > plan.STAND_IN
+        has_kept = kept.shape[-2] > plan.STAND_IN and not lanes
         core.krr_backward(
             shape,
             matrices(x_s),

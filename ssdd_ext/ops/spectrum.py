@@ -11,70 +11,63 @@ from torch import Tensor
 from .. import checks
 from ..reference import BAD_PARAMETER, JITTER_STEPS
 from .planned_gram import BatchedFunction
-from .register import is_differentiated
+from .register import is_transformed
 
 
-def _decompose(a: Tensor, shifts: Tensor, on_failure: str) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """(w, U, status, jitter) of the lower triangle of a; w is NaN if w + shift is not positive for a shift."""
-    bad = ~torch.isfinite(a.detach()).all(-1).all(-1)
+def decompose(a: Tensor, shifts: Tensor, on_failure: str) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """(w, U, status, jitter) of the lower triangle of a; w is NaN if w + shift is not positive.
+
+    A constant for the gradient, which :class:`_Solve` has."""
+    a, shifts = a.detach(), shifts.detach()
+    bad = ~torch.isfinite(a).all(-1).all(-1)
     safe = torch.where(bad[..., None, None], torch.eye(a.shape[-1], dtype=a.dtype, device=a.device), a)
     w, u = torch.linalg.eigh(safe)
-    least = shifts.detach().amin((-2, -1))
+    least = shifts.amin((-2, -1))
     # What rounding alone may have made of an eigenvalue 0 counts as 0, as a pivot would.
     allowed = torch.finfo(a.dtype).eps * a.shape[-1] * w.abs().amax(-1, keepdim=True)
     jitter = torch.zeros_like(least)
     failed = bad | ~((w + least[..., None]) > allowed).all(-1)
     if on_failure == "jitter":
-        mean = a.detach().diagonal(dim1=-2, dim2=-1).mean(-1).abs()
+        mean = a.diagonal(dim1=-2, dim2=-1).mean(-1).abs()
         for step in JITTER_STEPS[a.dtype]:
             jitter = torch.where(failed, step * mean, jitter)
             failed = bad | ~((w + (least + jitter)[..., None]) > allowed).all(-1)
-    valid = ((shifts.detach() >= 0) & (shifts.detach() < math.inf)).all(-1).all(-1)
+    valid = ((shifts >= 0) & (shifts < math.inf)).all(-1).all(-1)
     status = torch.where(valid, failed.int(), BAD_PARAMETER)
     w = torch.where((status != 0)[..., None], math.nan, w + jitter[..., None])
     return w, u, status.int(), jitter
 
 
 class _Solve(BatchedFunction):
-    """(X, w, U, status, jitter) with x[..., r, :, c] = (A + shifts[..., r, c] I)^-1 y[..., r, :, c].
+    """x[..., r, :, c] = (A + shifts[..., r, c] I)^-1 y[..., r, :, c], from the decomposition (w, U) of A.
 
-    a [..., S, S], y [..., R or 1, S, C], shifts [..., R, C or 1].
+    a [..., S, S], y [..., R or 1, S, C], shifts [..., R, C or 1]. The backward is that of a solution, so eigenvalues
+    may coincide, and no order of gradient decomposes anew.
     """
 
     @staticmethod
-    def forward(a: Tensor, y: Tensor, shifts: Tensor, on_failure: str) -> Any:
-        w, u, status, jitter = _decompose(a, shifts, on_failure)
-        return _apply(w, u, y, shifts), w, u, status, jitter
+    def forward(a: Tensor, y: Tensor, shifts: Tensor, w: Tensor, u: Tensor) -> Tensor:
+        return _apply(w, u, y, shifts)
 
     @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
-        a, y, shifts, _ = inputs
-        ctx.save_for_backward(a, y, shifts, *output)
-        ctx.mark_non_differentiable(*output[1:])
-        ctx.set_materialize_grads(False)
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+        ctx.save_for_backward(*inputs, output)
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor | None, *_: Any) -> Any:
-        if grad is None:
-            return (None,) * 4
-        a, y, shifts, x, w, u, _, jitter = ctx.saved_tensors
+    def backward(ctx: Any, grad: Tensor) -> Any:
+        a, y, shifts, w, u, x = ctx.saved_tensors
         with checks.full_precision(grad):
-            if is_differentiated():
-                moved = a + jitter[..., None, None] * torch.eye(a.shape[-1], dtype=a.dtype, device=a.device)
-                g, x = (_Solve.apply(moved, right, shifts, "nan")[0] for right in (grad, y))
-            else:
-                g = _apply(w, u, grad, shifts)
+            g = _Solve.apply(a, grad, shifts, w, u)
             a_bar = shifts_bar = None
             if ctx.needs_input_grad[0]:
                 half = torch.einsum("...rsc,...rtc->...st", g, x)
                 a_bar = -0.5 * (half + half.mT)
             if ctx.needs_input_grad[2]:
                 shifts_bar = -(g * x).sum(-2)
-                shifts_bar = (
-                    shifts_bar if shifts.shape[-1] == shifts_bar.shape[-1] else shifts_bar.sum(-1, keepdim=True)
-                )
+                if shifts.shape[-1] != shifts_bar.shape[-1]:
+                    shifts_bar = shifts_bar.sum(-1, keepdim=True)
         y_bar = g if y.shape[-3] == g.shape[-3] else g.sum(-3, keepdim=True)
-        return a_bar, y_bar, shifts_bar, None
+        return a_bar, y_bar, shifts_bar, None, None
 
 
 def _apply(w: Tensor, u: Tensor, y: Tensor, shifts: Tensor) -> Tensor:
@@ -82,16 +75,28 @@ def _apply(w: Tensor, u: Tensor, y: Tensor, shifts: Tensor) -> Tensor:
     return u @ ((u.mT @ y) / (w[..., None, :, None] + shifts[..., None, :]))
 
 
-def solve_many(a: Tensor, y: Tensor, shifts: Tensor, on_failure: str) -> tuple[Tensor, Tensor, Tensor]:
-    """((A + shift I)^-1 Y [..., R, S, C], status [...], jitter [...]) for shifts [..., R, C or 1] and y [..., S, C].
+def solve_many(a: Tensor, y: Tensor, shifts: Tensor, w: Tensor, u: Tensor) -> Tensor:
+    """(A + shift I)^-1 Y [..., R, S, C] for shifts [..., R, C or 1] and y [..., R or 1, S, C].
 
-    Differentiable any number of times in all three, also where eigenvalues coincide.
+    Differentiable any number of times in the first three, also where eigenvalues coincide.
     """
-    x, _, _, status, jitter = _Solve.apply(a, y.unsqueeze(-3), shifts, on_failure)
-    return x, status, jitter
+    x: Tensor = _Solve.apply(a, y, shifts, w, u)
+    return x
+
+
+def inverse_diagonals(a: Tensor, shifts: Tensor, w: Tensor, u: Tensor) -> Tensor:
+    """The diagonals of (A + shift I)^-1, [..., R, S, 1 or C], for shifts [..., R, 1 or C]."""
+    follows = torch.is_grad_enabled() and (a.requires_grad or shifts.requires_grad)
+    if not follows and not is_transformed():
+        return u.square().unsqueeze(-3) @ (1 / (w[..., None, :, None] + shifts[..., None, :]))
+    eye = torch.eye(a.shape[-1], dtype=a.dtype, device=a.device).expand(*a.shape[:-2], 1, *a.shape[-2:])
+    # One column of shifts at a time: each makes all inverses.
+    columns = [solve_many(a, eye, one, w, u).diagonal(dim1=-2, dim2=-1) for one in shifts.split(1, -1)]
+    return torch.stack(columns, -1)
 
 
 def per_target_solve(a: Tensor, y: Tensor, value: Tensor, on_failure: str) -> tuple[Tensor, Tensor, Tensor]:
     """((A + value[c] I)^-1 y[:, c], status, jitter) for one ridge per target, value [..., C]."""
-    x, status, jitter = solve_many(a, y, value.expand(*a.shape[:-2], y.shape[-1]).unsqueeze(-2), on_failure)
-    return x.squeeze(-3), status, jitter
+    shifts = value.expand(*a.shape[:-2], y.shape[-1]).unsqueeze(-2)
+    w, u, status, jitter = decompose(a, shifts, on_failure)
+    return solve_many(a, y.unsqueeze(-3), shifts, w, u).squeeze(-3), status, jitter

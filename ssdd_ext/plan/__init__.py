@@ -18,6 +18,7 @@ from . import constants
 from . import gpu as gpu_model
 from . import problem as sizes
 from .gpu import PLANNED_SOURCE, Gpu, planned_is_faster
+from .lanes import by_lanes as _by_lanes
 from .problem import STAND_IN, Problem, is_primal
 
 __all__ = [
@@ -30,6 +31,7 @@ __all__ = [
     "Plan",
     "Problem",
     "backward_costs",
+    "by_lanes",
     "choose",
     "constants",
     "force",
@@ -143,6 +145,11 @@ def force(*, forward: str | None = None, backward: str | None = None) -> Iterato
 def is_forced() -> bool:
     """Return True inside a :func:`force`."""
     return bool(_forced)
+
+
+def by_lanes(p: Problem, batch: int) -> bool:
+    """True if the CPU solves this many problems one per lane of a vector, in the low-rank order; see ``lanes.py``."""
+    return not _forced and _by_lanes(p, batch)
 
 
 def choose(p: Problem, gpu: Gpu | None = None) -> Plan:

@@ -10,7 +10,7 @@ from ssdd_ext.testing import Inputs, Problem, draw, gradients, mse, relative_err
 
 
 @pytest.fixture
-def in_sample(monkeypatch):
+def native_calls(monkeypatch):
     """Count the calls that reach the native core by the fast path; they run normally."""
     calls = []
     run = small.core.krr_value_and_gradient
@@ -45,27 +45,27 @@ SHAPES = {
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=["float32", "float64"])
 @pytest.mark.parametrize("kernel", KERNELS)
 @pytest.mark.parametrize("shape", SHAPES)
-def test_every_shape_it_is_meant_for_takes_it(shape, kernel, dtype, taken):
+def test_every_shape_it_is_meant_for_takes_it(shape, kernel, dtype, native_calls):
     *sizes, batch = SHAPES[shape]
     row = Problem(shape, *sizes, KERNELS[kernel], Ridge.mean_trace(0.1), batch=batch)
     inputs = draw(row, dtype=dtype, requires_grad=("x_s", "y_s"))
     loss = krr_mse(inputs)
-    assert len(taken) == 1, "one native call for the loss and its gradients"
+    assert len(native_calls) == 1, "one native call for the loss and its gradients"
     found = gradients(loss, inputs)
     assert relative_error(loss, mse(inputs)) < (1e-3 if dtype == torch.float32 else 1e-9)
-    assert set(found) == {"x_s", "y_s"} and len(taken) == 1
+    assert set(found) == {"x_s", "y_s"} and len(native_calls) == 1
 
 
 @pytest.mark.parametrize("needs", [("x_s",), ("y_s",), ("x_q",), ("x_s", "y_s", "x_q")], ids="+".join)
 @pytest.mark.parametrize("on_failure", ["raise", "nan", "jitter"])
 @pytest.mark.parametrize("layout", ["contiguous", "transposed", "strided"])
-def test_every_need_layout_and_choice_takes_it(needs, on_failure, layout, taken):
+def test_every_need_layout_and_choice_takes_it(needs, on_failure, layout, native_calls):
     row = Problem("needs", 10, 16, 12, 2, Linear(bias=1.0), Ridge.trace(1e-2), batch=(3,), layout=layout)
     inputs = draw(row, requires_grad=needs)
     assert set(gradients(krr_mse(inputs, on_failure=on_failure), inputs)) == set(needs)
-    assert len(taken) == 1
+    assert len(native_calls) == 1
     assert set(gradients(krr_mse(inputs, on_failure=on_failure, backend="native"), inputs)) == set(needs)
-    assert len(taken) == 2
+    assert len(native_calls) == 2
 
 
 def reasons_for_the_ordinary_path():
@@ -90,34 +90,34 @@ def reasons_for_the_ordinary_path():
 
 
 @pytest.mark.parametrize("why", reasons_for_the_ordinary_path())
-def test_calls_on_the_ordinary_path(why, taken):
+def test_calls_on_the_ordinary_path(why, native_calls):
     change = reasons_for_the_ordinary_path()[why]
     row = Problem(**({"name": "road", "s": 10, "q": 16, "d": 12, "c": 2, "batch": ()} | change.get("row", {})))
     inputs = draw(row, dtype=change.get("dtype", torch.float64), requires_grad=change.get("requires_grad", ("x_s",)))
     result = krr_mse(inputs, **change.get("keywords", {}))
-    assert taken == []
+    assert native_calls == []
     loss = result[0] if isinstance(result, tuple) else result
     assert loss.shape == row.full_batch
 
 
-def test_without_gradients_or_under_a_forced_plan_it_is_not_taken(taken):
+def test_without_gradients_or_under_a_forced_plan_it_is_not_taken(native_calls):
     inputs = draw(Problem("road", 10, 16, 12, 2), requires_grad=("x_s",))
     with torch.no_grad():
         krr_mse(inputs)
     with plan.force(forward="low_rank"):
         krr_mse(inputs)
     torch.func.grad(lambda x: krr_mse(Inputs(**vars(inputs) | {"x_s": x}), on_failure="nan"))(inputs.x_s.detach())
-    assert taken == []
+    assert native_calls == []
     krr_mse(inputs)
-    assert len(taken) == 1
+    assert len(native_calls) == 1
 
 
-def test_a_failure_is_tried_there_and_reported_by_the_ordinary_op(taken):
+def test_a_failure_is_tried_there_and_reported_by_the_ordinary_op(native_calls):
     x = torch.ones(4, 2, requires_grad=True)
     y, ridge = torch.ones(4, 1), Ridge.absolute(0.0)
     with pytest.raises(FactorizationError, match="pivot 2 of 4"):
         ssdd_ext.krr_mse(x, y, x, y, kernel=RBF(1.0), ridge=ridge)
-    assert len(taken) == 1
+    assert len(native_calls) == 1
     assert ssdd_ext.krr_mse(x, y, x, y, kernel=RBF(1.0), ridge=ridge, on_failure="nan").isnan()
     assert ssdd_ext.krr_mse(x, y, x, y, kernel=RBF(1.0), ridge=ridge, on_failure="jitter").isfinite()
 

@@ -1,8 +1,8 @@
 """Start the program's processes by fork from one process that has imported it once, which takes seconds.
 
-Each line of standard input is a request: ``{"size", "port", "arguments", "environment", "output"}``. The answers are two
-lines: the process ids, and, when all have ended, their exit codes (-9: killed). ``size`` processes get the variables that
-``torchrun`` sets, and like ``torchrun`` this process holds their store. Unlike ``torchrun`` it ends none of them.
+Each line of standard input is a request: ``{"size", "port", "arguments", "environment", "output"}``. The answers are
+two lines: the process ids, and, when all have ended, their exit codes (-9: killed). ``size`` processes get the
+variables of ``torchrun``, and like ``torchrun`` this process holds their store. Unlike ``torchrun``, it ends none.
 """
 
 import json

@@ -30,8 +30,8 @@ def example(**changes) -> DistilledSet:
 
 
 def test_the_recipe_is_kept_in_the_file(tmp_path):
-    pairs = DistilledSet.load(example(transforms=[{"flip": True}]).save(tmp_path / "a.safetensors"))
-    assert (pairs.recipe, pairs.licence, pairs.transforms) == (RECIPE, "cc-by-4.0", [{"flip": True}])
+    pairs = DistilledSet.load(example().save(tmp_path / "a.safetensors"))
+    assert (pairs.recipe, pairs.licence) == (RECIPE, "cc-by-4.0")
     assert ssdd.recipe_of(pairs) == PretrainConfig(**RECIPE)
     assert ssdd.info(tmp_path / "a.safetensors")["recipe"] == RECIPE
     with pytest.raises(ssdd.InputError, match="no recipe"):
@@ -45,11 +45,11 @@ def test_files_without_a_recipe_load(tmp_path):
     with safe_open(tmp_path / "a.safetensors", "pt") as file:
         meta = json.loads(file.metadata()["ssdd"])
         tensors = {key: file.get_tensor(key) for key in ("images", "targets")}
-    for key in ("recipe", "licence", "transforms"):
+    for key in ("recipe", "licence"):
         del meta[key]
     save_file(tensors, tmp_path / "old.safetensors", metadata={"ssdd": json.dumps(meta)})
     old = DistilledSet.load(tmp_path / "old.safetensors")
-    assert (old.recipe, old.licence, old.transforms) == ({}, "", [])
+    assert (old.recipe, old.licence) == ({}, "")
     save_file(tensors, tmp_path / "bad.safetensors", metadata={"ssdd": json.dumps(meta | {"recipe": 7})})
     with pytest.raises(ssdd.InputError, match="recipe is a int"):
         DistilledSet.load(tmp_path / "bad.safetensors")

@@ -88,8 +88,8 @@ def _preprocessing(pairs: DistilledSet) -> str:
         f"deviation, per channel:\n\n| | |\n|---|---|\n| mean | {_numbers(p.mean)} |\n| std | {_numbers(p.std)} |\n\n"
         f"The distilled images are fed {fed}. Their pixels may leave [0, 1]; do not cut them off."
     )
-    if pairs.transforms:
-        text += f"\n\nTransforms, each with targets of its own:\n\n{_json(pairs.transforms)}"
+    if pairs.storage:
+        text += f"\n\nThe set was learned in this form:\n\n{_json(pairs.storage)}"
     return text
 
 

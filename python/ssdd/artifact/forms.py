@@ -98,12 +98,11 @@ def about(pairs: DistilledSet) -> dict[str, Any]:
         "target_kind": pairs.target_kind,
         "preprocessing": asdict(pairs.preprocessing),
         "support_input": pairs.support_input,
-        "storage": pairs.storage,
         "config": pairs.config,
         "versions": pairs.versions,
         "metrics": pairs.metrics,
         "recipe": pairs.recipe,
-        "transforms": pairs.transforms,
+        "storage": pairs.storage,
         "licence": pairs.licence,
     }
 

@@ -39,7 +39,7 @@ _META: dict[str, type] = {
 }
 
 
-_LATER: dict[str, type] = {"recipe": dict, "transforms": list, "licence": str}
+_LATER: dict[str, type] = {"recipe": dict, "licence": str}
 """What files of earlier versions do not have."""
 
 
@@ -79,14 +79,12 @@ class DistilledSet(Dataset[tuple[Tensor, Tensor]]):
     config: dict[str, Any] = field(default_factory=dict)
     versions: dict[str, str] = field(default_factory=dict)
     metrics: dict[str, Any] = field(default_factory=dict)
-    storage: dict[str, Any] = field(default_factory=dict)
-    stored: dict[str, Tensor] = field(default_factory=dict)
     recipe: dict[str, Any] = field(default_factory=dict)
     """The pre-training that the set was made for: the fields of :class:`PretrainConfig`; empty if it is not known."""
-    transforms: list[Any] = field(default_factory=list)
-    """Fixed transforms that belong to the set, as JSON values; empty if there are none."""
     licence: str = ""
     """A note on the licence of the images."""
+    storage: dict[str, Any] = field(default_factory=dict)
+    stored: dict[str, Tensor] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if self.images.dim() != 4 or not self.images.is_floating_point():

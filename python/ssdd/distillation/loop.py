@@ -25,7 +25,7 @@ from .objective import realism
 from .state import State, start
 from .stop import Stop
 from .storage import describe
-from .transforms import TRANSFORMS, transformed
+from .transforms import transformed
 
 SNAPSHOTS = 6
 """Number of moments of the run whose images are kept for the picture "distilled images over the steps"."""
@@ -206,7 +206,6 @@ def product(job: Job, state: State, values: Sequence[Tensor]) -> DistilledSet:
             "mean_age": state.pool.mean_age,
         }
         | ({} if state.best is None else {"readout": state.best[0], "readout_step": state.best[1]}),
-        transforms=list(TRANSFORMS[job.config.transforms]),
         storage=describe(storage, job.config),
         stored={name: value.to("cpu", copy=True) for name, value in storage.tensors().items()},
     )

@@ -17,17 +17,14 @@ def _rotate(quarters: int, flip: bool = False) -> Callable[[Tensor], Tensor]:
     return lambda x: torch.rot90(x.flip(3) if flip else x, quarters, (2, 3))
 
 
-_ROTATIONS = {f"rotate {90 * quarters}": _rotate(quarters) for quarters in range(1, 4)}
-_FLIP = {"flip": _rotate(0, flip=True)}
-_BOTH = {f"flip, then rotate {90 * quarters}": _rotate(quarters, flip=True) for quarters in range(1, 4)}
-TRANSFORMS: dict[str, dict[str, Callable[[Tensor], Tensor]]] = {
-    "none": {},
-    "flip": _FLIP,
+_ROTATIONS = tuple(_rotate(quarters) for quarters in range(1, 4))
+TRANSFORMS: dict[str, tuple[Callable[[Tensor], Tensor], ...]] = {
+    "none": (),
+    "flip": (_rotate(0, flip=True),),
     "rotations": _ROTATIONS,
-    "dihedral": {**_ROTATIONS, **_FLIP, **_BOTH},
+    "dihedral": (*_ROTATIONS, *(_rotate(quarters, flip=True) for quarters in range(4))),
 }
-"""Value of ``distill.transforms`` -> in words, the transforms beside the identity: images [S, C, H, W] -> the same
-shape."""
+"""Value of ``distill.transforms`` -> the transforms beside the identity, images [S, C, H, W] -> the same shape."""
 
 
 def versions_per_image(name: str) -> int:
@@ -37,7 +34,7 @@ def versions_per_image(name: str) -> int:
 
 def transformed(name: str, x: Tensor) -> Tensor:
     """Return all versions of the images x [S, C, H, W], the images themselves first; [T S, C, H, W]."""
-    return torch.cat([x, *(transform(x) for transform in TRANSFORMS[name].values())]) if TRANSFORMS[name] else x
+    return torch.cat([x, *(transform(x) for transform in TRANSFORMS[name])]) if TRANSFORMS[name] else x
 
 
 def check_transforms(name: str, size: tuple[int, int]) -> None:

@@ -1,0 +1,549 @@
+// The loops of lanes.h for vectors of one width. In an unnamed namespace, as micro_tile.h: every file that includes this
+// is compiled for another instruction set.
+#pragma once
+#include <utility>
+
+#include "lanes.h"
+#include "micro_vector.h"
+
+namespace ssdd::cpu {
+namespace {
+
+template <class T>
+struct IntegerOf;
+template <>
+struct IntegerOf<float> {
+  using type = int32_t;
+};
+template <>
+struct IntegerOf<double> {
+  using type = int64_t;
+};
+
+inline int64_t least(int64_t a, int64_t b) { return a < b ? a : b; }
+inline float square_root(float x) { return __builtin_sqrtf(x); }
+inline double square_root(double x) { return __builtin_sqrt(x); }
+
+template <class T, int Bytes>
+struct LaneLoops {
+  using V = typename VectorOf<T, Bytes>::type;
+  using Loose = typename VectorOf<T, Bytes>::loose;
+  typedef typename IntegerOf<T>::type Mask __attribute__((vector_size(Bytes)));
+  static constexpr int W = Bytes / static_cast<int>(sizeof(T));
+  static constexpr int R = static_cast<int>(kLaneRows);
+  static constexpr int kColumns = Bytes == 64 ? 4 : 2;  // of a register tile: AVX-512 has twice the registers
+
+  static V read(const T* p) { return *reinterpret_cast<const Loose*>(p); }
+  static void write(T* p, V v) { *reinterpret_cast<Loose*>(p) = v; }
+  static V& at(T* p, int64_t e) { return reinterpret_cast<V*>(p)[e]; }
+  static const V& at(const T* p, int64_t e) { return reinterpret_cast<const V*>(p)[e]; }
+
+  // --- transposition of W vectors of W elements ------------------------------------------------------------------------
+
+#ifdef __clang__
+#define SSDD_SHUFFLE(name, expression)                             \
+  template <int... I>                                              \
+  static V name##_of(V a, V b, std::integer_sequence<int, I...>) { \
+    return __builtin_shufflevector(a, b, (expression)...);         \
+  }                                                                \
+  static V name(V a, V b) { return name##_of(a, b, std::make_integer_sequence<int, W>()); }
+#else
+#define SSDD_SHUFFLE(name, expression)                             \
+  template <int... I>                                              \
+  static V name##_of(V a, V b, std::integer_sequence<int, I...>) { \
+    return __builtin_shuffle(a, b, Mask{(expression)...});         \
+  }                                                                \
+  static V name(V a, V b) { return name##_of(a, b, std::make_integer_sequence<int, W>()); }
+#endif
+  // Within 128 bits: elements, then pairs, of a and b in turn.
+  SSDD_SHUFFLE(low, W == 2 || sizeof(T) == 8 ? (I & 1) * W + (I & ~1) : (I & 1) * W + (I & ~3) + ((I >> 1) & 1))
+  SSDD_SHUFFLE(high, W == 2 || sizeof(T) == 8 ? (I & 1) * W + (I | 1) : (I & 1) * W + (I & ~3) + 2 + ((I >> 1) & 1))
+  SSDD_SHUFFLE(low_pair, (I & 2) / 2 * W + (I & ~3) + (I & 1))
+  SSDD_SHUFFLE(high_pair, (I & 2) / 2 * W + (I & ~3) + 2 + (I & 1))
+  // Blocks of 128, then of 256 bits, of a and b in turn.
+  static constexpr int kBlock = 16 / static_cast<int>(sizeof(T));
+  SSDD_SHUFFLE(low_block, (I & kBlock) == 0 ? I : W + I - kBlock)
+  SSDD_SHUFFLE(high_block, (I & kBlock) == 0 ? I + kBlock : W + I)
+  SSDD_SHUFFLE(low_half, (I & 2 * kBlock) == 0 ? I : W + I - 2 * kBlock)
+  SSDD_SHUFFLE(high_half, (I & 2 * kBlock) == 0 ? I + 2 * kBlock : W + I)
+#undef SSDD_SHUFFLE
+
+  static void transpose(V* v) {
+    if constexpr (sizeof(T) == 8) {
+#pragma GCC unroll 16
+      for (int r = 0; r < W; r += 2) {
+        const V a = v[r], b = v[r + 1];
+        v[r] = low(a, b);
+        v[r + 1] = high(a, b);
+      }
+    } else {
+#pragma GCC unroll 16
+      for (int r = 0; r < W; r += 4) {
+        const V a = low(v[r], v[r + 1]), b = high(v[r], v[r + 1]);
+        const V c = low(v[r + 2], v[r + 3]), d = high(v[r + 2], v[r + 3]);
+        v[r] = low_pair(a, c);
+        v[r + 1] = high_pair(a, c);
+        v[r + 2] = low_pair(b, d);
+        v[r + 3] = high_pair(b, d);
+      }
+    }
+    if constexpr (W > kBlock) {
+#pragma GCC unroll 16
+      for (int r = 0; r < W; ++r) {
+        if (r & kBlock) continue;
+        const V a = v[r], b = v[r + kBlock];
+        v[r] = low_block(a, b);
+        v[r + kBlock] = high_block(a, b);
+      }
+    }
+    if constexpr (W > 2 * kBlock) {
+#pragma GCC unroll 16
+      for (int r = 0; r < W; ++r) {
+        if (r & 2 * kBlock) continue;
+        const V a = v[r], b = v[r + 2 * kBlock];
+        v[r] = low_half(a, b);
+        v[r + 2 * kBlock] = high_half(a, b);
+      }
+    }
+  }
+
+  static void load_block(const T* const* source, int64_t offset, V* v) {
+#pragma GCC unroll 16
+    for (int l = 0; l < W; ++l) v[l] = read(source[l] + offset);
+    transpose(v);
+  }
+
+  static void store_block(V* v, int64_t offset, int count, T* const* target) {
+    transpose(v);
+    write_lanes(v, offset, count, target);
+  }
+
+  // --- loads and stores -------------------------------------------------------------------------------------------------
+
+  // `count` consecutive elements of every problem; the last block overlaps the one before it.
+  static void load_run(const T* const* source, int64_t offset, int64_t count, T* out) {
+    if (count < W) {
+      for (int64_t e = 0; e < count; ++e)
+#pragma GCC unroll 16
+        for (int l = 0; l < W; ++l) out[e * W + l] = source[l][offset + e];
+      return;
+    }
+    V v[W];
+    for (int64_t e = 0; e < count; e += W) {
+      const int64_t start = least(e, count - W);
+      load_block(source, offset + start, v);
+#pragma GCC unroll 16
+      for (int k = 0; k < W; ++k) at(out, start + k) = v[k];
+    }
+  }
+
+  static void store_run(const T* in, int64_t offset, int64_t elements, int count, T* const* target) {
+    if (elements < W) {
+      for (int64_t e = 0; e < elements; ++e)
+        for (int l = 0; l < count; ++l) target[l][offset + e] = in[e * W + l];
+      return;
+    }
+    V v[W];
+    for (int64_t e = 0; e < elements; e += W) {
+      const int64_t start = least(e, elements - W);
+#pragma GCC unroll 16
+      for (int k = 0; k < W; ++k) v[k] = at(in, start + k);
+      store_block(v, offset + start, count, target);
+    }
+  }
+
+  static void load(const T* const* source, int64_t rs, int64_t cs, int64_t rows, int64_t columns, T* out) {
+    if (cs == 1 && rs == columns) return load_run(source, 0, rows * columns, out);
+    for (int64_t i = 0; i < rows; ++i) {
+      T* row = out + i * columns * W;
+      if (cs == 1) {
+        load_run(source, i * rs, columns, row);
+        continue;
+      }
+      for (int64_t j = 0; j < columns; ++j)
+#pragma GCC unroll 16
+        for (int l = 0; l < W; ++l) row[j * W + l] = source[l][i * rs + j * cs];
+    }
+  }
+
+  static void store(const T* in, int64_t rows, int64_t columns, int64_t rs, int count, T* const* target) {
+    if (rs == columns) return store_run(in, 0, rows * columns, count, target);
+    for (int64_t i = 0; i < rows; ++i) store_run(in + i * columns * W, i * rs, columns, count, target);
+  }
+
+  static T* panel(T* panels, int64_t tile) { return panels + 8 * tile * (tile + 1) * W; }
+  static const T* panel(const T* panels, int64_t tile) { return panels + 8 * tile * (tile + 1) * W; }
+  // Row i: its element k is vector 4 k.
+  static T* row_of(T* panels, int64_t i) { return panel(panels, i / R) + i % R * W; }
+  static const T* row_of(const T* panels, int64_t i) { return panel(panels, i / R) + i % R * W; }
+
+  static void pad_lower(int64_t n, T* panels) {
+    for (int64_t i = n; i < lane_rows(n); ++i) {
+      T* row = row_of(panels, i);
+      for (int64_t k = 0; k < i; ++k) at(row, R * k) = V{};
+      at(row, R * i) = V{} + T(1);
+    }
+  }
+
+  static void load_lower(const T* const* source, int64_t rs, int64_t cs, int64_t n, T* panels) {
+    V v[W];
+    for (int64_t i = 0; i < n; ++i) {
+      T* row = row_of(panels, i);
+      if (cs == 1 && n >= W) {
+        for (int64_t j = 0; j <= i; j += W) {
+          const int64_t start = least(j, n - W);
+          load_block(source, i * rs + start, v);
+          const int upto = static_cast<int>(least(W, i + 1 - start));
+          for (int k = 0; k < upto; ++k) at(row, R * (start + k)) = v[k];
+        }
+        continue;
+      }
+      for (int64_t j = 0; j <= i; ++j)
+#pragma GCC unroll 16
+        for (int l = 0; l < W; ++l) row[j * R * W + l] = source[l][i * rs + j * cs];
+    }
+    pad_lower(n, panels);
+  }
+
+  template <int... I>
+  static Mask count_to(std::integer_sequence<int, I...>) {
+    return Mask{I...};
+  }
+  static Mask counting() { return count_to(std::make_integer_sequence<int, W>()); }
+
+  // Columns [start, start + W) of row i of every problem, into v.
+  static void lower_window(const T* panels, int64_t i, int64_t start, bool mirrored, V* v) {
+    const T* row = row_of(panels, i);
+    if (start > i && !mirrored) {
+#pragma GCC unroll 16
+      for (int l = 0; l < W; ++l) v[l] = V{};
+      return;
+    }
+    if (mirrored) {
+      for (int k = 0; k < W; ++k)
+        v[k] = start + k <= i ? at(row, R * (start + k)) : at(row_of(panels, start + k), R * i);
+      return transpose(v);
+    }
+    // Reads beyond the diagonal, at most W columns behind the last panel, and masks that away.
+#pragma GCC unroll 16
+    for (int k = 0; k < W; ++k) v[k] = at(row, R * (start + k));
+    transpose(v);
+    if (start + W <= i + 1) return;
+    const Mask keep = counting() <= Mask{} + static_cast<typename IntegerOf<T>::type>(i - start);
+#pragma GCC unroll 16
+    for (int l = 0; l < W; ++l) v[l] = (V)((Mask)v[l] & keep);
+  }
+
+  static void write_lanes(const V* v, int64_t offset, int count, T* const* target) {
+    if (count == W) {
+#pragma GCC unroll 16
+      for (int l = 0; l < W; ++l) write(target[l] + offset, v[l]);
+      return;
+    }
+    for (int l = 0; l < count; ++l) write(target[l] + offset, v[l]);
+  }
+
+  static void store_lower(const T* panels, int64_t n, bool mirrored, int count, T* const* target) {
+    V v[W];
+    if (n < W) {
+      for (int64_t i = 0; i < n; ++i)
+        for (int64_t j = 0; j < n; ++j) {
+          const T* from = j <= i ? row_of(panels, i) + j * R * W : row_of(panels, j) + i * R * W;
+          for (int l = 0; l < count; ++l) target[l][i * n + j] = j <= i || mirrored ? from[l] : T(0);
+        }
+      return;
+    }
+    for (int64_t i = 0; i < n; ++i)
+      for (int64_t j = 0; j < n; j += W) {
+        const int64_t start = least(j, n - W);
+        lower_window(panels, i, start, mirrored, v);
+        write_lanes(v, i * n + start, count, target);
+      }
+  }
+
+  // --- arithmetic -------------------------------------------------------------------------------------------------------
+
+  static V root(V v) {
+#pragma GCC unroll 16
+    for (int l = 0; l < W; ++l) v[l] = square_root(v[l]);
+    return v;
+  }
+
+  // sum[r][c] = sum_{k < depth} a[4 k + r] b[k * step + c], vectors.
+  template <int C>
+  static void accumulate(int64_t depth, const T* a, const T* b, int64_t step, V (&sum)[R][C]) {
+#pragma GCC unroll 16
+    for (int r = 0; r < R; ++r)
+#pragma GCC unroll 16
+      for (int c = 0; c < C; ++c) sum[r][c] = V{};
+    for (int64_t k = 0; k < depth; ++k) {
+      V left[R];
+#pragma GCC unroll 16
+      for (int r = 0; r < R; ++r) left[r] = at(a, k * R + r);
+#pragma GCC unroll 16
+      for (int c = 0; c < C; ++c) {
+        const V right = at(b, k * step + c);
+#pragma GCC unroll 16
+        for (int r = 0; r < R; ++r) sum[r][c] += left[r] * right;
+      }
+    }
+  }
+
+  // tile <- tile - rows a times rows b over the first `depth` columns; tile is column by column, as in a panel.
+  static void update_tile(int64_t depth, const T* a, const T* b, T* tile) {
+#pragma GCC unroll 16
+    for (int c0 = 0; c0 < R; c0 += kColumns) {
+      V sum[R][kColumns];
+      accumulate(depth, a, b + c0 * W, R, sum);
+#pragma GCC unroll 16
+      for (int c = 0; c < kColumns; ++c)
+#pragma GCC unroll 16
+        for (int r = 0; r < R; ++r) at(tile, (c0 + c) * R + r) -= sum[r][c];
+    }
+  }
+
+  static void factor_tile(int64_t first, T* tile, T* inverse, V& status) {
+#pragma GCC unroll 16
+    for (int c = 0; c < R; ++c) {
+#pragma GCC unroll 16
+      for (int k = 0; k < c; ++k) {
+        const V left = at(tile, k * R + c);
+#pragma GCC unroll 16
+        for (int r = c; r < R; ++r) at(tile, c * R + r) -= at(tile, k * R + r) * left;
+      }
+      const V pivot = at(tile, c * R + c);
+      const Mask good = (pivot > V{}) & (pivot - pivot == V{});  // Inf - Inf is NaN
+      const Mask fresh = ~good & (status == V{});
+      status = fresh ? V{} + static_cast<T>(first + c + 1) : status;
+      const V length = root(good ? pivot : V{} + static_cast<T>(__builtin_nanf("")));
+      const V over = T(1) / length;
+      at(tile, c * R + c) = length;
+      at(inverse, c) = over;
+#pragma GCC unroll 16
+      for (int r = c + 1; r < R; ++r) at(tile, c * R + r) *= over;
+    }
+  }
+
+  // tile <- tile L^-T for the factored tile on the diagonal.
+  static void solve_tile(const T* diagonal, const T* inverse, T* tile) {
+    V x[R][R];
+#pragma GCC unroll 16
+    for (int c = 0; c < R; ++c) {
+#pragma GCC unroll 16
+      for (int r = 0; r < R; ++r) x[c][r] = at(tile, c * R + r);
+#pragma GCC unroll 16
+      for (int k = 0; k < c; ++k) {
+        const V left = at(diagonal, k * R + c);
+#pragma GCC unroll 16
+        for (int r = 0; r < R; ++r) x[c][r] -= x[k][r] * left;
+      }
+      const V over = at(inverse, c);
+#pragma GCC unroll 16
+      for (int r = 0; r < R; ++r) at(tile, c * R + r) = x[c][r] *= over;
+    }
+  }
+
+  static void factor(int64_t n, T* panels, T* inverse, T* status) {
+    V failed = V{};
+    for (int64_t j = 0; j < lane_panels(n); ++j) {
+      const T* right = panel(panels, j);
+      T* diagonal = panel(panels, j) + j * R * R * W;
+      update_tile(j * R, right, right, diagonal);
+      factor_tile(j * R, diagonal, inverse + j * R * W, failed);
+      for (int64_t i = j + 1; i < lane_panels(n); ++i) {
+        T* tile = panel(panels, i) + j * R * R * W;
+        update_tile(j * R, panel(panels, i), right, tile);
+        solve_tile(diagonal, inverse + j * R * W, tile);
+      }
+    }
+    at(status, 0) = failed;
+  }
+
+  static void invert_diagonal(int64_t n, const T* panels, T* inverse) {
+    for (int64_t i = 0; i < lane_rows(n); ++i) at(inverse, i) = T(1) / at(row_of(panels, i), R * i);
+  }
+
+  template <int C>
+  static void solve_columns(int64_t n, int64_t ld, const T* panels, const T* inverse, T* x) {
+    const int64_t tiles = lane_panels(n);
+    for (int64_t i = 0; i < tiles; ++i) {  // L z = x
+      const T *left = panel(panels, i), *diagonal = left + i * R * R * W;
+      V sum[R][C];
+      accumulate(i * R, left, x, ld, sum);
+#pragma GCC unroll 16
+      for (int r = 0; r < R; ++r)
+#pragma GCC unroll 16
+        for (int c = 0; c < C; ++c) {
+          V value = at(x, (i * R + r) * ld + c) - sum[r][c];
+#pragma GCC unroll 16
+          for (int k = 0; k < r; ++k) value -= at(diagonal, k * R + r) * sum[k][c];
+          at(x, (i * R + r) * ld + c) = sum[r][c] = value * at(inverse, i * R + r);
+        }
+    }
+    for (int64_t i = tiles - 1; i >= 0; --i) {  // L^T x = z
+      V sum[R][C];
+#pragma GCC unroll 16
+      for (int r = 0; r < R; ++r)
+#pragma GCC unroll 16
+        for (int c = 0; c < C; ++c) sum[r][c] = V{};
+      for (int64_t j = i + 1; j < tiles; ++j) {
+        const T* tile = panel(panels, j) + i * R * R * W;
+#pragma GCC unroll 16
+        for (int q = 0; q < R; ++q)
+#pragma GCC unroll 16
+          for (int c = 0; c < C; ++c) {
+            const V right = at(x, (j * R + q) * ld + c);
+#pragma GCC unroll 16
+            for (int r = 0; r < R; ++r) sum[r][c] += at(tile, r * R + q) * right;
+          }
+      }
+      const T* diagonal = panel(panels, i) + i * R * R * W;
+#pragma GCC unroll 16
+      for (int r = R - 1; r >= 0; --r)
+#pragma GCC unroll 16
+        for (int c = 0; c < C; ++c) {
+          V value = at(x, (i * R + r) * ld + c) - sum[r][c];
+#pragma GCC unroll 16
+          for (int k = r + 1; k < R; ++k) value -= at(diagonal, r * R + k) * sum[k][c];
+          at(x, (i * R + r) * ld + c) = sum[r][c] = value * at(inverse, i * R + r);
+        }
+    }
+  }
+
+  static void solve(int64_t n, int64_t columns, const T* panels, const T* inverse, T* x) {
+    int64_t c = 0;
+    for (; c + kColumns <= columns; c += kColumns) solve_columns<kColumns>(n, columns, panels, inverse, x + c * W);
+    if constexpr (kColumns == 4)
+      for (; c + 2 <= columns; c += 2) solve_columns<2>(n, columns, panels, inverse, x + c * W);
+    for (; c < columns; ++c) solve_columns<1>(n, columns, panels, inverse, x + c * W);
+  }
+
+  // One tile of a product: M rows, N columns.
+  template <int M, int N>
+  static void product_tile(int64_t k, T alpha, const T* a, int64_t ra, int64_t ka, const T* b, int64_t kb, int64_t cb,
+                           T beta, T* c, int64_t rc, int64_t cc) {
+    V sum[M][N];
+#pragma GCC unroll 16
+    for (int r = 0; r < M; ++r)
+#pragma GCC unroll 16
+      for (int j = 0; j < N; ++j) sum[r][j] = V{};
+    for (int64_t e = 0; e < k; ++e) {
+      V left[M];
+#pragma GCC unroll 16
+      for (int r = 0; r < M; ++r) left[r] = at(a, r * ra + e * ka);
+#pragma GCC unroll 16
+      for (int j = 0; j < N; ++j) {
+        const V right = at(b, e * kb + j * cb);
+#pragma GCC unroll 16
+        for (int r = 0; r < M; ++r) sum[r][j] += left[r] * right;
+      }
+    }
+#pragma GCC unroll 16
+    for (int r = 0; r < M; ++r)
+#pragma GCC unroll 16
+      for (int j = 0; j < N; ++j) {
+        V& out = at(c, r * rc + j * cc);
+        out = beta == T(0) ? alpha * sum[r][j] : out + alpha * sum[r][j];
+      }
+  }
+
+  template <int M>
+  static void product_rows(int64_t n, int64_t k, T alpha, const T* a, LaneView<const T> av, LaneView<const T> b, T beta,
+                           T* c, LaneView<T> cv) {
+    int64_t j = 0;
+    for (; j + kColumns <= n; j += kColumns)
+      product_tile<M, kColumns>(k, alpha, a, av.rs, av.cs, b.p + j * b.cs * W, b.rs, b.cs, beta, c + j * cv.cs * W,
+                                cv.rs, cv.cs);
+    for (; j < n; ++j)
+      product_tile<M, 1>(k, alpha, a, av.rs, av.cs, b.p + j * b.cs * W, b.rs, b.cs, beta, c + j * cv.cs * W, cv.rs,
+                         cv.cs);
+  }
+
+  static void product(int64_t m, int64_t n, int64_t k, T alpha, LaneView<const T> a, LaneView<const T> b, T beta,
+                      LaneView<T> c) {
+    int64_t i = 0;
+    for (; i + R <= m; i += R) product_rows<R>(n, k, alpha, a.p + i * a.rs * W, a, b, beta, c.p + i * c.rs * W, c);
+    for (; i < m; ++i) product_rows<1>(n, k, alpha, a.p + i * a.rs * W, a, b, beta, c.p + i * c.rs * W, c);
+  }
+
+  static void gram(int64_t n, int64_t d, const T* x, T* panels) {
+    for (int64_t i = 0; i < lane_panels(n); ++i)
+      for (int64_t j = 0; j <= i; ++j)
+        for (int c0 = 0; c0 < R; c0 += kColumns)
+          product_tile<R, kColumns>(d, T(1), x + i * R * d * W, d, 1, x + (j * R + c0) * d * W, 1, d, T(0),
+                                    panel(panels, i) + (j * R + c0) * R * W, 1, R);
+  }
+
+  static void affine(int64_t count, const T* scale, const T* shift, T* x) {
+    const V s = at(scale, 0), t = at(shift, 0);
+    for (int64_t e = 0; e < count; ++e) at(x, e) = s * at(x, e) + t;
+  }
+
+  static void add(int64_t count, const T* factor, const T* x, T* out) {
+    const V f = at(factor, 0);
+    for (int64_t e = 0; e < count; ++e) at(out, e) += f * at(x, e);
+  }
+
+  static void sum_rows(int64_t rows, int64_t columns, const T* x, T* out) {
+    for (int64_t c = 0; c < columns; ++c) {
+      V sum = V{};
+      for (int64_t r = 0; r < rows; ++r) sum += at(x, r * columns + c);
+      at(out, c) += sum;
+    }
+  }
+
+  static void inner(int64_t count, const T* a, const T* b, double* sum) {
+    double total[W] = {};
+    for (int64_t e = 0; e < count; ++e)
+      for (int l = 0; l < W; ++l) total[l] += static_cast<double>(a[e * W + l]) * static_cast<double>(b[e * W + l]);
+    for (int l = 0; l < W; ++l) sum[l] += total[l];
+  }
+
+  static void finish(int64_t rows, int64_t columns, const T* row, const T* y, T* p) {
+    for (int64_t r = 0; r < rows; ++r)
+      for (int64_t c = 0; c < columns; ++c) {
+        const int64_t e = r * columns + c;
+        at(p, e) += y ? at(row, c) - at(y, e) : at(row, c);
+      }
+  }
+
+  static void outer(int64_t n, int64_t columns, T alpha, bool first, const T* u, const T* x, T* panels) {
+    for (int64_t i = 0; i < lane_panels(n); ++i)
+      for (int64_t j = 0; j <= i; ++j) {
+        T* tile = panel(panels, i) + j * R * R * W;
+#pragma GCC unroll 16
+        for (int c0 = 0; c0 < R; c0 += kColumns) {
+          V sum[R][kColumns] = {};
+          const int64_t a = i * R * columns, b = (j * R + c0) * columns;
+          for (int64_t k = 0; k < columns; ++k)
+#pragma GCC unroll 16
+            for (int c = 0; c < kColumns; ++c) {
+              const V right_x = at(x, b + c * columns + k), right_u = at(u, b + c * columns + k);
+#pragma GCC unroll 16
+              for (int r = 0; r < R; ++r) {
+                sum[r][c] += at(u, a + r * columns + k) * right_x;
+                sum[r][c] += at(x, a + r * columns + k) * right_u;
+              }
+            }
+#pragma GCC unroll 16
+          for (int c = 0; c < kColumns; ++c)
+#pragma GCC unroll 16
+            for (int r = 0; r < R; ++r)
+              at(tile, (c0 + c) * R + r) = (first ? V{} : at(tile, (c0 + c) * R + r)) + alpha * sum[r][c];
+        }
+      }
+  }
+};
+
+template <class T, int Bytes>
+const Lanes<T>* make_lanes() {
+  using L = LaneLoops<T, Bytes>;
+  static const Lanes<T> table{
+      L::W,          &L::load,    &L::load_lower, &L::store, &L::store_lower, &L::factor, &L::invert_diagonal,
+      &L::solve,     &L::product, &L::affine,     &L::add,   &L::sum_rows,    &L::inner,  &L::finish,
+      &L::pad_lower, &L::gram,    &L::outer};
+  return &table;
+}
+
+}  // namespace
+}  // namespace ssdd::cpu

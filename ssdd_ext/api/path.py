@@ -1,0 +1,229 @@
+"""Many ridges at once, and the choice among them by leave-one-out or generalised cross-validation."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .. import checks, reference
+from ..kernels import Kernel, match_parameter
+from ..ops import spectrum
+from ..ops.register import is_transformed
+from ..ridge import Ridge
+from .call import DEFAULT_KERNEL, Call, Info, check_problem, prepare
+from .gram import gram
+
+SCORES = ("loo", "gcv")
+
+
+@dataclass(frozen=True)
+class RidgePath:
+    """Kernel ridge regressions that differ in the ridge only, from one eigendecomposition of K_ss.
+
+    kernel: as given. info: Info(status, jitter), one entry per problem. ridges: lambda [..., R], or [..., R, C] of
+    ``Ridge.per_target``. x_s [..., S, D], y_s [..., S, C] and k_ss [..., S, S]: what was fitted. All in the dtype that
+    was solved in.
+    """
+
+    kernel: Kernel
+    info: Info
+    ridges: Tensor
+    x_s: Tensor
+    y_s: Tensor
+    result_dtype: torch.dtype
+    backend: str
+    k_ss: Tensor = field(repr=False)
+    spectrum: tuple[Tensor, Tensor] | None = field(repr=False)
+
+    @cached_property
+    def alpha(self) -> Tensor:
+        """(K_ss + lambda I)^-1 Y_s [..., R, S, C], computed when it is first needed."""
+        y = self.y_s.unsqueeze(-3)
+        if self.spectrum is None:
+            return reference.solve_many(self.k_ss, y, self._shifts, "nan")[0]
+        return spectrum.solve_many(self.k_ss, y, self._shifts, *self.spectrum)
+
+    def _follows(self, k_qs: Tensor) -> bool:
+        """True if a gradient may be asked for of the predictions, or a transform runs."""
+        tensors = (k_qs, self.k_ss, self.y_s, self.ridges)
+        return is_transformed() or (torch.is_grad_enabled() and any(t.requires_grad for t in tensors))
+
+    @property
+    def _shifts(self) -> Tensor:
+        """lambda [..., R, C or 1]."""
+        return self.ridges if self.ridges.dim() == self.y_s.dim() else self.ridges.unsqueeze(-1)
+
+    def predict(self, x_q: Tensor) -> Tensor:
+        """Predict with every ridge.
+
+        Args:
+            x_q: query features [..., Q, D].
+
+        Returns:
+            Predictions [..., R, Q, C]; differentiable in x_q and in what krr_path was given.
+        """
+        checks.tensor("x_q", x_q)
+        checks.size("x_q", x_q, -1, self.x_s.shape[-1], "x_s of the path")
+        checks.same_device(x_s=self.x_s, x_q=x_q)
+        with checks.full_precision(x_q):
+            k_qs = gram(x_q.to(self.x_s.dtype), self.x_s, kernel=self.kernel, backend=self.backend)
+            if self.spectrum is None or self._follows(k_qs) or "alpha" in vars(self):
+                return (k_qs.unsqueeze(-3) @ self.alpha).to(self.result_dtype)
+            w, u = self.spectrum  # K_qs U serves every ridge
+            scaled = (u.mT @ self.y_s).unsqueeze(-3) / (w[..., None, :, None] + self._shifts[..., None, :])
+            return ((k_qs @ u).unsqueeze(-3) @ scaled).to(self.result_dtype)
+
+    def loo_residuals(self) -> Tensor:
+        """Compute what each support point lacks if it is left out.
+
+        Returns:
+            [..., R, S, C]: y_i minus the prediction at x_i by the fit without point i, in closed form,
+            alpha_i / ((K_ss + lambda I)^-1)_ii, with lambda kept; differentiable in what krr_path was given.
+        """
+        return (self.alpha / self._inverse_diagonals()).to(self.result_dtype)
+
+    def loo(self) -> Tensor:
+        """Compute the mean over the support points of the squared leave-one-out residuals, [..., R, C]."""
+        return self.loo_residuals().square().mean(-2)
+
+    def gcv(self) -> Tensor:
+        """Compute the generalised cross-validation of Golub, Heath and Wahba.
+
+        Returns:
+            [..., R, C]: S |alpha|^2 / tr((K_ss + lambda I)^-1)^2, which is the mean squared residual over the squared
+            fraction of degrees of freedom that are left; differentiable in what krr_path was given.
+        """
+        trace = self._inverse_diagonals().sum(-2)
+        s = self.alpha.shape[-2]
+        return (s * self.alpha.square().sum(-2) / trace.square()).to(self.result_dtype)
+
+    def best(self, by: str = "loo", per_target: bool = False) -> Ridge:
+        """Select the ridge with the lowest score.
+
+        Args:
+            by: "loo" (default) or "gcv".
+            per_target: one ridge per target, and not one for the mean over the targets. Default False.
+
+        Returns:
+            ``Ridge.absolute(lambda)`` with lambda [...], or ``Ridge.per_target(lambda)`` with lambda [..., C].
+        """
+        checks.choice("by", by, SCORES)
+        with torch.no_grad():
+            scores = self.loo() if by == "loo" else self.gcv()
+            scores = scores.nan_to_num(nan=float("inf"))
+        ridges = self.ridges if self.ridges.dim() == scores.dim() else self.ridges.unsqueeze(-1)
+        if per_target:
+            at = scores.argmin(-2, keepdim=True)
+            return Ridge.per_target(ridges.expand(scores.shape).gather(-2, at).squeeze(-2))
+        if ridges.shape[-1] != 1:
+            raise ValueError("per_target: expected True, got False, for ridges that differ per target")
+        at = scores.mean(-1).argmin(-1, keepdim=True)
+        return Ridge.absolute(ridges.squeeze(-1).gather(-1, at).squeeze(-1))
+
+    def _inverse_diagonals(self) -> Tensor:
+        shifts = self._shifts
+        if self.spectrum is not None:
+            return spectrum.inverse_diagonals(self.k_ss, shifts, *self.spectrum)
+        eye = torch.eye(self.k_ss.shape[-1], dtype=self.k_ss.dtype, device=self.k_ss.device)
+        many = self.k_ss.unsqueeze(-3).unsqueeze(-3) + shifts[..., None, None] * eye
+        return torch.linalg.inv(many).diagonal(dim1=-2, dim2=-1).mT
+
+
+def krr_path(
+    x_s: Tensor,
+    y_s: Tensor,
+    *,
+    ridges: Ridge,
+    kernel: Kernel = DEFAULT_KERNEL,
+    on_failure: str = "raise",
+    check_finite: bool = False,
+    backend: str = "auto",
+    solve_dtype: torch.dtype | None = None,
+) -> RidgePath:
+    """Fit kernel ridge regressions for many ridges, from one eigendecomposition of K_ss.
+
+    Equivalent to one ``fit(x_s, y_s, ridge=...)`` per ridge. The result predicts with all of them, and selects by
+    leave-one-out or generalised cross-validation: ``krr_path(...).best()`` is a ridge for :func:`krr`.
+
+    Args:
+        x_s: support features [..., S, D]; float32 or float64, or bfloat16/float16, which are computed in float32.
+            Batch dimensions of both inputs broadcast.
+        y_s: support targets [..., S, C].
+        ridges: a :class:`Ridge` of a tensor [..., R] with or without gradient, such as
+            ``Ridge.absolute(torch.logspace(-3, 3, 100))``, or ``Ridge.per_target`` of one [..., R, C].
+        kernel: any kernel; its hyper-parameters are numbers, or tensors [...] with gradients that broadcast over the
+            batch dimensions. Default ``Linear()``.
+        on_failure: "raise" (default) raises a FactorizationError if K_ss + lambda I is not positive definite for a
+            ridge (one synchronisation on CUDA); "jitter" adds a multiple of the mean diagonal for all ridges, a
+            constant for the gradient; "nan" fills the results of the problem with NaN.
+        check_finite: refuse NaN and Inf in the inputs (one synchronisation per tensor on CUDA). Default False.
+        backend: "auto" (default) or "planned": the decomposition in PyTorch; "torch": one factorisation per ridge, for
+            tests. "native" is refused.
+        solve_dtype: torch.float64 computes float32 inputs in float64 and returns float32. Default None.
+
+    Returns:
+        A :class:`RidgePath`.
+
+    Raises:
+        TypeError, ValueError: naming the argument, what was expected and what came.
+        FactorizationError: with ``on_failure="raise"``, for a problem that is not positive definite.
+    """
+    own = _own_dimensions(ridges)
+    checked = check_problem(x_s, y_s, x_s)
+    tensors = {"x_s": checked["x_s"], "y_s": checked["y_s"]}
+    if backend == "native":
+        raise ValueError("backend: 'native' cannot run krr_path: it has no eigendecomposition; use backend='auto'")
+    call = prepare("krr_path", tensors, kernel, None, on_failure, check_finite, backend, solve_dtype, True)
+    batch = checks.batch_shape(inputs=call.batch, ridges=ridges.value.shape[:-own])  # type: ignore[union-attr]
+    if batch != call.batch:
+        raise ValueError(
+            f"ridges: expected a tensor of {own} dimensions more than the batch {tuple(call.batch)} of the inputs, got "
+            f"{checks.describe(ridges.value)}"
+        )
+    x, y = call.cast(x_s), call.cast(y_s)
+    with checks.full_precision(x_s):
+        return _path(call, x, y, ridges, backend)
+
+
+def _path(call: Call, x: Tensor, y: Tensor, ridges: Ridge, backend: str) -> RidgePath:
+    k_ss = call.run.gram(x, None, call.kernel)
+    value: Any = match_parameter(ridges.value, k_ss)
+    if ridges.kind == "per_target":
+        ridges.check_sizes(*y.shape[-2:])
+        amounts = value.expand(*call.batch, *value.shape[-2:])
+    else:
+        each: Any = ridges.amount(k_ss, value.expand(*call.batch, value.shape[-1]).movedim(-1, 0))
+        amounts = each.movedim(0, -1)
+    shifts = amounts if ridges.kind == "per_target" else amounts.unsqueeze(-1)
+    alpha: Tensor | None = None
+    found: tuple[Tensor, Tensor] | None = None
+    if call.backend == "torch":
+        alpha, status, jitter = reference.solve_many(k_ss, y.unsqueeze(-3), shifts, call.on_failure)
+    else:
+        call = replace(call, backend="planned")  # which raises here, and not in an op
+        w, u, status, jitter = spectrum.decompose(k_ss, shifts, call.on_failure)
+        found = w, u
+    info = call.check_status(status, jitter, k_ss.shape[-1])
+    path = RidgePath(call.kernel, info, amounts, x, y, call.result, backend, k_ss, found)
+    if alpha is not None:
+        vars(path)["alpha"] = alpha  # a jitter is in it
+    return path
+
+
+def _own_dimensions(ridges: Any) -> int:
+    """The dimensions of the ridges' tensor behind its batch dimensions."""
+    allowed = isinstance(ridges, Ridge) and ridges.kind != "noise"
+    own = 2 if allowed and ridges.kind == "per_target" else 1
+    if not allowed or not isinstance(ridges.value, Tensor) or ridges.value.dim() < own:
+        value = ridges.value if isinstance(ridges, Ridge) else ridges
+        raise TypeError(
+            f"ridges: expected a Ridge of a tensor, such as Ridge.absolute(torch.logspace(-3, 3, 100)), or "
+            f"Ridge.per_target of one [R, C], got {checks.describe(value)}"
+        )
+    if ridges.value.shape[-own] == 0:
+        raise ValueError(f"ridges: expected at least one ridge, got {checks.describe(ridges.value)}")
+    return own

@@ -1,0 +1,141 @@
+"""krr_path: many ridges from one decomposition, leave-one-out and GCV, against one fit each and scikit-learn."""
+
+import pytest
+import torch
+from sklearn.linear_model import RidgeCV
+
+import ssdd_ext
+from ssdd_ext import RBF, FactorizationError, Linear, Matern, Ridge, krr_path
+from ssdd_ext.testing import relative_error
+
+ROADS = ("auto", "planned", "torch")
+KERNELS = {"linear": Linear(1.5, 0.5), "tall": Linear(0.5), "matern": Matern(2.0, 1.5)}
+VALUES = (0.1, 0.5, 3.0)
+
+
+@pytest.mark.parametrize("backend", ROADS)
+@pytest.mark.parametrize("kind", ["absolute", "trace", "mean_trace", "per_target"])
+@pytest.mark.parametrize("batch", [(), (2,)], ids=str)
+@pytest.mark.parametrize("kernel", KERNELS.values(), ids=KERNELS)
+def test_each_ridge_is_a_fit_of_its_own(kernel, batch, kind, backend, random):
+    x, y, q = random(*batch, 8, 4, grad=True), random(*batch, 8, 2, grad=True), random(*batch, 5, 4, grad=True)
+    values = torch.tensor(VALUES, dtype=torch.float64)
+    values = torch.stack((values, values.flip(0)), -1) if kind == "per_target" else values
+    values.requires_grad_()
+    path = krr_path(x, y, ridges=getattr(Ridge, kind)(values), kernel=kernel, backend=backend)
+    got = path.predict(q)
+    ridges = [getattr(Ridge, kind)(values[r]) for r in range(3)]
+    want = torch.stack([ssdd_ext.krr(x, y, q, kernel=kernel, ridge=r, backend="torch") for r in ridges], -3)
+    assert got.shape == (*batch, 3, 5, 2) and relative_error(got, want) < 1e-11
+    leaves = (x, y, q, values)
+    found, expected = (torch.autograd.grad(p.sin().sum(), leaves, retain_graph=True) for p in (got, want))
+    for a, b in zip(found, expected, strict=True):
+        assert relative_error(a, b) < 1e-9
+    # Leaving a point out: by doing it, with lambda kept.
+    lambdas = path.ridges if kind == "per_target" else path.ridges.unsqueeze(-1).expand(*path.ridges.shape, 2)
+    residuals = []
+    for i in range(8):
+        kept = [j for j in range(8) if j != i]
+        k_ss = ssdd_ext.gram(x[..., kept, :], kernel=kernel).unsqueeze(-3).unsqueeze(-3)
+        a = k_ss + lambdas[..., None, None] * torch.eye(7, dtype=torch.float64)
+        right = y[..., kept, :].mT.unsqueeze(-3).unsqueeze(-1)
+        k_qs = ssdd_ext.gram(x[..., [i], :], x[..., kept, :], kernel=kernel).unsqueeze(-3).unsqueeze(-3)
+        residuals.append(y[..., None, i, :] - (k_qs @ torch.linalg.solve(a, right)).squeeze((-1, -2)))
+    assert relative_error(path.loo_residuals(), torch.stack(residuals, -2)) < 1e-10
+    again = torch.autograd.grad(path.loo().sin().sum(), (x, y, values), retain_graph=True)
+    by_hand = torch.stack(residuals, -2).square().mean(-2)
+    for a, b in zip(again, torch.autograd.grad(by_hand.sin().sum(), (x, y, values)), strict=True):
+        assert relative_error(a, b) < 1e-8
+
+
+def test_without_gradients_the_scores_are_the_same(random):
+    x, y = random(8, 4, grad=True), random(8, 2)
+    for ridges in (
+        Ridge.mean_trace(torch.tensor(VALUES)),
+        Ridge.per_target(torch.tensor(VALUES)[:, None].expand(3, 2)),
+    ):
+        path = krr_path(x, y, ridges=ridges, kernel=RBF(2.0))
+        with torch.no_grad():
+            torch.testing.assert_close(krr_path(x, y, ridges=ridges, kernel=RBF(2.0)).loo(), path.loo().detach())
+            torch.testing.assert_close(
+                path.gcv(), krr_path(x, y, ridges=ridges, kernel=RBF(2.0), backend="torch").gcv()
+            )
+
+
+def test_the_scores_and_the_choice_of_scikit_learn(random):
+    x, y = random(20, 5), random(20, 3)
+    y = x @ random(5, 3) + torch.tensor([0.1, 1.0, 3.0]) * y
+    grid = torch.logspace(-3, 3, 25, dtype=torch.float64)
+    path = krr_path(x, y, ridges=Ridge.absolute(grid))
+    theirs = RidgeCV(alphas=grid.numpy(), fit_intercept=False, store_cv_results=True).fit(x.numpy(), y.numpy())
+    squares = torch.from_numpy(theirs.cv_results_).mean(0).mT
+    assert relative_error(path.loo(), squares) < 1e-10
+    assert float(path.best().value) == pytest.approx(theirs.alpha_)
+    theirs = RidgeCV(alphas=grid.numpy(), fit_intercept=False, alpha_per_target=True).fit(x.numpy(), y.numpy())
+    best = path.best(per_target=True)
+    torch.testing.assert_close(best.value, torch.from_numpy(theirs.alpha_))
+    assert ssdd_ext.krr(x, y, x, ridge=best).shape == (20, 3)
+    # GCV: of its definition, with the hat matrix.
+    k_ss, eye = x @ x.mT, torch.eye(20, dtype=torch.float64)
+    for at in (0, 12, 24):
+        left = eye - k_ss @ torch.linalg.inv(k_ss + grid[at] * eye)
+        want = (left @ y).square().mean(0) / (left.trace() / 20) ** 2
+        torch.testing.assert_close(path.gcv()[at], want)
+    assert path.best(by="gcv").value in grid
+
+
+def test_one_decomposition(monkeypatch, random):
+    count = []
+    eigh = torch.linalg.eigh
+    monkeypatch.setattr(torch.linalg, "eigh", lambda a: count.append(a.shape) or eigh(a))
+    x, y, values = random(8, 4, grad=True), random(8, 2), torch.tensor(VALUES, requires_grad=True)
+    path = krr_path(x, y, ridges=Ridge.absolute(values), kernel=RBF(2.0))
+    (path.loo().mean() + path.gcv().mean() + path.predict(x).mean()).backward()
+    assert count == [(8, 8)]
+    count.clear()
+    per_target = torch.tensor([0.1, 2.0], requires_grad=True)
+    ssdd_ext.krr(x, y, x, ridge=Ridge.per_target(per_target)).sum().backward()
+    assert count == [(8, 8)]
+
+
+def test_gradients_of_every_order(random):
+    x, y, values = random(4, 2, grad=True), random(4, 2, grad=True), torch.tensor(VALUES[:2]).double().requires_grad_()
+
+    def loo(x, y, values):
+        return krr_path(x, y, ridges=Ridge.absolute(values), kernel=RBF(1.0), on_failure="nan").loo()
+
+    def predict(x, y, values):
+        return krr_path(x, y, ridges=Ridge.absolute(values), kernel=RBF(1.0), on_failure="nan").predict(x)
+
+    for f in (loo, predict):
+        assert torch.autograd.gradcheck(f, (x, y, values)) and torch.autograd.gradgradcheck(f, (x, y, values))
+        batch = [torch.stack((t, t * 1.1)).detach() for t in (x, y, values)]
+        torch.testing.assert_close(torch.func.vmap(f)(*batch), torch.stack([f(*(t[n] for t in batch)) for n in (0, 1)]))
+
+
+def test_bad_arguments_and_failures():
+    x, y = torch.ones(4, 2), torch.ones(4, 3)
+    for ridges in (
+        0.1,
+        torch.ones(3),
+        Ridge.absolute(0.1),
+        Ridge.noise(torch.ones(4)),
+        Ridge.per_target(torch.ones(3)),
+    ):
+        with pytest.raises(TypeError, match="^ridges: expected a Ridge of a tensor, such as"):
+            krr_path(x, y, ridges=ridges)
+    with pytest.raises(ValueError, match="^ridges: expected at least one"):
+        krr_path(x, y, ridges=Ridge.absolute(torch.ones(0)))
+    with pytest.raises(ValueError, match="^ridges: expected a tensor of 1 dimensions more than the batch"):
+        krr_path(x, y, ridges=Ridge.absolute(torch.ones(2, 3)))
+    with pytest.raises(ValueError, match="Ridge.per_target: expected 3 numbers"):
+        krr_path(x, y, ridges=Ridge.per_target(torch.ones(5, 2)))
+    with pytest.raises(ValueError, match="'native' cannot run krr_path"):
+        krr_path(x, y, ridges=Ridge.absolute(torch.ones(2)), backend="native")
+    with pytest.raises(ValueError, match="^by: expected one of 'loo', 'gcv'"):
+        krr_path(x, y, ridges=Ridge.absolute(torch.ones(2))).best(by="aic")
+    for backend in ROADS:
+        with pytest.raises(FactorizationError, match="^krr_path: .*not positive definite"):
+            krr_path(x, y, ridges=Ridge.absolute(torch.tensor([1.0, 0.0])), backend=backend)
+        path = krr_path(x, y, ridges=Ridge.absolute(torch.tensor([1.0, -1.0])), backend=backend, on_failure="nan")
+        assert path.info.status == -1 and path.predict(x).isnan().all()
