@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from .choices import METHOD_NAMES, SELECTION_NAMES, STORAGE_NAMES
 from .errors import Diverged, Event, InputError, Pulse, Report, silent
-from .methods import DmConfig, FrepoConfig
+from .methods import ClpDdConfig, DmConfig, FrepoConfig, KipConfig, RfadConfig
 from .parser import (
     Kind,
     add_settings,
@@ -48,6 +48,7 @@ __all__ = [
     "AugmentConfig",
     "BasesConfig",
     "ClassifierConfig",
+    "ClpDdConfig",
     "DistillConfig",
     "DmConfig",
     "Diverged",
@@ -58,10 +59,12 @@ __all__ = [
     "InputError",
     "KdConfig",
     "Kind",
+    "KipConfig",
     "PretrainConfig",
     "PyramidConfig",
     "Pulse",
     "Report",
+    "RfadConfig",
     "Setting",
     "Settings",
     "StudentConfig",

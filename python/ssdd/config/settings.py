@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Literal, TypeAlias
 
 from .choices import METHOD_NAMES, SELECTION_NAMES, STORAGE_NAMES
 from .errors import InputError
-from .methods import DmConfig, FrepoConfig
+from .methods import ClpDdConfig, DmConfig, FrepoConfig, KipConfig, RfadConfig
 from .ranges import check_at_least_one, check_positive, check_values
 from .storage import BasesConfig, PyramidConfig
 from .tasks import ClassifierConfig, KdConfig
@@ -232,6 +232,9 @@ class DistillConfig:
     pyramid: PyramidConfig = field(default_factory=PyramidConfig)
     frepo: FrepoConfig = field(default_factory=FrepoConfig)
     dm: DmConfig = field(default_factory=DmConfig)
+    clp_dd: ClpDdConfig = field(default_factory=ClpDdConfig)
+    rfad: RfadConfig = field(default_factory=RfadConfig)
+    kip: KipConfig = field(default_factory=KipConfig)
 
     def __post_init__(self) -> None:
         check_values(self)

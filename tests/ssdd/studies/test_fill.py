@@ -137,6 +137,21 @@ def test_a_row_of_every_method(place):
     assert "teacher, to the nearest training image" in page
 
 
+@pytest.mark.parametrize(
+    "row, said",
+    [
+        ('from = "dm"', "row by labels: method: 'dm' learns from labels"),
+        ('from = "random"\ntargets = "labels"', "row by labels: .*expected labelled training images"),
+    ],
+)
+def test_a_row_that_needs_labels_is_refused_before_any_row_is_computed(place, few, row, said):
+    np.savez(place / "few.npz", x_train=few.x_train.numpy(), x_test=few.x_test.numpy())
+    (place / "study.toml").write_text(FILE + f'[[row]]\nname = "by labels"\n{row}\n')
+    with pytest.raises(InputError, match=said):
+        run(place, targets={})
+    assert not cells(place)
+
+
 def numbers(found):
     """Return the values that do not depend on the clock."""
     return {
