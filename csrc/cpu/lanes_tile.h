@@ -152,10 +152,10 @@ struct LaneLoops {
     }
   }
 
-  static void load(const T* const* source, int64_t rs, int64_t cs, int64_t rows, int64_t columns, T* out) {
-    if (cs == 1 && rs == columns) return load_run(source, 0, rows * columns, out);
+  static void load(const T* const* source, int64_t rs, int64_t cs, int64_t rows, int64_t columns, T* out, int64_t ld) {
+    if (cs == 1 && rs == columns && ld == columns) return load_run(source, 0, rows * columns, out);
     for (int64_t i = 0; i < rows; ++i) {
-      T* row = out + i * columns * W;
+      T* row = out + i * ld * W;
       if (cs == 1) {
         load_run(source, i * rs, columns, row);
         continue;
@@ -418,7 +418,7 @@ struct LaneLoops {
     for (; c < columns; ++c) solve_columns<1>(n, columns, panels, inverse, x + c * W);
   }
 
-  // One tile of a product: M rows, N columns.
+  // One tile of a product: M rows, N columns. N vectors of b and one of a are held beside the M N sums.
   template <int M, int N>
   static void product_tile(int64_t k, T alpha, const T* a, int64_t ra, int64_t ka, const T* b, int64_t kb, int64_t cb,
                            T beta, T* c, int64_t rc, int64_t cc) {
@@ -428,14 +428,14 @@ struct LaneLoops {
 #pragma GCC unroll 16
       for (int j = 0; j < N; ++j) sum[r][j] = V{};
     for (int64_t e = 0; e < k; ++e) {
-      V left[M];
+      V right[N];
 #pragma GCC unroll 16
-      for (int r = 0; r < M; ++r) left[r] = at(a, r * ra + e * ka);
+      for (int j = 0; j < N; ++j) right[j] = at(b, e * kb + j * cb);
 #pragma GCC unroll 16
-      for (int j = 0; j < N; ++j) {
-        const V right = at(b, e * kb + j * cb);
+      for (int r = 0; r < M; ++r) {
+        const V left = at(a, r * ra + e * ka);
 #pragma GCC unroll 16
-        for (int r = 0; r < M; ++r) sum[r][j] += left[r] * right;
+        for (int j = 0; j < N; ++j) sum[r][j] += left * right[j];
       }
     }
 #pragma GCC unroll 16
@@ -447,16 +447,23 @@ struct LaneLoops {
       }
   }
 
+  // Columns of a product's tile: as many as the registers hold, and no narrow rest where two even parts will do.
+  static constexpr int kWide = Bytes == 64 ? 4 : 3;
+
   template <int M>
   static void product_rows(int64_t n, int64_t k, T alpha, const T* a, LaneView<const T> av, LaneView<const T> b, T beta,
                            T* c, LaneView<T> cv) {
-    int64_t j = 0;
-    for (; j + kColumns <= n; j += kColumns)
-      product_tile<M, kColumns>(k, alpha, a, av.rs, av.cs, b.p + j * b.cs * W, b.rs, b.cs, beta, c + j * cv.cs * W,
-                                cv.rs, cv.cs);
-    for (; j < n; ++j)
-      product_tile<M, 1>(k, alpha, a, av.rs, av.cs, b.p + j * b.cs * W, b.rs, b.cs, beta, c + j * cv.cs * W, cv.rs,
-                         cv.cs);
+    for (int64_t j = 0; j < n;) {
+      const int64_t rest = n - j, parts = (rest + kWide - 1) / kWide, width = (rest + parts - 1) / parts;
+      const T* right = b.p + j * b.cs * W;
+      T* out = c + j * cv.cs * W;
+      if constexpr (kWide == 4)
+        if (width == 4) product_tile<M, 4>(k, alpha, a, av.rs, av.cs, right, b.rs, b.cs, beta, out, cv.rs, cv.cs);
+      if (width == 3) product_tile<M, 3>(k, alpha, a, av.rs, av.cs, right, b.rs, b.cs, beta, out, cv.rs, cv.cs);
+      if (width == 2) product_tile<M, 2>(k, alpha, a, av.rs, av.cs, right, b.rs, b.cs, beta, out, cv.rs, cv.cs);
+      if (width == 1) product_tile<M, 1>(k, alpha, a, av.rs, av.cs, right, b.rs, b.cs, beta, out, cv.rs, cv.cs);
+      j += width;
+    }
   }
 
   static void product(int64_t m, int64_t n, int64_t k, T alpha, LaneView<const T> a, LaneView<const T> b, T beta,
@@ -464,14 +471,18 @@ struct LaneLoops {
     int64_t i = 0;
     for (; i + R <= m; i += R)
       product_rows<R>(n, k, alpha, a.p + i * a.rs * W, a, b, beta, c.p + i * c.rs * W, c);
-    for (; i < m; ++i) product_rows<1>(n, k, alpha, a.p + i * a.rs * W, a, b, beta, c.p + i * c.rs * W, c);
+    const T* left = a.p + i * a.rs * W;
+    T* out = c.p + i * c.rs * W;
+    if (m - i == 3) product_rows<3>(n, k, alpha, left, a, b, beta, out, c);
+    if (m - i == 2) product_rows<2>(n, k, alpha, left, a, b, beta, out, c);
+    if (m - i == 1) product_rows<1>(n, k, alpha, left, a, b, beta, out, c);
   }
 
-  static void gram(int64_t n, int64_t d, const T* x, T* panels) {
+  static void gram(int64_t n, int64_t d, const T* x, int64_t ld, T* panels) {
     for (int64_t i = 0; i < lane_panels(n); ++i)
       for (int64_t j = 0; j <= i; ++j)
         for (int c0 = 0; c0 < R; c0 += kColumns)
-          product_tile<R, kColumns>(d, T(1), x + i * R * d * W, d, 1, x + (j * R + c0) * d * W, 1, d, T(0),
+          product_tile<R, kColumns>(d, T(1), x + i * R * ld * W, ld, 1, x + (j * R + c0) * ld * W, 1, ld, T(0),
                                     panel(panels, i) + (j * R + c0) * R * W, 1, R);
   }
 
