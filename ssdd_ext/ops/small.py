@@ -55,7 +55,10 @@ def _small_plan(
     if b * (plan.forward_costs(p)[picked.forward]) > _SMALL:
         return None
     dense = plan_shape(p, b, kernel, ridge, detach, "dense", max(picked.chunk, 1))
-    if picked.forward != "primal" and core.krr_fuses(dense, plan.CODES["dense"]):
+    if plan.by_lanes(p, b):
+        shape = plan_shape(p, b, kernel, ridge, detach, "low_rank", max(picked.chunk, 1), lanes=True)
+        code = plan.CODES["low_rank"]
+    elif picked.forward != "primal" and core.krr_fuses(dense, plan.CODES["dense"]):
         shape, code = dense, plan.CODES["dense"]  # both passes in one: no other order is as fast at these sizes
     else:
         shape = plan_shape(p, b, kernel, ridge, detach, picked.forward, max(picked.chunk, 1))
