@@ -412,7 +412,8 @@ PYBIND11_MODULE(_C, m) {
   py::class_<ssdd::KrrShape>(m, "KrrShape")
       .def(py::init(&ssdd::shape_of), py::kw_only(), py::arg("batch"), py::arg("s"), py::arg("q"), py::arg("d"),
            py::arg("c"), py::arg("n"), py::arg("kernel"), py::arg("ridge"), py::arg("detach"), py::arg("bordered"),
-           py::arg("plan"), py::arg("chunk"), py::arg("threads"), py::arg("fused_gram") = false, py::arg("lanes") = false)
+           py::arg("plan"), py::arg("chunk"), py::arg("threads"), py::arg("fused_gram") = false,
+           py::arg("lanes") = false)
       .def_readonly("batch", &ssdd::KrrShape::batch)
       .def_readonly("n", &ssdd::KrrShape::n)
       .def_readonly("threads", &ssdd::KrrShape::threads);

@@ -102,7 +102,7 @@ namespace cpu {
 int64_t krr_workspace(const KrrShape& shape, bool backward);
 template <class T> void krr_forward(const KrrForwardArgs<T>& args);
 template <class T> void krr_backward(const KrrBackwardArgs<T>& args);
-bool krr_lanes_fit(const KrrShape& shape);  // linear, low rank, few support points and few features
+bool krr_lanes_fit(const KrrShape& shape);             // linear, low rank, few support points and few features
 bool krr_fuses(const KrrShape& shape, Plan backward);  // linear, dense in both passes, few support points
 int64_t krr_fused_workspace(const KrrShape& shape);
 template <class T> void krr_fused(const KrrFusedArgs<T>& args);

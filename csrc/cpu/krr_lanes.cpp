@@ -31,7 +31,7 @@ Work<T> layout(const KrrShape& s, bool backward, T* memory) {
   // An odd number of cache lines: rows a power of two apart would share few sets of the first cache.
   w.ld = s.d | 1;
   w.x_s = take(rows * w.ld);
-  w.x_q = take(std::max(w.queries, backward ? s.s : 0) * s.d);  // backward: also Xbar_s
+  w.x_q = take(std::max(w.queries, backward ? s.s : 0) * s.d);   // backward: also Xbar_s
   w.panels = take(lane_triangle(s.s) + kLaneRows * kMostLanes);  // see Lanes::store_lower
   w.inverse = take(rows);
   w.status = take(1);
@@ -85,7 +85,9 @@ class Lane {
   double scale(int lane) const { return static_cast<double>(h.get(g.problem(lane), 0)); }
   double bias(int lane) const { return static_cast<double>(h.get(g.problem(lane), 1)); }
   double ridge_value(int lane) const { return static_cast<double>(h.get(g.problem(lane), h.count - 1)); }
-  T* scales() const { return each(w.scale, [&](int l) { return scale(l); }); }
+  T* scales() const {
+    return each(w.scale, [&](int l) { return scale(l); });
+  }
   T* zero(int64_t vectors, T* x) const {
     std::fill(x, x + vectors * g.width, T(0));
     return x;
@@ -122,8 +124,7 @@ class Forward : Lane<T> {
     table.pad_lower(s.s, w.panels);
     add_ridge(g, s.ridge, a.hyper, s.s, w.panels, a.aux, a.jitter);
     table.factor(s.s, w.panels, w.inverse, w.status);
-    if (a.factor)
-      table.store_lower(w.panels, s.s, false, g.count, Targets<T>(g, a.factor, s.s * s.s).p);
+    if (a.factor) table.store_lower(w.panels, s.s, false, g.count, Targets<T>(g, a.factor, s.s * s.s).p);
     L::load(a.y_s, 0, s.s, s.c, w.alpha);
     pad(s.s, s.c, g.width, w.alpha);
     table.solve(s.s, s.c, w.panels, w.inverse, w.alpha);
@@ -262,8 +263,8 @@ class Backward : Lane<T> {
       bias_bar += (static_cast<double>(e_sum[e]) - static_cast<double>(u_sum[e])) * static_cast<double>(alpha_sum[e]);
     }
     T* out = a.grad_hyper + b * a.hyper.count;
-    out[0] = static_cast<T>((-lambda * lambda_bar[l] - bi * bias_bar) / sc +
-                            through_trace[l] * (trace - bi * order) / sc);
+    out[0] =
+        static_cast<T>((-lambda * lambda_bar[l] - bi * bias_bar) / sc + through_trace[l] * (trace - bi * order) / sc);
     out[1] = static_cast<T>(bias_bar + through_trace[l] * order);
     out[a.hyper.count - 1] = static_cast<T>(lambda_bar[l] * ridge_slope(s.ridge, trace, s.s));
   }

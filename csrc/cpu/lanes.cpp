@@ -125,8 +125,7 @@ void solve_backward_by_lanes(const SolveBackwardArgs<T>& a) {
     for (int l = 0; l < g.count; ++l) {
       const int64_t b = g.problem(l);
       const T* aux = a.aux + 3 * b;
-      if (a.grad_v)
-        a.grad_v[b] = static_cast<T>(lambda_bar[l] * ridge_slope(a.ridge, static_cast<double>(aux[0]), n));
+      if (a.grad_v) a.grad_v[b] = static_cast<T>(lambda_bar[l] * ridge_slope(a.ridge, static_cast<double>(aux[0]), n));
       if (!std::isnan(aux[1])) continue;
       fill_nan(n * c, a.grad_y + b * n * c);
       if (a.grad_a) fill_nan(n * n, a.grad_a + b * n * n);

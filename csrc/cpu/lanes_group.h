@@ -86,8 +86,7 @@ void add_ridge(const Group& g, RidgeKind ridge, const Hyper<T>& hyper, int64_t n
   for (int l = 0; l < g.width; ++l)
     if (hyper.count) lambda[l] = ridge_amount(ridge, hyper.get(g.problem(l), hyper.count - 1), trace[l], n);
   for (int64_t i = 0; i < n; ++i)
-    for (int l = 0; l < g.width; ++l)
-      diagonal(i)[l] = static_cast<T>(static_cast<double>(diagonal(i)[l]) + lambda[l]);
+    for (int l = 0; l < g.width; ++l) diagonal(i)[l] = static_cast<T>(static_cast<double>(diagonal(i)[l]) + lambda[l]);
   for (int l = 0; l < g.count; ++l) {
     T* of = aux + 3 * g.problem(l);
     of[0] = static_cast<T>(trace[l]);

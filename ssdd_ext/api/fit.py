@@ -64,7 +64,7 @@ class Fit:
         return p
 
     def _times_weights(self, query: Tensor, weights: Tensor) -> Tensor:
-        """query [..., Q, D] weights [..., C, D]^T. Of a batch on the CPU by the native core, which reads the queries once."""
+        """query weights^T for weights [..., C, D]; of a batch on the CPU natively, which reads the queries once."""
         if query.is_cuda or query.dim() < 3 or query.shape[:-2] != weights.shape[:-2] or self.backend == "torch":
             return query @ weights.mT
         return gram(query, weights, backend=self.backend)

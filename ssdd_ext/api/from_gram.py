@@ -32,8 +32,8 @@ def krr_from_gram(
     ``lam = ridge.amount(k_ss, ridge.value)``.
 
     Args:
-        k_ss: [..., S, S], symmetric; its lower triangle is read, and its gradient is symmetrised: half of the sum of the
-            raw one and its transpose. float32 or float64 (16-bit types: in float32).
+        k_ss: [..., S, S], symmetric; its lower triangle is read, and its gradient is symmetrised: half of the sum of
+            the raw one and its transpose. float32 or float64 (16-bit types: in float32).
         y_s: support targets [..., S, C].
         k_qs: [..., Q, S].
         ridge: how lambda follows from K_ss; see :class:`Ridge`. Default ``Ridge.trace(1e-6)``, KRR-ST's.
@@ -75,8 +75,8 @@ def krr_mse_from_gram(
     Equivalent to ``(krr_from_gram(k_ss, y_s, k_qs) - y_q).square().mean((-2, -1))``.
 
     Args:
-        k_ss: [..., S, S], symmetric; its lower triangle is read, and its gradient is symmetrised: half of the sum of the
-            raw one and its transpose. float32 or float64 (16-bit types: in float32).
+        k_ss: [..., S, S], symmetric; its lower triangle is read, and its gradient is symmetrised: half of the sum of
+            the raw one and its transpose. float32 or float64 (16-bit types: in float32).
         y_s: support targets [..., S, C].
         k_qs: [..., Q, S].
         y_q: query targets [..., Q, C].
@@ -146,8 +146,8 @@ def _predict(
 
 
 def _times(k_qs: Tensor, alpha: Tensor) -> Tensor:
-    """K_qs alpha. On the CPU P^T = alpha^T K_qs^T with column-major coefficients: a BLAS takes a third of the time over a
-    product with few columns, in both passes, and the gradient to K_qs has the layout of K_qs."""
+    """K_qs alpha. On the CPU P^T = alpha^T K_qs^T with column-major coefficients: for few columns a BLAS takes a third
+    of the time, in both passes, and the gradient to K_qs has the layout of K_qs."""
     if k_qs.is_cuda or k_qs.dim() != 2:
         return k_qs @ alpha
     return (alpha.mT.contiguous() @ k_qs.mT).mT

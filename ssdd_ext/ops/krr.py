@@ -69,7 +69,14 @@ def _problem(
 
 
 def plan_shape(
-    p: plan.Problem, batch: int, kernel: str, ridge: str, detach: bool, which: str, chunk: int, fused_gram: bool = False,
+    p: plan.Problem,
+    batch: int,
+    kernel: str,
+    ridge: str,
+    detach: bool,
+    which: str,
+    chunk: int,
+    fused_gram: bool = False,
     lanes: bool = False,
 ) -> core.KrrShape:
     """The shape of one pass as the core takes it; ``which`` is the order of its products."""

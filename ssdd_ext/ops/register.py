@@ -60,8 +60,8 @@ _PLAIN = (Tensor, torch.nn.Parameter)
 
 
 def is_direct(args: tuple[Any, ...]) -> bool:
-    """True if the dispatcher would do nothing but call the CPU implementation, at the cost of tens of microseconds: dense
-    tensors of PyTorch's own on the CPU, none of which asks for a gradient, and no mode, transform or tracer."""
+    """True if the dispatcher would do nothing but call the CPU implementation, at tens of microseconds: dense tensors
+    of PyTorch's own on the CPU, none of which asks for a gradient, and no mode, transform or tracer."""
     if torch.compiler.is_compiling() or torch.jit.is_tracing():
         return False
     grad = torch.is_grad_enabled()

@@ -252,8 +252,8 @@ def _evaluation(
 def evaluate(
     x_s: Tensor, y_s: Tensor, x_q: Tensor, y_q: Tensor | None, kernel: Kernel, ridge: Ridge, on_failure: str
 ) -> Tensor | None:
-    """Predictions, or with ``y_q`` the loss, without gradients, of problems on the CPU whose call would cost as much as the
-    work; None if the ordinary road is right. The same bits as that one."""
+    """Predictions, or with ``y_q`` the loss, without gradients, of problems on the CPU whose call would cost as much
+    as the work; None if the ordinary road is right. The bits are those of the ordinary road."""
     given = (x_s, y_s, x_q) if y_q is None else (x_s, y_s, x_q, y_q)
     if torch.compiler.is_compiling() or not _is_plain(*given):
         return None

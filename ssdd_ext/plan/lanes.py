@@ -1,8 +1,8 @@
 """Which batches of small problems the CPU solves one problem per lane of a vector (``csrc/cpu/krr_lanes.cpp``).
 
 A rule of the shapes that both passes ask. It does not depend on which gradients are wanted, so the two agree.
-Measured by ``benchmarks/bench_batched.py``: a problem of few support points and many features is read from memory once by
-the ordinary order, and lanes then only move it.
+Measured by ``benchmarks/bench_batched.py``: a problem of few support points and many features is read from memory once
+by the ordinary order, and lanes then only move it.
 """
 
 from __future__ import annotations
@@ -24,4 +24,4 @@ def by_lanes(p: Problem, batch: int) -> bool:
         return False
     features = MOST_FEATURES if p.s >= FEW else FEATURES_OF_FEW
     fits = p.s * p.d <= MOST_VECTORS and p.d * p.c <= MOST_VECTORS
-    return 1 <= p.s <= MOST_SUPPORT and 1 <= p.d <= features and 1 <= p.c and fits
+    return 1 <= p.s <= MOST_SUPPORT and 1 <= p.d <= features and p.c >= 1 and fits
