@@ -92,11 +92,20 @@ class Fit:
         elif isinstance(self.kernel, Linear):
             # Low rank: K_qs is never formed. s X_q (X_s^T alpha) + b (1^T alpha)
             scale, bias = (_for_matrices(p, query.dtype) for p in self.kernel.parameters)
-            p = scale * matmul(query, matmul(self.x_s.mT, self.alpha)) + bias * self.alpha.sum(-2, keepdim=True)
+            p = self._times_weights(query, matmul(self.alpha.mT, self.x_s))
+            p = p if isinstance(scale, float) and scale == 1 else scale * p
+            if isinstance(bias, Tensor) or bias:
+                p = p + bias * self.alpha.sum(-2, keepdim=True)
         else:
             p = gram(query, self.x_s, kernel=self.kernel, backend=self.backend)
             p = matmul(p, self.alpha)
         return p
+
+    def _times_weights(self, query: Tensor, weights: Tensor) -> Tensor:
+        """Return query weights^T for weights [..., C, D]; natively for a batch on the CPU, which reads queries once."""
+        if query.is_cuda or query.dim() < 3 or query.shape[:-2] != weights.shape[:-2] or self.backend == "torch":
+            return matmul(query, weights.mT)
+        return gram(query, weights, backend=self.backend)
 
 
 Number = float | Tensor

@@ -60,6 +60,10 @@ def krr(
         FactorizationError: with ``on_failure="raise"``, for a problem that is not positive definite.
     """
     ridge = DEFAULT_RIDGE if ridge is None else ridge
+    if backend in ("auto", "native") and not return_info and not check_finite and solve_dtype is None:
+        direct = ops.evaluate(x_s, y_s, x_q, None, kernel, ridge, on_failure)
+        if direct is not None:
+            return direct
     tensors = check_problem(x_s, y_s, x_q)
     call = prepare("krr", tensors, kernel, ridge, on_failure, check_finite, backend, solve_dtype, return_info)
     with call.precision(x_s):
@@ -124,6 +128,8 @@ def krr_mse(
         and sample_weight is None
     ):
         loss = ops.small_krr_mse(x_s, y_s, x_q, y_q, kernel, ridge, on_failure)
+        if loss is None:
+            loss = ops.evaluate(x_s, y_s, x_q, y_q, kernel, ridge, on_failure)
         if loss is not None:
             return loss
     tensors = check_problem(x_s, y_s, x_q, checks.tensor("y_q", y_q))

@@ -18,8 +18,10 @@ from .native import (
     hyper_rows,
     matrices,
     raise_if_asked,
+    return_workspace,
     ridge_text,
     stream,
+    take_workspace,
     to_capsule,
 )
 from .register import library, register
@@ -47,7 +49,7 @@ def _factor(
     status = new(batch_shape, dtype=torch.int32, device=a.device)
     jitter, aux = (new(n, dtype=a.dtype, device=a.device) for n in (batch_shape, (*batch_shape, 3)))
     if batch and s:
-        work = a.new_empty(core.cholesky_workspace(batch, s, c, threads, a.is_cuda))
+        work = take_workspace(core.cholesky_workspace(batch, s, c, threads, a.is_cuda), a)
         core.solve(
             matrices(a),
             matrices(y),
@@ -67,6 +69,7 @@ def _factor(
             threads,
             stream(a),
         )
+        return_workspace(work)
     return x, factor, status, jitter, aux  # type: ignore[return-value]
 
 
@@ -144,7 +147,7 @@ def _solve_backward(
     a_bar = x.new_empty(factor.shape) if needs[0] else x.new_empty(0)
     v_bar = x.new_zeros(batch_shape) if needs[2] else None
     if batch and s:
-        work = x.new_empty(core.cholesky_workspace(batch, s, c, threads, x.is_cuda))
+        work = take_workspace(core.cholesky_workspace(batch, s, c, threads, x.is_cuda), x)
         core.solve_backward(
             matrices(grad),
             to_capsule(factor.contiguous()),
@@ -164,6 +167,7 @@ def _solve_backward(
             threads,
             stream(x),
         )
+        return_workspace(work)
     hyper_bar = x.new_zeros(0)
     if v_bar is not None and hyper is not None:
         hyper_bar = torch.zeros_like(hyper)

@@ -20,8 +20,10 @@ from .native import (
     hyper_rows,
     matrices,
     raise_if_asked,
+    return_workspace,
     ridge_text,
     stream,
+    take_workspace,
     to_capsule,
 )
 from .register import library, register
@@ -136,7 +138,7 @@ def _krr(
     if batch:
         order = "low_rank" if lanes else picked.forward
         shape = plan_shape(problem, batch, kernel, ridge, detach, order, picked.chunk, picked.fused_gram, lanes)
-        work = y_s.new_empty(core.krr_workspace(shape, False, x_s.is_cuda))
+        work = take_workspace(core.krr_workspace(shape, False, x_s.is_cuda), y_s)
         core.krr_forward(
             shape,
             matrices(x_s),
@@ -157,6 +159,7 @@ def _krr(
             to_capsule(work),
             stream(x_s),
         )
+        return_workspace(work)
         raise_if_asked("krr" if y_q is None else "krr_mse", status, on_failure, n, ridge_text(ridge, hyper, values))
     return out, loss, factor, coef, kept, aux, jitter, status
 
@@ -278,7 +281,7 @@ def _krr_backward(
         lanes = not x_s.is_cuda and plan.by_lanes(problem, batch)
         order = "low_rank" if lanes else picked.backward
         shape = plan_shape(problem, batch, kernel, ridge, detach, order, picked.chunk, lanes=lanes)
-        work = y_s.new_empty(core.krr_workspace(shape, True, x_s.is_cuda))
+        work = take_workspace(core.krr_workspace(shape, True, x_s.is_cuda), y_s)
         # The shapes decide whether the forward keeps K_qs. Stand-in rows are never read.
         has_kept = kept.shape[-2] > plan.STAND_IN and not lanes
         core.krr_backward(
@@ -301,6 +304,7 @@ def _krr_backward(
             to_capsule(work),
             stream(x_s),
         )
+        return_workspace(work)
     return x_s_bar, y_s_bar, x_q_bar, hyper_bar
 
 
