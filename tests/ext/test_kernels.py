@@ -78,7 +78,7 @@ def test_gradients_by_differences(name, random):
         return ssdd_ext.gram(x, z, kernel=kernel.map(lambda _: next(own)))
 
     assert torch.autograd.gradcheck(gram, (x, z, *values))
-    assert torch.autograd.gradgradcheck(gram, (x, z, *values))
+    assert torch.autograd.gradgradcheck(gram, (x, z, *values), fast_mode=True)
 
 
 @pytest.mark.parametrize("backend", ROAD)
@@ -99,7 +99,7 @@ def test_transforms(name, backend, random):
     assert relative_error(moved, (jacobian[0] * tangent).sum((-2, -1))) < 1e-12
 
 
-@pytest.mark.parametrize("name", ["matern_3", "ntk", "nested"])
+@pytest.mark.parametrize("name", ["nested"])
 def test_one_graph(name, random):
     kernel, x, z = PLANNED_KERNELS[name], random(5, 9, grad=True), random(4, 9, grad=True)
 
