@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from .. import checks
+from ..kernels import matmul
 from ..ridge import Ridge
 from .call import DEFAULT_KERNEL, DEFAULT_RIDGE, Call, Info, mean_over_queries, prepare
 from .gram import solve
@@ -142,4 +143,4 @@ def _predict(
     # K_qs bar = P bar alpha^T is dense in every plan, so torch's product is used.
     alpha, info = solve(call, call.cast(k_ss), call.cast(y_s))
     with checks.full_precision(k_qs):
-        return call, call.cast(k_qs) @ alpha, info
+        return call, matmul(call.cast(k_qs), alpha), info

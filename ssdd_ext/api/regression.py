@@ -39,8 +39,8 @@ def krr(
             Batch dimensions of all inputs broadcast.
         y_s: support targets [..., S, C].
         x_q: query features [..., Q, D].
-        kernel: ``Linear(scale, bias)`` or ``RBF(lengthscale)``; numbers, or tensors [...] with gradients that broadcast
-            over the batch dimensions. Default ``Linear()``.
+        kernel: any kernel, such as ``Linear(scale, bias)``; its hyper-parameters are numbers, or tensors [...] with
+            gradients that broadcast over the batch dimensions. Default ``Linear()``.
         ridge: how lambda follows from K_ss; see :class:`Ridge`. Default ``Ridge.trace(1e-6)``, KRR-ST's.
         on_failure: "raise" (default) raises a FactorizationError (one synchronisation on CUDA, refused under graph
             capture); "jitter" retries the problems that failed with a growing multiple of their mean diagonal, a
@@ -94,8 +94,8 @@ def krr_mse(
         y_s: support targets [..., S, C].
         x_q: query features [..., Q, D].
         y_q: query targets [..., Q, C].
-        kernel: ``Linear(scale, bias)`` or ``RBF(lengthscale)``; numbers, or tensors [...] with gradients that broadcast
-            over the batch dimensions. Default ``Linear()``.
+        kernel: any kernel, such as ``Linear(scale, bias)``; its hyper-parameters are numbers, or tensors [...] with
+            gradients that broadcast over the batch dimensions. Default ``Linear()``.
         ridge: how lambda follows from K_ss; see :class:`Ridge`. Default ``Ridge.trace(1e-6)``, KRR-ST's.
         sample_weight: weights [..., Q] >= 0 of the query points, with or without gradient; the mean over Q is then
             sum(w * loss) / sum(w). Default None: 1 for each.

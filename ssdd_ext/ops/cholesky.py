@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from ..ridge import KINDS, Ridge
+from .factor import factor_backward
 from .hyper import pack
 from .native import (
     capsule,
@@ -22,7 +23,7 @@ from .native import (
     to_capsule,
 )
 from .register import library, register
-from .second import poisoned, pull_back, solve_gradients
+from .second import mark_failed, pull_back, solve_gradients
 
 library.define("cholesky(Tensor a, str on_failure) -> (Tensor, Tensor, Tensor)")
 library.define(
@@ -90,12 +91,7 @@ def _cholesky_backward(ctx: Any, grad: Tensor | None, *_: Any) -> tuple[Any, ...
     if grad is None:
         return None, None
     (factor,) = ctx.saved_tensors
-    # Abar = L^-T Phi(L^T Lbar) L^-1, symmetrised; Phi takes the lower triangle and halves the diagonal.
-    phi = (factor.mT @ grad).tril()
-    phi = phi - 0.5 * torch.diag_embed(phi.diagonal(dim1=-2, dim2=-1))
-    half = torch.linalg.solve_triangular(factor.mT, phi, upper=True)
-    bar = torch.linalg.solve_triangular(factor, half, upper=False, left=False)
-    return 0.5 * (bar + bar.mT), None
+    return factor_backward(factor, grad), None
 
 
 def _solve(
@@ -198,7 +194,7 @@ def _second(ctx: Any, *bars: Tensor | None) -> tuple[Any, ...]:
         every: Any = solve_gradients(*values, *options)
         return tuple(bar for bar, needed in zip(every, needs, strict=False) if needed)
 
-    tensors[0] = poisoned(tensors[0], factor)
+    tensors[0] = mark_failed(tensors[0], factor)
     needed_bars = [bar for bar, needed in zip(bars, needs, strict=True) if needed]
     grad, x, a, hyper = pull_back(first, tensors, needed_bars)
     return grad, None, x, None, hyper, None, None, None, a, None

@@ -25,7 +25,7 @@ from .native import (
     to_capsule,
 )
 from .register import library, register
-from .second import krr_gradients, poisoned, pull_back
+from .second import krr_gradients, mark_failed, pull_back
 
 library.define(
     "krr(Tensor x_s, Tensor y_s, Tensor x_q, Tensor? y_q, Tensor? hyper, float[] values, str kernel, str ridge,"
@@ -206,8 +206,8 @@ def _krr_autograd(ctx: Any, grad_out: Tensor | None, grad_loss: Tensor | None, *
     x_s, y_s, x_q, y_q, hyper, residual, factor, coef, kept, aux = ctx.saved_tensors
     moving = residual
     if y_q is not None and torch.is_grad_enabled():
-        # Differentiated once more, the residual depends on everything: on the targets for the op below, which knows of
-        # the rest, on the rest for the targets' own gradient.
+        # In a second derivative the residual depends on everything. The op below differentiates all but the targets, so
+        # its residual depends on them alone. The targets' own gradient needs the dependence on the rest.
         residual = residual + (y_q.detach() - y_q)
         options = ctx.values, ctx.kernel, ctx.ridge, ctx.detach, "jitter", ctx.needs
         moving = _krr_op(x_s, y_s, x_q, None, hyper, *options)[0] - y_q
@@ -321,14 +321,14 @@ def _second_setup(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...])
 
 def _second(ctx: Any, *bars: Tensor | None) -> tuple[Any, ...]:
     *tensors, factor = ctx.saved_tensors
-    given = [bar for bar, needed in zip(bars, ctx.needs, strict=True) if needed]
+    needed_bars = [bar for bar, needed in zip(bars, ctx.needs, strict=True) if needed]
 
     def first(*values: Any) -> tuple[Tensor, ...]:
         every = krr_gradients(*values, *ctx.options)
         return tuple(bar for bar, needed in zip(every, ctx.needs, strict=False) if needed)
 
-    tensors[0] = poisoned(tensors[0], factor)
-    grad, x_s, y_s, x_q, residual, hyper = pull_back(first, tensors, given)
+    tensors[0] = mark_failed(tensors[0], factor)
+    grad, x_s, y_s, x_q, residual, hyper = pull_back(first, tensors, needed_bars)
     return grad, x_s, y_s, x_q, residual, *(None,) * 4, hyper, *(None,) * 5
 
 

@@ -122,7 +122,9 @@ class _SmallMse(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> Any:
         bars, again = ctx.bars, torch.is_grad_enabled()
-        # bars is None in a second backward through a retained graph. torch refuses inputs that changed meanwhile.
+        # The gradients are returned once, so that a loss that is kept holds nothing. A second backward needs the saved
+        # inputs, which torch refuses unless the graph was retained and the inputs are unchanged.
+        ctx.bars = None
         inputs: Any = ctx.saved_tensors if bars is None or again else ()
         if bars is None:
             x_s, y_s, x_q, y_q = inputs
@@ -130,7 +132,6 @@ class _SmallMse(torch.autograd.Function):
         if again:
             return (*_Twice.apply(grad, *inputs, bars, ctx.call[-1]), None, None)
         if grad.dim() == 0 and _is_one(grad):
-            ctx.bars = None
             return (*bars, None, None)
         return (*_times(grad, bars), None, None)
 

@@ -64,7 +64,7 @@ def test_the_likelihood_is_that_of_the_process(case):
 
 
 def test_weights_of_support_points(case):
-    """A weight is a point that is there so often; a weight of 0 is a point that is not."""
+    """A weight of n equals n copies of the point; a weight of 0 removes it."""
     i, options = case
     weight = torch.linspace(0.5, 2.0, i.x_s.shape[-2], dtype=torch.float64).requires_grad_()
     fitted = ssdd_ext.fit(i.x_s, i.y_s, kernel=i.kernel, ridge=i.ridge, sample_weight=weight, **options)

@@ -8,12 +8,12 @@ import ssdd_ext
 from ssdd_ext import RBF, FactorizationError, Linear, Matern, Ridge, krr_path
 from ssdd_ext.testing import relative_error
 
-ROADS = ("auto", "planned", "torch")
+BACKENDS = ("auto", "planned", "torch")
 KERNELS = {"linear": Linear(1.5, 0.5), "tall": Linear(0.5), "matern": Matern(2.0, 1.5)}
 VALUES = (0.1, 0.5, 3.0)
 
 
-@pytest.mark.parametrize("backend", ROADS)
+@pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize("kind", ["absolute", "trace", "mean_trace", "per_target"])
 @pytest.mark.parametrize("batch", [(), (2,)], ids=str)
 @pytest.mark.parametrize("kernel", KERNELS.values(), ids=KERNELS)
@@ -134,7 +134,7 @@ def test_bad_arguments_and_failures():
         krr_path(x, y, ridges=Ridge.absolute(torch.ones(2)), backend="native")
     with pytest.raises(ValueError, match="^by: expected one of 'loo', 'gcv'"):
         krr_path(x, y, ridges=Ridge.absolute(torch.ones(2))).best(by="aic")
-    for backend in ROADS:
+    for backend in BACKENDS:
         with pytest.raises(FactorizationError, match="^krr_path: .*not positive definite"):
             krr_path(x, y, ridges=Ridge.absolute(torch.tensor([1.0, 0.0])), backend=backend)
         path = krr_path(x, y, ridges=Ridge.absolute(torch.tensor([1.0, -1.0])), backend=backend, on_failure="nan")

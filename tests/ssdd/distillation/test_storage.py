@@ -215,7 +215,7 @@ def test_each_transform_has_a_target_of_its_own_that_starts_from_the_teacher(job
     assert float((moved[0] - moved[1]).abs().max()) > 1e-3  # the targets move apart
     result = distill(run).result
     assert len(result) == 48 and torch.equal(result.images[12:24], torch.rot90(result.images[:12], 1, (2, 3)))
-    with pytest.raises(InputError, match="transforms need the teacher itself"):
+    with pytest.raises(InputError, match="transforms and the method .clp-dd. need the teacher itself"):
         distill(dataclasses.replace(run, teacher=None))
 
 
