@@ -1,4 +1,4 @@
-"""docs/artifact.md: the part "With no other part of this package" runs without it. (tests/docs/test_blocks.py runs all blocks.)"""
+"""docs/artifact.md: the part that says so runs without this package. (tests/docs/test_blocks.py runs all blocks.)"""
 
 import re
 import subprocess
