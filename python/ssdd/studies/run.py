@@ -8,7 +8,8 @@ from pathlib import Path
 from ..config import InputError, Report, silent
 from ..data import ImageSet, load_images, load_target
 from ..distillation import target_size
-from ..evaluation import why_no_probe
+from ..evaluation import check_targets, why_no_probe
+from ..models import student
 from ..teachers import Teacher, represent
 from .fill import Study, TeacherPair, fill_study
 from .plan import Plan, Row
@@ -52,15 +53,12 @@ def run_study(
         missing = "data" if plan.data is None else "teacher"
         raise InputError(f"{missing}: expected it in the file of the study or as --{missing}")
     images = load_images(plan.data, plan.size, classes=plan.classes)
-    targets = {key: load_target(path, plan.size, plan.classes) for key, path in plan.targets.items()}
-    for key, target in targets.items():
-        if (target.channels, target.size) != (images.channels, images.size):
-            raise InputError(
-                f"targets: {key}: expected images of {[*images.size, images.channels]} as {images.name} has, "
-                f"got {[*target.size, target.channels]}"
-            )
+    targets = {key: load_target(path, plan.size, plan.classes, like=images) for key, path in plan.targets.items()}
     for row in plan.rows:
+        check_targets(targets, row.settings.finetune)
         _check_row(row, images)
+    for student_config in {row.settings.student for row in plan.rows if row.source != "teacher"}:
+        student(student_config, images.channels, images.size, 1)  # refuses a network that these images do not fit
     for data in (images, *targets.values()):
         if why := why_no_probe(data):
             report({"event": "warning", "message": why})
