@@ -92,7 +92,7 @@ def test_recipe_checker_objects(tree):
 def test_contributing_lists_the_rooms_that_the_test_enforces(root):
     text = (root / "CONTRIBUTING.md").read_text()
     for line in (
-        "checks, [kernels, ridge], plan, reference, ops, api, bench, testing",
+        "checks, [kernels, ridge], plan, reference, ops, api, [nn, sklearn], bench, testing",
         "config, artifact, checkpoint, [data, models], teachers, selection, parallel, distillation, evaluation, "
         "studies, report, cli",
     ):
