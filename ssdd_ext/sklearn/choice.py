@@ -68,7 +68,7 @@ class Rule:
         spectrum = Spectrum(Problem(samples, self.fit_intercept))
         found = []
         for alpha in map(float, self.alphas):
-            residuals = spectrum.leave_one_out(alpha, spectrum.scaled_dual(alpha))
+            residuals = spectrum.leave_one_out(alpha)
             found.append(self._score(samples.y - residuals, samples.y, samples.weights))
         return np.stack(found)
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import warnings
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -135,7 +136,7 @@ class Spectrum:
             self.border = ones / problem.total**0.5
         if self.is_thin:
             self.vectors, self.singular, self.right = torch.linalg.svd(matrix, full_matrices=False)
-            self.values = self.singular.square()
+            self.values, self.projected = self.singular.square(), self.vectors.mT @ self.y
             return
         k = api.gram(matrix) if problem.is_features else matrix
         if self.border is None:
@@ -145,15 +146,14 @@ class Spectrum:
             shift = max(2.0 * float(k.diagonal().sum()), 1.0)
             values, vectors = torch.linalg.eigh(k + shift * self.border @ self.border.mT)
             values, self.vectors = values[:-1], vectors[:, :-1]
-        self.values = values.clamp(min=0)
+        self.values, self.projected = values.clamp(min=0), self.vectors.mT @ self.y
 
     def scaled_dual(self, alpha: float) -> Tensor:
         """Return the plain problem's dual coefficients [S, C]; at alpha = 0 those of least norm."""
-        projected = self.vectors.mT @ self.y
         if self.is_thin and alpha > 0:
             kept = self.values / (self.values + alpha)
-            return (self.y - self.vectors @ (kept.unsqueeze(1) * projected)) / alpha
-        return self.vectors @ (self._inverse(alpha).unsqueeze(1) * projected)
+            return (self.y - self.vectors @ (kept.unsqueeze(1) * self.projected)) / alpha
+        return self.vectors @ (self._inverse(alpha).unsqueeze(1) * self.projected)
 
     def solution(self, alpha: float) -> Solution:
         """Return the solution for one ridge; at alpha = 0 that of least norm."""
@@ -162,7 +162,7 @@ class Spectrum:
             return self.problem.solution(dual)
         # From the singular vectors, as Phi^T a~ loses digits when alpha is small.
         kept = (self.singular * self._inverse(alpha)).unsqueeze(1)
-        return self.problem.solution(dual, self.right.mT @ (kept * (self.vectors.mT @ self.y)))
+        return self.problem.solution(dual, self.right.mT @ (kept * self.projected))
 
     def _inverse(self, alpha: float) -> Tensor:
         """Return 1 / (value + alpha), and 0 for a sum that is 0 to rounding."""
@@ -172,18 +172,22 @@ class Spectrum:
         is_zero = shifted <= torch.finfo(shifted.dtype).eps * len(self.y) * self.values.max()
         return torch.where(is_zero, 0.0, 1.0 / torch.where(is_zero, 1.0, shifted))
 
-    def leave_one_out(self, alpha: float, scaled_dual: Tensor) -> Tensor:
+    @cached_property
+    def squares(self) -> Tensor:
+        """Return the squares of the eigenvectors' entries; weighted sums of them are diagonals."""
+        return self.vectors.square()
+
+    def leave_one_out(self, alpha: float) -> Tensor:
         """Return y_i - f_i(x_i) [S, C], with f_i fitted to all samples but i; weights must be positive.
 
         The residual is a_i / G_ii, with G the matrix that maps the targets to the dual coefficients a.
         """
-        squares = self.vectors.square()
         if self.is_thin:
-            diagonal = 1.0 - squares @ (self.values / (self.values + alpha))
+            diagonal = 1.0 - self.squares @ (self.values / (self.values + alpha))
             if self.border is not None:
                 diagonal = diagonal - self.border[:, 0].square()
             diagonal = diagonal / alpha
         else:
-            diagonal = squares @ (1.0 / (self.values + alpha))
-        residuals = scaled_dual / diagonal.unsqueeze(1)
+            diagonal = self.squares @ (1.0 / (self.values + alpha))
+        residuals = self.scaled_dual(alpha) / diagonal.unsqueeze(1)
         return residuals if self.problem.root is None else residuals / self.problem.root

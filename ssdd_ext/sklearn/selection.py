@@ -139,7 +139,8 @@ class KernelRidgeCV(MultiOutputMixin, RegressorMixin, BaseEstimator):
 class RidgeCV(MultiOutputMixin, RegressorMixin, BaseEstimator):
     """Linear ridge regression that chooses its ridge: a replacement for ``sklearn.linear_model.RidgeCV``.
 
-    Equivalent to that class for dense samples and the arguments that both have. Leave-one-out is exact, from one
+    Equivalent to that class for dense samples and the arguments that both have, except that targets [S, 1] give
+    predictions [Q, 1] here and [Q] there. Leave-one-out is exact, from one
     decomposition of the features or of the Gram matrix, whichever is smaller.
 
     Args:

@@ -19,13 +19,13 @@ def eye(x):
 
 
 def r2d2_of_the_paper(x, y, z, ridge, scale, bias):
-    """Bertinetto et al., eq. 6 to 8: W = X^T (X X^T + lambda I)^-1 Y; logits alpha X' W + beta."""
+    """Compute Bertinetto et al.'s W = X^T (X X^T + lambda I)^-1 Y and the logits alpha X' W + beta."""
     w = x.mT @ torch.linalg.inv(x @ x.mT + ridge * eye(x)) @ y
     return scale * (z @ w) + bias
 
 
 def r2d2_of_the_code(x, y, z, ridge, scale, bias):
-    """Their published code: a column of ones, rows and labels over sqrt(n), W of D + 1 rows, then the adjustment."""
+    """Compute what their code does: a column of ones, rows and labels over sqrt(n), W of D + 1 rows, scale and bias."""
     n = x.shape[-2]
     x = torch.cat([x, torch.ones_like(x[..., :1])], -1) / n**0.5
     w = x.mT @ torch.linalg.inv(x @ x.mT + ridge * eye(x)) @ (y / n**0.5)
@@ -33,7 +33,7 @@ def r2d2_of_the_code(x, y, z, ridge, scale, bias):
 
 
 def head_of_metaoptnet(x, y, z, ridge, scale, bias):
-    """MetaOptNet's R2D2Head, lambda 50, inside a ClassificationHead with a learned scale."""
+    """Compute MetaOptNet's R2D2Head, lambda 50, inside its ClassificationHead with a learned scale."""
     inverse = torch.linalg.solve(x @ x.mT + 50.0 * eye(x), eye(x).expand(*x.shape[:-2], -1, -1))
     return scale * torch.bmm(z, torch.bmm(torch.bmm(x.transpose(1, 2), inverse), y))
 
@@ -47,7 +47,7 @@ HEADS = {
 
 @pytest.fixture
 def episode(random):
-    """Support features, class numbers, query features, labels of the queries."""
+    """Return support features, class numbers, query features and labels of the queries."""
     labels = torch.arange(WAY).repeat(SHOT).expand(B, S)
     return random(B, S, D, grad=True), labels, random(B, Q, D, grad=True), torch.randint(0, WAY, (B, Q))
 
