@@ -334,6 +334,64 @@ int krr_value_and_gradient(const KrrShape& forward, int backward_plan, const Cap
   return failed;
 }
 
+// The workspace of krr_evaluate: what the ordinary op returns beside its result, then the forward's own.
+template <class T>
+Between<T> beside(const KrrShape& s, bool predicts, bool keeps_factor, T* memory) {
+  Arena<T> arena{memory};
+  Between<T> w{};
+  w.out = predicts ? nullptr : arena.take(s.batch * s.q * s.c);
+  w.factor = keeps_factor ? arena.take(s.batch * s.n * s.n) : nullptr;
+  w.coef = keeps_factor ? arena.take(s.batch * s.n * s.c) : nullptr;
+  w.aux = arena.take(3 * s.batch);
+  w.jitter = arena.take(s.batch);
+  w.status = reinterpret_cast<int32_t*>(arena.take(s.batch));
+  w.work = arena.take(cpu::krr_workspace(s, false));
+  w.total = arena.used;
+  return w;
+}
+
+bool keeps_factor(const KrrShape& s, int on_failure) {
+  return !s.lanes || static_cast<OnFailure>(on_failure) == OnFailure::jitter;
+}
+
+// Predictions [B, Q, C] or, with y_q, the loss [B] on the CPU, and nothing else. Returns how many problems failed.
+int krr_evaluate(const KrrShape& s, const Capsule& x_s, const Capsule& y_s, const Capsule& x_q, const Capsule& y_q,
+                 const std::vector<double>& values, int on_failure, const Capsule& result, const Capsule& work) {
+  int failed = 0;
+  auto run = [&](auto zero) {
+    using T = decltype(zero);
+    Reader<T> r;
+    KrrForwardArgs<T> a{};
+    a.shape = s;
+    a.x_s = r.batch("x_s", tensor_of(x_s), s.batch, s.s, s.d);
+    a.y_s = r.batch("y_s", tensor_of(y_s), s.batch, s.s, s.c);
+    a.x_q = r.batch("x_q", tensor_of(x_q), s.batch, s.q, s.d);
+    a.y_q = r.batch("y_q", tensor_of(y_q), s.batch, s.q, s.c);
+    const bool predicts = !a.y_q;
+    T* out = r.template array<T>("result", tensor_of(result), predicts ? s.batch * s.q * s.c : s.batch);
+    require(out && !r.cuda(), "krr_evaluate: a result on the CPU");
+    a.hyper = r.hyper(nullptr, values, s.batch);
+    a.on_failure = static_cast<OnFailure>(on_failure);
+    require(a.hyper.count == (s.kernel == KernelKind::linear ? 3 : 2), "hyper: wrong number of values");
+    const bool keeps = keeps_factor(s, on_failure);
+    T* memory = r.template array<T>("work", tensor_of(work), beside<T>(s, predicts, keeps, nullptr).total);
+    const Between<T> w = beside<T>(s, predicts, keeps, memory);
+    a.out = predicts ? out : w.out;
+    a.loss = predicts ? nullptr : out;
+    a.factor = w.factor;
+    a.coef = w.coef;
+    a.aux = w.aux;
+    a.jitter = w.jitter;
+    a.status = w.status;
+    a.work = w.work;
+    py::gil_scoped_release release;
+    cpu::krr_forward(a);
+    for (int64_t b = 0; b < s.batch; ++b) failed += w.status[b] != 0;
+  };
+  by_type(x_s, [&] { run(float()); }, [&] { run(double()); });
+  return failed;
+}
+
 void* function_of(const py::module_& module, const char* name) {
   const py::object capsule = module.attr("__pyx_capi__")[name];
   return PyCapsule_GetPointer(capsule.ptr(), PyCapsule_GetName(capsule.ptr()));
@@ -395,6 +453,10 @@ PYBIND11_MODULE(_C, m) {
   m.def("cholesky_workspace", &ssdd::cholesky_workspace);
   m.def("krr_workspace", &ssdd::krr_workspace);
   m.def("krr_value_and_gradient", &ssdd::krr_value_and_gradient);
+  m.def("krr_evaluate", &ssdd::krr_evaluate);
+  m.def("krr_evaluate_workspace", [](const ssdd::KrrShape& s, bool predicts, int on_failure) {
+    return ssdd::beside<float>(s, predicts, ssdd::keeps_factor(s, on_failure), nullptr).total;
+  });
   m.def("krr_fuses", [](const ssdd::KrrShape& shape, int backward_plan) {
     return ssdd::cpu::krr_fuses(shape, static_cast<ssdd::Plan>(backward_plan));
   });

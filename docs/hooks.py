@@ -31,7 +31,7 @@ def _directives(text: str) -> str:
     text = re.sub(r"^<!-- run first\n.*?^-->\n", "", text, flags=re.MULTILINE | re.DOTALL)
     text = re.sub(r"^<!-- not run: (.*?) -->$", _reason, text, flags=re.MULTILINE)
     text = re.sub(r"^<!-- generated: settings -->$", lambda _: settings_tables(), text, flags=re.MULTILINE)
-    return re.sub(r"^<!-- generated: names of (\w+) -->$", lambda m: public_names(m[1]), text, flags=re.MULTILINE)
+    return re.sub(r"^<!-- generated: names of ([\w.]+) -->$", lambda m: public_names(m[1]), text, flags=re.MULTILINE)
 
 
 def include(path: str) -> str:
@@ -47,14 +47,18 @@ def _reason(match: re.Match[str]) -> str:
 
 
 def public_names(package: str) -> str:
-    """Return one mkdocstrings directive per name in ``__all__`` of the package: functions, then classes."""
+    """Return one mkdocstrings directive per name in ``__all__`` of the package: functions, then classes.
+
+    The names of a part of the package, such as ``ssdd_ext.nn``, have no headings.
+    """
     module = importlib.import_module(package)
     objects = {name: getattr(module, name) for name in module.__all__ if callable(getattr(module, name))}
     functions = [name for name, value in objects.items() if inspect.isfunction(value)]
     classes = [name for name, value in objects.items() if inspect.isclass(value)]
     lines: list[str] = []
     for heading, names in (("Functions", functions), ("Classes", classes)):
-        lines.append(f"## {heading}\n")
+        if "." not in package:
+            lines.append(f"## {heading}\n")
         for name in names:
             value = objects[name]
             lines.append(f"::: {value.__module__}.{value.__qualname__}\n")

@@ -19,11 +19,14 @@ def main():
     parser.add_argument("--preset", default="digits", help="settings to start from (default: digits)")
     parser.add_argument("--steps", type=int, default=500, help="outer steps (default: 500)")
     parser.add_argument("--epochs", type=int, default=30, help="epochs of the teacher (default: 30)")
+    parser.add_argument("--pretrain-steps", type=int, help="steps of each pre-training (default: the preset's)")
     parser.add_argument("--out", default="distilled.safetensors", help="where to write the set")
     a = parser.parse_args()
 
     data = ssdd.load_images(a.data, size=a.size)
     changes = {"distill.steps": str(a.steps), "teacher.epochs": str(a.epochs)}
+    if a.pretrain_steps is not None:
+        changes["pretrain.steps"] = str(a.pretrain_steps)
     settings = ssdd.with_settings(ssdd.preset(a.preset), changes)
 
     teacher = ssdd.train_teacher(data, settings.teacher)

@@ -11,8 +11,8 @@ import argparse
 
 import torch
 
-import ssdd_ext
-from ssdd_ext import Linear, Ridge
+from ssdd_ext import Linear
+from ssdd_ext.nn import RidgeHead
 
 
 def tasks(count, shots, queries, generator):
@@ -25,18 +25,11 @@ def tasks(count, shots, queries, generator):
     return x[:, :shots], y[:, :shots], x[:, shots:], y[:, shots:]
 
 
-def predict(network, x_known, y_known, x_asked, ridge):
-    """Predict [count, queries, 1] by one batched ridge regression on the features of the points."""
-    return ssdd_ext.krr(
-        network(x_known), y_known, network(x_asked), kernel=Linear(bias=1.0), ridge=Ridge.absolute(ridge)
-    )
-
-
-def error(network, shots, ridge):
+def error(network, head, shots):
     """Return the mean squared error on 500 tasks that are not used in training."""
     x_known, y_known, x_asked, y_asked = tasks(500, shots, 50, torch.Generator().manual_seed(1))
     with torch.no_grad():
-        return (predict(network, x_known, y_known, x_asked, ridge) - y_asked).square().mean().item()
+        return (head(network(x_known), y_known, network(x_asked)) - y_asked).square().mean().item()
 
 
 def main():
@@ -49,17 +42,18 @@ def main():
     network = torch.nn.Sequential(
         torch.nn.Linear(1, 64), torch.nn.ReLU(), torch.nn.Linear(64, 64), torch.nn.ReLU(), torch.nn.Linear(64, 64)
     )
-    log_ridge = torch.zeros((), requires_grad=True)  # learned with the network, as R2D2 does
-    optimizer = torch.optim.Adam([*network.parameters(), log_ridge], lr=1e-3)
+    # The ridge is learned with the network, as R2D2 does. Scale and bias are for logits; these are values.
+    head = RidgeHead(kernel=Linear(bias=1.0), learn_scale=False, learn_bias=False)
+    optimizer = torch.optim.Adam([*network.parameters(), *head.parameters()], lr=1e-3)
     generator = torch.Generator().manual_seed(0)
-    print(f"error before training: {error(network, a.shots, log_ridge.detach().exp()):.3f}")
+    print(f"error before training: {error(network, head, a.shots):.3f}")
     for _ in range(a.steps):
         x_known, y_known, x_asked, y_asked = tasks(a.batch, a.shots, 10, generator)
-        loss = (predict(network, x_known, y_known, x_asked, log_ridge.exp()) - y_asked).square().mean()
+        loss = (head(network(x_known), y_known, network(x_asked)) - y_asked).square().mean()
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
-    print(f"error after {a.steps} steps: {error(network, a.shots, log_ridge.detach().exp()):.3f}")
+    print(f"error after {a.steps} steps: {error(network, head, a.shots):.3f}")
 
 
 if __name__ == "__main__":

@@ -126,6 +126,18 @@ def krr_backward(
     work: _Capsule,
     stream: int,
 ) -> None: ...
+def krr_evaluate(
+    shape: KrrShape,
+    x_s: _Capsule,
+    y_s: _Capsule,
+    x_q: _Capsule,
+    y_q: _Capsule,
+    values: list[float],
+    on_failure: int,
+    result: _Capsule,
+    work: _Capsule,
+) -> int: ...
+def krr_evaluate_workspace(shape: KrrShape, predicts: bool, on_failure: int) -> int: ...
 def krr_value_and_gradient(
     forward: KrrShape,
     backward_plan: int,

@@ -6,6 +6,7 @@ Checks run once, here, before anything is computed. The native core repeats only
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import math
 from importlib.util import find_spec
 from typing import Any
@@ -110,12 +111,12 @@ def work_dtype(solve_dtype: torch.dtype | None, **named: Tensor | None) -> tuple
 
 
 def labels(name: str, value: Tensor, classes: int) -> Tensor:
-    """Class numbers [..., rows] as int64; on the CPU, where it costs no synchronisation, within the classes too."""
+    """Return class numbers [..., rows] as int64. Their range is checked on the CPU only: a GPU would synchronise."""
     if value.dtype == torch.bool or value.dtype.is_floating_point or value.dtype.is_complex or value.dim() < 1:
         raise TypeError(f"{name}: expected class numbers [..., Q] of an integer dtype, got {describe(value)}")
     value = value.long()
     if value.is_cpu and type(value) is Tensor and not torch.compiler.is_compiling():
-        with contextlib.suppress(RuntimeError):  # under a transform no number can be read
+        with contextlib.suppress(RuntimeError):  # numbers cannot be read under a transform
             if value.numel() and not bool(((value >= 0) & (value < classes)).all()):
                 worst = int(value.min()) if int(value.min()) < 0 else int(value.max())
                 raise ValueError(
@@ -125,7 +126,7 @@ def labels(name: str, value: Tensor, classes: int) -> Tensor:
 
 
 def sample_weight(value: Tensor, rows: int, other: str) -> Tensor:
-    """Weights [..., rows] of points, as a column [..., rows, 1]."""
+    """Check weights [..., rows] of points and return them as a column [..., rows, 1]."""
     tensor("sample_weight", value, min_dim=1)
     size("sample_weight", value, -1, rows, other)
     return value.unsqueeze(-1)
@@ -183,6 +184,25 @@ def parameter(name: str, value: Any, *, positive: bool = False) -> float | Tenso
         except AttributeError:
             raise TypeError(f"{name}: expected a number or a tensor, got {describe(value)}") from None
     return number(name, value, positive=positive)
+
+
+def _fields(value: Any) -> tuple[Any, ...]:
+    return tuple(getattr(value, field.name) for field in dataclasses.fields(value))
+
+
+def same_fields(one: Any, other: object) -> bool:
+    """Return True for equal dataclasses that may hold tensors. A tensor equals only itself, so no values are read."""
+    if type(one) is not type(other):
+        return False
+    return all(
+        a is b or (not isinstance(a, Tensor) and not isinstance(b, Tensor) and a == b)
+        for a, b in zip(_fields(one), _fields(other), strict=True)
+    )
+
+
+def hash_of_fields(value: Any) -> int:
+    """Return the hash that matches :func:`same_fields`."""
+    return hash((type(value), *(id(v) if isinstance(v, Tensor) else v for v in _fields(value))))
 
 
 def choice(name: str, value: Any, allowed: tuple[str, ...]) -> str:

@@ -100,7 +100,7 @@ def _per_target_solve(a: Tensor, y: Tensor, ridge: Ridge, on_failure: str) -> tu
 
 
 def solve_many(a: Tensor, y: Tensor, shifts: Tensor, on_failure: str) -> tuple[Tensor, Tensor, Tensor]:
-    """((A + shift I)^-1 Y [..., R, S, C], status, jitter) of y [..., R or 1, S, C] and shifts [..., R, C or 1]."""
+    """Return ((A + shift I)^-1 Y [..., R, S, C], status, jitter), y [..., R or 1, S, C], shifts [..., R, C or 1]."""
     columns, worst, added = [], [], []
     for c in range(y.shape[-1]):
         shift = shifts[..., min(c, shifts.shape[-1] - 1)]

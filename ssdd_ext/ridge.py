@@ -8,14 +8,14 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from .checks import choice, describe, parameter
+from .checks import choice, describe, hash_of_fields, parameter, same_fields
 
 KINDS = ("absolute", "trace", "mean_trace")
 # Those whose value has a dimension of its own, per target [..., C] or per support point [..., S].
 VECTOR_KINDS = ("per_target", "noise")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Ridge:
     """How lambda in K + lambda I follows from the Gram matrix K [S, S].
 
@@ -54,6 +54,12 @@ class Ridge:
                 f"write Ridge.absolute(v)"
             )
         object.__setattr__(self, "value", parameter(f"Ridge.{self.kind}", self.value))
+
+    def __eq__(self, other: object) -> bool:
+        return same_fields(self, other)
+
+    def __hash__(self) -> int:
+        return hash_of_fields(self)
 
     @classmethod
     def absolute(cls, value: float | Tensor) -> Ridge:

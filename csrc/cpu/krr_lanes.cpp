@@ -18,7 +18,7 @@ constexpr int64_t kMostQueries = 32;    // at a time
 template <class T>
 struct Work {
   T *x_s, *x_q, *panels, *inverse, *status, *alpha, *u, *weights, *moment, *e, *sums, *scale, *shift;
-  int64_t total, queries;
+  int64_t total, queries, ld;  // ld: of the rows of x_s
 };
 
 template <class T>
@@ -28,7 +28,9 @@ Work<T> layout(const KrrShape& s, bool backward, T* memory) {
   const auto take = [&](int64_t vectors) { return arena.take(vectors * kMostLanes); };
   const int64_t rows = lane_rows(s.s);
   w.queries = std::max<int64_t>(1, std::min({s.q, kMostQueries, kMostVectors / std::max<int64_t>(1, s.d) / 4 * 4}));
-  w.x_s = take(rows * s.d);
+  // An odd number of cache lines: rows a power of two apart would share few sets of the first cache.
+  w.ld = s.d | 1;
+  w.x_s = take(rows * w.ld);
   w.x_q = take(std::max(w.queries, backward ? s.s : 0) * s.d);   // backward: also Xbar_s
   w.panels = take(lane_triangle(s.s) + kLaneRows * kMostLanes);  // see Lanes::store_lower
   w.inverse = take(rows);
@@ -59,17 +61,17 @@ class Lane {
 
  protected:
   void load(Batch<const T> x, int64_t first, int64_t rows, int64_t columns, T* out) const {
-    table.load(Sources<T>(g, x).shift(first * x.rs).p, x.rs, x.cs, rows, columns, out);
+    table.load(Sources<T>(g, x).shift(first * x.rs).p, x.rs, x.cs, rows, columns, out, columns);
   }
   void load_dense(const T* x, int64_t rows, int64_t columns, T* out) const {
-    table.load(Sources<T>(g, x, rows * columns).p, columns, 1, rows, columns, out);
+    table.load(Sources<T>(g, x, rows * columns).p, columns, 1, rows, columns, out, columns);
   }
   void store(const T* x, int64_t first, int64_t rows, int64_t columns, int64_t all_rows, T* out) const {
     table.store(x, rows, columns, columns, g.count, Targets<T>(g, out + first * columns, all_rows * columns).p);
   }
   void load_support(Batch<const T> x_s) const {
-    load(x_s, 0, s.s, s.d, w.x_s);
-    pad(s.s, s.d, g.width, w.x_s);
+    table.load(Sources<T>(g, x_s).p, x_s.rs, x_s.cs, s.s, s.d, w.x_s, w.ld);
+    pad(s.s, w.ld, g.width, w.x_s);
   }
   // f(lane) into one vector.
   template <class F>
@@ -92,7 +94,7 @@ class Lane {
   }
   // W = scale X_s^T alpha.
   void form_weights() const {
-    table.product(s.d, s.c, s.s, T(1), {w.x_s, 1, s.d}, {w.alpha, s.c, 1}, T(0), {w.weights, s.c, 1});
+    table.product(s.d, s.c, s.s, T(1), {w.x_s, 1, w.ld}, {w.alpha, s.c, 1}, T(0), {w.weights, s.c, 1});
     times(s.d * s.c, scales(), w.weights);
   }
 
@@ -117,7 +119,7 @@ class Forward : Lane<T> {
 
   void run() {
     L::load_support(a.x_s);
-    table.gram(s.s, s.d, w.x_s, w.panels);
+    table.gram(s.s, s.d, w.x_s, w.ld, w.panels);
     table.affine(lane_triangle(s.s), L::scales(), L::each(w.shift, [&](int l) { return L::bias(l); }), w.panels);
     table.pad_lower(s.s, w.panels);
     add_ridge(g, s.ridge, a.hyper, s.s, w.panels, a.aux, a.jitter);
@@ -188,7 +190,7 @@ class Backward : Lane<T> {
     queries();
     // abar = scale X_s M + bias 1 (1^T Pbar), U = A^-1 abar
     T *e_sum = w.sums, *u_sum = w.sums + s.c * g.width, *alpha_sum = w.sums + 2 * s.c * g.width;
-    table.product(s.s, s.c, s.d, T(1), {w.x_s, s.d, 1}, {w.moment, s.c, 1}, T(0), {w.u, s.c, 1});
+    table.product(s.s, s.c, s.d, T(1), {w.x_s, w.ld, 1}, {w.moment, s.c, 1}, T(0), {w.u, s.c, 1});
     L::times(s.s * s.c, L::scales(), w.u);
     std::copy(e_sum, e_sum + s.c * g.width, u_sum);
     L::times(s.c, L::each(w.scale, [&](int l) { return L::bias(l); }), u_sum);
@@ -237,13 +239,15 @@ class Backward : Lane<T> {
 
   // Xbar_s = alpha (scale (M - V))^T - U W^T + 2 c lbar scale X_s with V = X_s^T U.
   void support() {
-    table.product(s.d, s.c, s.s, T(-1), {w.x_s, 1, s.d}, {w.u, s.c, 1}, T(1), {w.moment, s.c, 1});
+    table.product(s.d, s.c, s.s, T(-1), {w.x_s, 1, w.ld}, {w.u, s.c, 1}, T(1), {w.moment, s.c, 1});
     L::times(s.d * s.c, L::scales(), w.moment);
     T* out = w.x_q;
     table.product(s.s, s.d, s.c, T(1), {w.alpha, s.c, 1}, {w.moment, 1, s.c}, T(0), {out, s.d, 1});
     table.product(s.s, s.d, s.c, T(-1), {w.u, s.c, 1}, {w.weights, 1, s.c}, T(1), {out, s.d, 1});
     if (!s.detach && s.ridge != RidgeKind::absolute)
-      table.add(s.s * s.d, L::each(w.scale, [&](int l) { return 2 * through_trace[l] * L::scale(l); }), w.x_s, out);
+      L::each(w.scale, [&](int l) { return 2 * through_trace[l] * L::scale(l); });
+    for (int64_t i = 0; i < s.s && !s.detach && s.ridge != RidgeKind::absolute; ++i)
+      table.add(s.d, w.scale, w.x_s + i * w.ld * g.width, out + i * s.d * g.width);
     L::store(out, 0, s.s, s.d, s.s, a.grad_x_s);
   }
 

@@ -72,7 +72,7 @@ void solve_by_lanes(const SolveArgs<T>& a) {
     table.store_lower(w.panels, n, false, g.count, Targets<T>(g, a.factor, n * n).p);
     for (int64_t c0 = 0; a.x && c0 < a.c; c0 += kColumns) {
       const int64_t columns = std::min(kColumns, a.c - c0);
-      table.load(Sources<T>(g, a.y).shift(c0 * a.y.cs).p, a.y.rs, a.y.cs, n, columns, w.x);
+      table.load(Sources<T>(g, a.y).shift(c0 * a.y.cs).p, a.y.rs, a.y.cs, n, columns, w.x, columns);
       pad(n, columns, g.width, w.x);
       table.solve(n, columns, w.panels, w.inverse, w.x);
       table.store(w.x, n, columns, a.c, g.count, Targets<T>(g, a.x + c0, n * a.c).p);
@@ -92,12 +92,12 @@ void solve_backward_by_lanes(const SolveBackwardArgs<T>& a) {
     double lambda_bar[kMostLanes] = {};
     for (int64_t c0 = 0; c0 < c; c0 += kColumns) {
       const int64_t columns = std::min(kColumns, c - c0);
-      table.load(Sources<T>(g, a.grad).shift(c0 * a.grad.cs).p, a.grad.rs, a.grad.cs, n, columns, w.u);
+      table.load(Sources<T>(g, a.grad).shift(c0 * a.grad.cs).p, a.grad.rs, a.grad.cs, n, columns, w.u, columns);
       pad(n, columns, g.width, w.u);
       table.solve(n, columns, w.panels, w.inverse, w.u);
       table.store(w.u, n, columns, c, g.count, Targets<T>(g, a.grad_y + c0, n * c).p);
       if (!a.grad_a && !a.grad_v) continue;
-      table.load(Sources<T>(g, a.x, n * c).shift(c0).p, c, 1, n, columns, w.x);
+      table.load(Sources<T>(g, a.x, n * c).shift(c0).p, c, 1, n, columns, w.x, columns);
       for (int64_t e = 0; e < n * columns; ++e)
         for (int l = 0; l < g.width; ++l)
           lambda_bar[l] -= static_cast<double>(w.u[e * g.width + l]) * static_cast<double>(w.x[e * g.width + l]);
@@ -107,8 +107,8 @@ void solve_backward_by_lanes(const SolveBackwardArgs<T>& a) {
       for (int64_t c0 = 0; c0 < c; c0 += kColumns) {
         const int64_t columns = std::min(kColumns, c - c0);
         if (c > kColumns) {
-          table.load(Sources<T>(g, a.grad_y, n * c).shift(c0).p, c, 1, n, columns, w.u);
-          table.load(Sources<T>(g, a.x, n * c).shift(c0).p, c, 1, n, columns, w.x);
+          table.load(Sources<T>(g, a.grad_y, n * c).shift(c0).p, c, 1, n, columns, w.u, columns);
+          table.load(Sources<T>(g, a.x, n * c).shift(c0).p, c, 1, n, columns, w.x, columns);
           pad(n, columns, g.width, w.u);
         }
         pad(n, columns, g.width, w.x);

@@ -38,7 +38,8 @@ struct Lanes {
   int width;
 
   // Element (i, j) of problem l is source[l][i * rs + j * cs]. `source` has `width` entries; some may be the same.
-  void (*load)(const T* const* source, int64_t rs, int64_t cs, int64_t rows, int64_t columns, T* out);
+  // Rows of `out` are `ld` vectors apart.
+  void (*load)(const T* const* source, int64_t rs, int64_t cs, int64_t rows, int64_t columns, T* out, int64_t ld);
   // The same for the lower triangle of order n, into panels with the padding.
   void (*load_lower)(const T* const* source, int64_t rs, int64_t cs, int64_t n, T* panels);
   // The first `count` lanes to target[l], element (i, j) at i * rs + j.
@@ -68,8 +69,9 @@ struct Lanes {
   void (*finish)(int64_t rows, int64_t columns, const T* row, const T* y, T* p);
   // The padded rows of a triangle.
   void (*pad_lower)(int64_t n, T* panels);
-  // The lower triangle of x x^T into panels, without the padding; x is row-major [padded n, d], its padded rows zero.
-  void (*gram)(int64_t n, int64_t d, const T* x, T* panels);
+  // The lower triangle of x x^T into panels, without the padding; x is [padded n, d], its padded rows zero and its rows `ld`
+  // vectors apart.
+  void (*gram)(int64_t n, int64_t d, const T* x, int64_t ld, T* panels);
   // The lower triangle of alpha (u x^T + x u^T) into panels: their first value, or added.
   void (*outer)(int64_t n, int64_t columns, T alpha, bool first, const T* u, const T* x, T* panels);
 };

@@ -1,267 +1,25 @@
-// The loops of lanes.h for vectors of one width. In an unnamed namespace, as micro_tile.h: every file that includes this
-// is compiled for another instruction set.
+// The arithmetic of lanes.h for vectors of one width. In an unnamed namespace, as micro_tile.h: every file that includes
+// this is compiled for another instruction set.
 #pragma once
-#include <utility>
-
-#include "lanes.h"
-#include "micro_vector.h"
+#include "lanes_move.h"
 
 namespace ssdd::cpu {
 namespace {
 
-template <class T>
-struct IntegerOf;
-template <>
-struct IntegerOf<float> {
-  using type = int32_t;
-};
-template <>
-struct IntegerOf<double> {
-  using type = int64_t;
-};
-
-inline int64_t least(int64_t a, int64_t b) { return a < b ? a : b; }
 inline float square_root(float x) { return __builtin_sqrtf(x); }
 inline double square_root(double x) { return __builtin_sqrt(x); }
 
 template <class T, int Bytes>
-struct LaneLoops {
-  using V = typename VectorOf<T, Bytes>::type;
-  using Loose = typename VectorOf<T, Bytes>::loose;
-  typedef typename IntegerOf<T>::type Mask __attribute__((vector_size(Bytes)));
-  static constexpr int W = Bytes / static_cast<int>(sizeof(T));
-  static constexpr int R = static_cast<int>(kLaneRows);
+struct LaneLoops : LaneMoves<T, Bytes> {
+  using Moves = LaneMoves<T, Bytes>;
+  using V = typename Moves::V;
+  using Mask = typename Moves::Mask;
+  using Moves::at;
+  using Moves::panel;
+  using Moves::R;
+  using Moves::row_of;
+  using Moves::W;
   static constexpr int kColumns = Bytes == 64 ? 4 : 2;  // of a register tile: AVX-512 has twice the registers
-
-  static V read(const T* p) { return *reinterpret_cast<const Loose*>(p); }
-  static void write(T* p, V v) { *reinterpret_cast<Loose*>(p) = v; }
-  static V& at(T* p, int64_t e) { return reinterpret_cast<V*>(p)[e]; }
-  static const V& at(const T* p, int64_t e) { return reinterpret_cast<const V*>(p)[e]; }
-
-  // --- transposition of W vectors of W elements ------------------------------------------------------------------------
-
-#ifdef __clang__
-#define SSDD_SHUFFLE(name, expression)                             \
-  template <int... I>                                              \
-  static V name##_of(V a, V b, std::integer_sequence<int, I...>) { \
-    return __builtin_shufflevector(a, b, (expression)...);         \
-  }                                                                \
-  static V name(V a, V b) { return name##_of(a, b, std::make_integer_sequence<int, W>()); }
-#else
-#define SSDD_SHUFFLE(name, expression)                             \
-  template <int... I>                                              \
-  static V name##_of(V a, V b, std::integer_sequence<int, I...>) { \
-    return __builtin_shuffle(a, b, Mask{(expression)...});         \
-  }                                                                \
-  static V name(V a, V b) { return name##_of(a, b, std::make_integer_sequence<int, W>()); }
-#endif
-  // Within 128 bits: elements, then pairs, of a and b in turn.
-  SSDD_SHUFFLE(low, W == 2 || sizeof(T) == 8 ? (I & 1) * W + (I & ~1) : (I & 1) * W + (I & ~3) + ((I >> 1) & 1))
-  SSDD_SHUFFLE(high, W == 2 || sizeof(T) == 8 ? (I & 1) * W + (I | 1) : (I & 1) * W + (I & ~3) + 2 + ((I >> 1) & 1))
-  SSDD_SHUFFLE(low_pair, (I & 2) / 2 * W + (I & ~3) + (I & 1))
-  SSDD_SHUFFLE(high_pair, (I & 2) / 2 * W + (I & ~3) + 2 + (I & 1))
-  // Blocks of 128, then of 256 bits, of a and b in turn.
-  static constexpr int kBlock = 16 / static_cast<int>(sizeof(T));
-  SSDD_SHUFFLE(low_block, (I & kBlock) == 0 ? I : W + I - kBlock)
-  SSDD_SHUFFLE(high_block, (I & kBlock) == 0 ? I + kBlock : W + I)
-  SSDD_SHUFFLE(low_half, (I & 2 * kBlock) == 0 ? I : W + I - 2 * kBlock)
-  SSDD_SHUFFLE(high_half, (I & 2 * kBlock) == 0 ? I + 2 * kBlock : W + I)
-#undef SSDD_SHUFFLE
-
-  static void transpose(V* v) {
-    if constexpr (sizeof(T) == 8) {
-#pragma GCC unroll 16
-      for (int r = 0; r < W; r += 2) {
-        const V a = v[r], b = v[r + 1];
-        v[r] = low(a, b);
-        v[r + 1] = high(a, b);
-      }
-    } else {
-#pragma GCC unroll 16
-      for (int r = 0; r < W; r += 4) {
-        const V a = low(v[r], v[r + 1]), b = high(v[r], v[r + 1]);
-        const V c = low(v[r + 2], v[r + 3]), d = high(v[r + 2], v[r + 3]);
-        v[r] = low_pair(a, c);
-        v[r + 1] = high_pair(a, c);
-        v[r + 2] = low_pair(b, d);
-        v[r + 3] = high_pair(b, d);
-      }
-    }
-    if constexpr (W > kBlock) {
-#pragma GCC unroll 16
-      for (int r = 0; r < W; ++r) {
-        if (r & kBlock) continue;
-        const V a = v[r], b = v[r + kBlock];
-        v[r] = low_block(a, b);
-        v[r + kBlock] = high_block(a, b);
-      }
-    }
-    if constexpr (W > 2 * kBlock) {
-#pragma GCC unroll 16
-      for (int r = 0; r < W; ++r) {
-        if (r & 2 * kBlock) continue;
-        const V a = v[r], b = v[r + 2 * kBlock];
-        v[r] = low_half(a, b);
-        v[r + 2 * kBlock] = high_half(a, b);
-      }
-    }
-  }
-
-  static void load_block(const T* const* source, int64_t offset, V* v) {
-#pragma GCC unroll 16
-    for (int l = 0; l < W; ++l) v[l] = read(source[l] + offset);
-    transpose(v);
-  }
-
-  static void store_block(V* v, int64_t offset, int count, T* const* target) {
-    transpose(v);
-    write_lanes(v, offset, count, target);
-  }
-
-  // --- loads and stores -------------------------------------------------------------------------------------------------
-
-  // `count` consecutive elements of every problem; the last block overlaps the one before it.
-  static void load_run(const T* const* source, int64_t offset, int64_t count, T* out) {
-    if (count < W) {
-      for (int64_t e = 0; e < count; ++e)
-#pragma GCC unroll 16
-        for (int l = 0; l < W; ++l) out[e * W + l] = source[l][offset + e];
-      return;
-    }
-    V v[W];
-    for (int64_t e = 0; e < count; e += W) {
-      const int64_t start = least(e, count - W);
-      load_block(source, offset + start, v);
-#pragma GCC unroll 16
-      for (int k = 0; k < W; ++k) at(out, start + k) = v[k];
-    }
-  }
-
-  static void store_run(const T* in, int64_t offset, int64_t elements, int count, T* const* target) {
-    if (elements < W) {
-      for (int64_t e = 0; e < elements; ++e)
-        for (int l = 0; l < count; ++l) target[l][offset + e] = in[e * W + l];
-      return;
-    }
-    V v[W];
-    for (int64_t e = 0; e < elements; e += W) {
-      const int64_t start = least(e, elements - W);
-#pragma GCC unroll 16
-      for (int k = 0; k < W; ++k) v[k] = at(in, start + k);
-      store_block(v, offset + start, count, target);
-    }
-  }
-
-  static void load(const T* const* source, int64_t rs, int64_t cs, int64_t rows, int64_t columns, T* out) {
-    if (cs == 1 && rs == columns) return load_run(source, 0, rows * columns, out);
-    for (int64_t i = 0; i < rows; ++i) {
-      T* row = out + i * columns * W;
-      if (cs == 1) {
-        load_run(source, i * rs, columns, row);
-        continue;
-      }
-      for (int64_t j = 0; j < columns; ++j)
-#pragma GCC unroll 16
-        for (int l = 0; l < W; ++l) row[j * W + l] = source[l][i * rs + j * cs];
-    }
-  }
-
-  static void store(const T* in, int64_t rows, int64_t columns, int64_t rs, int count, T* const* target) {
-    if (rs == columns) return store_run(in, 0, rows * columns, count, target);
-    for (int64_t i = 0; i < rows; ++i) store_run(in + i * columns * W, i * rs, columns, count, target);
-  }
-
-  static T* panel(T* panels, int64_t tile) { return panels + 8 * tile * (tile + 1) * W; }
-  static const T* panel(const T* panels, int64_t tile) { return panels + 8 * tile * (tile + 1) * W; }
-  // Row i: its element k is vector 4 k.
-  static T* row_of(T* panels, int64_t i) { return panel(panels, i / R) + i % R * W; }
-  static const T* row_of(const T* panels, int64_t i) { return panel(panels, i / R) + i % R * W; }
-
-  static void pad_lower(int64_t n, T* panels) {
-    for (int64_t i = n; i < lane_rows(n); ++i) {
-      T* row = row_of(panels, i);
-      for (int64_t k = 0; k < i; ++k) at(row, R * k) = V{};
-      at(row, R * i) = V{} + T(1);
-    }
-  }
-
-  static void load_lower(const T* const* source, int64_t rs, int64_t cs, int64_t n, T* panels) {
-    V v[W];
-    for (int64_t i = 0; i < n; ++i) {
-      T* row = row_of(panels, i);
-      if (cs == 1 && n >= W) {
-        for (int64_t j = 0; j <= i; j += W) {
-          const int64_t start = least(j, n - W);
-          load_block(source, i * rs + start, v);
-          const int upto = static_cast<int>(least(W, i + 1 - start));
-          for (int k = 0; k < upto; ++k) at(row, R * (start + k)) = v[k];
-        }
-        continue;
-      }
-      for (int64_t j = 0; j <= i; ++j)
-#pragma GCC unroll 16
-        for (int l = 0; l < W; ++l) row[j * R * W + l] = source[l][i * rs + j * cs];
-    }
-    pad_lower(n, panels);
-  }
-
-  template <int... I>
-  static Mask count_to(std::integer_sequence<int, I...>) {
-    return Mask{I...};
-  }
-  static Mask counting() { return count_to(std::make_integer_sequence<int, W>()); }
-
-  // Columns [start, start + W) of row i of every problem, into v.
-  static void lower_window(const T* panels, int64_t i, int64_t start, bool mirrored, V* v) {
-    const T* row = row_of(panels, i);
-    if (start > i && !mirrored) {
-#pragma GCC unroll 16
-      for (int l = 0; l < W; ++l) v[l] = V{};
-      return;
-    }
-    if (mirrored) {
-      for (int k = 0; k < W; ++k)
-        v[k] = start + k <= i ? at(row, R * (start + k)) : at(row_of(panels, start + k), R * i);
-      return transpose(v);
-    }
-    // Reads beyond the diagonal, at most W columns behind the last panel, and masks that away.
-#pragma GCC unroll 16
-    for (int k = 0; k < W; ++k) v[k] = at(row, R * (start + k));
-    transpose(v);
-    if (start + W <= i + 1) return;
-    const Mask keep = counting() <= Mask{} + static_cast<typename IntegerOf<T>::type>(i - start);
-#pragma GCC unroll 16
-    for (int l = 0; l < W; ++l) v[l] = (V)((Mask)v[l] & keep);
-  }
-
-  static void write_lanes(const V* v, int64_t offset, int count, T* const* target) {
-    if (count == W) {
-#pragma GCC unroll 16
-      for (int l = 0; l < W; ++l) write(target[l] + offset, v[l]);
-      return;
-    }
-    for (int l = 0; l < count; ++l) write(target[l] + offset, v[l]);
-  }
-
-  static void store_lower(const T* panels, int64_t n, bool mirrored, int count, T* const* target) {
-    V v[W];
-    if (n < W) {
-      for (int64_t i = 0; i < n; ++i)
-        for (int64_t j = 0; j < n; ++j) {
-          const T* from = j <= i ? row_of(panels, i) + j * R * W : row_of(panels, j) + i * R * W;
-          for (int l = 0; l < count; ++l) target[l][i * n + j] = j <= i || mirrored ? from[l] : T(0);
-        }
-      return;
-    }
-    for (int64_t i = 0; i < n; ++i)
-      for (int64_t j = 0; j < n; j += W) {
-        const int64_t start = least(j, n - W);
-        lower_window(panels, i, start, mirrored, v);
-        write_lanes(v, i * n + start, count, target);
-      }
-  }
-
-  // --- arithmetic -------------------------------------------------------------------------------------------------------
 
   static V root(V v) {
 #pragma GCC unroll 16
@@ -418,7 +176,7 @@ struct LaneLoops {
     for (; c < columns; ++c) solve_columns<1>(n, columns, panels, inverse, x + c * W);
   }
 
-  // One tile of a product: M rows, N columns.
+  // One tile of a product: M rows, N columns. N vectors of b and one of a are held beside the M N sums.
   template <int M, int N>
   static void product_tile(int64_t k, T alpha, const T* a, int64_t ra, int64_t ka, const T* b, int64_t kb, int64_t cb,
                            T beta, T* c, int64_t rc, int64_t cc) {
@@ -428,14 +186,14 @@ struct LaneLoops {
 #pragma GCC unroll 16
       for (int j = 0; j < N; ++j) sum[r][j] = V{};
     for (int64_t e = 0; e < k; ++e) {
-      V left[M];
+      V right[N];
 #pragma GCC unroll 16
-      for (int r = 0; r < M; ++r) left[r] = at(a, r * ra + e * ka);
+      for (int j = 0; j < N; ++j) right[j] = at(b, e * kb + j * cb);
 #pragma GCC unroll 16
-      for (int j = 0; j < N; ++j) {
-        const V right = at(b, e * kb + j * cb);
+      for (int r = 0; r < M; ++r) {
+        const V left = at(a, r * ra + e * ka);
 #pragma GCC unroll 16
-        for (int r = 0; r < M; ++r) sum[r][j] += left[r] * right;
+        for (int j = 0; j < N; ++j) sum[r][j] += left * right[j];
       }
     }
 #pragma GCC unroll 16
@@ -447,30 +205,41 @@ struct LaneLoops {
       }
   }
 
+  // Columns of a product's tile: as many as the registers hold, and no narrow rest where two even parts will do.
+  static constexpr int kWide = Bytes == 64 ? 4 : 3;
+
   template <int M>
   static void product_rows(int64_t n, int64_t k, T alpha, const T* a, LaneView<const T> av, LaneView<const T> b, T beta,
                            T* c, LaneView<T> cv) {
-    int64_t j = 0;
-    for (; j + kColumns <= n; j += kColumns)
-      product_tile<M, kColumns>(k, alpha, a, av.rs, av.cs, b.p + j * b.cs * W, b.rs, b.cs, beta, c + j * cv.cs * W,
-                                cv.rs, cv.cs);
-    for (; j < n; ++j)
-      product_tile<M, 1>(k, alpha, a, av.rs, av.cs, b.p + j * b.cs * W, b.rs, b.cs, beta, c + j * cv.cs * W, cv.rs,
-                         cv.cs);
+    for (int64_t j = 0; j < n;) {
+      const int64_t rest = n - j, parts = (rest + kWide - 1) / kWide, width = (rest + parts - 1) / parts;
+      const T* right = b.p + j * b.cs * W;
+      T* out = c + j * cv.cs * W;
+      if constexpr (kWide == 4)
+        if (width == 4) product_tile<M, 4>(k, alpha, a, av.rs, av.cs, right, b.rs, b.cs, beta, out, cv.rs, cv.cs);
+      if (width == 3) product_tile<M, 3>(k, alpha, a, av.rs, av.cs, right, b.rs, b.cs, beta, out, cv.rs, cv.cs);
+      if (width == 2) product_tile<M, 2>(k, alpha, a, av.rs, av.cs, right, b.rs, b.cs, beta, out, cv.rs, cv.cs);
+      if (width == 1) product_tile<M, 1>(k, alpha, a, av.rs, av.cs, right, b.rs, b.cs, beta, out, cv.rs, cv.cs);
+      j += width;
+    }
   }
 
   static void product(int64_t m, int64_t n, int64_t k, T alpha, LaneView<const T> a, LaneView<const T> b, T beta,
                       LaneView<T> c) {
     int64_t i = 0;
     for (; i + R <= m; i += R) product_rows<R>(n, k, alpha, a.p + i * a.rs * W, a, b, beta, c.p + i * c.rs * W, c);
-    for (; i < m; ++i) product_rows<1>(n, k, alpha, a.p + i * a.rs * W, a, b, beta, c.p + i * c.rs * W, c);
+    const T* left = a.p + i * a.rs * W;
+    T* out = c.p + i * c.rs * W;
+    if (m - i == 3) product_rows<3>(n, k, alpha, left, a, b, beta, out, c);
+    if (m - i == 2) product_rows<2>(n, k, alpha, left, a, b, beta, out, c);
+    if (m - i == 1) product_rows<1>(n, k, alpha, left, a, b, beta, out, c);
   }
 
-  static void gram(int64_t n, int64_t d, const T* x, T* panels) {
+  static void gram(int64_t n, int64_t d, const T* x, int64_t ld, T* panels) {
     for (int64_t i = 0; i < lane_panels(n); ++i)
       for (int64_t j = 0; j <= i; ++j)
         for (int c0 = 0; c0 < R; c0 += kColumns)
-          product_tile<R, kColumns>(d, T(1), x + i * R * d * W, d, 1, x + (j * R + c0) * d * W, 1, d, T(0),
+          product_tile<R, kColumns>(d, T(1), x + i * R * ld * W, ld, 1, x + (j * R + c0) * ld * W, 1, ld, T(0),
                                     panel(panels, i) + (j * R + c0) * R * W, 1, R);
   }
 

@@ -88,10 +88,9 @@ void plain_kernel(Product<T> p, Tiling tiling) {
 
 constexpr int64_t kShortest = 128, kLargeShortest = 256;  // steps of k below which a split does not pay
 constexpr int64_t kMostSplits = 16;
-constexpr int64_t kJoin = 18;  // cost of writing and reading a split, in steps of k
-constexpr double kLargePays =
-    1.2;  // the large tile is used if its counted time is at most so many times that of the small one
-constexpr int64_t kSteps = 32;  // of k: a stage of 16-bit floats, and two of floats
+constexpr int64_t kJoin = 18;       // cost of writing and reading a split, in steps of k
+constexpr double kLargePays = 1.2;  // the large tile is used up to so many times the counted time of the small one
+constexpr int64_t kSteps = 32;      // of k: a stage of 16-bit floats, and two of floats
 
 // The units that compute a product.
 enum class Path { plain, tensor, half, mixed };

@@ -1,9 +1,9 @@
 """Self-supervised dataset distillation (KRR-ST, Lee et al., ICLR 2024) on the backend ``ssdd_ext``.
 
 Each verb of the command line is one call here: :func:`demo`, :func:`train_teacher`, :func:`distill`,
-:func:`pretrain`, :func:`evaluate`, :func:`run_study`, :func:`write_report` (``report``), :func:`contact_sheet`
-(``show``), :func:`export`, :func:`push`, :func:`read_published` (``import``), :func:`info`. The command line uses
-nothing but these names and its own settings.
+:func:`pretrain`, :func:`evaluate`, :func:`train_classifier`, :func:`distil_knowledge` (``kd``), :func:`run_study`,
+:func:`write_report` (``report``), :func:`contact_sheet` (``show``), :func:`export`, :func:`push`,
+:func:`read_published` (``import``), :func:`info`. The command line uses nothing but these names and its own settings.
 """
 
 from __future__ import annotations
@@ -33,14 +33,17 @@ if _missing:
 # The settings are light. Every other room is imported when one of its names is first used, so that the command line
 # answers before torch is loaded.
 from .config import (  # noqa: E402
+    FINETUNE,
     PRESETS,
     VERSION,
     AugmentConfig,
+    ClassifierConfig,
     DistillConfig,
     Diverged,
     EvaluateConfig,
     FinetuneConfig,
     InputError,
+    KdConfig,
     PretrainConfig,
     Settings,
     StudentConfig,
@@ -62,10 +65,11 @@ if TYPE_CHECKING:
         write_card,
     )
     from .checkpoint import Checkpoints, Stopped, interruptible
-    from .data import DEVICES, ImageSet, cache_directory, choose_device, load_images, load_target
+    from .data import DEVICES, ImageSet, cache_directory, choose_device, convert_images, load_images, load_target
     from .distillation import Distillation, Job, check_before_training, distill, needs_teacher, target_size
     from .evaluation import (
         Cell,
+        check_targets,
         evaluate,
         evaluate_on,
         evaluate_teacher,
@@ -82,10 +86,15 @@ if TYPE_CHECKING:
     from .selection import kmeans_medoids, random_subset
     from .studies import Demonstration, Plan, baseline, compare, read_plan, run_study
     from .teachers import (
+        Classifier,
         Representations,
         Teacher,
+        check_kd,
+        check_labels,
+        distil_knowledge,
         read_representations,
         represent,
+        train_classifier,
         train_teacher,
         write_representations,
     )
@@ -113,6 +122,7 @@ _ROOMS = {
         "ImageSet",
         "cache_directory",
         "choose_device",
+        "convert_images",
         "load_images",
         "load_target",
     ),
@@ -126,6 +136,7 @@ _ROOMS = {
     ),
     "evaluation": (
         "Cell",
+        "check_targets",
         "evaluate",
         "evaluate_on",
         "evaluate_teacher",
@@ -170,10 +181,15 @@ _ROOMS = {
         "run_study",
     ),
     "teachers": (
+        "Classifier",
         "Representations",
         "Teacher",
+        "check_kd",
+        "check_labels",
+        "distil_knowledge",
         "read_representations",
         "represent",
+        "train_classifier",
         "train_teacher",
         "write_representations",
     ),
@@ -199,11 +215,14 @@ def __dir__() -> list[str]:
 __all__ = [
     "DEVICES",
     "EXPORT_FORMS",
+    "FINETUNE",
     "PRESETS",
     "PARALLEL_MODES",
     "AugmentConfig",
     "Cell",
     "Checkpoints",
+    "Classifier",
+    "ClassifierConfig",
     "Demonstration",
     "DistillConfig",
     "Distillation",
@@ -214,6 +233,7 @@ __all__ = [
     "ImageSet",
     "InputError",
     "Job",
+    "KdConfig",
     "Network",
     "Plan",
     "Preprocessing",
@@ -231,10 +251,15 @@ __all__ = [
     "build",
     "cache_directory",
     "check_before_training",
+    "check_kd",
+    "check_labels",
+    "check_targets",
     "choose_device",
     "compare",
     "contact_sheet",
+    "convert_images",
     "demo",
+    "distil_knowledge",
     "distill",
     "evaluate",
     "evaluate_on",
@@ -266,6 +291,7 @@ __all__ = [
     "seeded",
     "student",
     "target_size",
+    "train_classifier",
     "train_teacher",
     "why_no_probe",
     "with_settings",

@@ -74,15 +74,15 @@ def krr_cross_entropy(
     checks.not_empty("x_q", x_q, -2, "query point (the mean over none is undefined)")
     checks.not_empty("y_s", y_s, -1, "class")
     is_soft = isinstance(y_q, Tensor) and y_q.dtype.is_floating_point
-    target = _probabilities(y_q, tensors, x_q, y_s) if is_soft else _labels(y_q, x_q, y_s)
-    factors = _factors(scale, temperature)
+    target = _check_probabilities(y_q, tensors, x_q, y_s) if is_soft else _check_labels(y_q, x_q, y_s)
+    factors = _check_factors(scale, temperature)
     if sample_weight is not None:
         tensors["sample_weight"] = checks.sample_weight(sample_weight, x_q.shape[-2], "x_q")
     call = prepare(
         "krr_cross_entropy", tensors, kernel, ridge, on_failure, check_finite, backend, solve_dtype, return_info
     )
-    given = [f.shape for f in factors if isinstance(f, Tensor)] + [target.shape[: -2 if is_soft else -1]]
-    checks.batch_shape(inputs=call.batch, **{f"scale, temperature or y_q ({i})": s for i, s in enumerate(given)})
+    shapes = [f.shape for f in factors if isinstance(f, Tensor)] + [target.shape[: -2 if is_soft else -1]]
+    checks.batch_shape(inputs=call.batch, **{f"scale, temperature or y_q ({i})": s for i, s in enumerate(shapes)})
     with call.precision(x_s), call.name_failure():
         inputs = call.features(x_s), call.cast(y_s), call.features(x_q)
         p, status, jitter = call.run.krr(*inputs, call.kernel, call.ridge, **call.options)
@@ -92,7 +92,7 @@ def krr_cross_entropy(
 
 
 def cross_entropy(p: Tensor, target: Tensor, scale: Number, temperature: Number) -> Tensor:
-    """The cross-entropy of each prediction of p [..., Q, C], [..., Q]."""
+    """Return the cross-entropy [..., Q] of each prediction of p [..., Q, C]."""
     for factor, divides in ((scale, False), (temperature, True)):
         by = factor.to(p)[..., None, None] if isinstance(factor, Tensor) else factor
         p = p / by if divides else p * by
@@ -104,20 +104,20 @@ def cross_entropy(p: Tensor, target: Tensor, scale: Number, temperature: Number)
     return -log_p.expand(*batch, *log_p.shape[-2:]).gather(-1, target).squeeze(-1)
 
 
-def _factors(scale: Number, temperature: Number) -> tuple[Number, Number]:
+def _check_factors(scale: Number, temperature: Number) -> tuple[Number, Number]:
     named = {"scale": scale, "temperature": temperature}
-    checked = {name: checks.parameter(name, value, positive=True) for name, value in named.items()}
-    return checked["scale"], checked["temperature"]
+    values = {name: checks.parameter(name, value, positive=True) for name, value in named.items()}
+    return values["scale"], values["temperature"]
 
 
-def _probabilities(y_q: Tensor, tensors: dict[str, Tensor], x_q: Tensor, y_s: Tensor) -> Tensor:
+def _check_probabilities(y_q: Tensor, tensors: dict[str, Tensor], x_q: Tensor, y_s: Tensor) -> Tensor:
     tensors["y_q"] = checks.tensor("y_q", y_q)
     checks.size("y_q", y_q, -2, x_q.shape[-2], "x_q")
     checks.size("y_q", y_q, -1, y_s.shape[-1], "y_s")
     return y_q
 
 
-def _labels(y_q: Tensor, x_q: Tensor, y_s: Tensor) -> Tensor:
+def _check_labels(y_q: Tensor, x_q: Tensor, y_s: Tensor) -> Tensor:
     if not isinstance(y_q, Tensor):
         raise TypeError(
             f"y_q: expected a tensor of class numbers [..., Q] or of probabilities [..., Q, C], got "

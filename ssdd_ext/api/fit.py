@@ -10,15 +10,15 @@ import torch
 from torch import Tensor
 
 from .. import checks, plan
-from ..kernels import Kernel, Linear
+from ..kernels import Kernel, Linear, matmul
 from ..kernels.products import root
 from ..ridge import VECTOR_KINDS, Ridge
 from .call import DEFAULT_KERNEL, DEFAULT_RIDGE, Call, Info, check_problem, prepare
 from .gram import factored_solve, gram
-from .posterior import Posterior, deviation, follows_gradients, one_ridge, weighted
+from .posterior import Posterior, deviation, fix_ridge, follows_gradients, one_ridge
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Fit:
     """A fitted kernel ridge regression, which predicts for any number of query sets from one factorisation.
 
@@ -87,15 +87,25 @@ class Fit:
     def _predict(self, query: Tensor, coefficients: Tensor) -> Tensor:
         if self.alpha is None or self.x_s is None:
             root_scale, root_bias = _roots(self.kernel, coefficients.dtype)
-            p = root_scale * (query @ coefficients[..., : self.features, :])
+            p = root_scale * matmul(query, coefficients[..., : self.features, :])
             p = p + root_bias * coefficients[..., self.features :, :] if coefficients.shape[-2] > self.features else p
         elif isinstance(self.kernel, Linear):
             # Low rank: K_qs is never formed. s X_q (X_s^T alpha) + b (1^T alpha)
             scale, bias = (_for_matrices(p, query.dtype) for p in self.kernel.parameters)
-            p = scale * (query @ (self.x_s.mT @ self.alpha)) + bias * self.alpha.sum(-2, keepdim=True)
+            p = self._times_weights(query, matmul(self.alpha.mT, self.x_s))
+            p = p if isinstance(scale, float) and scale == 1 else scale * p
+            if isinstance(bias, Tensor) or bias:
+                p = p + bias * self.alpha.sum(-2, keepdim=True)
         else:
-            p = gram(query, self.x_s, kernel=self.kernel, backend=self.backend) @ self.alpha
+            p = gram(query, self.x_s, kernel=self.kernel, backend=self.backend)
+            p = matmul(p, self.alpha)
         return p
+
+    def _times_weights(self, query: Tensor, weights: Tensor) -> Tensor:
+        """Return query weights^T for weights [..., C, D]; natively for a batch on the CPU, which reads queries once."""
+        if query.is_cuda or query.dim() < 3 or query.shape[:-2] != weights.shape[:-2] or self.backend == "torch":
+            return matmul(query, weights.mT)
+        return gram(query, weights, backend=self.backend)
 
 
 Number = float | Tensor
@@ -152,7 +162,7 @@ def _primal(call: Call, x: Tensor, y: Tensor, root_weights: Tensor | None) -> tu
         call = replace(call, ridge=replace(call.ridge, value=value))
     transposed = phi.mT
     a = call.run.gram(transposed, None, DEFAULT_KERNEL)
-    weights, factor, info = factored_solve(call, a, transposed @ y)
+    weights, factor, info = factored_solve(call, a, matmul(transposed, y))
     return weights, Posterior(call, factor, info.jitter, amount + info.jitter, root_weights, kept), info
 
 
@@ -177,8 +187,8 @@ def fit(
         x_s: support features [..., S, D]; float32 or float64, or bfloat16/float16, which are computed in float32.
             Batch dimensions of both inputs broadcast.
         y_s: support targets [..., S, C].
-        kernel: ``Linear(scale, bias)`` or ``RBF(lengthscale)``; numbers, or tensors [...] with gradients that broadcast
-            over the batch dimensions. Default ``Linear()``.
+        kernel: any kernel, such as ``Linear(scale, bias)``; its hyper-parameters are numbers, or tensors [...] with
+            gradients that broadcast over the batch dimensions. Default ``Linear()``.
         ridge: how lambda follows from K_ss; see :class:`Ridge`. Default ``Ridge.trace(1e-6)``, KRR-ST's.
         sample_weight: weights [..., S] >= 0 of the support points' squared errors, with or without gradient, as in
             scikit-learn's ``KernelRidge.fit``: alpha = (K_ss + lambda diag(1 / w))^-1 Y_s, with lambda of the
@@ -202,7 +212,7 @@ def fit(
     tensors = check_problem(x_s, y_s, x_s)
     tensors = {"x_s": tensors["x_s"], "y_s": tensors["y_s"]}
     if sample_weight is not None:
-        # As a column it broadcasts as the targets do.
+        # A column broadcasts like the targets.
         tensors["sample_weight"] = checks.sample_weight(sample_weight, x_s.shape[-2], "x_s")
     call = prepare("fit", tensors, kernel, ridge, on_failure, check_finite, backend, solve_dtype, True)
     x, y = call.cast(x_s), call.cast(y_s)
@@ -232,7 +242,7 @@ def _fit(call: Call, x: Tensor, y: Tensor, backend: str, root_weights: Tensor | 
     k_ss = call.run.gram(x, None, kernel)
     posterior_call = call
     if root_weights is not None:
-        call, y = weighted(call, k_ss), root_weights * y
+        call, y = fix_ridge(call, k_ss), root_weights * y
         k_ss = root_weights * k_ss * root_weights.mT
     alpha, factor, info = factored_solve(call, k_ss, y)
     kept = x if follows_gradients(posterior_call, x, root_weights) else None

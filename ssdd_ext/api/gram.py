@@ -30,8 +30,8 @@ def gram(
     Args:
         x: features [..., S, D]; float32 or float64, or bfloat16/float16 (accumulated and returned in float32).
         z: features [..., Q, D]. Default None: x itself, computed as one triangle and mirrored.
-        kernel: ``Linear(scale, bias)`` or ``RBF(lengthscale)``; numbers, or tensors [...] with gradients that broadcast
-            over the batch dimensions. Default ``Linear()``.
+        kernel: any kernel, such as ``Linear(scale, bias)``; its hyper-parameters are numbers, or tensors [...] with
+            gradients that broadcast over the batch dimensions. Default ``Linear()``.
         check_finite: refuse NaN and Inf in the inputs (one synchronisation per tensor on CUDA). Default False.
         backend: "auto" (default: native, or planned PyTorch if the native core cannot run), "native", "planned", or
             "torch" (the plain reference). A backend that cannot run raises a ValueError that says why.

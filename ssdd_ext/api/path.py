@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from .. import checks, reference
-from ..kernels import Kernel, match_parameter
+from ..kernels import Kernel, match_parameter, matmul
 from ..ops import spectrum
 from ..ops.register import is_transformed
 from ..ridge import Ridge
@@ -20,13 +20,22 @@ from .gram import gram
 SCORES = ("loo", "gcv")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class RidgePath:
     """Kernel ridge regressions that differ in the ridge only, from one eigendecomposition of K_ss.
 
-    kernel: as given. info: Info(status, jitter), one entry per problem. ridges: lambda [..., R], or [..., R, C] of
-    ``Ridge.per_target``. x_s [..., S, D], y_s [..., S, C] and k_ss [..., S, S]: what was fitted. All in the dtype that
-    was solved in.
+    All tensors have the dtype of the solve. Only the results are rounded to the inputs' dtype.
+
+    Args:
+        kernel: the kernel of the fit.
+        info: Info(status, jitter), one entry per problem.
+        ridges: lambda [..., R], or [..., R, C] for ``Ridge.per_target``.
+        x_s: the support features [..., S, D].
+        y_s: the support targets [..., S, C].
+        result_dtype: dtype of the results.
+        backend: the backend of the predictions.
+        k_ss: the Gram matrix [..., S, S].
+        spectrum: the eigenvalues [..., S] and eigenvectors [..., S, S] of K_ss; None for ``backend="torch"``.
     """
 
     kernel: Kernel
@@ -48,7 +57,7 @@ class RidgePath:
         return spectrum.solve_many(self.k_ss, y, self._shifts, *self.spectrum)
 
     def _follows(self, k_qs: Tensor) -> bool:
-        """True if a gradient may be asked for of the predictions, or a transform runs."""
+        """Return True if the predictions may require a gradient, or a transform runs."""
         tensors = (k_qs, self.k_ss, self.y_s, self.ridges)
         return is_transformed() or (torch.is_grad_enabled() and any(t.requires_grad for t in tensors))
 
@@ -64,7 +73,7 @@ class RidgePath:
             x_q: query features [..., Q, D].
 
         Returns:
-            Predictions [..., R, Q, C]; differentiable in x_q and in what krr_path was given.
+            Predictions [..., R, Q, C]; differentiable in x_q and in the arguments of :func:`krr_path`.
         """
         checks.tensor("x_q", x_q)
         checks.size("x_q", x_q, -1, self.x_s.shape[-1], "x_s of the path")
@@ -72,17 +81,18 @@ class RidgePath:
         with checks.full_precision(x_q):
             k_qs = gram(x_q.to(self.x_s.dtype), self.x_s, kernel=self.kernel, backend=self.backend)
             if self.spectrum is None or self._follows(k_qs) or "alpha" in vars(self):
-                return (k_qs.unsqueeze(-3) @ self.alpha).to(self.result_dtype)
+                return matmul(k_qs.unsqueeze(-3), self.alpha).to(self.result_dtype)
             w, u = self.spectrum  # K_qs U serves every ridge
             scaled = (u.mT @ self.y_s).unsqueeze(-3) / (w[..., None, :, None] + self._shifts[..., None, :])
             return ((k_qs @ u).unsqueeze(-3) @ scaled).to(self.result_dtype)
 
     def loo_residuals(self) -> Tensor:
-        """Compute what each support point lacks if it is left out.
+        """Compute the leave-one-out residuals: y_i minus the prediction at x_i by the fit without point i.
+
+        The closed form is alpha_i / ((K_ss + lambda I)^-1)_ii, with the lambda of all points.
 
         Returns:
-            [..., R, S, C]: y_i minus the prediction at x_i by the fit without point i, in closed form,
-            alpha_i / ((K_ss + lambda I)^-1)_ii, with lambda kept; differentiable in what krr_path was given.
+            [..., R, S, C], differentiable in the arguments of :func:`krr_path`.
         """
         return (self.alpha / self._inverse_diagonals()).to(self.result_dtype)
 
@@ -94,8 +104,8 @@ class RidgePath:
         """Compute the generalised cross-validation of Golub, Heath and Wahba.
 
         Returns:
-            [..., R, C]: S |alpha|^2 / tr((K_ss + lambda I)^-1)^2, which is the mean squared residual over the squared
-            fraction of degrees of freedom that are left; differentiable in what krr_path was given.
+            [..., R, C]: S |alpha|^2 / tr((K_ss + lambda I)^-1)^2, which is the mean squared residual divided by the
+            squared fraction of the remaining degrees of freedom. Differentiable in the arguments of :func:`krr_path`.
         """
         trace = self._inverse_diagonals().sum(-2)
         s = self.alpha.shape[-2]
@@ -106,7 +116,7 @@ class RidgePath:
 
         Args:
             by: "loo" (default) or "gcv".
-            per_target: one ridge per target, and not one for the mean over the targets. Default False.
+            per_target: select one ridge per target instead of one for the mean over the targets. Default False.
 
         Returns:
             ``Ridge.absolute(lambda)`` with lambda [...], or ``Ridge.per_target(lambda)`` with lambda [..., C].
@@ -173,8 +183,8 @@ def krr_path(
         FactorizationError: with ``on_failure="raise"``, for a problem that is not positive definite.
     """
     own = _own_dimensions(ridges)
-    checked = check_problem(x_s, y_s, x_s)
-    tensors = {"x_s": checked["x_s"], "y_s": checked["y_s"]}
+    check_problem(x_s, y_s, x_s)
+    tensors = {"x_s": x_s, "y_s": y_s}
     if backend == "native":
         raise ValueError("backend: 'native' cannot run krr_path: it has no eigendecomposition; use backend='auto'")
     call = prepare("krr_path", tensors, kernel, None, on_failure, check_finite, backend, solve_dtype, True)
@@ -204,7 +214,7 @@ def _path(call: Call, x: Tensor, y: Tensor, ridges: Ridge, backend: str) -> Ridg
     if call.backend == "torch":
         alpha, status, jitter = reference.solve_many(k_ss, y.unsqueeze(-3), shifts, call.on_failure)
     else:
-        call = replace(call, backend="planned")  # which raises here, and not in an op
+        call = replace(call, backend="planned")  # a failure then raises here instead of in an op
         w, u, status, jitter = spectrum.decompose(k_ss, shifts, call.on_failure)
         found = w, u
     info = call.check_status(status, jitter, k_ss.shape[-1])
@@ -215,7 +225,7 @@ def _path(call: Call, x: Tensor, y: Tensor, ridges: Ridge, backend: str) -> Ridg
 
 
 def _own_dimensions(ridges: Any) -> int:
-    """The dimensions of the ridges' tensor behind its batch dimensions."""
+    """Return the number of dimensions of the ridges' tensor after its batch dimensions."""
     allowed = isinstance(ridges, Ridge) and ridges.kind != "noise"
     own = 2 if allowed and ridges.kind == "per_target" else 1
     if not allowed or not isinstance(ridges.value, Tensor) or ridges.value.dim() < own:

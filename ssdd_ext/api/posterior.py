@@ -10,19 +10,24 @@ import torch
 from torch import Tensor
 
 from .. import checks, ops, reference
-from ..kernels import Kernel, for_matrices, match_parameter
+from ..kernels import Kernel, for_matrices, match_parameter, matmul
 from ..kernels.products import root
 from ..ridge import VECTOR_KINDS, Ridge
 from .call import DEFAULT_KERNEL, DEFAULT_RIDGE, Call, check_problem, prepare
 from .gram import factored_solve, gram
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Posterior:
     """The factor of one fit, and what its gradient needs.
 
-    factor: of K_ss + lambda I, or of Phi^T Phi + lambda I [..., n, n]. x_s: kept by a primal fit only if a gradient may
-    be asked for. noise: lambda and the jitter [...], of a primal fit. root_weights: [..., S, 1] or None.
+    Args:
+        call: the call of the fit.
+        factor: the factor of K_ss + lambda I, or of Phi^T Phi + lambda I [..., n, n].
+        jitter: [...]; what was added to the diagonal in addition to the ridge.
+        noise: primal: lambda plus the jitter [...]; dual: None.
+        root_weights: the square roots of the weights of the support points [..., S, 1], or None.
+        x_s: the support features, if a gradient may be required; otherwise None.
     """
 
     call: Call
@@ -33,7 +38,7 @@ class Posterior:
     x_s: Tensor | None
 
     def matrix(self, k_ss: Tensor) -> Tensor:
-        """What was factored, from K_ss; differentiable."""
+        """Return the matrix that was factored, from K_ss; differentiable."""
         ridge = self.call.ridge
         assert ridge is not None
         shift = ridge.diagonal(k_ss, match_parameter(ridge.value, k_ss))
@@ -50,7 +55,7 @@ class Posterior:
         return x
 
     def dual_variance(self, x_s: Tensor, x_q: Tensor, kernel: Kernel, backend: str) -> Tensor:
-        """k(x, x) - k_q^T A^-1 k_q [..., Q]."""
+        """Return k(x, x) - k_q^T A^-1 k_q [..., Q]."""
         k_sq = gram(x_s, x_q, kernel=kernel, backend=backend)
         if self.root_weights is not None:
             k_sq = self.root_weights * k_sq
@@ -58,13 +63,13 @@ class Posterior:
         return reference.diagonal(x_q, kernel).squeeze(-1) - (k_sq * solved).sum(-2)
 
     def primal_variance(self, phi_q: Tensor, phi_of: Any) -> Tensor:
-        """lambda phi^T (Phi^T Phi + lambda I)^-1 phi [..., Q], in which nothing cancels."""
+        """Return lambda phi^T (Phi^T Phi + lambda I)^-1 phi [..., Q], in which nothing cancels."""
 
         def matrix() -> Tensor:
             phi = phi_of(self.x_s)
             phi = phi if self.root_weights is None else phi * self.root_weights
             eye = torch.eye(phi.shape[-1], dtype=phi.dtype, device=phi.device)
-            return phi.mT @ phi + for_matrices(self.noise) * eye
+            return matmul(phi.mT, phi) + for_matrices(self.noise) * eye
 
         solved = self._solve(matrix, phi_q.mT)
         noise = self.noise[..., None] if isinstance(self.noise, Tensor) else self.noise
@@ -72,12 +77,12 @@ class Posterior:
 
 
 def deviation(variance: Tensor) -> Tensor:
-    """The standard deviation; rounding below 0 is 0, without gradient."""
+    """Return the standard deviation. A variance that rounding made negative counts as 0, without gradient."""
     return root(variance.clamp(min=0))
 
 
 def one_ridge(name: str, ridge: Ridge | None) -> None:
-    """Raise for one ridge per target: the targets have no process in common."""
+    """Raise for one ridge per target, as the targets then have no process in common."""
     if isinstance(ridge, Ridge) and ridge.kind == "per_target":
         raise ValueError(
             f"{name}: expected one ridge for all targets, got Ridge.per_target, under which each target has a process "
@@ -86,13 +91,13 @@ def one_ridge(name: str, ridge: Ridge | None) -> None:
 
 
 def follows_gradients(call: Call, *tensors: Tensor | None) -> bool:
-    """True if a gradient may be asked for of what follows from these and the hyper-parameters."""
+    """Return True if a result of these tensors and the hyper-parameters may require a gradient."""
     values = (*call.kernel.parameters, None if call.ridge is None else call.ridge.value, *tensors)
     return torch.is_grad_enabled() and any(isinstance(t, Tensor) and t.requires_grad for t in values)
 
 
-def weighted(call: Call, k_ss: Tensor) -> Call:
-    """The call with lambda as a value, so that weights of points do not change it."""
+def fix_ridge(call: Call, k_ss: Tensor) -> Call:
+    """Return the call with lambda as a value, so that weights of points do not change it."""
     assert call.ridge is not None
     if call.ridge.kind in VECTOR_KINDS:
         return call

@@ -39,8 +39,8 @@ def krr(
             Batch dimensions of all inputs broadcast.
         y_s: support targets [..., S, C].
         x_q: query features [..., Q, D].
-        kernel: ``Linear(scale, bias)`` or ``RBF(lengthscale)``; numbers, or tensors [...] with gradients that broadcast
-            over the batch dimensions. Default ``Linear()``.
+        kernel: any kernel, such as ``Linear(scale, bias)``; its hyper-parameters are numbers, or tensors [...] with
+            gradients that broadcast over the batch dimensions. Default ``Linear()``.
         ridge: how lambda follows from K_ss; see :class:`Ridge`. Default ``Ridge.trace(1e-6)``, KRR-ST's.
         on_failure: "raise" (default) raises a FactorizationError (one synchronisation on CUDA, refused under graph
             capture); "jitter" retries the problems that failed with a growing multiple of their mean diagonal, a
@@ -60,6 +60,10 @@ def krr(
         FactorizationError: with ``on_failure="raise"``, for a problem that is not positive definite.
     """
     ridge = DEFAULT_RIDGE if ridge is None else ridge
+    if backend in ("auto", "native") and not return_info and not check_finite and solve_dtype is None:
+        direct = ops.evaluate(x_s, y_s, x_q, None, kernel, ridge, on_failure)
+        if direct is not None:
+            return direct
     tensors = check_problem(x_s, y_s, x_q)
     call = prepare("krr", tensors, kernel, ridge, on_failure, check_finite, backend, solve_dtype, return_info)
     with call.precision(x_s):
@@ -94,8 +98,8 @@ def krr_mse(
         y_s: support targets [..., S, C].
         x_q: query features [..., Q, D].
         y_q: query targets [..., Q, C].
-        kernel: ``Linear(scale, bias)`` or ``RBF(lengthscale)``; numbers, or tensors [...] with gradients that broadcast
-            over the batch dimensions. Default ``Linear()``.
+        kernel: any kernel, such as ``Linear(scale, bias)``; its hyper-parameters are numbers, or tensors [...] with
+            gradients that broadcast over the batch dimensions. Default ``Linear()``.
         ridge: how lambda follows from K_ss; see :class:`Ridge`. Default ``Ridge.trace(1e-6)``, KRR-ST's.
         sample_weight: weights [..., Q] >= 0 of the query points, with or without gradient; the mean over Q is then
             sum(w * loss) / sum(w). Default None: 1 for each.
@@ -124,6 +128,8 @@ def krr_mse(
         and sample_weight is None
     ):
         loss = ops.small_krr_mse(x_s, y_s, x_q, y_q, kernel, ridge, on_failure)
+        if loss is None:
+            loss = ops.evaluate(x_s, y_s, x_q, y_q, kernel, ridge, on_failure)
         if loss is not None:
             return loss
     tensors = check_problem(x_s, y_s, x_q, checks.tensor("y_q", y_q))

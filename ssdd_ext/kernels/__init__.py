@@ -1,11 +1,12 @@
 """Kernel functions as small immutable objects.
 
-A kernel names its hyper-parameters, checks them, and states its formula in plain PyTorch. The native epilogue of
-the same name, if there is one, lives in ``csrc/``; CONTRIBUTING.md lists what a further kernel needs.
+A kernel has hyper-parameters, their checks, and its formula in plain PyTorch. The native version of the same name, if
+there is one, is in ``csrc/``. CONTRIBUTING.md lists what a new kernel needs.
 """
 
 from .base import ARD, Combination, Kernel, Product, Scaled, Sum, for_matrices, match_parameter
 from .distances import RBF, Laplace, Matern, RationalQuadratic, Stationary, squared_distances
+from .multiply import matmul
 from .networks import NNGP, NTK, ArcCosine
 from .products import Cosine, Linear, Polynomial
 
@@ -36,5 +37,6 @@ __all__ = [
     "Sum",
     "for_matrices",
     "match_parameter",
+    "matmul",
     "squared_distances",
 ]

@@ -1,4 +1,4 @@
-"""The base of all kernel functions, and how they are combined: sums, products, factors, lengthscales per feature."""
+"""The base class of all kernel functions, and their combinations: sums, products, factors, lengthscales per feature."""
 
 from __future__ import annotations
 
@@ -11,92 +11,106 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
+from .. import checks
 from ..checks import describe, parameter
 
 Number = float | Tensor
-# gram(x, z, kernel): the Gram matrix of a part, by whichever backend runs the whole. z=None stands for x.
+# gram(x, z, kernel): the Gram matrix of a part, by the backend that runs the whole. z=None stands for x.
 GramOf = Callable[[Tensor, "Tensor | None", "Kernel"], Tensor]
 
 
 def match_parameter(value: Number, like: Tensor) -> Number:
-    """A hyper-parameter in the dtype and on the device of ``like``; a number stays one."""
+    """Return a hyper-parameter in the dtype and on the device of ``like``; a number stays a number."""
     return value.to(like) if isinstance(value, Tensor) else value
 
 
 def for_matrices(value: Number) -> Number:
-    """A hyper-parameter [...] as [..., 1, 1], to broadcast against matrices; a number stays one."""
+    """Return a hyper-parameter [...] as [..., 1, 1], to broadcast against matrices; a number stays a number."""
     return value[..., None, None] if isinstance(value, Tensor) else value
 
 
 def is_positive(value: Number) -> Any:
-    """Finite and > 0, elementwise and without a synchronisation."""
+    """Return True for a finite value > 0, elementwise and without a synchronisation."""
     return (value > 0) & (value < math.inf)
 
 
 def is_not_negative(value: Number) -> Any:
-    """Finite and >= 0, elementwise and without a synchronisation."""
+    """Return True for a finite value >= 0, elementwise and without a synchronisation."""
     return (value >= 0) & (value < math.inf)
 
 
-@dataclass(frozen=True)
-class Kernel:
-    """Base of all kernels: k(x, z) of two points.
+def _as_flags(found: Tensor | bool, like: Tensor) -> Tensor:
+    # torch.as_tensor is not used, as it moves a tensor to the default device that the user set.
+    return found if isinstance(found, Tensor) else torch.full((), found, device=like.device)
 
-    A kernel is a frozen dataclass. Its fields are its hyper-parameters, numbers or tensors [...] with gradients that
-    broadcast over the batch dimensions; those named in ``constants`` are plain values, such as an order or a depth.
-    ``k1 + k2``, ``k1 * k2`` and ``2.0 * k`` are kernels too.
+
+@dataclass(frozen=True, eq=False)
+class Kernel:
+    """Base class of all kernels: k(x, z) of two points.
+
+    A kernel is a frozen dataclass. Its fields are its hyper-parameters: numbers, or tensors [...] with gradients that
+    broadcast over the batch dimensions. Fields named in ``constants`` are plain values, such as an order or a depth.
+    ``k1 + k2``, ``k1 * k2`` and ``2.0 * k`` are kernels too. Two kernels are equal if they have the same class, equal
+    numbers and the same tensors. The values of tensors are not read.
     """
 
     name: ClassVar[str]
-    # True if k(x, z) = phi(x).phi(z) with phi of D (+1) numbers: low-rank and primal plans exist.
+    # True if k(x, z) = phi(x).phi(z) with phi of D (+1) numbers, so that low-rank and primal plans exist.
     linear: ClassVar[bool] = False
     constants: ClassVar[frozenset[str]] = frozenset()
 
     @property
     def parameters(self) -> tuple[Number, ...]:
-        """The hyper-parameters, in the order of the fields: what ``evaluate`` and the native core receive."""
+        """The hyper-parameters, in the order of the fields. ``evaluate`` and the native core receive them."""
         return tuple(value for _, value in self.named_parameters())
 
     def named_parameters(self, prefix: str = "") -> Iterator[tuple[str, Number]]:
-        """(name, value) of every hyper-parameter; names within a part start with the part's: ``parts.0.scale``."""
+        """Yield (name, value) of every hyper-parameter. Names of a part start with its own, as in ``parts.0.scale``."""
         for field in dataclasses.fields(self):
             if field.name not in self.constants:
                 yield prefix + field.name, getattr(self, field.name)
 
     def map(self, function: Callable[[Number], Any]) -> Kernel:
-        """The same kernel with ``function`` of every hyper-parameter in its place, called in their order."""
+        """Return the same kernel with every hyper-parameter replaced by ``function`` of it, called in their order."""
         return dataclasses.replace(self, **{name: function(value) for name, value in self.named_parameters()})
 
     def batch_shapes(self, prefix: str = "") -> dict[str, torch.Size]:
-        """The batch shapes of the hyper-parameters that are tensors, by name."""
+        """Return the batch shapes of the hyper-parameters that are tensors, by name."""
         named = self.named_parameters(f"{prefix}{type(self).__name__}.")
         return {name: p.shape for name, p in named if isinstance(p, Tensor)}
 
     def in_range(self) -> list[Tensor]:
-        """Whether the hyper-parameters that are tensors are in range, [...] each; nothing if all are numbers."""
-        given = self.parameters
-        return [torch.as_tensor(self.valid(*given))] if any(isinstance(p, Tensor) for p in given) else []
+        """Return whether the hyper-parameters that are tensors are in range, [...] each; nothing if all are numbers."""
+        parameters = self.parameters
+        tensors = [p for p in parameters if isinstance(p, Tensor)]
+        return [_as_flags(self.valid(*parameters), tensors[0])] if tensors else []
 
     def check_features(self, count: int) -> None:
         """Raise if the kernel cannot take points of ``count`` features."""
 
     def evaluate(self, x: Tensor, z: Tensor, *parameters: Number) -> Tensor:
-        """The formula: x [..., S, D], z [..., Q, D] -> [..., S, Q]; parameters broadcast against [..., 1, 1].
+        """Compute the formula: x [..., S, D], z [..., Q, D] to [..., S, Q]. Parameters broadcast against [..., 1, 1].
 
         ``z is x`` in the Gram matrix of points with themselves.
         """
         raise NotImplementedError
 
     def valid(self, *parameters: Number) -> Tensor | bool:
-        """True for tensor parameters in range, elementwise and without a synchronisation."""
+        """Return True for tensor parameters in range, elementwise and without a synchronisation."""
         raise NotImplementedError
 
+    def __eq__(self, other: object) -> bool:
+        return checks.same_fields(self, other)
+
+    def __hash__(self) -> int:
+        return checks.hash_of_fields(self)
+
     def __add__(self, other: Any) -> Kernel:
-        return Sum(_joined(Sum, self, other)) if isinstance(other, Kernel) else NotImplemented
+        return Sum(_join_parts(Sum, self, other)) if isinstance(other, Kernel) else NotImplemented
 
     def __mul__(self, other: Any) -> Kernel:
         if isinstance(other, Kernel):
-            return Product(_joined(Product, self, other))
+            return Product(_join_parts(Product, self, other))
         if isinstance(other, (int, float, Tensor)):
             return self.scaled(other)
         return NotImplemented
@@ -104,28 +118,28 @@ class Kernel:
     __rmul__ = __mul__
 
     def scaled(self, factor: Number) -> Kernel:
-        """``factor * self``."""
+        """Return ``factor * self``."""
         return Scaled(self, factor)
 
 
-def _joined(kind: type[Several], *parts: Kernel) -> tuple[Kernel, ...]:
+def _join_parts(kind: type[Several], *parts: Kernel) -> tuple[Kernel, ...]:
     return tuple(own for part in parts for own in (part.parts if type(part) is kind else (part,)))
 
 
-def _kernel(name: str, value: Any) -> None:
+def _check_kernel(name: str, value: Any) -> None:
     if not isinstance(value, Kernel):
         raise TypeError(f"{name}: expected a kernel object such as Linear() or RBF(1.0), got {describe(value)}")
 
 
 class Combination(Kernel):
-    """Base of the kernels that are made of others."""
+    """Base class of the kernels that combine other kernels."""
 
     def children(self) -> dict[str, Kernel]:
-        """The kernels within, by name."""
+        """Return the kernels that are combined, by name."""
         raise NotImplementedError
 
     def form(self, x: Tensor, z: Tensor | None, gram: GramOf) -> Tensor:
-        """K [..., S, Q] from the Gram matrices that ``gram`` makes of the kernels within."""
+        """Return K [..., S, Q] from the Gram matrices of the combined kernels, which ``gram`` computes."""
         raise NotImplementedError
 
     def named_parameters(self, prefix: str = "") -> Iterator[tuple[str, Number]]:
@@ -147,9 +161,9 @@ class Combination(Kernel):
             child.check_features(count)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Several(Combination):
-    """Base of sums and products."""
+    """Base class of sums and products."""
 
     parts: tuple[Kernel, ...]
     constants: ClassVar[frozenset[str]] = frozenset({"parts"})
@@ -159,7 +173,7 @@ class Several(Combination):
         if not self.parts:
             raise ValueError(f"{type(self).__name__}.parts: expected at least one kernel, got none")
         for i, part in enumerate(self.parts):
-            _kernel(f"{type(self).__name__}.parts[{i}]", part)
+            _check_kernel(f"{type(self).__name__}.parts[{i}]", part)
 
     def children(self) -> dict[str, Kernel]:
         return {f"parts.{i}": part for i, part in enumerate(self.parts)}
@@ -168,15 +182,18 @@ class Several(Combination):
         return dataclasses.replace(self, parts=tuple(part.map(function) for part in self.parts))
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Sum(Several):
     """k(x, z) = k1(x, z) + k2(x, z) + ...; written ``k1 + k2``.
+
+    Equivalent, for its Gram matrix, to ``gram(x, z, kernel=k1) + gram(x, z, kernel=k2)``.
 
     Args:
         parts: kernels, at least one.
 
     Raises:
-        TypeError: a part that is not a kernel. ValueError: no part.
+        TypeError: a part that is not a kernel.
+        ValueError: no part.
     """
 
     name: ClassVar[str] = "sum"
@@ -188,15 +205,18 @@ class Sum(Several):
         return total
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Product(Several):
     """k(x, z) = k1(x, z) * k2(x, z) * ...; written ``k1 * k2``.
+
+    Equivalent, for its Gram matrix, to ``gram(x, z, kernel=k1) * gram(x, z, kernel=k2)``.
 
     Args:
         parts: kernels, at least one.
 
     Raises:
-        TypeError: a part that is not a kernel. ValueError: no part.
+        TypeError: a part that is not a kernel.
+        ValueError: no part.
     """
 
     name: ClassVar[str] = "product"
@@ -208,16 +228,19 @@ class Product(Several):
         return total
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Scaled(Combination):
     """k(x, z) = factor * kernel(x, z); written ``factor * kernel``.
+
+    Equivalent, for its Gram matrix, to ``factor * gram(x, z, kernel=kernel)``.
 
     Args:
         kernel: any kernel.
         factor: number > 0 (or a tensor that broadcasts over the batch dimensions).
 
     Raises:
-        ValueError: a number out of range. TypeError: neither a number nor a floating tensor, or no kernel.
+        ValueError: a number out of range.
+        TypeError: neither a number nor a floating-point tensor, or no kernel.
     """
 
     kernel: Kernel
@@ -226,7 +249,7 @@ class Scaled(Combination):
     constants: ClassVar[frozenset[str]] = frozenset({"kernel"})
 
     def __post_init__(self) -> None:
-        _kernel("Scaled.kernel", self.kernel)
+        _check_kernel("Scaled.kernel", self.kernel)
         object.__setattr__(self, "factor", parameter("Scaled.factor", self.factor, positive=True))
 
     def children(self) -> dict[str, Kernel]:
@@ -240,27 +263,28 @@ class Scaled(Combination):
         return super().batch_shapes(prefix) | own
 
     def in_range(self) -> list[Tensor]:
-        own = [torch.as_tensor(is_positive(self.factor))] if isinstance(self.factor, Tensor) else []
+        own = [is_positive(self.factor)] if isinstance(self.factor, Tensor) else []
         return super().in_range() + own
 
     def form(self, x: Tensor, z: Tensor | None, gram: GramOf) -> Tensor:
         return for_matrices(match_parameter(self.factor, x)) * gram(x, z, self.kernel)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class ARD(Combination):
     """k(x / lengthscale, z / lengthscale): one lengthscale per feature (automatic relevance determination).
 
-    ``ARD(RBF(1.0), v)`` is exp(-sum_d (x_d - z_d)^2 / (2 v_d^2)), which GPyTorch writes ``RBFKernel(ard_num_dims=D)``
-    and scikit-learn ``RBF(length_scale=[...])``.
+    ``ARD(RBF(1.0), v)`` is exp(-sum_d (x_d - z_d)^2 / (2 v_d^2)). GPyTorch writes it ``RBFKernel(ard_num_dims=D)``, and
+    scikit-learn ``RBF(length_scale=[...])``.
+    Equivalent, for its Gram matrix, to ``gram(x / lengthscale, z / lengthscale, kernel=kernel)``.
 
     Args:
-        kernel: any kernel; it sees the features divided by their lengthscales.
+        kernel: any kernel; it receives the features divided by their lengthscales.
         lengthscale: tensor [..., D] of numbers > 0, with or without gradient; the dimensions before the last broadcast
             over the batch dimensions.
 
     Raises:
-        TypeError: a lengthscale that is not a floating tensor with at least one dimension, or no kernel.
+        TypeError: a lengthscale that is not a floating-point tensor with at least one dimension, or no kernel.
     """
 
     kernel: Kernel
@@ -269,7 +293,7 @@ class ARD(Combination):
     constants: ClassVar[frozenset[str]] = frozenset({"kernel"})
 
     def __post_init__(self) -> None:
-        _kernel("ARD.kernel", self.kernel)
+        _check_kernel("ARD.kernel", self.kernel)
         if not isinstance(self.lengthscale, Tensor) or self.lengthscale.dim() < 1:
             raise TypeError(
                 f"ARD.lengthscale: expected a tensor [..., D], one number per feature, got "
@@ -298,7 +322,7 @@ class ARD(Combination):
         super().check_features(count)
 
     def features(self, x: Tensor) -> Tensor:
-        """The features [..., S, D] that the kernel within sees."""
+        """Return the features [..., S, D] that the combined kernel receives."""
         return x / self.lengthscale.to(x)[..., None, :]
 
     def form(self, x: Tensor, z: Tensor | None, gram: GramOf) -> Tensor:

@@ -17,32 +17,33 @@ NORMS = (1, 2)
 
 
 class Stationary(Kernel):
-    """Base of the kernels of squared Euclidean distances."""
+    """Base class of the kernels of squared Euclidean distances."""
 
-    # False if the kernel has a cusp at distance 0, where an error of the squared distance grows to its root.
+    # False if the kernel has a cusp at distance 0: there an error of the squared distance grows to its root.
     smooth: ClassVar[bool] = True
 
     def of_squares(self, squares: Tensor, *parameters: Number) -> Tensor:
-        """The kernel of squared distances [..., S, Q]; parameters broadcast against [..., 1, 1]."""
+        """Compute the kernel of squared distances [..., S, Q]. Parameters broadcast against [..., 1, 1]."""
         raise NotImplementedError
 
     def evaluate(self, x: Tensor, z: Tensor, *parameters: Number) -> Tensor:
         return self.of_squares(squared_distances(x, z), *parameters)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class RBF(Stationary):
     """k(x, z) = exp(-|x - z|^2 / (2 lengthscale^2)).
 
-    Squared distances are sums of squared differences, never |x|^2 + |z|^2 - 2 x.z: no cancellation, and the
-    diagonal of a Gram matrix is exactly 1.
+    Equivalent to ``torch.exp(-torch.cdist(x, z) ** 2 / (2 * lengthscale ** 2))``. Squared distances are sums of squared
+    differences, never |x|^2 + |z|^2 - 2 x.z, so nothing cancels, and the diagonal of a Gram matrix is exactly 1.
 
     Args:
         lengthscale: number > 0 (or a tensor that broadcasts over the batch dimensions). For one per feature write
             ``ARD(RBF(1.0), v)``.
 
     Raises:
-        ValueError: a number out of range. TypeError: neither a number nor a floating tensor.
+        ValueError: a number out of range.
+        TypeError: neither a number nor a floating-point tensor.
     """
 
     lengthscale: Number
@@ -63,13 +64,13 @@ class RBF(Stationary):
         return is_positive(parameters[0])
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Matern(Stationary):
     """The Matern kernel of smoothness ``nu`` = 1/2, 3/2 or 5/2.
 
     With r = sqrt(2 nu) |x - z| / lengthscale: exp(-r), (1 + r) exp(-r), (1 + r + r^2 / 3) exp(-r).
-    GPyTorch's ``MaternKernel(nu)`` and scikit-learn's ``Matern(length_scale, nu=nu)``. At nu = 1/2 the kernel has a
-    cusp where points coincide; its gradient there is 0.
+    Equivalent to GPyTorch's ``MaternKernel(nu)`` and scikit-learn's ``Matern(length_scale, nu=nu)``. At nu = 1/2 the
+    kernel has a cusp at distance 0; its gradient there is 0.
 
     Args:
         lengthscale: number > 0 (or a tensor that broadcasts over the batch dimensions). For one per feature write
@@ -77,7 +78,8 @@ class Matern(Stationary):
         nu: 0.5, 1.5 or 2.5.
 
     Raises:
-        ValueError: a number out of range. TypeError: neither a number nor a floating tensor.
+        ValueError: a number out of range.
+        TypeError: neither a number nor a floating-point tensor.
     """
 
     lengthscale: Number
@@ -102,13 +104,13 @@ class Matern(Stationary):
         return is_positive(parameters[0])
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Laplace(Stationary):
     """k(x, z) = exp(-|x - z| / lengthscale), with the Euclidean distance or that of the 1-norm.
 
-    ``norm=2`` is ``Matern(lengthscale, nu=0.5)``, ``norm=1`` is scikit-learn's ``laplacian_kernel(gamma=1 /
-    lengthscale)``. The kernel has a cusp where points coincide (norm 2) or share a coordinate (norm 1); the gradient of
-    the distance there is 0.
+    Equivalent to ``torch.exp(-torch.cdist(x, z, p=norm) / lengthscale)``. ``norm=2`` is ``Matern(lengthscale,
+    nu=0.5)``, and ``norm=1`` is scikit-learn's ``laplacian_kernel(gamma=1 / lengthscale)``. The kernel has a cusp if
+    two points coincide (norm 2) or share a coordinate (norm 1); the gradient of the distance there is 0.
 
     Args:
         lengthscale: number > 0 (or a tensor that broadcasts over the batch dimensions). For one per feature write
@@ -116,7 +118,8 @@ class Laplace(Stationary):
         norm: 2 (default) or 1.
 
     Raises:
-        ValueError: a number out of range. TypeError: neither a number nor a floating tensor.
+        ValueError: a number out of range.
+        TypeError: neither a number nor a floating-point tensor.
     """
 
     lengthscale: Number
@@ -142,11 +145,12 @@ class Laplace(Stationary):
         return is_positive(parameters[0])
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class RationalQuadratic(Stationary):
     """k(x, z) = (1 + |x - z|^2 / (2 alpha lengthscale^2))^-alpha.
 
-    scikit-learn's and GPyTorch's kernels of this name. It tends to ``RBF(lengthscale)`` as alpha grows.
+    Equivalent to the kernels of this name in scikit-learn and GPyTorch. With growing alpha it tends to
+    ``RBF(lengthscale)``.
 
     Args:
         lengthscale: number > 0 (or a tensor that broadcasts over the batch dimensions). For one per feature write
@@ -154,7 +158,8 @@ class RationalQuadratic(Stationary):
         alpha: number > 0 (or such a tensor). Default 1.
 
     Raises:
-        ValueError: a number out of range. TypeError: neither a number nor a floating tensor.
+        ValueError: a number out of range.
+        TypeError: neither a number nor a floating-point tensor.
     """
 
     lengthscale: Number
@@ -182,7 +187,7 @@ def _matern(u: Tensor, order: int) -> Tensor:
 
 
 def _slope_of_matern(u: Tensor, order: int) -> Tensor:
-    """With factors -1/2 and -1/6 the kernel of the next lower order."""
+    """Return the derivative: -1/2 or -1/6 times the kernel of the next lower order."""
     if order:
         return half_integer_matern(u, order - 1) * (-0.5 if order == 1 else -1 / 6)
     r = torch.where(u == 0, 1.0, u).sqrt()
@@ -195,15 +200,16 @@ half_integer_matern = with_slope(_matern, _slope_of_matern)
 
 
 def squared_distances(x: Tensor, z: Tensor, block_bytes: int = 1 << 26) -> Tensor:
-    """[..., S, D], [..., Q, D] -> [..., S, Q], from differences, in blocks of D so that no [S, Q, D] array is built.
+    """Return squared distances [..., S, Q] of x [..., S, D] and z [..., Q, D], computed from differences.
 
-    Written out and not ``torch.cdist(...)**2``, whose second derivative at zero distance is undefined.
+    Blocks of D keep the [S, Q, D] array small. ``torch.cdist(...)**2`` is not used, as its second derivative is
+    undefined at distance zero.
     """
     return sum_over_features(x, z, torch.square, block_bytes)
 
 
 def sum_over_features(x: Tensor, z: Tensor, function: Any, block_bytes: int = 1 << 26) -> Tensor:
-    """The sum over d of function(x_d - z_d), [..., S, Q]."""
+    """Return the sum over d of function(x_d - z_d), [..., S, Q]."""
     rows = x.shape[-2] * z.shape[-2] * max(1, x.shape[:-2].numel()) * x.element_size()
     step = max(1, block_bytes // max(1, rows))
     total = x.new_zeros(torch.broadcast_shapes(x.shape[:-2], z.shape[:-2]) + (x.shape[-2], z.shape[-2]))

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from ..checks import parameter
 from .base import Kernel, Number, is_not_negative, is_positive
+from .multiply import matmul
 from .products import root
 from .slopes import with_slope
 
@@ -34,8 +35,8 @@ def _slope_of_kappa(c: Tensor, order: int) -> Tensor:
     return torch.where(is_end, 0.0, torch.where(is_end, 1.0, square).rsqrt() / math.pi)
 
 
-# kappa_0(c) = 1 - acos(c) / pi and kappa_1, whose derivative it is, of correlations c in [-1, 1]. The derivative of
-# kappa_0, infinite at -1 and 1, is 0 there.
+# kappa_0(c) = 1 - acos(c) / pi and kappa_1, whose derivative is kappa_0, of correlations c in [-1, 1]. The derivative
+# of kappa_0 is infinite at -1 and 1; it is defined as 0 there.
 kappa = with_slope(_kappa, _slope_of_kappa)
 
 
@@ -51,7 +52,7 @@ class _Layer:
     @classmethod
     def of_features(cls, x: Tensor, z: Tensor) -> _Layer:
         k_x, k_z = x.square().sum(-1)[..., :, None], z.square().sum(-1)[..., None, :]
-        return cls(x @ z.mT, k_x, k_z, z is x)
+        return cls(matmul(x, z.mT), k_x, k_z, z is x)
 
     def map(self, function: Any) -> _Layer:
         return _Layer(function(self.k), function(self.k_x), function(self.k_z), self.same)
@@ -60,7 +61,7 @@ class _Layer:
         return root(self.k_x) * root(self.k_z)
 
     def correlations(self, norms: Tensor) -> Tensor:
-        """In [-1, 1], and exactly 1 for a point with itself."""
+        """Return the correlations, in [-1, 1], and exactly 1 for a point with itself."""
         c = (self.k / torch.where(norms == 0, 1.0, norms)).clamp(-1, 1)
         if not self.same:
             return c
@@ -68,23 +69,23 @@ class _Layer:
         return torch.where(own, 1.0, c)
 
 
-def _wide(x: Tensor) -> Tensor:
-    """Near c = 1 an angle has half the digits of c, so 32-bit points are taken in float64, where a device has it."""
+def _widen(x: Tensor) -> Tensor:
+    """Return x in float64 if the device has it: near c = 1 an angle has only half the digits of c."""
     return x if x.dtype == torch.float64 or x.device.type == "mps" else x.double()
 
 
-def _widened(x: Tensor, z: Tensor, parameters: tuple[Number, ...]) -> tuple[Tensor, Tensor, list[Number]]:
-    wide = _wide(x)
-    given = [p.to(wide.dtype) if isinstance(p, Tensor) else p for p in parameters]
-    return wide, wide if z is x else _wide(z), given
+def _widen_inputs(x: Tensor, z: Tensor, parameters: tuple[Number, ...]) -> tuple[Tensor, Tensor, list[Number]]:
+    wide = _widen(x)
+    wide_parameters = [p.to(wide.dtype) if isinstance(p, Tensor) else p for p in parameters]
+    return wide, wide if z is x else _widen(z), wide_parameters
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class ArcCosine(Kernel):
-    """The arc-cosine kernels of Cho and Saul: with t the angle between x and z, 1 - t / pi (order 0) and
-    |x| |z| (sin t + (pi - t) cos t) / pi (order 1).
+    """The arc-cosine kernels of Cho and Saul (2009).
 
-    The gradient of an angle is 0 where it is 0 or pi, and that of a length at a point 0. Order 0 with a point 0 is 1/2.
+    With t the angle between x and z: 1 - t / pi (order 0), and |x| |z| (sin t + (pi - t) cos t) / pi (order 1). The
+    gradient of an angle of 0 or pi is 0, and so is that of the length of a point 0. Order 0 with a point 0 is 1/2.
 
     Args:
         order: 0 or 1.
@@ -102,7 +103,7 @@ class ArcCosine(Kernel):
             raise ValueError(f"ArcCosine.order: expected 0 or 1, got {self.order!r}")
 
     def evaluate(self, x: Tensor, z: Tensor, *parameters: Number) -> Tensor:
-        wide, other, _ = _widened(x, z, ())
+        wide, other, _ = _widen_inputs(x, z, ())
         layer = _Layer.of_features(wide, other)
         norms = layer.norms()
         k = kappa(layer.correlations(norms), self.order)
@@ -112,7 +113,7 @@ class ArcCosine(Kernel):
         return True
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class _Network(Kernel):
     depth: int
     w_std: Number = math.sqrt(2)
@@ -127,8 +128,8 @@ class _Network(Kernel):
         object.__setattr__(self, "b_std", parameter(f"{name}.b_std", self.b_std))
 
     def _covariances(self, x: Tensor, z: Tensor, parameters: tuple[Number, ...]) -> tuple[Tensor, Tensor]:
-        """(NNGP, NTK) of the output."""
-        x, z, (w, b) = _widened(x, z, parameters)
+        """Return (NNGP, NTK) of the output."""
+        x, z, (w, b) = _widen_inputs(x, z, parameters)
         w2, b2 = w * w, b * b
         layer = _Layer.of_features(x, z).map(lambda k: (w2 / max(1, x.shape[-1])) * k + b2)
         tangent = layer.k
@@ -146,12 +147,13 @@ class _Network(Kernel):
         return is_positive(w_std) & is_not_negative(b_std)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class NNGP(_Network):
     """The covariance of an infinitely wide, fully connected ReLU network with random weights.
 
     The network is ``Dense, Relu`` times depth, then ``Dense``, with weights of standard deviation w_std / sqrt(fan_in)
-    and biases of b_std: the ``nngp`` of neural-tangents. Computed in float64; see :class:`NTK` for the gradients.
+    and biases of b_std. Equivalent to the ``nngp`` of neural-tangents. It is computed in float64; see :class:`NTK` for
+    the gradients.
 
     Args:
         depth: hidden layers, a whole number >= 0.
@@ -160,7 +162,8 @@ class NNGP(_Network):
         b_std: number >= 0 (or such a tensor). Default 0.
 
     Raises:
-        ValueError: a number out of range. TypeError: neither a number nor a floating tensor.
+        ValueError: a number out of range.
+        TypeError: neither a number nor a floating-point tensor.
     """
 
     name: ClassVar[str] = "nngp"
@@ -169,13 +172,13 @@ class NNGP(_Network):
         return self._covariances(x, z, parameters)[0].to(x.dtype)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class NTK(_Network):
     """The neural tangent kernel of an infinitely wide, fully connected ReLU network.
 
     The network is ``Dense, Relu`` times depth, then ``Dense``, with weights w_std / sqrt(fan_in) and biases b_std times
-    standard normal parameters: the ``ntk`` of neural-tangents. Computed in float64. The gradient of an angle is 0 where
-    it is 0 or pi.
+    standard normal parameters. Equivalent to the ``ntk`` of neural-tangents. It is computed in float64. The gradient of
+    an angle of 0 or pi is 0.
 
     Args:
         depth: hidden layers, a whole number >= 0.
@@ -184,7 +187,8 @@ class NTK(_Network):
         b_std: number >= 0 (or such a tensor). Default 0.
 
     Raises:
-        ValueError: a number out of range. TypeError: neither a number nor a floating tensor.
+        ValueError: a number out of range.
+        TypeError: neither a number nor a floating-point tensor.
     """
 
     name: ClassVar[str] = "ntk"

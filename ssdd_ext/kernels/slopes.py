@@ -1,4 +1,4 @@
-"""Functions of one number whose derivative is written down: autograd of their formulas would give inf * 0."""
+"""Functions of one number with an explicit derivative, as autograd of their formulas would give inf * 0."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ Function = Callable[[Tensor, int], Tensor]
 
 
 def with_slope(value: Function, slope: Function) -> Function:
-    """``value(u, order)``, elementwise in u, with ``slope(u, order)`` as its derivative.
+    """Return the function ``value(u, order)``, elementwise in u, with ``slope(u, order)`` as its derivative.
 
     It is differentiable as often as ``slope`` is, in reverse and forward mode.
     """
@@ -42,7 +42,7 @@ def with_slope(value: Function, slope: Function) -> Function:
             return tangent * slope(u, ctx.order)
 
     def call(u: Tensor, order: int) -> Tensor:
-        # The compiler follows no Function that has a forward mode.
+        # The compiler cannot trace a Function that has a forward mode.
         result: Tensor = (Reverse if torch.compiler.is_compiling() else Both).apply(u, order)
         return result
 

@@ -13,12 +13,13 @@ from .gaussian import log_determinant, solve_again
 from .gram import gram
 from .krr import explain, krr, krr_mse
 from .native import build_info, gpu, unavailable
-from .small import plan_small, small_krr_mse
+from .small import evaluate, plan_small, small_krr_mse
 
 __all__ = [
     "build_info",
     "cholesky",
     "cholesky_solve",
+    "evaluate",
     "explain",
     "factored_solve",
     "gpu",

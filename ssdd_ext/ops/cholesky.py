@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from ..ridge import KINDS, Ridge
+from .factor import factor_backward
 from .hyper import pack
 from .native import (
     capsule,
@@ -17,12 +18,14 @@ from .native import (
     hyper_rows,
     matrices,
     raise_if_asked,
+    return_workspace,
     ridge_text,
     stream,
+    take_workspace,
     to_capsule,
 )
 from .register import library, register
-from .second import poisoned, pull_back, solve_gradients
+from .second import mark_failed, pull_back, solve_gradients
 
 library.define("cholesky(Tensor a, str on_failure) -> (Tensor, Tensor, Tensor)")
 library.define(
@@ -46,7 +49,7 @@ def _factor(
     status = new(batch_shape, dtype=torch.int32, device=a.device)
     jitter, aux = (new(n, dtype=a.dtype, device=a.device) for n in (batch_shape, (*batch_shape, 3)))
     if batch and s:
-        work = a.new_empty(core.cholesky_workspace(batch, s, c, threads, a.is_cuda))
+        work = take_workspace(core.cholesky_workspace(batch, s, c, threads, a.is_cuda), a)
         core.solve(
             matrices(a),
             matrices(y),
@@ -66,6 +69,7 @@ def _factor(
             threads,
             stream(a),
         )
+        return_workspace(work)
     return x, factor, status, jitter, aux  # type: ignore[return-value]
 
 
@@ -90,12 +94,7 @@ def _cholesky_backward(ctx: Any, grad: Tensor | None, *_: Any) -> tuple[Any, ...
     if grad is None:
         return None, None
     (factor,) = ctx.saved_tensors
-    # Abar = L^-T Phi(L^T Lbar) L^-1, symmetrised; Phi takes the lower triangle and halves the diagonal.
-    phi = (factor.mT @ grad).tril()
-    phi = phi - 0.5 * torch.diag_embed(phi.diagonal(dim1=-2, dim2=-1))
-    half = torch.linalg.solve_triangular(factor.mT, phi, upper=True)
-    bar = torch.linalg.solve_triangular(factor, half, upper=False, left=False)
-    return 0.5 * (bar + bar.mT), None
+    return factor_backward(factor, grad), None
 
 
 def _solve(
@@ -148,7 +147,7 @@ def _solve_backward(
     a_bar = x.new_empty(factor.shape) if needs[0] else x.new_empty(0)
     v_bar = x.new_zeros(batch_shape) if needs[2] else None
     if batch and s:
-        work = x.new_empty(core.cholesky_workspace(batch, s, c, threads, x.is_cuda))
+        work = take_workspace(core.cholesky_workspace(batch, s, c, threads, x.is_cuda), x)
         core.solve_backward(
             matrices(grad),
             to_capsule(factor.contiguous()),
@@ -168,6 +167,7 @@ def _solve_backward(
             threads,
             stream(x),
         )
+        return_workspace(work)
     hyper_bar = x.new_zeros(0)
     if v_bar is not None and hyper is not None:
         hyper_bar = torch.zeros_like(hyper)
@@ -198,7 +198,7 @@ def _second(ctx: Any, *bars: Tensor | None) -> tuple[Any, ...]:
         every: Any = solve_gradients(*values, *options)
         return tuple(bar for bar, needed in zip(every, needs, strict=False) if needed)
 
-    tensors[0] = poisoned(tensors[0], factor)
+    tensors[0] = mark_failed(tensors[0], factor)
     needed_bars = [bar for bar, needed in zip(bars, needs, strict=True) if needed]
     grad, x, a, hyper = pull_back(first, tensors, needed_bars)
     return grad, None, x, None, hyper, None, None, None, a, None

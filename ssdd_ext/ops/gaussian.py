@@ -1,4 +1,4 @@
-"""What a factor gives beside its solution: further solutions, the determinant. No second factorisation."""
+"""Further solutions and the determinant from a factor, without a second factorisation."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from .register import is_differentiated
 
 
 class _SolveAgain(BatchedFunction):
-    """A^-1 B from the factor of A; a may be None if no gradient goes there."""
+    """Computes A^-1 B from the factor of A. ``a`` may be None if it needs no gradient."""
 
     @staticmethod
     def forward(a: Tensor | None, b: Tensor, factor: Tensor) -> Tensor:
@@ -34,7 +34,7 @@ class _SolveAgain(BatchedFunction):
 
 
 class _LogDeterminant(BatchedFunction):
-    """log det A [...] from the factor of A."""
+    """Computes log det A [...] from the factor of A."""
 
     @staticmethod
     def forward(a: Tensor | None, factor: Tensor) -> Tensor:
@@ -59,12 +59,12 @@ class _LogDeterminant(BatchedFunction):
 
 
 def solve_again(a: Tensor | None, b: Tensor, factor: Tensor) -> Tensor:
-    """A^-1 B [..., n, m] of the factor of A [..., n, n]; gradients to a, if it is given, and b."""
+    """Return A^-1 B [..., n, m] from the factor of A [..., n, n], with gradients to b and, if it is a tensor, a."""
     x: Tensor = _SolveAgain.apply(a, b, factor)
     return x
 
 
 def log_determinant(a: Tensor | None, factor: Tensor) -> Tensor:
-    """log det A [...] of the factor of A [..., n, n]; a gradient to a, if it is given."""
+    """Return log det A [...] from the factor of A [..., n, n], with a gradient to a if it is a tensor."""
     value: Tensor = _LogDeterminant.apply(a, factor)
     return value

@@ -8,7 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..kernels import Kernel
+from ..checks import full_precision
+from ..kernels import Kernel, matmul
 from .hyper import pack
 from .native import KERNEL_CODES, core, hyper_rows, matrices, stream, to_capsule
 from .register import is_transformed, library, register
@@ -82,6 +83,11 @@ def has_float64(value: Tensor) -> bool:
 
 
 def gram_backward(ctx: Any, grad: Tensor) -> tuple[Any, ...]:
+    with full_precision(grad):
+        return _gram_backward(ctx, grad)
+
+
+def _gram_backward(ctx: Any, grad: Tensor) -> tuple[Any, ...]:
     # Plain products are differentiable, so the double backward of a Gram matrix works.
     x, z, hyper, k = ctx.saved_tensors
     x_type, z_type = x.dtype, None if z is None else z.dtype
@@ -92,10 +98,10 @@ def gram_backward(ctx: Any, grad: Tensor) -> tuple[Any, ...]:
     grad_hyper = None
     if ctx.kernel == "linear":
         bar = grad + grad.mT if z is None else grad
-        grad_x = parameters[0] * (bar @ other) if needs_x else None
-        grad_z = parameters[0] * (grad.mT @ x) if needs_z else None
+        grad_x = parameters[0] * matmul(bar, other) if needs_x else None
+        grad_z = parameters[0] * matmul(grad.mT, x) if needs_z else None
         if needs_hyper:
-            scale_bar = ((grad @ other) * x).sum((-2, -1))
+            scale_bar = (matmul(grad, other) * x).sum((-2, -1))
             columns = [scale_bar, grad.sum((-2, -1))]
     else:
         g = grad * k
@@ -108,8 +114,8 @@ def gram_backward(ctx: Any, grad: Tensor) -> tuple[Any, ...]:
         if g.dtype == torch.float32 and has_float64(g) and not _are_near(x, other, origin, parameters[0]):
             g, x, other, origin, over = (_double(v) for v in (g, x, other, origin, over))
         x, other = x - origin, other - origin
-        grad_x = over * (g @ other - g.sum(-1, keepdim=True) * x) if needs_x else None
-        grad_z = over * (g.mT @ x - g.sum(-2).unsqueeze(-1) * other) if needs_z else None
+        grad_x = over * (matmul(g, other) - g.sum(-1, keepdim=True) * x) if needs_x else None
+        grad_z = over * (matmul(g.mT, x) - g.sum(-2).unsqueeze(-1) * other) if needs_z else None
         if needs_hyper:
             # k log k -> 0 if the kernel underflows.
             log_k = torch.where(k > 0, k, torch.ones_like(k)).log()
@@ -126,18 +132,18 @@ def gram_backward(ctx: Any, grad: Tensor) -> tuple[Any, ...]:
 def squares_backward(
     grad: Tensor, x: Tensor, z: Tensor | None, needs_x: bool, needs_z: bool
 ) -> tuple[Tensor | None, Tensor | None]:
-    """The gradients of |x - z|^2 to x and z, times ``grad / 2``; z=None stands for x. Differentiable products."""
+    """Return the gradients of |x - z|^2 to x and z, times ``grad / 2``, by differentiable products; z=None means x."""
     dtype = x.dtype
     if dtype == torch.float32 and has_float64(x):
         grad, x, z = grad.double(), x.double(), None if z is None else z.double()
     other = x if z is None else z
-    # Only differences of points matter: from a common one, so that points far from 0 cancel before the products.
+    # Only differences of points matter. Subtract one point, so that a large offset cancels before the products.
     origin = other[..., :1, :].detach() if other.shape[-2] else 0
     if z is None:
         grad = grad + grad.mT
     x, other = x - origin, other - origin
-    x_bar = (grad.sum(-1, keepdim=True) * x - grad @ other).to(dtype) if needs_x else None
-    z_bar = (grad.sum(-2).unsqueeze(-1) * other - grad.mT @ x).to(dtype) if needs_z else None
+    x_bar = (grad.sum(-1, keepdim=True) * x - matmul(grad, other)).to(dtype) if needs_x else None
+    z_bar = (grad.sum(-2).unsqueeze(-1) * other - matmul(grad.mT, x)).to(dtype) if needs_z else None
     return x_bar, z_bar
 
 

@@ -20,12 +20,14 @@ from .native import (
     hyper_rows,
     matrices,
     raise_if_asked,
+    return_workspace,
     ridge_text,
     stream,
+    take_workspace,
     to_capsule,
 )
 from .register import library, register
-from .second import krr_gradients, poisoned, pull_back
+from .second import krr_gradients, mark_failed, pull_back
 
 library.define(
     "krr(Tensor x_s, Tensor y_s, Tensor x_q, Tensor? y_q, Tensor? hyper, float[] values, str kernel, str ridge,"
@@ -136,7 +138,7 @@ def _krr(
     if batch:
         order = "low_rank" if lanes else picked.forward
         shape = plan_shape(problem, batch, kernel, ridge, detach, order, picked.chunk, picked.fused_gram, lanes)
-        work = y_s.new_empty(core.krr_workspace(shape, False, x_s.is_cuda))
+        work = take_workspace(core.krr_workspace(shape, False, x_s.is_cuda), y_s)
         core.krr_forward(
             shape,
             matrices(x_s),
@@ -157,6 +159,7 @@ def _krr(
             to_capsule(work),
             stream(x_s),
         )
+        return_workspace(work)
         raise_if_asked("krr" if y_q is None else "krr_mse", status, on_failure, n, ridge_text(ridge, hyper, values))
     return out, loss, factor, coef, kept, aux, jitter, status
 
@@ -206,8 +209,8 @@ def _krr_autograd(ctx: Any, grad_out: Tensor | None, grad_loss: Tensor | None, *
     x_s, y_s, x_q, y_q, hyper, residual, factor, coef, kept, aux = ctx.saved_tensors
     moving = residual
     if y_q is not None and torch.is_grad_enabled():
-        # Differentiated once more, the residual depends on everything: on the targets for the op below, which knows of
-        # the rest, on the rest for the targets' own gradient.
+        # In a second derivative the residual depends on everything. The op below differentiates all but the targets, so
+        # its residual depends on them alone. The targets' own gradient needs the dependence on the rest.
         residual = residual + (y_q.detach() - y_q)
         options = ctx.values, ctx.kernel, ctx.ridge, ctx.detach, "jitter", ctx.needs
         moving = _krr_op(x_s, y_s, x_q, None, hyper, *options)[0] - y_q
@@ -278,7 +281,7 @@ def _krr_backward(
         lanes = not x_s.is_cuda and plan.by_lanes(problem, batch)
         order = "low_rank" if lanes else picked.backward
         shape = plan_shape(problem, batch, kernel, ridge, detach, order, picked.chunk, lanes=lanes)
-        work = y_s.new_empty(core.krr_workspace(shape, True, x_s.is_cuda))
+        work = take_workspace(core.krr_workspace(shape, True, x_s.is_cuda), y_s)
         # The shapes decide whether the forward keeps K_qs. Stand-in rows are never read.
         has_kept = kept.shape[-2] > plan.STAND_IN and not lanes
         core.krr_backward(
@@ -301,6 +304,7 @@ def _krr_backward(
             to_capsule(work),
             stream(x_s),
         )
+        return_workspace(work)
     return x_s_bar, y_s_bar, x_q_bar, hyper_bar
 
 
@@ -321,14 +325,14 @@ def _second_setup(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...])
 
 def _second(ctx: Any, *bars: Tensor | None) -> tuple[Any, ...]:
     *tensors, factor = ctx.saved_tensors
-    given = [bar for bar, needed in zip(bars, ctx.needs, strict=True) if needed]
+    needed_bars = [bar for bar, needed in zip(bars, ctx.needs, strict=True) if needed]
 
     def first(*values: Any) -> tuple[Tensor, ...]:
         every = krr_gradients(*values, *ctx.options)
         return tuple(bar for bar, needed in zip(every, ctx.needs, strict=False) if needed)
 
-    tensors[0] = poisoned(tensors[0], factor)
-    grad, x_s, y_s, x_q, residual, hyper = pull_back(first, tensors, given)
+    tensors[0] = mark_failed(tensors[0], factor)
+    grad, x_s, y_s, x_q, residual, hyper = pull_back(first, tensors, needed_bars)
     return grad, x_s, y_s, x_q, residual, *(None,) * 4, hyper, *(None,) * 5
 
 

@@ -75,6 +75,29 @@ def stream(value: Tensor) -> int:
     return torch.cuda.current_stream(value.device).cuda_stream if value.is_cuda else 0
 
 
+# Workspaces at hand, at most a few and none large: an allocation costs microseconds, and its pages are new each time.
+# Taking one out of a list is atomic, so two threads never share one.
+_spare: list[Tensor] = []
+_MOST_SPARE, _LARGEST_SPARE = 4, 1 << 21
+
+
+def take_workspace(elements: int, like: Tensor) -> Tensor:
+    """Uninitialised memory for one call of the core; :func:`return_workspace` afterwards."""
+    if like.is_cuda or elements > _LARGEST_SPARE:
+        return like.new_empty(elements)
+    try:
+        work = _spare.pop()
+    except IndexError:
+        return like.new_empty(elements)
+    return work if work.dtype is like.dtype and work.numel() >= elements else like.new_empty(elements)
+
+
+def return_workspace(work: Tensor) -> None:
+    """Keep it for the next call."""
+    if not work.is_cuda and type(work) is Tensor and len(_spare) < _MOST_SPARE and work.numel() <= _LARGEST_SPARE:
+        _spare.append(work)
+
+
 def raise_if_asked(op: str, status: Tensor, on_failure: str, size: int, ridge: Any) -> None:
     if on_failure == "raise":
         checks.raise_on_failure(op, status, size, ridge)

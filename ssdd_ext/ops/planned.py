@@ -18,11 +18,12 @@ from torch import Tensor
 from torch.nn.functional import mse_loss
 
 from .. import checks, plan
-from ..kernels import RBF, Kernel, Linear, for_matrices, match_parameter
+from ..kernels import RBF, Kernel, Linear, for_matrices, match_parameter, matmul
 from ..plan import planned as orders
 from ..reference import BAD_PARAMETER
 from ..reference import cholesky as reference_cholesky
 from ..ridge import VECTOR_KINDS, Ridge
+from .factor import factor_backward
 from .hyper import number_if_constant
 from .planned_gram import BatchedFunction, gram
 from .register import in_forward_mode, is_differentiated
@@ -92,6 +93,25 @@ def _load_saved(ctx: Any) -> list[Any]:
     saved = ctx.saved_tensors
     inputs = [other if tensor is None else tensor for other, tensor in zip(ctx.others, saved, strict=False)]
     return [*inputs, *saved[len(ctx.others) :]]
+
+
+class _Factor(BatchedFunction):
+    """Computes (L, status, jitter) of a [..., n, n], with PyTorch's own gradient, which ignores autocast."""
+
+    @staticmethod
+    def forward(a: Tensor, on_failure: str) -> Any:
+        return reference_cholesky(a, on_failure)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
+        ctx.save_for_backward(output[0])
+        ctx.mark_non_differentiable(*output[1:])
+        ctx.set_materialize_grads(False)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor | None, *_: Any) -> Any:
+        (factor,) = ctx.saved_tensors
+        return None if grad is None else factor_backward(factor, grad), None
 
 
 class Solve(BatchedFunction):
@@ -218,8 +238,9 @@ class _FitPrimal(BatchedFunction):
 
 
 def cholesky(a: Tensor, on_failure: str = "nan", watched: bool = True) -> tuple[Tensor, Tensor, Tensor]:
-    """Return (L, status, jitter) of a [..., S, S]. There is nothing to plan in PyTorch's own gradient of a factor."""
-    return reference_cholesky(a, on_failure)
+    """Return (L, status, jitter) of a [..., S, S]."""
+    factor, status, jitter = _Factor.apply(a, on_failure)
+    return factor, status, jitter
 
 
 def _parameters(values: tuple[Number, ...], like: Tensor) -> list[Number]:
@@ -391,16 +412,16 @@ def krr(
         scale, bias = _parameters(kernel.parameters, x_s)
         root = scale.sqrt() if isinstance(scale, Tensor) else math.sqrt(scale)
         d = x_s.shape[-1]
-        p = x_q @ (for_matrices(root) * weights[..., :d, :])
+        p = matmul(x_q, for_matrices(root) * weights[..., :d, :])
         if bias:
             p = p + math.sqrt(bias) * weights[..., d:, :]
     elif type(kernel) is Linear and _predicts_low_rank(x_s, y_s, x_q):
         scale, bias = (for_matrices(p) for p in _parameters(kernel.parameters, x_s))
-        p = x_q @ (scale * (x_s.mT @ alpha))
+        p = matmul(x_q, scale * matmul(x_s.mT, alpha))
         if isinstance(bias, Tensor) or bias:
             p = p + bias * alpha.sum(-2, keepdim=True)
     else:
-        p = gram(x_q, x_s, kernel) @ alpha
+        p = matmul(gram(x_q, x_s, kernel), alpha)
     return p, status, jitter
 
 

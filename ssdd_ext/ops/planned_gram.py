@@ -1,4 +1,4 @@
-"""Gram matrices in planned PyTorch: forward and backward by products, without S x Q x D numbers."""
+"""Gram matrices in planned PyTorch: forward and backward by products, without an S x Q x D array."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from .register import vmap_rule
 
 
 class BatchedFunction(torch.autograd.Function):
-    """A Function of problems with leading batch dimensions, whose outputs all have them too."""
+    """A Function of problems with leading batch dimensions, which all outputs have too."""
 
     @classmethod
     def vmap(cls, info: Any, in_dims: tuple[Any, ...], *args: Any) -> Any:
@@ -24,8 +24,11 @@ class BatchedFunction(torch.autograd.Function):
 
 
 def _squared_distances(x: Tensor, z: Tensor, by_products: bool = True) -> Tensor:
-    """[..., S, Q] of x [..., S, D] and z [..., Q, D]. Products in float64 round float32 points by far less than float32
-    does; float64 points, and a device without float64, take sums of squared differences."""
+    """Return [..., S, Q] of x [..., S, D] and z [..., Q, D].
+
+    For float32 points, products in float64 have far smaller rounding errors than float32 itself. float64 points, and
+    devices without float64, use sums of squared differences.
+    """
     if not by_products or x.dtype == torch.float64 or not has_float64(x):
         return torch.cdist(x, z, compute_mode="donot_use_mm_for_euclid_dist").square()
     x, z = x.double(), z.double()
@@ -36,7 +39,7 @@ def _squared_distances(x: Tensor, z: Tensor, by_products: bool = True) -> Tensor
 
 
 class _Rbf(BatchedFunction):
-    """exp(-|x - z|^2 / (2 lengthscale^2)), with the arguments and the backward of the op `gram`."""
+    """Computes exp(-|x - z|^2 / (2 lengthscale^2)), with the arguments and the backward of the op `gram`."""
 
     @staticmethod
     def forward(x: Tensor, z: Tensor | None, hyper: Tensor | None, values: list[float], kernel: str) -> Tensor:
@@ -55,9 +58,9 @@ class _Rbf(BatchedFunction):
 
 
 class _Squares(BatchedFunction):
-    """|x - z|^2 [..., S, Q], without [S, Q, D] numbers in either pass; z=None stands for x.
+    """Computes |x - z|^2 [..., S, Q], without an [S, Q, D] array in either pass; z=None stands for x.
 
-    ``by_products=False`` for a kernel with a cusp at distance 0, where the root of a rounding would be seen.
+    ``by_products=False`` is for a kernel with a cusp at distance 0, which contains the root of a rounding error.
     """
 
     @staticmethod
@@ -80,7 +83,7 @@ class _Squares(BatchedFunction):
 
 
 def gram(x: Tensor, z: Tensor | None, kernel: Kernel) -> Tensor:
-    """K [..., S, Q] of x [..., S, D] and z [..., Q, D] (x with itself if z is None)."""
+    """Return K [..., S, Q] of x [..., S, D] and z [..., Q, D] (x with itself if z is None)."""
     if isinstance(kernel, Combination):
         return kernel.form(x, z, gram)
     if isinstance(kernel, Stationary) and not (isinstance(kernel, Laplace) and kernel.norm == 1):

@@ -48,7 +48,7 @@ def is_transformed() -> bool:
 
 
 def is_differentiated() -> bool:
-    """True in a backward that is itself differentiated (create_graph=True, torch.func transforms)."""
+    """Return True in a backward that is itself differentiated (create_graph=True, torch.func transforms)."""
     return torch.is_grad_enabled() and not torch.compiler.is_compiling()
 
 

@@ -1,7 +1,7 @@
 """Double backward of the native ops: the gradients that they computed, differentiated by planned PyTorch.
 
-The first backward stays native. Only if somebody differentiates it are the same gradients computed anew, by calls that
-are differentiable any number of times.
+The first backward stays native. If it is differentiated, the same gradients are computed again, by calls that are
+differentiable any number of times.
 """
 
 from __future__ import annotations
@@ -21,21 +21,21 @@ Tensors = tuple[Tensor, ...]
 
 
 def pull_back(first: Callable[..., Tensors], tensors: Sequence[Tensor | None], bars: Sequence[Tensor | None]) -> Any:
-    """The gradients of <bars, first(*tensors)> to the tensors; None for one that is None."""
-    given = [t for t in tensors if t is not None]
+    """Return the gradients of <bars, first(*tensors)> to the tensors; None for one that is None."""
+    present = [t for t in tensors if t is not None]
 
-    def of_given(*values: Tensor) -> Tensors:
+    def of_present(*values: Tensor) -> Tensors:
         left = iter(values)
         return first(*(None if t is None else next(left) for t in tensors))
 
     vjp: Any = torch.func.vjp
-    results, pull = vjp(of_given, *given)
+    results, pull = vjp(of_present, *present)
     gradients = iter(pull(tuple(torch.zeros_like(r) if b is None else b for r, b in zip(results, bars, strict=True))))
     return [None if t is None else next(gradients) for t in tensors]
 
 
 def unpack(name: str, ridge: str, detach: bool, hyper: Tensor | None, values: Sequence[Any]) -> tuple[Kernel, Ridge]:
-    """The kernel and the ridge whose hyper-parameters an op received, the ridge's last."""
+    """Return the kernel and the ridge whose hyper-parameters an op received, the ridge's last."""
     *own, amount = values if hyper is None else hyper.unbind(-1)
     return KERNELS[name](*own), Ridge(ridge, amount, detach)
 
@@ -53,14 +53,14 @@ def krr_gradients(
     detach: bool,
     y_q: Tensor | None = None,
 ) -> Tensors:
-    """What the op krr_backward computes, all of it: gradients to x_s, y_s, x_q and, if it is a tensor, hyper.
+    """Compute all that the op krr_backward computes: gradients to x_s, y_s, x_q and, if it is a tensor, hyper.
 
-    Of the mean squared error the residual is given, which moves with the predictions as well, or the targets.
+    For the mean squared error, pass the residual, which also depends on the predictions, or the targets ``y_q``.
     """
 
     def predict(x_s: Tensor, y_s: Tensor, x_q: Tensor, *more: Tensor) -> Tensor:
-        given = unpack(kernel, ridge, detach, more[0] if more else None, values)
-        p: Tensor = planned.krr(x_s.to(y_s.dtype), y_s, x_q.to(y_s.dtype), *given, "jitter")[0]
+        own = unpack(kernel, ridge, detach, more[0] if more else None, values)
+        p: Tensor = planned.krr(x_s.to(y_s.dtype), y_s, x_q.to(y_s.dtype), *own, "jitter")[0]
         return p
 
     vjp: Any = torch.func.vjp
@@ -72,8 +72,8 @@ def krr_gradients(
     return gradients
 
 
-def poisoned(grad: Tensor, factor: Tensor) -> Tensor:
-    """NaN for the problems whose factorisation failed, which are solved anew with jitter."""
+def mark_failed(grad: Tensor, factor: Tensor) -> Tensor:
+    """Return ``grad`` with NaN for the problems whose factorisation failed, as those are solved again with jitter."""
     failed = factor.diagonal(dim1=-2, dim2=-1).sum(-1).isnan()
     return torch.where(failed.reshape(failed.shape + (1,) * (grad.dim() - failed.dim())), math.nan, grad)
 
@@ -87,7 +87,7 @@ def solve_gradients(
     ridge: str,
     detach: bool,
 ) -> Tensors:
-    """What the op solve_backward computes of the solution x: gradients to a, y and, if it is a tensor, hyper."""
+    """Compute what the op solve_backward computes from the solution x: gradients to a, y and any tensor hyper."""
 
     def matrix(a: Tensor, *more: Tensor) -> Tensor:
         if not ridge:

@@ -19,7 +19,7 @@ from .. import checks, plan
 from ..kernels import KERNELS, Kernel
 from ..ridge import Ridge
 from .krr import plan_shape
-from .native import KERNEL_CODES, capsule, core, failure_code, to_capsule
+from .native import KERNEL_CODES, capsule, core, failure_code, return_workspace, take_workspace, to_capsule
 from .register import is_transformed
 from .second import krr_gradients, pull_back
 
@@ -29,11 +29,6 @@ _SMALL = 6e6
 _DTYPES = (torch.float32, torch.float64)
 _PLAIN = (Tensor, torch.nn.Parameter)
 _STRIDED = torch.strided
-# A few reusable workspaces: an allocation costs microseconds, and its pages are new each time. Popping from a list is
-# atomic, so two threads never share one.
-_workspaces: list[Tensor] = []
-_MOST_WORKSPACES = 4
-
 Planned = tuple[core.KrrShape, int, int]
 # (values, kernel, ridge, detach), the arguments of second.krr_gradients
 Options = tuple[list[float], str, str, bool]
@@ -63,20 +58,15 @@ def _small_plan(
     if b * (plan.forward_costs(p)[picked.forward]) > _SMALL:
         return None
     dense = plan_shape(p, b, kernel, ridge, detach, "dense", max(picked.chunk, 1))
-    if picked.forward != "primal" and core.krr_fuses(dense, plan.CODES["dense"]):
+    if plan.by_lanes(p, b):
+        shape = plan_shape(p, b, kernel, ridge, detach, "low_rank", max(picked.chunk, 1), lanes=True)
+        code = plan.CODES["low_rank"]
+    elif picked.forward != "primal" and core.krr_fuses(dense, plan.CODES["dense"]):
         shape, code = dense, plan.CODES["dense"]  # both passes fused: no other order is as fast at these sizes
     else:
         shape = plan_shape(p, b, kernel, ridge, detach, picked.forward, max(picked.chunk, 1))
         code = plan.CODES[picked.backward]
     return shape, code, core.krr_value_and_gradient_workspace(shape, code)
-
-
-def _workspace(elements: int, like: Tensor) -> Tensor:
-    try:
-        work = _workspaces.pop()
-    except IndexError:
-        return like.new_empty(elements)
-    return work if work.dtype is like.dtype and work.numel() >= elements else like.new_empty(elements)
 
 
 def _bar(like: Tensor, needed: bool) -> Tensor | None:
@@ -88,7 +78,7 @@ def _run(x_s: Tensor, y_s: Tensor, x_q: Tensor, y_q: Tensor, needs: Any, call: C
     (shape, code, elements), values, on_failure, _ = call
     loss = torch.empty(x_s.shape[:-2], dtype=x_s.dtype, device=x_s.device)
     bars = _bar(x_s, needs[0]), _bar(y_s, needs[1]), _bar(x_q, needs[2])
-    work = _workspace(elements, loss)
+    work = take_workspace(elements, loss)
     failed = core.krr_value_and_gradient(
         shape,
         code,
@@ -104,8 +94,7 @@ def _run(x_s: Tensor, y_s: Tensor, x_q: Tensor, y_q: Tensor, needs: Any, call: C
         capsule(bars[2]),
         to_capsule(work),
     )
-    if len(_workspaces) < _MOST_WORKSPACES:
-        _workspaces.append(work)
+    return_workspace(work)
     if failed:
         raise _Failed
     return loss, bars
@@ -122,7 +111,9 @@ class _SmallMse(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> Any:
         bars, again = ctx.bars, torch.is_grad_enabled()
-        # bars is None in a second backward through a retained graph. torch refuses inputs that changed meanwhile.
+        # The gradients are returned once, so that a loss that is kept holds nothing. A second backward needs the saved
+        # inputs, which torch refuses unless the graph was retained and the inputs are unchanged.
+        ctx.bars = None
         inputs: Any = ctx.saved_tensors if bars is None or again else ()
         if bars is None:
             x_s, y_s, x_q, y_q = inputs
@@ -130,7 +121,6 @@ class _SmallMse(torch.autograd.Function):
         if again:
             return (*_Twice.apply(grad, *inputs, bars, ctx.call[-1]), None, None)
         if grad.dim() == 0 and _is_one(grad):
-            ctx.bars = None
             return (*bars, None, None)
         return (*_times(grad, bars), None, None)
 
@@ -246,3 +236,79 @@ def small_krr_mse(
         # ended). The ordinary path checks everything and raises the error.
         return None
     return loss
+
+
+# A call without gradients goes straight to the core up to so many multiply-adds; above, its cost is the work.
+_MOST_WORK = 1e8
+
+
+@lru_cache(maxsize=1024)
+def _evaluation(
+    x_s: torch.Size,
+    y_s: torch.Size,
+    q: int,
+    itemsize: int,
+    kernel: str,
+    bordered: bool,
+    ridge: str,
+    detach: bool,
+    threads: int,
+) -> core.KrrShape | None:
+    """The forward's shape, as the ordinary op plans it without gradients, or None."""
+    if len(x_s) < 2 or len(x_s) > 3 or min(*x_s, *y_s, q) < 1:
+        return None
+    b, (s, d), c = x_s[:-2].numel(), x_s[-2:], y_s[-1]
+    linear = KERNELS[kernel].linear
+    p = plan.Problem(s, q, d, c, linear, linear and bordered, itemsize, False, False)
+    picked = plan.choose(p)
+    if b * plan.forward_costs(p)[picked.forward] > _MOST_WORK:
+        return None
+    lanes = plan.by_lanes(p, b)
+    order = "low_rank" if lanes else picked.forward
+    return plan_shape(p, b, kernel, ridge, detach, order, max(picked.chunk, 1), lanes=lanes)
+
+
+def evaluate(
+    x_s: Tensor, y_s: Tensor, x_q: Tensor, y_q: Tensor | None, kernel: Kernel, ridge: Ridge, on_failure: str
+) -> Tensor | None:
+    """Predictions, or with ``y_q`` the loss, without gradients, of problems on the CPU whose call would cost as much
+    as the work; None if the ordinary road is right. The bits are those of the ordinary road."""
+    given = (x_s, y_s, x_q) if y_q is None else (x_s, y_s, x_q, y_q)
+    if torch.compiler.is_compiling() or not _is_plain(*given):
+        return None
+    if not isinstance(kernel, Kernel) or not isinstance(ridge, Ridge) or on_failure not in checks.ON_FAILURE:
+        return None
+    if torch.is_grad_enabled() and any(t.requires_grad for t in given):
+        return None
+    if not _is_eager() or has_torch_function(given):
+        return None
+    batch = x_s.shape[:-2]
+    if any(t.dtype is not x_s.dtype or t.shape[:-2] != batch for t in given) or x_q.dim() < 2:
+        return None
+    values: list[Any] = [*kernel.parameters, ridge.value]
+    if kernel.name not in KERNEL_CODES or not all(type(v) is float for v in values):
+        return None
+    q, threads = x_q.shape[-2], torch.get_num_threads()
+    size, bordered = x_s.element_size(), values[1] != 0
+    shape = _evaluation(x_s.shape, y_s.shape, q, size, kernel.name, bordered, ridge.kind, ridge.detach, threads)
+    if shape is None:
+        return None
+    predicts, code = y_q is None, failure_code(on_failure)
+    result = x_s.new_empty((*batch, q, y_s.shape[-1]) if predicts else batch)
+    work = take_workspace(core.krr_evaluate_workspace(shape, predicts, code), result)
+    try:
+        failed = core.krr_evaluate(
+            shape,
+            to_capsule(x_s.detach() if x_s.requires_grad else x_s),
+            to_capsule(y_s.detach() if y_s.requires_grad else y_s),
+            to_capsule(x_q.detach() if x_q.requires_grad else x_q),
+            capsule(y_q.detach() if y_q is not None and y_q.requires_grad else y_q),
+            values,
+            code,
+            to_capsule(result),
+            to_capsule(work),
+        )
+    except (ValueError, BufferError):
+        return None  # the ordinary road says what is wrong
+    return_workspace(work)
+    return None if failed else result

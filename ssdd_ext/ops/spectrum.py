@@ -15,15 +15,16 @@ from .register import is_transformed
 
 
 def decompose(a: Tensor, shifts: Tensor, on_failure: str) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """(w, U, status, jitter) of the lower triangle of a; w is NaN if w + shift is not positive.
+    """Return (w, U, status, jitter) of the lower triangle of a; w is NaN if w + shift is not positive.
 
-    A constant for the gradient, which :class:`_Solve` has."""
+    It is a constant for the gradient; :class:`_Solve` has the gradient.
+    """
     a, shifts = a.detach(), shifts.detach()
     bad = ~torch.isfinite(a).all(-1).all(-1)
     safe = torch.where(bad[..., None, None], torch.eye(a.shape[-1], dtype=a.dtype, device=a.device), a)
     w, u = torch.linalg.eigh(safe)
     least = shifts.amin((-2, -1))
-    # What rounding alone may have made of an eigenvalue 0 counts as 0, as a pivot would.
+    # An eigenvalue as small as the rounding error of 0 counts as 0, as a pivot would.
     allowed = torch.finfo(a.dtype).eps * a.shape[-1] * w.abs().amax(-1, keepdim=True)
     jitter = torch.zeros_like(least)
     failed = bad | ~((w + least[..., None]) > allowed).all(-1)
@@ -39,10 +40,10 @@ def decompose(a: Tensor, shifts: Tensor, on_failure: str) -> tuple[Tensor, Tenso
 
 
 class _Solve(BatchedFunction):
-    """x[..., r, :, c] = (A + shifts[..., r, c] I)^-1 y[..., r, :, c], from the decomposition (w, U) of A.
+    """Computes x[..., r, :, c] = (A + shifts[..., r, c] I)^-1 y[..., r, :, c], from the decomposition (w, U) of A.
 
     a [..., S, S], y [..., R or 1, S, C], shifts [..., R, C or 1]. The backward is that of a solution, so eigenvalues
-    may coincide, and no order of gradient decomposes anew.
+    may coincide, and gradients of any order use the same decomposition.
     """
 
     @staticmethod
@@ -76,27 +77,27 @@ def _apply(w: Tensor, u: Tensor, y: Tensor, shifts: Tensor) -> Tensor:
 
 
 def solve_many(a: Tensor, y: Tensor, shifts: Tensor, w: Tensor, u: Tensor) -> Tensor:
-    """(A + shift I)^-1 Y [..., R, S, C] for shifts [..., R, C or 1] and y [..., R or 1, S, C].
+    """Return (A + shift I)^-1 Y [..., R, S, C] for shifts [..., R, C or 1] and y [..., R or 1, S, C].
 
-    Differentiable any number of times in the first three, also where eigenvalues coincide.
+    It is differentiable any number of times in the first three, also if eigenvalues coincide.
     """
     x: Tensor = _Solve.apply(a, y, shifts, w, u)
     return x
 
 
 def inverse_diagonals(a: Tensor, shifts: Tensor, w: Tensor, u: Tensor) -> Tensor:
-    """The diagonals of (A + shift I)^-1, [..., R, S, 1 or C], for shifts [..., R, 1 or C]."""
+    """Return the diagonals of (A + shift I)^-1, [..., R, S, 1 or C], for shifts [..., R, 1 or C]."""
     follows = torch.is_grad_enabled() and (a.requires_grad or shifts.requires_grad)
     if not follows and not is_transformed():
         return u.square().unsqueeze(-3) @ (1 / (w[..., None, :, None] + shifts[..., None, :]))
     eye = torch.eye(a.shape[-1], dtype=a.dtype, device=a.device).expand(*a.shape[:-2], 1, *a.shape[-2:])
-    # One column of shifts at a time: each makes all inverses.
+    # One column of shifts at a time, as each computes all inverses.
     columns = [solve_many(a, eye, one, w, u).diagonal(dim1=-2, dim2=-1) for one in shifts.split(1, -1)]
     return torch.stack(columns, -1)
 
 
 def per_target_solve(a: Tensor, y: Tensor, value: Tensor, on_failure: str) -> tuple[Tensor, Tensor, Tensor]:
-    """((A + value[c] I)^-1 y[:, c], status, jitter) for one ridge per target, value [..., C]."""
+    """Return ((A + value[c] I)^-1 y[:, c], status, jitter) for one ridge per target, value [..., C]."""
     shifts = value.expand(*a.shape[:-2], y.shape[-1]).unsqueeze(-2)
     w, u, status, jitter = decompose(a, shifts, on_failure)
     return solve_many(a, y.unsqueeze(-3), shifts, w, u).squeeze(-3), status, jitter

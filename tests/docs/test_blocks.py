@@ -6,6 +6,7 @@ block with a ``title`` is written to that file. Everything happens in a temporar
 
 from __future__ import annotations
 
+import dataclasses
 import pickle
 import re
 import shlex
@@ -22,7 +23,7 @@ from PIL import Image
 
 import ssdd
 import ssdd.cli
-from ssdd.config import PRESETS
+from ssdd.config import FINETUNE, PRESETS
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGES = sorted(
@@ -44,6 +45,9 @@ SMALL = {
     "evaluate.labels": "2-0",
     "evaluate.draws": "1",
     "finetune.steps": "2",
+    "classifier.model": "convnet-4-8",
+    "classifier.epochs": "1",
+    "kd.epochs": "2",
 }
 # Options added to commands whose defaults do not come from a preset.
 ADDED = {"pretrain": ["--steps", "1", "--batch", "8"]}
@@ -54,6 +58,7 @@ GIVEN = {
     "docs/data.md": ["photos"],
     "docs/teachers.md": ["photos", "resnet.pth"],
     "docs/artifact.md": ["distilled.safetensors", "scores.npy", "x_syn.pt", "y_syn.pt", "cifar-100-python"],
+    "docs/transfer.md": ["distilled.safetensors", "cifar10.npz", "flowers.npz", "pets"],
     "docs/studies.md": ["cifar10.npz", "flowers.npz", "teacher.safetensors"],
 }
 
@@ -159,6 +164,10 @@ def shelf(tmp_path_factory):
         (folder / "photos" / label).mkdir(parents=True)
         for i, pixels in enumerate(pictures(45)):
             Image.fromarray(pixels).save(folder / "photos" / label / f"{i:03}.png")
+    for part, label in (("train", "cat"), ("train", "dog"), ("test", "cat"), ("test", "dog")):
+        (folder / "pets" / part / label).mkdir(parents=True)
+        for i, pixels in enumerate(pictures(10)):
+            Image.fromarray(pixels[: 32 - i]).save(folder / "pets" / part / label / f"{i}.png")
     for name in ("cifar10", "flowers"):
         labels = {"y_train": np.arange(40) % 4, "y_test": np.arange(20) % 4}
         np.savez(folder / f"{name}.npz", x_train=pictures(40), x_test=pictures(20), **labels)
@@ -229,6 +238,8 @@ def test_every_block_of_the_page_runs(page, shelf, tmp_path, monkeypatch):
         copy(shelf / name, tmp_path / name)
     for name, settings in PRESETS.items():
         monkeypatch.setitem(PRESETS, name, ssdd.with_settings(settings, SMALL))
+    for name, recipe in FINETUNE.items():
+        monkeypatch.setitem(FINETUNE, name, dataclasses.replace(recipe, steps=2, small_set_steps=0))
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(tmp_path)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))

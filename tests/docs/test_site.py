@@ -15,6 +15,8 @@ import pytest
 
 import ssdd
 import ssdd_ext
+import ssdd_ext.nn
+import ssdd_ext.sklearn
 from ssdd.config import PRESETS
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -49,9 +51,9 @@ def fields(settings, path=""):
             yield f"{path}{field.name}", value
 
 
-@pytest.mark.parametrize("package", [ssdd_ext, ssdd])
+@pytest.mark.parametrize("package", [ssdd_ext, ssdd_ext.nn, ssdd_ext.sklearn, ssdd])
 def test_every_public_name_is_in_the_reference(site, package):
-    text = (site / f"api-{package.__name__.replace('_', '-')}.html").read_text()
+    text = (site / f"api-{package.__name__.split('.')[0].replace('_', '-')}.html").read_text()
     names = {name for name in package.__all__ if callable(getattr(package, name))}
     headings = set(re.findall(r'<span class="doc doc-object-name[^"]*">(\w+)</span>', text))
     assert names <= headings, names - headings

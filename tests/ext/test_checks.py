@@ -325,7 +325,7 @@ def test_strides_past_32_bits_work(backend):
 
 
 @pytest.mark.parametrize("shape", [(8, 3, 4, 4), (8, 4, 5)], ids=str)
-def test_images_are_not_blamed_on_the_targets(shape, backend):
+def test_images_as_x_s_are_an_error_about_x_s(shape, backend):
     x, y = torch.ones(shape), torch.ones(8, 2)
     with pytest.raises(ValueError, match=r"^x_s: expected features .*; if each of its 8 points .*x_s.flatten\(1\)"):
         ssdd_ext.krr(x, y, x, backend=backend)

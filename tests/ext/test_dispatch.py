@@ -4,6 +4,9 @@ The fast path of small problems passes raw memory to the core, and must leave su
 gives the result of plain tensors with the same numbers, or a clear error.
 """
 
+import gc
+import weakref
+
 import pytest
 import torch
 from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
@@ -12,7 +15,8 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import ssdd_ext
-from ssdd_ext import RBF, Linear, Ridge
+from ssdd_ext import NTK, RBF, Linear, Matern, Ridge
+from ssdd_ext.testing import relative_error
 
 NAMES = ("x_s", "y_s", "x_q", "y_q")
 KERNELS = {"linear": Linear(bias=1.0), "rbf": RBF(2.0)}
@@ -307,3 +311,109 @@ def test_a_tensor_whose_memory_was_given_back_is_refused(which):
     tensors[which].untyped_storage().resize_(0)
     with pytest.raises(ValueError, match=f"^{which}: expected a tensor with memory"):
         ssdd_ext.krr_mse(**tensors, **OPTIONS)
+
+
+# --- what a loop found on the net does ------------------------------------------------------------------
+
+
+def road(name, kernel, backend):
+    """A function of x [6, 4], y [6, 2] and q [5, 4] whose backward is looked at."""
+    options = {"ridge": Ridge.mean_trace(0.1), "backend": backend}
+    of_kernel = {"kernel": kernel, **options}
+    labels = torch.tensor([0, 1, 1, 0, 1])
+
+    def gram(x, z=None):
+        return ssdd_ext.gram(x, z, kernel=kernel, backend=backend)
+
+    return {
+        "krr": lambda x, y, q: ssdd_ext.krr(x, y, q, **of_kernel),
+        "fit": lambda x, y, q: ssdd_ext.fit(x, y, **of_kernel).predict(q),
+        "std": lambda x, y, q: ssdd_ext.fit(x, y, **of_kernel).predict(q, return_std=True)[1],
+        "gram": lambda x, y, q: gram(x, q),
+        "cholesky": lambda x, y, q: ssdd_ext.cholesky(gram(x) + torch.eye(6), backend=backend),
+        "from_gram": lambda x, y, q: ssdd_ext.krr_from_gram(gram(x), y, gram(q, x), **options),
+        "classes": lambda x, y, q: ssdd_ext.krr_cross_entropy(x, y, q, labels, **of_kernel),
+        "likelihood": lambda x, y, q: ssdd_ext.log_marginal_likelihood(x, y, **of_kernel),
+    }[name]
+
+
+@pytest.mark.parametrize("kind", ["linear", "rbf", "network", "sum"])
+@pytest.mark.parametrize("backend", ["auto", "planned"])
+@pytest.mark.parametrize("name", ["krr", "fit", "std", "gram", "cholesky", "from_gram", "classes", "likelihood"])
+def test_a_backward_inside_autocast_keeps_its_digits(name, backend, kind, random):
+    kernel = KERNELS.get(kind) or {"network": NTK(2), "sum": RBF(2.0) + Linear(0.5)}[kind]
+    f = road(name, kernel, backend)
+    data = [random(*shape, dtype=torch.float32, grad=True) for shape in ((6, 4), (6, 2), (5, 4))]
+
+    def gradients(inside):
+        with torch.autocast("cpu", torch.bfloat16, enabled=inside):
+            return torch.autograd.grad(f(*data).sin().sum(), data, allow_unused=True)
+
+    for inside, outside in zip(gradients(True), gradients(False), strict=True):
+        if outside is not None:
+            assert relative_error(inside, outside) < 1e-5
+
+
+@pytest.mark.parametrize("factor", [1.0, 2.0])
+def test_a_loss_that_is_kept_holds_nothing_and_goes_backward_once(factor, random):
+    tensors = [random(*shape, grad=True) for shape in ((6, 4), (6, 2), (5, 4))]
+    target, kept = random(5, 2), []
+    loss = ssdd_ext.krr_mse(*tensors, target)
+    assert loss.grad_fn.bars is not None  # a small problem, whose gradients are there before its backward
+    kept = [weakref.ref(bar) for bar in loss.grad_fn.bars]
+    (factor * loss).backward()
+    for t in tensors:
+        t.grad = None
+    gc.collect()
+    assert [bar() for bar in kept] == [None] * 3
+    with pytest.raises(RuntimeError, match="backward through the graph a second time"):
+        loss.backward()
+    loss = ssdd_ext.krr_mse(*tensors, target)
+    for _ in range(3):  # a graph that is retained is another thing
+        (factor * loss).backward(retain_graph=True)
+    for t, expected in zip(tensors, torch.autograd.grad(factor * loss, tensors), strict=True):
+        torch.testing.assert_close(t.grad / 3, expected)
+
+
+@pytest.fixture(params=["float64", "bfloat16", "device"])
+def users_defaults(request):
+    """What a user's own script may have set before."""
+    before = torch.get_default_dtype()
+    if request.param == "device":
+        torch.set_default_device("meta")
+    else:
+        torch.set_default_dtype(getattr(torch, request.param))
+    yield
+    torch.set_default_dtype(before)
+    torch.set_default_device(None)
+
+
+@pytest.mark.parametrize("kind", ["linear", "rbf", "network", "tensors"])
+@pytest.mark.parametrize("backend", ["auto", "planned", "torch"])
+def test_the_defaults_of_a_user_change_nothing(backend, kind, random, users_defaults):
+    kernels = KERNELS | {
+        "network": NTK(2),
+        "tensors": Matern(torch.full((), 2.0, dtype=torch.float32, device="cpu"), 1.5),
+    }
+    with torch.device("cpu"):
+        x, y, q, t = (random(*s, dtype=torch.float32, grad=True) for s in ((6, 4), (6, 2), (5, 4), (5, 2)))
+        v = torch.full((2,), 0.5, dtype=torch.float32)
+    options = {"kernel": kernels[kind], "ridge": Ridge.mean_trace(0.1), "backend": backend, "on_failure": "jitter"}
+    path = ssdd_ext.krr_path(x, y, ridges=Ridge.absolute(v), kernel=kernels[kind], on_failure="jitter")
+    results = [
+        ssdd_ext.krr(x, y, q, **options),
+        ssdd_ext.krr_mse(x, y, q, t, **options),
+        *ssdd_ext.fit(x, y, **options).predict(q, return_std=True),
+        ssdd_ext.log_marginal_likelihood(x, y, **options),
+        ssdd_ext.krr(x, y, q, **(options | {"ridge": Ridge.per_target(v)} | ({"backend": "auto"}))),
+        path.predict(q),
+        path.loo(),
+    ]
+    for result in results:
+        assert result.dtype == torch.float32 and result.is_cpu and result.isfinite().all()
+        (gradient,) = torch.autograd.grad(result.sum(), x, retain_graph=True)
+        assert gradient.dtype == torch.float32 and gradient.is_cpu and gradient.isfinite().all()
+    torch.set_default_dtype(torch.float32)
+    torch.set_default_device(None)
+    torch.testing.assert_close(results[0], ssdd_ext.krr(x, y, q, **options))
+    torch.testing.assert_close(results[1], ssdd_ext.krr_mse(x, y, q, t, **options))

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 import ssdd_ext
-from ssdd_ext import RBF, Linear
+from ssdd_ext import ARD, RBF, Linear, Ridge
 from ssdd_ext.testing import BOTH, LAYOUTS, TABLE, draw, gradients, kernel_matrix, relative_error
 
 KERNELS = {"linear": Linear(1.5, 0.5), "linear_plain": Linear(), "rbf": RBF(3.0)}
@@ -113,6 +113,19 @@ def test_solve_dtype_float64_accumulates_in_float64(backend, random):
     got = ssdd_ext.gram(x, z, backend=backend, solve_dtype=torch.float64)
     assert got.dtype == torch.float32
     assert relative_error(got, x.double() @ z.double().mT) < 1e-6
+
+
+def test_objects_that_hold_tensors_compare_and_hash_without_reading_them():
+    """Also a batch of values, or those of a device to which reading would be a synchronisation."""
+    one, other = torch.ones(3), torch.ones(3)
+    makers = (RBF, lambda v: 2.0 * RBF(v) + Linear(v), Ridge.absolute, Ridge.noise, lambda v: ARD(RBF(1.0), v))
+    for make in makers:
+        assert make(one) == make(one) and hash(make(one)) == hash(make(one))
+        assert make(one) != make(other) and make(one) != "rbf"
+        assert len({make(one), make(one), make(other)}) == 2
+    assert RBF(1.0) != RBF(one) and 2.0 * RBF(1.0) == 2 * RBF(1) and RBF(1.0) + RBF(2.0) != RBF(2.0) + RBF(1.0)
+    fitted = ssdd_ext.fit(torch.eye(3), torch.ones(3, 1))
+    assert fitted == fitted and fitted != ssdd_ext.fit(torch.eye(3), torch.ones(3, 1)) and {fitted: 1}[fitted] == 1
 
 
 def test_kernels_are_immutable_values():

@@ -17,7 +17,7 @@ ROWS = {
 
 
 def formula(p, y_q, scale, temperature):
-    """torch's own, one problem at a time."""
+    """Compute the loss with torch's own function, one problem at a time."""
     batch = p.shape[:-2]
     logits = p * scale[..., None, None] / temperature[..., None, None]
     targets = y_q.expand(*batch, *y_q.shape[-2 if y_q.is_floating_point() else -1 :])
@@ -38,8 +38,8 @@ def test_is_the_cross_entropy_of_the_predictions(name, labels, backend):
     numbers = i.y_q.argmax(-1)
     y_q = i.y_q.detach().softmax(-1).requires_grad_() if labels == "probabilities" else numbers
     factors = [torch.tensor(v, dtype=torch.float64, requires_grad=True) for v in (3.0, 0.7)]
-    given = y_q.int() if labels == "int32" else y_q
-    got = call(i, given, scale=factors[0], temperature=factors[1], backend=backend)
+    targets = y_q.int() if labels == "int32" else y_q
+    got = call(i, targets, scale=factors[0], temperature=factors[1], backend=backend)
     want = formula(predictions(i), y_q, *factors)
     assert got.shape == i.x_s.shape[:-2] and relative_error(got, want) < 1e-11
     leaves = [*i.leaves().values(), *factors, *([y_q] if labels == "probabilities" else [])]
@@ -101,9 +101,9 @@ BAD = {
 
 @pytest.mark.parametrize("message", BAD)
 def test_bad_arguments_are_named(message):
-    given = {"x_s": torch.eye(4, 5), "y_s": torch.eye(4, 3), "x_q": torch.ones(2, 5), "y_q": torch.tensor([0, 1])}
+    arguments = {"x_s": torch.eye(4, 5), "y_s": torch.eye(4, 3), "x_q": torch.ones(2, 5), "y_q": torch.tensor([0, 1])}
     with pytest.raises((ValueError, TypeError), match=message):
-        ssdd_ext.krr_cross_entropy(**given | BAD[message])
+        ssdd_ext.krr_cross_entropy(**arguments | BAD[message])
 
 
 def test_a_failure_names_the_call():

@@ -132,3 +132,15 @@ def test_a_fault_of_the_core_is_not_swallowed(kind, monkeypatch):
     monkeypatch.setattr(small.core, "krr_value_and_gradient", broken)
     with pytest.raises(kind, match="a fault"):
         krr_mse(draw(Problem("fault", 10, 16, 12, 2), requires_grad=("x_s",)))
+
+
+@pytest.mark.parametrize("shape", [(10, 16, 12, 2), (30, 16, 12, 2)])
+@pytest.mark.parametrize("batch", [(), (5,)])
+def test_without_gradients_both_roads_give_the_same_bits(shape, batch):
+    s, q, d, c = shape
+    x_s, y_s = torch.randn(*batch, s, d), torch.randn(*batch, s, c)
+    x_q, y_q = torch.randn(*batch, q, d), torch.randn(*batch, q, c)
+    ordinary, _ = ssdd_ext.krr(x_s, y_s, x_q, return_info=True)
+    assert torch.equal(ssdd_ext.krr(x_s, y_s, x_q), ordinary)
+    loss, _ = ssdd_ext.krr_mse(x_s, y_s, x_q, y_q, return_info=True)
+    assert torch.equal(ssdd_ext.krr_mse(x_s, y_s, x_q, y_q), loss)

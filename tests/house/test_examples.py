@@ -10,7 +10,7 @@ import pytest
 EXAMPLES = {
     "drop_in_loop.py": ["--points", "20", "--steps", "2"],
     "few_shot_ridge_head.py": ["--steps", "60"],
-    "distil_from_python.py": ["--steps", "3", "--epochs", "1"],
+    "distil_from_python.py": ["--steps", "3", "--epochs", "1", "--pretrain-steps", "20"],
 }
 
 

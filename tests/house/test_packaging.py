@@ -60,14 +60,14 @@ def test_the_source_tree_and_the_wheel_hold_the_same_modules(root, wheel_files):
 
 
 @installed_only
-def test_metadata():
+def test_metadata(project):
     import ssdd_ext
 
     metadata = importlib.metadata.metadata("ssdd")
     assert metadata["Version"] == ssdd_ext.__version__
     needs = importlib.metadata.requires("ssdd") or []
     assert {n for n in needs if "extra ==" not in n} == {"torch>=2.11", "numpy", "scipy"}
-    assert set(metadata.get_all("Provides-Extra") or []) == {"distill", "hf", "test", "docs"}
+    assert set(metadata.get_all("Provides-Extra") or []) == set(project["project"]["optional-dependencies"])
     (script,) = importlib.metadata.entry_points(group="console_scripts", name="ssdd")
     assert script.value == "ssdd.cli:main" and callable(script.load())
 
@@ -81,10 +81,19 @@ def test_build_needs_no_torch(project, root):
 
 @installed_only
 def test_isolated_build(root, tmp_path):
-    """`pip install .` creates its own build environment, with the build requirements and without torch."""
+    """`pip install .` creates its own build environment, with the build requirements and without torch.
+
+    There it configures, and compiles one file of the core and the file that knows Python, without optimisation. The
+    wheel of `make test` has compiled, linked and installed the same sources.
+    """
     command = [sys.executable, "-m", "pip", "wheel", str(root), "--no-deps", "-w", str(tmp_path / "wheel")]
     command += [f"--config-settings=build-dir={tmp_path / 'build'}", "--config-settings=cmake.define.CUDA=OFF"]
-    command += ["--config-settings=cmake.define.CMAKE_CXX_FLAGS_RELEASE=-O0"]  # quick: nothing runs it
+    command += [
+        "--config-settings=cmake.define.CMAKE_CXX_FLAGS_RELEASE=-O0",
+        "--config-settings=install.components=none",
+    ]
+    objects = ["csrc/CMakeFiles/ssdd_cpu.dir/cpu/dispatch.cpp.o", "CMakeFiles/_C.dir/csrc/bindings.cpp.o"]
+    command += [f"--config-settings=build.targets={';'.join(objects)}"]
     environment = os.environ | {"PIP_CONSTRAINT": str(root / "constraints.txt")}
     done = subprocess.run(command, env=environment, capture_output=True, text=True)
     output = done.stdout + done.stderr
@@ -92,6 +101,7 @@ def test_isolated_build(root, tmp_path):
         pytest.skip("NO PACKAGE INDEX HERE: the isolated build was not tried")
     assert done.returncode == 0, output
     assert len(list((tmp_path / "wheel").glob("ssdd-*.whl"))) == 1
+    assert [name for name in objects if not (tmp_path / "build" / name).is_file()] == []
 
 
 def test_the_version_stands_in_one_place(project, root):

@@ -126,6 +126,12 @@ def environment_reads(package: Package) -> list[str]:
     return offences
 
 
+def library_imports(package: Package, library: str, rooms: set[str]) -> list[str]:
+    """Return imports of `library` outside of some rooms."""
+    outside = [i for i in package.imports() if package.room(i.source) not in rooms]
+    return [str(i) for i in outside if i.target.split(".")[0] == library]
+
+
 def shadowed_modules(package: Package) -> list[str]:
     """Return modules hidden by another object of the same name in their package."""
     offences = []
@@ -223,6 +229,10 @@ def test_backend_reads_no_environment(backend):
     assert environment_reads(backend) == []
 
 
+def test_scikit_learn_is_optional_for_the_backend(backend):
+    assert library_imports(backend, "sklearn", {"sklearn", "bench"}) == []
+
+
 def test_distillation_uses_only_public_names(root, distillation):
     assert private_uses(distillation, "ssdd_ext", public_names(root / "ssdd_ext" / "__init__.py")) == []
 
@@ -266,6 +276,15 @@ def test_native_import_checker_objects(tree, name, text):
     good = small(tree, {"ops.py": "from . import _C", "krr.py": "import torch._C"})
     assert native_module_imports(good, "p.ops") == []
     assert native_module_imports(small(tree, {name: text}), "p.ops")
+
+
+def test_library_checker_objects(tree):
+    files = {
+        "a.py": "from .lib import f\nimport lib",
+        "lib/__init__.py": "import lib",
+        "lib/b.py": "from lib.c import g",
+    }
+    assert library_imports(small(tree, files), "lib", "lib") == ["a.py:2: p.a imports lib"]
 
 
 @pytest.mark.parametrize(

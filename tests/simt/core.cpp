@@ -20,6 +20,7 @@ int64_t cholesky_workspace(int64_t, int64_t, int64_t, int) { absent(); }
 int64_t krr_workspace(const KrrShape&, bool) { absent(); }
 int64_t krr_fused_workspace(const KrrShape&) { absent(); }
 bool krr_fuses(const KrrShape&, Plan) { absent(); }
+bool krr_lanes_fit(const KrrShape&) { absent(); }
 
 template <class T> void gram(const GramArgs<T>&) { absent(); }
 template <class T> void solve(const SolveArgs<T>&) { absent(); }

@@ -19,7 +19,7 @@ FILES = ["cuda_values", "ops", "gram", "cholesky", "krr", "far_clusters", "plan"
 # Left out: torch.compile's result does not depend on the core, and finite differences in double repeat the test against
 # the formula; together they cost as much as all other tests. The fast path of small problems exists on the CPU only,
 # and planned PyTorch runs none of our kernels.
-LEFT_OUT = ["test_compile_", "test_gradcheck_", "test_small_problem", "planned"]
+LEFT_OUT = ["test_compile_", "test_gradcheck_", "test_small_problem", "fast_path", "planned"]
 # In test_cuda_values.py: empty batches, which compute nothing.
 SILENT = re.compile(r"\[batch_(2x)?0_")
 # It is only loaded, never launched.

@@ -86,10 +86,21 @@ class Started:
     pids: list[int]
     server: subprocess.Popen
     output: Path
+    ended: bool = False
 
     def wait(self) -> tuple[list[int], str]:
         """Return the exit codes (-9: killed) and what all of them printed."""
-        return answer(self.server, self.output), self.output.read_text()
+        codes = answer(self.server, self.output)
+        self.ended = True
+        return codes, self.output.read_text()
+
+    def end(self) -> None:
+        """Kill those that a failed test has left."""
+        if not self.ended:
+            for pid in self.pids:
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGKILL)
+            self.wait()
 
 
 def answer(server: subprocess.Popen, output: Path) -> list[int]:
@@ -113,8 +124,11 @@ def fork_server(tmp_path_factory):
         start_new_session=True,
     )
     outputs = (folder / f"{i}.txt" for i in itertools.count())
+    last: list[Started] = []
 
     def start(processes: int, *arguments, **environment) -> Started:
+        if last:
+            last.pop().end()
         output = next(outputs)
         request = {
             "size": processes,
@@ -124,7 +138,8 @@ def fork_server(tmp_path_factory):
             "output": str(output),
         }
         server.stdin.write(json.dumps(request).encode() + b"\n")
-        return Started(answer(server, output), server, output)
+        last.append(Started(answer(server, output), server, output))
+        return last[-1]
 
     yield start
     with contextlib.suppress(ProcessLookupError):

@@ -1,17 +1,23 @@
 """Start the program's processes by fork from one process that has imported it once, which takes seconds.
 
 Each line of standard input is a request: ``{"size", "port", "arguments", "environment", "output"}``. The answers are
-two lines: the process ids, and, when all have ended, their exit codes (-9: killed). ``size`` processes get the
-variables of ``torchrun``, and like ``torchrun`` this process holds their store. Unlike ``torchrun``, it ends none.
+two lines: the process ids, and, when all have ended, their exit codes (-9: killed). Several processes get the variables
+that ``torchrun`` sets, and like ``torchrun`` this process holds their store. Unlike ``torchrun`` it ends none of them.
 """
 
 import json
 import os
 import sys
 
+import matplotlib.backends.backend_agg  # noqa: F401
+import torch.distributed
+
 import ssdd.cli
 import ssdd.cli.distill
 import ssdd.cli.study
+import ssdd.distillation
+import ssdd.report
+import ssdd.studies
 
 
 def become(request, rank):
@@ -56,9 +62,7 @@ def serve():
         print(json.dumps(pids), flush=True)
         store = None
         if request["size"] > 1:  # after the forks, as it has a thread
-            from torch.distributed import TCPStore
-
-            store = TCPStore("127.0.0.1", request["port"], is_master=True, wait_for_workers=False)
+            store = torch.distributed.TCPStore("127.0.0.1", request["port"], is_master=True, wait_for_workers=False)
         codes = [os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) for pid in pids]
         del store
         print(json.dumps(codes), flush=True)

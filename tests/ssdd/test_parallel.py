@@ -40,6 +40,7 @@ def test_the_parts_are_the_whole(way, size, n, networks):
     if way == "batch":
         assert [i for p in parts for i in range(n)[p.rows(n)]] == list(range(n))
         assert all(p.networks([4, 5]) == [4, 5] for p in parts)
+        assert all(p.weight(n, networks) == pytest.approx(len(range(n)[p.rows(n)]) / n) for p in parts)
     else:
         assert sorted(i for p in parts for i in p.networks(range(networks))) == list(range(networks))
         assert all(p.rows(n) == slice(0, n) for p in parts)

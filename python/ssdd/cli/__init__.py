@@ -31,6 +31,8 @@ VERBS = {
     "distill": "distill",
     "pretrain": "pretrain",
     "evaluate": "evaluate",
+    "train-classifier": "train_classifier",
+    "kd": "kd",
     "embed": "embed",
     "study": "study",
     "report": "report",

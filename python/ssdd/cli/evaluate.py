@@ -1,4 +1,8 @@
-"""Pre-train on a distilled set and measure it: probes and, given --teacher or --representations, the error."""
+"""Pre-train on a distilled set and measure it: probes, fine-tuning and, given --teacher, the representation error.
+
+Targets (--target) are resized to the images' size. The row "no pre-training" is the same network with a random start:
+fine-tuned, it is trained from scratch.
+"""
 
 from __future__ import annotations
 
@@ -13,6 +17,7 @@ from .options import (
     Options,
     add_artifact,
     add_device,
+    add_finetune,
     add_images,
     add_quiet,
     add_run_settings,
@@ -40,6 +45,7 @@ def add_arguments(parser: ArgumentParser) -> None:
     parser.add_argument(
         "--model", metavar="MODEL", type=str, help="Network to pre-train (default: the preset's student)."
     )
+    add_finetune(parser, "Without it: with --target, scaled; else what the preset says.")
     parser.add_argument("--seeds", metavar="N", type=COUNT, default=1, help="Number of pre-trainings, one per seed.")
     add_teacher(parser)
     add_device(parser)
@@ -57,10 +63,17 @@ def run(options: Options) -> None:
             raise InputError(f"data: this set was distilled from {known}; give the images to measure on with --data")
         options.data = "digits"
     settings = choose_settings(options)
+    if options.target and options.finetune is None and not any(key.startswith("finetune.") for key in options.settings):
+        if not settings.finetune.share:
+            options.finetune = "scaled"
+            settings = choose_settings(options)
+        say(f"fine-tuning: {settings.finetune.steps} steps (--finetune published; --finetune.share 0 leaves it out)")
     if options.model is not None:
         settings = with_settings(settings, {"student.model": options.model})
     loaded, on = read_images(options.data, options), ssdd.choose_device(options.device)
-    sets = {"": loaded} | {name: read_target(data, options) for name, data in read_targets(options).items()}
+    sets = {"": loaded} | {name: read_target(data, options, loaded) for name, data in read_targets(options).items()}
+    ssdd.student(settings.student, loaded.channels, loaded.size, 1)  # refuses a network that these images do not fit
+    ssdd.check_targets(dict(list(sets.items())[1:]), settings.finetune)
     for images in sets.values():
         say(ssdd.why_no_probe(images))
     with reports.Display(show=not options.quiet) as display:

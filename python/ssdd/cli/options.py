@@ -6,6 +6,7 @@ import os
 import shlex
 import sys
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, Literal
@@ -13,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import ssdd
 
 from ..config import (
+    FINETUNE,
     METHOD_NAMES,
     PRESETS,
     InputError,
@@ -34,6 +36,7 @@ if TYPE_CHECKING:
 Device = Literal["cpu", "cuda"]
 Share = Literal["batch", "networks"]
 ClassesFrom = Literal["folders", "none"]
+Recipe = Literal[tuple(FINETUNE)]  # type: ignore[valid-type]
 PresetName = Literal[tuple(PRESETS)]  # type: ignore[valid-type]
 MethodName = Literal[METHOD_NAMES]  # type: ignore[valid-type]
 
@@ -143,6 +146,15 @@ def add_run_settings(parser: ArgumentParser, official_side: bool = True) -> None
     add_settings(parser)
 
 
+def add_finetune(parser: ArgumentParser, text: str) -> None:
+    parser.add_argument(
+        "--finetune",
+        type=Recipe,
+        help=f"Recipe of fine-tuning: as published (hours on a GPU), or scaled to two cores. {text} A flag "
+        "--finetune.FIELD overrides it.",
+    )
+
+
 def add_official(parser: ArgumentParser) -> None:
     parser.add_argument(
         "--official",
@@ -201,7 +213,7 @@ def add_quiet(parser: ArgumentParser) -> None:
 
 
 def choose_settings(options: Options, stored: Settings | None = None) -> Settings:
-    """Return the settings of a command: a preset, with the changes of --config and of the flags.
+    """Return the settings of a command: a preset, with the changes of --finetune, of --config and of the flags.
 
     The preset is --preset, or the one that fits the data. ``stored``: the settings of a run that is resumed, in its
     place.
@@ -209,6 +221,8 @@ def choose_settings(options: Options, stored: Settings | None = None) -> Setting
     settings = stored
     if settings is None or options.preset is not None:
         settings = preset(options.preset or ("digits" if options.data == "digits" else "small"))
+    if (recipe := getattr(options, "finetune", None)) is not None:
+        settings = replace(settings, finetune=FINETUNE[recipe])
     changes = read_settings_file(options.config) if options.config else {}
     changes |= options.settings
     for name in ("images", "steps", "method"):
@@ -241,9 +255,9 @@ def read_images(data: str, options: Options) -> ssdd.ImageSet:
     return loaded
 
 
-def read_target(data: str, options: Options) -> ssdd.ImageSet:
-    """Load a target set, and print its summary."""
-    loaded = ssdd.load_target(data, options.size, options.classes, options.skip_unreadable)
+def read_target(data: str, options: Options, like: ssdd.ImageSet) -> ssdd.ImageSet:
+    """Load a target set with the size and channels of ``like``, and print its summary, which says what was resized."""
+    loaded = ssdd.load_target(data, options.size, options.classes, options.skip_unreadable, like)
     say(loaded.summary)
     return loaded
 

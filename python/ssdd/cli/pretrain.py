@@ -1,6 +1,7 @@
 """Pre-train a new network on a distilled set, which is what the set is made for.
 
 The file holds the weights of the network without its last layer, under the names of ssdd.build(MODEL, ...).backbone.
+Those of a ResNet are torchvision's, without `fc` (docs/artifact.md).
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
     from jsonargparse import ArgumentParser
 
 POSITIONALS = ("ARTIFACT",)
+Stem = Literal["cifar", "imagenet"]
 
 DEFAULT = PretrainConfig(steps=1000, lr=0.1, schedule="constant")
 """The published recipe, for an artifact that carries none."""
@@ -34,7 +36,17 @@ def add_arguments(parser: ArgumentParser) -> None:
         metavar="MODEL",
         type=str,
         default="resnet18",
-        help="resnet18, resnet10, or convnet-W-W-... (one width per block).",
+        help="resnet18, resnet10, vgg11, alexnet, mobilenetv2, convnet-W-W-... (one width per block), timm:NAME, "
+        "torchvision:NAME, or package.module:factory of yours.",
+    )
+    parser.add_argument(
+        "--stem",
+        type=Stem,
+        default="cifar",
+        help="First layers of a ResNet: 3x3 without max-pool (published), or torchvision's 7x7 with max-pool.",
+    )
+    parser.add_argument(
+        "--width", metavar="X", type=float, default=1.0, help="Multiplies all channels of a network of this package."
     )
     parser.add_argument(
         "--epochs", metavar="N", type=int, help="Passes over the distilled set, in place of --steps (published: 1000)."
@@ -62,18 +74,19 @@ def run(options: Options) -> None:
 
     pairs = ssdd.DistilledSet.load(options.artifact)
     file = reports.new_file(options.out, options.overwrite)
-    channels, height, width = pairs.images.shape[1:]
+    channels, height, breadth = pairs.images.shape[1:]
     config = ssdd.recipe_of(pairs) if pairs.recipe else DEFAULT
     config = replace(config, **{name: getattr(options, name) for name in RECIPE if getattr(options, name) is not None})
     if options.epochs is not None:
         config = replace(config, steps=options.epochs * max(1, len(pairs) // config.batch))
+    shape = {"width": options.width, "stem": options.stem}
     network = ssdd.seeded(
-        lambda: ssdd.build(options.model, channels, (height, width), pairs.targets.shape[1]), options.seed
+        lambda: ssdd.build(options.model, channels, (height, breadth), pairs.targets.shape[1], **shape), options.seed
     )
     network.to(ssdd.choose_device(options.device))
     with reports.Display(show=not options.quiet) as display:
         ssdd.pretrain(network, pairs, config, seed=options.seed, report=display)
-    ssdd.save_backbone(network, file, pairs, config, model=options.model, seed=options.seed)
+    ssdd.save_backbone(network, file, pairs, config, model=options.model, seed=options.seed, **shape)
     origin = "the artifact's recipe" if pairs.recipe else "no recipe in the artifact"
     print(f"{file}: {options.model}, {network.dimension} features, pre-trained on {len(pairs)} images")
     print(f"{origin}: {config.steps} steps, lr {config.lr:g}, {config.schedule}, batch {config.batch}")

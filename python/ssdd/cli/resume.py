@@ -30,9 +30,11 @@ ARGUMENTS: dict[str, type] = {
     "teacher_prefix": str,
     "checkpoint_every": float,
     "skip_unreadable": bool,
+    "artifact": str,
+    "like": str,
     "licence": str,
 }
-OPTIONAL = ("size", "teacher", "representations", "share", "classes", "teacher_prefix", "licence")
+OPTIONAL = ("size", "teacher", "representations", "share", "classes", "teacher_prefix", "like", "licence")
 
 
 @dataclass

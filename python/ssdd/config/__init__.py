@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from .choices import METHOD_NAMES, SELECTION_NAMES, STORAGE_NAMES
 from .errors import Diverged, Event, InputError, Pulse, Report, silent
-from .methods import DmConfig, FrepoConfig
+from .methods import ClpDdConfig, DmConfig, FrepoConfig, KipConfig, RfadConfig
 from .parser import (
     Kind,
     add_settings,
@@ -19,7 +19,7 @@ from .parser import (
     unknown_setting,
     with_settings,
 )
-from .presets import OFFICIAL, PRESETS, PUBLISHED, departures, official, preset
+from .presets import FINETUNE, OFFICIAL, PRESETS, PUBLISHED, departures, official, preset
 from .reference import Setting, plain, settings_reference, stage_sentence
 from .settings import (
     AugmentConfig,
@@ -33,9 +33,11 @@ from .settings import (
 )
 from .storage import BasesConfig, PyramidConfig
 from .stored import current_name, current_names, differences
+from .tasks import ClassifierConfig, KdConfig
 from .values import VERSION, as_dict, fields, from_dict, replace_fields, versions
 
 __all__ = [
+    "FINETUNE",
     "OFFICIAL",
     "METHOD_NAMES",
     "PRESETS",
@@ -45,6 +47,8 @@ __all__ = [
     "VERSION",
     "AugmentConfig",
     "BasesConfig",
+    "ClassifierConfig",
+    "ClpDdConfig",
     "DistillConfig",
     "DmConfig",
     "Diverged",
@@ -53,11 +57,14 @@ __all__ = [
     "FinetuneConfig",
     "FrepoConfig",
     "InputError",
+    "KdConfig",
     "Kind",
+    "KipConfig",
     "PretrainConfig",
     "PyramidConfig",
     "Pulse",
     "Report",
+    "RfadConfig",
     "Setting",
     "Settings",
     "StudentConfig",

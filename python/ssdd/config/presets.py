@@ -14,10 +14,17 @@ from .settings import (
     StudentConfig,
     TeacherConfig,
 )
+from .tasks import ClassifierConfig, KdConfig
 from .values import replace_fields
 
+FINETUNE: dict[str, FinetuneConfig] = {
+    "scaled": FinetuneConfig(share=1.0),
+    "published": FinetuneConfig(share=1.0, steps=10_000, small_set_steps=5_000, batch=256),
+}
+"""The recipes of fine-tuning: for two cores, and as published."""
 
-def _published(name: str, model: str, images: int, lr: float, tune_steps: int) -> Settings:
+
+def _published(name: str, model: str, images: int, lr: float) -> Settings:
     """Return the published settings (Lee et al., 2024); the arguments are what differs between its image sets."""
     batches = -(-images // 256)
     return Settings(
@@ -26,7 +33,8 @@ def _published(name: str, model: str, images: int, lr: float, tune_steps: int) -
         teacher=TeacherConfig(backbone="resnet18", epochs=200, projector=2048),  # the length is not published
         distill=DistillConfig(images=images, steps=160_000, batch=1024, lr=lr, log_every=500),
         pretrain=PretrainConfig(steps=1000 * batches, batch=256, lr=0.1, schedule="constant"),
-        finetune=FinetuneConfig(share=1.0, steps=tune_steps, batch=256, lr=0.01),
+        finetune=FINETUNE["published"],
+        kd=KdConfig(epochs=1000),
     )
 
 
@@ -53,6 +61,7 @@ PRESETS: dict[str, Settings] = {
         ),
         distill=DistillConfig(images=26, steps=2000, batch=512, lr=0.01, crop_pad=1),
         pretrain=PretrainConfig(steps=600, lr=0.4),
+        classifier=ClassifierConfig(model="convnet-16-32", crop_pad=1, flip=False),
     ),
     # CIFAR-10's first 10,000 images on two cores, 200 distilled (2%); docs/results/cifar10 says why these sizes.
     "cifar10-cpu": Settings(
@@ -64,11 +73,11 @@ PRESETS: dict[str, Settings] = {
         finetune=FinetuneConfig(share=0.1),
     ),
     # The published runs: hours on a GPU. Their teacher is a ResNet-18 trained on the same images.
-    "cifar100": _published("cifar100", "convnet-128-256-512", 1000, 1e-4, 10_000),
-    "tinyimagenet": _published("tinyimagenet", "convnet-64-128-256-512", 2000, 1e-5, 10_000),
-    "imagenet64": _published("imagenet64", "convnet-64-128-256-512", 1000, 1e-5, 5_000),
+    "cifar100": _published("cifar100", "convnet-128-256-512", 1000, 1e-4),
+    "tinyimagenet": _published("tinyimagenet", "convnet-64-128-256-512", 2000, 1e-5),
+    "imagenet64": _published("imagenet64", "convnet-64-128-256-512", 1000, 1e-5),
     # Published with a Barlow Twins ResNet-50 of ImageNet: give its file with --teacher (docs/teachers.md).
-    "imagenette": _published("imagenette", "convnet-32-64-128-256-512", 10, 1e-3, 5_000),
+    "imagenette": _published("imagenette", "convnet-32-64-128-256-512", 10, 1e-3),
     # Small colour images on a CPU: a folder or an .npz of the user's.
     "small": Settings(name="small", distill=DistillConfig(pool=5, pool_steps=400)),
 }
@@ -99,6 +108,8 @@ OFFICIAL = {
     "distill.real_view": "augmented",
     "distill.teacher_in_loop": "recomputed",
     "evaluate.random_targets": "labels",
+    "kd.mode": "train",
+    "kd.input": "raw",
 }
 """STAGE.FIELD -> the published code's side of every difference between it and the paper."""
 

@@ -11,9 +11,10 @@ from typing import TYPE_CHECKING, Literal, TypeAlias
 
 from .choices import METHOD_NAMES, SELECTION_NAMES, STORAGE_NAMES
 from .errors import InputError
-from .methods import DmConfig, FrepoConfig
-from .ranges import check_at_least_one, check_values
+from .methods import ClpDdConfig, DmConfig, FrepoConfig, KipConfig, RfadConfig
+from .ranges import check_at_least_one, check_positive, check_values
 from .storage import BasesConfig, PyramidConfig
+from .tasks import ClassifierConfig, KdConfig
 
 if TYPE_CHECKING:
     Method: TypeAlias = str
@@ -56,8 +57,13 @@ class StudentConfig:
     average pool."""
 
     model: str = "convnet-32-64-128"
-    """Architecture: "resnet10", "resnet18", or "convnet-W-W-..." with the channels of each block, such as
-    convnet-32-64-128."""
+    """Architecture: "convnet-W-W-..." with the channels of each block, such as convnet-32-64-128; "resnet10",
+    "resnet18", "vgg11", "alexnet", "mobilenetv2"; "timm:NAME", "torchvision:NAME", or "package.module:factory"."""
+    width: float = 1.0
+    """Factor on all channels of a network of this package: 0.25 for runs on few cores."""
+    stem: Literal["cifar", "imagenet"] = "cifar"
+    """First layers of a ResNet. "cifar" (published): 3x3, stride 1, padding 2, no max-pool. "imagenet": torchvision's
+    7x7 with stride 2 and max-pool."""
     channels_last: bool = False
     """Keep the channels of a pixel side by side in memory. The network is the same and up to twice as fast on colour
     images."""
@@ -70,6 +76,7 @@ class StudentConfig:
 
     def __post_init__(self) -> None:
         check_values(self)
+        check_positive(self, "width")
 
 
 @dataclass(frozen=True)
@@ -225,6 +232,9 @@ class DistillConfig:
     pyramid: PyramidConfig = field(default_factory=PyramidConfig)
     frepo: FrepoConfig = field(default_factory=FrepoConfig)
     dm: DmConfig = field(default_factory=DmConfig)
+    clp_dd: ClpDdConfig = field(default_factory=ClpDdConfig)
+    rfad: RfadConfig = field(default_factory=RfadConfig)
+    kip: KipConfig = field(default_factory=KipConfig)
 
     def __post_init__(self) -> None:
         check_values(self)
@@ -288,25 +298,34 @@ class PretrainConfig:
 
 @dataclass(frozen=True)
 class FinetuneConfig:
-    """Training all of a pre-trained network, with a new last layer, on few labelled images of a target set (section
-    4.1).
+    """Training all of a pre-trained network, with a new last layer, on labelled images of a target set (section 4.1).
 
-    SGD with momentum 0.9, a learning rate that falls to 0 along a cosine, random crops (padding ``crop_pad``) and
-    flips.
+    SGD with momentum 0.9, a learning rate that falls to 0 along a cosine step by step, random crops (padding
+    ``crop_pad``) and flips. BatchNorm trains on the statistics of the batch and carries on the running statistics of
+    the pre-training. `FINETUNE` has two recipes: "published", and "scaled", these values with all labels, for two
+    cores.
     """
 
     share: float = 0.0
     """Share of the labelled training images of each class, at least one image; 0 skips fine-tuning."""
     steps: int = 300
     """SGD steps."""
+    small_set_steps: int = 0
+    """SGD steps for a target of fewer than 20,000 training images (published: Aircraft, Cars, CUB, Dogs, Flowers); 0:
+    the same as ``steps``."""
     batch: int = 64
     """Images per step."""
+    last_batch: Literal["kept", "dropped"] = "kept"
+    """The images that an epoch leaves over, fewer than `batch`: "kept" (published) as a smaller batch, or "dropped"."""
     lr: float = 0.01
     """SGD's initial learning rate."""
     weight_decay: float = 5e-4
-    """SGD's weight decay."""
+    """SGD's weight decay, on all weights."""
     crop_pad: int = 4
     """Pixels of padding before a random crop to the original size."""
+    normalise: Literal["target", "source"] = "target"
+    """Mean and standard deviation that the target's images are normalised with. "target" (published): its own.
+    "source": those that the network was pre-trained with."""
 
     def __post_init__(self) -> None:
         check_values(self)
@@ -354,3 +373,7 @@ class Settings:
     """The measurements."""
     finetune: FinetuneConfig = field(default_factory=FinetuneConfig)
     """The fine-tuning on a target set."""
+    classifier: ClassifierConfig = field(default_factory=ClassifierConfig)
+    """The training of a classifier, the teacher of `ssdd kd`."""
+    kd: KdConfig = field(default_factory=KdConfig)
+    """The distillation of a classifier into a student."""

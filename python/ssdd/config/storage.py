@@ -12,13 +12,16 @@ class BasesConfig:
     """Images and targets as sums of principal components (2507.21455): the storage "bases"."""
 
     images: int = 64
-    """Components of the images, at half their resolution; all of them if there are fewer."""
+    """Components of the images; all of them if there are fewer."""
+    shrink: int = 2
+    """The components have the image's height and width divided by this. 2 is published; 1, the full resolution, is for
+    very small images."""
     targets: int = 64
     """Components of the targets; all of them if there are fewer."""
 
     def __post_init__(self) -> None:
         check_values(self)
-        check_at_least_one(self, "images", "targets")
+        check_at_least_one(self, "images", "targets", "shrink")
 
 
 @dataclass(frozen=True)

@@ -24,6 +24,9 @@ RENAMED = {
 }
 """Settings of version 0.1 that have another name now."""
 
+BEFORE = {"finetune.normalise": "source", "finetune.last_batch": "dropped"}
+"""Settings whose default is not what the code did that had them not."""
+
 
 def current_name(key: str) -> str:
     """Return today's name of the setting that was once called ``key`` (STAGE.FIELD)."""
@@ -48,11 +51,13 @@ def current_names(stored: Mapping[str, Any], stage: str = "") -> dict[str, Any]:
 def differences(stored: Mapping[str, Any], current: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
     """Return STAGE.FIELD -> (value in ``stored``, value in ``current``) for the settings that differ, as JSON values.
 
-    A setting that ``stored`` does not have yet counts as its default, which is what the older code did. A setting that
-    was renamed counts under today's name. A key that is no setting and is missing on one side is None there.
+    A setting that ``stored`` does not have yet counts as its default, which is what the older code did (``BEFORE`` has
+    the exceptions; they count if there was fine-tuning). A setting that was renamed counts under today's name. A key
+    that is no setting and is missing on one side is None there.
     """
     default = dict(_flat(as_dict(Settings("default"))))
     there, here = dict(_flat(current_names(stored))), dict(_flat(current))
+    default |= BEFORE if there.get("finetune.share") else {}
     pairs = {key: (there.get(key, default.get(key)), here.get(key)) for key in sorted(there.keys() | here.keys())}
     return {key: (old, new) for key, (old, new) in pairs.items() if old != new}
 

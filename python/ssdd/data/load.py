@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 from ..config import InputError
 from .cifar import is_cifar, read_cifar
+from .convert import convert_images
 from .digits import digits
 from .folder import read_folder
 from .huggingface import PREFIX, read_huggingface
@@ -65,7 +67,11 @@ def load_images(
 
 
 def load_target(
-    source: str | Path, size: int | None = None, classes: str | None = None, skip_unreadable: bool = False
+    source: str | Path,
+    size: int | None = None,
+    classes: str | None = None,
+    skip_unreadable: bool = False,
+    like: ImageSet | None = None,
 ) -> ImageSet:
     """Load one of several sets: :func:`load_images`, but options that do not apply are ignored.
 
@@ -74,15 +80,25 @@ def load_target(
         size: pixels per side, for folders and Hugging Face sets. Default: no resizing.
         classes: "folders" or "none", for folders. Default: decided from the folder.
         skip_unreadable: leave out files that cannot be decoded, for folders. Default: they are an error.
+        like: a set whose size and channels the images get (:func:`convert_images`). If its images are square, those of
+            a folder may have several sizes, and ``size`` is not used. ``summary`` says what was changed. Default: the
+            images stay as they are.
     """
-    resized = _is_image_folder(source) or (isinstance(source, str) and source.startswith(PREFIX))
     folder = _is_image_folder(source)
-    return load_images(
+    resizable = folder or (isinstance(source, str) and source.startswith(PREFIX))
+    note = ""
+    if like is not None and resizable and like.size[0] == like.size[1] and size != like.size[0]:
+        size = like.size[0]
+        note = f"; resized to {size}x{size}"
+    data = load_images(
         source,
-        size if resized else None,
+        size if resizable else None,
         classes=classes if folder else None,
         skip_unreadable=skip_unreadable and folder,
     )
+    if note:
+        data = replace(data, summary=data.summary + note)
+    return data if like is None else convert_images(data, like.channels, like.size)
 
 
 def _is_image_folder(source: str | Path) -> bool:

@@ -57,8 +57,8 @@ def check(job: Job) -> None:
         return
     if job.represent is None:
         raise InputError(
-            "teacher: real_view='augmented', teacher_in_loop='recomputed' (also --official), targets='tied' and "
-            "transforms need the teacher itself; representations from a file serve the others"
+            "teacher: real_view='augmented', teacher_in_loop='recomputed' (also --official), targets='tied', "
+            "transforms and the method 'clp-dd' need the teacher itself; representations from a file serve the others"
         )
     if representations is not None:
         came = job.represent(to_device(data.preprocessing(data.x_train[:2]), job.device)).shape

@@ -24,7 +24,7 @@ TRANSFORMS: dict[str, tuple[Callable[[Tensor], Tensor], ...]] = {
     "rotations": _ROTATIONS,
     "dihedral": (*_ROTATIONS, *(_rotate(quarters, flip=True) for quarters in range(4))),
 }
-"""Name -> the transforms beside the identity, images [S, C, H, W] -> the same shape."""
+"""Value of ``distill.transforms`` -> the transforms beside the identity, images [S, C, H, W] -> the same shape."""
 
 
 def versions_per_image(name: str) -> int:

@@ -13,7 +13,7 @@ from ..artifact import DistilledSet, Preprocessing
 from ..config import InputError, Report, Settings, silent
 from ..data import CPU, ImageSet, to_device
 from ..models import Network, frozen, in_chunks, representation_error, seeded
-from .finetuning import finetune
+from .finetuning import check_targets, finetune
 from .measures import labelled_rows, probe, standardise, why_no_probe
 from .pretraining import pretrain
 
@@ -88,19 +88,23 @@ def evaluate_on(
 
     Args:
         pairs: the distilled set; None measures the network without pre-training.
-        sets: name -> images, all of one size. Without ``pairs``, mean and std of the first one normalise all of them.
+        sets: name -> images, all of one size. The first set is the source, the others are targets. Without ``pairs``,
+            mean and std of the source normalise all of them.
         test_representations: name -> the teacher's representations of that set's held-out images, float32 [N, C], or
             None: then there is no representation error.
         make: ``make(outputs)`` returns a network with random initial weights.
         settings: of pre-training, probes and fine-tuning.
         seed: seed of the initial weights, the order of the pairs and the labelled images; rows of one seed start from
             the same weights. Default 0.
-        report: receives the events of pre-training, and one ``{"event": "cell", ...}`` per cell. Default: nothing is
-            reported.
+        report: receives the events of pre-training and fine-tuning, and one ``{"event": "cell", ...}`` per cell.
+            Default: nothing is reported.
         device: where networks train and run; probes run on the CPU. Default: the CPU.
 
     Returns:
         Name -> cell.
+
+    Raises:
+        InputError: before any training, if the networks are to be fine-tuned and a target is not fit for it.
     """
     first = next(iter(sets.values()))
     shape = [first.channels, *first.size] if pairs is None else list(pairs.images.shape[1:])
@@ -110,6 +114,7 @@ def evaluate_on(
             if pairs is None:
                 raise InputError(f"sets: expected images of {shape} as {first.name} has; {other}")
             raise InputError(f"pairs: expected images of {[data.channels, *data.size]} as {data.name} has, got {shape}")
+    check_targets(dict(list(sets.items())[1:]), settings.finetune)
     network = pretrain_new(pairs, make, settings, seed=seed, report=report, device=device)
     preprocessing = first.preprocessing if pairs is None else pairs.preprocessing
     predicts = pairs is not None and pairs.target_kind == "representation"
@@ -117,7 +122,7 @@ def evaluate_on(
     for name, data in sets.items():
         cell = cells[name] = Cell("no pre-training" if pairs is None else pairs.method, seed)
         target = test_representations.get(name) if predicts else None
-        measure(network, preprocessing, data, settings, cell, target, output=pairs is not None)
+        measure(network, preprocessing, data, settings, cell, target, output=pairs is not None, report=report)
         report({"event": "cell", **cell.as_dict()})
     return cells
 
@@ -148,6 +153,7 @@ def measure(
     cell: Cell,
     target: Tensor | None = None,
     output: bool = True,
+    report: Report = silent,
 ) -> None:
     """Fill ``cell`` with the measures of ``network`` on ``data``.
 
@@ -164,7 +170,7 @@ def measure(
     if output:
         cell.probes |= probes(predictions, data, settings, cell.seed, "output")
     if settings.finetune.share and not why_no_probe(data):
-        cell.finetuned = finetune(network, preprocessing, data, settings.finetune, seed=cell.seed)
+        cell.finetuned = finetune(network, preprocessing, data, settings.finetune, seed=cell.seed, report=report)
 
 
 def evaluate_teacher(

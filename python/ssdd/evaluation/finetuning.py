@@ -1,4 +1,4 @@
-"""Fine-tuning: the whole pre-trained network, with a new last layer, on few labelled images of a target set."""
+"""Fine-tuning: the whole pre-trained network, with a new last layer, on labelled images of a target set."""
 
 from __future__ import annotations
 
@@ -10,10 +10,14 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..artifact import Preprocessing
-from ..config import Diverged, FinetuneConfig, InputError
-from ..data import ImageSet, crop_and_flip, gather, to_device
-from ..models import Network, frozen, in_chunks, seeded
+from ..config import Diverged, FinetuneConfig, InputError, Pulse, Report, silent
+from ..data import ImageSet, Order, crop_and_flip, gather, repeatable, to_device, unmatched_classes
+from ..models import Network, accuracy, seeded
 from .measures import why_no_probe
+from .pretraining import LOG_EVERY
+
+SMALL_SET = 20_000
+"""A target of fewer training images takes ``FinetuneConfig.small_set_steps``."""
 
 
 def share_of_labels(labels: Tensor, share: float, seed: int) -> Tensor:
@@ -23,18 +27,53 @@ def share_of_labels(labels: Tensor, share: float, seed: int) -> Tensor:
     return torch.cat([rows[: max(1, round(share * len(rows)))] for rows in classes])
 
 
+def steps_for(data: ImageSet, config: FinetuneConfig) -> int:
+    """Return the number of steps that fine-tuning on ``data`` takes."""
+    return config.small_set_steps or config.steps if len(data.x_train) < SMALL_SET else config.steps
+
+
+def why_no_transfer(data: ImageSet) -> str:
+    """Say why ``data`` cannot be a target of fine-tuning, in one line; "" if it can.
+
+    Beside what a probe needs, its training and its test images must be of the same classes.
+    """
+    if why := why_no_probe(data):
+        return why
+    only = unmatched_classes(data)
+    return f"{data.name}: no fine-tuning, as it has {only}" if only else ""
+
+
+def check_targets(targets: dict[str, ImageSet], config: FinetuneConfig) -> None:
+    """Raise :class:`InputError` if the networks are to be fine-tuned and a target is not fit for it."""
+    for name, data in targets.items():
+        if config.share and (why := why_no_transfer(data)):
+            raise InputError(
+                f"target {name}: {why}; give a set with labels of the same classes in both parts, or set "
+                "finetune.share to 0"
+            )
+
+
+@repeatable()
 def finetune(
-    network: Network, preprocessing: Preprocessing, data: ImageSet, config: FinetuneConfig, *, seed: int = 0
+    network: Network,
+    preprocessing: Preprocessing,
+    data: ImageSet,
+    config: FinetuneConfig,
+    *,
+    seed: int = 0,
+    report: Report = silent,
 ) -> float:
     """Train a copy of ``network`` with a new last layer on some labels of ``data``; return its test accuracy in
     percent.
 
     Args:
         network: the pre-trained network; it stays as it is.
-        preprocessing: the normalisation of its images.
+        preprocessing: the normalisation that the network was pre-trained with, used if ``config.normalise`` is
+            "source".
         data: the labelled images.
         config: ``config.share`` of the labels of each class are used.
         seed: seed of the last layer, the labelled images and every crop. Default 0.
+        report: receives ``{"event": "finetune", "set", "step", "steps", "loss"}``. Default: nothing is reported.
 
     Raises:
         InputError: if ``data`` has no labels of at least two classes.
@@ -43,31 +82,31 @@ def finetune(
     if why := why_no_probe(data):
         raise InputError(f"data: {why}")
     assert data.y_train is not None and data.y_test is not None
-    rows = share_of_labels(data.y_train, config.share, seed)
+    preprocessing = data.preprocessing if config.normalise == "target" else preprocessing
+    labelled = share_of_labels(data.y_train, config.share, seed)
     device = network.head.weight.device
     backbone = copy.deepcopy(network.backbone).requires_grad_(True)
     model = seeded(lambda: Network(backbone, network.dimension, data.classes), seed).train().to(device)
     optimizer = torch.optim.SGD(model.parameters(), lr=config.lr, momentum=0.9, weight_decay=config.weight_decay)
     g = torch.Generator().manual_seed(seed)
-    order = torch.empty(0, dtype=torch.int64)
-    batch = min(config.batch, len(rows))
-    for step in range(config.steps):
+    order = Order(len(labelled), config.batch, g, config.last_batch == "kept")
+    steps = steps_for(data, config)
+    pulse = Pulse(report, "finetune", steps)
+    for step in range(steps):
+        pulse(step)
         for group in optimizer.param_groups:
-            group["lr"] = config.lr * 0.5 * (1 + math.cos(math.pi * step / config.steps))
-        if len(order) < batch:
-            order = torch.randperm(len(rows), generator=g)
-        part, order = rows[order[:batch]], order[batch:]
-        pixels = gather(data.x_train, part, device).permute(0, 3, 1, 2).float().div(255)
+            group["lr"] = config.lr * 0.5 * (1 + math.cos(math.pi * step / steps))
+        rows = labelled[order.next()]
+        pixels = gather(data.x_train, rows, device).permute(0, 3, 1, 2).float().div(255)
         x = preprocessing.normalise(crop_and_flip(pixels, config.crop_pad, g))
-        loss = F.cross_entropy(model(x), to_device(data.y_train[part], device))
+        loss = F.cross_entropy(model(x), to_device(data.y_train[rows], device))
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
-    if not math.isfinite(value := float(loss.detach())):
-        raise Diverged(f"finetune: the loss is {value}; try a smaller finetune.lr (now {config.lr})")
-    features = frozen(model)
-    right = 0
-    for images, labels in zip(data.x_test.split(500), data.y_test.split(500), strict=True):
-        scores = model.head(in_chunks(features, preprocessing(to_device(images, device))))
-        right += int((scores.argmax(1).cpu() == labels).sum())
-    return 100 * right / len(data.y_test)
+        if (step + 1) % LOG_EVERY == 0 or step + 1 == steps:
+            if not math.isfinite(value := float(loss.detach())):
+                raise Diverged(
+                    f"finetune: the loss is {value} at step {step + 1}; try a smaller finetune.lr (now {config.lr})"
+                )
+            report({"event": "finetune", "set": data.name, "step": step + 1, "steps": steps, "loss": value})
+    return accuracy(model, preprocessing, data.x_test, data.y_test)

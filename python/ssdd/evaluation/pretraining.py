@@ -107,23 +107,30 @@ def save_backbone(
     *,
     model: str,
     seed: int,
+    width: float = 1.0,
+    stem: str = "cifar",
 ) -> Path:
     """Write the weights of ``network`` without its last layer, with the settings they were trained by.
 
     Args:
-        network: the pre-trained network; the names of its weights are those of ``build(model, ...).backbone``.
+        network: the pre-trained network; the names of its weights are those of ``build(model, ..., width=width,
+            stem=stem).backbone``, torchvision's for a ResNet.
         path: the file (.safetensors).
         pairs: the distilled set it was pre-trained on.
         config: the settings of the pre-training.
         model: the name that ``build`` got.
         seed: the seed of the pre-training.
+        width: the factor on the channels that ``build`` got. Default 1.0.
+        stem: the stem that ``build`` got. Default "cifar".
     """
-    channels, height, width = pairs.images.shape[1:]
+    channels, *size = pairs.images.shape[1:]
     meta = {
         "format": "ssdd.backbone",
         "model": model,
+        "width": width,
+        "stem": stem,
         "channels": channels,
-        "size": [height, width],
+        "size": size,
         "seed": seed,
         "dimension": network.dimension,
         "preprocessing": asdict(pairs.preprocessing),

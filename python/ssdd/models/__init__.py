@@ -3,9 +3,10 @@
 from .convnet import ConvNet
 from .error import representation_error
 from .features import batch_features, frozen, in_chunks
-from .network import Network, build, seeded, student
-from .resnet import DEPTHS, ResNet
-from .standard import STEM_PADDING, standard_resnet
+from .network import Network, build, build_stored, seeded, student
+from .outside import import_from_here
+from .resnet import DEPTHS, STEM_PADDING, ResNet, named_resnet, standard_resnet
+from .scores import accuracy
 
 __all__ = [
     "DEPTHS",
@@ -13,11 +14,15 @@ __all__ = [
     "ConvNet",
     "Network",
     "ResNet",
+    "accuracy",
     "batch_features",
     "build",
+    "build_stored",
     "frozen",
+    "import_from_here",
     "in_chunks",
     "representation_error",
+    "named_resnet",
     "seeded",
     "standard_resnet",
     "student",

@@ -15,6 +15,9 @@ WORDS = {
     "pool": "filling the pool",
     "distill": "distilling",
     "pretrain": "pre-training",
+    "finetune": "fine-tuning",
+    "classifier": "training the classifier",
+    "kd": "learning from the classifier",
 }
 
 

@@ -44,10 +44,12 @@ def labels_per_class(count: str) -> str:
 
 
 def table(cells: Sequence[Cell]) -> list[list[str]]:
-    """Return head and rows as text: method, representation error, then probes "features / output" for each number of
-    labels."""
+    """Return head and rows as text: method, representation error, probes "features / output" for each number of
+    labels, and the accuracy after fine-tuning if there is any."""
     counts = list(dict.fromkeys(key.split("/")[1] for cell in cells for key in cell["probes"]))
+    tuned = any(cell.get("finetuned") is not None for cell in cells)
     rows = [["method", "representation error", *(f"probe, {labels_per_class(n)}" for n in counts)]]
+    rows[0] += ["fine-tuned"] if tuned else []
     for method in methods(cells):
         mine = [cell for cell in cells if cell["method"] == method]
         row = [method, entry([c["error"] for c in mine if c["error"] is not None], 3)]
@@ -57,6 +59,8 @@ def table(cells: Sequence[Cell]) -> list[list[str]]:
                 for what in ("features", "output")
             )
             row.append(" / ".join(filter(None, entries)))
+        if tuned:
+            row.append(entry([value for c in mine if (value := c.get("finetuned")) is not None], 1))
         rows.append(row)
     return rows
 

@@ -158,11 +158,11 @@ def _compute(study: Study, row: Row, seed: int, missing: Sequence[str], report: 
         data = study.data if name == SOURCE else study.targets[name]
         cell = Cell(row.name, seed)
         if network is None:
-            measure_teacher(study, row, name, cell)
+            measure_teacher(study, row, name, cell, report)
         else:
             predicts = pairs is not None and pairs.target_kind == "representation"
             expected = representations.test if name == SOURCE and predicts else None
-            measure(network, study.data.preprocessing, data, row.settings, cell, expected, output=pairs is not None)
+            measure(network, study.data.preprocessing, data, row.settings, cell, expected, pairs is not None, report)
         seconds["measure"] = clock.lap()
         values = {"error": cell.error, "probes": cell.probes, "finetuned": cell.finetuned}
         if row.distilled and pairs is not None:
@@ -296,7 +296,7 @@ def row_network(study: Study, row: Row, seed: int, pairs: DistilledSet | None, r
     return network
 
 
-def measure_teacher(study: Study, row: Row, name: str, cell: Cell) -> None:
+def measure_teacher(study: Study, row: Row, name: str, cell: Cell, report: Report = silent) -> None:
     """Measure the teacher's own representations by probes. Fine-tuning the teacher needs the network itself."""
     teacher, representations = study.teachers[row.teacher]
     data = study.data if name == SOURCE else study.targets[name]
@@ -309,7 +309,8 @@ def measure_teacher(study: Study, row: Row, name: str, cell: Cell) -> None:
     cell.probes = probes(both, data, row.settings, cell.seed, "features")
     if row.settings.finetune.share and teacher is not None and not why_no_probe(data):
         network = Network(teacher.module, both[0].shape[1], 1)
-        cell.finetuned = finetune(network, teacher.preprocessing, data, row.settings.finetune, seed=cell.seed)
+        config = row.settings.finetune
+        cell.finetuned = finetune(network, teacher.preprocessing, data, config, seed=cell.seed, report=report)
 
 
 def as_json(values: Any) -> Any:

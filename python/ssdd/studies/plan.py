@@ -6,11 +6,21 @@ import os
 import re
 import tomllib
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal, cast, get_args
 
-from ..config import METHOD_NAMES, InputError, Settings, current_name, official, preset, replace_fields, with_settings
+from ..config import (
+    FINETUNE,
+    METHOD_NAMES,
+    InputError,
+    Settings,
+    current_name,
+    official,
+    preset,
+    replace_fields,
+    with_settings,
+)
 from ..selection import SELECTIONS
 
 _STAGES: dict[str, tuple[str, ...]] = {
@@ -129,12 +139,12 @@ class Plan:
 def read_plan(path: str | os.PathLike[str], *, settings: Settings | None = None, seeds: int | None = None) -> Plan:
     """Read a study's TOML file.
 
-    Its keys: ``title``, ``preset``, ``seeds`` (a number), ``data``, ``teacher`` (files, relative to this one),
-    ``size``, ``classes``, ``teacher_prefix`` (see :class:`Plan`), tables ``targets`` (name = file) and ``set``
-    ("stage.field" = value, for all rows), and one ``[[row]]`` per row. A row has ``name``, ``from`` (one of
-    ``SOURCES``) and optionally ``seeds``, ``official``, ``set``, ``teacher`` (a file, in place of the study's) and
-    ``later`` (true: after all other rows). A selection may have ``targets`` ("teacher" or "labels"). "recomputed" needs
-    ``of``, the name of a distilled row above it.
+    Its keys: ``title``, ``preset``, ``finetune`` (a recipe of ``FINETUNE``), ``seeds`` (a number), ``data``,
+    ``teacher`` (files, relative to this one), ``size``, ``classes``, ``teacher_prefix`` (see :class:`Plan`), tables
+    ``targets`` (name = file) and ``set`` ("stage.field" = value, for all rows), and one ``[[row]]`` per row. A row has
+    ``name``, ``from`` (one of ``SOURCES``) and optionally ``seeds``, ``official``, ``set``, ``teacher`` (a file, in
+    place of the study's) and ``later`` (true: after all other rows). A selection may have ``targets`` ("teacher" or
+    "labels"). "recomputed" needs ``of``, the name of a distilled row above it.
 
     Args:
         path: the file.
@@ -149,8 +159,15 @@ def read_plan(path: str | os.PathLike[str], *, settings: Settings | None = None,
         content = tomllib.loads(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
         raise InputError(f"{path}: not a readable study file ({error})") from None
-    _check_keys(content, {"title", "preset", "seeds", "data", "teacher", "targets", "set", "row", *_OPTIONS}, str(path))
-    shared = with_settings(settings or preset(_text(content, "preset", str(path))), _changes(content, str(path)))
+    known = {"title", "preset", "finetune", "seeds", "data", "teacher", "targets", "set", "row", *_OPTIONS}
+    _check_keys(content, known, str(path))
+    shared = settings or preset(_text(content, "preset", str(path)))
+    if "finetune" in content:
+        recipe = content["finetune"]
+        if recipe not in FINETUNE:
+            raise InputError(f"{path}: finetune: expected one of {', '.join(FINETUNE)}, got {recipe!r}")
+        shared = replace(shared, finetune=FINETUNE[recipe])
+    shared = with_settings(shared, _changes(content, str(path)))
     seeds = _number(content, "seeds", 5, str(path)) if seeds is None else seeds
     rows: list[Row] = []
     for i, table in enumerate(content.get("row", []), 1):

@@ -6,11 +6,13 @@ import os
 from pathlib import Path
 
 from ..config import InputError, Report, silent
-from ..data import load_images, load_target
-from ..evaluation import why_no_probe
+from ..data import ImageSet, load_images, load_target
+from ..distillation import target_size
+from ..evaluation import check_targets, why_no_probe
+from ..models import student
 from ..teachers import Teacher, represent
 from .fill import Study, TeacherPair, fill_study
-from .plan import Plan
+from .plan import Plan, Row
 from .store import CELLS, SOURCE, Cells
 
 
@@ -40,7 +42,8 @@ def run_study(
         What all rows share, with the teachers and where each row's files are.
 
     Raises:
-        InputError: if a finished cell was computed from other settings, images or teacher.
+        InputError: if a finished cell was computed from other settings, images or teacher, or if a row needs labels
+            that the images lack.
     """
     own = list(dict.fromkeys(row.teacher for row in plan.rows if row.teacher is not None))
     name = plan.teacher
@@ -50,13 +53,12 @@ def run_study(
         missing = "data" if plan.data is None else "teacher"
         raise InputError(f"{missing}: expected it in the file of the study or as --{missing}")
     images = load_images(plan.data, plan.size, classes=plan.classes)
-    targets = {key: load_target(path, plan.size, plan.classes) for key, path in plan.targets.items()}
-    for key, target in targets.items():
-        if (target.channels, target.size) != (images.channels, images.size):
-            raise InputError(
-                f"targets: {key}: expected images of {[*images.size, images.channels]} as {images.name} has, "
-                f"got {[*target.size, target.channels]}"
-            )
+    targets = {key: load_target(path, plan.size, plan.classes, like=images) for key, path in plan.targets.items()}
+    for row in plan.rows:
+        check_targets(targets, row.settings.finetune)
+        _check_row(row, images)
+    for student_config in {row.settings.student for row in plan.rows if row.source != "teacher"}:
+        student(student_config, images.channels, images.size, 1)  # refuses a network that these images do not fit
     for data in (images, *targets.values()):
         if why := why_no_probe(data):
             report({"event": "warning", "message": why})
@@ -75,3 +77,14 @@ def run_study(
     study = Study(images, teachers, cells, Path(work or Path(out) / "work"), targets, cache)
     fill_study(plan, study, workers, report)
     return study
+
+
+def _check_row(row: Row, images: ImageSet) -> None:
+    """Raise :class:`InputError` if ``row`` needs labels that ``images`` lack, before any row is computed."""
+    try:
+        if row.distilled:
+            target_size(row.settings.distill, images, dimension=1)
+        elif row.targets == "labels":
+            images.one_hot()
+    except InputError as error:
+        raise InputError(f"row {row.name}: {error}") from None

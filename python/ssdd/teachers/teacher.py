@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 import hashlib
-import importlib
 import json
 import os
-import sys
 from collections.abc import Callable, Iterator
 from dataclasses import asdict
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import torch
@@ -20,7 +17,16 @@ from torch import Tensor, nn
 from ..artifact import Preprocessing, read_safetensors, write_atomically
 from ..config import InputError
 from ..data import CPU, one_line, to_device
-from ..models import DEPTHS, STEM_PADDING, ConvNet, ResNet, build, standard_resnet
+from ..models import (
+    DEPTHS,
+    STEM_PADDING,
+    ConvNet,
+    ResNet,
+    build_stored,
+    import_from_here,
+    named_resnet,
+    standard_resnet,
+)
 from .weights import ENDINGS, Network, choose_network, find_fitting, find_nearest, is_weights, read_weights, resnets
 
 FORMAT = "ssdd.teacher"
@@ -43,23 +49,7 @@ def at_once(height: int, width: int) -> int:
 def teacher_backbone(kind: str, channels: int, size: tuple[int, int], widths: tuple[int, ...]) -> ConvNet | ResNet:
     """Build a teacher's network with random weights: "convnet" with ``widths``, pooled, or a ResNet with the
     published stem."""
-    return ResNet(channels, DEPTHS[kind]) if kind in DEPTHS else ConvNet(channels, size, widths, pooled=True)
-
-
-def _module(name: str) -> ModuleType:
-    """Import a module of the user, from the current folder first, as ``python -m`` would.
-
-    The folder stays on the path, at the end, for later imports of the module and for worker processes.
-    """
-    here = os.getcwd()
-    own = here not in sys.path and "" not in sys.path
-    sys.path.insert(0, here)
-    try:
-        return importlib.import_module(name)
-    finally:
-        sys.path.remove(here)
-        if own:
-            sys.path.append(here)
+    return named_resnet(kind, channels) if kind in DEPTHS else ConvNet(channels, size, widths, pooled=True)
 
 
 Represent = Callable[[Tensor], Tensor]
@@ -192,9 +182,11 @@ class Teacher:
     def _pretrained(cls, path: Path, tensors: dict[str, Tensor], meta: dict[str, Any]) -> Teacher:
         """Return the backbone of a network that was pre-trained on a distilled set; its features are the output."""
         try:
-            network = build(meta["model"], meta["channels"], tuple(meta["size"]), 1)
+            network = build_stored(meta, 1)
             network.backbone.load_state_dict(tensors)
             pre = Preprocessing.stored(meta)
+        except InputError as error:
+            raise InputError(f"{path}: {error}") from None
         except (KeyError, TypeError, ValueError, RuntimeError) as error:
             raise InputError(f"{path}: damaged file of a pre-trained network ({error})") from None
         summary = f"{path.name}: {meta['model']}, {network.dimension} features, pre-trained on a distilled set"
@@ -235,7 +227,7 @@ class Teacher:
         if prefix is not None and not weights:
             raise InputError(f"teacher prefix: expected it with a file of weights, got the teacher {name!r}")
         try:
-            made = getattr(_module(place), attribute)()
+            made = getattr(import_from_here(place), attribute)()
         except Exception as error:  # code of the user's: it may raise anything
             why = f"{type(error).__name__}: {error}"
             raise InputError(f"teacher: {place}:{attribute} cannot be made ({why})") from error

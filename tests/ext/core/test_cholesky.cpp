@@ -215,6 +215,7 @@ TEST(cholesky_layouts) {
 
 TEST(cholesky_batches) {
   for (int64_t batch : {0, 2, 7, 40}) both({batch, 12, 3});
+  for (int64_t s : {1, 2, 3, 5, 8, 15, 16, 17, 33, 64, 100, 128, 129}) both({3, s, s % 7});  // lanes, but for the last
   both({3, 110, 9});  // the batch over the threads
   Case c{3, 110, 9};
   c.on_failure = OnFailure::jitter;  // unused by problems that succeed

@@ -6,9 +6,10 @@ import torch
 from PIL import Image
 
 from ssdd.artifact import DistilledSet
-from ssdd.config import InputError
+from ssdd.config import InputError, PretrainConfig
 from ssdd.data import load_images
-from ssdd.evaluation import nearest_neighbours
+from ssdd.evaluation import nearest_neighbours, save_backbone
+from ssdd.models import build
 from ssdd.teachers import Teacher, read_representations
 from ssdd.teachers.teacher import teacher_backbone
 
@@ -95,6 +96,23 @@ def test_a_pretrained_network_can_be_named(tmp_path, ssdd_command, digits):
     printed = ssdd_command("embed", "--teacher", weights, "-o", out)
     assert "convnet-4-8, 32 features, pre-trained" in printed.stderr
     assert np.load(out).shape == (1797, 32)
+
+
+def test_a_pretrained_network_keeps_its_width_and_stem(tmp_path, digits, monkeypatch):
+    pixels = digits.x_train[:20].permute(0, 3, 1, 2).float() / 255
+    pairs = DistilledSet(pixels, torch.randn(20, 1), digits.preprocessing)
+    for stem in ("cifar", "imagenet"):
+        network = build("resnet10", 1, (8, 8), 1, width=0.1, stem=stem)
+        about = {"model": "resnet10", "seed": 0, "width": 0.1, "stem": stem}
+        file = save_backbone(network, tmp_path / f"{stem}.safetensors", pairs, PretrainConfig(), **about)
+        expected = network.eval().features(digits.preprocessing(digits.x_test[:5]))
+        torch.testing.assert_close(Teacher.load(file).represent(digits.x_test[:5]), expected, rtol=1e-4, atol=1e-5)
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "theirs.py").write_text("raise SystemExit('this ran')")
+    about["model"] = "theirs:network"
+    file = save_backbone(network, tmp_path / "theirs.safetensors", pairs, PretrainConfig(), **about)
+    with pytest.raises(InputError, match=r"theirs\.safetensors.*code that a file names is not run"):
+        Teacher.load(file)
 
 
 def test_nearest_neighbours_are_a_weighted_vote():

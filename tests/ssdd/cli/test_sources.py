@@ -222,7 +222,7 @@ def test_a_path_may_begin_with_the_home_folder(ssdd_command, photos, tmp_path, m
 def test_evaluate_measures_one_network_on_several_sets(ssdd_command, photos, tmp_path):
     pairs = ssdd.DistilledSet(torch.rand(4, 3, 8, 8), torch.rand(4, 5), ssdd.Preprocessing((0.5,) * 3, (0.5,) * 3))
     file = pairs.save(tmp_path / "a.safetensors")
-    common = ["evaluate", file, "-d", photos, "--classes", "folders", *FAST]
+    common = ["evaluate", file, "-d", photos, "--classes", "folders", "--finetune.share", 0, *FAST]
     alone = ssdd_command(*common).stdout
     shown = ssdd_command(*common, "--target", f"Same={photos}", "--target", f"Again={photos}")
     first, same, again = shown.stdout.split("\n\n")
@@ -230,5 +230,23 @@ def test_evaluate_measures_one_network_on_several_sets(ssdd_command, photos, tmp
     assert shown.stderr.count("24 images of 2 classes") == 3
     refused = ssdd_command(*common, "--target", "photos", fails=True)
     assert "--target: expected NAME=DATA, got 'photos'" in str(refused.exception)
-    refused = ssdd_command(*common, "--target", "Digits=digits", fails=True)
-    assert "expected images of [1, 8, 8] as digits has, got [3, 8, 8]" in str(refused.exception)
+
+
+def test_targets_are_resized_and_fine_tuned_on(ssdd_command, photos, tmp_path, few):
+    """By default the scaled recipe, with a row from scratch; what does not fit is refused before any training."""
+    pairs = ssdd.DistilledSet(torch.rand(4, 3, 8, 8), torch.rand(4, 5), ssdd.Preprocessing((0.5,) * 3, (0.5,) * 3))
+    file = pairs.save(tmp_path / "a.safetensors")
+    x = {f"x_{part}": getattr(few, f"x_{part}")[:80].repeat(1, 2, 2, 1).numpy() for part in ("train", "test")}
+    y = {f"y_{part}": getattr(few, f"y_{part}")[:80].numpy() for part in ("train", "test")}
+    np.savez(tmp_path / "grey.npz", **x, **y)
+    command = ["evaluate", file, "-d", photos, "--classes", "folders", *FAST]
+    grey = ["--target", f"Grey={tmp_path / 'grey.npz'}"]
+    shown = ssdd_command(*command, *grey, "--finetune", "scaled", "--finetune.steps", 3)
+    assert "resized from 16x16 to 8x8, grey repeated as colour" in shown.stderr
+    table = [[cell.strip() for cell in line.split("|")[1:-1]] for line in shown.stdout.split("Grey:\n")[1].splitlines()]
+    assert table[0][-1] == "fine-tuned" and [row[0] for row in table[2:]] == ["no pre-training", "krr-st"]
+    assert all(0 <= float(row[-1]) <= 100 for row in table[2:])
+    np.savez(tmp_path / "grey.npz", **x, y_train=y["y_train"])
+    refused = ssdd_command(*command, *grey, fails=True)
+    assert "target Grey: grey: no probe and no fine-tuning, as its test images have no labels" in str(refused.exception)
+    assert "fine-tuning: 300 steps (--finetune published; --finetune.share 0 leaves it out)" in refused.stderr

@@ -235,6 +235,8 @@ def test_help_of_every_verb(ssdd_command):
         "distill",
         "pretrain",
         "evaluate",
+        "train-classifier",
+        "kd",
         "show",
         "info",
         "study",

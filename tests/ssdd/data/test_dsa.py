@@ -1,4 +1,4 @@
-"""DSA: every operation is its formula, written out image by image; one draw serves two batches."""
+"""DSA: every operation is its formula, written out image by image; draws are uniform; one draw serves two batches."""
 
 import math
 
@@ -8,19 +8,20 @@ import torch
 from ssdd.data import DSA_OPERATIONS, Dsa, apply_dsa, draw_dsa
 
 
-def numbers(n):
-    return torch.rand(n, 3, generator=torch.Generator().manual_seed(4))
+def numbers(n, seed=4):
+    return torch.rand(n, 3, generator=torch.Generator().manual_seed(seed))
 
 
 def sampled(image, matrix):
-    """Bilinear values at the places that ``matrix`` sends the pixels' centres to; 0 outside. image [C, H, W]."""
+    """Bilinear values at the places that ``matrix`` sends the pixels' centres to, from -1 at the first to 1 at the last
+    pixel of a side; 0 outside. image [C, H, W]."""
     _, height, width = image.shape
     out = torch.zeros_like(image)
     for i in range(height):
         for j in range(width):
-            place = torch.tensor([(2 * j + 1) / width - 1, (2 * i + 1) / height - 1], dtype=torch.float64)
+            place = torch.tensor([2 * j / (width - 1) - 1, 2 * i / (height - 1) - 1], dtype=torch.float64)
             x, y = (matrix @ place).tolist()
-            column, row = ((x + 1) * width - 1) / 2, ((y + 1) * height - 1) / 2
+            column, row = (x + 1) / 2 * (width - 1), (y + 1) / 2 * (height - 1)
             for r in (math.floor(row), math.floor(row) + 1):
                 for c in (math.floor(column), math.floor(column) + 1):
                     if 0 <= r < height and 0 <= c < width:
@@ -70,18 +71,42 @@ def plainly(image, operation, u):
 @pytest.mark.parametrize("shape", [(5, 3, 8, 8), (5, 1, 9, 6)])
 def test_an_operation_is_its_formula_for_each_image_or_for_all_alike(operation, shape):
     x = torch.randn(shape, generator=torch.Generator().manual_seed(1)).double()
-    for n in (len(x), 1):
-        u = numbers(n)
+    for seed, n in ((4, len(x)), (5, len(x)), (4, 1)):
+        u = numbers(n, seed)
         wanted = torch.stack([plainly(image, operation, u[i % n].tolist()) for i, image in enumerate(x)])
         torch.testing.assert_close(apply_dsa(x, Dsa(operation, u)), wanted, rtol=1e-5, atol=1e-5)
-        torch.autograd.grad(apply_dsa(x.requires_grad_(), Dsa(operation, u)).sum(), x)
 
 
-def test_draws_come_from_the_generator_and_reach_every_operation():
-    drawn = [draw_dsa(torch.Generator().manual_seed(s), 4) for s in range(60)]
-    again = [draw_dsa(torch.Generator().manual_seed(s), 4) for s in range(60)]
-    assert {d.operation for d in drawn} == set(DSA_OPERATIONS)
+@pytest.mark.parametrize("operation", DSA_OPERATIONS)
+def test_the_gradient_is_that_of_the_operation(operation):
+    x = torch.randn(2, 3, 4, 5, generator=torch.Generator().manual_seed(1), dtype=torch.float64, requires_grad=True)
+    assert torch.autograd.gradcheck(lambda x: apply_dsa(x, Dsa(operation, numbers(2))), x)
+    (gradient,) = torch.autograd.grad(apply_dsa(x, Dsa(operation, numbers(2))).sum(), x)
+    assert gradient.any()
+
+
+@pytest.mark.parametrize("operation", DSA_OPERATIONS)
+def test_the_largest_number_stays_in_the_published_range(operation):
+    """Just below 1, where a product with the number of choices rounds up."""
+    x = torch.randn(1, 3, 33, 33, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    u = torch.full((1, 3), 1.0).nextafter(torch.tensor(0.0))
+    wanted = plainly(x[0], operation, u[0].tolist())[None]
+    torch.testing.assert_close(apply_dsa(x, Dsa(operation, u)), wanted, rtol=1e-5, atol=1e-5)
+
+
+def test_draws_come_from_the_generator_with_every_operation_alike_often():
+    drawn = [draw_dsa(torch.Generator().manual_seed(s), 4) for s in range(120)]
+    again = [draw_dsa(torch.Generator().manual_seed(s), 4) for s in range(120)]
+    names = [d.operation for d in drawn]
+    assert all(8 <= names.count(name) <= 36 for name in DSA_OPERATIONS)
     assert all(
         a.operation == b.operation and torch.equal(a.numbers, b.numbers) for a, b in zip(drawn, again, strict=True)
     )
     assert draw_dsa(torch.Generator().manual_seed(0), operations=("flip",)).operation == "flip"
+
+
+def test_the_numbers_of_a_draw_fill_the_unit_interval_image_by_image():
+    u = draw_dsa(torch.Generator().manual_seed(0), 4000).numbers
+    assert u.shape == (4000, 3) and u.min() >= 0 and u.max() < 1
+    assert (u.max(0).values - u.min(0).values > 0.98).all() and ((u.mean(0) - 0.5).abs() < 0.05).all()
+    assert draw_dsa(torch.Generator().manual_seed(0)).numbers.shape == (1, 3)

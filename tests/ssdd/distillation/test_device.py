@@ -16,7 +16,7 @@ from torch.utils._python_dispatch import TorchDispatchMode, return_and_correct_a
 from torch.utils._pytree import tree_leaves, tree_map_only
 
 import ssdd_ext
-from ssdd.config import AugmentConfig, InputError
+from ssdd.config import AugmentConfig, ClpDdConfig, InputError
 from ssdd.data import ImageSet, augment, choose_device, crop_and_flip, gather, keep_on_device, to_device
 from ssdd.distillation import Job, target_size
 from ssdd.distillation.loop import begin, inputs, run
@@ -135,13 +135,18 @@ VARIANTS = [
     {"storage": "pyramid"},
     {"method": "frepo"},
     {"method": "dm"},
+    {"method": "rfad"},
+    {"method": "kip"},
+    {"method": "clp-dd"},
+    {"method": "clp-dd", "clp_dd": ClpDdConfig(targets="prototypes", prototypes=8)},
 ]
 
 
 @pytest.fixture
 def native_everywhere(monkeypatch):
     """Run the core's own ops also for the pretended device, as a build with CUDA does."""
-    monkeypatch.setattr(ssdd_ext.ops, "unavailable", lambda device, kernel: None)
+    codes = ssdd_ext.ops.native.KERNEL_CODES
+    monkeypatch.setattr(ssdd_ext.ops, "unavailable", lambda device, kernel: None if kernel.name in codes else "no code")
 
 
 class _Counts(TorchDispatchMode):

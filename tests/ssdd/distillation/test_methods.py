@@ -5,17 +5,20 @@ import dataclasses
 
 import pytest
 import torch
+import torch.nn.functional as F
 
 from ssdd.checkpoint import Checkpoints, Stopped
-from ssdd.config import METHOD_NAMES, DistillConfig, DmConfig, InputError
+from ssdd.config import METHOD_NAMES, ClpDdConfig, DistillConfig, DmConfig, InputError, KipConfig, RfadConfig
 from ssdd.data import ImageSet, apply_dsa, draw_dsa
 from ssdd.distillation import Job, distill, needs_teacher, target_size
 from ssdd.distillation.loop import begin, inputs, run
 from ssdd.distillation.methods import Step, method_of
 from ssdd.models import seeded
 from ssdd.parallel import Processes
+from ssdd.selection import kmeans_centres
 
-LABELS = [name for name in METHOD_NAMES if name in ("dm", "frepo")]
+LABELS = [name for name in METHOD_NAMES if name != "krr-st"]
+WITHOUT_TEACHER = [name for name in LABELS if name != "clp-dd"]
 
 
 def config(small, method, **changes) -> DistillConfig:
@@ -105,6 +108,98 @@ def test_dm_is_the_distance_of_class_means_in_networks_in_train_mode(job, few, a
         assert all(torch.equal(a, b) for a, b in zip(network.buffers(), fresh.buffers(), strict=True))
 
 
+def ridged(k_ss, amount):
+    """K + amount tr(K)/S I; the gradient flows through the trace."""
+    return k_ss + amount * k_ss.trace() / len(k_ss) * torch.eye(len(k_ss), dtype=k_ss.dtype)
+
+
+@pytest.mark.parametrize("kind", ["labels", "prototypes"])
+def test_clp_dd_is_the_cross_entropy_of_predictions_from_the_teachers_features(job, few, teacher, kind):
+    job = job("clp-dd", clp_dd=ClpDdConfig(targets=kind, prototypes=7, temperature=0.3, ridge=1e-3))
+    method, step = method_of(job), step_of(job, [])
+    wide = copy.deepcopy(teacher.module).double().eval()
+    fixed = dataclasses.replace(job, teacher=lambda x: wide(x))
+    [member] = method_of(fixed).networks(step.generator).draw()
+    step = dataclasses.replace(step, networks=[member.network])
+    f_s, f_b = wide(step.x_s), wide(step.x_b).detach()
+    predicted = f_b @ f_s.T @ torch.linalg.solve(ridged(f_s @ f_s.T, 1e-3), step.y_s)
+    agree(job, step, -(step.y_b * torch.log_softmax(predicted / 0.3, 1)).sum(1).mean())
+    assert torch.equal(method.targets.argmax(1), few.y_train) == (kind == "labels")
+    assert method.target_kind == {"labels": "labels", "prototypes": "assignments"}[kind]
+
+
+def test_assignments_are_shares_of_the_prototypes(job, representations, few):
+    c = ClpDdConfig(targets="prototypes", prototypes=6, sharpness=2.0)
+    method, r = method_of(job("clp-dd", clp_dd=c)), representations.train.double()
+    centres = kmeans_centres(r, 6, 3)
+    squares = (r[:, None] - centres).square().sum(2)
+    scores = torch.exp(-2 * squares / squares.min(1).values.mean())
+    torch.testing.assert_close(method.targets.double(), scores / scores.sum(1, keepdim=True), rtol=1e-3, atol=1e-5)
+    unlabelled = dataclasses.replace(job("clp-dd", clp_dd=c), data=ImageSet("few", few.x_train, few.x_test))
+    result = distill(dataclasses.replace(unlabelled, config=dataclasses.replace(unlabelled.config, steps=2))).result
+    assert result.target_kind == "assignments" and result.targets.shape == (12, 6)
+    with pytest.raises(InputError, match=r"clp_dd\.prototypes: expected at most 400"):
+        distill(job("clp-dd", clp_dd=ClpDdConfig(targets="prototypes", prototypes=401)))
+    with pytest.raises(InputError, match="the method 'clp-dd' need the teacher itself"):
+        distill(dataclasses.replace(job("clp-dd", clp_dd=c), teacher=None))
+
+
+@pytest.mark.parametrize("platt", [True, False])
+def test_rfad_is_the_loss_of_predictions_from_the_joined_features_of_random_networks(job, platt):
+    job = job("rfad", rfad=RfadConfig(networks=3, platt=platt))
+    step = step_of(job, networks_of(job, 3))
+    f_s, f_b = (torch.cat([n.features(x) for n in step.networks], 1) for x in (step.x_s, step.x_b))
+    width = f_s.shape[1]
+    k_ss, k_bs = 2 * f_s @ f_s.T / width + 0.01, 2 * f_b.detach() @ f_s.T / width + 0.01
+    predicted = k_bs @ torch.linalg.solve(ridged(k_ss, 5e-3), step.y_s)
+    if platt:
+        agree(job, step, F.cross_entropy(step.learned["platt"].exp() * predicted, step.y_b.argmax(1)))
+    else:
+        agree(job, step, 0.5 * (predicted - step.y_b).square().mean())
+
+
+def test_rfad_draws_new_networks_with_normal_weights_and_learns_its_scale(job):
+    run_of = job("rfad", rfad=RfadConfig(networks=4, platt_lr=0.5))
+    state, batches = begin(run_of)
+    drawn = state.pool.draw()
+    again = state.pool.draw()
+    weights = torch.cat([m.network.backbone.blocks[4].weight.detach().flatten() for m in drawn])
+    assert len(drawn) == 4 and float(weights.std()) == pytest.approx((2 / 72) ** 0.5, rel=0.05)
+    biases = torch.cat([m.network.backbone.blocks[4].bias.detach() for m in drawn])
+    assert float(biases.std()) == pytest.approx(0.1, rel=0.4)
+    assert not torch.equal(drawn[0].network.head.weight, again[0].network.head.weight)
+    run(run_of, state, batches, until=1)
+    assert float(state.learned["platt"].detach().abs()) == pytest.approx(0.5, rel=1e-3)  # AdamW's first step is its lr
+    assert state.optimizer.param_groups[0]["lr"] == run_of.config.lr
+
+
+@pytest.mark.parametrize("kernel", ["ntk", "nngp"])
+def test_kip_is_half_the_squared_error_with_the_kernel_of_wide_networks(job, kernel):
+    job = job("kip", kip=KipConfig(kernel=kernel, depth=2, ridge=1e-4))
+    step = step_of(job, [])
+
+    def layers(x, z):
+        """Covariances of a ReLU network with two hidden layers, written out: (NNGP, NTK)."""
+        own = [2 * p.square().sum(1) / 64 + 0.01 for p in (x, z)]
+        k = tangent = 2 * x @ z.T / 64 + 0.01
+        for _ in range(2):
+            norms = (own[0][:, None] * own[1][None]).sqrt()
+            same = torch.eye(*k.shape, dtype=torch.bool) if x is z else torch.zeros(k.shape, dtype=torch.bool)
+            c = torch.where(same, 0.5, k / norms)  # the angle of a point with itself has no slope
+            angle = torch.where(same, 0.0, torch.acos(c))
+            sine = torch.where(same, 0.0, (1 - c * c).sqrt())
+            cosine = torch.where(same, 1.0, c)
+            slope = 1 - angle / torch.pi
+            k = norms * (sine + (torch.pi - angle) * cosine) / torch.pi + 0.01
+            tangent = tangent * slope + k
+            own = [o + 0.01 for o in own]
+        return k if kernel == "nngp" else tangent
+
+    x_s, x_b = step.x_s.flatten(1), step.x_b.flatten(1)
+    predicted = layers(x_b, x_s) @ torch.linalg.solve(ridged(layers(x_s, x_s), 1e-4), step.y_s)
+    agree(job, step, 0.5 * (predicted - step.y_b).square().mean())
+
+
 def test_dm_draws_equal_shares_of_the_classes_and_new_networks(job, few):
     state, batches = begin(job("dm", batch=50))
     _, y_b, _ = batches.draw(state.generator)
@@ -162,7 +257,7 @@ def test_labels_are_asked_for_before_any_work(few, make, small, method):
             target_size(config(small, method), data, None)
 
 
-@pytest.mark.parametrize("method", LABELS)
+@pytest.mark.parametrize("method", WITHOUT_TEACHER)
 @pytest.mark.parametrize(
     "changes, named",
     [
@@ -181,7 +276,8 @@ def test_settings_of_a_teacher_have_no_meaning_for_labels(few, make, small, meth
 def test_what_is_made_of_labels_says_so(job, method):
     result = distill(job(method)).result
     assert result.target_kind == "labels" and result.targets.shape == (12, 10) and result.config["method"] == method
-    assert not needs_teacher(job(method).config) and needs_teacher(DistillConfig(method=method, initial="herding"))
+    assert needs_teacher(job(method).config) == (method not in WITHOUT_TEACHER)
+    assert needs_teacher(DistillConfig(method=method, initial="herding"))
 
 
 def test_a_loss_that_is_no_mean_over_the_batch_is_not_shared_by_the_batch(job):

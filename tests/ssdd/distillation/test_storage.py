@@ -84,6 +84,13 @@ def test_bases_are_principal_components_at_half_the_resolution(colours):
             torch.testing.assert_close(storage.images().double(), shown, rtol=1e-4, atol=1e-4)
 
 
+def test_all_components_at_the_full_resolution_are_the_images(colours):
+    targets, rows = torch.randn(200, 7), torch.arange(5)
+    storage = made("bases", colours, targets, rows, bases=BasesConfig(images=162, targets=7, shrink=1))
+    torch.testing.assert_close(storage.images(), pixels_of(colours, rows), rtol=1e-3, atol=1e-3)
+    torch.testing.assert_close(storage.targets(), targets[rows], rtol=1e-3, atol=1e-3)
+
+
 @pytest.mark.parametrize("decorrelate", [True, False])
 def test_a_pyramid_is_a_sum_of_resolutions_in_colours_that_do_not_vary_together(colours, decorrelate):
     targets, rows = torch.randn(200, 7), torch.arange(200)
@@ -215,7 +222,7 @@ def test_each_transform_has_a_target_of_its_own_that_starts_from_the_teacher(job
     assert float((moved[0] - moved[1]).abs().max()) > 1e-3  # the targets move apart
     result = distill(run).result
     assert len(result) == 48 and torch.equal(result.images[12:24], torch.rot90(result.images[:12], 1, (2, 3)))
-    with pytest.raises(InputError, match="transforms need the teacher itself"):
+    with pytest.raises(InputError, match="transforms and the method .clp-dd. need the teacher itself"):
         distill(dataclasses.replace(run, teacher=None))
 
 

@@ -16,7 +16,7 @@ def test_published_student_has_the_published_features():
 
 def test_resnet18_with_the_published_stem():
     network = build("resnet18", 3, (32, 32), 7)
-    stem = network.backbone.stem[0]
+    stem = network.backbone.conv1
     assert (stem.kernel_size, stem.stride, stem.padding) == ((3, 3), (1, 1), (2, 2))
     assert sum(p.numel() for p in network.backbone.parameters()) == 11_168_832  # ResNet-18, 3x3 stem, no classifier
     assert network.features(torch.zeros(2, 3, 32, 32)).shape == (2, 512)

@@ -4,8 +4,6 @@ import dataclasses
 import json
 import os
 import signal
-import subprocess
-import sys
 import time
 
 import numpy as np
@@ -139,6 +137,21 @@ def test_a_row_of_every_method(place):
     assert "teacher, to the nearest training image" in page
 
 
+@pytest.mark.parametrize(
+    "row, said",
+    [
+        ('from = "dm"', "row by labels: method: 'dm' learns from labels"),
+        ('from = "random"\ntargets = "labels"', "row by labels: .*expected labelled training images"),
+    ],
+)
+def test_a_row_that_needs_labels_is_refused_before_any_row_is_computed(place, few, row, said):
+    np.savez(place / "few.npz", x_train=few.x_train.numpy(), x_test=few.x_test.numpy())
+    (place / "study.toml").write_text(FILE + f'[[row]]\nname = "by labels"\n{row}\n')
+    with pytest.raises(InputError, match=said):
+        run(place, targets={})
+    assert not cells(place)
+
+
 def numbers(found):
     """Return the values that do not depend on the clock."""
     return {
@@ -212,39 +225,23 @@ def test_pairs_from_their_file_give_the_bits_of_pairs_just_made(place, few):
     assert numbers(cells(place)) == made
 
 
-def test_killed_at_any_moment_it_goes_on_to_the_same_cells(place, tmp_path):
+def test_killed_at_any_moment_it_goes_on_to_the_same_cells(fork_server, place, tmp_path):
     whole = tmp_path / "whole"
     run(place, workers=1, work=whole / "work")
     wanted = numbers(cells(place))
     (place / "cells.jsonl").unlink()
-    command = [
-        sys.executable,
-        "-m",
-        "ssdd.cli",
-        "study",
-        str(place / "study.toml"),
-        "--data",
-        str(place / "few.npz"),
-        "--teacher",
-        str(place / "teacher.safetensors"),
-        "--target",
-        f"Other={place / 'other.npz'}",
-    ]
-    environment = {
-        **os.environ,
-        "PYTHONPATH": os.pathsep.join(sys.path),
-        "XDG_CACHE_HOME": str(tmp_path / "cache"),
-        "OMP_NUM_THREADS": "1",
-    }
+    files = ["--data", place / "few.npz", "--teacher", place / "teacher.safetensors"]
+    command = ["study", place / "study.toml", *files, "--target", f"Other={place / 'other.npz'}"]
     for after in (1, 3):
-        process = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, cwd=tmp_path)
+        started = fork_server(1, *command)
         limit = time.monotonic() + 60
-        while len(cells(place)) < after and process.poll() is None:
+        while len(cells(place)) < after:
             assert time.monotonic() < limit
             time.sleep(0.01)
-        process.send_signal(signal.SIGKILL)
-        process.wait()
-    assert subprocess.run(command, env=environment, cwd=tmp_path, capture_output=True, check=False).returncode == 0
+        os.kill(started.pids[0], signal.SIGKILL)
+        assert started.wait()[0] == [-signal.SIGKILL]
+    codes, said = fork_server(1, *command).wait()
+    assert codes == [0], said
     assert numbers(cells(place)) == wanted
     assert "16 of 16 cells" in (place / "README.md").read_text()
 
@@ -305,9 +302,22 @@ def test_missing_data_or_teacher_is_named(place):
         run(place, data=None)
     with pytest.raises(InputError, match="teacher: expected it in"):
         run(place, teacher=None)
-    with pytest.raises(InputError, match="targets: Other: expected images"):
+    with pytest.raises(InputError, match="target Other: wide: .* its images have no labels"):
         np.savez(place / "wide.npz", x_train=np.zeros((4, 16, 16), np.uint8))
         run(place, targets={"Other": place / "wide.npz"})
+
+
+def test_a_target_is_brought_to_the_sources_size_and_channels(place, few):
+    """Its cells are those of the images that the loader resized."""
+    x = {part: getattr(few, f"x_{part}")[:60].repeat(1, 2, 2, 3).numpy() for part in ("train", "test")}
+    labels = {f"y_{part}": getattr(few, f"y_{part}")[:60].numpy() for part in ("train", "test")}
+    np.savez(place / "wide.npz", x_train=x["train"], x_test=x["test"], **labels)
+    rows = tuple(row for row in read_plan(place / "study.toml").rows if row.source == "nothing")
+    events = []
+    run(place, every=events, rows=rows, targets={"Wide": place / "wide.npz"})
+    summaries = [event.get("summary", "") for event in events]
+    assert any("resized from 16x16 to 8x8, colour made grey" in text for text in summaries)
+    assert cells(place)["no pre-training", 0, "Wide"]["finetuned"] is not None
 
 
 def test_the_time_left(place):

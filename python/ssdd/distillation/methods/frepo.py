@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from functools import cached_property
-
 from torch import Tensor
 
 import ssdd_ext
 
-from ._base import LabelMethod, Step, embed
+from ._base import Step, embed
+from ._codes import CodeMethod
 
 
-class Frepo(LabelMethod):
+class Frepo(CodeMethod):
     """Label codes by kernel ridge regression: half the squared error, summed over classes, and a label margin.
 
     A code is the one-hot label less 1 / classes; those of X_s start divided by sqrt(classes / 10). The kernel is f f^T
@@ -19,11 +18,6 @@ class Frepo(LabelMethod):
     """
 
     ridge = "frepo.ridge"
-
-    @cached_property
-    def targets(self) -> Tensor:
-        one_hot = self.job.data.one_hot()
-        return one_hot - 1 / one_hot.shape[1]
 
     def start(self, targets: Tensor) -> Tensor:
         return targets / (targets.shape[1] / 10) ** 0.5

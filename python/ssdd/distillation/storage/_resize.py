@@ -12,9 +12,9 @@ SAMPLE = 4096
 """Training images, at most, that a basis or a covariance is computed from."""
 
 
-def half(side: int) -> int:
-    """Return half the pixels, rounded up."""
-    return -(-side // 2)
+def reduced(side: int, divisor: int) -> int:
+    """Return ``side`` pixels divided by ``divisor``, rounded up."""
+    return -(-side // divisor)
 
 
 def shrink(x: Tensor, size: tuple[int, int]) -> Tensor:

@@ -9,14 +9,14 @@ from torch import Tensor
 
 from ...config import DistillConfig
 from ._base import Source, Storage
-from ._resize import coordinates, enlarge, half, principal_components, sample_pixels, shrink
+from ._resize import coordinates, enlarge, principal_components, reduced, sample_pixels, shrink
 
 
 class Bases(Storage):
     """X = enlarge(mean + C_x B_x) and Y = mean + C_y B_y. The coordinates C_x [S, K] and C_y [T S, L] are learned.
 
-    B_x are the principal components of training images at half resolution, B_y those of their targets, each as long as
-    the standard deviation along it.
+    B_x are the principal components of training images at half resolution (``bases.shrink``), B_y those of their
+    targets, each as long as the standard deviation along it.
     """
 
     target_values = ("c_y",)
@@ -24,7 +24,7 @@ class Bases(Storage):
     @classmethod
     def encode(cls, source: Source, pixels: Tensor, y_s: Tensor) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
         config, (channels, *size) = source.config.bases, pixels.shape[1:]
-        low = (half(size[0]), half(size[1]))
+        low = (reduced(size[0], config.shrink), reduced(size[1], config.shrink))
         known = shrink(sample_pixels(source.data.x_train, source.seed), low).flatten(1)
         x_mean, x_basis = principal_components(known, config.images)
         y_mean, y_basis = principal_components(source.targets.double(), config.targets)
@@ -43,7 +43,7 @@ class Bases(Storage):
 
     @classmethod
     def bytes_of(cls, config: DistillConfig, count: int, shape: Sequence[int], outputs: int, views: int) -> int:
-        pixels = shape[0] * half(shape[1]) * half(shape[2])
+        pixels = shape[0] * reduced(shape[1], config.bases.shrink) * reduced(shape[2], config.bases.shrink)
         k, m = min(config.bases.images, pixels), min(config.bases.targets, outputs)
         return 4 * (count * (k + views * m) + (k + 1) * pixels + (m + 1) * outputs)
 

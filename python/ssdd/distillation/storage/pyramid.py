@@ -9,7 +9,7 @@ from torch import Tensor
 
 from ...config import DistillConfig
 from ._base import Source, Storage
-from ._resize import enlarge, half, sample_pixels, shrink
+from ._resize import enlarge, reduced, sample_pixels, shrink
 
 
 class Pyramid(Storage):
@@ -55,7 +55,7 @@ def level_sizes(levels: int, size: Sequence[int]) -> list[tuple[int, int]]:
     """Return height and width of each level, the full one first; each is half the one before, down to one pixel."""
     sizes = [(size[0], size[1])]
     while len(sizes) < levels and max(sizes[-1]) > 1:
-        sizes.append((half(sizes[-1][0]), half(sizes[-1][1])))
+        sizes.append((reduced(sizes[-1][0], 2), reduced(sizes[-1][1], 2)))
     return sizes
 
 

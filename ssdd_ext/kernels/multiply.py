@@ -1,0 +1,51 @@
+"""Products whose backward keeps their operands' digits, also if it runs under autocast."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..checks import full_precision
+
+
+def matmul(a: Tensor, b: Tensor) -> Tensor:
+    """Return a @ b. Under autocast, the backward of a plain product would round to 16 bits."""
+    recorded = torch.compiler.is_compiling() or torch.jit.is_tracing()
+    if recorded or not torch.is_grad_enabled() or not (a.requires_grad or b.requires_grad):
+        return a @ b
+    product: Tensor = _Product.apply(a, b)
+    return product
+
+
+class _Product(torch.autograd.Function):
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(a: Tensor, b: Tensor) -> Tensor:
+        return a @ b
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+        ctx.save_for_backward(*inputs)
+        ctx.save_for_forward(*inputs)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> Any:
+        a, b = ctx.saved_tensors
+        with full_precision(grad):
+            a_bar = _summed(matmul(grad, b.mT), a) if ctx.needs_input_grad[0] else None
+            b_bar = _summed(matmul(a.mT, grad), b) if ctx.needs_input_grad[1] else None
+        return a_bar, b_bar
+
+    @staticmethod
+    def jvp(ctx: Any, a_dot: Tensor | None, b_dot: Tensor | None) -> Tensor | None:
+        a, b = ctx.saved_tensors
+        if a_dot is None or b_dot is None:
+            return a_dot @ b if a_dot is not None else a @ b_dot if b_dot is not None else None
+        return a_dot @ b + a @ b_dot
+
+
+def _summed(gradient: Tensor, like: Tensor) -> Tensor:
+    return gradient if gradient.shape == like.shape else gradient.sum_to_size(like.shape)
