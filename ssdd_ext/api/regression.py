@@ -128,7 +128,7 @@ def krr_mse(
         and sample_weight is None
     ):
         loss = ops.small_krr_mse(x_s, y_s, x_q, y_q, kernel, ridge, on_failure)
-        if loss is None:
+        if loss is None and y_q is not None:  # without targets it would return predictions; below, None is an error
             loss = ops.evaluate(x_s, y_s, x_q, y_q, kernel, ridge, on_failure)
         if loss is not None:
             return loss

@@ -16,7 +16,7 @@ def code(root, tmp_path_factory):
         if not shutil.which("nvcc") or sass.tool("nvdisasm") is None:
             pytest.skip("NO nvcc OR NO nvdisasm HERE: what the layer costs was not looked at")
         source, folder = root / "tests" / "simt" / "both_ways.cu", tmp_path_factory.mktemp("both")
-        kernels = sass.disassembled(sass.compile_source(source, folder, "sm_90")[0])
+        kernels = sass.disassemble(sass.compile_source(source, folder, "sm_90")[0])
     return {name: renamed(lines, name) for name, lines in kernels.items()}
 
 

@@ -103,7 +103,7 @@ struct Problems {
 
 template <class T>
 void check(const Case& c) {
-  if (!taken()) return;
+  if (!in_sample()) return;
   const Problems<T> p(c);
   const double bound = tolerance<T>(5000 + 100 * double(c.s) + 20 * double(c.d));
   for (int threads : {1, 3}) {
