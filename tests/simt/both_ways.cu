@@ -5,7 +5,7 @@
 
 #define GLOBAL extern "C" __global__ void __launch_bounds__(128)
 
-extern "C" SIMT_KERNEL(128) layer_kernel(const float* in, float* out, int* least, int count) {
+extern "C" SIMT_KERNEL(128) void layer_kernel(const float* in, float* out, int* least, int count) {
   simt::Shared shared;
   float* const tile = shared.take<float>(2048);
   float* const sums = shared.take<float>(128);
