@@ -94,6 +94,10 @@ class Pool:
             interrupted: asked while a drawn network is trained; if true, :meth:`draw` raises :class:`Interrupted`.
         """
         self.report, self.interrupted = report, interrupted
+        if self.first_pairs is not None:
+            # Of a pool that is resumed: the same strides as before, on which the bits of a convolution depend.
+            x, y = self.first_pairs
+            self.first_pairs = torch.empty_like(x_s).copy_(x), torch.empty_like(y_s).copy_(y)
         if self.processes.size == 1:
             while len(self.members) < self.config.pool:
                 member = self._new()

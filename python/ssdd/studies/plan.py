@@ -139,12 +139,13 @@ class Plan:
 def read_plan(path: str | os.PathLike[str], *, settings: Settings | None = None, seeds: int | None = None) -> Plan:
     """Read a study's TOML file.
 
-    Its keys: ``title``, ``preset``, ``finetune`` (a recipe of ``FINETUNE``), ``seeds`` (a number), ``data``,
-    ``teacher`` (files, relative to this one), ``size``, ``classes``, ``teacher_prefix`` (see :class:`Plan`), tables
-    ``targets`` (name = file) and ``set`` ("stage.field" = value, for all rows), and one ``[[row]]`` per row. A row has
-    ``name``, ``from`` (one of ``SOURCES``) and optionally ``seeds``, ``official``, ``set``, ``teacher`` (a file, in
-    place of the study's) and ``later`` (true: after all other rows). A selection may have ``targets`` ("teacher" or
-    "labels"). "recomputed" needs ``of``, the name of a distilled row above it.
+    Its keys: ``title``, ``preset``, ``finetune`` (a recipe of ``FINETUNE``), ``seeds`` (a number), ``data`` (a file or
+    folder beside this one, "digits" or "hf:NAME"), ``teacher`` (a file beside this one), ``size``, ``classes``,
+    ``teacher_prefix`` (see :class:`Plan`), tables ``targets`` (name = data) and ``set`` ("stage.field" = value, for all
+    rows), and one ``[[row]]`` per row. A row has ``name``, ``from`` (one of ``SOURCES``) and optionally ``seeds``,
+    ``official``, ``set``, ``teacher`` (a file, in place of the study's) and ``later`` (true: after all other rows). A
+    selection may have ``targets`` ("teacher" or "labels"). "recomputed" needs ``of``, the name of a distilled row above
+    it.
 
     Args:
         path: the file.
@@ -179,12 +180,15 @@ def read_plan(path: str | os.PathLike[str], *, settings: Settings | None = None,
     def beside(value: Any) -> Path:
         return path.parent / str(value)
 
+    def named(value: Any) -> str | Path:
+        return str(value) if value == "digits" or str(value).startswith("hf:") else beside(value)
+
     return Plan(
         content.get("title", path.stem),
         tuple(rows),
-        beside(content["data"]) if "data" in content else None,
+        named(content["data"]) if "data" in content else None,
         str(beside(content["teacher"])) if "teacher" in content else None,
-        {name: beside(value) for name, value in content.get("targets", {}).items()},
+        {name: named(value) for name, value in content.get("targets", {}).items()},
         _number(content, "size", 1, str(path)) if "size" in content else None,
         *(_text(content, key, str(path)) if key in content else None for key in ("classes", "teacher_prefix")),
     )

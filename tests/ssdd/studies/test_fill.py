@@ -285,6 +285,14 @@ def test_mistakes_in_the_file_are_named(tmp_path, change, message):
         read_plan(tmp_path / "s.toml")
 
 
+def test_data_of_a_file_are_beside_it_or_named(tmp_path):
+    for name, expected in (("digits", "digits"), ("hf:org/set", "hf:org/set"), ("x.npz", tmp_path / "x.npz")):
+        (tmp_path / "s.toml").write_text(f'data = "{name}"\n{FILE}')
+        assert read_plan(tmp_path / "s.toml").data == expected
+    (tmp_path / "s.toml").write_text(f'data = "./digits"\n{FILE}')
+    assert read_plan(tmp_path / "s.toml").data == tmp_path / "digits"
+
+
 def test_later_rows_come_last(tmp_path):
     (tmp_path / "s.toml").write_text(FILE.replace('from = "random"', 'from = "random"\nlater = true'))
     order = [(row.name, seed) for row, seed in read_plan(tmp_path / "s.toml").order()]
