@@ -414,17 +414,3 @@ PLANNED_TABLE: dict[str, Problem] = {
     for name, kernel in PLANNED_KERNELS.items()
     for hyper, batch in (("numbers", ()), ("batch", (2,)), ("scalar", (2,)))
 }
-
-# The shapes of the published speed figures (float32, forward and backward to x_s and y_s).
-SPEED: dict[str, Problem] = {
-    row.name: row
-    for row in (
-        Problem("krr_st_1000_wide", 1000, 1024, 8192, 512, **KRR_ST),
-        Problem("1000_wide", 1000, 1024, 8192, 10),
-        Problem("1000", 1000, 1024, 2048, 100),
-        Problem("500", 500, 1024, 2048, 10),
-        Problem("100", 100, 1024, 2048, 10),
-        Problem("10", 10, 256, 512, 64),
-        Problem("5000_primal", 5000, 5000, 512, 10),
-    )
-}

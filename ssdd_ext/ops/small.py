@@ -272,7 +272,7 @@ def evaluate(
     x_s: Tensor, y_s: Tensor, x_q: Tensor, y_q: Tensor | None, kernel: Kernel, ridge: Ridge, on_failure: str
 ) -> Tensor | None:
     """Predictions, or with ``y_q`` the loss, without gradients, of problems on the CPU whose call would cost as much
-    as the work; None if the ordinary road is right. The bits are those of the ordinary road."""
+    as the work; None if the ordinary path must run. The bits are those of the ordinary path."""
     given = (x_s, y_s, x_q) if y_q is None else (x_s, y_s, x_q, y_q)
     if torch.compiler.is_compiling() or not _is_plain(*given):
         return None
@@ -309,6 +309,6 @@ def evaluate(
             to_capsule(work),
         )
     except (ValueError, BufferError):
-        return None  # the ordinary road says what is wrong
+        return None  # the ordinary path raises the error
     return_workspace(work)
     return None if failed else result

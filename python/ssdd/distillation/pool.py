@@ -125,7 +125,7 @@ class Pool:
 
         Raises :class:`Interrupted`, as if nothing had been drawn.
         """
-        before = self.generator.get_state()
+        before = self.generator.get_state() if self.first_pairs is not None else None
         count, size = self.config.networks, len(self.members)
         if count == 1:
             chosen = torch.randint(0, size, (1,), generator=self.generator)
@@ -136,6 +136,7 @@ class Pool:
             for member in drawn:
                 self._catch_up(member)
         except Interrupted:
+            assert before is not None  # only a pool with networks that are due is interrupted
             self.generator.set_state(before)
             raise
         for member in drawn:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 from typing import Any
@@ -11,10 +11,9 @@ from typing import Any
 from ..studies import SOURCE, compare, is_distilled, is_selected, place_in_table
 from .charts import difference_chart
 from .markup import Html, join, tag
-from .tables import entry
+from .tables import Measure, entry, probe_of
 
 Cell = Mapping[str, Any]
-Measure = Callable[[Cell], float | None]
 
 
 @dataclass(frozen=True)
@@ -54,10 +53,6 @@ def _rows(cells: Sequence[Cell]) -> dict[str, str]:
     return {name: found[name] for name in sorted(names, key=lambda name: place_in_table(found[name]))}
 
 
-def _probe(key: str) -> Measure:
-    return lambda cell: cell["probes"].get(key)
-
-
 def _columns(cells: Sequence[Cell]) -> list[Column]:
     found = []
     if any(cell.get("error") is not None for cell in cells):
@@ -69,7 +64,7 @@ def _columns(cells: Sequence[Cell]) -> list[Column]:
         for n in sorted(counts, key=lambda n: n or math.inf):
             labels = "all labels" if n == 0 else f"{n} label{'' if n == 1 else 's'} per class"
             head = "all labels" if n == 0 else f"{n} per class"
-            found.append(Column(f"{group}, {labels}", group, head, _probe(f"{what}/{n}"), 1))
+            found.append(Column(f"{group}, {labels}", group, head, probe_of(f"{what}/{n}"), 1))
     if any(cell.get("finetuned") is not None for cell in cells):
         found.append(Column("fine-tuned", "", "fine-tuned", lambda cell: cell.get("finetuned"), 1))
     return found

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -12,12 +12,11 @@ from ..artifact import write_atomically
 from ..config import Report, silent
 from ..studies import CELLS, SOURCE, Plan, Row, compare, read_cells
 from .pictures import draw_each, scatter
-from .tables import entry, markdown
+from .tables import Measure, entry, markdown, probe_of
 
 BEGIN, END = "<!-- from the cells: begin -->", "<!-- from the cells: end -->"
 MISSING = "missing"
 
-Measure = Callable[[Mapping[str, Any]], float | None]
 CellsByKey = dict[tuple[str, int, str], dict[str, Any]]
 """(row's name, seed, set) -> cell."""
 
@@ -84,10 +83,6 @@ def _values(cells: CellsByKey, row: Row, name: str, measure: Measure) -> dict[in
     return values
 
 
-def _probe(key: str) -> Measure:
-    return lambda cell: cell["probes"].get(key)
-
-
 def _error(cell: Mapping[str, Any]) -> float | None:
     return cell.get("error")
 
@@ -116,7 +111,7 @@ def _measures_table(plan: Plan, cells: CellsByKey, name: str) -> str:
     for what, note in (("features", ""), ("output", " (predicted representation)")):
         for count in _counts(cells, name, what):
             head = f"probe, {'all labels' if count == '0' else f'{count} per class'}{note}"
-            columns.append((head, _probe(f"{what}/{count}"), 1))
+            columns.append((head, probe_of(f"{what}/{count}"), 1))
     shares = {row.settings.finetune.share for row in plan.rows} - {0.0}
     if shares:
         columns.append((f"fine-tuned, {min(shares):.0%} of the labels", _finetuned, 1))
@@ -128,7 +123,7 @@ def _measures_table(plan: Plan, cells: CellsByKey, name: str) -> str:
 def _comparison_table(plan: Plan, cells: CellsByKey, sets: Sequence[str]) -> str:
     """Return the table of every distilled row against every selection, paired by seed."""
     measures: list[tuple[str, str, Measure, bool]] = [("representation error", SOURCE, _error, True)]
-    measures += [(f"{name}, probe with all labels", name, _probe("features/0"), False) for name in sets]
+    measures += [(f"{name}, probe with all labels", name, probe_of("features/0"), False) for name in sets]
     rows = [["row", "against", *(head for head, _, _, _ in measures)]]
     for ours in (row for row in plan.rows if row.distilled or row.source == "recomputed"):
         for theirs in (row for row in plan.rows if row.selected and row.teacher == ours.teacher):

@@ -4,7 +4,7 @@ results."""
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from ..studies import Comparison, compare, mean_and_error
@@ -21,6 +21,14 @@ NO_PRETRAINING, RANDOM, RANDOM_LABELS, KMEANS, KRR_ST, TEACHER = (
 
 Cell = Mapping[str, Any]
 """One method under one seed: ``method``, ``seed``, ``error`` (or None), ``probes`` (see :class:`ssdd.Cell`)."""
+
+Measure = Callable[[Cell], float | None]
+"""How a number is read from a cell; None if the cell does not have it."""
+
+
+def probe_of(key: str) -> Measure:
+    """Return the measure that reads the probe ``key``."""
+    return lambda cell: cell["probes"].get(key)
 
 
 def entry(values: Sequence[float], digits: int) -> str:

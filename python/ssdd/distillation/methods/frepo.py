@@ -25,7 +25,7 @@ class Frepo(CodeMethod):
     def loss(self, step: Step) -> Tensor:
         f_s, f_b = embed(step)
         ridge = ssdd_ext.Ridge.mean_trace(self.config.frepo.ridge)
-        # "nan": a failed factorisation and a loss that overflows end the run by the same road.
+        # "nan": a failed factorisation and a loss that overflows end the run in the same way.
         error = ssdd_ext.krr_mse(f_s, step.y_s, f_b, step.y_b, ridge=ridge, on_failure="nan").mean()
         return 0.5 * step.y_s.shape[1] * error + self.config.frepo.margin * label_margin(step.y_s)
 
