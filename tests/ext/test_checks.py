@@ -352,12 +352,12 @@ def test_a_failure_names_its_call_and_the_tool_for_its_matrix(matrix, backend):
 
 
 @pytest.mark.parametrize("call", CALLS, ids=call_id)
-@pytest.mark.parametrize("road", ["auto", "torch"])
-def test_meta_tensors_give_shapes(call, road):
+@pytest.mark.parametrize("backend", ["auto", "torch"])
+def test_meta_tensors_give_shapes(call, backend):
     """Those of the same call on numbers, with every failure mode and with check_finite."""
     want = run(call, "torch", **({} if call is ssdd_ext.gram else {"on_failure": "nan"}))
     for options in ({}, {"check_finite": True}):
-        got = run(call, road, **{name: GOOD[name].to("meta") for name in CALLS[call]}, **options)
+        got = run(call, backend, **{name: GOOD[name].to("meta") for name in CALLS[call]}, **options)
         a, b = (got.weights, want.weights) if call is ssdd_ext.fit else (got, want)
         assert a.is_meta and a.shape == b.shape and a.dtype == b.dtype
 

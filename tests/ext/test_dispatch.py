@@ -316,7 +316,7 @@ def test_a_tensor_whose_memory_was_given_back_is_refused(which):
 # --- what a loop found on the net does ------------------------------------------------------------------
 
 
-def road(name, kernel, backend):
+def call_by_path(name, kernel, backend):
     """A function of x [6, 4], y [6, 2] and q [5, 4] whose backward is looked at."""
     options = {"ridge": Ridge.mean_trace(0.1), "backend": backend}
     of_kernel = {"kernel": kernel, **options}
@@ -342,7 +342,7 @@ def road(name, kernel, backend):
 @pytest.mark.parametrize("name", ["krr", "fit", "std", "gram", "cholesky", "from_gram", "classes", "likelihood"])
 def test_a_backward_inside_autocast_keeps_its_digits(name, backend, kind, random):
     kernel = KERNELS.get(kind) or {"network": NTK(2), "sum": RBF(2.0) + Linear(0.5)}[kind]
-    f = road(name, kernel, backend)
+    f = call_by_path(name, kernel, backend)
     data = [random(*shape, dtype=torch.float32, grad=True) for shape in ((6, 4), (6, 2), (5, 4))]
 
     def gradients(inside):

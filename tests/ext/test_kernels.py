@@ -21,7 +21,7 @@ from ssdd_ext.testing import (
     relative_error,
 )
 
-ROAD = ("auto", "torch")
+BACKENDS = ("auto", "torch")
 
 
 def gram_agrees(got, want, inputs, limit):
@@ -32,7 +32,7 @@ def gram_agrees(got, want, inputs, limit):
         assert relative_error(found[leaf], gradient) < 100 * limit, leaf
 
 
-@pytest.mark.parametrize("backend", ROAD)
+@pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize("name", PLANNED_TABLE)
 def test_values_and_gradients_are_those_of_the_formula(name, backend):
     i = draw(PLANNED_TABLE[name])
@@ -81,7 +81,7 @@ def test_gradients_by_differences(name, random):
     assert torch.autograd.gradgradcheck(gram, (x, z, *values), fast_mode=True)
 
 
-@pytest.mark.parametrize("backend", ROAD)
+@pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize("name", PLANNED_KERNELS)
 def test_transforms(name, backend, random):
     kernel, x, z = PLANNED_KERNELS[name], random(3, 5, 9), random(3, 4, 9)
@@ -117,7 +117,7 @@ def test_one_graph(name, random):
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-@pytest.mark.parametrize("backend", ROAD)
+@pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize("name", PLANNED_KERNELS)
 def test_coincident_opposite_and_zero_points_have_finite_gradients(name, backend, dtype, random):
     kernel, x = PLANNED_KERNELS[name], random(6, 9)
@@ -150,7 +150,7 @@ def test_the_diagonal_is_one(kernel, offset, dtype, random):
 def test_curvature_of_matern_where_points_coincide(nu):
     """It is -nu / (nu - 1) / lengthscale^2 per direction. A root differentiated twice would give NaN or 0."""
     z = torch.zeros(1, 1, dtype=torch.float64)
-    for backend in ROAD:
+    for backend in BACKENDS:
 
         def at(x, backend=backend):
             return ssdd_ext.gram(x.reshape(1, 1), z, kernel=Matern(0.7, nu), backend=backend).squeeze()
@@ -247,7 +247,7 @@ def test_a_hyper_parameter_out_of_range_is_found(random):
     x, y = random(2, 5, 3), random(2, 5, 1)
     bad = torch.tensor([1.0, -1.0], dtype=torch.float64)
     for kernel in (Matern(bad, 1.5), bad * RBF(1.0), RBF(1.0) + RBF(bad), ARD(RBF(1.0), bad[:, None].expand(2, 3))):
-        for backend in ROAD:
+        for backend in BACKENDS:
             options = {"kernel": kernel, "ridge": Ridge.absolute(1.0), "backend": backend}
             p, info = ssdd_ext.krr(x, y, x, **options, on_failure="nan", return_info=True)
             assert info.status.tolist() == [0, -1] and p[0].isfinite().all() and p[1].isnan().all()

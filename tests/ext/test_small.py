@@ -92,7 +92,7 @@ def reasons_for_the_ordinary_path():
 @pytest.mark.parametrize("why", reasons_for_the_ordinary_path())
 def test_calls_on_the_ordinary_path(why, native_calls):
     change = reasons_for_the_ordinary_path()[why]
-    row = Problem(**({"name": "road", "s": 10, "q": 16, "d": 12, "c": 2, "batch": ()} | change.get("row", {})))
+    row = Problem(**({"name": "plain", "s": 10, "q": 16, "d": 12, "c": 2, "batch": ()} | change.get("row", {})))
     inputs = draw(row, dtype=change.get("dtype", torch.float64), requires_grad=change.get("requires_grad", ("x_s",)))
     result = krr_mse(inputs, **change.get("keywords", {}))
     assert native_calls == []
@@ -101,7 +101,7 @@ def test_calls_on_the_ordinary_path(why, native_calls):
 
 
 def test_without_gradients_or_under_a_forced_plan_it_is_not_taken(native_calls):
-    inputs = draw(Problem("road", 10, 16, 12, 2), requires_grad=("x_s",))
+    inputs = draw(Problem("plain", 10, 16, 12, 2), requires_grad=("x_s",))
     with torch.no_grad():
         krr_mse(inputs)
     with plan.force(forward="low_rank"):
