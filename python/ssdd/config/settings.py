@@ -326,6 +326,9 @@ class FinetuneConfig:
     normalise: Literal["target", "source"] = "target"
     """Mean and standard deviation that the target's images are normalised with. "target" (published): its own.
     "source": those that the network was pre-trained with."""
+    untested_classes: Literal["error", "kept"] = "error"
+    """A class of the target that has no test images: "error", or "kept", which trains on it and never tests it
+    (Flowers in docs/results/cifar10 has a class of one image)."""
 
     def __post_init__(self) -> None:
         check_values(self)

@@ -24,7 +24,11 @@ RENAMED = {
 }
 """Settings of version 0.1 that have another name now."""
 
-BEFORE = {"finetune.normalise": "source", "finetune.last_batch": "dropped"}
+BEFORE = {
+    "finetune.normalise": "source",
+    "finetune.last_batch": "dropped",
+    "finetune.untested_classes": "kept",
+}
 """Settings whose default is not what the code did that had them not."""
 
 

@@ -32,25 +32,27 @@ def steps_for(data: ImageSet, config: FinetuneConfig) -> int:
     return config.small_set_steps or config.steps if len(data.x_train) < SMALL_SET else config.steps
 
 
-def why_no_transfer(data: ImageSet) -> str:
+def why_no_transfer(data: ImageSet, config: FinetuneConfig | None = None) -> str:
     """Say why ``data`` cannot be a target of fine-tuning, in one line; "" if it can.
 
-    Beside what a probe needs, its training and its test images must be of the same classes.
+    Beside what a probe needs, its training and its test images must be of the same classes
+    (``config.untested_classes`` "kept": but for classes without test images).
     """
     if why := why_no_probe(data):
         return why
-    only = unmatched_classes(data)
+    only = unmatched_classes(data, untested=config is not None and config.untested_classes == "kept")
     return f"{data.name}: no fine-tuning, as it has {only}" if only else ""
 
 
 def check_targets(targets: dict[str, ImageSet], config: FinetuneConfig) -> None:
     """Raise :class:`InputError` if the networks are to be fine-tuned and a target is not fit for it."""
     for name, data in targets.items():
-        if config.share and (why := why_no_transfer(data)):
-            raise InputError(
-                f"target {name}: {why}; give a set with labels of the same classes in both parts, or set "
-                "finetune.share to 0"
-            )
+        if not config.share or not (why := why_no_transfer(data, config)):
+            continue
+        advice = "give a set with labels of the same classes in both parts, or set finetune.share to 0"
+        if "no test images of class" in why:
+            advice += ", or set finetune.untested_classes to kept: the class is trained on and never tested"
+        raise InputError(f"target {name}: {why}; {advice}")
 
 
 @repeatable()

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 
 from ssdd.config import FINETUNE, PRESETS, Diverged, FinetuneConfig, InputError, differences
 from ssdd.data import ImageSet, Order, crop_and_flip
-from ssdd.evaluation import evaluate_on, finetune, steps_for, why_no_transfer
+from ssdd.evaluation import check_targets, evaluate_on, finetune, steps_for, why_no_transfer
 from ssdd.evaluation.finetuning import share_of_labels
 from ssdd.models import seeded
 
@@ -139,11 +139,25 @@ def test_a_target_that_does_not_fit_is_refused_before_any_training(make, few, sm
     assert events == []
 
 
+def test_a_class_without_test_images_is_kept_if_asked(few):
+    target = dataclasses.replace(few, name="cars", y_test=few.y_test.clamp(max=8))
+    missing = dataclasses.replace(few, name="cars", y_train=few.y_train.clamp(max=8))
+    config = FinetuneConfig(share=1.0, untested_classes="kept")
+    check_targets({"Cars": target}, config)
+    with pytest.raises(InputError, match="no training images of class 9"):
+        check_targets({"Cars": missing}, config)
+    with pytest.raises(InputError, match="no test images of class 9; .* finetune.untested_classes to kept"):
+        check_targets({"Cars": target}, FinetuneConfig(share=1.0))
+
+
 def test_cells_that_were_fine_tuned_the_old_way_count_as_others():
     """What version 0.1 did is not the default: a cell without these settings was computed with its way."""
     here = {"finetune": dataclasses.asdict(FinetuneConfig(share=0.1))}
     old = {"finetune": {key: here["finetune"][key] for key in ("share", "steps", "batch", "lr")}}
-    kept = {"finetune.last_batch": ("dropped", "kept"), "finetune.normalise": ("source", "target")}
-    assert differences(old, here) == kept
+    assert differences(old, here) == {
+        "finetune.last_batch": ("dropped", "kept"),
+        "finetune.normalise": ("source", "target"),
+        "finetune.untested_classes": ("kept", "error"),
+    }
     here["finetune"]["share"] = old["finetune"]["share"] = 0.0
     assert differences(old, here) == {}
