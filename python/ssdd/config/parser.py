@@ -48,6 +48,8 @@ class Kind:
 
 def _whole_numbers(text: Any) -> tuple[int, ...]:
     parts = text.strip("[]() ").replace(",", "-").split("-") if isinstance(text, str) else text
+    if parts == [""]:
+        return ()
     if not isinstance(parts, list | tuple) or any(type(part) not in (int, str) for part in parts):
         raise ValueError
     return tuple(int(part) for part in parts)

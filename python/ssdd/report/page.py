@@ -56,7 +56,8 @@ def read_plan_cells(plan: Plan, folder: Path) -> CellsByKey:
 
 def tables(plan: Plan, cells: CellsByKey) -> str:
     """Return all tables of the page as Markdown. Entries without a cell say "missing"."""
-    sets = [SOURCE, *sorted({name for _, _, name in cells} - {SOURCE})]
+    found = {name for _, _, name in cells} | set(plan.targets)
+    sets = [*([SOURCE] if plan.measure_source else []), *sorted(found - {SOURCE})]
     expected = sum(row.seeds for row in plan.rows) * len(sets)
     parts = [
         f"{len(cells)} of {expected} cells. Mean ± standard error over the seeds there are (n; in brackets if some "
@@ -91,6 +92,10 @@ def _finetuned(cell: Mapping[str, Any]) -> float | None:
     return cell.get("finetuned")
 
 
+def _kd(cell: Mapping[str, Any]) -> float | None:
+    return cell.get("kd", {}).get("student")
+
+
 def _text(cells: CellsByKey, row: Row, name: str, measure: Measure, digits: int) -> str:
     values = _values(cells, row, name, measure)
     there = sum((row.name, seed, name) in cells for seed in range(row.seeds))
@@ -115,6 +120,8 @@ def _measures_table(plan: Plan, cells: CellsByKey, name: str) -> str:
     shares = {row.settings.finetune.share for row in plan.rows} - {0.0}
     if shares:
         columns.append((f"fine-tuned, {min(shares):.0%} of the labels", _finetuned, 1))
+    if name in plan.classifiers:
+        columns.append(("target-data-free", _kd, 1))
     rows = [["row", *(head for head, _, _ in columns)]]
     rows += [[row.name, *(_text(cells, row, name, m, digits) for _, m, digits in columns)] for row in plan.rows]
     return markdown(rows)

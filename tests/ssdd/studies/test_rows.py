@@ -1,0 +1,166 @@
+"""Rows that share pairs, variants, imported pairs and target-data-free distillation in a study."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+import torch
+
+from ssdd.artifact import DistilledSet
+from ssdd.config import ClassifierConfig, InputError
+from ssdd.report import write_page
+from ssdd.studies import read_cells, read_plan, run_study
+from ssdd.teachers import train_classifier
+
+SHARED = """
+preset = "digits"
+seeds = 1
+data = "few.npz"
+teacher = "teacher.safetensors"
+measure_source = false
+[targets]
+Other = "other.npz"
+[set]
+"student.model" = "convnet-4-8"
+"distill.images" = 10
+"distill.steps" = 6
+"distill.batch" = 64
+"distill.pool" = 2
+"distill.pool_steps" = 3
+"pretrain.steps" = 4
+"evaluate.labels" = []
+"kd.epochs" = 2
+"kd.batch" = 8
+"""
+FINETUNED = SHARED + '"finetune.share" = 0.5\n"finetune.steps" = 2\n"finetune.crop_pad" = 1\n'
+ROWS = """
+[[row]]
+name = "scratch"
+from = "nothing"
+[[row]]
+name = "random + teacher"
+from = "random"
+[[row]]
+name = "KRR-ST"
+from = "krr-st"
+[[row]]
+name = "teacher"
+from = "teacher"
+"""
+WIDER = """
+[[variant]]
+name = "wider"
+[variant.set]
+"student.model" = "convnet-8-8"
+"""
+IMPORTED = '[[row]]\nname = "DSA"\nfrom = "imported"\nfile = "dsa.safetensors"\n'
+
+
+@pytest.fixture
+def place(tmp_path, few, teacher):
+    arrays = {k: getattr(few, k).numpy() for k in ("x_train", "y_train", "x_test", "y_test")}
+    np.savez(tmp_path / "few.npz", **arrays)
+    np.savez(tmp_path / "other.npz", **{k: v[:90] for k, v in arrays.items()})
+    teacher.save(tmp_path / "teacher.safetensors")
+    return tmp_path
+
+
+def run(place, text):
+    (place / "study.toml").write_text(text)
+    events = []
+    run_study(read_plan(place / "study.toml"), place, report=events.append)
+    return events, read_cells(place / "cells.jsonl")
+
+
+def test_a_variant_uses_the_pairs_of_its_row(place):
+    events, cells = run(place, FINETUNED + ROWS + WIDER)
+    names = ["scratch", "random + teacher", "KRR-ST", "teacher"]
+    assert [row for row, _, _ in cells] == [*names, *(f"{name}, wider" for name in names[:3])]
+    assert all(on == "Other" for _, _, on in cells)  # measure_source = false
+    assert sum(e["event"] == "distill" and e["step"] == e["steps"] for e in events) == 1
+    one, other = cells["KRR-ST", 0, "Other"], cells["KRR-ST, wider", 0, "Other"]
+    assert other["from"] == "krr-st" and other["variant"] == "wider" and "variant" not in one
+    assert other["settings"]["student"]["model"] == "convnet-8-8"
+    assert other["settings"]["pairs"]["student"]["model"] == "convnet-4-8"
+    assert other["budget"] == one["budget"]
+    pairs = DistilledSet.load(place / "work" / "krr-st.seed-0.pairs.safetensors")
+    assert one["budget"] == {"images": 10, "bytes": 4 * (pairs.images.numel() + pairs.targets.numel()), "steps": 4}
+    assert all(cell["finetuned"] is not None and not cell["probes"] for cell in cells.values())
+    changed = FINETUNED.replace('"distill.steps" = 6', '"distill.steps" = 7') + ROWS + WIDER
+    with pytest.raises(InputError, match=r"distill\.steps: 6 there, 7 here"):
+        run(place, changed)
+    page = write_page(read_plan(place / "study.toml"), place).read_text()
+    assert "| KRR-ST, wider |" in page
+
+
+def test_imported_pairs_are_a_row_or_are_missing(place, few):
+    text = FINETUNED + IMPORTED + ROWS.partition('[[row]]\nname = "KRR-ST')[0] + WIDER
+    events, cells = run(place, text)
+    warnings = [e["message"] for e in events if e["event"] == "warning"]
+    assert [w.partition(",")[0] for w in warnings] == ["row DSA: missing", "row DSA"]
+    assert "DSA" not in {row for row, _, _ in cells} and len(cells) == 4
+    assert "| DSA | missing |" in write_page(read_plan(place / "study.toml"), place).read_text()
+    images = few.x_train[:10].permute(0, 3, 1, 2) / 255
+    pairs = DistilledSet(images, torch.eye(10), few.preprocessing, method="DSA", target_kind="labels")
+    dataclasses.replace(pairs, images=torch.rand(10, 1, 9, 9)).save(place / "dsa.safetensors")
+    with pytest.raises(InputError, match=r"row DSA: file: expected images of \[1, 8, 8\] as the data have"):
+        run(place, text)
+    pairs.save(place / "dsa.safetensors")
+    _, cells = run(place, text)
+    assert cells["DSA", 0, "Other"]["from"] == cells["DSA, wider", 0, "Other"]["from"] == "imported"
+    assert cells["DSA", 0, "Other"]["budget"]["bytes"] == 4 * (10 * 64 + 10)  # a label is one number
+    dataclasses.replace(pairs, targets=pairs.targets.flip(0)).save(place / "dsa.safetensors")
+    with pytest.raises(InputError, match="pairs: .* there"):
+        run(place, text)
+
+
+def test_target_data_free_distillation_is_a_measure_of_a_row(place, few):
+    config = ClassifierConfig(model="convnet-4-8", epochs=3, crop_pad=1, flip=False)
+    train_classifier(few, config).save(place / "c.safetensors")
+    noise = '[[row]]\nname = "noise"\nfrom = "nothing"\n[row.set]\n"kd.images" = "noise"\n'
+    modes = '[[variant]]\nname = "official"\n[variant.set]\n"kd.mode" = "train"\n"kd.input" = "raw"\n'
+    known = '[classifiers]\nOther = "c.safetensors"\n'
+    rows = ROWS.partition('[[row]]\nname = "random')[2].partition('[[row]]\nname = "teacher')[0]
+    rows = '[[row]]\nname = "random' + rows
+    _, cells = run(place, SHARED + known + rows + noise + modes)
+    assert len(cells) == 6
+    for cell in cells.values():
+        assert set(cell["kd"]) == {"student", "teacher"} and cell["finetuned"] is None
+        assert cell["inputs"]["classifier"]
+    assert cells["KRR-ST", 0, "Other"]["settings"]["kd"]["mode"] == "eval"
+    assert cells["KRR-ST, official", 0, "Other"]["settings"]["kd"]["mode"] == "train"
+    assert "| target-data-free |" in write_page(read_plan(place / "study.toml"), place).read_text()
+    with pytest.raises(InputError, match='row scratch: kd.images: a row from "nothing" has no images'):
+        run(place, SHARED + known + ROWS)
+    two = few.y_train.clamp(max=1)
+    short = dataclasses.replace(few, y_train=two, y_test=few.y_test.clamp(max=1))
+    train_classifier(short, config).save(place / "c.safetensors")
+    with pytest.raises(InputError, match="row random .*: teacher: it was trained for another task"):
+        run(place, SHARED + known + rows)
+
+
+@pytest.mark.parametrize(
+    "text, message",
+    [
+        ('[[row]]\nname = "x"\nfrom = "imported"\n', "file: expected a file of pairs"),
+        ('[[row]]\nname = "x"\nfrom = "random"\nfile = "y"\n', "file: expected a file of pairs"),
+        ('[[row]]\nname = "x"\nfrom = "reused"\nof = "scratch"\n', "of: expected the name of a row with pairs"),
+        ('[[row]]\nname = "x"\nfrom = "random"\nof = "KRR-ST"\n', "of: expected only for"),
+        ('[[variant]]\nname = "x"\nrows = ["y"]\n', "rows: expected names of rows, got y"),
+        ('[[variant]]\nname = "x"\n[variant.set]\n"distill.images" = 3\n', "cannot change distill.images"),
+        ('[classifiers]\nThird = "c"\n', "classifiers: expected only Other, got Third"),
+        ("[expect.Other]\nsize = 0\n", "expect: Other: size: expected a whole number from 1"),
+        ("[expect]\nThird = {size = 8}\n", "expect: expected only Other, source, got Third"),
+    ],
+)
+def test_mistakes_are_named(tmp_path, text, message):
+    (tmp_path / "s.toml").write_text(SHARED + ROWS + text)
+    with pytest.raises(InputError, match=message):
+        read_plan(tmp_path / "s.toml")
+
+
+def test_a_network_that_does_not_exist_at_that_size_is_refused_first(place):
+    text = FINETUNED + ROWS + WIDER.replace("convnet-8-8", "vgg11")
+    with pytest.raises(InputError, match="row scratch, wider: .*vgg11"):
+        run(place, text)
+    assert not (place / "cells.jsonl").exists()
