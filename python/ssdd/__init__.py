@@ -60,6 +60,7 @@ if TYPE_CHECKING:
         Preprocessing,
         export,
         push,
+        read_labelled,
         read_published,
         read_scores,
         write_card,
@@ -84,7 +85,18 @@ if TYPE_CHECKING:
     from .parallel import PARALLEL_MODES, Processes, ProcessLost, join_processes, local_rank, world_size
     from .report import contact_sheet, demo, info, write_page, write_report
     from .selection import kmeans_medoids, random_subset
-    from .studies import Demonstration, Plan, baseline, compare, read_plan, run_study
+    from .studies import (
+        Demonstration,
+        Plan,
+        StudyEstimate,
+        baseline,
+        compare,
+        estimate_study,
+        find_study,
+        read_plan,
+        run_study,
+        shipped_studies,
+    )
     from .teachers import (
         Classifier,
         Representations,
@@ -106,8 +118,10 @@ _ROOMS = {
         "EXPORT_FORMS",
         "DistilledSet",
         "Preprocessing",
+        "estimate_study",
         "export",
         "push",
+        "read_labelled",
         "read_published",
         "read_scores",
         "write_card",
@@ -175,10 +189,14 @@ _ROOMS = {
     "studies": (
         "Demonstration",
         "Plan",
+        "StudyEstimate",
         "baseline",
         "compare",
+        "estimate_study",
+        "find_study",
         "read_plan",
         "run_study",
+        "shipped_studies",
     ),
     "teachers": (
         "Classifier",
@@ -244,6 +262,7 @@ __all__ = [
     "Representations",
     "Stopped",
     "StudentConfig",
+    "StudyEstimate",
     "Teacher",
     "TeacherConfig",
     "__version__",
@@ -264,7 +283,9 @@ __all__ = [
     "evaluate",
     "evaluate_on",
     "evaluate_teacher",
+    "estimate_study",
     "export",
+    "find_study",
     "finetune",
     "info",
     "interruptible",
@@ -281,6 +302,7 @@ __all__ = [
     "random_subset",
     "read_out",
     "read_plan",
+    "read_labelled",
     "read_published",
     "read_representations",
     "read_scores",
@@ -289,6 +311,7 @@ __all__ = [
     "run_study",
     "save_backbone",
     "seeded",
+    "shipped_studies",
     "student",
     "target_size",
     "train_classifier",

@@ -4,6 +4,7 @@ from .checks import check, check_before_training, needs_teacher, target_size
 from .job import Job
 from .loop import Distillation, distill
 from .objective import total_variation
+from .storage import image_count
 
 __all__ = [
     "Distillation",
@@ -11,6 +12,7 @@ __all__ = [
     "check",
     "check_before_training",
     "distill",
+    "image_count",
     "needs_teacher",
     "target_size",
     "total_variation",

@@ -3,6 +3,7 @@
 from .baselines import baseline
 from .comparison import Comparison, compare, mean_and_error
 from .demo import Demonstration
+from .estimate import RowEstimate, StudyEstimate, estimate_study
 from .files import find_study, read_plan, shipped_studies
 from .fill import Study, fill_study, missing_cells, read_snapshots
 from .plan import SOURCE, Plan, Row, is_distilled, is_selected, place_in_table
@@ -18,10 +19,13 @@ __all__ = [
     "Demonstration",
     "Plan",
     "Row",
+    "RowEstimate",
     "Study",
+    "StudyEstimate",
     "Task",
     "baseline",
     "compare",
+    "estimate_study",
     "fill_study",
     "find_study",
     "mean_and_error",

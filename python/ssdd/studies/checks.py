@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 
 from ..artifact import DistilledSet
-from ..config import InputError
+from ..config import InputError, StudentConfig
 from ..data import ImageSet
 from ..distillation import target_size
 from ..evaluation import check_targets
@@ -28,10 +28,14 @@ def check_rows(
 ) -> None:
     """Raise :class:`InputError`, naming the row, if a row cannot be computed."""
     pairs: dict[object, DistilledSet] = {}
+    networks: set[StudentConfig] = set()
     for row in plan.rows:
         check_targets(dict(targets), row.settings.finetune)
         try:
             check_row(row, images)
+            if row.source != "teacher" and row.settings.student not in networks:
+                student(row.settings.student, images.channels, images.size, 1)  # refuses a size it does not exist at
+                networks.add(row.settings.student)
             if (file := row.origin.file) is not None:
                 if file not in pairs:
                     pairs[file] = DistilledSet.load(file)
@@ -45,14 +49,11 @@ def check_rows(
 
 
 def check_row(row: Row, images: ImageSet) -> None:
-    """Raise :class:`InputError` if ``row`` needs labels that ``images`` lack, or has a network that does not exist at
-    their size."""
+    """Raise :class:`InputError` if ``row`` needs labels that ``images`` lack, or more images than there are."""
     if row.distilled:
         target_size(row.settings.distill, images, dimension=1)
-    elif row.targets == "labels":
-        images.one_hot()
-    if row.source != "teacher":
-        student(row.settings.student, images.channels, images.size, 1)
+    elif row.targets == "labels" and images.y_train is None:
+        raise InputError(f"{images.name}: expected labelled training images, got none with labels")
     if (row.selected or row.distilled) and not row.settings.distill.budget:
         count, there = row.settings.distill.images, len(images.x_train)
         if count > there:

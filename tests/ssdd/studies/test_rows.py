@@ -7,9 +7,9 @@ import pytest
 import torch
 
 from ssdd.artifact import DistilledSet
-from ssdd.config import ClassifierConfig, InputError
+from ssdd.config import FINETUNE, PRESETS, ClassifierConfig, InputError
 from ssdd.report import write_page
-from ssdd.studies import read_cells, read_plan, run_study
+from ssdd.studies import estimate_study, find_study, read_cells, read_plan, run_study, shipped_studies
 from ssdd.teachers import train_classifier
 
 SHARED = """
@@ -164,3 +164,70 @@ def test_a_network_that_does_not_exist_at_that_size_is_refused_first(place):
     with pytest.raises(InputError, match="row scratch, wider: .*vgg11"):
         run(place, text)
     assert not (place / "cells.jsonl").exists()
+
+
+@pytest.mark.parametrize("name", shipped_studies())
+def test_every_row_of_a_shipped_study_passes_a_dry_run(tmp_path, monkeypatch, name):
+    monkeypatch.chdir(tmp_path)
+    plan = read_plan(find_study(name), folder=".")
+    imported = {row.name for row in plan.rows if row.source == "imported"}
+    estimate = estimate_study(plan, tmp_path)
+    assert {r.row.name for r in estimate.rows} | imported == {row.name for row in plan.rows}
+    assert len(plan.rows) >= 5 and any(row.source == "krr-st" for row in plan.rows)
+    assert {row.settings.pretrain.lr for row in plan.rows} == {0.1}  # one recipe of pre-training, the published one
+    assert estimate.cost > 1e12 and not estimate.notes and not any(tmp_path.iterdir())
+    said = "\n".join(estimate.missing)
+    for what in (
+        "data: ",
+        "teacher: ",
+        *(f"target {t}: " for t in plan.targets),
+        *(f"row {r}: missing" for r in imported),
+    ):
+        assert what in said
+    named = {str(file) for file in (plan.data, *plan.targets.values())}
+    assert all(file in plan.layout for file in named)  # every folder is described
+
+
+def test_the_shipped_studies_of_the_paper_have_its_settings():
+    for name, preset, steps in (("cifar100", "cifar100", 4000), ("tinyimagenet", "tinyimagenet", 8000)):
+        plan = read_plan(find_study(f"published/{name}.toml"))
+        settings = {row.settings for row in plan.rows if row.source == "krr-st"}.pop()
+        published = PRESETS[preset]
+        assert settings.distill == published.distill and settings.pretrain == published.pretrain
+        assert settings.pretrain.steps == steps and settings.finetune == FINETUNE["published"]
+    assert {"published/architectures.toml", "published/data-free.toml", "small-data-free.toml"} < set(shipped_studies())
+
+
+def test_a_dry_run_names_what_is_wrong(place, ssdd_command):
+    text = FINETUNED + IMPORTED + ROWS + WIDER
+    (place / "study.toml").write_text(text)
+    said = ssdd_command("study", place / "study.toml", "--dry-run").stdout
+    assert "12 of 14" not in said and "7 of 7 cells to compute" in said
+    assert f"missing: row DSA: missing, as {place / 'dsa.safetensors'} does not exist" in said
+    assert not (place / "cells.jsonl").exists() and not (place / "work").exists()
+    one = next(line for line in said.splitlines() if line.startswith("KRR-ST, wider"))
+    assert one.split()[2:7] == ["krr-st", "696", "10", one.split()[5], "4"]
+    (place / "study.toml").write_text(text.replace('"other.npz"', '"unlabelled.npz"'))
+    np.savez(place / "unlabelled.npz", x_train=np.zeros((9, 8, 8), np.uint8))
+    wrong = ssdd_command("study", place / "study.toml", "--dry-run", fails=True)
+    assert "target Other: unlabelled: no fine-tuning" in str(wrong.exception) or "labels" in str(wrong.exception)
+    (place / "study.toml").write_text(text.replace("convnet-8-8", "vgg11"))
+    wrong = ssdd_command("study", place / "study.toml", "--dry-run", fails=True)
+    assert "row scratch, wider" in str(wrong.exception)
+    (place / "study.toml").write_text(text.replace('"other.npz"', '"gone.npz"'))
+    wrong = ssdd_command("study", place / "study.toml", "--dry-run", fails=True)
+    assert "[expect] does not give its classes, test, train" in str(wrong.exception)
+
+
+def test_the_shipped_studies_are_listed_and_found(ssdd_command, tmp_path, monkeypatch):
+    said = ssdd_command("study", "--list").stdout
+    assert all(name in said for name in shipped_studies())
+    monkeypatch.chdir(tmp_path)
+    assert "cifar-100-python/" in ssdd_command("study", "published/cifar100.toml", "--dry-run").stdout
+    wrong = ssdd_command("study", "published/cifar10.toml", fails=True)
+    assert "does not exist; the studies of the package are published/" in str(wrong.exception)
+    wrong = ssdd_command("study", "small-cifar100.toml", fails=True)
+    assert "cifar100.npz" in str(wrong.exception) and "The files of this study" in wrong.stderr
+    (tmp_path / "small-cifar100.toml").write_text("preset = 1")  # a file of that name counts
+    wrong = ssdd_command("study", "small-cifar100.toml", fails=True)
+    assert "preset: expected a text" in str(wrong.exception)
