@@ -90,7 +90,12 @@ def test_a_variant_uses_the_pairs_of_its_row(place):
     with pytest.raises(InputError, match=r"distill\.steps: 6 there, 7 here"):
         run(place, changed)
     page = write_page(read_plan(place / "study.toml"), place).read_text()
-    assert "| KRR-ST, wider |" in page
+    assert "| fine-tuned, 50% of the labels | convnet-4-8 | wider |" in page
+    assert f"| KRR-ST | {one['finetuned']:.1f} | {other['finetuned']:.1f} |" in page
+    assert "| KRR-ST, wider | random + teacher, wider |" not in page.partition("## Against")[0]
+    assert "| KRR-ST, wider | random + teacher, wider |" in page.partition("## Against")[2]
+    assert "| KRR-ST, wider | random + teacher |" not in page
+    assert "| KRR-ST | 10 | 3 | 4 |" in page  # images, kB, steps
 
 
 def test_imported_pairs_are_a_row_or_are_missing(place, few):
@@ -99,7 +104,7 @@ def test_imported_pairs_are_a_row_or_are_missing(place, few):
     warnings = [e["message"] for e in events if e["event"] == "warning"]
     assert [w.partition(",")[0] for w in warnings] == ["row DSA: missing", "row DSA"]
     assert "DSA" not in {row for row, _, _ in cells} and len(cells) == 4
-    assert "| DSA | missing |" in write_page(read_plan(place / "study.toml"), place).read_text()
+    assert "| DSA | missing | missing |" in write_page(read_plan(place / "study.toml"), place).read_text()
     images = few.x_train[:10].permute(0, 3, 1, 2) / 255
     pairs = DistilledSet(images, torch.eye(10), few.preprocessing, method="DSA", target_kind="labels")
     dataclasses.replace(pairs, images=torch.rand(10, 1, 9, 9)).save(place / "dsa.safetensors")
@@ -129,7 +134,9 @@ def test_target_data_free_distillation_is_a_measure_of_a_row(place, few):
         assert cell["inputs"]["classifier"]
     assert cells["KRR-ST", 0, "Other"]["settings"]["kd"]["mode"] == "eval"
     assert cells["KRR-ST, official", 0, "Other"]["settings"]["kd"]["mode"] == "train"
-    assert "| target-data-free |" in write_page(read_plan(place / "study.toml"), place).read_text()
+    page = write_page(read_plan(place / "study.toml"), place).read_text()
+    assert "| target-data-free | convnet-4-8 | official |" in page
+    assert "| KRR-ST, official | noise, official |" in page
     with pytest.raises(InputError, match='row scratch: kd.images: a row from "nothing" has no images'):
         run(place, SHARED + known + ROWS)
     two = few.y_train.clamp(max=1)
