@@ -105,7 +105,8 @@ def run(options: Options) -> None:
     if options.dry_run:
         _print_estimate(plan, ssdd.estimate_study(plan, folder), options.speed)
         return
-    if plan.layout and not all(":" in str(name) or Path(name).exists() for name in (plan.data, *plan.targets.values())):
+    named = [str(name) for name in (plan.data, *plan.targets.values()) if name is not None]
+    if plan.layout and not all(":" in name or Path(name).exists() for name in named):
         print(f"The files of this study:\n{plan.layout.strip()}", file=sys.stderr)
 
     def show(event: dict[str, Any]) -> None:
@@ -180,10 +181,10 @@ def _print_estimate(plan: ssdd.Plan, estimate: ssdd.StudyEstimate, speed: float)
         f"{left} of {estimate.cells} cells to compute: about {estimate.cost:.2g} multiply-adds, {hours:,.1f} hours at "
         f"{speed:g} billion per second (--speed)"
     )
-    for line in estimate.notes:
-        print(f"note: {line}")
-    for line in estimate.missing:
-        print(f"missing: {line}")
+    for note in estimate.notes:
+        print(f"note: {note}")
+    for what in estimate.missing:
+        print(f"missing: {what}")
     if estimate.missing and plan.layout:
         print(f"The files of this study:\n{plan.layout.strip()}")
 

@@ -53,10 +53,10 @@ def run_study(
     if plan.data is None or name is None:
         missing = "data" if plan.data is None else "teacher"
         raise InputError(f"{missing}: expected it in the file of the study or as --{missing}")
+    images = load_images(plan.data, plan.size, classes=plan.classes)
     plan, lines = without_missing(plan)
     for line in lines:
         report({"event": "warning", "message": line})
-    images = load_images(plan.data, plan.size, classes=plan.classes)
     targets = {key: load_target(path, plan.size, plan.classes, like=images) for key, path in plan.targets.items()}
     classifiers = {key: Classifier.named(file) for key, file in plan.classifiers.items()}
     check_rows(plan, images, targets, classifiers)
