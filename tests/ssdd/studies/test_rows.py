@@ -1,12 +1,14 @@
 """Rows that share pairs, variants, imported pairs and target-data-free distillation in a study."""
 
 import dataclasses
+import json
 
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import save_file
 
-from ssdd.artifact import DistilledSet
+from ssdd.artifact import DistilledSet, read_safetensors
 from ssdd.config import FINETUNE, PRESETS, ClassifierConfig, InputError
 from ssdd.report import write_page
 from ssdd.studies import estimate_study, find_study, read_cells, read_plan, run_study, shipped_studies
@@ -238,3 +240,42 @@ def test_the_shipped_studies_are_listed_and_found(ssdd_command, tmp_path, monkey
     (tmp_path / "small-cifar100.toml").write_text("preset = 1")  # a file of that name counts
     wrong = ssdd_command("study", "small-cifar100.toml", fails=True)
     assert "preset: expected a text" in str(wrong.exception)
+
+
+def newer(pairs, file):
+    """Write pairs whose storage a later version would know."""
+    pairs.save(file)
+    tensors, meta = read_safetensors(file)
+    meta["storage"] = {"kind": "wavelets", "version": 1}
+    save_file(tensors, file, metadata={"ssdd": json.dumps(meta)})
+
+
+def test_bad_input_is_refused_by_a_dry_run_and_by_a_run(place, few):
+    """Each mistake is an error that names the row or the target, before anything is computed."""
+    pairs = DistilledSet(torch.rand(4, 1, 8, 8), torch.eye(4), few.preprocessing, target_kind="labels")
+    newer(pairs, place / "dsa.safetensors")
+    config = ClassifierConfig(model="convnet-4-8", epochs=1, crop_pad=1, flip=False)
+    two = dataclasses.replace(few, y_train=few.y_train.clamp(max=1), y_test=few.y_test.clamp(max=1))
+    train_classifier(two, config).save(place / "two.safetensors")
+    x = few.x_train[:40].numpy()
+    labels = np.arange(40) % 4
+    np.savez(place / "unlabelled.npz", x_train=x, x_test=x)
+    np.savez(place / "untested.npz", x_train=x, y_train=labels, x_test=x[:20], y_test=labels[:20] % 3)
+    plain = FINETUNED + ROWS
+    wrong = {
+        "target Other: unlabelled: .* have no labels": plain.replace("other.npz", "unlabelled.npz"),
+        "target Other: untested: .* no test images of class 3": plain.replace("other.npz", "untested.npz"),
+        "row scratch, wider: .*vgg11": plain + WIDER.replace("convnet-8-8", "vgg11"),
+        "row DSA: .*stored as 'wavelets', version 1; .* install the version": plain + IMPORTED,
+        "row random .* trained for another task: it tells 2 classes apart, other has 10": SHARED
+        + '[classifiers]\nOther = "two.safetensors"\n[[row]]\nname = "random + teacher"\nfrom = "random"\n',
+        "row random .*expected at most 400, the training images, got 10000": plain.replace('images" = 10', 'images" = 10000'),
+    }
+    for message, text in wrong.items():
+        (place / "study.toml").write_text(text)
+        plan = read_plan(place / "study.toml")
+        with pytest.raises(InputError, match=message):
+            estimate_study(plan, place)
+        with pytest.raises(InputError, match=message):
+            run_study(plan, place)
+        assert not (place / "cells.jsonl").exists()
