@@ -269,7 +269,9 @@ def test_bad_input_is_refused_by_a_dry_run_and_by_a_run(place, few):
         "row DSA: .*stored as 'wavelets', version 1; .* install the version": plain + IMPORTED,
         "row random .* trained for another task: it tells 2 classes apart, other has 10": SHARED
         + '[classifiers]\nOther = "two.safetensors"\n[[row]]\nname = "random + teacher"\nfrom = "random"\n',
-        "row random .*expected at most 400, the training images, got 10000": plain.replace('images" = 10', 'images" = 10000'),
+        "row random .*expected at most 400, the training images, got 10000": plain.replace(
+            'images" = 10', 'images" = 10000'
+        ),
     }
     for message, text in wrong.items():
         (place / "study.toml").write_text(text)
