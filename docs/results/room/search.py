@@ -143,7 +143,7 @@ def save_half(teacher: ssdd.Teacher, out: Path) -> None:
     (out / "teacher-float32.safetensors").unlink()
 
 
-def main() -> int:
+def arguments() -> argparse.Namespace:
     p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     p.add_argument("data", type=Path, help="folder with the packed sets and datapack.py")
     p.add_argument("out", type=Path, help="folder for search.jsonl and teacher.safetensors")
@@ -164,7 +164,11 @@ def main() -> int:
     p.add_argument("--few", type=int, default=20, help="also read out with so many labels per class")
     p.add_argument("--seed", type=int, default=0, help="of the choice of images and of the student")
     p.add_argument("--small", type=int, default=0, help="keep so many training images: shows that the script runs")
-    a = p.parse_args()
+    return p.parse_args()
+
+
+def main() -> int:
+    a = arguments()
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     a.out.mkdir(parents=True, exist_ok=True)
 
