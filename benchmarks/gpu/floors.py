@@ -353,8 +353,9 @@ def _little(launch: dict[str, Any]) -> Work:
 
 def _slope(launch: dict[str, Any]) -> Work:
     """Count two elements read and one written per element of K; of a square, half."""
-    rows, columns, *_ = launch["arguments"]
-    square, problems = launch["arguments"][6], launch["blocks"] // rows
+    a = launch["arguments"][0]
+    rows, columns, square = a["rows"], a["columns"], a["square"]
+    problems = launch["blocks"] // rows
     # For a square, the part above the diagonal is set to 0.
     count = problems * (columns * (columns - 1) // 2 if square else rows * columns)
     size, zeros = _size(launch), launch["blocks"] if square else 0
