@@ -19,10 +19,9 @@ from ..artifact import DistilledSet, read_safetensors, wait_for_lock, write_atom
 from ..checkpoint import Checkpoints
 from ..config import Event, InputError, Report, silent, versions
 from ..data import CPU, ImageSet
-from ..distillation import Distillation, Job, distill, target_size, total_variation
+from ..distillation import Distillation, Job, choose_images, distill, target_size, total_variation
 from ..evaluation import Cell, Space, finetune, measure, measure_realism, pretrain_new, probes, why_no_probe
 from ..models import Network, frozen, seeded, student
-from ..selection import Candidates, choose
 from ..teachers import Representations, Teacher
 from .baselines import baseline
 from .plan import Plan, Row
@@ -213,8 +212,9 @@ def _make_pairs(study: Study, row: Row, seed: int, file: Path, report: Report) -
         pairs, resumed = _distil(study, row, seed, report)
     else:
         targets = train if row.targets == "teacher" else data.one_hot()
-        candidates = Candidates(train, targets, data, partial(study.network, row, targets.shape[1]))
-        rows = choose(row.source, candidates, row.settings.distill.images, seed)
+        config = row.settings.distill
+        job = Job(data, train, partial(study.network, row, targets.shape[1]), config, seed)
+        rows = choose_images(row.source, job, targets, config.images)
         pairs, resumed = baseline(data, rows, train, method=row.source, seed=seed, targets=row.targets), False
         pairs.config = row.relevant["distill"]
     pairs.recipe = row.relevant["pretrain"]
