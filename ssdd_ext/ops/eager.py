@@ -31,7 +31,7 @@ from .native import (
     take_workspace,
     to_capsule,
 )
-from .register import is_transformed
+from .register import is_batched, is_transformed
 
 _DTYPES = (torch.float32, torch.float64)
 _PLAIN = (Tensor, torch.nn.Parameter)
@@ -204,7 +204,7 @@ class _Recorded(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> Any:
-        if torch.is_grad_enabled() or not is_plain(grad) or not is_eager():
+        if torch.is_grad_enabled() or not is_plain(grad) or is_batched(grad) or not is_eager():
             return _by_ops(ctx, grad)
         try:
             return _replay(ctx, grad)

@@ -16,6 +16,7 @@ from ..ridge import KINDS, Ridge
 from . import planned
 from .eager import FailedProblem, is_eager, is_plain, memory
 from .native import capsule, core, failure_code, return_workspace, take_workspace, to_capsule
+from .register import is_batched
 from .second import pull_back
 
 Tensors = tuple[Tensor, ...]
@@ -77,7 +78,7 @@ class _FromGram(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> Any:
-        if torch.is_grad_enabled() or not is_plain(grad) or not is_eager():
+        if torch.is_grad_enabled() or not is_plain(grad) or is_batched(grad) or not is_eager():
             return _differentiable(ctx, grad)
         try:
             return _backward(ctx, grad)

@@ -55,6 +55,11 @@ def is_differentiated() -> bool:
 _PLAIN = (Tensor, torch.nn.Parameter)
 
 
+def is_batched(value: Tensor) -> bool:
+    """Return True for one of the tensors that torch.autograd.grad(is_grads_batched=True) passes to a backward."""
+    return bool(torch._C._functorch.is_legacy_batchedtensor(value))
+
+
 def _is_plain(args: tuple[Any, ...]) -> bool:
     """True if only autograd observes the call: its tensors are dense, of PyTorch's own types and on the CPU, and there
     are no modes, transforms or tracers."""
@@ -63,7 +68,7 @@ def _is_plain(args: tuple[Any, ...]) -> bool:
     for t in args:
         if not isinstance(t, Tensor):
             continue
-        if type(t) not in _PLAIN or not t.is_cpu or t.layout is not torch.strided or t.is_neg():
+        if type(t) not in _PLAIN or not t.is_cpu or t.layout is not torch.strided or t.is_neg() or is_batched(t):
             return False
     return not (is_transformed() or torch._C._len_torch_dispatch_stack() or has_torch_function(args))
 
