@@ -39,11 +39,14 @@ class Encoder:
 
 
 def ridge_predict(x: Tensor, y: Tensor, x_test: Tensor) -> Tensor:
-    """Predict targets [N, C] by ridge regression, whose ridge is chosen by leave-one-out."""
+    """Predict targets [N, C] by ridge regression, whose ridge is chosen by leave-one-out.
+
+    It is solved in float64: frames repeat, and the kernel matrix is then singular.
+    """
+    how = {"kernel": Linear(bias=1.0), "solve_dtype": torch.float64}
     centre = y.mean(0)
-    ridges = Ridge.mean_trace(RIDGES)
-    ridge = ssdd_ext.krr_path(x, y - centre, ridges=ridges, kernel=Linear(bias=1.0)).best()
-    return ssdd_ext.krr(x, y - centre, x_test, kernel=Linear(bias=1.0), ridge=ridge) + centre
+    ridge = ssdd_ext.krr_path(x, y - centre, ridges=Ridge.mean_trace(RIDGES), **how).best()
+    return ssdd_ext.krr(x, y - centre, x_test, ridge=ridge, **how) + centre
 
 
 def draw_balanced(labels: Tensor, count: int, seed: int) -> Tensor:
