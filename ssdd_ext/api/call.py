@@ -12,6 +12,7 @@ from torch import Tensor
 
 from .. import checks, ops, plan, reference
 from ..kernels import Kernel, Linear
+from ..ops.register import is_transformed
 from ..ridge import VECTOR_KINDS, Ridge
 from . import precision
 
@@ -56,6 +57,7 @@ class Call:
     return_info: bool
     backend: str
     why: str
+    tensors: dict[str, Tensor]
     looks: bool = False
     """The condition number is looked at, to warn: on the CPU, at the first call of a site."""
 
@@ -97,8 +99,9 @@ class Call:
         return contextlib.nullcontext() if self.backend == "native" else checks.full_precision(like)
 
     def name_failure(self) -> Any:
-        """Return a context in which a failure names this call instead of the op that failed."""
-        return contextlib.nullcontext() if torch.compiler.is_compiling() else _name_failure(self.op)
+        """Return a context in which a failure names this call instead of the op that failed, and says it if an input
+        is not finite or overflows."""
+        return contextlib.nullcontext() if torch.compiler.is_compiling() else _name_failure(self)
 
     def check_status(self, status: Tensor, jitter: Tensor, order: int, factor: Tensor | None = None) -> Info:
         """Raise for a failure if ``on_failure`` is "raise"; return the outcome otherwise.
@@ -107,7 +110,8 @@ class Call:
         """
         # The native ops raise by themselves, also inside a compiled graph.
         if self.on_failure == "raise" and self.backend != "native":
-            checks.raise_on_failure(self.op, status, order, self.ridge)
+            with self.name_failure():
+                checks.raise_on_failure(self.op, status, order, None if self.ridge is None else in_words(self.ridge))
         if factor is None:
             return Info(status, jitter, UNKNOWN)
         known = precision.condition(factor) if self.looks or (self.return_info and self.op != "fit") else UNKNOWN
@@ -123,11 +127,21 @@ class Call:
 
 
 @contextlib.contextmanager
-def _name_failure(op: str) -> Iterator[None]:
+def _name_failure(call: Call) -> Iterator[None]:
     try:
         yield
     except checks.FactorizationError as error:
-        raise checks.FactorizationError(f"{op}:{str(error).partition(':')[2]}") from None
+        what = str(error).partition(":")[2]
+        why = "" if is_transformed() or "out of range" in what else checks.why_not_finite(call.tensors, call.work)
+        if why:
+            what = f" {why} (the factorisation failed:{what.partition(';')[0]})"
+        raise checks.FactorizationError(f"{call.op}:{what}") from None
+
+
+def in_words(ridge: Ridge) -> str:
+    """Return the ridge as a user writes it."""
+    value = "a tensor" if isinstance(ridge.value, Tensor) else f"{ridge.value:g}"
+    return f"Ridge.{ridge.kind}({value})"
 
 
 def pick_backend(
@@ -197,7 +211,7 @@ def prepare(
     first = next(iter(tensors.values()))
     site = (op, first.shape, kernel.name, *(p if isinstance(p, float) else None for p in parameters))
     looks = op not in WITHOUT_FACTOR and precision.is_watched(first) and precision.is_new(work, site)
-    return Call(op, kernel, ridge, batch, work, result, on_failure, return_info, picked, why, looks)
+    return Call(op, kernel, ridge, batch, work, result, on_failure, return_info, picked, why, tensors, looks)
 
 
 def convert_parameters(kernel: Kernel, ridge: Ridge | None, dtype: torch.dtype) -> tuple[Kernel, Ridge | None]:

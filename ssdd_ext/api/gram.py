@@ -92,7 +92,8 @@ def cholesky(
     call = prepare(
         "cholesky", tensors, DEFAULT_KERNEL, None, on_failure, check_finite, backend, solve_dtype, return_info
     )
-    factor, status, jitter = call.run.cholesky(call.cast(a), **call.options)
+    with call.name_failure():
+        factor, status, jitter = call.run.cholesky(call.cast(a), **call.options)
     return call.finish(factor, call.check_status(status, jitter, a.shape[-1], factor))
 
 

@@ -68,7 +68,7 @@ def krr(
             return direct
     tensors = check_problem(x_s, y_s, x_q)
     call = prepare("krr", tensors, kernel, ridge, on_failure, check_finite, backend, solve_dtype, return_info)
-    with call.precision(x_s):
+    with call.precision(x_s), call.name_failure():
         inputs = call.features(x_s), call.cast(y_s), call.features(x_q)
         p, status, jitter, factor = call.run.krr(*inputs, call.kernel, call.ridge, **call.krr_options)
     return call.finish(p, call.check_status(status, jitter, x_s.shape[-2], factor))
@@ -139,7 +139,7 @@ def krr_mse(
     if sample_weight is not None:
         tensors["sample_weight"] = checks.sample_weight(sample_weight, x_q.shape[-2], "x_q")
     call = prepare("krr_mse", tensors, kernel, ridge, on_failure, check_finite, backend, solve_dtype, return_info)
-    with call.precision(x_s):
+    with call.precision(x_s), call.name_failure():
         inputs = call.features(x_s), call.cast(y_s), call.features(x_q), call.cast(y_q)
         if sample_weight is None:
             loss, status, jitter, factor = call.run.krr_mse(*inputs, call.kernel, call.ridge, **call.krr_options)

@@ -19,6 +19,9 @@ FILE = "run.json"
 CHECKPOINTS = "checkpoints"
 """The subfolder of a run's checkpoints."""
 
+FINISHED = "finished"
+"""The subfolder of a finished run's last checkpoint, from which --steps lengthens it."""
+
 ARGUMENTS: dict[str, type] = {
     "data": str,
     "size": int,

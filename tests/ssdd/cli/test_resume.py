@@ -6,6 +6,7 @@ import multiprocessing
 import os
 import random
 import re
+import shutil
 import signal
 import subprocess
 import time
@@ -123,6 +124,30 @@ def test_killed_at_random_steps_and_with_its_newest_checkpoint_torn(whole, tmp_p
     same_product(whole, run)
     assert not (run / "checkpoints").exists()
     assert "this run is finished" in finish(tmp_path, *resume)
+
+
+def test_a_finished_run_is_lengthened(whole, tmp_path):
+    """It goes on from its last step; a kill on the way does not change the bits."""
+    more = ["--steps", STEPS + 20]
+    for name in ("once", "killed"):
+        shutil.copytree(whole, tmp_path / name)
+    said = finish(tmp_path, "distill", "--resume", tmp_path / "once", *more)
+    assert f"distill.steps was {STEPS} and is {STEPS + 20}: the run goes on after step {STEPS}" in said
+    assert "bits are not those" in said
+    killed = tmp_path / "killed"
+    kill_at(tmp_path, killed, "distill", STEPS + 8, "distill", "--resume", killed, *more)
+    said = finish(tmp_path, "distill", "--resume", killed)  # the new length is stored
+    assert "bits are not" not in said
+    same_product(tmp_path / "once", killed)
+    tensors, metrics, losses = product(killed)
+    assert metrics["steps"] == STEPS + 20 and max(losses) == STEPS + 20
+    assert product(whole)[2].items() <= losses.items() and not torch.equal(
+        tensors["images"], product(whole)[0]["images"]
+    )
+    assert "finished" in finish(tmp_path, "distill", "--resume", killed, "--steps", STEPS)  # no shorter
+    shutil.rmtree(killed / "finished")
+    refused = finish(tmp_path, "distill", "--resume", killed, "--steps", 200, code=1)
+    assert "its last checkpoint was not kept" in refused
 
 
 def test_ctrl_c_and_sigterm_finish_the_step_and_say_how_to_resume(whole, tmp_path):
