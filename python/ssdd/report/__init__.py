@@ -2,6 +2,7 @@
 
 from .demonstration import demo, keep_partial
 from .directory import (
+    DEMO,
     EVENTS,
     MARK,
     check_directory,
@@ -27,6 +28,7 @@ __all__ = [
     "TENSORBOARD",
     "TensorBoard",
     "check_tensorboard",
+    "DEMO",
     "EVENTS",
     "MARK",
     "REPORT",

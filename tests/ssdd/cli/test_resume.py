@@ -150,6 +150,27 @@ def test_a_finished_run_is_lengthened(whole, tmp_path):
     assert "its last checkpoint was not kept" in refused
 
 
+def test_a_killed_demonstration_continues(tmp_path):
+    settings = [*SETTINGS[:-1], 8, "--seeds", 1, "--workers", 1, "-q"]
+    finish(tmp_path, "demo", "-o", tmp_path / "whole", *settings)
+    run = tmp_path / "run"
+    program, end = Program(tmp_path, "demo", "-o", run, *settings), time.monotonic() + 100
+    while not (run / "cells.jsonl").is_file() and time.monotonic() < end:
+        time.sleep(0.01)
+    os.kill(program.process.pid, signal.SIGKILL)
+    program.end(-signal.SIGKILL)
+    again = finish(tmp_path, "demo", "-o", run, *settings, code=1)
+    assert f"go on with `--resume {run}`" in again
+    before = (run / "teacher.safetensors").stat().st_mtime_ns
+    finish(tmp_path, "demo", "--resume", run, "-q", "--workers", 1)
+    assert (run / "teacher.safetensors").stat().st_mtime_ns == before
+    one, two = (json.loads((folder / "results.json").read_text()) for folder in (tmp_path / "whole", run))
+    assert one["cells"] == two["cells"] and one["pool"] == two["pool"]
+    one, two = (read_safetensors(folder / "seed-0.safetensors")[0] for folder in (tmp_path / "whole", run))
+    assert all(torch.equal(one[key], two[key]) for key in one)
+    assert "finished" in finish(tmp_path, "demo", "--resume", run)
+
+
 def test_ctrl_c_and_sigterm_finish_the_step_and_say_how_to_resume(whole, tmp_path):
     run = tmp_path / "run"
     said = kill_at(tmp_path, run, "distill", 5, "distill", "-o", run, *SETTINGS, number=signal.SIGINT)
