@@ -122,7 +122,8 @@ def _krr(
     picked = plan.choose(problem, gpu(x_s))
     n = problem.order
     # Rows are kept in the dense order, unless a test forces another; lanes leave them as they are.
-    keeps = any(needs) and (picked.forward == "dense" or lanes)
+    # A fifth entry asks for the factor, which lanes otherwise write only for a backward.
+    keeps = any(needs[:4]) and (picked.forward == "dense" or lanes)
     rows = problem.kept_queries if keeps else 0
     saves = any(needs) or not lanes or on_failure == "jitter"
     out = y_s.new_empty(*batch_shape, q, c)
@@ -179,7 +180,7 @@ def _krr_fake(
 ) -> tuple[Tensor, ...]:
     batch, s, c, q = x_s.shape[:-2], x_s.shape[-2], y_s.shape[-1], x_q.shape[-2]
     problem = _problem(x_s, y_s, q, hyper, values, kernel, needs)
-    n, rows = problem.order, problem.saved_rows if any(needs) else plan.STAND_IN
+    n, rows = problem.order, problem.saved_rows if any(needs[:4]) else plan.STAND_IN
     return (
         y_s.new_empty(*batch, q, c),
         y_s.new_empty(batch if y_q is not None else (0,)),
@@ -346,27 +347,41 @@ def _needs(*tensors: Tensor | None) -> list[bool]:
 
 
 def _call(
-    x_s: Tensor, y_s: Tensor, x_q: Tensor, y_q: Tensor | None, kernel: Kernel, ridge: Ridge, on_failure: str
+    x_s: Tensor,
+    y_s: Tensor,
+    x_q: Tensor,
+    y_q: Tensor | None,
+    kernel: Kernel,
+    ridge: Ridge,
+    on_failure: str,
+    watched: bool,
 ) -> Any:
     hyper, values = pack(kernel, ridge, x_s.shape[:-2], y_s.dtype, x_s.device)
-    needs = _needs(x_s, y_s, x_q, hyper)
+    needs = [*_needs(x_s, y_s, x_q, hyper), watched]
     return _krr_op(x_s, y_s, x_q, y_q, hyper, values, kernel.name, ridge.kind, ridge.detach, on_failure, needs)
 
 
 def krr(
-    x_s: Tensor, y_s: Tensor, x_q: Tensor, kernel: Kernel, ridge: Ridge, on_failure: str
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Return (predictions [..., Q, C], status, jitter)."""
-    r = _call(x_s, y_s, x_q, None, kernel, ridge, on_failure)
-    return r[0], r[7], r[6]
+    x_s: Tensor, y_s: Tensor, x_q: Tensor, kernel: Kernel, ridge: Ridge, on_failure: str, watched: bool = True
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Return (predictions [..., Q, C], status, jitter, factor). Without ``watched`` the factor may not be written."""
+    r = _call(x_s, y_s, x_q, None, kernel, ridge, on_failure, watched)
+    return r[0], r[7], r[6], r[2]
 
 
 def krr_mse(
-    x_s: Tensor, y_s: Tensor, x_q: Tensor, y_q: Tensor, kernel: Kernel, ridge: Ridge, on_failure: str
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Return (loss [...], status, jitter)."""
-    r = _call(x_s, y_s, x_q, y_q, kernel, ridge, on_failure)
-    return r[1], r[7], r[6]
+    x_s: Tensor,
+    y_s: Tensor,
+    x_q: Tensor,
+    y_q: Tensor,
+    kernel: Kernel,
+    ridge: Ridge,
+    on_failure: str,
+    watched: bool = True,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Return (loss [...], status, jitter, factor). Without ``watched`` the factor may not be written."""
+    r = _call(x_s, y_s, x_q, y_q, kernel, ridge, on_failure, watched)
+    return r[1], r[7], r[6], r[2]
 
 
 def explain(x_s: Tensor, y_s: Tensor, x_q: Tensor, kernel: Kernel, ridge: Ridge) -> str:

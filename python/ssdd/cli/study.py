@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import ssdd
 
-from ..config import versions
+from ..config import duration, versions
 from .options import (
     COUNT,
     FILE,
@@ -113,11 +113,3 @@ def _line(event: dict[str, Any]) -> None:
             f"{event['untrained_share']:.1%}, mean age {event['mean_age']:.1f}",
             flush=True,
         )
-
-
-def duration(seconds: float) -> str:
-    """Return seconds in words: "40 s", "12 min", "3 h 05 min"."""
-    if seconds < 90:
-        return f"{seconds:.0f} s"
-    hours, minutes = divmod(round(seconds / 60), 60)
-    return f"{hours} h {minutes:02} min" if hours else f"{minutes} min"
