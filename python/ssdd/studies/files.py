@@ -12,6 +12,7 @@ from typing import Any, cast, get_args
 from ..config import (
     FINETUNE,
     METHOD_NAMES,
+    SELECTION_NAMES,
     InputError,
     Settings,
     current_name,
@@ -20,7 +21,6 @@ from ..config import (
     replace_fields,
     with_settings,
 )
-from ..selection import SELECTIONS
 from .plan import SOURCE, SOURCES, Plan, Row, Targets
 
 FOLDER = Path(__file__).parent
@@ -128,7 +128,7 @@ def _row(table: dict[str, Any], shared: Settings, seeds: int, above: list[Row], 
     if source not in SOURCES:
         raise InputError(f"{where}: from: expected one of {', '.join(SOURCES)}, got {source!r}")
     targets = table.get("targets", "teacher")
-    if targets not in get_args(Targets) or ("targets" in table and source not in SELECTIONS):
+    if targets not in get_args(Targets) or ("targets" in table and source not in SELECTION_NAMES):
         words = ", ".join(get_args(Targets))
         raise InputError(f"{where}: targets: expected one of {words}, for a selection only, got {targets!r}")
     of = _other_row(table, source, above, where)

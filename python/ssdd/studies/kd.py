@@ -8,7 +8,7 @@ import torch
 
 from ..artifact import DistilledSet
 from ..config import InputError, Report, Settings
-from ..data import ImageSet
+from ..data import CPU, ImageSet
 from ..models import Network, accuracy
 from ..teachers import Classifier, check_kd, distil_knowledge
 
@@ -41,6 +41,7 @@ def measure_kd(
     settings: Settings,
     seed: int,
     report: Report,
+    device: torch.device = CPU,
 ) -> dict[str, float]:
     """Distil ``classifier`` into a student that starts as ``network``; return the test accuracies in percent.
 
@@ -53,6 +54,7 @@ def measure_kd(
         settings: those of the row.
         seed: seed of the last layer and of every random draw.
         report: receives the events of the distillation.
+        device: where the networks run. Default: the CPU.
     """
     images = images_for(pairs, classifier, data, settings)
     check_kd(classifier, images, data)
@@ -64,7 +66,9 @@ def measure_kd(
         pretrain=lambda net: net.load_state_dict(network.state_dict()),
         seed=seed,
         report=report,
+        device=device,
     )
+    classifier.module.to(device)
     config = settings.kd
     how = {"batch": config.batch, "batch_statistics": True} if config.mode == "train" else {}
     assert data.y_test is not None

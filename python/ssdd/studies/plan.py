@@ -8,15 +8,14 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from ..config import METHOD_NAMES, Settings
-from ..selection import SELECTIONS
+from ..config import METHOD_NAMES, SELECTION_NAMES, Settings
 
 SOURCE = "source"
 """The name of the set that is distilled, beside the names of the targets."""
 
 _STAGES: dict[str, tuple[str, ...]] = {
     "nothing": ("student",),
-    **dict.fromkeys(SELECTIONS, ("student", "pretrain")),
+    **dict.fromkeys(SELECTION_NAMES, ("student", "pretrain")),
     "full set": ("student", "pretrain"),
     **dict.fromkeys(METHOD_NAMES, ("student", "pretrain", "distill")),
     "recomputed": ("student", "pretrain", "distill"),
@@ -33,13 +32,13 @@ set.
 """
 
 SOURCES = tuple(_STAGES)
-_PLACES = {"nothing": 0, **dict.fromkeys(SELECTIONS, 1), "full set": 3, "teacher": 4}
+_PLACES = {"nothing": 0, **dict.fromkeys(SELECTION_NAMES, 1), "full set": 3, "teacher": 4}
 Targets = Literal["teacher", "labels"]
 
 
 def is_selected(source: str) -> bool:
     """Return True for real images that a selection chose. Distilled sets are compared with these rows."""
-    return source in SELECTIONS
+    return source in SELECTION_NAMES
 
 
 def is_distilled(source: str) -> bool:

@@ -5,10 +5,12 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+import torch
+
 from ..artifact import DistilledSet
 from ..checkpoint import fingerprint
 from ..config import InputError, Report, silent
-from ..data import load_images, load_target
+from ..data import CPU, load_images, load_target
 from ..evaluation import why_no_probe
 from ..teachers import Classifier, Teacher, represent
 from .checks import check_rows, without_missing
@@ -25,6 +27,7 @@ def run_study(
     cache: str | os.PathLike[str] | None = None,
     workers: int = 1,
     report: Report = silent,
+    device: torch.device = CPU,
 ) -> Study:
     """Compute the cells of ``plan`` that ``out``/cells.jsonl does not have yet, and append them to it.
 
@@ -38,6 +41,8 @@ def run_study(
         report: receives ``{"event": "loaded", "summary"}`` per set and per teacher with a summary, ``{"event":
             "warning", "message"}`` per set that allows no probe, and one ``{"event": "study", ...}`` per finished cell.
             Default: nothing is reported.
+        device: where networks train and run. Random draws are made in main memory, so a seed draws the same on any
+            device. Default: the CPU.
 
     Returns:
         What all rows share, with the teachers and where each row's files are.
@@ -63,8 +68,8 @@ def run_study(
     for data in (images, *targets.values()):
         if why := why_no_probe(data):
             report({"event": "warning", "message": why})
-    network = Teacher.named(name, images.preprocessing, plan.teacher_prefix)
-    others = {path: Teacher.named(str(path), images.preprocessing) for path in own}
+    network = Teacher.named(name, images.preprocessing, plan.teacher_prefix).to(device)
+    others = {path: Teacher.named(str(path), images.preprocessing).to(device) for path in own}
     loaded = [images.summary, *(target.summary for target in targets.values())]
     for summary in [*loaded, network.summary, *(other.summary for other in others.values())]:
         if summary:
@@ -80,6 +85,6 @@ def run_study(
     teachers: dict[Path | None, TeacherPair] = {None: (network, represent(network, images, cache))}
     for path, other in others.items():
         teachers[path] = (other, represent(other, images, cache))
-    study = Study(images, teachers, cells, Path(work or Path(out) / "work"), targets, cache, classifiers)
+    study = Study(images, teachers, cells, Path(work or Path(out) / "work"), targets, cache, classifiers, device)
     fill_study(plan, study, workers, report)
     return study
