@@ -61,6 +61,10 @@ class RidgePath:
         tensors = (k_qs, self.k_ss, self.y_s, self.ridges)
         return is_transformed() or (torch.is_grad_enabled() and any(t.requires_grad for t in tensors))
 
+    def _product(self, a: Tensor, b: Tensor) -> Tensor:
+        """Return a b^T, natively on the CPU."""
+        return a @ b.mT if a.is_cuda or self.backend == "planned" else gram(a, b, backend=self.backend)
+
     @property
     def _shifts(self) -> Tensor:
         """lambda [..., R, C or 1]."""
@@ -82,9 +86,8 @@ class RidgePath:
             k_qs = gram(x_q.to(self.x_s.dtype), self.x_s, kernel=self.kernel, backend=self.backend)
             if self.spectrum is None or self._follows(k_qs) or "alpha" in vars(self):
                 return matmul(k_qs.unsqueeze(-3), self.alpha).to(self.result_dtype)
-            w, u = self.spectrum  # K_qs U serves every ridge
-            scaled = (u.mT @ self.y_s).unsqueeze(-3) / (w[..., None, :, None] + self._shifts[..., None, :])
-            return ((k_qs @ u).unsqueeze(-3) @ scaled).to(self.result_dtype)
+            p = spectrum.predict_many(k_qs, self.y_s, self._shifts, *self.spectrum, self._product)
+            return p.to(self.result_dtype)
 
     def loo_residuals(self) -> Tensor:
         """Compute the leave-one-out residuals: y_i minus the prediction at x_i by the fit without point i.
