@@ -62,7 +62,7 @@ def krr(
     """
     ridge = DEFAULT_RIDGE if ridge is None else ridge
     if backend in ("auto", "native") and not return_info and not check_finite and solve_dtype is None:
-        direct = ops.evaluate(x_s, y_s, x_q, None, kernel, ridge, on_failure)
+        direct = ops.eager_krr(x_s, y_s, x_q, None, kernel, ridge, on_failure)
         if direct is not None:
             look_at(x_s, y_s, x_q, kernel, ridge)
             return direct
@@ -131,7 +131,7 @@ def krr_mse(
     ):
         loss = ops.small_krr_mse(x_s, y_s, x_q, y_q, kernel, ridge, on_failure)
         if loss is None and y_q is not None:  # without targets it would return predictions; below, None is an error
-            loss = ops.evaluate(x_s, y_s, x_q, y_q, kernel, ridge, on_failure)
+            loss = ops.eager_krr(x_s, y_s, x_q, y_q, kernel, ridge, on_failure)
         if loss is not None:
             look_at(x_s, y_s, x_q, kernel, ridge)
             return loss

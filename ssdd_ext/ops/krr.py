@@ -203,7 +203,8 @@ def _krr_setup(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) ->
     ctx.set_materialize_grads(False)
 
 
-def _krr_autograd(ctx: Any, grad_out: Tensor | None, grad_loss: Tensor | None, *_: Any) -> tuple[Any, ...]:
+def differentiate(ctx: Any, grad_out: Tensor | None, grad_loss: Tensor | None, *_: Any) -> tuple[Any, ...]:
+    """Return the gradients to the op's inputs, by the op krr_backward; ``ctx`` is the context of :func:`_krr_setup`."""
     grad = grad_loss if ctx.mse else grad_out
     if grad is None:
         return (None,) * 11
@@ -315,7 +316,7 @@ def _krr_backward_fake(grad: Tensor, x_s: Tensor, y_s: Tensor, x_q: Tensor, *res
     return (*outputs, y_s.new_empty(hyper.shape if needs[3] and hyper is not None else (0,)))
 
 
-_krr_op = register("krr", _krr, _krr_fake, _krr_autograd, _krr_setup)
+_krr_op = register("krr", _krr, _krr_fake, differentiate, _krr_setup)
 
 
 def _second_setup(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
