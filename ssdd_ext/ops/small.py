@@ -16,10 +16,10 @@ from torch import Tensor
 from torch.overrides import has_torch_function
 
 from .. import checks, plan
-from ..kernels import KERNELS, Kernel
+from ..kernels import Kernel
 from ..ridge import Ridge
 from .krr import plan_shape
-from .native import KERNEL_CODES, capsule, core, failure_code, return_workspace, take_workspace, to_capsule
+from .native import capsule, core, failure_code, is_of_angles, keeps_arguments, kernel_code, return_workspace, take_workspace, to_capsule
 from .register import is_transformed
 from .second import krr_gradients, pull_back
 
@@ -52,8 +52,8 @@ def _small_plan(
     if not 2 <= len(x_s) == len(y_q) <= 3 or min(*x_s, *y_q) < 1:
         return None
     b, (s, d), (q, c) = x_s[:-2].numel(), x_s[-2:], y_q[-2:]
-    linear = KERNELS[kernel].linear
-    p = plan.Problem(s, q, d, c, linear, linear and bordered, itemsize, needs_x_s, needs_x_q)
+    linear = kernel == "linear"
+    p = plan.Problem(s, q, d, c, linear, linear and bordered, itemsize, needs_x_s, needs_x_q, arguments=keeps_arguments(kernel))
     picked = plan.choose(p)
     if b * (plan.forward_costs(p)[picked.forward]) > _SMALL:
         return None
@@ -67,6 +67,14 @@ def _small_plan(
         shape = plan_shape(p, b, kernel, ridge, detach, picked.forward, max(picked.chunk, 1))
         code = plan.CODES[picked.backward]
     return shape, code, core.krr_value_and_gradient_workspace(shape, code)
+
+
+def _has_code(spec: str, dtype: torch.dtype) -> bool:
+    return kernel_code(spec) is not None and (dtype is torch.float64 or not is_of_angles(spec))
+
+
+def _is_bordered(spec: str, values: list[Any]) -> bool:
+    return spec == "linear" and values[1] != 0
 
 
 def _bar(like: Tensor, needed: bool) -> Tensor | None:
@@ -203,7 +211,8 @@ def plan_small(
     if not x_s.dim() == y_s.dim() == x_q.dim() == y_q.dim():  # batch dimensions to broadcast
         return None
     values: list[Any] = [*kernel.parameters, ridge.value]
-    if kernel.name not in KERNEL_CODES or not all(type(v) is float for v in values):
+    spec = kernel.spec
+    if not _has_code(spec, x_s.dtype) or not all(type(v) is float for v in values):
         return None
     planned = _small_plan(
         x_s.shape,
@@ -211,15 +220,15 @@ def plan_small(
         x_s.element_size(),
         needs_x_s,
         needs_x_q,
-        kernel.name,
-        values[1] != 0,
+        spec,
+        _is_bordered(spec, values),
         ridge.kind,
         ridge.detach,
         torch.get_num_threads(),
     )
     if planned is None:
         return None
-    return planned, values, failure_code(on_failure), (values, kernel.name, ridge.kind, ridge.detach)
+    return planned, values, failure_code(on_failure), (values, spec, ridge.kind, ridge.detach)
 
 
 def small_krr_mse(
@@ -258,7 +267,7 @@ def _evaluation(
     if len(x_s) < 2 or len(x_s) > 3 or min(*x_s, *y_s, q) < 1:
         return None
     b, (s, d), c = x_s[:-2].numel(), x_s[-2:], y_s[-1]
-    linear = KERNELS[kernel].linear
+    linear = kernel == "linear"
     p = plan.Problem(s, q, d, c, linear, linear and bordered, itemsize, False, False)
     picked = plan.choose(p)
     if b * plan.forward_costs(p)[picked.forward] > _MOST_WORK:
@@ -286,11 +295,12 @@ def evaluate(
     if any(t.dtype is not x_s.dtype or t.shape[:-2] != batch for t in given) or x_q.dim() < 2:
         return None
     values: list[Any] = [*kernel.parameters, ridge.value]
-    if kernel.name not in KERNEL_CODES or not all(type(v) is float for v in values):
+    spec = kernel.spec
+    if not _has_code(spec, x_s.dtype) or not all(type(v) is float for v in values):
         return None
     q, threads = x_q.shape[-2], torch.get_num_threads()
-    size, bordered = x_s.element_size(), values[1] != 0
-    shape = _evaluation(x_s.shape, y_s.shape, q, size, kernel.name, bordered, ridge.kind, ridge.detach, threads)
+    size, bordered = x_s.element_size(), _is_bordered(spec, values)
+    shape = _evaluation(x_s.shape, y_s.shape, q, size, spec, bordered, ridge.kind, ridge.detach, threads)
     if shape is None:
         return None
     predicts, code = y_q is None, failure_code(on_failure)
