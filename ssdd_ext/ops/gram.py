@@ -13,7 +13,7 @@ from ..kernels import Cosine, Kernel, Linear, for_matrices, matmul
 from ..kernels.products import unit_rows
 from .hyper import pack
 from .native import core, hyper_rows, is_of_angles, matrices, native_code, stream, to_capsule
-from .register import is_direct, is_transformed, library, register
+from .register import is_transformed, library, needs_gradient, register
 from .simplify import is_composed
 
 library.define("gram(Tensor x, Tensor? z, Tensor? hyper, float[] values, str kernel) -> Tensor")
@@ -172,7 +172,7 @@ def _other_gram(x: Tensor, z: Tensor | None, kernel: Kernel) -> Tensor:
     if isinstance(kernel, Cosine):
         unit = unit_rows(x)
         return gram(unit, unit if z is None else unit_rows(z), Linear())
-    if not is_direct((x, z, *kernel.parameters)):
+    if torch.compiler.is_compiling() or is_transformed() or needs_gradient((x, z, *kernel.parameters)):
         k = planned_gram.gram(x, z, kernel)
         flags = kernel.in_range()
         return torch.where(for_matrices(flags[0]), k, math.nan) if flags else k

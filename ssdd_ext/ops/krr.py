@@ -12,7 +12,7 @@ from .. import plan
 from ..checks import full_precision
 from ..kernels import Kernel, matmul
 from ..ridge import KINDS, Ridge
-from .cholesky import cholesky_solve
+from .cholesky import factored_solve
 from .gram import gram
 from .hyper import pack
 from .native import (
@@ -20,6 +20,7 @@ from .native import (
     failure_code,
     gpu,
     hyper_rows,
+    is_bordered,
     is_of_angles,
     keeps_arguments,
     matrices,
@@ -50,11 +51,6 @@ library.define(
 _SMALL_FILL = 1 << 14
 
 
-def _bordered(linear: bool, hyper: Tensor | None, values: list[float]) -> bool:
-    # A bias that is a tensor can have any value, so it gets a row. A number may be 0 and then needs none.
-    return linear and (hyper is not None or values[1] != 0)
-
-
 def _problem(
     x_s: Tensor, y_s: Tensor, q: int, hyper: Tensor | None, values: list[float], kernel: str, needs: list[bool]
 ) -> plan.Problem:
@@ -67,7 +63,7 @@ def _problem(
         x_s.shape[-1],
         y_s.shape[-1],
         linear,
-        _bordered(linear, hyper, values),
+        is_bordered(kernel, hyper, values),
         y_s.element_size(),
         needs[0],
         needs[2],
@@ -131,7 +127,8 @@ def _krr(
     picked = plan.choose(problem, gpu(x_s))
     n = problem.order
     # Rows are kept in the dense order, unless a test forces another; lanes leave them as they are.
-    keeps = any(needs) and (picked.forward == "dense" or lanes)
+    # A fifth entry asks for the factor, which lanes otherwise write only for a backward.
+    keeps = any(needs[:4]) and (picked.forward == "dense" or lanes)
     rows = problem.kept_rows if keeps else 0
     saves = any(needs) or not lanes or on_failure == "jitter"
     out = y_s.new_empty(*batch_shape, q, c)
@@ -188,7 +185,7 @@ def _krr_fake(
 ) -> tuple[Tensor, ...]:
     batch, s, c, q = x_s.shape[:-2], x_s.shape[-2], y_s.shape[-1], x_q.shape[-2]
     problem = _problem(x_s, y_s, q, hyper, values, kernel, needs)
-    n, rows = problem.order, problem.saved_rows if any(needs) else plan.STAND_IN
+    n, rows = problem.order, problem.saved_rows if any(needs[:4]) else plan.STAND_IN
     return (
         y_s.new_empty(*batch, q, c),
         y_s.new_empty(batch if y_q is not None else (0,)),
@@ -211,7 +208,8 @@ def _krr_setup(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) ->
     ctx.set_materialize_grads(False)
 
 
-def _krr_autograd(ctx: Any, grad_out: Tensor | None, grad_loss: Tensor | None, *_: Any) -> tuple[Any, ...]:
+def differentiate(ctx: Any, grad_out: Tensor | None, grad_loss: Tensor | None, *_: Any) -> tuple[Any, ...]:
+    """Return the gradients to the op's inputs, by the op krr_backward; ``ctx`` is the context of :func:`_krr_setup`."""
     grad = grad_loss if ctx.mse else grad_out
     if grad is None:
         return (None,) * 11
@@ -323,7 +321,7 @@ def _krr_backward_fake(grad: Tensor, x_s: Tensor, y_s: Tensor, x_q: Tensor, *res
     return (*outputs, y_s.new_empty(hyper.shape if needs[3] and hyper is not None else (0,)))
 
 
-_krr_op = register("krr", _krr, _krr_fake, _krr_autograd, _krr_setup)
+_krr_op = register("krr", _krr, _krr_fake, differentiate, _krr_setup)
 
 
 def _second_setup(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
@@ -354,31 +352,45 @@ def _needs(*tensors: Tensor | None) -> list[bool]:
 
 
 def _call(
-    x_s: Tensor, y_s: Tensor, x_q: Tensor, y_q: Tensor | None, kernel: Kernel, ridge: Ridge, on_failure: str
+    x_s: Tensor,
+    y_s: Tensor,
+    x_q: Tensor,
+    y_q: Tensor | None,
+    kernel: Kernel,
+    ridge: Ridge,
+    on_failure: str,
+    watched: bool,
 ) -> Any:
     hyper, values = pack(kernel, ridge, x_s.shape[:-2], y_s.dtype, x_s.device)
-    needs = _needs(x_s, y_s, x_q, hyper)
+    needs = [*_needs(x_s, y_s, x_q, hyper), watched]
     return _krr_op(x_s, y_s, x_q, y_q, hyper, values, kernel.spec, ridge.kind, ridge.detach, on_failure, needs)
 
 
 def krr(
-    x_s: Tensor, y_s: Tensor, x_q: Tensor, kernel: Kernel, ridge: Ridge, on_failure: str
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Return (predictions [..., Q, C], status, jitter)."""
+    x_s: Tensor, y_s: Tensor, x_q: Tensor, kernel: Kernel, ridge: Ridge, on_failure: str, watched: bool = True
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Return (predictions [..., Q, C], status, jitter, factor). Without ``watched`` the factor may not be written."""
     if kernel.name not in _DIRECT:
-        return _other_form(x_s, y_s, x_q, None, kernel, ridge, on_failure)
-    r = _call(x_s, y_s, x_q, None, kernel, ridge, on_failure)
-    return r[0], r[7], r[6]
+        return _other_form(x_s, y_s, x_q, None, kernel, ridge, on_failure, watched)
+    r = _call(x_s, y_s, x_q, None, kernel, ridge, on_failure, watched)
+    return r[0], r[7], r[6], r[2]
 
 
 def krr_mse(
-    x_s: Tensor, y_s: Tensor, x_q: Tensor, y_q: Tensor, kernel: Kernel, ridge: Ridge, on_failure: str
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Return (loss [...], status, jitter)."""
+    x_s: Tensor,
+    y_s: Tensor,
+    x_q: Tensor,
+    y_q: Tensor,
+    kernel: Kernel,
+    ridge: Ridge,
+    on_failure: str,
+    watched: bool = True,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Return (loss [...], status, jitter, factor). Without ``watched`` the factor may not be written."""
     if kernel.name not in _DIRECT:
-        return _other_form(x_s, y_s, x_q, y_q, kernel, ridge, on_failure)
-    r = _call(x_s, y_s, x_q, y_q, kernel, ridge, on_failure)
-    return r[1], r[7], r[6]
+        return _other_form(x_s, y_s, x_q, y_q, kernel, ridge, on_failure, watched)
+    r = _call(x_s, y_s, x_q, y_q, kernel, ridge, on_failure, watched)
+    return r[1], r[7], r[6], r[2]
 
 
 # All others may have another form (simplify.py), or need float64.
@@ -386,8 +398,15 @@ _DIRECT = ("linear", "rbf")
 
 
 def _other_form(
-    x_s: Tensor, y_s: Tensor, x_q: Tensor, y_q: Tensor | None, kernel: Kernel, ridge: Ridge, on_failure: str
-) -> tuple[Tensor, Tensor, Tensor]:
+    x_s: Tensor,
+    y_s: Tensor,
+    x_q: Tensor,
+    y_q: Tensor | None,
+    kernel: Kernel,
+    ridge: Ridge,
+    on_failure: str,
+    watched: bool,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     dtype = y_s.dtype
     x_s, x_q = x_s.to(dtype), x_q.to(dtype)
     if is_composed(core_kernel(kernel)):
@@ -399,16 +418,17 @@ def _other_form(
     if is_of_angles(kernel.spec) and dtype != torch.float64:
         x_s, y_s, x_q = x_s.double(), y_s.double(), x_q.double()
         y_q = None if y_q is None else y_q.double()
-    r = _call(x_s, y_s, x_q, y_q, kernel, ridge, on_failure)
-    return r[0 if y_q is None else 1].to(dtype), r[7], r[6].to(dtype)
+    r = _call(x_s, y_s, x_q, y_q, kernel, ridge, on_failure, watched)
+    return r[0 if y_q is None else 1].to(dtype), r[7], r[6].to(dtype), r[2]
 
 
 def _of_gram(
     x_s: Tensor, y_s: Tensor, x_q: Tensor, y_q: Tensor | None, kernel: Kernel, ridge: Ridge, on_failure: str
-) -> tuple[Tensor, Tensor, Tensor]:
-    alpha, status, jitter = cholesky_solve(gram(x_s, None, kernel), y_s, guarded(ridge, kernel.in_range()), on_failure)
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    k_ss, ridge = gram(x_s, None, kernel), guarded(ridge, kernel.in_range())
+    alpha, factor, status, jitter = factored_solve(k_ss, y_s, ridge, on_failure)
     p = matmul(gram(x_q, x_s, kernel), alpha)
-    return (p if y_q is None else (p - y_q).square().mean((-2, -1))), status, jitter
+    return (p if y_q is None else (p - y_q).square().mean((-2, -1))), status, jitter, factor
 
 
 def explain(x_s: Tensor, y_s: Tensor, x_q: Tensor, kernel: Kernel, ridge: Ridge) -> str:

@@ -64,6 +64,17 @@ def is_of_angles(spec: str) -> bool:
     return spec.partition(":")[0] in ANGLES
 
 
+def has_code(spec: str, dtype: torch.dtype) -> bool:
+    """Return True if the core has the kernel as it is, in this dtype."""
+    return kernel_code(spec) is not None and (dtype is torch.float64 or not is_of_angles(spec))
+
+
+def is_bordered(spec: str, hyper: Any, values: list[Any]) -> bool:
+    """Return True if a primal has a row for the bias. A bias that is a tensor can have any value, so it gets one; a
+    number may be 0 and then needs none."""
+    return spec == "linear" and (hyper is not None or values[1] != 0)
+
+
 def unavailable(device: torch.device, kernel: Kernel) -> str | None:
     """Say why the native core cannot run here; None if it can."""
     for part in (kernel,) if kernel.name in ("linear", "rbf") else parts(kernel):

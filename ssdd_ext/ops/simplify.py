@@ -73,8 +73,10 @@ def guarded(ridge: Ridge, flags: list[Tensor]) -> Ridge:
     if not flags:
         return ridge
     every = functools.reduce(torch.logical_and, flags)
-    value = ridge.value if isinstance(ridge.value, Tensor) else torch.full(
-        (), ridge.value, dtype=torch.float64, device=every.device
+    value = (
+        ridge.value
+        if isinstance(ridge.value, Tensor)
+        else torch.full((), ridge.value, dtype=torch.float64, device=every.device)
     )
     return replace(ridge, value=torch.where(every, value.to(every.device), math.nan))
 
