@@ -392,6 +392,217 @@ int krr_evaluate(const KrrShape& s, const Capsule& x_s, const Capsule& y_s, cons
   return failed;
 }
 
+// What an eager forward on the CPU keeps for its backward, in one tensor.
+template <class T>
+struct Saved {
+  T *factor, *coef, *kept, *aux, *jitter;
+  int32_t* status;
+  int64_t at_coef, at_kept, at_aux, total;
+};
+
+template <class T>
+Saved<T> saved_of(int64_t batch, int64_t n, int64_t c, int64_t kept, T* memory) {
+  Arena<T> arena{memory};
+  Saved<T> w{};
+  w.factor = arena.take(batch * n * n);
+  w.at_coef = arena.used;
+  w.coef = arena.take(batch * n * c);
+  w.at_kept = arena.used;
+  w.kept = kept ? arena.take(kept) : nullptr;
+  w.at_aux = arena.used;
+  w.aux = arena.take(3 * batch);
+  w.jitter = arena.take(batch);
+  w.status = reinterpret_cast<int32_t*>(arena.take(batch));
+  w.total = arena.used;
+  return w;
+}
+
+template <class T>
+Saved<T> saved_of(const KrrShape& s, bool keeps, T* memory) {
+  return saved_of(s.batch, s.n, s.c, keeps ? s.batch * s.q * s.s : 0, memory);
+}
+
+py::tuple places(const Saved<float>& w) { return py::make_tuple(w.at_coef, w.at_kept, w.at_aux, w.total); }
+
+int failures(int64_t batch, const int32_t* status) {
+  int failed = 0;
+  for (int64_t b = 0; b < batch; ++b) failed += status[b] != 0;
+  return failed;
+}
+
+// krr_forward on the CPU with all that it keeps in `saved`. Returns how many problems failed.
+int krr_record(const KrrShape& s, bool keeps, const Capsule& x_s, const Capsule& y_s, const Capsule& x_q,
+               const Capsule& y_q, const Capsule& hyper, const std::vector<double>& values, int on_failure,
+               const Capsule& out, const Capsule& loss, const Capsule& saved, const Capsule& work) {
+  int failed = 0;
+  auto run = [&](auto zero) {
+    using T = decltype(zero);
+    Reader<T> r;
+    KrrForwardArgs<T> a{};
+    a.shape = s;
+    a.x_s = r.batch("x_s", tensor_of(x_s), s.batch, s.s, s.d);
+    a.y_s = r.batch("y_s", tensor_of(y_s), s.batch, s.s, s.c);
+    a.x_q = r.batch("x_q", tensor_of(x_q), s.batch, s.q, s.d);
+    a.y_q = r.batch("y_q", tensor_of(y_q), s.batch, s.q, s.c);
+    a.out = r.template array<T>("out", tensor_of(out), s.batch * s.q * s.c);
+    a.loss = r.template array<T>("loss", tensor_of(loss), s.batch);
+    require(!r.cuda() && a.out && !a.loss == !a.y_q, "krr_record: on the CPU, y_q and loss both or neither");
+    a.hyper = r.hyper(tensor_of(hyper), values, s.batch);
+    a.on_failure = static_cast<OnFailure>(on_failure);
+    require(a.hyper.count == (s.kernel == KernelKind::linear ? 3 : 2), "hyper: wrong number of values");
+    T* memory = r.template array<T>("saved", tensor_of(saved), saved_of<T>(s, keeps, nullptr).total);
+    const Saved<T> w = saved_of<T>(s, keeps, memory);
+    a.factor = w.factor;
+    a.coef = w.coef;
+    a.kept = w.kept;
+    a.aux = w.aux;
+    a.jitter = w.jitter;
+    a.status = w.status;
+    a.work = r.template array<T>("work", tensor_of(work), cpu::krr_workspace(s, false));
+    py::gil_scoped_release release;
+    cpu::krr_forward(a);
+    failed = failures(s.batch, w.status);
+  };
+  by_type(x_s, [&] { run(float()); }, [&] { run(double()); });
+  return failed;
+}
+
+// The backward of krr_record. `g` is None if `e` is the gradient to the predictions.
+void krr_replay(const KrrShape& s, bool keeps, const Capsule& x_s, const Capsule& y_s, const Capsule& x_q,
+                const Capsule& e, const Capsule& g, const Capsule& hyper, const std::vector<double>& values,
+                const Capsule& saved, const Capsule& grad_x_s, const Capsule& grad_y_s, const Capsule& grad_x_q,
+                const Capsule& grad_hyper, const Capsule& work) {
+  auto run = [&](auto zero) {
+    using T = decltype(zero);
+    Reader<T> r;
+    KrrBackwardArgs<T> a{};
+    a.shape = s;
+    a.x_s = r.batch("x_s", tensor_of(x_s), s.batch, s.s, s.d);
+    a.y_s = r.batch("y_s", tensor_of(y_s), s.batch, s.s, s.c);
+    a.x_q = r.batch("x_q", tensor_of(x_q), s.batch, s.q, s.d);
+    a.e = r.batch("e", tensor_of(e), s.batch, s.q, s.c);
+    const T* bars = r.template array<T>("g", tensor_of(g), s.batch);
+    if (bars) a.g = {bars, 1, 1, 1};
+    require(!r.cuda() && a.e, "krr_replay: on the CPU");
+    a.hyper = r.hyper(tensor_of(hyper), values, s.batch);
+    require(a.hyper.count == (s.kernel == KernelKind::linear ? 3 : 2), "hyper: wrong number of values");
+    T* memory = r.template array<T>("saved", tensor_of(saved), saved_of<T>(s, keeps, nullptr).total);
+    const Saved<T> w = saved_of<T>(s, keeps, memory);
+    a.factor = w.factor;
+    a.coef = w.coef;
+    a.kept = w.kept;
+    a.aux = w.aux;
+    a.grad_x_s = r.template array<T>("grad_x_s", tensor_of(grad_x_s), s.batch * s.s * s.d);
+    a.grad_y_s = r.template array<T>("grad_y_s", tensor_of(grad_y_s), s.batch * s.s * s.c);
+    a.grad_x_q = r.template array<T>("grad_x_q", tensor_of(grad_x_q), s.batch * s.q * s.d);
+    a.grad_hyper = r.template array<T>("grad_hyper", tensor_of(grad_hyper), s.batch * a.hyper.count);
+    a.work = r.template array<T>("work", tensor_of(work), cpu::krr_workspace(s, true));
+    py::gil_scoped_release release;
+    cpu::krr_backward(a);
+  };
+  by_type(x_s, [&] { run(float()); }, [&] { run(double()); });
+}
+
+// Sizes of one call from Gram matrices; keeps: the forward also forms the moment that its backward needs.
+struct FromGramShape {
+  int64_t batch, s, q, c;
+  int ridge;
+  bool detach, keeps;
+  int threads;
+};
+
+FromGramShape from_gram_shape(int64_t batch, int64_t s, int64_t q, int64_t c, int ridge, bool detach, bool keeps,
+                              int threads) {
+  require(batch >= 0 && s > 0 && q >= 0 && c >= 0 && threads > 0, "FromGramShape: sizes out of range");
+  return {batch, s, q, c, ridge, detach, keeps, threads};
+}
+
+template <class T>
+Saved<T> saved_of(const FromGramShape& s, T* memory) {
+  return saved_of(s.batch, s.s, s.c, s.keeps ? s.batch * s.s * s.c : 0, memory);
+}
+
+int krr_from_gram(const FromGramShape& s, const Capsule& k_ss, const Capsule& y_s, const Capsule& k_qs,
+                  const Capsule& y_q, const std::vector<double>& values, int on_failure, const Capsule& out,
+                  const Capsule& loss, const Capsule& saved, const Capsule& work) {
+  int failed = 0;
+  auto run = [&](auto zero) {
+    using T = decltype(zero);
+    Reader<T> r;
+    FromGramArgs<T> a{};
+    a.batch = s.batch;
+    a.s = s.s;
+    a.q = s.q;
+    a.c = s.c;
+    a.threads = s.threads;
+    a.k_ss = r.batch("k_ss", tensor_of(k_ss), s.batch, s.s, s.s);
+    a.y_s = r.batch("y_s", tensor_of(y_s), s.batch, s.s, s.c);
+    a.k_qs = r.batch("k_qs", tensor_of(k_qs), s.batch, s.q, s.s);
+    a.y_q = r.batch("y_q", tensor_of(y_q), s.batch, s.q, s.c);
+    a.out = r.template array<T>("out", tensor_of(out), s.batch * s.q * s.c);
+    a.loss = r.template array<T>("loss", tensor_of(loss), s.batch);
+    require(!r.cuda() && a.out && !a.loss == !a.y_q, "krr_from_gram: on the CPU, y_q and loss both or neither");
+    a.hyper = r.hyper(nullptr, values, s.batch);
+    require(a.hyper.count == 1, "values: the ridge's alone");
+    a.ridge = static_cast<RidgeKind>(s.ridge);
+    a.on_failure = static_cast<OnFailure>(on_failure);
+    T* memory = r.template array<T>("saved", tensor_of(saved), saved_of<T>(s, nullptr).total);
+    const Saved<T> w = saved_of<T>(s, memory);
+    a.factor = w.factor;
+    a.alpha = w.coef;
+    a.moment = w.kept;
+    a.aux = w.aux;
+    a.jitter = w.jitter;
+    a.status = w.status;
+    const int64_t size = cpu::krr_from_gram_workspace(s.batch, s.s, s.c, s.threads);
+    a.work = r.template array<T>("work", tensor_of(work), size);
+    py::gil_scoped_release release;
+    cpu::krr_from_gram(a);
+    failed = failures(s.batch, w.status);
+  };
+  by_type(k_ss, [&] { run(float()); }, [&] { run(double()); });
+  return failed;
+}
+
+void krr_from_gram_backward(const FromGramShape& s, const Capsule& k_qs, const Capsule& e, const Capsule& g,
+                            const std::vector<double>& values, const Capsule& saved, const Capsule& grad_k_ss,
+                            const Capsule& grad_y_s, const Capsule& grad_k_qs, const Capsule& work) {
+  auto run = [&](auto zero) {
+    using T = decltype(zero);
+    Reader<T> r;
+    FromGramBackwardArgs<T> a{};
+    a.batch = s.batch;
+    a.s = s.s;
+    a.q = s.q;
+    a.c = s.c;
+    a.threads = s.threads;
+    a.k_qs = r.batch("k_qs", tensor_of(k_qs), s.batch, s.q, s.s);
+    a.e = r.batch("e", tensor_of(e), s.batch, s.q, s.c);
+    const T* bars = r.template array<T>("g", tensor_of(g), s.batch);
+    if (bars) a.g = {bars, 1, 1, 1};
+    require(!r.cuda() && a.k_qs && a.e, "krr_from_gram_backward: on the CPU");
+    a.hyper = r.hyper(nullptr, values, s.batch);
+    require(a.hyper.count == 1, "values: the ridge's alone");
+    a.ridge = static_cast<RidgeKind>(s.ridge);
+    a.detach = s.detach;
+    T* memory = r.template array<T>("saved", tensor_of(saved), saved_of<T>(s, nullptr).total);
+    const Saved<T> w = saved_of<T>(s, memory);
+    a.moment = w.kept;
+    a.factor = w.factor;
+    a.alpha = w.coef;
+    a.aux = w.aux;
+    a.grad_k_ss = r.template array<T>("grad_k_ss", tensor_of(grad_k_ss), s.batch * s.s * s.s);
+    a.grad_y_s = r.template array<T>("grad_y_s", tensor_of(grad_y_s), s.batch * s.s * s.c);
+    a.grad_k_qs = r.template array<T>("grad_k_qs", tensor_of(grad_k_qs), s.batch * s.q * s.s);
+    require(a.grad_y_s || s.batch * s.s * s.c == 0, "grad_y_s: needed here");
+    const int64_t size = cpu::krr_from_gram_workspace(s.batch, s.s, s.c, s.threads);
+    a.work = r.template array<T>("work", tensor_of(work), size);
+    py::gil_scoped_release release;
+    cpu::krr_from_gram_backward(a);
+  };
+  by_type(k_qs, [&] { run(float()); }, [&] { run(double()); });
+}
+
 void* function_of(const py::module_& module, const char* name) {
   const py::object capsule = module.attr("__pyx_capi__")[name];
   return PyCapsule_GetPointer(capsule.ptr(), PyCapsule_GetName(capsule.ptr()));
@@ -466,6 +677,20 @@ PYBIND11_MODULE(_C, m) {
     const int64_t passes = ssdd::between<float>(forward, backward, forward.plan == ssdd::Plan::dense, nullptr).total;
     const bool fuses = ssdd::cpu::krr_fuses(forward, backward.plan);
     return fuses ? std::max(passes, forward.batch + 16 + ssdd::cpu::krr_fused_workspace(forward)) : passes;
+  });
+  m.def("krr_record", &ssdd::krr_record);
+  m.def("krr_replay", &ssdd::krr_replay);
+  m.def("krr_saved",
+        [](const ssdd::KrrShape& s, bool keeps) { return ssdd::places(ssdd::saved_of<float>(s, keeps, nullptr)); });
+  py::class_<ssdd::FromGramShape>(m, "FromGramShape")
+      .def(py::init(&ssdd::from_gram_shape), py::kw_only(), py::arg("batch"), py::arg("s"), py::arg("q"), py::arg("c"),
+           py::arg("ridge"), py::arg("detach"), py::arg("keeps"), py::arg("threads"));
+  m.def("krr_from_gram", &ssdd::krr_from_gram);
+  m.def("krr_from_gram_backward", &ssdd::krr_from_gram_backward);
+  m.def("krr_from_gram_saved",
+        [](const ssdd::FromGramShape& s) { return ssdd::places(ssdd::saved_of<float>(s, nullptr)); });
+  m.def("krr_from_gram_workspace", [](const ssdd::FromGramShape& s) {
+    return ssdd::cpu::krr_from_gram_workspace(s.batch, s.s, s.c, s.threads);
   });
   m.def("cuda_problem", &ssdd::cuda::problem);
   m.def("build_info", &ssdd::build_info);

@@ -99,6 +99,38 @@ struct KrrFusedArgs {
   T* work;  // krr_fused_workspace(shape) elements
 };
 
+// The same from Gram matrices, on the CPU: alpha = (K_ss + lambda I)^-1 Y_s, P = K_qs alpha. Of k_ss the lower triangle is
+// read. moment [B, S, C] = K_qs^T R, or nullptr if it is not wanted, is what the backward of the loss needs of K_qs
+// and R; it is formed while a block of K_qs is in cache. The rest is as in KrrForwardArgs and SolveArgs.
+template <class T>
+struct FromGramArgs {
+  int64_t batch, s, q, c;
+  Batch<const T> k_ss, y_s, k_qs, y_q;
+  T *out, *loss, *moment;
+  T *factor, *alpha, *aux, *jitter;
+  int32_t* status;
+  Hyper<T> hyper;  // the ridge value alone
+  RidgeKind ridge;
+  OnFailure on_failure;
+  T* work;
+  int threads;
+};
+
+// Its gradients. The one to K_ss is symmetrised: -1/2 (U alpha^T + alpha U^T) [+ c lbar I].
+template <class T>
+struct FromGramBackwardArgs {
+  int64_t batch, s, q, c;
+  Batch<const T> k_qs, e, g;  // e and g as in KrrBackwardArgs
+  const T* moment;            // nullptr: formed from k_qs and e
+  const T *factor, *alpha, *aux;
+  T *grad_k_ss, *grad_y_s, *grad_k_qs;  // each may be nullptr, except grad_y_s
+  Hyper<T> hyper;
+  RidgeKind ridge;
+  bool detach;
+  T* work;
+  int threads;
+};
+
 namespace cpu {
 int64_t krr_workspace(const KrrShape& shape, bool backward);
 template <class T> void krr_forward(const KrrForwardArgs<T>& args);
@@ -107,6 +139,9 @@ bool krr_lanes_fit(const KrrShape& shape);             // linear, low rank, few 
 bool krr_fuses(const KrrShape& shape, Plan backward);  // linear, dense in both passes, few support points
 int64_t krr_fused_workspace(const KrrShape& shape);
 template <class T> void krr_fused(const KrrFusedArgs<T>& args);
+int64_t krr_from_gram_workspace(int64_t batch, int64_t s, int64_t c, int threads);  // of both passes
+template <class T> void krr_from_gram(const FromGramArgs<T>& args);
+template <class T> void krr_from_gram_backward(const FromGramBackwardArgs<T>& args);
 }  // namespace cpu
 namespace cuda {
 int64_t krr_workspace(const KrrShape& shape, bool backward);

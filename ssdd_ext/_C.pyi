@@ -155,6 +155,74 @@ def krr_value_and_gradient(
 ) -> int: ...
 def krr_fuses(shape: KrrShape, backward_plan: int) -> bool: ...
 def krr_value_and_gradient_workspace(shape: KrrShape, backward_plan: int) -> int: ...
+def krr_record(
+    shape: KrrShape,
+    keeps: bool,
+    x_s: _Capsule,
+    y_s: _Capsule,
+    x_q: _Capsule,
+    y_q: _Capsule,
+    hyper: _Capsule,
+    values: list[float],
+    on_failure: int,
+    out: _Capsule,
+    loss: _Capsule,
+    saved: _Capsule,
+    work: _Capsule,
+) -> int: ...
+def krr_replay(
+    shape: KrrShape,
+    keeps: bool,
+    x_s: _Capsule,
+    y_s: _Capsule,
+    x_q: _Capsule,
+    e: _Capsule,
+    g: _Capsule,
+    hyper: _Capsule,
+    values: list[float],
+    saved: _Capsule,
+    grad_x_s: _Capsule,
+    grad_y_s: _Capsule,
+    grad_x_q: _Capsule,
+    grad_hyper: _Capsule,
+    work: _Capsule,
+) -> None: ...
+def krr_saved(shape: KrrShape, keeps: bool) -> tuple[int, int, int, int]: ...
+
+class FromGramShape:
+    """Sizes of one call from Gram matrices; ``keeps``: the forward forms what the backward of the loss needs."""
+
+    def __init__(
+        self, *, batch: int, s: int, q: int, c: int, ridge: int, detach: bool, keeps: bool, threads: int
+    ) -> None: ...
+
+def krr_from_gram(
+    shape: FromGramShape,
+    k_ss: _Capsule,
+    y_s: _Capsule,
+    k_qs: _Capsule,
+    y_q: _Capsule,
+    values: list[float],
+    on_failure: int,
+    out: _Capsule,
+    loss: _Capsule,
+    saved: _Capsule,
+    work: _Capsule,
+) -> int: ...
+def krr_from_gram_backward(
+    shape: FromGramShape,
+    k_qs: _Capsule,
+    e: _Capsule,
+    g: _Capsule,
+    values: list[float],
+    saved: _Capsule,
+    grad_k_ss: _Capsule,
+    grad_y_s: _Capsule,
+    grad_k_qs: _Capsule,
+    work: _Capsule,
+) -> None: ...
+def krr_from_gram_saved(shape: FromGramShape) -> tuple[int, int, int, int]: ...
+def krr_from_gram_workspace(shape: FromGramShape) -> int: ...
 def gram_workspace(batch: int, s: int, q: int, d: int, threads: int, cuda: bool) -> int: ...
 def cholesky_workspace(batch: int, s: int, c: int, threads: int, cuda: bool) -> int: ...
 def krr_workspace(shape: KrrShape, backward: bool, cuda: bool) -> int: ...

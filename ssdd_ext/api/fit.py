@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -13,6 +14,7 @@ from .. import checks, plan
 from ..kernels import Kernel, Linear, matmul
 from ..kernels.products import root
 from ..ridge import VECTOR_KINDS, Ridge
+from . import precision
 from .call import DEFAULT_KERNEL, DEFAULT_RIDGE, Call, Info, check_problem, prepare
 from .gram import factored_solve, gram
 from .posterior import Posterior, deviation, fix_ridge, follows_gradients, one_ridge
@@ -28,7 +30,6 @@ class Fit:
 
     Args:
         kernel: the kernel of the fit.
-        info: Info(status, jitter).
         alpha: dual: (K_ss + lambda I)^-1 Y_s, [..., S, C]; primal: None.
         x_s: dual: the support features [..., S, D]; primal: None.
         weights: primal: (Phi^T Phi + lambda I)^-1 Phi^T Y_s, [..., D (+1), C], with Phi = [sqrt(scale) X_s, sqrt(bias)
@@ -40,7 +41,7 @@ class Fit:
     """
 
     kernel: Kernel
-    info: Info
+    outcome: Info = field(repr=False)
     alpha: Tensor | None
     x_s: Tensor | None
     weights: Tensor | None
@@ -48,6 +49,11 @@ class Fit:
     backend: str
     result_dtype: torch.dtype
     posterior: Posterior = field(repr=False, compare=False)
+
+    @cached_property
+    def info(self) -> Info:
+        """The outcome, Info(status, jitter, condition); the condition number is estimated when it is first read."""
+        return self.outcome._replace(condition=precision.condition(self.posterior.factor))
 
     def predict(self, x_q: Tensor, return_std: bool = False) -> Any:
         """Predict for new queries.
@@ -202,7 +208,7 @@ def fit(
         solve_dtype: torch.float64 computes float32 inputs in float64 and returns float32. Default None.
 
     Returns:
-        A :class:`Fit`, differentiable like :func:`krr`; ``Fit.info`` holds the status and the jitter.
+        A :class:`Fit`, differentiable like :func:`krr`; ``Fit.info`` holds the status, the jitter and the condition.
 
     Raises:
         TypeError, ValueError: naming the argument, what was expected and what came.
@@ -226,7 +232,7 @@ def _fit(call: Call, x: Tensor, y: Tensor, backend: str, root_weights: Tensor | 
     kernel, features = call.kernel, x.shape[-1]
     if call.backend == "planned" and root_weights is None:
         alpha, weights, factor, status, jitter = call.run.fit(x, y, kernel, call.ridge, **call.options)
-        info = call.check_status(status, jitter, x.shape[-2])
+        info = call.check_status(status, jitter, x.shape[-2], factor)
         follows = follows_gradients(call, x)
         noise = None if weights is None else _amount(call, x) + jitter
         posterior = Posterior(call, factor, jitter, noise, None, x if follows else None)

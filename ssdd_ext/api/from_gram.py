@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import mse_loss
 
-from .. import checks
+from .. import checks, ops
 from ..kernels import matmul
 from ..ridge import Ridge
 from .call import DEFAULT_KERNEL, DEFAULT_RIDGE, Call, Info, mean_over_queries, prepare
@@ -41,7 +41,7 @@ def krr_from_gram(
         on_failure: "raise" (default) raises a FactorizationError (one synchronisation on CUDA, refused under graph
             capture); "jitter" retries the problems that failed with a growing multiple of their mean diagonal, a
             constant for the gradient; "nan" fills their results with NaN. The last two never synchronise.
-        return_info: return (P, Info(status, jitter)). Default False.
+        return_info: return (P, Info(status, jitter, condition)). Default False.
         check_finite: refuse NaN and Inf in the inputs (one synchronisation per tensor on CUDA). Default False.
         backend: "auto" (default: native, or planned PyTorch if the native core cannot run), "native", "planned", or
             "torch" (the plain reference). A backend that cannot run raises a ValueError that says why.
@@ -54,6 +54,11 @@ def krr_from_gram(
         TypeError, ValueError: naming the argument, what was expected and what came.
         FactorizationError: with ``on_failure="raise"``, for a problem that is not positive definite.
     """
+    ridge = DEFAULT_RIDGE if ridge is None else ridge
+    if backend in ("auto", "native") and not return_info and not check_finite and solve_dtype is None:
+        direct = ops.eager_from_gram(k_ss, y_s, k_qs, None, ridge, on_failure)
+        if direct is not None:
+            return direct
     options = ridge, on_failure, check_finite, backend, solve_dtype, return_info
     call, p, info = _predict("krr_from_gram", k_ss, y_s, k_qs, *options)
     return call.finish(p, info)
@@ -89,7 +94,7 @@ def krr_mse_from_gram(
         on_failure: "raise" (default) raises a FactorizationError (one synchronisation on CUDA, refused under graph
             capture); "jitter" retries the problems that failed with a growing multiple of their mean diagonal, a
             constant for the gradient; "nan" fills their results with NaN. The last two never synchronise.
-        return_info: return (loss, Info(status, jitter)). Default False.
+        return_info: return (loss, Info(status, jitter, condition)). Default False.
         check_finite: refuse NaN and Inf in the inputs (one synchronisation per tensor on CUDA). Default False.
         backend: "auto" (default: native, or planned PyTorch if the native core cannot run), "native", "planned", or
             "torch" (the plain reference). A backend that cannot run raises a ValueError that says why.
@@ -102,6 +107,12 @@ def krr_mse_from_gram(
         TypeError, ValueError: naming the argument, what was expected and what came.
         FactorizationError: with ``on_failure="raise"``, for a problem that is not positive definite.
     """
+    ridge = DEFAULT_RIDGE if ridge is None else ridge
+    asks_more = return_info or check_finite or solve_dtype is not None or sample_weight is not None
+    if backend in ("auto", "native") and not asks_more and y_q is not None:
+        direct = ops.eager_from_gram(k_ss, y_s, k_qs, y_q, ridge, on_failure)
+        if direct is not None:
+            return direct
     tensors = {n: checks.tensor(n, t) for n, t in (("k_ss", k_ss), ("y_s", y_s), ("k_qs", k_qs), ("y_q", y_q))}
     checks.size("y_q", y_q, -2, k_qs.shape[-2], "k_qs")
     checks.not_empty("k_qs", k_qs, -2, "query point (the mean over none is undefined)")
@@ -128,7 +139,7 @@ def _predict(
     k_ss: Tensor,
     y_s: Tensor,
     k_qs: Tensor,
-    ridge: Ridge | None,
+    ridge: Ridge,
     on_failure: str,
     check_finite: bool,
     backend: str,
@@ -136,7 +147,6 @@ def _predict(
     return_info: bool,
 ) -> tuple[Call, Tensor, Info]:
     """Return the call, the predictions in the dtype of the computation, and the outcome."""
-    ridge = DEFAULT_RIDGE if ridge is None else ridge
     tensors = {
         "k_ss": checks.tensor("k_ss", k_ss),
         "y_s": checks.tensor("y_s", y_s),

@@ -9,17 +9,20 @@ The functions here, those of ``planned`` and those of ``reference`` have the sam
 
 from . import planned
 from .cholesky import cholesky, cholesky_solve, factored_solve
+from .eager import eager_krr
+from .eager_gram import eager_from_gram
 from .gaussian import log_determinant, solve_again
 from .gram import gram
 from .krr import explain, krr, krr_mse
 from .native import build_info, gpu, unavailable
-from .small import evaluate, plan_small, small_krr_mse
+from .small import plan_small, small_krr_mse
 
 __all__ = [
     "build_info",
     "cholesky",
     "cholesky_solve",
-    "evaluate",
+    "eager_from_gram",
+    "eager_krr",
     "explain",
     "factored_solve",
     "gpu",

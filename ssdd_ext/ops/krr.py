@@ -122,7 +122,8 @@ def _krr(
     picked = plan.choose(problem, gpu(x_s))
     n = problem.order
     # Rows are kept in the dense order, unless a test forces another; lanes leave them as they are.
-    keeps = any(needs) and (picked.forward == "dense" or lanes)
+    # A fifth entry asks for the factor, which lanes otherwise write only for a backward.
+    keeps = any(needs[:4]) and (picked.forward == "dense" or lanes)
     rows = problem.kept_queries if keeps else 0
     saves = any(needs) or not lanes or on_failure == "jitter"
     out = y_s.new_empty(*batch_shape, q, c)
@@ -179,7 +180,7 @@ def _krr_fake(
 ) -> tuple[Tensor, ...]:
     batch, s, c, q = x_s.shape[:-2], x_s.shape[-2], y_s.shape[-1], x_q.shape[-2]
     problem = _problem(x_s, y_s, q, hyper, values, kernel, needs)
-    n, rows = problem.order, problem.saved_rows if any(needs) else plan.STAND_IN
+    n, rows = problem.order, problem.saved_rows if any(needs[:4]) else plan.STAND_IN
     return (
         y_s.new_empty(*batch, q, c),
         y_s.new_empty(batch if y_q is not None else (0,)),
@@ -202,7 +203,8 @@ def _krr_setup(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) ->
     ctx.set_materialize_grads(False)
 
 
-def _krr_autograd(ctx: Any, grad_out: Tensor | None, grad_loss: Tensor | None, *_: Any) -> tuple[Any, ...]:
+def differentiate(ctx: Any, grad_out: Tensor | None, grad_loss: Tensor | None, *_: Any) -> tuple[Any, ...]:
+    """Return the gradients to the op's inputs, by the op krr_backward; ``ctx`` is the context of :func:`_krr_setup`."""
     grad = grad_loss if ctx.mse else grad_out
     if grad is None:
         return (None,) * 11
@@ -314,7 +316,7 @@ def _krr_backward_fake(grad: Tensor, x_s: Tensor, y_s: Tensor, x_q: Tensor, *res
     return (*outputs, y_s.new_empty(hyper.shape if needs[3] and hyper is not None else (0,)))
 
 
-_krr_op = register("krr", _krr, _krr_fake, _krr_autograd, _krr_setup)
+_krr_op = register("krr", _krr, _krr_fake, differentiate, _krr_setup)
 
 
 def _second_setup(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
@@ -345,27 +347,41 @@ def _needs(*tensors: Tensor | None) -> list[bool]:
 
 
 def _call(
-    x_s: Tensor, y_s: Tensor, x_q: Tensor, y_q: Tensor | None, kernel: Kernel, ridge: Ridge, on_failure: str
+    x_s: Tensor,
+    y_s: Tensor,
+    x_q: Tensor,
+    y_q: Tensor | None,
+    kernel: Kernel,
+    ridge: Ridge,
+    on_failure: str,
+    watched: bool,
 ) -> Any:
     hyper, values = pack(kernel, ridge, x_s.shape[:-2], y_s.dtype, x_s.device)
-    needs = _needs(x_s, y_s, x_q, hyper)
+    needs = [*_needs(x_s, y_s, x_q, hyper), watched]
     return _krr_op(x_s, y_s, x_q, y_q, hyper, values, kernel.name, ridge.kind, ridge.detach, on_failure, needs)
 
 
 def krr(
-    x_s: Tensor, y_s: Tensor, x_q: Tensor, kernel: Kernel, ridge: Ridge, on_failure: str
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Return (predictions [..., Q, C], status, jitter)."""
-    r = _call(x_s, y_s, x_q, None, kernel, ridge, on_failure)
-    return r[0], r[7], r[6]
+    x_s: Tensor, y_s: Tensor, x_q: Tensor, kernel: Kernel, ridge: Ridge, on_failure: str, watched: bool = True
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Return (predictions [..., Q, C], status, jitter, factor). Without ``watched`` the factor may not be written."""
+    r = _call(x_s, y_s, x_q, None, kernel, ridge, on_failure, watched)
+    return r[0], r[7], r[6], r[2]
 
 
 def krr_mse(
-    x_s: Tensor, y_s: Tensor, x_q: Tensor, y_q: Tensor, kernel: Kernel, ridge: Ridge, on_failure: str
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Return (loss [...], status, jitter)."""
-    r = _call(x_s, y_s, x_q, y_q, kernel, ridge, on_failure)
-    return r[1], r[7], r[6]
+    x_s: Tensor,
+    y_s: Tensor,
+    x_q: Tensor,
+    y_q: Tensor,
+    kernel: Kernel,
+    ridge: Ridge,
+    on_failure: str,
+    watched: bool = True,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Return (loss [...], status, jitter, factor). Without ``watched`` the factor may not be written."""
+    r = _call(x_s, y_s, x_q, y_q, kernel, ridge, on_failure, watched)
+    return r[1], r[7], r[6], r[2]
 
 
 def explain(x_s: Tensor, y_s: Tensor, x_q: Tensor, kernel: Kernel, ridge: Ridge) -> str:

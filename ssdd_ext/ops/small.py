@@ -18,17 +18,14 @@ from torch.overrides import has_torch_function
 from .. import checks, plan
 from ..kernels import KERNELS, Kernel
 from ..ridge import Ridge
+from .eager import FailedProblem, is_eager, is_plain
 from .krr import plan_shape
 from .native import KERNEL_CODES, capsule, core, failure_code, return_workspace, take_workspace, to_capsule
-from .register import is_transformed
 from .second import krr_gradients, pull_back
 
 # Below this many multiply-adds (both passes together take some tens of microseconds) the calls cost as much as the
 # work. The forward then computes the gradients too, for a gradient of 1, in the same native call.
 _SMALL = 6e6
-_DTYPES = (torch.float32, torch.float64)
-_PLAIN = (Tensor, torch.nn.Parameter)
-_STRIDED = torch.strided
 Planned = tuple[core.KrrShape, int, int]
 # (values, kernel, ridge, detach), the arguments of second.krr_gradients
 Options = tuple[list[float], str, str, bool]
@@ -96,7 +93,7 @@ def _run(x_s: Tensor, y_s: Tensor, x_q: Tensor, y_q: Tensor, needs: Any, call: C
     )
     return_workspace(work)
     if failed:
-        raise _Failed
+        raise FailedProblem
     return loss, bars
 
 
@@ -162,25 +159,6 @@ class _Twice(torch.autograd.Function):
         return (*pull_back(first, (grad, x_s, y_s, x_q), needed_bars), None, None, None)
 
 
-class _Failed(Exception):
-    """A factorisation failed. The ordinary op finds out which one and applies on_failure."""
-
-
-def _is_plain(*tensors: Tensor) -> bool:
-    """Return True if each is a dense real tensor of PyTorch's own types, on the CPU, whose memory holds its values."""
-    for t in tensors:
-        # z.conj().imag is a view of memory that holds the negated numbers: is_neg().
-        if type(t) not in _PLAIN or not t.is_cpu or t.dtype not in _DTYPES or t.layout is not _STRIDED or t.is_neg():
-            return False
-    return True
-
-
-def _is_eager() -> bool:
-    """Return True if only autograd observes a call: there is no tracer, transform, dispatch mode or forced plan."""
-    traced = torch.jit.is_tracing() or is_transformed() or plan.is_forced()
-    return not traced and not torch._C._len_torch_dispatch_stack()
-
-
 def plan_small(
     x_s: Tensor, y_s: Tensor, x_q: Tensor, y_q: Tensor, kernel: Kernel, ridge: Ridge, on_failure: str
 ) -> Call | None:
@@ -190,7 +168,7 @@ def plan_small(
     shape [S, D] or [B, S, D] and one dtype, hyper-parameters that are numbers.
     """
     # This check comes first, as the compiler cannot trace the ones below.
-    if torch.compiler.is_compiling() or not _is_plain(x_s, y_s, x_q, y_q):
+    if torch.compiler.is_compiling() or not is_plain(x_s, y_s, x_q, y_q):
         return None
     if not isinstance(kernel, Kernel) or not isinstance(ridge, Ridge):
         return None
@@ -198,7 +176,7 @@ def plan_small(
     if not (needs_x_s or needs_x_q or y_s.requires_grad) or y_q.requires_grad or not torch.is_grad_enabled():
         return None
     # has_torch_function is True for an active TorchFunctionMode.
-    if not _is_eager() or has_torch_function((x_s, y_s, x_q, y_q)) or on_failure not in checks.ON_FAILURE:
+    if not is_eager() or has_torch_function((x_s, y_s, x_q, y_q)) or on_failure not in checks.ON_FAILURE:
         return None
     if not x_s.dim() == y_s.dim() == x_q.dim() == y_q.dim():  # batch dimensions to broadcast
         return None
@@ -231,84 +209,8 @@ def small_krr_mse(
         return None
     try:
         loss: Tensor = _SmallMse.apply(x_s, y_s, x_q, y_q, call)
-    except (_Failed, ValueError, BufferError):
+    except (FailedProblem, ValueError, BufferError):
         # A factorisation failed, the core refused a shape, or a tensor has no memory (that of a transform that has
         # ended). The ordinary path checks everything and raises the error.
         return None
     return loss
-
-
-# A call without gradients goes straight to the core up to so many multiply-adds; above, its cost is the work.
-_MOST_WORK = 1e8
-
-
-@lru_cache(maxsize=1024)
-def _evaluation(
-    x_s: torch.Size,
-    y_s: torch.Size,
-    q: int,
-    itemsize: int,
-    kernel: str,
-    bordered: bool,
-    ridge: str,
-    detach: bool,
-    threads: int,
-) -> core.KrrShape | None:
-    """The forward's shape, as the ordinary op plans it without gradients, or None."""
-    if len(x_s) < 2 or len(x_s) > 3 or min(*x_s, *y_s, q) < 1:
-        return None
-    b, (s, d), c = x_s[:-2].numel(), x_s[-2:], y_s[-1]
-    linear = KERNELS[kernel].linear
-    p = plan.Problem(s, q, d, c, linear, linear and bordered, itemsize, False, False)
-    picked = plan.choose(p)
-    if b * plan.forward_costs(p)[picked.forward] > _MOST_WORK:
-        return None
-    lanes = plan.by_lanes(p, b)
-    order = "low_rank" if lanes else picked.forward
-    return plan_shape(p, b, kernel, ridge, detach, order, max(picked.chunk, 1), lanes=lanes)
-
-
-def evaluate(
-    x_s: Tensor, y_s: Tensor, x_q: Tensor, y_q: Tensor | None, kernel: Kernel, ridge: Ridge, on_failure: str
-) -> Tensor | None:
-    """Predictions, or with ``y_q`` the loss, without gradients, of problems on the CPU whose call would cost as much
-    as the work; None if the ordinary path must run. The bits are those of the ordinary path."""
-    given = (x_s, y_s, x_q) if y_q is None else (x_s, y_s, x_q, y_q)
-    if torch.compiler.is_compiling() or not _is_plain(*given):
-        return None
-    if not isinstance(kernel, Kernel) or not isinstance(ridge, Ridge) or on_failure not in checks.ON_FAILURE:
-        return None
-    if torch.is_grad_enabled() and any(t.requires_grad for t in given):
-        return None
-    if not _is_eager() or has_torch_function(given):
-        return None
-    batch = x_s.shape[:-2]
-    if any(t.dtype is not x_s.dtype or t.shape[:-2] != batch for t in given) or x_q.dim() < 2:
-        return None
-    values: list[Any] = [*kernel.parameters, ridge.value]
-    if kernel.name not in KERNEL_CODES or not all(type(v) is float for v in values):
-        return None
-    q, threads = x_q.shape[-2], torch.get_num_threads()
-    size, bordered = x_s.element_size(), values[1] != 0
-    shape = _evaluation(x_s.shape, y_s.shape, q, size, kernel.name, bordered, ridge.kind, ridge.detach, threads)
-    if shape is None:
-        return None
-    predicts, code = y_q is None, failure_code(on_failure)
-    result = x_s.new_empty((*batch, q, y_s.shape[-1]) if predicts else batch)
-    work = take_workspace(core.krr_evaluate_workspace(shape, predicts, code), result)
-    try:
-        failed = core.krr_evaluate(
-            shape,
-            to_capsule(x_s.detach() if x_s.requires_grad else x_s),
-            to_capsule(y_s.detach() if y_s.requires_grad else y_s),
-            to_capsule(x_q.detach() if x_q.requires_grad else x_q),
-            capsule(y_q.detach() if y_q is not None and y_q.requires_grad else y_q),
-            values,
-            code,
-            to_capsule(result),
-            to_capsule(work),
-        )
-    except (ValueError, BufferError):
-        return None  # the ordinary path raises the error
-    return_workspace(work)
-    return None if failed else result

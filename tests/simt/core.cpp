@@ -19,6 +19,7 @@ int64_t gram_workspace(int64_t, int64_t, int64_t, int) { absent(); }
 int64_t cholesky_workspace(int64_t, int64_t, int64_t, int) { absent(); }
 int64_t krr_workspace(const KrrShape&, bool) { absent(); }
 int64_t krr_fused_workspace(const KrrShape&) { absent(); }
+int64_t krr_from_gram_workspace(int64_t, int64_t, int64_t, int) { absent(); }
 bool krr_fuses(const KrrShape&, Plan) { absent(); }
 bool krr_lanes_fit(const KrrShape&) { absent(); }
 
@@ -28,6 +29,8 @@ template <class T> void solve_backward(const SolveBackwardArgs<T>&) { absent(); 
 template <class T> void krr_forward(const KrrForwardArgs<T>&) { absent(); }
 template <class T> void krr_backward(const KrrBackwardArgs<T>&) { absent(); }
 template <class T> void krr_fused(const KrrFusedArgs<T>&) { absent(); }
+template <class T> void krr_from_gram(const FromGramArgs<T>&) { absent(); }
+template <class T> void krr_from_gram_backward(const FromGramBackwardArgs<T>&) { absent(); }
 
 #define SSDD_INSTANTIATE(T)                                  \
   template void gram(const GramArgs<T>&);                    \
@@ -35,7 +38,9 @@ template <class T> void krr_fused(const KrrFusedArgs<T>&) { absent(); }
   template void solve_backward(const SolveBackwardArgs<T>&); \
   template void krr_forward(const KrrForwardArgs<T>&);       \
   template void krr_backward(const KrrBackwardArgs<T>&);     \
-  template void krr_fused(const KrrFusedArgs<T>&);
+  template void krr_fused(const KrrFusedArgs<T>&);           \
+  template void krr_from_gram(const FromGramArgs<T>&);       \
+  template void krr_from_gram_backward(const FromGramBackwardArgs<T>&);
 SSDD_INSTANTIATE(float)
 SSDD_INSTANTIATE(double)
 #undef SSDD_INSTANTIATE

@@ -79,17 +79,41 @@ def test_export_to_ddranking(ssdd_command, tmp_path):
     pairs, file = example(), example().save(tmp_path / "a.safetensors")
     scores = torch.eye(3)[[2, 0, 1, 0, 2, 1]] * 5 + torch.rand(6, 3, generator=torch.Generator().manual_seed(1))
     np.save(tmp_path / "scores.npy", scores.numpy())
-    ssdd_command("export", file, "-o", tmp_path / "out", "--form", "ddranking", "--labels", tmp_path / "scores.npy")
+    given = ("-o", tmp_path / "out", "--form", "ddranking", "--labels", tmp_path / "scores.npy")
+    assert "normalises CIFAR: mean (0.4914," in ssdd_command("export", file, *given).output
     images, labels, rate = (
         torch.load(tmp_path / "out" / f"{n}.pt", weights_only=True) for n in ("images", "labels", "lr")
     )
     order = [1, 3, 2, 5, 0, 4]
-    assert torch.equal(images, pairs.inputs()[order]) and torch.equal(labels, scores[order]) and rate.dim() == 0
+    by_channel = {"mean": (0.4914, 0.4822, 0.4465), "std": (0.2023, 0.1994, 0.2010)}  # of its utils/data.py
+    mean, std = (torch.tensor(by_channel[key])[:, None, None] for key in ("mean", "std"))
+    torch.testing.assert_close(images, (pairs.images[order] - mean) / std)
+    assert torch.equal(labels, scores[order]) and rate.dim() == 0
     assert labels.argmax(1).tolist() == [0, 0, 1, 1, 2, 2]
     labelled = example(target_kind="labels")
     labelled.targets = scores
     export(labelled, tmp_path / "own", "ddranking")
     assert torch.equal(torch.load(tmp_path / "own" / "labels.pt", weights_only=True), scores[order])
+
+
+def test_export_of_raw_and_of_large_sets_to_ddranking(ssdd_command, tmp_path):
+    scores = torch.eye(3)[[0, 0, 1, 1, 2, 2]]
+    raw = example(support_input="raw", target_kind="labels")
+    raw.targets = scores
+    said = ssdd_command("export", raw.save(tmp_path / "raw.safetensors"), "-o", tmp_path / "raw", "--form", "ddranking")
+    assert "raw set" in said.output
+    # A real image that the set's own constants normalise to these inputs has the same place under ddranking's.
+    pixels = raw.images * torch.tensor(PRE.std)[:, None, None] + torch.tensor(PRE.mean)[:, None, None]
+    wanted = (pixels[0, 1] - 0.4822) / 0.1994
+    images = torch.load(tmp_path / "raw" / "images.pt", weights_only=True)
+    torch.testing.assert_close(images[0, 1], wanted)
+    large = DistilledSet(torch.rand(3, 3, 40, 40), torch.eye(3), PRE, target_kind="labels")
+    export(large, tmp_path / "large", "ddranking")
+    images = torch.load(tmp_path / "large" / "images.pt", weights_only=True)
+    torch.testing.assert_close(images[2, 0], (large.images[2, 0] - 0.485) / 0.229)
+    grey = DistilledSet(torch.rand(3, 1, 8, 8), torch.eye(3), Preprocessing((0.4,), (0.2,)), target_kind="labels")
+    with pytest.raises(InputError, match="3 channels, got 1"):
+        export(grey, tmp_path / "grey", "ddranking")
 
 
 def test_exports_that_do_not_fit(ssdd_command, tmp_path):

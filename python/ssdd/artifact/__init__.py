@@ -2,7 +2,7 @@
 
 from .card import card_file, card_text, write_card
 from .files import flush_to_disk, read_safetensors, read_torch, why_no_array, write_atomically
-from .forms import EXPORT_FORMS, export, read_scores
+from .forms import EXPORT_FORMS, ddranking_constants, export, read_scores
 from .hub import push
 from .lock import LOCK, lock_folder, wait_for_lock
 from .pairs import FORMAT, STORAGE_VERSION, DistilledSet
@@ -19,6 +19,7 @@ __all__ = [
     "Preprocessing",
     "card_file",
     "card_text",
+    "ddranking_constants",
     "export",
     "flush_to_disk",
     "lock_folder",

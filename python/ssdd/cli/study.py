@@ -12,12 +12,13 @@ from typing import TYPE_CHECKING, Any
 
 import ssdd
 
-from ..config import versions
+from ..config import duration, versions
 from .options import (
     COUNT,
     FILE,
     NAME,
     Options,
+    add_device,
     add_folder,
     add_targets,
     add_teacher,
@@ -50,6 +51,7 @@ def add_arguments(parser: ArgumentParser) -> None:
         "--work", metavar="FOLDER", type=FILE, help="Folder for distilled sets and networks (default: OUT/work)."
     )
     add_tensorboard(parser)
+    add_device(parser)
     parser.add_argument("--page", action="store_true", help="Only write the page again, from the existing cells.")
     parser.add_argument(
         "--workers", metavar="N", type=COUNT, default=1, help="Processes of one thread each. They change no result."
@@ -71,6 +73,7 @@ def run(options: Options) -> None:
         for key in ("data", "size", "classes", "teacher", "teacher_prefix")
         if (value := getattr(options, key)) is not None
     }
+    on = ssdd.choose_device(options.device)
     plan = replace(plan, **changes, targets={**plan.targets, **read_targets(options)})
 
     def show(event: dict[str, Any]) -> None:
@@ -86,7 +89,7 @@ def run(options: Options) -> None:
         report, cache = reports.both(log, show), ssdd.cache_directory()
         if options.tensorboard:
             report = reports.both(report, stack.enter_context(reports.TensorBoard(work / reports.TENSORBOARD)))
-        study = ssdd.run_study(plan, folder, work=work, cache=cache, workers=options.workers, report=report)
+        study = ssdd.run_study(plan, folder, work=work, cache=cache, workers=options.workers, report=report, device=on)
         reports.keep_study_material(plan, study, report)
     ssdd.write_page(plan, folder, _line)
     print_report(reports.try_report([folder], _line, work=work))
@@ -110,11 +113,3 @@ def _line(event: dict[str, Any]) -> None:
             f"{event['untrained_share']:.1%}, mean age {event['mean_age']:.1f}",
             flush=True,
         )
-
-
-def duration(seconds: float) -> str:
-    """Return seconds in words: "40 s", "12 min", "3 h 05 min"."""
-    if seconds < 90:
-        return f"{seconds:.0f} s"
-    hours, minutes = divmod(round(seconds / 60), 60)
-    return f"{hours} h {minutes:02} min" if hours else f"{minutes} min"

@@ -1,6 +1,7 @@
 """Distillation: a few images and their targets, learned from many images and a teacher, or their labels."""
 
 from .checks import check, check_before_training, needs_teacher, target_size
+from .choice import choose_images
 from .job import Job
 from .loop import Distillation, distill
 from .objective import total_variation
@@ -10,6 +11,7 @@ __all__ = [
     "Job",
     "check",
     "check_before_training",
+    "choose_images",
     "distill",
     "needs_teacher",
     "target_size",

@@ -18,11 +18,10 @@ from safetensors.torch import save as to_bytes
 from ..artifact import DistilledSet, read_safetensors, wait_for_lock, write_atomically
 from ..checkpoint import Checkpoints
 from ..config import Event, InputError, Report, silent, versions
-from ..data import ImageSet
-from ..distillation import Distillation, Job, distill, target_size, total_variation
+from ..data import CPU, ImageSet
+from ..distillation import Distillation, Job, choose_images, distill, target_size, total_variation
 from ..evaluation import Cell, Space, finetune, measure, measure_realism, pretrain_new, probes, why_no_probe
 from ..models import Network, frozen, seeded, student
-from ..selection import Candidates, choose
 from ..teachers import Representations, Teacher
 from .baselines import baseline
 from .plan import Plan, Row
@@ -45,6 +44,8 @@ class Study:
     targets: Mapping[str, ImageSet] = field(default_factory=dict)
     cache: str | os.PathLike[str] | None = None
     """The folder for representations of known views; None keeps none."""
+    device: torch.device = CPU
+    """Where networks train and run; probes run on the CPU."""
 
     def network(self, row: Row, outputs: int) -> Network:
         """Return the row's student, with random weights."""
@@ -164,11 +165,12 @@ def _compute(study: Study, row: Row, seed: int, missing: Sequence[str], report: 
             expected = representations.test if name == SOURCE and predicts else None
             measure(network, study.data.preprocessing, data, row.settings, cell, expected, pairs is not None, report)
         seconds["measure"] = clock.lap()
-        values = {"error": cell.error, "probes": cell.probes, "finetuned": cell.finetuned}
+        values: dict[str, Any] = {"error": cell.error, "probes": cell.probes, "finetuned": cell.finetuned}
         if row.distilled and pairs is not None:
             keys = ("steps", "loss", "untrained_share", "mean_age", "cpu_seconds", "realism")
             told = {key: pairs.metrics[key] for key in keys if key in pairs.metrics}  # older files lack realism
             values["distillation"] = told | {"total_variation": float(total_variation(pairs.images))}
+        values |= {"device": study.device.type} if study.device.type != "cpu" else {}
         stored = study.cells.append(row, seed, name, values | {"cpu_seconds": dict(seconds), "versions": versions()})
         report({"event": "study-cell", "cell": stored})
         seconds = {"pairs": 0.0, "pretrain": 0.0}
@@ -187,7 +189,7 @@ def row_pairs(study: Study, row: Row, seed: int, report: Report = silent) -> Dis
         pairs = row_pairs(study, row.of, seed, report)
         assert pairs is not None
         with torch.no_grad():
-            targets = teacher(teacher.preprocessing.normalise(pairs.images))
+            targets = teacher(teacher.preprocessing.normalise(pairs.images.to(study.device))).cpu()
         return replace(pairs, targets=targets, metrics={}, storage={}, stored={})
     file = study.file(row, seed, "pairs")
     with wait_for_lock(file.with_suffix(".lock")):  # a "recomputed" row may need them at the same time
@@ -210,8 +212,9 @@ def _make_pairs(study: Study, row: Row, seed: int, file: Path, report: Report) -
         pairs, resumed = _distil(study, row, seed, report)
     else:
         targets = train if row.targets == "teacher" else data.one_hot()
-        candidates = Candidates(train, targets, data, partial(study.network, row, targets.shape[1]))
-        rows = choose(row.source, candidates, row.settings.distill.images, seed)
+        config = row.settings.distill
+        job = Job(data, train, partial(study.network, row, targets.shape[1]), config, seed)
+        rows = choose_images(row.source, job, targets, config.images)
         pairs, resumed = baseline(data, rows, train, method=row.source, seed=seed, targets=row.targets), False
         pairs.config = row.relevant["distill"]
     pairs.recipe = row.relevant["pretrain"]
@@ -241,6 +244,7 @@ def _distil(study: Study, row: Row, seed: int, report: Report) -> tuple[Distille
         row.settings.distill,
         seed,
         teacher,
+        device=study.device,
     )
     run = distill(job, report=notice_resume, checkpoints=checkpoints, cache=study.cache)
     write_snapshots(run, study.file(row, seed, "snapshots"))
@@ -253,11 +257,17 @@ def _realism(study: Study, row: Row, seed: int, run: Distillation) -> dict[str, 
     part."""
     teacher, representations = study.teachers[row.teacher]
     other = seeded(partial(study.network, row, representations.dimension), seed + 1_000_003)
-    spaces: dict[str, Space] = {"another network": frozen(other)}
+    networks: dict[str, Space] = {"another network": frozen(other.to(study.device))}
     if teacher is not None:
-        spaces["teacher"] = teacher.accepting(study.data.preprocessing)
+        networks["teacher"] = teacher.accepting(study.data.preprocessing)
+    spaces = {name: _on_device(network, study.device) for name, network in networks.items()}
     start = run.snapshots[0]
     return measure_realism(run.result.images[: len(start)], start, study.data, spaces)
+
+
+def _on_device(network: Space, device: torch.device) -> Space:
+    """Return ``network``, which runs on ``device``, as a function from and to main memory."""
+    return lambda x: network(x.to(device)).cpu()
 
 
 def _checkpoints(study: Study, row: Row, seed: int) -> Checkpoints:
@@ -279,7 +289,7 @@ def row_network(study: Study, row: Row, seed: int, pairs: DistilledSet | None, r
     """Return the row's pre-trained network, from its file if an earlier call finished it."""
     make = partial(study.network, row)
     if pairs is None:
-        return pretrain_new(None, make, row.settings, seed=seed)
+        return pretrain_new(None, make, row.settings, seed=seed, device=study.device)
     file = study.file(row, seed, "network")
     expected: dict[str, Any] = {
         key: row.relevant[key] for key in ("student", "pretrain", "distill", "targets") if key in row.relevant
@@ -289,9 +299,10 @@ def row_network(study: Study, row: Row, seed: int, pairs: DistilledSet | None, r
         _check_same(file, meta, expected)
         network = seeded(lambda: make(pairs.targets.shape[1]), seed)
         network.load_state_dict(tensors)
+        network.to(study.device)
         return network.eval()
-    network = pretrain_new(pairs, make, row.settings, seed=seed, report=report)
-    tensors = {key: value.contiguous() for key, value in network.state_dict().items()}
+    network = pretrain_new(pairs, make, row.settings, seed=seed, report=report, device=study.device)
+    tensors = {key: value.contiguous().cpu() for key, value in network.state_dict().items()}
     write_atomically(file, to_bytes(tensors, metadata={"ssdd": json.dumps(as_json(expected))}))
     return network
 
@@ -308,7 +319,7 @@ def measure_teacher(study: Study, row: Row, name: str, cell: Cell, report: Repor
         raise InputError("teacher: a study that measures the teacher on targets needs the network, not a file")
     cell.probes = probes(both, data, row.settings, cell.seed, "features")
     if row.settings.finetune.share and teacher is not None and not why_no_probe(data):
-        network = Network(teacher.module, both[0].shape[1], 1)
+        network = Network(teacher.module, both[0].shape[1], 1).to(study.device)
         config = row.settings.finetune
         cell.finetuned = finetune(network, teacher.preprocessing, data, config, seed=cell.seed, report=report)
 

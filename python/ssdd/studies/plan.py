@@ -13,6 +13,7 @@ from typing import Any, Literal, cast, get_args
 from ..config import (
     FINETUNE,
     METHOD_NAMES,
+    SELECTION_NAMES,
     InputError,
     Settings,
     current_name,
@@ -21,11 +22,10 @@ from ..config import (
     replace_fields,
     with_settings,
 )
-from ..selection import SELECTIONS
 
 _STAGES: dict[str, tuple[str, ...]] = {
     "nothing": ("student",),
-    **dict.fromkeys(SELECTIONS, ("student", "pretrain")),
+    **dict.fromkeys(SELECTION_NAMES, ("student", "pretrain")),
     "full set": ("student", "pretrain"),
     **dict.fromkeys(METHOD_NAMES, ("student", "pretrain", "distill")),
     "recomputed": ("student", "pretrain", "distill"),
@@ -39,14 +39,14 @@ distillation: a distilled set.
 """
 
 SOURCES = tuple(_STAGES)
-_PLACES = {"nothing": 0, **dict.fromkeys(SELECTIONS, 1), "full set": 3, "teacher": 4}
+_PLACES = {"nothing": 0, **dict.fromkeys(SELECTION_NAMES, 1), "full set": 3, "teacher": 4}
 _OPTIONS = ("size", "classes", "teacher_prefix")
 Targets = Literal["teacher", "labels"]
 
 
 def is_selected(source: str) -> bool:
     """Return True for real images that a selection chose. Distilled sets are compared with these rows."""
-    return source in SELECTIONS
+    return source in SELECTION_NAMES
 
 
 def is_distilled(source: str) -> bool:
@@ -200,7 +200,7 @@ def _row(table: dict[str, Any], shared: Settings, seeds: int, above: list[Row], 
     if source not in SOURCES:
         raise InputError(f"{where}: from: expected one of {', '.join(SOURCES)}, got {source!r}")
     targets = table.get("targets", "teacher")
-    if targets not in get_args(Targets) or ("targets" in table and source not in SELECTIONS):
+    if targets not in get_args(Targets) or ("targets" in table and source not in SELECTION_NAMES):
         words = ", ".join(get_args(Targets))
         raise InputError(f"{where}: targets: expected one of {words}, for a selection only, got {targets!r}")
     of = None

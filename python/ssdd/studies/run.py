@@ -5,8 +5,10 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+import torch
+
 from ..config import InputError, Report, silent
-from ..data import ImageSet, load_images, load_target
+from ..data import CPU, ImageSet, load_images, load_target
 from ..distillation import target_size
 from ..evaluation import check_targets, why_no_probe
 from ..models import student
@@ -24,6 +26,7 @@ def run_study(
     cache: str | os.PathLike[str] | None = None,
     workers: int = 1,
     report: Report = silent,
+    device: torch.device = CPU,
 ) -> Study:
     """Compute the cells of ``plan`` that ``out``/cells.jsonl does not have yet, and append them to it.
 
@@ -37,6 +40,8 @@ def run_study(
         report: receives ``{"event": "loaded", "summary"}`` per set and per teacher with a summary, ``{"event":
             "warning", "message"}`` per set that allows no probe, and one ``{"event": "study", ...}`` per finished cell.
             Default: nothing is reported.
+        device: where networks train and run. Random draws are made in main memory, so a seed draws the same on any
+            device. Default: the CPU.
 
     Returns:
         What all rows share, with the teachers and where each row's files are.
@@ -54,16 +59,9 @@ def run_study(
         raise InputError(f"{missing}: expected it in the file of the study or as --{missing}")
     images = load_images(plan.data, plan.size, classes=plan.classes)
     targets = {key: load_target(path, plan.size, plan.classes, like=images) for key, path in plan.targets.items()}
-    for row in plan.rows:
-        check_targets(targets, row.settings.finetune)
-        _check_row(row, images)
-    for student_config in {row.settings.student for row in plan.rows if row.source != "teacher"}:
-        student(student_config, images.channels, images.size, 1)  # refuses a network that these images do not fit
-    for data in (images, *targets.values()):
-        if why := why_no_probe(data):
-            report({"event": "warning", "message": why})
-    network = Teacher.named(name, images.preprocessing, plan.teacher_prefix)
-    others = {path: Teacher.named(str(path), images.preprocessing) for path in own}
+    _check_rows(plan, images, targets, report)
+    network = Teacher.named(name, images.preprocessing, plan.teacher_prefix).to(device)
+    others = {path: Teacher.named(str(path), images.preprocessing).to(device) for path in own}
     loaded = [images.summary, *(target.summary for target in targets.values())]
     for summary in [*loaded, network.summary, *(other.summary for other in others.values())]:
         if summary:
@@ -74,9 +72,21 @@ def run_study(
     teachers: dict[Path | None, TeacherPair] = {None: (network, represent(network, images, cache))}
     for path, other in others.items():
         teachers[path] = (other, represent(other, images, cache))
-    study = Study(images, teachers, cells, Path(work or Path(out) / "work"), targets, cache)
+    study = Study(images, teachers, cells, Path(work or Path(out) / "work"), targets, cache, device)
     fill_study(plan, study, workers, report)
     return study
+
+
+def _check_rows(plan: Plan, images: ImageSet, targets: dict[str, ImageSet], report: Report) -> None:
+    """Raise :class:`InputError` if a row and the sets do not fit together; report each set that allows no probe."""
+    for row in plan.rows:
+        check_targets(targets, row.settings.finetune)
+        _check_row(row, images)
+    for student_config in {row.settings.student for row in plan.rows if row.source != "teacher"}:
+        student(student_config, images.channels, images.size, 1)  # refuses a network that these images do not fit
+    for data in (images, *targets.values()):
+        if why := why_no_probe(data):
+            report({"event": "warning", "message": why})
 
 
 def _check_row(row: Row, images: ImageSet) -> None:
