@@ -142,6 +142,11 @@ class Control:
         self.labelled, self.encoder = lru_cache(1)(data.labelled), lru_cache(1)(self._encoder)
         self.features = lru_cache(1)(self._features)
 
+    @cached_property
+    def rooms(self) -> list:
+        """The rooms that policies are tested in."""
+        return [rooms().Room(self.data.name) for _ in range(self.sizes.layouts)]
+
     def keys(self, seed: int) -> list[Key]:
         """Return the keys of all cells of a seed."""
         name, keys = self.data.name, []
@@ -188,7 +193,7 @@ class Control:
 
     def clone(self, arm: str, n: int, seed: int) -> dict[str, float]:
         """Return the success of policies that clone ``n`` episodes, in layouts that nothing was trained on."""
-        made = [rooms().Room(self.data.name) for _ in range(self.sizes.layouts)]
+        made = self.rooms
         seeds = [rooms().UNSEEN + i for i in range(self.sizes.layouts)]
         if arm == RANDOM_POLICY:
             return {"success": random_success(made, seeds, self.sizes.limit, seed)}

@@ -132,13 +132,13 @@ def tables(
     head = [column.head for column in columns]
     means = [[arm, *(column.mean(cells, data, arm) for column in columns)] for arm in arms]
     differences = [[f"{a} − {b}", *(column.difference(cells, data, a, b) for column in columns)] for a, b in pairs]
-    return [*markdown(["arm", *head], means), "", *markdown(["difference", *head], differences), ""]
+    return markdown(["arm", *head], means) + markdown(["difference", *head], differences)
 
 
 def markdown(head: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
-    """Return the lines of a Markdown table. Rows without any value are left out."""
+    """Return the lines of a Markdown table and an empty one. Rows without a value are left out; no rows, no table."""
     kept = [row for row in rows if any(row[1:])]
-    return [f"| {' | '.join(row)} |" for row in (head, ["---"] * len(head), *kept)]
+    return [*(f"| {' | '.join(row)} |" for row in (head, ["---"] * len(head), *kept)), ""] if kept else []
 
 
 def replace_tables(page: Path, lines: Sequence[str]) -> None:
