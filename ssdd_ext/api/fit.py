@@ -15,7 +15,7 @@ from ..kernels import Kernel, Linear, matmul
 from ..kernels.products import root
 from ..ridge import VECTOR_KINDS, Ridge
 from . import precision
-from .call import DEFAULT_KERNEL, DEFAULT_RIDGE, Call, Info, check_problem, prepare
+from .call import DEFAULT_KERNEL, DEFAULT_RIDGE, UNKNOWN, Call, Info, check_problem, prepare
 from .gram import factored_solve, gram
 from .posterior import Posterior, deviation, fix_ridge, follows_gradients, one_ridge
 
@@ -236,11 +236,13 @@ def _eager(fitted: ops.Fitted, x_s: Tensor, kernel: Kernel, ridge: Ridge, on_fai
     """Return the Fit of a fit by the core alone, without gradients."""
     coefficients, factor, aux, jitter, status, primal = fitted
     dtype = x_s.dtype
-    call = Call("fit", kernel, ridge, x_s.shape[:-2], dtype, dtype, on_failure, True, "native", "it can run")
+    why, tensors = "it can run", {"x_s": x_s}
+    call = Call("fit", kernel, ridge, x_s.shape[:-2], dtype, dtype, on_failure, True, "native", why, tensors)
     noise = aux[..., 1] + jitter if primal else None
-    dual = (None, None, coefficients) if primal else (coefficients, x_s, None)
+    alpha, points, weights = (None, None, coefficients) if primal else (coefficients, x_s, None)
     posterior = Posterior(call, factor, jitter, noise, None, None)
-    return Fit(kernel, Info(status, jitter), *dual, x_s.shape[-1], backend, dtype, posterior)
+    outcome = Info(status, jitter, UNKNOWN)
+    return Fit(kernel, outcome, alpha, points, weights, x_s.shape[-1], backend, dtype, posterior)
 
 
 def _fit(call: Call, x: Tensor, y: Tensor, backend: str, root_weights: Tensor | None = None) -> Fit:

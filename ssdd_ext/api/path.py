@@ -251,7 +251,7 @@ def predict_per_target(
     assert isinstance(ridge.value, Tensor)
     ridge.check_sizes(*y_s.shape[-2:])
     path = fit_path(replace(call, backend="native"), x_s, y_s, Ridge.per_target(ridge.value.unsqueeze(-2)), backend)
-    return path.predict(x_q).squeeze(-3), *path.info
+    return path.predict(x_q).squeeze(-3), path.outcome.status, path.outcome.jitter
 
 
 def _own_dimensions(ridges: Any) -> int:

@@ -113,7 +113,7 @@ def _evaluate(
 ) -> Tensor | None:
     values, *names = options
     q, threads = x_q.shape[-2], torch.get_num_threads()
-    bordered = is_bordered(names[0], None, values)
+    bordered = is_bordered(options[1], None, values)
     shape = _evaluation(x_s.shape, y_s.shape, q, x_s.element_size(), names[0], bordered, *names[1:], threads)
     if shape is None:
         return None
@@ -291,7 +291,7 @@ def _record(
 ) -> Tensor | None:
     values, *names = options
     needs = x_s.requires_grad, x_q.requires_grad
-    bordered = is_bordered(names[0], hyper, values)
+    bordered = is_bordered(options[1], hyper, values)
     threads = torch.get_num_threads()
     sizes = x_s.shape, y_s.shape, x_q.shape[-2], x_s.element_size()
     recording = _recording(*sizes, needs, names[0], bordered, *names[1:], threads)
@@ -393,7 +393,9 @@ def eager_fit(x_s: Tensor, y_s: Tensor, kernel: Kernel, ridge: Ridge, on_failure
         return None
     if torch.is_grad_enabled() and (x_s.requires_grad or y_s.requires_grad):
         return None
-    if not is_eager() or has_torch_function((x_s, y_s)) or kernel.name not in KERNEL_CODES or ridge.kind not in KINDS:
+    if not is_eager() or has_torch_function((x_s, y_s)) or kernel.spec not in ("linear", "rbf"):
+        return None
+    if ridge.kind not in KINDS:
         return None
     values: list[Any] = [*kernel.parameters, ridge.value]
     sizes = x_s.shape, y_s.shape
@@ -401,14 +403,14 @@ def eager_fit(x_s: Tensor, y_s: Tensor, kernel: Kernel, ridge: Ridge, on_failure
         return None
     if sizes[0][:-1] != sizes[1][:-1] or not all(type(v) is float for v in values):
         return None
-    names = kernel.name, values[1] != 0, ridge.kind, ridge.detach
+    names = kernel.spec, is_bordered(kernel.spec, None, values), ridge.kind, ridge.detach
     shape, of_factor, of_coefficients, elements, *empty = _fit_sizes(*sizes, x_s.dtype, *names, torch.get_num_threads())
     factor, coefficients = x_s.new_empty(of_factor), x_s.new_empty(of_coefficients)
     batch = sizes[0][:-2]
     aux, jitter, status = x_s.new_empty((*batch, 3)), x_s.new_empty(batch), x_s.new_empty(batch, dtype=torch.int32)
     work = take_workspace(elements, factor)
-    outputs = [to_capsule(t) for t in (aux, jitter, status, work)]
-    parts = [to_capsule(empty[1]), None, to_capsule(factor), to_capsule(coefficients), None]
+    outputs = to_capsule(aux), to_capsule(jitter), to_capsule(status), to_capsule(work)
+    parts = to_capsule(empty[1]), None, to_capsule(factor), to_capsule(coefficients), None
     inputs = memory(x_s), memory(y_s), to_capsule(empty[0]), None, None
     try:
         core.krr_forward(shape, *inputs, values, failure_code(on_failure), *parts, *outputs, 0)

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from ..checks import full_precision
-from ..kernels import Cosine, Kernel, Linear, for_matrices, matmul
+from ..kernels import Cosine, Kernel, Linear, matmul
 from ..kernels.products import unit_rows
 from .hyper import pack
 from .native import core, hyper_rows, is_of_angles, matrices, native_code, stream, to_capsule
@@ -175,8 +175,8 @@ def _other_gram(x: Tensor, z: Tensor | None, kernel: Kernel) -> Tensor:
     if torch.compiler.is_compiling() or is_transformed() or needs_gradient((x, z, *kernel.parameters)):
         k = planned_gram.gram(x, z, kernel)
         flags = kernel.in_range()
-        return torch.where(for_matrices(flags[0]), k, math.nan) if flags else k
+        return torch.where(flags[0][..., None, None], k, math.nan) if flags else k
     wide = torch.float64 if is_of_angles(kernel.spec) else dtype
     hyper, values = pack(kernel, None, x.shape[:-2], wide, x.device)
-    k: Tensor = _gram_op(x.to(wide), None if z is None else z.to(wide), hyper, values, kernel.spec)
-    return k.to(dtype)
+    found: Tensor = _gram_op(x.to(wide), None if z is None else z.to(wide), hyper, values, kernel.spec)
+    return found.to(dtype)

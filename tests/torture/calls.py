@@ -13,8 +13,8 @@ from typing import Any
 import torch
 
 import ssdd_ext
-from ssdd_ext import RBF, Cosine, Laplace, Linear, Matern, Ridge, testing
 from ssdd_ext import _C as core
+from ssdd_ext import RBF, Cosine, Laplace, Linear, Matern, Ridge, testing
 from ssdd_ext.ops.native import to_capsule
 
 REFUSALS = (TypeError, ValueError, RuntimeError, BufferError, OverflowError, MemoryError, IndexError)
@@ -45,10 +45,21 @@ INTEGERS = (
 NUMBERS = (0.0, -1.0, 1e-300, 1e300, float("nan"), float("inf"), -float("inf"))
 DTYPES = (torch.float32, torch.float64, torch.float16, torch.bfloat16, torch.int32, torch.int64, torch.bool)
 SIZES = ("batch", "s", "q", "d", "c", "n", "kernel", "ridge", "plan", "chunk")
-NATIVE = (
-    "gram solve solve_backward krr_forward krr_backward krr_evaluate krr_evaluate_workspace krr_value_and_gradient "
-    "krr_value_and_gradient_workspace krr_fuses gram_workspace cholesky_workspace krr_workspace"
-).split()
+NATIVE = [
+    "gram",
+    "solve",
+    "solve_backward",
+    "krr_forward",
+    "krr_backward",
+    "krr_evaluate",
+    "krr_evaluate_workspace",
+    "krr_value_and_gradient",
+    "krr_value_and_gradient_workspace",
+    "krr_fuses",
+    "gram_workspace",
+    "cholesky_workspace",
+    "krr_workspace",
+]
 
 
 class Hostile:
