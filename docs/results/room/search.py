@@ -248,6 +248,7 @@ def main() -> int:
                     network.eval()
                     row["seconds"] = round(time.perf_counter() - begin - begun)
                     row["probe"] = read_out(network.features)
+                    row["probe of predictions"] = read_out(network)
                     if a.finetune_steps:
                         recipe = ssdd.FinetuneConfig(share=1.0, steps=a.finetune_steps, untested_classes="kept")
                         row["finetuned"] = {}
