@@ -226,6 +226,30 @@ class FactorizationError(torch.linalg.LinAlgError):
     """A matrix is not positive definite, or a hyper-parameter tensor has a value out of range."""
 
 
+def why_not_finite(tensors: dict[str, Tensor], dtype: torch.dtype) -> str:
+    """Say which input holds NaN or Inf, or is so large that its products overflow ``dtype``; "" if none is.
+
+    Reads the values: it is called only for the message of an error.
+    """
+    largest = torch.finfo(dtype).max
+    for name, t in tensors.items():
+        if t.is_meta or not t.numel():
+            continue
+        if not bool(torch.isfinite(t).all()):
+            return f"{name} holds NaN or Inf; remove them, or find where they arise with check_finite=True"
+        top = float(t.detach().abs().max().double())
+        terms, power = (t.shape[-1], 2) if name.startswith("x") else (1, 1)
+        if name in ("x", "x_s", "a", "k_ss") and terms * top**power * t.shape[-2] > largest:
+            sums = "the sums of its squares" if power == 2 else "its trace"
+            wider = "" if dtype == torch.float64 else ", or solve_dtype=torch.float64"
+            kind = str(dtype).removeprefix("torch.")
+            return (
+                f"{name} is too large for {kind}: its largest entry is {top:.1e}, and {sums} can pass {largest:.1e}; "
+                f"scale it{wider}"
+            )
+    return ""
+
+
 def raise_on_failure(op: str, status: Tensor, order: int, ridge: Any) -> None:
     """Read ``status`` [...] (one synchronisation on CUDA) and raise for the first problem that failed."""
     if status.is_meta:

@@ -129,20 +129,20 @@ def log_determinant(a: Tensor | None, factor: Tensor) -> Tensor:
 
 def krr(
     x_s: Tensor, y_s: Tensor, x_q: Tensor, kernel: Kernel, ridge: Ridge, on_failure: str = "nan"
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Return (P, status, jitter) with P = K_qs (K_ss + lambda I)^-1 Y_s, [..., Q, C]."""
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Return (P, status, jitter, factor) with P = K_qs (K_ss + lambda I)^-1 Y_s, [..., Q, C]."""
     k_ss, k_qs = gram(x_s, None, kernel), gram(x_q, x_s, kernel)
-    alpha, status, jitter = cholesky_solve(k_ss, y_s, ridge, on_failure)
+    alpha, factor, status, jitter = factored_solve(k_ss, y_s, ridge, on_failure)
     has_tensors = any(isinstance(p, Tensor) for p in kernel.parameters)
     for valid in kernel.map(lambda p: match_parameter(p, x_s)).in_range() if has_tensors else ():
         status = torch.where(valid, status, torch.full_like(status, BAD_PARAMETER))
         alpha = torch.where(valid[..., None, None], alpha, torch.full_like(alpha, float("nan")))
-    return k_qs @ alpha, status, jitter
+    return k_qs @ alpha, status, jitter, factor
 
 
 def krr_mse(
     x_s: Tensor, y_s: Tensor, x_q: Tensor, y_q: Tensor, kernel: Kernel, ridge: Ridge, on_failure: str = "nan"
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Return (mean over Q and C of (P - Y_q)^2 [...], status, jitter)."""
-    predictions, status, jitter = krr(x_s, y_s, x_q, kernel, ridge, on_failure)
-    return (predictions - y_q).square().mean((-2, -1)), status, jitter
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Return (mean over Q and C of (P - Y_q)^2 [...], status, jitter, factor)."""
+    predictions, status, jitter, factor = krr(x_s, y_s, x_q, kernel, ridge, on_failure)
+    return (predictions - y_q).square().mean((-2, -1)), status, jitter, factor

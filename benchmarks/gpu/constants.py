@@ -6,17 +6,15 @@ everything that a kernel does around the instructions that are counted for it.
 
 from __future__ import annotations
 
-import argparse
 import json
 import statistics
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import torch
-from journal import Item, Journal, run_items
+from journal import Item, open_journal, run_items, step_parser
 from torch import Tensor
 
 import ssdd_ext
@@ -137,14 +135,8 @@ def items(device: str, quick: bool) -> Iterator[Item]:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    p.add_argument("--device", choices=("cpu", "cuda"), default="cuda")
-    p.add_argument(
-        "--out", type=Path, help="folder of constants.jsonl and gpu_constants.json (default: none is written)"
-    )
-    p.add_argument("--quick", action="store_true", help="small sizes: shows that the script runs")
-    a = p.parse_args(argv)
-    journal = Journal(a.out / "constants.jsonl" if a.out else None)
+    a = step_parser(__doc__, "constants", also="gpu_constants.json").parse_args(argv)
+    journal = open_journal(a.out, "constants")
     good = run_items(items(a.device, a.quick), journal)
     if a.out:
         values = {line["end"]: line["value"] for line in journal.ended() if "value" in line}

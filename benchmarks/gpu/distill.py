@@ -8,7 +8,6 @@ network and one batch, against float64.
 
 from __future__ import annotations
 
-import argparse
 import copy
 import statistics
 import sys
@@ -17,12 +16,11 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import torch
 import torch.nn.functional as F
-from journal import Item, Journal, run_items
+from journal import Item, open_journal, run_items, step_parser
 from torch import Tensor, nn
 
 import ssdd_ext
@@ -256,14 +254,11 @@ def items(sizes: Sizes, device: str, steps: int, seconds: float, base: list[floa
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    p.add_argument("--device", choices=("cpu", "cuda"), default="cuda")
-    p.add_argument("--out", type=Path, help="folder of the journal distill.jsonl (default: none is written)")
+    p = step_parser(__doc__, "distill", quick="a hundredth of the size: shows that the script runs")
     p.add_argument("--steps", type=int, default=10, help="most samples of five steps each")
     p.add_argument("--seconds", type=float, default=4.0, help="no new sample of a row after this, beyond three")
-    p.add_argument("--quick", action="store_true", help="a hundredth of the size: shows that the script runs")
     a = p.parse_args(argv)
-    journal = Journal(a.out / "distill.jsonl" if a.out else None)
+    journal = open_journal(a.out, "distill")
     sizes, steps, seconds = (SMALL, 2, 0.0) if a.quick else (Sizes(), a.steps, a.seconds)
     base = [line["seconds"] for line in journal.ended() if "levers" in line][:1]  # of a run that this one continues
     return 0 if run_items(items(sizes, a.device, steps, seconds, base), journal) else 1

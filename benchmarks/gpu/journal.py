@@ -7,6 +7,7 @@ that is started again on the same journal continues after the item that ended th
 
 from __future__ import annotations
 
+import argparse
 import json
 import os
 import sys
@@ -69,6 +70,30 @@ class Journal:
         done = {line["end"] for line in self.ended()}
         open_lines = [line for line in self.lines() if "begin" in line and line["begin"] not in done]
         return open_lines[-1] if open_lines else None
+
+
+def step_parser(
+    doc: str | None, name: str, quick: str = "tiny sizes: shows that the script runs", also: str = ""
+) -> argparse.ArgumentParser:
+    """Return a parser with the arguments of every step's script.
+
+    Args:
+        doc: the script's docstring.
+        name: the step, whose journal is ``<name>.jsonl``.
+        quick: the help of ``--quick``.
+        also: another file that the step writes.
+    """
+    p = argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
+    p.add_argument("--device", choices=("cpu", "cuda"), default="cuda")
+    files = f"the journal {name}.jsonl{also and f' and of {also}'}"
+    p.add_argument("--out", type=Path, help=f"folder of {files} (default: none is written)")
+    p.add_argument("--quick", action="store_true", help=quick)
+    return p
+
+
+def open_journal(out: Path | None, name: str) -> Journal:
+    """Return the step's journal in the folder ``out``; with None, one that writes nothing."""
+    return Journal(out / f"{name}.jsonl" if out else None)
 
 
 def run_items(items: Iterable[Item], journal: Journal) -> bool:

@@ -7,17 +7,15 @@ a problem of two points.
 
 from __future__ import annotations
 
-import argparse
 import sys
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import torch
-from journal import Item, Journal, run_items
+from journal import Item, open_journal, run_items, step_parser
 from torch import Tensor
 
 import ssdd_ext
@@ -169,14 +167,11 @@ def items(device: str, quick: bool, repeats: int, seconds: float) -> Iterator[It
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    p.add_argument("--device", choices=("cpu", "cuda"), default="cuda")
-    p.add_argument("--out", type=Path, help="folder of the journal rows.jsonl (default: none is written)")
+    p = step_parser(__doc__, "rows")
     p.add_argument("--repeats", type=int, default=20, help="most samples of each alternative")
     p.add_argument("--seconds", type=float, default=3.0, help="no new sample after this, beyond five")
-    p.add_argument("--quick", action="store_true", help="tiny sizes: shows that the script runs")
     a = p.parse_args(argv)
-    journal = Journal(a.out / "rows.jsonl" if a.out else None)
+    journal = open_journal(a.out, "rows")
     repeats, seconds = (2, 0.0) if a.quick else (a.repeats, a.seconds)
     return 0 if run_items(items(a.device, a.quick, repeats, seconds), journal) else 1
 

@@ -5,15 +5,13 @@ It runs first after a build: in a few seconds it shows whether the kernels run a
 
 from __future__ import annotations
 
-import argparse
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import torch
-from journal import Item, Journal, run_items
+from journal import Item, open_journal, run_items, step_parser
 from torch import Tensor
 
 import ssdd_ext
@@ -149,12 +147,8 @@ def items(device: str, quick: bool) -> Iterator[Item]:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    p.add_argument("--device", choices=("cpu", "cuda"), default="cuda")
-    p.add_argument("--out", type=Path, help="folder of the journal smoke.jsonl (default: none is written)")
-    p.add_argument("--quick", action="store_true", help="smaller sizes: shows that the script runs")
-    a = p.parse_args(argv)
-    journal = Journal(a.out / "smoke.jsonl" if a.out else None)
+    a = step_parser(__doc__, "smoke").parse_args(argv)
+    journal = open_journal(a.out, "smoke")
     return 0 if run_items(items(a.device, a.quick), journal) else 1
 
 

@@ -64,21 +64,34 @@ void alpha_sum_kernel(int64_t c, const T* scalars, const T* aux, const T* border
     out[b * width + j] = root > T(0) ? border[b * border_bs + j] / root : residual[b * width + j] / lambda;
 }
 
-// Turns one row of Kbar per block into G = Kbar dk/dr. It also writes the sum of the row, and sum_ij Kbar dk/dl to
-// total[b] (added to the value there if `add`).
-// RBF: dk/dr = -k / (2 l^2), dk/dl = -2 k log k / l. Square: only j > i of k is read, since K lies above the factor's
-// diagonal; G is 0 on the diagonal.
+// One of a problem's two matrices, K_ss or a chunk of K_qs, and where its slopes and their sums go.
+template <class T>
+struct SlopeArgs {
+  int64_t rows, columns;
+  bool square;  // K_ss: only j > i of k is read, since K lies above the factor's diagonal; G is 0 on the diagonal
+  const T* k;
+  int64_t k_bs;
+  T* k_bar;  // [batch, rows, columns], Kbar before, G after
+  int64_t bar_bs;
+  const T* scalars;
+  T *row_sums, *row_parts;  // [batch, rows] each: sums of G, and parts of the total
+  int* counters;            // [batch], all 0, before and after
+  T* total;                 // [batch], sum_ij Kbar dk/dl
+  bool add;                 // the sum is added to the value in `total`
+};
+
+// Turns one row of Kbar per block into G = Kbar dk/dr, and writes the sum of the row and the total of the problem.
+// RBF: dk/dr = -k / (2 l^2), dk/dl = -2 k log k / l.
 template <class T>
 SIMT_KERNEL(kThreads)
-void slope_kernel(int64_t rows, int64_t columns, const T* k, int64_t k_bs, T* k_bar, int64_t bar_bs, bool square,
-                  const T* scalars, T* row_sums, T* row_parts, int* counters, bool add, T* total) {
-  const int64_t b = simt::block().x / rows, i = simt::block().x % rows;
-  k += b * k_bs + i * columns;
-  k_bar += b * bar_bs + i * columns;
-  const T l = scalars[b * kScalars + kLengthscale], map = scalars[b * kScalars + kMap];
+void slope_kernel(SlopeArgs<T> a) {
+  const int64_t b = simt::block().x / a.rows, i = simt::block().x % a.rows;
+  const T* const k = a.k + b * a.k_bs + i * a.columns;
+  T* const k_bar = a.k_bar + b * a.bar_bs + i * a.columns;
+  const T l = a.scalars[b * kScalars + kLengthscale], map = a.scalars[b * kScalars + kMap];
   double sum = 0, part = 0;
-  for (int64_t j = simt::thread(); j < columns; j += kThreads) {
-    if (square && j <= i) {
+  for (int64_t j = simt::thread(); j < a.columns; j += kThreads) {
+    if (a.square && j <= i) {
       if (j == i) simt::store(k_bar + j, T(0));
       continue;
     }
@@ -90,10 +103,11 @@ void slope_kernel(int64_t rows, int64_t columns, const T* k, int64_t k_bs, T* k_
     simt::store(k_bar + j, g);
   }
   sum = block_sum<kThreads>(sum);
-  if (simt::thread() == 0) row_sums[simt::block().x] = static_cast<T>(sum);
+  if (simt::thread() == 0) a.row_sums[simt::block().x] = static_cast<T>(sum);
   simt::barrier();  // the sums of the warps are read
-  if (!sum_of_blocks<kThreads>(part, i, rows, row_parts + b * rows, counters + b) || simt::thread() != 0) return;
-  total[b] = static_cast<T>(part + (add ? static_cast<double>(total[b]) : 0.0));
+  if (!sum_of_blocks<kThreads>(part, i, a.rows, a.row_parts + b * a.rows, a.counters + b) || simt::thread() != 0)
+    return;
+  a.total[b] = static_cast<T>(part + (a.add ? static_cast<double>(a.total[b]) : 0.0));
 }
 
 template <class T>

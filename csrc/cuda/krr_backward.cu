@@ -341,8 +341,21 @@ class Backward : KrrPass<T> {
   }
 
   void slopes(int64_t rows, const T* k, int64_t k_bs, T* bar, int64_t bar_bs, bool square, bool add) {
-    simt::launch(&slope_kernel<T>, {static_cast<unsigned>(s.batch * rows)}, kThreads, 0, stream, rows, s.s, k, k_bs,
-                 bar, bar_bs, square, w.scalars, w.row_sums, w.row_parts, counters(), add, w.parameter);
+    SlopeArgs<T> args{};
+    args.rows = rows;
+    args.columns = s.s;
+    args.square = square;
+    args.k = k;
+    args.k_bs = k_bs;
+    args.k_bar = bar;
+    args.bar_bs = bar_bs;
+    args.scalars = w.scalars;
+    args.row_sums = w.row_sums;
+    args.row_parts = w.row_parts;
+    args.counters = counters();
+    args.total = w.parameter;
+    args.add = add;
+    simt::launch(&slope_kernel<T>, {static_cast<unsigned>(s.batch * rows)}, kThreads, 0, stream, args);
   }
 
   // Computes c (+)= 2 sum_j g_ij (x_i - z_j) in each problem's form: as 2 (rowsum(G) x - G z), or one difference at a

@@ -51,7 +51,6 @@ struct ScalarArgs {
 template <class T>
 void set_scalars(const ScalarArgs<T>& args, simt::Stream stream);
 
-inline int parameter_count(KernelKind kind) { return kind == KernelKind::linear ? 2 : 1; }
 
 // Makes the kernel function the epilogue of a product.
 template <class T>

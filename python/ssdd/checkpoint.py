@@ -83,11 +83,15 @@ class Checkpoints:
         """Return the existing checkpoints, oldest first."""
         return sorted(self.folder.glob(f"{self.stage}-*.safetensors"))
 
-    def begin(self, identity: dict[str, Any]) -> dict[str, Any] | None:
+    def begin(self, identity: dict[str, Any], length: tuple[str, int] | None = None) -> dict[str, Any] | None:
         """Return the newest state that can be read, or None if there is no checkpoint yet.
 
-        ``identity``: JSON values that say which run this is; every checkpoint stores them. Raises :class:`InputError`
-        if the checkpoint is of another run, naming what differs, or if all checkpoints are damaged.
+        Args:
+            identity: JSON values that say which run this is; every checkpoint stores them.
+            length: the key of the setting that may differ, as it is the length of the run, and the run's steps.
+
+        Raises:
+            InputError: if the checkpoint is of another run, naming what differs, or if all checkpoints are damaged.
         """
         self._identity = json.loads(json.dumps(identity))  # as it will look when it is read back
         for torn in self.folder.glob(f"{self.stage}-*.safetensors.*") if self.writes else []:
@@ -99,7 +103,7 @@ class Checkpoints:
             except InputError as error:
                 troubles.append(str(error))
                 continue
-            _same_run(file, meta["identity"], self._identity)
+            self._check_same(file, meta, length)
             for trouble in troubles:
                 self._warn(f"{trouble}; going on from {file.name}, the one before it")
             for key, value in meta["environment"].items():
@@ -114,6 +118,17 @@ class Checkpoints:
         if troubles:
             raise InputError(f"{'; '.join(troubles)}. None of the checkpoints can be read: start the run anew")
         return None
+
+    def _check_same(self, file: Path, meta: dict[str, Any], length: tuple[str, int] | None) -> None:
+        """Raise for a checkpoint of another run. A run of another length goes on, with a warning."""
+        found = differences(meta["identity"], self._identity)
+        if length is not None and length[0] in found and meta["step"] <= length[1]:
+            there, here = found.pop(length[0])
+            self._warn(
+                f"{length[0]} was {there} and is {here}: the run goes on after step {meta['step']}, and its learning "
+                f"rate follows the new length from there; the bits are not those of a run that began with this length"
+            )
+        _refuse_other_run(file, found)
 
     def due(self) -> bool:
         """Return True if ``every`` seconds have passed since the last checkpoint."""
@@ -152,6 +167,14 @@ class Checkpoints:
             file.unlink(missing_ok=True)
         if self.writes and self.folder.is_dir() and not any(self.folder.iterdir()):
             self.folder.rmdir()
+
+    def keep_last(self, folder: Path) -> None:
+        """Move the newest checkpoint to ``folder`` and remove the others: a finished run can be lengthened from it."""
+        files = self.files()
+        if self.writes and files:
+            folder.mkdir(parents=True, exist_ok=True)
+            os.replace(files[-1], folder / files[-1].name)
+        self.clear()
 
     def _to_bytes(self, step: int, state: dict[str, Any]) -> bytes:
         tensors: dict[str, Tensor] = {}
@@ -271,11 +294,8 @@ def _read(file: Path) -> tuple[dict[str, Any], dict[str, Any]]:
     return _unpack(meta["state"], tensors), meta
 
 
-def _same_run(file: Path, theirs: dict[str, Any], ours: dict[str, Any]) -> None:
-    differ = [
-        f"{key} = {_short(there)} there, {_short(here)} here"
-        for key, (there, here) in differences(theirs, ours).items()
-    ]
+def _refuse_other_run(file: Path, found: dict[str, Any]) -> None:
+    differ = [f"{key} = {_short(there)} there, {_short(here)} here" for key, (there, here) in found.items()]
     if differ:
         raise InputError(
             f"resume: {file.name} is of another run: {'; '.join(differ)}. Resume with what that run began with, or "

@@ -12,8 +12,12 @@ from torch import Tensor
 
 from .. import checks, ops, plan, reference
 from ..kernels import Kernel, Linear
+from ..ops.register import is_transformed
 from ..ridge import VECTOR_KINDS, Ridge
+from . import precision
 
+UNKNOWN = torch.tensor(float("nan"))  # the condition number of a call whose outcome nobody asked for
+WITHOUT_FACTOR = ("gram", "explain", "krr_path")
 DEFAULT_KERNEL = Linear()
 DEFAULT_RIDGE = Ridge.trace(1e-6)  # KRR-ST's
 # Each module has gram, cholesky, cholesky_solve, krr and krr_mse, with the same arguments.
@@ -26,10 +30,17 @@ class Info(NamedTuple):
     Args:
         status: int32 [...]; 0 for success, k > 0 the 1-based pivot that failed, -1 a hyper-parameter out of range.
         jitter: [...]; what was added to the diagonal in addition to the ridge (0 if the first factorisation succeeded).
+        condition: [...]; an estimate of the condition number of the matrix that was factored: K_ss + lambda I, or for a
+            linear kernel with D < S the smaller Phi^T Phi + lambda I. It is a lower bound, rarely below half of the
+            condition number, from a few rounds of power iteration on the factor. A float32 result has about
+            7 - log10(condition) right digits with noisy targets. It costs O(S^2) and no synchronisation, and is
+            computed only for ``return_info=True`` and when ``info`` of a fit is read. NaN for a problem that failed,
+            and for ``Ridge.per_target`` if the core or planned PyTorch ran it.
     """
 
     status: Tensor
     jitter: Tensor
+    condition: Tensor
 
 
 @dataclass(frozen=True)
@@ -46,6 +57,9 @@ class Call:
     return_info: bool
     backend: str
     why: str
+    tensors: dict[str, Tensor]
+    looks: bool = False
+    """The condition number is looked at, to warn: on the CPU, at the first call of a site."""
 
     @property
     def run(self) -> Any:
@@ -59,6 +73,12 @@ class Call:
         if self.backend == "planned":
             options["watched"] = self.return_info or self.on_failure != "nan"
         return options
+
+    @property
+    def krr_options(self) -> dict[str, Any]:
+        """Keywords of the backend's krr and krr_mse. The core leaves the factor out if nobody reads it."""
+        reads = self.return_info or self.looks
+        return {**self.options, "watched": reads} if self.backend == "native" else self.options
 
     def cast(self, value: Tensor) -> Tensor:
         """Return ``value`` in the dtype of the computation, with the common batch shape (no copy if it has both)."""
@@ -79,15 +99,25 @@ class Call:
         return contextlib.nullcontext() if self.backend == "native" else checks.full_precision(like)
 
     def name_failure(self) -> Any:
-        """Return a context in which a failure names this call instead of the op that failed."""
-        return contextlib.nullcontext() if torch.compiler.is_compiling() else _name_failure(self.op)
+        """Return a context in which a failure names this call instead of the op that failed, and says it if an input
+        is not finite or overflows."""
+        return contextlib.nullcontext() if torch.compiler.is_compiling() else _name_failure(self)
 
-    def check_status(self, status: Tensor, jitter: Tensor, order: int) -> Info:
-        """Raise for a failure if ``on_failure`` is "raise"; return the outcome otherwise."""
+    def check_status(self, status: Tensor, jitter: Tensor, order: int, factor: Tensor | None = None) -> Info:
+        """Raise for a failure if ``on_failure`` is "raise"; return the outcome otherwise.
+
+        Its condition number is computed if the caller asked for the outcome, and NaN if not.
+        """
         # The native ops raise by themselves, also inside a compiled graph.
         if self.on_failure == "raise" and self.backend != "native":
-            checks.raise_on_failure(self.op, status, order, self.ridge)
-        return Info(status, jitter)
+            with self.name_failure():
+                checks.raise_on_failure(self.op, status, order, None if self.ridge is None else in_words(self.ridge))
+        if factor is None:
+            return Info(status, jitter, UNKNOWN)
+        known = precision.condition(factor) if self.looks or (self.return_info and self.op != "fit") else UNKNOWN
+        if self.looks:
+            precision.warn_if_worthless(self.op, known, self.ridge)
+        return Info(status, jitter, known)
 
     def finish(self, result: Tensor, info: Info) -> Any:
         """Return the result of the public call. It is rounded to the caller's dtype here, after the last product."""
@@ -97,11 +127,21 @@ class Call:
 
 
 @contextlib.contextmanager
-def _name_failure(op: str) -> Iterator[None]:
+def _name_failure(call: Call) -> Iterator[None]:
     try:
         yield
     except checks.FactorizationError as error:
-        raise checks.FactorizationError(f"{op}:{str(error).partition(':')[2]}") from None
+        what = str(error).partition(":")[2]
+        why = "" if is_transformed() or "out of range" in what else checks.why_not_finite(call.tensors, call.work)
+        if why:
+            what = f" {why} (the factorisation failed:{what.partition(';')[0]})"
+        raise checks.FactorizationError(f"{call.op}:{what}") from None
+
+
+def in_words(ridge: Ridge) -> str:
+    """Return the ridge as a user writes it."""
+    value = "a tensor" if isinstance(ridge.value, Tensor) else f"{ridge.value:g}"
+    return f"Ridge.{ridge.kind}({value})"
 
 
 def pick_backend(
@@ -168,7 +208,10 @@ def prepare(
     picked, why = pick_backend(backend, device, kernel, sizes, ridge)
     if not picked:
         raise ValueError(f"backend: {backend!r} cannot run {op} here: {why}; use backend='auto' or backend='torch'")
-    return Call(op, kernel, ridge, batch, work, result, on_failure, return_info, picked, why)
+    first = next(iter(tensors.values()))
+    site = (op, first.shape, kernel.name, *(p if isinstance(p, float) else None for p in parameters))
+    looks = op not in WITHOUT_FACTOR and precision.is_watched(first) and precision.is_new(work, site)
+    return Call(op, kernel, ridge, batch, work, result, on_failure, return_info, picked, why, tensors, looks)
 
 
 def convert_parameters(kernel: Kernel, ridge: Ridge | None, dtype: torch.dtype) -> tuple[Kernel, Ridge | None]:

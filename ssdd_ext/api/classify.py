@@ -55,7 +55,7 @@ def krr_cross_entropy(
         on_failure: "raise" (default) raises a FactorizationError (one synchronisation on CUDA, refused under graph
             capture); "jitter" retries the problems that failed with a growing multiple of their mean diagonal, a
             constant for the gradient; "nan" fills their results with NaN. The last two never synchronise.
-        return_info: return (loss, Info(status, jitter)). Default False.
+        return_info: return (loss, Info(status, jitter, condition)). Default False.
         check_finite: refuse NaN and Inf in the inputs (one synchronisation per tensor on CUDA). Default False.
         backend: "auto" (default: native, or planned PyTorch if the native core cannot run), "native", "planned", or
             "torch" (the plain reference). A backend that cannot run raises a ValueError that says why.
@@ -85,8 +85,8 @@ def krr_cross_entropy(
     checks.batch_shape(inputs=call.batch, **{f"scale, temperature or y_q ({i})": s for i, s in enumerate(shapes)})
     with call.precision(x_s), call.name_failure():
         inputs = call.features(x_s), call.cast(y_s), call.features(x_q)
-        p, status, jitter = call.run.krr(*inputs, call.kernel, call.ridge, **call.options)
-    info = call.check_status(status, jitter, x_s.shape[-2])
+        p, status, jitter, factor = call.run.krr(*inputs, call.kernel, call.ridge, **call.krr_options)
+    info = call.check_status(status, jitter, x_s.shape[-2], factor)
     with checks.full_precision(x_s):
         return call.finish(mean_over_queries(cross_entropy(p, target, *factors), tensors.get("sample_weight")), info)
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field, replace
-from typing import Any, TypeVar
+from functools import cached_property
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -13,7 +14,8 @@ from .. import checks, ops, plan
 from ..kernels import Kernel, Linear, matmul
 from ..kernels.products import root
 from ..ridge import VECTOR_KINDS, Ridge
-from .call import DEFAULT_KERNEL, DEFAULT_RIDGE, Call, Info, check_problem, prepare
+from . import precision
+from .call import DEFAULT_KERNEL, DEFAULT_RIDGE, UNKNOWN, Call, Info, check_problem, prepare
 from .gram import factored_solve, gram
 from .posterior import Posterior, deviation, fix_ridge, follows_gradients, one_ridge
 
@@ -28,7 +30,6 @@ class Fit:
 
     Args:
         kernel: the kernel of the fit.
-        info: Info(status, jitter).
         alpha: dual: (K_ss + lambda I)^-1 Y_s, [..., S, C]; primal: None.
         x_s: dual: the support features [..., S, D]; primal: None.
         weights: primal: (Phi^T Phi + lambda I)^-1 Phi^T Y_s, [..., D (+1), C], with Phi = [sqrt(scale) X_s, sqrt(bias)
@@ -40,7 +41,7 @@ class Fit:
     """
 
     kernel: Kernel
-    info: Info
+    outcome: Info = field(repr=False)
     alpha: Tensor | None
     x_s: Tensor | None
     weights: Tensor | None
@@ -48,6 +49,11 @@ class Fit:
     backend: str
     result_dtype: torch.dtype
     posterior: Posterior = field(repr=False, compare=False)
+
+    @cached_property
+    def info(self) -> Info:
+        """The outcome, Info(status, jitter, condition); the condition number is estimated when it is first read."""
+        return self.outcome._replace(condition=precision.condition(self.posterior.factor))
 
     def predict(self, x_q: Tensor, return_std: bool = False) -> Any:
         """Predict for new queries.
@@ -202,7 +208,7 @@ def fit(
         solve_dtype: torch.float64 computes float32 inputs in float64 and returns float32. Default None.
 
     Returns:
-        A :class:`Fit`, differentiable like :func:`krr`; ``Fit.info`` holds the status and the jitter.
+        A :class:`Fit`, differentiable like :func:`krr`; ``Fit.info`` holds the status, the jitter and the condition.
 
     Raises:
         TypeError, ValueError: naming the argument, what was expected and what came.
@@ -230,50 +236,20 @@ def _eager(fitted: ops.Fitted, x_s: Tensor, kernel: Kernel, ridge: Ridge, on_fai
     """Return the Fit of a fit by the core alone, without gradients."""
     coefficients, factor, aux, jitter, status, primal = fitted
     dtype = x_s.dtype
-    call = _new(
-        Call,
-        op="fit",
-        kernel=kernel,
-        ridge=ridge,
-        batch=x_s.shape[:-2],
-        work=dtype,
-        result=dtype,
-        on_failure=on_failure,
-        return_info=True,
-        backend="native",
-        why="it can run",
-    )
+    why, tensors = "it can run", {"x_s": x_s}
+    call = Call("fit", kernel, ridge, x_s.shape[:-2], dtype, dtype, on_failure, True, "native", why, tensors)
     noise = aux[..., 1] + jitter if primal else None
-    kept = _new(Posterior, call=call, factor=factor, jitter=jitter, noise=noise, root_weights=None, x_s=None)
-    return _new(
-        Fit,
-        kernel=kernel,
-        info=Info(status, jitter),
-        alpha=None if primal else coefficients,
-        x_s=None if primal else x_s,
-        weights=coefficients if primal else None,
-        features=x_s.shape[-1],
-        backend=backend,
-        result_dtype=dtype,
-        posterior=kept,
-    )
-
-
-Made = TypeVar("Made")
-
-
-def _new(kind: type[Made], **fields: Any) -> Made:
-    """Return a frozen dataclass with these fields. Its own constructor takes microseconds, one per few fields."""
-    made = object.__new__(kind)
-    vars(made).update(fields)
-    return made
+    alpha, points, weights = (None, None, coefficients) if primal else (coefficients, x_s, None)
+    posterior = Posterior(call, factor, jitter, noise, None, None)
+    outcome = Info(status, jitter, UNKNOWN)
+    return Fit(kernel, outcome, alpha, points, weights, x_s.shape[-1], backend, dtype, posterior)
 
 
 def _fit(call: Call, x: Tensor, y: Tensor, backend: str, root_weights: Tensor | None = None) -> Fit:
     kernel, features = call.kernel, x.shape[-1]
     if call.backend == "planned" and root_weights is None:
         alpha, weights, factor, status, jitter = call.run.fit(x, y, kernel, call.ridge, **call.options)
-        info = call.check_status(status, jitter, x.shape[-2])
+        info = call.check_status(status, jitter, x.shape[-2], factor)
         follows = follows_gradients(call, x)
         noise = None if weights is None else _amount(call, x) + jitter
         posterior = Posterior(call, factor, jitter, noise, None, x if follows else None)

@@ -74,7 +74,7 @@ def cholesky(
         on_failure: "raise" (default) raises a FactorizationError (one synchronisation on CUDA, refused under graph
             capture); "jitter" retries the problems that failed with a growing multiple of their mean diagonal, a
             constant for the gradient; "nan" fills their results with NaN. The last two never synchronise.
-        return_info: return (L, Info(status, jitter)). Default False.
+        return_info: return (L, Info(status, jitter, condition)). Default False.
         check_finite: refuse NaN and Inf in the inputs (one synchronisation per tensor on CUDA). Default False.
         backend: "auto" (default: native, or planned PyTorch if the native core cannot run), "native", "planned", or
             "torch" (the plain reference). A backend that cannot run raises a ValueError that says why.
@@ -96,8 +96,9 @@ def cholesky(
     call = prepare(
         "cholesky", tensors, DEFAULT_KERNEL, None, on_failure, check_finite, backend, solve_dtype, return_info
     )
-    factor, status, jitter = call.run.cholesky(call.cast(a), **call.options)
-    return call.finish(factor, call.check_status(status, jitter, a.shape[-1]))
+    with call.name_failure():
+        factor, status, jitter = call.run.cholesky(call.cast(a), **call.options)
+    return call.finish(factor, call.check_status(status, jitter, a.shape[-1], factor))
 
 
 def cholesky_solve(
@@ -123,7 +124,7 @@ def cholesky_solve(
         on_failure: "raise" (default) raises a FactorizationError (one synchronisation on CUDA, refused under graph
             capture); "jitter" retries the problems that failed with a growing multiple of their mean diagonal, a
             constant for the gradient; "nan" fills their results with NaN. The last two never synchronise.
-        return_info: return (X, Info(status, jitter)). Default False.
+        return_info: return (X, Info(status, jitter, condition)). Default False.
         check_finite: refuse NaN and Inf in the inputs (one synchronisation per tensor on CUDA). Default False.
         backend: "auto" (default: native, or planned PyTorch if the native core cannot run), "native", "planned", or
             "torch" (the plain reference). A backend that cannot run raises a ValueError that says why.
@@ -162,4 +163,4 @@ def factored_solve(call: Call, a: Tensor, y: Tensor) -> tuple[Tensor, Tensor, In
     """Return the same as :func:`solve`, with the factor of A + lambda I after the solution."""
     with call.precision(a), call.name_failure():
         x, factor, status, jitter = call.run.factored_solve(a, y, call.ridge, **call.options)
-    return x, factor, call.check_status(status, jitter, a.shape[-1])
+    return x, factor, call.check_status(status, jitter, a.shape[-1], factor)

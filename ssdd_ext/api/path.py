@@ -28,7 +28,7 @@ class RidgePath:
 
     Args:
         kernel: the kernel of the fit.
-        info: Info(status, jitter), one entry per problem.
+        outcome: status and jitter, one entry per problem.
         ridges: lambda [..., R], or [..., R, C] for ``Ridge.per_target``.
         x_s: the support features [..., S, D].
         y_s: the support targets [..., S, C].
@@ -39,7 +39,7 @@ class RidgePath:
     """
 
     kernel: Kernel
-    info: Info
+    outcome: Info = field(repr=False)
     ridges: Tensor
     x_s: Tensor
     y_s: Tensor
@@ -47,6 +47,14 @@ class RidgePath:
     backend: str
     k_ss: Tensor = field(repr=False)
     spectrum: tuple[Tensor, Tensor] | None = field(repr=False)
+
+    @cached_property
+    def info(self) -> Info:
+        """The outcome, Info(status, jitter, condition), one entry per problem; the condition number is that of the
+        ridge for which it is largest, from the eigenvalues."""
+        w = torch.linalg.eigvalsh(self.k_ss.detach()) if self.spectrum is None else self.spectrum[0]
+        least = self._shifts.detach().amin((-2, -1))
+        return self.outcome._replace(condition=(w.amax(-1) + least) / (w.amin(-1) + least))
 
     @cached_property
     def alpha(self) -> Tensor:
@@ -243,7 +251,7 @@ def predict_per_target(
     assert isinstance(ridge.value, Tensor)
     ridge.check_sizes(*y_s.shape[-2:])
     path = fit_path(replace(call, backend="native"), x_s, y_s, Ridge.per_target(ridge.value.unsqueeze(-2)), backend)
-    return path.predict(x_q).squeeze(-3), *path.info
+    return path.predict(x_q).squeeze(-3), path.outcome.status, path.outcome.jitter
 
 
 def _own_dimensions(ridges: Any) -> int:

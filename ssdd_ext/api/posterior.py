@@ -134,7 +134,7 @@ def log_marginal_likelihood(
         on_failure: "raise" (default) raises a FactorizationError (one synchronisation on CUDA, refused under graph
             capture); "jitter" retries the problems that failed with a growing multiple of their mean diagonal, a
             constant for the gradient; "nan" fills their results with NaN. The last two never synchronise.
-        return_info: return (value, Info(status, jitter)). Default False.
+        return_info: return (value, Info(status, jitter, condition)). Default False.
         check_finite: refuse NaN and Inf in the inputs (one synchronisation per tensor on CUDA). Default False.
         backend: "auto" (default: native, or planned PyTorch if the native core cannot run), "native", "planned", or
             "torch" (the plain reference). A backend that cannot run raises a ValueError that says why.

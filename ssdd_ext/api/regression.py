@@ -10,6 +10,7 @@ from torch import Tensor
 from .. import checks, ops
 from ..kernels import Kernel
 from ..ridge import Ridge
+from . import precision
 from .call import DEFAULT_KERNEL, DEFAULT_RIDGE, check_problem, mean_over_queries, prepare
 from .path import predict_per_target
 
@@ -46,7 +47,7 @@ def krr(
         on_failure: "raise" (default) raises a FactorizationError (one synchronisation on CUDA, refused under graph
             capture); "jitter" retries the problems that failed with a growing multiple of their mean diagonal, a
             constant for the gradient; "nan" fills their results with NaN. The last two never synchronise.
-        return_info: return (P, Info(status, jitter)). Default False.
+        return_info: return (P, Info(status, jitter, condition)). Default False.
         check_finite: refuse NaN and Inf in the inputs (one synchronisation per tensor on CUDA). Default False.
         backend: "auto" (default: native, or planned PyTorch if the native core cannot run), "native", "planned", or
             "torch" (the plain reference). A backend that cannot run raises a ValueError that says why.
@@ -64,14 +65,18 @@ def krr(
     if backend in ("auto", "native") and not return_info and not check_finite and solve_dtype is None:
         direct = ops.eager_krr(x_s, y_s, x_q, None, kernel, ridge, on_failure)
         if direct is not None:
+            look_at(x_s, y_s, x_q, kernel, ridge)
             return direct
     tensors = check_problem(x_s, y_s, x_q)
     call = prepare("krr", tensors, kernel, ridge, on_failure, check_finite, backend, solve_dtype, return_info)
-    with call.precision(x_s):
+    with call.precision(x_s), call.name_failure():
         inputs = call.features(x_s), call.cast(y_s), call.features(x_q)
-        found = predict_per_target(call, *inputs, backend)
-        p, status, jitter = found or call.run.krr(*inputs, call.kernel, call.ridge, **call.options)
-    return call.finish(p, call.check_status(status, jitter, x_s.shape[-2]))
+        if (found := predict_per_target(call, *inputs, backend)) is not None:
+            p, status, jitter = found
+            factor = None
+        else:
+            p, status, jitter, factor = call.run.krr(*inputs, call.kernel, call.ridge, **call.krr_options)
+    return call.finish(p, call.check_status(status, jitter, x_s.shape[-2], factor))
 
 
 def krr_mse(
@@ -108,7 +113,7 @@ def krr_mse(
         on_failure: "raise" (default) raises a FactorizationError (one synchronisation on CUDA, refused under graph
             capture); "jitter" retries the problems that failed with a growing multiple of their mean diagonal, a
             constant for the gradient; "nan" fills their results with NaN. The last two never synchronise.
-        return_info: return (loss, Info(status, jitter)). Default False.
+        return_info: return (loss, Info(status, jitter, condition)). Default False.
         check_finite: refuse NaN and Inf in the inputs (one synchronisation per tensor on CUDA). Default False.
         backend: "auto" (default: native, or planned PyTorch if the native core cannot run), "native", "planned", or
             "torch" (the plain reference). A backend that cannot run raises a ValueError that says why.
@@ -133,19 +138,28 @@ def krr_mse(
         if loss is None and y_q is not None:  # without targets it would return predictions; below, None is an error
             loss = ops.eager_krr(x_s, y_s, x_q, y_q, kernel, ridge, on_failure)
         if loss is not None:
+            look_at(x_s, y_s, x_q, kernel, ridge)
             return loss
     tensors = check_problem(x_s, y_s, x_q, checks.tensor("y_q", y_q))
     if sample_weight is not None:
         tensors["sample_weight"] = checks.sample_weight(sample_weight, x_q.shape[-2], "x_q")
     call = prepare("krr_mse", tensors, kernel, ridge, on_failure, check_finite, backend, solve_dtype, return_info)
-    with call.precision(x_s):
+    with call.precision(x_s), call.name_failure():
         inputs = call.features(x_s), call.cast(y_s), call.features(x_q), call.cast(y_q)
         if sample_weight is None:
-            loss, status, jitter = call.run.krr_mse(*inputs, call.kernel, call.ridge, **call.options)
+            loss, status, jitter, factor = call.run.krr_mse(*inputs, call.kernel, call.ridge, **call.krr_options)
         else:
-            p, status, jitter = call.run.krr(*inputs[:3], call.kernel, call.ridge, **call.options)
+            p, status, jitter, factor = call.run.krr(*inputs[:3], call.kernel, call.ridge, **call.krr_options)
             loss = mean_over_queries((p - inputs[3]).square().mean(-1), tensors["sample_weight"])
-    return call.finish(loss, call.check_status(status, jitter, x_s.shape[-2]))
+    return call.finish(loss, call.check_status(status, jitter, x_s.shape[-2], factor))
+
+
+def look_at(x_s: Tensor, y_s: Tensor, x_q: Tensor, kernel: Kernel, ridge: Ridge) -> None:
+    """Warn if a call that went straight to the core has few right digits. The first call of a site is solved again."""
+    if precision.is_new(x_s.dtype, (x_s.shape, kernel.name, ridge.value)):
+        with torch.no_grad():
+            _, info = krr(x_s, y_s, x_q[..., :1, :], kernel=kernel, ridge=ridge, on_failure="nan", return_info=True)
+        precision.warn_if_worthless("krr", info.condition, ridge)
 
 
 def explain(

@@ -58,6 +58,7 @@ def _run(
     work = take_workspace(sizes.work, out)
     inputs = memory(k_ss), memory(y_s), memory(k_qs), memory(y_q)
     outputs = to_capsule(out), capsule(loss), to_capsule(saved), to_capsule(work)
+    assert not isinstance(ridge.value, Tensor)  # the caller has checked it
     failed = core.krr_from_gram(sizes.shape, *inputs, [ridge.value], on_failure, *outputs)
     return_workspace(work)
     if failed:

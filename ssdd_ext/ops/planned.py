@@ -404,9 +404,9 @@ def features(x: Tensor, scale: Number, bias: Number) -> Tensor:
 
 def krr(
     x_s: Tensor, y_s: Tensor, x_q: Tensor, kernel: Kernel, ridge: Ridge, on_failure: str = "nan", watched: bool = True
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Return (P [..., Q, C], status, jitter)."""
-    alpha, weights, _, status, jitter = fit(x_s, y_s, kernel, ridge, on_failure, watched)
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Return (P [..., Q, C], status, jitter, factor)."""
+    alpha, weights, factor, status, jitter = fit(x_s, y_s, kernel, ridge, on_failure, watched)
     if alpha is None:
         assert weights is not None
         scale, bias = _parameters(kernel.parameters, x_s)
@@ -422,7 +422,7 @@ def krr(
             p = p + bias * alpha.sum(-2, keepdim=True)
     else:
         p = matmul(gram(x_q, x_s, kernel), alpha)
-    return p, status, jitter
+    return p, status, jitter, factor
 
 
 def _predicts_low_rank(x_s: Tensor, y_s: Tensor, x_q: Tensor) -> bool:
@@ -438,10 +438,10 @@ def krr_mse(
     ridge: Ridge,
     on_failure: str = "nan",
     watched: bool = True,
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Return (mean over Q and C of (P - Y_q)^2 [...], status, jitter)."""
-    p, status, jitter = krr(x_s, y_s, x_q, kernel, ridge, on_failure, watched)
-    return mse_loss(p, y_q, reduction="none").mean((-2, -1)), status, jitter
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Return (mean over Q and C of (P - Y_q)^2 [...], status, jitter, factor)."""
+    p, status, jitter, factor = krr(x_s, y_s, x_q, kernel, ridge, on_failure, watched)
+    return mse_loss(p, y_q, reduction="none").mean((-2, -1)), status, jitter, factor
 
 
 def explain(x_s: Tensor, y_s: Tensor, x_q: Tensor, kernel: Kernel) -> str:

@@ -370,3 +370,27 @@ def test_a_checkout_without_its_core_says_how_to_build_it(tmp_path):
     )
     assert done.returncode == 1 and "circular" not in done.stderr
     assert "ssdd_ext: the native core is not built" in done.stderr and "make dev" in done.stderr
+
+
+@pytest.mark.parametrize("backend", ("auto", "planned", "torch"))
+def test_overflow_and_nan_are_named(backend):
+    x, y = torch.ones(5, 3), torch.ones(5, 2)
+    large, nan = x * 1e25, x.clone()
+    nan[2, 1] = float("nan")
+    for call in (
+        lambda x: ssdd_ext.krr(x, y, x, backend=backend),
+        lambda x: ssdd_ext.krr_mse(x, y, x, y, backend=backend),
+        lambda x: ssdd_ext.fit(x, y, backend=backend),
+        lambda x: ssdd_ext.krr_cross_entropy(x, y, x, torch.zeros(5, dtype=torch.int64), backend=backend),
+        lambda x: ssdd_ext.log_marginal_likelihood(x, y, backend=backend),
+    ):
+        with pytest.raises(ssdd_ext.FactorizationError, match=r"x_s is too large for float32: .*1.0e\+25.*scale it"):
+            call(large)
+        with pytest.raises(ssdd_ext.FactorizationError, match="x_s holds NaN or Inf"):
+            call(nan)
+    with pytest.raises(ssdd_ext.FactorizationError, match="a holds NaN or Inf"):
+        ssdd_ext.cholesky_solve(nan[:3], y[:3], backend=backend)
+    indefinite = torch.diag(torch.tensor([1.0, -1.0]))
+    with pytest.raises(ssdd_ext.FactorizationError, match="not positive definite: pivot 2 of 2"):
+        ssdd_ext.cholesky_solve(indefinite, y[:2], backend=backend)
+    assert ssdd_ext.krr(large, y, large, solve_dtype=torch.float64, backend=backend).isfinite().all()

@@ -261,6 +261,13 @@ bool describe(const simt::Argument& a) {
     std::memcpy(&h, a.bytes.data(), sizeof(h));
     std::printf("{\"c\": %ld, \"strips\": %ld, \"rows\": %ld}", h.c, h.strips,
                 h.rows[0].count + h.rows[1].count + h.rows[2].count);
+  } else if (std::strstr(a.type, "9SlopeArgsI")) {  // begins with rows, columns and square
+    struct {
+      int64_t rows, columns;
+      bool square;
+    } s;
+    std::memcpy(&s, a.bytes.data(), sizeof(s));
+    std::printf("{\"rows\": %ld, \"columns\": %ld, \"square\": %s}", s.rows, s.columns, s.square ? "true" : "false");
   } else if (std::strstr(a.type, "5SolveI")) {  // of factor_large.cu: begins with five sizes
     int64_t sizes[5];
     std::memcpy(sizes, a.bytes.data(), sizeof(sizes));

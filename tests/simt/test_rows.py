@@ -1,4 +1,4 @@
-"""The table of the calls (benchmarks/gpu/floors.py): its formulas against the twin's counts, and its content."""
+"""The table of the calls (benchmarks/gpu/floors.py): the formulas of launch_work.py against the twin; its content."""
 
 import json
 

@@ -1,13 +1,17 @@
 """Start the program's processes by fork from one process that has imported it once, which takes seconds.
 
-Each line of standard input is a request: ``{"size", "port", "arguments", "environment", "output"}``. The answers are
+Each line of standard input is a request: ``{"size", "port", "arguments", "environment", "output"}``, and optionally
+``file_size``, the largest file in bytes, and ``clock``, the seconds that the wall clock is off by. The answers are
 two lines: the process ids, and, when all have ended, their exit codes (-9: killed). Several processes get the variables
 that ``torchrun`` sets, and like ``torchrun`` this process holds their store. Unlike ``torchrun`` it ends none of them.
 """
 
 import json
 import os
+import resource
+import signal
 import sys
+import time
 
 import matplotlib.backends.backend_agg  # noqa: F401
 import torch.distributed
@@ -27,6 +31,12 @@ def become(request, rank):
     os.dup2(output, 1)
     os.dup2(output, 2)
     os.environ.update(request["environment"])
+    if limit := request.get("file_size"):  # as on a full disk: a longer file cannot be written
+        resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
+        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    if offset := request.get("clock"):  # somebody has set the clock
+        now = time.time
+        time.time = lambda: now() + offset
     if request["size"] > 1:
         os.environ |= {
             "RANK": str(rank),

@@ -9,7 +9,7 @@ import pytest
 import torch
 from PIL import Image
 
-from ssdd.artifact import DistilledSet, Preprocessing, export, read_published
+from ssdd.artifact import DistilledSet, Preprocessing, export, read_labelled, read_published
 from ssdd.config import InputError
 
 PRE = Preprocessing((0.4, 0.5, 0.1), (0.2, 0.3, 0.25))
@@ -79,17 +79,41 @@ def test_export_to_ddranking(ssdd_command, tmp_path):
     pairs, file = example(), example().save(tmp_path / "a.safetensors")
     scores = torch.eye(3)[[2, 0, 1, 0, 2, 1]] * 5 + torch.rand(6, 3, generator=torch.Generator().manual_seed(1))
     np.save(tmp_path / "scores.npy", scores.numpy())
-    ssdd_command("export", file, "-o", tmp_path / "out", "--form", "ddranking", "--labels", tmp_path / "scores.npy")
+    given = ("-o", tmp_path / "out", "--form", "ddranking", "--labels", tmp_path / "scores.npy")
+    assert "normalises CIFAR: mean (0.4914," in ssdd_command("export", file, *given).output
     images, labels, rate = (
         torch.load(tmp_path / "out" / f"{n}.pt", weights_only=True) for n in ("images", "labels", "lr")
     )
     order = [1, 3, 2, 5, 0, 4]
-    assert torch.equal(images, pairs.inputs()[order]) and torch.equal(labels, scores[order]) and rate.dim() == 0
+    by_channel = {"mean": (0.4914, 0.4822, 0.4465), "std": (0.2023, 0.1994, 0.2010)}  # of its utils/data.py
+    mean, std = (torch.tensor(by_channel[key])[:, None, None] for key in ("mean", "std"))
+    torch.testing.assert_close(images, (pairs.images[order] - mean) / std)
+    assert torch.equal(labels, scores[order]) and rate.dim() == 0
     assert labels.argmax(1).tolist() == [0, 0, 1, 1, 2, 2]
     labelled = example(target_kind="labels")
     labelled.targets = scores
     export(labelled, tmp_path / "own", "ddranking")
     assert torch.equal(torch.load(tmp_path / "own" / "labels.pt", weights_only=True), scores[order])
+
+
+def test_export_of_raw_and_of_large_sets_to_ddranking(ssdd_command, tmp_path):
+    scores = torch.eye(3)[[0, 0, 1, 1, 2, 2]]
+    raw = example(support_input="raw", target_kind="labels")
+    raw.targets = scores
+    said = ssdd_command("export", raw.save(tmp_path / "raw.safetensors"), "-o", tmp_path / "raw", "--form", "ddranking")
+    assert "raw set" in said.output
+    # A real image that the set's own constants normalise to these inputs has the same place under ddranking's.
+    pixels = raw.images * torch.tensor(PRE.std)[:, None, None] + torch.tensor(PRE.mean)[:, None, None]
+    wanted = (pixels[0, 1] - 0.4822) / 0.1994
+    images = torch.load(tmp_path / "raw" / "images.pt", weights_only=True)
+    torch.testing.assert_close(images[0, 1], wanted)
+    large = DistilledSet(torch.rand(3, 3, 40, 40), torch.eye(3), PRE, target_kind="labels")
+    export(large, tmp_path / "large", "ddranking")
+    images = torch.load(tmp_path / "large" / "images.pt", weights_only=True)
+    torch.testing.assert_close(images[2, 0], (large.images[2, 0] - 0.485) / 0.229)
+    grey = DistilledSet(torch.rand(3, 1, 8, 8), torch.eye(3), Preprocessing((0.4,), (0.2,)), target_kind="labels")
+    with pytest.raises(InputError, match="3 channels, got 1"):
+        export(grey, tmp_path / "grey", "ddranking")
 
 
 def test_exports_that_do_not_fit(ssdd_command, tmp_path):
@@ -199,3 +223,56 @@ def test_import_needs_the_preprocessing(ssdd_command, tmp_path):
         read_published(x, y, PRE)
     with pytest.raises(InputError, match="no such file"):
         read_published(tmp_path / "none.pt", y, PRE)
+
+
+def labelled(folder, x, y):
+    torch.save(x, folder / "images.pt")
+    torch.save(y, folder / "labels.pt")
+    return folder / "images.pt", folder / "labels.pt"
+
+
+def test_import_of_a_labelled_set(ssdd_command, tmp_path):
+    x = torch.rand(4, 3, 8, 8)
+    arguments = ("--mean", "0.4,0.5,0.1", "--std", "0.2,0.3,0.25", "--overwrite", "-o", tmp_path / "a.safetensors")
+    ssdd_command(
+        "import", "--labels", *labelled(tmp_path, x, torch.tensor([0, 2, 1, 2])), "--method", "MTT", *arguments
+    )
+    made = DistilledSet.load(tmp_path / "a.safetensors")
+    assert torch.equal(made.images, x) and made.targets.argmax(1).tolist() == [0, 2, 1, 2]
+    assert (made.method, made.target_kind, made.support_input) == ("MTT", "labels", "normalised")
+    soft = torch.rand(4, 5).softmax(1)
+    normalised = PRE.normalise(x)
+    files = labelled(tmp_path, normalised, soft)
+    ssdd_command("import", "--labels", *files, "--stored", "normalised", *arguments)
+    made = DistilledSet.load(tmp_path / "a.safetensors")
+    assert torch.allclose(made.images, x, atol=1e-6) and torch.equal(made.targets, soft) and made.method == "labelled"
+    assert made.bytes == 4 * (x.numel() + soft.numel())
+    real = np.random.default_rng(0).integers(0, 256, (20, 8, 8, 3), dtype=np.uint8)
+    np.savez(tmp_path / "real.npz", x_train=real, y_train=np.arange(20) % 4, x_test=real, y_test=np.arange(20) % 4)
+    whole = (x * 255).round().to(torch.uint8)
+    files = labelled(tmp_path, whole, torch.tensor([0, 2, 1, 2], dtype=torch.int32))
+    ssdd_command("import", "--labels", *files, "-d", tmp_path / "real.npz", "-o", tmp_path / "b.safetensors")
+    made = DistilledSet.load(tmp_path / "b.safetensors")
+    assert made.targets.shape == (4, 4) and torch.equal(made.images * 255, whole.float())  # the classes of the data
+
+
+@pytest.mark.parametrize(
+    "x, y, named",
+    [
+        (torch.rand(2, 3, 4, 4), torch.tensor([0, -1]), "labels.pt: expected labels from 0 to at most 9, got -1 to 0"),
+        (torch.rand(2, 3, 4, 4), torch.tensor([0, 10]), "labels.pt: expected labels from 0 to at most 9"),
+        (torch.rand(2, 3, 4, 4), torch.tensor([0, 1, 2]), "targets: expected one per image"),
+        (torch.rand(2, 3, 4, 4), torch.tensor([0.0, 1.0]), r"labels.pt: expected int \[S\] or float"),
+        (torch.rand(2, 3, 4, 4), torch.full((2, 10), 0.2), "labels.pt: expected shares of classes"),
+        (torch.rand(2, 3, 4, 4), torch.tensor([[-1.0, 2.0]] * 2), "labels.pt: expected shares of classes"),
+        (torch.rand(2, 3, 4, 4), torch.tensor([[0.5, 0.5]] * 2), "labels.pt: expected shares of 10 classes, got 2"),
+        (torch.randn(20, 3, 4, 4), torch.zeros(20).long(), r"images.pt: expected pixels around \[0, 1\]"),
+        (torch.rand(2, 3, 4, 4) * 255, torch.zeros(2).long(), r"images.pt: expected pixels around \[0, 1\]"),
+        (torch.rand(2, 3, 4), torch.zeros(2).long(), "images.pt: expected images"),
+        (torch.rand(2, 1, 4, 4), torch.zeros(2).long(), "images.pt: expected images of 3 channels"),
+        (torch.full((2, 3, 4, 4), float("inf")), torch.zeros(2).long(), "images.pt: values that are not finite"),
+    ],
+)
+def test_labelled_files_that_do_not_fit(tmp_path, x, y, named):
+    with pytest.raises(InputError, match=named):
+        read_labelled(*labelled(tmp_path, x, y), PRE, classes=10)

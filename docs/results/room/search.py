@@ -1,9 +1,9 @@
 """Search for a setting in which pre-training on the full set reads out better than on a few random images.
 
-Trains a teacher on CIFAR-10's training images by Barlow Twins for a given time, then pre-trains students on its
-representations of random images and of the full set, and reads them out on held-out source images and on other sets.
-One line of JSON per row. Made for one GPU and a few minutes; the last 2,000 training images are held out, the test set
-is not touched.
+Trains a teacher on the source's training images by Barlow Twins for a given time (or reads one), then pre-trains
+students on its representations of random images and of the full set, and reads them out on held-out source images and
+on other sets. One line of JSON per row. At most 2,000 training images of each set are held out, and no test part is
+touched.
 
     python docs/results/room/search.py DATA OUT --teacher-seconds 120 --seconds 60
 """
@@ -32,19 +32,21 @@ RIDGES = (1e-4, 1e-3, 1e-2, 1e-1)
 
 
 def read_set(folder: Path, name: str) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Read training and test images (uint8 [N, H, W, C]) and labels from 0 without gaps."""
+    """Read the training part of a set: images (uint8 [N, 32, 32, C]) and labels from 0 without gaps, to fit and to
+    measure on.
+
+    A fifth of the images, at most 2,000 drawn at random, is held out to measure on. The test part is not touched.
+    """
     sys.path.insert(0, str(folder))
     import datapack
 
     found = datapack.load(name, str(folder))
-    x, y = found["x_train"], np.asarray(found["y_train"]).astype(np.int64)
-    if "x_test" not in found:
-        x, x_test, y, y_test = x[:-HELD_OUT], x[-HELD_OUT:], y[:-HELD_OUT], y[-HELD_OUT:]
-    else:
-        x_test, y_test = found["x_test"], np.asarray(found["y_test"]).astype(np.int64)
-    classes = np.unique(np.concatenate([y, y_test]))
-    labels = [torch.from_numpy(np.searchsorted(classes, part)) for part in (y, y_test)]
-    return torch.from_numpy(x), labels[0], torch.from_numpy(x_test), labels[1]
+    x = at_32_pixels(torch.from_numpy(found["x_train"]))
+    y = torch.from_numpy(np.unique(found["y_train"], return_inverse=True)[1].astype(np.int64))
+    order = torch.randperm(len(x), generator=torch.Generator().manual_seed(2))
+    held_out = min(HELD_OUT, len(x) // 5)
+    fitting, measuring = order[:-held_out].sort().values, order[-held_out:].sort().values
+    return x[fitting], y[fitting], x[measuring], y[measuring]
 
 
 def at_32_pixels(images: Tensor) -> Tensor:
@@ -54,6 +56,12 @@ def at_32_pixels(images: Tensor) -> Tensor:
     parts = [part.permute(0, 3, 1, 2).float() for part in images.split(5000)]
     small = torch.cat([torch.nn.functional.avg_pool2d(part, 2).round().to(torch.uint8) for part in parts])
     return small.permute(0, 2, 3, 1).contiguous()
+
+
+def order_of_parts(parts: tuple[Tensor, Tensor, Tensor, Tensor]) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Return (images, held-out images, labels, held-out labels), the order of `ssdd.ImageSet`."""
+    x, y, x_test, y_test = parts
+    return x, x_test, y, y_test
 
 
 def few_of_each(labels: Tensor, count: int) -> Tensor:
@@ -135,12 +143,13 @@ def save_half(teacher: ssdd.Teacher, out: Path) -> None:
     (out / "teacher-float32.safetensors").unlink()
 
 
-def main() -> int:
+def arguments() -> argparse.Namespace:
     p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     p.add_argument("data", type=Path, help="folder with the packed sets and datapack.py")
     p.add_argument("out", type=Path, help="folder for search.jsonl and teacher.safetensors")
     p.add_argument("--teacher-seconds", type=float, default=120.0)
     p.add_argument("--seconds", type=float, default=60.0, help="no new student row after this")
+    p.add_argument("--source", default="cifar10", help="the set that teacher and students are trained on")
     p.add_argument("--backbone", default="resnet10")
     p.add_argument("--targets", default="flowers102_32,cars_32")
     p.add_argument("--teacher", help="read this teacher, train none")
@@ -151,10 +160,15 @@ def main() -> int:
         "--images", default="0,500,1000,48000", help="images to pre-train on; 0 reads out the untrained network"
     )
     p.add_argument("--lrs", default="0.02,0.1", help="pre-training learning rates")
+    p.add_argument("--finetune-steps", type=int, default=0, help="also fine-tune on each target; 0: do not")
     p.add_argument("--few", type=int, default=20, help="also read out with so many labels per class")
     p.add_argument("--seed", type=int, default=0, help="of the choice of images and of the student")
     p.add_argument("--small", type=int, default=0, help="keep so many training images: shows that the script runs")
-    a = p.parse_args()
+    return p.parse_args()
+
+
+def main() -> int:
+    a = arguments()
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     a.out.mkdir(parents=True, exist_ok=True)
 
@@ -164,14 +178,14 @@ def main() -> int:
         print(json.dumps(row)[:400], flush=True)
 
     keep = slice(0, a.small or None)
-    x, y, x_test, y_test = read_set(a.data, "cifar10")
+    x, y, x_test, y_test = read_set(a.data, a.source)
     x, y = x[keep], y[keep]
-    images = ssdd.ImageSet("cifar10", x, x_test, y, y_test)
+    images = ssdd.ImageSet(a.source, x, x_test, y, y_test)
     sets = {"source": (x, y, x_test, y_test)}
     for name in a.targets.split(",") if a.targets else ():
         xt, yt, xs, ys = read_set(a.data, name)
         order = torch.randperm(len(xt), generator=torch.Generator().manual_seed(2))[:20_000]
-        sets[name] = (at_32_pixels(xt)[order][keep], yt[order][keep], at_32_pixels(xs)[keep], ys[keep])
+        sets[name] = (xt[order][keep], yt[order][keep], xs[keep], ys[keep])
     pre = images.preprocessing
     teacher = (
         ssdd.Teacher.load(a.teacher).to(device)
@@ -218,6 +232,7 @@ def main() -> int:
                     begun = time.perf_counter() - begin
                     torch.manual_seed(a.seed)
                     network = ssdd.build(student, 3, tuple(x.shape[1:3]), wanted.shape[1]).to(device)
+                    network.to(memory_format=torch.channels_last)
                     if count:
                         chosen = order[:count]
                         pixels = x[chosen].permute(0, 3, 1, 2).float() / 255
@@ -232,7 +247,14 @@ def main() -> int:
                         row["error"] = round(float((predicted - wanted_test).square().sum() / variance), 4)
                     network.eval()
                     row["seconds"] = round(time.perf_counter() - begin - begun)
-                    report(row | {"probe": read_out(network.features)})
+                    row["probe"] = read_out(network.features)
+                    if a.finetune_steps:
+                        recipe = ssdd.FinetuneConfig(share=1.0, steps=a.finetune_steps, untested_classes="kept")
+                        row["finetuned"] = {}
+                        for name, parts in list(sets.items())[1:]:
+                            target = ssdd.ImageSet(name, *order_of_parts(parts))
+                            row["finetuned"][name] = round(ssdd.finetune(network, pre, target, recipe), 2)
+                    report(row)
     return 0
 
 

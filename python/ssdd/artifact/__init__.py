@@ -2,12 +2,12 @@
 
 from .card import card_file, card_text, write_card
 from .files import flush_to_disk, read_safetensors, read_torch, why_no_array, write_atomically
-from .forms import EXPORT_FORMS, export, read_scores
+from .forms import EXPORT_FORMS, ddranking_constants, export, read_scores
 from .hub import push
 from .lock import LOCK, lock_folder, wait_for_lock
 from .pairs import FORMAT, STORAGE_VERSION, DistilledSet
 from .preprocessing import Preprocessing
-from .published import MOST_CLASSES, read_published
+from .published import MOST_CLASSES, read_labelled, read_published
 
 __all__ = [
     "FORMAT",
@@ -19,10 +19,12 @@ __all__ = [
     "Preprocessing",
     "card_file",
     "card_text",
+    "ddranking_constants",
     "export",
     "flush_to_disk",
     "lock_folder",
     "push",
+    "read_labelled",
     "read_published",
     "read_safetensors",
     "read_scores",

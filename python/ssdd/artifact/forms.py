@@ -18,6 +18,7 @@ from ..config import InputError
 from .card import CARD, card_text
 from .files import name_beside, why_no_array
 from .pairs import DistilledSet
+from .preprocessing import Preprocessing
 
 EXACT = "distilled.safetensors"
 """The set itself, beside its 8-bit pictures: learned pixels are not whole numbers and may leave [0, 1]."""
@@ -34,9 +35,10 @@ def export(
         form: "folder" (default): ``images/00000.png`` ... with ``targets.npy`` (float32 [S, C]) and ``about.json``.
             "huggingface": ``train/00000.png`` ... with ``train/metadata.jsonl`` (``file_name``, ``target``), which
             ``datasets.load_dataset("imagefolder", data_dir=out)`` reads, and a card. Both also hold the exact set,
-            ``distilled.safetensors``. "ddranking": ``images.pt``, float32 [S, C, H, W] as network input, sorted by
-            class, ``labels.pt``, float32 [S, K], and ``lr.pt``, as its evaluators read them. It needs targets that are
-            class scores, and the same number of images per class.
+            ``distilled.safetensors``. "ddranking": ``images.pt``, float32 [S, 3, H, W], sorted by class,
+            ``labels.pt``, float32 [S, K], and ``lr.pt``, as its evaluators read them. The images are normalised with
+            the constants of :func:`ddranking_constants`, as its evaluators normalise real images, and not with those
+            of the set. It needs 3 channels, targets that are class scores, and the same number of images per class.
         labels: class scores, float [S, K], in place of the targets; for "ddranking" only. Default: the targets.
 
     Returns:
@@ -136,6 +138,34 @@ def _huggingface(pairs: DistilledSet, folder: Path, labels: Tensor | None) -> No
     (folder / CARD).write_text(f"{card_text(pairs, EXACT)}\n{text}")
 
 
+CIFAR = Preprocessing((0.4914, 0.4822, 0.4465), (0.2023, 0.1994, 0.2010))
+"""ddranking's constants for CIFAR-10 and CIFAR-100. Its std is the mean over images of their std: CIFAR-10's own is
+0.2470, 0.2435, 0.2616."""
+IMAGENET = Preprocessing((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+"""ddranking's constants for Tiny ImageNet and the subsets of ImageNet."""
+
+
+def ddranking_constants(pairs: DistilledSet) -> tuple[str, Preprocessing]:
+    """Return the name and the normalisation that ddranking's evaluators apply to real images of this size.
+
+    Up to 32 pixels they are CIFAR's, above ImageNet's.
+    """
+    small = max(pairs.images.shape[-2:]) <= 32
+    return ("CIFAR", CIFAR) if small else ("ImageNet", IMAGENET)
+
+
+def _ddranking_images(pairs: DistilledSet) -> Tensor:
+    """Return the images as ddranking's networks take them.
+
+    A network of ours takes ``pairs.inputs()`` beside real images that are normalised with the set's own constants.
+    These inputs are brought to the pixels that would be normalised to them, and from there to ddranking's constants, so
+    that they stand to real images as before. It is the same for raw sets, whose pixels are inputs as they are.
+    """
+    if pairs.images.shape[1] != 3:
+        raise InputError(f"form: ddranking measures images of 3 channels, got {pairs.images.shape[1]}")
+    return ddranking_constants(pairs)[1].normalise(pairs.preprocessing.pixels(pairs.inputs()))
+
+
 def _ddranking(pairs: DistilledSet, folder: Path, labels: Tensor | None) -> None:
     if labels is None and pairs.target_kind != "labels":
         raise InputError(
@@ -153,7 +183,7 @@ def _ddranking(pairs: DistilledSet, folder: Path, labels: Tensor | None) -> None
             f"labels: ddranking needs the same number of images per class, got {int(count.min())} to {int(count.max())}"
         )
     order = scores.argmax(1).argsort(stable=True)  # its evaluators take the first images for class 0, and so on
-    torch.save(pairs.inputs()[order].detach().cpu().contiguous(), folder / "images.pt")
+    torch.save(_ddranking_images(pairs)[order].detach().cpu().contiguous(), folder / "images.pt")
     torch.save(scores[order].detach().cpu().float().contiguous(), folder / "labels.pt")
     lr = pairs.metrics.get("syn_lr", 0.01)  # 0.01: the lr its evaluators start from
     torch.save(torch.tensor(float(lr)), folder / "lr.pt")

@@ -1,17 +1,20 @@
 """Run everything: train a teacher, distil under several seeds, and measure the results.
 
-Writes the artifacts, pictures, results.md, results.json and log.jsonl to the folder --out, and prints the table.
+Writes the artifacts, pictures, results.md, results.json and log.jsonl to the folder --out, and prints the table. After
+a stop, --resume FOLDER continues; what is finished is not computed again. It computes on the CPU.
 """
 
 from __future__ import annotations
 
-from contextlib import ExitStack
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import ssdd
 
-from ..config import InputError, Report
+from ..config import Event, InputError, Report, Settings
 from .options import (
     COUNT,
     FILE,
@@ -29,10 +32,16 @@ from .options import (
     print_table,
     read_images,
     read_teacher,
+    say,
 )
+from .resume import Run, make_absolute, quote
 
 if TYPE_CHECKING:
     from jsonargparse import ArgumentParser
+
+
+ARGUMENTS = ("data", "size", "classes", "skip_unreadable", "seeds", "teacher", "teacher_prefix", "representations")
+"""The options that a demonstration stores for --resume, besides its settings."""
 
 
 def add_arguments(parser: ArgumentParser) -> None:
@@ -44,6 +53,7 @@ def add_arguments(parser: ArgumentParser) -> None:
         default=Path("runs/demo"),
         help="Folder for all files of the demonstration.",
     )
+    parser.add_argument("--resume", metavar="FOLDER", type=FILE, help="Continue the demonstration in FOLDER.")
     add_images(parser)
     add_size_of_run(parser)
     parser.add_argument("--seeds", metavar="N", type=int, default=5, help="Number of seeds.")
@@ -62,7 +72,16 @@ def run(options: Options) -> None:
 
     if options.tensorboard:
         reports.check_tensorboard()
-    settings = choose_settings(options)
+    stored = Run.read(options.resume, reports.DEMO) if options.resume else None
+    if stored:
+        if "out" in options.typed:
+            raise InputError("--out, --resume: expected one of the two")
+        options.out = options.resume
+        options.take_stored(stored.arguments, *ARGUMENTS)
+        if (options.out / "results.json").is_file():
+            print(f"{options.out}: this demonstration is finished")
+            return
+    settings = choose_settings(options, stored.settings if stored else None)
     if options.teacher_prefix is not None and options.teacher is None:
         raise InputError("--teacher-prefix: expected it with --teacher")
     loaded = read_images(options.data, options)
@@ -81,16 +100,41 @@ def run(options: Options) -> None:
             report = reports.both(display, curves)
         count = settings.distill.images
         display.say(f"{loaded.name}: {len(loaded.x_train):,} training images, {count} to distil, {options.seeds} seeds")
+        stack.enter_context(_say_how_to_go_on(options.out))
         results = reports.demo(
             options.out,
             what,
             workers=options.workers,
             overwrite=options.overwrite,
+            resume=stored is not None,
             command=command_line(options),
-            report=report,
+            report=report if stored else reports.both(report, partial(_keep_arguments, options, settings)),
         )
     print_table(results["table"])
     for sentence in reports.sentences(results["cells"]):
         print(f"- {sentence}")
     print(f"{results['seconds']['total']:.0f} s. Pictures, artifacts and log: {options.out}")
     print_report(options.out / reports.REPORT)
+
+
+def _keep_arguments(options: Options, settings: Settings, event: Event) -> None:
+    """Keep the arguments for --resume when the demonstration begins, as its folder then exists."""
+    from .. import report as reports
+
+    if event["event"] == "start":
+        arguments = {key: getattr(options, key) for key in ARGUMENTS}
+        paths = {key: make_absolute(arguments[key]) for key in ("data", "teacher", "representations")}
+        Run(settings, {**arguments, **paths}).write(options.out, reports.DEMO)
+
+
+@contextmanager
+def _say_how_to_go_on(folder: Path) -> Iterator[None]:
+    """Say how to continue if Ctrl-C ends the demonstration."""
+    from .. import report as reports
+
+    try:
+        yield
+    except KeyboardInterrupt:
+        if (folder / reports.DEMO).is_file():
+            say(f"Go on with: ssdd demo --resume {quote(folder)}")
+        raise

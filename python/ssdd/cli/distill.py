@@ -1,6 +1,7 @@
 """Distil a set of images into a few images with targets: a teacher's representations, or what --method learns.
 
 After a stop at any moment, --resume FOLDER alone continues the run, to the same bits as if it had never stopped.
+--resume FOLDER --steps MORE lengthens a run, also a finished one; its learning rate follows the new length from there.
 Several processes can share a run: torchrun --nproc-per-node N -m ssdd.cli distill ... (docs/processes.md).
 """
 
@@ -13,7 +14,7 @@ from typing import TYPE_CHECKING
 
 import ssdd
 
-from ..config import Diverged, InputError, Report, Settings, as_dict, silent, versions
+from ..config import Diverged, InputError, Report, Settings, as_dict, silent, versions, with_settings
 from .options import (
     FILE,
     Options,
@@ -36,7 +37,7 @@ from .options import (
     print_report,
     read_images,
 )
-from .resume import CHECKPOINTS, Run, make_absolute, quote, say_how_to_go_on
+from .resume import CHECKPOINTS, FINISHED, Run, make_absolute, quote, say_how_to_go_on
 
 if TYPE_CHECKING:
     import torch
@@ -106,7 +107,8 @@ def run(options: Options) -> None:
         kept_share = stored.arguments.get("share") if stored else None
         processes = stack.enter_context(ssdd.join_processes(options.share, kept_share, on))
         folder = options.resume or options.out
-        if stored and _finished(folder):
+        longer = stored is not None and settings.distill.steps > stored.settings.distill.steps
+        if stored and not longer and _finished(folder):
             return
         if known is None and processes.size > 1:
             raise InputError(
@@ -118,8 +120,11 @@ def run(options: Options) -> None:
         stack.enter_context(say_how_to_go_on(f"{_program(processes)} distill --resume {quote(folder)}", folder))
         report: Report = silent
         _lock(folder, None if stored else options.overwrite, processes, stack)
-        if stored and _finished(folder):  # by the previous holder of the lock
+        if stored and not longer and _finished(folder):  # by the previous holder of the lock
             return
+        if stored and processes.writes:
+            _change_length(folder, stored, settings)
+        processes.wait()  # the other processes read what was moved
         display = stack.enter_context(reports.Display(show=not options.quiet and processes.writes))
         if processes.writes:
             report = _open_log(options, folder, settings, display, stack, new=stored is None)
@@ -158,7 +163,8 @@ def run(options: Options) -> None:
             ssdd.write_card(run.result, run.result.save(folder / "distilled.safetensors"))
             _draw(run, job, folder, report)
             of_teacher.clear()
-            checkpoints.clear()  # last: the run can be resumed until everything is written
+            # Last: the run can be resumed until everything is written.
+            checkpoints.keep_last(folder / FINISHED)
             print(f"{folder / 'distilled.safetensors'}: {len(run.result)} images, loss {run.losses[-1][1]:.4g}")
             print_report(reports.try_report([folder], display))
 
@@ -194,6 +200,24 @@ def _open_log(
     start = {"settings": as_dict(settings), "seed": options.seed, "versions": versions()}
     report({"event": "start", "command": command_line(options), **start})
     return report
+
+
+def _change_length(folder: Path, stored: Run, settings: Settings) -> None:
+    """Prepare a run for other ``distill.steps`` or ``teacher.epochs`` than it was begun with.
+
+    A finished one goes on from its last checkpoint.
+    """
+    lengths = {"distill.steps": settings.distill.steps, "teacher.epochs": settings.teacher.epochs}
+    changed = with_settings(stored.settings, lengths)
+    if changed == stored.settings:
+        return
+    done = (folder / "distilled.safetensors").is_file() and not (folder / CHECKPOINTS).is_dir()
+    if done and not (folder / FINISHED).is_dir():
+        raise InputError(f"steps: {folder} is finished and its last checkpoint was not kept; begin a new run")
+    if done:
+        (folder / FINISHED).rename(folder / CHECKPOINTS)
+    stored.settings = changed
+    stored.write(folder)
 
 
 def _finished(folder: Path) -> bool:

@@ -93,3 +93,6 @@ def run(options: Options) -> None:
         if name:
             print(f"\n{name}:")
         print_table(reports.table([cells[name].as_dict() for cells in runs]))
+    measured = [cell.as_dict() for cells in runs for cell in cells.values()]
+    for line in (*reports.worth_little(measured), *reports.legend(measured)):
+        say(line)

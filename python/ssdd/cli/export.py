@@ -29,6 +29,11 @@ def run(options: Options) -> None:
     labels = None if options.labels is None else ssdd.read_scores(options.labels)
     cost = ssdd.export(pairs, options.out, options.form, labels)
     print(f"{options.out}: {len(pairs)} images, form {options.form}")
+    if options.form == "ddranking":
+        name, constants = ssdd.ddranking_constants(pairs)
+        print(f"images.pt is normalised as ddranking normalises {name}: mean {constants.mean}, std {constants.std}")
+        if pairs.support_input == "raw":
+            print("raw set: its pixels are what a network takes, beside normalised real images; they keep that place")
     if cost["largest_change"]:
         print(
             f"8 bits per value: {cost['clipped']:.1%} of the values clipped, the largest change "

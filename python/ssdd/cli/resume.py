@@ -19,6 +19,9 @@ FILE = "run.json"
 CHECKPOINTS = "checkpoints"
 """The subfolder of a run's checkpoints."""
 
+FINISHED = "finished"
+"""The subfolder of a finished run's last checkpoint, from which --steps lengthens it."""
+
 ARGUMENTS: dict[str, type] = {
     "data": str,
     "size": int,
@@ -33,6 +36,7 @@ ARGUMENTS: dict[str, type] = {
     "artifact": str,
     "like": str,
     "licence": str,
+    "seeds": int,
 }
 OPTIONAL = ("size", "teacher", "representations", "share", "classes", "teacher_prefix", "like", "licence")
 
@@ -45,10 +49,10 @@ class Run:
     arguments: dict[str, Any]
 
     @classmethod
-    def read(cls, folder: Path) -> Run:
+    def read(cls, folder: Path, name: str = FILE) -> Run:
         """Read the file that :meth:`write` wrote to ``folder``."""
         try:
-            content = json.loads((folder / FILE).read_text())
+            content = json.loads((folder / name).read_text())
             stored, arguments = content["settings"], dict(content["arguments"])
             for key, value in arguments.items():
                 kind = ARGUMENTS.get(key, type(value))
@@ -56,16 +60,16 @@ class Run:
                     raise InputError(f"arguments.{key}: expected {kind.__name__}, got {value!r}")
             return cls(from_dict(Settings(name=""), current_names(stored)), arguments)
         except FileNotFoundError:
-            raise InputError(f"resume: {folder} has no run to resume (no {FILE})") from None
+            raise InputError(f"resume: {folder} has no run to resume (no {name})") from None
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-            raise InputError(f"resume: {folder / FILE} cannot be read ({error})") from None
+            raise InputError(f"resume: {folder / name} cannot be read ({error})") from None
 
-    def write(self, folder: Path) -> None:
+    def write(self, folder: Path, name: str = FILE) -> None:
         """Write the arguments to ``folder``."""
         from ..report import write_json
 
         content = {"settings": as_dict(self.settings), "arguments": self.arguments}
-        write_json(folder / FILE, content)
+        write_json(folder / name, content)
 
 
 @contextmanager

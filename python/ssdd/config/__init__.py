@@ -35,6 +35,7 @@ from .storage import BasesConfig, PyramidConfig
 from .stored import current_name, current_names, differences
 from .tasks import ClassifierConfig, KdConfig
 from .values import VERSION, as_dict, fields, from_dict, replace_fields, versions
+from .words import duration
 
 __all__ = [
     "FINETUNE",
@@ -75,6 +76,7 @@ __all__ = [
     "current_names",
     "departures",
     "differences",
+    "duration",
     "fields",
     "from_dict",
     "extract_settings",

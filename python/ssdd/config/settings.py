@@ -90,8 +90,8 @@ class TeacherConfig:
     whose representations have 512 numbers."""
     widths: tuple[int, ...] = (32, 64, 128, 256)
     """Channels of each block of a "convnet" backbone; the last one is the length of a representation."""
-    epochs: int = 20
-    """Passes over the training images."""
+    epochs: int = 0
+    """Passes over the training images. 0: as many as 1,000 steps need, at least 20 and at most 300."""
     batch: int = 256
     """Images per step."""
     lr: float = 2e-3
@@ -116,7 +116,7 @@ class TeacherConfig:
 
     def __post_init__(self) -> None:
         check_values(self)
-        check_at_least_one(self, "epochs", "batch", "projector")
+        check_at_least_one(self, "batch", "projector")
         if self.batch < 2:
             raise InputError(f"TeacherConfig.batch: expected at least 2, to correlate over, got {self.batch}")
         if self.temperature == 0 or self.ema > 1:
@@ -124,6 +124,11 @@ class TeacherConfig:
                 f"TeacherConfig: expected temperature above 0 and ema from 0 to 1, "
                 f"got {self.temperature} and {self.ema}"
             )
+
+    def steps(self, images: int) -> int:
+        """Return the number of optimizer steps on ``images`` training images."""
+        per_epoch = max(1, images // min(self.batch, max(1, images)))
+        return (self.epochs or min(300, max(20, -(-1000 // per_epoch)))) * per_epoch
 
 
 @dataclass(frozen=True)
@@ -343,7 +348,7 @@ class EvaluateConfig:
     all labels."""
 
     labels: tuple[int, ...] = (1, 5, 20, 0)
-    """Labels per class, one probe for each number; 0 means all labels."""
+    """Labels per class, one probe for each number; 0 means all labels. "[]": no probes."""
     draws: int = 3
     """Random draws of the labelled images per probe with few labels; their mean counts. All rows of a seed share the
     draws."""

@@ -128,4 +128,7 @@ def with_image(file: Path, root: Path, use: Callable[[Any], Any]) -> Any:
             return use(stored)
     except (UnidentifiedImageError, OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
         where = file.relative_to(root)
-        raise InputError(f"{root.name}/{where}: unreadable image ({error}); repair or remove it") from None
+        raise InputError(
+            f"{root.name}/{where}: unreadable image ({error}); repair or remove it, or leave out such files with "
+            f"skip_unreadable (--skip-unreadable)"
+        ) from None

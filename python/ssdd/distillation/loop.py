@@ -70,7 +70,7 @@ def distill(
     """
     check(job)
     state, batches = begin(job)
-    saved = checkpoints.begin(identity(job)) if checkpoints else None
+    saved = checkpoints.begin(identity(job), ("distill.steps", job.config.steps)) if checkpoints else None
     if job.config.views:
         batches.views = represent_views(job, cache)
     if saved is not None:

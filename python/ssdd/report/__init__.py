@@ -2,6 +2,7 @@
 
 from .demonstration import demo, keep_partial
 from .directory import (
+    DEMO,
     EVENTS,
     MARK,
     check_directory,
@@ -19,7 +20,7 @@ from .material import keep_material, keep_study_material
 from .page import write_page
 from .pictures import contact_sheet, coverage, draw_each, images_over_steps, loss_curves
 from .progress import Display
-from .tables import comparisons, labels_per_class, markdown, sentences, table
+from .tables import comparisons, labels_per_class, legend, markdown, sentences, table, worth_little
 from .tensorboard import FOLDER as TENSORBOARD
 from .tensorboard import TensorBoard, check_tensorboard
 
@@ -27,6 +28,7 @@ __all__ = [
     "TENSORBOARD",
     "TensorBoard",
     "check_tensorboard",
+    "DEMO",
     "EVENTS",
     "MARK",
     "REPORT",
@@ -44,6 +46,7 @@ __all__ = [
     "keep_study_material",
     "keep_partial",
     "labels_per_class",
+    "legend",
     "loss_curves",
     "markdown",
     "check_directory",
@@ -56,5 +59,6 @@ __all__ = [
     "resume_directory",
     "write_json",
     "write_page",
+    "worth_little",
     "write_report",
 ]

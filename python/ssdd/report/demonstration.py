@@ -6,13 +6,15 @@ import os
 import shutil
 import time
 from collections.abc import Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
 from ..artifact import DistilledSet, write_atomically, write_card
 from ..config import Diverged, Event, Report, as_dict, silent, versions
 from ..studies import SOURCE, Demonstration, Plan, Row, Study, read_snapshots
-from .directory import MARK, own_directory, write_json
+from .curves import read_events
+from .directory import MARK, own_directory, resume_directory, write_json
 from .html import try_report
 from .log import JsonLines, both
 from .material import keep_material
@@ -26,6 +28,7 @@ def demo(
     *,
     workers: int | None = None,
     overwrite: bool = False,
+    resume: bool = False,
     command: str = "",
     report: Report = silent,
 ) -> dict[str, Any]:
@@ -42,6 +45,8 @@ def demo(
         workers: number of worker processes; it changes the time, never the numbers. Default: the cores this process may
             use.
         overwrite: replace an earlier run in ``out``. Default False.
+        resume: continue the run in ``out``, which began with the same arguments; finished parts are not computed again.
+            Default False.
         command: the command to name in results.md. Default "".
         report: receives all events. Default: nothing is reported.
 
@@ -59,7 +64,13 @@ def demo(
             losses.setdefault(event["task"], []).append((event["step"], event["loss"]))
 
     say = report
-    with own_directory(out, overwrite) as folder, JsonLines(folder / MARK) as log:
+    if resume:
+        for event in read_events(Path(out) / MARK):
+            keep_losses(event)
+    with ExitStack() as stack:
+        folder = Path(out)
+        stack.enter_context(resume_directory(folder) if resume else own_directory(folder, overwrite))
+        log = stack.enter_context(JsonLines(folder / MARK, append=resume))
         report = both(log, report, keep_losses)
         seeds = list(range(what.seeds))
         start = {"settings": as_dict(settings), "seeds": seeds, "versions": versions(), "data": data.name}
@@ -107,7 +118,7 @@ def demo(
             file = folder / f"seed-{run.seed}.safetensors"
             first = run.seed == seeds[0]  # the one whose coverage is drawn
             keep_material(file, run, pair[1].train, data.x_train, data.y_train, snapshots, report, umap=first)
-        shutil.rmtree(study.work)
+        shutil.rmtree(study.work, ignore_errors=True)
         report({"event": "end", "seconds": results["seconds"]})
         try_report([folder], say)
     return results

@@ -17,6 +17,8 @@ MARK = "log.jsonl"
 """The file that marks the directory of a run: each run begins by opening it."""
 RUN = "run.json"
 """The file of a run that can be resumed."""
+DEMO = "demo.json"
+"""The same of a demonstration."""
 
 EVENTS = "events.jsonl"
 """The log of a study, in its folder of work: it does not make that folder one that ``--overwrite`` may empty."""
@@ -33,7 +35,9 @@ def check_directory(path: str | os.PathLike[str], overwrite: bool = False) -> Pa
         raise InputError(f"out: {folder} is a file; give a directory for the run")
     if _content(folder):
         if not overwrite:
-            again = f"go on with `--resume {folder}`, " if (folder / RUN).is_file() else ""
+            again = (
+                f"go on with `--resume {folder}`, " if any((folder / name).is_file() for name in (RUN, DEMO)) else ""
+            )
             raise InputError(f"out: {folder} is not empty; {again}choose another directory or give --overwrite")
         if not (folder / MARK).is_file():
             raise InputError(f"out: {folder} does not hold a run of ssdd (no {MARK}); it is not overwritten")

@@ -1,14 +1,19 @@
-"""Progress on the terminal: one line per running stage, with loss, learning rate and time left."""
+"""Progress on the terminal: one line per running stage, with loss, learning rate and time left.
+
+A stage that will take longer than a minute is announced once, in a line that stays: how long it takes, measured on its
+first steps. That line is also printed if the output is a file.
+"""
 
 from __future__ import annotations
 
+import time
 from types import TracebackType
 from typing import Any
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
-from ..config import Event
+from ..config import Event, duration
 
 WORDS = {
     "teacher": "training the teacher",
@@ -19,6 +24,10 @@ WORDS = {
     "classifier": "training the classifier",
     "kd": "learning from the classifier",
 }
+
+
+FEW, MEASURED, WORTH_SAYING = 3, 5.0, 60.0
+"""Steps and seconds that an estimate needs, and seconds from which on it is said."""
 
 
 class Display:
@@ -39,6 +48,9 @@ class Display:
             transient=True,
         )
         self._lines: dict[str, tuple[str, TaskID]] = {}
+        self._show = show
+        self._begun: dict[tuple[str, str], tuple[float, int]] = {}
+        self._announced: set[tuple[str, str]] = set()
 
     def __call__(self, event: Event) -> None:
         stage = event["event"]
@@ -51,6 +63,7 @@ class Display:
         if stage not in WORDS:
             return
         key = event.get("task", "")
+        self._announce(key, stage, event["step"], event["steps"])
         if key in self._lines and self._lines[key][0] != stage:
             self._progress.remove_task(self._lines.pop(key)[1])
         if key not in self._lines:
@@ -64,6 +77,19 @@ class Display:
         self._progress.update(line, completed=event["step"], **note)
         if event["step"] >= event["steps"]:
             self._progress.remove_task(self._lines.pop(key)[1])
+
+    def _announce(self, key: str, stage: str, step: int, steps: int) -> None:
+        """Say how long the stage takes, once, after MEASURED seconds of its steps."""
+        now, which = time.monotonic(), (key, stage)
+        begun, first = self._begun.setdefault(which, (now, step))
+        if which in self._announced or step - first < FEW or now - begun < MEASURED:
+            return
+        self._announced.add(which)
+        per_step = (now - begun) / (step - first)
+        left = per_step * (steps - step)
+        if left >= WORTH_SAYING and self._show:
+            name = f"{key}: {WORDS[stage]}" if key else WORDS[stage]
+            self.say(f"{name}: about {duration(left)} to go ({steps - step:,} steps of {per_step:.2g} s)")
 
     def say(self, text: str) -> None:
         """Print a line that stays, above the bars."""

@@ -97,7 +97,7 @@ def comparisons(cells: Sequence[Cell]) -> dict[str, Comparison]:
 def sentences(cells: Sequence[Cell]) -> list[str]:
     """Return the table's main results as sentences: the comparisons, and whether the probe with all labels is
     saturated."""
-    lines = []
+    lines = worth_little(cells)
     for method, c in comparisons(cells).items():
         verdict = "more than two standard errors" if c.significant else "NOT more than two standard errors"
         if math.isnan(c.standard_error):
@@ -117,6 +117,37 @@ def sentences(cells: Sequence[Cell]) -> list[str]:
             f"{means[TEACHER]:.1f}% for the teacher itself. It says nothing about the distilled set; "
             "the representation error does."
         )
+    return lines
+
+
+def legend(cells: Sequence[Cell]) -> list[str]:
+    """Return what the columns of :func:`table` mean, those that these cells have."""
+    lines = []
+    if any(cell["error"] is not None for cell in cells):
+        lines.append(
+            "representation error: squared error on held-out images as a fraction of the teacher's variance; 0 is the "
+            "teacher itself, 1 is predicting the mean"
+        )
+    if any(cell["probes"] for cell in cells):
+        lines.append("probe: accuracy in % of a linear classifier on the features / on the predicted representations")
+    if any(cell.get("finetuned") is not None for cell in cells):
+        lines.append("fine-tuned: accuracy in % after training the whole network on the labelled set")
+    if len({cell["seed"] for cell in cells}) > 1:
+        lines.append("mean ± standard error over the seeds, each one pre-training")
+    return lines
+
+
+def worth_little(cells: Sequence[Cell]) -> list[str]:
+    """Return a sentence per method whose predictions are no better than the mean representation."""
+    lines = []
+    for method in methods(cells):
+        errors = [cell["error"] for cell in cells if cell["method"] == method and cell["error"] is not None]
+        mean = mean_and_error(errors)[0] if errors else 0.0
+        if mean >= 1:
+            lines.append(
+                f"{method}: error {mean:.3g} is {'worse' if mean > 1.05 else 'no better'} than predicting the mean "
+                f"representation, which has 1. Train longer: distill.steps, pretrain.steps, teacher.epochs."
+            )
     return lines
 
 

@@ -5,12 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from ..config import InputError
-from ..data import CPU, ImageSet
-from ..models import Network
 
 
 @dataclass(frozen=True)
@@ -21,12 +18,13 @@ class Candidates:
     """g(X_t), float32 [N, D], one row per training image; None for a method that needs no teacher."""
     targets: Tensor
     """What a network learns to give for them, float32 [N, C]: the representations, or the labels one-hot."""
-    data: ImageSet
-    """The images themselves."""
-    make: Callable[[], Network]
-    """Returns a network with a new random start and C outputs."""
-    device: torch.device = CPU
-    """Networks train there."""
+    labels: Tensor | None
+    """Their classes, int64 [N]; None if they have no labels."""
+    batch: Callable[[Tensor], tuple[Tensor, Tensor]]
+    """Returns (images [n, C, H, W], targets [n, C]) of the rows int64 [n], as a network learns them: the images are
+    normalised, and both are on the network's device."""
+    network: Callable[[int], nn.Module]
+    """Returns a network with C outputs, on its device. The argument is the seed of its random weights."""
 
     @property
     def points(self) -> Tensor:

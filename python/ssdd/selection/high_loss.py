@@ -6,8 +6,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..data import gather, module_to_device
-from ..models import frozen, in_chunks, seeded
 from ._candidates import Candidates, check_count
 
 NEEDS_REPRESENTATIONS = False
@@ -31,25 +29,24 @@ def select(candidates: Candidates, count: int, seed: int) -> Tensor:
 
 def errors(candidates: Candidates, seed: int) -> Tensor:
     """The error of each training image, float32 [N], in main memory."""
-    data, targets, device = candidates.data, candidates.targets, candidates.device
+    n = len(candidates.targets)
     g = torch.Generator().manual_seed(seed)
-    total = torch.zeros(len(targets))
+    total = torch.zeros(n)
     for _ in range(STUDENTS):
-        network = seeded(candidates.make, int(torch.randint(0, 2**62, (), generator=g)))
-        module_to_device(network, device).train()
+        network = candidates.network(int(torch.randint(0, 2**62, (), generator=g))).train()
         optimizer = torch.optim.SGD(network.parameters(), lr=LR, momentum=MOMENTUM)
-        for rows in torch.randperm(len(targets), generator=g).split(BATCH):
+        for rows in torch.randperm(n, generator=g).split(BATCH):
             if len(rows) == 1:
                 continue  # BatchNorm cannot normalise the single pixel that small images end in
-            x = data.preprocessing(gather(data.x_train, rows, device))
-            loss = F.mse_loss(network(x), gather(targets, rows, device))
+            x, y = candidates.batch(rows)
+            loss = F.mse_loss(network(x), y)
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
-        features = frozen(network)
-        for rows in torch.arange(len(targets)).split(BATCH):
-            x = data.preprocessing(gather(data.x_train, rows, device))
+        network.eval()
+        for rows in torch.arange(n).split(BATCH):
+            x, y = candidates.batch(rows)
             with torch.no_grad():
-                predicted = network.head(in_chunks(features, x))
-            total[rows] += (predicted - gather(targets, rows, device)).square().mean(1).cpu()
+                error = (network(x) - y).square().mean(1)
+            total[rows] += error.cpu()
     return total / STUDENTS

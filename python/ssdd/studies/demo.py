@@ -5,18 +5,21 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from ..checkpoint import fingerprint
+from ..checkpoint import Checkpoints, fingerprint
 from ..config import InputError, Report, Settings, preset, silent
 from ..data import ImageSet, load_images
 from ..distillation import check_before_training
 from ..evaluation import why_no_probe
 from ..teachers import Representations, Teacher, represent, train_teacher
+from .files import read_plan
 from .fill import Study, TeacherPair, fill_study
-from .plan import Plan, Row, read_plan
-from .store import CELLS, SOURCE, Cells
+from .plan import SOURCE, Plan, Row
+from .store import CELLS, Cells
 from .workers import Task, run_tasks
 
 FILE = Path(__file__).with_name("demo.toml")
+TEACHER = "teacher.safetensors"
+"""The file of the teacher in the demonstration's folder."""
 
 
 @dataclass(frozen=True)
@@ -57,7 +60,7 @@ class Demonstration:
 
     def teach(self, folder: Path, report: Report = silent) -> TeacherPair:
         """Return the teacher and the representations of all images. A teacher that is trained here is saved in
-        ``folder``.
+        ``folder``, and read from there if it is: the training continues after a stop.
 
         If no probe can be made on the set, this is reported first as ``{"event": "warning", "message"}``.
         """
@@ -65,7 +68,10 @@ class Demonstration:
             report({"event": "warning", "message": why})
         if self.representations is not None:
             return self.teacher, self.representations
-        arguments = (self.data, self.settings, folder, self.teacher)
+        file, own = folder / TEACHER, self.teacher
+        if own is None and file.is_file():
+            own = Teacher.named(str(file), self.data.preprocessing)
+        arguments = (self.data, self.settings, folder, own)
         [pair] = run_tasks([Task("teacher", _teach, arguments)], 1, report)
         return pair
 
@@ -83,6 +89,8 @@ def _teach(
     data: ImageSet, settings: Settings, folder: Path, teacher: Teacher | None, report: Report = silent
 ) -> tuple[Teacher, Representations]:
     if teacher is None:
-        teacher = train_teacher(data, settings.teacher, report)
-        teacher.save(folder / "teacher.safetensors")
+        checkpoints = Checkpoints(folder / "work" / "checkpoints", "teacher", report=report)
+        teacher = train_teacher(data, settings.teacher, report, checkpoints)
+        teacher.save(folder / TEACHER)
+        checkpoints.clear()
     return teacher, represent(teacher, data)

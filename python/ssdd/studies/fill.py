@@ -18,15 +18,15 @@ from safetensors.torch import save as to_bytes
 from ..artifact import DistilledSet, read_safetensors, wait_for_lock, write_atomically
 from ..checkpoint import Checkpoints
 from ..config import Event, InputError, Report, silent, versions
-from ..data import ImageSet
-from ..distillation import Distillation, Job, distill, target_size, total_variation
+from ..data import CPU, ImageSet
+from ..distillation import Distillation, Job, choose_images, distill, target_size, total_variation
 from ..evaluation import Cell, Space, finetune, measure, measure_realism, pretrain_new, probes, why_no_probe
 from ..models import Network, frozen, seeded, student
-from ..selection import Candidates, choose
-from ..teachers import Representations, Teacher
+from ..teachers import Classifier, Representations, Teacher
 from .baselines import baseline
-from .plan import Plan, Row
-from .store import SOURCE, Cells, describe_differences
+from .kd import measure_kd
+from .plan import SOURCE, Plan, Row
+from .store import Cells, describe_differences
 from .workers import Task, run_tasks
 
 TeacherPair = tuple[Teacher | None, Representations]
@@ -45,6 +45,10 @@ class Study:
     targets: Mapping[str, ImageSet] = field(default_factory=dict)
     cache: str | os.PathLike[str] | None = None
     """The folder for representations of known views; None keeps none."""
+    classifiers: Mapping[str, Classifier] = field(default_factory=dict)
+    """Name of a target -> the teacher of target-data-free distillation."""
+    device: torch.device = CPU
+    """Where networks train and run; probes run on the CPU."""
 
     def network(self, row: Row, outputs: int) -> Network:
         """Return the row's student, with random weights."""
@@ -76,7 +80,7 @@ def fill_study(plan: Plan, study: Study, workers: int = 1, report: Report = sile
     Reports ``{"event": "study", "row", "seed", "set", "done", "of", "seconds", "left"}`` per finished cell. ``left``
     estimates the processor seconds of the remaining cells on one core; it is None if nothing is known yet.
     """
-    names = [SOURCE, *study.targets]
+    names = plan.sets
     todo = missing_cells(plan, names, study.cells)
     existing, expected = study.cells.read(), [(row.name, seed, name) for row, seed in plan.order() for name in names]
     done = [existing[key] for key in expected if key in existing]
@@ -163,12 +167,19 @@ def _compute(study: Study, row: Row, seed: int, missing: Sequence[str], report: 
             predicts = pairs is not None and pairs.target_kind == "representation"
             expected = representations.test if name == SOURCE and predicts else None
             measure(network, study.data.preprocessing, data, row.settings, cell, expected, pairs is not None, report)
+        values: dict[str, Any] = {"error": cell.error, "probes": cell.probes, "finetuned": cell.finetuned}
+        if network is not None and row.kd and name in study.classifiers:
+            make = partial(study.network, row)
+            guide = study.classifiers[name]
+            values["kd"] = measure_kd(guide, network, pairs, data, make, row.settings, seed, report, study.device)
         seconds["measure"] = clock.lap()
-        values = {"error": cell.error, "probes": cell.probes, "finetuned": cell.finetuned}
         if row.distilled and pairs is not None:
             keys = ("steps", "loss", "untrained_share", "mean_age", "cpu_seconds", "realism")
             told = {key: pairs.metrics[key] for key in keys if key in pairs.metrics}  # older files lack realism
             values["distillation"] = told | {"total_variation": float(total_variation(pairs.images))}
+        if pairs is not None:
+            values["budget"] = {"images": len(pairs), "bytes": pairs.bytes, "steps": row.settings.pretrain.steps}
+        values |= {"device": study.device.type} if study.device.type != "cpu" else {}
         stored = study.cells.append(row, seed, name, values | {"cpu_seconds": dict(seconds), "versions": versions()})
         report({"event": "study-cell", "cell": stored})
         seconds = {"pairs": 0.0, "pretrain": 0.0}
@@ -187,8 +198,13 @@ def row_pairs(study: Study, row: Row, seed: int, report: Report = silent) -> Dis
         pairs = row_pairs(study, row.of, seed, report)
         assert pairs is not None
         with torch.no_grad():
-            targets = teacher(teacher.preprocessing.normalise(pairs.images))
+            targets = teacher(teacher.preprocessing.normalise(pairs.images.to(study.device))).cpu()
         return replace(pairs, targets=targets, metrics={}, storage={}, stored={})
+    if row.source == "reused":
+        return row_pairs(study, row.origin, seed, report)
+    if row.source == "imported":
+        assert row.file is not None
+        return DistilledSet.load(row.file)
     file = study.file(row, seed, "pairs")
     with wait_for_lock(file.with_suffix(".lock")):  # a "recomputed" row may need them at the same time
         if not file.is_file():
@@ -210,8 +226,9 @@ def _make_pairs(study: Study, row: Row, seed: int, file: Path, report: Report) -
         pairs, resumed = _distil(study, row, seed, report)
     else:
         targets = train if row.targets == "teacher" else data.one_hot()
-        candidates = Candidates(train, targets, data, partial(study.network, row, targets.shape[1]))
-        rows = choose(row.source, candidates, row.settings.distill.images, seed)
+        config = row.settings.distill
+        job = Job(data, train, partial(study.network, row, targets.shape[1]), config, seed)
+        rows = choose_images(row.source, job, targets, config.images)
         pairs, resumed = baseline(data, rows, train, method=row.source, seed=seed, targets=row.targets), False
         pairs.config = row.relevant["distill"]
     pairs.recipe = row.relevant["pretrain"]
@@ -241,6 +258,7 @@ def _distil(study: Study, row: Row, seed: int, report: Report) -> tuple[Distille
         row.settings.distill,
         seed,
         teacher,
+        device=study.device,
     )
     run = distill(job, report=notice_resume, checkpoints=checkpoints, cache=study.cache)
     write_snapshots(run, study.file(row, seed, "snapshots"))
@@ -253,11 +271,17 @@ def _realism(study: Study, row: Row, seed: int, run: Distillation) -> dict[str, 
     part."""
     teacher, representations = study.teachers[row.teacher]
     other = seeded(partial(study.network, row, representations.dimension), seed + 1_000_003)
-    spaces: dict[str, Space] = {"another network": frozen(other)}
+    networks: dict[str, Space] = {"another network": frozen(other.to(study.device))}
     if teacher is not None:
-        spaces["teacher"] = teacher.accepting(study.data.preprocessing)
+        networks["teacher"] = teacher.accepting(study.data.preprocessing)
+    spaces = {name: _on_device(network, study.device) for name, network in networks.items()}
     start = run.snapshots[0]
     return measure_realism(run.result.images[: len(start)], start, study.data, spaces)
+
+
+def _on_device(network: Space, device: torch.device) -> Space:
+    """Return ``network``, which runs on ``device``, as a function from and to main memory."""
+    return lambda x: network(x.to(device)).cpu()
 
 
 def _checkpoints(study: Study, row: Row, seed: int) -> Checkpoints:
@@ -279,19 +303,20 @@ def row_network(study: Study, row: Row, seed: int, pairs: DistilledSet | None, r
     """Return the row's pre-trained network, from its file if an earlier call finished it."""
     make = partial(study.network, row)
     if pairs is None:
-        return pretrain_new(None, make, row.settings, seed=seed)
+        return pretrain_new(None, make, row.settings, seed=seed, device=study.device)
     file = study.file(row, seed, "network")
     expected: dict[str, Any] = {
-        key: row.relevant[key] for key in ("student", "pretrain", "distill", "targets") if key in row.relevant
+        key: row.relevant[key] for key in ("student", "pretrain", "distill", "targets", "pairs") if key in row.relevant
     }
     if file.is_file():
         tensors, meta = read_safetensors(file)
         _check_same(file, meta, expected)
         network = seeded(lambda: make(pairs.targets.shape[1]), seed)
         network.load_state_dict(tensors)
+        network.to(study.device)
         return network.eval()
-    network = pretrain_new(pairs, make, row.settings, seed=seed, report=report)
-    tensors = {key: value.contiguous() for key, value in network.state_dict().items()}
+    network = pretrain_new(pairs, make, row.settings, seed=seed, report=report, device=study.device)
+    tensors = {key: value.contiguous().cpu() for key, value in network.state_dict().items()}
     write_atomically(file, to_bytes(tensors, metadata={"ssdd": json.dumps(as_json(expected))}))
     return network
 
@@ -308,7 +333,7 @@ def measure_teacher(study: Study, row: Row, name: str, cell: Cell, report: Repor
         raise InputError("teacher: a study that measures the teacher on targets needs the network, not a file")
     cell.probes = probes(both, data, row.settings, cell.seed, "features")
     if row.settings.finetune.share and teacher is not None and not why_no_probe(data):
-        network = Network(teacher.module, both[0].shape[1], 1)
+        network = Network(teacher.module, both[0].shape[1], 1).to(study.device)
         config = row.settings.finetune
         cell.finetuned = finetune(network, teacher.preprocessing, data, config, seed=cell.seed, report=report)
 

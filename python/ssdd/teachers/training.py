@@ -110,13 +110,13 @@ def train_teacher(
     )
     t = Training(backbone, method, optimizer, torch.Generator().manual_seed(config.seed))
     identity = {"teacher": as_dict(config), "data": data.fingerprint}
-    saved = checkpoints.begin(identity) if checkpoints else None
+    saved = checkpoints.begin(identity, ("teacher.epochs", config.steps(n))) if checkpoints else None
     if saved is not None:
         t.load_state_dict(saved)
     data = data.on(device)
     batch = min(config.batch, n)
     per_epoch = n // batch  # an epoch's incomplete batch is dropped, as the correlation is taken over a batch
-    steps = config.epochs * per_epoch
+    steps = config.steps(n)
     pulse = Pulse(report, "teacher", steps)
     while t.step < steps:
         pulse(t.step)

@@ -6,6 +6,7 @@ import multiprocessing
 import os
 import random
 import re
+import shutil
 import signal
 import subprocess
 import time
@@ -123,6 +124,51 @@ def test_killed_at_random_steps_and_with_its_newest_checkpoint_torn(whole, tmp_p
     same_product(whole, run)
     assert not (run / "checkpoints").exists()
     assert "this run is finished" in finish(tmp_path, *resume)
+
+
+def test_a_finished_run_is_lengthened(whole, tmp_path):
+    """It goes on from its last step; a kill on the way does not change the bits."""
+    more = ["--steps", STEPS + 20]
+    for name in ("once", "killed"):
+        shutil.copytree(whole, tmp_path / name)
+    said = finish(tmp_path, "distill", "--resume", tmp_path / "once", *more)
+    assert f"distill.steps was {STEPS} and is {STEPS + 20}: the run goes on after step {STEPS}" in said
+    assert "bits are not those" in said
+    killed = tmp_path / "killed"
+    kill_at(tmp_path, killed, "distill", STEPS + 8, "distill", "--resume", killed, *more)
+    said = finish(tmp_path, "distill", "--resume", killed)  # the new length is stored
+    assert "bits are not" not in said
+    same_product(tmp_path / "once", killed)
+    tensors, metrics, losses = product(killed)
+    assert metrics["steps"] == STEPS + 20 and max(losses) == STEPS + 20
+    assert product(whole)[2].items() <= losses.items() and not torch.equal(
+        tensors["images"], product(whole)[0]["images"]
+    )
+    assert "finished" in finish(tmp_path, "distill", "--resume", killed, "--steps", STEPS)  # no shorter
+    shutil.rmtree(killed / "finished")
+    refused = finish(tmp_path, "distill", "--resume", killed, "--steps", 200, code=1)
+    assert "its last checkpoint was not kept" in refused
+
+
+def test_a_killed_demonstration_continues(tmp_path):
+    settings = [*SETTINGS[:-1], 8, "--seeds", 1, "--workers", 1, "-q"]
+    finish(tmp_path, "demo", "-o", tmp_path / "whole", *settings)
+    run = tmp_path / "run"
+    program, end = Program(tmp_path, "demo", "-o", run, *settings), time.monotonic() + 100
+    while not (run / "cells.jsonl").is_file() and time.monotonic() < end:
+        time.sleep(0.01)
+    os.kill(program.process.pid, signal.SIGKILL)
+    program.end(-signal.SIGKILL)
+    again = finish(tmp_path, "demo", "-o", run, *settings, code=1)
+    assert f"go on with `--resume {run}`" in again
+    before = (run / "teacher.safetensors").stat().st_mtime_ns
+    finish(tmp_path, "demo", "--resume", run, "-q", "--workers", 1)
+    assert (run / "teacher.safetensors").stat().st_mtime_ns == before
+    one, two = (json.loads((folder / "results.json").read_text()) for folder in (tmp_path / "whole", run))
+    assert one["cells"] == two["cells"] and one["pool"] == two["pool"]
+    one, two = (read_safetensors(folder / "seed-0.safetensors")[0] for folder in (tmp_path / "whole", run))
+    assert all(torch.equal(one[key], two[key]) for key in one)
+    assert "finished" in finish(tmp_path, "demo", "--resume", run)
 
 
 def test_ctrl_c_and_sigterm_finish_the_step_and_say_how_to_resume(whole, tmp_path):

@@ -1,6 +1,7 @@
 """Run directories, log, pictures and tables."""
 
 import dataclasses
+import io
 import json
 import resource
 
@@ -8,9 +9,12 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from rich.console import Console
 
+from ssdd.cli.teacher import _worth_little as worthless_teacher
 from ssdd.cli.teacher import print_probes
-from ssdd.config import InputError, Pulse
+from ssdd.config import InputError, Pulse, TeacherConfig
+from ssdd.data import ImageSet
 from ssdd.evaluation import Cell
 from ssdd.report import (
     Display,
@@ -20,12 +24,14 @@ from ssdd.report import (
     contact_sheet,
     coverage,
     images_over_steps,
+    legend,
     loss_curves,
     markdown,
     new_directory,
     new_file,
     sentences,
     table,
+    worth_little,
 )
 from ssdd.report.tables import KMEANS, KRR_ST, NO_PRETRAINING, RANDOM, TEACHER
 from ssdd.teachers import train_teacher
@@ -200,3 +206,48 @@ def test_comparisons_and_sentences():
 def test_a_single_seed_makes_no_claim():
     one = [c for c in cells() if c["seed"] == 0]
     assert "no standard error" in " ".join(sentences(one)) and table(one)[4][1] == "0.300"
+
+
+def test_columns_are_explained_and_worthless_rows_are_named():
+    assert worth_little(cells()) == []
+    explained = " ".join(legend(cells()))
+    assert (
+        "1 is predicting the mean" in explained and "linear classifier" in explained and "fine-tuned" not in explained
+    )
+    bad = [{"method": "mine", "seed": 0, "error": 22.0, "probes": {}, "finetuned": 50.0}]
+    assert legend(bad)[-1].startswith("fine-tuned: accuracy")
+    [line] = worth_little(bad)
+    assert line.startswith("mine: error 22 is worse than predicting the mean") and "Train longer" in line
+    assert line in sentences(bad)
+    assert "no better" in worth_little([{**bad[0], "error": 1.0}])[0]
+    half = Cell("x", 0, None, {"features/5": 55.0}), digits_like(torch.tensor([0, 0, 1, 1]))
+    assert "largest class gives 50.0%" not in worthless_teacher(Cell("x", 0, None, {"features/5": 65.0}), half[1])
+    assert "largest class gives 50.0%" in worthless_teacher(Cell("x", 0, None, {"features/5": 52.0}), half[1])
+
+
+def digits_like(labels):
+    images = torch.zeros(4, 8, 8, 1, dtype=torch.uint8)
+    return ImageSet("x", images, images, labels, labels)
+
+
+def test_the_display_says_how_long_a_stage_takes(monkeypatch):
+    now = [0.0]
+    monkeypatch.setattr("ssdd.report.progress.time.monotonic", lambda: now[0])
+    for seconds, said in ((2.0, "training the teacher: about 33 min to go (990 steps of 2 s)"), (0.01, None)):
+        out = io.StringIO()
+        with Display(Console(file=out, width=200)) as display:
+            for step in range(20):
+                display({"event": "progress", "stage": "teacher", "step": step, "steps": 1000})
+                now[0] += seconds
+            for step in range(20):  # the time of a stopped run that goes on is not counted
+                display({"event": "progress", "stage": "distill", "step": 500 + step, "steps": 560})
+                now[0] += seconds
+        assert ("about" in out.getvalue()) == (said is not None), out.getvalue()
+        assert out.getvalue().count("training the teacher: about") == bool(said)
+        assert "distilling: about" not in out.getvalue() or "2 s)" in out.getvalue()
+
+
+def test_short_sets_get_more_epochs():
+    steps = TeacherConfig().steps
+    assert [steps(n) for n in (10, 120, 1297, 10_000, 50_000)] == [300, 300, 1000, 1014, 3900]
+    assert TeacherConfig(epochs=3).steps(1297) == 15

@@ -12,6 +12,7 @@ import torch.nn.functional as F
 
 import ssdd
 from ssdd.config import SELECTION_NAMES, DistillConfig, InputError
+from ssdd.distillation import Job, choose_images
 from ssdd.models import seeded
 from ssdd.selection import SELECTIONS, Candidates, choose, high_loss, kmeans_medoids, random_subset
 
@@ -19,10 +20,15 @@ from ssdd.selection import SELECTIONS, Candidates, choose, high_loss, kmeans_med
 @pytest.fixture(scope="module")
 def known(few, make):
     """known(representations, targets): what a selection is given; the targets are the representations if not given."""
+    x = few.preprocessing(few.x_train)
 
     def candidates(representations, targets=None):
         targets = representations if targets is None else targets
-        return Candidates(representations, targets, few, lambda: make(targets.shape[1]))
+
+        def network(seed):
+            return seeded(lambda: make(targets.shape[1]), seed)
+
+        return Candidates(representations, targets, few.y_train, lambda rows: (x[rows], targets[rows]), network)
 
     return candidates
 
@@ -100,7 +106,7 @@ def test_high_loss_takes_what_briefly_trained_students_predict_worst(known, few,
     g, total, x = torch.Generator().manual_seed(3), 0, few.preprocessing(few.x_train)
     for _ in range(high_loss.STUDENTS):  # one epoch each, written out
         start = int(torch.randint(0, 2**62, (), generator=g))
-        network = seeded(candidates.make, start).train()
+        network = seeded(lambda: make(targets.shape[1]), start).train()
         sgd = torch.optim.SGD(network.parameters(), high_loss.LR, high_loss.MOMENTUM)
         order = torch.randperm(400, generator=g)
         for batch in (order[:256], order[256:]):
@@ -108,9 +114,23 @@ def test_high_loss_takes_what_briefly_trained_students_predict_worst(known, few,
             F.mse_loss(network(x[batch]), targets[batch]).backward()
             sgd.step()
         total = total + (network.eval()(x) - targets).detach().square().mean(1)
-    wanted = total.argsort(descending=True)[:12]
-    assert set(rows.tolist()) == set(wanted.tolist())
+    expected = total.argsort(descending=True)[:12]
+    assert set(rows.tolist()) == set(expected.tolist())
     assert not torch.equal(rows, choose("high-loss", candidates, 12, seed=4))
+
+
+def test_a_job_hands_a_selection_its_images_targets_labels_and_network(known, few, make, representations, monkeypatch):
+    targets, seen = few.one_hot(), []
+    monkeypatch.setitem(SELECTIONS, "random", lambda *arguments: seen.append(arguments))
+    job = Job(few, representations.train, lambda: make(targets.shape[1]), DistillConfig(), seed=5)
+    choose_images("random", job, targets, 3)
+    (candidates, count, seed), expected = seen[0], known(representations.train, targets)
+    assert (count, seed) == (3, 5) and torch.equal(candidates.representations, expected.representations)
+    assert torch.equal(candidates.targets, targets) and torch.equal(candidates.labels, few.y_train)
+    for part, whole in zip(candidates.batch(torch.tensor([7, 2])), expected.batch(torch.tensor([7, 2])), strict=True):
+        torch.testing.assert_close(part, whole)
+    weights = [n(9).state_dict() for n in (candidates.network, expected.network)]
+    assert all(torch.equal(a, b) for a, b in zip(*map(dict.values, weights), strict=True))
 
 
 @pytest.mark.filterwarnings("ignore:Number of distinct clusters")
@@ -164,7 +184,7 @@ import torch
 plan = read_plan(sys.argv[1])
 assert plan.rows[0].selected and plan.rows[0].relevant["distill"] == {"images": 26}
 points = torch.zeros(9, 2)
-print(choose(plan.rows[0].source, Candidates(points, points, None, None), 3, 0).tolist())
+print(choose(plan.rows[0].source, Candidates(points, points, None, None, None), 3, 0).tolist())
 assert ssdd.DistillConfig(initial="the-first").initial == "the-first"
 with contextlib.redirect_stdout(io.StringIO()) as printed:
     run(["settings", "digits", "--distill.initial", "the-first"])

@@ -13,7 +13,8 @@ from torch import Tensor
 from ...config import DistillConfig, InputError
 from ...data import ImageSet, to_device
 from ...models import Network, frozen, in_chunks
-from ...selection import Candidates, choose, needs_representations
+from ...selection import needs_representations
+from ..choice import choose_images
 from ..job import Job
 from ..pool import Pool
 from ..storage import image_count
@@ -97,7 +98,7 @@ class Method:
 
     def initial_rows(self) -> Tensor:
         """Return the training images that X_s starts from, int64 [S]: the selection ``config.initial`` chooses them."""
-        return choose(self.config.initial, self.candidates(), self.count, self.job.seed)
+        return choose_images(self.config.initial, self.job, self.targets, self.count)
 
     def targets_of(self, rows: Tensor, pixels: Tensor) -> Tensor:
         """Return the targets of the training images ``rows``, [T S, C]: of ``pixels`` [S, C, H, W], then of their
@@ -110,11 +111,6 @@ class Method:
         with torch.no_grad():
             of_views = self.targets_from(job.represent(views[len(rows) :]))
         return torch.cat([self.targets[rows], of_views.cpu()])
-
-    def candidates(self) -> Candidates:
-        """Return what a selection chooses from."""
-        job = self.job
-        return Candidates(job.representations, self.targets, job.data, job.make, job.device)
 
     def start(self, targets: Tensor) -> Tensor:
         """Return Y_s before the first step, from the targets of the initial images; both [T S, C]."""

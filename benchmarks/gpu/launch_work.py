@@ -1,0 +1,347 @@
+"""The work of one launch on a GPU: FLOPs and traffic, as formulas of its arguments.
+
+tests/simt/test_rows.py compares each formula with the twin's counts at a size that the twin can run.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+TILE, DEPTH = 64, 16
+
+
+@dataclass(frozen=True)
+class Work:
+    """The work of one launch. flops: needed; executed: with the padding of tiles (the twin counts these
+    multiply-adds)."""
+
+    flops: float = 0
+    executed: float = 0
+    loaded: int = 0  # bytes that lanes request from global memory through the layer; exact, as executed and stored
+    stored: int = 0
+    tensor: bool = False
+    beside: float = 0  # the part of executed that a launch on the matrix units computes on the ordinary units
+
+
+def _up(x: int, to: int) -> int:
+    return -(-x // to) * to
+
+
+def _extents(n: int, tile: int = TILE) -> list[int]:
+    return [min(tile, n - i) for i in range(0, n, tile)]
+
+
+def _product(launch: dict[str, Any]) -> Work:
+    """One product, or two side by side."""
+    operands = [a for a in launch["arguments"] if isinstance(a, dict)]
+    works = [_one_product(launch["kernel"], p, tiling) for p, tiling in zip(operands[::2], operands[1::2], strict=True)]
+    total = {key: sum(getattr(w, key) for w in works) for key in ("flops", "executed", "loaded", "stored")}
+    return Work(**total, tensor=works[0].tensor)
+
+
+def _one_product(kernel: str, p: dict[str, Any], tiling: dict[str, Any]) -> Work:
+    if p["difference"]:  # for problems in distant clusters, which no call here has: each block ends at once
+        return Work()
+    b, m, n, k, size = p["batch"], p["m"], p["n"], p["k"], p["product"]
+    kind, full, tile = kernel.split("_")[0], p["triangle"] == 0, tiling["size"]
+    # Floats take three passes of the tensor cores, one less per operand of 16 bits.
+    passes = 1 + sum(element == 4 for element in p["element"]) if kind in ("tensor", "mixed") else 1
+    share, step = tiling["k_share"], 2 * DEPTH if kind == "half" else DEPTH
+    depth = sum(_up(min(share, k - s * share), step) for s in range(tiling["splits"]) if k > s * share)
+    rows, columns = _extents(m, tile), _extents(n, tile)
+    tiles = [(r, c) for i, r in enumerate(rows) for j, c in enumerate(columns) if full or j <= i]
+    # Warps of tile / 2 x 32 without work do nothing.
+    warp = (tile // 2, 32) if kind in ("tensor", "half") else (tile, tile)
+    made = sum(_up(r, warp[0]) * _up(c, warp[1]) for r, c in tiles)
+    wanted = m * n if full else m * (m + 1) // 2
+    stored = wanted if p["triangle"] == 1 else m * n
+    extra = b * wanted * size * bool(p["add"]) + b * max(0, m - p["accumulate_from"]) * n * size * p["accumulate"]
+    operands = sum(r * p["element"][0] + c * p["element"][1] for r, c in tiles)
+    # Sums of a split, in pieces of 16 bytes along a row: written by each, read by the last (finish_tile.cuh).
+    pieces = sum(r * _up(c * size, 16) for r, c in tiles)
+    parts = tiling["splits"] * pieces if tiling["splits"] > 1 else 0
+    # Sum of squares of the result, here in one launch: one part per tile, which the last block reads and adds.
+    sums = len(tiles) * size * (p["squares"] > 1)
+    return Work(
+        flops=b * wanted * k * (3 if p["distance"] else 2),
+        executed=b * made * depth * 2 * passes,
+        loaded=b * (operands * k + parts + sums) + extra,
+        stored=b * (stored * size + parts + sums + size * (p["squares"] > 0)),
+        tensor=kind != "plain",
+    )
+
+
+# --- factorisations: their multiply-adds are counted as the kernels do them, padding and all --------------------------
+
+STRIP, SQUARE, WARP = 16, 32, 32
+
+
+def _triangle(n: int) -> int:
+    return n * (n + 1) // 2
+
+
+PANEL = 32  # rows of a strip that its first warp factors
+PASS, PASSES_UP_TO, SOLVED_BY_TILES = 16, 32, 64  # columns: of one pass in a block, of all its passes, of a tile
+
+
+def _strip_flops(size: int) -> int:
+    """Count factor_strip: groups of 4 pivots; each lane has its diagonal and the later columns."""
+    return 2 * PANEL * -(-size // 4) * (4 + 15 + 14 + 13 + 12)
+
+
+def _shared_flops(n: int) -> int:
+    """Count factor_shared of order n: a strip's update and pivots, the squares behind it, its rows below by whole
+    warps."""
+    flops = 0
+    for p in range(0, n, STRIP):
+        flops += _strip_flops(min(STRIP, n - p)) + 2 * _up(max(0, n - p - PANEL), 32) * _triangle(STRIP - 1)
+        if p > 0:
+            flops += 2 * PANEL * STRIP * STRIP
+            if n > WARP:
+                flops += 2 * _triangle(-(-(n - p) // SQUARE)) * SQUARE * SQUARE * STRIP
+    return flops
+
+
+def _one_way_flops(n: int, width: int) -> int:
+    """Count substitute, one way, for that many columns: tiles of whole strips, and the diagonal blocks by whole
+    warps."""
+    strips = -(-n // STRIP)
+    tiles = _triangle(strips - 1) * STRIP * STRIP * width
+    rows = sum(4 * k + 6 for p in range(0, n, STRIP) for k in range(0, min(STRIP, n - p), 4))
+    return 2 * (tiles + _up(width, 32) * rows)
+
+
+def _passes_flops(n: int, c: int) -> int:
+    return -(-c // PASS) * 2 * _one_way_flops(n, PASS)
+
+
+def _lower(n: int, vectors: bool, size: int) -> int:
+    """Return the elements of a triangle as load_lower copies it."""
+    wide = 16 // size if vectors else 1
+    return sum(min(n, _up(i + 1, wide)) for i in range(n))
+
+
+def _small(launch: dict[str, Any]) -> Work:
+    f, size = launch["arguments"][0], _size(launch)
+    b, n, c = f["batch"], f["n"], f["c"]
+    in_block = launch["kernel"].startswith("block_kernel")
+    c = 0 if in_block and c > PASSES_UP_TO else c
+    written = n * n if f["zero_upper"] else _triangle(n)
+    return Work(
+        flops=b * (n**3 / 3 + 2 * n * n * c),
+        executed=b * (_shared_flops(n) + _passes_flops(n, c)),
+        loaded=b * (_lower(n, in_block and launch["arguments"][1], size) + n * c) * size,
+        stored=b * (written + n * c) * size,
+    )
+
+
+def _fused(launch: dict[str, Any]) -> Work:
+    f, points = launch["arguments"][:2]
+    size, b, n, d = _size(launch), f["batch"], f["n"], points["points"]
+    c, squares = f["c"] if f["c"] <= PASSES_UP_TO else 0, _triangle(-(-n // SQUARE))
+    gram = 2 * squares * SQUARE * SQUARE * _up(d, DEPTH)
+    gram += 0 if points["distance"] else 2 * sum(_up(i + 1, 32) for i in range(n))  # its scale and bias
+    return Work(
+        flops=b * (_triangle(n) * d * (3 if points["distance"] else 2) + n**3 / 3 + 2 * n * n * c),
+        executed=b * (gram + _shared_flops(n) + _passes_flops(n, c)),
+        loaded=b * (-(-squares // 8) * n * d + n * c) * size,
+        stored=b * (n * n + n * c) * size,  # K above, L below
+    )
+
+
+def _solve(launch: dict[str, Any]) -> Work:
+    n, _, vectors, c, _, _, _, chunks, after = launch["arguments"]
+    b, size = launch["blocks"] // chunks, _size(launch)
+    width = int(launch["kernel"].split("<")[1].split(",")[0])
+    follows = _following(after, chunks, size) if after["follows"] else Work()
+    return Work(
+        flops=b * 2 * n * n * c + follows.flops,
+        executed=b * chunks * 2 * _one_way_flops(n, width),
+        loaded=b * chunks * _lower(n, vectors, size) * size + (follows.loaded or b * n * c * size),
+        stored=b * n * c * size + follows.stored,
+    )
+
+
+def _begin(launch: dict[str, Any]) -> Work:
+    """Count storing the diagonal and clearing the flags."""
+    f = launch["arguments"][0]
+    n, b, tiles = f["n"], f["batch"], -(-f["n"] // TILE)
+    flags = tiles * tiles + 2 * tiles * -(-f["c"] // TILE)
+    return Work(stored=b * (n * _size(launch) + 4 * flags))
+
+
+def _tile_flops(launch: dict[str, Any]) -> int:
+    """Return the FLOPs of one product of 64 x 64 x 64."""
+    return 2 * TILE**3 * (3 if _size(launch) == 4 else 1)
+
+
+def _factor_tiles(launch: dict[str, Any]) -> Work:
+    f, size, product = launch["arguments"][0], _size(launch), _tile_flops(launch)
+    b, n, edges, vectors = f["batch"], f["n"], _extents(f["n"]), launch["arguments"][1]
+    zeros = f["zero_upper"]
+    executed = loaded = stored = beside = 0
+    for j, columns in enumerate(edges):
+        # The diagonal: one operand per product; factored.
+        executed += j * product
+        beside += _shared_flops(columns)
+        loaded += columns * columns + columns + j * columns * TILE
+        stored += columns * columns if zeros else _triangle(columns)
+        for rows in edges[j + 1 :]:
+            executed += j * product
+            beside += _one_way_flops(TILE, SOLVED_BY_TILES)
+            loaded += rows * columns + j * TILE * (rows + columns) + _lower(TILE, vectors, size)
+            stored += rows * columns * (2 if zeros else 1)
+    return Work(
+        flops=b * n**3 / 3,
+        executed=b * (executed + beside),
+        beside=b * beside,
+        loaded=b * loaded * size,
+        stored=b * stored * size,
+        tensor=size == 4,
+    )
+
+
+def _clear(launch: dict[str, Any]) -> Work:
+    return Work(stored=4 * launch["blocks"] * launch["arguments"][1])
+
+
+def _solve_tiles(launch: dict[str, Any]) -> Work:
+    s, size, product = launch["arguments"][0], _size(launch), _tile_flops(launch)
+    b, n, c = s["batch"], s["n"], s["c"]
+    edges, chunks, vectors = _extents(n), _extents(c), n * size % 16 == 0
+    # One chunk, both ways: a tile is multiplied by every other once (L and x), then its own triangle.
+    tiles, others = len(edges), sum(edges)
+    executed = len(chunks) * tiles * (tiles - 1) * product
+    beside = len(chunks) * sum(2 * _one_way_flops(rows, SOLVED_BY_TILES) for rows in edges)
+    loaded = stored = 0
+    for columns in chunks:
+        loaded += sum((others - rows) * (rows + columns) for rows in edges) + 2 * n * columns
+        loaded += sum(2 * _lower(rows, vectors, size) for rows in edges)
+        stored += 2 * n * columns
+    return Work(
+        flops=b * 2 * n * n * c,
+        executed=b * (executed + beside),
+        beside=b * beside,
+        loaded=b * loaded * size,
+        stored=b * stored * size,
+        tensor=size == 4,
+    )
+
+
+def _copy(launch: dict[str, Any]) -> Work:
+    c = launch["arguments"][0]
+    count = c["batch"] * c["rows"] * c["columns"] * _size(launch)
+    return Work(loaded=count, stored=count)
+
+
+def _mirror(launch: dict[str, Any]) -> Work:
+    n, squares, size = launch["arguments"][0], launch["arguments"][3], _size(launch)
+    b, edges = launch["blocks"] // squares, [min(32, n - i) for i in range(0, n, 32)]
+    read = sum(r * c for i, r in enumerate(edges) for c in edges[: i + 1])
+    return Work(loaded=b * read * size, stored=b * n * (n - 1) // 2 * size)
+
+
+def _column_sums(launch: dict[str, Any]) -> Work:
+    c, size = launch["arguments"][0], _size(launch)
+    return Work(
+        flops=c["batch"] * c["rows"] * c["columns"],
+        loaded=c["batch"] * c["rows"] * c["columns"] * size,
+        stored=c["batch"] * c["columns"] * size,
+    )
+
+
+def _scalars(launch: dict[str, Any]) -> Work:
+    """Count a problem's numbers and the sums computed with them."""
+    a, size = launch["arguments"][0], _size(launch)
+    count = a["columns"] * a["rows"]
+    return Work(flops=count, loaded=count * size, stored=a["columns"] * size)
+
+
+def _after_solve(launch: dict[str, Any]) -> Work:
+    return _following(*launch["arguments"], _size(launch))
+
+
+def _following(s: dict[str, Any], parts: int, size: int) -> Work:
+    """Count the work after a solve, by that many blocks per problem."""
+    b, count = s["batch"], s["rows"] * s["columns"]
+    parts = parts if parts > 1 else 0
+    return Work(
+        flops=2 * b * count,
+        loaded=b * (2 * count + parts) * size,
+        stored=b * ((3 * count if s["pack"] else 0) + parts) * size,
+    )
+
+
+def _little(launch: dict[str, Any]) -> Work:
+    """Count one number or row per problem, which is negligible beside its launch."""
+    return Work()
+
+
+def _slope(launch: dict[str, Any]) -> Work:
+    """Count two elements read and one written per element of K; of a square, half."""
+    a = launch["arguments"][0]
+    rows, columns, square = a["rows"], a["columns"], a["square"]
+    problems = launch["blocks"] // rows
+    # For a square, the part above the diagonal is set to 0.
+    count = problems * (columns * (columns - 1) // 2 if square else rows * columns)
+    size, zeros = _size(launch), launch["blocks"] if square else 0
+    parts = launch["blocks"] if rows > 1 else 0  # a row's part of the parameter's gradient
+    return Work(flops=8 * count, loaded=(2 * count + parts) * size, stored=(count + zeros + parts) * size)
+
+
+def _hyper(launch: dict[str, Any]) -> Work:
+    a, size = launch["arguments"][0], _size(launch)
+    count, parts = launch["blocks"] // a["strips"] * a["c"] * a["rows"], launch["blocks"] if a["strips"] > 1 else 0
+    return Work(flops=count, loaded=(count + parts) * size, stored=parts * size)
+
+
+def _shift(launch: dict[str, Any]) -> Work:
+    """Count subtracting the origin from points, and the largest distance per row."""
+    count, size = launch["blocks"] * launch["arguments"][1], _size(launch)
+    rows = launch["blocks"]
+    return Work(flops=count, loaded=(2 * count + rows) * size, stored=(count + rows) * size)
+
+
+FORMULAS: dict[str, Callable[[dict[str, Any]], Work]] = {
+    "tensor_kernel": _product,
+    "half_kernel": _product,
+    "mixed_kernel": _product,
+    "plain_kernel": _product,
+    "warp_kernel": _small,
+    "block_kernel": _small,
+    "fused_kernel": _fused,
+    "solve_kernel": _solve,
+    "begin_kernel": _begin,
+    "factor_tiles_kernel": _factor_tiles,
+    "clear_kernel": _clear,
+    "solve_tiles_kernel": _solve_tiles,
+    "copy_kernel": _copy,
+    "mirror_kernel": _mirror,
+    "sum_columns_kernel": _column_sums,
+    "after_solve_kernel": _after_solve,
+    "nan_kernel": _little,
+    "fill_kernel": _little,
+    "scalars_kernel": _scalars,
+    "ridge_kernel": _little,
+    "border_kernel": _little,
+    "hyper_kernel": _hyper,
+    "alpha_sum_kernel": _little,
+    "rbf_hyper_kernel": _little,
+    "slope_kernel": _slope,
+    "shift_kernel": _shift,
+}
+
+
+def _size(launch: dict[str, Any]) -> int:
+    return 8 if "double" in launch["kernel"] else 4
+
+
+def work(launch: dict[str, Any]) -> Work:
+    """Return the work of a launch that :func:`twin.ask` describes."""
+    name = re.sub(r"<.*", "", launch["kernel"])
+    if name not in FORMULAS:
+        raise SystemExit(f"benchmarks/gpu/launch_work.py has no formula for what {name} computes and moves")
+    return FORMULAS[name](launch)

@@ -1,0 +1,1 @@
+"""What the examples of other uses share: the arms that are compared, and the file of finished cells."""
