@@ -254,7 +254,8 @@ def write_page(page: Path, cells: Mapping[Key, Mapping[str, Any]], sizes: Sizes)
             floor = Column("", CLONE, 0, "success", 0, 100).mean(cells, name, RANDOM_POLICY)
             lines += [
                 "Cloning episodes of the expert, encoder frozen or fine-tuned: success in "
-                f"{sizes.layouts} unseen layouts, percent. The expert reaches 100, a random policy {floor or '(missing)'}.",
+                f"{sizes.layouts} unseen layouts, percent. "
+                f"The expert reaches 100, a random policy {floor or '(missing)'}.",
                 "",
                 *tables(cells, name, columns, ARMS, DIFFERENCES),
             ]
