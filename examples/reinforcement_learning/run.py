@@ -246,13 +246,16 @@ def write_page(page: Path, cells: Mapping[Key, Mapping[str, Any]], sizes: Sizes)
             if any(columns[0].values(cells, name, arm) for arm in ARMS):
                 lines += [text, "", *tables(cells, name, columns, (*ARMS, TEACHER), DIFFERENCES)]
         columns = [
-            Column(f"{way}, {n}", CLONE, n, way, 0, 100) for way in ("frozen", "finetuned") for n in sizes.episodes
+            Column(f"{text}, {n}", CLONE, n, way, 0, 100)
+            for way, text in (("frozen", "frozen"), ("finetuned", "fine-tuned"))
+            for n in sizes.episodes
         ]
         if any(columns[0].values(cells, name, arm) for arm in ARMS):
             floor = Column("", CLONE, 0, "success", 0, 100).mean(cells, name, RANDOM_POLICY)
             lines += [
                 "Cloning episodes of the expert, encoder frozen or fine-tuned: success in "
-                f"{sizes.layouts} unseen layouts, percent. The expert reaches 100, a random policy {floor}.",
+                f"{sizes.layouts} unseen layouts, percent. "
+                f"The expert reaches 100, a random policy {floor or '(missing)'}.",
                 "",
                 *tables(cells, name, columns, ARMS, DIFFERENCES),
             ]
