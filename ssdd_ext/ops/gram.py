@@ -12,7 +12,17 @@ from ..checks import full_precision
 from ..kernels import Cosine, Kernel, Linear, matmul
 from ..kernels.products import unit_rows
 from .hyper import pack
-from .native import core, hyper_rows, is_of_angles, matrices, native_code, stream, to_capsule
+from .native import (
+    core,
+    hyper_rows,
+    is_of_angles,
+    matrices,
+    native_code,
+    return_workspace,
+    stream,
+    take_workspace,
+    to_capsule,
+)
 from .register import is_transformed, library, needs_gradient, register
 from .simplify import is_composed
 
@@ -28,8 +38,8 @@ def _gram(x: Tensor, z: Tensor | None, hyper: Tensor | None, values: list[float]
     s, d, q = x.shape[-2], x.shape[-1], (x if z is None else z).shape[-2]
     batch, threads = math.prod(x.shape[:-2]), torch.get_num_threads()
     k = x.new_empty(*x.shape[:-1], q, dtype=result_dtype(x))
-    work = k.new_empty(core.gram_workspace(batch, s, q, d, threads, x.is_cuda))
     if k.numel():
+        work = take_workspace(core.gram_workspace(batch, s, q, d, threads, x.is_cuda), k)
         core.gram(
             matrices(x),
             matrices(z),
@@ -45,6 +55,7 @@ def _gram(x: Tensor, z: Tensor | None, hyper: Tensor | None, values: list[float]
             threads,
             stream(x),
         )
+        return_workspace(work)
     return k
 
 
