@@ -25,7 +25,7 @@ def from_spec(spec: str, parameters: Sequence[Number]) -> Kernel:
     name, *texts = spec.split(":")
     kind = KERNELS[name]
     constants, values = iter(texts), iter(parameters)
-    arguments = {}
+    arguments: dict[str, Number] = {}
     for field in dataclasses.fields(kind):
         if field.name in kind.constants:
             text = next(constants)

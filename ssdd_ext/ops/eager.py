@@ -113,7 +113,7 @@ def _evaluate(
 ) -> Tensor | None:
     values, *names = options
     q, threads = x_q.shape[-2], torch.get_num_threads()
-    bordered = is_bordered(names[0], None, values)
+    bordered = is_bordered(options[1], None, values)
     shape = _evaluation(x_s.shape, y_s.shape, q, x_s.element_size(), names[0], bordered, *names[1:], threads)
     if shape is None:
         return None
@@ -291,7 +291,7 @@ def _record(
 ) -> Tensor | None:
     values, *names = options
     needs = x_s.requires_grad, x_q.requires_grad
-    bordered = is_bordered(names[0], hyper, values)
+    bordered = is_bordered(options[1], hyper, values)
     threads = torch.get_num_threads()
     sizes = x_s.shape, y_s.shape, x_q.shape[-2], x_s.element_size()
     recording = _recording(*sizes, needs, names[0], bordered, *names[1:], threads)
