@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
+from typing import Any
 
 from .base import ARD, Combination, Kernel, Number, Product, Scaled, Sum, for_matrices, match_parameter
 from .distances import RBF, Laplace, Matern, RationalQuadratic, Stationary, squared_distances
@@ -25,7 +26,7 @@ def from_spec(spec: str, parameters: Sequence[Number]) -> Kernel:
     name, *texts = spec.split(":")
     kind = KERNELS[name]
     constants, values = iter(texts), iter(parameters)
-    arguments: dict[str, Number] = {}
+    arguments: dict[str, Any] = {}
     for field in dataclasses.fields(kind):
         if field.name in kind.constants:
             text = next(constants)

@@ -10,7 +10,16 @@ from torch import Tensor
 
 from ..checks import full_precision
 from ..kernels import matmul
-from .native import core, hyper_rows, matrices, native_code, stream, to_capsule
+from .native import (
+    core,
+    hyper_rows,
+    matrices,
+    native_code,
+    return_workspace,
+    stream,
+    take_workspace,
+    to_capsule,
+)
 from .register import is_transformed, library, register
 
 library.define("gram(Tensor x, Tensor? z, Tensor? hyper, float[] values, str kernel) -> Tensor")
@@ -25,8 +34,8 @@ def _gram(x: Tensor, z: Tensor | None, hyper: Tensor | None, values: list[float]
     s, d, q = x.shape[-2], x.shape[-1], (x if z is None else z).shape[-2]
     batch, threads = math.prod(x.shape[:-2]), torch.get_num_threads()
     k = x.new_empty(*x.shape[:-1], q, dtype=result_dtype(x))
-    work = k.new_empty(core.gram_workspace(batch, s, q, d, threads, x.is_cuda))
     if k.numel():
+        work = take_workspace(core.gram_workspace(batch, s, q, d, threads, x.is_cuda), k)
         core.gram(
             matrices(x),
             matrices(z),
@@ -42,6 +51,7 @@ def _gram(x: Tensor, z: Tensor | None, hyper: Tensor | None, values: list[float]
             threads,
             stream(x),
         )
+        return_workspace(work)
     return k
 
 
