@@ -65,8 +65,7 @@ def settings_reference() -> list[Setting]:
     default = Settings("default")
     for key, kind, value in fields(default):
         stage, _, name = key.rpartition(".")
-        stage_class: Any = type(attrgetter(stage)(default))
-        sentence = _sentences(stage_class).get(name, "")
+        sentence = _sentences(attrgetter(stage)(default).__class__).get(name, "")
         published = {preset: attrgetter(key)(PRESETS[preset]) for preset in PUBLISHED}
         settings.append(Setting(key, kind, value, sentence, published, OFFICIAL.get(key)))
     return settings
