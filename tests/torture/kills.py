@@ -265,4 +265,5 @@ def same(one: Any, other: Any) -> bool:
 def close(shared: Any) -> None:
     process = shared["server"].process
     process.stdin.close()
-    process.wait(20)
+    process.kill()
+    process.wait()

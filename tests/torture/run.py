@@ -1,7 +1,7 @@
 """The campaign of faults: random kills, hostile calls, damaged files, threads and forks, repeated calls.
 
 Every case is one seed, so a failure can be replayed: ``python tests/torture/run.py --replay PART:SEED``. One line of
-JSON per case goes to the report, a summary to standard output. Each part runs in a process of its own. If that dies, the
+JSON per case goes to the report, a summary to standard output. Each part runs in a process of its own. If it dies, the
 case that it had begun counts as a crash, and the part goes on with the next seed.
 
     python tests/torture/run.py --minutes 10 [--only kills,calls,readers,threads,memory] [--seed 0] [--out FILE]

@@ -14,6 +14,7 @@ from ..config import (
     FINETUNE,
     METHOD_NAMES,
     SELECTION_NAMES,
+    UNREADABLE,
     InputError,
     Settings,
     current_name,
@@ -158,7 +159,7 @@ def read_plan(path: str | os.PathLike[str], *, settings: Settings | None = None,
     path = Path(path)
     try:
         content = tomllib.loads(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+    except UNREADABLE as error:
         raise InputError(f"{path}: not a readable study file ({error})") from None
     known = {"title", "preset", "finetune", "seeds", "data", "teacher", "targets", "set", "row", *_OPTIONS}
     _check_keys(content, known, str(path))
