@@ -51,15 +51,18 @@ install: $(WHEEL_STAMP) ## build the wheel and install it into the virtual envir
 demo: $(WHEEL_STAMP) ## set up everything, then distil digits and show the results
 	$(BIN)/ssdd demo $(ARGS)
 
+# One thread per process of the tests, as two of them share the cores: two threads each take half as much time again.
+# Tests of threads set their own numbers, and the core's own tests and the kernels' twin run on two.
+TESTED := SSDD_TEST_INSTALLED=1 OMP_NUM_THREADS=1 OMP_WAIT_POLICY=passive
 test: $(WHEEL_STAMP) ## set up everything, then run all tests against the installed wheel
-	SSDD_TEST_INSTALLED=1 OMP_WAIT_POLICY=passive $(BIN)/pytest -n $(JOBS) --dist loadfile --no-loadscope-reorder --durations=15 $(ARGS)
+	$(TESTED) $(BIN)/pytest -n $(JOBS) --dist loadfile --no-loadscope-reorder --durations=15 $(ARGS)
 
 # The tests that changes break most often: laws, types, values and gradients on the CPU, one distillation.
 CHECKED := tests/house/test_python_laws.py tests/house/test_native_laws.py tests/house/test_style.py tests/house/test_ops.py \
 	tests/ext/test_krr.py tests/ext/test_gram.py tests/ext/test_cholesky.py tests/ext/test_plan.py tests/ssdd/config \
 	tests/ssdd/distillation
 check: $(WHEEL_STAMP) ## a subset of the tests for the loop of a developer, at most 90 seconds
-	SSDD_TEST_INSTALLED=1 OMP_WAIT_POLICY=passive $(BIN)/pytest -q -n $(JOBS) --dist loadfile $(CHECKED) $(ARGS)
+	$(TESTED) $(BIN)/pytest -q -n $(JOBS) --dist loadfile $(CHECKED) $(ARGS)
 
 bench: $(WHEEL_STAMP) ## run the benchmark scripts
 	for script in benchmarks/bench_*.py; do echo "== $$script"; $(BIN)/python $$script $(ARGS); done

@@ -11,6 +11,7 @@
 #include "arena.h"
 #include "cholesky.h"
 #include "cpu/blas.h"
+#include "cpu/kernel_rows.h"
 #include "cpu/micro.h"
 #include "device.h"
 #include "gram.h"
@@ -50,11 +51,6 @@ void require_fits(int64_t batch, int64_t rows, int64_t columns) {
 }
 
 void require_threads(int threads) { require(threads >= 1 && threads <= kMostThreads, "threads: expected 1 to 16384"); }
-
-KernelKind kernel_of(int code) {
-  require(code == int(KernelKind::linear) || code == int(KernelKind::rbf), "kernel: expected 0 or 1");
-  return static_cast<KernelKind>(code);
-}
 
 RidgeKind ridge_of(int code) {
   require(code >= 0 && code <= int(RidgeKind::mean_trace), "ridge: expected 0 to 2");
@@ -109,8 +105,22 @@ void by_type(const Capsule& first, F32 f32, F64 f64) {
   is_double(first) ? f64() : f32();
 }
 
+KernelKind kernel_kind(int code, int order) {
+  require(code >= 0 && code < kKernelKinds, "kernel: unknown code");
+  const auto kind = static_cast<KernelKind>(code);
+  const bool network = kind == KernelKind::nngp || kind == KernelKind::ntk;
+  require(order >= (kind == KernelKind::polynomial ? 1 : 0), "order: too small");
+  require(!network || order <= cpu::kMostLayers, "order: more layers than the core has");
+  return kind;
+}
+
+void require_values(KernelKind kind, int count, int ridge, bool on_cuda, size_t size) {
+  require(count == parameter_count(kind) + ridge, "hyper: wrong number of values");
+  require(!of_norms(kind) || (size == 8 && !on_cuda), "kernel: functions of an angle run in double, on the CPU");
+}
+
 void gram(const Capsule& x, const Capsule& z, const Capsule& hyper, const std::vector<double>& values, int kernel,
-          const Capsule& k, const Capsule& work, int64_t b, int64_t s, int64_t q, int64_t d, int threads,
+          int order, const Capsule& k, const Capsule& work, int64_t b, int64_t s, int64_t q, int64_t d, int threads,
           uintptr_t stream) {
   auto run = [&](auto zero) {
     using T = decltype(zero);
@@ -126,8 +136,9 @@ void gram(const Capsule& x, const Capsule& z, const Capsule& hyper, const std::v
     a.z = r.features("z", tensor_of(z), b, q, d, a.z_element);
     a.k = r.template array<T>("k", tensor_of(k), b * s * q);
     a.hyper = r.hyper(tensor_of(hyper), values, b);
-    a.kernel = kernel_of(kernel);
-    require(a.hyper.count == (a.kernel == KernelKind::linear ? 2 : 1), "hyper: wrong number of values");
+    a.kernel = kernel_kind(kernel, order);
+    a.order = order;
+    require_values(a.kernel, a.hyper.count, 0, r.cuda(), sizeof(T));
     require_all("x and k", a.x.p, a.k);
     a.work = r.template array<T>("work", tensor_of(work), size);
     require_all("work", a.work);
@@ -201,7 +212,8 @@ void solve_backward(const Capsule& grad, const Capsule& factor, const Capsule& x
 }
 
 KrrShape shape_of(int64_t batch, int64_t s, int64_t q, int64_t d, int64_t c, int64_t n, int kernel, int ridge,
-                  bool detach, bool bordered, int plan, int64_t chunk, int threads, bool fused_gram, bool lanes) {
+                  bool detach, bool bordered, int plan, int64_t chunk, int threads, bool fused_gram, bool lanes,
+                  int order) {
   KrrShape shape{};
   shape.batch = batch;
   shape.s = s;
@@ -209,7 +221,8 @@ KrrShape shape_of(int64_t batch, int64_t s, int64_t q, int64_t d, int64_t c, int
   shape.d = d;
   shape.c = c;
   shape.n = n;
-  shape.kernel = kernel_of(kernel);
+  shape.kernel = kernel_kind(kernel, order);
+  shape.order = order;
   shape.ridge = ridge_of(ridge);
   shape.detach = detach;
   shape.bordered = bordered;
@@ -249,14 +262,14 @@ void krr_forward(const KrrShape& shape, const Capsule& x_s, const Capsule& y_s, 
     a.loss = r.template array<T>("loss", tensor_of(loss), s.batch);
     a.factor = r.template array<T>("factor", tensor_of(factor), s.batch * s.n * s.n);
     a.coef = r.template array<T>("coef", tensor_of(coef), s.batch * s.n * s.c);
-    a.kept = r.template array<T>("kept", tensor_of(kept), s.batch * s.q * s.s);
+    a.kept = r.template array<T>("kept", tensor_of(kept), s.batch * kept_rows(s.kernel, s.s, s.q) * s.s);
     a.aux = r.template array<T>("aux", tensor_of(aux), 3 * s.batch);
     a.jitter = r.template array<T>("jitter", tensor_of(jitter), s.batch);
     a.status = r.template array<int32_t>("status", tensor_of(status), s.batch, dlpack::kInt);
     a.hyper = r.hyper(tensor_of(hyper), values, s.batch);
     a.on_failure = on_failure_of(on_failure);
     a.work = r.template array<T>("work", tensor_of(work), krr_workspace(s, false, r.cuda()));
-    require(a.hyper.count == (s.kernel == KernelKind::linear ? 3 : 2), "hyper: wrong number of values");
+    require_values(s.kernel, a.hyper.count, 1, r.cuda(), sizeof(T));
     require_all("x_s, y_s, x_q, out, aux, jitter and status", a.x_s.p, a.y_s.p, a.x_q.p, a.out, a.aux, a.jitter,
                 a.status);
     require(!a.loss == !a.y_q, "y_q and loss: both or neither");
@@ -286,7 +299,7 @@ void krr_backward(const KrrShape& shape, const Capsule& x_s, const Capsule& y_s,
     a.g = r.batch("g", tensor_of(g), s.batch, 1, 1);
     a.factor = r.template array<T>("factor", tensor_of(factor), s.batch * s.n * s.n);
     a.coef = r.template array<T>("coef", tensor_of(coef), s.batch * s.n * s.c);
-    a.kept = r.template array<T>("kept", tensor_of(kept), s.batch * s.q * s.s);
+    a.kept = r.template array<T>("kept", tensor_of(kept), s.batch * kept_rows(s.kernel, s.s, s.q) * s.s);
     a.aux = r.template array<T>("aux", tensor_of(aux), 3 * s.batch);
     a.hyper = r.hyper(tensor_of(hyper), values, s.batch);
     a.grad_x_s = r.template array<T>("grad_x_s", tensor_of(grad_x_s), s.batch * s.s * s.d);
@@ -295,7 +308,7 @@ void krr_backward(const KrrShape& shape, const Capsule& x_s, const Capsule& y_s,
     a.grad_hyper = r.template array<T>("grad_hyper", tensor_of(grad_hyper), s.batch * a.hyper.count);
     a.work = r.template array<T>("work", tensor_of(work), krr_workspace(s, true, r.cuda()));
     require_all("x_s, y_s, x_q, e, factor, coef and aux", a.x_s.p, a.y_s.p, a.x_q.p, a.e.p, a.factor, a.coef, a.aux);
-    require(a.hyper.count == (s.kernel == KernelKind::linear ? 3 : 2), "hyper: wrong number of values");
+    require_values(s.kernel, a.hyper.count, 1, r.cuda(), sizeof(T));
     require_all("work", a.work);
     run_on(r, [&] { cuda::krr_backward(a, reinterpret_cast<void*>(stream)); }, [&] { cpu::krr_backward(a); });
   };
@@ -319,7 +332,7 @@ Between<T> between(const KrrShape& forward, const KrrShape& backward, bool keeps
   w.out = arena.take(b * forward.q * forward.c);
   w.factor = arena.take(b * n * n);
   w.coef = arena.take(b * n * forward.c);
-  w.kept = keeps ? arena.take(b * forward.q * forward.s) : nullptr;
+  w.kept = keeps ? arena.take(b * kept_rows(forward.kernel, forward.s, forward.q) * forward.s) : nullptr;
   w.aux = arena.take(3 * b);
   w.jitter = arena.take(b);
   w.g = arena.take(b);
@@ -352,7 +365,7 @@ int krr_value_and_gradient(const KrrShape& forward, int backward_plan, const Cap
     a.loss = r.template array<T>("loss", tensor_of(loss), s.batch);
     a.hyper = g.hyper = r.hyper(nullptr, values, s.batch);
     a.on_failure = on_failure_of(on_failure);
-    require(a.hyper.count == (s.kernel == KernelKind::linear ? 3 : 2), "hyper: wrong number of values");
+    require_values(s.kernel, a.hyper.count, 1, r.cuda(), sizeof(T));
     g.grad_x_s = r.template array<T>("grad_x_s", tensor_of(grad_x_s), s.batch * s.s * s.d);
     g.grad_y_s = r.template array<T>("grad_y_s", tensor_of(grad_y_s), s.batch * s.s * s.c);
     g.grad_x_q = r.template array<T>("grad_x_q", tensor_of(grad_x_q), s.batch * s.q * s.d);
@@ -449,7 +462,7 @@ int krr_evaluate(const KrrShape& s, const Capsule& x_s, const Capsule& y_s, cons
     require_all("x_s, y_s and x_q", a.x_s.p, a.y_s.p, a.x_q.p);
     a.hyper = r.hyper(nullptr, values, s.batch);
     a.on_failure = on_failure_of(on_failure);
-    require(a.hyper.count == (s.kernel == KernelKind::linear ? 3 : 2), "hyper: wrong number of values");
+    require_values(s.kernel, a.hyper.count, 1, r.cuda(), sizeof(T));
     const bool keeps = keeps_factor(s, on_failure);
     T* memory = r.template array<T>("work", tensor_of(work), beside<T>(s, predicts, keeps, nullptr).total);
     require_all("work", memory);
@@ -497,7 +510,7 @@ Saved<T> saved_of(int64_t batch, int64_t n, int64_t c, int64_t kept, T* memory) 
 
 template <class T>
 Saved<T> saved_of(const KrrShape& s, bool keeps, T* memory) {
-  return saved_of(s.batch, s.n, s.c, keeps ? s.batch * s.q * s.s : 0, memory);
+  return saved_of(s.batch, s.n, s.c, keeps ? s.batch * kept_rows(s.kernel, s.s, s.q) * s.s : 0, memory);
 }
 
 py::tuple places(const Saved<float>& w) { return py::make_tuple(w.at_coef, w.at_kept, w.at_aux, w.total); }
@@ -528,7 +541,7 @@ int krr_record(const KrrShape& s, bool keeps, const Capsule& x_s, const Capsule&
     require_all("x_s, y_s and x_q", a.x_s.p, a.y_s.p, a.x_q.p);
     a.hyper = r.hyper(tensor_of(hyper), values, s.batch);
     a.on_failure = on_failure_of(on_failure);
-    require(a.hyper.count == (s.kernel == KernelKind::linear ? 3 : 2), "hyper: wrong number of values");
+    require_values(s.kernel, a.hyper.count, 1, r.cuda(), sizeof(T));
     T* memory = r.template array<T>("saved", tensor_of(saved), saved_of<T>(s, keeps, nullptr).total);
     require_all("saved", memory);
     const Saved<T> w = saved_of<T>(s, keeps, memory);
@@ -567,7 +580,7 @@ void krr_replay(const KrrShape& s, bool keeps, const Capsule& x_s, const Capsule
     require(!r.cuda() && a.e, "krr_replay: on the CPU");
     require_all("x_s, y_s and x_q", a.x_s.p, a.y_s.p, a.x_q.p);
     a.hyper = r.hyper(tensor_of(hyper), values, s.batch);
-    require(a.hyper.count == (s.kernel == KernelKind::linear ? 3 : 2), "hyper: wrong number of values");
+    require_values(s.kernel, a.hyper.count, 1, r.cuda(), sizeof(T));
     T* memory = r.template array<T>("saved", tensor_of(saved), saved_of<T>(s, keeps, nullptr).total);
     require_all("saved", memory);
     const Saved<T> w = saved_of<T>(s, keeps, memory);
@@ -743,7 +756,7 @@ PYBIND11_MODULE(_C, m) {
       .def(py::init(&ssdd::shape_of), py::kw_only(), py::arg("batch"), py::arg("s"), py::arg("q"), py::arg("d"),
            py::arg("c"), py::arg("n"), py::arg("kernel"), py::arg("ridge"), py::arg("detach"), py::arg("bordered"),
            py::arg("plan"), py::arg("chunk"), py::arg("threads"), py::arg("fused_gram") = false,
-           py::arg("lanes") = false)
+           py::arg("lanes") = false, py::arg("order") = 0)
       .def_readonly("batch", &ssdd::KrrShape::batch)
       .def_readonly("n", &ssdd::KrrShape::n)
       .def_readonly("threads", &ssdd::KrrShape::threads);

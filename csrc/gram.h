@@ -1,10 +1,25 @@
 // Gram matrices K = k(x, z).
 //
-//   linear: k = scale * x.z + bias                    parameters (scale, bias)
-//   rbf:    k = exp(-|x - z|^2 / (2 lengthscale^2))   parameters (lengthscale)
+//   linear       k = scale * x.z + bias                    parameters (scale, bias)
+//   rbf          k = exp(-|x - z|^2 / (2 lengthscale^2))   parameters (lengthscale)
+//   matern_1, _3, _5          k = e, (1 + s) e, (1 + s + s^2 / 3) e with e = exp(-s), s = sqrt(2 nu) |x - z| /
+//                             lengthscale, nu = 1/2, 3/2, 5/2    parameters (lengthscale)
+//   rational_quadratic        k = (1 + |x - z|^2 / (2 alpha lengthscale^2))^-alpha    parameters (lengthscale, alpha)
+//   polynomial   k = (scale * x.z + bias)^order            parameters (scale, bias)
+//   arc_cosine_0, _1          k = kappa_0, |x| |z| kappa_1 of the angle t between x and z; no parameters
+//                             kappa_0 = 1 - t / pi, kappa_1 = cos t + (sin t - t cos t) / pi
+//   nngp, ntk    the covariance k and the tangent kernel t of a ReLU network of `order` hidden layers:
+//                k = w^2 x.z / D + b^2, t = k, then per layer k' = w^2 / 2 sqrt(k_x k_z) kappa_1 + b^2,
+//                t <- w^2 / 2 kappa_0 t + k'                parameters (w, b)
+//
+// Apart from the linear one, a kernel function is one of the argument |x - z|^2 or x.z, and of |x|^2 and |z|^2 for the
+// last four. Those are functions of an angle, which near 0 has half the digits of its cosine: they exist in double
+// only, and the caller widens float points (ssdd_ext/ops). On the GPU they do not exist: PyTorch's double products are
+// faster there.
 //
 // x [B, S, D] and z [B, Q, D] have any strides and may alias; k [B, S, Q] is dense and row-major and aliases neither.
-// z.p == nullptr: k(x, x), one triangle computed and mirrored, the rbf diagonal exactly 1.
+// z.p == nullptr: k(x, x), one triangle computed and mirrored, the diagonal that of a point with itself, which for a
+// function of the distance is exactly 1.
 // Workspace: gram_workspace(...) elements, uninitialised. Work: 2 S Q D flops (half of it if z is x); traffic at
 // least (S + Q) D + S Q elements. Same inputs and threads, same bits.
 #pragma once
@@ -22,10 +37,11 @@ struct GramArgs {
   T* work;
   int threads;
   Element x_element = Element::own, z_element = Element::own;
+  int order = 0;  // the degree of a polynomial, the hidden layers of a network
 };
 
 namespace cpu {
-int64_t gram_workspace(int64_t batch, int64_t s, int64_t q, int threads);
+int64_t gram_workspace(int64_t batch, int64_t s, int64_t q, int threads);  // for any kernel
 template <class T> void gram(const GramArgs<T>& args);
 }  // namespace cpu
 namespace cuda {

@@ -18,19 +18,24 @@
 //             A bias of 0 whose gradient is wanted must also be bordered (`bordered`, n = D + 1): the backward reads
 //             1^T alpha from the border. Without it the gradient to the bias is that of an alpha whose sum is zero.
 //
-// Other kernels than the linear one: Xbar_i = 2 sum_j G_ij (x_i - z_j) with G = Kbar dk/dr. Two forms:
+// Kernels of x.z: Xbar = G Z + 2 n X with G = Kbar dk/d(x.z) and n_i = sum_j Kbar_ij dk/d|x_i|^2; a point with itself
+// contributes to n only.
+//
+// Kernels of r = |x - z|^2: Xbar_i = 2 sum_j G_ij (x_i - z_j) with G = Kbar dk/dr. Two forms:
 //   product      2 (rowsum(G) x - G z), from the first support point as origin, so that points far from 0 do not
 //                cancel.
 //                The terms that cancel are as large as the reach, the largest coordinate from that origin. The terms
 //                that remain are of the order of l / sqrt(D): beyond that distance k is small.
 //   differences  each term by itself, from the points as passed in, at half the rate of a product or less.
-// Differences are used if reach sqrt(D) > kReach l, which holds for points in clusters far apart. Below that limit the
+// Differences are used if reach sqrt(D) > kReach l, which holds for points in clusters far apart, and for matern_1, whose
+// slope grows as 1 / |x - z| where points are close. Below that limit the
 // product form loses at most two bits. Each problem has its own form (in chunks of queries: from the chunk and the
 // support), which depends only on the inputs.
 //
 // n is the order of the factor: S, or D (+1 with a bias) in the primal. Every input has any strides; outputs are
 // dense row-major and alias nothing. factor [B, n, n] (L below; above the diagonal K_ss, which the rbf backward
-// needs), coef [B, n, C] (alpha or w), kept [B, Q, S] = K_qs or nullptr, aux [B, 3] = tr(K_ss), lambda, jitter.
+// needs), coef [B, n, C] (alpha or w), kept [B, Q, S] = K_qs or nullptr (if
+// keeps_argument(kernel): [B, 2 Q + S, S], K_qs, then the arguments of K_qs and, below the diagonal, of K_ss), aux [B, 3] = tr(K_ss), lambda, jitter.
 // A failed problem's outputs and gradients are NaN. Workspace: krr_workspace(...) elements, uninitialised.
 // Work in multiply-adds, forward: dense S^2 D/2 + S^3/6 + S^2 C + Q S (D + C); low rank S^2 D/2 + S^3/6 + S^2 C +
 // (S + Q) D C; primal S n^2/2 + n^3/6 + n^2 C + (S + Q) n C. Same inputs and threads, same bits.
@@ -57,7 +62,11 @@ struct KrrShape {
   // On the CPU: one problem per lane of a vector, where krr_lanes_fit. Forward: factor and coef may then be nullptr, unless
   // on_failure is jitter. Neither pass uses kept.
   bool lanes = false;
+  int order = 0;  // of the kernel function (gram.h)
 };
+
+// Rows of S elements per problem in `kept`.
+constexpr int64_t kept_rows(KernelKind kernel, int64_t s, int64_t q) { return keeps_argument(kernel) ? 2 * q + s : q; }
 
 template <class T>
 struct KrrForwardArgs {

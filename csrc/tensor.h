@@ -29,7 +29,42 @@ struct Batch {
 // (strides still count elements). Only the GPU half of the core reads 16-bit floats; they are exact in float.
 enum class Element { own = 0, bf16 = 1, f16 = 2 };
 
-enum class KernelKind { linear = 0, rbf = 1 };
+// The kernel functions; gram.h has their formulas.
+enum class KernelKind {
+  linear = 0,
+  rbf = 1,
+  matern_1 = 2,
+  matern_3 = 3,
+  matern_5 = 4,
+  rational_quadratic = 5,
+  polynomial = 6,
+  arc_cosine_0 = 7,
+  arc_cosine_1 = 8,
+  nngp = 9,
+  ntk = 10
+};
+constexpr int kKernelKinds = 11;
+// How many hyper-parameters it has, before the ridge's.
+constexpr int parameter_count(KernelKind kind) {
+  switch (kind) {
+    case KernelKind::linear:
+    case KernelKind::rational_quadratic:
+    case KernelKind::polynomial:
+    case KernelKind::nngp:
+    case KernelKind::ntk:
+      return 2;
+    case KernelKind::arc_cosine_0:
+    case KernelKind::arc_cosine_1:
+      return 0;
+    default:
+      return 1;
+  }
+}
+// True if it is a function of |x - z|^2, else of x.z (and of |x|^2 and |z|^2 if of_norms).
+constexpr bool of_distance(KernelKind kind) { return kind >= KernelKind::rbf && kind <= KernelKind::rational_quadratic; }
+constexpr bool of_norms(KernelKind kind) { return kind >= KernelKind::arc_cosine_0; }
+// True if its slopes need the argument beside the value. Those of rbf follow from the value.
+constexpr bool keeps_argument(KernelKind kind) { return kind > KernelKind::rbf; }
 enum class RidgeKind { absolute = 0, trace = 1, mean_trace = 2 };
 enum class OnFailure { nan = 0, jitter = 1 };
 

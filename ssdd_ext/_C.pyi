@@ -9,6 +9,7 @@ def gram(
     hyper: _Capsule,
     values: list[float],
     kernel: int,
+    order: int,
     k: _Capsule,
     work: _Capsule,
     b: int,
@@ -78,6 +79,7 @@ class KrrShape:
         threads: int,
         fused_gram: bool = False,
         lanes: bool = False,
+        order: int = 0,
     ) -> None: ...
     @property
     def batch(self) -> int: ...

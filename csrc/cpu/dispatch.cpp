@@ -2,6 +2,7 @@
 // tested on a real machine (README lists them).
 #include <stdexcept>
 
+#include "kernel_rows.h"
 #include "lanes.h"
 #include "micro.h"
 
@@ -95,5 +96,23 @@ const Lanes<T>& lanes() {
 }
 template const Lanes<float>& lanes<float>();
 template const Lanes<double>& lanes<double>();
+
+template <class T>
+const KernelRows<T>& kernel_rows() {
+  switch (in_force()) {
+#ifdef SSDD_HAVE_AVX2
+    case Isa::avx2:
+      return *kernels_avx2<T>();
+#endif
+#ifdef SSDD_HAVE_AVX512
+    case Isa::avx512:
+      return *kernels_avx512<T>();
+#endif
+    default:
+      return *kernels_generic<T>();
+  }
+}
+template const KernelRows<float>& kernel_rows<float>();
+template const KernelRows<double>& kernel_rows<double>();
 
 }  // namespace ssdd::cpu

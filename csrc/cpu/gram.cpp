@@ -2,17 +2,16 @@
 #include "../gram.h"
 
 #include "kernel.h"
-#include "team.h"
 #include "workers.h"
 
 namespace ssdd::cpu {
 
 int64_t gram_workspace(int64_t batch, int64_t s, int64_t q, int threads) {
-  // Either one team of all threads, or one team per worker: the larger of both.
+  // Either one team of all threads, or one team per worker: the larger of both. Squared lengths are at the end.
   const int64_t widest = q > s ? q : s;
   const int64_t alone = packing_elements(widest, 1) * (batch < threads ? batch : threads);
   const int64_t together = packing_elements(widest, threads);
-  return alone > together ? alone : together;
+  return (alone > together ? alone : together) + (s + q) * (batch < threads ? batch : threads) + 16;
 }
 
 template <class T>
@@ -24,10 +23,20 @@ void gram(const GramArgs<T>& a) {
     T* k = a.k + b * a.s * a.q;
     if (!parameters_valid(a.kernel, a.hyper, b)) return fill_nan(team, a.s * a.q, k);
     const Packing<T> pack = packing(a.work + worker * packing_elements(widest, 1), widest, workers.team_size);
+    T *x_norms = nullptr, *z_norms = nullptr;
     const View<const T> x = a.x[b], z = symmetric ? x : a.z[b];
     Product<T> p{a.s, a.q, a.d, x, z.t(), k, a.q};
     p.lower = symmetric;
-    kernel_product(team, pack, a.kernel, a.hyper, b, p);
+    if (of_norms(a.kernel)) {
+      const int64_t packed = workers.team_size > 1 ? packing_elements(widest, workers.team_size)
+                                                   : packing_elements(widest, 1) * workers.count;
+      x_norms = a.work + packed + worker * (a.s + a.q);
+      z_norms = symmetric ? x_norms : x_norms + a.s;
+      squared_lengths(team, a.s, a.d, x, x_norms);
+      if (!symmetric) squared_lengths(team, a.q, a.d, z, z_norms);
+    }
+    kernel_product<T>(team, pack, a.kernel, a.order, a.hyper, b, p, x_norms, z_norms);
+    if (symmetric && of_norms(a.kernel)) set_diagonal<T>(team, a.kernel, a.order, a.hyper, b, a.s, a.d, x_norms, k);
     if (symmetric) mirror(team, a.s, k);
   });
 }

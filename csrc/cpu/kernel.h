@@ -1,27 +1,80 @@
-// The kernel functions as epilogues of a product: r -> k, one row at a time while a tile is in cache, and the slope in
-// the backward. A kernel of the squared distance r = |x - z|^2 needs its three functions here and a row in the two
-// switches.
+// The kernel functions in products: the argument is computed tile by tile, and the function is applied to a tile while it
+// is in cache. kernel_functions.h has the functions themselves.
 #pragma once
 #include <cmath>
 
+#include "../gram.h"
+#include "kernel_rows.h"
 #include "micro.h"
-#include "product.h"
+#include "team.h"
 
 namespace ssdd::cpu {
 
-// k = exp(-r / (2 l^2)); from k: dk/dr = -k / (2 l^2), dk/dl = k r / l^3 with r = -2 l^2 log k.
+// A kernel function of problem b, with the numbers of its hyper-parameters.
 template <class T>
-struct Rbf {
-  T lengthscale;
-  void values(int n, T* r) const { micro<T>().exponential(n, T(-0.5) / (lengthscale * lengthscale), r); }
-  T slope(T k) const { return k * (T(-0.5) / (lengthscale * lengthscale)); }
-  T parameter_slope(T k) const { return k > T(0) ? T(-2) * k * std::log(k) / lengthscale : T(0); }
+struct KernelFunction {
+  KernelKind kind;
+  KernelRow<T> row;
+
+  KernelFunction(KernelKind kernel, int order, const Hyper<T>& hyper, int64_t b, int64_t features)
+      : kind(kernel), row{kernel, order, {}, T(0), nullptr, false} {
+    const int count = parameter_count(kind);
+    const double first = count > 0 ? static_cast<double>(hyper.get(b, 0)) : 0,
+                 second = count > 1 ? static_cast<double>(hyper.get(b, 1)) : 0;
+    const double over_d = 1.0 / static_cast<double>(features > 0 ? features : 1);
+    switch (kind) {
+      case KernelKind::rbf:
+        set(-0.5 / (first * first), 1 / first);
+        break;
+      case KernelKind::matern_1:
+      case KernelKind::matern_3:
+      case KernelKind::matern_5:
+        // The coefficient is 2 nu: 1, 3, 5.
+        set((2 * (static_cast<int>(kind) - static_cast<int>(KernelKind::matern_1)) + 1) / (first * first), -2 / first);
+        break;
+      case KernelKind::rational_quadratic:
+        set(0.5 / (second * first * first), -2 / first, second);
+        break;
+      case KernelKind::nngp:
+      case KernelKind::ntk:
+        set(first * first * over_d, second * second, first * first / 2, over_d, 2 * first, 2 * second);
+        break;
+      default:
+        set(first, second);
+    }
+  }
+
+  KernelRow<T> at(T x, const T* z) const {
+    KernelRow<T> own = row;
+    own.x = x;
+    own.z = z;
+    return own;
+  }
+
+ private:
+  void set(double c0, double c1 = 0, double c2 = 0, double c3 = 0, double c4 = 0, double c5 = 0) {
+    const double all[] = {c0, c1, c2, c3, c4, c5};
+    for (int i = 0; i < 6; ++i) row.c[i] = static_cast<T>(all[i]);
+  }
 };
 
-template <class T, class Kernel>
-void apply_kernel(const void* context, int64_t, int64_t, int m, int n, T* c, int64_t ld) {
-  const Kernel& kernel = *static_cast<const Kernel*>(context);
-  for (int i = 0; i < m; ++i) kernel.values(n, c + i * ld);
+// What a product K = k(x_i, z_j) needs beside its operands.
+template <class T>
+struct KernelEpilogue {
+  const KernelFunction<T>& function;
+  const T *x, *z;    // squared lengths, if of_norms(kind)
+  T* arguments;      // where they are kept, with the row stride of the result; or nullptr
+};
+
+template <class T>
+void apply_kernel(const void* context, int64_t i, int64_t j, int m, int n, T* c, int64_t ld) {
+  const auto& e = *static_cast<const KernelEpilogue<T>*>(context);
+  const KernelRows<T>& rows = kernel_rows<T>();
+  for (int y = 0; y < m; ++y) {
+    T* k = c + y * ld;
+    if (e.arguments) std::copy(k, k + n, e.arguments + (i + y) * ld + j);
+    rows.values(e.x ? e.function.at(e.x[i + y], e.z + j) : e.function.row, n, k, k);
+  }
 }
 
 template <class T>
@@ -31,17 +84,17 @@ void apply_bias(const void* context, int64_t, int64_t, int m, int n, T* c, int64
     for (int j = 0; j < n; ++j) c[i * ld + j] += bias;
 }
 
-inline int parameter_count(KernelKind kind) { return kind == KernelKind::linear ? 2 : 1; }
-
 // True if the parameters of problem b are in range. A tensor's values are not checked earlier, since that would
 // synchronise.
 template <class T>
 bool parameters_valid(KernelKind kind, const Hyper<T>& hyper, int64_t b) {
+  const int count = parameter_count(kind);
+  if (count == 0) return true;
   const T first = hyper.get(b, 0);
   if (!(first > T(0)) || !std::isfinite(first)) return false;
-  if (kind != KernelKind::linear) return true;
-  const T bias = hyper.get(b, 1);
-  return bias >= T(0) && std::isfinite(bias);
+  if (count == 1) return true;
+  const T second = hyper.get(b, 1);
+  return (kind == KernelKind::rational_quadratic ? second > T(0) : second >= T(0)) && std::isfinite(second);
 }
 
 template <class T>
@@ -51,37 +104,59 @@ bool ridge_valid(const Hyper<T>& hyper, int64_t b) {
   return v >= T(0) && std::isfinite(v);
 }
 
-// Computes c [m, n] = k(x_i, z_j). p has the shapes, operands and output; this function sets its product, scale and
-// epilogue.
+// Computes the squared lengths of the rows of x, with the rows shared over the team.
 template <class T>
-void kernel_product(const Team& team, const Packing<T>& packing, KernelKind kind, const Hyper<T>& hyper, int64_t b,
-                    Product<T> p) {
+void squared_lengths(const Team& team, int64_t rows, int64_t columns, View<const T> x, T* out) {
+  int64_t begin, end;
+  team.share(rows, 1, &begin, &end);
+  for (int64_t i = begin; i < end; ++i) {
+    double sum = 0;
+    for (int64_t j = 0; j < columns; ++j) sum += static_cast<double>(x(i, j)) * static_cast<double>(x(i, j));
+    out[i] = static_cast<T>(sum);
+  }
+  team.barrier();
+}
+
+// Computes c [m, n] = k(x_i, z_j). p has the shapes, operands and output; this function sets its product, scale and
+// epilogue. x, z: squared lengths, for kernels of norms; arguments: where they are kept, or nullptr.
+template <class T>
+void kernel_product(const Team& team, const Packing<T>& packing, KernelKind kind, int order, const Hyper<T>& hyper,
+                    int64_t b, Product<T> p, const T* x = nullptr, const T* z = nullptr, T* arguments = nullptr) {
   if (kind == KernelKind::linear) {
     const T bias = hyper.get(b, 1);
     const Epilogue<T> epilogue{&apply_bias<T>, &bias};
     p.alpha = hyper.get(b, 0);
     if (bias != T(0)) p.epilogue = &epilogue;
-    product(team, packing, p);
-  } else {
-    const Rbf<T> kernel{hyper.get(b, 0)};
-    const Epilogue<T> epilogue{&apply_kernel<T, Rbf<T>>, &kernel};
-    p.inner = Inner::distance;
-    p.epilogue = &epilogue;
-    product(team, packing, p);
+    return product(team, packing, p);
   }
+  const KernelFunction<T> function(kind, order, hyper, b, p.k);
+  const KernelEpilogue<T> context{function, x, z, arguments};
+  const Epilogue<T> epilogue{&apply_kernel<T>, &context};
+  p.inner = of_distance(kind) ? Inner::distance : Inner::dot;
+  p.epilogue = &epilogue;
+  product(team, packing, p);
 }
 
-// The backward of one row: kbar[j] <- kbar[j] * dk/dr. Returns sum_j kbar[j] dk/dparameter if `wanted`, which costs a
-// logarithm per element, else 0.
+// Computes the arguments alone.
 template <class T>
-double kernel_row_backward(KernelKind, const Hyper<T>& hyper, int64_t b, bool parameter, int64_t n, const T* k,
-                           T* kbar) {
-  const Rbf<T> kernel{hyper.get(b, 0)};
-  double sum = 0;
-  for (int64_t j = 0; parameter && j < n; ++j)
-    sum += static_cast<double>(kbar[j]) * static_cast<double>(kernel.parameter_slope(k[j]));
-  for (int64_t j = 0; j < n; ++j) kbar[j] *= kernel.slope(k[j]);
-  return sum;
+void argument_product(const Team& team, const Packing<T>& packing, KernelKind kind, Product<T> p) {
+  p.inner = of_distance(kind) ? Inner::distance : Inner::dot;
+  product(team, packing, p);
+}
+
+// Sets the diagonal of k(x, x), of squared lengths x, for kernels of norms: the angle of a point with itself is 0.
+template <class T>
+void set_diagonal(const Team& team, KernelKind kind, int order, const Hyper<T>& hyper, int64_t b, int64_t n,
+                  int64_t features, const T* x, T* k) {
+  const KernelFunction<T> function(kind, order, hyper, b, features);
+  int64_t begin, end;
+  team.share(n, 1, &begin, &end);
+  for (int64_t i = begin; i < end; ++i) {
+    KernelRow<T> row = function.at(x[i], x + i);
+    row.same = true;
+    kernel_rows<T>().values(row, 1, x + i, k + i * n + i);
+  }
+  team.barrier();
 }
 
 }  // namespace ssdd::cpu

@@ -55,6 +55,8 @@ class Forward {
   }
 
  private:
+  T* kept_here() const { return a.kept ? a.kept + b * kept_rows(s.kernel, s.s, s.q) * s.s : nullptr; }
+
   bool factorise_here(bool mirrored) {
     const T v = a.hyper.get(b, a.hyper.count - 1);
     const bool success =
@@ -67,9 +69,13 @@ class Forward {
   void solve_dual() {
     Product<T> gram{s.s, s.s, s.d, x_s, x_s.t(), factor, s.s};
     gram.lower = true;
-    kernel_product(team, pack, s.kernel, a.hyper, b, gram);
+    T* const kept = keeps_argument(s.kernel) ? kept_here() : nullptr;
+    if (of_norms(s.kernel)) squared_lengths(team, s.s, s.d, x_s, w.norms_s);
+    kernel_product<T>(team, pack, s.kernel, s.order, a.hyper, b, gram, w.norms_s, w.norms_s,
+                      kept ? kept + 2 * s.q * s.s : nullptr);
+    if (of_norms(s.kernel)) set_diagonal<T>(team, s.kernel, s.order, a.hyper, b, s.s, s.d, w.norms_s, factor);
     // K stays above the diagonal: a retry with jitter starts from it, and so does the backward of the rbf kernel.
-    const bool mirrored = s.kernel != KernelKind::linear || a.on_failure == OnFailure::jitter;
+    const bool mirrored = s.kernel == KernelKind::rbf || a.on_failure == OnFailure::jitter;
     if (mirrored) mirror(team, s.s, factor);
     if (!factorise_here(mirrored)) return;
     copy(team, s.s, s.c, y_s, coef, s.c);
@@ -128,11 +134,15 @@ class Forward {
   }
 
   void predict_dense() {
-    T* kept = a.kept ? a.kept + b * s.q * s.s : nullptr;
+    T* const kept = kept_here();
+    T* const arguments = kept && keeps_argument(s.kernel) ? kept + s.q * s.s : nullptr;
     for (int64_t q0 = 0; q0 < s.q; q0 += s.chunk) {
       const int64_t rows = std::min(s.chunk, s.q - q0);
       T* k = kept ? kept + q0 * s.s : w.chunk;
-      kernel_product(team, pack, s.kernel, a.hyper, b, {rows, s.s, s.d, x_q.from(q0, 0), x_s.t(), k, s.s});
+      if (of_norms(s.kernel)) squared_lengths(team, rows, s.d, x_q.from(q0, 0), w.norms_q);
+      kernel_product<T>(team, pack, s.kernel, s.order, a.hyper, b,
+                        {rows, s.s, s.d, x_q.from(q0, 0), x_s.t(), k, s.s}, w.norms_q, w.norms_s,
+                        arguments ? arguments + q0 * s.s : nullptr);
       Finish<T> part = finish;
       if (part.y_q.p) part.y_q = part.y_q.from(q0, 0);
       const Epilogue<T> epilogue{&apply_finish<T>, &part};

@@ -38,7 +38,7 @@ template <class T>
 class Backward {
  public:
   Backward(const KrrBackwardArgs<T>& args, const Team& team, int64_t b, const KrrWork<T>& w, int team_size)
-      : a(args), s(args.shape), team(team), b(b), w(w), pack(packing(w.pack, w.widest, team_size)) {
+      : a(args), s(args.shape), team(team), b(b), w(w), pack(packing(w.pack, w.widest, team_size)), ranks(team_size) {
     x_s = a.x_s[b];
     x_q = a.x_q[b];
     y_s = a.y_s[b];
@@ -47,7 +47,7 @@ class Backward {
     if (a.g) gamma = static_cast<T>(2.0 * a.g[b](0, 0) / (static_cast<double>(s.q) * static_cast<double>(s.c)));
     factor = a.factor + b * s.n * s.n;
     coef = a.coef + b * s.n * s.c;
-    kept = a.kept ? a.kept + b * s.q * s.s : nullptr;
+    kept = a.kept ? a.kept + b * kept_rows(s.kernel, s.s, s.q) * s.s : nullptr;
     u = a.grad_y_s ? a.grad_y_s + b * s.s * s.c : w.u;
     grad_x_s = a.grad_x_s ? a.grad_x_s + b * s.s * s.d : nullptr;
     grad_x_q = a.grad_x_q ? a.grad_x_q + b * s.q * s.d : nullptr;
@@ -88,7 +88,9 @@ class Backward {
   // K_qs of the queries from q0 on: kept by the forward, or formed again.
   const T* k_chunk(int64_t q0, int64_t rows) {
     if (kept) return kept + q0 * s.s;
-    kernel_product(team, pack, s.kernel, a.hyper, b, {rows, s.s, s.d, x_q.from(q0, 0), x_s.t(), w.chunk, s.s});
+    if (of_norms(s.kernel)) squared_lengths(team, rows, s.d, x_q.from(q0, 0), w.norms_q);
+    kernel_product<T>(team, pack, s.kernel, s.order, a.hyper, b,
+                      {rows, s.s, s.d, x_q.from(q0, 0), x_s.t(), w.chunk, s.s}, w.norms_q, w.norms_s, w.arguments);
     return w.chunk;
   }
 
@@ -290,6 +292,7 @@ class Backward {
     T reach;
   };
   Points points(View<const T> x, int64_t rows, T* shifted) {
+    if (!of_distance(s.kernel)) return {x, x, T(0)};
     int64_t begin, end;
     team.share(rows, 1, &begin, &end);
     for (int64_t i = begin; i < end; ++i)
@@ -300,52 +303,160 @@ class Backward {
 
   // True if the points are too far apart for the product form (krr.h).
   bool far_apart(T reach) const {
-    return static_cast<double>(reach) * std::sqrt(static_cast<double>(s.d)) >
-           kReach * static_cast<double>(a.hyper.get(b, 0));
+    return s.kernel == KernelKind::matern_1 || static_cast<double>(reach) * std::sqrt(static_cast<double>(s.d)) >
+                                                   kReach * static_cast<double>(a.hyper.get(b, 0));
   }
 
   void nonlinear() {
+    const KernelFunction<T> own(s.kernel, s.order, a.hyper, b, s.d);
+    function = &own;
+    if (of_norms(s.kernel)) squared_lengths(team, s.s, s.d, x_s, w.norms_s);
     alpha_bar_dense();
     solve_u();
     support = points(x_s, s.s, w.shifted_s);
-    double parameter_bar = 0;
     const bool needs_g = grad_x_s || grad_x_q || grad_hyper;
-    if (grad_x_s || grad_hyper) parameter_bar += support_half();
-    for (int64_t q0 = 0; needs_g && q0 < s.q; q0 += s.chunk)
-      parameter_bar += query_half(q0, std::min(s.chunk, s.q - q0));
+    if (grad_x_s || grad_hyper) support_half();
+    for (int64_t q0 = 0; needs_g && q0 < s.q; q0 += s.chunk) query_half(q0, std::min(s.chunk, s.q - q0));
     if (grad_hyper && team.rank == 0) {
-      grad_hyper[0] = static_cast<T>(parameter_bar);
+      for (int i = 0; i < parameter_count(s.kernel); ++i) grad_hyper[i] = static_cast<T>(parameter_bar[i]);
       grad_hyper[a.hyper.count - 1] = static_cast<T>(lambda_bar * ridge_slope(s.ridge, trace, s.s));
     }
     team.barrier();
   }
 
-  double support_half() {
-    two_k_bar();
-    // K_ss lies above the diagonal of the factor. r = 0 on the diagonal, so its gradient is 0.
-    const double sum = sum_rows(team, s.s, w.partial, [&](int64_t i) {
-      T* row = w.k_bar + i * s.s;
-      row[i] = T(0);
-      return kernel_row_backward(s.kernel, a.hyper, b, grad_hyper != nullptr, s.s - i - 1, factor + i * s.s + i + 1,
-                                 row + i + 1);
-    });
-    mirror(team, s.s, w.k_bar, true);
-    if (!grad_x_s) return sum;
-    add_differences(s.s, s.s, {w.k_bar, s.s, 1}, support, support, grad_x_s, T(0));
-    return sum;
+  // Turns rows of Kbar into G: row i has the elements [begin(i), end(i)) of `argument` and `bar`, row stride S, and the
+  // squared length x_norms[i]. Adds to the gradients of the hyper-parameters, and to those of the squared lengths:
+  // row_sums[i], and by columns to this rank's part of norms_bar.
+  template <class Begin, class End>
+  void slopes(int64_t rows, const T* argument, T* bar, const T* x_norms, Begin begin_of, End end_of) {
+    T *x_bar = w.row_sums, *first = x_bar + std::max(s.s, s.chunk), *second = first + std::max(s.s, s.chunk);
+    T* z_bar = of_norms(s.kernel) ? w.norms_bar + team.rank * s.s : nullptr;
+    if (z_bar) std::fill(z_bar, z_bar + s.s, T(0));
+    const KernelRows<T>& kernel = kernel_rows<T>();
+    int64_t begin, end;
+    team.share(rows, 1, &begin, &end);
+    for (int64_t i = begin; i < end; ++i) {
+      const int64_t from = begin_of(i), at = i * s.s + from;
+      double sums[3] = {};
+      kernel.slopes(z_bar ? function->at(x_norms[i], w.norms_s + from) : function->row, end_of(i) - from, argument + at,
+                    bar + at, z_bar ? z_bar + from : nullptr, grad_hyper != nullptr, sums);
+      x_bar[i] = static_cast<T>(sums[0]);
+      first[i] = static_cast<T>(sums[1]);
+      second[i] = static_cast<T>(sums[2]);
+    }
+    team.barrier();
+    for (int64_t i = 0; grad_hyper && i < rows; ++i) {
+      parameter_bar[0] += static_cast<double>(first[i]);
+      parameter_bar[1] += static_cast<double>(second[i]);
+    }
+    // The sums by columns, in the order of the ranks, behind them.
+    T* all = w.norms_bar + ranks * s.s;
+    team.share(s.s, 16, &begin, &end);
+    for (int64_t j = begin; z_bar && j < end; ++j) {
+      T sum = T(0);
+      for (int rank = 0; rank < team.size; ++rank) sum += w.norms_bar[rank * s.s + j];
+      all[j] = sum;
+    }
+    team.barrier();
   }
 
-  double query_half(int64_t q0, int64_t rows) {
+  void support_half() {
+    two_k_bar();
+    if (s.kernel == KernelKind::rbf) {
+      // K_ss lies above the diagonal of the factor.
+      slopes(s.s, factor, w.k_bar, nullptr, [](int64_t i) { return i + 1; }, [&](int64_t) { return s.s; });
+      zero_diagonal();
+      mirror(team, s.s, w.k_bar, true);
+    } else {
+      const T* arguments = kept ? kept + 2 * s.q * s.s : w.arguments_s;
+      if (!kept) {
+        Product<T> p{s.s, s.s, s.d, x_s, x_s.t(), w.arguments_s, s.s};
+        p.lower = true;
+        argument_product(team, pack, s.kernel, p);
+      }
+      diagonal(arguments);
+      slopes(s.s, arguments, w.k_bar, w.norms_s, [](int64_t) { return 0; }, [](int64_t i) { return i; });
+      add_diagonal();
+      mirror(team, s.s, w.k_bar);
+    }
+    if (grad_x_s) add_gradient(s.s, s.s, {w.k_bar, s.s, 1}, support, support, w.diagonal, grad_x_s, T(0));
+  }
+
+  void zero_diagonal() {
+    int64_t begin, end;
+    team.share(s.s, 1, &begin, &end);
+    for (int64_t i = begin; i < end; ++i) w.k_bar[i * s.s + i] = T(0);
+    team.barrier();
+  }
+
+  // The diagonal: half of 2 Kbar_ii, and the trace's part, times d k(x, x) / d |x|^2 into w.diagonal, for kernels of x.z.
+  // For the others k(x, x) is constant.
+  void diagonal(const T* arguments) {
+    int64_t begin, end;
+    team.share(s.s, 1, &begin, &end);
+    T *first = w.row_sums, *second = first + s.s;
+    for (int64_t i = begin; i < end; ++i) {
+      T& bar = w.k_bar[i * s.s + i];
+      T own = bar / 2 + static_cast<T>(through_trace), z_bar = T(0);
+      double sums[3] = {};
+      if (!of_distance(s.kernel)) {
+        const T* square = of_norms(s.kernel) ? w.norms_s + i : arguments + i * s.s + i;
+        KernelRow<T> row = function->at(*square, square);
+        row.same = true;
+        kernel_rows<T>().slopes(row, 1, square, &own, &z_bar, grad_hyper != nullptr, sums);
+      } else {
+        own = T(0);
+      }
+      w.diagonal[i] = own + z_bar + static_cast<T>(sums[0]);
+      first[i] = static_cast<T>(sums[1]);
+      second[i] = static_cast<T>(sums[2]);
+      bar = T(0);
+    }
+    team.barrier();
+    for (int64_t i = 0; grad_hyper && i < s.s; ++i) {
+      parameter_bar[0] += static_cast<double>(first[i]);
+      parameter_bar[1] += static_cast<double>(second[i]);
+    }
+    team.barrier();
+  }
+
+  // Adds the row and column sums of K_ss to the diagonal's part.
+  void add_diagonal() {
+    if (of_norms(s.kernel)) {
+      int64_t begin, end;
+      team.share(s.s, 1, &begin, &end);
+      for (int64_t i = begin; i < end; ++i) w.diagonal[i] += w.row_sums[i] + w.norms_bar[ranks * s.s + i];
+    }
+    team.barrier();
+  }
+
+  void query_half(int64_t q0, int64_t rows) {
     const T* k = k_chunk(q0, rows);
+    if (kept && of_norms(s.kernel)) squared_lengths(team, rows, s.d, x_q.from(q0, 0), w.norms_q);
     multiply({rows, s.s, s.c, e.from(q0, 0), {coef, 1, s.c}, w.chunk_bar, s.s}, gamma);
-    const double sum = sum_rows(team, rows, w.partial, [&](int64_t i) {
-      return kernel_row_backward(s.kernel, a.hyper, b, grad_hyper != nullptr, s.s, k + i * s.s, w.chunk_bar + i * s.s);
-    });
-    if (!grad_x_s && !grad_x_q) return sum;
+    const T* arguments = !keeps_argument(s.kernel) ? k : kept ? kept + (s.q + q0) * s.s : w.arguments;
+    slopes(rows, arguments, w.chunk_bar, w.norms_q, [](int64_t) { return 0; }, [&](int64_t) { return s.s; });
+    if (!grad_x_s && !grad_x_q) return;
     const Points queries = points(x_q.from(q0, 0), rows, w.shifted_q);
-    if (grad_x_s) add_differences(s.s, rows, {w.chunk_bar, 1, s.s}, queries, support, grad_x_s, T(1));
-    if (grad_x_q) add_differences(rows, s.s, {w.chunk_bar, s.s, 1}, support, queries, grad_x_q + q0 * s.d, T(0));
-    return sum;
+    const bool norms = of_norms(s.kernel);
+    if (grad_x_s)
+      add_gradient(s.s, rows, {w.chunk_bar, 1, s.s}, queries, support, norms ? w.norms_bar + ranks * s.s : nullptr,
+                   grad_x_s, T(1));
+    if (grad_x_q)
+      add_gradient(rows, s.s, {w.chunk_bar, s.s, 1}, support, queries, norms ? w.row_sums : nullptr,
+                   grad_x_q + q0 * s.d, T(0));
+  }
+
+  // The gradient to the points x from g = Kbar dk/da, and from the gradients `norms` of their squared lengths.
+  void add_gradient(int64_t rows, int64_t inner, View<const T> g, const Points& z, const Points& x, const T* norms, T* c,
+                    T beta) {
+    if (of_distance(s.kernel)) return add_differences(rows, inner, g, z, x, c, beta);
+    Product<T> p{rows, s.d, inner, g, z.original, c, s.d};
+    const AddScaled<T> add{norms, T(2), x.original};
+    const Epilogue<T> epilogue{&apply_add_scaled<T>, &add};
+    p.beta = beta;
+    if (norms) p.epilogue = &epilogue;
+    product(team, pack, p);
   }
 
   // c [rows, D] = beta c + 2 sum_j g_ij (x_i - z_j) for g [rows, inner].
@@ -374,6 +485,9 @@ class Backward {
   const Packing<T> pack;
   View<const T> x_s, x_q, y_s, e;
   Points support;
+  const KernelFunction<T>* function = nullptr;
+  const int ranks;
+  double parameter_bar[2] = {0, 0};
   T gamma;
   const T *factor, *coef, *kept;
   T *u, *grad_x_s, *grad_x_q, *grad_hyper;

@@ -94,7 +94,7 @@ class Fused {
     const Team alone{};
     Product<T> gram{s.s, s.s, s.d, x_s, x_s.t(), w.factor, s.s};
     gram.lower = true;
-    kernel_product(alone, pack, s.kernel, a.hyper, b, gram);
+    kernel_product<T>(alone, pack, s.kernel, s.order, a.hyper, b, gram);
     const bool mirrored = a.on_failure == OnFailure::jitter;
     if (mirrored) mirror(alone, s.s, w.factor);
     const T v = a.hyper.get(b, a.hyper.count - 1);

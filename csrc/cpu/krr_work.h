@@ -15,7 +15,10 @@ struct KrrWork {
   T* chunk;                           // dense: K_qs of a chunk of queries [chunk, S]
   T* weights;                         // low rank: W [C, D]; backward W over M - V [2C, D]; primal [n, 2C]
   T *u, *triple, *k_bar, *chunk_bar;  // backward: [S, C], [S, 3C], [S, S], [chunk, S]
-  T *shifted_s, *shifted_q;           // other kernels: points from a common origin [S, D], [chunk, D]
+  T *shifted_s, *shifted_q;           // kernels of a distance, backward: points from a common origin [S, D], [chunk, D]
+  T *norms_s, *norms_q;               // kernels of norms: squared lengths [S], [chunk]
+  T *arguments, *arguments_s;         // if not kept: of the kernel, [chunk, S] and [S, S]
+  T *norms_bar, *row_sums;            // backward: [threads, S] by columns, [3, rows]
   T* pack;
   int64_t total, widest;
 };
@@ -40,10 +43,20 @@ KrrWork<T> krr_layout(const KrrShape& s, bool backward, int threads, T* memory) 
     w.triple = arena.take(s.s * (primal ? 2 : 3) * s.c);
     if (dense || s.plan == Plan::mixed) w.k_bar = arena.take(s.s * s.s);
     if (dense) w.chunk_bar = arena.take(s.chunk * s.s);
-    if (s.kernel != KernelKind::linear) {
+    if (of_distance(s.kernel)) {
       w.shifted_s = arena.take(s.s * s.d);
       w.shifted_q = arena.take(s.chunk * s.d);
     }
+    if (s.kernel != KernelKind::linear) w.row_sums = arena.take(3 * std::max(s.s, s.chunk));
+    if (of_norms(s.kernel)) w.norms_bar = arena.take((threads + 1) * s.s);
+    if (keeps_argument(s.kernel)) {
+      w.arguments = arena.take(s.chunk * s.s);
+      w.arguments_s = arena.take(s.s * s.s);
+    }
+  }
+  if (of_norms(s.kernel)) {
+    w.norms_s = arena.take(s.s);
+    w.norms_q = arena.take(s.chunk);
   }
   w.pack = arena.take(packing_elements(w.widest, threads));
   w.total = arena.used;

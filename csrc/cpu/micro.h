@@ -43,10 +43,6 @@ struct Micro {
                T beta);
   // Few rows: c[i * ld + j] += sum_k a[k * m + i] * b[k * bs + j], i < m, j < n; rows of b are read once, in order.
   void (*stream)(int m, int n, int kc, const T* a, const T* b, int64_t bs, T* c, int64_t ld);
-
-  // c[j] = exp(factor * c[j]), j < n, for factor * c[j] <= 0 (or NaN): exactly 1 at 0, within 2 units in the last
-  // place.
-  void (*exponential)(int64_t n, T factor, T* c);
 };
 
 // Instruction sets in ascending order. `automatic` is the best that has been proven on a real machine.

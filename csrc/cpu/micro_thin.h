@@ -1,6 +1,9 @@
 // The innermost loops of products with few rows or few columns. They read their long operand once, in place, since
 // packing would cost as much as the arithmetic. Included by micro_tile.h; the same rules hold.
 #pragma once
+#include <cstring>
+#include <utility>
+
 #include "micro_vector.h"
 
 namespace ssdd::cpu {
@@ -28,59 +31,158 @@ inline T sum_lanes(typename VectorOf<T, Bytes>::type x) {
   }
 }
 
-template <class T, int Bytes, int Rows, int Columns>
-inline void dots_tile(int kc, const T* a, int64_t as, const T* b, int64_t bs, T* out, int64_t ld, T alpha, T beta) {
+// Adds neighbours: of every group of `Group` elements, units 2 w and 2 w + 1 (of `Unit` elements), first those of a, then
+// those of b.
+template <class T, int Bytes, int Group, int Unit, int... Lane>
+inline auto add_neighbours(typename VectorOf<T, Bytes>::type a, typename VectorOf<T, Bytes>::type b,
+                           std::integer_sequence<int, Lane...>) {
+  constexpr int lanes = Bytes / sizeof(T), half = Group / Unit / 2;
+  constexpr auto from = [](int lane, int second) {
+    const int unit = lane % Group / Unit;
+    return (unit < half ? 0 : lanes) + lane / Group * Group + (2 * (unit % half) + second) * Unit + lane % Unit;
+  };
+  return __builtin_shufflevector(a, b, from(Lane, 0)...) + __builtin_shufflevector(a, b, from(Lane, 1)...);
+}
+
+// The sums of acc[4 rows][Columns]: element j of the 16-byte block r of out[i] is the sum of row i * Blocks + r, column j.
+// The rows are combined first, then up to four columns. Columns beyond those that fit a block are left to the caller.
+template <class T, int Bytes, int Columns>
+inline void sums_of_tile(const typename VectorOf<T, Bytes>::type (&acc)[4][Columns], int first, int count,
+                         typename VectorOf<T, Bytes>::type (&out)[4 * 16 / Bytes]) {
+  using V = typename VectorOf<T, Bytes>::type;
+  constexpr int lanes = Bytes / sizeof(T), blocks = Bytes / 16, width = 16 / sizeof(T);
+  constexpr auto every = std::make_integer_sequence<int, lanes>();
+  for (int i = 0; i < 4 / blocks; ++i) {
+    V column[width];
+#pragma GCC unroll 4
+    for (int j = 0; j < width; ++j) {
+      const int c = first + (j < count ? j : count - 1);
+      const int row = i * blocks;
+      if constexpr (blocks == 4)
+        column[j] = add_neighbours<T, Bytes, lanes, width>(
+            add_neighbours<T, Bytes, lanes, width>(acc[row][c], acc[row + 1][c], every),
+            add_neighbours<T, Bytes, lanes, width>(acc[row + 2][c], acc[row + 3][c], every), every);
+      else if constexpr (blocks == 2)
+        column[j] = add_neighbours<T, Bytes, lanes, width>(acc[row][c], acc[row + 1][c], every);
+      else
+        column[j] = acc[row][c];
+    }
+    if constexpr (width == 4)
+      out[i] =
+          add_neighbours<T, Bytes, width, 1>(add_neighbours<T, Bytes, width, 1>(column[0], column[1], every),
+                                             add_neighbours<T, Bytes, width, 1>(column[2], column[3], every), every);
+    else
+      out[i] = add_neighbours<T, Bytes, width, 1>(column[0], column[1], every);
+  }
+}
+
+// Four rows (fewer: the last one is repeated and not stored) by Columns columns. A last vector of k that is not whole is
+// read with the elements before it, which are then zeroed.
+template <class T, int Bytes, int Columns>
+inline void dots_tile(int rows, int kc, const T* a, int64_t as, const T* b, int64_t bs, T* out, int64_t ld, T alpha,
+                      T beta) {
   using V = typename VectorOf<T, Bytes>::type;
   using L = typename VectorOf<T, Bytes>::loose;
-  constexpr int lanes = Bytes / sizeof(T);
-  V acc[Rows][Columns];
+  constexpr int lanes = Bytes / sizeof(T), blocks = Bytes / 16, width = 16 / sizeof(T);
+  const T* row[4];
+  for (int i = 0; i < 4; ++i) row[i] = a + (i < rows ? i : rows - 1) * as;
+  V acc[4][Columns];
 #pragma GCC unroll 4
-  for (int i = 0; i < Rows; ++i)
-#pragma GCC unroll 4
+  for (int i = 0; i < 4; ++i)
+#pragma GCC unroll 6
     for (int j = 0; j < Columns; ++j) acc[i][j] = V{};
   int k = 0;
   for (; k + lanes <= kc; k += lanes) {
-    V bv[Columns];
+    V av[4];
 #pragma GCC unroll 4
-    for (int j = 0; j < Columns; ++j) bv[j] = *reinterpret_cast<const L*>(b + j * bs + k);
+    for (int i = 0; i < 4; ++i) av[i] = *reinterpret_cast<const L*>(row[i] + k);
+#pragma GCC unroll 6
+    for (int j = 0; j < Columns; ++j) {
+      const V bv = *reinterpret_cast<const L*>(b + j * bs + k);
 #pragma GCC unroll 4
-    for (int i = 0; i < Rows; ++i) {
-      const V av = *reinterpret_cast<const L*>(a + i * as + k);
-#pragma GCC unroll 4
-      for (int j = 0; j < Columns; ++j) acc[i][j] += av * bv[j];
+      for (int i = 0; i < 4; ++i) acc[i][j] += av[i] * bv;
     }
   }
+  if (k < kc) {
+    const auto is_new = mask_from<T, Bytes>(k - (kc - lanes));
+    k = kc - lanes;
+    V av[4];
 #pragma GCC unroll 4
-  for (int i = 0; i < Rows; ++i)
-#pragma GCC unroll 4
+    for (int i = 0; i < 4; ++i) av[i] = masked<T, Bytes>(*reinterpret_cast<const L*>(row[i] + k), is_new);
+#pragma GCC unroll 6
     for (int j = 0; j < Columns; ++j) {
-      T sum = sum_lanes<T, Bytes>(acc[i][j]);
-      for (int rest = k; rest < kc; ++rest) sum += a[i * as + rest] * b[j * bs + rest];
+      const V bv = masked<T, Bytes>(*reinterpret_cast<const L*>(b + j * bs + k), is_new);
+#pragma GCC unroll 4
+      for (int i = 0; i < 4; ++i) acc[i][j] += av[i] * bv;
+    }
+  }
+#pragma GCC unroll 3
+  for (int j = 0; j < Columns; j += width) {
+    constexpr auto least = [](int x, int y) { return x < y ? x : y; };
+    const int count = least(width, Columns - j);
+    V sums[4 / blocks];
+    sums_of_tile<T, Bytes, Columns>(acc, j, count, sums);
+    T flat[4 * width];
+    std::memcpy(flat, sums, sizeof(flat));
+    for (int i = 0; i < rows; ++i)
+      for (int x = 0; x < count; ++x) {
+        T& c = out[i * ld + j + x];
+        const T sum = flat[i * width + x];
+        c = beta == T(0) ? alpha * sum : beta * c + alpha * sum;
+      }
+  }
+}
+
+// Fewer elements than a vector has, or a single sum.
+template <class T, int Bytes>
+inline void dots_short(int m, int n, int kc, const T* a, int64_t as, const T* b, int64_t bs, T* out, int64_t ld,
+                       T alpha, T beta) {
+  using V = typename VectorOf<T, Bytes>::type;
+  using L = typename VectorOf<T, Bytes>::loose;
+  constexpr int lanes = Bytes / sizeof(T);
+  for (int i = 0; i < m; ++i)
+    for (int j = 0; j < n; ++j) {
+      V even = V{}, odd = V{};
+      int k = 0;
+      for (; k + 2 * lanes <= kc; k += 2 * lanes) {
+        even += *reinterpret_cast<const L*>(a + i * as + k) * *reinterpret_cast<const L*>(b + j * bs + k);
+        odd +=
+            *reinterpret_cast<const L*>(a + i * as + k + lanes) * *reinterpret_cast<const L*>(b + j * bs + k + lanes);
+      }
+      for (; k + lanes <= kc; k += lanes)
+        even += *reinterpret_cast<const L*>(a + i * as + k) * *reinterpret_cast<const L*>(b + j * bs + k);
+      T sum = sum_lanes<T, Bytes>(even + odd);
+      for (; k < kc; ++k) sum += a[i * as + k] * b[j * bs + k];
       T& c = out[i * ld + j];
       c = beta == T(0) ? alpha * sum : beta * c + alpha * sum;
     }
 }
 
-template <class T, int Bytes, int Rows>
-inline void dots_rows(int n, int kc, const T* a, int64_t as, const T* b, int64_t bs, T* out, int64_t ld, T alpha,
-                      T beta) {
-  int j = 0;
-  for (; n - j > 4 || n - j == 3;
-       j += 3)  // 4 are 2 + 2: a single column would not hide the latency of the multiply-adds
-    dots_tile<T, Bytes, Rows, 3>(kc, a, as, b + j * bs, bs, out + j, ld, alpha, beta);
-  for (; n - j >= 2; j += 2) dots_tile<T, Bytes, Rows, 2>(kc, a, as, b + j * bs, bs, out + j, ld, alpha, beta);
-  if (j < n) dots_tile<T, Bytes, Rows, 1>(kc, a, as, b + j * bs, bs, out + j, ld, alpha, beta);
+template <class T, int Bytes>
+inline void dots_columns(int columns, int rows, int kc, const T* a, int64_t as, const T* b, int64_t bs, T* out,
+                         int64_t ld, T alpha, T beta) {
+  if constexpr (Bytes == 64) {
+    if (columns == 6) return dots_tile<T, Bytes, 6>(rows, kc, a, as, b, bs, out, ld, alpha, beta);
+    if (columns == 5) return dots_tile<T, Bytes, 5>(rows, kc, a, as, b, bs, out, ld, alpha, beta);
+    if (columns == 4) return dots_tile<T, Bytes, 4>(rows, kc, a, as, b, bs, out, ld, alpha, beta);
+  }
+  if (columns == 3) return dots_tile<T, Bytes, 3>(rows, kc, a, as, b, bs, out, ld, alpha, beta);
+  if (columns == 2) return dots_tile<T, Bytes, 2>(rows, kc, a, as, b, bs, out, ld, alpha, beta);
+  dots_tile<T, Bytes, 1>(rows, kc, a, as, b, bs, out, ld, alpha, beta);
 }
 
+// Tiles of four rows by as many columns as the registers hold, all about equally wide.
 template <class T, int Bytes>
 void dots(int m, int n, int kc, const T* a, int64_t as, const T* b, int64_t bs, T* out, int64_t ld, T alpha, T beta) {
-  int i = 0;
-  for (; i + 4 <= m; i += 4) dots_rows<T, Bytes, 4>(n, kc, a + i * as, as, b, bs, out + i * ld, ld, alpha, beta);
-  if (m - i >= 2) {
-    dots_rows<T, Bytes, 2>(n, kc, a + i * as, as, b, bs, out + i * ld, ld, alpha, beta);
-    i += 2;
-  }
-  if (i < m) dots_rows<T, Bytes, 1>(n, kc, a + i * as, as, b, bs, out + i * ld, ld, alpha, beta);
+  constexpr int lanes = Bytes / sizeof(T), widest = Bytes == 64 ? 6 : 3;
+  if (kc < lanes || m * n == 1) return dots_short<T, Bytes>(m, n, kc, a, as, b, bs, out, ld, alpha, beta);
+  for (int i = 0; i < m; i += 4)
+    for (int j = 0, left = (n + widest - 1) / widest; left > 0; --left) {
+      const int columns = (n - j + left - 1) / left;
+      dots_columns<T, Bytes>(columns, m - i < 4 ? m - i : 4, kc, a + i * as, as, b + j * bs, bs, out + i * ld + j, ld,
+                             alpha, beta);
+      j += columns;
+    }
 }
 
 // Processes Depth rows of b at once, so that c is loaded and stored once per Depth multiply-adds.

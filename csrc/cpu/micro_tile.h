@@ -5,7 +5,6 @@
 // A tile is 4 rows by up to 3 vectors (AVX-512: 8 rows): 12 (24) accumulators, 3 vectors of B, one broadcast of A;
 // per k it loads 3 vectors and 4 (8) scalars for 12 (24) multiply-adds.
 #pragma once
-#include "micro_exp.h"
 #include "micro_thin.h"
 
 namespace ssdd::cpu {
@@ -227,8 +226,7 @@ const Micro<T>* make(const char* name) {
                                  &run<T, Bytes, Mr, Inner::distance>,
                                  &difference<T, Bytes, Mr>,
                                  &dots<T, Bytes>,
-                                 &stream<T, Bytes>,
-                                 &exponential<T, Bytes>};
+                                 &stream<T, Bytes>};
   return &table;
 }
 

@@ -11,12 +11,30 @@ template <int Bytes>
 struct VectorOf<float, Bytes> {
   typedef float type __attribute__((vector_size(Bytes)));
   typedef float loose __attribute__((vector_size(Bytes), aligned(4), may_alias));
+  typedef int32_t bits __attribute__((vector_size(Bytes)));
 };
 template <int Bytes>
 struct VectorOf<double, Bytes> {
   typedef double type __attribute__((vector_size(Bytes)));
   typedef double loose __attribute__((vector_size(Bytes), aligned(8), may_alias));
+  typedef int64_t bits __attribute__((vector_size(Bytes)));
 };
+
+// All bits of the lanes from `first` on.
+template <class T, int Bytes>
+inline typename VectorOf<T, Bytes>::bits mask_from(int first) {
+  typename VectorOf<T, Bytes>::bits lane;
+  for (int l = 0; l < int(Bytes / sizeof(T)); ++l) lane[l] = l;
+  return lane >= first;
+}
+
+// x, with zeros in the lanes whose mask is zero.
+template <class T, int Bytes>
+inline typename VectorOf<T, Bytes>::type masked(typename VectorOf<T, Bytes>::type x,
+                                                typename VectorOf<T, Bytes>::bits mask) {
+  using Bits = typename VectorOf<T, Bytes>::bits;
+  return reinterpret_cast<typename VectorOf<T, Bytes>::type>(reinterpret_cast<Bits>(x) & mask);
+}
 
 }  // namespace
 }  // namespace ssdd::cpu

@@ -1,4 +1,5 @@
-// Few columns: dot products along the contiguous k of both operands. Rows are shared over the team.
+// Few columns: dot products along the contiguous k of both operands. Rows are shared over the team. A short operand whose
+// k is not contiguous is transposed first, one block at a time.
 // Few rows: the rows of B are streamed through an output strip that stays in L1. Columns are shared over the team.
 // Both read the long operand once, in place. Packing would write and read it once more, for as few multiply-adds per
 // element as the short side has.
@@ -9,7 +10,8 @@ namespace {
 
 constexpr int64_t kFewColumns = 20;  // from here on the padding of the packed tile costs less
 constexpr int64_t kFewRows = 24;
-constexpr int64_t kOperand = 5120;  // elements of the short operand's block: 20 KiB (float) of L1
+constexpr int64_t kFewTransposed = 12, kLeastRows = 32;  // up to so many columns, from so many rows: transpose B
+constexpr int64_t kOperand = 5120;                       // elements of the short operand's block: 20 KiB (float) of L1
 constexpr int64_t kStripElements = 5120;
 constexpr int64_t kStreamDepth = 510;  // k of a strip's running sums; 6 terms are added at a time
 constexpr int64_t kLeastDepth = 16;
@@ -17,7 +19,8 @@ constexpr int64_t kLeastStream = 6;
 
 template <class T>
 bool few_columns(const Product<T>& p) {
-  return p.n <= kFewColumns && p.a.cs == 1 && p.b.rs == 1 && p.k >= kLeastDepth;
+  if (p.a.cs != 1 || p.k < kLeastDepth) return false;
+  return p.b.rs == 1 ? p.n <= kFewColumns : p.n <= kFewTransposed && p.m >= kLeastRows && !p.lower;
 }
 
 template <class T>
@@ -31,7 +34,7 @@ void finish(const Product<T>& p, int64_t i, int64_t j, int64_t m, int64_t n, T* 
 }
 
 template <class T>
-void by_dots(const Team& team, const Product<T>& p) {
+void by_dots(const Team& team, T* own, const Product<T>& p) {
   const Micro<T>& micro = cpu::micro<T>();
   constexpr int64_t kStep = 4;
   const int64_t depth = std::max<int64_t>(kLeastDepth, kOperand / p.n / kLeastDepth * kLeastDepth);
@@ -41,20 +44,27 @@ void by_dots(const Team& team, const Product<T>& p) {
     const int kc = static_cast<int>(std::min(depth, p.k - k0));
     const bool last = k0 + kc == p.k;
     const T beta = k0 == 0 ? p.beta : T(1);
+    const T* b = p.b.p + k0;
+    int64_t bs = p.b.cs;
+    if (p.b.rs != 1) {
+      for (int k = 0; k < kc; ++k)
+        for (int64_t j = 0; j < p.n; ++j) own[j * kc + k] = p.b(k0 + k, j);
+      b = own;
+      bs = kc;
+    }
     for (int64_t i = begin; i < end; i += kStep) {
       const int rows = static_cast<int>(std::min(kStep, end - i));
       const T* a = p.a.p + i * p.a.rs + k0;
-      const T* b = p.b.p + k0;
       T* c = p.c + i * p.ldc;
       if (!p.lower) {
-        micro.dots(rows, static_cast<int>(p.n), kc, a, p.a.rs, b, p.b.cs, c, p.ldc, p.alpha, beta);
+        micro.dots(rows, static_cast<int>(p.n), kc, a, p.a.rs, b, bs, c, p.ldc, p.alpha, beta);
         if (last) finish(p, i, 0, rows, p.n, c);
         continue;
       }
       // A triangle: compute whole rows in a small buffer, up to the last row's diagonal.
       T buffer[kStep * kFewColumns];
       const int64_t widest = std::min(p.n, i + rows);
-      micro.dots(rows, static_cast<int>(widest), kc, a, p.a.rs, b, p.b.cs, buffer, widest, p.alpha, T(0));
+      micro.dots(rows, static_cast<int>(widest), kc, a, p.a.rs, b, bs, buffer, widest, p.alpha, T(0));
       for (int y = 0; y < rows; ++y) {
         const int64_t columns = std::min(p.n, i + y + 1);
         for (int64_t j = 0; j < columns; ++j)
@@ -109,7 +119,7 @@ int64_t thin_elements() { return kStripElements + 16 * kFewRows + kFewRows * kSt
 template <class T>
 void thin_product(const Team& team, T* own, const Product<T>& p) {
   if (few_columns(p))
-    by_dots(team, p);
+    by_dots(team, own, p);
   else
     by_streams(team, own, p);
 }

@@ -187,16 +187,18 @@ def write_page(page: Path, cells: dict, sizes: Sizes, names: list[str]) -> None:
             ],
         }
         for text, columns in blocks.items():
-            lines += [text, "", *tables(cells, name, columns, ARMS, DIFFERENCES)]
+            found = tables(cells, name, columns, ARMS, DIFFERENCES)
+            lines += [text, "", *found] if found else []
         floor = [
             Column(measure, FLOW, 0, measure, 2).mean(cells, name, REAL)
             for measure in ("frechet", "density", "coverage")
         ]
-        lines += [
-            f"Floor, {sizes.samples:,} real training images against the test images: Fréchet distance {floor[0]}, "
-            f"density {floor[1]}, coverage {floor[2]}.",
-            "",
-        ]
+        if all(floor):
+            lines += [
+                f"Floor, {sizes.samples:,} real training images against the test images: Fréchet distance {floor[0]}, "
+                f"density {floor[1]}, coverage {floor[2]}.",
+                "",
+            ]
     replace_tables(page, lines)
 
 

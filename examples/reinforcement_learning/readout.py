@@ -30,7 +30,9 @@ class Encoder:
         self.features, self.preprocessing = features, preprocessing
         self.mean, self.std = torch.zeros(()), torch.ones(())
         found = self(unlabelled)
-        self.mean, self.std = found.mean(0), found.std(0).clamp_min(1e-4)
+        spread = found.std(0)
+        # A feature that hardly varies is scaled as one with a tenth of the usual spread: fine-tuning may wake it up.
+        self.mean, self.std = found.mean(0), spread.clamp_min(0.1 * float(spread.square().mean().sqrt()) + 1e-8)
 
     @torch.no_grad()
     def __call__(self, images: Tensor) -> Tensor:
@@ -107,6 +109,8 @@ def clone(
 ) -> Policy:
     """Train a policy to take the expert's actions.
 
+    BatchNorm keeps the statistics that the network has: the frames of one episode are too alike to take them from.
+
     Args:
         network: the pre-trained network; it stays as it is.
         encoder: its standardised features.
@@ -123,14 +127,14 @@ def clone(
     model = policy.head if frozen else policy
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3, weight_decay=1e-2)
     g = torch.Generator().manual_seed(seed)
-    policy.train()
+    policy.eval()
     for _ in range(steps):
         rows = torch.randperm(len(inputs), generator=g)[:32]
         loss = F.cross_entropy(model(inputs[rows]), labels[rows])
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
-    return policy.eval()
+    return policy
 
 
 def success(policy, rooms: Sequence, seeds: Sequence[int], limit: int, actions: Sequence[int]) -> tuple[float, list]:

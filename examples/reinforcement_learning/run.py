@@ -142,6 +142,11 @@ class Control:
         self.labelled, self.encoder = lru_cache(1)(data.labelled), lru_cache(1)(self._encoder)
         self.features = lru_cache(1)(self._features)
 
+    @cached_property
+    def rooms(self) -> list:
+        """The rooms that policies are tested in."""
+        return [rooms().Room(self.data.name) for _ in range(self.sizes.layouts)]
+
     def keys(self, seed: int) -> list[Key]:
         """Return the keys of all cells of a seed."""
         name, keys = self.data.name, []
@@ -188,7 +193,7 @@ class Control:
 
     def clone(self, arm: str, n: int, seed: int) -> dict[str, float]:
         """Return the success of policies that clone ``n`` episodes, in layouts that nothing was trained on."""
-        made = [rooms().Room(self.data.name) for _ in range(self.sizes.layouts)]
+        made = self.rooms
         seeds = [rooms().UNSEEN + i for i in range(self.sizes.layouts)]
         if arm == RANDOM_POLICY:
             return {"success": random_success(made, seeds, self.sizes.limit, seed)}
@@ -241,13 +246,16 @@ def write_page(page: Path, cells: Mapping[Key, Mapping[str, Any]], sizes: Sizes)
             if any(columns[0].values(cells, name, arm) for arm in ARMS):
                 lines += [text, "", *tables(cells, name, columns, (*ARMS, TEACHER), DIFFERENCES)]
         columns = [
-            Column(f"{way}, {n}", CLONE, n, way, 0, 100) for way in ("frozen", "finetuned") for n in sizes.episodes
+            Column(f"{text}, {n}", CLONE, n, way, 0, 100)
+            for way, text in (("frozen", "frozen"), ("finetuned", "fine-tuned"))
+            for n in sizes.episodes
         ]
         if any(columns[0].values(cells, name, arm) for arm in ARMS):
             floor = Column("", CLONE, 0, "success", 0, 100).mean(cells, name, RANDOM_POLICY)
             lines += [
                 "Cloning episodes of the expert, encoder frozen or fine-tuned: success in "
-                f"{sizes.layouts} unseen layouts, percent. The expert reaches 100, a random policy {floor}.",
+                f"{sizes.layouts} unseen layouts, percent. "
+                f"The expert reaches 100, a random policy {floor or '(missing)'}.",
                 "",
                 *tables(cells, name, columns, ARMS, DIFFERENCES),
             ]

@@ -5,13 +5,13 @@ from __future__ import annotations
 import fcntl
 import hashlib
 import json
+import math
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from statistics import mean, stdev
 from typing import Any
-
-import ssdd
 
 KEY = ("set", "task", "arm", "n", "seed")
 """What names a cell: image set, what was measured, arm, number of images or episodes, seed."""
@@ -103,9 +103,8 @@ class Column:
         found = list(self.values(cells, data, arm).values())
         if not found:
             return ""
-        mean = ssdd.compare([0.0] * len(found), found)
-        error = "" if len(found) == 1 else f" ± {mean.standard_error:.{self.digits}f}"
-        return f"{mean.difference:.{self.digits}f}{error}"
+        centre, error = mean_and_error(found)
+        return f"{centre:.{self.digits}f}" + ("" if error is None else f" ± {error:.{self.digits}f}")
 
     def difference(self, cells: Mapping[Key, Mapping[str, Any]], data: str, arm: str, other: str) -> str:
         """Return "arm - other ± two standard errors", paired by seed; bold if it exceeds these."""
@@ -113,12 +112,17 @@ class Column:
         seeds = sorted(set(ours) & set(theirs))
         if not seeds:
             return ""
-        found = ssdd.compare([theirs[s] for s in seeds], [ours[s] for s in seeds])  # the mean of ours - theirs
-        text = f"{found.difference:+.{self.digits}f}"
-        if len(seeds) == 1:
+        difference, error = mean_and_error([ours[s] - theirs[s] for s in seeds])
+        text = f"{difference:+.{self.digits}f}"
+        if error is None:
             return text
-        text += f" ± {2 * found.standard_error:.{self.digits}f}"
-        return f"**{text}**" if abs(found.difference) > 2 * found.standard_error else text
+        text += f" ± {2 * error:.{self.digits}f}"
+        return f"**{text}**" if abs(difference) > 2 * error else text
+
+
+def mean_and_error(values: Sequence[float]) -> tuple[float, float | None]:
+    """Return the mean and its standard error, s/√n; None for the error of a single value."""
+    return mean(values), stdev(values) / math.sqrt(len(values)) if len(values) > 1 else None
 
 
 def tables(
@@ -132,13 +136,13 @@ def tables(
     head = [column.head for column in columns]
     means = [[arm, *(column.mean(cells, data, arm) for column in columns)] for arm in arms]
     differences = [[f"{a} − {b}", *(column.difference(cells, data, a, b) for column in columns)] for a, b in pairs]
-    return [*markdown(["arm", *head], means), "", *markdown(["difference", *head], differences), ""]
+    return markdown(["arm", *head], means) + markdown(["difference", *head], differences)
 
 
 def markdown(head: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
-    """Return the lines of a Markdown table. Rows without any value are left out."""
+    """Return the lines of a Markdown table and an empty one. Rows without a value are left out; no rows, no table."""
     kept = [row for row in rows if any(row[1:])]
-    return [f"| {' | '.join(row)} |" for row in (head, ["---"] * len(head), *kept)]
+    return [*(f"| {' | '.join(row)} |" for row in (head, ["---"] * len(head), *kept)), ""] if kept else []
 
 
 def replace_tables(page: Path, lines: Sequence[str]) -> None:

@@ -61,6 +61,7 @@ if TYPE_CHECKING:
         ddranking_constants,
         export,
         push,
+        read_labelled,
         read_published,
         read_scores,
         write_card,
@@ -85,7 +86,18 @@ if TYPE_CHECKING:
     from .parallel import PARALLEL_MODES, Processes, ProcessLost, join_processes, local_rank, world_size
     from .report import contact_sheet, demo, info, write_page, write_report
     from .selection import kmeans_medoids, random_subset
-    from .studies import Demonstration, Plan, baseline, compare, read_plan, run_study
+    from .studies import (
+        Demonstration,
+        Plan,
+        StudyEstimate,
+        baseline,
+        compare,
+        estimate_study,
+        find_study,
+        read_plan,
+        run_study,
+        shipped_studies,
+    )
     from .teachers import (
         Classifier,
         Representations,
@@ -110,6 +122,7 @@ _ROOMS = {
         "ddranking_constants",
         "export",
         "push",
+        "read_labelled",
         "read_published",
         "read_scores",
         "write_card",
@@ -177,10 +190,14 @@ _ROOMS = {
     "studies": (
         "Demonstration",
         "Plan",
+        "StudyEstimate",
         "baseline",
         "compare",
+        "estimate_study",
+        "find_study",
         "read_plan",
         "run_study",
+        "shipped_studies",
     ),
     "teachers": (
         "Classifier",
@@ -246,6 +263,7 @@ __all__ = [
     "Representations",
     "Stopped",
     "StudentConfig",
+    "StudyEstimate",
     "Teacher",
     "TeacherConfig",
     "__version__",
@@ -267,7 +285,9 @@ __all__ = [
     "evaluate_on",
     "evaluate_teacher",
     "ddranking_constants",
+    "estimate_study",
     "export",
+    "find_study",
     "finetune",
     "info",
     "interruptible",
@@ -284,6 +304,7 @@ __all__ = [
     "random_subset",
     "read_out",
     "read_plan",
+    "read_labelled",
     "read_published",
     "read_representations",
     "read_scores",
@@ -292,6 +313,7 @@ __all__ = [
     "run_study",
     "save_backbone",
     "seeded",
+    "shipped_studies",
     "student",
     "target_size",
     "train_classifier",

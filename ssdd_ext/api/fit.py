@@ -10,12 +10,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .. import checks, plan
+from .. import checks, ops, plan
 from ..kernels import Kernel, Linear, matmul
 from ..kernels.products import root
 from ..ridge import VECTOR_KINDS, Ridge
 from . import precision
-from .call import DEFAULT_KERNEL, DEFAULT_RIDGE, Call, Info, check_problem, prepare
+from .call import DEFAULT_KERNEL, DEFAULT_RIDGE, UNKNOWN, Call, Info, check_problem, prepare
 from .gram import factored_solve, gram
 from .posterior import Posterior, deviation, fix_ridge, follows_gradients, one_ridge
 
@@ -215,6 +215,10 @@ def fit(
         FactorizationError: with ``on_failure="raise"``, for a problem that is not positive definite.
     """
     ridge = DEFAULT_RIDGE if ridge is None else ridge
+    if backend in ("auto", "native") and sample_weight is None and not check_finite and solve_dtype is None:
+        fitted = ops.eager_fit(x_s, y_s, kernel, ridge, on_failure)
+        if fitted is not None:
+            return _eager(fitted, x_s, kernel, ridge, on_failure, backend)
     tensors = check_problem(x_s, y_s, x_s)
     tensors = {"x_s": tensors["x_s"], "y_s": tensors["y_s"]}
     if sample_weight is not None:
@@ -226,6 +230,19 @@ def fit(
         if sample_weight is not None:
             return _fit(call, x, y, backend, root(call.cast(tensors["sample_weight"])))
         return _fit(call, x, y, backend)
+
+
+def _eager(fitted: ops.Fitted, x_s: Tensor, kernel: Kernel, ridge: Ridge, on_failure: str, backend: str) -> Fit:
+    """Return the Fit of a fit by the core alone, without gradients."""
+    coefficients, factor, aux, jitter, status, primal = fitted
+    dtype = x_s.dtype
+    why, tensors = "it can run", {"x_s": x_s}
+    call = Call("fit", kernel, ridge, x_s.shape[:-2], dtype, dtype, on_failure, True, "native", why, tensors)
+    noise = aux[..., 1] + jitter if primal else None
+    alpha, points, weights = (None, None, coefficients) if primal else (coefficients, x_s, None)
+    posterior = Posterior(call, factor, jitter, noise, None, None)
+    outcome = Info(status, jitter, UNKNOWN)
+    return Fit(kernel, outcome, alpha, points, weights, x_s.shape[-1], backend, dtype, posterior)
 
 
 def _fit(call: Call, x: Tensor, y: Tensor, backend: str, root_weights: Tensor | None = None) -> Fit:

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .. import checks, reference
+from .. import checks, ops, reference
 from ..kernels import Kernel, match_parameter, matmul
 from ..ops import spectrum
 from ..ops.register import is_transformed
@@ -69,6 +69,10 @@ class RidgePath:
         tensors = (k_qs, self.k_ss, self.y_s, self.ridges)
         return is_transformed() or (torch.is_grad_enabled() and any(t.requires_grad for t in tensors))
 
+    def _product(self, a: Tensor, b: Tensor) -> Tensor:
+        """Return a b^T, natively on the CPU."""
+        return a @ b.mT if a.is_cuda or self.backend == "planned" else gram(a, b, backend=self.backend)
+
     @property
     def _shifts(self) -> Tensor:
         """lambda [..., R, C or 1]."""
@@ -90,9 +94,8 @@ class RidgePath:
             k_qs = gram(x_q.to(self.x_s.dtype), self.x_s, kernel=self.kernel, backend=self.backend)
             if self.spectrum is None or self._follows(k_qs) or "alpha" in vars(self):
                 return matmul(k_qs.unsqueeze(-3), self.alpha).to(self.result_dtype)
-            w, u = self.spectrum  # K_qs U serves every ridge
-            scaled = (u.mT @ self.y_s).unsqueeze(-3) / (w[..., None, :, None] + self._shifts[..., None, :])
-            return ((k_qs @ u).unsqueeze(-3) @ scaled).to(self.result_dtype)
+            p = spectrum.predict_many(k_qs, self.y_s, self._shifts, *self.spectrum, self._product)
+            return p.to(self.result_dtype)
 
     def loo_residuals(self) -> Tensor:
         """Compute the leave-one-out residuals: y_i minus the prediction at x_i by the fit without point i.
@@ -204,10 +207,11 @@ def krr_path(
         )
     x, y = call.cast(x_s), call.cast(y_s)
     with checks.full_precision(x_s):
-        return _path(call, x, y, ridges, backend)
+        return fit_path(call, x, y, ridges, backend)
 
 
-def _path(call: Call, x: Tensor, y: Tensor, ridges: Ridge, backend: str) -> RidgePath:
+def fit_path(call: Call, x: Tensor, y: Tensor, ridges: Ridge, backend: str) -> RidgePath:
+    """Return the path of checked arguments."""
     k_ss = call.run.gram(x, None, call.kernel)
     value: Any = match_parameter(ridges.value, k_ss)
     if ridges.kind == "per_target":
@@ -230,6 +234,24 @@ def _path(call: Call, x: Tensor, y: Tensor, ridges: Ridge, backend: str) -> Ridg
     if alpha is not None:
         vars(path)["alpha"] = alpha  # a jitter is in it
     return path
+
+
+def predict_per_target(
+    call: Call, x_s: Tensor, y_s: Tensor, x_q: Tensor, backend: str
+) -> tuple[Tensor, Tensor, Tensor] | None:
+    """Return (predictions, status, jitter) for one ridge per target, with the products on the native core.
+
+    None if the core cannot run, or if another backend was asked for.
+    """
+    ridge = call.ridge
+    if ridge is None or ridge.kind != "per_target" or backend != "auto" or not x_s.is_cpu:
+        return None
+    if torch.compiler.is_compiling() or ops.unavailable(x_s.device, call.kernel) is not None:
+        return None
+    assert isinstance(ridge.value, Tensor)
+    ridge.check_sizes(*y_s.shape[-2:])
+    path = fit_path(replace(call, backend="native"), x_s, y_s, Ridge.per_target(ridge.value.unsqueeze(-2)), backend)
+    return path.predict(x_q).squeeze(-3), path.outcome.status, path.outcome.jitter
 
 
 def _own_dimensions(ridges: Any) -> int:

@@ -12,6 +12,7 @@ from ..kernels import Kernel
 from ..ridge import Ridge
 from . import precision
 from .call import DEFAULT_KERNEL, DEFAULT_RIDGE, check_problem, mean_over_queries, prepare
+from .path import predict_per_target
 
 
 def krr(
@@ -70,7 +71,11 @@ def krr(
     call = prepare("krr", tensors, kernel, ridge, on_failure, check_finite, backend, solve_dtype, return_info)
     with call.precision(x_s), call.name_failure():
         inputs = call.features(x_s), call.cast(y_s), call.features(x_q)
-        p, status, jitter, factor = call.run.krr(*inputs, call.kernel, call.ridge, **call.krr_options)
+        if (found := predict_per_target(call, *inputs, backend)) is not None:
+            p, status, jitter = found
+            factor = None
+        else:
+            p, status, jitter, factor = call.run.krr(*inputs, call.kernel, call.ridge, **call.krr_options)
     return call.finish(p, call.check_status(status, jitter, x_s.shape[-2], factor))
 
 

@@ -4,7 +4,13 @@ A kernel has hyper-parameters, their checks, and its formula in plain PyTorch. T
 there is one, is in ``csrc/``. CONTRIBUTING.md lists what a new kernel needs.
 """
 
-from .base import ARD, Combination, Kernel, Product, Scaled, Sum, for_matrices, match_parameter
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from typing import Any
+
+from .base import ARD, Combination, Kernel, Number, Product, Scaled, Sum, for_matrices, match_parameter
 from .distances import RBF, Laplace, Matern, RationalQuadratic, Stationary, squared_distances
 from .multiply import matmul
 from .networks import NNGP, NTK, ArcCosine
@@ -13,6 +19,22 @@ from .products import Cosine, Linear, Polynomial
 SHIPPED = (Linear, RBF, Laplace, Matern, RationalQuadratic, Polynomial, Cosine, ArcCosine, NNGP, NTK)
 COMBINATIONS = (Sum, Product, Scaled, ARD)
 KERNELS: dict[str, type[Kernel]] = {kernel.name: kernel for kernel in (*SHIPPED, *COMBINATIONS)}
+
+
+def from_spec(spec: str, parameters: Sequence[Number]) -> Kernel:
+    """Return the kernel with this ``Kernel.spec`` and these hyper-parameters."""
+    name, *texts = spec.split(":")
+    kind = KERNELS[name]
+    constants, values = iter(texts), iter(parameters)
+    arguments: dict[str, Any] = {}
+    for field in dataclasses.fields(kind):
+        if field.name in kind.constants:
+            text = next(constants)
+            arguments[field.name] = float(text) if "." in text else int(text)
+        else:
+            arguments[field.name] = next(values)
+    return kind(**arguments)
+
 
 __all__ = [
     "ARD",
@@ -29,6 +51,7 @@ __all__ = [
     "Laplace",
     "Linear",
     "Matern",
+    "Number",
     "Polynomial",
     "Product",
     "RationalQuadratic",
@@ -36,6 +59,7 @@ __all__ = [
     "Stationary",
     "Sum",
     "for_matrices",
+    "from_spec",
     "match_parameter",
     "matmul",
     "squared_distances",

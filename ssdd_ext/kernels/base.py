@@ -64,6 +64,14 @@ class Kernel:
         """The hyper-parameters, in the order of the fields. ``evaluate`` and the native core receive them."""
         return tuple(value for _, value in self.named_parameters())
 
+    @property
+    def spec(self) -> str:
+        """The name and the values of ``constants``, such as "polynomial:3", which the native ops receive."""
+        if not self.constants:
+            return self.name
+        fields = (field.name for field in dataclasses.fields(self))
+        return ":".join([self.name, *(str(getattr(self, name)) for name in fields if name in self.constants)])
+
     def named_parameters(self, prefix: str = "") -> Iterator[tuple[str, Number]]:
         """Yield (name, value) of every hyper-parameter. Names of a part start with its own, as in ``parts.0.scale``."""
         for field in dataclasses.fields(self):
@@ -133,6 +141,10 @@ def _check_kernel(name: str, value: Any) -> None:
 
 class Combination(Kernel):
     """Base class of the kernels that combine other kernels."""
+
+    @property
+    def spec(self) -> str:
+        return self.name
 
     def children(self) -> dict[str, Kernel]:
         """Return the kernels that are combined, by name."""

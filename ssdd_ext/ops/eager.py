@@ -17,16 +17,18 @@ from torch import Tensor
 from torch.overrides import has_torch_function
 
 from .. import checks, plan
-from ..kernels import KERNELS, Kernel
+from ..kernels import Kernel
 from ..ridge import KINDS, Ridge
 from .hyper import pack
 from .krr import differentiate, plan_shape
 from .native import (
-    KERNEL_CODES,
     capsule,
     core,
     failure_code,
+    has_code,
     hyper_rows,
+    is_bordered,
+    keeps_arguments,
     return_workspace,
     take_workspace,
     to_capsule,
@@ -75,8 +77,10 @@ _MOST_WORK = 1e8
 def _problem(
     x_s: torch.Size, y_s: torch.Size, q: int, itemsize: int, kernel: str, bordered: bool, needs: tuple[bool, ...]
 ) -> plan.Problem:
-    linear = KERNELS[kernel].linear
-    return plan.Problem(x_s[-2], q, x_s[-1], y_s[-1], linear, linear and bordered, itemsize, needs[0], needs[1])
+    sizes = x_s[-2], q, x_s[-1], y_s[-1]
+    return plan.Problem(
+        *sizes, kernel == "linear", bordered, itemsize, needs[0], needs[1], arguments=keeps_arguments(kernel)
+    )
 
 
 @lru_cache(maxsize=1024)
@@ -109,7 +113,8 @@ def _evaluate(
 ) -> Tensor | None:
     values, *names = options
     q, threads = x_q.shape[-2], torch.get_num_threads()
-    shape = _evaluation(x_s.shape, y_s.shape, q, x_s.element_size(), names[0], values[1] != 0, *names[1:], threads)
+    bordered = is_bordered(options[1], None, values)
+    shape = _evaluation(x_s.shape, y_s.shape, q, x_s.element_size(), names[0], bordered, *names[1:], threads)
     if shape is None:
         return None
     predicts, code = y_q is None, failure_code(on_failure)
@@ -131,6 +136,7 @@ class _Recording(NamedTuple):
     forward: core.KrrShape
     backward: core.KrrShape
     keeps: bool
+    rows: int  # of S numbers that are kept
     places: tuple[int, int, int, int]  # of the coefficients, K_qs and aux; all
     out: tuple[int, ...]
     work: tuple[int, int]
@@ -161,7 +167,9 @@ def _recording(
     )
     keeps = picked.forward == "dense" and not lanes and p.kept_queries > 0
     work = core.krr_workspace(forward, False, False), core.krr_workspace(backward, True, False)
-    return _Recording(forward, backward, keeps, core.krr_saved(forward, keeps), (*x_s[:-2], q, y_s[-1]), work)
+    return _Recording(
+        forward, backward, keeps, p.kept_rows, core.krr_saved(forward, keeps), (*x_s[:-2], q, y_s[-1]), work
+    )
 
 
 class _Recorded(torch.autograd.Function):
@@ -255,7 +263,7 @@ def _by_ops(ctx: Any, grad: Tensor) -> Any:
         return saved[start : start + math.prod(batch) * math.prod(shape)].view(*batch, *shape)
 
     # The stand-in of a K_qs that is not kept is not read.
-    kept = part(at_kept, x_q.shape[-2], s) if ctx.recording.keeps else x_s.new_empty(*batch, plan.STAND_IN, s)
+    kept = part(at_kept, ctx.recording.rows, s) if ctx.recording.keeps else x_s.new_empty(*batch, plan.STAND_IN, s)
     factor, coef, aux = part(0, order, order), part(at_coef, order, c), part(at_aux, 3)
     values, kernel, ridge, detach = ctx.options
     needed = ctx.needs_input_grad
@@ -283,7 +291,7 @@ def _record(
 ) -> Tensor | None:
     values, *names = options
     needs = x_s.requires_grad, x_q.requires_grad
-    bordered = hyper is not None or values[1] != 0
+    bordered = is_bordered(options[1], hyper, values)
     threads = torch.get_num_threads()
     sizes = x_s.shape, y_s.shape, x_q.shape[-2], x_s.element_size()
     recording = _recording(*sizes, needs, names[0], bordered, *names[1:], threads)
@@ -311,7 +319,8 @@ def eager_krr(
     if any(t.dtype is not x_s.dtype or t.shape[:-2] != batch for t in given) or min(x_s.dim(), x_q.dim()) < 2:
         return None
     values: list[Any] = [*kernel.parameters, ridge.value]
-    if kernel.name not in KERNEL_CODES or ridge.kind not in KINDS:
+    spec = kernel.spec
+    if not has_code(spec, x_s.dtype) or ridge.kind not in KINDS:
         return None
     tensors = [v for v in values if isinstance(v, Tensor)]
     if tensors and not (is_plain(*tensors) and all(v.dim() == 0 and v.dtype is x_s.dtype for v in tensors)):
@@ -322,10 +331,92 @@ def eager_krr(
         if not follows or has_torch_function(tensors):
             return None
         hyper, values = pack(kernel, ridge, batch, x_s.dtype, x_s.device)
-    options = values, kernel.name, ridge.kind, ridge.detach
+    options = values, spec, ridge.kind, ridge.detach
     try:
         if follows:
             return _record(x_s, y_s, x_q, y_q, hyper, options, on_failure)
         return _evaluate(x_s, y_s, x_q, y_q, options, on_failure)
     except (FailedProblem, ValueError, BufferError):
         return None  # the ordinary path raises the error
+
+
+# --- fit --------------------------------------------------------------------------------------------
+
+
+class Fitted(NamedTuple):
+    """alpha or, in the primal, the weights; the factor; aux = (tr(K_ss), lambda, jitter); jitter; status."""
+
+    coefficients: Tensor
+    factor: Tensor
+    aux: Tensor
+    jitter: Tensor
+    status: Tensor
+    primal: bool
+
+
+class _FitSizes(NamedTuple):
+    shape: core.KrrShape
+    factor: tuple[int, ...]
+    coefficients: tuple[int, ...]
+    work: int
+    no_queries: Tensor
+    nothing: Tensor
+
+
+@lru_cache(maxsize=1024)
+def _fit_sizes(
+    x_s: torch.Size,
+    y_s: torch.Size,
+    dtype: torch.dtype,
+    kernel: str,
+    bordered: bool,
+    ridge: str,
+    detach: bool,
+    threads: int,
+) -> _FitSizes:
+    batch = x_s[:-2]
+    p = _problem(x_s, y_s, 0, dtype.itemsize, kernel, bordered, (False, False))
+    lanes = plan.by_lanes(p, batch.numel())
+    order = "primal" if plan.is_primal(p) else "low_rank" if lanes else "dense"
+    shape = plan_shape(p, batch.numel(), kernel, ridge, detach, order, 1, lanes=lanes)
+    no_queries = torch.empty((*batch, 0, x_s[-1]), dtype=dtype, device="cpu")
+    work = core.krr_workspace(shape, False, False)
+    n = shape.n
+    return _FitSizes(shape, (*batch, n, n), (*batch, n, y_s[-1]), work, no_queries, no_queries.new_empty(0))
+
+
+def eager_fit(x_s: Tensor, y_s: Tensor, kernel: Kernel, ridge: Ridge, on_failure: str) -> Fitted | None:
+    """Return the fit without gradients: the forward of a regression without queries; None on the ordinary path."""
+    if torch.compiler.is_compiling() or not is_plain(x_s, y_s):
+        return None
+    if not isinstance(kernel, Kernel) or not isinstance(ridge, Ridge) or on_failure not in checks.ON_FAILURE:
+        return None
+    if torch.is_grad_enabled() and (x_s.requires_grad or y_s.requires_grad):
+        return None
+    if not is_eager() or has_torch_function((x_s, y_s)) or kernel.spec not in ("linear", "rbf"):
+        return None
+    if ridge.kind not in KINDS:
+        return None
+    values: list[Any] = [*kernel.parameters, ridge.value]
+    sizes = x_s.shape, y_s.shape
+    if x_s.dtype is not y_s.dtype or not 2 <= len(sizes[0]) == len(sizes[1]) <= 3 or min(*sizes[0], *sizes[1]) < 1:
+        return None
+    if sizes[0][:-1] != sizes[1][:-1] or not all(type(v) is float for v in values):
+        return None
+    names = kernel.spec, is_bordered(kernel.spec, None, values), ridge.kind, ridge.detach
+    shape, of_factor, of_coefficients, elements, *empty = _fit_sizes(*sizes, x_s.dtype, *names, torch.get_num_threads())
+    factor, coefficients = x_s.new_empty(of_factor), x_s.new_empty(of_coefficients)
+    batch = sizes[0][:-2]
+    aux, jitter, status = x_s.new_empty((*batch, 3)), x_s.new_empty(batch), x_s.new_empty(batch, dtype=torch.int32)
+    work = take_workspace(elements, factor)
+    outputs = to_capsule(aux), to_capsule(jitter), to_capsule(status), to_capsule(work)
+    parts = to_capsule(empty[1]), None, to_capsule(factor), to_capsule(coefficients), None
+    inputs = memory(x_s), memory(y_s), to_capsule(empty[0]), None, None
+    try:
+        core.krr_forward(shape, *inputs, values, failure_code(on_failure), *parts, *outputs, 0)
+    except (ValueError, BufferError):
+        return None  # the ordinary path raises the error
+    return_workspace(work)
+    if on_failure == "raise" and status.any():
+        return None
+    return Fitted(coefficients, factor, aux, jitter, status, shape.n != sizes[0][-2])

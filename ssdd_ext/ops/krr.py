@@ -9,16 +9,22 @@ import torch
 from torch import Tensor
 
 from .. import plan
-from ..kernels import KERNELS, Kernel
+from ..checks import full_precision
+from ..kernels import Kernel, matmul
 from ..ridge import KINDS, Ridge
+from .cholesky import factored_solve
+from .gram import gram
 from .hyper import pack
 from .native import (
-    KERNEL_CODES,
     core,
     failure_code,
     gpu,
     hyper_rows,
+    is_bordered,
+    is_of_angles,
+    keeps_arguments,
     matrices,
+    native_code,
     raise_if_asked,
     return_workspace,
     ridge_text,
@@ -28,6 +34,7 @@ from .native import (
 )
 from .register import library, register
 from .second import krr_gradients, mark_failed, pull_back
+from .simplify import core_kernel, guarded, is_composed, parts, simplify
 
 library.define(
     "krr(Tensor x_s, Tensor y_s, Tensor x_q, Tensor? y_q, Tensor? hyper, float[] values, str kernel, str ridge,"
@@ -44,29 +51,25 @@ library.define(
 _SMALL_FILL = 1 << 14
 
 
-def _bordered(linear: bool, hyper: Tensor | None, values: list[float]) -> bool:
-    # A bias that is a tensor can have any value, so it gets a row. A number may be 0 and then needs none.
-    return linear and (hyper is not None or values[1] != 0)
-
-
 def _problem(
     x_s: Tensor, y_s: Tensor, q: int, hyper: Tensor | None, values: list[float], kernel: str, needs: list[bool]
 ) -> plan.Problem:
     # Features may have 16 bits; everything else has the targets' dtype. The batch matters on a GPU, which runs problems
     # side by side.
-    linear = KERNELS[kernel].linear
+    linear = kernel == "linear"
     return plan.Problem(
         x_s.shape[-2],
         q,
         x_s.shape[-1],
         y_s.shape[-1],
         linear,
-        _bordered(linear, hyper, values),
+        is_bordered(kernel, hyper, values),
         y_s.element_size(),
         needs[0],
         needs[2],
         math.prod(x_s.shape[:-2]) if x_s.is_cuda else 1,
         x_s.element_size(),
+        keeps_arguments(kernel),
     )
 
 
@@ -83,6 +86,7 @@ def plan_shape(
 ) -> core.KrrShape:
     """Return the core's shape of one pass; ``which`` is the order of its products."""
     bordered = p.bordered and which == "primal"
+    code, degree = native_code(kernel)
     return core.KrrShape(
         batch=batch,
         s=p.s,
@@ -90,7 +94,8 @@ def plan_shape(
         d=p.d,
         c=p.c,
         n=p.d + bordered if which == "primal" else p.s,
-        kernel=KERNEL_CODES[kernel],
+        kernel=code,
+        order=degree,
         ridge=KINDS.index(ridge),
         detach=detach,
         bordered=bordered,
@@ -124,7 +129,7 @@ def _krr(
     # Rows are kept in the dense order, unless a test forces another; lanes leave them as they are.
     # A fifth entry asks for the factor, which lanes otherwise write only for a backward.
     keeps = any(needs[:4]) and (picked.forward == "dense" or lanes)
-    rows = problem.kept_queries if keeps else 0
+    rows = problem.kept_rows if keeps else 0
     saves = any(needs) or not lanes or on_failure == "jitter"
     out = y_s.new_empty(*batch_shape, q, c)
     loss = y_s.new_empty(batch_shape if y_q is not None else (0,))
@@ -358,13 +363,15 @@ def _call(
 ) -> Any:
     hyper, values = pack(kernel, ridge, x_s.shape[:-2], y_s.dtype, x_s.device)
     needs = [*_needs(x_s, y_s, x_q, hyper), watched]
-    return _krr_op(x_s, y_s, x_q, y_q, hyper, values, kernel.name, ridge.kind, ridge.detach, on_failure, needs)
+    return _krr_op(x_s, y_s, x_q, y_q, hyper, values, kernel.spec, ridge.kind, ridge.detach, on_failure, needs)
 
 
 def krr(
     x_s: Tensor, y_s: Tensor, x_q: Tensor, kernel: Kernel, ridge: Ridge, on_failure: str, watched: bool = True
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Return (predictions [..., Q, C], status, jitter, factor). Without ``watched`` the factor may not be written."""
+    if kernel.name not in _DIRECT:
+        return _other_form(x_s, y_s, x_q, None, kernel, ridge, on_failure, watched)
     r = _call(x_s, y_s, x_q, None, kernel, ridge, on_failure, watched)
     return r[0], r[7], r[6], r[2]
 
@@ -380,13 +387,56 @@ def krr_mse(
     watched: bool = True,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Return (loss [...], status, jitter, factor). Without ``watched`` the factor may not be written."""
+    if kernel.name not in _DIRECT:
+        return _other_form(x_s, y_s, x_q, y_q, kernel, ridge, on_failure, watched)
     r = _call(x_s, y_s, x_q, y_q, kernel, ridge, on_failure, watched)
     return r[1], r[7], r[6], r[2]
 
 
+# All others may have another form (simplify.py), or need float64.
+_DIRECT = ("linear", "rbf")
+
+
+def _other_form(
+    x_s: Tensor,
+    y_s: Tensor,
+    x_q: Tensor,
+    y_q: Tensor | None,
+    kernel: Kernel,
+    ridge: Ridge,
+    on_failure: str,
+    watched: bool,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    dtype = y_s.dtype
+    x_s, x_q = x_s.to(dtype), x_q.to(dtype)
+    if is_composed(core_kernel(kernel)):
+        with full_precision(x_s):
+            return _of_gram(x_s, y_s, x_q, y_q, kernel, ridge, on_failure)
+    features, kernel, ridge = simplify(kernel, ridge)
+    if features is not None:
+        x_s, x_q = features(x_s), features(x_q)
+    if is_of_angles(kernel.spec) and dtype != torch.float64:
+        x_s, y_s, x_q = x_s.double(), y_s.double(), x_q.double()
+        y_q = None if y_q is None else y_q.double()
+    r = _call(x_s, y_s, x_q, y_q, kernel, ridge, on_failure, watched)
+    return r[0 if y_q is None else 1].to(dtype), r[7], r[6].to(dtype), r[2]
+
+
+def _of_gram(
+    x_s: Tensor, y_s: Tensor, x_q: Tensor, y_q: Tensor | None, kernel: Kernel, ridge: Ridge, on_failure: str
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    k_ss, ridge = gram(x_s, None, kernel), guarded(ridge, kernel.in_range())
+    alpha, factor, status, jitter = factored_solve(k_ss, y_s, ridge, on_failure)
+    p = matmul(gram(x_q, x_s, kernel), alpha)
+    return (p if y_q is None else (p - y_q).square().mean((-2, -1))), status, jitter, factor
+
+
 def explain(x_s: Tensor, y_s: Tensor, x_q: Tensor, kernel: Kernel, ridge: Ridge) -> str:
     """Describe the plan of both passes, for gradients to the support and, if x_q requires one, to the queries."""
-    hyper, values = pack(kernel, ridge, x_s.shape[:-2], y_s.dtype, x_s.device)
-    problem = _problem(x_s, y_s, x_q.shape[-2], hyper, values, kernel.name, [True, True, x_q.requires_grad])
+    own = core_kernel(kernel)
+    if is_composed(own):
+        return f"dual, factor of order {x_s.shape[-2]}, Gram matrices of {' and '.join(map(repr, parts(own)))}"
+    hyper, values = pack(own, ridge, x_s.shape[:-2], y_s.dtype, x_s.device)
+    problem = _problem(x_s, y_s, x_q.shape[-2], hyper, values, own.spec, [True, True, x_q.requires_grad])
     kept = "kept" if problem.kept_queries else "not kept"
     return f"factor of order {problem.order}, K_qs {kept}; {plan.choose(problem, gpu(x_s))}"

@@ -11,15 +11,80 @@ from torch import Tensor
 from .. import _C as core
 from .. import checks, plan
 from ..kernels import Kernel
+from .register import in_forward_mode
+from .simplify import parts
 
-KERNEL_CODES = {"linear": 0, "rbf": 1}
+# By Kernel.spec without a number of layers or a degree: the codes of csrc/tensor.h.
+KERNEL_CODES = {
+    "linear": 0,
+    "rbf": 1,
+    "laplace:2": 2,
+    "matern:0.5": 2,
+    "matern:1.5": 3,
+    "matern:2.5": 4,
+    "rational_quadratic": 5,
+    "polynomial": 6,
+    "arc_cosine:0": 7,
+    "arc_cosine:1": 8,
+    "nngp": 9,
+    "ntk": 10,
+}
+# Functions of an angle, which has half the digits of its cosine near 0: the core computes them in float64 only.
+ANGLES = ("arc_cosine", "nngp", "ntk")
+# Of a network; more run in planned PyTorch.
+MOST_LAYERS = 16
 to_capsule = torch.utils.dlpack.to_dlpack
+
+
+@lru_cache(maxsize=1024)
+def kernel_code(spec: str) -> tuple[int, int] | None:
+    """Return (code, order) of a Kernel.spec in the core, or None; the order is a degree or a number of layers."""
+    if spec in KERNEL_CODES:
+        return KERNEL_CODES[spec], 0
+    name, _, number = spec.partition(":")
+    if name not in KERNEL_CODES or not number.isdigit() or (name != "polynomial" and int(number) > MOST_LAYERS):
+        return None
+    return KERNEL_CODES[name], int(number)
+
+
+def native_code(spec: str) -> tuple[int, int]:
+    """Return the same for a kernel that the core has."""
+    code = kernel_code(spec)
+    assert code is not None, spec
+    return code
+
+
+def keeps_arguments(spec: str) -> bool:
+    """Return True if the backward needs the arguments of the kernel function beside its values."""
+    return spec not in ("linear", "rbf")
+
+
+def is_of_angles(spec: str) -> bool:
+    """Return True if the core computes the kernel in float64 only."""
+    return spec.partition(":")[0] in ANGLES
+
+
+def has_code(spec: str, dtype: torch.dtype) -> bool:
+    """Return True if the core has the kernel as it is, in this dtype."""
+    return kernel_code(spec) is not None and (dtype is torch.float64 or not is_of_angles(spec))
+
+
+def is_bordered(spec: str, hyper: Any, values: list[Any]) -> bool:
+    """Return True if a primal has a row for the bias. A bias that is a tensor can have any value, so it gets one; a
+    number may be 0 and then needs none."""
+    return spec == "linear" and (hyper is not None or values[1] != 0)
 
 
 def unavailable(device: torch.device, kernel: Kernel) -> str | None:
     """Say why the native core cannot run here; None if it can."""
-    if kernel.name not in KERNEL_CODES:
-        return f"it has no native epilogue for {type(kernel).__name__}"
+    for part in (kernel,) if kernel.name in ("linear", "rbf") else parts(kernel):
+        code = kernel_code(part.spec)
+        if code is None:
+            return f"it has no native epilogue for {type(part).__name__}"
+        if device.type == "cuda" and is_of_angles(part.spec):
+            return f"{type(part).__name__} needs float64, in which PyTorch's products are faster on a GPU"
+    if kernel.name not in ("linear", "rbf") and in_forward_mode():
+        return "it has no forward mode"
     if torch.jit.is_tracing():
         return "torch.jit.trace cannot record its ops"
     if device.type == "cpu":

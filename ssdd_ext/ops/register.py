@@ -73,7 +73,7 @@ def _is_plain(args: tuple[Any, ...]) -> bool:
     return not (is_transformed() or torch._C._len_torch_dispatch_stack() or has_torch_function(args))
 
 
-def _needs_gradient(args: tuple[Any, ...]) -> bool:
+def needs_gradient(args: tuple[Any, ...]) -> bool:
     return torch.is_grad_enabled() and any(isinstance(t, Tensor) and t.requires_grad for t in args)
 
 
@@ -147,7 +147,7 @@ def register(
     def call(*args: Any) -> Any:
         if _is_plain(args):
             try:
-                return direct.apply(*args) if _needs_gradient(args) else implementation(*args)  # type: ignore[attr-defined]
+                return direct.apply(*args) if needs_gradient(args) else implementation(*args)  # type: ignore[attr-defined]
             except (ValueError, BufferError):
                 pass  # the core refuses a tensor without memory, such as a lazy zero, which the dispatcher makes first
         return function.apply(*args) if is_transformed() else op(*args)  # type: ignore[attr-defined]

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..kernels import KERNELS, Kernel
+from ..kernels import Kernel, from_spec
 from ..ridge import Ridge
 from . import planned
 
@@ -37,7 +37,7 @@ def pull_back(first: Callable[..., Tensors], tensors: Sequence[Tensor | None], b
 def unpack(name: str, ridge: str, detach: bool, hyper: Tensor | None, values: Sequence[Any]) -> tuple[Kernel, Ridge]:
     """Return the kernel and the ridge whose hyper-parameters an op received, the ridge's last."""
     *own, amount = values if hyper is None else hyper.unbind(-1)
-    return KERNELS[name](*own), Ridge(ridge, amount, detach)
+    return from_spec(name, own), Ridge(ridge, amount, detach)
 
 
 def krr_gradients(

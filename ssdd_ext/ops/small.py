@@ -16,11 +16,21 @@ from torch import Tensor
 from torch.overrides import has_torch_function
 
 from .. import checks, plan
-from ..kernels import KERNELS, Kernel
+from ..kernels import Kernel
 from ..ridge import Ridge
 from .eager import FailedProblem, is_eager, is_plain
 from .krr import plan_shape
-from .native import KERNEL_CODES, capsule, core, failure_code, return_workspace, take_workspace, to_capsule
+from .native import (
+    capsule,
+    core,
+    failure_code,
+    has_code,
+    is_bordered,
+    keeps_arguments,
+    return_workspace,
+    take_workspace,
+    to_capsule,
+)
 from .second import krr_gradients, pull_back
 
 # Below this many multiply-adds (both passes together take some tens of microseconds) the calls cost as much as the
@@ -49,8 +59,10 @@ def _small_plan(
     if not 2 <= len(x_s) == len(y_q) <= 3 or min(*x_s, *y_q) < 1:
         return None
     b, (s, d), (q, c) = x_s[:-2].numel(), x_s[-2:], y_q[-2:]
-    linear = KERNELS[kernel].linear
-    p = plan.Problem(s, q, d, c, linear, linear and bordered, itemsize, needs_x_s, needs_x_q)
+    linear = kernel == "linear"
+    p = plan.Problem(
+        s, q, d, c, linear, linear and bordered, itemsize, needs_x_s, needs_x_q, arguments=keeps_arguments(kernel)
+    )
     picked = plan.choose(p)
     if b * (plan.forward_costs(p)[picked.forward]) > _SMALL:
         return None
@@ -181,7 +193,8 @@ def plan_small(
     if not x_s.dim() == y_s.dim() == x_q.dim() == y_q.dim():  # batch dimensions to broadcast
         return None
     values: list[Any] = [*kernel.parameters, ridge.value]
-    if kernel.name not in KERNEL_CODES or not all(type(v) is float for v in values):
+    spec = kernel.spec
+    if not has_code(spec, x_s.dtype) or not all(type(v) is float for v in values):
         return None
     planned = _small_plan(
         x_s.shape,
@@ -189,15 +202,15 @@ def plan_small(
         x_s.element_size(),
         needs_x_s,
         needs_x_q,
-        kernel.name,
-        values[1] != 0,
+        spec,
+        is_bordered(spec, None, values),
         ridge.kind,
         ridge.detach,
         torch.get_num_threads(),
     )
     if planned is None:
         return None
-    return planned, values, failure_code(on_failure), (values, kernel.name, ridge.kind, ridge.detach)
+    return planned, values, failure_code(on_failure), (values, spec, ridge.kind, ridge.detach)
 
 
 def small_krr_mse(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -13,6 +14,9 @@ from ..reference import BAD_PARAMETER, JITTER_STEPS
 from .planned_gram import BatchedFunction
 from .register import is_transformed
 
+# product(a, b): a b^T
+Product = Callable[[Tensor, Tensor], Tensor]
+
 
 def decompose(a: Tensor, shifts: Tensor, on_failure: str) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Return (w, U, status, jitter) of the lower triangle of a; w is NaN if w + shift is not positive.
@@ -20,9 +24,10 @@ def decompose(a: Tensor, shifts: Tensor, on_failure: str) -> tuple[Tensor, Tenso
     It is a constant for the gradient; :class:`_Solve` has the gradient.
     """
     a, shifts = a.detach(), shifts.detach()
-    bad = ~torch.isfinite(a).all(-1).all(-1)
-    safe = torch.where(bad[..., None, None], torch.eye(a.shape[-1], dtype=a.dtype, device=a.device), a)
-    w, u = torch.linalg.eigh(safe)
+    bad = ~torch.isfinite(a.abs().amax((-2, -1)))
+    w, u = torch.linalg.eigh(
+        torch.where(bad[..., None, None], torch.eye(a.shape[-1], dtype=a.dtype, device=a.device), a)
+    )
     least = shifts.amin((-2, -1))
     # An eigenvalue as small as the rounding error of 0 counts as 0, as a pivot would.
     allowed = torch.finfo(a.dtype).eps * a.shape[-1] * w.abs().amax(-1, keepdim=True)
@@ -83,6 +88,23 @@ def solve_many(a: Tensor, y: Tensor, shifts: Tensor, w: Tensor, u: Tensor) -> Te
     """
     x: Tensor = _Solve.apply(a, y, shifts, w, u)
     return x
+
+
+def predict_many(k_qs: Tensor, y: Tensor, shifts: Tensor, w: Tensor, u: Tensor, product: Product) -> Tensor:
+    """Return K_qs (A + shift I)^-1 Y [..., R, Q, C] for shifts [..., R, C or 1], without a gradient.
+
+    ``product(a, b)`` computes a b^T. If the targets share their shifts, one product serves all ridges; the shifts scale
+    its smaller side.
+    """
+    left, right = product(k_qs, u.mT), product(y.mT, u.mT)  # [..., Q, S], [..., C, S]
+    q, c, r = left.shape[-2], right.shape[-2], shifts.shape[-2]
+    inverse = (w[..., None, None, :] + shifts.unsqueeze(-1)).reciprocal()  # [..., R, C or 1, S]
+    if shifts.shape[-1] > 1:
+        return left.unsqueeze(-3) @ (right.unsqueeze(-3) * inverse).mT
+    if q <= c:
+        return product((left.unsqueeze(-3) * inverse).flatten(-3, -2), right).unflatten(-2, (r, q))
+    every = product(left, (right.unsqueeze(-3) * inverse).flatten(-3, -2))
+    return every.unflatten(-1, (r, c)).movedim(-2, -3)
 
 
 def inverse_diagonals(a: Tensor, shifts: Tensor, w: Tensor, u: Tensor) -> Tensor:

@@ -32,6 +32,7 @@ class Problem:
     needs_x_q: bool = False
     batch: int = 1
     feature_size: int = 0  # bytes of one feature if they are narrower than the rest, or 0
+    arguments: bool = False  # the backward needs those of the kernel function beside its values
 
     @property
     def feature_bytes(self) -> int:
@@ -46,7 +47,8 @@ class Problem:
     def kept_queries(self) -> int:
         """Rows of K_qs that the forward keeps for the backward: Q, or 0 (also if Q is no more than STAND_IN)."""
         s, q, d, c = self.s, self.q, self.d, self.c
-        fits = _min(1, K_QS_BYTES // _max(1, q * s * self.itemsize)) * _min(1, q // (STAND_IN + 1))
+        kept = 2 * q + s if self.arguments else q
+        fits = _min(1, K_QS_BYTES // _max(1, kept * s * self.itemsize)) * _min(1, q // (STAND_IN + 1))
         if not self.linear:
             return q * fits
         # Multiply-adds of both passes with K_qs at hand, and without it: W, M and X_s M^T in its place.
@@ -55,9 +57,16 @@ class Problem:
         return q * fits * _min(1, without // _max(1, with_it)) * _min(1, (d + self.bordered) // s)
 
     @property
+    def kept_rows(self) -> int:
+        """Rows of S numbers that the forward keeps: K_qs and, if needed, the arguments of K_qs and K_ss."""
+        if not self.arguments:
+            return self.kept_queries
+        return (2 * self.q + self.s) * _min(1, self.kept_queries)
+
+    @property
     def saved_rows(self) -> int:
         """Rows of the tensor that is saved for K_qs between the passes."""
-        return _max(STAND_IN, self.kept_queries)
+        return _max(STAND_IN, self.kept_rows)
 
 
 def is_primal(p: Problem) -> bool:

@@ -59,7 +59,7 @@ GIVEN = {
     "docs/teachers.md": ["photos", "resnet.pth"],
     "docs/artifact.md": ["distilled.safetensors", "scores.npy", "x_syn.pt", "y_syn.pt", "cifar-100-python"],
     "docs/transfer.md": ["distilled.safetensors", "cifar10.npz", "flowers.npz", "pets"],
-    "docs/studies.md": ["cifar10.npz", "flowers.npz", "teacher.safetensors"],
+    "docs/studies.md": ["cifar10.npz", "flowers.npz", "teacher.safetensors", "images.pt", "labels.pt"],
 }
 
 
@@ -180,6 +180,8 @@ def shelf(tmp_path_factory):
     np.save(folder / "scores.npy", np.eye(3, dtype=np.float32).repeat(4, 0))
     torch.save(torch.rand(6, 3, 32, 32), folder / "x_syn.pt")
     torch.save(torch.randn(6, 5), folder / "y_syn.pt")
+    torch.save(torch.rand(6, 3, 32, 32), folder / "images.pt")
+    torch.save(torch.arange(6) % 2, folder / "labels.pt")
     cifar100 = folder / "cifar-100-python"
     cifar100.mkdir()
     for part, count in (("train", 20), ("test", 10)):

@@ -142,7 +142,7 @@ def test_a_policy_clones_the_expert_and_succeeds():
     assert success(True, 1)[0] < 0.5
     share, strip = success(True, 150)
     assert share == 1.0 and len(strip) == len(plan(LAYOUT, (1, 1, 0, False, LOCKED))) + 1
-    assert success(False, 40)[0] > 0
+    assert success(False, 80)[0] > 0.8
     assert all(torch.equal(value, before[key]) for key, value in network.state_dict().items())
 
 
@@ -276,7 +276,6 @@ def test_a_miniature_of_boxing_fills_every_cell(tmp_path):
 
 def test_the_page_has_the_tables_of_its_cells(root, tmp_path):
     page, cells = root / PAGE, read_cells((root / PAGE).with_name("cells.jsonl"))
-    assert cells
     copy = tmp_path / "page.md"
     copy.write_text(page.read_text())
     run.write_page(copy, cells, run.Sizes())

@@ -23,9 +23,9 @@ def _counted(name, run, names):
 
 @pytest.fixture
 def calls(monkeypatch):
-    """Count the calls of the core by name."""
-    monkeypatch.setattr(precision, "_finished", True)  # the first call of a kind is solved again, to look at its digits
+    """Count the calls of the core by name, without those that estimate a condition number."""
     names = []
+    monkeypatch.setattr(precision, "_finished", True)
     for name in ("krr_record", "krr_replay", "krr_from_gram", "krr_from_gram_backward", "krr_forward", "solve"):
         monkeypatch.setattr(CORE, name, _counted(name, getattr(CORE, name), names))
     return names
@@ -145,6 +145,24 @@ def test_learned_scale_bias_and_ridge(shape, calls):
         assert relative_error(got, exact) < 1e-9
 
 
+@pytest.mark.parametrize("kernel", KERNELS)
+@pytest.mark.parametrize("shape", SHAPES)
+def test_fit_without_gradients_is_that_of_the_ordinary_path(shape, kernel, calls):
+    x_s, y_s, x_q, _ = (t.detach() for t in inputs(shape))
+    options = {"kernel": KERNELS[kernel], "ridge": Ridge.mean_trace(0.1)}
+    with poisoned():
+        direct = ssdd_ext.fit(x_s, y_s, **options)
+    assert calls == ["krr_forward"]
+    ordinary = ssdd_ext.fit(x_s, y_s, check_finite=True, **options)
+    for name in ("alpha", "weights", "x_s"):
+        one, other = getattr(direct, name), getattr(ordinary, name)
+        assert (one is None) == (other is None) and (one is None or relative_error(one, other) < 1e-11)
+    assert direct.info.status.dtype == torch.int32 and direct.info.status.shape == x_s.shape[:-2]
+    assert torch.equal(direct.info.jitter, ordinary.info.jitter)
+    for one, other in zip(direct.predict(x_q, return_std=True), ordinary.predict(x_q, return_std=True), strict=True):
+        assert relative_error(one, other) < 1e-10
+
+
 # --- from Gram matrices -----------------------------------------------------------------------------
 
 GRAMS = {"one": (20, 50, 4, ()), "tiny": (1, 1, 1, ()), "wide": (40, 30, 45, ()), "batch": (12, 30, 3, (5,))}
@@ -250,6 +268,10 @@ def test_a_failure_is_reported_by_the_ordinary_path():
     y, ridge = torch.ones(4, 1), Ridge.absolute(0.0)
     with pytest.raises(FactorizationError, match=r"krr: .* pivot 2 of 4"):
         ssdd_ext.krr(x, y, x, kernel=RBF(1.0), ridge=ridge)
+    with pytest.raises(FactorizationError, match=r"fit: .* pivot 2 of 4"):
+        ssdd_ext.fit(x.detach(), y, kernel=RBF(1.0), ridge=ridge)
+    assert ssdd_ext.fit(x.detach(), y, kernel=RBF(1.0), ridge=ridge, on_failure="nan").alpha.isnan().all()
+    assert ssdd_ext.fit(x.detach(), y, kernel=RBF(1.0), ridge=ridge, on_failure="jitter").info.jitter > 0
     k = torch.ones(4, 4, requires_grad=True)
     with pytest.raises(FactorizationError, match=r"krr_from_gram: .* pivot 2 of 4"):
         ssdd_ext.krr_from_gram(k, y, k, ridge=ridge)

@@ -31,6 +31,9 @@ def run(root, tmp_path):
 
 def test_every_example_is_run(root):
     assert {p.name for p in (root / "examples").glob("*.py")} == set(EXAMPLES)
+    # tests/examples runs a miniature of each study in a folder
+    tests = {p.name for p in (root / "tests" / "examples").glob("test_*.py")}
+    assert {f"test_{p.parent.name}.py" for p in (root / "examples").glob("*/run.py")} <= tests
 
 
 def test_a_loop_gives_the_same_loss_by_one_call(run):

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 PAGE = ("ssdd/report/report.css", "ssdd/report/report.js")
+SHIPPED = ("ssdd/studies/published/cifar100.toml", "ssdd/studies/small-architectures.toml")
 
 installed_only = pytest.mark.skipif(
     os.environ.get("SSDD_TEST_INSTALLED") != "1", reason="NOT THE INSTALLED WHEEL: run by `make test`"
@@ -43,7 +44,7 @@ def test_tests_see_the_installed_wheel(package, root):
 def test_wheel_holds_what_it_should(wheel_files):
     native = [f for f in wheel_files if f.endswith(".so")]
     assert len(native) == 1 and native[0].startswith("ssdd_ext/_C."), native
-    for name in ("ssdd_ext/py.typed", "ssdd_ext/_C.pyi", "ssdd/py.typed", "ssdd/studies/demo.toml", *PAGE):
+    for name in ("ssdd_ext/py.typed", "ssdd_ext/_C.pyi", "ssdd/py.typed", "ssdd/studies/demo.toml", *SHIPPED, *PAGE):
         assert name in wheel_files
     assert any(f.endswith("licenses/LICENSE") for f in wheel_files)
     strays = [f for f in wheel_files if Path(f).suffix in (".cpp", ".h", ".cu", ".o", ".txt", ".cmake")]

@@ -9,7 +9,7 @@ import pytest
 import torch
 from PIL import Image
 
-from ssdd.artifact import DistilledSet, Preprocessing, export, read_published
+from ssdd.artifact import DistilledSet, Preprocessing, export, read_labelled, read_published
 from ssdd.config import InputError
 
 PRE = Preprocessing((0.4, 0.5, 0.1), (0.2, 0.3, 0.25))
@@ -223,3 +223,56 @@ def test_import_needs_the_preprocessing(ssdd_command, tmp_path):
         read_published(x, y, PRE)
     with pytest.raises(InputError, match="no such file"):
         read_published(tmp_path / "none.pt", y, PRE)
+
+
+def labelled(folder, x, y):
+    torch.save(x, folder / "images.pt")
+    torch.save(y, folder / "labels.pt")
+    return folder / "images.pt", folder / "labels.pt"
+
+
+def test_import_of_a_labelled_set(ssdd_command, tmp_path):
+    x = torch.rand(4, 3, 8, 8)
+    arguments = ("--mean", "0.4,0.5,0.1", "--std", "0.2,0.3,0.25", "--overwrite", "-o", tmp_path / "a.safetensors")
+    ssdd_command(
+        "import", "--labels", *labelled(tmp_path, x, torch.tensor([0, 2, 1, 2])), "--method", "MTT", *arguments
+    )
+    made = DistilledSet.load(tmp_path / "a.safetensors")
+    assert torch.equal(made.images, x) and made.targets.argmax(1).tolist() == [0, 2, 1, 2]
+    assert (made.method, made.target_kind, made.support_input) == ("MTT", "labels", "normalised")
+    soft = torch.rand(4, 5).softmax(1)
+    normalised = PRE.normalise(x)
+    files = labelled(tmp_path, normalised, soft)
+    ssdd_command("import", "--labels", *files, "--stored", "normalised", *arguments)
+    made = DistilledSet.load(tmp_path / "a.safetensors")
+    assert torch.allclose(made.images, x, atol=1e-6) and torch.equal(made.targets, soft) and made.method == "labelled"
+    assert made.bytes == 4 * (x.numel() + soft.numel())
+    real = np.random.default_rng(0).integers(0, 256, (20, 8, 8, 3), dtype=np.uint8)
+    np.savez(tmp_path / "real.npz", x_train=real, y_train=np.arange(20) % 4, x_test=real, y_test=np.arange(20) % 4)
+    whole = (x * 255).round().to(torch.uint8)
+    files = labelled(tmp_path, whole, torch.tensor([0, 2, 1, 2], dtype=torch.int32))
+    ssdd_command("import", "--labels", *files, "-d", tmp_path / "real.npz", "-o", tmp_path / "b.safetensors")
+    made = DistilledSet.load(tmp_path / "b.safetensors")
+    assert made.targets.shape == (4, 4) and torch.equal(made.images * 255, whole.float())  # the classes of the data
+
+
+@pytest.mark.parametrize(
+    "x, y, named",
+    [
+        (torch.rand(2, 3, 4, 4), torch.tensor([0, -1]), "labels.pt: expected labels from 0 to at most 9, got -1 to 0"),
+        (torch.rand(2, 3, 4, 4), torch.tensor([0, 10]), "labels.pt: expected labels from 0 to at most 9"),
+        (torch.rand(2, 3, 4, 4), torch.tensor([0, 1, 2]), "targets: expected one per image"),
+        (torch.rand(2, 3, 4, 4), torch.tensor([0.0, 1.0]), r"labels.pt: expected int \[S\] or float"),
+        (torch.rand(2, 3, 4, 4), torch.full((2, 10), 0.2), "labels.pt: expected shares of classes"),
+        (torch.rand(2, 3, 4, 4), torch.tensor([[-1.0, 2.0]] * 2), "labels.pt: expected shares of classes"),
+        (torch.rand(2, 3, 4, 4), torch.tensor([[0.5, 0.5]] * 2), "labels.pt: expected shares of 10 classes, got 2"),
+        (torch.randn(20, 3, 4, 4), torch.zeros(20).long(), r"images.pt: expected pixels around \[0, 1\]"),
+        (torch.rand(2, 3, 4, 4) * 255, torch.zeros(2).long(), r"images.pt: expected pixels around \[0, 1\]"),
+        (torch.rand(2, 3, 4), torch.zeros(2).long(), "images.pt: expected images"),
+        (torch.rand(2, 1, 4, 4), torch.zeros(2).long(), "images.pt: expected images of 3 channels"),
+        (torch.full((2, 3, 4, 4), float("inf")), torch.zeros(2).long(), "images.pt: values that are not finite"),
+    ],
+)
+def test_labelled_files_that_do_not_fit(tmp_path, x, y, named):
+    with pytest.raises(InputError, match=named):
+        read_labelled(*labelled(tmp_path, x, y), PRE, classes=10)

@@ -7,7 +7,7 @@ from .hub import push
 from .lock import LOCK, lock_folder, wait_for_lock
 from .pairs import FORMAT, STORAGE_VERSION, DistilledSet
 from .preprocessing import Preprocessing
-from .published import MOST_CLASSES, read_published
+from .published import MOST_CLASSES, read_labelled, read_published
 
 __all__ = [
     "FORMAT",
@@ -25,6 +25,7 @@ __all__ = [
     "flush_to_disk",
     "lock_folder",
     "push",
+    "read_labelled",
     "read_published",
     "read_safetensors",
     "read_scores",

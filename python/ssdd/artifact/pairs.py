@@ -124,6 +124,14 @@ class DistilledSet(Dataset[tuple[Tensor, Tensor]]):
         """Return the images as network input, float32 [S, C, H, W]."""
         return self.preprocessing.normalise(self.images) if self.support_input == "normalised" else self.images
 
+    @property
+    def bytes(self) -> int:
+        """The bytes of what the set is stored in, at four bytes a number; a label is one number."""
+        if self.storage:
+            return int(self.storage["bytes"])
+        whole = self.target_kind == "labels" and bool((self.targets.amax(1) == 1).all())
+        return 4 * (self.images.numel() + (len(self) if whole else self.targets.numel()))
+
     def save(self, path: str | os.PathLike[str]) -> Path:
         """Write one safetensors file, completely or not at all. A write that is stopped leaves the old file as it
         was."""

@@ -1,4 +1,5 @@
-"""The files that the published code writes: ``x_syn.pt`` and ``y_syn.pt``, plain tensors in torch's own format."""
+"""Images and targets as plain tensors in torch's own format: the published ``x_syn.pt`` and ``y_syn.pt``, and labelled
+sets of other methods."""
 
 from __future__ import annotations
 
@@ -52,16 +53,9 @@ def read_published(
     """
     x, y = read_tensor(images), read_tensor(targets)
     kind = "representation"
-    if y.dim() == 1 and not y.is_floating_point() and y.dtype != torch.bool and len(y):
-        if int(y.min()) < 0 or int(y.max()) >= MOST_CLASSES:
-            raise InputError(
-                f"{Path(targets).name}: expected labels from 0 to at most {MOST_CLASSES - 1}, "
-                f"got {int(y.min())} to {int(y.max())}"
-            )
-        y, kind = F.one_hot(y.long()), "labels"
-    for name, values in ((images, x), (targets, y)):
-        if not bool(torch.isfinite(values.float()).all()):
-            raise InputError(f"{Path(name).name}: values that are not finite")
+    if _is_whole(y):
+        y, kind = _one_hot(y, Path(targets).name, MOST_CLASSES, exact=False), "labels"
+    _check_finite({Path(images).name: x, Path(targets).name: y})
     return DistilledSet(
         images=x.float() if x.is_floating_point() else x,
         targets=y.float(),
@@ -71,3 +65,83 @@ def read_published(
         support_input=support_input,  # type: ignore[arg-type]
         target_kind=kind,  # type: ignore[arg-type]
     )
+
+
+def read_labelled(
+    images: str | os.PathLike[str],
+    labels: str | os.PathLike[str],
+    preprocessing: Preprocessing,
+    *,
+    method: str = "labelled",
+    source: str = "",
+    classes: int = 0,
+    stored: str = "pixels",
+) -> DistilledSet:
+    """Read a labelled set that another method made (DSA, MTT, ...) into a distilled set. Nothing in a file is executed.
+
+    Args:
+        images: a file of one tensor, [S, C, H, W]: float pixels around [0, 1], or uint8.
+        labels: a file of one tensor: int [S], numbers of classes from 0; or float [S, classes], shares that sum to 1.
+        preprocessing: mean and std of the real images.
+        method: name of the row in tables. Default "labelled".
+        source: name of the image set that it was made from. Default "".
+        classes: number of classes of that set. Default: as many as the labels name.
+        stored: "pixels" (default), or "normalised": the file holds images after normalisation with ``preprocessing``,
+            which is undone.
+
+    Raises:
+        InputError: naming the file, what was expected and what came.
+    """
+    x, y, file = read_tensor(images), read_tensor(labels), Path(labels).name
+    _check_finite({Path(images).name: x, file: y})
+    if x.dim() != 4 or not len(x) or x.dtype == torch.bool:
+        raise InputError(f"{Path(images).name}: expected images [S, C, H, W], got {x.dtype} {list(x.shape)}")
+    if x.shape[1] != len(preprocessing.mean):
+        expected = f"images of {len(preprocessing.mean)} channels, as mean and std have"
+        raise InputError(f"{Path(images).name}: expected {expected}, got {list(x.shape)}")
+    if stored == "normalised":
+        x = preprocessing.pixels(x.float())
+    elif x.dtype == torch.uint8:
+        x = x.float() / 255
+    low, high = float(x.min()), float(x.max())
+    if low < -1 or high > 2:
+        raise InputError(
+            f"{Path(images).name}: expected pixels around [0, 1], got {low:.3g} to {high:.3g}; stored='normalised' "
+            "(--stored normalised) undoes mean and std; pixels up to 255 must be uint8"
+        )
+    if _is_whole(y):
+        y = _one_hot(y, file, classes or MOST_CLASSES, exact=bool(classes))
+    elif y.dim() != 2 or not y.is_floating_point():
+        raise InputError(f"{file}: expected int [S] or float [S, classes], got {y.dtype} {list(y.shape)}")
+    elif bool((y < 0).any()) or not torch.allclose(y.float().sum(1), torch.ones(len(y)), atol=1e-2):
+        sums = y.float().sum(1)
+        raise InputError(
+            f"{file}: expected shares of classes, at least 0, that sum to 1 per image; got values from "
+            f"{float(y.min()):.3g}, sums from {float(sums.min()):.3g} to {float(sums.max()):.3g}"
+        )
+    elif classes and y.shape[1] != classes:
+        raise InputError(f"{file}: expected shares of {classes} classes, got {y.shape[1]}")
+    return DistilledSet(x.float(), y.float(), preprocessing, method=method, source=source, target_kind="labels")
+
+
+def _is_whole(y: Tensor) -> bool:
+    """Return True for a list of whole numbers, which are labels."""
+    return y.dim() == 1 and not y.is_floating_point() and y.dtype != torch.bool and bool(len(y))
+
+
+def _one_hot(y: Tensor, name: str, classes: int, exact: bool) -> Tensor:
+    """Return labels as one-hot targets: of ``classes`` numbers if that is ``exact``, or else of as many as there are.
+
+    Raises :class:`InputError` if a label is negative, or ``classes`` or more.
+    """
+    if int(y.min()) < 0 or int(y.max()) >= classes:
+        raise InputError(
+            f"{name}: expected labels from 0 to at most {classes - 1}, got {int(y.min())} to {int(y.max())}"
+        )
+    return F.one_hot(y.long(), classes if exact else -1)
+
+
+def _check_finite(tensors: dict[str, Tensor]) -> None:
+    for name, values in tensors.items():
+        if not bool(torch.isfinite(values.float()).all()):
+            raise InputError(f"{name}: values that are not finite")

@@ -1,6 +1,7 @@
 """Compute a table: every missing cell (row, seed, set) is computed and appended to OUT/cells.jsonl.
 
 It can be stopped at any moment; the same command continues. It prints, cell by cell, how long the rest will take.
+--dry-run checks every row and estimates the cost, without training. --list names the studies of the package.
 """
 
 from __future__ import annotations
@@ -8,11 +9,12 @@ from __future__ import annotations
 import sys
 from contextlib import ExitStack
 from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import ssdd
 
-from ..config import duration, versions
+from ..config import InputError, duration, versions
 from .options import (
     COUNT,
     FILE,
@@ -31,17 +33,37 @@ from .options import (
 if TYPE_CHECKING:
     from jsonargparse import ArgumentParser
 
-POSITIONALS = ("FILE",)
+POSITIONALS = ("[FILE]",)
+SPEED = 30.0
+"""Multiply-adds per second, in billions: what one CPU core with AVX-512 makes of the small networks."""
 
 
 def add_arguments(parser: ArgumentParser) -> None:
-    parser.add_argument("file", metavar="FILE", type=FILE, help="The study, TOML: see docs/studies.md.")
+    parser.add_argument(
+        "file",
+        metavar="FILE",
+        type=FILE,
+        nargs="?",
+        help="The study, TOML: see docs/studies.md; or a study of the package, such as published/cifar100.toml.",
+    )
+    parser.add_argument("--list", action="store_true", help="List the studies of the package.")
+    parser.add_argument(
+        "--dry-run", action="store_true", help="Check every row and estimate its cost; nothing is trained."
+    )
+    parser.add_argument(
+        "--speed",
+        metavar="N",
+        type=float,
+        default=SPEED,
+        help="For --dry-run: billions of multiply-adds per second that your machine makes.",
+    )
     parser.add_argument(
         "--out",
         "-o",
         metavar="FOLDER",
         type=FILE,
-        help="Folder for the cells and the page (default: that of FILE).",
+        help="Folder for the cells and the page (default: that of FILE; for a study of the package, a folder of its "
+        "name).",
     )
     parser.add_argument("--data", "-d", metavar="DATA", type=NAME, help="The images to distil, in place of FILE's.")
     add_folder(parser)
@@ -61,8 +83,16 @@ def add_arguments(parser: ArgumentParser) -> None:
 def run(options: Options) -> None:
     from .. import report as reports
 
-    folder = options.out or options.file.parent
-    plan = ssdd.read_plan(options.file)
+    if options.list:
+        for name, file in ssdd.shipped_studies().items():
+            print(f"{name:36} {ssdd.read_plan(file).title}")
+        return
+    if options.file is None:
+        raise InputError("file: expected a study, or --list for those of the package")
+    file = ssdd.find_study(options.file)
+    shipped = file in ssdd.shipped_studies().values() and not options.file.exists()
+    folder = options.out or (Path("-".join(options.file.with_suffix("").parts)) if shipped else file.parent)
+    plan = ssdd.read_plan(file, folder="." if shipped else None)
     if options.page:
         print(ssdd.write_page(plan, folder, _line))
         return
@@ -75,6 +105,12 @@ def run(options: Options) -> None:
     }
     on = ssdd.choose_device(options.device)
     plan = replace(plan, **changes, targets={**plan.targets, **read_targets(options)})
+    if options.dry_run:
+        _print_estimate(plan, ssdd.estimate_study(plan, folder), options.speed)
+        return
+    named = [str(name) for name in (plan.data, *plan.targets.values()) if name is not None]
+    if plan.layout and not all(":" in name or Path(name).exists() for name in named):
+        print(f"The files of this study:\n{plan.layout.strip()}", file=sys.stderr)
 
     def show(event: dict[str, Any]) -> None:
         if event["event"] == "study":
@@ -113,3 +149,44 @@ def _line(event: dict[str, Any]) -> None:
             f"{event['untrained_share']:.1%}, mean age {event['mean_age']:.1f}",
             flush=True,
         )
+
+
+def _print_estimate(plan: ssdd.Plan, estimate: ssdd.StudyEstimate, speed: float) -> None:
+    """Print what a study takes, row by row."""
+    if not speed > 0:
+        raise InputError(f"--speed: expected more than 0, got {speed}")
+    head = ("row", "from", "parameters", "pairs", "kB", "steps", "seeds", "cells to do", "hours")
+    lines = [head]
+    for r in estimate.rows:
+        whole = r.row.seeds * len(plan.sets)
+        lines.append(
+            (
+                r.row.name,
+                r.row.origin.source,
+                f"{r.parameters:,}",
+                f"{r.images:,}",
+                f"{r.bytes / 1000:,.0f}",
+                f"{r.steps:,}",
+                str(r.row.seeds),
+                f"{r.missing} of {whole}",
+                f"{r.cost / (speed * 1e9) / 3600:,.2f}",
+            )
+        )
+    widths = [max(len(line[i]) for line in lines) for i in range(len(head))]
+    print(plan.title)
+    for line in lines:
+        names = [text.ljust(w) for text, w in zip(line[:2], widths[:2], strict=True)]
+        numbers = [text.rjust(w) for text, w in zip(line[2:], widths[2:], strict=True)]
+        print("  ".join(names + numbers))
+    left = sum(r.missing for r in estimate.rows)
+    hours = estimate.cost / (speed * 1e9) / 3600
+    print(
+        f"{left} of {estimate.cells} cells to compute: about {estimate.cost:.2g} multiply-adds, {hours:,.1f} hours at "
+        f"{speed:g} billion per second (--speed)"
+    )
+    for note in estimate.notes:
+        print(f"note: {note}")
+    for what in estimate.missing:
+        print(f"missing: {what}")
+    if estimate.missing and plan.layout:
+        print(f"The files of this study:\n{plan.layout.strip()}")

@@ -7,6 +7,7 @@ import re
 import tomllib
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any, Literal, get_args, get_origin
 
@@ -48,6 +49,8 @@ class Kind:
 
 def _whole_numbers(text: Any) -> tuple[int, ...]:
     parts = text.strip("[]() ").replace(",", "-").split("-") if isinstance(text, str) else text
+    if parts == [""]:
+        return ()
     if not isinstance(parts, list | tuple) or any(type(part) not in (int, str) for part in parts):
         raise ValueError
     return tuple(int(part) for part in parts)
@@ -85,6 +88,14 @@ def extract_settings(namespace: Any) -> dict[str, Any]:
     return dict(_flat(namespace.as_dict().get(_ROOT) or {}))
 
 
+@cache
+def _settings_parser() -> ArgumentParser:
+    """Return a parser of the settings alone; making it takes longer than using it."""
+    parser = new_parser()
+    add_settings(parser)
+    return parser
+
+
 def with_settings(settings: Settings, changes: Mapping[str, Any]) -> Settings:
     """Return ``settings`` with single fields changed.
 
@@ -101,8 +112,7 @@ def with_settings(settings: Settings, changes: Mapping[str, Any]) -> Settings:
             raise InputError(unknown_setting(key, known))
     if not changes:
         return settings
-    parser = new_parser()
-    add_settings(parser)
+    parser = _settings_parser()
     nested: dict[str, Any] = {}
     for key, value in changes.items():
         *stages, field = key.split(".")

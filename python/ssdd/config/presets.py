@@ -34,7 +34,7 @@ def _published(name: str, model: str, images: int, lr: float) -> Settings:
         distill=DistillConfig(images=images, steps=160_000, batch=1024, lr=lr, log_every=500),
         pretrain=PretrainConfig(steps=1000 * batches, batch=256, lr=0.1, schedule="constant"),
         finetune=FINETUNE["published"],
-        kd=KdConfig(epochs=1000),
+        kd=KdConfig(epochs=1000, lr=1e-4),
     )
 
 

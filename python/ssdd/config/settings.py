@@ -348,7 +348,7 @@ class EvaluateConfig:
     all labels."""
 
     labels: tuple[int, ...] = (1, 5, 20, 0)
-    """Labels per class, one probe for each number; 0 means all labels."""
+    """Labels per class, one probe for each number; 0 means all labels. "[]": no probes."""
     draws: int = 3
     """Random draws of the labelled images per probe with few labels; their mean counts. All rows of a seed share the
     draws."""

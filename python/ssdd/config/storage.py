@@ -18,6 +18,9 @@ class BasesConfig:
     very small images."""
     targets: int = 64
     """Components of the targets; all of them if there are fewer."""
+    hidden: int = 0
+    """Hidden units of a network that predicts the targets' coordinates of an image's transformed versions from those of
+    the image itself (published: 4 to 16). 0: the coordinates of every version are learned and stored."""
 
     def __post_init__(self) -> None:
         check_values(self)

@@ -57,8 +57,9 @@ class KdConfig:
     """Passes over the distilled images. Published: 1000."""
     batch: int = 512
     """Images per step; an epoch's last batch may be smaller. Published: 512."""
-    lr: float = 1e-4
-    """AdamW's learning rate in the first epoch. Published: 1e-4."""
+    lr: float = 1e-3
+    """AdamW's learning rate in the first epoch. Published: 1e-4, for 1000 epochs of several steps; in few steps a
+    student hardly learns with it (docs/transfer.md)."""
     noise_lr: float = 1e-3
     """AdamW's learning rate in the first epoch of the control with Gaussian noise. Published: 1e-3."""
     weight_decay: float = 0.0

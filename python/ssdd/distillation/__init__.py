@@ -5,6 +5,7 @@ from .choice import choose_images
 from .job import Job
 from .loop import Distillation, distill
 from .objective import total_variation
+from .storage import image_count
 
 __all__ = [
     "Distillation",
@@ -13,6 +14,7 @@ __all__ = [
     "check_before_training",
     "choose_images",
     "distill",
+    "image_count",
     "needs_teacher",
     "target_size",
     "total_variation",

@@ -161,14 +161,15 @@ def measure(
     ``output=False`` leaves out the probes on the predicted representation, for a network that predicts none. Probes and
     fine-tuning are left out if :func:`why_no_probe` gives a reason.
     """
-    features, predictions = zip(
-        *(_run(network, preprocessing, images) for images in (data.x_train, data.x_test)), strict=True
-    )
-    if target is not None:
-        cell.error = representation_error(predictions[1], target)
-    cell.probes = probes(features, data, settings, cell.seed, "features")
-    if output:
-        cell.probes |= probes(predictions, data, settings, cell.seed, "output")
+    if target is not None or settings.evaluate.labels:
+        features, predictions = zip(
+            *(_run(network, preprocessing, images) for images in (data.x_train, data.x_test)), strict=True
+        )
+        if target is not None:
+            cell.error = representation_error(predictions[1], target)
+        cell.probes = probes(features, data, settings, cell.seed, "features")
+        if output:
+            cell.probes |= probes(predictions, data, settings, cell.seed, "output")
     if settings.finetune.share and not why_no_probe(data):
         cell.finetuned = finetune(network, preprocessing, data, settings.finetune, seed=cell.seed, report=report)
 
@@ -197,7 +198,7 @@ def probes(x: tuple[Tensor, ...], data: ImageSet, settings: Settings, seed: int,
     The result is empty if :func:`why_no_probe` gives a reason. A class that has fewer images gives all of them. A
     number that most classes cannot give is left out.
     """
-    if why_no_probe(data):
+    if not settings.evaluate.labels or why_no_probe(data):
         return {}
     assert data.y_train is not None and data.y_test is not None
     config = settings.evaluate

@@ -1,6 +1,7 @@
 """Networks: a backbone, whose output is the features, and a last linear layer, which predicts the representation."""
 
 from .convnet import ConvNet
+from .count import count_multiply_adds, count_parameters
 from .error import representation_error
 from .features import batch_features, frozen, in_chunks
 from .network import Network, build, build_stored, seeded, student
@@ -18,6 +19,8 @@ __all__ = [
     "batch_features",
     "build",
     "build_stored",
+    "count_multiply_adds",
+    "count_parameters",
     "frozen",
     "import_from_here",
     "in_chunks",

@@ -15,6 +15,9 @@ from .tables import Measure, entry, probe_of
 
 Cell = Mapping[str, Any]
 
+KD = "target-data-free"
+"""The column of students that learned from a classifier without the target's data."""
+
 
 @dataclass(frozen=True)
 class Column:
@@ -67,6 +70,8 @@ def _columns(cells: Sequence[Cell]) -> list[Column]:
             found.append(Column(f"{group}, {labels}", group, head, probe_of(f"{what}/{n}"), 1))
     if any(cell.get("finetuned") is not None for cell in cells):
         found.append(Column("fine-tuned", "", "fine-tuned", lambda cell: cell.get("finetuned"), 1))
+    if any("kd" in cell for cell in cells):
+        found.append(Column(KD, "", KD, lambda cell: cell.get("kd", {}).get("student"), 1))
     return found
 
 
@@ -114,8 +119,8 @@ def data_table(head: Sequence[str], body: Sequence[Sequence[object]], groups: Se
 
 
 def _paired(cells: Sequence[Cell], rows: Mapping[str, str], sets: Sequence[str]) -> list[object]:
-    """Each distilled row against each selection of the same teacher, paired by seed."""
-    teachers = {str(cell["row"]): cell.get("inputs", {}).get("teacher") for cell in cells}
+    """Each distilled row against each selection of the same teacher and variant, paired by seed."""
+    alike = {str(cell["row"]): (cell.get("inputs", {}).get("teacher"), cell.get("variant")) for cell in cells}
     blocks: list[tuple[str, Html]] = []
     for name in sets:
         mine = [cell for cell in cells if cell["set"] == name]
@@ -123,7 +128,7 @@ def _paired(cells: Sequence[Cell], rows: Mapping[str, str], sets: Sequence[str])
             found = []
             for ours in (row for row, source in rows.items() if is_distilled(source)):
                 for theirs in (row for row, source in rows.items() if is_selected(source)):
-                    if teachers[ours] != teachers[theirs]:
+                    if alike[ours] != alike[theirs]:
                         continue
                     a, b = _values(mine, ours, column.measure), _values(mine, theirs, column.measure)
                     if seeds := sorted(a.keys() & b.keys()):
@@ -149,7 +154,7 @@ def _compared(columns: Sequence[Column]) -> list[Column]:
     """The quantities that get a chart: the error, and probes on the features with the fewest and with all labels."""
     probes = [column for column in columns if column.group == "probe on features"]
     kept = [column for column in columns if column.smaller] + probes[:1] + probes[1:][-1:]
-    return kept + [column for column in columns if column.name == "fine-tuned"]
+    return kept + [column for column in columns if column.name in ("fine-tuned", KD)]
 
 
 Difference = tuple[str, str, float, float, int]

@@ -56,7 +56,8 @@ def read_plan_cells(plan: Plan, folder: Path) -> CellsByKey:
 
 def tables(plan: Plan, cells: CellsByKey) -> str:
     """Return all tables of the page as Markdown. Entries without a cell say "missing"."""
-    sets = [SOURCE, *sorted({name for _, _, name in cells} - {SOURCE})]
+    found = {name for _, _, name in cells} | set(plan.targets)
+    sets = [*([SOURCE] if plan.measure_source else []), *sorted(found - {SOURCE})]
     expected = sum(row.seeds for row in plan.rows) * len(sets)
     parts = [
         f"{len(cells)} of {expected} cells. Mean ± standard error over the seeds there are (n; in brackets if some "
@@ -66,8 +67,10 @@ def tables(plan: Plan, cells: CellsByKey) -> str:
     for name in sets:
         parts += [f"## {'The source' if name == SOURCE else name}", _measures_table(plan, cells, name)]
     parts += ["## Against the baselines", _comparison_table(plan, cells, sets)]
-    parts += ["## What the pools did", _pool_table(plan, cells)]
-    if realism := _realism_table(plan, cells):
+    if budget := _budget_table(plan, cells, sets[0]):
+        parts += ["## What the rows were given", budget]
+    parts += ["## What the pools did", _pool_table(plan, cells, sets[0])]
+    if realism := _realism_table(plan, cells, sets[0]):
         parts += ["## How far the images are from real ones", realism]
     return "\n\n".join(parts)
 
@@ -89,6 +92,10 @@ def _error(cell: Mapping[str, Any]) -> float | None:
 
 def _finetuned(cell: Mapping[str, Any]) -> float | None:
     return cell.get("finetuned")
+
+
+def _kd(cell: Mapping[str, Any]) -> float | None:
+    return cell.get("kd", {}).get("student")
 
 
 def _text(cells: CellsByKey, row: Row, name: str, measure: Measure, digits: int) -> str:
@@ -115,18 +122,42 @@ def _measures_table(plan: Plan, cells: CellsByKey, name: str) -> str:
     shares = {row.settings.finetune.share for row in plan.rows} - {0.0}
     if shares:
         columns.append((f"fine-tuned, {min(shares):.0%} of the labels", _finetuned, 1))
+    if name in plan.classifiers:
+        columns.append(("target-data-free", _kd, 1))
+    if len(columns) == 1 and any(row.group for row in plan.rows):
+        return _variants_table(plan, cells, name, *columns[0])
     rows = [["row", *(head for head, _, _ in columns)]]
     rows += [[row.name, *(_text(cells, row, name, m, digits) for _, m, digits in columns)] for row in plan.rows]
     return markdown(rows)
 
 
+def _variants_table(plan: Plan, cells: CellsByKey, name: str, head: str, measure: Measure, digits: int) -> str:
+    """Return the table of one measure: a column per variant, first the rows as the file has them."""
+    groups = list(dict.fromkeys(row.group for row in plan.rows if row.group))
+    by_name = {row.name: row for row in plan.rows}
+    models = dict.fromkeys(row.settings.student.model for row in plan.rows if not row.group)
+    rows = [[head, ", ".join(models), *groups]]
+    for row in (row for row in plan.rows if not row.group):
+        mine = [row, *(by_name.get(f"{row.name}, {group}") for group in groups)]
+        rows.append([row.name, *("" if r is None else _text(cells, r, name, measure, digits) for r in mine)])
+    return markdown(rows)
+
+
 def _comparison_table(plan: Plan, cells: CellsByKey, sets: Sequence[str]) -> str:
     """Return the table of every distilled row against every selection, paired by seed."""
-    measures: list[tuple[str, str, Measure, bool]] = [("representation error", SOURCE, _error, True)]
-    measures += [(f"{name}, probe with all labels", name, probe_of("features/0"), False) for name in sets]
+    measures: list[tuple[str, str, Measure, bool]] = []
+    if SOURCE in sets:
+        measures.append(("representation error", SOURCE, _error, True))
+    for name in sets:
+        if not cells or _counts(cells, name, "features"):
+            measures.append((f"{name}, probe with all labels", name, probe_of("features/0"), False))
+        if any(row.settings.finetune.share == 1 for row in plan.rows):
+            measures.append((f"{name}, fine-tuned", name, _finetuned, False))
+        if name in plan.classifiers:
+            measures.append((f"{name}, target-data-free", name, _kd, False))
     rows = [["row", "against", *(head for head, _, _, _ in measures)]]
-    for ours in (row for row in plan.rows if row.distilled or row.source == "recomputed"):
-        for theirs in (row for row in plan.rows if row.selected and row.teacher == ours.teacher):
+    for ours in (row for row in plan.rows if row.origin.distilled or row.source == "recomputed"):
+        for theirs in (row for row in plan.rows if _is_baseline(row, ours)):
             rows.append(
                 [
                     ours.name,
@@ -143,6 +174,33 @@ def _comparison_table(plan: Plan, cells: CellsByKey, sets: Sequence[str]) -> str
         "for or against."
     )
     return f"{legend}\n\n{markdown(rows)}"
+
+
+def _is_baseline(theirs: Row, ours: Row) -> bool:
+    """True for real images, or nothing, as what ``ours`` is compared with: of the same variant and teacher. Nothing
+    counts if networks are fine-tuned, as it is training from scratch."""
+    if (theirs.group, theirs.teacher) != (ours.group, ours.teacher):
+        return False
+    full = theirs.settings.finetune.share == 1 or theirs.kd
+    return theirs.origin.selected or (theirs.source == "nothing" and full)
+
+
+def _budget_table(plan: Plan, cells: CellsByKey, name: str) -> str:
+    """Return images, bytes and steps of each row; "" if no cell has them (they are of an older version)."""
+    if not any("budget" in cell for cell in cells.values()):
+        return ""
+    rows = [["row", "images", "kB at four bytes a number", "steps of pre-training"]]
+    for row in (row for row in plan.rows if not row.group):  # variants have the pairs of these
+        texts = []
+        for key, unit in (("images", 1), ("bytes", 1000), ("steps", 1)):
+            values = _values(cells, row, name, _budget(key)).values()
+            texts.append(", ".join(dict.fromkeys(f"{value / unit:,.0f}" for value in values)))
+        rows.append([row.name, *texts])
+    return markdown(rows)
+
+
+def _budget(key: str) -> Measure:
+    return lambda cell: cell.get("budget", {}).get(key)
 
 
 def _paired_difference(ours: dict[int, float], theirs: dict[int, float], error: bool) -> str:
@@ -196,7 +254,7 @@ def realism_points(plan: Plan, cells: CellsByKey) -> list[tuple[str, float, floa
     return points
 
 
-def _pool_table(plan: Plan, cells: CellsByKey) -> str:
+def _pool_table(plan: Plan, cells: CellsByKey, name: str) -> str:
     columns: list[tuple[str, Measure, int]] = [
         ("untrained networks met, %", _metric("untrained_share", 100), 1),
         ("mean age of a network met", _metric("mean_age"), 1),
@@ -208,12 +266,12 @@ def _pool_table(plan: Plan, cells: CellsByKey) -> str:
     rows = [["row", "L", "T", "steps / (L·T)", *(head for head, _, _ in columns)]]
     for row in (row for row in plan.rows if row.distilled):
         d = row.settings.distill
-        texts = (_text(cells, row, SOURCE, measure, digits) for _, measure, digits in columns)
+        texts = (_text(cells, row, name, measure, digits) for _, measure, digits in columns)
         rows.append([row.name, str(d.pool), str(d.pool_steps), f"{d.steps / d.pool / d.pool_steps:.1f}", *texts])
     return markdown(rows)
 
 
-def _realism_table(plan: Plan, cells: CellsByKey) -> str:
+def _realism_table(plan: Plan, cells: CellsByKey, name: str) -> str:
     """Return the distances of distilled images to real ones; "" if no cell has them (they are of an older version)."""
     known = [cell["distillation"].get("realism") or {} for cell in cells.values() if "distillation" in cell]
     spaces = list(dict.fromkeys(space for measured in known for space in measured))
@@ -223,7 +281,7 @@ def _realism_table(plan: Plan, cells: CellsByKey) -> str:
     columns = [(f"{space}, {text}", _distance(space, end)) for space in spaces for end, text in to.items()]
     rows = [["row", *(head for head, _ in columns)]]
     rows += [
-        [row.name, *(_text(cells, row, SOURCE, measure, 3) for _, measure in columns)]
+        [row.name, *(_text(cells, row, name, measure, 3) for _, measure in columns)]
         for row in plan.rows
         if row.distilled
     ]

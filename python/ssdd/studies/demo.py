@@ -11,9 +11,10 @@ from ..data import ImageSet, load_images
 from ..distillation import check_before_training
 from ..evaluation import why_no_probe
 from ..teachers import Representations, Teacher, represent, train_teacher
+from .files import read_plan
 from .fill import Study, TeacherPair, fill_study
-from .plan import Plan, Row, read_plan
-from .store import CELLS, SOURCE, Cells
+from .plan import SOURCE, Plan, Row
+from .store import CELLS, Cells
 from .workers import Task, run_tasks
 
 FILE = Path(__file__).with_name("demo.toml")

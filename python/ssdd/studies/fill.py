@@ -22,10 +22,11 @@ from ..data import CPU, ImageSet
 from ..distillation import Distillation, Job, choose_images, distill, target_size, total_variation
 from ..evaluation import Cell, Space, finetune, measure, measure_realism, pretrain_new, probes, why_no_probe
 from ..models import Network, frozen, seeded, student
-from ..teachers import Representations, Teacher
+from ..teachers import Classifier, Representations, Teacher
 from .baselines import baseline
-from .plan import Plan, Row
-from .store import SOURCE, Cells, describe_differences
+from .kd import measure_kd
+from .plan import SOURCE, Plan, Row
+from .store import Cells, describe_differences
 from .workers import Task, run_tasks
 
 TeacherPair = tuple[Teacher | None, Representations]
@@ -44,6 +45,8 @@ class Study:
     targets: Mapping[str, ImageSet] = field(default_factory=dict)
     cache: str | os.PathLike[str] | None = None
     """The folder for representations of known views; None keeps none."""
+    classifiers: Mapping[str, Classifier] = field(default_factory=dict)
+    """Name of a target -> the teacher of target-data-free distillation."""
     device: torch.device = CPU
     """Where networks train and run; probes run on the CPU."""
 
@@ -77,7 +80,7 @@ def fill_study(plan: Plan, study: Study, workers: int = 1, report: Report = sile
     Reports ``{"event": "study", "row", "seed", "set", "done", "of", "seconds", "left"}`` per finished cell. ``left``
     estimates the processor seconds of the remaining cells on one core; it is None if nothing is known yet.
     """
-    names = [SOURCE, *study.targets]
+    names = plan.sets
     todo = missing_cells(plan, names, study.cells)
     existing, expected = study.cells.read(), [(row.name, seed, name) for row, seed in plan.order() for name in names]
     done = [existing[key] for key in expected if key in existing]
@@ -164,12 +167,18 @@ def _compute(study: Study, row: Row, seed: int, missing: Sequence[str], report: 
             predicts = pairs is not None and pairs.target_kind == "representation"
             expected = representations.test if name == SOURCE and predicts else None
             measure(network, study.data.preprocessing, data, row.settings, cell, expected, pairs is not None, report)
-        seconds["measure"] = clock.lap()
         values: dict[str, Any] = {"error": cell.error, "probes": cell.probes, "finetuned": cell.finetuned}
+        if network is not None and row.kd and name in study.classifiers:
+            make = partial(study.network, row)
+            guide = study.classifiers[name]
+            values["kd"] = measure_kd(guide, network, pairs, data, make, row.settings, seed, report, study.device)
+        seconds["measure"] = clock.lap()
         if row.distilled and pairs is not None:
             keys = ("steps", "loss", "untrained_share", "mean_age", "cpu_seconds", "realism")
             told = {key: pairs.metrics[key] for key in keys if key in pairs.metrics}  # older files lack realism
             values["distillation"] = told | {"total_variation": float(total_variation(pairs.images))}
+        if pairs is not None:
+            values["budget"] = {"images": len(pairs), "bytes": pairs.bytes, "steps": row.settings.pretrain.steps}
         values |= {"device": study.device.type} if study.device.type != "cpu" else {}
         stored = study.cells.append(row, seed, name, values | {"cpu_seconds": dict(seconds), "versions": versions()})
         report({"event": "study-cell", "cell": stored})
@@ -191,6 +200,11 @@ def row_pairs(study: Study, row: Row, seed: int, report: Report = silent) -> Dis
         with torch.no_grad():
             targets = teacher(teacher.preprocessing.normalise(pairs.images.to(study.device))).cpu()
         return replace(pairs, targets=targets, metrics={}, storage={}, stored={})
+    if row.source == "reused":
+        return row_pairs(study, row.origin, seed, report)
+    if row.source == "imported":
+        assert row.file is not None
+        return DistilledSet.load(row.file)
     file = study.file(row, seed, "pairs")
     with wait_for_lock(file.with_suffix(".lock")):  # a "recomputed" row may need them at the same time
         if not file.is_file():
@@ -292,7 +306,7 @@ def row_network(study: Study, row: Row, seed: int, pairs: DistilledSet | None, r
         return pretrain_new(None, make, row.settings, seed=seed, device=study.device)
     file = study.file(row, seed, "network")
     expected: dict[str, Any] = {
-        key: row.relevant[key] for key in ("student", "pretrain", "distill", "targets") if key in row.relevant
+        key: row.relevant[key] for key in ("student", "pretrain", "distill", "targets", "pairs") if key in row.relevant
     }
     if file.is_file():
         tensors, meta = read_safetensors(file)

@@ -1,28 +1,17 @@
-"""The plan of a study: its rows, seeds and sets, read from TOML."""
+"""The plan of a study: its rows, seeds and sets."""
 
 from __future__ import annotations
 
-import os
 import re
-import tomllib
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, Literal, cast, get_args
+from typing import Any, Literal
 
-from ..config import (
-    FINETUNE,
-    METHOD_NAMES,
-    SELECTION_NAMES,
-    UNREADABLE,
-    InputError,
-    Settings,
-    current_name,
-    official,
-    preset,
-    replace_fields,
-    with_settings,
-)
+from ..config import METHOD_NAMES, SELECTION_NAMES, Settings
+
+SOURCE = "source"
+"""The name of the set that is distilled, beside the names of the targets."""
 
 _STAGES: dict[str, tuple[str, ...]] = {
     "nothing": ("student",),
@@ -30,18 +19,20 @@ _STAGES: dict[str, tuple[str, ...]] = {
     "full set": ("student", "pretrain"),
     **dict.fromkeys(METHOD_NAMES, ("student", "pretrain", "distill")),
     "recomputed": ("student", "pretrain", "distill"),
+    "reused": ("student", "pretrain"),
+    "imported": ("student", "pretrain"),
     "teacher": (),
 }
 """Source of a row's pre-training -> the stages whose settings change its numbers, besides those of the measurements.
 
-"recomputed": the images of another row, with the teacher's representations of them as new targets. "teacher": the
-teacher itself is measured. The names of :mod:`ssdd.selection`: real images with their representations. The methods of
-distillation: a distilled set.
+"recomputed": the images of another row, with the teacher's representations of them as new targets. "reused": the pairs
+of another row, such as for another network. "imported": pairs from a file. "teacher": the teacher itself is measured.
+The names of :mod:`ssdd.selection`: real images with their representations. The methods of distillation: a distilled
+set.
 """
 
 SOURCES = tuple(_STAGES)
 _PLACES = {"nothing": 0, **dict.fromkeys(SELECTION_NAMES, 1), "full set": 3, "teacher": 4}
-_OPTIONS = ("size", "classes", "teacher_prefix")
 Targets = Literal["teacher", "labels"]
 
 
@@ -70,13 +61,24 @@ class Row:
     settings: Settings
     seeds: int
     of: Row | None = None
-    """For "recomputed": the row whose images are used."""
+    """For "recomputed": the row whose images are used; for "reused": the row whose pairs are used."""
     later: bool = False
     """True if all other rows come first, with all their seeds."""
     teacher: Path | None = None
     """A teacher for this row, in place of the study's."""
     targets: Targets = "teacher"
     """Targets of selected images: the teacher's representations, or their labels."""
+    file: Path | None = None
+    """For "imported": the file of the pairs."""
+    group: str = ""
+    """Name of the variant that this row belongs to; "" for the rows of the file itself."""
+    kd: bool = False
+    """True if the row's networks also learn from the classifiers of the study (target-data-free distillation)."""
+
+    @property
+    def origin(self) -> Row:
+        """The row that makes the pairs: this one, unless it reuses those of another row."""
+        return self.of if self.source == "reused" and self.of is not None else self
 
     @property
     def selected(self) -> bool:
@@ -97,12 +99,17 @@ class Row:
     def relevant(self) -> dict[str, Any]:
         """The settings that change this row's numbers. Other settings can change without making its cells invalid."""
         every = asdict(self.settings)
-        content = {stage: every[stage] for stage in (*_STAGES[self.source], "evaluate", "finetune")}
+        kd = ("kd",) if self.kd else ()
+        content = {stage: every[stage] for stage in (*_STAGES[self.source], "evaluate", "finetune", *kd)}
         content["evaluate"].pop("random_targets")  # in a study, each row has its own targets
         if self.selected:
             content["distill"] = {"images": self.settings.distill.images}
         if self.targets != "teacher":
             content["targets"] = self.targets
+        if self.source == "reused":
+            origin = self.origin.relevant
+            content["pairs"] = {key: origin[key] for key in ("student", "distill", "targets") if key in origin}
+            content["pairs"]["from"] = self.origin.source
         return content
 
 
@@ -126,6 +133,20 @@ class Plan:
     """Classes of a folder, "folders" or "none" (default: decided from the folder)."""
     teacher_prefix: str | None = None
     """The first words of the names of the teacher's weights (default: decided from the file)."""
+    classifiers: Mapping[str, str] = field(default_factory=dict)
+    """Name of a target -> a name that :meth:`ssdd.Classifier.named` knows: the teacher of target-data-free
+    distillation, which is then measured on that target."""
+    measure_source: bool = True
+    """False if no cell is computed for the source itself."""
+    layout: str = ""
+    """What the folders of the data must look like, in words."""
+    expect: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
+    """"source" or the name of a target -> its channels, size, images and classes, for a dry run without the data."""
+
+    @property
+    def sets(self) -> list[str]:
+        """Names of the sets that cells are computed for."""
+        return [*([SOURCE] if self.measure_source else []), *self.targets]
 
     def order(self) -> list[tuple[Row, int]]:
         """Return (row, seed) in the order of computing: seed 0 of all rows first, so that the table is useful early.
@@ -135,115 +156,3 @@ class Plan:
         seeds = range(max(row.seeds for row in self.rows))
         first = [(r, s) for s in seeds for r in self.rows if s < r.seeds and not r.later]
         return first + [(r, s) for r in self.rows if r.later for s in range(r.seeds)]
-
-
-def read_plan(path: str | os.PathLike[str], *, settings: Settings | None = None, seeds: int | None = None) -> Plan:
-    """Read a study's TOML file.
-
-    Its keys: ``title``, ``preset``, ``finetune`` (a recipe of ``FINETUNE``), ``seeds`` (a number), ``data`` (a file or
-    folder beside this one, "digits" or "hf:NAME"), ``teacher`` (a file beside this one), ``size``, ``classes``,
-    ``teacher_prefix`` (see :class:`Plan`), tables ``targets`` (name = data) and ``set`` ("stage.field" = value, for all
-    rows), and one ``[[row]]`` per row. A row has ``name``, ``from`` (one of ``SOURCES``) and optionally ``seeds``,
-    ``official``, ``set``, ``teacher`` (a file, in place of the study's) and ``later`` (true: after all other rows). A
-    selection may have ``targets`` ("teacher" or "labels"). "recomputed" needs ``of``, the name of a distilled row above
-    it.
-
-    Args:
-        path: the file.
-        settings: used in place of the file's ``preset``. Default: the preset.
-        seeds: used in place of the file's ``seeds``. Default: those of the file.
-
-    Raises:
-        InputError: naming the row and the key, what was expected and what came.
-    """
-    path = Path(path)
-    try:
-        content = tomllib.loads(path.read_text(encoding="utf-8"))
-    except UNREADABLE as error:
-        raise InputError(f"{path}: not a readable study file ({error})") from None
-    known = {"title", "preset", "finetune", "seeds", "data", "teacher", "targets", "set", "row", *_OPTIONS}
-    _check_keys(content, known, str(path))
-    shared = settings or preset(_text(content, "preset", str(path)))
-    if "finetune" in content:
-        recipe = content["finetune"]
-        if recipe not in FINETUNE:
-            raise InputError(f"{path}: finetune: expected one of {', '.join(FINETUNE)}, got {recipe!r}")
-        shared = replace(shared, finetune=FINETUNE[recipe])
-    shared = with_settings(shared, _changes(content, str(path)))
-    seeds = _number(content, "seeds", 5, str(path)) if seeds is None else seeds
-    rows: list[Row] = []
-    for i, table in enumerate(content.get("row", []), 1):
-        rows.append(_row(table, shared, seeds, rows, path, f"{path}: row {i}"))
-    slugs = [row.slug for row in rows]
-    if not rows or len(set(slugs)) != len(slugs) or "" in slugs:
-        raise InputError(f"{path}: expected one [[row]] or more, each with a name of its own, got {slugs}")
-
-    def beside(value: Any) -> Path:
-        return path.parent / str(value)
-
-    def named(value: Any) -> str | Path:
-        return str(value) if value == "digits" or str(value).startswith("hf:") else beside(value)
-
-    return Plan(
-        content.get("title", path.stem),
-        tuple(rows),
-        named(content["data"]) if "data" in content else None,
-        str(beside(content["teacher"])) if "teacher" in content else None,
-        {name: named(value) for name, value in content.get("targets", {}).items()},
-        _number(content, "size", 1, str(path)) if "size" in content else None,
-        *(_text(content, key, str(path)) if key in content else None for key in ("classes", "teacher_prefix")),
-    )
-
-
-def _row(table: dict[str, Any], shared: Settings, seeds: int, above: list[Row], path: Path, where: str) -> Row:
-    _check_keys(table, {"name", "from", "seeds", "official", "set", "of", "later", "teacher", "targets"}, where)
-    source = _text(table, "from", where)
-    if source not in SOURCES:
-        raise InputError(f"{where}: from: expected one of {', '.join(SOURCES)}, got {source!r}")
-    targets = table.get("targets", "teacher")
-    if targets not in get_args(Targets) or ("targets" in table and source not in SELECTION_NAMES):
-        words = ", ".join(get_args(Targets))
-        raise InputError(f"{where}: targets: expected one of {words}, for a selection only, got {targets!r}")
-    of = None
-    if source == "recomputed" or "of" in table:
-        of = next((row for row in above if row.name == table.get("of") and row.distilled), None)
-        if of is None or source != "recomputed":
-            raise InputError(
-                f"{where}: of: expected the name of a distilled row above it, for from = 'recomputed' only, "
-                f"got {table.get('of')!r}"
-            )
-        shared, seeds = of.settings, of.seeds
-    teacher = of.teacher if of is not None else None
-    if "teacher" in table:
-        teacher = path.parent / _text(table, "teacher", where)
-    settings = with_settings(official(shared) if table.get("official") else shared, _changes(table, where))
-    if source in METHOD_NAMES:
-        settings = replace_fields(settings, {"distill.method": source})
-    name, number = _text(table, "name", where), _number(table, "seeds", seeds, where)
-    return Row(name, source, settings, number, of, bool(table.get("later")), teacher, cast(Targets, targets))
-
-
-def _changes(table: dict[str, Any], where: str) -> dict[str, str]:
-    changes = table.get("set", {})
-    if not isinstance(changes, dict) or any(isinstance(value, dict) for value in changes.values()):
-        raise InputError(f'{where}: set: expected "stage.field" = value, the name in quotes')
-    return {current_name(key): "-".join(map(str, v)) if isinstance(v, list) else str(v) for key, v in changes.items()}
-
-
-def _check_keys(table: Any, known: set[str], where: str) -> None:
-    if not isinstance(table, dict) or set(table) - known:
-        came = ", ".join(sorted(set(table) - known)) if isinstance(table, dict) else repr(table)
-        raise InputError(f"{where}: expected only {', '.join(sorted(known))}, got {came}")
-
-
-def _text(table: dict[str, Any], key: str, where: str) -> str:
-    if not isinstance(table.get(key), str) or not table[key]:
-        raise InputError(f"{where}: {key}: expected a text, got {table.get(key)!r}")
-    return str(table[key])
-
-
-def _number(table: dict[str, Any], key: str, default: int, where: str) -> int:
-    value = table.get(key, default)
-    if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-        raise InputError(f"{where}: {key}: expected a whole number from 1, got {value!r}")
-    return value

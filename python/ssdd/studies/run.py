@@ -7,15 +7,16 @@ from pathlib import Path
 
 import torch
 
+from ..artifact import DistilledSet
+from ..checkpoint import fingerprint
 from ..config import InputError, Report, silent
-from ..data import CPU, ImageSet, load_images, load_target
-from ..distillation import target_size
-from ..evaluation import check_targets, why_no_probe
-from ..models import student
-from ..teachers import Teacher, represent
+from ..data import CPU, load_images, load_target
+from ..evaluation import why_no_probe
+from ..teachers import Classifier, Teacher, represent
+from .checks import check_rows, without_missing
 from .fill import Study, TeacherPair, fill_study
-from .plan import Plan, Row
-from .store import CELLS, SOURCE, Cells
+from .plan import SOURCE, Plan
+from .store import CELLS, Cells
 
 
 def run_study(
@@ -58,8 +59,15 @@ def run_study(
         missing = "data" if plan.data is None else "teacher"
         raise InputError(f"{missing}: expected it in the file of the study or as --{missing}")
     images = load_images(plan.data, plan.size, classes=plan.classes)
+    plan, lines = without_missing(plan)
+    for line in lines:
+        report({"event": "warning", "message": line})
     targets = {key: load_target(path, plan.size, plan.classes, like=images) for key, path in plan.targets.items()}
-    _check_rows(plan, images, targets, report)
+    classifiers = {key: Classifier.named(file) for key, file in plan.classifiers.items()}
+    check_rows(plan, images, targets, classifiers)
+    for data in (images, *targets.values()):
+        if why := why_no_probe(data):
+            report({"event": "warning", "message": why})
     network = Teacher.named(name, images.preprocessing, plan.teacher_prefix).to(device)
     others = {path: Teacher.named(str(path), images.preprocessing).to(device) for path in own}
     loaded = [images.summary, *(target.summary for target in targets.values())]
@@ -68,33 +76,15 @@ def run_study(
             report({"event": "loaded", "summary": summary})
     inputs = {SOURCE: images.fingerprint, "teacher": network.key()}
     inputs |= {key: target.fingerprint for key, target in targets.items()}
-    cells = Cells(Path(out) / CELLS, inputs, {path: other.key() for path, other in others.items()})
+    files = {path: other.key() for path, other in others.items()}
+    for path in dict.fromkeys(row.origin.file for row in plan.rows):
+        if path is not None:
+            pairs = DistilledSet.load(path)
+            files[path] = fingerprint(pairs.images) + fingerprint(pairs.targets)
+    cells = Cells(Path(out) / CELLS, inputs, files, {key: known.key() for key, known in classifiers.items()})
     teachers: dict[Path | None, TeacherPair] = {None: (network, represent(network, images, cache))}
     for path, other in others.items():
         teachers[path] = (other, represent(other, images, cache))
-    study = Study(images, teachers, cells, Path(work or Path(out) / "work"), targets, cache, device)
+    study = Study(images, teachers, cells, Path(work or Path(out) / "work"), targets, cache, classifiers, device)
     fill_study(plan, study, workers, report)
     return study
-
-
-def _check_rows(plan: Plan, images: ImageSet, targets: dict[str, ImageSet], report: Report) -> None:
-    """Raise :class:`InputError` if a row and the sets do not fit together; report each set that allows no probe."""
-    for row in plan.rows:
-        check_targets(targets, row.settings.finetune)
-        _check_row(row, images)
-    for student_config in {row.settings.student for row in plan.rows if row.source != "teacher"}:
-        student(student_config, images.channels, images.size, 1)  # refuses a network that these images do not fit
-    for data in (images, *targets.values()):
-        if why := why_no_probe(data):
-            report({"event": "warning", "message": why})
-
-
-def _check_row(row: Row, images: ImageSet) -> None:
-    """Raise :class:`InputError` if ``row`` needs labels that ``images`` lack, before any row is computed."""
-    try:
-        if row.distilled:
-            target_size(row.settings.distill, images, dimension=1)
-        elif row.targets == "labels":
-            images.one_hot()
-    except InputError as error:
-        raise InputError(f"row {row.name}: {error}") from None

@@ -16,10 +16,7 @@ from typing import Any
 
 from ..artifact import flush_to_disk, wait_for_lock
 from ..config import InputError, differences
-from .plan import Row
-
-SOURCE = "source"
-"""The name of the set that is distilled, beside the names of the targets."""
+from .plan import SOURCE, Row
 
 CELLS = "cells.jsonl"
 """The file of a study's cells, in its folder."""
@@ -33,11 +30,19 @@ _CELL = {"row": str, "seed": int, "set": str, "probes": dict, "inputs": dict}
 class Cells:
     """The cells in ``file``. ``inputs``: fingerprints of what they are computed from, by name of the set or "teacher".
 
-    ``teachers``: the fingerprint of each teacher that belongs to single rows.
+    ``files``: the fingerprint of each teacher and each set of pairs that belongs to single rows. ``classifiers``: the
+    fingerprint of the classifier of each target that has one.
     """
 
-    def __init__(self, file: Path, inputs: Mapping[str, str], teachers: Mapping[Path, str] | None = None) -> None:
-        self.file, self.inputs, self.teachers = file, dict(inputs), dict(teachers or {})
+    def __init__(
+        self,
+        file: Path,
+        inputs: Mapping[str, str],
+        files: Mapping[Path, str] | None = None,
+        classifiers: Mapping[str, str] | None = None,
+    ) -> None:
+        self.file, self.inputs = file, dict(inputs)
+        self.files, self.classifiers = dict(files or {}), dict(classifiers or {})
 
     def read(self) -> dict[Key, dict[str, Any]]:
         """Return all finished cells, each with its ``settings``."""
@@ -61,15 +66,21 @@ class Cells:
             )
 
     def _inputs(self, row: Row, name: str) -> dict[str, str]:
-        teacher = self.inputs["teacher"] if row.teacher is None else self.teachers[row.teacher]
-        return {SOURCE: self.inputs[SOURCE], "teacher": teacher, name: self.inputs[name]}
+        teacher = self.inputs["teacher"] if row.teacher is None else self.files[row.teacher]
+        found = {SOURCE: self.inputs[SOURCE], "teacher": teacher, name: self.inputs[name]}
+        if row.origin.file is not None:
+            found["pairs"] = self.files[row.origin.file]
+        if row.kd and name in self.classifiers:
+            found["classifier"] = self.classifiers[name]
+        return found
 
     def append(self, row: Row, seed: int, name: str, values: Mapping[str, Any]) -> dict[str, Any]:
         """Append a finished cell and return it. If another process has appended the same cell meanwhile, that one
         stays."""
         cell = {
             "row": row.name,
-            "from": row.source,
+            "from": row.origin.source,
+            **({"variant": row.group} if row.group else {}),
             "seed": seed,
             "set": name,
             **values,

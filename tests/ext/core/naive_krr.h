@@ -58,40 +58,32 @@ struct NaiveKrr {
     g.x_s = Matrix(x_s.rows, x_s.columns);
     g.x_q = Matrix(x_q.rows, x_q.columns);
     g.first = g.bias = g.first_size = g.bias_size = 0;
-    through(g, kss_bar, k_ss, x_s, g.x_s);
-    through(g, kqs_bar, k_qs, x_q, g.x_q);
+    through(g, kss_bar, x_s, g.x_s);
+    through(g, kqs_bar, x_q, g.x_q);
     g.v = lambda_bar * ridge_slope(ridge, tr, x_s.rows);
     g.v_size = std::sqrt(dot(g.y_s, g.y_s) * dot(alpha, alpha)) * ridge_slope(ridge, tr, x_s.rows);
     return g;
   }
 
  private:
-  // k_bar of k(x, x_s) to x (into x_bar), x_s and the kernel's parameters.
-  void through(Gradients& g, const Matrix& k_bar, const Matrix& k, const Matrix& x, Matrix& x_bar) const {
+  // k_bar of k(x, x_s) to x (into x_bar), x_s and the kernel's parameters. If x is x_s itself, x_bar is g.x_s.
+  void through(Gradients& g, const Matrix& k_bar, const Matrix& x, Matrix& x_bar) const {
     for (int64_t i = 0; i < x.rows; ++i)
       for (int64_t j = 0; j < x_s.rows; ++j) {
-        double first_slope;
-        if (kernel.kind == ssdd::KernelKind::linear) {
-          first_slope = (k(i, j) - kernel.bias) / kernel.first;
-          for (int64_t d = 0; d < x.columns; ++d) {
-            x_bar(i, d) += kernel.first * k_bar(i, j) * x_s(j, d);
-            g.x_s(j, d) += kernel.first * k_bar(i, j) * x(i, d);
-          }
-        } else {
-          const double l = kernel.first, slope = k_bar(i, j) * k(i, j) / (l * l);
-          double squares = 0;
-          for (int64_t d = 0; d < x.columns; ++d) {
-            const double difference = x(i, d) - x_s(j, d);
-            squares += difference * difference;
-            x_bar(i, d) -= slope * difference;
-            g.x_s(j, d) += slope * difference;
-          }
-          first_slope = k(i, j) * squares / (l * l * l);
+        // Of the argument, the two squared lengths and the two hyper-parameters.
+        double slope[5];
+        const bool same = &x == &x_s && i == j;
+        kernel.slopes(kernel.argument(x, i, x_s, j), Kernel::square(x, i), Kernel::square(x_s, j), x.columns, same, slope);
+        for (double& number : slope) number *= k_bar(i, j);
+        for (int64_t d = 0; d < x.columns; ++d) {
+          const double p = x(i, d), q = x_s(j, d);
+          x_bar(i, d) += slope[0] * (kernel.of_distance() ? 2 * (p - q) : q) + 2 * slope[1] * p;
+          g.x_s(j, d) += slope[0] * (kernel.of_distance() ? 2 * (q - p) : p) + 2 * slope[2] * q;
         }
-        g.first += k_bar(i, j) * first_slope;
-        g.first_size += std::fabs(k_bar(i, j) * first_slope);
-        g.bias += k_bar(i, j);
-        g.bias_size += std::fabs(k_bar(i, j));
+        g.first += slope[3];
+        g.first_size += std::fabs(slope[3]);
+        g.bias += slope[4];
+        g.bias_size += std::fabs(slope[4]);
       }
   }
 };

@@ -13,6 +13,7 @@ struct Case {
   KernelKind kernel;
   bool symmetric = false, tensor = false;
   Layout x = Layout::dense, z = Layout::dense;
+  Kernel function = {KernelKind::linear, 0, 0};  // of a kernel other than linear and rbf
 };
 
 std::ostream& operator<<(std::ostream& out, const Case& c) {
@@ -30,7 +31,10 @@ void run(Case c) {
     x.push_back(random(c.s, c.d));
     z.push_back(random(c.q, c.d));
     const double first = c.tensor ? 1 + 0.25 * double(b) : 1.25;
-    hyper.push_back(c.kernel == KernelKind::linear ? std::vector<double>{first, 0.5} : std::vector<double>{first});
+    if (ssdd::keeps_argument(c.kernel))
+      hyper.push_back(parameters(c.function));
+    else
+      hyper.push_back(c.kernel == KernelKind::linear ? std::vector<double>{first, 0.5} : std::vector<double>{first});
   }
   const Input<T> x_in(x, c.x), z_in(z, c.z);
   const Hypers<T> hypers(hyper, c.tensor);
@@ -38,18 +42,19 @@ void run(Case c) {
     std::vector<T> out = poisoned<T>(c.batch * c.s * c.q);
     ssdd::GramArgs<T> args{c.batch, c.s, c.q, c.d, x_in.view, {}, out.data(), hypers.hyper, c.kernel, nullptr, threads};
     if (!c.symmetric) args.z = z_in.view;
+    args.order = c.function.order;
     args.work = workspace<T>(ssdd::cpu::gram_workspace(c.batch, c.s, c.q, threads));
     ssdd::cpu::gram(args);
     for (int64_t b = 0; b < c.batch; ++b) {
       const Matrix got = problem(out, b, c.s, c.q);
       const std::vector<double>& h = hyper[size_t(b)];
-      const Kernel kernel{c.kernel, h[0], h.size() > 1 ? h[1] : 0};
+      const Kernel kernel = ssdd::keeps_argument(c.kernel) ? c.function : Kernel{c.kernel, h[0], h.size() > 1 ? h[1] : 0};
       const Matrix want = naive_gram(kernel, x[size_t(b)], c.symmetric ? x[size_t(b)] : z[size_t(b)]);
       const double off = error(got, want, std::sqrt(double(c.s * c.q)));
       CHECK(off <= tolerance<T>(8 + 2 * double(c.d)), type_name<T>()
                                                           << " " << c << ", " << threads << " threads: error " << off);
       for (int64_t i = 0; c.symmetric && i < c.s; ++i) {
-        if (c.kernel == KernelKind::rbf) CHECK(got(i, i) == 1, "diagonal of " << c << ": " << got(i, i));
+        if (ssdd::of_distance(c.kernel)) CHECK(got(i, i) == 1, "diagonal of " << c << ": " << got(i, i));
         for (int64_t j = 0; j < i; ++j) CHECK(got(i, j) == got(j, i), c << " is not symmetric at " << i << "," << j);
       }
     }
@@ -73,6 +78,19 @@ TEST(gram_sizes) {
     for (int64_t q : {1, 50})
       for (int64_t d : {1, 33, 260}) everywhere({1, s, q, d, {}});
   everywhere({1, 131, 97, 40, {}});  // large enough for a team of threads
+}
+
+TEST(gram_kernel_functions) {
+  for (const Kernel& kernel : kernel_functions(33)) {
+    if (!has_kernel(kernel.kind)) continue;
+    for (bool symmetric : {false, true})
+      for (int64_t s : {7, 66}) {
+        Case c{2, s, 50, 33, kernel.kind, symmetric, symmetric};
+        c.function = kernel;
+        if (!ssdd::of_norms(kernel.kind)) run<float>(c);
+        run<double>(c);
+      }
+  }
 }
 
 TEST(gram_empty) {

@@ -26,6 +26,7 @@ struct Case {
   bool border = false;  // primal: a row and column for a bias even if it is 0
   bool fused = false;   // the GPU forms K_ss in the kernel that factors it
   double far = 0;       // between the clusters of points, in every second problem of a batch
+  Kernel function = {KernelKind::linear, 0, 0};  // of a kernel other than linear and rbf
   bool bordered() const { return forward == Plan::primal && (bias > 0 || border); }
 };
 
@@ -65,16 +66,21 @@ struct Run {
       const double first = c.kernel == KernelKind::rbf ? std::sqrt(double(c.d)) : 1.5;
       double v = 0.05;  // keeps the condition number near 20
       if (c.ridge == RidgeKind::mean_trace) v *= double(c.s);
-      if (c.ridge == RidgeKind::absolute) v *= double(c.s) * (c.kernel == KernelKind::rbf ? 1.0 : double(c.d) / 2);
-      hyper.push_back(c.kernel == KernelKind::rbf ? std::vector<double>{first, v}
-                                                  : std::vector<double>{first, c.bias, v});
+      if (c.ridge == RidgeKind::absolute)
+        v *= double(c.s) * (c.kernel == KernelKind::linear ? double(c.d) / 2 : 1.0);
+      if (ssdd::keeps_argument(c.kernel))
+        hyper.push_back(parameters(c.function));
+      else
+        hyper.push_back(c.kernel == KernelKind::rbf ? std::vector<double>{first} : std::vector<double>{first, c.bias});
+      hyper.back().push_back(v);
     }
     x_s_in.reset(new Input<T>(x_s, c.x)), x_q_in.reset(new Input<T>(x_q, c.x));
     y_s_in.reset(new Input<T>(y_s, c.y)), y_q_in.reset(new Input<T>(y_q, c.y));
     g_in.reset(new Input<T>(g, Layout::dense));
     hypers.reset(new Hypers<T>(hyper, c.tensor));
     for (size_t b = 0; b < size_t(c.batch); ++b) {
-      const Kernel kernel{c.kernel, hyper[b][0], c.kernel == KernelKind::rbf ? 0 : hyper[b][1]};
+      Kernel kernel{c.kernel, hyper[b][0], c.kernel == KernelKind::rbf ? 0 : hyper[b][1]};
+      if (ssdd::keeps_argument(c.kernel)) kernel = c.function;
       naive.push_back({x_s[b], y_s[b], x_q[b], kernel, c.ridge, c.detach, hyper[b].back(), {}, {}, {}, {}, {}});
       naive[b].forward();
     }
@@ -98,7 +104,7 @@ struct Run {
     const bool bordered = c.bordered();
     const int64_t chunk = c.chunk ? c.chunk : std::max<int64_t>(1, c.q);
     const int64_t n = c.forward == Plan::primal ? c.d + bordered : c.s;
-    return {c.batch, c.s, c.q, c.d, c.c, n, c.kernel, c.ridge, c.detach, bordered, plan, chunk, threads, c.fused};
+    return {c.batch, c.s, c.q, c.d, c.c, n, c.kernel, c.ridge, c.detach, bordered, plan, chunk, threads, c.fused, false, c.function.order};
   }
 
   void forward() {
@@ -107,7 +113,7 @@ struct Run {
     loss = poisoned<T>(c.batch);
     factor = poisoned<T>(c.batch * s.n * s.n);
     coef = poisoned<T>(c.batch * s.n * c.c);
-    kept = poisoned<T>(c.forward == Plan::dense && c.keep ? c.batch * c.q * c.s : 0);
+    kept = poisoned<T>(c.forward == Plan::dense && c.keep ? c.batch * kept_rows(c.kernel, c.s, c.q) * c.s : 0);
     aux = poisoned<T>(c.batch * 3);
     jitter = poisoned<T>(c.batch);
     status.assign(size_t(c.batch), 77);
@@ -153,7 +159,9 @@ struct Run {
       const double off_lambda = std::fabs(double(aux[e * 3 + 1]) / n.lambda - 1);
       CHECK(off_trace <= bound() && off_lambda <= bound(), where(b) << ": trace or lambda");
       if (!kept.empty()) {
-        const double off_kept = error(problem(kept, b, c.q, c.s), n.k_qs);
+        const int64_t rows = ssdd::kept_rows(c.kernel, c.s, c.q);
+        const std::vector<T> own(kept.begin() + b * rows * c.s, kept.begin() + (b + 1) * rows * c.s);
+        const double off_kept = error(problem(own, 0, c.q, c.s), n.k_qs);
         CHECK(off_kept <= bound(), where(b) << ": K_qs is off by " << off_kept);
       }
     }
@@ -221,9 +229,10 @@ struct Run {
         const double off = std::fabs(double(got.hyper[size_t(b * count + i)]) - value) / (size > 0 ? size : 1);
         CHECK(off <= bound(), where(b) << ", " << plan_name(plan) << " backward: " << what << " is off by " << off);
       };
-      number("the first parameter's gradient", 0, want.first, want.first_size);
+      const int parameters = ssdd::parameter_count(c.kernel);
+      if (parameters > 0) number("the first parameter's gradient", 0, want.first, want.first_size);
       // A primal without the bias's row and column does not depend on it.
-      if (c.kernel == KernelKind::linear && (c.forward != Plan::primal || c.bordered()))
+      if (parameters > 1 && (c.forward != Plan::primal || c.bordered()))
         number("grad_bias", 1, want.bias, want.bias_size);
       const bool primal = c.forward == Plan::primal;
       const double primal_size = primal ? naive[size_t(b)].primal_v_size(p_bar[size_t(b)], want.y_s, c.bordered()) : 0;
@@ -234,7 +243,7 @@ struct Run {
 
 std::vector<Plan> backward_plans(const Case& c) {
   if (c.forward == Plan::primal) return {Plan::primal};
-  if (c.kernel == KernelKind::rbf) return {Plan::dense};
+  if (c.kernel != KernelKind::linear) return {Plan::dense};
   return {Plan::dense, Plan::low_rank, Plan::mixed};
 }
 
@@ -355,6 +364,26 @@ TEST(krr_clusters_far_apart) {
   Case c{1, 101, 150, 130, 8, KernelKind::rbf};  // a team of threads, many tiles
   c.far = 1e4;
   run<float>(c, 2);
+}
+
+TEST(krr_kernel_functions) {
+  for (const Case& sizes : {Case{2, 13, 16, 9, 4}, Case{1, 101, 70, 65, 8}})
+    for (const Kernel& kernel : kernel_functions(sizes.d)) {
+      if (!has_kernel(kernel.kind)) continue;
+      // Each meets one row per team: all kept or recomputed in chunks, and either ridge whose trace has a gradient.
+      static int turn = 0;
+      Case c = sizes;
+      c.kernel = kernel.kind;
+      c.function = kernel;
+      c.keep = ++turn % 2;
+      c.chunk = c.keep ? 0 : 5 + c.q / 2;
+      c.ridge = turn % 4 < 2 ? RidgeKind::trace : RidgeKind::mean_trace;
+      c.tensor = turn % 4 == 1;
+      if (!ssdd::of_norms(c.kernel)) run<float>(c, 2);
+      run<double>(c, 2);
+      c.far = c.d == 9 && ssdd::of_distance(c.kernel) ? 1e3 : 0;
+      if (c.far > 0) run<float>(c, 1);
+    }
 }
 
 TEST(krr_wanted_gradients) {

@@ -1,6 +1,7 @@
 // product(): strided operands, one triangle, distances, epilogues, teams of threads.
 #include <omp.h>
 
+#include "cpu/kernel_rows.h"
 #include "cpu/micro.h"
 #include "cpu/product.h"
 #include "test_core.h"
@@ -240,7 +241,8 @@ void exponentials() {
         x[6] = std::numeric_limits<T>::quiet_NaN();
       }
       for (int j = 0; j < n; ++j) want[size_t(j)] = x[size_t(j)];
-      ssdd::cpu::micro<T>().exponential(n, static_cast<T>(factor), x.data());
+      ssdd::cpu::KernelRow<T> row{ssdd::KernelKind::rbf, 0, {static_cast<T>(factor)}, T(0), nullptr, false};
+      ssdd::cpu::kernel_rows<T>().values(row, n, x.data(), x.data());
       CHECK(std::isnan(x[size_t(n)]), "wrote behind the end, n = " << n);
       for (int j = 0; j < n; ++j) {
         const T in = want[size_t(j)], got = x[size_t(j)];

@@ -266,3 +266,38 @@ def test_reading_needs_none_of_it(job, tmp_path):
     )
     done = subprocess.run([sys.executable, "-c", code, file], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
+
+
+def test_a_network_predicts_the_targets_of_transformed_versions(job):
+    bases = BasesConfig(images=12, targets=8, hidden=4)
+    start = job(storage="bases", transforms="rotations", bases=bases, images=20, steps=0)
+    first = stored_in(distill(start).result)
+    values = {name: value.double() for name, value in first.values.items()}
+    assert {name: list(value.shape) for name, value in values.items()} == {
+        "c_x": [20, 12],
+        "c_y": [20, 8],
+        "w_in": [8, 4],
+        "b_in": [4],
+        "w_out": [4, 24],
+        "b_out": [24],
+    }
+    c_y = values["c_y"]
+    moved = (c_y @ values["w_in"] + values["b_in"]).clamp_min(0) @ values["w_out"] + values["b_out"]
+    wanted = torch.cat([c_y, *(c_y + moved[:, 8 * i : 8 * i + 8] for i in range(3))])
+    wanted = first.constants["y_mean"].double() + wanted @ first.constants["y_basis"].double()
+    torch.testing.assert_close(first.targets().double(), wanted, rtol=1e-4, atol=1e-5)
+    apart = stored_in(
+        distill(
+            dataclasses.replace(
+                start, config=dataclasses.replace(start.config, bases=BasesConfig(images=12, targets=8))
+            )
+        ).result
+    ).targets()
+    fitted, alone = (first.targets() - apart).square().sum(), (apart[:20].repeat(4, 1) - apart).square().sum()
+    assert float(fitted) < 0.9 * float(alone)  # it begins nearer to the teacher than the image's own target is
+    config = dataclasses.replace(start.config, budget=first.bytes)
+    assert image_count(config, start.data, 16) == 20
+    run = distill(dataclasses.replace(start, config=dataclasses.replace(start.config, steps=4))).result
+    learned = stored_in(run)
+    assert all(not torch.equal(learned.values[name], first.values[name]) for name in first.values)
+    assert torch.equal(learned.targets(), run.targets) and len(run) == 80

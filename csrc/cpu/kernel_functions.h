@@ -1,0 +1,382 @@
+// The kernel functions, one struct each: its value, and the slopes in the argument, in |x|^2 and |z|^2, and in the
+// hyper-parameters. Included by kernels_*.cpp only, each of which instantiates it for one vector width; the rules of
+// micro_tile.h hold.
+//
+// To add one: a struct, its numbers in kernel.h, and its row in `dispatch` below.
+#pragma once
+#include "kernel_rows.h"
+#include "micro_math.h"
+
+namespace ssdd::cpu {
+namespace {
+
+template <class V>
+struct Slopes {
+  V argument = {}, x = {}, z = {}, first = {}, second = {};
+};
+
+// k = exp(c0 r), c0 = -1 / (2 l^2), c1 = 1 / l. Its slopes follow from k: r = log(k) / c0.
+template <class T, int Bytes>
+struct Rbf : Math<T, Bytes> {
+  using M = Math<T, Bytes>;
+  using V = typename M::V;
+  static constexpr bool norms = false;
+  const KernelRow<T>& f;
+  V value(V r, V) const { return M::exp(r * f.c[0]); }
+  template <bool Parameters>
+  Slopes<V> slopes(V k, V) const {
+    Slopes<V> s;
+    s.argument = k * f.c[0];
+    if constexpr (Parameters) s.first = k > T(0) ? k * M::log(k > T(0) ? k : M::all(1)) * (T(-2) * f.c[1]) : V{};
+    return s;
+  }
+};
+
+// With u = c0 r and s = sqrt(u): exp(-s), (1 + s) exp(-s), (1 + s + u / 3) exp(-s); c0 = 2 nu / l^2, c1 = -2 / l.
+template <class T, int Bytes, int Order>
+struct Matern : Math<T, Bytes> {
+  using M = Math<T, Bytes>;
+  using V = typename M::V;
+  static constexpr bool norms = false;
+  const KernelRow<T>& f;
+  V value(V r, V) const {
+    const V u = r * f.c[0], s = M::root(u), e = M::exp(-s);
+    if constexpr (Order == 0) return e;
+    const V factor = Order == 1 ? s + T(1) : s + T(1) + u * T(1.0 / 3);
+    return e == T(0) ? e : factor * e;  // the factor may be infinite
+  }
+  template <bool Parameters>
+  Slopes<V> slopes(V r, V) const {
+    const V u = r * f.c[0], s = M::root(u), e = M::exp(-s);
+    Slopes<V> out;
+    // At r = 0 the derivative of exp(-s), which has none, is 0.
+    if constexpr (Order == 0) out.argument = u > T(0) ? e / (u > T(0) ? s : M::all(1)) * (T(-0.5) * f.c[0]) : V{};
+    if constexpr (Order == 1) out.argument = e * (T(-0.5) * f.c[0]);
+    if constexpr (Order == 2) out.argument = (e == T(0) ? e : (s + T(1)) * e) * (T(-1.0 / 6) * f.c[0]);
+    if constexpr (Parameters) out.first = e == T(0) ? e : out.argument * r * f.c[1];
+    return out;
+  }
+};
+
+// k = b^-alpha, b = 1 + t, t = c0 r; c0 = 1 / (2 alpha l^2), c1 = -2 / l, c2 = alpha.
+template <class T, int Bytes>
+struct RationalQuadratic : Math<T, Bytes> {
+  using M = Math<T, Bytes>;
+  using V = typename M::V;
+  static constexpr bool norms = false;
+  const KernelRow<T>& f;
+  // log(1 + t), whose error is relative to t, so that small t lose nothing.
+  static V log1p(V t) {
+    const V b = t + T(1), rounded = b - T(1);
+    const auto usable = (rounded > T(0)) & (b < M::infinity());
+    return usable ? M::log(b) * (t / (usable ? rounded : M::all(1))) : (rounded > T(0) ? M::log(b) : t);
+  }
+  V value(V r, V) const { return M::exp(log1p(r * f.c[0]) * -f.c[2]); }
+  template <bool Parameters>
+  Slopes<V> slopes(V r, V) const {
+    const V t = r * f.c[0], b = t + T(1), log_b = log1p(t), k = M::exp(log_b * -f.c[2]);
+    Slopes<V> s;
+    s.argument = k / b * (-f.c[2] * f.c[0]);
+    if constexpr (Parameters) {
+      s.first = s.argument * r * f.c[1];
+      s.second = b < M::infinity() ? k * (t / b - log_b) : V{};
+    }
+    return s;
+  }
+};
+
+// k = (c0 x.z + c1)^order.
+template <class T, int Bytes>
+struct Polynomial : Math<T, Bytes> {
+  using M = Math<T, Bytes>;
+  using V = typename M::V;
+  static constexpr bool norms = false;
+  const KernelRow<T>& f;
+  static V power(V u, int n) {
+    V result = M::all(1);
+    for (; n; n >>= 1) {
+      if (n & 1) result *= u;
+      u *= u;
+    }
+    return result;
+  }
+  V value(V a, V) const { return power(a * f.c[0] + f.c[1], f.order); }
+  template <bool Parameters>
+  Slopes<V> slopes(V a, V) const {
+    const V lower = power(a * f.c[0] + f.c[1], f.order - 1) * T(f.order);
+    Slopes<V> s;
+    s.argument = lower * f.c[0];
+    if constexpr (Parameters) {
+      s.first = lower * a;
+      s.second = lower;
+    }
+    return s;
+  }
+};
+
+// The angle t of two vectors with product a and squared lengths x, z; kappa_0 = 1 - t / pi and
+// kappa_1 = cos t + (sin t - t cos t) / pi, whose derivative in cos t is kappa_0. The derivative of kappa_0 is infinite
+// at t = 0 and pi; it is defined as 0 there.
+template <class T, int Bytes>
+struct Angle : Math<T, Bytes> {
+  using M = Math<T, Bytes>;
+  using V = typename M::V;
+  V norms, over, c, sine, kappa_0, kappa_1;
+  Angle() = default;
+  Angle(V a, V x, V z, bool same) {
+    norms = M::root(x * z);
+    over = T(1) / (norms == T(0) ? M::all(1) : norms);
+    c = a * over;
+    c = c > T(1) ? M::all(1) : c < T(-1) ? M::all(-1) : c;  // NaN compares false and stays
+    if (same) c = norms > T(0) ? M::all(1) : c;
+    const V square = (T(1) - c) * (T(1) + c), angle = M::acos(c);
+    sine = M::root(square);
+    kappa_0 = T(1) - angle * T(M::kOverPi);
+    kappa_1 = c + (sine - angle * c) * T(M::kOverPi);
+  }
+  V slope_of_kappa_0() const {
+    return sine > T(0) ? T(M::kOverPi) / (sine > T(0) ? sine : M::all(1)) : V{};
+  }
+  static V over_or_0(V number, V square) { return square > T(0) ? number / (square > T(0) ? square : M::all(1)) : V{}; }
+};
+
+// Order 0: kappa_0; order 1: |x| |z| kappa_1.
+template <class T, int Bytes, int Order>
+struct ArcCosine : Math<T, Bytes> {
+  using M = Math<T, Bytes>;
+  using V = typename M::V;
+  using A = Angle<T, Bytes>;
+  static constexpr bool norms = true;
+  const KernelRow<T>& f;
+  V value(V a, V z) const {
+    const A angle(a, M::all(f.x), z, f.same);
+    return Order == 0 ? angle.kappa_0 : angle.norms * angle.kappa_1;
+  }
+  template <bool Parameters>
+  Slopes<V> slopes(V a, V z) const {
+    const V x = M::all(f.x);
+    const A angle(a, x, z, f.same);
+    Slopes<V> s;
+    if constexpr (Order == 0) {
+      const V slope = angle.slope_of_kappa_0(), half = slope * angle.c * T(-0.5);
+      s.argument = slope * angle.over;
+      s.x = A::over_or_0(half, x);
+      s.z = A::over_or_0(half, z);
+    } else {
+      const V half = angle.norms * angle.sine * T(0.5 * M::kOverPi);
+      s.argument = angle.norms > T(0) ? angle.kappa_0 : V{};
+      s.x = A::over_or_0(half, x);
+      s.z = A::over_or_0(half, z);
+    }
+    return s;
+  }
+};
+
+// Covariance k and tangent kernel t of a ReLU network: k = c0 x.z + c1, t = k, and for each of `order` hidden layers
+// t <- t h kappa_0 + k', k <- k' = h sqrt(k_x k_z) kappa_1 + b^2, k_x <- h k_x + b^2, with h = w^2 / 2.
+// c0 = w^2 / D, c1 = b^2, c2 = h, c3 = 1 / D, c4 = 2 w, c5 = 2 b.
+template <class T, int Bytes, bool Tangent>
+struct Network : Math<T, Bytes> {
+  using M = Math<T, Bytes>;
+  using V = typename M::V;
+  using A = Angle<T, Bytes>;
+  static constexpr bool norms = true;
+  const KernelRow<T>& f;
+  // Layer l's covariances and the angle that follows from them.
+  struct Layer {
+    V k_x, k_z, t;
+    A angle;
+  };
+  V pass(V a, V z, Layer* layers) const {
+    V k = a * f.c[0] + f.c[1], k_x = M::all(f.x) * f.c[0] + f.c[1], k_z = z * f.c[0] + f.c[1], t = k;
+    for (int l = 0; l < f.order; ++l) {
+      const A angle(k, k_x, k_z, f.same);
+      if (layers) layers[l] = {k_x, k_z, t, angle};
+      k = angle.norms * f.c[2] * angle.kappa_1 + f.c[1];
+      t = t * (angle.kappa_0 * f.c[2]) + k;
+      k_x = k_x * f.c[2] + f.c[1];
+      k_z = k_z * f.c[2] + f.c[1];
+    }
+    return Tangent ? t : k;
+  }
+  V value(V a, V z) const { return pass(a, z, nullptr); }
+  template <bool Parameters>
+  Slopes<V> slopes(V a, V z) const {
+    Layer layers[kMostLayers];
+    pass(a, z, layers);
+    // The slopes of the result in k, k_x, k_z, t of the layer, and in h and b^2.
+    V k = Tangent ? V{} : M::all(1), k_x{}, k_z{}, t = Tangent ? M::all(1) : V{}, h{}, b{};
+    for (int l = f.order - 1; l >= 0; --l) {
+      const Layer& layer = layers[l];
+      const A& angle = layer.angle;
+      k += t;  // t = ... + k
+      V c{};
+      if constexpr (Tangent) {
+        c = t * layer.t * f.c[2] * angle.slope_of_kappa_0();
+        h += t * layer.t * angle.kappa_0;
+        t = t * angle.kappa_0 * f.c[2];
+      }
+      b += k + k_x + k_z;
+      h += k * angle.norms * angle.kappa_1 + k_x * layer.k_x + k_z * layer.k_z;
+      c += k * f.c[2] * angle.norms * angle.kappa_0;
+      const V norms = (k * f.c[2] * angle.kappa_1 - c * angle.c * angle.over) * angle.norms * T(0.5);
+      k_x = k_x * f.c[2] + A::over_or_0(norms, layer.k_x);
+      k_z = k_z * f.c[2] + A::over_or_0(norms, layer.k_z);
+      k = c * angle.over;
+    }
+    k += t;
+    Slopes<V> s;
+    s.argument = k * f.c[0];
+    s.x = k_x * f.c[0];
+    s.z = k_z * f.c[0];
+    if constexpr (Parameters) {
+      const V square = h * T(0.5) + (k * a + k_x * f.x + k_z * z) * f.c[3];
+      s.first = square * f.c[4];
+      s.second = (b + k + k_x + k_z) * f.c[5];
+    }
+    return s;
+  }
+};
+
+template <class F, class T, int Bytes>
+void values_of(const KernelRow<T>& row, int64_t n, const T* argument, T* k) {
+  using M = Math<T, Bytes>;
+  using V = typename M::V;
+  using L = typename M::L;
+  const F f{{}, row};
+  int64_t j = 0;
+  for (; j + M::lanes <= n; j += M::lanes) {
+    const V z = F::norms ? V(*reinterpret_cast<const L*>(row.z + j)) : V{};
+    *reinterpret_cast<L*>(k + j) = f.value(*reinterpret_cast<const L*>(argument + j), z);
+  }
+  if (j == n) return;
+  V a{}, z = M::all(1);
+  for (int64_t i = j; i < n; ++i) {
+    a[i - j] = argument[i];
+    if (F::norms) z[i - j] = row.z[i];
+  }
+  const V value = f.value(a, z);
+  for (int64_t i = j; i < n; ++i) k[i] = value[i - j];
+}
+
+template <class F, bool Parameters, class T, int Bytes>
+void slopes_of(const KernelRow<T>& row, int64_t n, const T* argument, T* bar, T* z_bar, double* sums) {
+  using M = Math<T, Bytes>;
+  using V = typename M::V;
+  using L = typename M::L;
+  const F f{{}, row};
+  typename M::Wide x_sum, first, second;
+  const auto add = [&](V b, const Slopes<V>& s) {
+    if constexpr (F::norms) x_sum.add(b * s.x);
+    if constexpr (Parameters) {
+      first.add(b * s.first);
+      second.add(b * s.second);
+    }
+  };
+  int64_t j = 0;
+  for (; j + M::lanes <= n; j += M::lanes) {
+    const V z = F::norms ? V(*reinterpret_cast<const L*>(row.z + j)) : V{}, b = *reinterpret_cast<L*>(bar + j);
+    const Slopes<V> s = f.template slopes<Parameters>(*reinterpret_cast<const L*>(argument + j), z);
+    *reinterpret_cast<L*>(bar + j) = b * s.argument;
+    if constexpr (F::norms) *reinterpret_cast<L*>(z_bar + j) += b * s.z;
+    add(b, s);
+  }
+  if (j < n) {
+    V a{}, z = M::all(1), b{};
+    for (int64_t i = j; i < n; ++i) {
+      a[i - j] = argument[i];
+      b[i - j] = bar[i];
+      if (F::norms) z[i - j] = row.z[i];
+    }
+    const Slopes<V> s = f.template slopes<Parameters>(a, z);
+    const V g = b * s.argument, h = b * s.z;
+    for (int64_t i = j; i < n; ++i) {
+      bar[i] = g[i - j];
+      if (F::norms) z_bar[i] += h[i - j];
+    }
+    add(b, s);
+  }
+  sums[0] += x_sum.total();
+  sums[1] += first.total();
+  sums[2] += second.total();
+}
+
+// Calls use.template operator()<F>() with the struct of this kind.
+template <class T, int Bytes, class Use>
+void dispatch(KernelKind kind, const Use& use) {
+  switch (kind) {
+    case KernelKind::rbf:
+      return use(Rbf<T, Bytes>{{}, use.row});
+    case KernelKind::matern_1:
+      return use(Matern<T, Bytes, 0>{{}, use.row});
+    case KernelKind::matern_3:
+      return use(Matern<T, Bytes, 1>{{}, use.row});
+    case KernelKind::matern_5:
+      return use(Matern<T, Bytes, 2>{{}, use.row});
+    case KernelKind::rational_quadratic:
+      return use(RationalQuadratic<T, Bytes>{{}, use.row});
+    case KernelKind::polynomial:
+      return use(Polynomial<T, Bytes>{{}, use.row});
+    default:
+      break;
+  }
+  // Angles near 0 need the digits of double (gram.h).
+  if constexpr (sizeof(T) == 8) switch (kind) {
+      case KernelKind::arc_cosine_0:
+        return use(ArcCosine<T, Bytes, 0>{{}, use.row});
+      case KernelKind::arc_cosine_1:
+        return use(ArcCosine<T, Bytes, 1>{{}, use.row});
+      case KernelKind::nngp:
+        return use(Network<T, Bytes, false>{{}, use.row});
+      case KernelKind::ntk:
+        return use(Network<T, Bytes, true>{{}, use.row});
+      default:
+        break;
+    }
+}
+
+template <class T, int Bytes>
+struct Values {
+  const KernelRow<T>& row;
+  int64_t n;
+  const T* argument;
+  T* k;
+  template <class F>
+  void operator()(const F&) const {
+    values_of<F, T, Bytes>(row, n, argument, k);
+  }
+};
+template <class T, int Bytes>
+void values(const KernelRow<T>& row, int64_t n, const T* argument, T* k) {
+  dispatch<T, Bytes>(row.kind, Values<T, Bytes>{row, n, argument, k});
+}
+
+template <class T, int Bytes>
+struct SlopesOf {
+  const KernelRow<T>& row;
+  int64_t n;
+  const T* argument;
+  T *bar, *z_bar;
+  bool parameters;
+  double* sums;
+  template <class F>
+  void operator()(const F&) const {
+    if (parameters)
+      slopes_of<F, true, T, Bytes>(row, n, argument, bar, z_bar, sums);
+    else
+      slopes_of<F, false, T, Bytes>(row, n, argument, bar, z_bar, sums);
+  }
+};
+template <class T, int Bytes>
+void slopes(const KernelRow<T>& row, int64_t n, const T* argument, T* bar, T* z_bar, bool parameters, double* sums) {
+  dispatch<T, Bytes>(row.kind, SlopesOf<T, Bytes>{row, n, argument, bar, z_bar, parameters, sums});
+}
+
+template <class T, int Bytes>
+const KernelRows<T>* make_kernels() {
+  static const KernelRows<T> table = {&values<T, Bytes>, &slopes<T, Bytes>};
+  return &table;
+}
+
+}  // namespace
+}  // namespace ssdd::cpu
