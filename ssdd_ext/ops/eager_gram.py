@@ -173,7 +173,8 @@ def eager_cholesky(a: Tensor, y: Tensor | None, ridge: Ridge | None, on_failure:
         return None
     if y is not None and (y.dtype is not a.dtype or y.shape[:-1] != shape[:-1] or y.shape[-1] < 1):
         return None
-    values, kind = ([], "") if ridge is None else ([ridge.value], ridge.kind)
+    values: list[Any] = [] if ridge is None else [ridge.value]
+    kind = "" if ridge is None else ridge.kind
     try:
         x, factor, status, _, _ = factor_and_solve(a.detach(), y, None, values, kind, on_failure)
     except (ValueError, BufferError):
