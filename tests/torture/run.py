@@ -92,7 +92,9 @@ def supervise(part: str, a: argparse.Namespace, seconds: float, place: Path) -> 
         begun = [line["seed"] for line in found if "begins" in line]
         finished = {line["seed"] for line in found if "begins" not in line}
         crashed = [s for s in begun if s not in finished]
-        said_last = (place / f"{part}.said").read_text(errors="replace")[-2000:]
+        whole = (place / f"{part}.said").read_text(errors="replace")
+        at = max(whole.rfind("ERROR: AddressSanitizer"), whole.rfind("runtime error:"), len(whole) - 2000)
+        said_last = whole[max(0, min(at, whole.rfind("AddressSanitizer: "))) :][:2000] if "Sanitizer" in whole else whole[at:]
         for s in crashed:
             lines.append(
                 {"part": part, "seed": s, "ok": False, "error": f"process ended with {code}", "said": said_last}
@@ -113,9 +115,12 @@ def environment(part: str) -> dict[str, str]:
     values = {"OMP_NUM_THREADS": "2" if part == "threads" else "1", "PYTHONHASHSEED": "0"}
     site = os.environ.get("TORTURE_SANITIZED")
     if part == "calls" and site:
-        library = subprocess.run(["c++", "-print-file-name=libasan.so"], capture_output=True, text=True).stdout.strip()
+        # The C++ library too: AddressSanitizer looks for its functions at the start, before torch loads it.
+        names = ("libasan.so", "libstdc++.so")
+        found = [subprocess.run(["c++", f"-print-file-name={name}"], capture_output=True, text=True) for name in names]
+        libraries = " ".join(one.stdout.strip() for one in found)
         values |= {
-            "LD_PRELOAD": library,
+            "LD_PRELOAD": libraries,
             "ASAN_OPTIONS": "detect_leaks=0:allocator_may_return_null=1:halt_on_error=1",
             "UBSAN_OPTIONS": "print_stacktrace=1:halt_on_error=1",
             "PYTHONPATH": site + os.pathsep + os.environ.get("PYTHONPATH", ""),
