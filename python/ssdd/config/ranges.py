@@ -17,7 +17,8 @@ def field_types(config_class: type) -> dict[str, Any]:
 def check_values(config: Any) -> None:
     """Refuse values no stage could use, naming the field: a wrong word for a choice, a number out of range."""
     name = type(config).__name__
-    for key, kind in field_types(type(config)).items():
+    config_class: Any = type(config)
+    for key, kind in field_types(config_class).items():
         value = getattr(config, key)
         words = get_args(kind) if getattr(kind, "__origin__", None) is Literal else ()
         if words and value not in words:

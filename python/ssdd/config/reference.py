@@ -65,7 +65,8 @@ def settings_reference() -> list[Setting]:
     default = Settings("default")
     for key, kind, value in fields(default):
         stage, _, name = key.rpartition(".")
-        sentence = _sentences(type(attrgetter(stage)(default))).get(name, "")
+        stage_class: Any = type(attrgetter(stage)(default))
+        sentence = _sentences(stage_class).get(name, "")
         published = {preset: attrgetter(key)(PRESETS[preset]) for preset in PUBLISHED}
         settings.append(Setting(key, kind, value, sentence, published, OFFICIAL.get(key)))
     return settings

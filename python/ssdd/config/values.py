@@ -21,7 +21,8 @@ _S = TypeVar("_S")
 
 def fields(settings: Any, prefix: str = "") -> Iterator[tuple[str, Any, Any]]:
     """Yield (STAGE.FIELD, type, value) of every setting. The preset's name is not a setting."""
-    kinds = field_types(type(settings))
+    config_class: Any = type(settings)
+    kinds = field_types(config_class)
     for field in dataclasses.fields(settings):
         value = getattr(settings, field.name)
         if dataclasses.is_dataclass(value):
