@@ -25,13 +25,12 @@ SMALL = [
     *("--distill.pool_steps=8", "--distill.log_every=7", "-m", "6", "--steps", "40"),
 ]
 STUDY = """
-[study]
 data = "digits"
 teacher = "teacher.safetensors"
 preset = "digits"
 seeds = 1
 
-[settings]
+[set]
 "student.model" = "convnet-4-8"
 "distill.images" = 6
 "distill.steps" = 30
@@ -49,6 +48,7 @@ from = "random"
 
 [[row]]
 name = "KRR-ST"
+from = "distilled"
 """
 KD = ["--student.model=convnet-4", "--kd.epochs=6", "--pretrain.steps=10", "-q"]
 
