@@ -48,7 +48,7 @@ from = "random"
 
 [[row]]
 name = "KRR-ST"
-from = "distilled"
+from = "krr-st"
 """
 KD = ["--student.model=convnet-4", "--kd.epochs=6", "--pretrain.steps=10", "-q"]
 

@@ -93,8 +93,8 @@ def supervise(part: str, a: argparse.Namespace, seconds: float, place: Path) -> 
         finished = {line["seed"] for line in found if "begins" not in line}
         crashed = [s for s in begun if s not in finished]
         whole = (place / f"{part}.said").read_text(errors="replace")
-        at = max(whole.rfind("ERROR: AddressSanitizer"), whole.rfind("runtime error:"), len(whole) - 2000)
-        said_last = whole[max(0, min(at, whole.rfind("AddressSanitizer: "))) :][:2000] if "Sanitizer" in whole else whole[at:]
+        marks = [at for mark in ("AddressSanitizer: ", "runtime error: ") if (at := whole.rfind(mark)) >= 0]
+        said_last = whole[max(0, min(marks) - 200) :][:2000] if marks else whole[-2000:]
         for s in crashed:
             lines.append(
                 {"part": part, "seed": s, "ok": False, "error": f"process ended with {code}", "said": said_last}
