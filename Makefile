@@ -117,6 +117,20 @@ sass: $(ENV_STAMP) ## compile the CUDA kernels, disassemble them, and write the 
 gpu: ## build for the GPU at hand, smoke test, benchmarks, tests, sanitizers (ARGS="--out DIR --only build,smoke,rows")
 	$(PYTHON) -P benchmarks/gpu/run.py $(ARGS)
 
+# The core with AddressSanitizer and UBSan, beside links to the package, for the campaign's hostile calls.
+TORTURE := build/torture
+.PHONY: torture
+torture: $(WHEEL_STAMP) ## the campaign of faults (ARGS="--minutes 10 --only kills,calls,readers,threads,memory --seed 0")
+	@mkdir -p $(TORTURE)/site/ssdd_ext
+	CXXFLAGS="-fsanitize=address,undefined -fno-omit-frame-pointer" $(BIN)/cmake -S . -B $(TORTURE)/core -G Ninja \
+		-DCMAKE_MAKE_PROGRAM="$$(realpath -s $(BIN))/ninja" -DCUDA=OFF -DCMAKE_CXX_FLAGS_RELEASE="-O1 -g1" \
+		-DPython_EXECUTABLE="$$(realpath -s $(BIN))/python" \
+		-Dpybind11_DIR="$$($(BIN)/python -m pybind11 --cmakedir)" >$(TORTURE)/core.log
+	$(BIN)/cmake --build $(TORTURE)/core -j $(JOBS) >>$(TORTURE)/core.log
+	cp $(TORTURE)/core/_C.*.so $(TORTURE)/site/ssdd_ext/
+	for name in ssdd_ext/*; do case $$name in *.so|*/__pycache__) ;; *) ln -sfn "$$PWD/$$name" $(TORTURE)/site/$$name;; esac; done
+	TORTURE_SANITIZED="$$PWD/$(TORTURE)/site" PYTHONSAFEPATH=1 $(BIN)/python tests/torture/run.py $(ARGS)
+
 .PHONY: wheels
 wheels: ## build, repair and try wheels for the Pythons of this machine (ARGS="--cuda ON --no-try")
 	$(SYSTEM_PYTHON) .ci/wheels.py $(ARGS)

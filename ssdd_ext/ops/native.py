@@ -128,7 +128,7 @@ def matrices(value: Tensor | None) -> Any:
     if value is None:
         return None
     if value.dim() > 3:
-        value = value.reshape(-1, *value.shape[-2:])
+        value = value.flatten(0, -3)
     return to_capsule(value)
 
 

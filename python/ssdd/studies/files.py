@@ -13,6 +13,7 @@ from ..config import (
     FINETUNE,
     METHOD_NAMES,
     SELECTION_NAMES,
+    UNREADABLE,
     InputError,
     Settings,
     current_name,
@@ -83,7 +84,7 @@ def read_plan(
     path = Path(path)
     try:
         content = tomllib.loads(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+    except UNREADABLE as error:
         raise InputError(f"{path}: not a readable study file ({error})") from None
     _check_keys(content, _KEYS, str(path))
     near = Path(path.parent if folder is None else folder)
