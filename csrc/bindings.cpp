@@ -708,9 +708,8 @@ PYBIND11_MODULE(_C, m) {
   m.def("krr_from_gram_backward", &ssdd::krr_from_gram_backward);
   m.def("krr_from_gram_saved",
         [](const ssdd::FromGramShape& s) { return ssdd::places(ssdd::saved_of<float>(s, nullptr)); });
-  m.def("krr_from_gram_workspace", [](const ssdd::FromGramShape& s) {
-    return ssdd::cpu::krr_from_gram_workspace(s.batch, s.s, s.c, s.threads);
-  });
+  m.def("krr_from_gram_workspace",
+        [](const ssdd::FromGramShape& s) { return ssdd::cpu::krr_from_gram_workspace(s.batch, s.s, s.c, s.threads); });
   m.def("cuda_problem", &ssdd::cuda::problem);
   m.def("build_info", &ssdd::build_info);
   m.def("force_instruction_set", &ssdd::force_instruction_set);
