@@ -192,9 +192,9 @@ class Control:
         return values | {"teacher": None if arm == TEACHER else self.arms.error(arm, seed)}
 
     def clone(self, arm: str, n: int, seed: int) -> dict[str, float]:
-        """Return the success of policies that clone ``n`` episodes, in layouts that nothing was trained on."""
+        """Return the success of policies that clone ``n`` episodes, in layouts that no episode has."""
         made = self.rooms
-        seeds = [rooms().UNSEEN + i for i in range(self.sizes.layouts)]
+        seeds = rooms().unseen_layouts(self.data.name, self.sizes.layouts, seed, max(self.sizes.episodes))
         if arm == RANDOM_POLICY:
             return {"success": random_success(made, seeds, self.sizes.limit, seed)}
         frames, actions = rooms().expert_episodes(self.data.name, n, seed)
