@@ -51,15 +51,18 @@ install: $(WHEEL_STAMP) ## build the wheel and install it into the virtual envir
 demo: $(WHEEL_STAMP) ## set up everything, then distil digits and show the results
 	$(BIN)/ssdd demo $(ARGS)
 
+# One thread per process of the tests, as two of them share the cores: two threads each take half as much time again.
+# Tests of threads set their own numbers, and the core's own tests and the kernels' twin run on two.
+TESTED := SSDD_TEST_INSTALLED=1 OMP_NUM_THREADS=1 OMP_WAIT_POLICY=passive
 test: $(WHEEL_STAMP) ## set up everything, then run all tests against the installed wheel
-	SSDD_TEST_INSTALLED=1 OMP_WAIT_POLICY=passive $(BIN)/pytest -n $(JOBS) --dist loadfile --no-loadscope-reorder --durations=15 $(ARGS)
+	$(TESTED) $(BIN)/pytest -n $(JOBS) --dist loadfile --no-loadscope-reorder --durations=15 $(ARGS)
 
 # The tests that changes break most often: laws, types, values and gradients on the CPU, one distillation.
 CHECKED := tests/house/test_python_laws.py tests/house/test_native_laws.py tests/house/test_style.py tests/house/test_ops.py \
 	tests/ext/test_krr.py tests/ext/test_gram.py tests/ext/test_cholesky.py tests/ext/test_plan.py tests/ssdd/config \
 	tests/ssdd/distillation
 check: $(WHEEL_STAMP) ## a subset of the tests for the loop of a developer, at most 90 seconds
-	SSDD_TEST_INSTALLED=1 OMP_WAIT_POLICY=passive $(BIN)/pytest -q -n $(JOBS) --dist loadfile $(CHECKED) $(ARGS)
+	$(TESTED) $(BIN)/pytest -q -n $(JOBS) --dist loadfile $(CHECKED) $(ARGS)
 
 bench: $(WHEEL_STAMP) ## run the benchmark scripts
 	for script in benchmarks/bench_*.py; do echo "== $$script"; $(BIN)/python $$script $(ARGS); done
@@ -113,6 +116,20 @@ sass: $(ENV_STAMP) ## compile the CUDA kernels, disassemble them, and write the 
 # Needs torch, numpy, scipy, pytest, cmake, ninja and pybind11 in PYTHON's environment; no network.
 gpu: ## build for the GPU at hand, smoke test, benchmarks, tests, sanitizers (ARGS="--out DIR --only build,smoke,rows")
 	$(PYTHON) -P benchmarks/gpu/run.py $(ARGS)
+
+# The core with AddressSanitizer and UBSan, beside links to the package, for the campaign's hostile calls.
+TORTURE := build/torture
+.PHONY: torture
+torture: $(WHEEL_STAMP) ## the campaign of faults (ARGS="--minutes 10 --only kills,calls,readers,threads,memory --seed 0")
+	@mkdir -p $(TORTURE)/site/ssdd_ext
+	CXXFLAGS="-fsanitize=address,undefined -fno-omit-frame-pointer" $(BIN)/cmake -S . -B $(TORTURE)/core -G Ninja \
+		-DCMAKE_MAKE_PROGRAM="$$(realpath -s $(BIN))/ninja" -DCUDA=OFF -DCMAKE_CXX_FLAGS_RELEASE="-O1 -g1" \
+		-DPython_EXECUTABLE="$$(realpath -s $(BIN))/python" \
+		-Dpybind11_DIR="$$($(BIN)/python -m pybind11 --cmakedir)" >$(TORTURE)/core.log
+	$(BIN)/cmake --build $(TORTURE)/core -j $(JOBS) >>$(TORTURE)/core.log
+	cp $(TORTURE)/core/_C.*.so $(TORTURE)/site/ssdd_ext/
+	for name in ssdd_ext/*; do case $$name in *.so|*/__pycache__) ;; *) ln -sfn "$$PWD/$$name" $(TORTURE)/site/$$name;; esac; done
+	TORTURE_SANITIZED="$$PWD/$(TORTURE)/site" PYTHONSAFEPATH=1 $(BIN)/python tests/torture/run.py $(ARGS)
 
 .PHONY: wheels
 wheels: ## build, repair and try wheels for the Pythons of this machine (ARGS="--cuda ON --no-try")

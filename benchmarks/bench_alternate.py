@@ -39,9 +39,9 @@ def keep_memory() -> None:
         libc.mallopt(-1, 2**31 - 1)
 
 
-def cold(call: Callable[[], Any], repeats: int) -> list[float]:
-    """Measure seconds of single calls, each after reading more memory than the caches hold."""
-    sweep, samples = np.zeros(SWEEP_BYTES // 8), []
+def cold(call: Callable[[], Any], repeats: int, swept: int) -> list[float]:
+    """Measure seconds of single calls, each after reading ``swept`` bytes: more memory than the caches hold."""
+    sweep, samples = np.zeros(swept // 8), []
     for _ in range(repeats):
         sweep += 1
         begin = time.perf_counter()
@@ -50,7 +50,9 @@ def cold(call: Callable[[], Any], repeats: int) -> list[float]:
     return samples
 
 
-def alternate(problem: Problem, name: str, repeats: int, seconds: float, images: tuple[int, ...]) -> dict[str, Any]:
+def alternate(
+    problem: Problem, name: str, repeats: int, seconds: float, images: tuple[int, ...], swept: int = SWEEP_BYTES
+) -> dict[str, Any]:
     """Return one row: seconds of the KRR step, of the convolution (forward and backward), and of one after the
     other."""
     inputs = problem.inputs()
@@ -68,7 +70,7 @@ def alternate(problem: Problem, name: str, repeats: int, seconds: float, images:
 
     calls = {"krr": krr, "convolution": convolution, "in_turn": in_turn}
     times = {n: summary(t) for n, t in interleaved(calls, problem.device, repeats, seconds).items()}
-    times |= {f"{n}_cold": summary(cold(calls[n], 2 * repeats)) for n in ("krr", "convolution")}
+    times |= {f"{n}_cold": summary(cold(calls[n], 2 * repeats, swept)) for n in ("krr", "convolution")}
 
     def overhead(state: str) -> float:
         alone: float = times["krr" + state]["median"] + times["convolution" + state]["median"]
@@ -95,8 +97,8 @@ def main(argv: Sequence[str] | None = None) -> list[dict[str, Any]]:
         if a.quick:
             problem = replace(problem, s=20, q=50, d=40)
         for name in BACKENDS:
-            images = (2, 4, 8, 8) if a.quick else IMAGES
-            row = alternate(replace(problem, device=a.device), name, a.repeats, a.seconds, images)
+            images, swept = ((2, 4, 8, 8), 2**20) if a.quick else (IMAGES, SWEEP_BYTES)
+            row = alternate(replace(problem, device=a.device), name, a.repeats, a.seconds, images, swept)
             rows.append(row)
             t = {n: 1e3 * v["median"] for n, v in row["seconds"].items()}
             parts = (f"{what} {t[what]:.2f} ms (cold {t[what + '_cold']:.2f})" for what in ("krr", "convolution"))

@@ -143,11 +143,34 @@ def distill_table(rows: list[Row]) -> str:
     return "\n".join(lines)
 
 
+def roads_table(rows: list[Row]) -> str:
+    """Return the table of every way into the backend: one line per call, below a sentence on the machine and method."""
+    first = rows[0]
+    sets = "; ".join(f"{n}: {v}" for n, v in first["instruction_sets"].items())
+    lines = [
+        f"Every way into the backend, {first['cpu']}, {first['threads']} thread ({sets}), {first['clock']} time on a "
+        "shared machine. Each call takes turns with the fastest order of the products in PyTorch, or what the last "
+        "column names. Ratios are theirs over ours, of minima; in brackets of medians, which other load disturbs more.",
+        "",
+        "| call | sizes | **ssdd_ext** | other | ratio | at least | aim | error | other |",
+        "|" + "---|" * 9,
+    ]
+    for row in rows:
+        goal = ["", ""] if row["at_least"] is None else [f"{row[n]:.2g}" for n in ("at_least", "aim")]
+        times = [milliseconds(row[n]["least"]) for n in ("ours", "theirs")]
+        ratio = f"**{row['ratio_of_minima']:.2f}** ({row['ratio']:.2f})"
+        off = "" if row["error"] is None else f"{row['error']:.1e}"
+        cells = [row["what"], ", ".join(map(str, row["sizes"])), *times, ratio, *goal, off, row["best"]]
+        lines.append("| " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
 def render(results: Path) -> str:
     """Return everything between the markers."""
     parts = [krr_table(rows) for rows in load(results, "krr")]
     parts += [alternate_line(rows) for rows in load(results, "alternate")]
     parts += [plan_line(rows) for rows in load(results, "plan")]
+    parts += [roads_table(rows) for rows in load(results, "roads")]
     parts += [distill_table(rows) for rows in load(results, "distill") if "clock" in rows[0]]
     return "\n\n".join(parts) if parts else "No results yet: `make bench`."
 

@@ -3,6 +3,7 @@
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
 
+#include <algorithm>
 #include <optional>
 #include <string>
 #include <vector>
@@ -32,7 +33,45 @@ const dlpack::Tensor* tensor_of(const Capsule& capsule) {
   return &managed->tensor;
 }
 
-bool is_double(const Capsule& capsule) { return tensor_of(capsule)->dtype.bits == 64; }
+bool is_double(const Capsule& capsule) {
+  const dlpack::Tensor* tensor = tensor_of(capsule);
+  require(tensor != nullptr, "expected a tensor, got None");
+  return tensor->dtype.bits == 64;
+}
+
+// Products of sizes up to here fit 64 bits, also times the bytes of an element and the arrays of a workspace.
+constexpr double kMostElements = double(int64_t(1) << 52);
+constexpr int64_t kMostChunk = int64_t(1) << 40;
+constexpr int kMostThreads = 1 << 14;
+
+void require_fits(int64_t batch, int64_t rows, int64_t columns) {
+  require(batch >= 0 && rows >= 0 && columns >= 0, "shape: sizes must not be negative");
+  require((double(batch) + 1) * (double(rows) + 1) * (double(columns) + 1) <= kMostElements,
+          "shape: more elements than can be addressed");
+}
+
+void require_threads(int threads) { require(threads >= 1 && threads <= kMostThreads, "threads: expected 1 to 16384"); }
+
+RidgeKind ridge_of(int code) {
+  require(code >= 0 && code <= int(RidgeKind::mean_trace), "ridge: expected 0 to 2");
+  return static_cast<RidgeKind>(code);
+}
+
+OnFailure on_failure_of(int code) {
+  require(code == int(OnFailure::nan) || code == int(OnFailure::jitter), "on_failure: expected 0 or 1");
+  return static_cast<OnFailure>(code);
+}
+
+Plan plan_of(int code) {
+  require(code >= 0 && code <= int(Plan::primal), "plan: expected 0 to 3");
+  return static_cast<Plan>(code);
+}
+
+// The core takes a null pointer for "absent", and these are always there.
+template <class... Pointers>
+void require_all(const char* names, const Pointers*... pointers) {
+  require((... && (pointers != nullptr)), std::string(names) + ": expected a tensor each, got None");
+}
 
 // Calls one half of the core without the GIL; on a GPU with the tensors' device as the current one.
 template <class T, class Cuda, class Cpu>
@@ -44,14 +83,22 @@ void run_on(const Reader<T>& r, Cuda on_cuda, Cpu on_cpu) {
 }
 
 int64_t gram_workspace(int64_t b, int64_t s, int64_t q, int64_t d, int threads, bool on_cuda) {
+  require_fits(b, std::max(s, q), std::max(std::max(s, q), d));
+  require(std::min(s, q) >= 0 && d >= 0, "shape: sizes must not be negative");
+  require_threads(threads);
   return on_cuda ? cuda::gram_workspace(b, s, q, d) : cpu::gram_workspace(b, s, q, threads);
 }
 int64_t cholesky_workspace(int64_t b, int64_t s, int64_t c, int threads, bool on_cuda) {
+  require_fits(b, s, std::max(s, c));
+  require(c >= 0, "shape: sizes must not be negative");
+  require_threads(threads);
   return on_cuda ? cuda::cholesky_workspace(b, s, c) : cpu::cholesky_workspace(b, s, c, threads);
 }
 int64_t krr_workspace(const KrrShape& shape, bool backward, bool on_cuda) {
   return on_cuda ? cuda::krr_workspace(shape, backward) : cpu::krr_workspace(shape, backward);
 }
+
+bool is_cuda(const Capsule& first) { return tensor_of(first)->device.type == dlpack::kCUDA; }
 
 template <class F32, class F64>
 void by_type(const Capsule& first, F32 f32, F64 f64) {
@@ -79,6 +126,7 @@ void gram(const Capsule& x, const Capsule& z, const Capsule& hyper, const std::v
     using T = decltype(zero);
     Reader<T> r;
     GramArgs<T> a{};
+    const int64_t size = gram_workspace(b, s, q, d, threads, is_cuda(x));
     a.batch = b;
     a.s = s;
     a.q = q;
@@ -91,7 +139,9 @@ void gram(const Capsule& x, const Capsule& z, const Capsule& hyper, const std::v
     a.kernel = kernel_kind(kernel, order);
     a.order = order;
     require_values(a.kernel, a.hyper.count, 0, r.cuda(), sizeof(T));
-    a.work = r.template array<T>("work", tensor_of(work), gram_workspace(b, s, q, d, threads, r.cuda()));
+    require_all("x and k", a.x.p, a.k);
+    a.work = r.template array<T>("work", tensor_of(work), size);
+    require_all("work", a.work);
     run_on(r, [&] { cuda::gram(a, reinterpret_cast<void*>(stream)); }, [&] { cpu::gram(a); });
   };
   by_type(x, [&] { run(float()); }, [&] { run(double()); });
@@ -104,6 +154,7 @@ void solve(const Capsule& a_in, const Capsule& y, const Capsule& hyper, const st
     using T = decltype(zero);
     Reader<T> r;
     SolveArgs<T> a{};
+    const int64_t size = cholesky_workspace(b, s, c, threads, is_cuda(a_in));
     a.batch = b;
     a.s = s;
     a.c = c;
@@ -117,9 +168,12 @@ void solve(const Capsule& a_in, const Capsule& y, const Capsule& hyper, const st
     a.jitter = r.template array<T>("jitter", tensor_of(jitter), b);
     a.aux = r.template array<T>("aux", tensor_of(aux), 3 * b);
     a.hyper = r.hyper(tensor_of(hyper), values, b);
-    a.ridge = static_cast<RidgeKind>(ridge);
-    a.on_failure = static_cast<OnFailure>(on_failure);
-    a.work = r.template array<T>("work", tensor_of(work), cholesky_workspace(b, s, c, threads, r.cuda()));
+    a.ridge = ridge_of(ridge);
+    require(a.hyper.count <= 1, "hyper: the ridge alone");
+    require_all("a, factor, status, jitter and aux", a.a.p, a.factor, a.status, a.jitter, a.aux);
+    a.on_failure = on_failure_of(on_failure);
+    a.work = r.template array<T>("work", tensor_of(work), size);
+    require_all("work", a.work);
     run_on(r, [&] { cuda::solve(a, reinterpret_cast<void*>(stream)); }, [&] { cpu::solve(a); });
   };
   by_type(a_in, [&] { run(float()); }, [&] { run(double()); });
@@ -133,6 +187,7 @@ void solve_backward(const Capsule& grad, const Capsule& factor, const Capsule& x
     using T = decltype(zero);
     Reader<T> r;
     SolveBackwardArgs<T> a{};
+    const int64_t size = cholesky_workspace(b, s, c, threads, is_cuda(grad));
     a.batch = b;
     a.s = s;
     a.c = c;
@@ -145,9 +200,12 @@ void solve_backward(const Capsule& grad, const Capsule& factor, const Capsule& x
     a.grad_y = r.template array<T>("grad_y", tensor_of(grad_y), b * s * c);
     a.grad_v = r.template array<T>("grad_v", tensor_of(grad_v), b);
     a.hyper = r.hyper(tensor_of(hyper), values, b);
-    a.ridge = static_cast<RidgeKind>(ridge);
+    a.ridge = ridge_of(ridge);
+    require(a.hyper.count <= 1, "hyper: the ridge alone");
+    require_all("grad, factor, x, aux and grad_y", a.grad.p, a.factor, a.x, a.aux, a.grad_y);
     a.detach = detach;
-    a.work = r.template array<T>("work", tensor_of(work), cholesky_workspace(b, s, c, threads, r.cuda()));
+    a.work = r.template array<T>("work", tensor_of(work), size);
+    require_all("work", a.work);
     run_on(r, [&] { cuda::solve_backward(a, reinterpret_cast<void*>(stream)); }, [&] { cpu::solve_backward(a); });
   };
   by_type(grad, [&] { run(float()); }, [&] { run(double()); });
@@ -165,16 +223,18 @@ KrrShape shape_of(int64_t batch, int64_t s, int64_t q, int64_t d, int64_t c, int
   shape.n = n;
   shape.kernel = kernel_kind(kernel, order);
   shape.order = order;
-  shape.ridge = static_cast<RidgeKind>(ridge);
+  shape.ridge = ridge_of(ridge);
   shape.detach = detach;
   shape.bordered = bordered;
-  shape.plan = static_cast<Plan>(plan);
+  shape.plan = plan_of(plan);
   shape.chunk = chunk;
   shape.threads = threads;
   shape.fused_gram = fused_gram;
   shape.lanes = lanes;
   for (const int64_t size : {batch, s, q, d, c, n}) require(size >= 0, "shape: sizes must not be negative");
-  require(chunk >= 1 && threads >= 1, "shape: chunk and threads must be positive");
+  require_fits(batch, std::max(s, std::max(q, n)), std::max(std::max(s, q), std::max(d, std::max(c, n))));
+  require(chunk >= 1 && chunk <= kMostChunk, "shape: chunk must be positive");
+  require_threads(threads);
   const bool primal = shape.plan == Plan::primal, linear = shape.kernel == KernelKind::linear;
   require(linear || shape.plan == Plan::dense, "plan: kernels other than the linear one run dense");
   require(!lanes || cpu::krr_lanes_fit(shape), "lanes: the linear kernel, low rank, few support points and features");
@@ -207,11 +267,15 @@ void krr_forward(const KrrShape& shape, const Capsule& x_s, const Capsule& y_s, 
     a.jitter = r.template array<T>("jitter", tensor_of(jitter), s.batch);
     a.status = r.template array<int32_t>("status", tensor_of(status), s.batch, dlpack::kInt);
     a.hyper = r.hyper(tensor_of(hyper), values, s.batch);
-    a.on_failure = static_cast<OnFailure>(on_failure);
+    a.on_failure = on_failure_of(on_failure);
     a.work = r.template array<T>("work", tensor_of(work), krr_workspace(s, false, r.cuda()));
     require_values(s.kernel, a.hyper.count, 1, r.cuda(), sizeof(T));
+    require_all("x_s, y_s, x_q, out, aux, jitter and status", a.x_s.p, a.y_s.p, a.x_q.p, a.out, a.aux, a.jitter,
+                a.status);
+    require(!a.loss == !a.y_q, "y_q and loss: both or neither");
     require((a.factor && a.coef) || (s.lanes && a.on_failure != OnFailure::jitter) || s.batch * s.n == 0,
             "factor and coef: needed here");
+    require_all("work", a.work);
     run_on(r, [&] { cuda::krr_forward(a, reinterpret_cast<void*>(stream)); }, [&] { cpu::krr_forward(a); });
   };
   by_type(y_s, [&] { run(float()); }, [&] { run(double()); });
@@ -243,7 +307,9 @@ void krr_backward(const KrrShape& shape, const Capsule& x_s, const Capsule& y_s,
     a.grad_x_q = r.template array<T>("grad_x_q", tensor_of(grad_x_q), s.batch * s.q * s.d);
     a.grad_hyper = r.template array<T>("grad_hyper", tensor_of(grad_hyper), s.batch * a.hyper.count);
     a.work = r.template array<T>("work", tensor_of(work), krr_workspace(s, true, r.cuda()));
+    require_all("x_s, y_s, x_q, e, factor, coef and aux", a.x_s.p, a.y_s.p, a.x_q.p, a.e.p, a.factor, a.coef, a.aux);
     require_values(s.kernel, a.hyper.count, 1, r.cuda(), sizeof(T));
+    require_all("work", a.work);
     run_on(r, [&] { cuda::krr_backward(a, reinterpret_cast<void*>(stream)); }, [&] { cpu::krr_backward(a); });
   };
   by_type(y_s, [&] { run(float()); }, [&] { run(double()); });
@@ -289,7 +355,7 @@ int krr_value_and_gradient(const KrrShape& forward, int backward_plan, const Cap
     KrrForwardArgs<T> a{};
     KrrBackwardArgs<T> g{};
     a.shape = g.shape = forward;
-    g.shape.plan = static_cast<Plan>(backward_plan);
+    g.shape.plan = plan_of(backward_plan);
     const KrrShape& s = a.shape;
     require((s.plan == Plan::primal) == (g.shape.plan == Plan::primal), "plan: both passes or none are primal");
     a.x_s = g.x_s = r.batch("x_s", tensor_of(x_s), s.batch, s.s, s.d);
@@ -298,14 +364,17 @@ int krr_value_and_gradient(const KrrShape& forward, int backward_plan, const Cap
     a.y_q = r.batch("y_q", tensor_of(y_q), s.batch, s.q, s.c);
     a.loss = r.template array<T>("loss", tensor_of(loss), s.batch);
     a.hyper = g.hyper = r.hyper(nullptr, values, s.batch);
-    a.on_failure = static_cast<OnFailure>(on_failure);
+    a.on_failure = on_failure_of(on_failure);
     require_values(s.kernel, a.hyper.count, 1, r.cuda(), sizeof(T));
     g.grad_x_s = r.template array<T>("grad_x_s", tensor_of(grad_x_s), s.batch * s.s * s.d);
     g.grad_y_s = r.template array<T>("grad_y_s", tensor_of(grad_y_s), s.batch * s.s * s.c);
     g.grad_x_q = r.template array<T>("grad_x_q", tensor_of(grad_x_q), s.batch * s.q * s.d);
     require(!r.cuda() && a.loss, "krr_value_and_gradient: a loss on the CPU");
+    require_all("x_s, y_s, x_q and y_q", a.x_s.p, a.y_s.p, a.x_q.p, a.y_q.p);
+    require(s.kernel == KernelKind::linear || g.shape.plan == Plan::dense, "plan: other kernels run dense");
     if (cpu::krr_fuses(s, g.shape.plan) && a.x_s.cs == 1 && a.x_q.cs == 1) {
       T* memory = r.template array<T>("work", tensor_of(work), s.batch + 16 + cpu::krr_fused_workspace(s));
+      require_all("work", memory);
       auto* status = reinterpret_cast<int32_t*>(memory);
       const KrrFusedArgs<T> fused{s,
                                   a.x_s,
@@ -327,6 +396,7 @@ int krr_value_and_gradient(const KrrShape& forward, int backward_plan, const Cap
     }
     const bool keeps = s.plan == Plan::dense;
     T* memory = r.template array<T>("work", tensor_of(work), between<T>(a.shape, g.shape, keeps, nullptr).total);
+    require_all("work", memory);
     const Between<T> w = between<T>(a.shape, g.shape, keeps, memory);
     a.out = w.out;
     a.factor = w.factor;
@@ -370,7 +440,7 @@ Between<T> beside(const KrrShape& s, bool predicts, bool keeps_factor, T* memory
 }
 
 bool keeps_factor(const KrrShape& s, int on_failure) {
-  return !s.lanes || static_cast<OnFailure>(on_failure) == OnFailure::jitter;
+  return !s.lanes || on_failure_of(on_failure) == OnFailure::jitter;
 }
 
 // Predictions [B, Q, C] or, with y_q, the loss [B] on the CPU, and nothing else. Returns how many problems failed.
@@ -389,11 +459,13 @@ int krr_evaluate(const KrrShape& s, const Capsule& x_s, const Capsule& y_s, cons
     const bool predicts = !a.y_q;
     T* out = r.template array<T>("result", tensor_of(result), predicts ? s.batch * s.q * s.c : s.batch);
     require(out && !r.cuda(), "krr_evaluate: a result on the CPU");
+    require_all("x_s, y_s and x_q", a.x_s.p, a.y_s.p, a.x_q.p);
     a.hyper = r.hyper(nullptr, values, s.batch);
-    a.on_failure = static_cast<OnFailure>(on_failure);
+    a.on_failure = on_failure_of(on_failure);
     require_values(s.kernel, a.hyper.count, 1, r.cuda(), sizeof(T));
     const bool keeps = keeps_factor(s, on_failure);
     T* memory = r.template array<T>("work", tensor_of(work), beside<T>(s, predicts, keeps, nullptr).total);
+    require_all("work", memory);
     const Between<T> w = beside<T>(s, predicts, keeps, memory);
     a.out = predicts ? out : w.out;
     a.loss = predicts ? nullptr : out;
@@ -466,10 +538,12 @@ int krr_record(const KrrShape& s, bool keeps, const Capsule& x_s, const Capsule&
     a.out = r.template array<T>("out", tensor_of(out), s.batch * s.q * s.c);
     a.loss = r.template array<T>("loss", tensor_of(loss), s.batch);
     require(!r.cuda() && a.out && !a.loss == !a.y_q, "krr_record: on the CPU, y_q and loss both or neither");
+    require_all("x_s, y_s and x_q", a.x_s.p, a.y_s.p, a.x_q.p);
     a.hyper = r.hyper(tensor_of(hyper), values, s.batch);
-    a.on_failure = static_cast<OnFailure>(on_failure);
+    a.on_failure = on_failure_of(on_failure);
     require_values(s.kernel, a.hyper.count, 1, r.cuda(), sizeof(T));
     T* memory = r.template array<T>("saved", tensor_of(saved), saved_of<T>(s, keeps, nullptr).total);
+    require_all("saved", memory);
     const Saved<T> w = saved_of<T>(s, keeps, memory);
     a.factor = w.factor;
     a.coef = w.coef;
@@ -478,6 +552,7 @@ int krr_record(const KrrShape& s, bool keeps, const Capsule& x_s, const Capsule&
     a.jitter = w.jitter;
     a.status = w.status;
     a.work = r.template array<T>("work", tensor_of(work), cpu::krr_workspace(s, false));
+    require_all("work", a.work);
     py::gil_scoped_release release;
     cpu::krr_forward(a);
     failed = failures(s.batch, w.status);
@@ -503,9 +578,11 @@ void krr_replay(const KrrShape& s, bool keeps, const Capsule& x_s, const Capsule
     const T* bars = r.template array<T>("g", tensor_of(g), s.batch);
     if (bars) a.g = {bars, 1, 1, 1};
     require(!r.cuda() && a.e, "krr_replay: on the CPU");
+    require_all("x_s, y_s and x_q", a.x_s.p, a.y_s.p, a.x_q.p);
     a.hyper = r.hyper(tensor_of(hyper), values, s.batch);
     require_values(s.kernel, a.hyper.count, 1, r.cuda(), sizeof(T));
     T* memory = r.template array<T>("saved", tensor_of(saved), saved_of<T>(s, keeps, nullptr).total);
+    require_all("saved", memory);
     const Saved<T> w = saved_of<T>(s, keeps, memory);
     a.factor = w.factor;
     a.coef = w.coef;
@@ -516,6 +593,7 @@ void krr_replay(const KrrShape& s, bool keeps, const Capsule& x_s, const Capsule
     a.grad_x_q = r.template array<T>("grad_x_q", tensor_of(grad_x_q), s.batch * s.q * s.d);
     a.grad_hyper = r.template array<T>("grad_hyper", tensor_of(grad_hyper), s.batch * a.hyper.count);
     a.work = r.template array<T>("work", tensor_of(work), cpu::krr_workspace(s, true));
+    require_all("work", a.work);
     py::gil_scoped_release release;
     cpu::krr_backward(a);
   };
@@ -532,7 +610,11 @@ struct FromGramShape {
 
 FromGramShape from_gram_shape(int64_t batch, int64_t s, int64_t q, int64_t c, int ridge, bool detach, bool keeps,
                               int threads) {
-  require(batch >= 0 && s > 0 && q >= 0 && c >= 0 && threads > 0, "FromGramShape: sizes out of range");
+  require(s > 0, "FromGramShape: expected at least one support point");
+  for (const int64_t size : {q, c}) require(size >= 0, "shape: sizes must not be negative");
+  require_fits(batch, std::max(s, q), std::max(s, c));
+  require_threads(threads);
+  ridge_of(ridge);
   return {batch, s, q, c, ridge, detach, keeps, threads};
 }
 
@@ -563,9 +645,10 @@ int krr_from_gram(const FromGramShape& s, const Capsule& k_ss, const Capsule& y_
     require(!r.cuda() && a.out && !a.loss == !a.y_q, "krr_from_gram: on the CPU, y_q and loss both or neither");
     a.hyper = r.hyper(nullptr, values, s.batch);
     require(a.hyper.count == 1, "values: the ridge's alone");
-    a.ridge = static_cast<RidgeKind>(s.ridge);
-    a.on_failure = static_cast<OnFailure>(on_failure);
+    a.ridge = ridge_of(s.ridge);
+    a.on_failure = on_failure_of(on_failure);
     T* memory = r.template array<T>("saved", tensor_of(saved), saved_of<T>(s, nullptr).total);
+    require_all("saved", memory);
     const Saved<T> w = saved_of<T>(s, memory);
     a.factor = w.factor;
     a.alpha = w.coef;
@@ -575,6 +658,7 @@ int krr_from_gram(const FromGramShape& s, const Capsule& k_ss, const Capsule& y_
     a.status = w.status;
     const int64_t size = cpu::krr_from_gram_workspace(s.batch, s.s, s.c, s.threads);
     a.work = r.template array<T>("work", tensor_of(work), size);
+    require_all("k_ss, y_s, k_qs and work", a.k_ss.p, a.y_s.p, a.k_qs.p, a.work);
     py::gil_scoped_release release;
     cpu::krr_from_gram(a);
     failed = failures(s.batch, w.status);
@@ -602,9 +686,10 @@ void krr_from_gram_backward(const FromGramShape& s, const Capsule& k_qs, const C
     require(!r.cuda() && a.k_qs && a.e, "krr_from_gram_backward: on the CPU");
     a.hyper = r.hyper(nullptr, values, s.batch);
     require(a.hyper.count == 1, "values: the ridge's alone");
-    a.ridge = static_cast<RidgeKind>(s.ridge);
+    a.ridge = ridge_of(s.ridge);
     a.detach = s.detach;
     T* memory = r.template array<T>("saved", tensor_of(saved), saved_of<T>(s, nullptr).total);
+    require_all("saved", memory);
     const Saved<T> w = saved_of<T>(s, memory);
     a.moment = w.kept;
     a.factor = w.factor;
@@ -616,6 +701,7 @@ void krr_from_gram_backward(const FromGramShape& s, const Capsule& k_qs, const C
     require(a.grad_y_s || s.batch * s.s * s.c == 0, "grad_y_s: needed here");
     const int64_t size = cpu::krr_from_gram_workspace(s.batch, s.s, s.c, s.threads);
     a.work = r.template array<T>("work", tensor_of(work), size);
+    require_all("work", a.work);
     py::gil_scoped_release release;
     cpu::krr_from_gram_backward(a);
   };
@@ -688,11 +774,11 @@ PYBIND11_MODULE(_C, m) {
     return ssdd::beside<float>(s, predicts, ssdd::keeps_factor(s, on_failure), nullptr).total;
   });
   m.def("krr_fuses", [](const ssdd::KrrShape& shape, int backward_plan) {
-    return ssdd::cpu::krr_fuses(shape, static_cast<ssdd::Plan>(backward_plan));
+    return ssdd::cpu::krr_fuses(shape, ssdd::plan_of(backward_plan));
   });
   m.def("krr_value_and_gradient_workspace", [](const ssdd::KrrShape& forward, int backward_plan) {
     ssdd::KrrShape backward = forward;
-    backward.plan = static_cast<ssdd::Plan>(backward_plan);
+    backward.plan = ssdd::plan_of(backward_plan);
     const int64_t passes = ssdd::between<float>(forward, backward, forward.plan == ssdd::Plan::dense, nullptr).total;
     const bool fuses = ssdd::cpu::krr_fuses(forward, backward.plan);
     return fuses ? std::max(passes, forward.batch + 16 + ssdd::cpu::krr_fused_workspace(forward)) : passes;
@@ -708,9 +794,8 @@ PYBIND11_MODULE(_C, m) {
   m.def("krr_from_gram_backward", &ssdd::krr_from_gram_backward);
   m.def("krr_from_gram_saved",
         [](const ssdd::FromGramShape& s) { return ssdd::places(ssdd::saved_of<float>(s, nullptr)); });
-  m.def("krr_from_gram_workspace", [](const ssdd::FromGramShape& s) {
-    return ssdd::cpu::krr_from_gram_workspace(s.batch, s.s, s.c, s.threads);
-  });
+  m.def("krr_from_gram_workspace",
+        [](const ssdd::FromGramShape& s) { return ssdd::cpu::krr_from_gram_workspace(s.batch, s.s, s.c, s.threads); });
   m.def("cuda_problem", &ssdd::cuda::problem);
   m.def("build_info", &ssdd::build_info);
   m.def("force_instruction_set", &ssdd::force_instruction_set);

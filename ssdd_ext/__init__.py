@@ -38,7 +38,7 @@ from .kernels import (
 )
 from .ridge import Ridge
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 __all__ = [
     "ARD",

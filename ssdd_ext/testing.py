@@ -389,7 +389,7 @@ def _table() -> list[Problem]:
 
 TABLE: dict[str, Problem] = {row.name: row for row in _table()}
 
-# The kernels without native code: planned PyTorch runs them.
+# The kernels beside Linear and RBF, which have the whole table. Planned PyTorch can run all of them, the core most.
 PLANNED_KERNELS: dict[str, Kernel] = {
     "laplace": Laplace(4.0),
     "laplace_1": Laplace(9.0, norm=1),

@@ -57,16 +57,18 @@ LONGEST = [
     "ext/core/test_build.py",
     "simt/test_core.py",
     "ssdd/test_parallel.py",
-    "simt/test_rows.py",
     "house/test_packaging.py",
-    "simt/test_faults.py",
-    "ext/test_transforms.py",
     "ssdd/studies/test_fill.py",
-    "docs/test_blocks.py",
+    "ext/test_transforms.py",
     "ext/test_bench.py",
     "ext/test_accuracy.py",
-    "ssdd/cli/test_settings.py",
+    "docs/test_blocks.py",
+    "simt/test_rows.py",
+    "simt/test_faults.py",
+    "house/test_style.py",
+    "docs/test_site.py",
     "house/test_examples.py",
+    "ssdd/cli/test_settings.py",
 ]
 
 

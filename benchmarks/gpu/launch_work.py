@@ -292,6 +292,26 @@ def _slope(launch: dict[str, Any]) -> Work:
     return Work(flops=8 * count, loaded=(2 * count + parts) * size, stored=(count + zeros + parts) * size)
 
 
+def _map(launch: dict[str, Any]) -> Work:
+    """Count one element read and one written per element of K."""
+    a = launch["arguments"][0]
+    count, size = a["batch"] * a["count"], _size(launch)
+    return Work(flops=20 * count, loaded=count * size, stored=count * size)
+
+
+def _function_slope(launch: dict[str, Any]) -> Work:
+    """Count like :func:`_slope`; functions of x.z keep the diagonal of a square. Two parts per row."""
+    a = launch["arguments"][0]
+    rows, columns, size = a["rows"], a["columns"], _size(launch)
+    problems, blocks = launch["blocks"] // rows, launch["blocks"]
+    per_problem = rows * columns
+    if a["square"]:
+        per_problem = columns * (columns - 1) // 2 + (0 if a["distance"] else columns)
+    count, zeros = problems * per_problem, blocks if a["square"] and a["distance"] else 0
+    parts = blocks * (2 if rows > 1 else 1)
+    return Work(flops=25 * count, loaded=(2 * count + parts) * size, stored=(count + zeros + parts) * size)
+
+
 def _hyper(launch: dict[str, Any]) -> Work:
     a, size = launch["arguments"][0], _size(launch)
     count, parts = launch["blocks"] // a["strips"] * a["c"] * a["rows"], launch["blocks"] if a["strips"] > 1 else 0
@@ -331,6 +351,8 @@ FORMULAS: dict[str, Callable[[dict[str, Any]], Work]] = {
     "alpha_sum_kernel": _little,
     "rbf_hyper_kernel": _little,
     "slope_kernel": _slope,
+    "map_kernel": _map,
+    "function_slope_kernel": _function_slope,
     "shift_kernel": _shift,
 }
 

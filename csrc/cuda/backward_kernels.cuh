@@ -117,7 +117,7 @@ void rbf_hyper_kernel(int64_t batch, int64_t s, RidgeKind ridge, const T* scalar
   const int64_t b = static_cast<int64_t>(simt::block().x) * kThreads + simt::thread();
   if (b >= batch) return;
   const T bad = failed(aux, b) ? simt::nan<T>() : T(0);
-  out[b * count] = parameter[b] + bad;
+  for (int i = 0; i < count - 1; ++i) out[b * count + i] = parameter[i * batch + b] + bad;
   out[b * count + count - 1] = static_cast<T>(static_cast<double>(scalars[b * kScalars + kLambdaBar]) *
                                               ridge_slope(ridge, static_cast<double>(aux[3 * b]), s)) +
                                bad;
@@ -130,7 +130,7 @@ struct Reach {
   T *support, *parts;  // [batch], [batch, rows]
   int* counters;
   int32_t *near, *far;
-  bool queries;
+  bool queries, always_far;
 };
 
 // Shifts the points to a common origin, so that points far from 0 cancel before the products. One block per row. It
@@ -163,7 +163,7 @@ void shift_kernel(int64_t rows, int64_t d, Source<T> x, Source<T> origin, T* out
   else
     reach.support[b] = static_cast<T>(most);
   const double length = static_cast<double>(reach.scalars[b * kScalars + kLengthscale]);
-  const bool far = most * simt::square_root(static_cast<double>(d)) > kReach * length;
+  const bool far = reach.always_far || most * simt::square_root(static_cast<double>(d)) > kReach * length;
   reach.far[b] = far ? 1 : 0;
   reach.near[b] = far ? 0 : 1;
 }

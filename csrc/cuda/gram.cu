@@ -11,6 +11,7 @@
 // Other path: product_plain.cu, on the ordinary units, for double, distances and D < 48.
 #include "../gram.h"
 
+#include "kernel_functions.cuh"
 #include "product.cuh"
 #include "scalars.cuh"
 
@@ -52,6 +53,8 @@ void gram(const GramArgs<T>& a, void* stream) {
   p.counters = counters;
   apply_kernel(p, a.kernel, a.work);
   product(p, stream);
+  if (keeps_argument(a.kernel))
+    map_arguments<T>({a.batch, a.s * a.q, a.kernel, a.order, a.work, a.k, p.c_bs, a.k, p.c_bs}, stream);
 }
 
 template void gram(const GramArgs<float>&, void*);

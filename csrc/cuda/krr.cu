@@ -42,7 +42,7 @@ class Forward : KrrPass<T> {
 
   void run_all() {
     set_scalars(this->scalar_args(a.hyper), stream);
-    const bool fused = s.fused_gram && s.s <= fused_limit<T>();
+    const bool fused = s.fused_gram && !keeps_argument(s.kernel) && s.s <= fused_limit<T>();
     const bool together = s.plan == Plan::dense && !fused && s.q <= s.chunk;  // K_qs beside K_ss
     if (s.plan == Plan::primal)
       solve_primal();
@@ -69,6 +69,8 @@ class Forward : KrrPass<T> {
   using KrrPass<T>::make;
   using KrrPass<T>::run;
   using KrrPass<T>::sums;
+  using KrrPass<T>::map;
+  using KrrPass<T>::kept_bs;
   using KrrPass<T>::place;
 
   // K stays above the factor's diagonal: the backward of other kernels reads it there.
@@ -94,13 +96,16 @@ class Forward : KrrPass<T> {
   }
 
   void solve_dual(bool with_queries) {
-    Product<T> gram = make(s.s, s.s, s.d, x_s, t(x_s), a.factor, s.s * s.s);
+    const bool kept = a.kept && keeps_argument(s.kernel);
+    Product<T> gram = make(s.s, s.s, s.d, x_s, t(x_s), kept ? a.kept + 2 * s.q * s.s : a.factor,
+                           kept ? kept_bs() : s.s * s.s);
     gram.triangle = Triangle::both;
     apply_kernel(gram, s.kernel, w.scalars);
     if (with_queries)
       run(gram, query_gram(0));
     else
       run(gram);
+    map(s.s * s.s, gram.c, gram.c_bs, a.factor, s.s * s.s);
     factorise(factor_here(a.y_s), stream);
   }
 
@@ -170,11 +175,11 @@ class Forward : KrrPass<T> {
     predict(p);
   }
 
-  // The product that forms K_qs of a chunk of queries.
+  // The product that forms K_qs of a chunk of queries, or its arguments.
   Product<T> query_gram(int64_t q0) const {
-    T* const k = a.kept ? a.kept + q0 * s.s : w.chunk;
+    T* const k = a.kept ? a.kept + (keeps_argument(s.kernel) ? s.q + q0 : q0) * s.s : w.chunk;
     Product<T> p =
-        make(std::min(s.chunk, s.q - q0), s.s, s.d, from(x_q, q0), t(x_s), k, a.kept ? s.q * s.s : s.chunk * s.s);
+        make(std::min(s.chunk, s.q - q0), s.s, s.d, from(x_q, q0), t(x_s), k, a.kept ? kept_bs() : s.chunk * s.s);
     apply_kernel(p, s.kernel, w.scalars);
     return p;
   }
@@ -183,7 +188,9 @@ class Forward : KrrPass<T> {
     for (int64_t q0 = 0; q0 < s.q; q0 += s.chunk) {
       const Product<T> gram = query_gram(q0);
       if (!there) run(gram);
-      predict(make(gram.m, s.c, s.s, {gram.c, gram.c_bs, s.s, 1}, dense(a.coef, s.s, s.c), a.out + q0 * s.c, s.q * s.c),
+      T* const k = a.kept ? a.kept + q0 * s.s : w.chunk;
+      map(gram.m * s.s, gram.c, gram.c_bs, k, gram.c_bs);
+      predict(make(gram.m, s.c, s.s, {k, gram.c_bs, s.s, 1}, dense(a.coef, s.s, s.c), a.out + q0 * s.c, s.q * s.c),
               q0);
     }
   }

@@ -67,6 +67,8 @@ class Backward : KrrPass<T> {
   using KrrPass<T>::run;
   using KrrPass<T>::multiply;
   using KrrPass<T>::sums;
+  using KrrPass<T>::map;
+  using KrrPass<T>::kept_bs;
   using KrrPass<T>::place;
 
   int64_t uc() const { return s.s * s.c; }
@@ -75,10 +77,12 @@ class Backward : KrrPass<T> {
 
   // K_qs of the queries from q0 on: kept by the forward, or formed again.
   Batch<const T> k_chunk(int64_t q0, int64_t rows) {
-    if (a.kept) return {a.kept + q0 * s.s, s.q * s.s, s.s, 1};
-    Product<T> gram = make(rows, s.s, s.d, from(x_q, q0), t(x_s), w.chunk, s.chunk * s.s);
+    if (a.kept) return {a.kept + q0 * s.s, kept_bs(), s.s, 1};
+    T* const first = keeps_argument(s.kernel) ? w.arguments : w.chunk;
+    Product<T> gram = make(rows, s.s, s.d, from(x_q, q0), t(x_s), first, s.chunk * s.s);
     apply_kernel(gram, s.kernel, w.scalars);
     run(gram);
+    map(rows * s.s, first, gram.c_bs, w.chunk, gram.c_bs);
     return {w.chunk, s.chunk * s.s, s.s, 1};
   }
 
@@ -283,18 +287,33 @@ class Backward : KrrPass<T> {
     linear_hyper({{column_row(2), w.width, s.c, 1}, s.bordered ? 1 : 0});
   }
 
-  // Kernels of the squared distance: G = Kbar dk/dr, and d r_ij / d x_i = 2 (x_i - x_j).
+  // The arguments of K_ss: kept by the forward, or formed again.
+  Batch<const T> support_arguments() {
+    if (s.kernel == KernelKind::rbf) return {a.factor, s.s * s.s, s.s, 1};
+    if (a.kept) return {a.kept + 2 * s.q * s.s, kept_bs(), s.s, 1};
+    Product<T> p = make(s.s, s.s, s.d, x_s, t(x_s), w.arguments_s, s.s * s.s);
+    p.triangle = Triangle::both;
+    apply_kernel(p, s.kernel, w.scalars);
+    run(p);
+    return {w.arguments_s, s.s * s.s, s.s, 1};
+  }
+
+  // Kernels of the squared distance: G = Kbar dk/dr, and d r_ij / d x_i = 2 (x_i - x_j). Those of x.z: G = Kbar dk/d(x.z).
   void nonlinear() {
     alpha_bar_dense();
     solve(s.s, u, a.grad_x_s || a.grad_hyper ? w.pack : nullptr);
+    const bool distance = of_distance(s.kernel);
     const Points support = shift(x_s, s.s, w.shifted_s, false);
     bool counted = false;
     if (a.grad_x_s || a.grad_hyper) {
       run(two_k_bar());
-      slopes(s.s, a.factor, s.s * s.s, w.k_bar, s.s * s.s, true, counted);
+      const Batch<const T> arguments = support_arguments();
+      slopes(s.s, arguments.p, arguments.bs, w.k_bar, s.s * s.s, true, counted);
       counted = true;
       mirror(s.batch, s.s, w.k_bar, stream);
-      if (a.grad_x_s) {
+      if (a.grad_x_s && !distance) {
+        write(make(s.s, s.d, s.s, dense(w.k_bar, s.s, s.s), x_s, a.grad_x_s, s.s * s.d), nullptr);
+      } else if (a.grad_x_s) {
         sums(s.s, s.s, dense(w.k_bar, s.s, s.s), column_row(0), w.width);
         differences(s.s, s.s, dense(w.k_bar, s.s, s.s), support, column_row(0), w.width, support, a.grad_x_s, s.s * s.d,
                     false);
@@ -305,9 +324,17 @@ class Backward : KrrPass<T> {
       const int64_t rows = std::min(s.chunk, s.q - q0);
       const Batch<const T> k = k_chunk(q0, rows);
       run(bar_chunk(q0, rows));
-      slopes(rows, k.p, k.bs, w.chunk_bar, bar().bs, false, counted);
+      Batch<const T> arguments = k;
+      if (keeps_argument(s.kernel)) arguments.p = a.kept ? a.kept + (s.q + q0) * s.s : w.arguments;
+      slopes(rows, arguments.p, arguments.bs, w.chunk_bar, bar().bs, false, counted);
       counted = true;
       if (!a.grad_x_s && !a.grad_x_q) continue;
+      if (!distance) {
+        if (a.grad_x_s)
+          multiply(make(s.s, s.d, rows, t(bar()), from(x_q, q0), a.grad_x_s, s.s * s.d), 1, nullptr, true);
+        if (a.grad_x_q) write(make(rows, s.d, s.s, bar(), x_s, a.grad_x_q + q0 * s.d, s.q * s.d), nullptr);
+        continue;
+      }
       const Points queries = shift(from(x_q, q0), rows, w.shifted_q, true);
       if (a.grad_x_s) {
         sums(rows, s.s, bar(), column_row(0), w.width);
@@ -334,13 +361,18 @@ class Backward : KrrPass<T> {
     reach.near = w.near;
     reach.far = w.far;
     reach.queries = queries;
-    if (rows > 0)
+    reach.always_far = s.kernel == KernelKind::matern_1;
+    if (rows > 0 && of_distance(s.kernel))
       simt::launch(&shift_kernel<T>, {static_cast<unsigned>(s.batch * rows)}, kThreads, 0, stream, rows, s.d, x, x_s,
                    out, reach);
     return {x, dense(out, rows, s.d)};
   }
 
   void slopes(int64_t rows, const T* k, int64_t k_bs, T* bar, int64_t bar_bs, bool square, bool add) {
+    if (keeps_argument(s.kernel))
+      return slope_arguments<T>({s.batch, rows, s.s, s.kernel, s.order, w.scalars, k, k_bs, bar, bar_bs, square,
+                                 w.row_sums, w.row_parts, counters(), add, w.parameter},
+                                stream);
     SlopeArgs<T> args{};
     args.rows = rows;
     args.columns = s.s;

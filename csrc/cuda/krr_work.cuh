@@ -5,6 +5,7 @@
 #include "../krr.h"
 #include "../arena.h"
 #include "factor.cuh"
+#include "kernel_functions.cuh"
 #include "vector.cuh"
 
 namespace ssdd::cuda {
@@ -12,7 +13,7 @@ namespace ssdd::cuda {
 template <class T>
 struct KrrWork {
   T *scalars, *factor;     // [B, kScalars]; of the factorisation
-  T *partial, *parameter;  // parts of sums over several blocks; [B] gradient of the kernel's parameter
+  T *partial, *parameter;  // parts of sums over several blocks; [2, B] gradients of the kernel's parameters
   T* columns;              // 3 x [B, width]
   T* weights;              // low rank W [B, C, D], backward W over M - V [B, 2C, D]; primal [B, n, 2C]
   T *chunk, *chunk_bar;    // dense: [B, chunk, S]
@@ -20,6 +21,7 @@ struct KrrWork {
   T *shifted_s, *shifted_q, *row_sums, *row_parts;  // other kernels: [B, S, D], [B, chunk, D], [B, rows]
   T* reach;                                         // [B] of the support points (krr.h)
   int32_t *near, *far;                              // [B] 0 or 1: the form of the gradient to the points
+  T *arguments, *arguments_s;                       // if not kept: of the kernel, [B, chunk, S] and [B, S, S]
   T* split;
   int* counters;  // kCounters of products and one per problem, set to 0 with the scalars
   int64_t width, split_elements, total;
@@ -42,7 +44,7 @@ KrrWork<T> krr_layout(const KrrShape& s, bool backward, T* memory) {
   w.width = std::max({s.c, s.s, s.d, s.n});
   w.scalars = arena.take(b * kScalars);
   w.factor = arena.take(factor_room(b, s.n, s.c));
-  w.parameter = arena.take(b);
+  w.parameter = arena.take(2 * b);
   w.partial = arena.take(
       std::max({after_solve_room(b, std::max(s.s, s.n), s.c), b * prediction_tiles(s, s.q), b * (s.c / 32 + 1)}));
   w.columns = arena.take(3 * b * w.width);
@@ -60,10 +62,14 @@ KrrWork<T> krr_layout(const KrrShape& s, bool backward, T* memory) {
       w.shifted_s = arena.take(b * s.s * s.d);
       w.shifted_q = arena.take(b * s.chunk * s.d);
       w.row_sums = arena.take(b * rows);
-      w.row_parts = arena.take(b * rows);
+      w.row_parts = arena.take(2 * b * rows);
       w.reach = arena.take(b);
       w.near = reinterpret_cast<int32_t*>(arena.take(b));
       w.far = reinterpret_cast<int32_t*>(arena.take(b));
+    }
+    if (keeps_argument(s.kernel)) {
+      w.arguments = arena.take(b * s.chunk * s.s);
+      w.arguments_s = arena.take(b * s.s * s.s);
     }
   }
   // The products that may have a long k and a small result.
@@ -102,6 +108,13 @@ struct KrrPass {
     args.counters = w.counters;
     args.counter_count = kCounters + s.batch;
     return args;
+  }
+  // Elements between the kept rows of two problems.
+  int64_t kept_bs() const { return kept_rows(s.kernel, s.s, s.q) * s.s; }
+  // k [batch, count] = f(arguments), if the product gave the arguments.
+  void map(int64_t count, const T* arguments, int64_t arguments_bs, T* k, int64_t k_bs) const {
+    if (!keeps_argument(s.kernel)) return;
+    map_arguments<T>({s.batch, count, s.kernel, s.order, w.scalars, arguments, arguments_bs, k, k_bs}, stream);
   }
   // A dense [batch, rows, columns].
   static Batch<const T> dense(const T* p, int64_t rows, int64_t columns) { return {p, rows * columns, columns, 1}; }

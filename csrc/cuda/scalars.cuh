@@ -12,7 +12,8 @@ enum Scalar {
   kRootScale,
   kRootBias,
   kRootBoth,
-  // The RBF kernel: its lengthscale l, and -1 / (2 l^2).
+  // Kernels of a squared distance: the lengthscale l, and its factor, which for rbf is -1 / (2 l^2). The second
+  // parameter of a kernel is kBias. A polynomial has its scale in kScale.
   kLengthscale,
   kMap,
   // The ridge's v, or 0.
@@ -36,7 +37,7 @@ struct ScalarArgs {
   int64_t batch;
   Hyper<T> hyper;
   KernelKind kernel;
-  int parameters;    // of the kernel, before the ridge: linear 2, rbf 1, none 0
+  int parameters;    // of the kernel, before the ridge
   Batch<const T> g;  // [batch, 1, 1] or absent
   double g_factor;
   T* out;
@@ -52,14 +53,15 @@ template <class T>
 void set_scalars(const ScalarArgs<T>& args, simt::Stream stream);
 
 
-// Makes the kernel function the epilogue of a product.
+// Makes the kernel function the epilogue of a product. If keeps_argument(kind), the product gives the arguments, which
+// map_arguments (kernel_functions.cuh) maps.
 template <class T>
 void apply_kernel(Product<T>& p, KernelKind kind, const T* scalars) {
-  p.distance = kind == KernelKind::rbf;
+  p.distance = of_distance(kind);
   if (kind == KernelKind::linear) {
     p.alpha_of = scalars + kScale;
     p.plus_of = scalars + kBias;
-  } else {
+  } else if (kind == KernelKind::rbf) {
     p.map_of = scalars + kMap;
   }
 }

@@ -120,17 +120,35 @@ template <class T>
 struct HyperParameters {
   T first, bias, ridge, gamma, bad;
   SIMT_DEVICE HyperParameters(const ScalarArgs<T>& a, int64_t b) {
-    const bool linear = a.kernel == KernelKind::linear;
     first = a.parameters > 0 ? a.hyper.get(b, 0) : T(1);
-    bias = linear && a.parameters > 1 ? a.hyper.get(b, 1) : T(0);
+    bias = a.parameters > 1 ? a.hyper.get(b, 1) : T(0);
     // Constant indices only: a run-time index would put the values into local memory.
     const int last = a.hyper.count > a.parameters ? a.hyper.count - 1 : -1;
     ridge = last == 0 ? a.hyper.get(b, 0) : last == 1 ? a.hyper.get(b, 1) : last == 2 ? a.hyper.get(b, 2) : T(0);
-    const bool positive = first > T(0) && simt::finite(first) && bias >= T(0) && simt::finite(bias);
+    const bool in_range = a.kernel == KernelKind::rational_quadratic ? bias > T(0) : bias >= T(0);
+    const bool positive = first > T(0) && simt::finite(first) && in_range && simt::finite(bias);
     bad = positive && ridge >= T(0) && simt::finite(ridge) ? T(0) : simt::nan<T>();
     gamma = a.g ? static_cast<T>(a.g_factor * static_cast<double>(a.g[b](0, 0))) : T(1);
   }
 };
+
+// The factor of a squared distance.
+template <class T>
+SIMT_DEVICE T map_of(KernelKind kind, T first, T second) {
+  const T square = first * first;
+  switch (kind) {
+    case KernelKind::matern_1:
+      return T(1) / square;
+    case KernelKind::matern_3:
+      return T(3) / square;
+    case KernelKind::matern_5:
+      return T(5) / square;
+    case KernelKind::rational_quadratic:
+      return T(0.5) / (second * square);
+    default:
+      return T(-0.5) / square;
+  }
+}
 
 // The first `own` blocks set the scalars, one thread per problem. Each of the others sums 32 columns of e.
 template <class T>
@@ -157,7 +175,7 @@ void scalars_kernel(ScalarArgs<T> a, int64_t own) {
   out[kRootBias] = simt::square_root(bias + bad);
   out[kRootBoth] = simt::square_root(first * bias + bad);
   out[kLengthscale] = first + bad;
-  out[kMap] = T(-0.5) / (first * first) + bad;
+  out[kMap] = map_of(a.kernel, first, bias) + bad;
   out[kRidge] = hyper.ridge + bad;
   out[kGamma] = gamma;
   out[kGammaScale] = gamma * (first + bad);

@@ -114,6 +114,30 @@ def labelled_frames(task: str, count: int, seed: int) -> Labelled:
     return Labelled(np.stack(frames[:count]), np.array(actions[:count]), np.array(near[:count], dtype=np.int64))
 
 
+def unseen_layouts(task: str, count: int, seed: int, episodes: int) -> list[int]:
+    """Return seeds of layouts whose walls, doors and keys none of the first ``episodes`` of the expert has.
+
+    Args:
+        task: a key of ``TASKS``.
+        count: number of layouts; no two of them begin in the same state of the same room.
+        seed: the seed of :func:`expert_episodes`.
+        episodes: the largest number of episodes that is cloned.
+    """
+    room, taken, found = Room(task), set(), []
+    for layout in range(episodes):
+        room.reset(EPISODES + 10_000 * seed + layout)
+        taken.add(room.layout)
+    starts = set()
+    for layout in range(UNSEEN, UNSEEN + 100 * count):
+        room.reset(layout)
+        if room.layout not in taken and (room.layout, room.state) not in starts:
+            starts.add((room.layout, room.state))
+            found.append(layout)
+            if len(found) == count:
+                return found
+    raise ValueError(f"count: expected {count} layouts that no episode has, got {len(found)}; clone fewer episodes")
+
+
 def expert_episodes(task: str, count: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
     """Return frames and actions (positions in ``ACTIONS``) of whole episodes of the expert."""
     room = Room(task)

@@ -192,9 +192,9 @@ class Control:
         return values | {"teacher": None if arm == TEACHER else self.arms.error(arm, seed)}
 
     def clone(self, arm: str, n: int, seed: int) -> dict[str, float]:
-        """Return the success of policies that clone ``n`` episodes, in layouts that nothing was trained on."""
+        """Return the success of policies that clone ``n`` episodes, in layouts that no episode has."""
         made = self.rooms
-        seeds = [rooms().UNSEEN + i for i in range(self.sizes.layouts)]
+        seeds = rooms().unseen_layouts(self.data.name, self.sizes.layouts, seed, max(self.sizes.episodes))
         if arm == RANDOM_POLICY:
             return {"success": random_success(made, seeds, self.sizes.limit, seed)}
         frames, actions = rooms().expert_episodes(self.data.name, n, seed)
@@ -246,13 +246,16 @@ def write_page(page: Path, cells: Mapping[Key, Mapping[str, Any]], sizes: Sizes)
             if any(columns[0].values(cells, name, arm) for arm in ARMS):
                 lines += [text, "", *tables(cells, name, columns, (*ARMS, TEACHER), DIFFERENCES)]
         columns = [
-            Column(f"{way}, {n}", CLONE, n, way, 0, 100) for way in ("frozen", "finetuned") for n in sizes.episodes
+            Column(f"{text}, {n}", CLONE, n, way, 0, 100)
+            for way, text in (("frozen", "frozen"), ("finetuned", "fine-tuned"))
+            for n in sizes.episodes
         ]
         if any(columns[0].values(cells, name, arm) for arm in ARMS):
             floor = Column("", CLONE, 0, "success", 0, 100).mean(cells, name, RANDOM_POLICY)
             lines += [
                 "Cloning episodes of the expert, encoder frozen or fine-tuned: success in "
-                f"{sizes.layouts} unseen layouts, percent. The expert reaches 100, a random policy {floor}.",
+                f"{sizes.layouts} unseen layouts, percent. "
+                f"The expert reaches 100, a random policy {floor or '(missing)'}.",
                 "",
                 *tables(cells, name, columns, ARMS, DIFFERENCES),
             ]

@@ -5,13 +5,13 @@ from __future__ import annotations
 import fcntl
 import hashlib
 import json
+import math
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from statistics import mean, stdev
 from typing import Any
-
-import ssdd
 
 KEY = ("set", "task", "arm", "n", "seed")
 """What names a cell: image set, what was measured, arm, number of images or episodes, seed."""
@@ -103,9 +103,8 @@ class Column:
         found = list(self.values(cells, data, arm).values())
         if not found:
             return ""
-        mean = ssdd.compare([0.0] * len(found), found)
-        error = "" if len(found) == 1 else f" ± {mean.standard_error:.{self.digits}f}"
-        return f"{mean.difference:.{self.digits}f}{error}"
+        centre, error = mean_and_error(found)
+        return f"{centre:.{self.digits}f}" + ("" if error is None else f" ± {error:.{self.digits}f}")
 
     def difference(self, cells: Mapping[Key, Mapping[str, Any]], data: str, arm: str, other: str) -> str:
         """Return "arm - other ± two standard errors", paired by seed; bold if it exceeds these."""
@@ -113,12 +112,17 @@ class Column:
         seeds = sorted(set(ours) & set(theirs))
         if not seeds:
             return ""
-        found = ssdd.compare([theirs[s] for s in seeds], [ours[s] for s in seeds])  # the mean of ours - theirs
-        text = f"{found.difference:+.{self.digits}f}"
-        if len(seeds) == 1:
+        difference, error = mean_and_error([ours[s] - theirs[s] for s in seeds])
+        text = f"{difference:+.{self.digits}f}"
+        if error is None:
             return text
-        text += f" ± {2 * found.standard_error:.{self.digits}f}"
-        return f"**{text}**" if abs(found.difference) > 2 * found.standard_error else text
+        text += f" ± {2 * error:.{self.digits}f}"
+        return f"**{text}**" if abs(difference) > 2 * error else text
+
+
+def mean_and_error(values: Sequence[float]) -> tuple[float, float | None]:
+    """Return the mean and its standard error, s/√n; None for the error of a single value."""
+    return mean(values), stdev(values) / math.sqrt(len(values)) if len(values) > 1 else None
 
 
 def tables(

@@ -236,6 +236,8 @@ def _eager(fitted: ops.Fitted, x_s: Tensor, kernel: Kernel, ridge: Ridge, on_fai
     """Return the Fit of a fit by the core alone, without gradients."""
     coefficients, factor, aux, jitter, status, primal = fitted
     dtype = x_s.dtype
+    if precision.is_new(dtype, (x_s.shape, kernel.name, ridge.value)):
+        precision.warn_if_worthless("fit", precision.condition(factor), ridge)
     why, tensors = "it can run", {"x_s": x_s}
     call = Call("fit", kernel, ridge, x_s.shape[:-2], dtype, dtype, on_failure, True, "native", why, tensors)
     noise = aux[..., 1] + jitter if primal else None

@@ -7,9 +7,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .. import checks
+from .. import checks, ops
 from ..kernels import Kernel
 from ..ridge import Ridge
+from . import precision
 from .call import DEFAULT_KERNEL, Call, Info, prepare
 
 
@@ -87,6 +88,10 @@ def cholesky(
         TypeError, ValueError: naming the argument, what was expected and what came.
         FactorizationError: with ``on_failure="raise"``, for a problem that is not positive definite.
     """
+    if backend in ("auto", "native") and not return_info and not check_finite and solve_dtype is None:
+        direct = ops.eager_cholesky(a, None, None, on_failure)
+        if direct is not None:
+            return direct
     tensors = {"a": checks.tensor("a", a)}
     checks.square("a", a)
     call = prepare(
@@ -133,6 +138,14 @@ def cholesky_solve(
         TypeError, ValueError: naming the argument, what was expected and what came.
         FactorizationError: with ``on_failure="raise"``, for a problem that is not positive definite.
     """
+    if backend in ("auto", "native") and not return_info and not check_finite and solve_dtype is None and y is not None:
+        direct = ops.eager_cholesky(a, y, ridge, on_failure)
+        if direct is not None:
+            if precision.is_new(a.dtype, (a.shape, None if ridge is None else ridge.value)):
+                with torch.no_grad():
+                    _, info = cholesky_solve(a, y[..., :1], ridge=ridge, on_failure="nan", return_info=True)
+                precision.warn_if_worthless("cholesky_solve", info.condition, ridge)
+            return direct
     tensors = {"a": checks.tensor("a", a), "y": checks.tensor("y", y)}
     checks.square("a", a)
     checks.not_empty("a", a, -1, "row")

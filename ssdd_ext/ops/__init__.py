@@ -8,11 +8,11 @@ The functions here, those of ``planned`` and those of ``reference`` have the sam
 """
 
 from . import planned
+from .any_gram import gram
 from .cholesky import cholesky, cholesky_solve, factored_solve
 from .eager import Fitted, eager_fit, eager_krr
-from .eager_gram import eager_from_gram
+from .eager_gram import eager_cholesky, eager_from_gram
 from .gaussian import log_determinant, solve_again
-from .gram import gram
 from .krr import explain, krr, krr_mse
 from .native import build_info, gpu, unavailable
 from .small import plan_small, small_krr_mse
@@ -22,6 +22,7 @@ __all__ = [
     "build_info",
     "cholesky",
     "cholesky_solve",
+    "eager_cholesky",
     "eager_fit",
     "eager_from_gram",
     "eager_krr",

@@ -38,9 +38,10 @@ library.define(
 )
 
 
-def _factor(
+def factor_and_solve(
     a: Tensor, y: Tensor | None, hyper: Tensor | None, values: list[float], ridge: str, on_failure: str
 ) -> tuple[Tensor, ...]:
+    """Return (x or None, factor, status, jitter, aux) by one call of the core."""
     batch_shape, s, c = a.shape[:-2], a.shape[-1], 0 if y is None else y.shape[-1]
     batch, threads = math.prod(batch_shape), torch.get_num_threads()
     factor, x = a.new_empty(a.shape), None if y is None else y.new_empty(y.shape)
@@ -74,7 +75,7 @@ def _factor(
 
 
 def _cholesky(a: Tensor, on_failure: str) -> tuple[Tensor, Tensor, Tensor]:
-    _, factor, status, jitter, _ = _factor(a, None, None, [], "", on_failure)
+    _, factor, status, jitter, _ = factor_and_solve(a, None, None, [], "", on_failure)
     raise_if_asked("cholesky", status, on_failure, a.shape[-1], None)
     return factor, status, jitter
 
@@ -100,7 +101,7 @@ def _cholesky_backward(ctx: Any, grad: Tensor | None, *_: Any) -> tuple[Any, ...
 def _solve(
     a: Tensor, y: Tensor, hyper: Tensor | None, values: list[float], ridge: str, detach: bool, on_failure: str
 ) -> tuple[Tensor, ...]:
-    x, factor, status, jitter, aux = _factor(a, y, hyper, values, ridge, on_failure)
+    x, factor, status, jitter, aux = factor_and_solve(a, y, hyper, values, ridge, on_failure)
     raise_if_asked("cholesky_solve", status, on_failure, a.shape[-1], ridge_text(ridge, hyper, values))
     return x, factor, status, jitter, aux
 

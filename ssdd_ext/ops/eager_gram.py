@@ -14,6 +14,7 @@ from .. import checks
 from ..kernels import matmul
 from ..ridge import KINDS, Ridge
 from . import planned
+from .cholesky import factor_and_solve
 from .eager import FailedProblem, is_eager, is_plain, memory
 from .native import capsule, core, failure_code, return_workspace, take_workspace, to_capsule
 from .register import is_batched
@@ -153,3 +154,31 @@ def eager_from_gram(
         return out if loss is None else loss
     except (FailedProblem, ValueError, BufferError):
         return None  # the ordinary path raises the error
+
+
+def eager_cholesky(a: Tensor, y: Tensor | None, ridge: Ridge | None, on_failure: str) -> Tensor | None:
+    """Return the factor of A, or with ``y`` the solution (A + lambda I)^-1 Y, without gradients; None on the ordinary
+    path."""
+    given = (a,) if y is None else (a, y)
+    if torch.compiler.is_compiling() or not is_plain(*given) or on_failure not in checks.ON_FAILURE:
+        return None
+    if ridge is not None and (not isinstance(ridge, Ridge) or type(ridge.value) is not float):
+        return None
+    if torch.is_grad_enabled() and (a.requires_grad or (y is not None and y.requires_grad)):
+        return None
+    if not is_eager() or has_torch_function(given):
+        return None
+    shape = a.shape
+    if not 2 <= len(shape) <= 3 or shape[-1] != shape[-2] or min(shape) < 1:
+        return None
+    if y is not None and (y.dtype is not a.dtype or y.shape[:-1] != shape[:-1] or y.shape[-1] < 1):
+        return None
+    values: list[Any] = [] if ridge is None else [ridge.value]
+    kind = "" if ridge is None else ridge.kind
+    try:
+        x, factor, status, _, _ = factor_and_solve(a.detach(), y, None, values, kind, on_failure)
+    except (ValueError, BufferError):
+        return None  # the ordinary path raises the error
+    if on_failure == "raise" and status.any():
+        return None
+    return factor if y is None else x

@@ -9,12 +9,18 @@ import torch
 from torch import Tensor
 
 from ..checks import full_precision
-from ..kernels import Cosine, Kernel, Linear, matmul
-from ..kernels.products import unit_rows
-from .hyper import pack
-from .native import core, hyper_rows, is_of_angles, matrices, native_code, stream, to_capsule
-from .register import is_transformed, library, needs_gradient, register
-from .simplify import is_composed
+from ..kernels import matmul
+from .native import (
+    core,
+    hyper_rows,
+    matrices,
+    native_code,
+    return_workspace,
+    stream,
+    take_workspace,
+    to_capsule,
+)
+from .register import is_transformed, library, register
 
 library.define("gram(Tensor x, Tensor? z, Tensor? hyper, float[] values, str kernel) -> Tensor")
 
@@ -28,8 +34,8 @@ def _gram(x: Tensor, z: Tensor | None, hyper: Tensor | None, values: list[float]
     s, d, q = x.shape[-2], x.shape[-1], (x if z is None else z).shape[-2]
     batch, threads = math.prod(x.shape[:-2]), torch.get_num_threads()
     k = x.new_empty(*x.shape[:-1], q, dtype=result_dtype(x))
-    work = k.new_empty(core.gram_workspace(batch, s, q, d, threads, x.is_cuda))
     if k.numel():
+        work = take_workspace(core.gram_workspace(batch, s, q, d, threads, x.is_cuda), k)
         core.gram(
             matrices(x),
             matrices(z),
@@ -45,6 +51,7 @@ def _gram(x: Tensor, z: Tensor | None, hyper: Tensor | None, values: list[float]
             threads,
             stream(x),
         )
+        return_workspace(work)
     return k
 
 
@@ -149,34 +156,4 @@ def squares_backward(
     return x_bar, z_bar
 
 
-_gram_op = register("gram", _gram, _gram_fake, gram_backward, gram_setup)
-
-
-def gram(x: Tensor, z: Tensor | None, kernel: Kernel) -> Tensor:
-    """Return K [..., S, Q] of x [..., S, D] and z [..., Q, D] (x with itself if z is None)."""
-    if kernel.name not in ("linear", "rbf"):
-        return _other_gram(x, z, kernel)
-    hyper, values = pack(kernel, None, x.shape[:-2], result_dtype(x), x.device)
-    return _gram_op(x, z, hyper, values, kernel.name)
-
-
-def _other_gram(x: Tensor, z: Tensor | None, kernel: Kernel) -> Tensor:
-    """Return the Gram matrix of a kernel that is neither linear nor rbf: natively if nothing is differentiated, mapped
-    or compiled, and else by planned PyTorch."""
-    from . import planned_gram
-
-    dtype = result_dtype(x)
-    x, z = x.to(dtype), None if z is None else z.to(dtype)
-    if is_composed(kernel):
-        return kernel.form(x, z, gram)  # type: ignore[attr-defined]
-    if isinstance(kernel, Cosine):
-        unit = unit_rows(x)
-        return gram(unit, unit if z is None else unit_rows(z), Linear())
-    if torch.compiler.is_compiling() or is_transformed() or needs_gradient((x, z, *kernel.parameters)):
-        k = planned_gram.gram(x, z, kernel)
-        flags = kernel.in_range()
-        return torch.where(flags[0][..., None, None], k, math.nan) if flags else k
-    wide = torch.float64 if is_of_angles(kernel.spec) else dtype
-    hyper, values = pack(kernel, None, x.shape[:-2], wide, x.device)
-    found: Tensor = _gram_op(x.to(wide), None if z is None else z.to(wide), hyper, values, kernel.spec)
-    return found.to(dtype)
+run_gram = register("gram", _gram, _gram_fake, gram_backward, gram_setup)

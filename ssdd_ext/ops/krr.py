@@ -12,8 +12,8 @@ from .. import plan
 from ..checks import full_precision
 from ..kernels import Kernel, matmul
 from ..ridge import KINDS, Ridge
+from .any_gram import gram
 from .cholesky import factored_solve
-from .gram import gram
 from .hyper import pack
 from .native import (
     core,

@@ -81,8 +81,8 @@ def unavailable(device: torch.device, kernel: Kernel) -> str | None:
         code = kernel_code(part.spec)
         if code is None:
             return f"it has no native epilogue for {type(part).__name__}"
-        if device.type == "cuda" and code[0] > 1:
-            return f"it has no CUDA epilogue for {type(part).__name__}"
+        if device.type == "cuda" and is_of_angles(part.spec):
+            return f"{type(part).__name__} needs float64, in which PyTorch's products are faster on a GPU"
     if kernel.name not in ("linear", "rbf") and in_forward_mode():
         return "it has no forward mode"
     if torch.jit.is_tracing():
@@ -128,7 +128,7 @@ def matrices(value: Tensor | None) -> Any:
     if value is None:
         return None
     if value.dim() > 3:
-        value = value.reshape(-1, *value.shape[-2:])
+        value = value.flatten(0, -3)
     return to_capsule(value)
 
 

@@ -14,7 +14,7 @@ from sklearn.metrics.pairwise import pairwise_kernels
 from torch import Tensor
 
 from ..api import gram
-from ..kernels import RBF, Kernel, Linear
+from ..kernels import RBF, Cosine, Kernel, Linear, Polynomial
 from .arrays import to_torch
 
 NAMES = ("linear", "rbf", "poly", "polynomial", "laplacian", "cosine", "chi2", "precomputed")
@@ -63,6 +63,11 @@ class KernelFunction:
         gamma = 1.0 / features if self.gamma is None else self.gamma
         if self.kernel == "rbf" and 0 < gamma < math.inf:
             return RBF(1.0 / math.sqrt(2.0 * gamma))
+        if self.kernel == "cosine":
+            return Cosine()
+        if self.kernel in ("poly", "polynomial") and 0 < gamma < math.inf and 0 <= self.coef0 < math.inf:
+            degree = int(self.degree)
+            return Polynomial(degree, float(gamma), float(self.coef0)) if degree == self.degree and degree > 0 else None
         return None
 
     def features(self, x: Any) -> Tensor | None:

@@ -148,6 +148,12 @@ def one_thread():
     torch.set_num_threads(before)
 
 
+@pytest.fixture(scope="module")
+def small_presets():
+    """Every preset with the small settings; as text they are parsed once, not once per page."""
+    return {name: ssdd.with_settings(settings, SMALL) for name, settings in PRESETS.items()}
+
+
 # --- the shelf ------------------------------------------------------------------------------------------
 
 
@@ -232,14 +238,14 @@ def resnet18_of_torchvision() -> dict[str, torch.Tensor]:
 
 
 @pytest.mark.parametrize("page", PAGES)
-def test_every_block_of_the_page_runs(page, shelf, tmp_path, monkeypatch):
+def test_every_block_of_the_page_runs(page, shelf, small_presets, tmp_path, monkeypatch):
     text = (ROOT / page).read_text()
     assert indented(text) == [], "a code block needs a fence, which names its language"
     for name in GIVEN.get(page, []):
         copy = shutil.copytree if (shelf / name).is_dir() else shutil.copy
         copy(shelf / name, tmp_path / name)
-    for name, settings in PRESETS.items():
-        monkeypatch.setitem(PRESETS, name, ssdd.with_settings(settings, SMALL))
+    for name, settings in small_presets.items():
+        monkeypatch.setitem(PRESETS, name, settings)
     for name, recipe in FINETUNE.items():
         monkeypatch.setitem(FINETUNE, name, dataclasses.replace(recipe, steps=2, small_set_steps=0))
     monkeypatch.chdir(tmp_path)

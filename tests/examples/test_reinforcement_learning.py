@@ -215,6 +215,21 @@ def test_labels_are_the_experts(rooms):
     assert np.array_equal(rooms.random_frames("doorkey", 30), rooms.random_frames("doorkey", 60)[:30])
 
 
+def test_unseen_layouts_are_in_no_episode(rooms):
+    room, seen, starts = rooms.Room("doorkey"), set(), set()
+    for layout in range(15):
+        room.reset(rooms.EPISODES + 20_000 + layout)
+        seen.add(room.layout)
+    found = rooms.unseen_layouts("doorkey", 30, seed=2, episodes=15)
+    for layout in found:
+        room.reset(layout)
+        assert room.layout not in seen
+        starts.add((room.layout, room.state))
+    assert len(found) == len(starts) == 30
+    with pytest.raises(ValueError, match="clone fewer episodes"):
+        rooms.unseen_layouts("doorkey", 2, seed=0, episodes=1000)
+
+
 SIZES = run.Sizes(
     frames=150,
     held_out=30,

@@ -54,7 +54,7 @@ def test_cells_of_other_settings_are_refused(file):
 
 def test_tables_pair_the_seeds(file):
     cells = Cells(file, "digits", 1)
-    values = {"none": (1.0, 2.0, 6.0), "KRR-ST": (2.0, 4.0, 9.0), "k-means": (7.0,)}
+    values = {"none": (1.0, 2.0, 6.0), "KRR-ST": (2.0, 4.0, 9.0), "k-means": (7.0,), "random": (0.0, 0.0)}
     for arm, found in values.items():
         for seed, value in enumerate(found):
             cells.append(("digits", "vae", arm, 50, seed), {"nelbo": value})
@@ -66,6 +66,7 @@ def test_tables_pair_the_seeds(file):
     # differences 1, 2, 3: mean 2, standard error 1/sqrt(3)
     assert lines[5:] == ["", "| difference | 50 images |", "| --- | --- |", "| KRR-ST − none | **+2.00 ± 1.15** |", ""]
     assert column.difference(cells.read(), "digits", "k-means", "none") == "+6.00"
+    assert column.mean(cells.read(), "digits", "random") == "0.00 ± 0.00"
     assert Column("", "vae", 50, "nelbo", 0, 100).mean(cells.read(), "digits", "k-means") == "700"
 
 

@@ -144,9 +144,10 @@ def test_one_factorisation(monkeypatch, random):
     factor = torch.linalg.cholesky_ex
     monkeypatch.setattr(torch.linalg, "cholesky_ex", lambda a: count.append(a.shape) or factor(a))
     x, y, q = random(6, 4, grad=True), random(6, 2), random(5, 4)
+    planned = {"kernel": Matern(1.0, 1.5), "backend": "planned"}
     for call in (
-        lambda: sum(t.sum() for t in ssdd_ext.fit(x, y, kernel=Matern(1.0, 1.5)).predict(q, return_std=True)),
-        lambda: ssdd_ext.log_marginal_likelihood(x, y, kernel=Matern(1.0, 1.5), ridge=Ridge.absolute(0.1)),
+        lambda: sum(t.sum() for t in ssdd_ext.fit(x, y, **planned).predict(q, return_std=True)),
+        lambda: ssdd_ext.log_marginal_likelihood(x, y, ridge=Ridge.absolute(0.1), **planned),
     ):
         count.clear()
         torch.autograd.grad(call(), x)

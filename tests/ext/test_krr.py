@@ -289,3 +289,12 @@ def test_small_problem_gives_its_gradients_again(random):
         x_q.add_(1)
     with pytest.raises(RuntimeError, match="modified by an inplace operation"):
         torch.autograd.grad(loss, (x_s, y_s))
+
+
+@pytest.mark.parametrize("backend", ("native", "planned", "torch"))
+def test_no_queries_in_a_batch_of_several_dimensions(backend):
+    x_s, y_s, x_q = torch.randn(2, 3, 5, 4, requires_grad=True), torch.randn(2, 3, 5, 2), torch.empty(2, 3, 0, 4)
+    p = ssdd_ext.krr(x_s, y_s, x_q, backend=backend)
+    assert p.shape == (2, 3, 0, 2)
+    p.sum().backward()
+    assert x_s.grad.shape == x_s.shape and not x_s.grad.any()

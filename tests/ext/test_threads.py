@@ -131,11 +131,14 @@ def everything(inputs):
 
 
 def test_concurrent_callers_get_the_bits_of_a_single_one():
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
     inputs = [draw(row, k) for row in ROWS.values() for k in range(2)]
     want = [everything(i) for i in inputs]
     wrong, start = [], threading.Barrier(len(inputs))
 
     def work(i, expected):
+        torch.set_num_threads(2)  # of this thread's calls
         start.wait()
         for _ in range(10):
             got = everything(i)
@@ -148,13 +151,18 @@ def test_concurrent_callers_get_the_bits_of_a_single_one():
     for t in threads:
         t.join(60)
         assert not t.is_alive(), "a caller hangs"
+    torch.set_num_threads(before)
     assert not wrong
 
 
-@pytest.mark.parametrize("name", ROWS)
+# Each order of the products, and each kernel. The other tests of this folder run on one thread in `make test`.
+MORE = ["large_tall", "blocks_rbf", "krr_st", "batch_5_linear"]
+
+
+@pytest.mark.parametrize("name", [*ROWS, *MORE])
 def test_any_number_of_threads_is_right(name):
     before = torch.get_num_threads()
-    inputs = draw(ROWS[name])
+    inputs = draw(ROWS[name] if name in ROWS else TABLE[name])
     want = predictions(inputs)
     expected = gradients(want, inputs)
     try:

@@ -87,7 +87,9 @@ def test_gradcheck_krr(call, ridge, kernel, sizes, backend, random):
             return ssdd_ext.krr(x_s, y_s, x_q, **options)
         return ssdd_ext.krr_mse(x_s, y_s, x_q, y_q, **options)
 
-    assert torch.autograd.gradcheck(f, (x_s, y_s, x_q, y_q, *hyper, RIDGE))
+    # Along random directions: one call each, in place of two for every number of every argument.
+    torch.manual_seed(0)
+    assert torch.autograd.gradcheck(f, (x_s, y_s, x_q, y_q, *hyper, RIDGE), fast_mode=True)
 
 
 @pytest.mark.parametrize("ridge", [r for r in RIDGES if r != "trace"])

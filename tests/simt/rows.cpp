@@ -1,7 +1,7 @@
 // Prints the launches of one call as JSON and, if it runs on the twin, also the counts of its kernels.
 //
 //   simt_rows launches|counts float|double krr B S Q D C FORWARD BACKWARD [fused] [all]
-//   simt_rows launches|counts float|double rbf B S Q D C [fused] [all] [far]
+//   simt_rows launches|counts float|double rbf|matern_5|polynomial B S Q D C [fused] [all] [far]
 //   simt_rows launches|counts float|double cholesky B N C
 //   simt_rows launches|counts float|double strided B S Q D STRIDE
 //   simt_rows launches|counts float product B M N K A B [TILE]
@@ -25,6 +25,7 @@
 
 #include "cholesky.h"
 #include "cuda/factor.cuh"
+#include "cuda/kernel_functions.cuh"
 #include "cuda/vector.cuh"
 #include "gram.h"
 #include "krr.h"
@@ -91,14 +92,14 @@ void krr(Memory& memory, KrrShape shape, Plan backward, bool all, bool far) {
   f.loss = memory.take<T>(b);
   f.factor = memory.take<T>(b * n * n);
   f.coef = memory.take<T>(b * n * c);
-  f.kept = shape.plan == Plan::dense ? memory.take<T>(b * q * s) : nullptr;
+  f.kept = shape.plan == Plan::dense ? memory.take<T>(b * kept_rows(shape.kernel, s, q) * s) : nullptr;
   f.aux = memory.take<T>(3 * b);
   f.jitter = memory.take<T>(b);
   f.status = memory.take<int32_t>(b);
-  f.hyper.count = linear ? 3 : 2;
-  f.hyper.values[0] = linear ? 1 : std::sqrt(double(d));
+  f.hyper.count = parameter_count(shape.kernel) + 1;
+  f.hyper.values[0] = of_distance(shape.kernel) ? std::sqrt(double(d)) : linear ? 1 : 1 / double(d);
   f.hyper.values[1] = linear ? 1 : 0.1;
-  f.hyper.values[2] = 0.1;
+  f.hyper.values[f.hyper.count - 1] = 0.1;
   f.on_failure = OnFailure::nan;
   f.work = memory.take<T>(cuda::krr_workspace(shape, false));
   cuda::krr_forward(f, nullptr);
@@ -282,6 +283,13 @@ bool describe(const simt::Argument& a) {
   } else if (is<cuda::ScalarArgs<T>>(a)) {
     const auto s = as<cuda::ScalarArgs<T>>(a);
     std::printf("{\"columns\": %ld, \"rows\": %ld}", s.column_sums ? s.batch * s.e_columns : 0, s.e_rows);
+  } else if (is<cuda::KernelMap<T>>(a)) {
+    const auto m = as<cuda::KernelMap<T>>(a);
+    std::printf("{\"batch\": %ld, \"count\": %ld}", m.batch, m.count);
+  } else if (is<cuda::KernelSlopes<T>>(a)) {
+    const auto s = as<cuda::KernelSlopes<T>>(a);
+    std::printf("{\"rows\": %ld, \"columns\": %ld, \"square\": %s, \"distance\": %s}", s.rows, s.columns,
+                s.square ? "true" : "false", of_distance(s.kind) ? "true" : "false");
   } else if (is<cuda::ColumnSums<T>>(a)) {
     const auto c = as<cuda::ColumnSums<T>>(a);
     std::printf("{\"batch\": %ld, \"rows\": %ld, \"columns\": %ld}", c.batch, c.rows, c.columns);
@@ -347,6 +355,16 @@ Plan plan(const std::string& name) {
   std::exit(2);
 }
 
+KernelKind kernel(const std::string& name) {
+  for (const auto& [known, which] : std::map<std::string, KernelKind>{{"krr", KernelKind::linear},
+                                                                      {"rbf", KernelKind::rbf},
+                                                                      {"matern_5", KernelKind::matern_5},
+                                                                      {"polynomial", KernelKind::polynomial}})
+    if (known == name) return which;
+  std::fprintf(stderr, "no kernel named '%s'\n", name.c_str());
+  std::exit(2);
+}
+
 template <class T>
 int run(const std::vector<std::string>& words) {
   const bool real = words[0] == "counts";
@@ -374,14 +392,16 @@ int run(const std::vector<std::string>& words) {
                    d,
                    number(7),
                    forward == Plan::primal ? d + 1 : s,
-                   linear ? KernelKind::linear : KernelKind::rbf,
+                   kernel(words[2]),
                    RidgeKind::trace,
                    true,
                    forward == Plan::primal,
                    forward,
                    q,
                    1,
-                   has_flag("fused")};
+                   has_flag("fused"),
+                   false,
+                   3};
     krr<T>(memory, shape, backward, has_flag("all"), has_flag("far"));
   }
   print<T>();

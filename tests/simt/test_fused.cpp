@@ -36,7 +36,7 @@ Outcome<T> factorise(const Case& c, const Input<T>& points, const Input<T>& y, c
                poisoned<T>(c.batch * 3),         std::vector<int32_t>(size_t(c.batch), 77), 0};
   std::vector<T> scalars = poisoned<T>(c.batch * ssdd::cuda::kScalars);
   ssdd::cuda::set_scalars<T>(
-      {c.batch, hypers.hyper, c.kernel, ssdd::cuda::parameter_count(c.kernel), {}, 0, scalars.data()}, nullptr);
+      {c.batch, hypers.hyper, c.kernel, ssdd::parameter_count(c.kernel), {}, 0, scalars.data()}, nullptr);
   const int64_t before = simt::launches();
   ssdd::cuda::Factor<T> f{c.batch,
                           c.n,

@@ -1,11 +1,7 @@
 """The CUDA kernels on the host twin: the core's table of problems and the kernels' own tests; and through nvcc."""
 
-import json
-import os
 import re
 import shutil
-import subprocess
-import sys
 
 import pytest
 
@@ -22,11 +18,8 @@ def test_kernels_on_the_twin(start, part):
     assert done.returncode == 0 and "passed, 0 failed" in done.stdout, done.stdout + done.stderr
 
 
-def test_what_is_sanitized_reaches_every_kernel(start, program, root, monkeypatch):
-    monkeypatch.syspath_prepend(str(root / "benchmarks" / "gpu"))
-    import twin
-
-    known, launched = twin.kernels(program("plain", "simt_tests")), set()
+def test_what_is_sanitized_reaches_every_kernel(start, program, root, sass):
+    known, launched = sass.twin.kernels(program("plain", "simt_tests")), set()
     for part in SANITIZED:
         done = start("plain", "simt_tests", part, str(EVERY))
         assert done.returncode == 0, done.stdout + done.stderr
@@ -38,23 +31,35 @@ def test_what_is_sanitized_reaches_every_kernel(start, program, root, monkeypatc
 
 
 @pytest.fixture(scope="module")
-def compiled(root, tmp_path_factory):
+def sass(root):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(str(root / "benchmarks" / "gpu"))
+        import sass
+
+        yield sass
+
+
+@pytest.fixture(scope="module")
+def compiled(sass, root, tmp_path_factory):
     """Every kernel compiled by nvcc for sm_90, with measures of its code."""
     if not shutil.which("nvcc"):
         pytest.skip("NO nvcc HERE: the CUDA sources were not compiled")
-    out = tmp_path_factory.mktemp("sass")
-    script = root / "benchmarks" / "gpu" / "sass.py"
-    environment = {k: v for k, v in os.environ.items() if k != "PYTHONSAFEPATH"}  # it imports its neighbours
-    done = subprocess.run([sys.executable, script, "--out", out], capture_output=True, text=True, env=environment)
-    if "no nvdisasm" in done.stderr:
+    if sass.tool("nvdisasm") is None:
+        for source in sorted((root / "csrc" / "cuda").glob("*.cu")):
+            sass.compile_source(source, tmp_path_factory.mktemp("cubin"), "sm_90")
         pytest.skip("NO nvdisasm HERE: the CUDA sources compile, their code was not read")
-    assert done.returncode == 0, done.stdout + done.stderr
-    return json.loads((out / "sass.json").read_text())["kernels"]
+    return sass.measure()
 
 
 def test_cuda_sources_compile(compiled, root):
     sources = {p.name for p in (root / "csrc" / "cuda").glob("*.cu")}
     assert {k["source"] for k in compiled} >= sources - {"gram.cu", "cholesky.cu"} and len(compiled) > 40
+
+
+def test_every_kernel_has_its_row_in_the_table(compiled, sass):
+    rows = [row | {"accesses": sass.twin.NO_ACCESSES} for row in compiled]
+    text = sass.table(rows, "sm_90")
+    assert all(f"| `{row['kernel']}` | {row['registers']} | 0 |" in text for row in compiled)
 
 
 def test_no_kernel_spills_or_uses_local_memory(compiled):
@@ -120,11 +125,9 @@ def test_the_code_of_a_kernel_fits_the_instruction_cache(compiled):
     assert {k for k in LARGER_KERNELS if sizes[k] <= KERNEL_KB} == set(), "the limit of all holds for them by now"
 
 
-def test_the_code_of_a_call_has_the_documented_size(compiled, root, monkeypatch):
+def test_the_code_of_a_call_has_the_documented_size(compiled, sass):
     """For the orders that the library picks for the calls of the speed table."""
-    monkeypatch.syspath_prepend(str(root / "benchmarks" / "gpu"))
-    import floors
-
+    floors = sass.floors
     sizes, calls = code_kb(compiled), {}
     for row in (row for row in floors.ROWS if row.picked):
         kernels = {launch["kernel"] for launch in floors.twin.ask("launches", *row.words)["launches"]}
@@ -141,6 +144,6 @@ def test_heads_say_what_a_kernel_costs(root):
     for path in sources:
         text = path.read_text()
         head = text[: text.index("#include")]
-        wanted = ("Mapping|_kernel", "Traffic", "FLOPs", "[Ff]loor", "Other path")
-        missing = [w for w in wanted if not re.search(w, head)]
+        parts = ("Mapping|_kernel", "Traffic", "FLOPs", "[Ff]loor", "Other path")
+        missing = [part for part in parts if not re.search(part, head)]
         assert not missing, f"{path.name}: its head does not name {missing}"

@@ -320,7 +320,7 @@ namespace {
 // the counters unchanged.
 template <class T>
 void squares(int tile) {
-  const int64_t batch = 2, n = 70, k = 1100, first = 66, rows = 130;  // two launches of 2 x 2 and 1 x 2 tiles; split
+  const int64_t batch = 2, n = 70, k = 600, first = 66, rows = 130;  // two launches of 2 x 2 and 1 x 2 tiles; split
   std::vector<Matrix> a{random(rows, k), random(rows, k)}, b{random(k, n), random(k, n)};
   const Input<T> a_in(a, Layout::dense), b_in(b, Layout::dense);
   std::vector<T> split = poisoned<T>(ssdd::cuda::split_room(batch, rows, n, k)), parts = poisoned<T>(batch * 6);

@@ -14,6 +14,8 @@ CALLS = (
             ("krr", 1, 37, 70, 100, 33, "low_rank", "mixed"),
             ("krr", 1, 70, 30, 40, 8, "primal", "primal", "all"),
             ("rbf", 1, 20, 40, 33, 8, "all"),
+            ("matern_5", 1, 20, 40, 33, 8, "all"),
+            ("polynomial", 2, 20, 40, 33, 8, "all"),
             ("krr", 2, 100, 20, 33, 10, "low_rank", "low_rank", "fused"),
             (
                 "krr",
@@ -69,7 +71,7 @@ def test_formulas_are_what_the_twin_counts(floors, call):
 
 
 def test_a_launch_without_a_run_is_the_launch_of_a_run(floors):
-    for call in CALLS[:8]:
+    for call in CALLS[:10]:
         dry, counted = (floors.twin.ask(how, *call)["launches"] for how in ("launches", "counts"))
         for one, other in zip(dry, counted, strict=True):
             same = ("kernel", "blocks", "threads", "shared", "arguments")

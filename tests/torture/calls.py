@@ -7,6 +7,8 @@ Under the sanitizers (``make torture`` builds a core with them) an access outsid
 from __future__ import annotations
 
 import random
+from functools import partial
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -45,21 +47,31 @@ INTEGERS = (
 NUMBERS = (0.0, -1.0, 1e-300, 1e300, float("nan"), float("inf"), -float("inf"))
 DTYPES = (torch.float32, torch.float64, torch.float16, torch.bfloat16, torch.int32, torch.int64, torch.bool)
 SIZES = ("batch", "s", "q", "d", "c", "n", "kernel", "ridge", "plan", "chunk")
-NATIVE = [
-    "gram",
-    "solve",
-    "solve_backward",
-    "krr_forward",
-    "krr_backward",
-    "krr_evaluate",
-    "krr_evaluate_workspace",
-    "krr_value_and_gradient",
-    "krr_value_and_gradient_workspace",
-    "krr_fuses",
-    "gram_workspace",
-    "cholesky_workspace",
-    "krr_workspace",
-]
+SHAPES = ("KrrShape", "FromGramShape")
+NATIVE = tuple(
+    [
+        "gram",
+        "gram_workspace",
+        "solve",
+        "solve_backward",
+        "cholesky_workspace",
+        "krr_forward",
+        "krr_backward",
+        "krr_workspace",
+        "krr_evaluate",
+        "krr_evaluate_workspace",
+        "krr_value_and_gradient",
+        "krr_value_and_gradient_workspace",
+        "krr_fuses",
+        "krr_record",
+        "krr_replay",
+        "krr_saved",
+        "krr_from_gram",
+        "krr_from_gram_backward",
+        "krr_from_gram_saved",
+        "krr_from_gram_workspace",
+    ]
+)
 
 
 class Hostile:
@@ -67,28 +79,29 @@ class Hostile:
 
     def __init__(self, rng: random.Random, share: float) -> None:
         self.rng, self.share, self.mutated, self.calls = rng, share, 0, 0
-        self.kept = {name: getattr(core, name) for name in (*NATIVE, "KrrShape")}
+        self.kept = {name: getattr(core, name) for name in (*NATIVE, *SHAPES)}
 
     def __enter__(self) -> Hostile:
         for name in NATIVE:
             setattr(core, name, self._wrap(self.kept[name]))
-        core.KrrShape = self._shape  # type: ignore[misc,assignment]
+        for name in SHAPES:
+            setattr(core, name, partial(self._shape, self.kept[name]))
         return self
 
     def __exit__(self, *_: Any) -> None:
         for name, function in self.kept.items():
             setattr(core, name, function)
 
-    def _shape(self, **sizes: Any) -> Any:
+    def _shape(self, made: Any, **sizes: Any) -> Any:
         for name in SIZES:
-            if self.rng.random() < self.share / 8:
+            if name in sizes and self.rng.random() < self.share / 8:
                 self.mutated += 1
                 near = sizes[name] + self.rng.choice((-1, 1, 2))
                 sizes[name] = self.rng.choice((near, near, *INTEGERS))
-        for name in ("detach", "bordered", "fused_gram", "lanes"):
-            if self.rng.random() < self.share / 8:
+        for name in ("detach", "bordered", "fused_gram", "lanes", "keeps"):
+            if name in sizes and self.rng.random() < self.share / 8:
                 sizes[name] = not sizes.get(name, False)
-        return self.kept["KrrShape"](**sizes)
+        return made(**sizes)
 
     def _wrap(self, function: Any) -> Any:
         def call(*arguments: Any) -> Any:
@@ -221,20 +234,30 @@ def abuse(rng: random.Random) -> None:
         assert not isinstance(error, MemoryError)
 
 
+def forget_plans() -> None:
+    """Empty the caches of shapes: a hostile shape in one of them would spoil later calls."""
+    for name in ("small", "eager", "eager_gram"):
+        for cached in vars(import_module(f"ssdd_ext.ops.{name}")).values():
+            if hasattr(cached, "cache_clear") and cached.__module__.startswith("ssdd_ext"):
+                cached.cache_clear()
+
+
 def attack(rng: random.Random) -> tuple[int, int]:
     """Call the bindings with wrong arguments, through calls whose other arguments are right."""
     inputs, _, _ = problem(rng, layouts=False)
     with Hostile(rng, 0.5) as hostile:
         try:
-            ssdd_ext.ops.small._small_plan.cache_clear()
-            ssdd_ext.ops.small._evaluation.cache_clear()
+            forget_plans()
             options = {"kernel": inputs.kernel, "ridge": inputs.ridge, "on_failure": rng.choice(("nan", "jitter"))}
-            what = rng.choice(("krr", "mse", "gram", "solve"))
+            what = rng.choice(("krr", "mse", "gram", "solve", "from gram"))
             if what == "gram":
                 result = ssdd_ext.gram(inputs.x_s, inputs.x_q, kernel=inputs.kernel)
             elif what == "solve":
                 a = ssdd_ext.gram(inputs.x_s)
                 result = ssdd_ext.cholesky_solve(a, inputs.y_s, ridge=Ridge.absolute(1.0), on_failure="nan")
+            elif what == "from gram" and inputs.x_q.shape[:-2] == inputs.x_s.shape[:-2]:
+                k_ss, k_qs = ssdd_ext.gram(inputs.x_s), ssdd_ext.gram(inputs.x_q, inputs.x_s)
+                result = ssdd_ext.krr_from_gram(k_ss, inputs.y_s, k_qs, ridge=Ridge.absolute(1.0), on_failure="nan")
             elif what == "mse" and inputs.x_q.shape[-2]:
                 result = ssdd_ext.krr_mse(inputs.x_s, inputs.y_s, inputs.x_q, inputs.y_q, **options)
             else:
@@ -243,8 +266,7 @@ def attack(rng: random.Random) -> tuple[int, int]:
                 result.sum().backward()
         except (*REFUSALS, AssertionError):
             pass
-    ssdd_ext.ops.small._small_plan.cache_clear()
-    ssdd_ext.ops.small._evaluation.cache_clear()
+    forget_plans()
     return hostile.calls, hostile.mutated
 
 

@@ -1,8 +1,8 @@
 """The campaign of faults: random kills, hostile calls, damaged files, threads and forks, repeated calls.
 
 Every case is one seed, so a failure can be replayed: ``python tests/torture/run.py --replay PART:SEED``. One line of
-JSON per case goes to the report, a summary to standard output. Each part runs in a process of its own. If that dies,
-the case that it had begun counts as a crash, and the part goes on with the next seed.
+JSON per case goes to the report, a summary to standard output. Each part runs in a process of its own. If it dies, the
+case that it had begun counts as a crash, and the part goes on with the next seed.
 
     python tests/torture/run.py --minutes 10 [--only kills,calls,readers,threads,memory] [--seed 0] [--out FILE]
 """
@@ -92,7 +92,9 @@ def supervise(part: str, a: argparse.Namespace, seconds: float, place: Path) -> 
         begun = [line["seed"] for line in found if "begins" in line]
         finished = {line["seed"] for line in found if "begins" not in line}
         crashed = [s for s in begun if s not in finished]
-        said_last = (place / f"{part}.said").read_text(errors="replace")[-2000:]
+        whole = (place / f"{part}.said").read_text(errors="replace")
+        marks = [at for mark in ("AddressSanitizer: ", "runtime error: ") if (at := whole.rfind(mark)) >= 0]
+        said_last = whole[max(0, min(marks) - 200) :][:2000] if marks else whole[-2000:]
         for s in crashed:
             lines.append(
                 {"part": part, "seed": s, "ok": False, "error": f"process ended with {code}", "said": said_last}
@@ -113,9 +115,12 @@ def environment(part: str) -> dict[str, str]:
     values = {"OMP_NUM_THREADS": "2" if part == "threads" else "1", "PYTHONHASHSEED": "0"}
     site = os.environ.get("TORTURE_SANITIZED")
     if part == "calls" and site:
-        library = subprocess.run(["c++", "-print-file-name=libasan.so"], capture_output=True, text=True).stdout.strip()
+        # The C++ library too: AddressSanitizer looks for its functions at the start, before torch loads it.
+        names = ("libasan.so", "libstdc++.so")
+        found = [subprocess.run(["c++", f"-print-file-name={name}"], capture_output=True, text=True) for name in names]
+        libraries = " ".join(one.stdout.strip() for one in found)
         values |= {
-            "LD_PRELOAD": library,
+            "LD_PRELOAD": libraries,
             "ASAN_OPTIONS": "detect_leaks=0:allocator_may_return_null=1:halt_on_error=1",
             "UBSAN_OPTIONS": "print_stacktrace=1:halt_on_error=1",
             "PYTHONPATH": site + os.pathsep + os.environ.get("PYTHONPATH", ""),

@@ -8,7 +8,10 @@ import os
 import pickle
 import re
 import secrets
+import struct
+import tokenize
 import zipfile
+import zlib
 from pathlib import Path
 from typing import Any
 
@@ -62,6 +65,25 @@ def read_torch(path: str | os.PathLike[str]) -> Any:
         lines = str(error).splitlines() or [type(error).__name__]
         why = f"it asks for {refused[1]}" if refused else lines[0].partition(" In PyTorch 2.6")[0]
         raise InputError(f"{name}: not a file of plain tensors ({why}); nothing in it was run") from None
+
+
+NO_ARRAY = (
+    OSError,
+    ValueError,
+    EOFError,
+    KeyError,
+    TypeError,
+    MemoryError,
+    OverflowError,
+    RecursionError,
+    SyntaxError,
+    RuntimeError,
+    struct.error,
+    tokenize.TokenError,
+    zipfile.BadZipFile,
+    zlib.error,
+)
+"""What numpy raises for damaged ``.npy`` and ``.npz`` files."""
 
 
 def why_no_array(error: Exception) -> str:

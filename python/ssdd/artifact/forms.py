@@ -16,7 +16,7 @@ from torch import Tensor
 
 from ..config import InputError
 from .card import CARD, card_text
-from .files import name_beside, why_no_array
+from .files import NO_ARRAY, name_beside, why_no_array
 from .pairs import DistilledSet
 from .preprocessing import Preprocessing
 
@@ -81,7 +81,7 @@ def read_scores(path: str | os.PathLike[str]) -> Tensor:
     try:
         array = np.load(path, allow_pickle=False)
         return torch.from_numpy(np.asarray(array, dtype=np.float32))
-    except (OSError, ValueError, EOFError, TypeError) as error:
+    except NO_ARRAY as error:
         why = why_no_array(error)
         raise InputError(f"labels: {Path(path).name}: not a readable .npy of plain numbers ({why})") from None
 

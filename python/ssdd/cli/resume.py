@@ -13,7 +13,7 @@ from typing import Any
 
 import ssdd
 
-from ..config import InputError, Settings, as_dict, current_names, from_dict
+from ..config import UNREADABLE, InputError, Settings, as_dict, current_names, from_dict
 
 FILE = "run.json"
 CHECKPOINTS = "checkpoints"
@@ -61,7 +61,7 @@ class Run:
             return cls(from_dict(Settings(name=""), current_names(stored)), arguments)
         except FileNotFoundError:
             raise InputError(f"resume: {folder} has no run to resume (no {name})") from None
-        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        except UNREADABLE as error:
             raise InputError(f"resume: {folder / name} cannot be read ({error})") from None
 
     def write(self, folder: Path, name: str = FILE) -> None:

@@ -10,6 +10,7 @@ from .choices import METHOD_NAMES, SELECTION_NAMES, STORAGE_NAMES
 from .errors import Diverged, Event, InputError, Pulse, Report, silent
 from .methods import ClpDdConfig, DmConfig, FrepoConfig, KipConfig, RfadConfig
 from .parser import (
+    UNREADABLE,
     Kind,
     add_settings,
     extract_settings,
@@ -45,6 +46,7 @@ __all__ = [
     "PUBLISHED",
     "SELECTION_NAMES",
     "STORAGE_NAMES",
+    "UNREADABLE",
     "VERSION",
     "AugmentConfig",
     "BasesConfig",

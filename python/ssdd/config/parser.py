@@ -127,13 +127,17 @@ def with_settings(settings: Settings, changes: Mapping[str, Any]) -> Settings:
     return replace_fields(settings, extract_settings(content))
 
 
+UNREADABLE = (OSError, ValueError, TypeError, AttributeError, LookupError, ArithmeticError, RecursionError, MemoryError)
+"""What the readers of TOML, YAML and JSON raise for damaged files."""
+
+
 def read_settings_file(path: str | Path) -> dict[str, Any]:
     """Read a TOML or YAML file of settings: one table per stage, with FIELD = value. Returns STAGE.FIELD -> value."""
     file = Path(path)
     try:
         text = file.read_text(encoding="utf-8-sig")
         content = tomllib.loads(text) if file.suffix.lower() == ".toml" else yaml.safe_load(text)
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError, yaml.YAMLError) as error:
+    except (*UNREADABLE, yaml.YAMLError) as error:
         why = error.strerror if isinstance(error, OSError) else " ".join(str(error).split())
         raise InputError(f"config: {file}: not a readable TOML or YAML file ({why})") from None
     if not isinstance(content, dict) or any(not isinstance(table, dict) for table in content.values()):

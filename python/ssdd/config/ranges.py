@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
+from functools import cache
 from typing import Any, Literal, get_args, get_type_hints
 
 from .errors import InputError
 
 
+@cache
+def field_types(config_class: type) -> dict[str, Any]:
+    """Return the type of every field of a class of settings; read once, as every check and every flag asks for them."""
+    return get_type_hints(config_class)
+
+
 def check_values(config: Any) -> None:
     """Refuse values no stage could use, naming the field: a wrong word for a choice, a number out of range."""
     name = type(config).__name__
-    for key, kind in get_type_hints(type(config)).items():
+    for key, kind in field_types(config.__class__).items():
         value = getattr(config, key)
         words = get_args(kind) if getattr(kind, "__origin__", None) is Literal else ()
         if words and value not in words:

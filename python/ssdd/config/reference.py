@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 from dataclasses import dataclass
+from functools import cache
 from operator import attrgetter
 from typing import Any
 
@@ -52,16 +53,19 @@ def stage_sentence(stage: str) -> str:
     return " ".join(text.split("\n\n")[0].split())
 
 
+@cache
+def _sentences(stage_class: type) -> dict[str, str]:
+    """Return the docstring of every field of a stage, each on one line. Parsing them takes longer than all else."""
+    return {p.arg_name: " ".join((p.description or "").split()) for p in parse_from_object(stage_class).params}
+
+
 def settings_reference() -> list[Setting]:
     """Return every setting, stage by stage, in the order of the dataclasses."""
-    sentences: dict[str, dict[str, str]] = {}
     settings = []
     default = Settings("default")
     for key, kind, value in fields(default):
         stage, _, name = key.rpartition(".")
-        if stage not in sentences:
-            described = parse_from_object(type(attrgetter(stage)(default))).params
-            sentences[stage] = {p.arg_name: " ".join((p.description or "").split()) for p in described}
+        sentence = _sentences(attrgetter(stage)(default).__class__).get(name, "")
         published = {preset: attrgetter(key)(PRESETS[preset]) for preset in PUBLISHED}
-        settings.append(Setting(key, kind, value, sentences[stage].get(name, ""), published, OFFICIAL.get(key)))
+        settings.append(Setting(key, kind, value, sentence, published, OFFICIAL.get(key)))
     return settings

@@ -6,9 +6,10 @@ import dataclasses
 import platform
 from collections.abc import Iterator, Mapping
 from importlib.metadata import PackageNotFoundError, version
-from typing import Any, TypeVar, get_type_hints
+from typing import Any, TypeVar
 
 from .errors import InputError
+from .ranges import field_types
 
 try:
     VERSION = version("ssdd")
@@ -20,7 +21,7 @@ _S = TypeVar("_S")
 
 def fields(settings: Any, prefix: str = "") -> Iterator[tuple[str, Any, Any]]:
     """Yield (STAGE.FIELD, type, value) of every setting. The preset's name is not a setting."""
-    kinds = get_type_hints(type(settings))
+    kinds = field_types(settings.__class__)
     for field in dataclasses.fields(settings):
         value = getattr(settings, field.name)
         if dataclasses.is_dataclass(value):

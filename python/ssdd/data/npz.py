@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import zipfile
-import zlib
 from pathlib import Path
 from typing import IO
 
@@ -11,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..artifact import why_no_array
+from ..artifact import NO_ARRAY, why_no_array
 from ..config import InputError
 from .layout import count
 from .sets import ImageSet, describe_unseen, hold_out
@@ -35,12 +34,14 @@ def read_npz(path: Path, memory: int = MEMORY) -> ImageSet:
                 if key in file.files:
                     large = archive.getinfo(f"{key}.npy").file_size > memory
                     arrays[key] = _map_member(path, archive, f"{key}.npy") if large else file[key]
-    except (ValueError, OSError, EOFError, KeyError, MemoryError, zipfile.BadZipFile, zlib.error) as error:
+    except NO_ARRAY as error:
         raise InputError(f"{path.name}: not a readable .npz of plain arrays ({why_no_array(error)})") from None
     if "x_train" not in arrays:
         listed = ", ".join([*arrays, *others][:10]) or "no arrays"
         raise InputError(f"{path.name}: expected the array x_train, uint8 [N, H, W, C]; it has {listed}")
     for key, array in arrays.items():
+        if not isinstance(array, np.ndarray):
+            raise InputError(f"{path.name}: {key}: expected an array, got a file of another form")
         if key.startswith("x_") and array.ndim == 3:
             arrays[key] = array = array[..., None]
         kind = np.uint8 if key.startswith("x_") else np.integer

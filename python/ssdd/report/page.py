@@ -191,17 +191,16 @@ def _budget_table(plan: Plan, cells: CellsByKey, name: str) -> str:
         return ""
     rows = [["row", "images", "kB at four bytes a number", "steps of pre-training"]]
     for row in (row for row in plan.rows if not row.group):  # variants have the pairs of these
-        columns = [("images", 1.0), ("bytes", 1e-3), ("steps", 1.0)]
-        rows.append([row.name, *(_text(cells, row, name, _budget(key, scale), 0) for key, scale in columns)])
+        texts = []
+        for key, unit in (("images", 1), ("bytes", 1000), ("steps", 1)):
+            values = _values(cells, row, name, _budget(key)).values()
+            texts.append(", ".join(dict.fromkeys(f"{value / unit:,.0f}" for value in values)))
+        rows.append([row.name, *texts])
     return markdown(rows)
 
 
-def _budget(key: str, scale: float) -> Measure:
-    def measure(cell: Mapping[str, Any]) -> float | None:
-        value = cell.get("budget", {}).get(key)
-        return None if value is None else value * scale
-
-    return measure
+def _budget(key: str) -> Measure:
+    return lambda cell: cell.get("budget", {}).get(key)
 
 
 def _paired_difference(ours: dict[int, float], theirs: dict[int, float], error: bool) -> str:

@@ -127,7 +127,7 @@ def _arguments(record: Record, file: Path) -> None:
     try:
         arguments = json.loads(file.read_text(encoding="utf-8"))["arguments"]
         found = {key: arguments.get(key) for key in ("data", "teacher", "representations", "size")}
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise InputError(f"{file}: cannot be read ({error!r})") from None
     record.inputs |= {key: Path(str(value)).name for key, value in found.items() if value is not None}
 

@@ -13,6 +13,7 @@ from ..config import (
     FINETUNE,
     METHOD_NAMES,
     SELECTION_NAMES,
+    UNREADABLE,
     InputError,
     Settings,
     current_name,
@@ -39,13 +40,16 @@ def shipped_studies() -> dict[str, Path]:
 
 
 def find_study(name: str | os.PathLike[str]) -> Path:
-    """Return the file of a study: ``name`` itself if there is such a file, or else the shipped study of that name."""
+    """Return the file of a study: ``name`` itself if there is such a file, or else the shipped study of that name, with
+    or without ".toml". "small/NAME" is "small-NAME"."""
     path = Path(name)
     if path.exists():
         return path
     shipped = shipped_studies()
-    if (found := shipped.get(path.as_posix())) is not None:
-        return found
+    wanted = path.with_suffix(".toml").as_posix()
+    for known in (wanted, wanted.replace("small/", "small-", 1)):
+        if known in shipped:
+            return shipped[known]
     raise InputError(f"file: {os.fspath(name)!r} does not exist; the studies of the package are {', '.join(shipped)}")
 
 
@@ -80,7 +84,7 @@ def read_plan(
     path = Path(path)
     try:
         content = tomllib.loads(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+    except UNREADABLE as error:
         raise InputError(f"{path}: not a readable study file ({error})") from None
     _check_keys(content, _KEYS, str(path))
     near = Path(path.parent if folder is None else folder)

@@ -155,7 +155,8 @@ def _compute(study: Study, row: Row, seed: int, missing: Sequence[str], report: 
     seconds: dict[str, float] = {}
     pairs = row_pairs(study, row, seed, report)
     took = clock.lap()
-    seconds["pairs"] = max(took, (pairs.metrics.get("cpu_seconds") or 0) if pairs is not None else 0)
+    made = pairs is not None and row.source != "reused"  # pairs that another row made count there
+    seconds["pairs"] = max(took, (pairs.metrics.get("cpu_seconds") or 0) if made and pairs is not None else 0)
     network = None if row.source == "teacher" else row_network(study, row, seed, pairs, report)
     seconds["pretrain"] = clock.lap()
     for name in missing:

@@ -125,7 +125,7 @@ def _parse(file: Path, text: bytes) -> tuple[dict[Key, dict[str, Any]], dict[str
     for number, line in enumerate(text.splitlines(), 1):
         try:
             found = json.loads(line)
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise InputError(f"{file}, line {number}: not a readable cell ({error})") from None
         if not isinstance(found, dict) or not isinstance(found.get("row"), str):
             raise InputError(f"{file}, line {number}: expected a cell of a study, with {', '.join(_CELL)}")

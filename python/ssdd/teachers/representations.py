@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..artifact import why_no_array
+from ..artifact import NO_ARRAY, why_no_array
 from ..config import InputError
 from ..data import ImageSet, map_array, write_array
 from .teacher import Teacher
@@ -70,7 +70,7 @@ def map_cached(file: Path, rows: int) -> Tensor | None:
     """Map the file; None if it does not exist, is damaged or has another shape."""
     try:
         array = map_array(file)
-    except (OSError, ValueError, EOFError):
+    except NO_ARRAY:
         return None
     return array if array.dtype == torch.float32 and array.dim() == 2 and len(array) == rows else None
 
@@ -124,7 +124,7 @@ def read_representations(path: str | os.PathLike[str], data: ImageSet) -> Repres
         )
     try:
         array = np.load(path, mmap_mode="c", allow_pickle=False)
-    except (OSError, ValueError, EOFError) as error:
+    except NO_ARRAY as error:
         why = why_no_array(error)
         raise InputError(f"representations: {name}: not a readable .npy of plain numbers ({why})") from None
     n, q = len(data.x_train), len(data.x_test)

@@ -233,6 +233,7 @@ def test_the_shipped_studies_are_listed_and_found(ssdd_command, tmp_path, monkey
     assert all(name in said for name in shipped_studies())
     monkeypatch.chdir(tmp_path)
     assert "cifar-100-python/" in ssdd_command("study", "published/cifar100.toml", "--dry-run").stdout
+    assert find_study("small/cifar100") == find_study("small-cifar100.toml") == shipped_studies()["small-cifar100.toml"]
     wrong = ssdd_command("study", "published/cifar10.toml", fails=True)
     assert "does not exist; the studies of the package are published/" in str(wrong.exception)
     wrong = ssdd_command("study", "small-cifar100.toml", fails=True)

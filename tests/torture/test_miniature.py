@@ -1,0 +1,47 @@
+"""A few cases of each part of the campaign that `make torture` runs, in this process."""
+
+import importlib
+import random
+import sys
+from pathlib import Path
+
+import pytest
+
+CASES = {"calls": 1, "readers": 2, "threads": 1, "memory": 1}
+"""The kills are in tests/ssdd/cli/test_resume.py."""
+
+
+@pytest.fixture
+def parts(monkeypatch):
+    monkeypatch.syspath_prepend(str(Path(__file__).parent))
+    yield importlib.import_module
+    for name in ("run", *CASES):
+        sys.modules.pop(name, None)
+
+
+@pytest.mark.parametrize("part", CASES)
+def test_a_few_cases(parts, part, monkeypatch, tmp_path):
+    """The seeds differ between runs, as every seed must work; a failure names its own."""
+    module, runner = parts(part), parts("run")
+    monkeypatch.setattr(module, "REPEATS", 60, raising=False)
+    shared, counts = module.prepare(tmp_path), {}
+    for _ in range(CASES[part]):
+        seed = random.SystemRandom().randrange(1 << 30)
+        line = runner.one_case(module, part, seed, shared, tmp_path)
+        assert line["ok"], f"replay: python tests/torture/run.py --replay {part}:{seed}: {line}"
+        counts.update(line["counts"])
+    assert all(count >= 0 for count in counts.values()) and any(counts.values())
+
+
+def test_a_failed_case_is_a_line_with_its_seed(parts, tmp_path):
+    runner = parts("run")
+
+    class Broken:
+        @staticmethod
+        def case(rng, shared, folder):
+            assert rng.random() < 0, "broken"
+
+    line = runner.one_case(Broken, "calls", 7, None, tmp_path)
+    assert line["ok"] is False and line["seed"] == 7 and line["error"].startswith("AssertionError: broken")
+    found = runner.summary("calls", [line, {"part": "calls", "seed": 8, "ok": True, "counts": {"x": 2}}])
+    assert found["failed"] == 1 and found["replay"] == ["calls:7"] and found["counts"] == {"x": 2}
