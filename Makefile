@@ -79,7 +79,7 @@ dev: ## build _C in place, for PYTHONPATH=.:python (PYTHON=... names the interpr
 CORE := tests/ext/core
 # About one row in twelve of the kernels' tables runs under the sanitizers, and every kernel (tests/simt/test_kernels.py).
 SANITIZED := product_ narrow_ fused_ large_ gram_ cholesky_ krr_
-EVERY := 12
+EVERY := 10
 .PHONY: sanitize aarch64
 sanitize: $(ENV_STAMP) ## run the core's own tests under AddressSanitizer and UBSan, the CUDA kernels' twin also under TSan
 	$(BIN)/cmake -S $(CORE) -B build/core-sanitize -G Ninja -DCMAKE_MAKE_PROGRAM="$$(realpath -s $(BIN))/ninja" \

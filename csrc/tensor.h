@@ -61,7 +61,9 @@ constexpr int parameter_count(KernelKind kind) {
   }
 }
 // True if it is a function of |x - z|^2, else of x.z (and of |x|^2 and |z|^2 if of_norms).
-constexpr bool of_distance(KernelKind kind) { return kind >= KernelKind::rbf && kind <= KernelKind::rational_quadratic; }
+constexpr bool of_distance(KernelKind kind) {
+  return kind >= KernelKind::rbf && kind <= KernelKind::rational_quadratic;
+}
 constexpr bool of_norms(KernelKind kind) { return kind >= KernelKind::arc_cosine_0; }
 // True if its slopes need the argument beside the value. Those of rbf follow from the value.
 constexpr bool keeps_argument(KernelKind kind) { return kind > KernelKind::rbf; }

@@ -62,8 +62,8 @@ struct KernelFunction {
 template <class T>
 struct KernelEpilogue {
   const KernelFunction<T>& function;
-  const T *x, *z;    // squared lengths, if of_norms(kind)
-  T* arguments;      // where they are kept, with the row stride of the result; or nullptr
+  const T *x, *z;  // squared lengths, if of_norms(kind)
+  T* arguments;    // where they are kept, with the row stride of the result; or nullptr
 };
 
 template <class T>

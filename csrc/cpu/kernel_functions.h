@@ -134,9 +134,7 @@ struct Angle : Math<T, Bytes> {
     kappa_0 = T(1) - angle * T(M::kOverPi);
     kappa_1 = c + (sine - angle * c) * T(M::kOverPi);
   }
-  V slope_of_kappa_0() const {
-    return sine > T(0) ? T(M::kOverPi) / (sine > T(0) ? sine : M::all(1)) : V{};
-  }
+  V slope_of_kappa_0() const { return sine > T(0) ? T(M::kOverPi) / (sine > T(0) ? sine : M::all(1)) : V{}; }
   static V over_or_0(V number, V square) { return square > T(0) ? number / (square > T(0) ? square : M::all(1)) : V{}; }
 };
 

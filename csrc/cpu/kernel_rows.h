@@ -11,11 +11,11 @@ namespace ssdd::cpu {
 template <class T>
 struct KernelRow {
   KernelKind kind;
-  int order;          // the degree of a polynomial, the hidden layers of a network
-  T c[6];             // numbers that follow from the hyper-parameters (kernel.h), one meaning per kind
-  T x = 0;            // |x|^2, if the function uses it
+  int order;             // the degree of a polynomial, the hidden layers of a network
+  T c[6];                // numbers that follow from the hyper-parameters (kernel.h), one meaning per kind
+  T x = 0;               // |x|^2, if the function uses it
   const T* z = nullptr;  // [n] |z|^2, likewise
-  bool same = false;  // every z is x itself: its angle to x is exactly 0
+  bool same = false;     // every z is x itself: its angle to x is exactly 0
 };
 
 template <class T>

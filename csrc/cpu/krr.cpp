@@ -140,9 +140,8 @@ class Forward {
       const int64_t rows = std::min(s.chunk, s.q - q0);
       T* k = kept ? kept + q0 * s.s : w.chunk;
       if (of_norms(s.kernel)) squared_lengths(team, rows, s.d, x_q.from(q0, 0), w.norms_q);
-      kernel_product<T>(team, pack, s.kernel, s.order, a.hyper, b,
-                        {rows, s.s, s.d, x_q.from(q0, 0), x_s.t(), k, s.s}, w.norms_q, w.norms_s,
-                        arguments ? arguments + q0 * s.s : nullptr);
+      kernel_product<T>(team, pack, s.kernel, s.order, a.hyper, b, {rows, s.s, s.d, x_q.from(q0, 0), x_s.t(), k, s.s},
+                        w.norms_q, w.norms_s, arguments ? arguments + q0 * s.s : nullptr);
       Finish<T> part = finish;
       if (part.y_q.p) part.y_q = part.y_q.from(q0, 0);
       const Epilogue<T> epilogue{&apply_finish<T>, &part};

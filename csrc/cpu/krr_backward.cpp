@@ -448,8 +448,8 @@ class Backward {
   }
 
   // The gradient to the points x from g = Kbar dk/da, and from the gradients `norms` of their squared lengths.
-  void add_gradient(int64_t rows, int64_t inner, View<const T> g, const Points& z, const Points& x, const T* norms, T* c,
-                    T beta) {
+  void add_gradient(int64_t rows, int64_t inner, View<const T> g, const Points& z, const Points& x, const T* norms,
+                    T* c, T beta) {
     if (of_distance(s.kernel)) return add_differences(rows, inner, g, z, x, c, beta);
     Product<T> p{rows, s.d, inner, g, z.original, c, s.d};
     const AddScaled<T> add{norms, T(2), x.original};

@@ -125,7 +125,8 @@ void function_slope_kernel(KernelSlopes<T> a) {
   if (!sum_of_blocks<kThreads>(first, i, a.rows, a.row_parts + b * a.rows, a.counters + b)) return;
   simt::barrier();
   second = 0;
-  for (int64_t e = simt::thread(); e < a.rows; e += kThreads) second += static_cast<double>(simt::load(second_parts + e));
+  for (int64_t e = simt::thread(); e < a.rows; e += kThreads)
+    second += static_cast<double>(simt::load(second_parts + e));
   second = block_sum<kThreads>(second);
   if (simt::thread() != 0) return;
   a.totals[b] = static_cast<T>(first + (a.add ? static_cast<double>(a.totals[b]) : 0.0));
@@ -149,7 +150,7 @@ void slope_arguments(const KernelSlopes<T>& slopes, simt::Stream stream) {
                slopes);
 }
 
-#define SSDD_INSTANTIATE(T)                                     \
+#define SSDD_INSTANTIATE(T)                                       \
   template void map_arguments(const KernelMap<T>&, simt::Stream); \
   template void slope_arguments(const KernelSlopes<T>&, simt::Stream);
 SSDD_INSTANTIATE(float)

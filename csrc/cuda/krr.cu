@@ -97,8 +97,8 @@ class Forward : KrrPass<T> {
 
   void solve_dual(bool with_queries) {
     const bool kept = a.kept && keeps_argument(s.kernel);
-    Product<T> gram = make(s.s, s.s, s.d, x_s, t(x_s), kept ? a.kept + 2 * s.q * s.s : a.factor,
-                           kept ? kept_bs() : s.s * s.s);
+    Product<T> gram =
+        make(s.s, s.s, s.d, x_s, t(x_s), kept ? a.kept + 2 * s.q * s.s : a.factor, kept ? kept_bs() : s.s * s.s);
     gram.triangle = Triangle::both;
     apply_kernel(gram, s.kernel, w.scalars);
     if (with_queries)
@@ -190,8 +190,7 @@ class Forward : KrrPass<T> {
       if (!there) run(gram);
       T* const k = a.kept ? a.kept + q0 * s.s : w.chunk;
       map(gram.m * s.s, gram.c, gram.c_bs, k, gram.c_bs);
-      predict(make(gram.m, s.c, s.s, {k, gram.c_bs, s.s, 1}, dense(a.coef, s.s, s.c), a.out + q0 * s.c, s.q * s.c),
-              q0);
+      predict(make(gram.m, s.c, s.s, {k, gram.c_bs, s.s, 1}, dense(a.coef, s.s, s.c), a.out + q0 * s.c, s.q * s.c), q0);
     }
   }
 

@@ -52,7 +52,6 @@ struct ScalarArgs {
 template <class T>
 void set_scalars(const ScalarArgs<T>& args, simt::Stream stream);
 
-
 // Makes the kernel function the epilogue of a product. If keeps_argument(kind), the product gives the arguments, which
 // map_arguments (kernel_functions.cuh) maps.
 template <class T>

@@ -44,6 +44,9 @@ def _as_flags(found: Tensor | bool, like: Tensor) -> Tensor:
     return found if isinstance(found, Tensor) else torch.full((), found, device=like.device)
 
 
+_NAMES: set[str | None] = set()  # of the kernels of this package
+
+
 @dataclass(frozen=True, eq=False)
 class Kernel:
     """Base class of all kernels: k(x, z) of two points.
@@ -58,6 +61,18 @@ class Kernel:
     # True if k(x, z) = phi(x).phi(z) with phi of D (+1) numbers, so that low-rank and primal plans exist.
     linear: ClassVar[bool] = False
     constants: ClassVar[frozenset[str]] = frozenset()
+
+    def __init_subclass__(cls, **keywords: Any) -> None:
+        """Refuse the name of a kernel of this package: the native core knows kernels by name."""
+        super().__init_subclass__(**keywords)
+        name = getattr(cls, "name", None)
+        if cls.__module__.partition(".")[0] == "ssdd_ext":
+            _NAMES.add(name)
+        elif name in _NAMES:
+            raise TypeError(
+                f"kernel {cls.__qualname__}: expected a name of its own, got name = {name!r}, which ssdd_ext has; the "
+                f"core would compute that kernel in its place"
+            )
 
     @property
     def parameters(self) -> tuple[Number, ...]:

@@ -12,8 +12,21 @@ import torch
 
 import ssdd_ext
 from ssdd_ext import RBF, Linear, Ridge
-from ssdd_ext.testing import ARGUMENTS, LAYOUTS, TABLE, condition, draw, gradients, lay_out, mse, relative_error
+from ssdd_ext.testing import (
+    ARGUMENTS,
+    LAYOUTS,
+    PLANNED_TABLE,
+    TABLE,
+    condition,
+    draw,
+    gradients,
+    lay_out,
+    mse,
+    relative_error,
+)
 
+# Kernel functions beside Linear and RBF that the core has on the CPU and on a GPU.
+FUNCTIONS = ["laplace", "matern_3", "matern_5", "rational_quadratic", "polynomial"]
 ROWS = [n for n, row in TABLE.items() if row.q > 0]
 DEVICES = ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)]
 
@@ -36,6 +49,23 @@ def test_krr_mse_is_the_formula(name, device):
     got = ssdd_ext.krr_mse(*(getattr(there, n) for n in ARGUMENTS), **keywords)
     assert got.device.type == device and relative_error(got.cpu(), want) <= allowed
     expected, found = gradients(want, inputs), gradients(got, there)
+    assert expected.keys() == found.keys()
+    for key, value in expected.items():
+        assert relative_error(found[key].cpu(), value) <= allowed, key
+
+
+@pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize("dtype, allowed", [(torch.float32, 2e-3), (torch.float64, 1e-9)], ids=str)
+@pytest.mark.parametrize("name", FUNCTIONS)
+def test_krr_mse_of_a_kernel_function_is_the_formula(name, dtype, allowed, device):
+    inputs = draw(PLANNED_TABLE[f"{name}_batch"], dtype=dtype)
+    there = move(inputs, "contiguous", device)
+    keywords = {"kernel": there.kernel, "ridge": there.ridge, "backend": "native"}
+    got = ssdd_ext.krr_mse(*(getattr(there, n) for n in ARGUMENTS), **keywords)
+    wide = inputs.map(lambda t: t.detach().double().requires_grad_(t.requires_grad))
+    want = mse(wide)
+    assert got.device.type == device and relative_error(got.cpu(), want) <= allowed
+    expected, found = gradients(want, wide), gradients(got, there)
     assert expected.keys() == found.keys()
     for key, value in expected.items():
         assert relative_error(found[key].cpu(), value) <= allowed, key

@@ -21,11 +21,11 @@ KERNELS = {"linear": Linear(1.5, 0.5), "rbf": RBF(4.0)}
 
 
 @dataclass(frozen=True)
-class Polynomial(Kernel):
+class Square(Kernel):
     """(x.z + bias)^2, a kernel without native code."""
 
     bias: float | torch.Tensor = 1.0
-    name: ClassVar[str] = "polynomial"
+    name: ClassVar[str] = "square"
 
     @property
     def parameters(self):
@@ -78,7 +78,7 @@ def test_the_orders_follow_the_shape():
 @pytest.mark.parametrize("hyper", ["numbers", "scalar", "batch"])
 @pytest.mark.parametrize("name", ["krr", "fit"])
 def test_a_kernel_without_native_code_runs_planned(name, hyper):
-    row = Problem("own", 9, 7, 5, 3, Polynomial(0.5), Ridge.mean_trace(1e-2), batch=(2,), hyper=hyper)
+    row = Problem("own", 9, 7, 5, 3, Square(0.5), Ridge.mean_trace(1e-2), batch=(2,), hyper=hyper)
     inputs = draw(row)
     assert "planned PyTorch" in ssdd_ext.explain(inputs.x_s, inputs.y_s, inputs.x_q, kernel=inputs.kernel)
 
@@ -89,8 +89,16 @@ def test_a_kernel_without_native_code_runs_planned(name, hyper):
         return ssdd_ext.fit(inputs.x_s, inputs.y_s, **options).predict(inputs.x_q)
 
     agree(predicted("auto"), predicted("torch"), inputs)
-    with pytest.raises(ValueError, match="'native' cannot run krr here: it has no native epilogue for Polynomial"):
+    with pytest.raises(ValueError, match="'native' cannot run krr here: it has no native epilogue for Square"):
         ssdd_ext.krr(inputs.x_s, inputs.y_s, inputs.x_q, kernel=inputs.kernel, backend="native")
+
+
+@pytest.mark.parametrize("base", [Kernel, RBF])
+def test_an_own_kernel_with_the_name_of_another_is_refused(base):
+    with pytest.raises(TypeError, match="kernel .*Other: expected a name of its own, got name = 'rbf'"):
+        type("Other", (base,), {"name": "rbf", "__module__": "mine"})
+    with pytest.raises(TypeError, match="expected a name of its own"):
+        type("Other", (RBF,), {"__module__": "mine"})
 
 
 def test_another_device_runs_planned():
@@ -103,7 +111,7 @@ def test_forward_mode_of_such_a_kernel_runs_the_reference(random):
     x, y = random(5, 3), random(5, 2)
 
     def f(x, backend="auto"):
-        return ssdd_ext.krr(x, y, x, kernel=Polynomial(), ridge=Ridge.absolute(0.5), backend=backend, on_failure="nan")
+        return ssdd_ext.krr(x, y, x, kernel=Square(), ridge=Ridge.absolute(0.5), backend=backend, on_failure="nan")
 
     direction = torch.ones_like(x)
     got = torch.func.jvp(f, (x,), (direction,))[1]
@@ -135,7 +143,7 @@ def test_sizes_measured_to_be_faster_on_a_gpu_run_planned(monkeypatch):
 
 @pytest.mark.parametrize("on_failure", ["nan", "jitter"])
 @pytest.mark.parametrize("hyper", ["numbers", "batch"])
-@pytest.mark.parametrize("kernel", [*KERNELS.values(), Polynomial(0.5)], ids=lambda k: k.name)
+@pytest.mark.parametrize("kernel", [*KERNELS.values(), Square(0.5)], ids=lambda k: k.name)
 def test_no_number_is_read_on_the_host(kernel, hyper, on_failure):
     """Fake tensors have shapes and no numbers, so every read of a number raises."""
     row = Problem("fake", 9, 7, 20, 3, kernel, Ridge.mean_trace(1e-2), batch=(2,), hyper=hyper)
@@ -148,7 +156,7 @@ def test_no_number_is_read_on_the_host(kernel, hyper, on_failure):
         assert [g.shape for g in torch.autograd.grad(loss.sum(), leaves)] == [t.shape for t in leaves]
 
 
-@pytest.mark.parametrize("kernel", [*KERNELS.values(), Polynomial(0.5)], ids=lambda k: k.name)
+@pytest.mark.parametrize("kernel", [*KERNELS.values(), Square(0.5)], ids=lambda k: k.name)
 def test_autocast_does_not_round_the_products(kernel):
     inputs = draw(Problem("autocast", 9, 7, 20, 3, kernel, Ridge.mean_trace(1e-2)), dtype=torch.float32)
     want = krr_mse(inputs, backend="planned")
@@ -197,7 +205,7 @@ def test_double_backward(kernel, sizes):
         (Linear(1.5, 0.5), (12, 9, 17, 3), "batch"),
         (Linear(1.5, 0.5), (12, 9, 7, 3), "numbers"),
         (RBF(4.0), (12, 9, 7, 3), "batch"),
-        (Polynomial(0.5), (12, 9, 7, 3), "numbers"),
+        (Square(0.5), (12, 9, 7, 3), "numbers"),
     ],
     ids=["dual", "primal", "rbf", "polynomial"],
 )
@@ -239,7 +247,7 @@ def test_a_failure_is_raised_by_name():
 
 def test_a_failed_problem_is_nan_and_its_neighbour_is_not(random):
     """This holds even if the status is not read."""
-    for kernel in (*KERNELS.values(), Polynomial(0.5)):
+    for kernel in (*KERNELS.values(), Square(0.5)):
         x = random(2, 6, 9)
         x[1, 3] = float("nan")
         x.requires_grad_()

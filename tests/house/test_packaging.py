@@ -67,7 +67,7 @@ def test_metadata(project):
     metadata = importlib.metadata.metadata("ssdd")
     assert metadata["Version"] == ssdd_ext.__version__
     needs = importlib.metadata.requires("ssdd") or []
-    assert {n for n in needs if "extra ==" not in n} == {"torch>=2.11", "numpy", "scipy"}
+    assert {n for n in needs if "extra ==" not in n} == {"torch>=2.11", "numpy>=1.26", "scipy>=1.11.2"}
     assert set(metadata.get_all("Provides-Extra") or []) == set(project["project"]["optional-dependencies"])
     (script,) = importlib.metadata.entry_points(group="console_scripts", name="ssdd")
     assert script.value == "ssdd.cli:main" and callable(script.load())

@@ -35,8 +35,8 @@ Outcome<T> factorise(const Case& c, const Input<T>& points, const Input<T>& y, c
   Outcome<T> o{poisoned<T>(c.batch * c.n * c.n), poisoned<T>(c.batch * c.n * c.c),          poisoned<T>(c.batch),
                poisoned<T>(c.batch * 3),         std::vector<int32_t>(size_t(c.batch), 77), 0};
   std::vector<T> scalars = poisoned<T>(c.batch * ssdd::cuda::kScalars);
-  ssdd::cuda::set_scalars<T>(
-      {c.batch, hypers.hyper, c.kernel, ssdd::parameter_count(c.kernel), {}, 0, scalars.data()}, nullptr);
+  ssdd::cuda::set_scalars<T>({c.batch, hypers.hyper, c.kernel, ssdd::parameter_count(c.kernel), {}, 0, scalars.data()},
+                             nullptr);
   const int64_t before = simt::launches();
   ssdd::cuda::Factor<T> f{c.batch,
                           c.n,

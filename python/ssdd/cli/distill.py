@@ -158,10 +158,8 @@ def run(options: Options) -> None:
                 reports.keep_partial(error, folder)
             raise
         if processes.writes:
-            report({"event": "result", "seed": options.seed, **run.result.metrics})
             run.result.recipe, run.result.licence = as_dict(settings.pretrain), options.licence or ""
-            ssdd.write_card(run.result, run.result.save(folder / "distilled.safetensors"))
-            _draw(run, job, folder, report)
+            _write_result(run, job, folder, report)
             of_teacher.clear()
             # Last: the run can be resumed until everything is written.
             checkpoints.keep_last(folder / FINISHED)
@@ -248,6 +246,13 @@ def _lock(folder: Path, new: bool | None, processes: ssdd.Processes, stack: Exit
 def _program(processes: ssdd.Processes) -> str:
     """Return the words that start the program, for advice on how to continue."""
     return "ssdd" if processes.size == 1 else f"torchrun --nproc-per-node {processes.size} -m ssdd.cli"
+
+
+def _write_result(run: ssdd.Distillation, job: ssdd.Job, folder: Path, report: Report) -> None:
+    """Write the distilled set, its card and its pictures."""
+    report({"event": "result", "seed": job.seed, **run.result.metrics})
+    ssdd.write_card(run.result, run.result.save(folder / "distilled.safetensors"))
+    _draw(run, job, folder, report)
 
 
 def _draw(run: ssdd.Distillation, job: ssdd.Job, folder: Path, report: Report) -> None:

@@ -73,7 +73,8 @@ struct NaiveKrr {
         // Of the argument, the two squared lengths and the two hyper-parameters.
         double slope[5];
         const bool same = &x == &x_s && i == j;
-        kernel.slopes(kernel.argument(x, i, x_s, j), Kernel::square(x, i), Kernel::square(x_s, j), x.columns, same, slope);
+        kernel.slopes(kernel.argument(x, i, x_s, j), Kernel::square(x, i), Kernel::square(x_s, j), x.columns, same,
+                      slope);
         for (double& number : slope) number *= k_bar(i, j);
         for (int64_t d = 0; d < x.columns; ++d) {
           const double p = x(i, d), q = x_s(j, d);

@@ -48,7 +48,8 @@ void run(Case c) {
     for (int64_t b = 0; b < c.batch; ++b) {
       const Matrix got = problem(out, b, c.s, c.q);
       const std::vector<double>& h = hyper[size_t(b)];
-      const Kernel kernel = ssdd::keeps_argument(c.kernel) ? c.function : Kernel{c.kernel, h[0], h.size() > 1 ? h[1] : 0};
+      const Kernel kernel =
+          ssdd::keeps_argument(c.kernel) ? c.function : Kernel{c.kernel, h[0], h.size() > 1 ? h[1] : 0};
       const Matrix want = naive_gram(kernel, x[size_t(b)], c.symmetric ? x[size_t(b)] : z[size_t(b)]);
       const double off = error(got, want, std::sqrt(double(c.s * c.q)));
       CHECK(off <= tolerance<T>(8 + 2 * double(c.d)), type_name<T>()

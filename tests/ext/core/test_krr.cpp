@@ -23,9 +23,9 @@ struct Case {
   int64_t chunk = 0;  // 0: all queries
   Layout x = Layout::dense, y = Layout::dense;
   OnFailure on_failure = OnFailure::nan;
-  bool border = false;  // primal: a row and column for a bias even if it is 0
-  bool fused = false;   // the GPU forms K_ss in the kernel that factors it
-  double far = 0;       // between the clusters of points, in every second problem of a batch
+  bool border = false;                           // primal: a row and column for a bias even if it is 0
+  bool fused = false;                            // the GPU forms K_ss in the kernel that factors it
+  double far = 0;                                // between the clusters of points, in every second problem of a batch
   Kernel function = {KernelKind::linear, 0, 0};  // of a kernel other than linear and rbf
   bool bordered() const { return forward == Plan::primal && (bias > 0 || border); }
 };
@@ -66,8 +66,7 @@ struct Run {
       const double first = c.kernel == KernelKind::rbf ? std::sqrt(double(c.d)) : 1.5;
       double v = 0.05;  // keeps the condition number near 20
       if (c.ridge == RidgeKind::mean_trace) v *= double(c.s);
-      if (c.ridge == RidgeKind::absolute)
-        v *= double(c.s) * (c.kernel == KernelKind::linear ? double(c.d) / 2 : 1.0);
+      if (c.ridge == RidgeKind::absolute) v *= double(c.s) * (c.kernel == KernelKind::linear ? double(c.d) / 2 : 1.0);
       if (ssdd::keeps_argument(c.kernel))
         hyper.push_back(parameters(c.function));
       else
@@ -104,7 +103,8 @@ struct Run {
     const bool bordered = c.bordered();
     const int64_t chunk = c.chunk ? c.chunk : std::max<int64_t>(1, c.q);
     const int64_t n = c.forward == Plan::primal ? c.d + bordered : c.s;
-    return {c.batch, c.s, c.q, c.d, c.c, n, c.kernel, c.ridge, c.detach, bordered, plan, chunk, threads, c.fused, false, c.function.order};
+    return {c.batch,  c.s,      c.q,  c.d,   c.c,     n,       c.kernel, c.ridge,
+            c.detach, bordered, plan, chunk, threads, c.fused, false,    c.function.order};
   }
 
   void forward() {

@@ -24,7 +24,8 @@ TEST(krr_naive_gradients_are_right) {
       }
       x = at;
       const double slope = (values[1] - values[0]) / (2 * h);
-      CHECK(std::fabs(slope - gradient) <= 1e-7, name(kernel.kind) << " " << what << ": " << slope << " not " << gradient);
+      CHECK(std::fabs(slope - gradient) <= 1e-7, name(kernel.kind)
+                                                     << " " << what << ": " << slope << " not " << gradient);
     };
     for (size_t i = 0; i < n.x_s.v.size(); ++i) check(n.x_s.v[i], g.x_s.v[i], "x_s");
     for (size_t i = 0; i < n.y_s.v.size(); ++i) check(n.y_s.v[i], g.y_s.v[i], "y_s");

@@ -45,6 +45,7 @@ def test_distill_writes_the_run(artifact):
         "distilled.report.safetensors",
         "report.html",
         "README.md",
+        "finished",  # the last checkpoint, for a longer run
     }
     assert {p.name for p in folder.iterdir()} == names
     events = [json.loads(line)["event"] for line in (folder / "log.jsonl").read_text().splitlines()]
