@@ -14,6 +14,8 @@ CASES = {"calls": 1, "readers": 2, "threads": 1, "memory": 1}
 @pytest.fixture
 def parts(monkeypatch):
     monkeypatch.syspath_prepend(str(Path(__file__).parent))
+    for name in ("run", *CASES):  # other folders of scripts have a "run" too
+        monkeypatch.delitem(sys.modules, name, raising=False)
     yield importlib.import_module
     for name in ("run", *CASES):
         sys.modules.pop(name, None)
