@@ -13,6 +13,9 @@ from pathlib import Path
 from statistics import mean, stdev
 from typing import Any
 
+BOLD_FROM = 5
+"""Seeds that a difference needs to be bold: two standard errors of two seeds are exceeded by chance in three of ten."""
+
 KEY = ("set", "task", "arm", "n", "seed")
 """What names a cell: image set, what was measured, arm, number of images or episodes, seed."""
 
@@ -107,7 +110,8 @@ class Column:
         return f"{centre:.{self.digits}f}" + ("" if error is None else f" ± {error:.{self.digits}f}")
 
     def difference(self, cells: Mapping[Key, Mapping[str, Any]], data: str, arm: str, other: str) -> str:
-        """Return "arm - other ± two standard errors", paired by seed; bold if it exceeds these."""
+        """Return "arm - other ± two standard errors", paired by seed; bold if it exceeds these over ``BOLD_FROM`` seeds
+        or more."""
         ours, theirs = (self.values(cells, data, name) for name in (arm, other))
         seeds = sorted(set(ours) & set(theirs))
         if not seeds:
@@ -117,7 +121,7 @@ class Column:
         if error is None:
             return text
         text += f" ± {2 * error:.{self.digits}f}"
-        return f"**{text}**" if abs(difference) > 2 * error else text
+        return f"**{text}**" if abs(difference) > 2 * error and len(seeds) >= BOLD_FROM else text
 
 
 def mean_and_error(values: Sequence[float]) -> tuple[float, float | None]:

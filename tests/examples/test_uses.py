@@ -64,9 +64,15 @@ def test_tables_pair_the_seeds(file):
     # s = sqrt(7), 7, so the standard errors are sqrt(7/3) = 1.53 and sqrt(13/3) = 2.08; one seed has none
     assert lines[2:5] == ["| none | 3.00 ± 1.53 |", "| KRR-ST | 5.00 ± 2.08 |", "| k-means | 7.00 |"]
     # differences 1, 2, 3: mean 2, standard error 1/sqrt(3)
-    assert lines[5:] == ["", "| difference | 50 images |", "| --- | --- |", "| KRR-ST − none | **+2.00 ± 1.15** |", ""]
+    assert lines[5:] == ["", "| difference | 50 images |", "| --- | --- |", "| KRR-ST − none | +2.00 ± 1.15 |", ""]
     assert column.difference(cells.read(), "digits", "k-means", "none") == "+6.00"
     assert column.mean(cells.read(), "digits", "random") == "0.00 ± 0.00"
+    for seed, value in enumerate((1.0, 2.0, 3.0, 2.0, 2.0)):  # five seeds: bold if it exceeds two standard errors
+        cells.append(("digits", "vae", "b", 50, seed), {"nelbo": value})
+        cells.append(("digits", "vae", "a", 50, seed), {"nelbo": 0.0})
+        cells.append(("digits", "vae", "c", 50, seed), {"nelbo": 2.0})
+    assert column.difference(cells.read(), "digits", "b", "a") == "**+2.00 ± 0.63**"
+    assert column.difference(cells.read(), "digits", "b", "c") == "+0.00 ± 0.63"
     assert Column("", "vae", 50, "nelbo", 0, 100).mean(cells.read(), "digits", "k-means") == "700"
 
 
