@@ -68,6 +68,17 @@ def memory(value: Tensor | None) -> Any:
     return None if value is None else to_capsule(value.detach() if value.requires_grad else value)
 
 
+def runs_on_core(grad: Tensor) -> bool:
+    """Return True if a backward may call the core: nothing differentiates or maps it."""
+    return not torch.is_grad_enabled() and is_plain(grad) and not is_batched(grad) and is_eager()
+
+
+def to_targets(residual: Tensor, grad: Tensor) -> Tensor:
+    """Return the gradient to Y_q of the mean of R^2, R = P - Y_q [..., Q, C], for a gradient [...] of the loss."""
+    scale = -2.0 / (residual.shape[-1] * residual.shape[-2])
+    return residual * (grad * scale)[..., None, None]
+
+
 # --- without gradients ------------------------------------------------------------------------------
 
 # A call without gradients goes straight to the core up to so many multiply-adds; above, its cost is the work.
@@ -212,7 +223,7 @@ class _Recorded(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> Any:
-        if torch.is_grad_enabled() or not is_plain(grad) or is_batched(grad) or not is_eager():
+        if not runs_on_core(grad):
             return _by_ops(ctx, grad)
         try:
             return _replay(ctx, grad)
@@ -249,7 +260,7 @@ def _replay(ctx: Any, grad: Tensor) -> Any:
         return_workspace(work)
     y_q_bar = None
     if need_y_q:
-        y_q_bar = residual * (grad * (-2.0 / (residual.shape[-1] * residual.shape[-2])))[..., None, None]
+        y_q_bar = to_targets(residual, grad)
     return x_s_bar, y_s_bar, x_q_bar, y_q_bar, hyper_bar, None, None, None
 
 

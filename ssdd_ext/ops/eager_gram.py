@@ -15,9 +15,8 @@ from ..kernels import matmul
 from ..ridge import KINDS, Ridge
 from . import planned
 from .cholesky import factor_and_solve
-from .eager import FailedProblem, is_eager, is_plain, memory
+from .eager import FailedProblem, is_eager, is_plain, memory, runs_on_core, to_targets
 from .native import capsule, core, failure_code, return_workspace, take_workspace, to_capsule
-from .register import is_batched
 from .second import pull_back
 
 Tensors = tuple[Tensor, ...]
@@ -80,7 +79,7 @@ class _FromGram(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> Any:
-        if torch.is_grad_enabled() or not is_plain(grad) or is_batched(grad) or not is_eager():
+        if not runs_on_core(grad):
             return _differentiable(ctx, grad)
         try:
             return _backward(ctx, grad)
@@ -110,7 +109,7 @@ def _backward(ctx: Any, grad: Tensor) -> Any:
     return_workspace(work)
     y_q_bar = None
     if need_y_q:
-        y_q_bar = residual * (grad * (-2.0 / (residual.shape[-1] * residual.shape[-2])))[..., None, None]
+        y_q_bar = to_targets(residual, grad)
     return k_ss_bar, y_s_bar if ctx.needs_input_grad[1] else None, k_qs_bar, y_q_bar, None, None
 
 
