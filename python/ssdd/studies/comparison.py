@@ -29,7 +29,7 @@ class Comparison:
     standard_error: float
     """Standard error of that mean over the seeds."""
     reduction: float
-    """1 - mean(ours) / mean(theirs)."""
+    """1 - mean(ours) / mean(theirs); NaN if the mean of theirs is 0."""
 
     @property
     def significant(self) -> bool:
@@ -47,4 +47,5 @@ def compare(ours: Sequence[float], theirs: Sequence[float]) -> Comparison:
     if len(ours) != len(theirs):
         raise InputError(f"theirs: expected {len(ours)} values, one per seed, got {len(theirs)}")
     difference, error = mean_and_error([t - o for o, t in zip(ours, theirs, strict=True)])
-    return Comparison(difference, error, 1 - mean_and_error(ours)[0] / mean_and_error(theirs)[0])
+    baseline = mean_and_error(theirs)[0]
+    return Comparison(difference, error, 1 - mean_and_error(ours)[0] / baseline if baseline else math.nan)

@@ -30,3 +30,8 @@ def test_two_standard_errors_decide():
     assert not compare([0.0], [1.0]).significant  # one seed proves nothing
     with pytest.raises(InputError, match="one per seed"):
         compare([1.0], [1.0, 2.0])
+
+
+def test_a_baseline_without_error_has_no_reduction():
+    c = compare([1.0, 2.0], [0.0, 0.0])
+    assert c.difference == -1.5 and math.isnan(c.reduction) and not c.significant
