@@ -148,6 +148,16 @@ def test_target_data_free_distillation_is_a_measure_of_a_row(place, few):
         run(place, SHARED + known + rows)
 
 
+def test_a_row_names_the_row_that_it_is_compared_with_also_in_a_variant(tmp_path):
+    other = '[[row]]\nname = "cosine"\nfrom = "krr-st"\nagainst = "KRR-ST"\n'
+    (tmp_path / "study.toml").write_text(SHARED + ROWS + other + WIDER)
+    named = {row.name: row.against for row in read_plan(tmp_path / "study.toml").rows}
+    assert {name: against for name, against in named.items() if against} == {
+        "cosine": "KRR-ST",
+        "cosine, wider": "KRR-ST, wider",
+    }
+
+
 @pytest.mark.parametrize(
     "text, message",
     [
@@ -155,6 +165,10 @@ def test_target_data_free_distillation_is_a_measure_of_a_row(place, few):
         ('[[row]]\nname = "x"\nfrom = "random"\nfile = "y"\n', "file: expected a file of pairs"),
         ('[[row]]\nname = "x"\nfrom = "reused"\nof = "scratch"\n', "of: expected the name of a row with pairs"),
         ('[[row]]\nname = "x"\nfrom = "random"\nof = "KRR-ST"\n', "of: expected only for"),
+        (
+            '[[row]]\nname = "x"\nfrom = "krr-st"\nagainst = "y"\n',
+            "against: expected the name of a row above it, got 'y'",
+        ),
         ('[[variant]]\nname = "x"\nrows = ["y"]\n', "rows: expected names of rows, got y"),
         ('[[variant]]\nname = "x"\n[variant.set]\n"distill.images" = 3\n', "cannot change distill.images"),
         ('[classifiers]\nThird = "c"\n', "classifiers: expected only Other, got Third"),
