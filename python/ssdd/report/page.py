@@ -214,8 +214,8 @@ def _is_baseline(theirs: Row, ours: Row) -> bool:
 
 
 def _budget_table(plan: Plan, cells: CellsByKey, name: str) -> str:
-    """Return images, bytes and steps of each row; "" if no cell has them (they are of an older version)."""
-    if not any("budget" in cell for cell in cells.values()):
+    """Return images, bytes and steps of each row; "" if a cell lacks them (it is of an older version)."""
+    if not cells or not all("budget" in cell for cell in cells.values()):
         return ""
     rows = [["row", "images", "kB at four bytes a number", "steps of pre-training"]]
     for row in (row for row in plan.rows if not row.group):  # variants have the pairs of these
