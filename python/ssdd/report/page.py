@@ -215,7 +215,8 @@ def _is_baseline(theirs: Row, ours: Row) -> bool:
 
 def _budget_table(plan: Plan, cells: CellsByKey, name: str) -> str:
     """Return images, bytes and steps of each row; "" if a cell lacks them (it is of an older version)."""
-    if not cells or not all("budget" in cell for cell in cells.values()):
+    trained = [cell for cell in cells.values() if cell.get("from") not in ("nothing", "teacher")]
+    if not trained or not all("budget" in cell for cell in trained):
         return ""
     rows = [["row", "images", "kB at four bytes a number", "steps of pre-training"]]
     for row in (row for row in plan.rows if not row.group):  # variants have the pairs of these

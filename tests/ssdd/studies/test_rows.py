@@ -98,6 +98,9 @@ def test_a_variant_uses_the_pairs_of_its_row(place):
     assert "| KRR-ST, wider | random + teacher, wider |" in page.partition("## Against")[2]
     assert "| KRR-ST, wider | random + teacher |" not in page
     assert "| KRR-ST | 10 | 3 | 4 |" in page  # images, kB, steps
+    cells_file = (place / "cells.jsonl").read_text()
+    (place / "cells.jsonl").write_text(cells_file.replace('"budget"', '"unknown"', 1))  # as of an older version
+    assert "What the rows were given" not in write_page(read_plan(place / "study.toml"), place).read_text()
 
 
 def test_imported_pairs_are_a_row_or_are_missing(place, few):
