@@ -190,6 +190,29 @@ def krr_replay(
     work: _Capsule,
 ) -> None: ...
 def krr_saved(shape: KrrShape, keeps: bool) -> tuple[int, int, int, int]: ...
+def krr_fit(
+    shape: KrrShape,
+    x_s: _Capsule,
+    y_s: _Capsule,
+    values: list[float],
+    on_failure: int,
+    coef: _Capsule,
+    saved: _Capsule,
+    work: _Capsule,
+) -> int: ...
+def krr_fit_backward(
+    shape: KrrShape,
+    x_s: _Capsule,
+    y_s: _Capsule,
+    grad: _Capsule,
+    values: list[float],
+    coef: _Capsule,
+    saved: _Capsule,
+    grad_x_s: _Capsule,
+    grad_y_s: _Capsule,
+    work: _Capsule,
+) -> None: ...
+def krr_fit_saved(shape: KrrShape) -> tuple[int, int, int, int]: ...
 
 class FromGramShape:
     """Sizes of one call from Gram matrices; ``keeps``: the forward forms what the backward of the loss needs."""

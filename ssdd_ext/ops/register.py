@@ -10,6 +10,8 @@ from torch import Tensor
 from torch.autograd import forward_ad
 from torch.overrides import has_torch_function
 
+from ..checks import is_transformed as is_transformed
+
 library = torch.library.Library("ssdd_ext", "DEF")
 
 
@@ -38,13 +40,6 @@ def vmap_rule(op: Callable[..., Any]) -> Callable[..., Any]:
 def in_forward_mode() -> bool:
     """Return True under forward-mode differentiation (dual numbers, torch.func.jvp)."""
     return not torch.compiler.is_compiling() and forward_ad._current_level >= 0
-
-
-def is_transformed() -> bool:
-    """Return True under a torch.func transform or forward-mode differentiation."""
-    if torch.compiler.is_compiling():
-        return False
-    return torch._C._functorch.peek_interpreter_stack() is not None or forward_ad._current_level >= 0
 
 
 def is_differentiated() -> bool:

@@ -1,4 +1,4 @@
-// The core's Python module on the host twin: csrc/bindings.cpp unchanged, over the CUDA kernels. Two things are
+// The core's Python module on the host twin: csrc/bindings.cpp and csrc/bindings/ unchanged, over the CUDA kernels. Two things are
 // replaced: CPU tensors stand for those of a GPU, and the CPU's half of the core has only what an import needs. So
 // everything that runs on a GPU between a Python call and the kernels runs here too, except the driver.
 #include "dlpack.h"
@@ -6,6 +6,11 @@
 // Every "is it on a GPU" below then tests for CPU tensors.
 #define kCUDA kCPU
 #include "bindings.cpp"
+#include "bindings/cholesky.cpp"
+#include "bindings/gram.cpp"
+#include "bindings/krr.cpp"
+#include "bindings/krr_eager.cpp"
+#include "bindings/krr_from_gram.cpp"
 #undef kCUDA
 
 #include "runtime.h"
