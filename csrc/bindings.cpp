@@ -114,9 +114,9 @@ KernelKind kernel_kind(int code, int order) {
   return kind;
 }
 
-void require_values(KernelKind kind, int count, int ridge, bool on_cuda, size_t size) {
+void require_values(KernelKind kind, int count, int ridge, size_t size) {
   require(count == parameter_count(kind) + ridge, "hyper: wrong number of values");
-  require(!of_norms(kind) || (size == 8 && !on_cuda), "kernel: functions of an angle run in double, on the CPU");
+  require(!of_norms(kind) || size == 8, "kernel: functions of an angle run in double");
 }
 
 void gram(const Capsule& x, const Capsule& z, const Capsule& hyper, const std::vector<double>& values, int kernel,
@@ -138,7 +138,7 @@ void gram(const Capsule& x, const Capsule& z, const Capsule& hyper, const std::v
     a.hyper = r.hyper(tensor_of(hyper), values, b);
     a.kernel = kernel_kind(kernel, order);
     a.order = order;
-    require_values(a.kernel, a.hyper.count, 0, r.cuda(), sizeof(T));
+    require_values(a.kernel, a.hyper.count, 0, sizeof(T));
     require_all("x and k", a.x.p, a.k);
     a.work = r.template array<T>("work", tensor_of(work), size);
     require_all("work", a.work);
@@ -269,7 +269,7 @@ void krr_forward(const KrrShape& shape, const Capsule& x_s, const Capsule& y_s, 
     a.hyper = r.hyper(tensor_of(hyper), values, s.batch);
     a.on_failure = on_failure_of(on_failure);
     a.work = r.template array<T>("work", tensor_of(work), krr_workspace(s, false, r.cuda()));
-    require_values(s.kernel, a.hyper.count, 1, r.cuda(), sizeof(T));
+    require_values(s.kernel, a.hyper.count, 1, sizeof(T));
     require_all("x_s, y_s, x_q, out, aux, jitter and status", a.x_s.p, a.y_s.p, a.x_q.p, a.out, a.aux, a.jitter,
                 a.status);
     require(!a.loss == !a.y_q, "y_q and loss: both or neither");
@@ -308,7 +308,7 @@ void krr_backward(const KrrShape& shape, const Capsule& x_s, const Capsule& y_s,
     a.grad_hyper = r.template array<T>("grad_hyper", tensor_of(grad_hyper), s.batch * a.hyper.count);
     a.work = r.template array<T>("work", tensor_of(work), krr_workspace(s, true, r.cuda()));
     require_all("x_s, y_s, x_q, e, factor, coef and aux", a.x_s.p, a.y_s.p, a.x_q.p, a.e.p, a.factor, a.coef, a.aux);
-    require_values(s.kernel, a.hyper.count, 1, r.cuda(), sizeof(T));
+    require_values(s.kernel, a.hyper.count, 1, sizeof(T));
     require_all("work", a.work);
     run_on(r, [&] { cuda::krr_backward(a, reinterpret_cast<void*>(stream)); }, [&] { cpu::krr_backward(a); });
   };
@@ -365,7 +365,7 @@ int krr_value_and_gradient(const KrrShape& forward, int backward_plan, const Cap
     a.loss = r.template array<T>("loss", tensor_of(loss), s.batch);
     a.hyper = g.hyper = r.hyper(nullptr, values, s.batch);
     a.on_failure = on_failure_of(on_failure);
-    require_values(s.kernel, a.hyper.count, 1, r.cuda(), sizeof(T));
+    require_values(s.kernel, a.hyper.count, 1, sizeof(T));
     g.grad_x_s = r.template array<T>("grad_x_s", tensor_of(grad_x_s), s.batch * s.s * s.d);
     g.grad_y_s = r.template array<T>("grad_y_s", tensor_of(grad_y_s), s.batch * s.s * s.c);
     g.grad_x_q = r.template array<T>("grad_x_q", tensor_of(grad_x_q), s.batch * s.q * s.d);
@@ -462,7 +462,7 @@ int krr_evaluate(const KrrShape& s, const Capsule& x_s, const Capsule& y_s, cons
     require_all("x_s, y_s and x_q", a.x_s.p, a.y_s.p, a.x_q.p);
     a.hyper = r.hyper(nullptr, values, s.batch);
     a.on_failure = on_failure_of(on_failure);
-    require_values(s.kernel, a.hyper.count, 1, r.cuda(), sizeof(T));
+    require_values(s.kernel, a.hyper.count, 1, sizeof(T));
     const bool keeps = keeps_factor(s, on_failure);
     T* memory = r.template array<T>("work", tensor_of(work), beside<T>(s, predicts, keeps, nullptr).total);
     require_all("work", memory);
@@ -541,7 +541,7 @@ int krr_record(const KrrShape& s, bool keeps, const Capsule& x_s, const Capsule&
     require_all("x_s, y_s and x_q", a.x_s.p, a.y_s.p, a.x_q.p);
     a.hyper = r.hyper(tensor_of(hyper), values, s.batch);
     a.on_failure = on_failure_of(on_failure);
-    require_values(s.kernel, a.hyper.count, 1, r.cuda(), sizeof(T));
+    require_values(s.kernel, a.hyper.count, 1, sizeof(T));
     T* memory = r.template array<T>("saved", tensor_of(saved), saved_of<T>(s, keeps, nullptr).total);
     require_all("saved", memory);
     const Saved<T> w = saved_of<T>(s, keeps, memory);
@@ -580,7 +580,7 @@ void krr_replay(const KrrShape& s, bool keeps, const Capsule& x_s, const Capsule
     require(!r.cuda() && a.e, "krr_replay: on the CPU");
     require_all("x_s, y_s and x_q", a.x_s.p, a.y_s.p, a.x_q.p);
     a.hyper = r.hyper(tensor_of(hyper), values, s.batch);
-    require_values(s.kernel, a.hyper.count, 1, r.cuda(), sizeof(T));
+    require_values(s.kernel, a.hyper.count, 1, sizeof(T));
     T* memory = r.template array<T>("saved", tensor_of(saved), saved_of<T>(s, keeps, nullptr).total);
     require_all("saved", memory);
     const Saved<T> w = saved_of<T>(s, keeps, memory);
