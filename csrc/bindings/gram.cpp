@@ -33,7 +33,7 @@ void gram(const Capsule& x, const Capsule& z, const Capsule& hyper, const std::v
     a.hyper = r.hyper(tensor_of(hyper), values, b);
     a.kernel = kernel_kind(kernel, order);
     a.order = order;
-    require_values(a.kernel, a.hyper.count, 0, r.cuda(), sizeof(T));
+    require_values(a.kernel, a.hyper.count, 0, sizeof(T));
     require_all("x and k", a.x.p, a.k);
     a.work = r.template array<T>("work", tensor_of(work), size);
     require_all("work", a.work);
