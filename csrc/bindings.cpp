@@ -22,6 +22,10 @@ void connect_blas() {
   table.dpotrf = reinterpret_cast<decltype(table.dpotrf)>(function_of(lapack, "dpotrf"));
   table.strsm = reinterpret_cast<decltype(table.strsm)>(function_of(blas, "strsm"));
   table.dtrsm = reinterpret_cast<decltype(table.dtrsm)>(function_of(blas, "dtrsm"));
+  table.ssytrd = reinterpret_cast<decltype(table.ssytrd)>(function_of(lapack, "ssytrd"));
+  table.dsytrd = reinterpret_cast<decltype(table.dsytrd)>(function_of(lapack, "dsytrd"));
+  table.sormtr = reinterpret_cast<decltype(table.sormtr)>(function_of(lapack, "sormtr"));
+  table.dormtr = reinterpret_cast<decltype(table.dormtr)>(function_of(lapack, "dormtr"));
   cpu::blas::set_table(table);
   const ThreadControl control = find_openblas();
   cpu::blas::set_thread_control(control.get, control.set);
@@ -57,6 +61,7 @@ PYBIND11_MODULE(_C, m) {
   ssdd::bind_krr(m);
   ssdd::bind_krr_eager(m);
   ssdd::bind_krr_from_gram(m);
+  ssdd::bind_tridiagonal(m);
   m.def("cuda_problem", &ssdd::cuda::problem);
   m.def("build_info", &ssdd::build_info);
   m.def("force_instruction_set", &ssdd::force_instruction_set);

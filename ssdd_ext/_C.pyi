@@ -248,6 +248,45 @@ def krr_from_gram_backward(
 ) -> None: ...
 def krr_from_gram_saved(shape: FromGramShape) -> tuple[int, int, int, int]: ...
 def krr_from_gram_workspace(shape: FromGramShape) -> int: ...
+def tridiagonal(
+    a: _Capsule,
+    reflectors: _Capsule,
+    tau: _Capsule,
+    diagonal: _Capsule,
+    beside: _Capsule,
+    bounds: _Capsule,
+    work: _Capsule,
+    b: int,
+    n: int,
+    threads: int,
+) -> None: ...
+def tridiagonal_rotate(
+    reflectors: _Capsule,
+    tau: _Capsule,
+    x: _Capsule,
+    transposed: bool,
+    work: _Capsule,
+    b: int,
+    n: int,
+    m: int,
+    threads: int,
+) -> None: ...
+def tridiagonal_solve(
+    diagonal: _Capsule,
+    beside: _Capsule,
+    shifts: _Capsule,
+    y: _Capsule,
+    x: _Capsule,
+    work: _Capsule,
+    b: int,
+    n: int,
+    r: int,
+    c: int,
+    shared_y: bool,
+    shared_shift: bool,
+    threads: int,
+) -> None: ...
+def tridiagonal_workspace(n: int, m: int, threads: int) -> int: ...
 def gram_workspace(batch: int, s: int, q: int, d: int, threads: int, cuda: bool) -> int: ...
 def cholesky_workspace(batch: int, s: int, c: int, threads: int, cuda: bool) -> int: ...
 def krr_workspace(shape: KrrShape, backward: bool, cuda: bool) -> int: ...

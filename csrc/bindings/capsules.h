@@ -89,5 +89,6 @@ void bind_cholesky(py::module_& m);
 void bind_krr(py::module_& m);
 void bind_krr_eager(py::module_& m);
 void bind_krr_from_gram(py::module_& m);
+void bind_tridiagonal(py::module_& m);
 
 }  // namespace ssdd

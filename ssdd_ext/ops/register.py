@@ -55,9 +55,9 @@ def is_batched(value: Tensor) -> bool:
     return bool(torch._C._functorch.is_legacy_batchedtensor(value))
 
 
-def _is_plain(args: tuple[Any, ...]) -> bool:
-    """True if only autograd observes the call: its tensors are dense, of PyTorch's own types and on the CPU, and there
-    are no modes, transforms or tracers."""
+def is_plain_call(args: tuple[Any, ...]) -> bool:
+    """Return True if only autograd observes the call: its tensors are dense, of PyTorch's own types and on the CPU, and
+    there are no modes, transforms or tracers."""
     if torch.compiler.is_compiling() or torch.jit.is_tracing():
         return False
     for t in args:
@@ -140,7 +140,7 @@ def register(
     direct = type(f"Direct_{name}", (torch.autograd.Function,), {k: staticmethod(v) for k, v in members.items()})
 
     def call(*args: Any) -> Any:
-        if _is_plain(args):
+        if is_plain_call(args):
             try:
                 return direct.apply(*args) if needs_gradient(args) else implementation(*args)  # type: ignore[attr-defined]
             except (ValueError, BufferError):

@@ -73,6 +73,10 @@ NATIVE = tuple(
         "krr_from_gram_backward",
         "krr_from_gram_saved",
         "krr_from_gram_workspace",
+        "tridiagonal",
+        "tridiagonal_rotate",
+        "tridiagonal_solve",
+        "tridiagonal_workspace",
     ]
 )
 
