@@ -10,10 +10,10 @@
 namespace ssdd::cpu {
 namespace {
 
-constexpr int64_t kBlock = 64;    // of LAPACK's workspace, per row
-constexpr int64_t kColumns = 64;  // of a solve at a time
+constexpr int64_t kBlock = 64;         // of LAPACK's workspace, per row
+constexpr int64_t kColumns = 64;       // of a solve at a time
 constexpr int64_t kFactors = 65 * 64;  // of LAPACK's block reflectors
-constexpr int kPoints = 16;       // of a bisection at a time
+constexpr int kPoints = 16;            // of a bisection at a time
 
 // Runs f(task, worker) for all tasks, each on one thread.
 template <class F>
