@@ -121,7 +121,7 @@ void require_values(KernelKind kind, int count, int ridge, size_t size) {
 
 void gram(const Capsule& x, const Capsule& z, const Capsule& hyper, const std::vector<double>& values, int kernel,
           int order, const Capsule& k, const Capsule& work, int64_t b, int64_t s, int64_t q, int64_t d, int threads,
-          uintptr_t stream) {
+          uintptr_t stream, bool halves) {
   auto run = [&](auto zero) {
     using T = decltype(zero);
     Reader<T> r;
@@ -132,6 +132,7 @@ void gram(const Capsule& x, const Capsule& z, const Capsule& hyper, const std::v
     a.q = q;
     a.d = d;
     a.threads = threads;
+    a.halves = halves;
     a.x = r.features("x", tensor_of(x), b, s, d, a.x_element);
     a.z = r.features("z", tensor_of(z), b, q, d, a.z_element);
     a.k = r.template array<T>("k", tensor_of(k), b * s * q);
@@ -213,7 +214,7 @@ void solve_backward(const Capsule& grad, const Capsule& factor, const Capsule& x
 
 KrrShape shape_of(int64_t batch, int64_t s, int64_t q, int64_t d, int64_t c, int64_t n, int kernel, int ridge,
                   bool detach, bool bordered, int plan, int64_t chunk, int threads, bool fused_gram, bool lanes,
-                  int order) {
+                  int order, bool halves) {
   KrrShape shape{};
   shape.batch = batch;
   shape.s = s;
@@ -231,6 +232,7 @@ KrrShape shape_of(int64_t batch, int64_t s, int64_t q, int64_t d, int64_t c, int
   shape.threads = threads;
   shape.fused_gram = fused_gram;
   shape.lanes = lanes;
+  shape.halves = halves;
   for (const int64_t size : {batch, s, q, d, c, n}) require(size >= 0, "shape: sizes must not be negative");
   require_fits(batch, std::max(s, std::max(q, n)), std::max(std::max(s, q), std::max(d, std::max(c, n))));
   require(chunk >= 1 && chunk <= kMostChunk, "shape: chunk must be positive");
@@ -756,7 +758,7 @@ PYBIND11_MODULE(_C, m) {
       .def(py::init(&ssdd::shape_of), py::kw_only(), py::arg("batch"), py::arg("s"), py::arg("q"), py::arg("d"),
            py::arg("c"), py::arg("n"), py::arg("kernel"), py::arg("ridge"), py::arg("detach"), py::arg("bordered"),
            py::arg("plan"), py::arg("chunk"), py::arg("threads"), py::arg("fused_gram") = false,
-           py::arg("lanes") = false, py::arg("order") = 0)
+           py::arg("lanes") = false, py::arg("order") = 0, py::arg("halves") = false)
       .def_readonly("batch", &ssdd::KrrShape::batch)
       .def_readonly("n", &ssdd::KrrShape::n)
       .def_readonly("threads", &ssdd::KrrShape::threads);
