@@ -36,7 +36,8 @@ struct GramArgs {
   T* work;
   int threads;
   Element x_element = Element::own, z_element = Element::own;
-  int order = 0;  // the degree of a polynomial, the hidden layers of a network
+  int order = 0;        // the degree of a polynomial, the hidden layers of a network
+  bool halves = false;  // as in KrrShape (krr.h)
 };
 
 // The numbers of a network's kernel for points of so many features: w^2 / D, b^2, h = w^2 / 2, 1 / D, 2 w, 2 b.

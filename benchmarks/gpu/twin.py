@@ -125,6 +125,11 @@ CALLS: list[tuple[str | int, ...]] = (
             ("bf16", "f16", 64),
         )
     ]
+    + [
+        ("float", "product", 1, 128, 128, 128, f"{a}-float", f"{b}-float", 128, "halves")
+        for a in ("k", "across")
+        for b in ("k", "across")
+    ]
 )
 # Kernels that plainly read and write one number or one row per problem are not counted.
 KEYS = ("loads", "load_sectors", "load_waste", "operand_waste", "stores", "store_sectors", "store_waste", "ways")

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from .. import plan
 from ..checks import full_precision
 from ..kernels import matmul
 from .native import (
@@ -50,6 +51,7 @@ def _gram(x: Tensor, z: Tensor | None, hyper: Tensor | None, values: list[float]
             d,
             threads,
             stream(x),
+            plan.gpu.HALVES,
         )
         return_workspace(work)
     return k

@@ -38,6 +38,7 @@ CALLS = (
         )
     ]
     + [("double", "ntk", 2, 20, 40, 33, 8, "all")]
+    + [("float", "product", 2, 132, 72, k, "k-float", "across-float", 128, "halves") for k in (104, 1032)]
     + [
         ("float", "product", 2, 70, 40, 90, a, b, 64)
         for a in ("k-float", "across-bf16")
