@@ -3,7 +3,8 @@
 A row is one call: a batch of small problems, given Gram matrices, many ridges, a fit, a factorisation; and the cost of
 a call itself, beside an op that does nothing, with the same registration and as many tensors. All alternatives take
 turns. A ratio is theirs over ours: of medians, and of minima, which another load on the machine disturbs less. With
-one thread the clock is the processor time of that thread.
+one thread the clock is the processor time of that thread. ``--isa avx2`` limits both sides to that instruction set, and
+prints the rate of the products that each side has with it.
 """
 
 from __future__ import annotations
@@ -16,9 +17,14 @@ from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from typing import Any, NamedTuple
 
+import instruction_sets
+
+if __name__ == "__main__":
+    instruction_sets.limit(sys.argv)
+
 import torch
 from bench_batched import FACTORED, FROM_GRAM, ORDERS, REGRESSED, V, error, factor_rows, from_gram_rows, regression_rows
-from timing import arguments, write
+from timing import apply_arguments, parser, write
 from torch import Tensor
 
 import ssdd_ext
@@ -244,20 +250,26 @@ def verdict(row: dict[str, Any]) -> str:
 
 
 def main(argv: Sequence[str] | None = None) -> list[dict[str, Any]]:
-    a = arguments(__doc__, 2.0, argv)
+    words = parser(__doc__, 1.2)
+    words.add_argument("--isa", choices=tuple(instruction_sets.LIMITS), help="limit both sides to this instruction set")
+    a = words.parse_args(argv)
+    a.instruction_set = a.isa or a.instruction_set
+    apply_arguments(a)
     torch.manual_seed(0)
+    products = instruction_sets.rates(a.isa)
+    print(machine.instruction_sets(), f"{a.threads} threads,", products)
     rows: list[dict[str, Any]] = []
     for make in ROADS:
         for road in make(8 if a.quick else 1):
             row = road._asdict() | in_turn(road.ours, road.others, a.seconds)
             del row["others"]
-            rows.append(row | machine.describe("cpu"))
+            rows.append(row | machine.describe("cpu") | {"products": products})
             print(
                 f"{road.what:52}{road.sizes!s:24}{row['ratio']:6.2f} {row['ratio_of_minima']:6.2f}  "
                 f"{verdict(row):6}{row['best']}",
                 flush=True,
             )
-    write(a, "roads", rows)
+    write(a, "roads" if a.threads == 1 else f"roads{a.threads}", rows)
     return rows
 
 

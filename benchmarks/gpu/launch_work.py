@@ -312,6 +312,24 @@ def _function_slope(launch: dict[str, Any]) -> Work:
     return Work(flops=25 * count, loaded=(2 * count + parts) * size, stored=(count + zeros + parts) * size)
 
 
+def _lengths(launch: dict[str, Any]) -> Work:
+    count = launch["blocks"] * launch["arguments"][1]
+    return Work(flops=2 * count, loaded=8 * count, stored=8 * launch["blocks"])
+
+
+def _angle_map(launch: dict[str, Any]) -> Work:
+    """Count the argument and one squared length read, and one element written, per element of K."""
+    count = launch["blocks"] * launch["arguments"][0]["columns"]
+    return Work(flops=80 * count, loaded=16 * count, stored=8 * count)
+
+
+def _angle_slope(launch: dict[str, Any]) -> Work:
+    """Count like :func:`_angle_map`, with Kbar; the slopes in |z|^2 unless it is square. Two parts per row."""
+    a, blocks = launch["arguments"][0], launch["blocks"]
+    count, parts = blocks * a["columns"], blocks * (2 if a["rows"] > 1 else 1)
+    return Work(flops=240 * count, loaded=8 * (3 * count + parts), stored=8 * ((2 - a["square"]) * count + parts))
+
+
 def _hyper(launch: dict[str, Any]) -> Work:
     a, size = launch["arguments"][0], _size(launch)
     count, parts = launch["blocks"] // a["strips"] * a["c"] * a["rows"], launch["blocks"] if a["strips"] > 1 else 0
@@ -353,6 +371,9 @@ FORMULAS: dict[str, Callable[[dict[str, Any]], Work]] = {
     "slope_kernel": _slope,
     "map_kernel": _map,
     "function_slope_kernel": _function_slope,
+    "lengths_kernel": _lengths,
+    "angle_map_kernel": _angle_map,
+    "angle_slope_kernel": _angle_slope,
     "shift_kernel": _shift,
 }
 

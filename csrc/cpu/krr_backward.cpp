@@ -101,13 +101,14 @@ class Backward {
       const T* k = k_chunk(q0, rows);
       multiply({s.s, s.c, rows, View<const T>{k, 1, s.s}, e.from(q0, 0), u, s.c}, gamma, q0 == 0 ? T(0) : T(1));
     }
-    if (s.q == 0) fill(team, s.s * s.c, T(0), u);
+    if (s.q == 0 && !a.coef_bar) fill(team, s.s * s.c, T(0), u);
+    if (a.coef_bar) copy(team, s.s, s.c, a.coef_bar[b], u, s.c);
   }
 
   // Computes M = Pbar^T X_q into m, and abar = scale X_s M^T + bias 1 (1^T Pbar) if K_qs is not kept.
   void alpha_bar_low_rank(T* m) {
     multiply({s.c, s.d, s.q, e.t(), x_q, m, s.d}, gamma);
-    if (kept) return alpha_bar_dense();
+    if (kept || s.q == 0) return alpha_bar_dense();
     Product<T> p{s.s, s.c, s.d, x_s, {m, 1, s.d}, u, s.c};
     p.alpha = scale();
     const Epilogue<T> epilogue{&apply_add_row<T>, w.columns};
@@ -234,9 +235,13 @@ class Backward {
     const double sc = scale(), bi = bias();
     const T root_scale = static_cast<T>(std::sqrt(sc)), root_bias = static_cast<T>(std::sqrt(bi));
     T* v = w.weights;  // [n, C], then [n, 2C] = [V | w]
-    multiply({s.d, s.c, s.q, x_q.t(), e, v, s.c}, gamma * root_scale);
-    if (s.bordered)
-      sum_columns(team, s.q, s.c, e, static_cast<double>(gamma) * static_cast<double>(root_bias), v + s.d * s.c);
+    if (a.coef_bar) {
+      copy(team, s.n, s.c, a.coef_bar[b], v, s.c);
+    } else {
+      multiply({s.d, s.c, s.q, x_q.t(), e, v, s.c}, gamma * root_scale);
+      if (s.bordered)
+        sum_columns(team, s.q, s.c, e, static_cast<double>(gamma) * static_cast<double>(root_bias), v + s.d * s.c);
+    }
     solve_factored(team, pack, s.n, factor, s.c, v);
     lambda_bar = -dot(team, s.n, s.c, v, coef, w.partial);
     through_trace = ridge_trace_slope(s.ridge, s.detach, static_cast<double>(ridge_value()), s.s) * lambda_bar;

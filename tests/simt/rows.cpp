@@ -2,6 +2,7 @@
 //
 //   simt_rows launches|counts float|double krr B S Q D C FORWARD BACKWARD [fused] [all]
 //   simt_rows launches|counts float|double rbf|matern_5|polynomial B S Q D C [fused] [all] [far]
+//   simt_rows launches|counts double arc_cosine_0|arc_cosine_1|nngp|ntk B S Q D C [all]
 //   simt_rows launches|counts float|double cholesky B N C
 //   simt_rows launches|counts float|double strided B S Q D STRIDE
 //   simt_rows launches|counts float product B M N K A B [TILE]
@@ -24,6 +25,7 @@
 #include <vector>
 
 #include "cholesky.h"
+#include "cuda/angles.cuh"
 #include "cuda/factor.cuh"
 #include "cuda/kernel_functions.cuh"
 #include "cuda/vector.cuh"
@@ -283,6 +285,13 @@ bool describe(const simt::Argument& a) {
   } else if (is<cuda::ScalarArgs<T>>(a)) {
     const auto s = as<cuda::ScalarArgs<T>>(a);
     std::printf("{\"columns\": %ld, \"rows\": %ld}", s.column_sums ? s.batch * s.e_columns : 0, s.e_rows);
+  } else if (is<cuda::Angles>(a)) {
+    const auto m = as<cuda::Angles>(a);
+    std::printf("{\"batch\": %ld, \"rows\": %ld, \"columns\": %ld}", m.batch, m.rows, m.columns);
+  } else if (is<cuda::AngleSlopes>(a)) {
+    const auto s = as<cuda::AngleSlopes>(a);
+    std::printf("{\"rows\": %ld, \"columns\": %ld, \"square\": %s}", s.rows, s.of.columns,
+                s.of.square ? "true" : "false");
   } else if (is<cuda::KernelMap<T>>(a)) {
     const auto m = as<cuda::KernelMap<T>>(a);
     std::printf("{\"batch\": %ld, \"count\": %ld}", m.batch, m.count);
@@ -359,7 +368,11 @@ KernelKind kernel(const std::string& name) {
   for (const auto& [known, which] : std::map<std::string, KernelKind>{{"krr", KernelKind::linear},
                                                                       {"rbf", KernelKind::rbf},
                                                                       {"matern_5", KernelKind::matern_5},
-                                                                      {"polynomial", KernelKind::polynomial}})
+                                                                      {"polynomial", KernelKind::polynomial},
+                                                                      {"arc_cosine_0", KernelKind::arc_cosine_0},
+                                                                      {"arc_cosine_1", KernelKind::arc_cosine_1},
+                                                                      {"nngp", KernelKind::nngp},
+                                                                      {"ntk", KernelKind::ntk}})
     if (known == name) return which;
   std::fprintf(stderr, "no kernel named '%s'\n", name.c_str());
   std::exit(2);

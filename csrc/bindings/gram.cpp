@@ -1,0 +1,52 @@
+// The binding of gram.h.
+#include "../gram.h"
+
+#include "capsules.h"
+#include "kernels.h"
+
+namespace ssdd {
+namespace {
+
+int64_t gram_workspace(int64_t b, int64_t s, int64_t q, int64_t d, int threads, bool on_cuda) {
+  require_fits(b, std::max(s, q), std::max(std::max(s, q), d));
+  require(std::min(s, q) >= 0 && d >= 0, "shape: sizes must not be negative");
+  require_threads(threads);
+  return on_cuda ? cuda::gram_workspace(b, s, q, d) : cpu::gram_workspace(b, s, q, threads);
+}
+
+void gram(const Capsule& x, const Capsule& z, const Capsule& hyper, const std::vector<double>& values, int kernel,
+          int order, const Capsule& k, const Capsule& work, int64_t b, int64_t s, int64_t q, int64_t d, int threads,
+          uintptr_t stream) {
+  auto run = [&](auto zero) {
+    using T = decltype(zero);
+    Reader<T> r;
+    GramArgs<T> a{};
+    const int64_t size = gram_workspace(b, s, q, d, threads, is_cuda(x));
+    a.batch = b;
+    a.s = s;
+    a.q = q;
+    a.d = d;
+    a.threads = threads;
+    a.x = r.features("x", tensor_of(x), b, s, d, a.x_element);
+    a.z = r.features("z", tensor_of(z), b, q, d, a.z_element);
+    a.k = r.template array<T>("k", tensor_of(k), b * s * q);
+    a.hyper = r.hyper(tensor_of(hyper), values, b);
+    a.kernel = kernel_kind(kernel, order);
+    a.order = order;
+    require_values(a.kernel, a.hyper.count, 0, sizeof(T));
+    require_all("x and k", a.x.p, a.k);
+    a.work = r.template array<T>("work", tensor_of(work), size);
+    require_all("work", a.work);
+    run_on(r, [&] { cuda::gram(a, reinterpret_cast<void*>(stream)); }, [&] { cpu::gram(a); });
+  };
+  by_type(x, [&] { run(float()); }, [&] { run(double()); });
+}
+
+}  // namespace
+
+void bind_gram(py::module_& m) {
+  m.def("gram", &gram);
+  m.def("gram_workspace", &gram_workspace);
+}
+
+}  // namespace ssdd
