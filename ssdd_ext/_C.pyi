@@ -289,6 +289,26 @@ def tridiagonal_solve(
     threads: int,
 ) -> None: ...
 def tridiagonal_workspace(n: int, m: int, threads: int) -> int: ...
+def gram_backward(
+    x: _Capsule,
+    z: _Capsule,
+    grad: _Capsule,
+    hyper: _Capsule,
+    values: list[float],
+    kernel: int,
+    order: int,
+    grad_x: _Capsule,
+    grad_z: _Capsule,
+    grad_hyper: _Capsule,
+    work: _Capsule,
+    b: int,
+    s: int,
+    q: int,
+    d: int,
+    chunk: int,
+    threads: int,
+) -> None: ...
+def gram_backward_workspace(b: int, s: int, q: int, d: int, chunk: int, symmetric: bool, threads: int) -> int: ...
 def gram_workspace(batch: int, s: int, q: int, d: int, threads: int, cuda: bool) -> int: ...
 def cholesky_workspace(batch: int, s: int, c: int, threads: int, cuda: bool) -> int: ...
 def krr_workspace(shape: KrrShape, backward: bool, cuda: bool) -> int: ...

@@ -31,7 +31,8 @@ def result_dtype(x: Tensor) -> torch.dtype:
     return torch.float32 if x.element_size() == 2 else x.dtype
 
 
-def _gram(x: Tensor, z: Tensor | None, hyper: Tensor | None, values: list[float], kernel: str) -> Tensor:
+def forward(x: Tensor, z: Tensor | None, hyper: Tensor | None, values: list[float], kernel: str) -> Tensor:
+    """Compute the Gram matrix by one call of the core."""
     s, d, q = x.shape[-2], x.shape[-1], (x if z is None else z).shape[-2]
     batch, threads = math.prod(x.shape[:-2]), torch.get_num_threads()
     k = x.new_empty(*x.shape[:-1], q, dtype=result_dtype(x))
@@ -158,4 +159,4 @@ def squares_backward(
     return x_bar, z_bar
 
 
-run_gram = register("gram", _gram, _gram_fake, gram_backward, gram_setup)
+run_gram = register("gram", forward, _gram_fake, gram_backward, gram_setup)
