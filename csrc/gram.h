@@ -14,8 +14,7 @@
 //
 // Apart from the linear one, a kernel function is one of the argument |x - z|^2 or x.z, and of |x|^2 and |z|^2 for the
 // last four. Those are functions of an angle, which near 0 has half the digits of its cosine: they exist in double
-// only, and the caller widens float points (ssdd_ext/ops). On the GPU they do not exist: PyTorch's double products are
-// faster there.
+// only, and the caller widens float points (ssdd_ext/ops). angles.h has them, for the CPU and the GPU.
 //
 // x [B, S, D] and z [B, Q, D] have any strides and may alias; k [B, S, Q] is dense and row-major and aliases neither.
 // z.p == nullptr: k(x, x), one triangle computed and mirrored, the diagonal that of a point with itself, which for a
@@ -37,7 +36,16 @@ struct GramArgs {
   T* work;
   int threads;
   Element x_element = Element::own, z_element = Element::own;
-  int order = 0;  // the degree of a polynomial, the hidden layers of a network
+  int order = 0;        // the degree of a polynomial, the hidden layers of a network
+  bool halves = false;  // as in KrrShape (krr.h)
+};
+
+// The numbers of a network's kernel for points of so many features: w^2 / D, b^2, h = w^2 / 2, 1 / D, 2 w, 2 b.
+struct NetworkNumbers {
+  double c[6];
+  constexpr NetworkNumbers(double w, double b, int64_t features)
+      : c{w * w / static_cast<double>(features > 0 ? features : 1), b * b, w * w / 2,
+          1.0 / static_cast<double>(features > 0 ? features : 1),   2 * w, 2 * b} {}
 };
 
 // The gradients of any kernel but the linear one, on the CPU, from grad [B, S, Q] with any strides. The arguments are

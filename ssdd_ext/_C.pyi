@@ -18,6 +18,7 @@ def gram(
     d: int,
     threads: int,
     stream: int,
+    halves: bool,
 ) -> None: ...
 def solve(
     a: _Capsule,
@@ -80,6 +81,7 @@ class KrrShape:
         fused_gram: bool = False,
         lanes: bool = False,
         order: int = 0,
+        halves: bool = False,
     ) -> None: ...
     @property
     def batch(self) -> int: ...

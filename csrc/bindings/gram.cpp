@@ -16,7 +16,7 @@ int64_t gram_workspace(int64_t b, int64_t s, int64_t q, int64_t d, int threads, 
 
 void gram(const Capsule& x, const Capsule& z, const Capsule& hyper, const std::vector<double>& values, int kernel,
           int order, const Capsule& k, const Capsule& work, int64_t b, int64_t s, int64_t q, int64_t d, int threads,
-          uintptr_t stream) {
+          uintptr_t stream, bool halves) {
   auto run = [&](auto zero) {
     using T = decltype(zero);
     Reader<T> r;
@@ -27,13 +27,14 @@ void gram(const Capsule& x, const Capsule& z, const Capsule& hyper, const std::v
     a.q = q;
     a.d = d;
     a.threads = threads;
+    a.halves = halves;
     a.x = r.features("x", tensor_of(x), b, s, d, a.x_element);
     a.z = r.features("z", tensor_of(z), b, q, d, a.z_element);
     a.k = r.template array<T>("k", tensor_of(k), b * s * q);
     a.hyper = r.hyper(tensor_of(hyper), values, b);
     a.kernel = kernel_kind(kernel, order);
     a.order = order;
-    require_values(a.kernel, a.hyper.count, 0, r.cuda(), sizeof(T));
+    require_values(a.kernel, a.hyper.count, 0, sizeof(T));
     require_all("x and k", a.x.p, a.k);
     a.work = r.template array<T>("work", tensor_of(work), size);
     require_all("work", a.work);

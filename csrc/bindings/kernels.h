@@ -14,9 +14,9 @@ inline KernelKind kernel_kind(int code, int order) {
   return kind;
 }
 
-inline void require_values(KernelKind kind, int count, int ridge, bool on_cuda, size_t size) {
+inline void require_values(KernelKind kind, int count, int ridge, size_t size) {
   require(count == parameter_count(kind) + ridge, "hyper: wrong number of values");
-  require(!of_norms(kind) || (size == 8 && !on_cuda), "kernel: functions of an angle run in double, on the CPU");
+  require(!of_norms(kind) || size == 8, "kernel: functions of an angle run in double");
 }
 
 }  // namespace ssdd

@@ -22,7 +22,7 @@ void read_inputs(Reader<T>& r, const Inputs& in, Args& a) {
   a.x_q = r.features("x_q", tensor_of(in.x_q), s.batch, s.q, s.d, a.q_element);
   require(a.x_s && a.y_s && (a.x_q || s.q == 0), "x_s, y_s and x_q: expected a tensor each, got None");
   a.hyper = r.hyper(tensor_of(in.hyper), in.values, s.batch);
-  require_values(s.kernel, a.hyper.count, 1, r.cuda(), sizeof(T));
+  require_values(s.kernel, a.hyper.count, 1, sizeof(T));
 }
 
 struct Gradients {

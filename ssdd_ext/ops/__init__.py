@@ -15,11 +15,12 @@ from .eager_gram import eager_cholesky, eager_from_gram
 from .fitted import Fitted, eager_fit
 from .gaussian import log_determinant, solve_again
 from .krr import explain, krr, krr_mse
-from .native import build_info, gpu, unavailable
+from .native import angle_layers, build_info, gpu, unavailable
 from .small import plan_small, small_krr_mse
 
 __all__ = [
     "Fitted",
+    "angle_layers",
     "build_info",
     "cholesky",
     "cholesky_solve",

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from .. import plan
 from ..checks import full_precision
 from ..kernels import matmul
 from .native import (
@@ -51,6 +52,7 @@ def forward(x: Tensor, z: Tensor | None, hyper: Tensor | None, values: list[floa
             d,
             threads,
             stream(x),
+            plan.gpu.HALVES,
         )
         return_workspace(work)
     return k

@@ -37,6 +37,8 @@ CALLS = (
             ("krr", 1, 250, 20, 70, 66, "low_rank", "low_rank"),  # tiles, and a solve that did not factor
         )
     ]
+    + [("double", "ntk", 2, 20, 40, 33, 8, "all")]
+    + [("float", "product", 2, 132, 72, k, "k-float", "across-float", 128, "halves") for k in (104, 1032)]
     + [
         ("float", "product", 2, 70, 40, 90, a, b, 64)
         for a in ("k-float", "across-bf16")

@@ -100,11 +100,12 @@ def sentences(cells: Sequence[Cell]) -> list[str]:
     lines = worth_little(cells)
     for method, c in comparisons(cells).items():
         verdict = "more than two standard errors" if c.significant else "NOT more than two standard errors"
+        spread = f" ± {c.standard_error:.3f}, {verdict}"
         if math.isnan(c.standard_error):
-            verdict = "one seed: no standard error"
+            spread = "; one seed, so no standard error"
         lines.append(
             f"KRR-ST against {method}: representation error {_change(c.reduction)} "
-            f"(paired difference {c.difference:.3f} ± {c.standard_error:.3f}, {verdict})."
+            f"(paired difference {c.difference:.3f}{spread})."
         )
     means = {
         method: mean_and_error(values)[0]

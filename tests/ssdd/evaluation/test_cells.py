@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from ssdd.artifact import read_safetensors
+from ssdd.checkpoint import Checkpoints, Stopped
 from ssdd.config import Diverged, InputError, PretrainConfig
 from ssdd.data import ImageSet
 from ssdd.evaluation import evaluate, pretrain, save_backbone
@@ -34,6 +35,21 @@ def test_batches_smaller_than_the_set_use_all_of_it(make, pairs):
     assert torch.equal(network.head.weight, again.head.weight)
     with pytest.raises(Diverged):
         pretrain(again, pairs, PretrainConfig(steps=200, lr=1e20))
+
+
+def test_a_pretraining_that_stops_goes_on_to_the_same_bits(make, pairs, tmp_path):
+    config = PretrainConfig(steps=11, batch=16, contrast=1.5)
+    whole, first, second, other = (seeded(lambda: make(16), 0) for _ in range(4))
+    pretrain(whole, pairs, config)
+    asked = iter([False, False, False, True])
+    with pytest.raises(Stopped, match="stopped after step 4"):
+        pretrain(first, pairs, config, checkpoints=Checkpoints(tmp_path, "pretrain", stop=lambda: next(asked)))
+    pretrain(second, pairs, config, checkpoints=Checkpoints(tmp_path, "pretrain"))
+    for name, value in whole.state_dict().items():
+        assert torch.equal(second.state_dict()[name], value), name
+    with pytest.raises(InputError, match="pretrain.lr = .* seed = 0 there, 1 here"):
+        changed = dataclasses.replace(config, lr=0.3)
+        pretrain(other, pairs, changed, seed=1, checkpoints=Checkpoints(tmp_path, "pretrain"))
 
 
 def test_contrast_is_taken_back_from_the_head(make, pairs):
