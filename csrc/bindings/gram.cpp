@@ -73,7 +73,7 @@ void gram_backward(const Capsule& x, const Capsule& z, const Capsule& grad, cons
     a.kernel = kernel_kind(kernel, order);
     a.order = order;
     require(a.kernel != KernelKind::linear, "gram_backward: the linear kernel has none");
-    require_values(a.kernel, a.hyper.count, 0, r.cuda(), sizeof(T));
+    require_values(a.kernel, a.hyper.count, 0, sizeof(T));
     a.grad_x = r.template array<T>("grad_x", tensor_of(grad_x), b * s * d);
     a.grad_z = r.template array<T>("grad_z", tensor_of(grad_z), b * q * d);
     a.grad_hyper = r.template array<T>("grad_hyper", tensor_of(grad_hyper), b * a.hyper.count);
