@@ -67,6 +67,16 @@ def test_a_gram_matrix_in_panels_is_the_formula(sizes):
     agree(krr_mse(inputs, backend="planned"), mse(inputs), inputs)
 
 
+@pytest.mark.parametrize("size", [(), (2,)], ids=["one", "per problem"])
+def test_gradients_of_the_primal(size):
+    """Also to the scale and the ridge. A bias that is a tensor would make the fit dual."""
+    inputs = draw(Problem("primal", 30, 12, 7, 3, Linear(1.5, 0.5), Ridge.mean_trace(1e-2), batch=(2,)))
+    scale, ridge = (torch.full(size, value, dtype=torch.float64, requires_grad=True) for value in (1.5, 1e-2))
+    inputs = Inputs(*inputs.leaves().values(), Linear(scale, 0.5), Ridge.mean_trace(ridge))
+    assert planned.is_primal(inputs.x_s, inputs.y_s, inputs.kernel) and len(inputs.leaves()) == 6
+    agree(krr_mse(inputs, backend="planned"), mse(inputs), inputs)
+
+
 def test_the_orders_follow_the_shape():
     assert orders.predicts_low_rank(1000, 1024, 8192, 10) and orders.pulls_back_low_rank(1000, 8192, 10)
     assert not orders.predicts_low_rank(1000, 1024, 8192, 900) and not orders.pulls_back_low_rank(1000, 8192, 900)

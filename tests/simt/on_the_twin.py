@@ -29,10 +29,10 @@ core = ctypes.CDLL(ssdd_ext._C.__file__)
 core.simt_launches.restype = core.simt_launched.restype = ctypes.c_int64
 core.simt_launched.argtypes = ctypes.c_int64, ctypes.c_void_p
 
-# All rows of test_cuda_values.py are about the kernels. Other rows run on the CPU core already, and all kernels on
-# the twin in test_kernels.py: what Python hands over is the same in many rows, so one in three runs here, and all with
-# empty inputs.
-WHOLE, EVERY = re.compile(r"test_cuda_values\.py|no_query|no_queries|batch_0"), 3
+# All rows of the first are about the kernels, and the second has few. Other rows run on the CPU's core already, and all
+# kernels on the twin in test_kernels.py: what Python hands over is the same in many rows, so one in three runs here,
+# and all with empty inputs.
+WHOLE, EVERY = re.compile(r"test_cuda_values\.py|test_drop_in\.py|no_query|no_queries|batch_0"), 3
 
 tests: dict[str, dict[str, object]] = {}
 
