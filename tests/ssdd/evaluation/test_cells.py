@@ -67,6 +67,12 @@ def test_contrast_is_taken_back_from_the_head(make, pairs):
         PretrainConfig(contrast=0.0)
 
 
+def test_images_of_another_size_are_refused_with_what_to_say(make, pairs, few, small):
+    wide = ImageSet("wide", torch.zeros(4, 9, 9, 1, dtype=torch.uint8), torch.zeros(2, 9, 9, 1, dtype=torch.uint8))
+    with pytest.raises(InputError, match=r"as wide has, got \[1, 8, 8\]; .*--size 8 "):
+        evaluate(pairs, wide, None, make, small)
+
+
 def test_outputs_must_match(make, pairs):
     with pytest.raises(InputError, match="16 outputs"):
         pretrain(make(3), pairs, PretrainConfig(steps=1))

@@ -201,6 +201,9 @@ def test_comparisons_and_sentences():
     assert "33.3% lower" in text and "NOT more than two" in text and "saturated" in text
     assert "50.0% HIGHER" in " ".join(sentences([{**c, "error": 0.9} if c["method"] == KRR_ST else c for c in cells()]))
     assert "saturated" not in " ".join(sentences(cells(saturated=False)))
+    worse = [{**c, "probes": {"features/0": 60.0}} if c["method"] == TEACHER else c for c in cells()]
+    text = " ".join(sentences(worse))
+    assert "teacher itself reads out worse than no pre-training (60.0% and" in text and "saturated" not in text
 
 
 def test_a_single_seed_makes_no_claim():
