@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 
 from .. import checks
-from .planned import both, planned_solve
 from .planned_gram import BatchedFunction
+from .planned_solve import both, planned_solve
 from .register import is_differentiated
 
 

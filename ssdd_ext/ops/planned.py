@@ -1,8 +1,8 @@
 """Planned PyTorch: the native core's orders of work in PyTorch calls, for every device that PyTorch has.
 
 It uses one factorisation per problem, a backward from its factor, and the cheapest of dual dense, dual low rank and
-primal. Nothing here synchronises with a GPU. A linear kernel is fitted as a whole (:class:`_FitDual`,
-:class:`_FitPrimal`), and its predictions are ordinary products. Every other kernel forms K_ss and K_qs, which autograd
+primal. Nothing here synchronises with a GPU. A linear kernel is fitted as a whole (:class:`FitDual`,
+:class:`FitPrimal`), and its predictions are ordinary products. Every other kernel forms K_ss and K_qs, which autograd
 differentiates, around :class:`Solve`. If a backward is itself differentiated, it solves again by differentiable calls:
 gradients of any order are right, and only the first is fast.
 """
@@ -17,22 +17,16 @@ import torch
 from torch import Tensor
 from torch.nn.functional import mse_loss
 
-from .. import checks, plan
+from .. import plan
 from ..kernels import RBF, Kernel, Linear, for_matrices, match_parameter, matmul
 from ..plan import planned as orders
 from ..reference import BAD_PARAMETER
-from ..reference import cholesky as reference_cholesky
 from ..ridge import VECTOR_KINDS, Ridge
-from .factor import factor_backward
 from .hyper import number_if_constant
-from .planned_gram import BatchedFunction, gram
-from .register import in_forward_mode, is_differentiated
+from .planned_gram import gram
+from .planned_solve import Factor, FitDual, FitPrimal, Number, Solve, with_diagonal
+from .register import in_forward_mode
 from .spectrum import per_target_solve
-
-# Rows of a panel of the Gram matrix: enough for full-speed products, few enough to save most of the upper half.
-PANEL = 256
-
-Number = float | Tensor
 
 
 def unavailable() -> str | None:
@@ -42,204 +36,9 @@ def unavailable() -> str | None:
     return "planned PyTorch has no forward mode" if in_forward_mode() else None
 
 
-# --- one factorisation ------------------------------------------------------------------------------
-
-
-def _factorise(a: Tensor, on_failure: str, watched: bool) -> tuple[Tensor, Tensor, Tensor]:
-    """Return (L, status, jitter) of a [..., n, n], whose lower triangle is read; a failed problem's factor is NaN.
-
-    ``watched=False``: the status is not used, so NaN that LAPACK accepts as a pivot is not searched for.
-    """
-    if watched or on_failure == "jitter":
-        return reference_cholesky(a, on_failure)
-    factor, status = torch.linalg.cholesky_ex(a)
-    factor = factor.masked_fill_((status != 0)[..., None, None], math.nan)
-    return factor, status, a.new_zeros(a.shape[:-2])
-
-
-def _triangle(x: Tensor) -> Tensor:
-    """Return X X^T [..., S, S] of x [..., S, D]; only the lower triangle must be correct."""
-    s = x.shape[-2]
-    if x.dim() > 2 or torch.compiler.is_compiling() or s < 2 * PANEL:
-        # A batch stays one call: splitting it would cost more than the saved half.
-        return x @ x.mT
-    out = x.new_zeros(s, s)
-    for start in range(0, s, PANEL):
-        stop = min(start + PANEL, s)
-        torch.mm(x[start:stop], x[:stop].mT, out=out[start:stop, :stop])
-    return out
-
-
-def _add_to_diagonal_(a: Tensor, amount: Number) -> Tensor:
-    a.diagonal(dim1=-2, dim2=-1).add_(amount[..., None] if isinstance(amount, Tensor) else amount)
-    return a
-
-
-def with_diagonal(a: Tensor, amount: Number) -> Tensor:
-    return a + for_matrices(amount) * torch.eye(a.shape[-1], dtype=a.dtype, device=a.device)
-
-
-def _save_fit(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
-    """Save the tensors of the inputs, then the result, its factor and the jitter."""
-    result, factor, status, jitter = output
-    ctx.others = [None if isinstance(value, Tensor) else value for value in inputs]
-    ctx.save_for_backward(*(v if isinstance(v, Tensor) else None for v in inputs), result, factor, jitter)
-    ctx.mark_non_differentiable(factor, status, jitter)
-    ctx.set_materialize_grads(False)
-
-
-def _load_saved(ctx: Any) -> list[Any]:
-    """Return the inputs, then the result, its factor and the jitter."""
-    saved = ctx.saved_tensors
-    inputs = [other if tensor is None else tensor for other, tensor in zip(ctx.others, saved, strict=False)]
-    return [*inputs, *saved[len(ctx.others) :]]
-
-
-class _Factor(BatchedFunction):
-    """Computes (L, status, jitter) of a [..., n, n], with PyTorch's own gradient, which ignores autocast."""
-
-    @staticmethod
-    def forward(a: Tensor, on_failure: str) -> Any:
-        return reference_cholesky(a, on_failure)
-
-    @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
-        ctx.save_for_backward(output[0])
-        ctx.mark_non_differentiable(*output[1:])
-        ctx.set_materialize_grads(False)
-
-    @staticmethod
-    def backward(ctx: Any, grad: Tensor | None, *_: Any) -> Any:
-        (factor,) = ctx.saved_tensors
-        return None if grad is None else factor_backward(factor, grad), None
-
-
-class Solve(BatchedFunction):
-    """Computes (A^-1 Y, factor, status, jitter) of a [..., n, n] and y [..., n, C]."""
-
-    @staticmethod
-    def forward(a: Tensor, y: Tensor, on_failure: str, watched: bool) -> Any:
-        factor, status, jitter = _factorise(a, on_failure, watched)
-        return torch.cholesky_solve(y, factor), factor, status, jitter
-
-    setup_context = staticmethod(_save_fit)
-
-    @staticmethod
-    def backward(ctx: Any, grad: Tensor | None, *_: Any) -> Any:
-        if grad is None:
-            return None, None, None, None
-        a, y, _, _, x, factor, jitter = _load_saved(ctx)
-        with checks.full_precision(grad):
-            u, x = both(grad, x, factor, lambda: with_diagonal(a, jitter), y)
-            a_bar = None
-            if ctx.needs_input_grad[0]:
-                half = u @ x.mT
-                a_bar = -0.5 * (half + half.mT)
-        return a_bar, u, None, None
-
-
-def both(grad: Tensor, x: Tensor, factor: Tensor, matrix: Any, right: Any) -> tuple[Tensor, Tensor]:
-    """Return (A^-1 grad, x = A^-1 right), from the factor, or as differentiable functions of ``matrix()``."""
-    if not is_differentiated():
-        return torch.cholesky_solve(grad, factor), x
-    a = matrix()
-    right = right() if callable(right) else right
-    return Solve.apply(a, grad, "nan", False)[0], Solve.apply(a, right, "nan", False)[0]
-
-
-def planned_solve(a: Tensor, y: Tensor) -> Tensor:
-    """Return A^-1 Y, differentiable any number of times; NaN for a problem that fails."""
-    x: Tensor = Solve.apply(a, y, "nan", False)[0]
-    return x
-
-
-class _FitDual(BatchedFunction):
-    """Computes (alpha, factor, status, jitter) with alpha = (scale X X^T + bias + lambda I)^-1 Y.
-
-    x [..., S, D], y [..., S, C]; scale, bias and lambda are numbers, or tensors of the full batch shape.
-    """
-
-    @staticmethod
-    def forward(
-        x: Tensor, y: Tensor, scale: Number, bias: Number, amount: Number, on_failure: str, watched: bool
-    ) -> Any:
-        a = _triangle(x)
-        if isinstance(scale, Tensor) or scale != 1:
-            a.mul_(for_matrices(scale))
-        if isinstance(bias, Tensor) or bias != 0:
-            a.add_(for_matrices(bias))
-        factor, status, jitter = _factorise(_add_to_diagonal_(a, amount), on_failure, watched)
-        return torch.cholesky_solve(y, factor), factor, status, jitter
-
-    setup_context = staticmethod(_save_fit)
-
-    @staticmethod
-    def backward(ctx: Any, grad: Tensor | None, *_: Any) -> Any:
-        if grad is None:
-            return (None,) * 7
-        x, y, scale, bias, amount, _, _, alpha, factor, jitter = _load_saved(ctx)
-        need_x, _, need_scale, need_bias, need_amount = ctx.needs_input_grad[:5]
-
-        def matrix() -> Tensor:
-            return with_diagonal(for_matrices(scale) * (x @ x.mT) + for_matrices(bias), amount + jitter)
-
-        x_bar = scale_bar = bias_bar = amount_bar = None
-        with checks.full_precision(grad):
-            u, alpha = both(grad, alpha, factor, matrix, y)
-            low_rank = orders.pulls_back_low_rank(x.shape[-2], x.shape[-1], y.shape[-1])
-            if need_scale or (need_x and low_rank):
-                w, v = alpha.mT @ x, u.mT @ x
-            if need_scale:
-                scale_bar = -(w * v).sum((-2, -1))
-            if need_x and low_rank:
-                x_bar = -for_matrices(scale) * (torch.cat((u, alpha), -1) @ torch.cat((w, v), -2))
-            elif need_x:
-                half = u @ alpha.mT
-                x_bar = -for_matrices(scale) * ((half + half.mT) @ x)
-            if need_bias:
-                bias_bar = -(u.sum(-2) * alpha.sum(-2)).sum(-1)
-            if need_amount:
-                amount_bar = -(u * alpha).sum((-2, -1))
-        return x_bar, u, scale_bar, bias_bar, amount_bar, None, None
-
-
-class _FitPrimal(BatchedFunction):
-    """Computes (w, factor, status, jitter) with w = (Phi^T Phi + lambda I)^-1 Phi^T Y, for phi [..., S, n] and y
-    [..., S, C]."""
-
-    @staticmethod
-    def forward(phi: Tensor, y: Tensor, amount: Number, on_failure: str, watched: bool) -> Any:
-        factor, status, jitter = _factorise(_add_to_diagonal_(_triangle(phi.mT), amount), on_failure, watched)
-        return torch.cholesky_solve(phi.mT @ y, factor), factor, status, jitter
-
-    setup_context = staticmethod(_save_fit)
-
-    @staticmethod
-    def backward(ctx: Any, grad: Tensor | None, *_: Any) -> Any:
-        if grad is None:
-            return (None,) * 5
-        phi, y, amount, _, _, w, factor, jitter = _load_saved(ctx)
-
-        def matrix() -> Tensor:
-            return with_diagonal(phi.mT @ phi, amount + jitter)
-
-        phi_bar = None
-        with checks.full_precision(grad):
-            v, w = both(grad, w, factor, matrix, lambda: phi.mT @ y)
-            u = phi @ v
-            if ctx.needs_input_grad[0]:
-                # The residual form is used, as (Y - Phi w) / lambda of the dual formulas would lose the digits.
-                phi_bar = torch.cat((y - phi @ w, -u), -1) @ torch.cat((v, w), -1).mT
-            amount_bar = -(v * w).sum((-2, -1)) if ctx.needs_input_grad[2] else None
-        return phi_bar, u, amount_bar, None, None
-
-
-# --- the calls --------------------------------------------------------------------------------------
-
-
 def cholesky(a: Tensor, on_failure: str = "nan", watched: bool = True) -> tuple[Tensor, Tensor, Tensor]:
     """Return (L, status, jitter) of a [..., S, S]."""
-    factor, status, jitter = _Factor.apply(a, on_failure)
+    factor, status, jitter = Factor.apply(a, on_failure)
     return factor, status, jitter
 
 
@@ -369,9 +168,9 @@ def fit(
     amount, every = _guard(amount, valid + _valid(kernel, x_s), x_s)
     if is_primal(x_s, y_s, kernel):
         phi = features(x_s, scale, bias)
-        weights, factor, status, jitter = _FitPrimal.apply(phi, y_s, amount, on_failure, watched)
+        weights, factor, status, jitter = FitPrimal.apply(phi, y_s, amount, on_failure, watched)
         return None, weights, factor, _flag_status(status, every), jitter
-    alpha, factor, status, jitter = _FitDual.apply(x_s, y_s, scale, bias, amount, on_failure, watched)
+    alpha, factor, status, jitter = FitDual.apply(x_s, y_s, scale, bias, amount, on_failure, watched)
     return alpha, None, factor, _flag_status(status, every), jitter
 
 

@@ -16,6 +16,7 @@ from torch import Tensor
 from ..kernels import Kernel, from_spec
 from ..ridge import Ridge
 from . import planned
+from .planned_solve import Solve, with_diagonal
 
 Tensors = tuple[Tensor, ...]
 
@@ -94,11 +95,11 @@ def solve_gradients(
             return a
         value = more[0][..., -1] if more else values[-1]
         amount: Any = Ridge(ridge, value, detach).amount(a, value)
-        return planned.with_diagonal(a, amount)
+        return with_diagonal(a, amount)
 
     vjp: Any = torch.func.vjp
     regularised, pull = vjp(matrix, a, *(() if hyper is None else (hyper,)))
-    u = planned.Solve.apply(regularised, grad, "jitter", False)[0]
+    u = Solve.apply(regularised, grad, "jitter", False)[0]
     half = u @ x.mT
     a_bar, *more = pull(-0.5 * (half + half.mT))
     return a_bar, u, *more

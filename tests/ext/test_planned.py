@@ -13,7 +13,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 import ssdd_ext
 from ssdd_ext import NNGP, NTK, RBF, ArcCosine, FactorizationError, Kernel, Linear, Ridge, plan
 from ssdd_ext.api import call
-from ssdd_ext.ops import planned
+from ssdd_ext.ops.planned_solve import PANEL
 from ssdd_ext.plan import planned as orders
 from ssdd_ext.testing import Inputs, Problem, draw, gradients, mse, relative_error
 
@@ -62,7 +62,7 @@ def test_every_order_of_the_products_is_the_formula(predict, pull_back, batch, m
 
 @pytest.mark.parametrize("sizes", [(600, 50, 700, 3), (900, 50, 530, 3)], ids=["dual", "primal"])
 def test_a_gram_matrix_in_panels_is_the_formula(sizes):
-    assert min(sizes[0], sizes[2]) >= 2 * planned.PANEL
+    assert min(sizes[0], sizes[2]) >= 2 * PANEL
     inputs = draw(Problem("panels", *sizes, Linear(bias=1.0), Ridge.trace(1e-2)), requires_grad=("x_s", "y_s"))
     agree(krr_mse(inputs, backend="planned"), mse(inputs), inputs)
 
