@@ -92,7 +92,7 @@ struct Run {
       for (int64_t j = 0; j < x.columns; ++j) x(i, j) = float(x(i, j) + c.far * double(i % 3));
   }
 
-  double bound() const { return tolerance<T>(5000 + 100 * double(c.s) + 20 * double(c.d)); }
+  double bound() const { return tolerance<T>(7000 + 100 * double(c.s) + 20 * double(c.d)); }
 
   std::string where(int64_t b) const {
     std::ostringstream text;
