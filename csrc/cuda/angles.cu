@@ -82,6 +82,12 @@ struct Ntk {
   using Function = Network<One, Row, Layers, true>;
 };
 
+// How many numbers a block keeps in shared memory.
+template <class Kind>
+constexpr int layer_numbers(int layers) {
+  return std::is_same_v<Kind, Nngp> || std::is_same_v<Kind, Ntk> ? layers * kNumbers * kThreads : 0;
+}
+
 SIMT_KERNEL(kThreads)
 void lengths_kernel(int64_t rows, int64_t features, Source<double> x, double* out, int64_t out_bs) {
   const int64_t b = simt::block().x / rows, i = simt::block().x % rows;
@@ -112,9 +118,9 @@ void angle_map_kernel(Angles a, double* k, int64_t k_bs) {
 template <class Kind>
 SIMT_KERNEL(kThreads)
 void angle_slope_kernel(AngleSlopes s) {
-  simt::Shared shared;
-  double* const layers = shared.take<double>(0);
   const Angles& a = s.of;
+  simt::Shared shared;
+  double* const layers = shared.take<double>(layer_numbers<Kind>(a.order));
   const int64_t b = simt::block().x / a.rows, i = simt::block().x % a.rows;
   Row row(a, b, i, layers + simt::thread());
   const double* const arguments = a.arguments + b * a.arguments_bs + i * a.columns;
@@ -145,8 +151,7 @@ void launch_map(const Angles& a, double* k, int64_t k_bs, simt::Stream stream) {
 }
 template <class Kind>
 void launch_slopes(const AngleSlopes& s, simt::Stream stream) {
-  constexpr bool network = std::is_same_v<Kind, Nngp> || std::is_same_v<Kind, Ntk>;
-  const int bytes = network ? s.of.order * kNumbers * kThreads * static_cast<int>(sizeof(double)) : 0;
+  const int bytes = layer_numbers<Kind>(s.of.order) * static_cast<int>(sizeof(double));
   simt::launch(&angle_slope_kernel<Kind>, {static_cast<unsigned>(s.batch * s.rows)}, kThreads, bytes, stream, s);
 }
 
