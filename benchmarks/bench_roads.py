@@ -158,6 +158,22 @@ def ridges(scale: int) -> Iterator[Road]:
         yield Road(what, (s, d, c, q), 1.2, 2, ours, other, error(ours(), decomposed(*wide, shifts.double())))
 
 
+def gram_gradients(scale: int) -> Iterator[Road]:
+    """Yield one Gram matrix with its gradient, beside planned PyTorch, for a kernel of each kind."""
+    s, q, d = (size // scale for size in (300, 400, 64))
+    x, z, bar = torch.randn(s, d, requires_grad=True), torch.randn(q, d, requires_grad=True), torch.randn(s, q)
+    wide = [t.detach().double().requires_grad_() for t in (x, z)]
+    for kernel in (ssdd_ext.Matern(5.0, 2.5), ssdd_ext.RationalQuadratic(5.0, 1.3), ssdd_ext.NTK(3, 1.4, 0.1)):
+
+        def run(backend: str, points: Sequence[Tensor] = (x, z), kernel: Any = kernel) -> Any:
+            k = ssdd_ext.gram(*points, kernel=kernel, backend=backend)
+            return torch.autograd.grad(k, points, bar.to(points[0].dtype))
+
+        off = max(error(got, want) for got, want in zip(run("auto"), run("torch", wide), strict=True))
+        others: dict[str, Call] = {"PyTorch, planned": partial(run, "planned")}
+        yield Road(f"gram, forward + backward, {kernel.name}", (s, q, d), None, None, partial(run, "auto"), others, off)
+
+
 def _path(x: Tensor, y: Tensor, z: Tensor, ridges: Ridge) -> Tensor:
     return ssdd_ext.krr_path(x, y, ridges=ridges).predict(z)
 
@@ -239,7 +255,7 @@ def _both(leaf: Tensor, call: Call) -> None:
     call().sum().backward()
 
 
-ROADS = (batches, small, grams, problems, ridges, factors, calls)
+ROADS = (batches, small, grams, problems, gram_gradients, ridges, factors, calls)
 
 
 def verdict(row: dict[str, Any]) -> str:

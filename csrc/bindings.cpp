@@ -24,8 +24,6 @@ void connect_blas() {
   table.dtrsm = reinterpret_cast<decltype(table.dtrsm)>(function_of(blas, "dtrsm"));
   table.ssytrd = reinterpret_cast<decltype(table.ssytrd)>(function_of(lapack, "ssytrd"));
   table.dsytrd = reinterpret_cast<decltype(table.dsytrd)>(function_of(lapack, "dsytrd"));
-  table.sormtr = reinterpret_cast<decltype(table.sormtr)>(function_of(lapack, "sormtr"));
-  table.dormtr = reinterpret_cast<decltype(table.dormtr)>(function_of(lapack, "dormtr"));
   cpu::blas::set_table(table);
   const ThreadControl control = find_openblas();
   cpu::blas::set_thread_control(control.get, control.set);

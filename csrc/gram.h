@@ -36,7 +36,8 @@ struct GramArgs {
   T* work;
   int threads;
   Element x_element = Element::own, z_element = Element::own;
-  int order = 0;  // the degree of a polynomial, the hidden layers of a network
+  int order = 0;        // the degree of a polynomial, the hidden layers of a network
+  bool halves = false;  // as in KrrShape (krr.h)
 };
 
 // The numbers of a network's kernel for points of so many features: w^2 / D, b^2, h = w^2 / 2, 1 / D, 2 w, 2 b.
@@ -47,9 +48,27 @@ struct NetworkNumbers {
           1.0 / static_cast<double>(features > 0 ? features : 1),   2 * w, 2 * b} {}
 };
 
+// The gradients of any kernel but the linear one, on the CPU, from grad [B, S, Q] with any strides. The arguments are
+// computed again; memory is for as many rows as `chunk` at a time, if z is not x. grad_x [B, S, D], grad_z [B, Q, D] and
+// grad_hyper [B, count] are dense; each may be nullptr. Parameters out of range give NaN.
+template <class T>
+struct GramBackwardArgs {
+  int64_t batch, s, q, d, chunk;
+  Batch<const T> x, z, grad;
+  T *grad_x, *grad_z, *grad_hyper;
+  Hyper<T> hyper;
+  KernelKind kernel;
+  int order;
+  T* work;
+  int threads;
+};
+
 namespace cpu {
 int64_t gram_workspace(int64_t batch, int64_t s, int64_t q, int threads);  // for any kernel
 template <class T> void gram(const GramArgs<T>& args);
+int64_t gram_backward_workspace(int64_t batch, int64_t s, int64_t q, int64_t d, int64_t chunk, bool symmetric,
+                                int threads);
+template <class T> void gram_backward(const GramBackwardArgs<T>& args);
 }  // namespace cpu
 namespace cuda {
 int64_t gram_workspace(int64_t batch, int64_t s, int64_t q, int64_t d);

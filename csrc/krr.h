@@ -63,6 +63,8 @@ struct KrrShape {
   // on_failure is jitter. Neither pass uses kept.
   bool lanes = false;
   int order = 0;  // of the kernel function (gram.h)
+  // On a GPU: large products of floats take half-precision instructions, three per product, at fp32 accuracy.
+  bool halves = false;
 };
 
 // Rows of S elements per problem in `kept`.

@@ -18,6 +18,7 @@ def gram(
     d: int,
     threads: int,
     stream: int,
+    halves: bool,
 ) -> None: ...
 def solve(
     a: _Capsule,
@@ -80,6 +81,7 @@ class KrrShape:
         fused_gram: bool = False,
         lanes: bool = False,
         order: int = 0,
+        halves: bool = False,
     ) -> None: ...
     @property
     def batch(self) -> int: ...
@@ -287,6 +289,26 @@ def tridiagonal_solve(
     threads: int,
 ) -> None: ...
 def tridiagonal_workspace(n: int, m: int, threads: int) -> int: ...
+def gram_backward(
+    x: _Capsule,
+    z: _Capsule,
+    grad: _Capsule,
+    hyper: _Capsule,
+    values: list[float],
+    kernel: int,
+    order: int,
+    grad_x: _Capsule,
+    grad_z: _Capsule,
+    grad_hyper: _Capsule,
+    work: _Capsule,
+    b: int,
+    s: int,
+    q: int,
+    d: int,
+    chunk: int,
+    threads: int,
+) -> None: ...
+def gram_backward_workspace(b: int, s: int, q: int, d: int, chunk: int, symmetric: bool, threads: int) -> int: ...
 def gram_workspace(batch: int, s: int, q: int, d: int, threads: int, cuda: bool) -> int: ...
 def cholesky_workspace(batch: int, s: int, c: int, threads: int, cuda: bool) -> int: ...
 def krr_workspace(shape: KrrShape, backward: bool, cuda: bool) -> int: ...

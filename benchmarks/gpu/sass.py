@@ -40,6 +40,7 @@ WORKING = 16 * 32  # elements: a strip's diagonal block, transposed
 # Dynamic shared memory of a launch in bytes, for kernels that take any; block sizes are in threads_of.
 DYNAMIC = {
     **{f"tensor_kernel<{size}": 640 * size for size in (64, 128)},
+    "halves_kernel": 16 * 128 * 80,
     **{f"half_kernel<matrix::{element}, {size}": 640 * size for element in ("Bf16", "Half") for size in (64, 128)},
     "mixed_kernel": 40960,
     "plain_kernel<float": 26112,
@@ -179,6 +180,8 @@ def inner_loop(lines: list[str]) -> list[str]:
 def threads_of(name: str) -> int:
     angles = dict.fromkeys(("lengths_kernel", "angle_map_kernel", "angle_slope_kernel"), 128)
     blocks = {"mixed_kernel": 128, "warp_kernel": 128, "probe_kernel": 32, **angles}
+    if name.startswith(("halves_kernel", "ranges_kernel")):
+        return 256
     if name.startswith(("tensor_kernel", "half_kernel")):
         return 256 if re.search(r"\b128\b", name) else 128
     tiles = {"factor_tiles_kernel<float>": 128, "solve_tiles_kernel<float>": 128}

@@ -125,7 +125,13 @@ CALLS: list[tuple[str | int, ...]] = (
             ("bf16", "f16", 64),
         )
     ]
+    + [
+        ("float", "product", 1, 128, 128, 128, f"{a}-float", f"{b}-float", 128, "halves")
+        for a in ("k", "across")
+        for b in ("k", "across")
+    ]
 )
+SCALARS = ("product.cuh", "product_halves.cu")
 # Kernels that plainly read and write one number or one row per problem are not counted.
 KEYS = ("loads", "load_sectors", "load_waste", "operand_waste", "stores", "store_sectors", "store_waste", "ways")
 NO_ACCESSES: dict[str, float] = dict.fromkeys(KEYS, 0)
@@ -149,9 +155,9 @@ def accesses() -> dict[str, dict[str, float]]:
                 f"{space}_sectors": sectors / max(1, requests),
                 f"{space}_waste": sectors / max(1, least),
             }
-        # Without a product's epilogue.
-        product = kernel.startswith(("tensor", "half", "mixed", "plain"))
-        own = [r for r in rows if r["space"] == "load" and not (product and r["line"].startswith("product.cuh"))]
+        # Without a product's epilogue and its scales.
+        product = kernel.startswith(("tensor", "half", "halves", "mixed", "plain"))
+        own = [r for r in rows if r["space"] == "load" and not (product and r["line"].startswith(SCALARS))]
         sectors, least = (sum(r[key] for r in own) for key in ("sectors", "least_sectors"))
         table[kernel]["operand_waste"] = sectors / max(1, least)
     return table

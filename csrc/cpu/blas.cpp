@@ -36,14 +36,6 @@ void call_sytrd(char* u, int* n, double* a, int* lda, double* d, double* e, doub
                 int* info) {
   ready().dsytrd(u, n, a, lda, d, e, tau, w, lw, info);
 }
-void call_ormtr(char* s, char* u, char* t, int* m, int* n, float* a, int* lda, float* tau, float* c, int* ldc, float* w,
-                int* lw, int* info) {
-  ready().sormtr(s, u, t, m, n, a, lda, tau, c, ldc, w, lw, info);
-}
-void call_ormtr(char* s, char* u, char* t, int* m, int* n, double* a, int* lda, double* tau, double* c, int* ldc,
-                double* w, int* lw, int* info) {
-  ready().dormtr(s, u, t, m, n, a, lda, tau, c, ldc, w, lw, info);
-}
 
 // A row-major lower L is a column-major upper L^T, and a row-major X [r, c] a column-major X^T [c, r].
 template <class T>
@@ -102,20 +94,8 @@ void sytrd(int64_t n, T* a, T* d, T* e, T* tau, T* work, int64_t size) {
   call_sytrd(&upper, &order, a, &order, d, e, tau, work, &room, &info);
 }
 
-template <class T>
-void ormtr(bool transposed, int64_t n, int64_t c, const T* a, const T* tau, T* x, int64_t ldx, T* work, int64_t size) {
-  if (c == 0) return;
-  char right = 'R', upper = 'U', how = transposed ? 'N' : 'T';
-  int rows = static_cast<int>(c), order = static_cast<int>(n), stride = static_cast<int>(ldx),
-      room = static_cast<int>(size), info = 0;
-  call_ormtr(&right, &upper, &how, &rows, &order, const_cast<T*>(a), &order, const_cast<T*>(tau), x, &stride, work,
-             &room, &info);
-}
-
 template void sytrd(int64_t, float*, float*, float*, float*, float*, int64_t);
 template void sytrd(int64_t, double*, double*, double*, double*, double*, int64_t);
-template void ormtr(bool, int64_t, int64_t, const float*, const float*, float*, int64_t, float*, int64_t);
-template void ormtr(bool, int64_t, int64_t, const double*, const double*, double*, int64_t, double*, int64_t);
 template int potrf(int64_t, float*, int64_t);
 template int potrf(int64_t, double*, int64_t);
 template void trsm_panel(int64_t, int64_t, const float*, int64_t, float*, int64_t);

@@ -18,10 +18,6 @@ struct Table {
                  int* info) = nullptr;
   void (*dsytrd)(char* uplo, int* n, double* a, int* lda, double* d, double* e, double* tau, double* work, int* lwork,
                  int* info) = nullptr;
-  void (*sormtr)(char* side, char* uplo, char* trans, int* m, int* n, float* a, int* lda, float* tau, float* c,
-                 int* ldc, float* work, int* lwork, int* info) = nullptr;
-  void (*dormtr)(char* side, char* uplo, char* trans, int* m, int* n, double* a, int* lda, double* tau, double* c,
-                 int* ldc, double* work, int* lwork, int* info) = nullptr;
 };
 void set_table(const Table& table);
 
@@ -46,8 +42,5 @@ template <class T> void trsm_panel(int64_t rows, int64_t n, const T* l, int64_t 
 template <class T> void trsm(bool transposed, int64_t n, int64_t c, const T* l, int64_t ldl, T* x, int64_t ldx);
 // Reduces the lower triangle of the row-major a [n, n] to tridiagonal form, in place.
 template <class T> void sytrd(int64_t n, T* a, T* d, T* e, T* tau, T* work, int64_t size);
-// X <- Q^T X or Q X for row-major X [n, c] (row stride ldx), from what sytrd left.
-template <class T>
-void ormtr(bool transposed, int64_t n, int64_t c, const T* a, const T* tau, T* x, int64_t ldx, T* work, int64_t size);
 
 }  // namespace ssdd::cpu::blas

@@ -1,10 +1,13 @@
-// The reduction and the rotations are LAPACK's (sytrd, ormtr); the solves run over columns, so that they are vectors.
+// The reduction is LAPACK's (sytrd). The rotations are products of blocks of its reflectors. The solves run over
+// columns, so that they are vectors.
 #include "../tridiagonal.h"
 
 #include <cmath>
 #include <limits>
 
+#include "../arena.h"
 #include "blas.h"
+#include "product.h"
 #include "workers.h"
 
 namespace ssdd::cpu {
@@ -13,6 +16,7 @@ namespace {
 constexpr int64_t kBlock = 64;         // of LAPACK's workspace, per row
 constexpr int64_t kColumns = 64;       // of a solve at a time
 constexpr int64_t kFactors = 65 * 64;  // of LAPACK's block reflectors
+constexpr int64_t kReflectors = 48;    // applied at a time
 constexpr int kPoints = 16;            // of a bisection at a time
 
 // Runs f(task, worker) for all tasks, each on one thread.
@@ -74,10 +78,83 @@ void find_bounds(int64_t n, const T* d, const T* e, T* bounds) {
   bounds[1] = static_cast<T>(eigenvalue(n, d, e, n, low, high));
 }
 
+// Memory to apply blocks of reflectors H_k ... H_1 = I - V^T T V, whose rows V are [kReflectors, n].
+template <class T>
+struct Rotation {
+  T *v, *inner, *factor, *moment, *turned, *pack;
+  int64_t total, widest;
+};
+
+template <class T>
+Rotation<T> rotation_layout(int64_t n, int64_t m, T* memory) {
+  Arena<T> arena{memory};
+  Rotation<T> w{};
+  w.v = arena.take(kReflectors * n);
+  w.inner = arena.take(kReflectors * kReflectors);
+  w.factor = arena.take(kReflectors * kReflectors);
+  w.moment = arena.take(kReflectors * m);
+  w.turned = arena.take(kReflectors * m);
+  w.widest = std::max({n, m, kReflectors});
+  w.pack = arena.take(packing_elements(w.widest, 1));
+  w.total = arena.used;
+  return w;
+}
+
+// Brings the reflectors of rows [first, last) of sytrd's matrix into v, and T of their product into factor. The reflector
+// of row r is its first r - 1 elements, then 1.
+template <class T>
+void load_block(int64_t n, int64_t first, int64_t last, const T* reflectors, const T* tau, const Packing<T>& pack,
+                const Rotation<T>& w) {
+  const int64_t count = last - first, width = last - 1;
+  for (int64_t i = 0; i < count; ++i) {
+    T* v = w.v + i * n;
+    const int64_t r = first + i;
+    std::copy(reflectors + r * n, reflectors + r * n + r - 1, v);
+    v[r - 1] = T(1);
+    std::fill(v + r, v + width, T(0));
+  }
+  Product<T> p{count, count, width, {w.v, n, 1}, {w.v, 1, n}, w.inner, kReflectors};
+  p.lower = true;
+  product(Team{}, pack, p);
+  for (int64_t i = count - 1; i >= 0; --i) {
+    const T scale = tau[first + i - 1];
+    T* t = w.factor;
+    for (int64_t r = 0; r < i; ++r) t[r * kReflectors + i] = T(0);
+    t[i * kReflectors + i] = scale;
+    for (int64_t r = i + 1; r < count; ++r) {
+      T sum = T(0);
+      for (int64_t k = i + 1; k <= r; ++k) sum += t[r * kReflectors + k] * w.inner[k * kReflectors + i];
+      t[r * kReflectors + i] = -scale * sum;
+    }
+  }
+}
+
+// X <- Q X or Q^T X for X [n, m] with row stride ld; Q = H_(n - 1) ... H_1, the reflector H_r from row r.
+template <class T>
+void rotate(int64_t n, int64_t m, const T* reflectors, const T* tau, bool transposed, T* x, int64_t ld,
+            const Rotation<T>& w) {
+  const Packing<T> pack = packing(w.pack, w.widest, 1);
+  const int64_t blocks = (n - 1 + kReflectors - 1) / kReflectors;
+  for (int64_t block = 0; block < blocks; ++block) {
+    const int64_t first = 1 + (transposed ? blocks - 1 - block : block) * kReflectors;
+    const int64_t last = std::min(n, first + kReflectors), count = last - first, width = last - 1;
+    load_block(n, first, last, reflectors, tau, pack, w);
+    const View<const T> v{w.v, n, 1}, t{w.factor, kReflectors, 1};
+    product(Team{}, pack, Product<T>{count, m, width, v, {x, ld, 1}, w.moment, m});
+    product(Team{}, pack, Product<T>{count, m, count, transposed ? t.t() : t, {w.moment, m, 1}, w.turned, m});
+    Product<T> change{width, m, count, v.t(), {w.turned, m, 1}, x, ld};
+    change.alpha = T(-1);
+    change.beta = T(1);
+    product(Team{}, pack, change);
+  }
+}
+
 }  // namespace
 
 int64_t tridiagonal_workspace(int64_t n, int64_t m, int threads) {
-  return (std::max(n, m) * kBlock + n * kColumns + kFactors) * threads;
+  const int64_t reduction = n * kBlock + kFactors, solve = n * kColumns;
+  const int64_t rotation = m > 0 ? rotation_layout<float>(n, m, nullptr).total : 0;
+  return std::max({reduction, solve, rotation}) * threads;
 }
 
 template <class T>
@@ -100,7 +177,6 @@ void tridiagonal(const TridiagonalArgs<T>& a) {
 
 template <class T>
 void tridiagonal_rotate(const RotateArgs<T>& a) {
-  const blas::ThreadGuard guard;
   const int64_t own = tridiagonal_workspace(a.n, a.m, 1);
   // The columns of X are independent.
   const int64_t parts = a.batch < a.threads ? std::max<int64_t>(1, std::min<int64_t>(a.threads, a.m / 16)) : 1;
@@ -108,8 +184,9 @@ void tridiagonal_rotate(const RotateArgs<T>& a) {
   for_tasks(a.batch * parts, work, a.threads, [&](int64_t task, int worker) {
     const int64_t b = task / parts, part = task % parts;
     const int64_t begin = a.m * part / parts, end = a.m * (part + 1) / parts;
-    blas::ormtr(a.transposed, a.n, end - begin, a.reflectors + b * a.n * a.n, a.tau + b * a.n,
-                a.x + b * a.n * a.m + begin, a.m, a.work + worker * own, own);
+    const Rotation<T> w = rotation_layout(a.n, a.m, a.work + worker * own);
+    rotate(a.n, end - begin, a.reflectors + b * a.n * a.n, a.tau + b * a.n, a.transposed, a.x + b * a.n * a.m + begin,
+           a.m, w);
   });
 }
 

@@ -19,7 +19,7 @@
 namespace ssdd::cuda {
 
 int64_t gram_workspace(int64_t batch, int64_t s, int64_t q, int64_t d) {
-  return batch * (kScalars + s + q) + kCounters + split_room(batch, s, q, d);
+  return batch * (kScalars + 2 * (s + q)) + kCounters + split_room(batch, s, q, d);
 }
 
 template <class T>
@@ -52,12 +52,13 @@ void gram(const GramArgs<T>& a, void* stream) {
   p.split = split;
   p.split_elements = split_room(a.batch, a.s, a.q, a.d);
   p.counters = counters;
+  T* const norms = reinterpret_cast<T*>(counters) + kCounters;
+  if (a.halves) p.scales = reinterpret_cast<float*>(norms + a.batch * (a.s + a.q));
   apply_kernel(p, a.kernel, a.work);
   product(p, stream);
   if constexpr (sizeof(T) == 8) {
     if (of_norms(a.kernel)) {
-      T* const x = reinterpret_cast<T*>(counters) + kCounters;
-      T* const z = symmetric ? x : x + a.batch * a.s;
+      T *const x = norms, *const z = symmetric ? x : x + a.batch * a.s;
       squared_lengths(a.batch, a.s, a.d, p.a, x, a.s, stream);
       if (!symmetric) squared_lengths(a.batch, a.q, a.d, p.b.t(), z, a.q, stream);
       return map_angles({a.batch, a.s, a.q, a.d, a.kernel, a.order, a.work, a.k, p.c_bs, x, a.s, z, a.q, symmetric},

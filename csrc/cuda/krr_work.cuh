@@ -24,6 +24,7 @@ struct KrrWork {
   int32_t *near, *far;                              // [B] 0 or 1: the form of the gradient to the points
   T *arguments, *arguments_s;                       // if not kept: of the kernel, [B, chunk, S] and [B, S, S]
   T *norms_s, *norms_q;                             // kernels of an angle: squared lengths, [B, S] and [B, chunk]
+  float* scales;                                    // of products of halves, [B, m + n]; or nullptr
   T* split;
   int* counters;  // kCounters of products and one per problem, set to 0 with the scalars
   int64_t width, split_elements, total;
@@ -78,6 +79,7 @@ KrrWork<T> krr_layout(const KrrShape& s, bool backward, T* memory) {
     w.norms_s = arena.take(b * s.s);
     w.norms_q = arena.take(b * s.chunk);
   }
+  if (s.halves) w.scales = reinterpret_cast<float*>(arena.take(b * 2 * std::max({w.width, s.q, 2 * s.c})));
   // The products that may have a long k and a small result.
   w.split_elements =
       std::max({split_room(b, s.n, s.n, primal ? s.s : s.d), split_room(b, s.c, s.d, s.s), split_room(b, s.c, s.d, s.q),
@@ -169,6 +171,7 @@ struct KrrPass {
     p.c = c;
     p.c_bs = bs;
     p.ld = ld ? ld : n;
+    if (s.halves) p.scales = w.scales;
     p.split = w.split;
     p.split_elements = w.split_elements;
     p.counters = w.counters;

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from .. import plan
 from ..checks import full_precision
 from ..kernels import matmul
 from .native import (
@@ -30,7 +31,8 @@ def result_dtype(x: Tensor) -> torch.dtype:
     return torch.float32 if x.element_size() == 2 else x.dtype
 
 
-def _gram(x: Tensor, z: Tensor | None, hyper: Tensor | None, values: list[float], kernel: str) -> Tensor:
+def forward(x: Tensor, z: Tensor | None, hyper: Tensor | None, values: list[float], kernel: str) -> Tensor:
+    """Compute the Gram matrix by one call of the core."""
     s, d, q = x.shape[-2], x.shape[-1], (x if z is None else z).shape[-2]
     batch, threads = math.prod(x.shape[:-2]), torch.get_num_threads()
     k = x.new_empty(*x.shape[:-1], q, dtype=result_dtype(x))
@@ -50,6 +52,7 @@ def _gram(x: Tensor, z: Tensor | None, hyper: Tensor | None, values: list[float]
             d,
             threads,
             stream(x),
+            plan.gpu.HALVES,
         )
         return_workspace(work)
     return k
@@ -68,18 +71,22 @@ def gram_setup(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
 _REACH = 16.0
 
 
-def _are_near(x: Tensor, z: Tensor, origin: Any, lengthscale: Tensor | float) -> bool:
-    """Return True if all points are near the origin, in units of the kernel's lengthscale.
+def can_read(x: Tensor) -> bool:
+    """Return True if the numbers of ``x`` can be read at no cost.
 
-    Only numbers on the CPU are read: reading a GPU's would synchronise, and transforms and compilers have no values.
+    Reading a GPU's would synchronise, and transforms and compilers have no values.
     """
-    if not (x.is_cpu and type(x) is Tensor) or is_transformed() or torch.compiler.is_compiling():
-        return False
-    if torch._C._len_torch_dispatch_stack() or x.numel() == 0 or z.numel() == 0:
-        return x.numel() == 0 or z.numel() == 0
+    plain = x.is_cpu and type(x) is Tensor and not is_transformed() and not torch.compiler.is_compiling()
+    return plain and not torch._C._len_torch_dispatch_stack()
+
+
+def are_near(x: Tensor, z: Tensor, origin: Any, lengthscale: Tensor | float, most: float) -> bool:
+    """Return True if all points are within ``most`` lengthscales of the origin. Their numbers are read."""
+    if x.numel() == 0 or z.numel() == 0:
+        return True
     with torch.no_grad():
         reach = torch.maximum(*((p - origin).abs().amax((-2, -1), keepdim=True) for p in (x, z)))
-        return bool((reach * math.sqrt(x.shape[-1]) <= _REACH * lengthscale).all())
+        return bool((reach * math.sqrt(x.shape[-1]) <= most * lengthscale).all())
 
 
 def _double(value: Any) -> Any:
@@ -120,7 +127,11 @@ def _gram_backward(ctx: Any, grad: Tensor) -> tuple[Any, ...]:
         # Only differences of points matter. Subtract one point, so that a large offset cancels before the products.
         origin = other[..., :1, :].detach() if other.shape[-2] else 0
         # Terms as large as the squared distances cancel in the products: float32 loses all digits for distant clusters.
-        if g.dtype == torch.float32 and has_float64(g) and not _are_near(x, other, origin, parameters[0]):
+        if (
+            g.dtype == torch.float32
+            and has_float64(g)
+            and not (can_read(x) and are_near(x, other, origin, parameters[0], _REACH))
+        ):
             g, x, other, origin, over = (_double(v) for v in (g, x, other, origin, over))
         x, other = x - origin, other - origin
         grad_x = over * (matmul(g, other) - g.sum(-1, keepdim=True) * x) if needs_x else None
@@ -156,4 +167,4 @@ def squares_backward(
     return x_bar, z_bar
 
 
-run_gram = register("gram", _gram, _gram_fake, gram_backward, gram_setup)
+run_gram = register("gram", forward, _gram_fake, gram_backward, gram_setup)

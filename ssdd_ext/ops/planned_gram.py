@@ -10,9 +10,12 @@ from torch import Tensor
 from .. import checks
 from ..kernels import RBF, Combination, Kernel, Laplace, Stationary, for_matrices, match_parameter
 from ..reference import gram as reference_gram
-from .gram import gram_backward, gram_setup, has_float64, squares_backward
+from .gram import are_near, can_read, gram_backward, gram_setup, has_float64, squares_backward
 from .hyper import pack
 from .register import vmap_rule
+
+_FAR = 1e4
+"""Distance in lengthscales from which float64 products lose digits that float32 points have."""
 
 
 class BatchedFunction(torch.autograd.Function):
@@ -38,13 +41,22 @@ def _squared_distances(x: Tensor, z: Tensor, by_products: bool = True) -> Tensor
     return (squares - 2 * (x @ z.mT)).clamp_(min=0)
 
 
+def _products_suffice(x: Tensor, z: Tensor, lengthscale: Tensor | float) -> bool:
+    """Return False if the points are known to be so far apart that products lose digits of the small distances."""
+    if not can_read(x) or not z.shape[-2]:
+        return True
+    return are_near(x, z, z[..., :1, :].detach(), lengthscale, _FAR)
+
+
 class _Rbf(BatchedFunction):
     """Computes exp(-|x - z|^2 / (2 lengthscale^2)), with the arguments and the backward of the op `gram`."""
 
     @staticmethod
     def forward(x: Tensor, z: Tensor | None, hyper: Tensor | None, values: list[float], kernel: str) -> Tensor:
         lengthscale = values[0] if hyper is None else hyper[..., 0, None, None]
-        k = torch.exp(_squared_distances(x, x if z is None else z) * (-0.5 * lengthscale**-2)).to(x.dtype)
+        other = x if z is None else z
+        by_products = _products_suffice(x, other, lengthscale)
+        k = torch.exp(_squared_distances(x, other, by_products) * (-0.5 * lengthscale**-2)).to(x.dtype)
         if z is None:
             k.diagonal(dim1=-2, dim2=-1).fill_(1)
         return k
@@ -93,7 +105,8 @@ def gram(x: Tensor, z: Tensor | None, kernel: Kernel) -> Tensor:
 
 def _of_distances(x: Tensor, z: Tensor | None, kernel: Stationary) -> Tensor:
     if type(kernel) is not RBF:
-        squares = _Squares.apply(x, z, kernel.smooth)
-        return kernel.of_squares(squares, *(for_matrices(match_parameter(p, x)) for p in kernel.parameters))
+        parameters = [for_matrices(match_parameter(p, x)) for p in kernel.parameters]
+        by_products = kernel.smooth and _products_suffice(x, x if z is None else z, parameters[0])
+        return kernel.of_squares(_Squares.apply(x, z, by_products), *parameters)
     hyper, values = pack(kernel, None, x.shape[:-2], x.dtype, x.device)
     return _Rbf.apply(x, z, hyper, values, kernel.name)

@@ -101,8 +101,9 @@ class Tridiagonal(NamedTuple):
         r, q, c = shifts.shape[-2], left.shape[-1], right.shape[-1]
         if shifts.shape[-1] == 1 and q <= c:
             x = self.solve_rotated(left.unsqueeze(-2), shifts)
-            every: Tensor = product(x.flatten(-2).mT, right.mT)
-            return every.unflatten(-2, (r, q))
+            # The larger factor on the right is read along its rows.
+            every: Tensor = product(right.mT, x.flatten(-2).mT)
+            return every.unflatten(-1, (r, q)).movedim(-3, -1)
         x = self.solve_rotated(right.unsqueeze(-2), shifts)
         every = product(left.mT, x.flatten(-2).mT)
         return every.unflatten(-1, (r, c)).movedim(-2, -3)

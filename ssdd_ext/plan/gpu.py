@@ -45,6 +45,11 @@ PLANNED_SOURCE = "benchmarks/results/gpu-h100/rows.jsonl"
 PLANNED_IS_FASTER: tuple[tuple[int, int, int, int, int], ...] = ()
 
 
+# True: large float32 products take three half-precision instructions in place of three of TF32, at the same accuracy
+# (csrc/cuda/product_halves.cu). Counted, it is faster; it stays off until a run on a GPU shows that it is. `make gpu`
+# measures both ("halves" in constants.py).
+HALVES = False
+
 # Kernels of an angle are computed in float64. Per angle, the elementwise operations of planned PyTorch move about 1000
 # bytes per element of K in both passes (counted), which the native kernels do not. But a product of the core takes five
 # times as long as one of cuBLAS (9.2 against 50 TF/s, measured on an H100). Up to so many features per angle the core

@@ -74,6 +74,20 @@ def test_krr_mse_of_a_kernel_function_is_the_formula(name, dtype, allowed, devic
 
 
 @pytest.mark.parametrize("device", DEVICES)
+def test_products_of_halves_are_as_accurate(device, monkeypatch):
+    """So many problems take the large tile, which the option is for. It changes nothing on the CPU."""
+    generator = torch.Generator().manual_seed(5)
+    x, z = (torch.randn(132, n, 48, generator=generator).to(device) for n in (65, 66))
+    one = ssdd_ext.gram(x, z, backend="native")
+    monkeypatch.setattr(ssdd_ext.plan.gpu, "HALVES", True)
+    other = ssdd_ext.gram(x, z, backend="native")
+    exact = x.double() @ z.double().mT
+    assert relative_error(other, exact) <= min(3e-7, 1.01 * relative_error(one, exact))
+    on_a_gpu = device == "cuda" or ssdd_ext.build_info()["instruction_set"] == "host twin"
+    assert on_a_gpu != torch.equal(one, other)
+
+
+@pytest.mark.parametrize("device", DEVICES)
 def test_angles_near_zero_and_pi(device):
     """An angle comes from its cosine, which near 0 and pi has half its digits. kappa_1 keeps all digits there."""
     small = torch.tensor([0.0, 1e-12, 1e-9, 1e-8, 1e-7, 1e-6, 1e-4, 1e-2], dtype=torch.float64)

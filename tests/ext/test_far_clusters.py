@@ -9,8 +9,8 @@ import pytest
 import torch
 
 import ssdd_ext
-from ssdd_ext import RBF, Ridge
-from ssdd_ext.testing import kernel_matrix, regularised
+from ssdd_ext import RBF, Matern, RationalQuadratic, Ridge
+from ssdd_ext.testing import kernel_matrix, regularised, relative_error
 
 FAR = [0.0, 3.0, 30.0, 1e2, 1e4, 1e6]
 # S, Q, D, C, lengthscale, batch
@@ -142,3 +142,18 @@ def test_the_form_follows_from_the_inputs_alone():
         first, second = (gradients(krr_mse(x), x) for _ in range(2))
         for name, grad in first.items():
             assert torch.equal(grad, second[name]), (far, name)
+
+
+@pytest.mark.parametrize("backend", ["auto", "planned"])
+@pytest.mark.parametrize("kernel", [RBF(1.0), Matern(1.0, 1.5), RationalQuadratic(1.0)], ids=lambda k: type(k).__name__)
+def test_gram_matrices_of_every_smooth_kernel_keep_their_digits(kernel, backend):
+    """Squared distances by products, also in float64, lose those within a cluster."""
+    leaves = problem("report", 1e6)
+
+    def run(backend, dtype):
+        x, z = (leaves[name].detach().to(dtype).requires_grad_() for name in ("x_s", "x_q"))
+        k = ssdd_ext.gram(x, z, kernel=kernel, backend=backend)
+        return [k.detach(), *torch.autograd.grad(k.sin().sum(), (x, z))]
+
+    for got, right in zip(run(backend, torch.float32), run("torch", torch.float64), strict=True):
+        assert relative_error(got, right) < 1e-6

@@ -22,6 +22,7 @@ namespace ssdd::cpu {
 [[noreturn]] void absent() { simt::runtime::fail(simt::Site::here(), "the CPU's half of the core was called"); }
 
 int64_t gram_workspace(int64_t, int64_t, int64_t, int) { absent(); }
+int64_t gram_backward_workspace(int64_t, int64_t, int64_t, int64_t, int64_t, bool, int) { absent(); }
 int64_t cholesky_workspace(int64_t, int64_t, int64_t, int) { absent(); }
 int64_t krr_workspace(const KrrShape&, bool) { absent(); }
 int64_t krr_fused_workspace(const KrrShape&) { absent(); }
@@ -31,6 +32,7 @@ bool krr_fuses(const KrrShape&, Plan) { absent(); }
 bool krr_lanes_fit(const KrrShape&) { absent(); }
 
 template <class T> void gram(const GramArgs<T>&) { absent(); }
+template <class T> void gram_backward(const GramBackwardArgs<T>&) { absent(); }
 template <class T> void solve(const SolveArgs<T>&) { absent(); }
 template <class T> void solve_backward(const SolveBackwardArgs<T>&) { absent(); }
 template <class T> void krr_forward(const KrrForwardArgs<T>&) { absent(); }
@@ -44,6 +46,7 @@ template <class T> void tridiagonal_solve(const ShiftedSolveArgs<T>&) { absent()
 
 #define SSDD_INSTANTIATE(T)                                             \
   template void gram(const GramArgs<T>&);                               \
+  template void gram_backward(const GramBackwardArgs<T>&);              \
   template void solve(const SolveArgs<T>&);                             \
   template void solve_backward(const SolveBackwardArgs<T>&);            \
   template void krr_forward(const KrrForwardArgs<T>&);                  \

@@ -84,6 +84,11 @@ def test_files_that_are_no_artifact(tmp_path):
         DistilledSet.load(garbage)
     with pytest.raises(InputError, match="no such file"):
         DistilledSet.load(tmp_path / "missing.safetensors")
+    with pytest.raises(InputError, match="expected a file, got a folder$"):
+        DistilledSet.load(tmp_path)
+    (tmp_path / "distilled.safetensors").touch()
+    with pytest.raises(InputError, match=r"got a folder; give .*/distilled\.safetensors"):
+        DistilledSet.load(tmp_path)
     other = tmp_path / "other.safetensors"
     save_file({"images": torch.zeros(1)}, other)
     with pytest.raises(InputError, match="distilled set"):

@@ -52,6 +52,8 @@ NATIVE = tuple(
     [
         "gram",
         "gram_workspace",
+        "gram_backward",
+        "gram_backward_workspace",
         "solve",
         "solve_backward",
         "cholesky_workspace",

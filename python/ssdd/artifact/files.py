@@ -26,7 +26,7 @@ def read_safetensors(path: str | os.PathLike[str]) -> tuple[dict[str, Tensor], d
     """Return the tensors of a safetensors file, and the JSON under its metadata key ``ssdd`` (empty if there is
     none)."""
     if not Path(path).is_file():
-        raise InputError(f"{path}: no such file")
+        raise InputError(f"{path}: {_why_no_file(Path(path))}")
     try:
         with safe_open(path, framework="pt") as file:
             meta = json.loads((file.metadata() or {}).get("ssdd", "{}"))
@@ -36,6 +36,13 @@ def read_safetensors(path: str | os.PathLike[str]) -> tuple[dict[str, Tensor], d
     if not isinstance(meta, dict):
         raise InputError(f"{path}: damaged metadata (expected an object, got {type(meta).__name__})")
     return tensors, meta
+
+
+def _why_no_file(path: Path) -> str:
+    if not path.is_dir():
+        return "no such file"
+    file = path / "distilled.safetensors"
+    return f"expected a file, got a folder{f'; give {file}' if file.is_file() else ''}"
 
 
 def read_torch(path: str | os.PathLike[str]) -> Any:

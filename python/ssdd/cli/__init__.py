@@ -19,7 +19,17 @@ from typing import TYPE_CHECKING
 
 import ssdd
 
-from ..config import VERSION, InputError, Settings, extract_settings, fields, new_parser, readable, unknown_setting
+from ..config import (
+    VERSION,
+    InputError,
+    Settings,
+    current_name,
+    extract_settings,
+    fields,
+    new_parser,
+    readable,
+    unknown_setting,
+)
 from .options import Options
 
 if TYPE_CHECKING:
@@ -83,7 +93,7 @@ def run(arguments: Sequence[str]) -> None:
         program.print_help()
         return
     try:
-        namespace = program.parse_args(list(arguments), defaults=False)
+        namespace = program.parse_args(_settings_as_flags(arguments), defaults=False)
     except argparse.ArgumentError as error:
         raise UsageError(_explain(error, program, by_verb.get(verb or ""), verb)) from None
     if verb is None:
@@ -96,6 +106,24 @@ def run(arguments: Sequence[str]) -> None:
     options.words = arguments
     options.typed, options.settings = frozenset(typed), extract_settings(parsed)
     import_module(f".{VERBS[verb]}", __name__).run(options)
+
+
+def _settings_as_flags(arguments: Sequence[str]) -> list[str]:
+    """Return the words with `--set STAGE.FIELD=VALUE`, which version 0.1 had, as `--STAGE.FIELD=VALUE`."""
+    words: list[str] = []
+    rest = iter(arguments)
+    for word in rest:
+        value = next(rest, "") if word == "--set" else word.removeprefix("--set=") if word[:6] == "--set=" else None
+        if value is None:
+            words.append(word)
+            continue
+        key, equals, text = value.partition("=")
+        if not equals:
+            raise UsageError(f"--set: expected STAGE.FIELD=VALUE, got {value!r}")
+        flag = f"--{current_name(key)}={text}"
+        _print_error(f"--set is deprecated and goes in version 0.3: write {flag}")
+        words.append(flag)
+    return words
 
 
 def _explain(
@@ -111,8 +139,6 @@ def _explain(
         if "." in name:
             return "--" + unknown_setting(name, {key: kind for key, kind, _ in fields(Settings("default"))})
         known = [option for action in parser._actions for option in action.option_strings]
-        if unknown[0] == "--set":
-            return "--set: settings are flags since version 0.2: --STAGE.FIELD VALUE, such as --distill.lr 0.03"
         near = difflib.get_close_matches(unknown[0], known, 1)
         return f"{unknown[0]}: no such option{f'; did you mean {near[0]}?' if near else ''} (`ssdd {verb} --help`)"
     return f"{text} (`ssdd {verb} --help`)" if verb else text

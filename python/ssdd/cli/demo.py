@@ -1,7 +1,7 @@
 """Run everything: train a teacher, distil under several seeds, and measure the results.
 
 Writes the artifacts, pictures, results.md, results.json and log.jsonl to the folder --out, and prints the table. After
-a stop, --resume FOLDER continues; what is finished is not computed again. It computes on the CPU.
+a stop, --resume FOLDER continues; what is finished is not computed again.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from .options import (
     COUNT,
     FILE,
     Options,
+    add_device,
     add_images,
     add_overwrite,
     add_quiet,
@@ -40,7 +41,17 @@ if TYPE_CHECKING:
     from jsonargparse import ArgumentParser
 
 
-ARGUMENTS = ("data", "size", "classes", "skip_unreadable", "seeds", "teacher", "teacher_prefix", "representations")
+ARGUMENTS = (
+    "data",
+    "size",
+    "classes",
+    "skip_unreadable",
+    "seeds",
+    "teacher",
+    "teacher_prefix",
+    "representations",
+    "device",
+)
 """The options that a demonstration stores for --resume, besides its settings."""
 
 
@@ -61,6 +72,7 @@ def add_arguments(parser: ArgumentParser) -> None:
     parser.add_argument(
         "--workers", metavar="N", type=COUNT, help="Worker processes (default: one per core). It changes no result."
     )
+    add_device(parser, "cpu")
     add_tensorboard(parser)
     add_overwrite(parser)
     add_quiet(parser)
@@ -82,6 +94,7 @@ def run(options: Options) -> None:
             print(f"{options.out}: this demonstration is finished")
             return
     settings = choose_settings(options, stored.settings if stored else None)
+    on = ssdd.choose_device(options.device)
     if options.teacher_prefix is not None and options.teacher is None:
         raise InputError("--teacher-prefix: expected it with --teacher")
     loaded = read_images(options.data, options)
@@ -91,6 +104,7 @@ def run(options: Options) -> None:
         options.seeds,
         read_teacher(options.teacher, loaded, options.teacher_prefix) if options.teacher else None,
         ssdd.read_representations(options.representations, loaded) if options.representations else None,
+        on,
     )
     with ExitStack() as stack:
         display = stack.enter_context(reports.Display(show=not options.quiet))

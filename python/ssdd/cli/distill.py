@@ -37,7 +37,7 @@ from .options import (
     print_report,
     read_images,
 )
-from .resume import CHECKPOINTS, FINISHED, Run, make_absolute, quote, say_how_to_go_on
+from .resume import CHECKPOINTS, FINISHED, Run, check_length, make_absolute, quote, say_how_to_go_on
 
 if TYPE_CHECKING:
     import torch
@@ -123,7 +123,7 @@ def run(options: Options) -> None:
         if stored and not longer and _finished(folder):  # by the previous holder of the lock
             return
         if stored and processes.writes:
-            _change_length(folder, stored, settings)
+            _change_length(folder, stored, settings, len(loaded.x_train))
         processes.wait()  # the other processes read what was moved
         display = stack.enter_context(reports.Display(show=not options.quiet and processes.writes))
         if processes.writes:
@@ -200,7 +200,7 @@ def _open_log(
     return report
 
 
-def _change_length(folder: Path, stored: Run, settings: Settings) -> None:
+def _change_length(folder: Path, stored: Run, settings: Settings, images: int) -> None:
     """Prepare a run for other ``distill.steps`` or ``teacher.epochs`` than it was begun with.
 
     A finished one goes on from its last checkpoint.
@@ -209,6 +209,8 @@ def _change_length(folder: Path, stored: Run, settings: Settings) -> None:
     changed = with_settings(stored.settings, lengths)
     if changed == stored.settings:
         return
+    check_length(folder, "distill", "distill.steps", settings.distill.steps)
+    check_length(folder, "teacher", "teacher.epochs", settings.teacher.steps(images))
     done = (folder / "distilled.safetensors").is_file() and not (folder / CHECKPOINTS).is_dir()
     if done and not (folder / FINISHED).is_dir():
         raise InputError(f"steps: {folder} is finished and its last checkpoint was not kept; begin a new run")

@@ -175,8 +175,9 @@ def add_method(parser: ArgumentParser) -> None:
     )
 
 
-def add_device(parser: ArgumentParser) -> None:
-    parser.add_argument("--device", type=Device, help="Device to compute on. Default: cuda if there is a GPU.")
+def add_device(parser: ArgumentParser, default: str | None = None) -> None:
+    text = "" if default else " Default: cuda if there is a GPU."
+    parser.add_argument("--device", type=Device, default=default, help=f"Device to compute on.{text}")
 
 
 def add_checkpoints(parser: ArgumentParser) -> None:

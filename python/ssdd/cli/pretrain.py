@@ -1,7 +1,8 @@
 """Pre-train a new network on a distilled set, which is what the set is made for.
 
 The file holds the weights of the network without its last layer, under the names of ssdd.build(MODEL, ...).backbone.
-Those of a ResNet are torchvision's, without `fc` (docs/artifact.md).
+Those of a ResNet are torchvision's, without `fc` (docs/artifact.md). After a stop at any moment, --resume FILE
+continues the training.
 """
 
 from __future__ import annotations
@@ -11,13 +12,15 @@ from typing import TYPE_CHECKING, Literal
 
 import ssdd
 
-from ..config import PretrainConfig
-from .options import FILE, Options, add_artifact, add_device, add_overwrite, add_quiet
+from ..config import InputError, PretrainConfig, Settings
+from .options import FILE, Options, add_device, add_overwrite, add_quiet
+from .resume import make_absolute
+from .training import add_training, read_started, run_training
 
 if TYPE_CHECKING:
     from jsonargparse import ArgumentParser
 
-POSITIONALS = ("ARTIFACT",)
+POSITIONALS = ("[ARTIFACT]",)
 Stem = Literal["cifar", "imagenet"]
 
 DEFAULT = PretrainConfig(steps=1000, lr=0.1, schedule="constant")
@@ -25,12 +28,15 @@ DEFAULT = PretrainConfig(steps=1000, lr=0.1, schedule="constant")
 
 RECIPE = tuple(field.name for field in fields(PretrainConfig))
 
+ARGUMENTS = ("artifact", "model", "stem", "width", "seed", "checkpoint_every")
+"""The options that a training stores for --resume, beside its recipe."""
+
 
 def add_arguments(parser: ArgumentParser) -> None:
-    add_artifact(parser)
     parser.add_argument(
-        "--out", "-o", metavar="FILE", type=FILE, required=True, help="File for the weights (.safetensors)."
+        "artifact", metavar="ARTIFACT", type=FILE, nargs="?", help="A distilled set (.safetensors); not with --resume."
     )
+    add_training(parser)
     parser.add_argument(
         "--model",
         metavar="MODEL",
@@ -70,12 +76,16 @@ def add_arguments(parser: ArgumentParser) -> None:
 
 
 def run(options: Options) -> None:
-    from .. import report as reports
-
+    file, stored = read_started(options)
+    if stored:
+        options.take_stored(stored.arguments, *ARGUMENTS)
+        options.artifact = options.artifact or stored.arguments["artifact"]  # a positional counts as typed
+    if options.artifact is None:
+        raise InputError("artifact: expected a distilled set, beside --out FILE")
     pairs = ssdd.DistilledSet.load(options.artifact)
-    file = reports.new_file(options.out, options.overwrite)
     channels, height, breadth = pairs.images.shape[1:]
     config = ssdd.recipe_of(pairs) if pairs.recipe else DEFAULT
+    config = stored.settings.pretrain if stored else config
     config = replace(config, **{name: getattr(options, name) for name in RECIPE if getattr(options, name) is not None})
     if options.epochs is not None:
         config = replace(config, steps=options.epochs * max(1, len(pairs) // config.batch))
@@ -83,10 +93,13 @@ def run(options: Options) -> None:
     network = ssdd.seeded(
         lambda: ssdd.build(options.model, channels, (height, breadth), pairs.targets.shape[1], **shape), options.seed
     )
-    network.to(ssdd.choose_device(options.device))
-    with reports.Display(show=not options.quiet) as display:
-        ssdd.pretrain(network, pairs, config, seed=options.seed, report=display)
-    ssdd.save_backbone(network, file, pairs, config, model=options.model, seed=options.seed, **shape)
+    on = ssdd.choose_device(options.device)
+    network.to(on)
+    arguments = {name: getattr(options, name) for name in ARGUMENTS} | {"artifact": make_absolute(options.artifact)}
+    settings = Settings("pretrain", pretrain=config)
+    with run_training("pretrain", file, options, settings, arguments, on) as (display, checkpoints):
+        ssdd.pretrain(network, pairs, config, seed=options.seed, report=display, checkpoints=checkpoints)
+        ssdd.save_backbone(network, file, pairs, config, model=options.model, seed=options.seed, **shape)
     origin = "the artifact's recipe" if pairs.recipe else "no recipe in the artifact"
     print(f"{file}: {options.model}, {network.dimension} features, pre-trained on {len(pairs)} images")
     print(f"{origin}: {config.steps} steps, lr {config.lr:g}, {config.schedule}, batch {config.batch}")

@@ -34,9 +34,13 @@ ARGUMENTS: dict[str, type] = {
     "checkpoint_every": float,
     "skip_unreadable": bool,
     "artifact": str,
+    "model": str,
+    "stem": str,
+    "width": float,
     "like": str,
     "licence": str,
     "seeds": int,
+    "device": str,
 }
 OPTIONAL = ("size", "teacher", "representations", "share", "classes", "teacher_prefix", "like", "licence")
 
@@ -85,6 +89,16 @@ def say_how_to_go_on(command: str, folder: Path) -> Iterator[None]:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT) or not any((folder / CHECKPOINTS).glob("*.safetensors")):
             raise  # the disk is not full, or there is no checkpoint to continue from
         raise OSError(f"{error}. The checkpoints are kept; make room, then go on with: {command}") from error
+
+
+def check_length(folder: Path, stage: str, setting: str, steps: int) -> None:
+    """Raise :class:`InputError` if the run in ``folder`` has done more than ``steps`` steps of ``stage`` already."""
+    files = ssdd.Checkpoints(folder / CHECKPOINTS, stage).files()
+    done = int(files[-1].stem.split("-")[-1]) if files else 0
+    if done > steps:
+        raise InputError(
+            f"{setting}: {done:,} steps of this run are done already; expected at least as many, got {steps:,}"
+        )
 
 
 def quote(path: Path) -> str:

@@ -1,17 +1,19 @@
 """Train a teacher without labels (Barlow Twins, SimCLR or BYOL: teacher.method) and save its weights.
 
-After a stop at any moment, --resume FILE continues the training; with --teacher.epochs N to another length.
+After a stop at any moment, --resume FILE continues the training. --resume FILE --teacher.epochs MORE lengthens a
+training, also a finished one, whose last checkpoint stays in FILE.training/finished (it may be deleted).
 """
 
 from __future__ import annotations
 
 import shutil
 from contextlib import ExitStack
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import ssdd
 
-from ..config import InputError, with_settings
+from ..config import InputError, Settings, with_settings
 from .options import (
     FILE,
     Options,
@@ -25,7 +27,7 @@ from .options import (
     read_images,
     say,
 )
-from .resume import CHECKPOINTS, Run, make_absolute, quote, say_how_to_go_on
+from .resume import CHECKPOINTS, FINISHED, Run, check_length, make_absolute, quote, say_how_to_go_on
 
 if TYPE_CHECKING:
     from jsonargparse import ArgumentParser
@@ -56,7 +58,7 @@ def run(options: Options) -> None:
     folder = target.with_name(target.name + ".training")
     if options.resume and target.is_file() and not folder.is_dir():
         raise InputError(
-            f"resume: {target} is finished and its checkpoints are removed; to train longer, begin anew with "
+            f"resume: {target} is finished and its last checkpoint was removed; to train longer, begin anew with "
             f"--out {quote(target)} --overwrite --teacher.epochs N"
         )
     stored = Run.read(folder) if options.resume else None
@@ -64,19 +66,30 @@ def run(options: Options) -> None:
         options.take_stored(stored.arguments, "data", "size", "classes", "skip_unreadable", "checkpoint_every")
     on = ssdd.choose_device(options.device)
     settings = choose_settings(options, stored.settings if stored else None)
-    file = reports.new_file(target, options.overwrite)
+    if not stored:  # what is resumed was allowed to replace the file when it began
+        reports.new_file(target, options.overwrite)
     loaded = read_images(options.data, options)
     say(ssdd.why_no_probe(loaded))
+    longer = stored is not None and _steps(settings, loaded) > _steps(stored.settings, loaded)
+    if stored and not longer and _finished(target, folder):
+        return
     command = f"ssdd teacher --resume {quote(target)}"
     with ExitStack() as stack:
         folder.mkdir(parents=True, exist_ok=True)
         stack.enter_context(reports.resume_directory(folder))
-        reports.new_file(target, options.overwrite)  # again: the previous holder of the lock may have written it
+        if stored and not longer and _finished(target, folder):  # by the previous holder of the lock
+            return
+        if not stored:
+            reports.new_file(target, options.overwrite)  # again: the previous holder of the lock may have written it
         if stored and settings.teacher.epochs != stored.settings.teacher.epochs:
+            check_length(folder, "teacher", "teacher.epochs", _steps(settings, loaded))
             stored.settings = with_settings(stored.settings, {"teacher.epochs": settings.teacher.epochs})
+            if _is_finished(target, folder):
+                (folder / FINISHED).rename(folder / CHECKPOINTS)
             stored.write(folder)
         if not stored:
-            shutil.rmtree(folder / CHECKPOINTS, ignore_errors=True)  # of an earlier training that is not resumed
+            for name in (CHECKPOINTS, FINISHED):
+                shutil.rmtree(folder / name, ignore_errors=True)  # of an earlier training that is not resumed
             arguments = {"data": make_absolute(options.data), "size": options.size, "classes": options.classes}
             arguments["skip_unreadable"] = options.skip_unreadable
             Run(settings, {**arguments, "checkpoint_every": options.checkpoint_every}).write(folder)
@@ -87,8 +100,29 @@ def run(options: Options) -> None:
             folder / CHECKPOINTS, "teacher", every=options.checkpoint_every, stop=stop, report=display, device=on
         )
         trained = ssdd.train_teacher(loaded, settings.teacher, display, checkpoints, on)
-        trained.save(file)
-        shutil.rmtree(folder)
+        trained.save(target)
+        checkpoints.keep_last(folder / FINISHED)
+    _describe(trained, loaded, settings, target)
+
+
+def _steps(settings: Settings, data: ssdd.ImageSet) -> int:
+    return settings.teacher.steps(len(data.x_train))
+
+
+def _is_finished(target: Path, folder: Path) -> bool:
+    return target.is_file() and (folder / FINISHED).is_dir() and not (folder / CHECKPOINTS).is_dir()
+
+
+def _finished(target: Path, folder: Path) -> bool:
+    """Return True, and print a line, if nothing of this training is left to do."""
+    if not _is_finished(target, folder):
+        return False
+    print(f"{target}: this training is finished; --teacher.epochs MORE lengthens it")
+    return True
+
+
+def _describe(trained: ssdd.Teacher, loaded: ssdd.ImageSet, settings: Settings, file: Path) -> None:
+    """Print what the teacher is worth: the size of its representations, and probes on them."""
     r = ssdd.represent(trained, loaded, ssdd.cache_directory())
     print(f"{file}: {r.dimension} numbers per image")
     few = r.train[:1024]

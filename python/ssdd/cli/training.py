@@ -13,6 +13,7 @@ import ssdd
 from ..config import InputError, Settings
 from .options import FILE, Options, add_checkpoints
 from .resume import CHECKPOINTS, Run, quote, say_how_to_go_on
+from .resume import FILE as RUN
 
 if TYPE_CHECKING:
     import torch
@@ -34,6 +35,8 @@ def read_started(options: Options) -> tuple[Path, Run | None]:
     file = options.resume or options.out
     if file.suffix.lower() != ".safetensors":
         raise InputError(f"out: expected a file that ends in .safetensors, got {file.name!r}")
+    if options.resume and file.is_file() and not _folder(file).is_dir():
+        raise InputError(f"resume: {file} is finished; to begin anew, give --out {quote(file)} --overwrite")
     return file, Run.read(_folder(file)) if options.resume else None
 
 
@@ -52,12 +55,15 @@ def run_training(
     from .. import report as reports
 
     folder = _folder(file)
-    reports.new_file(file, options.overwrite)
+    if not options.resume:  # what is resumed was allowed to replace the file when it began
+        reports.new_file(file, options.overwrite)
     with ExitStack() as stack:
         folder.mkdir(parents=True, exist_ok=True)
         stack.enter_context(reports.resume_directory(folder))
-        reports.new_file(file, options.overwrite)  # again: the previous holder of the lock may have written it
+        if options.resume and not (folder / RUN).is_file():
+            raise InputError(f"resume: {file} has just been finished by another process")
         if not options.resume:
+            reports.new_file(file, options.overwrite)  # again: the previous holder of the lock may have written it
             shutil.rmtree(folder / CHECKPOINTS, ignore_errors=True)  # of an earlier training that is not resumed
             Run(settings, {**arguments, "checkpoint_every": options.checkpoint_every}).write(folder)
         display = stack.enter_context(reports.Display(show=not options.quiet))

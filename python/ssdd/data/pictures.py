@@ -69,7 +69,9 @@ def upright(image: Any) -> Any:
     """
     from PIL import Image
 
-    image.load()  # for a TIFF, Pillow applies the orientation here and removes the tag
+    image.load()
+    if image.format == "TIFF":  # Pillow has just applied the orientation; before version 11 it leaves the tag
+        return image
     turn = {
         2: Image.Transpose.FLIP_LEFT_RIGHT,
         3: Image.Transpose.ROTATE_180,

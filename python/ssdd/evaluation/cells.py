@@ -113,7 +113,10 @@ def evaluate_on(
             other = f"{data.name} has {[data.channels, *data.size]}"
             if pairs is None:
                 raise InputError(f"sets: expected images of {shape} as {first.name} has; {other}")
-            raise InputError(f"pairs: expected images of {[data.channels, *data.size]} as {data.name} has, got {shape}")
+            raise InputError(
+                f"pairs: expected images of {[data.channels, *data.size]} as {data.name} has, got {shape}; a folder is "
+                f"loaded in the size of the pairs by --size {shape[1]} (load_images(size=))"
+            )
     check_targets(dict(list(sets.items())[1:]), settings.finetune)
     network = pretrain_new(pairs, make, settings, seed=seed, report=report, device=device)
     preprocessing = first.preprocessing if pairs is None else pairs.preprocessing

@@ -2,22 +2,39 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 import os
+from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any, Protocol
 
 import torch
 import torch.nn.functional as F
 from safetensors.torch import save as to_bytes
+from torch import Tensor
 
 from ..artifact import DistilledSet, write_atomically
 from ..config import Diverged, InputError, PretrainConfig, Pulse, Report, as_dict, from_dict, silent
-from ..data import gather, repeatable
+from ..data import Order, gather, repeatable
 from ..models import Network
 
 LOG_EVERY = 50
+
+
+class Keeper(Protocol):
+    """Where a training keeps its state, as :class:`ssdd.Checkpoints` does."""
+
+    @property
+    def stop(self) -> Callable[[], bool]: ...
+
+    def begin(self, identity: dict[str, Any]) -> dict[str, Any] | None: ...
+
+    def due(self) -> bool: ...
+
+    def save(self, step: int, state: dict[str, Any], stop: bool = False) -> None: ...
 
 
 def recipe_of(pairs: DistilledSet) -> PretrainConfig:
@@ -35,6 +52,7 @@ def pretrain(
     *,
     seed: int = 0,
     report: Report = silent,
+    checkpoints: Keeper | None = None,
 ) -> Network:
     """Train ``network`` in place to map the images of ``pairs`` to their targets, by SGD on the mean squared error.
 
@@ -45,6 +63,8 @@ def pretrain(
             smaller). Default: :func:`recipe_of` the pairs.
         seed: seed of the order. Default 0.
         report: receives ``{"event": "pretrain", "step", "steps", "loss"}``. Default: nothing is reported.
+        checkpoints: where the state is kept; the training goes on from the newest checkpoint, to the same bits as if it
+            had never stopped. Default: nowhere.
 
     Returns:
         The same network, in eval mode.
@@ -52,6 +72,7 @@ def pretrain(
     Raises:
         InputError: if the number of outputs is not that of the targets, or if there is no recipe.
         Diverged: if the loss is no longer finite.
+        Stopped: after a request to stop, with a checkpoint written.
     """
     config = recipe_of(pairs) if config is None else config
     outputs = network.head.out_features
@@ -62,14 +83,15 @@ def pretrain(
     centre = y.mean(0)
     if config.contrast != 1:
         y = centre + config.contrast * (y - centre)
-    g = torch.Generator().manual_seed(seed)
+    order = Order(len(x), config.batch, torch.Generator().manual_seed(seed), keep_last=False)
     optimizer = torch.optim.SGD(
         network.parameters(), lr=config.lr, momentum=config.momentum, weight_decay=config.weight_decay
     )
+    saved = checkpoints.begin(_identity(network, pairs, config, seed)) if checkpoints else None
+    begun = 0 if saved is None else _restore(saved, network, optimizer, order)
     network.train()
-    order = torch.empty(0, dtype=torch.int64)
     pulse = Pulse(report, "pretrain", config.steps)
-    for step in range(config.steps):
+    for step in range(begun, config.steps):
         pulse(step)
         if config.schedule == "cosine":
             for group in optimizer.param_groups:
@@ -77,26 +99,61 @@ def pretrain(
         if len(x) <= config.batch:
             x_b, y_b = x, y
         else:
-            if len(order) < config.batch:
-                order = torch.randperm(len(x), generator=g)
-            rows, order = order[: config.batch], order[config.batch :]
+            rows = order.next()
             x_b, y_b = gather(x, rows, device), gather(y, rows, device)
         loss = F.mse_loss(network(x_b), y_b)
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
         if (step + 1) % LOG_EVERY == 0 or step + 1 == config.steps:
-            value = float(loss.detach())
-            if not math.isfinite(value):
-                raise Diverged(
-                    f"pretrain: the loss is {value} at step {step + 1}; try a smaller pretrain.lr (now {config.lr})"
-                )
+            value = _finite(loss, step + 1, config)
             report({"event": "pretrain", "step": step + 1, "steps": config.steps, "loss": value})
+        stop = checkpoints is not None and checkpoints.stop()
+        if checkpoints is not None and (stop or checkpoints.due()):
+            _finite(loss, step + 1, config)  # a state that diverged does not replace a good one
+            checkpoints.save(step + 1, _state(network, optimizer, order, step + 1), stop)
     if config.contrast != 1:
         with torch.no_grad():
             network.head.weight /= config.contrast
             network.head.bias.sub_(centre).div_(config.contrast).add_(centre)
     return network.eval()
+
+
+def _finite(loss: Tensor, step: int, config: PretrainConfig) -> float:
+    """Return the loss as a number. Raises :class:`Diverged` if it is not finite."""
+    value = float(loss.detach())
+    if not math.isfinite(value):
+        raise Diverged(f"pretrain: the loss is {value} at step {step}; try a smaller pretrain.lr (now {config.lr})")
+    return value
+
+
+def _identity(network: Network, pairs: DistilledSet, config: PretrainConfig, seed: int) -> dict[str, Any]:
+    """Return JSON values that say which pre-training this is."""
+    contents = {"network": repr(network).encode()}
+    for name, values in (("images", pairs.images), ("targets", pairs.targets)):
+        contents[name] = values.cpu().contiguous().numpy().tobytes()
+    digests = {name: hashlib.sha256(content).hexdigest() for name, content in contents.items()}
+    return {"pretrain": as_dict(config), "seed": seed, **digests}
+
+
+def _state(network: Network, optimizer: torch.optim.Optimizer, order: Order, step: int) -> dict[str, Any]:
+    """Return everything that changes during the training, for :func:`_restore`."""
+    return {
+        "network": network.state_dict(),
+        "optimizer": optimizer.state_dict(),
+        "generator": order.generator.get_state(),
+        "left": order.left,
+        "step": step,
+    }
+
+
+def _restore(state: dict[str, Any], network: Network, optimizer: torch.optim.Optimizer, order: Order) -> int:
+    """Load what :func:`_state` returned; return the number of steps that are done."""
+    network.load_state_dict(state["network"])
+    optimizer.load_state_dict(state["optimizer"])
+    order.generator.set_state(state["generator"])
+    order.left = state["left"]
+    return int(state["step"])
 
 
 def save_backbone(

@@ -100,18 +100,26 @@ def sentences(cells: Sequence[Cell]) -> list[str]:
     lines = worth_little(cells)
     for method, c in comparisons(cells).items():
         verdict = "more than two standard errors" if c.significant else "NOT more than two standard errors"
+        spread = f" ± {c.standard_error:.3f}, {verdict}"
         if math.isnan(c.standard_error):
-            verdict = "one seed: no standard error"
+            spread = "; one seed, so no standard error"
         lines.append(
             f"KRR-ST against {method}: representation error {_change(c.reduction)} "
-            f"(paired difference {c.difference:.3f} ± {c.standard_error:.3f}, {verdict})."
+            f"(paired difference {c.difference:.3f}{spread})."
         )
     means = {
         method: mean_and_error(values)[0]
         for method in methods(cells)
         if (values := [p["features/0"] for c in cells if c["method"] == method and "features/0" in (p := c["probes"])])
     }
-    if NO_PRETRAINING in means and TEACHER in means and means[TEACHER] - means[NO_PRETRAINING] < 3:
+    gain = means.get(TEACHER, math.nan) - means.get(NO_PRETRAINING, math.nan)
+    if gain < 0:
+        lines.append(
+            f"The teacher itself reads out worse than no pre-training ({means[TEACHER]:.1f}% and "
+            f"{means[NO_PRETRAINING]:.1f}%, probe with all labels): it has little to distil. Train it longer "
+            "(teacher.epochs), on more images or in a larger size."
+        )
+    elif gain < 3:
         lines.append(
             f"The probe with all labels is saturated here: {means[NO_PRETRAINING]:.1f}% with no pre-training at all, "
             f"{means[TEACHER]:.1f}% for the teacher itself. It says nothing about the distilled set; "

@@ -5,9 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+import torch
+
 from ..checkpoint import Checkpoints, fingerprint
 from ..config import InputError, Report, Settings, preset, silent
-from ..data import ImageSet, load_images
+from ..data import CPU, ImageSet, load_images
 from ..distillation import check_before_training
 from ..evaluation import why_no_probe
 from ..teachers import Representations, Teacher, represent, train_teacher
@@ -36,6 +38,8 @@ class Demonstration:
     """Your own network. Default: a teacher is trained."""
     representations: Representations | None = None
     """Representations of a teacher that is not available as a network. Default: none."""
+    device: torch.device = CPU
+    """Where networks train and run. Default: the CPU."""
 
     def __post_init__(self) -> None:
         if self.seeds < 1:
@@ -71,7 +75,7 @@ class Demonstration:
         file, own = folder / TEACHER, self.teacher
         if own is None and file.is_file():
             own = Teacher.named(str(file), self.data.preprocessing)
-        arguments = (self.data, self.settings, folder, own)
+        arguments = (self.data, self.settings, folder, own, self.device)
         [pair] = run_tasks([Task("teacher", _teach, arguments)], 1, report)
         return pair
 
@@ -80,17 +84,23 @@ class Demonstration:
         teacher, representations = pair
         key = fingerprint(representations.train) if teacher is None else teacher.key()
         cells = Cells(folder / CELLS, {SOURCE: self.data.fingerprint, "teacher": key})
-        study = Study(self.data, {None: pair}, cells, folder / "work")
+        study = Study(self.data, {None: pair}, cells, folder / "work", device=self.device)
         fill_study(self.plan(), study, workers, report)
         return study
 
 
 def _teach(
-    data: ImageSet, settings: Settings, folder: Path, teacher: Teacher | None, report: Report = silent
+    data: ImageSet,
+    settings: Settings,
+    folder: Path,
+    teacher: Teacher | None,
+    device: torch.device,
+    report: Report = silent,
 ) -> tuple[Teacher, Representations]:
     if teacher is None:
-        checkpoints = Checkpoints(folder / "work" / "checkpoints", "teacher", report=report)
-        teacher = train_teacher(data, settings.teacher, report, checkpoints)
+        checkpoints = Checkpoints(folder / "work" / "checkpoints", "teacher", report=report, device=device)
+        teacher = train_teacher(data, settings.teacher, report, checkpoints, device)
         teacher.save(folder / TEACHER)
         checkpoints.clear()
+    teacher.to(device)
     return teacher, represent(teacher, data)

@@ -286,7 +286,7 @@ def _on_device(network: Space, device: torch.device) -> Space:
 
 
 def _checkpoints(study: Study, row: Row, seed: int) -> Checkpoints:
-    return Checkpoints(study.work / f"{row.slug}.seed-{seed}.checkpoints")
+    return Checkpoints(study.work / f"{row.slug}.seed-{seed}.checkpoints", device=study.device)
 
 
 def write_snapshots(run: Distillation, file: Path) -> None:

@@ -6,6 +6,7 @@ import multiprocessing
 import queue
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from typing import Any
 
@@ -26,6 +27,8 @@ class Task:
 def run_tasks(tasks: Sequence[Task], workers: int, report: Report = silent) -> list[Any]:
     """Run the tasks in at most ``workers`` processes of one thread each; return their results in the order of the
     tasks.
+
+    Raises :class:`ChildProcessError` if a process ends before its task.
 
     Every process has one thread: on small images more threads are no faster, and results do not depend on ``workers``.
     Every event gets the key ``task`` and is passed to ``report`` in this process. The first error ends the other tasks.
@@ -49,6 +52,12 @@ def run_tasks(tasks: Sequence[Task], workers: int, report: Report = silent) -> l
                 for failed in filter(_failed, futures):
                     failed.result()  # raises
                 return [f.result() for f in futures]
+    except BrokenProcessPool:
+        raise ChildProcessError(
+            f"one of {min(workers, len(tasks))} worker processes ended before its task: it was killed, the memory did "
+            'not suffice (try fewer workers), or a script calls this without `if __name__ == "__main__":`. What is '
+            "finished is kept"
+        ) from None
     finally:
         pool.shutdown(cancel_futures=True)
 

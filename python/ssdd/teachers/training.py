@@ -138,7 +138,7 @@ def train_teacher(
         if t.step % per_epoch == 0:
             report({"event": "teacher", "step": t.step, "steps": steps, "loss": _finite(t, config, per_epoch)})
         stop = checkpoints is not None and checkpoints.stop()
-        if checkpoints is not None and (stop or checkpoints.due()):
+        if checkpoints is not None and (stop or checkpoints.due() or t.step == steps):
             _finite(t, config, per_epoch)  # a diverged state must not replace a good one
             checkpoints.save(t.step, t.state_dict(), stop)
     about = {

@@ -126,27 +126,8 @@ void sytrd(char* uplo, int* order, T* a, int* a_stride, T* d, T* e, T* tau, T*, 
   if (n > 0) d[0] = m[0];
 }
 
-// X <- X Q or X Q^T with Q = H(n - 2) ... H(0).
-template <class T>
-void ormtr(char* side, char* uplo, char* trans, int* rows, int* width, T* a, int* a_stride, T* tau, T* x, int* x_stride,
-           T*, int* room, int* info) {
-  const char* name = "ormtr";
-  const int m = *rows, n = *width, lda = *a_stride;
-  demand(is(side, 'r') && is(uplo, 'u') && one_of(trans, "nt") && *room >= std::max(1, m), name, "flags, lwork");
-  demand(m >= 0 && n >= 0 && lda >= std::max(1, n) && *x_stride >= std::max(1, m), name, "m, n, lda, ldc");
-  *info = 0;
-  for (int step = 0; step + 1 < n; ++step) {
-    const int i = is(trans, 'n') ? n - 2 - step : step;
-    std::vector<T> v(size_t(n), T(0));
-    for (int j = 0; j < i; ++j) v[size_t(j)] = at(a, lda, j, i + 1);
-    v[size_t(i)] = T(1);
-    reflect(m, n, v, tau[i], x, *x_stride);
-  }
-}
-
 }  // namespace
 
 ssdd::cpu::blas::Table plain_blas() {
-  return {potrf<float>, potrf<double>, trsm<float>,  trsm<double>,
-          sytrd<float>, sytrd<double>, ormtr<float>, ormtr<double>};
+  return {potrf<float>, potrf<double>, trsm<float>, trsm<double>, sytrd<float>, sytrd<double>};
 }

@@ -162,7 +162,11 @@ def test_a_killed_demonstration_continues(tmp_path):
     again = finish(tmp_path, "demo", "-o", run, *settings, code=1)
     assert f"go on with `--resume {run}`" in again
     before = (run / "teacher.safetensors").stat().st_mtime_ns
-    finish(tmp_path, "demo", "--resume", run, "-q", "--workers", 1)
+    if not torch.cuda.is_available():
+        refused = finish(tmp_path, "demo", "--resume", run, "--device", "cuda", code=1)
+        assert "device: got 'cuda', but torch sees no CUDA device here" in refused
+    assert Run.read(run, "demo.json").arguments["device"] == "cpu"
+    finish(tmp_path, "demo", "--resume", run, "-q", "--workers", 1, "--device", "cpu")
     assert (run / "teacher.safetensors").stat().st_mtime_ns == before
     one, two = (json.loads((folder / "results.json").read_text()) for folder in (tmp_path / "whole", run))
     assert one["cells"] == two["cells"] and one["pool"] == two["pool"]
@@ -175,6 +179,8 @@ def test_ctrl_c_and_sigterm_finish_the_step_and_say_how_to_resume(whole, tmp_pat
     run = tmp_path / "run"
     said = kill_at(tmp_path, run, "distill", 5, "distill", "-o", run, *SETTINGS, number=signal.SIGINT)
     assert "stopping" in said and f"ssdd distill --resume {run}" in said and "Traceback" not in said
+    refused = finish(tmp_path, "distill", "--resume", run, "--steps", 2, code=1)
+    assert "distill.steps: " in refused and "steps of this run are done already" in refused
     kill_at(tmp_path, run, "distill", 30, "distill", "--resume", run, number=signal.SIGTERM)
     refused = finish(tmp_path, "distill", "--resume", run, "--distill.lr=0.5", code=1)
     assert "distill.lr = 0.01 there, 0.5 here" in refused
@@ -260,7 +266,46 @@ def test_a_teacher_killed_goes_on_to_the_same_bits(tmp_path):
     folder = tmp_path / "killed.safetensors.training"
     kill_at(tmp_path, folder, "teacher", 8, "teacher", "-o", file, *settings)
     finish(tmp_path, "teacher", "--resume", file)
-    assert file.read_bytes() == (tmp_path / "whole.safetensors").read_bytes() and not folder.exists()
+    assert file.read_bytes() == (tmp_path / "whole.safetensors").read_bytes()
+    assert sorted(entry.name for entry in folder.iterdir()) == ["finished", "run.json"]
+
+
+def test_a_finished_teacher_is_lengthened(tmp_path):
+    """It goes on from its last step; a kill on the way does not change the bits."""
+    once, killed = tmp_path / "once.safetensors", tmp_path / "killed.safetensors"
+    finish(tmp_path, "teacher", "-q", "-o", once, "--teacher.epochs=2", SETTINGS[1])
+    short = once.read_bytes()
+    shutil.copy(once, killed)
+    shutil.copytree(f"{once}.training", f"{killed}.training")
+    assert "this training is finished" in finish(tmp_path, "teacher", "--resume", once)
+    said = finish(tmp_path, "teacher", "--resume", once, "--teacher.epochs=4")
+    assert "teacher.epochs was 2 and is 4: the run goes on after step 10" in said
+    kill_at(tmp_path, Path(f"{killed}.training"), "teacher", 13, "teacher", "--resume", killed, "--teacher.epochs=4")
+    finish(tmp_path, "teacher", "--resume", killed)  # the new length is stored
+    assert killed.read_bytes() == once.read_bytes() != short
+    assert "is finished" in finish(tmp_path, "teacher", "--resume", once, "--teacher.epochs=3")  # no shorter
+    shutil.rmtree(f"{once}.training")
+    refused = finish(tmp_path, "teacher", "--resume", once, "--teacher.epochs=9", code=1)
+    assert "its last checkpoint was removed" in refused
+
+
+@pytest.mark.parametrize("verb", ["teacher", "pretrain"])
+def test_a_training_that_replaces_a_file_is_resumed_without_saying_so_again(whole, tmp_path, verb):
+    """As the advice that it prints when it is stopped says. The result has the bits of one that never stopped."""
+    file, clean = tmp_path / "a.safetensors", tmp_path / "b.safetensors"
+    begin = {
+        "teacher": ["teacher", "--teacher.epochs=3", SETTINGS[1]],
+        "pretrain": ["pretrain", whole / "distilled.safetensors", "--model=convnet-4-8", "--steps=40", "--batch=4"],
+    }[verb]
+    finish(tmp_path, *begin, "-q", "-o", clean)
+    file.write_bytes(b"an earlier result")
+    run = Path(f"{file}.training")
+    said = kill_at(tmp_path, run, verb, 5, *begin, "-o", file, "--overwrite", number=signal.SIGINT)
+    assert f"ssdd {verb} --resume {file}" in said and file.read_bytes() == b"an earlier result"
+    kill_at(tmp_path, run, verb, 8, verb, "--resume", file)
+    finish(tmp_path, verb, "--resume", file)
+    assert file.read_bytes() == clean.read_bytes()
+    assert "finished" in finish(tmp_path, verb, "--resume", file, code=int(verb == "pretrain"))
 
 
 def test_resume_of_what_is_no_run(tmp_path):

@@ -123,13 +123,14 @@ def test_explicit_settings_override_official(ssdd_command, tmp_path):
         (["settings", "--teacher.widths=8-x"], "teacher.widths: expected whole numbers such as 16-32, got '8-x'"),
         (["settings", "--distill.pool_counter=x"], "distill.pool_counter: expected one of reset, stuck, got 'x'"),
         (["settings", "nothing"], "preset: expected one of digits,"),
-        (["distill", "--set", "distill.lr=1"], "--set: settings are flags since version 0.2"),
+        (["distill", "--set", "distill.lr"], "--set: expected STAGE.FIELD=VALUE, got 'distill.lr'"),
+        (["distill", "--set=distill.speed=1"], "--distill.speed: no setting 'speed' here"),
         (["distill", "--oversrite"], "--oversrite: no such option; did you mean --overwrite?"),
         (["distill", "--distil.lr=1"], "--distil.lr: expected STAGE.FIELD, such as distill.lr; the stages"),
         (["distill", "--share", "all"], "share: expected one of batch, networks, got 'all'"),
         (["demo", "--workers", "0"], "workers: expected a whole number from 1, got '0'"),
         (["distil"], "expected a verb, one of demo, teacher, distill,"),
-        (["pretrain"], "missing: ARTIFACT, --out/-o"),
+        (["embed"], "missing: --out/-o"),
         (["show"], "missing: ARTIFACT"),
     ],
 )
@@ -137,6 +138,12 @@ def test_usage_errors_name_the_option_and_what_was_expected(ssdd_command, argume
     refused = ssdd_command(*arguments, fails=True)
     assert isinstance(refused.exception, UsageError) and str(refused.exception).startswith(said)
     assert "\n" not in str(refused.exception)
+
+
+def test_the_settings_of_version_0_1_work_and_say_what_to_write(ssdd_command, printed_with):
+    old = ssdd_command("settings", "--set", "distill.rate=0.5", "--set=teacher.widths=4-8")
+    assert printed(old) == printed_with("--distill.lr=0.5", "--teacher.widths=4-8")
+    assert "write --distill.lr=0.5\n" in old.stderr and "write --teacher.widths=4-8\n" in old.stderr
 
 
 def test_a_refused_combination_names_the_settings_class(ssdd_command):

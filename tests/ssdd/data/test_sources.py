@@ -96,6 +96,8 @@ def test_empty_folder_and_unknown_source(tmp_path):
         load_images(tmp_path)
     with pytest.raises(InputError, match="expected 'digits', a folder"):
         load_images(tmp_path / "missing")
+    with pytest.raises(InputError, match="data: 'photo/' does not exist; expected"):
+        load_images("photo/", size=32)
 
 
 def test_npz(tmp_path):
@@ -144,5 +146,5 @@ def test_a_file_that_is_no_npz(tmp_path):
     (tmp_path / "bad.npz").write_bytes(b"PK\x03\x04 torn")
     with pytest.raises(InputError, match=r"bad\.npz"):
         load_images(tmp_path / "bad.npz")
-    with pytest.raises(InputError, match="no such file"):
+    with pytest.raises(InputError, match=r"missing\.npz' does not exist"):
         load_images(tmp_path / "missing.npz")

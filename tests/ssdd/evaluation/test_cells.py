@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from ssdd.artifact import read_safetensors
+from ssdd.checkpoint import Checkpoints, Stopped
 from ssdd.config import Diverged, InputError, PretrainConfig
 from ssdd.data import ImageSet
 from ssdd.evaluation import evaluate, pretrain, save_backbone
@@ -36,6 +37,21 @@ def test_batches_smaller_than_the_set_use_all_of_it(make, pairs):
         pretrain(again, pairs, PretrainConfig(steps=200, lr=1e20))
 
 
+def test_a_pretraining_that_stops_goes_on_to_the_same_bits(make, pairs, tmp_path):
+    config = PretrainConfig(steps=11, batch=16, contrast=1.5)
+    whole, first, second, other = (seeded(lambda: make(16), 0) for _ in range(4))
+    pretrain(whole, pairs, config)
+    asked = iter([False, False, False, True])
+    with pytest.raises(Stopped, match="stopped after step 4"):
+        pretrain(first, pairs, config, checkpoints=Checkpoints(tmp_path, "pretrain", stop=lambda: next(asked)))
+    pretrain(second, pairs, config, checkpoints=Checkpoints(tmp_path, "pretrain"))
+    for name, value in whole.state_dict().items():
+        assert torch.equal(second.state_dict()[name], value), name
+    with pytest.raises(InputError, match="pretrain.lr = .* seed = 0 there, 1 here"):
+        changed = dataclasses.replace(config, lr=0.3)
+        pretrain(other, pairs, changed, seed=1, checkpoints=Checkpoints(tmp_path, "pretrain"))
+
+
 def test_contrast_is_taken_back_from_the_head(make, pairs):
     """The body learns from targets further from their mean; predictions are of the original targets."""
     centre, config = pairs.targets.mean(0), PretrainConfig(steps=60, lr=0.4)
@@ -49,6 +65,12 @@ def test_contrast_is_taken_back_from_the_head(make, pairs):
         torch.testing.assert_close(network.features(x), other.features(x), rtol=1e-5, atol=1e-6)
     with pytest.raises(InputError, match="contrast: expected more than 0"):
         PretrainConfig(contrast=0.0)
+
+
+def test_images_of_another_size_are_refused_with_what_to_say(make, pairs, few, small):
+    wide = ImageSet("wide", torch.zeros(4, 9, 9, 1, dtype=torch.uint8), torch.zeros(2, 9, 9, 1, dtype=torch.uint8))
+    with pytest.raises(InputError, match=r"as wide has, got \[1, 8, 8\]; .*--size 8 "):
+        evaluate(pairs, wide, None, make, small)
 
 
 def test_outputs_must_match(make, pairs):

@@ -201,11 +201,15 @@ def test_comparisons_and_sentences():
     assert "33.3% lower" in text and "NOT more than two" in text and "saturated" in text
     assert "50.0% HIGHER" in " ".join(sentences([{**c, "error": 0.9} if c["method"] == KRR_ST else c for c in cells()]))
     assert "saturated" not in " ".join(sentences(cells(saturated=False)))
+    worse = [{**c, "probes": {"features/0": 60.0}} if c["method"] == TEACHER else c for c in cells()]
+    text = " ".join(sentences(worse))
+    assert "teacher itself reads out worse than no pre-training (60.0% and" in text and "saturated" not in text
 
 
 def test_a_single_seed_makes_no_claim():
     one = [c for c in cells() if c["seed"] == 0]
-    assert "no standard error" in " ".join(sentences(one)) and table(one)[4][1] == "0.300"
+    said = " ".join(sentences(one))
+    assert "no standard error" in said and "nan" not in said and table(one)[4][1] == "0.300"
 
 
 def test_columns_are_explained_and_worthless_rows_are_named():

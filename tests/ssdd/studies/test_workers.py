@@ -10,7 +10,12 @@ from ssdd.selection import random_subset
 from ssdd.studies import Task, run_tasks
 
 DRAWING = '''
+import os
+
 from ssdd.selection import random_subset
+
+def die(report):
+    os._exit(9)
 
 def draw(n, count, seed, report):
     """A task: it reports, and returns what it drew."""
@@ -40,3 +45,9 @@ def test_results_come_in_the_order_of_the_tasks(draw):
 def test_an_error_in_a_worker_arrives(draw, workers):
     with pytest.raises(InputError, match="between 1 and 50"):
         run_tasks([Task("good", draw, (50, 4, 0)), Task("bad", draw, (50, 51, 0))], workers)
+
+
+def test_a_worker_that_dies_is_an_error_in_words(draw):
+    die = importlib.import_module("drawing").die
+    with pytest.raises(ChildProcessError, match="one of 2 worker processes ended before its task.*What is finished is"):
+        run_tasks([Task("dies", die), Task("dies too", die)], 2)
