@@ -200,7 +200,7 @@ class DistillConfig:
     """Deprecated. Training images, drawn at random, that no real batch contains. ``readout_every`` measures the error
     on them."""
     readout_every: int = 0
-    """Deprecated: the last pairs were as good (docs/results/options). Outer steps between two read-outs, which train a
+    """Deprecated: the last pairs were better (docs/results/options). Outer steps between two read-outs, which train a
     new network on the pairs and measure its error on the ``held_out`` images. The pairs with the lowest error are the
     result. 0 (paper): no read-outs; the last pairs are the result."""
     readout_steps: int = 100
