@@ -1,4 +1,4 @@
-"""Runs of teacher, distill, study, kd and two processes that are killed, run out of disk, or find torn files.
+"""Runs of teacher, distill, study, pretrain, kd and two processes that are killed, run out of disk, or find torn files.
 
 The end must have the bits of a run that was left alone.
 """
@@ -50,10 +50,11 @@ from = "random"
 name = "KRR-ST"
 from = "krr-st"
 """
+PRETRAIN = ["--model", "convnet-4-8", "--steps", "100", "--batch", "3"]
 KD = ["--student.model=convnet-4", "--kd.epochs=6", "--pretrain.steps=10", "-q"]
 
 
-WEIGHTS = {"teacher": 4, "distill": 4, "kd": 3, "study": 2, "two processes": 1}
+WEIGHTS = {"teacher": 4, "distill": 4, "kd": 3, "pretrain": 2, "study": 2, "two processes": 1}
 """How often a verb is drawn."""
 
 
@@ -163,6 +164,11 @@ def prepare(place: Path) -> Any:
             lambda f: ["study", place / "study.toml", "-o", f / "out"],
             lambda f: ["study", place / "study.toml", "-o", f / "out"],
             lambda f: cells(f / "out" / "cells.jsonl"),
+        ),
+        "pretrain": Kind(
+            lambda f: ["pretrain", pairs, "-o", f / "w.safetensors", *own, *PRETRAIN],
+            lambda f: ["pretrain", "--resume", f / "w.safetensors", "-q"],
+            lambda f: tensors(f / "w.safetensors"),
         ),
         "kd": Kind(
             lambda f: ["kd", *kd, "-o", f / "s.safetensors", "--checkpoint-every", "0"],

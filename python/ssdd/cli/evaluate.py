@@ -94,5 +94,7 @@ def run(options: Options) -> None:
             print(f"\n{name}:")
         print_table(reports.table([cells[name].as_dict() for cells in runs]))
     measured = [cell.as_dict() for cells in runs for cell in cells.values()]
+    if all(cell["error"] is None and not cell["probes"] and cell["finetuned"] is None for cell in measured):
+        say("nothing could be measured: give the teacher (--teacher) for the representation error, or labelled images")
     for line in (*reports.worth_little(measured), *reports.legend(measured)):
         say(line)

@@ -64,7 +64,8 @@ class Run:
                     raise InputError(f"arguments.{key}: expected {kind.__name__}, got {value!r}")
             return cls(from_dict(Settings(name=""), current_names(stored)), arguments)
         except FileNotFoundError:
-            raise InputError(f"resume: {folder} has no run to resume (no {name})") from None
+            why = f"has no run to resume (no {name})" if folder.is_dir() else "does not exist"
+            raise InputError(f"resume: {folder} {why}") from None
         except UNREADABLE as error:
             raise InputError(f"resume: {folder / name} cannot be read ({error})") from None
 
