@@ -3,7 +3,8 @@
 A row is one call: a batch of small problems, given Gram matrices, many ridges, a fit, a factorisation; and the cost of
 a call itself, beside an op that does nothing, with the same registration and as many tensors. All alternatives take
 turns. A ratio is theirs over ours: of medians, and of minima, which another load on the machine disturbs less. With
-one thread the clock is the processor time of that thread.
+one thread the clock is the processor time of that thread. ``--isa avx2`` limits both sides to that instruction set, and
+prints the rate of the products that each side has with it.
 """
 
 from __future__ import annotations
@@ -16,9 +17,14 @@ from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from typing import Any, NamedTuple
 
+import instruction_sets
+
+if __name__ == "__main__":
+    instruction_sets.limit(sys.argv)
+
 import torch
 from bench_batched import FACTORED, FROM_GRAM, ORDERS, REGRESSED, V, error, factor_rows, from_gram_rows, regression_rows
-from timing import arguments, write
+from timing import apply_arguments, parser, write
 from torch import Tensor
 
 import ssdd_ext
@@ -152,6 +158,22 @@ def ridges(scale: int) -> Iterator[Road]:
         yield Road(what, (s, d, c, q), 1.2, 2, ours, other, error(ours(), decomposed(*wide, shifts.double())))
 
 
+def gram_gradients(scale: int) -> Iterator[Road]:
+    """Yield one Gram matrix with its gradient, beside planned PyTorch, for a kernel of each kind."""
+    s, q, d = (size // scale for size in (300, 400, 64))
+    x, z, bar = torch.randn(s, d, requires_grad=True), torch.randn(q, d, requires_grad=True), torch.randn(s, q)
+    wide = [t.detach().double().requires_grad_() for t in (x, z)]
+    for kernel in (ssdd_ext.Matern(5.0, 2.5), ssdd_ext.RationalQuadratic(5.0, 1.3), ssdd_ext.NTK(3, 1.4, 0.1)):
+
+        def run(backend: str, points: Sequence[Tensor] = (x, z), kernel: Any = kernel) -> Any:
+            k = ssdd_ext.gram(*points, kernel=kernel, backend=backend)
+            return torch.autograd.grad(k, points, bar.to(points[0].dtype))
+
+        off = max(error(got, want) for got, want in zip(run("auto"), run("torch", wide), strict=True))
+        others: dict[str, Call] = {"PyTorch, planned": partial(run, "planned")}
+        yield Road(f"gram, forward + backward, {kernel.name}", (s, q, d), None, None, partial(run, "auto"), others, off)
+
+
 def _path(x: Tensor, y: Tensor, z: Tensor, ridges: Ridge) -> Tensor:
     return ssdd_ext.krr_path(x, y, ridges=ridges).predict(z)
 
@@ -233,7 +255,7 @@ def _both(leaf: Tensor, call: Call) -> None:
     call().sum().backward()
 
 
-ROADS = (batches, small, grams, problems, ridges, factors, calls)
+ROADS = (batches, small, grams, problems, gram_gradients, ridges, factors, calls)
 
 
 def verdict(row: dict[str, Any]) -> str:
@@ -244,20 +266,26 @@ def verdict(row: dict[str, Any]) -> str:
 
 
 def main(argv: Sequence[str] | None = None) -> list[dict[str, Any]]:
-    a = arguments(__doc__, 2.0, argv)
+    words = parser(__doc__, 1.2)
+    words.add_argument("--isa", choices=tuple(instruction_sets.LIMITS), help="limit both sides to this instruction set")
+    a = words.parse_args(argv)
+    a.instruction_set = a.isa or a.instruction_set
+    apply_arguments(a)
     torch.manual_seed(0)
+    products = instruction_sets.rates(a.isa)
+    print(machine.instruction_sets(), f"{a.threads} threads,", products)
     rows: list[dict[str, Any]] = []
     for make in ROADS:
         for road in make(8 if a.quick else 1):
             row = road._asdict() | in_turn(road.ours, road.others, a.seconds)
             del row["others"]
-            rows.append(row | machine.describe("cpu"))
+            rows.append(row | machine.describe("cpu") | {"products": products})
             print(
                 f"{road.what:52}{road.sizes!s:24}{row['ratio']:6.2f} {row['ratio_of_minima']:6.2f}  "
                 f"{verdict(row):6}{row['best']}",
                 flush=True,
             )
-    write(a, "roads", rows)
+    write(a, "roads" if a.threads == 1 else f"roads{a.threads}", rows)
     return rows
 
 

@@ -146,9 +146,10 @@ def distill_table(rows: list[Row]) -> str:
 def roads_table(rows: list[Row]) -> str:
     """Return the table of every way into the backend: one line per call, below a sentence on the machine and method."""
     first = rows[0]
+    threads = f"{first['threads']} thread{'s' if first['threads'] > 1 else ''}"
     sets = "; ".join(f"{n}: {v}" for n, v in first["instruction_sets"].items())
     lines = [
-        f"Every way into the backend, {first['cpu']}, {first['threads']} thread ({sets}), {first['clock']} time on a "
+        f"Every way into the backend, {first['cpu']}, {threads} ({sets}), {first['clock']} time on a "
         "shared machine. Each call takes turns with the fastest order of the products in PyTorch, or what the last "
         "column names. Ratios are theirs over ours, of minima; in brackets of medians, which other load disturbs more.",
         "",
@@ -170,7 +171,7 @@ def render(results: Path) -> str:
     parts = [krr_table(rows) for rows in load(results, "krr")]
     parts += [alternate_line(rows) for rows in load(results, "alternate")]
     parts += [plan_line(rows) for rows in load(results, "plan")]
-    parts += [roads_table(rows) for rows in load(results, "roads")]
+    parts += [roads_table(rows) for rows in load(results, "roads") + load(results, "roads2")]
     parts += [distill_table(rows) for rows in load(results, "distill") if "clock" in rows[0]]
     return "\n\n".join(parts) if parts else "No results yet: `make bench`."
 

@@ -14,8 +14,7 @@
 //
 // Apart from the linear one, a kernel function is one of the argument |x - z|^2 or x.z, and of |x|^2 and |z|^2 for the
 // last four. Those are functions of an angle, which near 0 has half the digits of its cosine: they exist in double
-// only, and the caller widens float points (ssdd_ext/ops). On the GPU they do not exist: PyTorch's double products are
-// faster there.
+// only, and the caller widens float points (ssdd_ext/ops). angles.h has them, for the CPU and the GPU.
 //
 // x [B, S, D] and z [B, Q, D] have any strides and may alias; k [B, S, Q] is dense and row-major and aliases neither.
 // z.p == nullptr: k(x, x), one triangle computed and mirrored, the diagonal that of a point with itself, which for a
@@ -37,12 +36,39 @@ struct GramArgs {
   T* work;
   int threads;
   Element x_element = Element::own, z_element = Element::own;
-  int order = 0;  // the degree of a polynomial, the hidden layers of a network
+  int order = 0;        // the degree of a polynomial, the hidden layers of a network
+  bool halves = false;  // as in KrrShape (krr.h)
+};
+
+// The numbers of a network's kernel for points of so many features: w^2 / D, b^2, h = w^2 / 2, 1 / D, 2 w, 2 b.
+struct NetworkNumbers {
+  double c[6];
+  constexpr NetworkNumbers(double w, double b, int64_t features)
+      : c{w * w / static_cast<double>(features > 0 ? features : 1), b * b, w * w / 2,
+          1.0 / static_cast<double>(features > 0 ? features : 1),   2 * w, 2 * b} {}
+};
+
+// The gradients of any kernel but the linear one, on the CPU, from grad [B, S, Q] with any strides. The arguments are
+// computed again; memory is for as many rows as `chunk` at a time, if z is not x. grad_x [B, S, D], grad_z [B, Q, D] and
+// grad_hyper [B, count] are dense; each may be nullptr. Parameters out of range give NaN.
+template <class T>
+struct GramBackwardArgs {
+  int64_t batch, s, q, d, chunk;
+  Batch<const T> x, z, grad;
+  T *grad_x, *grad_z, *grad_hyper;
+  Hyper<T> hyper;
+  KernelKind kernel;
+  int order;
+  T* work;
+  int threads;
 };
 
 namespace cpu {
 int64_t gram_workspace(int64_t batch, int64_t s, int64_t q, int threads);  // for any kernel
 template <class T> void gram(const GramArgs<T>& args);
+int64_t gram_backward_workspace(int64_t batch, int64_t s, int64_t q, int64_t d, int64_t chunk, bool symmetric,
+                                int threads);
+template <class T> void gram_backward(const GramBackwardArgs<T>& args);
 }  // namespace cpu
 namespace cuda {
 int64_t gram_workspace(int64_t batch, int64_t s, int64_t q, int64_t d);

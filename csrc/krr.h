@@ -63,6 +63,8 @@ struct KrrShape {
   // on_failure is jitter. Neither pass uses kept.
   bool lanes = false;
   int order = 0;  // of the kernel function (gram.h)
+  // On a GPU: large products of floats take half-precision instructions, three per product, at fp32 accuracy.
+  bool halves = false;
 };
 
 // Rows of S elements per problem in `kept`.
@@ -92,6 +94,8 @@ struct KrrBackwardArgs {
   T *grad_x_s, *grad_y_s, *grad_x_q, *grad_hyper;  // nullptr: not computed
   T* work;
   Element s_element = Element::own, q_element = Element::own;
+  // On the CPU, of a forward without queries: the gradient to coef [B, n, C] itself.
+  Batch<const T> coef_bar = {};
 };
 
 // Loss [B] and its gradients for gbar = 1 in one pass, for small problems on the CPU, for which a call costs as

@@ -18,6 +18,7 @@ def gram(
     d: int,
     threads: int,
     stream: int,
+    halves: bool,
 ) -> None: ...
 def solve(
     a: _Capsule,
@@ -80,6 +81,7 @@ class KrrShape:
         fused_gram: bool = False,
         lanes: bool = False,
         order: int = 0,
+        halves: bool = False,
     ) -> None: ...
     @property
     def batch(self) -> int: ...
@@ -190,6 +192,29 @@ def krr_replay(
     work: _Capsule,
 ) -> None: ...
 def krr_saved(shape: KrrShape, keeps: bool) -> tuple[int, int, int, int]: ...
+def krr_fit(
+    shape: KrrShape,
+    x_s: _Capsule,
+    y_s: _Capsule,
+    values: list[float],
+    on_failure: int,
+    coef: _Capsule,
+    saved: _Capsule,
+    work: _Capsule,
+) -> int: ...
+def krr_fit_backward(
+    shape: KrrShape,
+    x_s: _Capsule,
+    y_s: _Capsule,
+    grad: _Capsule,
+    values: list[float],
+    coef: _Capsule,
+    saved: _Capsule,
+    grad_x_s: _Capsule,
+    grad_y_s: _Capsule,
+    work: _Capsule,
+) -> None: ...
+def krr_fit_saved(shape: KrrShape) -> tuple[int, int, int, int]: ...
 
 class FromGramShape:
     """Sizes of one call from Gram matrices; ``keeps``: the forward forms what the backward of the loss needs."""
@@ -225,6 +250,65 @@ def krr_from_gram_backward(
 ) -> None: ...
 def krr_from_gram_saved(shape: FromGramShape) -> tuple[int, int, int, int]: ...
 def krr_from_gram_workspace(shape: FromGramShape) -> int: ...
+def tridiagonal(
+    a: _Capsule,
+    reflectors: _Capsule,
+    tau: _Capsule,
+    diagonal: _Capsule,
+    beside: _Capsule,
+    bounds: _Capsule,
+    work: _Capsule,
+    b: int,
+    n: int,
+    threads: int,
+) -> None: ...
+def tridiagonal_rotate(
+    reflectors: _Capsule,
+    tau: _Capsule,
+    x: _Capsule,
+    transposed: bool,
+    work: _Capsule,
+    b: int,
+    n: int,
+    m: int,
+    threads: int,
+) -> None: ...
+def tridiagonal_solve(
+    diagonal: _Capsule,
+    beside: _Capsule,
+    shifts: _Capsule,
+    y: _Capsule,
+    x: _Capsule,
+    work: _Capsule,
+    b: int,
+    n: int,
+    r: int,
+    c: int,
+    shared_y: bool,
+    shared_shift: bool,
+    threads: int,
+) -> None: ...
+def tridiagonal_workspace(n: int, m: int, threads: int) -> int: ...
+def gram_backward(
+    x: _Capsule,
+    z: _Capsule,
+    grad: _Capsule,
+    hyper: _Capsule,
+    values: list[float],
+    kernel: int,
+    order: int,
+    grad_x: _Capsule,
+    grad_z: _Capsule,
+    grad_hyper: _Capsule,
+    work: _Capsule,
+    b: int,
+    s: int,
+    q: int,
+    d: int,
+    chunk: int,
+    threads: int,
+) -> None: ...
+def gram_backward_workspace(b: int, s: int, q: int, d: int, chunk: int, symmetric: bool, threads: int) -> int: ...
 def gram_workspace(batch: int, s: int, q: int, d: int, threads: int, cuda: bool) -> int: ...
 def cholesky_workspace(batch: int, s: int, c: int, threads: int, cuda: bool) -> int: ...
 def krr_workspace(shape: KrrShape, backward: bool, cuda: bool) -> int: ...

@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.autograd import forward_ad
 
 if find_spec(f"{__package__}._C") is None:
     raise ImportError(
@@ -139,6 +140,13 @@ def full_precision(like: Tensor) -> Any:
     if torch.amp.is_autocast_available(kind) and torch.is_autocast_enabled(kind):
         return torch.autocast(kind, enabled=False)
     return contextlib.nullcontext()
+
+
+def is_transformed() -> bool:
+    """Return True under a torch.func transform or forward-mode differentiation."""
+    if torch.compiler.is_compiling():
+        return False
+    return torch._C._functorch.peek_interpreter_stack() is not None or forward_ad._current_level >= 0
 
 
 def batch_shape(**named: torch.Size) -> torch.Size:

@@ -117,6 +117,22 @@ def solve_many(a: Tensor, y: Tensor, shifts: Tensor, on_failure: str) -> tuple[T
     return x, status, torch.stack(added, -1).amax(-1)
 
 
+def tridiagonal(a: Tensor) -> tuple[Tensor, Tensor]:
+    """Return (T, Q) with A = Q T Q^T, T tridiagonal and Q orthogonal, by Householder reflections, for A [S, S]."""
+    s = a.shape[-1]
+    t, q = a, torch.eye(s, dtype=a.dtype, device=a.device)
+    for i in range(s - 2):
+        x = t[i + 1 :, i]
+        v = x.clone()
+        v[0] += torch.copysign(torch.linalg.vector_norm(x), x[0])
+        size = torch.linalg.vector_norm(v)
+        if size > 0:
+            v = torch.cat((v.new_zeros(i + 1), v / size))
+            reflection = torch.eye(s, dtype=a.dtype, device=a.device) - 2 * torch.outer(v, v)
+            t, q = reflection @ t @ reflection, q @ reflection
+    return t, q
+
+
 def solve_again(a: Tensor | None, b: Tensor, factor: Tensor) -> Tensor:
     """Return A^-1 B [..., n, m] from the factor of A, to which the gradient flows."""
     return torch.cholesky_solve(b, factor)

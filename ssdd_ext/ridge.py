@@ -99,7 +99,7 @@ class Ridge:
 
     @classmethod
     def per_target(cls, value: Tensor) -> Ridge:
-        """Return lambda = value[..., c] for target c: one problem per target, all from one eigendecomposition.
+        """Return lambda = value[..., c] for target c: one problem per target, all from one decomposition.
 
         Equivalent to one call per target c, with ``Ridge.absolute(value[..., c])``.
 

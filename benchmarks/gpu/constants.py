@@ -18,7 +18,7 @@ from journal import Item, open_journal, run_items, step_parser
 from torch import Tensor
 
 import ssdd_ext
-from ssdd_ext import Ridge
+from ssdd_ext import Ridge, plan
 from ssdd_ext.bench import interleaved, measure
 
 Timer = Callable[..., dict[str, float]]
@@ -101,6 +101,42 @@ def rate(time: Timer, device: str, m: int, k: int, dtype: torch.dtype) -> dict[s
     }
 
 
+def halves(time: Timer, device: str, s: int, q: int, d: int, c: int) -> dict[str, Any]:
+    """Measure large float32 products from half-precision instructions beside those from TF32, in one Gram matrix and in
+    one regression with gradients: seconds, and errors relative to float64."""
+    generator = torch.Generator().manual_seed(s)
+    sizes = ((s, d), (s, c), (q, d), (q, c))
+    inputs = [torch.randn(*size, generator=generator).to(device).requires_grad_() for size in sizes]
+
+    def product(x: list[Tensor]) -> list[Tensor]:
+        return [ssdd_ext.gram(x[2].detach(), x[0].detach(), backend="native")]
+
+    def regression(x: list[Tensor]) -> list[Tensor]:
+        loss = ssdd_ext.krr_mse(*x, ridge=Ridge.trace(1e-3), on_failure="nan", backend="native")
+        return list(torch.autograd.grad(loss, x[:1]))
+
+    def run(call: Callable[[list[Tensor]], list[Tensor]], on: bool, x: list[Tensor]) -> list[Tensor]:
+        plan.gpu.HALVES = on
+        try:
+            return call(x)
+        finally:
+            plan.gpu.HALVES = False
+
+    found: dict[str, Any] = {"s": s, "q": q, "d": d, "c": c}
+    for call in (product, regression):
+        exact = call([x.detach().double().requires_grad_() for x in inputs])[0]
+        ways = {"halves": partial(run, call, True, inputs), "tf32": partial(run, call, False, inputs)}
+        errors = {way: float((f()[0].double() - exact).norm() / exact.norm()) for way, f in ways.items()}
+        found[call.__name__] = {"seconds": time(device, **ways), "errors": errors}
+    parts = [
+        f"{name}: {v['seconds']['halves'] * 1e6:.0f} us against {v['seconds']['tf32'] * 1e6:.0f}, "
+        f"error {v['errors']['halves']:.1e} against {v['errors']['tf32']:.1e}"
+        for name, v in found.items()
+        if isinstance(v, dict)
+    ]
+    return {"value": found, "text": "; ".join(parts)}
+
+
 def bandwidth(time: Timer, device: str, size: int) -> dict[str, Any]:
     """Measure bytes per second, read and written, of a copy inside the device's memory."""
     x = torch.empty(size, dtype=torch.uint8, device=device)
@@ -120,6 +156,8 @@ def items(device: str, quick: bool) -> Iterator[Item]:
     yield "tile column of the factor", lambda: slope(time, device, (260, 324) if quick else (512, 2048), 64)
     yield "tile of the solve, 64 columns", lambda: solve_tile(time, device, 256 if quick else 1024, 64)
     yield "tile of the solve, 512 columns", lambda: solve_tile(time, device, 256 if quick else 1024, 512)
+    for shape in ((64, 70, 48, 5),) if quick else ((1000, 1024, 8192, 512), (100, 1024, 4096, 512)):
+        yield f"halves beside TF32, S={shape[0]}", lambda shape=shape: halves(time, device, *shape)
     for name, k, dtype in (
         ("fp32 on the tensor cores", small, torch.float32),
         ("fp32 on the plain units (k = 32)", 32, torch.float32),

@@ -42,19 +42,26 @@ def _product(launch: dict[str, Any]) -> Work:
     return Work(**total, tensor=works[0].tensor)
 
 
+def _tiles(p: dict[str, Any], tiling: dict[str, Any]) -> list[tuple[int, int]]:
+    """Return the rows and columns of each tile of one problem."""
+    rows, columns = (_extents(p[side], tiling["size"]) for side in ("m", "n"))
+    return [(r, c) for i, r in enumerate(rows) for j, c in enumerate(columns) if p["triangle"] == 0 or j <= i]
+
+
 def _one_product(kernel: str, p: dict[str, Any], tiling: dict[str, Any]) -> Work:
     if p["difference"]:  # for problems in distant clusters, which no call here has: each block ends at once
         return Work()
     b, m, n, k, size = p["batch"], p["m"], p["n"], p["k"], p["product"]
     kind, full, tile = kernel.split("_")[0], p["triangle"] == 0, tiling["size"]
     # Floats take three passes of the tensor cores, one less per operand of 16 bits.
-    passes = 1 + sum(element == 4 for element in p["element"]) if kind in ("tensor", "mixed") else 1
-    share, step = tiling["k_share"], 2 * DEPTH if kind == "half" else DEPTH
+    passes = 1 + sum(element == 4 for element in p["element"]) if kind in ("tensor", "mixed", "halves") else 1
+    if p["scales"] and kernel.startswith("tensor_kernel<128"):  # its tiles were computed from halves
+        return Work(loaded=4 * b * sum(r + c for r, c in _tiles(p, tiling)) * tiling["splits"], tensor=True)
+    share, step = tiling["k_share"], 2 * DEPTH if kind in ("half", "halves") else DEPTH
     depth = sum(_up(min(share, k - s * share), step) for s in range(tiling["splits"]) if k > s * share)
-    rows, columns = _extents(m, tile), _extents(n, tile)
-    tiles = [(r, c) for i, r in enumerate(rows) for j, c in enumerate(columns) if full or j <= i]
+    tiles = _tiles(p, tiling)
     # Warps of tile / 2 x 32 without work do nothing.
-    warp = (tile // 2, 32) if kind in ("tensor", "half") else (tile, tile)
+    warp = (tile // 2, 32) if kind in ("tensor", "half", "halves") else (tile, tile)
     made = sum(_up(r, warp[0]) * _up(c, warp[1]) for r, c in tiles)
     wanted = m * n if full else m * (m + 1) // 2
     stored = wanted if p["triangle"] == 1 else m * n
@@ -65,10 +72,12 @@ def _one_product(kernel: str, p: dict[str, Any], tiling: dict[str, Any]) -> Work
     parts = tiling["splits"] * pieces if tiling["splits"] > 1 else 0
     # Sum of squares of the result, here in one launch: one part per tile, which the last block reads and adds.
     sums = len(tiles) * size * (p["squares"] > 1)
+    # Scales: read to choose the kernel, to split, and by each warp to undo them.
+    scales = sum(20 * (r + c) + 32 * c + 128 * r for r, c in tiles) * tiling["splits"] if kind == "halves" else 0
     return Work(
         flops=b * wanted * k * (3 if p["distance"] else 2),
         executed=b * made * depth * 2 * passes,
-        loaded=b * (operands * k + parts + sums) + extra,
+        loaded=b * (operands * k + parts + sums + scales) + extra,
         stored=b * (stored * size + parts + sums + size * (p["squares"] > 0)),
         tensor=kind != "plain",
     )
@@ -312,6 +321,31 @@ def _function_slope(launch: dict[str, Any]) -> Work:
     return Work(flops=25 * count, loaded=(2 * count + parts) * size, stored=(count + zeros + parts) * size)
 
 
+def _lengths(launch: dict[str, Any]) -> Work:
+    count = launch["blocks"] * launch["arguments"][1]
+    return Work(flops=2 * count, loaded=8 * count, stored=8 * launch["blocks"])
+
+
+def _angle_map(launch: dict[str, Any]) -> Work:
+    """Count the argument and one squared length read, and one element written, per element of K."""
+    count = launch["blocks"] * launch["arguments"][0]["columns"]
+    return Work(flops=80 * count, loaded=16 * count, stored=8 * count)
+
+
+def _angle_slope(launch: dict[str, Any]) -> Work:
+    """Count like :func:`_angle_map`, with Kbar; the slopes in |z|^2 unless it is square. Two parts per row."""
+    a, blocks = launch["arguments"][0], launch["blocks"]
+    count, parts = blocks * a["columns"], blocks * (2 if a["rows"] > 1 else 1)
+    return Work(flops=240 * count, loaded=8 * (3 * count + parts), stored=8 * ((2 - a["square"]) * count + parts))
+
+
+def _ranges(launch: dict[str, Any]) -> Work:
+    """Count both operands read once; one scale stored per row, where neighbouring rows are neighbours in memory."""
+    operands, batch = launch["arguments"][0]["operands"], launch["arguments"][1]
+    elements = batch * sum(rows * k for rows, k, _ in operands)
+    return Work(loaded=4 * elements, stored=4 * batch * sum(rows for rows, _, k_major in operands if not k_major))
+
+
 def _hyper(launch: dict[str, Any]) -> Work:
     a, size = launch["arguments"][0], _size(launch)
     count, parts = launch["blocks"] // a["strips"] * a["c"] * a["rows"], launch["blocks"] if a["strips"] > 1 else 0
@@ -330,6 +364,8 @@ FORMULAS: dict[str, Callable[[dict[str, Any]], Work]] = {
     "half_kernel": _product,
     "mixed_kernel": _product,
     "plain_kernel": _product,
+    "halves_kernel": _product,
+    "ranges_kernel": _ranges,
     "warp_kernel": _small,
     "block_kernel": _small,
     "fused_kernel": _fused,
@@ -353,6 +389,9 @@ FORMULAS: dict[str, Callable[[dict[str, Any]], Work]] = {
     "slope_kernel": _slope,
     "map_kernel": _map,
     "function_slope_kernel": _function_slope,
+    "lengths_kernel": _lengths,
+    "angle_map_kernel": _angle_map,
+    "angle_slope_kernel": _angle_slope,
     "shift_kernel": _shift,
 }
 

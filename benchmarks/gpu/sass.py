@@ -40,6 +40,7 @@ WORKING = 16 * 32  # elements: a strip's diagonal block, transposed
 # Dynamic shared memory of a launch in bytes, for kernels that take any; block sizes are in threads_of.
 DYNAMIC = {
     **{f"tensor_kernel<{size}": 640 * size for size in (64, 128)},
+    "halves_kernel": 16 * 128 * 80,
     **{f"half_kernel<matrix::{element}, {size}": 640 * size for element in ("Bf16", "Half") for size in (64, 128)},
     "mixed_kernel": 40960,
     "plain_kernel<float": 26112,
@@ -48,6 +49,8 @@ DYNAMIC = {
     "block_kernel<double>": (128 * 130 + 256 + WORKING + 128 * 16) * 8 + 64,
     "warp_kernel<float>": 4 * 4 * (32 * 36 + 32 + WORKING + 32 * 16),
     "warp_kernel<double>": 4 * 8 * (32 * 34 + 32 + WORKING + 32 * 16),
+    # Of a network of three hidden layers.
+    **{f"angle_slope_kernel<{network}>": 3 * 4 * 128 * 8 for network in ("Nngp", "Ntk")},
     "solve_kernel<8, float>": (128 * 132 + 128 * 9) * 4 + 48,
     "solve_kernel<8, double>": (128 * 130 + 128 * 9) * 8 + 48,
     "solve_kernel<32, float>": (128 * 132 + 128 * 33) * 4 + 48,
@@ -175,7 +178,10 @@ def inner_loop(lines: list[str]) -> list[str]:
 
 
 def threads_of(name: str) -> int:
-    blocks = {"mixed_kernel": 128, "warp_kernel": 128, "probe_kernel": 32}
+    angles = dict.fromkeys(("lengths_kernel", "angle_map_kernel", "angle_slope_kernel"), 128)
+    blocks = {"mixed_kernel": 128, "warp_kernel": 128, "probe_kernel": 32, **angles}
+    if name.startswith(("halves_kernel", "ranges_kernel")):
+        return 256
     if name.startswith(("tensor_kernel", "half_kernel")):
         return 256 if re.search(r"\b128\b", name) else 128
     tiles = {"factor_tiles_kernel<float>": 128, "solve_tiles_kernel<float>": 128}
@@ -228,7 +234,7 @@ def table(rows: list[dict[str, Any]], architecture: str) -> str:
         "loads as number x bytes per lane. local: accesses of local memory, anywhere. From the host twin, "
         "over all accesses of",
         *(f"`{' '.join(map(str, c[1:]))}`," for c in twin.CALLS if c[0] == "float"),
-        "in float and in double:",
+        "in float and in double, and kernels of an angle in double:",
         "sectors of 32 bytes per request of a warp (and their ratio to the fewest that hold the requested "
         "bytes), and the worst",
         "bank conflict. Stores are after the loops. If a tile is split or mirrored, L2 merges their sectors.",

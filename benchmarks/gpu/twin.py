@@ -86,42 +86,52 @@ def ask(what: str, *words: str | int) -> dict[str, list[dict[str, Any]]]:
 
 
 # The counted calls: sizes that the twin runs in seconds, with rows aligned like those of real problems.
-CALLS: list[tuple[str | int, ...]] = [
-    (t, *call)
-    for t in ("float", "double")
-    for call in (
-        ("krr", 2, 72, 64, 256, 64, "low_rank", "low_rank", "all"),
-        ("krr", 2, 72, 64, 128, 32, "dense", "dense"),
-        ("krr", 1, 72, 64, 128, 32, "low_rank", "mixed"),
-        ("krr", 1, 80, 64, 64, 32, "primal", "primal"),
-        ("rbf", 1, 72, 64, 96, 32),
-        ("krr", 2, 72, 64, 128, 32, "low_rank", "low_rank", "fused"),
-        ("rbf", 2, 72, 64, 96, 32, "fused"),
-        ("rbf", 1, 72, 64, 96, 32, "all", "far"),
-        ("matern_5", 1, 72, 64, 96, 32),
-        ("krr", 1, 256, 64, 64, 64, "low_rank", "low_rank"),
-        ("cholesky", 5, 32, 32),
-        ("cholesky", 2, 128, 96),
-        ("cholesky", 66, 40, 64),
-        ("cholesky", 1, 256, 64),
-        ("cholesky", 1, 240, 1),
-    )
-] + [
-    ("float", "product", 1, 128, 128, 128, f"{a}-{a_type}", f"{b}-{b_type}", tile)
-    for a in ("k", "across")
-    for b in ("k", "across")
-    for a_type, b_type, tile in (
-        ("float", "float", 64),
-        ("float", "float", 128),
-        ("bf16", "bf16", 64),
-        ("bf16", "bf16", 128),
-        ("f16", "f16", 64),
-        ("f16", "f16", 128),
-        ("float", "bf16", 64),
-        ("bf16", "float", 64),
-        ("bf16", "f16", 64),
-    )
-]
+CALLS: list[tuple[str | int, ...]] = (
+    [
+        (t, *call)
+        for t in ("float", "double")
+        for call in (
+            ("krr", 2, 72, 64, 256, 64, "low_rank", "low_rank", "all"),
+            ("krr", 2, 72, 64, 128, 32, "dense", "dense"),
+            ("krr", 1, 72, 64, 128, 32, "low_rank", "mixed"),
+            ("krr", 1, 80, 64, 64, 32, "primal", "primal"),
+            ("rbf", 1, 72, 64, 96, 32),
+            ("krr", 2, 72, 64, 128, 32, "low_rank", "low_rank", "fused"),
+            ("rbf", 2, 72, 64, 96, 32, "fused"),
+            ("rbf", 1, 72, 64, 96, 32, "all", "far"),
+            ("matern_5", 1, 72, 64, 96, 32),
+            ("krr", 1, 256, 64, 64, 64, "low_rank", "low_rank"),
+            ("cholesky", 5, 32, 32),
+            ("cholesky", 2, 128, 96),
+            ("cholesky", 66, 40, 64),
+            ("cholesky", 1, 256, 64),
+            ("cholesky", 1, 240, 1),
+        )
+    ]
+    + [("double", kernel, 1, 72, 64, 96, 32) for kernel in ("arc_cosine_0", "arc_cosine_1", "nngp", "ntk")]
+    + [
+        ("float", "product", 1, 128, 128, 128, f"{a}-{a_type}", f"{b}-{b_type}", tile)
+        for a in ("k", "across")
+        for b in ("k", "across")
+        for a_type, b_type, tile in (
+            ("float", "float", 64),
+            ("float", "float", 128),
+            ("bf16", "bf16", 64),
+            ("bf16", "bf16", 128),
+            ("f16", "f16", 64),
+            ("f16", "f16", 128),
+            ("float", "bf16", 64),
+            ("bf16", "float", 64),
+            ("bf16", "f16", 64),
+        )
+    ]
+    + [
+        ("float", "product", 1, 128, 128, 128, f"{a}-float", f"{b}-float", 128, "halves")
+        for a in ("k", "across")
+        for b in ("k", "across")
+    ]
+)
+SCALARS = ("product.cuh", "product_halves.cu")
 # Kernels that plainly read and write one number or one row per problem are not counted.
 KEYS = ("loads", "load_sectors", "load_waste", "operand_waste", "stores", "store_sectors", "store_waste", "ways")
 NO_ACCESSES: dict[str, float] = dict.fromkeys(KEYS, 0)
@@ -145,9 +155,9 @@ def accesses() -> dict[str, dict[str, float]]:
                 f"{space}_sectors": sectors / max(1, requests),
                 f"{space}_waste": sectors / max(1, least),
             }
-        # Without a product's epilogue.
-        product = kernel.startswith(("tensor", "half", "mixed", "plain"))
-        own = [r for r in rows if r["space"] == "load" and not (product and r["line"].startswith("product.cuh"))]
+        # Without a product's epilogue and its scales.
+        product = kernel.startswith(("tensor", "half", "halves", "mixed", "plain"))
+        own = [r for r in rows if r["space"] == "load" and not (product and r["line"].startswith(SCALARS))]
         sectors, least = (sum(r[key] for r in own) for key in ("sectors", "least_sectors"))
         table[kernel]["operand_waste"] = sectors / max(1, least)
     return table

@@ -29,6 +29,14 @@ void call_trsm(char* s, char* u, char* t, char* d, int* m, int* n, double* f, do
   ready().dtrsm(s, u, t, d, m, n, f, a, lda, b, ldb);
 }
 
+void call_sytrd(char* u, int* n, float* a, int* lda, float* d, float* e, float* tau, float* w, int* lw, int* info) {
+  ready().ssytrd(u, n, a, lda, d, e, tau, w, lw, info);
+}
+void call_sytrd(char* u, int* n, double* a, int* lda, double* d, double* e, double* tau, double* w, int* lw,
+                int* info) {
+  ready().dsytrd(u, n, a, lda, d, e, tau, w, lw, info);
+}
+
 // A row-major lower L is a column-major upper L^T, and a row-major X [r, c] a column-major X^T [c, r].
 template <class T>
 void trsm_call(char side, char trans, int64_t m, int64_t n, const T* l, int64_t ldl, T* x, int64_t ldx) {
@@ -79,6 +87,15 @@ void trsm(bool transposed, int64_t n, int64_t c, const T* l, int64_t ldl, T* x, 
   if (c > 0 && n > 0) trsm_call('R', transposed ? 'T' : 'N', c, n, l, ldl, x, ldx);
 }
 
+template <class T>
+void sytrd(int64_t n, T* a, T* d, T* e, T* tau, T* work, int64_t size) {
+  char upper = 'U';
+  int order = static_cast<int>(n), room = static_cast<int>(size), info = 0;
+  call_sytrd(&upper, &order, a, &order, d, e, tau, work, &room, &info);
+}
+
+template void sytrd(int64_t, float*, float*, float*, float*, float*, int64_t);
+template void sytrd(int64_t, double*, double*, double*, double*, double*, int64_t);
 template int potrf(int64_t, float*, int64_t);
 template int potrf(int64_t, double*, int64_t);
 template void trsm_panel(int64_t, int64_t, const float*, int64_t, float*, int64_t);

@@ -13,6 +13,11 @@ struct Table {
                 float* b, int* ldb);
   void (*dtrsm)(char* side, char* uplo, char* trans, char* diag, int* m, int* n, double* alpha, double* a, int* lda,
                 double* b, int* ldb);
+  // The core's own tests have no table of these.
+  void (*ssytrd)(char* uplo, int* n, float* a, int* lda, float* d, float* e, float* tau, float* work, int* lwork,
+                 int* info) = nullptr;
+  void (*dsytrd)(char* uplo, int* n, double* a, int* lda, double* d, double* e, double* tau, double* work, int* lwork,
+                 int* info) = nullptr;
 };
 void set_table(const Table& table);
 
@@ -35,5 +40,7 @@ template <class T> int potrf(int64_t n, T* a, int64_t lda);
 template <class T> void trsm_panel(int64_t rows, int64_t n, const T* l, int64_t ldl, T* x, int64_t ldx);
 // X <- L^-1 X or L^-T X for row-major X [n, c].
 template <class T> void trsm(bool transposed, int64_t n, int64_t c, const T* l, int64_t ldl, T* x, int64_t ldx);
+// Reduces the lower triangle of the row-major a [n, n] to tridiagonal form, in place.
+template <class T> void sytrd(int64_t n, T* a, T* d, T* e, T* tau, T* work, int64_t size);
 
 }  // namespace ssdd::cpu::blas

@@ -21,7 +21,6 @@ struct KernelFunction {
     const int count = parameter_count(kind);
     const double first = count > 0 ? static_cast<double>(hyper.get(b, 0)) : 0,
                  second = count > 1 ? static_cast<double>(hyper.get(b, 1)) : 0;
-    const double over_d = 1.0 / static_cast<double>(features > 0 ? features : 1);
     switch (kind) {
       case KernelKind::rbf:
         set(-0.5 / (first * first), 1 / first);
@@ -37,7 +36,7 @@ struct KernelFunction {
         break;
       case KernelKind::nngp:
       case KernelKind::ntk:
-        set(first * first * over_d, second * second, first * first / 2, over_d, 2 * first, 2 * second);
+        for (int i = 0; i < 6; ++i) row.c[i] = static_cast<T>(NetworkNumbers(first, second, features).c[i]);
         break;
       default:
         set(first, second);
@@ -52,9 +51,9 @@ struct KernelFunction {
   }
 
  private:
-  void set(double c0, double c1 = 0, double c2 = 0, double c3 = 0, double c4 = 0, double c5 = 0) {
-    const double all[] = {c0, c1, c2, c3, c4, c5};
-    for (int i = 0; i < 6; ++i) row.c[i] = static_cast<T>(all[i]);
+  void set(double c0, double c1 = 0, double c2 = 0) {
+    const double all[] = {c0, c1, c2};
+    for (int i = 0; i < 3; ++i) row.c[i] = static_cast<T>(all[i]);
   }
 };
 

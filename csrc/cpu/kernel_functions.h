@@ -7,13 +7,12 @@
 #include "kernel_rows.h"
 #include "micro_math.h"
 
+#define SSDD_INLINE inline
+#include "../angles.h"
+#undef SSDD_INLINE
+
 namespace ssdd::cpu {
 namespace {
-
-template <class V>
-struct Slopes {
-  V argument = {}, x = {}, z = {}, first = {}, second = {};
-};
 
 // k = exp(c0 r), c0 = -1 / (2 l^2), c1 = 1 / l. Its slopes follow from k: r = log(k) / c0.
 template <class T, int Bytes>
@@ -114,126 +113,14 @@ struct Polynomial : Math<T, Bytes> {
   }
 };
 
-// The angle t of two vectors with product a and squared lengths x, z; kappa_0 = 1 - t / pi and
-// kappa_1 = cos t + (sin t - t cos t) / pi, whose derivative in cos t is kappa_0. The derivative of kappa_0 is infinite
-// at t = 0 and pi; it is defined as 0 there.
-template <class T, int Bytes>
-struct Angle : Math<T, Bytes> {
-  using M = Math<T, Bytes>;
-  using V = typename M::V;
-  V norms, over, c, sine, kappa_0, kappa_1;
-  Angle() = default;
-  Angle(V a, V x, V z, bool same) {
-    norms = M::root(x * z);
-    over = T(1) / (norms == T(0) ? M::all(1) : norms);
-    c = a * over;
-    c = c > T(1) ? M::all(1) : c < T(-1) ? M::all(-1) : c;  // NaN compares false and stays
-    if (same) c = norms > T(0) ? M::all(1) : c;
-    const V square = (T(1) - c) * (T(1) + c), angle = M::acos(c);
-    sine = M::root(square);
-    kappa_0 = T(1) - angle * T(M::kOverPi);
-    kappa_1 = c + (sine - angle * c) * T(M::kOverPi);
-  }
-  V slope_of_kappa_0() const { return sine > T(0) ? T(M::kOverPi) / (sine > T(0) ? sine : M::all(1)) : V{}; }
-  static V over_or_0(V number, V square) { return square > T(0) ? number / (square > T(0) ? square : M::all(1)) : V{}; }
-};
-
-// Order 0: kappa_0; order 1: |x| |z| kappa_1.
-template <class T, int Bytes, int Order>
-struct ArcCosine : Math<T, Bytes> {
-  using M = Math<T, Bytes>;
-  using V = typename M::V;
-  using A = Angle<T, Bytes>;
-  static constexpr bool norms = true;
-  const KernelRow<T>& f;
-  V value(V a, V z) const {
-    const A angle(a, M::all(f.x), z, f.same);
-    return Order == 0 ? angle.kappa_0 : angle.norms * angle.kappa_1;
-  }
-  template <bool Parameters>
-  Slopes<V> slopes(V a, V z) const {
-    const V x = M::all(f.x);
-    const A angle(a, x, z, f.same);
-    Slopes<V> s;
-    if constexpr (Order == 0) {
-      const V slope = angle.slope_of_kappa_0(), half = slope * angle.c * T(-0.5);
-      s.argument = slope * angle.over;
-      s.x = A::over_or_0(half, x);
-      s.z = A::over_or_0(half, z);
-    } else {
-      const V half = angle.norms * angle.sine * T(0.5 * M::kOverPi);
-      s.argument = angle.norms > T(0) ? angle.kappa_0 : V{};
-      s.x = A::over_or_0(half, x);
-      s.z = A::over_or_0(half, z);
-    }
-    return s;
-  }
-};
-
-// Covariance k and tangent kernel t of a ReLU network: k = c0 x.z + c1, t = k, and for each of `order` hidden layers
-// t <- t h kappa_0 + k', k <- k' = h sqrt(k_x k_z) kappa_1 + b^2, k_x <- h k_x + b^2, with h = w^2 / 2.
-// c0 = w^2 / D, c1 = b^2, c2 = h, c3 = 1 / D, c4 = 2 w, c5 = 2 b.
-template <class T, int Bytes, bool Tangent>
-struct Network : Math<T, Bytes> {
-  using M = Math<T, Bytes>;
-  using V = typename M::V;
-  using A = Angle<T, Bytes>;
-  static constexpr bool norms = true;
-  const KernelRow<T>& f;
-  // Layer l's covariances and the angle that follows from them.
-  struct Layer {
-    V k_x, k_z, t;
-    A angle;
-  };
-  V pass(V a, V z, Layer* layers) const {
-    V k = a * f.c[0] + f.c[1], k_x = M::all(f.x) * f.c[0] + f.c[1], k_z = z * f.c[0] + f.c[1], t = k;
-    for (int l = 0; l < f.order; ++l) {
-      const A angle(k, k_x, k_z, f.same);
-      if (layers) layers[l] = {k_x, k_z, t, angle};
-      k = angle.norms * f.c[2] * angle.kappa_1 + f.c[1];
-      t = t * (angle.kappa_0 * f.c[2]) + k;
-      k_x = k_x * f.c[2] + f.c[1];
-      k_z = k_z * f.c[2] + f.c[1];
-    }
-    return Tangent ? t : k;
-  }
-  V value(V a, V z) const { return pass(a, z, nullptr); }
-  template <bool Parameters>
-  Slopes<V> slopes(V a, V z) const {
-    Layer layers[kMostLayers];
-    pass(a, z, layers);
-    // The slopes of the result in k, k_x, k_z, t of the layer, and in h and b^2.
-    V k = Tangent ? V{} : M::all(1), k_x{}, k_z{}, t = Tangent ? M::all(1) : V{}, h{}, b{};
-    for (int l = f.order - 1; l >= 0; --l) {
-      const Layer& layer = layers[l];
-      const A& angle = layer.angle;
-      k += t;  // t = ... + k
-      V c{};
-      if constexpr (Tangent) {
-        c = t * layer.t * f.c[2] * angle.slope_of_kappa_0();
-        h += t * layer.t * angle.kappa_0;
-        t = t * angle.kappa_0 * f.c[2];
-      }
-      b += k + k_x + k_z;
-      h += k * angle.norms * angle.kappa_1 + k_x * layer.k_x + k_z * layer.k_z;
-      c += k * f.c[2] * angle.norms * angle.kappa_0;
-      const V norms = (k * f.c[2] * angle.kappa_1 - c * angle.c * angle.over) * angle.norms * T(0.5);
-      k_x = k_x * f.c[2] + A::over_or_0(norms, layer.k_x);
-      k_z = k_z * f.c[2] + A::over_or_0(norms, layer.k_z);
-      k = c * angle.over;
-    }
-    k += t;
-    Slopes<V> s;
-    s.argument = k * f.c[0];
-    s.x = k_x * f.c[0];
-    s.z = k_z * f.c[0];
-    if constexpr (Parameters) {
-      const V square = h * T(0.5) + (k * a + k_x * f.x + k_z * z) * f.c[3];
-      s.first = square * f.c[4];
-      s.second = (b + k + k_x + k_z) * f.c[5];
-    }
-    return s;
-  }
+// The layers of one element of a network, on the stack. angles.h has the networks.
+template <class M>
+struct Layers {
+  Layer<M> all[kMostLayers];
+  template <class Row>
+  explicit Layers(const Row&) {}
+  void put(int l, const Layer<M>& layer) { all[l] = layer; }
+  const Layer<M>& get(int l) const { return all[l]; }
 };
 
 template <class F, class T, int Bytes>
@@ -302,6 +189,7 @@ void slopes_of(const KernelRow<T>& row, int64_t n, const T* argument, T* bar, T*
 // Calls use.template operator()<F>() with the struct of this kind.
 template <class T, int Bytes, class Use>
 void dispatch(KernelKind kind, const Use& use) {
+  using M = Math<T, Bytes>;
   switch (kind) {
     case KernelKind::rbf:
       return use(Rbf<T, Bytes>{{}, use.row});
@@ -321,13 +209,13 @@ void dispatch(KernelKind kind, const Use& use) {
   // Angles near 0 need the digits of double (gram.h).
   if constexpr (sizeof(T) == 8) switch (kind) {
       case KernelKind::arc_cosine_0:
-        return use(ArcCosine<T, Bytes, 0>{{}, use.row});
+        return use(ArcCosine<M, KernelRow<T>, 0>{{}, use.row});
       case KernelKind::arc_cosine_1:
-        return use(ArcCosine<T, Bytes, 1>{{}, use.row});
+        return use(ArcCosine<M, KernelRow<T>, 1>{{}, use.row});
       case KernelKind::nngp:
-        return use(Network<T, Bytes, false>{{}, use.row});
+        return use(Network<M, KernelRow<T>, Layers<M>, false>{{}, use.row});
       case KernelKind::ntk:
-        return use(Network<T, Bytes, true>{{}, use.row});
+        return use(Network<M, KernelRow<T>, Layers<M>, true>{{}, use.row});
       default:
         break;
     }

@@ -43,9 +43,9 @@ class Forward {
       fill_nan(team, s.n * s.n, factor);
       fill_nan(team, s.n * s.c, coef);
       fill_nan(team, s.q * s.c, out);
-    } else if (s.plan == Plan::dense) {
+    } else if (s.q > 0 && s.plan == Plan::dense) {
       predict_dense();
-    } else {
+    } else if (s.q > 0) {
       predict_low_rank();
     }
     if (a.loss) {

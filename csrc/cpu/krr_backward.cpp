@@ -2,30 +2,12 @@
 #include "../krr.h"
 #include "blas.h"
 #include "factor.h"
-#include "kernel.h"
+#include "kernel_backward.h"
 #include "krr_work.h"
-#include "team.h"
 #include "workers.h"
 
 namespace ssdd::cpu {
 namespace {
-
-// The epilogue of a tile of a gradient: c(i, j) += (row ? row[i] : 1) * factor * x(i, j).
-template <class T>
-struct AddScaled {
-  const T* row;
-  T factor;
-  View<const T> x;
-};
-
-template <class T>
-void apply_add_scaled(const void* context, int64_t i, int64_t j, int m, int n, T* c, int64_t ld) {
-  const auto& f = *static_cast<const AddScaled<T>*>(context);
-  for (int y = 0; y < m; ++y) {
-    const T factor = f.row ? f.factor * f.row[i + y] : f.factor;
-    for (int x = 0; x < n; ++x) c[y * ld + x] += factor * f.x(i + y, j + x);
-  }
-}
 
 template <class T>
 void apply_add_row(const void* context, int64_t, int64_t j, int m, int n, T* c, int64_t ld) {
@@ -101,13 +83,14 @@ class Backward {
       const T* k = k_chunk(q0, rows);
       multiply({s.s, s.c, rows, View<const T>{k, 1, s.s}, e.from(q0, 0), u, s.c}, gamma, q0 == 0 ? T(0) : T(1));
     }
-    if (s.q == 0) fill(team, s.s * s.c, T(0), u);
+    if (s.q == 0 && !a.coef_bar) fill(team, s.s * s.c, T(0), u);
+    if (a.coef_bar) copy(team, s.s, s.c, a.coef_bar[b], u, s.c);
   }
 
   // Computes M = Pbar^T X_q into m, and abar = scale X_s M^T + bias 1 (1^T Pbar) if K_qs is not kept.
   void alpha_bar_low_rank(T* m) {
     multiply({s.c, s.d, s.q, e.t(), x_q, m, s.d}, gamma);
-    if (kept) return alpha_bar_dense();
+    if (kept || s.q == 0) return alpha_bar_dense();
     Product<T> p{s.s, s.c, s.d, x_s, {m, 1, s.d}, u, s.c};
     p.alpha = scale();
     const Epilogue<T> epilogue{&apply_add_row<T>, w.columns};
@@ -234,9 +217,13 @@ class Backward {
     const double sc = scale(), bi = bias();
     const T root_scale = static_cast<T>(std::sqrt(sc)), root_bias = static_cast<T>(std::sqrt(bi));
     T* v = w.weights;  // [n, C], then [n, 2C] = [V | w]
-    multiply({s.d, s.c, s.q, x_q.t(), e, v, s.c}, gamma * root_scale);
-    if (s.bordered)
-      sum_columns(team, s.q, s.c, e, static_cast<double>(gamma) * static_cast<double>(root_bias), v + s.d * s.c);
+    if (a.coef_bar) {
+      copy(team, s.n, s.c, a.coef_bar[b], v, s.c);
+    } else {
+      multiply({s.d, s.c, s.q, x_q.t(), e, v, s.c}, gamma * root_scale);
+      if (s.bordered)
+        sum_columns(team, s.q, s.c, e, static_cast<double>(gamma) * static_cast<double>(root_bias), v + s.d * s.c);
+    }
     solve_factored(team, pack, s.n, factor, s.c, v);
     lambda_bar = -dot(team, s.n, s.c, v, coef, w.partial);
     through_trace = ridge_trace_slope(s.ridge, s.detach, static_cast<double>(ridge_value()), s.s) * lambda_bar;
@@ -285,86 +272,32 @@ class Backward {
     product(team, pack, p);
   }
 
-  // Kernels of the squared distance: G = Kbar dk/dr, and d r_ij / d x_i = 2 (x_i - x_j).
-  // The points as passed in, the points from the first support point, and the reach of krr.h.
-  struct Points {
-    View<const T> original, shifted;
-    T reach;
-  };
-  Points points(View<const T> x, int64_t rows, T* shifted) {
-    if (!of_distance(s.kernel)) return {x, x, T(0)};
-    int64_t begin, end;
-    team.share(rows, 1, &begin, &end);
-    for (int64_t i = begin; i < end; ++i)
-      for (int64_t j = 0; j < s.d; ++j) shifted[i * s.d + j] = x(i, j) - x_s(0, j);
-    team.barrier();
-    return {x, {shifted, s.d, 1}, largest(team, rows, s.d, shifted, w.partial)};
-  }
-
-  // True if the points are too far apart for the product form (krr.h).
-  bool far_apart(T reach) const {
-    return s.kernel == KernelKind::matern_1 || static_cast<double>(reach) * std::sqrt(static_cast<double>(s.d)) >
-                                                   kReach * static_cast<double>(a.hyper.get(b, 0));
-  }
-
+  // All kernels but the linear one: G = Kbar dk/da for both Gram matrices, and the gradients from it.
   void nonlinear() {
-    const KernelFunction<T> own(s.kernel, s.order, a.hyper, b, s.d);
-    function = &own;
     if (of_norms(s.kernel)) squared_lengths(team, s.s, s.d, x_s, w.norms_s);
     alpha_bar_dense();
     solve_u();
-    support = points(x_s, s.s, w.shifted_s);
+    const KernelBackwardWork<T> work{w.row_sums, std::max(s.s, s.chunk), w.norms_bar, w.diagonal, w.columns, w.partial};
+    KernelBackward<T> own(team, pack, s.kernel, s.order, a.hyper, b, s.s, s.d, x_s, w.norms_s, grad_hyper != nullptr,
+                          ranks, work);
+    const Points support = own.points(x_s, s.s, w.shifted_s);
     const bool needs_g = grad_x_s || grad_x_q || grad_hyper;
-    if (grad_x_s || grad_hyper) support_half();
-    for (int64_t q0 = 0; needs_g && q0 < s.q; q0 += s.chunk) query_half(q0, std::min(s.chunk, s.q - q0));
+    if (grad_x_s || grad_hyper) support_half(own, support);
+    for (int64_t q0 = 0; needs_g && q0 < s.q; q0 += s.chunk) query_half(own, support, q0, std::min(s.chunk, s.q - q0));
     if (grad_hyper && team.rank == 0) {
-      for (int i = 0; i < parameter_count(s.kernel); ++i) grad_hyper[i] = static_cast<T>(parameter_bar[i]);
+      for (int i = 0; i < parameter_count(s.kernel); ++i) grad_hyper[i] = static_cast<T>(own.parameter(i));
       grad_hyper[a.hyper.count - 1] = static_cast<T>(lambda_bar * ridge_slope(s.ridge, trace, s.s));
     }
     team.barrier();
   }
 
-  // Turns rows of Kbar into G: row i has the elements [begin(i), end(i)) of `argument` and `bar`, row stride S, and the
-  // squared length x_norms[i]. Adds to the gradients of the hyper-parameters, and to those of the squared lengths:
-  // row_sums[i], and by columns to this rank's part of norms_bar.
-  template <class Begin, class End>
-  void slopes(int64_t rows, const T* argument, T* bar, const T* x_norms, Begin begin_of, End end_of) {
-    T *x_bar = w.row_sums, *first = x_bar + std::max(s.s, s.chunk), *second = first + std::max(s.s, s.chunk);
-    T* z_bar = of_norms(s.kernel) ? w.norms_bar + team.rank * s.s : nullptr;
-    if (z_bar) std::fill(z_bar, z_bar + s.s, T(0));
-    const KernelRows<T>& kernel = kernel_rows<T>();
-    int64_t begin, end;
-    team.share(rows, 1, &begin, &end);
-    for (int64_t i = begin; i < end; ++i) {
-      const int64_t from = begin_of(i), at = i * s.s + from;
-      double sums[3] = {};
-      kernel.slopes(z_bar ? function->at(x_norms[i], w.norms_s + from) : function->row, end_of(i) - from, argument + at,
-                    bar + at, z_bar ? z_bar + from : nullptr, grad_hyper != nullptr, sums);
-      x_bar[i] = static_cast<T>(sums[0]);
-      first[i] = static_cast<T>(sums[1]);
-      second[i] = static_cast<T>(sums[2]);
-    }
-    team.barrier();
-    for (int64_t i = 0; grad_hyper && i < rows; ++i) {
-      parameter_bar[0] += static_cast<double>(first[i]);
-      parameter_bar[1] += static_cast<double>(second[i]);
-    }
-    // The sums by columns, in the order of the ranks, behind them.
-    T* all = w.norms_bar + ranks * s.s;
-    team.share(s.s, 16, &begin, &end);
-    for (int64_t j = begin; z_bar && j < end; ++j) {
-      T sum = T(0);
-      for (int rank = 0; rank < team.size; ++rank) sum += w.norms_bar[rank * s.s + j];
-      all[j] = sum;
-    }
-    team.barrier();
-  }
+  using Points = typename KernelBackward<T>::Points;
 
-  void support_half() {
+  void support_half(KernelBackward<T>& own, const Points& support) {
     two_k_bar();
     if (s.kernel == KernelKind::rbf) {
       // K_ss lies above the diagonal of the factor.
-      slopes(s.s, factor, w.k_bar, nullptr, [](int64_t i) { return i + 1; }, [&](int64_t) { return s.s; });
+      own.slopes(s.s, factor, w.k_bar, nullptr, [](int64_t i) { return i + 1; }, [&](int64_t) { return s.s; });
       zero_diagonal();
       mirror(team, s.s, w.k_bar, true);
     } else {
@@ -374,12 +307,9 @@ class Backward {
         p.lower = true;
         argument_product(team, pack, s.kernel, p);
       }
-      diagonal(arguments);
-      slopes(s.s, arguments, w.k_bar, w.norms_s, [](int64_t) { return 0; }, [](int64_t i) { return i; });
-      add_diagonal();
-      mirror(team, s.s, w.k_bar);
+      own.symmetric(arguments, w.k_bar, through_trace);
     }
-    if (grad_x_s) add_gradient(s.s, s.s, {w.k_bar, s.s, 1}, support, support, w.diagonal, grad_x_s, T(0));
+    if (grad_x_s) own.add_gradient(s.s, s.s, {w.k_bar, s.s, 1}, support, support, own.diagonal_norms(), grad_x_s, T(0));
   }
 
   void zero_diagonal() {
@@ -389,92 +319,21 @@ class Backward {
     team.barrier();
   }
 
-  // The diagonal: half of 2 Kbar_ii, and the trace's part, times d k(x, x) / d |x|^2 into w.diagonal, for kernels of x.z.
-  // For the others k(x, x) is constant.
-  void diagonal(const T* arguments) {
-    int64_t begin, end;
-    team.share(s.s, 1, &begin, &end);
-    T *first = w.row_sums, *second = first + s.s;
-    for (int64_t i = begin; i < end; ++i) {
-      T& bar = w.k_bar[i * s.s + i];
-      T own = bar / 2 + static_cast<T>(through_trace), z_bar = T(0);
-      double sums[3] = {};
-      if (!of_distance(s.kernel)) {
-        const T* square = of_norms(s.kernel) ? w.norms_s + i : arguments + i * s.s + i;
-        KernelRow<T> row = function->at(*square, square);
-        row.same = true;
-        kernel_rows<T>().slopes(row, 1, square, &own, &z_bar, grad_hyper != nullptr, sums);
-      } else {
-        own = T(0);
-      }
-      w.diagonal[i] = own + z_bar + static_cast<T>(sums[0]);
-      first[i] = static_cast<T>(sums[1]);
-      second[i] = static_cast<T>(sums[2]);
-      bar = T(0);
-    }
-    team.barrier();
-    for (int64_t i = 0; grad_hyper && i < s.s; ++i) {
-      parameter_bar[0] += static_cast<double>(first[i]);
-      parameter_bar[1] += static_cast<double>(second[i]);
-    }
-    team.barrier();
-  }
-
-  // Adds the row and column sums of K_ss to the diagonal's part.
-  void add_diagonal() {
-    if (of_norms(s.kernel)) {
-      int64_t begin, end;
-      team.share(s.s, 1, &begin, &end);
-      for (int64_t i = begin; i < end; ++i) w.diagonal[i] += w.row_sums[i] + w.norms_bar[ranks * s.s + i];
-    }
-    team.barrier();
-  }
-
-  void query_half(int64_t q0, int64_t rows) {
+  void query_half(KernelBackward<T>& own, const Points& support, int64_t q0, int64_t rows) {
     const T* k = k_chunk(q0, rows);
     if (kept && of_norms(s.kernel)) squared_lengths(team, rows, s.d, x_q.from(q0, 0), w.norms_q);
     multiply({rows, s.s, s.c, e.from(q0, 0), {coef, 1, s.c}, w.chunk_bar, s.s}, gamma);
     const T* arguments = !keeps_argument(s.kernel) ? k : kept ? kept + (s.q + q0) * s.s : w.arguments;
-    slopes(rows, arguments, w.chunk_bar, w.norms_q, [](int64_t) { return 0; }, [&](int64_t) { return s.s; });
+    own.slopes(rows, arguments, w.chunk_bar, w.norms_q, [](int64_t) { return 0; }, [&](int64_t) { return s.s; });
     if (!grad_x_s && !grad_x_q) return;
-    const Points queries = points(x_q.from(q0, 0), rows, w.shifted_q);
+    const Points queries = own.points(x_q.from(q0, 0), rows, w.shifted_q);
     const bool norms = of_norms(s.kernel);
     if (grad_x_s)
-      add_gradient(s.s, rows, {w.chunk_bar, 1, s.s}, queries, support, norms ? w.norms_bar + ranks * s.s : nullptr,
-                   grad_x_s, T(1));
+      own.add_gradient(s.s, rows, {w.chunk_bar, 1, s.s}, queries, support, norms ? own.column_norms() : nullptr,
+                       grad_x_s, T(1));
     if (grad_x_q)
-      add_gradient(rows, s.s, {w.chunk_bar, s.s, 1}, support, queries, norms ? w.row_sums : nullptr,
-                   grad_x_q + q0 * s.d, T(0));
-  }
-
-  // The gradient to the points x from g = Kbar dk/da, and from the gradients `norms` of their squared lengths.
-  void add_gradient(int64_t rows, int64_t inner, View<const T> g, const Points& z, const Points& x, const T* norms,
-                    T* c, T beta) {
-    if (of_distance(s.kernel)) return add_differences(rows, inner, g, z, x, c, beta);
-    Product<T> p{rows, s.d, inner, g, z.original, c, s.d};
-    const AddScaled<T> add{norms, T(2), x.original};
-    const Epilogue<T> epilogue{&apply_add_scaled<T>, &add};
-    p.beta = beta;
-    if (norms) p.epilogue = &epilogue;
-    product(team, pack, p);
-  }
-
-  // c [rows, D] = beta c + 2 sum_j g_ij (x_i - z_j) for g [rows, inner].
-  void add_differences(int64_t rows, int64_t inner, View<const T> g, const Points& z, const Points& x, T* c, T beta) {
-    Product<T> p{rows, s.d, inner, g, z.original, c, s.d};
-    p.alpha = T(-2);
-    p.beta = beta;
-    if (far_apart(std::max(z.reach, x.reach))) {
-      p.inner = Inner::difference;
-      p.x = x.original;
-      return product(team, pack, p);
-    }
-    sum_columns<T>(team, inner, rows, g.t(), 1.0, w.columns);
-    const AddScaled<T> add{w.columns, T(2), x.shifted};
-    const Epilogue<T> epilogue{&apply_add_scaled<T>, &add};
-    p.b = z.shifted;
-    p.epilogue = &epilogue;
-    product(team, pack, p);
+      own.add_gradient(rows, s.s, {w.chunk_bar, s.s, 1}, support, queries, norms ? own.row_norms() : nullptr,
+                       grad_x_q + q0 * s.d, T(0));
   }
 
   const KrrBackwardArgs<T>& a;
@@ -484,10 +343,7 @@ class Backward {
   const KrrWork<T>& w;
   const Packing<T> pack;
   View<const T> x_s, x_q, y_s, e;
-  Points support;
-  const KernelFunction<T>* function = nullptr;
   const int ranks;
-  double parameter_bar[2] = {0, 0};
   T gamma;
   const T *factor, *coef, *kept;
   T *u, *grad_x_s, *grad_x_q, *grad_hyper;

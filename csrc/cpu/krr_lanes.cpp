@@ -129,7 +129,7 @@ class Forward : Lane<T> {
     pad(s.s, s.c, g.width, w.alpha);
     table.solve(s.s, s.c, w.panels, w.inverse, w.alpha);
     if (a.coef) L::store(w.alpha, 0, s.s, s.c, s.s, a.coef);
-    predict();
+    if (s.q > 0 || a.loss) predict();
     finish();
   }
 
@@ -190,11 +190,15 @@ class Backward : Lane<T> {
     queries();
     // abar = scale X_s M + bias 1 (1^T Pbar), U = A^-1 abar
     T *e_sum = w.sums, *u_sum = w.sums + s.c * g.width, *alpha_sum = w.sums + 2 * s.c * g.width;
-    table.product(s.s, s.c, s.d, T(1), {w.x_s, w.ld, 1}, {w.moment, s.c, 1}, T(0), {w.u, s.c, 1});
-    L::times(s.s * s.c, L::scales(), w.u);
-    std::copy(e_sum, e_sum + s.c * g.width, u_sum);
-    L::times(s.c, L::each(w.scale, [&](int l) { return L::bias(l); }), u_sum);
-    table.finish(s.s, s.c, u_sum, nullptr, w.u);
+    if (a.coef_bar) {
+      L::load(a.coef_bar, 0, s.s, s.c, w.u);
+    } else {
+      table.product(s.s, s.c, s.d, T(1), {w.x_s, w.ld, 1}, {w.moment, s.c, 1}, T(0), {w.u, s.c, 1});
+      L::times(s.s * s.c, L::scales(), w.u);
+      std::copy(e_sum, e_sum + s.c * g.width, u_sum);
+      L::times(s.c, L::each(w.scale, [&](int l) { return L::bias(l); }), u_sum);
+      table.finish(s.s, s.c, u_sum, nullptr, w.u);
+    }
     pad(s.s, s.c, g.width, w.u);
     table.load_lower(Sources<T>(g, a.factor, s.s * s.s).p, s.s, 1, s.s, w.panels);
     table.invert_diagonal(s.s, w.panels, w.inverse);

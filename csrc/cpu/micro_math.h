@@ -6,8 +6,9 @@
 namespace ssdd::cpu {
 namespace {
 
-template <class T, int Bytes>
+template <class Number, int Bytes>
 struct Math {
+  using T = Number;
   using V = typename VectorOf<T, Bytes>::type;
   using L = typename VectorOf<T, Bytes>::loose;
   static constexpr int lanes = Bytes / sizeof(T);

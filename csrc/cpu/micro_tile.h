@@ -164,8 +164,9 @@ inline void transpose4(const T* src, int64_t js, T* dst, int width) {
 template <class T>
 inline void pack_rows(const T* src, int64_t ks, int kc, int panels, int width, T* dst) {
   typedef typename VectorOf<T, 4 * sizeof(T)>::loose QL;
-  constexpr int kRun = 192, kAhead = 4, kLine = 64 / sizeof(T);
-  const int group = kRun / width > 1 ? kRun / width : 1;
+  // Panels of one depth lie a power of two apart, and so in one set of L1, which holds eight or twelve lines.
+  constexpr int kRun = 192, kStreams = 8, kAhead = 4, kLine = 64 / sizeof(T);
+  const int most = kRun / width > 1 ? kRun / width : 1, group = most < kStreams ? most : kStreams;
   for (int p0 = 0; p0 < panels; p0 += group) {
     const int count = panels - p0 < group ? panels - p0 : group;
     const T* row = src + int64_t(p0) * width;

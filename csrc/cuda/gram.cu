@@ -1,7 +1,7 @@
 // Gram matrices on the GPU: one product with the kernel function applied in registers. The symmetric case computes one
 // triangle of tiles and writes each element to both places. The linear kernel uses the tensor cores for float
 // (product_tensor.cu); squared distances have no cancellation (product_plain.cu). Two launches; the first computes the
-// scalars.
+// scalars. One or three more for a kernel function (kernel_functions.cu, angles.cu).
 //
 // Mapping: one block per tile of 64 x 64. Traffic: (S + Q) D elements read once from memory (S Q D / 32 from L2), S Q
 // written.
@@ -11,6 +11,7 @@
 // Other path: product_plain.cu, on the ordinary units, for double, distances and D < 48.
 #include "../gram.h"
 
+#include "angles.cuh"
 #include "kernel_functions.cuh"
 #include "product.cuh"
 #include "scalars.cuh"
@@ -18,7 +19,7 @@
 namespace ssdd::cuda {
 
 int64_t gram_workspace(int64_t batch, int64_t s, int64_t q, int64_t d) {
-  return batch * kScalars + kCounters + split_room(batch, s, q, d);
+  return batch * (kScalars + 2 * (s + q)) + kCounters + split_room(batch, s, q, d);
 }
 
 template <class T>
@@ -51,8 +52,19 @@ void gram(const GramArgs<T>& a, void* stream) {
   p.split = split;
   p.split_elements = split_room(a.batch, a.s, a.q, a.d);
   p.counters = counters;
+  T* const norms = reinterpret_cast<T*>(counters) + kCounters;
+  if (a.halves) p.scales = reinterpret_cast<float*>(norms + a.batch * (a.s + a.q));
   apply_kernel(p, a.kernel, a.work);
   product(p, stream);
+  if constexpr (sizeof(T) == 8) {
+    if (of_norms(a.kernel)) {
+      T *const x = norms, *const z = symmetric ? x : x + a.batch * a.s;
+      squared_lengths(a.batch, a.s, a.d, p.a, x, a.s, stream);
+      if (!symmetric) squared_lengths(a.batch, a.q, a.d, p.b.t(), z, a.q, stream);
+      return map_angles({a.batch, a.s, a.q, a.d, a.kernel, a.order, a.work, a.k, p.c_bs, x, a.s, z, a.q, symmetric},
+                        a.k, p.c_bs, stream);
+    }
+  }
   if (keeps_argument(a.kernel))
     map_arguments<T>({a.batch, a.s * a.q, a.kernel, a.order, a.work, a.k, p.c_bs, a.k, p.c_bs}, stream);
 }

@@ -9,8 +9,6 @@
 // Floor on an H100: 8 and 12 bytes per element / 3.35 TB/s in float. Other path: none.
 #include "kernel_functions.cuh"
 
-#include "join.cuh"
-
 namespace ssdd::cuda {
 namespace {
 
@@ -115,23 +113,7 @@ void function_slope_kernel(KernelSlopes<T> a) {
     sum += static_cast<double>(g);
     simt::store(k_bar + j, g);
   }
-  sum = block_sum<kThreads>(sum);
-  if (simt::thread() == 0) a.row_sums[simt::block().x] = static_cast<T>(sum);
-  simt::barrier();  // the sums of the warps are read
-  second = block_sum<kThreads>(second);
-  T* const second_parts = a.row_parts + (a.batch + b) * a.rows;
-  if (simt::thread() == 0) simt::store(second_parts + i, static_cast<T>(second));
-  simt::barrier();
-  if (!sum_of_blocks<kThreads>(first, i, a.rows, a.row_parts + b * a.rows, a.counters + b)) return;
-  simt::barrier();
-  second = 0;
-  for (int64_t e = simt::thread(); e < a.rows; e += kThreads)
-    second += static_cast<double>(simt::load(second_parts + e));
-  second = block_sum<kThreads>(second);
-  if (simt::thread() != 0) return;
-  a.totals[b] = static_cast<T>(first + (a.add ? static_cast<double>(a.totals[b]) : 0.0));
-  T* const other = a.totals + a.batch;
-  other[b] = static_cast<T>(second + (a.add ? static_cast<double>(other[b]) : 0.0));
+  sum_slopes<kThreads>(a, b, i, sum, first, second);
 }
 
 }  // namespace

@@ -69,6 +69,7 @@ class Forward : KrrPass<T> {
   using KrrPass<T>::make;
   using KrrPass<T>::run;
   using KrrPass<T>::sums;
+  using KrrPass<T>::lengths;
   using KrrPass<T>::map;
   using KrrPass<T>::kept_bs;
   using KrrPass<T>::place;
@@ -105,7 +106,8 @@ class Forward : KrrPass<T> {
       run(gram, query_gram(0));
     else
       run(gram);
-    map(s.s * s.s, gram.c, gram.c_bs, a.factor, s.s * s.s);
+    lengths(x_s, s.s, true);
+    map(s.s, true, gram.c, gram.c_bs, a.factor, s.s * s.s);
     factorise(factor_here(a.y_s), stream);
   }
 
@@ -189,7 +191,8 @@ class Forward : KrrPass<T> {
       const Product<T> gram = query_gram(q0);
       if (!there) run(gram);
       T* const k = a.kept ? a.kept + q0 * s.s : w.chunk;
-      map(gram.m * s.s, gram.c, gram.c_bs, k, gram.c_bs);
+      lengths(from(x_q, q0), gram.m, false);
+      map(gram.m, false, gram.c, gram.c_bs, k, gram.c_bs);
       predict(make(gram.m, s.c, s.s, {k, gram.c_bs, s.s, 1}, dense(a.coef, s.s, s.c), a.out + q0 * s.c, s.q * s.c), q0);
     }
   }

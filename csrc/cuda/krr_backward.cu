@@ -4,7 +4,7 @@
 // Launches with the gradients to X_s and Y_s: low rank 6, mixed 7, dense 4 and 3 per chunk of K_qs (one fewer if abar
 // is computed beside M, or Kbar_qs beside Kbar_ss). One more for X_q (two in mixed and dense, which have no W), one for
 // the hyper-parameters, two for a factor larger than one block. Other kernels than the linear one: 9 and 7 per chunk,
-// two more for X_q. The two forms of krr.h are a pair of launches, each of which skips the problems of the other form.
+// two more for X_q; those of an angle one for each set of squared lengths, and no mirror. The two forms of krr.h are a pair of launches, each of which skips the problems of the other form.
 // Mapping: as in product.cuh and factor.cuh. slope_kernel and shift_kernel: one block per row. hyper_kernel: one block
 // per 32 columns; the last of a problem's blocks computes the gradients (join.cuh). alpha_sum_kernel: one block per
 // problem. rbf_hyper_kernel: one thread per problem.
@@ -67,6 +67,7 @@ class Backward : KrrPass<T> {
   using KrrPass<T>::run;
   using KrrPass<T>::multiply;
   using KrrPass<T>::sums;
+  using KrrPass<T>::lengths;
   using KrrPass<T>::map;
   using KrrPass<T>::kept_bs;
   using KrrPass<T>::place;
@@ -82,7 +83,8 @@ class Backward : KrrPass<T> {
     Product<T> gram = make(rows, s.s, s.d, from(x_q, q0), t(x_s), first, s.chunk * s.s);
     apply_kernel(gram, s.kernel, w.scalars);
     run(gram);
-    map(rows * s.s, first, gram.c_bs, w.chunk, gram.c_bs);
+    lengths(from(x_q, q0), rows, false);
+    map(rows, false, first, gram.c_bs, w.chunk, gram.c_bs);
     return {w.chunk, s.chunk * s.s, s.s, 1};
   }
 
@@ -300,6 +302,7 @@ class Backward : KrrPass<T> {
 
   // Kernels of the squared distance: G = Kbar dk/dr, and d r_ij / d x_i = 2 (x_i - x_j). Those of x.z: G = Kbar dk/d(x.z).
   void nonlinear() {
+    lengths(x_s, s.s, true);
     alpha_bar_dense();
     solve(s.s, u, a.grad_x_s || a.grad_hyper ? w.pack : nullptr);
     const bool distance = of_distance(s.kernel);
@@ -310,9 +313,10 @@ class Backward : KrrPass<T> {
       const Batch<const T> arguments = support_arguments();
       slopes(s.s, arguments.p, arguments.bs, w.k_bar, s.s * s.s, true, counted);
       counted = true;
-      mirror(s.batch, s.s, w.k_bar, stream);
+      if (!of_norms(s.kernel)) mirror(s.batch, s.s, w.k_bar, stream);
       if (a.grad_x_s && !distance) {
-        write(make(s.s, s.d, s.s, dense(w.k_bar, s.s, s.s), x_s, a.grad_x_s, s.s * s.d), nullptr);
+        write_products(make(s.s, s.d, s.s, dense(w.k_bar, s.s, s.s), x_s, a.grad_x_s, s.s * s.d), x_s, w.row_sums, s.s,
+                       false);
       } else if (a.grad_x_s) {
         sums(s.s, s.s, dense(w.k_bar, s.s, s.s), column_row(0), w.width);
         differences(s.s, s.s, dense(w.k_bar, s.s, s.s), support, column_row(0), w.width, support, a.grad_x_s, s.s * s.d,
@@ -325,14 +329,20 @@ class Backward : KrrPass<T> {
       const Batch<const T> k = k_chunk(q0, rows);
       run(bar_chunk(q0, rows));
       Batch<const T> arguments = k;
+      if (a.kept) lengths(from(x_q, q0), rows, false);
       if (keeps_argument(s.kernel)) arguments.p = a.kept ? a.kept + (s.q + q0) * s.s : w.arguments;
       slopes(rows, arguments.p, arguments.bs, w.chunk_bar, bar().bs, false, counted);
       counted = true;
       if (!a.grad_x_s && !a.grad_x_q) continue;
       if (!distance) {
-        if (a.grad_x_s)
-          multiply(make(s.s, s.d, rows, t(bar()), from(x_q, q0), a.grad_x_s, s.s * s.d), 1, nullptr, true);
-        if (a.grad_x_q) write(make(rows, s.d, s.s, bar(), x_s, a.grad_x_q + q0 * s.d, s.q * s.d), nullptr);
+        if (a.grad_x_s) {
+          if (of_norms(s.kernel)) sums(rows, s.s, norm_bar(), column_row(0), w.width);
+          write_products(make(s.s, s.d, rows, t(bar()), from(x_q, q0), a.grad_x_s, s.s * s.d), x_s, column_row(0),
+                         w.width, true);
+        }
+        if (a.grad_x_q)
+          write_products(make(rows, s.d, s.s, bar(), x_s, a.grad_x_q + q0 * s.d, s.q * s.d), from(x_q, q0), w.row_sums,
+                         rows, false);
         continue;
       }
       const Points queries = shift(from(x_q, q0), rows, w.shifted_q, true);
@@ -347,6 +357,20 @@ class Backward : KrrPass<T> {
       simt::launch(&rbf_hyper_kernel<T>, {static_cast<unsigned>((s.batch + kThreads - 1) / kThreads)}, kThreads, 0,
                    stream, s.batch, s.s, s.ridge, w.scalars, a.aux, w.parameter, a.hyper.count, a.grad_hyper);
   }
+
+  // Writes the gradient to the points x of a kernel of x.z. sums: the gradients to their squared lengths, if the kernel
+  // is one of these too.
+  void write_products(Product<T> p, const Source<T>& x, const T* sums, int64_t sums_bs, bool accumulate) {
+    if (of_norms(s.kernel)) {
+      p.add = x;
+      p.add_factor = 2;
+      p.add_row = sums;
+      p.add_row_bs = sums_bs;
+    }
+    write(p, nullptr, accumulate);
+  }
+  // Kbar_qs df/d|z|^2 of a chunk. Its memory is that of K_qs, which the backward has read by then.
+  Batch<const T> norm_bar() const { return {w.chunk, s.chunk * s.s, s.s, 1}; }
 
   // Points as passed in, and relative to the first support point.
   struct Points {
@@ -369,6 +393,11 @@ class Backward : KrrPass<T> {
   }
 
   void slopes(int64_t rows, const T* k, int64_t k_bs, T* bar, int64_t bar_bs, bool square, bool add) {
+    if constexpr (sizeof(T) == 8)
+      if (of_norms(s.kernel))
+        return slope_angles({this->angles(rows, square, k, k_bs), s.batch, rows, bar, bar_bs, w.chunk, s.chunk * s.s,
+                             w.row_sums, w.row_parts, counters(), add, w.parameter},
+                            stream);
     if (keeps_argument(s.kernel))
       return slope_arguments<T>({s.batch, rows, s.s, s.kernel, s.order, w.scalars, k, k_bs, bar, bar_bs, square,
                                  w.row_sums, w.row_parts, counters(), add, w.parameter},

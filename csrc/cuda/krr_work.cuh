@@ -4,6 +4,7 @@
 
 #include "../krr.h"
 #include "../arena.h"
+#include "angles.cuh"
 #include "factor.cuh"
 #include "kernel_functions.cuh"
 #include "vector.cuh"
@@ -22,6 +23,8 @@ struct KrrWork {
   T* reach;                                         // [B] of the support points (krr.h)
   int32_t *near, *far;                              // [B] 0 or 1: the form of the gradient to the points
   T *arguments, *arguments_s;                       // if not kept: of the kernel, [B, chunk, S] and [B, S, S]
+  T *norms_s, *norms_q;                             // kernels of an angle: squared lengths, [B, S] and [B, chunk]
+  float* scales;                                    // of products of halves, [B, m + n]; or nullptr
   T* split;
   int* counters;  // kCounters of products and one per problem, set to 0 with the scalars
   int64_t width, split_elements, total;
@@ -72,6 +75,11 @@ KrrWork<T> krr_layout(const KrrShape& s, bool backward, T* memory) {
       w.arguments_s = arena.take(b * s.s * s.s);
     }
   }
+  if (of_norms(s.kernel)) {
+    w.norms_s = arena.take(b * s.s);
+    w.norms_q = arena.take(b * s.chunk);
+  }
+  if (s.halves) w.scales = reinterpret_cast<float*>(arena.take(b * 2 * std::max({w.width, s.q, 2 * s.c})));
   // The products that may have a long k and a small result.
   w.split_elements =
       std::max({split_room(b, s.n, s.n, primal ? s.s : s.d), split_room(b, s.c, s.d, s.s), split_room(b, s.c, s.d, s.q),
@@ -111,10 +119,39 @@ struct KrrPass {
   }
   // Elements between the kept rows of two problems.
   int64_t kept_bs() const { return kept_rows(s.kernel, s.s, s.q) * s.s; }
-  // k [batch, count] = f(arguments), if the product gave the arguments.
-  void map(int64_t count, const T* arguments, int64_t arguments_bs, T* k, int64_t k_bs) const {
+  // The arguments of K_ss (`square`) or of a chunk of K_qs, for the kernels of an angle.
+  Angles angles(int64_t rows, bool square, const double* arguments, int64_t arguments_bs) const {
+    Angles a{};
+    a.batch = s.batch;
+    a.rows = rows;
+    a.columns = s.s;
+    a.features = s.d;
+    a.kind = s.kernel;
+    a.order = s.order;
+    a.square = square;
+    a.arguments = arguments;
+    a.arguments_bs = arguments_bs;
+    if constexpr (sizeof(T) == 8) {
+      a.scalars = w.scalars;
+      a.x = square ? w.norms_s : w.norms_q;
+      a.z = w.norms_s;
+    }
+    a.x_bs = square ? s.s : s.chunk;
+    a.z_bs = s.s;
+    return a;
+  }
+  // The squared lengths of the support points, or of a chunk of queries, for the kernels of an angle.
+  void lengths(const Source<T>& x, int64_t rows, bool support) const {
+    if constexpr (sizeof(T) == 8)
+      if (of_norms(s.kernel))
+        squared_lengths(s.batch, rows, s.d, x, support ? w.norms_s : w.norms_q, support ? s.s : s.chunk, stream);
+  }
+  // k [batch, rows, S] = f(arguments), if the product gave the arguments, of K_ss (`square`) or of a chunk of K_qs.
+  void map(int64_t rows, bool square, const T* arguments, int64_t arguments_bs, T* k, int64_t k_bs) const {
     if (!keeps_argument(s.kernel)) return;
-    map_arguments<T>({s.batch, count, s.kernel, s.order, w.scalars, arguments, arguments_bs, k, k_bs}, stream);
+    if constexpr (sizeof(T) == 8)
+      if (of_norms(s.kernel)) return map_angles(angles(rows, square, arguments, arguments_bs), k, k_bs, stream);
+    map_arguments<T>({s.batch, rows * s.s, s.kernel, s.order, w.scalars, arguments, arguments_bs, k, k_bs}, stream);
   }
   // A dense [batch, rows, columns].
   static Batch<const T> dense(const T* p, int64_t rows, int64_t columns) { return {p, rows * columns, columns, 1}; }
@@ -134,6 +171,7 @@ struct KrrPass {
     p.c = c;
     p.c_bs = bs;
     p.ld = ld ? ld : n;
+    if (s.halves) p.scales = w.scales;
     p.split = w.split;
     p.split_elements = w.split_elements;
     p.counters = w.counters;

@@ -97,6 +97,9 @@ struct Product {
   int64_t split_elements = 0;
   // kCounters counters, all 0 before and after: which splits have arrived. Without them k is not split.
   int* counters = nullptr;
+  // Memory for the scales of the rows of a and of the columns of b, [batch, m + n]. With it, large tiles of floats take
+  // half-precision instructions where that is as accurate (product_halves.cu).
+  float* scales = nullptr;
   int tile = 0;  // kTile or kLargeTile forces that size if the path has both; 0 chooses the faster one
 };
 
@@ -143,6 +146,9 @@ struct Pair {
 };
 void product_tensor(Pair pair, simt::Stream stream);
 void product_half(const Product<float>& p, const Tiling& tiling, simt::Stream stream);
+// Computes the tiles whose rows and columns have scales, and writes the scales, which tell product_tensor the others.
+void product_halves(const Product<float>& p, const Tiling& tiling, simt::Stream stream);
+int halves_bytes();  // of shared memory
 void product_mixed(const Product<float>& p, const Tiling& tiling, simt::Stream stream);
 template <class T>
 void product_plain(const Product<T>& p, const Tiling& tiling, simt::Stream stream);

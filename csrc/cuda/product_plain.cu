@@ -90,7 +90,8 @@ constexpr int64_t kShortest = 128, kLargeShortest = 256;  // steps of k below wh
 constexpr int64_t kMostSplits = 16;
 constexpr int64_t kJoin = 18;       // cost of writing and reading a split, in steps of k
 constexpr double kLargePays = 1.2;  // the large tile is used up to so many times the counted time of the small one
-constexpr int64_t kSteps = 32;      // of k: a stage of 16-bit floats, and two of floats
+constexpr int64_t kLongestForHalves = 8192;  // k of one block: what the tensor cores truncate grows with it
+constexpr int64_t kSteps = 32;               // of k: a stage of 16-bit floats, and two of floats
 
 // The units that compute a product.
 enum class Path { plain, tensor, half, mixed };
@@ -157,7 +158,14 @@ namespace {
 
 void product_of(const Product<double>& p, const Tiling& t, simt::Stream stream) { product_plain(p, t, stream); }
 void product_of(const Product<float>& p, const Tiling& t, simt::Stream stream) {
-  if (path_of(p) == Path::tensor) return product_tensor({{p}, {t}, 1, {}, {}}, stream);
+  if (path_of(p) == Path::tensor) {
+    Product<float> tensor = p;
+    const bool aligned = layout_of(p.a, 16).aligned && layout_of(p.b.t(), 16).aligned;
+    if (t.size != kLargeTile || !aligned || t.k_share > kLongestForHalves || simt::shared_limit() < halves_bytes())
+      tensor.scales = nullptr;
+    if (tensor.scales) product_halves(tensor, t, stream);
+    return product_tensor({{tensor}, {t}, 1, {}, {}}, stream);
+  }
   if (path_of(p) == Path::half) return product_half(p, t, stream);
   if (path_of(p) == Path::mixed) return product_mixed(p, t, stream);
   product_plain(p, t, stream);

@@ -215,6 +215,12 @@ SIMT_DEVICE float widen(uint16_t bits, bool half) {
   asm("cvt.f32.f16 %0, %1;" : "=f"(x) : "h"(bits));
   return half ? x : __uint_as_float(static_cast<uint32_t>(bits) << 16);
 }
+// Rounds two floats to halves, in one register with `low` in its low half.
+SIMT_DEVICE uint32_t to_halves(float low, float high) {
+  uint32_t v;
+  asm("cvt.rn.f16x2.f32 %0, %1, %2;" : "=r"(v) : "f"(high), "f"(low));
+  return v;
+}
 
 // d += A B for A [16, 8], B [8, 8]. With g = lane / 4, t = lane % 4: a = A(g, t), A(g + 8, t), A(g, t + 4), A(g + 8, t
 // + 4); b = B(t, g), B(t + 4, g); d = D(g, 2t), D(g, 2t + 1), D(g + 8, 2t), D(g + 8, 2t + 1). The unit ignores the low
@@ -269,6 +275,7 @@ SIMT_DEVICE float exponential(float x) { return expf(x); }
 SIMT_DEVICE double exponential(double x) { return exp(x); }
 SIMT_DEVICE float logarithm(float x) { return logf(x); }
 SIMT_DEVICE double logarithm(double x) { return log(x); }
+SIMT_DEVICE double arc_cosine(double x) { return acos(x); }
 SIMT_DEVICE float fma(float x, float y, float z) { return fmaf(x, y, z); }
 SIMT_DEVICE double fma(double x, double y, double z) { return ::fma(x, y, z); }
 template <class T>

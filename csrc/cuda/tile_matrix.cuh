@@ -274,12 +274,31 @@ SIMT_DEVICE bool put_sums(const float (&sums)[Shape<Size>::kRowTiles][4][4], flo
   return zero == 0;
 }
 
+// True in all threads of a block of the large tile if its rows and columns have scales (product_halves.cu).
+SIMT_DEVICE bool has_scales(const Product<float>& p, const Part& part) {
+  constexpr int kWarps = Shape<kLargeTile>::kThreads / 32;
+  static_assert(Shape<kLargeTile>::kThreads == 2 * kLargeTile, "a thread per row and per column");
+  SIMT_SHARED(unsigned, without, kWarps);
+  const bool of_a = simt::thread() < kLargeTile;
+  const int64_t i = (of_a ? part.row : part.column) + simt::thread() % kLargeTile, count = of_a ? p.m : p.n;
+  const float* const scales = p.scales + part.b * (p.m + p.n) + (of_a ? 0 : p.m);
+  const unsigned vote = simt::ballot(simt::load_if(i < count, scales + i, 1.0f) == 0);
+  if (simt::lane() == 0) simt::put(without + simt::warp(), vote);
+  simt::barrier();
+  unsigned any = 0;
+#pragma unroll
+  for (int w = 0; w < kWarps; ++w) any |= simt::get(without + w);
+  return any == 0;
+}
+
 // Computes the tile of block `index` of a product.
 template <class E, int Size, bool AMajor, bool BMajor>
 SIMT_DEVICE void make_tile(const Product<float>& p, const Tiling& tiling, int index, bool a_vectors, bool b_vectors) {
   constexpr int kSteps = Stage<E, Size, true>::kSteps, kStage = kStageBytes<Size> / static_cast<int>(sizeof(E));
   Part part;
   if (!find_part<Size>(p, tiling, index, part)) return;
+  if constexpr (Size == kLargeTile && sizeof(E) == 4)
+    if (p.scales && has_scales(p, part)) return;  // product_halves.cu computes it
   simt::Shared shared;
   E* const a_stages = reinterpret_cast<E*>(shared.take<unsigned char>(kSharedBytes<Size>));
   E* const b_stages = a_stages + kStages * kStage;

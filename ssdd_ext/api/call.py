@@ -159,9 +159,8 @@ def pick_backend(
     if backend == "planned":
         return ("planned", "asked for") if no_planned is None else ("", no_planned)
     if no_native is None:
-        if sizes is not None and device.type == "cuda" and plan.planned_is_faster(sizes):
-            return "planned", f"measured to be faster on a GPU: {plan.PLANNED_SOURCE}"
-        return "native", "it can run"
+        faster = plan.planned_is_faster(sizes) if sizes is not None and device.type == "cuda" else ""
+        return ("planned", faster) if faster else ("native", "it can run")
     if no_planned is not None:
         return "torch", f"{no_native}; {no_planned}"
     return "planned", no_native
@@ -277,6 +276,7 @@ def _sizes(tensors: dict[str, Tensor], kernel: Kernel, work: torch.dtype, batch:
         work.itemsize,
         batch=batch.numel(),
         feature_size=x_s.element_size(),
+        angles=ops.angle_layers(kernel),
     )
 
 

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any
 
 import torch
@@ -37,23 +38,32 @@ class Fit:
         features: D.
         backend: the backend of the predictions.
         result_dtype: dtype of the predictions.
-        posterior: what the predictive deviation needs of the factorisation.
+        solved: returns what the predictive deviation and ``info`` need of the factorisation.
     """
 
     kernel: Kernel
-    outcome: Info = field(repr=False)
     alpha: Tensor | None
     x_s: Tensor | None
     weights: Tensor | None
     features: int
     backend: str
     result_dtype: torch.dtype
-    posterior: Posterior = field(repr=False, compare=False)
+    solved: Callable[[], tuple[Posterior, Info]] = field(repr=False, compare=False)
+
+    @cached_property
+    def _solved(self) -> tuple[Posterior, Info]:
+        return self.solved()
+
+    @property
+    def posterior(self) -> Posterior:
+        """What the predictive deviation needs of the factorisation."""
+        return self._solved[0]
 
     @cached_property
     def info(self) -> Info:
         """The outcome, Info(status, jitter, condition); the condition number is estimated when it is first read."""
-        return self.outcome._replace(condition=precision.condition(self.posterior.factor))
+        posterior, outcome = self._solved
+        return outcome._replace(condition=precision.condition(posterior.factor))
 
     def predict(self, x_q: Tensor, return_std: bool = False) -> Any:
         """Predict for new queries.
@@ -233,18 +243,33 @@ def fit(
 
 
 def _eager(fitted: ops.Fitted, x_s: Tensor, kernel: Kernel, ridge: Ridge, on_failure: str, backend: str) -> Fit:
-    """Return the Fit of a fit by the core alone, without gradients."""
-    coefficients, factor, aux, jitter, status, primal = fitted
+    """Return the Fit of a fit by the core alone."""
     dtype = x_s.dtype
     if precision.is_new(dtype, (x_s.shape, kernel.name, ridge.value)):
-        precision.warn_if_worthless("fit", precision.condition(factor), ridge)
-    why, tensors = "it can run", {"x_s": x_s}
-    call = Call("fit", kernel, ridge, x_s.shape[:-2], dtype, dtype, on_failure, True, "native", why, tensors)
-    noise = aux[..., 1] + jitter if primal else None
+        precision.warn_if_worthless("fit", precision.condition(fitted.parts[0]), ridge)
+    solved = partial(_solved_by_core, fitted, x_s, kernel, ridge, on_failure)
+    coefficients, primal = fitted.coefficients, fitted.primal
     alpha, points, weights = (None, None, coefficients) if primal else (coefficients, x_s, None)
-    posterior = Posterior(call, factor, jitter, noise, None, None)
-    outcome = Info(status, jitter, UNKNOWN)
-    return Fit(kernel, outcome, alpha, points, weights, x_s.shape[-1], backend, dtype, posterior)
+    return Fit(kernel, alpha, points, weights, x_s.shape[-1], backend, dtype, solved)
+
+
+def _solved_by_core(
+    fitted: ops.Fitted, x_s: Tensor, kernel: Kernel, ridge: Ridge, on_failure: str
+) -> tuple[Posterior, Info]:
+    factor, amount, jitter, status = fitted.parts
+    batch, dtype, tensors = x_s.shape[:-2], x_s.dtype, {"x_s": x_s}
+    call = Call("fit", kernel, ridge, batch, dtype, dtype, on_failure, True, "native", "it can run", tensors)
+    follows = fitted.coefficients.requires_grad
+    noise: Any = None
+    if fitted.primal:
+        through_trace = follows and ridge.kind != "absolute" and not ridge.detach
+        with torch.set_grad_enabled(through_trace):
+            noise = (_amount(call, x_s) if through_trace else amount) + jitter
+    return Posterior(call, factor, jitter, noise, None, x_s if follows else None), Info(status, jitter, UNKNOWN)
+
+
+def _known(posterior: Posterior, outcome: Info) -> tuple[Posterior, Info]:
+    return posterior, outcome
 
 
 def _fit(call: Call, x: Tensor, y: Tensor, backend: str, root_weights: Tensor | None = None) -> Fit:
@@ -256,14 +281,16 @@ def _fit(call: Call, x: Tensor, y: Tensor, backend: str, root_weights: Tensor | 
         noise = None if weights is None else _amount(call, x) + jitter
         posterior = Posterior(call, factor, jitter, noise, None, x if follows else None)
         dual_x_s = x if weights is None else None
-        return Fit(kernel, info, alpha, dual_x_s, weights, features, backend, call.result, posterior)
+        solved = partial(_known, posterior, info)
+        return Fit(kernel, alpha, dual_x_s, weights, features, backend, call.result, solved)
     # The root of a bias has no gradient at zero, so a bias that is a tensor stays dual.
     one_value = call.ridge is not None and call.ridge.kind not in VECTOR_KINDS
     if kernel.linear and one_value and not isinstance(kernel.parameters[-1], Tensor):
         bordered = kernel.parameters[-1] != 0
         if plan.is_primal(plan.Problem(x.shape[-2], 0, features, y.shape[-1], True, bordered, x.element_size())):
             weights, posterior, info = _primal(call, x, y, root_weights)
-            return Fit(kernel, info, None, None, weights, features, backend, call.result, posterior)
+            solved = partial(_known, posterior, info)
+            return Fit(kernel, None, None, weights, features, backend, call.result, solved)
     k_ss = call.run.gram(x, None, kernel)
     posterior_call = call
     if root_weights is not None:
@@ -273,4 +300,4 @@ def _fit(call: Call, x: Tensor, y: Tensor, backend: str, root_weights: Tensor | 
     kept = x if follows_gradients(posterior_call, x, root_weights) else None
     posterior = Posterior(posterior_call, factor, info.jitter, None, root_weights, kept)
     alpha = alpha if root_weights is None else root_weights * alpha
-    return Fit(kernel, info, alpha, x, None, features, backend, call.result, posterior)
+    return Fit(kernel, alpha, x, None, features, backend, call.result, partial(_known, posterior, info))

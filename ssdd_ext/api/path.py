@@ -22,7 +22,7 @@ SCORES = ("loo", "gcv")
 
 @dataclass(frozen=True, eq=False)
 class RidgePath:
-    """Kernel ridge regressions that differ in the ridge only, from one eigendecomposition of K_ss.
+    """Kernel ridge regressions that differ in the ridge only, from one decomposition of K_ss.
 
     All tensors have the dtype of the solve. Only the results are rounded to the inputs' dtype.
 
@@ -35,7 +35,7 @@ class RidgePath:
         result_dtype: dtype of the results.
         backend: the backend of the predictions.
         k_ss: the Gram matrix [..., S, S].
-        spectrum: the eigenvalues [..., S] and eigenvectors [..., S, S] of K_ss; None for ``backend="torch"``.
+        decomposition: K_ss in a form that solves for many ridges; None for ``backend="torch"``.
     """
 
     kernel: Kernel
@@ -46,13 +46,13 @@ class RidgePath:
     result_dtype: torch.dtype
     backend: str
     k_ss: Tensor = field(repr=False)
-    spectrum: tuple[Tensor, Tensor] | None = field(repr=False)
+    decomposition: spectrum.Decomposition | None = field(repr=False)
 
     @cached_property
     def info(self) -> Info:
         """The outcome, Info(status, jitter, condition), one entry per problem; the condition number is that of the
         ridge for which it is largest, from the eigenvalues."""
-        w = torch.linalg.eigvalsh(self.k_ss.detach()) if self.spectrum is None else self.spectrum[0]
+        w = torch.linalg.eigvalsh(self.k_ss.detach()) if self.decomposition is None else self.decomposition.bounds
         least = self._shifts.detach().amin((-2, -1))
         return self.outcome._replace(condition=(w.amax(-1) + least) / (w.amin(-1) + least))
 
@@ -60,9 +60,9 @@ class RidgePath:
     def alpha(self) -> Tensor:
         """(K_ss + lambda I)^-1 Y_s [..., R, S, C], computed when it is first needed."""
         y = self.y_s.unsqueeze(-3)
-        if self.spectrum is None:
+        if self.decomposition is None:
             return reference.solve_many(self.k_ss, y, self._shifts, "nan")[0]
-        return spectrum.solve_many(self.k_ss, y, self._shifts, *self.spectrum)
+        return spectrum.solve_many(self.k_ss, y, self._shifts, self.decomposition)
 
     def _follows(self, k_qs: Tensor) -> bool:
         """Return True if the predictions may require a gradient, or a transform runs."""
@@ -92,9 +92,9 @@ class RidgePath:
         checks.same_device(x_s=self.x_s, x_q=x_q)
         with checks.full_precision(x_q):
             k_qs = gram(x_q.to(self.x_s.dtype), self.x_s, kernel=self.kernel, backend=self.backend)
-            if self.spectrum is None or self._follows(k_qs) or "alpha" in vars(self):
+            if self.decomposition is None or self._follows(k_qs) or "alpha" in vars(self):
                 return matmul(k_qs.unsqueeze(-3), self.alpha).to(self.result_dtype)
-            p = spectrum.predict_many(k_qs, self.y_s, self._shifts, *self.spectrum, self._product)
+            p = spectrum.predict_many(k_qs, self.y_s, self._shifts, self.decomposition, self._product)
             return p.to(self.result_dtype)
 
     def loo_residuals(self) -> Tensor:
@@ -147,8 +147,8 @@ class RidgePath:
 
     def _inverse_diagonals(self) -> Tensor:
         shifts = self._shifts
-        if self.spectrum is not None:
-            return spectrum.inverse_diagonals(self.k_ss, shifts, *self.spectrum)
+        if self.decomposition is not None:
+            return spectrum.inverse_diagonals(self.k_ss, shifts, self.decomposition)
         eye = torch.eye(self.k_ss.shape[-1], dtype=self.k_ss.dtype, device=self.k_ss.device)
         many = self.k_ss.unsqueeze(-3).unsqueeze(-3) + shifts[..., None, None] * eye
         return torch.linalg.inv(many).diagonal(dim1=-2, dim2=-1).mT
@@ -165,7 +165,7 @@ def krr_path(
     backend: str = "auto",
     solve_dtype: torch.dtype | None = None,
 ) -> RidgePath:
-    """Fit kernel ridge regressions for many ridges, from one eigendecomposition of K_ss.
+    """Fit kernel ridge regressions for many ridges, from one decomposition of K_ss.
 
     Equivalent to one ``fit(x_s, y_s, ridge=...)`` per ridge. The result predicts with all of them, and selects by
     leave-one-out or generalised cross-validation: ``krr_path(...).best()`` is a ridge for :func:`krr`.
@@ -222,13 +222,12 @@ def fit_path(call: Call, x: Tensor, y: Tensor, ridges: Ridge, backend: str) -> R
         amounts = each.movedim(0, -1)
     shifts = amounts if ridges.kind == "per_target" else amounts.unsqueeze(-1)
     alpha: Tensor | None = None
-    found: tuple[Tensor, Tensor] | None = None
+    found: spectrum.Decomposition | None = None
     if call.backend == "torch":
         alpha, status, jitter = reference.solve_many(k_ss, y.unsqueeze(-3), shifts, call.on_failure)
     else:
         call = replace(call, backend="planned")  # a failure then raises here instead of in an op
-        w, u, status, jitter = spectrum.decompose(k_ss, shifts, call.on_failure)
-        found = w, u
+        found, status, jitter = spectrum.decompose(k_ss, shifts, call.on_failure)
     info = call.check_status(status, jitter, k_ss.shape[-1])
     path = RidgePath(call.kernel, info, amounts, x, y, call.result, backend, k_ss, found)
     if alpha is not None:

@@ -94,8 +94,7 @@ def interleaved(
         once = timer(call, 1)
         inner[name] = 1 if device.startswith("cuda") else max(1, math.ceil(SAMPLE_SECONDS / max(1e-7, once)))
     samples: dict[str, list[float]] = {name: [] for name in calls}
-    gc.collect()
-    gc.freeze()  # existing objects stay; scanning them at each collection would take longer than the calls
+    gc.freeze()  # existing objects stay; scanning them, even once, would take longer than the calls
     begin = time.perf_counter()
     try:
         for done in range(repeats):

@@ -10,15 +10,17 @@ The functions here, those of ``planned`` and those of ``reference`` have the sam
 from . import planned
 from .any_gram import gram
 from .cholesky import cholesky, cholesky_solve, factored_solve
-from .eager import Fitted, eager_fit, eager_krr
+from .eager import eager_krr
 from .eager_gram import eager_cholesky, eager_from_gram
+from .fitted import Fitted, eager_fit
 from .gaussian import log_determinant, solve_again
 from .krr import explain, krr, krr_mse
-from .native import build_info, gpu, unavailable
+from .native import angle_layers, build_info, gpu, unavailable
 from .small import plan_small, small_krr_mse
 
 __all__ = [
     "Fitted",
+    "angle_layers",
     "build_info",
     "cholesky",
     "cholesky_solve",

@@ -85,7 +85,7 @@ def to_targets(residual: Tensor, grad: Tensor) -> Tensor:
 _MOST_WORK = 1e8
 
 
-def _problem(
+def sizes_of(
     x_s: torch.Size, y_s: torch.Size, q: int, itemsize: int, kernel: str, bordered: bool, needs: tuple[bool, ...]
 ) -> plan.Problem:
     sizes = x_s[-2], q, x_s[-1], y_s[-1]
@@ -110,7 +110,7 @@ def _evaluation(
     if len(x_s) > 3 or min(*x_s, *y_s, q) < 1:
         return None
     b = x_s[:-2].numel()
-    p = _problem(x_s, y_s, q, itemsize, kernel, bordered, (False, False))
+    p = sizes_of(x_s, y_s, q, itemsize, kernel, bordered, (False, False))
     picked = plan.choose(p)
     if b * plan.forward_costs(p)[picked.forward] > _MOST_WORK:
         return None
@@ -169,7 +169,7 @@ def _recording(
     if len(x_s) > 3 or min(*x_s, *y_s, q) < 1:
         return None
     b = x_s[:-2].numel()
-    p = _problem(x_s, y_s, q, itemsize, kernel, bordered, needs)
+    p = sizes_of(x_s, y_s, q, itemsize, kernel, bordered, needs)
     picked = plan.choose(p)
     lanes = plan.by_lanes(p, b)
     orders = ("low_rank", "low_rank") if lanes else (picked.forward, picked.backward)
@@ -349,85 +349,3 @@ def eager_krr(
         return _evaluate(x_s, y_s, x_q, y_q, options, on_failure)
     except (FailedProblem, ValueError, BufferError):
         return None  # the ordinary path raises the error
-
-
-# --- fit --------------------------------------------------------------------------------------------
-
-
-class Fitted(NamedTuple):
-    """alpha or, in the primal, the weights; the factor; aux = (tr(K_ss), lambda, jitter); jitter; status."""
-
-    coefficients: Tensor
-    factor: Tensor
-    aux: Tensor
-    jitter: Tensor
-    status: Tensor
-    primal: bool
-
-
-class _FitSizes(NamedTuple):
-    shape: core.KrrShape
-    factor: tuple[int, ...]
-    coefficients: tuple[int, ...]
-    work: int
-    no_queries: Tensor
-    nothing: Tensor
-
-
-@lru_cache(maxsize=1024)
-def _fit_sizes(
-    x_s: torch.Size,
-    y_s: torch.Size,
-    dtype: torch.dtype,
-    kernel: str,
-    bordered: bool,
-    ridge: str,
-    detach: bool,
-    threads: int,
-) -> _FitSizes:
-    batch = x_s[:-2]
-    p = _problem(x_s, y_s, 0, dtype.itemsize, kernel, bordered, (False, False))
-    lanes = plan.by_lanes(p, batch.numel())
-    order = "primal" if plan.is_primal(p) else "low_rank" if lanes else "dense"
-    shape = plan_shape(p, batch.numel(), kernel, ridge, detach, order, 1, lanes=lanes)
-    no_queries = torch.empty((*batch, 0, x_s[-1]), dtype=dtype, device="cpu")
-    work = core.krr_workspace(shape, False, False)
-    n = shape.n
-    return _FitSizes(shape, (*batch, n, n), (*batch, n, y_s[-1]), work, no_queries, no_queries.new_empty(0))
-
-
-def eager_fit(x_s: Tensor, y_s: Tensor, kernel: Kernel, ridge: Ridge, on_failure: str) -> Fitted | None:
-    """Return the fit without gradients: the forward of a regression without queries; None on the ordinary path."""
-    if torch.compiler.is_compiling() or not is_plain(x_s, y_s):
-        return None
-    if not isinstance(kernel, Kernel) or not isinstance(ridge, Ridge) or on_failure not in checks.ON_FAILURE:
-        return None
-    if torch.is_grad_enabled() and (x_s.requires_grad or y_s.requires_grad):
-        return None
-    if not is_eager() or has_torch_function((x_s, y_s)) or kernel.spec not in ("linear", "rbf"):
-        return None
-    if ridge.kind not in KINDS:
-        return None
-    values: list[Any] = [*kernel.parameters, ridge.value]
-    sizes = x_s.shape, y_s.shape
-    if x_s.dtype is not y_s.dtype or not 2 <= len(sizes[0]) == len(sizes[1]) <= 3 or min(*sizes[0], *sizes[1]) < 1:
-        return None
-    if sizes[0][:-1] != sizes[1][:-1] or not all(type(v) is float for v in values):
-        return None
-    names = kernel.spec, is_bordered(kernel.spec, None, values), ridge.kind, ridge.detach
-    shape, of_factor, of_coefficients, elements, *empty = _fit_sizes(*sizes, x_s.dtype, *names, torch.get_num_threads())
-    factor, coefficients = x_s.new_empty(of_factor), x_s.new_empty(of_coefficients)
-    batch = sizes[0][:-2]
-    aux, jitter, status = x_s.new_empty((*batch, 3)), x_s.new_empty(batch), x_s.new_empty(batch, dtype=torch.int32)
-    work = take_workspace(elements, factor)
-    outputs = to_capsule(aux), to_capsule(jitter), to_capsule(status), to_capsule(work)
-    parts = to_capsule(empty[1]), None, to_capsule(factor), to_capsule(coefficients), None
-    inputs = memory(x_s), memory(y_s), to_capsule(empty[0]), None, None
-    try:
-        core.krr_forward(shape, *inputs, values, failure_code(on_failure), *parts, *outputs, 0)
-    except (ValueError, BufferError):
-        return None  # the ordinary path raises the error
-    return_workspace(work)
-    if on_failure == "raise" and status.any():
-        return None
-    return Fitted(coefficients, factor, aux, jitter, status, shape.n != sizes[0][-2])

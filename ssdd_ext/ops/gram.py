@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from .. import plan
 from ..checks import full_precision
 from ..kernels import matmul
 from .native import (
@@ -30,7 +31,8 @@ def result_dtype(x: Tensor) -> torch.dtype:
     return torch.float32 if x.element_size() == 2 else x.dtype
 
 
-def _gram(x: Tensor, z: Tensor | None, hyper: Tensor | None, values: list[float], kernel: str) -> Tensor:
+def forward(x: Tensor, z: Tensor | None, hyper: Tensor | None, values: list[float], kernel: str) -> Tensor:
+    """Compute the Gram matrix by one call of the core."""
     s, d, q = x.shape[-2], x.shape[-1], (x if z is None else z).shape[-2]
     batch, threads = math.prod(x.shape[:-2]), torch.get_num_threads()
     k = x.new_empty(*x.shape[:-1], q, dtype=result_dtype(x))
@@ -50,6 +52,7 @@ def _gram(x: Tensor, z: Tensor | None, hyper: Tensor | None, values: list[float]
             d,
             threads,
             stream(x),
+            plan.gpu.HALVES,
         )
         return_workspace(work)
     return k
@@ -164,4 +167,4 @@ def squares_backward(
     return x_bar, z_bar
 
 
-run_gram = register("gram", _gram, _gram_fake, gram_backward, gram_setup)
+run_gram = register("gram", forward, _gram_fake, gram_backward, gram_setup)

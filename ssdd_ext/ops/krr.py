@@ -104,6 +104,7 @@ def plan_shape(
         threads=torch.get_num_threads(),
         fused_gram=fused_gram,
         lanes=lanes,
+        halves=plan.gpu.HALVES,
     )
 
 

@@ -64,6 +64,15 @@ def is_of_angles(spec: str) -> bool:
     return spec.partition(":")[0] in ANGLES
 
 
+def angle_layers(kernel: Kernel) -> int:
+    """Return how many angles the core computes in float64 per element of K: the most hidden layers of a network, 1 for
+    an arc-cosine kernel, 0 without an angle."""
+    if kernel.name in ("linear", "rbf"):
+        return 0
+    codes = [(part, kernel_code(part.spec)) for part in parts(kernel)]
+    return max((max(1, code[1]) if code and is_of_angles(part.spec) else 0 for part, code in codes), default=0)
+
+
 def has_code(spec: str, dtype: torch.dtype) -> bool:
     """Return True if the core has the kernel as it is, in this dtype."""
     return kernel_code(spec) is not None and (dtype is torch.float64 or not is_of_angles(spec))
@@ -78,11 +87,8 @@ def is_bordered(spec: str, hyper: Any, values: list[Any]) -> bool:
 def unavailable(device: torch.device, kernel: Kernel) -> str | None:
     """Say why the native core cannot run here; None if it can."""
     for part in (kernel,) if kernel.name in ("linear", "rbf") else parts(kernel):
-        code = kernel_code(part.spec)
-        if code is None:
+        if kernel_code(part.spec) is None:
             return f"it has no native epilogue for {type(part).__name__}"
-        if device.type == "cuda" and is_of_angles(part.spec):
-            return f"{type(part).__name__} needs float64, in which PyTorch's products are faster on a GPU"
     if kernel.name not in ("linear", "rbf") and in_forward_mode():
         return "it has no forward mode"
     if torch.jit.is_tracing():

@@ -10,6 +10,8 @@ from torch import Tensor
 from torch.autograd import forward_ad
 from torch.overrides import has_torch_function
 
+from ..checks import is_transformed as is_transformed
+
 library = torch.library.Library("ssdd_ext", "DEF")
 
 
@@ -40,13 +42,6 @@ def in_forward_mode() -> bool:
     return not torch.compiler.is_compiling() and forward_ad._current_level >= 0
 
 
-def is_transformed() -> bool:
-    """Return True under a torch.func transform or forward-mode differentiation."""
-    if torch.compiler.is_compiling():
-        return False
-    return torch._C._functorch.peek_interpreter_stack() is not None or forward_ad._current_level >= 0
-
-
 def is_differentiated() -> bool:
     """Return True in a backward that is itself differentiated (create_graph=True, torch.func transforms)."""
     return torch.is_grad_enabled() and not torch.compiler.is_compiling()
@@ -60,9 +55,9 @@ def is_batched(value: Tensor) -> bool:
     return bool(torch._C._functorch.is_legacy_batchedtensor(value))
 
 
-def _is_plain(args: tuple[Any, ...]) -> bool:
-    """True if only autograd observes the call: its tensors are dense, of PyTorch's own types and on the CPU, and there
-    are no modes, transforms or tracers."""
+def is_plain_call(args: tuple[Any, ...]) -> bool:
+    """Return True if only autograd observes the call: its tensors are dense, of PyTorch's own types and on the CPU, and
+    there are no modes, transforms or tracers."""
     if torch.compiler.is_compiling() or torch.jit.is_tracing():
         return False
     for t in args:
@@ -145,7 +140,7 @@ def register(
     direct = type(f"Direct_{name}", (torch.autograd.Function,), {k: staticmethod(v) for k, v in members.items()})
 
     def call(*args: Any) -> Any:
-        if _is_plain(args):
+        if is_plain_call(args):
             try:
                 return direct.apply(*args) if needs_gradient(args) else implementation(*args)  # type: ignore[attr-defined]
             except (ValueError, BufferError):

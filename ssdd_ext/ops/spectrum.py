@@ -1,10 +1,11 @@
-"""Many ridges from one eigendecomposition K = U diag(w) U^T: (K + v I)^-1 = U diag(1 / (w + v)) U^T."""
+"""Many ridges from one decomposition: K = U diag(w) U^T, (K + v I)^-1 = U diag(1 / (w + v)) U^T, or K = Q T Q^T
+(``tridiagonal``)."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -13,21 +14,67 @@ from .. import checks
 from ..reference import BAD_PARAMETER, JITTER_STEPS
 from .planned_gram import BatchedFunction
 from .register import is_transformed
+from .tridiagonal import Tridiagonal, runs_on_core, tridiagonal
 
 # product(a, b): a b^T
 Product = Callable[[Tensor, Tensor], Tensor]
 
 
-def decompose(a: Tensor, shifts: Tensor, on_failure: str) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Return (w, U, status, jitter) of the lower triangle of a; w is NaN if w + shift is not positive.
+class Eigen(NamedTuple):
+    """The eigenvalues w [..., S] and eigenvectors U [..., S, S] of A."""
 
-    It is a constant for the gradient; :class:`_Solve` has the gradient.
+    w: Tensor
+    u: Tensor
+
+    @property
+    def bounds(self) -> Tensor:
+        return self.w
+
+    def shifted(self, amount: Tensor) -> Eigen:
+        """Return those of A + amount I, for amount [...]."""
+        return self._replace(w=self.w + amount[..., None])
+
+
+class Decomposition(NamedTuple):
+    """A matrix A [..., S, S] in a form that solves for many shifts; NaN if it failed.
+
+    It is a constant for the gradient; :func:`solve_many` has the gradient. On the CPU the form is tridiagonal, unless
+    something other than autograd observes the call.
+    """
+
+    form: Tridiagonal | Eigen
+    added: Tensor
+    """What was added to the diagonal [...]: the jitter, or NaN for a problem that failed."""
+
+    @property
+    def bounds(self) -> Tensor:
+        """Values [..., 2 or S] whose smallest and largest are the smallest and the largest eigenvalue."""
+        return self.form.bounds
+
+    def eigen(self, a: Tensor) -> Eigen:
+        """Return the eigenvalues and eigenvectors of the same matrix."""
+        return self.form if isinstance(self.form, Eigen) else _eigen(a.detach()).shifted(self.added)
+
+
+def _eigen(a: Tensor) -> Eigen:
+    return Eigen(*torch.linalg.eigh(_finite(a)))
+
+
+def _finite(a: Tensor) -> Tensor:
+    """Return a, with the unit matrix in the place of one that is not finite."""
+    good = torch.isfinite(a.abs().amax((-2, -1)))[..., None, None]
+    return torch.where(good, a, torch.eye(a.shape[-1], dtype=a.dtype, device=a.device))
+
+
+def decompose(a: Tensor, shifts: Tensor, on_failure: str) -> tuple[Decomposition, Tensor, Tensor]:
+    """Return (decomposition, status, jitter) of the lower triangle of a [..., S, S], for shifts [..., R, C or 1].
+
+    A problem fails if an eigenvalue plus a shift is not positive.
     """
     a, shifts = a.detach(), shifts.detach()
     bad = ~torch.isfinite(a.abs().amax((-2, -1)))
-    w, u = torch.linalg.eigh(
-        torch.where(bad[..., None, None], torch.eye(a.shape[-1], dtype=a.dtype, device=a.device), a)
-    )
+    form: Any = tridiagonal(_finite(a)) if runs_on_core(a, shifts) else _eigen(a)
+    w = form.bounds
     least = shifts.amin((-2, -1))
     # An eigenvalue as small as the rounding error of 0 counts as 0, as a pivot would.
     allowed = torch.finfo(a.dtype).eps * a.shape[-1] * w.abs().amax(-1, keepdim=True)
@@ -40,8 +87,8 @@ def decompose(a: Tensor, shifts: Tensor, on_failure: str) -> tuple[Tensor, Tenso
             failed = bad | ~((w + (least + jitter)[..., None]) > allowed).all(-1)
     valid = ((shifts >= 0) & (shifts < math.inf)).all(-1).all(-1)
     status = torch.where(valid, failed.int(), BAD_PARAMETER)
-    w = torch.where((status != 0)[..., None], math.nan, w + jitter[..., None])
-    return w, u, status.int(), jitter
+    added = torch.where(status != 0, math.nan, jitter)
+    return Decomposition(form.shifted(added), added), status.int(), jitter
 
 
 class _Solve(BatchedFunction):
@@ -62,18 +109,45 @@ class _Solve(BatchedFunction):
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> Any:
         a, y, shifts, w, u, x = ctx.saved_tensors
-        with checks.full_precision(grad):
-            g = _Solve.apply(a, grad, shifts, w, u)
-            a_bar = shifts_bar = None
-            if ctx.needs_input_grad[0]:
-                half = torch.einsum("...rsc,...rtc->...st", g, x)
-                a_bar = -0.5 * (half + half.mT)
-            if ctx.needs_input_grad[2]:
-                shifts_bar = -(g * x).sum(-2)
-                if shifts.shape[-1] != shifts_bar.shape[-1]:
-                    shifts_bar = shifts_bar.sum(-1, keepdim=True)
-        y_bar = g if y.shape[-3] == g.shape[-3] else g.sum(-3, keepdim=True)
-        return a_bar, y_bar, shifts_bar, None, None
+        return _pull_back(ctx, a, y, shifts, x, grad, lambda g: _Solve.apply(a, g, shifts, w, u))
+
+
+class _SolveByForm(BatchedFunction):
+    """The same from a tridiagonal form; from eigenvectors if something other than autograd observes the call."""
+
+    @staticmethod
+    def forward(a: Tensor, y: Tensor, shifts: Tensor, found: Decomposition) -> Tensor:
+        form = found.form
+        assert isinstance(form, Tridiagonal)
+        if runs_on_core(y, shifts) and y.shape[:-3] == form.batch == shifts.shape[:-2]:
+            return form.solve(y, shifts)
+        return _apply(*found.eigen(a), y, shifts)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+        *tensors, ctx.found = inputs
+        ctx.save_for_backward(*tensors, output)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> Any:
+        a, y, shifts, x = ctx.saved_tensors
+        return _pull_back(ctx, a, y, shifts, x, grad, lambda g: _SolveByForm.apply(a, g, shifts, ctx.found))
+
+
+def _pull_back(ctx: Any, a: Tensor, y: Tensor, shifts: Tensor, x: Tensor, grad: Tensor, solve: Any) -> Any:
+    """Return the gradients of x = (A + shift I)^-1 y to a, y and shifts, and None for what is left."""
+    with checks.full_precision(grad):
+        g = solve(grad)
+        a_bar = shifts_bar = None
+        if ctx.needs_input_grad[0]:
+            half = torch.einsum("...rsc,...rtc->...st", g, x)
+            a_bar = -0.5 * (half + half.mT)
+        if ctx.needs_input_grad[2]:
+            shifts_bar = -(g * x).sum(-2)
+            if shifts.shape[-1] != shifts_bar.shape[-1]:
+                shifts_bar = shifts_bar.sum(-1, keepdim=True)
+    y_bar = g if y.shape[-3] == g.shape[-3] else g.sum(-3, keepdim=True)
+    return a_bar, y_bar, shifts_bar, *(None,) * (len(ctx.needs_input_grad) - 3)
 
 
 def _apply(w: Tensor, u: Tensor, y: Tensor, shifts: Tensor) -> Tensor:
@@ -81,21 +155,27 @@ def _apply(w: Tensor, u: Tensor, y: Tensor, shifts: Tensor) -> Tensor:
     return u @ ((u.mT @ y) / (w[..., None, :, None] + shifts[..., None, :]))
 
 
-def solve_many(a: Tensor, y: Tensor, shifts: Tensor, w: Tensor, u: Tensor) -> Tensor:
+def solve_many(a: Tensor, y: Tensor, shifts: Tensor, found: Decomposition) -> Tensor:
     """Return (A + shift I)^-1 Y [..., R, S, C] for shifts [..., R, C or 1] and y [..., R or 1, S, C].
 
     It is differentiable any number of times in the first three, also if eigenvalues coincide.
     """
-    x: Tensor = _Solve.apply(a, y, shifts, w, u)
+    if isinstance(found.form, Eigen):
+        x: Tensor = _Solve.apply(a, y, shifts, *found.form)
+    else:
+        x = _SolveByForm.apply(a, y, shifts, found)
     return x
 
 
-def predict_many(k_qs: Tensor, y: Tensor, shifts: Tensor, w: Tensor, u: Tensor, product: Product) -> Tensor:
+def predict_many(k_qs: Tensor, y: Tensor, shifts: Tensor, found: Decomposition, product: Product) -> Tensor:
     """Return K_qs (A + shift I)^-1 Y [..., R, Q, C] for shifts [..., R, C or 1], without a gradient.
 
     ``product(a, b)`` computes a b^T. If the targets share their shifts, one product serves all ridges; the shifts scale
     its smaller side.
     """
+    if isinstance(found.form, Tridiagonal):
+        return found.form.predict(k_qs, y, shifts, product)
+    w, u = found.form
     left, right = product(k_qs, u.mT), product(y.mT, u.mT)  # [..., Q, S], [..., C, S]
     q, c, r = left.shape[-2], right.shape[-2], shifts.shape[-2]
     inverse = (w[..., None, None, :] + shifts.unsqueeze(-1)).reciprocal()  # [..., R, C or 1, S]
@@ -107,19 +187,20 @@ def predict_many(k_qs: Tensor, y: Tensor, shifts: Tensor, w: Tensor, u: Tensor, 
     return every.unflatten(-1, (r, c)).movedim(-2, -3)
 
 
-def inverse_diagonals(a: Tensor, shifts: Tensor, w: Tensor, u: Tensor) -> Tensor:
+def inverse_diagonals(a: Tensor, shifts: Tensor, found: Decomposition) -> Tensor:
     """Return the diagonals of (A + shift I)^-1, [..., R, S, 1 or C], for shifts [..., R, 1 or C]."""
     follows = torch.is_grad_enabled() and (a.requires_grad or shifts.requires_grad)
     if not follows and not is_transformed():
+        w, u = found.eigen(a)
         return u.square().unsqueeze(-3) @ (1 / (w[..., None, :, None] + shifts[..., None, :]))
     eye = torch.eye(a.shape[-1], dtype=a.dtype, device=a.device).expand(*a.shape[:-2], 1, *a.shape[-2:])
     # One column of shifts at a time, as each computes all inverses.
-    columns = [solve_many(a, eye, one, w, u).diagonal(dim1=-2, dim2=-1) for one in shifts.split(1, -1)]
+    columns = [solve_many(a, eye, one, found).diagonal(dim1=-2, dim2=-1) for one in shifts.split(1, -1)]
     return torch.stack(columns, -1)
 
 
 def per_target_solve(a: Tensor, y: Tensor, value: Tensor, on_failure: str) -> tuple[Tensor, Tensor, Tensor]:
     """Return ((A + value[c] I)^-1 y[:, c], status, jitter) for one ridge per target, value [..., C]."""
     shifts = value.expand(*a.shape[:-2], y.shape[-1]).unsqueeze(-2)
-    w, u, status, jitter = decompose(a, shifts, on_failure)
-    return solve_many(a, y.unsqueeze(-3), shifts, w, u).squeeze(-3), status, jitter
+    found, status, jitter = decompose(a, shifts, on_failure)
+    return solve_many(a, y.unsqueeze(-3), shifts, found).squeeze(-3), status, jitter

@@ -45,8 +45,28 @@ PLANNED_SOURCE = "benchmarks/results/gpu-h100/rows.jsonl"
 PLANNED_IS_FASTER: tuple[tuple[int, int, int, int, int], ...] = ()
 
 
-def planned_is_faster(p: Problem) -> bool:
-    """Return True if planned PyTorch was measured to be faster than the native kernels at such sizes on a GPU."""
+# True: large float32 products take three half-precision instructions in place of three of TF32, at the same accuracy
+# (csrc/cuda/product_halves.cu). Counted, it is faster; it stays off until a run on a GPU shows that it is. `make gpu`
+# measures both ("halves" in constants.py).
+HALVES = False
+
+# Kernels of an angle are computed in float64. Per angle, the elementwise operations of planned PyTorch move about 1000
+# bytes per element of K in both passes (counted), which the native kernels do not. But a product of the core takes five
+# times as long as one of cuBLAS (9.2 against 50 TF/s, measured on an H100). Up to so many features per angle the core
+# is expected to be faster.
+FEATURES_PER_ANGLE = 750
+
+
+def planned_is_faster(p: Problem) -> str:
+    """Say why planned PyTorch is faster than the native kernels at such sizes on a GPU; "" if it is not."""
+    if p.angles and p.d > FEATURES_PER_ANGLE * p.angles:
+        return f"its float64 products are faster on a GPU for more than {FEATURES_PER_ANGLE * p.angles} features"
+    if _is_measured_faster(p):
+        return f"measured to be faster on a GPU: {PLANNED_SOURCE}"
+    return ""
+
+
+def _is_measured_faster(p: Problem) -> bool:
     if not p.linear or p.itemsize != 4 or p.feature_bytes != 4 or is_primal(p):
         return False
     return any(

@@ -33,6 +33,7 @@ class Problem:
     batch: int = 1
     feature_size: int = 0  # bytes of one feature if they are narrower than the rest, or 0
     arguments: bool = False  # the backward needs those of the kernel function beside its values
+    angles: int = 0  # computed in float64 per element of K, or 0
 
     @property
     def feature_bytes(self) -> int:

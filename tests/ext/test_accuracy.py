@@ -30,7 +30,14 @@ ROUNDING = 3 * U
 
 # kappa * u > 1: no float32 formulation has a digit there, and Cholesky breaks down. test_krr.py tests it in float64.
 HOPELESS = {"tall_tiny_ridge"}
-ROWS = [n for n, r in TABLE.items() if r.q and 0 not in r.batch and r.hyper == "numbers" and n not in HOPELESS]
+# test_krr_mse runs these; and where the elements are in memory changes no error.
+ELSEWHERE = {"large", "large_tall"}
+ROWS = [
+    name
+    for name, row in TABLE.items()
+    if row.q and 0 not in row.batch and row.hyper == "numbers" and row.layout == "contiguous"
+    if name not in HOPELESS | ELSEWHERE
+]
 HYPER = {
     kernel: [n for n, row in TABLE.items() if row.hyper != "numbers" and row.kernel.name == kernel]
     for kernel in ("linear", "rbf")

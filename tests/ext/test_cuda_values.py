@@ -5,6 +5,7 @@ matrices, and all of these under autocast. Each test also runs without a GPU, as
 be wrong.
 """
 
+import math
 from dataclasses import replace
 
 import pytest
@@ -27,6 +28,7 @@ from ssdd_ext.testing import (
 
 # Kernel functions beside Linear and RBF that the core has on the CPU and on a GPU.
 FUNCTIONS = ["laplace", "matern_3", "matern_5", "rational_quadratic", "polynomial"]
+ANGLES = ["arc_cosine_0", "arc_cosine_1", "nngp", "ntk"]
 ROWS = [n for n, row in TABLE.items() if row.q > 0]
 DEVICES = ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)]
 
@@ -56,7 +58,7 @@ def test_krr_mse_is_the_formula(name, device):
 
 @pytest.mark.parametrize("device", DEVICES)
 @pytest.mark.parametrize("dtype, allowed", [(torch.float32, 2e-3), (torch.float64, 1e-9)], ids=str)
-@pytest.mark.parametrize("name", FUNCTIONS)
+@pytest.mark.parametrize("name", FUNCTIONS + ANGLES)
 def test_krr_mse_of_a_kernel_function_is_the_formula(name, dtype, allowed, device):
     inputs = draw(PLANNED_TABLE[f"{name}_batch"], dtype=dtype)
     there = move(inputs, "contiguous", device)
@@ -69,6 +71,35 @@ def test_krr_mse_of_a_kernel_function_is_the_formula(name, dtype, allowed, devic
     assert expected.keys() == found.keys()
     for key, value in expected.items():
         assert relative_error(found[key].cpu(), value) <= allowed, key
+
+
+@pytest.mark.parametrize("device", DEVICES)
+def test_products_of_halves_are_as_accurate(device, monkeypatch):
+    """So many problems take the large tile, which the option is for. It changes nothing on the CPU."""
+    generator = torch.Generator().manual_seed(5)
+    x, z = (torch.randn(132, n, 48, generator=generator).to(device) for n in (65, 66))
+    one = ssdd_ext.gram(x, z, backend="native")
+    monkeypatch.setattr(ssdd_ext.plan.gpu, "HALVES", True)
+    other = ssdd_ext.gram(x, z, backend="native")
+    exact = x.double() @ z.double().mT
+    assert relative_error(other, exact) <= min(3e-7, 1.01 * relative_error(one, exact))
+    on_a_gpu = device == "cuda" or ssdd_ext.build_info()["instruction_set"] == "host twin"
+    assert on_a_gpu != torch.equal(one, other)
+
+
+@pytest.mark.parametrize("device", DEVICES)
+def test_angles_near_zero_and_pi(device):
+    """An angle comes from its cosine, which near 0 and pi has half its digits. kappa_1 keeps all digits there."""
+    small = torch.tensor([0.0, 1e-12, 1e-9, 1e-8, 1e-7, 1e-6, 1e-4, 1e-2], dtype=torch.float64)
+    angle = torch.cat([small, torch.pi - small]) + math.atan2(0.7, 1.3)
+    x = torch.tensor([[1.3, 0.7]], dtype=torch.float64)
+    z = 2 * torch.stack([angle.cos(), angle.sin()], -1)
+    t = torch.atan2((x[:, :1] * z[:, 1] - x[:, 1:] * z[:, 0]).abs(), x @ z.mT)
+    kappa_0, kappa_1 = 1 - t / torch.pi, t.cos() + (t.sin() - t * t.cos()) / torch.pi
+    norms = x.norm(dim=-1, keepdim=True) * z.norm(dim=-1)
+    for order, want, allowed in ((0, kappa_0, 1e-8), (1, norms * kappa_1, 3e-15)):
+        got = ssdd_ext.gram(x.to(device), z.to(device), kernel=ssdd_ext.ArcCosine(order), backend="native").cpu()
+        assert (got - want).abs().max() <= allowed, order
 
 
 def spd(n, batch, device, dtype=torch.float32):

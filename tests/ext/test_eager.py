@@ -1,12 +1,13 @@
 """Eager calls that go straight to the core: values, gradients, bits, and what else a caller may ask of the graph."""
 
 import contextlib
+import pickle
 
 import pytest
 import torch
 
 import ssdd_ext
-from ssdd_ext import RBF, FactorizationError, Linear, Ridge
+from ssdd_ext import RBF, FactorizationError, Linear, Matern, Ridge
 from ssdd_ext.api import precision
 from ssdd_ext.ops import eager, native
 
@@ -26,7 +27,15 @@ def calls(monkeypatch):
     """Count the calls of the core by name, without those that estimate a condition number."""
     names = []
     monkeypatch.setattr(precision, "_finished", True)
-    for name in ("krr_record", "krr_replay", "krr_from_gram", "krr_from_gram_backward", "krr_forward", "solve"):
+    for name in (
+        "krr_record",
+        "krr_replay",
+        "krr_from_gram",
+        "krr_from_gram_backward",
+        "krr_fit",
+        "krr_fit_backward",
+        "solve",
+    ):
         monkeypatch.setattr(CORE, name, _counted(name, getattr(CORE, name), names))
     return names
 
@@ -152,7 +161,7 @@ def test_fit_without_gradients_is_that_of_the_ordinary_path(shape, kernel, calls
     options = {"kernel": KERNELS[kernel], "ridge": Ridge.mean_trace(0.1)}
     with poisoned():
         direct = ssdd_ext.fit(x_s, y_s, **options)
-    assert calls == ["krr_forward"]
+    assert calls == ["krr_fit"]
     ordinary = ssdd_ext.fit(x_s, y_s, check_finite=True, **options)
     for name in ("alpha", "weights", "x_s"):
         one, other = getattr(direct, name), getattr(ordinary, name)
@@ -161,6 +170,46 @@ def test_fit_without_gradients_is_that_of_the_ordinary_path(shape, kernel, calls
     assert torch.equal(direct.info.jitter, ordinary.info.jitter)
     for one, other in zip(direct.predict(x_q, return_std=True), ordinary.predict(x_q, return_std=True), strict=True):
         assert relative_error(one, other) < 1e-10
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=["float32", "float64"])
+@pytest.mark.parametrize("ridge", [Ridge.trace(0.01), Ridge.mean_trace(0.1)], ids=["trace", "mean_trace"])
+@pytest.mark.parametrize("kernel", [*KERNELS, "matern"])
+@pytest.mark.parametrize("shape", SHAPES)
+def test_a_fit_and_its_gradients_are_the_formula(shape, kernel, ridge, dtype, calls):
+    (x_s, y_s, x_q), kernel = inputs(shape, dtype)[:3], (KERNELS | {"matern": Matern(6.0, 1.5)})[kernel]
+    wide = [t.detach().double().requires_grad_() for t in (x_s, y_s, x_q)]
+    want = formula(*wide, kernel, ridge)
+    bar = torch.randn_like(want)
+    with poisoned():
+        fitted = ssdd_ext.fit(x_s, y_s, kernel=kernel, ridge=ridge)
+        p = fitted.predict(x_q)
+        found = torch.autograd.grad(p, (x_s, y_s, x_q), bar.to(dtype))
+    assert calls == ["krr_fit", "krr_fit_backward"]
+    bound = 2e-4 if dtype == torch.float32 else 1e-10
+    assert relative_error(p, want) < bound
+    for got, exact in zip(found, torch.autograd.grad(want, wide, bar), strict=True):
+        assert got.dtype == dtype and relative_error(got, exact) < bound
+    again = ssdd_ext.fit(x_s.detach(), y_s.detach(), kernel=kernel, ridge=ridge)
+    assert torch.equal(again.predict(x_q), p)
+
+
+@pytest.mark.parametrize("shape", ["dense", "primal"])
+def test_the_deviation_of_a_fit_with_gradients_and_its_pickle(shape):
+    x_s, y_s, x_q, _ = inputs(shape)
+    options = {"kernel": KERNELS["linear"], "ridge": Ridge.mean_trace(0.1)}
+    stds = [
+        ssdd_ext.fit(x_s, y_s, check_finite=checked, **options).predict(x_q, return_std=True)[1]
+        for checked in (False, True)
+    ]
+    assert relative_error(*stds) < 1e-10
+    bar = torch.randn_like(stds[0])
+    for one, other in zip(*(torch.autograd.grad(std, (x_s, x_q), bar) for std in stds), strict=True):
+        assert relative_error(one, other) < 1e-9
+    fitted = ssdd_ext.fit(x_s.detach(), y_s.detach(), **options)
+    again = pickle.loads(pickle.dumps(fitted))
+    for one, other in zip(*(f.predict(x_q, return_std=True) for f in (fitted, again)), strict=True):
+        assert torch.equal(one, other)
 
 
 # --- from Gram matrices -----------------------------------------------------------------------------
@@ -214,6 +263,11 @@ def test_from_gram_of_a_view_and_one_gradient_alone():
 # --- what else is asked of the graph ----------------------------------------------------------------
 
 
+def _coefficients(x_s, y_s, **options):
+    fitted = ssdd_ext.fit(x_s, y_s, **options)
+    return fitted.weights if fitted.alpha is None else fitted.alpha
+
+
 def every_call():
     ridge = Ridge.mean_trace(0.1)
     features, matrices = inputs("lanes"), grams("one")
@@ -221,6 +275,8 @@ def every_call():
     return {
         "krr": (lambda *t: ssdd_ext.krr(*t, ridge=ridge, kernel=Linear(1.0, 0.5)), small[:3]),
         "krr_mse": (lambda *t: ssdd_ext.krr_mse(*t, ridge=ridge), small),
+        "fit, dual": (lambda *t: _coefficients(*t, ridge=ridge), features[:2]),
+        "fit, primal": (lambda *t: _coefficients(*t, ridge=ridge), inputs("primal")[:2]),
         "krr_from_gram": (lambda *t: ssdd_ext.krr_from_gram(*t, ridge=ridge), matrices[:3]),
         "krr_mse_from_gram": (lambda *t: ssdd_ext.krr_mse_from_gram(*t, ridge=ridge), matrices),
     }
@@ -233,7 +289,8 @@ def test_double_backward_and_batched_gradients(name):
 
     def second(backend):
         extra = {} if backend == "auto" else {"backend": backend, "on_failure": "nan"}
-        result = getattr(ssdd_ext, name)(*given, ridge=Ridge.mean_trace(0.1), **extra)
+        public = _coefficients if name.startswith("fit") else getattr(ssdd_ext, name)
+        result = public(*given, ridge=Ridge.mean_trace(0.1), **extra)
         first = torch.autograd.grad(result.square().sum(), given, create_graph=True)
         return [*first, *torch.autograd.grad(sum(g.square().sum() for g in first), given)]
 

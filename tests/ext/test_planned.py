@@ -11,7 +11,7 @@ from torch._dynamo.testing import CompileCounterWithBackend
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 import ssdd_ext
-from ssdd_ext import RBF, FactorizationError, Kernel, Linear, Ridge, plan
+from ssdd_ext import NNGP, NTK, RBF, ArcCosine, FactorizationError, Kernel, Linear, Ridge, plan
 from ssdd_ext.api import call
 from ssdd_ext.ops import planned
 from ssdd_ext.plan import planned as orders
@@ -136,6 +136,17 @@ def test_sizes_measured_to_be_faster_on_a_gpu_run_planned(monkeypatch):
     assert backend(torch.device("cpu"), 100, 1024, 4096, 512) == "native"
     monkeypatch.setattr(plan.gpu, "PLANNED_IS_FASTER", ())
     assert backend(cuda, 1000, 1024, 8192, 512) == "native"
+
+
+def test_kernels_of_an_angle_run_planned_for_many_features_per_angle(monkeypatch):
+    monkeypatch.setattr(call.ops, "unavailable", lambda device, kernel: None)
+    for kernel, angles in ((NTK(3), 3), (ArcCosine(0), 1), (RBF(1.0) + NNGP(2), 2), (NNGP(0), 1), (Linear(), 0)):
+        assert call.ops.angle_layers(kernel) == angles, kernel
+        most = plan.gpu.FEATURES_PER_ANGLE * angles or 10**6
+        for features, backend in ((most, "native"), (most + 1, "planned" if angles else "native")):
+            sizes = plan.Problem(100, 100, features, 5, kernel.linear, angles=angles)
+            picked, why = call.pick_backend("auto", torch.device("cuda", 0), kernel, sizes)
+            assert picked == backend and ("float64" in why) == (picked == "planned"), (kernel, features)
 
 
 # --- what it must never do -----------------------------------------------------------------------------

@@ -3,8 +3,6 @@
 Tests that affect a whole process run in one of their own.
 """
 
-import subprocess
-import sys
 import textwrap
 import threading
 import time
@@ -31,14 +29,16 @@ PREAMBLE = """
 """
 
 
-def in_a_process(script: str, timeout: float = 120) -> str:
-    source = textwrap.dedent(PREAMBLE) + textwrap.dedent(script)
-    done = subprocess.run([sys.executable, "-c", source], capture_output=True, text=True, timeout=timeout)
-    assert done.returncode == 0, done.stdout + done.stderr
-    return done.stdout
+@pytest.fixture
+def in_a_process(fresh):
+    def run(script: str) -> None:
+        done = fresh(textwrap.dedent(PREAMBLE) + textwrap.dedent(script))
+        assert done.returncode == 0, done.stdout + done.stderr
+
+    return run
 
 
-def test_one_openmp_pool():
+def test_one_openmp_pool(in_a_process):
     """torch's libgomp is the only one, and a call starts no threads in addition to torch's."""
     in_a_process("""
         from threadpoolctl import threadpool_info
@@ -54,7 +54,7 @@ def test_one_openmp_pool():
     """)
 
 
-def test_blas_threads_of_others_are_left_alone():
+def test_blas_threads_of_others_are_left_alone(in_a_process):
     in_a_process("""
         import numpy, scipy.linalg
         from threadpoolctl import threadpool_info, threadpool_limits
@@ -74,7 +74,7 @@ def test_blas_threads_of_others_are_left_alone():
     """)
 
 
-def test_fork_after_use():
+def test_fork_after_use(in_a_process):
     """libgomp's threads do not survive a fork, and the child must not wait for them."""
     in_a_process("""
         want = call()
@@ -98,7 +98,7 @@ def test_fork_after_use():
     """)
 
 
-def test_multiprocessing_fork_after_use():
+def test_multiprocessing_fork_after_use(in_a_process):
     in_a_process("""
         import multiprocessing
         want = call()

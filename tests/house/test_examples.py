@@ -1,9 +1,6 @@
 """The examples run at small sizes and print what they promise."""
 
-import os
 import re
-import subprocess
-import sys
 
 import pytest
 
@@ -15,14 +12,12 @@ EXAMPLES = {
 
 
 @pytest.fixture
-def run(root, tmp_path):
+def run(root, tmp_path, fresh):
     """run(name): the output of an example, run in a folder of its own."""
 
     def start(name: str) -> str:
-        command = [sys.executable, "-P", str(root / "examples" / name), *EXAMPLES[name]]
-        done = subprocess.run(
-            command, cwd=tmp_path, capture_output=True, text=True, env=os.environ | {"OMP_NUM_THREADS": "1"}
-        )
+        file = str(root / "examples" / name)
+        done = fresh(f"import runpy; runpy.run_path({file!r}, run_name='__main__')", *EXAMPLES[name], folder=tmp_path)
         assert done.returncode == 0, done.stderr
         return done.stdout
 

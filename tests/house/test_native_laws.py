@@ -43,8 +43,10 @@ def bad_includes(csrc: Path) -> list[str]:
         for include in INCLUDE.findall(without_comments(path.read_text())):
             if FORBIDDEN_ANYWHERE.search(include):
                 offences.append(f"{name}: includes {include}; the core links no framework")
-            if ONLY_IN_BINDINGS.search(include) and str(name) != "bindings.cpp":
-                offences.append(f"{name}: includes {include}; only bindings.cpp knows Python")
+            if ONLY_IN_BINDINGS.search(include) and str(name) != "bindings.cpp" and room != "bindings":
+                offences.append(f"{name}: includes {include}; only bindings.cpp and bindings/ know Python")
+            if room in ("cpu", "cuda") and "bindings/" in include:
+                offences.append(f"{name}: includes {include}; the core does not know its bindings")
             if ONLY_IN_CUDA.search(include) and room != "cuda":
                 offences.append(f"{name}: includes {include}; CUDA stays in csrc/cuda")
             target = resolve(include, path, csrc)

@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
-OPS = {"gram", "cholesky", "krr"}
-WITHOUT_CUDA_TWIN: set[str] = set()
+OPS = {"gram", "cholesky", "krr", "tridiagonal"}
+WITHOUT_CUDA_TWIN = {"tridiagonal"}
 # Headers in csrc/ that are not an op's contract.
-PLUMBING = {"tensor", "check", "dlpack", "arena", "device", "openblas", "reader"}
+PLUMBING = {"tensor", "check", "dlpack", "arena", "device", "openblas", "reader", "angles"}
 
 
 def functions(path: Path) -> set[str]:

@@ -1,4 +1,4 @@
-// The core's Python module on the host twin: csrc/bindings.cpp unchanged, over the CUDA kernels. Two things are
+// The core's Python module on the host twin: csrc/bindings.cpp and csrc/bindings/ unchanged, over the CUDA kernels. Two things are
 // replaced: CPU tensors stand for those of a GPU, and the CPU's half of the core has only what an import needs. So
 // everything that runs on a GPU between a Python call and the kernels runs here too, except the driver.
 #include "dlpack.h"
@@ -6,6 +6,12 @@
 // Every "is it on a GPU" below then tests for CPU tensors.
 #define kCUDA kCPU
 #include "bindings.cpp"
+#include "bindings/cholesky.cpp"
+#include "bindings/gram.cpp"
+#include "bindings/krr.cpp"
+#include "bindings/krr_eager.cpp"
+#include "bindings/krr_from_gram.cpp"
+#include "bindings/tridiagonal.cpp"
 #undef kCUDA
 
 #include "runtime.h"
@@ -16,14 +22,17 @@ namespace ssdd::cpu {
 [[noreturn]] void absent() { simt::runtime::fail(simt::Site::here(), "the CPU's half of the core was called"); }
 
 int64_t gram_workspace(int64_t, int64_t, int64_t, int) { absent(); }
+int64_t gram_backward_workspace(int64_t, int64_t, int64_t, int64_t, int64_t, bool, int) { absent(); }
 int64_t cholesky_workspace(int64_t, int64_t, int64_t, int) { absent(); }
 int64_t krr_workspace(const KrrShape&, bool) { absent(); }
 int64_t krr_fused_workspace(const KrrShape&) { absent(); }
 int64_t krr_from_gram_workspace(int64_t, int64_t, int64_t, int) { absent(); }
+int64_t tridiagonal_workspace(int64_t, int64_t, int) { absent(); }
 bool krr_fuses(const KrrShape&, Plan) { absent(); }
 bool krr_lanes_fit(const KrrShape&) { absent(); }
 
 template <class T> void gram(const GramArgs<T>&) { absent(); }
+template <class T> void gram_backward(const GramBackwardArgs<T>&) { absent(); }
 template <class T> void solve(const SolveArgs<T>&) { absent(); }
 template <class T> void solve_backward(const SolveBackwardArgs<T>&) { absent(); }
 template <class T> void krr_forward(const KrrForwardArgs<T>&) { absent(); }
@@ -31,16 +40,23 @@ template <class T> void krr_backward(const KrrBackwardArgs<T>&) { absent(); }
 template <class T> void krr_fused(const KrrFusedArgs<T>&) { absent(); }
 template <class T> void krr_from_gram(const FromGramArgs<T>&) { absent(); }
 template <class T> void krr_from_gram_backward(const FromGramBackwardArgs<T>&) { absent(); }
+template <class T> void tridiagonal(const TridiagonalArgs<T>&) { absent(); }
+template <class T> void tridiagonal_rotate(const RotateArgs<T>&) { absent(); }
+template <class T> void tridiagonal_solve(const ShiftedSolveArgs<T>&) { absent(); }
 
-#define SSDD_INSTANTIATE(T)                                  \
-  template void gram(const GramArgs<T>&);                    \
-  template void solve(const SolveArgs<T>&);                  \
-  template void solve_backward(const SolveBackwardArgs<T>&); \
-  template void krr_forward(const KrrForwardArgs<T>&);       \
-  template void krr_backward(const KrrBackwardArgs<T>&);     \
-  template void krr_fused(const KrrFusedArgs<T>&);           \
-  template void krr_from_gram(const FromGramArgs<T>&);       \
-  template void krr_from_gram_backward(const FromGramBackwardArgs<T>&);
+#define SSDD_INSTANTIATE(T)                                             \
+  template void gram(const GramArgs<T>&);                               \
+  template void gram_backward(const GramBackwardArgs<T>&);              \
+  template void solve(const SolveArgs<T>&);                             \
+  template void solve_backward(const SolveBackwardArgs<T>&);            \
+  template void krr_forward(const KrrForwardArgs<T>&);                  \
+  template void krr_backward(const KrrBackwardArgs<T>&);                \
+  template void krr_fused(const KrrFusedArgs<T>&);                      \
+  template void krr_from_gram(const FromGramArgs<T>&);                  \
+  template void krr_from_gram_backward(const FromGramBackwardArgs<T>&); \
+  template void tridiagonal(const TridiagonalArgs<T>&);                 \
+  template void tridiagonal_rotate(const RotateArgs<T>&);               \
+  template void tridiagonal_solve(const ShiftedSolveArgs<T>&);
 SSDD_INSTANTIATE(float)
 SSDD_INSTANTIATE(double)
 #undef SSDD_INSTANTIATE

@@ -2,9 +2,10 @@
 //
 //   simt_rows launches|counts float|double krr B S Q D C FORWARD BACKWARD [fused] [all]
 //   simt_rows launches|counts float|double rbf|matern_5|polynomial B S Q D C [fused] [all] [far]
+//   simt_rows launches|counts double arc_cosine_0|arc_cosine_1|nngp|ntk B S Q D C [all]
 //   simt_rows launches|counts float|double cholesky B N C
 //   simt_rows launches|counts float|double strided B S Q D STRIDE
-//   simt_rows launches|counts float product B M N K A B [TILE]
+//   simt_rows launches|counts float product B M N K A B [TILE [halves]]
 //
 // FORWARD, BACKWARD: dense, low_rank, mixed or primal. all: all gradients, not only those to X_s and Y_s.
 // far: points in clusters far apart. strided: K of points with a stride of STRIDE between features.
@@ -24,6 +25,7 @@
 #include <vector>
 
 #include "cholesky.h"
+#include "cuda/angles.cuh"
 #include "cuda/factor.cuh"
 #include "cuda/kernel_functions.cuh"
 #include "cuda/vector.cuh"
@@ -169,7 +171,7 @@ void strided(Memory& memory, int64_t b, int64_t s, int64_t q, int64_t d, int64_t
 
 // Runs c = a b with operands of the types and layouts a_how and b_how.
 void product(Memory& memory, int64_t batch, int64_t m, int64_t n, int64_t k, const std::string& a_how,
-             const std::string& b_how, int tile) {
+             const std::string& b_how, int tile, bool halves) {
   const auto operand = [&](int64_t across, const std::string& how) {  // [across, k]
     const bool along_k = how.rfind("k-", 0) == 0, narrow = how.find("16") != std::string::npos;
     const int64_t count = batch * across * k;
@@ -198,6 +200,7 @@ void product(Memory& memory, int64_t batch, int64_t m, int64_t n, int64_t k, con
   p.split = memory.take<float>(p.split_elements);
   p.counters = memory.take<int>(cuda::kCounters);
   p.tile = tile;
+  if (halves) p.scales = memory.take<float>(batch * (m + n));
   for (int64_t i = 0; memory.real && i < cuda::kCounters; ++i) p.counters[i] = 0;
   cuda::product(p, nullptr);
 }
@@ -220,10 +223,10 @@ void print_product(const cuda::Product<T>& p) {
   std::printf(
       "{\"product\": %zu, \"batch\": %ld, \"m\": %ld, \"n\": %ld, \"k\": %ld, \"triangle\": %d, \"distance\": %s, "
       "\"difference\": %s, \"accumulate\": %s, \"accumulate_from\": %ld, \"add\": %s, \"row\": %s, \"squares\": %ld, "
-      "\"element\": [%zu, %zu]}",
+      "\"scales\": %s, \"element\": [%zu, %zu]}",
       sizeof(T), p.batch, p.m, p.n, p.k, int(p.triangle), p.distance ? "true" : "false", p.from ? "true" : "false",
       p.accumulate ? "true" : "false", p.accumulate_from, p.add ? "true" : "false", p.row ? "true" : "false",
-      p.squares.out ? p.squares.all : 0, p.a.element == Element::own ? sizeof(T) : 2,
+      p.squares.out ? p.squares.all : 0, p.scales ? "true" : "false", p.a.element == Element::own ? sizeof(T) : 2,
       p.b.element == Element::own ? sizeof(T) : 2);
 }
 void print_tiling(const cuda::Tiling& t) {
@@ -262,6 +265,16 @@ bool describe(const simt::Argument& a) {
     std::memcpy(&h, a.bytes.data(), sizeof(h));
     std::printf("{\"c\": %ld, \"strips\": %ld, \"rows\": %ld}", h.c, h.strips,
                 h.rows[0].count + h.rows[1].count + h.rows[2].count);
+  } else if (std::strstr(a.type, "8Operands")) {  // of product_halves.cu
+    struct {
+      cuda::Source<float> x;
+      int64_t rows, k, blocks;
+      float* scales;
+      bool k_major;
+    } of[2];
+    std::memcpy(of, a.bytes.data(), sizeof(of));
+    std::printf("{\"operands\": [[%ld, %ld, %d], [%ld, %ld, %d]]}", of[0].rows, of[0].k, of[0].k_major, of[1].rows,
+                of[1].k, of[1].k_major);
   } else if (std::strstr(a.type, "9SlopeArgsI")) {  // begins with rows, columns and square
     struct {
       int64_t rows, columns;
@@ -283,6 +296,13 @@ bool describe(const simt::Argument& a) {
   } else if (is<cuda::ScalarArgs<T>>(a)) {
     const auto s = as<cuda::ScalarArgs<T>>(a);
     std::printf("{\"columns\": %ld, \"rows\": %ld}", s.column_sums ? s.batch * s.e_columns : 0, s.e_rows);
+  } else if (is<cuda::Angles>(a)) {
+    const auto m = as<cuda::Angles>(a);
+    std::printf("{\"batch\": %ld, \"rows\": %ld, \"columns\": %ld}", m.batch, m.rows, m.columns);
+  } else if (is<cuda::AngleSlopes>(a)) {
+    const auto s = as<cuda::AngleSlopes>(a);
+    std::printf("{\"rows\": %ld, \"columns\": %ld, \"square\": %s}", s.rows, s.of.columns,
+                s.of.square ? "true" : "false");
   } else if (is<cuda::KernelMap<T>>(a)) {
     const auto m = as<cuda::KernelMap<T>>(a);
     std::printf("{\"batch\": %ld, \"count\": %ld}", m.batch, m.count);
@@ -359,7 +379,11 @@ KernelKind kernel(const std::string& name) {
   for (const auto& [known, which] : std::map<std::string, KernelKind>{{"krr", KernelKind::linear},
                                                                       {"rbf", KernelKind::rbf},
                                                                       {"matern_5", KernelKind::matern_5},
-                                                                      {"polynomial", KernelKind::polynomial}})
+                                                                      {"polynomial", KernelKind::polynomial},
+                                                                      {"arc_cosine_0", KernelKind::arc_cosine_0},
+                                                                      {"arc_cosine_1", KernelKind::arc_cosine_1},
+                                                                      {"nngp", KernelKind::nngp},
+                                                                      {"ntk", KernelKind::ntk}})
     if (known == name) return which;
   std::fprintf(stderr, "no kernel named '%s'\n", name.c_str());
   std::exit(2);
@@ -378,7 +402,7 @@ int run(const std::vector<std::string>& words) {
     strided<T>(memory, number(3), number(4), number(5), number(6), number(7));
   } else if (words[2] == "product") {
     product(memory, number(3), number(4), number(5), number(6), words.at(7), words.at(8),
-            words.size() > 9 ? static_cast<int>(number(9)) : 0);
+            words.size() > 9 ? static_cast<int>(number(9)) : 0, words.size() > 10);
   } else {
     const bool linear = words[2] == "krr";
     const Plan forward = linear ? plan(words.at(8)) : Plan::dense, backward = linear ? plan(words.at(9)) : Plan::dense;

@@ -246,6 +246,20 @@ inline uint32_t to_bits(float x) {
   std::memcpy(&bits, &x, sizeof(x));
   return bits;
 }
+// Rounds a float to a half, to nearest, ties to even.
+inline uint32_t to_half(float x) {
+  const uint32_t sign = to_bits(x) >> 16 & 0x8000u;
+  const double size = std::fabs(static_cast<double>(x));
+  if (!(size == size)) return sign | 0x7e00u;
+  if (size >= 65520.0) return sign | 0x7c00u;
+  int exponent = -13;
+  if (size > 0) std::frexp(size, &exponent);
+  const int last = (exponent < -13 ? -13 : exponent) - 11;  // of the half's last bit
+  const double whole = std::nearbyint(std::ldexp(size, -last));
+  // A whole of 2048 carries into the exponent, as it should.
+  return sign | static_cast<uint32_t>(((last + 24) << 10) + static_cast<int>(whole));
+}
+inline uint32_t to_halves(float low, float high) { return to_half(low) | to_half(high) << 16; }
 inline uint32_t to_tf32(float x) { return (to_bits(x) + 0x1000u) & 0xffffe000u; }
 
 namespace runtime {
@@ -299,6 +313,7 @@ inline float exponential(float x) { return std::exp(x); }
 inline double exponential(double x) { return std::exp(x); }
 inline float logarithm(float x) { return std::log(x); }
 inline double logarithm(double x) { return std::log(x); }
+inline double arc_cosine(double x) { return std::acos(x); }
 inline float fma(float x, float y, float z) {
   runtime::count_flops(2);
   return std::fma(x, y, z);

@@ -18,8 +18,8 @@ ENVIRONMENT = {"OMP_NUM_THREADS": "2", "OMP_WAIT_POLICY": "passive", "PYTHONSAFE
 FILES = ["cuda_values", "ops", "gram", "cholesky", "krr", "far_clusters", "plan", "drop_in", "transforms"]
 # Left out: torch.compile's result does not depend on the core, and finite differences in double repeat the test against
 # the formula; together they cost as much as all other tests. The fast path of small problems exists on the CPU only,
-# and planned PyTorch runs none of our kernels.
-LEFT_OUT = ["test_compile_", "test_gradcheck_", "test_small_problem", "fast_path", "planned"]
+# planned PyTorch runs none of our kernels, and opcheck asks the schemas, which are the same.
+LEFT_OUT = ["test_compile_", "test_gradcheck_", "test_small_problem", "fast_path", "planned", "test_opcheck"]
 # In test_cuda_values.py: empty batches, which compute nothing.
 SILENT = re.compile(r"\[batch_(2x)?0_")
 # It is only loaded, never launched.
@@ -86,7 +86,7 @@ def test_python_through_the_kernels(python, copy, twin_core, root, monkeypatch):
     assert done.returncode == 0, done.stdout[-20000:] + done.stderr
     report = json.loads((copy / "report.json").read_text())
     tests = report["tests"]
-    assert len(tests) > 900 and {t["outcome"] for t in tests.values()} == {"passed"}
+    assert len(tests) > 400 and {t["outcome"] for t in tests.values()} == {"passed"}
     for name in files:
         assert sum(t["launches"] for test, t in tests.items() if test.startswith(name)) > 10, name
     quiet = [test for test, t in tests.items() if test.startswith(files[0]) and not t["launches"]]

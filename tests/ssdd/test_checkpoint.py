@@ -5,7 +5,6 @@ import os
 import resource
 import signal
 import subprocess
-import sys
 import time
 
 import pytest
@@ -188,7 +187,7 @@ def test_a_full_disk_keeps_the_last_good_one(tmp_path, events):
             subprocess.run(["umount", folder], check=True)
 
 
-def test_a_write_that_is_killed_leaves_the_old_files(tmp_path):
+def test_a_write_that_is_killed_leaves_the_old_files(fresh, tmp_path):
     """kill -9 during write_atomically leaves at worst a temporary file, never an incomplete checkpoint."""
     code = (
         "import os, signal, sys, torch, ssdd.artifact\n"
@@ -197,8 +196,7 @@ def test_a_write_that_is_killed_leaves_the_old_files(tmp_path):
         "os.fsync = lambda handle: os.kill(os.getpid(), signal.SIGKILL)\n"
         "c.save(2, {'x': torch.zeros(5)})\n"
     )
-    done = subprocess.run([sys.executable, "-c", code, str(tmp_path)])
-    assert done.returncode == -signal.SIGKILL
+    assert fresh(code, tmp_path).returncode == -signal.SIGKILL
     c = Checkpoints(tmp_path)
     assert [f.name for f in c.files()] == ["distill-000000001.safetensors"] and len(list(tmp_path.iterdir())) == 2
     assert torch.equal(c.begin({})["x"], torch.ones(5)) and len(list(tmp_path.iterdir())) == 1

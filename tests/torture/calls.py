@@ -52,6 +52,8 @@ NATIVE = tuple(
     [
         "gram",
         "gram_workspace",
+        "gram_backward",
+        "gram_backward_workspace",
         "solve",
         "solve_backward",
         "cholesky_workspace",
@@ -66,10 +68,17 @@ NATIVE = tuple(
         "krr_record",
         "krr_replay",
         "krr_saved",
+        "krr_fit",
+        "krr_fit_backward",
+        "krr_fit_saved",
         "krr_from_gram",
         "krr_from_gram_backward",
         "krr_from_gram_saved",
         "krr_from_gram_workspace",
+        "tridiagonal",
+        "tridiagonal_rotate",
+        "tridiagonal_solve",
+        "tridiagonal_workspace",
     ]
 )
 

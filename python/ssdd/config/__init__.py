@@ -7,6 +7,7 @@ default is the paper's side; :func:`official` switches all of them to the code's
 from __future__ import annotations
 
 from .choices import METHOD_NAMES, SELECTION_NAMES, STORAGE_NAMES
+from .deprecated import deprecations
 from .errors import Diverged, Event, InputError, Pulse, Report, silent
 from .methods import ClpDdConfig, DmConfig, FrepoConfig, KipConfig, RfadConfig
 from .parser import (
@@ -77,6 +78,7 @@ __all__ = [
     "current_name",
     "current_names",
     "departures",
+    "deprecations",
     "differences",
     "duration",
     "fields",

@@ -157,7 +157,7 @@ class DistillConfig:
     """AdamW's weight decay for X_s and Y_s."""
     ridge: float = 1e-6
     """krr-st: ridge λ of the kernel ridge regression, as a fraction of the trace of K_ss. No gradient flows through the
-    trace (section 3.3)."""
+    trace (section 3.3). 1e-6 is published; with 1e-4 and 1e-3 the error was lower (docs/results/options)."""
     bias: float = 1.0
     """krr-st: number added to every kernel value. 1 is the paper's column of ones in the features, without storing the
     column."""
@@ -172,35 +172,39 @@ class DistillConfig:
     pool_weight_decay: float = 1e-3
     """SGD's weight decay for the networks of the pool."""
     targets: Literal["learned", "fixed", "tied"] = "learned"
-    """How the targets Y_s are chosen. "learned" (paper): by gradient descent. "fixed": the teacher's representations
-    of the initial images. "tied": the teacher's representations of X_s at every step; the gradient flows through
-    the teacher."""
+    """How the targets Y_s are chosen. "learned" (paper): by gradient descent. "fixed": the teacher's representations of
+    the initial images, to see what the images alone do; the error is higher (docs/results/options). "tied"
+    (deprecated): the teacher's representations of X_s at every step; the gradient flows through the teacher."""
     networks: int = 1
-    """Networks of the pool that an outer step draws; the loss is their mean, solved as one batch. The paper draws
-    one."""
+    """Networks of the pool that an outer step draws; the loss is their mean, solved as one batch. The paper draws one.
+    Several are for several processes (docs/processes.md); docs/results/options has the effect of two."""
     initial: Selection = "random"
     """How the real images that X_s starts from are chosen: a random draw (paper), or another selection
-    (docs/studies.md describes each)."""
+    (docs/studies.md describes each). With "k-means" the error was lower on digits (docs/results/options)."""
     loss: Literal["mse", "cosine", "cross-entropy"] = "mse"
     """krr-st: outer loss between the prediction of kernel ridge regression and the teacher's representation. The paper
-    uses mse."""
+    uses mse. The others are deprecated: the error was higher (docs/results/options)."""
     temperature: float = 1.0
-    """Softmax temperature of ``loss="cross-entropy"``; other losses ignore it."""
+    """Softmax temperature of ``loss="cross-entropy"``, deprecated with it; other losses ignore it."""
     support_view: Literal["plain", "augmented"] = "plain"
-    """View of X_s in the outer loss. "augmented": each outer step sees a random crop (padding ``crop_pad``) and flip
-    of X_s, and the gradient passes through it. The networks of the pool still train on the plain images."""
+    """View of X_s in the outer loss. "augmented" (deprecated): each outer step sees a random crop (padding
+    ``crop_pad``) and flip of X_s, and the gradient passes through it. The networks of the pool still train on the plain
+    images."""
     tv_weight: float = 0.0
-    """Weight of the total variation of X_s in the loss; a larger weight gives smoother, more image-like images."""
+    """Weight of the total variation of X_s in the loss; a larger weight gives smoother, more image-like images. Use it
+    if people look at the images; docs/results/options has its price."""
     init_weight: float = 0.0
-    """Weight, in the loss, of the squared distance between X_s and the real images it started from."""
+    """Weight, in the loss, of the squared distance between X_s and the real images it started from. Use it if the
+    images should stay close to real ones; docs/results/options has its price."""
     held_out: int = 0
-    """Training images, drawn at random, that no real batch contains. ``readout_every`` measures the error on them."""
+    """Deprecated. Training images, drawn at random, that no real batch contains. ``readout_every`` measures the error
+    on them."""
     readout_every: int = 0
-    """Outer steps between two read-outs, which train a new network on the pairs and measure its error on the
-    ``held_out`` images. The pairs with the lowest error are the result. 0 (paper): no read-outs; the last pairs
-    are the result."""
+    """Deprecated: the last pairs were as good (docs/results/options). Outer steps between two read-outs, which train a
+    new network on the pairs and measure its error on the ``held_out`` images. The pairs with the lowest error are the
+    result. 0 (paper): no read-outs; the last pairs are the result."""
     readout_steps: int = 100
-    """Training steps of the new network of a read-out."""
+    """Deprecated. Training steps of the new network of a read-out."""
     pool_counter: Literal["reset", "stuck"] = "reset"
     """Step counter of a replaced network of the pool. "reset" (paper): it starts from 0, so the pool keeps a mix of
     ages. "stuck" (code): it stays at ``pool_steps``, so the network is replaced again at each later draw; over

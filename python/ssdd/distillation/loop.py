@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from operator import attrgetter
@@ -14,7 +15,7 @@ from torch import Tensor
 
 from ..artifact import DistilledSet
 from ..checkpoint import Checkpoints, fingerprint
-from ..config import DistillConfig, Diverged, Pulse, Report, as_dict, silent, versions
+from ..config import DistillConfig, Diverged, Pulse, Report, as_dict, deprecations, silent, versions
 from ..data import crop_and_flip, repeatable
 from ..models import frozen, in_chunks, representation_error
 from .batches import Batches, represent_views
@@ -57,7 +58,8 @@ def distill(
     Args:
         job: what to distil, for which network, and how.
         report: receives ``{"event": "distill", "step", "steps", "loss", "lr", "untrained_share", "mean_age"}`` every
-            ``config.log_every`` steps. Default: nothing is reported.
+            ``config.log_every`` steps, and ``{"event": "warning", "message"}`` per deprecated setting. Default: nothing
+            is reported.
         checkpoints: the run goes on from the newest one, to the same bits as if it had never stopped, and raises
             :class:`Stopped` on a request to stop. Default: none are read or written.
         cache: the folder that keeps what a :class:`Teacher` computes of known views (``config.views``). Default: none.
@@ -69,6 +71,9 @@ def distill(
         Stopped: after a request to stop, with a checkpoint written.
     """
     check(job)
+    for message in deprecations(job.config):
+        warnings.warn(message, DeprecationWarning, stacklevel=3)  # of the caller, behind the decorator
+        report({"event": "warning", "message": message})
     state, batches = begin(job)
     saved = checkpoints.begin(identity(job), ("distill.steps", job.config.steps)) if checkpoints else None
     if job.config.views:

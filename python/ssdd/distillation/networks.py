@@ -16,18 +16,12 @@ from .pool import Member, Pool
 class Untrained(Pool):
     """Networks that no step trains and no checkpoint needs: new random ones at every draw.
 
-    ``count`` (default: ``config.networks``) are drawn. ``make`` starts them (default: ``job.make``).
+    ``count`` (default: ``config.networks``) are drawn.
     """
 
-    def __init__(
-        self,
-        job: Job,
-        generator: torch.Generator,
-        count: int | None = None,
-        make: Callable[[], Network] | None = None,
-    ) -> None:
+    def __init__(self, job: Job, generator: torch.Generator, count: int | None = None) -> None:
         super().__init__(job, generator)
-        self.count, self.start = job.config.networks if count is None else count, make
+        self.count = job.config.networks if count is None else count
 
     @property
     def full(self) -> bool:
@@ -46,12 +40,55 @@ class Untrained(Pool):
     def draw(self) -> list[Member]:
         """Create ``count`` new networks."""
         seeds = [int(torch.randint(0, 2**62, (), generator=self.generator)) for _ in range(self.count)]
-        drawn = [self._start(seed, self.start) for seed in seeds]
+        drawn = self._create(seeds)
         self._count(drawn)
         return drawn
 
+    def _create(self, seeds: Sequence[int]) -> list[Member]:
+        """Return one new network per seed."""
+        return [self._start(seed) for seed in seeds]
+
     def advance(self, drawn: Sequence[Member], x_s: Tensor, y_s: Tensor) -> None:
         """Do nothing: networks are dropped after their step."""
+
+
+class Normal(Untrained):
+    """Untrained networks with weights of variance 2 / inputs and biases of standard deviation 0.1, all normal.
+
+    That is how the NNGP kernel has them. It holds for convolutions and linear layers; other layers start as
+    ``job.make`` has them. A network without other random layers is made once, and each draw gives it new weights.
+    """
+
+    def __init__(self, job: Job, generator: torch.Generator, count: int) -> None:
+        super().__init__(job, generator, count)
+        self.made: list[Member] = []
+        """The networks that each draw gives new weights."""
+
+    def _create(self, seeds: Sequence[int]) -> list[Member]:
+        drawn = self.made or super()._create(seeds)
+        for member, seed in zip(drawn, seeds, strict=True):
+            renew(member.network, torch.Generator().manual_seed(seed))
+        if not self.made and all(_is_renewed(member.network) for member in drawn):
+            self.made = drawn
+        return drawn
+
+
+def _is_renewed(network: Network) -> bool:
+    """Return True if :func:`renew` sets all that is random at the start of ``network``."""
+    fixed = (nn.Conv2d, nn.Linear, nn.BatchNorm2d)
+    return all(isinstance(m, fixed) or not (m._parameters or m._buffers) for m in network.modules())
+
+
+@torch.no_grad()
+def renew(network: Network, generator: torch.Generator) -> None:
+    """Give the convolutions and linear layers of ``network`` new normal weights and biases. ``generator``: in main
+    memory, so that a seed gives the same weights on any device."""
+    for layer in network.modules():
+        if isinstance(layer, nn.Conv2d | nn.Linear):
+            spread = (2 / layer.weight[0].numel()) ** 0.5
+            layer.weight.copy_(spread * torch.randn(layer.weight.shape, generator=generator))
+            if layer.bias is not None:
+                layer.bias.copy_(0.1 * torch.randn(layer.bias.shape, generator=generator))
 
 
 class Fixed(Untrained):

@@ -64,8 +64,8 @@ class Pool:
     def _new(self) -> Member:
         return self._start(int(torch.randint(0, 2**62, (), generator=self.generator)))
 
-    def _start(self, seed: int, make: Callable[[], Network] | None = None) -> Member:
-        network = seeded(make or self.make, seed)  # in main memory: the same weights on every device
+    def _start(self, seed: int) -> Member:
+        network = seeded(self.make, seed)  # in main memory: the same weights on every device
         module_to_device(network, self.device)
         c = self.config
         optimizer = torch.optim.SGD(

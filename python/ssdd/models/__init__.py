@@ -3,7 +3,7 @@
 from .convnet import ConvNet
 from .count import count_multiply_adds, count_parameters
 from .error import representation_error
-from .features import batch_features, frozen, in_chunks
+from .features import batch_features, frozen, frozen_together, in_chunks
 from .network import Network, build, build_stored, seeded, student
 from .outside import import_from_here
 from .resnet import DEPTHS, STEM_PADDING, ResNet, named_resnet, standard_resnet
@@ -22,6 +22,7 @@ __all__ = [
     "count_multiply_adds",
     "count_parameters",
     "frozen",
+    "frozen_together",
     "import_from_here",
     "in_chunks",
     "representation_error",

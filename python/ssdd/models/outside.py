@@ -78,6 +78,11 @@ def _library(name: str) -> ModuleType:
         return importlib.import_module(name)
     except ImportError as error:
         raise InputError(f"model: this name needs {name}, which is not installed: pip install {name}") from error
+    except RuntimeError as error:  # its compiled part was built for another torch
+        raise InputError(
+            f"model: {name} is installed, but not for torch {torch.__version__} ({error}): install the version of "
+            f"{name} that was built for it"
+        ) from error
 
 
 def _of_timm(name: str, channels: int) -> nn.Module:

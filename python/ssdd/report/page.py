@@ -66,7 +66,9 @@ def tables(plan: Plan, cells: CellsByKey) -> str:
     ]
     for name in sets:
         parts += [f"## {'The source' if name == SOURCE else name}", _measures_table(plan, cells, name)]
-    parts += ["## Against the baselines", _comparison_table(plan, cells, sets)]
+    parts += ["## Against the baselines", _baselines_table(plan, cells, sets)]
+    if others := _others_table(plan, cells, sets):
+        parts += ["## Against other rows", others]
     if budget := _budget_table(plan, cells, sets[0]):
         parts += ["## What the rows were given", budget]
     parts += ["## What the pools did", _pool_table(plan, cells, sets[0])]
@@ -143,35 +145,61 @@ def _variants_table(plan: Plan, cells: CellsByKey, name: str, head: str, measure
     return markdown(rows)
 
 
-def _comparison_table(plan: Plan, cells: CellsByKey, sets: Sequence[str]) -> str:
+def _baselines_table(plan: Plan, cells: CellsByKey, sets: Sequence[str]) -> str:
     """Return the table of every distilled row against every selection, paired by seed."""
+    made = [row for row in plan.rows if row.origin.distilled or row.source == "recomputed"]
+    pairs = [(ours, theirs) for ours in made for theirs in plan.rows if _is_baseline(theirs, ours)]
+    return _comparison_table(plan, cells, sets, pairs, ["0"], ("distilled set", "baseline"))
+
+
+def _others_table(plan: Plan, cells: CellsByKey, sets: Sequence[str]) -> str:
+    """Return the table of the rows that name another row to compare with; "" without such rows."""
+    by_name = {row.name: row for row in plan.rows}
+    pairs = [(row, by_name[row.against]) for row in plan.rows if row.against in by_name]
+    words = ("row", "other row")
+    return _comparison_table(plan, cells, sets, pairs, ["5", "0"], words) if pairs else ""
+
+
+def _comparison_table(
+    plan: Plan,
+    cells: CellsByKey,
+    sets: Sequence[str],
+    pairs: Sequence[tuple[Row, Row]],
+    counts: Sequence[str],
+    words: tuple[str, str],
+) -> str:
+    """Return the table of the paired differences of ``pairs``.
+
+    ``counts``: labels per class of the probes. ``words``: what the two of a pair are called.
+    """
     measures: list[tuple[str, str, Measure, bool]] = []
     if SOURCE in sets:
         measures.append(("representation error", SOURCE, _error, True))
     for name in sets:
-        if not cells or _counts(cells, name, "features"):
-            measures.append((f"{name}, probe with all labels", name, probe_of("features/0"), False))
+        known = _counts(cells, name, "features")
+        for count in (c for c in counts if c in known or (c == "0" and not cells)):
+            labels = "all labels" if count == "0" else f"{count} per class"
+            measures.append((f"{name}, probe with {labels}", name, probe_of(f"features/{count}"), False))
         if any(row.settings.finetune.share == 1 for row in plan.rows):
             measures.append((f"{name}, fine-tuned", name, _finetuned, False))
         if name in plan.classifiers:
             measures.append((f"{name}, target-data-free", name, _kd, False))
     rows = [["row", "against", *(head for head, _, _, _ in measures)]]
-    for ours in (row for row in plan.rows if row.origin.distilled or row.source == "recomputed"):
-        for theirs in (row for row in plan.rows if _is_baseline(row, ours)):
-            rows.append(
-                [
-                    ours.name,
-                    theirs.name,
-                    *(
-                        _paired_difference(_values(cells, ours, name, m), _values(cells, theirs, name, m), error)
-                        for _, name, m, error in measures
-                    ),
-                ]
-            )
+    for ours, theirs in pairs:
+        rows.append(
+            [
+                ours.name,
+                theirs.name,
+                *(
+                    _paired_difference(_values(cells, ours, name, m), _values(cells, theirs, name, m), error)
+                    for _, name, m, error in measures
+                ),
+            ]
+        )
     legend = (
-        "Paired over the seeds both rows have: mean difference ± two standard errors, positive if the distilled "
-        "set is better (for the error: also by how much of the baseline's). **Bold**: beyond two standard errors, "
-        "for or against."
+        f"Paired over the seeds both rows have: mean difference ± two standard errors, positive if the {words[0]} is "
+        f"better (for the error: also by how much of the {words[1]}'s). **Bold**: beyond two standard errors, for or "
+        "against."
     )
     return f"{legend}\n\n{markdown(rows)}"
 
@@ -186,8 +214,9 @@ def _is_baseline(theirs: Row, ours: Row) -> bool:
 
 
 def _budget_table(plan: Plan, cells: CellsByKey, name: str) -> str:
-    """Return images, bytes and steps of each row; "" if no cell has them (they are of an older version)."""
-    if not any("budget" in cell for cell in cells.values()):
+    """Return images, bytes and steps of each row; "" if a cell lacks them (it is of an older version)."""
+    trained = [cell for cell in cells.values() if cell.get("from") not in ("nothing", "teacher")]
+    if not trained or not all("budget" in cell for cell in trained):
         return ""
     rows = [["row", "images", "kB at four bytes a number", "steps of pre-training"]]
     for row in (row for row in plan.rows if not row.group):  # variants have the pairs of these

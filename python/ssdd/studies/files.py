@@ -29,7 +29,7 @@ FOLDER = Path(__file__).parent
 _OPTIONS = ("size", "classes", "teacher_prefix")
 _TABLES = ("targets", "classifiers", "expect", "set", "row", "variant")
 _KEYS = {"title", "preset", "finetune", "seeds", "data", "teacher", "measure_source", "layout", *_OPTIONS, *_TABLES}
-_ROW_KEYS = {"name", "from", "seeds", "official", "set", "of", "file", "later", "teacher", "targets"}
+_ROW_KEYS = {"name", "from", "seeds", "official", "set", "of", "file", "later", "teacher", "targets", "against"}
 _EXPECTED = {"channels", "size", "train", "test", "classes"}
 
 
@@ -67,10 +67,11 @@ def read_plan(
     ``teacher_prefix``, ``measure_source``, ``layout`` (see :class:`Plan`), tables ``targets`` (name = data),
     ``classifiers`` (name of a target = file), ``expect`` (see :class:`Plan`) and ``set`` ("stage.field" = value, for
     all rows), and one ``[[row]]`` per row. A row has ``name``, ``from`` (one of ``SOURCES``) and optionally ``seeds``,
-    ``official``, ``set``, ``teacher`` (a file, in place of the study's) and ``later`` (true: after all other rows). A
-    selection may have ``targets`` ("teacher" or "labels"). "recomputed" needs ``of``, the name of a distilled row above
-    it; "reused" needs ``of``, the name of a row above it that has pairs; "imported" needs ``file``. A ``[[variant]]``
-    has ``name`` and ``set``: every row is there once more with these settings, on the same pairs.
+    ``official``, ``set``, ``teacher`` (a file, in place of the study's), ``later`` (true: after all other rows) and
+    ``against`` (the name of a row above it: the page compares the two, paired by seed). A selection may have
+    ``targets`` ("teacher" or "labels"). "recomputed" needs ``of``, the name of a distilled row above it; "reused" needs
+    ``of``, the name of a row above it that has pairs; "imported" needs ``file``. A ``[[variant]]`` has ``name`` and
+    ``set``: every row is there once more with these settings, on the same pairs.
 
     Args:
         path: the file.
@@ -148,8 +149,21 @@ def _row(table: dict[str, Any], shared: Settings, seeds: int, above: list[Row], 
     if source in METHOD_NAMES:
         settings = replace_fields(settings, {"distill.method": source})
     name, number = _text(table, "name", where), _number(table, "seeds", seeds, where)
-    later = bool(table.get("later"))
-    return Row(name, source, settings, number, of, later, teacher, cast(Targets, targets), file)
+    against = table.get("against")
+    if against is not None and against not in [row.name for row in above]:
+        raise InputError(f"{where}: against: expected the name of a row above it, got {against!r}")
+    return Row(
+        name,
+        source,
+        settings,
+        number,
+        of,
+        bool(table.get("later")),
+        teacher,
+        cast(Targets, targets),
+        file,
+        against=against,
+    )
 
 
 def _other_row(table: dict[str, Any], source: str, above: Sequence[Row], where: str) -> Row | None:
@@ -193,6 +207,7 @@ def _variants(tables: Any, rows: Sequence[Row], where: str) -> list[Row]:
                     of=of,
                     targets="teacher",
                     file=None,
+                    against=f"{row.against}, {name}" if row.against in only else None,
                     group=name,
                 )
             )

@@ -72,6 +72,8 @@ class Row:
     """For "imported": the file of the pairs."""
     group: str = ""
     """Name of the variant that this row belongs to; "" for the rows of the file itself."""
+    against: str | None = None
+    """Name of another row that the page compares this one with, beside the baselines."""
     kd: bool = False
     """True if the row's networks also learn from the classifiers of the study (target-data-free distillation)."""
 

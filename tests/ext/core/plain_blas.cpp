@@ -9,6 +9,7 @@
 #include <cstddef>
 #include <cstdio>
 #include <cstdlib>
+#include <vector>
 
 namespace {
 
@@ -84,6 +85,49 @@ void potrf(char* uplo, int* order, T* a, int* a_stride, int* info) {
   }
 }
 
+// X <- X H for X [m, n] and H = I - tau v v^T.
+template <class T>
+void reflect(int m, int n, const std::vector<T>& v, T tau, T* x, int ldx) {
+  for (int i = 0; i < m; ++i) {
+    T sum = T(0);
+    for (int j = 0; j < n; ++j) sum += at(x, ldx, i, j) * v[size_t(j)];
+    for (int j = 0; j < n; ++j) at(x, ldx, i, j) -= tau * sum * v[size_t(j)];
+  }
+}
+
+// The upper triangle: for each column i + 1 from the last one on, H(i) moves what is above its neighbour of the diagonal.
+template <class T>
+void sytrd(char* uplo, int* order, T* a, int* a_stride, T* d, T* e, T* tau, T*, int* room, int* info) {
+  const char* name = "sytrd";
+  const int n = *order, lda = *a_stride;
+  demand(is(uplo, 'u') && n >= 0 && lda >= std::max(1, n) && *room >= 1, name, "uplo, n, lda, lwork");
+  *info = 0;
+  std::vector<T> m(size_t(n * n));
+  for (int i = 0; i < n; ++i)
+    for (int j = 0; j < n; ++j) m[size_t(i + j * n)] = at(a, lda, std::min(i, j), std::max(i, j));
+  for (int i = n - 2; i >= 0; --i) {
+    std::vector<T> v(size_t(n), T(0));
+    T rest = T(0);
+    for (int j = 0; j < i; ++j) rest += m[size_t(j + (i + 1) * n)] * m[size_t(j + (i + 1) * n)];
+    const T alpha = m[size_t(i + (i + 1) * n)];
+    const T beta = rest == T(0) ? alpha : -std::copysign(std::sqrt(rest + alpha * alpha), alpha);
+    tau[i] = rest == T(0) ? T(0) : (beta - alpha) / beta;
+    v[size_t(i)] = T(1);
+    for (int j = 0; j < i; ++j) v[size_t(j)] = rest == T(0) ? T(0) : m[size_t(j + (i + 1) * n)] / (alpha - beta);
+    for (int turn = 0; turn < 2; ++turn) {  // M H, transposed: twice is H M H
+      reflect(n, n, v, tau[i], m.data(), n);
+      for (int p = 0; p < n; ++p)
+        for (int q = 0; q < p; ++q) std::swap(m[size_t(p + q * n)], m[size_t(q + p * n)]);
+    }
+    e[i] = at(a, lda, i, i + 1) = beta;
+    for (int j = 0; j < i; ++j) at(a, lda, j, i + 1) = v[size_t(j)];
+    d[i + 1] = m[size_t(i + 1 + (i + 1) * n)];
+  }
+  if (n > 0) d[0] = m[0];
+}
+
 }  // namespace
 
-ssdd::cpu::blas::Table plain_blas() { return {potrf<float>, potrf<double>, trsm<float>, trsm<double>}; }
+ssdd::cpu::blas::Table plain_blas() {
+  return {potrf<float>, potrf<double>, trsm<float>, trsm<double>, sytrd<float>, sytrd<double>};
+}

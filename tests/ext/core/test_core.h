@@ -30,10 +30,8 @@ bool in_sample(int64_t n = 0);
 
 // The host twin overrides these (tests/simt/cuda_as_cpu.cpp). new_here: true if a row that factors n points can take another
 // path than on the instruction sets, or devices, before this one. most_threads: how many numbers of threads are tried.
-// has_kernel: true if this half of the core has the kernel function.
 bool new_here(int64_t n);
 int most_threads(int asked);
-bool has_kernel(ssdd::KernelKind kind);
 
 struct Failure : std::runtime_error {
   using std::runtime_error::runtime_error;

@@ -27,6 +27,7 @@ struct Case {
   bool fused = false;                            // the GPU forms K_ss in the kernel that factors it
   double far = 0;                                // between the clusters of points, in every second problem of a batch
   Kernel function = {KernelKind::linear, 0, 0};  // of a kernel other than linear and rbf
+  bool always = false;                           // the sanitizers' sample always contains this row
   bool bordered() const { return forward == Plan::primal && (bias > 0 || border); }
 };
 
@@ -91,7 +92,7 @@ struct Run {
       for (int64_t j = 0; j < x.columns; ++j) x(i, j) = float(x(i, j) + c.far * double(i % 3));
   }
 
-  double bound() const { return tolerance<T>(5000 + 100 * double(c.s) + 20 * double(c.d)); }
+  double bound() const { return tolerance<T>(7000 + 100 * double(c.s) + 20 * double(c.d)); }
 
   std::string where(int64_t b) const {
     std::ostringstream text;
@@ -249,7 +250,7 @@ std::vector<Plan> backward_plans(const Case& c) {
 
 template <class T>
 void run(const Case& c, int threads) {
-  if (!in_sample(c.forward == Plan::primal ? c.d + c.bordered() : c.s)) return;
+  if (!in_sample(c.forward == Plan::primal ? c.d + c.bordered() : c.s) && !c.always) return;
   Run<T> r(c);
   for (r.threads = 1; r.threads <= most_threads(threads); ++r.threads) {
     r.forward();
@@ -369,7 +370,6 @@ TEST(krr_clusters_far_apart) {
 TEST(krr_kernel_functions) {
   for (const Case& sizes : {Case{2, 13, 16, 9, 4}, Case{1, 101, 70, 65, 8}})
     for (const Kernel& kernel : kernel_functions(sizes.d)) {
-      if (!has_kernel(kernel.kind)) continue;
       // Each meets one row per team: all kept or recomputed in chunks, and either ridge whose trace has a gradient.
       static int turn = 0;
       Case c = sizes;
@@ -380,7 +380,9 @@ TEST(krr_kernel_functions) {
       c.ridge = turn % 4 < 2 ? RidgeKind::trace : RidgeKind::mean_trace;
       c.tensor = turn % 4 == 1;
       if (!ssdd::of_norms(c.kernel)) run<float>(c, 2);
+      c.always = c.d == 9;
       run<double>(c, 2);
+      c.always = false;
       c.far = c.d == 9 && ssdd::of_distance(c.kernel) ? 1e3 : 0;
       if (c.far > 0) run<float>(c, 1);
     }

@@ -70,6 +70,7 @@ std::vector<T> compute(const Case& c, const ssdd::View<const T>& a, const ssdd::
 
 template <class T>
 void run(const Case& c) {
+  if (!in_sample()) return;
   std::vector<Matrix> a{random(c.m, c.k)}, b{random(c.k, c.n)}, from{random(c.m, c.n)};
   const Input<T> a_in(a, c.a), b_in(b, c.b), from_in(from, c.a);
   const Matrix start = random(c.m, c.n);

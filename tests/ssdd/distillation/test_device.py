@@ -145,7 +145,7 @@ VARIANTS = [
 @pytest.fixture
 def native_everywhere(monkeypatch):
     """Run the core's own ops also for the pretended device, as a build with CUDA does."""
-    own = "linear", "rbf"  # the kernels with a core of their own also on a GPU; those of angles have none there
+    own = "linear", "rbf"  # kernels of an angle may run in planned PyTorch
     monkeypatch.setattr(ssdd_ext.ops, "unavailable", lambda device, kernel: None if kernel.name in own else "no code")
 
 

@@ -13,6 +13,7 @@ from ssdd.data import ImageSet, apply_dsa, draw_dsa
 from ssdd.distillation import Job, distill, needs_teacher, target_size
 from ssdd.distillation.loop import begin, inputs, run
 from ssdd.distillation.methods import Step, method_of
+from ssdd.distillation.networks import Normal
 from ssdd.models import seeded
 from ssdd.parallel import Processes
 from ssdd.selection import kmeans_centres
@@ -162,15 +163,53 @@ def test_rfad_draws_new_networks_with_normal_weights_and_learns_its_scale(job):
     run_of = job("rfad", rfad=RfadConfig(networks=4, platt_lr=0.5))
     state, batches = begin(run_of)
     drawn = state.pool.draw()
-    again = state.pool.draw()
+    head = drawn[0].network.head.weight.detach().clone()
     weights = torch.cat([m.network.backbone.blocks[4].weight.detach().flatten() for m in drawn])
     assert len(drawn) == 4 and float(weights.std()) == pytest.approx((2 / 72) ** 0.5, rel=0.05)
     biases = torch.cat([m.network.backbone.blocks[4].bias.detach() for m in drawn])
     assert float(biases.std()) == pytest.approx(0.1, rel=0.4)
-    assert not torch.equal(drawn[0].network.head.weight, again[0].network.head.weight)
+    assert not torch.equal(state.pool.draw()[0].network.head.weight, head)
     run(run_of, state, batches, until=1)
     assert float(state.learned["platt"].detach().abs()) == pytest.approx(0.5, rel=1e-3)  # AdamW's first step is its lr
     assert state.optimizer.param_groups[0]["lr"] == run_of.config.lr
+
+
+class Scaled(torch.nn.Module):
+    """A layer with random numbers of its own, which has no normal weights."""
+
+    def __init__(self):
+        super().__init__()
+        self.factor = torch.nn.Parameter(torch.rand(1))
+
+    def forward(self, x):
+        return self.factor * x
+
+
+@pytest.mark.parametrize("own_layer", [False, True])
+def test_random_networks_follow_from_their_seeds_alone(job, own_layer):
+    base = job("rfad", rfad=RfadConfig(networks=2))
+
+    def make():
+        network = base.make()
+        if own_layer:
+            network.backbone = torch.nn.Sequential(network.backbone, Scaled())
+        return network
+
+    def drawn(skip):
+        pool = Normal(dataclasses.replace(base, make=make), torch.Generator().manual_seed(5), 2)
+        states = [[copy.deepcopy(m.network.state_dict()) for m in pool.draw()] for _ in range(3)]
+        late = Normal(dataclasses.replace(base, make=make), torch.Generator().manual_seed(5), 2)
+        for _ in range(2 * skip):
+            torch.randint(0, 2**62, (), generator=late.generator)
+        return states, [m.network.state_dict() for m in late.draw()]
+
+    states, third = drawn(skip=2)  # as after a run that went on: the first two draws were another pool's
+    for ours, theirs in zip(states[2], third, strict=True):
+        assert all(torch.equal(ours[key], theirs[key]) for key in ours)
+    changing = [key for key in third[0] if key.endswith(("weight", "bias")) and ".1." not in key and ".5." not in key]
+    changing += ["backbone.1.factor"] if own_layer else []
+    for a, b in ((states[0][0], states[0][1]), (states[0][0], states[1][0])):
+        assert changing and not any(torch.equal(a[key], b[key]) for key in changing)
 
 
 @pytest.mark.parametrize("kernel", ["ntk", "nngp"])

@@ -9,7 +9,7 @@ from torch import nn
 
 from ssdd.artifact import Preprocessing
 from ssdd.checkpoint import Checkpoints, Stopped
-from ssdd.config import DistillConfig, InputError
+from ssdd.config import PRESETS, DistillConfig, InputError, deprecations, official
 from ssdd.distillation import Job, distill
 from ssdd.distillation.batches import represent_views
 from ssdd.distillation.loop import begin, inputs, run, support
@@ -307,3 +307,28 @@ def test_a_read_out_changes_no_step(student, few, representations, small):
     plain = distill(Job(few, representations.train, student, quick(small, held_out=80))).result
     read = distill(Job(few, representations.train, student, quick(small, held_out=80, readout_every=12))).result
     assert torch.equal(plain.images, read.images)
+
+
+@pytest.mark.parametrize(
+    "changes, named",
+    [
+        ({"loss": "cosine"}, "distill.loss = 'cosine' .*; use 'mse'"),
+        ({"loss": "cross-entropy"}, "distill.loss = 'cross-entropy' .* the method 'clp-dd'"),
+        ({"targets": "tied"}, "distill.targets = 'tied' .*; use 'learned'"),
+        ({"support_view": "augmented"}, "distill.support_view = 'augmented' .* distill.transforms"),
+        ({"held_out": 80}, "distill.held_out = 80 .* `ssdd evaluate`"),
+    ],
+)
+def test_an_option_that_goes_warns_once_and_works(student, few, representations, teacher, small, changes, named):
+    job = Job(few, representations.train, student, quick(small, steps=1, **changes), teacher=teacher)
+    events = []
+    with pytest.warns(DeprecationWarning, match=named) as caught:
+        assert len(distill(job, report=events.append).result) == 12
+    [warning] = [w for w in caught if "goes in version" in str(w.message)]
+    assert warning.filename == __file__  # the line to change, not one of the package
+    assert [e["message"] for e in events if e["event"] == "warning"] == [str(warning.message)]
+
+
+def test_no_preset_has_an_option_that_goes():
+    for settings in PRESETS.values():
+        assert not deprecations(settings.distill) and not deprecations(official(settings).distill)

@@ -141,8 +141,31 @@ def test_a_pretrained_resnet18_is_written_under_torchvisions_names(ssdd_command,
     assert list(build("resnet18", 3, (16, 16), 2).backbone.state_dict()) == list(wanted)
 
 
+@pytest.fixture(scope="module")
+def outside_libraries():
+    """torchvision and timm.
+
+    Beside a torch without CUDA, the compiled operators of PyPI's torchvision cannot be loaded. No classification
+    network calls them, so they are declared, without code, for torchvision to be imported.
+    """
+    operators = torch.library.Library("torchvision", "FRAGMENT")
+    for library in ("torchvision", "timm"):
+        missing = ""
+        while missing is not None:
+            try:
+                pytest.importorskip(library, reason=f"{library} is not installed: its networks were NOT tried")
+                missing = None
+            except RuntimeError as error:
+                found = re.search(r"operator torchvision::(\w+) does not exist", str(error))
+                assert found and found[1] != missing, error
+                missing = found[1]
+                operators.define(f"{missing}(Tensor boxes) -> Tensor")
+    yield
+    del operators
+
+
+@pytest.mark.usefixtures("outside_libraries")
 def test_the_lines_of_the_documentation_load_both_stems(root, tmp_path, monkeypatch):
-    pytest.importorskip("torchvision", reason="torchvision is not installed: its own loading was NOT tried")
     text = (root / "docs" / "artifact.md").read_text()
     blocks = [b for b in re.findall(r"```python\n(.*?)```", text, re.DOTALL) if "torchvision.models" in b]
     assert len(blocks) == 2
@@ -157,13 +180,35 @@ def test_the_lines_of_the_documentation_load_both_stems(root, tmp_path, monkeypa
         torch.testing.assert_close(names["network"].eval()(x), network.features(x))
 
 
+@pytest.mark.usefixtures("outside_libraries")
+def test_timm_has_the_same_names():
+    import timm
+
+    network = build("resnet18", 3, (64, 64), 2, stem="imagenet").eval()
+    theirs = timm.create_model("resnet18").eval()
+    keys = theirs.load_state_dict(network.backbone.state_dict(), strict=False)
+    assert keys.missing_keys == ["fc.weight", "fc.bias"] and not keys.unexpected_keys
+    theirs.reset_classifier(0)
+    x = torch.rand(2, 3, 64, 64)
+    torch.testing.assert_close(theirs(x), network.features(x))
+
+
+@pytest.mark.usefixtures("outside_libraries")
 def test_networks_of_timm_and_torchvision():
     for library in ("timm", "torchvision"):
-        pytest.importorskip(library, reason=f"{library} is not installed: its networks were NOT tried")
         network = build(f"{library}:resnet18", 3, (32, 32), 4)
         assert network.dimension == 512 and network(torch.rand(2, 3, 32, 32)).shape == (2, 4)
     with pytest.raises(InputError, match="timm:NAME takes any number"):
         build("torchvision:resnet18", 1, (32, 32), 4)
+
+
+def test_a_library_for_another_torch(tmp_path, monkeypatch):
+    (tmp_path / "timm").mkdir()
+    (tmp_path / "timm/__init__.py").write_text("raise RuntimeError('operator torchvision::nms does not exist')")
+    monkeypatch.delitem(sys.modules, "timm", raising=False)
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(InputError, match="timm is installed, but not for torch 2.*install the version of timm"):
+        build("timm:resnet18", 3, (32, 32), 4)
 
 
 def test_a_library_that_is_not_there(monkeypatch):

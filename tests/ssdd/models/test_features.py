@@ -9,7 +9,7 @@ import torch._dynamo
 import torch.nn.functional as F
 from torch._dynamo.utils import counters
 
-from ssdd.models import build, frozen, in_chunks, seeded
+from ssdd.models import build, frozen, frozen_together, in_chunks, seeded
 
 frozen_room = sys.modules["ssdd.models.features"]  # the package exports a function of that name
 
@@ -42,6 +42,28 @@ def test_values_and_gradients_are_those_of_the_network(name, channels_last):
     torch.testing.assert_close(b.grad, da, rtol=1e-3, atol=1e-4)
     assert all(p.grad is None and p.requires_grad for p in network.parameters())
     torch.testing.assert_close(in_chunks(frozen(network), x.repeat(4, 1, 1, 1)), got.detach().repeat(4, 1))
+
+
+@pytest.mark.parametrize("names", [["convnet-8-12"] * 3, ["convnet-8-12"], ["convnet-8-12", "convnet-10-12"]])
+@pytest.mark.parametrize("channels_last", [False, True])
+def test_several_networks_together_give_the_features_and_gradients_of_each(names, channels_last, monkeypatch):
+    networks = [trained(name, channels_last).double() for name in names]
+    with torch.no_grad():
+        for i, network in enumerate(networks):  # no two networks are equal
+            network.backbone.blocks[1].running_mean.add_(0.3 * i)
+            network.backbone.blocks[4].weight.mul_(1 + 0.2 * i)
+    x = torch.randn(40, 3, 16, 16, generator=torch.Generator().manual_seed(1)).double()
+    a, b = x.clone().requires_grad_(), x.clone().requires_grad_()
+    wanted, got = torch.stack([n.features(a) for n in networks], 1), frozen_together(networks)(b)
+    torch.testing.assert_close(got, wanted)
+    weights = torch.randn(got.shape, generator=torch.Generator().manual_seed(2)).double()
+    (da,) = torch.autograd.grad((wanted * weights).sum(), a)
+    (got * weights).sum().backward()
+    torch.testing.assert_close(b.grad, da)
+    assert all(p.grad is None for network in networks for p in network.parameters())
+    monkeypatch.setattr(frozen_room, "CHUNK_BYTES", 1)  # eight images per chunk
+    with torch.no_grad():
+        torch.testing.assert_close(frozen_together(networks)(x), wanted.detach())
 
 
 def test_weights_are_read_when_it_is_called():

@@ -72,6 +72,26 @@ def test_one_seed_has_no_standard_error_and_a_loss_is_marked_too(tmp_path, plan)
     assert any("| **-0.105 ± 0.010** (n = 2), -19.1% |" in line for line in lines(tmp_path, plan))
 
 
+def test_a_row_is_compared_with_the_row_that_it_names(tmp_path, plan):
+    assert "## Against other rows" not in lines(tmp_path, plan)
+    named = replace(row("cosine", "krr-st"), against="KRR-ST")
+    plan = Plan("Options", (*plan.rows, named))
+    pool = {"steps": 9, "loss": 0.1, "untrained_share": 0.0, "mean_age": 1.0, "cpu_seconds": 6.0}
+    for seed, (plain, cosine) in enumerate([(0.4, 0.3), (0.5, 0.4)]):
+        put(tmp_path, "KRR-ST", seed, error=plain, accuracy=60 + seed, distillation=pool)
+        put(tmp_path, "cosine", seed, error=cosine, accuracy=59 + seed, distillation=pool)
+    put(tmp_path, "KRR-ST", 2, error=9.0, distillation=pool)  # no pair
+    page = lines(tmp_path, plan)
+    table = page[page.index("## Against other rows") :]
+    assert columns(table[4])[2:] == [
+        "representation error",
+        "source, probe with 5 per class",
+        "source, probe with all labels",
+    ]
+    assert columns(table[6])[:3] == ["cosine", "KRR-ST", "**+0.100 ± 0.000** (n = 2), 22.2%"]
+    assert columns(table[6])[3:] == ["+0.0 ± 0.0 (n = 2)", "**-1.0 ± 0.0** (n = 2)"]
+
+
 def test_what_realism_costs_is_drawn_from_rows_that_differ_by_it_alone(tmp_path, plan):
     def changed(name, **changes):
         settings = preset("cifar10-cpu")

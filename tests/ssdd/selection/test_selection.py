@@ -1,9 +1,6 @@
 """Selections: different members of the set, each as its plain formula chooses them."""
 
-import os
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -192,11 +189,10 @@ assert 'initial = "the-first"' in printed.getvalue()
 """
 
 
-def test_a_selection_of_ones_own_is_one_file(tmp_path):
+def test_a_selection_of_ones_own_is_one_file(fresh, tmp_path):
     shutil.copytree(Path(ssdd.__file__).parent, tmp_path / "ssdd", ignore=shutil.ignore_patterns("__pycache__"))
     (tmp_path / "ssdd" / "selection" / "the_first.py").write_text(FIRST)
     (tmp_path / "study.toml").write_text('preset = "digits"\n[[row]]\nname = "the first"\nfrom = "the-first"\n')
-    path = os.pathsep.join([str(tmp_path), *sys.path])
-    command = [sys.executable, "-c", STUDY, tmp_path / "study.toml"]
-    done = subprocess.run(command, env={**os.environ, "PYTHONPATH": path}, capture_output=True, text=True)
+    here = f"import sys\nassert 'ssdd' not in sys.modules\nsys.path.insert(0, {str(tmp_path)!r})\n"
+    done = fresh(here + STUDY, tmp_path / "study.toml")
     assert done.returncode == 0 and done.stdout == "[0, 1, 2]\n", done.stderr

@@ -98,6 +98,9 @@ def test_a_variant_uses_the_pairs_of_its_row(place):
     assert "| KRR-ST, wider | random + teacher, wider |" in page.partition("## Against")[2]
     assert "| KRR-ST, wider | random + teacher |" not in page
     assert "| KRR-ST | 10 | 3 | 4 |" in page  # images, kB, steps
+    cells_file = (place / "cells.jsonl").read_text()
+    (place / "cells.jsonl").write_text(cells_file.replace('"budget"', '"unknown"', 1))  # as of an older version
+    assert "What the rows were given" not in write_page(read_plan(place / "study.toml"), place).read_text()
 
 
 def test_imported_pairs_are_a_row_or_are_missing(place, few):
@@ -148,6 +151,16 @@ def test_target_data_free_distillation_is_a_measure_of_a_row(place, few):
         run(place, SHARED + known + rows)
 
 
+def test_a_row_names_the_row_that_it_is_compared_with_also_in_a_variant(tmp_path):
+    other = '[[row]]\nname = "cosine"\nfrom = "krr-st"\nagainst = "KRR-ST"\n'
+    (tmp_path / "study.toml").write_text(SHARED + ROWS + other + WIDER)
+    named = {row.name: row.against for row in read_plan(tmp_path / "study.toml").rows}
+    assert {name: against for name, against in named.items() if against} == {
+        "cosine": "KRR-ST",
+        "cosine, wider": "KRR-ST, wider",
+    }
+
+
 @pytest.mark.parametrize(
     "text, message",
     [
@@ -155,6 +168,10 @@ def test_target_data_free_distillation_is_a_measure_of_a_row(place, few):
         ('[[row]]\nname = "x"\nfrom = "random"\nfile = "y"\n', "file: expected a file of pairs"),
         ('[[row]]\nname = "x"\nfrom = "reused"\nof = "scratch"\n', "of: expected the name of a row with pairs"),
         ('[[row]]\nname = "x"\nfrom = "random"\nof = "KRR-ST"\n', "of: expected only for"),
+        (
+            '[[row]]\nname = "x"\nfrom = "krr-st"\nagainst = "y"\n',
+            "against: expected the name of a row above it, got 'y'",
+        ),
         ('[[variant]]\nname = "x"\nrows = ["y"]\n', "rows: expected names of rows, got y"),
         ('[[variant]]\nname = "x"\n[variant.set]\n"distill.images" = 3\n', "cannot change distill.images"),
         ('[classifiers]\nThird = "c"\n', "classifiers: expected only Other, got Third"),

@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 import ssdd_ext
 
-from ...models import Network
-from ..networks import Untrained
+from ...models import frozen_together
+from ..networks import Normal
 from ..pool import Pool
-from ._base import Step, embed
+from ._base import Step
 from ._codes import CodeMethod
 
 
@@ -33,32 +32,21 @@ class Rfad(CodeMethod):
         return {"platt": (torch.zeros(()), self.config.rfad.platt_lr)} if self.config.rfad.platt else {}
 
     def networks(self, generator: torch.Generator) -> Pool:
-        return Untrained(self.job, generator, self.config.rfad.networks, normal_start(self.job.make))
+        return Normal(self.job, generator, self.config.rfad.networks)
 
     def loss(self, step: Step) -> Tensor:
-        f_s, f_b = (f.transpose(0, 1).flatten(1) / (f.shape[0] * f.shape[2]) ** 0.5 for f in embed(step))
-        kernel, ridge = ssdd_ext.Linear(2.0, 0.01), ssdd_ext.Ridge.mean_trace(self.config.rfad.ridge)
+        features = frozen_together(step.networks)
+        f_s = features(step.x_s).flatten(1)
+        with torch.no_grad():
+            f_b = features(step.x_b).flatten(1)
+        # f is divided by the root of its length, so the kernel is divided by its length.
+        kernel, ridge = ssdd_ext.Linear(2.0 / f_s.shape[1], 0.01), ssdd_ext.Ridge.mean_trace(self.config.rfad.ridge)
         how: dict[str, Any] = {"kernel": kernel, "ridge": ridge, "on_failure": "nan", "solve_dtype": torch.float64}
         if not self.config.rfad.platt:
             return 0.5 * ssdd_ext.krr_mse(f_s, step.y_s, f_b, step.y_b, **how)
         one_hot = (step.y_b > 0).to(step.y_b.dtype)
         scale = step.learned["platt"].exp()
         return ssdd_ext.krr_cross_entropy(f_s, step.y_s, f_b, one_hot, scale=scale, **how)
-
-
-def normal_start(make: Callable[[], Network]) -> Callable[[], Network]:
-    """Return a function that makes the network of ``make`` with normal weights and biases, as the NNGP has them."""
-
-    def start() -> Network:
-        network = make()
-        for layer in network.modules():
-            if isinstance(layer, nn.Conv2d | nn.Linear):
-                nn.init.normal_(layer.weight, 0, (2 / layer.weight[0].numel()) ** 0.5)
-                if layer.bias is not None:
-                    nn.init.normal_(layer.bias, 0, 0.1)
-        return network
-
-    return start
 
 
 METHOD = Rfad
