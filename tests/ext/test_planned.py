@@ -13,6 +13,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 import ssdd_ext
 from ssdd_ext import NNGP, NTK, RBF, ArcCosine, FactorizationError, Kernel, Linear, Ridge, plan
 from ssdd_ext.api import call
+from ssdd_ext.ops.planned import is_primal
 from ssdd_ext.ops.planned_solve import PANEL
 from ssdd_ext.plan import planned as orders
 from ssdd_ext.testing import Inputs, Problem, draw, gradients, mse, relative_error
@@ -73,7 +74,7 @@ def test_gradients_of_the_primal(size):
     inputs = draw(Problem("primal", 30, 12, 7, 3, Linear(1.5, 0.5), Ridge.mean_trace(1e-2), batch=(2,)))
     scale, ridge = (torch.full(size, value, dtype=torch.float64, requires_grad=True) for value in (1.5, 1e-2))
     inputs = Inputs(*inputs.leaves().values(), Linear(scale, 0.5), Ridge.mean_trace(ridge))
-    assert planned.is_primal(inputs.x_s, inputs.y_s, inputs.kernel) and len(inputs.leaves()) == 6
+    assert is_primal(inputs.x_s, inputs.y_s, inputs.kernel) and len(inputs.leaves()) == 6
     agree(krr_mse(inputs, backend="planned"), mse(inputs), inputs)
 
 
