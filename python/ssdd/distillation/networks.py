@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from ..config import Report, silent
+from ..data import to_device
 from ..models import Network
 from .job import Job
 from .pool import Member, Pool
@@ -86,9 +87,13 @@ def renew(network: Network, generator: torch.Generator) -> None:
     for layer in network.modules():
         if isinstance(layer, nn.Conv2d | nn.Linear):
             spread = (2 / layer.weight[0].numel()) ** 0.5
-            layer.weight.copy_(spread * torch.randn(layer.weight.shape, generator=generator))
+            _set(layer.weight, spread * torch.randn(layer.weight.shape, generator=generator))
             if layer.bias is not None:
-                layer.bias.copy_(0.1 * torch.randn(layer.bias.shape, generator=generator))
+                _set(layer.bias, 0.1 * torch.randn(layer.bias.shape, generator=generator))
+
+
+def _set(parameter: Tensor, values: Tensor) -> None:
+    parameter.copy_(to_device(values, parameter.device))
 
 
 class Fixed(Untrained):

@@ -256,7 +256,7 @@ def test_the_verbs(ssdd_command, few, pairs, tmp_path, monkeypatch):
         (["kd", "-t", "c.safetensors", "-d", "few.npz", "-o", "n.safetensors"], "artifact: expected it"),
         ([*kd, "--model", "vgg11", "-o", "n.safetensors"], "at least 32x32, got 8x8"),
         ([*kd[:3], "pairs.safetensors", *kd[4:], "-o", "n.safetensors"], "expected a classifier written by"),
-        ([*teach, "--resume", "n.safetensors"], "has no run to resume"),
+        ([*teach, "--resume", "n.safetensors"], "n.safetensors.training does not exist"),
     ):
         assert said in str(ssdd_command(*command, fails=True).exception), command
     assert not (tmp_path / "n.safetensors.training").exists()
