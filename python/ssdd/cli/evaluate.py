@@ -63,11 +63,12 @@ def run(options: Options) -> None:
             raise InputError(f"data: this set was distilled from {known}; give the images to measure on with --data")
         options.data = "digits"
     settings = choose_settings(options)
-    if options.target and options.finetune is None and not any(key.startswith("finetune.") for key in options.settings):
-        if not settings.finetune.share:
+    if options.target and options.finetune is None:
+        if not settings.finetune.share and "finetune.share" not in options.settings:
             options.finetune = "scaled"
             settings = choose_settings(options)
-        say(f"fine-tuning: {settings.finetune.steps} steps (--finetune published; --finetune.share 0 leaves it out)")
+        if settings.finetune.share:
+            say(f"fine-tuning: {settings.finetune.steps} steps (--finetune published; --finetune.share 0 leaves it out)")
     if options.model is not None:
         settings = with_settings(settings, {"student.model": options.model})
     loaded, on = read_images(options.data, options), ssdd.choose_device(options.device)

@@ -241,7 +241,7 @@ def test_targets_are_resized_and_fine_tuned_on(ssdd_command, photos, tmp_path, f
     np.savez(tmp_path / "grey.npz", **x, **y)
     command = ["evaluate", file, "-d", photos, "--classes", "folders", *FAST]
     grey = ["--target", f"Grey={tmp_path / 'grey.npz'}"]
-    shown = ssdd_command(*command, *grey, "--finetune", "scaled", "--finetune.steps", 3)
+    shown = ssdd_command(*command, *grey, "--finetune.steps", 3)
     assert "resized from 16x16 to 8x8, grey repeated as colour" in shown.stderr
     table = [[cell.strip() for cell in line.split("|")[1:-1]] for line in shown.stdout.split("Grey:\n")[1].splitlines()]
     assert table[0][-1] == "fine-tuned" and [row[0] for row in table[2:]] == ["no pre-training", "krr-st"]
