@@ -68,7 +68,8 @@ def run(options: Options) -> None:
             options.finetune = "scaled"
             settings = choose_settings(options)
         if settings.finetune.share:
-            say(f"fine-tuning: {settings.finetune.steps} steps (--finetune published; --finetune.share 0 leaves it out)")
+            steps = settings.finetune.steps
+            say(f"fine-tuning: {steps} steps (--finetune published; --finetune.share 0 leaves it out)")
     if options.model is not None:
         settings = with_settings(settings, {"student.model": options.model})
     loaded, on = read_images(options.data, options), ssdd.choose_device(options.device)
