@@ -8,6 +8,7 @@ ordinary path.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from functools import lru_cache
 from types import SimpleNamespace
 from typing import Any, NamedTuple
@@ -40,6 +41,8 @@ _PLAIN = (Tensor, torch.nn.Parameter)
 _STRIDED = torch.strided
 # (values, kernel, ridge, detach)
 Options = tuple[list[float], str, str, bool]
+# (context, gradient of the output) -> gradients of the inputs
+Backward = Callable[[Any, Tensor], Any]
 
 
 class FailedProblem(Exception):
@@ -68,9 +71,15 @@ def memory(value: Tensor | None) -> Any:
     return None if value is None else to_capsule(value.detach() if value.requires_grad else value)
 
 
-def runs_on_core(grad: Tensor) -> bool:
-    """Return True if a backward may call the core: nothing differentiates or maps it."""
-    return not torch.is_grad_enabled() and is_plain(grad) and not is_batched(grad) and is_eager()
+def backward_on_core(ctx: Any, grad: Tensor, on_core: Backward, by_ops: Backward) -> Any:
+    """Return the gradients by the core's backward. If the backward is differentiated or mapped, or if the core cannot
+    take ``grad``, operations of PyTorch compute them."""
+    if torch.is_grad_enabled() or not is_plain(grad) or is_batched(grad) or not is_eager():
+        return by_ops(ctx, grad)
+    try:
+        return on_core(ctx, grad)
+    except (ValueError, BufferError):  # a gradient that is zero and has no memory
+        return by_ops(ctx, grad)
 
 
 def to_targets(residual: Tensor, grad: Tensor) -> Tensor:
@@ -223,12 +232,7 @@ class _Recorded(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> Any:
-        if not runs_on_core(grad):
-            return _by_ops(ctx, grad)
-        try:
-            return _replay(ctx, grad)
-        except (ValueError, BufferError):  # a gradient that is zero and has no memory
-            return _by_ops(ctx, grad)
+        return backward_on_core(ctx, grad, _replay, _by_ops)
 
 
 def _replay(ctx: Any, grad: Tensor) -> Any:

@@ -15,7 +15,7 @@ from ..kernels import matmul
 from ..ridge import KINDS, Ridge
 from . import planned
 from .cholesky import factor_and_solve
-from .eager import FailedProblem, is_eager, is_plain, memory, runs_on_core, to_targets
+from .eager import FailedProblem, backward_on_core, is_eager, is_plain, memory, to_targets
 from .native import capsule, core, failure_code, return_workspace, take_workspace, to_capsule
 from .second import pull_back
 
@@ -79,12 +79,7 @@ class _FromGram(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> Any:
-        if not runs_on_core(grad):
-            return _differentiable(ctx, grad)
-        try:
-            return _backward(ctx, grad)
-        except (ValueError, BufferError):  # a gradient that is zero and has no memory
-            return _differentiable(ctx, grad)
+        return backward_on_core(ctx, grad, _backward, _differentiable)
 
 
 def _backward(ctx: Any, grad: Tensor) -> Any:

@@ -13,7 +13,7 @@ from .. import checks, plan
 from ..kernels import Kernel
 from ..ridge import KINDS, Ridge
 from . import planned
-from .eager import FailedProblem, is_eager, is_plain, memory, runs_on_core, sizes_of
+from .eager import FailedProblem, backward_on_core, is_eager, is_plain, memory, sizes_of
 from .krr import plan_shape
 from .native import (
     capsule,
@@ -118,12 +118,7 @@ class _Fit(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> Any:
-        if not runs_on_core(grad):
-            return _differentiable(ctx, grad)
-        try:
-            return _backward(ctx, grad)
-        except (ValueError, BufferError):  # a gradient that is zero and has no memory
-            return _differentiable(ctx, grad)
+        return backward_on_core(ctx, grad, _backward, _differentiable)
 
 
 def _backward(ctx: Any, grad: Tensor) -> Any:
