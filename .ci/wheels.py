@@ -86,8 +86,8 @@ def try_out(python: str, wheel: Path, folder: Path) -> str:
     """Install the wheel with torch into a fresh environment and run ``TRIED``; returns pytest's last line."""
     made = environment(python, folder / "try-env", f"{wheel}[distill]", "pytest", "hypothesis")
     environment_of_tests = {"SSDD_TEST_INSTALLED": "1", "PYTHONPATH": "", "OMP_NUM_THREADS": "2"}
-    said = run(made.parent / "pytest", "-q", "-x", *TRIED, **environment_of_tests)
-    return re.sub(r" in .*", "", said.strip().splitlines()[-1])
+    output = run(made.parent / "pytest", "-q", "-x", *TRIED, **environment_of_tests)
+    return re.sub(r" in .*", "", output.strip().splitlines()[-1])
 
 
 def main() -> None:

@@ -80,8 +80,8 @@ def in_turn(ours: Call, others: dict[str, Call], seconds: float, repeats: int) -
     }
 
 
-def error(got: Tensor, want: Tensor) -> float:
-    return float((got.double() - want).norm() / want.norm())
+def error(got: Tensor, expected: Tensor) -> float:
+    return float((got.double() - expected).norm() / expected.norm())
 
 
 def factor_rows(batch: int, n: int) -> dict[str, tuple[Call, dict[str, Call], float]]:
@@ -115,10 +115,10 @@ def regression_rows(b: int, s: int, d: int, q: int, c: int) -> dict[str, tuple[C
 
         return run
 
-    want = ORDERS["Cholesky"](x_s.double(), y_s.double(), x_q.double())
+    expected = ORDERS["Cholesky"](x_s.double(), y_s.double(), x_q.double())
     plain: dict[str, Call] = {n: lambda f=f: f(x_s, y_s, x_q) for n, f in orders.items()}
     passes = {n: both(lambda f=f: (f(leaf, y_s, x_q) - y_q).square().mean((-2, -1))) for n, f in orders.items()}
-    off = error(ssdd_ext.krr(x_s, y_s, x_q, ridge=ridge), want)
+    off = error(ssdd_ext.krr(x_s, y_s, x_q, ridge=ridge), expected)
     fitted = ssdd_ext.fit(x_s, y_s, ridge=ridge).predict(x_q)
     return {
         "krr": (lambda: ssdd_ext.krr(x_s, y_s, x_q, ridge=ridge), plain, off),
@@ -130,7 +130,7 @@ def regression_rows(b: int, s: int, d: int, q: int, c: int) -> dict[str, tuple[C
         "fit, predict": (
             lambda: ssdd_ext.fit(x_s, y_s, ridge=ridge).predict(x_q),
             plain,
-            error(fitted, want),
+            error(fitted, expected),
         ),
     }
 
@@ -155,10 +155,10 @@ def from_gram_rows(s: int, q: int, c: int) -> dict[str, tuple[Call, dict[str, Ca
         name: both(lambda by=by: (k_qs @ alpha(by) - y_q).square().mean())
         for name, by in (("solve", False), ("Cholesky", True))
     }
-    want = ((k_qs @ alpha(True)).double() - y_q).square().mean()
+    expected = ((k_qs @ alpha(True)).double() - y_q).square().mean()
     loss = ssdd_ext.krr_mse_from_gram(k_ss, y_s, k_qs, y_q, ridge=ridge)
     ours = both(lambda: ssdd_ext.krr_mse_from_gram(k_ss, y_s, k_qs, y_q, ridge=ridge))
-    return {"krr_mse_from_gram, forward + backward": (ours, others, error(loss.detach(), want.detach()))}
+    return {"krr_mse_from_gram, forward + backward": (ours, others, error(loss.detach(), expected.detach()))}
 
 
 def main(argv: Sequence[str] | None = None) -> list[dict[str, Any]]:

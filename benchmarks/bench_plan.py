@@ -38,9 +38,9 @@ def planned(problem: Problem) -> plan.Plan:
     """Return what the cost model picks, and the orders it picked from."""
     linear = problem.kernel == "linear"
     itemsize = 8 if problem.dtype == "float64" else 4
-    wanted = ("x_s" in problem.backward, "x_q" in problem.backward)
+    expected = ("x_s" in problem.backward, "x_q" in problem.backward)
     sizes = (problem.s, problem.q, problem.d, problem.c)
-    return plan.choose(plan.Problem(*sizes, linear, linear and problem.bias != 0, itemsize, *wanted))
+    return plan.choose(plan.Problem(*sizes, linear, linear and problem.bias != 0, itemsize, *expected))
 
 
 def forced(pair: tuple[str, str], problem: Problem, inputs: dict[str, Any]) -> Callable[[], Any]:

@@ -169,7 +169,7 @@ def gram_gradients(scale: int) -> Iterator[Road]:
             k = ssdd_ext.gram(*points, kernel=kernel, backend=backend)
             return torch.autograd.grad(k, points, bar.to(points[0].dtype))
 
-        off = max(error(got, want) for got, want in zip(run("auto"), run("torch", wide), strict=True))
+        off = max(error(got, expected) for got, expected in zip(run("auto"), run("torch", wide), strict=True))
         others: dict[str, Call] = {"PyTorch, planned": partial(run, "planned")}
         yield Road(f"gram, forward + backward, {kernel.name}", (s, q, d), None, None, partial(run, "auto"), others, off)
 

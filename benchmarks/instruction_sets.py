@@ -34,9 +34,9 @@ ORDER = 768
 def limit(argv: Sequence[str]) -> None:
     """Start this script again with the limits of ``--isa``, unless they are set; before torch is imported."""
     name = next((argv[i + 1] for i, word in enumerate(argv[:-1]) if word == "--isa"), None)
-    wanted = LIMITS.get(name or "", {})
-    if any(os.environ.get(key) != value for key, value in wanted.items()):
-        os.execve(sys.executable, [sys.executable, *sys.argv], os.environ | wanted)
+    expected = LIMITS.get(name or "", {})
+    if any(os.environ.get(key) != value for key, value in expected.items()):
+        os.execve(sys.executable, [sys.executable, *sys.argv], os.environ | expected)
 
 
 def rates(isa: str | None) -> dict[str, Any]:

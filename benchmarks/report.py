@@ -101,10 +101,10 @@ def alternate_line(rows: list[Row]) -> str:
     def worst(name: str, which: str) -> str:
         return f"{100 * max(r[which] for r in rows if r['alternative'] == name):+.0f}%"
 
-    said = (f"{n} {worst(n, 'overhead')} ({worst(n, 'overhead_warm')})" for n in (THIS, USUAL, BEST_TORCH))
+    output = (f"{n} {worst(n, 'overhead')} ({worst(n, 'overhead_warm')})" for n in (THIS, USUAL, BEST_TORCH))
     return (
         "Alternating a KRR call with a torch convolution, compared with running each alone from cold caches "
-        f"(in brackets: from warm caches): {', '.join(said)}."
+        f"(in brackets: from warm caches): {', '.join(output)}."
     )
 
 
@@ -190,11 +190,11 @@ def front_table(results: Path) -> str:
         lines.append(f"| {name} | {device} | {times[0]} | {times[1]} | {best / ours:.1f}x | {usual / ours:.1f}x |")
 
     groups = [g for g in problems(load(results, "krr")[-1]) if next(iter(g.values()))["problem"]["b"] == 1]
-    for wanted in FRONT:
-        group = next(g for g in groups if tuple(g[THIS]["problem"][n] for n in "sqdc") == wanted)
+    for expected in FRONT:
+        group = next(g for g in groups if tuple(g[THIS]["problem"][n] for n in "sqdc") == expected)
         times = {n: row["seconds"]["median"] for n, row in group.items() if row["seconds"]}
         best = min(v for n, v in times.items() if n.startswith("PyTorch"))
-        add(", ".join(map(str, wanted)), "CPU", times[THIS], best, times[USUAL])
+        add(", ".join(map(str, expected)), "CPU", times[THIS], best, times[USUAL])
     for report in sorted(results.glob("gpu-h100/rows.jsonl")):
         ended = {line["end"]: line for line in map(json.loads, report.read_text().splitlines()) if "end" in line}
         for name in FRONT_GPU:

@@ -137,11 +137,11 @@ class Ridge:
     def check_sizes(self, points: int, targets: int) -> None:
         """Raise if the value has another number of support points or targets than the inputs."""
         if self.kind in VECTOR_KINDS and isinstance(self.value, Tensor):
-            wanted = targets if self.kind == "per_target" else points
-            if self.value.shape[-1] != wanted:
+            expected = targets if self.kind == "per_target" else points
+            if self.value.shape[-1] != expected:
                 what = "one per target" if self.kind == "per_target" else "one per support point"
                 raise ValueError(
-                    f"Ridge.{self.kind}: expected {wanted} numbers along the last dimension, {what}, got "
+                    f"Ridge.{self.kind}: expected {expected} numbers along the last dimension, {what}, got "
                     f"{describe(self.value)}"
                 )
 

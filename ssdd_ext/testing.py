@@ -310,15 +310,15 @@ def gradients(result: Tensor, inputs: Inputs, seed: int = 1) -> dict[str, Tensor
     return {name: grad for name, grad in zip(leaves, grads, strict=True) if grad is not None}
 
 
-def relative_error(got: Tensor, want: Tensor) -> float:
+def relative_error(got: Tensor, expected: Tensor) -> float:
     """Return |got - want| / |want| in the Frobenius norm: of the worst problem in a batch, or of a whole vector."""
-    got, want = got.detach().double(), want.detach().double()
-    if got.shape != want.shape:
-        raise AssertionError(f"shape {tuple(got.shape)} instead of {tuple(want.shape)}")
-    if want.numel() == 0:
+    got, expected = got.detach().double(), expected.detach().double()
+    if got.shape != expected.shape:
+        raise AssertionError(f"shape {tuple(got.shape)} instead of {tuple(expected.shape)}")
+    if expected.numel() == 0:
         return 0.0
-    axes = (-2, -1) if want.dim() > 1 else tuple(range(want.dim()))
-    error, norm = (t.square().sum(axes).sqrt() for t in (got - want, want))
+    axes = (-2, -1) if expected.dim() > 1 else tuple(range(expected.dim()))
+    error, norm = (t.square().sum(axes).sqrt() for t in (got - expected, expected))
     ratio = torch.where(error == 0, torch.zeros_like(error), error / norm)
     return float(ratio.nan_to_num(nan=float("inf")).max())
 

@@ -63,9 +63,9 @@ def _one_product(kernel: str, p: dict[str, Any], tiling: dict[str, Any]) -> Work
     # Warps of tile / 2 x 32 without work do nothing.
     warp = (tile // 2, 32) if kind in ("tensor", "half", "halves") else (tile, tile)
     made = sum(_up(r, warp[0]) * _up(c, warp[1]) for r, c in tiles)
-    wanted = m * n if full else m * (m + 1) // 2
-    stored = wanted if p["triangle"] == 1 else m * n
-    extra = b * wanted * size * bool(p["add"]) + b * max(0, m - p["accumulate_from"]) * n * size * p["accumulate"]
+    expected = m * n if full else m * (m + 1) // 2
+    stored = expected if p["triangle"] == 1 else m * n
+    extra = b * expected * size * bool(p["add"]) + b * max(0, m - p["accumulate_from"]) * n * size * p["accumulate"]
     operands = sum(r * p["element"][0] + c * p["element"][1] for r, c in tiles)
     # Sums of a split, in pieces of 16 bytes along a row: written by each, read by the last (finish_tile.cuh).
     pieces = sum(r * _up(c * size, 16) for r, c in tiles)
@@ -75,7 +75,7 @@ def _one_product(kernel: str, p: dict[str, Any], tiling: dict[str, Any]) -> Work
     # Scales: read to choose the kernel, to split, and by each warp to undo them.
     scales = sum(20 * (r + c) + 32 * c + 128 * r for r, c in tiles) * tiling["splits"] if kind == "halves" else 0
     return Work(
-        flops=b * wanted * k * (3 if p["distance"] else 2),
+        flops=b * expected * k * (3 if p["distance"] else 2),
         executed=b * made * depth * 2 * passes,
         loaded=b * (operands * k + parts + sums + scales) + extra,
         stored=b * (stored * size + parts + sums + size * (p["squares"] > 0)),

@@ -241,8 +241,8 @@ def build(architecture: str, jobs: int) -> None:
     """Build ``_C`` with the CUDA kernels for one architecture such as "90", in place, unless it exists already."""
     module = ROOT / "ssdd_ext" / f"_C{sysconfig.get_config_var('EXT_SUFFIX')}"
     stamp = BUILD / "stamp.txt"
-    wanted = fingerprint(architecture)
-    if module.exists() and stamp.exists() and stamp.read_text() == wanted:
+    expected = fingerprint(architecture)
+    if module.exists() and stamp.exists() and stamp.read_text() == expected:
         print(f"reused {module.name}: nothing it depends on has changed")
         return
     import pybind11
@@ -252,7 +252,7 @@ def build(architecture: str, jobs: int) -> None:
     settings += [f"-DPython_EXECUTABLE={sys.executable}", f"-Dpybind11_DIR={pybind11.get_cmake_dir()}"]
     subprocess.run(["cmake", "-S", str(ROOT), "-B", str(BUILD), "-G", "Ninja", *settings], check=True)
     subprocess.run(["cmake", "--build", str(BUILD), "-j", str(jobs)], check=True)
-    stamp.write_text(wanted)
+    stamp.write_text(expected)
 
 
 def make_steps(out: Path, architecture: str) -> list[Step]:

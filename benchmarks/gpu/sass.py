@@ -97,14 +97,14 @@ def tool(name: str) -> str | None:
 def compile_source(source: Path, folder: Path, architecture: str) -> tuple[Path, str]:
     """Return the cubin, and ptxas's report on it."""
     cubin = folder / f"{source.stem}.cubin"
-    said = run("nvcc", *FLAGS, f"-arch={architecture}", "-cubin", "-Xptxas=-v", source, "-o", cubin)
-    return cubin, said
+    output = run("nvcc", *FLAGS, f"-arch={architecture}", "-cubin", "-Xptxas=-v", source, "-o", cubin)
+    return cubin, output
 
 
-def resources(said: str) -> dict[str, dict[str, int]]:
+def resources(output: str) -> dict[str, dict[str, int]]:
     """Return, per mangled kernel: registers, stack, spills, static shared memory."""
     table: dict[str, dict[str, int]] = {}
-    for part in said.split("Compiling entry function '")[1:]:
+    for part in output.split("Compiling entry function '")[1:]:
         name = part.split("'")[0]
 
         def number(pattern: str, text: str = part) -> int:
@@ -206,8 +206,8 @@ def measure(architecture: str = "sm_90") -> list[dict[str, Any]]:
     rows = []
     with tempfile.TemporaryDirectory() as folder, ThreadPoolExecutor(2) as pool:
         built = list(pool.map(lambda s: compile_source(s, Path(folder), architecture), sources))
-        for source, (cubin, said) in zip(sources, built, strict=True):
-            use, code = resources(said), disassemble(cubin)
+        for source, (cubin, output) in zip(sources, built, strict=True):
+            use, code = resources(output), disassemble(cubin)
             names = readable(list(use))
             for mangled, own in sorted(use.items(), key=lambda item: names[item[0]]):
                 name, loop = names[mangled], inner_loop(code[mangled])

@@ -42,9 +42,9 @@ def check(call: Call, reference: Call, leaves: list[Tensor]) -> dict[str, Any]:
     weight = torch.linspace(0.5, 1.5, value.numel(), dtype=value.dtype).reshape(value.shape)
     gradients = torch.autograd.grad(value, leaves, weight.to(value.device))
     exact = [t.detach().double().cpu().requires_grad_() for t in leaves]
-    want = reference(*exact)
-    wanted = torch.autograd.grad(want, exact, weight.double())
-    pairs = zip((value, *gradients), (want, *wanted), strict=True)
+    expected = reference(*exact)
+    answers = torch.autograd.grad(expected, exact, weight.double())
+    pairs = zip((value, *gradients), (expected, *answers), strict=True)
     errors = [relative_error(got.detach().double().cpu(), right) for got, right in pairs]
     worst, limit = max(errors), LIMITS[leaves[0].dtype]
     if not worst <= limit:  # also catches NaN
@@ -130,10 +130,10 @@ def replay(device: str) -> dict[str, Any]:
 
     from ssdd_ext.bench.measure import capture
 
-    want = [t.clone() for t in step()]
+    expected = [t.clone() for t in step()]
     got = capture(step)()
     torch.cuda.synchronize()
-    assert all(torch.equal(a, b) for a, b in zip(got, want, strict=True)), "a replayed graph gives other bits"
+    assert all(torch.equal(a, b) for a, b in zip(got, expected, strict=True)), "a replayed graph gives other bits"
     return {"text": "same bits"}
 
 

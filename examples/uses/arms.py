@@ -117,8 +117,8 @@ class Arms:
         """Return the encoder's squared error on held-out images as a fraction of the teacher's variance."""
         if arm == NONE:
             return None
-        wanted = self.targets[1]
+        expected = self.targets[1]
         with torch.no_grad():
             inputs = self.data.preprocessing(self.data.x_test)
             got = torch.cat([self.encoder(arm, seed)(part) for part in inputs.split(500)])
-        return float((got - wanted).square().sum() / (wanted - wanted.mean(0)).square().sum())
+        return float((got - expected).square().sum() / (expected - expected.mean(0)).square().sum())

@@ -115,8 +115,8 @@ def test_a_miniature_fills_every_cell_and_goes_on(digits, tmp_path):
         pretrain=replace(recipe.pretrain, steps=2, lr=0.05),
     )
     cells = Cells(tmp_path / "cells.jsonl", "digits", (sizes, recipe))
-    said = []
-    example = run.Generative(Arms(digits, recipe, tmp_path, said.append), sizes, cells)
+    output = []
+    example = run.Generative(Arms(digits, recipe, tmp_path, output.append), sizes, cells)
     keys = example.keys(0)
     example.fill(0)
     found = cells.read()
@@ -128,9 +128,9 @@ def test_a_miniature_fills_every_cell_and_goes_on(digits, tmp_path):
     # a cell that is lost is computed again, to the same values
     lines = cells.file.read_text().splitlines(keepends=True)
     cells.file.write_text("".join(lines[:-2]))
-    said.clear()
-    run.Generative(Arms(digits, recipe, tmp_path, said.append), sizes, cells).fill(0)
-    assert cells.read() == found and sum("digits, seed 0" in line for line in said) <= 3
+    output.clear()
+    run.Generative(Arms(digits, recipe, tmp_path, output.append), sizes, cells).fill(0)
+    assert cells.read() == found and sum("digits, seed 0" in line for line in output) <= 3
     run.draw_samples(tmp_path, "digits", 30, tmp_path / "samples.png")
     assert (tmp_path / "samples.png").stat().st_size > 500
 

@@ -87,12 +87,12 @@ def measure(row, call, formula, backends):
         inputs = draw(row, index, torch.float32)
         exact = inputs.to(torch.float64)
         kappa, g = condition(exact), cancellation(exact)
-        want = results(formula(exact), exact)
+        expected = results(formula(exact), exact)
         usual = results(formula(inputs, "cholesky"), inputs)
         for backend in backends if index < PROBLEMS else ["native"]:
             for name, got in results(call(inputs, backend), inputs).items():
-                ours[backend][name].append(relative_error(got, want[name]))
-                theirs[backend][name].append(relative_error(usual[name], want[name]))
+                ours[backend][name].append(relative_error(got, expected[name]))
+                theirs[backend][name].append(relative_error(usual[name], expected[name]))
                 # A single number may be near zero, where no relative error is bounded; a matrix is not.
                 if kappa * U < 0.05 and got.numel() > 1:
                     units[backend][name].append(ours[backend][name][-1] / (g * kappa * U))
@@ -143,12 +143,12 @@ def test_gradients_of_hyper_parameters(kernel, backend):
     for name in HYPER[kernel]:
         drawn = [draw(TABLE[name], index, torch.float32) for index in range(PROBLEMS)]
         exact = [i.to(torch.float64) for i in drawn]
-        want = [gradients(predictions(e), e) for e in exact]
-        for output in set(want[0]) - {"x_s", "y_s", "x_q"}:
-            size = torch.stack([w[output] for w in want]).square().mean().sqrt()
+        expected = [gradients(predictions(e), e) for e in exact]
+        for output in set(expected[0]) - {"x_s", "y_s", "x_q"}:
+            size = torch.stack([w[output] for w in expected]).square().mean().sqrt()
             for found, call in ((ours, krr), (theirs, lambda i, _: predictions(i, "cholesky"))):
                 got = [gradients(call(i, backend), i)[output] for i in drawn]
-                errors = [((g - w[output]).abs() / size).flatten() for g, w in zip(got, want, strict=True)]
+                errors = [((g - w[output]).abs() / size).flatten() for g, w in zip(got, expected, strict=True)]
                 found[output] += torch.cat(errors).tolist()
     assert set(ours) == ({"scale", "bias", "ridge"} if kernel == "linear" else {"lengthscale", "ridge"})
     for output in ours:

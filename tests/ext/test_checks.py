@@ -317,8 +317,8 @@ def test_strides_past_32_bits_work(backend):
     x.copy_(torch.linspace(-1, 1, 12).reshape(3, 4))
     y = torch.ones(3, 2)
     dense = x.contiguous()
-    want = ssdd_ext.krr(dense, y, dense, ridge=Ridge.trace(0.1), backend=backend)
-    assert torch.equal(ssdd_ext.krr(x, y, x, ridge=Ridge.trace(0.1), backend=backend), want)
+    expected = ssdd_ext.krr(dense, y, dense, ridge=Ridge.trace(0.1), backend=backend)
+    assert torch.equal(ssdd_ext.krr(x, y, x, ridge=Ridge.trace(0.1), backend=backend), expected)
 
 
 # --- messages -------------------------------------------------------------------------------------------
@@ -355,10 +355,10 @@ def test_a_failure_names_its_call_and_the_tool_for_its_matrix(matrix, backend):
 @pytest.mark.parametrize("backend", ["auto", "torch"])
 def test_meta_tensors_give_shapes(call, backend):
     """Those of the same call on numbers, with every failure mode and with check_finite."""
-    want = run(call, "torch", **({} if call is ssdd_ext.gram else {"on_failure": "nan"}))
+    expected = run(call, "torch", **({} if call is ssdd_ext.gram else {"on_failure": "nan"}))
     for options in ({}, {"check_finite": True}):
         got = run(call, backend, **{name: GOOD[name].to("meta") for name in CALLS[call]}, **options)
-        a, b = (got.weights, want.weights) if call is ssdd_ext.fit else (got, want)
+        a, b = (got.weights, expected.weights) if call is ssdd_ext.fit else (got, expected)
         assert a.is_meta and a.shape == b.shape and a.dtype == b.dtype
 
 

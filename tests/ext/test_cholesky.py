@@ -24,9 +24,9 @@ def test_factor_and_gradient(order, backend, random):
     assert relative_error(factor, torch.linalg.cholesky(a)) < 1e-12
     (got,) = torch.autograd.grad((factor * weight).sum(), a)
     symmetric = a.detach().requires_grad_()
-    (want,) = torch.autograd.grad((torch.linalg.cholesky(symmetric) * weight).sum(), symmetric)
+    (reference,) = torch.autograd.grad((torch.linalg.cholesky(symmetric) * weight).sum(), symmetric)
     # Only the lower triangle is read, so gradients compare as gradients with respect to that triangle.
-    assert relative_error(lower(got), lower(want)) < 1e-10
+    assert relative_error(lower(got), lower(reference)) < 1e-10
 
 
 def lower(gradient):
@@ -146,11 +146,11 @@ def test_jitter_is_a_constant_for_the_gradient(backend, random):
     got, info = ssdd_ext.cholesky_solve(bad, y, on_failure="jitter", return_info=True, backend=backend)
     assert float(info.jitter) > 0
     shifted = bad + info.jitter.detach() * torch.eye(12, dtype=torch.float64)
-    want = torch.linalg.solve(shifted, y)
+    reference = torch.linalg.solve(shifted, y)
     kappa = float(torch.linalg.cond(shifted.detach()))
-    assert relative_error(got, want) < 1e-14 * kappa
+    assert relative_error(got, reference) < 1e-14 * kappa
     found = torch.autograd.grad((got * weight).sum(), (bad, y))
-    expected = torch.autograd.grad((want * weight).sum(), (bad, y))
+    expected = torch.autograd.grad((reference * weight).sum(), (bad, y))
     # The matrix is symmetric and one triangle is read: compare in symmetric directions.
     assert relative_error(lower(found[0]), lower(expected[0])) < 1e-13 * kappa
     assert relative_error(found[1], expected[1]) < 1e-14 * kappa

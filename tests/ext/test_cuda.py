@@ -44,17 +44,17 @@ def test_same_bits_on_any_stream_and_in_a_graph():
     def call():
         return ssdd_ext.krr_mse(x_s, y_s, x_q, y_q, kernel=Linear(1.0), ridge=Ridge.trace(1e-4), on_failure="nan")
 
-    want = call()
+    expected = call()
     side = torch.cuda.Stream()
     side.wait_stream(torch.cuda.current_stream())
     with torch.cuda.stream(side):
-        assert torch.equal(call(), want)
+        assert torch.equal(call(), expected)
     torch.cuda.current_stream().wait_stream(side)
     graph = torch.cuda.CUDAGraph()
     with torch.cuda.graph(graph):
         got = call()
     graph.replay()
-    assert torch.equal(got, want)
+    assert torch.equal(got, expected)
 
 
 @pytest.mark.gpu
@@ -80,8 +80,8 @@ def test_a_training_step_in_a_graph_replays_with_new_data():
             for tensor in (x_s, y_s, x_q, y_q):
                 tensor.normal_()
         graph.replay()
-        for got, want in zip(captured, step(), strict=True):
-            assert torch.equal(got, want)
+        for got, expected in zip(captured, step(), strict=True):
+            assert torch.equal(got, expected)
 
 
 @pytest.mark.gpu
@@ -114,7 +114,7 @@ def test_work_on_a_side_stream_waits_for_that_stream_only(s):
     """Inputs that are written late on the same side stream are seen. The memory of a freed workspace is not reused
     too early."""
     x_s, y_s, x_q, y_q = (t.detach() for t in problem(s=s))
-    want = ssdd_ext.krr_mse(x_s, y_s, x_q, y_q, ridge=Ridge.trace(1e-3), on_failure="nan")
+    expected = ssdd_ext.krr_mse(x_s, y_s, x_q, y_q, ridge=Ridge.trace(1e-3), on_failure="nan")
     side = torch.cuda.Stream()
     side.wait_stream(torch.cuda.current_stream())
     with torch.cuda.stream(side):
@@ -125,13 +125,13 @@ def test_work_on_a_side_stream_waits_for_that_stream_only(s):
     for _ in range(3):  # the caching allocator of the default stream is busy meanwhile
         torch.full((1 << 22,), float("nan"), device="cuda")
     torch.cuda.current_stream().wait_stream(side)
-    assert all(torch.equal(g, want) for g in got)
+    assert all(torch.equal(g, expected) for g in got)
 
 
 @pytest.mark.gpu
 def test_every_device_index():
     """The kernels run on the inputs' device, whichever device is current, and the current device stays the same."""
-    want = ssdd_ext.krr_mse(*problem("cuda:0"), ridge=Ridge.trace(1e-3), on_failure="nan").cpu()
+    expected = ssdd_ext.krr_mse(*problem("cuda:0"), ridge=Ridge.trace(1e-3), on_failure="nan").cpu()
     for index in range(torch.cuda.device_count()):
         for current in range(torch.cuda.device_count()):
             with torch.cuda.device(current):
@@ -141,7 +141,7 @@ def test_every_device_index():
                 assert torch.cuda.current_device() == current
                 assert loss.device.index == index and inputs[0].grad.device.index == index
                 same = torch.cuda.get_device_name(index) == torch.cuda.get_device_name(0)
-                assert torch.equal(loss.cpu(), want) or not same
+                assert torch.equal(loss.cpu(), expected) or not same
 
 
 ONLY_THE_LAST = """
@@ -171,14 +171,14 @@ def test_compiled_is_eager(mode):
         return ssdd_ext.krr_mse(features, y_s, x_q, y_q, **keywords)
 
     compiled = torch.compile(step, mode=mode, fullgraph=True)
-    want = torch.autograd.grad(step(x_s, y_s, x_q, y_q), (x_s, y_s))
+    expected = torch.autograd.grad(step(x_s, y_s, x_q, y_q), (x_s, y_s))
     for _ in range(4):  # warm-up, capture, replays
         if mode == "reduce-overhead":
             torch.compiler.cudagraph_mark_step_begin()
         loss = compiled(x_s, y_s, x_q, y_q)
         got = torch.autograd.grad(loss, (x_s, y_s))
         assert relative_error(loss.detach().clone(), step(x_s, y_s, x_q, y_q)) <= 1e-5
-        for g, w in zip(got, want, strict=True):
+        for g, w in zip(got, expected, strict=True):
             assert relative_error(g.clone(), w) <= 1e-4
 
 
@@ -208,8 +208,8 @@ def test_batches_of_one_and_of_ten_thousand(batch, s, d):
     for kernel in (Linear(1.0, 1.0), RBF(8.0)):
         keywords = {"kernel": kernel, "ridge": Ridge.trace(1e-2), "on_failure": "nan"}
         got = ssdd_ext.krr(x_s, y_s, x_q, backend="native", **keywords)
-        want = ssdd_ext.krr(x_s.double(), y_s.double(), x_q.double(), backend="torch", **keywords)
-        assert relative_error(got, want) <= 1e-4
+        expected = ssdd_ext.krr(x_s.double(), y_s.double(), x_q.double(), backend="torch", **keywords)
+        assert relative_error(got, expected) <= 1e-4
 
 
 @pytest.mark.gpu
@@ -223,8 +223,8 @@ def test_fused_gram_and_apart(fused, monkeypatch):
         for kernel in (Linear(1.0, 1.0), RBF(20.0)):
             keywords = {"kernel": kernel, "ridge": Ridge.trace(1e-2), "on_failure": "jitter"}
             got = ssdd_ext.krr(x_s, y_s, x_q, backend="native", **keywords)
-            want = ssdd_ext.krr(x_s.double(), y_s.double(), x_q.double(), backend="torch", **keywords)
-            assert relative_error(got, want) <= 1e-4
+            expected = ssdd_ext.krr(x_s.double(), y_s.double(), x_q.double(), backend="torch", **keywords)
+            assert relative_error(got, expected) <= 1e-4
 
 
 @pytest.mark.gpu
@@ -251,13 +251,13 @@ def test_nothing_synchronises(s, on_failure, dtype):
 def test_a_scalar_on_the_cpu_does_not_synchronise():
     inputs = problem()
     kernel, ridge = RBF(torch.tensor(20.0)), Ridge.trace(torch.tensor(1e-3))
-    want = ssdd_ext.krr_mse(*inputs, kernel=RBF(20.0), ridge=Ridge.trace(1e-3), on_failure="nan")
+    expected = ssdd_ext.krr_mse(*inputs, kernel=RBF(20.0), ridge=Ridge.trace(1e-3), on_failure="nan")
     torch.cuda.set_sync_debug_mode("error")
     try:
         got = ssdd_ext.krr_mse(*inputs, kernel=kernel, ridge=ridge, on_failure="nan")
     finally:
         torch.cuda.set_sync_debug_mode("default")
-    assert relative_error(got, want) <= 1e-5
+    assert relative_error(got, expected) <= 1e-5
     graph = torch.cuda.CUDAGraph()
     with pytest.raises(ValueError, match="while a CUDA graph is captured"), torch.cuda.graph(graph):
         ssdd_ext.krr_mse(*inputs, kernel=RBF(torch.tensor(20.0, requires_grad=True)), on_failure="nan")

@@ -45,12 +45,12 @@ def move(inputs, layout, device):
 def test_krr_mse_is_the_formula(name, device):
     inputs = draw(TABLE[name])
     allowed = 1e-9 * max(1.0, condition(inputs) / 1e4)
-    want = mse(inputs)
+    reference = mse(inputs)
     there = move(inputs, TABLE[name].layout, device)
     keywords = {"kernel": there.kernel, "ridge": there.ridge, "backend": "native"}
     got = ssdd_ext.krr_mse(*(getattr(there, n) for n in ARGUMENTS), **keywords)
-    assert got.device.type == device and relative_error(got.cpu(), want) <= allowed
-    expected, found = gradients(want, inputs), gradients(got, there)
+    assert got.device.type == device and relative_error(got.cpu(), reference) <= allowed
+    expected, found = gradients(reference, inputs), gradients(got, there)
     assert expected.keys() == found.keys()
     for key, value in expected.items():
         assert relative_error(found[key].cpu(), value) <= allowed, key
@@ -65,9 +65,9 @@ def test_krr_mse_of_a_kernel_function_is_the_formula(name, dtype, allowed, devic
     keywords = {"kernel": there.kernel, "ridge": there.ridge, "backend": "native"}
     got = ssdd_ext.krr_mse(*(getattr(there, n) for n in ARGUMENTS), **keywords)
     wide = inputs.map(lambda t: t.detach().double().requires_grad_(t.requires_grad))
-    want = mse(wide)
-    assert got.device.type == device and relative_error(got.cpu(), want) <= allowed
-    expected, found = gradients(want, wide), gradients(got, there)
+    reference = mse(wide)
+    assert got.device.type == device and relative_error(got.cpu(), reference) <= allowed
+    expected, found = gradients(reference, wide), gradients(got, there)
     assert expected.keys() == found.keys()
     for key, value in expected.items():
         assert relative_error(found[key].cpu(), value) <= allowed, key
@@ -97,9 +97,9 @@ def test_angles_near_zero_and_pi(device):
     t = torch.atan2((x[:, :1] * z[:, 1] - x[:, 1:] * z[:, 0]).abs(), x @ z.mT)
     kappa_0, kappa_1 = 1 - t / torch.pi, t.cos() + (t.sin() - t * t.cos()) / torch.pi
     norms = x.norm(dim=-1, keepdim=True) * z.norm(dim=-1)
-    for order, want, allowed in ((0, kappa_0, 1e-8), (1, norms * kappa_1, 3e-15)):
+    for order, reference, allowed in ((0, kappa_0, 1e-8), (1, norms * kappa_1, 3e-15)):
         got = ssdd_ext.gram(x.to(device), z.to(device), kernel=ssdd_ext.ArcCosine(order), backend="native").cpu()
-        assert (got - want).abs().max() <= allowed, order
+        assert (got - reference).abs().max() <= allowed, order
 
 
 def spd(n, batch, device, dtype=torch.float32):
@@ -126,10 +126,10 @@ def test_factor_solve_and_their_gradients(batch, n, dtype, allowed, device):
     got = [ssdd_ext.cholesky(a, backend="native"), solved]
     amount = exact_value * wide[0].diagonal(dim1=-2, dim2=-1).mean(-1)
     shifted = wide[0] + amount[..., None, None] * torch.eye(n, device=device)
-    want = [torch.linalg.cholesky(wide[0]), torch.cholesky_solve(wide[1], torch.linalg.cholesky(shifted))]
+    reference = [torch.linalg.cholesky(wide[0]), torch.cholesky_solve(wide[1], torch.linalg.cholesky(shifted))]
     assert got[0].triu(1).abs().max() == 0
     generator = torch.Generator().manual_seed(2)
-    for g, w, leaves in zip(got, want, ((0,), (0, 1, 2)), strict=True):
+    for g, w, leaves in zip(got, reference, ((0,), (0, 1, 2)), strict=True):
         assert relative_error(g, w) <= allowed
         bar = torch.randn(w.shape, generator=generator, dtype=torch.float64).to(device)
         found = torch.autograd.grad(g, [(a, y, value)[i] for i in leaves], bar.to(dtype))
@@ -169,8 +169,8 @@ def test_gram_in_float(kernel, layout, device):
         x, z = (lay_out(torch.randn(2, n, d, generator=generator).to(device), layout) for n in (s, q))
         for other in (None, z):
             got = ssdd_ext.gram(x, other, kernel=kernel, backend="native")
-            want = ssdd_ext.gram(x.double(), None if other is None else z.double(), kernel=kernel, backend="torch")
-            assert relative_error(got, want) <= 3e-6
+            reference = ssdd_ext.gram(x.double(), None if other is None else z.double(), kernel=kernel, backend="torch")
+            assert relative_error(got, reference) <= 3e-6
             if other is None:
                 assert torch.equal(got, got.mT)
                 assert isinstance(kernel, Linear) or (got.diagonal(dim1=-2, dim2=-1) == 1).all()
@@ -202,11 +202,11 @@ def test_gradients_to_hyper_parameters_in_float(name, device):
     row = TABLE[f"hyper_{name}"]
     inputs = draw(row, dtype=torch.float32)
     exact, there = inputs.to(torch.float64), move(inputs, row.layout, device)
-    want = mse(exact)
+    reference = mse(exact)
     keywords = {"kernel": there.kernel, "ridge": there.ridge, "backend": "native"}
     got = ssdd_ext.krr_mse(*(getattr(there, n) for n in ARGUMENTS), **keywords)
-    assert got.dtype == torch.float32 and relative_error(got.cpu(), want) <= 1e-4
-    expected, found = gradients(want, exact), gradients(got, there)
+    assert got.dtype == torch.float32 and relative_error(got.cpu(), reference) <= 1e-4
+    expected, found = gradients(reference, exact), gradients(got, there)
     assert len(expected) >= 6 and expected.keys() == found.keys()
     for key, value in expected.items():
         assert relative_error(found[key].cpu(), value) <= 1e-3, key
@@ -223,10 +223,10 @@ def test_half_features_are_their_float_values(kernel, half, device):
         narrow = [t.to(half if i in (0, 2) else torch.float32).requires_grad_() for i, t in enumerate(drawn)]
         wide = [t.detach().float().requires_grad_() for t in narrow]
         keywords = {"kernel": kernel, "ridge": Ridge.trace(1e-2), "on_failure": "nan", "backend": "native"}
-        got, want = ssdd_ext.krr_mse(*narrow, **keywords), ssdd_ext.krr_mse(*wide, **keywords)
-        assert got.dtype == torch.float32 and relative_error(got, want) <= 1e-4
+        got, reference = ssdd_ext.krr_mse(*narrow, **keywords), ssdd_ext.krr_mse(*wide, **keywords)
+        assert got.dtype == torch.float32 and relative_error(got, reference) <= 1e-4
         # Scaled as a loss in float16 training is: gradients to one element of a mean are below float16's range.
-        found, expected = (torch.autograd.grad(4096 * r, t) for r, t in ((got, narrow), (want, wide)))
+        found, expected = (torch.autograd.grad(4096 * r, t) for r, t in ((got, narrow), (reference, wide)))
         for g, w, t in zip(found, expected, narrow, strict=True):
             one_rounding = torch.finfo(half).eps if t.dtype == half else 0.0
             assert g.dtype == t.dtype and relative_error(g.float(), w) <= one_rounding + 1e-3
@@ -266,7 +266,7 @@ def test_autocast_rounds_nothing(name, backend, device):
     """float32 inputs give float32's digits: torch's products are not computed in 16 bits."""
     generator = torch.Generator().manual_seed(3)
     inputs = [torch.randn(*size, generator=generator).to(device) for size in ((40, 60), (40, 5), (30, 60), (30, 5))]
-    want = CALLS[name](*inputs, backend=backend)
+    reference = CALLS[name](*inputs, backend=backend)
     with torch.autocast(device, dtype=torch.bfloat16):
         got = CALLS[name](*inputs, backend=backend)
-    assert got.dtype == torch.float32 and relative_error(got, want) <= 1e-5
+    assert got.dtype == torch.float32 and relative_error(got, reference) <= 1e-5

@@ -47,9 +47,9 @@ def expected(kernel=KERNELS["linear"], seed=0):
     return loss_and_gradients(inputs(seed), kernel)
 
 
-def same(got, want):
-    torch.testing.assert_close(got[0].detach(), want[0].detach(), rtol=1e-5, atol=1e-6)
-    for a, b in zip(got[1], want[1], strict=True):
+def same(got, reference):
+    torch.testing.assert_close(got[0].detach(), reference[0].detach(), rtol=1e-5, atol=1e-6)
+    for a, b in zip(got[1], reference[1], strict=True):
         torch.testing.assert_close(a.detach(), b.detach(), rtol=1e-4, atol=1e-5)
 
 
@@ -168,11 +168,11 @@ def test_a_dispatch_mode_sees_the_op():
 @pytest.mark.parametrize("device", ["cpu", "meta"])
 def test_the_default_device_of_the_user_is_not_that_of_the_inputs(device):
     tensors = inputs()
-    want = expected()
+    reference = expected()
     with torch.device(device):
         got = loss_and_gradients(tensors)
     assert got[0].device.type == "cpu"
-    same(got, want)
+    same(got, reference)
 
 
 def test_the_default_dtype_of_the_user_is_not_that_of_the_inputs():
@@ -230,12 +230,12 @@ def test_jit_trace_records_the_reference_and_not_a_result():
 
 def test_transforms_and_what_is_left_of_them():
     i = inputs()
-    want = expected()
+    reference = expected()
     gradients = torch.func.grad(krr_mse_of, argnums=(0, 1))(*i.values())
-    same((want[0], gradients), want)
+    same((reference[0], gradients), reference)
     batch = {n: torch.stack((t, t + 1)) for n, t in i.items()}
     mapped = torch.vmap(krr_mse_of)(*with_gradients(batch))
-    torch.testing.assert_close(mapped[0], want[0])
+    torch.testing.assert_close(mapped[0], reference[0])
     with pytest.raises(RuntimeError, match="Functionalize"):  # PyTorch's own limit for any custom gradient
         torch.func.functionalize(krr_mse_of)(*with_gradients(inputs()))
 
@@ -254,7 +254,7 @@ def test_transforms_and_what_is_left_of_them():
             loss = krr_mse_of(**tensors)
         except (RuntimeError, ValueError):
             continue
-        torch.testing.assert_close(loss, want[0])
+        torch.testing.assert_close(loss, reference[0])
 
 
 def test_batched_gradients_of_the_loss():

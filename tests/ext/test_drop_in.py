@@ -75,10 +75,10 @@ def problem(random, dtype):
     return [random(*shape, dtype=dtype, grad=True) for shape in shapes]
 
 
-def compare(got, want, arguments, exact, allowed):
+def compare(got, reference, arguments, exact, allowed):
     assert got.dtype == arguments[0].dtype and got.shape == ()
-    assert relative_error(got, want) < allowed
-    expected = torch.autograd.grad(want, exact)
+    assert relative_error(got, reference) < allowed
+    expected = torch.autograd.grad(reference, exact)
     for name, found, gradient in zip(ARGUMENTS, torch.autograd.grad(got, arguments), expected, strict=True):
         assert found.dtype == arguments[0].dtype
         assert relative_error(found, gradient) < allowed, f"gradient of {name}"

@@ -81,9 +81,9 @@ def formula(x_s, y_s, x_q, kernel, ridge):
     return kernel.evaluate(x_q, x_s, *kernel.parameters) @ torch.linalg.solve(regularised(k, ridge), y_s)
 
 
-def relative_error(got, want):
-    got, want = got.detach().double(), want.detach().double()
-    return float((got - want).norm() / want.norm())
+def relative_error(got, expected):
+    got, expected = got.detach().double(), expected.detach().double()
+    return float((got - expected).norm() / expected.norm())
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=["float32", "float64"])
@@ -93,29 +93,29 @@ def relative_error(got, want):
 def test_krr_and_its_gradients_are_the_formula(shape, kernel, ridge, dtype, calls):
     given, kernel = inputs(shape, dtype)[:3], KERNELS[kernel]
     wide = [t.detach().double().requires_grad_() for t in given]
-    want = formula(*wide, kernel, ridge)
-    bar = torch.randn_like(want)
+    expected = formula(*wide, kernel, ridge)
+    bar = torch.randn_like(expected)
     with poisoned():
         p = ssdd_ext.krr(*given, kernel=kernel, ridge=ridge)
         found = torch.autograd.grad(p, given, bar.to(dtype))
     assert calls == ["krr_record", "krr_replay"]
     bound = 2e-4 if dtype == torch.float32 else 1e-10
-    assert relative_error(p, want) < bound
-    for got, exact in zip(found, torch.autograd.grad(want, wide, bar), strict=True):
+    assert relative_error(p, expected) < bound
+    for got, exact in zip(found, torch.autograd.grad(expected, wide, bar), strict=True):
         assert got.dtype == dtype and relative_error(got, exact) < bound
 
 
 @pytest.mark.parametrize("shape", SHAPES)
 def test_krr_mse_with_a_gradient_of_the_targets_is_the_formula(shape, calls):
     given, ridge = inputs(shape), Ridge.mean_trace(0.1)
-    want = (formula(*given[:3], KERNELS["linear"], ridge) - given[3]).square().mean((-2, -1))
-    bar = torch.randn_like(want)
+    expected = (formula(*given[:3], KERNELS["linear"], ridge) - given[3]).square().mean((-2, -1))
+    bar = torch.randn_like(expected)
     with poisoned():
         loss = ssdd_ext.krr_mse(*given, kernel=KERNELS["linear"], ridge=ridge)
         found = torch.autograd.grad(loss, given, bar)
     assert calls == ["krr_record", "krr_replay"]
-    assert relative_error(loss, want) < 1e-10
-    for got, exact in zip(found, torch.autograd.grad(want, given, bar), strict=True):
+    assert relative_error(loss, expected) < 1e-10
+    for got, exact in zip(found, torch.autograd.grad(expected, given, bar), strict=True):
         assert relative_error(got, exact) < 1e-10
 
 
@@ -146,11 +146,11 @@ def test_learned_scale_bias_and_ridge(shape, calls):
     learned = [torch.tensor(v, dtype=torch.float64, requires_grad=True) for v in (1.5, 0.5, 0.1)]
     scale, bias, ridge = learned
     p = ssdd_ext.krr(*given, kernel=Linear(scale, bias), ridge=Ridge.mean_trace(ridge))
-    want = formula(*given, Linear(scale, bias), Ridge.mean_trace(ridge))
-    bar = torch.randn_like(want)
+    expected = formula(*given, Linear(scale, bias), Ridge.mean_trace(ridge))
+    bar = torch.randn_like(expected)
     found = torch.autograd.grad(p, (*given, *learned), bar)
     assert calls == ["krr_record", "krr_replay"]
-    for got, exact in zip(found, torch.autograd.grad(want, (*given, *learned), bar), strict=True):
+    for got, exact in zip(found, torch.autograd.grad(expected, (*given, *learned), bar), strict=True):
         assert relative_error(got, exact) < 1e-9
 
 
@@ -179,16 +179,16 @@ def test_fit_without_gradients_is_that_of_the_ordinary_path(shape, kernel, calls
 def test_a_fit_and_its_gradients_are_the_formula(shape, kernel, ridge, dtype, calls):
     (x_s, y_s, x_q), kernel = inputs(shape, dtype)[:3], (KERNELS | {"matern": Matern(6.0, 1.5)})[kernel]
     wide = [t.detach().double().requires_grad_() for t in (x_s, y_s, x_q)]
-    want = formula(*wide, kernel, ridge)
-    bar = torch.randn_like(want)
+    expected = formula(*wide, kernel, ridge)
+    bar = torch.randn_like(expected)
     with poisoned():
         fitted = ssdd_ext.fit(x_s, y_s, kernel=kernel, ridge=ridge)
         p = fitted.predict(x_q)
         found = torch.autograd.grad(p, (x_s, y_s, x_q), bar.to(dtype))
     assert calls == ["krr_fit", "krr_fit_backward"]
     bound = 2e-4 if dtype == torch.float32 else 1e-10
-    assert relative_error(p, want) < bound
-    for got, exact in zip(found, torch.autograd.grad(want, wide, bar), strict=True):
+    assert relative_error(p, expected) < bound
+    for got, exact in zip(found, torch.autograd.grad(expected, wide, bar), strict=True):
         assert got.dtype == dtype and relative_error(got, exact) < bound
     again = ssdd_ext.fit(x_s.detach(), y_s.detach(), kernel=kernel, ridge=ridge)
     assert torch.equal(again.predict(x_q), p)
@@ -231,19 +231,19 @@ def grams(shape, dtype=torch.float64):
 def test_from_gram_and_its_gradients_are_the_formula(call, shape, ridge, dtype, calls):
     given = grams(shape, dtype)
     k_ss, y_s, k_qs, y_q = wide = [t.detach().double().requires_grad_() for t in given]
-    want = k_qs @ torch.linalg.solve(regularised(0.5 * (k_ss + k_ss.mT), ridge), y_s)
+    expected = k_qs @ torch.linalg.solve(regularised(0.5 * (k_ss + k_ss.mT), ridge), y_s)
     if call == "krr_from_gram":
         given, wide = given[:3], wide[:3]
     else:
-        want = (want - y_q).square().mean((-2, -1))
-    bar = torch.randn_like(want)
+        expected = (expected - y_q).square().mean((-2, -1))
+    bar = torch.randn_like(expected)
     with poisoned():
         got = getattr(ssdd_ext, call)(*given, ridge=ridge)
         found = torch.autograd.grad(got, given, bar.to(dtype))
     assert calls == ["krr_from_gram", "krr_from_gram_backward"]
     bound = 2e-4 if dtype == torch.float32 else 1e-10
-    assert relative_error(got, want) < bound
-    for one, exact in zip(found, torch.autograd.grad(want, wide, bar), strict=True):
+    assert relative_error(got, expected) < bound
+    for one, exact in zip(found, torch.autograd.grad(expected, wide, bar), strict=True):
         assert one.dtype == dtype and relative_error(one, exact) < bound
     with torch.no_grad(), poisoned():
         assert torch.equal(getattr(ssdd_ext, call)(*given, ridge=ridge), got)
@@ -294,8 +294,8 @@ def test_double_backward_and_batched_gradients(name):
         first = torch.autograd.grad(result.square().sum(), given, create_graph=True)
         return [*first, *torch.autograd.grad(sum(g.square().sum() for g in first), given)]
 
-    for got, want in zip(second("auto"), second("torch"), strict=True):
-        assert relative_error(got, want) < 1e-7
+    for got, expected in zip(second("auto"), second("torch"), strict=True):
+        assert relative_error(got, expected) < 1e-7
     result = call(*given)
     bars = torch.randn(3, *result.shape, dtype=result.dtype)
     batched = torch.autograd.grad(result, given, bars, is_grads_batched=True, retain_graph=True)

@@ -33,14 +33,14 @@ def case(request, backend):
     return draw(row), {"backend": backend, "on_failure": "nan"}
 
 
-def agree(got, want, inputs, *more, limit=1e-10):
-    assert got.shape == want.shape and relative_error(got, want) < limit
-    expected, found = gradients(want, inputs), gradients(got, inputs)
+def agree(got, exact, inputs, *more, limit=1e-10):
+    assert got.shape == exact.shape and relative_error(got, exact) < limit
+    expected, found = gradients(exact, inputs), gradients(got, inputs)
     assert found.keys() == expected.keys()
     for name, gradient in expected.items():
         assert relative_error(found[name], gradient) < 10 * limit, name
     for leaf in more:
-        a, b = (torch.autograd.grad(t.square().sum(), leaf, retain_graph=True)[0] for t in (got, want))
+        a, b = (torch.autograd.grad(t.square().sum(), leaf, retain_graph=True)[0] for t in (got, exact))
         assert relative_error(a, b) < 10 * limit
 
 
@@ -50,8 +50,8 @@ def test_the_deviation_is_that_of_the_process(case):
     p, std = fitted.predict(i.x_q, return_std=True)
     a = regularised(kernel_matrix(i.kernel, i.x_s, i.x_s), i.ridge)
     k_qs, k_qq = kernel_matrix(i.kernel, i.x_q, i.x_s), kernel_matrix(i.kernel, i.x_q, i.x_q)
-    want = (k_qq - k_qs @ torch.linalg.solve(a, k_qs.mT)).diagonal(dim1=-2, dim2=-1).sqrt()
-    agree(std, want, i)
+    exact = (k_qq - k_qs @ torch.linalg.solve(a, k_qs.mT)).diagonal(dim1=-2, dim2=-1).sqrt()
+    agree(std, exact, i)
     agree(p, predictions(i), i)
 
 
@@ -73,8 +73,8 @@ def test_weights_of_support_points(case):
     a = k_ss + (regularised(k_ss, i.ridge) - k_ss) / weight
     k_qs, k_qq = kernel_matrix(i.kernel, i.x_q, i.x_s), kernel_matrix(i.kernel, i.x_q, i.x_q)
     agree(p, k_qs @ torch.linalg.solve(a, i.y_s), i, weight)
-    want = (k_qq - k_qs @ torch.linalg.solve(a, k_qs.mT)).diagonal(dim1=-2, dim2=-1).sqrt()
-    agree(std, want, i, weight)
+    exact = (k_qq - k_qs @ torch.linalg.solve(a, k_qs.mT)).diagonal(dim1=-2, dim2=-1).sqrt()
+    agree(std, exact, i, weight)
 
 
 @pytest.mark.parametrize("kernel", [Linear(1.5), RBF(2.0)], ids=repr)
@@ -83,9 +83,9 @@ def test_a_weight_of_zero_removes_a_point_and_two_doubles_it(kernel, backend, ra
     options = {"kernel": kernel, "ridge": Ridge.absolute(0.1), "backend": backend}
     weight = torch.tensor([1, 0, 2, 1, 1, 1, 1, 1], dtype=torch.float64)
     rows = [0, 2, 2, 3, 4, 5, 6, 7]
-    want = ssdd_ext.fit(x[rows], y[rows], **options).predict(q, return_std=True)
+    exact = ssdd_ext.fit(x[rows], y[rows], **options).predict(q, return_std=True)
     got = ssdd_ext.fit(x, y, sample_weight=weight, **options).predict(q, return_std=True)
-    for a, b in zip(got, want, strict=True):
+    for a, b in zip(got, exact, strict=True):
         torch.testing.assert_close(a, b)
 
 
@@ -94,13 +94,13 @@ def test_weights_of_queries(case):
     options = {"ridge": i.ridge, **options}
     weight = torch.linspace(0.0, 2.0, i.x_q.shape[-2], dtype=torch.float64).requires_grad_()
     squares = (predictions(i) - i.y_q).square().mean(-1)
-    want = (weight * squares).sum(-1) / weight.sum()
+    exact = (weight * squares).sum(-1) / weight.sum()
     data = i.x_s, i.y_s, i.x_q, i.y_q
-    agree(ssdd_ext.krr_mse(*data, kernel=i.kernel, sample_weight=weight, **options), want, i, weight)
+    agree(ssdd_ext.krr_mse(*data, kernel=i.kernel, sample_weight=weight, **options), exact, i, weight)
     k_ss, k_qs = kernel_matrix(i.kernel, i.x_s, i.x_s), kernel_matrix(i.kernel, i.x_q, i.x_s)
     options["backend"] = "auto" if options["backend"] == "native" else options["backend"]
     got = ssdd_ext.krr_mse_from_gram(k_ss, i.y_s, k_qs, i.y_q, sample_weight=weight, **options)
-    agree(got, want, i, weight)
+    agree(got, exact, i, weight)
     labels = i.y_q.argmax(-1)
     losses = -predictions(i).log_softmax(-1).gather(-1, labels[..., None]).squeeze(-1)
     got = ssdd_ext.krr_cross_entropy(*data[:3], labels, kernel=i.kernel, sample_weight=weight, **options)
@@ -135,8 +135,8 @@ def test_variances_of_single_points(kernel, random):
     """One query among many: k(x, x) is computed point by point, so a million queries need no square matrix."""
     x = random(2, 6, 3)
     got = ssdd_ext.reference.diagonal(x, kernel.map(lambda p: torch.as_tensor(p, dtype=torch.float64)))
-    want = ssdd_ext.gram(x, kernel=kernel).diagonal(dim1=-2, dim2=-1)
-    torch.testing.assert_close(got.squeeze(-1), want)
+    exact = ssdd_ext.gram(x, kernel=kernel).diagonal(dim1=-2, dim2=-1)
+    torch.testing.assert_close(got.squeeze(-1), exact)
 
 
 def test_one_factorisation(monkeypatch, random):
@@ -171,9 +171,9 @@ def test_torch_machinery(backend, random):
         assert torch.autograd.gradcheck(f, free)
         assert torch.autograd.gradgradcheck(f, free, fast_mode=True)
         batch = tuple(torch.stack((t, t + 0.1)).detach() for t in leaves)
-        want = torch.stack([f(*(t[n] for t in batch)) for n in range(2)])
-        torch.testing.assert_close(torch.func.vmap(f)(*batch), want)
-        torch.testing.assert_close(f(*batch), want)
+        exact = torch.stack([f(*(t[n] for t in batch)) for n in range(2)])
+        torch.testing.assert_close(torch.func.vmap(f)(*batch), exact)
+        torch.testing.assert_close(f(*batch), exact)
     if backend == "planned":
         return
     torch._dynamo.reset()

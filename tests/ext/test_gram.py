@@ -16,14 +16,14 @@ KERNELS = {"linear": Linear(1.5, 0.5), "linear_plain": Linear(), "rbf": RBF(3.0)
 def test_gram_is_the_formula(name, backend):
     inputs = draw(TABLE[name])
     kernel, x_s, x_q = inputs.kernel, inputs.x_s, inputs.x_q
-    for got, want in (
+    for got, reference in (
         (ssdd_ext.gram(x_s, kernel=kernel, backend=backend), kernel_matrix(kernel, x_s, x_s)),
         (ssdd_ext.gram(x_q, x_s, kernel=kernel, backend=backend), kernel_matrix(kernel, x_q, x_s)),
     ):
         # Hyper-parameters may add batch dimensions to the result that the features do not have.
-        want = want.expand(got.shape)
-        assert relative_error(got, want) < 1e-13
-        expected, found = gradients(want, inputs), gradients(got, inputs)
+        reference = reference.expand(got.shape)
+        assert relative_error(got, reference) < 1e-13
+        expected, found = gradients(reference, inputs), gradients(got, inputs)
         assert found.keys() == expected.keys()
         for leaf, gradient in expected.items():
             if leaf not in ("x_s", "x_q") or float(gradient.detach().abs().sum()) > 0:
@@ -52,11 +52,11 @@ def test_rbf_distances_do_not_cancel(backend, random):
     """For points 1e-3 apart, 1e3 from the origin, |x|^2 + |z|^2 - 2 x.z would have no correct digit in float32."""
     x = (1e3 + 1e-3 * random(20, 6)).float().requires_grad_()
     kernel, exact = RBF(2e-3), x.detach().double().requires_grad_()
-    k, want = ssdd_ext.gram(x, kernel=kernel, backend=backend), kernel_matrix(kernel, exact, exact)
-    assert relative_error(k, want) < 1e-6
+    k, reference = ssdd_ext.gram(x, kernel=kernel, backend=backend), kernel_matrix(kernel, exact, exact)
+    assert relative_error(k, reference) < 1e-6
     weight = random(20, 20)
     (gradient,) = torch.autograd.grad((k * weight.float()).sum(), x)
-    (expected,) = torch.autograd.grad((want * weight).sum(), exact)
+    (expected,) = torch.autograd.grad((reference * weight).sum(), exact)
     assert relative_error(gradient, expected) < 1e-5
 
 

@@ -49,7 +49,7 @@ def test_they_are_the_formula(name, batch, s, q, dtype, monkeypatch):
     wide = [p.detach().double().requires_grad_() for p in points]
     exact = learned(KERNELS[name], torch.float64)
     bar = torch.randn(*batch, s, q or s, dtype=torch.float64)
-    want = both(wide, exact, bar, backend="torch")
+    expected = both(wide, exact, bar, backend="torch")
     # Ten rows at a time.
     monkeypatch.setattr(gram_slopes, "K_QS_BYTES", 10 * (q or 1) * points[0].element_size())
     monkeypatch.setattr(gram_slopes, "LEAST_ROWS", 10)
@@ -60,8 +60,8 @@ def test_they_are_the_formula(name, batch, s, q, dtype, monkeypatch):
     got = both(points, kernel, bar.to(dtype).mT.contiguous().mT)
     assert len(calls) == (name not in BY_PRODUCTS)
     bound = 1e-10 if dtype == torch.float64 else 5e-5
-    assert relative_error(got[0], want[0]) < bound
-    for one, other in zip(got[1], want[1], strict=True):
+    assert relative_error(got[0], expected[0]) < bound
+    for one, other in zip(got[1], expected[1], strict=True):
         assert (one - other).norm() <= bound * max(float(other.norm()), 1.0)
 
 

@@ -24,9 +24,9 @@ from ssdd_ext.testing import (
 BACKENDS = ("auto", "torch")
 
 
-def gram_agrees(got, want, inputs, limit):
-    assert relative_error(got, want.expand(got.shape)) < limit
-    expected, found = gradients(want.expand(got.shape), inputs), gradients(got, inputs)
+def gram_agrees(got, reference, inputs, limit):
+    assert relative_error(got, reference.expand(got.shape)) < limit
+    expected, found = gradients(reference.expand(got.shape), inputs), gradients(got, inputs)
     assert found.keys() == expected.keys()
     for leaf, gradient in expected.items():
         assert relative_error(found[leaf], gradient) < 100 * limit, leaf
@@ -53,9 +53,9 @@ def test_float32_has_the_digits_of_its_inputs(name):
     kernel = inputs.kernel
     for x, wide in ((None, None), (inputs.x_s, exact.x_s)):
         got = ssdd_ext.gram(inputs.x_q, x, kernel=kernel)
-        want = kernel_matrix(kernel, exact.x_q, exact.x_q if wide is None else wide)
-        assert got.dtype == torch.float32 and relative_error(got, want) < 1e-6
-        found, expected = gradients(got, inputs), gradients(want, exact)
+        reference = kernel_matrix(kernel, exact.x_q, exact.x_q if wide is None else wide)
+        assert got.dtype == torch.float32 and relative_error(got, reference) < 1e-6
+        found, expected = gradients(got, inputs), gradients(reference, exact)
         for leaf, gradient in found.items():
             assert relative_error(gradient, expected[leaf]) < 3e-6, leaf
 
@@ -94,8 +94,8 @@ def test_transforms(name, backend, random):
     assert relative_error(torch.func.vmap(gram)(x, z), gram(x, z)) < 1e-13
     jacobian = torch.func.vmap(torch.func.jacrev(gram))(x, z)
     for i in range(3):
-        want = torch.autograd.functional.jacobian(lambda x, z=z[i]: gram(x, z), x[i])
-        assert relative_error(jacobian[i], want) < 1e-12
+        reference = torch.autograd.functional.jacobian(lambda x, z=z[i]: gram(x, z), x[i])
+        assert relative_error(jacobian[i], reference) < 1e-12
     tangent = random(5, 9)
     moved = torch.func.jvp(lambda x: gram(x, z[0]), (x[0],), (tangent,))[1]
     assert relative_error(moved, (jacobian[0] * tangent).sum((-2, -1))) < 1e-12
@@ -109,9 +109,9 @@ def test_one_graph(name, random):
         return ssdd_ext.gram(x, z, kernel=kernel).square().sum() + ssdd_ext.gram(x, kernel=kernel).square().sum()
 
     torch._dynamo.reset()
-    got, want = torch.compile(loss, backend="aot_eager", fullgraph=True)(x, z), loss(x, z)
-    torch.testing.assert_close(got, want)
-    for a, b in zip(torch.autograd.grad(got, (x, z)), torch.autograd.grad(want, (x, z)), strict=True):
+    got, reference = torch.compile(loss, backend="aot_eager", fullgraph=True)(x, z), loss(x, z)
+    torch.testing.assert_close(got, reference)
+    for a, b in zip(torch.autograd.grad(got, (x, z)), torch.autograd.grad(reference, (x, z)), strict=True):
         torch.testing.assert_close(a, b)
 
 
@@ -165,8 +165,8 @@ def test_curvature_of_matern_where_points_coincide(nu):
 def test_near_points_far_from_the_origin_keep_their_digits(kernel, random):
     """Points 1e-4 apart, 10 from the origin: float32 products would lose their distances."""
     x = (10 + 1e-4 * random(20, 6)).float()
-    got, want = ssdd_ext.gram(x, kernel=kernel), kernel_matrix(kernel, x.double(), x.double())
-    assert relative_error(got, want) < 1e-6
+    got, reference = ssdd_ext.gram(x, kernel=kernel), kernel_matrix(kernel, x.double(), x.double())
+    assert relative_error(got, reference) < 1e-6
 
 
 # --- oracles -----------------------------------------------------------------------------------------
@@ -179,9 +179,9 @@ ORACLE = json.loads((Path(__file__).parent / "oracles" / "neural_tangents.json")
 def test_networks_are_those_of_neural_tangents(row, kernel):
     x, z = (torch.tensor(ORACLE[name], dtype=torch.float64) for name in ("x", "z"))
     for pair, other in (("x, z", z), ("x, x", None)):
-        want = torch.tensor(row[pair][kernel.name], dtype=torch.float64)
+        reference = torch.tensor(row[pair][kernel.name], dtype=torch.float64)
         got = ssdd_ext.gram(x, other, kernel=kernel(**row["network"]))
-        torch.testing.assert_close(got, want, rtol=1e-12, atol=0)
+        torch.testing.assert_close(got, reference, rtol=1e-12, atol=0)
 
 
 def test_an_arc_cosine_kernel_is_the_mean_over_random_features(random):
@@ -199,13 +199,13 @@ def test_kernels_are_written_as_sums_and_products(random):
     x = random(5, 3)
     rbf, linear = (ssdd_ext.gram(x, kernel=k) for k in (RBF(2.0), Linear(1.0, 0.5)))
     factor = torch.tensor(3.0, dtype=torch.float64)
-    for kernel, want in (
+    for kernel, reference in (
         (RBF(2.0) + Linear(1.0, 0.5), rbf + linear),
         (RBF(2.0) * Linear(1.0, 0.5), rbf * linear),
         (2.0 * RBF(2.0) + Linear(1.0, 0.5) * 3, 2 * rbf + 3 * linear),
         (factor * RBF(2.0) + RBF(2.0) + RBF(2.0), 5 * rbf),
     ):
-        torch.testing.assert_close(ssdd_ext.gram(x, kernel=kernel), want)
+        torch.testing.assert_close(ssdd_ext.gram(x, kernel=kernel), reference)
     assert 2.0 * Linear(1.5, 0.5) == Linear(3.0, 1.0)  # so it stays native
     assert len((RBF(1.0) + RBF(2.0) + RBF(3.0)).parts) == 3
 
@@ -214,10 +214,10 @@ def test_one_lengthscale_per_feature(random):
     x, y, q, lengths = random(9, 4), random(9, 2), random(5, 4), random(4).exp().requires_grad_()
     kernel, ridge = ARD(Matern(1.0, 1.5), lengths), Ridge.absolute(0.1)
     p = ssdd_ext.krr(x, y, q, kernel=kernel, ridge=ridge)
-    want = ssdd_ext.krr(x / lengths, y, q / lengths, kernel=Matern(1.0, 1.5), ridge=ridge)
-    torch.testing.assert_close(p, want)
-    torch.testing.assert_close(ssdd_ext.fit(x, y, kernel=kernel, ridge=ridge).predict(q), want)
-    (got,), (expected,) = (torch.autograd.grad(t.square().sum(), lengths) for t in (p, want))
+    reference = ssdd_ext.krr(x / lengths, y, q / lengths, kernel=Matern(1.0, 1.5), ridge=ridge)
+    torch.testing.assert_close(p, reference)
+    torch.testing.assert_close(ssdd_ext.fit(x, y, kernel=kernel, ridge=ridge).predict(q), reference)
+    (got,), (expected,) = (torch.autograd.grad(t.square().sum(), lengths) for t in (p, reference))
     torch.testing.assert_close(got, expected)
 
 

@@ -29,12 +29,12 @@ def tolerance(kappa: float) -> float:
     return 1e-9 if kappa < 1e4 else 1e-9 * (kappa / 1e4)
 
 
-def check(got, want, inputs, where, allowed=None):
+def check(got, right, inputs, where, allowed=None):
     """Compare value and all gradients of `got` with those of `want`, both computed from the leaves of `inputs`."""
     allowed = tolerance(condition(inputs)) if allowed is None else allowed
-    assert got.dtype == want.dtype
-    assert relative_error(got, want) <= allowed, f"{where}: value"
-    expected, found = gradients(want, inputs), gradients(got, inputs)
+    assert got.dtype == right.dtype
+    assert relative_error(got, right) <= allowed, f"{where}: value"
+    expected, found = gradients(right, inputs), gradients(got, inputs)
     assert found.keys() == expected.keys(), where
     for name, gradient in expected.items():
         assert found[name].dtype == gradient.dtype
@@ -76,9 +76,9 @@ def test_fit_is_primal_if_krr_is(name, backend):
     fitted = ssdd_ext.fit(inputs.x_s, inputs.y_s, kernel=inputs.kernel, ridge=inputs.ridge, backend=backend)
     assert fitted.alpha is None and fitted.weights is not None
     exact = inputs.to(torch.float64)
-    want = predictions(exact)
-    ours = relative_error(fitted.predict(inputs.x_q), want)
-    assert ours <= max(3 * relative_error(krr(inputs, backend="native"), want), 4 * 2.0**-24)
+    right = predictions(exact)
+    ours = relative_error(fitted.predict(inputs.x_q), right)
+    assert ours <= max(3 * relative_error(krr(inputs, backend="native"), right), 4 * 2.0**-24)
 
 
 @pytest.mark.parametrize("name", TABLE)
@@ -117,9 +117,9 @@ def test_every_combination_of_requires_grad(name, subset, hyper, backend):
     if hyper != "numbers":
         row = ssdd_ext.testing.Problem(**vars(row) | {"hyper": hyper, "ridge": Ridge.mean_trace(1e-2)})
     inputs = draw(row, requires_grad=subset)
-    wanted = bool(subset) or hyper != "numbers"
+    reference = bool(subset) or hyper != "numbers"
     loss = krr_mse(inputs, backend=backend)
-    assert loss.requires_grad == wanted
+    assert loss.requires_grad == reference
     assert krr(inputs, backend=backend).requires_grad == (bool(set(subset) - {"y_q"}) or hyper != "numbers")
     assert set(gradients(loss, inputs)) == set(inputs.leaves())
     check(loss, mse(inputs), inputs, f"{name} {subset}")
@@ -192,10 +192,10 @@ def test_half_precision_computes_in_float32(half, targets, kernel, backend):
         inputs = ssdd_ext.testing.Inputs(**vars(inputs) | wide)
     exact = inputs.to(torch.float64)
     for call, formula in ((krr, predictions), (krr_mse, mse)):
-        got, want = call(inputs, backend=backend), formula(exact)
+        got, right = call(inputs, backend=backend), formula(exact)
         assert got.dtype == torch.float32
-        assert relative_error(got, want) < 1e-5
-        found, expected = gradients(got, inputs), gradients(want, exact)
+        assert relative_error(got, right) < 1e-5
+        found, expected = gradients(got, inputs), gradients(right, exact)
         for name in ARGUMENTS if call is krr_mse else ARGUMENTS[:3]:
             assert found[name].dtype == getattr(inputs, name).dtype
             one_rounding = 1e-5 + torch.finfo(found[name].dtype).eps

@@ -40,11 +40,11 @@ def test_is_the_cross_entropy_of_the_predictions(name, labels, backend):
     factors = [torch.tensor(v, dtype=torch.float64, requires_grad=True) for v in (3.0, 0.7)]
     targets = y_q.int() if labels == "int32" else y_q
     got = call(i, targets, scale=factors[0], temperature=factors[1], backend=backend)
-    want = formula(predictions(i), y_q, *factors)
-    assert got.shape == i.x_s.shape[:-2] and relative_error(got, want) < 1e-11
+    expected = formula(predictions(i), y_q, *factors)
+    assert got.shape == i.x_s.shape[:-2] and relative_error(got, expected) < 1e-11
     leaves = [*i.leaves().values(), *factors, *([y_q] if labels == "probabilities" else [])]
     weight = torch.linspace(0.5, 1.5, max(1, got.numel()), dtype=torch.float64).reshape(got.shape)
-    for a, b in zip(*(torch.autograd.grad((t * weight).sum(), leaves) for t in (got, want)), strict=True):
+    for a, b in zip(*(torch.autograd.grad((t * weight).sum(), leaves) for t in (got, expected)), strict=True):
         assert relative_error(a, b) < 1e-9
 
 

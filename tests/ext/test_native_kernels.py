@@ -51,9 +51,9 @@ def test_gradients_through_the_trace(name, ridge):
     for hyper in (i.kernel, i.kernel.map(lambda p: p.detach())):
         inputs = dataclasses.replace(i, kernel=hyper)
         loss = ssdd_ext.krr_mse(i.x_s, i.y_s, i.x_q, i.y_q, kernel=hyper, ridge=i.ridge, backend="native")
-        want = mse(inputs)
-        assert relative_error(loss, want) < 1e-11
-        found, expected = gradients(loss, inputs), gradients(want, inputs)
+        reference = mse(inputs)
+        assert relative_error(loss, reference) < 1e-11
+        found, expected = gradients(loss, inputs), gradients(reference, inputs)
         for leaf, gradient in expected.items():
             # A factor scales K_ss and lambda alike, unless the trace is detached: its gradient is 0.
             size = gradient.norm() if "factor" not in leaf or ridge.detach else torch.ones(())
@@ -140,11 +140,11 @@ def test_a_factor_becomes_part_of_the_ridge(random):
     x, y, q = random(9, 4, grad=True), random(9, 2), random(5, 4)
     factor = torch.tensor(3.0, dtype=torch.float64, requires_grad=True)
     for ridge in (Ridge.absolute(0.3), *RIDGES):
-        found, want = (
+        found, reference = (
             ssdd_ext.krr(x, y, q, kernel=factor * Matern(1.5, 2.5), ridge=ridge, backend=b) for b in ("native", "torch")
         )
-        torch.testing.assert_close(found, want)
-        for a, b in zip(*(torch.autograd.grad(p.square().sum(), (x, factor)) for p in (found, want)), strict=True):
+        torch.testing.assert_close(found, reference)
+        for a, b in zip(*(torch.autograd.grad(p.square().sum(), (x, factor)) for p in (found, reference)), strict=True):
             torch.testing.assert_close(a, b)
 
 
@@ -170,7 +170,7 @@ def test_transforms_and_second_derivatives(name, random):
     (first,) = torch.autograd.grad(loss(*leaves), leaves[0], create_graph=True)
     assert relative_error(mapped[0], first) < 1e-12
     (second,) = torch.autograd.grad(first.square().sum(), leaves[0])
-    want = torch.autograd.functional.hessian(
+    reference = torch.autograd.functional.hessian(
         lambda x: ssdd_ext.krr(x, y[0], q[0], kernel=kernel, ridge=ridge, backend="torch").square().sum(), x[0]
     )
-    assert relative_error(second, 2 * torch.einsum("ijkl,kl->ij", want, first.detach())) < 1e-9
+    assert relative_error(second, 2 * torch.einsum("ijkl,kl->ij", reference, first.detach())) < 1e-9

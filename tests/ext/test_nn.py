@@ -55,7 +55,7 @@ def episode(random):
 @pytest.mark.parametrize("name", HEADS)
 def test_published_heads(name, episode, backend):
     formula, settings = HEADS[name]
-    support, labels, queries, wanted = episode
+    support, labels, queries, answers = episode
     bias = 0.3 if settings.get("learn_bias", True) else 0.0
     head = RidgeHead(WAY, scale=1.7, bias=bias, backend=backend, dtype=torch.float64, **settings)
     ridge = torch.tensor(0.7, dtype=torch.float64, requires_grad=True)
@@ -67,15 +67,15 @@ def test_published_heads(name, episode, backend):
 
     def gradients(logits, tensors):
         # The square depends on the bias, which softmax cancels.
-        loss = cross_entropy(logits.flatten(0, 1), wanted.flatten()) + logits.square().mean()
+        loss = cross_entropy(logits.flatten(0, 1), answers.flatten()) + logits.square().mean()
         return torch.autograd.grad(loss, tensors)
 
     got = gradients(logits, [support, queries, *head.parameters()])
     learned = ["log_ridge", "scale", "bias"] if head.log_ridge is not None else ["scale"]
     assert [n for n, _ in head.named_parameters()] == learned
     exact = gradients(expected, [support, queries, scale])
-    for found, want in zip([got[0], got[1], got[2 + learned.index("scale")]], exact, strict=True):
-        assert relative_error(found, want) < 1e-10
+    for found, reference in zip([got[0], got[1], got[2 + learned.index("scale")]], exact, strict=True):
+        assert relative_error(found, reference) < 1e-10
     if head.log_ridge is not None:
         (of_ridge,) = gradients(formula(support, one_hot(labels, WAY).double(), queries, ridge, 1.7, bias), [ridge])
         assert relative_error(got[2], 0.7 * of_ridge) < 1e-9  # d/d log r = r d/dr
@@ -112,12 +112,12 @@ def test_class_numbers_and_one_hot_labels_agree(episode):
 
 
 def test_training_lowers_the_loss_and_state_is_restored(episode):
-    support, labels, queries, wanted = episode
+    support, labels, queries, answers = episode
     head = RidgeHead(WAY).double()
     optimizer = torch.optim.SGD(head.parameters(), lr=0.1)
     losses = []
     for _ in range(5):
-        loss = cross_entropy(head(support.detach(), labels, queries.detach()).flatten(0, 1), wanted.flatten())
+        loss = cross_entropy(head(support.detach(), labels, queries.detach()).flatten(0, 1), answers.flatten())
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()

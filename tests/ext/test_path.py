@@ -26,10 +26,10 @@ def test_each_ridge_is_a_fit_of_its_own(kernel, batch, kind, backend, random):
     path = krr_path(x, y, ridges=getattr(Ridge, kind)(values), kernel=kernel, backend=backend)
     got = path.predict(q)
     ridges = [getattr(Ridge, kind)(values[r]) for r in range(3)]
-    want = torch.stack([ssdd_ext.krr(x, y, q, kernel=kernel, ridge=r, backend="torch") for r in ridges], -3)
-    assert got.shape == (*batch, 3, 5, 2) and relative_error(got, want) < 1e-11
+    reference = torch.stack([ssdd_ext.krr(x, y, q, kernel=kernel, ridge=r, backend="torch") for r in ridges], -3)
+    assert got.shape == (*batch, 3, 5, 2) and relative_error(got, reference) < 1e-11
     leaves = (x, y, q, values)
-    found, expected = (torch.autograd.grad(p.sin().sum(), leaves, retain_graph=True) for p in (got, want))
+    found, expected = (torch.autograd.grad(p.sin().sum(), leaves, retain_graph=True) for p in (got, reference))
     for a, b in zip(found, expected, strict=True):
         assert relative_error(a, b) < 1e-9
     # Leaving a point out: by doing it, with lambda kept.
@@ -80,8 +80,8 @@ def test_the_scores_and_the_choice_of_scikit_learn(random):
     k_ss, eye = x @ x.mT, torch.eye(20, dtype=torch.float64)
     for at in (0, 12, 24):
         left = eye - k_ss @ torch.linalg.inv(k_ss + grid[at] * eye)
-        want = (left @ y).square().mean(0) / (left.trace() / 20) ** 2
-        torch.testing.assert_close(path.gcv()[at], want)
+        reference = (left @ y).square().mean(0) / (left.trace() / 20) ** 2
+        torch.testing.assert_close(path.gcv()[at], reference)
     assert path.best(by="gcv").value in grid
 
 

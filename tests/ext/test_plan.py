@@ -52,12 +52,12 @@ def test_every_legal_order_is_the_formula(row, hyper):
     # Detached: with an attached trace and no bias, predictions do not depend on the scale at all.
     row = Problem(**vars(row) | {"hyper": hyper, "ridge": Ridge.mean_trace(1e-2, detach=True)})
     inputs = draw(row)
-    want, want_mse = predictions(inputs), mse(inputs)
-    expected, expected_mse = gradients(want, inputs), gradients(want_mse, inputs)
+    reference, want_mse = predictions(inputs), mse(inputs)
+    expected, expected_mse = gradients(reference, inputs), gradients(want_mse, inputs)
     for forward, backward in legal(row):
         with plan.force(forward=forward, backward=backward):
             for got, value, grads in (
-                (krr(inputs, backend="native"), want, expected),
+                (krr(inputs, backend="native"), reference, expected),
                 (krr_mse(inputs, backend="native"), want_mse, expected_mse),
             ):
                 assert relative_error(got, value) < 1e-11, (forward, backward)
@@ -112,14 +112,14 @@ def test_queries_in_chunks(kernel, size, monkeypatch):
         row = Problem("chunks", 15, 333, 21, 13, kernel, Ridge.mean_trace(1e-2), batch=(2,))
         assert plan.choose(problem_of(row)).chunk < row.q
         inputs = draw(row)
-        want = mse(inputs)
+        reference = mse(inputs)
         for forward, backward in legal(row):
             with plan.force(forward=forward, backward=backward):
                 got = krr_mse(inputs, backend="native")
                 found = gradients(got, inputs)
                 assert relative_error(krr(inputs, backend="native"), predictions(inputs)) < 1e-11
-            assert relative_error(got, want) < 1e-11
-            for name, gradient in gradients(want, inputs).items():
+            assert relative_error(got, reference) < 1e-11
+            for name, gradient in gradients(reference, inputs).items():
                 assert relative_error(found[name], gradient) < 1e-9, (forward, backward, name)
     finally:
         plan._choose.cache_clear()

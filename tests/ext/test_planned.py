@@ -43,9 +43,9 @@ def krr_mse(i, **keywords):
     return ssdd_ext.krr_mse(i.x_s, i.y_s, i.x_q, i.y_q, kernel=i.kernel, ridge=i.ridge, **keywords)
 
 
-def agree(got, want, inputs, limit=1e-9):
-    assert relative_error(got, want) < limit
-    expected, found = gradients(want, inputs), gradients(got, inputs)
+def agree(got, reference, inputs, limit=1e-9):
+    assert relative_error(got, reference) < limit
+    expected, found = gradients(reference, inputs), gradients(got, inputs)
     assert found.keys() == expected.keys()
     for name, gradient in expected.items():
         assert relative_error(found[name], gradient) < limit, name
@@ -181,11 +181,11 @@ def test_no_number_is_read_on_the_host(kernel, hyper, on_failure):
 @pytest.mark.parametrize("kernel", [*KERNELS.values(), Square(0.5)], ids=lambda k: k.name)
 def test_autocast_does_not_round_the_products(kernel):
     inputs = draw(Problem("autocast", 9, 7, 20, 3, kernel, Ridge.mean_trace(1e-2)), dtype=torch.float32)
-    want = krr_mse(inputs, backend="planned")
-    expected = gradients(want, inputs)
+    reference = krr_mse(inputs, backend="planned")
+    expected = gradients(reference, inputs)
     with torch.autocast("cpu", dtype=torch.bfloat16):
         got = krr_mse(inputs, backend="planned")
-    assert torch.equal(got, want)
+    assert torch.equal(got, reference)
     assert all(torch.equal(found, expected[name]) for name, found in gradients(got, inputs).items())
 
 
@@ -254,9 +254,9 @@ def test_clusters_far_apart_keep_their_digits(far, random):
     tensors = [t.float().requires_grad_() for t in (x_s, random(30, 2), x_q, random(20, 2))]
     inputs = Inputs(*tensors, RBF(1.0), Ridge.mean_trace(1e-2))
     exact = inputs.to(torch.float64)
-    got, want = krr_mse(inputs, backend="planned"), mse(exact)
-    assert relative_error(got, want) < 1e-5
-    expected = gradients(want, exact)
+    got, reference = krr_mse(inputs, backend="planned"), mse(exact)
+    assert relative_error(got, reference) < 1e-5
+    expected = gradients(reference, exact)
     for name, gradient in gradients(got, inputs).items():
         assert relative_error(gradient, expected[name]) < 1e-5, name
 

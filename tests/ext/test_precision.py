@@ -28,10 +28,10 @@ def problem(s=40, d=60, dtype=F64):
 
 @pytest.mark.parametrize("n", (1, 2, 30))
 @pytest.mark.parametrize("wanted", (1.0, 1e3, 1e9))
-def test_estimate_is_a_lower_bound_and_close(n, wanted):
+def test_estimate_is_a_lower_bound_and_close(n, expected):
     torch.manual_seed(n)
     q = torch.linalg.qr(torch.randn(5, n, n, dtype=F64)).Q
-    w = torch.logspace(0, torch.tensor(wanted).log10().item(), n, dtype=F64)
+    w = torch.logspace(0, torch.tensor(expected).log10().item(), n, dtype=F64)
     a = q @ torch.diag_embed(w.expand(5, n)) @ q.mT
     _, info = ssdd_ext.cholesky(a, return_info=True)
     right = w[-1] / w[0]

@@ -76,12 +76,12 @@ def scale_of(inputs, alpha):
 def test_values_and_gradients_are_the_formula(backend, inputs):
     kappa = condition(inputs)
     assume(kappa < 1e4)
-    want, got = predictions(inputs), krr(inputs, backend)
-    expected, found = gradients(want, inputs), gradients(got, inputs)
+    reference, got = predictions(inputs), krr(inputs, backend)
+    expected, found = gradients(reference, inputs), gradients(got, inputs)
     alpha = torch.linalg.solve(
         regularised(kernel_matrix(inputs.kernel, inputs.x_s, inputs.x_s), inputs.ridge), inputs.y_s
     )
-    assert float((got - want).detach().abs().max()) < 1e-13 * kappa * scale_of(inputs, alpha)
+    assert float((got - reference).detach().abs().max()) < 1e-13 * kappa * scale_of(inputs, alpha)
     for name, gradient in expected.items():
         # Gradients of hypothesis' corner cases may vanish. The other gradients then set the scale.
         size = max(float(g.norm()) for g in expected.values())

@@ -28,7 +28,7 @@ def test_by_name_they_are_the_formula(kernel, batch, backend, random):
         Ridge.per_target: (per_target, k_qs @ torch.stack(columns, -1)),
         Ridge.noise: (noise, k_qs @ torch.linalg.solve(k_ss + torch.diag_embed(noise), y)),
     }
-    for ridge, (value, want) in wants.items():
+    for ridge, (value, reference) in wants.items():
         options = {"ridge": ridge(value), "backend": backend}
         on_features = {"kernel": kernel, **options}
         for got in (
@@ -37,13 +37,13 @@ def test_by_name_they_are_the_formula(kernel, batch, backend, random):
             ssdd_ext.krr_from_gram(k_ss, y, k_qs, **options),
             k_qs @ ssdd_ext.cholesky_solve(k_ss, y, **options),
         ):
-            assert relative_error(got, want) < 1e-11
+            assert relative_error(got, reference) < 1e-11
             leaves = (x, y, q, value)
-            found, expected = (torch.autograd.grad(p.sin().sum(), leaves, retain_graph=True) for p in (got, want))
+            found, expected = (torch.autograd.grad(p.sin().sum(), leaves, retain_graph=True) for p in (got, reference))
             for a, b in zip(found, expected, strict=True):
                 assert relative_error(a, b) < 1e-9
         loss = ssdd_ext.krr_mse(x, y, q, t, **on_features)
-        torch.testing.assert_close(loss, (want - t).square().mean((-2, -1)))
+        torch.testing.assert_close(loss, (reference - t).square().mean((-2, -1)))
     p, std = ssdd_ext.fit(x, y, kernel=kernel, ridge=Ridge.noise(noise), backend=backend).predict(q, return_std=True)
     a = k_ss + torch.diag_embed(noise)
     variance = ssdd_ext.gram(q, kernel=kernel) - k_qs @ torch.linalg.solve(a, k_qs.mT)

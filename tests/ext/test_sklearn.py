@@ -33,8 +33,8 @@ KERNELS = {
 }
 
 
-def close(got, want, rtol=1e-9):
-    np.testing.assert_allclose(got, want, rtol=rtol, atol=rtol * np.abs(want).max())
+def close(got, expected, rtol=1e-9):
+    np.testing.assert_allclose(got, expected, rtol=rtol, atol=rtol * np.abs(expected).max())
 
 
 @pytest.mark.parametrize(
@@ -87,17 +87,17 @@ def test_agrees_for_one_ridge_per_target():
 
 @pytest.mark.parametrize("container", [scipy.sparse.csr_array, scipy.sparse.csc_array, scipy.sparse.csr_matrix])
 def test_sparse_samples(container):
-    want = Ridge(alpha=1, fit_intercept=False).fit(X, y).predict(X)
+    expected = Ridge(alpha=1, fit_intercept=False).fit(X, y).predict(X)
     ours = KernelRidge().fit(container(X), y)
-    close(ours.predict(container(X)), want)
-    close(ours.predict(X), want)
-    close(KernelRidge().fit(X, y).predict(container(X)), want)
+    close(ours.predict(container(X)), expected)
+    close(ours.predict(X), expected)
+    close(KernelRidge().fit(X, y).predict(container(X)), expected)
     close(KernelRidge(kernel="rbf").fit(container(X), y).predict(X), KernelRidge(kernel="rbf").fit(X, y).predict(X))
 
 
 def test_a_singular_matrix_has_the_solution_of_least_norm():
-    want = Ridge(alpha=0, fit_intercept=False).fit(X, y).predict(X)
-    close(KernelRidge(alpha=0).fit(X, y).predict(X), want)
+    expected = Ridge(alpha=0, fit_intercept=False).fit(X, y).predict(X)
+    close(KernelRidge(alpha=0).fit(X, y).predict(X), expected)
     twice = np.repeat(X[:20], 2, 0)
     model = KernelRidge(alpha=0, kernel="rbf")
     with pytest.warns(UserWarning, match="alpha=0 is singular"):
@@ -109,8 +109,8 @@ def test_a_singular_matrix_has_the_solution_of_least_norm():
 def test_precomputed(kernel):
     k = pairwise_kernels(X, X, metric=kernel)
     before = k.copy()
-    want = KernelRidge(kernel=kernel, fit_intercept=True).fit(X, y, sample_weight=WEIGHTS).predict(X)
-    close(KernelRidge(kernel="precomputed", fit_intercept=True).fit(k, y, sample_weight=WEIGHTS).predict(k), want)
+    expected = KernelRidge(kernel=kernel, fit_intercept=True).fit(X, y, sample_weight=WEIGHTS).predict(X)
+    close(KernelRidge(kernel="precomputed", fit_intercept=True).fit(k, y, sample_weight=WEIGHTS).predict(k), expected)
     assert np.array_equal(k, before)
 
 
@@ -122,13 +122,13 @@ def test_multi_output_is_column_by_column():
 
 
 def test_callables_and_kernel_objects():
-    want = KernelRidge(kernel="rbf", gamma=0.125).fit(X, y).predict(X[:9])
-    close(KernelRidge(kernel=RBF(2.0)).fit(X, y).predict(X[:9]), want)
+    expected = KernelRidge(kernel="rbf", gamma=0.125).fit(X, y).predict(X[:9])
+    close(KernelRidge(kernel=RBF(2.0)).fit(X, y).predict(X[:9]), expected)
 
     def rbf(a, b, gamma):
         return np.exp(-gamma * ((a - b) ** 2).sum())
 
-    close(KernelRidge(kernel=rbf, kernel_params={"gamma": 0.125}).fit(X, y).predict(X[:9]), want)
+    close(KernelRidge(kernel=rbf, kernel_params={"gamma": 0.125}).fit(X, y).predict(X[:9]), expected)
     scaled = KernelRidge(0.5, kernel=Linear(2.0, 3.0)).fit(X, y).predict(X)
     close(scaled, KernelRidge(0.5, kernel="poly", degree=1, gamma=2.0, coef0=3.0).fit(X, y).predict(X))
 
@@ -139,12 +139,12 @@ def test_callables_and_kernel_objects():
 @pytest.mark.parametrize("x", [X, WIDE], ids=["tall", "wide"])
 def test_the_intercept_is_that_of_ridge(x):
     targets, weights = Y[: len(x)] + 100.0, WEIGHTS[: len(x)]
-    want = Ridge(alpha=2.0).fit(x, targets, weights)
+    expected = Ridge(alpha=2.0).fit(x, targets, weights)
     for kernel, samples in (("linear", x), ("poly", x), ("precomputed", x @ x.T)):
         ours = KernelRidge(2.0, kernel=kernel, degree=1, gamma=1.0, coef0=0.0, fit_intercept=True)
         ours.fit(samples, targets, weights)
-        close(ours.intercept_, want.intercept_)
-        close(ours.predict(samples), want.predict(x))
+        close(ours.intercept_, expected.intercept_)
+        close(ours.predict(samples), expected.predict(x))
         np.testing.assert_allclose(ours.dual_coef_.sum(0), 0, atol=1e-8 * np.abs(ours.dual_coef_).max())
 
 
@@ -240,8 +240,8 @@ def test_k_fold_and_kernel_parameters_are_those_of_a_grid_search():
         assert {"alpha": ours.alpha_, "gamma": ours.best_params_["gamma"]} == theirs.best_params_
         close(ours.predict(X), theirs.predict(X))
         scores = {(p["alpha"], p["gamma"]): s for p, s in zip(*ours.cv_results_.values(), strict=True)}
-        want = zip(theirs.cv_results_["params"], theirs.cv_results_["mean_test_score"], strict=True)
-        for params, score in want:
+        expected = zip(theirs.cv_results_["params"], theirs.cv_results_["mean_test_score"], strict=True)
+        for params, score in expected:
             assert scores[params["alpha"], params["gamma"]] == pytest.approx(score)
 
 
@@ -252,10 +252,10 @@ def test_kernels_are_compared_and_precomputed_ones_are_split():
     assert both.best_score_ == max(m.best_score_ for m in alone)
     k = pairwise_kernels(X, metric="rbf", gamma=0.1)
     for cv in (None, 3):
-        want = KernelRidgeCV(ALPHAS, kernel="rbf", gamma=0.1, cv=cv, fit_intercept=True).fit(X, y)
+        expected = KernelRidgeCV(ALPHAS, kernel="rbf", gamma=0.1, cv=cv, fit_intercept=True).fit(X, y)
         got = KernelRidgeCV(ALPHAS, kernel="precomputed", cv=cv, fit_intercept=True).fit(k, y)
-        assert got.alpha_ == want.alpha_ and got.best_score_ == pytest.approx(want.best_score_)
-        close(got.predict(k), want.predict(X))
+        assert got.alpha_ == expected.alpha_ and got.best_score_ == pytest.approx(expected.best_score_)
+        close(got.predict(k), expected.predict(X))
 
 
 def test_one_ridge_per_target_of_a_kernel():

@@ -44,14 +44,14 @@ def exact(leaves, kernel, ridge):
     return p, (p - leaves["y_q"]).square().mean((-2, -1))
 
 
-def hold(got, want, got_leaves, want_leaves, bound=ROUNDING):
+def hold(got, expected, got_leaves, want_leaves, bound=ROUNDING):
     assert got.dtype == torch.float32
-    scale = want.detach().abs().max()
-    assert (got.double() - want).abs().max() <= bound * scale
+    scale = expected.detach().abs().max()
+    assert (got.double() - expected).abs().max() <= bound * scale
     # Weights that float32 represents exactly, so that both sides have the same ones.
     weight = (torch.arange(got.numel()) % 7 - 3.0).reshape(got.shape) + 0.5
     found = torch.autograd.grad((got * weight).sum(), list(got_leaves.values()), allow_unused=True)
-    right = torch.autograd.grad((want * weight.double()).sum(), list(want_leaves.values()), allow_unused=True)
+    right = torch.autograd.grad((expected * weight.double()).sum(), list(want_leaves.values()), allow_unused=True)
     for name, f, r in zip(got_leaves, found, right, strict=True):
         assert (f is None) == (r is None), name
         if f is not None:
@@ -83,9 +83,9 @@ def test_on_features(call, name, batch, lam, backend):
     leaves, kernel = problem(KERNELS[name], batch, **SIZES[name])
     other, ridge = wide(leaves), Ridge.absolute(lam)
     got = call(leaves, kernel(leaves), ridge=ridge, backend=backend, solve_dtype=torch.float64)
-    want = exact(other, kernel, ridge)[call is krr_mse]
+    expected = exact(other, kernel, ridge)[call is krr_mse]
     # The formulas of both sides lose the same digits of float64; the smallest ridge leaves about eight.
-    hold(got, want, leaves, other, ROUNDING if lam > 1e-8 else 4 * ROUNDING)
+    hold(got, expected, leaves, other, ROUNDING if lam > 1e-8 else 4 * ROUNDING)
 
 
 @pytest.mark.parametrize("lam", RIDGES)
@@ -106,9 +106,9 @@ def test_primal_with_a_tensor_for_scale(call, lam, backend):
 
     h = phi(other["x_s"]).mT @ phi(other["x_s"])
     p = phi(other["x_q"]) @ exact_alpha(h, phi(other["x_s"]).mT @ other["y_s"], ridge)
-    want = (p - other["y_q"]).square().mean((-2, -1)) if call is krr_mse else p
+    expected = (p - other["y_q"]).square().mean((-2, -1)) if call is krr_mse else p
     # The reference's krr is dual. There what remains of the scale's gradient is of the order of the ridge.
-    hold(got, want, leaves, other, 1e-3 if backend == "torch" and call is not fit else 1e-5)
+    hold(got, expected, leaves, other, 1e-3 if backend == "torch" and call is not fit else 1e-5)
 
 
 def from_gram():
@@ -136,13 +136,13 @@ def test_on_gram_matrices(call, lam, backend):
     alpha = exact_alpha(symmetric(other["k_ss"]), other["y_s"], ridge)
     p = other["k_qs"] @ alpha
     if call == "cholesky_solve":
-        got, want = ssdd_ext.cholesky_solve(leaves["k_ss"], leaves["y_s"], **options), alpha
+        got, expected = ssdd_ext.cholesky_solve(leaves["k_ss"], leaves["y_s"], **options), alpha
     elif call == "krr_from_gram":
-        got, want = ssdd_ext.krr_from_gram(leaves["k_ss"], leaves["y_s"], leaves["k_qs"], **options), p
+        got, expected = ssdd_ext.krr_from_gram(leaves["k_ss"], leaves["y_s"], leaves["k_qs"], **options), p
     else:
         got = ssdd_ext.krr_mse_from_gram(*leaves.values(), **options)
-        want = (p - other["y_q"]).square().mean((-2, -1))
-    hold(got, want, leaves, other)
+        expected = (p - other["y_q"]).square().mean((-2, -1))
+    hold(got, expected, leaves, other)
 
 
 def test_float32_alone_would_not_do(backend):

@@ -134,7 +134,7 @@ def test_concurrent_callers_get_the_bits_of_a_single_one():
     before = torch.get_num_threads()
     torch.set_num_threads(2)
     inputs = [draw(row, k) for row in ROWS.values() for k in range(2)]
-    want = [everything(i) for i in inputs]
+    reference = [everything(i) for i in inputs]
     wrong, start = [], threading.Barrier(len(inputs))
 
     def work(i, expected):
@@ -145,7 +145,7 @@ def test_concurrent_callers_get_the_bits_of_a_single_one():
             if not all(torch.equal(a, b) for a, b in zip(got, expected, strict=True)):
                 wrong.append(i)
 
-    threads = [threading.Thread(target=work, args=pair) for pair in zip(inputs, want, strict=True)]
+    threads = [threading.Thread(target=work, args=pair) for pair in zip(inputs, reference, strict=True)]
     for t in threads:
         t.start()
     for t in threads:
@@ -163,14 +163,14 @@ MORE = ["large_tall", "blocks_rbf", "krr_st", "batch_5_linear"]
 def test_any_number_of_threads_is_right(name):
     before = torch.get_num_threads()
     inputs = draw(ROWS[name] if name in ROWS else TABLE[name])
-    want = predictions(inputs)
-    expected = gradients(want, inputs)
+    reference = predictions(inputs)
+    expected = gradients(reference, inputs)
     try:
         for threads in (1, 2, 3, 7):
             torch.set_num_threads(threads)
             got = everything(inputs)
             assert all(torch.equal(a, b) for a, b in zip(got, everything(inputs), strict=True)), threads
-            for a, b in zip(got, [want, *expected.values()], strict=True):
+            for a, b in zip(got, [reference, *expected.values()], strict=True):
                 assert relative_error(a, b) < 1e-10, threads
             assert torch.get_num_threads() == threads
     finally:

@@ -141,9 +141,9 @@ def test_grad_and_vmap_of_grad(kernel, backend, random):
     plain = [t.detach() for t in arguments]
     each = [grad(loss, argnums=(0, 1, 2, 3))(*(t[i] for t in plain)) for i in range(3)]
     mapped = vmap(grad(loss, argnums=(0, 1, 2, 3)))(*plain)
-    for k, want in enumerate(expected):
-        assert relative_error(torch.stack([e[k] for e in each]), want) < 1e-12
-        assert relative_error(mapped[k], want) < 1e-12
+    for k, reference in enumerate(expected):
+        assert relative_error(torch.stack([e[k] for e in each]), reference) < 1e-12
+        assert relative_error(mapped[k], reference) < 1e-12
 
 
 def test_vmap_over_hyper_parameters(backend, random):
@@ -191,8 +191,10 @@ def test_transforms_inside_each_other(call, backend, random):
     each = torch.stack([f(*one) for one in zip(x, y, q, strict=True)])
     twice = vmap(vmap(f))(*(torch.stack((t, t.flip(0))) for t in (x, y, q)))
     assert relative_error(twice[0], each) < 1e-12 and relative_error(twice[1], each.flip(0)) < 1e-12
-    want = torch.stack([torch.autograd.functional.jacobian(lambda x, i=i: f(x, y[i], q[i]), x[i]) for i in range(3)])
-    assert relative_error(vmap(jacrev(f))(x, y, q), want) < 1e-11
+    reference = torch.stack(
+        [torch.autograd.functional.jacobian(lambda x, i=i: f(x, y[i], q[i]), x[i]) for i in range(3)]
+    )
+    assert relative_error(vmap(jacrev(f))(x, y, q), reference) < 1e-11
 
 
 # --- torch.compile --------------------------------------------------------------------------------------
@@ -231,9 +233,9 @@ def compile_and_compare(loss, random, sizes, batch=()):
     first = None
     for s, q, d, c in sizes:
         arguments = problem(random, *batch, s=s, q=q, d=d, c=c)
-        got, want = compiled(*arguments).sum(), loss(*arguments).sum()
-        assert relative_error(got, want) < 1e-12
-        found, expected = torch.autograd.grad(got, arguments), torch.autograd.grad(want, arguments)
+        got, reference = compiled(*arguments).sum(), loss(*arguments).sum()
+        assert relative_error(got, reference) < 1e-12
+        found, expected = torch.autograd.grad(got, arguments), torch.autograd.grad(reference, arguments)
         for a, b in zip(found, expected, strict=True):
             assert relative_error(a, b) < 1e-11
         first = first or counter.frame_count
@@ -277,9 +279,9 @@ def test_compile_inductor_on_native(random, fresh_compiler):
     loss = loss_of("native", Linear(bias=1.0))
     compiled = torch.compile(loss, fullgraph=True, dynamic=True)
     arguments = problem(random, s=13, q=9, d=7, c=3)
-    got, want = compiled(*arguments), loss(*arguments)
-    assert relative_error(got, want) < 1e-12
-    found, expected = torch.autograd.grad(got, arguments), torch.autograd.grad(want, arguments)
+    got, reference = compiled(*arguments), loss(*arguments)
+    assert relative_error(got, reference) < 1e-12
+    found, expected = torch.autograd.grad(got, arguments), torch.autograd.grad(reference, arguments)
     for a, b in zip(found, expected, strict=True):
         assert relative_error(a, b) < 1e-11
 
@@ -339,8 +341,8 @@ def test_double_backward_of_the_native_ops(call, kernel, ridge, hyper, random):
         total = sum(bar.sin().sum() for bar in bars if bar is not None)
         return torch.autograd.grad(total, tensors, allow_unused=True)
 
-    for got, want in zip(second("native"), second("torch"), strict=True):
-        assert (got is None or not got.any()) if want is None else relative_error(got, want) < 1e-9
+    for got, reference in zip(second("native"), second("torch"), strict=True):
+        assert (got is None or not got.any()) if reference is None else relative_error(got, reference) < 1e-9
     if ridge == "mean_trace" and hyper == "numbers":
         assert torch.autograd.gradgradcheck(lambda *t: f("auto", *t), tensors)
 
@@ -354,8 +356,8 @@ def test_double_backward_under_transforms_and_a_third_time(random):
 
     for f in (lambda f: jacrev(jacrev(f)), lambda f: grad(lambda *t: grad(f)(*t).square().sum())):
         got = vmap(f(loss))(x_s, y_s, x_q, y_q)
-        want = vmap(f(lambda *t: loss(*t, backend="torch")))(x_s, y_s, x_q, y_q)
-        assert relative_error(got, want) < 1e-9
+        reference = vmap(f(lambda *t: loss(*t, backend="torch")))(x_s, y_s, x_q, y_q)
+        assert relative_error(got, reference) < 1e-9
     x = x_s[0].clone().requires_grad_()
 
     def third(backend):
@@ -403,13 +405,13 @@ def test_native_forward_mode_is_right_or_refused_by_name(call, mode, random):
         with forward_ad.dual_level():
             return forward_ad.unpack_dual(f(forward_ad.make_dual(x, direction), backend)).tangent
 
-    want = tangent("torch")
+    reference = tangent("torch")
     try:
         got = tangent("native")
     except (RuntimeError, NotImplementedError) as error:
         assert "backend='torch'" in str(error)
     else:
-        assert got is not None and relative_error(got, want) < 1e-10
+        assert got is not None and relative_error(got, reference) < 1e-10
 
 
 def test_raise_under_a_transform_says_what_to_do(random):

@@ -56,8 +56,8 @@ def test_solves_for_many_shifts(own_y, per_target, dtype):
     x = spectrum.solve_many(a, y, shifts, found)
     wide, each = a.double()[:, None, None], shifts.double().expand(2, r, c)[..., None, None]
     right = y.double().expand(2, r, n, c).mT.unsqueeze(-1)
-    want = torch.linalg.solve(wide + each * torch.eye(n, dtype=torch.float64), right).squeeze(-1).mT
-    assert x.dtype == dtype and relative_error(x, want) < (2e-5 if dtype == torch.float32 else 1e-11)
+    expected = torch.linalg.solve(wide + each * torch.eye(n, dtype=torch.float64), right).squeeze(-1).mT
+    assert x.dtype == dtype and relative_error(x, expected) < (2e-5 if dtype == torch.float32 else 1e-11)
 
 
 def test_the_same_bits_for_the_same_threads_and_every_use_of_the_ridges():
@@ -70,9 +70,9 @@ def test_the_same_bits_for_the_same_threads_and_every_use_of_the_ridges():
             p = path.predict(queries)
             again = ssdd_ext.krr_path(x, y, ridges=ridges, kernel=RBF(3.0)).predict(queries)
             assert torch.equal(p, again)
-            want = ssdd_ext.krr_path(x, y, ridges=ridges, kernel=RBF(3.0), backend="torch").predict(queries)
-            assert relative_error(p, want) < 1e-10
-            assert relative_error(ssdd_ext.gram(queries, x, kernel=RBF(3.0)) @ path.alpha, want) < 1e-10
+            expected = ssdd_ext.krr_path(x, y, ridges=ridges, kernel=RBF(3.0), backend="torch").predict(queries)
+            assert relative_error(p, expected) < 1e-10
+            assert relative_error(ssdd_ext.gram(queries, x, kernel=RBF(3.0)) @ path.alpha, expected) < 1e-10
 
 
 def test_a_matrix_that_is_not_finite_fails_alone():

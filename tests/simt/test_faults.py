@@ -78,9 +78,9 @@ def test_a_right_kernel_passes(start, sanitizer):
 @pytest.mark.parametrize("fault, sanitizer, words", FAULTS, ids=[f[0] for f in FAULTS])
 def test_a_wrong_kernel_is_caught(start, names, fault, sanitizer, words):
     done = start(sanitizer, "simt_faults", fault)
-    said = done.stdout + done.stderr
-    assert done.returncode != 0, f"not caught: {said}"
-    assert words in said, said
+    output = done.stdout + done.stderr
+    assert done.returncode != 0, f"not caught: {output}"
+    assert words in output, output
     assert bool(names(fault)) == (fault not in NAMELESS), "faults.cpp marks the lines"
     for line in names(fault):
-        assert f"faults.cpp:{line}" in said, f"line {line} is not named: {said}"
+        assert f"faults.cpp:{line}" in output, f"line {line} is not named: {output}"

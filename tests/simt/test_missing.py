@@ -43,13 +43,13 @@ def say(root, tmp_path_factory):
     ],
 )
 def test_each_error_says_what_to_do(say, name, words):
-    said = say(name)
-    assert said.startswith("CUDA: loading the kernels failed: ") and all(w in said for w in words), said
+    output = say(name)
+    assert output.startswith("CUDA: loading the kernels failed: ") and all(w in output for w in words), output
 
 
 def test_other_errors_give_no_such_advice(say):
-    said = say("something_else")
-    assert said.startswith("CUDA: ") and "driver" not in said and "rebuild" not in said
+    output = say("something_else")
+    assert output.startswith("CUDA: ") and "driver" not in output and "rebuild" not in output
 
 
 def test_no_driver(say):
@@ -63,5 +63,5 @@ def test_a_driver_too_old(say, tmp_path):
     (tmp_path / "old.c").write_text(OLD_DRIVER)
     library = tmp_path / "libcuda.so.1"
     subprocess.run(["cc", "-shared", "-fPIC", tmp_path / "old.c", "-o", library], check=True)
-    said = say(library_path=str(tmp_path))
-    assert "driver version is insufficient" in said and "or newer" in said, said
+    output = say(library_path=str(tmp_path))
+    assert "driver version is insufficient" in output and "or newer" in output, output

@@ -140,13 +140,13 @@ def test_clear_leaves_other_stages_alone(kept):
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_the_first_signal_requests_a_stop_the_second_interrupts(number):
-    said = []
+    output = []
     before = signal.getsignal(signal.SIGINT)  # a shell's background job ignores it
-    with pytest.raises(KeyboardInterrupt), interruptible(said.append) as stop:
+    with pytest.raises(KeyboardInterrupt), interruptible(output.append) as stop:
         assert not stop()
         os.kill(os.getpid(), number)
         os.kill(os.getpid(), number)  # a launcher passes it on: this is no second request
-        assert stop() and len(said) == 1
+        assert stop() and len(output) == 1
         time.sleep(SECOND_REQUEST_AFTER + 0.05)
         os.kill(os.getpid(), number)
     assert signal.getsignal(signal.SIGINT) is before

@@ -36,13 +36,13 @@ def test_it_is_a_torch_dataset():
 @pytest.mark.parametrize("channels", [1, 3])
 def test_export_to_a_folder(ssdd_command, tmp_path, channels):
     pairs = example(channels)
-    said = ssdd_command("export", pairs.save(tmp_path / "a.safetensors"), "-o", tmp_path / "out").output
-    assert "values clipped" in said
+    printed = ssdd_command("export", pairs.save(tmp_path / "a.safetensors"), "-o", tmp_path / "out").output
+    assert "values clipped" in printed
     pictures = sorted((tmp_path / "out" / "images").iterdir())
     assert [p.name for p in pictures] == [f"{i:05d}.png" for i in range(6)]
     seen = np.asarray(Image.open(pictures[3])).astype(np.float32) / 255
-    wanted = pairs.images[3].permute(1, 2, 0).clamp(0, 1).numpy().squeeze()
-    assert np.abs(seen - wanted).max() <= 0.5 / 255 + 1e-6
+    expected = pairs.images[3].permute(1, 2, 0).clamp(0, 1).numpy().squeeze()
+    assert np.abs(seen - expected).max() <= 0.5 / 255 + 1e-6
     assert np.array_equal(np.load(tmp_path / "out" / "targets.npy"), pairs.targets.numpy())
     assert torch.equal(DistilledSet.load(tmp_path / "out" / "distilled.safetensors").images, pairs.images)
     about = json.loads((tmp_path / "out" / "about.json").read_text())
@@ -100,13 +100,15 @@ def test_export_of_raw_and_of_large_sets_to_ddranking(ssdd_command, tmp_path):
     scores = torch.eye(3)[[0, 0, 1, 1, 2, 2]]
     raw = example(support_input="raw", target_kind="labels")
     raw.targets = scores
-    said = ssdd_command("export", raw.save(tmp_path / "raw.safetensors"), "-o", tmp_path / "raw", "--form", "ddranking")
-    assert "raw set" in said.output
+    printed = ssdd_command(
+        "export", raw.save(tmp_path / "raw.safetensors"), "-o", tmp_path / "raw", "--form", "ddranking"
+    )
+    assert "raw set" in printed.output
     # A real image that the set's own constants normalise to these inputs has the same place under ddranking's.
     pixels = raw.images * torch.tensor(PRE.std)[:, None, None] + torch.tensor(PRE.mean)[:, None, None]
-    wanted = (pixels[0, 1] - 0.4822) / 0.1994
+    expected = (pixels[0, 1] - 0.4822) / 0.1994
     images = torch.load(tmp_path / "raw" / "images.pt", weights_only=True)
-    torch.testing.assert_close(images[0, 1], wanted)
+    torch.testing.assert_close(images[0, 1], expected)
     large = DistilledSet(torch.rand(3, 3, 40, 40), torch.eye(3), PRE, target_kind="labels")
     export(large, tmp_path / "large", "ddranking")
     images = torch.load(tmp_path / "large" / "images.pt", weights_only=True)
@@ -131,11 +133,11 @@ def test_exports_that_do_not_fit(ssdd_command, tmp_path):
     assert not list(tmp_path.iterdir())  # no incomplete file
     (tmp_path / "bad.npy").write_bytes(pickle.dumps([1]))
     file = example().save(tmp_path / "a.safetensors")
-    said = ssdd_command(
+    printed = ssdd_command(
         "export", file, "-o", tmp_path / "o", "--form", "ddranking", "--labels", tmp_path / "bad.npy", fails=True
     )
-    assert "bad.npy" in str(said.exception) and "nothing in it was run" in str(said.exception)
-    assert "unsafely" not in str(said.exception) and "allow_pickle" not in str(said.exception)
+    assert "bad.npy" in str(printed.exception) and "nothing in it was run" in str(printed.exception)
+    assert "unsafely" not in str(printed.exception) and "allow_pickle" not in str(printed.exception)
 
 
 def published(folder, x, y):
@@ -215,8 +217,8 @@ def test_import_needs_the_preprocessing(ssdd_command, tmp_path):
         (("--mean", "0.1"), "expected one of the two"),
         (("--mean", "a", "--std", "1"), "--mean: expected numbers"),
     ]:
-        said = ssdd_command("import", x, y, "-o", tmp_path / "a.safetensors", *arguments, fails=True)
-        assert named in str(said.exception)
+        printed = ssdd_command("import", x, y, "-o", tmp_path / "a.safetensors", *arguments, fails=True)
+        assert named in str(printed.exception)
     whole = x.read_bytes()
     x.write_bytes(whole[: len(whole) // 2])
     with pytest.raises(InputError, match="x_syn.pt"):

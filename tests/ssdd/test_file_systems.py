@@ -106,9 +106,9 @@ def test_a_cache_that_cannot_be_written_is_skipped(tmp_path, monkeypatch, teache
     assert torch.equal(found.train, teacher.represent(few.x_train))
     assert torch.equal(found.test, teacher.represent(few.x_test))
     assert torch.equal(mapped.x_train, load_images(tmp_path / "photos").x_train)
-    said = [record.getMessage() for record in caplog.records]
-    assert len(said) == 2 and all(str(tmp_path / "file") in line and "XDG_CACHE_HOME" in line for line in said)
-    assert "representations" in said[0] and "decoded images" in said[1]
+    output = [record.getMessage() for record in caplog.records]
+    assert len(output) == 2 and all(str(tmp_path / "file") in line and "XDG_CACHE_HOME" in line for line in output)
+    assert "representations" in output[0] and "decoded images" in output[1]
     assert list((tmp_path / "tmp").iterdir()) == []  # temporary files have lost their names, not their content
     monkeypatch.setattr(stream, "_new_array", refuse(errno.ENOSPC))
     with pytest.raises(InputError, match="no place for .* XDG_CACHE_HOME"):
@@ -189,9 +189,9 @@ def test_the_program_says_which_launcher_variable_is_wrong(monkeypatch, capsys):
     monkeypatch.setattr("sys.argv", ["ssdd", "settings", "digits"])
     with pytest.raises(SystemExit) as end:
         ssdd.cli.main()
-    said = capsys.readouterr()
-    assert end.value.code == 1 and said.out == ""
-    assert said.err.startswith("error: WORLD_SIZE is 2, but LOCAL_RANK, MASTER_ADDR, MASTER_PORT are not set")
+    output = capsys.readouterr()
+    assert end.value.code == 1 and output.out == ""
+    assert output.err.startswith("error: WORLD_SIZE is 2, but LOCAL_RANK, MASTER_ADDR, MASTER_PORT are not set")
     launcher(monkeypatch, WORLD_SIZE=" ")
     ssdd.cli.main()
     assert "[distill]" in capsys.readouterr().out

@@ -96,9 +96,9 @@ def finish(fork_server):
 
     def run(folder, processes, *arguments, fails=False):
         started = fork_server(processes, "distill", *arguments, XDG_CACHE_HOME=str(folder / "cache"))
-        codes, said = started.wait()
-        assert all(codes) if fails else not any(codes), said
-        return said
+        codes, output = started.wait()
+        assert all(codes) if fails else not any(codes), output
+        return output
 
     return run
 
@@ -117,8 +117,8 @@ def product(run):
 )
 def test_two_processes_equal_one(finish, source, tmp_path, way, changes):
     finish(tmp_path, 1, "-q", "-o", tmp_path / "one", *source, *SETTINGS, *changes)
-    said = finish(tmp_path, 2, "-o", tmp_path / "two", *source, *SETTINGS, *changes, "--share", way)
-    assert said.count("distilled.safetensors") == 1  # one writer
+    output = finish(tmp_path, 2, "-o", tmp_path / "two", *source, *SETTINGS, *changes, "--share", way)
+    assert output.count("distilled.safetensors") == 1  # one writer
     (x1, y1, m1), (x2, y2, m2) = product(tmp_path / "one"), product(tmp_path / "two")
     assert m1["untrained_share"] == m2["untrained_share"] and m1["mean_age"] == m2["mean_age"]
     assert m1["loss"] == pytest.approx(m2["loss"], rel=1e-3)
@@ -161,14 +161,14 @@ def wait_for_step(run, step, running):
         time.sleep(0.01)
 
 
-def hold_lost(said, run, rank):
-    assert f"one of the 2 processes of this run has ended; process {1 - rank} cannot go on" in said, said
-    assert f"torchrun --nproc-per-node 2 -m ssdd.cli distill --resume {run}" in said
+def hold_lost(output, run, rank):
+    assert f"one of the 2 processes of this run has ended; process {1 - rank} cannot go on" in output, output
+    assert f"torchrun --nproc-per-node 2 -m ssdd.cli distill --resume {run}" in output
 
 
 def hold_resumed(finish, folder, run, whole):
-    said = finish(folder, 2, "--resume", run)
-    assert "going on from distill-" in said and said.count("going on from") == 1
+    output = finish(folder, 2, "--resume", run)
+    assert "going on from distill-" in output and output.count("going on from") == 1
     assert all(torch.equal(a, b) for a, b in zip(product(whole)[:2], product(run)[:2], strict=True))
 
 
@@ -177,9 +177,9 @@ def test_one_killed_under_torchrun_ends_the_run_and_it_goes_on(torchrun, finish,
     process = torchrun(tmp_path, "-o", run, *source, *LONG, "--checkpoint-every", 0)
     wait_for_step(run, 5, lambda: process.poll() is None)
     os.kill(child_of(process, 0), signal.SIGKILL)
-    said = process.communicate(timeout=110)[0]
-    assert process.returncode, said
-    hold_lost(said, run, 0)
+    output = process.communicate(timeout=110)[0]
+    assert process.returncode, output
+    hold_lost(output, run, 0)
     hold_resumed(finish, tmp_path, run, whole)
 
 
@@ -188,9 +188,9 @@ def test_one_killed_ends_the_other_without_torchruns_help(fork_server, finish, s
     started = fork_server(2, "distill", "-o", run, *source, *LONG, "--checkpoint-every", 0)
     wait_for_step(run, 5, lambda: True)
     os.kill(started.pids[1], signal.SIGKILL)
-    codes, said = started.wait()
-    assert codes == [1, -signal.SIGKILL], said
-    hold_lost(said, run, 1)
+    codes, output = started.wait()
+    assert codes == [1, -signal.SIGKILL], output
+    hold_lost(output, run, 1)
     hold_resumed(finish, tmp_path, run, whole)
 
 
@@ -199,23 +199,23 @@ def test_ctrl_c_stops_all_of_them_after_the_same_step(torchrun, source, tmp_path
     process = torchrun(tmp_path, "-o", run, *source, *SETTINGS, "--steps", "400", "--checkpoint-every", 0)
     wait_for_step(run, 2, lambda: process.poll() is None)
     process.send_signal(signal.SIGINT)
-    said = process.communicate(timeout=110)[0]
-    assert "stopped after step" in said and f"distill --resume {run}" in said and "has ended" not in said, said
+    output = process.communicate(timeout=110)[0]
+    assert "stopped after step" in output and f"distill --resume {run}" in output and "has ended" not in output, output
 
 
 def test_more_processes_than_parts(finish, source, tmp_path):
-    said = finish(tmp_path, 2, "-o", tmp_path / "run", *source, *SETTINGS, "--share", "networks", fails=True)
-    assert "distill.networks: expected one or more for each of 2 processes, got 1" in said
+    output = finish(tmp_path, 2, "-o", tmp_path / "run", *source, *SETTINGS, "--share", "networks", fails=True)
+    assert "distill.networks: expected one or more for each of 2 processes, got 1" in output
     assert not (tmp_path / "run").exists()  # the corrected command finds it free
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / "log.jsonl").touch()
-    said = finish(tmp_path, 2, "-o", tmp_path / "other", *source[:2], *SETTINGS, fails=True)
-    assert "ssdd teacher -o FILE" in said
-    said = finish(tmp_path, 2, "-o", tmp_path / "run", *source, *SETTINGS, fails=True)  # the folder is there
-    assert "is not empty" in said and "has ended" not in said, said
+    output = finish(tmp_path, 2, "-o", tmp_path / "other", *source[:2], *SETTINGS, fails=True)
+    assert "ssdd teacher -o FILE" in output
+    output = finish(tmp_path, 2, "-o", tmp_path / "run", *source, *SETTINGS, fails=True)  # the folder is there
+    assert "is not empty" in output and "has ended" not in output, output
     with lock_folder(tmp_path / "run"):
-        said = finish(tmp_path, 2, "-o", tmp_path / "run", "--overwrite", *source, *SETTINGS, fails=True)
-    assert "another process is writing here" in said and "has ended" not in said, said
+        output = finish(tmp_path, 2, "-o", tmp_path / "run", "--overwrite", *source, *SETTINGS, fails=True)
+    assert "another process is writing here" in output and "has ended" not in output, output
 
 
 def test_known_views_are_written_once_for_both(finish, source, tmp_path):

@@ -60,12 +60,12 @@ def test_pretraining_uses_the_recipe_unless_told_otherwise(ssdd_command, tmp_pat
 
     def made(*flags):
         out = tmp_path / "w.safetensors"
-        said = ssdd_command("pretrain", file, "-o", out, "--model", "convnet-4", "--overwrite", "-q", *flags)
+        output = ssdd_command("pretrain", file, "-o", out, "--model", "convnet-4", "--overwrite", "-q", *flags)
         with safe_open(out, "pt") as weights:
-            return json.loads(weights.metadata()["ssdd"])["pretrain"], said.stdout
+            return json.loads(weights.metadata()["ssdd"])["pretrain"], output.stdout
 
-    recipe, said = made()
-    assert recipe == RECIPE and "the artifact's recipe: 3 steps, lr 0.4, constant, batch 4" in said
+    recipe, output = made()
+    assert recipe == RECIPE and "the artifact's recipe: 3 steps, lr 0.4, constant, batch 4" in output
     assert made("--lr", "0.2", "--contrast", "1")[0] == RECIPE | {"lr": 0.2, "contrast": 1.0}
     assert made("--epochs", "5")[0] == RECIPE | {"steps": 5}
     example(recipe={}).save(file)
@@ -194,8 +194,8 @@ def hub(monkeypatch, tmp_path):
 def test_push_uploads_the_set_and_its_card(hub, ssdd_command, tmp_path):
     file = example().save(tmp_path / "distilled.safetensors")
     write_card(example(), file)
-    said = ssdd_command("push", file, "set", "--private", "--endpoint", hub.address)
-    assert hub.address in said.stdout and hub.created["type"] == "dataset"
+    output = ssdd_command("push", file, "set", "--private", "--endpoint", hub.address)
+    assert hub.address in output.stdout and hub.created["type"] == "dataset"
     assert hub.created.get("private") or hub.created["visibility"] == "private"  # as the library's version has it
     assert all(token == "Bearer hf_pretended" for path, token in hub.seen if path.startswith("/api"))
     assert hub.uploaded[hashlib.sha256(file.read_bytes()).hexdigest()] == file.read_bytes()

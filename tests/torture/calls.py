@@ -188,19 +188,19 @@ def compare(rng: random.Random) -> None:
     options = {"kernel": inputs.kernel, "ridge": inputs.ridge, "backend": backend}
     mse = inputs.x_q.shape[-2] > 0 and rng.random() < 0.5
     if mse:
-        got, want = ssdd_ext.krr_mse(inputs.x_s, inputs.y_s, inputs.x_q, inputs.y_q, **options), testing.mse(wide)
+        got, expected = ssdd_ext.krr_mse(inputs.x_s, inputs.y_s, inputs.x_q, inputs.y_q, **options), testing.mse(wide)
     else:
         how = rng.choice(("krr", "krr", "fit")) if inputs.x_s.shape[:-2] == inputs.x_q.shape[:-2] else "krr"
         if how == "fit":
             got = ssdd_ext.fit(inputs.x_s, inputs.y_s, **options).predict(inputs.x_q)
         else:
             got = ssdd_ext.krr(inputs.x_s, inputs.y_s, inputs.x_q, **options)
-        want = testing.predictions(wide)
+        expected = testing.predictions(wide)
     assert got.dtype == dtype
     allowed = 300 * torch.finfo(dtype).eps * min(testing.condition(wide), 1e6)
-    error = testing.relative_error(got, want)
+    error = testing.relative_error(got, expected)
     assert error <= allowed, f"{options}: error {error:.2g}, allowed {allowed:.2g}"
-    found, right = (testing.gradients(r, i) for r, i in ((got, inputs), (want, wide)))
+    found, right = (testing.gradients(r, i) for r, i in ((got, inputs), (expected, wide)))
     largest = max((float(g.abs().max()) for g in right.values() if g.numel()), default=0.0)
     for name, grad in found.items():
         difference = float((grad.double() - right[name]).abs().max()) if grad.numel() else 0.0

@@ -93,7 +93,7 @@ class Server:
         self.start(arguments, size)
         codes = self.codes()
         if any(codes):
-            raise AssertionError(f"{arguments}: exit codes {codes}: {(self.place / 'said').read_text()[-1500:]}")
+            raise AssertionError(f"{arguments}: exit codes {codes}: {(self.place / 'output').read_text()[-1500:]}")
 
     def kill_after(self, seconds: float, pids: list[int], number: int) -> list[int]:
         """Send a signal after some time, unless the program has ended, and return its exit codes."""
@@ -208,12 +208,12 @@ def case(rng: random.Random, shared: Any, folder: Path) -> dict[str, Any]:
         pids = server.start(arguments, kind.size, **extra)
         after = kind.seconds * rng.uniform(0.02, 1.0)
         codes = server.kill_after(after, pids, number)
-        said = (server.place / "said").read_text()
+        output = (server.place / "said").read_text()
         faults.append(f"{fault} after {after:.2f} s: {codes}")
         counts[f"{name}: {fault}"] = counts.get(f"{name}: {fault}", 0) + 1
         allowed = {0, 1, 130, 143, -signal.SIGKILL, -signal.SIGTERM}
-        assert set(codes) <= allowed, f"{faults}: {said[-1500:]}"
-        assert "Traceback" not in said, f"{faults}: {said[-1500:]}"
+        assert set(codes) <= allowed, f"{faults}: {output[-1500:]}"
+        assert "Traceback" not in output, f"{faults}: {output[-1500:]}"
         if rng.random() < 0.3 and tear(rng, folder):
             counts[f"{name}: torn file"] = counts.get(f"{name}: torn file", 0) + 1
             faults.append("the newest checkpoint is torn")
@@ -222,11 +222,11 @@ def case(rng: random.Random, shared: Any, folder: Path) -> dict[str, Any]:
             break
     if any(codes):
         server.start(arguments, kind.size)
-        codes, said = server.codes(), (server.place / "said").read_text()
-        if any(codes) and "None of the checkpoints can be read: start the run anew" in said:
+        codes, output = server.codes(), (server.place / "said").read_text()
+        if any(codes) and "None of the checkpoints can be read: start the run anew" in output:
             server.start(again(kind.begin(folder)), kind.size)
-            codes, said = server.codes(), (server.place / "said").read_text()
-        assert not any(codes), f"{faults}, then {codes}: {said[-1500:]}"
+            codes, output = server.codes(), (server.place / "said").read_text()
+        assert not any(codes), f"{faults}, then {codes}: {output[-1500:]}"
     assert same(kind.result(folder), kind.expected), f"other bits after {faults}"
     return {"kind": name, "faults": faults, "counts": counts}
 

@@ -80,8 +80,8 @@ def supervise(part: str, a: argparse.Namespace, seconds: float, place: Path) -> 
         command += ["--place", str(place), "--out", str(file)]
         if a.cases is not None:
             command += ["--cases", str(a.cases - len(lines))]
-        with open(place / f"{part}.said", "ab") as said:
-            child = subprocess.Popen(command, stdout=said, stderr=said, env={**os.environ, **environment(part)})
+        with open(place / f"{part}.said", "ab") as output:
+            child = subprocess.Popen(command, stdout=output, stderr=output, env={**os.environ, **environment(part)})
             try:
                 code = child.wait(timeout=left + 600)
             except subprocess.TimeoutExpired:

@@ -50,8 +50,8 @@ def push(
         )
     except Exception as error:  # of the library, of HTTP, of the network: a user reads only the message
         why = str(error).strip().partition("\n")[0] or type(error).__name__
-        if said := getattr(error, "server_message", None):
-            why += f"; {said}"
+        if answer := getattr(error, "server_message", None):
+            why += f"; {answer}"
         raise InputError(f"push: {repo}: the hub does not take it ({why})") from None
     return str(made)
 

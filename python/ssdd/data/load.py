@@ -54,9 +54,9 @@ def load_images(
         return read_huggingface(name, size, memory)
     if folder:
         return read_folder(path, size, memory, classes, skip_unreadable)
-    wanted = "expected 'digits', a folder of images, an .npz file or hf:NAME"
+    expected = "expected 'digits', a folder of images, an .npz file or hf:NAME"
     if not embedded and not path.exists():
-        raise InputError(f"data: {name!r} does not exist; {wanted}")
+        raise InputError(f"data: {name!r} does not exist; {expected}")
     if size is not None:
         raise InputError(f"size: only a folder of images or a Hugging Face set is resized, got data {path.name!r}")
     if embedded:
@@ -65,7 +65,7 @@ def load_images(
         return read_cifar(path)
     if path.suffix == ".npz":
         return read_npz(path, memory)
-    raise InputError(f"data: {wanted}, got {name!r}")
+    raise InputError(f"data: {expected}, got {name!r}")
 
 
 def load_target(

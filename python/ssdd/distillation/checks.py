@@ -43,10 +43,10 @@ def check(job: Job) -> None:
             f"{list(representations.shape)}"
         )
     outputs = job.make().head.out_features
-    wanted = method.outputs(config, data, None if representations is None else representations.shape[1])
-    if outputs != wanted:
-        raise InputError(f"make: expected a network with {wanted} outputs, got {outputs}")
-    count = image_count(config, data, wanted)
+    expected = method.outputs(config, data, None if representations is None else representations.shape[1])
+    if outputs != expected:
+        raise InputError(f"make: expected a network with {expected} outputs, got {outputs}")
+    count = image_count(config, data, expected)
     if count > n:
         what = f"{count}, as many as {config.budget:,} bytes hold" if config.budget else f"{count}"
         raise InputError(f"images: expected at most {n}, the training images of {data.name}, got {what}")

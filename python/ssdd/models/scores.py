@@ -33,6 +33,6 @@ def accuracy(
     device = next(network.parameters()).device
     run = copy.deepcopy(network).train(batch_statistics)
     right = 0
-    for part, wanted in zip(images.split(batch), labels.split(batch), strict=True):
-        right += int((run(prepare(part.to(device))).argmax(1).cpu() == wanted).sum())
+    for part, part_labels in zip(images.split(batch), labels.split(batch), strict=True):
+        right += int((run(prepare(part.to(device))).argmax(1).cpu() == part_labels).sum())
     return 100 * right / len(labels)

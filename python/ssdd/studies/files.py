@@ -46,8 +46,8 @@ def find_study(name: str | os.PathLike[str]) -> Path:
     if path.exists():
         return path
     shipped = shipped_studies()
-    wanted = path.with_suffix(".toml").as_posix()
-    for known in (wanted, wanted.replace("small/", "small-", 1)):
+    file = path.with_suffix(".toml").as_posix()
+    for known in (file, file.replace("small/", "small-", 1)):
         if known in shipped:
             return shipped[known]
     raise InputError(f"file: {os.fspath(name)!r} does not exist; the studies of the package are {', '.join(shipped)}")

@@ -176,8 +176,8 @@ def _compute(study: Study, row: Row, seed: int, missing: Sequence[str], report: 
         seconds["measure"] = clock.lap()
         if row.distilled and pairs is not None:
             keys = ("steps", "loss", "untrained_share", "mean_age", "cpu_seconds", "realism")
-            told = {key: pairs.metrics[key] for key in keys if key in pairs.metrics}  # older files lack realism
-            values["distillation"] = told | {"total_variation": float(total_variation(pairs.images))}
+            metrics = {key: pairs.metrics[key] for key in keys if key in pairs.metrics}  # older files lack realism
+            values["distillation"] = metrics | {"total_variation": float(total_variation(pairs.images))}
         if pairs is not None:
             values["budget"] = {"images": len(pairs), "bytes": pairs.bytes, "steps": row.settings.pretrain.steps}
         values |= {"device": study.device.type} if study.device.type != "cpu" else {}

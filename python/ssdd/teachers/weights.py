@@ -107,18 +107,18 @@ def _resnet(state: Mapping[str, Tensor], prefix: str, renamed: bool) -> State:
     return network
 
 
-def find_fitting(state: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> dict[str, State]:
-    """Return the parts of ``state`` with exactly the names and shapes of ``wanted``, by prefix."""
-    shapes = {key: value.shape for key, value in wanted.items()}
+def find_fitting(state: Mapping[str, Tensor], target: Mapping[str, Tensor]) -> dict[str, State]:
+    """Return the parts of ``state`` with exactly the names and shapes of ``target``, by prefix."""
+    shapes = {key: value.shape for key, value in target.items()}
     parts = {
-        prefix: select_prefix(state, prefix) for prefix, n in _shared_names(state, wanted).items() if n == len(wanted)
+        prefix: select_prefix(state, prefix) for prefix, n in _shared_names(state, target).items() if n == len(target)
     }
     return {p: part for p, part in parts.items() if {k: v.shape for k, v in part.items()} == shapes}
 
 
-def find_nearest(state: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> State:
-    """Return the part of ``state`` that shares most names with ``wanted``, for the message that it does not fit."""
-    shared = _shared_names(state, wanted)
+def find_nearest(state: Mapping[str, Tensor], target: Mapping[str, Tensor]) -> State:
+    """Return the part of ``state`` that shares most names with ``target``, for the message that it does not fit."""
+    shared = _shared_names(state, target)
     return select_prefix(state, max(shared, key=lambda prefix: shared[prefix]) if shared else "")
 
 
@@ -127,13 +127,13 @@ def select_prefix(state: Mapping[str, Tensor], prefix: str) -> State:
     return {key.removeprefix(prefix): value for key, value in state.items() if key.startswith(prefix)}
 
 
-def _shared_names(state: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> Counter[str]:
-    """Count the names of ``wanted`` that ``state`` has under each prefix."""
+def _shared_names(state: Mapping[str, Tensor], target: Mapping[str, Tensor]) -> Counter[str]:
+    """Count the names of ``target`` that ``state`` has under each prefix."""
     shared: Counter[str] = Counter()
     for key in state:
         words = key.split(".")
         for i in range(len(words)):
-            if ".".join(words[i:]) in wanted:
+            if ".".join(words[i:]) in target:
                 shared["".join(f"{word}." for word in words[:i])] += 1
     return shared
 

@@ -118,14 +118,14 @@ def test_a_pretrained_network_keeps_its_width_and_stem(tmp_path, digits, monkeyp
 def test_nearest_neighbours_are_a_weighted_vote():
     g = torch.Generator().manual_seed(0)
     x, y = torch.randn(40, 5, generator=g), torch.randint(0, 3, (40,), generator=g)
-    queries, wanted = torch.randn(30, 5, generator=g), torch.randint(0, 3, (30,), generator=g)
+    queries, reference = torch.randn(30, 5, generator=g), torch.randint(0, 3, (30,), generator=g)
     right = 0
-    for query, label in zip(queries.double(), wanted.tolist(), strict=True):
+    for query, label in zip(queries.double(), reference.tolist(), strict=True):
         cosines = torch.cosine_similarity(x.double(), query[None])
         votes = dict.fromkeys(range(3), 0.0)
         for i in cosines.argsort(descending=True)[:7].tolist():
             votes[int(y[i])] += float((cosines[i] / 0.07).exp())
         right += max(votes, key=votes.get) == label
-    assert nearest_neighbours(x, y, queries, wanted, k=7) == pytest.approx(100 * right / 30)
+    assert nearest_neighbours(x, y, queries, reference, k=7) == pytest.approx(100 * right / 30)
     with pytest.raises(InputError, match="two classes"):
-        nearest_neighbours(x, y * 0, queries, wanted)
+        nearest_neighbours(x, y * 0, queries, reference)

@@ -44,8 +44,8 @@ import os, sys, torch
 torch.set_num_threads(1)
 os.environ["XDG_CACHE_HOME"] = {cache!r}
 sys.argv = ["ssdd", *{arguments!r}]
-said = os.open({said!r}, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
-os.dup2(said, 1), os.dup2(said, 2)
+output = os.open({output!r}, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+os.dup2(output, 1), os.dup2(output, 2)
 from ssdd.cli import main
 main()
 """
@@ -55,16 +55,16 @@ class Program:
     """``ssdd`` with these arguments, started; ``folder`` has its cache and its output."""
 
     def __init__(self, folder, *arguments):
-        self.said = folder / "said"
-        code = PROGRAM.format(cache=str(folder / "cache"), arguments=list(map(str, arguments)), said=str(self.said))
+        self.output = folder / "output"
+        code = PROGRAM.format(cache=str(folder / "cache"), arguments=list(map(str, arguments)), output=str(self.output))
         self.process = SERVER.Process(target=exec, args=(code, {}))
         self.process.start()
 
     def end(self, code):
         self.process.join(100)
-        said = self.said.read_text()
-        assert self.process.exitcode == code, (self.process.exitcode, said)
-        return said
+        output = self.output.read_text()
+        assert self.process.exitcode == code, (self.process.exitcode, output)
+        return output
 
 
 def finish(folder, *arguments, code=0):
@@ -119,8 +119,8 @@ def test_killed_at_random_steps_and_with_its_newest_checkpoint_torn(whole, tmp_p
     kill_at(tmp_path, run, "distill", steps[1], *resume)
     torn = Checkpoints(run / "checkpoints").files()[-1]
     torn.write_bytes(torn.read_bytes()[: torn.stat().st_size // 2])
-    said = finish(tmp_path, *resume)
-    assert torn.name in said and "the one before it" in said
+    output = finish(tmp_path, *resume)
+    assert torn.name in output and "the one before it" in output
     same_product(whole, run)
     assert not (run / "checkpoints").exists()
     assert "this run is finished" in finish(tmp_path, *resume)
@@ -131,13 +131,13 @@ def test_a_finished_run_is_lengthened(whole, tmp_path):
     more = ["--steps", STEPS + 20]
     for name in ("once", "killed"):
         shutil.copytree(whole, tmp_path / name)
-    said = finish(tmp_path, "distill", "--resume", tmp_path / "once", *more)
-    assert f"distill.steps was {STEPS} and is {STEPS + 20}: the run goes on after step {STEPS}" in said
-    assert "bits are not those" in said
+    output = finish(tmp_path, "distill", "--resume", tmp_path / "once", *more)
+    assert f"distill.steps was {STEPS} and is {STEPS + 20}: the run goes on after step {STEPS}" in output
+    assert "bits are not those" in output
     killed = tmp_path / "killed"
     kill_at(tmp_path, killed, "distill", STEPS + 8, "distill", "--resume", killed, *more)
-    said = finish(tmp_path, "distill", "--resume", killed)  # the new length is stored
-    assert "bits are not" not in said
+    output = finish(tmp_path, "distill", "--resume", killed)  # the new length is stored
+    assert "bits are not" not in output
     same_product(tmp_path / "once", killed)
     tensors, metrics, losses = product(killed)
     assert metrics["steps"] == STEPS + 20 and max(losses) == STEPS + 20
@@ -177,8 +177,8 @@ def test_a_killed_demonstration_continues(tmp_path):
 
 def test_ctrl_c_and_sigterm_finish_the_step_and_say_how_to_resume(whole, tmp_path):
     run = tmp_path / "run"
-    said = kill_at(tmp_path, run, "distill", 5, "distill", "-o", run, *SETTINGS, number=signal.SIGINT)
-    assert "stopping" in said and f"ssdd distill --resume {run}" in said and "Traceback" not in said
+    output = kill_at(tmp_path, run, "distill", 5, "distill", "-o", run, *SETTINGS, number=signal.SIGINT)
+    assert "stopping" in output and f"ssdd distill --resume {run}" in output and "Traceback" not in output
     refused = finish(tmp_path, "distill", "--resume", run, "--steps", 2, code=1)
     assert "distill.steps: " in refused and "steps of this run are done already" in refused
     kill_at(tmp_path, run, "distill", 30, "distill", "--resume", run, number=signal.SIGTERM)
@@ -205,8 +205,8 @@ def test_two_at_once_in_one_folder(whole, tmp_path):
             time.sleep(0.002)
         before = sorted((f.name, f.stat().st_size) for f in run.rglob("*"))
         for arguments in (["--resume", run], ["-o", run, "--overwrite", *SETTINGS]):
-            said = finish(second, "distill", *arguments, code=1)
-            assert f"{run}: another process is writing here" in said and "Traceback" not in said, said
+            output = finish(second, "distill", *arguments, code=1)
+            assert f"{run}: another process is writing here" in output and "Traceback" not in output, output
         assert sorted((f.name, f.stat().st_size) for f in run.rglob("*")) == before
     finally:
         os.kill(program.process.pid, signal.SIGCONT)
@@ -231,9 +231,9 @@ def test_a_disk_that_fills_loses_nothing(whole, tmp_path):
                         pass
                 except OSError:
                     continue
-        said = finish(tmp_path, "distill", "--resume", run, "--checkpoint-every", 0, code=1)
-        assert "No space left" in said and "is kept" in said and f"ssdd distill --resume {run}" in said, said
-        assert newest(run, "distill") == before and "Traceback" not in said
+        output = finish(tmp_path, "distill", "--resume", run, "--checkpoint-every", 0, code=1)
+        assert "No space left" in output and "is kept" in output and f"ssdd distill --resume {run}" in output, output
+        assert newest(run, "distill") == before and "Traceback" not in output
         filler.unlink()
         finish(tmp_path, "distill", "--resume", run)
         same_product(whole, run)
@@ -254,8 +254,8 @@ def test_advice_to_make_room_needs_a_full_disk_and_a_checkpoint(tmp_path):
     assert ended_by(errno.ENOSPC)[1]
     Checkpoints(tmp_path / "checkpoints", "teacher").save(1, {})
     for number in (errno.ENOSPC, errno.EDQUOT):
-        said, same = ended_by(number)
-        assert "checkpoints are kept; make room, then go on with: GO" in said and "somewhere" in said and not same
+        output, same = ended_by(number)
+        assert "checkpoints are kept; make room, then go on with: GO" in output and "somewhere" in output and not same
     assert ended_by(errno.EACCES) == ("[Errno 13] Permission denied: 'somewhere'", True)
 
 
@@ -278,8 +278,8 @@ def test_a_finished_teacher_is_lengthened(tmp_path):
     shutil.copy(once, killed)
     shutil.copytree(f"{once}.training", f"{killed}.training")
     assert "this training is finished" in finish(tmp_path, "teacher", "--resume", once)
-    said = finish(tmp_path, "teacher", "--resume", once, "--teacher.epochs=4")
-    assert "teacher.epochs was 2 and is 4: the run goes on after step 10" in said
+    output = finish(tmp_path, "teacher", "--resume", once, "--teacher.epochs=4")
+    assert "teacher.epochs was 2 and is 4: the run goes on after step 10" in output
     kill_at(tmp_path, Path(f"{killed}.training"), "teacher", 13, "teacher", "--resume", killed, "--teacher.epochs=4")
     finish(tmp_path, "teacher", "--resume", killed)  # the new length is stored
     assert killed.read_bytes() == once.read_bytes() != short
@@ -300,8 +300,8 @@ def test_a_training_that_replaces_a_file_is_resumed_without_saying_so_again(whol
     finish(tmp_path, *begin, "-q", "-o", clean)
     file.write_bytes(b"an earlier result")
     run = Path(f"{file}.training")
-    said = kill_at(tmp_path, run, verb, 5, *begin, "-o", file, "--overwrite", number=signal.SIGINT)
-    assert f"ssdd {verb} --resume {file}" in said and file.read_bytes() == b"an earlier result"
+    output = kill_at(tmp_path, run, verb, 5, *begin, "-o", file, "--overwrite", number=signal.SIGINT)
+    assert f"ssdd {verb} --resume {file}" in output and file.read_bytes() == b"an earlier result"
     kill_at(tmp_path, run, verb, 8, verb, "--resume", file)
     finish(tmp_path, verb, "--resume", file)
     assert file.read_bytes() == clean.read_bytes()

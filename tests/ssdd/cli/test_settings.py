@@ -86,9 +86,11 @@ def test_what_is_printed_is_a_file_of_these_settings(ssdd_command, tmp_path, nam
 def test_help_shows_every_setting(ssdd_command, verb):
     text = ssdd_command(verb, "--help").stdout
     assert [key for key, _, _ in EVERY if f"--{key} " not in text] == []
-    said = " ".join(text.split())
-    assert "--distill.steps N Number of outer steps: updates of X_s and Y_s. Default: 1800. Published: 160000." in said
-    assert "over the published number of steps, nearly all outer steps (96.7% in simulation)" in said
+    message = " ".join(text.split())
+    assert (
+        "--distill.steps N Number of outer steps: updates of X_s and Y_s. Default: 1800. Published: 160000." in message
+    )
+    assert "over the published number of steps, nearly all outer steps (96.7% in simulation)" in message
 
 
 def test_explicit_settings_override_official(ssdd_command, tmp_path):
@@ -102,9 +104,9 @@ def test_explicit_settings_override_official(ssdd_command, tmp_path):
     assert shown["distill.support_input"] == "normalised" and shown["distill.real_view"] == "plain"
     assert shown["distill.lr"] == 0.5
     assert shown["distill.pool_counter"] == "stuck" and shown["distill.teacher_in_loop"] == "recomputed"
-    (said,) = result.stderr.splitlines()
-    assert "distill.support_input = normalised (the code: raw)" in said and "distill.lr" not in said
-    assert "distill.real_view = plain (the code: augmented)" in said and "pool_counter" not in said
+    (message,) = result.stderr.splitlines()
+    assert "distill.support_input = normalised (the code: raw)" in message and "distill.lr" not in message
+    assert "distill.real_view = plain (the code: augmented)" in message and "pool_counter" not in message
     assert ssdd_command("settings", "digits", "--official", "--distill.support_input=raw").stderr == ""
     (tmp_path / "c.yaml").write_text("distill: {pool_counter: reset}")
     result = ssdd_command("settings", "--official", "--config", tmp_path / "c.yaml")
@@ -134,9 +136,9 @@ def test_explicit_settings_override_official(ssdd_command, tmp_path):
         (["show"], "missing: ARTIFACT"),
     ],
 )
-def test_usage_errors_name_the_option_and_what_was_expected(ssdd_command, arguments, said):
+def test_usage_errors_name_the_option_and_what_was_expected(ssdd_command, arguments, message):
     refused = ssdd_command(*arguments, fails=True)
-    assert isinstance(refused.exception, UsageError) and str(refused.exception).startswith(said)
+    assert isinstance(refused.exception, UsageError) and str(refused.exception).startswith(message)
     assert "\n" not in str(refused.exception)
 
 

@@ -69,12 +69,12 @@ def test_verbs_print_summaries_and_take_options_for_ambiguous_folders(ssdd_comma
     refused = ssdd_command(*run, fails=True)
     assert isinstance(refused.exception, ssdd.InputError) and "--classes folders" in str(refused.exception)
     assert not (tmp_path / "run").exists()
-    said = ssdd_command(*run, "--classes", "folders").stderr
+    output = ssdd_command(*run, "--classes", "folders").stderr
     found = (
         "photos: 24 images of 2 classes (cat, dog), 5 of them (one in five) held out for testing; "
         "1 image beside the class folders left out (overview.png)\n"
     )
-    assert said.count(found) == 1
+    assert output.count(found) == 1
     assert json.loads((tmp_path / "run" / "run.json").read_text())["arguments"]["classes"] == "folders"
     assert found in ssdd_command("distill", "--resume", tmp_path / "run", *FAST[:1]).stderr
     artifact = tmp_path / "run" / "distilled.safetensors"
@@ -125,12 +125,12 @@ def test_the_verbs_say_which_network_of_a_file_is_the_teacher(ssdd_command, phot
     moco = two_networks(tmp_path / "moco.pth.tar", "encoder_k", "encoder_q")
     dino = two_networks(tmp_path / "dino.ckpt", "student", "teacher")
     common = ["-d", photos, "--classes", "folders", "--images", 4, "--steps", 4, *FAST]
-    said = ssdd_command("distill", "-t", moco, "-o", tmp_path / "a", *common).stderr
-    assert "moco.pth.tar: ResNet under state_dict.encoder_q. (not its moving average state_dict.encoder_k." in said
+    output = ssdd_command("distill", "-t", moco, "-o", tmp_path / "a", *common).stderr
+    assert "moco.pth.tar: ResNet under state_dict.encoder_q. (not its moving average state_dict.encoder_k." in output
     refused = ssdd_command("distill", "-t", dino, "-o", tmp_path / "b", *common, fails=True)
     assert "--teacher-prefix, one of state_dict.student., state_dict.teacher." in str(refused.exception)
-    said = ssdd_command("distill", "-t", dino, "--teacher-prefix", "student", "-o", tmp_path / "b", *common).stderr
-    assert "dino.ckpt: ResNet under state_dict.student. (as --teacher-prefix says)" in said
+    output = ssdd_command("distill", "-t", dino, "--teacher-prefix", "student", "-o", tmp_path / "b", *common).stderr
+    assert "dino.ckpt: ResNet under state_dict.student. (as --teacher-prefix says)" in output
     assert json.loads((tmp_path / "b" / "run.json").read_text())["arguments"]["teacher_prefix"] == "student"
     ssdd_command("distill", "--resume", tmp_path / "b", *FAST[:1])
     shown = ssdd_command(

@@ -105,7 +105,7 @@ def test_teacher_then_distill_with_it(ssdd_command, tmp_path):
         "distill", "-o", tmp_path / "code", "-t", tmp_path / "t.safetensors", "-m", 4, "--steps", 4, "--official", *FAST
     )
     assert DistilledSet.load(tmp_path / "code" / "distilled.safetensors").support_input == "raw"
-    said = ssdd_command(
+    printed = ssdd_command(
         "distill",
         "-o",
         tmp_path / "but",
@@ -121,7 +121,7 @@ def test_teacher_then_distill_with_it(ssdd_command, tmp_path):
     ).stderr
     made = DistilledSet.load(tmp_path / "but" / "distilled.safetensors")
     assert (made.support_input, made.config["pool_counter"]) == ("normalised", "stuck")
-    assert said.count("distill.support_input = normalised") == 1
+    assert printed.count("distill.support_input = normalised") == 1
 
 
 def test_representations_and_npz_need_no_teacher(ssdd_command, tmp_path):

@@ -27,10 +27,10 @@ def test_sizes_are_those_of_pillow(colour, size):
     got = convert_images(colour, 3, size)
     for part in ("train", "test"):
         images = getattr(colour, f"x_{part}").numpy()
-        wanted = np.stack(
+        expected = np.stack(
             [np.asarray(Image.fromarray(i).resize(size[::-1], Image.Resampling.BILINEAR)) for i in images]
         )
-        assert np.abs(getattr(got, f"x_{part}").numpy().astype(int) - wanted).max() <= 1
+        assert np.abs(getattr(got, f"x_{part}").numpy().astype(int) - expected).max() <= 1
     assert torch.equal(got.y_train, colour.y_train) and torch.equal(got.rows_test, colour.rows_test)
     assert got.summary == f"birds: found; resized from 14x21 to {size[1]}x{size[0]}"
     assert got.preprocessing != colour.preprocessing or size != (21, 14)
@@ -38,8 +38,8 @@ def test_sizes_are_those_of_pillow(colour, size):
 
 def test_channels(colour):
     grey = convert_images(colour, 1, (21, 14))
-    wanted = np.stack([np.asarray(Image.fromarray(i).convert("L")) for i in colour.x_train.numpy()])
-    assert np.abs(grey.x_train[..., 0].numpy().astype(int) - wanted).max() <= 1
+    expected = np.stack([np.asarray(Image.fromarray(i).convert("L")) for i in colour.x_train.numpy()])
+    assert np.abs(grey.x_train[..., 0].numpy().astype(int) - expected).max() <= 1
     assert grey.summary.endswith("; colour made grey")
     again = convert_images(grey, 3, (7, 7))
     assert again.channels == 3 and all(torch.equal(again.x_train[..., i], again.x_train[..., 0]) for i in (1, 2))

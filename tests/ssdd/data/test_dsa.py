@@ -73,8 +73,8 @@ def test_an_operation_is_its_formula_for_each_image_or_for_all_alike(operation, 
     x = torch.randn(shape, generator=torch.Generator().manual_seed(1)).double()
     for seed, n in ((4, len(x)), (5, len(x)), (4, 1)):
         u = numbers(n, seed)
-        wanted = torch.stack([plainly(image, operation, u[i % n].tolist()) for i, image in enumerate(x)])
-        torch.testing.assert_close(apply_dsa(x, Dsa(operation, u)), wanted, rtol=1e-5, atol=1e-5)
+        expected = torch.stack([plainly(image, operation, u[i % n].tolist()) for i, image in enumerate(x)])
+        torch.testing.assert_close(apply_dsa(x, Dsa(operation, u)), expected, rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.parametrize("operation", DSA_OPERATIONS)
@@ -90,8 +90,8 @@ def test_the_largest_number_stays_in_the_published_range(operation):
     """Just below 1, where a product with the number of choices rounds up."""
     x = torch.randn(1, 3, 33, 33, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
     u = torch.full((1, 3), 1.0).nextafter(torch.tensor(0.0))
-    wanted = plainly(x[0], operation, u[0].tolist())[None]
-    torch.testing.assert_close(apply_dsa(x, Dsa(operation, u)), wanted, rtol=1e-5, atol=1e-5)
+    expected = plainly(x[0], operation, u[0].tolist())[None]
+    torch.testing.assert_close(apply_dsa(x, Dsa(operation, u)), expected, rtol=1e-5, atol=1e-5)
 
 
 def test_draws_come_from_the_generator_with_every_operation_alike_often():

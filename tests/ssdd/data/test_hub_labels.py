@@ -139,6 +139,6 @@ def test_both_parts_have_the_same_channels(tmp_path, monkeypatch, train, test, c
     hub.DatasetDict(parts).save_to_disk(tmp_path / "set")
     data = load_images(f"hf:{tmp_path / 'set'}", memory=memory)
     assert data.x_train.shape == (4, 8, 8, channels) and data.x_test.shape == (2, 8, 8, channels)
-    wanted = [np.asarray(image.convert("L" if channels == 1 else "RGB")) for image in parts["test"]["image"]]
-    assert np.array_equal(data.x_test.numpy().squeeze(), np.stack(wanted))
+    expected = [np.asarray(image.convert("L" if channels == 1 else "RGB")) for image in parts["test"]["image"]]
+    assert np.array_equal(data.x_test.numpy().squeeze(), np.stack(expected))
     assert grey in data.summary and ("grey" in data.summary) == bool(grey)

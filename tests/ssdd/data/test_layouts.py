@@ -304,9 +304,9 @@ def test_the_current_folder_has_a_name(tmp_path, monkeypatch):
 def test_the_summary_is_one_line_whatever_the_names(tmp_path):
     root = make(tmp_path, "a b", "it's", "caf\u00e9", extra=["two\nlines.txt", "\x1b[31mred.txt"])
     Path(os.fsdecode(os.fsencode(root) + b"/\xff.csv")).write_text("")
-    said = load_images(root).summary
-    assert said.isprintable() and "(a b, caf\u00e9, it's)" in said and "\\udcff.csv" in said
-    assert "\\x1b[31mred.txt" in said
+    output = load_images(root).summary
+    assert output.isprintable() and "(a b, caf\u00e9, it's)" in output and "\\udcff.csv" in output
+    assert "\\x1b[31mred.txt" in output
 
 
 def test_grey_among_colour_is_reported(tmp_path):

@@ -42,9 +42,9 @@ def write(path, pixels, turn):
     Image.fromarray(pixels).save(path, exif=exif, **how)
 
 
-def close(found, wanted, path):
+def close(found, expected, path):
     lossy = 12 if path.suffix == ".jpg" else 0
-    assert found.shape == wanted.shape and np.abs(found.astype(int) - wanted.astype(int)).max() <= lossy
+    assert found.shape == expected.shape and np.abs(found.astype(int) - expected.astype(int)).max() <= lossy
 
 
 @pytest.mark.parametrize("ending", FORMATS)
@@ -54,10 +54,10 @@ def test_a_folder_is_read_as_viewers_show_it(tmp_path, ending, turn):
     for i in range(3):
         write(tmp_path / "photos" / f"{i}.{ending}", pixels, turn)
     whole, streamed = load_images(tmp_path / "photos"), load_images(tmp_path / "photos", memory=100)
-    wanted = TURNS[turn](pixels)
-    assert whole.size == wanted.shape[:2] and streamed.fingerprint == whole.fingerprint
+    expected = TURNS[turn](pixels)
+    assert whole.size == expected.shape[:2] and streamed.fingerprint == whole.fingerprint
     for image in whole.x_train:
-        close(image.numpy(), wanted, tmp_path / f"0.{ending}")
+        close(image.numpy(), expected, tmp_path / f"0.{ending}")
     small = load_images(tmp_path / "photos", size=8).x_train[0].numpy()
     assert np.array_equal(small, to_pixels(Image.fromarray(whole.x_train[0].numpy()), 8, 3))
 

@@ -50,9 +50,9 @@ def test_outer_loss_is_equation_5_and_differentiates_to_the_pairs_only(student, 
     f_s, f_b = wide.features(x), wide.features(x_b.double()).detach()
     k_ss, k_bs = f_s @ f_s.T + 1, f_b @ f_s.T + 1
     ridge = 1e-3 * k_ss.detach().trace()
-    wanted = (k_bs @ torch.linalg.solve(k_ss + ridge * torch.eye(6), y) - y_b).square().mean()
-    wanted.backward()
-    assert float(loss.detach()) == pytest.approx(float(wanted.detach()), rel=1e-4)
+    expected = (k_bs @ torch.linalg.solve(k_ss + ridge * torch.eye(6), y) - y_b).square().mean()
+    expected.backward()
+    assert float(loss.detach()) == pytest.approx(float(expected.detach()), rel=1e-4)
     for ours, theirs in ((x_s.grad, x.grad), (y_s.grad, y.grad)):
         assert float((ours - theirs).norm() / theirs.norm()) < 1e-3
 

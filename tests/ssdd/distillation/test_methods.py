@@ -52,9 +52,9 @@ def step_of(job, networks, size=12, learned=()):
     return Step(networks, x[:size].requires_grad_(), y_s, x[size:], y_b, values, torch.Generator().manual_seed(7))
 
 
-def agree(job, step, wanted):
+def agree(job, step, expected):
     """The method's loss is ``wanted``, and so are its gradients."""
-    ours, theirs = method_of(job).loss(step), wanted
+    ours, theirs = method_of(job).loss(step), expected
     assert float(ours.detach()) == pytest.approx(float(theirs.detach()), rel=1e-9)
     leaves = [x for x in (step.x_s, step.y_s, *step.learned.values()) if x.requires_grad]
     for a, b in zip(torch.autograd.grad(ours, leaves), torch.autograd.grad(theirs, leaves), strict=True):

@@ -59,8 +59,8 @@ def made(name, data, targets, rows, **changes):
 
 def test_changes_of_resolution_are_bilinear():
     x = torch.randn(2, 3, 5, 3, dtype=torch.float64)
-    wanted = F.interpolate(x, size=(9, 6), mode="bilinear", align_corners=False)
-    torch.testing.assert_close(enlarge(x, (9, 6)), wanted)
+    expected = F.interpolate(x, size=(9, 6), mode="bilinear", align_corners=False)
+    torch.testing.assert_close(enlarge(x, (9, 6)), expected)
 
 
 def test_bases_are_principal_components_at_half_the_resolution(colours):
@@ -105,8 +105,8 @@ def test_a_pyramid_is_a_sum_of_resolutions_in_colours_that_do_not_vary_together(
     torch.testing.assert_close(shown, pixels_of(colours, rows), rtol=1e-4, atol=1e-4)  # it starts from the images
     assert torch.equal(storage.targets(), targets)
     covariance = torch.cov(z.detach().transpose(0, 1).flatten(1))
-    wanted = torch.cov(pixels_of(colours, rows).transpose(0, 1).flatten(1)) if not decorrelate else torch.eye(3)
-    torch.testing.assert_close(covariance, wanted, rtol=0.01, atol=0.01)
+    expected = torch.cov(pixels_of(colours, rows).transpose(0, 1).flatten(1)) if not decorrelate else torch.eye(3)
+    torch.testing.assert_close(covariance, expected, rtol=0.01, atol=0.01)
     coarsest = F.adaptive_avg_pool2d(z, (3, 2))
     torch.testing.assert_close(storage.values["x_2"], coarsest, rtol=1e-3, atol=2e-1)
 
@@ -204,8 +204,8 @@ def test_transforms_are_what_their_names_say():
     assert torch.equal(transformed("flip", x), torch.cat([x, x.flip(3)]))
     assert torch.equal(transformed("rotations", x), torch.cat(quarter))
     eight = transformed("dihedral", x).view(8, 2, 1, 4, 4)
-    wanted = [*quarter, *(torch.rot90(x.flip(3), k, (2, 3)) for k in range(4))]
-    assert all(any(torch.equal(a, b) for b in eight) for a in wanted)
+    expected = [*quarter, *(torch.rot90(x.flip(3), k, (2, 3)) for k in range(4))]
+    assert all(any(torch.equal(a, b) for b in eight) for a in expected)
     assert list(TRANSFORMS) == ["none", "flip", "rotations", "dihedral"]
 
 
@@ -214,8 +214,8 @@ def test_each_transform_has_a_target_of_its_own_that_starts_from_the_teacher(job
     state, _ = begin(run)
     rows = random_subset(400, 12, 3)
     x = pixels_of(few, rows)
-    wanted = teacher(few.preprocessing.normalise(torch.cat([torch.rot90(x, k, (2, 3)) for k in range(4)])))
-    torch.testing.assert_close(state.y_s.detach(), wanted, rtol=1e-4, atol=1e-5)
+    expected = teacher(few.preprocessing.normalise(torch.cat([torch.rot90(x, k, (2, 3)) for k in range(4)])))
+    torch.testing.assert_close(state.y_s.detach(), expected, rtol=1e-4, atol=1e-5)
     assert torch.equal(state.y_s[:12], representations.train[rows])
     assert inputs(run, state).shape == (48, 1, 8, 8) and state.x_s.shape == (12, 1, 8, 8)
     moved = (distill(run).result.targets - state.y_s.detach()).view(4, 12, -1)
@@ -283,9 +283,9 @@ def test_a_network_predicts_the_targets_of_transformed_versions(job):
     }
     c_y = values["c_y"]
     moved = (c_y @ values["w_in"] + values["b_in"]).clamp_min(0) @ values["w_out"] + values["b_out"]
-    wanted = torch.cat([c_y, *(c_y + moved[:, 8 * i : 8 * i + 8] for i in range(3))])
-    wanted = first.constants["y_mean"].double() + wanted @ first.constants["y_basis"].double()
-    torch.testing.assert_close(first.targets().double(), wanted, rtol=1e-4, atol=1e-5)
+    expected = torch.cat([c_y, *(c_y + moved[:, 8 * i : 8 * i + 8] for i in range(3))])
+    expected = first.constants["y_mean"].double() + expected @ first.constants["y_basis"].double()
+    torch.testing.assert_close(first.targets().double(), expected, rtol=1e-4, atol=1e-5)
     apart = stored_in(
         distill(
             dataclasses.replace(

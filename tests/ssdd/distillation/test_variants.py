@@ -82,18 +82,18 @@ def test_the_losses_against_their_formulas():
     p, y = torch.randn(7, 4, generator=g).double(), torch.randn(7, 4, generator=g).double()
     cosine = 1 - (p * y).sum(1) / p.norm(dim=1) / y.norm(dim=1)
     assert float(prediction_loss(p, y, DistillConfig(loss="cosine"))) == pytest.approx(float(cosine.mean()))
-    truth, said = torch.softmax(y / 2, 1), torch.softmax(p / 2, 1)
-    wanted = 4 * (truth * (truth / said).log()).sum(1).mean()
+    truth, output = torch.softmax(y / 2, 1), torch.softmax(p / 2, 1)
+    expected = 4 * (truth * (truth / output).log()).sum(1).mean()
     config = DistillConfig(loss="cross-entropy", temperature=2.0)
-    assert float(prediction_loss(p, y, config)) == pytest.approx(float(wanted))
+    assert float(prediction_loss(p, y, config)) == pytest.approx(float(expected))
 
 
 def test_targets_tied_to_the_teacher(student, few, representations, teacher, small):
     config = quick(small, targets="tied")
     job = Job(few, representations.train, student, config, teacher=teacher)
     result = distill(job).result
-    wanted = teacher(few.preprocessing.normalise(result.images))
-    torch.testing.assert_close(result.targets, wanted, rtol=1e-4, atol=1e-5)
+    expected = teacher(few.preprocessing.normalise(result.images))
+    torch.testing.assert_close(result.targets, expected, rtol=1e-4, atol=1e-5)
     state, _ = begin(job)
     x_s, y_s = support(job, state)
     (through_targets,) = torch.autograd.grad(y_s.square().sum(), state.x_s)
@@ -239,10 +239,10 @@ def test_of_several_processes_one_writes_known_views(
                 os.rename(tmp_path / "writer", tmp_path / "reader")
             return False
 
-    _, wanted = represent_views(dataclasses.replace(job, processes=Writer(0, 2)), tmp_path / "writer")
+    _, expected = represent_views(dataclasses.replace(job, processes=Writer(0, 2)), tmp_path / "writer")
     asked = views_asked(monkeypatch)
     _, found = represent_views(dataclasses.replace(job, processes=Reader(1, 2)), tmp_path / "reader")
-    assert Writer.turns == 4 and torch.equal(found, wanted) and not asked
+    assert Writer.turns == 4 and torch.equal(found, expected) and not asked
 
 
 def test_views_without_finite_representations_are_not_cached(student, few, small, tmp_path):
@@ -294,8 +294,8 @@ def test_the_best_read_out_is_the_result(student, few, representations, small):
     held[batches.rows] = False
     with torch.no_grad():
         predicted = network.head(frozen(network)(few.preprocessing(few.x_train[held])))
-    wanted = representations.train[held]
-    error = float((predicted - wanted).square().sum() / (wanted - wanted.mean(0)).square().sum())
+    expected = representations.train[held]
+    error = float((predicted - expected).square().sum() / (expected - expected.mean(0)).square().sum())
     assert error == pytest.approx(min(read.values()), rel=1e-3)
     with pytest.raises(InputError, match="held_out: readout_every needs"):
         quick(small, readout_every=4)

@@ -129,12 +129,12 @@ def test_the_sources_normalisation_is_another_choice(make, few):
         ({"y_train": torch.arange(400) % 9}, "no training images of class 9"),
     ],
 )
-def test_a_target_that_does_not_fit_is_refused_before_any_training(make, few, small, change, said):
+def test_a_target_that_does_not_fit_is_refused_before_any_training(make, few, small, change, output):
     target = dataclasses.replace(few, name="cars", **change)
-    assert said in why_no_transfer(target) and why_no_transfer(few) == ""
+    assert output in why_no_transfer(target) and why_no_transfer(few) == ""
     settings = dataclasses.replace(small, finetune=FinetuneConfig(share=1.0))
     events = []
-    with pytest.raises(InputError, match=f"target Cars: cars: .*{said}"):
+    with pytest.raises(InputError, match=f"target Cars: cars: .*{output}"):
         evaluate_on(None, {"few": few, "Cars": target}, {}, make, settings, report=events.append)
     assert events == []
 

@@ -56,8 +56,8 @@ def unfit(request, few):
 
 
 def test_what_cannot_be_probed_is_measured_by_its_error(few, unfit, make, small, representations):
-    data, said = unfit
-    assert said in why_no_probe(data) and why_no_probe(few) == ""
+    data, message = unfit
+    assert message in why_no_probe(data) and why_no_probe(few) == ""
     settings = dataclasses.replace(small, finetune=FinetuneConfig(share=0.5, steps=2))
     pairs = baseline(few, random_subset(400, 40, 0), representations.train, method="random", seed=0)
     cell = evaluate(pairs, data, representations.test, make, settings)
@@ -87,8 +87,8 @@ def test_every_verb_warns_once_and_continues(one_class):
             run_command([*arguments, *FAST])
         output = printed.getvalue()
         assert output.count("no probe") == 1 and "photos" in output
-        said, done = output.find("no probe"), output.find("numbers per image")
-        assert (done < 0) == (arguments[0] != "teacher") and (done < 0 or said < done), output
+        message, done = output.find("no probe"), output.find("numbers per image")
+        assert (done < 0) == (arguments[0] != "teacher") and (done < 0 or message < done), output
 
     run("teacher", "-d", "photos.npz", "-o", "t.safetensors")
     run(

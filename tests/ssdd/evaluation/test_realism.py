@@ -21,8 +21,8 @@ def test_distances_are_what_they_say(few, make):
     for name, view in views.items():
         points, first, known = (view(x).double() for x in (images, start, real))
         spread = (known - known.mean(0)).square().sum(1).mean().sqrt()
-        wanted = (points - first).norm(dim=1).mean() / spread
-        assert found[name]["start"] == pytest.approx(float(wanted), rel=1e-4)
+        expected = (points - first).norm(dim=1).mean() / spread
+        assert found[name]["start"] == pytest.approx(float(expected), rel=1e-4)
         nearest = torch.stack([(p - known).norm(dim=1).min() for p in points]).mean() / spread
         assert found[name]["nearest"] == pytest.approx(float(nearest), rel=1e-4)
         assert found[name]["nearest"] <= found[name]["start"] + 1e-9

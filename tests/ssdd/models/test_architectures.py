@@ -75,8 +75,8 @@ def test_blocks_of_a_resnet_start_as_their_shortcut(name, stem):
         ("no_such_module:f", {}, "no_such_module"),
     ],
 )
-def test_what_is_refused(name, options, said):
-    with pytest.raises(InputError, match=said):
+def test_what_is_refused(name, options, output):
+    with pytest.raises(InputError, match=output):
         build(name, 3, (8, 8), 2, **options)
 
 
@@ -133,12 +133,12 @@ def test_a_pretrained_resnet18_is_written_under_torchvisions_names(ssdd_command,
     options = ["--model", "resnet18", "--stem", stem, "--steps", 1, "-q", "-o", file]
     ssdd_command("pretrain", tmp_path / "pairs.safetensors", *options)
     weights, about = read_safetensors(file)
-    wanted = {key: shape for key, shape in torchvision_names.items() if not key.startswith("fc.")}
+    expected = {key: shape for key, shape in torchvision_names.items() if not key.startswith("fc.")}
     if stem == "cifar":
-        wanted["conv1.weight"] = [64, 3, 3, 3]
-    assert {key: list(value.shape) for key, value in weights.items()} == wanted
+        expected["conv1.weight"] = [64, 3, 3, 3]
+    assert {key: list(value.shape) for key, value in weights.items()} == expected
     assert (about["model"], about["stem"], about["width"]) == ("resnet18", stem, 1.0)
-    assert list(build("resnet18", 3, (16, 16), 2).backbone.state_dict()) == list(wanted)
+    assert list(build("resnet18", 3, (16, 16), 2).backbone.state_dict()) == list(expected)
 
 
 @pytest.fixture(scope="module")

@@ -35,9 +35,9 @@ def test_values_and_gradients_are_those_of_the_network(name, channels_last):
     network = trained(name, channels_last)
     x = torch.randn(40, 3, 16, 16, generator=torch.Generator().manual_seed(1))
     a, b = x.clone().requires_grad_(), x.clone().requires_grad_()
-    wanted, got = network.features(a), frozen(network)(b)
-    torch.testing.assert_close(got, wanted, rtol=1e-4, atol=1e-5)
-    (da,) = torch.autograd.grad(wanted.square().sum(), a)
+    expected, got = network.features(a), frozen(network)(b)
+    torch.testing.assert_close(got, expected, rtol=1e-4, atol=1e-5)
+    (da,) = torch.autograd.grad(expected.square().sum(), a)
     got.square().sum().backward()
     torch.testing.assert_close(b.grad, da, rtol=1e-3, atol=1e-4)
     assert all(p.grad is None and p.requires_grad for p in network.parameters())
@@ -54,16 +54,16 @@ def test_several_networks_together_give_the_features_and_gradients_of_each(names
             network.backbone.blocks[4].weight.mul_(1 + 0.2 * i)
     x = torch.randn(40, 3, 16, 16, generator=torch.Generator().manual_seed(1)).double()
     a, b = x.clone().requires_grad_(), x.clone().requires_grad_()
-    wanted, got = torch.stack([n.features(a) for n in networks], 1), frozen_together(networks)(b)
-    torch.testing.assert_close(got, wanted)
+    expected, got = torch.stack([n.features(a) for n in networks], 1), frozen_together(networks)(b)
+    torch.testing.assert_close(got, expected)
     weights = torch.randn(got.shape, generator=torch.Generator().manual_seed(2)).double()
-    (da,) = torch.autograd.grad((wanted * weights).sum(), a)
+    (da,) = torch.autograd.grad((expected * weights).sum(), a)
     (got * weights).sum().backward()
     torch.testing.assert_close(b.grad, da)
     assert all(p.grad is None for network in networks for p in network.parameters())
     monkeypatch.setattr(frozen_room, "CHUNK_BYTES", 1)  # eight images per chunk
     with torch.no_grad():
-        torch.testing.assert_close(frozen_together(networks)(x), wanted.detach())
+        torch.testing.assert_close(frozen_together(networks)(x), expected.detach())
 
 
 def test_weights_are_read_when_it_is_called():

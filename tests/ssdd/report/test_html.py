@@ -46,8 +46,8 @@ class Page(HTMLParser):
         if self.open and self.open[-1] not in ("style", "script"):
             self.text[self.section] = self.text.get(self.section, "") + data
 
-    def all(self, name, **wanted):
-        return [a for n, a in self.elements if n == name and all(a.get(k) == v for k, v in wanted.items())]
+    def all(self, name, **expected):
+        return [a for n, a in self.elements if n == name and all(a.get(k) == v for k, v in expected.items())]
 
     def tiles(self):
         return [a for n, a in self.elements if n == "button" and "tile" in a.get("class", "").split()]
@@ -72,8 +72,8 @@ def runs(ssdd_command, teacher, tmp_path_factory):
     teacher.save(folder / "teacher.safetensors")
     given = ["-t", folder / "teacher.safetensors"]
     ssdd_command("distill", "-o", folder / "first", "--steps", 8, *given, *FAST)
-    said = ssdd_command("distill", "-o", folder / "second", "--steps", 8, "--seed", 1, *given, *FAST).stdout
-    assert f"Report: {folder / 'second' / 'report.html'}" in said
+    output = ssdd_command("distill", "-o", folder / "second", "--steps", 8, "--seed", 1, *given, *FAST).stdout
+    assert f"Report: {folder / 'second' / 'report.html'}" in output
     return folder
 
 
@@ -101,8 +101,8 @@ def test_the_nearest_real_images_are_the_nearest(few, representations):
     distances = torch.cdist(pairs.targets.double(), representations.train.double())
     assert torch.equal(found.rows[found.nearest], distances.topk(3, largest=False).indices)
     spread = (representations.train - representations.train.mean(0)).double().square().sum(1).mean().sqrt()
-    wanted = distances.topk(3, largest=False).values / spread
-    torch.testing.assert_close(found.distance.double(), wanted, atol=1e-3, rtol=1e-3)
+    expected = distances.topk(3, largest=False).values / spread
+    torch.testing.assert_close(found.distance.double(), expected, atol=1e-3, rtol=1e-3)
     assert torch.equal(found.real, few.x_train[found.rows]) and torch.equal(found.labels, few.y_train[found.rows])
     assert found.points["pca"][0].shape == (400, 2) and found.points["pca"][1].shape == (3, 2)
 
@@ -154,8 +154,8 @@ def test_a_run_that_is_not_finished(runs, tmp_path):
 def test_a_demonstration_has_tables_and_paired_differences(ssdd_command, tmp_path):
     out = tmp_path / "demo"
     fast = [*FAST, "--teacher.epochs=2", "--evaluate.labels=5-0"]
-    said = ssdd_command("demo", "-o", out, "--seeds", 2, "--steps", 4, "--workers", 1, *fast)
-    assert f"Report: {out / 'report.html'}" in said.stdout
+    output = ssdd_command("demo", "-o", out, "--seeds", 2, "--steps", 4, "--workers", 1, *fast)
+    assert f"Report: {out / 'report.html'}" in output.stdout
     page = read(out / "report.html")
     assert "against k-means + teacher" in page.text["results"] and "Paired" in page.text["results"]
     assert len(page.tiles()) == 12 and "seed 1" in page.text["images"]

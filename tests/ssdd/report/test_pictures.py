@@ -105,7 +105,7 @@ def test_pictures_that_fail_lose_no_result(ssdd_command, tmp_path, monkeypatch, 
 
 
 def test_a_picture_is_written_whole_or_not_at_all(tmp_path, monkeypatch):
-    file, said = tmp_path / "sheet.png", []
+    file, printed = tmp_path / "sheet.png", []
 
     def full(handle):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
@@ -113,14 +113,14 @@ def test_a_picture_is_written_whole_or_not_at_all(tmp_path, monkeypatch):
     contact_sheet(torch.zeros(2, 1, 8, 8), file)
     before = file.read_bytes()
     monkeypatch.setattr(os, "fsync", full)
-    assert draw_each({file: partial(contact_sheet, torch.ones(2, 1, 8, 8))}, said.append) == []
+    assert draw_each({file: partial(contact_sheet, torch.ones(2, 1, 8, 8))}, printed.append) == []
     assert file.read_bytes() == before and [f.name for f in tmp_path.iterdir()] == ["sheet.png"]
-    assert [event["event"] for event in said] == ["warning"] and "sheet.png" in said[0]["message"]
-    assert os.strerror(errno.ENOSPC) in said[0]["message"]
+    assert [event["event"] for event in printed] == ["warning"] and "sheet.png" in printed[0]["message"]
+    assert os.strerror(errno.ENOSPC) in printed[0]["message"]
     with Display(show=False) as display:  # a report like the program's
         draw_each({file: partial(contact_sheet, torch.ones(0, 1, 8, 8))}, display)
     with pytest.raises(KeyboardInterrupt):
-        draw_each({file: lambda path: (_ for _ in ()).throw(KeyboardInterrupt)}, said.append)
+        draw_each({file: lambda path: (_ for _ in ()).throw(KeyboardInterrupt)}, printed.append)
 
 
 def test_a_page_whose_picture_fails_is_written(tmp_path, monkeypatch):
@@ -128,20 +128,20 @@ def test_a_page_whose_picture_fails_is_written(tmp_path, monkeypatch):
 
     plan = ssdd.read_plan(ssdd.studies.demo.FILE, seeds=1)
     monkeypatch.setattr(page, "realism_points", lambda plan, cells: [("a", 1.0, 2.0), ("b", 2.0, 1.0)])
-    said = []
-    assert "(realism.png)" in page.write_page(plan, tmp_path, said.append).read_text() and not said
+    printed = []
+    assert "(realism.png)" in page.write_page(plan, tmp_path, printed.append).read_text() and not printed
     monkeypatch.setattr(pictures, "_figure", lambda *size: 1 / 0)
-    assert "(realism.png)" not in page.write_page(plan, tmp_path, said.append).read_text()
-    assert [event["event"] for event in said] == ["warning"] and "realism.png" in said[0]["message"]
+    assert "(realism.png)" not in page.write_page(plan, tmp_path, printed.append).read_text()
+    assert [event["event"] for event in printed] == ["warning"] and "realism.png" in printed[0]["message"]
 
 
 @pytest.mark.parametrize("n, d", [(200, 6), (40, 90), (50, 2), (3, 4)])
 def test_the_plane_is_that_of_a_full_decomposition(n, d):
     points = torch.randn(n, d, generator=torch.Generator().manual_seed(n), dtype=torch.float64) * torch.arange(1, d + 1)
     mean, axes, share = plane(points)
-    _, spread, wanted = torch.linalg.svd(points - points.mean(0), full_matrices=False)
+    _, spread, expected = torch.linalg.svd(points - points.mean(0), full_matrices=False)
     torch.testing.assert_close(mean, points.mean(0))
-    torch.testing.assert_close((axes.T @ wanted[:2].T).abs(), torch.eye(2, dtype=torch.float64), atol=1e-8, rtol=0)
+    torch.testing.assert_close((axes.T @ expected[:2].T).abs(), torch.eye(2, dtype=torch.float64), atol=1e-8, rtol=0)
     assert share == pytest.approx(float(spread[:2].square().sum() / spread.square().sum()))
 
 

@@ -187,10 +187,10 @@ def test_table_rows_and_numbers():
 
 def test_labels_in_words(capsys):
     cell = Cell(TEACHER, 0, None, {"features/1": 1.0, "features/5": 2.0, "features/0": 3.0})
-    wanted = ["probe, 1 label per class", "probe, 5 labels per class", "probe, all labels"]
-    assert table([cell.as_dict()])[0][2:] == wanted
+    expected = ["probe, 1 label per class", "probe, 5 labels per class", "probe, all labels"]
+    assert table([cell.as_dict()])[0][2:] == expected
     print_probes(cell)
-    assert [line.partition(":")[0] for line in capsys.readouterr().out.splitlines()] == wanted
+    assert [line.partition(":")[0] for line in capsys.readouterr().out.splitlines()] == expected
 
 
 def test_comparisons_and_sentences():
@@ -208,8 +208,8 @@ def test_comparisons_and_sentences():
 
 def test_a_single_seed_makes_no_claim():
     one = [c for c in cells() if c["seed"] == 0]
-    said = " ".join(sentences(one))
-    assert "no standard error" in said and "nan" not in said and table(one)[4][1] == "0.300"
+    output = " ".join(sentences(one))
+    assert "no standard error" in output and "nan" not in output and table(one)[4][1] == "0.300"
 
 
 def test_columns_are_explained_and_worthless_rows_are_named():
@@ -237,7 +237,7 @@ def digits_like(labels):
 def test_the_display_says_how_long_a_stage_takes(monkeypatch):
     now = [0.0]
     monkeypatch.setattr("ssdd.report.progress.time.monotonic", lambda: now[0])
-    for seconds, said in ((2.0, "training the teacher: about 33 min to go (990 steps of 2 s)"), (0.01, None)):
+    for seconds, output in ((2.0, "training the teacher: about 33 min to go (990 steps of 2 s)"), (0.01, None)):
         out = io.StringIO()
         with Display(Console(file=out, width=200)) as display:
             for step in range(20):
@@ -246,8 +246,8 @@ def test_the_display_says_how_long_a_stage_takes(monkeypatch):
             for step in range(20):  # the time of a stopped run that goes on is not counted
                 display({"event": "progress", "stage": "distill", "step": 500 + step, "steps": 560})
                 now[0] += seconds
-        assert ("about" in out.getvalue()) == (said is not None), out.getvalue()
-        assert out.getvalue().count("training the teacher: about") == bool(said)
+        assert ("about" in out.getvalue()) == (output is not None), out.getvalue()
+        assert out.getvalue().count("training the teacher: about") == bool(output)
         assert "distilling: about" not in out.getvalue() or "2 s)" in out.getvalue()
 
 

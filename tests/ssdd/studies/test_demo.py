@@ -70,8 +70,8 @@ def test_a_cell_equals_evaluate_of_the_selection(few, settings, teacher, represe
     rows = random_subset(len(few.x_train), settings.distill.images, 0)
     pairs = baseline(few, rows, representations.train, method="random", seed=0, targets=targets)
     make = lambda outputs: student(settings.student, 1, (8, 8), outputs)  # noqa: E731
-    wanted = evaluate(pairs, few, representations.test, make, settings)
-    assert cell["error"] == wanted.error and cell["probes"] == wanted.probes
+    expected = evaluate(pairs, few, representations.test, make, settings)
+    assert cell["error"] == expected.error and cell["probes"] == expected.probes
     assert (cell["error"] is None) == (targets == "labels")
     assert cell["settings"].get("targets", "teacher") == targets
     assert found["teacher", 0, "source"]["error"] == 0

@@ -144,10 +144,10 @@ def test_a_row_of_every_method(place):
         ('from = "random"\ntargets = "labels"', "row by labels: .*expected labelled training images"),
     ],
 )
-def test_a_row_that_needs_labels_is_refused_before_any_row_is_computed(place, few, row, said):
+def test_a_row_that_needs_labels_is_refused_before_any_row_is_computed(place, few, row, output):
     np.savez(place / "few.npz", x_train=few.x_train.numpy(), x_test=few.x_test.numpy())
     (place / "study.toml").write_text(FILE + f'[[row]]\nname = "by labels"\n{row}\n')
-    with pytest.raises(InputError, match=said):
+    with pytest.raises(InputError, match=output):
         run(place, targets={})
     assert not cells(place)
 
@@ -228,7 +228,7 @@ def test_pairs_from_their_file_give_the_bits_of_pairs_just_made(place, few):
 def test_killed_at_any_moment_it_goes_on_to_the_same_cells(fork_server, place, tmp_path):
     whole = tmp_path / "whole"
     run(place, workers=1, work=whole / "work")
-    wanted = numbers(cells(place))
+    reference = numbers(cells(place))
     (place / "cells.jsonl").unlink()
     files = ["--data", place / "few.npz", "--teacher", place / "teacher.safetensors"]
     command = ["study", place / "study.toml", *files, "--target", f"Other={place / 'other.npz'}"]
@@ -240,9 +240,9 @@ def test_killed_at_any_moment_it_goes_on_to_the_same_cells(fork_server, place, t
             time.sleep(0.01)
         os.kill(started.pids[0], signal.SIGKILL)
         assert started.wait()[0] == [-signal.SIGKILL]
-    codes, said = fork_server(1, *command).wait()
-    assert codes == [0], said
-    assert numbers(cells(place)) == wanted
+    codes, output = fork_server(1, *command).wait()
+    assert codes == [0], output
+    assert numbers(cells(place)) == reference
     assert "16 of 16 cells" in (place / "README.md").read_text()
 
 

@@ -202,14 +202,14 @@ def test_every_row_of_a_shipped_study_passes_a_dry_run(tmp_path, monkeypatch, na
     assert len(plan.rows) >= 5 and any(row.source == "krr-st" for row in plan.rows)
     assert {row.settings.pretrain.lr for row in plan.rows} == {0.1}  # one recipe of pre-training, the published one
     assert estimate.cost > 1e12 and not estimate.notes and not any(tmp_path.iterdir())
-    said = "\n".join(estimate.missing)
+    output = "\n".join(estimate.missing)
     for what in (
         "data: ",
         "teacher: ",
         *(f"target {t}: " for t in plan.targets),
         *(f"row {r}: missing" for r in imported),
     ):
-        assert what in said
+        assert what in output
     named = {str(file) for file in (plan.data, *plan.targets.values())}
     assert all(file in plan.layout for file in named)  # every folder is described
 
@@ -227,11 +227,11 @@ def test_the_shipped_studies_of_the_paper_have_its_settings():
 def test_a_dry_run_names_what_is_wrong(place, ssdd_command):
     text = FINETUNED + IMPORTED + ROWS + WIDER
     (place / "study.toml").write_text(text)
-    said = ssdd_command("study", place / "study.toml", "--dry-run").stdout
-    assert "12 of 14" not in said and "7 of 7 cells to compute" in said
-    assert f"missing: row DSA: missing, as {place / 'dsa.safetensors'} does not exist" in said
+    output = ssdd_command("study", place / "study.toml", "--dry-run").stdout
+    assert "12 of 14" not in output and "7 of 7 cells to compute" in output
+    assert f"missing: row DSA: missing, as {place / 'dsa.safetensors'} does not exist" in output
     assert not (place / "cells.jsonl").exists() and not (place / "work").exists()
-    one = next(line for line in said.splitlines() if line.startswith("KRR-ST, wider"))
+    one = next(line for line in output.splitlines() if line.startswith("KRR-ST, wider"))
     assert one.split()[2:7] == ["krr-st", "696", "10", one.split()[5], "4"]
     (place / "study.toml").write_text(text.replace('"other.npz"', '"unlabelled.npz"'))
     np.savez(place / "unlabelled.npz", x_train=np.zeros((9, 8, 8), np.uint8))
@@ -246,8 +246,8 @@ def test_a_dry_run_names_what_is_wrong(place, ssdd_command):
 
 
 def test_the_shipped_studies_are_listed_and_found(ssdd_command, tmp_path, monkeypatch):
-    said = ssdd_command("study", "--list").stdout
-    assert all(name in said for name in shipped_studies())
+    output = ssdd_command("study", "--list").stdout
+    assert all(name in output for name in shipped_studies())
     monkeypatch.chdir(tmp_path)
     assert "cifar-100-python/" in ssdd_command("study", "published/cifar100.toml", "--dry-run").stdout
     assert find_study("small/cifar100") == find_study("small-cifar100.toml") == shipped_studies()["small-cifar100.toml"]

@@ -240,7 +240,7 @@ def test_large_images_are_shown_to_a_teacher_a_few_at_a_time(few, monkeypatch):
     pooled = Teacher(nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten()), PRE)
     before = Teacher.__call__
     monkeypatch.setattr(Teacher, "__call__", lambda self, x: asked.append(len(x)) or before(self, x))
-    for side, n, wanted in (
+    for side, n, expected in (
         (8, 600, [500, 100]),
         (32, 600, [500, 100]),
         (64, 300, [125, 125, 50]),
@@ -251,12 +251,12 @@ def test_large_images_are_shown_to_a_teacher_a_few_at_a_time(few, monkeypatch):
         images = torch.randint(0, 256, (n, side, side, 1), dtype=torch.uint8)
         mean = images.float().mean((1, 2)) / 255
         torch.testing.assert_close(pooled.represent(images), mean)
-        assert asked == wanted
+        assert asked == expected
         asked.clear()
         data = ImageSet("set", images, images[:1])
         crops = draw_crops(n, 1, torch.Generator().manual_seed(0))
         views = Views(pooled.accepting(data.preprocessing), data, crops, 1, CPU)
-        assert [len(part) for part in views.compute()] == asked == wanted and views.parts() == len(wanted)
+        assert [len(part) for part in views.compute()] == asked == expected and views.parts() == len(expected)
 
 
 def test_a_pickle_in_place_of_an_array_is_refused_without_advice_to_load_it(few, tmp_path):

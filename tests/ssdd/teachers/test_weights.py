@@ -31,8 +31,8 @@ def saved(tmp_path, what, name="x.pth"):
 
 
 def is_network(teacher, tensors):
-    wanted = by_hand(tensors, teacher.preprocessing(IMAGES), False)
-    return torch.allclose(teacher.represent(IMAGES), wanted, rtol=1e-4, atol=1e-5)
+    expected = by_hand(tensors, teacher.preprocessing(IMAGES), False)
+    return torch.allclose(teacher.represent(IMAGES), expected, rtol=1e-4, atol=1e-5)
 
 
 PAIRS = {  # the network that learns, its moving average
@@ -138,8 +138,8 @@ def test_the_stem_of_small_images(tmp_path, padding):
     mine = state(3, stem=3)
     file = saved(tmp_path, {"state_dict": under("backbone.", mine) | {"backbone.fc.weight": torch.ones(4, 64)}})
     teacher = Teacher.named(file, DATA, stem_padding=padding)
-    wanted = by_hand(mine, DATA(IMAGES), False, stem_padding=padding)
-    torch.testing.assert_close(teacher.represent(IMAGES), wanted, rtol=1e-4, atol=1e-5)
+    expected = by_hand(mine, DATA(IMAGES), False, stem_padding=padding)
+    torch.testing.assert_close(teacher.represent(IMAGES), expected, rtol=1e-4, atol=1e-5)
     assert teacher.preprocessing == DATA and f"stem 3x3 without max-pool, padding {padding}" in teacher.summary
     assert torch.equal(Teacher.named(file, DATA).represent(IMAGES), teacher.represent(IMAGES)) == (padding == 2)
 
@@ -148,8 +148,8 @@ def test_three_stages(tmp_path):
     mine = weights((1, 1, 1), False, stem=3)
     found = under("model.", mine) | {"model.linear.weight": torch.ones(10, 32)}
     teacher = Teacher.named(saved(tmp_path, found), DATA, stem_padding=1)
-    wanted = by_hand(mine, DATA(IMAGES), False, stem_padding=1)
-    torch.testing.assert_close(teacher.represent(IMAGES), wanted, rtol=1e-4, atol=1e-5)
+    expected = by_hand(mine, DATA(IMAGES), False, stem_padding=1)
+    torch.testing.assert_close(teacher.represent(IMAGES), expected, rtol=1e-4, atol=1e-5)
     for missing in ("layer2.0.bn1.weight", "bn1.weight", "layer1.0.conv1.weight"):
         torn = {key: value for key, value in found.items() if key != f"model.{missing}"}
         with pytest.raises(InputError, match="teacher: x.pth: state dict"):
@@ -218,5 +218,5 @@ def test_a_file_that_holds_itself(tmp_path):
         ("visual_encoder.", "visual_encoder_m.", True),
     ],
 )
-def test_names_of_moving_averages(online, target, wanted):
-    assert is_average_of(target, online) == wanted
+def test_names_of_moving_averages(online, target, expected):
+    assert is_average_of(target, online) == expected
