@@ -30,7 +30,7 @@ def tolerance(kappa: float) -> float:
 
 
 def check(got, right, inputs, where, allowed=None):
-    """Compare value and all gradients of `got` with those of `want`, both computed from the leaves of `inputs`."""
+    """Compare value and all gradients of `got` with those of the formula, both computed from the leaves of `inputs`."""
     allowed = tolerance(condition(inputs)) if allowed is None else allowed
     assert got.dtype == right.dtype
     assert relative_error(got, right) <= allowed, f"{where}: value"

@@ -27,7 +27,7 @@ def problem(s=40, d=60, dtype=F64):
 
 
 @pytest.mark.parametrize("n", (1, 2, 30))
-@pytest.mark.parametrize("wanted", (1.0, 1e3, 1e9))
+@pytest.mark.parametrize("expected", (1.0, 1e3, 1e9))
 def test_estimate_is_a_lower_bound_and_close(n, expected):
     torch.manual_seed(n)
     q = torch.linalg.qr(torch.randn(5, n, n, dtype=F64)).Q

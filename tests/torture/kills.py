@@ -75,8 +75,8 @@ class Server:
             free.bind(("127.0.0.1", 0))
             port = free.getsockname()[1]
         request = {"size": size, "port": port, "arguments": list(map(str, arguments)), "environment": {}}
-        request |= {"output": str(self.place / "said"), **extra}
-        (self.place / "said").write_text("")
+        request |= {"output": str(self.place / "output"), **extra}
+        (self.place / "output").write_text("")
         self.process.stdin.write(json.dumps(request) + "\n")
         self.process.stdin.flush()
         pids: list[int] = json.loads(self.process.stdout.readline())
@@ -208,7 +208,7 @@ def case(rng: random.Random, shared: Any, folder: Path) -> dict[str, Any]:
         pids = server.start(arguments, kind.size, **extra)
         after = kind.seconds * rng.uniform(0.02, 1.0)
         codes = server.kill_after(after, pids, number)
-        output = (server.place / "said").read_text()
+        output = (server.place / "output").read_text()
         faults.append(f"{fault} after {after:.2f} s: {codes}")
         counts[f"{name}: {fault}"] = counts.get(f"{name}: {fault}", 0) + 1
         allowed = {0, 1, 130, 143, -signal.SIGKILL, -signal.SIGTERM}
@@ -222,10 +222,10 @@ def case(rng: random.Random, shared: Any, folder: Path) -> dict[str, Any]:
             break
     if any(codes):
         server.start(arguments, kind.size)
-        codes, output = server.codes(), (server.place / "said").read_text()
+        codes, output = server.codes(), (server.place / "output").read_text()
         if any(codes) and "None of the checkpoints can be read: start the run anew" in output:
             server.start(again(kind.begin(folder)), kind.size)
-            codes, output = server.codes(), (server.place / "said").read_text()
+            codes, output = server.codes(), (server.place / "output").read_text()
         assert not any(codes), f"{faults}, then {codes}: {output[-1500:]}"
     assert same(kind.result(folder), kind.expected), f"other bits after {faults}"
     return {"kind": name, "faults": faults, "counts": counts}

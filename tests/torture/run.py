@@ -80,7 +80,7 @@ def supervise(part: str, a: argparse.Namespace, seconds: float, place: Path) -> 
         command += ["--place", str(place), "--out", str(file)]
         if a.cases is not None:
             command += ["--cases", str(a.cases - len(lines))]
-        with open(place / f"{part}.said", "ab") as output:
+        with open(place / f"{part}.output", "ab") as output:
             child = subprocess.Popen(command, stdout=output, stderr=output, env={**os.environ, **environment(part)})
             try:
                 code = child.wait(timeout=left + 600)
@@ -92,16 +92,16 @@ def supervise(part: str, a: argparse.Namespace, seconds: float, place: Path) -> 
         begun = [line["seed"] for line in found if "begins" in line]
         finished = {line["seed"] for line in found if "begins" not in line}
         crashed = [s for s in begun if s not in finished]
-        whole = (place / f"{part}.said").read_text(errors="replace")
+        whole = (place / f"{part}.output").read_text(errors="replace")
         marks = [at for mark in ("AddressSanitizer: ", "runtime error: ") if (at := whole.rfind(mark)) >= 0]
-        said_last = whole[max(0, min(marks) - 200) :][:2000] if marks else whole[-2000:]
+        last_output = whole[max(0, min(marks) - 200) :][:2000] if marks else whole[-2000:]
         for s in crashed:
             lines.append(
-                {"part": part, "seed": s, "ok": False, "error": f"process ended with {code}", "said": said_last}
+                {"part": part, "seed": s, "ok": False, "error": f"process ended with {code}", "output": last_output}
             )
         if code and not crashed:
             lines.append(
-                {"part": part, "seed": seed, "ok": False, "error": f"could not begin ({code})", "said": said_last}
+                {"part": part, "seed": seed, "ok": False, "error": f"could not begin ({code})", "output": last_output}
             )
             break
         seed = max(begun, default=seed) + 1

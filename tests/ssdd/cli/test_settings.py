@@ -114,7 +114,7 @@ def test_explicit_settings_override_official(ssdd_command, tmp_path):
 
 
 @pytest.mark.parametrize(
-    "arguments, said",
+    "arguments, message",
     [
         (
             ["settings", "--distill.speed=9"],

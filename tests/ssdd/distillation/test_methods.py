@@ -53,7 +53,7 @@ def step_of(job, networks, size=12, learned=()):
 
 
 def agree(job, step, expected):
-    """The method's loss is ``wanted``, and so are its gradients."""
+    """The method's loss is the given one, and so are its gradients."""
     ours, theirs = method_of(job).loss(step), expected
     assert float(ours.detach()) == pytest.approx(float(theirs.detach()), rel=1e-9)
     leaves = [x for x in (step.x_s, step.y_s, *step.learned.values()) if x.requires_grad]

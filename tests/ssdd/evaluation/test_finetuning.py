@@ -121,7 +121,7 @@ def test_the_sources_normalisation_is_another_choice(make, few):
 
 
 @pytest.mark.parametrize(
-    ("change", "said"),
+    ("change", "message"),
     [
         ({"y_train": None}, "its training images have no labels"),
         ({"y_test": None}, "its test images have no labels"),
@@ -129,12 +129,12 @@ def test_the_sources_normalisation_is_another_choice(make, few):
         ({"y_train": torch.arange(400) % 9}, "no training images of class 9"),
     ],
 )
-def test_a_target_that_does_not_fit_is_refused_before_any_training(make, few, small, change, output):
+def test_a_target_that_does_not_fit_is_refused_before_any_training(make, few, small, change, message):
     target = dataclasses.replace(few, name="cars", **change)
-    assert output in why_no_transfer(target) and why_no_transfer(few) == ""
+    assert message in why_no_transfer(target) and why_no_transfer(few) == ""
     settings = dataclasses.replace(small, finetune=FinetuneConfig(share=1.0))
     events = []
-    with pytest.raises(InputError, match=f"target Cars: cars: .*{output}"):
+    with pytest.raises(InputError, match=f"target Cars: cars: .*{message}"):
         evaluate_on(None, {"few": few, "Cars": target}, {}, make, settings, report=events.append)
     assert events == []
 

@@ -63,7 +63,7 @@ def test_blocks_of_a_resnet_start_as_their_shortcut(name, stem):
 
 
 @pytest.mark.parametrize(
-    ("name", "options", "said"),
+    ("name", "options", "message"),
     [
         ("vgg11", {}, "vgg11 halves the image side 5 times, so it needs images of at least 32x32, got 8x8"),
         ("vgg11", {"stem": "imagenet"}, "stem: only resnet10 and resnet18"),
@@ -75,8 +75,8 @@ def test_blocks_of_a_resnet_start_as_their_shortcut(name, stem):
         ("no_such_module:f", {}, "no_such_module"),
     ],
 )
-def test_what_is_refused(name, options, output):
-    with pytest.raises(InputError, match=output):
+def test_what_is_refused(name, options, message):
+    with pytest.raises(InputError, match=message):
         build(name, 3, (8, 8), 2, **options)
 
 

@@ -138,16 +138,16 @@ def test_a_row_of_every_method(place):
 
 
 @pytest.mark.parametrize(
-    "row, said",
+    "row, message",
     [
         ('from = "dm"', "row by labels: method: 'dm' learns from labels"),
         ('from = "random"\ntargets = "labels"', "row by labels: .*expected labelled training images"),
     ],
 )
-def test_a_row_that_needs_labels_is_refused_before_any_row_is_computed(place, few, row, output):
+def test_a_row_that_needs_labels_is_refused_before_any_row_is_computed(place, few, row, message):
     np.savez(place / "few.npz", x_train=few.x_train.numpy(), x_test=few.x_test.numpy())
     (place / "study.toml").write_text(FILE + f'[[row]]\nname = "by labels"\n{row}\n')
-    with pytest.raises(InputError, match=output):
+    with pytest.raises(InputError, match=message):
         run(place, targets={})
     assert not cells(place)
 
@@ -240,8 +240,8 @@ def test_killed_at_any_moment_it_goes_on_to_the_same_cells(fork_server, place, t
             time.sleep(0.01)
         os.kill(started.pids[0], signal.SIGKILL)
         assert started.wait()[0] == [-signal.SIGKILL]
-    codes, output = fork_server(1, *command).wait()
-    assert codes == [0], output
+    codes, message = fork_server(1, *command).wait()
+    assert codes == [0], message
     assert numbers(cells(place)) == reference
     assert "16 of 16 cells" in (place / "README.md").read_text()
 

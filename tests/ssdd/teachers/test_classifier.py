@@ -93,7 +93,7 @@ def test_statistics_of_each_batch_are_another_accuracy(classifier, few):
 
 
 @pytest.mark.parametrize(
-    ("change", "said"),
+    ("change", "message"),
     [
         ({"y_train": None}, "y_train: expected labels"),
         ({"y_test": None}, "y_test: expected labels"),
@@ -101,8 +101,8 @@ def test_statistics_of_each_batch_are_another_accuracy(classifier, few):
         ({"y_train": torch.zeros(400).long(), "y_test": torch.zeros(100).long()}, "at least two classes"),
     ],
 )
-def test_sets_without_the_labels_it_needs(few, change, output):
-    with pytest.raises(InputError, match=output):
+def test_sets_without_the_labels_it_needs(few, change, message):
+    with pytest.raises(InputError, match=message):
         train_classifier(dataclasses.replace(few, **change), SMALL)
     with pytest.raises(Diverged, match=r"classifier\.lr"):
         train_classifier(few, dataclasses.replace(SMALL, lr=1e20))
@@ -249,7 +249,7 @@ def test_the_verbs(ssdd_command, few, pairs, tmp_path, monkeypatch):
     assert "with the statistics of each batch" in code.stdout
     recipe = Classifier.load("code.safetensors").about["kd"]
     assert (recipe["mode"], recipe["input"], recipe["epochs"]) == ("train", "raw", 3)
-    for command, output in (
+    for command, message in (
         ([*kd, "-o", "s.safetensors"], "exists; choose another name"),
         ([*kd], "--out, --resume: expected one of the two"),
         ([*kd, "-o", "s.pt"], "ends in .safetensors"),
@@ -258,7 +258,7 @@ def test_the_verbs(ssdd_command, few, pairs, tmp_path, monkeypatch):
         ([*kd[:3], "pairs.safetensors", *kd[4:], "-o", "n.safetensors"], "expected a classifier written by"),
         ([*teach, "--resume", "n.safetensors"], "n.safetensors.training does not exist"),
     ):
-        assert output in str(ssdd_command(*command, fails=True).exception), command
+        assert message in str(ssdd_command(*command, fails=True).exception), command
     assert not (tmp_path / "n.safetensors.training").exists()
 
 

@@ -205,7 +205,7 @@ def test_a_file_that_holds_itself(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "online, target, wanted",
+    "online, target, expected",
     [
         ("encoder_q.", "encoder_k.", True),
         ("encoder_k.", "encoder_q.", False),
