@@ -15,6 +15,7 @@ import resource
 import signal
 import sys
 import time
+import traceback
 
 import matplotlib.backends.backend_agg
 import matplotlib.figure  # noqa: F401
@@ -88,6 +89,8 @@ def become(request, rank):
         if isinstance(end.code, str):
             print(end.code, file=sys.stderr)
         code = end.code if isinstance(end.code, int) else int(end.code is not None)
+    except BaseException:
+        traceback.print_exc()
     finally:
         sys.stdout.flush()
         sys.stderr.flush()

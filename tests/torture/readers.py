@@ -80,7 +80,7 @@ def prepare(place: Path) -> dict[str, Any]:
     Image.fromarray(images[0]).save(picture, "PNG")
     Image.fromarray(images[1]).save(jpeg, "JPEG")
     np.savez(npz, x_train=images, y_train=np.arange(6) % 2, x_test=images[:2], y_test=np.arange(2))
-    np.save(npy, np.random.default_rng(1).normal(size=(1797, 2)).astype(np.float32))
+    np.save(npy, np.random.default_rng(1).normal(size=(6, 2)).astype(np.float32))
     torch.save(torch.rand(3, 1, 8, 8), pt)
     pairs.save(place / "pairs.safetensors")
     teacher = ssdd.train_teacher(
@@ -98,7 +98,7 @@ def prepare(place: Path) -> dict[str, Any]:
     cell = {"row": "a", "seed": 0, "set": "source", "error": 0.5, "probes": {"features/0": 1.0}, "inputs": {}}
     row = {"row": "a", "settings": {"distill": {"lr": 0.1}}}
     log = [{"event": "distill", "step": 1, "steps": 2, "loss": 0.1}, {"event": "end"}]
-    digits = ssdd.load_images("digits")
+    few = ssdd.ImageSet("few", torch.from_numpy(images), torch.from_numpy(images[:2]))
 
     def checkpoint(file: Path) -> Any:
         (file.parent / "c").mkdir(exist_ok=True)
@@ -121,7 +121,7 @@ def prepare(place: Path) -> dict[str, Any]:
         "pt": (pt.getvalue(), ("x_syn.pt", read_tensor)),
         "weights": (pt.getvalue(), ("w.pth", lambda f: ssdd.Teacher.named(str(f), pre))),
         "npz": (npz.getvalue(), ("f.npz", lambda f: ssdd.load_images(str(f)))),
-        "npy": (npy.getvalue(), ("f.npy", lambda f: ssdd.read_representations(f, digits))),
+        "npy": (npy.getvalue(), ("f.npy", lambda f: ssdd.read_representations(f, few))),
         "scores": (npy.getvalue(), ("f.npy", ssdd.read_scores)),
         "png": (picture.getvalue(), ("a/f.png", folder)),
         "jpeg": (jpeg.getvalue(), ("a/f.jpg", folder)),
