@@ -36,6 +36,7 @@ void gram(const Capsule& x, const Capsule& z, const Capsule& hyper, const std::v
     a.order = order;
     require_values(a.kernel, a.hyper.count, 0, sizeof(T));
     require_all("x and k", a.x.p, a.k);
+    require(a.z.p || q == s, "z: expected a tensor, got None; without it the matrix is square");
     a.work = r.template array<T>("work", tensor_of(work), size);
     require_all("work", a.work);
     run_on(r, [&] { cuda::gram(a, reinterpret_cast<void*>(stream)); }, [&] { cpu::gram(a); });

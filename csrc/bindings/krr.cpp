@@ -24,13 +24,14 @@ KrrShape shape_of(int64_t batch, int64_t s, int64_t q, int64_t d, int64_t c, int
   shape.detach = detach;
   shape.bordered = bordered;
   shape.plan = plan_of(plan);
-  shape.chunk = chunk;
+  shape.chunk = std::min(chunk, std::max<int64_t>(q, 1));  // workspaces hold a chunk
   shape.threads = threads;
   shape.fused_gram = fused_gram;
   shape.lanes = lanes;
   shape.halves = halves;
   for (const int64_t size : {batch, s, q, d, c, n}) require(size >= 0, "shape: sizes must not be negative");
   require_fits(batch, std::max(s, std::max(q, n)), std::max(std::max(s, q), std::max(d, std::max(c, n))));
+  require_fits(1, c, d);
   require(chunk >= 1 && chunk <= kMostChunk, "shape: chunk must be positive");
   require_threads(threads);
   const bool primal = shape.plan == Plan::primal, linear = shape.kernel == KernelKind::linear;

@@ -67,8 +67,9 @@ struct RationalQuadratic : Math<T, Bytes> {
   // log(1 + t), whose error is relative to t, so that small t lose nothing.
   static V log1p(V t) {
     const V b = t + T(1), rounded = b - T(1);
-    const auto usable = (rounded > T(0)) & (b < M::infinity());
-    return usable ? M::log(b) * (t / (usable ? rounded : M::all(1))) : (rounded > T(0) ? M::log(b) : t);
+    const auto above = rounded > T(0), usable = above & (b < M::infinity());
+    const V log_b = M::log(above ? b : M::all(1));  // not of NaN, nor of the negative numbers of a negative alpha
+    return usable ? log_b * (t / (usable ? rounded : M::all(1))) : (above ? log_b : t);
   }
   V value(V r, V) const { return M::exp(log1p(r * f.c[0]) * -f.c[2]); }
   template <bool Parameters>

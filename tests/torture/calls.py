@@ -11,8 +11,8 @@ from __future__ import annotations
 import ctypes
 import mmap
 import random
-from functools import partial
-from importlib import import_module
+import sys
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -287,12 +287,17 @@ KIN = (change_strides, change_strides, change_content, change_content, change_si
 # --- a case --------------------------------------------------------------------------------------------
 
 
+@cache
+def plan_caches() -> list[Any]:
+    """Return all caches of ssdd_ext."""
+    found = [value for name, m in [*sys.modules.items()] if name.startswith("ssdd_ext") for value in vars(m).values()]
+    return [value for value in found if hasattr(value, "cache_clear") and value.__module__.startswith("ssdd_ext")]
+
+
 def forget_plans() -> None:
-    """Empty the caches of shapes: a hostile shape in one of them would spoil later calls."""
-    for name in ("small", "eager", "eager_gram", "fitted"):
-        for cached in vars(import_module(f"ssdd_ext.ops.{name}")).values():
-            if hasattr(cached, "cache_clear") and cached.__module__.startswith("ssdd_ext"):
-                cached.cache_clear()
+    """Empty the caches: a hostile shape in one of them would spoil later calls, and a case follows from its seed."""
+    for cached in plan_caches():
+        cached.cache_clear()
 
 
 def public_call(rng: random.Random, inputs: Any) -> None:
