@@ -65,7 +65,7 @@ PACES = (0.1, 0.3, 0.6, 1.0)
 """The latest moment of a fault, in lives of a run that is left alone. One is drawn per case."""
 MOST_FAULTS = 10
 UNREADABLE = "None of the checkpoints can be read: start the run anew"
-PATIENCE = 1800
+PATIENCE = 500
 """Seconds after which a run that should have ended is killed, and the case has failed: long, for a busy machine."""
 
 

@@ -166,7 +166,7 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=0, help="Seed of the first case of each part.")
     parser.add_argument("--cases", type=int, help="At most so many cases per part.")
     parser.add_argument("--out", type=Path, default=Path("build/torture.jsonl"), help="The report, one line per case.")
-    parser.add_argument("--replay", metavar="PART:SEED", help="Run this case alone, in this process.")
+    parser.add_argument("--replay", metavar="PART:SEED", help="Run this case alone.")
     parser.add_argument("--worker", help=argparse.SUPPRESS)
     parser.add_argument("--seconds", type=float, default=0.0, help=argparse.SUPPRESS)
     parser.add_argument("--place", type=Path, help=argparse.SUPPRESS)
@@ -177,6 +177,9 @@ def main() -> int:
         return 0
     if a.replay:
         part, _, seed = a.replay.partition(":")
+        values = environment(part)
+        if "LD_PRELOAD" in values and "LD_PRELOAD" not in os.environ:  # with the sanitizers, as the case ran
+            os.execve(sys.executable, [sys.executable, *sys.argv], {**os.environ, **values})
         with tempfile.TemporaryDirectory() as place:
             run_cases(part, int(seed), 1e9, 1, Path(place), sys.stdout)
         return 0
