@@ -255,6 +255,17 @@ def case(rng: random.Random, shared: Any, folder: Path) -> dict[str, Any]:
     return {"reader": what, "counts": {what: FILES, f"{what}: accepted": accepted}}
 
 
+def own_functions() -> list[Any]:
+    """Return the functions and methods of the modules that read files."""
+    rooms = ("artifact", "data", "config", "checkpoint", "report", "studies", "teachers", "cli.resume")
+    names = [name for name in sys.modules if name.startswith(tuple(f"ssdd.{room}" for room in rooms))]
+    owners = [sys.modules[name] for name in names]
+    owners += [v for m in list(owners) for v in vars(m).values() if isinstance(v, type) and v.__module__ in names]
+    found = [getattr(v, "__func__", v) for owner in owners for v in vars(owner).values()]
+    functions = {id(f): f for f in found if hasattr(f, "__code__") and f.__module__ in names}
+    return list(functions.values())
+
+
 def guided(what: str, seconds: int, place: Path) -> None:
     """Fuzz one reader by atheris, guided by the coverage of ssdd, in this process, which it ends."""
     import atheris
@@ -265,15 +276,12 @@ def guided(what: str, seconds: int, place: Path) -> None:
     corpus.mkdir()
     (corpus / "good").write_bytes(content)
     canary = place / CANARY
-    for module in ("ssdd.artifact", "ssdd.data", "ssdd.config", "ssdd.checkpoint", "ssdd.report", "ssdd.studies"):
-        for loaded in [m for n, m in sys.modules.items() if n.startswith(module)]:
-            for value in vars(loaded).values():
-                if (
-                    callable(value)
-                    and getattr(value, "__module__", "").startswith(module)
-                    and hasattr(value, "__code__")
-                ):
-                    atheris.instrument_func(value)
+    for function in own_functions():
+        atheris.instrument_func(function)
+
+    def mutate_either_way(data: bytes, most: int, seed: int) -> bytes:
+        rng = random.Random(seed)
+        return mutate(rng, data, canary)[:most] if rng.random() < 0.5 else atheris.Mutate(data, most)
 
     def one(data: bytes) -> None:
         nonlocal count
@@ -283,7 +291,7 @@ def guided(what: str, seconds: int, place: Path) -> None:
         read_one(name, data, read, folder, canary)
 
     arguments = [sys.argv[0], f"-max_total_time={seconds}", "-rss_limit_mb=4000", "-timeout=60", str(corpus)]
-    atheris.Setup(arguments, one)
+    atheris.Setup(arguments, one, custom_mutator=mutate_either_way)
     atheris.Fuzz()
 
 
