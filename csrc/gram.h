@@ -64,10 +64,10 @@ struct GramBackwardArgs {
 };
 
 namespace cpu {
-int64_t gram_workspace(int64_t batch, int64_t s, int64_t q, int threads);  // for any kernel
+int64_t gram_workspace(KernelKind kernel, int64_t batch, int64_t s, int64_t q, int64_t d, int threads);
 template <class T> void gram(const GramArgs<T>& args);
-int64_t gram_backward_workspace(int64_t batch, int64_t s, int64_t q, int64_t d, int64_t chunk, bool symmetric,
-                                int threads);
+int64_t gram_backward_workspace(KernelKind kernel, int64_t batch, int64_t s, int64_t q, int64_t d, int64_t chunk,
+                                bool symmetric, int threads);
 template <class T> void gram_backward(const GramBackwardArgs<T>& args);
 }  // namespace cpu
 namespace cuda {

@@ -2,6 +2,7 @@
 #pragma once
 #include "../krr.h"
 #include "../arena.h"
+#include "distances.h"
 #include "product.h"
 
 namespace ssdd::cpu {
@@ -19,6 +20,7 @@ struct KrrWork {
   T *norms_s, *norms_q;               // kernels of norms: squared lengths [S], [chunk]
   T *arguments, *arguments_s;         // if not kept: of the kernel, [chunk, S] and [S, S]
   T *norms_bar, *row_sums;            // backward: [threads, S] by columns, [3, rows]
+  DistanceWork<T> distances;
   T* pack;
   int64_t total, widest;
 };
@@ -58,6 +60,7 @@ KrrWork<T> krr_layout(const KrrShape& s, bool backward, int threads, T* memory) 
     w.norms_s = arena.take(s.s);
     w.norms_q = arena.take(s.chunk);
   }
+  if (shifts(s.kernel, s.d)) w.distances = distance_work(arena, s.chunk, s.s, s.d);
   w.pack = arena.take(packing_elements(w.widest, threads));
   w.total = arena.used;
   return w;

@@ -44,7 +44,8 @@ void run(const Kernel& kernel, int64_t batch, int64_t s, int64_t q, bool symmetr
     args.kernel = kernel.kind;
     args.order = kernel.order;
     args.threads = threads;
-    args.work = workspace<double>(ssdd::cpu::gram_backward_workspace(batch, s, q, d, chunk, symmetric, threads));
+    args.work =
+        workspace<double>(ssdd::cpu::gram_backward_workspace(kernel.kind, batch, s, q, d, chunk, symmetric, threads));
     ssdd::cpu::gram_backward(args);
     for (int64_t b = 0; b < batch; ++b) {
       const size_t at = size_t(b);
