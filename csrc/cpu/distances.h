@@ -33,7 +33,9 @@ struct DistanceWork {
   T *x_squares = nullptr, *z_squares = nullptr;
 };
 
-inline bool shifts(KernelKind kind, int64_t features) { return of_distance(kind) && features >= kLeastFeatures; }
+inline bool shifts(KernelKind kind, int64_t features) {
+  return of_distance(kind) && !of_one_norm(kind) && features >= kLeastFeatures;
+}
 
 // rows: of x; 0 if x is z.
 template <class T>

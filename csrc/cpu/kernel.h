@@ -32,6 +32,9 @@ struct KernelFunction {
         // The coefficient is 2 nu: 1, 3, 5.
         set((2 * (static_cast<int>(kind) - static_cast<int>(KernelKind::matern_1)) + 1) / (first * first), -2 / first);
         break;
+      case KernelKind::laplace_1:
+        set(-1 / first);
+        break;
       case KernelKind::rational_quadratic:
         set(0.5 / (second * first * first), -2 / first, second);
         break;
@@ -119,14 +122,18 @@ void squared_lengths(const Team& team, int64_t rows, int64_t columns, View<const
   team.barrier();
 }
 
-// The product of a function of the distance: its epilogue gets squared distances in either form.
+inline Inner inner_of(KernelKind kind) {
+  return !of_distance(kind) ? Inner::dot : of_one_norm(kind) ? Inner::absolute : Inner::distance;
+}
+
+// The product of a function of the distance: its epilogue gets squared distances in either form, or 1-norms.
 template <class T>
-void distance_product(const Team& team, const Packing<T>& packing, Product<T> p, KernelEpilogue<T> context,
+void distance_product(const Team& team, const Packing<T>& packing, Inner inner, Product<T> p, KernelEpilogue<T> context,
                       const DistanceWork<T>& work) {
   const Epilogue<T> epilogue{&apply_kernel<T>, &context};
   Distances<T> distances(team, p, work);
   if (!distances.shift_columns()) {
-    p.inner = Inner::distance;
+    p.inner = inner;
     if (context.function) p.epilogue = &epilogue;
     return product(team, packing, p);
   }
@@ -161,7 +168,7 @@ void kernel_product(const Team& team, const Packing<T>& packing, KernelKind kind
   }
   const KernelFunction<T> function(kind, order, hyper, b, p.k);
   const KernelEpilogue<T> context{&function, x, z, arguments, nullptr};
-  if (of_distance(kind)) return distance_product(team, packing, p, context, work);
+  if (of_distance(kind)) return distance_product(team, packing, inner_of(kind), p, context, work);
   const Epilogue<T> epilogue{&apply_kernel<T>, &context};
   p.epilogue = &epilogue;
   product(team, packing, p);
@@ -171,7 +178,7 @@ void kernel_product(const Team& team, const Packing<T>& packing, KernelKind kind
 template <class T>
 void argument_product(const Team& team, const Packing<T>& packing, KernelKind kind, Product<T> p,
                       const DistanceWork<T>& work = {}) {
-  if (of_distance(kind)) return distance_product(team, packing, p, KernelEpilogue<T>{}, work);
+  if (of_distance(kind)) return distance_product(team, packing, inner_of(kind), p, KernelEpilogue<T>{}, work);
   product(team, packing, p);
 }
 

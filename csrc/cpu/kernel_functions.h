@@ -57,6 +57,23 @@ struct Matern : Math<T, Bytes> {
   }
 };
 
+// k = exp(c0 a) of a 1-norm a; c0 = -1 / l.
+template <class T, int Bytes>
+struct Laplace1 : Math<T, Bytes> {
+  using M = Math<T, Bytes>;
+  using V = typename M::V;
+  static constexpr bool norms = false;
+  const KernelRow<T>& f;
+  V value(V a, V) const { return M::exp(a * f.c[0]); }
+  template <bool Parameters>
+  Slopes<V> slopes(V a, V) const {
+    Slopes<V> s;
+    s.argument = M::exp(a * f.c[0]) * f.c[0];
+    if constexpr (Parameters) s.first = s.argument == T(0) ? V{} : s.argument * a * f.c[0];
+    return s;
+  }
+};
+
 // k = b^-alpha, b = 1 + t, t = c0 r; c0 = 1 / (2 alpha l^2), c1 = -2 / l, c2 = alpha.
 template <class T, int Bytes>
 struct RationalQuadratic : Math<T, Bytes> {
@@ -199,6 +216,8 @@ void dispatch(KernelKind kind, const Use& use) {
       return use(Matern<T, Bytes, 1>{{}, use.row});
     case KernelKind::matern_5:
       return use(Matern<T, Bytes, 2>{{}, use.row});
+    case KernelKind::laplace_1:
+      return use(Laplace1<T, Bytes>{{}, use.row});
     case KernelKind::rational_quadratic:
       return use(RationalQuadratic<T, Bytes>{{}, use.row});
     case KernelKind::polynomial:
