@@ -116,7 +116,7 @@ def test_a_point_that_is_not_finite_spoils_its_own_row_only():
 
 
 @pytest.mark.parametrize("name", KERNELS)
-@pytest.mark.parametrize("kind", ["gaussian", "near_duplicates", "clusters_1e2"])
+@pytest.mark.parametrize("kind", ["gaussian", "near_duplicates", "clusters_1e2", "clusters_1e6"])
 def test_losses_and_gradients(kind, name):
     d, c = 160, 3
     generator = torch.Generator().manual_seed(1)
