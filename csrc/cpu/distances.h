@@ -1,6 +1,6 @@
 // Squared distances of two sets of points: by a product where that keeps their digits, by differences elsewhere.
 //
-//   product      r = (|x|^2 - x.z) + (|z|^2 - x.z), of points from an origin among the points z
+//   product      r = (|x|^2 - x.z) + (|z|^2 - x.z), of points about 0, or about the mean of some of the points z
 //   differences  r = sum_d (x_d - z_d)^2, one more operation per term than a product
 //
 // With unit roundoff u, the error of r by a product is at most gamma (|x|^2 + |z|^2), gamma = (160 + D / 128) u: 135 + D /
@@ -12,7 +12,7 @@
 // sign are far smaller: tests/ext/test_distances.py holds 8 u for every kernel (float, D up to 8192).
 //
 // What is computed again costs twice a difference in a tile, so that clusters far apart would be slow: a sample of pairs
-// decides between the two forms, before the product. The choice depends on the points and the sizes alone.
+// decides between 0, the mean and differences, before the product. The choice depends on the points and the sizes alone.
 #pragma once
 #include "../arena.h"
 #include "kernel_rows.h"
@@ -20,7 +20,7 @@
 
 namespace ssdd::cpu {
 
-// Below these sizes the shift of the points takes longer than a product saves.
+// Below these sizes the squared lengths and the shift take longer than a product saves.
 constexpr int64_t kLeastFeatures = 128, kLeastPoints = 64;
 constexpr int64_t kShiftedRows = 384;        // rows of x that are shifted and multiplied at a time
 constexpr int64_t kOriginPoints = 32;        // points of z whose mean is the origin
@@ -45,7 +45,7 @@ DistanceWork<T> distance_work(Arena<T>& arena, int64_t rows, int64_t columns, in
   w.origin = arena.take(features);
   w.x = arena.take(block * features);
   w.z = arena.take(columns * features);
-  w.x_squares = arena.take(block);
+  w.x_squares = arena.take(rows);
   w.z_squares = arena.take(columns);
   return w;
 }
@@ -58,30 +58,40 @@ class Distances {
       : team(team), rows(kernel_rows<T>()), work(work), x(p.a), z(p.b.t()), count_x(p.m), count_z(p.n), features(p.k),
         same(p.lower) {}
 
-  // Shifts the points z. Returns false if differences are to be used.
+  // Computes the squared lengths of the points z from the origin, after shifting them if that is needed. Returns false if
+  // differences are to be used.
   bool shift_columns() {
     if (!work.z || features < kLeastFeatures || std::min(count_x, count_z) < kLeastPoints) return false;
     int64_t begin, end;
     team.share(features, 16, &begin, &end);
-    const int64_t count = std::min(kOriginPoints, count_z);
-    for (int64_t d = begin; d < end; ++d) {
-      double sum = 0;
-      for (int64_t i = 0; i < count; ++i) sum += static_cast<double>(z(i * count_z / count, d));
-      work.origin[d] = static_cast<T>(sum / static_cast<double>(count));
-    }
+    std::fill(work.origin + begin, work.origin + end, T(0));
     team.barrier();
+    shifted = !few_are_close();
+    if (shifted) {
+      team.barrier();  // the others have read the origin 0
+      const int64_t count = std::min(kOriginPoints, count_z);
+      for (int64_t d = begin; d < end; ++d) {
+        double sum = 0;
+        for (int64_t i = 0; i < count; ++i) sum += static_cast<double>(z(i * count_z / count, d));
+        work.origin[d] = static_cast<T>(sum / static_cast<double>(count));
+      }
+      team.barrier();
+      if (!few_are_close()) return false;
+    }
     shift(z, 0, count_z, work.z, work.z_squares);
-    return few_are_close();
+    return true;
   }
 
-  View<const T> columns() const { return {work.z, features, 1}; }
+  View<const T> columns() const { return shifted ? View<const T>{work.z, features, 1} : z; }
+  // The number of rows of x at a time: memory is for so many shifted ones. x with itself is one triangle.
+  int64_t rows_at_once() const { return same || !shifted ? count_x : kShiftedRows; }
 
-  // Shifts the rows of x from i0 on, and returns them; finish() is then about them.
+  // Does the same for the rows of x from i0 on, and returns them; finish() is then about them.
   View<const T> shift_rows(int64_t i0, int64_t count) {
     first = i0;
     if (same) return columns();
     shift(x, i0, count, work.x, work.x_squares);
-    return {work.x, features, 1};
+    return shifted ? View<const T>{work.x, features, 1} : x.from(i0, 0);
   }
 
   // From x.z of row i (from the last shift_rows) and the columns from j on to the squared distances, in place.
@@ -109,6 +119,10 @@ class Distances {
     int64_t begin, end;
     team.share(count, 1, &begin, &end);
     for (int64_t i = begin; i < end; ++i) {
+      if (!shifted) {
+        squares[i] = difference(points.from(i0 + i, 0), {work.origin, features, 1});
+        continue;
+      }
       T* const to = out + i * features;
       const T* from = &points(i0 + i, 0);
       if (points.cs != 1) {
@@ -127,8 +141,8 @@ class Distances {
     for (uint32_t t = 1; t <= kSample; ++t) {
       const int64_t i = place(t * 2654435761u, count_x), j = place(t * 2246822519u + 374761393u, count_z);
       if (same && i == j) continue;
-      const T square = same ? work.z_squares[i] : difference(x.from(i, 0), origin);
-      close += is_close(difference(x.from(i, 0), z.from(j, 0)), square, work.z_squares[j]);
+      const View<const T> a = x.from(i, 0), b = z.from(j, 0);
+      close += is_close(difference(a, b), difference(a, origin), difference(b, origin));
     }
     return close <= kMostClose;
   }
@@ -142,6 +156,7 @@ class Distances {
   const View<const T> x, z;
   const int64_t count_x, count_z, features;
   const bool same;
+  bool shifted = false;
   int64_t first = 0;
 };
 

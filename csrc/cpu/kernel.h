@@ -140,8 +140,7 @@ void distance_product(const Team& team, const Packing<T>& packing, Inner inner, 
   context.distances = &distances;
   p.epilogue = &epilogue;
   p.b = distances.columns().t();
-  // x with itself is one triangle, and its points are shifted already.
-  const int64_t rows = p.lower ? p.m : kShiftedRows;
+  const int64_t rows = distances.rows_at_once();
   for (int64_t i0 = 0; i0 < p.m; i0 += rows) {
     Product<T> part = p;
     part.m = std::min(rows, p.m - i0);

@@ -72,8 +72,7 @@ class Backward {
     if (kept) return kept + q0 * s.s;
     if (of_norms(s.kernel)) squared_lengths(team, rows, s.d, x_q.from(q0, 0), w.norms_q);
     kernel_product<T>(team, pack, s.kernel, s.order, a.hyper, b,
-                      {rows, s.s, s.d, x_q.from(q0, 0), x_s.t(), w.chunk, s.s}, w.norms_q, w.norms_s, w.arguments,
-                      w.distances);
+                      {rows, s.s, s.d, x_q.from(q0, 0), x_s.t(), w.chunk, s.s}, w.norms_q, w.norms_s, w.arguments);
     return w.chunk;
   }
 
@@ -306,7 +305,7 @@ class Backward {
       if (!kept) {
         Product<T> p{s.s, s.s, s.d, x_s, x_s.t(), w.arguments_s, s.s};
         p.lower = true;
-        argument_product(team, pack, s.kernel, p, w.distances);
+        argument_product(team, pack, s.kernel, p);
       }
       own.symmetric(arguments, w.k_bar, through_trace);
     }

@@ -39,6 +39,8 @@ KrrWork<T> krr_layout(const KrrShape& s, bool backward, int threads, T* memory) 
   if (dense) w.chunk = arena.take(s.chunk * s.s);
   if (!backward) {
     if (s.plan == Plan::low_rank) w.weights = arena.take(s.c * s.d);
+    // The backward forms K_qs again only if it was not kept; it has no memory for this, and takes differences.
+    if (shifts(s.kernel, s.d)) w.distances = distance_work(arena, s.chunk, s.s, s.d);
   } else {
     w.u = arena.take(s.s * s.c);
     w.weights = arena.take(primal ? 2 * s.n * s.c : (dense ? 1 : 2) * s.c * s.d);
@@ -60,7 +62,6 @@ KrrWork<T> krr_layout(const KrrShape& s, bool backward, int threads, T* memory) 
     w.norms_s = arena.take(s.s);
     w.norms_q = arena.take(s.chunk);
   }
-  if (shifts(s.kernel, s.d)) w.distances = distance_work(arena, s.chunk, s.s, s.d);
   w.pack = arena.take(packing_elements(w.widest, threads));
   w.total = arena.used;
   return w;
