@@ -32,6 +32,8 @@
 // product form loses at most two bits. Each problem has its own form (in chunks of queries: from the chunk and the
 // support), which depends only on the inputs.
 //
+// laplace_1: Xbar_i = sum_j G_ij sign(x_i - z_j) with G = Kbar dk/d|x - z|_1, and 0 where coordinates coincide.
+//
 // n is the order of the factor: S, or D (+1 with a bias) in the primal. Every input has any strides; outputs are
 // dense row-major and alias nothing. factor [B, n, n] (L below; above the diagonal K_ss, which the rbf backward
 // needs), coef [B, n, C] (alpha or w), kept [B, Q, S] = K_qs or nullptr (if

@@ -191,7 +191,7 @@ def test_every_output_of_an_op_is_a_function_of_its_inputs(name, device):
                 torch.full((size,), filling, device=device)
             kind = inputs.kernel.name, inputs.ridge.kind, False, "nan"
             got = torch.ops.ssdd_ext.krr(*tensors, None, values, *kind, needs)
-            results.append([*got, *torch.ops.ssdd_ext.solve(a, a, None, [], "", False, "nan")])
+            results.append([*got, *torch.ops.ssdd_ext.solve(a, a, None, [], "", False, "nan", True)])
         for i, (one, other) in enumerate(zip(*results, strict=True)):
             assert torch.equal(one, other), i
 

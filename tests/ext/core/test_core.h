@@ -32,6 +32,7 @@ bool in_sample(int64_t n = 0);
 // path than on the instruction sets, or devices, before this one. most_threads: how many numbers of threads are tried.
 bool new_here(int64_t n);
 int most_threads(int asked);
+bool has_one_norm();  // kernels of the 1-norm, which are on the CPU only
 
 struct Failure : std::runtime_error {
   using std::runtime_error::runtime_error;
