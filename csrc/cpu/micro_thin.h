@@ -44,15 +44,15 @@ inline auto add_neighbours(typename VectorOf<T, Bytes>::type a, typename VectorO
   return __builtin_shufflevector(a, b, from(Lane, 0)...) + __builtin_shufflevector(a, b, from(Lane, 1)...);
 }
 
-// The sums of acc[4 rows][Columns]: element j of the 16-byte block r of out[i] is the sum of row i * Blocks + r, column j.
+// The sums of acc[Rows][Columns]: element j of the 16-byte block r of out[i] is the sum of row i * Blocks + r, column j.
 // The rows are combined first, then up to four columns. Columns beyond those that fit a block are left to the caller.
-template <class T, int Bytes, int Columns>
-inline void sums_of_tile(const typename VectorOf<T, Bytes>::type (&acc)[4][Columns], int first, int count,
-                         typename VectorOf<T, Bytes>::type (&out)[4 * 16 / Bytes]) {
+template <class T, int Bytes, int Rows, int Columns>
+inline void sums_of_tile(const typename VectorOf<T, Bytes>::type (&acc)[Rows][Columns], int first, int count,
+                         typename VectorOf<T, Bytes>::type (&out)[Rows * 16 / Bytes]) {
   using V = typename VectorOf<T, Bytes>::type;
   constexpr int lanes = Bytes / sizeof(T), blocks = Bytes / 16, width = 16 / sizeof(T);
   constexpr auto every = std::make_integer_sequence<int, lanes>();
-  for (int i = 0; i < 4 / blocks; ++i) {
+  for (int i = 0; i < Rows / blocks; ++i) {
     V column[width];
 #pragma GCC unroll 4
     for (int j = 0; j < width; ++j) {
@@ -76,53 +76,56 @@ inline void sums_of_tile(const typename VectorOf<T, Bytes>::type (&acc)[4][Colum
   }
 }
 
-// Four rows (fewer: the last one is repeated and not stored) by Columns columns. A last vector of k that is not whole is
-// read with the elements before it, which are then zeroed.
-template <class T, int Bytes, int Columns>
-inline void dots_tile(int rows, int kc, const T* a, int64_t as, const T* b, int64_t bs, T* out, int64_t ld, T alpha,
-                      T beta) {
+// Rows rows (fewer: the last one is repeated and not stored) by Columns columns. A last vector of k that is not whole is
+// read with the elements before it, which are then zeroed. Elements `ahead` of the rows are prefetched.
+template <class T, int Bytes, int Rows, int Columns>
+inline void dots_tile(int rows, int kc, const T* a, int64_t as, int64_t ahead, const T* b, int64_t bs, T* out,
+                      int64_t ld, T alpha, T beta) {
   using V = typename VectorOf<T, Bytes>::type;
   using L = typename VectorOf<T, Bytes>::loose;
   constexpr int lanes = Bytes / sizeof(T), blocks = Bytes / 16, width = 16 / sizeof(T);
-  const T* row[4];
-  for (int i = 0; i < 4; ++i) row[i] = a + (i < rows ? i : rows - 1) * as;
-  V acc[4][Columns];
+  const T* row[Rows];
+  for (int i = 0; i < Rows; ++i) row[i] = a + (i < rows ? i : rows - 1) * as;
+  V acc[Rows][Columns];
 #pragma GCC unroll 4
-  for (int i = 0; i < 4; ++i)
+  for (int i = 0; i < Rows; ++i)
 #pragma GCC unroll 6
     for (int j = 0; j < Columns; ++j) acc[i][j] = V{};
   int k = 0;
   for (; k + lanes <= kc; k += lanes) {
-    V av[4];
+    V av[Rows];
 #pragma GCC unroll 4
-    for (int i = 0; i < 4; ++i) av[i] = *reinterpret_cast<const L*>(row[i] + k);
+    for (int i = 0; i < Rows; ++i) {
+      av[i] = *reinterpret_cast<const L*>(row[i] + k);
+      __builtin_prefetch(row[i] + ahead + k);
+    }
 #pragma GCC unroll 6
     for (int j = 0; j < Columns; ++j) {
-      const V bv = *reinterpret_cast<const L*>(b + j * bs + k);
+      const V bv = in_register<V>(*reinterpret_cast<const L*>(b + j * bs + k));
 #pragma GCC unroll 4
-      for (int i = 0; i < 4; ++i) acc[i][j] += av[i] * bv;
+      for (int i = 0; i < Rows; ++i) acc[i][j] += av[i] * bv;
     }
   }
   if (k < kc) {
     const auto is_new = mask_from<T, Bytes>(k - (kc - lanes));
     k = kc - lanes;
-    V av[4];
+    V av[Rows];
 #pragma GCC unroll 4
-    for (int i = 0; i < 4; ++i) av[i] = masked<T, Bytes>(*reinterpret_cast<const L*>(row[i] + k), is_new);
+    for (int i = 0; i < Rows; ++i) av[i] = masked<T, Bytes>(*reinterpret_cast<const L*>(row[i] + k), is_new);
 #pragma GCC unroll 6
     for (int j = 0; j < Columns; ++j) {
       const V bv = masked<T, Bytes>(*reinterpret_cast<const L*>(b + j * bs + k), is_new);
 #pragma GCC unroll 4
-      for (int i = 0; i < 4; ++i) acc[i][j] += av[i] * bv;
+      for (int i = 0; i < Rows; ++i) acc[i][j] += av[i] * bv;
     }
   }
 #pragma GCC unroll 3
   for (int j = 0; j < Columns; j += width) {
     constexpr auto least = [](int x, int y) { return x < y ? x : y; };
     const int count = least(width, Columns - j);
-    V sums[4 / blocks];
-    sums_of_tile<T, Bytes, Columns>(acc, j, count, sums);
-    T flat[4 * width];
+    V sums[Rows / blocks];
+    sums_of_tile<T, Bytes, Rows, Columns>(acc, j, count, sums);
+    T flat[Rows * width];
     std::memcpy(flat, sums, sizeof(flat));
     for (int i = 0; i < rows; ++i)
       for (int x = 0; x < count; ++x) {
@@ -158,31 +161,48 @@ inline void dots_short(int m, int n, int kc, const T* a, int64_t as, const T* b,
     }
 }
 
-template <class T, int Bytes>
-inline void dots_columns(int columns, int rows, int kc, const T* a, int64_t as, const T* b, int64_t bs, T* out,
-                         int64_t ld, T alpha, T beta) {
-  if constexpr (Bytes == 64) {
-    if (columns == 6) return dots_tile<T, Bytes, 6>(rows, kc, a, as, b, bs, out, ld, alpha, beta);
-    if (columns == 5) return dots_tile<T, Bytes, 5>(rows, kc, a, as, b, bs, out, ld, alpha, beta);
-    if (columns == 4) return dots_tile<T, Bytes, 4>(rows, kc, a, as, b, bs, out, ld, alpha, beta);
+template <class T, int Bytes, int Rows>
+inline void dots_columns(int columns, int rows, int kc, const T* a, int64_t as, int64_t ahead, const T* b, int64_t bs,
+                         T* out, int64_t ld, T alpha, T beta) {
+  if constexpr (Bytes == 64 || Rows == 2) {
+    if (columns == 6) return dots_tile<T, Bytes, Rows, 6>(rows, kc, a, as, ahead, b, bs, out, ld, alpha, beta);
+    if (columns == 5) return dots_tile<T, Bytes, Rows, 5>(rows, kc, a, as, ahead, b, bs, out, ld, alpha, beta);
+    if (columns == 4) return dots_tile<T, Bytes, Rows, 4>(rows, kc, a, as, ahead, b, bs, out, ld, alpha, beta);
   }
-  if (columns == 3) return dots_tile<T, Bytes, 3>(rows, kc, a, as, b, bs, out, ld, alpha, beta);
-  if (columns == 2) return dots_tile<T, Bytes, 2>(rows, kc, a, as, b, bs, out, ld, alpha, beta);
-  dots_tile<T, Bytes, 1>(rows, kc, a, as, b, bs, out, ld, alpha, beta);
+  if (columns == 3) return dots_tile<T, Bytes, Rows, 3>(rows, kc, a, as, ahead, b, bs, out, ld, alpha, beta);
+  if (columns == 2) return dots_tile<T, Bytes, Rows, 2>(rows, kc, a, as, ahead, b, bs, out, ld, alpha, beta);
+  dots_tile<T, Bytes, Rows, 1>(rows, kc, a, as, ahead, b, bs, out, ld, alpha, beta);
 }
 
-// Tiles of four rows by as many columns as the registers hold, all about equally wide.
-template <class T, int Bytes>
-void dots(int m, int n, int kc, const T* a, int64_t as, const T* b, int64_t bs, T* out, int64_t ld, T alpha, T beta) {
-  constexpr int lanes = Bytes / sizeof(T), widest = Bytes == 64 ? 6 : 3;
-  if (kc < lanes || m * n == 1) return dots_short<T, Bytes>(m, n, kc, a, as, b, bs, out, ld, alpha, beta);
-  for (int i = 0; i < m; i += 4)
-    for (int j = 0, left = (n + widest - 1) / widest; left > 0; --left) {
+// Tiles of Rows rows by at most Widest columns, all about equally wide.
+template <class T, int Bytes, int Rows, int Widest>
+inline void dots_rows(int m, int n, int kc, const T* a, int64_t as, const T* b, int64_t bs, T* out, int64_t ld, T alpha,
+                      T beta) {
+  constexpr int64_t kAhead = 8192 / sizeof(T);
+  const int64_t step = Rows * as, ahead = step <= 0 ? 0 : step * (1 + kAhead / step);
+  for (int i = 0; i < m; i += Rows)
+    for (int j = 0, left = (n + Widest - 1) / Widest; left > 0; --left) {
       const int columns = (n - j + left - 1) / left;
-      dots_columns<T, Bytes>(columns, m - i < 4 ? m - i : 4, kc, a + i * as, as, b + j * bs, bs, out + i * ld + j, ld,
-                             alpha, beta);
+      dots_columns<T, Bytes, Rows>(columns, m - i < Rows ? m - i : Rows, kc, a + i * as, as, ahead, b + j * bs, bs,
+                                   out + i * ld + j, ld, alpha, beta);
       j += columns;
     }
+}
+
+// As many columns as the registers hold: the rows, which come from memory, are then read once. With half the registers
+// that is six columns of two rows.
+template <class T, int Bytes>
+void dots(int m, int n, int kc, const T* a, int64_t as, const T* b, int64_t bs, T* out, int64_t ld, T alpha, T beta) {
+  constexpr int lanes = Bytes / sizeof(T);
+  if (kc < lanes || m * n == 1) return dots_short<T, Bytes>(m, n, kc, a, as, b, bs, out, ld, alpha, beta);
+  if constexpr (Bytes == 64) {
+    dots_rows<T, Bytes, 4, 6>(m, n, kc, a, as, b, bs, out, ld, alpha, beta);
+  } else {
+    if (n > 3)
+      dots_rows<T, Bytes, 2, 6>(m, n, kc, a, as, b, bs, out, ld, alpha, beta);
+    else
+      dots_rows<T, Bytes, 4, 3>(m, n, kc, a, as, b, bs, out, ld, alpha, beta);
+  }
 }
 
 // Processes Depth rows of b at once, so that c is loaded and stored once per Depth multiply-adds.
