@@ -205,34 +205,47 @@ void dots(int m, int n, int kc, const T* a, int64_t as, const T* b, int64_t bs, 
   }
 }
 
-// Processes Depth rows of b at once, so that c is loaded and stored once per Depth multiply-adds.
-template <class T, int Bytes, int Depth>
-inline void stream_rows(int m, int n, const T* a, const T* b, int64_t bs, T* c, int64_t ld) {
+// Processes Depth rows of b at once, so that c is loaded and stored once per Depth multiply-adds; of the columns from `j`
+// on as many as are whole vectors. Returns where it ended.
+template <class T, int Bytes, int Depth, int Vectors>
+inline int stream_vectors(int m, int n, int j, const T* a, const T* b, int64_t bs, T* c, int64_t ld) {
   using V = typename VectorOf<T, Bytes>::type;
   using L = typename VectorOf<T, Bytes>::loose;
   constexpr int lanes = Bytes / sizeof(T);
-  int j = 0;
-  for (; j + 2 * lanes <= n; j += 2 * lanes) {
-    V b0[Depth], b1[Depth];
+  for (; j + Vectors * lanes <= n; j += Vectors * lanes) {
+    V right[Depth][Vectors];
 #pragma GCC unroll 8
     for (int k = 0; k < Depth; ++k) {
-      b0[k] = *reinterpret_cast<const L*>(b + k * bs + j);
-      b1[k] = *reinterpret_cast<const L*>(b + k * bs + j + lanes);
+#pragma GCC unroll 2
+      for (int v = 0; v < Vectors; ++v) right[k][v] = *reinterpret_cast<const L*>(b + k * bs + j + v * lanes);
       __builtin_prefetch(b + (k + Depth) * bs + j);
     }
     for (int i = 0; i < m; ++i) {
       L* out = reinterpret_cast<L*>(c + i * ld + j);
-      V c0 = out[0], c1 = out[1];
+      V sum[Vectors];
+#pragma GCC unroll 2
+      for (int v = 0; v < Vectors; ++v) sum[v] = out[v];
 #pragma GCC unroll 8
       for (int k = 0; k < Depth; ++k) {
         const T s = a[k * m + i];
-        c0 += b0[k] * s;
-        c1 += b1[k] * s;
+#pragma GCC unroll 2
+        for (int v = 0; v < Vectors; ++v) sum[v] += right[k][v] * s;
       }
-      out[0] = c0;
-      out[1] = c1;
+#pragma GCC unroll 2
+      for (int v = 0; v < Vectors; ++v) out[v] = sum[v];
     }
   }
+  return j;
+}
+
+// All columns: pairs of vectors, then one, then narrower ones, then single elements.
+template <class T, int Bytes, int Depth>
+inline void stream_rows(int m, int n, const T* a, const T* b, int64_t bs, T* c, int64_t ld) {
+  int j = stream_vectors<T, Bytes, Depth, 2>(m, n, 0, a, b, bs, c, ld);
+  j = stream_vectors<T, Bytes, Depth, 1>(m, n, j, a, b, bs, c, ld);
+  if constexpr (Bytes == 64) j = stream_vectors<T, 32, Depth, 1>(m, n, j, a, b, bs, c, ld);
+  if constexpr (Bytes >= 32) j = stream_vectors<T, 16, Depth, 1>(m, n, j, a, b, bs, c, ld);
+  if constexpr (sizeof(T) == 4) j = stream_vectors<T, 8, Depth, 1>(m, n, j, a, b, bs, c, ld);
   for (; j < n; ++j)
     for (int i = 0; i < m; ++i) {
       T sum = T(0);
@@ -254,6 +267,64 @@ void stream(int m, int n, int kc, const T* a, const T* b, int64_t bs, T* c, int6
     k += 2;
   }
   if (k < kc) stream_rows<T, Bytes, 1>(m, n, a + k * m, b + k * bs, bs, c, ld);
+}
+
+// One tile of a product of few terms. The next tile of these columns is prefetched: rows of the output are short runs of
+// memory.
+template <class T, int Bytes, int Rows, int Vectors>
+inline void outer_tile(int kc, const T* a, int64_t as, const T* b, int64_t bs, T* out, int64_t ld, int64_t ahead) {
+  using V = typename VectorOf<T, Bytes>::type;
+  using L = typename VectorOf<T, Bytes>::loose;
+  constexpr int lanes = Bytes / sizeof(T);
+#pragma GCC unroll 8
+  for (int i = 0; i < Rows; ++i) {
+    __builtin_prefetch(out + i * ld + ahead, 1, 3);
+    if constexpr (Vectors * Bytes > 64) __builtin_prefetch(out + i * ld + ahead + 64 / sizeof(T), 1, 3);
+    if constexpr (Vectors * Bytes > 128) __builtin_prefetch(out + i * ld + ahead + 128 / sizeof(T), 1, 3);
+  }
+  V sum[Rows][Vectors] = {};
+  for (int k = 0; k < kc; ++k) {
+    V right[Vectors];
+#pragma GCC unroll 3
+    for (int v = 0; v < Vectors; ++v) right[v] = *reinterpret_cast<const L*>(b + k * bs + v * lanes);
+#pragma GCC unroll 8
+    for (int i = 0; i < Rows; ++i) {
+      const T left = a[i * as + k];
+#pragma GCC unroll 3
+      for (int v = 0; v < Vectors; ++v) sum[i][v] += right[v] * left;
+    }
+  }
+#pragma GCC unroll 8
+  for (int i = 0; i < Rows; ++i)
+#pragma GCC unroll 3
+    for (int v = 0; v < Vectors; ++v) *reinterpret_cast<L*>(out + i * ld + v * lanes) = sum[i][v];
+}
+
+// Rows rows of the output. The last vector of a row overlaps the one before it.
+template <class T, int Bytes, int Rows>
+inline void outer_rows(int n, int kc, const T* a, int64_t as, const T* b, int64_t bs, T* out, int64_t ld,
+                       int64_t ahead) {
+  constexpr int lanes = Bytes / sizeof(T);
+  int j = 0;
+  for (; j + 3 * lanes <= n; j += 3 * lanes) outer_tile<T, Bytes, Rows, 3>(kc, a, as, b + j, bs, out + j, ld, ahead);
+  if (j + 2 * lanes <= n) {
+    outer_tile<T, Bytes, Rows, 2>(kc, a, as, b + j, bs, out + j, ld, ahead);
+    j += 2 * lanes;
+  }
+  for (; j < n; j += lanes) {
+    const int start = j + lanes <= n ? j : n - lanes;
+    outer_tile<T, Bytes, Rows, 1>(kc, a, as, b + start, bs, out + start, ld, ahead);
+  }
+}
+
+template <class T, int Bytes>
+void outer(int m, int n, int kc, const T* a, int64_t as, const T* b, int64_t bs, T* out, int64_t ld) {
+  constexpr int rows = Bytes == 64 ? 8 : 4;
+  constexpr int64_t kAhead = 4096 / sizeof(T);
+  const int64_t step = rows * ld, ahead = step * (1 + kAhead / step);
+  int i = 0;
+  for (; i + rows <= m; i += rows) outer_rows<T, Bytes, rows>(n, kc, a + i * as, as, b, bs, out + i * ld, ld, ahead);
+  for (; i < m; ++i) outer_rows<T, Bytes, 1>(n, kc, a + i * as, as, b, bs, out + i * ld, ld, 0);
 }
 
 }  // namespace

@@ -227,7 +227,8 @@ const Micro<T>* make(const char* name) {
                                  &run<T, Bytes, Mr, Inner::distance>,
                                  &difference<T, Bytes, Mr>,
                                  &dots<T, Bytes>,
-                                 &stream<T, Bytes>};
+                                 &stream<T, Bytes>,
+                                 &outer<T, Bytes>};
   return &table;
 }
 
