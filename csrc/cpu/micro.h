@@ -47,6 +47,8 @@ struct Micro {
                T beta);
   // Few rows: c[i * ld + j] += sum_k a[k * m + i] * b[k * bs + j], i < m, j < n; rows of b are read once, in order.
   void (*stream)(int m, int n, int kc, const T* a, const T* b, int64_t bs, T* c, int64_t ld);
+  // Few terms: out[i * ld + j] = sum_k a[i * as + k] * b[k * bs + j], i < m, j < n. n is at least `lanes`.
+  void (*outer)(int m, int n, int kc, const T* a, int64_t as, const T* b, int64_t bs, T* out, int64_t ld);
 };
 
 // Instruction sets in ascending order. `automatic` is the best that has been proven on a real machine.

@@ -234,7 +234,8 @@ const Micro<T>* make(const char* name) {
                                  &difference<T, Bytes, Mr, Inner::difference>,
                                  &difference<T, Bytes, Mr, Inner::sign>,
                                  &dots<T, Bytes>,
-                                 &stream<T, Bytes>};
+                                 &stream<T, Bytes>,
+                                 &outer<T, Bytes>};
   return &table;
 }
 

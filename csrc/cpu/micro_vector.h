@@ -20,6 +20,16 @@ struct VectorOf<double, Bytes> {
   typedef int64_t bits __attribute__((vector_size(Bytes)));
 };
 
+// Returns x from a register. GCC may load an operand of several multiply-adds again for each of them, and the loads then
+// take longer than the arithmetic.
+template <class V>
+inline V in_register(V x) {
+#ifdef __x86_64__
+  __asm__("" : "+v"(x));
+#endif
+  return x;
+}
+
 // All bits of the lanes from `first` on.
 template <class T, int Bytes>
 inline typename VectorOf<T, Bytes>::bits mask_from(int first) {

@@ -143,6 +143,7 @@ TEST(product_deep) {
     }
   both({9, 1100, 40});
   both({200, 130, 30});
+  both({41, 700, 9});  // few terms, in two strips
 }
 
 TEST(product_layouts) {
@@ -160,7 +161,7 @@ TEST(product_layouts) {
 }
 
 TEST(product_factors) {
-  for (int64_t k : {0, 300})
+  for (int64_t k : {0, 9, 300})
     for (double alpha : {1.0, -0.5})
       for (double beta : {0.0, 1.0, -2.0})
         for (int64_t n : {7, 61}) {
