@@ -48,8 +48,24 @@ def _at_least_one(text: Any) -> int:
 
 
 COUNT = Kind("a whole number from 1", _at_least_one)
-FILE = Kind("a path", lambda text: Path(text).expanduser())
-NAME = Kind("a name or a path", lambda text: str(Path(text).expanduser()) if str(text).startswith("~") else str(text))
+
+
+def _path(text: Any) -> Path:
+    """Read a path. Nothing, as an empty variable of a shell gives, is not the current folder."""
+    if not str(text):
+        raise ValueError
+    try:
+        return Path(text).expanduser()
+    except RuntimeError:  # ~NAME of no user, or no home folder: a shell leaves it as it is, too
+        return Path(text)
+
+
+def _name(text: Any) -> str:
+    return str(_path(text)) if not str(text) or str(text).startswith("~") else str(text)
+
+
+FILE = Kind("a path", _path)
+NAME = Kind("a name or a path", _name)
 
 
 class Options(SimpleNamespace):

@@ -30,7 +30,7 @@ from ..data import (
     to_device,
     unmatched_classes,
 )
-from ..models import Network, accuracy, build, build_stored, import_from_here, seeded
+from ..models import Network, accuracy, build, build_stored, find_factory, seeded
 from .weights import is_weights
 
 FORMAT = "ssdd.classifier"
@@ -145,7 +145,7 @@ class Classifier:
         if is_weights(name) or not attribute:
             return cls.load(name)
         try:
-            made = getattr(import_from_here(place), attribute)()
+            made = find_factory(place, attribute)()
         except Exception as error:  # code of the user's: it may raise anything
             raise InputError(f"teacher: {name} cannot be made ({type(error).__name__}: {error})") from error
         if not isinstance(made, Classifier):

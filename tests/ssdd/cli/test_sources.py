@@ -217,6 +217,10 @@ def test_a_path_may_begin_with_the_home_folder(ssdd_command, photos, tmp_path, m
     ssdd_command(*command, "-o", "~/a run")
     kept = json.loads((tmp_path / "a run" / "run.json").read_text())["arguments"]
     assert kept["data"] == str(photos) and kept["checkpoint_every"] == 60.0
+    refused = ssdd_command(*command, "-o", "~/a run", fails=True)
+    assert f"go on with `--resume '{tmp_path}/a run'`, choose" in str(refused.exception)  # as a shell reads it
+    refused = ssdd_command("teacher", "-d", "~no one", "-o", tmp_path / "t.safetensors", fails=True)
+    assert str(refused.exception).startswith("data: '~no one' does not exist")
 
 
 def test_evaluate_measures_one_network_on_several_sets(ssdd_command, photos, tmp_path):
