@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
-from ..config import InputError
+from ..config import InputError, in_float32
 from .cifar import is_cifar, read_cifar
 from .convert import convert_images
 from .digits import digits
@@ -20,6 +20,7 @@ ARCHIVES = (".zip", ".tar", ".gz", ".tgz", ".bz2", ".xz", ".7z", ".rar")
 """Endings of packed folders, which are not read."""
 
 
+@in_float32
 def load_images(
     source: str | Path = "digits",
     size: int | None = None,
@@ -80,6 +81,7 @@ def load_images(
     raise InputError(f"data: {expected}, got {name!r}{advice}")
 
 
+@in_float32
 def load_target(
     source: str | Path,
     size: int | None = None,

@@ -20,7 +20,7 @@ HELD_OUT = 0.2
 """Share of the images held out for testing if the source has no test images."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class ImageSet:
     """Training and held-out images, with labels if the source has them.
 

@@ -16,7 +16,7 @@ from safetensors.torch import save as to_bytes
 from torch import Tensor, nn
 
 from ..artifact import Preprocessing, read_safetensors, write_atomically
-from ..config import InputError
+from ..config import InputError, in_float32
 from ..data import CPU, one_line, to_device
 from ..models import (
     DEPTHS,
@@ -122,6 +122,7 @@ class Teacher:
         return self
 
     @torch.no_grad()
+    @in_float32
     def represent(self, images: Tensor) -> Tensor:
         """Compute representations, float32 [N, D] in main memory, of stored images, uint8 [N, H, W, C]."""
         return torch.cat(list(self.represented(images)))
@@ -171,6 +172,7 @@ class Teacher:
             )
 
     @classmethod
+    @in_float32
     def load(cls, path: str | os.PathLike[str]) -> Teacher:
         """Read a file that :meth:`save` wrote, or the backbone that `ssdd pretrain` wrote."""
         tensors, meta = read_safetensors(path)
@@ -203,6 +205,7 @@ class Teacher:
         return cls(network.backbone, pre, {"name": path.name, "model": meta["model"]}, summary)
 
     @classmethod
+    @in_float32
     def named(
         cls, name: str, preprocessing: Preprocessing, prefix: str | None = None, stem_padding: int | None = None
     ) -> Teacher:
