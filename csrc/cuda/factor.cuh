@@ -28,7 +28,7 @@ struct Factor {
   OnFailure on_failure;
   int32_t* status;
   T *jitter, *aux;
-  T* work;  // factor_room(batch, n, c) elements
+  T* work;               // factor_room(batch, n, c) elements
   bool cluster = false;  // take factor_cluster.cu where it can run and n > block_limit
 };
 

@@ -20,11 +20,12 @@
 //
 // Traffic: n^2 / 2 elements read from global memory and n^2 / 2 written (and as many zeros), each once. From other
 // blocks: 16 KB per product of step 4 and per solve, 1.4 MB at n = 512. FLOPs: n^3 / 3.
-// Floor on an H100 at n = 512: the chain. Counted in cycles per column: 16 groups of four pivots of 370 (5,900), the
-// updates and barriers of four strips (1,700), a cluster barrier and a read of L(j, j) (900), the solve (2,600) and the
-// product of step 3 (1,600): 12,700. With 8 columns, loads and stores that is 103,000 cycles, 52 us at 1.98 GHz. Step 4
-// of the last block takes 12,000 in the first column and 1,900 less in each later one. These figures are counted, not
-// measured on a GPU.
+// Floor on an H100 at n = 512: the chain. Counted in cycles per column (benchmarks/gpu/floors.py): 16 groups of four
+// pivots of 407 (6,500), the updates and barriers of four strips (1,850), a cluster barrier and a read of L(j, j) (900),
+// the solve (2,500) and the product of step 3 (1,600): 13,400. The last column ends with its pivots; loads, the trace and
+// stores take 6,300: 108,000 cycles, 55 us at 1.98 GHz. Step 4 of the last block takes 12,000 in the first column and
+// 1,900 less in each later one. These figures are counted, not measured on a GPU. 188 instructions for four pivots, and
+// 33 KB of code.
 // Launches: 1, with or without retries.
 // Other path: factor_large.cu, for any n and any GPU.
 #include "factor_block.cuh"
@@ -35,11 +36,11 @@ namespace {
 
 static_assert(kPanel == kTile, "one size of tiles");
 constexpr int kThreads = 256, kPitch = shared_pitch<float>(kTile), kWhole = kTile * kPitch;
-constexpr int kMostTiles = 8;      // blocks of the largest portable cluster
-constexpr int kFactorWarps = kTile / kStrip - 1;  // that factor a diagonal tile
-constexpr int kSolveWarps = kTile / 32;           // that solve for a tile
-constexpr int kPartPitch = 20;                    // of a warp's sums in shared memory, [32][16]
-constexpr int kGroup = 4;                         // pivots at a time
+constexpr int kMostTiles = 8;                                // blocks of the largest portable cluster
+constexpr int kFactorWarps = kTile / kStrip - 1;             // that factor a diagonal tile
+constexpr int kSolveWarps = kTile / 32;                      // that solve for a tile
+constexpr int kPartPitch = 20;                               // of a warp's sums in shared memory, [32][16]
+constexpr int kGroup = 4;                                    // pivots at a time
 constexpr int kScratch = 32 * kPartPitch + 2 * 32 * kGroup;  // floats per warp
 
 int tiles_of(int64_t n) { return static_cast<int>((n + kTile - 1) / kTile); }
@@ -51,9 +52,9 @@ int cluster_bytes(int64_t n) {
 
 // A block's dynamic shared memory. Every block of the cluster has the same places.
 struct Room {
-  float* row;                        // its row of tiles
-  float *inverse, *other;            // 1 / L(i, i) of its diagonal tile; a tile of another block
-  float *other_inverse, *scratch;    // of that block; [kFactorWarps][kScratch]
+  float* row;                      // its row of tiles
+  float *inverse, *other;          // 1 / L(i, i) of its diagonal tile; a tile of another block
+  float *other_inverse, *scratch;  // of that block; [kFactorWarps][kScratch]
   SIMT_DEVICE Room(simt::Shared& shared, int tiles) {
     row = shared.take<float>((tiles + 1) * kWhole);
     other = row + tiles * kWhole;
@@ -112,8 +113,7 @@ SIMT_DEVICE void each_pair(const F& f) {
 #pragma unroll
     for (int j = 0; j < 2; ++j)
 #pragma unroll
-      for (int e = 0; e < 4; e += 2)
-        f(i * 16 + e / 2 * 8 + simt::lane() / 4, j * 8 + simt::lane() % 4 * 2, i, j, e);
+      for (int e = 0; e < 4; e += 2) f(i * 16 + e / 2 * 8 + simt::lane() / 4, j * 8 + simt::lane() % 4 * 2, i, j, e);
 }
 
 // A product a b^T of two tiles; each warp computes 32 x 16 of it.
@@ -277,8 +277,7 @@ SIMT_DEVICE void solve_tile(float* x, const float* l, const float* inverse, floa
   for (int p = 0; p < kTile; p += kStrip) {
     float row[kStrip];
     get_row(own + p, row);
-    if (p > 0)
-      subtract_product(rows, rows + 16 * kPitch, l + p * kPitch, p, scratch + simt::warp() * kScratch, row);
+    if (p > 0) subtract_product(rows, rows + 16 * kPitch, l + p * kPitch, p, scratch + simt::warp() * kScratch, row);
     const float* const block = l + p * (kPitch + 1);
 #pragma unroll
     for (int c = 0; c < kStrip; ++c) {
@@ -454,8 +453,8 @@ void cluster_kernel(Factor<float> f, int tiles, bool vectors) {
 }  // namespace
 
 bool takes_cluster(const Factor<float>& f) {
-  return f.cluster && f.n <= kMostTiles * kTile && f.batch <= kClusterBatch && simt::has_clusters() &&
-         cluster_bytes(f.n) + 256 <= simt::shared_limit();
+  return f.cluster && f.n <= kMostTiles * kTile && f.batch <= kClusterBatch &&
+         cluster_bytes(f.n) + 256 <= simt::shared_limit() && simt::has_clusters(&cluster_kernel);
 }
 
 void factorise_cluster(const Factor<float>& f, simt::Stream stream) {

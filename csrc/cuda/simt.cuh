@@ -30,22 +30,23 @@ SIMT_DEVICE int warp() { return static_cast<int>(threadIdx.x >> 5); }
 SIMT_DEVICE int threads() { return static_cast<int>(blockDim.x); }
 SIMT_DEVICE Grid block() { return {blockIdx.x, blockIdx.y, blockIdx.z}; }
 SIMT_DEVICE Grid grid() { return {gridDim.x, gridDim.y, gridDim.z}; }
-// The index of this block in its cluster, and the number of blocks of a cluster. Only kernels of launch_clusters have
-// clusters; the instructions for them exist from sm_90 on, and below it these names do nothing.
+// Only kernels of launch_clusters have clusters. The instructions for them exist from sm_90 on; below it these names do
+// nothing, and such a kernel is not launched.
 #if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
-#define SIMT_CLUSTER(...) asm volatile(__VA_ARGS__)
+constexpr bool kClusters = true;
 #else
-#define SIMT_CLUSTER(...) static_cast<void>(0)
+constexpr bool kClusters = false;
 #endif
+// The index of this block in its cluster, and the number of blocks of a cluster.
 SIMT_DEVICE int cluster_rank() {
-  unsigned rank = 0;
-  SIMT_CLUSTER("mov.u32 %0, %%cluster_ctarank;" : "=r"(rank));
-  return static_cast<int>(rank);
+  int rank = 0;
+  if constexpr (kClusters) asm volatile("mov.u32 %0, %%cluster_ctarank;" : "=r"(rank));
+  return rank;
 }
 SIMT_DEVICE int cluster_size() {
-  unsigned size = 1;
-  SIMT_CLUSTER("mov.u32 %0, %%cluster_nctarank;" : "=r"(size));
-  return static_cast<int>(size);
+  int size = 1;
+  if constexpr (kClusters) asm volatile("mov.u32 %0, %%cluster_nctarank;" : "=r"(size));
+  return size;
 }
 
 // --- memory -----------------------------------------------------------------------------------------------
@@ -185,33 +186,40 @@ SIMT_DEVICE int first_set(unsigned bits) { return __ffs(static_cast<int>(bits));
 
 // A barrier of all threads of a cluster, in two halves. What a thread wrote before its arrival is visible to every
 // thread of the cluster behind the wait.
-SIMT_DEVICE void cluster_arrive() { SIMT_CLUSTER("barrier.cluster.arrive.release.aligned;" ::: "memory"); }
-SIMT_DEVICE void cluster_wait() { SIMT_CLUSTER("barrier.cluster.wait.acquire.aligned;" ::: "memory"); }
-// Reads the shared memory of block `rank` of the cluster at the place that p has in this block's. Shared memory is
-// there until its block returns, which must wait for a cluster barrier behind the last read.
+SIMT_DEVICE void cluster_arrive() {
+  if constexpr (kClusters) asm volatile("barrier.cluster.arrive.release.aligned;" ::: "memory");
+}
+SIMT_DEVICE void cluster_wait() {
+  if constexpr (kClusters) asm volatile("barrier.cluster.wait.acquire.aligned;" ::: "memory");
+}
+// Read the shared memory of block `rank` of the cluster at the place that p has in this block's. It is there until its
+// block returns, which must wait for a cluster barrier behind the last read.
 SIMT_DEVICE unsigned place_in(int rank, const void* p) {
   unsigned there = static_cast<unsigned>(__cvta_generic_to_shared(p));
-  SIMT_CLUSTER("mapa.shared::cluster.u32 %0, %1, %2;" : "=r"(there) : "r"(there), "r"(rank));
+  if constexpr (kClusters) asm volatile("mapa.shared::cluster.u32 %0, %1, %2;" : "=r"(there) : "r"(there), "r"(rank));
   return there;
 }
 SIMT_DEVICE int get_from(int rank, const int* p) {
   int v = 0;
-  SIMT_CLUSTER("ld.shared::cluster.s32 %0, [%1];" : "=r"(v) : "r"(place_in(rank, p)) : "memory");
+  if constexpr (kClusters)
+    asm volatile("ld.shared::cluster.s32 %0, [%1];" : "=r"(v) : "r"(place_in(rank, p)) : "memory");
   return v;
 }
 SIMT_DEVICE double get_from(int rank, const double* p) {
   double v = 0;
-  SIMT_CLUSTER("ld.shared::cluster.f64 %0, [%1];" : "=d"(v) : "r"(place_in(rank, p)) : "memory");
+  if constexpr (kClusters)
+    asm volatile("ld.shared::cluster.f64 %0, [%1];" : "=d"(v) : "r"(place_in(rank, p)) : "memory");
   return v;
 }
 template <int N>
 SIMT_DEVICE Vector<float, N> get_vector_from(int rank, const float* p) {
   static_assert(N == 4, "16 bytes");
   Vector<float, N> v{};
-  SIMT_CLUSTER("ld.shared::cluster.v4.f32 {%0, %1, %2, %3}, [%4];"
-               : "=f"(v.v[0]), "=f"(v.v[1]), "=f"(v.v[2]), "=f"(v.v[3])
-               : "r"(place_in(rank, p))
-               : "memory");
+  if constexpr (kClusters)
+    asm volatile("ld.shared::cluster.v4.f32 {%0, %1, %2, %3}, [%4];"
+                 : "=f"(v.v[0]), "=f"(v.v[1]), "=f"(v.v[2]), "=f"(v.v[3])
+                 : "r"(place_in(rank, p))
+                 : "memory");
   return v;
 }
 
@@ -389,11 +397,16 @@ void launch(void (*kernel)(Parameters...), Grid grid, int threads, int shared_by
   check(cudaGetLastError(), "launching a kernel");
 }
 
-// True if the current device launches clusters of blocks.
-inline bool has_clusters() {
+// True if the current device launches clusters of blocks, and this build holds code of the kernel that knows them: that
+// of an older architecture, which such a device runs too, does not.
+template <class... Parameters>
+bool has_clusters(void (*kernel)(Parameters...)) {
   int can = 0;
   check(cudaDeviceGetAttribute(&can, cudaDevAttrClusterLaunch, current_device()), "asking for clusters");
-  return can != 0;
+  if (!can) return false;
+  cudaFuncAttributes attributes;
+  check(cudaFuncGetAttributes(&attributes, kernel), "loading a kernel of clusters");
+  return attributes.ptxVersion >= 90 && attributes.binaryVersion >= 90;
 }
 
 // As launch, with clusters of so many blocks along x, at most 8.

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from .. import plan
 from ..ridge import KINDS, Ridge
 from .factor import factor_backward
 from .hyper import pack
@@ -69,6 +70,7 @@ def factor_and_solve(
             c,
             threads,
             stream(a),
+            plan.gpu.CLUSTER,
         )
         return_workspace(work)
     return x, factor, status, jitter, aux  # type: ignore[return-value]

@@ -88,6 +88,22 @@ def test_products_of_halves_are_as_accurate(device, monkeypatch):
 
 
 @pytest.mark.parametrize("device", DEVICES)
+def test_factor_in_one_cluster(device, monkeypatch):
+    """The option changes medium float32 factors on a GPU with clusters, within rounding, and nothing elsewhere."""
+    a, y = spd(260, (2,), device)
+    one = ssdd_ext.cholesky(a, backend="native")
+    monkeypatch.setattr(ssdd_ext.plan.gpu, "CLUSTER", True)
+    other, x = ssdd_ext.cholesky(a, backend="native"), ssdd_ext.cholesky_solve(a, y, ridge=None, backend="native")
+    wide = a.double()
+    off, off_before = (relative_error(f.double() @ f.double().mT, wide) for f in (other, one))
+    assert off <= 2 * off_before + 1e-7 and other.triu(1).abs().max() == 0
+    assert relative_error(x, torch.linalg.solve(wide, y.double())) <= 2e-4
+    twin = ssdd_ext.build_info()["instruction_set"] == "host twin"
+    has_clusters = twin or (device == "cuda" and torch.cuda.get_device_capability() >= (9, 0))
+    assert has_clusters != torch.equal(one, other)
+
+
+@pytest.mark.parametrize("device", DEVICES)
 def test_angles_near_zero_and_pi(device):
     """An angle comes from its cosine, which near 0 and pi has half its digits. kappa_1 keeps all digits there."""
     small = torch.tensor([0.0, 1e-12, 1e-9, 1e-8, 1e-7, 1e-6, 1e-4, 1e-2], dtype=torch.float64)

@@ -360,6 +360,10 @@ inline void set_device(int) {}
 inline void restore_device(int) {}
 int shared_limit();
 bool has_clusters();
+template <class... Parameters>
+bool has_clusters(void (*)(Parameters...)) {
+  return has_clusters();
+}
 
 template <class... Parameters, class... Arguments>
 void launch_clusters(void (*kernel)(Parameters...), Grid grid, int cluster, int threads, int shared_bytes, Stream,

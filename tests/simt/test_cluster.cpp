@@ -31,12 +31,8 @@ struct Outcome {
 Outcome run(std::vector<Matrix>& a, std::vector<Matrix>& y, const Call& call = {}) {
   const int64_t batch = int64_t(a.size()), n = a[0].rows, c = y.empty() ? 0 : y[0].columns;
   const Input<float> a_in(a, call.layout), y_in(y, Layout::padded);
-  Outcome o{poisoned<float>(batch * n * n),
-            poisoned<float>(batch * n * c),
-            poisoned<float>(batch),
-            poisoned<float>(batch * 3),
-            std::vector<int32_t>(size_t(batch), 77),
-            0};
+  Outcome o{poisoned<float>(batch * n * n), poisoned<float>(batch * n * c),          poisoned<float>(batch),
+            poisoned<float>(batch * 3),     std::vector<int32_t>(size_t(batch), 77), 0};
   std::vector<float> scalars = poisoned<float>(batch * ssdd::cuda::kScalars),
                      work = poisoned<float>(ssdd::cuda::factor_room(batch, n, c));
   ssdd::Hyper<float> hyper{};
@@ -110,7 +106,8 @@ TEST(cluster_sizes) {
       a.push_back(positive(n));
       y.push_back(random(n, 3));
     }
-    const Outcome o = run(a, y), tiled = run(a, y, {OnFailure::nan, Layout::dense, false, 0, RidgeKind::absolute, false});
+    const Outcome o = run(a, y),
+                  tiled = run(a, y, {OnFailure::nan, Layout::dense, false, 0, RidgeKind::absolute, false});
     CHECK(o.launches == 3, "n = " << n << ": " << o.launches << " launches");
     if (n <= 132) {
       const Outcome same = run(a, y);
@@ -210,7 +207,8 @@ TEST(cluster_of_ill_conditioned_matrices) {
       const Input<float> rounded(a, Layout::dense);
     }
     y.push_back(a[0] * truth[0]);
-    const Outcome o = run(a, y), tiled = run(a, y, {OnFailure::nan, Layout::dense, false, 0, RidgeKind::absolute, false});
+    const Outcome o = run(a, y),
+                  tiled = run(a, y, {OnFailure::nan, Layout::dense, false, 0, RidgeKind::absolute, false});
     CHECK(o.status[0] == 0, "ridge " << ridge << ": status " << o.status[0]);
     const double here = off(o.factor, 0, a[0]), there = off(tiled.factor, 0, a[0]);
     const Matrix exact = inverse(a[0]) * y[0];

@@ -6,7 +6,7 @@ import shutil
 import pytest
 
 # The parts of the table that `make sanitize` runs; of each part it runs one row in this many.
-SANITIZED = ["product_", "narrow_", "fused_", "large_", "gram_", "cholesky_", "krr_"]
+SANITIZED = ["product_", "narrow_", "fused_", "large_", "cluster_", "gram_", "cholesky_", "krr_"]
 EVERY = 10
 # Of the parts of the table that take longest, one row in this many.
 THINNED = {"krr": 3}
@@ -14,7 +14,9 @@ THINNED = {"krr": 3}
 NEVER_LAUNCHED = {"probe_kernel"}
 
 
-@pytest.mark.parametrize("part", ["product", "narrow", "fused", "large", "counts", "gram", "cholesky", "krr"])
+@pytest.mark.parametrize(
+    "part", ["product", "narrow", "fused", "large", "cluster_", "counts", "gram", "cholesky", "krr"]
+)
 def test_kernels_on_the_twin(start, part):
     done = start("plain", "simt_tests", part, str(THINNED.get(part, 1)))
     assert done.returncode == 0 and "passed, 0 failed" in done.stdout, done.stdout + done.stderr
