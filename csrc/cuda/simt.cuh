@@ -5,6 +5,7 @@
 // sectors of the one and bank conflicts of the other. Here both are plain accesses.
 #pragma once
 #include <cuda_runtime.h>
+#include <nv/target>
 
 #include <cmath>
 #include <cstdint>
@@ -30,22 +31,17 @@ SIMT_DEVICE int warp() { return static_cast<int>(threadIdx.x >> 5); }
 SIMT_DEVICE int threads() { return static_cast<int>(blockDim.x); }
 SIMT_DEVICE Grid block() { return {blockIdx.x, blockIdx.y, blockIdx.z}; }
 SIMT_DEVICE Grid grid() { return {gridDim.x, gridDim.y, gridDim.z}; }
-// Only kernels of launch_clusters have clusters. The instructions for them exist from sm_90 on; below it these names do
-// nothing, and such a kernel is not launched.
-#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
-constexpr bool kClusters = true;
-#else
-constexpr bool kClusters = false;
-#endif
-// The index of this block in its cluster, and the number of blocks of a cluster.
+// The index of this block in its cluster, and the number of blocks of a cluster. Only kernels of launch_clusters have
+// clusters. The instructions for them exist from sm_90 on; below it these names and those that follow do nothing, and
+// such a kernel is not launched.
 SIMT_DEVICE int cluster_rank() {
   int rank = 0;
-  if constexpr (kClusters) asm volatile("mov.u32 %0, %%cluster_ctarank;" : "=r"(rank));
+  NV_IF_TARGET(NV_PROVIDES_SM_90, (asm volatile("mov.u32 %0, %%cluster_ctarank;" : "=r"(rank));))
   return rank;
 }
 SIMT_DEVICE int cluster_size() {
   int size = 1;
-  if constexpr (kClusters) asm volatile("mov.u32 %0, %%cluster_nctarank;" : "=r"(size));
+  NV_IF_TARGET(NV_PROVIDES_SM_90, (asm volatile("mov.u32 %0, %%cluster_nctarank;" : "=r"(size));))
   return size;
 }
 
@@ -187,39 +183,38 @@ SIMT_DEVICE int first_set(unsigned bits) { return __ffs(static_cast<int>(bits));
 // A barrier of all threads of a cluster, in two halves. What a thread wrote before its arrival is visible to every
 // thread of the cluster behind the wait.
 SIMT_DEVICE void cluster_arrive() {
-  if constexpr (kClusters) asm volatile("barrier.cluster.arrive.release.aligned;" ::: "memory");
+  NV_IF_TARGET(NV_PROVIDES_SM_90, (asm volatile("barrier.cluster.arrive.release.aligned;" :: : "memory");))
 }
 SIMT_DEVICE void cluster_wait() {
-  if constexpr (kClusters) asm volatile("barrier.cluster.wait.acquire.aligned;" ::: "memory");
+  NV_IF_TARGET(NV_PROVIDES_SM_90, (asm volatile("barrier.cluster.wait.acquire.aligned;" :: : "memory");))
 }
 // Read the shared memory of block `rank` of the cluster at the place that p has in this block's. It is there until its
 // block returns, which must wait for a cluster barrier behind the last read.
 SIMT_DEVICE unsigned place_in(int rank, const void* p) {
   unsigned there = static_cast<unsigned>(__cvta_generic_to_shared(p));
-  if constexpr (kClusters) asm volatile("mapa.shared::cluster.u32 %0, %1, %2;" : "=r"(there) : "r"(there), "r"(rank));
+  NV_IF_TARGET(NV_PROVIDES_SM_90,
+               (asm volatile("mapa.shared::cluster.u32 %0, %1, %2;" : "=r"(there) : "r"(there), "r"(rank));))
   return there;
 }
 SIMT_DEVICE int get_from(int rank, const int* p) {
   int v = 0;
-  if constexpr (kClusters)
-    asm volatile("ld.shared::cluster.s32 %0, [%1];" : "=r"(v) : "r"(place_in(rank, p)) : "memory");
+  NV_IF_TARGET(NV_PROVIDES_SM_90,
+               (asm volatile("ld.shared::cluster.s32 %0, [%1];" : "=r"(v) : "r"(place_in(rank, p)) : "memory");))
   return v;
 }
 SIMT_DEVICE double get_from(int rank, const double* p) {
   double v = 0;
-  if constexpr (kClusters)
-    asm volatile("ld.shared::cluster.f64 %0, [%1];" : "=d"(v) : "r"(place_in(rank, p)) : "memory");
+  NV_IF_TARGET(NV_PROVIDES_SM_90,
+               (asm volatile("ld.shared::cluster.f64 %0, [%1];" : "=d"(v) : "r"(place_in(rank, p)) : "memory");))
   return v;
 }
 template <int N>
 SIMT_DEVICE Vector<float, N> get_vector_from(int rank, const float* p) {
   static_assert(N == 4, "16 bytes");
   Vector<float, N> v{};
-  if constexpr (kClusters)
-    asm volatile("ld.shared::cluster.v4.f32 {%0, %1, %2, %3}, [%4];"
-                 : "=f"(v.v[0]), "=f"(v.v[1]), "=f"(v.v[2]), "=f"(v.v[3])
-                 : "r"(place_in(rank, p))
-                 : "memory");
+  NV_IF_TARGET(NV_PROVIDES_SM_90,
+               (asm volatile("ld.shared::cluster.v4.f32 {%0, %1, %2, %3}, [%4];" : "=f"(v.v[0]), "=f"(v.v[1]),
+                             "=f"(v.v[2]), "=f"(v.v[3]) : "r"(place_in(rank, p)) : "memory");))
   return v;
 }
 
