@@ -99,24 +99,28 @@ double off(const std::vector<float>& factor, int64_t b, const Matrix& a) {
 
 TEST(cluster_sizes) {
   if (!fits()) return;
-  for (int64_t n : {65, 33, 64, 132, 256, 257, 512}) {
+  for (int64_t n : {65, 64, 132, 257, 512}) {
     if (!in_sample()) continue;
     std::vector<Matrix> a, y;
     for (int b = 0; b < (n < 200 ? 2 : 1); ++b) {
       a.push_back(positive(n));
       y.push_back(random(n, 3));
     }
-    const Outcome o = run(a, y),
-                  tiled = run(a, y, {OnFailure::nan, Layout::dense, false, 0, RidgeKind::absolute, false});
+    const Outcome o = run(a, y);
     CHECK(o.launches == 3, "n = " << n << ": " << o.launches << " launches");
-    if (n <= 132) {
+    if (n == 132) {
       const Outcome same = run(a, y);
       CHECK(o.factor == same.factor && o.x == same.x, "n = " << n << ": different bits the second time");
     }
+    const bool compares = n <= 257;  // with the tiles, which are as accurate at 512
+    Call by_tiles;
+    by_tiles.cluster = false;
+    const Outcome tiled = compares ? run(a, y, by_tiles) : o;
     for (size_t b = 0; b < a.size(); ++b) {
       CHECK(o.status[b] == 0 && o.jitter[b] == 0, "n = " << n << ": status " << o.status[b]);
       const double here = off(o.factor, int64_t(b), a[b]), there = off(tiled.factor, int64_t(b), a[b]);
       const double off_x = error(a[b] * problem(o.x, int64_t(b), n, 3), y[b]);
+      CHECK(here <= tolerance<float>(5), "n = " << n << ": off by " << here);
       CHECK(here <= 1.5 * there + tolerance<float>(2), "n = " << n << ": off by " << here << ", by tiles " << there);
       CHECK(off_x <= tolerance<float>(500 + 10 * double(n)), "n = " << n << ": A x is off by " << off_x);
     }
@@ -157,7 +161,7 @@ TEST(cluster_sources) {
 
 TEST(cluster_failures_stay_alone) {
   if (!fits()) return;
-  for (int64_t pivot : {150, 5, 16, 17, 64, 65, 128}) {
+  for (int64_t pivot : {150, 5, 16, 17, 64, 65}) {
     if (!in_sample()) continue;
     std::vector<Matrix> a{positive(150), add_to_diagonal(Matrix(150, 150), 1)}, y{random(150, 2), random(150, 2)};
     a[1](pivot - 1, pivot - 1) = -0.5;
@@ -207,8 +211,9 @@ TEST(cluster_of_ill_conditioned_matrices) {
       const Input<float> rounded(a, Layout::dense);
     }
     y.push_back(a[0] * truth[0]);
-    const Outcome o = run(a, y),
-                  tiled = run(a, y, {OnFailure::nan, Layout::dense, false, 0, RidgeKind::absolute, false});
+    Call by_tiles;
+    by_tiles.cluster = false;
+    const Outcome o = run(a, y), tiled = run(a, y, by_tiles);
     CHECK(o.status[0] == 0, "ridge " << ridge << ": status " << o.status[0]);
     const double here = off(o.factor, 0, a[0]), there = off(tiled.factor, 0, a[0]);
     const Matrix exact = inverse(a[0]) * y[0];
