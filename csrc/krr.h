@@ -67,6 +67,8 @@ struct KrrShape {
   int order = 0;  // of the kernel function (gram.h)
   // On a GPU: large products of floats take half-precision instructions, three per product, at fp32 accuracy.
   bool halves = false;
+  // On a GPU: the factorisation of medium float problems takes one cluster of blocks per problem, on GPUs that have them.
+  bool cluster = false;
 };
 
 // Rows of S elements per problem in `kept`.

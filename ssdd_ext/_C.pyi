@@ -38,6 +38,7 @@ def solve(
     c: int,
     threads: int,
     stream: int,
+    cluster: bool,
 ) -> None: ...
 def solve_backward(
     grad: _Capsule,
@@ -82,6 +83,7 @@ class KrrShape:
         lanes: bool = False,
         order: int = 0,
         halves: bool = False,
+        cluster: bool = False,
     ) -> None: ...
     @property
     def batch(self) -> int: ...

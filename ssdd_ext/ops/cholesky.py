@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from .. import plan
 from ..checks import full_precision
 from ..ridge import KINDS, Ridge
 from .factor import factor_backward
@@ -70,6 +71,7 @@ def factor_and_solve(
             c,
             threads,
             stream(a),
+            plan.gpu.CLUSTER,
         )
         return_workspace(work)
     return x, factor, status, jitter, aux  # type: ignore[return-value]
