@@ -73,7 +73,7 @@ def distill(
     """
     check(job)
     for message in deprecations(job.config):
-        warnings.warn(message, DeprecationWarning, stacklevel=3)  # of the caller, behind the decorator
+        warnings.warn(message, DeprecationWarning, stacklevel=4)  # of the caller, behind two decorators
         report({"event": "warning", "message": message})
     state, batches = begin(job)
     saved = checkpoints.begin(identity(job), ("distill.steps", job.config.steps)) if checkpoints else None

@@ -200,7 +200,7 @@ def test_huggingface_sets(hub, tmp_path):
 
 def test_huggingface_sets_that_do_not_fit(hub, tmp_path):
     hub.Dataset.from_dict({"text": ["a", "b"]}).save_to_disk(tmp_path / "text")
-    with pytest.raises(InputError, match="one column of images"):
+    with pytest.raises(InputError, match="expected a column of images"):
         load_images(f"hf:{tmp_path / 'text'}")
     mixed = [*random_images(2), *random_images(1, side=9)]
     table(hub, mixed).save_to_disk(tmp_path / "mixed")
