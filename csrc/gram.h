@@ -14,8 +14,8 @@
 //                t <- w^2 / 2 kappa_0 t + k'                parameters (w, b)
 //
 // Apart from the linear one, a kernel function is one of the argument |x - z|^2, |x - z|_1 or x.z, and of |x|^2 and
-// |z|^2 for the last four. Those are functions of an angle, which near 0 has half the digits of its cosine: they exist in double
-// only, and the caller widens float points (ssdd_ext/ops). angles.h has them, for the CPU and the GPU.
+// |z|^2 for the last four. Those are functions of an angle, which near 0 has half the digits of its cosine: they exist in
+// double only, and the caller widens float points (ssdd_ext/ops). angles.h has them, for the CPU and the GPU.
 //
 // x [B, S, D] and z [B, Q, D] have any strides and may alias; k [B, S, Q] is dense and row-major and aliases neither.
 // z.p == nullptr: k(x, x), one triangle computed and mirrored, the diagonal that of a point with itself, which for a

@@ -117,9 +117,9 @@ def labels(name: str, value: Tensor, classes: int) -> Tensor:
     if value.dtype == torch.bool or value.dtype.is_floating_point or value.dtype.is_complex or value.dim() < 1:
         raise TypeError(f"{name}: expected class numbers [..., Q] of an integer dtype, got {describe(value)}")
     value = value.long()
-    if value.is_cpu and type(value) is Tensor and not torch.compiler.is_compiling():
-        with contextlib.suppress(RuntimeError):  # numbers cannot be read under a transform
-            if value.numel() and not bool(((value >= 0) & (value < classes)).all()):
+    if _can_be_read(value):
+        with contextlib.suppress(RuntimeError):  # not under a transform
+            if not bool(((value >= 0) & (value < classes)).all()):
                 worst = int(value.min()) if int(value.min()) < 0 else int(value.max())
                 raise ValueError(
                     f"{name}: expected class numbers from 0 to {classes - 1}, the columns of y_s, got {worst}"
@@ -134,12 +134,18 @@ def sample_weight(value: Tensor, rows: int, other: str) -> Tensor:
     """
     tensor("sample_weight", value, min_dim=1)
     size("sample_weight", value, -1, rows, other)
-    readable = value.is_cpu and type(value) in (Tensor, torch.nn.Parameter) and not torch.compiler.is_compiling()
-    if readable and value.numel() and not is_transformed() and not torch._C._len_torch_dispatch_stack():
-        least = value.detach().min().item()
-        if least < 0:
-            raise ValueError(f"sample_weight: expected numbers >= 0, got {least:g}")
+    if _can_be_read(value):
+        with contextlib.suppress(RuntimeError):  # not under a transform
+            least = value.detach().min().item()
+            if least < 0:
+                raise ValueError(f"sample_weight: expected numbers >= 0, got {least:g}")
     return value.unsqueeze(-1)
+
+
+def _can_be_read(value: Tensor) -> bool:
+    """Return True if ``value`` has numbers that Python may read: on the CPU, and not in a call that is compiled."""
+    plain = value.is_cpu and type(value) in (Tensor, torch.nn.Parameter)
+    return plain and value.numel() > 0 and not torch.compiler.is_compiling()
 
 
 def full_precision(like: Tensor) -> Any:

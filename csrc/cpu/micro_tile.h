@@ -98,7 +98,8 @@ void run(int panels, int width, int kc, const T* a, int64_t rs, int64_t ks, int6
     tile_for<T, Bytes, Mr, F, 1, 1>(kc, a, rs, ks, panel_stride, b, out, ld, alpha, beta);
 }
 
-// a (b - x), or a sign(b - x), for one packed panel. x is read from L1 for each multiply-add: it needs as many registers as the sums.
+// a (b - x), or a sign(b - x), for one packed panel. x is read from L1 for each multiply-add: it needs as many registers
+// as the sums.
 template <class T, int Bytes, int Mr, Inner F, int Vectors>
 inline void difference_tile(int kc, const T* a, const T* b, const T* x, T* out, int64_t ld, T alpha, T beta) {
   using V = typename VectorOf<T, Bytes>::type;

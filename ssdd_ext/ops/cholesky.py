@@ -26,6 +26,7 @@ from .native import (
     take_workspace,
     to_capsule,
 )
+from .planned_solve import gradient_of_inverse
 from .register import library, register
 from .second import mark_failed, pull_back, solve_gradients
 
@@ -192,7 +193,7 @@ def _solve_backward(
 def _raw_gradient(u: Tensor, x: Tensor, value: Any, ridge: str, detach: bool) -> Tensor:
     """Return -u x^T, with what arrives through a trace that is not detached."""
     with full_precision(u):
-        bar = -(u @ x.mT)
+        bar = gradient_of_inverse(u, x, symmetric=False)
     if ridge in ("trace", "mean_trace") and not detach:
         amount = value[..., -1] if isinstance(value, Tensor) else value
         slope = -(u * x).sum((-2, -1)) * amount / (x.shape[-2] if ridge == "mean_trace" else 1)

@@ -69,8 +69,9 @@ def load_images(
     if size is not None:
         raise InputError(f"size: only a folder of images or a Hugging Face set is resized, got data {path.name!r}")
     if embedded:
-        beside = "; the folder of that name here is ./digits" if path.is_dir() else ""
-        return replace(data := digits(), summary=data.summary + beside)
+        data = digits()
+        beside = f"{data.summary}; the folder of that name here is ./digits"
+        return replace(data, summary=beside) if path.is_dir() else data
     if path.is_dir():
         return read_cifar(path)
     ending = path.suffix.lower()
