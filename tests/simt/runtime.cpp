@@ -77,6 +77,8 @@ std::atomic<int> limit{232448};
 std::atomic<int64_t> launched{0};
 std::mutex kernels_mutex;
 std::set<const void*> kernels;
+std::map<std::string, std::set<const void*>> named;
+const char* name_of_launches = nullptr;
 
 Lane& self() { return machine->lanes[machine->place.thread]; }
 
@@ -233,6 +235,7 @@ void run(const void* kernel, Grid grid, int threads, int shared_bytes, void (*bo
   {
     const std::lock_guard<std::mutex> guard(kernels_mutex);
     kernels.insert(kernel);
+    if (name_of_launches) named[name_of_launches].insert(kernel);
   }
   const auto block = [&](int64_t i, int which) {
     const Grid index{unsigned(i % grid.x), unsigned(i / grid.x % grid.y), unsigned(i / grid.x / grid.y)};
@@ -269,16 +272,23 @@ void barrier(Site site) {
   if (__tsan_acquire) __tsan_acquire(sync);
 }
 
+// A call of memcpy would take longer than these few words do.
+inline void copy_words(void* to, const void* from, size_t bytes) {
+  typedef uint32_t __attribute__((may_alias)) Word;
+  for (size_t i = 0; i < bytes / sizeof(Word); ++i) static_cast<Word*>(to)[i] = static_cast<const Word*>(from)[i];
+}
+
 void meet(Site site, Collective op, const void* in, size_t in_size, void* out, size_t out_size) {
   Machine& m = *machine;
   const int me = m.place.thread, lane = me % 32;
   Warp& warp = m.warps[me / 32];
-  if (in_size > kSlot || out_size > kSlot) fail(site, "a warp collective of more than %zu bytes per lane", kSlot);
+  if (in_size > kSlot || out_size > kSlot || (in_size | out_size) % 4)
+    fail(site, "a warp collective of more than %zu bytes per lane, or of no whole words", kSlot);
   if (warp.arrived != 0 && (warp.op != op || !(warp.site == site)))
     fail(site, "divergent warp collective: another lane waits at %s:%d", warp.site.file, warp.site.line);
   warp.op = op;
   warp.site = site;
-  if (in_size) std::memcpy(warp.in + lane * kSlot, in, in_size);
+  copy_words(warp.in + lane * kSlot, in, in_size);
   warp.arrived |= 1u << lane;
   if (warp.arrived == 0xffffffffu) {
     warp.arrived = 0;
@@ -288,7 +298,7 @@ void meet(Site site, Collective op, const void* in, size_t in_size, void* out, s
     stop(Lane::collective, site);
     yield();
   }
-  if (out_size) std::memcpy(out, warp.out + lane * kSlot, out_size);
+  copy_words(out, warp.out + lane * kSlot, out_size);
 }
 
 void warp_barrier(Site site) {
@@ -355,4 +365,6 @@ void set_shared_limit(int bytes) { runtime::limit = bytes; }
 int shared_limit() { return runtime::limit; }
 int64_t launches() { return runtime::launched; }
 std::set<const void*> launched() { return runtime::kernels; }
+void name_launches(const char* name) { runtime::name_of_launches = name; }
+std::map<std::string, std::set<const void*>> named_launches() { return runtime::named; }
 }  // namespace simt
