@@ -78,7 +78,7 @@ dev: ## build _C in place, for PYTHONPATH=.:python (PYTHON=... names the interpr
 
 CORE := tests/ext/core
 # About one row in twelve of the kernels' tables runs under the sanitizers, and every kernel (tests/simt/test_kernels.py).
-SANITIZED := product_ narrow_ fused_ large_ gram_ cholesky_ krr_
+SANITIZED := product_ narrow_ fused_ large_ cluster_ gram_ cholesky_ krr_
 EVERY := 10
 .PHONY: sanitize aarch64
 sanitize: $(ENV_STAMP) ## run the core's own tests under AddressSanitizer and UBSan, the CUDA kernels' twin also under TSan
@@ -120,7 +120,7 @@ gpu: ## build for the GPU at hand, smoke test, benchmarks, tests, sanitizers (AR
 # The core with AddressSanitizer and UBSan, beside links to the package, for the campaign's hostile calls.
 TORTURE := build/torture
 .PHONY: torture
-torture: $(WHEEL_STAMP) ## the campaign of faults (ARGS="--minutes 10 --only kills,calls,readers,threads,memory --seed 0")
+torture: $(WHEEL_STAMP) ## the campaign of faults (ARGS="--minutes 10 --only kills,calls,formula,readers,threads,memory --seed 0")
 	@mkdir -p $(TORTURE)/site/ssdd_ext
 	CXXFLAGS="-fsanitize=address,undefined -fno-omit-frame-pointer" $(BIN)/cmake -S . -B $(TORTURE)/core -G Ninja \
 		-DCMAKE_MAKE_PROGRAM="$$(realpath -s $(BIN))/ninja" -DCUDA=OFF -DCMAKE_CXX_FLAGS_RELEASE="-O1 -g1" \

@@ -92,8 +92,6 @@ def main(argv: Sequence[str] | None = None) -> list[dict[str, Any]]:
     rows: list[dict[str, Any]] = []
     for sizes in ((7, 9, 5, 2),) if a.quick else SIZES:
         for name in kernels(sizes[2]):
-            if name == "Laplace, 1-norm" and not a.quick:
-                continue  # planned PyTorch runs it in any case
             rows.append(row(name, sizes, a.seconds, a.repeats) | {"threads": a.threads} | machine.describe("cpu"))
             print(f"{sizes!s:24}{name:20}{rows[-1]['ratio']:6.2f}  {rows[-1]['backend']}", flush=True)
     write(a, "kernels", rows)

@@ -27,6 +27,7 @@ struct SolveArgs {
   OnFailure on_failure;
   T* work;
   int threads;
+  bool cluster = false;  // as in KrrShape (krr.h)
 };
 
 template <class T>

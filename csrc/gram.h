@@ -5,6 +5,7 @@
 //   matern_1, _3, _5          k = e, (1 + s) e, (1 + s + s^2 / 3) e with e = exp(-s), s = sqrt(2 nu) |x - z| /
 //                             lengthscale, nu = 1/2, 3/2, 5/2    parameters (lengthscale)
 //   rational_quadratic        k = (1 + |x - z|^2 / (2 alpha lengthscale^2))^-alpha    parameters (lengthscale, alpha)
+//   laplace_1    k = exp(-|x - z|_1 / lengthscale), on the CPU    parameters (lengthscale)
 //   polynomial   k = (scale * x.z + bias)^order            parameters (scale, bias)
 //   arc_cosine_0, _1          k = kappa_0, |x| |z| kappa_1 of the angle t between x and z; no parameters
 //                             kappa_0 = 1 - t / pi, kappa_1 = cos t + (sin t - t cos t) / pi
@@ -12,8 +13,8 @@
 //                k = w^2 x.z / D + b^2, t = k, then per layer k' = w^2 / 2 sqrt(k_x k_z) kappa_1 + b^2,
 //                t <- w^2 / 2 kappa_0 t + k'                parameters (w, b)
 //
-// Apart from the linear one, a kernel function is one of the argument |x - z|^2 or x.z, and of |x|^2 and |z|^2 for the
-// last four. Those are functions of an angle, which near 0 has half the digits of its cosine: they exist in double
+// Apart from the linear one, a kernel function is one of the argument |x - z|^2, |x - z|_1 or x.z, and of |x|^2 and
+// |z|^2 for the last four. Those are functions of an angle, which near 0 has half the digits of its cosine: they exist in double
 // only, and the caller widens float points (ssdd_ext/ops). angles.h has them, for the CPU and the GPU.
 //
 // x [B, S, D] and z [B, Q, D] have any strides and may alias; k [B, S, Q] is dense and row-major and aliases neither.
@@ -64,10 +65,10 @@ struct GramBackwardArgs {
 };
 
 namespace cpu {
-int64_t gram_workspace(int64_t batch, int64_t s, int64_t q, int threads);  // for any kernel
+int64_t gram_workspace(KernelKind kernel, int64_t batch, int64_t s, int64_t q, int64_t d, int threads);
 template <class T> void gram(const GramArgs<T>& args);
-int64_t gram_backward_workspace(int64_t batch, int64_t s, int64_t q, int64_t d, int64_t chunk, bool symmetric,
-                                int threads);
+int64_t gram_backward_workspace(KernelKind kernel, int64_t batch, int64_t s, int64_t q, int64_t d, int64_t chunk,
+                                bool symmetric, int threads);
 template <class T> void gram_backward(const GramBackwardArgs<T>& args);
 }  // namespace cpu
 namespace cuda {

@@ -32,6 +32,8 @@
 // product form loses at most two bits. Each problem has its own form (in chunks of queries: from the chunk and the
 // support), which depends only on the inputs.
 //
+// laplace_1: Xbar_i = sum_j G_ij sign(x_i - z_j) with G = Kbar dk/d|x - z|_1, and 0 where coordinates coincide.
+//
 // n is the order of the factor: S, or D (+1 with a bias) in the primal. Every input has any strides; outputs are
 // dense row-major and alias nothing. factor [B, n, n] (L below; above the diagonal K_ss, which the rbf backward
 // needs), coef [B, n, C] (alpha or w), kept [B, Q, S] = K_qs or nullptr (if
@@ -65,6 +67,8 @@ struct KrrShape {
   int order = 0;  // of the kernel function (gram.h)
   // On a GPU: large products of floats take half-precision instructions, three per product, at fp32 accuracy.
   bool halves = false;
+  // On a GPU: the factorisation of medium float problems takes one cluster of blocks per problem, on GPUs that have them.
+  bool cluster = false;
 };
 
 // Rows of S elements per problem in `kept`.

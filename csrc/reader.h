@@ -35,19 +35,18 @@ class Reader {
   U* array(const char* name, const dlpack::Tensor* tensor, int64_t elements, uint8_t code = dlpack::kFloat) {
     const dlpack::Tensor* t = checked(name, tensor, sizeof(U) * 8, code);
     if (!t) return nullptr;
-    int64_t count = 1;
-    for (int i = 0; i < t->ndim; ++i) count *= t->shape[i];
+    const int64_t count = count_of(name, t);
     if (count < elements) {
       refuse(name, "expected at least " + std::to_string(elements) + " elements, got " + std::to_string(count));
     }
     if (count == 0) return data<U>(t);
-    count = 1;
+    int64_t dense = 1;
     for (int i = t->ndim - 1; i >= 0; --i) {
-      if (t->strides && t->shape[i] > 1 && t->strides[i] != count) {
+      if (t->strides && t->shape[i] > 1 && t->strides[i] != dense) {
         refuse(name, "expected a dense array, got stride " + std::to_string(t->strides[i]) + " in dimension " +
                          std::to_string(i) + "; call .contiguous()");
       }
-      count *= t->shape[i];
+      dense *= t->shape[i];
     }
     if (!t->data) refuse(name, kNoMemory);
     return data<U>(t);
@@ -82,6 +81,19 @@ class Reader {
 
   static std::string text(int64_t b, int64_t rows, int64_t columns) {
     return "[" + std::to_string(b) + ", " + std::to_string(rows) + ", " + std::to_string(columns) + "]";
+  }
+
+  // The number of elements. A tensor of PyTorch always has one, but the header of a capsule can say anything.
+  static int64_t count_of(const char* name, const dlpack::Tensor* t) {
+    if (t->ndim < 0) refuse(name, "expected a tensor, got " + std::to_string(t->ndim) + " dimensions");
+    int64_t count = 1;
+    for (int i = 0; i < t->ndim; ++i) {
+      const int64_t size = t->shape[i];
+      if (size < 0 || (size > 0 && count > (int64_t(1) << 62) / size))
+        refuse(name, "expected sizes of a tensor, got " + std::to_string(size) + " in dimension " + std::to_string(i));
+      count *= size;
+    }
+    return count;
   }
 
   static Batch<const T> view(const char* name, const dlpack::Tensor* t, int64_t b, int64_t rows, int64_t columns) {

@@ -41,9 +41,10 @@ enum class KernelKind {
   arc_cosine_0 = 7,
   arc_cosine_1 = 8,
   nngp = 9,
-  ntk = 10
+  ntk = 10,
+  laplace_1 = 11  // on the CPU only
 };
-constexpr int kKernelKinds = 11;
+constexpr int kKernelKinds = 12;
 // How many hyper-parameters it has, before the ridge's.
 constexpr int parameter_count(KernelKind kind) {
   switch (kind) {
@@ -60,11 +61,13 @@ constexpr int parameter_count(KernelKind kind) {
       return 1;
   }
 }
-// True if it is a function of |x - z|^2, else of x.z (and of |x|^2 and |z|^2 if of_norms).
+// True if it is a function of the 1-norm |x - z|_1.
+constexpr bool of_one_norm(KernelKind kind) { return kind == KernelKind::laplace_1; }
+// True if it is a function of |x - z|^2 or |x - z|_1, else of x.z (and of |x|^2 and |z|^2 if of_norms).
 constexpr bool of_distance(KernelKind kind) {
-  return kind >= KernelKind::rbf && kind <= KernelKind::rational_quadratic;
+  return (kind >= KernelKind::rbf && kind <= KernelKind::rational_quadratic) || of_one_norm(kind);
 }
-constexpr bool of_norms(KernelKind kind) { return kind >= KernelKind::arc_cosine_0; }
+constexpr bool of_norms(KernelKind kind) { return kind >= KernelKind::arc_cosine_0 && kind <= KernelKind::ntk; }
 // True if its slopes need the argument beside the value. Those of rbf follow from the value.
 constexpr bool keeps_argument(KernelKind kind) { return kind > KernelKind::rbf; }
 enum class RidgeKind { absolute = 0, trace = 1, mean_trace = 2 };

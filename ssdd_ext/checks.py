@@ -54,9 +54,10 @@ def tensor(name: str, value: Any, *, min_dim: int = 2) -> Tensor:
             f"convert it, for example with {name}.float()"
         )
     if value.dim() < min_dim:
+        row = "" if name.startswith("y") else f", {name}.unsqueeze(0) for one row"
+        one = f"{name}.unsqueeze(-1) for one column{row}"
         raise ValueError(
-            f"{name}: expected at least {min_dim} dimensions [..., rows, columns], got {describe(value)}; "
-            f"add the missing one with {name}.unsqueeze(...)"
+            f"{name}: expected at least {min_dim} dimensions [..., rows, columns], got {describe(value)}; write {one}"
         )
     return value
 
@@ -127,9 +128,17 @@ def labels(name: str, value: Tensor, classes: int) -> Tensor:
 
 
 def sample_weight(value: Tensor, rows: int, other: str) -> Tensor:
-    """Check weights [..., rows] of points and return them as a column [..., rows, 1]."""
+    """Check weights [..., rows] of points and return them as a column [..., rows, 1].
+
+    Their sign is checked on the CPU only: a GPU would synchronise.
+    """
     tensor("sample_weight", value, min_dim=1)
     size("sample_weight", value, -1, rows, other)
+    readable = value.is_cpu and type(value) in (Tensor, torch.nn.Parameter) and not torch.compiler.is_compiling()
+    if readable and value.numel() and not is_transformed() and not torch._C._len_torch_dispatch_stack():
+        least = value.detach().min().item()
+        if least < 0:
+            raise ValueError(f"sample_weight: expected numbers >= 0, got {least:g}")
     return value.unsqueeze(-1)
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from .kernels import Combination, Kernel, Stationary, for_matrices, match_parameter
+from .kernels import Combination, Kernel, Stationary, for_matrices, match_parameter, mirrored
 from .ridge import Ridge
 
 # Status of one problem: 0 is success, k > 0 the 1-based pivot at which the factorisation broke down,
@@ -67,12 +67,12 @@ def cholesky_solve(a: Tensor, y: Tensor, ridge: Ridge | None, on_failure: str = 
 
 
 def factored_solve(
-    a: Tensor, y: Tensor, ridge: Ridge | None, on_failure: str = "nan"
+    a: Tensor, y: Tensor, ridge: Ridge | None, on_failure: str = "nan", symmetric: bool = True
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Return ((A + lambda I)^-1 Y, factor, status, jitter)."""
+    """Return ((A + lambda I)^-1 Y, factor, status, jitter). ``symmetric``: the gradient to A is symmetrised."""
     valid: Tensor | None = None
     if ridge is not None and ridge.kind == "per_target":
-        return _per_target_solve(a, y, ridge, on_failure)
+        return _per_target_solve(a, y, ridge, on_failure, symmetric)
     if ridge is not None:
         shift = ridge.diagonal(a, match_parameter(ridge.value, a))
         if isinstance(ridge.value, Tensor) and isinstance(shift, Tensor):
@@ -83,16 +83,24 @@ def factored_solve(
     if valid is not None:
         status = torch.where(valid, status, torch.full_like(status, BAD_PARAMETER))
         factor = torch.where(valid[..., None, None], factor, torch.full_like(factor, float("nan")))
-    return torch.cholesky_solve(y, factor), factor, status, jitter
+    if symmetric:
+        return torch.cholesky_solve(y, factor), factor, status, jitter
+    failed = (status != 0)[..., None, None]
+    eye = torch.eye(a.shape[-1], dtype=a.dtype, device=a.device)
+    x = torch.linalg.solve(torch.where(failed, eye, mirrored(a) + jitter[..., None, None] * eye), y)
+    return torch.where(failed, torch.full_like(x, float("nan")), x), factor, status, jitter
 
 
-def _per_target_solve(a: Tensor, y: Tensor, ridge: Ridge, on_failure: str) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+def _per_target_solve(
+    a: Tensor, y: Tensor, ridge: Ridge, on_failure: str, symmetric: bool
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Solve one problem per target, as a further dimension of the batch."""
     value = match_parameter(ridge.value, a)
     one = Ridge.absolute(value)
     batch = torch.broadcast_shapes(a.shape[:-2], one.value.shape[:-1], y.shape[:-2])  # type: ignore[union-attr]
     many = a.unsqueeze(-3).expand(*batch, y.shape[-1], *a.shape[-2:])
-    x, factor, status, jitter = factored_solve(many, y.mT.unsqueeze(-1).expand(*many.shape[:-1], 1), one, on_failure)
+    right = y.mT.unsqueeze(-1).expand(*many.shape[:-1], 1)
+    x, factor, status, jitter = factored_solve(many, right, one, on_failure, symmetric)
     worst = torch.where((status < 0).any(-1), status.amin(-1), status.amax(-1))
     failed = (worst != 0)[..., None, None]
     x = torch.where(failed, torch.full_like(x.squeeze(-1), float("nan")), x.squeeze(-1)).mT

@@ -192,11 +192,12 @@ def _cosine(x: Tensor, z: Tensor) -> Tensor:
 
 
 def _angle(k: Tensor, k_x: Tensor, k_z: Tensor) -> Tensor:
-    """Return the angles of vectors with these inner products; 0, without gradient, if rounding decides."""
+    """Return the angles of vectors with these inner products; 0 or pi, without gradient, if rounding decides."""
     product = k_x.unsqueeze(-1) * k_z.unsqueeze(-2)
     square = product - k**2
-    same = square <= 1e-14 * product
-    return torch.where(same, 0.0, torch.atan2(torch.where(same, 1.0, square).sqrt(), k))
+    on_a_line = square <= 1e-14 * product
+    straight = math.pi * (k < 0).to(k)
+    return torch.where(on_a_line, straight, torch.atan2(torch.where(on_a_line, 1.0, square).sqrt(), k))
 
 
 def _arc_cosine(x: Tensor, z: Tensor, order: int) -> Tensor:

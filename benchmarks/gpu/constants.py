@@ -15,6 +15,7 @@ from typing import Any
 
 import torch
 from journal import Item, open_journal, run_items, step_parser
+from switches import one_cluster
 from torch import Tensor
 
 import ssdd_ext
@@ -137,6 +138,24 @@ def halves(time: Timer, device: str, s: int, q: int, d: int, c: int) -> dict[str
     return {"value": found, "text": "; ".join(parts)}
 
 
+def clusters(time: Timer, device: str, batch: int, n: int) -> dict[str, Any]:
+    """Measure the factorisation in one cluster of blocks beside the portable one: seconds, and |L L^T - K| / |K|."""
+    k = matrices(batch, n, device)
+
+    def in_clusters() -> Tensor:
+        with one_cluster():
+            return factor(k)
+
+    ways = {"cluster": in_clusters, "tiles": partial(factor, k)}
+    found: dict[str, Any] = {"batch": batch, "n": n, "seconds": time(device, **ways), "errors": {}}
+    for way, call in ways.items():
+        low = call().double().tril()
+        found["errors"][way] = float((low @ low.mT - k.double()).norm() / k.double().norm())
+    (one, other), errors = found["seconds"].values(), found["errors"].values()
+    text = f"{one * 1e6:.1f} us against {other * 1e6:.1f}, error " + " against ".join(f"{e:.1e}" for e in errors)
+    return {"value": found, "text": text}
+
+
 def bandwidth(time: Timer, device: str, size: int) -> dict[str, Any]:
     """Measure bytes per second, read and written, of a copy inside the device's memory."""
     x = torch.empty(size, dtype=torch.uint8, device=device)
@@ -158,6 +177,8 @@ def items(device: str, quick: bool) -> Iterator[Item]:
     yield "tile of the solve, 512 columns", lambda: solve_tile(time, device, 256 if quick else 1024, 512)
     for shape in ((64, 70, 48, 5),) if quick else ((1000, 1024, 8192, 512), (100, 1024, 4096, 512)):
         yield f"halves beside TF32, S={shape[0]}", lambda shape=shape: halves(time, device, *shape)
+    for batch, n in ((1, 80),) if quick else ((1, 256), (1, 384), (1, 512), (16, 256), (16, 512)):
+        yield f"cluster beside tiles, {batch}x{n}", lambda b=batch, n=n: clusters(time, device, b, n)
     for name, k, dtype in (
         ("fp32 on the tensor cores", small, torch.float32),
         ("fp32 on the plain units (k = 32)", 32, torch.float32),

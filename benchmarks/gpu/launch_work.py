@@ -213,6 +213,27 @@ def _factor_tiles(launch: dict[str, Any]) -> Work:
     )
 
 
+def _cluster(launch: dict[str, Any]) -> Work:
+    """Count the factorisation in one cluster of blocks."""
+    f, edges, vectors = launch["arguments"][0], _extents(launch["arguments"][0]["n"]), launch["arguments"][2]
+    b, n, tiles, product = f["batch"], f["n"], len(edges), 3 * 2 * TILE**3
+    # 32 rows by 16 columns by 16 steps of k; a strip of a warp, with its rows' four pivots at a time.
+    step, strip = 3 * 2 * 32 * STRIP * 16, 2 * WARP * (4 * (10 + 6) + 6 * 16)
+    factor = sum(max(1, 3 - s) * (s * step + strip) for s in range(TILE // STRIP))
+    solve = 2 * sum(s * step + 2 * WARP * _triangle(STRIP - 1) for s in range(TILE // STRIP))
+    pairs = tiles * (tiles - 1) // 2
+    products = pairs + sum((tiles - 1 - j) * (tiles - 2 - j) // 2 for j in range(tiles))
+    beside = tiles * factor + pairs * solve
+    return Work(
+        flops=b * n**3 / 3,
+        executed=b * (products * product + beside),
+        beside=b * beside,
+        loaded=b * _lower(n, vectors, 4) * 4,
+        stored=b * (n * n if f["zero_upper"] else _triangle(n)) * 4,
+        tensor=True,
+    )
+
+
 def _clear(launch: dict[str, Any]) -> Work:
     return Work(stored=4 * launch["blocks"] * launch["arguments"][1])
 
@@ -372,6 +393,7 @@ FORMULAS: dict[str, Callable[[dict[str, Any]], Work]] = {
     "solve_kernel": _solve,
     "begin_kernel": _begin,
     "factor_tiles_kernel": _factor_tiles,
+    "cluster_kernel": _cluster,
     "clear_kernel": _clear,
     "solve_tiles_kernel": _solve_tiles,
     "copy_kernel": _copy,

@@ -16,6 +16,7 @@ from typing import Any
 
 import torch
 from journal import Item, open_journal, run_items, step_parser
+from switches import one_cluster
 from torch import Tensor
 
 import ssdd_ext
@@ -31,6 +32,7 @@ KRR = (
     (Problem(100, 256, 512, 10, b=64), 100),
 )
 CHOLESKY = ((64, 128, 15), (1, 512, 60), (64, 512, 250), (1, 2048, 500))
+IN_CLUSTERS = ((1, 512),)  # measured in one cluster of blocks too, which is off by default
 COMPARED = ["ssdd_ext", "PyTorch, usual", "PyTorch, Cholesky", "PyTorch, planned"]
 
 Row = dict[str, Any]
@@ -97,6 +99,11 @@ def ours(k: Tensor) -> Tensor:
     return ssdd_ext.cholesky(k, on_failure="nan")
 
 
+def ours_in_clusters(k: Tensor) -> Tensor:
+    with one_cluster():
+        return ours(k)
+
+
 def torch_cholesky(k: Tensor) -> Tensor:
     # Without reading the status, which a graph cannot do.
     factor: Tensor = torch.linalg.cholesky_ex(k).L
@@ -106,13 +113,16 @@ def torch_cholesky(k: Tensor) -> Tensor:
 FACTORISATIONS: dict[str, Callable[[Tensor], Tensor]] = {"ssdd_ext": ours, "PyTorch": torch_cholesky}
 
 
-def cholesky_row(batch: int, n: int, aim: float, device: str, repeats: int, seconds: float) -> dict[str, Any]:
+def cholesky_row(
+    batch: int, n: int, aim: float, device: str, repeats: int, seconds: float, clusters: bool = False
+) -> dict[str, Any]:
     """Measure the factor of ``batch`` well-conditioned matrices [n, n] in float32; error: |L L^T - K| / |K| in
     float64."""
+    factorisations = FACTORISATIONS | ({"ssdd_ext, one cluster": ours_in_clusters} if clusters else {})
     generator = torch.Generator().manual_seed(9)
     x = torch.randn(batch, n, n + 8, generator=generator).to(device)
     k = x @ x.mT / n + torch.eye(n, device=device)
-    calls = {name: partial(factorise, k) for name, factorise in FACTORISATIONS.items()}
+    calls = {name: partial(factorise, k) for name, factorise in factorisations.items()}
     rows: dict[str, Row] = {}
     for name, call in calls.items():
         factor = call().double().tril()
@@ -143,7 +153,7 @@ def cholesky_row(batch: int, n: int, aim: float, device: str, repeats: int, seco
                 rows[name]["note"] = f"no graph: {str(failure).splitlines()[0]}"
         for name, samples in interleaved(replays, device, repeats, seconds, ahead=True).items():
             rows[name]["graph_seconds"] = summary(samples)
-    found = profiles({"ssdd_ext": calls["ssdd_ext"]}, device)
+    found = profiles({name: call for name, call in calls.items() if name != "PyTorch"}, device)
     text = "\n".join([*map(line, rows.values()), profile_text(found)])
     return {"rows": list(rows.values()), "kernels": found, "text": text}
 
@@ -151,7 +161,7 @@ def cholesky_row(batch: int, n: int, aim: float, device: str, repeats: int, seco
 def line(row: Row) -> str:
     times = [seconds_text(t["median"]) if (t := row[key]) else "-" for key in ("seconds", "graph_seconds")]
     size = f"{row['problem']['batch']}x{row['problem']['n']}"
-    text = f"Cholesky {size:8} {row['alternative']:10} {times[0]:>9}  graph {times[1]:>9}  {row['error']['factor']:.1e}"
+    text = f"Cholesky {size:8} {row['alternative']:21} {times[0]:>9}  graph {times[1]:>9}  {row['error']['factor']:.1e}"
     return f"{text}  {row['note']}" if row["note"] else text
 
 
@@ -163,7 +173,8 @@ def items(device: str, quick: bool, repeats: int, seconds: float) -> Iterator[It
         yield name, partial(krr_row, problem, aim, device, repeats, seconds)
     for batch, n, aim in CHOLESKY:
         order = min(n, 16) if quick else n
-        yield f"cholesky {batch}x{n}", partial(cholesky_row, batch, order, aim, device, repeats, seconds)
+        clusters = (batch, n) in IN_CLUSTERS
+        yield f"cholesky {batch}x{n}", partial(cholesky_row, batch, order, aim, device, repeats, seconds, clusters)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

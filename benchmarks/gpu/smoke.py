@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 from journal import Item, open_journal, run_items, step_parser
+from switches import one_cluster
 from torch import Tensor
 
 import ssdd_ext
@@ -100,6 +101,10 @@ def other_items(device: str, quick: bool) -> Iterator[Item]:
     def mse_from_gram(backend: str, a: Tensor, y: Tensor, k_qs: Tensor, y_q: Tensor) -> Tensor:
         return ssdd_ext.krr_mse_from_gram(spd(a), y, k_qs, y_q, ridge=RIDGE, backend=backend)
 
+    def solve_in_clusters(backend: str, a: Tensor, y: Tensor) -> Tensor:
+        with one_cluster():
+            return solve(backend, a, y)
+
     points = ((n, 90), (n, 8), (70, 90))
     grams = ((n, n), (n, 8), (70, n), (70, 8))
     table: list[tuple[str, Call, tuple[tuple[int, ...], ...]]] = [
@@ -107,6 +112,7 @@ def other_items(device: str, quick: bool) -> Iterator[Item]:
         ("gram RBF", lambda b, x, z: gram(b, RBF(9.0), x, z), square["gram"]),
         ("cholesky", cholesky, square["cholesky"]),
         ("cholesky_solve", solve, square["solve"]),
+        ("cholesky_solve in one cluster", solve_in_clusters, square["solve"]),
         ("krr", krr, points),
         ("krr primal", krr, ((n, 9), (n, 8), (70, 9))),
         ("fit.predict", fit, points),

@@ -108,6 +108,7 @@ CALLS: list[tuple[str | int, ...]] = (
             ("cholesky", 1, 240, 1),
         )
     ]
+    + [("float", "cholesky", 1, 256, 0, "cluster")]
     + [("double", kernel, 1, 72, 64, 96, 32) for kernel in ("arc_cosine_0", "arc_cosine_1", "nngp", "ntk")]
     + [
         ("float", "product", 1, 128, 128, 128, f"{a}-{a_type}", f"{b}-{b_type}", tile)

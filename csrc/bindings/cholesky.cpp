@@ -15,7 +15,8 @@ int64_t cholesky_workspace(int64_t b, int64_t s, int64_t c, int threads, bool on
 
 void solve(const Capsule& a_in, const Capsule& y, const Capsule& hyper, const std::vector<double>& values, int ridge,
            int on_failure, const Capsule& factor, const Capsule& x, const Capsule& status, const Capsule& jitter,
-           const Capsule& aux, const Capsule& work, int64_t b, int64_t s, int64_t c, int threads, uintptr_t stream) {
+           const Capsule& aux, const Capsule& work, int64_t b, int64_t s, int64_t c, int threads, uintptr_t stream,
+           bool cluster) {
   auto run = [&](auto zero) {
     using T = decltype(zero);
     Reader<T> r;
@@ -25,6 +26,7 @@ void solve(const Capsule& a_in, const Capsule& y, const Capsule& hyper, const st
     a.s = s;
     a.c = c;
     a.threads = threads;
+    a.cluster = cluster;
     a.a = r.batch("a", tensor_of(a_in), b, s, s);
     a.y = r.batch("y", tensor_of(y), b, s, c);
     a.factor = r.template array<T>("factor", tensor_of(factor), b * s * s);

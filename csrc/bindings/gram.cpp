@@ -7,11 +7,11 @@
 namespace ssdd {
 namespace {
 
-int64_t gram_workspace(int64_t b, int64_t s, int64_t q, int64_t d, int threads, bool on_cuda) {
+int64_t workspace_of(KernelKind kernel, int64_t b, int64_t s, int64_t q, int64_t d, int threads, bool on_cuda) {
   require_fits(b, std::max(s, q), std::max(std::max(s, q), d));
   require(std::min(s, q) >= 0 && d >= 0, "shape: sizes must not be negative");
   require_threads(threads);
-  return on_cuda ? cuda::gram_workspace(b, s, q, d) : cpu::gram_workspace(b, s, q, threads);
+  return on_cuda ? cuda::gram_workspace(b, s, q, d) : cpu::gram_workspace(kernel, b, s, q, d, threads);
 }
 
 void gram(const Capsule& x, const Capsule& z, const Capsule& hyper, const std::vector<double>& values, int kernel,
@@ -21,7 +21,7 @@ void gram(const Capsule& x, const Capsule& z, const Capsule& hyper, const std::v
     using T = decltype(zero);
     Reader<T> r;
     GramArgs<T> a{};
-    const int64_t size = gram_workspace(b, s, q, d, threads, is_cuda(x));
+    const int64_t size = workspace_of(kernel_kind(kernel, order), b, s, q, d, threads, is_cuda(x));
     a.batch = b;
     a.s = s;
     a.q = q;
@@ -35,7 +35,9 @@ void gram(const Capsule& x, const Capsule& z, const Capsule& hyper, const std::v
     a.kernel = kernel_kind(kernel, order);
     a.order = order;
     require_values(a.kernel, a.hyper.count, 0, sizeof(T));
+    require_place(a.kernel, r.cuda());
     require_all("x and k", a.x.p, a.k);
+    require(a.z.p || q == s, "z: expected a tensor, got None; without it the matrix is square");
     a.work = r.template array<T>("work", tensor_of(work), size);
     require_all("work", a.work);
     run_on(r, [&] { cuda::gram(a, reinterpret_cast<void*>(stream)); }, [&] { cpu::gram(a); });
@@ -43,12 +45,12 @@ void gram(const Capsule& x, const Capsule& z, const Capsule& hyper, const std::v
   by_type(x, [&] { run(float()); }, [&] { run(double()); });
 }
 
-int64_t gram_backward_workspace(int64_t b, int64_t s, int64_t q, int64_t d, int64_t chunk, bool symmetric,
-                                int threads) {
+int64_t backward_workspace_of(KernelKind kernel, int64_t b, int64_t s, int64_t q, int64_t d, int64_t chunk,
+                              bool symmetric, int threads) {
   require_fits(b, std::max(s, q), std::max(std::max(s, q), d));
   require(std::min(s, q) >= 1 && d >= 0 && chunk >= 1 && (!symmetric || s == q), "shape: sizes out of range");
   require_threads(threads);
-  return cpu::gram_backward_workspace(b, s, q, d, chunk, symmetric, threads);
+  return cpu::gram_backward_workspace(kernel, b, s, q, d, chunk, symmetric, threads);
 }
 
 void gram_backward(const Capsule& x, const Capsule& z, const Capsule& grad, const Capsule& hyper,
@@ -59,7 +61,7 @@ void gram_backward(const Capsule& x, const Capsule& z, const Capsule& grad, cons
     using T = decltype(zero);
     Reader<T> r;
     GramBackwardArgs<T> a{};
-    const int64_t size = gram_backward_workspace(b, s, q, d, chunk, z.is_none(), threads);
+    const int64_t size = backward_workspace_of(kernel_kind(kernel, order), b, s, q, d, chunk, z.is_none(), threads);
     a.batch = b;
     a.s = s;
     a.q = q;
@@ -90,9 +92,15 @@ void gram_backward(const Capsule& x, const Capsule& z, const Capsule& grad, cons
 
 void bind_gram(py::module_& m) {
   m.def("gram", &gram);
-  m.def("gram_workspace", &gram_workspace);
+  m.def("gram_workspace",
+        [](int kernel, int order, int64_t b, int64_t s, int64_t q, int64_t d, int threads, bool on_cuda) {
+          return workspace_of(kernel_kind(kernel, order), b, s, q, d, threads, on_cuda);
+        });
   m.def("gram_backward", &gram_backward);
-  m.def("gram_backward_workspace", &gram_backward_workspace);
+  m.def("gram_backward_workspace", [](int kernel, int order, int64_t b, int64_t s, int64_t q, int64_t d, int64_t chunk,
+                                      bool symmetric, int threads) {
+    return backward_workspace_of(kernel_kind(kernel, order), b, s, q, d, chunk, symmetric, threads);
+  });
 }
 
 }  // namespace ssdd

@@ -1,6 +1,8 @@
 // What the bindings of krr.h read alike: the inputs of both passes, the gradients, and what the forward keeps for the
 // backward.
 #pragma once
+#include <type_traits>
+
 #include "../arena.h"
 #include "../krr.h"
 #include "kernels.h"
@@ -17,6 +19,8 @@ struct Inputs {
 template <class T, class Args>
 void read_inputs(Reader<T>& r, const Inputs& in, Args& a) {
   const KrrShape& s = a.shape;
+  if constexpr (std::is_same_v<Args, KrrForwardArgs<T>>)
+    require(s.plan != Plan::mixed, "plan: mixed is an order of the backward");
   a.x_s = r.features("x_s", tensor_of(in.x_s), s.batch, s.s, s.d, a.s_element);
   a.y_s = r.batch("y_s", tensor_of(in.y_s), s.batch, s.s, s.c);
   a.x_q = r.features("x_q", tensor_of(in.x_q), s.batch, s.q, s.d, a.q_element);

@@ -16,7 +16,7 @@ int64_t tridiagonal_workspace(int64_t n, int64_t m, int threads) {
 // LAPACK counts in 32 bits.
 void require_order(int64_t b, int64_t n, int64_t m) {
   require_fits(b, n, std::max(n, m));
-  require(n >= 1 && std::max(n, m) < (int64_t(1) << 24), "tridiagonal: sizes out of range");
+  require(n >= 1 && m >= 0 && std::max(n, m) < (int64_t(1) << 24), "tridiagonal: sizes out of range");
 }
 
 void tridiagonal(const Capsule& a_in, const Capsule& reflectors, const Capsule& tau, const Capsule& diagonal,

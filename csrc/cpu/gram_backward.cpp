@@ -11,11 +11,13 @@ template <class T>
 struct Work {
   T *bar, *arguments, *shifted_x, *shifted_z, *norms_x, *norms_z, *row_sums, *norms_bar, *diagonal, *sums, *partial,
       *pack;
+  DistanceWork<T> distances;
   int64_t total, widest;
 };
 
 template <class T>
-Work<T> layout(int64_t s, int64_t q, int64_t d, int64_t chunk, bool symmetric, int threads, T* memory) {
+Work<T> layout(KernelKind kernel, int64_t s, int64_t q, int64_t d, int64_t chunk, bool symmetric, int threads,
+               T* memory) {
   Arena<T> arena{memory};
   Work<T> w{};
   const int64_t rows = symmetric ? s : std::min(s, chunk), longest = std::max(rows, q);
@@ -31,6 +33,7 @@ Work<T> layout(int64_t s, int64_t q, int64_t d, int64_t chunk, bool symmetric, i
   w.diagonal = arena.take(q);
   w.sums = arena.take(longest);
   w.partial = arena.take(longest);
+  if (shifts(kernel, d)) w.distances = distance_work(arena, symmetric ? 0 : rows, q, d);
   w.pack = arena.take(packing_elements(w.widest, threads));
   w.total = arena.used;
   return w;
@@ -79,9 +82,9 @@ class Backward {
     Product<T> p{count, a.q, a.d, x.from(i0, 0), z.t(), w.arguments, a.q};
     p.lower = lower;
     if (keeps_argument(a.kernel))
-      argument_product(team, pack, a.kernel, p);
+      argument_product(team, pack, a.kernel, p, w.distances);
     else
-      kernel_product<T>(team, pack, a.kernel, a.order, a.hyper, b, p);
+      kernel_product<T>(team, pack, a.kernel, a.order, a.hyper, b, p, nullptr, nullptr, nullptr, w.distances);
   }
 
   void with_itself(KernelBackward<T>& own, const Points& points) {
@@ -125,10 +128,11 @@ class Backward {
 
 }  // namespace
 
-int64_t gram_backward_workspace(int64_t batch, int64_t s, int64_t q, int64_t d, int64_t chunk, bool symmetric,
-                                int threads) {
-  const int64_t alone = layout<float>(s, q, d, chunk, symmetric, 1, nullptr).total * std::min<int64_t>(batch, threads);
-  return std::max(alone, layout<float>(s, q, d, chunk, symmetric, threads, nullptr).total);
+int64_t gram_backward_workspace(KernelKind kernel, int64_t batch, int64_t s, int64_t q, int64_t d, int64_t chunk,
+                                bool symmetric, int threads) {
+  const int64_t alone =
+      layout<float>(kernel, s, q, d, chunk, symmetric, 1, nullptr).total * std::min<int64_t>(batch, threads);
+  return std::max(alone, layout<float>(kernel, s, q, d, chunk, symmetric, threads, nullptr).total);
 }
 
 template <class T>
@@ -136,9 +140,9 @@ void gram_backward(const GramBackwardArgs<T>& a) {
   const bool symmetric = a.z.p == nullptr;
   const Workers workers(a.batch, 3.0 * static_cast<double>(a.s) * static_cast<double>(a.q) * static_cast<double>(a.d),
                         a.threads, 12);
-  const int64_t stride = layout<T>(a.s, a.q, a.d, a.chunk, symmetric, workers.team_size, nullptr).total;
+  const int64_t stride = layout<T>(a.kernel, a.s, a.q, a.d, a.chunk, symmetric, workers.team_size, nullptr).total;
   workers.run(a.batch, [&](const Team& team, int64_t b, int worker) {
-    const Work<T> w = layout(a.s, a.q, a.d, a.chunk, symmetric, workers.team_size, a.work + worker * stride);
+    const Work<T> w = layout(a.kernel, a.s, a.q, a.d, a.chunk, symmetric, workers.team_size, a.work + worker * stride);
     Backward<T>(a, team, b, w, workers.team_size).run();
   });
 }

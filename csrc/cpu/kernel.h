@@ -4,6 +4,7 @@
 #include <cmath>
 
 #include "../gram.h"
+#include "distances.h"
 #include "kernel_rows.h"
 #include "micro.h"
 #include "team.h"
@@ -30,6 +31,9 @@ struct KernelFunction {
       case KernelKind::matern_5:
         // The coefficient is 2 nu: 1, 3, 5.
         set((2 * (static_cast<int>(kind) - static_cast<int>(KernelKind::matern_1)) + 1) / (first * first), -2 / first);
+        break;
+      case KernelKind::laplace_1:
+        set(-1 / first);
         break;
       case KernelKind::rational_quadratic:
         set(0.5 / (second * first * first), -2 / first, second);
@@ -60,9 +64,10 @@ struct KernelFunction {
 // What a product K = k(x_i, z_j) needs beside its operands.
 template <class T>
 struct KernelEpilogue {
-  const KernelFunction<T>& function;
-  const T *x, *z;  // squared lengths, if of_norms(kind)
-  T* arguments;    // where they are kept, with the row stride of the result; or nullptr
+  const KernelFunction<T>* function;  // nullptr: the arguments alone
+  const T *x, *z;                     // squared lengths, if of_norms(kind)
+  T* arguments;                       // where they are kept, with the row stride of the result; or nullptr
+  const Distances<T>* distances;      // nullptr: the product has the arguments
 };
 
 template <class T>
@@ -71,8 +76,9 @@ void apply_kernel(const void* context, int64_t i, int64_t j, int m, int n, T* c,
   const KernelRows<T>& rows = kernel_rows<T>();
   for (int y = 0; y < m; ++y) {
     T* k = c + y * ld;
+    if (e.distances) e.distances->finish(i + y, j, n, k);
     if (e.arguments) std::copy(k, k + n, e.arguments + (i + y) * ld + j);
-    rows.values(e.x ? e.function.at(e.x[i + y], e.z + j) : e.function.row, n, k, k);
+    if (e.function) rows.values(e.x ? e.function->at(e.x[i + y], e.z + j) : e.function->row, n, k, k);
   }
 }
 
@@ -116,11 +122,42 @@ void squared_lengths(const Team& team, int64_t rows, int64_t columns, View<const
   team.barrier();
 }
 
+inline Inner inner_of(KernelKind kind) {
+  return !of_distance(kind) ? Inner::dot : of_one_norm(kind) ? Inner::absolute : Inner::distance;
+}
+
+// The product of a function of the distance: its epilogue gets squared distances in either form, or 1-norms.
+template <class T>
+void distance_product(const Team& team, const Packing<T>& packing, Inner inner, Product<T> p, KernelEpilogue<T> context,
+                      const DistanceWork<T>& work) {
+  const Epilogue<T> epilogue{&apply_kernel<T>, &context};
+  Distances<T> distances(team, p, work);
+  if (!distances.shift_columns()) {
+    p.inner = inner;
+    if (context.function) p.epilogue = &epilogue;
+    return product(team, packing, p);
+  }
+  context.distances = &distances;
+  p.epilogue = &epilogue;
+  p.b = distances.columns().t();
+  const int64_t rows = distances.rows_at_once();
+  for (int64_t i0 = 0; i0 < p.m; i0 += rows) {
+    Product<T> part = p;
+    part.m = std::min(rows, p.m - i0);
+    part.a = distances.shift_rows(i0, part.m);
+    part.c = p.c + i0 * p.ldc;
+    product(team, packing, part);
+    if (context.arguments) context.arguments += rows * p.ldc;
+  }
+}
+
 // Computes c [m, n] = k(x_i, z_j). p has the shapes, operands and output; this function sets its product, scale and
-// epilogue. x, z: squared lengths, for kernels of norms; arguments: where they are kept, or nullptr.
+// epilogue. x, z: squared lengths, for kernels of norms; arguments: where they are kept, or nullptr; work: memory for
+// kernels of a distance.
 template <class T>
 void kernel_product(const Team& team, const Packing<T>& packing, KernelKind kind, int order, const Hyper<T>& hyper,
-                    int64_t b, Product<T> p, const T* x = nullptr, const T* z = nullptr, T* arguments = nullptr) {
+                    int64_t b, Product<T> p, const T* x = nullptr, const T* z = nullptr, T* arguments = nullptr,
+                    const DistanceWork<T>& work = {}) {
   if (kind == KernelKind::linear) {
     const T bias = hyper.get(b, 1);
     const Epilogue<T> epilogue{&apply_bias<T>, &bias};
@@ -129,17 +166,18 @@ void kernel_product(const Team& team, const Packing<T>& packing, KernelKind kind
     return product(team, packing, p);
   }
   const KernelFunction<T> function(kind, order, hyper, b, p.k);
-  const KernelEpilogue<T> context{function, x, z, arguments};
+  const KernelEpilogue<T> context{&function, x, z, arguments, nullptr};
+  if (of_distance(kind)) return distance_product(team, packing, inner_of(kind), p, context, work);
   const Epilogue<T> epilogue{&apply_kernel<T>, &context};
-  p.inner = of_distance(kind) ? Inner::distance : Inner::dot;
   p.epilogue = &epilogue;
   product(team, packing, p);
 }
 
 // Computes the arguments alone.
 template <class T>
-void argument_product(const Team& team, const Packing<T>& packing, KernelKind kind, Product<T> p) {
-  p.inner = of_distance(kind) ? Inner::distance : Inner::dot;
+void argument_product(const Team& team, const Packing<T>& packing, KernelKind kind, Product<T> p,
+                      const DistanceWork<T>& work = {}) {
+  if (of_distance(kind)) return distance_product(team, packing, inner_of(kind), p, KernelEpilogue<T>{}, work);
   product(team, packing, p);
 }
 

@@ -60,7 +60,7 @@ class KernelBackward {
   double parameter(int i) const { return parameter_bar[i]; }
 
   Points points(View<const T> x, int64_t rows, T* shifted) const {
-    if (!of_distance(kind)) return {x, x, T(0)};
+    if (!of_distance(kind) || of_one_norm(kind)) return {x, x, T(0)};
     int64_t begin, end;
     team.share(rows, 1, &begin, &end);
     for (int64_t i = begin; i < end; ++i)
@@ -170,12 +170,18 @@ class KernelBackward {
            static_cast<double>(reach) * std::sqrt(static_cast<double>(features)) > limit;
   }
 
-  // c [rows, D] = beta c + 2 sum_j g_ij (x_i - z_j) for g [rows, inner].
+  // c [rows, D] = beta c + 2 sum_j g_ij (x_i - z_j) for g [rows, inner], or + sum_j g_ij sign(x_i - z_j).
   void add_differences(int64_t rows, int64_t inner, View<const T> g, const Points& others, const Points& x, T* c,
                        T beta) {
     Product<T> p{rows, features, inner, g, others.original, c, features};
     p.alpha = T(-2);
     p.beta = beta;
+    if (of_one_norm(kind)) {
+      p.alpha = T(-1);
+      p.inner = Inner::sign;
+      p.x = x.original;
+      return product(team, pack, p);
+    }
     if (far_apart(std::max(others.reach, x.reach))) {
       p.inner = Inner::difference;
       p.x = x.original;

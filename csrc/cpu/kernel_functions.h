@@ -57,6 +57,23 @@ struct Matern : Math<T, Bytes> {
   }
 };
 
+// k = exp(c0 a) of a 1-norm a; c0 = -1 / l.
+template <class T, int Bytes>
+struct Laplace1 : Math<T, Bytes> {
+  using M = Math<T, Bytes>;
+  using V = typename M::V;
+  static constexpr bool norms = false;
+  const KernelRow<T>& f;
+  V value(V a, V) const { return M::exp(a * f.c[0]); }
+  template <bool Parameters>
+  Slopes<V> slopes(V a, V) const {
+    Slopes<V> s;
+    s.argument = M::exp(a * f.c[0]) * f.c[0];
+    if constexpr (Parameters) s.first = s.argument == T(0) ? V{} : s.argument * a * f.c[0];
+    return s;
+  }
+};
+
 // k = b^-alpha, b = 1 + t, t = c0 r; c0 = 1 / (2 alpha l^2), c1 = -2 / l, c2 = alpha.
 template <class T, int Bytes>
 struct RationalQuadratic : Math<T, Bytes> {
@@ -67,8 +84,9 @@ struct RationalQuadratic : Math<T, Bytes> {
   // log(1 + t), whose error is relative to t, so that small t lose nothing.
   static V log1p(V t) {
     const V b = t + T(1), rounded = b - T(1);
-    const auto usable = (rounded > T(0)) & (b < M::infinity());
-    return usable ? M::log(b) * (t / (usable ? rounded : M::all(1))) : (rounded > T(0) ? M::log(b) : t);
+    const auto above = rounded > T(0), usable = above & (b < M::infinity());
+    const V log_b = M::log(above ? b : M::all(1));  // not of NaN, nor of the negative numbers of a negative alpha
+    return usable ? log_b * (t / (usable ? rounded : M::all(1))) : (above ? log_b : t);
   }
   V value(V r, V) const { return M::exp(log1p(r * f.c[0]) * -f.c[2]); }
   template <bool Parameters>
@@ -199,6 +217,8 @@ void dispatch(KernelKind kind, const Use& use) {
       return use(Matern<T, Bytes, 1>{{}, use.row});
     case KernelKind::matern_5:
       return use(Matern<T, Bytes, 2>{{}, use.row});
+    case KernelKind::laplace_1:
+      return use(Laplace1<T, Bytes>{{}, use.row});
     case KernelKind::rational_quadratic:
       return use(RationalQuadratic<T, Bytes>{{}, use.row});
     case KernelKind::polynomial:
@@ -259,8 +279,71 @@ void slopes(const KernelRow<T>& row, int64_t n, const T* argument, T* bar, T* z_
 }
 
 template <class T, int Bytes>
+int squares(int64_t n, T x_square, const T* z_squares, T* c) {
+  using M = Math<T, Bytes>;
+  using V = typename M::V;
+  using L = typename M::L;
+  typename VectorOf<T, Bytes>::bits far{};  // minus their number, per lane
+  int64_t j = 0;
+  for (; j + M::lanes <= n; j += M::lanes) {
+    const V z = *reinterpret_cast<const L*>(z_squares + j), p = *reinterpret_cast<L*>(c + j);
+    const V r = (z - p) + (x_square - p);
+    far += r * T(kCancelled) >= z + x_square;
+    *reinterpret_cast<L*>(c + j) = r;
+  }
+  int64_t close = j;
+  for (int l = 0; l < M::lanes; ++l) close += far[l];
+  for (; j < n; ++j) {
+    const T r = (z_squares[j] - c[j]) + (x_square - c[j]);
+    close += !(r * T(kCancelled) >= z_squares[j] + x_square);
+    c[j] = r;
+  }
+  return static_cast<int>(close);
+}
+
+// The sum of squares of x - z, which is stored in `out` if that is given. One lane adds runs of 16 terms.
+template <bool Store, class T, int Bytes>
+T squared_difference(int64_t n, const T* x, const T* z, T* out) {
+  using M = Math<T, Bytes>;
+  using V = typename M::V;
+  using L = typename M::L;
+  constexpr int kSums = 4, kRun = 16, kStep = kSums * M::lanes;
+  V total{};
+  int64_t d = 0;
+  while (d + kStep <= n) {
+    V sums[kSums] = {};
+    for (int run = 0; run < kRun && d + kStep <= n; ++run, d += kStep)
+#pragma GCC unroll 4
+      for (int s = 0; s < kSums; ++s) {
+        const int64_t at = d + s * M::lanes;
+        const V apart = *reinterpret_cast<const L*>(x + at) - *reinterpret_cast<const L*>(z + at);
+        if constexpr (Store) *reinterpret_cast<L*>(out + at) = apart;
+        sums[s] += apart * apart;
+      }
+    total += (sums[0] + sums[1]) + (sums[2] + sums[3]);
+  }
+  double sum = 0;
+  for (int l = 0; l < M::lanes; ++l) sum += static_cast<double>(total[l]);
+  for (; d < n; ++d) {
+    const T apart = x[d] - z[d];
+    if constexpr (Store) out[d] = apart;
+    sum += static_cast<double>(apart) * static_cast<double>(apart);
+  }
+  return static_cast<T>(sum);
+}
+template <class T, int Bytes>
+T distance(int64_t n, const T* x, const T* z) {
+  return squared_difference<false, T, Bytes>(n, x, z, nullptr);
+}
+template <class T, int Bytes>
+T shift(int64_t n, const T* x, const T* origin, T* out) {
+  return squared_difference<true, T, Bytes>(n, x, origin, out);
+}
+
+template <class T, int Bytes>
 const KernelRows<T>* make_kernels() {
-  static const KernelRows<T> table = {&values<T, Bytes>, &slopes<T, Bytes>};
+  static const KernelRows<T> table = {&values<T, Bytes>, &slopes<T, Bytes>, &squares<T, Bytes>, &distance<T, Bytes>,
+                                      &shift<T, Bytes>};
   return &table;
 }
 

@@ -26,12 +26,21 @@ struct KernelRows {
   // sums[1], sums[2] += the same for the hyper-parameters if `parameters`. The argument of the rbf kernel is k itself.
   void (*slopes)(const KernelRow<T>& row, int64_t n, const T* argument, T* bar, T* z_bar, bool parameters,
                  double* sums);
+  // For distances.h. squares: x.z_j in c[j] becomes |x - z_j|^2, from the squared lengths; returns how many are below
+  // (|x|^2 + |z_j|^2) / kCancelled or NaN. distance: returns |x - z|^2 by differences. shift: out = x - origin, which may
+  // be x itself; returns |out|^2.
+  int (*squares)(int64_t n, T x_square, const T* z_squares, T* c);
+  T (*distance)(int64_t n, const T* x, const T* z);
+  T (*shift)(int64_t n, const T* x, const T* origin, T* out);
 };
 
 template <class T> const KernelRows<T>& kernel_rows();  // the table in use (dispatch.cpp)
 template <class T> const KernelRows<T>* kernels_generic();
 template <class T> const KernelRows<T>* kernels_avx2();
 template <class T> const KernelRows<T>* kernels_avx512();
+
+// A squared distance by a product loses two bits at this part of |x|^2 + |z|^2; below it differences are used.
+constexpr int kCancelled = 4;
 
 // Networks of more hidden layers have no native code.
 constexpr int kMostLayers = 16;

@@ -72,7 +72,7 @@ class Forward {
     T* const kept = keeps_argument(s.kernel) ? kept_here() : nullptr;
     if (of_norms(s.kernel)) squared_lengths(team, s.s, s.d, x_s, w.norms_s);
     kernel_product<T>(team, pack, s.kernel, s.order, a.hyper, b, gram, w.norms_s, w.norms_s,
-                      kept ? kept + 2 * s.q * s.s : nullptr);
+                      kept ? kept + 2 * s.q * s.s : nullptr, w.distances);
     if (of_norms(s.kernel)) set_diagonal<T>(team, s.kernel, s.order, a.hyper, b, s.s, s.d, w.norms_s, factor);
     // K stays above the diagonal: a retry with jitter starts from it, and so does the backward of the rbf kernel.
     const bool mirrored = s.kernel == KernelKind::rbf || a.on_failure == OnFailure::jitter;
@@ -141,7 +141,7 @@ class Forward {
       T* k = kept ? kept + q0 * s.s : w.chunk;
       if (of_norms(s.kernel)) squared_lengths(team, rows, s.d, x_q.from(q0, 0), w.norms_q);
       kernel_product<T>(team, pack, s.kernel, s.order, a.hyper, b, {rows, s.s, s.d, x_q.from(q0, 0), x_s.t(), k, s.s},
-                        w.norms_q, w.norms_s, arguments ? arguments + q0 * s.s : nullptr);
+                        w.norms_q, w.norms_s, arguments ? arguments + q0 * s.s : nullptr, w.distances);
       Finish<T> part = finish;
       if (part.y_q.p) part.y_q = part.y_q.from(q0, 0);
       const Epilogue<T> epilogue{&apply_finish<T>, &part};

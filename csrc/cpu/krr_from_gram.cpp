@@ -10,11 +10,14 @@
 namespace ssdd::cpu {
 namespace {
 
-constexpr int64_t kBlock = 32768;  // elements of a block of K_qs, which stays in the second-level cache
+constexpr int64_t kBlock = 32768;    // elements of a block of K_qs, which stays in the second-level cache
+constexpr int64_t kFewTargets = 24;  // up to so many, rows of K_qs are added to the moment's transpose as they lie
 
 template <class T>
 struct Work {
-  T* moment;  // [S, C]
+  T* moment;      // [S, C]
+  T* transposed;  // [C, S]: of the moment
+  T* alpha;       // [C, S]: of alpha
   T *partial, *pack;
   int64_t total;
 };
@@ -24,6 +27,8 @@ Work<T> layout(int64_t s, int64_t c, int threads, T* memory) {
   Arena<T> arena{memory};
   Work<T> w;
   w.moment = arena.take(s * c);
+  w.transposed = arena.take(s * c);
+  w.alpha = arena.take(s * c);
   w.partial = arena.take(1);
   w.pack = arena.take(packing_elements(std::max(s, c), threads));
   w.total = arena.used;
@@ -43,13 +48,15 @@ int64_t rows_of_block(int64_t s, int team_size) {
   return std::max<int64_t>(16, kBlock / std::max<int64_t>(1, s) / 16 * 16) * team_size;
 }
 
-// out [S, C] (+)= K^T R for rows of K [rows, S] and R [rows, C].
+// Adds K^T R for rows of K [rows, S] and R [rows, C] to the moment, or begins it; `last` writes it to out [S, C].
 template <class T>
-void add_moment(const Team& team, const Packing<T>& pack, int64_t rows, int64_t s, int64_t c, View<const T> k,
-                View<const T> r, bool first, T* out) {
-  Product<T> p{s, c, rows, k.t(), r, out, c};
+void add_moment(const Team& team, const Packing<T>& pack, const Work<T>& w, int64_t rows, int64_t s, int64_t c,
+                View<const T> k, View<const T> r, bool first, bool last, T* out) {
+  const bool few = c <= kFewTargets && k.cs == 1;
+  Product<T> p = few ? Product<T>{c, s, rows, r.t(), k, w.transposed, s} : Product<T>{s, c, rows, k.t(), r, out, c};
   p.beta = first ? T(0) : T(1);
   product(team, pack, p);
+  if (few && last) copy<T>(team, s, c, {w.transposed, 1, s}, out, c);
 }
 
 // f(team, problem, work) for every problem.
@@ -68,16 +75,18 @@ void predict(const FromGramArgs<T>& a, const Team& team, int64_t b, const Work<T
   const int64_t s = a.s, c = a.c;
   const View<const T> k_qs = a.k_qs[b];
   T* out = a.out + b * a.q * c;
+  copy<T>(team, c, s, {a.alpha + b * s * c, 1, c}, w.alpha, s);
   const int64_t block = rows_of_block(s, team.size);
   for (int64_t q0 = 0; q0 < a.q; q0 += block) {
     const int64_t rows = std::min(block, a.q - q0);
     Finish<T> finish{nullptr, a.y_q ? a.y_q[b].from(q0, 0) : View<const T>{}};
     const Epilogue<T> epilogue{&apply_finish<T>, &finish};
-    Product<T> p{rows, c, s, k_qs.from(q0, 0), {a.alpha + b * s * c, c, 1}, out + q0 * c, c};
+    Product<T> p{rows, c, s, k_qs.from(q0, 0), {w.alpha, 1, s}, out + q0 * c, c};
     if (a.y_q) p.epilogue = &epilogue;
     product(team, pack, p);
     if (a.moment)
-      add_moment<T>(team, pack, rows, s, c, k_qs.from(q0, 0), {out + q0 * c, c, 1}, q0 == 0, a.moment + b * s * c);
+      add_moment<T>(team, pack, w, rows, s, c, k_qs.from(q0, 0), {out + q0 * c, c, 1}, q0 == 0, q0 + rows == a.q,
+                    a.moment + b * s * c);
   }
   if (!a.loss) return;
   const double sum = squares(team, int64_t(1), a.q * c, out, w.partial);
@@ -133,7 +142,7 @@ void krr_from_gram_backward(const FromGramBackwardArgs<T>& a) {
                    gamma = static_cast<T>(2.0 * static_cast<double>(a.g[b](0, 0)) /
                                           (static_cast<double>(q) * static_cast<double>(c)));
                  const T* moment = a.moment ? a.moment + b * s * c : w.moment;
-                 if (!a.moment) add_moment(team, pack, q, s, c, k_qs, e, true, w.moment);
+                 if (!a.moment) add_moment(team, pack, w, q, s, c, k_qs, e, true, true, w.moment);
                  copy<T>(team, s, c, View<const T>{moment, c, 1}, abar + b * s * c, c, gamma);
                  if (!a.grad_k_qs) return;
                  Product<T> p{q, s, c, e, View<const T>{a.alpha + b * s * c, 1, c}, a.grad_k_qs + b * q * s, s};

@@ -2,6 +2,7 @@
 #pragma once
 #include "../krr.h"
 #include "../arena.h"
+#include "distances.h"
 #include "product.h"
 
 namespace ssdd::cpu {
@@ -19,6 +20,7 @@ struct KrrWork {
   T *norms_s, *norms_q;               // kernels of norms: squared lengths [S], [chunk]
   T *arguments, *arguments_s;         // if not kept: of the kernel, [chunk, S] and [S, S]
   T *norms_bar, *row_sums;            // backward: [threads, S] by columns, [3, rows]
+  DistanceWork<T> distances;
   T* pack;
   int64_t total, widest;
 };
@@ -37,6 +39,8 @@ KrrWork<T> krr_layout(const KrrShape& s, bool backward, int threads, T* memory) 
   if (dense) w.chunk = arena.take(s.chunk * s.s);
   if (!backward) {
     if (s.plan == Plan::low_rank) w.weights = arena.take(s.c * s.d);
+    // The backward forms K_qs again only if it was not kept; it has no memory for this, and takes differences.
+    if (shifts(s.kernel, s.d)) w.distances = distance_work(arena, s.chunk, s.s, s.d);
   } else {
     w.u = arena.take(s.s * s.c);
     w.weights = arena.take(primal ? 2 * s.n * s.c : (dense ? 1 : 2) * s.c * s.d);

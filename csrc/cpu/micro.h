@@ -4,7 +4,8 @@
 // of at most `nr` columns (k-major). `dot` has f = a*b, `distance` has f = (a-b)^2: squared Euclidean distances
 // without the cancellation of |x|^2 + |z|^2 - 2xz, at half the arithmetic rate of `dot`. `difference` has
 // f = a (b - x); x [m, n] is the element that belongs to the sum: sum_k a b - (sum_k a) x without its
-// cancellation, also at half the rate.
+// cancellation, also at half the rate. `absolute` has f = |a - b|, and `sign` f = a sign(b - x): the 1-norm and its
+// gradient.
 //
 // micro_generic.cpp, micro_avx2.cpp and micro_avx512.cpp instantiate micro_tile.h for one vector width each;
 // dispatch.cpp chooses one at run time. No other file is compiled for a particular instruction set.
@@ -13,7 +14,7 @@
 
 namespace ssdd::cpu {
 
-enum class Inner { dot, distance, difference };
+enum class Inner { dot, distance, difference, absolute, sign };
 
 template <class T>
 struct Micro {
@@ -35,14 +36,19 @@ struct Micro {
               T* out, int64_t ld, T alpha, T beta);
   void (*distance)(int panels, int width, int kc, const T* a, int64_t rs, int64_t ks, int64_t panel_stride, const T* b,
                    T* out, int64_t ld, T alpha, T beta);
-  // The same for a (b - x), for one panel and at most 2 * lanes columns: x [mr, width] is dense.
+  void (*absolute)(int panels, int width, int kc, const T* a, int64_t rs, int64_t ks, int64_t panel_stride, const T* b,
+                   T* out, int64_t ld, T alpha, T beta);
+  // The same for a (b - x) and a sign(b - x), for one panel and at most 2 * lanes columns: x [mr, width] is dense.
   void (*difference)(int width, int kc, const T* a, const T* b, const T* x, T* out, int64_t ld, T alpha, T beta);
+  void (*sign)(int width, int kc, const T* a, const T* b, const T* x, T* out, int64_t ld, T alpha, T beta);
 
   // Few columns: out[i * ld + j] = beta * out + alpha * sum_k a[i * as + k] * b[j * bs + k], i < m, j < n.
   void (*dots)(int m, int n, int kc, const T* a, int64_t as, const T* b, int64_t bs, T* out, int64_t ld, T alpha,
                T beta);
   // Few rows: c[i * ld + j] += sum_k a[k * m + i] * b[k * bs + j], i < m, j < n; rows of b are read once, in order.
   void (*stream)(int m, int n, int kc, const T* a, const T* b, int64_t bs, T* c, int64_t ld);
+  // Few terms: out[i * ld + j] = sum_k a[i * as + k] * b[k * bs + j], i < m, j < n. n is at least `lanes`.
+  void (*outer)(int m, int n, int kc, const T* a, int64_t as, const T* b, int64_t bs, T* out, int64_t ld);
 };
 
 // Instruction sets in ascending order. `automatic` is the best that has been proven on a real machine.

@@ -13,9 +13,9 @@ namespace {
 // The number of terms that one register sums before it is added to a total: the error of a long sum grows with the
 // length of its runs. Squared differences all have one sign, and their error accumulates, so their runs are short.
 template <Inner F>
-constexpr int kRun = F == Inner::dot        ? 128
-                     : F == Inner::distance ? 16
-                                            : 64;
+constexpr int kRun = F == Inner::dot                                ? 128
+                     : F == Inner::distance || F == Inner::absolute ? 16
+                                                                    : 64;
 
 template <class T, int Bytes, int Mr, Inner F, int Panels, int Vectors>
 inline void tile(int kc, const T* a, int64_t rs, int64_t ks, int64_t panel_stride, const T* b, T* out, int64_t ld,
@@ -46,6 +46,8 @@ inline void tile(int kc, const T* a, int64_t rs, int64_t ks, int64_t panel_strid
         for (int v = 0; v < Vectors; ++v) {
           if constexpr (F == Inner::dot) {
             acc[i][v] += bv[v] * s;
+          } else if constexpr (F == Inner::absolute) {
+            acc[i][v] += absolute_of<T, Bytes>(bv[v] - s);
           } else {
             const V d = bv[v] - s;
             acc[i][v] += d * d;
@@ -96,8 +98,8 @@ void run(int panels, int width, int kc, const T* a, int64_t rs, int64_t ks, int6
     tile_for<T, Bytes, Mr, F, 1, 1>(kc, a, rs, ks, panel_stride, b, out, ld, alpha, beta);
 }
 
-// a (b - x) for one packed panel. x is read from L1 for each multiply-add: it needs as many registers as the sums.
-template <class T, int Bytes, int Mr, int Vectors>
+// a (b - x), or a sign(b - x), for one packed panel. x is read from L1 for each multiply-add: it needs as many registers as the sums.
+template <class T, int Bytes, int Mr, Inner F, int Vectors>
 inline void difference_tile(int kc, const T* a, const T* b, const T* x, T* out, int64_t ld, T alpha, T beta) {
   using V = typename VectorOf<T, Bytes>::type;
   using L = typename VectorOf<T, Bytes>::loose;
@@ -116,7 +118,10 @@ inline void difference_tile(int kc, const T* a, const T* b, const T* x, T* out, 
 #pragma GCC unroll 4
         for (int v = 0; v < Vectors; ++v) {
           const V d = bv[v] - *reinterpret_cast<const L*>(x + i * width + v * lanes);
-          acc[i][v] += d * s;
+          if constexpr (F == Inner::sign)
+            acc[i][v] += times_sign<T, Bytes>(s, d);
+          else
+            acc[i][v] += d * s;
         }
       }
       a += Mr;
@@ -136,12 +141,12 @@ inline void difference_tile(int kc, const T* a, const T* b, const T* x, T* out, 
     }
 }
 
-template <class T, int Bytes, int Mr>
+template <class T, int Bytes, int Mr, Inner F>
 void difference(int width, int kc, const T* a, const T* b, const T* x, T* out, int64_t ld, T alpha, T beta) {
   if (width == 2 * static_cast<int>(Bytes / sizeof(T)))
-    difference_tile<T, Bytes, Mr, 2>(kc, a, b, x, out, ld, alpha, beta);
+    difference_tile<T, Bytes, Mr, F, 2>(kc, a, b, x, out, ld, alpha, beta);
   else
-    difference_tile<T, Bytes, Mr, 1>(kc, a, b, x, out, ld, alpha, beta);
+    difference_tile<T, Bytes, Mr, F, 1>(kc, a, b, x, out, ld, alpha, beta);
 }
 
 // Transposes 4 source columns at a time through registers; the compiler turns the constant shuffles into unpacks.
@@ -225,9 +230,12 @@ const Micro<T>* make(const char* name) {
                                  &pack<T>,
                                  &run<T, Bytes, Mr, Inner::dot>,
                                  &run<T, Bytes, Mr, Inner::distance>,
-                                 &difference<T, Bytes, Mr>,
+                                 &run<T, Bytes, Mr, Inner::absolute>,
+                                 &difference<T, Bytes, Mr, Inner::difference>,
+                                 &difference<T, Bytes, Mr, Inner::sign>,
                                  &dots<T, Bytes>,
-                                 &stream<T, Bytes>};
+                                 &stream<T, Bytes>,
+                                 &outer<T, Bytes>};
   return &table;
 }
 

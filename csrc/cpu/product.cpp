@@ -33,7 +33,7 @@ struct Job {
   void tiles(int64_t i, int rows, const T* a, int64_t rs, int64_t ks, int64_t panel_stride, int64_t j, int columns,
              const T* b, int depth, bool first, bool last) const {
     const int width = static_cast<int>(round_up(columns, micro.lanes));
-    const bool difference = p.inner == Inner::difference;
+    const bool difference = p.inner == Inner::difference || p.inner == Inner::sign;
     const int step = width == micro.lanes && !difference ? 2 * micro.mr : micro.mr;
     const T beta = first ? p.beta : T(1);
     for (int r = 0; r < rows; r += step) {
@@ -47,10 +47,13 @@ struct Job {
       if (difference) bring_points(row, m, j, columns, width, points);
       const auto run = [&](T* out, int64_t ld, T factor) {
         if (difference)
-          micro.difference(width, depth, a_tile, b, points, out, ld, p.alpha, factor);
+          (p.inner == Inner::sign ? micro.sign : micro.difference)(width, depth, a_tile, b, points, out, ld, p.alpha,
+                                                                   factor);
         else
-          (p.inner == Inner::dot ? micro.dot : micro.distance)(count, width, depth, a_tile, rs, ks, panel_stride, b,
-                                                               out, ld, p.alpha, factor);
+          (p.inner == Inner::dot ? micro.dot
+           : p.inner == Inner::distance
+               ? micro.distance
+               : micro.absolute)(count, width, depth, a_tile, rs, ks, panel_stride, b, out, ld, p.alpha, factor);
       };
       T* c = p.c + row * p.ldc + j;
       // A tile of 2 panels with a partial second panel, an edge tile, or a tile on the diagonal goes through a small

@@ -53,7 +53,7 @@ struct Product {
   T alpha = T(1), beta = T(0);
   bool lower = false;  // only c(i, j) with j <= i is computed and written
   Inner inner = Inner::dot;
-  View<const T> x = {};  // Inner::difference: [m, n], c = beta c + alpha sum_k a(i, k) (b(k, j) - x(i, j))
+  View<const T> x = {};  // Inner::difference, sign: [m, n], c = beta c + alpha sum_k a(i, k) (b(k, j) - x(i, j))
   const Epilogue<T>* epilogue = nullptr;
 };
 

@@ -3,6 +3,7 @@
 // Few rows: the rows of B are streamed through an output strip that stays in L1. Columns are shared over the team.
 // Both read the long operand once, in place. Packing would write and read it once more, for as few multiply-adds per
 // element as the short side has.
+// Few terms: the output is the long side. It is written row by row, from a strip of B that stays in L1.
 #include "thin.h"
 
 namespace ssdd::cpu {
@@ -16,6 +17,7 @@ constexpr int64_t kStripElements = 5120;
 constexpr int64_t kStreamDepth = 510;  // k of a strip's running sums; 6 terms are added at a time
 constexpr int64_t kLeastDepth = 16;
 constexpr int64_t kLeastStream = 6;
+constexpr int64_t kFewTerms = 24, kLeastOutput = 24;  // up to so many terms, from so many rows and columns
 
 template <class T>
 bool few_columns(const Product<T>& p) {
@@ -26,6 +28,11 @@ bool few_columns(const Product<T>& p) {
 template <class T>
 bool few_rows(const Product<T>& p) {
   return p.m <= kFewRows && !p.lower && p.b.cs == 1 && p.k >= kLeastStream && p.n >= kLeastDepth;
+}
+
+template <class T>
+bool few_terms(const Product<T>& p) {
+  return p.k <= kFewTerms && p.a.cs == 1 && p.m >= kLeastOutput && p.n >= kLeastOutput && !p.lower && p.beta == T(0);
 }
 
 template <class T>
@@ -107,11 +114,33 @@ void by_streams(const Team& team, T* own, const Product<T>& p) {
   }
 }
 
+template <class T>
+void by_outer(const Team& team, T* own, const Product<T>& p) {
+  constexpr int64_t kBand = 8;
+  const Micro<T>& micro = cpu::micro<T>();
+  int64_t begin, end;
+  team.share(p.m, kBand, &begin, &end);
+  // Strips of even width: the last one must not be narrower than a vector.
+  const int64_t strips = (p.n * p.k + kStripElements - 1) / kStripElements, width = (p.n + strips - 1) / strips;
+  for (int64_t j = 0; j < p.n; j += width) {
+    const int n = static_cast<int>(std::min(width, p.n - j));
+    for (int64_t k = 0; k < p.k; ++k)
+      for (int64_t x = 0; x < n; ++x) own[k * n + x] = p.alpha * p.b(k, j + x);
+    const int64_t step = p.epilogue ? kBand : end - begin;  // the epilogue finds its rows in cache
+    for (int64_t i = begin; i < end; i += step) {
+      const int rows = static_cast<int>(std::min(step, end - i));
+      T* c = p.c + i * p.ldc + j;
+      micro.outer(rows, n, static_cast<int>(p.k), p.a.p + i * p.a.rs, p.a.rs, own, n, c, p.ldc);
+      finish(p, i, j, rows, n, c);
+    }
+  }
+}
+
 }  // namespace
 
 template <class T>
 bool is_thin(const Product<T>& p) {
-  return p.inner == Inner::dot && (few_columns(p) || few_rows(p));
+  return p.inner == Inner::dot && (few_columns(p) || few_rows(p) || few_terms(p));
 }
 
 int64_t thin_elements() { return kStripElements + 16 * kFewRows + kFewRows * kStreamDepth; }
@@ -120,8 +149,10 @@ template <class T>
 void thin_product(const Team& team, T* own, const Product<T>& p) {
   if (few_columns(p))
     by_dots(team, own, p);
-  else
+  else if (few_rows(p))
     by_streams(team, own, p);
+  else
+    by_outer(team, own, p);
 }
 
 template bool is_thin(const Product<float>&);

@@ -86,6 +86,7 @@ void solve(const SolveArgs<T>& a, void* stream) {
   f.jitter = a.jitter;
   f.aux = a.aux;
   f.work = w.factor;
+  f.cluster = a.cluster;
   factorise(f, stream);
 }
 

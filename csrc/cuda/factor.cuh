@@ -4,6 +4,7 @@
 //   n <= block_limit<T>()           one block per problem, in shared memory                 factor_small.cu
 //   n <= fused_limit<T>()           the same, and the Gram matrix formed there too          factor_fused.cu
 //   larger                          all blocks on each problem, tiles of kPanel             factor_large.cu
+//   and, if asked for, n <= 512     one cluster of blocks per problem, in shared memory     factor_cluster.cu
 //
 // There is no host synchronisation: the device decides about a retry.
 #pragma once
@@ -27,7 +28,8 @@ struct Factor {
   OnFailure on_failure;
   int32_t* status;
   T *jitter, *aux;
-  T* work;  // factor_room(batch, n, c) elements
+  T* work;               // factor_room(batch, n, c) elements
+  bool cluster = false;  // take factor_cluster.cu where it can run and n > block_limit
 };
 
 // The points whose Gram matrix factorise_points() factors.
@@ -67,6 +69,16 @@ template <class T>
 void factorise_large(const Factor<T>& f, simt::Stream stream);
 template <class T>
 void solve_large(int64_t batch, int64_t n, const T* factor, int64_t c, T* x, T* work, simt::Stream stream);
+
+// Computes f.x from a finished factor by the tiles of solve_large.
+template <class T>
+void solve_tiled(const Factor<T>& f, simt::Stream stream);
+
+constexpr int64_t kClusterBatch = 16;  // clusters of 8 blocks that an H100 runs at the same time
+bool takes_cluster(const Factor<float>& f);
+inline bool takes_cluster(const Factor<double>&) { return false; }
+void factorise_cluster(const Factor<float>& f, simt::Stream stream);
+inline void factorise_cluster(const Factor<double>&, simt::Stream) {}
 
 // --- shared by the rungs --------------------------------------------------------------------------------------
 

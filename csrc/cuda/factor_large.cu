@@ -352,6 +352,14 @@ void factorise_large(const Factor<T>& f, simt::Stream stream) {
 }
 
 template <class T>
+void solve_tiled(const Factor<T>& f, simt::Stream stream) {
+  const Workspace<T> room = workspace_of(f.batch, f.n, f.c, f.work);
+  simt::launch(&clear_kernel<T>, {static_cast<unsigned>(f.batch)}, kBlockThreads, 0, stream, room,
+               tiles_of(f.c) * 2 * tiles_of(f.n));
+  run_solve(f.batch, f.n, f.factor, f.c, f.y, f.x, room, stream);
+}
+
+template <class T>
 void solve_large(int64_t batch, int64_t n, const T* factor, int64_t c, T* x, T* work, simt::Stream stream) {
   const int64_t tiles = tiles_of(n);
   const Workspace<T> room = workspace_of(batch, n, c, work);
@@ -363,7 +371,9 @@ void solve_large(int64_t batch, int64_t n, const T* factor, int64_t c, T* x, T* 
 template <class T>
 void factorise(const Factor<T>& f, simt::Stream stream) {
   if (f.batch == 0 || f.n == 0) return;
-  f.n <= kWarpLimit || f.n <= block_limit<T>() ? factorise_small(f, stream) : factorise_large(f, stream);
+  if (f.n <= kWarpLimit || f.n <= block_limit<T>()) return factorise_small(f, stream);
+  if (takes_cluster(f)) return factorise_cluster(f, stream);
+  factorise_large(f, stream);
 }
 
 template <class T>
@@ -378,6 +388,7 @@ void solve_factored(const AfterSolve<T>& s, const T* factor, T* work, simt::Stre
 
 #define SSDD_INSTANTIATE(T)                                                             \
   template void factorise_large(const Factor<T>&, simt::Stream);                        \
+  template void solve_tiled(const Factor<T>&, simt::Stream);                            \
   template void solve_large(int64_t, int64_t, const T*, int64_t, T*, T*, simt::Stream); \
   template void factorise(const Factor<T>&, simt::Stream);                              \
   template void solve_factored(const AfterSolve<T>&, const T*, T*, simt::Stream);

@@ -93,6 +93,7 @@ class Forward : KrrPass<T> {
     f.jitter = a.jitter;
     f.aux = a.aux;
     f.work = w.factor;
+    f.cluster = s.cluster;
     return f;
   }
 

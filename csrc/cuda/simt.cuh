@@ -5,6 +5,7 @@
 // sectors of the one and bank conflicts of the other. Here both are plain accesses.
 #pragma once
 #include <cuda_runtime.h>
+#include <nv/target>
 
 #include <cmath>
 #include <cstdint>
@@ -30,6 +31,19 @@ SIMT_DEVICE int warp() { return static_cast<int>(threadIdx.x >> 5); }
 SIMT_DEVICE int threads() { return static_cast<int>(blockDim.x); }
 SIMT_DEVICE Grid block() { return {blockIdx.x, blockIdx.y, blockIdx.z}; }
 SIMT_DEVICE Grid grid() { return {gridDim.x, gridDim.y, gridDim.z}; }
+// The index of this block in its cluster, and the number of blocks of a cluster. Only kernels of launch_clusters have
+// clusters. The instructions for them exist from sm_90 on; below it these names and those that follow do nothing, and
+// such a kernel is not launched.
+SIMT_DEVICE int cluster_rank() {
+  int rank = 0;
+  NV_IF_TARGET(NV_PROVIDES_SM_90, (asm volatile("mov.u32 %0, %%cluster_ctarank;" : "=r"(rank));))
+  return rank;
+}
+SIMT_DEVICE int cluster_size() {
+  int size = 1;
+  NV_IF_TARGET(NV_PROVIDES_SM_90, (asm volatile("mov.u32 %0, %%cluster_nctarank;" : "=r"(size));))
+  return size;
+}
 
 // --- memory -----------------------------------------------------------------------------------------------
 
@@ -165,6 +179,44 @@ SIMT_DEVICE T shuffle_xor(T v, int mask) {
 SIMT_DEVICE unsigned ballot(bool condition) { return __ballot_sync(0xffffffffu, condition); }
 // The 1-based position of the lowest bit that is set, or 0.
 SIMT_DEVICE int first_set(unsigned bits) { return __ffs(static_cast<int>(bits)); }
+
+// A barrier of all threads of a cluster, in two halves. What a thread wrote before its arrival is visible to every
+// thread of the cluster behind the wait.
+SIMT_DEVICE void cluster_arrive() {
+  NV_IF_TARGET(NV_PROVIDES_SM_90, (asm volatile("barrier.cluster.arrive.release.aligned;" :: : "memory");))
+}
+SIMT_DEVICE void cluster_wait() {
+  NV_IF_TARGET(NV_PROVIDES_SM_90, (asm volatile("barrier.cluster.wait.acquire.aligned;" :: : "memory");))
+}
+// Read the shared memory of block `rank` of the cluster at the place that p has in this block's. It is there until its
+// block returns, which must wait for a cluster barrier behind the last read.
+SIMT_DEVICE unsigned place_in(int rank, const void* p) {
+  unsigned there = static_cast<unsigned>(__cvta_generic_to_shared(p));
+  NV_IF_TARGET(NV_PROVIDES_SM_90,
+               (asm volatile("mapa.shared::cluster.u32 %0, %1, %2;" : "=r"(there) : "r"(there), "r"(rank));))
+  return there;
+}
+SIMT_DEVICE int get_from(int rank, const int* p) {
+  int v = 0;
+  NV_IF_TARGET(NV_PROVIDES_SM_90,
+               (asm volatile("ld.shared::cluster.s32 %0, [%1];" : "=r"(v) : "r"(place_in(rank, p)) : "memory");))
+  return v;
+}
+SIMT_DEVICE double get_from(int rank, const double* p) {
+  double v = 0;
+  NV_IF_TARGET(NV_PROVIDES_SM_90,
+               (asm volatile("ld.shared::cluster.f64 %0, [%1];" : "=d"(v) : "r"(place_in(rank, p)) : "memory");))
+  return v;
+}
+template <int N>
+SIMT_DEVICE Vector<float, N> get_vector_from(int rank, const float* p) {
+  static_assert(N == 4, "16 bytes");
+  Vector<float, N> v{};
+  NV_IF_TARGET(NV_PROVIDES_SM_90,
+               (asm volatile("ld.shared::cluster.v4.f32 {%0, %1, %2, %3}, [%4];" : "=f"(v.v[0]), "=f"(v.v[1]),
+                             "=f"(v.v[2]), "=f"(v.v[3]) : "r"(place_in(rank, p)) : "memory");))
+  return v;
+}
 
 // Atomic minimum of integers. The order of arrival does not change the result.
 SIMT_DEVICE int atomic_min(int* p, int v) { return atomicMin(p, v); }
@@ -338,6 +390,38 @@ void launch(void (*kernel)(Parameters...), Grid grid, int threads, int shared_by
   kernel<<<dim3(grid.x, grid.y, grid.z), threads, static_cast<size_t>(shared_bytes),
            static_cast<cudaStream_t>(stream)>>>(static_cast<Parameters>(arguments)...);
   check(cudaGetLastError(), "launching a kernel");
+}
+
+// True if the current device launches clusters of blocks, and this build holds code of the kernel that knows them: that
+// of an older architecture, which such a device runs too, does not.
+template <class... Parameters>
+bool has_clusters(void (*kernel)(Parameters...)) {
+  int can = 0;
+  check(cudaDeviceGetAttribute(&can, cudaDevAttrClusterLaunch, current_device()), "asking for clusters");
+  if (!can) return false;
+  cudaFuncAttributes attributes;
+  check(cudaFuncGetAttributes(&attributes, kernel), "loading a kernel of clusters");
+  return attributes.ptxVersion >= 90 && attributes.binaryVersion >= 90;
+}
+
+// As launch, with clusters of so many blocks along x, at most 8.
+template <class... Parameters, class... Arguments>
+void launch_clusters(void (*kernel)(Parameters...), Grid grid, int cluster, int threads, int shared_bytes,
+                     Stream stream, const Arguments&... arguments) {
+  check(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, shared_bytes),
+        "raising a kernel's shared memory");
+  cudaLaunchAttribute blocks{};
+  blocks.id = cudaLaunchAttributeClusterDimension;
+  blocks.val.clusterDim.x = static_cast<unsigned>(cluster);
+  blocks.val.clusterDim.y = blocks.val.clusterDim.z = 1;
+  cudaLaunchConfig_t config{};
+  config.gridDim = dim3(grid.x, grid.y, grid.z);
+  config.blockDim = dim3(static_cast<unsigned>(threads));
+  config.dynamicSmemBytes = static_cast<size_t>(shared_bytes);
+  config.stream = static_cast<cudaStream_t>(stream);
+  config.attrs = &blocks;
+  config.numAttrs = 1;
+  check(cudaLaunchKernelEx(&config, kernel, static_cast<Parameters>(arguments)...), "launching a kernel of clusters");
 }
 
 }  // namespace simt

@@ -15,7 +15,7 @@ import signal
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -217,7 +217,11 @@ def interruptible(say: Callable[[str], None] | None = None) -> Iterator[Callable
             return
         requested_at = time.monotonic()
         text = "stopping: this step is finished and a checkpoint written (once more to break off at once)"
-        (say or (lambda line: print(line, file=sys.stderr)))(text)
+        try:
+            (say or (lambda line: print(line, file=sys.stderr)))(text)
+        except Exception:  # the signal came in the middle of another line, or of an import that `say` needs
+            with suppress(OSError):
+                os.write(2, f"{text}\n".encode())
 
     before = {number: signal.signal(number, on_signal) for number in (signal.SIGINT, signal.SIGTERM)}
     try:

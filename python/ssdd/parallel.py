@@ -152,6 +152,7 @@ def world_size() -> int:
                 f"{name}: expected a whole number below WORLD_SIZE = {size}, got {rank}; start the "
                 "processes with torchrun, or unset WORLD_SIZE"
             )
+    _number("MASTER_PORT", 0)
     return size
 
 

@@ -42,6 +42,15 @@ class Info(NamedTuple):
     jitter: Tensor
     condition: Tensor
 
+    def __eq__(self, other: object) -> bool:
+        return self is other  # tuples would ask whether tensors are true
+
+    def __ne__(self, other: object) -> bool:
+        return self is not other
+
+    def __hash__(self) -> int:
+        return id(self)
+
 
 @dataclass(frozen=True)
 class Call:
@@ -310,7 +319,7 @@ def _not_images(x_s: Tensor, y_s: Tensor, x_q: Tensor) -> None:
     """Raise for inputs such as images [S, channels, height, width], whose leading dimension is that of the points."""
     if x_s.dim() > y_s.dim() and y_s.shape[-2] != x_s.shape[-2] and y_s.shape[-2] == x_s.shape[y_s.dim() - 2]:
         at = y_s.dim() - 1
-        queries = f", and x_q.flatten({at})" if x_q.dim() == x_s.dim() else ""
+        queries = f", and x_q.flatten({at})" if x_q is not x_s and x_q.dim() == x_s.dim() else ""
         raise ValueError(
             f"x_s: expected features [..., S, D], one row per point, got {checks.describe(x_s)} beside targets of "
             f"shape {tuple(y_s.shape)}; if each of its {y_s.shape[-2]} points has several dimensions, such as an "

@@ -21,6 +21,7 @@ def krr_from_gram(
     k_qs: Tensor,
     *,
     ridge: Ridge | None = None,
+    symmetric_grad: bool = True,
     on_failure: str = "raise",
     return_info: bool = False,
     check_finite: bool = False,
@@ -33,18 +34,20 @@ def krr_from_gram(
     ``lam = ridge.amount(k_ss, ridge.value)``.
 
     Args:
-        k_ss: [..., S, S], symmetric; its lower triangle is read, and its gradient is symmetrised: half of the sum of
-            the raw one and its transpose. float32 or float64 (16-bit types: in float32).
+        k_ss: [..., S, S], symmetric; its lower triangle is read. float32 or float64 (16-bit types: in float32).
         y_s: support targets [..., S, C].
         k_qs: [..., Q, S].
         ridge: how lambda follows from K_ss; see :class:`Ridge`. Default ``Ridge.trace(1e-6)``, KRR-ST's.
+        symmetric_grad: True (default) symmetrises the gradient to k_ss: half of the sum of the raw one and its
+            transpose. False returns the raw one, that of ``torch.linalg.solve``.
         on_failure: "raise" (default) raises a FactorizationError (one synchronisation on CUDA, refused under graph
             capture); "jitter" retries the problems that failed with a growing multiple of their mean diagonal, a
             constant for the gradient; "nan" fills their results with NaN. The last two never synchronise.
         return_info: return (P, Info(status, jitter, condition)). Default False.
         check_finite: refuse NaN and Inf in the inputs (one synchronisation per tensor on CUDA). Default False.
         backend: "auto" (default: native, or planned PyTorch if the native core cannot run), "native", "planned", or
-            "torch" (the plain reference). A backend that cannot run raises a ValueError that says why.
+            "torch" (the plain reference, whose backward inside ``torch.autocast`` rounds to 16 bits; the others keep
+            their digits there). A backend that cannot run raises a ValueError that says why.
         solve_dtype: torch.float64 computes float32 inputs in float64 and returns float32. Default None.
 
     Returns:
@@ -55,11 +58,17 @@ def krr_from_gram(
         FactorizationError: with ``on_failure="raise"``, for a problem that is not positive definite.
     """
     ridge = DEFAULT_RIDGE if ridge is None else ridge
-    if backend in ("auto", "native") and not return_info and not check_finite and solve_dtype is None:
+    if (
+        backend in ("auto", "native")
+        and symmetric_grad
+        and not return_info
+        and not check_finite
+        and solve_dtype is None
+    ):
         direct = ops.eager_from_gram(k_ss, y_s, k_qs, None, ridge, on_failure)
         if direct is not None:
             return direct
-    options = ridge, on_failure, check_finite, backend, solve_dtype, return_info
+    options = ridge, symmetric_grad, on_failure, check_finite, backend, solve_dtype, return_info
     call, p, info = _predict("krr_from_gram", k_ss, y_s, k_qs, *options)
     return call.finish(p, info)
 
@@ -72,6 +81,7 @@ def krr_mse_from_gram(
     *,
     ridge: Ridge | None = None,
     sample_weight: Tensor | None = None,
+    symmetric_grad: bool = True,
     on_failure: str = "raise",
     return_info: bool = False,
     check_finite: bool = False,
@@ -83,21 +93,23 @@ def krr_mse_from_gram(
     Equivalent to ``(krr_from_gram(k_ss, y_s, k_qs) - y_q).square().mean((-2, -1))``.
 
     Args:
-        k_ss: [..., S, S], symmetric; its lower triangle is read, and its gradient is symmetrised: half of the sum of
-            the raw one and its transpose. float32 or float64 (16-bit types: in float32).
+        k_ss: [..., S, S], symmetric; its lower triangle is read. float32 or float64 (16-bit types: in float32).
         y_s: support targets [..., S, C].
         k_qs: [..., Q, S].
         y_q: query targets [..., Q, C].
         ridge: how lambda follows from K_ss; see :class:`Ridge`. Default ``Ridge.trace(1e-6)``, KRR-ST's.
         sample_weight: weights [..., Q] >= 0 of the query points, with or without gradient; the mean over Q is then
             sum(w * loss) / sum(w). Default None: 1 for each.
+        symmetric_grad: True (default) symmetrises the gradient to k_ss: half of the sum of the raw one and its
+            transpose. False returns the raw one, that of ``torch.linalg.solve``.
         on_failure: "raise" (default) raises a FactorizationError (one synchronisation on CUDA, refused under graph
             capture); "jitter" retries the problems that failed with a growing multiple of their mean diagonal, a
             constant for the gradient; "nan" fills their results with NaN. The last two never synchronise.
         return_info: return (loss, Info(status, jitter, condition)). Default False.
         check_finite: refuse NaN and Inf in the inputs (one synchronisation per tensor on CUDA). Default False.
         backend: "auto" (default: native, or planned PyTorch if the native core cannot run), "native", "planned", or
-            "torch" (the plain reference). A backend that cannot run raises a ValueError that says why.
+            "torch" (the plain reference, whose backward inside ``torch.autocast`` rounds to 16 bits; the others keep
+            their digits there). A backend that cannot run raises a ValueError that says why.
         solve_dtype: torch.float64 computes float32 inputs in float64 and returns float32. Default None.
 
     Returns:
@@ -108,7 +120,9 @@ def krr_mse_from_gram(
         FactorizationError: with ``on_failure="raise"``, for a problem that is not positive definite.
     """
     ridge = DEFAULT_RIDGE if ridge is None else ridge
-    asks_more = return_info or check_finite or solve_dtype is not None or sample_weight is not None
+    asks_more = (
+        not symmetric_grad or return_info or check_finite or solve_dtype is not None or sample_weight is not None
+    )
     if backend in ("auto", "native") and not asks_more and y_q is not None:
         direct = ops.eager_from_gram(k_ss, y_s, k_qs, y_q, ridge, on_failure)
         if direct is not None:
@@ -124,7 +138,7 @@ def krr_mse_from_gram(
     if check_finite:
         checks.finite(y_q=y_q)
     checks.work_dtype(solve_dtype, k_qs=k_qs, y_q=y_q)
-    options = ridge, on_failure, check_finite, backend, solve_dtype, return_info
+    options = ridge, symmetric_grad, on_failure, check_finite, backend, solve_dtype, return_info
     call, p, info = _predict("krr_mse_from_gram", k_ss, y_s, k_qs, *options)
     y = y_q.to(p.dtype)
     if weights is None and p.dim() == 2 and y.dim() == 2:
@@ -140,6 +154,7 @@ def _predict(
     y_s: Tensor,
     k_qs: Tensor,
     ridge: Ridge,
+    symmetric_grad: bool,
     on_failure: str,
     check_finite: bool,
     backend: str,
@@ -158,7 +173,7 @@ def _predict(
     checks.size("k_qs", k_qs, -1, k_ss.shape[-1], "k_ss")
     call = prepare(op, tensors, DEFAULT_KERNEL, ridge, on_failure, check_finite, backend, solve_dtype, return_info)
     # K_qs bar = P bar alpha^T is dense in every plan, so torch's product is used.
-    alpha, info = solve(call, call.cast(k_ss), call.cast(y_s))
+    alpha, info = solve(call, call.cast(k_ss), call.cast(y_s), symmetric_grad)
     with checks.full_precision(k_qs):
         return call, _times(call.cast(k_qs), alpha), info
 

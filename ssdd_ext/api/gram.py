@@ -78,7 +78,8 @@ def cholesky(
         return_info: return (L, Info(status, jitter, condition)). Default False.
         check_finite: refuse NaN and Inf in the inputs (one synchronisation per tensor on CUDA). Default False.
         backend: "auto" (default: native, or planned PyTorch if the native core cannot run), "native", "planned", or
-            "torch" (the plain reference). A backend that cannot run raises a ValueError that says why.
+            "torch" (the plain reference, whose backward inside ``torch.autocast`` rounds to 16 bits; the others keep
+            their digits there). A backend that cannot run raises a ValueError that says why.
         solve_dtype: torch.float64 computes float32 inputs in float64 and returns float32. Default None.
 
     Returns:
@@ -107,6 +108,7 @@ def cholesky_solve(
     y: Tensor,
     *,
     ridge: Ridge | None = None,
+    symmetric_grad: bool = True,
     on_failure: str = "raise",
     return_info: bool = False,
     check_finite: bool = False,
@@ -122,13 +124,16 @@ def cholesky_solve(
         a: [..., S, S], symmetric; its lower triangle is read. float32 or float64 (16-bit types: in float32).
         y: right-hand sides [..., S, C].
         ridge: how lambda follows from A; see :class:`Ridge`. Default None: lambda = 0.
+        symmetric_grad: True (default) symmetrises the gradient to a: half of the sum of the raw one and its transpose.
+            False returns the raw one, that of ``torch.linalg.solve``.
         on_failure: "raise" (default) raises a FactorizationError (one synchronisation on CUDA, refused under graph
             capture); "jitter" retries the problems that failed with a growing multiple of their mean diagonal, a
             constant for the gradient; "nan" fills their results with NaN. The last two never synchronise.
         return_info: return (X, Info(status, jitter, condition)). Default False.
         check_finite: refuse NaN and Inf in the inputs (one synchronisation per tensor on CUDA). Default False.
         backend: "auto" (default: native, or planned PyTorch if the native core cannot run), "native", "planned", or
-            "torch" (the plain reference). A backend that cannot run raises a ValueError that says why.
+            "torch" (the plain reference, whose backward inside ``torch.autocast`` rounds to 16 bits; the others keep
+            their digits there). A backend that cannot run raises a ValueError that says why.
         solve_dtype: torch.float64 computes float32 inputs in float64 and returns float32. Default None.
 
     Returns:
@@ -153,19 +158,19 @@ def cholesky_solve(
     call = prepare(
         "cholesky_solve", tensors, DEFAULT_KERNEL, ridge, on_failure, check_finite, backend, solve_dtype, return_info
     )
-    x, info = solve(call, call.cast(a), call.cast(y))
+    x, info = solve(call, call.cast(a), call.cast(y), symmetric_grad)
     return call.finish(x, info)
 
 
-def solve(call: Call, a: Tensor, y: Tensor) -> tuple[Tensor, Info]:
+def solve(call: Call, a: Tensor, y: Tensor, symmetric: bool = True) -> tuple[Tensor, Info]:
     """Return (A + lambda I)^-1 Y in the dtype of the computation. Rounding it before the next products would lose
     the digits of ``solve_dtype``."""
-    x, _, info = factored_solve(call, a, y)
+    x, _, info = factored_solve(call, a, y, symmetric)
     return x, info
 
 
-def factored_solve(call: Call, a: Tensor, y: Tensor) -> tuple[Tensor, Tensor, Info]:
+def factored_solve(call: Call, a: Tensor, y: Tensor, symmetric: bool = True) -> tuple[Tensor, Tensor, Info]:
     """Return the same as :func:`solve`, with the factor of A + lambda I after the solution."""
     with call.precision(a), call.name_failure():
-        x, factor, status, jitter = call.run.factored_solve(a, y, call.ridge, **call.options)
+        x, factor, status, jitter = call.run.factored_solve(a, y, call.ridge, symmetric=symmetric, **call.options)
     return x, factor, call.check_status(status, jitter, a.shape[-1], factor)

@@ -50,7 +50,8 @@ def krr(
         return_info: return (P, Info(status, jitter, condition)). Default False.
         check_finite: refuse NaN and Inf in the inputs (one synchronisation per tensor on CUDA). Default False.
         backend: "auto" (default: native, or planned PyTorch if the native core cannot run), "native", "planned", or
-            "torch" (the plain reference). A backend that cannot run raises a ValueError that says why.
+            "torch" (the plain reference, whose backward inside ``torch.autocast`` rounds to 16 bits; the others keep
+            their digits there). A backend that cannot run raises a ValueError that says why.
         solve_dtype: torch.float64 computes float32 inputs in float64 and returns float32. Default None.
 
     Returns:
@@ -116,7 +117,8 @@ def krr_mse(
         return_info: return (loss, Info(status, jitter, condition)). Default False.
         check_finite: refuse NaN and Inf in the inputs (one synchronisation per tensor on CUDA). Default False.
         backend: "auto" (default: native, or planned PyTorch if the native core cannot run), "native", "planned", or
-            "torch" (the plain reference). A backend that cannot run raises a ValueError that says why.
+            "torch" (the plain reference, whose backward inside ``torch.autocast`` rounds to 16 bits; the others keep
+            their digits there). A backend that cannot run raises a ValueError that says why.
         solve_dtype: torch.float64 computes float32 inputs in float64 and returns float32. Default None.
 
     Returns:

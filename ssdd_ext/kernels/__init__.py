@@ -12,7 +12,7 @@ from typing import Any
 
 from .base import ARD, Combination, Kernel, Number, Product, Scaled, Sum, for_matrices, match_parameter
 from .distances import RBF, Laplace, Matern, RationalQuadratic, Stationary, squared_distances
-from .multiply import matmul
+from .multiply import matmul, mirrored
 from .networks import NNGP, NTK, ArcCosine
 from .products import Cosine, Linear, Polynomial
 
@@ -62,5 +62,6 @@ __all__ = [
     "from_spec",
     "match_parameter",
     "matmul",
+    "mirrored",
     "squared_distances",
 ]

@@ -19,6 +19,13 @@ def matmul(a: Tensor, b: Tensor) -> Tensor:
     return product
 
 
+def mirrored(a: Tensor) -> Tensor:
+    """Return the symmetric matrix whose lower triangle is that of ``a``. Its gradient is passed to ``a`` as it is."""
+    lower = a.detach().tril()
+    # The upper triangle is not read, and may hold anything.
+    return lower + lower.tril(-1).mT + torch.nan_to_num(a - a.detach(), 0.0, 0.0, 0.0)
+
+
 class _Direct(torch.autograd.Function):
     """The same as _Product, for eager mode: a setup_context costs 10 us per call."""
 

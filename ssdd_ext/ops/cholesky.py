@@ -8,6 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from .. import plan
+from ..checks import full_precision
 from ..ridge import KINDS, Ridge
 from .factor import factor_backward
 from .hyper import pack
@@ -29,12 +31,12 @@ from .second import mark_failed, pull_back, solve_gradients
 
 library.define("cholesky(Tensor a, str on_failure) -> (Tensor, Tensor, Tensor)")
 library.define(
-    "solve(Tensor a, Tensor y, Tensor? hyper, float[] values, str ridge, bool detach, str on_failure)"
-    " -> (Tensor, Tensor, Tensor, Tensor, Tensor)"
+    "solve(Tensor a, Tensor y, Tensor? hyper, float[] values, str ridge, bool detach, str on_failure,"
+    " bool symmetric) -> (Tensor, Tensor, Tensor, Tensor, Tensor)"
 )
 library.define(
     "solve_backward(Tensor grad, Tensor factor, Tensor x, Tensor aux, Tensor? hyper, float[] values, str ridge,"
-    " bool detach, Tensor? a, bool[] needs) -> (Tensor, Tensor, Tensor)"
+    " bool detach, bool symmetric, Tensor? a, bool[] needs) -> (Tensor, Tensor, Tensor)"
 )
 
 
@@ -69,6 +71,7 @@ def factor_and_solve(
             c,
             threads,
             stream(a),
+            plan.gpu.CLUSTER,
         )
         return_workspace(work)
     return x, factor, status, jitter, aux  # type: ignore[return-value]
@@ -99,7 +102,14 @@ def _cholesky_backward(ctx: Any, grad: Tensor | None, *_: Any) -> tuple[Any, ...
 
 
 def _solve(
-    a: Tensor, y: Tensor, hyper: Tensor | None, values: list[float], ridge: str, detach: bool, on_failure: str
+    a: Tensor,
+    y: Tensor,
+    hyper: Tensor | None,
+    values: list[float],
+    ridge: str,
+    detach: bool,
+    on_failure: str,
+    symmetric: bool,
 ) -> tuple[Tensor, ...]:
     x, factor, status, jitter, aux = factor_and_solve(a, y, hyper, values, ridge, on_failure)
     raise_if_asked("cholesky_solve", status, on_failure, a.shape[-1], ridge_text(ridge, hyper, values))
@@ -113,7 +123,7 @@ def _solve_fake(a: Tensor, y: Tensor, *_: Any) -> tuple[Tensor, ...]:
 
 
 def _solve_setup(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
-    a, _, hyper, ctx.values, ctx.ridge, ctx.detach, _ = inputs
+    a, _, hyper, ctx.values, ctx.ridge, ctx.detach, _, ctx.symmetric = inputs
     x, factor, status, jitter, aux = output
     ctx.save_for_backward(x, factor, aux, hyper, a)  # a for a double backward only
     ctx.mark_non_differentiable(factor, status, jitter, aux)
@@ -122,12 +132,12 @@ def _solve_setup(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) 
 
 def _solve_autograd(ctx: Any, grad: Tensor | None, *_: Any) -> tuple[Any, ...]:
     if grad is None:
-        return (None,) * 7
+        return (None,) * 8
     x, factor, aux, hyper, a = ctx.saved_tensors
     a = a if torch.is_grad_enabled() else None
-    needs, options = list(ctx.needs_input_grad[:3]), (ctx.values, ctx.ridge, ctx.detach)
+    needs, options = list(ctx.needs_input_grad[:3]), (ctx.values, ctx.ridge, ctx.detach, ctx.symmetric)
     a_bar, y_bar, hyper_bar = _solve_backward_op(grad, factor, x, aux, hyper, *options, a, needs)
-    return (a_bar if needs[0] else None, y_bar, hyper_bar if needs[2] else None, None, None, None, None)
+    return (a_bar if needs[0] else None, y_bar, hyper_bar if needs[2] else None, *(None,) * 5)
 
 
 def _solve_backward(
@@ -139,6 +149,7 @@ def _solve_backward(
     values: list[float],
     ridge: str,
     detach: bool,
+    symmetric: bool,
     a: Tensor | None,
     needs: list[bool],
 ) -> tuple[Tensor, Tensor, Tensor]:
@@ -158,7 +169,7 @@ def _solve_backward(
             values,
             max(0, KINDS.index(ridge) if ridge else 0),
             detach,
-            to_capsule(a_bar) if needs[0] else None,
+            to_capsule(a_bar) if needs[0] and symmetric else None,
             to_capsule(y_bar),
             capsule(v_bar),
             to_capsule(work),
@@ -169,11 +180,24 @@ def _solve_backward(
             stream(x),
         )
         return_workspace(work)
+        if needs[0] and not symmetric:
+            a_bar = _raw_gradient(y_bar, x, values[-1] if hyper is None and values else hyper, ridge, detach)
     hyper_bar = x.new_zeros(0)
     if v_bar is not None and hyper is not None:
         hyper_bar = torch.zeros_like(hyper)
         hyper_bar[..., -1] = v_bar
     return a_bar, y_bar, hyper_bar
+
+
+def _raw_gradient(u: Tensor, x: Tensor, value: Any, ridge: str, detach: bool) -> Tensor:
+    """Return -u x^T, with what arrives through a trace that is not detached."""
+    with full_precision(u):
+        bar = -(u @ x.mT)
+    if ridge in ("trace", "mean_trace") and not detach:
+        amount = value[..., -1] if isinstance(value, Tensor) else value
+        slope = -(u * x).sum((-2, -1)) * amount / (x.shape[-2] if ridge == "mean_trace" else 1)
+        bar.diagonal(dim1=-2, dim2=-1).add_(slope[..., None])
+    return bar
 
 
 def _solve_backward_fake(
@@ -185,7 +209,7 @@ def _solve_backward_fake(
 
 
 def _second_setup(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
-    grad, factor, x, _, hyper, ctx.values, ctx.ridge, ctx.detach, a, ctx.needs = inputs
+    grad, factor, x, _, hyper, ctx.values, ctx.ridge, ctx.detach, ctx.symmetric, a, ctx.needs = inputs
     ctx.save_for_backward(grad, x, a, hyper, factor)
     ctx.set_materialize_grads(False)
 
@@ -193,7 +217,7 @@ def _second_setup(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...])
 def _second(ctx: Any, *bars: Tensor | None) -> tuple[Any, ...]:
     *tensors, factor = ctx.saved_tensors
     needs = [ctx.needs[0], True, ctx.needs[2]]  # the gradient to y is always computed
-    options: Any = (ctx.values, ctx.ridge, ctx.detach)
+    options: Any = (ctx.values, ctx.ridge, ctx.detach, ctx.symmetric)
 
     def first(*values: Any) -> tuple[Tensor, ...]:
         every: Any = solve_gradients(*values, *options)
@@ -202,7 +226,7 @@ def _second(ctx: Any, *bars: Tensor | None) -> tuple[Any, ...]:
     tensors[0] = mark_failed(tensors[0], factor)
     needed_bars = [bar for bar, needed in zip(bars, needs, strict=True) if needed]
     grad, x, a, hyper = pull_back(first, tensors, needed_bars)
-    return grad, None, x, None, hyper, None, None, None, a, None
+    return grad, None, x, None, hyper, None, None, None, None, a, None
 
 
 _cholesky_op = register("cholesky", _cholesky, _cholesky_fake, _cholesky_backward, _cholesky_setup)
@@ -222,9 +246,11 @@ def cholesky_solve(a: Tensor, y: Tensor, ridge: Ridge | None, on_failure: str) -
     return x, status, jitter
 
 
-def factored_solve(a: Tensor, y: Tensor, ridge: Ridge | None, on_failure: str) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Return ((A + lambda I)^-1 Y, factor, status, jitter)."""
+def factored_solve(
+    a: Tensor, y: Tensor, ridge: Ridge | None, on_failure: str, symmetric: bool = True
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Return ((A + lambda I)^-1 Y, factor, status, jitter). ``symmetric``: the gradient to A is symmetrised."""
     hyper, values = pack(None, ridge, a.shape[:-2], a.dtype, a.device)
     kind, detach = ("", False) if ridge is None else (ridge.kind, ridge.detach)
-    x, factor, status, jitter, _ = _solve_op(a, y, hyper, values, kind, detach, on_failure)
+    x, factor, status, jitter, _ = _solve_op(a, y, hyper, values, kind, detach, on_failure, symmetric)
     return x, factor, status, jitter

@@ -37,7 +37,7 @@ def forward(x: Tensor, z: Tensor | None, hyper: Tensor | None, values: list[floa
     batch, threads = math.prod(x.shape[:-2]), torch.get_num_threads()
     k = x.new_empty(*x.shape[:-1], q, dtype=result_dtype(x))
     if k.numel():
-        work = take_workspace(core.gram_workspace(batch, s, q, d, threads, x.is_cuda), k)
+        work = take_workspace(core.gram_workspace(*native_code(kernel), batch, s, q, d, threads, x.is_cuda), k)
         core.gram(
             matrices(x),
             matrices(z),

@@ -60,7 +60,9 @@ def _pull_back(
     (s, d), q = x.shape[-2:], (x if z is None else z).shape[-2]
     batch, threads = math.prod(x.shape[:-2]), torch.get_num_threads()
     chunk = s if z is None else max(1, min(s, max(LEAST_ROWS, K_QS_BYTES // (q * x.element_size()))))
-    work = take_workspace(core.gram_backward_workspace(batch, s, q, d, chunk, z is None, threads), x)
+    work = take_workspace(
+        core.gram_backward_workspace(*native_code(spec), batch, s, q, d, chunk, z is None, threads), x
+    )
     core.gram_backward(
         matrices(x),
         matrices(z),

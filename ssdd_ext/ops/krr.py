@@ -105,6 +105,7 @@ def plan_shape(
         fused_gram=fused_gram,
         lanes=lanes,
         halves=plan.gpu.HALVES,
+        cluster=plan.gpu.CLUSTER,
     )
 
 

@@ -103,11 +103,14 @@ def factored_solve(
     on_failure: str = "nan",
     watched: bool = True,
     kernel: Kernel | None = None,
+    symmetric: bool = True,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Return ((A + lambda I)^-1 Y, factor, status, jitter). ``kernel``: the kernel whose hyper-parameters made A, if
-    any."""
+    """Return ((A + lambda I)^-1 Y, factor, status, jitter).
+
+    ``kernel``: the kernel whose hyper-parameters made A, if any. ``symmetric``: the gradient to A is symmetrised.
+    """
     if ridge is not None and ridge.kind in VECTOR_KINDS:
-        return _vector_solve(a, y, ridge, on_failure, watched, [] if kernel is None else _valid(kernel, a))
+        return _vector_solve(a, y, ridge, on_failure, watched, [] if kernel is None else _valid(kernel, a), symmetric)
     s = a.shape[-1]
     amount, valid = (
         (0.0, [])
@@ -119,7 +122,7 @@ def factored_solve(
     amount, every = _guard(amount, valid, a)
     if isinstance(amount, Tensor) or amount != 0:
         a = with_diagonal(a, amount)
-    x, factor, status, jitter = Solve.apply(a, y, on_failure, watched)
+    x, factor, status, jitter = Solve.apply(a, y, on_failure, watched, symmetric)
     return x, factor, _flag_status(status, every), jitter
 
 
@@ -132,18 +135,18 @@ def _guard_vector(value: Tensor, valid: list[Tensor]) -> tuple[Tensor, Tensor | 
 
 
 def _vector_solve(
-    a: Tensor, y: Tensor, ridge: Ridge, on_failure: str, watched: bool, valid: list[Tensor]
+    a: Tensor, y: Tensor, ridge: Ridge, on_failure: str, watched: bool, valid: list[Tensor], symmetric: bool
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Return the same as :func:`factored_solve` for one ridge per target, whose factor is empty, or per point."""
     value = match_parameter(ridge.value, a)
     assert isinstance(value, Tensor)
     if ridge.kind == "per_target":
         value, every = _guard_vector(value, valid)
-        x, status, jitter = per_target_solve(a, y, value, on_failure)
+        x, status, jitter = per_target_solve(a, y, value, on_failure, symmetric)
         return x, a.new_empty(0), _flag_status(status, every), jitter
     value, every = _guard_vector(value, [((value >= 0) & (value < math.inf)).all(-1), *valid])
     a = a + torch.diag_embed(value.expand(a.shape[:-1]))
-    x, factor, status, jitter = Solve.apply(a, y, on_failure, watched)
+    x, factor, status, jitter = Solve.apply(a, y, on_failure, watched, symmetric)
     return x, factor, _flag_status(status, every), jitter
 
 

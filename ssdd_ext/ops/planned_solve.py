@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from .. import checks
-from ..kernels import for_matrices
+from ..kernels import for_matrices, mirrored
 from ..plan import planned as orders
 from ..reference import cholesky as reference_cholesky
 from .factor import factor_backward
@@ -95,10 +95,13 @@ class Factor(BatchedFunction):
 
 
 class Solve(BatchedFunction):
-    """Computes (A^-1 Y, factor, status, jitter) of a [..., n, n] and y [..., n, C]."""
+    """Computes (A^-1 Y, factor, status, jitter) of a [..., n, n] and y [..., n, C].
+
+    ``symmetric``: the gradient to A is symmetrised.
+    """
 
     @staticmethod
-    def forward(a: Tensor, y: Tensor, on_failure: str, watched: bool) -> Any:
+    def forward(a: Tensor, y: Tensor, on_failure: str, watched: bool, symmetric: bool) -> Any:
         factor, status, jitter = _factorise(a, on_failure, watched)
         return torch.cholesky_solve(y, factor), factor, status, jitter
 
@@ -107,30 +110,40 @@ class Solve(BatchedFunction):
     @staticmethod
     def backward(ctx: Any, grad: Tensor | None, *_: Any) -> Any:
         if grad is None:
-            return None, None, None, None
-        a, y, _, _, x, factor, jitter = _load_saved(ctx)
+            return (None,) * 5
+        a, y, _, _, symmetric, x, factor, jitter = _load_saved(ctx)
         with checks.full_precision(grad):
-            u, x = both(grad, x, factor, lambda: with_diagonal(a, jitter), y)
-            a_bar = None
-            if ctx.needs_input_grad[0]:
-                half = u @ x.mT
-                a_bar = -0.5 * (half + half.mT)
-        return a_bar, u, None, None
+            u, x = both(grad, x, factor, lambda: with_diagonal(a, jitter), y, symmetric)
+            a_bar = gradient_of_inverse(u, x, symmetric) if ctx.needs_input_grad[0] else None
+        return a_bar, u, None, None, None
 
 
-def both(grad: Tensor, x: Tensor, factor: Tensor, matrix: Any, right: Any) -> tuple[Tensor, Tensor]:
+def gradient_of_inverse(u: Tensor, x: Tensor, symmetric: bool) -> Tensor:
+    """Return the gradient to A of x = A^-1 y from u = A^-1 x_bar: -u x^T, or its symmetric part."""
+    raw = u @ x.mT
+    return -0.5 * (raw + raw.mT) if symmetric else -raw
+
+
+def both(
+    grad: Tensor, x: Tensor, factor: Tensor, matrix: Any, right: Any, symmetric: bool = True
+) -> tuple[Tensor, Tensor]:
     """Return (A^-1 grad, x = A^-1 right), from the factor, or as differentiable functions of ``matrix()``."""
     if not is_differentiated():
         return torch.cholesky_solve(grad, factor), x
     a = matrix()
     right = right() if callable(right) else right
-    return Solve.apply(a, grad, "nan", False)[0], Solve.apply(a, right, "nan", False)[0]
+    return solve_transposed(a, grad, symmetric), planned_solve(a, right, symmetric=symmetric)
 
 
-def planned_solve(a: Tensor, y: Tensor) -> Tensor:
+def planned_solve(a: Tensor, y: Tensor, on_failure: str = "nan", symmetric: bool = True) -> Tensor:
     """Return A^-1 Y, differentiable any number of times; NaN for a problem that fails."""
-    x: Tensor = Solve.apply(a, y, "nan", False)[0]
+    x: Tensor = Solve.apply(a, y, on_failure, False, symmetric)[0]
     return x
+
+
+def solve_transposed(a: Tensor, y: Tensor, symmetric: bool, on_failure: str = "nan") -> Tensor:
+    """Return A^-T Y, which differs from A^-1 Y in its gradient to A if that is not symmetrised."""
+    return planned_solve(a if symmetric else mirrored(a).mT, y, on_failure, symmetric)
 
 
 class FitDual(BatchedFunction):

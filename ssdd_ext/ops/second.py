@@ -16,7 +16,7 @@ from torch import Tensor
 from ..kernels import Kernel, from_spec
 from ..ridge import Ridge
 from . import planned
-from .planned_solve import Solve, with_diagonal
+from .planned_solve import gradient_of_inverse, solve_transposed, with_diagonal
 
 Tensors = tuple[Tensor, ...]
 
@@ -87,6 +87,7 @@ def solve_gradients(
     values: Sequence[float],
     ridge: str,
     detach: bool,
+    symmetric: bool,
 ) -> Tensors:
     """Compute what the op solve_backward computes from the solution x: gradients to a, y and any tensor hyper."""
 
@@ -99,7 +100,6 @@ def solve_gradients(
 
     vjp: Any = torch.func.vjp
     regularised, pull = vjp(matrix, a, *(() if hyper is None else (hyper,)))
-    u = Solve.apply(regularised, grad, "jitter", False)[0]
-    half = u @ x.mT
-    a_bar, *more = pull(-0.5 * (half + half.mT))
+    u = solve_transposed(regularised, grad, symmetric, "jitter")
+    a_bar, *more = pull(gradient_of_inverse(u, x, symmetric))
     return a_bar, u, *more

@@ -99,24 +99,25 @@ class _Solve(BatchedFunction):
     """
 
     @staticmethod
-    def forward(a: Tensor, y: Tensor, shifts: Tensor, w: Tensor, u: Tensor) -> Tensor:
+    def forward(a: Tensor, y: Tensor, shifts: Tensor, w: Tensor, u: Tensor, symmetric: bool) -> Tensor:
         return _apply(w, u, y, shifts)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-        ctx.save_for_backward(*inputs, output)
+        *tensors, ctx.symmetric = inputs
+        ctx.save_for_backward(*tensors, output)
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> Any:
         a, y, shifts, w, u, x = ctx.saved_tensors
-        return _pull_back(ctx, a, y, shifts, x, grad, lambda g: _Solve.apply(a, g, shifts, w, u))
+        return _pull_back(ctx, a, y, shifts, x, grad, lambda a, g: _Solve.apply(a, g, shifts, w, u, ctx.symmetric))
 
 
 class _SolveByForm(BatchedFunction):
     """The same from a tridiagonal form; from eigenvectors if something other than autograd observes the call."""
 
     @staticmethod
-    def forward(a: Tensor, y: Tensor, shifts: Tensor, found: Decomposition) -> Tensor:
+    def forward(a: Tensor, y: Tensor, shifts: Tensor, found: Decomposition, symmetric: bool) -> Tensor:
         form = found.form
         assert isinstance(form, Tridiagonal)
         if runs_on_core(y, shifts) and y.shape[:-3] == form.batch == shifts.shape[:-2]:
@@ -125,23 +126,28 @@ class _SolveByForm(BatchedFunction):
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-        *tensors, ctx.found = inputs
+        *tensors, ctx.found, ctx.symmetric = inputs
         ctx.save_for_backward(*tensors, output)
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> Any:
         a, y, shifts, x = ctx.saved_tensors
-        return _pull_back(ctx, a, y, shifts, x, grad, lambda g: _SolveByForm.apply(a, g, shifts, ctx.found))
+
+        def solve(a: Tensor, g: Tensor) -> Any:
+            return _SolveByForm.apply(a, g, shifts, ctx.found, ctx.symmetric)
+
+        return _pull_back(ctx, a, y, shifts, x, grad, solve)
 
 
 def _pull_back(ctx: Any, a: Tensor, y: Tensor, shifts: Tensor, x: Tensor, grad: Tensor, solve: Any) -> Any:
     """Return the gradients of x = (A + shift I)^-1 y to a, y and shifts, and None for what is left."""
     with checks.full_precision(grad):
-        g = solve(grad)
+        # The decomposition has the values; a matters for the gradient of this alone.
+        g = solve(a if ctx.symmetric else a.mT, grad)
         a_bar = shifts_bar = None
         if ctx.needs_input_grad[0]:
             half = torch.einsum("...rsc,...rtc->...st", g, x)
-            a_bar = -0.5 * (half + half.mT)
+            a_bar = -0.5 * (half + half.mT) if ctx.symmetric else -half
         if ctx.needs_input_grad[2]:
             shifts_bar = -(g * x).sum(-2)
             if shifts.shape[-1] != shifts_bar.shape[-1]:
@@ -155,15 +161,16 @@ def _apply(w: Tensor, u: Tensor, y: Tensor, shifts: Tensor) -> Tensor:
     return u @ ((u.mT @ y) / (w[..., None, :, None] + shifts[..., None, :]))
 
 
-def solve_many(a: Tensor, y: Tensor, shifts: Tensor, found: Decomposition) -> Tensor:
+def solve_many(a: Tensor, y: Tensor, shifts: Tensor, found: Decomposition, symmetric: bool = True) -> Tensor:
     """Return (A + shift I)^-1 Y [..., R, S, C] for shifts [..., R, C or 1] and y [..., R or 1, S, C].
 
-    It is differentiable any number of times in the first three, also if eigenvalues coincide.
+    It is differentiable any number of times in the first three, also if eigenvalues coincide. ``symmetric``: the
+    gradient to A is symmetrised.
     """
     if isinstance(found.form, Eigen):
-        x: Tensor = _Solve.apply(a, y, shifts, *found.form)
+        x: Tensor = _Solve.apply(a, y, shifts, *found.form, symmetric)
     else:
-        x = _SolveByForm.apply(a, y, shifts, found)
+        x = _SolveByForm.apply(a, y, shifts, found, symmetric)
     return x
 
 
@@ -199,8 +206,10 @@ def inverse_diagonals(a: Tensor, shifts: Tensor, found: Decomposition) -> Tensor
     return torch.stack(columns, -1)
 
 
-def per_target_solve(a: Tensor, y: Tensor, value: Tensor, on_failure: str) -> tuple[Tensor, Tensor, Tensor]:
+def per_target_solve(
+    a: Tensor, y: Tensor, value: Tensor, on_failure: str, symmetric: bool = True
+) -> tuple[Tensor, Tensor, Tensor]:
     """Return ((A + value[c] I)^-1 y[:, c], status, jitter) for one ridge per target, value [..., C]."""
     shifts = value.expand(*a.shape[:-2], y.shape[-1]).unsqueeze(-2)
     found, status, jitter = decompose(a, shifts, on_failure)
-    return solve_many(a, y.unsqueeze(-3), shifts, found).squeeze(-3), status, jitter
+    return solve_many(a, y.unsqueeze(-3), shifts, found, symmetric).squeeze(-3), status, jitter

@@ -50,6 +50,13 @@ PLANNED_IS_FASTER: tuple[tuple[int, int, int, int, int], ...] = ()
 # measures both ("halves" in constants.py).
 HALVES = False
 
+# True: a float32 factorisation of at most 512 rows that is too large for one block takes one cluster of blocks per
+# problem, on GPUs that have clusters (sm_90 and later) and for at most 16 problems (csrc/cuda/factor_cluster.cu).
+# Counted, 512 rows take 55 us where the tiled kernel was measured to take 137. To be turned on, it has to be faster in
+# every row "cluster beside tiles" (constants.py) of a committed run of `make gpu` on such a GPU, with errors at most
+# twice those of the tiled kernel.
+CLUSTER = False
+
 # Kernels of an angle are computed in float64. Per angle, the elementwise operations of planned PyTorch move about 1000
 # bytes per element of K in both passes (counted), which the native kernels do not. But a product of the core takes five
 # times as long as one of cuBLAS (9.2 against 50 TF/s, measured on an H100). Up to so many features per angle the core

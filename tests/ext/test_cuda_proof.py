@@ -14,7 +14,7 @@ from ssdd_ext.bench import measure
 
 # The packages on the GPU machine (see benchmarks/gpu/run.py), with pytest and this project
 ALLOWED = {"torch", "numpy", "scipy", "pytest", "ssdd_ext", "pybind11"}
-SCRIPTS = ("run", "journal", "record_tests", "smoke", "constants", "rows", "small_calls", "page")
+SCRIPTS = ("run", "journal", "record_tests", "smoke", "constants", "rows", "small_calls", "page", "switches")
 
 
 @pytest.fixture

@@ -88,6 +88,32 @@ def test_products_of_halves_are_as_accurate(device, monkeypatch):
 
 
 @pytest.mark.parametrize("device", DEVICES)
+def test_factor_in_one_cluster(device, monkeypatch):
+    """The option changes medium float32 factors on a GPU with clusters, within rounding, and nothing elsewhere."""
+    a, y = spd(260, (), device)
+    generator = torch.Generator().manual_seed(6)
+    points = [torch.randn(*size, generator=generator).to(device) for size in ((260, 12), (260, 3), (20, 12), (20, 3))]
+
+    def loss_and_gradient():
+        x_s = points[0].clone().requires_grad_()
+        loss = ssdd_ext.krr_mse(x_s, *points[1:], kernel=RBF(5.0), ridge=Ridge.trace(1e-4), backend="native")
+        return loss.detach(), *torch.autograd.grad(loss, x_s)
+
+    one, before = ssdd_ext.cholesky(a, backend="native"), loss_and_gradient()
+    monkeypatch.setattr(ssdd_ext.plan.gpu, "CLUSTER", True)
+    after = loss_and_gradient()
+    assert all(relative_error(*pair) <= 1e-4 for pair in zip(after, before, strict=True))
+    other, x = ssdd_ext.cholesky(a, backend="native"), ssdd_ext.cholesky_solve(a, y, ridge=None, backend="native")
+    wide = a.double()
+    off, off_before = (relative_error(f.double() @ f.double().mT, wide) for f in (other, one))
+    assert off <= 2 * off_before + 1e-7 and other.triu(1).abs().max() == 0
+    assert relative_error(x, torch.linalg.solve(wide, y.double())) <= 2e-4
+    twin = ssdd_ext.build_info()["instruction_set"] == "host twin"
+    has_clusters = twin or (device == "cuda" and torch.cuda.get_device_capability() >= (9, 0))
+    assert has_clusters != torch.equal(one, other) and has_clusters != torch.equal(after[1], before[1])
+
+
+@pytest.mark.parametrize("device", DEVICES)
 def test_angles_near_zero_and_pi(device):
     """An angle comes from its cosine, which near 0 and pi has half its digits. kappa_1 keeps all digits there."""
     small = torch.tensor([0.0, 1e-12, 1e-9, 1e-8, 1e-7, 1e-6, 1e-4, 1e-2], dtype=torch.float64)
@@ -191,7 +217,7 @@ def test_every_output_of_an_op_is_a_function_of_its_inputs(name, device):
                 torch.full((size,), filling, device=device)
             kind = inputs.kernel.name, inputs.ridge.kind, False, "nan"
             got = torch.ops.ssdd_ext.krr(*tensors, None, values, *kind, needs)
-            results.append([*got, *torch.ops.ssdd_ext.solve(a, a, None, [], "", False, "nan")])
+            results.append([*got, *torch.ops.ssdd_ext.solve(a, a, None, [], "", False, "nan", True)])
         for i, (one, other) in enumerate(zip(*results, strict=True)):
             assert torch.equal(one, other), i
 

@@ -196,6 +196,8 @@ BAD = {
         x, y, sample_weight=w[:5]
     ),
     "sample_weight: expected 5 .* x_q": lambda x, y, w: ssdd_ext.krr_mse(x, y, x[:5], y[:5], sample_weight=w),
+    "sample_weight: expected numbers >= 0, got -0.5": lambda x, y, w: ssdd_ext.fit(x, y, sample_weight=w - 1.5),
+    "sample_weight: expected numbers >= 0, got -1": lambda x, y, w: ssdd_ext.krr_mse(x, y, x, y, sample_weight=-w),
     "sample_weight: expected a torch.Tensor, got list": lambda x, y, w: ssdd_ext.fit(x, y, sample_weight=[1.0] * 6),
     "sample_weight: expected 4 .* k_qs": lambda x, y, w: ssdd_ext.krr_mse_from_gram(
         x @ x.mT, y, x[:4] @ x.mT, y[:4], sample_weight=w

@@ -46,6 +46,14 @@ def test_values_and_gradients_are_those_of_the_formula(name, backend):
     gram_agrees(loss, mse(i), i, 1e-11)
 
 
+@pytest.mark.parametrize("kernel", [ArcCosine(0), ArcCosine(1), NNGP(1)], ids=repr)
+def test_opposite_points_have_an_angle_of_pi(kernel):
+    """The kernel is 0 there, of the formula that other tests compare with too."""
+    x = torch.tensor([[1.0, 2.0], [-2.0, -4.0], [1.0, -1.0]], dtype=torch.float64)
+    for k in (*(ssdd_ext.gram(x, -1.5 * x, kernel=kernel, backend=b) for b in BACKENDS), kernel_matrix(kernel, x, -x)):
+        assert float(k.diagonal().abs().max()) < 1e-8
+
+
 @pytest.mark.parametrize("name", PLANNED_KERNELS)
 def test_float32_has_the_digits_of_its_inputs(name):
     inputs = draw(dataclasses.replace(PLANNED_TABLE[f"{name}_numbers"], s=40, q=30), dtype=torch.float32)

@@ -4,6 +4,10 @@ import re
 
 import pytest
 
+import ssdd_ext
+import ssdd_ext.nn
+import ssdd_ext.sklearn
+
 EXAMPLES = {
     "drop_in_loop.py": ["--points", "20", "--steps", "2"],
     "few_shot_ridge_head.py": ["--steps", "60"],
@@ -47,3 +51,13 @@ def test_a_set_is_distilled_from_python(run, tmp_path):
     out = run("distil_from_python.py")
     assert out.count("representation error") == 2
     assert (tmp_path / "distilled.safetensors").exists() and (tmp_path / "distilled.png").exists()
+
+
+@pytest.mark.parametrize("package", [ssdd_ext, ssdd_ext.nn, ssdd_ext.sklearn], ids=lambda p: p.__name__)
+def test_every_public_name_is_in_an_example(root, package):
+    """The blocks of the pages run in tests/docs."""
+    pages = "\n".join(page.read_text() for page in [root / "README.md", *(root / "docs").glob("*.md")])
+    code = "\n".join(re.findall(r"```python[^\n]*\n(.*?)```", pages, re.DOTALL))
+    shown = set(re.findall(r"\w+", code))
+    missing = [name for name in package.__all__ if name not in shown and not name.startswith("__")]
+    assert not missing, f"{package.__name__}: no example in README.md or docs/ of {', '.join(missing)}"

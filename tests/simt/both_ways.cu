@@ -1,6 +1,6 @@
 // One kernel written twice: with the names of simt.cuh, and in plain CUDA. test_sass.py compiles both and compares
 // their machine code. It uses every part of the layer: indices, static and dynamic shared memory, async copies,
-// barriers, shuffles and votes, vectors, the matrix instruction, the atomic.
+// barriers, shuffles and votes, vectors, the matrix instruction, the atomic, clusters.
 #include <simt.cuh>
 
 #define GLOBAL extern "C" __global__ void __launch_bounds__(128)
@@ -46,8 +46,12 @@ extern "C" SIMT_KERNEL(128) void layer_kernel(const float* in, float* out, int* 
   simt::barrier();
   const simt::Vector<float, 4> v = simt::get_vector<4>(sums + t / 4 * 4);
   simt::store_vector<4>(out + first + t * 4, v);
+  simt::cluster_arrive();
+  simt::cluster_wait();
+  const simt::Vector<float, 4> other =
+      simt::get_vector_from<4>(simt::cluster_size() - 1 - simt::cluster_rank(), sums + t / 4 * 4);
   if (t >= 4) return;
-  simt::store(out + first + 1024 + t, simt::square_root(simt::get(warps + t)));
+  simt::store(out + first + 1024 + t, simt::square_root(simt::get(warps + t)) + other.v[0]);
 }
 
 struct alignas(16) Four {
@@ -116,9 +120,21 @@ GLOBAL plain_kernel(const float* in, float* out, int* least, int count) {
   __syncthreads();
   const Four v = *reinterpret_cast<const Four*>(sums + t / 4 * 4);
   *reinterpret_cast<Four*>(out + first + t * 4) = v;
+  asm volatile("barrier.cluster.arrive.release.aligned;" ::: "memory");
+  asm volatile("barrier.cluster.wait.acquire.aligned;" ::: "memory");
+  int size, rank;
+  asm volatile("mov.u32 %0, %%cluster_nctarank;" : "=r"(size));
+  asm volatile("mov.u32 %0, %%cluster_ctarank;" : "=r"(rank));
+  unsigned there = static_cast<unsigned>(__cvta_generic_to_shared(sums + t / 4 * 4));
+  asm volatile("mapa.shared::cluster.u32 %0, %1, %2;" : "=r"(there) : "r"(there), "r"(size - 1 - rank));
+  Four other;
+  asm volatile("ld.shared::cluster.v4.f32 {%0, %1, %2, %3}, [%4];"
+               : "=f"(other.v[0]), "=f"(other.v[1]), "=f"(other.v[2]), "=f"(other.v[3])
+               : "r"(there)
+               : "memory");
   if (t >= 4) return;
   float* const last = out + first + 1024 + t;
-  *last = sqrtf(*(warps + t));
+  *last = sqrtf(*(warps + t)) + other.v[0];
 }
 
 // The same without one barrier: the comparison must find a difference.

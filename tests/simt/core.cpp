@@ -21,8 +21,8 @@ namespace ssdd::cpu {
 // This is no exception, since some path in Python might catch it and choose another path.
 [[noreturn]] void absent() { simt::runtime::fail(simt::Site::here(), "the CPU's half of the core was called"); }
 
-int64_t gram_workspace(int64_t, int64_t, int64_t, int) { absent(); }
-int64_t gram_backward_workspace(int64_t, int64_t, int64_t, int64_t, int64_t, bool, int) { absent(); }
+int64_t gram_workspace(KernelKind, int64_t, int64_t, int64_t, int64_t, int) { absent(); }
+int64_t gram_backward_workspace(KernelKind, int64_t, int64_t, int64_t, int64_t, int64_t, bool, int) { absent(); }
 int64_t cholesky_workspace(int64_t, int64_t, int64_t, int) { absent(); }
 int64_t krr_workspace(const KrrShape&, bool) { absent(); }
 int64_t krr_fused_workspace(const KrrShape&) { absent(); }

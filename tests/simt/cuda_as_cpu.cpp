@@ -10,7 +10,9 @@
 
 namespace ssdd::cpu {
 
-int64_t gram_workspace(int64_t batch, int64_t s, int64_t q, int) { return cuda::gram_workspace(batch, s, q, 1 << 14); }
+int64_t gram_workspace(KernelKind, int64_t batch, int64_t s, int64_t q, int64_t d, int) {
+  return cuda::gram_workspace(batch, s, q, d);
+}
 int64_t cholesky_workspace(int64_t batch, int64_t s, int64_t c, int) { return cuda::cholesky_workspace(batch, s, c); }
 int64_t krr_workspace(const KrrShape& shape, bool backward) { return cuda::krr_workspace(shape, backward); }
 
@@ -51,4 +53,5 @@ namespace test {
 void row_of(const char* name, bool in_smaller_sample) { simt::name_launches(in_smaller_sample ? name : nullptr); }
 bool new_here(int64_t n) { return n > 64 || simt::shared_limit() == 227 << 10; }
 int most_threads(int) { return 1; }
+bool has_one_norm() { return false; }
 }  // namespace test

@@ -1,6 +1,6 @@
 // Deliberately wrong kernels, one per run: `simt_faults NAME`. The twin or a sanitizer must catch each of them
-// (test_faults.py says which one, and with what words), and its message must contain the lines marked `names NAME`. The
-// name `right` does the same work correctly and must pass everywhere.
+// (test_faults.py says which one, and with what words), and its message must contain the lines marked `names NAME`, here
+// and in cluster_faults.h. The name `right` does the same work correctly and must pass everywhere.
 #include <algorithm>
 #include <cmath>
 #include <cstdio>
@@ -9,6 +9,7 @@
 #include <utility>
 #include <vector>
 
+#include "cluster_faults.h"
 #include "cuda/product.cuh"
 
 namespace {
@@ -364,7 +365,13 @@ int main(int argc, char** argv) {
     simt::launch(kernel, {blocks}, kThreads, 0, nullptr, in, y);
     return 0;
   };
+  const auto run_cluster = [&](void (*kernel)(float*), int cluster = cluster_faults::kBlocks, unsigned blocks = 4) {
+    simt::launch_clusters(kernel, {blocks}, cluster, kThreads, 0, nullptr, y);
+    return 0;
+  };
   const auto right = [&] {
+    run_cluster(&cluster_faults::read_the_other<true, false>);
+    if (y[0] != 1) return 1;
     for (auto* kernel : {&reduce<true>, &copied<0>}) run_in(kernel);
     run_in(&exchange<true>, 32);
     run(&shared_right, kTwo, kThreads, 3);
@@ -409,6 +416,18 @@ int main(int argc, char** argv) {
       {"absent", [&] { return run(&absent); }},
       {"absent_from_warp", [&] { return run(&absent_from_warp); }},
       {"divergent_collective", [&] { return run(&divergent_collective); }},
+      {"no_cluster_barrier", [&] { return run_cluster(&cluster_faults::read_the_other<false, false>); }},
+      {"written_behind_arrival", [&] { return run_cluster(&cluster_faults::read_the_other<true, true>); }},
+      {"returned_too_early", [&] { return run_cluster(&cluster_faults::returned_too_early<0>); }},
+      {"read_too_late", [&] { return run_cluster(&cluster_faults::returned_too_early<1>); }},
+      {"read_before_the_start", [&] { return run_cluster(&cluster_faults::read_before_the_start); }},
+      {"read_outside_the_cluster", [&] { return run_cluster(&cluster_faults::read_outside_the_cluster); }},
+      {"arrived_twice", [&] { return run_cluster(&cluster_faults::arrived_twice); }},
+      {"waited_without_arrival", [&] { return run_cluster(&cluster_faults::waited_without_arrival); }},
+      {"absent_from_the_cluster", [&] { return run_cluster(&cluster_faults::absent_from_the_cluster); }},
+      {"block_and_cluster_barriers", [&] { return run_cluster(&cluster_faults::block_and_cluster_barriers); }},
+      {"part_of_a_cluster", [&] { return run_cluster(&cluster_faults::arrived_twice, 2, 3); }},
+      {"larger_cluster_than_portable", [&] { return run_cluster(&cluster_faults::arrived_twice, 16, 16); }},
       {"one_product_is_no_fp32", [&] { return product<1, true>(); }},
       {"sums_left_in_the_unit", [&] { return product<3, false>(); }},
   };

@@ -3,7 +3,7 @@
 //   simt_rows launches|counts float|double krr B S Q D C FORWARD BACKWARD [fused] [all]
 //   simt_rows launches|counts float|double rbf|matern_5|polynomial B S Q D C [fused] [all] [far]
 //   simt_rows launches|counts double arc_cosine_0|arc_cosine_1|nngp|ntk B S Q D C [all]
-//   simt_rows launches|counts float|double cholesky B N C
+//   simt_rows launches|counts float|double cholesky B N C [cluster]
 //   simt_rows launches|counts float|double strided B S Q D STRIDE
 //   simt_rows launches|counts float product B M N K A B [TILE [halves]]
 //
@@ -129,7 +129,7 @@ void krr(Memory& memory, KrrShape shape, Plan backward, bool all, bool far) {
 }
 
 template <class T>
-void cholesky(Memory& memory, int64_t batch, int64_t n, int64_t c, bool real) {
+void cholesky(Memory& memory, int64_t batch, int64_t n, int64_t c, bool cluster, bool real) {
   SolveArgs<T> a{};
   a.batch = batch;
   a.s = n;
@@ -149,6 +149,7 @@ void cholesky(Memory& memory, int64_t batch, int64_t n, int64_t c, bool real) {
   a.hyper.values[0] = 1e-3;
   a.ridge = RidgeKind::trace;
   a.work = memory.take<T>(cuda::cholesky_workspace(batch, n, c));
+  a.cluster = cluster;
   cuda::solve(a, nullptr);
 }
 
@@ -397,7 +398,7 @@ int run(const std::vector<std::string>& words) {
   simt::count_accesses(real);
   simt::record_launches(real ? simt::Recording::with_run : simt::Recording::instead_of_run);
   if (words.at(2) == "cholesky") {
-    cholesky<T>(memory, number(3), number(4), number(5), real);
+    cholesky<T>(memory, number(3), number(4), number(5), words.size() > 6, real);
   } else if (words[2] == "strided") {
     strided<T>(memory, number(3), number(4), number(5), number(6), number(7));
   } else if (words[2] == "product") {

@@ -3,6 +3,7 @@
 
 #include <omp.h>
 
+#include <algorithm>
 #include <atomic>
 #include <cstdarg>
 #include <cstdio>
@@ -22,11 +23,12 @@ constexpr size_t kSlot = 64, kRedZone = 64, kArena = 1 << 20;
 
 struct Lane {
   Fiber fiber;
-  enum State { collective, waiting, done } state = done;  // the reason why the lane cannot run
+  enum State { collective, waiting, cluster, done } state = done;  // the reason why the lane cannot run
   Site site;
   std::vector<Copy> copies;     // issued, the first `landed` of them landed
   std::vector<size_t> commits;  // the end of each group; the first `waited` of them have been waited for
   size_t landed = 0, waited = 0;
+  unsigned arrives = 0, waits = 0;  // at cluster barriers
 };
 
 struct Warp {
@@ -44,11 +46,23 @@ struct Array {
   size_t bytes;
 };
 
-struct Machine {
-  Place place;
+struct Machine;
+
+// Blocks that run together on this thread: one block, or all of a cluster.
+struct Crew {
   Fiber main;
   const void* main_bottom = nullptr;
   size_t main_size = 0;
+  Machine* blocks[kMaxCluster] = {};  // never freed, like the stacks of their threads
+  int count = 1;
+  unsigned passed = 0;  // cluster barriers
+  int arrived = 0;      // at the current one
+  char sync[2] = {};    // see Machine
+};
+
+struct Machine {
+  Place place;
+  Crew* crew = nullptr;
   Lane lanes[kMaxThreads];
   int created = 0;  // of the lanes' stacks
   Warp warps[kMaxThreads / kWarp];
@@ -68,12 +82,17 @@ struct Machine {
   void (*body)(void*) = nullptr;
   void* context = nullptr;
   BlockCounts counts;
+  // Before this block returns, it must have waited at so many cluster barriers, since another block reads its shared
+  // memory at `reader`.
+  unsigned needed = 0;
+  Site reader;
 };
 
 __thread Machine* machine = nullptr;  // the one whose block runs
-__thread Machine* machines[2];
+__thread Crew* crews[2];
 char launch_sync = 0;  // orders the host before a launch before all of its blocks
 std::atomic<int> limit{232448};
+std::atomic<bool> clusters{true};
 std::atomic<int64_t> launched{0};
 std::mutex kernels_mutex;
 std::set<const void*> kernels;
@@ -82,23 +101,28 @@ const char* name_of_launches = nullptr;
 
 Lane& self() { return machine->lanes[machine->place.thread]; }
 
-// Switches to another thread of the block that can run, of this warp if there is one.
-void yield() {
-  Machine& m = *machine;
-  const int me = m.place.thread, warps = (m.place.threads + 31) / 32;
-  for (int i = 0, w = me / 32; i < warps; ++i, w = w + 1 < warps ? w + 1 : 0) {
+// Switches to a thread of block m that can run, of warp `first` if there is one. False: there is none.
+bool run_in(Machine& m, int first, Fiber& from, const Lane* me) {
+  const int warps = (m.place.threads + 31) / 32;
+  for (int i = 0, w = first; i < warps; ++i, w = w + 1 < warps ? w + 1 : 0) {
     if (m.warps[w].ready == 0) continue;
     const int next = w * 32 + __builtin_ctz(m.warps[w].ready);
     m.place.thread = next;
+    machine = &m;
+    running = &m.place;
     Lane& to = m.lanes[next];
-    if (next != me) switch_fiber(m.lanes[me].fiber, to.fiber, to.fiber.stack, kStack);
-    return;
+    if (&to != me) switch_fiber(from, to.fiber, to.fiber.stack, kStack);
+    return true;
   }
-  if (m.finished == m.place.threads) {
-    switch_fiber(m.lanes[me].fiber, m.main, m.main_bottom, m.main_size);
-    return;
-  }
-  // No thread can run: some wait for threads that will never arrive.
+  return false;
+}
+
+const char* name_of(Lane::State state) {
+  return state == Lane::waiting ? "barrier" : state == Lane::cluster ? "cluster barrier" : "warp collective";
+}
+
+// No thread of block m can run, and some wait for threads that will never arrive.
+[[noreturn]] void report_stuck(Machine& m) {
   int waits = 0;
   while (m.lanes[waits].state == Lane::done) ++waits;
   const Lane& stuck = m.lanes[waits];
@@ -109,12 +133,48 @@ void yield() {
     const Lane& o = m.lanes[other];
     if (o.state != stuck.state || !(o.site == stuck.site)) break;
   }
+  machine = &m;
   m.place.thread = waits;
-  const char* what = stuck.state == Lane::waiting ? "barrier" : "warp collective";
+  const char* const what = name_of(stuck.state);
+  for (int rank = 0; other == end && stuck.state == Lane::cluster && rank < m.crew->count; ++rank) {
+    const Machine& block = *m.crew->blocks[rank];
+    for (int t = 0; t < block.place.threads; ++t) {
+      const Lane& o = block.lanes[t];
+      if (o.state == Lane::done && o.arrives <= m.crew->passed)
+        fail(stuck.site, "missing at a cluster barrier: thread %d of block %d of the cluster has returned", t, rank);
+      if (o.state != Lane::done && o.state != Lane::cluster)
+        fail(stuck.site, "missing at a cluster barrier: thread %d of block %d of the cluster waits at %s:%d", t, rank,
+             o.site.file, o.site.line);
+    }
+  }
   if (other == end) fail(stuck.site, "missing threads at a %s", what);
   const Lane& o = m.lanes[other];
   if (o.state == Lane::done) fail(stuck.site, "missing at a %s: thread %d has returned from the kernel", what, other);
   fail(stuck.site, "divergent %s: thread %d waits at %s:%d", what, other, o.site.file, o.site.line);
+}
+
+// Switches to another thread that can run: of this warp, of this block, of the next block of the cluster.
+void yield() {
+  Machine& m = *machine;
+  Crew& crew = *m.crew;
+  Lane& me = m.lanes[m.place.thread];
+  if (run_in(m, m.place.thread / 32, me.fiber, &me)) return;
+  bool all_finished = true, can_wait = m.finished == m.place.threads;
+  for (int i = 0; i < crew.count; ++i) {
+    const Machine& block = *crew.blocks[i];
+    all_finished = all_finished && block.finished == block.place.threads;
+  }
+  if (all_finished) {
+    switch_fiber(me.fiber, crew.main, crew.main_bottom, crew.main_size);
+    return;
+  }
+  // Only a cluster barrier makes a block wait for another.
+  for (int t = 0; t < m.place.threads; ++t) can_wait = can_wait || m.lanes[t].state == Lane::cluster;
+  if (!can_wait) report_stuck(m);
+  for (int i = 1; i < crew.count; ++i)
+    if (run_in(*crew.blocks[(m.place.rank + i) % crew.count], 0, me.fiber, &me)) return;
+  for (int i = 0; i < crew.count; ++i)
+    if (crew.blocks[i]->finished < crew.blocks[i]->place.threads) report_stuck(*crew.blocks[i]);
 }
 
 void wake_all(Machine& m) {
@@ -128,15 +188,23 @@ void stop(Lane::State state, Site site) {
   machine->warps[machine->place.thread / 32].ready &= ~(1u << (machine->place.thread % 32));
 }
 
+// A block returns. What other blocks of its cluster have read of its shared memory must be behind a cluster barrier.
+void check_readers(const Machine& m) {
+  unsigned waits = 0;
+  for (int t = 0; t < m.place.threads; ++t) waits = std::max(waits, m.lanes[t].waits);
+  if (m.needed > waits)
+    fail(m.reader, "block %d of the cluster returns while another may still read its shared memory", m.place.rank);
+}
+
 void fiber_entry() {
   if (__sanitizer_finish_switch_fiber) {
     const void* bottom = nullptr;
     size_t size = 0;
     __sanitizer_finish_switch_fiber(nullptr, &bottom, &size);
-    // Thread 0 is started from the machine's own stack: the only place to learn its bounds.
-    if (machine->place.thread == 0) {
-      machine->main_bottom = bottom;
-      machine->main_size = size;
+    // Thread 0 of the first block is started from the machine's own stack: the only place to learn its bounds.
+    if (machine->place.thread == 0 && machine->place.rank == 0) {
+      machine->crew->main_bottom = bottom;
+      machine->crew->main_size = size;
     }
   }
   for (;;) {
@@ -152,7 +220,7 @@ void fiber_entry() {
     lane.landed = lane.waited = 0;
     if (__tsan_release) __tsan_release(&machine->ends[machine->blocks % 2]);
     stop(Lane::done, {});
-    ++machine->finished;
+    if (++machine->finished == machine->place.threads) check_readers(*machine);
     yield();
   }
 }
@@ -170,41 +238,70 @@ void start_block(Machine& m, Grid index) {
   m.fixed.clear();
   m.dynamic.clear();
   for (Warp& warp : m.warps) warp.ready = warp.arrived = 0;
+  for (Lane& lane : m.lanes) lane.arrives = lane.waits = 0;
+  m.needed = 0;
   wake_all(m);
 }
 
-void run_block(int which, const void* kernel, Grid grid, Grid index, int threads, int shared_bytes, void (*body)(void*),
-               void* context) {
-  machine = machines[which];
-  if (!machine) {
-    machine = machines[which] = new Machine;  // never freed, like the stacks of its threads
-    machine->arena = static_cast<unsigned char*>(aligned_alloc(64, kArena));
-    machine->used = kArena;
+Machine* make_machine(Crew* crew, int rank) {
+  Machine* const m = new Machine;
+  m->crew = crew;
+  m->place.rank = rank;
+  m->arena = static_cast<unsigned char*>(aligned_alloc(64, kArena));
+  m->used = kArena;
+  return m;
+}
+
+// One kernel's launch.
+struct Work {
+  const void* kernel;
+  Grid grid;
+  int cluster, threads, shared_bytes;
+  void (*body)(void*);
+  void* context;
+};
+
+// Runs the blocks from `first` on that form a cluster.
+void run_cluster(int which, const Work& work, int64_t first) {
+  if (!crews[which]) crews[which] = new Crew;
+  Crew& crew = *crews[which];
+  crew.count = work.cluster;
+  crew.arrived = 0;
+  crew.passed = 0;
+  if (__tsan_get_current_fiber) crew.main.tsan = __tsan_get_current_fiber();
+  for (int rank = 0; rank < work.cluster; ++rank) {
+    if (!crew.blocks[rank]) crew.blocks[rank] = make_machine(&crew, rank);
+    Machine& m = *crew.blocks[rank];
+    m.place.threads = work.threads;
+    m.place.grid = work.grid;
+    m.place.cluster = work.cluster;
+    m.kernel = work.kernel;
+    m.body = work.body;
+    m.context = work.context;
+    m.dynamic_limit = static_cast<size_t>(work.shared_bytes);
+    for (; m.created < work.threads; ++m.created) create(m.lanes[m.created].fiber, &fiber_entry);
+    const int64_t i = first + rank;
+    const Grid& grid = work.grid;
+    start_block(m, {unsigned(i % grid.x), unsigned(i / grid.x % grid.y), unsigned(i / grid.x / grid.y)});
   }
-  Machine& m = *machine;
-  if (__tsan_get_current_fiber) m.main.tsan = __tsan_get_current_fiber();
-  m.place.threads = threads;
-  m.place.grid = grid;
-  m.kernel = kernel;
-  m.body = body;
-  m.context = context;
-  m.dynamic_limit = static_cast<size_t>(shared_bytes);
+  Machine& m = *crew.blocks[0];
+  machine = &m;
   running = &m.place;
-  for (; m.created < threads; ++m.created) create(m.lanes[m.created].fiber, &fiber_entry);
-  start_block(m, index);
   m.place.thread = 0;
   void* fake = nullptr;
-  Fiber& first = m.lanes[0].fiber;
-  if (__sanitizer_start_switch_fiber) __sanitizer_start_switch_fiber(&fake, first.stack, kStack);
-  if (__tsan_switch_to_fiber) __tsan_switch_to_fiber(first.tsan, 1);
+  Fiber& thread = m.lanes[0].fiber;
+  if (__sanitizer_start_switch_fiber) __sanitizer_start_switch_fiber(&fake, thread.stack, kStack);
+  if (__tsan_switch_to_fiber) __tsan_switch_to_fiber(thread.tsan, 1);
 #if defined(__x86_64__)
-  simt_switch(&m.main.sp, first.sp);
+  simt_switch(&crew.main.sp, thread.sp);
 #else
-  swapcontext(&m.main.context, &first.context);
+  swapcontext(&crew.main.context, &thread.context);
 #endif
   if (__sanitizer_finish_switch_fiber) __sanitizer_finish_switch_fiber(fake, nullptr, nullptr);
-  ++m.blocks;
-  if (counting) m.counts.fold(m.kernel);
+  for (int rank = 0; rank < work.cluster; ++rank) {
+    ++crew.blocks[rank]->blocks;
+    if (counting) crew.blocks[rank]->counts.fold(work.kernel);
+  }
 }
 
 }  // namespace
@@ -224,34 +321,36 @@ void fail(const Site& site, const char* format, ...) {
   std::_Exit(70);
 }
 
-void run(const void* kernel, Grid grid, int threads, int shared_bytes, void (*body)(void*), void* context) {
+void run(const void* kernel, Grid grid, int cluster, int threads, int shared_bytes, void (*body)(void*),
+         void* context) {
   const int64_t blocks = int64_t(grid.x) * grid.y * grid.z;
   if (threads < 1 || threads > int(kMaxThreads) || threads % 32 != 0 || blocks < 1 || grid.y > 65535 ||
       grid.z > 65535 || shared_bytes < 0 || shared_bytes > limit)
     fail(Site::here(),
          "a launch no GPU takes: grid (%u, %u, %u), %d threads (expected a multiple of 32), %d bytes shared", grid.x,
          grid.y, grid.z, threads, shared_bytes);
+  if (cluster < 1 || cluster > int(kMaxCluster) || grid.x % unsigned(cluster) != 0 || (cluster > 1 && !clusters))
+    fail(Site::here(), "a launch no GPU takes: clusters of %d blocks (expected 1 to %u) in a grid of %u", cluster,
+         kMaxCluster, grid.x);
   ++launched;
   {
     const std::lock_guard<std::mutex> guard(kernels_mutex);
     kernels.insert(kernel);
     if (name_of_launches) named[name_of_launches].insert(kernel);
   }
-  const auto block = [&](int64_t i, int which) {
-    const Grid index{unsigned(i % grid.x), unsigned(i / grid.x % grid.y), unsigned(i / grid.x / grid.y)};
-    run_block(which, kernel, grid, index, threads, shared_bytes, body, context);
-  };
+  const Work work{kernel, grid, cluster, threads, shared_bytes, body, context};
   if (!__tsan_create_fiber) {
-#pragma omp parallel for schedule(dynamic) if (blocks > 1)
-    for (int64_t i = 0; i < blocks; ++i) block(i, 0);
+#pragma omp parallel for schedule(dynamic) if (blocks > cluster)
+    for (int64_t i = 0; i < blocks; i += cluster) run_cluster(0, work, i);
     return;
   }
   // Under ThreadSanitizer there is one thread, and blocks alternate between two machines without an order between them.
-  // Two blocks an odd distance apart that access one address then race.
+  // Two blocks (or clusters) an odd distance apart that access one address then race.
   __tsan_release(&launch_sync);
-  for (int64_t i = 0; i < blocks; ++i) block(i, int(i % 2));
-  for (Machine* m : machines)
-    for (int end = 0; m && end < 2; ++end) __tsan_acquire(&m->ends[end]);
+  for (int64_t i = 0; i < blocks; i += cluster) run_cluster(int(i / cluster % 2), work, i);
+  for (Crew* crew : crews)
+    for (unsigned rank = 0; crew && rank < kMaxCluster; ++rank)
+      for (int end = 0; crew->blocks[rank] && end < 2; ++end) __tsan_acquire(&crew->blocks[rank]->ends[end]);
 }
 
 void barrier(Site site) {
@@ -270,6 +369,69 @@ void barrier(Site site) {
     yield();
   }
   if (__tsan_acquire) __tsan_acquire(sync);
+}
+
+void cluster_arrive(Site site) {
+  Crew& crew = *machine->crew;
+  Lane& lane = self();
+  if (lane.arrives != lane.waits) fail(site, "arrived twice at a cluster barrier without a wait between");
+  if (__tsan_release) __tsan_release(&crew.sync[crew.passed % 2]);
+  ++lane.arrives;
+  if (++crew.arrived < crew.count * machine->place.threads) return;
+  crew.arrived = 0;
+  ++crew.passed;
+  for (int rank = 0; rank < crew.count; ++rank) {
+    Machine& block = *crew.blocks[rank];
+    for (int t = 0; t < block.place.threads; ++t)
+      if (block.lanes[t].state == Lane::cluster && block.lanes[t].waits < crew.passed) {
+        block.lanes[t].state = Lane::collective;
+        block.warps[t / 32].ready |= 1u << (t % 32);
+      }
+  }
+}
+
+void cluster_wait(Site site) {
+  Machine& m = *machine;
+  Crew& crew = *m.crew;
+  Lane& lane = self();
+  if (lane.arrives == lane.waits) fail(site, "waits at a cluster barrier without having arrived there");
+  char* const sync = &crew.sync[lane.waits % 2];
+  if (crew.passed == lane.waits) {
+    stop(Lane::cluster, site);
+    yield();
+  }
+  ++lane.waits;
+  if (__tsan_acquire) __tsan_acquire(sync);
+}
+
+const void* peer(Site site, const void* address, int bytes, int rank) {
+  Machine& m = *machine;
+  if (rank < 0 || rank >= m.crew->count)
+    fail(site, "reads shared memory of block %d in a cluster of %d", rank, m.crew->count);
+  Machine& other = *m.crew->blocks[rank];
+  const auto find = [&](const std::vector<Array>& mine, const std::vector<Array>& there) -> const void* {
+    const char* const p = static_cast<const char*>(address);
+    for (size_t i = 0; i < mine.size(); ++i) {
+      const char* const begin = static_cast<const char*>(mine[i].memory);
+      if (p < begin || p + bytes > begin + mine[i].bytes) continue;
+      for (size_t k = 0; k < there.size(); ++k)
+        if (mine[i].key ? there[k].key == mine[i].key : k == i)
+          return static_cast<const char*>(there[k].memory) + (p - begin);
+      fail(site, "block %d of the cluster has not started: a cluster barrier must come first", rank);
+    }
+    return nullptr;
+  };
+  const void* found = find(m.fixed, other.fixed);
+  if (!found) found = find(m.dynamic, other.dynamic);
+  if (!found) fail(site, "%p is no shared memory of this block", address);
+  if (other.finished == other.place.threads)
+    fail(site, "block %d of the cluster has returned, and its shared memory with it", rank);
+  const unsigned arrives = self().arrives + 1;
+  if (&other != &m && other.needed < arrives) {
+    other.needed = arrives;
+    other.reader = site;
+  }
+  return found;
 }
 
 // A call of memcpy would take longer than these few words do.
@@ -362,6 +524,8 @@ void count_access(Site site, Space space, const void* address, int bytes) {
 
 namespace simt {
 void set_shared_limit(int bytes) { runtime::limit = bytes; }
+void set_clusters(bool on) { runtime::clusters = on; }
+bool has_clusters() { return runtime::clusters; }
 int shared_limit() { return runtime::limit; }
 int64_t launches() { return runtime::launched; }
 std::set<const void*> launched() { return runtime::kernels; }

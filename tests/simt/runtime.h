@@ -24,7 +24,7 @@ inline bool operator==(const Site& a, const Site& b) { return a.file == b.file &
 
 namespace runtime {
 
-constexpr unsigned kWarp = 32, kMaxThreads = 1024;
+constexpr unsigned kWarp = 32, kMaxThreads = 1024, kMaxCluster = 8;
 
 [[noreturn]] void fail(const Site& site, const char* format, ...) __attribute__((format(printf, 2, 3)));
 
@@ -32,15 +32,22 @@ constexpr unsigned kWarp = 32, kMaxThreads = 1024;
 struct Place {
   int thread = 0, threads = 0;
   Grid block, grid;
+  int rank = 0, cluster = 1;  // of the block in its cluster; blocks per cluster
 };
 extern __thread const Place* running;  // not thread_local, whose every use is a call
 inline const Place& place() { return *running; }
 
-// Runs every block of the grid; body(context) is one thread's work. OpenMP threads share the blocks.
-void run(const void* kernel, Grid grid, int threads, int shared_bytes, void (*body)(void*), void* context);
+// Runs every block of the grid; body(context) is one thread's work. OpenMP threads share the blocks, or clusters of so
+// many neighbouring blocks; the blocks of a cluster run in turn on one thread.
+void run(const void* kernel, Grid grid, int cluster, int threads, int shared_bytes, void (*body)(void*), void* context);
 
 void barrier(Site site);
 void warp_barrier(Site site);
+void cluster_arrive(Site site);
+void cluster_wait(Site site);
+// The address in the shared memory of block `rank` that `address` has in this block's. Every use is a read before the
+// caller's next cluster_arrive: the other block may not return before it has waited for that.
+const void* peer(Site site, const void* address, int bytes, int rank);
 
 // A warp collective: every lane passes `in`, the last lane to arrive runs op over the 32 inputs, and each lane returns
 // with its output.
@@ -117,6 +124,7 @@ void record(Launch launch);
 }  // namespace runtime
 
 void set_shared_limit(int bytes);      // the result of shared_limit(); an H100's by default
+void set_clusters(bool on);            // the result of has_clusters(); true by default
 int64_t launches();                    // so far
 std::set<const void*> launched();      // the kernels
 void name_launches(const char* name);  // of the kernels launched from here on; nullptr: none

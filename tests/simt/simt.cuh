@@ -33,6 +33,8 @@ inline int warp() { return runtime::place().thread >> 5; }
 inline int threads() { return runtime::place().threads; }
 inline Grid block() { return runtime::place().block; }
 inline Grid grid() { return runtime::place().grid; }
+inline int cluster_rank() { return runtime::place().rank; }
+inline int cluster_size() { return runtime::place().cluster; }
 
 // --- memory -----------------------------------------------------------------------------------------------
 
@@ -182,6 +184,25 @@ inline void copy_wait() {
 
 inline void barrier(Site site = Site::here()) { runtime::barrier(site); }
 inline void warp_barrier(Site site = Site::here()) { runtime::warp_barrier(site); }
+inline void cluster_arrive(Site site = Site::here()) { runtime::cluster_arrive(site); }
+inline void cluster_wait(Site site = Site::here()) { runtime::cluster_wait(site); }
+
+// The other block must have arrived at a cluster barrier behind its writes, and must not return before another one.
+template <class T>
+inline T get_from(int rank, const T* p, Site site = Site::here()) {
+  const T* const there = static_cast<const T*>(runtime::peer(site, p, sizeof(T), rank));
+  runtime::count(site, runtime::Space::shared, there, sizeof(T));
+  return *there;
+}
+template <int N, class T>
+inline Vector<T, N> get_vector_from(int rank, const T* p, Site site = Site::here()) {
+  runtime::check_aligned(site, p, sizeof(T) * N);
+  const T* const there = static_cast<const T*>(runtime::peer(site, p, sizeof(T) * N, rank));
+  runtime::count(site, runtime::Space::shared, there, sizeof(T) * N);
+  Vector<T, N> v;
+  for (int i = 0; i < N; ++i) v.v[i] = there[i];
+  return v;
+}
 
 template <class T>
 inline T shuffle(T v, int from, Site site = Site::here()) {
@@ -338,10 +359,15 @@ inline int current_device() { return 0; }
 inline void set_device(int) {}
 inline void restore_device(int) {}
 int shared_limit();
+bool has_clusters();
+template <class... Parameters>
+bool has_clusters(void (*)(Parameters...)) {
+  return has_clusters();
+}
 
 template <class... Parameters, class... Arguments>
-void launch(void (*kernel)(Parameters...), Grid grid, int threads, int shared_bytes, Stream,
-            const Arguments&... arguments) {
+void launch_clusters(void (*kernel)(Parameters...), Grid grid, int cluster, int threads, int shared_bytes, Stream,
+                     const Arguments&... arguments) {
   using Values = std::tuple<std::decay_t<Parameters>...>;
   struct Call {
     void (*kernel)(Parameters...);
@@ -357,12 +383,17 @@ void launch(void (*kernel)(Parameters...), Grid grid, int threads, int shared_by
     if (runtime::recording == Recording::instead_of_run) return;
   }
   runtime::run(
-      address, grid, threads, shared_bytes,
+      address, grid, cluster, threads, shared_bytes,
       [](void* context) {
         const auto& c = *static_cast<const Call*>(context);
         std::apply([&](const auto&... values) { c.kernel(values...); }, c.values);
       },
       &call);
+}
+template <class... Parameters, class... Arguments>
+void launch(void (*kernel)(Parameters...), Grid grid, int threads, int shared_bytes, Stream stream,
+            const Arguments&... arguments) {
+  launch_clusters(kernel, grid, 1, threads, shared_bytes, stream, arguments...);
 }
 
 }  // namespace simt

@@ -41,6 +41,18 @@ FAULTS = [
     ("absent", TWIN, "missing at a barrier: thread 40 has returned"),
     ("absent_from_warp", TWIN, "missing at a warp collective: thread 40 has returned"),
     ("divergent_collective", TWIN, "divergent warp collective: another lane waits at"),
+    ("no_cluster_barrier", THREAD, "data race"),
+    ("written_behind_arrival", THREAD, "data race"),
+    ("returned_too_early", TWIN, "returns while another may still read its shared memory"),
+    ("read_too_late", TWIN, "block 1 of the cluster has returned, and its shared memory with it"),
+    ("read_before_the_start", TWIN, "block 1 of the cluster has not started: a cluster barrier must come first"),
+    ("read_outside_the_cluster", TWIN, "reads shared memory of block 2 in a cluster of 2"),
+    ("arrived_twice", TWIN, "arrived twice at a cluster barrier"),
+    ("waited_without_arrival", TWIN, "waits at a cluster barrier without having arrived"),
+    ("absent_from_the_cluster", TWIN, "missing at a cluster barrier: thread 40 of block 1 of the cluster has returned"),
+    ("block_and_cluster_barriers", TWIN, "missing at a barrier: thread 0 has returned"),
+    ("part_of_a_cluster", TWIN, "a launch no GPU takes: clusters of 2 blocks"),
+    ("larger_cluster_than_portable", TWIN, "a launch no GPU takes: clusters of 16 blocks"),
     ("one_product_is_no_fp32", TWIN, "times the error of fp32"),
     ("sums_left_in_the_unit", TWIN, "times the error of fp32"),
 ]
@@ -52,6 +64,8 @@ NAMELESS = {
     "counter_not_reset",
     "copy_too_early",
     "copy_never_waited_for",
+    "part_of_a_cluster",
+    "larger_cluster_than_portable",
     "one_product_is_no_fp32",
     "sums_left_in_the_unit",
 }
@@ -59,9 +73,13 @@ NAMELESS = {
 
 @pytest.fixture(scope="module")
 def names(root):
-    """names(fault): the lines of faults.cpp that a report must name."""
-    lines = (root / "tests" / "simt" / "faults.cpp").read_text().splitlines()
-    return lambda fault: [i for i, line in enumerate(lines, 1) if re.search(rf"\bnames {fault}\b", line)]
+    """names(fault): the places, FILE:LINE, that a report must name."""
+    lines = [
+        (f"{name}:{i}", line)
+        for name in ("faults.cpp", "cluster_faults.h")
+        for i, line in enumerate((root / "tests" / "simt" / name).read_text().splitlines(), 1)
+    ]
+    return lambda fault: [place for place, line in lines if re.search(rf"\bnames {fault}\b", line)]
 
 
 def test_every_fault_has_its_row(root):
@@ -81,6 +99,6 @@ def test_a_wrong_kernel_is_caught(start, names, fault, sanitizer, words):
     output = done.stdout + done.stderr
     assert done.returncode != 0, f"not caught: {output}"
     assert words in output, output
-    assert bool(names(fault)) == (fault not in NAMELESS), "faults.cpp marks the lines"
-    for line in names(fault):
-        assert f"faults.cpp:{line}" in output, f"line {line} is not named: {output}"
+    assert bool(names(fault)) == (fault not in NAMELESS), "the sources mark the lines"
+    for place in names(fault):
+        assert place in output, f"{place} is not named: {output}"

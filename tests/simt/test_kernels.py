@@ -6,9 +6,9 @@ import shutil
 import pytest
 
 # The parts of the table that `make sanitize` runs; of each part it runs one row in this many.
-SANITIZED = ["product_", "narrow_", "fused_", "large_", "gram_", "cholesky_", "krr_"]
+SANITIZED = ["product_", "narrow_", "fused_", "large_", "cluster_", "gram_", "cholesky_", "krr_"]
 EVERY = 10
-PARTS = ["product", "narrow", "fused", "large", "counts", "gram", "cholesky", "krr"]
+PARTS = ["product", "narrow", "fused", "large", "cluster_", "counts", "gram", "cholesky", "krr"]
 # Of the parts of the table that take longest, one row in this many.
 THINNED = {"krr": 3}
 # It is only loaded, never launched.
@@ -112,6 +112,11 @@ def test_inner_loops_are_what_their_heads_say(compiled):
         # 32 k of 4 x 4 products, three of each; copies of whole rows, and of rows at an edge. Not all are executed.
         assert loop["HMMA"] == 96 and loop["BAR"] == 1 and loop["LDG"] == 0 and loop["all"] <= 800, kernel
         assert loop["LDSM"] <= 36 and loop["STS"] == 16 and loop["LDGSTS wide"] == 16, kernel
+    (cluster,) = (k for k in compiled if k["kernel"] == "cluster_kernel")
+    # 16 k of 2 x 2 products, three of each; every fragment by one load of four matrices.
+    assert cluster["loop"]["HMMA"] == 24 and cluster["loop"]["LDSM"] == 6 and cluster["loop"]["all"] <= 135, cluster
+    # Four pivots: one copy of their code, with ten shuffles and four roots.
+    assert cluster["whole"]["SHFL"] <= 30 and cluster["whole"]["MUFU"] <= 10, cluster
     for kernel in (k for k in compiled if k["kernel"].startswith("plain_kernel")):
         loop = kernel["loop"]
         assert loop["LDS wide"] in (32, 64) and loop["FFMA"] + loop["DFMA"] >= 256, kernel

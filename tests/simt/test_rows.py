@@ -38,6 +38,7 @@ CALLS = (
         )
     ]
     + [("double", "ntk", 2, 20, 40, 33, 8, "all")]
+    + [("float", "cholesky", 1, 250, 3, "cluster"), ("float", "cholesky", 1, 260, 0, "cluster")]
     + [("float", "product", 2, 132, 72, k, "k-float", "across-float", 128, "halves") for k in (104, 1032)]
     + [
         ("float", "product", 2, 70, 40, 90, a, b, 64)
@@ -109,7 +110,7 @@ def test_every_kernel_is_counted_and_coalesced(floors):
         assert row["operand_waste"] <= 1.1 and row["load_waste"] <= 1.3, (kernel, row)
         assert row["store_waste"] <= 4, (kernel, row)
         assert row["ways"] <= 2, (kernel, row)
-    with_loops = ("tensor", "half", "halves", "mixed", "plain", "block", "fused", "factor", "solve")
+    with_loops = ("tensor", "half", "halves", "mixed", "plain", "block", "fused", "factor", "cluster", "solve")
     in_loops = [row for kernel, row in seen.items() if kernel.startswith(with_loops)]
     assert len(in_loops) >= 32 and all(row["loads"] > 100 and row["ways"] > 0 for row in in_loops)
 
@@ -132,6 +133,7 @@ def test_occupancy_counts_with_the_shared_memory_of_a_launch(floors):
             pairs = [("float", "float"), ("bf16", "bf16"), ("f16", "f16"), ("float", "bf16")]
             calls += [("product", 1, 64, 64, 64, f"k-{a}", f"k-{b}", tile) for a, b in pairs for tile in (64, 128)]
             calls.append(("product", 1, 64, 64, 64, "k-float", "k-float", 128, "halves"))
+            calls.append(("cholesky", 1, 512, 0, "cluster"))
         else:
             calls += [(network, 1, 128, 64, 96, 70) for network in ("nngp", "ntk")]
         for call in calls:

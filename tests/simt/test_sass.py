@@ -32,7 +32,18 @@ def test_a_kernel_written_both_ways_is_the_same_code(code):
     assert set(code) == {"layer_kernel", "plain_kernel", "other_kernel"}
     layer = code["layer_kernel"]
     assert layer == code["plain_kernel"]
-    for opcode in ("LDGSTS", "HMMA.1688", "HMMA.16816", "LDSM", "SHFL", "VOTE", "BAR", "LDS.128", "STG.E.128"):
+    for opcode in (
+        "LDGSTS",
+        "HMMA.1688",
+        "HMMA.16816",
+        "LDSM",
+        "SHFL",
+        "VOTE",
+        "BAR",
+        "LDS.128",
+        "STG.E.128",
+        "UCGABAR",
+    ):
         assert any(opcode in line for line in layer), f"the kernel does not touch {opcode}"
 
 

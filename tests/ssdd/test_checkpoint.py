@@ -152,6 +152,18 @@ def test_the_first_signal_requests_a_stop_the_second_interrupts(number):
     assert signal.getsignal(signal.SIGINT) is before
 
 
+def test_a_signal_in_the_middle_of_an_output_still_requests_a_stop(capfd):
+    """What prints the request may be interrupted itself, in the middle of an import or of another line."""
+
+    def fails(text):
+        raise ImportError("cannot import name 'EMOJI' from partially initialized module")
+
+    with interruptible(fails) as stop:
+        os.kill(os.getpid(), signal.SIGTERM)
+        assert stop()
+    assert capfd.readouterr().err.startswith("stopping: this step is finished")
+
+
 def full_disk(folder):
     """Mount a file system of 64 KiB at ``folder``; return False if this user may not mount one."""
     folder.mkdir()

@@ -171,6 +171,7 @@ def test_launcher_variables_of_torchrun(monkeypatch):
         ({"WORLD_SIZE": "0"}, "WORLD_SIZE: expected a whole number from 1, got '0'"),
         ({"WORLD_SIZE": "-1"}, "WORLD_SIZE: expected a whole number from 1, got '-1'"),
         ({"LOCAL_RANK": ""}, "WORLD_SIZE is 2, but LOCAL_RANK is not set"),
+        ({"MASTER_PORT": "x"}, "MASTER_PORT: expected a whole number from 0, got 'x'"),
         ({"MASTER_ADDR": "", "RANK": ""}, "WORLD_SIZE is 2, but RANK, MASTER_ADDR are not set"),
         ({"RANK": "2"}, "RANK: expected a whole number below WORLD_SIZE = 2, got 2"),
         ({"RANK": "first"}, "RANK: expected a whole number from 0, got 'first'"),

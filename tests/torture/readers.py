@@ -80,7 +80,7 @@ def prepare(place: Path) -> dict[str, Any]:
     Image.fromarray(images[0]).save(picture, "PNG")
     Image.fromarray(images[1]).save(jpeg, "JPEG")
     np.savez(npz, x_train=images, y_train=np.arange(6) % 2, x_test=images[:2], y_test=np.arange(2))
-    np.save(npy, np.random.default_rng(1).normal(size=(1797, 2)).astype(np.float32))
+    np.save(npy, np.random.default_rng(1).normal(size=(6, 2)).astype(np.float32))
     torch.save(torch.rand(3, 1, 8, 8), pt)
     pairs.save(place / "pairs.safetensors")
     teacher = ssdd.train_teacher(
@@ -98,7 +98,7 @@ def prepare(place: Path) -> dict[str, Any]:
     cell = {"row": "a", "seed": 0, "set": "source", "error": 0.5, "probes": {"features/0": 1.0}, "inputs": {}}
     row = {"row": "a", "settings": {"distill": {"lr": 0.1}}}
     log = [{"event": "distill", "step": 1, "steps": 2, "loss": 0.1}, {"event": "end"}]
-    digits = ssdd.load_images("digits")
+    few = ssdd.ImageSet("few", torch.from_numpy(images), torch.from_numpy(images[:2]))
 
     def checkpoint(file: Path) -> Any:
         (file.parent / "c").mkdir(exist_ok=True)
@@ -121,7 +121,7 @@ def prepare(place: Path) -> dict[str, Any]:
         "pt": (pt.getvalue(), ("x_syn.pt", read_tensor)),
         "weights": (pt.getvalue(), ("w.pth", lambda f: ssdd.Teacher.named(str(f), pre))),
         "npz": (npz.getvalue(), ("f.npz", lambda f: ssdd.load_images(str(f)))),
-        "npy": (npy.getvalue(), ("f.npy", lambda f: ssdd.read_representations(f, digits))),
+        "npy": (npy.getvalue(), ("f.npy", lambda f: ssdd.read_representations(f, few))),
         "scores": (npy.getvalue(), ("f.npy", ssdd.read_scores)),
         "png": (picture.getvalue(), ("a/f.png", folder)),
         "jpeg": (jpeg.getvalue(), ("a/f.jpg", folder)),
@@ -255,6 +255,17 @@ def case(rng: random.Random, shared: Any, folder: Path) -> dict[str, Any]:
     return {"reader": what, "counts": {what: FILES, f"{what}: accepted": accepted}}
 
 
+def own_functions() -> list[Any]:
+    """Return the functions and methods of the modules that read files."""
+    rooms = ("artifact", "data", "config", "checkpoint", "report", "studies", "teachers", "cli.resume")
+    names = [name for name in sys.modules if name.startswith(tuple(f"ssdd.{room}" for room in rooms))]
+    owners = [sys.modules[name] for name in names]
+    owners += [v for m in list(owners) for v in vars(m).values() if isinstance(v, type) and v.__module__ in names]
+    found = [getattr(v, "__func__", v) for owner in owners for v in vars(owner).values()]
+    functions = {id(f): f for f in found if hasattr(f, "__code__") and f.__module__ in names}
+    return list(functions.values())
+
+
 def guided(what: str, seconds: int, place: Path) -> None:
     """Fuzz one reader by atheris, guided by the coverage of ssdd, in this process, which it ends."""
     import atheris
@@ -265,15 +276,12 @@ def guided(what: str, seconds: int, place: Path) -> None:
     corpus.mkdir()
     (corpus / "good").write_bytes(content)
     canary = place / CANARY
-    for module in ("ssdd.artifact", "ssdd.data", "ssdd.config", "ssdd.checkpoint", "ssdd.report", "ssdd.studies"):
-        for loaded in [m for n, m in sys.modules.items() if n.startswith(module)]:
-            for value in vars(loaded).values():
-                if (
-                    callable(value)
-                    and getattr(value, "__module__", "").startswith(module)
-                    and hasattr(value, "__code__")
-                ):
-                    atheris.instrument_func(value)
+    for function in own_functions():
+        atheris.instrument_func(function)
+
+    def mutate_either_way(data: bytes, most: int, seed: int) -> bytes:
+        rng = random.Random(seed)
+        return mutate(rng, data, canary)[:most] if rng.random() < 0.5 else atheris.Mutate(data, most)
 
     def one(data: bytes) -> None:
         nonlocal count
@@ -283,7 +291,7 @@ def guided(what: str, seconds: int, place: Path) -> None:
         read_one(name, data, read, folder, canary)
 
     arguments = [sys.argv[0], f"-max_total_time={seconds}", "-rss_limit_mb=4000", "-timeout=60", str(corpus)]
-    atheris.Setup(arguments, one)
+    atheris.Setup(arguments, one, custom_mutator=mutate_either_way)
     atheris.Fuzz()
 
 

@@ -4,7 +4,7 @@ Every case is one seed, so a failure can be replayed: ``python tests/torture/run
 JSON per case goes to the report, a summary to standard output. Each part runs in a process of its own. If it dies, the
 case that it had begun counts as a crash, and the part goes on with the next seed.
 
-    python tests/torture/run.py --minutes 10 [--only kills,calls,readers,threads,memory] [--seed 0] [--out FILE]
+    python tests/torture/run.py --minutes 10 [--only kills,calls,formula,readers,threads,memory] [--seed 0] [--out FILE]
 """
 
 from __future__ import annotations
@@ -25,8 +25,8 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 
-PARTS = ("kills", "calls", "readers", "threads", "memory")
-SHARE = {"kills": 5, "calls": 3, "readers": 3, "threads": 1, "memory": 1}
+PARTS = ("kills", "calls", "formula", "readers", "threads", "memory")
+SHARE = {"kills": 5, "calls": 3, "formula": 3, "readers": 3, "threads": 1, "memory": 1}
 """Shares of the time."""
 
 
@@ -96,9 +96,8 @@ def supervise(part: str, a: argparse.Namespace, seconds: float, place: Path) -> 
         marks = [at for mark in ("AddressSanitizer: ", "runtime error: ") if (at := whole.rfind(mark)) >= 0]
         last_output = whole[max(0, min(marks) - 200) :][:2000] if marks else whole[-2000:]
         for s in crashed:
-            lines.append(
-                {"part": part, "seed": s, "ok": False, "error": f"process ended with {code}", "output": last_output}
-            )
+            error = f"process ended with {code}{doing(place / part / 'last')}"
+            lines.append({"part": part, "seed": s, "ok": False, "error": error, "output": last_output})
         if code and not crashed:
             lines.append(
                 {"part": part, "seed": seed, "ok": False, "error": f"could not begin ({code})", "output": last_output}
@@ -108,6 +107,12 @@ def supervise(part: str, a: argparse.Namespace, seconds: float, place: Path) -> 
         if not crashed:
             break
     return lines
+
+
+def doing(file: Path) -> str:
+    """Return what a crashed part was doing, from a file that it keeps about this."""
+    text = file.read_text(errors="replace").strip("\0 ") if file.is_file() else ""
+    return f" in {text}" if text else ""
 
 
 def environment(part: str) -> dict[str, str]:
@@ -161,7 +166,7 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=0, help="Seed of the first case of each part.")
     parser.add_argument("--cases", type=int, help="At most so many cases per part.")
     parser.add_argument("--out", type=Path, default=Path("build/torture.jsonl"), help="The report, one line per case.")
-    parser.add_argument("--replay", metavar="PART:SEED", help="Run this case alone, in this process.")
+    parser.add_argument("--replay", metavar="PART:SEED", help="Run this case alone.")
     parser.add_argument("--worker", help=argparse.SUPPRESS)
     parser.add_argument("--seconds", type=float, default=0.0, help=argparse.SUPPRESS)
     parser.add_argument("--place", type=Path, help=argparse.SUPPRESS)
@@ -172,6 +177,9 @@ def main() -> int:
         return 0
     if a.replay:
         part, _, seed = a.replay.partition(":")
+        values = environment(part)
+        if "LD_PRELOAD" in values and "LD_PRELOAD" not in os.environ:  # with the sanitizers, as the case ran
+            os.execve(sys.executable, [sys.executable, *sys.argv], {**os.environ, **values})
         with tempfile.TemporaryDirectory() as place:
             run_cases(part, int(seed), 1e9, 1, Path(place), sys.stdout)
         return 0

@@ -6,8 +6,14 @@ from pathlib import Path
 
 import pytest
 
-CASES = {"calls": 1, "readers": 2, "threads": 1, "memory": 1}
-"""The kills are in tests/ssdd/cli/test_resume.py."""
+CASES: dict[str, tuple[int, dict[str, int]]] = {
+    "calls": (1, {"PROBLEMS": 6, "CALLS": 500, "MIDWAY": 4, "WRONG": 4}),
+    "formula": (1, {"PROBLEMS": 12}),
+    "readers": (2, {"FILES": 20}),
+    "threads": (1, {"CALLS": 20}),
+    "memory": (1, {"REPEATS": 60}),
+}
+"""How many cases of each part, and what is smaller than in the campaign. Kills are in tests/ssdd/cli/test_resume.py."""
 
 
 @pytest.fixture
@@ -24,9 +30,11 @@ def parts(monkeypatch):
 def test_a_few_cases(parts, part, monkeypatch, tmp_path):
     """The seeds are fixed, so that a change of the code is what makes a case fail; `make torture` draws new ones."""
     module, runner = parts(part), parts("run")
-    monkeypatch.setattr(module, "REPEATS", 60, raising=False)
+    cases, smaller = CASES[part]
+    for name, value in smaller.items():
+        monkeypatch.setattr(module, name, value)
     shared, counts = module.prepare(tmp_path), {}
-    for seed in range(CASES[part]):
+    for seed in range(cases):
         line = runner.one_case(module, part, seed, shared, tmp_path)
         assert line["ok"], f"replay: python tests/torture/run.py --replay {part}:{seed}: {line}"
         counts.update(line["counts"])

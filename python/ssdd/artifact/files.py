@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import errno
 import json
 import os
@@ -12,9 +13,11 @@ import struct
 import tokenize
 import zipfile
 import zlib
-from pathlib import Path
+from functools import cache
+from pathlib import Path, PosixPath
 from typing import Any
 
+import numpy as np
 import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
@@ -45,13 +48,25 @@ def _why_no_file(path: Path) -> str:
     return f"expected a file, got a folder{f'; give {file}' if file.is_file() else ''}"
 
 
+@cache
+def _plain_types() -> list[Any]:
+    """Return the types in files of weights that are as plain as tensors: arguments of a training script, paths, and
+    numbers of NumPy, under its old and its new name."""
+    scalar = np.float64(0).__reduce__()[0]
+    names = [f"numpy.{core}.multiarray.scalar" for core in ("_core", "core")]
+    kinds = [type(np.dtype(letter)) for letter in "?bBhHiIlLqQefdg"]
+    return [argparse.Namespace, PosixPath, np.dtype, *kinds, *((scalar, name) for name in names)]
+
+
 def read_torch(path: str | os.PathLike[str]) -> Any:
-    """Return the tensors and plain containers that ``torch.save`` wrote. A file with any other object is refused."""
+    """Return the tensors, numbers and plain containers that ``torch.save`` wrote. A file with any other object is
+    refused."""
     name = Path(path).name
     if not Path(path).is_file():
         raise InputError(f"{path}: no such file")
     try:
-        return torch.load(path, map_location="cpu", weights_only=True)
+        with torch.serialization.safe_globals(_plain_types()):
+            return torch.load(path, map_location="cpu", weights_only=True)
     except (
         pickle.UnpicklingError,
         RuntimeError,

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..config import InputError
+from ..config import InputError, in_float32
 from .card import CARD, card_text
 from .files import NO_ARRAY, name_beside, why_no_array
 from .pairs import DistilledSet
@@ -24,6 +24,7 @@ EXACT = "distilled.safetensors"
 """The set itself, beside its 8-bit pictures: learned pixels are not whole numbers and may leave [0, 1]."""
 
 
+@in_float32
 def export(
     pairs: DistilledSet, out: str | os.PathLike[str], form: str = "folder", labels: Tensor | None = None
 ) -> dict[str, float]:

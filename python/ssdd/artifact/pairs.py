@@ -17,7 +17,7 @@ from safetensors.torch import save as to_bytes
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from ..config import STORAGE_NAMES, InputError, current_names
+from ..config import STORAGE_NAMES, InputError, current_names, in_float32
 from .files import read_safetensors, write_atomically
 from .preprocessing import Preprocessing
 
@@ -43,7 +43,7 @@ _LATER: dict[str, type] = {"recipe": dict, "licence": str}
 """What files of earlier versions do not have."""
 
 
-@dataclass
+@dataclass(eq=False)
 class DistilledSet(Dataset[tuple[Tensor, Tensor]]):
     """Images and the targets that a network should learn from them: a ``torch.utils.data.Dataset``.
 
@@ -148,6 +148,7 @@ class DistilledSet(Dataset[tuple[Tensor, Tensor]]):
         return write_atomically(path, to_bytes(tensors, metadata={"ssdd": json.dumps(meta)}))
 
     @classmethod
+    @in_float32
     def load(cls, path: str | os.PathLike[str]) -> DistilledSet:
         """Read what :meth:`save` wrote. Nothing in the file is executed; an :class:`InputError` says what is wrong."""
         tensors, meta = read_safetensors(path)

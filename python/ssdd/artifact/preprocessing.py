@@ -16,7 +16,7 @@ from ..config import InputError
 def _channels(values: tuple[float, ...], dtype: torch.dtype, device: torch.device) -> Tensor:
     """Return one number per channel, as [1, C, 1, 1]."""
     if device.type == "cpu":
-        return torch.tensor(values, dtype=dtype).view(1, -1, 1, 1)
+        return torch.tensor(values, dtype=dtype, device="cpu").view(1, -1, 1, 1)
     return _channels_there(values, dtype, device)
 
 
@@ -24,7 +24,7 @@ def _channels(values: tuple[float, ...], dtype: torch.dtype, device: torch.devic
 def _channels_there(values: tuple[float, ...], dtype: torch.dtype, device: torch.device) -> Tensor:
     # Copying Python numbers to a device synchronises with it. The cache does so once instead of at every step.
     with torch.inference_mode(False):
-        return torch.tensor(values, dtype=dtype).view(1, -1, 1, 1).to(device)
+        return torch.tensor(values, dtype=dtype, device="cpu").view(1, -1, 1, 1).to(device)
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..config import InputError
+from ..config import InputError, in_float32
 from .files import read_torch
 from .pairs import DistilledSet
 from .preprocessing import Preprocessing
@@ -29,6 +29,7 @@ def read_tensor(path: str | os.PathLike[str]) -> Tensor:
     return tensor.detach()
 
 
+@in_float32
 def read_published(
     images: str | os.PathLike[str],
     targets: str | os.PathLike[str],
@@ -67,6 +68,7 @@ def read_published(
     )
 
 
+@in_float32
 def read_labelled(
     images: str | os.PathLike[str],
     labels: str | os.PathLike[str],

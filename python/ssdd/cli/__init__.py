@@ -92,8 +92,11 @@ def run(arguments: Sequence[str]) -> None:
     if not arguments:
         program.print_help()
         return
+    words = _settings_as_flags(arguments)
+    if verb is not None:
+        _refuse_unknown_settings(words, by_verb[verb], verb)
     try:
-        namespace = program.parse_args(_settings_as_flags(arguments), defaults=False)
+        namespace = program.parse_args(words, defaults=False)
     except argparse.ArgumentError as error:
         raise UsageError(_explain(error, program, by_verb.get(verb or ""), verb)) from None
     if verb is None:
@@ -135,13 +138,42 @@ def _explain(
     if "invalid choice" in text and parser is None:
         return f"expected a verb, one of {', '.join(VERBS)}, got {text.split('invalid choice: ')[1].split(' (')[0]}"
     if text.startswith("unrecognized arguments") and unknown and parser is not None:
-        name = unknown[0].removeprefix("--")
-        if "." in name:
-            return "--" + unknown_setting(name, {key: kind for key, kind, _ in fields(Settings("default"))})
-        known = [option for action in parser._actions for option in action.option_strings]
-        near = difflib.get_close_matches(unknown[0], known, 1)
-        return f"{unknown[0]}: no such option{f'; did you mean {near[0]}?' if near else ''} (`ssdd {verb} --help`)"
+        return _explain_unknown(unknown[0], _options(parser), str(verb))
     return f"{text} (`ssdd {verb} --help`)" if verb else text
+
+
+def _options(parser: ArgumentParser) -> list[str]:
+    return [option for action in parser._actions for option in action.option_strings]
+
+
+def _refuse_unknown_settings(words: Sequence[str], parser: ArgumentParser, verb: str) -> None:
+    """Raise :class:`UsageError` for --STAGE.FIELD that is no option. jsonargparse would take --teacher.epoch 3, a
+    mistyped --teacher.epochs, for --teacher 3."""
+    known = _options(parser)
+    for word in words:
+        name = word.partition("=")[0]
+        if name.startswith("--") and "." in name and name not in known:
+            raise UsageError(_explain_unknown(name, known, verb))
+
+
+def _explain_unknown(word: str, known: Sequence[str], verb: str) -> str:
+    """Return the error for an option that is none of the options ``known`` of a verb, with the one that may be
+    meant."""
+    name, own = word.removeprefix("--"), verb.removeprefix("train-")
+    settings = {key: kind for key, kind, _ in fields(Settings("default"))}
+    help_ = f"(`ssdd {verb} --help`)"
+    if name in settings:
+        stage, _, field = name.rpartition(".")
+        short = f"--{field.replace('_', '-')}"
+        advice = f"write {short}" if stage == own and short in known else f"nothing in `ssdd {verb}` uses this setting"
+        return f"{word}: no option of this verb; {advice} {help_}"
+    if "." in name:
+        return f"--{unknown_setting(name, settings)} {help_}"
+    same = [option for option in known if "." in option and option.rpartition(".")[2] == name.replace("-", "_")]
+    meant = [option for option in same if option == f"--{own}.{name.replace('-', '_')}"] or same
+    meant = list(dict.fromkeys((*meant, *difflib.get_close_matches(word, known, 1))))
+    advice = f"; did you mean {' or '.join(meant)}?" if meant else ""
+    return f"{word}: no such option{advice} {help_}"
 
 
 @contextmanager

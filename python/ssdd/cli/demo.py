@@ -113,7 +113,8 @@ def run(options: Options) -> None:
             curves = stack.enter_context(reports.TensorBoard(options.out / reports.TENSORBOARD))
             report = reports.both(display, curves)
         count = settings.distill.images
-        display.say(f"{loaded.name}: {len(loaded.x_train):,} training images, {count} to distil, {options.seeds} seeds")
+        seeds = "1 seed" if options.seeds == 1 else f"{options.seeds} seeds"
+        display.say(f"{loaded.name}: {len(loaded.x_train):,} training images, {count} to distil, {seeds}")
         stack.enter_context(_say_how_to_go_on(options.out))
         results = reports.demo(
             options.out,

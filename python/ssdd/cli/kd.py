@@ -24,7 +24,9 @@ from .options import (
     add_overwrite,
     add_quiet,
     add_run_settings,
+    add_skip_unreadable,
     choose_settings,
+    read_alike,
     say,
 )
 from .resume import make_absolute
@@ -34,7 +36,7 @@ if TYPE_CHECKING:
     from jsonargparse import ArgumentParser
 
 POSITIONALS = ("[ARTIFACT]",)
-ARGUMENTS = ("artifact", "data", "size", "classes", "teacher", "seed", "checkpoint_every")
+ARGUMENTS = ("artifact", "data", "size", "classes", "skip_unreadable", "teacher", "seed", "checkpoint_every")
 """The options that a run stores for --resume, beside its settings."""
 
 
@@ -55,6 +57,7 @@ def add_arguments(parser: ArgumentParser) -> None:
         "--data", "-d", metavar="DATA", type=NAME, help="The teacher's task: its test images and their labels."
     )
     add_folder(parser)
+    add_skip_unreadable(parser)
     parser.add_argument("--model", metavar="MODEL", type=str, help="The student (student.model).")
     parser.add_argument(
         "--seed", metavar="N", type=int, default=0, help="Seed of the initial weights and of every random draw."
@@ -79,9 +82,7 @@ def run(options: Options) -> None:
     config, on = settings.kd, ssdd.choose_device(options.device)
     pairs, teacher = ssdd.DistilledSet.load(options.artifact), ssdd.Classifier.named(options.teacher)
     channels, height, breadth = pairs.images.shape[1:]
-    test = ssdd.load_target(options.data, options.size, options.classes)
-    test = ssdd.convert_images(test, channels, (height, breadth))
-    say(test.summary)
+    test = read_alike(options, pairs.images.shape[1:])
     ssdd.check_kd(teacher, pairs, test)
     trained_on = teacher.about.get("data", test.name)
     if trained_on != test.name:

@@ -48,8 +48,24 @@ def _at_least_one(text: Any) -> int:
 
 
 COUNT = Kind("a whole number from 1", _at_least_one)
-FILE = Kind("a path", lambda text: Path(text).expanduser())
-NAME = Kind("a name or a path", lambda text: str(Path(text).expanduser()) if str(text).startswith("~") else str(text))
+
+
+def _path(text: Any) -> Path:
+    """Read a path. Nothing, as an empty variable of a shell gives, is not the current folder."""
+    if not str(text):
+        raise ValueError
+    try:
+        return Path(text).expanduser()
+    except RuntimeError:  # ~NAME of no user, or no home folder: a shell leaves it as it is, too
+        return Path(text)
+
+
+def _name(text: Any) -> str:
+    return str(_path(text)) if not str(text) or str(text).startswith("~") else str(text)
+
+
+FILE = Kind("a path", _path)
+NAME = Kind("a name or a path", _name)
 
 
 class Options(SimpleNamespace):
@@ -84,6 +100,10 @@ def add_images(parser: ArgumentParser, default: str | None = "digits", text: str
         "files), an .npz file (x_train: uint8 N,H,W,C), or hf:NAME of the Hugging Face hub.",
     )
     add_folder(parser)
+    add_skip_unreadable(parser)
+
+
+def add_skip_unreadable(parser: ArgumentParser) -> None:
     parser.add_argument(
         "--skip-unreadable",
         action="store_true",
@@ -259,6 +279,17 @@ def read_images(data: str, options: Options) -> ssdd.ImageSet:
 def read_target(data: str, options: Options, like: ssdd.ImageSet) -> ssdd.ImageSet:
     """Load a target set with the size and channels of ``like``, and print its summary, which says what was resized."""
     loaded = ssdd.load_target(data, options.size, options.classes, options.skip_unreadable, like)
+    say(loaded.summary)
+    return loaded
+
+
+def read_alike(options: Options, shape: tuple[int, ...]) -> ssdd.ImageSet:
+    """Load --data in the form [C, H, W] of a distilled set's images, and print its summary. Pictures of a folder may
+    have several sizes if these are square."""
+    channels, height, width = shape
+    size = height if height == width else options.size
+    loaded = ssdd.load_target(options.data, size, options.classes, options.skip_unreadable)
+    loaded = ssdd.convert_images(loaded, channels, (height, width))
     say(loaded.summary)
     return loaded
 

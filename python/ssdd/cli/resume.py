@@ -55,6 +55,8 @@ class Run:
     @classmethod
     def read(cls, folder: Path, name: str = FILE) -> Run:
         """Read the file that :meth:`write` wrote to ``folder``."""
+        if folder.is_file():
+            raise InputError(f"resume: {folder} is a file; give the folder of its run, --resume {quote(folder.parent)}")
         try:
             content = json.loads((folder / name).read_text())
             stored, arguments = content["settings"], dict(content["arguments"])

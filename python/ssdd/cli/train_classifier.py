@@ -20,6 +20,7 @@ from .options import (
     add_quiet,
     add_run_settings,
     choose_settings,
+    read_alike,
     say,
 )
 from .resume import make_absolute
@@ -55,14 +56,12 @@ def run(options: Options) -> None:
     settings = choose_settings(options, stored.settings if stored else None)
     if options.model is not None:
         settings = with_settings(settings, {"classifier.model": options.model})
-    on, images = (
-        ssdd.choose_device(options.device),
-        ssdd.load_target(options.data, options.size, options.classes, options.skip_unreadable),
-    )
+    on = ssdd.choose_device(options.device)
     if options.like is not None:
-        shape = ssdd.DistilledSet.load(options.like).images.shape[1:]
-        images = ssdd.convert_images(images, shape[0], (shape[1], shape[2]))
-    say(images.summary)
+        images = read_alike(options, ssdd.DistilledSet.load(options.like).images.shape[1:])
+    else:
+        images = ssdd.load_target(options.data, options.size, options.classes, options.skip_unreadable)
+        say(images.summary)
     ssdd.check_labels(images)
     config = settings.classifier
     ssdd.build(config.model, images.channels, images.size, 2, width=config.width, stem=config.stem)  # refused early

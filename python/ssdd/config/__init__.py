@@ -7,6 +7,7 @@ default is the paper's side; :func:`official` switches all of them to the code's
 from __future__ import annotations
 
 from .choices import METHOD_NAMES, SELECTION_NAMES, STORAGE_NAMES
+from .defaults import in_float32
 from .deprecated import deprecations
 from .errors import Diverged, Event, InputError, Pulse, Report, silent
 from .methods import ClpDdConfig, DmConfig, FrepoConfig, KipConfig, RfadConfig
@@ -87,6 +88,7 @@ __all__ = [
     "new_parser",
     "official",
     "plain",
+    "in_float32",
     "preset",
     "read_settings_file",
     "readable",

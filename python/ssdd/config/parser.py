@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import difflib
 import re
 import tomllib
 from collections.abc import Callable, Iterator, Mapping
@@ -153,7 +154,10 @@ def unknown_setting(key: str, known: Mapping[str, Any]) -> str:
     there = [other for other in known if other.rpartition(".")[0] == stage]
     if not there:
         return f"{key}: expected STAGE.FIELD, such as distill.lr; the stages are {', '.join(_stages())}"
-    return f"{key}: no setting {name!r} here; there are {', '.join(k.rpartition('.')[2] for k in there)}"
+    names = [other.rpartition(".")[2] for other in there]
+    near = difflib.get_close_matches(name, names, 1)
+    meant = f"did you mean {near[0]}? There" if near else "there"
+    return f"{key}: no setting {name!r} here; {meant} are {', '.join(names)}"
 
 
 def readable(error: argparse.ArgumentError, parser: ArgumentParser, prefix: str = "") -> str:
@@ -165,6 +169,13 @@ def readable(error: argparse.ArgumentError, parser: ArgumentParser, prefix: str 
         options = {action.dest: "/".join(action.option_strings) or str(action.metavar) for action in parser._actions}
         names = [name.removeprefix(prefix) for name in missing[1].split(", ")]
         return f"missing: {', '.join(options.get(name, name) for name in names)}"
+    absent = re.match(r"argument (\S+): expected one argument", text)
+    if absent:
+        name = absent[1].split("/")[0]
+        found = (action for action in parser._actions if name in action.option_strings)
+        kind = next((getattr(action, "_typehint", None) or action.type for action in found), None)
+        dash = f"; one that begins with a dash is written {name}=-NAME" if "path" in _expected(kind) else ""
+        return f"{name.removeprefix('--')}: expected {_expected(kind)} after {absent[1]}{dash}"
     wrong = re.match(r'Parser key "([^"]+)":\s*(.*)', text, re.DOTALL)
     failed = re.match(r"argument ([^ :/]+)[^:]*: invalid .*? value: (.*)", text, re.DOTALL)
     if not wrong and not failed:

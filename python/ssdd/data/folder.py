@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -12,23 +13,25 @@ import torch
 from torch import Tensor
 
 from ..config import InputError
-from .layout import CLASSES, Layout, Part, count, find_layout, scan, skipped_files, some
-from .pictures import is_grey, size_of, to_pixels, with_image
-from .sets import ImageSet, draw_held_out
+from .layout import CLASSES, Layout, Part, find_layout
+from .pictures import describe_deep, is_deep, is_grey, size_of, to_pixels, with_image
+from .sets import ImageSet, describe_unseen, draw_held_out
 from .stream import MEMORY, assemble
+from .tree import count, scan, skipped_files, some
 
 ANNOTATIONS = Path("val") / "val_annotations.txt"
 
 
 @dataclass
 class Form:
-    """The common form of all images of a set: height, width, channels; and the number of grey images among colour
-    ones."""
+    """The common form of all images of a set: height, width, channels; the number of grey images among colour ones,
+    and of those with 16 bits per channel."""
 
     height: int
     width: int
     channels: int
     grey: int
+    deep: int
 
 
 def _tiny_imagenet(root: Path) -> Layout:
@@ -92,13 +95,14 @@ def _readable(parts: Sequence[Part], root: Path, names: Sequence[str]) -> tuple[
 def _form(parts: Sequence[Part], root: Path, size: int | None) -> Form:
     """Find the common form of all images from their headers; for images with a rotated EXIF orientation, from their
     pixels."""
-    sides, channels, grey = None, 1, 0
+    sides, channels, grey, deep = None, 1, 0, 0
     first = parts[0].files[0]
     for file in (f for part in parts for f in part.files):
-        (height, width), one = with_image(
-            file, root, lambda image: ((1, 1) if size is not None else size_of(image), is_grey(image))
+        (height, width), one, bits = with_image(
+            file, root, lambda image: ((1, 1) if size is not None else size_of(image), is_grey(image), is_deep(image))
         )
         grey += one
+        deep += bits
         channels = channels if one else 3  # a few grey files among colour ones are common
         sides = sides or (height, width)
         if (height, width) != sides:
@@ -108,7 +112,7 @@ def _form(parts: Sequence[Part], root: Path, size: int | None) -> Form:
             )
     assert sides is not None
     height, width = (size, size) if size is not None else sides
-    return Form(height, width, channels, grey if channels == 3 else 0)
+    return Form(height, width, channels, grey if channels == 3 else 0, deep)
 
 
 def _decode(files: Sequence[Path], root: Path, size: int | None, channels: int) -> Iterator[np.ndarray]:
@@ -118,18 +122,27 @@ def _decode(files: Sequence[Path], root: Path, size: int | None, channels: int) 
 
 def _no_shared_files(parts: Sequence[Part], root: Path) -> list[str]:
     """Refuse a test image that is a training image by a link. Count the files that links show more than once."""
-    real = [[os.path.realpath(file) for file in part.files] for part in parts]
+    real = [[_identity(file) for file in part.files] for part in parts]
     if len(parts) == 2:
         train = dict(zip(real[0], parts[0].files, strict=True))
         shared = [(file, train[path]) for path, file in zip(real[1], parts[1].files, strict=True) if path in train]
         if shared:
             test, same = (file.relative_to(root) for file in shared[0])
             raise InputError(
-                f"data: {root.name}: {count(len(shared), 'test image')} are training images, through "
-                f"links ({test} is {same}); remove the links"
+                f"data: {root.name}: links make {count(len(shared), 'file')} both a training and a test image "
+                f"({test} is {same}); remove the links"
             )
     again = sum(len(paths) - len(set(paths)) for paths in real)
     return [f"{count(again, 'image')} there more than once, through links"] if again else []
+
+
+def _identity(file: Path) -> object:
+    """Return what a file has in common with its links, symbolic and hard ones."""
+    with suppress(OSError):
+        about = file.stat()
+        if about.st_nlink > 1:  # the numbers of other files are not looked at: some network file systems repeat them
+            return about.st_dev, about.st_ino
+    return os.path.realpath(file)
 
 
 def read_folder(
@@ -184,6 +197,10 @@ def read_folder(
         labels.append(None if part.classes is None else torch.tensor([number[name] for name in part.classes]))
     if form.grey:
         notes.append(f"{count(form.grey, 'grey image')} among colour ones, read as colour")
+    if form.deep:
+        notes.append(describe_deep(form.deep, images))
+    if len(layout.parts) == 1 and (unseen := describe_unseen(labels[0], labels[1], layout.names)):
+        notes.append(unseen)
     summary = "; ".join([_counts(root, layout, images), *layout.notes, *notes])
     return ImageSet(root.name, images[0], images[1], labels[0], labels[1], *rows, summary=summary, files=files)
 

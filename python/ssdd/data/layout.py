@@ -8,12 +8,11 @@ import re
 import shlex
 import unicodedata
 from collections import Counter
-from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 from ..config import InputError
-from .pictures import BY_PLUGIN, suffixes
+from .tree import Tree, count, skipped_files, some
 
 TRAIN = ("train", "training")
 """Names of the folder of training images, in any case."""
@@ -24,40 +23,10 @@ LIKE_A_SPLIT = re.compile(
     r"(sets?|data|images?|imgs?|split|part|[a-d])?"
 )
 """Words of names that are close to a part's name: test_set, images-train, trainA."""
-SYSTEM = {
-    "__macosx",
-    "__pycache__",
-    "@eadir",
-    "@recycle",
-    "#recycle",
-    "#snapshot",
-    "$recycle.bin",
-    "lost+found",
-    "system volume information",
-    "thumbs.db",
-    "ehthumbs.db",
-    "desktop.ini",
-}
-"""Files and folders that systems and editors leave behind, besides names that begin with a dot."""
 CLASSES = ("folders", "none")
 """The choices for a folder's classes: every subfolder is one, or there are none."""
-HIDDEN, HIDDEN_FOLDER = "hidden or system", "hidden or system folder"
-SHOWN = 3
-
-
-def is_system(name: str) -> bool:
-    """Return True for names that are no user's images: hidden ones, and files of systems and editors."""
-    return name.startswith(".") or name.lower() in SYSTEM
-
-
-@dataclass
-class Tree:
-    """Everything below ``root`` that matters, as relative paths in a fixed order."""
-
-    root: Path
-    pictures: list[Path] = field(default_factory=list)
-    folders: list[Path] = field(default_factory=list)
-    skipped: list[tuple[str, Path]] = field(default_factory=list)  # kind (a suffix, HIDDEN), path
+IMAGES = {"image", "images", "img", "imgs", "jpegimages"}
+"""Names of a folder of images that stands beside one of masks or annotations, in any case."""
 
 
 @dataclass
@@ -80,71 +49,6 @@ class Layout:
     parts: list[Part]
     names: list[str]
     notes: list[str]
-
-
-def some(names: Iterable[object], shown: int = SHOWN) -> str:
-    """Return the first of ``names``, with a mark if there are more."""
-    words = [str(name) for name in names]
-    return ", ".join(words[:shown]) + (", ..." if len(words) > shown else "")
-
-
-def count(n: int, what: str) -> str:
-    """Return a number with its noun: "1 image", "2,431 images"."""
-    plural = f"{what}es" if what.endswith("s") else f"{what}s"
-    return f"{n:,} {what if n == 1 else plural}"
-
-
-def scan(root: Path) -> Tree:
-    """Walk the folder and follow links. Hidden and system folders are left out with everything below them."""
-
-    def refuse(error: OSError) -> None:
-        raise InputError(f"data: the folder {error.filename} cannot be read ({error.strerror})") from None
-
-    tree, readable = Tree(root), suffixes()
-    for at, folders, names in os.walk(root, followlinks=True, onerror=refuse):
-        here = Path(at)
-        if any(os.path.samefile(at, above) for above in here.parents if above.is_relative_to(root)):
-            raise InputError(f"data: {here.relative_to(root)} is a link to a folder it lies in; remove it")
-        if "log.jsonl" in names and ("run.json" in names or "results.json" in names):
-            tree.skipped += [("of a run of ssdd", (here / name).relative_to(root)) for name in names]
-            folders.clear()  # its pictures are results
-            continue
-        for kind, entries in ((HIDDEN_FOLDER, folders), (HIDDEN, names)):
-            tree.skipped += [(kind, (here / name).relative_to(root)) for name in entries if is_system(name)]
-        folders[:] = sorted(name for name in folders if not is_system(name))
-        tree.folders += [(here / name).relative_to(root) for name in folders]
-        for name in names:
-            if is_system(name):
-                continue
-            # A link whose file is missing is kept: it is an image that cannot be read, and is reported as one.
-            suffix, file = Path(name).suffix.lower(), (here / name).relative_to(root)
-            if suffix in readable:
-                tree.pictures.append(file)
-            else:
-                tree.skipped.append((suffix or "without a suffix", file))
-    tree.pictures.sort()
-    tree.folders.sort()
-    if not tree.pictures:
-        looked = ", ".join(sorted(readable))
-        left = f"; {skipped_files(tree.skipped)}" if tree.skipped else ""
-        raise InputError(f"data: no images in the folder {root.name!r} (looked for {looked}{left})")
-    return tree
-
-
-def skipped_files(skipped: list[tuple[str, Path]]) -> str:
-    """Return a summary such as "3 files skipped: 2 .txt (notes.txt, ...), 1 hidden or system (.DS_Store)"."""
-    kinds: dict[str, list[Path]] = {}
-    for kind, path in skipped:
-        kinds.setdefault(kind, []).append(path)
-    ordered = sorted(kinds.items(), key=lambda entry: (-len(entry[1]), entry[0]))
-    words = [
-        f"{len(paths):,} {kind} ({some(sorted(paths), 1)}"
-        + (f"; {BY_PLUGIN[kind]} reads them)" if kind in BY_PLUGIN else ")")
-        for kind, paths in ordered
-    ]
-    what = "file or folder" if HIDDEN_FOLDER in kinds else "file"
-    total = count(len(skipped), what).replace("file or folders", "files and folders")
-    return f"{total} skipped: {some(words, 5)}"
 
 
 def find_layout(tree: Tree, classes: str | None = None) -> Layout:
@@ -318,6 +222,9 @@ def _part(tree: Tree, place: str, classes: str | None, notes: list[str]) -> Part
         notes.append(f"{count(len(loose), 'image')} beside the class folders left out ({some(loose)})")
     if classes is None:
         _no_misplaced_part(tree, place, names)
+        _no_other_classes(tree, at, names)
+    if alike := _alike(names):
+        notes.append(f"classes whose names differ only in case or spaces: {some(alike)}")
     deeper = sorted({p.parent for p in in_folders if len(p.parts) > depth + 2})
     if deeper and max(Counter(d.parts[depth] for d in deeper).values()) > 1:
         notes.append(f"folders inside a class belong to it ({some((f'{d}/' for d in deeper), 2)})")
@@ -343,6 +250,67 @@ def _no_misplaced_part(tree: Tree, place: str, names: list[str]) -> None:
         )
 
 
+def _no_other_classes(tree: Tree, at: Path, names: list[str]) -> None:
+    """Refuse folders ``names`` inside ``at`` that are most likely no classes: the only one, with folders inside; some
+    that all have the same folders inside; images beside masks."""
+    shown, root = f"{at}/" if at.parts else tree.root.name, tree.root
+    depth = len(at.parts)
+    inside: dict[str, set[str]] = {name: set() for name in names}
+    for p in tree.pictures:
+        if p.parts[:depth] == at.parts and len(p.parts) > depth + 2:
+            inside[_name(p.parts[depth])].add(_name(p.parts[depth + 1]))
+    otherwise = "if they are classes: --classes folders; for all images, without classes: --classes none"
+    if len(names) == 1:
+        end = _end_of_chain(tree, at)
+        below = sorted({p.parts[len(end.parts)] for p in tree.pictures if p.parent != end and end in p.parents})
+        if end != at and len(below) > 1:
+            raise InputError(
+                f"data: {shown}: the only folder there, {end}/, has {count(len(below), 'folder')} ({some(below)}). "
+                f"{_give(root, at, end, 'If these are the classes')}; if there is only one class: --classes folders; "
+                "for all images, without classes: --classes none"
+            )
+        return
+    common, most = set.intersection(*inside.values()), max(map(len, inside.values()))
+    if len(common) > 1 and 2 * len(common) >= most:
+        raise InputError(
+            f"data: {shown}: {some(f'{name}/' for name in names)} have the same folders inside "
+            f"({some(sorted(common))}), so that it cannot be seen which of them are the classes. If the outer folders "
+            f"are parts of the set: name them train/ and test/; for one of them alone: {_data(root / at / names[0])}; "
+            + otherwise
+        )
+    pictures = [name for name in names if name.casefold() in IMAGES]
+    if pictures:
+        raise InputError(
+            f"data: {shown}: it cannot be seen whether {pictures[0]}/ is a class, beside "
+            f"{some(f'{name}/' for name in names if name != pictures[0])}. "
+            f"{_give(root, at, at / pictures[0], 'If it holds the images of the set')}; {otherwise}"
+        )
+
+
+def _give(root: Path, at: Path, folder: Path, condition: str) -> str:
+    """Return the advice to read ``folder`` in place of ``at``: by its name, or, inside a part, by a move."""
+    return f"{condition}: {f'move them up into {at}/' if at.parts else _data(root / folder)}"
+
+
+def _end_of_chain(tree: Tree, at: Path) -> Path:
+    """Return the folder below ``at`` where a chain of folders that hold one folder and nothing else ends."""
+    while True:
+        below = {p.parts[: len(at.parts) + 1] for p in tree.pictures if at == Path() or at in p.parents}
+        if len(below) != 1 or len(first := next(iter(below))) == 0 or any(p.parts == first for p in tree.pictures):
+            return at
+        at = Path(*first)
+
+
+def _alike(names: list[str]) -> list[str]:
+    """Return the names that differ from another one only in upper and lower case or in spaces."""
+    each = Counter(_plain(name) for name in names)
+    return [name for name in names if each[_plain(name)] > 1]
+
+
+def _plain(name: str) -> str:
+    return " ".join(name.casefold().split())
+
+
 def _match_classes(
     train: Part, test: Part, names: list[str], classes: str | None, notes: list[str], root: Path
 ) -> None:
@@ -365,10 +333,13 @@ def _match_classes(
         return
     if unknown and classes is None:
         first = unknown[0]
+        like = next((name for name in names if _plain(name) == _plain(first)), None)
+        near = "" if like is None else f"; {train.place}/ has {like!r}, spelled otherwise"
         raise InputError(
             f"data: {root.name}: {test.place}/ has {count(len(unknown), 'class')} that {train.place}/ has not: "
-            f"{some(unknown)} ({count(each[first], 'image')} in {test.place}/{first}/). Rename or remove them; or "
-            "number them behind the classes of the training part: --classes folders; or use no classes: --classes none"
+            f"{some(unknown)} ({count(each[first], 'image')} in {test.place}/{first}/{near}). Rename or remove them; "
+            "or number them behind the classes of the training part: --classes folders; or use no classes: "
+            "--classes none"
         )
     if unknown:
         notes.append(f"{count(len(unknown), 'class')} only in {test.place}/, numbered last: {some(unknown)}")

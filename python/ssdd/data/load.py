@@ -5,17 +5,22 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
-from ..config import InputError
+from ..config import InputError, in_float32
 from .cifar import is_cifar, read_cifar
 from .convert import convert_images
 from .digits import digits
 from .folder import read_folder
 from .huggingface import PREFIX, read_huggingface
 from .npz import read_npz
+from .pictures import suffixes
 from .sets import ImageSet
 from .stream import MEMORY
 
+ARCHIVES = (".zip", ".tar", ".gz", ".tgz", ".bz2", ".xz", ".7z", ".rar")
+"""Endings of packed folders, which are not read."""
 
+
+@in_float32
 def load_images(
     source: str | Path = "digits",
     size: int | None = None,
@@ -51,23 +56,32 @@ def load_images(
     if skip_unreadable and not folder and (path.exists() or embedded or hub):
         raise InputError(f"skip_unreadable: only files of a folder of images can be skipped, got data {path.name!r}")
     if hub:
+        if name == PREFIX:
+            raise InputError(f"data: expected hf:NAME, with the name of a set of the hub or a folder, got {name!r}")
         return read_huggingface(name, size, memory)
     if folder:
         return read_folder(path, size, memory, classes, skip_unreadable)
     expected = "expected 'digits', a folder of images, an .npz file or hf:NAME"
+    if not name:
+        raise InputError(f"data: {expected}, got an empty name")
     if not embedded and not path.exists():
         raise InputError(f"data: {name!r} does not exist; {expected}")
     if size is not None:
         raise InputError(f"size: only a folder of images or a Hugging Face set is resized, got data {path.name!r}")
     if embedded:
-        return digits()
+        beside = "; the folder of that name here is ./digits" if path.is_dir() else ""
+        return replace(data := digits(), summary=data.summary + beside)
     if path.is_dir():
         return read_cifar(path)
-    if path.suffix == ".npz":
+    ending = path.suffix.lower()
+    if ending == ".npz":
         return read_npz(path, memory)
-    raise InputError(f"data: {expected}, got {name!r}")
+    advice = "; give the folder of the images" if ending in suffixes() else ""
+    advice = "; unpack it, and give the folder" if ending in ARCHIVES else advice
+    raise InputError(f"data: {expected}, got {name!r}{advice}")
 
 
+@in_float32
 def load_target(
     source: str | Path,
     size: int | None = None,
@@ -107,4 +121,4 @@ def _is_image_folder(source: str | Path) -> bool:
     if isinstance(source, str) and (source == "digits" or source.startswith(PREFIX)):
         return False  # the name of a set, which a Path never is
     path = Path(source)
-    return path.is_dir() and not is_cifar(path)
+    return bool(str(source)) and path.is_dir() and not is_cifar(path)

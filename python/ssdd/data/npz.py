@@ -12,9 +12,9 @@ from torch import Tensor
 
 from ..artifact import NO_ARRAY, why_no_array
 from ..config import InputError
-from .layout import count
 from .sets import ImageSet, describe_unseen, hold_out
 from .stream import MEMORY
+from .tree import count
 
 KEYS = ("x_train", "y_train", "x_test", "y_test")
 
@@ -63,7 +63,7 @@ def read_npz(path: Path, memory: int = MEMORY) -> ImageSet:
         x["x_test"],
         y.get("y_train"),
         y.get("y_test"),
-        summary=summary + describe_unseen(y.get("y_train"), y.get("y_test")),
+        summary="; ".join(filter(None, (summary, describe_unseen(y.get("y_train"), y.get("y_test"))))),
     )
 
 

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import struct
+from collections.abc import Callable, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from torch import Tensor
 
 from ..config import InputError
 
-ALWAYS = frozenset((".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm", ".pbm", ".pnm"))
+ALWAYS = frozenset((".png", ".apng", ".jpg", ".jpeg", ".jpe", ".jfif", ".mpo", ".bmp", ".gif", ".webp")) | {
+    *(".tif", ".tiff", ".ppm", ".pgm", ".pbm", ".pnm")
+}
 """Endings of image files that every Pillow reads."""
 BY_PLUGIN = {".heic": "pillow-heif", ".heif": "pillow-heif", ".avif": "Pillow 11.3"}
 """Endings that Pillow reads with a plugin or since a version, and its name."""
@@ -47,6 +51,21 @@ def suffixes() -> frozenset[str]:
 def is_grey(image: Any) -> bool:
     """Return True for a PIL image of one channel."""
     return image.mode in GREY
+
+
+def is_deep(image: Any) -> bool:
+    """Return True for a PIL image of 16 bits per pixel, or more."""
+    return image.mode.startswith("I")
+
+
+def describe_deep(count: int, images: Sequence[Tensor]) -> str:
+    """Return words on ``count`` images of 16 bits among ``images``, for a summary. Cameras and microscopes often use a
+    part of the 16 bits, of which 8 bits then show nothing."""
+    brightest = max(int(part.max()) for x in images for part in x.split(4096))
+    words = f"{count:,} {'image' if count == 1 else 'images'} of 16 bits per channel, of which the upper 8 are used"
+    if brightest >= 64:
+        return words
+    return f"{words}: the brightest pixel is {brightest} of 255; scale the files to all 16 bits if that is too dark"
 
 
 def orientation(image: Any) -> int:
@@ -107,7 +126,7 @@ def to_pixels(image: Any, size: int | None, channels: int) -> np.ndarray:
     from PIL import Image
 
     image = upright(image)
-    if image.mode.startswith("I"):
+    if is_deep(image):
         deep = np.asarray(image)
         if deep.min() < 0 or deep.max() > 65535:
             raise ValueError("more than 16 bits per pixel")
@@ -121,14 +140,23 @@ def to_pixels(image: Any, size: int | None, channels: int) -> np.ndarray:
     return pixels[..., None] if channels == 1 else pixels
 
 
+@cache
+def unreadable() -> tuple[type[Exception], ...]:
+    """Return the exceptions that Pillow raises for damaged files: several, as each format has its own reader."""
+    from PIL import Image
+
+    plain = (OSError, ValueError, SyntaxError, RuntimeError, EOFError, LookupError, TypeError, ArithmeticError)
+    return (*plain, MemoryError, struct.error, Image.DecompressionBombError)
+
+
 def with_image(file: Path, root: Path, use: Callable[[Any], Any]) -> Any:
     """Open ``file`` and return ``use(image)``. Raises :class:`InputError` naming the file if it cannot be read."""
-    from PIL import Image, UnidentifiedImageError
+    from PIL import Image
 
     try:
         with Image.open(file) as stored:
             return use(stored)
-    except (UnidentifiedImageError, OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+    except unreadable() as error:
         where = file.relative_to(root)
         raise InputError(
             f"{root.name}/{where}: unreadable image ({error}); repair or remove it, or leave out such files with "

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 
@@ -19,7 +20,7 @@ HELD_OUT = 0.2
 """Share of the images held out for testing if the source has no test images."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class ImageSet:
     """Training and held-out images, with labels if the source has them.
 
@@ -137,12 +138,16 @@ def one_line(text: str) -> str:
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
-def describe_unseen(y_train: Tensor | None, y_test: Tensor | None) -> str:
-    """Return words on classes that only the test images have, for a summary; "" if there are none."""
+def describe_unseen(y_train: Tensor | None, y_test: Tensor | None, names: Sequence[str] = ()) -> str:
+    """Return words on classes that only the test images have, for a summary; "" if there are none.
+
+    ``names``: the name of each class. Default: its number.
+    """
     if y_train is None or y_test is None:
         return ""
     only = sorted(set(y_test.tolist()) - set(y_train.tolist()))
-    return f"; test images of classes without training images: {', '.join(map(str, only[:5]))}" if only else ""
+    words = [names[y] if names else str(y) for y in only[:5]] + ["..."] * (len(only) > 5)
+    return f"test images of classes without training images: {', '.join(words)}" if only else ""
 
 
 def draw_held_out(name: str, n: int, count: int | None = None) -> tuple[Tensor, Tensor]:

@@ -15,7 +15,7 @@ from ..parallel import ALONE, Processes
 from ..teachers import Represent, Teacher
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Job:
     """What to distil, for which network, and how. The same job on the same machine and threads gives the same bits."""
 

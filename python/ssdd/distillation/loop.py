@@ -15,7 +15,7 @@ from torch import Tensor
 
 from ..artifact import DistilledSet
 from ..checkpoint import Checkpoints, fingerprint
-from ..config import DistillConfig, Diverged, Pulse, Report, as_dict, deprecations, silent, versions
+from ..config import DistillConfig, Diverged, Pulse, Report, as_dict, deprecations, in_float32, silent, versions
 from ..data import crop_and_flip, repeatable
 from ..models import frozen, in_chunks, representation_error
 from .batches import Batches, represent_views
@@ -46,6 +46,7 @@ class Distillation:
 
 
 @repeatable()
+@in_float32
 def distill(
     job: Job,
     *,

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from ..artifact import DistilledSet, Preprocessing
-from ..config import InputError, Report, Settings, silent
+from ..config import InputError, Report, Settings, in_float32, silent
 from ..data import CPU, ImageSet, to_device
 from ..models import Network, frozen, in_chunks, representation_error, seeded
 from .finetuning import check_targets, finetune
@@ -43,6 +43,7 @@ class Cell:
         return asdict(self)
 
 
+@in_float32
 def evaluate(
     pairs: DistilledSet | None,
     data: ImageSet,
@@ -73,6 +74,7 @@ def evaluate(
     return evaluate_on(pairs, sets, known, make, settings, seed=seed, report=report, device=device)[data.name]
 
 
+@in_float32
 def evaluate_on(
     pairs: DistilledSet | None,
     sets: Mapping[str, ImageSet],
@@ -177,6 +179,7 @@ def measure(
         cell.finetuned = finetune(network, preprocessing, data, settings.finetune, seed=cell.seed, report=report)
 
 
+@in_float32
 def evaluate_teacher(
     train: Tensor, test: Tensor, data: ImageSet, settings: Settings, *, seed: int = 0, report: Report = silent
 ) -> Cell:

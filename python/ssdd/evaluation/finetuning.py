@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..artifact import Preprocessing
-from ..config import Diverged, FinetuneConfig, InputError, Pulse, Report, silent
+from ..config import Diverged, FinetuneConfig, InputError, Pulse, Report, in_float32, silent
 from ..data import ImageSet, Order, crop_and_flip, gather, repeatable, to_device, unmatched_classes
 from ..models import Network, accuracy, seeded
 from .measures import why_no_probe
@@ -56,6 +56,7 @@ def check_targets(targets: dict[str, ImageSet], config: FinetuneConfig) -> None:
 
 
 @repeatable()
+@in_float32
 def finetune(
     network: Network,
     preprocessing: Preprocessing,

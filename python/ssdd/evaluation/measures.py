@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..config import InputError
+from ..config import InputError, in_float32
 from ..data import ImageSet
 
 
@@ -89,6 +89,7 @@ def nearest_neighbours(x_train: Tensor, y_train: Tensor, x_test: Tensor, y_test:
     return 100 * right / len(y_test)
 
 
+@in_float32
 def read_out(x_train: Tensor, x_test: Tensor, data: ImageSet) -> dict[str, float]:
     """Test accuracy, in percent, of two read-outs of the representations [N, D] of ``data``, by name.
 

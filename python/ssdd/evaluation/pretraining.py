@@ -17,7 +17,7 @@ from safetensors.torch import save as to_bytes
 from torch import Tensor
 
 from ..artifact import DistilledSet, write_atomically
-from ..config import Diverged, InputError, PretrainConfig, Pulse, Report, as_dict, from_dict, silent
+from ..config import Diverged, InputError, PretrainConfig, Pulse, Report, as_dict, from_dict, in_float32, silent
 from ..data import Order, gather, repeatable
 from ..models import Network
 
@@ -45,6 +45,7 @@ def recipe_of(pairs: DistilledSet) -> PretrainConfig:
 
 
 @repeatable()
+@in_float32
 def pretrain(
     network: Network,
     pairs: DistilledSet,

@@ -5,7 +5,7 @@ from .count import count_multiply_adds, count_parameters
 from .error import representation_error
 from .features import batch_features, frozen, frozen_together, in_chunks
 from .network import Network, build, build_stored, seeded, student
-from .outside import import_from_here
+from .outside import find_factory
 from .resnet import DEPTHS, STEM_PADDING, ResNet, named_resnet, standard_resnet
 from .scores import accuracy
 
@@ -23,7 +23,7 @@ __all__ = [
     "count_parameters",
     "frozen",
     "frozen_together",
-    "import_from_here",
+    "find_factory",
     "in_chunks",
     "representation_error",
     "named_resnet",

@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor, nn
 
-from ..config import InputError, StudentConfig
+from ..config import InputError, StudentConfig, in_float32
 from .convnet import ConvNet
 from .mobilenet import MobileNetV2
 from .outside import LIBRARIES, outside_backbone
@@ -62,6 +62,7 @@ NAMES = (*DEPTHS, *STACKS, "mobilenetv2")
 """The networks of this package that have a fixed name; the others are "convnet-W-W-..."."""
 
 
+@in_float32
 def build(
     name: str, channels: int, size: tuple[int, int], outputs: int, *, width: float = 1.0, stem: str = "cifar"
 ) -> Network:
@@ -140,6 +141,7 @@ def _backbone(
     )
 
 
+@in_float32
 def student(config: StudentConfig, channels: int, size: tuple[int, int], outputs: int) -> Network:
     """Return a new network as ``config`` describes it.
 
@@ -155,6 +157,7 @@ def student(config: StudentConfig, channels: int, size: tuple[int, int], outputs
     return network.faster(config.compiled, config.training == "bf16")
 
 
+@in_float32
 def seeded(make: Callable[[], _M], seed: int) -> _M:
     """Return ``make()``, called with torch's global generator seeded; the generator's state is restored afterwards.
 

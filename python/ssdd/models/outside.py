@@ -30,6 +30,16 @@ def import_from_here(name: str) -> ModuleType:
             sys.path.append(here)
 
 
+def find_factory(place: str, attribute: str) -> Any:
+    """Return the function ``attribute`` of the user's module ``place``; if it is not there, the error names the file
+    that was imported, which may be another one than was meant."""
+    module = import_from_here(place)
+    if not hasattr(module, attribute):
+        where = getattr(module, "__file__", None) or "built into Python, or a folder without __init__.py"
+        raise AttributeError(f"the module {place} has no {attribute}; it is {where}")
+    return getattr(module, attribute)
+
+
 def outside_backbone(name: str, channels: int, size: tuple[int, int]) -> tuple[nn.Module, int]:
     """Return the network ``LIBRARY:NAME`` or ``package.module:factory`` without classifier, and its feature count.
 
@@ -40,7 +50,7 @@ def outside_backbone(name: str, channels: int, size: tuple[int, int]) -> tuple[n
         backbone = (
             LIBRARIES[place](attribute, channels)
             if place in LIBRARIES
-            else getattr(import_from_here(place), attribute)(channels, size)
+            else find_factory(place, attribute)(channels, size)
         )
     except InputError:
         raise

@@ -148,7 +148,9 @@ def standard_resnet(state: Mapping[str, Tensor], stem_padding: int = STEM_PADDIN
         network = ResNet(stem.shape[1], stem.shape[0], stages, stem.shape[2] == 3, stem_padding)
         network.load_state_dict(mine)
     except (RuntimeError, KeyError, IndexError, ValueError, ZeroDivisionError) as error:
-        raise InputError(f"state dict: not the weights of a ResNet as torchvision writes it ({error})") from None
+        why = " ".join(str(error).split())  # torch lists every name, one per line
+        why = why if len(why) <= 400 else f"{why[:400]}..."
+        raise InputError(f"state dict: not the weights of a ResNet as torchvision writes it ({why})") from None
     return network
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from ..artifact import DistilledSet, write_atomically, write_card
-from ..config import Diverged, Event, Report, as_dict, silent, versions
+from ..config import Diverged, Event, Report, as_dict, in_float32, silent, versions
 from ..studies import SOURCE, Demonstration, Plan, Row, Study, read_snapshots
 from .curves import read_events
 from .directory import MARK, own_directory, resume_directory, write_json
@@ -22,6 +22,7 @@ from .pictures import contact_sheet, coverage, draw_each, images_over_steps, los
 from .tables import KRR_ST, Cell, as_json, markdown, sentences, table
 
 
+@in_float32
 def demo(
     out: str | os.PathLike[str],
     what: Demonstration | None = None,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -36,7 +37,9 @@ def check_directory(path: str | os.PathLike[str], overwrite: bool = False) -> Pa
     if _content(folder):
         if not overwrite:
             again = (
-                f"go on with `--resume {folder}`, " if any((folder / name).is_file() for name in (RUN, DEMO)) else ""
+                f"go on with `--resume {shlex.quote(str(folder))}`, "
+                if any((folder / name).is_file() for name in (RUN, DEMO))
+                else ""
             )
             raise InputError(f"out: {folder} is not empty; {again}choose another directory or give --overwrite")
         if not (folder / MARK).is_file():

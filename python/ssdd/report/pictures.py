@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from ..artifact import write_atomically
-from ..config import InputError, Report
+from ..config import InputError, Report, in_float32
 
 MAX_SIDE = 64
 """Pixels per side up to which small images are enlarged, by whole factors, so that pixels stay sharp."""
@@ -117,6 +117,7 @@ def _tiles(images: Tensor, columns: int, gap: int = 2) -> Any:
     return Image.fromarray(array[..., 0] if c == 1 else array)
 
 
+@in_float32
 def contact_sheet(images: Tensor, path: str | os.PathLike[str], columns: int | None = None) -> None:
     """Write all images as one PNG.
 

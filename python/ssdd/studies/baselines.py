@@ -7,10 +7,11 @@ from typing import Literal
 from torch import Tensor
 
 from ..artifact import DistilledSet
-from ..config import InputError
+from ..config import InputError, in_float32
 from ..data import ImageSet
 
 
+@in_float32
 def baseline(
     data: ImageSet,
     rows: Tensor,

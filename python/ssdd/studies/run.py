@@ -9,7 +9,7 @@ import torch
 
 from ..artifact import DistilledSet
 from ..checkpoint import fingerprint
-from ..config import InputError, Report, silent
+from ..config import InputError, Report, in_float32, silent
 from ..data import CPU, load_images, load_target
 from ..evaluation import why_no_probe
 from ..teachers import Classifier, Teacher, represent
@@ -19,6 +19,7 @@ from .plan import SOURCE, Plan
 from .store import CELLS, Cells
 
 
+@in_float32
 def run_study(
     plan: Plan,
     out: str | os.PathLike[str],

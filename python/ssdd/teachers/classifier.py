@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from ..artifact import Preprocessing, read_safetensors, write_atomically
 from ..checkpoint import Checkpoints
-from ..config import ClassifierConfig, Diverged, InputError, Pulse, Report, as_dict, silent
+from ..config import ClassifierConfig, Diverged, InputError, Pulse, Report, as_dict, in_float32, silent
 from ..data import (
     CPU,
     ImageSet,
@@ -30,7 +30,7 @@ from ..data import (
     to_device,
     unmatched_classes,
 )
-from ..models import Network, accuracy, build, build_stored, import_from_here, seeded
+from ..models import Network, accuracy, build, build_stored, find_factory, seeded
 from .weights import is_weights
 
 FORMAT = "ssdd.classifier"
@@ -87,6 +87,7 @@ class Classifier:
         return write_atomically(path, to_bytes(tensors, metadata={"ssdd": json.dumps(meta)}))
 
     @classmethod
+    @in_float32
     def load(cls, path: str | os.PathLike[str]) -> Classifier:
         """Read what :meth:`save` wrote."""
         tensors, meta = read_safetensors(path)
@@ -133,6 +134,7 @@ class Classifier:
         return cls(network.eval(), preprocessing, classes, {**how, "classes": classes, **about})
 
     @classmethod
+    @in_float32
     def named(cls, name: str) -> Classifier:
         """Return a classifier by name.
 
@@ -145,7 +147,7 @@ class Classifier:
         if is_weights(name) or not attribute:
             return cls.load(name)
         try:
-            made = getattr(import_from_here(place), attribute)()
+            made = find_factory(place, attribute)()
         except Exception as error:  # code of the user's: it may raise anything
             raise InputError(f"teacher: {name} cannot be made ({type(error).__name__}: {error})") from error
         if not isinstance(made, Classifier):
@@ -165,6 +167,7 @@ def check_labels(data: ImageSet) -> None:
 
 
 @repeatable()
+@in_float32
 def train_classifier(
     data: ImageSet,
     config: ClassifierConfig,

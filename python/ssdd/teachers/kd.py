@@ -13,7 +13,7 @@ from torch import Tensor
 
 from ..artifact import DistilledSet
 from ..checkpoint import Checkpoints, fingerprint
-from ..config import InputError, KdConfig, Pulse, Report, as_dict, silent
+from ..config import InputError, KdConfig, Pulse, Report, as_dict, in_float32, silent
 from ..data import CPU, ImageSet, Order, apply_dsa, draw_dsa, gather, repeatable
 from ..models import Network, seeded
 from .classifier import Classifier, check_finite, restore, save_if_due
@@ -47,6 +47,7 @@ def check_kd(teacher: Classifier, pairs: DistilledSet, data: ImageSet) -> None:
 
 
 @repeatable()
+@in_float32
 def distil_knowledge(
     teacher: Classifier,
     pairs: DistilledSet,

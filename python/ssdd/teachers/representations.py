@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from ..artifact import NO_ARRAY, why_no_array
-from ..config import InputError
+from ..config import InputError, in_float32
 from ..data import ImageSet, map_array, write_array
 from .teacher import Teacher
 
@@ -22,7 +22,7 @@ ROWS = 4096
 """Rows that are checked at a time."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Representations:
     """The teacher's representations of an image set.
 
@@ -39,6 +39,7 @@ class Representations:
         return int(self.train.shape[1])
 
 
+@in_float32
 def represent(teacher: Teacher, data: ImageSet, cache: str | os.PathLike[str] | None = None) -> Representations:
     """Compute the representations of ``data``, or read them from ``cache`` if they are there.
 
@@ -105,6 +106,7 @@ def write_representations(path: str | os.PathLike[str], data: ImageSet, found: R
     return Path(path)
 
 
+@in_float32
 def read_representations(path: str | os.PathLike[str], data: ImageSet) -> Representations:
     """Read representations that were computed elsewhere; float32 is mapped.
 

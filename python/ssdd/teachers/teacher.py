@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 from collections.abc import Callable, Iterator
 from dataclasses import asdict
 from pathlib import Path
@@ -15,19 +16,28 @@ from safetensors.torch import save as to_bytes
 from torch import Tensor, nn
 
 from ..artifact import Preprocessing, read_safetensors, write_atomically
-from ..config import InputError
+from ..config import InputError, in_float32
 from ..data import CPU, one_line, to_device
 from ..models import (
     DEPTHS,
-    STEM_PADDING,
     ConvNet,
     ResNet,
     build_stored,
-    import_from_here,
+    find_factory,
     named_resnet,
     standard_resnet,
 )
-from .weights import ENDINGS, Network, choose_network, find_fitting, find_nearest, is_weights, read_weights, resnets
+from .weights import (
+    ENDINGS,
+    Network,
+    choose_network,
+    find_fitting,
+    find_nearest,
+    is_weights,
+    read_weights,
+    resnets,
+    stem_padding_of,
+)
 
 FORMAT = "ssdd.teacher"
 BACKBONE = "ssdd.backbone"
@@ -112,6 +122,7 @@ class Teacher:
         return self
 
     @torch.no_grad()
+    @in_float32
     def represent(self, images: Tensor) -> Tensor:
         """Compute representations, float32 [N, D] in main memory, of stored images, uint8 [N, H, W, C]."""
         return torch.cat(list(self.represented(images)))
@@ -161,6 +172,7 @@ class Teacher:
             )
 
     @classmethod
+    @in_float32
     def load(cls, path: str | os.PathLike[str]) -> Teacher:
         """Read a file that :meth:`save` wrote, or the backbone that `ssdd pretrain` wrote."""
         tensors, meta = read_safetensors(path)
@@ -193,8 +205,9 @@ class Teacher:
         return cls(network.backbone, pre, {"name": path.name, "model": meta["model"]}, summary)
 
     @classmethod
+    @in_float32
     def named(
-        cls, name: str, preprocessing: Preprocessing, prefix: str | None = None, stem_padding: int = STEM_PADDING
+        cls, name: str, preprocessing: Preprocessing, prefix: str | None = None, stem_padding: int | None = None
     ) -> Teacher:
         """Return a teacher by name. Files are read as weights only: nothing in them is executed.
 
@@ -208,11 +221,13 @@ class Teacher:
             preprocessing: the data's mean and std. A ResNet with a 7x7 stem gets ImageNet's instead.
             prefix: names the network to read from a file with several. Default: MoCo's query or BYOL's online network;
                 any other choice is an :class:`InputError`. ``summary`` says which was read.
-            stem_padding: padding of a 3x3 stem, which weights do not tell. Default 2.
+            stem_padding: padding of a 3x3 stem, which weights do not tell. Default: 1 or 2, by the weights' names;
+                ``summary`` says which.
         """
         place, _, attribute = name.partition(":")
         attribute, _, weights = attribute.partition("@")
         factory = attribute.isidentifier() and all(word.isidentifier() for word in place.split("."))
+        factory = factory and not os.path.isfile(place)  # mine.py:make
         if is_weights(name) and (not factory or Path(name).is_file()):
             if name.lower().endswith(".safetensors") and read_safetensors(name)[1]:
                 if prefix is not None:
@@ -220,14 +235,16 @@ class Teacher:
                 return cls.load(name)
             return cls._resnet(Path(name), preprocessing, prefix, stem_padding)
         if not factory:
+            module = re.fullmatch(r"(?:\./)?([\w/]+)\.py:(\w.*)", name)
+            advice = f"; write {module[1].replace('/', '.')}:{module[2]}" if module else ""
             raise InputError(
                 f"teacher: expected a file of weights ({', '.join(ENDINGS)}) or "
-                f"package.module:factory[@FILE.pth], got {name!r}"
+                f"package.module:factory[@FILE.pth], got {name!r}{advice}"
             )
         if prefix is not None and not weights:
             raise InputError(f"teacher prefix: expected it with a file of weights, got the teacher {name!r}")
         try:
-            made = getattr(import_from_here(place), attribute)()
+            made = find_factory(place, attribute)()
         except Exception as error:  # code of the user's: it may raise anything
             why = f"{type(error).__name__}: {error}"
             raise InputError(f"teacher: {place}:{attribute} cannot be made ({why})") from error
@@ -237,18 +254,19 @@ class Teacher:
         return teacher
 
     @classmethod
-    def _resnet(cls, file: Path, preprocessing: Preprocessing, prefix: str | None, stem_padding: int) -> Teacher:
+    def _resnet(cls, file: Path, preprocessing: Preprocessing, prefix: str | None, stem_padding: int | None) -> Teacher:
         """Read the weights of a ResNet under torchvision's names."""
         state = read_weights(file)
         candidates = resnets(state)
         choice = choose_network(candidates, prefix, file.name) if candidates else Network("", state, "")
+        padding = stem_padding_of(state, choice.prefix) if stem_padding is None else stem_padding
         try:
-            network = standard_resnet(choice.state, stem_padding)
+            network = standard_resnet(choice.state, padding)
         except InputError as error:
             raise InputError(f"teacher: {file.name}: {error}") from None
         small = network.conv1.kernel_size[0] < 7
         stem = (
-            f"3x3 without max-pool, padding {stem_padding}, images normalised as the data"
+            f"3x3 without max-pool, padding {padding}, images normalised as the data"
             if small
             else "7x7, images normalised as ImageNet"
         )

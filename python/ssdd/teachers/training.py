@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from ..checkpoint import Checkpoints
-from ..config import Diverged, InputError, Pulse, Report, TeacherConfig, as_dict, silent
+from ..config import Diverged, InputError, Pulse, Report, TeacherConfig, as_dict, in_float32, silent
 from ..data import CPU, ImageSet, augment, gather, repeatable
 from ..models import ConvNet, ResNet, seeded
 from .methods import METHODS, Method
@@ -72,6 +72,7 @@ def new_backbone(data: ImageSet, config: TeacherConfig) -> ConvNet | ResNet:
 
 
 @repeatable()
+@in_float32
 def train_teacher(
     data: ImageSet,
     config: TeacherConfig,

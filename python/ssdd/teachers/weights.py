@@ -16,6 +16,7 @@ from torch import Tensor
 
 from ..artifact import read_safetensors, read_torch
 from ..config import InputError
+from ..models import STEM_PADDING
 
 ENDINGS = (".pt", ".pth", ".bin", ".ckpt", ".tar", ".safetensors")
 """Endings of names of files of weights, in any case; ``.tar`` as in ``.pth.tar``."""
@@ -23,8 +24,8 @@ ONLINE = {"online", "query", "q", "base"}
 TARGET = {"target", "momentum", "key", "k", "m"}
 """Words in the name of a network's moving average (TARGET) and of the network itself (ONLINE), in MoCo, BYOL and
 later methods."""
-STAGES = {"0": "conv1", "1": "bn1", "4": "layer1", "5": "layer2", "6": "layer3", "7": "layer4"}
-"""Names of a ResNet's modules by their numbers in ``nn.Sequential(*list(resnet.children())[:-1])``."""
+NAMES = {name: name for name in ("conv1", "bn1", "layer1", "layer2", "layer3", "layer4")}
+"""The modules of a ResNet, without its classifier."""
 
 State = dict[str, Tensor]
 
@@ -52,9 +53,11 @@ def read_weights(path: str | os.PathLike[str]) -> State:
     """Return all tensors of a file of safetensors or of ``torch.save``; names in nested dictionaries are joined by
     dots."""
     try:
-        found = read_safetensors(path)[0] if str(path).endswith(".safetensors") else read_torch(path)
+        found = read_safetensors(path)[0] if str(path).lower().endswith(".safetensors") else read_torch(path)
     except InputError as error:
-        raise InputError(f"teacher: {error}") from None
+        asks = "it asks for" in str(error)
+        advice = "; if you trust it, save its weights alone: torch.save(STATE_DICT, FILE)" if asks else ""
+        raise InputError(f"teacher: {error}{advice}") from None
     state = _flatten(found) if isinstance(found, dict) else {}
     if not state:
         came = type(found).__name__
@@ -79,32 +82,53 @@ def _flatten(found: Mapping[Any, Any]) -> State:
 def resnets(state: Mapping[str, Tensor]) -> dict[str, State]:
     """Return the ResNets under torchvision's names in ``state``, by the prefix that their names have there.
 
-    ResNets that went through ``nn.Sequential(*resnet.children())`` have numbers for names and are included. A
-    classifier or projector beside a ResNet is left out.
+    ResNets that went through ``nn.Sequential(*resnet.children())`` have numbers for names and are included, with or
+    without modules for ReLU and max-pool; and those that call their downsampling ``shortcut``. A classifier or
+    projector beside a ResNet is left out.
     """
     found: dict[str, State] = {}
     for key in state:
-        for stem, renamed in (("conv1.weight", False), ("0.weight", True)):
+        for stem in ("conv1.weight", "0.weight"):
             prefix = key.removesuffix(stem)
             if key == prefix or (prefix and not prefix.endswith(".")):
                 continue
-            network = _resnet(state, prefix, renamed)
+            network = _resnet(state, prefix, _module_names(state, prefix) if stem == "0.weight" else NAMES)
             if {"bn1.weight", "layer1.0.conv1.weight"} <= network.keys():
                 found[prefix] = network
     return found
 
 
-def _resnet(state: Mapping[str, Tensor], prefix: str, renamed: bool) -> State:
-    if f"{prefix}{'4' if renamed else 'layer1'}.0.conv1.weight" not in state:
+def _module_names(state: Mapping[str, Tensor], prefix: str) -> dict[str, str]:
+    """Return the name of each numbered module: 0 and 1 are the stem, and the stages follow one another.
+
+    Their first number is 2 to 4, as ReLU and max-pool take numbers if they are modules.
+    """
+    start = next((n for n in (2, 3, 4) if f"{prefix}{n}.0.conv1.weight" in state), None)
+    if start is None:
         return {}
+    return {"0": "conv1", "1": "bn1"} | {str(start + i): f"layer{i + 1}" for i in range(4)}
+
+
+def _resnet(state: Mapping[str, Tensor], prefix: str, names: Mapping[str, str]) -> State:
     network = {}
     for key, value in state.items():
         if key.startswith(prefix):
             first, _, rest = key.removeprefix(prefix).partition(".")
-            first = STAGES.get(first, "") if renamed else first
-            if first in STAGES.values():
-                network[f"{first}.{rest}"] = value
+            if first in names:
+                network[f"{names[first]}.{rest}".replace(".shortcut.", ".downsample.")] = value
     return network
+
+
+def stem_padding_of(state: Mapping[str, Tensor], prefix: str) -> int:
+    """Return the padding of a 3x3 stem by the names of the weights.
+
+    It is 1 in code that calls a downsampling ``shortcut``, or whose numbered modules have no max-pool. Otherwise it is
+    that of this method's published networks.
+    """
+    keys = [key.removeprefix(prefix) for key in state if key.startswith(prefix)]
+    numbers = [f"{n}.0.conv1.weight" for n in (2, 3)]
+    other = any(".shortcut." in key for key in keys) or any(number in keys for number in numbers)
+    return 1 if other else STEM_PADDING
 
 
 def find_fitting(state: Mapping[str, Tensor], target: Mapping[str, Tensor]) -> dict[str, State]:
@@ -147,6 +171,7 @@ def choose_network(found: Mapping[str, State], prefix: str | None, file: str) ->
     if prefix is not None:
         named = [p for p in found if p.rstrip(".") == prefix.rstrip(".")]
         named = named or [p for p in found if f".{p}".endswith(f".{prefix.rstrip('.')}.")]
+        named = named or [p for p in found if p.startswith(f"{prefix.rstrip('.')}.")]  # teacher of teacher.backbone.
         if len(named) != 1:
             what = "no network" if not named else f"{len(named)} networks"
             raise InputError(

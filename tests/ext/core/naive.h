@@ -24,6 +24,8 @@ struct Kernel {
         return one * a + two;
       case ssdd::KernelKind::rbf:
         return exp(-a / (2.0 * one * one));
+      case ssdd::KernelKind::laplace_1:
+        return exp(-a / one);
       case ssdd::KernelKind::matern_1:
         return a == 0.0 ? Z(1) : exp(-sqrt(a) / one);
       case ssdd::KernelKind::matern_3:
@@ -69,9 +71,14 @@ struct Kernel {
     double sum = 0;
     for (int64_t k = 0; k < x.columns; ++k) {
       const double a = x(i, k), b = z(j, k);
-      sum += of_distance() ? (a - b) * (a - b) : a * b;
+      sum += ssdd::of_one_norm(kind) ? std::fabs(a - b) : of_distance() ? (a - b) * (a - b) : a * b;
     }
     return sum;
+  }
+  // d argument / d a of coordinates a of one point and b of the other.
+  double argument_slope(double a, double b) const {
+    if (ssdd::of_one_norm(kind)) return a > b ? 1 : a < b ? -1 : 0;
+    return of_distance() ? 2 * (a - b) : b;
   }
   static double square(const Matrix& x, int64_t i) {
     double sum = 0;
@@ -113,7 +120,7 @@ inline double trace_slope(ssdd::RidgeKind kind, double v, int64_t s) {
 inline const char* name(ssdd::KernelKind kind) {
   static const char* const names[ssdd::kKernelKinds] = {
       "linear",     "rbf",          "matern_1",     "matern_3", "matern_5", "rational_quadratic",
-      "polynomial", "arc_cosine_0", "arc_cosine_1", "nngp",     "ntk"};
+      "polynomial", "arc_cosine_0", "arc_cosine_1", "nngp",     "ntk",      "laplace_1"};
   return names[static_cast<int>(kind)];
 }
 
@@ -121,11 +128,13 @@ inline const char* name(ssdd::KernelKind kind) {
 inline std::vector<Kernel> kernel_functions(int64_t d) {
   using K = ssdd::KernelKind;
   const double root = std::sqrt(double(d)), over = 1 / double(d);
-  return {{K::matern_1, root, 0},        {K::matern_3, root, 0},
-          {K::matern_5, root, 0},        {K::rational_quadratic, root, 0.7},
-          {K::polynomial, over, 0.5, 3}, {K::arc_cosine_0, 0, 0},
-          {K::arc_cosine_1, 0, 0},       {K::nngp, 1.4, 0.3, 2},
-          {K::ntk, 1.4, 0.3, 3}};
+  std::vector<Kernel> all{{K::matern_1, root, 0},        {K::matern_3, root, 0},
+                          {K::matern_5, root, 0},        {K::rational_quadratic, root, 0.7},
+                          {K::polynomial, over, 0.5, 3}, {K::arc_cosine_0, 0, 0},
+                          {K::arc_cosine_1, 0, 0},       {K::nngp, 1.4, 0.3, 2},
+                          {K::ntk, 1.4, 0.3, 3}};
+  if (has_one_norm()) all.push_back({K::laplace_1, double(d), 0});
+  return all;
 }
 
 // Its hyper-parameters, in the order of the core.

@@ -78,8 +78,8 @@ struct NaiveKrr {
         for (double& number : slope) number *= k_bar(i, j);
         for (int64_t d = 0; d < x.columns; ++d) {
           const double p = x(i, d), q = x_s(j, d);
-          x_bar(i, d) += slope[0] * (kernel.of_distance() ? 2 * (p - q) : q) + 2 * slope[1] * p;
-          g.x_s(j, d) += slope[0] * (kernel.of_distance() ? 2 * (q - p) : p) + 2 * slope[2] * q;
+          x_bar(i, d) += slope[0] * kernel.argument_slope(p, q) + 2 * slope[1] * p;
+          g.x_s(j, d) += slope[0] * kernel.argument_slope(q, p) + 2 * slope[2] * q;
         }
         g.first += slope[3];
         g.first_size += std::fabs(slope[3]);

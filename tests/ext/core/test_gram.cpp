@@ -43,7 +43,7 @@ void run(Case c) {
     ssdd::GramArgs<T> args{c.batch, c.s, c.q, c.d, x_in.view, {}, out.data(), hypers.hyper, c.kernel, nullptr, threads};
     if (!c.symmetric) args.z = z_in.view;
     args.order = c.function.order;
-    args.work = workspace<T>(ssdd::cpu::gram_workspace(c.batch, c.s, c.q, threads));
+    args.work = workspace<T>(ssdd::cpu::gram_workspace(c.kernel, c.batch, c.s, c.q, c.d, threads));
     ssdd::cpu::gram(args);
     for (int64_t b = 0; b < c.batch; ++b) {
       const Matrix got = problem(out, b, c.s, c.q);
@@ -78,7 +78,8 @@ TEST(gram_sizes) {
   for (int64_t s : {1, 7, 66})
     for (int64_t q : {1, 50})
       for (int64_t d : {1, 33, 260}) everywhere({1, s, q, d, {}});
-  everywhere({1, 131, 97, 40, {}});  // large enough for a team of threads
+  everywhere({1, 131, 97, 40, {}});   // large enough for a team of threads
+  everywhere({1, 401, 70, 131, {}});  // distances by products, in two blocks of rows
 }
 
 TEST(gram_kernel_functions) {
@@ -106,6 +107,7 @@ TEST(gram_layouts) {
       c.x = x;
       c.z = z;
       everywhere(c);
+      if (x == z) everywhere({1, 66, 70, 129, {}, false, false, x, z});  // distances by products
     }
 }
 
@@ -130,7 +132,7 @@ TEST(gram_bad_parameters_are_nan) {
     std::vector<float> out = poisoned<float>(3 * 16);
     for (float& e : out) e = 7;
     ssdd::GramArgs<float> args{3, 4, 4, 3, in.view, {}, out.data(), hypers.hyper, KernelKind::linear, nullptr, 1};
-    args.work = workspace<float>(ssdd::cpu::gram_workspace(3, 4, 4, 1));
+    args.work = workspace<float>(ssdd::cpu::gram_workspace(KernelKind::linear, 3, 4, 4, 3, 1));
     ssdd::cpu::gram(args);
     for (int64_t b = 0; b < 3; ++b)
       for (double k : problem(out, b, 4, 4).v) CHECK(std::isnan(k) == (b == 1), "scale " << value << ", problem " << b);

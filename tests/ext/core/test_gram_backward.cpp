@@ -6,7 +6,7 @@ using namespace test;
 
 namespace {
 
-constexpr double kStep = 1e-5;
+constexpr double kStep = 1e-5, kShortStep = 1e-8;
 
 Matrix along(const Matrix& x, double step, const Matrix& direction) { return x + step * direction; }
 
@@ -44,7 +44,8 @@ void run(const Kernel& kernel, int64_t batch, int64_t s, int64_t q, bool symmetr
     args.kernel = kernel.kind;
     args.order = kernel.order;
     args.threads = threads;
-    args.work = workspace<double>(ssdd::cpu::gram_backward_workspace(batch, s, q, d, chunk, symmetric, threads));
+    args.work =
+        workspace<double>(ssdd::cpu::gram_backward_workspace(kernel.kind, batch, s, q, d, chunk, symmetric, threads));
     ssdd::cpu::gram_backward(args);
     for (int64_t b = 0; b < batch; ++b) {
       const size_t at = size_t(b);
@@ -54,7 +55,9 @@ void run(const Kernel& kernel, int64_t batch, int64_t s, int64_t q, bool symmetr
       };
       double got = dot(problem(grad_x, b, s, d), dx[at]);
       if (!symmetric) got += dot(problem(grad_z, b, q, d), dz[at]);
-      const double want = (value(kStep, kernel) - value(-kStep, kernel)) / (2 * kStep);
+      // A 1-norm has a kink where two coordinates coincide, which a short step rarely meets.
+      const double step = ssdd::of_one_norm(kernel.kind) ? kShortStep : kStep;
+      const double want = (value(step, kernel) - value(-step, kernel)) / (2 * step);
       const double scale = std::sqrt(double(s * q * d));
       CHECK(std::fabs(got - want) <= 1e-6 * scale,
             name(kernel.kind) << " S=" << s << " Q=" << q << " threads=" << threads << ": " << got << " for " << want);

@@ -21,12 +21,26 @@ struct Case {
   bool epilogue = false;
 };
 
+// One term of the sum: a(i, k), b(k, j) and x(i, j).
+double term(Inner inner, double a, double b, double x) {
+  switch (inner) {
+    case Inner::dot:
+      return a * b;
+    case Inner::distance:
+      return (a - b) * (a - b);
+    case Inner::absolute:
+      return std::fabs(a - b);
+    case Inner::difference:
+      return a * (b - x);
+    default:
+      return b > x ? a : b < x ? -a : 0;
+  }
+}
+
 std::ostream& operator<<(std::ostream& out, const Case& c) {
-  return out << c.m << "x" << c.n << "x" << c.k << (c.lower ? " lower" : "")
-             << (c.inner == Inner::dot        ? " dot "
-                 : c.inner == Inner::distance ? " distance "
-                                              : " difference ")
-             << c.alpha << " " << c.beta << " " << name(c.a) << " " << name(c.b) << (c.epilogue ? " epilogue" : "");
+  return out << c.m << "x" << c.n << "x" << c.k << (c.lower ? " lower" : "") << " inner " << static_cast<int>(c.inner)
+             << " " << c.alpha << " " << c.beta << " " << name(c.a) << " " << name(c.b)
+             << (c.epilogue ? " epilogue" : "");
 }
 
 // An epilogue that gives a wrong number if it is applied twice, or with a wrong position.
@@ -78,10 +92,7 @@ void run(const Case& c) {
   for (int64_t i = 0; i < c.m; ++i)
     for (int64_t j = 0; j < c.n; ++j) {
       double sum = 0;
-      for (int64_t k = 0; k < c.k; ++k) {
-        const double x = a[0](i, k), y = b[0](k, j);
-        sum += c.inner == Inner::dot ? x * y : c.inner == Inner::distance ? (x - y) * (x - y) : x * (y - from[0](i, j));
-      }
+      for (int64_t k = 0; k < c.k; ++k) sum += term(c.inner, a[0](i, k), b[0](k, j), from[0](i, j));
       want(i, j) = c.alpha * sum + (c.beta == 0 ? 0 : c.beta * start(i, j));
       if (c.epilogue) want(i, j) = after(want(i, j), i, j);
     }
@@ -132,6 +143,7 @@ TEST(product_deep) {
     }
   both({9, 1100, 40});
   both({200, 130, 30});
+  both({41, 700, 9});  // few terms, in two strips
 }
 
 TEST(product_layouts) {
@@ -143,11 +155,13 @@ TEST(product_layouts) {
       run<float>(c);
       c.inner = Inner::distance;
       run<double>(c);
+      c.inner = Inner::absolute;
+      run<float>(c);
     }
 }
 
 TEST(product_factors) {
-  for (int64_t k : {0, 300})
+  for (int64_t k : {0, 9, 300})
     for (double alpha : {1.0, -0.5})
       for (double beta : {0.0, 1.0, -2.0})
         for (int64_t n : {7, 61}) {
@@ -170,8 +184,10 @@ TEST(product_lower) {
         c.alpha = -1;
         both(c);
         c.beta = 0;
-        c.inner = Inner::distance;
-        both(c);
+        for (Inner inner : {Inner::distance, Inner::absolute}) {
+          c.inner = inner;
+          both(c);
+        }
       }
 }
 
@@ -187,7 +203,27 @@ TEST(product_differences) {
         c.a = m == 18 ? Layout::transposed : Layout::dense;
         c.b = n == 25 ? Layout::transposed : Layout::dense;
         both(c);
+        c.inner = Inner::sign;
+        both(c);
       }
+}
+
+TEST(product_sign_of_equal_points) {
+  // The sign of a difference of 0 is 0, and a NaN stays in its row.
+  std::vector<Matrix> a{random(6, 5)}, b{random(5, 20)}, x{random(6, 20)};
+  for (int64_t i = 0; i < 6; ++i)
+    for (int64_t j = 0; j < 20; ++j) x[0](i, j) = b[0](i % 5, j);
+  for (int64_t k = 0; k < 5; ++k) a[0](k, k) = 1e6;  // of the differences that are 0
+  a[0](5, 2) = std::nan("");
+  const Input<double> a_in(a, Layout::dense), b_in(b, Layout::dense), x_in(x, Layout::dense);
+  Case c{6, 20, 5};
+  c.inner = Inner::sign;
+  const auto out = compute<double>(c, a_in.view[0], b_in.view[0], Matrix(), 20, 1, x_in.view[0]);
+  for (int64_t i = 0; i < 6; ++i)
+    for (int64_t j = 0; j < 20; ++j) {
+      const double got = out[size_t(i * 20 + j)];
+      CHECK(i == 5 ? std::isnan(got) : std::fabs(got) <= 4, "at " << i << "," << j << ": " << got);
+    }
 }
 
 TEST(product_difference_has_no_cancellation) {

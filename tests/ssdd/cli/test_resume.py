@@ -310,6 +310,9 @@ def test_a_training_that_replaces_a_file_is_resumed_without_saying_so_again(whol
 
 def test_resume_of_what_is_no_run(tmp_path):
     assert "has no run to resume" in finish(tmp_path, "distill", "--resume", tmp_path, code=1)
+    (tmp_path / "a file").write_text("")
+    advice = f"give the folder of its run, --resume {tmp_path}"
+    assert advice in finish(tmp_path, "distill", "--resume", tmp_path / "a file", code=1)
     assert "nowhere does not exist" in finish(tmp_path, "distill", "--resume", tmp_path / "nowhere", code=1)
     assert "one of the two" in finish(tmp_path, "distill", code=1)
     (tmp_path / "run.json").write_text('{"settings": {"distill": {"speed": 1}}, "arguments": {}}')

@@ -217,6 +217,23 @@ def test_a_path_may_begin_with_the_home_folder(ssdd_command, photos, tmp_path, m
     ssdd_command(*command, "-o", "~/a run")
     kept = json.loads((tmp_path / "a run" / "run.json").read_text())["arguments"]
     assert kept["data"] == str(photos) and kept["checkpoint_every"] == 60.0
+    refused = ssdd_command(*command, "-o", "~/a run", fails=True)
+    assert f"go on with `--resume '{tmp_path}/a run'`, choose" in str(refused.exception)  # as a shell reads it
+    refused = ssdd_command("teacher", "-d", "~no one", "-o", tmp_path / "t.safetensors", fails=True)
+    assert str(refused.exception).startswith("data: '~no one' does not exist")
+
+
+def test_a_classifier_and_its_student_read_photos_of_several_sizes(ssdd_command, photos, tmp_path):
+    pairs = ssdd.DistilledSet(torch.rand(4, 3, 8, 8), torch.rand(4, 5), ssdd.Preprocessing((0.5,) * 3, (0.5,) * 3))
+    file, classifier = pairs.save(tmp_path / "a.safetensors"), tmp_path / "c.safetensors"
+    (photos / "overview.png").unlink()
+    (photos / "cat" / "broken.jpg").write_bytes(b"broken")
+    Image.fromarray(np.zeros((9, 12, 3), np.uint8)).save(photos / "dog" / "wide.png")
+    common = ["-d", photos, "--skip-unreadable", "--model", "convnet-4-8", *FAST]
+    told = ssdd_command("train-classifier", *common, "--like", file, "-o", classifier, "--classifier.epochs", 1)
+    assert "25 images of 2 classes" in told.stderr and "1 unreadable image skipped" in told.stderr
+    told = ssdd_command("kd", file, "-t", classifier, *common, "-o", tmp_path / "s.safetensors", "--kd.epochs", 1)
+    assert "1 unreadable image skipped" in told.stderr and "test accuracy" in told.stdout
 
 
 def test_evaluate_measures_one_network_on_several_sets(ssdd_command, photos, tmp_path):

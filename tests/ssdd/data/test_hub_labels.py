@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from ssdd.config import InputError
 from ssdd.data import load_images
 
 hub = pytest.importorskip("datasets", reason="THE OPTIONAL LIBRARY `datasets` IS NOT HERE: no hf:... set was read")
@@ -16,11 +17,11 @@ WHOLE, REAL, TEXT, BOOL = (hub.Value(kind) for kind in ("int64", "float64", "str
 LISTS = hub.Sequence(ABC)
 
 
-def part(labels=None, kind=WHOLE, n=4, mode="RGB", column="label"):
+def part(labels=None, kind=WHOLE, n=4, mode="RGB", column="label", width=8):
     """Return ``n`` random images; ``mode``: one for all, or one per image."""
     g = np.random.default_rng(n)
     modes = [mode] * n if isinstance(mode, str) else mode
-    columns = {"image": [Image.fromarray(g.integers(0, 256, (8, 8, 3), dtype=np.uint8)).convert(m) for m in modes]}
+    columns = {"image": [Image.fromarray(g.integers(0, 256, (8, width, 3), dtype=np.uint8)).convert(m) for m in modes]}
     kinds = {"image": hub.Image()}
     if labels is not None:
         columns[column], kinds[column] = labels, kind
@@ -51,6 +52,8 @@ def values(y):
         (part([0, 1, 2, 0], ABC), part([2, 0], WHOLE, 2), [0, 1, 2, 0], [2, 0]),
         (part([0, 1, 2, 0], WHOLE), part([2, 0], ABC, 2), [0, 1, 2, 0], [2, 0]),
         (part([1, 1, 2, 1], ABC), part([0, 2], hub.ClassLabel(names=["c", "b", "a"]), 2), [1, 1, 2, 1], [2, 0]),
+        (part(["caf\u00e9", "b ", "b"], TEXT, 3), part(["cafe\u0301", "b"], TEXT, 2), [1, 0, 0], [1, 0]),
+        (part([0, 1, 2, 0], WHOLE, column="Label"), part([1, 2], WHOLE, 2, column="Label"), [0, 1, 2, 0], [1, 2]),
         (
             part([0, 1, 1, 0], WHOLE).with_format("numpy"),
             part([1, 0], WHOLE, 2).with_format("torch"),
@@ -76,6 +79,7 @@ def test_labels_that_are_classes(load, train, test, y, y_test):
         (part([0, 1, None, 0], WHOLE), "1 image of 4 without a label"),
         (part(["a", None, "b", "a"], TEXT), "1 image of 4 without a label"),
         (part([None] * 4, TEXT), "it holds no label"),
+        (part(["a", " ", "b", ""], TEXT), "2 images of 4 without a label"),
         (part([-1] * 4, ABC), "its labels are withheld"),
         (part([0, 1, -5, 0], WHOLE), "-5 is no class"),
         (part([0, 1, 2**40, 0], WHOLE), f"{2**40} is no class"),
@@ -114,6 +118,33 @@ def test_other_labels_in_the_test_part(load):
     data = load(train=part(None), validation=part([0, 1], ABC, 2))
     assert data.y_train is None and data.y_test is None
     assert data.summary.endswith("; labels of validation not used: the part train has none")
+
+
+def test_parts_in_any_case_and_what_is_not_read(load):
+    two = part([0, 1, 2, 0], ABC, column="Label").add_column("text", list("abcd")).add_column("id", [1, 2, 3, 4])
+    data = load(Train=two, Test=part([1, 2], ABC, 2, column="Label"))
+    assert (values(data.y_train), values(data.y_test)) == ([0, 1, 2, 0], [1, 2])
+    assert data.summary.endswith("from the part Train, 2 test images from Test; columns not read: text, id")
+
+
+@pytest.mark.parametrize(
+    "parts, why",
+    [
+        ({"test": part([0, 1, 2, 0], ABC)}, r"a part called train, got test; save the part.*hf:FOLDER"),
+        ({"train": part(), "test": part(n=2, width=9)}, "--size"),
+        (
+            {"train": part().rename_column("image", "mask").add_column("x", [1] * 4).remove_columns("mask")},
+            "column of i",
+        ),
+        (
+            {"train": hub.concatenate_datasets([part(), part().rename_column("image", "mask")], axis=1)},
+            "got image, mask; keep one of them",
+        ),
+    ],
+)
+def test_sets_that_cannot_be_read_say_what_to_do(load, parts, why):
+    with pytest.raises(InputError, match=why):
+        load(**parts)
 
 
 def test_a_part_with_labels_serves_better(load):

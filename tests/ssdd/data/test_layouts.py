@@ -184,6 +184,12 @@ AMBIGUOUS = {
     "test/ in train/": (("train/cat", "train/dog", "train/test"), "whether train/test/ is a class or a part"),
     "train/ in train/": (("train/train", "test/test"), "whether train/train/ is a class or a part"),
     "empty test part": (("train/cat", "train/dog"), "no images in the folder test/"),
+    "parts by other names": (("trn/cat", "trn/dog", "tst/cat", "tst/dog"), r"trn/, tst/ have the same folders inside"),
+    "domains": (("art/cat", "art/dog", "art/x", "photo/cat", "photo/dog"), r"same folders inside \(cat, dog\)"),
+    "a chain of folders": (("a/b/cat", "a/b/dog"), r"only folder there, a/b/, has 2 folders \(cat, dog\).*/a/b; if"),
+    "a chain in a part": (("train/images/cat", "train/images/dog"), "train/images/, has 2 .*move them up into train/;"),
+    "masks": (("images", "masks"), "whether images/ is a class, beside masks/.*/images; if they are classes"),
+    "annotations": (("train/JPEGImages", "train/Masks"), "whether JPEGImages/ is a class.*move them up into train/;"),
 }
 
 
@@ -253,6 +259,26 @@ def test_empty_class_folders_are_reported_and_take_no_number(tmp_path):
     assert labels(data) == [[0, 1], [0, 1]] and "no images in train/bird/" in data.summary
 
 
+def test_names_of_classes_that_differ_in_case_or_spaces(tmp_path):
+    """Handwritten letters have the classes A and a; the classes Cat and cat of two parts are most likely one."""
+    data = load_images(make(tmp_path / "a", "A", "a", "b"))
+    assert data.classes == 3 and "classes whose names differ only in case or spaces: A, a" in data.summary
+    with pytest.raises(InputError, match=r"cat, dog .3 images in test/cat/; train/ has 'Cat ', spelled otherwise"):
+        load_images(make(tmp_path / "b", "train/Cat ", "train/Dog", "test/cat", "test/dog"))
+
+
+def test_pipes_are_not_read(tmp_path):
+    make(tmp_path, "cat", "dog")
+    os.mkfifo(tmp_path / "cat" / "pipe.png")
+    data = load_images(tmp_path)
+    assert len(data.files) == 6 and "1 not a regular file (cat/pipe.png)" in data.summary
+
+
+def test_classes_that_are_only_held_out_are_named(tmp_path):
+    data = load_images(make(tmp_path, "ant", "bee", "cat", images=1))
+    assert data.summary.endswith("test images of classes without training images: cat")
+
+
 def test_one_class_is_reported(tmp_path):
     assert "6 images of 1 class (cat)" in load_images(make(tmp_path, "cat", images=6)).summary
 
@@ -260,11 +286,15 @@ def test_one_class_is_reported(tmp_path):
 def test_links_to_the_other_part_are_refused(tmp_path):
     root = make(tmp_path / "a", "train/cat", "train/dog")
     (root / "test").symlink_to(root / "train")
-    with pytest.raises(InputError, match="6 test images are training images, through links .test/cat/0.png is train/c"):
+    with pytest.raises(InputError, match="links make 6 files both .* and a test image .test/cat/0.png is train/cat"):
         load_images(root)
     twice = make(tmp_path / "b", "cat", "dog")
     (twice / "also").symlink_to(twice / "cat")
     assert "3 images there more than once, through links" in load_images(twice).summary
+    hard = make(tmp_path / "c", *STRAY)
+    (hard / "test" / "cat" / "9.png").hardlink_to(hard / "train" / "cat" / "0.png")
+    with pytest.raises(InputError, match="links make 1 file both"):
+        load_images(hard)
 
 
 def test_a_folder_that_cannot_be_listed_is_an_error():

@@ -8,7 +8,7 @@ from PIL import Image, PngImagePlugin
 
 from ssdd.config import InputError
 from ssdd.data import load_images
-from ssdd.data.pictures import ON_ITS_SIDE, ORIENTATION, orientation, size_of, to_pixels, upright
+from ssdd.data.pictures import ON_ITS_SIDE, ORIENTATION, orientation, size_of, suffixes, to_pixels, upright
 
 FORMATS = ("png", "tiff", "webp", "jpg")
 TURNS = {  # how a viewer transforms the stored pixels [H, W], from the EXIF standard
@@ -137,6 +137,35 @@ def test_exif_behind_the_pixels_of_a_png(tmp_path):
         (tmp_path / f"{i}.png").write_bytes(whole[:-12] + chunk.getvalue() + whole[-12:])
     data = load_images(tmp_path)
     assert np.array_equal(data.x_train[0].numpy(), TURNS[6](stored_pixels()))
+
+
+def test_endings_of_jpeg_files(tmp_path):
+    for name in ("a.jfif", "b.JPE", "c.Jpg", "d.jpeg", "e.mpo"):
+        Image.fromarray(stored_pixels()).save(tmp_path / name, "JPEG")
+    assert len(load_images(tmp_path).files) == 5
+
+
+@pytest.mark.parametrize("top, note", [(65535, ""), (4095, ": the brightest pixel is 15 of 255; scale the files")])
+def test_pictures_of_16_bits_are_reported(tmp_path, top, note):
+    """Microscopes write 12 bits into 16, of which the upper 8 are nearly black."""
+    for i in range(3):
+        Image.fromarray(np.full((8, 8), top - i, np.uint16)).save(tmp_path / f"{i}.png")
+    data = load_images(tmp_path)
+    assert f"3 images of 16 bits per channel, of which the upper 8 are used{note}" in data.summary
+    assert ("brightest" in data.summary) == bool(note)
+
+
+def test_a_damaged_avif_is_an_unreadable_image(tmp_path):
+    """Pillow raises a RuntimeError for it."""
+    if ".avif" not in suffixes():
+        pytest.skip("THIS PILLOW READS NO AVIF: a damaged one was not tried")
+    for i in range(3):
+        Image.fromarray(stored_pixels()).save(tmp_path / f"{i}.avif")
+    whole = (tmp_path / "1.avif").read_bytes()
+    (tmp_path / "1.avif").write_bytes(whole.replace(b"av01", b"av00"))
+    with pytest.raises(InputError, match=r"1.avif: unreadable image .*--skip-unreadable"):
+        load_images(tmp_path)
+    assert len(load_images(tmp_path, skip_unreadable=True).files) == 2
 
 
 @pytest.mark.parametrize("turn", [3, 6])

@@ -100,6 +100,34 @@ def test_empty_folder_and_unknown_source(tmp_path):
         load_images("photo/", size=32)
 
 
+@pytest.mark.parametrize(
+    "name, why",
+    [
+        ("", "hf:NAME, got an empty name"),
+        ("hf:", "expected hf:NAME, with the name"),
+        ("a.JPG", "got 'a.JPG'; give the folder of the images"),
+        ("a.tar.gz", "; unpack it, and give the folder"),
+        ("nothing.zip", "'nothing.zip' does not exist"),
+    ],
+)
+def test_names_that_are_no_source(tmp_path, monkeypatch, name, why):
+    monkeypatch.chdir(tmp_path)
+    for file in ("a.JPG", "a.tar.gz"):
+        (tmp_path / file).write_bytes(b"x")
+    with pytest.raises(InputError, match=why):
+        load_images(name)
+
+
+def test_names_that_are_sources(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    np.savez("a", x_train=np.arange(2 * 4 * 4, dtype=np.uint8).reshape(2, 4, 4))
+    (tmp_path / "a.npz").rename("A.NPZ")
+    assert load_images("A.NPZ").size == (4, 4)
+    assert "./digits" not in load_images("digits").summary
+    (tmp_path / "digits").mkdir()
+    assert load_images("digits").summary.endswith("; the folder of that name here is ./digits")
+
+
 def test_npz(tmp_path):
     file = tmp_path / "set.npz"
     x = np.random.default_rng(0).integers(0, 256, (12, 6, 6, 3), dtype=np.uint8)

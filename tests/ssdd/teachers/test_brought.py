@@ -136,9 +136,14 @@ def test_weights_for_a_network_of_the_users(tmp_path, monkeypatch, few):
         (f"net@{tmp_path / 'none.pth'}", "no such file"),
         ("needs", "needs cannot be made .TypeError"),
         ("fails", "fails cannot be made .KeyError"),
+        ("absent", "the module carried has no absent; it is .*carried.py"),
     ):
         with pytest.raises(InputError, match=f"teacher: .*{named}"):
             Teacher.named(f"carried:{name}", few.preprocessing)
+    monkeypatch.chdir(tmp_path)
+    for name in ("carried.py:net", "./carried.py:net"):
+        with pytest.raises(InputError, match="got '.*carried.py:net'; write carried:net"):
+            Teacher.named(name, few.preprocessing)
 
 
 def test_a_teacher_always_gets_its_own_normalisation(few, small, teacher, make):

@@ -1,7 +1,11 @@
 """Files of weights as users have them: which network is chosen from which file, for all names and orders."""
 
+import argparse
 import itertools
+from fractions import Fraction
+from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -130,6 +134,40 @@ def test_a_resnet_in_a_sequential(tmp_path):
         numbered[f"backbone.{places[first]}.{rest}"] = value
     projector = {"projector.0.weight": torch.ones(2, 2)}
     assert is_network(Teacher.named(saved(tmp_path, numbered | projector), DATA), state())
+
+
+@pytest.mark.parametrize("start", [2, 3])
+def test_a_resnet_in_a_sequential_without_max_pool(tmp_path, start):
+    """SimCLR and lightly for CIFAR: the stages begin at 2 or 3, and the stem of their code has padding 1."""
+    mine, numbered = state(3, stem=3), {}
+    for key, value in mine.items():
+        first, _, rest = key.partition(".")
+        number = {"conv1": 0, "bn1": 1}.get(first, start - 1 + int(first[-1]) if first.startswith("layer") else None)
+        numbered[f"f.{number}.{rest}"] = value
+    teacher = Teacher.named(saved(tmp_path, numbered | {"g.0.weight": torch.ones(2, 2)}), DATA)
+    expected = by_hand(mine, DATA(IMAGES), False, stem_padding=1)
+    torch.testing.assert_close(teacher.represent(IMAGES), expected, rtol=1e-4, atol=1e-5)
+    assert "padding 1" in teacher.summary
+
+
+def test_a_resnet_with_shortcuts(tmp_path):
+    """The names of pytorch-cifar and of SupContrast."""
+    mine = state(3, stem=3)
+    renamed = {key.replace("downsample", "shortcut"): value for key, value in mine.items()}
+    file = saved(tmp_path, {"net": under("module.", renamed | {"linear.weight": torch.ones(10, 64)}), "acc": 95.0})
+    expected = by_hand(mine, DATA(IMAGES), False, stem_padding=1)
+    torch.testing.assert_close(Teacher.named(file, DATA).represent(IMAGES), expected, rtol=1e-4, atol=1e-5)
+
+
+def test_what_training_scripts_save_beside_the_weights(tmp_path):
+    """Arguments, paths and NumPy's numbers, as DINO and MoCo save them, are read; other objects are refused."""
+    beside = {"args": argparse.Namespace(lr=0.1, out=Path("a")), "best": np.float64(91.2), "epoch": np.int64(3)}
+    file = saved(tmp_path, {"teacher": under("backbone.", state()), "student": under("module.", state(1)), **beside})
+    assert is_network(Teacher.named(file, DATA, "teacher"), state())
+    with pytest.raises(
+        InputError, match="asks for fractions.Fraction.*nothing in it was run; if you trust it, save its"
+    ):
+        Teacher.named(saved(tmp_path, {"model": state(), "lr": Fraction(1, 3)}), DATA)
 
 
 @pytest.mark.parametrize("padding", [1, 2])
