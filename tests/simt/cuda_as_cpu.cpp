@@ -45,9 +45,12 @@ void blas::set_table(const Table&) {}
 
 }  // namespace ssdd::cpu
 
+// Launches of the rows of a smaller sample are printed with their test's name (launched.cpp).
+//
 // The devices differ in where a factorisation leaves one block's shared memory, of more than 64 points on both; and no kernel
 // knows how many threads a core would have.
 namespace test {
+void row_of(const char* name, bool in_smaller_sample) { simt::name_launches(in_smaller_sample ? name : nullptr); }
 bool new_here(int64_t n) { return n > 64 || simt::shared_limit() == 227 << 10; }
 int most_threads(int) { return 1; }
 bool has_one_norm() { return false; }

@@ -96,6 +96,8 @@ std::atomic<bool> clusters{true};
 std::atomic<int64_t> launched{0};
 std::mutex kernels_mutex;
 std::set<const void*> kernels;
+std::map<std::string, std::set<const void*>> named;
+const char* name_of_launches = nullptr;
 
 Lane& self() { return machine->lanes[machine->place.thread]; }
 
@@ -334,6 +336,7 @@ void run(const void* kernel, Grid grid, int cluster, int threads, int shared_byt
   {
     const std::lock_guard<std::mutex> guard(kernels_mutex);
     kernels.insert(kernel);
+    if (name_of_launches) named[name_of_launches].insert(kernel);
   }
   const Work work{kernel, grid, cluster, threads, shared_bytes, body, context};
   if (!__tsan_create_fiber) {
@@ -431,16 +434,23 @@ const void* peer(Site site, const void* address, int bytes, int rank) {
   return found;
 }
 
+// A call of memcpy would take longer than these few words do.
+inline void copy_words(void* to, const void* from, size_t bytes) {
+  typedef uint32_t __attribute__((may_alias)) Word;
+  for (size_t i = 0; i < bytes / sizeof(Word); ++i) static_cast<Word*>(to)[i] = static_cast<const Word*>(from)[i];
+}
+
 void meet(Site site, Collective op, const void* in, size_t in_size, void* out, size_t out_size) {
   Machine& m = *machine;
   const int me = m.place.thread, lane = me % 32;
   Warp& warp = m.warps[me / 32];
-  if (in_size > kSlot || out_size > kSlot) fail(site, "a warp collective of more than %zu bytes per lane", kSlot);
+  if (in_size > kSlot || out_size > kSlot || (in_size | out_size) % 4)
+    fail(site, "a warp collective of more than %zu bytes per lane, or of no whole words", kSlot);
   if (warp.arrived != 0 && (warp.op != op || !(warp.site == site)))
     fail(site, "divergent warp collective: another lane waits at %s:%d", warp.site.file, warp.site.line);
   warp.op = op;
   warp.site = site;
-  if (in_size) std::memcpy(warp.in + lane * kSlot, in, in_size);
+  copy_words(warp.in + lane * kSlot, in, in_size);
   warp.arrived |= 1u << lane;
   if (warp.arrived == 0xffffffffu) {
     warp.arrived = 0;
@@ -450,7 +460,7 @@ void meet(Site site, Collective op, const void* in, size_t in_size, void* out, s
     stop(Lane::collective, site);
     yield();
   }
-  if (out_size) std::memcpy(out, warp.out + lane * kSlot, out_size);
+  copy_words(out, warp.out + lane * kSlot, out_size);
 }
 
 void warp_barrier(Site site) {
@@ -519,4 +529,6 @@ bool has_clusters() { return runtime::clusters; }
 int shared_limit() { return runtime::limit; }
 int64_t launches() { return runtime::launched; }
 std::set<const void*> launched() { return runtime::kernels; }
+void name_launches(const char* name) { runtime::name_of_launches = name; }
+std::map<std::string, std::set<const void*>> named_launches() { return runtime::named; }
 }  // namespace simt

@@ -3,7 +3,9 @@
 #pragma once
 #include <cstddef>
 #include <cstdint>
+#include <map>
 #include <set>
+#include <string>
 #include <vector>
 
 namespace simt {
@@ -121,9 +123,11 @@ extern Recording recording;
 void record(Launch launch);
 }  // namespace runtime
 
-void set_shared_limit(int bytes);  // the result of shared_limit(); an H100's by default
-void set_clusters(bool on);        // the result of has_clusters(); true by default
-int64_t launches();                // so far
-std::set<const void*> launched();  // the kernels
+void set_shared_limit(int bytes);      // the result of shared_limit(); an H100's by default
+void set_clusters(bool on);            // the result of has_clusters(); true by default
+int64_t launches();                    // so far
+std::set<const void*> launched();      // the kernels
+void name_launches(const char* name);  // of the kernels launched from here on; nullptr: none
+std::map<std::string, std::set<const void*>> named_launches();
 
 }  // namespace simt

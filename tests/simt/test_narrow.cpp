@@ -109,7 +109,7 @@ TEST(narrow_products_in_both_tiles) {
     for (int tile : {ssdd::cuda::kTile, ssdd::cuda::kLargeTile})
       for (Layout a : {Layout::dense, Layout::transposed})
         for (Layout b : {Layout::dense, Layout::transposed}) {
-          products(24, 40, 48, a, b, element, element, false, tile);
+          if (in_sample(0, true)) products(24, 40, 48, a, b, element, element, false, tile);
           for (int64_t k : {72, 136})
             if (in_sample()) products(136, 144, k, a, b, element, element, false, tile);
         }

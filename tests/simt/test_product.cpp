@@ -30,7 +30,7 @@ std::ostream& operator<<(std::ostream& out, const Case& c) {
 
 template <class T>
 void run(const Case& c) {
-  if (!c.always && !in_sample()) return;
+  if (!in_sample(0, c.always)) return;
   std::vector<Matrix> a, b, add;
   for (int64_t e = 0; e < c.batch; ++e) {
     a.push_back(random(c.m, c.k));

@@ -35,14 +35,24 @@ double truncated(uint32_t bits) {
   return static_cast<double>(x);
 }
 
-float toward_zero(double x) {
-  const float nearest = static_cast<float>(x);
-  uint32_t bits;
-  std::memcpy(&bits, &nearest, sizeof(bits));
-  bits -= std::fabs(static_cast<double>(nearest)) > std::fabs(x);  // the next float toward zero
-  float cut;
-  std::memcpy(&cut, &bits, sizeof(cut));
-  return cut;
+// As many columns at a time as one register of doubles has.
+#ifdef __AVX512F__
+constexpr unsigned kWide = 8;
+#else
+constexpr unsigned kWide = 4;
+#endif
+typedef double Doubles __attribute__((vector_size(8 * kWide)));
+typedef int64_t Longs __attribute__((vector_size(8 * kWide)));
+typedef float Floats __attribute__((vector_size(4 * kWide)));
+typedef int32_t Ints __attribute__((vector_size(4 * kWide)));
+
+Doubles size_of(Doubles x) { return (Doubles)((Longs)x & 0x7fffffffffffffff); }
+
+Floats toward_zero(Doubles x) {
+  const Floats nearest = __builtin_convertvector(x, Floats);
+  // -1 where it is larger: the next float toward zero.
+  const Longs larger = size_of(__builtin_convertvector(nearest, Doubles)) > size_of(x);
+  return (Floats)((Ints)nearest + __builtin_convertvector(larger, Ints));
 }
 
 struct Operands {
@@ -50,53 +60,48 @@ struct Operands {
   uint32_t a[4], b[2];
 };
 
-double power_of_two(uint64_t biased_exponent) {
-  const uint64_t bits = biased_exponent << 52;
-  double x;
-  std::memcpy(&x, &bits, sizeof(x));
-  return x;
-}
-
-// The sums of five or nine addends of eight columns as a chip computes them: each is truncated toward zero to a multiple of 2^-24 of
-// the largest one's power of two (a V100 keeps no bit more than a float's, an A100 one, an H100 two), and their sum to a float.
+// The sums of five or nine addends of some columns as a chip computes them: each is truncated toward zero to a multiple of
+// 2^-24 of the largest one's power of two (a V100 keeps no bit more than a float's, an A100 one, an H100 two), and their sum
+// to a float.
 template <unsigned N>
-void sum_aligned(const double (&x)[N][8], float (&sums)[8]) {
-  double largest[8] = {}, plain[8] = {};
-  for (unsigned k = 0; k < N; ++k)
-    for (unsigned j = 0; j < 8; ++j) {
-      const double size = std::fabs(x[k][j]);
-      largest[j] = largest[j] < size ? size : largest[j];
-      plain[j] += x[k][j];
-    }
-  double unit[8], inverse[8];
-  int32_t whole[8] = {};  // a conversion cuts toward zero
-  for (unsigned j = 0; j < 8; ++j) {
-    uint64_t exponent;  // of an ordinary double, whatever the floats were, or of a zero
-    std::memcpy(&exponent, &largest[j], sizeof(exponent));
-    exponent >>= 52;
-    exponent = exponent < 24 ? 24 : exponent;
-    unit[j] = power_of_two(exponent - 24);
-    inverse[j] = power_of_two(2046 - exponent + 24);
+Floats sum_aligned(const Doubles (&x)[N]) {
+  Doubles largest = size_of(x[0]), plain = x[0];
+  for (unsigned k = 1; k < N; ++k) {
+    const Doubles size = size_of(x[k]);
+    largest = largest < size ? size : largest;
+    plain += x[k];
   }
-  for (unsigned k = 0; k < N; ++k)
-    for (unsigned j = 0; j < 8; ++j)
-      whole[j] += static_cast<int32_t>(std::isfinite(plain[j]) ? x[k][j] * inverse[j] : 0.0);
-  for (unsigned j = 0; j < 8; ++j)
-    sums[j] = std::isfinite(plain[j]) ? toward_zero(whole[j] * unit[j]) : static_cast<float>(plain[j]);
+  // The exponent is that of an ordinary double, whatever the floats were, or of a zero.
+  Longs exponent = (Longs)largest >> 52;
+  exponent = exponent < 24 ? 24 : exponent;
+  const Doubles unit = (Doubles)((exponent - 24) << 52), inverse = (Doubles)((2046 + 24 - exponent) << 52);
+  const Longs finite = (Longs)size_of(plain) < 0x7ff0000000000000;
+  Ints whole = {};  // a conversion cuts toward zero
+  for (unsigned k = 0; k < N; ++k) whole += __builtin_convertvector((Doubles)((Longs)(x[k] * inverse) & finite), Ints);
+  const Longs sums = (Longs) __builtin_convertvector(whole, Doubles);
+  return __builtin_convertvector(finite, Ints) ? toward_zero((Doubles)sums * unit)
+                                               : __builtin_convertvector(plain, Floats);
 }
 
 // d [16, 8] += a [16, K] b [K, 8], with Group products and the running sum at a time: 4 of TF32 or 8 of 16-bit floats
 // on an A100. An H100 adds twice as many, which are truncated half as often.
 template <unsigned Group, unsigned K>
 void sum_products(const double (&a)[16][K], const double (&b)[K][8], float (&d)[16][8]) {
-  for (unsigned i = 0; i < 16; ++i)
-    for (unsigned k0 = 0; k0 < K; k0 += Group) {
-      double addends[Group + 1][8];
-      for (unsigned k = 0; k < Group; ++k)
-        for (unsigned j = 0; j < 8; ++j) addends[k][j] = a[i][k0 + k] * b[k0 + k][j];
-      for (unsigned j = 0; j < 8; ++j) addends[Group][j] = static_cast<double>(d[i][j]);
-      sum_aligned(addends, d[i]);
+  for (unsigned j = 0; j < 8; j += kWide) {
+    Doubles columns[K];
+    for (unsigned k = 0; k < K; ++k) std::memcpy(&columns[k], &b[k][j], sizeof(Doubles));
+    for (unsigned i = 0; i < 16; ++i) {
+      Floats sums;
+      std::memcpy(&sums, &d[i][j], sizeof(sums));
+      for (unsigned k0 = 0; k0 < K; k0 += Group) {
+        Doubles addends[Group + 1];
+        for (unsigned k = 0; k < Group; ++k) addends[k] = a[i][k0 + k] * columns[k0 + k];
+        addends[Group] = __builtin_convertvector(sums, Doubles);
+        sums = sum_aligned(addends);
+      }
+      std::memcpy(&d[i][j], &sums, sizeof(sums));
     }
+  }
 }
 
 // The layout of the sums is the same for all shapes [16, 8].
@@ -134,10 +139,11 @@ double value_of(uint16_t bits, bool half) {
     std::memcpy(&x, &wide, sizeof(x));
     return static_cast<double>(x);
   }
-  const int exponent = bits >> 10 & 31, mantissa = bits & 1023;
-  const double size = exponent == 31
-                          ? (mantissa ? NAN : INFINITY)
-                          : std::ldexp(exponent ? 1024 + mantissa : mantissa, (exponent ? exponent : 1) - 25);
+  const uint64_t exponent = bits >> 10 & 31, mantissa = bits & 1023;
+  const uint64_t wide = (exponent == 31 ? 2047 : exponent + 1023 - 15) << 52 | mantissa << 42;
+  double size;
+  std::memcpy(&size, &wide, sizeof(size));
+  if (exponent == 0) size = static_cast<double>(mantissa) * 0x1p-24;
   return bits & 0x8000u ? -size : size;
 }
 

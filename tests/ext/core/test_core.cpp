@@ -1,7 +1,8 @@
 // Tests every function of the core against a naive fp64 computation, on each instruction set of this build and this
 // CPU. It needs no Python: the same program runs under sanitizers and on other architectures.
 //
-//   core_tests [PART [EVERY]] runs the tests whose name contains PART, and about one row in EVERY of their tables
+//   core_tests [PART [EVERY [FEWER]]] runs the tests whose name contains PART, and about one row in EVERY of their tables.
+//   With FEWER it says of each row whether it also runs at EVERY = FEWER, a larger number.
 #include "test_core.h"
 
 #include <algorithm>
@@ -27,18 +28,25 @@ std::vector<Entry>& entries() {
 }
 
 std::mt19937_64 generator, lots;  // a separate generator: the sample of rows does not depend on the numbers drawn
-uint64_t every = 1;
+uint64_t every = 1, fewer = 0;
 bool first_row;
+const char* running;
 
 }  // namespace
 
-bool in_sample(int64_t n) {
-  const bool always = first_row;
+bool in_sample(int64_t n, bool always) {
+  const bool first = first_row;
   first_row = false;
-  return (lots() % every == 0 || always) && new_here(n);
+  const uint64_t lot = lots();  // the smaller samples are parts of the larger ones
+  const auto is_in = [&](uint64_t one_in) {
+    return always || ((lot <= ~uint64_t(0) / one_in || first) && new_here(n));
+  };
+  if (fewer) row_of(running, is_in(fewer));
+  return is_in(every);
 }
 
 __attribute__((weak)) bool new_here(int64_t) { return true; }
+__attribute__((weak)) void row_of(const char*, bool) {}
 __attribute__((weak)) int most_threads(int asked) { return asked; }
 __attribute__((weak)) bool has_one_norm() { return true; }
 
@@ -146,6 +154,7 @@ int main(int argc, char** argv) {
   using ssdd::cpu::Isa;
   const char* part = argc > 1 ? argv[1] : "";
   if (argc > 2) test::every = uint64_t(std::max(1, std::atoi(argv[2])));
+  if (argc > 3) test::fewer = uint64_t(std::max(1, std::atoi(argv[3])));
   ssdd::cpu::blas::set_table(plain_blas());
   int passed = 0, failed = 0;
   for (Isa isa : {Isa::generic, Isa::avx2, Isa::avx512}) {
@@ -162,6 +171,8 @@ int main(int argc, char** argv) {
       seed += uint64_t(isa);  // the instruction sets together run more rows than one
       test::lots.seed(seed);
       test::first_row = true;
+      test::running = entry.name;
+      test::row_of(entry.name, test::fewer > 0);  // what a test does before its first row
       try {
         entry.body();
         ++passed;

@@ -25,11 +25,14 @@ struct Registered {
   static void name()
 
 // True if this row of a table runs. All rows run by default; with EVERY about one row in so many, the same ones in each
-// run, and always the first row of each test. `n`: the order of the matrix that the row factors.
-bool in_sample(int64_t n = 0);
+// run, and always the first row of each test. `n`: the order of the matrix that the row factors. always: this row runs in any
+// sample.
+bool in_sample(int64_t n = 0, bool always = false);
 
-// The host twin overrides these (tests/simt/cuda_as_cpu.cpp). new_here: true if a row that factors n points can take another
+// The host twin overrides these (tests/simt/cuda_as_cpu.cpp). row_of: the next row of this test, and whether it also runs
+// in the smaller sample (test_core.cpp) that is asked about. new_here: true if a row that factors n points can take another
 // path than on the instruction sets, or devices, before this one. most_threads: how many numbers of threads are tried.
+void row_of(const char* name, bool in_smaller_sample);
 bool new_here(int64_t n);
 int most_threads(int asked);
 bool has_one_norm();  // kernels of the 1-norm, which are on the CPU only
