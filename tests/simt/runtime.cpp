@@ -1,4 +1,4 @@
-// The block machine: fibers, barriers, warp collectives, shared memory, async copies.
+// Runs kernels block by block: fibers, barriers, warp collectives, shared memory, async copies. Its state is in machine.h.
 #include "runtime.h"
 
 #include <omp.h>
@@ -13,83 +13,13 @@
 #include <mutex>
 #include <vector>
 
-#include "counts.h"
-#include "fiber.h"
+#include "machine.h"
 
 namespace simt::runtime {
 namespace {
 
-constexpr size_t kSlot = 64, kRedZone = 64, kArena = 1 << 20;
-
-struct Lane {
-  Fiber fiber;
-  enum State { collective, waiting, cluster, done } state = done;  // the reason why the lane cannot run
-  Site site;
-  std::vector<Copy> copies;     // issued, the first `landed` of them landed
-  std::vector<size_t> commits;  // the end of each group; the first `waited` of them have been waited for
-  size_t landed = 0, waited = 0;
-  unsigned arrives = 0, waits = 0;  // at cluster barriers
-};
-
-struct Warp {
-  unsigned ready = 0, arrived = 0;
-  Site site;
-  Collective op = nullptr;
-  unsigned barriers = 0;
-  char sync[2] = {};  // see Machine
-  alignas(16) unsigned char in[kWarp * kSlot], out[kWarp * kSlot];
-};
-
-struct Array {
-  const void* key;
-  void* memory;
-  size_t bytes;
-};
-
-struct Machine;
-
-// Blocks that run together on this thread: one block, or all of a cluster.
-struct Crew {
-  Fiber main;
-  const void* main_bottom = nullptr;
-  size_t main_size = 0;
-  Machine* blocks[kMaxCluster] = {};  // never freed, like the stacks of their threads
-  int count = 1;
-  unsigned passed = 0;  // cluster barriers
-  int arrived = 0;      // at the current one
-  char sync[2] = {};    // see Machine
-};
-
-struct Machine {
-  Place place;
-  Crew* crew = nullptr;
-  Lane lanes[kMaxThreads];
-  int created = 0;  // of the lanes' stacks
-  Warp warps[kMaxThreads / kWarp];
-  int arrived = 0, finished = 0;
-  Site site;              // of the current barrier
-  unsigned barriers = 0;  // passed so far
-  // Used alternately: the last thread to arrive continues, and its later accesses are not ordered before the others
-  // leave this barrier.
-  char sync[2] = {};
-  // Per block, used alternately. The end of one thread does not order a thread of its block that starts later.
-  char ends[2] = {};
-  unsigned blocks = 0;  // run here so far
-  unsigned char* arena = nullptr;
-  size_t used = 0, dynamic_used = 0, dynamic_limit = 0;
-  std::vector<Array> fixed, dynamic;
-  const void* kernel = nullptr;
-  void (*body)(void*) = nullptr;
-  void* context = nullptr;
-  BlockCounts counts;
-  // Before this block returns, it must have waited at so many cluster barriers, since another block reads its shared
-  // memory at `reader`.
-  unsigned needed = 0;
-  Site reader;
-};
-
 __thread Machine* machine = nullptr;  // the one whose block runs
-__thread Crew* crews[2];
+__thread Cluster* clusters_in_turn[2];
 char launch_sync = 0;  // orders the host before a launch before all of its blocks
 std::atomic<int> limit{232448};
 std::atomic<bool> clusters{true};
@@ -136,11 +66,11 @@ const char* name_of(Lane::State state) {
   machine = &m;
   m.place.thread = waits;
   const char* const what = name_of(stuck.state);
-  for (int rank = 0; other == end && stuck.state == Lane::cluster && rank < m.crew->count; ++rank) {
-    const Machine& block = *m.crew->blocks[rank];
+  for (int rank = 0; other == end && stuck.state == Lane::cluster && rank < m.cluster->count; ++rank) {
+    const Machine& block = *m.cluster->blocks[rank];
     for (int t = 0; t < block.place.threads; ++t) {
       const Lane& o = block.lanes[t];
-      if (o.state == Lane::done && o.arrives <= m.crew->passed)
+      if (o.state == Lane::done && o.arrives <= m.cluster->passed)
         fail(stuck.site, "missing at a cluster barrier: thread %d of block %d of the cluster has returned", t, rank);
       if (o.state != Lane::done && o.state != Lane::cluster)
         fail(stuck.site, "missing at a cluster barrier: thread %d of block %d of the cluster waits at %s:%d", t, rank,
@@ -156,25 +86,25 @@ const char* name_of(Lane::State state) {
 // Switches to another thread that can run: of this warp, of this block, of the next block of the cluster.
 void yield() {
   Machine& m = *machine;
-  Crew& crew = *m.crew;
+  Cluster& cluster = *m.cluster;
   Lane& me = m.lanes[m.place.thread];
   if (run_in(m, m.place.thread / 32, me.fiber, &me)) return;
   bool all_finished = true, can_wait = m.finished == m.place.threads;
-  for (int i = 0; i < crew.count; ++i) {
-    const Machine& block = *crew.blocks[i];
+  for (int i = 0; i < cluster.count; ++i) {
+    const Machine& block = *cluster.blocks[i];
     all_finished = all_finished && block.finished == block.place.threads;
   }
   if (all_finished) {
-    switch_fiber(me.fiber, crew.main, crew.main_bottom, crew.main_size);
+    switch_fiber(me.fiber, cluster.main, cluster.main_bottom, cluster.main_size);
     return;
   }
   // Only a cluster barrier makes a block wait for another.
   for (int t = 0; t < m.place.threads; ++t) can_wait = can_wait || m.lanes[t].state == Lane::cluster;
   if (!can_wait) report_stuck(m);
-  for (int i = 1; i < crew.count; ++i)
-    if (run_in(*crew.blocks[(m.place.rank + i) % crew.count], 0, me.fiber, &me)) return;
-  for (int i = 0; i < crew.count; ++i)
-    if (crew.blocks[i]->finished < crew.blocks[i]->place.threads) report_stuck(*crew.blocks[i]);
+  for (int i = 1; i < cluster.count; ++i)
+    if (run_in(*cluster.blocks[(m.place.rank + i) % cluster.count], 0, me.fiber, &me)) return;
+  for (int i = 0; i < cluster.count; ++i)
+    if (cluster.blocks[i]->finished < cluster.blocks[i]->place.threads) report_stuck(*cluster.blocks[i]);
 }
 
 void wake_all(Machine& m) {
@@ -203,8 +133,8 @@ void fiber_entry() {
     __sanitizer_finish_switch_fiber(nullptr, &bottom, &size);
     // Thread 0 of the first block is started from the machine's own stack: the only place to learn its bounds.
     if (machine->place.thread == 0 && machine->place.rank == 0) {
-      machine->crew->main_bottom = bottom;
-      machine->crew->main_size = size;
+      machine->cluster->main_bottom = bottom;
+      machine->cluster->main_size = size;
     }
   }
   for (;;) {
@@ -243,9 +173,9 @@ void start_block(Machine& m, Grid index) {
   wake_all(m);
 }
 
-Machine* make_machine(Crew* crew, int rank) {
+Machine* make_machine(Cluster* cluster, int rank) {
   Machine* const m = new Machine;
-  m->crew = crew;
+  m->cluster = cluster;
   m->place.rank = rank;
   m->arena = static_cast<unsigned char*>(aligned_alloc(64, kArena));
   m->used = kArena;
@@ -263,15 +193,15 @@ struct Work {
 
 // Runs the blocks from `first` on that form a cluster.
 void run_cluster(int which, const Work& work, int64_t first) {
-  if (!crews[which]) crews[which] = new Crew;
-  Crew& crew = *crews[which];
-  crew.count = work.cluster;
-  crew.arrived = 0;
-  crew.passed = 0;
-  if (__tsan_get_current_fiber) crew.main.tsan = __tsan_get_current_fiber();
+  if (!clusters_in_turn[which]) clusters_in_turn[which] = new Cluster;
+  Cluster& cluster = *clusters_in_turn[which];
+  cluster.count = work.cluster;
+  cluster.arrived = 0;
+  cluster.passed = 0;
+  if (__tsan_get_current_fiber) cluster.main.tsan = __tsan_get_current_fiber();
   for (int rank = 0; rank < work.cluster; ++rank) {
-    if (!crew.blocks[rank]) crew.blocks[rank] = make_machine(&crew, rank);
-    Machine& m = *crew.blocks[rank];
+    if (!cluster.blocks[rank]) cluster.blocks[rank] = make_machine(&cluster, rank);
+    Machine& m = *cluster.blocks[rank];
     m.place.threads = work.threads;
     m.place.grid = work.grid;
     m.place.cluster = work.cluster;
@@ -284,7 +214,7 @@ void run_cluster(int which, const Work& work, int64_t first) {
     const Grid& grid = work.grid;
     start_block(m, {unsigned(i % grid.x), unsigned(i / grid.x % grid.y), unsigned(i / grid.x / grid.y)});
   }
-  Machine& m = *crew.blocks[0];
+  Machine& m = *cluster.blocks[0];
   machine = &m;
   running = &m.place;
   m.place.thread = 0;
@@ -293,14 +223,14 @@ void run_cluster(int which, const Work& work, int64_t first) {
   if (__sanitizer_start_switch_fiber) __sanitizer_start_switch_fiber(&fake, thread.stack, kStack);
   if (__tsan_switch_to_fiber) __tsan_switch_to_fiber(thread.tsan, 1);
 #if defined(__x86_64__)
-  simt_switch(&crew.main.sp, thread.sp);
+  simt_switch(&cluster.main.sp, thread.sp);
 #else
-  swapcontext(&crew.main.context, &thread.context);
+  swapcontext(&cluster.main.context, &thread.context);
 #endif
   if (__sanitizer_finish_switch_fiber) __sanitizer_finish_switch_fiber(fake, nullptr, nullptr);
   for (int rank = 0; rank < work.cluster; ++rank) {
-    ++crew.blocks[rank]->blocks;
-    if (counting) crew.blocks[rank]->counts.fold(work.kernel);
+    ++cluster.blocks[rank]->blocks;
+    if (counting) cluster.blocks[rank]->counts.fold(work.kernel);
   }
 }
 
@@ -348,9 +278,9 @@ void run(const void* kernel, Grid grid, int cluster, int threads, int shared_byt
   // Two blocks (or clusters) an odd distance apart that access one address then race.
   __tsan_release(&launch_sync);
   for (int64_t i = 0; i < blocks; i += cluster) run_cluster(int(i / cluster % 2), work, i);
-  for (Crew* crew : crews)
-    for (unsigned rank = 0; crew && rank < kMaxCluster; ++rank)
-      for (int end = 0; crew->blocks[rank] && end < 2; ++end) __tsan_acquire(&crew->blocks[rank]->ends[end]);
+  for (Cluster* each : clusters_in_turn)
+    for (unsigned rank = 0; each && rank < kMaxCluster; ++rank)
+      for (int end = 0; each->blocks[rank] && end < 2; ++end) __tsan_acquire(&each->blocks[rank]->ends[end]);
 }
 
 void barrier(Site site) {
@@ -372,18 +302,18 @@ void barrier(Site site) {
 }
 
 void cluster_arrive(Site site) {
-  Crew& crew = *machine->crew;
+  Cluster& cluster = *machine->cluster;
   Lane& lane = self();
   if (lane.arrives != lane.waits) fail(site, "arrived twice at a cluster barrier without a wait between");
-  if (__tsan_release) __tsan_release(&crew.sync[crew.passed % 2]);
+  if (__tsan_release) __tsan_release(&cluster.sync[cluster.passed % 2]);
   ++lane.arrives;
-  if (++crew.arrived < crew.count * machine->place.threads) return;
-  crew.arrived = 0;
-  ++crew.passed;
-  for (int rank = 0; rank < crew.count; ++rank) {
-    Machine& block = *crew.blocks[rank];
+  if (++cluster.arrived < cluster.count * machine->place.threads) return;
+  cluster.arrived = 0;
+  ++cluster.passed;
+  for (int rank = 0; rank < cluster.count; ++rank) {
+    Machine& block = *cluster.blocks[rank];
     for (int t = 0; t < block.place.threads; ++t)
-      if (block.lanes[t].state == Lane::cluster && block.lanes[t].waits < crew.passed) {
+      if (block.lanes[t].state == Lane::cluster && block.lanes[t].waits < cluster.passed) {
         block.lanes[t].state = Lane::collective;
         block.warps[t / 32].ready |= 1u << (t % 32);
       }
@@ -392,11 +322,11 @@ void cluster_arrive(Site site) {
 
 void cluster_wait(Site site) {
   Machine& m = *machine;
-  Crew& crew = *m.crew;
+  Cluster& cluster = *m.cluster;
   Lane& lane = self();
   if (lane.arrives == lane.waits) fail(site, "waits at a cluster barrier without having arrived there");
-  char* const sync = &crew.sync[lane.waits % 2];
-  if (crew.passed == lane.waits) {
+  char* const sync = &cluster.sync[lane.waits % 2];
+  if (cluster.passed == lane.waits) {
     stop(Lane::cluster, site);
     yield();
   }
@@ -406,9 +336,9 @@ void cluster_wait(Site site) {
 
 const void* peer(Site site, const void* address, int bytes, int rank) {
   Machine& m = *machine;
-  if (rank < 0 || rank >= m.crew->count)
-    fail(site, "reads shared memory of block %d in a cluster of %d", rank, m.crew->count);
-  Machine& other = *m.crew->blocks[rank];
+  if (rank < 0 || rank >= m.cluster->count)
+    fail(site, "reads shared memory of block %d in a cluster of %d", rank, m.cluster->count);
+  Machine& other = *m.cluster->blocks[rank];
   const auto find = [&](const std::vector<Array>& mine, const std::vector<Array>& there) -> const void* {
     const char* const p = static_cast<const char*>(address);
     for (size_t i = 0; i < mine.size(); ++i) {
