@@ -124,7 +124,7 @@ class Forward : Lane<T> {
     table.pad_lower(s.s, w.panels);
     add_ridge(g, s.ridge, a.hyper, s.s, w.panels, a.aux, a.jitter);
     table.factor(s.s, w.panels, w.inverse, w.status);
-    if (a.factor) table.store_lower(w.panels, s.s, false, g.count, Targets<T>(g, a.factor, s.s * s.s).p);
+    if (a.factor) table.store_lower(w.panels, s.s, false, true, g.count, Targets<T>(g, a.factor, s.s * s.s).p);
     L::load(a.y_s, 0, s.s, s.c, w.alpha);
     pad(s.s, s.c, g.width, w.alpha);
     table.solve(s.s, s.c, w.panels, w.inverse, w.alpha);
@@ -200,7 +200,7 @@ class Backward : Lane<T> {
       table.finish(s.s, s.c, u_sum, nullptr, w.u);
     }
     pad(s.s, s.c, g.width, w.u);
-    table.load_lower(Sources<T>(g, a.factor, s.s * s.s).p, s.s, 1, s.s, w.panels);
+    table.load_lower(Sources<T>(g, a.factor, s.s * s.s).p, s.s, 1, s.s, true, w.panels);
     table.invert_diagonal(s.s, w.panels, w.inverse);
     table.solve(s.s, s.c, w.panels, w.inverse, w.u);
     if (a.grad_y_s) L::store(w.u, 0, s.s, s.c, s.s, a.grad_y_s);

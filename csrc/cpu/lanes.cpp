@@ -66,10 +66,10 @@ void solve_by_lanes(const SolveArgs<T>& a) {
   const int64_t n = a.s, stride = layout<T>(n, a.c, nullptr).total;
   for_groups<T>(a.batch, work_of(n, a.c), a.threads, [&](const Group& g, int worker) {
     const Work<T> w = layout(n, a.c, aligned(a.work + worker * stride));
-    table.load_lower(Sources<T>(g, a.a).p, a.a.rs, a.a.cs, n, w.panels);
+    table.load_lower(Sources<T>(g, a.a).p, a.a.rs, a.a.cs, n, false, w.panels);
     add_ridge(g, a.ridge, a.hyper, n, w.panels, a.aux, a.jitter);
     table.factor(n, w.panels, w.inverse, w.status);
-    table.store_lower(w.panels, n, false, g.count, Targets<T>(g, a.factor, n * n).p);
+    table.store_lower(w.panels, n, false, false, g.count, Targets<T>(g, a.factor, n * n).p);
     for (int64_t c0 = 0; a.x && c0 < a.c; c0 += kColumns) {
       const int64_t columns = std::min(kColumns, a.c - c0);
       table.load(Sources<T>(g, a.y).shift(c0 * a.y.cs).p, a.y.rs, a.y.cs, n, columns, w.x, columns);
@@ -87,7 +87,7 @@ void solve_backward_by_lanes(const SolveBackwardArgs<T>& a) {
   const int64_t n = a.s, c = a.c, stride = layout<T>(n, c, nullptr).total;
   for_groups<T>(a.batch, work_of(n, 2 * c), a.threads, [&](const Group& g, int worker) {
     const Work<T> w = layout(n, c, aligned(a.work + worker * stride));
-    table.load_lower(Sources<T>(g, a.factor, n * n).p, n, 1, n, w.panels);
+    table.load_lower(Sources<T>(g, a.factor, n * n).p, n, 1, n, false, w.panels);
     table.invert_diagonal(n, w.panels, w.inverse);
     double lambda_bar[kMostLanes] = {};
     for (int64_t c0 = 0; c0 < c; c0 += kColumns) {
@@ -120,7 +120,7 @@ void solve_backward_by_lanes(const SolveBackwardArgs<T>& a) {
         for (int64_t i = 0; i < n && through_trace != 0; ++i)
           diagonal_of(i, g.width, w.panels)[l] += static_cast<T>(through_trace);
       }
-      table.store_lower(w.panels, n, true, g.count, Targets<T>(g, a.grad_a, n * n).p);
+      table.store_lower(w.panels, n, true, false, g.count, Targets<T>(g, a.grad_a, n * n).p);
     }
     for (int l = 0; l < g.count; ++l) {
       const int64_t b = g.problem(l);

@@ -40,13 +40,14 @@ struct Lanes {
   // Element (i, j) of problem l is source[l][i * rs + j * cs]. `source` has `width` entries; some may be the same.
   // Rows of `out` are `ld` vectors apart.
   void (*load)(const T* const* source, int64_t rs, int64_t cs, int64_t rows, int64_t columns, T* out, int64_t ld);
-  // The same for the lower triangle of order n, into panels with the padding.
-  void (*load_lower)(const T* const* source, int64_t rs, int64_t cs, int64_t n, T* panels);
+  // The same for the lower triangle of order n, into panels with the padding. ahead: the next problems are prefetched,
+  // which pays if other work comes between.
+  void (*load_lower)(const T* const* source, int64_t rs, int64_t cs, int64_t n, bool ahead, T* panels);
   // The first `count` lanes to target[l], element (i, j) at i * rs + j.
   void (*store)(const T* in, int64_t rows, int64_t columns, int64_t rs, int count, T* const* target);
   // Dense [n, n]: above the diagonal zeros, or the mirrored triangle. Reads up to kLaneRows * width vectors behind the
   // last panel, whatever is there.
-  void (*store_lower)(const T* panels, int64_t n, bool mirrored, int count, T* const* target);
+  void (*store_lower)(const T* panels, int64_t n, bool mirrored, bool ahead, int count, T* const* target);
 
   // L of the panels in place, 1 / L_ii into inverse [padded n], and the 1-based pivot that is not a positive finite
   // number, or 0, into status [1]. A lane that fails goes on with NaN.
@@ -67,6 +68,9 @@ struct Lanes {
   void (*inner)(int64_t count, const T* a, const T* b, double* sum);
   // p [rows, columns] <- p + row [columns] - y [rows, columns] (y may be nullptr).
   void (*finish)(int64_t rows, int64_t columns, const T* row, const T* y, T* p);
+  // sum[lane] += the trace of a triangle, and its diagonal += lambda[lane], both in double.
+  void (*trace)(int64_t n, const T* panels, double* sum);
+  void (*shift)(int64_t n, const double* lambda, T* panels);
   // The padded rows of a triangle.
   void (*pad_lower)(int64_t n, T* panels);
   // The lower triangle of x x^T into panels, without the padding; x is [padded n, d], its padded rows zero and its rows `ld`

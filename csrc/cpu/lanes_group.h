@@ -79,14 +79,14 @@ T* diagonal_of(int64_t i, int width, T* panels) {
 // lambda on the diagonal; tr(A) and lambda into aux.
 template <class T>
 void add_ridge(const Group& g, RidgeKind ridge, const Hyper<T>& hyper, int64_t n, T* panels, T* aux, T* jitter) {
+  const Lanes<T>& table = lanes<T>();
   double trace[kMostLanes] = {}, lambda[kMostLanes] = {};
-  const auto diagonal = [&](int64_t i) { return diagonal_of(i, g.width, panels); };
-  for (int64_t i = 0; i < n; ++i)
-    for (int l = 0; l < g.width; ++l) trace[l] += static_cast<double>(diagonal(i)[l]);
-  for (int l = 0; l < g.width; ++l)
-    if (hyper.count) lambda[l] = ridge_amount(ridge, hyper.get(g.problem(l), hyper.count - 1), trace[l], n);
-  for (int64_t i = 0; i < n; ++i)
-    for (int l = 0; l < g.width; ++l) diagonal(i)[l] = static_cast<T>(static_cast<double>(diagonal(i)[l]) + lambda[l]);
+  table.trace(n, panels, trace);
+  if (hyper.count) {
+    for (int l = 0; l < g.width; ++l)
+      lambda[l] = ridge_amount(ridge, hyper.get(g.problem(l), hyper.count - 1), trace[l], n);
+    table.shift(n, lambda, panels);
+  }
   for (int l = 0; l < g.count; ++l) {
     T* of = aux + 3 * g.problem(l);
     of[0] = static_cast<T>(trace[l]);

@@ -117,6 +117,19 @@ struct LaneMoves {
 
   // --- loads and stores -------------------------------------------------------------------------------------------------
 
+  // The next vector of problems lies behind this one: while this one is read or written, its lines are prefetched. A
+  // problem is a short run of memory, which the hardware's prefetch sees too late.
+  static constexpr int64_t kLine = 64 / static_cast<int64_t>(sizeof(T));
+  template <class P>
+  static int64_t to_next(P const* problem) {
+    return 2 * (problem[W / 2] - problem[0]);
+  }
+  template <class P>
+  static void prefetch(P const* problem, int64_t offset) {
+#pragma GCC unroll 16
+    for (int l = 0; l < W; ++l) __builtin_prefetch(problem[l] + offset);
+  }
+
   // `count` consecutive elements of every problem; the last block overlaps the one before it.
   static void load_run(const T* const* source, int64_t offset, int64_t count, T* out) {
     if (count < W) {
@@ -126,8 +139,10 @@ struct LaneMoves {
       return;
     }
     V v[W];
+    const int64_t next = to_next(source);
     for (int64_t e = 0; e < count; e += W) {
       const int64_t start = least(e, count - W);
+      if (e % kLine == 0) prefetch(source, offset + e + next);
       load_block(source, offset + start, v);
 #pragma GCC unroll 16
       for (int k = 0; k < W; ++k) at(out, start + k) = v[k];
@@ -141,8 +156,10 @@ struct LaneMoves {
       return;
     }
     V v[W];
+    const int64_t next = to_next(target);
     for (int64_t e = 0; e < elements; e += W) {
       const int64_t start = least(e, elements - W);
+      if (e % kLine == 0) prefetch(target, offset + e + next);
 #pragma GCC unroll 16
       for (int k = 0; k < W; ++k) v[k] = at(in, start + k);
       store_block(v, offset + start, count, target);
@@ -182,12 +199,14 @@ struct LaneMoves {
     }
   }
 
-  static void load_lower(const T* const* source, int64_t rs, int64_t cs, int64_t n, T* panels) {
+  static void load_lower(const T* const* source, int64_t rs, int64_t cs, int64_t n, bool ahead, T* panels) {
     V v[W];
+    const int64_t next = to_next(source);
     for (int64_t i = 0; i < n; ++i) {
       T* row = row_of(panels, i);
       if (cs == 1 && n >= W) {
         for (int64_t j = 0; j <= i; j += W) {
+          if (ahead && j % kLine == 0) prefetch(source, i * rs + j + next);
           const int64_t start = least(j, n - W);
           load_block(source, i * rs + start, v);
           const int upto = static_cast<int>(least(W, i + 1 - start));
@@ -240,7 +259,7 @@ struct LaneMoves {
     for (int l = 0; l < count; ++l) write(target[l] + offset, v[l]);
   }
 
-  static void store_lower(const T* panels, int64_t n, bool mirrored, int count, T* const* target) {
+  static void store_lower(const T* panels, int64_t n, bool mirrored, bool ahead, int count, T* const* target) {
     V v[W];
     if (n < W) {
       for (int64_t i = 0; i < n; ++i)
@@ -250,9 +269,11 @@ struct LaneMoves {
         }
       return;
     }
+    const int64_t next = to_next(target);
     for (int64_t i = 0; i < n; ++i)
       for (int64_t j = 0; j < n; j += W) {
         const int64_t start = least(j, n - W);
+        if (ahead && j % kLine == 0) prefetch(target, i * n + j + next);
         lower_window(panels, i, start, mirrored, v);
         write_lanes(v, i * n + start, count, target);
       }

@@ -268,6 +268,22 @@ struct LaneLoops : LaneMoves<T, Bytes> {
     for (int l = 0; l < W; ++l) sum[l] += total[l];
   }
 
+  static void trace(int64_t n, const T* panels, double* sum) {
+    double total[W] = {};
+    for (int64_t i = 0; i < n; ++i) {
+      const T* diagonal = row_of(panels, i) + R * i * W;
+      for (int l = 0; l < W; ++l) total[l] += static_cast<double>(diagonal[l]);
+    }
+    for (int l = 0; l < W; ++l) sum[l] += total[l];
+  }
+
+  static void shift(int64_t n, const double* lambda, T* panels) {
+    for (int64_t i = 0; i < n; ++i) {
+      T* diagonal = row_of(panels, i) + R * i * W;
+      for (int l = 0; l < W; ++l) diagonal[l] = static_cast<T>(static_cast<double>(diagonal[l]) + lambda[l]);
+    }
+  }
+
   static void finish(int64_t rows, int64_t columns, const T* row, const T* y, T* p) {
     for (int64_t r = 0; r < rows; ++r)
       for (int64_t c = 0; c < columns; ++c) {
@@ -308,9 +324,9 @@ template <class T, int Bytes>
 const Lanes<T>* make_lanes() {
   using L = LaneLoops<T, Bytes>;
   static const Lanes<T> table{
-      L::W,          &L::load,    &L::load_lower, &L::store, &L::store_lower, &L::factor, &L::invert_diagonal,
-      &L::solve,     &L::product, &L::affine,     &L::add,   &L::sum_rows,    &L::inner,  &L::finish,
-      &L::pad_lower, &L::gram,    &L::outer};
+      L::W,      &L::load,    &L::load_lower, &L::store, &L::store_lower, &L::factor, &L::invert_diagonal,
+      &L::solve, &L::product, &L::affine,     &L::add,   &L::sum_rows,    &L::inner,  &L::finish,
+      &L::trace, &L::shift,   &L::pad_lower,  &L::gram,  &L::outer};
   return &table;
 }
 
