@@ -177,6 +177,7 @@ SIMT_DEVICE T shuffle_xor(T v, int mask) {
   return __shfl_xor_sync(0xffffffffu, v, mask);
 }
 SIMT_DEVICE unsigned ballot(bool condition) { return __ballot_sync(0xffffffffu, condition); }
+SIMT_DEVICE int count_bits(unsigned bits) { return __popc(bits); }
 // The 1-based position of the lowest bit that is set, or 0.
 SIMT_DEVICE int first_set(unsigned bits) { return __ffs(static_cast<int>(bits)); }
 

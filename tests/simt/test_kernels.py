@@ -6,9 +6,9 @@ import shutil
 import pytest
 
 # The parts of the table that `make sanitize` runs; of each part it runs one row in this many.
-SANITIZED = ["product_", "one_norm_", "narrow_", "fused_", "large_", "cluster_", "gram_", "cholesky_", "krr_"]
+SANITIZED = ["product_", "one_norm_", "distances_", "narrow_", "fused_", "large_", "cluster_", "gram_", "cholesky_", "krr_"]
 EVERY = 10
-PARTS = ["product", "one_norm", "narrow", "fused", "large", "cluster_", "counts", "gram", "cholesky", "krr"]
+PARTS = ["product", "one_norm", "distances", "narrow", "fused", "large", "cluster_", "counts", "gram", "cholesky", "krr"]
 # Of the parts of the table that take longest, one row in this many.
 THINNED = {"krr": 3}
 # It is only loaded, never launched.
