@@ -189,6 +189,32 @@ TEST(distances_form_of_a_tile) {
   }
 }
 
+// Points far from 0, each problem somewhere else: about their own mean few distances are lost, so products are taken.
+TEST(distances_about_the_mean) {
+  for (bool symmetric : {false, true})
+    for (int64_t n : {40, 5}) {
+      if (!in_sample()) continue;
+      const Case c{64, symmetric ? 64 : n, 300, symmetric};
+      std::vector<Matrix> x{random(c.m, c.k), random(c.m, c.k), random(c.m, c.k)},
+          z{random(c.n, c.k), random(c.n, c.k), random(c.n, c.k)};
+      for (size_t e = 0; e < x.size(); ++e)
+        for (auto* m : {&x[e], &z[e]}) {
+          for (int64_t i = 0; i < m->rows; ++i)
+            for (int64_t k = 0; k < c.k; ++k) (*m)(i, k) += 100 * double(e + 1) * double(k % 7 - 3);
+          round_to<float>(*m);
+        }
+      const Input<float> x_in(x, Layout::dense), z_in(z, Layout::dense);
+      const auto got = distances<float>(c, 3, x_in.view, z_in.view, true),
+                 apart = distances<float>(c, 3, x_in.view, z_in.view, false);
+      for (int64_t e = 0; e < 3; ++e) {
+        int64_t same = 0;
+        for (int64_t i = 0; i < c.m * c.n; ++i)
+          same += got[size_t(e * c.m * c.n + i)] == apart[size_t(e * c.m * c.n + i)];
+        CHECK(same < c.m * c.n * 7 / 8, "problem " << e << " is by differences: " << same << " equal bits");
+      }
+    }
+}
+
 TEST(distances_of_what_is_not_finite) {
   const Case c{70, 66, 40};
   Points p = points("gaussian", c.m, c.n, c.k);
