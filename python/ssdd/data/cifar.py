@@ -79,7 +79,7 @@ def _check_memo(content: bytes) -> None:
     """Refuse a place in the memo that no writer uses. Python's unpickler allocates memory up to the highest place, so
     that eight bytes could take gigabytes."""
     for count, (instruction, argument, _position) in enumerate(pickletools.genops(io.BytesIO(content))):
-        if instruction.name in ("PUT", "BINPUT", "LONG_BINPUT") and argument > count:
+        if instruction.name in ("PUT", "BINPUT", "LONG_BINPUT") and int(argument or 0) > count:
             raise pickle.UnpicklingError(f"instruction {count} stores into place {argument:,} of its memo")
 
 
