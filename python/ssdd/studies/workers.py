@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import multiprocessing
+import os
 import queue
+import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
@@ -32,6 +34,7 @@ def run_tasks(tasks: Sequence[Task], workers: int, report: Report = silent) -> l
 
     Every process has one thread: on small images more threads are no faster, and results do not depend on ``workers``.
     Every event gets the key ``task`` and is passed to ``report`` in this process. The first error ends the other tasks.
+    The workers end when this process does, however it ends.
     A single worker is this process, so a signal that pauses or ends it reaches all of the work.
     """
     if min(workers, len(tasks)) <= 1:
@@ -86,6 +89,15 @@ def _start(events: Any) -> None:
     global _events
     _events = events
     torch.set_num_threads(1)
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+
+
+def _end_with_parent() -> None:
+    """End this process when its parent has ended, even by a signal that cannot be caught."""
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+    parent.join()
+    os._exit(1)
 
 
 def _call(task: Task) -> Any:

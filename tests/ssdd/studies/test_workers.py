@@ -1,13 +1,18 @@
 """Tasks in worker processes: the same results as in this process, events with the task's name, errors that arrive."""
 
 import importlib
+import multiprocessing
+import os
+import signal
 import sys
+import time
 
 import pytest
 
 from ssdd.config import InputError
 from ssdd.selection import random_subset
 from ssdd.studies import Task, run_tasks
+from ssdd.studies import workers as pool
 
 DRAWING = '''
 import os
@@ -51,3 +56,41 @@ def test_a_worker_that_dies_is_an_error_in_words(draw):
     die = importlib.import_module("drawing").die
     with pytest.raises(ChildProcessError, match="one of 2 worker processes ended before its task.*What is finished is"):
         run_tasks([Task("dies", die), Task("dies too", die)], 2)
+
+
+def work(events):
+    """A worker that is busy for a minute."""
+    pool._start(events)
+    events.put(os.getpid())
+    time.sleep(60)
+
+
+def begin_worker(context, events):
+    """The process of a study: it has one worker."""
+    worker = context.Process(target=work, args=(events,))
+    worker.start()
+    worker.join()
+
+
+def is_alive(process):
+    try:
+        with open(f"/proc/{process}/stat") as file:
+            return file.read().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False
+
+
+@pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
+def test_workers_end_when_their_study_is_killed():
+    """Forks, as they need no imports."""
+    context = multiprocessing.get_context("fork")
+    events = context.Queue()
+    study = context.Process(target=begin_worker, args=(context, events))
+    study.start()
+    worker = events.get(timeout=60)
+    os.kill(study.pid, signal.SIGKILL)
+    study.join()
+    late = time.monotonic() + 30
+    while is_alive(worker) and time.monotonic() < late:
+        time.sleep(0.02)
+    assert not is_alive(worker)
