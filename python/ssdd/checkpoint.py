@@ -7,6 +7,7 @@ it, and the checkpoint before it is read instead.
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import json
 import os
@@ -77,7 +78,18 @@ class Checkpoints:
         self.stop, self.report, self.writes = stop, report, writes
         self._processes, self._device = processes, device
         self._identity: dict[str, Any] = {}
+        self._of_run: dict[str, Any] = {}
         self._last = time.monotonic()
+
+    def before(self, stage: str) -> Checkpoints:
+        """Return the checkpoints of a stage of the same run that comes before this one.
+
+        Call it after :meth:`begin`, whose identity the stage's checkpoints store beside their own: a checkpoint of the
+        stage is refused if this run is another one.
+        """
+        earlier = copy.copy(self)
+        earlier.stage, earlier._of_run, earlier._last = stage, self._identity, time.monotonic()
+        return earlier
 
     def files(self) -> list[Path]:
         """Return the existing checkpoints, oldest first."""
@@ -93,7 +105,7 @@ class Checkpoints:
         Raises:
             InputError: if the checkpoint is of another run, naming what differs, or if all checkpoints are damaged.
         """
-        self._identity = json.loads(json.dumps(identity))  # as it will look when it is read back
+        self._identity = json.loads(json.dumps({**self._of_run, **identity}))  # as it will look when it is read back
         for torn in self.folder.glob(f"{self.stage}-*.safetensors.*") if self.writes else []:
             torn.unlink(missing_ok=True)  # a write that was killed half-way
         troubles = []
