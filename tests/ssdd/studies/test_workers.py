@@ -1,6 +1,7 @@
 """Tasks in worker processes: the same results as in this process, events with the task's name, errors that arrive."""
 
 import importlib
+import os
 import sys
 
 import pytest
@@ -11,11 +12,17 @@ from ssdd.studies import Task, run_tasks
 
 DRAWING = '''
 import os
+import signal
+import time
 
 from ssdd.selection import random_subset
 
 def die(report):
     os._exit(9)
+
+def sleep(seconds, report):
+    report({"event": "asleep", "process": os.getpid(), "ignored": signal.getsignal(signal.SIGINT) == signal.SIG_IGN})
+    time.sleep(seconds)
 
 def draw(n, count, seed, report):
     """A task: it reports, and returns what it drew."""
@@ -51,3 +58,29 @@ def test_a_worker_that_dies_is_an_error_in_words(draw):
     die = importlib.import_module("drawing").die
     with pytest.raises(ChildProcessError, match="one of 2 worker processes ended before its task.*What is finished is"):
         run_tasks([Task("dies", die), Task("dies too", die)], 2)
+
+
+FIRST = """
+import os, signal
+
+with open({file!r}, "a") as file:
+    print(signal.SIGINT in signal.pthread_sigmask(signal.SIG_BLOCK, []), file=file)
+"""
+
+
+def test_ctrl_c_ends_the_workers_at_once_and_does_not_reach_them(draw, tmp_path, monkeypatch):
+    """A terminal sends Ctrl-C to all processes. Workers must not print tracebacks of it, not even while they import."""
+    blocked, asleep = tmp_path / "blocked", []
+    (tmp_path / "sitecustomize.py").write_text(FIRST.format(file=str(blocked)))
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(tmp_path), os.environ.get("PYTHONPATH", "")]))
+    sleep = importlib.import_module("drawing").sleep
+
+    def interrupt(event):
+        asleep.append(event)
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        run_tasks([Task("one", sleep, (600,)), Task("two", sleep, (600,))], 2, interrupt)
+    assert asleep[0]["ignored"] and blocked.read_text().splitlines() == ["True", "True"]
+    with pytest.raises(ProcessLookupError):
+        os.kill(asleep[0]["process"], 0)
