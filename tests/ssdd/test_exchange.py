@@ -169,11 +169,13 @@ class Run:
         return os.mkdir, (self.flag,)
 
 
-@pytest.mark.parametrize("how", ["torch.save", "pickle", "old torch.save", "module"])
+@pytest.mark.parametrize("how", ["torch.save", "pickle", "old torch.save", "module", "half a number"])
 def test_a_hostile_pt_file_is_refused_and_nothing_runs(tmp_path, how):
     flag, (x, y) = str(tmp_path / "executed"), published(tmp_path, torch.rand(2, 3, 4, 4), torch.rand(2, 5))
     if how == "pickle":
         x.write_bytes(pickle.dumps(Run(flag)))
+    elif how == "half a number":
+        x.write_bytes(b"G\x00")
     else:
         old = how == "old torch.save"
         torch.save(
