@@ -4,6 +4,8 @@ import copy
 import dataclasses
 import json
 import math
+import os
+import signal
 from pathlib import Path
 
 import numpy as np
@@ -287,3 +289,16 @@ def test_a_stopped_verb_goes_on_with_resume_alone(ssdd_command, few, pairs, tmp_
     ssdd_command("kd", "--resume", tmp_path / "s.safetensors", "-q")
     whole, again = (Classifier.load(tmp_path / f"{name}.safetensors") for name in ("whole", "s"))
     assert whole.key() == again.key() and json.dumps(whole.about) == json.dumps(again.about)
+
+
+def test_ctrl_c_while_a_classifier_is_measured(ssdd_command, few, tmp_path, monkeypatch):
+    np.savez(tmp_path / "few.npz", **{k: getattr(few, k) for k in ("x_train", "y_train", "x_test", "y_test")})
+    monkeypatch.setattr(Classifier, "accuracy", lambda *arguments: os.kill(os.getpid(), signal.SIGINT))
+    file = tmp_path / "c.safetensors"
+    teach = ["train-classifier", "-d", tmp_path / "few.npz", "--model", "convnet-4", "--classifier.epochs", 1, "-q"]
+    with pytest.raises(KeyboardInterrupt, match=f"stopped. Go on with: ssdd train-classifier --resume {file}"):
+        ssdd_command(*teach, "-o", file)
+    assert not file.exists()
+    monkeypatch.undo()
+    ssdd_command("train-classifier", "--resume", file, "-q")
+    assert file.is_file()
