@@ -16,11 +16,17 @@ from ssdd.studies import workers as pool
 
 DRAWING = '''
 import os
+import signal
+import time
 
 from ssdd.selection import random_subset
 
 def die(report):
     os._exit(9)
+
+def sleep(seconds, report):
+    report({"event": "asleep", "process": os.getpid(), "ignored": signal.getsignal(signal.SIGINT) == signal.SIG_IGN})
+    time.sleep(seconds)
 
 def draw(n, count, seed, report):
     """A task: it reports, and returns what it drew."""
@@ -94,3 +100,29 @@ def test_workers_end_when_their_study_is_killed():
     while is_alive(worker) and time.monotonic() < late:
         time.sleep(0.02)
     assert not is_alive(worker)
+
+
+FIRST = """
+import os, signal
+
+with open({file!r}, "a") as file:
+    print(signal.SIGINT in signal.pthread_sigmask(signal.SIG_BLOCK, []), file=file)
+"""
+
+
+def test_ctrl_c_ends_the_workers_at_once_and_does_not_reach_them(draw, tmp_path, monkeypatch):
+    """A terminal sends Ctrl-C to all processes. Workers must not print tracebacks of it, not even while they import."""
+    blocked, asleep = tmp_path / "blocked", []
+    (tmp_path / "sitecustomize.py").write_text(FIRST.format(file=str(blocked)))
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(tmp_path), os.environ.get("PYTHONPATH", "")]))
+    sleep = importlib.import_module("drawing").sleep
+
+    def interrupt(event):
+        asleep.append(event)
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        run_tasks([Task("one", sleep, (600,)), Task("two", sleep, (600,))], 2, interrupt)
+    assert asleep[0]["ignored"] and blocked.read_text().splitlines() == ["True", "True"]
+    with pytest.raises(ProcessLookupError):
+        os.kill(asleep[0]["process"], 0)
