@@ -5,7 +5,7 @@
 //   matern_1, _3, _5          k = e, (1 + s) e, (1 + s + s^2 / 3) e with e = exp(-s), s = sqrt(2 nu) |x - z| /
 //                             lengthscale, nu = 1/2, 3/2, 5/2    parameters (lengthscale)
 //   rational_quadratic        k = (1 + |x - z|^2 / (2 alpha lengthscale^2))^-alpha    parameters (lengthscale, alpha)
-//   laplace_1    k = exp(-|x - z|_1 / lengthscale), on the CPU    parameters (lengthscale)
+//   laplace_1    k = exp(-|x - z|_1 / lengthscale)    parameters (lengthscale)
 //   polynomial   k = (scale * x.z + bias)^order            parameters (scale, bias)
 //   arc_cosine_0, _1          k = kappa_0, |x| |z| kappa_1 of the angle t between x and z; no parameters
 //                             kappa_0 = 1 - t / pi, kappa_1 = cos t + (sin t - t cos t) / pi

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 TILE, DEPTH = 64, 16
+DOT, DISTANCE, ABSOLUTE, DIFFERENCE, SIGN = range(5)  # Inner of product.cuh
 
 
 @dataclass(frozen=True)
@@ -49,7 +50,7 @@ def _tiles(p: dict[str, Any], tiling: dict[str, Any]) -> list[tuple[int, int]]:
 
 
 def _one_product(kernel: str, p: dict[str, Any], tiling: dict[str, Any]) -> Work:
-    if p["difference"]:  # for problems in distant clusters, which no call here has: each block ends at once
+    if p["inner"] == DIFFERENCE:  # for problems in distant clusters, which no call here has: each block ends at once
         return Work()
     b, m, n, k, size = p["batch"], p["m"], p["n"], p["k"], p["product"]
     kind, full, tile = kernel.split("_")[0], p["triangle"] == 0, tiling["size"]
@@ -65,7 +66,8 @@ def _one_product(kernel: str, p: dict[str, Any], tiling: dict[str, Any]) -> Work
     made = sum(_up(r, warp[0]) * _up(c, warp[1]) for r, c in tiles)
     expected = m * n if full else m * (m + 1) // 2
     stored = expected if p["triangle"] == 1 else m * n
-    extra = b * expected * size * bool(p["add"]) + b * max(0, m - p["accumulate_from"]) * n * size * p["accumulate"]
+    ones = b * m * n * size * (p["inner"] == SIGN) * tiling["splits"]  # elements of `from`, once per split
+    extra = ones + b * expected * size * bool(p["add"]) + b * max(0, m - p["accumulate_from"]) * n * size * p["accumulate"]
     operands = sum(r * p["element"][0] + c * p["element"][1] for r, c in tiles)
     # Sums of a split, in pieces of 16 bytes along a row: written by each, read by the last (finish_tile.cuh).
     pieces = sum(r * _up(c * size, 16) for r, c in tiles)
@@ -75,8 +77,8 @@ def _one_product(kernel: str, p: dict[str, Any], tiling: dict[str, Any]) -> Work
     # Scales: read to choose the kernel, to split, and by each warp to undo them.
     scales = sum(20 * (r + c) + 32 * c + 128 * r for r, c in tiles) * tiling["splits"] if kind == "halves" else 0
     return Work(
-        flops=b * expected * k * (3 if p["distance"] else 2),
-        executed=b * made * depth * 2 * passes,
+        flops=b * expected * k * (3 if p["inner"] in (DISTANCE, SIGN) else 2),
+        executed=b * made * depth * 2 * passes * (p["inner"] != ABSOLUTE),  # without multiply-adds
         loaded=b * (operands * k + parts + sums + scales) + extra,
         stored=b * (stored * size + parts + sums + size * (p["squares"] > 0)),
         tensor=kind != "plain",

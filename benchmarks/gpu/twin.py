@@ -100,6 +100,7 @@ CALLS: list[tuple[str | int, ...]] = (
             ("rbf", 2, 72, 64, 96, 32, "fused"),
             ("rbf", 1, 72, 64, 96, 32, "all", "far"),
             ("matern_5", 1, 72, 64, 96, 32),
+            ("laplace_1", 1, 72, 64, 96, 32),
             ("krr", 1, 256, 64, 64, 64, "low_rank", "low_rank"),
             ("cholesky", 5, 32, 32),
             ("cholesky", 2, 128, 96),

@@ -35,7 +35,6 @@ void gram(const Capsule& x, const Capsule& z, const Capsule& hyper, const std::v
     a.kernel = kernel_kind(kernel, order);
     a.order = order;
     require_values(a.kernel, a.hyper.count, 0, sizeof(T));
-    require_place(a.kernel, r.cuda());
     require_all("x and k", a.x.p, a.k);
     require(a.z.p || q == s, "z: expected a tensor, got None; without it the matrix is square");
     a.work = r.template array<T>("work", tensor_of(work), size);

@@ -70,7 +70,6 @@ void krr_forward(const KrrShape& shape, const Capsule& x_s, const Capsule& y_s, 
     require(!a.loss == !a.y_q, "y_q and loss: both or neither");
     require((a.factor && a.coef) || (s.lanes && a.on_failure != OnFailure::jitter) || s.batch * s.n == 0,
             "factor and coef: needed here");
-    require_place(s.kernel, r.cuda());
     run_on(r, [&] { cuda::krr_forward(a, reinterpret_cast<void*>(stream)); }, [&] { cpu::krr_forward(a); });
   };
   by_type(y_s, [&] { run(float()); }, [&] { run(double()); });
@@ -97,7 +96,6 @@ void krr_backward(const KrrShape& shape, const Capsule& x_s, const Capsule& y_s,
     read_gradients(r, {grad_x_s, grad_y_s, grad_x_q, grad_hyper}, a);
     a.work = r.template array<T>("work", tensor_of(work), krr_workspace(s, true, r.cuda()));
     require_all("e, factor, coef, aux and work", a.e.p, a.factor, a.coef, a.aux, a.work);
-    require_place(s.kernel, r.cuda());
     run_on(r, [&] { cuda::krr_backward(a, reinterpret_cast<void*>(stream)); }, [&] { cpu::krr_backward(a); });
   };
   by_type(y_s, [&] { run(float()); }, [&] { run(double()); });

@@ -300,7 +300,7 @@ class Backward : KrrPass<T> {
     return {w.arguments_s, s.s * s.s, s.s, 1};
   }
 
-  // Kernels of the squared distance: G = Kbar dk/dr, and d r_ij / d x_i = 2 (x_i - x_j). Those of x.z: G = Kbar dk/d(x.z).
+  // G = Kbar dk/da of the argument a: |x - z|^2, |x - z|_1 or x.z.
   void nonlinear() {
     lengths(x_s, s.s, true);
     alpha_bar_dense();
@@ -318,7 +318,7 @@ class Backward : KrrPass<T> {
         write_products(make(s.s, s.d, s.s, dense(w.k_bar, s.s, s.s), x_s, a.grad_x_s, s.s * s.d), x_s, w.row_sums, s.s,
                        false);
       } else if (a.grad_x_s) {
-        sums(s.s, s.s, dense(w.k_bar, s.s, s.s), column_row(0), w.width);
+        if (!of_one_norm(s.kernel)) sums(s.s, s.s, dense(w.k_bar, s.s, s.s), column_row(0), w.width);
         differences(s.s, s.s, dense(w.k_bar, s.s, s.s), support, column_row(0), w.width, support, a.grad_x_s, s.s * s.d,
                     false);
       }
@@ -347,7 +347,7 @@ class Backward : KrrPass<T> {
       }
       const Points queries = shift(from(x_q, q0), rows, w.shifted_q, true);
       if (a.grad_x_s) {
-        sums(rows, s.s, bar(), column_row(0), w.width);
+        if (!of_one_norm(s.kernel)) sums(rows, s.s, bar(), column_row(0), w.width);
         differences(s.s, rows, t(bar()), queries, column_row(0), w.width, support, a.grad_x_s, s.s * s.d, true);
       }
       if (a.grad_x_q)
@@ -386,7 +386,7 @@ class Backward : KrrPass<T> {
     reach.far = w.far;
     reach.queries = queries;
     reach.always_far = s.kernel == KernelKind::matern_1;
-    if (rows > 0 && of_distance(s.kernel))
+    if (rows > 0 && of_distance(s.kernel) && !of_one_norm(s.kernel))
       simt::launch(&shift_kernel<T>, {static_cast<unsigned>(s.batch * rows)}, kThreads, 0, stream, rows, s.d, x, x_s,
                    out, reach);
     return {x, dense(out, rows, s.d)};
@@ -419,11 +419,20 @@ class Backward : KrrPass<T> {
     simt::launch(&slope_kernel<T>, {static_cast<unsigned>(s.batch * rows)}, kThreads, 0, stream, args);
   }
 
-  // Computes c (+)= 2 sum_j g_ij (x_i - z_j) in each problem's form: as 2 (rowsum(G) x - G z), or one difference at a
+  // Computes c (+)= sum_j g_ij sign(x_i - z_j) for 1-norms, else 2 sum_j g_ij (x_i - z_j) in each problem's form: as 2 (rowsum(G) x - G z), or one difference at a
   // time. Both forms are launched, since the host does not know which problems have which form; blocks of problems in
   // the other form return at once.
   void differences(int64_t rows, int64_t inner, const Source<T>& g, const Points& z, const T* row_sum, int64_t sum_bs,
                    const Points& x, T* c, int64_t c_bs, bool accumulate) {
+    if (of_one_norm(s.kernel)) {
+      Product<T> p = make(rows, s.d, inner, g, z.original, c, c_bs);
+      p.alpha = -1;
+      p.inner = Inner::sign;
+      p.from = x.original;
+      p.accumulate = accumulate;
+      p.lambda_of = a.aux + 1;
+      return run(p);
+    }
     Product<T> p = make(rows, s.d, inner, g, z.shifted, c, c_bs);
     p.alpha = -2;
     p.accumulate = accumulate;
@@ -439,6 +448,7 @@ class Backward : KrrPass<T> {
     p.accumulate = accumulate;
     p.lambda_of = a.aux + 1;
     p.active = w.far;
+    p.inner = Inner::difference;
     p.from = x.original;
     run(p);
   }

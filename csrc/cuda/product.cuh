@@ -1,6 +1,6 @@
 // C = A B for a batch of strided matrices, with what KRR does to a finished element applied in registers:
 //
-//   acc = sum_k a(i, k) b(k, j), or sum_k (a(i, k) - b(k, j))^2 if `distance`, or sum_k a(i, k) (b(k, j) - from(i, j))
+//   acc = sum_k of the terms of `inner`, usually a(i, k) b(k, j)
 //   v   = alpha alpha_of[b] acc [+ c(i, j)];  v = exp(map_of[b] v);  v += plus_of[b] + row[j]
 //   v  += add_factor add_of[b] add_row[i] add(i, j)
 //
@@ -68,14 +68,23 @@ struct Squares {
   double factor = 1;
 };
 
+// The terms that a product sums over k.
+enum class Inner {
+  dot,         // a(i, k) b(k, j)
+  distance,    // (a(i, k) - b(k, j))^2
+  absolute,    // |a(i, k) - b(k, j)|
+  difference,  // a(i, k) (b(k, j) - from(i, j))
+  sign         // a(i, k) sign(b(k, j) - from(i, j)), with sign(0) = 0
+};
+
 template <class T>
 struct Product {
   int64_t batch, m, n, k;
   Source<T> a, b;  // [m, k], [k, n]
   T* c;
   int64_t c_bs, ld;
-  bool distance = false;
-  Source<T> from;  // [m, n], or absent
+  Inner inner = Inner::dot;
+  Source<T> from;  // [m, n], of the last two
   double alpha = 1;
   const T* alpha_of = nullptr;
   bool accumulate = false;

@@ -328,6 +328,11 @@ SIMT_DEVICE double exponential(double x) { return exp(x); }
 SIMT_DEVICE float logarithm(float x) { return logf(x); }
 SIMT_DEVICE double logarithm(double x) { return log(x); }
 SIMT_DEVICE double arc_cosine(double x) { return acos(x); }
+SIMT_DEVICE float absolute(float x) { return fabsf(x); }
+SIMT_DEVICE double absolute(double x) { return fabs(x); }
+// 1 with the sign of x, or 0 if x is 0. NaN counts as a number.
+SIMT_DEVICE float sign(float x) { return copysignf(x != 0.0f ? 1.0f : 0.0f, x); }
+SIMT_DEVICE double sign(double x) { return copysign(x != 0.0 ? 1.0 : 0.0, x); }
 SIMT_DEVICE float fma(float x, float y, float z) { return fmaf(x, y, z); }
 SIMT_DEVICE double fma(double x, double y, double z) { return ::fma(x, y, z); }
 template <class T>

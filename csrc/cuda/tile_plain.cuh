@@ -66,12 +66,51 @@ SIMT_DEVICE void four(const T* p, T (&v)[4]) {
   }
 }
 
-// sums += the 4 x 4 x 16 product of one thread and stage. own: this thread's elements of `from`, for differences.
-template <bool Distance, bool Difference, class T>
+// The terms of a product (Inner in product.cuh). add: returns the sum with the term of x = a(i, k) and z = b(k, j).
+// from_own: `own` is from(i, j). unroll: steps of k without a branch, as many as the size of the kernel allows.
+template <bool FromOwn, int Unroll>
+struct Terms {
+  static constexpr bool from_own = FromOwn;
+  static constexpr int unroll = Unroll;
+};
+struct Dot : Terms<false, kDepth> {
+  template <class T>
+  static SIMT_DEVICE T add(T sum, T x, T z, T) {
+    return simt::fma(x, z, sum);
+  }
+};
+struct Distance : Terms<false, kDepth> {
+  template <class T>
+  static SIMT_DEVICE T add(T sum, T x, T z, T) {
+    const T apart = x - z;
+    return simt::fma(apart, apart, sum);
+  }
+};
+struct Absolute : Terms<false, kDepth> {
+  template <class T>
+  static SIMT_DEVICE T add(T sum, T x, T z, T) {
+    return sum + simt::absolute(x - z);
+  }
+};
+struct Difference : Terms<true, kDepth> {
+  template <class T>
+  static SIMT_DEVICE T add(T sum, T x, T z, T own) {
+    return simt::fma(x, z - own, sum);
+  }
+};
+struct Sign : Terms<true, 4> {
+  template <class T>
+  static SIMT_DEVICE T add(T sum, T x, T z, T own) {
+    return simt::fma(x, simt::sign(z - own), sum);
+  }
+};
+
+// sums += the terms of one thread's 4 x 4 elements and one stage. own: this thread's elements of `from`.
+template <class Of, class T>
 SIMT_DEVICE void multiply(const T* a_stage, const T* b_stage, int row, int column, const T (&own)[4][4],
                           T (&sums)[4][4]) {
   T fresh[4][4] = {};
-#pragma unroll
+#pragma unroll Of::unroll
   for (int step = 0; step < kDepth; ++step) {
     T x[4], z[4];
     four(a_stage + step * kPitch<T> + row, x);
@@ -79,14 +118,7 @@ SIMT_DEVICE void multiply(const T* a_stage, const T* b_stage, int row, int colum
 #pragma unroll
     for (int i = 0; i < 4; ++i)
 #pragma unroll
-      for (int j = 0; j < 4; ++j) {
-        if constexpr (Difference) {
-          fresh[i][j] = simt::fma(x[i], z[j] - own[i][j], fresh[i][j]);
-        } else {
-          const T difference = x[i] - z[j];
-          fresh[i][j] = Distance ? simt::fma(difference, difference, fresh[i][j]) : simt::fma(x[i], z[j], fresh[i][j]);
-        }
-      }
+      for (int j = 0; j < 4; ++j) fresh[i][j] = Of::add(fresh[i][j], x[i], z[j], own[i][j]);
   }
 #pragma unroll
   for (int i = 0; i < 4; ++i)

@@ -27,7 +27,7 @@ from ssdd_ext.testing import (
 )
 
 # Kernel functions beside Linear and RBF that the core has on the CPU and on a GPU.
-FUNCTIONS = ["laplace", "matern_3", "matern_5", "rational_quadratic", "polynomial"]
+FUNCTIONS = ["laplace", "laplace_1", "matern_3", "matern_5", "rational_quadratic", "polynomial"]
 ANGLES = ["arc_cosine_0", "arc_cosine_1", "nngp", "ntk"]
 ROWS = [n for n, row in TABLE.items() if row.q > 0]
 DEVICES = ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)]

@@ -1,7 +1,7 @@
 // Prints the launches of one call as JSON and, if it runs on the twin, also the counts of its kernels.
 //
 //   simt_rows launches|counts float|double krr B S Q D C FORWARD BACKWARD [fused] [all]
-//   simt_rows launches|counts float|double rbf|matern_5|polynomial B S Q D C [fused] [all] [far]
+//   simt_rows launches|counts float|double rbf|matern_5|polynomial|laplace_1 B S Q D C [fused] [all] [far]
 //   simt_rows launches|counts double arc_cosine_0|arc_cosine_1|nngp|ntk B S Q D C [all]
 //   simt_rows launches|counts float|double cholesky B N C [cluster]
 //   simt_rows launches|counts float|double strided B S Q D STRIDE
@@ -99,7 +99,10 @@ void krr(Memory& memory, KrrShape shape, Plan backward, bool all, bool far) {
   f.jitter = memory.take<T>(b);
   f.status = memory.take<int32_t>(b);
   f.hyper.count = parameter_count(shape.kernel) + 1;
-  f.hyper.values[0] = of_distance(shape.kernel) ? std::sqrt(double(d)) : linear ? 1 : 1 / double(d);
+  f.hyper.values[0] = of_one_norm(shape.kernel)   ? double(d)
+                      : of_distance(shape.kernel) ? std::sqrt(double(d))
+                      : linear                    ? 1
+                                                  : 1 / double(d);
   f.hyper.values[1] = linear ? 1 : 0.1;
   f.hyper.values[f.hyper.count - 1] = 0.1;
   f.on_failure = OnFailure::nan;
@@ -222,12 +225,12 @@ T as(const simt::Argument& a) {
 template <class T>
 void print_product(const cuda::Product<T>& p) {
   std::printf(
-      "{\"product\": %zu, \"batch\": %ld, \"m\": %ld, \"n\": %ld, \"k\": %ld, \"triangle\": %d, \"distance\": %s, "
-      "\"difference\": %s, \"accumulate\": %s, \"accumulate_from\": %ld, \"add\": %s, \"row\": %s, \"squares\": %ld, "
+      "{\"product\": %zu, \"batch\": %ld, \"m\": %ld, \"n\": %ld, \"k\": %ld, \"triangle\": %d, \"inner\": %d, "
+      "\"accumulate\": %s, \"accumulate_from\": %ld, \"add\": %s, \"row\": %s, \"squares\": %ld, "
       "\"scales\": %s, \"element\": [%zu, %zu]}",
-      sizeof(T), p.batch, p.m, p.n, p.k, int(p.triangle), p.distance ? "true" : "false", p.from ? "true" : "false",
-      p.accumulate ? "true" : "false", p.accumulate_from, p.add ? "true" : "false", p.row ? "true" : "false",
-      p.squares.out ? p.squares.all : 0, p.scales ? "true" : "false", p.a.element == Element::own ? sizeof(T) : 2,
+      sizeof(T), p.batch, p.m, p.n, p.k, int(p.triangle), int(p.inner), p.accumulate ? "true" : "false",
+      p.accumulate_from, p.add ? "true" : "false", p.row ? "true" : "false", p.squares.out ? p.squares.all : 0,
+      p.scales ? "true" : "false", p.a.element == Element::own ? sizeof(T) : 2,
       p.b.element == Element::own ? sizeof(T) : 2);
 }
 void print_tiling(const cuda::Tiling& t) {
@@ -381,6 +384,7 @@ KernelKind kernel(const std::string& name) {
                                                                       {"rbf", KernelKind::rbf},
                                                                       {"matern_5", KernelKind::matern_5},
                                                                       {"polynomial", KernelKind::polynomial},
+                                                                      {"laplace_1", KernelKind::laplace_1},
                                                                       {"arc_cosine_0", KernelKind::arc_cosine_0},
                                                                       {"arc_cosine_1", KernelKind::arc_cosine_1},
                                                                       {"nngp", KernelKind::nngp},

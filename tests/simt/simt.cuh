@@ -335,6 +335,10 @@ inline double exponential(double x) { return std::exp(x); }
 inline float logarithm(float x) { return std::log(x); }
 inline double logarithm(double x) { return std::log(x); }
 inline double arc_cosine(double x) { return std::acos(x); }
+inline float absolute(float x) { return std::fabs(x); }
+inline double absolute(double x) { return std::fabs(x); }
+inline float sign(float x) { return std::copysign(x != 0 ? 1.0f : 0.0f, x); }
+inline double sign(double x) { return std::copysign(x != 0 ? 1.0 : 0.0, x); }
 inline float fma(float x, float y, float z) {
   runtime::count_flops(2);
   return std::fma(x, y, z);

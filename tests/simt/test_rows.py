@@ -16,6 +16,7 @@ CALLS = (
             ("rbf", 1, 20, 40, 33, 8, "all"),
             ("matern_5", 1, 20, 40, 33, 8, "all"),
             ("polynomial", 2, 20, 40, 33, 8, "all"),
+            ("laplace_1", 1, 20, 40, 33, 8, "all"),
             ("krr", 2, 100, 20, 33, 10, "low_rank", "low_rank", "fused"),
             (
                 "krr",
