@@ -7,6 +7,7 @@ it, and the checkpoint before it is read instead.
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import json
 import os
@@ -15,7 +16,7 @@ import signal
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import Any
 
@@ -77,7 +78,18 @@ class Checkpoints:
         self.stop, self.report, self.writes = stop, report, writes
         self._processes, self._device = processes, device
         self._identity: dict[str, Any] = {}
+        self._of_run: dict[str, Any] = {}
         self._last = time.monotonic()
+
+    def before(self, stage: str) -> Checkpoints:
+        """Return the checkpoints of a stage of the same run that comes before this one.
+
+        Call it after :meth:`begin`, whose identity the stage's checkpoints store beside their own: a checkpoint of the
+        stage is refused if this run is another one.
+        """
+        earlier = copy.copy(self)
+        earlier.stage, earlier._of_run, earlier._last = stage, self._identity, time.monotonic()
+        return earlier
 
     def files(self) -> list[Path]:
         """Return the existing checkpoints, oldest first."""
@@ -93,7 +105,7 @@ class Checkpoints:
         Raises:
             InputError: if the checkpoint is of another run, naming what differs, or if all checkpoints are damaged.
         """
-        self._identity = json.loads(json.dumps(identity))  # as it will look when it is read back
+        self._identity = json.loads(json.dumps({**self._of_run, **identity}))  # as it will look when it is read back
         for torn in self.folder.glob(f"{self.stage}-*.safetensors.*") if self.writes else []:
             torn.unlink(missing_ok=True)  # a write that was killed half-way
         troubles = []
@@ -129,6 +141,13 @@ class Checkpoints:
                 f"rate follows the new length from there; the bits are not those of a run that began with this length"
             )
         _refuse_other_run(file, found)
+
+    @contextmanager
+    def without_steps(self) -> Iterator[None]:
+        """Do long work that has no steps: a request to stop raises KeyboardInterrupt. One of several processes goes
+        on, as the others wait for it."""
+        with self.stop.at_once() if isinstance(self.stop, StopRequest) and self._processes == 1 else nullcontext():
+            yield
 
     def due(self) -> bool:
         """Return True if ``every`` seconds have passed since the last checkpoint."""
@@ -194,8 +213,45 @@ class Checkpoints:
         self.report({"event": "warning", "message": message})
 
 
+class StopRequest:
+    """A request to stop, for ``Checkpoints(stop=...)``: calling it returns True once there is one."""
+
+    def __init__(self, say: Callable[[str], None] | None = None) -> None:
+        self._say = say or (lambda line: print(line, file=sys.stderr))
+        self._requested_at: float | None = None
+        self._at_once = False
+
+    def __call__(self) -> bool:
+        return self._requested_at is not None
+
+    @contextmanager
+    def at_once(self) -> Iterator[None]:
+        """Raise KeyboardInterrupt on a request in this context, or before it: long work that has no steps."""
+        self._at_once = True
+        try:
+            if self():
+                raise KeyboardInterrupt
+            yield
+        finally:
+            self._at_once = False
+
+    def on_signal(self, number: int, frame: Any) -> None:
+        """Note the request. Raises KeyboardInterrupt for a second one."""
+        first, self._requested_at = self._requested_at, self._requested_at or time.monotonic()
+        if self._at_once or (first is not None and time.monotonic() - first > SECOND_REQUEST_AFTER):
+            raise KeyboardInterrupt
+        if first is not None:
+            return
+        text = "stopping: this step is finished and a checkpoint written (once more to break off at once)"
+        try:
+            self._say(text)
+        except Exception:  # the signal came in the middle of another line, or of an import that `say` needs
+            with suppress(OSError):
+                os.write(2, f"{text}\n".encode())
+
+
 @contextmanager
-def interruptible(say: Callable[[str], None] | None = None) -> Iterator[Callable[[], bool]]:
+def interruptible(say: Callable[[str], None] | None = None) -> Iterator[StopRequest]:
     """Turn Ctrl-C and SIGTERM into a request to stop, for the time of the context.
 
     A second signal, at least a second later, raises KeyboardInterrupt at once. (A launcher of several processes may
@@ -207,25 +263,10 @@ def interruptible(say: Callable[[str], None] | None = None) -> Iterator[Callable
     Yields:
         The callable for ``Checkpoints(stop=...)``.
     """
-    requested_at: float | None = None
-
-    def on_signal(number: int, frame: Any) -> None:
-        nonlocal requested_at
-        if requested_at is not None:
-            if time.monotonic() - requested_at > SECOND_REQUEST_AFTER:
-                raise KeyboardInterrupt
-            return
-        requested_at = time.monotonic()
-        text = "stopping: this step is finished and a checkpoint written (once more to break off at once)"
-        try:
-            (say or (lambda line: print(line, file=sys.stderr)))(text)
-        except Exception:  # the signal came in the middle of another line, or of an import that `say` needs
-            with suppress(OSError):
-                os.write(2, f"{text}\n".encode())
-
-    before = {number: signal.signal(number, on_signal) for number in (signal.SIGINT, signal.SIGTERM)}
+    request = StopRequest(say)
+    before = {number: signal.signal(number, request.on_signal) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
-        yield lambda: requested_at is not None
+        yield request
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)

@@ -152,6 +152,22 @@ def test_the_first_signal_requests_a_stop_the_second_interrupts(number):
     assert signal.getsignal(signal.SIGINT) is before
 
 
+def test_work_without_steps_is_interrupted_at_once(tmp_path):
+    with interruptible(lambda line: None) as stop:
+        alone, shared = (Checkpoints(tmp_path, stop=stop, processes=n) for n in (1, 2))
+        with shared.without_steps():
+            pass
+        with pytest.raises(KeyboardInterrupt), alone.without_steps():
+            os.kill(os.getpid(), signal.SIGINT)
+            pytest.fail("the signal comes first")
+        with pytest.raises(KeyboardInterrupt), alone.without_steps():
+            pytest.fail("a stop was requested before")
+        with shared.without_steps():  # the other processes wait for this one
+            os.kill(os.getpid(), signal.SIGINT)
+    with Checkpoints(tmp_path).without_steps():
+        pass
+
+
 def test_a_signal_in_the_middle_of_an_output_still_requests_a_stop(capfd):
     """What prints the request may be interrupted itself, in the middle of an import or of another line."""
 

@@ -18,6 +18,12 @@ from .preprocessing import Preprocessing
 MOST_CLASSES = 1 << 20
 """A label from here on means a damaged file: one-hot targets, or counts per class, would fill the memory."""
 
+MOST_OUTSIDE = 0.05
+"""Share of an import's values that may lie outside [0, 1] without a word on what the file holds: learned pixels may."""
+
+FAR = 16
+"""No image has values above this one after normalisation, so these are pixels up to 255."""
+
 
 def read_tensor(path: str | os.PathLike[str]) -> Tensor:
     """Return the one tensor in a file of ``torch.save``. A file with any other object is refused."""
@@ -77,7 +83,7 @@ def read_labelled(
     method: str = "labelled",
     source: str = "",
     classes: int = 0,
-    stored: str = "pixels",
+    stored: str | None = None,
 ) -> DistilledSet:
     """Read a labelled set that another method made (DSA, MTT, ...) into a distilled set. Nothing in a file is executed.
 
@@ -88,8 +94,8 @@ def read_labelled(
         method: name of the row in tables. Default "labelled".
         source: name of the image set that it was made from. Default "".
         classes: number of classes of that set. Default: as many as the labels name.
-        stored: "pixels" (default), or "normalised": the file holds images after normalisation with ``preprocessing``,
-            which is undone.
+        stored: what the file holds: "pixels", or "normalised": images after normalisation with ``preprocessing``, which
+            is undone. Default: pixels, if at least 95% of the values are in [0, 1]; otherwise it is an error.
 
     Raises:
         InputError: naming the file, what was expected and what came.
@@ -101,16 +107,7 @@ def read_labelled(
     if x.shape[1] != len(preprocessing.mean):
         expected = f"images of {len(preprocessing.mean)} channels, as mean and std have"
         raise InputError(f"{Path(images).name}: expected {expected}, got {list(x.shape)}")
-    if stored == "normalised":
-        x = preprocessing.pixels(x.float())
-    elif x.dtype == torch.uint8:
-        x = x.float() / 255
-    low, high = float(x.min()), float(x.max())
-    if low < -1 or high > 2:
-        raise InputError(
-            f"{Path(images).name}: expected pixels around [0, 1], got {low:.3g} to {high:.3g}; stored='normalised' "
-            "(--stored normalised) undoes mean and std; pixels up to 255 must be uint8"
-        )
+    x = _as_pixels(x, Path(images).name, preprocessing, stored)
     if _is_whole(y):
         y = _one_hot(y, file, classes or MOST_CLASSES, exact=bool(classes))
     elif y.dim() != 2 or not y.is_floating_point():
@@ -123,7 +120,56 @@ def read_labelled(
         )
     elif classes and y.shape[1] != classes:
         raise InputError(f"{file}: expected shares of {classes} classes, got {y.shape[1]}")
-    return DistilledSet(x.float(), y.float(), preprocessing, method=method, source=source, target_kind="labels")
+    return DistilledSet(x, y.float(), preprocessing, method=method, source=source, target_kind="labels")
+
+
+def _as_pixels(x: Tensor, name: str, preprocessing: Preprocessing, stored: str | None) -> Tensor:
+    """Return the images of a file as float32 pixels around [0, 1].
+
+    Raises :class:`InputError`, with what to do, if the values cannot be what ``stored`` says, or if it says nothing and
+    they may be pixels or normalised images.
+    """
+    if stored not in (None, "pixels", "normalised"):
+        raise InputError(f"stored: expected 'pixels' or 'normalised', got {stored!r}")
+    low, high = float(x.min()), float(x.max())
+    came = f"{name}: {x.dtype} values from {low:.3g} to {high:.3g}"
+    if stored == "normalised":
+        if low >= 0:
+            raise InputError(
+                f"{came} are not normalised, as none is below 0; they look like pixels: leave out stored='normalised' "
+                f"(--stored normalised){_advice_255(x.dtype, high)}"
+            )
+        pixels = preprocessing.pixels(x.float())
+        low, high = float(pixels.min()), float(pixels.max())
+        if low < -1 or high > 2:
+            raise InputError(
+                f"{came}: expected pixels around [0, 1] when mean {_round(preprocessing.mean)} and std "
+                f"{_round(preprocessing.std)} are undone, got {low:.3g} to {high:.3g}; give the mean and std that the "
+                "file was normalised with (--mean, --std in place of --data)"
+            )
+        return pixels
+    if x.dtype == torch.uint8:
+        return x.float() / 255
+    outside, sure = float(((x < 0) | (x > 1)).float().mean()), low < -1 or high > 2
+    if high > FAR:
+        raise InputError(f"{came}: expected pixels around [0, 1]{_advice_255(x.dtype, high)}")
+    if sure or (outside > MOST_OUTSIDE and stored is None):
+        raise InputError(
+            f"{came}, {outside:.0%} of them outside [0, 1]: expected pixels in [0, 1]. If the images are normalised, "
+            "give stored='normalised' (--stored normalised) and the mean and std that they were normalised with "
+            "(--mean, --std; 0.5 per channel for images in [-1, 1])"
+            + ("" if sure else ". If they are pixels, give stored='pixels' (--stored pixels)")
+        )
+    return x.float()
+
+
+def _advice_255(dtype: torch.dtype, high: float) -> str:
+    """Return what to do with pixels up to 255 that are not uint8; "" for others."""
+    return "; divide pixels up to 255 by 255, or save them as uint8" if high > 2 and dtype != torch.uint8 else ""
+
+
+def _round(values: tuple[float, ...]) -> str:
+    return ", ".join(f"{value:.3g}" for value in values)
 
 
 def _is_whole(y: Tensor) -> bool:

@@ -33,7 +33,6 @@ from .options import (
     print_table,
     read_images,
     read_teacher,
-    say,
 )
 from .resume import Run, make_absolute, quote
 
@@ -150,6 +149,6 @@ def _say_how_to_go_on(folder: Path) -> Iterator[None]:
     try:
         yield
     except KeyboardInterrupt:
-        if (folder / reports.DEMO).is_file():
-            say(f"Go on with: ssdd demo --resume {quote(folder)}")
-        raise
+        if not (folder / reports.DEMO).is_file():
+            raise
+        raise KeyboardInterrupt(f"stopped. Go on with: ssdd demo --resume {quote(folder)}") from None

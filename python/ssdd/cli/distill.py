@@ -145,7 +145,8 @@ def run(options: Options) -> None:
         trained = folder / "teacher.safetensors"
         if known is None and stored and trained.is_file():
             teacher = ssdd.Teacher.named(str(trained), loaded.preprocessing).to(on)
-            known = teacher, ssdd.represent(teacher, loaded, ssdd.cache_directory())
+            with of_teacher.without_steps():
+                known = teacher, ssdd.represent(teacher, loaded, ssdd.cache_directory())
         network, r = known or new_teacher(loaded, settings, report, of_teacher, on)
         if network is not None and options.teacher is None and not trained.is_file():
             network.save(trained)

@@ -38,8 +38,8 @@ def add_arguments(parser: ArgumentParser) -> None:
     parser.add_argument(
         "--stored",
         type=Literal["pixels", "normalised"],
-        default="pixels",
-        help="With --labels: what images.pt holds. normalised: mean and std were applied, which is undone.",
+        help="With --labels: what images.pt holds. normalised: mean and std were applied, which is undone. Default: "
+        "pixels, if nearly all values are in [0, 1].",
     )
     parser.add_argument(
         "--support-input",

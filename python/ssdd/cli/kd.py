@@ -98,7 +98,14 @@ def run(options: Options) -> None:
             pairs,
             make,
             config,
-            pretrain=lambda net: ssdd.pretrain(net, pairs, settings.pretrain, seed=options.seed, report=display),
+            pretrain=lambda net: ssdd.pretrain(
+                net,
+                pairs,
+                settings.pretrain,
+                seed=options.seed,
+                report=display,
+                checkpoints=checkpoints.before("pretrain"),
+            ),
             recipe=recipe,
             seed=options.seed,
             report=display,
@@ -112,7 +119,8 @@ def run(options: Options) -> None:
         )
         teacher.module.to(on)
         how = (config.batch, True) if config.mode == "train" else ()
-        scores = [network.accuracy(test, *how) for network in (teacher, made)]
+        with checkpoints.without_steps():
+            scores = [network.accuracy(test, *how) for network in (teacher, made)]
         made.about |= {"accuracy": scores[1], "teacher_accuracy": scores[0]}
         made.save(file)
     note = ", with the statistics of each batch" if config.mode == "train" else ""

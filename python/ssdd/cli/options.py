@@ -330,7 +330,8 @@ def new_teacher(
 ) -> tuple[ssdd.Teacher, ssdd.Representations]:
     """Train a teacher and return it with its representations, from the cache if they are there."""
     teacher = ssdd.train_teacher(data, settings.teacher, report, checkpoints, device)
-    return teacher, ssdd.represent(teacher, data, ssdd.cache_directory())
+    with checkpoints.without_steps():
+        return teacher, ssdd.represent(teacher, data, ssdd.cache_directory())
 
 
 def add_targets(parser: ArgumentParser, text: str) -> None:

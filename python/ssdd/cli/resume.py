@@ -86,6 +86,10 @@ def say_how_to_go_on(command: str, folder: Path) -> Iterator[None]:
         yield
     except ssdd.Stopped as error:
         raise ssdd.Stopped(f"{error}. Go on with: {command}") from None
+    except KeyboardInterrupt:
+        if not (folder / FILE).is_file():
+            raise
+        raise KeyboardInterrupt(f"stopped. Go on with: {command}") from None
     except ssdd.ProcessLost as error:
         raise ssdd.ProcessLost(f"{error}. Go on from the last checkpoint with: {command}") from None
     except OSError as error:

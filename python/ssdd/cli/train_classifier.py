@@ -71,6 +71,7 @@ def run(options: Options) -> None:
         made = ssdd.train_classifier(
             images, config, seed=options.seed, report=display, checkpoints=checkpoints, device=on
         )
-        made.about["accuracy"] = made.accuracy(images)
+        with checkpoints.without_steps():
+            made.about["accuracy"] = made.accuracy(images)
         made.save(file)
     print(f"{file}: {config.model}, {made.classes} classes, test accuracy {made.about['accuracy']:.1f}%")

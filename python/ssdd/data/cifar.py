@@ -7,7 +7,9 @@ it is imported.
 
 from __future__ import annotations
 
+import io
 import pickle
+import pickletools
 from pathlib import Path
 from typing import Any
 
@@ -73,12 +75,21 @@ class _Plain(pickle.Unpickler):
         return _NAMES[module, name]
 
 
+def _check_memo(content: bytes) -> None:
+    """Refuse a place in the memo that no writer uses. Python's unpickler allocates memory up to the highest place, so
+    that eight bytes could take gigabytes."""
+    for count, (instruction, argument, _position) in enumerate(pickletools.genops(io.BytesIO(content))):
+        if instruction.name in ("PUT", "BINPUT", "LONG_BINPUT") and int(argument or 0) > count:
+            raise pickle.UnpicklingError(f"instruction {count} stores into place {argument:,} of its memo")
+
+
 def read_pickle(file: Path) -> dict[str, Any]:
     """Read the dictionary in a CIFAR file, keys as text, without executing anything. Raises :class:`InputError` for
     any other file."""
     try:
-        with file.open("rb") as handle:
-            content = _Plain(handle, encoding="bytes").load()
+        raw = file.read_bytes()
+        _check_memo(raw)
+        content = _Plain(io.BytesIO(raw), encoding="bytes").load()
     except Exception as error:  # a hostile or damaged stream can raise any exception
         raise InputError(
             f"{file.name}: not a CIFAR file ({error or type(error).__name__}); nothing in it was run"

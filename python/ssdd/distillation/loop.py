@@ -6,6 +6,7 @@ import math
 import os
 import warnings
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from operator import attrgetter
 from typing import Any
@@ -78,7 +79,8 @@ def distill(
     state, batches = begin(job)
     saved = checkpoints.begin(identity(job), ("distill.steps", job.config.steps)) if checkpoints else None
     if job.config.views:
-        batches.views = represent_views(job, cache)
+        with checkpoints.without_steps() if checkpoints else nullcontext():
+            batches.views = represent_views(job, cache)
     if saved is not None:
         state.load_state_dict(saved)
     job.processes.wait()  # every process reads the newest checkpoint before one writes the next

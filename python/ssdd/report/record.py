@@ -99,8 +99,11 @@ def _log(record: Record, file: Path) -> None:
     events = read_events(file)
     record.curves = curves_of(events, file)
     ended = False
+    of_plan: set[str] = set()
     for event in events:
         if event["event"] == "start":
+            # What a call of a study found out about its plan holds until the next call, which finds it out anew.
+            record.notes = [note for note in record.notes if note not in of_plan]
             if isinstance(event.get("settings"), dict):
                 record.settings[""] = current_names(event["settings"])
             if isinstance(event.get("versions"), dict):
@@ -112,8 +115,12 @@ def _log(record: Record, file: Path) -> None:
                     value = event[key]
                     record.inputs[key] = ", ".join(map(str, value)) if isinstance(value, list) else value
         ended = event["event"] in ("result", "end") or (ended and event["event"] != "start")
-        if event["event"] == "warning" and f"Warning: {event.get('message')}" not in record.notes:
-            record.notes.append(f"Warning: {event.get('message')}")
+        if event["event"] == "warning":
+            note = f"Warning: {event.get('message')}"
+            if note not in record.notes:
+                record.notes.append(note)
+            if event.get("of_plan"):
+                of_plan.add(note)
     stopped = [event for event in events if event["event"] == "stopped"]
     if events and not ended and record.kind != "study":
         why = f" ({stopped[-1].get('error')})" if stopped else ""

@@ -40,8 +40,9 @@ def run_study(
         cache: the folder for representations. Default: none are kept.
         workers: number of processes, each with one thread; it changes no result. Default 1.
         report: receives ``{"event": "loaded", "summary"}`` per set and per teacher with a summary, ``{"event":
-            "warning", "message"}`` per set that allows no probe, and one ``{"event": "study", ...}`` per finished cell.
-            Default: nothing is reported.
+            "warning", "message", "of_plan": True}`` per row whose file does not exist and per set that allows no probe
+            (each call finds these anew), and one ``{"event": "study", ...}`` per finished cell. Default: nothing is
+            reported.
         device: where networks train and run. Random draws are made in main memory, so a seed draws the same on any
             device. Default: the CPU.
 
@@ -62,13 +63,13 @@ def run_study(
     images = load_images(plan.data, plan.size, classes=plan.classes)
     plan, lines = without_missing(plan)
     for line in lines:
-        report({"event": "warning", "message": line})
+        report({"event": "warning", "message": line, "of_plan": True})
     targets = {key: load_target(path, plan.size, plan.classes, like=images) for key, path in plan.targets.items()}
     classifiers = {key: Classifier.named(file) for key, file in plan.classifiers.items()}
     check_rows(plan, images, targets, classifiers)
     for data in (images, *targets.values()):
         if why := why_no_probe(data):
-            report({"event": "warning", "message": why})
+            report({"event": "warning", "message": why, "of_plan": True})
     network = Teacher.named(name, images.preprocessing, plan.teacher_prefix).to(device)
     others = {path: Teacher.named(str(path), images.preprocessing).to(device) for path in own}
     loaded = [images.summary, *(target.summary for target in targets.values())]

@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import multiprocessing
+import multiprocessing.context
+import os
 import queue
+import signal
+import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
@@ -24,6 +28,36 @@ class Task:
     arguments: tuple[Any, ...] = ()
 
 
+class Worker(multiprocessing.context.SpawnProcess):
+    """A process that Ctrl-C does not reach. The process that started it ends it."""
+
+    def start(self) -> None:
+        """Start the process with SIGINT blocked, so that it cannot be interrupted while it imports."""
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])
+        try:
+            super().start()
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+class Workers(multiprocessing.context.SpawnContext):
+    """The worker processes of one call, each started afresh."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.started: list[Worker] = []
+
+    def Process(self, *arguments: Any, **named: Any) -> Worker:  # type: ignore[override]  # noqa: N802
+        """Return a new process, and remember it."""
+        self.started.append(Worker(*arguments, **named))
+        return self.started[-1]
+
+    def kill(self) -> None:
+        """End all processes at once. A kill at any moment loses nothing that is finished."""
+        for process in self.started:
+            process.kill()
+
+
 def run_tasks(tasks: Sequence[Task], workers: int, report: Report = silent) -> list[Any]:
     """Run the tasks in at most ``workers`` processes of one thread each; return their results in the order of the
     tasks.
@@ -32,12 +66,13 @@ def run_tasks(tasks: Sequence[Task], workers: int, report: Report = silent) -> l
 
     Every process has one thread: on small images more threads are no faster, and results do not depend on ``workers``.
     Every event gets the key ``task`` and is passed to ``report`` in this process. The first error ends the other tasks.
+    The workers end when this process does, however it ends, and KeyboardInterrupt ends them at once.
     A single worker is this process, so a signal that pauses or ends it reaches all of the work.
     """
     if min(workers, len(tasks)) <= 1:
         return _run_here(tasks, report)
-    context = multiprocessing.get_context("spawn")
-    events: Any = context.Queue()
+    context = Workers()
+    events: Any = context.Queue()  # this also starts multiprocessing's tracker, whose start unblocks SIGINT
     pool = ProcessPoolExecutor(min(workers, len(tasks)), mp_context=context, initializer=_start, initargs=(events,))
     try:
         futures = [pool.submit(_call, task) for task in tasks]
@@ -58,6 +93,9 @@ def run_tasks(tasks: Sequence[Task], workers: int, report: Report = silent) -> l
             'not suffice (try fewer workers), or a script calls this without `if __name__ == "__main__":`. What is '
             "finished is kept"
         ) from None
+    except KeyboardInterrupt:
+        context.kill()
+        raise
     finally:
         pool.shutdown(cancel_futures=True)
 
@@ -85,7 +123,17 @@ _events: Any = None  # the worker's end of the queue, set once per process
 def _start(events: Any) -> None:
     global _events
     _events = events
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # it was blocked so far
     torch.set_num_threads(1)
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+
+
+def _end_with_parent() -> None:
+    """End this process when its parent has ended, even by a signal that cannot be caught."""
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+    parent.join()
+    os._exit(1)
 
 
 def _call(task: Task) -> Any:

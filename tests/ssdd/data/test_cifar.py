@@ -111,6 +111,7 @@ HOSTILE = {
     "an extension": lambda flag: b"\x82\x01.",
     "endless depth": lambda flag: b"]" * 100_000 + b"a" * 99_999 + b".",
     "a size that lies": lambda flag: b"\x80\x04B\xff\xff\xff\x7fxx.",
+    "a place in the memo that lies": lambda flag: b"\x80\x02}r" + (2**27).to_bytes(4, "little") + b".",
     "nothing": lambda flag: b"",
     "half a file": lambda flag: as_python2(pixels(2), {"labels": [1, 2]})[:3000],
 }

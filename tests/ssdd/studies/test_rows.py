@@ -10,7 +10,8 @@ from safetensors.torch import save_file
 
 from ssdd.artifact import DistilledSet, read_safetensors
 from ssdd.config import FINETUNE, PRESETS, ClassifierConfig, InputError
-from ssdd.report import write_page
+from ssdd.report import EVENTS, JsonLines, write_page
+from ssdd.report.record import read_record
 from ssdd.studies import estimate_study, find_study, read_cells, read_plan, run_study, shipped_studies
 from ssdd.teachers import train_classifier
 
@@ -103,9 +104,18 @@ def test_a_variant_uses_the_pairs_of_its_row(place):
     assert "What the rows were given" not in write_page(read_plan(place / "study.toml"), place).read_text()
 
 
+def logged(place, events):
+    """Return what a report shows of the study, when one more call of `ssdd study` has logged these events."""
+    with JsonLines(place / "work" / EVENTS, append=True) as log:
+        for event in ({"event": "start", "command": "ssdd study"}, *events):
+            log(event)
+    return read_record(place)
+
+
 def test_imported_pairs_are_a_row_or_are_missing(place, few):
     text = FINETUNED + IMPORTED + ROWS.partition('[[row]]\nname = "KRR-ST')[0] + WIDER
     events, cells = run(place, text)
+    assert "Warning: row DSA: missing, as" in " ".join(logged(place, events).notes)
     warnings = [e["message"] for e in events if e["event"] == "warning"]
     assert [w.partition(",")[0] for w in warnings] == ["row DSA: missing", "row DSA"]
     assert "DSA" not in {row for row, _, _ in cells} and len(cells) == 4
@@ -116,7 +126,10 @@ def test_imported_pairs_are_a_row_or_are_missing(place, few):
     with pytest.raises(InputError, match=r"row DSA: file: expected images of \[1, 8, 8\] as the data have"):
         run(place, text)
     pairs.save(place / "dsa.safetensors")
-    _, cells = run(place, text)
+    events, cells = run(place, text)
+    kept = logged(place, [{"event": "warning", "message": "a picture"}]).notes
+    assert "Warning: a picture" in kept and "missing, as" not in " ".join(kept)  # the row is there now
+    assert logged(place, events).notes == kept
     assert cells["DSA", 0, "Other"]["from"] == cells["DSA, wider", 0, "Other"]["from"] == "imported"
     assert cells["DSA", 0, "Other"]["budget"]["bytes"] == 4 * (10 * 64 + 10)  # a label is one number
     dataclasses.replace(pairs, targets=pairs.targets.flip(0)).save(place / "dsa.safetensors")

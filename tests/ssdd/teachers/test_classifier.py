@@ -4,6 +4,9 @@ import copy
 import dataclasses
 import json
 import math
+import os
+import signal
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -262,7 +265,8 @@ def test_the_verbs(ssdd_command, few, pairs, tmp_path, monkeypatch):
     assert not (tmp_path / "n.safetensors.training").exists()
 
 
-def test_a_stopped_verb_goes_on_with_resume_alone(ssdd_command, few, pairs, tmp_path, monkeypatch):
+@pytest.mark.parametrize("stage, steps", [("pretrain", 3), ("kd", 5 + 7)])
+def test_a_stopped_verb_goes_on_with_resume_alone(ssdd_command, few, pairs, tmp_path, monkeypatch, stage, steps):
     monkeypatch.chdir(tmp_path)
     np.savez("few.npz", **{k: getattr(few, k) for k in ("x_train", "y_train", "x_test", "y_test")})
     pairs.save("pairs.safetensors")
@@ -271,7 +275,7 @@ def test_a_stopped_verb_goes_on_with_resume_alone(ssdd_command, few, pairs, tmp_
     kd += ["--kd.epochs", 9, "--kd.batch", 4, "--model", "convnet-4-8", "--seed", 3]
     ssdd_command(*kd, "-o", "whole.safetensors")
     due = Checkpoints.due
-    asked = iter(range(7))
+    asked = iter(range(steps))
     monkeypatch.setattr(Checkpoints, "due", lambda self: next(asked, None) is None)
     monkeypatch.setattr(Checkpoints, "save", lambda self, *a, save=Checkpoints.save: save(self, a[0], a[1], True))
     stopped = ssdd_command(*kd, "-o", "s.safetensors", fails=True).exception
@@ -279,6 +283,22 @@ def test_a_stopped_verb_goes_on_with_resume_alone(ssdd_command, few, pairs, tmp_
     monkeypatch.undo()
     assert Checkpoints.due is due
     monkeypatch.chdir(tmp_path / "s.safetensors.training")
+    assert [file.name.split("-")[0] for file in Path("checkpoints").iterdir()] == [stage]
+    other = ssdd_command("kd", "--resume", tmp_path / "s.safetensors", "-q", "--kd.epochs", 2, fails=True).exception
+    assert f"{stage}-" in str(other) and "is of another run: kd.epochs = 9 there, 2 here" in str(other)
     ssdd_command("kd", "--resume", tmp_path / "s.safetensors", "-q")
     whole, again = (Classifier.load(tmp_path / f"{name}.safetensors") for name in ("whole", "s"))
     assert whole.key() == again.key() and json.dumps(whole.about) == json.dumps(again.about)
+
+
+def test_ctrl_c_while_a_classifier_is_measured(ssdd_command, few, tmp_path, monkeypatch):
+    np.savez(tmp_path / "few.npz", **{k: getattr(few, k) for k in ("x_train", "y_train", "x_test", "y_test")})
+    monkeypatch.setattr(Classifier, "accuracy", lambda *arguments: os.kill(os.getpid(), signal.SIGINT))
+    file = tmp_path / "c.safetensors"
+    teach = ["train-classifier", "-d", tmp_path / "few.npz", "--model", "convnet-4", "--classifier.epochs", 1, "-q"]
+    with pytest.raises(KeyboardInterrupt, match=f"stopped. Go on with: ssdd train-classifier --resume {file}"):
+        ssdd_command(*teach, "-o", file)
+    assert not file.exists()
+    monkeypatch.undo()
+    ssdd_command("train-classifier", "--resume", file, "-q")
+    assert file.is_file()
