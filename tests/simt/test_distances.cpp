@@ -203,6 +203,8 @@ TEST(distances_about_the_mean) {
             for (int64_t k = 0; k < c.k; ++k) (*m)(i, k) += 100 * double(e + 1) * double(k % 7 - 3);
           round_to<float>(*m);
         }
+      for (Matrix& m : x)  // two near points, which are not too many beside the diagonal
+        for (int64_t k = 0; k < c.k; ++k) m(20, k) = m(10, k) + (k == 0);
       const Input<float> x_in(x, Layout::dense), z_in(z, Layout::dense);
       const auto got = distances<float>(c, 3, x_in.view, z_in.view, true),
                  apart = distances<float>(c, 3, x_in.view, z_in.view, false);
