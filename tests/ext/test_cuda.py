@@ -355,4 +355,5 @@ def test_without_a_gpu_the_core_says_what_is_missing():
         assert "CUDA" in problem_here and "driver" in problem_here
     else:
         assert "this build has no CUDA kernels" in problem_here
-    assert ops.unavailable(torch.device("cuda", 0), Linear()) == problem_here
+    for kernel in (Linear(), ssdd_ext.Laplace(1.0, norm=1)):  # every kernel that the core has on the CPU
+        assert ops.unavailable(torch.device("cuda", 0), kernel) == problem_here
