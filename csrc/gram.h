@@ -37,8 +37,8 @@ struct GramArgs {
   T* work;
   int threads;
   Element x_element = Element::own, z_element = Element::own;
-  int order = 0;        // the degree of a polynomial, the hidden layers of a network
-  bool halves = false;  // as in KrrShape (krr.h)
+  int order = 0;                          // the degree of a polynomial, the hidden layers of a network
+  bool halves = false, products = false;  // as in KrrShape (krr.h)
 };
 
 // The numbers of a network's kernel for points of so many features: w^2 / D, b^2, h = w^2 / 2, 1 / D, 2 w, 2 b.
@@ -72,7 +72,7 @@ int64_t gram_backward_workspace(KernelKind kernel, int64_t batch, int64_t s, int
 template <class T> void gram_backward(const GramBackwardArgs<T>& args);
 }  // namespace cpu
 namespace cuda {
-int64_t gram_workspace(int64_t batch, int64_t s, int64_t q, int64_t d);
+int64_t gram_workspace(int64_t batch, int64_t s, int64_t q, int64_t d, bool products = false);
 template <class T> void gram(const GramArgs<T>& args, void* stream);
 }  // namespace cuda
 

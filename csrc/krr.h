@@ -69,6 +69,8 @@ struct KrrShape {
   bool halves = false;
   // On a GPU: the factorisation of medium float problems takes one cluster of blocks per problem, on GPUs that have them.
   bool cluster = false;
+  // On a GPU, forward: squared distances by products where that keeps their digits (cuda/distances.cu).
+  bool products = false;
 };
 
 // Rows of S elements per problem in `kept`.

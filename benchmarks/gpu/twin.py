@@ -96,6 +96,7 @@ CALLS: list[tuple[str | int, ...]] = (
             ("krr", 1, 72, 64, 128, 32, "low_rank", "mixed"),
             ("krr", 1, 80, 64, 64, 32, "primal", "primal"),
             ("rbf", 1, 72, 64, 96, 32),
+            ("rbf", 1, 72, 64, 96, 32, "products"),
             ("krr", 2, 72, 64, 128, 32, "low_rank", "low_rank", "fused"),
             ("rbf", 2, 72, 64, 96, 32, "fused"),
             ("rbf", 1, 72, 64, 96, 32, "all", "far"),

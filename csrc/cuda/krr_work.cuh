@@ -5,6 +5,7 @@
 #include "../krr.h"
 #include "../arena.h"
 #include "angles.cuh"
+#include "distances.cuh"
 #include "factor.cuh"
 #include "kernel_functions.cuh"
 #include "vector.cuh"
@@ -25,6 +26,7 @@ struct KrrWork {
   int32_t *near, *far;         // [B] 0 or 1: the form of the gradient to the points
   T *arguments, *arguments_s;  // if not kept: of the kernel, [B, chunk, S] and [B, S, S]
   T *norms_s, *norms_q;        // kernels of an angle: squared lengths, [B, S] and [B, chunk]
+  T* distances;                // forward: of distance_product, or nullptr
   float* scales;               // of products of halves, [B, m + n]; or nullptr
   T* split;
   int* counters;  // kCounters of products and one per problem, set to 0 with the scalars
@@ -56,6 +58,8 @@ KrrWork<T> krr_layout(const KrrShape& s, bool backward, T* memory) {
   if (dense) w.chunk = arena.take(b * s.chunk * s.s);
   if (!backward) {
     if (s.plan == Plan::low_rank) w.weights = arena.take(b * s.c * s.d);
+    if (s.products && can_multiply(s.kernel, s.d))
+      w.distances = arena.take(std::max(distance_room(b, s.s, s.s, s.d), distance_room(b, s.chunk, s.s, s.d)));
   } else {
     w.u = arena.take(b * s.s * s.c);
     w.weights = arena.take(b * (primal ? 2 * s.n * s.c : (dense ? 1 : 2) * s.c * s.d));

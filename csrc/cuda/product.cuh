@@ -77,6 +77,14 @@ enum class Inner {
   sign         // a(i, k) sign(b(k, j) - from(i, j)), with sign(0) = 0
 };
 
+// Squared distances by a product (distances.cu): what it gave, and the squared lengths of its points.
+template <class T>
+struct Dots {
+  const T* p = nullptr;                // [batch, m, n], dense
+  const T *x = nullptr, *z = nullptr;  // [m] and [n] of the first problem
+  int64_t bs = 0;                      // elements from those of one problem to the next
+};
+
 template <class T>
 struct Product {
   int64_t batch, m, n, k;
@@ -85,6 +93,7 @@ struct Product {
   int64_t c_bs, ld;
   Inner inner = Inner::dot;
   Source<T> from;  // [m, n], of the last two
+  Dots<T> dots;    // Inner::distance, or absent
   double alpha = 1;
   const T* alpha_of = nullptr;
   bool accumulate = false;
@@ -161,6 +170,8 @@ int halves_bytes();  // of shared memory
 void product_mixed(const Product<float>& p, const Tiling& tiling, simt::Stream stream);
 template <class T>
 void product_plain(const Product<T>& p, const Tiling& tiling, simt::Stream stream);
+template <class T>
+void product_distances(const Product<T>& p, const Tiling& tiling, simt::Stream stream);
 
 // The layout of an operand [rows, k]. k_major: k is the direction of unit stride. aligned: every row and problem is
 // aligned to so many bytes.

@@ -23,69 +23,18 @@ namespace {
 
 using namespace plain;
 
-constexpr int kStages = 3;
-
 template <class T, class Of>
 SIMT_KERNEL(kThreads)
 void plain_kernel(Product<T> p, Tiling tiling) {
   Part part;
   if (!find_part<kTile>(p, tiling, static_cast<int>(simt::block().x), part)) return;
   simt::Shared shared;
-  T* const a_stages = shared.take<T>(2 * kStages * kStage<T>);
-  T* const b_stages = a_stages + kStages * kStage<T>;
-  Loader<T> a(p.a[part.b], part.row, p.m, part.k_begin), b(p.b[part.b].t(), part.column, p.n, part.k_begin);
-  const int row = simt::thread() / 16 * 4, column = simt::thread() % 16 * 4;
+  T* const stages = shared.take<T>(2 * kStages * kStage<T>);
   T sums[4][4] = {}, own[4][4] = {};
-  if constexpr (Of::from_own) {
-    // Load the tile of `from` through the stages, which are still free, so that neighbouring threads read neighbours.
-    static_assert(kTile * kTile <= 2 * kStages * kStage<T>, "it fits there");
-    const Source<T> from = p.from[part.b];
-    for (int e = simt::thread(); e < kTile * kTile; e += kThreads) {
-      const int64_t r = part.row + e / kTile, c = part.column + e % kTile;
-      simt::put(a_stages + e, r < p.m && c < p.n ? from(r, c) : T(0));
-    }
-    simt::barrier();
-#pragma unroll
-    for (int i = 0; i < 4; ++i) four(a_stages + (row + i) * kTile + column, own[i]);
-    simt::barrier();
-  }
-
-  // Each iteration fills a stage and, once all others are full, multiplies the oldest one.
-  int left = static_cast<int>(part.k_end - part.k_begin), ahead = left;  // k to multiply, k to load
-  int slot = 0, fill = 0;
-#pragma unroll 1
-  for (int turn = 1 - kStages; left > 0; ++turn) {
-    if (turn >= 0) {
-      simt::copy_wait<kStages - 2>();
-      simt::barrier();
-    }
-    if (ahead > 0) {
-      a.load(a_stages + fill, ahead);
-      b.load(b_stages + fill, ahead);
-    }
-    simt::copy_commit();
-    ahead -= kDepth;
-    fill = fill + kStage<T> == kStages * kStage<T> ? 0 : fill + kStage<T>;
-    if (turn < 0) continue;
-    multiply<Of>(a_stages + slot, b_stages + slot, row, column, own, sums);
-    left -= kDepth;
-    slot = slot + kStage<T> == kStages * kStage<T> ? 0 : slot + kStage<T>;
-  }
-
-  // All stages have been read: the tile reuses their memory.
-  static_assert(kTile * kPitch<T> <= 2 * kStages * kStage<T>, "the tile fits the stages");
-  constexpr int kWide = 16 / sizeof(T);
-  simt::barrier();
-#pragma unroll
-  for (int i = 0; i < 4; ++i)
-#pragma unroll
-    for (int j = 0; j < 4; j += kWide) {
-      simt::Vector<T, kWide> v;
-#pragma unroll
-      for (int e = 0; e < kWide; ++e) v.v[e] = sums[i][j + e];
-      simt::put_vector<kWide>(a_stages + (row + i) * kPitch<T> + column + j, v);
-    }
-  TileFinish<kThreads, kTile, kPitch<T>, T>(p, tiling, part, a_stages).run();
+  if constexpr (Of::from_own) load_own(p, part, stages, own);
+  sum_tile<Of>(p, part, stages, own, sums);
+  put_tile(sums, stages);
+  TileFinish<kThreads, kTile, kPitch<T>, T>(p, tiling, part, stages).run();
 }
 
 constexpr int64_t kShortest = 128, kLargeShortest = 256;  // steps of k below which a split does not pay
@@ -154,13 +103,16 @@ void product_plain(const Product<T>& p, const Tiling& tiling, simt::Stream strea
   if (p.inner == Inner::absolute) kernel = &plain_kernel<T, Absolute>;
   if (p.inner == Inner::difference) kernel = &plain_kernel<T, Difference>;
   if (p.inner == Inner::sign) kernel = &plain_kernel<T, Sign>;
-  simt::launch(kernel, {static_cast<unsigned>(tiling.tiles * tiling.splits * p.batch)}, kThreads,
-               2 * kStages * kStage<T> * static_cast<int>(sizeof(T)), stream, p, tiling);
+  simt::launch(kernel, {static_cast<unsigned>(tiling.tiles * tiling.splits * p.batch)}, kThreads, kSharedBytes<T>,
+               stream, p, tiling);
 }
 
 namespace {
 
-void product_of(const Product<double>& p, const Tiling& t, simt::Stream stream) { product_plain(p, t, stream); }
+void product_of(const Product<double>& p, const Tiling& t, simt::Stream stream) {
+  if (p.dots.p) return product_distances(p, t, stream);
+  product_plain(p, t, stream);
+}
 void product_of(const Product<float>& p, const Tiling& t, simt::Stream stream) {
   if (path_of(p) == Path::tensor) {
     Product<float> tensor = p;
@@ -172,6 +124,7 @@ void product_of(const Product<float>& p, const Tiling& t, simt::Stream stream) {
   }
   if (path_of(p) == Path::half) return product_half(p, t, stream);
   if (path_of(p) == Path::mixed) return product_mixed(p, t, stream);
+  if (p.dots.p) return product_distances(p, t, stream);
   product_plain(p, t, stream);
 }
 

@@ -5,11 +5,14 @@
 namespace ssdd::cuda::plain {
 
 constexpr int kThreads = 256;
+constexpr int kStages = 3;
 // 16 bytes of padding: rows stay aligned for vectors, and a copy along k has bank conflicts of at most two ways.
 template <class T>
 constexpr int kPitch = kTile + 16 / sizeof(T);
 template <class T>
 constexpr int kStage = kDepth * kPitch<T>;
+template <class T>
+constexpr int kSharedBytes = 2 * kStages * kStage<T> * static_cast<int>(sizeof(T));
 
 // Loads [64 rows] x [16 k] of one operand into a stage. Each call starts the copies of the next 16 k.
 template <class T>
@@ -124,6 +127,69 @@ SIMT_DEVICE void multiply(const T* a_stage, const T* b_stage, int row, int colum
   for (int i = 0; i < 4; ++i)
 #pragma unroll
     for (int j = 0; j < 4; ++j) sums[i][j] += fresh[i][j];
+}
+
+// Loads this thread's elements of `from` through the stages, so that neighbouring threads read neighbours.
+template <class T>
+SIMT_DEVICE void load_own(const Product<T>& p, const Part& part, T* stages, T (&own)[4][4]) {
+  static_assert(kTile * kTile <= 2 * kStages * kStage<T>, "it fits there");
+  const Source<T> from = p.from[part.b];
+  const int row = simt::thread() / 16 * 4, column = simt::thread() % 16 * 4;
+  for (int e = simt::thread(); e < kTile * kTile; e += kThreads) {
+    const int64_t r = part.row + e / kTile, c = part.column + e % kTile;
+    simt::put(stages + e, r < p.m && c < p.n ? from(r, c) : T(0));
+  }
+  simt::barrier();
+#pragma unroll
+  for (int i = 0; i < 4; ++i) four(stages + (row + i) * kTile + column, own[i]);
+  simt::barrier();
+}
+
+// Sums this thread's 4 x 4 elements over the part's k.
+template <class Of, class T>
+SIMT_DEVICE void sum_tile(const Product<T>& p, const Part& part, T* stages, const T (&own)[4][4], T (&sums)[4][4]) {
+  T *const a_stages = stages, *const b_stages = stages + kStages * kStage<T>;
+  Loader<T> a(p.a[part.b], part.row, p.m, part.k_begin), b(p.b[part.b].t(), part.column, p.n, part.k_begin);
+  const int row = simt::thread() / 16 * 4, column = simt::thread() % 16 * 4;
+  // Each iteration fills a stage and, once all others are full, multiplies the oldest one.
+  int left = static_cast<int>(part.k_end - part.k_begin), ahead = left;  // k to multiply, k to load
+  int slot = 0, fill = 0;
+#pragma unroll 1
+  for (int turn = 1 - kStages; left > 0; ++turn) {
+    if (turn >= 0) {
+      simt::copy_wait<kStages - 2>();
+      simt::barrier();
+    }
+    if (ahead > 0) {
+      a.load(a_stages + fill, ahead);
+      b.load(b_stages + fill, ahead);
+    }
+    simt::copy_commit();
+    ahead -= kDepth;
+    fill = fill + kStage<T> == kStages * kStage<T> ? 0 : fill + kStage<T>;
+    if (turn < 0) continue;
+    multiply<Of>(a_stages + slot, b_stages + slot, row, column, own, sums);
+    left -= kDepth;
+    slot = slot + kStage<T> == kStages * kStage<T> ? 0 : slot + kStage<T>;
+  }
+}
+
+// Puts the sums into the stages, all of which have been read, as a tile [row][column].
+template <class T>
+SIMT_DEVICE void put_tile(const T (&sums)[4][4], T* tile) {
+  static_assert(kTile * kPitch<T> <= 2 * kStages * kStage<T>, "the tile fits the stages");
+  constexpr int kWide = 16 / sizeof(T);
+  const int row = simt::thread() / 16 * 4, column = simt::thread() % 16 * 4;
+  simt::barrier();
+#pragma unroll
+  for (int i = 0; i < 4; ++i)
+#pragma unroll
+    for (int j = 0; j < 4; j += kWide) {
+      simt::Vector<T, kWide> v;
+#pragma unroll
+      for (int e = 0; e < kWide; ++e) v.v[e] = sums[i][j + e];
+      simt::put_vector<kWide>(tile + (row + i) * kPitch<T> + column + j, v);
+    }
 }
 
 }  // namespace ssdd::cuda::plain

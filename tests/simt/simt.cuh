@@ -224,6 +224,7 @@ inline unsigned ballot(bool condition, Site site = Site::here()) {
   runtime::meet(site, runtime::ballot_op, &in, sizeof(in), &out, sizeof(out));
   return out;
 }
+inline int count_bits(unsigned bits) { return __builtin_popcount(bits); }
 inline int first_set(unsigned bits) { return __builtin_ffs(static_cast<int>(bits)); }
 
 inline int atomic_min(int* p, int v) {
