@@ -91,7 +91,7 @@ class _Squares(BatchedFunction):
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> Any:
-        x, z = ctx.saved_tensors
+        x, z = checks.saved_tensors(ctx)
         with checks.full_precision(grad):
             x_bar, z_bar = squares_backward(2 * grad, x, z, ctx.needs_input_grad[0], ctx.needs_input_grad[1])
         return x_bar, z_bar, None
