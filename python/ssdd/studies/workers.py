@@ -36,7 +36,10 @@ def run_tasks(tasks: Sequence[Task], workers: int, report: Report = silent) -> l
     """
     if min(workers, len(tasks)) <= 1:
         return _run_here(tasks, report)
-    context = multiprocessing.get_context("spawn")
+    # The workers are forks of one process that has imported this room, which takes seconds, and has run nothing. torch
+    # imports _dynamo for the first optimizer.
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload([__package__, "torch._dynamo"])
     events: Any = context.Queue()
     pool = ProcessPoolExecutor(min(workers, len(tasks)), mp_context=context, initializer=_start, initargs=(events,))
     try:
