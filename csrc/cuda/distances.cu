@@ -137,8 +137,10 @@ class DistanceTile {
       const int i = unit / (kTile / 32), first = unit % (kTile / 32) * 32;
       T* const place = tile + i * kPitch<T> + first;
       const T r = simt::get(place + simt::lane());
+      unsigned lost = simt::ballot(r != r);
+      simt::warp_barrier();  // all lanes have read
 #pragma unroll 1
-      for (unsigned lost = simt::ballot(r != r); lost != 0; lost &= lost - 1) {
+      for (; lost != 0; lost &= lost - 1) {
         const int j = simt::first_set(lost) - 1;
         const double sum = difference(x.from(i, 0), z.from(first + j, 0));
         if (simt::lane() == 0) simt::put(place + j, static_cast<T>(sum));
