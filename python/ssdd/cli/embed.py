@@ -31,7 +31,7 @@ def add_arguments(parser: ArgumentParser) -> None:
     add_teacher(
         parser,
         representations=False,
-        text="The network; also FILE.safetensors written by `ssdd pretrain`, `train-classifier` or `kd`.",
+        text="The network: FILE.safetensors written by `ssdd pretrain`, `ssdd train-classifier` or `ssdd kd`; or",
     )
     parser.add_argument("--out", "-o", metavar="FILE.npy", type=FILE, required=True, help="File for the rows.")
     parser.add_argument(
