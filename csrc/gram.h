@@ -5,7 +5,7 @@
 //   matern_1, _3, _5          k = e, (1 + s) e, (1 + s + s^2 / 3) e with e = exp(-s), s = sqrt(2 nu) |x - z| /
 //                             lengthscale, nu = 1/2, 3/2, 5/2    parameters (lengthscale)
 //   rational_quadratic        k = (1 + |x - z|^2 / (2 alpha lengthscale^2))^-alpha    parameters (lengthscale, alpha)
-//   laplace_1    k = exp(-|x - z|_1 / lengthscale), on the CPU    parameters (lengthscale)
+//   laplace_1    k = exp(-|x - z|_1 / lengthscale)    parameters (lengthscale)
 //   polynomial   k = (scale * x.z + bias)^order            parameters (scale, bias)
 //   arc_cosine_0, _1          k = kappa_0, |x| |z| kappa_1 of the angle t between x and z; no parameters
 //                             kappa_0 = 1 - t / pi, kappa_1 = cos t + (sin t - t cos t) / pi
@@ -37,8 +37,8 @@ struct GramArgs {
   T* work;
   int threads;
   Element x_element = Element::own, z_element = Element::own;
-  int order = 0;        // the degree of a polynomial, the hidden layers of a network
-  bool halves = false;  // as in KrrShape (krr.h)
+  int order = 0;                          // the degree of a polynomial, the hidden layers of a network
+  bool halves = false, products = false;  // as in KrrShape (krr.h)
 };
 
 // The numbers of a network's kernel for points of so many features: w^2 / D, b^2, h = w^2 / 2, 1 / D, 2 w, 2 b.
@@ -72,7 +72,7 @@ int64_t gram_backward_workspace(KernelKind kernel, int64_t batch, int64_t s, int
 template <class T> void gram_backward(const GramBackwardArgs<T>& args);
 }  // namespace cpu
 namespace cuda {
-int64_t gram_workspace(int64_t batch, int64_t s, int64_t q, int64_t d);
+int64_t gram_workspace(int64_t batch, int64_t s, int64_t q, int64_t d, bool products = false);
 template <class T> void gram(const GramArgs<T>& args, void* stream);
 }  // namespace cuda
 

@@ -69,6 +69,8 @@ struct KrrShape {
   bool halves = false;
   // On a GPU: the factorisation of medium float problems takes one cluster of blocks per problem, on GPUs that have them.
   bool cluster = false;
+  // On a GPU, forward: squared distances by products where that keeps their digits (cuda/distances.cu).
+  bool products = false;
 };
 
 // Rows of S elements per problem in `kept`.
@@ -102,12 +104,13 @@ struct KrrBackwardArgs {
   Batch<const T> coef_bar = {};
 };
 
-// Loss [B] and its gradients for gbar = 1 in one pass, for small problems on the CPU, for which a call costs as
-// much as the work. The loss and gradients of a problem that fails (status) are unspecified.
+// Loss [B] and its gradients for gbar = 1 in one pass, for small problems on the CPU: there a call, or the memory traffic
+// between two passes, costs as much as the work. The loss and gradients of a problem that fails (status) are unspecified;
+// by lanes there is no second attempt with jitter.
 template <class T>
 struct KrrFusedArgs {
   KrrShape shape;
-  Batch<const T> x_s, y_s, x_q, y_q;  // the columns of x_s and x_q lie side by side (cs = 1)
+  Batch<const T> x_s, y_s, x_q, y_q;  // unless by lanes, the columns of x_s and x_q lie side by side (cs = 1)
   T* loss;
   T *grad_x_s, *grad_y_s, *grad_x_q;  // each may be nullptr
   int32_t* status;
@@ -153,7 +156,7 @@ int64_t krr_workspace(const KrrShape& shape, bool backward);
 template <class T> void krr_forward(const KrrForwardArgs<T>& args);
 template <class T> void krr_backward(const KrrBackwardArgs<T>& args);
 bool krr_lanes_fit(const KrrShape& shape);             // linear, low rank, few support points and few features
-bool krr_fuses(const KrrShape& shape, Plan backward);  // linear, dense in both passes, few support points
+bool krr_fuses(const KrrShape& shape, Plan backward);  // linear: dense in both passes, few support points; or by lanes
 int64_t krr_fused_workspace(const KrrShape& shape);
 template <class T> void krr_fused(const KrrFusedArgs<T>& args);
 int64_t krr_from_gram_workspace(int64_t batch, int64_t s, int64_t c, int threads);  // of both passes

@@ -20,7 +20,7 @@ std::string problem(int) { return "this build has no CUDA kernels (built with CU
 DeviceGuard::DeviceGuard(int) { absent(); }
 DeviceGuard::~DeviceGuard() = default;
 
-int64_t gram_workspace(int64_t, int64_t, int64_t, int64_t) { absent(); }
+int64_t gram_workspace(int64_t, int64_t, int64_t, int64_t, bool) { absent(); }
 int64_t cholesky_workspace(int64_t, int64_t, int64_t) { absent(); }
 int64_t krr_workspace(const KrrShape&, bool) { absent(); }
 

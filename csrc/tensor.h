@@ -42,7 +42,7 @@ enum class KernelKind {
   arc_cosine_1 = 8,
   nngp = 9,
   ntk = 10,
-  laplace_1 = 11  // on the CPU only
+  laplace_1 = 11
 };
 constexpr int kKernelKinds = 12;
 // How many hyper-parameters it has, before the ridge's.

@@ -15,11 +15,11 @@ from typing import Any
 
 import torch
 from journal import Item, open_journal, run_items, step_parser
-from switches import one_cluster
+from switches import one_cluster, products_for_distances
 from torch import Tensor
 
 import ssdd_ext
-from ssdd_ext import Ridge, plan
+from ssdd_ext import RBF, Ridge, plan
 from ssdd_ext.bench import interleaved, measure
 
 Timer = Callable[..., dict[str, float]]
@@ -156,6 +156,32 @@ def clusters(time: Timer, device: str, batch: int, n: int) -> dict[str, Any]:
     return {"value": found, "text": text}
 
 
+def distances(time: Timer, device: str, s: int, q: int, d: int, apart: float) -> dict[str, Any]:
+    """Measure Gram matrices of RBF by products beside those by differences: seconds, and the largest errors in units of
+    float32's roundoff. apart: between three clusters of points."""
+    generator = torch.Generator().manual_seed(s)
+    x, z = (
+        torch.randn(n, d, generator=generator) + apart * torch.randint(0, 3, (n, 1), generator=generator)
+        for n in (s, q)
+    )
+    x, z, kernel = x.to(device), z.to(device), RBF(d**0.5)
+
+    def gram(x: Tensor, z: Tensor) -> Tensor:
+        return ssdd_ext.gram(x, z, kernel=kernel, backend="native")
+
+    def by_products() -> Tensor:
+        with products_for_distances():
+            return gram(x, z)
+
+    exact = gram(x.double(), z.double())
+    ways = {"products": by_products, "differences": partial(gram, x, z)}
+    errors = {way: float((call() - exact).abs().max()) * 2.0**24 for way, call in ways.items()}
+    found = {"s": s, "q": q, "d": d, "apart": apart, "seconds": time(device, **ways), "errors": errors}
+    (one, other), units = found["seconds"].values(), errors.values()
+    text = f"{one * 1e6:.1f} us against {other * 1e6:.1f}, error " + " against ".join(f"{e:.1f} u" for e in units)
+    return {"value": found, "text": text}
+
+
 def bandwidth(time: Timer, device: str, size: int) -> dict[str, Any]:
     """Measure bytes per second, read and written, of a copy inside the device's memory."""
     x = torch.empty(size, dtype=torch.uint8, device=device)
@@ -179,6 +205,13 @@ def items(device: str, quick: bool) -> Iterator[Item]:
         yield f"halves beside TF32, S={shape[0]}", lambda shape=shape: halves(time, device, *shape)
     for batch, n in ((1, 80),) if quick else ((1, 256), (1, 384), (1, 512), (16, 256), (16, 512)):
         yield f"cluster beside tiles, {batch}x{n}", lambda b=batch, n=n: clusters(time, device, b, n)
+    for s, q, d, apart in (
+        ((64, 70, 130, 0.0),)
+        if quick
+        else ((1000, 1024, 8192, 0.0), (1000, 1024, 512, 0.0), (100, 1024, 4096, 0.0), (1000, 1024, 8192, 1e3))
+    ):
+        name = f"distances by products, S={s} D={d}" + (", three clusters" if apart else "")
+        yield name, lambda s=s, q=q, d=d, apart=apart: distances(time, device, s, q, d, apart)
     for name, k, dtype in (
         ("fp32 on the tensor cores", small, torch.float32),
         ("fp32 on the plain units (k = 32)", 32, torch.float32),

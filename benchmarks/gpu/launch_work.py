@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 TILE, DEPTH = 64, 16
+DOT, DISTANCE, ABSOLUTE, DIFFERENCE, SIGN = range(5)  # Inner of product.cuh
 
 
 @dataclass(frozen=True)
@@ -49,9 +50,11 @@ def _tiles(p: dict[str, Any], tiling: dict[str, Any]) -> list[tuple[int, int]]:
 
 
 def _one_product(kernel: str, p: dict[str, Any], tiling: dict[str, Any]) -> Work:
-    if p["difference"]:  # for problems in distant clusters, which no call here has: each block ends at once
+    if p["inner"] == DIFFERENCE:  # for problems in distant clusters, which no call here has: each block ends at once
         return Work()
     b, m, n, k, size = p["batch"], p["m"], p["n"], p["k"], p["product"]
+    if p["dots"]:
+        return _distances(p, tiling)
     kind, full, tile = kernel.split("_")[0], p["triangle"] == 0, tiling["size"]
     # Floats take three passes of the tensor cores, one less per operand of 16 bits.
     passes = 1 + sum(element == 4 for element in p["element"]) if kind in ("tensor", "mixed", "halves") else 1
@@ -65,7 +68,10 @@ def _one_product(kernel: str, p: dict[str, Any], tiling: dict[str, Any]) -> Work
     made = sum(_up(r, warp[0]) * _up(c, warp[1]) for r, c in tiles)
     expected = m * n if full else m * (m + 1) // 2
     stored = expected if p["triangle"] == 1 else m * n
-    extra = b * expected * size * bool(p["add"]) + b * max(0, m - p["accumulate_from"]) * n * size * p["accumulate"]
+    ones = b * m * n * size * (p["inner"] == SIGN) * tiling["splits"]  # elements of `from`, once per split
+    extra = (
+        ones + b * expected * size * bool(p["add"]) + b * max(0, m - p["accumulate_from"]) * n * size * p["accumulate"]
+    )
     operands = sum(r * p["element"][0] + c * p["element"][1] for r, c in tiles)
     # Sums of a split, in pieces of 16 bytes along a row: written by each, read by the last (finish_tile.cuh).
     pieces = sum(r * _up(c * size, 16) for r, c in tiles)
@@ -75,12 +81,32 @@ def _one_product(kernel: str, p: dict[str, Any], tiling: dict[str, Any]) -> Work
     # Scales: read to choose the kernel, to split, and by each warp to undo them.
     scales = sum(20 * (r + c) + 32 * c + 128 * r for r, c in tiles) * tiling["splits"] if kind == "halves" else 0
     return Work(
-        flops=b * expected * k * (3 if p["distance"] else 2),
-        executed=b * made * depth * 2 * passes,
+        flops=b * expected * k * (3 if p["inner"] in (DISTANCE, SIGN) else 2),
+        executed=b * made * depth * 2 * passes * (p["inner"] != ABSOLUTE),  # without multiply-adds
         loaded=b * (operands * k + parts + sums + scales) + extra,
         stored=b * (stored * size + parts + sums + size * (p["squares"] > 0)),
         tensor=kind != "plain",
     )
+
+
+def _distances(p: dict[str, Any], tiling: dict[str, Any]) -> Work:
+    """Count distances by a product of which none is lost: x.z and two squared lengths are read in every split."""
+    b, m, n, size, full = p["batch"], p["m"], p["n"], p["product"], p["triangle"] == 0
+    wanted = b * (m * n if full else m * (m + 1) // 2)
+    return Work(flops=5 * wanted, loaded=3 * wanted * size * tiling["splits"], stored=b * m * n * size)
+
+
+def _origin(launch: dict[str, Any]) -> Work:
+    """Count up to 32 points read, and their mean written."""
+    points, features, strips = launch["arguments"][:3]
+    count = launch["blocks"] // strips * features * _size(launch)
+    return Work(loaded=min(32, points) * count, stored=count)
+
+
+def _center(launch: dict[str, Any]) -> Work:
+    """Count points and their origin read; shifted points and their squared lengths written."""
+    count, size = launch["blocks"] * launch["arguments"][0]["features"], _size(launch)
+    return Work(flops=4 * count, executed=2 * count, loaded=2 * count * size, stored=(count + launch["blocks"]) * size)
 
 
 # --- factorisations: their multiply-adds are counted as the kernels do them, padding and all --------------------------
@@ -385,6 +411,9 @@ FORMULAS: dict[str, Callable[[dict[str, Any]], Work]] = {
     "half_kernel": _product,
     "mixed_kernel": _product,
     "plain_kernel": _product,
+    "distance_kernel": _product,
+    "origin_kernel": _origin,
+    "center_kernel": _center,
     "halves_kernel": _product,
     "ranges_kernel": _ranges,
     "warp_kernel": _small,

@@ -45,6 +45,8 @@ DYNAMIC = {
     "mixed_kernel": 40960,
     "plain_kernel<float": 26112,
     "plain_kernel<double": 50688,
+    "distance_kernel<float>": 26112,
+    "distance_kernel<double>": 50688,
     "block_kernel<float>": (128 * 132 + 256 + WORKING + 128 * 16) * 4 + 64,
     "block_kernel<double>": (128 * 130 + 256 + WORKING + 128 * 16) * 8 + 64,
     "warp_kernel<float>": 4 * 4 * (32 * 36 + 32 + WORKING + 32 * 16),

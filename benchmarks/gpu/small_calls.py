@@ -10,10 +10,10 @@ from itertools import product
 from typing import Any
 
 import torch
-from switches import one_cluster
+from switches import one_cluster, products_for_distances
 
 import ssdd_ext
-from ssdd_ext import RBF, Linear, Ridge, plan
+from ssdd_ext import RBF, Laplace, Linear, Ridge, plan
 
 
 def call(device: str, s: int, d: int, c: int, kernel: Any, dtype: torch.dtype) -> None:
@@ -38,6 +38,9 @@ def run(device: str, orders: tuple[tuple[str, str], ...]) -> None:
         rungs.append((40, torch.bfloat16))  # the CPU's core reads no 16-bit features
     for s, dtype in rungs:
         call(device, s, 33, 5, RBF(8.0), dtype)
+        call(device, s, 33, 5, Laplace(33.0, norm=1), dtype)
+        with products_for_distances():
+            call(device, s, 150, 5, RBF(12.0), dtype)
         for forward, backward in orders:
             with plan.force(forward=forward, backward=backward):
                 # Multiples of 4 are copied 16 bytes at a time, other sizes 4.

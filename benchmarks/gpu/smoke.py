@@ -12,11 +12,11 @@ from typing import Any
 
 import torch
 from journal import Item, open_journal, run_items, step_parser
-from switches import one_cluster
+from switches import one_cluster, products_for_distances
 from torch import Tensor
 
 import ssdd_ext
-from ssdd_ext import RBF, Linear, Ridge
+from ssdd_ext import RBF, Laplace, Linear, Ridge
 from ssdd_ext.testing import relative_error
 
 LINEAR, RIDGE = Linear(1.0, 1.0), Ridge.trace(1e-2)
@@ -57,7 +57,7 @@ def krr_items(device: str, quick: bool) -> Iterator[Item]:
     rungs = (10, 32, 70) if quick else (10, 32, 70, 220, 300, 1000)
     for s in rungs:
         sizes = ((2, s, 70), (2, s, 8), (2, 60, 70), (2, 60, 8))
-        for kernel in (LINEAR, RBF(9.0)):
+        for kernel in (LINEAR, RBF(9.0), Laplace(70.0, norm=1)):
             for dtype in (torch.float32, torch.float64, torch.bfloat16):
                 if dtype == torch.bfloat16 and device == "cpu":
                     continue
@@ -105,11 +105,17 @@ def other_items(device: str, quick: bool) -> Iterator[Item]:
         with one_cluster():
             return solve(backend, a, y)
 
+    def gram_by_products(backend: str, x: Tensor, z: Tensor) -> Tensor:
+        with products_for_distances():
+            return gram(backend, RBF(13.0), x, z)
+
     points = ((n, 90), (n, 8), (70, 90))
     grams = ((n, n), (n, 8), (70, n), (70, 8))
     table: list[tuple[str, Call, tuple[tuple[int, ...], ...]]] = [
         ("gram Linear", lambda b, x, z: gram(b, LINEAR, x, z), square["gram"]),
         ("gram RBF", lambda b, x, z: gram(b, RBF(9.0), x, z), square["gram"]),
+        ("gram RBF, distances by products", gram_by_products, ((n, 150), (70, 150))),
+        ("gram Laplace, 1-norm", lambda b, x, z: gram(b, Laplace(90.0, norm=1), x, z), square["gram"]),
         ("cholesky", cholesky, square["cholesky"]),
         ("cholesky_solve", solve, square["solve"]),
         ("cholesky_solve in one cluster", solve_in_clusters, square["solve"]),

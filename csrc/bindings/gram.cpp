@@ -7,27 +7,29 @@
 namespace ssdd {
 namespace {
 
-int64_t workspace_of(KernelKind kernel, int64_t b, int64_t s, int64_t q, int64_t d, int threads, bool on_cuda) {
+int64_t workspace_of(KernelKind kernel, int64_t b, int64_t s, int64_t q, int64_t d, int threads, bool on_cuda,
+                     bool products) {
   require_fits(b, std::max(s, q), std::max(std::max(s, q), d));
   require(std::min(s, q) >= 0 && d >= 0, "shape: sizes must not be negative");
   require_threads(threads);
-  return on_cuda ? cuda::gram_workspace(b, s, q, d) : cpu::gram_workspace(kernel, b, s, q, d, threads);
+  return on_cuda ? cuda::gram_workspace(b, s, q, d, products) : cpu::gram_workspace(kernel, b, s, q, d, threads);
 }
 
 void gram(const Capsule& x, const Capsule& z, const Capsule& hyper, const std::vector<double>& values, int kernel,
           int order, const Capsule& k, const Capsule& work, int64_t b, int64_t s, int64_t q, int64_t d, int threads,
-          uintptr_t stream, bool halves) {
+          uintptr_t stream, bool halves, bool products) {
   auto run = [&](auto zero) {
     using T = decltype(zero);
     Reader<T> r;
     GramArgs<T> a{};
-    const int64_t size = workspace_of(kernel_kind(kernel, order), b, s, q, d, threads, is_cuda(x));
+    const int64_t size = workspace_of(kernel_kind(kernel, order), b, s, q, d, threads, is_cuda(x), products);
     a.batch = b;
     a.s = s;
     a.q = q;
     a.d = d;
     a.threads = threads;
     a.halves = halves;
+    a.products = products;
     a.x = r.features("x", tensor_of(x), b, s, d, a.x_element);
     a.z = r.features("z", tensor_of(z), b, q, d, a.z_element);
     a.k = r.template array<T>("k", tensor_of(k), b * s * q);
@@ -35,7 +37,6 @@ void gram(const Capsule& x, const Capsule& z, const Capsule& hyper, const std::v
     a.kernel = kernel_kind(kernel, order);
     a.order = order;
     require_values(a.kernel, a.hyper.count, 0, sizeof(T));
-    require_place(a.kernel, r.cuda());
     require_all("x and k", a.x.p, a.k);
     require(a.z.p || q == s, "z: expected a tensor, got None; without it the matrix is square");
     a.work = r.template array<T>("work", tensor_of(work), size);
@@ -93,9 +94,8 @@ void gram_backward(const Capsule& x, const Capsule& z, const Capsule& grad, cons
 void bind_gram(py::module_& m) {
   m.def("gram", &gram);
   m.def("gram_workspace",
-        [](int kernel, int order, int64_t b, int64_t s, int64_t q, int64_t d, int threads, bool on_cuda) {
-          return workspace_of(kernel_kind(kernel, order), b, s, q, d, threads, on_cuda);
-        });
+        [](int kernel, int order, int64_t b, int64_t s, int64_t q, int64_t d, int threads, bool on_cuda,
+           bool products) { return workspace_of(kernel_kind(kernel, order), b, s, q, d, threads, on_cuda, products); });
   m.def("gram_backward", &gram_backward);
   m.def("gram_backward_workspace", [](int kernel, int order, int64_t b, int64_t s, int64_t q, int64_t d, int64_t chunk,
                                       bool symmetric, int threads) {

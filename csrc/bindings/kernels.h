@@ -19,8 +19,4 @@ inline void require_values(KernelKind kind, int count, int ridge, size_t size) {
   require(!of_norms(kind) || size == 8, "kernel: functions of an angle run in double");
 }
 
-inline void require_place(KernelKind kind, bool on_cuda) {
-  require(!on_cuda || !of_one_norm(kind), "kernel: functions of the 1-norm run on the CPU");
-}
-
 }  // namespace ssdd

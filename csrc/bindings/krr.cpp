@@ -10,7 +10,7 @@ int64_t krr_workspace(const KrrShape& shape, bool backward, bool on_cuda) {
 
 KrrShape shape_of(int64_t batch, int64_t s, int64_t q, int64_t d, int64_t c, int64_t n, int kernel, int ridge,
                   bool detach, bool bordered, int plan, int64_t chunk, int threads, bool fused_gram, bool lanes,
-                  int order, bool halves, bool cluster) {
+                  int order, bool halves, bool cluster, bool products) {
   KrrShape shape{};
   shape.batch = batch;
   shape.s = s;
@@ -30,6 +30,7 @@ KrrShape shape_of(int64_t batch, int64_t s, int64_t q, int64_t d, int64_t c, int
   shape.lanes = lanes;
   shape.halves = halves;
   shape.cluster = cluster;
+  shape.products = products;
   for (const int64_t size : {batch, s, q, d, c, n}) require(size >= 0, "shape: sizes must not be negative");
   require_fits(batch, std::max(s, std::max(q, n)), std::max(std::max(s, q), std::max(d, std::max(c, n))));
   require_fits(1, c, d);
@@ -70,7 +71,6 @@ void krr_forward(const KrrShape& shape, const Capsule& x_s, const Capsule& y_s, 
     require(!a.loss == !a.y_q, "y_q and loss: both or neither");
     require((a.factor && a.coef) || (s.lanes && a.on_failure != OnFailure::jitter) || s.batch * s.n == 0,
             "factor and coef: needed here");
-    require_place(s.kernel, r.cuda());
     run_on(r, [&] { cuda::krr_forward(a, reinterpret_cast<void*>(stream)); }, [&] { cpu::krr_forward(a); });
   };
   by_type(y_s, [&] { run(float()); }, [&] { run(double()); });
@@ -97,7 +97,6 @@ void krr_backward(const KrrShape& shape, const Capsule& x_s, const Capsule& y_s,
     read_gradients(r, {grad_x_s, grad_y_s, grad_x_q, grad_hyper}, a);
     a.work = r.template array<T>("work", tensor_of(work), krr_workspace(s, true, r.cuda()));
     require_all("e, factor, coef, aux and work", a.e.p, a.factor, a.coef, a.aux, a.work);
-    require_place(s.kernel, r.cuda());
     run_on(r, [&] { cuda::krr_backward(a, reinterpret_cast<void*>(stream)); }, [&] { cpu::krr_backward(a); });
   };
   by_type(y_s, [&] { run(float()); }, [&] { run(double()); });
@@ -111,7 +110,7 @@ void bind_krr(py::module_& m) {
       .def(py::init(&shape_of), py::kw_only(), py::arg("batch"), py::arg("s"), py::arg("q"), py::arg("d"), py::arg("c"),
            py::arg("n"), py::arg("kernel"), py::arg("ridge"), py::arg("detach"), py::arg("bordered"), py::arg("plan"),
            py::arg("chunk"), py::arg("threads"), py::arg("fused_gram") = false, py::arg("lanes") = false,
-           py::arg("order") = 0, py::arg("halves") = false, py::arg("cluster") = false)
+           py::arg("order") = 0, py::arg("halves") = false, py::arg("cluster") = false, py::arg("products") = false)
       .def_readonly("batch", &KrrShape::batch)
       .def_readonly("n", &KrrShape::n)
       .def_readonly("threads", &KrrShape::threads);

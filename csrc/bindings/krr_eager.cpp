@@ -70,7 +70,7 @@ int krr_value_and_gradient(const KrrShape& forward, int backward_plan, const Cap
     read_gradients(r, {grad_x_s, grad_y_s, grad_x_q, none}, g);
     require(!r.cuda() && a.loss && a.y_q, "krr_value_and_gradient: targets and a loss on the CPU");
     require(s.kernel == KernelKind::linear || g.shape.plan == Plan::dense, "plan: other kernels run dense");
-    if (cpu::krr_fuses(s, g.shape.plan) && a.x_s.cs == 1 && a.x_q.cs == 1) {
+    if (cpu::krr_fuses(s, g.shape.plan) && (s.lanes || (a.x_s.cs == 1 && a.x_q.cs == 1))) {
       T* memory = r.template array<T>("work", tensor_of(work), s.batch + 16 + cpu::krr_fused_workspace(s));
       require_all("work", memory);
       failed = fused(a, g, memory);
@@ -270,9 +270,10 @@ void krr_fit_backward(const KrrShape& s, const Capsule& x_s, const Capsule& y_s,
 int64_t value_and_gradient_workspace(const KrrShape& forward, int backward_plan) {
   KrrShape backward = forward;
   backward.plan = plan_of(backward_plan);
-  const int64_t passes = between<float>(forward, backward, forward.plan == Plan::dense, nullptr).total;
-  const bool fuses = cpu::krr_fuses(forward, backward.plan);
-  return fuses ? std::max(passes, forward.batch + 16 + cpu::krr_fused_workspace(forward)) : passes;
+  const int64_t one_pass =
+      cpu::krr_fuses(forward, backward.plan) ? forward.batch + 16 + cpu::krr_fused_workspace(forward) : 0;
+  if (one_pass && forward.lanes) return one_pass;  // of any strides
+  return std::max(one_pass, between<float>(forward, backward, forward.plan == Plan::dense, nullptr).total);
 }
 
 }  // namespace

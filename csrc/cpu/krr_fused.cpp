@@ -226,10 +226,12 @@ class Fused {
 }  // namespace
 
 bool krr_fuses(const KrrShape& s, Plan backward) {
+  if (s.lanes) return backward == Plan::low_rank;
   return s.kernel == KernelKind::linear && s.plan == Plan::dense && backward == Plan::dense && s.s <= kMostSupport;
 }
 
 int64_t krr_fused_workspace(const KrrShape& s) {
+  if (s.lanes) return krr_fused_by_lanes_workspace(s);
   return std::max(layout<float>(s, 1, nullptr).total * std::min<int64_t>(s.batch, s.threads),
                   layout<float>(s, s.threads, nullptr).total);
 }
@@ -237,6 +239,7 @@ int64_t krr_fused_workspace(const KrrShape& s) {
 template <class T>
 void krr_fused(const KrrFusedArgs<T>& a) {
   const blas::ThreadGuard guard;
+  if (a.shape.lanes) return krr_fused_by_lanes(a);
   const Workers workers(a.shape.batch, 2 * krr_work(a.shape), a.shape.threads, 4);
   const int64_t stride = layout<T>(a.shape, workers.team_size, nullptr).total;
   workers.run(a.shape.batch, [&](const Team& team, int64_t b, int worker) {

@@ -1,7 +1,8 @@
 // KRR for batches of small problems with a linear kernel, one problem per lane of a vector, in the low-rank order (krr.h).
 //
 // The support points of a vector's problems are loaded once, queries a few rows at a time, so that everything stays in
-// the second-level cache. No problem reads what its neighbours in the vector are.
+// the second-level cache. No problem reads what its neighbours in the vector are. Loss and gradients of a vector's problems
+// are one pass (Fused): inputs are read once, and factor, coefficients and residual never leave the cache.
 #include "../krr.h"
 
 #include "../arena.h"
@@ -92,10 +93,72 @@ class Lane {
     std::fill(x, x + vectors * g.width, T(0));
     return x;
   }
+  T* biases(T* out) const {
+    return each(out, [&](int l) { return bias(l); });
+  }
+  // K_ss + lambda I = L L^T.
+  void factorise(Batch<const T> x_s, T* aux, T* jitter) const {
+    load_support(x_s);
+    table.gram(s.s, s.d, w.x_s, w.ld, w.panels);
+    table.affine(lane_triangle(s.s), scales(), biases(w.shift), w.panels);
+    table.pad_lower(s.s, w.panels);
+    add_ridge(g, s.ridge, h, s.s, w.panels, aux, jitter);
+    table.factor(s.s, w.panels, w.inverse, w.status);
+  }
+  void solve_alpha(Batch<const T> y_s) const {
+    load(y_s, 0, s.s, s.c, w.alpha);
+    pad(s.s, s.c, g.width, w.alpha);
+    table.solve(s.s, s.c, w.panels, w.inverse, w.alpha);
+  }
   // W = scale X_s^T alpha.
   void form_weights() const {
     table.product(s.d, s.c, s.s, T(1), {w.x_s, 1, w.ld}, {w.alpha, s.c, 1}, T(0), {w.weights, s.c, 1});
     times(s.d * s.c, scales(), w.weights);
+  }
+  // bias 1^T alpha, which every prediction gets.
+  void form_bias_row(T* row) const {
+    table.sum_rows(s.s, s.c, w.alpha, zero(s.c, row));
+    times(s.c, biases(w.scale), row);
+  }
+  // abar = scale X_s M + bias 1 (1^T Pbar) into u, from M and 1^T Pbar. `row` is one row of C vectors.
+  void form_alpha_bar(const T* e_sum, T* row) const {
+    table.product(s.s, s.c, s.d, T(1), {w.x_s, w.ld, 1}, {w.moment, s.c, 1}, T(0), {w.u, s.c, 1});
+    times(s.s * s.c, scales(), w.u);
+    std::copy(e_sum, e_sum + s.c * g.width, row);
+    times(s.c, biases(w.scale), row);
+    table.finish(s.s, s.c, row, nullptr, w.u);
+  }
+  // U = A^-1 abar, of the factor in panels.
+  void solve_u() const {
+    pad(s.s, s.c, g.width, w.u);
+    table.solve(s.s, s.c, w.panels, w.inverse, w.u);
+  }
+  bool trace_moves() const { return !s.detach && s.ridge != RidgeKind::absolute; }
+  void form_lambda_bar() {
+    double products[kMostLanes] = {};
+    table.inner(s.s * s.c, w.u, w.alpha, products);
+    for (int l = 0; l < g.width; ++l) {
+      lambda_bar[l] = -products[l];
+      through_trace[l] = ridge_trace_slope(s.ridge, s.detach, ridge_value(l), s.s) * lambda_bar[l];
+    }
+  }
+  // Xbar_s = alpha (scale (M - V))^T - U W^T + 2 c lbar scale X_s with V = X_s^T U. M is lost, and so are the queries.
+  void support_gradient(T* grad_x_s) const {
+    table.product(s.d, s.c, s.s, T(-1), {w.x_s, 1, w.ld}, {w.u, s.c, 1}, T(1), {w.moment, s.c, 1});
+    times(s.d * s.c, scales(), w.moment);
+    T* out = w.x_q;
+    table.product(s.s, s.d, s.c, T(1), {w.alpha, s.c, 1}, {w.moment, 1, s.c}, T(0), {out, s.d, 1});
+    table.product(s.s, s.d, s.c, T(-1), {w.u, s.c, 1}, {w.weights, 1, s.c}, T(1), {out, s.d, 1});
+    if (trace_moves()) {
+      each(w.scale, [&](int l) { return 2 * through_trace[l] * scale(l); });
+      for (int64_t i = 0; i < s.s; ++i) table.add(s.d, w.scale, w.x_s + i * w.ld * g.width, out + i * s.d * g.width);
+    }
+    store(out, 0, s.s, s.d, s.s, grad_x_s);
+  }
+  // Pivot of problem b in lane l that is not positive, or 0.
+  int32_t status(int l, int64_t b) const {
+    const bool valid = parameters_valid(s.kernel, h, b) && ridge_valid(h, b);
+    return valid ? static_cast<int32_t>(w.status[l]) : kBadParameter;
   }
 
   const KrrShape& s;
@@ -103,6 +166,7 @@ class Lane {
   const Group g;
   const Work<T>& w;
   const Lanes<T>& table;
+  double lambda_bar[kMostLanes], through_trace[kMostLanes];
 };
 
 template <class T>
@@ -118,16 +182,9 @@ class Forward : Lane<T> {
       : L(args.shape, args.hyper, group, work), a(args) {}
 
   void run() {
-    L::load_support(a.x_s);
-    table.gram(s.s, s.d, w.x_s, w.ld, w.panels);
-    table.affine(lane_triangle(s.s), L::scales(), L::each(w.shift, [&](int l) { return L::bias(l); }), w.panels);
-    table.pad_lower(s.s, w.panels);
-    add_ridge(g, s.ridge, a.hyper, s.s, w.panels, a.aux, a.jitter);
-    table.factor(s.s, w.panels, w.inverse, w.status);
+    L::factorise(a.x_s, a.aux, a.jitter);
     if (a.factor) table.store_lower(w.panels, s.s, false, true, g.count, Targets<T>(g, a.factor, s.s * s.s).p);
-    L::load(a.y_s, 0, s.s, s.c, w.alpha);
-    pad(s.s, s.c, g.width, w.alpha);
-    table.solve(s.s, s.c, w.panels, w.inverse, w.alpha);
+    L::solve_alpha(a.y_s);
     if (a.coef) L::store(w.alpha, 0, s.s, s.c, s.s, a.coef);
     if (s.q > 0 || a.loss) predict();
     finish();
@@ -136,8 +193,7 @@ class Forward : Lane<T> {
  private:
   void predict() {
     L::form_weights();
-    table.sum_rows(s.s, s.c, w.alpha, L::zero(s.c, w.sums));
-    L::times(s.c, L::each(w.scale, [&](int l) { return L::bias(l); }), w.sums);
+    L::form_bias_row(w.sums);
     double squares[kMostLanes] = {};
     for (int64_t q0 = 0; q0 < s.q; q0 += w.queries) {
       const int64_t rows = std::min(w.queries, s.q - q0);
@@ -156,9 +212,9 @@ class Forward : Lane<T> {
   void finish() {
     for (int l = 0; l < g.count; ++l) {
       const int64_t b = g.problem(l);
-      const bool valid = parameters_valid(s.kernel, a.hyper, b) && ridge_valid(a.hyper, b);
-      a.status[b] = valid ? static_cast<int32_t>(w.status[l]) : kBadParameter;
+      a.status[b] = L::status(l, b);
       if (a.status[b] == 0) continue;
+      const bool valid = a.status[b] != kBadParameter;
       fill_nan(valid ? 1 : 3, a.aux + 3 * b + valid);
       if (a.factor) fill_nan(s.s * s.s, a.factor + b * s.s * s.s);
       if (a.coef) fill_nan(s.s * s.c, a.coef + b * s.s * s.c);
@@ -174,8 +230,10 @@ template <class T>
 class Backward : Lane<T> {
   using L = Lane<T>;
   using L::g;
+  using L::lambda_bar;
   using L::s;
   using L::table;
+  using L::through_trace;
   using L::w;
 
  public:
@@ -193,24 +251,14 @@ class Backward : Lane<T> {
     if (a.coef_bar) {
       L::load(a.coef_bar, 0, s.s, s.c, w.u);
     } else {
-      table.product(s.s, s.c, s.d, T(1), {w.x_s, w.ld, 1}, {w.moment, s.c, 1}, T(0), {w.u, s.c, 1});
-      L::times(s.s * s.c, L::scales(), w.u);
-      std::copy(e_sum, e_sum + s.c * g.width, u_sum);
-      L::times(s.c, L::each(w.scale, [&](int l) { return L::bias(l); }), u_sum);
-      table.finish(s.s, s.c, u_sum, nullptr, w.u);
+      L::form_alpha_bar(e_sum, u_sum);
     }
-    pad(s.s, s.c, g.width, w.u);
     table.load_lower(Sources<T>(g, a.factor, s.s * s.s).p, s.s, 1, s.s, true, w.panels);
     table.invert_diagonal(s.s, w.panels, w.inverse);
-    table.solve(s.s, s.c, w.panels, w.inverse, w.u);
+    L::solve_u();
     if (a.grad_y_s) L::store(w.u, 0, s.s, s.c, s.s, a.grad_y_s);
-    double products[kMostLanes] = {};
-    table.inner(s.s * s.c, w.u, w.alpha, products);
-    for (int l = 0; l < g.width; ++l) {
-      lambda_bar[l] = -products[l];
-      through_trace[l] = ridge_trace_slope(s.ridge, s.detach, L::ridge_value(l), s.s) * lambda_bar[l];
-    }
-    if (a.grad_x_s) support();
+    L::form_lambda_bar();
+    if (a.grad_x_s) L::support_gradient(a.grad_x_s);
     if (a.grad_hyper) {
       table.sum_rows(s.s, s.c, w.u, L::zero(s.c, u_sum));
       table.sum_rows(s.s, s.c, w.alpha, L::zero(s.c, alpha_sum));
@@ -239,20 +287,6 @@ class Backward : Lane<T> {
       table.product(rows, s.d, s.c, T(1), {w.e, s.c, 1}, {w.weights, 1, s.c}, T(0), {w.x_q, s.d, 1});
       L::store(w.x_q, q0, rows, s.d, s.q, a.grad_x_q);
     }
-  }
-
-  // Xbar_s = alpha (scale (M - V))^T - U W^T + 2 c lbar scale X_s with V = X_s^T U.
-  void support() {
-    table.product(s.d, s.c, s.s, T(-1), {w.x_s, 1, w.ld}, {w.u, s.c, 1}, T(1), {w.moment, s.c, 1});
-    L::times(s.d * s.c, L::scales(), w.moment);
-    T* out = w.x_q;
-    table.product(s.s, s.d, s.c, T(1), {w.alpha, s.c, 1}, {w.moment, 1, s.c}, T(0), {out, s.d, 1});
-    table.product(s.s, s.d, s.c, T(-1), {w.u, s.c, 1}, {w.weights, 1, s.c}, T(1), {out, s.d, 1});
-    if (!s.detach && s.ridge != RidgeKind::absolute)
-      L::each(w.scale, [&](int l) { return 2 * through_trace[l] * L::scale(l); });
-    for (int64_t i = 0; i < s.s && !s.detach && s.ridge != RidgeKind::absolute; ++i)
-      table.add(s.d, w.scale, w.x_s + i * w.ld * g.width, out + i * s.d * g.width);
-    L::store(out, 0, s.s, s.d, s.s, a.grad_x_s);
   }
 
   // As in krr_backward.cpp.
@@ -285,7 +319,69 @@ class Backward : Lane<T> {
   }
 
   const KrrBackwardArgs<T>& a;
-  double lambda_bar[kMostLanes], through_trace[kMostLanes];
+};
+
+// Loss and gradients for gbar = 1, in one pass over a vector's problems.
+template <class T>
+class Fused : Lane<T> {
+  using L = Lane<T>;
+  using L::g;
+  using L::s;
+  using L::table;
+  using L::w;
+
+ public:
+  Fused(const KrrFusedArgs<T>& args, const Group& group, const Work<T>& work)
+      : L(args.shape, args.hyper, group, work), a(args),
+        gamma(static_cast<T>(2 / (static_cast<double>(s.q) * static_cast<double>(s.c)))) {}
+
+  // aux [B, 3] and jitter [B] are written and not read.
+  void run(T* aux, T* jitter) {
+    L::factorise(a.x_s, aux, jitter);
+    L::solve_alpha(a.y_s);
+    L::form_weights();
+    T *e_sum = w.sums, *row = w.sums + s.c * g.width;
+    queries(e_sum, row);
+    if (a.grad_x_s || a.grad_y_s) {
+      L::form_alpha_bar(e_sum, row);
+      L::solve_u();
+      if (a.grad_y_s) L::store(w.u, 0, s.s, s.c, s.s, a.grad_y_s);
+    }
+    if (a.grad_x_s) {
+      if (L::trace_moves()) L::form_lambda_bar();
+      L::support_gradient(a.grad_x_s);
+    }
+    for (int l = 0; l < g.count; ++l) a.status[g.problem(l)] = L::status(l, g.problem(l));
+  }
+
+ private:
+  // The loss, M = X_q^T Pbar, 1^T Pbar and Xbar_q, while a few queries are in cache.
+  void queries(T* e_sum, T* row) {
+    L::form_bias_row(row);
+    L::zero(s.d * s.c, w.moment);
+    L::zero(s.c, e_sum);
+    double squares[kMostLanes] = {};
+    T *p = w.e, *y = w.e + w.queries * s.c * g.width;
+    for (int64_t q0 = 0; q0 < s.q; q0 += w.queries) {
+      const int64_t rows = std::min(w.queries, s.q - q0);
+      L::load(a.x_q, q0, rows, s.d, w.x_q);
+      table.product(rows, s.c, s.d, T(1), {w.x_q, s.d, 1}, {w.weights, s.c, 1}, T(0), {p, s.c, 1});
+      L::load(a.y_q, q0, rows, s.c, y);
+      table.finish(rows, s.c, row, y, p);
+      table.inner(rows * s.c, p, p, squares);
+      table.product(s.d, s.c, rows, gamma, {w.x_q, 1, s.d}, {p, s.c, 1}, T(1), {w.moment, s.c, 1});
+      table.sum_rows(rows, s.c, p, e_sum);
+      if (!a.grad_x_q) continue;
+      table.product(rows, s.d, s.c, gamma, {p, s.c, 1}, {w.weights, 1, s.c}, T(0), {w.x_q, s.d, 1});
+      L::store(w.x_q, q0, rows, s.d, s.q, a.grad_x_q);
+    }
+    L::times(s.c, L::each(w.scale, [&](int) { return gamma; }), e_sum);
+    const double count = static_cast<double>(s.q) * static_cast<double>(s.c);
+    for (int l = 0; l < g.count; ++l) a.loss[g.problem(l)] = static_cast<T>(squares[l] / count);
+  }
+
+  const KrrFusedArgs<T>& a;
+  const T gamma;
 };
 
 }  // namespace
@@ -317,6 +413,20 @@ void krr_backward_by_lanes(const KrrBackwardArgs<T>& a) {
   });
 }
 
+int64_t krr_fused_by_lanes_workspace(const KrrShape& s) { return krr_lanes_workspace(s, true) + 4 * s.batch; }
+
+template <class T>
+void krr_fused_by_lanes(const KrrFusedArgs<T>& a) {
+  const int64_t stride = layout<T>(a.shape, true, nullptr).total;
+  T *aux = a.work, *jitter = aux + 3 * a.shape.batch, *work = jitter + a.shape.batch;
+  for_groups<T>(a.shape.batch, work_of(a.shape, 3), a.shape.threads, [&](const Group& g, int worker) {
+    const Work<T> w = layout(a.shape, true, aligned(work + worker * stride));
+    Fused<T>(a, g, w).run(aux, jitter);
+  });
+}
+
+template void krr_fused_by_lanes(const KrrFusedArgs<float>&);
+template void krr_fused_by_lanes(const KrrFusedArgs<double>&);
 template void krr_forward_by_lanes(const KrrForwardArgs<float>&);
 template void krr_forward_by_lanes(const KrrForwardArgs<double>&);
 template void krr_backward_by_lanes(const KrrBackwardArgs<float>&);

@@ -73,6 +73,9 @@ template <class T>
 void krr_forward_by_lanes(const KrrForwardArgs<T>& args);
 template <class T>
 void krr_backward_by_lanes(const KrrBackwardArgs<T>& args);
+int64_t krr_fused_by_lanes_workspace(const KrrShape& s);
+template <class T>
+void krr_fused_by_lanes(const KrrFusedArgs<T>& args);
 
 // Multiply-adds of one problem, accurate enough to decide how to use the threads.
 inline double krr_work(const KrrShape& s) {

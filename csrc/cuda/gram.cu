@@ -1,7 +1,8 @@
 // Gram matrices on the GPU: one product with the kernel function applied in registers. The symmetric case computes one
 // triangle of tiles and writes each element to both places. The linear kernel uses the tensor cores for float
-// (product_tensor.cu); squared distances have no cancellation (product_plain.cu). Two launches; the first computes the
-// scalars. One or three more for a kernel function (kernel_functions.cu, angles.cu).
+// (product_tensor.cu); squared distances have no cancellation (product_plain.cu, or distances.cu). Two launches; the
+// first computes the scalars. One or three more for a kernel function (kernel_functions.cu, angles.cu), three for
+// distances.cu.
 //
 // Mapping: one block per tile of 64 x 64. Traffic: (S + Q) D elements read once from memory (S Q D / 32 from L2), S Q
 // written.
@@ -12,14 +13,16 @@
 #include "../gram.h"
 
 #include "angles.cuh"
+#include "distances.cuh"
 #include "kernel_functions.cuh"
 #include "product.cuh"
 #include "scalars.cuh"
 
 namespace ssdd::cuda {
 
-int64_t gram_workspace(int64_t batch, int64_t s, int64_t q, int64_t d) {
-  return batch * (kScalars + 2 * (s + q)) + kCounters + split_room(batch, s, q, d);
+int64_t gram_workspace(int64_t batch, int64_t s, int64_t q, int64_t d, bool products) {
+  const int64_t own = batch * (kScalars + 2 * (s + q)) + kCounters + split_room(batch, s, q, d);
+  return products ? (own + 15) / 16 * 16 + distance_room(batch, s, q, d) : own;
 }
 
 template <class T>
@@ -55,7 +58,10 @@ void gram(const GramArgs<T>& a, void* stream) {
   T* const norms = reinterpret_cast<T*>(counters) + kCounters;
   if (a.halves) p.scales = reinterpret_cast<float*>(norms + a.batch * (a.s + a.q));
   apply_kernel(p, a.kernel, a.work);
-  product(p, stream);
+  if (a.products && can_multiply(a.kernel, a.d))
+    distance_product(p, a.work + (gram_workspace(a.batch, a.s, a.q, a.d) + 15) / 16 * 16, stream);
+  else
+    product(p, stream);
   if constexpr (sizeof(T) == 8) {
     if (of_norms(a.kernel)) {
       T *const x = norms, *const z = symmetric ? x : x + a.batch * a.s;

@@ -49,6 +49,7 @@ struct Function {
   SIMT_DEVICE T value(T a) const {
     if (kind == KernelKind::polynomial) return power(first * a + second, order);
     if (kind == KernelKind::rational_quadratic) return simt::exponential(-second * log1p(map * a));
+    if (kind == KernelKind::laplace_1) return simt::exponential(map * a);
     const T u = map * a, s = simt::square_root(u), e = simt::exponential(-s);
     const T factor = kind == KernelKind::matern_1   ? T(1)
                      : kind == KernelKind::matern_3 ? s + T(1)
@@ -60,6 +61,10 @@ struct Function {
     if (kind == KernelKind::polynomial) {
       const T lower = power(first * a + second, order - 1) * static_cast<T>(order);
       return {lower * first, lower * a, lower};
+    }
+    if (kind == KernelKind::laplace_1) {
+      const T slope = simt::exponential(map * a) * map;
+      return {slope, slope == T(0) ? T(0) : slope * a * map, T(0)};
     }
     T argument, third = 0;
     if (kind == KernelKind::rational_quadratic) {

@@ -1,5 +1,5 @@
 // The kernel functions other than the linear one and rbf: applied to a matrix of arguments (gram.h), and their slopes in
-// the backward. rbf is an epilogue of its product (product.cuh), and its slopes follow from K (backward_kernels.cuh).
+// the backward. rbf is an epilogue of its product (product.cuh), and its slopes follow from K (krr_backward_kernels.cu).
 #pragma once
 #include <type_traits>
 

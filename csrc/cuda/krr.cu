@@ -2,7 +2,8 @@
 // one stream. krr.h has the plans. There is no host synchronisation.
 //
 // Launches: dense 3 and 2 per chunk of queries (4 if K_qs is computed beside K_ss), low rank 6, primal 5 (8 with a
-// border). One fewer if the Gram matrix is fused into the factorisation, one more if the solve has more than 32 columns
+// border). One fewer if the Gram matrix is fused into the factorisation, three more per Gram matrix by distances.cu, one
+// more if the solve has more than 32 columns
 // (factor_small.cu), 4 more for a factor larger than one block. The loss is computed with the predictions. The outputs
 // of a failed problem are written as NaN.
 // Mapping: as in product.cuh and factor.cuh. border_kernel: one block per problem.
@@ -103,13 +104,25 @@ class Forward : KrrPass<T> {
         make(s.s, s.s, s.d, x_s, t(x_s), kept ? a.kept + 2 * s.q * s.s : a.factor, kept ? kept_bs() : s.s * s.s);
     gram.triangle = Triangle::both;
     apply_kernel(gram, s.kernel, w.scalars);
-    if (with_queries)
+    if (w.distances) {
+      form(gram);
+      if (with_queries) form(query_gram(0));
+    } else if (with_queries) {
       run(gram, query_gram(0));
-    else
+    } else {
       run(gram);
+    }
     lengths(x_s, s.s, true);
     map(s.s, true, gram.c, gram.c_bs, a.factor, s.s * s.s);
     factorise(factor_here(a.y_s), stream);
+  }
+
+  // Forms a Gram matrix, or its arguments.
+  void form(const Product<T>& gram) const {
+    if (w.distances)
+      distance_product(gram, w.distances, stream);
+    else
+      run(gram);
   }
 
   // H = Phi^T Phi and w = H^-1 Phi^T Y with Phi = [sqrt(scale) X, sqrt(bias) 1].
@@ -190,7 +203,7 @@ class Forward : KrrPass<T> {
   void predict_dense(bool there) {
     for (int64_t q0 = 0; q0 < s.q; q0 += s.chunk) {
       const Product<T> gram = query_gram(q0);
-      if (!there) run(gram);
+      if (!there) form(gram);
       T* const k = a.kept ? a.kept + q0 * s.s : w.chunk;
       lengths(from(x_q, q0), gram.m, false);
       map(gram.m, false, gram.c, gram.c_bs, k, gram.c_bs);

@@ -1,40 +1,88 @@
-// KRR backward on the GPU, from the forward's factor and coefficients. krr.h has the formulas and plans. As in the
-// forward, products of the whole batch run on one stream.
+// KRR backward of the linear kernel on the GPU, from the forward's factor and coefficients. krr.h has the formulas and
+// plans. As in the forward, products of the whole batch run on one stream.
 //
 // Launches with the gradients to X_s and Y_s: low rank 6, mixed 7, dense 4 and 3 per chunk of K_qs (one fewer if abar
 // is computed beside M, or Kbar_qs beside Kbar_ss). One more for X_q (two in mixed and dense, which have no W), one for
-// the hyper-parameters, two for a factor larger than one block. Other kernels than the linear one: 9 and 7 per chunk,
-// two more for X_q; those of an angle one for each set of squared lengths, and no mirror. The two forms of krr.h are a pair of launches, each of which skips the problems of the other form.
-// Mapping: as in product.cuh and factor.cuh. slope_kernel and shift_kernel: one block per row. hyper_kernel: one block
-// per 32 columns; the last of a problem's blocks computes the gradients (join.cuh). alpha_sum_kernel: one block per
-// problem. rbf_hyper_kernel: one thread per problem.
-// Traffic: X_s, X_q, R, the factor and alpha once, each gradient once; dense also K_qs and Kbar_qs. slope_kernel reads
-// two elements and writes one per element of K; shift_kernel reads and writes one per element, and one number per row;
-// hyper_kernel reads R, U and alpha.
+// the hyper-parameters, two for a factor larger than one block.
+// Mapping: as in product.cuh and factor.cuh. hyper_kernel: one block per 32 columns; the last of a problem's blocks
+// computes the gradients (join.cuh). alpha_sum_kernel: one block per problem.
+// Traffic: X_s, X_q, R, the factor and alpha once, each gradient once; dense also K_qs and Kbar_qs. hyper_kernel reads R,
+// U and alpha.
 // FLOPs: low rank 2 (Q + S) D C for M and abar, 2 S^2 C, 4 S D C for W and V, 4 S D C for Xbar_s; dense 2 Q S C twice,
-// 2 S^2 C, 2 S^2 D, 2 Q S D; slope_kernel about 8 per element.
-// Floor on an H100: benchmarks/results/sass.md for the sizes of the speed table; slope_kernel 12 bytes per element /
-// 3.35 TB/s.
-// Other path: the other plans, chosen by ssdd_ext/plan. Other kernels than the linear one have only the dense plan.
-#include "../krr.h"
-#include "backward_kernels.cuh"
-#include "krr_work.cuh"
+// 2 S^2 C, 2 S^2 D, 2 Q S D.
+// Floor on an H100: benchmarks/results/sass.md for the sizes of the speed table.
+// Other path: the other plans, chosen by ssdd_ext/plan; krr_backward_kernels.cu for other kernels.
+#include "backward_pass.cuh"
+#include "join.cuh"
 
 namespace ssdd::cuda {
 namespace {
 
+constexpr int kThreads = 256;
+
 template <class T>
-class Backward : KrrPass<T> {
+struct Rows {
+  Source<T> x;
+  int64_t count;
+};
+template <class T>
+struct HyperArgs {
+  int64_t c, s, strips;  // strips of 32 columns: blocks per problem
+  Rows<T> e, u, alpha;   // their columns are summed
+  RidgeKind ridge;
+  const T *scalars, *aux;
+  T* parts;       // [batch, strips]
+  int* counters;  // [batch], all 0, before and after
+  int count;      // of hyper-parameters
+  T* out;
+};
+
+// The linear kernel's gradients to (scale, bias, v). K and lambda scale together, so <Kbar, K> = -lambda lbar:
+//   bbar0 = (1^T Pbar - 1^T U).(1^T alpha)   sbar = (-lambda lbar - bias bbar0) / scale + c lbar |X_s|^2
+template <class T>
+SIMT_KERNEL(kThreads)
+void hyper_kernel(HyperArgs<T> a) {
+  const int64_t b = simt::block().x / a.strips, strip = simt::block().x % a.strips, j = strip * 32 + simt::lane();
+  const T* own = a.scalars + b * kScalars;
+  const double p_sum = column_sum<kThreads>(a.e.x[b], a.e.count, a.c, j),
+               u_sum = column_sum<kThreads>(a.u.x[b], a.u.count, a.c, j);
+  const double alpha_sum = column_sum<kThreads>(a.alpha.x[b], a.alpha.count, a.c, j);
+  double bias_bar = simt::warp() == 0 ? (static_cast<double>(own[kGamma]) * p_sum - u_sum) * alpha_sum : 0;
+  if (!sum_of_blocks<kThreads>(bias_bar, strip, a.strips, a.parts + b * a.strips, a.counters + b) ||
+      simt::thread() != 0)
+    return;
+  const double trace = a.aux[3 * b],
+               lambda = static_cast<double>(a.aux[3 * b + 1]) + static_cast<double>(a.aux[3 * b + 2]);
+  const double scale = own[kScale], bias = own[kBias], lambda_bar = own[kLambdaBar], through = own[kThroughTrace];
+  const double order = static_cast<double>(a.s), squares = (trace - bias * order) / scale;
+  const double bad = failed(a.aux, b) ? simt::nan<double>() : 0;
+  T* const out = a.out + b * a.count;
+  out[0] = static_cast<T>((-lambda * lambda_bar - bias * bias_bar) / scale + through * squares + bad);
+  out[1] = static_cast<T>(bias_bar + through * order + bad);
+  out[a.count - 1] = static_cast<T>(lambda_bar * ridge_slope(a.ridge, trace, a.s) + bad);
+}
+
+// Computes 1^T alpha of the primal from the border's weight: w_b / sqrt(bias), or 1^T (Y - Phi w) / lambda if the bias
+// is 0.
+template <class T>
+SIMT_KERNEL(kThreads)
+void alpha_sum_kernel(int64_t c, const T* scalars, const T* aux, const T* border, int64_t border_bs, const T* residual,
+                      int64_t width, T* out) {
+  const int64_t b = simt::block().x;
+  const T root = scalars[b * kScalars + kRootBias], lambda = aux[3 * b + 1] + aux[3 * b + 2];
+  for (int64_t j = simt::thread(); j < c; j += kThreads)
+    out[b * width + j] = root > T(0) ? border[b * border_bs + j] / root : residual[b * width + j] / lambda;
+}
+
+template <class T>
+class LinearBackward : BackwardPass<T> {
+  using Base = BackwardPass<T>;
+
  public:
-  Backward(const KrrBackwardArgs<T>& args, const KrrWork<T>& work, simt::Stream stream)
-      : KrrPass<T>{args.shape, work, stream}, a(args), x_s(args.x_s, args.s_element), x_q(args.x_q, args.q_element),
-        u(args.grad_y_s ? args.grad_y_s : work.u), alpha(dense(args.coef, args.shape.s, args.shape.c)) {}
+  using Base::Base;
 
   void run_all() {
-    const double points = static_cast<double>(s.q) * static_cast<double>(s.c);
-    ScalarArgs<T> scalars = this->scalar_args(a.hyper);
-    scalars.g = a.g;
-    scalars.g_factor = 2.0 / points;
+    ScalarArgs<T> scalars = this->scalars();
     // The column sums of Pbar, for the term bias 1 (1^T Pbar) of abar.
     if ((s.plan == Plan::low_rank || s.plan == Plan::mixed) && !a.kept) {
       scalars.e = a.e;
@@ -46,8 +94,6 @@ class Backward : KrrPass<T> {
     set_scalars(scalars, stream);
     if (s.plan == Plan::primal)
       primal();
-    else if (s.kernel != KernelKind::linear)
-      nonlinear();
     else if (s.plan == Plan::low_rank)
       low_rank();
     else
@@ -55,55 +101,36 @@ class Backward : KrrPass<T> {
   }
 
  private:
-  using KrrPass<T>::s;
-  using KrrPass<T>::w;
-  using KrrPass<T>::stream;
-  using KrrPass<T>::counters;
-  using KrrPass<T>::scalar;
-  using KrrPass<T>::dense;
-  using KrrPass<T>::t;
-  using KrrPass<T>::from;
-  using KrrPass<T>::make;
-  using KrrPass<T>::run;
-  using KrrPass<T>::multiply;
-  using KrrPass<T>::sums;
-  using KrrPass<T>::lengths;
-  using KrrPass<T>::map;
-  using KrrPass<T>::kept_bs;
-  using KrrPass<T>::place;
+  using Base::a;
+  using Base::alpha;
+  using Base::alpha_bar_dense;
+  using Base::alpha_u;
+  using Base::bar;
+  using Base::bar_chunk;
+  using Base::column_row;
+  using Base::counters;
+  using Base::dense;
+  using Base::from;
+  using Base::make;
+  using Base::multiply;
+  using Base::place;
+  using Base::run;
+  using Base::s;
+  using Base::scalar;
+  using Base::solve;
+  using Base::stream;
+  using Base::sums;
+  using Base::t;
+  using Base::two_k_bar;
+  using Base::u;
+  using Base::u_alpha;
+  using Base::uc;
+  using Base::w;
+  using Base::write;
+  using Base::x_q;
+  using Base::x_s;
 
-  int64_t uc() const { return s.s * s.c; }
-  T* column_row(int i) const { return w.columns + i * s.batch * w.width; }
   Batch<const T> weights_view(const T* p, int copies) const { return {p, copies * s.c * s.d, s.d, 1}; }
-
-  // K_qs of the queries from q0 on: kept by the forward, or formed again.
-  Batch<const T> k_chunk(int64_t q0, int64_t rows) {
-    if (a.kept) return {a.kept + q0 * s.s, kept_bs(), s.s, 1};
-    T* const first = keeps_argument(s.kernel) ? w.arguments : w.chunk;
-    Product<T> gram = make(rows, s.s, s.d, from(x_q, q0), t(x_s), first, s.chunk * s.s);
-    apply_kernel(gram, s.kernel, w.scalars);
-    run(gram);
-    lengths(from(x_q, q0), rows, false);
-    map(rows, false, first, gram.c_bs, w.chunk, gram.c_bs);
-    return {w.chunk, s.chunk * s.s, s.s, 1};
-  }
-
-  // Computes abar = K_qs^T Pbar from chunks of K_qs, with another product beside the first of them.
-  void alpha_bar_dense(const Product<T>* beside = nullptr) {
-    for (int64_t q0 = 0; q0 < s.q; q0 += s.chunk) {
-      const int64_t rows = std::min(s.chunk, s.q - q0);
-      const Batch<const T> k = k_chunk(q0, rows);
-      Product<T> p = make(s.s, s.c, rows, t(k), from(a.e, q0), u, uc());
-      p.alpha_of = scalar(kGamma);
-      p.accumulate = q0 > 0;
-      if (beside && q0 == 0)
-        run(*beside, p);
-      else
-        run(p);
-    }
-    if (beside && s.q == 0) run(*beside);
-    if (s.q == 0) fill(s.batch * uc(), 0, u, stream);
-  }
 
   // Computes M = Pbar^T X_q into the second C rows of the weights, and abar = scale X_s M^T + bias 1 (1^T Pbar).
   void alpha_bar_low_rank() {
@@ -117,34 +144,6 @@ class Backward : KrrPass<T> {
     p.row = column_row(0);
     p.row_bs = w.width;
     run(p);
-  }
-
-  // Solves for `x` [n, C] in place, and runs after_solve in the same launch.
-  void solve(int64_t n, T* x, T* pack) {
-    AfterSolve<T> after{};
-    after.batch = s.batch;
-    after.rows = n;
-    after.columns = s.c;
-    after.x = a.coef;
-    after.u = x;
-    after.pack = pack;
-    after.aux = a.aux;
-    after.ridge = s.ridge;
-    after.detach = s.detach;
-    after.order = s.s;
-    after.scalars = w.scalars;
-    after.partial = w.partial;
-    after.counters = counters();
-    solve_factored(after, a.factor, w.factor, stream);
-  }
-  // The neighbouring pairs [-U | alpha] and [alpha | -U] of the pack [-U | alpha | -U].
-  Source<T> u_alpha() const { return {w.pack, 3 * uc(), 3 * s.c, 1}; }
-  Source<T> alpha_u() const { return u_alpha().from(0, s.c); }
-
-  // Writes a gradient. It is NaN if the problem failed.
-  void write(Product<T> p, const T* alpha_of, bool accumulate = false) {
-    p.lambda_of = a.aux + 1;
-    multiply(p, 1, alpha_of, accumulate);
   }
 
   Product<T> with_trace(Product<T> p) const {
@@ -172,21 +171,6 @@ class Backward : KrrPass<T> {
       write(make(s.q, s.d, s.c, a.e, weights_view(weights, 2), a.grad_x_q, s.q * s.d), scalar(kGammaScale));
     linear_hyper({alpha, s.s});
   }
-
-  // Computes 2 Kbar_ss = -(U alpha^T + alpha U^T) into k_bar, both triangles.
-  Product<T> two_k_bar() const {
-    Product<T> p = make(s.s, s.s, 2 * s.c, u_alpha(), t(alpha_u()), w.k_bar, s.s * s.s);
-    p.triangle = Triangle::both;
-    return p;
-  }
-
-  // Computes chunk_bar = Kbar_qs of the queries from q0 on.
-  Product<T> bar_chunk(int64_t q0, int64_t rows) const {
-    Product<T> p = make(rows, s.s, s.c, from(a.e, q0), t(alpha), w.chunk_bar, s.chunk * s.s);
-    p.alpha_of = scalar(kGamma);
-    return p;
-  }
-  Batch<const T> bar() const { return {w.chunk_bar, s.chunk * s.s, s.s, 1}; }
 
   void dense_or_mixed() {
     const bool mixed = s.plan == Plan::mixed;
@@ -288,165 +272,6 @@ class Backward : KrrPass<T> {
     }
     linear_hyper({{column_row(2), w.width, s.c, 1}, s.bordered ? 1 : 0});
   }
-
-  // The arguments of K_ss: kept by the forward, or formed again.
-  Batch<const T> support_arguments() {
-    if (s.kernel == KernelKind::rbf) return {a.factor, s.s * s.s, s.s, 1};
-    if (a.kept) return {a.kept + 2 * s.q * s.s, kept_bs(), s.s, 1};
-    Product<T> p = make(s.s, s.s, s.d, x_s, t(x_s), w.arguments_s, s.s * s.s);
-    p.triangle = Triangle::both;
-    apply_kernel(p, s.kernel, w.scalars);
-    run(p);
-    return {w.arguments_s, s.s * s.s, s.s, 1};
-  }
-
-  // Kernels of the squared distance: G = Kbar dk/dr, and d r_ij / d x_i = 2 (x_i - x_j). Those of x.z: G = Kbar dk/d(x.z).
-  void nonlinear() {
-    lengths(x_s, s.s, true);
-    alpha_bar_dense();
-    solve(s.s, u, a.grad_x_s || a.grad_hyper ? w.pack : nullptr);
-    const bool distance = of_distance(s.kernel);
-    const Points support = shift(x_s, s.s, w.shifted_s, false);
-    bool counted = false;
-    if (a.grad_x_s || a.grad_hyper) {
-      run(two_k_bar());
-      const Batch<const T> arguments = support_arguments();
-      slopes(s.s, arguments.p, arguments.bs, w.k_bar, s.s * s.s, true, counted);
-      counted = true;
-      if (!of_norms(s.kernel)) mirror(s.batch, s.s, w.k_bar, stream);
-      if (a.grad_x_s && !distance) {
-        write_products(make(s.s, s.d, s.s, dense(w.k_bar, s.s, s.s), x_s, a.grad_x_s, s.s * s.d), x_s, w.row_sums, s.s,
-                       false);
-      } else if (a.grad_x_s) {
-        sums(s.s, s.s, dense(w.k_bar, s.s, s.s), column_row(0), w.width);
-        differences(s.s, s.s, dense(w.k_bar, s.s, s.s), support, column_row(0), w.width, support, a.grad_x_s, s.s * s.d,
-                    false);
-      }
-    }
-    const bool needs_queries = a.grad_x_s || a.grad_x_q || a.grad_hyper;
-    for (int64_t q0 = 0; needs_queries && q0 < s.q; q0 += s.chunk) {
-      const int64_t rows = std::min(s.chunk, s.q - q0);
-      const Batch<const T> k = k_chunk(q0, rows);
-      run(bar_chunk(q0, rows));
-      Batch<const T> arguments = k;
-      if (a.kept) lengths(from(x_q, q0), rows, false);
-      if (keeps_argument(s.kernel)) arguments.p = a.kept ? a.kept + (s.q + q0) * s.s : w.arguments;
-      slopes(rows, arguments.p, arguments.bs, w.chunk_bar, bar().bs, false, counted);
-      counted = true;
-      if (!a.grad_x_s && !a.grad_x_q) continue;
-      if (!distance) {
-        if (a.grad_x_s) {
-          if (of_norms(s.kernel)) sums(rows, s.s, norm_bar(), column_row(0), w.width);
-          write_products(make(s.s, s.d, rows, t(bar()), from(x_q, q0), a.grad_x_s, s.s * s.d), x_s, column_row(0),
-                         w.width, true);
-        }
-        if (a.grad_x_q)
-          write_products(make(rows, s.d, s.s, bar(), x_s, a.grad_x_q + q0 * s.d, s.q * s.d), from(x_q, q0), w.row_sums,
-                         rows, false);
-        continue;
-      }
-      const Points queries = shift(from(x_q, q0), rows, w.shifted_q, true);
-      if (a.grad_x_s) {
-        sums(rows, s.s, bar(), column_row(0), w.width);
-        differences(s.s, rows, t(bar()), queries, column_row(0), w.width, support, a.grad_x_s, s.s * s.d, true);
-      }
-      if (a.grad_x_q)
-        differences(rows, s.s, bar(), support, w.row_sums, rows, queries, a.grad_x_q + q0 * s.d, s.q * s.d, false);
-    }
-    if (a.grad_hyper)
-      simt::launch(&rbf_hyper_kernel<T>, {static_cast<unsigned>((s.batch + kThreads - 1) / kThreads)}, kThreads, 0,
-                   stream, s.batch, s.s, s.ridge, w.scalars, a.aux, w.parameter, a.hyper.count, a.grad_hyper);
-  }
-
-  // Writes the gradient to the points x of a kernel of x.z. sums: the gradients to their squared lengths, if the kernel
-  // is one of these too.
-  void write_products(Product<T> p, const Source<T>& x, const T* sums, int64_t sums_bs, bool accumulate) {
-    if (of_norms(s.kernel)) {
-      p.add = x;
-      p.add_factor = 2;
-      p.add_row = sums;
-      p.add_row_bs = sums_bs;
-    }
-    write(p, nullptr, accumulate);
-  }
-  // Kbar_qs df/d|z|^2 of a chunk. Its memory is that of K_qs, which the backward has read by then.
-  Batch<const T> norm_bar() const { return {w.chunk, s.chunk * s.s, s.s, 1}; }
-
-  // Points as passed in, and relative to the first support point.
-  struct Points {
-    Source<T> original, shifted;
-  };
-  Points shift(const Source<T>& x, int64_t rows, T* out, bool queries) {
-    Reach<T> reach{};
-    reach.scalars = w.scalars;
-    reach.support = w.reach;
-    reach.parts = w.row_parts;
-    reach.counters = counters();
-    reach.near = w.near;
-    reach.far = w.far;
-    reach.queries = queries;
-    reach.always_far = s.kernel == KernelKind::matern_1;
-    if (rows > 0 && of_distance(s.kernel))
-      simt::launch(&shift_kernel<T>, {static_cast<unsigned>(s.batch * rows)}, kThreads, 0, stream, rows, s.d, x, x_s,
-                   out, reach);
-    return {x, dense(out, rows, s.d)};
-  }
-
-  void slopes(int64_t rows, const T* k, int64_t k_bs, T* bar, int64_t bar_bs, bool square, bool add) {
-    if constexpr (sizeof(T) == 8)
-      if (of_norms(s.kernel))
-        return slope_angles({this->angles(rows, square, k, k_bs), s.batch, rows, bar, bar_bs, w.chunk, s.chunk * s.s,
-                             w.row_sums, w.row_parts, counters(), add, w.parameter},
-                            stream);
-    if (keeps_argument(s.kernel))
-      return slope_arguments<T>({s.batch, rows, s.s, s.kernel, s.order, w.scalars, k, k_bs, bar, bar_bs, square,
-                                 w.row_sums, w.row_parts, counters(), add, w.parameter},
-                                stream);
-    SlopeArgs<T> args{};
-    args.rows = rows;
-    args.columns = s.s;
-    args.square = square;
-    args.k = k;
-    args.k_bs = k_bs;
-    args.k_bar = bar;
-    args.bar_bs = bar_bs;
-    args.scalars = w.scalars;
-    args.row_sums = w.row_sums;
-    args.row_parts = w.row_parts;
-    args.counters = counters();
-    args.total = w.parameter;
-    args.add = add;
-    simt::launch(&slope_kernel<T>, {static_cast<unsigned>(s.batch * rows)}, kThreads, 0, stream, args);
-  }
-
-  // Computes c (+)= 2 sum_j g_ij (x_i - z_j) in each problem's form: as 2 (rowsum(G) x - G z), or one difference at a
-  // time. Both forms are launched, since the host does not know which problems have which form; blocks of problems in
-  // the other form return at once.
-  void differences(int64_t rows, int64_t inner, const Source<T>& g, const Points& z, const T* row_sum, int64_t sum_bs,
-                   const Points& x, T* c, int64_t c_bs, bool accumulate) {
-    Product<T> p = make(rows, s.d, inner, g, z.shifted, c, c_bs);
-    p.alpha = -2;
-    p.accumulate = accumulate;
-    p.lambda_of = a.aux + 1;
-    p.active = w.near;
-    p.add = x.shifted;
-    p.add_factor = 2;
-    p.add_row = row_sum;
-    p.add_row_bs = sum_bs;
-    run(p);
-    p = make(rows, s.d, inner, g, z.original, c, c_bs);
-    p.alpha = -2;
-    p.accumulate = accumulate;
-    p.lambda_of = a.aux + 1;
-    p.active = w.far;
-    p.from = x.original;
-    run(p);
-  }
-
-  const KrrBackwardArgs<T>& a;
-  const Source<T> x_s, x_q;
-  T* const u;
-  const Batch<const T> alpha;
 };
 
 }  // namespace
@@ -456,7 +281,11 @@ void krr_backward(const KrrBackwardArgs<T>& args, void* stream) {
   if (args.shape.batch == 0) return;
   KrrBackwardArgs<T> a = args;
   a.shape = with_chunk_for_batch(a.shape);
-  Backward<T>(a, krr_layout(a.shape, true, a.work), stream).run_all();
+  const KrrWork<T> work = krr_layout(a.shape, true, a.work);
+  if (a.shape.kernel == KernelKind::linear)
+    LinearBackward<T>(a, work, stream).run_all();
+  else
+    backward_of_kernels(a, work, stream);
 }
 
 template void krr_backward(const KrrBackwardArgs<float>&, void*);

@@ -5,6 +5,7 @@
 #include "../krr.h"
 #include "../arena.h"
 #include "angles.cuh"
+#include "distances.cuh"
 #include "factor.cuh"
 #include "kernel_functions.cuh"
 #include "vector.cuh"
@@ -13,18 +14,20 @@ namespace ssdd::cuda {
 
 template <class T>
 struct KrrWork {
-  T *scalars, *factor;     // [B, kScalars]; of the factorisation
-  T *partial, *parameter;  // parts of sums over several blocks; [2, B] gradients of the kernel's parameters
-  T* columns;              // 3 x [B, width]
-  T* weights;              // low rank W [B, C, D], backward W over M - V [B, 2C, D]; primal [B, n, 2C]
-  T *chunk, *chunk_bar;    // dense: [B, chunk, S]
-  T *u, *pack, *k_bar;     // backward: [B, S, C], [B, S, 3C], [B, S, S]
-  T *shifted_s, *shifted_q, *row_sums, *row_parts;  // other kernels: [B, S, D], [B, chunk, D], [B, rows]
-  T* reach;                                         // [B] of the support points (krr.h)
-  int32_t *near, *far;                              // [B] 0 or 1: the form of the gradient to the points
-  T *arguments, *arguments_s;                       // if not kept: of the kernel, [B, chunk, S] and [B, S, S]
-  T *norms_s, *norms_q;                             // kernels of an angle: squared lengths, [B, S] and [B, chunk]
-  float* scales;                                    // of products of halves, [B, m + n]; or nullptr
+  T *scalars, *factor;         // [B, kScalars]; of the factorisation
+  T *partial, *parameter;      // parts of sums over several blocks; [2, B] gradients of the kernel's parameters
+  T* columns;                  // 3 x [B, width]
+  T* weights;                  // low rank W [B, C, D], backward W over M - V [B, 2C, D]; primal [B, n, 2C]
+  T *chunk, *chunk_bar;        // dense: [B, chunk, S]
+  T *u, *pack, *k_bar;         // backward: [B, S, C], [B, S, 3C], [B, S, S]
+  T *row_sums, *row_parts;     // other kernels: [B, rows], [2, B, rows]
+  T *shifted_s, *shifted_q;    // kernels of a squared distance: [B, S, D], [B, chunk, D]
+  T* reach;                    // [B] of the support points (krr.h)
+  int32_t *near, *far;         // [B] 0 or 1: the form of the gradient to the points
+  T *arguments, *arguments_s;  // if not kept: of the kernel, [B, chunk, S] and [B, S, S]
+  T *norms_s, *norms_q;        // kernels of an angle: squared lengths, [B, S] and [B, chunk]
+  T* distances;                // forward: of distance_product, or nullptr
+  float* scales;               // of products of halves, [B, m + n]; or nullptr
   T* split;
   int* counters;  // kCounters of products and one per problem, set to 0 with the scalars
   int64_t width, split_elements, total;
@@ -55,6 +58,8 @@ KrrWork<T> krr_layout(const KrrShape& s, bool backward, T* memory) {
   if (dense) w.chunk = arena.take(b * s.chunk * s.s);
   if (!backward) {
     if (s.plan == Plan::low_rank) w.weights = arena.take(b * s.c * s.d);
+    if (s.products && can_multiply(s.kernel, s.d))
+      w.distances = arena.take(std::max(distance_room(b, s.s, s.s, s.d), distance_room(b, s.chunk, s.s, s.d)));
   } else {
     w.u = arena.take(b * s.s * s.c);
     w.weights = arena.take(b * (primal ? 2 * s.n * s.c : (dense ? 1 : 2) * s.c * s.d));
@@ -62,10 +67,12 @@ KrrWork<T> krr_layout(const KrrShape& s, bool backward, T* memory) {
     if (dense || s.plan == Plan::mixed) w.k_bar = arena.take(b * s.s * s.s);
     if (dense) w.chunk_bar = arena.take(b * s.chunk * s.s);
     if (s.kernel != KernelKind::linear) {
-      w.shifted_s = arena.take(b * s.s * s.d);
-      w.shifted_q = arena.take(b * s.chunk * s.d);
       w.row_sums = arena.take(b * rows);
       w.row_parts = arena.take(2 * b * rows);
+    }
+    if (of_distance(s.kernel) && !of_one_norm(s.kernel)) {
+      w.shifted_s = arena.take(b * s.s * s.d);
+      w.shifted_q = arena.take(b * s.chunk * s.d);
       w.reach = arena.take(b);
       w.near = reinterpret_cast<int32_t*>(arena.take(b));
       w.far = reinterpret_cast<int32_t*>(arena.take(b));

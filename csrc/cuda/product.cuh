@@ -1,6 +1,6 @@
 // C = A B for a batch of strided matrices, with what KRR does to a finished element applied in registers:
 //
-//   acc = sum_k a(i, k) b(k, j), or sum_k (a(i, k) - b(k, j))^2 if `distance`, or sum_k a(i, k) (b(k, j) - from(i, j))
+//   acc = sum_k of the terms of `inner`, usually a(i, k) b(k, j)
 //   v   = alpha alpha_of[b] acc [+ c(i, j)];  v = exp(map_of[b] v);  v += plus_of[b] + row[j]
 //   v  += add_factor add_of[b] add_row[i] add(i, j)
 //
@@ -68,14 +68,32 @@ struct Squares {
   double factor = 1;
 };
 
+// The terms that a product sums over k.
+enum class Inner {
+  dot,         // a(i, k) b(k, j)
+  distance,    // (a(i, k) - b(k, j))^2
+  absolute,    // |a(i, k) - b(k, j)|
+  difference,  // a(i, k) (b(k, j) - from(i, j))
+  sign         // a(i, k) sign(b(k, j) - from(i, j)), with sign(0) = 0
+};
+
+// Squared distances by a product (distances.cu): what it gave, and the squared lengths of its points.
+template <class T>
+struct Dots {
+  const T* p = nullptr;                // [batch, m, n], dense
+  const T *x = nullptr, *z = nullptr;  // [m] and [n] of the first problem
+  int64_t bs = 0;                      // elements from those of one problem to the next
+};
+
 template <class T>
 struct Product {
   int64_t batch, m, n, k;
   Source<T> a, b;  // [m, k], [k, n]
   T* c;
   int64_t c_bs, ld;
-  bool distance = false;
-  Source<T> from;  // [m, n], or absent
+  Inner inner = Inner::dot;
+  Source<T> from;  // [m, n], of the last two
+  Dots<T> dots;    // Inner::distance, or absent
   double alpha = 1;
   const T* alpha_of = nullptr;
   bool accumulate = false;
@@ -152,6 +170,8 @@ int halves_bytes();  // of shared memory
 void product_mixed(const Product<float>& p, const Tiling& tiling, simt::Stream stream);
 template <class T>
 void product_plain(const Product<T>& p, const Tiling& tiling, simt::Stream stream);
+template <class T>
+void product_distances(const Product<T>& p, const Tiling& tiling, simt::Stream stream);
 
 // The layout of an operand [rows, k]. k_major: k is the direction of unit stride. aligned: every row and problem is
 // aligned to so many bytes.

@@ -1,15 +1,17 @@
-// Products and squared distances in the arithmetic of their type, on the ordinary units.
+// Products, squared distances, 1-norms and sums of signs in the arithmetic of their type, on the ordinary units.
 //
 // Mapping: a block of 256 threads computes a tile of 64 x 64, 4 x 4 elements per thread. k is loaded in steps of 16
 // through 3 stages of cp.async, one element per copy (any stride; 16-bit floats are loaded and widened), both operands
-// as [k][row]. A weighted difference a (b - from) keeps each thread's 16 elements of `from` in registers.
+// as [k][row]. Terms with `from` keep each thread's 16 elements of it in registers.
 // Rounding: sums of 16 steps are added to the running sums, so that the error grows with k / 16. A squared distance is
-// summed directly: there is no cancellation, and the distance of a point to itself is 0. The same holds for
+// summed directly: there is no cancellation, and the distance of a point to itself is 0. The same holds for 1-norms and
 // differences.
 // Traffic: as in product_tensor.cu; m n elements more, and two numbers per tile, if squares are summed. If there are
 // few tiles and k is long, k is split between blocks; the last block to finish a tile adds the parts (join.cuh), which
 // writes and reads m n elements per split in L2 and needs no launch.
-// FLOPs: 2 m n k (3 m n k for distances and differences). Floor on an H100: 67 TF/s in float, 34 in double.
+// FLOPs: 2 m n k (3 m n k for distances and differences). Per term a product takes one instruction, a distance, a 1-norm
+// and a difference two, a sign four (five in double), of which two run at half the rate. Floor on an H100: 67 TF/s in float,
+// 34 in double, where a multiply-add counts as two.
 // Other path: product_tensor.cu for products of float with k >= 48.
 #include <algorithm>
 
@@ -21,69 +23,18 @@ namespace {
 
 using namespace plain;
 
-constexpr int kStages = 3;
-
-template <class T, bool Distance, bool Difference>
+template <class T, class Of>
 SIMT_KERNEL(kThreads)
 void plain_kernel(Product<T> p, Tiling tiling) {
   Part part;
   if (!find_part<kTile>(p, tiling, static_cast<int>(simt::block().x), part)) return;
   simt::Shared shared;
-  T* const a_stages = shared.take<T>(2 * kStages * kStage<T>);
-  T* const b_stages = a_stages + kStages * kStage<T>;
-  Loader<T> a(p.a[part.b], part.row, p.m, part.k_begin), b(p.b[part.b].t(), part.column, p.n, part.k_begin);
-  const int row = simt::thread() / 16 * 4, column = simt::thread() % 16 * 4;
+  T* const stages = shared.take<T>(2 * kStages * kStage<T>);
   T sums[4][4] = {}, own[4][4] = {};
-  if constexpr (Difference) {
-    // Load the tile of `from` through the stages, which are still free, so that neighbouring threads read neighbours.
-    static_assert(kTile * kTile <= 2 * kStages * kStage<T>, "it fits there");
-    const Source<T> from = p.from[part.b];
-    for (int e = simt::thread(); e < kTile * kTile; e += kThreads) {
-      const int64_t r = part.row + e / kTile, c = part.column + e % kTile;
-      simt::put(a_stages + e, r < p.m && c < p.n ? from(r, c) : T(0));
-    }
-    simt::barrier();
-#pragma unroll
-    for (int i = 0; i < 4; ++i) four(a_stages + (row + i) * kTile + column, own[i]);
-    simt::barrier();
-  }
-
-  // Each iteration fills a stage and, once all others are full, multiplies the oldest one.
-  int left = static_cast<int>(part.k_end - part.k_begin), ahead = left;  // k to multiply, k to load
-  int slot = 0, fill = 0;
-#pragma unroll 1
-  for (int turn = 1 - kStages; left > 0; ++turn) {
-    if (turn >= 0) {
-      simt::copy_wait<kStages - 2>();
-      simt::barrier();
-    }
-    if (ahead > 0) {
-      a.load(a_stages + fill, ahead);
-      b.load(b_stages + fill, ahead);
-    }
-    simt::copy_commit();
-    ahead -= kDepth;
-    fill = fill + kStage<T> == kStages * kStage<T> ? 0 : fill + kStage<T>;
-    if (turn < 0) continue;
-    multiply<Distance, Difference>(a_stages + slot, b_stages + slot, row, column, own, sums);
-    left -= kDepth;
-    slot = slot + kStage<T> == kStages * kStage<T> ? 0 : slot + kStage<T>;
-  }
-
-  // All stages have been read: the tile reuses their memory.
-  static_assert(kTile * kPitch<T> <= 2 * kStages * kStage<T>, "the tile fits the stages");
-  constexpr int kWide = 16 / sizeof(T);
-  simt::barrier();
-#pragma unroll
-  for (int i = 0; i < 4; ++i)
-#pragma unroll
-    for (int j = 0; j < 4; j += kWide) {
-      simt::Vector<T, kWide> v;
-#pragma unroll
-      for (int e = 0; e < kWide; ++e) v.v[e] = sums[i][j + e];
-      simt::put_vector<kWide>(a_stages + (row + i) * kPitch<T> + column + j, v);
-    }
-  TileFinish<kThreads, kTile, kPitch<T>, T>(p, tiling, part, a_stages).run();
+  if constexpr (Of::from_own) load_own(p, part, stages, own);
+  sum_tile<Of>(p, part, stages, own, sums);
+  put_tile(sums, stages);
+  TileFinish<kThreads, kTile, kPitch<T>, T>(p, tiling, part, stages).run();
 }
 
 constexpr int64_t kShortest = 128, kLargeShortest = 256;  // steps of k below which a split does not pay
@@ -98,7 +49,7 @@ enum class Path { plain, tensor, half, mixed };
 Path path_of(const Product<double>&) { return Path::plain; }
 Path path_of(const Product<float>& p) {
   constexpr int64_t kShortForTensor = 48;
-  if (p.distance || p.from || p.k < kShortForTensor) return Path::plain;
+  if (p.inner != Inner::dot || p.k < kShortForTensor) return Path::plain;
   if (p.a.element == Element::own && p.b.element == Element::own) return Path::tensor;
   return p.a.element == p.b.element && layout_of(p.a, 16).aligned && layout_of(p.b.t(), 16).aligned ? Path::half
                                                                                                     : Path::mixed;
@@ -147,16 +98,21 @@ int64_t split_room(int64_t batch, int64_t m, int64_t n, int64_t k) {
 
 template <class T>
 void product_plain(const Product<T>& p, const Tiling& tiling, simt::Stream stream) {
-  auto* kernel = p.from       ? &plain_kernel<T, false, true>
-                 : p.distance ? &plain_kernel<T, true, false>
-                              : &plain_kernel<T, false, false>;
-  simt::launch(kernel, {static_cast<unsigned>(tiling.tiles * tiling.splits * p.batch)}, kThreads,
-               2 * kStages * kStage<T> * static_cast<int>(sizeof(T)), stream, p, tiling);
+  auto* kernel = &plain_kernel<T, Dot>;
+  if (p.inner == Inner::distance) kernel = &plain_kernel<T, Distance>;
+  if (p.inner == Inner::absolute) kernel = &plain_kernel<T, Absolute>;
+  if (p.inner == Inner::difference) kernel = &plain_kernel<T, Difference>;
+  if (p.inner == Inner::sign) kernel = &plain_kernel<T, Sign>;
+  simt::launch(kernel, {static_cast<unsigned>(tiling.tiles * tiling.splits * p.batch)}, kThreads, kSharedBytes<T>,
+               stream, p, tiling);
 }
 
 namespace {
 
-void product_of(const Product<double>& p, const Tiling& t, simt::Stream stream) { product_plain(p, t, stream); }
+void product_of(const Product<double>& p, const Tiling& t, simt::Stream stream) {
+  if (p.dots.p) return product_distances(p, t, stream);
+  product_plain(p, t, stream);
+}
 void product_of(const Product<float>& p, const Tiling& t, simt::Stream stream) {
   if (path_of(p) == Path::tensor) {
     Product<float> tensor = p;
@@ -168,6 +124,7 @@ void product_of(const Product<float>& p, const Tiling& t, simt::Stream stream) {
   }
   if (path_of(p) == Path::half) return product_half(p, t, stream);
   if (path_of(p) == Path::mixed) return product_mixed(p, t, stream);
+  if (p.dots.p) return product_distances(p, t, stream);
   product_plain(p, t, stream);
 }
 

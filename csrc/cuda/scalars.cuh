@@ -12,7 +12,7 @@ enum Scalar {
   kRootScale,
   kRootBias,
   kRootBoth,
-  // Kernels of a squared distance: the lengthscale l, and its factor, which for rbf is -1 / (2 l^2). The second
+  // Kernels of a distance: the lengthscale l, and the factor of the argument, -1 / (2 l^2) for rbf. The second
   // parameter of a kernel is kBias. A polynomial has its scale in kScale.
   kLengthscale,
   kMap,
@@ -56,7 +56,7 @@ void set_scalars(const ScalarArgs<T>& args, simt::Stream stream);
 // map_arguments (kernel_functions.cuh) maps.
 template <class T>
 void apply_kernel(Product<T>& p, KernelKind kind, const T* scalars) {
-  p.distance = of_distance(kind);
+  if (of_distance(kind)) p.inner = of_one_norm(kind) ? Inner::absolute : Inner::distance;
   if (kind == KernelKind::linear) {
     p.alpha_of = scalars + kScale;
     p.plus_of = scalars + kBias;

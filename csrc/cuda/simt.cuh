@@ -7,6 +7,7 @@
 #include <cuda_runtime.h>
 #include <nv/target>
 
+#include <atomic>
 #include <cmath>
 #include <cstdint>
 #include <stdexcept>
@@ -177,6 +178,7 @@ SIMT_DEVICE T shuffle_xor(T v, int mask) {
   return __shfl_xor_sync(0xffffffffu, v, mask);
 }
 SIMT_DEVICE unsigned ballot(bool condition) { return __ballot_sync(0xffffffffu, condition); }
+SIMT_DEVICE int count_bits(unsigned bits) { return __popc(bits); }
 // The 1-based position of the lowest bit that is set, or 0.
 SIMT_DEVICE int first_set(unsigned bits) { return __ffs(static_cast<int>(bits)); }
 
@@ -328,6 +330,11 @@ SIMT_DEVICE double exponential(double x) { return exp(x); }
 SIMT_DEVICE float logarithm(float x) { return logf(x); }
 SIMT_DEVICE double logarithm(double x) { return log(x); }
 SIMT_DEVICE double arc_cosine(double x) { return acos(x); }
+SIMT_DEVICE float absolute(float x) { return fabsf(x); }
+SIMT_DEVICE double absolute(double x) { return fabs(x); }
+// 1 with the sign of x, or 0 if x is 0. NaN counts as a number.
+SIMT_DEVICE float sign(float x) { return copysignf(x != 0.0f ? 1.0f : 0.0f, x); }
+SIMT_DEVICE double sign(double x) { return copysign(x != 0.0 ? 1.0 : 0.0, x); }
 SIMT_DEVICE float fma(float x, float y, float z) { return fmaf(x, y, z); }
 SIMT_DEVICE double fma(double x, double y, double z) { return ::fma(x, y, z); }
 template <class T>
@@ -393,15 +400,24 @@ void launch(void (*kernel)(Parameters...), Grid grid, int threads, int shared_by
 }
 
 // True if the current device launches clusters of blocks, and this build holds code of the kernel that knows them: that
-// of an older architecture, which such a device runs too, does not.
+// of an older architecture, which such a device runs too, does not. The driver is asked once per device, since all kernels
+// are built for the same architectures. Threads that ask at the same time get the same answer.
 template <class... Parameters>
 bool has_clusters(void (*kernel)(Parameters...)) {
+  constexpr int kDevices = 64;
+  constexpr signed char kNo = 1, kYes = 2;
+  static std::atomic<signed char> known[kDevices];  // 0: not asked
+  const int device = current_device();
+  if (device < kDevices && known[device] != 0) return known[device] == kYes;
   int can = 0;
-  check(cudaDeviceGetAttribute(&can, cudaDevAttrClusterLaunch, current_device()), "asking for clusters");
-  if (!can) return false;
-  cudaFuncAttributes attributes;
-  check(cudaFuncGetAttributes(&attributes, kernel), "loading a kernel of clusters");
-  return attributes.ptxVersion >= 90 && attributes.binaryVersion >= 90;
+  check(cudaDeviceGetAttribute(&can, cudaDevAttrClusterLaunch, device), "asking for clusters");
+  if (can) {
+    cudaFuncAttributes attributes;
+    check(cudaFuncGetAttributes(&attributes, kernel), "loading a kernel of clusters");
+    can = attributes.ptxVersion >= 90 && attributes.binaryVersion >= 90;
+  }
+  if (device < kDevices) known[device] = can ? kYes : kNo;
+  return can;
 }
 
 // As launch, with clusters of so many blocks along x, at most 8.

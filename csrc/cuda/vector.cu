@@ -132,7 +132,7 @@ struct HyperParameters {
   }
 };
 
-// The factor of a squared distance.
+// The factor of a squared distance, or of a 1-norm.
 template <class T>
 SIMT_DEVICE T map_of(KernelKind kind, T first, T second) {
   const T square = first * first;
@@ -143,6 +143,8 @@ SIMT_DEVICE T map_of(KernelKind kind, T first, T second) {
       return T(3) / square;
     case KernelKind::matern_5:
       return T(5) / square;
+    case KernelKind::laplace_1:
+      return T(-1) / first;
     case KernelKind::rational_quadratic:
       return T(0.5) / (second * square);
     default:

@@ -139,7 +139,11 @@ class Laplace(Stationary):
     def evaluate(self, x: Tensor, z: Tensor, *parameters: Number) -> Tensor:
         if self.norm == 2:
             return super().evaluate(x, z, *parameters)
-        return torch.exp(-sum_over_features(x, z, torch.abs) / parameters[0])
+        return self.of_one_norms(one_norms(x, z), *parameters)
+
+    def of_one_norms(self, distances: Tensor, *parameters: Number) -> Tensor:
+        """Compute the kernel of the 1-norms [..., S, Q] of differences."""
+        return torch.exp(-distances / parameters[0])
 
     def valid(self, *parameters: Number) -> Tensor | bool:
         return is_positive(parameters[0])
@@ -211,6 +215,11 @@ def squared_distances(x: Tensor, z: Tensor, block_bytes: int = 1 << 26) -> Tenso
     undefined at distance zero.
     """
     return sum_over_features(x, z, torch.square, block_bytes)
+
+
+def one_norms(x: Tensor, z: Tensor) -> Tensor:
+    """Return |x - z|_1 [..., S, Q] of x [..., S, D] and z [..., Q, D], differentiable any number of times."""
+    return sum_over_features(x, z, torch.abs)
 
 
 def sum_over_features(x: Tensor, z: Tensor, function: Any, block_bytes: int = 1 << 26) -> Tensor:

@@ -37,7 +37,9 @@ def forward(x: Tensor, z: Tensor | None, hyper: Tensor | None, values: list[floa
     batch, threads = math.prod(x.shape[:-2]), torch.get_num_threads()
     k = x.new_empty(*x.shape[:-1], q, dtype=result_dtype(x))
     if k.numel():
-        work = take_workspace(core.gram_workspace(*native_code(kernel), batch, s, q, d, threads, x.is_cuda), k)
+        products = plan.gpu.by_products(batch, s, q, d)
+        size = core.gram_workspace(*native_code(kernel), batch, s, q, d, threads, x.is_cuda, products)
+        work = take_workspace(size, k)
         core.gram(
             matrices(x),
             matrices(z),
@@ -53,6 +55,7 @@ def forward(x: Tensor, z: Tensor | None, hyper: Tensor | None, values: list[floa
             threads,
             stream(x),
             plan.gpu.HALVES,
+            products,
         )
         return_workspace(work)
     return k

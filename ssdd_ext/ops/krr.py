@@ -106,6 +106,7 @@ def plan_shape(
         lanes=lanes,
         halves=plan.gpu.HALVES,
         cluster=plan.gpu.CLUSTER,
+        products=plan.gpu.by_products(batch, p.s, max(p.s, p.q), p.d),
     )
 
 

@@ -30,8 +30,6 @@ KERNEL_CODES = {
     "ntk": 10,
     "laplace:1": 11,
 }
-# The core has these on the CPU only.
-CPU_ONLY = ("laplace:1",)
 # Functions of an angle, which has half the digits of its cosine near 0: the core computes them in float64 only.
 ANGLES = ("arc_cosine", "nngp", "ntk")
 # Of a network; more run in planned PyTorch.
@@ -92,8 +90,6 @@ def unavailable(device: torch.device, kernel: Kernel) -> str | None:
     for part in (kernel,) if kernel.name in ("linear", "rbf") else parts(kernel):
         if kernel_code(part.spec) is None:
             return f"it has no native epilogue for {type(part).__name__}"
-        if device.type == "cuda" and part.spec in CPU_ONLY:
-            return f"it has no CUDA kernel for {part.spec.replace(':', ' of norm ')}"
     if kernel.name not in ("linear", "rbf") and in_forward_mode():
         return "it has no forward mode"
     if torch.jit.is_tracing():
@@ -105,10 +101,13 @@ def unavailable(device: torch.device, kernel: Kernel) -> str | None:
     return f"it runs on cpu and cuda tensors, not on {device.type}"
 
 
-@torch.compiler.assume_constant_result
 def _problem_on(index: int) -> str:
     # torch.compile cannot trace the core, and traces through the cache. It treats this result as a constant.
     return _cuda_problem(index)
+
+
+# What torch.compiler.assume_constant_result sets. That imports the compiler, which takes as long as importing torch.
+vars(_problem_on)["_dynamo_marked_constant"] = True
 
 
 @lru_cache(maxsize=64)

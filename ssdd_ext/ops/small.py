@@ -34,7 +34,8 @@ from .native import (
 from .second import krr_gradients, pull_back
 
 # Below this many multiply-adds (both passes together take some tens of microseconds) the calls cost as much as the
-# work. The forward then computes the gradients too, for a gradient of 1, in the same native call.
+# work. The forward then computes the gradients too, for a gradient of 1, in the same native call. So do lanes for a
+# batch of any size: between two passes, inputs, factor and residual would go through memory once more.
 _SMALL = 6e6
 Planned = tuple[core.KrrShape, int, int]
 # (values, kernel, ridge, detach), the arguments of second.krr_gradients
@@ -64,10 +65,11 @@ def _small_plan(
         s, q, d, c, linear, linear and bordered, itemsize, needs_x_s, needs_x_q, arguments=keeps_arguments(kernel)
     )
     picked = plan.choose(p)
-    if b * (plan.forward_costs(p)[picked.forward]) > _SMALL:
+    lanes = plan.by_lanes(p, b)
+    if not lanes and b * plan.forward_costs(p)[picked.forward] > _SMALL:
         return None
     dense = plan_shape(p, b, kernel, ridge, detach, "dense", max(picked.chunk, 1))
-    if plan.by_lanes(p, b):
+    if lanes:
         shape = plan_shape(p, b, kernel, ridge, detach, "low_rank", max(picked.chunk, 1), lanes=True)
         code = plan.CODES["low_rank"]
     elif picked.forward != "primal" and core.krr_fuses(dense, plan.CODES["dense"]):
@@ -129,14 +131,14 @@ class _SmallMse(torch.autograd.Function):
             bars = _run(x_s, y_s, x_q, y_q, ctx.needs_input_grad, ctx.call)[1]
         if again:
             return (*_Twice.apply(grad, *inputs, bars, ctx.call[-1]), None, None)
-        if grad.dim() == 0 and _is_one(grad):
+        if _is_one(grad):
             return (*bars, None, None)
         return (*_times(grad, bars), None, None)
 
 
 def _is_one(grad: Tensor) -> bool:
     try:
-        return bool(grad.item() == 1)
+        return bool(grad.item() == 1 if grad.dim() == 0 else (grad == 1).all())
     except RuntimeError:  # batched gradients (is_grads_batched) or a fake tensor: not a number
         return False
 

@@ -57,11 +57,25 @@ HALVES = False
 # twice those of the tiled kernel.
 CLUSTER = False
 
+# True: |x - z|^2 of the forward is formed by a product of the points about their mean, and again by differences where
+# that would lose digits (csrc/cuda/distances.cu). Counted for S=1000 Q=1024 D=8192 on an H100: differences issue 2.5
+# instructions per term, which takes 640 us; the product takes 320 us at its measured rate, and the passes around it 90.
+# Points in few clusters far apart take both. It stays off until "distances by products" (constants.py) of a committed
+# run of `make gpu` shows that it is faster for spread points, with errors within the bound of docs/design.md.
+PRODUCTS = False
+# Terms (batch S Q D) from which it is used: below, the passes around the product take longer than it saves.
+PRODUCTS_FROM = 1 << 31
+
 # Kernels of an angle are computed in float64. Per angle, the elementwise operations of planned PyTorch move about 1000
 # bytes per element of K in both passes (counted), which the native kernels do not. But a product of the core takes five
 # times as long as one of cuBLAS (9.2 against 50 TF/s, measured on an H100). Up to so many features per angle the core
 # is expected to be faster.
 FEATURES_PER_ANGLE = 750
+
+
+def by_products(batch: int, s: int, q: int, d: int) -> bool:
+    """Return True if squared distances of such sizes are formed by products."""
+    return PRODUCTS and batch * s * q * d >= PRODUCTS_FROM
 
 
 def planned_is_faster(p: Problem) -> str:
@@ -185,6 +199,15 @@ class Cost:
         join = JOIN * splits * (min(m, tile) * min(n, tile) / TILE**2) if splits > 1 else 0.0
         self.launch(max(waves * (one + FILL / gpu.clock), moved / gpu.bandwidth) + join / gpu.clock)
 
+    def gram(self, p: Problem, m: int, n: int, *, triangle: bool = False) -> None:
+        """Add the Gram matrix [m, n] of the forward, or its arguments."""
+        f, apart = p.feature_bytes, not p.linear
+        if p.linear or not by_products(p.batch, p.s, max(p.s, p.q), p.d):
+            return self.product(m, n, p.d, triangle=triangle, distance=apart, sizes=(f, f))
+        self.passes((m if triangle else m + n) * p.d, 2)
+        self.product(m, n, p.d, triangle=triangle)
+        self.passes(m * n)
+
     def _cover(self, tile: int, m: int, n: int, k: int, triangle: bool) -> tuple[int, int]:
         """Return the tiles of all problems, and the splits of k."""
         rows, columns = math.ceil(m / tile), math.ceil(n / tile)
@@ -296,7 +319,7 @@ def gram_costs(p: Problem, gpu: Gpu) -> dict[str, float]:
     block."""
     f = p.feature_bytes
     apart = Cost(gpu, p.batch, p.itemsize)
-    apart.product(p.s, p.s, p.d, triangle=True, distance=not p.linear, sizes=(f, f))
+    apart.gram(p, p.s, p.s, triangle=True)
     apart.factor(p.s, p.c)
     costs = {"apart": apart.seconds}
     if fits_block(gpu, p.s, p.itemsize, fused=True):
@@ -321,7 +344,7 @@ def forward_costs(p: Problem, gpu: Gpu, chunk: int) -> dict[str, float]:
     chunks = math.ceil(q / chunk) if q else 0
     dense = _start(p, gpu)
     for _ in range(min(chunks, 8)):
-        dense.product(min(chunk, q), s, d, distance=not p.linear, sizes=(f, f))
+        dense.gram(p, min(chunk, q), s)
         dense.product(min(chunk, q), c, s)
     costs = {"dense": dense.seconds * max(1.0, chunks / 8)}
     if p.linear:

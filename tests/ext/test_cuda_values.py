@@ -27,7 +27,7 @@ from ssdd_ext.testing import (
 )
 
 # Kernel functions beside Linear and RBF that the core has on the CPU and on a GPU.
-FUNCTIONS = ["laplace", "matern_3", "matern_5", "rational_quadratic", "polynomial"]
+FUNCTIONS = ["laplace", "laplace_1", "matern_3", "matern_5", "rational_quadratic", "polynomial"]
 ANGLES = ["arc_cosine_0", "arc_cosine_1", "nngp", "ntk"]
 ROWS = [n for n, row in TABLE.items() if row.q > 0]
 DEVICES = ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)]
@@ -85,6 +85,47 @@ def test_products_of_halves_are_as_accurate(device, monkeypatch):
     assert relative_error(other, exact) <= min(3e-7, 1.01 * relative_error(one, exact))
     on_a_gpu = device == "cuda" or ssdd_ext.build_info()["instruction_set"] == "host twin"
     assert on_a_gpu != torch.equal(one, other)
+
+
+@pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize("kernel", [RBF(12.0), ssdd_ext.Matern(12.0, 1.5)], ids=["rbf", "matern_3"])
+def test_distances_by_products(kernel, device, monkeypatch):
+    """The option changes float32 distances on a GPU within rounding, and nothing on the CPU."""
+    generator = torch.Generator().manual_seed(7)
+    sizes = ((2, 66, 150), (2, 66, 3), (2, 70, 150), (2, 70, 3))
+    x_s, y_s, x_q, y_q = (torch.randn(*size, generator=generator) for size in sizes)
+    x_q[0, :9] = x_s[0, :9] + 1e-4 * x_q[0, :9]  # a few pairs of near points, and three clusters far apart
+    for x in (x_s, x_q):
+        x[1] += 1e3 * torch.randint(0, 3, (len(x[1]), 1), generator=generator)
+    points = [x.to(device) for x in (x_s, y_s, x_q, y_q)]
+
+    def results(dtype, backend):
+        leaves = [x.to(dtype).requires_grad_() for x in points]
+        how = {"kernel": kernel, "ridge": Ridge.mean_trace(1e-1), "backend": backend}
+        loss = ssdd_ext.krr_mse(*leaves, **how).sum()
+        x, z = leaves[0].detach(), leaves[2].detach()
+        k = [ssdd_ext.gram(x, other, kernel=kernel, backend=backend) for other in (None, z)]
+        return [*k, loss.detach(), *torch.autograd.grad(loss, leaves)]
+
+    exact, before = results(torch.float64, "torch"), results(torch.float32, "native")
+    monkeypatch.setattr(ssdd_ext.plan.gpu, "PRODUCTS", True)
+    monkeypatch.setattr(ssdd_ext.plan.gpu, "PRODUCTS_FROM", 1)
+    after = results(torch.float32, "native")
+    for right, one, other in zip(exact, before, after, strict=True):
+        assert relative_error(other, right) <= max(1e-5, 2 * relative_error(one, right))
+    for right, other in zip(exact[:2], after, strict=False):
+        assert (other - right).abs().max() <= 8 * 2.0**-24
+    on_a_gpu = device == "cuda" or ssdd_ext.build_info()["instruction_set"] == "host twin"
+    assert all(on_a_gpu != torch.equal(before[i], after[i]) for i in (0, 1, 3))
+    # Queries in chunks: the backward forms K_qs again, by differences.
+    monkeypatch.setattr(ssdd_ext.plan.problem, "K_QS_BYTES", 4 * 66 * 30)
+    ssdd_ext.plan._choose.cache_clear()
+    try:
+        chunks = results(torch.float32, "native")
+    finally:
+        ssdd_ext.plan._choose.cache_clear()
+    for one, other in zip(after, chunks, strict=True):
+        assert relative_error(other, one) <= 1e-5
 
 
 @pytest.mark.parametrize("device", DEVICES)

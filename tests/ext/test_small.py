@@ -56,6 +56,21 @@ def test_every_shape_it_is_meant_for_takes_it(shape, kernel, dtype, native_calls
     assert set(found) == {"x_s", "y_s"} and len(native_calls) == 1
 
 
+@pytest.mark.parametrize("weights", ["ones", "equal", "different"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=["float32", "float64"])
+def test_a_batch_by_lanes_takes_it_and_every_problem_has_its_own_gradient(dtype, weights, native_calls):
+    """A gradient of 1 returns what the forward computed; every other one multiplies it, problem by problem."""
+    row = Problem("lanes", 16, 16, 32, 4, Linear(bias=0.5), Ridge.mean_trace(0.1), batch=(700,))
+    inputs = draw(row, dtype=dtype, requires_grad=("x_s", "y_s", "x_q"))
+    kinds = {"ones": torch.ones(700), "equal": torch.full((700,), -0.25), "different": torch.linspace(0.5, 2.0, 700)}
+    weight = kinds[weights].to(dtype)
+    found = torch.autograd.grad(krr_mse(inputs), list(inputs.leaves().values()), weight)
+    assert len(native_calls) == 1
+    wide = inputs.to(torch.float64)
+    expected = torch.autograd.grad(mse(wide), list(wide.leaves().values()), weight.double())
+    assert max(map(relative_error, found, expected)) < (1e-4 if dtype == torch.float32 else 1e-11)
+
+
 @pytest.mark.parametrize("needs", [("x_s",), ("y_s",), ("x_q",), ("x_s", "y_s", "x_q")], ids="+".join)
 @pytest.mark.parametrize("on_failure", ["raise", "nan", "jitter"])
 @pytest.mark.parametrize("layout", ["contiguous", "transposed", "strided"])

@@ -53,5 +53,4 @@ namespace test {
 void row_of(const char* name, bool in_smaller_sample) { simt::name_launches(in_smaller_sample ? name : nullptr); }
 bool new_here(int64_t n) { return n > 64 || simt::shared_limit() == 227 << 10; }
 int most_threads(int) { return 1; }
-bool has_one_norm() { return false; }
 }  // namespace test

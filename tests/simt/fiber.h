@@ -38,11 +38,11 @@ struct Fiber {
 };
 
 #if defined(__x86_64__)
-// Saves the callee-saved registers of the ABI, and continues where `to` was saved.
+// Saves the callee-saved registers of the ABI, and continues where `to` was saved. Weak, as an inline function is.
 extern "C" void simt_switch(void** from, void* to);
 asm(R"(
 .text
-.globl simt_switch
+.weak simt_switch
 .type simt_switch, @function
 simt_switch:
   pushq %rbp

@@ -77,4 +77,7 @@ struct Machine {
   Site reader;
 };
 
+extern __thread Machine* machine;  // the one whose block runs
+inline Lane& self() { return machine->lanes[machine->place.thread]; }
+
 }  // namespace simt::runtime

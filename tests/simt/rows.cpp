@@ -1,14 +1,14 @@
 // Prints the launches of one call as JSON and, if it runs on the twin, also the counts of its kernels.
 //
 //   simt_rows launches|counts float|double krr B S Q D C FORWARD BACKWARD [fused] [all]
-//   simt_rows launches|counts float|double rbf|matern_5|polynomial B S Q D C [fused] [all] [far]
+//   simt_rows launches|counts float|double rbf|matern_5|polynomial|laplace_1 B S Q D C [fused] [all] [far] [products]
 //   simt_rows launches|counts double arc_cosine_0|arc_cosine_1|nngp|ntk B S Q D C [all]
 //   simt_rows launches|counts float|double cholesky B N C [cluster]
 //   simt_rows launches|counts float|double strided B S Q D STRIDE
 //   simt_rows launches|counts float product B M N K A B [TILE [halves]]
 //
 // FORWARD, BACKWARD: dense, low_rank, mixed or primal. all: all gradients, not only those to X_s and Y_s.
-// far: points in clusters far apart. strided: K of points with a stride of STRIDE between features.
+// far: points in clusters far apart. products: distances by products. strided: K of points with a stride of STRIDE between features.
 // A, B: k-float, k-bf16, k-f16 if k is the direction of unit stride; across-float, ... if not. TILE: 64 or 128.
 //
 // `launches` runs no kernel and touches no memory: the sizes may be those of a real problem. A kernel is named by its
@@ -99,7 +99,10 @@ void krr(Memory& memory, KrrShape shape, Plan backward, bool all, bool far) {
   f.jitter = memory.take<T>(b);
   f.status = memory.take<int32_t>(b);
   f.hyper.count = parameter_count(shape.kernel) + 1;
-  f.hyper.values[0] = of_distance(shape.kernel) ? std::sqrt(double(d)) : linear ? 1 : 1 / double(d);
+  f.hyper.values[0] = of_one_norm(shape.kernel)   ? double(d)
+                      : of_distance(shape.kernel) ? std::sqrt(double(d))
+                      : linear                    ? 1
+                                                  : 1 / double(d);
   f.hyper.values[1] = linear ? 1 : 0.1;
   f.hyper.values[f.hyper.count - 1] = 0.1;
   f.on_failure = OnFailure::nan;
@@ -222,12 +225,12 @@ T as(const simt::Argument& a) {
 template <class T>
 void print_product(const cuda::Product<T>& p) {
   std::printf(
-      "{\"product\": %zu, \"batch\": %ld, \"m\": %ld, \"n\": %ld, \"k\": %ld, \"triangle\": %d, \"distance\": %s, "
-      "\"difference\": %s, \"accumulate\": %s, \"accumulate_from\": %ld, \"add\": %s, \"row\": %s, \"squares\": %ld, "
-      "\"scales\": %s, \"element\": [%zu, %zu]}",
-      sizeof(T), p.batch, p.m, p.n, p.k, int(p.triangle), p.distance ? "true" : "false", p.from ? "true" : "false",
-      p.accumulate ? "true" : "false", p.accumulate_from, p.add ? "true" : "false", p.row ? "true" : "false",
-      p.squares.out ? p.squares.all : 0, p.scales ? "true" : "false", p.a.element == Element::own ? sizeof(T) : 2,
+      "{\"product\": %zu, \"batch\": %ld, \"m\": %ld, \"n\": %ld, \"k\": %ld, \"triangle\": %d, \"inner\": %d, "
+      "\"accumulate\": %s, \"accumulate_from\": %ld, \"add\": %s, \"row\": %s, \"squares\": %ld, "
+      "\"scales\": %s, \"dots\": %s, \"element\": [%zu, %zu]}",
+      sizeof(T), p.batch, p.m, p.n, p.k, int(p.triangle), int(p.inner), p.accumulate ? "true" : "false",
+      p.accumulate_from, p.add ? "true" : "false", p.row ? "true" : "false", p.squares.out ? p.squares.all : 0,
+      p.scales ? "true" : "false", p.dots.p ? "true" : "false", p.a.element == Element::own ? sizeof(T) : 2,
       p.b.element == Element::own ? sizeof(T) : 2);
 }
 void print_tiling(const cuda::Tiling& t) {
@@ -276,6 +279,10 @@ bool describe(const simt::Argument& a) {
     std::memcpy(of, a.bytes.data(), sizeof(of));
     std::printf("{\"operands\": [[%ld, %ld, %d], [%ld, %ld, %d]]}", of[0].rows, of[0].k, of[0].k_major, of[1].rows,
                 of[1].k, of[1].k_major);
+  } else if (std::strstr(a.type, "13PointsToShiftI")) {  // of distances.cu: begins with three sizes
+    int64_t sizes[3];
+    std::memcpy(sizes, a.bytes.data(), sizeof(sizes));
+    std::printf("{\"all\": %ld, \"features\": %ld}", sizes[1], sizes[2]);
   } else if (std::strstr(a.type, "9SlopeArgsI")) {  // begins with rows, columns and square
     struct {
       int64_t rows, columns;
@@ -381,6 +388,7 @@ KernelKind kernel(const std::string& name) {
                                                                       {"rbf", KernelKind::rbf},
                                                                       {"matern_5", KernelKind::matern_5},
                                                                       {"polynomial", KernelKind::polynomial},
+                                                                      {"laplace_1", KernelKind::laplace_1},
                                                                       {"arc_cosine_0", KernelKind::arc_cosine_0},
                                                                       {"arc_cosine_1", KernelKind::arc_cosine_1},
                                                                       {"nngp", KernelKind::nngp},
@@ -427,6 +435,7 @@ int run(const std::vector<std::string>& words) {
                    has_flag("fused"),
                    false,
                    3};
+    shape.products = has_flag("products");
     krr<T>(memory, shape, backward, has_flag("all"), has_flag("far"));
   }
   print<T>();

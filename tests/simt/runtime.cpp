@@ -1,4 +1,5 @@
-// Runs kernels block by block: fibers, barriers, warp collectives, shared memory, async copies. Its state is in machine.h.
+// Runs kernels block by block: fibers, barriers, warp collectives. Its state is in machine.h; shared.cpp has the memory of
+// a block.
 #include "runtime.h"
 
 #include <omp.h>
@@ -16,9 +17,11 @@
 #include "machine.h"
 
 namespace simt::runtime {
+
+__thread Machine* machine = nullptr;
+
 namespace {
 
-__thread Machine* machine = nullptr;  // the one whose block runs
 __thread Cluster* clusters_in_turn[2];
 char launch_sync = 0;  // orders the host before a launch before all of its blocks
 std::atomic<int> limit{232448};
@@ -28,8 +31,6 @@ std::mutex kernels_mutex;
 std::set<const void*> kernels;
 std::map<std::string, std::set<const void*>> named;
 const char* name_of_launches = nullptr;
-
-Lane& self() { return machine->lanes[machine->place.thread]; }
 
 // Switches to a thread of block m that can run, of warp `first` if there is one. False: there is none.
 bool run_in(Machine& m, int first, Fiber& from, const Lane* me) {
@@ -334,36 +335,6 @@ void cluster_wait(Site site) {
   if (__tsan_acquire) __tsan_acquire(sync);
 }
 
-const void* peer(Site site, const void* address, int bytes, int rank) {
-  Machine& m = *machine;
-  if (rank < 0 || rank >= m.cluster->count)
-    fail(site, "reads shared memory of block %d in a cluster of %d", rank, m.cluster->count);
-  Machine& other = *m.cluster->blocks[rank];
-  const auto find = [&](const std::vector<Array>& mine, const std::vector<Array>& there) -> const void* {
-    const char* const p = static_cast<const char*>(address);
-    for (size_t i = 0; i < mine.size(); ++i) {
-      const char* const begin = static_cast<const char*>(mine[i].memory);
-      if (p < begin || p + bytes > begin + mine[i].bytes) continue;
-      for (size_t k = 0; k < there.size(); ++k)
-        if (mine[i].key ? there[k].key == mine[i].key : k == i)
-          return static_cast<const char*>(there[k].memory) + (p - begin);
-      fail(site, "block %d of the cluster has not started: a cluster barrier must come first", rank);
-    }
-    return nullptr;
-  };
-  const void* found = find(m.fixed, other.fixed);
-  if (!found) found = find(m.dynamic, other.dynamic);
-  if (!found) fail(site, "%p is no shared memory of this block", address);
-  if (other.finished == other.place.threads)
-    fail(site, "block %d of the cluster has returned, and its shared memory with it", rank);
-  const unsigned arrives = self().arrives + 1;
-  if (&other != &m && other.needed < arrives) {
-    other.needed = arrives;
-    other.reader = site;
-  }
-  return found;
-}
-
 // A call of memcpy would take longer than these few words do.
 inline void copy_words(void* to, const void* from, size_t bytes) {
   typedef uint32_t __attribute__((may_alias)) Word;
@@ -400,50 +371,6 @@ void warp_barrier(Site site) {
   if ((warp.arrived | 1u << (machine->place.thread % 32)) == 0xffffffffu) ++warp.barriers;
   meet(site, nullptr, nullptr, 0, nullptr, 0);
   if (__tsan_acquire) __tsan_acquire(sync);
-}
-
-void* shared_array(Site site, const void* key, size_t bytes, int* used) {
-  Machine& m = *machine;
-  std::vector<Array>& arrays = key ? m.fixed : m.dynamic;
-  const size_t rounded = (bytes + 15) / 16 * 16;
-  if (key) {
-    for (const Array& array : arrays)
-      if (array.key == key) return array.memory;
-  } else {
-    const size_t index = static_cast<size_t>((*used)++);
-    if (index < arrays.size()) {
-      if (arrays[index].bytes != bytes)
-        fail(site, "threads disagree on a shared array: %zu and %zu bytes", arrays[index].bytes, bytes);
-      return arrays[index].memory;
-    }
-    m.dynamic_used += rounded;
-    if (m.dynamic_used > m.dynamic_limit)
-      fail(site, "out of shared memory: %zu bytes used, %zu launched with", m.dynamic_used, m.dynamic_limit);
-  }
-  if (m.used + rounded + kRedZone > kArena) fail(site, "out of shared memory: the arena is full");
-  unsigned char* memory = m.arena + m.used;
-  m.used += rounded + kRedZone;
-  if (__asan_unpoison_memory_region) __asan_unpoison_memory_region(memory, bytes);
-  arrays.push_back({key, memory, bytes});
-  return memory;
-}
-
-void copy_async(const Copy& copy) { self().copies.push_back(copy); }
-
-void copy_commit() { self().commits.push_back(self().copies.size()); }
-
-const Copy* copy_landing(int pending) {
-  Lane& lane = self();
-  while (lane.waited + static_cast<size_t>(pending) < lane.commits.size()) {
-    if (lane.landed < lane.commits[lane.waited]) return &lane.copies[lane.landed++];
-    ++lane.waited;
-  }
-  if (lane.waited == lane.commits.size() && lane.landed == lane.copies.size()) {
-    lane.copies.clear();
-    lane.commits.clear();
-    lane.landed = lane.waited = 0;
-  }
-  return nullptr;
 }
 
 void count_access(Site site, Space space, const void* address, int bytes) {

@@ -1,5 +1,5 @@
 // The machine under the host twin: a block runs as fibers on one thread. Compiled without instrumentation
-// (runtime.cpp, warp.cpp), so that sanitizers see the kernels and not the machinery.
+// (runtime.cpp, shared.cpp, warp.cpp), so that sanitizers see the kernels and not the machinery.
 #pragma once
 #include <cstddef>
 #include <cstdint>

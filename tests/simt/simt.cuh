@@ -224,6 +224,7 @@ inline unsigned ballot(bool condition, Site site = Site::here()) {
   runtime::meet(site, runtime::ballot_op, &in, sizeof(in), &out, sizeof(out));
   return out;
 }
+inline int count_bits(unsigned bits) { return __builtin_popcount(bits); }
 inline int first_set(unsigned bits) { return __builtin_ffs(static_cast<int>(bits)); }
 
 inline int atomic_min(int* p, int v) {
@@ -335,6 +336,10 @@ inline double exponential(double x) { return std::exp(x); }
 inline float logarithm(float x) { return std::log(x); }
 inline double logarithm(double x) { return std::log(x); }
 inline double arc_cosine(double x) { return std::acos(x); }
+inline float absolute(float x) { return std::fabs(x); }
+inline double absolute(double x) { return std::fabs(x); }
+inline float sign(float x) { return std::copysign(x != 0 ? 1.0f : 0.0f, x); }
+inline double sign(double x) { return std::copysign(x != 0 ? 1.0 : 0.0, x); }
 inline float fma(float x, float y, float z) {
   runtime::count_flops(2);
   return std::fma(x, y, z);

@@ -44,7 +44,7 @@ void product(int64_t m, int64_t k, bool a_transposed, bool b_transposed, bool di
   p.batch = 1;
   p.m = p.n = m;
   p.k = k;
-  p.distance = distance;
+  if (distance) p.inner = ssdd::cuda::Inner::distance;
   p.a = {a, 0, a_transposed ? 1 : k, a_transposed ? m : 1};
   p.b = {b, 0, b_transposed ? 1 : m, b_transposed ? k : 1};
   p.c = c;

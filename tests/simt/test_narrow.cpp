@@ -63,7 +63,7 @@ void products(int64_t m, int64_t n, int64_t k, Layout a_layout, Layout b_layout,
   p.m = m;
   p.n = n;
   p.k = k;
-  p.distance = distance;
+  if (distance) p.inner = ssdd::cuda::Inner::distance;
   p.a = {a_in.view(), a_element};
   p.b = {b_in.view(), b_element};
   p.c = out.data();

@@ -58,7 +58,7 @@ void run(const Case& c) {
   p.c_bs = c.m * c.n;
   p.ld = c.n;
   p.triangle = c.triangle;
-  p.distance = c.distance;
+  if (c.distance) p.inner = ssdd::cuda::Inner::distance;
   p.tile = c.tile;
   if (c.epilogue) {
     p.alpha = -0.5;

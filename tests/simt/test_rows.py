@@ -14,8 +14,10 @@ CALLS = (
             ("krr", 1, 37, 70, 100, 33, "low_rank", "mixed"),
             ("krr", 1, 70, 30, 40, 8, "primal", "primal", "all"),
             ("rbf", 1, 20, 40, 33, 8, "all"),
+            ("rbf", 2, 70, 40, 600, 8, "products"),
             ("matern_5", 1, 20, 40, 33, 8, "all"),
             ("polynomial", 2, 20, 40, 33, 8, "all"),
+            ("laplace_1", 1, 20, 40, 33, 8, "all"),
             ("krr", 2, 100, 20, 33, 10, "low_rank", "low_rank", "fused"),
             (
                 "krr",
@@ -125,6 +127,7 @@ def test_occupancy_counts_with_the_shared_memory_of_a_launch(floors):
             ("krr", 1, 128, 64, 96, 70, "dense", "dense", "fused"),
             ("krr", 1, 300, 64, 96, 4, "low_rank", "low_rank"),
             ("rbf", 1, 128, 64, 96, 70, "fused"),
+            ("rbf", 1, 128, 64, 96, 70, "products"),
             ("cholesky", 1, 128, 70),
             ("cholesky", 132, 128, 33),
             ("cholesky", 1, 32, 1),

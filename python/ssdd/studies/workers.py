@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import multiprocessing
 import multiprocessing.context
+import os
 import queue
 import signal
+import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
@@ -26,11 +28,12 @@ class Task:
     arguments: tuple[Any, ...] = ()
 
 
-class Worker(multiprocessing.context.SpawnProcess):
+class Worker(multiprocessing.context.ForkServerProcess):
     """A process that Ctrl-C does not reach. The process that started it ends it."""
 
     def start(self) -> None:
-        """Start the process with SIGINT blocked, so that it cannot be interrupted while it imports."""
+        """Start the process with SIGINT blocked, and before the first one the process that all are forks of, so that
+        neither can be interrupted while it imports."""
         before = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])
         try:
             super().start()
@@ -38,12 +41,14 @@ class Worker(multiprocessing.context.SpawnProcess):
             signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
-class Workers(multiprocessing.context.SpawnContext):
-    """The worker processes of one call, each started afresh."""
+class Workers(multiprocessing.context.ForkServerContext):
+    """The worker processes of one call: forks of one process that has imported this room, which takes seconds, and has
+    run nothing."""
 
     def __init__(self) -> None:
         super().__init__()
         self.started: list[Worker] = []
+        self.set_forkserver_preload([__package__, "torch._dynamo"])  # torch imports _dynamo for the first optimizer
 
     def Process(self, *arguments: Any, **named: Any) -> Worker:  # type: ignore[override]  # noqa: N802
         """Return a new process, and remember it."""
@@ -64,8 +69,8 @@ def run_tasks(tasks: Sequence[Task], workers: int, report: Report = silent) -> l
 
     Every process has one thread: on small images more threads are no faster, and results do not depend on ``workers``.
     Every event gets the key ``task`` and is passed to ``report`` in this process. The first error ends the other tasks.
-    A single worker is this process, so a signal that pauses or ends it reaches all of the work. KeyboardInterrupt ends
-    the workers at once.
+    The workers end when this process does, however it ends, and KeyboardInterrupt ends them at once.
+    A single worker is this process, so a signal that pauses or ends it reaches all of the work.
     """
     if min(workers, len(tasks)) <= 1:
         return _run_here(tasks, report)
@@ -123,6 +128,15 @@ def _start(events: Any) -> None:
     _events = events
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # it was blocked so far
     torch.set_num_threads(1)
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+
+
+def _end_with_parent() -> None:
+    """End this process when its parent has ended, even by a signal that cannot be caught."""
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+    parent.join()
+    os._exit(1)
 
 
 def _call(task: Task) -> Any:

@@ -48,7 +48,6 @@ bool in_sample(int64_t n, bool always) {
 __attribute__((weak)) bool new_here(int64_t) { return true; }
 __attribute__((weak)) void row_of(const char*, bool) {}
 __attribute__((weak)) int most_threads(int asked) { return asked; }
-__attribute__((weak)) bool has_one_norm() { return true; }
 
 Registered::Registered(const char* name, void (*body)()) { entries().push_back({name, body}); }
 

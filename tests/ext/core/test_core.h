@@ -35,7 +35,6 @@ bool in_sample(int64_t n = 0, bool always = false);
 void row_of(const char* name, bool in_smaller_sample);
 bool new_here(int64_t n);
 int most_threads(int asked);
-bool has_one_norm();  // kernels of the 1-norm, which are on the CPU only
 
 struct Failure : std::runtime_error {
   using std::runtime_error::runtime_error;

@@ -17,12 +17,13 @@ struct Case {
   bool detach = false;
   Layout x = Layout::dense, y = Layout::dense;
   int wanted = 7;  // bits: x_s, y_s, x_q
+  bool lanes = false;
 };
 
 std::ostream& operator<<(std::ostream& out, const Case& c) {
   return out << "B=" << c.batch << " S=" << c.s << " Q=" << c.q << " D=" << c.d << " C=" << c.c << " bias " << c.bias
              << " " << name(c.ridge) << (c.detach ? " detached " : " ") << name(c.x) << " " << name(c.y) << " wanted "
-             << c.wanted;
+             << c.wanted << (c.lanes ? " by lanes" : "");
 }
 
 template <class T>
@@ -54,9 +55,11 @@ struct Problems {
   double v;
 
   Result<T> run(int threads) const {
-    const ssdd::KrrShape s{c.batch, c.s,      c.q,   c.d,         c.c, c.s,    KernelKind::linear,
-                           c.ridge, c.detach, false, Plan::dense, c.q, threads};
-    CHECK(ssdd::cpu::krr_fuses(s, Plan::dense), c << ": should be fused");
+    const Plan plan = c.lanes ? Plan::low_rank : Plan::dense;
+    ssdd::KrrShape s{c.batch, c.s,      c.q,   c.d,  c.c, c.s,    KernelKind::linear,
+                     c.ridge, c.detach, false, plan, c.q, threads};
+    s.lanes = c.lanes;
+    CHECK(ssdd::cpu::krr_fuses(s, plan), c << ": should be fused");
     Result<T> r{poisoned<T>(c.batch), poisoned<T>(c.batch * c.s * c.d), poisoned<T>(c.batch * c.s * c.c),
                 poisoned<T>(c.batch * c.q * c.d), std::vector<int32_t>(size_t(c.batch), 77)};
     ssdd::KrrFusedArgs<T> a{};
@@ -136,8 +139,25 @@ TEST(krr_fused_ridges_layouts_and_wanted) {
     both({5, 8, 30, 12, 4, 0.5, RidgeKind::trace, false, Layout::dense, Layout::dense, wanted});
 }
 
-TEST(krr_fused_bad_problems_stay_alone) {
-  const Case c{4, 6, 40, 9, 2};
+TEST(krr_fused_by_lanes) {
+  const auto lanes = [](Case c) {
+    c.lanes = true;
+    both(c);
+  };
+  lanes({21, 16, 16, 32, 4});  // several vectors, the last one not full
+  lanes({3, 1, 1, 1, 1});
+  lanes({5, 33, 70, 20, 9});  // queries several times
+  for (RidgeKind ridge : {RidgeKind::absolute, RidgeKind::trace, RidgeKind::mean_trace})
+    for (bool detach : {false, true}) lanes({3, 7, 11, 12, 3, detach ? 0.0 : 1.0, ridge, detach});
+  for (Layout x : {Layout::dense, Layout::reversed, Layout::shared})
+    lanes({4, 6, 9, 10, 2, 0.5, RidgeKind::trace, false, x, Layout::padded});
+  for (int wanted = 0; wanted < 8; ++wanted)
+    lanes({5, 6, 9, 10, 2, 0.5, RidgeKind::trace, false, Layout::dense, Layout::dense, wanted});
+}
+
+void bad_problems_stay_alone(bool lanes) {
+  Case c{4, 6, 40, 9, 2};
+  c.lanes = lanes;
   Problems<double> p(c);
   const Result<double> whole = p.run(1);
   p.hypers->memory[size_t(p.hypers->hyper.bs) + 2] = -1;
@@ -148,4 +168,9 @@ TEST(krr_fused_bad_problems_stay_alone) {
     for (size_t b : {size_t(0), size_t(3)})
       CHECK(r.status[b] == 0 && std::fabs(r.loss[b] / whole.loss[b] - 1) < 1e-12, "problem " << b << " changed");
   }
+}
+
+TEST(krr_fused_bad_problems_stay_alone) {
+  bad_problems_stay_alone(false);
+  bad_problems_stay_alone(true);
 }
