@@ -287,7 +287,7 @@ def why_not_finite(tensors: dict[str, Tensor], dtype: torch.dtype) -> str:
             return f"{name} holds NaN or Inf; remove them, or find where they arise with check_finite=True"
         top = float(t.detach().abs().max().double())
         terms, power = (t.shape[-1], 2) if name.startswith("x") else (1, 1)
-        if name in ("x", "x_s", "a", "k_ss") and terms * top**power * t.shape[-2] > largest:
+        if name in ("x", "x_s", "a", "k_ss") and top > (largest / (terms * t.shape[-2])) ** (1 / power):
             sums = "the sums of its squares" if power == 2 else "its trace"
             wider = "" if dtype == torch.float64 else ", or solve_dtype=torch.float64"
             kind = str(dtype).removeprefix("torch.")

@@ -103,6 +103,6 @@ def read_out(x_train: Tensor, x_test: Tensor, data: ImageSet) -> dict[str, float
     labels = data.y_train, data.y_test
     standard = standardise(x_train, x_test)
     return {
-        "20 nearest neighbours": nearest_neighbours(x_train, labels[0], x_test, labels[1]),
+        f"{min(20, len(x_train))} nearest neighbours": nearest_neighbours(x_train, labels[0], x_test, labels[1]),
         "linear probe, all labels": probe(standard[0], labels[0], standard[1], labels[1]),
     }
