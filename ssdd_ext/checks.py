@@ -164,6 +164,31 @@ def is_transformed() -> bool:
     return torch._C._functorch.peek_interpreter_stack() is not None or forward_ad._current_level >= 0
 
 
+def in_nested_forward_mode() -> bool:
+    """Return True under jvp inside jvp. PyTorch takes the jvp of a custom Function there for a constant."""
+    stack = torch._C._functorch.get_interpreter_stack() if is_transformed() else None
+    return sum(level.key() == torch._C._functorch.TransformType.Jvp for level in stack or ()) > 1
+
+
+def saved_tensors(ctx: Any) -> tuple[Any, ...]:
+    """Return ``ctx.saved_tensors`` without wrappers of a transform that has ended.
+
+    The function that torch.func.vjp returns runs the backward after its transform has ended. PyTorch's own operations
+    then unwrap what was saved; custom Functions and the core do not.
+    """
+    saved = ctx.saved_tensors
+    return saved if torch.compiler.is_compiling() else tuple(map(_without_ended_transforms, saved))
+
+
+def _without_ended_transforms(value: Any) -> Any:
+    while isinstance(value, Tensor) and torch._C._functorch.is_gradtrackingtensor(value):
+        inside = torch._C._functorch.unwrap_if_dead(value)
+        if inside is value:
+            break
+        value = inside
+    return value
+
+
 def batch_shape(**named: torch.Size) -> torch.Size:
     """Return the common batch shape. Raises an error that names the shapes if they do not broadcast."""
     shapes = list(named.values())
@@ -262,7 +287,7 @@ def why_not_finite(tensors: dict[str, Tensor], dtype: torch.dtype) -> str:
             return f"{name} holds NaN or Inf; remove them, or find where they arise with check_finite=True"
         top = float(t.detach().abs().max().double())
         terms, power = (t.shape[-1], 2) if name.startswith("x") else (1, 1)
-        if name in ("x", "x_s", "a", "k_ss") and terms * top**power * t.shape[-2] > largest:
+        if name in ("x", "x_s", "a", "k_ss") and top > (largest / (terms * t.shape[-2])) ** (1 / power):
             sums = "the sums of its squares" if power == 2 else "its trace"
             wider = "" if dtype == torch.float64 else ", or solve_dtype=torch.float64"
             kind = str(dtype).removeprefix("torch.")

@@ -11,7 +11,7 @@ import sys
 import traceback
 
 import numpy  # noqa: F401
-import torch  # noqa: F401
+import torch._dynamo  # noqa: F401 (every optimizer imports it)
 
 import ssdd_ext  # noqa: F401
 

@@ -15,8 +15,7 @@ constexpr int64_t kBlock = 96;
 constexpr int64_t kShortSums = 256, kShortRun = 32;
 constexpr int kJitterSteps = 5;
 constexpr int64_t kSolveBlock = 128;  // rows of X per triangular solve
-constexpr int64_t kWideColumns = 32;
-constexpr int64_t kSmallSolve = 32;
+constexpr int64_t kSmallFactor = 32;
 
 // Like LAPACK's potrf on a dense lower triangle, for orders at which a call costs more than its work.
 int potrf_small(int64_t n, double* a) {
@@ -43,25 +42,10 @@ int potrf_wide(int64_t n, float* a, int64_t lda) {
   double wide[kBlock * kBlock];
   for (int64_t i = 0; i < n; ++i)
     for (int64_t j = 0; j <= i; ++j) wide[i * n + j] = a[i * lda + j];
-  const int info = n <= kSmallSolve ? potrf_small(n, wide) : blas::potrf(n, wide, n);
+  const int info = n <= kSmallFactor ? potrf_small(n, wide) : blas::potrf(n, wide, n);
   for (int64_t i = 0; i < n; ++i)
     for (int64_t j = 0; j <= i; ++j) a[i * lda + j] = static_cast<float>(wide[i * n + j]);
   return info;
-}
-
-// x <- L^-1 x or L^-T x in double, for orders at which a BLAS call costs more than its work.
-void solve_small(bool transposed, int64_t n, int64_t c, const double* l, double* x) {
-  for (int64_t step = 0; step < n; ++step) {
-    const int64_t i = transposed ? n - 1 - step : step;
-    double* row = x + i * c;
-    for (int64_t done = 0; done < step; ++done) {
-      const int64_t k = transposed ? n - 1 - done : done;
-      const double factor = transposed ? l[k * n + i] : l[i * n + k];
-      for (int64_t j = 0; j < c; ++j) row[j] -= factor * x[k * c + j];
-    }
-    const double inverse = 1 / l[i * n + i];
-    for (int64_t j = 0; j < c; ++j) row[j] *= inverse;
-  }
 }
 
 inline void trsm_wide(bool transposed, int64_t n, int64_t c, const double* l, int64_t ldl, double* x, int64_t ldx) {
@@ -69,20 +53,13 @@ inline void trsm_wide(bool transposed, int64_t n, int64_t c, const double* l, in
 }
 void trsm_wide(bool transposed, int64_t n, int64_t c, const float* l, int64_t ldl, float* x, int64_t ldx) {
   if (c <= 0) return;
-  double wide[kSolveBlock * kSolveBlock], part[kSolveBlock * kWideColumns];
-  for (int64_t i = 0; i < n; ++i)
+  alignas(64) double wide[kSolveBlock * kSolveBlock], panel[kSolveBlock * kSolveColumns];
+  double inverse[kSolveBlock];
+  for (int64_t i = 0; i < n; ++i) {
     for (int64_t j = 0; j <= i; ++j) wide[i * n + j] = l[i * ldl + j];
-  for (int64_t c0 = 0; c0 < c; c0 += kWideColumns) {
-    const int64_t columns = std::min(kWideColumns, c - c0);
-    for (int64_t i = 0; i < n; ++i)
-      for (int64_t j = 0; j < columns; ++j) part[i * columns + j] = x[i * ldx + c0 + j];
-    if (n <= kSmallSolve)
-      solve_small(transposed, n, columns, wide, part);
-    else
-      blas::trsm(transposed, n, columns, wide, n, part, columns);
-    for (int64_t i = 0; i < n; ++i)
-      for (int64_t j = 0; j < columns; ++j) x[i * ldx + c0 + j] = static_cast<float>(part[i * columns + j]);
+    inverse[i] = 1 / wide[i * n + i];
   }
+  micro<float>().solve(transposed, static_cast<int>(n), static_cast<int>(c), wide, inverse, x, ldx, panel);
 }
 
 template <class T>

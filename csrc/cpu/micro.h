@@ -49,7 +49,13 @@ struct Micro {
   void (*stream)(int m, int n, int kc, const T* a, const T* b, int64_t bs, T* c, int64_t ld);
   // Few terms: out[i * ld + j] = sum_k a[i * as + k] * b[k * bs + j], i < m, j < n. n is at least `lanes`.
   void (*outer)(int m, int n, int kc, const T* a, int64_t as, const T* b, int64_t bs, T* out, int64_t ld);
+
+  // x <- L^-1 x or L^-T x in double, x [n, columns]: l [n, n] has L below its diagonal, inverse [n] 1 / L_ii. `panel` is
+  // memory for n * kSolveColumns doubles, at a multiple of 64 bytes.
+  void (*solve)(bool transposed, int n, int columns, const double* l, const double* inverse, T* x, int64_t ldx,
+                double* panel);
 };
+constexpr int kSolveColumns = 24;  // three vectors of eight doubles
 
 // Instruction sets in ascending order. `automatic` is the best that has been proven on a real machine.
 enum class Isa { automatic = -1, generic = 0, avx2 = 1, avx512 = 2 };

@@ -5,6 +5,7 @@
 // A tile is 4 rows by up to 3 vectors (AVX-512: 8 rows): 12 (24) accumulators, 3 vectors of B, one broadcast of A;
 // per k it loads 3 vectors and 4 (8) scalars for 12 (24) multiply-adds.
 #pragma once
+#include "micro_solve.h"
 #include "micro_thin.h"
 
 namespace ssdd::cpu {
@@ -236,7 +237,8 @@ const Micro<T>* make(const char* name) {
                                  &difference<T, Bytes, Mr, Inner::sign>,
                                  &dots<T, Bytes>,
                                  &stream<T, Bytes>,
-                                 &outer<T, Bytes>};
+                                 &outer<T, Bytes>,
+                                 &solve<T, Bytes>};
   return &table;
 }
 

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from .. import checks, ops, plan, reference
-from ..kernels import Kernel, Linear
+from ..kernels import Kernel, Linear, match_parameter
 from ..ops.register import is_transformed
 from ..ridge import VECTOR_KINDS, Ridge
 from . import precision
@@ -141,10 +141,37 @@ def _name_failure(call: Call) -> Iterator[None]:
         yield
     except checks.FactorizationError as error:
         what = str(error).partition(":")[2]
-        why = "" if is_transformed() or "out of range" in what else checks.why_not_finite(call.tensors, call.work)
+        if is_transformed() or "out of range" in what:
+            why = ""
+        else:
+            why = checks.why_not_finite(call.tensors, call.work) or _why_kernel_not_finite(call)
         if why:
             what = f" {why} (the factorisation failed:{what.partition(';')[0]})"
         raise checks.FactorizationError(f"{call.op}:{what}") from None
+
+
+MOST_LOOKED_AT = 1 << 24
+"""Elements of a Gram matrix that is computed again for the message of an error, at most."""
+
+
+@torch.no_grad()
+def _why_kernel_not_finite(call: Call) -> str:
+    """Say whether the kernel or the ridge of finite inputs overflows; "" if neither does."""
+    x = call.tensors.get("x_s")
+    if x is None or x.is_meta or x.shape[:-1].numel() * x.shape[-2] > MOST_LOOKED_AT:
+        return ""
+    kind, wider = str(call.work).removeprefix("torch."), ", or solve_dtype=torch.float64"
+    advice = f"change its parameters or scale x_s{'' if call.work == torch.float64 else wider}"
+    k_ss = reference.gram(call.cast(x), None, call.kernel)
+    if not bool(k_ss.isfinite().all()):
+        return f"the kernel {call.kernel} overflows {kind} on these points; {advice}"
+    ridge = call.ridge
+    if ridge is None or ridge.kind in VECTOR_KINDS:
+        return ""
+    amount = ridge.amount(k_ss, match_parameter(ridge.value, k_ss))
+    if isinstance(amount, Tensor) and not bool(amount.isfinite().all()):
+        return f"lambda of {in_words(ridge)} overflows {kind}; use a smaller value"
+    return ""
 
 
 def in_words(ridge: Ridge) -> str:

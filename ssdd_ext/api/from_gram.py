@@ -141,8 +141,9 @@ def krr_mse_from_gram(
     options = ridge, symmetric_grad, on_failure, check_finite, backend, solve_dtype, return_info
     call, p, info = _predict("krr_mse_from_gram", k_ss, y_s, k_qs, *options)
     y = y_q.to(p.dtype)
-    if weights is None and p.dim() == 2 and y.dim() == 2:
-        loss = mse_loss(p, y)  # one problem, in one pass; y_q alone may have batch dimensions
+    if weights is None and p.dim() == 2 and y.dim() == 2 and not checks.is_transformed():
+        # One problem, in one pass; y_q alone may have batch dimensions. PyTorch's mse_loss fails under vmap of vmap.
+        loss = mse_loss(p, y)
     else:
         loss = mean_over_queries((p - y).square().mean(-1), weights)
     return call.finish(loss, info)

@@ -91,7 +91,12 @@ def one_ridge(name: str, ridge: Ridge | None) -> None:
 
 
 def follows_gradients(call: Call, *tensors: Tensor | None) -> bool:
-    """Return True if a result of these tensors and the hyper-parameters may require a gradient."""
+    """Return True if a result of these tensors and the hyper-parameters may require a gradient.
+
+    Under vmap a tensor does not say so, although a transform outside it may differentiate.
+    """
+    if checks.is_transformed():
+        return True
     values = (*call.kernel.parameters, None if call.ridge is None else call.ridge.value, *tensors)
     return torch.is_grad_enabled() and any(isinstance(t, Tensor) and t.requires_grad for t in values)
 

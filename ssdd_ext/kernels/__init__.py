@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from .base import ARD, Combination, Kernel, Number, Product, Scaled, Sum, for_matrices, match_parameter
-from .distances import RBF, Laplace, Matern, RationalQuadratic, Stationary, squared_distances
+from .distances import RBF, Laplace, Matern, RationalQuadratic, Stationary, one_norms, squared_distances
 from .multiply import matmul, mirrored
 from .networks import NNGP, NTK, ArcCosine
 from .products import Cosine, Linear, Polynomial
@@ -63,5 +63,6 @@ __all__ = [
     "match_parameter",
     "matmul",
     "mirrored",
+    "one_norms",
     "squared_distances",
 ]

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from ..checks import parameter
 from .base import Kernel, Number, is_positive
-from .slopes import with_slope
+from .slopes import Ends, with_slope
 
 NU = (0.5, 1.5, 2.5)
 NORMS = (1, 2)
@@ -139,7 +139,11 @@ class Laplace(Stationary):
     def evaluate(self, x: Tensor, z: Tensor, *parameters: Number) -> Tensor:
         if self.norm == 2:
             return super().evaluate(x, z, *parameters)
-        return torch.exp(-sum_over_features(x, z, torch.abs) / parameters[0])
+        return self.of_one_norms(one_norms(x, z), *parameters)
+
+    def of_one_norms(self, distances: Tensor, *parameters: Number) -> Tensor:
+        """Compute the kernel of the 1-norms [..., S, Q] of differences."""
+        return torch.exp(-distances / parameters[0])
 
     def valid(self, *parameters: Number) -> Tensor | bool:
         return is_positive(parameters[0])
@@ -194,9 +198,14 @@ def _slope_of_matern(u: Tensor, order: int) -> Tensor:
     return torch.where(u == 0, 0.0, torch.exp(-r) / (-2 * r))
 
 
+def _matern_at_zero(u: Tensor, order: int) -> Tensor:
+    """Return the polynomial whose derivatives at u = 0 are those that :func:`_slope_of_matern` has."""
+    return torch.ones_like(u) if order == 0 else 1 - u / 2 if order == 1 else 1 - u / 6 + u * u / 24
+
+
 # exp(-r), (1 + r) exp(-r) or (1 + r + r^2 / 3) exp(-r) of u = r^2, for order 0, 1, 2. At u = 0 the derivative of
 # exp(-r), which has none, is 0.
-half_integer_matern = with_slope(_matern, _slope_of_matern)
+half_integer_matern = with_slope(_matern, _slope_of_matern, Ends(lambda u: u == 0, _matern_at_zero, 1.0))
 
 
 def squared_distances(x: Tensor, z: Tensor, block_bytes: int = 1 << 26) -> Tensor:
@@ -206,6 +215,11 @@ def squared_distances(x: Tensor, z: Tensor, block_bytes: int = 1 << 26) -> Tenso
     undefined at distance zero.
     """
     return sum_over_features(x, z, torch.square, block_bytes)
+
+
+def one_norms(x: Tensor, z: Tensor) -> Tensor:
+    """Return |x - z|_1 [..., S, Q] of x [..., S, D] and z [..., Q, D], differentiable any number of times."""
+    return sum_over_features(x, z, torch.abs)
 
 
 def sum_over_features(x: Tensor, z: Tensor, function: Any, block_bytes: int = 1 << 26) -> Tensor:

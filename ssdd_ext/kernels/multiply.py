@@ -7,13 +7,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..checks import full_precision, is_transformed
+from ..checks import full_precision, in_nested_forward_mode, is_transformed, saved_tensors
 
 
 def matmul(a: Tensor, b: Tensor) -> Tensor:
     """Return a @ b. Under autocast, the backward of a plain product would round to 16 bits."""
     recorded = torch.compiler.is_compiling() or torch.jit.is_tracing()
     if recorded or not torch.is_grad_enabled() or not (a.requires_grad or b.requires_grad):
+        return a @ b
+    if in_nested_forward_mode():
         return a @ b
     product: Tensor = (_Product if is_transformed() else _Direct).apply(a, b)
     return product
@@ -57,14 +59,14 @@ class _Product(torch.autograd.Function):
 
     @staticmethod
     def jvp(ctx: Any, a_dot: Tensor | None, b_dot: Tensor | None) -> Tensor | None:
-        a, b = ctx.saved_tensors
+        a, b = saved_tensors(ctx)
         if a_dot is None or b_dot is None:
             return a_dot @ b if a_dot is not None else a @ b_dot if b_dot is not None else None
         return a_dot @ b + a @ b_dot
 
 
 def _gradients(ctx: Any, grad: Tensor) -> Any:
-    a, b = ctx.saved_tensors
+    a, b = saved_tensors(ctx)
     with full_precision(grad):
         a_bar = _summed(matmul(grad, b.mT), a) if ctx.needs_input_grad[0] else None
         b_bar = _summed(matmul(a.mT, grad), b) if ctx.needs_input_grad[1] else None

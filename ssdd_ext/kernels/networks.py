@@ -17,7 +17,7 @@ from ..checks import parameter
 from .base import Kernel, Number, is_not_negative, is_positive
 from .multiply import matmul
 from .products import root
-from .slopes import with_slope
+from .slopes import Ends, with_slope
 
 
 def _kappa(c: Tensor, order: int) -> Tensor:
@@ -35,9 +35,13 @@ def _slope_of_kappa(c: Tensor, order: int) -> Tensor:
     return torch.where(is_end, 0.0, torch.where(is_end, 1.0, square).rsqrt() / math.pi)
 
 
+def _kappa_at_end(c: Tensor, order: int) -> Tensor:
+    return torch.where(c > 0, torch.ones_like(c) if order == 0 else c, 0.0)
+
+
 # kappa_0(c) = 1 - acos(c) / pi and kappa_1, whose derivative is kappa_0, of correlations c in [-1, 1]. The derivative
 # of kappa_0 is infinite at -1 and 1; it is defined as 0 there.
-kappa = with_slope(_kappa, _slope_of_kappa)
+kappa = with_slope(_kappa, _slope_of_kappa, Ends(lambda c: (1 - c) * (1 + c) <= 0, _kappa_at_end, 0.0))
 
 
 @dataclass(frozen=True)

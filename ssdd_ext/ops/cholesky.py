@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from .. import plan
-from ..checks import full_precision
+from ..checks import full_precision, saved_tensors
 from ..ridge import KINDS, Ridge
 from .factor import factor_backward
 from .hyper import pack
@@ -98,7 +98,7 @@ def _cholesky_setup(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...
 def _cholesky_backward(ctx: Any, grad: Tensor | None, *_: Any) -> tuple[Any, ...]:
     if grad is None:
         return None, None
-    (factor,) = ctx.saved_tensors
+    (factor,) = saved_tensors(ctx)
     return factor_backward(factor, grad), None
 
 
@@ -134,7 +134,7 @@ def _solve_setup(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) 
 def _solve_autograd(ctx: Any, grad: Tensor | None, *_: Any) -> tuple[Any, ...]:
     if grad is None:
         return (None,) * 8
-    x, factor, aux, hyper, a = ctx.saved_tensors
+    x, factor, aux, hyper, a = saved_tensors(ctx)
     a = a if torch.is_grad_enabled() else None
     needs, options = list(ctx.needs_input_grad[:3]), (ctx.values, ctx.ridge, ctx.detach, ctx.symmetric)
     a_bar, y_bar, hyper_bar = _solve_backward_op(grad, factor, x, aux, hyper, *options, a, needs)
@@ -216,7 +216,7 @@ def _second_setup(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...])
 
 
 def _second(ctx: Any, *bars: Tensor | None) -> tuple[Any, ...]:
-    *tensors, factor = ctx.saved_tensors
+    *tensors, factor = saved_tensors(ctx)
     needs = [ctx.needs[0], True, ctx.needs[2]]  # the gradient to y is always computed
     options: Any = (ctx.values, ctx.ridge, ctx.detach, ctx.symmetric)
 

@@ -10,7 +10,7 @@ from torch import Tensor
 from .. import checks
 from .planned_gram import BatchedFunction
 from .planned_solve import both, planned_solve
-from .register import is_differentiated
+from .register import apply, is_differentiated
 
 
 class _SolveAgain(BatchedFunction):
@@ -26,7 +26,7 @@ class _SolveAgain(BatchedFunction):
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> Any:
-        a, b, factor, x = ctx.saved_tensors
+        a, b, factor, x = checks.saved_tensors(ctx)
         with checks.full_precision(grad):
             u, x = both(grad, x, factor, lambda: factor @ factor.mT if a is None else a, b)
             half = u @ x.mT if ctx.needs_input_grad[0] else None
@@ -46,7 +46,7 @@ class _LogDeterminant(BatchedFunction):
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> Any:
-        a, factor = ctx.saved_tensors
+        a, factor = checks.saved_tensors(ctx)
         if not ctx.needs_input_grad[0]:
             return None, None
         with checks.full_precision(grad):
@@ -60,11 +60,11 @@ class _LogDeterminant(BatchedFunction):
 
 def solve_again(a: Tensor | None, b: Tensor, factor: Tensor) -> Tensor:
     """Return A^-1 B [..., n, m] from the factor of A [..., n, n], with gradients to b and, if it is a tensor, a."""
-    x: Tensor = _SolveAgain.apply(a, b, factor)
+    x: Tensor = apply(_SolveAgain, "a solution from a factor", a, b, factor)
     return x
 
 
 def log_determinant(a: Tensor | None, factor: Tensor) -> Tensor:
     """Return log det A [...] from the factor of A [..., n, n], with a gradient to a if it is a tensor."""
-    value: Tensor = _LogDeterminant.apply(a, factor)
+    value: Tensor = apply(_LogDeterminant, "the determinant of a factor", a, factor)
     return value

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from .. import plan
-from ..checks import full_precision
+from ..checks import full_precision, saved_tensors
 from ..kernels import matmul
 from .native import (
     core,
@@ -108,7 +108,7 @@ def gram_backward(ctx: Any, grad: Tensor) -> tuple[Any, ...]:
 
 def _gram_backward(ctx: Any, grad: Tensor) -> tuple[Any, ...]:
     # Plain products are differentiable, so the double backward of a Gram matrix works.
-    x, z, hyper, k = ctx.saved_tensors
+    x, z, hyper, k = saved_tensors(ctx)
     x_type, z_type = x.dtype, None if z is None else z.dtype
     x, z = x.to(grad.dtype), None if z is None else z.to(grad.dtype)
     other = x if z is None else z

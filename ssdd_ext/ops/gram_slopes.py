@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..checks import saved_tensors
 from ..kernels import from_spec
 from ..plan.problem import K_QS_BYTES
 from .gram import forward
@@ -31,7 +32,7 @@ class _Gram(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> Any:
-        x, z, hyper = ctx.saved_tensors
+        x, z, hyper = saved_tensors(ctx)
         if torch.is_grad_enabled() or not is_plain_call((grad,)) or not grad.numel():
             return _differentiable(ctx, grad)
         needs_x, needs_z, needs_hyper = ctx.needs_input_grad[:3]
@@ -90,7 +91,7 @@ def _differentiable(ctx: Any, grad: Tensor) -> Any:
     def first(x: Tensor, z: Tensor | None, hyper: Tensor | None) -> tuple[Tensor, ...]:
         return (planned_gram(x, z, from_spec(ctx.spec, ctx.values if hyper is None else hyper.unbind(-1))),)
 
-    return (*pull_back(first, ctx.saved_tensors, (grad,)), None, None)
+    return (*pull_back(first, saved_tensors(ctx), (grad,)), None, None)
 
 
 def differentiable_gram(x: Tensor, z: Tensor | None, hyper: Tensor | None, values: list[float], spec: str) -> Tensor:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from .. import plan
-from ..checks import full_precision
+from ..checks import full_precision, saved_tensors
 from ..kernels import Kernel, matmul
 from ..ridge import KINDS, Ridge
 from .any_gram import gram
@@ -216,7 +216,7 @@ def differentiate(ctx: Any, grad_out: Tensor | None, grad_loss: Tensor | None, *
     grad = grad_loss if ctx.mse else grad_out
     if grad is None:
         return (None,) * 11
-    x_s, y_s, x_q, y_q, hyper, residual, factor, coef, kept, aux = ctx.saved_tensors
+    x_s, y_s, x_q, y_q, hyper, residual, factor, coef, kept, aux = saved_tensors(ctx)
     moving = residual
     if y_q is not None and torch.is_grad_enabled():
         # In a second derivative the residual depends on everything. The op below differentiates all but the targets, so
@@ -334,7 +334,7 @@ def _second_setup(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...])
 
 
 def _second(ctx: Any, *bars: Tensor | None) -> tuple[Any, ...]:
-    *tensors, factor = ctx.saved_tensors
+    *tensors, factor = saved_tensors(ctx)
     needed_bars = [bar for bar, needed in zip(bars, ctx.needs, strict=True) if needed]
 
     def first(*values: Any) -> tuple[Tensor, ...]:

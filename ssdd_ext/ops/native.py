@@ -101,10 +101,13 @@ def unavailable(device: torch.device, kernel: Kernel) -> str | None:
     return f"it runs on cpu and cuda tensors, not on {device.type}"
 
 
-@torch.compiler.assume_constant_result
 def _problem_on(index: int) -> str:
     # torch.compile cannot trace the core, and traces through the cache. It treats this result as a constant.
     return _cuda_problem(index)
+
+
+# What torch.compiler.assume_constant_result sets. That imports the compiler, which takes as long as importing torch.
+vars(_problem_on)["_dynamo_marked_constant"] = True
 
 
 @lru_cache(maxsize=64)

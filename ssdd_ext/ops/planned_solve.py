@@ -70,7 +70,7 @@ def _save_fit(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> 
 
 def _load_saved(ctx: Any) -> list[Any]:
     """Return the inputs, then the result, its factor and the jitter."""
-    saved = ctx.saved_tensors
+    saved = checks.saved_tensors(ctx)
     inputs = [other if tensor is None else tensor for other, tensor in zip(ctx.others, saved, strict=False)]
     return [*inputs, *saved[len(ctx.others) :]]
 
@@ -90,7 +90,7 @@ class Factor(BatchedFunction):
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor | None, *_: Any) -> Any:
-        (factor,) = ctx.saved_tensors
+        (factor,) = checks.saved_tensors(ctx)
         return None if grad is None else factor_backward(factor, grad), None
 
 

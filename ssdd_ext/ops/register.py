@@ -47,6 +47,27 @@ def is_differentiated() -> bool:
     return torch.is_grad_enabled() and not torch.compiler.is_compiling()
 
 
+def no_forward_mode(name: str) -> str:
+    """Return the message of an op without forward mode."""
+    return (
+        f"ssdd_ext: forward-mode differentiation through {name} is not implemented; pass backend='torch', whose "
+        "reference has it"
+    )
+
+
+def apply(function: Any, name: str, *args: Any) -> Any:
+    """Return ``function.apply(*args)``, for a Function that the compiler must trace and that therefore has no jvp.
+
+    Raises NotImplementedError under forward mode, naming the function, where PyTorch's message does not.
+    """
+    if not in_forward_mode():
+        return function.apply(*args)
+    try:
+        return function.apply(*args)
+    except NotImplementedError:
+        raise NotImplementedError(no_forward_mode(name)) from None
+
+
 _PLAIN = (Tensor, torch.nn.Parameter)
 
 
@@ -120,10 +141,7 @@ def register(
             setup(ctx, inputs, output)
 
     def jvp(ctx: Any, *tangents: Any) -> Any:
-        raise NotImplementedError(
-            f"ssdd_ext: forward-mode differentiation through the native {name} is not implemented; "
-            f"pass backend='torch', whose reference has it"
-        )
+        raise NotImplementedError(no_forward_mode(f"the native {name}"))
 
     members = {"forward": forward, "setup_context": setup_context, "backward": backward, "jvp": jvp}
     function = type(f"Transformed_{name}", (torch.autograd.Function,), {k: staticmethod(v) for k, v in members.items()})

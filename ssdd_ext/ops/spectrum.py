@@ -13,10 +13,11 @@ from torch import Tensor
 from .. import checks
 from ..reference import BAD_PARAMETER, JITTER_STEPS
 from .planned_gram import BatchedFunction
-from .register import is_transformed
+from .register import apply, is_transformed
 from .tridiagonal import Tridiagonal, runs_on_core, tridiagonal
 
 # product(a, b): a b^T
+_MANY = "the solutions for many ridges"
 Product = Callable[[Tensor, Tensor], Tensor]
 
 
@@ -109,8 +110,10 @@ class _Solve(BatchedFunction):
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> Any:
-        a, y, shifts, w, u, x = ctx.saved_tensors
-        return _pull_back(ctx, a, y, shifts, x, grad, lambda a, g: _Solve.apply(a, g, shifts, w, u, ctx.symmetric))
+        a, y, shifts, w, u, x = checks.saved_tensors(ctx)
+        return _pull_back(
+            ctx, a, y, shifts, x, grad, lambda a, g: apply(_Solve, _MANY, a, g, shifts, w, u, ctx.symmetric)
+        )
 
 
 class _SolveByForm(BatchedFunction):
@@ -131,10 +134,10 @@ class _SolveByForm(BatchedFunction):
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> Any:
-        a, y, shifts, x = ctx.saved_tensors
+        a, y, shifts, x = checks.saved_tensors(ctx)
 
         def solve(a: Tensor, g: Tensor) -> Any:
-            return _SolveByForm.apply(a, g, shifts, ctx.found, ctx.symmetric)
+            return apply(_SolveByForm, _MANY, a, g, shifts, ctx.found, ctx.symmetric)
 
         return _pull_back(ctx, a, y, shifts, x, grad, solve)
 
@@ -168,9 +171,9 @@ def solve_many(a: Tensor, y: Tensor, shifts: Tensor, found: Decomposition, symme
     gradient to A is symmetrised.
     """
     if isinstance(found.form, Eigen):
-        x: Tensor = _Solve.apply(a, y, shifts, *found.form, symmetric)
+        x: Tensor = apply(_Solve, _MANY, a, y, shifts, *found.form, symmetric)
     else:
-        x = _SolveByForm.apply(a, y, shifts, found, symmetric)
+        x = apply(_SolveByForm, _MANY, a, y, shifts, found, symmetric)
     return x
 
 

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 import ssdd_ext
-from ssdd_ext import RBF, FactorizationError, Linear, Ridge
+from ssdd_ext import RBF, FactorizationError, Linear, Polynomial, Ridge
 from ssdd_ext.testing import relative_error
 
 GOOD = {
@@ -390,7 +390,29 @@ def test_overflow_and_nan_are_named(backend):
             call(nan)
     with pytest.raises(ssdd_ext.FactorizationError, match="a holds NaN or Inf"):
         ssdd_ext.cholesky_solve(nan[:3], y[:3], backend=backend)
+    wide = x.double() * 1e200
+    with pytest.raises(ssdd_ext.FactorizationError, match=r"x_s is too large for float64: .*1.0e\+200.*scale it \("):
+        ssdd_ext.krr(wide, y.double(), wide, backend=backend)
     indefinite = torch.diag(torch.tensor([1.0, -1.0]))
     with pytest.raises(ssdd_ext.FactorizationError, match="not positive definite: pivot 2 of 2"):
         ssdd_ext.cholesky_solve(indefinite, y[:2], backend=backend)
     assert ssdd_ext.krr(large, y, large, solve_dtype=torch.float64, backend=backend).isfinite().all()
+
+
+@pytest.mark.parametrize("backend", ("auto", "planned", "torch"))
+@pytest.mark.parametrize(
+    "kernel, ridge, named",
+    [
+        (
+            Polynomial(30, 1e6),
+            Ridge.trace(1e-6),
+            r"the kernel Polynomial\(.*30.* overflows float32 on these points; .*64",
+        ),
+        (Linear(1e30), Ridge.trace(1e20), r"lambda of Ridge.trace\(1e\+20\) overflows float32; use a smaller value"),
+    ],
+    ids=["polynomial", "ridge"],
+)
+def test_a_kernel_that_overflows_is_named(kernel, ridge, named, backend):
+    x, y = torch.arange(15.0).reshape(5, 3), torch.ones(5, 2)
+    with pytest.raises(ssdd_ext.FactorizationError, match=named):
+        ssdd_ext.krr(x, y, x, kernel=kernel, ridge=ridge, backend=backend)

@@ -326,7 +326,7 @@ def test_half_features_go_through_the_ops_as_they_are(half):
 def test_one_graph_is_made_of_cuda_tensors(dtype, monkeypatch):
     """torch.compile traces the whole call on fake CUDA tensors, without a GPU. This includes the question whether
     the core can run, which it cannot trace."""
-    monkeypatch.setattr(native, "_cuda_problem", lambda index: "")
+    monkeypatch.setattr(native, "_cuda_problem", lambda index: core.cuda_problem(index)[:0])
 
     def step(x_s, y_s, x_q, y_q):
         keywords = {"kernel": Linear(1.0, 1.0), "ridge": Ridge.trace(1e-3), "on_failure": "nan", "backend": "native"}
@@ -338,6 +338,16 @@ def test_one_graph_is_made_of_cuda_tensors(dtype, monkeypatch):
         y_s, y_q = torch.empty(12, 4, device="cuda:0"), torch.empty(9, 4, device="cuda:0")
         loss = torch.compile(step, backend="aot_eager", fullgraph=True)(x_s, y_s, x_q, y_q)
         assert loss.device == x_s.device and loss.dtype == torch.float32 and loss.shape == ()
+
+
+def test_the_answer_of_the_core_is_marked_as_torch_marks_it():
+    """ops/native.py sets the mark itself, since torch's function imports the compiler."""
+
+    def marked():
+        pass
+
+    torch.compiler.assume_constant_result(marked)
+    assert vars(native._problem_on) == vars(marked) and vars(marked)
 
 
 def test_half_features_on_the_cpu_are_refused_by_the_core():

@@ -11,8 +11,9 @@ from torch._dynamo.testing import CompileCounterWithBackend
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 import ssdd_ext
-from ssdd_ext import NNGP, NTK, RBF, ArcCosine, FactorizationError, Kernel, Linear, Ridge, plan
+from ssdd_ext import NNGP, NTK, RBF, ArcCosine, FactorizationError, Kernel, Laplace, Linear, Ridge, plan
 from ssdd_ext.api import call
+from ssdd_ext.ops import planned_gram
 from ssdd_ext.ops.planned import is_primal
 from ssdd_ext.ops.planned_solve import PANEL
 from ssdd_ext.plan import planned as orders
@@ -295,3 +296,30 @@ def test_one_compiled_function_serves_many_shapes(kernel, random):
         tensors = random(s, d, grad=True), random(s, c, grad=True), random(q, d, grad=True)
         assert relative_error(compiled(*tensors), loss(*tensors)) < 1e-12
     assert counter.frame_count <= 2
+
+
+@pytest.mark.parametrize("itself", [True, False], ids=["K_ss", "K_qs"])
+@pytest.mark.parametrize("needs", [(True, False), (False, True), (True, True)], ids=str)
+def test_one_norms_by_cdist_in_blocks_are_the_formula(needs, itself, monkeypatch):
+    monkeypatch.setattr(planned_gram, "_ROWS", 4)
+    calls, cdist = [], torch.cdist
+    monkeypatch.setattr(torch, "cdist", lambda *a, **k: calls.append(a) or cdist(*a, **k))
+    points = [
+        torch.randn(2, n, 5, dtype=torch.float64, requires_grad=needed) for n, needed in zip((9, 6), needs, strict=True)
+    ]
+    x, z = points[0], None if itself else points[1]
+    leaves = [t for t in (x, z) if t is not None and t.requires_grad]
+    bar = torch.randn(2, 9, 9 if itself else 6, dtype=torch.float64)
+    kernel = Laplace(3.0, norm=1)
+    found, expected = planned_gram.gram(x, z, kernel), ssdd_ext.reference.gram(x, z, kernel)
+    assert calls and relative_error(found, expected) < 1e-14
+    if not leaves:
+        return
+    got, exact = (torch.autograd.grad(k, leaves, bar, create_graph=True) for k in (found, expected))
+    assert all(t.requires_grad for t in got), "a gradient to differentiate again"
+    once = torch.autograd.grad(planned_gram.gram(x, z, kernel), leaves, bar)
+    assert len(calls) > 2, "the gradient was not computed in blocks"
+    for first, again, want in zip(once, got, exact, strict=True):
+        assert max(relative_error(first, want), relative_error(again, want)) < 1e-14
+    second, formula = (torch.autograd.grad(sum(t.square().sum() for t in g), leaves) for g in (got, exact))
+    assert all(relative_error(a, b) < 1e-13 for a, b in zip(second, formula, strict=True))

@@ -219,14 +219,27 @@ def test_default_architectures_are_those_of_the_machine_or_all(root, tmp_path, k
     assert "CUDA kernels for" in done.stdout
 
 
-def test_one_openmp_runtime_is_loaded():
-    """Only torch's libgomp is loaded: two pools on the same cores cost tens of milliseconds at every switch."""
-    if not Path("/proc/self/maps").exists():
-        pytest.skip("NO /proc HERE: loaded libraries were not listed")
+@pytest.fixture(scope="module")
+def imported():
+    """The modules and the OpenMP runtimes of a process that imports the backend and nothing else."""
     code = (
-        "import ssdd_ext\n"
-        "lines = open('/proc/self/maps').readlines()\n"
+        "import ssdd_ext, sys\n"
+        "print(*sys.modules)\n"
+        "lines = open('/proc/self/maps').readlines() if sys.platform == 'linux' else []\n"
         "print(*{line.split()[-1] for line in lines if 'gomp' in line or 'iomp' in line})"
     )
     done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
-    assert len(done.stdout.split()) == 1, done.stdout
+    modules, runtimes = done.stdout.splitlines()
+    return set(modules.split()), set(runtimes.split())
+
+
+def test_one_openmp_runtime_is_loaded(imported):
+    """Only torch's libgomp is loaded: two pools on the same cores cost tens of milliseconds at every switch."""
+    if not Path("/proc/self/maps").exists():
+        pytest.skip("NO /proc HERE: loaded libraries were not listed")
+    assert len(imported[1]) == 1, imported[1]
+
+
+def test_the_import_does_not_bring_the_compiler(imported):
+    """torch._dynamo takes as long to import as torch itself."""
+    assert "torch" in imported[0] and "torch._dynamo" not in imported[0]

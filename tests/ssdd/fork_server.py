@@ -22,6 +22,7 @@ import matplotlib.figure  # noqa: F401
 import PIL.Image
 import sklearn.datasets
 import sklearn.linear_model  # noqa: F401
+import torch._dynamo  # noqa: F401 (every optimizer imports it)
 import torch.distributed
 import torch.profiler
 

@@ -109,10 +109,10 @@ def test_export_of_raw_and_of_large_sets_to_ddranking(ssdd_command, tmp_path):
     expected = (pixels[0, 1] - 0.4822) / 0.1994
     images = torch.load(tmp_path / "raw" / "images.pt", weights_only=True)
     torch.testing.assert_close(images[0, 1], expected)
-    large = DistilledSet(torch.rand(3, 3, 40, 40), torch.eye(3), PRE, target_kind="labels")
+    large = DistilledSet(torch.rand(3, 3, 40, 40).double(), torch.eye(3), PRE, target_kind="labels")
     export(large, tmp_path / "large", "ddranking")
     images = torch.load(tmp_path / "large" / "images.pt", weights_only=True)
-    torch.testing.assert_close(images[2, 0], (large.images[2, 0] - 0.485) / 0.229)
+    torch.testing.assert_close(images[2, 0], (large.images[2, 0].float() - 0.485) / 0.229)  # float32, as documented
     grey = DistilledSet(torch.rand(3, 1, 8, 8), torch.eye(3), Preprocessing((0.4,), (0.2,)), target_kind="labels")
     with pytest.raises(InputError, match="3 channels, got 1"):
         export(grey, tmp_path / "grey", "ddranking")
@@ -130,6 +130,8 @@ def test_exports_that_do_not_fit(ssdd_command, tmp_path):
     ]:
         with pytest.raises(InputError, match=named):
             export(example(), tmp_path / "out", form, labels)
+    with pytest.raises(InputError, match="images: values that are not finite"):
+        export(DistilledSet(torch.full((1, 3, 4, 4), float("nan")), torch.rand(1, 5), PRE), tmp_path / "out")
     assert not list(tmp_path.iterdir())  # no incomplete file
     (tmp_path / "bad.npy").write_bytes(pickle.dumps([1]))
     file = example().save(tmp_path / "a.safetensors")

@@ -46,12 +46,14 @@ def export(
         What 8 bits cost: ``clipped``, the share of pixel values outside [0, 1], and ``largest_change`` of a value.
 
     Raises:
-        InputError: if ``out`` is not empty, or the form cannot hold the set.
+        InputError: if ``out`` is not empty, if pixels are not finite, or if the form cannot hold the set.
     """
     if form not in EXPORT_FORMS:
         raise InputError(f"form: expected one of {', '.join(EXPORT_FORMS)}, got {form!r}")
     if labels is not None and form != "ddranking":
         raise InputError(f"labels: only the form ddranking takes them, got form {form!r}")
+    if not bool(torch.isfinite(pairs.images).all()):
+        raise InputError("images: values that are not finite")
     folder = Path(out)
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise InputError(f"out: {folder} exists; choose another directory")
@@ -164,7 +166,7 @@ def _ddranking_images(pairs: DistilledSet) -> Tensor:
     """
     if pairs.images.shape[1] != 3:
         raise InputError(f"form: ddranking measures images of 3 channels, got {pairs.images.shape[1]}")
-    return ddranking_constants(pairs)[1].normalise(pairs.preprocessing.pixels(pairs.inputs()))
+    return ddranking_constants(pairs)[1].normalise(pairs.preprocessing.pixels(pairs.inputs().float()))
 
 
 def _ddranking(pairs: DistilledSet, folder: Path, labels: Tensor | None) -> None:

@@ -95,12 +95,9 @@ def run(options: Options) -> None:
     on = ssdd.choose_device(options.device, ssdd.local_rank())
     settings = choose_settings(options, stored.settings if stored else None)
     loaded = read_images(options.data, options)
-    if not settings.distill.budget and settings.distill.images > len(loaded.x_train):
-        raise InputError(f"images: expected at most {len(loaded.x_train)}, got {settings.distill.images}")
+    _check_counts(settings, loaded)
     if options.out:
         reports.check_directory(options.out, options.overwrite)  # in every process, before one of them creates it
-    if not settings.distill.steps:
-        raise InputError("steps: expected at least 1, got 0")
     # Files of the user are read before --overwrite may empty the folder. Only training comes afterwards.
     known = _known(options, loaded, settings, on)
     with ExitStack() as stack:
@@ -166,6 +163,13 @@ def run(options: Options) -> None:
             checkpoints.keep_last(folder / FINISHED)
             print(f"{folder / 'distilled.safetensors'}: {len(run.result)} images, loss {run.losses[-1][1]:.4g}")
             print_report(reports.try_report([folder], display))
+
+
+def _check_counts(settings: Settings, loaded: ssdd.ImageSet) -> None:
+    if not settings.distill.budget and settings.distill.images > len(loaded.x_train):
+        raise InputError(f"images: expected at most {len(loaded.x_train)}, got {settings.distill.images}")
+    if not settings.distill.steps:
+        raise InputError("steps: expected at least 1, got 0")
 
 
 def _known(

@@ -1,4 +1,4 @@
-"""Write the representations of images, one row per image, by any network: a teacher, or one pre-trained here.
+"""Write the representations of images, one row per image, by any network: a teacher, or one trained here.
 
 FILE.npy has float32 [images, D]: the rows of the source in its own order (training images, then test images). Beside
 it FILE.txt names the file of each row if the images came from a folder. --representations of other verbs reads it.
@@ -6,7 +6,6 @@ it FILE.txt names the file of each row if the images came from a folder. --repre
 
 from __future__ import annotations
 
-import json
 from typing import TYPE_CHECKING
 
 import ssdd
@@ -29,7 +28,11 @@ if TYPE_CHECKING:
 
 def add_arguments(parser: ArgumentParser) -> None:
     add_images(parser)
-    add_teacher(parser, representations=False, text="The network; also FILE.safetensors written by `ssdd pretrain`.")
+    add_teacher(
+        parser,
+        representations=False,
+        text="The network: FILE.safetensors written by `ssdd pretrain`, `ssdd train-classifier` or `ssdd kd`; or",
+    )
     parser.add_argument("--out", "-o", metavar="FILE.npy", type=FILE, required=True, help="File for the rows.")
     parser.add_argument(
         "--read-out",
@@ -58,8 +61,8 @@ def run(options: Options) -> None:
     count = len(found.train) + len(found.test)
     if images.files:
         order = dict(zip((*images.rows_train.tolist(), *images.rows_test.tolist()), images.files, strict=True))
-        lines = "".join(f"{json.dumps(order[row])[1:-1]}\n" for row in range(count))
-        names.write_text(lines, "utf-8")
+        lines = (order[row].replace("\n", "\\n").replace("\r", "\\r") for row in range(count))
+        names.write_bytes("".join(f"{line}\n" for line in lines).encode("utf-8", "surrogateescape"))
     print(
         f"{file}: {count:,} rows of {found.dimension} numbers"
         + (f"; {names.name} names their files" if images.files else "")

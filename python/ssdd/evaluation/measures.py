@@ -15,7 +15,7 @@ from ..data import ImageSet
 def why_no_probe(data: ImageSet) -> str:
     """Say in one line why ``data`` allows no probe and no fine-tuning; "" if it does.
 
-    They need labels of at least two classes to learn from, and labels of the held-out images.
+    They need labels of at least two classes to learn from, and held-out images of these classes.
 
     Args:
         data: the images.
@@ -29,6 +29,8 @@ def why_no_probe(data: ImageSet) -> str:
         why = f"its {part} have no labels"
     elif (count := len(data.y_train.unique())) < 2:
         why = f"its training images are of {count} class"
+    elif not torch.isin(data.y_test, data.y_train).any():
+        why = "no test image is of a class of the training images"
     else:
         return ""
     return f"{data.name}: no probe and no fine-tuning, as {why}"
@@ -101,6 +103,6 @@ def read_out(x_train: Tensor, x_test: Tensor, data: ImageSet) -> dict[str, float
     labels = data.y_train, data.y_test
     standard = standardise(x_train, x_test)
     return {
-        "20 nearest neighbours": nearest_neighbours(x_train, labels[0], x_test, labels[1]),
+        f"{min(20, len(x_train))} nearest neighbours": nearest_neighbours(x_train, labels[0], x_test, labels[1]),
         "linear probe, all labels": probe(standard[0], labels[0], standard[1], labels[1]),
     }

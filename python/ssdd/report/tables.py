@@ -83,7 +83,7 @@ def comparisons(cells: Sequence[Cell]) -> dict[str, Comparison]:
     """Compare KRR-ST with each baseline that has an error for the same seeds."""
     errors: dict[str, dict[int, float]] = {}
     for cell in cells:
-        if cell["error"] is not None:
+        if cell["error"] is not None and math.isfinite(cell["error"]):
             errors.setdefault(cell["method"], {})[cell["seed"]] = cell["error"]
     ours = errors.get(KRR_ST, {})
     results = {}
@@ -146,7 +146,13 @@ def legend(cells: Sequence[Cell]) -> list[str]:
 
 
 def worth_little(cells: Sequence[Cell]) -> list[str]:
-    """Return a sentence per method whose predictions are no better than the mean representation."""
+    """Return a sentence per method whose predictions are no better than the mean representation, or one sentence if
+    the error cannot be measured."""
+    if any(cell["error"] is not None and not math.isfinite(cell["error"]) for cell in cells):
+        return [
+            "The teacher has one and the same representation for all held-out images, so there is no representation "
+            "error. Hold out more images, or train the teacher longer (teacher.epochs)."
+        ]
     lines = []
     for method in methods(cells):
         errors = [cell["error"] for cell in cells if cell["method"] == method and cell["error"] is not None]

@@ -84,7 +84,7 @@ def read_plan(
     """
     path = Path(path)
     try:
-        content = tomllib.loads(path.read_text(encoding="utf-8"))
+        content = tomllib.loads(path.read_text(encoding="utf-8-sig"))
     except UNREADABLE as error:
         raise InputError(f"{path}: not a readable study file ({error})") from None
     _check_keys(content, _KEYS, str(path))

@@ -162,8 +162,9 @@ def check_labels(data: ImageSet) -> None:
             raise InputError(f"data: {data.name}: y_{part}: expected labels, to train a classifier; it has none")
     if why := unmatched_classes(data):
         raise InputError(f"data: {data.name} has {why}; a classifier needs every class in both parts")
-    if data.classes < 2:
-        raise InputError(f"data: {data.name}: expected at least two classes, got {data.classes}")
+    assert data.y_train is not None
+    if (count := len(data.y_train.unique())) < 2:
+        raise InputError(f"data: {data.name}: expected at least two classes, got {count}")
 
 
 @repeatable()

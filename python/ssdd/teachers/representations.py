@@ -138,8 +138,10 @@ def read_representations(path: str | os.PathLike[str], data: ImageSet) -> Repres
     ):
         came = f"{array.dtype} {list(array.shape)}" if isinstance(array, np.ndarray) else "an archive"
         raise InputError(f"representations: {name}: expected floats [rows, D], got {came}")
-    if not all(np.isfinite(array[i : i + ROWS]).all() for i in range(0, len(array), ROWS)):
-        raise InputError(f"representations: {name}: values that are not finite")
+    with np.errstate(over="ignore"):
+        parts = (array[i : i + ROWS].astype(np.float32, copy=False) for i in range(0, len(array), ROWS))
+        if not all(np.isfinite(part).all() for part in parts):
+            raise InputError(f"representations: {name}: values that are not finite, or too large for float32")
     # float32 stays mapped: a row then takes memory only when it is used.
     values = torch.from_numpy(array if array.dtype == np.float32 else array.astype(np.float32))
     own_test = torch.equal(data.rows_train, torch.arange(n))

@@ -42,6 +42,8 @@ from .weights import (
 FORMAT = "ssdd.teacher"
 BACKBONE = "ssdd.backbone"
 """The format of what `ssdd pretrain` writes."""
+CLASSIFIER = "ssdd.classifier"
+"""The format of what `ssdd train-classifier` and `ssdd kd` write."""
 BATCH = 500
 """Images per batch of a teacher at 32x32 pixels; batches of larger images are smaller (:func:`at_once`)."""
 IMAGENET = Preprocessing((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
@@ -96,7 +98,7 @@ class Teacher:
         would synchronise with a GPU. :meth:`represent` refuses values that are not finite, and a loss shows them.
         """
         y = self.module(x)
-        if not isinstance(y, Tensor) or y.dim() != 2 or len(y) != len(x):
+        if not isinstance(y, Tensor) or y.dim() != 2 or len(y) != len(x) or not y.shape[1]:
             came = list(y.shape) if isinstance(y, Tensor) else type(y).__name__
             raise InputError(
                 f"teacher: expected one vector per image, a tensor [{len(x)}, D], got {came}; "
@@ -176,10 +178,13 @@ class Teacher:
     def load(cls, path: str | os.PathLike[str]) -> Teacher:
         """Read a file that :meth:`save` wrote, or the backbone that `ssdd pretrain` wrote."""
         tensors, meta = read_safetensors(path)
-        if meta.get("format") == BACKBONE:
+        if meta.get("format") in (BACKBONE, CLASSIFIER):
             return cls._pretrained(Path(path), tensors, meta)
         if meta.get("format") != FORMAT:
-            raise InputError(f"{path}: expected a teacher written by `ssdd teacher`, got format {meta.get('format')!r}")
+            raise InputError(
+                f"{path}: expected a network written by `ssdd teacher`, `ssdd pretrain`, `ssdd train-classifier` or "
+                f"`ssdd kd`, got format {meta.get('format')!r}"
+            )
         try:
             about = meta["about"]
             kind = about.get("backbone", "convnet")
@@ -192,17 +197,19 @@ class Teacher:
 
     @classmethod
     def _pretrained(cls, path: Path, tensors: dict[str, Tensor], meta: dict[str, Any]) -> Teacher:
-        """Return the backbone of a network that was pre-trained on a distilled set; its features are the output."""
+        """Return the backbone of a pre-trained network or of a classifier; its features are the output."""
+        how = "pre-trained on a distilled set" if meta["format"] == BACKBONE else "of a classifier"
         try:
-            network = build_stored(meta, 1)
-            network.backbone.load_state_dict(tensors)
+            about = meta if meta["format"] == BACKBONE else meta["about"]
+            network = build_stored(about, about.get("classes", 1))
+            (network.backbone if about is meta else network).load_state_dict(tensors)
             pre = Preprocessing.stored(meta)
         except InputError as error:
             raise InputError(f"{path}: {error}") from None
         except (KeyError, TypeError, ValueError, RuntimeError) as error:
             raise InputError(f"{path}: damaged file of a pre-trained network ({error})") from None
-        summary = f"{path.name}: {meta['model']}, {network.dimension} features, pre-trained on a distilled set"
-        return cls(network.backbone, pre, {"name": path.name, "model": meta["model"]}, summary)
+        summary = f"{path.name}: {about['model']}, {network.dimension} features, {how}"
+        return cls(network.backbone, pre, {"name": path.name, "model": about["model"]}, summary)
 
     @classmethod
     @in_float32

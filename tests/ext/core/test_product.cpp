@@ -293,3 +293,39 @@ void exponentials() {
 }
 TEST(exponentials_float) { exponentials<float>(); }
 TEST(exponentials_double) { exponentials<double>(); }
+
+// x <- L^-1 x and L^-T x for all widths around the vectors of every instruction set. Columns behind the last one do not
+// change.
+template <class T>
+void triangular_solves() {
+  for (int n : {1, 3, 4, 5, 18})
+    for (int columns : {1, 2, 5, 8, 13, 24, 30})
+      for (bool transposed : {false, true}) {
+        Matrix l = random(n, n), x = random(n, columns);
+        std::vector<double> inverse, panel(size_t(n * ssdd::cpu::kSolveColumns + 8));
+        for (int i = 0; i < n; ++i) {
+          l(i, i) = 2;
+          inverse.push_back(0.5);
+          for (int j = i + 1; j < n; ++j) l(i, j) = 0;
+        }
+        const Matrix b = (transposed ? transpose(l) : l) * x;
+        const int64_t ld = columns + 1;
+        std::vector<T> out = poisoned<T>(n * ld);
+        for (int i = 0; i < n; ++i)
+          for (int j = 0; j < columns; ++j) out[size_t(i * ld + j)] = static_cast<T>(b(i, j));
+        // Above the diagonal nothing is read.
+        for (int i = 0; i < n; ++i)
+          for (int j = i + 1; j < n; ++j) l(i, j) = std::numeric_limits<double>::quiet_NaN();
+        double* aligned = panel.data() + (64 - reinterpret_cast<uintptr_t>(panel.data()) % 64) % 64 / sizeof(double);
+        ssdd::cpu::micro<T>().solve(transposed, n, columns, &l(0, 0), inverse.data(), out.data(), ld, aligned);
+        for (int i = 0; i < n; ++i) {
+          CHECK(std::isnan(out[size_t(i * ld + columns)]), "wrote behind row " << i << " of " << columns << " columns");
+          for (int j = 0; j < columns; ++j)
+            CHECK(std::fabs(double(out[size_t(i * ld + j)]) - x(i, j)) <= tolerance<T>(2000),
+                  "n = " << n << ", column " << j << " of " << columns << (transposed ? ", transposed: " : ": ")
+                         << out[size_t(i * ld + j)] << " not " << x(i, j));
+        }
+      }
+}
+TEST(triangular_solves_float) { triangular_solves<float>(); }
+TEST(triangular_solves_double) { triangular_solves<double>(); }

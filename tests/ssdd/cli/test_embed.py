@@ -10,7 +10,7 @@ from ssdd.config import InputError, PretrainConfig
 from ssdd.data import load_images
 from ssdd.evaluation import nearest_neighbours, save_backbone
 from ssdd.models import build
-from ssdd.teachers import Teacher, read_representations
+from ssdd.teachers import Classifier, Teacher, read_representations
 from ssdd.teachers.teacher import teacher_backbone
 
 
@@ -25,6 +25,7 @@ def photographs(tmp_path):
             Image.fromarray(pixels.astype(np.uint8)).save(tmp_path / "photos" / name / f"{i:02}.png")
     torn = tmp_path / "photos" / "cat" / "00.png"
     torn.write_bytes(torn.read_bytes()[:100])
+    (tmp_path / "photos" / "dog" / "04.png").rename(tmp_path / "photos" / "dog" / "04 été: 猫.png")
     (tmp_path / "photos" / "dog" / "03.png").write_text("no image")
     return tmp_path / "photos"
 
@@ -74,10 +75,10 @@ def test_embed_writes_the_rows_in_the_order_of_the_source(photographs, tmp_path,
     Teacher(backbone, load_images(photographs, skip_unreadable=True).preprocessing, about).save(weights)
     arguments = ("embed", "-d", photographs, "--skip-unreadable", "--teacher", weights, "-o", out)
     printed = ssdd_command(*arguments, "--read-out").stdout
-    assert "22 rows of" in printed and "20 nearest neighbours:" in printed and "linear probe" in printed
+    assert "22 rows of" in printed and "18 nearest neighbours:" in printed and "linear probe" in printed
     data = load_images(photographs, skip_unreadable=True)
     teacher = Teacher.load(weights)
-    rows, names = np.load(out), out.with_suffix(".txt").read_text().splitlines()
+    rows, names = np.load(out), out.with_suffix(".txt").read_text("utf-8").splitlines()
     assert names == sorted(data.files)
     for x, name in zip(torch.cat([data.x_train, data.x_test]), data.files, strict=True):
         expected = teacher.represent(x[None])[0]
@@ -96,6 +97,20 @@ def test_a_pretrained_network_can_be_named(tmp_path, ssdd_command, digits):
     printed = ssdd_command("embed", "--teacher", weights, "-o", out)
     assert "convnet-4-8, 32 features, pre-trained" in printed.stderr
     assert np.load(out).shape == (1797, 32)
+    about = {"classes": 10, "name": "digits"}
+    network = build("convnet-4-8", 1, (8, 8), 10)
+    Classifier.from_network(network, digits.preprocessing, (1, 8, 8), "convnet-4-8", 1.0, "cifar", about).save(weights)
+    printed = ssdd_command("embed", "--teacher", weights, "-o", out, "--overwrite")
+    assert "convnet-4-8, 32 features, of a classifier" in printed.stderr
+    expected = network.eval().features(digits.preprocessing(digits.x_train[:5]))
+    read = read_representations(out, digits)
+    torch.testing.assert_close(read.train[:5], expected, rtol=1e-4, atol=1e-5)
+
+
+def test_a_network_without_features_is_refused(digits):
+    empty = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(64, 0))
+    with pytest.raises(InputError, match=r"expected one vector per image, a tensor \[5, D\], got \[5, 0\]"):
+        Teacher(empty, digits.preprocessing).represent(digits.x_test[:5])
 
 
 def test_a_pretrained_network_keeps_its_width_and_stem(tmp_path, digits, monkeypatch):

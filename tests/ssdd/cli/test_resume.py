@@ -38,7 +38,9 @@ STEPS = 60
 # Each program is a process of its own, forked from a server that has only imported ssdd. A kill has the same effect,
 # and no test waits until torch is loaded.
 SERVER = multiprocessing.get_context("forkserver")
-SERVER.set_forkserver_preload(["ssdd.cli", "ssdd.report", "sklearn.datasets", "matplotlib.figure", "PIL.Image"])
+SERVER.set_forkserver_preload(
+    ["ssdd.cli", "ssdd.report", "ssdd.studies", "torch._dynamo", "sklearn.datasets", "matplotlib.figure", "PIL.Image"]
+)
 PROGRAM = """
 import os, sys, torch
 torch.set_num_threads(1)

@@ -42,7 +42,9 @@ def labelled(few, train, test):
     return ImageSet("some", few.x_train, few.x_test, train, test)
 
 
-@pytest.fixture(params=["one class", "one class, the second lost", "no labels", "test without", "training without"])
+@pytest.fixture(
+    params=["one class", "one class, the second lost", "no labels", "test without", "training without", "others"]
+)
 def unfit(request, few):
     """A set that allows no probe, and the message about it."""
     one, two = torch.ones(400, dtype=torch.int64), torch.arange(100) % 2
@@ -51,6 +53,7 @@ def unfit(request, few):
         "one class, the second lost": (labelled(few, one, two), "training images are of 1 class"),
         "no labels": (labelled(few, None, None), "its images have no labels"),
         "test without": (labelled(few, few.y_train, None), "its test images have no labels"),
+        "others": (labelled(few, few.y_train % 2, two + 2), "no test image is of a class of the training images"),
         "training without": (labelled(few, None, two), "its training images have no labels"),
     }[request.param]
 

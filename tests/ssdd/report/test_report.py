@@ -224,6 +224,8 @@ def test_columns_are_explained_and_worthless_rows_are_named():
     assert line.startswith("mine: error 22 is worse than predicting the mean") and "Train longer" in line
     assert line in sentences(bad)
     assert "no better" in worth_little([{**bad[0], "error": 1.0}])[0]
+    [line] = worth_little([{**bad[0], "error": float("inf")}, *bad])  # of one held-out image
+    assert line.startswith("The teacher has one and the same representation for all held-out images")
     half = Cell("x", 0, None, {"features/5": 55.0}), digits_like(torch.tensor([0, 0, 1, 1]))
     assert "largest class gives 50.0%" not in worthless_teacher(Cell("x", 0, None, {"features/5": 65.0}), half[1])
     assert "largest class gives 50.0%" in worthless_teacher(Cell("x", 0, None, {"features/5": 52.0}), half[1])

@@ -289,7 +289,7 @@ def test_data_of_a_file_are_beside_it_or_named(tmp_path):
     for name, expected in (("digits", "digits"), ("hf:org/set", "hf:org/set"), ("x.npz", tmp_path / "x.npz")):
         (tmp_path / "s.toml").write_text(f'data = "{name}"\n{FILE}')
         assert read_plan(tmp_path / "s.toml").data == expected
-    (tmp_path / "s.toml").write_text(f'data = "./digits"\n{FILE}')
+    (tmp_path / "s.toml").write_text(f'data = "./digits"\n{FILE}', encoding="utf-8-sig")  # with a byte order mark
     assert read_plan(tmp_path / "s.toml").data == tmp_path / "digits"
 
 

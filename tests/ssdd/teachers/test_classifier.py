@@ -102,6 +102,7 @@ def test_statistics_of_each_batch_are_another_accuracy(classifier, few):
         ({"y_test": None}, "y_test: expected labels"),
         ({"y_test": torch.zeros(100, dtype=torch.int64)}, "no test images of class 1"),
         ({"y_train": torch.zeros(400).long(), "y_test": torch.zeros(100).long()}, "at least two classes"),
+        ({"y_train": torch.full((400,), 5), "y_test": torch.full((100,), 5)}, "at least two classes, got 1"),
     ],
 )
 def test_sets_without_the_labels_it_needs(few, change, message):

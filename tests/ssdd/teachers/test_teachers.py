@@ -225,6 +225,7 @@ def test_representations_of_the_training_images_alone(tmp_path, few):
         (np.zeros(500, np.float32), "rows, D"),
         (np.zeros((500, 2), np.int64), "floats"),
         (np.full((500, 2), np.nan, np.float32), "not finite"),
+        (np.full((500, 2), 1e300), "too large for float32"),
         (np.zeros((500, 0), np.float32), "rows, D"),
         (np.array([{}], dtype=object), "plain numbers"),
     ],
