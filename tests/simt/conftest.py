@@ -1,4 +1,4 @@
-"""Builds the programs of this folder, once per sanitizer, and starts them."""
+"""Builds the programs of this folder, and starts them."""
 
 from __future__ import annotations
 
@@ -17,21 +17,20 @@ ENVIRONMENT = {
     "TSAN_OPTIONS": "halt_on_error=1",
     "UBSAN_OPTIONS": "print_stacktrace=1",
 }
-SANITIZERS = {"plain": "", "address": "address,undefined", "thread": "thread"}
 
 
 @pytest.fixture(scope="session")
 def program(root, building):
-    """program(sanitizer, target): build/simt-SANITIZER/TARGET (kept, so the next build is incremental)."""
+    """program(target): build/simt-plain/TARGET (kept, so the next build is incremental)."""
     tools = str(sys.executable).rsplit("/", 1)[0] + os.pathsep + os.environ.get("PATH", os.defpath)
     cmake, ninja = shutil.which("cmake", path=tools), shutil.which("ninja", path=tools)
     assert cmake and ninja, "cmake and ninja are build requirements"
     built = {}
 
-    def build(sanitizer: str, target: str):
-        folder = root / "build" / f"simt-{sanitizer}"
-        if (sanitizer, target) not in built:
-            options = [f"-DCMAKE_MAKE_PROGRAM={ninja}", f"-DSANITIZE={SANITIZERS[sanitizer]}"]
+    def build(target: str):
+        folder = root / "build" / "simt-plain"
+        if target not in built:
+            options = [f"-DCMAKE_MAKE_PROGRAM={ninja}", "-DSANITIZE="]
             if target == "simt_core":
                 options += [f"-Dpybind11_DIR={pybind11.get_cmake_dir()}", f"-DPython_EXECUTABLE={sys.executable}"]
             configure = [cmake, "-S", root / "tests" / "simt", "-B", folder, "-G", "Ninja", *options]
@@ -40,19 +39,19 @@ def program(root, building):
                     done = subprocess.run([str(c) for c in command], capture_output=True, text=True)
                     if done.returncode != 0:
                         pytest.fail(f"{' '.join(map(str, command))}\n{done.stdout}\n{done.stderr}", pytrace=False)
-            built[sanitizer, target] = folder / target
-        return built[sanitizer, target]
+            built[target] = folder / target
+        return built[target]
 
     return build
 
 
 @pytest.fixture(scope="session")
 def start(program):
-    """start(sanitizer, target, *arguments): the finished process."""
+    """start(target, *arguments): the finished process."""
 
-    def run(sanitizer: str, target: str, *arguments: str) -> subprocess.CompletedProcess[str]:
+    def run(target: str, *arguments: str) -> subprocess.CompletedProcess[str]:
         environment = os.environ | ENVIRONMENT | {"OMP_NUM_THREADS": "2"}
-        command = [str(program(sanitizer, target)), *arguments]
+        command = [str(program(target)), *arguments]
         return subprocess.run(command, capture_output=True, text=True, env=environment)
 
     return run

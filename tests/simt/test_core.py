@@ -40,7 +40,7 @@ def kind_of(kernel: str) -> tuple[str, ...]:
 @pytest.fixture(scope="module")
 def twin_core(root, program):
     """The built module, ssdd_ext/_C of the copy."""
-    (module,) = program("plain", "simt_core").glob("_C.*.so")
+    (module,) = program("simt_core").glob("_C.*.so")
     return module
 
 

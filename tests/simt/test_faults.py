@@ -4,7 +4,7 @@ import re
 
 import pytest
 
-TWIN, ADDRESS, THREAD = "plain", "address", "thread"
+TWIN, ADDRESS, THREAD = "simt_faults", "simt_faults_address", "simt_faults_thread"
 
 FAULTS = [
     ("missing_barrier", THREAD, "data race"),
@@ -87,15 +87,15 @@ def test_every_fault_has_its_row(root):
     assert set(re.findall(r'^      \{"(\w+)", ', text, re.MULTILINE)) == {"right"} | {f[0] for f in FAULTS}
 
 
-@pytest.mark.parametrize("sanitizer", [TWIN, ADDRESS, THREAD])
-def test_a_right_kernel_passes(start, sanitizer):
-    done = start(sanitizer, "simt_faults", "right")
+@pytest.mark.parametrize("build", [TWIN, ADDRESS, THREAD])
+def test_a_right_kernel_passes(start, build):
+    done = start(build, "right")
     assert done.returncode == 0 and "nothing found" in done.stdout, done.stdout + done.stderr
 
 
-@pytest.mark.parametrize("fault, sanitizer, words", FAULTS, ids=[f[0] for f in FAULTS])
-def test_a_wrong_kernel_is_caught(start, names, fault, sanitizer, words):
-    done = start(sanitizer, "simt_faults", fault)
+@pytest.mark.parametrize("fault, build, words", FAULTS, ids=[f[0] for f in FAULTS])
+def test_a_wrong_kernel_is_caught(start, names, fault, build, words):
+    done = start(build, fault)
     output = done.stdout + done.stderr
     assert done.returncode != 0, f"not caught: {output}"
     assert words in output, output

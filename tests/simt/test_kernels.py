@@ -45,7 +45,7 @@ def done(start):
 
     def run(part: str):
         if part not in finished:
-            finished[part] = start("plain", "simt_tests", part, str(THINNED.get(part, 1)), str(EVERY))
+            finished[part] = start("simt_tests", part, str(THINNED.get(part, 1)), str(EVERY))
         return finished[part]
 
     return run
@@ -58,7 +58,7 @@ def test_kernels_on_the_twin(done, part):
 
 def test_what_is_sanitized_reaches_every_kernel(done, program, root, sass):
     """The smaller sample is a part of what runs here, and the program prints which kernels it launches."""
-    known, launched = sass.twin.kernels(program("plain", "simt_tests")), set()
+    known, launched = sass.twin.kernels(program("simt_tests")), set()
     for part in PARTS:
         samples = re.findall(r"^sample of (\w+):(.*)$", done(part).stdout, re.MULTILINE)
         assert samples, done(part).stdout + done(part).stderr

@@ -1,9 +1,6 @@
 """Ambiguous names of sources and teachers: a folder called digits, colons, the user's modules."""
 
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -94,7 +91,7 @@ def test_colons_in_paths(place, teacher):
 OWN = "import torch\ndef make():\n    return torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(64, 8))\n"
 
 
-def test_a_module_in_the_current_folder(place):
+def test_a_module_in_the_current_folder(place, fresh):
     (place / "own_net.py").write_text(OWN)
     (place / "later.py").write_text("import own_net\n")
     # The console script's path does not have the current folder.
@@ -107,13 +104,7 @@ def test_a_module_in_the_current_folder(place):
         "import later\n"
         "print(sys.path.index(os.getcwd()) == len(sys.path) - 1, sys.path.count(os.getcwd()))\n"
     )
-    ended = subprocess.run(
-        [sys.executable, "-P", "-c", code],
-        capture_output=True,
-        text=True,
-        timeout=600,
-        env=os.environ | {"OMP_NUM_THREADS": "1"},
-    )
+    ended = fresh(code, folder=place)
     assert ended.returncode == 0, ended.stderr
     assert ended.stdout.split() == ["True", "1"]
 

@@ -38,7 +38,7 @@ def demo(
     Files: ``teacher.safetensors``, ``seed-N.safetensors`` (the artifacts), ``contact-sheet.png``,
     ``images-over-steps.png``, ``loss.png``, ``coverage.png``, ``cells.jsonl`` (the study), ``results.json``,
     ``results.md``, ``log.jsonl``, ``report.html`` (with ``seed-N.report.safetensors``), which shows all of it. Worker
-    processes are spawned: in a script, call this under ``if __name__ == "__main__":``.
+    processes import the script: in one, call this under ``if __name__ == "__main__":``.
 
     Args:
         out: the folder.
