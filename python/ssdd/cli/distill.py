@@ -167,7 +167,10 @@ def run(options: Options) -> None:
 
 def _check_counts(settings: Settings, loaded: ssdd.ImageSet) -> None:
     if not settings.distill.budget and settings.distill.images > len(loaded.x_train):
-        raise InputError(f"images: expected at most {len(loaded.x_train)}, got {settings.distill.images}")
+        raise InputError(
+            f"images: expected at most {len(loaded.x_train)}, the training images of {loaded.name}, got "
+            f"{settings.distill.images}"
+        )
     if not settings.distill.steps:
         raise InputError("steps: expected at least 1, got 0")
 
