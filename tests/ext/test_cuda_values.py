@@ -115,6 +115,8 @@ def test_distances_by_products(kernel, device, monkeypatch):
         assert relative_error(other, right) <= max(1e-5, 2 * relative_error(one, right))
     for right, other in zip(exact[:2], after, strict=False):
         assert (other - right).abs().max() <= 8 * 2.0**-24
+    for right, other in zip(exact, results(torch.float64, "native"), strict=True):
+        assert relative_error(other, right) <= 1e-11
     on_a_gpu = device == "cuda" or ssdd_ext.build_info()["instruction_set"] == "host twin"
     assert all(on_a_gpu != torch.equal(before[i], after[i]) for i in (0, 1, 3))
     # Queries in chunks: the backward forms K_qs again, by differences.
