@@ -28,12 +28,11 @@ class Task:
     arguments: tuple[Any, ...] = ()
 
 
-class Worker(multiprocessing.context.ForkServerProcess):
+class Worker(multiprocessing.context.SpawnProcess):
     """A process that Ctrl-C does not reach. The process that started it ends it."""
 
     def start(self) -> None:
-        """Start the process with SIGINT blocked, and before the first one the process that all are forks of, so that
-        neither can be interrupted while it imports."""
+        """Start the process with SIGINT blocked, so that it cannot be interrupted while it imports."""
         before = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])
         try:
             super().start()
@@ -41,14 +40,12 @@ class Worker(multiprocessing.context.ForkServerProcess):
             signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
-class Workers(multiprocessing.context.ForkServerContext):
-    """The worker processes of one call: forks of one process that has imported this room, which takes seconds, and has
-    run nothing."""
+class Workers(multiprocessing.context.SpawnContext):
+    """The worker processes of one call, each started afresh."""
 
     def __init__(self) -> None:
         super().__init__()
         self.started: list[Worker] = []
-        self.set_forkserver_preload([__package__, "torch._dynamo"])  # torch imports _dynamo for the first optimizer
 
     def Process(self, *arguments: Any, **named: Any) -> Worker:  # type: ignore[override]  # noqa: N802
         """Return a new process, and remember it."""
