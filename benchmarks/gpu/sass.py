@@ -12,6 +12,7 @@ shared memory are ptxas's; the inner loop is the innermost loop with most multip
 from __future__ import annotations
 
 import argparse
+import hashlib
 import json
 import re
 import shutil
@@ -25,6 +26,7 @@ import floors
 import twin
 from twin import ROOT, readable, run
 
+INCLUDED = [ROOT / "csrc", ROOT / "csrc" / "cuda"]
 FLAGS = [
     "-std=c++17",
     "-O3",
@@ -32,9 +34,9 @@ FLAGS = [
     "-diag-suppress",
     "554",
     '-DSSDD_CUDA_ARCHITECTURES=""',
-    f"-I{ROOT / 'csrc'}",
-    f"-I{ROOT / 'csrc' / 'cuda'}",
+    *(f"-I{folder}" for folder in INCLUDED),
 ]
+COMMITTED = ROOT / "benchmarks" / "results" / "sass.json"
 
 WORKING = 16 * 32  # elements: a strip's diagonal block, transposed
 # Dynamic shared memory of a launch in bytes, for kernels that take any; block sizes are in threads_of.
@@ -201,11 +203,15 @@ def occupancy(name: str, use: dict[str, int]) -> float:
     return blocks * threads / THREADS
 
 
-def measure(architecture: str = "sm_90") -> list[dict[str, Any]]:
-    """Return one row per kernel."""
+def all_sources() -> list[Path]:
+    return sorted((ROOT / "csrc" / "cuda").glob("*.cu"))
+
+
+def measure(architecture: str = "sm_90", sources: list[Path] | None = None) -> list[dict[str, Any]]:
+    """Compile the sources (default: all) and return one row per kernel."""
     if shutil.which("nvcc") is None:
         raise SystemExit("no nvcc: nothing can be compiled")
-    sources = sorted((ROOT / "csrc" / "cuda").glob("*.cu"))
+    sources = all_sources() if sources is None else sources
     rows = []
     with tempfile.TemporaryDirectory() as folder, ThreadPoolExecutor(2) as pool:
         built = list(pool.map(lambda s: compile_source(s, Path(folder), architecture), sources))
@@ -226,6 +232,32 @@ def measure(architecture: str = "sm_90") -> list[dict[str, Any]]:
                     }
                 )
     return rows
+
+
+def digest(source: Path, architecture: str) -> str:
+    """Return a digest of all that the rows of a source follow from.
+
+    These are its text, the texts of this project's headers that it includes and of this file, and the version of nvcc.
+    """
+    texts: dict[Path, bytes] = {}
+    waiting = [source]
+    while waiting:
+        path = waiting.pop()
+        if path in texts:
+            continue
+        texts[path] = path.read_bytes()
+        for name in re.findall(r'^\s*#\s*include\s*[<"]([^>"]+)[>"]', texts[path].decode(), re.MULTILINE):
+            places = [folder / name for folder in (path.parent, *INCLUDED)]
+            waiting += [place.resolve() for place in places if place.is_file()][:1]
+    compiler = run("nvcc", "--version") + architecture
+    parts = [compiler.encode(), Path(__file__).read_bytes(), *(texts[path] for path in sorted(texts))]
+    return hashlib.sha256(b"".join(hashlib.sha256(part).digest() for part in parts)).hexdigest()
+
+
+def changed_sources() -> list[Path]:
+    """Return the sources that are not what the committed table was made of."""
+    committed = json.loads(COMMITTED.read_text())
+    return [s for s in all_sources() if committed["digests"].get(s.name) != digest(s, committed["architecture"])]
 
 
 def table(rows: list[dict[str, Any]], architecture: str) -> str:
@@ -277,7 +309,8 @@ def main() -> None:
     if arguments.out:
         arguments.out.mkdir(parents=True, exist_ok=True)
         (arguments.out / "sass.md").write_text(text)
-        found = {"architecture": arguments.architecture, "kernels": rows, "calls": calls}
+        digests = {source.name: digest(source, arguments.architecture) for source in all_sources()}
+        found = {"architecture": arguments.architecture, "digests": digests, "kernels": rows, "calls": calls}
         (arguments.out / "sass.json").write_text(json.dumps(found, indent=1) + "\n")
 
 

@@ -1,5 +1,6 @@
 """The CUDA kernels on the host twin: the core's table of problems and the kernels' own tests; and through nvcc."""
 
+import json
 import re
 import shutil
 
@@ -80,16 +81,47 @@ def sass(root):
         yield sass
 
 
+# Always compiled: their rows must be those of the committed table, whose rows of other files are then believed.
+COMPARED = {"factor_cluster.cu", "vector.cu"}
+
+
 @pytest.fixture(scope="module")
 def compiled(sass, root, tmp_path_factory):
-    """Every kernel compiled by nvcc for sm_90, with measures of its code."""
+    """Every kernel compiled by nvcc for sm_90, with measures of its code.
+
+    A source that is what the committed table was made of (its text, its headers and the compiler are the same) is not
+    compiled again: its rows are the table's.
+    """
     if not shutil.which("nvcc"):
         pytest.skip("NO nvcc HERE: the CUDA sources were not compiled")
     if sass.tool("nvdisasm") is None:
-        for source in sorted((root / "csrc" / "cuda").glob("*.cu")):
+        for source in sass.all_sources():
             sass.compile_source(source, tmp_path_factory.mktemp("cubin"), "sm_90")
         pytest.skip("NO nvdisasm HERE: the CUDA sources compile, their code was not read")
-    return sass.measure()
+    changed = {source.name for source in sass.changed_sources()}
+    unchanged = {source.name for source in sass.all_sources()} - changed
+    rows = sass.measure("sm_90", [s for s in sass.all_sources() if s.name in changed | COMPARED])
+    committed = json.loads(sass.COMMITTED.read_text())
+    assert committed["architecture"] == "sm_90"
+    table = [{key: row[key] for key in rows[0]} for row in committed["kernels"] if row["source"] in unchanged]
+    compared = [row for row in rows if row["source"] in COMPARED & unchanged]
+    assert [row for row in table if row["source"] in COMPARED] == compared, "make sass writes the table anew"
+    return rows + [row for row in table if row["source"] not in COMPARED]
+
+
+def test_the_digest_of_a_source_is_of_all_that_its_code_follows_from(sass, tree, monkeypatch):
+    files = {"a.cu": '#include "b.cuh"\n', "b.cuh": "#  include <up/c.h>\n", "up/c.h": "int c;\n", "up/d.h": "int d;\n"}
+    folder = tree(files)
+    monkeypatch.setattr(sass, "INCLUDED", [folder])
+    monkeypatch.setattr(sass, "run", lambda *command: "release 13.0")
+    digests = [sass.digest(folder / "a.cu", "sm_90")]
+    for name in files:
+        (folder / name).write_text(files[name] + "// more\n")
+        digests.append(sass.digest(folder / "a.cu", "sm_90"))
+    assert len(set(digests)) == 4 and digests[-1] == digests[-2]  # d.h is not included
+    assert sass.digest(folder / "a.cu", "sm_80") not in digests
+    monkeypatch.setattr(sass, "run", lambda *command: "release 13.1")
+    assert sass.digest(folder / "a.cu", "sm_90") not in digests
 
 
 def test_cuda_sources_compile(compiled, root):
