@@ -326,9 +326,14 @@ def raise_on_failure(op: str, status: Tensor, order: int, ridge: Any) -> None:
             f"{op}: {where} has a hyper-parameter out of range{more}: a ridge must be finite and >= 0, a scale or "
             f"lengthscale > 0, a bias >= 0; clamp or re-parametrise the tensor (for example value.exp())"
         )
+    without = ridge in (None, "none")
+    larger = (
+        "add a multiple of the identity" if op == "cholesky" else "pass a ridge" if without else "use a larger ridge"
+    )
     raise FactorizationError(
         f"{op}: the matrix of {where} is not positive definite: pivot {code} of {order} is not a positive finite "
-        f"number, with ridge {ridge}{more}; use a larger ridge, on_failure='jitter', or solve_dtype=torch.float64, "
+        f"number, {'without a ridge' if without else f'with ridge {ridge}'}{more}; {larger}, "
+        f"on_failure='jitter', or solve_dtype=torch.float64, "
         f"and check_finite=True if the inputs may hold NaN; a matrix that is meant to be singular is solved by "
         f"torch.linalg.lstsq or pinv(hermitian=True), an indefinite one by torch.linalg.solve"
     )

@@ -258,10 +258,11 @@ def _own_dimensions(ridges: Any) -> int:
     allowed = isinstance(ridges, Ridge) and ridges.kind != "noise"
     own = 2 if allowed and ridges.kind == "per_target" else 1
     if not allowed or not isinstance(ridges.value, Tensor) or ridges.value.dim() < own:
-        value = ridges.value if isinstance(ridges, Ridge) else ridges
+        got = checks.describe(ridges.value if isinstance(ridges, Ridge) else ridges)
+        got = f"Ridge.{ridges.kind} of {got}" if isinstance(ridges, Ridge) else got
         raise TypeError(
             f"ridges: expected a Ridge of a tensor, such as Ridge.absolute(torch.logspace(-3, 3, 100)), or "
-            f"Ridge.per_target of one [R, C], got {checks.describe(value)}"
+            f"Ridge.per_target of one [R, C], got {got}"
         )
     if ridges.value.shape[-own] == 0:
         raise ValueError(f"ridges: expected at least one ridge, got {checks.describe(ridges.value)}")

@@ -50,8 +50,14 @@ class Posterior:
     def _solve(self, matrix: Any, right: Tensor) -> Tensor:
         module: Any = reference if self.call.backend == "torch" else ops
         a = matrix() if self.x_s is not None else None
-        right = right.expand(*self.factor.shape[:-2], *right.shape[-2:])
-        x: Tensor = module.solve_again(a, right, self.factor)
+        if self.factor.dim() == 2 and right.dim() > 2:  # the queries of a batch are columns of one system
+            columns = right.movedim(-2, 0)
+            flat: Tensor = module.solve_again(a, columns.reshape(len(columns), -1), self.factor)
+            return flat.reshape(columns.shape).movedim(0, -2)
+        batch = torch.broadcast_shapes(self.factor.shape[:-2], right.shape[:-2])
+        factor = self.factor.expand(*batch, *self.factor.shape[-2:])
+        a = None if a is None else a.expand(factor.shape)
+        x: Tensor = module.solve_again(a, right.expand(*batch, *right.shape[-2:]), factor)
         return x
 
     def dual_variance(self, x_s: Tensor, x_q: Tensor, kernel: Kernel, backend: str) -> Tensor:
