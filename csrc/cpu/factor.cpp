@@ -48,7 +48,8 @@ int potrf_wide(int64_t n, float* a, int64_t lda) {
   // overflow float.
   const double noise = static_cast<double>(n) * std::numeric_limits<double>::epsilon();
   for (int64_t i = 0; i < n && info == 0; ++i)
-    if (wide[i * n + i] * wide[i * n + i] <= noise * static_cast<double>(a[i * lda + i])) info = static_cast<int>(i + 1);
+    if (wide[i * n + i] * wide[i * n + i] <= noise * static_cast<double>(a[i * lda + i]))
+      info = static_cast<int>(i + 1);
   for (int64_t i = 0; i < n; ++i)
     for (int64_t j = 0; j <= i; ++j) a[i * lda + j] = static_cast<float>(wide[i * n + j]);
   return info;
