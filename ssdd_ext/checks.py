@@ -324,7 +324,8 @@ def raise_on_failure(op: str, status: Tensor, order: int, ridge: Any) -> None:
     if code < 0:
         raise FactorizationError(
             f"{op}: {where} has a hyper-parameter out of range{more}: a ridge must be finite and >= 0, a scale or "
-            f"lengthscale > 0, a bias >= 0; clamp or re-parametrise the tensor (for example value.exp())"
+            f"lengthscale > 0, a bias >= 0, and the square of a lengthscale in the range of the dtype; clamp or "
+            f"re-parametrise the tensor (for example value.exp())"
         )
     without = ridge in (None, "none")
     larger = (

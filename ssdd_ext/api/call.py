@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
@@ -88,6 +89,14 @@ class Call:
         """Keywords of the backend's krr and krr_mse. The core leaves the factor out if nobody reads it."""
         reads = self.return_info or self.looks
         return {**self.options, "watched": reads} if self.backend == "native" else self.options
+
+    def gram(self, x: Tensor, z: Tensor | None = None) -> Tensor:
+        """Return the Gram matrix of x [..., S, D] and z (None: of x with itself), NaN for a hyper-parameter out of
+        range."""
+        k: Tensor = self.run.gram(x, z, self.kernel)
+        for valid in self.kernel.in_range() if self.backend != "native" else ():  # the core's is NaN then
+            k = torch.where(valid[..., None, None], k, math.nan)
+        return k
 
     def cast(self, value: Tensor) -> Tensor:
         """Return ``value`` in the dtype of the computation, with the common batch shape (no copy if it has both)."""
@@ -229,7 +238,10 @@ def prepare(
     if check_finite:
         checks.finite(**tensors)
     batch = checks.batch_shape(**{n: t.shape[:-2] for n, t in tensors.items()})
-    kernel.check_features(next(iter(tensors.values())).shape[-1])
+    first = next(iter(tensors.values()))
+    kernel.check_features(first.shape[-1])
+    if kernel.extreme:
+        kernel = kernel.in_own_unit(torch.empty(first.shape[-1], dtype=work, device=device))
     parameters = (*kernel.parameters, None if ridge is None else ridge.value)
     hyper_tensors = [p for p in parameters if isinstance(p, Tensor)]
     if hyper_tensors:
@@ -243,7 +255,6 @@ def prepare(
     picked, why = pick_backend(backend, device, kernel, sizes, ridge)
     if not picked:
         raise ValueError(f"backend: {backend!r} cannot run {op} here: {why}; use backend='auto' or backend='torch'")
-    first = next(iter(tensors.values()))
     site = (op, first.shape, kernel.name, *(p if isinstance(p, float) else None for p in parameters))
     looks = op not in WITHOUT_FACTOR and precision.is_watched(first) and precision.is_new(work, site)
     return Call(op, kernel, ridge, batch, work, result, on_failure, return_info, picked, why, tensors, looks)

@@ -292,7 +292,7 @@ def _fit(call: Call, x: Tensor, y: Tensor, backend: str, root_weights: Tensor | 
             weights, posterior, info = _primal(call, x, y, root_weights)
             solved = partial(_known, posterior, info)
             return Fit(kernel, None, None, weights, features, backend, call.result, solved)
-    k_ss = call.run.gram(x, None, kernel)
+    k_ss = call.gram(x)
     posterior_call = call
     if root_weights is not None:
         call, y = fix_ridge(call, k_ss), root_weights * y

@@ -212,7 +212,7 @@ def krr_path(
 
 def fit_path(call: Call, x: Tensor, y: Tensor, ridges: Ridge, backend: str) -> RidgePath:
     """Return the path of checked arguments."""
-    k_ss = call.run.gram(x, None, call.kernel)
+    k_ss = call.gram(x)
     value: Any = match_parameter(ridges.value, k_ss)
     if ridges.kind == "per_target":
         ridges.check_sizes(*y.shape[-2:])

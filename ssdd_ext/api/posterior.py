@@ -168,7 +168,7 @@ def log_marginal_likelihood(
     )
     x, y = call.cast(x_s), call.cast(y_s)
     with checks.full_precision(x_s):
-        k_ss = call.run.gram(x, None, call.kernel)
+        k_ss = call.gram(x)
         alpha, factor, info = factored_solve(call, k_ss, y)
         follows = x if follows_gradients(call, x) else None
         posterior = Posterior(call, factor, info.jitter, None, None, follows)
