@@ -30,7 +30,7 @@ void run(const Product<float>& p, const Tiling& tiling, simt::Stream stream) {
                            ? (b.k_major ? &half_kernel<E, Size, true, true> : &half_kernel<E, Size, true, false>)
                            : (b.k_major ? &half_kernel<E, Size, false, true> : &half_kernel<E, Size, false, false>);
   simt::launch(kernel, {static_cast<unsigned>(tiling.tiles * tiling.splits * p.batch)}, Shape<Size>::kThreads,
-               kSharedBytes<Size>, stream, p, tiling);
+               kSharedBytes<E, Size>, stream, p, tiling);
 }
 
 template <class E>
