@@ -2,7 +2,6 @@
 
 import pytest
 import torch
-from sklearn.linear_model import RidgeCV
 
 import ssdd_ext
 from ssdd_ext import RBF, FactorizationError, Linear, Matern, Ridge, krr_path
@@ -64,6 +63,8 @@ def test_without_gradients_the_scores_are_the_same(random):
 
 
 def test_the_scores_and_the_choice_of_scikit_learn(random):
+    RidgeCV = pytest.importorskip("sklearn.linear_model").RidgeCV
+    pytest.importorskip("sklearn", "1.5")  # store_cv_results
     x, y = random(20, 5), random(20, 3)
     y = x @ random(5, 3) + torch.tensor([0.1, 1.0, 3.0]) * y
     grid = torch.logspace(-3, 3, 25, dtype=torch.float64)
