@@ -86,6 +86,22 @@ def test_the_scores_and_the_choice_of_scikit_learn(random):
     assert path.best(by="gcv").value in grid
 
 
+@pytest.mark.parametrize("batch", [(), (2,)], ids=str)
+def test_batched_gradients_are_those_of_one_at_a_time(batch, random):
+    x, y = random(*batch, 6, 4, grad=True), random(*batch, 6, 2, grad=True)
+    ridges = torch.tensor([[0.1, 0.3], [1.0, 2.0]], dtype=torch.float64, requires_grad=True)
+    results = (
+        krr_path(x, y, ridges=Ridge.per_target(ridges), kernel=RBF(2.0)).predict(x[..., :3, :]),
+        ssdd_ext.krr(x, y, x[..., :3, :], ridge=Ridge.per_target(ridges[0]), kernel=RBF(2.0)),
+    )
+    for result in results:
+        bars, given = random(5, *result.shape), (x, y, ridges)
+        many = torch.autograd.grad(result, given, bars, is_grads_batched=True, retain_graph=True)
+        for i, bar in enumerate(bars):
+            for got, one in zip(many, torch.autograd.grad(result, given, bar, retain_graph=True), strict=True):
+                torch.testing.assert_close(got[i], one)
+
+
 def test_one_decomposition(monkeypatch, random):
     count = []
     form = spectrum.tridiagonal
