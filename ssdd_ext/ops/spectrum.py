@@ -142,6 +142,12 @@ class _SolveByForm(BatchedFunction):
         return _pull_back(ctx, a, y, shifts, x, grad, solve)
 
 
+def _by_points(g: Tensor) -> Tensor:
+    """Return g [..., R, S, C] as [..., S, R C]."""
+    moved = g.movedim(-3, -2)
+    return moved.reshape(*moved.shape[:-2], moved.shape[-2] * moved.shape[-1])
+
+
 def _pull_back(ctx: Any, a: Tensor, y: Tensor, shifts: Tensor, x: Tensor, grad: Tensor, solve: Any) -> Any:
     """Return the gradients of x = (A + shift I)^-1 y to a, y and shifts, and None for what is left."""
     with checks.full_precision(grad):
@@ -149,7 +155,7 @@ def _pull_back(ctx: Any, a: Tensor, y: Tensor, shifts: Tensor, x: Tensor, grad: 
         g = solve(a if ctx.symmetric else a.mT, grad)
         a_bar = shifts_bar = None
         if ctx.needs_input_grad[0]:
-            half = torch.einsum("...rsc,...rtc->...st", g, x)
+            half = _by_points(g) @ _by_points(x).mT
             a_bar = -0.5 * (half + half.mT) if ctx.symmetric else -half
         if ctx.needs_input_grad[2]:
             shifts_bar = -(g * x).sum(-2)

@@ -2,7 +2,6 @@
 
 import pytest
 import torch
-from sklearn.linear_model import RidgeCV
 
 import ssdd_ext
 from ssdd_ext import RBF, FactorizationError, Linear, Matern, Ridge, krr_path
@@ -64,6 +63,8 @@ def test_without_gradients_the_scores_are_the_same(random):
 
 
 def test_the_scores_and_the_choice_of_scikit_learn(random):
+    RidgeCV = pytest.importorskip("sklearn.linear_model").RidgeCV
+    pytest.importorskip("sklearn", "1.5")  # store_cv_results
     x, y = random(20, 5), random(20, 3)
     y = x @ random(5, 3) + torch.tensor([0.1, 1.0, 3.0]) * y
     grid = torch.logspace(-3, 3, 25, dtype=torch.float64)
@@ -83,6 +84,22 @@ def test_the_scores_and_the_choice_of_scikit_learn(random):
         reference = (left @ y).square().mean(0) / (left.trace() / 20) ** 2
         torch.testing.assert_close(path.gcv()[at], reference)
     assert path.best(by="gcv").value in grid
+
+
+@pytest.mark.parametrize("batch", [(), (2,)], ids=str)
+def test_batched_gradients_are_those_of_one_at_a_time(batch, random):
+    x, y = random(*batch, 6, 4, grad=True), random(*batch, 6, 2, grad=True)
+    ridges = torch.tensor([[0.1, 0.3], [1.0, 2.0]], dtype=torch.float64, requires_grad=True)
+    results = (
+        krr_path(x, y, ridges=Ridge.per_target(ridges), kernel=RBF(2.0)).predict(x[..., :3, :]),
+        ssdd_ext.krr(x, y, x[..., :3, :], ridge=Ridge.per_target(ridges[0]), kernel=RBF(2.0)),
+    )
+    for result in results:
+        bars, given = random(5, *result.shape), (x, y, ridges)
+        many = torch.autograd.grad(result, given, bars, is_grads_batched=True, retain_graph=True)
+        for i, bar in enumerate(bars):
+            for got, one in zip(many, torch.autograd.grad(result, given, bar, retain_graph=True), strict=True):
+                torch.testing.assert_close(got[i], one)
 
 
 def test_one_decomposition(monkeypatch, random):
