@@ -187,13 +187,19 @@ def innermost_loops(lines: list[str]) -> list[tuple[int, int]]:
 
 
 def find_inner_loop(lines: list[str]) -> tuple[int, int] | None:
-    """Return the shortest loop with most products on the matrix units or, without any, the innermost loop with most
-    multiply-adds; None without a loop."""
+    """Return the innermost loop with most multiply-adds, or None without a loop.
+
+    If loops have products on the matrix units, no others count: copies may stand in a loop inside of one.
+    """
     loops = {loop: counts(lines[loop[0] : loop[1] + 1]) for loop in all_loops(lines)}
-    most = max((table["HMMA"] for table in loops.values()), default=0)
-    if most:
-        return min((loop for loop, table in loops.items() if table["HMMA"] == most), key=lambda loop: loop[1] - loop[0])
-    return max(innermost_loops(lines), key=lambda loop: loops[loop]["FFMA"] + loops[loop]["DFMA"], default=None)
+    if any(table["HMMA"] for table in loops.values()):
+        loops = {loop: table for loop, table in loops.items() if table["HMMA"]}
+    innermost = [a for a in loops if not any(contains(a, b) for b in loops)]
+
+    def work(loop: tuple[int, int]) -> int:
+        return loops[loop]["HMMA"] * 64 + loops[loop]["FFMA"] + loops[loop]["DFMA"]
+
+    return max(innermost, key=work, default=None)
 
 
 def inner_loop(lines: list[str]) -> list[str]:
@@ -259,7 +265,7 @@ def steady(lines: list[str], turns: int = 1) -> dict[str, float]:
 
 
 def pivots(lines: list[str]) -> dict[str, int] | None:
-    """Return the loop of four pivots: its instructions, and its branches that can be taken without the loop's own.
+    """Return the instructions of the loop of four pivots, and its branches and calls besides the loop's own.
 
     None for a kernel without pivots by row. BRA.DIV, before a shuffle, is taken by diverged warps only.
     """
@@ -268,7 +274,7 @@ def pivots(lines: list[str]) -> dict[str, int] | None:
         opcodes = [opcode(line) for line in loop if not line.endswith(":")]
         roots = sum(o.startswith("MUFU.RSQ") for o in opcodes)
         if roots == 4 and sum(o.startswith("SHFL") for o in opcodes) >= 4:
-            branches = sum(bool(re.match(r"BRA$|BRX|CALL|BSSY", o)) for o in opcodes) - 1
+            branches = sum(bool(re.match(r"BRA$|BRX|CALL", o)) for o in opcodes) - 1
             return {"all": len(opcodes), "branches": branches}
     return None
 

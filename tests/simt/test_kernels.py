@@ -197,16 +197,15 @@ def test_a_pivot_is_short_and_does_not_branch(compiled):
     assert {name.split("<")[0] for name in loops} == names
     for name, loop in loops.items():
         assert loop["all"] / 4 <= 75, (name, loop)
+        # In four pivots: a store that not every row has, and in a cluster the exchange between its blocks.
         if "double" not in name:
-            assert loop["branches"] <= 2, (name, loop)
+            assert loop["branches"] <= (3 if name == "cluster_kernel" else 1), (name, loop)
 
 
 # KB of code, at 16 bytes per instruction: of one kernel, and of all kernels of one call together.
 KERNEL_KB, CALL_KB = 48, 128
-# Above it: factorisation and solve, or with a Gram matrix before them, in one kernel, in rolled loops; and products of
-# halves, which are off by default: they split their operands beside what a product of TF32 does.
+# Above it: factorisation and solve, or with a Gram matrix before them, in one kernel, in rolled loops.
 LARGER_KERNELS = {
-    **{f"halves_kernel<{a}, {b}>": 51 for a in ("false", "true") for b in ("false", "true")},
     "block_kernel<double>": 49,
     "fused_kernel<float, false>": 61,
     "fused_kernel<float, true>": 62,
