@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
-from functools import cached_property
 from typing import Any
 
 import torch
@@ -48,7 +47,7 @@ class RidgePath:
     k_ss: Tensor = field(repr=False)
     decomposition: spectrum.Decomposition | None = field(repr=False)
 
-    @cached_property
+    @checks.CachedProperty
     def info(self) -> Info:
         """The outcome, Info(status, jitter, condition), one entry per problem; the condition number is that of the
         ridge for which it is largest, from the eigenvalues."""
@@ -56,7 +55,7 @@ class RidgePath:
         least = self._shifts.detach().amin((-2, -1))
         return self.outcome._replace(condition=(w.amax(-1) + least) / (w.amin(-1) + least))
 
-    @cached_property
+    @checks.CachedProperty
     def alpha(self) -> Tensor:
         """(K_ss + lambda I)^-1 Y_s [..., R, S, C], computed when it is first needed."""
         y = self.y_s.unsqueeze(-3)

@@ -191,8 +191,9 @@ def test_torch_machinery(backend, random):
         torch.testing.assert_close(f(*batch), exact)
     if backend == "planned":
         return
-    torch._dynamo.reset()
-    torch.testing.assert_close(torch.compile(likelihood, backend="aot_eager", fullgraph=True)(x, y), likelihood(x, y))
+    for f, leaves in ((likelihood, (x, y)), (std, (x, y, q, weight))):
+        torch._dynamo.reset()
+        torch.testing.assert_close(torch.compile(f, backend="aot_eager", fullgraph=True)(*leaves), f(*leaves))
 
 
 def test_a_fit_is_pickled_and_narrow_inputs_return_what_they_promise(random):
