@@ -196,7 +196,7 @@ def eager_gram(x: Tensor, z: Tensor | None, kernel: Kernel) -> Tensor | None:
         return None
     values: list[Any] = list(kernel.parameters)
     spec = kernel.spec
-    if not has_code(spec, x.dtype) or not all(type(v) is float for v in values):
+    if not has_code(kernel, spec, x.dtype) or not all(type(v) is float for v in values):
         return None
     if shape[:-1].numel() * other.shape[-2] > checks.MAX_ELEMENTS:
         return None
