@@ -13,10 +13,10 @@
 // halves_kernel: as product_tensor.cu with tiles of 128 x 128. k is loaded in steps of 32. Each float is scaled and
 // split once per block, from a stage of floats to one of halves, while the warps multiply the step before it.
 // Traffic: that of product_tensor.cu, and both operands once more for their ranges. FLOPs: 3 x 2 m n k on the tensor
-// cores. Per 16 k a warp executes about 320 instructions, of which 48 are products, 64 promote sums, 80 split and 12 load
-// fragments; for three TF32 products it is 400 and 96 products, which keep the tensor cores busy for twice as long. On an
-// H100 three TF32 products take 2,540 cycles per 16 k of a tile (54 TF/s, measured), of which the tensor cores are busy
-// for 1,320 (104 TF/s). Expected from that: 1,700 cycles, 1.5 times the rate. With the ranges (reading the operands at
+// cores. Per 16 k a warp executes about 290 instructions, of which 48 are products, 64 promote sums, 80 split and 12 load
+// fragments; for three TF32 products it is 362 and 96 products, which keep the tensor cores busy for twice as long. On an
+// H100 three TF32 products took 2,540 cycles per 16 k of a tile (54 TF/s, measured at 402 instructions), of which the
+// tensor cores are busy for 1,320 (104 TF/s). Expected from that: 1,700 cycles, 1.5 times the rate. With the ranges (reading the operands at
 // 2.4 TB/s, and a launch more per product) that is 380 of 2,300 us less at S=1000 Q=1024 D=8192 C=512, 24 of 308 us at
 // B=64 S=100 Q=256 D=512 C=10, and nothing at S=10 and S=100, whose products take small tiles.
 // Floor on an H100: 6 m n k / 990 TF/s at the data sheet's rate, about 208 TF/s through mma.sync, and reading the
