@@ -1,6 +1,7 @@
 """The compact form of a distilled set: what rounding costs, copies by transforms, files that are damaged."""
 
 import json
+from pathlib import Path
 
 import pytest
 import torch
@@ -140,3 +141,11 @@ def test_damaged_files_are_refused(tmp_path, damage, why):
     save_file(tensors, file, metadata={"ssdd": json.dumps(meta)})
     with pytest.raises(InputError, match=why):
         DistilledSet.load(file)
+
+
+def test_the_committed_set_is_whole_and_small():
+    file = Path(__file__).parents[2] / "docs" / "results" / "cifar10-set" / "distilled.safetensors"
+    pairs = DistilledSet.load(file)
+    assert pairs.images.shape == (400, 3, 32, 32) and pairs.targets.shape == (400, 512)
+    assert torch.equal(pairs.images[200:], pairs.images[:200].flip(3))
+    assert pairs.recipe["steps"] == 2500 and file.stat().st_size < 2**20
