@@ -18,7 +18,7 @@ struct Slopes {
 
 // The angle t of two vectors with product a and squared lengths x, z; kappa_0 = 1 - t / pi and
 // kappa_1 = cos t + (sin t - t cos t) / pi, whose derivative in cos t is kappa_0. The derivative of kappa_0 is infinite
-// at t = 0 and pi; it is defined as 0 there.
+// at t = 0 and pi; it is defined as 0 there, and at a point 0, which has no angle: c = 0 and no slope in the product a.
 template <class M>
 struct Angle {
   using V = typename M::V;
@@ -27,7 +27,7 @@ struct Angle {
   Angle() = default;
   SSDD_INLINE Angle(V a, V x, V z, bool same) {
     norms = M::root(x * z);
-    over = T(1) / (norms == T(0) ? M::all(1) : norms);
+    over = norms == T(0) ? V{} : T(1) / (norms == T(0) ? M::all(1) : norms);
     c = a * over;
     c = c > T(1) ? M::all(1) : c < T(-1) ? M::all(-1) : c;  // NaN compares false and stays
     if (same) c = norms > T(0) ? M::all(1) : c;

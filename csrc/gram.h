@@ -13,6 +13,8 @@
 //                k = w^2 x.z / D + b^2, t = k, then per layer k' = w^2 / 2 sqrt(k_x k_z) kappa_1 + b^2,
 //                t <- w^2 / 2 kappa_0 t + k'                parameters (w, b)
 //
+// A lengthscale of a kernel of |x - z|^2 is out of range unless square_in_range (tensor.h).
+//
 // Apart from the linear one, a kernel function is one of the argument |x - z|^2, |x - z|_1 or x.z, and of |x|^2 and
 // |z|^2 for the last four. Those are functions of an angle, which near 0 has half the digits of its cosine: they exist in
 // double only, and the caller widens float points (ssdd_ext/ops). angles.h has them, for the CPU and the GPU.

@@ -67,6 +67,12 @@ constexpr bool of_one_norm(KernelKind kind) { return kind == KernelKind::laplace
 constexpr bool of_distance(KernelKind kind) {
   return (kind >= KernelKind::rbf && kind <= KernelKind::rational_quadratic) || of_one_norm(kind);
 }
+// True if the square of a lengthscale, by which squared distances are divided, is far from the ends of the range of T.
+template <class T>
+constexpr bool square_in_range(T length) {
+  const double square = static_cast<double>(length) * static_cast<double>(length);
+  return sizeof(T) == 8 ? square >= 1e-300 && square <= 1e300 : square >= 1e-36 && square <= 1e36;
+}
 constexpr bool of_norms(KernelKind kind) { return kind >= KernelKind::arc_cosine_0 && kind <= KernelKind::ntk; }
 // True if its slopes need the argument beside the value. Those of rbf follow from the value.
 constexpr bool keeps_argument(KernelKind kind) { return kind > KernelKind::rbf; }

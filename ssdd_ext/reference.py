@@ -40,6 +40,8 @@ def diagonal(x: Tensor, kernel: Kernel) -> Tensor:
 
 def cholesky(a: Tensor, on_failure: str = "nan") -> tuple[Tensor, Tensor, Tensor]:
     """Return (L, status, jitter) of a [..., S, S]. The lower triangle is read; failures give NaN, or get a jitter."""
+    if not a.shape[-1]:
+        return torch.zeros_like(a), a.new_zeros(a.shape[:-2], dtype=torch.int32), a.new_zeros(a.shape[:-2])
     # cholesky_ex reads the lower triangle, and its gradient is that of the symmetric matrix it stands for.
     factor, status = torch.linalg.cholesky_ex(a)
     # LAPACK accepts NaN as a pivot. Here it counts as a failure.
@@ -141,9 +143,9 @@ def tridiagonal(a: Tensor) -> tuple[Tensor, Tensor]:
     return t, q
 
 
-def solve_again(a: Tensor | None, b: Tensor, factor: Tensor) -> Tensor:
-    """Return A^-1 B [..., n, m] from the factor of A, to which the gradient flows."""
-    return torch.cholesky_solve(b, factor)
+def quadratic(a: Tensor | None, b: Tensor, factor: Tensor) -> Tensor:
+    """Return b^T A^-1 b per column of b [..., n, m] from the factor of A, to which the gradient flows; [..., m]."""
+    return (b * torch.cholesky_solve(b, factor)).sum(-2)
 
 
 def log_determinant(a: Tensor | None, factor: Tensor) -> Tensor:

@@ -90,13 +90,14 @@ void apply_bias(const void* context, int64_t, int64_t, int m, int n, T* c, int64
 }
 
 // True if the parameters of problem b are in range. A tensor's values are not checked earlier, since that would
-// synchronise.
+// synchronise. The square of a lengthscale must be in range too (gram.h).
 template <class T>
 bool parameters_valid(KernelKind kind, const Hyper<T>& hyper, int64_t b) {
   const int count = parameter_count(kind);
   if (count == 0) return true;
   const T first = hyper.get(b, 0);
   if (!(first > T(0)) || !std::isfinite(first)) return false;
+  if (of_distance(kind) && !of_one_norm(kind) && !square_in_range(first)) return false;
   if (count == 1) return true;
   const T second = hyper.get(b, 1);
   return (kind == KernelKind::rational_quadratic ? second > T(0) : second >= T(0)) && std::isfinite(second);

@@ -126,7 +126,9 @@ struct HyperParameters {
     const int last = a.hyper.count > a.parameters ? a.hyper.count - 1 : -1;
     ridge = last == 0 ? a.hyper.get(b, 0) : last == 1 ? a.hyper.get(b, 1) : last == 2 ? a.hyper.get(b, 2) : T(0);
     const bool in_range = a.kernel == KernelKind::rational_quadratic ? bias > T(0) : bias >= T(0);
-    const bool positive = first > T(0) && simt::finite(first) && in_range && simt::finite(bias);
+    const bool squared = of_distance(a.kernel) && !of_one_norm(a.kernel);
+    const bool positive =
+        first > T(0) && simt::finite(first) && (!squared || square_in_range(first)) && in_range && simt::finite(bias);
     bad = positive && ridge >= T(0) && simt::finite(ridge) ? T(0) : simt::nan<T>();
     gamma = a.g ? static_cast<T>(a.g_factor * static_cast<double>(a.g[b](0, 0))) : T(1);
   }

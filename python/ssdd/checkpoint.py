@@ -33,6 +33,8 @@ KEPT = 2
 """Checkpoints that stay; older ones are removed."""
 SECOND_REQUEST_AFTER = 1.0
 """Seconds after which a second signal is a second request."""
+SAY_AFTER = 0.5
+"""Seconds after which a request that is not yet fulfilled is said to be known. Short steps end before."""
 
 
 class Stopped(Exception):
@@ -242,6 +244,20 @@ class StopRequest:
             raise KeyboardInterrupt
         if first is not None:
             return
+        if signal.getsignal(signal.SIGALRM) is signal.SIG_DFL:
+            signal.signal(signal.SIGALRM, self._on_alarm)
+            signal.setitimer(signal.ITIMER_REAL, SAY_AFTER)
+        else:  # the caller's program has a use for the alarm
+            self._on_alarm(number, frame)
+
+    def end(self) -> None:
+        """Say nothing from now on."""
+        if signal.getsignal(signal.SIGALRM) == self._on_alarm:
+            signal.setitimer(signal.ITIMER_REAL, 0)
+            signal.signal(signal.SIGALRM, signal.SIG_DFL)
+
+    def _on_alarm(self, number: int, frame: Any) -> None:
+        """Say what the run waits for: the step takes longer than a moment."""
         text = "stopping: this step is finished and a checkpoint written (once more to break off at once)"
         try:
             self._say(text)
@@ -258,7 +274,8 @@ def interruptible(say: Callable[[str], None] | None = None) -> Iterator[StopRequ
     pass on a Ctrl-C that the terminal has already sent to them, so an immediate second one does not count.)
 
     Args:
-        say: called once with a line of text when the request arrives. Default: print it on standard error.
+        say: called with a line of text if the run has not stopped half a second after the request. Default: print it on
+            standard error.
 
     Yields:
         The callable for ``Checkpoints(stop=...)``.
@@ -268,6 +285,7 @@ def interruptible(say: Callable[[str], None] | None = None) -> Iterator[StopRequ
     try:
         yield request
     finally:
+        request.end()
         for number, handler in before.items():
             signal.signal(number, handler)
 

@@ -44,6 +44,10 @@ def gram(
     Raises:
         TypeError, ValueError: naming the argument, what was expected and what came.
     """
+    if backend in ("auto", "native") and not check_finite and solve_dtype is None:
+        direct = ops.eager_gram(x, z, kernel)
+        if direct is not None:
+            return direct
     tensors = {"x": checks.tensor("x", x)}
     if z is not None:
         tensors["z"] = checks.tensor("z", z)
@@ -52,7 +56,7 @@ def gram(
     checks.product_fits(S=max(1, x.shape[-2]), Q=max(1, other.shape[-2]), batch=max(1, x.shape[:-2].numel()))
     call = prepare("gram", tensors, kernel, None, "nan", check_finite, backend, solve_dtype)
     with call.precision(x):
-        k: Tensor = call.run.gram(call.features(x), None if z is None else call.features(z), call.kernel)
+        k = call.gram(call.features(x), None if z is None else call.features(z))
     return k if k.dtype == call.result else k.to(call.result)
 
 

@@ -53,13 +53,16 @@ class Kernel:
 
     A kernel is a frozen dataclass. Its fields are its hyper-parameters: numbers, or tensors [...] with gradients that
     broadcast over the batch dimensions. Fields named in ``constants`` are plain values, such as an order or a depth.
-    ``k1 + k2``, ``k1 * k2`` and ``2.0 * k`` are kernels too. Two kernels are equal if they have the same class, equal
-    numbers and the same tensors. The values of tensors are not read.
+    ``k1 + k2``, ``k1 * k2`` and ``2.0 * k`` are kernels too. Inside ``torch.compile``, which cannot trace the product
+    of a tensor and a kernel, write ``Scaled(k, v)`` for a tensor v. Two kernels are equal if they have the same class,
+    equal numbers and the same tensors. The values of tensors are not read.
     """
 
     name: ClassVar[str]
     # True if k(x, z) = phi(x).phi(z) with phi of D (+1) numbers, so that low-rank and primal plans exist.
     linear: ClassVar[bool] = False
+    # True if a square of a lengthscale that is a number may leave float32: see :meth:`in_own_unit`.
+    extreme: ClassVar[bool] = False
     constants: ClassVar[frozenset[str]] = frozenset()
 
     def __init_subclass__(cls, **keywords: Any) -> None:
@@ -110,6 +113,15 @@ class Kernel:
 
     def check_features(self, count: int) -> None:
         """Raise if the kernel cannot take points of ``count`` features."""
+
+    def in_own_unit(self, like: Tensor) -> Kernel:
+        """Return the same kernel, which divides features by a power of two if a lengthscale is so large or so small
+        that squares of distances leave the range of the dtype.
+
+        Args:
+            like: a tensor [D] with the dtype and the device of the computation.
+        """
+        return self
 
     def evaluate(self, x: Tensor, z: Tensor, *parameters: Number) -> Tensor:
         """Compute the formula: x [..., S, D], z [..., Q, D] to [..., S, Q]. Parameters broadcast against [..., 1, 1].
@@ -202,6 +214,13 @@ class Several(Combination):
         for i, part in enumerate(self.parts):
             _check_kernel(f"{type(self).__name__}.parts[{i}]", part)
 
+    @property
+    def extreme(self) -> bool:  # type: ignore[override]
+        return any(part.extreme for part in self.parts)
+
+    def in_own_unit(self, like: Tensor) -> Kernel:
+        return dataclasses.replace(self, parts=tuple(part.in_own_unit(like) for part in self.parts))
+
     def children(self) -> dict[str, Kernel]:
         return {f"parts.{i}": part for i, part in enumerate(self.parts)}
 
@@ -279,6 +298,13 @@ class Scaled(Combination):
         _check_kernel("Scaled.kernel", self.kernel)
         object.__setattr__(self, "factor", parameter("Scaled.factor", self.factor, positive=True))
 
+    @property
+    def extreme(self) -> bool:  # type: ignore[override]
+        return self.kernel.extreme
+
+    def in_own_unit(self, like: Tensor) -> Kernel:
+        return dataclasses.replace(self, kernel=self.kernel.in_own_unit(like))
+
     def children(self) -> dict[str, Kernel]:
         return {"kernel": self.kernel}
 
@@ -327,6 +353,13 @@ class ARD(Combination):
                 f"{describe(self.lengthscale)}; for one number for all features, write it in the kernel: RBF(1.0)"
             )
         parameter("ARD.lengthscale", self.lengthscale, positive=True)
+
+    @property
+    def extreme(self) -> bool:  # type: ignore[override]
+        return self.kernel.extreme
+
+    def in_own_unit(self, like: Tensor) -> Kernel:
+        return dataclasses.replace(self, kernel=self.kernel.in_own_unit(like))
 
     def children(self) -> dict[str, Kernel]:
         return {"kernel": self.kernel}

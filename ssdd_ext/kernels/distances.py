@@ -2,18 +2,34 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import math
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 
 from ..checks import parameter
-from .base import Kernel, Number, is_positive
+from .base import ARD, Kernel, Number, is_positive
 from .slopes import Ends, with_slope
 
 NU = (0.5, 1.5, 2.5)
 NORMS = (1, 2)
+ORDINARY = (2.0**-40, 2.0**40)
+"""Lengthscales whose squares, and those of distances up to 2^23 times as large, are far from the ends of float32."""
+LARGEST_POWER = {torch.float64: 1000}
+"""The power of two that features are divided by, at most; 120 in all other dtypes."""
+SQUARES = {torch.float64: (1e-300, 1e300)}
+"""Range of the squares of lengthscales that the backends compute with; (1e-36, 1e36) in all other dtypes."""
+
+
+def _is_lengthscale(value: Number) -> Any:
+    """Return True for a value > 0 whose square is in range. Numbers have been brought into range before."""
+    if not isinstance(value, Tensor):
+        return is_positive(value)
+    least, most = SQUARES.get(value.dtype, (1e-36, 1e36))
+    square = value.detach().square()
+    return (value > 0) & (square >= least) & (square <= most)
 
 
 class Stationary(Kernel):
@@ -21,6 +37,20 @@ class Stationary(Kernel):
 
     # False if the kernel has a cusp at distance 0: there an error of the squared distance grows to its root.
     smooth: ClassVar[bool] = True
+
+    @property
+    def extreme(self) -> bool:  # type: ignore[override]
+        length = self.lengthscale  # type: ignore[attr-defined]
+        return not isinstance(length, Tensor) and not ORDINARY[0] < length < ORDINARY[1]
+
+    def in_own_unit(self, like: Tensor) -> Kernel:
+        if not self.extreme:
+            return self
+        most = LARGEST_POWER.get(like.dtype, 120)
+        length: float = self.lengthscale  # type: ignore[attr-defined]
+        power = max(-most, min(most, math.frexp(length)[1]))
+        unit = like.new_full(like.shape[-1:], 2.0**power)
+        return ARD(replace(self, lengthscale=length * 2.0**-power), unit)  # type: ignore[call-arg]
 
     def of_squares(self, squares: Tensor, *parameters: Number) -> Tensor:
         """Compute the kernel of squared distances [..., S, Q]. Parameters broadcast against [..., 1, 1]."""
@@ -61,7 +91,7 @@ class RBF(Stationary):
         return torch.exp(-0.5 * squares / lengthscale**2)
 
     def valid(self, *parameters: Number) -> Tensor | bool:
-        return is_positive(parameters[0])
+        return _is_lengthscale(parameters[0])
 
 
 @dataclass(frozen=True, eq=False)
@@ -101,7 +131,7 @@ class Matern(Stationary):
         return half_integer_matern(squares * (2 * self.nu / lengthscale**2), int(self.nu))
 
     def valid(self, *parameters: Number) -> Tensor | bool:
-        return is_positive(parameters[0])
+        return _is_lengthscale(parameters[0])
 
 
 @dataclass(frozen=True, eq=False)
@@ -133,6 +163,10 @@ class Laplace(Stationary):
             raise ValueError(f"Laplace.norm: expected 1 or 2, got {self.norm!r}")
         object.__setattr__(self, "lengthscale", parameter("Laplace.lengthscale", self.lengthscale, positive=True))
 
+    @property
+    def extreme(self) -> bool:  # type: ignore[override]
+        return self.norm == 2 and super().extreme
+
     def of_squares(self, squares: Tensor, *parameters: Number) -> Tensor:
         return half_integer_matern(squares / parameters[0] ** 2, 0)
 
@@ -146,7 +180,7 @@ class Laplace(Stationary):
         return torch.exp(-distances / parameters[0])
 
     def valid(self, *parameters: Number) -> Tensor | bool:
-        return is_positive(parameters[0])
+        return _is_lengthscale(parameters[0])
 
 
 @dataclass(frozen=True, eq=False)
@@ -181,7 +215,7 @@ class RationalQuadratic(Stationary):
 
     def valid(self, *parameters: Number) -> Tensor | bool:
         lengthscale, alpha = parameters
-        return is_positive(lengthscale) & is_positive(alpha)
+        return _is_lengthscale(lengthscale) & is_positive(alpha)
 
 
 def _matern(u: Tensor, order: int) -> Tensor:

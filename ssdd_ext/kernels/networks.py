@@ -65,8 +65,9 @@ class _Layer:
         return root(self.k_x) * root(self.k_z)
 
     def correlations(self, norms: Tensor) -> Tensor:
-        """Return the correlations, in [-1, 1], and exactly 1 for a point with itself."""
-        c = (self.k / torch.where(norms == 0, 1.0, norms)).clamp(-1, 1)
+        """Return the correlations, in [-1, 1], exactly 1 for a point with itself, and 0 with a point 0."""
+        is_zero = norms == 0
+        c = torch.where(is_zero, 0.0, self.k / torch.where(is_zero, 1.0, norms)).clamp(-1, 1)
         if not self.same:
             return c
         own = torch.eye(c.shape[-1], dtype=torch.bool, device=c.device) & (norms.detach() > 0)
@@ -89,7 +90,7 @@ class ArcCosine(Kernel):
     """The arc-cosine kernels of Cho and Saul (2009).
 
     With t the angle between x and z: 1 - t / pi (order 0), and |x| |z| (sin t + (pi - t) cos t) / pi (order 1). The
-    gradient of an angle of 0 or pi is 0, and so is that of the length of a point 0. Order 0 with a point 0 is 1/2.
+    gradient of an angle of 0 or pi is 0, and so is that at a point 0. Order 0 with a point 0 is 1/2.
 
     Args:
         order: 0 or 1.

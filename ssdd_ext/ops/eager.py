@@ -335,7 +335,7 @@ def eager_krr(
         return None
     values: list[Any] = [*kernel.parameters, ridge.value]
     spec = kernel.spec
-    if not has_code(spec, x_s.dtype) or ridge.kind not in KINDS:
+    if not has_code(kernel, spec, x_s.dtype) or ridge.kind not in KINDS:
         return None
     tensors = [v for v in values if isinstance(v, Tensor)]
     if tensors and not (is_plain(*tensors) and all(v.dim() == 0 and v.dtype is x_s.dtype for v in tensors)):

@@ -169,7 +169,7 @@ def eager_fit(x_s: Tensor, y_s: Tensor, kernel: Kernel, ridge: Ridge, on_failure
     spec, sizes = kernel.spec, (x_s.shape, y_s.shape)
     if x_s.dtype is not y_s.dtype or not 2 <= len(sizes[0]) == len(sizes[1]) <= 3 or min(*sizes[0], *sizes[1]) < 1:
         return None
-    if sizes[0][:-1] != sizes[1][:-1] or not has_code(spec, x_s.dtype):
+    if sizes[0][:-1] != sizes[1][:-1] or not has_code(kernel, spec, x_s.dtype):
         return None
     for value in values:
         if type(value) is not float:

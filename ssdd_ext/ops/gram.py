@@ -125,7 +125,7 @@ def _gram_backward(ctx: Any, grad: Tensor) -> tuple[Any, ...]:
     else:
         g = grad * k
         if z is None:
-            g = g + g.mT
+            g = without_diagonal(g + g.mT)
         over = parameters[0] ** -2
         # Only differences of points matter. Subtract one point, so that a large offset cancels before the products.
         origin = other[..., :1, :].detach() if other.shape[-2] else 0
@@ -152,6 +152,12 @@ def _gram_backward(ctx: Any, grad: Tensor) -> tuple[Any, ...]:
     return grad_x, grad_z, grad_hyper, None, None
 
 
+def without_diagonal(g: Tensor) -> Tensor:
+    """Return g with zeros on its diagonal. A point's distance from itself is constant: its terms in the two products
+    below are equal, and where all other points are far away, rounding them would leave more than the gradient."""
+    return g.masked_fill(torch.eye(g.shape[-1], dtype=torch.bool, device=g.device), 0)
+
+
 def squares_backward(
     grad: Tensor, x: Tensor, z: Tensor | None, needs_x: bool, needs_z: bool
 ) -> tuple[Tensor | None, Tensor | None]:
@@ -163,7 +169,7 @@ def squares_backward(
     # Only differences of points matter. Subtract one point, so that a large offset cancels before the products.
     origin = other[..., :1, :].detach() if other.shape[-2] else 0
     if z is None:
-        grad = grad + grad.mT
+        grad = without_diagonal(grad + grad.mT)
     x, other = x - origin, other - origin
     x_bar = (grad.sum(-1, keepdim=True) * x - matmul(grad, other)).to(dtype) if needs_x else None
     z_bar = (grad.sum(-2).unsqueeze(-1) * other - matmul(grad.mT, x)).to(dtype) if needs_z else None

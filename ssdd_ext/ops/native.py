@@ -74,9 +74,10 @@ def angle_layers(kernel: Kernel) -> int:
     return max((max(1, code[1]) if code and is_of_angles(part.spec) else 0 for part, code in codes), default=0)
 
 
-def has_code(spec: str, dtype: torch.dtype) -> bool:
-    """Return True if the core has the kernel as it is, in this dtype."""
-    return kernel_code(spec) is not None and (dtype is torch.float64 or not is_of_angles(spec))
+def has_code(kernel: Kernel, spec: str, dtype: torch.dtype) -> bool:
+    """Return True if the core has the kernel as it is, in this dtype; ``spec`` is that of the kernel."""
+    known = kernel_code(spec) is not None and (dtype is torch.float64 or not is_of_angles(spec))
+    return known and not kernel.extreme
 
 
 def is_bordered(spec: str, hyper: Any, values: list[Any]) -> bool:

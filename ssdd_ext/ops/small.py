@@ -196,7 +196,7 @@ def plan_small(
         return None
     values: list[Any] = [*kernel.parameters, ridge.value]
     spec = kernel.spec
-    if not has_code(spec, x_s.dtype) or not all(type(v) is float for v in values):
+    if not has_code(kernel, spec, x_s.dtype) or not all(type(v) is float for v in values):
         return None
     planned = _small_plan(
         x_s.shape,

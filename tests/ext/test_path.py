@@ -2,7 +2,6 @@
 
 import pytest
 import torch
-from sklearn.linear_model import RidgeCV
 
 import ssdd_ext
 from ssdd_ext import RBF, FactorizationError, Linear, Matern, Ridge, krr_path
@@ -64,6 +63,8 @@ def test_without_gradients_the_scores_are_the_same(random):
 
 
 def test_the_scores_and_the_choice_of_scikit_learn(random):
+    RidgeCV = pytest.importorskip("sklearn.linear_model").RidgeCV
+    pytest.importorskip("sklearn", "1.5")  # store_cv_results
     x, y = random(20, 5), random(20, 3)
     y = x @ random(5, 3) + torch.tensor([0.1, 1.0, 3.0]) * y
     grid = torch.logspace(-3, 3, 25, dtype=torch.float64)
@@ -83,6 +84,22 @@ def test_the_scores_and_the_choice_of_scikit_learn(random):
         reference = (left @ y).square().mean(0) / (left.trace() / 20) ** 2
         torch.testing.assert_close(path.gcv()[at], reference)
     assert path.best(by="gcv").value in grid
+
+
+@pytest.mark.parametrize("batch", [(), (2,)], ids=str)
+def test_batched_gradients_are_those_of_one_at_a_time(batch, random):
+    x, y = random(*batch, 6, 4, grad=True), random(*batch, 6, 2, grad=True)
+    ridges = torch.tensor([[0.1, 0.3], [1.0, 2.0]], dtype=torch.float64, requires_grad=True)
+    results = (
+        krr_path(x, y, ridges=Ridge.per_target(ridges), kernel=RBF(2.0)).predict(x[..., :3, :]),
+        ssdd_ext.krr(x, y, x[..., :3, :], ridge=Ridge.per_target(ridges[0]), kernel=RBF(2.0)),
+    )
+    for result in results:
+        bars, given = random(5, *result.shape), (x, y, ridges)
+        many = torch.autograd.grad(result, given, bars, is_grads_batched=True, retain_graph=True)
+        for i, bar in enumerate(bars):
+            for got, one in zip(many, torch.autograd.grad(result, given, bar, retain_graph=True), strict=True):
+                torch.testing.assert_close(got[i], one)
 
 
 def test_one_decomposition(monkeypatch, random):
@@ -115,6 +132,23 @@ def test_gradients_of_every_order(random):
         )
         batch = [torch.stack((t, t * 1.1)).detach() for t in (x, y, values)]
         torch.testing.assert_close(torch.func.vmap(f)(*batch), torch.stack([f(*(t[n] for t in batch)) for n in (0, 1)]))
+        torch._dynamo.reset()
+        compiled = torch.compile(f, backend="aot_eager", fullgraph=True)
+        torch.testing.assert_close(compiled(x, y, values), f(x, y, values))
+
+
+@pytest.mark.parametrize("shared", [False, True])
+@pytest.mark.parametrize("sizes", [(7, 5, 40), (7, 30, 3)], ids=["many queries", "many targets"])
+def test_predictions_rotate_the_smaller_side(sizes, shared, random):
+    s, c, q = sizes
+    x, y, z, values = random(s, 4), random(s, c), random(q, 4), torch.linspace(0.5, 2, 3, dtype=torch.float64)
+    ridges = Ridge.absolute(values) if shared else Ridge.per_target(values[:, None] * random(c).square().add(0.5))
+    path, k = krr_path(x, y, ridges=ridges), x @ x.mT
+    for r, p in enumerate(path.predict(z)):
+        shifts = ridges.value[r] if not shared else values[r].expand(c)
+        for i in range(c):
+            alpha = torch.linalg.solve(k + shifts[i] * torch.eye(s), y[:, i])
+            torch.testing.assert_close(p[:, i], z @ x.mT @ alpha)
 
 
 def test_bad_arguments_and_failures():

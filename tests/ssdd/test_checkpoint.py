@@ -10,7 +10,7 @@ import time
 import pytest
 import torch
 
-from ssdd.checkpoint import SECOND_REQUEST_AFTER, Checkpoints, Stopped, interruptible
+from ssdd.checkpoint import SAY_AFTER, SECOND_REQUEST_AFTER, Checkpoints, Stopped, interruptible
 from ssdd.config import InputError
 
 RUN = {"distill": {"lr": 0.01, "steps": 9}, "seed": 0}
@@ -146,10 +146,33 @@ def test_the_first_signal_requests_a_stop_the_second_interrupts(number):
         assert not stop()
         os.kill(os.getpid(), number)
         os.kill(os.getpid(), number)  # a launcher passes it on: this is no second request
-        assert stop() and len(output) == 1
+        assert stop() and not output
         time.sleep(SECOND_REQUEST_AFTER + 0.05)
+        assert len(output) == 1  # a step that takes long
         os.kill(os.getpid(), number)
     assert signal.getsignal(signal.SIGINT) is before
+
+
+def test_a_run_that_stops_soon_does_not_say_that_it_will():
+    output = []
+    with interruptible(output.append) as stop:
+        os.kill(os.getpid(), signal.SIGTERM)
+        assert stop()
+    time.sleep(SAY_AFTER + 0.05)
+    assert not output and signal.getsignal(signal.SIGALRM) is signal.SIG_DFL
+
+
+def test_an_alarm_of_the_program_is_left_alone():
+    output = []
+    before = signal.signal(signal.SIGALRM, lambda *_: None)
+    try:
+        own = signal.getsignal(signal.SIGALRM)
+        with interruptible(output.append):
+            os.kill(os.getpid(), signal.SIGTERM)
+            assert len(output) == 1 and signal.getitimer(signal.ITIMER_REAL) == (0.0, 0.0)
+        assert signal.getsignal(signal.SIGALRM) is own
+    finally:
+        signal.signal(signal.SIGALRM, before)
 
 
 def test_work_without_steps_is_interrupted_at_once(tmp_path):
@@ -177,6 +200,7 @@ def test_a_signal_in_the_middle_of_an_output_still_requests_a_stop(capfd):
     with interruptible(fails) as stop:
         os.kill(os.getpid(), signal.SIGTERM)
         assert stop()
+        time.sleep(SAY_AFTER + 0.1)
     assert capfd.readouterr().err.startswith("stopping: this step is finished")
 
 

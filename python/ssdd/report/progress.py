@@ -11,7 +11,18 @@ from types import TracebackType
 from typing import Any
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    ProgressColumn,
+    Task,
+    TaskID,
+    TextColumn,
+    TimeRemainingColumn,
+)
+from rich.table import Column
+from rich.text import Text
 
 from ..config import Event, duration
 
@@ -28,6 +39,8 @@ WORDS = {
 
 FEW, MEASURED, WORTH_SAYING = 3, 5.0, 60.0
 """Steps and seconds that an estimate needs, and seconds from which on it is said."""
+BAR, NARROW_BAR, WIDE, TIME = 24, 10, 100, 7
+"""Columns of a bar, of one on a terminal narrower than WIDE, and of the time left."""
 
 
 class Display:
@@ -37,13 +50,15 @@ class Display:
     """It gets events of progress, at most two per second."""
 
     def __init__(self, console: Console | None = None, show: bool = True) -> None:
+        console = console or Console(stderr=True)
+        bar = BAR if console.width >= WIDE else NARROW_BAR
         self._progress = Progress(
             TextColumn("{task.description}"),
-            BarColumn(bar_width=24),
-            MofNCompleteColumn(),
-            TimeRemainingColumn(),
-            TextColumn("{task.fields[note]}"),
-            console=console or Console(stderr=True),
+            BarColumn(bar_width=bar),
+            MofNCompleteColumn(table_column=Column(no_wrap=True)),
+            TimeRemainingColumn(table_column=Column(no_wrap=True)),
+            _Note(console, bar),
+            console=console,
             disable=not show,
             transient=True,
         )
@@ -70,7 +85,7 @@ class Display:
             description = f"{key}: {WORDS[stage]}" if key else WORDS[stage]
             self._lines[key] = (
                 stage,
-                self._progress.add_task(description, total=event["steps"], completed=event["step"], note=""),
+                self._progress.add_task(description, total=event["steps"], completed=event["step"], note=()),
             )
         line = self._lines[key][1]
         note: dict[str, Any] = {} if moves else {"note": _note(event)}
@@ -105,12 +120,29 @@ class Display:
         self._progress.stop()
 
 
-def _note(event: Event) -> str:
+class _Note(ProgressColumn):
+    """What is known of a stage, as much of it as fits the line beside the steps and the time left."""
+
+    def __init__(self, console: Console, bar: int) -> None:
+        super().__init__(table_column=Column(no_wrap=True))
+        self._console, self._bar = console, bar
+
+    def render(self, task: Task) -> Text:
+        steps = len(f"{task.total:.0f}") if task.total else 1
+        room = self._console.width - len(task.description) - self._bar - (2 * steps + 1) - TIME - 4
+        parts = list(task.fields["note"])
+        while parts and len("  ".join(parts)) > room:
+            parts.pop()
+        return Text("  ".join(parts))
+
+
+def _note(event: Event) -> tuple[str, ...]:
     parts = []
     if "loss" in event:
         parts.append(f"loss {event['loss']:.4g}")
     if "lr" in event:
         parts.append(f"lr {event['lr']:.2g}")
     if "mean_age" in event:
-        parts.append(f"pool age {event['mean_age']:.0f}, untrained {event['untrained_share']:.1%}")
-    return "  ".join(parts)
+        parts.append(f"pool age {event['mean_age']:.0f}")
+        parts.append(f"untrained {event['untrained_share']:.1%}")
+    return tuple(parts)

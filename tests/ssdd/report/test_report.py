@@ -133,9 +133,9 @@ def test_a_display_begins_at_the_step_of_a_resumed_run():
         [task] = display._progress.tasks
         assert task.completed == 500 and not task.speed
         display({"event": "distill", "step": 600, "steps": 1000, "loss": 0.1})
-        assert task.completed == 600 and "loss" in task.fields["note"]
+        assert task.completed == 600 and task.fields["note"] == ("loss 0.1",)
         display({"event": "progress", "stage": "distill", "step": 650, "steps": 1000})
-        assert task.completed == 650 and "loss" in task.fields["note"]
+        assert task.completed == 650 and task.fields["note"] == ("loss 0.1",)
 
 
 @pytest.mark.parametrize("channels", [1, 3])
@@ -251,6 +251,17 @@ def test_the_display_says_how_long_a_stage_takes(monkeypatch):
         assert ("about" in out.getvalue()) == (output is not None), out.getvalue()
         assert out.getvalue().count("training the teacher: about") == bool(output)
         assert "distilling: about" not in out.getvalue() or "2 s)" in out.getvalue()
+
+
+@pytest.mark.parametrize("width", [60, 80, 200])
+def test_progress_shows_the_steps_and_the_time_at_any_width(width):
+    out = io.StringIO()
+    event = {"event": "distill", "step": 10_216, "steps": 160_000, "loss": 0.00011114, "lr": 0.01}
+    with Display(Console(file=out, width=width, force_terminal=True, color_system=None)) as display:
+        display({**event, "mean_age": 12.0, "untrained_share": 0.5})
+    line = [line for line in out.getvalue().splitlines() if "distilling" in line][-1]
+    assert " 10216/160000 -:--:-- loss 0.0001111" in line and "…" not in line
+    assert ("untrained" in line) == (width == 200) and ("lr" in line) == (width > 60)
 
 
 def test_short_sets_get_more_epochs():
