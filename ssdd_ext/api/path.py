@@ -91,7 +91,9 @@ class RidgePath:
         checks.same_device(x_s=self.x_s, x_q=x_q)
         with checks.full_precision(x_q):
             k_qs = gram(x_q.to(self.x_s.dtype), self.x_s, kernel=self.kernel, backend=self.backend)
-            if self.decomposition is None or self._follows(k_qs) or "alpha" in vars(self):
+            # Queries with batch dimensions that the fit lacks share its coefficients.
+            shared = k_qs.shape[:-2] != self.k_ss.shape[:-2]
+            if self.decomposition is None or shared or self._follows(k_qs) or "alpha" in vars(self):
                 return matmul(k_qs.unsqueeze(-3), self.alpha).to(self.result_dtype)
             p = spectrum.predict_many(k_qs, self.y_s, self._shifts, self.decomposition, self._product)
             return p.to(self.result_dtype)

@@ -41,9 +41,15 @@ class Tridiagonal(NamedTuple):
     def batch(self) -> torch.Size:
         return self.diagonal.shape[:-1]
 
+    def _check_batch(self, *batches: torch.Size) -> None:
+        """Raise if the core would read or write other problems than these: it gets one number for all tensors."""
+        if any(batch != self.batch for batch in batches):
+            raise ValueError(f"expected the batch {tuple(self.batch)} of the form, got {[*map(tuple, batches)]}")
+
     def _rotated(self, x: Tensor, transposed: bool) -> Tensor:
         """Change x [..., S, M] in place to Q^T x or Q x; it is dense."""
         n, m = x.shape[-2:]
+        self._check_batch(x.shape[:-2])
         threads, batch = torch.get_num_threads(), self.batch.numel()
         work = take_workspace(core.tridiagonal_workspace(n, m, threads), x)
         tensors = to_capsule(self.reflectors), to_capsule(self.tau), to_capsule(x)
@@ -64,6 +70,7 @@ class Tridiagonal(NamedTuple):
         """
         n, many, c = y.shape[-3:]
         r, each = shifts.shape[-2:]
+        self._check_batch(y.shape[:-3], shifts.shape[:-2])
         threads, batch = torch.get_num_threads(), self.batch.numel()
         x = y.new_empty(*self.batch, n, r, c)
         work = take_workspace(core.tridiagonal_workspace(n, 0, threads), x)

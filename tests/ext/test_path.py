@@ -6,6 +6,7 @@ import torch
 import ssdd_ext
 from ssdd_ext import RBF, FactorizationError, Linear, Matern, Ridge, krr_path
 from ssdd_ext.ops import spectrum
+from ssdd_ext.ops.tridiagonal import tridiagonal
 from ssdd_ext.testing import relative_error
 
 BACKENDS = ("auto", "planned", "torch")
@@ -84,6 +85,34 @@ def test_the_scores_and_the_choice_of_scikit_learn(random):
         reference = (left @ y).square().mean(0) / (left.trace() / 20) ** 2
         torch.testing.assert_close(path.gcv()[at], reference)
     assert path.best(by="gcv").value in grid
+
+
+@pytest.mark.parametrize("kind", ["absolute", "per_target"])
+@pytest.mark.parametrize(("batch", "batch_q"), [((), (3,)), ((3,), (2, 3)), ((), (2, 3)), ((2, 3), (3,)), ((3,), (1,))])
+@pytest.mark.parametrize("queries", [1, 9])
+def test_queries_may_have_other_batch_dimensions_than_the_fit(queries, batch, batch_q, kind, random):
+    x, y, q = random(*batch, 6, 4), random(*batch, 6, 2), random(*batch_q, queries, 4)
+    values = torch.tensor([[0.1, 0.4], [1.0, 3.0]], dtype=torch.float64)
+    ridges = Ridge.per_target(values) if kind == "per_target" else Ridge.absolute(values[:, 0])
+    p = krr_path(x, y, ridges=ridges, kernel=RBF(2.0)).predict(q)
+    for i, row in enumerate(values):
+        for c, value in enumerate(row if kind == "per_target" else row[:1].expand(2)):
+            one = ssdd_ext.krr(x, y[..., c : c + 1], q, kernel=RBF(2.0), ridge=Ridge.absolute(float(value)))
+            torch.testing.assert_close(p[..., i, :, c], one[..., 0])
+
+
+def test_a_form_refuses_another_batch(random):
+    x = random(2, 5, 5)
+    form = tridiagonal(x @ x.mT)
+    shifts = torch.ones(2, 1, 1, dtype=torch.float64)
+    for call in (
+        lambda: form.rotate(random(5, 3)),
+        lambda: form.rotate(random(3, 2, 5, 3)),
+        lambda: form.solve_rotated(random(2, 5, 1, 3), shifts[0]),
+        lambda: form.solve_rotated(random(5, 1, 3), shifts),
+    ):
+        with pytest.raises(ValueError, match=r"expected the batch \(2,\) of the form"):
+            call()
 
 
 @pytest.mark.parametrize("batch", [(), (2,)], ids=str)
