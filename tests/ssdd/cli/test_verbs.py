@@ -168,7 +168,7 @@ def test_show_and_info(ssdd_command, artifact, tmp_path):
 
 def test_demo(ssdd_command, tmp_path):
     out = tmp_path / "demo"
-    result = ssdd_command("demo", "-o", out, "--seeds", 2, "-m", 6, "--steps", 6, "--workers", 2, *FAST)
+    result = ssdd_command("demo", "-o", out, "--seeds", 2, "-m", 6, "--steps", 6, "--workers", 1, *FAST)
     assert "k-means + teacher" in result.output
     found = json.loads((out / "results.json").read_text())
     assert len(found["cells"]) == 10 and set(found["comparisons"]) == {

@@ -1,6 +1,7 @@
 """The demonstration is a study: its rows, and that the study's code computes them."""
 
 import dataclasses
+import pickle
 import threading
 
 import pytest
@@ -66,6 +67,7 @@ def test_a_cell_equals_evaluate_of_the_selection(few, settings, teacher, represe
     study = what.fill(what.teach(tmp_path), tmp_path, workers=1)
     found = study.cells.read()
     assert len(found) == 5 and (tmp_path / "cells.jsonl").is_file()
+    assert pickle.loads(pickle.dumps(study)).cells.read() == found  # worker processes get it (test_fill.py)
     cell = found[f"random + {targets}", 0, "source"]
     rows = random_subset(len(few.x_train), settings.distill.images, 0)
     pairs = baseline(few, rows, representations.train, method="random", seed=0, targets=targets)
@@ -78,7 +80,8 @@ def test_a_cell_equals_evaluate_of_the_selection(few, settings, teacher, represe
 
 
 def test_a_teacher_is_trained_and_kept_if_none_is_given(few, settings, tmp_path):
-    teacher, representations = Demonstration(few, settings, 1).teach(tmp_path)
+    pair = Demonstration(few, settings, 1).teach(tmp_path)
+    teacher, representations = pickle.loads(pickle.dumps(pair))  # as worker processes get it
     assert teacher is not None and representations.test.shape == (100, 16)
     assert (tmp_path / "teacher.safetensors").is_file()
 
