@@ -88,7 +88,8 @@ class Fit:
         checks.size("x_q", x_q, -1, self.features, "x_s of the fit")
         coefficients = self.weights if self.alpha is None else self.alpha
         assert coefficients is not None
-        checks.same_device(x_s=coefficients, x_q=x_q)
+        if x_q.device != coefficients.device:
+            checks.same_device(x_s=coefficients, x_q=x_q)
         if return_std:
             one_ridge("return_std", self.posterior.call.ridge)
         with checks.full_precision(x_q):
