@@ -50,8 +50,10 @@ class Posterior:
     def _solve(self, matrix: Any, right: Tensor) -> Tensor:
         module: Any = reference if self.call.backend == "torch" else ops
         a = matrix() if self.x_s is not None else None
-        right = right.expand(*self.factor.shape[:-2], *right.shape[-2:])
-        x: Tensor = module.solve_again(a, right, self.factor)
+        # The queries may have batch dimensions that the fit lacks.
+        batch = torch.broadcast_shapes(self.factor.shape[:-2], right.shape[:-2])
+        a, right, factor = (t if t is None else t.expand(*batch, *t.shape[-2:]) for t in (a, right, self.factor))
+        x: Tensor = module.solve_again(a, right, factor)
         return x
 
     def dual_variance(self, x_s: Tensor, x_q: Tensor, kernel: Kernel, backend: str) -> Tensor:

@@ -139,6 +139,19 @@ def test_variances_of_single_points(kernel, random):
     torch.testing.assert_close(got.squeeze(-1), exact)
 
 
+@pytest.mark.parametrize("kernel", [RBF(2.0), Linear(bias=1.0)], ids=lambda k: k.name)
+@pytest.mark.parametrize(("batch", "batch_q"), [((), (3,)), ((3,), (2, 3)), ((1,), (3,)), ((3,), ())])
+def test_the_deviation_of_queries_with_other_batch_dimensions(batch, batch_q, kernel, backend, random):
+    x, y, q = random(*batch, 8, 3, grad=True), random(*batch, 8, 2), random(*batch_q, 5, 3)
+    options = {"kernel": kernel, "ridge": Ridge.absolute(0.5), "backend": backend}
+    full = torch.broadcast_shapes(batch, batch_q)
+    found = []
+    for points, targets, queries in ((x, y, q), (x.expand(*full, 8, 3), y.expand(*full, 8, 2), q.expand(*full, 5, 3))):
+        deviation = ssdd_ext.fit(points, targets, **options).predict(queries, return_std=True)[1]
+        found.append((deviation, torch.autograd.grad(deviation.sum(), x)[0]))
+    torch.testing.assert_close(found[0], found[1])
+
+
 def test_one_factorisation(monkeypatch, random):
     count = []
     factor = torch.linalg.cholesky_ex
