@@ -52,8 +52,8 @@ class Posterior:
         a = matrix() if self.x_s is not None else None
         # The queries may have batch dimensions that the fit lacks.
         batch = torch.broadcast_shapes(self.factor.shape[:-2], right.shape[:-2])
-        a, right, factor = (t if t is None else t.expand(*batch, *t.shape[-2:]) for t in (a, right, self.factor))
-        x: Tensor = module.solve_again(a, right, factor)
+        right, factor = (t.expand(*batch, *t.shape[-2:]) for t in (right, self.factor))
+        x: Tensor = module.solve_again(None if a is None else a.expand(*batch, *a.shape[-2:]), right, factor)
         return x
 
     def dual_variance(self, x_s: Tensor, x_q: Tensor, kernel: Kernel, backend: str) -> Tensor:
