@@ -8,8 +8,9 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import math
+from functools import cached_property
 from importlib.util import find_spec
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
@@ -22,6 +23,7 @@ if find_spec(f"{__package__}._C") is None:
         f"folder hides it: run from another one, with 'pytest' and not 'python -m pytest'"
     )
 
+Value = TypeVar("Value")
 FEATURE_DTYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
 ON_FAILURE = ("raise", "jitter", "nan")
 BACKENDS = ("auto", "native", "planned", "torch")
@@ -155,6 +157,18 @@ def full_precision(like: Tensor) -> Any:
     if torch.amp.is_autocast_available(kind) and torch.is_autocast_enabled(kind):
         return torch.autocast(kind, enabled=False)
     return contextlib.nullcontext()
+
+
+class CachedProperty(cached_property[Value]):
+    """A ``cached_property`` that torch.compile can trace: it computes the value at each use there.
+
+    The lock of Python 3.11's ``cached_property`` cannot be traced.
+    """
+
+    def __get__(self, instance: Any, owner: Any = None) -> Any:
+        if instance is not None and torch.compiler.is_compiling():
+            return self.func(instance)
+        return super().__get__(instance, owner)
 
 
 def is_transformed() -> bool:
@@ -327,9 +341,14 @@ def raise_on_failure(op: str, status: Tensor, order: int, ridge: Any) -> None:
             f"lengthscale > 0, a bias >= 0, and the square of a lengthscale in the range of the dtype; clamp or "
             f"re-parametrise the tensor (for example value.exp())"
         )
+    without = ridge in (None, "none")
+    larger = (
+        "add a multiple of the identity" if op == "cholesky" else "pass a ridge" if without else "use a larger ridge"
+    )
     raise FactorizationError(
         f"{op}: the matrix of {where} is not positive definite: pivot {code} of {order} is not a positive finite "
-        f"number, with ridge {ridge}{more}; use a larger ridge, on_failure='jitter', or solve_dtype=torch.float64, "
+        f"number, {'without a ridge' if without else f'with ridge {ridge}'}{more}; {larger}, "
+        f"on_failure='jitter', or solve_dtype=torch.float64, "
         f"and check_finite=True if the inputs may hold NaN; a matrix that is meant to be singular is solved by "
         f"torch.linalg.lstsq or pinv(hermitian=True), an indefinite one by torch.linalg.solve"
     )

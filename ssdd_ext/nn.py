@@ -171,6 +171,13 @@ class RidgeHead(torch.nn.Module):
                 f"{checks.describe(labels)}; convert one-hot labels with labels.float()"
             )
         if not 1 <= labels.dim() < support.dim() or labels.shape[-1] != points:
+            at = labels.dim()
+            if 0 < at < support.dim() - 2 and labels.shape == support.shape[:at]:
+                raise ValueError(
+                    f"support: expected features [..., S, D], one row per point, got {checks.describe(support)} beside "
+                    f"class numbers of shape {tuple(labels.shape)}; if each point has several dimensions, such as an "
+                    f"image, pass support.flatten({at}) and queries.flatten({at})"
+                )
             raise ValueError(
                 f"labels: expected class numbers [..., {points}], one per support point, got "
                 f"{checks.describe(labels)}; convert one-hot labels with labels.to(support.dtype)"

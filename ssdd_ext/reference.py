@@ -143,9 +143,9 @@ def tridiagonal(a: Tensor) -> tuple[Tensor, Tensor]:
     return t, q
 
 
-def solve_again(a: Tensor | None, b: Tensor, factor: Tensor) -> Tensor:
-    """Return A^-1 B [..., n, m] from the factor of A, to which the gradient flows."""
-    return torch.cholesky_solve(b, factor)
+def quadratic(a: Tensor | None, b: Tensor, factor: Tensor) -> Tensor:
+    """Return b^T A^-1 b per column of b [..., n, m] from the factor of A, to which the gradient flows; [..., m]."""
+    return (b * torch.cholesky_solve(b, factor)).sum(-2)
 
 
 def log_determinant(a: Tensor | None, factor: Tensor) -> Tensor:

@@ -28,12 +28,14 @@ class Journal:
         self.path = path
 
     def write(self, line: dict[str, Any]) -> None:
-        """Append one line. On a full disk this line is lost, and the run continues."""
+        """Append one line. On a full disk this line is lost, or cut short, and the run continues."""
         if self.path is None:
             return
         try:
-            with self.path.open("a") as file:
-                file.write(json.dumps(line) + "\n")
+            with self.path.open("ab") as file:
+                # A line that was cut short ends here, so that this one can be read.
+                torn = file.tell() > 0 and self.path.read_bytes()[-1:] != b"\n"
+                file.write(b"\n" * torn + json.dumps(line).encode() + b"\n")
                 file.flush()
                 os.fsync(file.fileno())
         except OSError as failure:

@@ -181,6 +181,10 @@ def run_step(step: Step, out: Path, seconds: float, log: Log) -> Report:
                 outcome = "hung" if run["stopped"] else "crashed"
                 reason = run["stopped"] or f"the process ended with status {run['rc']}"
                 journal.end(running["begin"], outcome, reason="\n".join([reason, *run["tail"][-15:]]))
+                if journal.running() == running:  # a full disk: started again, it would lose all results again
+                    unwritten = f"{step.name}.jsonl cannot be written; log.txt and the output have what ran after it"
+                    result |= {"rc": 1, "unfinished": unwritten}
+                    break
             if running is None:
                 result["rc"] = result["rc"] or abs(run["rc"])
                 break
@@ -343,6 +347,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         counts = ", ".join(f"{n} {outcome}" for outcome, n in result.get("items", {}).items())
         word = "FAILED" if step.name in bad else "passed"
         log.write(f"{word:9}{step.name:12}{result['seconds']:6.0f} s  {counts}\n")
+        if "unfinished" in result:
+            log.write(f"         unfinished: {result['unfinished']}\n")
         for line in result.get("not_passed", []):
             log.write(f"         {line['outcome']}: {line['end']}: {headline(line.get('reason', ''))}\n")
     log.write(f"{time.monotonic() - begin:.0f} s; wrote {path}\n")

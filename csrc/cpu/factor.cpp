@@ -1,6 +1,7 @@
 #include "factor.h"
 
 #include <cmath>
+#include <limits>
 
 #include "blas.h"
 #include "team.h"
@@ -42,7 +43,13 @@ int potrf_wide(int64_t n, float* a, int64_t lda) {
   double wide[kBlock * kBlock];
   for (int64_t i = 0; i < n; ++i)
     for (int64_t j = 0; j <= i; ++j) wide[i * n + j] = a[i * lda + j];
-  const int info = n <= kSmallFactor ? potrf_small(n, wide) : blas::potrf(n, wide, n);
+  int info = n <= kSmallFactor ? potrf_small(n, wide) : blas::potrf(n, wide, n);
+  // A pivot below the rounding error of its own sum is noise. Three equal points have two of them, and their inverses
+  // overflow float.
+  const double noise = static_cast<double>(n) * std::numeric_limits<double>::epsilon();
+  for (int64_t i = 0; i < n && info == 0; ++i)
+    if (wide[i * n + i] * wide[i * n + i] <= noise * static_cast<double>(a[i * lda + i]))
+      info = static_cast<int>(i + 1);
   for (int64_t i = 0; i < n; ++i)
     for (int64_t j = 0; j <= i; ++j) a[i * lda + j] = static_cast<float>(wide[i * n + j]);
   return info;

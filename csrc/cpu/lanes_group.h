@@ -46,14 +46,17 @@ struct Targets {
   }
 };
 
-// f(group, worker) for every vector of problems, shared over the threads.
+// With fewer multiply-adds of whole vectors than this (about 40 us), a batch is not worth the start of a second thread.
+constexpr double kWorthThreads = 1e5;
+
+// f(group, worker) for every vector of problems, shared over the threads. `multiply_adds`: of whole vectors, per group.
 template <class T, class F>
 void for_groups(int64_t batch, double multiply_adds, int threads, F f) {
   const int width = lanes<T>().width;
   const int64_t groups = (batch + width - 1) / width;
   Workers workers(groups, multiply_adds, threads, 0);
   workers.team_size = 1;
-  if (multiply_adds * static_cast<double>(groups) < kWorthATeam) workers.count = 1;
+  if (multiply_adds * static_cast<double>(groups) < kWorthThreads) workers.count = 1;
   workers.run(groups, [&](const Team&, int64_t group, int worker) {
     const int64_t first = group * width;
     f(Group{first, static_cast<int>(std::min<int64_t>(width, batch - first)), width}, worker);

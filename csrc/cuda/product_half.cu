@@ -2,8 +2,8 @@
 // and add in float, so that every product is exact. Sums are promoted to fp32 registers every 32 steps of k, for the
 // reason in product_tensor.cu.
 //
-// Mapping: as in product_tensor.cu, with products m16n8k16 and stages of 32 k, which are as many bytes. Copies go to
-// shared memory without registers between. Fragments are loaded by ldmatrix, transposed if k is not the direction of
+// Mapping: as in product_tensor.cu, with products m16n8k16 and 4 stages of 32 k for both tiles. Copies go to shared
+// memory without registers between. Fragments are loaded by ldmatrix, transposed if k is not the direction of
 // unit stride.
 // Traffic per tile: 2 x Size k elements of 2 bytes read, Size^2 floats written. FLOPs: 2 m n k.
 // Floor on an H100: 2 m n k / 620 TF/s through mma.sync (989 at the data sheet's rate), or (2 / Size) m n k 2 bytes /
@@ -30,7 +30,7 @@ void run(const Product<float>& p, const Tiling& tiling, simt::Stream stream) {
                            ? (b.k_major ? &half_kernel<E, Size, true, true> : &half_kernel<E, Size, true, false>)
                            : (b.k_major ? &half_kernel<E, Size, false, true> : &half_kernel<E, Size, false, false>);
   simt::launch(kernel, {static_cast<unsigned>(tiling.tiles * tiling.splits * p.batch)}, Shape<Size>::kThreads,
-               kSharedBytes<Size>, stream, p, tiling);
+               kSharedBytes<E, Size>, stream, p, tiling);
 }
 
 template <class E>

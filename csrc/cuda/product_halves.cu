@@ -13,10 +13,10 @@
 // halves_kernel: as product_tensor.cu with tiles of 128 x 128. k is loaded in steps of 32. Each float is scaled and
 // split once per block, from a stage of floats to one of halves, while the warps multiply the step before it.
 // Traffic: that of product_tensor.cu, and both operands once more for their ranges. FLOPs: 3 x 2 m n k on the tensor
-// cores. Per 16 k a warp executes about 320 instructions, of which 48 are products, 64 promote sums, 80 split and 12 load
-// fragments; for three TF32 products it is 400 and 96 products, which keep the tensor cores busy for twice as long. On an
-// H100 three TF32 products take 2,540 cycles per 16 k of a tile (54 TF/s, measured), of which the tensor cores are busy
-// for 1,320 (104 TF/s). Expected from that: 1,700 cycles, 1.5 times the rate. With the ranges (reading the operands at
+// cores. Per 16 k a warp executes about 290 instructions, of which 48 are products, 64 promote sums, 80 split and 12 load
+// fragments; for three TF32 products it is 362 and 96 products, which keep the tensor cores busy for twice as long. On an
+// H100 three TF32 products took 2,540 cycles per 16 k of a tile (54 TF/s, measured at 402 instructions), of which the
+// tensor cores are busy for 1,320 (104 TF/s). Expected from that: 1,700 cycles, 1.5 times the rate. With the ranges (reading the operands at
 // 2.4 TB/s, and a launch more per product) that is 380 of 2,300 us less at S=1000 Q=1024 D=8192 C=512, 24 of 308 us at
 // B=64 S=100 Q=256 D=512 C=10, and nothing at S=10 and S=100, whose products take small tiles.
 // Floor on an H100: 6 m n k / 990 TF/s at the data sheet's rate, about 208 TF/s through mma.sync, and reading the
@@ -106,10 +106,12 @@ void ranges_kernel(Operands both, int64_t batch, int64_t scales_bs) {
   simt::store(scales + i, range.scale());
 }
 
-// Two stages of floats per step of k, and two steps; the same of halves, h before l.
-constexpr int kSteps = 2 * Stage<float, kSize, true>::kSteps, kFloats = kStageBytes<kSize> / 4,
-              kHalves = kStageBytes<kSize> / 2;
-constexpr int kBytes = 4 * 2 * kStageBytes<kSize> * 2;
+// One stage of floats per step of k, and two steps; two stages of halves, h before l.
+constexpr int kSteps = Stage<float, kSize, true>::kSteps, kPart = kSteps / 2;
+constexpr int kFloatBytes = kStageBytes<kSize, kBytesOfK<float, kSize>>,
+              kHalfBytes = kStageBytes<kSize, kBytesOfK<Half, kSize>>;
+constexpr int kFloats = kFloatBytes / 4, kHalves = kHalfBytes / 2;
+constexpr int kBytes = 2 * 2 * kFloatBytes + 2 * 2 * 2 * kHalfBytes;
 
 // Scales and splits one operand's stages. Each half of the block has one operand: one code for both, and for both
 // layouts, since an instruction cache is small. A thread has four lines of four neighbours each.
@@ -117,14 +119,15 @@ class Splitter {
   static constexpr int kHalf = kThreads / 2, kLines = 4;
 
  public:
-  // scales: of the tile's first row; rows: how many exist; offset: of the operand, in stages.
-  SIMT_DEVICE Splitter(bool k_major, const float* scales, int64_t rows, int offset) {
+  // scales: of the tile's first row; rows: how many exist; second: of the two operands.
+  SIMT_DEVICE Splitter(bool k_major, const float* scales, int64_t rows, bool second) {
     const int t = simt::thread() % kHalf, first = k_major ? t / 4 : t / 32, along = k_major ? t % 4 * 4 : t % 32 * 4;
     const int pitch = k_major ? Stage<float, kSize, true>::kPitch : Stage<float, kSize, false>::kPitch;
     const int half_pitch = k_major ? Stage<Half, kSize, true>::kPitch : Stage<Half, kSize, false>::kPitch;
     const int step = k_major ? kHalf / 4 : kHalf / 32;
-    from = offset * kFloats + first * pitch + along;
-    to = offset * kHalves + first * half_pitch + along;
+    from = (second ? kFloats : 0) + first * pitch + along;
+    to = (second ? 2 * kHalves : 0) + first * half_pitch + along;
+    part = k_major ? kPart : kPart * pitch;
     from_step = step * pitch;
     to_step = step * half_pitch;
     low = k_major ? 16 : 16 * half_pitch;
@@ -135,7 +138,10 @@ class Splitter {
     }
     by_line = k_major;
   }
-  SIMT_DEVICE void run(const float* floats, uint16_t* halves) const {
+  // Splits half `which` of a step.
+  SIMT_DEVICE void run(const float* floats, int which, uint16_t* halves) const {
+    floats += which * part;
+    halves += which * kHalves;
 #pragma unroll
     for (int i = 0; i < kLines; ++i) {
       const auto x = simt::get_vector<4>(floats + from + i * from_step);
@@ -156,7 +162,7 @@ class Splitter {
   }
 
  private:
-  int from, to, from_step, to_step, low;
+  int from, to, from_step, to_step, low, part;
   float scales_of[kLines];  // of its lines if by_line, else of its places along them
   bool by_line;
 };
@@ -221,33 +227,30 @@ void halves_kernel(Product<float> p, Tiling tiling) {
   if (!find_part<kSize>(p, tiling, static_cast<int>(simt::block().x), part)) return;
   if (!has_scales(p, part)) return;
   simt::Shared shared;
-  float* const floats = shared.take<float>(8 * kFloats);
+  float* const floats = shared.take<float>(4 * kFloats);
   Half* const halves = reinterpret_cast<Half*>(shared.take<uint16_t>(8 * kHalves));
   const float* const a_scales = p.scales + part.b * (p.m + p.n) + part.row;
   const float* const b_scales = p.scales + part.b * (p.m + p.n) + p.m + part.column;
   const int rows = static_cast<int>(p.m - part.row), columns = static_cast<int>(p.n - part.column);
-  Loader<float, kSize, AMajor> a(p.a[part.b], part.row, p.m, part.k_begin, true);
-  Loader<float, kSize, BMajor> b(p.b[part.b].t(), part.column, p.n, part.k_begin, true);
+  int left = static_cast<int>(part.k_end - part.k_begin), ahead = left;  // k to split, k to load
+  Loader<float, kSize, AMajor> a(p.a[part.b], part.row, p.m, part.k_begin, left, true);
+  Loader<float, kSize, BMajor> b(p.b[part.b].t(), part.column, p.n, part.k_begin, left, true);
   const bool of_a = simt::thread() < kThreads / 2;  // the first half of the block splits a, the other one b
-  const Splitter splitter(of_a ? AMajor : BMajor, of_a ? a_scales : b_scales, of_a ? rows : columns, of_a ? 0 : 2);
+  const Splitter splitter(of_a ? AMajor : BMajor, of_a ? a_scales : b_scales, of_a ? rows : columns, !of_a);
   float sums[4][4][4] = {}, cross[4][4][4] = {};
   const bool works = Shape<kSize>::warp_row() < rows && Shape<kSize>::warp_column() < columns;
   const int own_a = place_in_a<Half, kSize, AMajor>(), own_b = place_in_b<Half, kSize, BMajor>();
 
   // Per turn: load step turn + 1, split step turn, multiply step turn - 1. Steps are in two places in turn, a's stages
   // before b's.
-  int left = static_cast<int>(part.k_end - part.k_begin), ahead = left;  // k to split, k to load
 #pragma unroll 1
   for (int turn = -1; left > -kSteps; ++turn) {
     simt::copy_wait<0>();
     simt::barrier();
-    float* const next = floats + (turn & 1 ? 0 : 4 * kFloats);
+    float* const next = floats + (turn & 1 ? 0 : 2 * kFloats);
     if (ahead > 0) {
-#pragma unroll
-      for (int stage = 0; stage < 2; ++stage) {  // beyond the end, zeros
-        a.load(next + stage * kFloats, ahead - stage * kSteps / 2);
-        b.load(next + (2 + stage) * kFloats, ahead - stage * kSteps / 2);
-      }
+      a.load(next, ahead);
+      b.load(next + kFloats, ahead);
     }
     simt::copy_commit();
     ahead -= kSteps;
@@ -255,10 +258,9 @@ void halves_kernel(Product<float> p, Tiling tiling) {
     Half* const split = halves + (turn & 1 ? 4 * kHalves : 0);
     const Half* const ready = halves + (turn & 1 ? 0 : 4 * kHalves);
     if (left > 0) {
-      const float* const loaded = floats + (turn & 1 ? 4 * kFloats : 0);
-#pragma unroll
-      for (int stage = 0; stage < 2; ++stage)
-        splitter.run(loaded + stage * kFloats, reinterpret_cast<uint16_t*>(split + stage * kHalves));
+      const float* const loaded = floats + (turn & 1 ? 2 * kFloats : 0);
+#pragma unroll 1
+      for (int half = 0; half < 2; ++half) splitter.run(loaded, half, reinterpret_cast<uint16_t*>(split));
     }
     if (turn > 0 && works) multiply_halves<AMajor, BMajor>(ready + own_a, ready + 2 * kHalves + own_b, sums, cross);
     left -= kSteps;

@@ -3,18 +3,19 @@
 // therefore promoted: every 16 steps of k the fragment is added to fp32 registers and starts at zero again.
 //
 // Mapping: one block per tile; products m16n8k8. Tiles are 128 x 128 with 8 warps of 64 x 32 if these fill the chip,
-// else 64 x 64 with 4 warps of 32 x 32. k is loaded in steps of 16 through 4 stages of cp.async: 16 bytes per copy if
-// an operand is aligned, else 4 (any stride, any D). A stage holds an operand in its layout in memory
-// (tile_matrix.cuh). Fragments are loaded by ldmatrix if k is the direction of unit stride, else four neighbouring rows
-// at a time, without bank conflicts.
+// else 64 x 64 with 4 warps of 32 x 32. k is loaded through stages of cp.async: 2 of 32 k for the large tile, 4 of 16 k
+// for the small one. Copies are of 16 bytes if an operand is aligned, else of 4 (any stride, any D). A stage holds an
+// operand in its layout in memory (tile_matrix.cuh). Fragments are loaded by ldmatrix if k is the direction of unit
+// stride, else four neighbouring rows at a time, without bank conflicts.
 // One launch may compute two independent products in small tiles: K_ss beside K_qs needs no launch of its own. Warps
 // whose part of a tile is outside of the matrix take part in loads and barriers, and multiply nothing. If there are few
 // tiles and k is long, k is split between blocks; the last block to finish a tile adds the parts (finish_tile.cuh).
 // Traffic per tile: 2 x Size k floats read, Size^2 written; per product (2 / Size) m n k 4 bytes from L2, and the
 // operands once from memory. FLOPs: 3 x 2 m n k on the tensor cores.
 // Floor on an H100: 6 m n k / 495 TF/s at the data sheet's rate (165 TF/s of fp32 products), about 104 TF/s through
-// mma.sync. Per 16 k a warp of the large tile issues 96 products, 144 instructions that split, 64 that promote and 8 to
-// 12 loads of fragments, 400 in all; one product occupies its tensor core for about six issues.
+// mma.sync. Per 16 k a warp of the large tile issues 96 products, 144 instructions that split, 64 that promote, 8 to 12
+// loads of fragments and half a turn of the outer loop, 362 in all (232 cycles of the integer units); one product
+// occupies its tensor core for about six issues.
 // Error in the twin's rounding, which truncates every addend as a chip does: at most twice that of fp32 sums in order.
 // Other path: product_plain.cu for k < 48, for which the rounding to two TF32 numbers would show more, for double and
 // for distances; product_half.cu and product_mixed.cu for 16-bit operands.
@@ -40,7 +41,7 @@ void run(const Pair& pair, bool a_major, bool b_major, simt::Stream stream) {
   auto* const kernel = a_major ? (b_major ? &tensor_kernel<Size, true, true> : &tensor_kernel<Size, true, false>)
                                : (b_major ? &tensor_kernel<Size, false, true> : &tensor_kernel<Size, false, false>);
   simt::launch(kernel, {static_cast<unsigned>(pair.blocks(0) + pair.blocks(1))}, Shape<Size>::kThreads,
-               kSharedBytes<Size>, stream, pair);
+               kSharedBytes<float, Size>, stream, pair);
 }
 
 }  // namespace

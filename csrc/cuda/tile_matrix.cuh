@@ -25,21 +25,28 @@ struct Shape {
   static SIMT_DEVICE int warp_column() { return simt::warp() % kWarpsAcross * kWarpColumns; }
 };
 
-// The stage of one operand: 64 bytes of k for each of the Size rows. KMajor (k is the direction of unit stride):
-// [row][k] with a pitch of 80 bytes, else [k][row] with a pitch of Size + 8 elements. Neither has bank conflicts in
-// fragment loads.
+// The stage of one operand: kBytes of k for each of the Size rows. KMajor (k is the direction of unit stride): [row][k]
+// with 16 bytes between rows, else [k][row] with a pitch of Size + 8 elements. Neither has bank conflicts in fragment
+// loads.
+// 64 bytes in 4 stages, or of large tiles of floats 128 in 2: half as many barriers and turns of the loop, which takes
+// long enough there for the copies of the next stage to arrive.
+template <class E, int Size>
+constexpr int kBytesOfK = Size == kLargeTile && sizeof(E) == 4 ? 128 : 64;
 template <class E, int Size, bool KMajor>
 struct Stage {
-  static constexpr int kWide = 16 / static_cast<int>(sizeof(E));   // elements of one copy
-  static constexpr int kSteps = 64 / static_cast<int>(sizeof(E));  // k of one stage
-  static constexpr int kPitch = KMajor ? 80 / static_cast<int>(sizeof(E)) : Size + 8;
+  static constexpr int kBytes = kBytesOfK<E, Size>;
+  static constexpr int kWide = 16 / static_cast<int>(sizeof(E));       // elements of one copy
+  static constexpr int kSteps = kBytes / static_cast<int>(sizeof(E));  // k of one stage
+  static constexpr int kPitch = KMajor ? (kBytes + 16) / static_cast<int>(sizeof(E)) : Size + 8;
 };
-constexpr int kStages = 4;
-template <int Size>
-constexpr int kStageBytes = Size * 80;  // the larger of both layouts
-template <int Size>
-constexpr int kSharedBytes = 2 * kStages * kStageBytes<Size>;
-static_assert(kSharedBytes<kLargeTile> == kLargeTileBytes, "what the choice of a tile counts with");
+template <class E, int Size>
+constexpr int kStages = 256 / kBytesOfK<E, Size>;
+template <int Size, int Bytes>
+constexpr int kStageBytes = Size * (Bytes + 16);  // the larger of both layouts
+template <class E, int Size>
+constexpr int kSharedBytes = 2 * kStages<E, Size> * kStageBytes<Size, kBytesOfK<E, Size>>;
+static_assert(kSharedBytes<float, kLargeTile> <= kLargeTileBytes && kSharedBytes<Half, kLargeTile> == kLargeTileBytes,
+              "what the choice of a tile counts with");
 
 // Loads the stages of one operand; each call of load() starts the copies of the next one.
 template <class E, int Size, bool KMajor>
@@ -47,14 +54,15 @@ class Loader {
   using S = Stage<E, Size, KMajor>;
   static constexpr int kThreads = Shape<Size>::kThreads;
   // Copies of 16 bytes: copies per line of the stage (a row, or a step of k), and lines at once.
-  static constexpr int kPerLine = KMajor ? 4 : Size / S::kWide, kLines = kThreads / kPerLine;
-  static constexpr int kCopies = Size * 4 / kThreads;
+  static constexpr int kPerLine = KMajor ? S::kBytes / 16 : Size / S::kWide, kLines = kThreads / kPerLine;
+  static constexpr int kCopies = Size * S::kBytes / 16 / kThreads;
   // Single floats, if rows are not aligned: lines at once.
   static constexpr int kSingleLines = kThreads / (KMajor ? S::kSteps : Size), kSingles = Size * S::kSteps / kThreads;
 
  public:
-  // view: [rows, k]; vectors: neighbours along the unit stride are aligned to 16 bytes.
-  SIMT_DEVICE Loader(const Source<float>& view, int64_t first_row, int64_t all_rows, int64_t k_begin, bool aligned)
+  // view: [rows, k], of which `count` k from k_begin on; aligned: neighbours along the unit stride, to 16 bytes.
+  SIMT_DEVICE Loader(const Source<float>& view, int64_t first_row, int64_t all_rows, int64_t k_begin, int count,
+                     bool aligned)
       : vectors(aligned) {
     const int t = simt::thread();
     rows = all_rows - first_row < Size ? static_cast<int>(all_rows - first_row) : Size;
@@ -67,6 +75,7 @@ class Loader {
       step = KMajor ? t % S::kSteps : t / Size;
       across = kSingleLines * (KMajor ? view.rs : view.cs);
     }
+    whole_left = vectors && rows == Size ? count - S::kSteps : -1;
     place = KMajor ? row * S::kPitch + step : step * S::kPitch + row;
     cursor = reinterpret_cast<const E*>(view.p) + (first_row + row) * view.rs + (k_begin + step) * view.cs;
     along = S::kSteps * view.cs;
@@ -75,28 +84,29 @@ class Loader {
   // left: the number of k that remain.
   SIMT_DEVICE void load(E* stages, int left) {
     E* const to = stages + place;
-    if (vectors && rows == Size && left >= S::kSteps) {  // an interior tile needs no clamps
+    const E* from = cursor;
+    if (whole_left >= 0) {  // an interior tile needs no clamps
 #pragma unroll
-      for (int r = 0; r < kCopies; ++r) simt::copy_async_whole(to + r * kLines * S::kPitch, cursor + r * across);
+      for (int r = 0; r < kCopies; ++r, from += across) simt::copy_async_whole(to + r * kLines * S::kPitch, from);
     } else if (vectors) {
+      const int existing = clamp_bytes(KMajor ? left - step : rows - row), lines = KMajor ? rows - row : left - step;
 #pragma unroll
-      for (int r = 0; r < kCopies; ++r) {
-        const bool exists = KMajor ? row + r * kLines < rows : step + r * kLines < left;
-        const int bytes = exists ? clamp_bytes(KMajor ? left - step : rows - row) : 0;
-        simt::copy_async<16>(to + r * kLines * S::kPitch, bytes ? cursor + r * across : cursor, bytes);
+      for (int r = 0; r < kCopies; ++r, from += across) {
+        const int bytes = r * kLines < lines ? existing : 0;
+        simt::copy_async<16>(to + r * kLines * S::kPitch, bytes ? from : cursor, bytes);
       }
     } else if constexpr (sizeof(E) == 4) {
-#pragma unroll
-      for (int r = 0; r < kSingles; ++r) {
-        const bool exists =
-            KMajor ? row + r * kSingleLines < rows && step < left : row < rows && step + r * kSingleLines < left;
-        simt::copy_async<4>(to + r * kSingleLines * S::kPitch, exists ? cursor + r * across : cursor, exists ? 4 : 0);
+      const bool part = KMajor ? step < left : row < rows;
+      const int lines = part ? (KMajor ? rows - row : left - step) : 0;
+#pragma unroll 2
+      for (int r = 0; r < kSingles; ++r, from += across) {
+        const bool exists = r * kSingleLines < lines;
+        simt::copy_async<4>(to + r * kSingleLines * S::kPitch, exists ? from : cursor, exists ? 4 : 0);
       }
     }
     cursor += along;
+    whole_left -= S::kSteps;
   }
-  // To another stage, so many elements away.
-  SIMT_DEVICE void move(int by) { place += by; }
 
  private:
   static SIMT_DEVICE int clamp_bytes(int elements) {
@@ -106,6 +116,7 @@ class Loader {
   const E* cursor;        // this thread's first element of the next stage
   int64_t across, along;  // from one of its copies to the next, and from stage to stage
   int place, row, step, rows;
+  int whole_left;  // of the k behind the next stage; negative if not all copies of that stage are whole
   bool vectors;
 };
 
@@ -192,8 +203,12 @@ SIMT_DEVICE void multiply_fragments(Half, float (&d)[4], const uint32_t (&a)[4],
   simt::mma_f16(d, a, b);
 }
 
-// sums += the product of one stage, of this warp. A tensor core truncates its sums toward zero. They therefore start at
-// zero in each stage and are then added in float.
+// The k that a tensor core sums. It truncates its sums toward zero, so that they start at zero again every so many k, and
+// are then added in float.
+template <class E>
+constexpr int kSummed = 64 / static_cast<int>(sizeof(E));
+
+// sums += the product of kSummed k, of this warp.
 template <class E, int Size, bool AMajor, bool BMajor>
 SIMT_DEVICE void multiply(const E* own_a, const E* own_b, float (&sums)[Shape<Size>::kRowTiles][4][4]) {
   constexpr int kRowTiles = Shape<Size>::kRowTiles;
@@ -294,55 +309,61 @@ SIMT_DEVICE bool has_scales(const Product<float>& p, const Part& part) {
 // Computes the tile of block `index` of a product.
 template <class E, int Size, bool AMajor, bool BMajor>
 SIMT_DEVICE void make_tile(const Product<float>& p, const Tiling& tiling, int index, bool a_vectors, bool b_vectors) {
-  constexpr int kSteps = Stage<E, Size, true>::kSteps, kStage = kStageBytes<Size> / static_cast<int>(sizeof(E));
+  constexpr int kSteps = Stage<E, Size, true>::kSteps;
+  constexpr int kStage = kStageBytes<Size, kBytesOfK<E, Size>> / static_cast<int>(sizeof(E));
   Part part;
   if (!find_part<Size>(p, tiling, index, part)) return;
   if constexpr (Size == kLargeTile && sizeof(E) == 4)
     if (p.scales && has_scales(p, part)) return;  // product_halves.cu computes it
   simt::Shared shared;
-  E* const a_stages = reinterpret_cast<E*>(shared.take<unsigned char>(kSharedBytes<Size>));
-  E* const b_stages = a_stages + kStages * kStage;
-  Loader<E, Size, AMajor> a(p.a[part.b], part.row, p.m, part.k_begin, a_vectors);
-  Loader<E, Size, BMajor> b(p.b[part.b].t(), part.column, p.n, part.k_begin, b_vectors);
+  E* const a_stages = reinterpret_cast<E*>(shared.take<unsigned char>(kSharedBytes<E, Size>));
+  E* const b_stages = a_stages + kStages<E, Size> * kStage;
+  const int k = static_cast<int>(part.k_end - part.k_begin);
+  Loader<E, Size, AMajor> a(p.a[part.b], part.row, p.m, part.k_begin, k, a_vectors);
+  Loader<E, Size, BMajor> b(p.b[part.b].t(), part.column, p.n, part.k_begin, k, b_vectors);
   float sums[Shape<Size>::kRowTiles][4][4] = {};
   // Some warps of a narrow or low matrix have no rows or columns.
   const bool works = part.row + Shape<Size>::warp_row() < p.m && part.column + Shape<Size>::warp_column() < p.n;
 
-  // The distance to the next stage, in elements. The first stage follows the last.
-  const auto next = [](int& stage) {
-    stage = stage + 1 == kStages ? 0 : stage + 1;
-    return stage == 0 ? (1 - kStages) * kStage : kStage;
-  };
-  // Each iteration fills a stage and, once all others are full, multiplies the oldest one. The code of a load occurs
-  // only once: it would otherwise be a third of the kernel.
-  int left = static_cast<int>(part.k_end - part.k_begin), ahead = left;  // k to multiply, k to load
-  int slot = 0, fill = 0, own_a = place_in_a<E, Size, AMajor>(), own_b = place_in_b<E, Size, BMajor>();
+  // Each turn fills a stage and, once all others are full, multiplies the oldest one. The code of a load and of a
+  // product occurs only once: the kernel would otherwise be larger than it may be.
+  constexpr int kLast = kStages<E, Size> - 1, kBack = -kLast * kStage;
+  constexpr int kNextA = kSummed<E> * (AMajor ? 1 : Stage<E, Size, AMajor>::kPitch);
+  constexpr int kNextB = kSummed<E> * (BMajor ? 1 : Stage<E, Size, BMajor>::kPitch);
+  E* fill = a_stages;
+  const E *own_a = a_stages + place_in_a<E, Size, AMajor>(), *own_b = b_stages + place_in_b<E, Size, BMajor>();
+  int left = k, ahead = k, own_left = works ? k : 0;  // k to multiply, to load, and to multiply by this warp
 #pragma unroll 1
-  for (int turn = 1 - kStages; left > 0; ++turn) {
+  for (int turn = -kLast; left > 0; ++turn) {
     if (turn >= 0) {
-      simt::copy_wait<kStages - 2>();
+      simt::copy_wait<kStages<E, Size> - 2>();
       simt::barrier();
     }
     if (ahead > 0) {
-      a.load(a_stages, ahead);
-      b.load(b_stages, ahead);
+      a.load(fill, ahead);
+      b.load(fill + kStages<E, Size> * kStage, ahead);
     }
     simt::copy_commit();
     ahead -= kSteps;
-    const int to_fill = next(fill);
-    a.move(to_fill);
-    b.move(to_fill);
+    fill += (turn & kLast) == 0 ? kBack : kStage;  // the first stage follows the last
     if (turn < 0) continue;
-    if (works) multiply<E, Size, AMajor, BMajor>(a_stages + own_a, b_stages + own_b, sums);
+#pragma unroll 1
+    for (int at = 0; at < kSteps; at += kSummed<E>) {
+      if (at >= own_left) break;
+      multiply<E, Size, AMajor, BMajor>(own_a, own_b, sums);
+      own_a += kNextA;
+      own_b += kNextB;
+    }
+    const int to_next = (turn & kLast) == kLast ? kBack : kStage;
+    own_a += to_next - kSteps / kSummed<E> * kNextA;
+    own_b += to_next - kSteps / kSummed<E> * kNextB;
     left -= kSteps;
-    const int to_read = next(slot);
-    own_a += to_read;
-    own_b += to_read;
+    own_left -= kSteps;
   }
 
   // All stages have been read: the tile reuses their memory.
   float* const tile = reinterpret_cast<float*>(a_stages);
-  static_assert(Size * kTilePitch<E, Size, AMajor> * 4 <= kSharedBytes<Size>, "the tile fits the stages");
+  static_assert(Size * kTilePitch<E, Size, AMajor> * 4 <= kSharedBytes<E, Size>, "the tile fits the stages");
   simt::barrier();
   const bool finite = put_sums<E, Size, AMajor, BMajor>(sums, tile);
   TileFinish<Shape<Size>::kThreads, Size, kTilePitch<E, Size, AMajor>, float>(p, tiling, part, tile).run(!finite);

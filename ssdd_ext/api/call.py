@@ -289,20 +289,45 @@ def _broadcast_batch(
     for name, shape in shapes.items():
         if len(shape) > len(batch):
             raise ValueError(_extra_dimension(name, shape, batch))
-    return checks.batch_shape(inputs=batch, **{f"hyper-parameter {name}": shape for name, shape in shapes.items()})
+    try:
+        return checks.batch_shape(inputs=batch, **{f"hyper-parameter {name}": shape for name, shape in shapes.items()})
+    except ValueError as error:
+        meanings = dict.fromkeys(f"one value {_meaning(name)}" for name in shapes)
+        raise ValueError(f"{error}; {'; '.join(meanings)}") from None
+
+
+OWN_DIMENSION = ("ARD.lengthscale", *(f"Ridge.{kind}" for kind in VECTOR_KINDS))
+
+
+def _meaning(name: str) -> str:
+    """Say how to write a value that is not one per problem."""
+    if name.startswith("Ridge"):
+        return "per target is Ridge.per_target(v), and one per support point Ridge.noise(v)"
+    return "per feature is ARD(kernel, v)"
 
 
 def _extra_dimension(name: str, shape: torch.Size, batch: torch.Size) -> str:
     """Return the error for a hyper-parameter with a dimension that the inputs lack. It lists what may be meant."""
-    single = "v.squeeze()" if shape.numel() == 1 else "v[0], or a number"
-    if name.startswith("Ridge"):
-        by_name = "one per target, Ridge.per_target(v), or per support point, Ridge.noise(v)"
+    own = name.endswith(OWN_DIMENSION)
+    single = "v.squeeze()" if shape.numel() == 1 and not own else "v[0], or a number"
+    expected = f"a tensor of at most {len(batch)} dimensions before the last" if own else ""
+    expected = expected or f"a number or a tensor of at most {len(batch)} dimensions"
+    if own:
+        what = f"one vector for all as a tensor with one dimension, {single.removesuffix(', or a number')}"
     else:
-        by_name = "one per feature, ARD(kernel, v)"
+        by_name = "one per target, Ridge.per_target(v), or per support point, Ridge.noise(v)"
+        by_name = by_name if name.startswith("Ridge") else "one per feature, ARD(kernel, v)"
+        what = f"one value for all as a tensor without dimensions, {single}; {by_name}"
     return (
-        f"{name}: expected a number or a tensor of at most {len(batch)} dimensions, as many batch dimensions as the "
-        f"inputs have, got shape {tuple(shape)}. Write one value for all as a tensor without dimensions, {single}; "
-        f"{by_name}; one per problem of a batch, such as a grid of values, by giving the inputs that dimension: "
+        f"{name}: expected {expected}, as many batch dimensions as the inputs have, got shape {tuple(shape)}"
+        f"{' before the last' if own else ''}. Write {what}; {for_each_problem(shape, batch)}"
+    )
+
+
+def for_each_problem(shape: torch.Size, batch: torch.Size) -> str:
+    """Say how to write one value per problem, for a value with more dimensions than the batch has."""
+    return (
+        "one per problem of a batch, such as a grid of values, by giving the inputs that dimension: "
         f"x_s.expand({', '.join(map(str, shape[: len(shape) - len(batch)]))}, *x_s.shape)"
     )
 

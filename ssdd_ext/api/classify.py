@@ -10,7 +10,7 @@ from torch import Tensor
 from .. import checks
 from ..kernels import Kernel
 from ..ridge import Ridge
-from .call import DEFAULT_KERNEL, DEFAULT_RIDGE, check_problem, mean_over_queries, prepare
+from .call import DEFAULT_KERNEL, DEFAULT_RIDGE, check_problem, for_each_problem, mean_over_queries, prepare
 
 Number = float | Tensor
 
@@ -82,8 +82,8 @@ def krr_cross_entropy(
     call = prepare(
         "krr_cross_entropy", tensors, kernel, ridge, on_failure, check_finite, backend, solve_dtype, return_info
     )
-    shapes = [f.shape for f in factors if isinstance(f, Tensor)] + [target.shape[: -2 if is_soft else -1]]
-    checks.batch_shape(inputs=call.batch, **{f"scale, temperature or y_q ({i})": s for i, s in enumerate(shapes)})
+    batch = checks.batch_shape(inputs=call.batch, y_q=target.shape[: -2 if is_soft else -1])
+    _check_batch(batch, scale=factors[0], temperature=factors[1])
     with call.precision(x_s), call.name_failure():
         inputs = call.features(x_s), call.cast(y_s), call.features(x_q)
         p, status, jitter, factor = call.run.krr(*inputs, call.kernel, call.ridge, **call.krr_options)
@@ -111,7 +111,28 @@ def _check_factors(scale: Number, temperature: Number) -> tuple[Number, Number]:
     return values["scale"], values["temperature"]
 
 
+def _check_batch(batch: torch.Size, **factors: Number) -> None:
+    """Refuse a factor with dimensions that the inputs lack."""
+    shapes = {name: factor.shape for name, factor in factors.items() if isinstance(factor, Tensor)}
+    for name, shape in shapes.items():
+        if len(shape) > len(batch):
+            single = "v.squeeze()" if shape.numel() == 1 else "v[0], or a number"
+            logits = f"{'v *' if name == 'scale' else '1 / v *'} krr(x_s, y_s, x_q)"
+            raise ValueError(
+                f"{name}: expected a number or a tensor of at most {len(batch)} dimensions, as many batch dimensions "
+                f"as the inputs have, got shape {tuple(shape)}. Write one value for all as a tensor without "
+                f"dimensions, {single}; one per class by torch.nn.functional.cross_entropy({logits}, y_q); "
+                f"{for_each_problem(shape, batch)}"
+            )
+    checks.batch_shape(inputs=batch, **shapes)
+
+
 def _check_probabilities(y_q: Tensor, tensors: dict[str, Tensor], x_q: Tensor, y_s: Tensor) -> Tensor:
+    if y_q.dim() == 1:
+        raise ValueError(
+            f"y_q: expected probabilities [..., Q, C], or class numbers [..., Q] of an integer dtype, got "
+            f"{checks.describe(y_q)}; convert class numbers with y_q.long()"
+        )
     tensors["y_q"] = checks.tensor("y_q", y_q)
     checks.size("y_q", y_q, -2, x_q.shape[-2], "x_q")
     checks.size("y_q", y_q, -1, y_s.shape[-1], "y_s")
@@ -125,6 +146,11 @@ def _check_labels(y_q: Tensor, x_q: Tensor, y_s: Tensor) -> Tensor:
             f"{checks.describe(y_q)}; convert it with torch.as_tensor(y_q)"
         )
     labels = checks.labels("y_q", y_q, y_s.shape[-1])
+    if y_q.dim() >= x_q.dim() and y_q.shape[-2:] == (x_q.shape[-2], y_s.shape[-1]):
+        raise ValueError(
+            f"y_q: expected class numbers [..., {x_q.shape[-2]}], got {checks.describe(y_q)}; convert one-hot labels "
+            f"with y_q.to(x_q.dtype)"
+        )
     checks.size("y_q", y_q, -1, x_q.shape[-2], "x_q")
     if y_q.device != x_q.device:
         raise ValueError(f"y_q: expected device {x_q.device}, where x_q is, got {y_q.device}")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
-from functools import cached_property, partial
+from functools import partial
 from typing import Any
 
 import torch
@@ -14,6 +14,7 @@ from torch import Tensor
 from .. import checks, ops, plan
 from ..kernels import Kernel, Linear, matmul
 from ..kernels.products import root
+from ..plan import planned as orders
 from ..ridge import VECTOR_KINDS, Ridge
 from . import precision
 from .call import DEFAULT_KERNEL, DEFAULT_RIDGE, UNKNOWN, Call, Info, check_problem, prepare
@@ -50,7 +51,7 @@ class Fit:
     result_dtype: torch.dtype
     solved: Callable[[], tuple[Posterior, Info]] = field(repr=False, compare=False)
 
-    @cached_property
+    @checks.CachedProperty
     def _solved(self) -> tuple[Posterior, Info]:
         return self.solved()
 
@@ -59,7 +60,7 @@ class Fit:
         """What the predictive deviation needs of the factorisation."""
         return self._solved[0]
 
-    @cached_property
+    @checks.CachedProperty
     def info(self) -> Info:
         """The outcome, Info(status, jitter, condition); the condition number is estimated when it is first read."""
         posterior, outcome = self._solved
@@ -105,8 +106,8 @@ class Fit:
             root_scale, root_bias = _roots(self.kernel, coefficients.dtype)
             p = root_scale * matmul(query, coefficients[..., : self.features, :])
             p = p + root_bias * coefficients[..., self.features :, :] if coefficients.shape[-2] > self.features else p
-        elif isinstance(self.kernel, Linear):
-            # Low rank: K_qs is never formed. s X_q (X_s^T alpha) + b (1^T alpha)
+        elif isinstance(self.kernel, Linear) and self._is_low_rank(query, self.alpha):
+            # K_qs is never formed. s X_q (X_s^T alpha) + b (1^T alpha)
             scale, bias = (_for_matrices(p, query.dtype) for p in self.kernel.parameters)
             p = self._times_weights(query, matmul(self.alpha.mT, self.x_s))
             p = p if isinstance(scale, float) and scale == 1 else scale * p
@@ -117,14 +118,21 @@ class Fit:
             p = matmul(p, self.alpha)
         return p
 
+    def _is_low_rank(self, query: Tensor, alpha: Tensor) -> bool:
+        sizes = query.shape[-2], self.features, alpha.shape[-1]
+        return orders.predicts_low_rank(alpha.shape[-2], *sizes) or self.features == 0
+
     def _times_weights(self, query: Tensor, weights: Tensor) -> Tensor:
-        """Return query weights^T for weights [..., C, D]; natively for a batch on the CPU, which reads queries once."""
-        if query.is_cuda or query.dim() < 3 or query.shape[:-2] != weights.shape[:-2] or self.backend == "torch":
+        """Return query weights^T for weights [..., C, D]; natively on the CPU, which reads queries once."""
+        small = query.numel() * weights.shape[-2] < LEAST_NATIVE
+        if small or query.is_cuda or query.shape[:-2] != weights.shape[:-2] or self.backend == "torch":
             return matmul(query, weights.mT)
         return gram(query, weights, backend=self.backend)
 
 
 Number = float | Tensor
+LEAST_NATIVE = 1 << 17
+"""Multiply-adds of the predictions from which a product of the core saves more than its call takes."""
 
 
 def _for_matrices(parameter: Number, dtype: torch.dtype) -> Number:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
-from functools import cached_property
 from typing import Any
 
 import torch
@@ -48,7 +47,7 @@ class RidgePath:
     k_ss: Tensor = field(repr=False)
     decomposition: spectrum.Decomposition | None = field(repr=False)
 
-    @cached_property
+    @checks.CachedProperty
     def info(self) -> Info:
         """The outcome, Info(status, jitter, condition), one entry per problem; the condition number is that of the
         ridge for which it is largest, from the eigenvalues."""
@@ -56,7 +55,7 @@ class RidgePath:
         least = self._shifts.detach().amin((-2, -1))
         return self.outcome._replace(condition=(w.amax(-1) + least) / (w.amin(-1) + least))
 
-    @cached_property
+    @checks.CachedProperty
     def alpha(self) -> Tensor:
         """(K_ss + lambda I)^-1 Y_s [..., R, S, C], computed when it is first needed."""
         y = self.y_s.unsqueeze(-3)
@@ -260,10 +259,11 @@ def _own_dimensions(ridges: Any) -> int:
     allowed = isinstance(ridges, Ridge) and ridges.kind != "noise"
     own = 2 if allowed and ridges.kind == "per_target" else 1
     if not allowed or not isinstance(ridges.value, Tensor) or ridges.value.dim() < own:
-        value = ridges.value if isinstance(ridges, Ridge) else ridges
+        got = checks.describe(ridges.value if isinstance(ridges, Ridge) else ridges)
+        got = f"Ridge.{ridges.kind} of {got}" if isinstance(ridges, Ridge) else got
         raise TypeError(
             f"ridges: expected a Ridge of a tensor, such as Ridge.absolute(torch.logspace(-3, 3, 100)), or "
-            f"Ridge.per_target of one [R, C], got {checks.describe(value)}"
+            f"Ridge.per_target of one [R, C], got {got}"
         )
     if ridges.value.shape[-own] == 0:
         raise ValueError(f"ridges: expected at least one ridge, got {checks.describe(ridges.value)}")

@@ -47,22 +47,27 @@ class Posterior:
         eye = torch.eye(k_ss.shape[-1], dtype=k_ss.dtype, device=k_ss.device)
         return k_ss + (shift + self.jitter[..., None])[..., None] * eye
 
-    def _solve(self, matrix: Any, right: Tensor) -> Tensor:
+    def _quadratic(self, matrix: Any, right: Tensor) -> Tensor:
+        """Return b^T A^-1 b per column of right [..., n, Q], [..., Q]."""
         module: Any = reference if self.call.backend == "torch" else ops
         a = matrix() if self.x_s is not None else None
-        # The queries may have batch dimensions that the fit lacks.
+        if self.factor.dim() == 2 and right.dim() > 2:  # the queries of a batch are columns of one system
+            columns = right.movedim(-2, 0)
+            flat: Tensor = module.quadratic(a, columns.reshape(len(columns), -1), self.factor)
+            return flat.reshape(columns.shape[1:])
         batch = torch.broadcast_shapes(self.factor.shape[:-2], right.shape[:-2])
-        right, factor = (t.expand(*batch, *t.shape[-2:]) for t in (right, self.factor))
-        x: Tensor = module.solve_again(None if a is None else a.expand(*batch, *a.shape[-2:]), right, factor)
-        return x
+        factor = self.factor.expand(*batch, *self.factor.shape[-2:])
+        a = None if a is None else a.expand(factor.shape)
+        value: Tensor = module.quadratic(a, right.expand(*batch, *right.shape[-2:]), factor)
+        return value
 
     def dual_variance(self, x_s: Tensor, x_q: Tensor, kernel: Kernel, backend: str) -> Tensor:
         """Return k(x, x) - k_q^T A^-1 k_q [..., Q]."""
         k_sq = gram(x_s, x_q, kernel=kernel, backend=backend)
         if self.root_weights is not None:
             k_sq = self.root_weights * k_sq
-        solved = self._solve(lambda: self.matrix(gram(x_s, kernel=kernel, backend=backend)), k_sq)
-        return reference.diagonal(x_q, kernel).squeeze(-1) - (k_sq * solved).sum(-2)
+        taken = self._quadratic(lambda: self.matrix(gram(x_s, kernel=kernel, backend=backend)), k_sq)
+        return reference.diagonal(x_q, kernel).squeeze(-1) - taken
 
     def primal_variance(self, phi_q: Tensor, phi_of: Any) -> Tensor:
         """Return lambda phi^T (Phi^T Phi + lambda I)^-1 phi [..., Q], in which nothing cancels."""
@@ -73,9 +78,8 @@ class Posterior:
             eye = torch.eye(phi.shape[-1], dtype=phi.dtype, device=phi.device)
             return matmul(phi.mT, phi) + for_matrices(self.noise) * eye
 
-        solved = self._solve(matrix, phi_q.mT)
         noise = self.noise[..., None] if isinstance(self.noise, Tensor) else self.noise
-        return noise * (phi_q.mT * solved).sum(-2)
+        return noise * self._quadratic(matrix, phi_q.mT)
 
 
 def deviation(variance: Tensor) -> Tensor:

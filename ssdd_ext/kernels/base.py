@@ -53,8 +53,9 @@ class Kernel:
 
     A kernel is a frozen dataclass. Its fields are its hyper-parameters: numbers, or tensors [...] with gradients that
     broadcast over the batch dimensions. Fields named in ``constants`` are plain values, such as an order or a depth.
-    ``k1 + k2``, ``k1 * k2`` and ``2.0 * k`` are kernels too. Two kernels are equal if they have the same class, equal
-    numbers and the same tensors. The values of tensors are not read.
+    ``k1 + k2``, ``k1 * k2`` and ``2.0 * k`` are kernels too. Inside ``torch.compile``, which cannot trace the product
+    of a tensor and a kernel, write ``Scaled(k, v)`` for a tensor v. Two kernels are equal if they have the same class,
+    equal numbers and the same tensors. The values of tensors are not read.
     """
 
     name: ClassVar[str]

@@ -11,9 +11,9 @@ from . import planned
 from .any_gram import gram
 from .cholesky import cholesky, cholesky_solve, factored_solve
 from .eager import eager_krr
-from .eager_gram import eager_cholesky, eager_from_gram
+from .eager_gram import eager_cholesky, eager_from_gram, eager_gram
 from .fitted import Fitted, eager_fit
-from .gaussian import log_determinant, solve_again
+from .gaussian import log_determinant, quadratic
 from .krr import explain, krr, krr_mse
 from .native import angle_layers, build_info, gpu, unavailable
 from .small import plan_small, small_krr_mse
@@ -27,6 +27,7 @@ __all__ = [
     "eager_cholesky",
     "eager_fit",
     "eager_from_gram",
+    "eager_gram",
     "eager_krr",
     "explain",
     "factored_solve",
@@ -37,7 +38,7 @@ __all__ = [
     "krr_mse",
     "planned",
     "plan_small",
+    "quadratic",
     "small_krr_mse",
-    "solve_again",
     "unavailable",
 ]

@@ -1,4 +1,5 @@
-"""Eager regressions from given Gram matrices on plain CPU tensors: one call of the core per pass; see ``eager``."""
+"""Eager Gram matrices, and regressions from given ones, on plain CPU tensors: one call of the core per pass; see
+``eager``."""
 
 from __future__ import annotations
 
@@ -11,12 +12,13 @@ from torch import Tensor
 from torch.overrides import has_torch_function
 
 from .. import checks
-from ..kernels import matmul
+from ..kernels import Kernel, matmul
 from ..ridge import KINDS, Ridge
 from . import planned
 from .cholesky import factor_and_solve
 from .eager import FailedProblem, backward_on_core, is_eager, is_plain, memory, to_targets
-from .native import capsule, core, failure_code, return_workspace, take_workspace, to_capsule
+from .gram import forward as form_gram
+from .native import capsule, core, failure_code, has_code, return_workspace, take_workspace, to_capsule
 from .second import pull_back
 
 Tensors = tuple[Tensor, ...]
@@ -176,3 +178,29 @@ def eager_cholesky(a: Tensor, y: Tensor | None, ridge: Ridge | None, on_failure:
     if on_failure == "raise" and status.any():
         return None
     return factor if y is None else x
+
+
+def eager_gram(x: Tensor, z: Tensor | None, kernel: Kernel) -> Tensor | None:
+    """Return K of x and z (x itself if z is None) without gradients; None if the ordinary path must run."""
+    given = (x,) if z is None else (x, z)
+    if torch.compiler.is_compiling() or not is_plain(*given) or not isinstance(kernel, Kernel):
+        return None
+    if torch.is_grad_enabled() and (x.requires_grad or (z is not None and z.requires_grad)):
+        return None
+    if not is_eager() or has_torch_function(given):
+        return None
+    other, shape = x if z is None else z, x.shape
+    if not 2 <= len(shape) == other.dim() <= 3 or min(*shape, *other.shape) < 1 or other.dtype is not x.dtype:
+        return None
+    if shape[:-2] != other.shape[:-2] or shape[-1] != other.shape[-1]:
+        return None
+    values: list[Any] = list(kernel.parameters)
+    spec = kernel.spec
+    if not has_code(kernel, spec, x.dtype) or not all(type(v) is float for v in values):
+        return None
+    if shape[:-1].numel() * other.shape[-2] > checks.MAX_ELEMENTS:
+        return None
+    try:
+        return form_gram(x.detach(), None if z is None else z.detach(), None, values, spec)
+    except (ValueError, BufferError):
+        return None  # the ordinary path raises the error

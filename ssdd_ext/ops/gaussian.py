@@ -1,4 +1,4 @@
-"""Further solutions and the determinant from a factor, without a second factorisation."""
+"""Quadratic forms and the determinant from a factor, without a second factorisation."""
 
 from __future__ import annotations
 
@@ -9,28 +9,37 @@ from torch import Tensor
 
 from .. import checks
 from .planned_gram import BatchedFunction
-from .planned_solve import both, planned_solve
+from .planned_solve import planned_solve
 from .register import apply, is_differentiated
 
 
-class _SolveAgain(BatchedFunction):
-    """Computes A^-1 B from the factor of A. ``a`` may be None if it needs no gradient."""
+class _Quadratic(BatchedFunction):
+    """Computes b^T A^-1 b per column of b, from the factor of A. ``a`` may be None if it needs no gradient."""
 
     @staticmethod
-    def forward(a: Tensor | None, b: Tensor, factor: Tensor) -> Tensor:
-        return torch.cholesky_solve(b, factor)
+    def forward(a: Tensor | None, b: Tensor, factor: Tensor) -> tuple[Tensor, Tensor]:
+        x = torch.cholesky_solve(b, factor)
+        return torch.linalg.vecdot(b, x, dim=-2), x
 
     @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-        ctx.save_for_backward(*inputs, output)
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
+        a, b, factor = inputs
+        # Only a second derivative reads a and b again.
+        ctx.save_for_backward(a, b, factor, output[1])
+        ctx.mark_non_differentiable(output[1])
+        ctx.set_materialize_grads(False)
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> Any:
+    def backward(ctx: Any, grad: Tensor, _: Any) -> Any:
         a, b, factor, x = checks.saved_tensors(ctx)
+        if grad is None:
+            return None, None, None
         with checks.full_precision(grad):
-            u, x = both(grad, x, factor, lambda: factor @ factor.mT if a is None else a, b)
-            half = u @ x.mT if ctx.needs_input_grad[0] else None
-        return None if half is None else -0.5 * (half + half.mT), u, None
+            again = is_differentiated()
+            x = planned_solve(factor @ factor.mT if a is None else a, b) if again else x
+            scaled = x * grad.unsqueeze(-2)
+            a_bar = -(scaled @ x.mT) if ctx.needs_input_grad[0] else None
+            return a_bar, 2 * scaled if again else scaled.mul_(2), None
 
 
 class _LogDeterminant(BatchedFunction):
@@ -58,10 +67,13 @@ class _LogDeterminant(BatchedFunction):
         return grad[..., None, None] * inverse, None
 
 
-def solve_again(a: Tensor | None, b: Tensor, factor: Tensor) -> Tensor:
-    """Return A^-1 B [..., n, m] from the factor of A [..., n, n], with gradients to b and, if it is a tensor, a."""
-    x: Tensor = apply(_SolveAgain, "a solution from a factor", a, b, factor)
-    return x
+def quadratic(a: Tensor | None, b: Tensor, factor: Tensor) -> Tensor:
+    """Return b^T A^-1 b per column of b [..., n, m] from the factor of A [..., n, n], [..., m].
+
+    It has gradients to b and, if it is a tensor, a. They need no further solution.
+    """
+    value: Tensor = apply(_Quadratic, "a variance from a factor", a, b, factor)[0]
+    return value
 
 
 def log_determinant(a: Tensor | None, factor: Tensor) -> Tensor:

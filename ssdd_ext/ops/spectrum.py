@@ -58,13 +58,16 @@ class Decomposition(NamedTuple):
 
 
 def _eigen(a: Tensor) -> Eigen:
-    return Eigen(*torch.linalg.eigh(_finite(a)))
+    return Eigen(*torch.linalg.eigh(_finite(a, _is_finite(a))))
 
 
-def _finite(a: Tensor) -> Tensor:
+def _is_finite(a: Tensor) -> Tensor:
+    return torch.isfinite(a.abs().amax((-2, -1)))
+
+
+def _finite(a: Tensor, good: Tensor) -> Tensor:
     """Return a, with the unit matrix in the place of one that is not finite."""
-    good = torch.isfinite(a.abs().amax((-2, -1)))[..., None, None]
-    return torch.where(good, a, torch.eye(a.shape[-1], dtype=a.dtype, device=a.device))
+    return torch.where(good[..., None, None], a, torch.eye(a.shape[-1], dtype=a.dtype, device=a.device))
 
 
 def decompose(a: Tensor, shifts: Tensor, on_failure: str) -> tuple[Decomposition, Tensor, Tensor]:
@@ -73,8 +76,12 @@ def decompose(a: Tensor, shifts: Tensor, on_failure: str) -> tuple[Decomposition
     A problem fails if an eigenvalue plus a shift is not positive.
     """
     a, shifts = a.detach(), shifts.detach()
-    bad = ~torch.isfinite(a.abs().amax((-2, -1)))
-    form: Any = tridiagonal(_finite(a)) if runs_on_core(a, shifts) else _eigen(a)
+    good = _is_finite(a)
+    bad = ~good
+    if runs_on_core(a, shifts):
+        form: Any = tridiagonal(a if bool(good.all()) else _finite(a, good))
+    else:
+        form = Eigen(*torch.linalg.eigh(_finite(a, good)))
     w = form.bounds
     least = shifts.amin((-2, -1))
     # An eigenvalue as small as the rounding error of 0 counts as 0, as a pivot would.

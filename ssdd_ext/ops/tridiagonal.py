@@ -104,15 +104,17 @@ class Tridiagonal(NamedTuple):
 
         ``product(a, b)`` computes a b^T. If the targets share their shifts, they shift the smaller side.
         """
-        left, right = self.rotate(k_qs.mT), self.rotate(y)  # [..., S, Q], [..., S, C]
-        r, q, c = shifts.shape[-2], left.shape[-1], right.shape[-1]
+        right = self.rotate(y)  # [..., S, C]
+        r, q, c = shifts.shape[-2], k_qs.shape[-2], right.shape[-1]
         if shifts.shape[-1] == 1 and q <= c:
-            x = self.solve_rotated(left.unsqueeze(-2), shifts)
+            x = self.solve_rotated(self.rotate(k_qs.mT).unsqueeze(-2), shifts)
             # The larger factor on the right is read along its rows.
             every: Tensor = product(right.mT, x.flatten(-2).mT)
             return every.unflatten(-1, (r, q)).movedim(-3, -1)
-        x = self.solve_rotated(right.unsqueeze(-2), shifts)
-        every = product(left.mT, x.flatten(-2).mT)
+        x = self.solve_rotated(right.unsqueeze(-2), shifts).flatten(-2)
+        # Rotate the smaller side.
+        sides = (k_qs, self._rotated(x, False).mT) if r * c < q else (self.rotate(k_qs.mT).mT, x.mT)
+        every = product(*sides)
         return every.unflatten(-1, (r, c)).movedim(-2, -3)
 
 

@@ -22,8 +22,8 @@ from ssdd_ext.testing import TABLE, condition, draw, gradients, mse, predictions
 
 U = 2.0**-24
 PROBLEMS = 24
-# The medians of two samples of 24 small problems differ by a quarter by chance.
-SMALL_PROBLEMS = 64
+# The medians of two samples of 24 small problems differ by a quarter by chance, those of large ones by little.
+SMALL_PROBLEMS, LARGE_PROBLEMS = 64, 10
 C_VALUE, C_GRADIENT = 8.0, 24.0
 # Errors of a few roundings of the result are equivalent: which one is smaller is chance.
 ROUNDING = 3 * U
@@ -74,6 +74,8 @@ def cancellation(exact):
 
 
 BACKENDS = ["native", "torch"]
+# The reference is Cholesky's formulation, so its errors are the same numbers: these rows tell that it stays so.
+OF_THE_REFERENCE = {"krr_st", "krr_st_tall", "ill_linear", "ill_rbf", "rfad", "tall_linear", "odd_rbf"}
 
 
 @pytest.fixture(params=BACKENDS)
@@ -86,7 +88,7 @@ def measure(row, call, formula, backends):
     problem. All backends meet the same problems, and the native one more of them if they are small."""
     ours, theirs, units = (defaultdict(lambda: defaultdict(list)) for _ in range(3))
     many = "native" in backends and row.s <= 70
-    for index in range(SMALL_PROBLEMS if many else PROBLEMS):
+    for index in range(SMALL_PROBLEMS if many else LARGE_PROBLEMS if row.s >= 90 else PROBLEMS):
         inputs = draw(row, index, torch.float32)
         exact = inputs.to(torch.float64)
         kappa, g = condition(exact), cancellation(exact)
@@ -109,7 +111,8 @@ def hold(label, ours, theirs, most=1.2):
     assert max(ours) <= max(3 * max(theirs), 3 * ROUNDING), f"{label}: worst case is {worst:.2f} of Cholesky's"
 
 
-def hold_row(name, call, formula, backends=BACKENDS, most=1.2):
+def hold_row(name, call, formula, backends=None, most=1.2):
+    backends = backends or (BACKENDS if name in OF_THE_REFERENCE else ["native"])
     ours, theirs, units = measure(TABLE[name], call, formula, backends)
     for backend in backends:
         assert ours[backend]

@@ -42,6 +42,16 @@ def load(root, name):
     return module
 
 
+@pytest.fixture(scope="module", autouse=True)
+def short_samples():
+    """Samples of a millisecond, and pauses of one: no test here depends on a time."""
+    rest = measure._rest
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(measure, "SAMPLE_SECONDS", 1e-3)
+        patch.setattr(measure, "_rest", lambda settle: rest(settle / 50))
+        yield
+
+
 @pytest.fixture(scope="module")
 def scripts(root):
     names = ("timing", "report", "bench_krr", "bench_alternate", "bench_plan")

@@ -190,3 +190,16 @@ def test_krr_with_a_point_at_the_origin_and_no_ridge(backend, random):
     assert p.isfinite().all() and float(info.jitter) > 0 and int(info.status) == 0
     _, info = ssdd_ext.krr(x, y, x, **options | {"on_failure": "nan"})
     assert int(info.status) == 6
+
+
+@pytest.mark.parametrize("batch", [(), (16,)], ids=["one", "lanes"])
+def test_equal_points_are_a_failure_and_not_nan(batch, backend, random):
+    """Pivots that rounding made positive are a failure in float32, whose factor is computed in double on the CPU."""
+    for s in (5, 16, 37):
+        x, y, z = (random(*batch, *shape).float() for shape in ((1, 32), (s, 3), (4, 32)))
+        x = x.expand(*batch, s, 32)
+        options = {"ridge": Ridge.absolute(0.0), "return_info": True, "backend": backend}
+        p, info = ssdd_ext.krr(x, y, z, on_failure="nan", **options)
+        assert torch.equal(p.isfinite().all(-1).all(-1), info.status == 0)
+        p, info = ssdd_ext.krr(x, y, z, on_failure="jitter", **options)
+        assert p.isfinite().all() and (info.status == 0).all()

@@ -159,6 +159,51 @@ def test_a_full_disk_keeps_what_ran_before(root, tmp_path):
     assert "begun" in (tmp_path / "log.txt").read_text()
 
 
+# Files are limited to 20,000 bytes. The second item's result is larger.
+FULL_DISK_AMONG_ITEMS = """
+import resource, sys
+sys.path[:0] = [sys.argv[1]]
+import run
+resource.setrlimit(resource.RLIMIT_FSIZE, (20000, 20000))
+run.find_gpu = lambda: {"gpu": "chip", "driver": "1", "torch": "2", "compute_capability": "9.0"}
+python = (sys.executable, "-P")
+run.make_steps = lambda out, architecture: [
+    run.Step("rows", ((*python, sys.argv[3]),), 60, item=30),
+    run.Step("last", ((*python, "-c", "print('still here')"),), 60),
+]
+sys.exit(run.main(["--out", sys.argv[2]]))
+"""
+LARGE_ITEMS = """
+import os, sys
+from pathlib import Path
+from journal import Journal, run_items
+
+large = lambda: {"value": "x" * 30000, "text": "large"}
+items = [("one", lambda: {"value": 1}), ("two", large), ("three", lambda: {"value": 3})]
+sys.exit(0 if run_items(items, Journal(Path(os.environ["SSDD_JOURNAL"]))) else 1)
+"""
+
+
+def test_a_full_disk_among_items_keeps_those_before(root, tmp_path):
+    script = tmp_path / "items.py"
+    script.write_text(LARGE_ITEMS)
+    arguments = ["-P", "-c", FULL_DISK_AMONG_ITEMS, str(root / "benchmarks" / "gpu"), str(tmp_path), str(script)]
+    done = subprocess.run([sys.executable, *arguments], capture_output=True, text=True)
+    steps = json.loads((tmp_path / "report.json").read_text())["steps"]
+    assert done.returncode == 1 and steps["last"]["rc"] == 0, done.stderr
+    assert steps["rows"]["items"] == {"passed": 1} and steps["rows"]["rc"] == 1
+    assert len(steps["rows"]["runs"]) == 1 and "rows.jsonl" in steps["rows"]["unfinished"], "it was started again"
+    log = (tmp_path / "log.txt").read_text()
+    assert "one" in log and "large" in log and "three" in log, "what the journal lost is in the log"
+
+
+def test_a_line_cut_short_does_not_spoil_the_next(gpu, tmp_path):
+    journal = gpu("journal").Journal(tmp_path / "rows.jsonl")
+    journal.path.write_text('{"begin": "one"}\n{"end": "one", "outc')
+    journal.begin("two")
+    assert journal.begun() == {"one", "two"} and journal.running()["begin"] == "two"
+
+
 def test_nothing_runs_after_a_failed_build(proof, tmp_path):
     proof.steps = [
         proof.Step("build", (command("-c", "raise SystemExit(3)"),), 60),

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 import ssdd_ext
-from ssdd_ext import RBF, FactorizationError, Linear, Matern, Ridge
+from ssdd_ext import RBF, FactorizationError, Linear, Matern, Ridge, ops
 from ssdd_ext.api import precision
 from ssdd_ext.ops import eager, native
 
@@ -337,3 +337,16 @@ def test_a_failure_is_reported_by_the_ordinary_path():
     negative = torch.tensor(-1.0, requires_grad=True)
     with pytest.raises(FactorizationError, match="out of range"):
         ssdd_ext.krr(x, y, x, ridge=Ridge.absolute(negative))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=["float32", "float64"])
+@pytest.mark.parametrize("kernel", [Linear(1.5, 0.5), RBF(6.0), Matern(5.0, 1.5)], ids=repr)
+@pytest.mark.parametrize("shape", ["dense", "lanes", "batch"])
+def test_a_gram_matrix_without_gradients_has_the_bits_of_the_ordinary_path(shape, kernel, dtype):
+    x, z = (t.detach() for t in inputs(shape, dtype)[:3:2])
+    for given in ((x,), (x, z), (z, x.mT.contiguous().mT)):
+        with poisoned():
+            direct = ops.eager_gram(*given, *[None] * (2 - len(given)), kernel)
+        assert torch.equal(direct, ssdd_ext.gram(*given, kernel=kernel, check_finite=True))
+    assert ops.eager_gram(x.clone().requires_grad_(), None, kernel) is None
+    assert ops.eager_gram(x, z[..., 1:], kernel) is None and ops.eager_gram(x[..., :0, :], z, kernel) is None

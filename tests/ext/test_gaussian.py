@@ -139,17 +139,19 @@ def test_variances_of_single_points(kernel, random):
     torch.testing.assert_close(got.squeeze(-1), exact)
 
 
-@pytest.mark.parametrize("kernel", [RBF(2.0), Linear(bias=1.0)], ids=lambda k: k.name)
-@pytest.mark.parametrize(("batch", "batch_q"), [((), (3,)), ((3,), (2, 3)), ((1,), (3,)), ((3,), ())])
-def test_the_deviation_of_queries_with_other_batch_dimensions(batch, batch_q, kernel, backend, random):
-    x, y, q = random(*batch, 8, 3, grad=True), random(*batch, 8, 2), random(*batch_q, 5, 3)
-    options = {"kernel": kernel, "ridge": Ridge.absolute(0.5), "backend": backend}
-    full = torch.broadcast_shapes(batch, batch_q)
-    found = []
-    for points, targets, queries in ((x, y, q), (x.expand(*full, 8, 3), y.expand(*full, 8, 2), q.expand(*full, 5, 3))):
-        deviation = ssdd_ext.fit(points, targets, **options).predict(queries, return_std=True)[1]
-        found.append((deviation, torch.autograd.grad(deviation.sum(), x)[0]))
-    torch.testing.assert_close(found[0], found[1])
+@pytest.mark.parametrize("backend", ["auto", "planned", "torch"])
+@pytest.mark.parametrize("kernel", [Linear(0.5), RBF(2.0)], ids=["primal", "dual"])
+@pytest.mark.parametrize("fits", [(), (1,), (2, 1)], ids=str)
+def test_one_fit_predicts_for_many_batches_of_queries(fits, kernel, backend, random):
+    x, y, q = random(*fits, 6, 3, grad=True), random(*fits, 6, 2), random(2, 4, 5, 3)
+    fitted = ssdd_ext.fit(x, y, kernel=kernel, ridge=Ridge.absolute(0.3), backend=backend)
+    p, deviation = fitted.predict(q, return_std=True)
+    assert p.shape == (2, 4, 5, 2) and deviation.shape == (2, 4, 5)
+    (got,) = torch.autograd.grad(deviation.sum(), x)
+    x_all, y_all = (t.expand(2, 4, *t.shape[-2:]) for t in (x, y))
+    again = ssdd_ext.fit(x_all, y_all, kernel=kernel, ridge=Ridge.absolute(0.3)).predict(q, return_std=True)[1]
+    torch.testing.assert_close(deviation, again)
+    torch.testing.assert_close(got, torch.autograd.grad(again.sum(), x)[0])
 
 
 def test_one_factorisation(monkeypatch, random):
@@ -189,8 +191,9 @@ def test_torch_machinery(backend, random):
         torch.testing.assert_close(f(*batch), exact)
     if backend == "planned":
         return
-    torch._dynamo.reset()
-    torch.testing.assert_close(torch.compile(likelihood, backend="aot_eager", fullgraph=True)(x, y), likelihood(x, y))
+    for f, leaves in ((likelihood, (x, y)), (std, (x, y, q, weight))):
+        torch._dynamo.reset()
+        torch.testing.assert_close(torch.compile(f, backend="aot_eager", fullgraph=True)(*leaves), f(*leaves))
 
 
 def test_a_fit_is_pickled_and_narrow_inputs_return_what_they_promise(random):

@@ -217,5 +217,7 @@ def test_labels_are_checked(labels, error, random):
         support, queries = support[0], queries[0]
     with pytest.raises((TypeError, ValueError), match=error):
         RidgeHead(WAY)(support, labels, queries)
+    with pytest.raises(ValueError, match=r"support: expected features .*support.flatten\(1\)"):
+        RidgeHead(WAY)(random(S, 3, 8, 8), torch.zeros(S, dtype=torch.long), random(Q, 3, 8, 8))
     with pytest.raises(ValueError, match="num_classes: expected the number of classes"):
         RidgeHead()(support, torch.zeros(S, dtype=torch.long), queries)

@@ -175,6 +175,23 @@ def test_gradients_of_every_order(random):
         )
         batch = [torch.stack((t, t * 1.1)).detach() for t in (x, y, values)]
         torch.testing.assert_close(torch.func.vmap(f)(*batch), torch.stack([f(*(t[n] for t in batch)) for n in (0, 1)]))
+        torch._dynamo.reset()
+        compiled = torch.compile(f, backend="aot_eager", fullgraph=True)
+        torch.testing.assert_close(compiled(x, y, values), f(x, y, values))
+
+
+@pytest.mark.parametrize("shared", [False, True])
+@pytest.mark.parametrize("sizes", [(7, 5, 40), (7, 30, 3)], ids=["many queries", "many targets"])
+def test_predictions_rotate_the_smaller_side(sizes, shared, random):
+    s, c, q = sizes
+    x, y, z, values = random(s, 4), random(s, c), random(q, 4), torch.linspace(0.5, 2, 3, dtype=torch.float64)
+    ridges = Ridge.absolute(values) if shared else Ridge.per_target(values[:, None] * random(c).square().add(0.5))
+    path, k = krr_path(x, y, ridges=ridges), x @ x.mT
+    for r, p in enumerate(path.predict(z)):
+        shifts = ridges.value[r] if not shared else values[r].expand(c)
+        for i in range(c):
+            alpha = torch.linalg.solve(k + shifts[i] * torch.eye(s), y[:, i])
+            torch.testing.assert_close(p[:, i], z @ x.mT @ alpha)
 
 
 def test_bad_arguments_and_failures():

@@ -95,7 +95,7 @@ SHAPES = {
     "ard": ({"kernel": ARD(RBF(1.0), torch.ones(2, 4))}, "ARD.lengthscale: "),
     "wrong targets": ({"ridge": Ridge.per_target(torch.ones(9))}, "Ridge.per_target: expected 3 numbers .*per target"),
     "wrong points": ({"ridge": Ridge.noise(torch.ones(3))}, "Ridge.noise: expected 9 numbers .*per support point"),
-    "batch": ({"ridge": Ridge.noise(torch.ones(2, 9))}, "Ridge.noise: .*at most 0 dimensions"),
+    "batch": ({"ridge": Ridge.noise(torch.ones(2, 9))}, "Ridge.noise: .*at most 0 dimensions before the last"),
 }
 
 
@@ -111,6 +111,14 @@ def test_a_shape_that_the_inputs_lack_is_an_error_with_every_meaning(case, backe
     ):
         with pytest.raises(ValueError, match=message):
             call()
+
+
+def test_a_size_that_the_batch_lacks_is_an_error_with_every_meaning():
+    x, y, q = torch.ones(2, 9, 4), torch.ones(2, 9, 3), torch.ones(2, 5, 4)
+    with pytest.raises(ValueError, match=r"must broadcast.*Ridge.per_target\(v\).*Ridge.noise\(v\)"):
+        ssdd_ext.krr(x, y, q, ridge=Ridge.absolute(torch.ones(3)))
+    with pytest.raises(ValueError, match=r"must broadcast.*ARD\(kernel, v\)"):
+        ssdd_ext.gram(x, kernel=RBF(torch.ones(4)))
 
 
 def test_what_the_messages_say_to_write_works(random):

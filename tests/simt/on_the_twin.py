@@ -31,8 +31,9 @@ core.simt_launched.argtypes = ctypes.c_int64, ctypes.c_void_p
 
 # All rows of the first are about the kernels, and the second has few. Other rows run on the CPU's core already, and all
 # kernels on the twin in test_kernels.py: what Python hands over is the same in many rows, so one in three runs here,
-# and all with empty inputs.
+# and all with empty inputs. Rows of the last kind are about digits, and take as long as all others together.
 WHOLE, EVERY = re.compile(r"test_cuda_values\.py|test_drop_in\.py|no_query|no_queries|batch_0"), 3
+LONG, EVERY_LONG = re.compile(r"of_clusters_.*tiles|test_half_features.*rbf-torch.bf"), 9
 
 tests: dict[str, dict[str, object]] = {}
 
@@ -44,8 +45,9 @@ def pytest_collection_modifyitems(config, items):
         parameters = item.callspec.params if hasattr(item, "callspec") else {}
         if parameters.get("backend") == "torch" or parameters.get("device") == "cuda":
             return True
-        sampled = zlib.crc32(item.nodeid.encode()) % EVERY == 0
-        return bool(parameters) and not sampled and not WHOLE.search(item.nodeid)
+        is_long = LONG.search(item.nodeid)
+        sampled = zlib.crc32(item.nodeid.encode()) % (EVERY_LONG if is_long else EVERY) == 0
+        return bool(parameters) and not sampled and (is_long or not WHOLE.search(item.nodeid))
 
     config.hook.pytest_deselected(items=[item for item in items if is_away(item)])
     items[:] = [item for item in items if not is_away(item)]

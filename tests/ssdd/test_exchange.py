@@ -126,7 +126,7 @@ def test_exports_that_do_not_fit(ssdd_command, tmp_path):
         ("ddranking", uneven * float("nan"), "not finite"),
         ("ddranking", uneven[:2], r"floats \[6, classes\]"),
         ("folder", uneven, "only the form ddranking"),
-        ("zip", None, "expected one of folder, huggingface, ddranking"),
+        ("zip", None, "expected one of folder, huggingface, ddranking, compact"),
     ]:
         with pytest.raises(InputError, match=named):
             export(example(), tmp_path / "out", form, labels)

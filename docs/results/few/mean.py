@@ -11,6 +11,7 @@ MEASURES = {
     "features/20": "features, 20 per class",
     "output/0": "predicted, all labels",
     "output/20": "predicted, 20 per class",
+    "finetuned": "fine-tuned, all labels",
 }
 
 
@@ -19,7 +20,8 @@ def main(file: Path) -> None:
     targets = {cell["set"] for cell in cells} - {"source"}
     found: dict[tuple[str, str, int], dict[str, float]] = defaultdict(dict)
     for cell in cells:
-        for measure, accuracy in cell["probes"].items():
+        tuned = {} if cell["finetuned"] is None else {"finetuned": cell["finetuned"]}
+        for measure, accuracy in (cell["probes"] | tuned).items():
             kind = "source" if cell["set"] == "source" else "targets"
             found[cell["row"], f"{kind}, {measure}", cell["seed"]][cell["set"]] = accuracy
     means: dict[tuple[str, str], dict[int, float]] = defaultdict(dict)
@@ -27,12 +29,15 @@ def main(file: Path) -> None:
         if len(accuracies) == (1 if measure.startswith("source") else len(targets)):
             means[row, measure][seed] = statistics.fmean(accuracies.values())
     rows = list(dict.fromkeys(cell["row"] for cell in cells))
+    known = {measure for _, measure in means}
     for kind in ("targets", "source"):
-        print_table(rows, {f"{kind}, {key}": name for key, name in MEASURES.items()}, means, kind)
-    measures = [f"targets, {key}" for key in MEASURES]
+        measures = {m: name for key, name in MEASURES.items() if (m := f"{kind}, {key}") in known}
+        if measures:
+            print_table(rows, measures, means, kind)
+    compared = [m for key in MEASURES if (m := f"targets, {key}") in known]
     for i, row in enumerate(rows):
         for other in rows[:i]:
-            differences = [paired(means[row, m], means[other, m]) for m in measures]
+            differences = [paired(means[row, m], means[other, m]) for m in compared]
             if all(differences):
                 print(f"| {row} | {other} | " + " | ".join(differences), "|")
 
@@ -42,8 +47,12 @@ def print_table(rows: list[str], measures: dict[str, str], means: dict, kind: st
     print("|---" * (1 + len(measures)) + "|")
     for row in rows:
         entries = [list(means[row, m].values()) for m in measures]
-        print(f"| {row} | " + " | ".join(f"{statistics.fmean(e):.1f}" if e else "" for e in entries), "|")
+        print(f"| {row} ({max(map(len, entries))}) | " + " | ".join(map(mean, entries)), "|")
     print()
+
+
+def mean(accuracies: list[float]) -> str:
+    return f"{statistics.fmean(accuracies):.1f}" if accuracies else ""
 
 
 def paired(ours: dict[int, float], theirs: dict[int, float]) -> str:

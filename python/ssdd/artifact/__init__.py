@@ -8,6 +8,7 @@ from .lock import LOCK, lock_folder, wait_for_lock
 from .pairs import FORMAT, STORAGE_VERSION, DistilledSet
 from .preprocessing import Preprocessing
 from .published import MOST_CLASSES, read_labelled, read_published
+from .transforms import TRANSFORMS, check_transforms, transformed, versions_per_image
 
 __all__ = [
     "FORMAT",
@@ -16,10 +17,12 @@ __all__ = [
     "MOST_CLASSES",
     "NO_ARRAY",
     "STORAGE_VERSION",
+    "TRANSFORMS",
     "DistilledSet",
     "Preprocessing",
     "card_file",
     "card_text",
+    "check_transforms",
     "ddranking_constants",
     "export",
     "flush_to_disk",
@@ -30,6 +33,8 @@ __all__ = [
     "read_safetensors",
     "read_scores",
     "read_torch",
+    "transformed",
+    "versions_per_image",
     "wait_for_lock",
     "why_no_array",
     "write_atomically",

@@ -77,7 +77,10 @@ This uses the recipe below. Without ssdd, read the tensors `images` and `targets
 from safetensors.torch import load_file
 
 pairs = load_file({json.dumps(name)})
-```"""
+```
+
+If `images` has the type uint8, the file is compact: pixels are `images.low + images / images.scale` (one low and one
+scale per image and channel), and the versions by fixed transforms (below, if there are any) are computed from them."""
 
 
 def _preprocessing(pairs: DistilledSet) -> str:

@@ -21,7 +21,8 @@ from .pairs import DistilledSet
 from .preprocessing import Preprocessing
 
 EXACT = "distilled.safetensors"
-"""The set itself, beside its 8-bit pictures: learned pixels are not whole numbers and may leave [0, 1]."""
+"""The set itself, beside its 8-bit pictures: learned pixels are not whole numbers and may leave [0, 1]. In the form
+"compact" it is the only file beside the card."""
 
 
 @in_float32
@@ -40,10 +41,13 @@ def export(
             ``labels.pt``, float32 [S, K], and ``lr.pt``, as its evaluators read them. The images are normalised with
             the constants of :func:`ddranking_constants`, as its evaluators normalise real images, and not with those
             of the set. It needs 3 channels, targets that are class scores, and the same number of images per class.
+            "compact": ``distilled.safetensors`` with 8 bits per pixel and 16 per number of a target, as
+            ``DistilledSet.save(compact=True)`` writes it, and its card.
         labels: class scores, float [S, K], in place of the targets; for "ddranking" only. Default: the targets.
 
     Returns:
-        What 8 bits cost: ``clipped``, the share of pixel values outside [0, 1], and ``largest_change`` of a value.
+        What 8 bits cost: ``clipped``, the share of pixel values that are cut off at 0 and 1, and ``largest_change`` of
+        a value.
 
     Raises:
         InputError: if ``out`` is not empty, if pixels are not finite, or if the form cannot hold the set.
@@ -67,6 +71,9 @@ def export(
         shutil.rmtree(work, ignore_errors=True)
     if form == "ddranking":
         return {"clipped": 0.0, "largest_change": 0.0}
+    if form == "compact":
+        read = DistilledSet.load(folder / EXACT).images
+        return {"clipped": 0.0, "largest_change": float((read - pairs.images.to("cpu", torch.float32)).abs().max())}
     shown = to_bytes(pairs.images).float().div(255)
     outside = (pairs.images < 0) | (pairs.images > 1)
     return {"clipped": float(outside.float().mean()), "largest_change": float((shown - pairs.images).abs().max())}
@@ -141,6 +148,11 @@ def _huggingface(pairs: DistilledSet, folder: Path, labels: Tensor | None) -> No
     (folder / CARD).write_text(f"{card_text(pairs, EXACT)}\n{text}")
 
 
+def _compact(pairs: DistilledSet, folder: Path, labels: Tensor | None) -> None:
+    pairs.save(folder / EXACT, compact=True)
+    (folder / CARD).write_text(card_text(pairs, EXACT))
+
+
 CIFAR = Preprocessing((0.4914, 0.4822, 0.4465), (0.2023, 0.1994, 0.2010))
 """ddranking's constants for CIFAR-10 and CIFAR-100. Its std is the mean over images of their std: CIFAR-10's own is
 0.2470, 0.2435, 0.2616."""
@@ -196,4 +208,5 @@ EXPORT_FORMS: dict[str, Callable[[DistilledSet, Path, Tensor | None], None]] = {
     "folder": _folder,
     "huggingface": _huggingface,
     "ddranking": _ddranking,
+    "compact": _compact,
 }

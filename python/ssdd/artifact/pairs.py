@@ -18,11 +18,15 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from ..config import STORAGE_NAMES, InputError, current_names, in_float32
+from .compact import pack, unpack
 from .files import read_safetensors, write_atomically
 from .preprocessing import Preprocessing
+from .transforms import versions_per_image
 
 FORMAT = "ssdd.distilled-set"
 FORMAT_VERSION = 1
+COMPACT_VERSION = 2
+"""The version of a compact file, which earlier versions of ssdd refuse."""
 STORAGE_VERSION = 1
 """Of what a set was learned in, beside images and targets."""
 _STORED = "storage."
@@ -132,9 +136,21 @@ class DistilledSet(Dataset[tuple[Tensor, Tensor]]):
         whole = self.target_kind == "labels" and bool((self.targets.amax(1) == 1).all())
         return 4 * (self.images.numel() + (len(self) if whole else self.targets.numel()))
 
-    def save(self, path: str | os.PathLike[str]) -> Path:
-        """Write one safetensors file, completely or not at all. A write that is stopped leaves the old file as it
-        was."""
+    def save(self, path: str | os.PathLike[str], *, compact: bool = False) -> Path:
+        """Write one safetensors file, completely or not at all. A write that is stopped leaves the old file as it was.
+
+        Args:
+            path: the file.
+            compact: True writes pixels with 8 bits and targets with 16, and leaves out copies by fixed transforms and
+                what a set is stored in beside its pixels; :meth:`load` computes the copies. A pixel changes by at most
+                1/510 of the range of its image and channel. Default: False, float32 and exact.
+
+        Returns:
+            The path.
+
+        Raises:
+            InputError: with ``compact``, if a pixel is not finite.
+        """
         meta = {
             "format": FORMAT,
             "format_version": FORMAT_VERSION,
@@ -143,9 +159,19 @@ class DistilledSet(Dataset[tuple[Tensor, Tensor]]):
             "storage": self.storage,
         }
         named = {"images": self.images, "targets": self.targets}
-        named |= {_STORED + name: value for name, value in self.stored.items()}
+        named |= {_STORED + name: value for name, value in self.stored.items() if not compact}
         tensors = {name: value.detach().to("cpu", torch.float32).contiguous() for name, value in named.items()}
+        if compact:
+            tensors, about = pack(tensors["images"], tensors["targets"], self.storage.get("transforms", "none"))
+            meta |= {"format_version": COMPACT_VERSION, "compact": about, "storage": self._storage_as_pixels()}
         return write_atomically(path, to_bytes(tensors, metadata={"ssdd": json.dumps(meta)}))
+
+    def _storage_as_pixels(self) -> dict[str, Any]:
+        """Return what the set would say of its storage if its pixels and targets were all there is."""
+        if self.storage.get("kind", "pixels") == "pixels":
+            return self.storage
+        pixels = self.images.numel() // versions_per_image(self.storage.get("transforms", "none"))
+        return self.storage | {"kind": "pixels", "bytes": 4 * (pixels + self.targets.numel())}
 
     @classmethod
     @in_float32
@@ -154,15 +180,20 @@ class DistilledSet(Dataset[tuple[Tensor, Tensor]]):
         tensors, meta = read_safetensors(path)
         if meta.get("format") != FORMAT:
             raise InputError(f"{path}: expected a distilled set written by ssdd, got format {meta.get('format')!r}")
-        if meta.get("format_version") != FORMAT_VERSION:
+        if meta.get("format_version") not in (FORMAT_VERSION, COMPACT_VERSION):
             raise InputError(
-                f"{path}: format version {meta.get('format_version')!r}, this ssdd reads {FORMAT_VERSION}; "
+                f"{path}: format version {meta.get('format_version')!r}, this ssdd reads up to {COMPACT_VERSION}; "
                 "install the version of ssdd that wrote it"
             )
         _check_storage(path, meta.get("storage", {}))
         missing = {"images", "targets"} - set(tensors)
         if missing:
             raise InputError(f"{path}: the file lacks {', '.join(sorted(missing))}")
+        if meta["format_version"] == COMPACT_VERSION:
+            try:
+                tensors["images"], tensors["targets"] = unpack(tensors, meta.get("compact"))
+            except InputError as error:
+                raise InputError(f"{path}: {error}") from None
         try:
             pre = Preprocessing.stored(meta)
             fields = {key: meta[key] for key in _META}

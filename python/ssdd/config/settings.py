@@ -108,7 +108,8 @@ class TeacherConfig:
     training: Literal["float32", "bf16"] = "float32"
     """Arithmetic of the backbone during training; weights, projector and loss stay float32. "bf16" is for GPUs."""
     ema: float = 0.99
-    """BYOL only: decay of the moving average of the weights, the share of its old value that it keeps at each step."""
+    """BYOL only: decay of the moving average of the weights at the first step, the share of its old value that it
+    keeps. It rises to 1 along a cosine, as in the paper (0.996 for 1,000 epochs, 0.99 for 300)."""
     seed: int = 0
     """Seed of the initial weights and of every random draw of the training."""
     augment: AugmentConfig = field(default_factory=AugmentConfig)

@@ -8,6 +8,7 @@ from typing import cast
 import torch
 from torch import Tensor
 
+from ..artifact import check_transforms
 from ..config import DistillConfig, InputError, Settings
 from ..data import CPU, ImageSet, to_device
 from ..models import student
@@ -16,7 +17,6 @@ from ..teachers import Represent, Representations, Teacher, new_backbone
 from .job import Job
 from .methods import METHODS
 from .storage import image_count
-from .transforms import check_transforms
 
 
 def check(job: Job) -> None:

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..artifact import DistilledSet
+from ..artifact import DistilledSet, transformed
 from ..checkpoint import Checkpoints, fingerprint
 from ..config import DistillConfig, Diverged, Pulse, Report, as_dict, deprecations, in_float32, silent, versions
 from ..data import crop_and_flip, repeatable
@@ -28,7 +28,6 @@ from .pool import Interrupted
 from .state import State, start
 from .stop import Stop
 from .storage import describe
-from .transforms import transformed
 
 SNAPSHOTS = 6
 """Number of moments of the run whose images are kept for the picture "distilled images over the steps"."""

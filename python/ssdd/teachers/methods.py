@@ -4,6 +4,7 @@ views of a batch and the extra networks that training needs."""
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Callable
 
 import torch
@@ -63,7 +64,7 @@ class BarlowTwins(nn.Module):
         a, b = self.projector(backbone(views)).chunk(2)
         return barlow_loss(a, b, self.config.redundancy)
 
-    def after_step(self, backbone: nn.Module) -> None:
+    def after_step(self, backbone: nn.Module, done: float) -> None:
         """Do nothing: only the gradient changes this method's weights."""
 
 
@@ -80,7 +81,7 @@ class SimCLR(nn.Module):
         a, b = self.projector(backbone(views)).chunk(2)
         return simclr_loss(a, b, self.config.temperature)
 
-    def after_step(self, backbone: nn.Module) -> None:
+    def after_step(self, backbone: nn.Module, done: float) -> None:
         """Do nothing: only the gradient changes this method's weights."""
 
 
@@ -102,13 +103,20 @@ class BYOL(nn.Module):
         return byol_loss(predicted, torch.cat([b, a]))
 
     @torch.no_grad()
-    def after_step(self, backbone: nn.Module) -> None:
-        """Update the moving average: each weight moves by 1 - ``ema`` of its distance. BatchNorm keeps its own
-        statistics."""
+    def after_step(self, backbone: nn.Module, done: float) -> None:
+        """Update the moving average. BatchNorm keeps its own statistics.
+
+        Each weight moves by a share of its distance: 1 - ``ema`` at first, falling to 0 along a cosine.
+
+        Args:
+            backbone: the network that the gradient trains.
+            done: the share of the training's steps that is done, from 0 to 1.
+        """
+        share = (1 - self.config.ema) * (1 + math.cos(math.pi * done)) / 2
         for slow, fast in zip(
             self.slow.parameters(), [*backbone.parameters(), *self.projector.parameters()], strict=True
         ):
-            slow.lerp_(fast, 1 - self.config.ema)
+            slow.lerp_(fast, share)
 
 
 Method = BarlowTwins | SimCLR | BYOL

@@ -133,7 +133,7 @@ def train_teacher(
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
-        method.after_step(backbone)
+        method.after_step(backbone, t.step / steps)
         t.total += loss.detach()
         t.step += 1
         if t.step % per_epoch == 0:

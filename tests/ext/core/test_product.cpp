@@ -143,7 +143,10 @@ TEST(product_deep) {
     }
   both({9, 1100, 40});
   both({200, 130, 30});
-  both({41, 700, 9});  // few terms, in two strips
+}
+
+TEST(product_of_few_terms_in_strips) {
+  both({41, 701, 9});  // two, and the last is narrower
 }
 
 TEST(product_layouts) {

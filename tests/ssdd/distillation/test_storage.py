@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from safetensors import safe_open
 from safetensors.torch import save_file
 
-from ssdd.artifact import DistilledSet
+from ssdd.artifact import TRANSFORMS, DistilledSet, transformed
 from ssdd.checkpoint import Checkpoints, Stopped
 from ssdd.config import STORAGE_NAMES, BasesConfig, DistillConfig, InputError, PyramidConfig
 from ssdd.data import ImageSet
@@ -20,7 +20,6 @@ from ssdd.distillation.loop import begin, inputs
 from ssdd.distillation.storage import STORAGES, Source, image_count, stored_in
 from ssdd.distillation.storage._resize import enlarge
 from ssdd.distillation.storage.pyramid import level_sizes
-from ssdd.distillation.transforms import TRANSFORMS, transformed
 from ssdd.selection import random_subset
 
 
@@ -178,6 +177,12 @@ def test_it_learns_resumes_and_is_in_the_artifact(job, changes, tmp_path):
     versions = transformed(pairs.storage["transforms"], stored.images())
     assert torch.equal(versions, pairs.images) and torch.equal(stored.targets(), pairs.targets)
     assert stored.bytes == pairs.storage["bytes"] and not stored.parameters()
+
+    short = DistilledSet.load(result.save(tmp_path / "compact.safetensors", compact=True))
+    count = len(stored.images())
+    assert torch.equal(short.images, transformed(pairs.storage["transforms"], short.images[:count]))
+    span = result.images.amax((2, 3), keepdim=True) - result.images.amin((2, 3), keepdim=True)
+    assert bool(((short.images - result.images).abs() <= span.clamp(min=1) / 510 + 1e-6).all())
 
 
 @pytest.mark.parametrize("changes", [{"storage": n} for n in STORAGE_NAMES] + [{"transforms": "rotations"}], ids=str)

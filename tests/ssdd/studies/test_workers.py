@@ -52,13 +52,29 @@ def test_results_come_in_the_order_of_the_tasks(draw):
     assert {(e["task"], e["seed"]) for e in events} == {(f"seed {s}", s) for s in range(3)}
 
 
+class Fork(multiprocessing.context.ForkProcess, pool.Worker):
+    _after_fork = staticmethod(multiprocessing.process.BaseProcess._after_fork)
+
+
+@pytest.fixture
+def forks(monkeypatch):
+    """Make workers forks of this process, which need no imports. Those of studies (test_fill.py) are started afresh."""
+    monkeypatch.setattr(pool, "Worker", Fork)
+    monkeypatch.setattr(pool.Workers, "_name", "fork")
+
+
+FORKS = pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
+
+
+@FORKS
 @pytest.mark.parametrize("workers", [1, 2])
-def test_an_error_in_a_worker_arrives(draw, workers):
+def test_an_error_in_a_worker_arrives(draw, forks, workers):
     with pytest.raises(InputError, match="between 1 and 50"):
         run_tasks([Task("good", draw, (50, 4, 0)), Task("bad", draw, (50, 51, 0))], workers)
 
 
-def test_a_worker_that_dies_is_an_error_in_words(draw):
+@FORKS
+def test_a_worker_that_dies_is_an_error_in_words(draw, forks):
     die = importlib.import_module("drawing").die
     with pytest.raises(ChildProcessError, match="one of 2 worker processes ended before its task.*What is finished is"):
         run_tasks([Task("dies", die), Task("dies too", die)], 2)
@@ -86,7 +102,7 @@ def is_alive(process):
         return False
 
 
-@pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
+@FORKS
 def test_workers_end_when_their_study_is_killed():
     """Forks, as they need no imports."""
     context = multiprocessing.get_context("fork")
@@ -103,10 +119,11 @@ def test_workers_end_when_their_study_is_killed():
 
 
 FIRST = """
-import os, signal
+import os, signal, sys
 
-with open({file!r}, "a") as file:
-    print(signal.SIGINT in signal.pthread_sigmask(signal.SIG_BLOCK, []), file=file)
+if "spawn_main" in " ".join(sys.orig_argv):  # a worker, not the tracker of multiprocessing
+    with open({file!r}, "a") as file:
+        print(signal.SIGINT in signal.pthread_sigmask(signal.SIG_BLOCK, []), file=file)
 """
 
 

@@ -86,14 +86,16 @@ def test_byol_predicts_its_moving_average(small):
     assert float(byol_loss(torch.eye(3), -torch.eye(3))) == pytest.approx(4)
     backbone = ConvNet(1, (8, 8), (4, 6), pooled=True)
     method = BYOL(backbone, 6, dataclasses.replace(small.teacher, method="byol", ema=0.9))
-    before = [p.clone() for p in method.slow.parameters()]
-    with torch.no_grad():
-        for p in backbone.parameters():
-            p.add_(1.0)
-    method.after_step(backbone)
-    moved = [(a - b).abs().max() for a, b in zip(method.slow.parameters(), before, strict=True)]
     n = len(list(backbone.parameters()))
-    assert all(float(m) == pytest.approx(0.1, rel=1e-4) for m in moved[:n]) and not any(map(float, moved[n:]))
+    for done, share in ((0.0, 0.1), (0.25, 0.1 * (1 + 2**-0.5) / 2), (0.5, 0.05), (1.0, 0.0)):
+        method.slow[0].load_state_dict(backbone.state_dict())
+        before = [p.clone() for p in method.slow.parameters()]
+        with torch.no_grad():
+            for p in backbone.parameters():
+                p.add_(1.0)
+        method.after_step(backbone, done)
+        moved = [(a - b).abs().max() for a, b in zip(method.slow.parameters(), before, strict=True)]
+        assert all(float(m) == pytest.approx(share, rel=1e-4) for m in moved[:n]) and not any(map(float, moved[n:]))
     assert not any(p.requires_grad for p in method.slow.parameters())
     method.loss(backbone, torch.randn(8, 1, 8, 8)).backward()
     assert all(p.grad is None for p in method.slow.parameters()) and backbone.blocks[0].weight.grad is not None

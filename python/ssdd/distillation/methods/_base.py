@@ -10,6 +10,7 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor
 
+from ...artifact import transformed, versions_per_image
 from ...config import DistillConfig, InputError
 from ...data import ImageSet, to_device
 from ...models import Network, frozen, in_chunks
@@ -18,7 +19,6 @@ from ..choice import choose_images
 from ..job import Job
 from ..pool import Pool
 from ..storage import image_count
-from ..transforms import transformed, versions_per_image
 
 
 @dataclass(frozen=True)

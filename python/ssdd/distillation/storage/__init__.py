@@ -9,10 +9,9 @@ from __future__ import annotations
 
 from importlib import import_module
 
-from ...artifact import STORAGE_VERSION, DistilledSet
+from ...artifact import STORAGE_VERSION, DistilledSet, versions_per_image
 from ...config import STORAGE_NAMES, DistillConfig, InputError
 from ...data import ImageSet
-from ..transforms import versions_per_image
 from ._base import Source, Storage
 
 STORAGES: dict[str, type[Storage]] = {name: import_module(f".{name}", __name__).STORAGE for name in STORAGE_NAMES}

@@ -8,9 +8,8 @@ from typing import Self
 
 from torch import Tensor
 
-from ...artifact import DistilledSet
+from ...artifact import DistilledSet, versions_per_image
 from ...config import DistillConfig
-from ..transforms import versions_per_image
 from ._base import Source, Storage
 
 
