@@ -177,6 +177,7 @@ void tridiagonal(const TridiagonalArgs<T>& a) {
 
 template <class T>
 void tridiagonal_rotate(const RotateArgs<T>& a) {
+  if (a.m == 0) return;  // the workspace has no room for a rotation
   const int64_t own = tridiagonal_workspace(a.n, a.m, 1);
   // The columns of X are independent.
   const int64_t parts = a.batch < a.threads ? std::max<int64_t>(1, std::min<int64_t>(a.threads, a.m / 16)) : 1;

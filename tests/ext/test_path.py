@@ -6,6 +6,7 @@ import torch
 import ssdd_ext
 from ssdd_ext import RBF, FactorizationError, Linear, Matern, Ridge, krr_path
 from ssdd_ext.ops import spectrum
+from ssdd_ext.ops.native import core
 from ssdd_ext.ops.tridiagonal import tridiagonal
 from ssdd_ext.testing import relative_error
 
@@ -99,6 +100,19 @@ def test_queries_may_have_other_batch_dimensions_than_the_fit(queries, batch, ba
         for c, value in enumerate(row if kind == "per_target" else row[:1].expand(2)):
             one = ssdd_ext.krr(x, y[..., c : c + 1], q, kernel=RBF(2.0), ridge=Ridge.absolute(float(value)))
             torch.testing.assert_close(p[..., i, :, c], one[..., 0])
+
+
+def test_no_columns_are_rotated_without_touching_memory(random):
+    x = random(9, 9)
+    form = tridiagonal(x @ x.mT)
+    needed = core.tridiagonal_workspace(9, 0, 1)
+    work = torch.full((needed + 20_000,), 7.0, dtype=torch.float64)
+    capsules = [torch.utils.dlpack.to_dlpack(t) for t in (form.reflectors, form.tau, random(9, 0))]
+    core.tridiagonal_rotate(*capsules, True, torch.utils.dlpack.to_dlpack(work), 1, 9, 0, 1)
+    assert (work == 7).all()
+    path = krr_path(x, random(9, 2), ridges=Ridge.absolute(torch.ones(3, dtype=torch.float64)))
+    assert path.predict(random(0, 9)).shape == (3, 0, 2)
+    assert krr_path(x, random(9, 0), ridges=Ridge.absolute(torch.ones(3))).predict(random(4, 9)).shape == (3, 4, 0)
 
 
 def test_a_form_refuses_another_batch(random):

@@ -96,6 +96,8 @@ class Display:
     def _announce(self, key: str, stage: str, step: int, steps: int) -> None:
         """Say how long the stage takes, once, after MEASURED seconds of its steps."""
         now, which = time.monotonic(), (key, stage)
+        if stage == "pool":  # it is filled between steps of a distillation, whose own time begins anew
+            self._begun.pop((key, "distill"), None)
         begun, first = self._begun.setdefault(which, (now, step))
         if which in self._announced or step - first < FEW or now - begun < MEASURED:
             return

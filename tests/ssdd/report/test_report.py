@@ -253,6 +253,20 @@ def test_the_display_says_how_long_a_stage_takes(monkeypatch):
         assert "distilling: about" not in out.getvalue() or "2 s)" in out.getvalue()
 
 
+def test_filling_the_pool_is_not_counted_as_steps(monkeypatch):
+    now, out = [0.0], io.StringIO()
+    monkeypatch.setattr("ssdd.report.progress.time.monotonic", lambda: now[0])
+    with Display(Console(file=out, width=200)) as display:
+        for step in range(40):
+            if step < 10:
+                for done in (0, 1):
+                    display({"event": "progress", "stage": "pool", "step": done, "steps": 2})
+                    now[0] += 50.0
+            display({"event": "progress", "stage": "distill", "step": step, "steps": 1000})
+            now[0] += 1.0
+    assert "distilling: about 16 min to go (986 steps of 1 s)" in out.getvalue(), out.getvalue()
+
+
 @pytest.mark.parametrize("width", [60, 80, 200])
 def test_progress_shows_the_steps_and_the_time_at_any_width(width):
     out = io.StringIO()
