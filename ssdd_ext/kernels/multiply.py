@@ -12,9 +12,8 @@ from ..checks import full_precision, in_nested_forward_mode, is_transformed, sav
 
 def matmul(a: Tensor, b: Tensor) -> Tensor:
     """Return a @ b. Under autocast, the backward of a plain product would round to 16 bits."""
-    if not (a.requires_grad or b.requires_grad) or not torch.is_grad_enabled():
-        return a @ b
-    if torch.compiler.is_compiling() or torch.jit.is_tracing() or in_nested_forward_mode():
+    plain = not (a.requires_grad or b.requires_grad) or not torch.is_grad_enabled()
+    if plain or torch.compiler.is_compiling() or torch.jit.is_tracing() or in_nested_forward_mode():
         return a @ b
     product: Tensor = (_Product if is_transformed() else _Direct).apply(a, b)
     return product

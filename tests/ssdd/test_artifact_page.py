@@ -34,7 +34,8 @@ def test_the_blocks_without_this_package_run(root, tmp_path):
         pairs.save(folder / "distilled.safetensors")
     page = (root / "docs" / "artifact.md").read_text()
     _, _, page = page.partition("## With no other part of this package")
-    alone, _, with_it = page.partition("## As a torch Dataset")
+    alone, _, page = page.partition("## A compact file")
+    _, _, with_it = page.partition("## As a torch Dataset")
     blocks, same = (re.findall(r"```python\n(.*?)```", part, re.S) for part in (alone, with_it))
     assert len(blocks) == 4 and len(same) == 2
     parts = {"alone": "\n".join([*blocks, CHECK]), "with_it": "\n".join(same)}

@@ -180,7 +180,7 @@ def test_a_killed_demonstration_continues(tmp_path):
 def test_ctrl_c_and_sigterm_finish_the_step_and_say_how_to_resume(whole, tmp_path):
     run = tmp_path / "run"
     output = kill_at(tmp_path, run, "distill", 5, "distill", "-o", run, *SETTINGS, number=signal.SIGINT)
-    assert "stopping" in output and f"ssdd distill --resume {run}" in output and "Traceback" not in output
+    assert "stopped after step" in output and f"ssdd distill --resume {run}" in output and "Traceback" not in output
     refused = finish(tmp_path, "distill", "--resume", run, "--steps", 2, code=1)
     assert "distill.steps: " in refused and "steps of this run are done already" in refused
     kill_at(tmp_path, run, "distill", 30, "distill", "--resume", run, number=signal.SIGTERM)
