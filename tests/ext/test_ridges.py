@@ -24,11 +24,11 @@ def test_by_name_they_are_the_formula(kernel, batch, backend, random):
     (x, y, q, t), per_target, noise = draw(random, *batch)
     k_ss, k_qs, eye = ssdd_ext.gram(x, kernel=kernel), ssdd_ext.gram(q, x, kernel=kernel), torch.eye(9).double()
     columns = [torch.linalg.solve(k_ss + per_target[..., c, None, None] * eye, y[..., c]) for c in range(3)]
-    wants = {
+    cases = {
         Ridge.per_target: (per_target, k_qs @ torch.stack(columns, -1)),
         Ridge.noise: (noise, k_qs @ torch.linalg.solve(k_ss + torch.diag_embed(noise), y)),
     }
-    for ridge, (value, reference) in wants.items():
+    for ridge, (value, reference) in cases.items():
         options = {"ridge": ridge(value), "backend": backend}
         on_features = {"kernel": kernel, **options}
         for got in (

@@ -77,12 +77,12 @@ def test_blas_threads_of_others_are_left_alone(in_a_process):
 def test_fork_after_use(in_a_process):
     """libgomp's threads do not survive a fork, and the child must not wait for them."""
     in_a_process("""
-        want = call()
+        expected = call()
         child = os.fork()
         if child == 0:
             got = call()
             torch.set_num_threads(1)  # torch's own parallel loops hang in a forked child; the core's do not
-            os._exit(0 if same(got, want) else 3)
+            os._exit(0 if same(got, expected) else 3)
         import time
         for _ in range(200):
             done, status = os.waitpid(child, os.WNOHANG)
@@ -94,19 +94,19 @@ def test_fork_after_use(in_a_process):
             os.waitpid(child, 0)
             sys.exit("the child hangs")
         assert os.waitstatus_to_exitcode(status) == 0, status
-        assert same(call(), want), "the parent after the fork"
+        assert same(call(), expected), "the parent after the fork"
     """)
 
 
 def test_multiprocessing_fork_after_use(in_a_process):
     in_a_process("""
         import multiprocessing
-        want = call()
+        expected = call()
         context = multiprocessing.get_context("fork")
         def work(queue):
             got = call()
             torch.set_num_threads(1)  # as above, for the comparison
-            queue.put(same(got, want))
+            queue.put(same(got, expected))
         queue = context.Queue()
         workers = [context.Process(target=work, args=(queue,), daemon=True) for _ in range(2)]
         for w in workers:
