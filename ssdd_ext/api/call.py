@@ -308,20 +308,23 @@ def _meaning(name: str) -> str:
 
 def _extra_dimension(name: str, shape: torch.Size, batch: torch.Size) -> str:
     """Return the error for a hyper-parameter with a dimension that the inputs lack. It lists what may be meant."""
-    own = name.endswith(OWN_DIMENSION)
-    single = "v.squeeze()" if shape.numel() == 1 and not own else "v[0], or a number"
-    expected = f"a tensor of at most {len(batch)} dimensions before the last" if own else ""
-    expected = expected or f"a number or a tensor of at most {len(batch)} dimensions"
-    if own:
-        what = f"one vector for all as a tensor with one dimension, {single.removesuffix(', or a number')}"
+    most = len(batch)
+    if name.endswith(OWN_DIMENSION):
+        expected, got = f"a tensor of at most {most} dimensions before the last", f"{tuple(shape)} before the last"
+        others = "one vector for all as a tensor with one dimension, v[0]"
     else:
-        by_name = "one per target, Ridge.per_target(v), or per support point, Ridge.noise(v)"
-        by_name = by_name if name.startswith("Ridge") else "one per feature, ARD(kernel, v)"
-        what = f"one value for all as a tensor without dimensions, {single}; {by_name}"
+        expected, got = f"a number or a tensor of at most {most} dimensions", f"{tuple(shape)}"
+        others = f"{for_all(shape)}; one value {_meaning(name)}"
     return (
-        f"{name}: expected {expected}, as many batch dimensions as the inputs have, got shape {tuple(shape)}"
-        f"{' before the last' if own else ''}. Write {what}; {for_each_problem(shape, batch)}"
+        f"{name}: expected {expected}, as many batch dimensions as the inputs have, got shape {got}. "
+        f"Write {others}; {for_each_problem(shape, batch)}"
     )
+
+
+def for_all(shape: torch.Size) -> str:
+    """Say how to write one value for all problems, for a value with more dimensions than the batch has."""
+    single = "v.squeeze()" if shape.numel() == 1 else "v[0], or a number"
+    return f"one value for all as a tensor without dimensions, {single}"
 
 
 def for_each_problem(shape: torch.Size, batch: torch.Size) -> str:

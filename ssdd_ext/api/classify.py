@@ -10,7 +10,7 @@ from torch import Tensor
 from .. import checks
 from ..kernels import Kernel
 from ..ridge import Ridge
-from .call import DEFAULT_KERNEL, DEFAULT_RIDGE, check_problem, for_each_problem, mean_over_queries, prepare
+from .call import DEFAULT_KERNEL, DEFAULT_RIDGE, check_problem, for_all, for_each_problem, mean_over_queries, prepare
 
 Number = float | Tensor
 
@@ -116,12 +116,11 @@ def _check_batch(batch: torch.Size, **factors: Number) -> None:
     shapes = {name: factor.shape for name, factor in factors.items() if isinstance(factor, Tensor)}
     for name, shape in shapes.items():
         if len(shape) > len(batch):
-            single = "v.squeeze()" if shape.numel() == 1 else "v[0], or a number"
             logits = f"{'v *' if name == 'scale' else '1 / v *'} krr(x_s, y_s, x_q)"
             raise ValueError(
                 f"{name}: expected a number or a tensor of at most {len(batch)} dimensions, as many batch dimensions "
-                f"as the inputs have, got shape {tuple(shape)}. Write one value for all as a tensor without "
-                f"dimensions, {single}; one per class by torch.nn.functional.cross_entropy({logits}, y_q); "
+                f"as the inputs have, got shape {tuple(shape)}. Write {for_all(shape)}; "
+                f"one per class by torch.nn.functional.cross_entropy({logits}, y_q); "
                 f"{for_each_problem(shape, batch)}"
             )
     checks.batch_shape(inputs=batch, **shapes)

@@ -54,11 +54,15 @@ class Decomposition(NamedTuple):
 
     def eigen(self, a: Tensor) -> Eigen:
         """Return the eigenvalues and eigenvectors of the same matrix."""
-        return self.form if isinstance(self.form, Eigen) else _eigen(a.detach()).shifted(self.added)
+        return (
+            self.form
+            if isinstance(self.form, Eigen)
+            else _eigen(a.detach(), _is_finite(a.detach())).shifted(self.added)
+        )
 
 
-def _eigen(a: Tensor) -> Eigen:
-    return Eigen(*torch.linalg.eigh(_finite(a, _is_finite(a))))
+def _eigen(a: Tensor, good: Tensor) -> Eigen:
+    return Eigen(*torch.linalg.eigh(_finite(a, good)))
 
 
 def _is_finite(a: Tensor) -> Tensor:
@@ -81,7 +85,7 @@ def decompose(a: Tensor, shifts: Tensor, on_failure: str) -> tuple[Decomposition
     if runs_on_core(a, shifts):
         form: Any = tridiagonal(a if bool(good.all()) else _finite(a, good))
     else:
-        form = Eigen(*torch.linalg.eigh(_finite(a, good)))
+        form = _eigen(a, good)
     w = form.bounds
     least = shifts.amin((-2, -1))
     # An eigenvalue as small as the rounding error of 0 counts as 0, as a pivot would.
@@ -151,8 +155,7 @@ class _SolveByForm(BatchedFunction):
 
 def _by_points(g: Tensor) -> Tensor:
     """Return g [..., R, S, C] as [..., S, R C]."""
-    moved = g.movedim(-3, -2)
-    return moved.reshape(*moved.shape[:-2], moved.shape[-2] * moved.shape[-1])
+    return g.movedim(-3, -2).flatten(-2)
 
 
 def _pull_back(ctx: Any, a: Tensor, y: Tensor, shifts: Tensor, x: Tensor, grad: Tensor, solve: Any) -> Any:
