@@ -54,11 +54,10 @@ class Decomposition(NamedTuple):
 
     def eigen(self, a: Tensor) -> Eigen:
         """Return the eigenvalues and eigenvectors of the same matrix."""
-        return (
-            self.form
-            if isinstance(self.form, Eigen)
-            else _eigen(a.detach(), _is_finite(a.detach())).shifted(self.added)
-        )
+        if isinstance(self.form, Eigen):
+            return self.form
+        a = a.detach()
+        return _eigen(a, _is_finite(a)).shifted(self.added)
 
 
 def _eigen(a: Tensor, good: Tensor) -> Eigen:
@@ -155,7 +154,9 @@ class _SolveByForm(BatchedFunction):
 
 def _by_points(g: Tensor) -> Tensor:
     """Return g [..., R, S, C] as [..., S, R C]."""
-    return g.movedim(-3, -2).flatten(-2)
+    moved = g.movedim(-3, -2)
+    # A batched gradient of autograd cannot be flattened; it can be reshaped.
+    return moved.reshape(*moved.shape[:-2], moved.shape[-2] * moved.shape[-1])
 
 
 def _pull_back(ctx: Any, a: Tensor, y: Tensor, shifts: Tensor, x: Tensor, grad: Tensor, solve: Any) -> Any:
