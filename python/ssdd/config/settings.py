@@ -72,7 +72,8 @@ class StudentConfig:
     it is 1.1 to 1.3 times as fast on one core at the shapes of cifar10-cpu."""
     training: Literal["float32", "bf16"] = "float32"
     """Arithmetic of the network's own training steps, in the pool and in pre-training; "bf16" is 1.6 times as fast
-    there. The features that the outer loss sees stay float32: in bf16 the gradient to X_s was off by 7%."""
+    on a processor that has it, and takes ten times as long on one that does not. The features that the outer loss sees
+    stay float32: in bf16 the gradient to X_s was off by 7%."""
 
     def __post_init__(self) -> None:
         check_values(self)
@@ -106,7 +107,8 @@ class TeacherConfig:
     temperature: float = 0.5
     """SimCLR only: temperature that the cosine similarities are divided by."""
     training: Literal["float32", "bf16"] = "float32"
-    """Arithmetic of the backbone during training; weights, projector and loss stay float32. "bf16" is for GPUs."""
+    """Arithmetic of the backbone during training; weights, projector and loss stay float32. "bf16" is for GPUs, and for
+    processors that have it."""
     ema: float = 0.99
     """BYOL only: decay of the moving average of the weights at the first step, the share of its old value that it
     keeps. It rises to 1 along a cosine, as in the paper (0.996 for 1,000 epochs, 0.99 for 300)."""

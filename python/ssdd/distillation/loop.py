@@ -18,7 +18,7 @@ from ..artifact import DistilledSet, transformed
 from ..checkpoint import Checkpoints, fingerprint
 from ..config import DistillConfig, Diverged, Pulse, Report, as_dict, deprecations, in_float32, silent, versions
 from ..data import crop_and_flip, repeatable
-from ..models import frozen, in_chunks, representation_error
+from ..models import frozen, in_chunks, representation_error, why_slow
 from .batches import Batches, represent_views
 from .checks import check
 from .job import Job
@@ -59,8 +59,8 @@ def distill(
     Args:
         job: what to distil, for which network, and how.
         report: receives ``{"event": "distill", "step", "steps", "loss", "lr", "untrained_share", "mean_age"}`` every
-            ``config.log_every`` steps, and ``{"event": "warning", "message"}`` per deprecated setting. Default: nothing
-            is reported.
+            ``config.log_every`` steps, and ``{"event": "warning", "message"}`` per deprecated setting and if this
+            processor has no bf16 and ``job.make`` asks for it. Default: nothing is reported.
         checkpoints: the run goes on from the newest one, to the same bits as if it had never stopped, and raises
             :class:`Stopped` on a request to stop. Default: none are read or written.
         cache: the folder that keeps what a :class:`Teacher` computes of known views (``config.views``). Default: none.
@@ -75,6 +75,8 @@ def distill(
     for message in deprecations(job.config):
         warnings.warn(message, DeprecationWarning, stacklevel=4)  # of the caller, behind two decorators
         report({"event": "warning", "message": message})
+    if why := why_slow(job.make().half_training, job.device):
+        report({"event": "warning", "message": why})
     state, batches = begin(job)
     saved = checkpoints.begin(identity(job), ("distill.steps", job.config.steps)) if checkpoints else None
     if job.config.views:

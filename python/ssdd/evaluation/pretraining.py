@@ -19,7 +19,7 @@ from torch import Tensor
 from ..artifact import DistilledSet, write_atomically
 from ..config import Diverged, InputError, PretrainConfig, Pulse, Report, as_dict, from_dict, in_float32, silent
 from ..data import Order, gather, repeatable
-from ..models import Network
+from ..models import Network, why_slow
 
 LOG_EVERY = 50
 
@@ -63,7 +63,8 @@ def pretrain(
         config: steps, learning rate and batches, which are taken from a shuffled order (the whole set if it is
             smaller). Default: :func:`recipe_of` the pairs.
         seed: seed of the order. Default 0.
-        report: receives ``{"event": "pretrain", "step", "steps", "loss"}``. Default: nothing is reported.
+        report: receives ``{"event": "pretrain", "step", "steps", "loss"}``, and ``{"event": "warning", "message"}`` if
+            ``network`` trains in bf16 and this processor has none. Default: nothing is reported.
         checkpoints: where the state is kept; the training goes on from the newest checkpoint, to the same bits as if it
             had never stopped. Default: nowhere.
 
@@ -80,6 +81,8 @@ def pretrain(
     if outputs != pairs.targets.shape[1]:
         raise InputError(f"network: expected {pairs.targets.shape[1]} outputs, as the targets have, got {outputs}")
     device = network.head.weight.device
+    if why := why_slow(network.half_training, device):
+        report({"event": "warning", "message": why})
     x, y = pairs.inputs().to(device), pairs.targets.to(device)
     centre = y.mean(0)
     if config.contrast != 1:

@@ -4,7 +4,7 @@ from .convnet import ConvNet
 from .count import count_multiply_adds, count_parameters
 from .error import representation_error
 from .features import batch_features, frozen, frozen_together, in_chunks
-from .network import Network, build, build_stored, seeded, student
+from .network import Network, build, build_stored, seeded, student, why_slow
 from .outside import find_factory
 from .resnet import DEPTHS, STEM_PADDING, ResNet, named_resnet, standard_resnet
 from .scores import accuracy
@@ -30,4 +30,5 @@ __all__ = [
     "seeded",
     "standard_resnet",
     "student",
+    "why_slow",
 ]

@@ -58,6 +58,16 @@ class Network(nn.Module):
         return ", ".join(name for name in ("compiled", "half_training") if getattr(self, name))
 
 
+def why_slow(bf16: bool, device: torch.device) -> str:
+    """Return a warning if networks are to train in bf16 on a processor that has no such arithmetic; "" if not."""
+    if not bf16 or device.type != "cpu" or torch.ops.mkldnn._is_mkldnn_bf16_supported():
+        return ""
+    return (
+        "this processor has no bf16 arithmetic, so networks that train in bf16 take about ten times as long as in "
+        "float32 (student.training or teacher.training)"
+    )
+
+
 NAMES = (*DEPTHS, *STACKS, "mobilenetv2")
 """The networks of this package that have a fixed name; the others are "convnet-W-W-..."."""
 

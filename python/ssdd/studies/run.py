@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -88,5 +89,19 @@ def run_study(
     for path, other in others.items():
         teachers[path] = (other, represent(other, images, cache))
     study = Study(images, teachers, cells, Path(work or Path(out) / "work"), targets, cache, classifiers, device)
-    fill_study(plan, study, workers, report)
+    fill_study(plan, study, workers, without_repeats(report))
     return study
+
+
+def without_repeats(report: Report) -> Report:
+    """Return ``report`` without the warnings that came before: a study's rows have settings in common."""
+    seen: set[str] = set()
+
+    def passed(event: dict[str, Any]) -> None:
+        if event["event"] == "warning":
+            if event["message"] in seen:
+                return
+            seen.add(event["message"])
+        report(event)
+
+    return passed

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from ..checkpoint import Checkpoints
 from ..config import Diverged, InputError, Pulse, Report, TeacherConfig, as_dict, in_float32, silent
 from ..data import CPU, ImageSet, augment, gather, repeatable
-from ..models import ConvNet, ResNet, seeded
+from ..models import ConvNet, ResNet, seeded, why_slow
 from .methods import METHODS, Method
 from .teacher import Teacher, teacher_backbone
 
@@ -87,7 +87,9 @@ def train_teacher(
     Args:
         data: the images.
         config: the settings of the training.
-        report: receives ``{"event": "teacher", "step", "steps", "loss"}`` once per epoch. Default: nothing is reported.
+        report: receives ``{"event": "teacher", "step", "steps", "loss"}`` once per epoch, and ``{"event":
+            "warning", "message"}`` if this processor has no bf16 and ``config.training`` asks for it. Default: nothing
+            is reported.
         checkpoints: the training goes on from the newest one, to the same bits as if it had never stopped. Default:
             none are read or written.
         device: where the network trains and stays; all random draws are made in main memory. Default: the CPU.
@@ -102,6 +104,8 @@ def train_teacher(
     backbone.to(device)
     method.to(device)
     bf16 = config.training == "bf16"
+    if why := why_slow(bf16, device):
+        report({"event": "warning", "message": why})
     if bf16:
         backbone.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     forward = in_bf16(backbone) if bf16 else backbone
