@@ -180,9 +180,9 @@ def shelf(tmp_path_factory):
     data = ssdd.load_images(folder / "cifar10.npz")
     small = ssdd.with_settings(ssdd.preset("small"), SMALL)
     ssdd.train_teacher(data, small.teacher).save(folder / "teacher.safetensors")
-    ssdd.DistilledSet(torch.rand(12, 3, 32, 32), torch.randn(12, 5), data.preprocessing).save(
-        folder / "distilled.safetensors"
-    )
+    recipe = dataclasses.asdict(ssdd.PretrainConfig(steps=5))
+    pairs = ssdd.DistilledSet(torch.rand(12, 3, 32, 32), torch.randn(12, 5), data.preprocessing, recipe=recipe)
+    pairs.save(folder / "distilled.safetensors")
     np.save(folder / "scores.npy", np.eye(3, dtype=np.float32).repeat(4, 0))
     torch.save(torch.rand(6, 3, 32, 32), folder / "x_syn.pt")
     torch.save(torch.randn(6, 5), folder / "y_syn.pt")

@@ -1,7 +1,7 @@
 """Pre-train on a distilled set and measure it: probes, fine-tuning and, given --teacher, the representation error.
 
-Targets (--target) are resized to the images' size. The row "no pre-training" is the same network with a random start:
-fine-tuned, it is trained from scratch.
+It pre-trains with the recipe in the file, or as the preset says if there is none. Targets (--target) are resized to the
+images' size. The row "no pre-training" is the same network with a random start: fine-tuned, it is trained from scratch.
 """
 
 from __future__ import annotations
@@ -62,14 +62,16 @@ def run(options: Options) -> None:
             known = f"{pairs.source!r}" if pairs.source else "images that it does not name"
             raise InputError(f"data: this set was distilled from {known}; give the images to measure on with --data")
         options.data = "digits"
-    settings = choose_settings(options)
+    recipe = ssdd.recipe_of(pairs) if pairs.recipe else None
+    settings = choose_settings(options, recipe=recipe)
     if options.target and options.finetune is None:
         if not settings.finetune.share and "finetune.share" not in options.settings:
             options.finetune = "scaled"
-            settings = choose_settings(options)
+            settings = choose_settings(options, recipe=recipe)
         if settings.finetune.share:
             steps = settings.finetune.steps
             say(f"fine-tuning: {steps} steps (--finetune published; --finetune.share 0 leaves it out)")
+    say(f"pre-training: {origin_of(settings.pretrain, recipe)}")
     if options.model is not None:
         settings = with_settings(settings, {"student.model": options.model})
     loaded, on = read_images(options.data, options), ssdd.choose_device(options.device)
@@ -100,3 +102,9 @@ def run(options: Options) -> None:
         say("nothing could be measured: give the teacher (--teacher) for the representation error, or labelled images")
     for line in (*reports.worth_little(measured), *reports.legend(measured)):
         say(line)
+
+
+def origin_of(used: ssdd.PretrainConfig, recipe: ssdd.PretrainConfig | None) -> str:
+    """Return the pre-training in words, and where it comes from."""
+    origin = "the artifact's recipe" if used == recipe else "not the artifact's recipe" if recipe else "of the preset"
+    return f"{used.steps:,} steps, lr {used.lr:g}, batch {used.batch}, {used.schedule} ({origin}; --pretrain.steps ...)"

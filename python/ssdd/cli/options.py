@@ -233,15 +233,19 @@ def add_quiet(parser: ArgumentParser) -> None:
     parser.add_argument("--quiet", "-q", action="store_true", help="No progress display.")
 
 
-def choose_settings(options: Options, stored: Settings | None = None) -> Settings:
+def choose_settings(
+    options: Options, stored: Settings | None = None, recipe: ssdd.PretrainConfig | None = None
+) -> Settings:
     """Return the settings of a command: a preset, with the changes of --finetune, of --config and of the flags.
 
     The preset is --preset, or the one that fits the data. ``stored``: the settings of a run that is resumed, in its
-    place.
+    place. ``recipe``: the pre-training of a distilled set, in place of the preset's.
     """
     settings = stored
     if settings is None or options.preset is not None:
         settings = preset(options.preset or ("digits" if options.data == "digits" else "small"))
+    if recipe is not None:
+        settings = replace(settings, pretrain=recipe)
     if (recipe := getattr(options, "finetune", None)) is not None:
         settings = replace(settings, finetune=FINETUNE[recipe])
     changes = read_settings_file(options.config) if options.config else {}

@@ -156,7 +156,11 @@ def test_pretrain_resnet18(ssdd_command, artifact, tmp_path):
 def test_evaluate(ssdd_command, artifact):
     result = ssdd_command("evaluate", artifact, "-t", artifact.parent / "teacher.safetensors", *FAST)
     assert re.search(r"krr-st \| \d\.\d+ \| ", result.output) and "no pre-training" in result.output
-    assert "representation error" in ssdd_command("evaluate", artifact, *FAST).output
+    own = [flag for flag in FAST if not flag.startswith("--pretrain")]
+    plain = ssdd_command("evaluate", artifact, *own).output
+    assert "representation error" in plain and "pre-training: 20 steps" in plain and "(the artifact's recipe" in plain
+    changed = ssdd_command("evaluate", artifact, *own, "--preset", "digits", "--pretrain.steps", 3).output
+    assert "pre-training: 3 steps" in changed and "(not the artifact's recipe" in changed
 
 
 def test_show_and_info(ssdd_command, artifact, tmp_path):
