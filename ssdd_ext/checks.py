@@ -312,6 +312,26 @@ def why_not_finite(tensors: dict[str, Tensor], dtype: torch.dtype) -> str:
     return ""
 
 
+MAY_VANISH = ("bias", "b_std", *(f"Ridge.{kind}" for kind in ("absolute", "trace", "mean_trace")))
+
+
+def numbers_beyond(named: dict[str, Any], dtype: torch.dtype) -> str:
+    """Name the hyper-parameters that are numbers and too large for ``dtype``, or so small that it takes them for 0
+    where 0 is out of range; "" if there are none."""
+    ends = torch.finfo(dtype)
+    numbers = {name: value for name, value in named.items() if not isinstance(value, Tensor)}
+    beyond = [
+        f"{name} = {value:g}"
+        for name, value in numbers.items()
+        if value > ends.max or (value < ends.tiny and not name.endswith(MAY_VANISH))
+    ]
+    if not beyond:
+        return ""
+    kind, wider = str(dtype).removeprefix("torch."), "" if dtype == torch.float64 else ", or solve_dtype=torch.float64"
+    span = f"{ends.tiny:.1e} to {ends.max:.1e}"
+    return f"{', '.join(beyond)}: expected {span}, the range of {kind}; scale the inputs{wider}"
+
+
 def raise_on_failure(op: str, status: Tensor, order: int, ridge: Any) -> None:
     """Read ``status`` [...] (one synchronisation on CUDA) and raise for the first problem that failed."""
     if status.is_meta:

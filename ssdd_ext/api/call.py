@@ -150,13 +150,20 @@ def _name_failure(call: Call) -> Iterator[None]:
         yield
     except checks.FactorizationError as error:
         what = str(error).partition(":")[2]
-        if is_transformed() or "out of range" in what:
-            why = ""
-        else:
-            why = checks.why_not_finite(call.tensors, call.work) or _why_kernel_not_finite(call)
+        why = "" if is_transformed() else _why_not(call, "out of range" in what)
         if why:
             what = f" {why} (the factorisation failed:{what.partition(';')[0]})"
         raise checks.FactorizationError(f"{call.op}:{what}") from None
+
+
+def _why_not(call: Call, out_of_range: bool) -> str:
+    """Say which input or number is the cause of a failure; "" if none of them is."""
+    found = "" if out_of_range else checks.why_not_finite(call.tensors, call.work)
+    named = {f"{type(call.kernel).__name__}.{name}": p for name, p in call.kernel.named_parameters()}
+    if call.ridge is not None:
+        named[f"Ridge.{call.ridge.kind}"] = call.ridge.value
+    found = found or checks.numbers_beyond(named, call.work)
+    return found if found or out_of_range else _why_kernel_not_finite(call)
 
 
 MOST_LOOKED_AT = 1 << 24

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
 
@@ -28,6 +30,11 @@ def number_if_constant(p: float | Tensor, device: torch.device) -> float | Tenso
     return p
 
 
+def _in_range_of(dtype: torch.dtype, value: float) -> float:
+    """Return ``value``, or inf if ``dtype`` cannot hold it: the core then finds it out of range."""
+    return value if abs(value) <= torch.finfo(dtype).max else math.inf
+
+
 def pack(
     kernel: Kernel | None, ridge: Ridge | None, batch: torch.Size, dtype: torch.dtype, device: torch.device
 ) -> tuple[Tensor | None, list[float]]:
@@ -39,7 +46,7 @@ def pack(
     columns = [
         p.to(device=device, dtype=dtype).expand(batch)
         if isinstance(p, Tensor)
-        else torch.full(batch, float(p), dtype=dtype, device=device)
+        else torch.full(batch, _in_range_of(dtype, float(p)), dtype=dtype, device=device)
         for p in parameters
     ]
     return torch.stack(columns, -1), [0.0] * len(parameters)

@@ -399,10 +399,14 @@ def test_overflow_and_nan_are_named(backend):
     assert ssdd_ext.krr(large, y, large, solve_dtype=torch.float64, backend=backend).isfinite().all()
 
 
-@pytest.mark.parametrize("backend", ("auto", "planned", "torch"))
+@pytest.mark.parametrize("backend", ssdd_ext.checks.BACKENDS)
 @pytest.mark.parametrize(
     "kernel, ridge, named",
     [
+        (Linear(1e40), Ridge.trace(torch.tensor(1e-3)), r"Linear.scale = 1e\+40: expected .* float32; .*float64"),
+        (Linear(1e-60), Ridge.trace(1e-3), r"Linear.scale = 1e-60: expected .* the range of float32"),
+        (Linear(bias=1e40), Ridge.trace(1e-3), r"Linear.bias = 1e\+40: expected"),
+        (RBF(1.0), Ridge.absolute(1e40), r"Ridge.absolute = 1e\+40: expected"),
         (
             Polynomial(30, 1e6),
             Ridge.trace(1e-6),
@@ -410,9 +414,10 @@ def test_overflow_and_nan_are_named(backend):
         ),
         (Linear(1e30), Ridge.trace(1e20), r"lambda of Ridge.trace\(1e\+20\) overflows float32; use a smaller value"),
     ],
-    ids=["polynomial", "ridge"],
+    ids=["large scale", "small scale", "bias", "absolute", "polynomial", "ridge"],
 )
 def test_a_kernel_that_overflows_is_named(kernel, ridge, named, backend):
     x, y = torch.arange(15.0).reshape(5, 3), torch.ones(5, 2)
-    with pytest.raises(ssdd_ext.FactorizationError, match=named):
-        ssdd_ext.krr(x, y, x, kernel=kernel, ridge=ridge, backend=backend)
+    for call in (ssdd_ext.krr, lambda x, y, q, **how: ssdd_ext.fit(x, y, **how).predict(q)):
+        with pytest.raises(ssdd_ext.FactorizationError, match=named):
+            call(x, y, x, kernel=kernel, ridge=ridge, backend=backend)

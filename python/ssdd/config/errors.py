@@ -38,15 +38,15 @@ class Diverged(RuntimeError):
 class Pulse:
     """Report how far a stage is, at most every ``every`` seconds, so that a display moves in long epochs.
 
-    The events are ``{"event": "progress", "stage", "step", "steps"}``. They depend on the clock, so only a report whose
-    attribute ``moves`` is true gets them.
+    The events are ``{"event": "progress", "stage", "step", "steps"}``; a step may be done in part. They depend on the
+    clock, so only a report whose attribute ``moves`` is true gets them.
     """
 
     def __init__(self, report: Report, stage: str, steps: int, every: float = 0.5) -> None:
         self.report, self.stage, self.steps, self.every = report, stage, steps, every
         self.last = -math.inf if getattr(report, "moves", False) else math.inf
 
-    def __call__(self, step: int) -> None:
+    def __call__(self, step: float) -> None:
         """Report that ``step`` steps are done, unless that was reported a moment ago."""
         now = time.monotonic()
         if now - self.last >= self.every:

@@ -152,13 +152,13 @@ class Pool:
         pulse = Pulse(self.report, "pool", self.config.pool)
         trained = sum(not other.due for other in self.members)
         start = {name: value.clone() for name, value in member.network.state_dict().items()}
-        for _ in range(member.due):
+        for i in range(member.due):
             if self.interrupted():
                 member.network.load_state_dict(start)
                 member.optimizer.state.clear()
                 raise Interrupted
             self._train(member, *self.first_pairs)
-            pulse(trained)
+            pulse(trained + (i + 1) / member.due)
         member.due = 0
         if trained + 1 == len(self.members):
             self.first_pairs = None

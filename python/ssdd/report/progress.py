@@ -39,6 +39,8 @@ WORDS = {
 
 FEW, MEASURED, WORTH_SAYING = 3, 5.0, 60.0
 """Steps and seconds that an estimate needs, and seconds from which on it is said."""
+FEW_NETWORKS = 0.1
+"""Of the networks of a pool. One of them takes minutes, and its training steps are parts of it."""
 BAR, NARROW_BAR, WIDE, TIME = 24, 10, 100, 7
 """Columns of a bar, of one on a terminal narrower than WIDE, and of the time left."""
 
@@ -64,7 +66,7 @@ class Display:
         )
         self._lines: dict[str, tuple[str, TaskID]] = {}
         self._show = show
-        self._begun: dict[tuple[str, str], tuple[float, int]] = {}
+        self._begun: dict[tuple[str, str], tuple[float, float]] = {}
         self._announced: set[tuple[str, str]] = set()
 
     def __call__(self, event: Event) -> None:
@@ -93,20 +95,22 @@ class Display:
         if event["step"] >= event["steps"]:
             self._progress.remove_task(self._lines.pop(key)[1])
 
-    def _announce(self, key: str, stage: str, step: int, steps: int) -> None:
+    def _announce(self, key: str, stage: str, step: float, steps: int) -> None:
         """Say how long the stage takes, once, after MEASURED seconds of its steps."""
         now, which = time.monotonic(), (key, stage)
         if stage == "pool":  # it is filled between steps of a distillation, whose own time begins anew
             self._begun.pop((key, "distill"), None)
         begun, first = self._begun.setdefault(which, (now, step))
-        if which in self._announced or step - first < FEW or now - begun < MEASURED:
+        few, unit = (FEW_NETWORKS, "networks") if stage == "pool" else (FEW, "steps")
+        if which in self._announced or step - first < few or now - begun < MEASURED:
             return
         self._announced.add(which)
         per_step = (now - begun) / (step - first)
         left = per_step * (steps - step)
         if left >= WORTH_SAYING and self._show:
             name = f"{key}: {WORDS[stage]}" if key else WORDS[stage]
-            self.say(f"{name}: about {duration(left)} to go ({steps - step:,} steps of {per_step:.2g} s)")
+            each = f"{per_step:.2g} s" if per_step < 10 else duration(per_step)
+            self.say(f"{name}: about {duration(left)} to go ({steps - step:,.0f} {unit} of {each})")
 
     def say(self, text: str) -> None:
         """Print a line that stays, above the bars."""

@@ -140,3 +140,17 @@ def test_an_interrupted_draw_leaves_no_trace():
         theirs = other.network.state_dict()
         assert one.age == other.age
         assert all(torch.equal(value, theirs[name]) for name, value in one.network.state_dict().items())
+
+
+def test_progress_moves_within_a_network(monkeypatch):
+    class Moving(list):
+        moves, __call__ = True, list.append
+
+    report, now = Moving(), iter(range(10_000))
+    monkeypatch.setattr("ssdd.config.errors.time.monotonic", lambda: next(now))
+    p = Pool(Job(DATA, Y, make, DistillConfig(pool=2, pool_steps=30)), torch.Generator().manual_seed(0))
+    p.fill(X, Y, report)
+    p.draw()
+    steps = [event["step"] for event in report if event["event"] == "progress"]
+    due = max(m.age for m in p.members if not m.due)
+    assert steps == [(i + 1) / due for i in range(due)]

@@ -267,6 +267,16 @@ def test_filling_the_pool_is_not_counted_as_steps(monkeypatch):
     assert "distilling: about 16 min to go (986 steps of 1 s)" in out.getvalue(), out.getvalue()
 
 
+def test_the_first_network_of_a_pool_gives_the_estimate(monkeypatch):
+    now, out = [0.0], io.StringIO()
+    monkeypatch.setattr("ssdd.report.progress.time.monotonic", lambda: now[0])
+    with Display(Console(file=out, width=200)) as display:
+        for done in range(20):
+            display({"event": "progress", "stage": "pool", "step": done / 100, "steps": 5})
+            now[0] += 2.0
+    assert "filling the pool: about 16 min to go (5 networks of 3 min)" in out.getvalue(), out.getvalue()
+
+
 @pytest.mark.parametrize("width", [60, 80, 200])
 def test_progress_shows_the_steps_and_the_time_at_any_width(width):
     out = io.StringIO()
