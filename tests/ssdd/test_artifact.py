@@ -1,7 +1,9 @@
 """The distilled set as a file: it is read back unchanged, and other files are refused."""
 
 import ast
+import errno
 import json
+import os
 from pathlib import Path
 
 import pytest
@@ -155,6 +157,16 @@ def test_a_failed_write_leaves_the_old_file(tmp_path):
     with pytest.raises(TypeError):
         write_atomically(file, "not bytes")
     assert file.read_bytes() == before and list(tmp_path.iterdir()) == [file]
+
+
+def test_a_full_disk_names_the_file(tmp_path, monkeypatch):
+    def full(handle):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr("ssdd.artifact.files.flush_to_disk", full)
+    with pytest.raises(OSError, match=f"No space left on device: '{tmp_path}/set.safetensors'"):
+        example().save(tmp_path / "set.safetensors")
+    assert not list(tmp_path.iterdir())
 
 
 def test_artifact_needs_no_training_code():

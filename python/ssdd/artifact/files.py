@@ -111,8 +111,10 @@ def write_atomically(path: str | os.PathLike[str], content: bytes) -> Path:
             file.flush()
             flush_to_disk(file.fileno())
         os.replace(beside, path)
-    except BaseException:
+    except BaseException as error:
         beside.unlink(missing_ok=True)
+        if isinstance(error, OSError) and error.filename is None:  # a write that failed says no name
+            error.filename = os.fspath(path)
         raise
     return path
 

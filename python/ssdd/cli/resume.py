@@ -79,6 +79,9 @@ class Run:
         write_json(folder / name, content)
 
 
+NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+
+
 @contextmanager
 def say_how_to_go_on(command: str, folder: Path) -> Iterator[None]:
     """Add ``command``, which continues the run in ``folder``, to the message of an error that ends it."""
@@ -93,7 +96,7 @@ def say_how_to_go_on(command: str, folder: Path) -> Iterator[None]:
     except ssdd.ProcessLost as error:
         raise ssdd.ProcessLost(f"{error}. Go on from the last checkpoint with: {command}") from None
     except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT) or not any((folder / CHECKPOINTS).glob("*.safetensors")):
+        if error.errno not in NO_ROOM or not any((folder / CHECKPOINTS).glob("*.safetensors")):
             raise  # the disk is not full, or there is no checkpoint to continue from
         raise OSError(f"{error}. The checkpoints are kept; make room, then go on with: {command}") from error
 
