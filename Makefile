@@ -78,7 +78,7 @@ dev: ## build _C in place, for PYTHONPATH=.:python (PYTHON=... names the interpr
 
 CORE := tests/ext/core
 # About one row in twelve of the kernels' tables runs under the sanitizers, and every kernel (tests/simt/test_kernels.py).
-SANITIZED := product_ one_norm_ distances_ narrow_ fused_ large_ cluster_ gram_ cholesky_ krr_
+SANITIZED := product_ one_norm_ distances_ narrow_ fused_ large_ cluster_ one_pass_ gram_ cholesky_ krr_
 EVERY := 10
 .PHONY: sanitize aarch64
 sanitize: $(ENV_STAMP) ## run the core's own tests under AddressSanitizer and UBSan, the CUDA kernels' twin also under TSan

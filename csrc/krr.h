@@ -71,7 +71,15 @@ struct KrrShape {
   bool cluster = false;
   // On a GPU, forward: squared distances by products where that keeps their digits (cuda/distances.cu).
   bool products = false;
+  // On a GPU, the loss of a linear float kernel, dual: blocks of queries per problem that read the queries once
+  // (cuda/one_pass.cuh); 0: the products of the plan. The forward leaves `parts` if the backward is to follow.
+  int64_t parts = 0;
 };
+
+// Elements that each of them leaves per problem.
+constexpr int64_t one_pass_part(int64_t s, int64_t d, int64_t c) {
+  return c * ((d + 31) / 32 * 32) + (s * c + 31) / 32 * 32 + (c + 31) / 32 * 32;
+}
 
 // Rows of S elements per problem in `kept`.
 constexpr int64_t kept_rows(KernelKind kernel, int64_t s, int64_t q) { return keeps_argument(kernel) ? 2 * q + s : q; }
@@ -87,6 +95,7 @@ struct KrrForwardArgs {
   OnFailure on_failure;
   T* work;
   Element s_element = Element::own, q_element = Element::own;  // of x_s and x_q
+  T* parts = nullptr;  // [B, shape.parts, one_pass_part(...)], aligned to 16 bytes, or nullptr if no backward follows
 };
 
 template <class T>
@@ -102,6 +111,7 @@ struct KrrBackwardArgs {
   Element s_element = Element::own, q_element = Element::own;
   // On the CPU, of a forward without queries: the gradient to coef [B, n, C] itself.
   Batch<const T> coef_bar = {};
+  const T* parts = nullptr;  // of the forward; kept is then nullptr
 };
 
 // Loss [B] and its gradients for gbar = 1 in one pass, for small problems on the CPU: there a call, or the memory traffic

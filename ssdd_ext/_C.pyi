@@ -86,6 +86,7 @@ class KrrShape:
         halves: bool = False,
         cluster: bool = False,
         products: bool = False,
+        parts: int = 0,
     ) -> None: ...
     @property
     def batch(self) -> int: ...

@@ -48,9 +48,11 @@ PIVOT = H100.PIVOT / H100.CLOCK * 1e6  # us
 
 
 def _krr(work: str, aim: float, b: int, s: int, q: int, d: int, c: int) -> list[Row]:
-    """Return the orders of the products with a separate product for K_ss, and the picked order if that is another."""
+    """Return the orders of the products with a separate product for K_ss, the picked order if that is another, and one
+    pass over the queries if that is picked."""
     plans = _plans()
-    picked = plans.choose(plans.Problem(s, q, d, c, linear=True, bordered=True, batch=b), plans.Gpu())
+    problem = plans.Problem(s, q, d, c, linear=True, bordered=True, batch=b)
+    picked, once = plans.choose(problem, plans.Gpu()), plans.one_pass.blocks(problem) > 0
     choice = (picked.forward, picked.backward, picked.fused_gram)
     ways = [("low_rank", "low_rank", False), ("low_rank", "mixed", False), ("dense", "dense", False)]
     rows = []
@@ -60,7 +62,12 @@ def _krr(work: str, aim: float, b: int, s: int, q: int, d: int, c: int) -> list[
         each = 2 * (s * d + s * c) + q * d + q * c + (s * s + s * c + q * c + kept)
         words = ("float", "krr", b, s, q, d, c, forward, backward, *(["fused"] if fused else []))
         name = f"{work}, {forward} / {backward}{', fused K_ss' if fused else ''}"
-        rows.append(Row(name, aim, words, 4 * b * each, s, way == choice))
+        rows.append(Row(name, aim, words, 4 * b * each, s, way == choice and not once))
+    if once:
+        assert s <= plans.one_pass.FACTORS or not picked.fused_gram
+        each = 2 * (s * d + s * c) + q * d + q * c + (s * s + s * c + q * c)
+        words = ("float", "krr", b, s, q, d, c, "low_rank", "low_rank", "one_pass")
+        rows.append(Row(f"{work}, one pass", aim, words, 4 * b * each, s))
     return rows
 
 

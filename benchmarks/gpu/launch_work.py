@@ -406,6 +406,80 @@ def _shift(launch: dict[str, Any]) -> Work:
     return Work(flops=count, loaded=(2 * count + rows) * size, stored=(count + rows) * size)
 
 
+# --- the loss with the queries read once (one_pass.cuh) ---------------------------------------------------------------
+
+
+def _dot_flops(length: int) -> int:
+    """Count the 8 x 4 products of one warp, whose lanes have 4 columns each."""
+    return -(-length // 128) * 32 * 32 * 4 * 2
+
+
+def _outer_flops(p: dict[str, Any], rows: int, width: int) -> int:
+    """Count adding that many rows to [targets, width]."""
+    return width * p["targets"] * rows * 2
+
+
+def _pair_flops(p: dict[str, Any], rows: int) -> int:
+    """Count the solves of all targets, two per warp, with so many rows per lane."""
+    return p["targets"] // 2 * p["s"] * (32 * (rows + 1) - 2) * 4
+
+
+def _left(p: dict[str, Any], b: int) -> int:
+    """Count the elements that blocks of queries write: residuals, parts, and their losses if there are several."""
+    losses = p["parts"] if p["parts"] > 1 else 0
+    return b * (p["q"] * p["c"] + p["left"] * p["parts"] * p["part"] + losses)
+
+
+def _few(launch: dict[str, Any]) -> Work:
+    p = launch["arguments"][0]
+    s, q, d, c, rows, left = (p[key] for key in ("s", "q", "d", "c", "rows", "left"))
+    b, tiles, columns = launch["blocks"] // p["parts"], -(-q // rows), -(-s // 4)
+    square = sum(min(2 * i + 2, columns) for i in range(-(-s // 8)))
+    dots = sum(_dot_flops(min(p["chunk"], p["width"] - k)) for k in range(0, p["width"], p["chunk"]))
+    units = p["parts"] * square + tiles * (rows // 8) * columns
+    tile = 2 * rows * s * (p["targets"] + left * c) + left * _outer_flops(p, rows, p["width"])
+    needed = s * s * d + s**3 / 3 + 2 * s * s * c + 2 * q * (s * d + s * c + left * c * (s + d))
+    losses = p["parts"] if p["parts"] > 1 else 0
+    return Work(
+        flops=b * needed,
+        executed=b * (units * dots + tiles * tile + p["parts"] * _pair_flops(p, 1)),
+        loaded=4 * b * (q * d + q * c + tiles * s * d + p["parts"] * s * c + losses),  # X_q once
+        stored=4 * (_left(p, b) + b * s * (s + c)),
+    )
+
+
+def _query(launch: dict[str, Any]) -> Work:
+    p = launch["arguments"][0]
+    s, q, d, c, rows, left = (p[key] for key in ("s", "q", "d", "c", "rows", "left"))
+    b, tiles, supports = launch["blocks"] // p["parts"], -(-q // rows), -(-s // rows)
+    dots = rows // 8 * (p["targets"] // 4) * _dot_flops(p["width"])
+    outer, losses = _outer_flops(p, rows, p["width"]), p["parts"] if p["parts"] > 1 else 0
+    return Work(
+        flops=b * 2 * (q * d * c * (1 + left) + s * d * c * (1 + left)),
+        executed=b * (tiles * (dots + left * outer) + p["parts"] * supports * (outer + left * dots)),
+        loaded=4 * b * (q * d + q * c + p["parts"] * (s * d * (1 + left) + s * c) + losses),  # X_q once
+        stored=4 * _left(p, b),
+    )
+
+
+def _finish(launch: dict[str, Any]) -> Work:
+    p = launch["arguments"][0]
+    s, q, d, c, strips = (p[key] for key in ("s", "q", "d", "c", "strips"))
+    b, to_points = launch["blocks"] // strips, p["x_s"] or p["x_q"]
+    outer = (1 + p["x_s"]) * _outer_flops(p, s, p["width"]) if to_points else 0
+    tiles = [2 * -(-s // 4)] * p["x_s"] + [-(-min(64, q - i) // 4) for i in range(0, q, 64)] * p["x_q"]
+    rows = sum(tiles) * p["width"] * p["targets"] * 4 * 2
+    per_strip = s * (s + 1) // 2 + s * c + p["parts"] * (p["part"] - p["moment"]) + q * c * p["x_q"]
+    written = s * c * p["y_s"] + s * d * p["x_s"] + q * d * p["x_q"]
+    needed = 2 * s * s * c + 4 * s * d * c * (1 + p["x_s"]) / 2 + 4 * s * d * c * p["x_s"] + 2 * q * d * c * p["x_q"]
+    return Work(
+        flops=b * needed,
+        executed=b * (strips * _pair_flops(p, 4) + outer + rows),
+        loaded=4 * b * (s * d + p["parts"] * c * p["width"] + strips * per_strip),  # no X_q
+        stored=4 * b * written,
+    )
+
+
 FORMULAS: dict[str, Callable[[dict[str, Any]], Work]] = {
     "tensor_kernel": _product,
     "half_kernel": _product,
@@ -444,6 +518,9 @@ FORMULAS: dict[str, Callable[[dict[str, Any]], Work]] = {
     "angle_map_kernel": _angle_map,
     "angle_slope_kernel": _angle_slope,
     "shift_kernel": _shift,
+    "few_kernel": _few,
+    "query_kernel": _query,
+    "finish_kernel": _finish,
 }
 
 

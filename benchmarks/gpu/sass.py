@@ -62,6 +62,10 @@ DYNAMIC = {
     "solve_kernel<32, double>": (128 * 130 + 128 * 33) * 8 + 48,
     "fused_kernel<float": (128 * 132 + 256 + 2 * 128 * 20) * 4 + 64,
     "fused_kernel<double": (128 * 130 + 256 + 2 * 128 * 18) * 8 + 64,
+    # S=10 Q=1024 D=2048 C=10; query_kernel: B=64 S=100 Q=256 D=512 C=10.
+    "few_kernel": 109560,
+    "finish_kernel": 10936,
+    "query_kernel": 87072,
     "cluster_kernel": (9 * 64 * 68 + 2 * 64 + 3 * (32 * 20 + 2 * 32 * 4)) * 4,
     "factor_tiles_kernel<float>": (2 * 5120 + 64 * 68) * 4 + 64,
     "factor_tiles_kernel<double>": (2 * 2112 + 64 * 66) * 8 + 64,

@@ -110,6 +110,7 @@ CALLS: list[tuple[str | int, ...]] = (
             ("cholesky", 1, 240, 1),
         )
     ]
+    + [("float", "krr", 1, s, 64, 256, c, "low_rank", "low_rank", "all", "one_pass") for s, c in ((16, 16), (72, 12))]
     + [("float", "cholesky", 1, 256, 0, "cluster")]
     + [("double", kernel, 1, 72, 64, 96, 32) for kernel in ("arc_cosine_0", "arc_cosine_1", "nngp", "ntk")]
     + [

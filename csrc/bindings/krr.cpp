@@ -10,7 +10,7 @@ int64_t krr_workspace(const KrrShape& shape, bool backward, bool on_cuda) {
 
 KrrShape shape_of(int64_t batch, int64_t s, int64_t q, int64_t d, int64_t c, int64_t n, int kernel, int ridge,
                   bool detach, bool bordered, int plan, int64_t chunk, int threads, bool fused_gram, bool lanes,
-                  int order, bool halves, bool cluster, bool products) {
+                  int order, bool halves, bool cluster, bool products, int64_t parts) {
   KrrShape shape{};
   shape.batch = batch;
   shape.s = s;
@@ -31,6 +31,7 @@ KrrShape shape_of(int64_t batch, int64_t s, int64_t q, int64_t d, int64_t c, int
   shape.halves = halves;
   shape.cluster = cluster;
   shape.products = products;
+  shape.parts = parts;
   for (const int64_t size : {batch, s, q, d, c, n}) require(size >= 0, "shape: sizes must not be negative");
   require_fits(batch, std::max(s, std::max(q, n)), std::max(std::max(s, q), std::max(d, std::max(c, n))));
   require_fits(1, c, d);
@@ -39,8 +40,22 @@ KrrShape shape_of(int64_t batch, int64_t s, int64_t q, int64_t d, int64_t c, int
   const bool primal = shape.plan == Plan::primal, linear = shape.kernel == KernelKind::linear;
   require(linear || shape.plan == Plan::dense, "plan: kernels other than the linear one run dense");
   require(!lanes || cpu::krr_lanes_fit(shape), "lanes: the linear kernel, low rank, few support points and features");
+  require(parts >= 0 && parts <= q / 8 + 1, "parts: more blocks than tiles of queries");
   require(n == (primal ? d + (bordered ? 1 : 0) : s), "shape: the factor's order does not match the plan");
   return shape;
+}
+
+// Reads what the forward keeps for its backward: the parts of its blocks of queries, or K_qs.
+template <class Args, class T>
+void read_kept(Reader<T>& r, const Capsule& kept, Args& a) {
+  const KrrShape& s = a.shape;
+  if (s.parts == 0) {
+    a.kept = r.template array<T>("kept", tensor_of(kept), s.batch * kept_rows(s.kernel, s.s, s.q) * s.s);
+    return;
+  }
+  require(r.cuda(), "parts: on a GPU only");
+  a.parts = r.template array<T>("kept", tensor_of(kept), s.batch * s.parts * one_pass_part(s.s, s.d, s.c));
+  require(reinterpret_cast<uintptr_t>(a.parts) % 16 == 0, "kept: parts are aligned to 16 bytes");
 }
 
 void krr_forward(const KrrShape& shape, const Capsule& x_s, const Capsule& y_s, const Capsule& x_q, const Capsule& y_q,
@@ -61,7 +76,7 @@ void krr_forward(const KrrShape& shape, const Capsule& x_s, const Capsule& y_s, 
     a.loss = r.template array<T>("loss", tensor_of(loss), s.batch);
     a.factor = r.template array<T>("factor", tensor_of(factor), s.batch * s.n * s.n);
     a.coef = r.template array<T>("coef", tensor_of(coef), s.batch * s.n * s.c);
-    a.kept = r.template array<T>("kept", tensor_of(kept), s.batch * kept_rows(s.kernel, s.s, s.q) * s.s);
+    read_kept(r, kept, a);
     a.aux = r.template array<T>("aux", tensor_of(aux), 3 * s.batch);
     a.jitter = r.template array<T>("jitter", tensor_of(jitter), s.batch);
     a.status = r.template array<int32_t>("status", tensor_of(status), s.batch, dlpack::kInt);
@@ -92,7 +107,7 @@ void krr_backward(const KrrShape& shape, const Capsule& x_s, const Capsule& y_s,
     a.g = r.batch("g", tensor_of(g), s.batch, 1, 1);
     a.factor = r.template array<T>("factor", tensor_of(factor), s.batch * s.n * s.n);
     a.coef = r.template array<T>("coef", tensor_of(coef), s.batch * s.n * s.c);
-    a.kept = r.template array<T>("kept", tensor_of(kept), s.batch * kept_rows(s.kernel, s.s, s.q) * s.s);
+    read_kept(r, kept, a);
     a.aux = r.template array<T>("aux", tensor_of(aux), 3 * s.batch);
     read_gradients(r, {grad_x_s, grad_y_s, grad_x_q, grad_hyper}, a);
     a.work = r.template array<T>("work", tensor_of(work), krr_workspace(s, true, r.cuda()));
@@ -110,7 +125,8 @@ void bind_krr(py::module_& m) {
       .def(py::init(&shape_of), py::kw_only(), py::arg("batch"), py::arg("s"), py::arg("q"), py::arg("d"), py::arg("c"),
            py::arg("n"), py::arg("kernel"), py::arg("ridge"), py::arg("detach"), py::arg("bordered"), py::arg("plan"),
            py::arg("chunk"), py::arg("threads"), py::arg("fused_gram") = false, py::arg("lanes") = false,
-           py::arg("order") = 0, py::arg("halves") = false, py::arg("cluster") = false, py::arg("products") = false)
+           py::arg("order") = 0, py::arg("halves") = false, py::arg("cluster") = false, py::arg("products") = false,
+           py::arg("parts") = 0)
       .def_readonly("batch", &KrrShape::batch)
       .def_readonly("n", &KrrShape::n)
       .def_readonly("threads", &KrrShape::threads);

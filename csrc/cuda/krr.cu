@@ -1,7 +1,7 @@
 // KRR forward on the GPU, composed of products (product.cuh) and one factorisation (factor.cuh) for the whole batch on
 // one stream. krr.h has the plans. There is no host synchronisation.
 //
-// Launches: dense 3 and 2 per chunk of queries (4 if K_qs is computed beside K_ss), low rank 6, primal 5 (8 with a
+// Launches, one pass (one_pass.cu): 2 up to 32 support points, else 4. Others: dense 3 and 2 per chunk of queries (4 if K_qs is computed beside K_ss), low rank 6, primal 5 (8 with a
 // border). One fewer if the Gram matrix is fused into the factorisation, three more per Gram matrix by distances.cu, one
 // more if the solve has more than 32 columns
 // (factor_small.cu), 4 more for a factor larger than one block. The loss is computed with the predictions. The outputs
@@ -17,6 +17,7 @@
 #include <cmath>
 
 #include "krr_work.cuh"
+#include "one_pass.cuh"
 
 namespace ssdd::cuda {
 namespace {
@@ -43,14 +44,12 @@ class Forward : KrrPass<T> {
 
   void run_all() {
     set_scalars(this->scalar_args(a.hyper), stream);
-    const bool fused = s.fused_gram && !keeps_argument(s.kernel) && s.s <= fused_limit<T>();
-    const bool together = s.plan == Plan::dense && !fused && s.q <= s.chunk;  // K_qs beside K_ss
+    if (a.loss && takes_one_pass<T>(s)) return run_one_pass();
+    const bool together = s.plan == Plan::dense && !fuses() && s.q <= s.chunk;  // K_qs beside K_ss
     if (s.plan == Plan::primal)
       solve_primal();
-    else if (fused)
-      factorise_points<T>(factor_here(a.y_s), {x_s, s.d, s.kernel}, stream);
     else
-      solve_dual(together);
+      factorise_support(together);
     if (s.plan == Plan::dense)
       predict_dense(together);
     else
@@ -96,6 +95,20 @@ class Forward : KrrPass<T> {
     f.work = w.factor;
     f.cluster = s.cluster;
     return f;
+  }
+
+  bool fuses() const { return s.fused_gram && !keeps_argument(s.kernel) && s.s <= fused_limit<T>(); }
+  void factorise_support(bool with_queries) {
+    if (fuses())
+      factorise_points<T>(factor_here(a.y_s), {x_s, s.d, s.kernel}, stream);
+    else
+      solve_dual(with_queries);
+  }
+
+  // Blocks of queries that read them once; few support points they factor themselves (one_pass.cu).
+  void run_one_pass() {
+    if (s.s > kOnePassFactors) factorise_support(false);
+    one_pass_forward(a, factor_here(a.y_s), w.partial, counters(), stream);
   }
 
   void solve_dual(bool with_queries) {

@@ -1,7 +1,7 @@
 // KRR backward of the linear kernel on the GPU, from the forward's factor and coefficients. krr.h has the formulas and
 // plans. As in the forward, products of the whole batch run on one stream.
 //
-// Launches with the gradients to X_s and Y_s: low rank 6, mixed 7, dense 4 and 3 per chunk of K_qs (one fewer if abar
+// Launches with the gradients to X_s and Y_s: one (one_pass_backward.cu) if the forward left its parts; low rank 6, mixed 7, dense 4 and 3 per chunk of K_qs (one fewer if abar
 // is computed beside M, or Kbar_qs beside Kbar_ss). One more for X_q (two in mixed and dense, which have no W), one for
 // the hyper-parameters, two for a factor larger than one block.
 // Mapping: as in product.cuh and factor.cuh. hyper_kernel: one block per 32 columns; the last of a problem's blocks
@@ -14,6 +14,7 @@
 // Other path: the other plans, chosen by ssdd_ext/plan; krr_backward_kernels.cu for other kernels.
 #include "backward_pass.cuh"
 #include "join.cuh"
+#include "one_pass.cuh"
 
 namespace ssdd::cuda {
 namespace {
@@ -83,6 +84,7 @@ class LinearBackward : BackwardPass<T> {
 
   void run_all() {
     ScalarArgs<T> scalars = this->scalars();
+    if (a.parts && takes_one_pass<T>(s)) return one_pass_backward(a, scalars, stream);
     // The column sums of Pbar, for the term bias 1 (1^T Pbar) of abar.
     if ((s.plan == Plan::low_rank || s.plan == Plan::mixed) && !a.kept) {
       scalars.e = a.e;

@@ -51,8 +51,8 @@ KrrWork<T> krr_layout(const KrrShape& s, bool backward, T* memory) {
   w.scalars = arena.take(b * kScalars);
   w.factor = arena.take(factor_room(b, s.n, s.c));
   w.parameter = arena.take(2 * b);
-  w.partial = arena.take(
-      std::max({after_solve_room(b, std::max(s.s, s.n), s.c), b * prediction_tiles(s, s.q), b * (s.c / 32 + 1)}));
+  w.partial = arena.take(std::max(
+      {after_solve_room(b, std::max(s.s, s.n), s.c), b * prediction_tiles(s, s.q), b * (s.c / 32 + 1), b * s.parts}));
   w.columns = arena.take(3 * b * w.width);
   // Allocated whether K_qs is kept or not: one pass may have it when the other does not.
   if (dense) w.chunk = arena.take(b * s.chunk * s.s);

@@ -52,6 +52,25 @@ struct ScalarArgs {
 template <class T>
 void set_scalars(const ScalarArgs<T>& args, simt::Stream stream);
 
+// The hyper-parameters of a problem. bad: NaN if one is out of range, else 0.
+template <class T>
+struct HyperParameters {
+  T first, bias, ridge, gamma, bad;
+  SIMT_DEVICE HyperParameters(const ScalarArgs<T>& a, int64_t b) {
+    first = a.parameters > 0 ? a.hyper.get(b, 0) : T(1);
+    bias = a.parameters > 1 ? a.hyper.get(b, 1) : T(0);
+    // Constant indices only: a run-time index would put the values into local memory.
+    const int last = a.hyper.count > a.parameters ? a.hyper.count - 1 : -1;
+    ridge = last == 0 ? a.hyper.get(b, 0) : last == 1 ? a.hyper.get(b, 1) : last == 2 ? a.hyper.get(b, 2) : T(0);
+    const bool in_range = a.kernel == KernelKind::rational_quadratic ? bias > T(0) : bias >= T(0);
+    const bool squared = of_distance(a.kernel) && !of_one_norm(a.kernel);
+    const bool positive =
+        first > T(0) && simt::finite(first) && (!squared || square_in_range(first)) && in_range && simt::finite(bias);
+    bad = positive && ridge >= T(0) && simt::finite(ridge) ? T(0) : simt::nan<T>();
+    gamma = a.g ? static_cast<T>(a.g_factor * static_cast<double>(a.g[b](0, 0))) : T(1);
+  }
+};
+
 // Makes the kernel function the epilogue of a product. If keeps_argument(kind), the product gives the arguments, which
 // map_arguments (kernel_functions.cuh) maps.
 template <class T>

@@ -83,8 +83,10 @@ def plan_shape(
     chunk: int,
     fused_gram: bool = False,
     lanes: bool = False,
+    parts: int = 0,
 ) -> core.KrrShape:
-    """Return the core's shape of one pass; ``which`` is the order of its products."""
+    """Return the core's shape of one pass; ``which`` is the order of its products, which ``parts`` blocks of queries
+    per problem replace if there are any."""
     bordered = p.bordered and which == "primal"
     code, degree = native_code(kernel)
     return core.KrrShape(
@@ -107,7 +109,13 @@ def plan_shape(
         halves=plan.gpu.HALVES,
         cluster=plan.gpu.CLUSTER,
         products=plan.gpu.by_products(batch, p.s, max(p.s, p.q), p.d),
+        parts=parts,
     )
+
+
+def _parts(p: plan.Problem, x_s: Tensor, y_q: Tensor | None) -> Any:
+    """Return the blocks of queries per problem that read the queries once; 0 if the products of an order run."""
+    return plan.one_pass.blocks(p) if x_s.is_cuda and y_q is not None and not plan.is_forced() else 0
 
 
 def _krr(
@@ -131,22 +139,28 @@ def _krr(
     n = problem.order
     # Rows are kept in the dense order, unless a test forces another; lanes leave them as they are.
     # A fifth entry asks for the factor, which lanes otherwise write only for a backward.
-    keeps = any(needs[:4]) and (picked.forward == "dense" or lanes)
+    parts = _parts(problem, x_s, y_q)
+    leaves = any(needs[:4]) and parts > 0  # the sums of the blocks, in place of K_qs
+    keeps = any(needs[:4]) and not parts and (picked.forward == "dense" or lanes)
     rows = problem.kept_rows if keeps else 0
     saves = any(needs) or not lanes or on_failure == "jitter"
     out = y_s.new_empty(*batch_shape, q, c)
     loss = y_s.new_empty(batch_shape if y_q is not None else (0,))
     # torch.zeros is not used: a large fill runs on torch's threads, which hangs in a forked child.
     factor, coef = y_s.new_empty(*batch_shape, n, n), y_s.new_empty(*batch_shape, n, c)
-    kept = y_s.new_empty(*batch_shape, max(plan.STAND_IN, rows), problem.s)
-    if not rows:
+    if leaves:
+        kept = y_s.new_empty(*batch_shape, parts, plan.one_pass.part_elements(problem.s, problem.d, problem.c))
+    else:
+        kept = y_s.new_empty(*batch_shape, max(plan.STAND_IN, rows), problem.s)
+    if not rows and not leaves:
         for part in (kept,) if kept.is_cuda else kept.view(-1).split(_SMALL_FILL):  # on a GPU one launch
             part.zero_()
     aux, jitter = y_s.new_empty(*batch_shape, 3), y_s.new_empty(batch_shape)
     status = torch.empty(batch_shape, dtype=torch.int32, device=x_s.device)
     if batch:
         order = "low_rank" if lanes else picked.forward
-        shape = plan_shape(problem, batch, kernel, ridge, detach, order, picked.chunk, picked.fused_gram, lanes)
+        how = picked.chunk, picked.fused_gram, lanes, parts
+        shape = plan_shape(problem, batch, kernel, ridge, detach, order, *how)
         work = take_workspace(core.krr_workspace(shape, False, x_s.is_cuda), y_s)
         core.krr_forward(
             shape,
@@ -161,7 +175,7 @@ def _krr(
             to_capsule(loss) if y_q is not None else None,
             to_capsule(factor) if saves else None,
             to_capsule(coef) if saves else None,
-            to_capsule(kept) if rows and not lanes else None,
+            to_capsule(kept) if leaves or (rows and not lanes) else None,
             to_capsule(aux),
             to_capsule(jitter),
             to_capsule(status),
@@ -188,13 +202,16 @@ def _krr_fake(
 ) -> tuple[Tensor, ...]:
     batch, s, c, q = x_s.shape[:-2], x_s.shape[-2], y_s.shape[-1], x_q.shape[-2]
     problem = _problem(x_s, y_s, q, hyper, values, kernel, needs)
-    n, rows = problem.order, problem.saved_rows if any(needs[:4]) else plan.STAND_IN
+    n, rows, columns = problem.order, problem.saved_rows if any(needs[:4]) else plan.STAND_IN, s
+    parts = _parts(problem, x_s, y_q)
+    if any(needs[:4]) and parts > 0:
+        rows, columns = parts, plan.one_pass.part_elements(s, problem.d, c)
     return (
         y_s.new_empty(*batch, q, c),
         y_s.new_empty(batch if y_q is not None else (0,)),
         y_s.new_empty(*batch, n, n),
         y_s.new_empty(*batch, n, c),
-        y_s.new_empty(*batch, rows, s),
+        y_s.new_empty(*batch, rows, columns),
         y_s.new_empty(*batch, 3),
         y_s.new_empty(batch),
         y_s.new_empty(batch, dtype=torch.int32),
@@ -290,10 +307,12 @@ def _krr_backward(
     if batch:
         lanes = not x_s.is_cuda and plan.by_lanes(problem, batch)
         order = "low_rank" if lanes else picked.backward
-        shape = plan_shape(problem, batch, kernel, ridge, detach, order, picked.chunk, lanes=lanes)
+        # K_qs has S columns; the parts of blocks of queries have more.
+        parts = kept.shape[-2] if kept.shape[-1] != problem.s else 0
+        shape = plan_shape(problem, batch, kernel, ridge, detach, order, picked.chunk, lanes=lanes, parts=parts)
         work = take_workspace(core.krr_workspace(shape, True, x_s.is_cuda), y_s)
         # The shapes decide whether the forward keeps K_qs. Stand-in rows are never read.
-        has_kept = kept.shape[-2] > plan.STAND_IN and not lanes
+        has_kept = (parts or kept.shape[-2] > plan.STAND_IN) and not lanes
         core.krr_backward(
             shape,
             matrices(x_s),

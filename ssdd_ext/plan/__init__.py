@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
 
-from . import constants
+from . import constants, one_pass
 from . import gpu as gpu_model
 from . import problem as sizes
 from .gpu import PLANNED_SOURCE, Gpu, planned_is_faster
@@ -38,6 +38,7 @@ __all__ = [
     "forward_costs",
     "is_forced",
     "is_primal",
+    "one_pass",
     "planned_is_faster",
 ]
 
@@ -64,7 +65,8 @@ class Plan:
 
     def __str__(self) -> str:
         fused = ", K_ss fused with its factorisation" if self.fused_gram else ""
-        lines = [f"forward {self.forward}, backward {self.backward}, {self.chunk} queries at a time{fused}"]
+        once = "; the loss in one pass over the queries" if "loss, both passes" in self.costs else ""
+        lines = [f"forward {self.forward}, backward {self.backward}, {self.chunk} queries at a time{fused}{once}"]
         unit, scale = (f"microseconds on {self.device}", 1e6) if self.device else ("multiply-adds", 1.0)
         for which, table in self.costs.items():
             ranked = ", ".join(f"{name} {cost * scale:.3g}" for name, cost in sorted(table.items(), key=lambda i: i[1]))
@@ -182,4 +184,7 @@ def _choose(p: Problem, gpu: Gpu | None) -> Plan:
     if is_primal(p):
         return Plan(first, second, chunk, costs, device=gpu.name)
     ways = gpu_model.gram_costs(p, gpu)
-    return Plan(first, second, chunk, costs | {"K_ss": ways}, min(ways, key=lambda k: ways[k]) == "fused", gpu.name)
+    costs["K_ss"] = ways
+    if one_pass.blocks(p):
+        costs["loss, both passes"] = {"one pass": one_pass.cost(p, gpu), "products": forward[first] + backward[second]}
+    return Plan(first, second, chunk, costs, min(ways, key=lambda k: ways[k]) == "fused", gpu.name)

@@ -33,6 +33,8 @@ COLUMNS, NARROW = 64, 8  # of x in a tile; in the narrowest block of a solve
 FILL = 8000.0
 JOIN = 350.0  # of one split's sums of a tile, which the block that is done last reads (join.cuh)
 SUBSTITUTE = 3000.0  # of 16 rows in one block, both ways: two barriers, 16 dependent columns, an update
+# Counted for one_pass.cu, not measured: a pivot of few_kernel with its barrier; one step of a solve by a warp.
+PIVOT_FEW, SOLVE_STEP = 250.0, 70.0
 STAGE = 900.0  # the least that 16 features take in the fused kernel: a trip to memory, which no stage before it hides
 
 

@@ -1,6 +1,6 @@
 // Prints the launches of one call as JSON and, if it runs on the twin, also the counts of its kernels.
 //
-//   simt_rows launches|counts float|double krr B S Q D C FORWARD BACKWARD [fused] [all]
+//   simt_rows launches|counts float|double krr B S Q D C FORWARD BACKWARD [fused] [all] [one_pass]
 //   simt_rows launches|counts float|double rbf|matern_5|polynomial|laplace_1 B S Q D C [fused] [all] [far] [products]
 //   simt_rows launches|counts double arc_cosine_0|arc_cosine_1|nngp|ntk B S Q D C [all]
 //   simt_rows launches|counts float|double cholesky B N C [cluster]
@@ -8,7 +8,7 @@
 //   simt_rows launches|counts float product B M N K A B [TILE [halves]]
 //
 // FORWARD, BACKWARD: dense, low_rank, mixed or primal. all: all gradients, not only those to X_s and Y_s.
-// far: points in clusters far apart. products: distances by products. strided: K of points with a stride of STRIDE between features.
+// one_pass: with as many blocks of queries as ssdd_ext/plan asks for. far: points in clusters far apart. products: distances by products. strided: K of points with a stride of STRIDE between features.
 // A, B: k-float, k-bf16, k-f16 if k is the direction of unit stride; across-float, ... if not. TILE: 64 or 128.
 //
 // `launches` runs no kernel and touches no memory: the sizes may be those of a real problem. A kernel is named by its
@@ -28,6 +28,7 @@
 #include "cuda/angles.cuh"
 #include "cuda/factor.cuh"
 #include "cuda/kernel_functions.cuh"
+#include "cuda/one_pass.cuh"
 #include "cuda/vector.cuh"
 #include "gram.h"
 #include "krr.h"
@@ -95,6 +96,7 @@ void krr(Memory& memory, KrrShape shape, Plan backward, bool all, bool far) {
   f.factor = memory.take<T>(b * n * n);
   f.coef = memory.take<T>(b * n * c);
   f.kept = shape.plan == Plan::dense ? memory.take<T>(b * kept_rows(shape.kernel, s, q) * s) : nullptr;
+  f.parts = shape.parts ? memory.take<T>(b * shape.parts * one_pass_part(s, d, c)) : nullptr;
   f.aux = memory.take<T>(3 * b);
   f.jitter = memory.take<T>(b);
   f.status = memory.take<int32_t>(b);
@@ -119,6 +121,7 @@ void krr(Memory& memory, KrrShape shape, Plan backward, bool all, bool far) {
   g.factor = f.factor;
   g.coef = f.coef;
   g.kept = f.kept;
+  g.parts = f.parts;
   g.aux = f.aux;
   g.hyper = f.hyper;
   g.grad_x_s = memory.take<T>(b * s * d);
@@ -237,6 +240,13 @@ void print_tiling(const cuda::Tiling& t) {
   std::printf("{\"size\": %d, \"splits\": %d, \"k_share\": %ld}", t.size, t.splits, t.k_share);
 }
 
+void print_sizes(const cuda::OnePass& of) {
+  std::printf(
+      "{\"s\": %d, \"q\": %d, \"d\": %d, \"c\": %d, \"width\": %d, \"targets\": %d, \"parts\": %d, "
+      "\"moment\": %ld, \"part\": %ld",
+      of.s, of.q, of.d, of.c, of.width, of.targets, of.parts, of.moment, of.part);
+}
+
 template <class T>
 bool describe(const simt::Argument& a) {
   if (is<cuda::Product<T>>(a)) {
@@ -294,6 +304,15 @@ bool describe(const simt::Argument& a) {
     int64_t sizes[5];
     std::memcpy(sizes, a.bytes.data(), sizeof(sizes));
     std::printf("{\"solve\": true, \"batch\": %ld, \"n\": %ld, \"c\": %ld}", sizes[0], sizes[1], sizes[2]);
+  } else if (is<cuda::QueryArgs>(a)) {
+    const auto q = as<cuda::QueryArgs>(a);
+    print_sizes(q.of);
+    std::printf(", \"rows\": %d, \"chunk\": %d, \"left\": %s}", q.rows, q.chunk, q.left ? "true" : "false");
+  } else if (is<cuda::FinishArgs>(a)) {
+    const auto f = as<cuda::FinishArgs>(a);
+    print_sizes(f.of);
+    std::printf(", \"columns\": %d, \"strips\": %d, \"x_s\": %s, \"y_s\": %s, \"x_q\": %s}", f.columns, f.strips,
+                f.grad_x_s ? "true" : "false", f.grad_y_s ? "true" : "false", f.grad_x_q ? "true" : "false");
   } else if (is<cuda::Copy<T>>(a)) {
     const auto c = as<cuda::Copy<T>>(a);
     std::printf("{\"batch\": %ld, \"rows\": %ld, \"columns\": %ld}", c.batch, c.rows, c.columns);
@@ -436,6 +455,8 @@ int run(const std::vector<std::string>& words) {
                    false,
                    3};
     shape.products = has_flag("products");
+    if (has_flag("one_pass"))
+      shape.parts = std::min((q + 7) / 8, std::max<int64_t>(1, cuda::kChip / std::max<int64_t>(1, shape.batch)));
     krr<T>(memory, shape, backward, has_flag("all"), has_flag("far"));
   }
   print<T>();

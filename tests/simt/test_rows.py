@@ -40,6 +40,11 @@ CALLS = (
         )
     ]
     + [("double", "ntk", 2, 20, 40, 33, 8, "all")]
+    + [
+        ("float", "krr", *sizes, "low_rank", "low_rank", "one_pass", *more)
+        for sizes in ((2, 10, 45, 130, 10), (1, 32, 21, 600, 5), (150, 7, 9, 33, 1), (2, 100, 70, 130, 10))
+        for more in ((), ("all",))
+    ]
     + [("float", "cholesky", 1, 250, 3, "cluster"), ("float", "cholesky", 1, 260, 0, "cluster")]
     + [("float", "product", 2, 132, 72, k, "k-float", "across-float", 128, "halves") for k in (104, 1032)]
     + [
@@ -83,6 +88,24 @@ def test_a_launch_without_a_run_is_the_launch_of_a_run(floors):
             assert [one[key] for key in same] == [other[key] for key in same]
 
 
+def test_one_pass_is_few_launches_that_read_the_queries_once(floors):
+    """Launches at the sizes of the speed table. test_formulas_are_what_the_twin_counts holds the formula of the bytes
+    to the counted loads."""
+    for most, batch, s, q, d, c in ((3, 1, 10, 1024, 2048, 10), (5, 64, 100, 256, 512, 10)):
+        words = ("krr", batch, s, q, d, c, "low_rank", "low_rank", "one_pass")
+        for gradients in ((), ("all",)):
+            launches = floors.twin.ask("launches", "float", *words, *gradients)["launches"]
+            assert len(launches) <= most
+            forward, backward = launches[-2:]
+            few = forward["kernel"] == "few_kernel"
+            assert few == (s <= 32) and backward["kernel"] == "finish_kernel"
+            parts, tiles = forward["arguments"][0]["parts"], -(-q // forward["arguments"][0]["rows"])
+            times = tiles if few else 2 * parts  # that X_s is read, from L2
+            assert floors.work(forward).loaded == 4 * batch * (q * d + q * c + times * s * d + parts * (s * c + 1))
+        no_queries = floors.work(floors.twin.ask("launches", "float", *words)["launches"][-1])
+        assert no_queries.loaded < 4 * batch * (s * d + parts * forward["arguments"][0]["part"] * 2 + 2 * s * s)
+
+
 def test_the_committed_table_is_that_of_this_code(floors, root):
     committed = json.loads((root / "benchmarks" / "results" / "sass.json").read_text())["calls"]
     assert committed == json.loads(json.dumps(floors.measure())), "make sass writes the table anew"
@@ -118,7 +141,7 @@ def test_every_kernel_is_counted_and_coalesced(floors):
 
 
 def test_occupancy_counts_with_the_shared_memory_of_a_launch(floors):
-    """sass.py's table has no launches: one-block factorisations are at n = 128, other kernels at any size."""
+    """sass.py's table has no launches: one-block factorisations are at n = 128, others at any size or their own."""
     import sass
 
     seen = {}
@@ -137,6 +160,8 @@ def test_occupancy_counts_with_the_shared_memory_of_a_launch(floors):
             calls += [("product", 1, 64, 64, 64, f"k-{a}", f"k-{b}", tile) for a, b in pairs for tile in (64, 128)]
             calls.append(("product", 1, 64, 64, 64, "k-float", "k-float", 128, "halves"))
             calls.append(("cholesky", 1, 512, 0, "cluster"))
+            sizes = ((64, 100, 256, 512, 10), (1, 10, 1024, 2048, 10))
+            calls = [("krr", *row, "low_rank", "low_rank", "one_pass") for row in sizes] + calls
         else:
             calls += [(network, 1, 128, 64, 96, 70) for network in ("nngp", "ntk")]
         for call in calls:

@@ -31,7 +31,7 @@ their way to the core, and public calls with a wrong argument."""
 INTEGERS = (*(-1, 0, 1, 2, 3, 7, 64, 1000, 2**31 - 1, 2**31, 2**40, 2**62, 2**63 - 1), -(2**63), 2**64, 3.5, None, "x")
 NUMBERS = (0.0, -1.0, 1e-300, 1e300, float("nan"), float("inf"), -float("inf"))
 MOST_THREADS = 9
-SIZES = ("batch", "s", "q", "d", "c", "n", "kernel", "ridge", "plan", "chunk", "order")
+SIZES = ("batch", "s", "q", "d", "c", "n", "kernel", "ridge", "plan", "chunk", "order", "parts")
 FLAGS = ("detach", "bordered", "fused_gram", "lanes", "keeps", "halves", "products")
 SHAPES = ("KrrShape", "FromGramShape")
 NATIVE = (

@@ -26,6 +26,7 @@ struct Case {
   OnFailure on_failure = OnFailure::nan;
   bool border = false;                           // primal: a row and column for a bias even if it is 0
   bool fused = false;                            // the GPU forms K_ss in the kernel that factors it
+  int64_t parts = 0;                             // blocks of queries that read them once, on a GPU; with a loss
   double far = 0;                                // between the clusters of points, in every second problem of a batch
   Kernel function = {KernelKind::linear, 0, 0};  // of a kernel other than linear and rbf
   bool always = false;                           // the sanitizers' sample always contains this row
@@ -41,7 +42,8 @@ inline std::ostream& operator<<(std::ostream& out, const Case& c) {
   return out << name(c.kernel) << " " << plan_name(c.forward) << " B=" << c.batch << " S=" << c.s << " Q=" << c.q
              << " D=" << c.d << " C=" << c.c << " bias " << c.bias << " " << name(c.ridge)
              << (c.detach ? " detached" : "") << (c.loss ? " loss" : "") << (c.keep ? " kept" : "") << " chunk "
-             << c.chunk << " " << name(c.x) << " " << name(c.y) << (c.fused ? " fused" : "") << " far " << c.far;
+             << c.chunk << " " << name(c.x) << " " << name(c.y) << (c.fused ? " fused" : "") << " parts " << c.parts
+             << " far " << c.far;
 }
 
 template <class T>
@@ -54,7 +56,7 @@ struct Run {
 
   std::unique_ptr<Input<T>> x_s_in, y_s_in, x_q_in, y_q_in, g_in;
   std::unique_ptr<Hypers<T>> hypers;
-  std::vector<T> out, loss, factor, coef, kept, aux, jitter;
+  std::vector<T> out, loss, factor, coef, kept, aux, jitter, parts;
   std::vector<int32_t> status;
 
   explicit Run(const Case& which) : c(which), threads(1) {
@@ -105,8 +107,10 @@ struct Run {
     const bool bordered = c.bordered();
     const int64_t chunk = c.chunk ? c.chunk : std::max<int64_t>(1, c.q);
     const int64_t n = c.forward == Plan::primal ? c.d + bordered : c.s;
-    return {c.batch,  c.s,      c.q,  c.d,   c.c,     n,       c.kernel, c.ridge,
-            c.detach, bordered, plan, chunk, threads, c.fused, false,    c.function.order};
+    ssdd::KrrShape shape{c.batch,  c.s,      c.q,  c.d,   c.c,     n,       c.kernel, c.ridge,
+                         c.detach, bordered, plan, chunk, threads, c.fused, false,    c.function.order};
+    shape.parts = c.parts;
+    return shape;
   }
 
   void forward() {
@@ -116,6 +120,7 @@ struct Run {
     factor = poisoned<T>(c.batch * s.n * s.n);
     coef = poisoned<T>(c.batch * s.n * c.c);
     kept = poisoned<T>(c.forward == Plan::dense && c.keep ? c.batch * kept_rows(c.kernel, c.s, c.q) * c.s : 0);
+    parts = poisoned<T>(c.parts && c.keep ? c.batch * c.parts * ssdd::one_pass_part(c.s, c.d, c.c) : 0);
     aux = poisoned<T>(c.batch * 3);
     jitter = poisoned<T>(c.batch);
     status.assign(size_t(c.batch), 77);
@@ -133,6 +138,7 @@ struct Run {
     a.coef = coef.data();
     a.aux = aux.data();
     a.kept = kept.empty() ? nullptr : kept.data();
+    a.parts = parts.empty() ? nullptr : parts.data();
     a.jitter = jitter.data();
     a.status = status.data();
     a.hyper = hypers->hyper;
@@ -188,6 +194,7 @@ struct Run {
     a.coef = coef.data();
     a.aux = aux.data();
     a.kept = kept.empty() ? nullptr : kept.data();
+    a.parts = parts.empty() ? nullptr : parts.data();
     a.hyper = hypers->hyper;
     if (wanted & kXs) a.grad_x_s = r.x_s.data();
     if (wanted & kYs) a.grad_y_s = r.y_s.data();
