@@ -75,7 +75,7 @@ def krr_cross_entropy(
     checks.not_empty("x_q", x_q, -2, "query point (the mean over none is undefined)")
     checks.not_empty("y_s", y_s, -1, "class")
     is_soft = isinstance(y_q, Tensor) and y_q.dtype.is_floating_point
-    target = _check_probabilities(y_q, tensors, x_q, y_s) if is_soft else _check_labels(y_q, x_q, y_s)
+    target = _check_probabilities(y_q, tensors, x_q, y_s) if is_soft else _check_labels(y_q, tensors)
     factors = _check_factors(scale, temperature)
     if sample_weight is not None:
         tensors["sample_weight"] = checks.sample_weight(sample_weight, x_q.shape[-2], "x_q")
@@ -138,14 +138,17 @@ def _check_probabilities(y_q: Tensor, tensors: dict[str, Tensor], x_q: Tensor, y
     return y_q
 
 
-def _check_labels(y_q: Tensor, x_q: Tensor, y_s: Tensor) -> Tensor:
+def _check_labels(y_q: Tensor, tensors: dict[str, Tensor]) -> Tensor:
+    x_q, y_s = tensors["x_q"], tensors["y_s"]
     if not isinstance(y_q, Tensor):
         raise TypeError(
             f"y_q: expected a tensor of class numbers [..., Q] or of probabilities [..., Q, C], got "
             f"{checks.describe(y_q)}; convert it with torch.as_tensor(y_q)"
         )
     labels = checks.labels("y_q", y_q, y_s.shape[-1])
-    if y_q.dim() >= x_q.dim() and y_q.shape[-2:] == (x_q.shape[-2], y_s.shape[-1]):
+    # The last two sizes do not tell one-hot labels from class numbers if all problems share the queries.
+    per_problem = y_q.dim() == max(t.dim() for t in tensors.values()) - 1
+    if y_q.dim() >= x_q.dim() and not per_problem and y_q.shape[-2:] == (x_q.shape[-2], y_s.shape[-1]):
         raise ValueError(
             f"y_q: expected class numbers [..., {x_q.shape[-2]}], got {checks.describe(y_q)}; convert one-hot labels "
             f"with y_q.to(x_q.dtype)"

@@ -86,6 +86,14 @@ def test_torch_machinery(random):
         torch.testing.assert_close(a, b)
 
 
+def test_class_numbers_of_problems_that_share_the_queries(random):
+    """Their shape [B, Q] is also that of one-hot labels [Q, C] if B = Q = C."""
+    x_s, y_s, x_q, labels = random(2, 6, 4), random(2, 6, 2), random(2, 4), torch.tensor([[0, 1], [1, 1]])
+    got = ssdd_ext.krr_cross_entropy(x_s, y_s, x_q, labels)
+    for b in range(2):
+        torch.testing.assert_close(got[b], ssdd_ext.krr_cross_entropy(x_s[b], y_s[b], x_q, labels[b]))
+
+
 BAD = {
     "y_q: expected a tensor of class numbers .*got list": {"y_q": [0, 1]},
     "y_q: expected class numbers from 0 to 2, the columns of y_s, got 3": {"y_q": torch.tensor([0, 3])},

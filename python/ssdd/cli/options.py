@@ -299,9 +299,10 @@ def read_alike(options: Options, shape: tuple[int, ...]) -> ssdd.ImageSet:
 
 
 def read_teacher(name: str, data: ssdd.ImageSet, prefix: str | None) -> ssdd.Teacher:
-    """Return the teacher called ``name``, and print its summary."""
+    """Return the teacher called ``name``; print its summary, and if it was trained on another size."""
     teacher = ssdd.Teacher.named(name, data.preprocessing, prefix)
     say(teacher.summary)
+    say(teacher.on_size(data.size))
     return teacher
 
 

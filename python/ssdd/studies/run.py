@@ -74,7 +74,8 @@ def run_study(
     network = Teacher.named(name, images.preprocessing, plan.teacher_prefix).to(device)
     others = {path: Teacher.named(str(path), images.preprocessing).to(device) for path in own}
     loaded = [images.summary, *(target.summary for target in targets.values())]
-    for summary in [*loaded, network.summary, *(other.summary for other in others.values())]:
+    named = [line for each in (network, *others.values()) for line in (each.summary, each.on_size(images.size))]
+    for summary in [*loaded, *named]:
         if summary:
             report({"event": "loaded", "summary": summary})
     inputs = {SOURCE: images.fingerprint, "teacher": network.key()}

@@ -146,6 +146,14 @@ class Teacher:
         except RuntimeError as error:  # a network made for other channels or sizes
             raise InputError(f"teacher: cannot run on images of {list(images.shape[1:])}: {error}") from error
 
+    def on_size(self, size: tuple[int, int]) -> str:
+        """Return one line that says so if this teacher was trained on images of another size; otherwise ""."""
+        own = list(self.about.get("size") or size)
+        if own == list(size):
+            return ""
+        theirs, these = ("x".join(str(n) for n in reversed(sides)) for sides in (own, size))
+        return f"teacher: trained on images of {theirs}, used on {these}; use --size {own[0]}, or train one on {these}"
+
     def key(self) -> str:
         """Return the SHA-256 of weights, structure and preprocessing: with the data, the key of cached
         representations."""

@@ -131,6 +131,7 @@ def test_file_roundtrip(tmp_path, few, teacher):
     loaded = Teacher.load(teacher.save(tmp_path / "t.safetensors"))
     assert loaded.key() == teacher.key()
     assert torch.equal(loaded.represent(few.x_test), teacher.represent(few.x_test))
+    assert loaded.on_size((8, 8)) == "" and "on images of 8x8, used on 16x24; use --size 8" in loaded.on_size((24, 16))
     (tmp_path / "bad.safetensors").write_bytes(b"nothing")
     with pytest.raises(InputError):
         Teacher.load(tmp_path / "bad.safetensors")
