@@ -18,7 +18,9 @@ def to_torch(array: Any, dtype: torch.dtype | None = None) -> Tensor:
     """Return a dense array as a CPU tensor, without a copy if torch can read its memory."""
     array = np.asarray(array)
     array = np.ascontiguousarray(array, dtype=array.dtype.newbyteorder("="))
-    tensor = torch.from_numpy(array if array.flags.writeable else array.copy())
+    # numpy calls an array of one row contiguous whatever the stride of its rows, which may be negative.
+    as_it_is = array.flags.writeable and min(array.strides, default=0) >= 0
+    tensor = torch.from_numpy(array if as_it_is else array.copy())
     return tensor if dtype is None else tensor.to(dtype)
 
 

@@ -163,6 +163,13 @@ def test_float32_samples_are_computed_in_float32():
         assert ours.predict(X).dtype == np.float64
 
 
+def test_rows_in_reverse_order():
+    """numpy calls one row contiguous although its stride is negative, and torch refuses that stride."""
+    model = KernelRidge(kernel="rbf").fit(X[::-1], y[::-1])
+    np.testing.assert_allclose(model.predict(X[:3][::-1])[::-1], model.predict(X[:3]))
+    np.testing.assert_allclose(model.predict(X[:1][::-1]), model.predict(X[:1]))
+
+
 def test_pickle_and_clone():
     for model in (KernelRidge(kernel=RBF(2.0)), KernelRidgeCV(kernel="rbf"), RidgeCV()):
         fitted = clone(model).fit(X, Y)
