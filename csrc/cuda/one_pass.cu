@@ -25,7 +25,7 @@ int query_bytes(const OnePass& of, int rows) {
 // What a step does with its tile.
 enum class Step { weights, predict, moment };
 
-SIMT_KERNEL_MIN(kBlockThreads, 1) void query_kernel(QueryArgs a) {
+SIMT_KERNEL_MIN(kBlockThreads, 2) void query_kernel(QueryArgs a) {
   simt::Shared shared;
   const OnePass& of = a.of;
   const int64_t b = simt::block().x / of.parts;

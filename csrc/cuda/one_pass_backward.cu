@@ -245,12 +245,11 @@ SIMT_KERNEL_MIN(kBlockThreads, 1) void finish_kernel(FinishArgs a) {
     add_outer(of, turn ? room.minus_u : room.alpha, of.s, room.x, columns, room.pitch, turn == 0,
               turn ? room.n : room.w);
   simt::barrier();
-  // The gradient to X_s, and then to tiles of queries.
+  // The gradient to X_s, and then to tiles of queries. alpha and W of a failed problem are NaN.
   const double through = ridge_trace_slope(a.ridge, a.detach, static_cast<double>(hyper.ridge), of.s) * lambda_bar;
-  const float nothing = bad ? simt::nan<float>() : 0.0f;
 #pragma unroll 1
   for (int q = a.grad_x_s ? -kQueries : 0; q < (a.grad_x_q ? of.q : 0); q += kQueries) {
-    Rows rows{of.s, scale + nothing, room.alpha, room.minus_u, static_cast<float>(2 * through), a.grad_x_s};
+    Rows rows{of.s, scale, room.alpha, room.minus_u, static_cast<float>(2 * through), a.grad_x_s};
     if (q < 0) {
       rows.out += b * of.s * of.d;
     } else {
@@ -259,7 +258,7 @@ SIMT_KERNEL_MIN(kBlockThreads, 1) void finish_kernel(FinishArgs a) {
       simt::barrier();  // the rows before have been read
       load_targets(of, {r.p + b * r.bs + q * r.rs, r.rs, r.cs}, count, kQueries, room.r, of.pitch);
       simt::barrier();
-      rows = {count, gamma * scale + nothing, nullptr, room.r, 0, a.grad_x_q + (b * of.q + q) * of.d};
+      rows = {count, gamma * scale, nullptr, room.r, 0, a.grad_x_q + (b * of.q + q) * of.d};
     }
     write_rows(of, room, first, columns, rows);
   }

@@ -188,7 +188,7 @@ SIMT_DEVICE void add_moment(const QueryArgs& a, const Tile& tile, bool first, co
     }
 }
 
-SIMT_KERNEL_MIN(kBlockThreads, 1) void few_kernel(QueryArgs a, Factor<float> f) {
+SIMT_KERNEL_MIN(kBlockThreads, 2) void few_kernel(QueryArgs a, Factor<float> f) {
   simt::Shared shared;
   const OnePass& of = a.of;
   const int64_t b = simt::block().x / of.parts;

@@ -61,7 +61,9 @@ TEST(one_pass_few) {
     const int64_t queries = q[s % 4], most = (queries + 7) / 8;
     run(sizes(1 + s % 2, s, queries, std::max(s % 7 ? d[s % 5] : s, s), c[s / 2 % 4], std::min(most, 1 + s % 5)));
   }
-  run(sizes(1, 32, 300, 1100, 4, 3));  // large tiles, several chunks of features
+  Case chunks = sizes(1, 20, 70, 600, 4, 2);  // of features
+  chunks.always = true;
+  run(chunks);
 }
 
 TEST(one_pass_many) {
