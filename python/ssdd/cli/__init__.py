@@ -136,7 +136,10 @@ def _explain(
     text = readable(error, parser or program, prefix=f"{verb}." if verb else "")
     unknown = [word.partition("=")[0] for word in text.split() if word.startswith("--")]
     if "invalid choice" in text and parser is None:
-        return f"expected a verb, one of {', '.join(VERBS)}, got {text.split('invalid choice: ')[1].split(' (')[0]}"
+        word = text.split("invalid choice: ")[1].split(" (")[0].strip("'")
+        near = difflib.get_close_matches(word, VERBS, 1)
+        advice = f"; did you mean {near[0]}?" if near else ""
+        return f"expected a verb, one of {', '.join(VERBS)}, got {word!r}{advice}"
     if text.startswith("unrecognized arguments") and unknown and parser is not None:
         return _explain_unknown(unknown[0], _options(parser), str(verb))
     return f"{text} (`ssdd {verb} --help`)" if verb else text

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from ssdd.cli import UsageError
+from ssdd.cli import VERBS, UsageError
 from ssdd.config import OFFICIAL, PRESETS, InputError, as_dict, fields, official, plain, preset, with_settings
 
 EVERY = list(fields(preset("digits")))
@@ -131,7 +131,7 @@ def test_explicit_settings_override_official(ssdd_command, tmp_path):
         (["distill", "--distil.lr=1"], "--distil.lr: expected STAGE.FIELD, such as distill.lr; the stages"),
         (["distill", "--share", "all"], "share: expected one of batch, networks, got 'all'"),
         (["demo", "--workers", "0"], "workers: expected a whole number from 1, got '0'"),
-        (["distil"], "expected a verb, one of demo, teacher, distill,"),
+        (["distil"], f"expected a verb, one of {', '.join(VERBS)}, got 'distil'; did you mean distill?"),
         (
             ["distill", "--teacher.epoch", "1"],
             "--teacher.epoch: no setting 'epoch' here; did you mean epochs? There are",
