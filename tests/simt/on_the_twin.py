@@ -32,7 +32,8 @@ core.simt_launched.argtypes = ctypes.c_int64, ctypes.c_void_p
 # All rows of the first are about the kernels, and the second has few. Other rows run on the CPU's core already, and all
 # kernels on the twin in test_kernels.py: what Python hands over is the same in many rows, so one in three runs here,
 # and all with empty inputs. Rows of the last kind are about digits, and take as long as all others together.
-WHOLE, EVERY = re.compile(r"test_cuda_values\.py|test_drop_in\.py|no_query|no_queries|batch_0"), 3
+WHOLE = re.compile(r"test_cuda_values\.py|test_drop_in\.py|one_pass\.py::test_half|no_query|no_queries|batch_0")
+EVERY = 3
 LONG, EVERY_LONG = re.compile(r"of_clusters_.*tiles|test_half_features.*rbf-torch.bf"), 9
 
 tests: dict[str, dict[str, object]] = {}
