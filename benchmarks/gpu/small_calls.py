@@ -10,7 +10,7 @@ from itertools import product
 from typing import Any
 
 import torch
-from switches import one_cluster, products_for_distances
+from switches import one_cluster, one_pass_of_any_batch, products_for_distances
 
 import ssdd_ext
 from ssdd_ext import RBF, Laplace, Linear, Ridge, plan
@@ -47,6 +47,9 @@ def run(device: str, orders: tuple[tuple[str, str], ...]) -> None:
                 call(device, s, 333, 5, Linear(1.0, 1.0), dtype)
                 call(device, s, 336, 8, Linear(1.0, 1.0), dtype)
         call(device, s, 9, 5, Linear(1.0, 1.0), dtype)  # fewer features than points: the primal
+    with one_pass_of_any_batch():
+        for s in (20, 60):
+            call(device, s, 520, 5, Linear(1.0, 1.0), torch.float32)
     choose = plan.choose
     plan.choose = lambda *a: replace(choose(*a), fused_gram=device == "cuda")  # type: ignore[assignment]
     try:

@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 from journal import Item, open_journal, run_items, step_parser
-from switches import one_cluster, products_for_distances
+from switches import one_cluster, one_pass_of_any_batch, products_for_distances
 from torch import Tensor
 
 import ssdd_ext
@@ -109,6 +109,10 @@ def other_items(device: str, quick: bool) -> Iterator[Item]:
         with products_for_distances():
             return gram(backend, RBF(13.0), x, z)
 
+    def mse(backend: str, x_s: Tensor, y_s: Tensor, x_q: Tensor, y_q: Tensor) -> Tensor:
+        with one_pass_of_any_batch():
+            return ssdd_ext.krr_mse(x_s, y_s, x_q, y_q, kernel=LINEAR, ridge=RIDGE, backend=backend)
+
     points = ((n, 90), (n, 8), (70, 90))
     grams = ((n, n), (n, 8), (70, n), (70, 8))
     table: list[tuple[str, Call, tuple[tuple[int, ...], ...]]] = [
@@ -121,6 +125,8 @@ def other_items(device: str, quick: bool) -> Iterator[Item]:
         ("cholesky_solve in one cluster", solve_in_clusters, square["solve"]),
         ("krr", krr, points),
         ("krr primal", krr, ((n, 9), (n, 8), (70, 9))),
+        ("krr_mse, one pass, few points", mse, ((20, 300), (20, 8), (70, 300), (70, 8))),
+        ("krr_mse, one pass", mse, ((2, 60, 520), (2, 60, 5), (2, 70, 520), (2, 70, 5))),
         ("fit.predict", fit, points),
         ("krr_from_gram", from_gram, grams[:3]),
         ("krr_mse_from_gram", mse_from_gram, grams),

@@ -1,4 +1,4 @@
-"""Turn on, for a while, what is off by default."""
+"""Choose, for a while, what the library does not choose."""
 
 from __future__ import annotations
 
@@ -27,3 +27,25 @@ def one_cluster() -> Iterator[None]:
         yield
     finally:
         plan.gpu.CLUSTER = False
+
+
+@contextmanager
+def several_passes() -> Iterator[None]:
+    """Compute the loss by the products of the plan, where it is computed in one pass over the queries."""
+    most = plan.one_pass.MOST_WORK
+    plan.one_pass.MOST_WORK = 0
+    try:
+        yield
+    finally:
+        plan.one_pass.MOST_WORK = most
+
+
+@contextmanager
+def one_pass_of_any_batch() -> Iterator[None]:
+    """Compute the loss of more than 32 support points in one pass over the queries, however few problems there are."""
+    least = plan.one_pass.LEAST_BATCH
+    plan.one_pass.LEAST_BATCH = 1
+    try:
+        yield
+    finally:
+        plan.one_pass.LEAST_BATCH = least
