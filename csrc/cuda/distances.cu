@@ -195,7 +195,7 @@ void distance_kernel(Product<T> p, Tiling tiling) {
     tiling.splits = 1;
     if (lost > 0) tile.repair();
   }
-  TileFinish<kThreads, kTile, kPitch<T>, T>(p, tiling, part, stages).run();
+  TileFinish<kThreads, kTile, kPitch<T>, T, true>(p, tiling, part, stages).run();
 }
 
 // The parts of the memory of distance_product.

@@ -160,7 +160,7 @@ SIMT_DEVICE int factor_with_retries(const Factor<T>& f, int64_t b, const BlockRo
     form(attempt);
     simt::barrier();
     // Add ridge and jitter to the diagonal.
-    if (simt::warp() == 0) {
+    if (Team<kBlockThreads>::warp() == 0) {
       if (attempt == 0) keep_diagonal(f, scalars, room, shift);
       if (simt::lane() == 0) {
         *failed = 0;

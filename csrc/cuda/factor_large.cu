@@ -295,7 +295,7 @@ void solve_tiles_kernel(Solve<T> s) {
   const int chunks = static_cast<int>(s.chunks), across = static_cast<int>(s.batch) * chunks,
             tiles = static_cast<int>(s.tiles);
   const int step = context.work_index() / across, which = context.work_index() % across;
-  const bool back = step >= tiles;
+  const bool back = simt::uniform(step >= tiles ? 1 : 0) != 0;
   solve_tile(s, context, triangle, inverse, back, which / chunks, which % chunks, back ? 2 * tiles - 1 - step : step);
 }
 

@@ -6,7 +6,8 @@
 
 namespace ssdd::cuda {
 
-template <int Threads, int Size, int Pitch, class T>
+// Maps: v = exp(map_of v) is among the options (of a product's Inner::distance only). Own: no operand is of 16-bit floats.
+template <int Threads, int Size, int Pitch, class T, bool Maps = false, bool Own = false>
 class TileFinish {
   static constexpr int kWide = 16 / static_cast<int>(sizeof(T)), kWhole = Size * Size;
 
@@ -27,7 +28,8 @@ class TileFinish {
     simt::barrier();
     if (tiling.splits > 1 && !join()) return;
     const Finish<T> finish(p, part.b);
-    const bool plain = p.triangle == Triangle::full && !p.accumulate && !p.map_of && !p.row && !p.add && !p.squares.out;
+    const bool plain =
+        p.triangle == Triangle::full && !p.accumulate && !(Maps && p.map_of) && !p.row && !p.add && !p.squares.out;
     if (plain && aligned())
       write_plain(finish);
     else
@@ -35,22 +37,22 @@ class TileFinish {
   }
 
  private:
-  // How threads cover the runs of Wide columns that exist: a power of two of them side by side. All threads work even
-  // if a tile has few columns.
+  // The place of a thread: row i and the first of a run of columns j, with `step` rows to its next place.
+  struct Place {
+    int i, j, step;
+  };
+  // A power of two of threads stand side by side, as many as cover the runs of Wide columns that exist. All threads work
+  // even if a tile has few columns. Each thread keeps its columns.
   template <int Wide>
-  SIMT_DEVICE int across() const {
-    int count = Size / Wide;
-    while (count / 2 * Wide >= columns) count /= 2;
-    return count;
-  }
-  // Calls f(row, column) for the first of each run of Wide neighbours in the matrix, AtOnce of them at a time. Each
-  // thread keeps its columns.
-  template <int Wide, int AtOnce, class F>
-  SIMT_DEVICE void each(const F& f) const {
-    const int count = across<Wide>(), j = simt::thread() % count * Wide, step = Threads / count;
-    if (j >= columns) return;
-#pragma unroll AtOnce
-    for (int i = simt::thread() / count; i < rows; i += step) f(i, j);
+  SIMT_DEVICE Place place() const {
+    int bits = Size == 128 ? 7 : 6;
+#pragma unroll
+    for (int wide = Wide; wide > 1; wide /= 2) --bits;
+    static_assert(Size == 64 || Size == 128, "2^6 or 2^7 columns");
+#pragma unroll 1
+    while (bits > 0 && (Wide << bits) >= 2 * columns) --bits;
+    const int t = simt::thread();
+    return {t >> bits, (t & ((1 << bits) - 1)) * Wide, Threads >> bits};
   }
 
   // True in all threads if it is true in any. It contains the barrier that the tile needs before it is read.
@@ -69,16 +71,21 @@ class TileFinish {
   // therefore computed again in float, one product after the other: it has the reference's value, at the reference's
   // speed.
   SIMT_DEVICE void recompute() const {
-    const Source<T> a = p.a[part.b], b = p.b[part.b];
-    each<1, 1>([&](int i, int j) {
-      T* const place = tile + i * Pitch + j;
-      if (simt::finite(simt::get(place))) return;
+    const Place own = place<1>();
+    if (own.j >= columns) return;
+    Source<T> all_a = p.a[part.b], all_b = p.b[part.b];
+    if (Own) all_a.element = all_b.element = Element::own;
+    const Source<T> b = all_b.from(0, part.column + own.j);
+#pragma unroll 1
+    for (int i = own.i; i < rows; i += own.step) {
+      T* const element = tile + i * Pitch + own.j;
+      if (simt::finite(simt::get(element))) continue;
+      const Source<T> a = all_a.from(part.row + i, 0);
       T sum = 0;
 #pragma unroll 1
-      for (int64_t k = part.k_begin; k < part.k_end; ++k)
-        sum = simt::fma(a(part.row + i, k), b(k, part.column + j), sum);
-      simt::put(place, sum);
-    });
+      for (int64_t k = part.k_begin; k < part.k_end; ++k) sum = simt::fma(a(0, k), b(k, 0), sum);
+      simt::put(element, sum);
+    }
   }
 
   // Adds the sums of all splits of this tile, in their order, in the block that finishes last; true in that block. A
@@ -87,28 +94,29 @@ class TileFinish {
   SIMT_DEVICE bool join() const {
     const int number = part.b * tiling.tiles + part.tile;
     T* const parts = p.split + static_cast<int64_t>(number) * tiling.splits * kWhole;
-    T* const own = parts + static_cast<int64_t>(part.split) * kWhole;
-    each<kWide, 1>([&](int i, int j) {
-      simt::store_vector<kWide>(own + i * Size + j, simt::get_vector<kWide>(tile + i * Pitch + j));
-    });
+    const Place own = place<kWide>();
+    if (own.j < columns) {
+      T* const mine = parts + static_cast<int64_t>(part.split) * kWhole + own.j;
+#pragma unroll 1
+      for (int i = own.i; i < rows; i += own.step)
+        simt::store_vector<kWide>(mine + i * Size, simt::get_vector<kWide>(tile + i * Pitch + own.j));
+    }
     if (!last_to_arrive(p.counters + number, tiling.splits)) return false;
     // Many loads at once, since each has the latency of L2.
-    constexpr int kRuns = 2, kSplits = 8;
-    const int count = across<kWide>(), j = simt::thread() % count * kWide, step = Threads / count;
+    constexpr int kRuns = 2, kSplits = sizeof(T) == 4 ? 8 : 4;
 #pragma unroll 1
-    for (int first = simt::thread() / count; first < rows && j < columns; first += kRuns * step) {
+    for (int i = own.i; i < rows && own.j < columns; i += kRuns * own.step) {
       simt::Vector<T, kWide> sums[kRuns] = {};
+      const T* from = parts + i * Size + own.j;
 #pragma unroll 1
-      for (int s0 = 0; s0 < tiling.splits; s0 += kSplits) {
+      for (int left = tiling.splits; left > 0; left -= kSplits, from += kSplits * kWhole) {
         simt::Vector<T, kWide> v[kRuns][kSplits];
 #pragma unroll
         for (int r = 0; r < kRuns; ++r)
 #pragma unroll
-          for (int s = 0; s < kSplits; ++s) {
-            const int i = first + r * step;
-            v[r][s] = simt::load_vector_if<kWide>(i < rows && s0 + s < tiling.splits,
-                                                  parts + static_cast<int64_t>(s0 + s) * kWhole + i * Size + j);
-          }
+          for (int s = 0; s < kSplits; ++s)
+            v[r][s] = simt::load_vector_if<kWide>(s < left && i + r * own.step < rows,
+                                                  from + r * own.step * Size + s * kWhole);
         // Splits beyond the last add zeros, which change nothing.
 #pragma unroll
         for (int r = 0; r < kRuns; ++r)
@@ -119,7 +127,7 @@ class TileFinish {
       }
 #pragma unroll
       for (int r = 0; r < kRuns; ++r)
-        if (first + r * step < rows) simt::put_vector<kWide>(tile + (first + r * step) * Pitch + j, sums[r]);
+        if (i + r * own.step < rows) simt::put_vector<kWide>(tile + (i + r * own.step) * Pitch + own.j, sums[r]);
     }
     simt::barrier();
     return true;
@@ -130,45 +138,59 @@ class TileFinish {
   SIMT_DEVICE bool aligned() const {
     return reinterpret_cast<uintptr_t>(start()) % 16 == 0 && p.ld % kWide == 0 && columns % kWide == 0;
   }
+  // True of a tile whose elements above the diagonal of the matrix are not computed. Other tiles of a triangle lie
+  // below it.
+  SIMT_DEVICE bool on_diagonal() const { return p.triangle != Triangle::full && part.row == part.column; }
 
   // Writes the sums times a number: the fast path of a plain product.
   SIMT_DEVICE void write_plain(const Finish<T>& finish) const {
-    T* const c = start();
-    each<kWide, 1>([&](int i, int j) {
-      auto v = simt::get_vector<kWide>(tile + i * Pitch + j);
+    const Place own = place<kWide>();
+    if (own.j >= columns) return;
+    T* c = start() + own.i * p.ld + own.j;
+    const int64_t apart = own.step * p.ld;
+#pragma unroll 1
+    for (int i = own.i; i < rows; i += own.step, c += apart) {
+      auto v = simt::get_vector<kWide>(tile + i * Pitch + own.j);
 #pragma unroll
       for (int w = 0; w < kWide; ++w) v.v[w] = finish.alpha * v.v[w] + finish.plus;
-      simt::store_vector<kWide>(c + i * p.ld + j, v);
-    });
+      simt::store_vector<kWide>(c, v);
+    }
   }
 
   // Writes elements with every option of Product. A thread works on one column, several rows at a time, so that its
   // loads from global memory are issued together.
   SIMT_DEVICE void write(const Finish<T>& finish) const {
     constexpr int kAtOnce = kWide;
-    const int count = across<1>(), j = simt::thread() % count, step = Threads / count;
-    const int64_t column = part.column + j;
-    T* const c = start() + j;
+    const Place own = place<1>();
+    const bool exists = own.j < columns;
+    const int first = on_diagonal() ? own.j : 0;  // row from which elements are wanted
+    // Row from which they are added to c.
+    const int64_t begin = p.accumulate_from - part.row;
+    const int old_first = !p.accumulate || begin > Size ? Size : static_cast<int>(begin);
+    const T of_column = p.row && exists ? p.row[part.b * p.row_bs + part.column + own.j] : T(0);
+    T* c = start() + own.i * p.ld + own.j;
+    const int64_t apart = own.step * p.ld;
     double squares = 0;
 #pragma unroll 1
-    for (int first = simt::thread() / count; first < rows; first += kAtOnce * step) {
+    for (int i = own.i; i < rows; i += kAtOnce * own.step, c += kAtOnce * apart) {
       bool wanted[kAtOnce];
-      T old[kAtOnce] = {}, added[kAtOnce] = {};
+      T v[kAtOnce], added[kAtOnce] = {};
 #pragma unroll
       for (int u = 0; u < kAtOnce; ++u) {
-        const int i = first + u * step;
-        wanted[u] = i < rows && j < columns && (p.triangle == Triangle::full || column <= part.row + i);
-        if (p.accumulate) old[u] = simt::load_if(wanted[u] && part.row + i >= p.accumulate_from, c + i * p.ld, T(0));
-        if (p.add && wanted[u]) added[u] = finish.added(part.row + i, column);
+        const int row = i + u * own.step;
+        wanted[u] = exists && row >= first && row < rows;
+        v[u] = simt::load_if(wanted[u] && row >= old_first, c + u * apart, T(0));
       }
+      if (p.add) finish.add_elements(part.row + i, part.column + own.j, own.step, wanted, added);
 #pragma unroll
       for (int u = 0; u < kAtOnce; ++u) {
-        const int i = first + u * step;
-        T* const place = tile + i * Pitch + j;
-        const T v = finish.value(column, wanted[u], simt::get_if(wanted[u], place, T(0)), old[u], added[u]);
-        simt::store_if(wanted[u], c + i * p.ld, v);
-        if (p.triangle == Triangle::both) simt::put_if(wanted[u], place, v);
-        if (p.squares.out && wanted[u]) squares += static_cast<double>(v) * static_cast<double>(v);
+        T* const element = tile + (i + u * own.step) * Pitch + own.j;
+        v[u] = finish.alpha * simt::get_if(wanted[u], element, T(0)) + v[u];
+        if (Maps && p.map_of) v[u] = simt::exponential(finish.map * v[u]);
+        v[u] = v[u] + finish.plus + of_column + added[u];
+        simt::store_if(wanted[u], c + u * apart, v[u]);
+        if (p.triangle == Triangle::both) simt::put_if(wanted[u], element, v[u]);
+        if (p.squares.out && wanted[u]) squares += static_cast<double>(v[u]) * static_cast<double>(v[u]);
       }
     }
     if (p.triangle == Triangle::both) mirror();
@@ -179,10 +201,11 @@ class TileFinish {
   SIMT_DEVICE void mirror() const {
     simt::barrier();
     T* const c = p.c + part.b * p.c_bs + part.column * p.ld + part.row;
+    const bool diagonal = on_diagonal();
 #pragma unroll 1
     for (int e = simt::warp(); e < kWhole / 32; e += Threads / 32) {
       const int i = e % (Size / 8) * 8 + simt::lane() % 8, j = e / (Size / 8) * 4 + simt::lane() / 8;
-      const bool wanted = i < rows && j < columns && part.column + j < part.row + i;
+      const bool wanted = i < rows && j < columns && (!diagonal || j < i);
       simt::store_if(wanted, c + j * p.ld + i, simt::get_if(wanted, tile + i * Pitch + j, T(0)));
     }
   }

@@ -24,7 +24,7 @@ SIMT_DEVICE bool last_to_arrive(int* counter, int64_t count) {
 template <int Threads>
 SIMT_DEVICE double block_sum(double v) {
   SIMT_SHARED(double, warps, Threads / 32);
-#pragma unroll
+#pragma unroll 1
   for (int mask = 16; mask > 0; mask /= 2) v += simt::shuffle_xor(v, mask);
   if (simt::lane() == 0) simt::put(warps + simt::warp(), v);
   simt::barrier();
@@ -39,7 +39,7 @@ SIMT_DEVICE double block_sum(double v) {
 template <int Threads>
 SIMT_DEVICE double block_most(double v) {
   SIMT_SHARED(double, warps, Threads / 32);
-#pragma unroll
+#pragma unroll 1
   for (int mask = 16; mask > 0; mask /= 2) {
     const double other = simt::shuffle_xor(v, mask);
     v = other > v ? other : v;
@@ -48,6 +48,7 @@ SIMT_DEVICE double block_most(double v) {
   simt::barrier();
   double most = 0;
   if (simt::thread() == 0)
+#pragma unroll 1
     for (int w = 0; w < Threads / 32; ++w) most = simt::get(warps + w) > most ? simt::get(warps + w) : most;
   return most;
 }
@@ -56,14 +57,17 @@ SIMT_DEVICE double block_most(double v) {
 // its thread 0 then has the sum of all.
 template <int Threads, class T>
 SIMT_DEVICE bool sum_of_blocks(double& sum, int64_t part, int64_t count, T* parts, int* counter) {
-  sum = block_sum<Threads>(sum);
-  if (count == 1) return true;
-  if (simt::thread() == 0) simt::store(parts + part, static_cast<T>(sum));
-  if (!last_to_arrive(counter, count)) return false;
-  sum = 0;
-  for (int64_t e = simt::thread(); e < count; e += Threads) sum += static_cast<double>(simt::load(parts + e));
-  sum = block_sum<Threads>(sum);
-  return true;
+  // The sum of this block, and then that of the parts: one copy of the code for both.
+#pragma unroll 1
+  for (bool all = count == 1;; all = true) {
+    sum = block_sum<Threads>(sum);
+    if (all) return true;
+    if (simt::thread() == 0) simt::store(parts + part, static_cast<T>(sum));
+    if (!last_to_arrive(counter, count)) return false;
+    sum = 0;
+#pragma unroll 1
+    for (int64_t e = simt::thread(); e < count; e += Threads) sum += static_cast<double>(simt::load(parts + e));
+  }
 }
 
 // sum_i x(i, j): lanes take 32 neighbouring columns (this lane j), warps every so many-th row. The first warp has the
@@ -73,11 +77,13 @@ SIMT_DEVICE double column_sum(const Source<T>& x, int64_t rows, int64_t columns,
   SIMT_SHARED(double, sums, Threads);
   double sum = 0;
   if (j < columns)
+#pragma unroll 4
     for (int64_t i = simt::warp(); i < rows; i += Threads / 32) sum += static_cast<double>(x(i, j));
   simt::barrier();  // the sums of the previous call have been read
   simt::put(sums + simt::thread(), sum);
   simt::barrier();
   if (simt::warp() == 0)
+#pragma unroll 1
     for (int w = 1; w < Threads / 32; ++w) sum += simt::get(sums + w * 32 + simt::lane());
   return sum;
 }

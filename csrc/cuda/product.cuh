@@ -200,7 +200,8 @@ SIMT_DEVICE bool find_part(const Product<T>& p, const Tiling& t, int index, Part
   int i = part.tile / t.tiles_n, j = part.tile - i * t.tiles_n;
   if (p.triangle != Triangle::full) {
     // Tiles of the triangle are numbered row by row.
-    i = static_cast<int>((simt::square_root(8.0f * static_cast<float>(part.tile) + 1.0f) - 1.0f) / 2.0f);
+    const float x = 8.0f * static_cast<float>(part.tile) + 1.0f;
+    i = static_cast<int>(x * simt::inverse_root(x) * 0.5f - 0.5f);  // near it
     while (i > 0 && i * (i + 1) / 2 > part.tile) --i;
     while ((i + 1) * (i + 2) / 2 <= part.tile) ++i;
     j = part.tile - i * (i + 1) / 2;
@@ -226,18 +227,24 @@ struct Finish {
     if (p.lambda_of && p.lambda_of[3 * b] != p.lambda_of[3 * b]) plus = simt::nan<T>();
     add = static_cast<T>(p.add_factor) * (p.add_of ? p.add_of[b * kScalars] : T(1));
   }
-  // The term that p.add contributes to element (i, j).
-  SIMT_DEVICE T added(int64_t i, int64_t j) const {
-    return add * (p.add_row ? p.add_row[b * p.add_row_bs + i] : T(1)) * p.add[b](i, j);
-  }
-  // The value of an element of column j, or 0 if it is not wanted. old: the element of c that it is added to.
-  SIMT_DEVICE T value(int64_t j, bool wanted, T sum, T old, T other) const {
-    if (!wanted) return T(0);
-    T v = alpha * sum + old;
-    if (p.map_of) v = simt::exponential(map * v);
-    v += plus;
-    if (p.row) v += p.row[b * p.row_bs + j];
-    return v + other;
+  // The terms that p.add contributes to elements of column j, in Count rows from i on that are `step` apart.
+  template <int Count>
+  SIMT_DEVICE void add_elements(int64_t i, int64_t j, int step, const bool (&wanted)[Count], T (&v)[Count]) const {
+    const Source<T> from = p.add[b].from(i, j);
+    const int64_t apart = step * from.rs;
+    if (from.element == Element::own) {
+#pragma unroll
+      for (int u = 0; u < Count; ++u) v[u] = simt::load_if(wanted[u], from.p + u * apart, T(0));
+    } else {
+      const uint16_t* const narrow = reinterpret_cast<const uint16_t*>(from.p);
+#pragma unroll
+      for (int u = 0; u < Count; ++u)
+        v[u] = static_cast<T>(
+            simt::widen(simt::load_if(wanted[u], narrow + u * apart, uint16_t(0)), from.element == Element::f16));
+    }
+#pragma unroll
+    for (int u = 0; u < Count; ++u)
+      v[u] = add * (p.add_row && wanted[u] ? p.add_row[b * p.add_row_bs + i + u * step] : T(1)) * v[u];
   }
 };
 

@@ -14,7 +14,7 @@
 // split once per block, from a stage of floats to one of halves, while the warps multiply the step before it.
 // Traffic: that of product_tensor.cu, and both operands once more for their ranges. FLOPs: 3 x 2 m n k on the tensor
 // cores. Per 16 k a warp executes about 290 instructions, of which 48 are products, 64 promote sums, 80 split and 12 load
-// fragments; for three TF32 products it is 362 and 96 products, which keep the tensor cores busy for twice as long. On an
+// fragments; for three TF32 products it is 360 and 96 products, which keep the tensor cores busy for twice as long. On an
 // H100 three TF32 products took 2,540 cycles per 16 k of a tile (54 TF/s, measured at 402 instructions), of which the
 // tensor cores are busy for 1,320 (104 TF/s). Expected from that: 1,700 cycles, 1.5 times the rate. With the ranges (reading the operands at
 // 2.4 TB/s, and a launch more per product) that is 380 of 2,300 us less at S=1000 Q=1024 D=8192 C=512, 24 of 308 us at
@@ -220,6 +220,11 @@ SIMT_DEVICE void undo_scales(float* tile, const float* a_scales, int rows, const
   }
 }
 
+// The scales of a tile's rows, or of its columns.
+SIMT_DEVICE const float* scales_of(const Product<float>& p, const Part& part, bool columns) {
+  return p.scales + part.b * (p.m + p.n) + (columns ? p.m + part.column : part.row);
+}
+
 template <bool AMajor, bool BMajor>
 SIMT_KERNEL_MIN(kThreads, 1)
 void halves_kernel(Product<float> p, Tiling tiling) {
@@ -229,16 +234,15 @@ void halves_kernel(Product<float> p, Tiling tiling) {
   simt::Shared shared;
   float* const floats = shared.take<float>(4 * kFloats);
   Half* const halves = reinterpret_cast<Half*>(shared.take<uint16_t>(8 * kHalves));
-  const float* const a_scales = p.scales + part.b * (p.m + p.n) + part.row;
-  const float* const b_scales = p.scales + part.b * (p.m + p.n) + p.m + part.column;
-  const int rows = static_cast<int>(p.m - part.row), columns = static_cast<int>(p.n - part.column);
-  int left = static_cast<int>(part.k_end - part.k_begin), ahead = left;  // k to split, k to load
-  Loader<float, kSize, AMajor> a(p.a[part.b], part.row, p.m, part.k_begin, left, true);
-  Loader<float, kSize, BMajor> b(p.b[part.b].t(), part.column, p.n, part.k_begin, left, true);
+  int left = simt::uniform(static_cast<int>(part.k_end - part.k_begin)), ahead = left;  // k to split, k to load
+  Loader<float, kSize> a, b;
+  a.template start<AMajor>(p.a[part.b], part.row, p.m, part.k_begin, left, true);
+  b.template start<BMajor>(p.b[part.b].t(), part.column, p.n, part.k_begin, left, true);
   const bool of_a = simt::thread() < kThreads / 2;  // the first half of the block splits a, the other one b
-  const Splitter splitter(of_a ? AMajor : BMajor, of_a ? a_scales : b_scales, of_a ? rows : columns, !of_a);
+  const Splitter splitter(of_a ? AMajor : BMajor, scales_of(p, part, !of_a), of_a ? p.m - part.row : p.n - part.column,
+                          !of_a);
   float sums[4][4][4] = {}, cross[4][4][4] = {};
-  const bool works = Shape<kSize>::warp_row() < rows && Shape<kSize>::warp_column() < columns;
+  const bool works = Shape<kSize>::warp_row() < p.m - part.row && Shape<kSize>::warp_column() < p.n - part.column;
   const int own_a = place_in_a<Half, kSize, AMajor>(), own_b = place_in_b<Half, kSize, BMajor>();
 
   // Per turn: load step turn + 1, split step turn, multiply step turn - 1. Steps are in two places in turn, a's stages
@@ -249,8 +253,8 @@ void halves_kernel(Product<float> p, Tiling tiling) {
     simt::barrier();
     float* const next = floats + (turn & 1 ? 0 : 2 * kFloats);
     if (ahead > 0) {
-      a.load(next, ahead);
-      b.load(next + kFloats, ahead);
+      a.template load<AMajor>(next, ahead);
+      b.template load<BMajor>(next + kFloats, ahead);
     }
     simt::copy_commit();
     ahead -= kSteps;
@@ -273,11 +277,14 @@ void halves_kernel(Product<float> p, Tiling tiling) {
 #pragma unroll
       for (int e = 0; e < 4; ++e) sums[i][j][e] += cross[i][j][e] * kOverLow;
   float* const tile = floats;
+  // Computed once more, since the product needs all registers.
+  find_part<kSize>(p, tiling, simt::unknown(static_cast<int>(simt::block().x)), part);
   simt::barrier();
-  const bool finite = put_sums<Half, kSize, AMajor, BMajor>(sums, tile);
+  const bool finite = put_sums<Half, kSize>(sums, tile, AMajor, BMajor);
   simt::barrier();
-  undo_scales<kTilePitch<Half, kSize, AMajor>>(tile, a_scales, rows, b_scales, columns);
-  TileFinish<kThreads, kSize, kTilePitch<Half, kSize, AMajor>, float>(p, tiling, part, tile).run(!finite);
+  undo_scales<kTilePitch<Half, kSize>>(tile, scales_of(p, part, false), static_cast<int>(p.m - part.row),
+                                       scales_of(p, part, true), static_cast<int>(p.n - part.column));
+  TileFinish<kThreads, kSize, kTilePitch<Half, kSize>, float>(p, tiling, part, tile).run(!finite);
 }
 
 Ranges ranges_of(const Source<float>& x, int64_t rows, int64_t k, float* scales) {

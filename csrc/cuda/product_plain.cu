@@ -14,6 +14,7 @@
 // 34 in double, where a multiply-add counts as two.
 // Other path: product_tensor.cu for products of float with k >= 48.
 #include <algorithm>
+#include <type_traits>
 
 #include "finish_tile.cuh"
 #include "tile_plain.cuh"
@@ -23,8 +24,12 @@ namespace {
 
 using namespace plain;
 
+// Blocks of one multiprocessor: a number for those that would otherwise get too few registers.
 template <class T, class Of>
-SIMT_KERNEL(kThreads)
+constexpr int kBlocks = sizeof(T) == 8 && (Of::from_own || std::is_same_v<Of, Dot>) ? 1 : 0;
+
+template <class T, class Of>
+SIMT_KERNEL_MIN(kThreads, (kBlocks<T, Of>))
 void plain_kernel(Product<T> p, Tiling tiling) {
   Part part;
   if (!find_part<kTile>(p, tiling, static_cast<int>(simt::block().x), part)) return;
@@ -34,7 +39,7 @@ void plain_kernel(Product<T> p, Tiling tiling) {
   if constexpr (Of::from_own) load_own(p, part, stages, own);
   sum_tile<Of>(p, part, stages, own, sums);
   put_tile(sums, stages);
-  TileFinish<kThreads, kTile, kPitch<T>, T>(p, tiling, part, stages).run();
+  TileFinish<kThreads, kTile, kPitch<T>, T, Of::maps>(p, tiling, part, stages).run();
 }
 
 constexpr int64_t kShortest = 128, kLargeShortest = 256;  // steps of k below which a split does not pay

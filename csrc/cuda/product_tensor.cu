@@ -14,8 +14,10 @@
 // operands once from memory. FLOPs: 3 x 2 m n k on the tensor cores.
 // Floor on an H100: 6 m n k / 495 TF/s at the data sheet's rate (165 TF/s of fp32 products), about 104 TF/s through
 // mma.sync. Per 16 k a warp of the large tile issues 96 products, 144 instructions that split, 64 that promote, 8 to 12
-// loads of fragments and half a turn of the outer loop, 362 in all (232 cycles of the integer units); one product
+// loads of fragments and half a turn of the outer loop, 360 in all (232 cycles of the integer units); one product
 // occupies its tensor core for about six issues.
+// Code: one kernel for small tiles of all layouts of the operands, and two for large ones, one per layout of A. All four
+// layouts in one kernel of large tiles would be 58 KB.
 // Error in the twin's rounding, which truncates every addend as a chip does: at most twice that of fp32 sums in order.
 // Other path: product_plain.cu for k < 48, for which the rounding to two TF32 numbers would show more, for double and
 // for distances; product_half.cu and product_mixed.cu for 16-bit operands.
@@ -26,22 +28,20 @@ namespace {
 
 using namespace matrix;
 
-template <int Size, bool AMajor, bool BMajor>
+template <int Size, class Layout>
 SIMT_KERNEL_MIN(Shape<Size>::kThreads, Size == 128 ? 1 : 3)
-void tensor_kernel(Pair pair) {
+void tensor_kernel(Pair pair, Layout layout) {
   const int block = static_cast<int>(simt::block().x),
             first = pair.tiling[0].tiles * pair.tiling[0].splits * static_cast<int>(pair.p[0].batch);
   const int which = Size == kTile && block >= first ? 1 : 0;  // large tiles are for single products
-  make_tile<float, Size, AMajor, BMajor>(pair.p[which], pair.tiling[which], which ? block - first : block,
-                                         pair.a_vectors[which], pair.b_vectors[which]);
+  make_tile<float, Size>(pair.p[which], pair.tiling[which], which ? block - first : block, layout,
+                         pair.a_vectors[which], pair.b_vectors[which]);
 }
 
-template <int Size>
-void run(const Pair& pair, bool a_major, bool b_major, simt::Stream stream) {
-  auto* const kernel = a_major ? (b_major ? &tensor_kernel<Size, true, true> : &tensor_kernel<Size, true, false>)
-                               : (b_major ? &tensor_kernel<Size, false, true> : &tensor_kernel<Size, false, false>);
-  simt::launch(kernel, {static_cast<unsigned>(pair.blocks(0) + pair.blocks(1))}, Shape<Size>::kThreads,
-               kSharedBytes<float, Size>, stream, pair);
+template <int Size, class Layout>
+void run(const Pair& pair, const Layout& layout, simt::Stream stream) {
+  simt::launch(&tensor_kernel<Size, Layout>, {static_cast<unsigned>(pair.blocks(0) + pair.blocks(1))},
+               Shape<Size>::kThreads, kSharedBytes<float, Size>, stream, pair, layout);
 }
 
 }  // namespace
@@ -52,10 +52,11 @@ void product_tensor(Pair pair, simt::Stream stream) {
     pair.b_vectors[i] = layout_of(pair.p[i].b.t(), 16).aligned;
   }
   const bool a_major = layout_of(pair.p[0].a, 16).k_major, b_major = layout_of(pair.p[0].b.t(), 16).k_major;
-  if (pair.tiling[0].size == kLargeTile)
-    run<kLargeTile>(pair, a_major, b_major, stream);
+  if (pair.tiling[0].size != kLargeTile) return run<kTile>(pair, AnyLayout{a_major, b_major}, stream);
+  if (a_major)
+    run<kLargeTile>(pair, AByK{b_major}, stream);
   else
-    run<kTile>(pair, a_major, b_major, stream);
+    run<kLargeTile>(pair, AByRow{b_major}, stream);
 }
 
 }  // namespace ssdd::cuda

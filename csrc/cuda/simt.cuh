@@ -46,6 +46,13 @@ SIMT_DEVICE int cluster_size() {
   return size;
 }
 
+// The same number, of which the compiler does not know that it is: what follows from it is computed anew, and not kept in
+// registers since its first use.
+SIMT_DEVICE int unknown(int v) {
+  asm volatile("" : "+r"(v));
+  return v;
+}
+
 // --- memory -----------------------------------------------------------------------------------------------
 
 template <class T, int N>
@@ -176,6 +183,13 @@ SIMT_DEVICE T shuffle(T v, int from) {
 template <class T>
 SIMT_DEVICE T shuffle_xor(T v, int mask) {
   return __shfl_xor_sync(0xffffffffu, v, mask);
+}
+// v, which must be the same in all lanes. The compiler does not know that of a number that follows from the index of the
+// warp or from memory. It knows it of this one: what hangs on it needs no code for lanes that part, and may be computed
+// once per warp.
+template <class T>
+SIMT_DEVICE T uniform(T v) {
+  return shuffle(v, 0);
 }
 SIMT_DEVICE unsigned ballot(bool condition) { return __ballot_sync(0xffffffffu, condition); }
 SIMT_DEVICE int count_bits(unsigned bits) { return __popc(bits); }

@@ -84,8 +84,9 @@ struct Tile<float> {
   }
   template <bool AMajor, bool BMajor>
   SIMT_DEVICE void multiply(const float* a, const float* b) {
+    const int stages = simt::unknown(kSteps / kDepth);
 #pragma unroll 1
-    for (int s = 0; s < kSteps / kDepth; ++s)
+    for (int s = 0; s < stages; ++s)
       tensor::multiply<AMajor, BMajor>(a + s * tensor::kStage, b + s * tensor::kStage, simt::warp() / 2 * 32,
                                        simt::warp() % 2 * 32, sums);
   }

@@ -2,6 +2,8 @@
 // fragments of a warp, and the product of one stage. product_tensor.cu (float) and product_half.cu (16-bit floats)
 // explain the method.
 #pragma once
+#include <type_traits>
+
 #include "finish_tile.cuh"
 #include "tile_tensor.cuh"
 
@@ -48,60 +50,68 @@ constexpr int kSharedBytes = 2 * kStages<E, Size> * kStageBytes<Size, kBytesOfK<
 static_assert(kSharedBytes<float, kLargeTile> <= kLargeTileBytes && kSharedBytes<Half, kLargeTile> == kLargeTileBytes,
               "what the choice of a tile counts with");
 
-// Loads the stages of one operand; each call of load() starts the copies of the next one.
-template <class E, int Size, bool KMajor>
+// Loads the stages of one operand; each call of load() starts the copies of the next one. KMajor must be the same in all
+// calls.
+template <class E, int Size>
 class Loader {
-  using S = Stage<E, Size, KMajor>;
   static constexpr int kThreads = Shape<Size>::kThreads;
-  // Copies of 16 bytes: copies per line of the stage (a row, or a step of k), and lines at once.
-  static constexpr int kPerLine = KMajor ? S::kBytes / 16 : Size / S::kWide, kLines = kThreads / kPerLine;
-  static constexpr int kCopies = Size * S::kBytes / 16 / kThreads;
-  // Single floats, if rows are not aligned: lines at once.
-  static constexpr int kSingleLines = kThreads / (KMajor ? S::kSteps : Size), kSingles = Size * S::kSteps / kThreads;
+  template <bool KMajor>
+  struct Copies : Stage<E, Size, KMajor> {
+    using S = Stage<E, Size, KMajor>;
+    // Of 16 bytes: copies per line of the stage (a row, or a step of k), and lines at once.
+    static constexpr int kPerLine = KMajor ? S::kBytes / 16 : Size / S::kWide, kLines = kThreads / kPerLine;
+    static constexpr int kCopies = Size * S::kBytes / 16 / kThreads;
+    // Single floats, if rows are not aligned: lines at once.
+    static constexpr int kSingleLines = kThreads / (KMajor ? S::kSteps : Size), kSingles = Size * S::kSteps / kThreads;
+  };
 
  public:
   // view: [rows, k], of which `count` k from k_begin on; aligned: neighbours along the unit stride, to 16 bytes.
-  SIMT_DEVICE Loader(const Source<float>& view, int64_t first_row, int64_t all_rows, int64_t k_begin, int count,
-                     bool aligned)
-      : vectors(aligned) {
+  template <bool KMajor>
+  SIMT_DEVICE void start(const Source<float>& view, int64_t first_row, int64_t all_rows, int64_t k_begin, int count,
+                         bool aligned) {
+    using S = Copies<KMajor>;
+    vectors = aligned;
     const int t = simt::thread();
     rows = all_rows - first_row < Size ? static_cast<int>(all_rows - first_row) : Size;
     if (vectors) {
-      row = KMajor ? t / kPerLine : t % kPerLine * S::kWide;
-      step = KMajor ? t % kPerLine * S::kWide : t / kPerLine;
-      across = kLines * (KMajor ? view.rs : view.cs);
+      row = KMajor ? t / S::kPerLine : t % S::kPerLine * S::kWide;
+      step = KMajor ? t % S::kPerLine * S::kWide : t / S::kPerLine;
+      across = S::kLines * (KMajor ? view.rs : view.cs);
     } else {
       row = KMajor ? t / S::kSteps : t % Size;
       step = KMajor ? t % S::kSteps : t / Size;
-      across = kSingleLines * (KMajor ? view.rs : view.cs);
+      across = S::kSingleLines * (KMajor ? view.rs : view.cs);
     }
-    whole_left = vectors && rows == Size ? count - S::kSteps : -1;
+    whole_left = simt::uniform(vectors && rows == Size ? count - S::kSteps : -1);
     place = KMajor ? row * S::kPitch + step : step * S::kPitch + row;
     cursor = reinterpret_cast<const E*>(view.p) + (first_row + row) * view.rs + (k_begin + step) * view.cs;
     along = S::kSteps * view.cs;
   }
 
   // left: the number of k that remain.
+  template <bool KMajor>
   SIMT_DEVICE void load(E* stages, int left) {
+    using S = Copies<KMajor>;
     E* const to = stages + place;
     const E* from = cursor;
     if (whole_left >= 0) {  // an interior tile needs no clamps
 #pragma unroll
-      for (int r = 0; r < kCopies; ++r, from += across) simt::copy_async_whole(to + r * kLines * S::kPitch, from);
+      for (int r = 0; r < S::kCopies; ++r, from += across) simt::copy_async_whole(to + r * S::kLines * S::kPitch, from);
     } else if (vectors) {
       const int existing = clamp_bytes(KMajor ? left - step : rows - row), lines = KMajor ? rows - row : left - step;
 #pragma unroll
-      for (int r = 0; r < kCopies; ++r, from += across) {
-        const int bytes = r * kLines < lines ? existing : 0;
-        simt::copy_async<16>(to + r * kLines * S::kPitch, bytes ? from : cursor, bytes);
+      for (int r = 0; r < S::kCopies; ++r, from += across) {
+        const int bytes = r * S::kLines < lines ? existing : 0;
+        simt::copy_async<16>(to + r * S::kLines * S::kPitch, bytes ? from : cursor, bytes);
       }
     } else if constexpr (sizeof(E) == 4) {
       const bool part = KMajor ? step < left : row < rows;
       const int lines = part ? (KMajor ? rows - row : left - step) : 0;
 #pragma unroll 2
-      for (int r = 0; r < kSingles; ++r, from += across) {
-        const bool exists = r * kSingleLines < lines;
-        simt::copy_async<4>(to + r * kSingleLines * S::kPitch, exists ? from : cursor, exists ? 4 : 0);
+      for (int r = 0; r < S::kSingles; ++r, from += across) {
+        const bool exists = r * S::kSingleLines < lines;
+        simt::copy_async<4>(to + r * S::kSingleLines * S::kPitch, exists ? from : cursor, exists ? 4 : 0);
       }
     }
     cursor += along;
@@ -110,7 +120,8 @@ class Loader {
 
  private:
   static SIMT_DEVICE int clamp_bytes(int elements) {
-    return elements <= 0 ? 0 : elements >= S::kWide ? 16 : elements * static_cast<int>(sizeof(E));
+    constexpr int kWide = Stage<E, Size, true>::kWide;
+    return elements <= 0 ? 0 : elements >= kWide ? 16 : elements * static_cast<int>(sizeof(E));
   }
 
   const E* cursor;        // this thread's first element of the next stage
@@ -120,15 +131,39 @@ class Loader {
   bool vectors;
 };
 
+// In which layouts the operands of a product may be: whether k is the direction of unit stride. A layout that is not a
+// constant of the kernel is passed to it. One kernel then has one product per layout, and one copy of everything else, so
+// that the products of a call need less of the instruction cache.
+template <bool AMajor, bool BMajor>
+struct KnownLayout {
+  static constexpr bool a_major() { return AMajor; }
+  static constexpr bool b_major() { return BMajor; }
+};
+struct AByK {
+  bool b;
+  static constexpr bool a_major() { return true; }
+  SIMT_DEVICE bool b_major() const { return b; }
+};
+struct AByRow {
+  bool b;
+  static constexpr bool a_major() { return false; }
+  SIMT_DEVICE bool b_major() const { return b; }
+};
+struct AnyLayout {
+  bool a, b;
+  SIMT_DEVICE bool a_major() const { return a; }
+  SIMT_DEVICE bool b_major() const { return b; }
+};
+// Calls f with the flag as a constant: std::true_type or std::false_type.
+template <class F>
+SIMT_DEVICE auto if_major(bool k_major, const F& f) {
+  return k_major ? f(std::true_type{}) : f(std::false_type{});
+}
+
 // The row of a warp that is row `in_group` of its group of 8. Floats in [k][row] are loaded four neighbouring rows at a
 // time, so that a group has every fourth row. All others are loaded by ldmatrix, whose groups are neighbours.
 template <class E, bool KMajor>
 constexpr bool kSpread = !KMajor && sizeof(E) == 4;
-template <class E, bool KMajor>
-SIMT_DEVICE int row_of(int group, int in_group) {
-  return kSpread<E, KMajor> ? group / 4 * 32 + in_group * 4 + group % 4 : group * 8 + in_group;
-}
-
 // The offset of a lane's fragments in the first stage. All others are at constant distances.
 template <class E, int Size, bool KMajor>
 SIMT_DEVICE int place_in_a() {
@@ -252,40 +287,46 @@ SIMT_DEVICE void multiply(const E* own_a, const E* own_b, float (&sums)[Shape<Si
 }
 
 // The pitch of the finished tile in shared memory: a warp's vectors conflict at most two ways.
-template <class E, int Size, bool AMajor>
-constexpr int kTilePitch = Size + (kSpread<E, AMajor> ? 4 : 8);
+template <class E, int Size>
+constexpr int kTilePitch = Size + (sizeof(E) == 4 ? 4 : 8);
 
 // Puts the sums of this warp into the tile. True if all sums of the thread are finite.
-template <class E, int Size, bool AMajor, bool BMajor>
-SIMT_DEVICE bool put_sums(const float (&sums)[Shape<Size>::kRowTiles][4][4], float* tile) {
-  constexpr int kPitch = kTilePitch<E, Size, AMajor>;
+template <class E, int Size>
+SIMT_DEVICE bool put_sums(const float (&sums)[Shape<Size>::kRowTiles][4][4], float* tile, bool a_k_major,
+                          bool b_k_major) {
+  constexpr int kPitch = kTilePitch<E, Size>, kGroups = 2 * Shape<Size>::kRowTiles;
   const int g = simt::lane() / 4, t = simt::lane() % 4;
+  const bool spread = sizeof(E) == 4 && !a_k_major;
+  // Row g of a group of 8, and from one group to the next of the same 32 rows.
+  float* const own = tile + (Shape<Size>::warp_row() + g * (spread ? 4 : 1)) * kPitch + Shape<Size>::warp_column();
+  const int apart = (spread ? 1 : 8) * kPitch;
   float zero = 0;  // NaN if a sum is not finite
 #pragma unroll
   for (int i = 0; i < Shape<Size>::kRowTiles; ++i)
 #pragma unroll
-    for (int h = 0; h < 2; ++h) {
-      float* const row =
-          tile + (Shape<Size>::warp_row() + row_of<E, AMajor>(2 * i + h, g)) * kPitch + Shape<Size>::warp_column();
-      if constexpr (kSpread<E, BMajor>) {
-      // Columns 2 t and 2 t + 1 of the four groups are two runs of four neighbours.
+    for (int j = 0; j < 4; ++j)
 #pragma unroll
-        for (int e = 0; e < 2; ++e) {
-          simt::Vector<float, 4> v;
+      for (int e = 0; e < 4; ++e) zero += sums[i][j][e] * 0.0f;
+  if (sizeof(E) == 4 && !b_k_major) {
+    // Columns 2 t and 2 t + 1 of the four groups are two runs of four neighbours.
 #pragma unroll
-          for (int j = 0; j < 4; ++j) v.v[j] = sums[i][j][2 * h + e];
-          simt::put_vector<4>(row + (2 * t + e) * 4, v);
-        }
-      } else {
+    for (int q = 0; q < kGroups; ++q)
 #pragma unroll
-        for (int j = 0; j < 4; ++j) {
-          const simt::Vector<float, 2> v{{sums[i][j][2 * h], sums[i][j][2 * h + 1]}};
-          simt::put_vector<2>(row + j * 8 + 2 * t, v);
-        }
+      for (int e = 0; e < 2; ++e) {
+        simt::Vector<float, 4> v;
+#pragma unroll
+        for (int j = 0; j < 4; ++j) v.v[j] = sums[q / 2][j][q % 2 * 2 + e];
+        simt::put_vector<4>(own + q / 4 * 32 * kPitch + q % 4 * apart + (2 * t + e) * 4, v);
       }
+  } else {
 #pragma unroll
-      for (int j = 0; j < 4; ++j) zero += sums[i][j][2 * h] * 0.0f + sums[i][j][2 * h + 1] * 0.0f;
-    }
+    for (int q = 0; q < kGroups; ++q)
+#pragma unroll
+      for (int j = 0; j < 4; ++j) {
+        const simt::Vector<float, 2> v{{sums[q / 2][j][q % 2 * 2], sums[q / 2][j][q % 2 * 2 + 1]}};
+        simt::put_vector<2>(own + q / 4 * 32 * kPitch + q % 4 * apart + j * 8 + 2 * t, v);
+      }
+  }
   return zero == 0;
 }
 
@@ -306,9 +347,25 @@ SIMT_DEVICE bool has_scales(const Product<float>& p, const Part& part) {
   return any == 0;
 }
 
-// Computes the tile of block `index` of a product.
+// sums += the products of one stage's steps, of which `left` remain.
 template <class E, int Size, bool AMajor, bool BMajor>
-SIMT_DEVICE void make_tile(const Product<float>& p, const Tiling& tiling, int index, bool a_vectors, bool b_vectors) {
+SIMT_DEVICE void multiply_stage(const E* own_a, const E* own_b, int left, float (&sums)[Shape<Size>::kRowTiles][4][4]) {
+  constexpr int kSteps = Stage<E, Size, true>::kSteps;
+  constexpr int kNextA = kSummed<E> * (AMajor ? 1 : Stage<E, Size, AMajor>::kPitch);
+  constexpr int kNextB = kSummed<E> * (BMajor ? 1 : Stage<E, Size, BMajor>::kPitch);
+  int steps = left < kSteps ? left : kSteps;
+#pragma unroll 1
+  for (; steps > 0; steps -= kSummed<E>) {
+    multiply<E, Size, AMajor, BMajor>(own_a, own_b, sums);
+    own_a += kNextA;
+    own_b += kNextB;
+  }
+}
+
+// Computes the tile of block `index` of a product.
+template <class E, int Size, class Layout>
+SIMT_DEVICE void make_tile(const Product<float>& p, const Tiling& tiling, int index, const Layout& layout,
+                           bool a_vectors, bool b_vectors) {
   constexpr int kSteps = Stage<E, Size, true>::kSteps;
   constexpr int kStage = kStageBytes<Size, kBytesOfK<E, Size>> / static_cast<int>(sizeof(E));
   Part part;
@@ -318,21 +375,27 @@ SIMT_DEVICE void make_tile(const Product<float>& p, const Tiling& tiling, int in
   simt::Shared shared;
   E* const a_stages = reinterpret_cast<E*>(shared.take<unsigned char>(kSharedBytes<E, Size>));
   E* const b_stages = a_stages + kStages<E, Size> * kStage;
-  const int k = static_cast<int>(part.k_end - part.k_begin);
-  Loader<E, Size, AMajor> a(p.a[part.b], part.row, p.m, part.k_begin, k, a_vectors);
-  Loader<E, Size, BMajor> b(p.b[part.b].t(), part.column, p.n, part.k_begin, k, b_vectors);
+  const int k = simt::uniform(static_cast<int>(part.k_end - part.k_begin));
+  Loader<E, Size> a, b;
+  if_major(layout.a_major(), [&](auto major) {
+    a.template start<decltype(major)::value>(p.a[part.b], part.row, p.m, part.k_begin, k, a_vectors);
+  });
+  if_major(layout.b_major(), [&](auto major) {
+    b.template start<decltype(major)::value>(p.b[part.b].t(), part.column, p.n, part.k_begin, k, b_vectors);
+  });
   float sums[Shape<Size>::kRowTiles][4][4] = {};
   // Some warps of a narrow or low matrix have no rows or columns.
   const bool works = part.row + Shape<Size>::warp_row() < p.m && part.column + Shape<Size>::warp_column() < p.n;
 
-  // Each turn fills a stage and, once all others are full, multiplies the oldest one. The code of a load and of a
-  // product occurs only once: the kernel would otherwise be larger than it may be.
+  // Each turn fills a stage and, once all others are full, multiplies the oldest one.
   constexpr int kLast = kStages<E, Size> - 1, kBack = -kLast * kStage;
-  constexpr int kNextA = kSummed<E> * (AMajor ? 1 : Stage<E, Size, AMajor>::kPitch);
-  constexpr int kNextB = kSummed<E> * (BMajor ? 1 : Stage<E, Size, BMajor>::kPitch);
   E* fill = a_stages;
-  const E *own_a = a_stages + place_in_a<E, Size, AMajor>(), *own_b = b_stages + place_in_b<E, Size, BMajor>();
-  int left = k, ahead = k, own_left = works ? k : 0;  // k to multiply, to load, and to multiply by this warp
+  const E* own_a =
+      a_stages + if_major(layout.a_major(), [](auto major) { return place_in_a<E, Size, decltype(major)::value>(); });
+  const E* own_b =
+      b_stages + if_major(layout.b_major(), [](auto major) { return place_in_b<E, Size, decltype(major)::value>(); });
+  int left = k, ahead = k;                      // k to multiply, and to load
+  int own_left = simt::uniform(works ? k : 0);  // to multiply by this warp
 #pragma unroll 1
   for (int turn = -kLast; left > 0; ++turn) {
     if (turn >= 0) {
@@ -340,33 +403,34 @@ SIMT_DEVICE void make_tile(const Product<float>& p, const Tiling& tiling, int in
       simt::barrier();
     }
     if (ahead > 0) {
-      a.load(fill, ahead);
-      b.load(fill + kStages<E, Size> * kStage, ahead);
+      if_major(layout.a_major(), [&](auto major) { a.template load<decltype(major)::value>(fill, ahead); });
+      if_major(layout.b_major(),
+               [&](auto major) { b.template load<decltype(major)::value>(fill + kStages<E, Size> * kStage, ahead); });
     }
     simt::copy_commit();
     ahead -= kSteps;
     fill += (turn & kLast) == 0 ? kBack : kStage;  // the first stage follows the last
     if (turn < 0) continue;
-#pragma unroll 1
-    for (int at = 0; at < kSteps; at += kSummed<E>) {
-      if (at >= own_left) break;
-      multiply<E, Size, AMajor, BMajor>(own_a, own_b, sums);
-      own_a += kNextA;
-      own_b += kNextB;
-    }
+    if (own_left > 0)
+      if_major(layout.a_major(), [&](auto a_major) {
+        if_major(layout.b_major(), [&](auto b_major) {
+          multiply_stage<E, Size, decltype(a_major)::value, decltype(b_major)::value>(own_a, own_b, own_left, sums);
+        });
+      });
     const int to_next = (turn & kLast) == kLast ? kBack : kStage;
-    own_a += to_next - kSteps / kSummed<E> * kNextA;
-    own_b += to_next - kSteps / kSummed<E> * kNextB;
+    own_a += to_next;
+    own_b += to_next;
     left -= kSteps;
     own_left -= kSteps;
   }
 
   // All stages have been read: the tile reuses their memory.
   float* const tile = reinterpret_cast<float*>(a_stages);
-  static_assert(Size * kTilePitch<E, Size, AMajor> * 4 <= kSharedBytes<E, Size>, "the tile fits the stages");
+  static_assert(Size * kTilePitch<E, Size> * 4 <= kSharedBytes<E, Size>, "the tile fits the stages");
   simt::barrier();
-  const bool finite = put_sums<E, Size, AMajor, BMajor>(sums, tile);
-  TileFinish<Shape<Size>::kThreads, Size, kTilePitch<E, Size, AMajor>, float>(p, tiling, part, tile).run(!finite);
+  const bool finite = put_sums<E, Size>(sums, tile, layout.a_major(), layout.b_major());
+  TileFinish<Shape<Size>::kThreads, Size, kTilePitch<E, Size>, float, false, sizeof(E) == 4>(p, tiling, part, tile)
+      .run(!finite);
 }
 
 }  // namespace ssdd::cuda::matrix

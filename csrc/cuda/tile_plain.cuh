@@ -70,10 +70,11 @@ SIMT_DEVICE void four(const T* p, T (&v)[4]) {
 }
 
 // The terms of a product (Inner in product.cuh). add: returns the sum with the term of x = a(i, k) and z = b(k, j).
-// from_own: `own` is from(i, j). unroll: steps of k without a branch, as many as the size of the kernel allows.
-template <bool FromOwn, int Unroll>
+// from_own: `own` is from(i, j). unroll: steps of k without a branch, as many as the size of the kernel allows. maps: the
+// sum may be the argument of an exponential.
+template <bool FromOwn, int Unroll, bool Maps = false>
 struct Terms {
-  static constexpr bool from_own = FromOwn;
+  static constexpr bool from_own = FromOwn, maps = Maps;
   static constexpr int unroll = Unroll;
 };
 struct Dot : Terms<false, kDepth> {
@@ -82,7 +83,7 @@ struct Dot : Terms<false, kDepth> {
     return simt::fma(x, z, sum);
   }
 };
-struct Distance : Terms<false, kDepth> {
+struct Distance : Terms<false, kDepth, true> {
   template <class T>
   static SIMT_DEVICE T add(T sum, T x, T z, T) {
     const T apart = x - z;

@@ -28,7 +28,7 @@ template <int Threads>
 struct Team {
   static constexpr int kThreads = Threads, kWarps = Threads / 32;
   static SIMT_DEVICE int rank() { return simt::thread(); }
-  static SIMT_DEVICE int warp() { return simt::warp(); }
+  static SIMT_DEVICE int warp() { return simt::uniform(simt::warp()); }
   static SIMT_DEVICE void barrier() { simt::barrier(); }
 };
 template <>
@@ -244,9 +244,9 @@ SIMT_DEVICE void factor_shared(const Square<T>& a, T* inverse, T* panel, int* fa
       }
     }
     Crew::barrier();
-    if (p + 32 >= n) continue;  // to the last strip, if there is one
+    if (Threads == 32 || p + 32 >= n) continue;  // to the last strip, if there is one; a warp has at most 32 rows
     // Read between two barriers, so that all threads see the same.
-    if (*failed) return;
+    if (simt::uniform(*failed)) return;
     // Solve the strip's rows below, one per thread.
 #pragma unroll 1
     for (int first = p + 32 + Crew::warp() * 32; first < n; first += Threads) {

@@ -22,14 +22,25 @@ constexpr int64_t kPart = 2048;  // elements of a problem per block of after_sol
 
 unsigned blocks_for(int64_t count, int64_t each) { return static_cast<unsigned>((count + each - 1) / each); }
 
+// The problem and the part of it that block `index` has, if a problem has so many blocks. In 32 bits, since the hardware
+// has no 64-bit division. A grid has less than 2^31 blocks.
+struct PartOfProblem {
+  int64_t b, part;
+};
+SIMT_DEVICE PartOfProblem part_of(unsigned index, int64_t parts) {
+  const unsigned each = static_cast<unsigned>(parts), b = index / each;
+  return {b, index - b * each};
+}
+
 // Copies squares of 32 x 32 through shared memory if the source's unit stride runs down the columns, so that both sides
 // are coalesced. With pitch 33 a column of the square is in 32 different banks.
 template <class T>
 SIMT_KERNEL(kThreads)
 void copy_kernel(Copy<T> c, int64_t squares_n, int64_t squares) {
   SIMT_SHARED(T, square, kSquare * (kSquare + 1));
-  const int64_t index = simt::block().x % squares, b = simt::block().x / squares;
-  const int64_t i0 = index / squares_n * kSquare, j0 = index % squares_n * kSquare;
+  const auto [b, index] = part_of(simt::block().x, squares);
+  const auto [row, column] = part_of(static_cast<unsigned>(index), squares_n);
+  const int64_t i0 = row * kSquare, j0 = column * kSquare;
   const View<const T> x = c.x[b];
   const bool down = x.rs == 1 && x.cs != 1;
   const int fast = simt::lane(), slow = simt::warp();
@@ -55,8 +66,9 @@ template <class T>
 SIMT_KERNEL(kThreads)
 void mirror_kernel(int64_t n, T* a, int64_t squares_n, int64_t squares) {
   SIMT_SHARED(T, square, kSquare * (kSquare + 1));
-  const int64_t index = simt::block().x % squares, b = simt::block().x / squares;
-  const int64_t i0 = index / squares_n * kSquare, j0 = index % squares_n * kSquare;
+  const auto [b, index] = part_of(simt::block().x, squares);
+  const auto [row, column] = part_of(static_cast<unsigned>(index), squares_n);
+  const int64_t i0 = row * kSquare, j0 = column * kSquare;
   if (i0 > j0) return;  // the same for the whole block
   a += b * n * n;
   const int fast = simt::lane(), slow = simt::warp();
@@ -77,7 +89,8 @@ void mirror_kernel(int64_t n, T* a, int64_t squares_n, int64_t squares) {
 template <class T>
 SIMT_KERNEL(kThreads)
 void sum_columns_kernel(ColumnSums<T> c, int64_t strips) {
-  const int64_t b = simt::block().x / strips, j = simt::block().x % strips * 32 + simt::lane();
+  const auto [b, strip] = part_of(simt::block().x, strips);
+  const int64_t j = strip * 32 + simt::lane();
   const double sum = column_sum<kThreads>(c.x[b], c.rows, c.columns, j);
   if (simt::warp() != 0 || j >= c.columns) return;
   const double factor = c.factor * (c.factor_of ? static_cast<double>(c.factor_of[b * kScalars]) : 1.0);
@@ -87,14 +100,27 @@ void sum_columns_kernel(ColumnSums<T> c, int64_t strips) {
 template <class T>
 SIMT_KERNEL(kThreads)
 void after_solve_kernel(AfterSolve<T> s, int64_t parts) {
-  const int64_t b = simt::block().x / parts, part = simt::block().x % parts, count = s.rows * s.columns,
-                begin = part * kPart;
+  const auto [b, part] = part_of(simt::block().x, parts);
+  const int64_t count = s.rows * s.columns, begin = part * kPart;
   const int64_t end = begin + kPart < count ? begin + kPart : count;
   const bool bad = failed(s.aux, b);
+  constexpr int kAtOnce = sizeof(T) == 4 ? 4 : 2;
+  // Row and column of this thread's elements, which are kThreads apart.
+  const int64_t first = begin + simt::thread(), columns = s.columns > 0 ? s.columns : 1;
+  const unsigned rows_on = kThreads / static_cast<unsigned>(columns),
+                 columns_on = kThreads % static_cast<unsigned>(columns);
+  int64_t i = first / columns, j = first - i * columns;
   double sum = 0;
-  for (int64_t e = begin + simt::thread(); e < end; e += kThreads) {
+#pragma unroll kAtOnce
+  for (int64_t e = first; e < end; e += kThreads) {
     const T u = bad ? simt::nan<T>() : simt::load(s.u + b * count + e);
-    sum += pack_element(s, b, e / s.columns, e % s.columns, u, bad);
+    sum += pack_element(s, b, i, j, u, bad);
+    i += rows_on;
+    j += columns_on;
+    if (j >= columns) {
+      j -= columns;
+      ++i;
+    }
   }
   set_lambda_bar<kThreads>(s, b, part, parts, sum);
 }
@@ -103,8 +129,10 @@ void after_solve_kernel(AfterSolve<T> s, int64_t parts) {
 template <class T>
 SIMT_KERNEL(kThreads)
 void nan_kernel(int64_t count, int64_t strips, const int32_t* status, T* out) {
-  const int64_t b = simt::block().x / strips, first = simt::block().x % strips * kThreads + simt::thread();
+  const auto [b, strip] = part_of(simt::block().x, strips);
+  const int64_t first = strip * kThreads + simt::thread();
   if (status[b] == 0) return;
+#pragma unroll 1
   for (int64_t e = first; e < count; e += strips * kThreads) simt::store(out + b * count + e, simt::nan<T>());
 }
 
@@ -118,42 +146,56 @@ void fill_kernel(int64_t count, T value, T* out) {
 // The factor of a squared distance, or of a 1-norm.
 template <class T>
 SIMT_DEVICE T map_of(KernelKind kind, T first, T second) {
-  const T square = first * first;
+  // One division for all.
+  T over = T(-0.5), under = first * first;
   switch (kind) {
     case KernelKind::matern_1:
-      return T(1) / square;
+      over = T(1);
+      break;
     case KernelKind::matern_3:
-      return T(3) / square;
+      over = T(3);
+      break;
     case KernelKind::matern_5:
-      return T(5) / square;
+      over = T(5);
+      break;
     case KernelKind::laplace_1:
-      return T(-1) / first;
+      over = T(-1);
+      under = first;
+      break;
     case KernelKind::rational_quadratic:
-      return T(0.5) / (second * square);
+      over = T(0.5);
+      under *= second;
+      break;
     default:
-      return T(-0.5) / square;
+      break;
   }
+  return over / under;
 }
 
 // The first `own` blocks set the scalars, one thread per problem. Each of the others sums 32 columns of e.
 template <class T>
 SIMT_KERNEL(kThreads)
 void scalars_kernel(ScalarArgs<T> a, int64_t own) {
-  if (simt::block().x >= own) {
-    const int64_t strips = (a.e_columns + 31) / 32, index = simt::block().x - own, b = index / strips;
-    const int64_t j = index % strips * 32 + simt::lane();
-    const double sum = column_sum<kThreads>(a.e[b], a.e_rows, a.e_columns, j);
+  const bool sums = simt::block().x >= own;
+  int64_t b = static_cast<int64_t>(simt::block().x) * kThreads + simt::thread(), j = 0;
+  double sum = 0;
+  if (sums) {
+    const auto [problem, strip] = part_of(simt::block().x - static_cast<unsigned>(own), (a.e_columns + 31) / 32);
+    b = problem;
+    j = strip * 32 + simt::lane();
+    sum = column_sum<kThreads>(a.e[b], a.e_rows, a.e_columns, j);
     if (simt::warp() != 0 || j >= a.e_columns) return;
-    const HyperParameters<T> hyper(a, b);
-    const T factor = hyper.gamma * (hyper.bias + hyper.bad);
-    return simt::store(a.column_sums + b * a.sums_bs + j, static_cast<T>(static_cast<double>(factor) * sum));
+  } else {
+    if (b < a.counter_count) a.counters[b] = 0;
+    if (b >= a.batch) return;
   }
-  const int64_t b = static_cast<int64_t>(simt::block().x) * kThreads + simt::thread();
-  if (b < a.counter_count) a.counters[b] = 0;
-  if (b >= a.batch) return;
-  T* out = a.out + b * kScalars;
   const HyperParameters<T> hyper(a, b);
   const T first = hyper.first, bias = hyper.bias, gamma = hyper.gamma, bad = hyper.bad;
+  if (sums) {
+    const T factor = gamma * (bias + bad);
+    return simt::store(a.column_sums + b * a.sums_bs + j, static_cast<T>(static_cast<double>(factor) * sum));
+  }
+  T* out = a.out + b * kScalars;
   out[kScale] = first + bad;
   out[kBias] = bias + bad;
   out[kRootScale] = simt::square_root(first + bad);

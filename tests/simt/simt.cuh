@@ -36,6 +36,8 @@ inline Grid grid() { return runtime::place().grid; }
 inline int cluster_rank() { return runtime::place().rank; }
 inline int cluster_size() { return runtime::place().cluster; }
 
+inline int unknown(int v) { return v; }
+
 // --- memory -----------------------------------------------------------------------------------------------
 
 template <class T, int N>
@@ -217,6 +219,10 @@ inline T shuffle(T v, int from, Site site = Site::here()) {
 template <class T>
 inline T shuffle_xor(T v, int mask, Site site = Site::here()) {
   return shuffle(v, lane() ^ mask, site);
+}
+template <class T>
+inline T uniform(T v, Site site = Site::here()) {
+  return shuffle(v, 0, site);
 }
 inline unsigned ballot(bool condition, Site site = Site::here()) {
   const uint32_t in = condition;

@@ -145,23 +145,25 @@ def test_no_kernel_spills_or_uses_local_memory(compiled):
 def test_inner_loops_are_what_their_heads_say(compiled):
     names = ("tensor", "half", "mixed", "halves")
     loops = {name: [k for k in compiled if k["kernel"].startswith(f"{name}_kernel")] for name in names}
-    assert [len(kernels) for kernels in loops.values()] == [8, 16, 12, 4]
+    assert [len(kernels) for kernels in loops.values()] == [3, 16, 12, 4]
     for kernel in loops["tensor"]:
         loop, large = kernel["loop"], "<128" in kernel["kernel"]
-        # 16 k of 2 or 4 x 4 products, three of each. Fragments come 16 bytes at a time: half as many loads of A with
-        # half the rows. Copies and the barrier of the large tile stand in the loop around it, once per 32 k.
-        assert loop["HMMA"] == (96 if large else 48) and loop["LDG"] == 0, kernel
-        assert loop["LDSM"] + loop["LDS wide"] == (12 if large else 8), kernel
+        # 16 k of 2 or 4 x 4 products, three of each: one copy of the code for each of two or four layouts of the
+        # operands. Fragments come 16 bytes at a time: half as many loads of A with half the rows. Copies and the
+        # barrier of the large tile stand in the loop around it, once per 32 k.
+        assert kernel["whole"]["HMMA"] == (2 * 96 if large else 4 * 48), kernel
+        assert loop["HMMA"] == (96 if large else 4 * 48) and loop["LDG"] == 0, kernel
+        assert loop["LDSM"] + loop["LDS wide"] == (12 if large else 4 * 8), kernel
         assert loop["BAR"] == (0 if large else 1) and (loop["LDGSTS"] == 0) == large, kernel
-        # Per 16 k. 316 (184) is the least of this method: 96 (48) products, three instructions for each of 48 (32)
-        # elements that are split, 64 (32) that promote, and 12 (8) loads.
+        # Per 16 k, of the layout with fewest. 316 (184) is the least of this method: 96 (48) products, three
+        # instructions for each of 48 (32) elements that are split, 64 (32) that promote, and 12 (8) loads.
         steady = kernel["steady"]
-        assert steady["all"] <= (365 if large else 255) and steady["integer cycles"] <= (240 if large else 195), kernel
+        assert steady["all"] <= (361 if large else 245) and steady["integer cycles"] <= (235 if large else 185), kernel
     for kernel in loops["half"]:
         loop, large = kernel["loop"], ", 128" in kernel["kernel"]
         assert loop["HMMA"] == (32 if large else 16) and loop["BAR"] == 1 and loop["LDG"] == 0, kernel
         assert loop["LDSM"] + loop["LDS wide"] == (12 if large else 8) and loop["FFMA"] == (64 if large else 32), kernel
-        assert loop["all"] <= (270 if large else 230), kernel
+        assert loop["all"] <= (235 if large else 180), kernel
     for kernel in loops["mixed"]:
         loop, narrow = kernel["loop"], kernel["kernel"].split(", ")[2:]
         wide = [n.rstrip(">") == "false" for n in narrow]
@@ -206,19 +208,19 @@ def test_a_pivot_is_short_and_does_not_branch(compiled):
 
 # KB of code, at 16 bytes per instruction: of one kernel, and of all kernels of one call together.
 KERNEL_KB, CALL_KB = 48, 128
-# Above it: factorisation and solve, or with a Gram matrix before them, in one kernel, in rolled loops.
+# Above it: Gram matrix, factorisation and solve in one kernel, in rolled loops but for the four pivots and the strip of
+# 16 that a chain runs through.
 LARGER_KERNELS = {
-    "block_kernel<double>": 49,
-    "fused_kernel<float, false>": 61,
-    "fused_kernel<float, true>": 62,
-    "fused_kernel<double, false>": 65,
-    "fused_kernel<double, true>": 68,
+    "fused_kernel<float, false>": 57,
+    "fused_kernel<float, true>": 59,
+    "fused_kernel<double, false>": 62,
+    "fused_kernel<double, true>": 65,
 }
-# Above it: forward and backward of KRR, of which each kernel is fetched once per launch. Cholesky calls are below.
+# Above it: forward and backward of KRR, of which each kernel is fetched once per launch. Both sizes of tiles of
+# products are 44 KB each, and so are a factorisation and a solve in tiles. The large tile has a kernel per layout of A.
 LARGER_CALLS = {
-    "B=1 S=100 Q=1024 D=4096 C=512": 230,
-    "B=1 S=1000 Q=1024 D=8192 C=512": 375,
-    "B=64 S=100 Q=256 D=512 C=10": 186,
+    "B=1 S=1000 Q=1024 D=8192 C=512": 254,
+    "B=64 S=100 Q=256 D=512 C=10": 172,
 }
 
 
@@ -229,7 +231,8 @@ def code_kb(compiled):
 def test_the_code_of_a_kernel_fits_the_instruction_cache(compiled):
     sizes = code_kb(compiled)
     assert set(LARGER_KERNELS) < set(sizes)
-    assert {k: size for k, size in sizes.items() if size > LARGER_KERNELS.get(k, KERNEL_KB)} == {}
+    over = {k: size for k, size in sizes.items() if size > LARGER_KERNELS.get(k, KERNEL_KB)}
+    assert over == {}, f"KB of code; the limit is {KERNEL_KB}, and for {LARGER_KERNELS} that"
     assert {k for k in LARGER_KERNELS if sizes[k] <= KERNEL_KB} == set(), "the limit of all holds for them by now"
 
 
@@ -241,7 +244,8 @@ def test_the_code_of_a_call_has_the_documented_size(compiled, sass):
         kernels = {launch["kernel"] for launch in floors.twin.ask("launches", *row.words)["launches"]}
         calls[row.work.split(", ")[0]] = sum(sizes[kernel] for kernel in kernels)
     assert len(calls) == 8 and set(LARGER_CALLS) < set(calls)
-    assert {call: size for call, size in calls.items() if size > LARGER_CALLS.get(call, CALL_KB)} == {}
+    over = {call: size for call, size in calls.items() if size > LARGER_CALLS.get(call, CALL_KB)}
+    assert over == {}, f"KB of code; the limit is {CALL_KB}, and for {LARGER_CALLS} that"
     assert {call for call in LARGER_CALLS if calls[call] <= CALL_KB} == set(), "the limit of all holds for them by now"
 
 
