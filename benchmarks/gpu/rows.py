@@ -89,8 +89,8 @@ def krr_row(problem: Problem, aim: float | None, device: str, repeats: int, seco
     rows[0]["aim_us"] = aim
     if (problem.s, problem.b) in IN_ONE_PASS:
         with several_passes():
-            [row] = measure_problem(problem, alternatives=["ssdd_ext"], repeats=repeats, seconds=seconds, memory=False)
-        rows.append({**row, "alternative": SEVERAL_PASSES})
+            others = measure_problem(problem, alternatives=["ssdd_ext"], repeats=repeats, seconds=seconds, memory=False)
+        rows += [{**row, "alternative": SEVERAL_PASSES} for row in others if row["alternative"] == "ssdd_ext"]
     inputs = problem.inputs()
     calls = {n: partial(measure.step, ALTERNATIVES[n], problem, inputs) for n in ("ssdd_ext", "PyTorch, planned")}
     found = profiles(calls, device)
