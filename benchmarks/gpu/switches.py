@@ -1,51 +1,42 @@
-"""Choose, for a while, what the library does not choose."""
+"""Choose, for a while, what the library does not choose: context managers."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
+from types import ModuleType
+from typing import Any
 
 from ssdd_ext import plan
 
 
 @contextmanager
-def products_for_distances() -> Iterator[None]:
+def _changed(module: ModuleType, **values: Any) -> Iterator[None]:
+    before = {name: getattr(module, name) for name in values}
+    try:
+        for name, value in values.items():
+            setattr(module, name, value)
+        yield
+    finally:
+        for name, value in before.items():
+            setattr(module, name, value)
+
+
+def products_for_distances() -> AbstractContextManager[None]:
     """Form squared distances of any size by products where that keeps their digits."""
-    least = plan.gpu.PRODUCTS_FROM
-    plan.gpu.PRODUCTS, plan.gpu.PRODUCTS_FROM = True, 0
-    try:
-        yield
-    finally:
-        plan.gpu.PRODUCTS, plan.gpu.PRODUCTS_FROM = False, least
+    return _changed(plan.gpu, PRODUCTS=True, PRODUCTS_FROM=0)
 
 
-@contextmanager
-def one_cluster() -> Iterator[None]:
+def one_cluster() -> AbstractContextManager[None]:
     """Factor medium float32 matrices in one cluster of blocks each, on GPUs that have clusters."""
-    plan.gpu.CLUSTER = True
-    try:
-        yield
-    finally:
-        plan.gpu.CLUSTER = False
+    return _changed(plan.gpu, CLUSTER=True)
 
 
-@contextmanager
-def several_passes() -> Iterator[None]:
+def several_passes() -> AbstractContextManager[None]:
     """Compute the loss by the products of the plan, where it is computed in one pass over the queries."""
-    most = plan.one_pass.MOST_WORK
-    plan.one_pass.MOST_WORK = 0
-    try:
-        yield
-    finally:
-        plan.one_pass.MOST_WORK = most
+    return _changed(plan.one_pass, MOST_WORK=0)
 
 
-@contextmanager
-def one_pass_of_any_batch() -> Iterator[None]:
+def one_pass_of_any_batch() -> AbstractContextManager[None]:
     """Compute the loss of more than 32 support points in one pass over the queries, however few problems there are."""
-    least = plan.one_pass.LEAST_BATCH
-    plan.one_pass.LEAST_BATCH = 1
-    try:
-        yield
-    finally:
-        plan.one_pass.LEAST_BATCH = least
+    return _changed(plan.one_pass, LEAST_BATCH=1)
