@@ -101,7 +101,9 @@ class Ridge:
     def per_target(cls, value: Tensor) -> Ridge:
         """Return lambda = value[..., c] for target c: one problem per target, all from one decomposition.
 
-        Equivalent to one call per target c, with ``Ridge.absolute(value[..., c])``.
+        Equivalent to one call per target c, with ``Ridge.absolute(value[..., c])``. The decomposition rounds more than
+        a Cholesky factor per target does: in float32 the errors of results and gradients are 2 to 5 times as large
+        (means over random problems with conditions from 1e2 to 1e6). ``solve_dtype=torch.float64`` avoids that.
 
         Args:
             value: v [..., C], a tensor with or without gradient. Each dimension before the last broadcasts over the

@@ -152,6 +152,8 @@ class RidgeCV(MultiOutputMixin, RegressorMixin, BaseEstimator):
         alpha_per_target: choose one ridge per target. Default False.
 
     After ``fit`` it has ``coef_`` [D] or [C, D], ``intercept_``, ``alpha_``, ``best_score_`` and ``n_features_in_``.
+    With ``sample_weight``, the ``best_score_`` of leave-one-out is that of scikit-learn: the weighted squared errors
+    are divided by the number of samples. :class:`KernelRidgeCV` divides them by the sum of the weights.
 
     Raises:
         TypeError, ValueError: in ``fit``, naming the argument, what was expected and what came.
@@ -195,7 +197,10 @@ class RidgeCV(MultiOutputMixin, RegressorMixin, BaseEstimator):
             solution = per_target(problem, choice.alphas) if several else problem.solve(float(choice.alphas[0]))
         self._keep(solution, y.ndim == 1)
         self.alpha_ = choice.alphas if self.alpha_per_target and y.ndim == 2 else float(choice.alphas[0])
-        self.best_score_ = choice.score if self.alpha_per_target and y.ndim == 2 else float(choice.score[0])
+        score = choice.score
+        if weights is not None and self.cv is None and self.scoring is None:
+            score = score * weights.mean()  # scikit-learn divides by the number of samples
+        self.best_score_ = score if self.alpha_per_target and y.ndim == 2 else float(score[0])
         return self
 
     def _keep(self, solution: Solution, is_flat: bool) -> None:
