@@ -12,11 +12,11 @@ import torch
 from PIL import Image
 
 import ssdd.cli
-from ssdd.artifact import DistilledSet, Preprocessing, export, lock_folder, write_atomically
+from ssdd.artifact import DistilledSet, Preprocessing, check_writable, export, lock_folder, write_atomically
 from ssdd.config import InputError
 from ssdd.data import cache_directory, load_images, stream
 from ssdd.parallel import join_processes, local_rank, world_size
-from ssdd.teachers import represent
+from ssdd.teachers import Representations, represent, write_representations
 
 PAIRS = DistilledSet(torch.rand(2, 1, 4, 4), torch.rand(2, 3), Preprocessing((0.5,), (0.5,)))
 
@@ -129,6 +129,74 @@ def test_no_home_folder(tmp_path, monkeypatch, caplog):
     folder.symlink_to(tmp_path)  # as another user could have left it
     with pytest.raises(InputError, match="XDG_CACHE_HOME"):
         cache_directory()
+
+
+@pytest.fixture
+def places(tmp_path, monkeypatch):
+    """Places that nothing can be written to, with the message about each. A user without root's rights needs no
+    mount, but root may write anywhere: for root ``os.access`` answers as it does to other users."""
+    (tmp_path / "file").write_text("")
+    (tmp_path / "closed").mkdir()
+    (tmp_path / "full").mkdir()
+    access, statvfs = os.access, os.statvfs
+
+    def full(place):
+        about = statvfs(place)
+        if Path(place).name != "full":
+            return about
+        return type(about)((*about[:3], 9, 9, *about[5:]))  # blocks that are free, for root and for others
+
+    monkeypatch.setattr(os, "access", lambda place, how: Path(place).name != "closed" and access(place, how))
+    monkeypatch.setattr(os, "statvfs", full)
+    return {
+        tmp_path / "file" / "deeper": f"{tmp_path / 'file'} is a file, so",
+        tmp_path / "closed": rf"nothing can be written in {tmp_path / 'closed'} \(permission denied\)",
+        tmp_path / "full": "kB of free space, which is too little; make room",
+    }
+
+
+COMMANDS = {
+    "demo": "demo -d nowhere -o OUT/run",
+    "distill": "distill -d nowhere -o OUT/run",
+    "teacher": "teacher -d nowhere -o OUT/t.safetensors",
+    "train-classifier": "train-classifier -d nowhere -o OUT/c.safetensors",
+    "kd": "kd nowhere -t nowhere -d nowhere -o OUT/s.safetensors",
+    "pretrain": "pretrain nowhere -o OUT/w.safetensors",
+    "embed": "embed -d nowhere -t nowhere -o OUT/e.npy",
+    "report": "report nowhere -o OUT/r.html",
+    "import": "import nowhere nowhere -d nowhere -o OUT/i.safetensors",
+    "show": "show PAIRS -o OUT/s.png",
+    "export": "export PAIRS -o OUT/folder",
+    "study": "study STUDY -o OUT/study",
+    "study --work": "study STUDY --work OUT/work",
+}
+
+
+@pytest.mark.parametrize("command", COMMANDS.values(), ids=COMMANDS)
+def test_what_cannot_be_written_is_an_error_before_anything_is_read(places, command, tmp_path, monkeypatch):
+    (tmp_path / "study.toml").write_text('preset = "digits"\ndata = "nowhere"\n[[row]]\nname = "r"\nfrom = "random"\n')
+    names = {"PAIRS": PAIRS.save(tmp_path / "pairs.safetensors"), "STUDY": tmp_path / "study.toml"}
+    before = sorted(tmp_path.rglob("*"))
+    for place, message in places.items():
+        words = [str(names.get(word, word)).replace("OUT", str(place)) for word in command.split()]
+        with pytest.raises(InputError, match=message):
+            ssdd.cli.run(words)
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_a_file_that_can_be_replaced_is_no_obstacle(tmp_path):
+    (tmp_path / "file").write_text("")
+    (tmp_path / "link").symlink_to(tmp_path / "missing")
+    for name in ("file", "link", "new", "new/deeper"):
+        check_writable(tmp_path / name)
+
+
+def test_representations_that_the_user_asked_for_are_written_where_he_said(tmp_path, few):
+    """Not in a folder for temporary files, as those of the cache are."""
+    (tmp_path / "file").write_text("")
+    found = Representations(torch.rand(len(few.x_train), 3), torch.rand(len(few.x_test), 3))
+    with pytest.raises(InputError, match=r"file: no place for [\d,]+ bytes of representations .* choose another place"):
+        write_representations(tmp_path / "file" / "e.npy", few, found)
 
 
 TORCHRUN = {"WORLD_SIZE": "2", "RANK": "1", "LOCAL_RANK": "1", "MASTER_ADDR": "localhost", "MASTER_PORT": "29500"}

@@ -1,7 +1,15 @@
 """The distilled set, its file, and the forms of other tools; nothing here needs the code that distils."""
 
 from .card import card_file, card_text, write_card
-from .files import NO_ARRAY, flush_to_disk, read_safetensors, read_torch, why_no_array, write_atomically
+from .files import (
+    NO_ARRAY,
+    check_writable,
+    flush_to_disk,
+    read_safetensors,
+    read_torch,
+    why_no_array,
+    write_atomically,
+)
 from .forms import EXPORT_FORMS, ddranking_constants, export, read_scores
 from .hub import push
 from .lock import LOCK, lock_folder, wait_for_lock
@@ -23,6 +31,7 @@ __all__ = [
     "card_file",
     "card_text",
     "check_transforms",
+    "check_writable",
     "ddranking_constants",
     "export",
     "flush_to_disk",

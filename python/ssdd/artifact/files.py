@@ -100,6 +100,43 @@ def why_no_array(error: Exception) -> str:
     return str(error) or type(error).__name__
 
 
+LEAST_FREE = 1 << 20
+"""Bytes that must be free where a result is to be written."""
+
+
+def check_writable(path: str | os.PathLike[str], argument: str = "out") -> None:
+    """Raise :class:`InputError` if it is known before any computing that ``path`` cannot be written; nothing is
+    changed.
+
+    ``argument``: what chose the path, for the message.
+    """
+    place = Path(path)
+    while not os.path.lexists(place) and place != place.parent:
+        try:
+            place.lstat()
+        except (FileNotFoundError, NotADirectoryError):
+            pass
+        except OSError as error:  # a folder that we may not look into, a name that is too long
+            raise InputError(f"{argument}: {place}: {error.strerror}; choose another place") from None
+        place = place.parent
+    if not place.is_dir():
+        if place == Path(path):
+            place = place.parent  # a file that is replaced
+        else:
+            raise InputError(f"{argument}: {place} is a file, so {path} cannot be made in it; choose another place")
+    about = os.statvfs(place)
+    if not os.access(place, os.W_OK | os.X_OK):
+        read_only = bool(about.f_flag & os.ST_RDONLY)
+        why = "its file system is read-only" if read_only else "permission denied"
+        raise InputError(f"{argument}: nothing can be written in {place} ({why}); choose another place")
+    free = about.f_bavail * about.f_frsize
+    if about.f_blocks and free < LEAST_FREE:
+        raise InputError(
+            f"{argument}: {place} has {free // 1000:,} kB of free space, which is too little; make room, or choose "
+            "another place"
+        )
+
+
 def write_atomically(path: str | os.PathLike[str], content: bytes) -> Path:
     """Write ``content`` beside ``path``, then move it there in one step. The user's umask sets the file's mode."""
     path = Path(path)

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from ..config import InputError, in_float32
 from .card import CARD, card_text
-from .files import NO_ARRAY, name_beside, why_no_array
+from .files import NO_ARRAY, check_writable, name_beside, why_no_array
 from .pairs import DistilledSet
 from .preprocessing import Preprocessing
 
@@ -61,6 +61,7 @@ def export(
     folder = Path(out)
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise InputError(f"out: {folder} exists; choose another directory")
+    check_writable(folder.parent if folder.exists() else folder)
     folder.parent.mkdir(parents=True, exist_ok=True)
     work = name_beside(folder)
     work.mkdir()

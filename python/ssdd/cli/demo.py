@@ -92,6 +92,8 @@ def run(options: Options) -> None:
         if (options.out / "results.json").is_file():
             print(f"{options.out}: this demonstration is finished")
             return
+    else:
+        reports.check_directory(options.out, options.overwrite)
     settings = choose_settings(options, stored.settings if stored else None)
     on = ssdd.choose_device(options.device)
     if options.teacher_prefix is not None and options.teacher is None:

@@ -118,6 +118,8 @@ def run(options: Options) -> None:
         _line(event)
 
     work = options.work or folder / "work"
+    for place, argument in ((folder, "out"), (work, "work")):
+        reports.check_writable(place, argument)
     work.mkdir(parents=True, exist_ok=True)
     with ExitStack() as stack:
         log = stack.enter_context(reports.JsonLines(work / reports.EVENTS, append=True))

@@ -77,12 +77,18 @@ def assemble(
 
 
 def write_array(
-    file: Path, shape: Sequence[int], dtype: npt.DTypeLike, fill: Callable[[np.ndarray], None], what: str
+    file: Path,
+    shape: Sequence[int],
+    dtype: npt.DTypeLike,
+    fill: Callable[[np.ndarray], None],
+    what: str,
+    elsewhere: bool = True,
 ) -> Tensor:
     """Write a ``.npy`` file, which ``fill`` fills part by part, completely or not at all; return it mapped.
 
     If nothing can be written beside ``file`` (a read-only cache), a warning says so, and the array is in a temporary
-    file for this run only. ``what``: its content, for messages. Raises :class:`InputError` if there is no room.
+    file for this run only. ``what``: its content, for messages. ``elsewhere``: False for a file that the user asked
+    for, which must be written there. Raises :class:`InputError` if there is no room.
     """
     torn = file.with_suffix(f".{os.getpid()}")
     try:
@@ -90,7 +96,7 @@ def write_array(
             file.parent.mkdir(parents=True, exist_ok=True)
             out = _new_array(torn, shape, dtype)
         except OSError as error:
-            if error.errno in FULL:
+            if error.errno in FULL or not elsewhere:
                 raise
             _remove(torn)
             temporary = Path(tempfile.gettempdir())
@@ -108,9 +114,9 @@ def write_array(
         return map_array(file)
     except OSError as error:
         size = int(np.prod(shape)) * np.dtype(dtype).itemsize
+        advice = "set XDG_CACHE_HOME to a larger disk" if elsewhere else "make room, or choose another place"
         raise InputError(
-            f"{file.parent}: no place for {size:,} bytes of {what} "
-            f"({error.strerror or error}); set XDG_CACHE_HOME to a larger disk"
+            f"{file.parent}: no place for {size:,} bytes of {what} ({error.strerror or error}); {advice}"
         ) from None
     finally:
         _remove(torn)  # a mapped file stays readable

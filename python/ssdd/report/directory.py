@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from ..artifact import LOCK, lock_folder, write_atomically
+from ..artifact import LOCK, check_writable, lock_folder, write_atomically
 from ..config import InputError
 
 MARK = "log.jsonl"
@@ -34,6 +34,7 @@ def check_directory(path: str | os.PathLike[str], overwrite: bool = False) -> Pa
     folder = Path(path)
     if folder.exists() and not folder.is_dir():
         raise InputError(f"out: {folder} is a file; give a directory for the run")
+    check_writable(folder)
     if _content(folder):
         if not overwrite:
             again = (
@@ -72,6 +73,7 @@ def own_directory(path: str | os.PathLike[str], overwrite: bool = False) -> Iter
 @contextmanager
 def resume_directory(folder: Path) -> Iterator[None]:
     """Lock the directory of a run that is resumed, for the time of the context."""
+    check_writable(folder, "resume")
     with lock_folder(folder):
         yield
 
@@ -87,10 +89,11 @@ def _content(folder: Path) -> list[Path]:
 
 
 def new_file(path: str | os.PathLike[str], overwrite: bool = False) -> Path:
-    """Return ``path`` if there is no such file yet, or ``overwrite`` is set."""
+    """Return ``path`` if there is no such file yet, or ``overwrite`` is set, and if it can be written."""
     file = Path(path)
     if file.is_dir():
         raise InputError(f"out: {file} is a directory; give a file name")
     if file.exists() and not overwrite:
         raise InputError(f"out: {file} exists; choose another name or give --overwrite")
+    check_writable(file)
     return file
