@@ -14,6 +14,7 @@ import os
 import platform
 import signal
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext, suppress
@@ -35,6 +36,12 @@ SECOND_REQUEST_AFTER = 1.0
 """Seconds after which a second signal is a second request."""
 SAY_AFTER = 0.5
 """Seconds after which a request that is not yet fulfilled is said to be known. Short steps end before."""
+BREAK_AFTER = 1.8
+"""Seconds after which a request that is not yet fulfilled calls ``break_off``."""
+SLOW_STEP = 1.0
+"""A checkpoint is written after each step of so many seconds, as a stop may not wait for the next one."""
+SHARE_OF_WRITING = 0.05
+"""Of the time, the most that these additional checkpoints take."""
 
 
 class Stopped(Exception):
@@ -81,7 +88,8 @@ class Checkpoints:
         self._processes, self._device = processes, device
         self._identity: dict[str, Any] = {}
         self._of_run: dict[str, Any] = {}
-        self._last = time.monotonic()
+        self._last = self._asked = time.monotonic()
+        self._written_in = 0.0
 
     def before(self, stage: str) -> Checkpoints:
         """Return the checkpoints of a stage of the same run that comes before this one.
@@ -90,7 +98,8 @@ class Checkpoints:
         stage is refused if this run is another one.
         """
         earlier = copy.copy(self)
-        earlier.stage, earlier._of_run, earlier._last = stage, self._identity, time.monotonic()
+        earlier.stage, earlier._of_run = stage, self._identity
+        earlier._last = earlier._asked = time.monotonic()
         return earlier
 
     def files(self) -> list[Path]:
@@ -108,6 +117,7 @@ class Checkpoints:
             InputError: if the checkpoint is of another run, naming what differs, or if all checkpoints are damaged.
         """
         self._identity = json.loads(json.dumps({**self._of_run, **identity}))  # as it will look when it is read back
+        self._asked = time.monotonic()
         for torn in self.folder.glob(f"{self.stage}-*.safetensors.*") if self.writes else []:
             torn.unlink(missing_ok=True)  # a write that was killed half-way
         troubles = []
@@ -152,8 +162,13 @@ class Checkpoints:
             yield
 
     def due(self) -> bool:
-        """Return True if ``every`` seconds have passed since the last checkpoint."""
-        return time.monotonic() - self._last >= self.every
+        """Return True if ``every`` seconds have passed since the last checkpoint, or if steps are so slow that a stop
+        may break off the next one. Call it once per step."""
+        now = time.monotonic()
+        step, self._asked = now - self._asked, now
+        since = now - self._last
+        slow = isinstance(self.stop, StopRequest) and self.stop.breaks_off and step >= SLOW_STEP
+        return since >= self.every or (slow and since * SHARE_OF_WRITING >= self._written_in)
 
     def save(self, step: int, state: dict[str, Any], stop: bool = False) -> None:
         """Write ``state``, after ``step`` steps. Raises :class:`Stopped` if ``stop`` is set.
@@ -163,24 +178,31 @@ class Checkpoints:
         """
         file = self.folder / f"{self.stage}-{step:09d}.safetensors"
         written = not self.writes
+        began = time.monotonic()
         if self.writes:
-            try:
-                write_atomically(file, self._to_bytes(step, state))
-                written = True
-            except OSError as error:
-                last = self.files()
-                kept = f"{last[-1].name} is kept" if last else "there is none before it"
-                self._warn(f"no checkpoint of step {step} ({error.strerror or error}): {kept}")
-            if written:
-                for old in [f for f in self.files() if f != file][: 1 - KEPT]:
-                    old.unlink(missing_ok=True)
-        self._last = time.monotonic()
+            with self.stop.writing if isinstance(self.stop, StopRequest) else nullcontext():
+                written = self._write(file, step, state)
+        self._last = self._asked = time.monotonic()
+        self._written_in = self._last - began
         if stop:
             raise Stopped(
                 f"stopped after step {step}"
                 if written
                 else f"stopped after step {step}, but its checkpoint could not be written"
             )
+
+    def _write(self, file: Path, step: int, state: dict[str, Any]) -> bool:
+        """Write ``file`` and remove older ones; return False, after a warning, if that is refused."""
+        try:
+            write_atomically(file, self._to_bytes(step, state))
+        except OSError as error:
+            last = self.files()
+            kept = f"{last[-1].name} is kept" if last else "there is none before it"
+            self._warn(f"no checkpoint of step {step} ({error.strerror or error}): {kept}")
+            return False
+        for old in [f for f in self.files() if f != file][: 1 - KEPT]:
+            old.unlink(missing_ok=True)
+        return True
 
     def clear(self) -> None:
         """Remove the checkpoints of this stage, which are large. Call it when the result is written."""
@@ -216,15 +238,28 @@ class Checkpoints:
 
 
 class StopRequest:
-    """A request to stop, for ``Checkpoints(stop=...)``: calling it returns True once there is one."""
+    """A request to stop, for ``Checkpoints(stop=...)``: calling it returns True once there is one.
 
-    def __init__(self, say: Callable[[str], None] | None = None) -> None:
+    Python runs a signal's handler between two of its own instructions, so not while PyTorch computes a long gradient.
+    A thread therefore watches for the signal too, by the pipe to which the interpreter writes its number at once.
+    """
+
+    def __init__(self, say: Callable[[str], None] | None = None, break_off: Callable[[], object] | None = None) -> None:
         self._say = say or (lambda line: print(line, file=sys.stderr))
+        self._break_off = break_off
         self._requested_at: float | None = None
         self._at_once = False
+        self._ended = threading.Event()
+        self.writing = threading.Lock()
+        """Held while a checkpoint is written, which is not broken off."""
 
     def __call__(self) -> bool:
         return self._requested_at is not None
+
+    @property
+    def breaks_off(self) -> bool:
+        """True if a step that takes long is broken off."""
+        return self._break_off is not None
 
     @contextmanager
     def at_once(self) -> Iterator[None]:
@@ -242,50 +277,96 @@ class StopRequest:
         first, self._requested_at = self._requested_at, self._requested_at or time.monotonic()
         if self._at_once or (first is not None and time.monotonic() - first > SECOND_REQUEST_AFTER):
             raise KeyboardInterrupt
-        if first is not None:
+
+    @contextmanager
+    def watched(self) -> Iterator[None]:
+        """Watch for the signals in a thread. A program that has a use for the pipe of signals keeps it."""
+        global _watching
+        reads, writes = os.pipe()
+        os.set_blocking(writes, False)
+        before = signal.set_wakeup_fd(writes, warn_on_full_buffer=False)
+        if before == -1:
+            _watching = True
+        else:
+            signal.set_wakeup_fd(before)
+        thread = threading.Thread(target=self._watch, args=(reads,), name="ssdd stop", daemon=True)
+        thread.start()
+        try:
+            yield
+        finally:
+            self._ended.set()
+            if before == -1 and _watching:
+                signal.set_wakeup_fd(-1)
+                _watching = False
+            os.write(writes, b"\0")  # the thread may still be reading
+            thread.join()
+            os.close(writes)
+            os.close(reads)
+
+    def _watch(self, reads: int) -> None:
+        """Wait for a request; say after a moment that it is known, and call ``break_off`` if it is not fulfilled."""
+        while not self._ended.is_set() and os.read(reads, 1)[0] not in (signal.SIGINT, signal.SIGTERM):
+            pass  # another signal that the program handles
+        if self._ended.wait(SAY_AFTER):
             return
-        if signal.getsignal(signal.SIGALRM) is signal.SIG_DFL:
-            signal.signal(signal.SIGALRM, self._on_alarm)
-            signal.setitimer(signal.ITIMER_REAL, SAY_AFTER)
-        else:  # the caller's program has a use for the alarm
-            self._on_alarm(number, frame)
+        self._tell()
+        if self._break_off is None or self._ended.wait(BREAK_AFTER - SAY_AFTER):
+            return
+        with self.writing:
+            if not self._ended.is_set():
+                self._break_off()
 
-    def end(self) -> None:
-        """Say nothing from now on."""
-        if signal.getsignal(signal.SIGALRM) == self._on_alarm:
-            signal.setitimer(signal.ITIMER_REAL, 0)
-            signal.signal(signal.SIGALRM, signal.SIG_DFL)
-
-    def _on_alarm(self, number: int, frame: Any) -> None:
-        """Say what the run waits for: the step takes longer than a moment."""
+    def _tell(self) -> None:
         text = "stopping: this step is finished and a checkpoint written (once more to break off at once)"
+        if self._break_off is not None:
+            text = "stopping: after this step, which is broken off if it takes longer than 2 s"
         try:
             self._say(text)
-        except Exception:  # the signal came in the middle of another line, or of an import that `say` needs
+        except Exception:  # whatever is wrong with the output, the run stops
             with suppress(OSError):
                 os.write(2, f"{text}\n".encode())
 
 
+_watching = False
+"""True while this process has a :class:`StopRequest` with a pipe of signals."""
+
+
+def _leave_the_pipe() -> None:
+    """Leave the pipe of signals to the parent: a signal to a forked child is no request to stop the parent."""
+    global _watching
+    if _watching:
+        signal.set_wakeup_fd(-1)
+        _watching = False
+
+
+os.register_at_fork(after_in_child=_leave_the_pipe)
+
+
 @contextmanager
-def interruptible(say: Callable[[str], None] | None = None) -> Iterator[StopRequest]:
+def interruptible(
+    say: Callable[[str], None] | None = None, break_off: Callable[[], object] | None = None
+) -> Iterator[StopRequest]:
     """Turn Ctrl-C and SIGTERM into a request to stop, for the time of the context.
 
     A second signal, at least a second later, raises KeyboardInterrupt at once. (A launcher of several processes may
     pass on a Ctrl-C that the terminal has already sent to them, so an immediate second one does not count.)
 
     Args:
-        say: called with a line of text if the run has not stopped half a second after the request. Default: print it on
-            standard error.
+        say: called with a line of text, in a thread, if the run has not stopped half a second after the request.
+            Default: print it on standard error.
+        break_off: called in a thread, never while a checkpoint is written, if the run has not stopped after nearly two
+            seconds. It should end the process, as ``os._exit`` does; the run then goes on from its last checkpoint.
+            Steps of a second and more are followed by a checkpoint each. Default: the step is waited for.
 
     Yields:
         The callable for ``Checkpoints(stop=...)``.
     """
-    request = StopRequest(say)
+    request = StopRequest(say, break_off)
     before = {number: signal.signal(number, request.on_signal) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
-        yield request
+        with request.watched():
+            yield request
     finally:
-        request.end()
         for number, handler in before.items():
             signal.signal(number, handler)
 

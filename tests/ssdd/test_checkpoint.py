@@ -5,12 +5,15 @@ import os
 import resource
 import signal
 import subprocess
+import threading
 import time
+from pathlib import Path
 
 import pytest
 import torch
 
-from ssdd.checkpoint import SAY_AFTER, SECOND_REQUEST_AFTER, Checkpoints, Stopped, interruptible
+from ssdd import checkpoint
+from ssdd.checkpoint import SAY_AFTER, SECOND_REQUEST_AFTER, Checkpoints, Stopped, StopRequest, interruptible
 from ssdd.config import InputError
 
 RUN = {"distill": {"lr": 0.01, "steps": 9}, "seed": 0}
@@ -154,25 +157,83 @@ def test_the_first_signal_requests_a_stop_the_second_interrupts(number):
 
 
 def test_a_run_that_stops_soon_does_not_say_that_it_will():
-    output = []
+    output, threads = [], threading.active_count()
     with interruptible(output.append) as stop:
         os.kill(os.getpid(), signal.SIGTERM)
         assert stop()
     time.sleep(SAY_AFTER + 0.05)
-    assert not output and signal.getsignal(signal.SIGALRM) is signal.SIG_DFL
+    assert not output and signal.set_wakeup_fd(-1) == -1 and threading.active_count() == threads
 
 
-def test_an_alarm_of_the_program_is_left_alone():
-    output = []
-    before = signal.signal(signal.SIGALRM, lambda *_: None)
+def test_a_pipe_of_signals_of_the_program_is_left_alone():
+    reads, writes = os.pipe()
+    os.set_blocking(writes, False)
+    signal.set_wakeup_fd(writes)
     try:
-        own = signal.getsignal(signal.SIGALRM)
-        with interruptible(output.append):
+        with interruptible() as stop:
             os.kill(os.getpid(), signal.SIGTERM)
-            assert len(output) == 1 and signal.getitimer(signal.ITIMER_REAL) == (0.0, 0.0)
-        assert signal.getsignal(signal.SIGALRM) is own
+            assert stop() and os.read(reads, 1) == bytes([signal.SIGTERM])
+        assert signal.set_wakeup_fd(-1) == writes
     finally:
-        signal.signal(signal.SIGALRM, before)
+        signal.set_wakeup_fd(-1)
+        os.close(reads)
+        os.close(writes)
+
+
+def test_a_signal_to_a_forked_child_is_no_request_to_the_parent(monkeypatch):
+    monkeypatch.setattr(checkpoint, "SAY_AFTER", 0.1)
+    output = []
+    with interruptible(output.append) as stop:
+        if not (child := os.fork()):
+            signal.pause()
+            os._exit(int(stop()))
+        while "S" not in Path(f"/proc/{child}/stat").read_text().split()[2]:
+            time.sleep(0.01)
+        os.kill(child, signal.SIGTERM)
+        assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 1  # its own copy has the request
+        time.sleep(0.2)
+        assert not stop() and not output
+
+
+def test_a_step_that_takes_long_is_broken_off(fresh):
+    """The step is one call of LAPACK that takes many seconds, in which no handler of Python runs."""
+    code = (
+        "import os, signal, threading, torch\n"
+        "from ssdd import checkpoint\n"
+        "checkpoint.SAY_AFTER, checkpoint.BREAK_AFTER = 0.1, 0.2\n"
+        "torch.set_num_threads(1)\n"
+        "x = torch.randn(3000, 3000)\n"
+        "with checkpoint.interruptible(break_off=lambda: os._exit(7)):\n"
+        "    threading.Timer(0.1, lambda: os.kill(os.getpid(), signal.SIGINT)).start()\n"
+        "    torch.linalg.eig(x)\n"
+    )
+    done = fresh(code)
+    assert done.returncode == 7 and "broken off if it takes long" in done.stdout + done.stderr
+
+
+def test_a_checkpoint_that_is_being_written_is_not_broken_off(tmp_path, monkeypatch):
+    monkeypatch.setattr(checkpoint, "SAY_AFTER", 0.02)
+    monkeypatch.setattr(checkpoint, "BREAK_AFTER", 0.04)
+    output = []
+    monkeypatch.setattr(os, "fsync", lambda handle: (time.sleep(0.15), output.append("written")))
+    with interruptible(output.append, lambda: output.append("broken off")) as stop:
+        kept = Checkpoints(tmp_path, stop=stop)
+        os.kill(os.getpid(), signal.SIGINT)
+        kept.save(1, state(1))
+        time.sleep(0.1)
+    assert len(output) == 3 and output[1:] == ["written", "broken off"] and same(kept.begin({}), state(1))
+
+
+def test_slow_steps_are_followed_by_a_checkpoint_each(tmp_path, monkeypatch):
+    clock = iter(range(0, 1000, 10))
+    monkeypatch.setattr(checkpoint.time, "monotonic", lambda: next(clock))
+    quick = Checkpoints(tmp_path, every=1e9, stop=StopRequest(break_off=lambda: None))
+    waits = Checkpoints(tmp_path, every=1e9, stop=StopRequest())
+    assert quick.due() and not waits.due()
+    quick.save(1, state(1))  # it takes 10 s, so that the next one comes after at least 200 s
+    assert [quick.due() for _ in range(20)].index(True) == 19
+    monkeypatch.setattr(checkpoint, "SLOW_STEP", 11)
+    assert not quick.due()
 
 
 def test_work_without_steps_is_interrupted_at_once(tmp_path):

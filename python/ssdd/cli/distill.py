@@ -37,7 +37,7 @@ from .options import (
     print_report,
     read_images,
 )
-from .resume import CHECKPOINTS, FINISHED, Run, check_length, make_absolute, quote, say_how_to_go_on
+from .resume import CHECKPOINTS, FINISHED, Run, break_off, check_length, make_absolute, quote, say_how_to_go_on
 
 if TYPE_CHECKING:
     import torch
@@ -94,10 +94,10 @@ def run(options: Options) -> None:
         options.take_stored(stored.arguments, *ARGUMENTS)
     on = ssdd.choose_device(options.device, ssdd.local_rank())
     settings = choose_settings(options, stored.settings if stored else None)
-    loaded = read_images(options.data, options)
-    _check_counts(settings, loaded)
     if options.out:
         reports.check_directory(options.out, options.overwrite)  # in every process, before one of them creates it
+    loaded = read_images(options.data, options)
+    _check_counts(settings, loaded)
     # Files of the user are read before --overwrite may empty the folder. Only training comes afterwards.
     known = _known(options, loaded, settings, on)
     with ExitStack() as stack:
@@ -114,7 +114,8 @@ def run(options: Options) -> None:
             )
         # These checks come before the folder is created.
         ssdd.check_before_training(loaded, settings, known and known[0], known and known[1], processes, on)
-        stack.enter_context(say_how_to_go_on(f"{_program(processes)} distill --resume {quote(folder)}", folder))
+        command = f"{_program(processes)} distill --resume {quote(folder)}"
+        stack.enter_context(say_how_to_go_on(command, folder))
         report: Report = silent
         _lock(folder, None if stored else options.overwrite, processes, stack)
         if stored and not longer and _finished(folder):  # by the previous holder of the lock
@@ -125,7 +126,8 @@ def run(options: Options) -> None:
         display = stack.enter_context(reports.Display(show=not options.quiet and processes.writes))
         if processes.writes:
             report = _open_log(options, folder, settings, display, stack, new=stored is None)
-        stop = stack.enter_context(ssdd.interruptible(display.say if processes.writes else lambda line: None))
+        say = display.say if processes.writes else lambda line: None
+        stop = stack.enter_context(ssdd.interruptible(say, break_off(command) if processes.size == 1 else None))
         of_teacher, checkpoints = (
             ssdd.Checkpoints(
                 folder / CHECKPOINTS,
@@ -143,7 +145,7 @@ def run(options: Options) -> None:
         if known is None and stored and trained.is_file():
             teacher = ssdd.Teacher.named(str(trained), loaded.preprocessing).to(on)
             with of_teacher.without_steps():
-                known = teacher, ssdd.represent(teacher, loaded, ssdd.cache_directory())
+                known = teacher, ssdd.represent(teacher, loaded, ssdd.cache_directory(), report)
         network, r = known or new_teacher(loaded, settings, report, of_teacher, on)
         if network is not None and options.teacher is None and not trained.is_file():
             network.save(trained)

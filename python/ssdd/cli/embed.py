@@ -20,6 +20,7 @@ from .options import (
     add_teacher,
     read_images,
     read_teacher,
+    represent,
 )
 
 if TYPE_CHECKING:
@@ -55,7 +56,7 @@ def run(options: Options) -> None:
     if options.read_out and (why := ssdd.why_no_probe(images)):
         raise InputError(f"read-out: {why}; leave --read-out out")
     network = read_teacher(options.teacher, images, options.teacher_prefix).to(ssdd.choose_device(options.device))
-    found = ssdd.represent(network, images, ssdd.cache_directory())
+    found = represent(network, images, options)
     assert found.test is not None
     ssdd.write_representations(file, images, found)
     count = len(found.train) + len(found.test)

@@ -33,6 +33,8 @@ if TYPE_CHECKING:
     import torch
     from jsonargparse import ArgumentParser
 
+    from ..report import Display
+
 Device = Literal["cpu", "cuda"]
 Share = Literal["batch", "networks"]
 ClassesFrom = Literal["folders", "none"]
@@ -275,14 +277,18 @@ def say(line: str) -> None:
 
 def read_images(data: str, options: Options) -> ssdd.ImageSet:
     """Load images with --size and --classes, and print their summary."""
-    loaded = ssdd.load_images(data, options.size, classes=options.classes, skip_unreadable=options.skip_unreadable)
+    with _display(options) as display:
+        loaded = ssdd.load_images(
+            data, options.size, classes=options.classes, skip_unreadable=options.skip_unreadable, report=display
+        )
     say(loaded.summary)
     return loaded
 
 
-def read_target(data: str, options: Options, like: ssdd.ImageSet) -> ssdd.ImageSet:
-    """Load a target set with the size and channels of ``like``, and print its summary, which says what was resized."""
-    loaded = ssdd.load_target(data, options.size, options.classes, options.skip_unreadable, like)
+def read_target(data: str, options: Options, like: ssdd.ImageSet | None = None) -> ssdd.ImageSet:
+    """Load one of several sets, in size and channels of ``like``. Print its summary, which says what was resized."""
+    with _display(options) as display:
+        loaded = ssdd.load_target(data, options.size, options.classes, options.skip_unreadable, like, display)
     say(loaded.summary)
     return loaded
 
@@ -292,7 +298,8 @@ def read_alike(options: Options, shape: tuple[int, ...]) -> ssdd.ImageSet:
     have several sizes if these are square."""
     channels, height, width = shape
     size = height if height == width else options.size
-    loaded = ssdd.load_target(options.data, size, options.classes, options.skip_unreadable)
+    with _display(options) as display:
+        loaded = ssdd.load_target(options.data, size, options.classes, options.skip_unreadable, report=display)
     loaded = ssdd.convert_images(loaded, channels, (height, width))
     say(loaded.summary)
     return loaded
@@ -323,7 +330,20 @@ def find_teacher(
         return None
     teacher = read_teacher(options.teacher, data, options.teacher_prefix)
     teacher = teacher if device is None else teacher.to(device)
-    return teacher, ssdd.represent(teacher, data, ssdd.cache_directory())
+    return teacher, represent(teacher, data, options)
+
+
+def represent(teacher: ssdd.Teacher, data: ssdd.ImageSet, options: Options) -> ssdd.Representations:
+    """Return the representations of ``data``, from the cache if they are there, and show how far it is."""
+    with _display(options) as display:
+        return ssdd.represent(teacher, data, ssdd.cache_directory(), display)
+
+
+def _display(options: Options) -> Display:
+    """Return the display of work before a run has its own. If several processes share a run, one of them shows it."""
+    from ..report import Display
+
+    return Display(show=not getattr(options, "quiet", False) and not ssdd.local_rank())
 
 
 def new_teacher(
@@ -336,7 +356,7 @@ def new_teacher(
     """Train a teacher and return it with its representations, from the cache if they are there."""
     teacher = ssdd.train_teacher(data, settings.teacher, report, checkpoints, device)
     with checkpoints.without_steps():
-        return teacher, ssdd.represent(teacher, data, ssdd.cache_directory())
+        return teacher, ssdd.represent(teacher, data, ssdd.cache_directory(), report)
 
 
 def add_targets(parser: ArgumentParser, text: str) -> None:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import errno
 import json
+import os
 import shlex
-from collections.abc import Iterator
-from contextlib import contextmanager
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import ssdd
 
@@ -99,6 +101,24 @@ def say_how_to_go_on(command: str, folder: Path) -> Iterator[None]:
         if error.errno not in NO_ROOM or not any((folder / CHECKPOINTS).glob("*.safetensors")):
             raise  # the disk is not full, or there is no checkpoint to continue from
         raise OSError(f"{error}. The checkpoints are kept; make room, then go on with: {command}") from error
+
+
+def break_off(command: str) -> Callable[[], NoReturn]:
+    """Return what ends the process in the middle of a slow step, after a request to stop.
+
+    The step may be a single long call of PyTorch, which nothing interrupts. All files are written completely or not at
+    all, so that the run goes on from its newest checkpoint as after a kill. Not for several processes, which stop after
+    the same step.
+    """
+
+    def end() -> NoReturn:
+        shown = "\r\x1b[2K\x1b[?25h" if sys.stderr.isatty() else ""  # clear the line of progress, show the cursor
+        text = f"{shown}stopped in the middle of a step, which is done again. Go on with: {command}\n"
+        with suppress(OSError):
+            os.write(2, text.encode())
+        os._exit(130)
+
+    return end
 
 
 def check_length(folder: Path, stage: str, setting: str, steps: int) -> None:

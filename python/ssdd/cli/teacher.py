@@ -25,9 +25,10 @@ from .options import (
     add_run_settings,
     choose_settings,
     read_images,
+    represent,
     say,
 )
-from .resume import CHECKPOINTS, FINISHED, Run, check_length, make_absolute, quote, say_how_to_go_on
+from .resume import CHECKPOINTS, FINISHED, Run, break_off, check_length, make_absolute, quote, say_how_to_go_on
 
 if TYPE_CHECKING:
     from jsonargparse import ArgumentParser
@@ -94,7 +95,7 @@ def run(options: Options) -> None:
             arguments["skip_unreadable"] = options.skip_unreadable
             Run(settings, {**arguments, "checkpoint_every": options.checkpoint_every}).write(folder)
         display = stack.enter_context(reports.Display(show=not options.quiet))
-        stop = stack.enter_context(ssdd.interruptible(display.say))
+        stop = stack.enter_context(ssdd.interruptible(display.say, break_off(command)))
         stack.enter_context(say_how_to_go_on(command, folder))
         checkpoints = ssdd.Checkpoints(
             folder / CHECKPOINTS, "teacher", every=options.checkpoint_every, stop=stop, report=display, device=on
@@ -102,7 +103,7 @@ def run(options: Options) -> None:
         trained = ssdd.train_teacher(loaded, settings.teacher, display, checkpoints, on)
         trained.save(target)
         checkpoints.keep_last(folder / FINISHED)
-    _describe(trained, loaded, settings, target)
+    _describe(trained, loaded, settings, options, target)
 
 
 def _steps(settings: Settings, data: ssdd.ImageSet) -> int:
@@ -121,9 +122,9 @@ def _finished(target: Path, folder: Path) -> bool:
     return True
 
 
-def _describe(trained: ssdd.Teacher, loaded: ssdd.ImageSet, settings: Settings, file: Path) -> None:
+def _describe(trained: ssdd.Teacher, loaded: ssdd.ImageSet, settings: Settings, options: Options, file: Path) -> None:
     """Print what the teacher is worth: the size of its representations, and probes on them."""
-    r = ssdd.represent(trained, loaded, ssdd.cache_directory())
+    r = represent(trained, loaded, options)
     print(f"{file}: {r.dimension} numbers per image")
     few = r.train[:1024]
     if float(few.var(0).sum()) < COLLAPSED * float(few.square().sum(1).mean()):

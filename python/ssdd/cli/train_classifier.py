@@ -21,7 +21,7 @@ from .options import (
     add_run_settings,
     choose_settings,
     read_alike,
-    say,
+    read_target,
 )
 from .resume import make_absolute
 from .training import add_training, read_started, run_training
@@ -60,8 +60,7 @@ def run(options: Options) -> None:
     if options.like is not None:
         images = read_alike(options, ssdd.DistilledSet.load(options.like).images.shape[1:])
     else:
-        images = ssdd.load_target(options.data, options.size, options.classes, options.skip_unreadable)
-        say(images.summary)
+        images = read_target(options.data, options)
     ssdd.check_labels(images)
     config = settings.classifier
     ssdd.build(config.model, images.channels, images.size, 2, width=config.width, stem=config.stem)  # refused early

@@ -12,7 +12,7 @@ import ssdd
 
 from ..config import InputError, Settings
 from .options import FILE, Options, add_checkpoints
-from .resume import CHECKPOINTS, Run, quote, say_how_to_go_on
+from .resume import CHECKPOINTS, Run, break_off, quote, say_how_to_go_on
 from .resume import FILE as RUN
 
 if TYPE_CHECKING:
@@ -35,6 +35,10 @@ def read_started(options: Options) -> tuple[Path, Run | None]:
     file = options.resume or options.out
     if file.suffix.lower() != ".safetensors":
         raise InputError(f"out: expected a file that ends in .safetensors, got {file.name!r}")
+    if not options.resume:  # what is resumed was allowed to replace the file when it began
+        from ..report import new_file
+
+        new_file(file, options.overwrite)
     if options.resume and file.is_file() and not _folder(file).is_dir():
         raise InputError(f"resume: {file} is finished; to begin anew, give --out {quote(file)} --overwrite")
     return file, Run.read(_folder(file)) if options.resume else None
@@ -55,8 +59,6 @@ def run_training(
     from .. import report as reports
 
     folder = _folder(file)
-    if not options.resume:  # what is resumed was allowed to replace the file when it began
-        reports.new_file(file, options.overwrite)
     with ExitStack() as stack:
         folder.mkdir(parents=True, exist_ok=True)
         stack.enter_context(reports.resume_directory(folder))
@@ -67,8 +69,9 @@ def run_training(
             shutil.rmtree(folder / CHECKPOINTS, ignore_errors=True)  # of an earlier training that is not resumed
             Run(settings, {**arguments, "checkpoint_every": options.checkpoint_every}).write(folder)
         display = stack.enter_context(reports.Display(show=not options.quiet))
-        stop = stack.enter_context(ssdd.interruptible(display.say))
-        stack.enter_context(say_how_to_go_on(f"ssdd {verb} --resume {quote(file)}", folder))
+        command = f"ssdd {verb} --resume {quote(file)}"
+        stop = stack.enter_context(ssdd.interruptible(display.say, break_off(command)))
+        stack.enter_context(say_how_to_go_on(command, folder))
         every = options.checkpoint_every
         yield (
             display,

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..config import InputError
+from ..config import InputError, Pulse, Report, silent
 from .layout import CLASSES, Layout, Part, find_layout
 from .pictures import describe_deep, is_deep, is_grey, size_of, to_pixels, with_image
 from .sets import ImageSet, describe_unseen, draw_held_out
@@ -69,12 +69,14 @@ def _tiny_imagenet(root: Path) -> Layout:
     return Layout(parts, names, notes)
 
 
-def _readable(parts: Sequence[Part], root: Path, names: Sequence[str]) -> tuple[list[Part], list[Path]]:
+def _readable(parts: Sequence[Part], root: Path, names: Sequence[str], report: Report) -> tuple[list[Part], list[Path]]:
     """The parts without the files that cannot be decoded, and these files. Decodes every file once more."""
     bad, kept = [], []
+    pulse, done = Pulse(report, "check", sum(len(part.files) for part in parts)), 0
     for part in parts:
         good = []
         for i, file in enumerate(part.files):
+            pulse(done + i)
             try:
                 with_image(file, root, lambda image: to_pixels(image, 1, 3))
             except InputError:
@@ -83,6 +85,7 @@ def _readable(parts: Sequence[Part], root: Path, names: Sequence[str]) -> tuple[
                 good.append(i)
         if not good:
             raise InputError(f"data: no image of {root.name}/{part.place} can be read ({some(bad)})")
+        done += len(part.files)
         kept.append(replace(part, files=[part.files[i] for i in good]))
         if part.classes is not None:
             kept[-1].classes = [part.classes[i] for i in good]
@@ -115,8 +118,12 @@ def _form(parts: Sequence[Part], root: Path, size: int | None) -> Form:
     return Form(height, width, channels, grey if channels == 3 else 0, deep)
 
 
-def _decode(files: Sequence[Path], root: Path, size: int | None, channels: int) -> Iterator[np.ndarray]:
-    for file in files:
+def _decode(
+    files: Sequence[Path], root: Path, size: int | None, channels: int, pulse: Pulse, done: int
+) -> Iterator[np.ndarray]:
+    """Yield the pixels of ``files``. ``pulse`` is told how many of all files are done, ``done`` of them before."""
+    for i, file in enumerate(files):
+        pulse(done + i)
         yield with_image(file, root, lambda image: to_pixels(image, size, channels))
 
 
@@ -151,6 +158,7 @@ def read_folder(
     memory: int = MEMORY,
     classes: str | None = None,
     skip_unreadable: bool = False,
+    report: Report = silent,
 ) -> ImageSet:
     """Read ``root/train`` and ``root/test`` (or ``val``), Tiny-ImageNet's form, or ``root`` (one in five held out).
 
@@ -170,7 +178,7 @@ def read_folder(
         layout = find_layout(scan(root), classes)
     parts, notes = layout.parts, []
     if skip_unreadable:
-        parts, bad = _readable(parts, root, layout.names)
+        parts, bad = _readable(parts, root, layout.names, report)
         if bad:
             notes.append(f"{count(len(bad), 'unreadable image')} skipped ({some(bad)})")
     notes += _no_shared_files(parts, root)
@@ -189,9 +197,11 @@ def read_folder(
     form = _form(parts, root, size)
     number = {name: i for i, name in enumerate(layout.names)}
     images, labels = [], []
+    pulse, done = Pulse(report, "read", len(files)), 0
     for part in parts:
         stamps = [(os.path.realpath(f), f.stat().st_size, f.stat().st_mtime_ns) for f in part.files]
-        decoded = _decode(part.files, root, size, form.channels)
+        decoded = _decode(part.files, root, size, form.channels, pulse, done)
+        done += len(part.files)
         shape = (len(part.files), form.height, form.width, form.channels)
         images.append(assemble(shape, decoded, f"upright {stamps} {size}", memory))
         labels.append(None if part.classes is None else torch.tensor([number[name] for name in part.classes]))

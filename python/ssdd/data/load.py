@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
-from ..config import InputError, in_float32
+from ..config import InputError, Report, in_float32, silent
 from .cifar import is_cifar, read_cifar
 from .convert import convert_images
 from .digits import digits
@@ -27,6 +27,7 @@ def load_images(
     memory: int = MEMORY,
     classes: str | None = None,
     skip_unreadable: bool = False,
+    report: Report = silent,
 ) -> ImageSet:
     """Load images by name, as uint8. Nothing in a file is executed.
 
@@ -40,6 +41,8 @@ def load_images(
         classes: for a folder, "folders" (every subfolder is a class; images beside them are left out) or "none".
             Default: decided from the folder.
         skip_unreadable: leave out files of a folder that cannot be decoded, and count them. Default: they are an error.
+        report: receives ``{"event": "progress", "stage": "read", "step", "steps"}`` while a folder is decoded, if it
+            has a true attribute ``moves``. Default: nothing is reported.
 
     Returns:
         The images; ``summary`` says what was found.
@@ -60,7 +63,7 @@ def load_images(
             raise InputError(f"data: expected hf:NAME, with the name of a set of the hub or a folder, got {name!r}")
         return read_huggingface(name, size, memory)
     if folder:
-        return read_folder(path, size, memory, classes, skip_unreadable)
+        return read_folder(path, size, memory, classes, skip_unreadable, report)
     expected = "expected 'digits', a folder of images, an .npz file or hf:NAME"
     if not name:
         raise InputError(f"data: {expected}, got an empty name")
@@ -89,6 +92,7 @@ def load_target(
     classes: str | None = None,
     skip_unreadable: bool = False,
     like: ImageSet | None = None,
+    report: Report = silent,
 ) -> ImageSet:
     """Load one of several sets: :func:`load_images`, but options that do not apply are ignored.
 
@@ -97,6 +101,7 @@ def load_target(
         size: pixels per side, for folders and Hugging Face sets. Default: no resizing.
         classes: "folders" or "none", for folders. Default: decided from the folder.
         skip_unreadable: leave out files that cannot be decoded, for folders. Default: they are an error.
+        report: as for :func:`load_images`.
         like: a set whose size and channels the images get (:func:`convert_images`). If its images are square, those of
             a folder may have several sizes, and ``size`` is not used. ``summary`` says what was changed. Default: the
             images stay as they are.
@@ -112,6 +117,7 @@ def load_target(
         size if resizable else None,
         classes=classes if folder else None,
         skip_unreadable=skip_unreadable and folder,
+        report=report,
     )
     if note:
         data = replace(data, summary=data.summary + note)

@@ -16,6 +16,7 @@ from rich.progress import (
     MofNCompleteColumn,
     Progress,
     ProgressColumn,
+    SpinnerColumn,
     Task,
     TaskID,
     TextColumn,
@@ -27,6 +28,9 @@ from rich.text import Text
 from ..config import Event, duration
 
 WORDS = {
+    "check": "checking the files",
+    "read": "reading the images",
+    "represent": "representing the images",
     "teacher": "training the teacher",
     "pool": "filling the pool",
     "distill": "distilling",
@@ -55,13 +59,14 @@ class Display:
         console = console or Console(stderr=True)
         bar = BAR if console.width >= WIDE else NARROW_BAR
         self._progress = Progress(
+            SpinnerColumn("line"),  # it moves while a step takes long
             TextColumn("{task.description}"),
             BarColumn(bar_width=bar),
             MofNCompleteColumn(table_column=Column(no_wrap=True)),
             TimeRemainingColumn(table_column=Column(no_wrap=True)),
             _Note(console, bar),
             console=console,
-            disable=not show,
+            disable=not (show and (console.is_terminal or console.is_jupyter)),  # else each display is an empty line
             transient=True,
         )
         self._lines: dict[str, tuple[str, TaskID]] = {}
@@ -135,7 +140,7 @@ class _Note(ProgressColumn):
 
     def render(self, task: Task) -> Text:
         steps = len(f"{task.total:.0f}") if task.total else 1
-        room = self._console.width - len(task.description) - self._bar - (2 * steps + 1) - TIME - 4
+        room = self._console.width - len(task.description) - self._bar - (2 * steps + 1) - TIME - 6
         parts = list(task.fields["note"])
         while parts and len("  ".join(parts)) > room:
             parts.pop()

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from ..artifact import NO_ARRAY, why_no_array
-from ..config import InputError, in_float32
+from ..config import InputError, Pulse, Report, in_float32, silent
 from ..data import ImageSet, map_array, write_array
 from .teacher import Teacher
 
@@ -40,7 +40,9 @@ class Representations:
 
 
 @in_float32
-def represent(teacher: Teacher, data: ImageSet, cache: str | os.PathLike[str] | None = None) -> Representations:
+def represent(
+    teacher: Teacher, data: ImageSet, cache: str | os.PathLike[str] | None = None, report: Report = silent
+) -> Representations:
     """Compute the representations of ``data``, or read them from ``cache`` if they are there.
 
     The key in the cache is weights, structure, preprocessing, images and torch version. If the code of a network
@@ -51,19 +53,30 @@ def represent(teacher: Teacher, data: ImageSet, cache: str | os.PathLike[str] | 
         teacher: the teacher; it runs on its own device.
         data: the images.
         cache: the folder of the cache. Default: nothing is kept.
+        report: receives ``{"event": "progress", "stage": "represent", "step", "steps"}``, steps being images, if it has
+            a true attribute ``moves``. Default: nothing is reported.
 
     Returns:
         :class:`Representations`, in main memory.
     """
     n, q = len(data.x_train), len(data.x_test)
+    pulse = Pulse(report, "represent", n + q)
+
+    def parts(images: Tensor, done: int) -> Iterator[Tensor]:
+        pulse(done)
+        for part in teacher.represented(images):
+            done += len(part)
+            pulse(done)
+            yield part
+
     if cache is None:
-        return Representations(teacher.represent(data.x_train), teacher.represent(data.x_test))
+        return Representations(torch.cat(list(parts(data.x_train, 0))), torch.cat(list(parts(data.x_test, n))))
     key = hashlib.sha256(f"{teacher.key()} {data.fingerprint} {torch.__version__}".encode()).hexdigest()
     file = Path(cache) / f"{key[:32]}.npy"
     both = map_cached(file, n + q)
     if both is None:
         # Training images, then test images.
-        both = write_parts(file, n + q, chain(teacher.represented(data.x_train), teacher.represented(data.x_test)))
+        both = write_parts(file, n + q, chain(parts(data.x_train, 0), parts(data.x_test, n)))
     return Representations(both[:n], both[n:])
 
 
@@ -102,7 +115,7 @@ def write_representations(path: str | os.PathLike[str], data: ImageSet, found: R
     def fill(out: np.ndarray) -> None:
         out[rows.numpy()] = values.numpy()
 
-    write_array(Path(path), tuple(values.shape), np.float32, fill, "representations")
+    write_array(Path(path), tuple(values.shape), np.float32, fill, "representations", elsewhere=False)
     return Path(path)
 
 

@@ -50,6 +50,20 @@ def test_unreadable_files_are_an_error_or_are_skipped_and_counted(photographs):
         load_images(photographs / "missing")
 
 
+def test_reading_a_folder_says_how_far_it_is(photographs, monkeypatch):
+    class Moving(list):
+        moves = True
+        __call__ = list.append
+
+    monkeypatch.setattr("ssdd.config.errors.time.monotonic", iter(range(1000)).__next__)
+    events = Moving()
+    load_images(photographs, skip_unreadable=True, report=events)
+    assert [(e["stage"], e["step"], e["steps"]) for e in events] == [
+        *(("check", i, 24) for i in range(24)),
+        *(("read", i, 22) for i in range(22)),
+    ]
+
+
 def test_other_forms_of_images(tmp_path):
     rng = np.random.default_rng(1)
     stored = [rng.integers(0, 256, (4, 5, 3), dtype=np.uint8) for _ in range(5)]
