@@ -140,7 +140,7 @@ def _line(event: dict[str, Any]) -> None:
         left = "not known yet" if event["left"] is None else f"about {duration(event['left'])} on one core"
         print(
             f"[{event['done']}/{event['of']}] {event['row']}, seed {event['seed']}, {event['set']}: "
-            f"{event['seconds']:.0f} s; the rest: {left}",
+            f"{event['seconds']:.0f} s" + (f"; the rest: {left}" if event["done"] < event["of"] else ""),
             flush=True,
         )
     elif event["event"] == "warning":

@@ -12,6 +12,7 @@ from typing import Any, cast, get_args
 from ..config import (
     FINETUNE,
     METHOD_NAMES,
+    PRESETS,
     SELECTION_NAMES,
     UNREADABLE,
     InputError,
@@ -244,8 +245,12 @@ def _check_keys(table: Any, known: set[str], where: str) -> None:
 
 
 def _text(table: dict[str, Any], key: str, where: str) -> str:
-    if not isinstance(table.get(key), str) or not table[key]:
-        raise InputError(f"{where}: {key}: expected a text, got {table.get(key)!r}")
+    if key not in table:
+        choices = {"preset": PRESETS, "from": SOURCES}.get(key)
+        expected = f"one of {', '.join(choices)}" if choices else "a text"
+        raise InputError(f"{where}: {key}: it is missing; expected {key} = {expected}")
+    if not isinstance(table[key], str) or not table[key]:
+        raise InputError(f"{where}: {key}: expected a text, got {table[key]!r}")
     return str(table[key])
 
 

@@ -60,7 +60,8 @@ def run_study(
         name = str(own[0])  # no row uses the study's teacher
     if plan.data is None or name is None:
         missing = "data" if plan.data is None else "teacher"
-        raise InputError(f"{missing}: expected it in the file of the study or as --{missing}")
+        how = "; `ssdd teacher -d DATA -o FILE` trains one" if name is None and plan.data is not None else ""
+        raise InputError(f"{missing}: expected it in the file of the study or as --{missing}{how}")
     images = load_images(plan.data, plan.size, classes=plan.classes)
     plan, lines = without_missing(plan)
     for line in lines:

@@ -268,9 +268,12 @@ def test_the_shipped_studies_are_listed_and_found(ssdd_command, tmp_path, monkey
     assert "does not exist; the studies of the package are published/" in str(wrong.exception)
     wrong = ssdd_command("study", "small-cifar100.toml", fails=True)
     assert "cifar100.npz" in str(wrong.exception) and "The files of this study" in wrong.stderr
-    (tmp_path / "small-cifar100.toml").write_text("preset = 1")  # a file of that name counts
-    wrong = ssdd_command("study", "small-cifar100.toml", fails=True)
-    assert "preset: expected a text" in str(wrong.exception)
+    for text, message in (
+        ("preset = 1", "preset: expected a text"),
+        ("", "preset: it is missing; expected preset = one of "),
+    ):
+        (tmp_path / "small-cifar100.toml").write_text(text)  # a file of that name counts
+        assert message in str(ssdd_command("study", "small-cifar100.toml", fails=True).exception)
 
 
 def newer(pairs, file):
