@@ -12,6 +12,7 @@
 // aux [B, 3]: tr(A), lambda, jitter. Outputs alias nothing. Workspace: cholesky_workspace(...) elements, uninitialised.
 // Work: S^3/3 + 2 S^2 C flops (multiply-adds counted as 2: S^3/3, 2 S^2 C).
 #pragma once
+#include "device.h"
 #include "tensor.h"
 
 namespace ssdd {
@@ -50,8 +51,8 @@ template <class T> void solve_backward(const SolveBackwardArgs<T>& args);
 }  // namespace cpu
 namespace cuda {
 int64_t cholesky_workspace(int64_t batch, int64_t s, int64_t c);
-template <class T> void solve(const SolveArgs<T>& args, void* stream);
-template <class T> void solve_backward(const SolveBackwardArgs<T>& args, void* stream);
+template <class T> void solve(const SolveArgs<T>& args, Stream stream);
+template <class T> void solve_backward(const SolveBackwardArgs<T>& args, Stream stream);
 }  // namespace cuda
 
 }  // namespace ssdd

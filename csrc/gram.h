@@ -25,6 +25,7 @@
 // Workspace: gram_workspace(...) elements, uninitialised. Work: 2 S Q D flops (half of it if z is x); traffic at
 // least (S + Q) D + S Q elements. Same inputs and threads, same bits.
 #pragma once
+#include "device.h"
 #include "tensor.h"
 
 namespace ssdd {
@@ -75,7 +76,7 @@ template <class T> void gram_backward(const GramBackwardArgs<T>& args);
 }  // namespace cpu
 namespace cuda {
 int64_t gram_workspace(int64_t batch, int64_t s, int64_t q, int64_t d, bool products = false);
-template <class T> void gram(const GramArgs<T>& args, void* stream);
+template <class T> void gram(const GramArgs<T>& args, Stream stream);
 }  // namespace cuda
 
 }  // namespace ssdd

@@ -42,6 +42,7 @@
 // Work in multiply-adds, forward: dense S^2 D/2 + S^3/6 + S^2 C + Q S (D + C); low rank S^2 D/2 + S^3/6 + S^2 C +
 // (S + Q) D C; primal S n^2/2 + n^3/6 + n^2 C + (S + Q) n C. Same inputs and threads, same bits.
 #pragma once
+#include "device.h"
 #include "tensor.h"
 
 namespace ssdd {
@@ -175,8 +176,8 @@ template <class T> void krr_from_gram_backward(const FromGramBackwardArgs<T>& ar
 }  // namespace cpu
 namespace cuda {
 int64_t krr_workspace(const KrrShape& shape, bool backward);
-template <class T> void krr_forward(const KrrForwardArgs<T>& args, void* stream);
-template <class T> void krr_backward(const KrrBackwardArgs<T>& args, void* stream);
+template <class T> void krr_forward(const KrrForwardArgs<T>& args, Stream stream);
+template <class T> void krr_backward(const KrrBackwardArgs<T>& args, Stream stream);
 }  // namespace cuda
 
 }  // namespace ssdd

@@ -24,21 +24,21 @@ int64_t gram_workspace(int64_t, int64_t, int64_t, int64_t, bool) { absent(); }
 int64_t cholesky_workspace(int64_t, int64_t, int64_t) { absent(); }
 int64_t krr_workspace(const KrrShape&, bool) { absent(); }
 
-template <class T> void gram(const GramArgs<T>&, void*) { absent(); }
-template <class T> void solve(const SolveArgs<T>&, void*) { absent(); }
-template <class T> void solve_backward(const SolveBackwardArgs<T>&, void*) { absent(); }
-template <class T> void krr_forward(const KrrForwardArgs<T>&, void*) { absent(); }
-template <class T> void krr_backward(const KrrBackwardArgs<T>&, void*) { absent(); }
+template <class T> void gram(const GramArgs<T>&, Stream) { absent(); }
+template <class T> void solve(const SolveArgs<T>&, Stream) { absent(); }
+template <class T> void solve_backward(const SolveBackwardArgs<T>&, Stream) { absent(); }
+template <class T> void krr_forward(const KrrForwardArgs<T>&, Stream) { absent(); }
+template <class T> void krr_backward(const KrrBackwardArgs<T>&, Stream) { absent(); }
 
-template void gram(const GramArgs<float>&, void*);
-template void gram(const GramArgs<double>&, void*);
-template void solve(const SolveArgs<float>&, void*);
-template void solve(const SolveArgs<double>&, void*);
-template void solve_backward(const SolveBackwardArgs<float>&, void*);
-template void solve_backward(const SolveBackwardArgs<double>&, void*);
-template void krr_forward(const KrrForwardArgs<float>&, void*);
-template void krr_forward(const KrrForwardArgs<double>&, void*);
-template void krr_backward(const KrrBackwardArgs<float>&, void*);
-template void krr_backward(const KrrBackwardArgs<double>&, void*);
+template void gram(const GramArgs<float>&, Stream);
+template void gram(const GramArgs<double>&, Stream);
+template void solve(const SolveArgs<float>&, Stream);
+template void solve(const SolveArgs<double>&, Stream);
+template void solve_backward(const SolveBackwardArgs<float>&, Stream);
+template void solve_backward(const SolveBackwardArgs<double>&, Stream);
+template void krr_forward(const KrrForwardArgs<float>&, Stream);
+template void krr_forward(const KrrForwardArgs<double>&, Stream);
+template void krr_backward(const KrrBackwardArgs<float>&, Stream);
+template void krr_backward(const KrrBackwardArgs<double>&, Stream);
 
 }  // namespace ssdd::cuda

@@ -17,7 +17,7 @@ def gram(
     q: int,
     d: int,
     threads: int,
-    stream: int,
+    stream: tuple[int, bool],
     halves: bool,
     products: bool,
 ) -> None: ...
@@ -38,7 +38,7 @@ def solve(
     s: int,
     c: int,
     threads: int,
-    stream: int,
+    stream: tuple[int, bool],
     cluster: bool,
 ) -> None: ...
 def solve_backward(
@@ -58,7 +58,7 @@ def solve_backward(
     s: int,
     c: int,
     threads: int,
-    stream: int,
+    stream: tuple[int, bool],
 ) -> None: ...
 
 class KrrShape:
@@ -113,7 +113,7 @@ def krr_forward(
     jitter: _Capsule,
     status: _Capsule,
     work: _Capsule,
-    stream: int,
+    stream: tuple[int, bool],
 ) -> None: ...
 def krr_backward(
     shape: KrrShape,
@@ -133,7 +133,7 @@ def krr_backward(
     grad_x_q: _Capsule,
     grad_hyper: _Capsule,
     work: _Capsule,
-    stream: int,
+    stream: tuple[int, bool],
 ) -> None: ...
 def krr_evaluate(
     shape: KrrShape,

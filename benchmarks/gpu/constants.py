@@ -10,12 +10,13 @@ import json
 import statistics
 import sys
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import nullcontext
 from functools import partial
 from typing import Any
 
 import torch
 from journal import Item, open_journal, run_items, step_parser
-from switches import one_cluster, products_for_distances
+from switches import dependent_launch, one_cluster, products_for_distances
 from torch import Tensor
 
 import ssdd_ext
@@ -88,6 +89,26 @@ def launch_gap(time: Timer, device: str, count: int) -> dict[str, Any]:
     t = time(device, one=partial(many, 1), all=partial(many, count))
     value = (t["all"] - t["one"]) / (count - 1)
     return {"value": {"seconds": value, "times": t}, "text": f"{value * 1e9:.0f} ns"}
+
+
+def dependent_gap(time: Timer, device: str, count: int) -> dict[str, Any]:
+    """Measure the time that a factorisation of order 8 adds to a graph of many, with dependent launches and without.
+
+    One of them is two launches of few cycles.
+    """
+    k = matrices(1, 8, device)
+
+    def many(n: int, dependent: bool) -> None:
+        with dependent_launch() if dependent else nullcontext():
+            for _ in range(n):
+                factor(k)
+
+    ways = {"ordinary": False, "dependent": True}
+    calls = {f"{way}_{n}": partial(many, n, on) for way, on in ways.items() for n in (1, count)}
+    t = time(device, **calls)
+    gaps = {way: (t[f"{way}_{count}"] - t[f"{way}_1"]) / (count - 1) for way in ways}
+    text = ", ".join(f"{way} {value * 1e9:.0f} ns" for way, value in gaps.items())
+    return {"value": {"seconds": gaps, "times": t}, "text": text}
 
 
 def rate(time: Timer, device: str, m: int, k: int, dtype: torch.dtype) -> dict[str, Any]:
@@ -224,6 +245,7 @@ def items(device: str, quick: bool) -> Iterator[Item]:
             f"product, {name}",
             lambda k=k, dtype=dtype: rate(time, device, small // (4 if dtype == torch.float64 else 1), k, dtype),
         )
+    yield "dependent launch, order 8 in a graph", lambda: dependent_gap(time, device, 4 if quick else 50)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

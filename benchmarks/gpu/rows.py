@@ -10,13 +10,13 @@ from __future__ import annotations
 import sys
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from functools import partial
 from typing import Any
 
 import torch
 from journal import Item, open_journal, run_items, step_parser
-from switches import one_cluster, several_passes
+from switches import dependent_launch, one_cluster, several_passes
 from torch import Tensor
 
 import ssdd_ext
@@ -35,6 +35,8 @@ CHOLESKY = ((64, 128, 15), (1, 512, 60), (64, 512, 250), (1, 2048, 500))
 IN_CLUSTERS = ((1, 512),)  # measured in one cluster of blocks too, which is off by default
 IN_ONE_PASS = ((2, 1), (10, 1), (100, 64))  # S and B of what is computed in one pass: measured without it too
 SEVERAL_PASSES = "ssdd_ext, several passes"
+DEPENDENT = "ssdd_ext, dependent launch"
+TIMES = ("seconds", "graph_seconds")
 COMPARED = ["ssdd_ext", "PyTorch, usual", "PyTorch, Cholesky", "PyTorch, planned"]
 
 Row = dict[str, Any]
@@ -116,7 +118,32 @@ def torch_cholesky(k: Tensor) -> Tensor:
     return factor
 
 
+def add_times(
+    rows: dict[str, Row], calls: dict[str, Callable[[], Any]], device: str, repeats: int, seconds: float
+) -> None:
+    """Set ``seconds`` of the rows and, on a GPU, ``graph_seconds``, or the reason why there is no graph in ``note``."""
+    for name, samples in interleaved(calls, device, repeats, seconds).items():
+        rows[name]["seconds"] = summary(samples)
+    if device != "cuda":
+        return
+    replays = {}
+    for name, call in calls.items():
+        try:
+            replays[name] = measure.capture(call)
+        except RuntimeError as failure:
+            torch.cuda.synchronize()
+            rows[name]["note"] = f"no graph: {str(failure).splitlines()[0]}"
+    for name, samples in interleaved(replays, device, repeats, seconds, ahead=True).items():
+        rows[name]["graph_seconds"] = summary(samples)
+
+
 FACTORISATIONS: dict[str, Callable[[Tensor], Tensor]] = {"ssdd_ext": ours, "PyTorch": torch_cholesky}
+
+
+def matrices(batch: int, n: int, device: str) -> Tensor:
+    """Return well-conditioned symmetric positive definite float32 matrices [batch, n, n]."""
+    x = torch.randn(batch, n, n + 8, generator=torch.Generator().manual_seed(9)).to(device)
+    return x @ x.mT / n + torch.eye(n, device=device)
 
 
 def cholesky_row(
@@ -125,9 +152,7 @@ def cholesky_row(
     """Measure the factor of ``batch`` well-conditioned matrices [n, n] in float32; error: |L L^T - K| / |K| in
     float64."""
     factorisations = FACTORISATIONS | ({"ssdd_ext, one cluster": ours_in_clusters} if clusters else {})
-    generator = torch.Generator().manual_seed(9)
-    x = torch.randn(batch, n, n + 8, generator=generator).to(device)
-    k = x @ x.mT / n + torch.eye(n, device=device)
+    k = matrices(batch, n, device)
     calls = {name: partial(factorise, k) for name, factorise in factorisations.items()}
     rows: dict[str, Row] = {}
     for name, call in calls.items():
@@ -147,40 +172,73 @@ def cholesky_row(
     if not all(row["error"]["factor"] < 1e-4 for row in rows.values()):  # a wrong result is not timed
         raise AssertionError(f"a factor is wrong beyond rounding: {rows}")
     rows["ssdd_ext"]["aim_us"] = aim
-    for name, samples in interleaved(calls, device, repeats, seconds).items():
-        rows[name]["seconds"] = summary(samples)
-    if device == "cuda":
-        replays = {}
-        for name, call in calls.items():
-            try:
-                replays[name] = measure.capture(call)
-            except RuntimeError as failure:
-                torch.cuda.synchronize()
-                rows[name]["note"] = f"no graph: {str(failure).splitlines()[0]}"
-        for name, samples in interleaved(replays, device, repeats, seconds, ahead=True).items():
-            rows[name]["graph_seconds"] = summary(samples)
+    add_times(rows, calls, device, repeats, seconds)
     found = profiles({name: call for name, call in calls.items() if name != "PyTorch"}, device)
     text = "\n".join([*map(line, rows.values()), profile_text(found)])
     return {"rows": list(rows.values()), "kernels": found, "text": text}
 
 
+def dependent_row(
+    call: Callable[[], Sequence[Tensor]], work: str, size: dict[str, Any], device: str, repeats: int, seconds: float
+) -> dict[str, Any]:
+    """Measure one call with dependent launches beside the same call without. Its results must have the same bits."""
+
+    def dependent() -> Sequence[Tensor]:
+        with dependent_launch():
+            return call()
+
+    calls = {"ssdd_ext": call, DEPENDENT: dependent}
+    expected = [t.clone() for t in call()]
+    if not all(torch.equal(*pair) for pair in zip(dependent(), expected, strict=True)):
+        raise AssertionError("dependent launches give other bits")
+    rows: dict[str, Row] = {}
+    for name in calls:
+        same = {"from the default": 0.0}
+        rows[name] = {"alternative": name, "does": work, "problem": size, "error": same, "seconds": None}
+        rows[name] |= {"graph_seconds": None, "note": "", **machine.describe(device)}
+    add_times(rows, calls, device, repeats, seconds)
+    times = {n: [seconds_text(t["median"]) if (t := r[k]) else "-" for k in TIMES] for n, r in rows.items()}
+    text = ", ".join(f"{n} {eager}, in a graph {graph}" for n, (eager, graph) in times.items())
+    return {"rows": list(rows.values()), "text": " ".join([text, *(r["note"] for r in rows.values() if r["note"])])}
+
+
+def dependent_krr(problem: Problem, device: str, repeats: int, seconds: float) -> dict[str, Any]:
+    problem = replace(problem, device=device)
+    call = partial(measure.step, ALTERNATIVES["ssdd_ext"], problem, problem.inputs())
+    return dependent_row(call, measure.does("ssdd_ext", problem), asdict(problem), device, repeats, seconds)
+
+
+def dependent_cholesky(batch: int, n: int, device: str, repeats: int, seconds: float) -> dict[str, Any]:
+    k = matrices(batch, n, device)
+    return dependent_row(lambda: (ours(k),), "factor", {"batch": batch, "n": n}, device, repeats, seconds)
+
+
 def line(row: Row) -> str:
-    times = [seconds_text(t["median"]) if (t := row[key]) else "-" for key in ("seconds", "graph_seconds")]
+    times = [seconds_text(t["median"]) if (t := row[key]) else "-" for key in TIMES]
     size = f"{row['problem']['batch']}x{row['problem']['n']}"
     text = f"Cholesky {size:8} {row['alternative']:21} {times[0]:>9}  graph {times[1]:>9}  {row['error']['factor']:.1e}"
     return f"{text}  {row['note']}" if row["note"] else text
 
 
 def items(device: str, quick: bool, repeats: int, seconds: float) -> Iterator[Item]:
+    problems = {}
     for problem, aim in KRR:
         name = f"krr S={problem.s} Q={problem.q} D={problem.d} C={problem.c} B={problem.b}"
         if quick:
             problem = replace(problem, q=min(problem.q, 32), s=min(problem.s, 20), d=min(problem.d, 40), c=2)
+        problems[name] = problem
         yield name, partial(krr_row, problem, aim, device, repeats, seconds)
+    orders = {}
     for batch, n, aim in CHOLESKY:
-        order = min(n, 16) if quick else n
+        name, order = f"cholesky {batch}x{n}", min(n, 16) if quick else n
+        orders[name] = batch, order
         clusters = (batch, n) in IN_CLUSTERS
-        yield f"cholesky {batch}x{n}", partial(cholesky_row, batch, order, aim, device, repeats, seconds, clusters)
+        yield name, partial(cholesky_row, batch, order, aim, device, repeats, seconds, clusters)
+    # Last, since it has run on no GPU: what goes wrong here leaves all rows above.
+    for name, problem in problems.items():
+        yield f"dependent launch, {name}", partial(dependent_krr, problem, device, repeats, seconds)
+    for name, (batch, order) in orders.items():
+        yield f"dependent launch, {name}", partial(dependent_cholesky, batch, order, device, repeats, seconds)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -19,6 +19,7 @@ import shutil
 import sys
 import tempfile
 from concurrent.futures import ThreadPoolExecutor
+from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
@@ -85,6 +86,7 @@ KINDS = {
     "STS": r"STS",
     "LDSM": r"LDSM",
     "LDG": r"LDG(\.|$)|LD\.",
+    "LDG read-only": r"LDG.*CONSTANT",
     "LDGSTS": r"LDGSTS",
     "STG": r"STG|ST\.E",
     "SHFL": r"SHFL",
@@ -151,6 +153,16 @@ def disassemble(cubin: Path) -> dict[str, list[str]]:
 
 def opcode(line: str) -> str:
     return re.sub(r"^@!?U?P\w+\s+", "", line).split(" ")[0]
+
+
+def waits_first(lines: list[str]) -> bool:
+    """Return True if a kernel waits for earlier launches before it touches global memory, branches or ends.
+
+    Then no way through its code leads around the wait, or to an access before it.
+    """
+    before = list(takewhile(lambda name: name != "ACQBULK", (opcode(line) for line in lines)))
+    early = r"(LD|LDG|LDGSTS|ST|STG|ATOM|ATOMG|RED|REDG|CCTL|BRA|BRX|JMP|CALL|EXIT|RET)\b|\.L_"
+    return len(before) < len(lines) and "PREEXIT" in before and not any(re.match(early, name) for name in before)
 
 
 def counts(lines: list[str]) -> dict[str, int]:
@@ -332,6 +344,7 @@ def measure(architecture: str = "sm_90", sources: list[Path] | None = None) -> l
                         "loop": counts(loop),
                         "steady": steady(lines, TURNS.get(name.split(",")[0], 1)),
                         "pivots": pivots(lines),
+                        "waits first": waits_first(lines),
                         "widths": {kind: widths(loop, kind) for kind in ("LDS", "LDG", "LDGSTS")},
                     }
                 )

@@ -7,12 +7,14 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
 import torch
 from journal import Item, open_journal, run_items, step_parser
-from switches import one_cluster, one_pass_of_any_batch, products_for_distances
+from switches import dependent_launch, one_cluster, one_pass_of_any_batch, products_for_distances
 from torch import Tensor
 
 import ssdd_ext
@@ -26,6 +28,17 @@ LIMITS = {torch.float32: 2e-3, torch.float64: 1e-9, torch.bfloat16: 2e-2}
 Call = Callable[..., Tensor]
 
 
+@dataclass(frozen=True)
+class Case:
+    """A call on new inputs of these sizes, and its reference."""
+
+    name: str
+    native: Call
+    reference: Call
+    sizes: tuple[tuple[int, ...], ...]
+    dtype: torch.dtype = torch.float32
+
+
 def inputs(sizes: Sequence[tuple[int, ...]], dtype: torch.dtype, device: str) -> list[Tensor]:
     """Return standard normal leaves; with 16-bit features (the first and third), the others are float32."""
     generator = torch.Generator().manual_seed(sum(map(sum, sizes)))
@@ -37,23 +50,26 @@ def inputs(sizes: Sequence[tuple[int, ...]], dtype: torch.dtype, device: str) ->
     ]
 
 
+def results(call: Call, leaves: list[Tensor]) -> tuple[Tensor, ...]:
+    """Return the value of ``call`` and the gradients of its weighted sum to all leaves."""
+    value = call(*leaves)
+    weight = torch.linspace(0.5, 1.5, value.numel(), dtype=value.dtype).reshape(value.shape).to(value.device)
+    return value.detach(), *torch.autograd.grad(value, leaves, weight)
+
+
 def check(call: Call, reference: Call, leaves: list[Tensor]) -> dict[str, Any]:
     """Run ``call`` and ``reference`` (in float64 on the CPU) and compare values and all gradients."""
-    value = call(*leaves)
-    weight = torch.linspace(0.5, 1.5, value.numel(), dtype=value.dtype).reshape(value.shape)
-    gradients = torch.autograd.grad(value, leaves, weight.to(value.device))
+    got = results(call, leaves)
     exact = [t.detach().double().cpu().requires_grad_() for t in leaves]
-    expected = reference(*exact)
-    answers = torch.autograd.grad(expected, exact, weight.double())
-    pairs = zip((value, *gradients), (expected, *answers), strict=True)
-    errors = [relative_error(got.detach().double().cpu(), right) for got, right in pairs]
+    pairs = zip(got, results(reference, exact), strict=True)
+    errors = [relative_error(one.double().cpu(), right) for one, right in pairs]
     worst, limit = max(errors), LIMITS[leaves[0].dtype]
     if not worst <= limit:  # also catches NaN
         raise AssertionError(f"relative errors of value and gradients {errors}, at most {limit:g} expected")
     return {"error": worst, "text": f"error {worst:.1e}"}
 
 
-def krr_items(device: str, quick: bool) -> Iterator[Item]:
+def krr_cases(device: str, quick: bool) -> Iterator[Case]:
     rungs = (10, 32, 70) if quick else (10, 32, 70, 220, 300, 1000)
     for s in rungs:
         sizes = ((2, s, 70), (2, s, 8), (2, 60, 70), (2, 60, 8))
@@ -64,19 +80,15 @@ def krr_items(device: str, quick: bool) -> Iterator[Item]:
                 if s > 300 and dtype != torch.float32:
                     continue
                 call = partial(ssdd_ext.krr_mse, kernel=kernel, ridge=RIDGE, on_failure="jitter")
-                yield (
-                    f"krr_mse S={s} {type(kernel).__name__} {str(dtype).removeprefix('torch.')}",
-                    lambda c=call, z=sizes, t=dtype: check(
-                        partial(c, backend="native"), partial(c, backend="torch"), inputs(z, t, device)
-                    ),
-                )
+                name = f"krr_mse S={s} {type(kernel).__name__} {str(dtype).removeprefix('torch.')}"
+                yield Case(name, partial(call, backend="native"), partial(call, backend="torch"), sizes, dtype)
 
 
 def spd(a: Tensor) -> Tensor:
     return a @ a.mT / a.shape[-1] + torch.eye(a.shape[-2], dtype=a.dtype, device=a.device)
 
 
-def other_items(device: str, quick: bool) -> Iterator[Item]:
+def other_cases(quick: bool) -> Iterator[Case]:
     n = 60 if quick else 300
     square = {"gram": ((n, 90), (70, 90)), "cholesky": ((2, n, n),), "solve": ((2, n, n), (2, n, 8))}
 
@@ -132,14 +144,25 @@ def other_items(device: str, quick: bool) -> Iterator[Item]:
         ("krr_mse_from_gram", mse_from_gram, grams),
     ]
     for name, call, sizes in table:
-        yield (
-            name,
-            lambda c=call, z=sizes: check(partial(c, "native"), partial(c, "torch"), inputs(z, torch.float32, device)),
-        )
+        yield Case(name, partial(call, "native"), partial(call, "torch"), sizes)
 
 
-def replay(device: str) -> dict[str, Any]:
-    """Check that forward and backward, captured in a CUDA graph, give the bits of the eager call."""
+def same_bits(cases: list[Case], device: str) -> dict[str, Any]:
+    """Run each case without and with dependent launches: values and gradients must have the same bits."""
+    for case in cases:
+        expected = results(case.native, inputs(case.sizes, case.dtype, device))
+        with dependent_launch():
+            got = results(case.native, inputs(case.sizes, case.dtype, device))
+        if not all(torch.equal(*pair) for pair in zip(got, expected, strict=True)):
+            raise AssertionError(f"{case.name}: dependent launches give other bits")
+    return {"text": f"the same bits in {len(cases)} calls"}
+
+
+def replay(device: str, dependent: bool) -> dict[str, Any]:
+    """Check that forward and backward, captured in a CUDA graph, give the bits of the eager call.
+
+    dependent: with dependent launches in the graph, and without in the eager call.
+    """
     leaves = inputs(((300, 64), (300, 8), (60, 64), (60, 8)), torch.float32, device)
 
     def step() -> tuple[Tensor, ...]:
@@ -149,7 +172,10 @@ def replay(device: str) -> dict[str, Any]:
     from ssdd_ext.bench.measure import capture
 
     expected = [t.clone() for t in step()]
-    got = capture(step)()
+    with dependent_launch() if dependent else nullcontext():
+        again = capture(step)
+    for _ in range(3):  # one replay behind the other
+        got = again()
     torch.cuda.synchronize()
     assert all(torch.equal(a, b) for a, b in zip(got, expected, strict=True)), "a replayed graph gives other bits"
     return {"text": "same bits"}
@@ -158,10 +184,19 @@ def replay(device: str) -> dict[str, Any]:
 def items(device: str, quick: bool) -> Iterator[Item]:
     if device == "cuda":
         yield "torch alone", lambda: {"text": f"{float(torch.ones(8, device=device).sum())}"}
-    yield from other_items(device, quick)
-    yield from krr_items(device, quick)
+    other, krr = list(other_cases(quick)), list(krr_cases(device, quick))
+    for case in (*other, *krr):
+        yield (
+            case.name,
+            lambda case=case: check(case.native, case.reference, inputs(case.sizes, case.dtype, device)),
+        )
     if device == "cuda":
-        yield "krr_mse in a CUDA graph", partial(replay, device)
+        yield "krr_mse in a CUDA graph", partial(replay, device, False)
+    # Last, since it has run on no GPU.
+    yield "dependent launch, krr_mse", partial(same_bits, krr, device)
+    yield "dependent launch, other calls", partial(same_bits, other, device)
+    if device == "cuda":
+        yield "dependent launch, krr_mse in a CUDA graph", partial(replay, device, True)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -32,6 +32,11 @@ def one_cluster() -> AbstractContextManager[None]:
     return _changed(plan.gpu, CLUSTER=True)
 
 
+def dependent_launch() -> AbstractContextManager[None]:
+    """Let each kernel be put on the chip before the one before it has ended, on GPUs that have dependent launches."""
+    return _changed(plan.gpu, DEPENDENT_LAUNCH=True)
+
+
 def several_passes() -> AbstractContextManager[None]:
     """Compute the loss by the products of the plan, where it is computed in one pass over the queries."""
     return _changed(plan.one_pass, MOST_WORK=0)

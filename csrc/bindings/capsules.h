@@ -6,6 +6,7 @@
 
 #include <algorithm>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "../device.h"
@@ -66,6 +67,11 @@ template <class... Pointers>
 inline void require_all(const char* names, const Pointers*... pointers) {
   require((... && (pointers != nullptr)), std::string(names) + ": expected a tensor each, got None");
 }
+
+// As ssdd_ext/ops/native.py hands it over: the cudaStream_t as a number, and if launches are dependent ones.
+using StreamCode = std::pair<uintptr_t, bool>;
+
+inline cuda::Stream stream_of(const StreamCode& code) { return {reinterpret_cast<void*>(code.first), code.second}; }
 
 // Calls one half of the core without the GIL; on a GPU with the tensors' device as the current one.
 template <class T, class Cuda, class Cpu>

@@ -15,8 +15,8 @@ int64_t cholesky_workspace(int64_t b, int64_t s, int64_t c, int threads, bool on
 
 void solve(const Capsule& a_in, const Capsule& y, const Capsule& hyper, const std::vector<double>& values, int ridge,
            int on_failure, const Capsule& factor, const Capsule& x, const Capsule& status, const Capsule& jitter,
-           const Capsule& aux, const Capsule& work, int64_t b, int64_t s, int64_t c, int threads, uintptr_t stream,
-           bool cluster) {
+           const Capsule& aux, const Capsule& work, int64_t b, int64_t s, int64_t c, int threads,
+           const StreamCode& stream, bool cluster) {
   auto run = [&](auto zero) {
     using T = decltype(zero);
     Reader<T> r;
@@ -42,7 +42,7 @@ void solve(const Capsule& a_in, const Capsule& y, const Capsule& hyper, const st
     a.on_failure = on_failure_of(on_failure);
     a.work = r.template array<T>("work", tensor_of(work), size);
     require_all("work", a.work);
-    run_on(r, [&] { cuda::solve(a, reinterpret_cast<void*>(stream)); }, [&] { cpu::solve(a); });
+    run_on(r, [&] { cuda::solve(a, stream_of(stream)); }, [&] { cpu::solve(a); });
   };
   by_type(a_in, [&] { run(float()); }, [&] { run(double()); });
 }
@@ -50,7 +50,7 @@ void solve(const Capsule& a_in, const Capsule& y, const Capsule& hyper, const st
 void solve_backward(const Capsule& grad, const Capsule& factor, const Capsule& x, const Capsule& aux,
                     const Capsule& hyper, const std::vector<double>& values, int ridge, bool detach,
                     const Capsule& grad_a, const Capsule& grad_y, const Capsule& grad_v, const Capsule& work, int64_t b,
-                    int64_t s, int64_t c, int threads, uintptr_t stream) {
+                    int64_t s, int64_t c, int threads, const StreamCode& stream) {
   auto run = [&](auto zero) {
     using T = decltype(zero);
     Reader<T> r;
@@ -74,7 +74,7 @@ void solve_backward(const Capsule& grad, const Capsule& factor, const Capsule& x
     a.detach = detach;
     a.work = r.template array<T>("work", tensor_of(work), size);
     require_all("work", a.work);
-    run_on(r, [&] { cuda::solve_backward(a, reinterpret_cast<void*>(stream)); }, [&] { cpu::solve_backward(a); });
+    run_on(r, [&] { cuda::solve_backward(a, stream_of(stream)); }, [&] { cpu::solve_backward(a); });
   };
   by_type(grad, [&] { run(float()); }, [&] { run(double()); });
 }

@@ -17,7 +17,7 @@ int64_t workspace_of(KernelKind kernel, int64_t b, int64_t s, int64_t q, int64_t
 
 void gram(const Capsule& x, const Capsule& z, const Capsule& hyper, const std::vector<double>& values, int kernel,
           int order, const Capsule& k, const Capsule& work, int64_t b, int64_t s, int64_t q, int64_t d, int threads,
-          uintptr_t stream, bool halves, bool products) {
+          const StreamCode& stream, bool halves, bool products) {
   auto run = [&](auto zero) {
     using T = decltype(zero);
     Reader<T> r;
@@ -41,7 +41,7 @@ void gram(const Capsule& x, const Capsule& z, const Capsule& hyper, const std::v
     require(a.z.p || q == s, "z: expected a tensor, got None; without it the matrix is square");
     a.work = r.template array<T>("work", tensor_of(work), size);
     require_all("work", a.work);
-    run_on(r, [&] { cuda::gram(a, reinterpret_cast<void*>(stream)); }, [&] { cpu::gram(a); });
+    run_on(r, [&] { cuda::gram(a, stream_of(stream)); }, [&] { cpu::gram(a); });
   };
   by_type(x, [&] { run(float()); }, [&] { run(double()); });
 }

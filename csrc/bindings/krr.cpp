@@ -62,7 +62,7 @@ void krr_forward(const KrrShape& shape, const Capsule& x_s, const Capsule& y_s, 
                  const Capsule& hyper, const std::vector<double>& values, int on_failure, const Capsule& out,
                  const Capsule& loss, const Capsule& factor, const Capsule& coef, const Capsule& kept,
                  const Capsule& aux, const Capsule& jitter, const Capsule& status, const Capsule& work,
-                 uintptr_t stream) {
+                 const StreamCode& stream) {
   auto run = [&](auto zero) {
     using T = decltype(zero);
     Reader<T> r;
@@ -86,7 +86,7 @@ void krr_forward(const KrrShape& shape, const Capsule& x_s, const Capsule& y_s, 
     require(!a.loss == !a.y_q, "y_q and loss: both or neither");
     require((a.factor && a.coef) || (s.lanes && a.on_failure != OnFailure::jitter) || s.batch * s.n == 0,
             "factor and coef: needed here");
-    run_on(r, [&] { cuda::krr_forward(a, reinterpret_cast<void*>(stream)); }, [&] { cpu::krr_forward(a); });
+    run_on(r, [&] { cuda::krr_forward(a, stream_of(stream)); }, [&] { cpu::krr_forward(a); });
   };
   by_type(y_s, [&] { run(float()); }, [&] { run(double()); });
 }
@@ -95,7 +95,7 @@ void krr_backward(const KrrShape& shape, const Capsule& x_s, const Capsule& y_s,
                   const Capsule& g, const Capsule& factor, const Capsule& coef, const Capsule& kept, const Capsule& aux,
                   const Capsule& hyper, const std::vector<double>& values, const Capsule& grad_x_s,
                   const Capsule& grad_y_s, const Capsule& grad_x_q, const Capsule& grad_hyper, const Capsule& work,
-                  uintptr_t stream) {
+                  const StreamCode& stream) {
   auto run = [&](auto zero) {
     using T = decltype(zero);
     Reader<T> r;
@@ -112,7 +112,7 @@ void krr_backward(const KrrShape& shape, const Capsule& x_s, const Capsule& y_s,
     read_gradients(r, {grad_x_s, grad_y_s, grad_x_q, grad_hyper}, a);
     a.work = r.template array<T>("work", tensor_of(work), krr_workspace(s, true, r.cuda()));
     require_all("e, factor, coef, aux and work", a.e.p, a.factor, a.coef, a.aux, a.work);
-    run_on(r, [&] { cuda::krr_backward(a, reinterpret_cast<void*>(stream)); }, [&] { cpu::krr_backward(a); });
+    run_on(r, [&] { cuda::krr_backward(a, stream_of(stream)); }, [&] { cpu::krr_backward(a); });
   };
   by_type(y_s, [&] { run(float()); }, [&] { run(double()); });
 }

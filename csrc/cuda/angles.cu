@@ -90,6 +90,7 @@ constexpr int layer_numbers(int layers) {
 
 SIMT_KERNEL(kThreads)
 void lengths_kernel(int64_t rows, int64_t features, Source<double> x, double* out, int64_t out_bs) {
+  simt::wait_for_earlier_launches();
   const int64_t b = simt::block().x / rows, i = simt::block().x % rows;
   const Source<double> own = x[b];
   double sum = 0;
@@ -104,6 +105,7 @@ void lengths_kernel(int64_t rows, int64_t features, Source<double> x, double* ou
 template <class Kind>
 SIMT_KERNEL(kThreads)
 void angle_map_kernel(Angles a, double* k, int64_t k_bs) {
+  simt::wait_for_earlier_launches();
   const int64_t b = simt::block().x / a.rows, i = simt::block().x % a.rows;
   Row row(a, b, i, nullptr);
   const double* const arguments = a.arguments + b * a.arguments_bs + i * a.columns;
@@ -118,6 +120,7 @@ void angle_map_kernel(Angles a, double* k, int64_t k_bs) {
 template <class Kind>
 SIMT_KERNEL(kThreads)
 void angle_slope_kernel(AngleSlopes s) {
+  simt::wait_for_earlier_launches();
   const Angles& a = s.of;
   simt::Shared shared;
   double* const layers = shared.take<double>(layer_numbers<Kind>(a.order));

@@ -43,6 +43,7 @@ Work<T> layout(int64_t batch, int64_t s, int64_t c, T* memory) {
 template <class T>
 SIMT_KERNEL(kThreads)
 void ridge_kernel(int64_t s, const T* scalars, const T* aux, RidgeKind ridge, T* a_bar, T* v_bar) {
+  simt::wait_for_earlier_launches();
   const int64_t b = simt::block().x;
   const T* own = scalars + b * kScalars;
   if (v_bar && simt::thread() == 0)  // lbar of a failed problem is NaN
@@ -60,7 +61,7 @@ void ridge_kernel(int64_t s, const T* scalars, const T* aux, RidgeKind ridge, T*
 int64_t cholesky_workspace(int64_t batch, int64_t s, int64_t c) { return layout<float>(batch, s, c, nullptr).total; }
 
 template <class T>
-void solve(const SolveArgs<T>& a, void* stream) {
+void solve(const SolveArgs<T>& a, Stream stream) {
   if (a.batch == 0 || a.s == 0) return;
   const Work<T> w = layout(a.batch, a.s, a.c, a.work);
   ScalarArgs<T> scalars{};
@@ -91,7 +92,7 @@ void solve(const SolveArgs<T>& a, void* stream) {
 }
 
 template <class T>
-void solve_backward(const SolveBackwardArgs<T>& a, void* stream) {
+void solve_backward(const SolveBackwardArgs<T>& a, Stream stream) {
   if (a.batch == 0 || a.s == 0) return;
   const int64_t s = a.s, c = a.c;
   const Work<T> w = layout(a.batch, s, c, a.work);
@@ -142,9 +143,9 @@ void solve_backward(const SolveBackwardArgs<T>& a, void* stream) {
                  a.grad_a, a.grad_v);
 }
 
-#define SSDD_INSTANTIATE(T)                        \
-  template void solve(const SolveArgs<T>&, void*); \
-  template void solve_backward(const SolveBackwardArgs<T>&, void*);
+#define SSDD_INSTANTIATE(T)                         \
+  template void solve(const SolveArgs<T>&, Stream); \
+  template void solve_backward(const SolveBackwardArgs<T>&, Stream);
 SSDD_INSTANTIATE(float)
 SSDD_INSTANTIATE(double)
 #undef SSDD_INSTANTIATE

@@ -7,7 +7,7 @@ namespace ssdd::cuda {
 namespace {
 
 // Represents all kernels: each was built for the same architectures.
-SIMT_KERNEL(32) void probe_kernel() {}
+SIMT_KERNEL(32) void probe_kernel() { simt::wait_for_earlier_launches(); }
 
 }  // namespace
 

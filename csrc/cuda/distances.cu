@@ -44,6 +44,7 @@ constexpr int64_t pitch_of(int64_t features) { return (features + 3) / 4 * 4; }
 template <class T>
 SIMT_KERNEL(kThreads)
 void origin_kernel(int64_t points, int64_t features, int64_t strips, Source<T> z, T* origin) {
+  simt::wait_for_earlier_launches();
   const int64_t b = simt::block().x / strips, d = simt::block().x % strips * kThreads + simt::thread();
   if (d >= features) return;
   const Source<T> own = z[b];
@@ -67,6 +68,7 @@ struct PointsToShift {
 template <class T>
 SIMT_KERNEL(kThreads)
 void center_kernel(PointsToShift<T> p) {
+  simt::wait_for_earlier_launches();
   const int64_t b = simt::block().x / p.all, row = simt::block().x % p.all, pitch = pitch_of(p.features);
   const Source<T> point = row < p.z_count ? p.z[b].from(row, 0) : p.x[b].from(row - p.z_count, 0);
   const T* const origin = p.origin + b * p.features;
@@ -179,6 +181,7 @@ class DistanceTile {
 template <class T>
 SIMT_KERNEL_MIN(kThreads, sizeof(T) == 4 ? 3 : 1)
 void distance_kernel(Product<T> p, Tiling tiling) {
+  simt::wait_for_earlier_launches();
   Part part;
   if (!find_part<kTile>(p, tiling, static_cast<int>(simt::block().x), part)) return;
   simt::Shared shared;

@@ -173,6 +173,7 @@ struct Block {
 
 SIMT_KERNEL_MIN(kThreads, 1)
 void cluster_kernel(Factor<float> f, int tiles, bool vectors) {
+  simt::wait_for_earlier_launches();
   simt::Shared shared;
   SIMT_SHARED(int, failed, 1);
   SIMT_SHARED(double, part, 1);

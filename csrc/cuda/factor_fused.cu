@@ -206,6 +206,7 @@ constexpr int stages_room(int n) {
 template <class T, bool Distance>
 SIMT_KERNEL_MIN(kBlockThreads, (sizeof(T) == 4 ? 2 : 1))
 void fused_kernel(Factor<T> f, Points<T> points, bool vectors) {
+  simt::wait_for_earlier_launches();
   simt::Shared shared;
   BlockRoom<T> room(shared, f.n);
   T* const stages = shared.take<T>(stages_room<T>(room.a.n));

@@ -79,6 +79,7 @@ SIMT_DEVICE void clear(int* semaphores, int64_t count) {
 template <class T>
 SIMT_KERNEL(kBlockThreads)
 void begin_kernel(Attempt<T> a) {
+  simt::wait_for_earlier_launches();
   SIMT_SHARED(double, sums, kBlockThreads);
   const Factor<T>& f = a.f;
   const int64_t b = simt::block().x, n = f.n;
@@ -132,6 +133,7 @@ void begin_kernel(Attempt<T> a) {
 template <class T>
 SIMT_KERNEL_MIN(Tile<T>::kThreads, 1)
 void factor_tiles_kernel(Attempt<T> a, bool vectors) {
+  simt::wait_for_earlier_launches();
   constexpr int kThreads = Tile<T>::kThreads, kSteps = Tile<T>::kSteps, kPitch = TileContext<T>::kPitch;
   simt::Shared shared;
   SIMT_SHARED(T, inverse, kTile);
@@ -213,6 +215,7 @@ void factor_tiles_kernel(Attempt<T> a, bool vectors) {
 template <class T>
 SIMT_KERNEL(kBlockThreads)
 void clear_kernel(Workspace<T> room, int64_t solve_count) {
+  simt::wait_for_earlier_launches();
   const int64_t b = simt::block().x;
   clear(room.solve_semaphores + b * solve_count, solve_count);
   if (b == 0 && simt::thread() == 0) room.counters[1] = 0;
@@ -288,6 +291,7 @@ SIMT_DEVICE void solve_tile(const Solve<T>& s, const TileContext<T>& context, T*
 template <class T>
 SIMT_KERNEL_MIN(Tile<T>::kThreads, 1)
 void solve_tiles_kernel(Solve<T> s) {
+  simt::wait_for_earlier_launches();
   simt::Shared shared;
   SIMT_SHARED(T, inverse, kTile);
   const TileContext<T> context(shared, s.room.counters + 1);

@@ -30,6 +30,7 @@ constexpr int warp_room(int n) {
 template <class T>
 SIMT_KERNEL_MIN(kWarpThreads, 1)
 void warp_kernel(Factor<T> f) {
+  simt::wait_for_earlier_launches();
   simt::Shared shared;
   SIMT_SHARED(int, failures, kWarpThreads / 32);
   const int lane = simt::lane(), n = static_cast<int>(f.n), room = warp_room<T>(n);
@@ -90,6 +91,7 @@ void warp_kernel(Factor<T> f) {
 template <class T>
 SIMT_KERNEL_MIN(kBlockThreads, (sizeof(T) == 4 ? 2 : 1))
 void block_kernel(Factor<T> f, bool vectors) {
+  simt::wait_for_earlier_launches();
   simt::Shared shared;
   BlockRoom<T> room(shared, f.n);
   room.place_work(shared.take<T>(BlockRoom<T>::working(room.a.n)));
@@ -106,6 +108,7 @@ template <int Width, class T>
 SIMT_KERNEL_MIN(kBlockThreads, 1)
 void solve_kernel(int64_t size, const T* factor, bool vectors, int64_t columns, Batch<const T> y, T* out,
                   const int32_t* status, int64_t chunks, AfterSolve<T> after) {
+  simt::wait_for_earlier_launches();
   simt::Shared shared;
   const int n = static_cast<int>(size);
   const Square<T> l{shared.take<T>(n * shared_pitch<T>(n)), n, shared_pitch<T>(n)};

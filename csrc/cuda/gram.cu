@@ -26,7 +26,7 @@ int64_t gram_workspace(int64_t batch, int64_t s, int64_t q, int64_t d, bool prod
 }
 
 template <class T>
-void gram(const GramArgs<T>& a, void* stream) {
+void gram(const GramArgs<T>& a, Stream stream) {
   if (a.batch == 0 || a.s == 0 || a.q == 0) return;
   T* const split = a.work + a.batch * kScalars;
   int* const counters = reinterpret_cast<int*>(split + split_room(a.batch, a.s, a.q, a.d));
@@ -75,7 +75,7 @@ void gram(const GramArgs<T>& a, void* stream) {
     map_arguments<T>({a.batch, a.s * a.q, a.kernel, a.order, a.work, a.k, p.c_bs, a.k, p.c_bs}, stream);
 }
 
-template void gram(const GramArgs<float>&, void*);
-template void gram(const GramArgs<double>&, void*);
+template void gram(const GramArgs<float>&, Stream);
+template void gram(const GramArgs<double>&, Stream);
 
 }  // namespace ssdd::cuda

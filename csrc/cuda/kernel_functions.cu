@@ -85,6 +85,7 @@ struct Function {
 template <class T>
 SIMT_KERNEL(kThreads)
 void map_kernel(KernelMap<T> m, int64_t parts) {
+  simt::wait_for_earlier_launches();
   const int64_t b = simt::block().x / parts, begin = simt::block().x % parts * kPart;
   const int64_t end = begin + kPart < m.count ? begin + kPart : m.count;
   const Function<T> function(m.kind, m.order, m.scalars + b * kScalars);
@@ -95,6 +96,7 @@ void map_kernel(KernelMap<T> m, int64_t parts) {
 template <class T>
 SIMT_KERNEL(kThreads)
 void function_slope_kernel(KernelSlopes<T> a) {
+  simt::wait_for_earlier_launches();
   const int64_t b = simt::block().x / a.rows, i = simt::block().x % a.rows;
   const T* const scalars = a.scalars + b * kScalars;
   const T* const argument = a.arguments + b * a.arguments_bs + i * a.columns;

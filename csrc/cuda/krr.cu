@@ -29,6 +29,7 @@ constexpr int kThreads = 256;
 template <class T>
 SIMT_KERNEL(kThreads)
 void border_kernel(int64_t n, double support, const T* scalars, T* factor) {
+  simt::wait_for_earlier_launches();
   const int64_t b = simt::block().x;
   T *const whole = factor + b * n * n, *const row = whole + (n - 1) * n;
   // Every element of a column lies in a sector of its own. It is one column per problem, so it is not counted.
@@ -241,14 +242,14 @@ int64_t krr_workspace(const KrrShape& shape, bool backward) {
 }
 
 template <class T>
-void krr_forward(const KrrForwardArgs<T>& args, void* stream) {
+void krr_forward(const KrrForwardArgs<T>& args, Stream stream) {
   if (args.shape.batch == 0) return;
   KrrForwardArgs<T> a = args;
   a.shape = with_chunk_for_batch(a.shape);
   Forward<T>(a, krr_layout(a.shape, false, a.work), stream).run_all();
 }
 
-template void krr_forward(const KrrForwardArgs<float>&, void*);
-template void krr_forward(const KrrForwardArgs<double>&, void*);
+template void krr_forward(const KrrForwardArgs<float>&, Stream);
+template void krr_forward(const KrrForwardArgs<double>&, Stream);
 
 }  // namespace ssdd::cuda

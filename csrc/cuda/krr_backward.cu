@@ -43,6 +43,7 @@ struct HyperArgs {
 template <class T>
 SIMT_KERNEL(kThreads)
 void hyper_kernel(HyperArgs<T> a) {
+  simt::wait_for_earlier_launches();
   const int64_t b = simt::block().x / a.strips, strip = simt::block().x % a.strips, j = strip * 32 + simt::lane();
   const T* own = a.scalars + b * kScalars;
   const double p_sum = column_sum<kThreads>(a.e.x[b], a.e.count, a.c, j),
@@ -69,6 +70,7 @@ template <class T>
 SIMT_KERNEL(kThreads)
 void alpha_sum_kernel(int64_t c, const T* scalars, const T* aux, const T* border, int64_t border_bs, const T* residual,
                       int64_t width, T* out) {
+  simt::wait_for_earlier_launches();
   const int64_t b = simt::block().x;
   const T root = scalars[b * kScalars + kRootBias], lambda = aux[3 * b + 1] + aux[3 * b + 2];
   for (int64_t j = simt::thread(); j < c; j += kThreads)
@@ -279,7 +281,7 @@ class LinearBackward : BackwardPass<T> {
 }  // namespace
 
 template <class T>
-void krr_backward(const KrrBackwardArgs<T>& args, void* stream) {
+void krr_backward(const KrrBackwardArgs<T>& args, Stream stream) {
   if (args.shape.batch == 0) return;
   KrrBackwardArgs<T> a = args;
   a.shape = with_chunk_for_batch(a.shape);
@@ -290,7 +292,7 @@ void krr_backward(const KrrBackwardArgs<T>& args, void* stream) {
     backward_of_kernels(a, work, stream);
 }
 
-template void krr_backward(const KrrBackwardArgs<float>&, void*);
-template void krr_backward(const KrrBackwardArgs<double>&, void*);
+template void krr_backward(const KrrBackwardArgs<float>&, Stream);
+template void krr_backward(const KrrBackwardArgs<double>&, Stream);
 
 }  // namespace ssdd::cuda

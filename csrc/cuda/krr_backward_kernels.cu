@@ -41,6 +41,7 @@ struct SlopeArgs {
 template <class T>
 SIMT_KERNEL(kThreads)
 void slope_kernel(SlopeArgs<T> a) {
+  simt::wait_for_earlier_launches();
   const int64_t b = simt::block().x / a.rows, i = simt::block().x % a.rows;
   const T* const k = a.k + b * a.k_bs + i * a.columns;
   T* const k_bar = a.k_bar + b * a.bar_bs + i * a.columns;
@@ -70,6 +71,7 @@ template <class T>
 SIMT_KERNEL(kThreads)
 void rbf_hyper_kernel(int64_t batch, int64_t s, RidgeKind ridge, const T* scalars, const T* aux, const T* parameter,
                       int count, T* out) {
+  simt::wait_for_earlier_launches();
   const int64_t b = static_cast<int64_t>(simt::block().x) * kThreads + simt::thread();
   if (b >= batch) return;
   const T bad = failed(aux, b) ? simt::nan<T>() : T(0);
@@ -95,6 +97,7 @@ struct Reach {
 template <class T>
 SIMT_KERNEL(kThreads)
 void shift_kernel(int64_t rows, int64_t d, Source<T> x, Source<T> origin, T* out, Reach<T> reach) {
+  simt::wait_for_earlier_launches();
   const int64_t b = simt::block().x / rows, i = simt::block().x % rows;
   double most = 0;
   for (int64_t j = simt::thread(); j < d; j += kThreads) {

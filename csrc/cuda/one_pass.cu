@@ -26,6 +26,7 @@ int query_bytes(const OnePass& of, int rows) {
 enum class Step { weights, predict, moment };
 
 SIMT_KERNEL_MIN(kBlockThreads, 2) void query_kernel(QueryArgs a) {
+  simt::wait_for_earlier_launches();
   simt::Shared shared;
   const OnePass& of = a.of;
   const int64_t b = simt::block().x / of.parts;

@@ -186,6 +186,7 @@ SIMT_DEVICE void write_rows(const OnePass& of, const FinishRoom& room, int first
 }
 
 SIMT_KERNEL_MIN(kBlockThreads, 1) void finish_kernel(FinishArgs a) {
+  simt::wait_for_earlier_launches();
   simt::Shared shared;
   SIMT_SHARED(double, lambda_bars, 1);
   const OnePass& of = a.of;

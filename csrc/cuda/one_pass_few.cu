@@ -189,6 +189,7 @@ SIMT_DEVICE void add_moment(const QueryArgs& a, const Tile& tile, bool first, co
 }
 
 SIMT_KERNEL_MIN(kBlockThreads, 2) void few_kernel(QueryArgs a, Factor<float> f) {
+  simt::wait_for_earlier_launches();
   simt::Shared shared;
   const OnePass& of = a.of;
   const int64_t b = simt::block().x / of.parts;

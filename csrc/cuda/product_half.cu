@@ -20,6 +20,7 @@ using namespace matrix;
 template <class E, int Size, bool AMajor, bool BMajor>
 SIMT_KERNEL_MIN(Shape<Size>::kThreads, Size == 128 ? 1 : 3)
 void half_kernel(Product<float> p, Tiling tiling) {
+  simt::wait_for_earlier_launches();
   make_tile<E, Size>(p, tiling, static_cast<int>(simt::block().x), KnownLayout<AMajor, BMajor>{}, true, true);
 }
 

@@ -64,6 +64,7 @@ struct Range {
 
 SIMT_KERNEL(kThreads)
 void ranges_kernel(Operands both, int64_t batch, int64_t scales_bs) {
+  simt::wait_for_earlier_launches();
   SIMT_SHARED(uint32_t, most, kThreads);
   SIMT_SHARED(uint32_t, least, kThreads);
   const int64_t index = simt::block().x, first = both.of[0].blocks * batch;
@@ -228,6 +229,7 @@ SIMT_DEVICE const float* scales_of(const Product<float>& p, const Part& part, bo
 template <bool AMajor, bool BMajor>
 SIMT_KERNEL_MIN(kThreads, 1)
 void halves_kernel(Product<float> p, Tiling tiling) {
+  simt::wait_for_earlier_launches();
   Part part;
   if (!find_part<kSize>(p, tiling, static_cast<int>(simt::block().x), part)) return;
   if (!has_scales(p, part)) return;

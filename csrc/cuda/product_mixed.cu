@@ -19,6 +19,7 @@ using namespace tensor;
 template <bool AMajor, bool BMajor, bool ANarrow, bool BNarrow>
 SIMT_KERNEL_MIN(kThreads, 3)
 void mixed_kernel(Product<float> p, Tiling tiling, bool a_vectors, bool b_vectors) {
+  simt::wait_for_earlier_launches();
   Part part;
   if (!find_part<kTile>(p, tiling, static_cast<int>(simt::block().x), part)) return;
   simt::Shared shared;

@@ -31,6 +31,7 @@ constexpr int kBlocks = sizeof(T) == 8 && (Of::from_own || std::is_same_v<Of, Do
 template <class T, class Of>
 SIMT_KERNEL_MIN(kThreads, (kBlocks<T, Of>))
 void plain_kernel(Product<T> p, Tiling tiling) {
+  simt::wait_for_earlier_launches();
   Part part;
   if (!find_part<kTile>(p, tiling, static_cast<int>(simt::block().x), part)) return;
   simt::Shared shared;

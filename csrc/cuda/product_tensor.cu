@@ -31,6 +31,7 @@ using namespace matrix;
 template <int Size, class Layout>
 SIMT_KERNEL_MIN(Shape<Size>::kThreads, Size == 128 ? 1 : 3)
 void tensor_kernel(Pair pair, Layout layout) {
+  simt::wait_for_earlier_launches();
   const int block = static_cast<int>(simt::block().x),
             first = pair.tiling[0].tiles * pair.tiling[0].splits * static_cast<int>(pair.p[0].batch);
   const int which = Size == kTile && block >= first ? 1 : 0;  // large tiles are for single products

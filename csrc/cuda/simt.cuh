@@ -13,6 +13,8 @@
 #include <stdexcept>
 #include <string>
 
+#include "../device.h"
+
 #define SIMT_KERNEL(threads) __global__ __launch_bounds__(threads)
 #define SIMT_KERNEL_MIN(threads, blocks) __global__ __launch_bounds__(threads, blocks)
 #define SIMT_DEVICE __device__ __forceinline__
@@ -24,7 +26,7 @@ namespace simt {
 struct Grid {
   unsigned x = 1, y = 1, z = 1;
 };
-using Stream = void*;
+using Stream = ssdd::cuda::Stream;
 
 SIMT_DEVICE int thread() { return static_cast<int>(threadIdx.x); }
 SIMT_DEVICE int lane() { return static_cast<int>(threadIdx.x & 31); }
@@ -170,6 +172,28 @@ SIMT_DEVICE void copy_commit() { asm volatile("cp.async.commit_group;" ::: "memo
 template <int Pending>
 SIMT_DEVICE void copy_wait() {
   asm volatile("cp.async.wait_group %0;" ::"n"(Pending) : "memory");
+}
+
+// --- launch order -----------------------------------------------------------------------------------------
+
+// The first statement of every kernel: permits the next kernel of the stream to be put on the chip, and waits until all
+// kernels before this one have ended and what they wrote is visible. Without a dependent launch (Stream) it returns at
+// once. Below sm_90 it is nothing, and there are no such launches. Why nothing else is needed:
+// - The blocks of the next kernel start only after every block of this one has started or ended. So blocks that wait for
+//   one another (wait_while, arrive) never wait for room that blocks of the next kernel hold.
+// - The wait is for the end of the kernel before. Each of its threads has waited for the end of the one before that, and
+//   so on: all earlier kernels of the stream have ended. That is why a kernel that needs no result of others, and a
+//   thread that does nothing, wait too.
+// - No global memory is touched before the wait. So it does not matter which buffers launches share, and a workspace
+//   that torch's allocator hands on within the stream is free by then.
+// - A kernel of others before ours gives no permission, or gives it early; our wait is for its end in both cases. A
+//   kernel of others behind ours is an ordinary launch, which starts when all of our work has ended; if it is a dependent
+//   one, it has to wait by itself as ours do.
+// - Only an edge between two kernels of one stream, eager or captured in a graph, can be a dependent one (of a graph:
+//   CUDA 12.3). Copies, fills, events, other streams and other devices order a kernel as always.
+SIMT_DEVICE void wait_for_earlier_launches() {
+  NV_IF_TARGET(NV_PROVIDES_SM_90,
+               (asm volatile("griddepcontrol.launch_dependents;\n\tgriddepcontrol.wait;" :: : "memory");))
 }
 
 // --- collectives ------------------------------------------------------------------------------------------
@@ -402,56 +426,66 @@ inline void check_loads(void (*kernel)()) {
   check(cudaFuncGetAttributes(&attributes, kernel), "loading the kernels");
 }
 
-template <class... Parameters, class... Arguments>
-void launch(void (*kernel)(Parameters...), Grid grid, int threads, int shared_bytes, Stream stream,
-            const Arguments&... arguments) {
-  if (shared_bytes > 48 * 1024)
-    check(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, shared_bytes),
-          "raising a kernel's shared memory");
-  kernel<<<dim3(grid.x, grid.y, grid.z), threads, static_cast<size_t>(shared_bytes),
-           static_cast<cudaStream_t>(stream)>>>(static_cast<Parameters>(arguments)...);
-  check(cudaGetLastError(), "launching a kernel");
+// What the current device and this build's code for it can do. That code is of an older architecture if the build has
+// none for the device: it knows neither clusters nor waits for earlier launches. The driver is asked once per device,
+// about the kernel that is launched first, since all are built for the same architectures. Threads that ask at the same
+// time get the same answer.
+struct Abilities {
+  bool clusters, dependent_launch;
+};
+inline Abilities abilities(const void* kernel) {
+  constexpr int kDevices = 64, kAsked = 1, kClusters = 2, kDependent = 4;
+  static std::atomic<int> known[kDevices];  // 0: not asked
+  const int device = current_device();
+  int found = device < kDevices ? known[device].load() : 0;
+  if (found == 0) {
+    int clusters = 0;
+    check(cudaDeviceGetAttribute(&clusters, cudaDevAttrClusterLaunch, device), "asking for clusters");
+    cudaFuncAttributes code;
+    check(cudaFuncGetAttributes(&code, kernel), "loading a kernel");
+    // The code has the instructions of its PTX, and runs on devices of its own architecture.
+    const bool sm_90 = code.ptxVersion >= 90 && code.binaryVersion >= 90;
+    found = kAsked | (sm_90 && clusters ? kClusters : 0) | (sm_90 ? kDependent : 0);
+    if (device < kDevices) known[device] = found;
+  }
+  return {(found & kClusters) != 0, (found & kDependent) != 0};
 }
-
-// True if the current device launches clusters of blocks, and this build holds code of the kernel that knows them: that
-// of an older architecture, which such a device runs too, does not. The driver is asked once per device, since all kernels
-// are built for the same architectures. Threads that ask at the same time get the same answer.
 template <class... Parameters>
 bool has_clusters(void (*kernel)(Parameters...)) {
-  constexpr int kDevices = 64;
-  constexpr signed char kNo = 1, kYes = 2;
-  static std::atomic<signed char> known[kDevices];  // 0: not asked
-  const int device = current_device();
-  if (device < kDevices && known[device] != 0) return known[device] == kYes;
-  int can = 0;
-  check(cudaDeviceGetAttribute(&can, cudaDevAttrClusterLaunch, device), "asking for clusters");
-  if (can) {
-    cudaFuncAttributes attributes;
-    check(cudaFuncGetAttributes(&attributes, kernel), "loading a kernel of clusters");
-    can = attributes.ptxVersion >= 90 && attributes.binaryVersion >= 90;
-  }
-  if (device < kDevices) known[device] = can ? kYes : kNo;
-  return can;
+  return abilities(reinterpret_cast<const void*>(kernel)).clusters;
 }
 
 // As launch, with clusters of so many blocks along x, at most 8.
 template <class... Parameters, class... Arguments>
 void launch_clusters(void (*kernel)(Parameters...), Grid grid, int cluster, int threads, int shared_bytes,
                      Stream stream, const Arguments&... arguments) {
-  check(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, shared_bytes),
-        "raising a kernel's shared memory");
-  cudaLaunchAttribute blocks{};
-  blocks.id = cudaLaunchAttributeClusterDimension;
-  blocks.val.clusterDim.x = static_cast<unsigned>(cluster);
-  blocks.val.clusterDim.y = blocks.val.clusterDim.z = 1;
+  if (shared_bytes > 48 * 1024)
+    check(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, shared_bytes),
+          "raising a kernel's shared memory");
+  cudaLaunchAttribute attributes[2] = {};
   cudaLaunchConfig_t config{};
   config.gridDim = dim3(grid.x, grid.y, grid.z);
   config.blockDim = dim3(static_cast<unsigned>(threads));
   config.dynamicSmemBytes = static_cast<size_t>(shared_bytes);
-  config.stream = static_cast<cudaStream_t>(stream);
-  config.attrs = &blocks;
-  config.numAttrs = 1;
-  check(cudaLaunchKernelEx(&config, kernel, static_cast<Parameters>(arguments)...), "launching a kernel of clusters");
+  config.stream = static_cast<cudaStream_t>(stream.handle);
+  config.attrs = attributes;
+  if (cluster > 1) {
+    cudaLaunchAttribute& blocks = attributes[config.numAttrs++];
+    blocks.id = cudaLaunchAttributeClusterDimension;
+    blocks.val.clusterDim.x = static_cast<unsigned>(cluster);
+    blocks.val.clusterDim.y = blocks.val.clusterDim.z = 1;
+  }
+  if (stream.dependent_launch && abilities(reinterpret_cast<const void*>(kernel)).dependent_launch) {
+    cudaLaunchAttribute& dependent = attributes[config.numAttrs++];
+    dependent.id = cudaLaunchAttributeProgrammaticStreamSerialization;
+    dependent.val.programmaticStreamSerializationAllowed = 1;
+  }
+  check(cudaLaunchKernelEx(&config, kernel, static_cast<Parameters>(arguments)...), "launching a kernel");
+}
+template <class... Parameters, class... Arguments>
+void launch(void (*kernel)(Parameters...), Grid grid, int threads, int shared_bytes, Stream stream,
+            const Arguments&... arguments) {
+  launch_clusters(kernel, grid, 1, threads, shared_bytes, stream, arguments...);
 }
 
 }  // namespace simt

@@ -37,6 +37,7 @@ SIMT_DEVICE PartOfProblem part_of(unsigned index, int64_t parts) {
 template <class T>
 SIMT_KERNEL(kThreads)
 void copy_kernel(Copy<T> c, int64_t squares_n, int64_t squares) {
+  simt::wait_for_earlier_launches();
   SIMT_SHARED(T, square, kSquare * (kSquare + 1));
   const auto [b, index] = part_of(simt::block().x, squares);
   const auto [row, column] = part_of(static_cast<unsigned>(index), squares_n);
@@ -65,6 +66,7 @@ void copy_kernel(Copy<T> c, int64_t squares_n, int64_t squares) {
 template <class T>
 SIMT_KERNEL(kThreads)
 void mirror_kernel(int64_t n, T* a, int64_t squares_n, int64_t squares) {
+  simt::wait_for_earlier_launches();
   SIMT_SHARED(T, square, kSquare * (kSquare + 1));
   const auto [b, index] = part_of(simt::block().x, squares);
   const auto [row, column] = part_of(static_cast<unsigned>(index), squares_n);
@@ -89,6 +91,7 @@ void mirror_kernel(int64_t n, T* a, int64_t squares_n, int64_t squares) {
 template <class T>
 SIMT_KERNEL(kThreads)
 void sum_columns_kernel(ColumnSums<T> c, int64_t strips) {
+  simt::wait_for_earlier_launches();
   const auto [b, strip] = part_of(simt::block().x, strips);
   const int64_t j = strip * 32 + simt::lane();
   const double sum = column_sum<kThreads>(c.x[b], c.rows, c.columns, j);
@@ -100,6 +103,7 @@ void sum_columns_kernel(ColumnSums<T> c, int64_t strips) {
 template <class T>
 SIMT_KERNEL(kThreads)
 void after_solve_kernel(AfterSolve<T> s, int64_t parts) {
+  simt::wait_for_earlier_launches();
   const auto [b, part] = part_of(simt::block().x, parts);
   const int64_t count = s.rows * s.columns, begin = part * kPart;
   const int64_t end = begin + kPart < count ? begin + kPart : count;
@@ -129,6 +133,7 @@ void after_solve_kernel(AfterSolve<T> s, int64_t parts) {
 template <class T>
 SIMT_KERNEL(kThreads)
 void nan_kernel(int64_t count, int64_t strips, const int32_t* status, T* out) {
+  simt::wait_for_earlier_launches();
   const auto [b, strip] = part_of(simt::block().x, strips);
   const int64_t first = strip * kThreads + simt::thread();
   if (status[b] == 0) return;
@@ -139,6 +144,7 @@ void nan_kernel(int64_t count, int64_t strips, const int32_t* status, T* out) {
 template <class T>
 SIMT_KERNEL(kThreads)
 void fill_kernel(int64_t count, T value, T* out) {
+  simt::wait_for_earlier_launches();
   const int64_t e = static_cast<int64_t>(simt::block().x) * kThreads + simt::thread();
   if (e < count) simt::store(out + e, value);
 }
@@ -176,6 +182,7 @@ SIMT_DEVICE T map_of(KernelKind kind, T first, T second) {
 template <class T>
 SIMT_KERNEL(kThreads)
 void scalars_kernel(ScalarArgs<T> a, int64_t own) {
+  simt::wait_for_earlier_launches();
   const bool sums = simt::block().x >= own;
   int64_t b = static_cast<int64_t>(simt::block().x) * kThreads + simt::thread(), j = 0;
   double sum = 0;

@@ -147,8 +147,11 @@ def hyper_rows(value: Tensor | None) -> Any:
     return None if value is None else to_capsule(value.contiguous().view(-1, 1, value.shape[-1]))
 
 
-def stream(value: Tensor) -> int:
-    return torch.cuda.current_stream(value.device).cuda_stream if value.is_cuda else 0
+def stream(value: Tensor) -> tuple[int, bool]:
+    """Return the current stream of the tensor's GPU as a number, and if launches on it are dependent ones."""
+    if not value.is_cuda:
+        return 0, False
+    return torch.cuda.current_stream(value.device).cuda_stream, plan.gpu.DEPENDENT_LAUNCH
 
 
 # Workspaces at hand, at most a few and none large: an allocation costs microseconds, and its pages are new each time.

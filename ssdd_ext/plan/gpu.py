@@ -68,6 +68,14 @@ PRODUCTS = False
 # Terms (batch S Q D) from which it is used: below, the passes around the product take longer than it saves.
 PRODUCTS_FROM = 1 << 31
 
+# True: kernels are launched as programmatic dependents on GPUs that have it (sm_90 and later): the blocks of a kernel
+# are put on the chip while the kernel before it still runs, and wait there for its end (csrc/cuda/simt.cuh). Results
+# are the same to the last bit. It can save a part of the 1.4 us from one kernel of a graph to the next (LAUNCH in
+# constants.py). It can also cost time: early blocks take multiprocessors that have room, which need not be those that
+# would be free first. To be turned on, it has to be no slower in every row "dependent launch" of a committed run of
+# `make gpu`.
+DEPENDENT_LAUNCH = False
+
 # Kernels of an angle are computed in float64. Per angle, the elementwise operations of planned PyTorch move about 1000
 # bytes per element of K in both passes (counted), which the native kernels do not. But a product of the core takes five
 # times as long as one of cuBLAS (9.2 against 50 TF/s, measured on an H100). Up to so many features per angle the core

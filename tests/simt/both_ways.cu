@@ -1,11 +1,12 @@
 // One kernel written twice: with the names of simt.cuh, and in plain CUDA. test_sass.py compiles both and compares
 // their machine code. It uses every part of the layer: indices, static and dynamic shared memory, async copies,
-// barriers, shuffles and votes, vectors, the matrix instruction, the atomic, clusters.
+// barriers, shuffles and votes, vectors, the matrix instruction, the atomic, clusters, the wait for earlier launches.
 #include <simt.cuh>
 
 #define GLOBAL extern "C" __global__ void __launch_bounds__(128)
 
 extern "C" SIMT_KERNEL(128) void layer_kernel(const float* in, float* out, int* least, int count) {
+  simt::wait_for_earlier_launches();
   simt::Shared shared;
   float* const tile = shared.take<float>(2048);
   float* const sums = shared.take<float>(128);
@@ -59,6 +60,7 @@ struct alignas(16) Four {
 };
 
 GLOBAL plain_kernel(const float* in, float* out, int* least, int count) {
+  asm volatile("griddepcontrol.launch_dependents;\n\tgriddepcontrol.wait;" ::: "memory");
   extern __shared__ __align__(16) unsigned char dynamic[];
   float* const tile = reinterpret_cast<float*>(dynamic);
   float* const sums = reinterpret_cast<float*>(dynamic + 8192);

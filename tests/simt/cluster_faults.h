@@ -11,6 +11,7 @@ constexpr int kThreads = 64, kBlocks = 2;
 template <bool Behind, bool Early>
 SIMT_KERNEL(kThreads)
 void read_the_other(float* out) {
+  simt::wait_for_earlier_launches();
   SIMT_SHARED(float, values, kThreads);
   const int other = (simt::cluster_rank() + 1) % simt::cluster_size();
   simt::put(values + simt::thread(), 0.0f);
@@ -31,6 +32,7 @@ void read_the_other(float* out) {
 template <int Early>
 SIMT_KERNEL(kThreads)
 void returned_too_early(float* out) {
+  simt::wait_for_earlier_launches();
   SIMT_SHARED(double, number, 1);
   if (simt::thread() == 0) *number = 1;
   simt::cluster_arrive();
@@ -43,12 +45,14 @@ void returned_too_early(float* out) {
 
 // The other block may not have started yet.
 SIMT_KERNEL(kThreads) void read_before_the_start(float* out) {
+  simt::wait_for_earlier_launches();
   SIMT_SHARED(double, number, 1);
   const double v = simt::get_from(1 - simt::cluster_rank(), number);  // names read_before_the_start
   simt::store(out + simt::thread(), static_cast<float>(v));
 }
 
 SIMT_KERNEL(kThreads) void read_outside_the_cluster(float* out) {
+  simt::wait_for_earlier_launches();
   SIMT_SHARED(float, values, kThreads);
   simt::cluster_arrive();
   simt::cluster_wait();
@@ -57,16 +61,19 @@ SIMT_KERNEL(kThreads) void read_outside_the_cluster(float* out) {
 }
 
 SIMT_KERNEL(kThreads) void arrived_twice(float*) {
+  simt::wait_for_earlier_launches();
   simt::cluster_arrive();
   simt::cluster_arrive();  // names arrived_twice
   simt::cluster_wait();
 }
 
 SIMT_KERNEL(kThreads) void waited_without_arrival(float*) {
+  simt::wait_for_earlier_launches();
   simt::cluster_wait();  // names waited_without_arrival
 }
 
 SIMT_KERNEL(kThreads) void absent_from_the_cluster(float*) {
+  simt::wait_for_earlier_launches();
   if (simt::cluster_rank() == 1 && simt::thread() == 40) return;
   simt::cluster_arrive();
   simt::cluster_wait();  // names absent_from_the_cluster
@@ -74,6 +81,7 @@ SIMT_KERNEL(kThreads) void absent_from_the_cluster(float*) {
 
 // One block waits for the other at a barrier that the other never reaches.
 SIMT_KERNEL(kThreads) void block_and_cluster_barriers(float*) {
+  simt::wait_for_earlier_launches();
   if (simt::cluster_rank() == 0) simt::cluster_arrive();
   if (simt::cluster_rank() == 0) simt::cluster_wait();
   if (simt::cluster_rank() == 1 && simt::thread() > 0) simt::barrier();  // names block_and_cluster_barriers

@@ -72,6 +72,9 @@ void force_isa(Isa) { absent(); }
 
 // For ctypes. The pointers are the addresses of kernels in this module; its symbols translate them to names.
 extern "C" __attribute__((visibility("default"))) int64_t simt_launches() { return simt::launches(); }
+extern "C" __attribute__((visibility("default"))) int64_t simt_dependent_launches() {
+  return simt::dependent_launches();
+}
 extern "C" __attribute__((visibility("default"))) int64_t simt_launched(int64_t room, uintptr_t* places) {
   Dl_info module{};
   dladdr(reinterpret_cast<const void*>(&simt_launches), &module);

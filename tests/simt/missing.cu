@@ -5,7 +5,7 @@
 #include <cstdio>
 #include <cstring>
 
-SIMT_KERNEL(32) void nothing_kernel() {}
+SIMT_KERNEL(32) void nothing_kernel() { simt::wait_for_earlier_launches(); }
 
 int main(int argc, char** argv) {
   const char* name = argc > 1 ? argv[1] : "";

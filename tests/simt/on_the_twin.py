@@ -22,11 +22,12 @@ torch.cuda.current_stream = lambda device=None: SimpleNamespace(cuda_stream=0)
 torch.cuda.is_current_stream_capturing = lambda: False
 
 import ssdd_ext._C  # noqa: E402
+from ssdd_ext import plan  # noqa: E402
 
 FOLDER = Path(__file__).resolve().parent
 assert Path(ssdd_ext._C.__file__).is_relative_to(FOLDER), f"the core of another build: {ssdd_ext._C.__file__}"
 core = ctypes.CDLL(ssdd_ext._C.__file__)
-core.simt_launches.restype = core.simt_launched.restype = ctypes.c_int64
+core.simt_launches.restype = core.simt_launched.restype = core.simt_dependent_launches.restype = ctypes.c_int64
 core.simt_launched.argtypes = ctypes.c_int64, ctypes.c_void_p
 
 # All rows of the first are about the kernels, and the second has few. Other rows run on the CPU's core already, and all
@@ -56,11 +57,17 @@ def pytest_collection_modifyitems(config, items):
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_call(item):
-    before = core.simt_launches()
+    before, dependent = core.simt_launches(), core.simt_dependent_launches()
+    # In half of the tests launches are dependent ones, which changes nothing else here.
+    plan.gpu.DEPENDENT_LAUNCH = zlib.crc32(item.nodeid.encode()) % 2 == 0
     try:
         return (yield)
     finally:
-        tests[item.nodeid] = {"launches": core.simt_launches() - before}
+        tests[item.nodeid] = {
+            "launches": core.simt_launches() - before,
+            "dependent": core.simt_dependent_launches() - dependent,
+            "asked": plan.gpu.DEPENDENT_LAUNCH,
+        }
 
 
 def pytest_runtest_logreport(report):

@@ -26,7 +26,7 @@ __thread Cluster* clusters_in_turn[2];
 char launch_sync = 0;  // orders the host before a launch before all of its blocks
 std::atomic<int> limit{232448};
 std::atomic<bool> clusters{true};
-std::atomic<int64_t> launched{0};
+std::atomic<int64_t> launched{0}, dependent{0};
 std::mutex kernels_mutex;
 std::set<const void*> kernels;
 std::map<std::string, std::set<const void*>> named;
@@ -146,6 +146,8 @@ void fiber_entry() {
     machine->body(machine->context);
     Lane& lane = self();
     if (lane.landed < lane.copies.size()) fail(Site::here(), "an async copy was never waited for");
+    if (!machine->place.waited[machine->place.thread])
+      fail(Site::here(), "a thread has returned without wait_for_earlier_launches");
     lane.copies.clear();
     lane.commits.clear();
     lane.landed = lane.waited = 0;
@@ -163,6 +165,8 @@ void start_block(Machine& m, Grid index) {
   // No memset: ThreadSanitizer would see it, and it is no access of the kernel.
   volatile uint64_t* const words = reinterpret_cast<volatile uint64_t*>(m.arena);
   for (size_t i = 0; i < m.used / 8; ++i) words[i] = ~uint64_t(0);
+  volatile bool* const waited = m.place.waited;
+  for (int t = 0; t < m.place.threads; ++t) waited[t] = false;
   if (__asan_poison_memory_region) __asan_poison_memory_region(m.arena, kArena);
   m.used = kRedZone;
   m.dynamic_used = 0;
@@ -284,6 +288,9 @@ void run(const void* kernel, Grid grid, int cluster, int threads, int shared_byt
       for (int end = 0; each->blocks[rank] && end < 2; ++end) __tsan_acquire(&each->blocks[rank]->ends[end]);
 }
 
+void wait_for_earlier_launches() { machine->place.waited[machine->place.thread] = true; }
+void count_dependent_launch() { ++dependent; }
+
 void barrier(Site site) {
   Machine& m = *machine;
   if (m.arrived > 0 && !(m.site == site))
@@ -385,6 +392,7 @@ void set_clusters(bool on) { runtime::clusters = on; }
 bool has_clusters() { return runtime::clusters; }
 int shared_limit() { return runtime::limit; }
 int64_t launches() { return runtime::launched; }
+int64_t dependent_launches() { return runtime::dependent; }
 std::set<const void*> launched() { return runtime::kernels; }
 void name_launches(const char* name) { runtime::name_of_launches = name; }
 std::map<std::string, std::set<const void*>> named_launches() { return runtime::named; }

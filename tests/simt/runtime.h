@@ -33,6 +33,7 @@ struct Place {
   int thread = 0, threads = 0;
   Grid block, grid;
   int rank = 0, cluster = 1;  // of the block in its cluster; blocks per cluster
+  bool waited[kMaxThreads];   // by thread: it has waited for earlier launches
 };
 extern __thread const Place* running;  // not thread_local, whose every use is a call
 inline const Place& place() { return *running; }
@@ -40,6 +41,14 @@ inline const Place& place() { return *running; }
 // Runs every block of the grid; body(context) is one thread's work. OpenMP threads share the blocks, or clusters of so
 // many neighbouring blocks; the blocks of a cluster run in turn on one thread.
 void run(const void* kernel, Grid grid, int cluster, int threads, int shared_bytes, void (*body)(void*), void* context);
+
+void wait_for_earlier_launches();
+// Accesses of global memory come behind that call. They are checked if they go through a function of simt.cuh; of others
+// the machine code is looked at (test_kernels.py).
+inline void check_order(Site site) {
+  if (!place().waited[place().thread]) fail(site, "touches global memory before wait_for_earlier_launches");
+}
+void count_dependent_launch();
 
 void barrier(Site site);
 void warp_barrier(Site site);
@@ -80,6 +89,7 @@ inline void count_flops(int many) {
 }
 void count_access(Site site, Space space, const void* address, int bytes);
 inline void count(Site site, Space space, const void* address, int bytes) {
+  if (space != Space::shared) check_order(site);
   if (counting) count_access(site, space, address, bytes);
 }
 inline void check_aligned(Site site, const void* address, int bytes) {
@@ -126,6 +136,7 @@ void record(Launch launch);
 void set_shared_limit(int bytes);      // the result of shared_limit(); an H100's by default
 void set_clusters(bool on);            // the result of has_clusters(); true by default
 int64_t launches();                    // so far
+int64_t dependent_launches();          // of these, on a Stream that asks for them
 std::set<const void*> launched();      // the kernels
 void name_launches(const char* name);  // of the kernels launched from here on; nullptr: none
 std::map<std::string, std::set<const void*>> named_launches();

@@ -1,7 +1,8 @@
 // The host twin of csrc/cuda/simt.cuh: the same names, for a C++ compiler. Each block runs as fibers on one thread.
 // It is stricter than the chip. Shared memory starts as NaN. An async copy lands at its wait, and its target is NaN
 // until then. Misaligned vectors and divergent or missing barriers stop the program and name the line. Only a
-// warp_barrier (not a shuffle) orders memory within a warp. mma truncates its inputs and its sums.
+// warp_barrier (not a shuffle) orders memory within a warp. mma truncates its inputs and its sums. A thread that touches
+// global memory before it has waited for earlier launches stops the program, and so does one that never waits.
 #pragma once
 #include <sched.h>
 
@@ -13,6 +14,7 @@
 #include <typeinfo>
 #include <utility>
 
+#include "device.h"
 #include "runtime.h"
 
 #define SIMT_KERNEL(threads)
@@ -25,7 +27,7 @@
 
 namespace simt {
 
-using Stream = void*;
+using Stream = ssdd::cuda::Stream;
 
 inline int thread() { return runtime::place().thread; }
 inline int lane() { return runtime::place().thread & 31; }
@@ -182,6 +184,10 @@ inline void copy_wait() {
   }
 }
 
+// --- launch order -----------------------------------------------------------------------------------------
+
+inline void wait_for_earlier_launches() { runtime::wait_for_earlier_launches(); }
+
 // --- collectives ------------------------------------------------------------------------------------------
 
 inline void barrier(Site site = Site::here()) { runtime::barrier(site); }
@@ -233,25 +239,38 @@ inline unsigned ballot(bool condition, Site site = Site::here()) {
 inline int count_bits(unsigned bits) { return __builtin_popcount(bits); }
 inline int first_set(unsigned bits) { return __builtin_ffs(static_cast<int>(bits)); }
 
-inline int atomic_min(int* p, int v) {
+inline int atomic_min(int* p, int v, Site site = Site::here()) {
+  runtime::check_order(site);
   int old = __atomic_load_n(p, __ATOMIC_RELAXED);
   while (v < old && !__atomic_compare_exchange_n(p, &old, v, false, __ATOMIC_RELAXED, __ATOMIC_RELAXED)) {
   }
   return old;
 }
 
-inline int next_index(int* p) { return __atomic_fetch_add(p, 1, __ATOMIC_RELAXED); }
-inline int load_acquire(const int* p) { return __atomic_load_n(p, __ATOMIC_ACQUIRE); }
-inline void store_release(int* p, int v) { __atomic_store_n(p, v, __ATOMIC_RELEASE); }
+inline int next_index(int* p, Site site = Site::here()) {
+  runtime::check_order(site);
+  return __atomic_fetch_add(p, 1, __ATOMIC_RELAXED);
+}
+inline int load_acquire(const int* p, Site site = Site::here()) {
+  runtime::check_order(site);
+  return __atomic_load_n(p, __ATOMIC_ACQUIRE);
+}
+inline void store_release(int* p, int v, Site site = Site::here()) {
+  runtime::check_order(site);
+  __atomic_store_n(p, v, __ATOMIC_RELEASE);
+}
 // Waits for another block, which runs on another thread of the host, never on this one.
-inline int wait_while(const int* p, int value) {
+inline int wait_while(const int* p, int value, Site site = Site::here()) {
   for (;;) {
-    const int seen = load_acquire(p);
+    const int seen = load_acquire(p, site);
     if (seen != value) return seen;
     sched_yield();
   }
 }
-inline int arrive(int* p) { return __atomic_fetch_add(p, 1, __ATOMIC_ACQ_REL); }
+inline int arrive(int* p, Site site = Site::here()) {
+  runtime::check_order(site);
+  return __atomic_fetch_add(p, 1, __ATOMIC_ACQ_REL);
+}
 
 // --- arithmetic -------------------------------------------------------------------------------------------
 
@@ -377,8 +396,9 @@ bool has_clusters(void (*)(Parameters...)) {
 }
 
 template <class... Parameters, class... Arguments>
-void launch_clusters(void (*kernel)(Parameters...), Grid grid, int cluster, int threads, int shared_bytes, Stream,
-                     const Arguments&... arguments) {
+void launch_clusters(void (*kernel)(Parameters...), Grid grid, int cluster, int threads, int shared_bytes,
+                     Stream stream, const Arguments&... arguments) {
+  if (stream.dependent_launch) runtime::count_dependent_launch();
   using Values = std::tuple<std::decay_t<Parameters>...>;
   struct Call {
     void (*kernel)(Parameters...);

@@ -88,6 +88,9 @@ def test_python_through_the_kernels(python, copy, twin_core, root, monkeypatch):
     report = json.loads((copy / "report.json").read_text())
     tests = report["tests"]
     assert len(tests) > 400 and {t["outcome"] for t in tests.values()} == {"passed"}
+    called = [t for t in tests.values() if t["launches"]]
+    assert {t["asked"] for t in called} == {True, False}
+    assert all(t["dependent"] == t["asked"] * t["launches"] for t in called), "the switch reaches every launch, or none"
     for name in files:
         assert sum(t["launches"] for test, t in tests.items() if test.startswith(name)) > 10, name
     quiet = [test for test, t in tests.items() if test.startswith(files[0]) and not t["launches"]]

@@ -53,6 +53,11 @@ FAULTS = [
     ("block_and_cluster_barriers", TWIN, "missing at a barrier: thread 0 has returned"),
     ("part_of_a_cluster", TWIN, "a launch no GPU takes: clusters of 2 blocks"),
     ("larger_cluster_than_portable", TWIN, "a launch no GPU takes: clusters of 16 blocks"),
+    ("loaded_before_the_wait", TWIN, "touches global memory before wait_for_earlier_launches"),
+    ("copied_before_the_wait", TWIN, "touches global memory before wait_for_earlier_launches"),
+    ("arrived_before_the_wait", TWIN, "touches global memory before wait_for_earlier_launches"),
+    ("one_thread_waited", TWIN, "touches global memory before wait_for_earlier_launches"),
+    ("returned_without_a_wait", TWIN, "thread 32 of 64: a thread has returned without wait_for_earlier_launches"),
     ("one_product_is_no_fp32", TWIN, "times the error of fp32"),
     ("sums_left_in_the_unit", TWIN, "times the error of fp32"),
 ]
@@ -66,6 +71,7 @@ NAMELESS = {
     "copy_never_waited_for",
     "part_of_a_cluster",
     "larger_cluster_than_portable",
+    "returned_without_a_wait",
     "one_product_is_no_fp32",
     "sums_left_in_the_unit",
 }
@@ -76,7 +82,7 @@ def names(root):
     """names(fault): the places, FILE:LINE, that a report must name."""
     lines = [
         (f"{name}:{i}", line)
-        for name in ("faults.cpp", "cluster_faults.h")
+        for name in ("faults.cpp", "cluster_faults.h", "order_faults.h")
         for i, line in enumerate((root / "tests" / "simt" / name).read_text().splitlines(), 1)
     ]
     return lambda fault: [place for place, line in lines if re.search(rf"\bnames {fault}\b", line)]

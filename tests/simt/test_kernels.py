@@ -142,6 +142,21 @@ def test_no_kernel_spills_or_uses_local_memory(compiled):
     assert bad == []
 
 
+def test_kernels_wait_for_earlier_launches_first(compiled, sass):
+    """With dependent launches a kernel starts while others still write. So it must not read before the wait, and must
+    not load what they write as data that never changes."""
+    assert [k["kernel"] for k in compiled if not k["waits first"] or k["whole"]["LDG read-only"]] == []
+
+
+def test_what_stands_before_the_wait_is_found(sass):
+    waits = ["S2R R0, SR_TID.X", "PREEXIT", "ULDC UR4, c[0x0]", "ACQBULK", "@P0 EXIT", "LDG.E R2, [R4.64]"]
+    assert sass.waits_first(waits)
+    for line in ("LDG.E R2, [R4.64]", "@P0 EXIT", "@!P1 BRA `(.L_x_1)", ".L_x_1:", "RED.E [R2]", "STG.E [R2], R3"):
+        assert all(not sass.waits_first([*waits[:at], line, *waits[at:]]) for at in range(4)), line
+    assert not sass.waits_first([line for line in waits if line != "ACQBULK"])
+    assert not sass.waits_first([line for line in waits if line != "PREEXIT"])
+
+
 def test_inner_loops_are_what_their_heads_say(compiled):
     names = ("tensor", "half", "mixed", "halves")
     loops = {name: [k for k in compiled if k["kernel"].startswith(f"{name}_kernel")] for name in names}

@@ -28,7 +28,7 @@ def forged(sizes, dimensions):
 
 
 def gram(z, q, k):
-    core.gram(dense(3, 4), z, None, [1.0, 0.0], 0, 0, k, dense(1 << 19), 1, 3, q, 4, 1, 0, False, False)
+    core.gram(dense(3, 4), z, None, [1.0, 0.0], 0, 0, k, dense(1 << 19), 1, 3, q, 4, 1, (0, False), False, False)
 
 
 def test_a_gram_matrix_without_z_is_square():
