@@ -36,7 +36,7 @@ SECOND_REQUEST_AFTER = 1.0
 """Seconds after which a second signal is a second request."""
 SAY_AFTER = 0.5
 """Seconds after which a request that is not yet fulfilled is said to be known. Short steps end before."""
-BREAK_AFTER = 1.8
+BREAK_AFTER = 1.5
 """Seconds after which a request that is not yet fulfilled calls ``break_off``."""
 SLOW_STEP = 1.0
 """A checkpoint is written after each step of so many seconds, as a stop may not wait for the next one."""
@@ -354,7 +354,7 @@ def interruptible(
     Args:
         say: called with a line of text, in a thread, if the run has not stopped half a second after the request.
             Default: print it on standard error.
-        break_off: called in a thread, never while a checkpoint is written, if the run has not stopped after nearly two
+        break_off: called in a thread, never while a checkpoint is written, if the run has not stopped after one and a half
             seconds. It should end the process, as ``os._exit`` does; the run then goes on from its last checkpoint.
             Steps of a second and more are followed by a checkpoint each. Default: the step is waited for.
 

@@ -56,7 +56,7 @@ def add_arguments(parser: ArgumentParser) -> None:
 def run(options: Options) -> None:
     from .. import report as reports
 
-    pairs = ssdd.DistilledSet.load(options.artifact)
+    pairs, targets = ssdd.DistilledSet.load(options.artifact), read_targets(options)
     if options.data is None:
         if pairs.source != "digits":
             known = f"{pairs.source!r}" if pairs.source else "images that it does not name"
@@ -70,23 +70,23 @@ def run(options: Options) -> None:
             settings = choose_settings(options, recipe=recipe)
         if settings.finetune.share:
             steps = settings.finetune.steps
-            say(f"fine-tuning: {steps} steps (--finetune published; --finetune.share 0 leaves it out)")
+            say(f"fine-tuning: {steps:,} steps (the paper's: --finetune published; none: --finetune.share 0)")
     say(f"pre-training: {origin_of(settings.pretrain, recipe)}")
     if options.model is not None:
         settings = with_settings(settings, {"student.model": options.model})
     loaded, on = read_images(options.data, options), ssdd.choose_device(options.device)
-    sets = {"": loaded} | {name: read_target(data, options, loaded) for name, data in read_targets(options).items()}
+    sets = {"": loaded} | {name: _read_target(name, data, options, loaded) for name, data in targets.items()}
     ssdd.student(settings.student, loaded.channels, loaded.size, 1)  # refuses a network that these images do not fit
     ssdd.check_targets(dict(list(sets.items())[1:]), settings.finetune)
     for images in sets.values():
         say(ssdd.why_no_probe(images))
+    known_teacher = find_teacher(options, loaded, on)
+    test = known_teacher[1].test if known_teacher else None
+    if test is not None and pairs.target_kind == "representation" and test.shape[1] != pairs.targets.shape[1]:
+        raise InputError(
+            f"teacher: the artifact's targets have {pairs.targets.shape[1]} numbers, this teacher's {test.shape[1]}"
+        )
     with reports.Display(show=not options.quiet) as display:
-        known_teacher = find_teacher(options, loaded, on)
-        test = known_teacher[1].test if known_teacher else None
-        if test is not None and pairs.target_kind == "representation" and test.shape[1] != pairs.targets.shape[1]:
-            raise InputError(
-                f"teacher: the artifact's targets have {pairs.targets.shape[1]} numbers, this teacher's {test.shape[1]}"
-            )
         make = partial(ssdd.student, settings.student, loaded.channels, loaded.size)
         runs = [
             ssdd.evaluate_on(what, sets, {"": test}, make, settings, seed=s, report=display, device=on)
@@ -102,6 +102,13 @@ def run(options: Options) -> None:
         say("nothing could be measured: give the teacher (--teacher) for the representation error, or labelled images")
     for line in (*reports.worth_little(measured), *reports.legend(measured)):
         say(line)
+
+
+def _read_target(name: str, data: str, options: Options, like: ssdd.ImageSet) -> ssdd.ImageSet:
+    try:
+        return read_target(data, options, like)
+    except InputError as error:
+        raise InputError(f"target {name}: {error}") from None
 
 
 def origin_of(used: ssdd.PretrainConfig, recipe: ssdd.PretrainConfig | None) -> str:

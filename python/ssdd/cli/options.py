@@ -368,7 +368,7 @@ def read_targets(options: Options) -> dict[str, str]:
     pairs = [text.partition("=") for text in options.target or []]
     for name, _, path in pairs:
         if not name or not path:
-            raise InputError(f"--target: expected NAME=DATA, got {name!r}")
+            raise InputError(f"--target: expected NAME=DATA, such as Flowers={name or 'flowers.npz'}, got {name!r}")
     return {name: NAME(path) for name, _, path in pairs}
 
 
@@ -384,7 +384,11 @@ def print_report(file: Path | None) -> None:
 
 
 def print_table(rows: list[list[str]]) -> None:
-    """Print a table whose first row is the head; as Markdown if the output is a pipe or a file."""
+    """Print a table whose first row is the head; as Markdown if the output is a pipe or a file.
+
+    On a terminal, columns without an entry are left out. A table that is wider than the terminal is transposed, to a
+    row per measure, if that is narrower.
+    """
     from rich.console import Console
     from rich.table import Table
 
@@ -394,7 +398,15 @@ def print_table(rows: list[list[str]]) -> None:
     if not console.is_terminal:  # a pipe or a file has no width, so nothing may be cut
         print(markdown(rows))
         return
-    drawn = Table(*rows[0])
-    for row in rows[1:]:
-        drawn.add_row(*row)
-    console.print(drawn)
+
+    def draw(rows: Sequence[Sequence[str]]) -> Table:
+        drawn = Table(*rows[0])
+        for row in rows[1:]:
+            drawn.add_row(*row)
+        return drawn
+
+    columns = [column for column in zip(*rows, strict=True) if any(column[1:])]
+    by_method, by_measure = draw(list(zip(*columns, strict=True))), draw(columns)
+    unlimited = console.options.update(width=10_000)
+    width, transposed = (console.measure(each, options=unlimited).maximum for each in (by_method, by_measure))
+    console.print(by_measure if width > console.width and transposed < width else by_method)

@@ -246,7 +246,9 @@ def test_evaluate_measures_one_network_on_several_sets(ssdd_command, photos, tmp
     assert first.strip() == alone.strip() and same == "Same:\n" + alone.rstrip() and again == "Again:\n" + alone
     assert shown.stderr.count("24 images of 2 classes") == 3
     refused = ssdd_command(*common, "--target", "photos", fails=True)
-    assert "--target: expected NAME=DATA, got 'photos'" in str(refused.exception)
+    assert "--target: expected NAME=DATA, such as Flowers=photos, got 'photos'" in str(refused.exception)
+    refused = ssdd_command(*common, "--target", "Pets=nowhere", fails=True)
+    assert "target Pets: data: 'nowhere' does not exist" in str(refused.exception)
 
 
 def test_targets_are_resized_and_fine_tuned_on(ssdd_command, photos, tmp_path, few):
@@ -266,4 +268,4 @@ def test_targets_are_resized_and_fine_tuned_on(ssdd_command, photos, tmp_path, f
     np.savez(tmp_path / "grey.npz", **x, y_train=y["y_train"])
     refused = ssdd_command(*command, *grey, fails=True)
     assert "target Grey: grey: no probe and no fine-tuning, as its test images have no labels" in str(refused.exception)
-    assert "fine-tuning: 300 steps (--finetune published; --finetune.share 0 leaves it out)" in refused.stderr
+    assert "fine-tuning: 300 steps (the paper's: --finetune published; none: --finetune.share 0)" in refused.stderr

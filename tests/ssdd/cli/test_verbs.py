@@ -11,6 +11,7 @@ from safetensors import safe_open
 import ssdd
 from ssdd.artifact import DistilledSet
 from ssdd.cli import readable_errors
+from ssdd.cli.options import print_table
 
 FAST = [
     "--quiet",
@@ -29,6 +30,24 @@ def artifact(ssdd_command, tmp_path_factory):
     folder = tmp_path_factory.mktemp("distilled") / "run"
     ssdd_command("distill", "-o", folder, "--images", 6, "--steps", 8, *FAST)
     return folder / "distilled.safetensors"
+
+
+@pytest.mark.parametrize("width, transposed", [(80, True), (200, False)])
+def test_no_word_of_a_table_is_cut_on_a_narrow_terminal(width, transposed, monkeypatch, capsys):
+    head = ["method", "representation error", *(f"probe, {n} labels per class" for n in (5, 20)), "fine-tuned"]
+    body = (
+        ["no pre-training", "", "29.8 ± 8.1", "51.5 ± 11.2", "9.1 ± 1.5"],
+        ["KRR-ST", "", "24.2 / 14.6", "50.0", "8.6"],
+    )
+    for name, value in (("FORCE_COLOR", "1"), ("COLUMNS", str(width)), ("TERM", "xterm")):
+        monkeypatch.setenv(name, value)
+    print_table([head, *body])
+    lines = re.sub(r"\x1b\[[0-9;]*m", "", capsys.readouterr().out).splitlines()
+    text = "\n".join(lines)
+    assert (
+        all(word in text for row in (head, *body) for word in row if word != head[1]) and "representation" not in text
+    )
+    assert max(map(len, lines)) <= width and ("no pre-training" in lines[1]) == transposed
 
 
 def test_distill_writes_the_run(artifact):
