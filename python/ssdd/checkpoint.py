@@ -354,9 +354,9 @@ def interruptible(
     Args:
         say: called with a line of text, in a thread, if the run has not stopped half a second after the request.
             Default: print it on standard error.
-        break_off: called in a thread, never while a checkpoint is written, if the run has not stopped after one and a half
-            seconds. It should end the process, as ``os._exit`` does; the run then goes on from its last checkpoint.
-            Steps of a second and more are followed by a checkpoint each. Default: the step is waited for.
+        break_off: called in a thread, never while a checkpoint is written, if the run has not stopped after
+            BREAK_AFTER seconds. It should end the process, as ``os._exit`` does; the run then goes on from its last
+            checkpoint. Steps of a second and more are followed by a checkpoint each. Default: the step is waited for.
 
     Yields:
         The callable for ``Checkpoints(stop=...)``.

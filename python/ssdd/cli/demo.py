@@ -6,8 +6,7 @@ a stop, --resume FOLDER continues; what is finished is not computed again.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -34,7 +33,7 @@ from .options import (
     read_images,
     read_teacher,
 )
-from .resume import Run, make_absolute, quote
+from .resume import Run, make_absolute, quote, stop_at_once
 
 if TYPE_CHECKING:
     from jsonargparse import ArgumentParser
@@ -116,7 +115,7 @@ def run(options: Options) -> None:
         count = settings.distill.images
         seeds = "1 seed" if options.seeds == 1 else f"{options.seeds} seeds"
         display.say(f"{loaded.name}: {len(loaded.x_train):,} training images, {count} to distil, {seeds}")
-        stack.enter_context(_say_how_to_go_on(options.out))
+        stack.enter_context(stop_at_once(lambda: _how_to_go_on(options.out)))
         results = reports.demo(
             options.out,
             what,
@@ -143,14 +142,8 @@ def _keep_arguments(options: Options, settings: Settings, event: Event) -> None:
         Run(settings, {**arguments, **paths}).write(options.out, reports.DEMO)
 
 
-@contextmanager
-def _say_how_to_go_on(folder: Path) -> Iterator[None]:
-    """Say how to continue if Ctrl-C ends the demonstration."""
+def _how_to_go_on(folder: Path) -> str:
+    """Say how to continue a demonstration that was stopped, once it has begun."""
     from .. import report as reports
 
-    try:
-        yield
-    except KeyboardInterrupt:
-        if not (folder / reports.DEMO).is_file():
-            raise
-        raise KeyboardInterrupt(f"stopped. Go on with: ssdd demo --resume {quote(folder)}") from None
+    return f"Go on with: ssdd demo --resume {quote(folder)}" if (folder / reports.DEMO).is_file() else ""

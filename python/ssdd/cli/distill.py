@@ -37,7 +37,7 @@ from .options import (
     print_report,
     read_images,
 )
-from .resume import CHECKPOINTS, FINISHED, Run, break_off, check_length, make_absolute, quote, say_how_to_go_on
+from .resume import CHECKPOINTS, FINISHED, Run, broken_step, check_length, make_absolute, quote, say_how_to_go_on
 
 if TYPE_CHECKING:
     import torch
@@ -127,7 +127,7 @@ def run(options: Options) -> None:
         if processes.writes:
             report = _open_log(options, folder, settings, display, stack, new=stored is None)
         say = display.say if processes.writes else lambda line: None
-        stop = stack.enter_context(ssdd.interruptible(say, break_off(command) if processes.size == 1 else None))
+        stop = stack.enter_context(ssdd.interruptible(say, broken_step(command) if processes.size == 1 else None))
         of_teacher, checkpoints = (
             ssdd.Checkpoints(
                 folder / CHECKPOINTS,

@@ -31,6 +31,7 @@ from .options import (
     read_targets,
     say,
 )
+from .resume import stop_at_once
 
 if TYPE_CHECKING:
     from jsonargparse import ArgumentParser
@@ -86,7 +87,7 @@ def run(options: Options) -> None:
         raise InputError(
             f"teacher: the artifact's targets have {pairs.targets.shape[1]} numbers, this teacher's {test.shape[1]}"
         )
-    with reports.Display(show=not options.quiet) as display:
+    with reports.Display(show=not options.quiet) as display, stop_at_once():
         make = partial(ssdd.student, settings.student, loaded.channels, loaded.size)
         runs = [
             ssdd.evaluate_on(what, sets, {"": test}, make, settings, seed=s, report=display, device=on)

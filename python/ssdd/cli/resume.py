@@ -103,7 +103,30 @@ def say_how_to_go_on(command: str, folder: Path) -> Iterator[None]:
         raise OSError(f"{error}. The checkpoints are kept; make room, then go on with: {command}") from error
 
 
-def break_off(command: str) -> Callable[[], NoReturn]:
+@contextmanager
+def stop_at_once(how: Callable[[], str] = lambda: "") -> Iterator[None]:
+    """End the block at once on Ctrl-C or SIGTERM, also in the middle of a long call of PyTorch.
+
+    ``how``: returns a sentence on how to go on, at that moment.
+    """
+
+    def message() -> str:
+        return f"stopped. {how()}".removesuffix(". ")
+
+    with ssdd.interruptible(lambda line: None, break_off(message)) as stop:
+        try:
+            with stop.at_once():
+                yield
+        except KeyboardInterrupt:
+            raise KeyboardInterrupt(message()) from None
+
+
+def broken_step(command: str) -> Callable[[], NoReturn]:
+    """Return :func:`break_off` for a run of steps that ``command`` continues."""
+    return break_off(lambda: f"stopped in the middle of a step, which is done again. Go on with: {command}")
+
+
+def break_off(message: Callable[[], str]) -> Callable[[], NoReturn]:
     """Return what ends the process in the middle of a slow step, after a request to stop.
 
     The step may be a single long call of PyTorch, which nothing interrupts. All files are written completely or not at
@@ -113,7 +136,7 @@ def break_off(command: str) -> Callable[[], NoReturn]:
 
     def end() -> NoReturn:
         shown = "\r\x1b[2K\x1b[?25h" if sys.stderr.isatty() else ""  # clear the line of progress, show the cursor
-        text = f"{shown}stopped in the middle of a step, which is done again. Go on with: {command}\n"
+        text = f"{shown}{message()}\n"
         with suppress(OSError):
             os.write(2, text.encode())
         os._exit(130)

@@ -29,6 +29,7 @@ from .options import (
     print_report,
     read_targets,
 )
+from .resume import stop_at_once
 
 if TYPE_CHECKING:
     from jsonargparse import ArgumentParser
@@ -127,6 +128,7 @@ def run(options: Options) -> None:
         report, cache = reports.both(log, show), ssdd.cache_directory()
         if options.tensorboard:
             report = reports.both(report, stack.enter_context(reports.TensorBoard(work / reports.TENSORBOARD)))
+        stack.enter_context(stop_at_once(lambda: "The same command goes on with the missing cells"))
         study = ssdd.run_study(plan, folder, work=work, cache=cache, workers=options.workers, report=report, device=on)
         reports.keep_study_material(plan, study, report)
     ssdd.write_page(plan, folder, _line)

@@ -28,7 +28,7 @@ from .options import (
     represent,
     say,
 )
-from .resume import CHECKPOINTS, FINISHED, Run, break_off, check_length, make_absolute, quote, say_how_to_go_on
+from .resume import CHECKPOINTS, FINISHED, Run, broken_step, check_length, make_absolute, quote, say_how_to_go_on
 
 if TYPE_CHECKING:
     from jsonargparse import ArgumentParser
@@ -95,7 +95,7 @@ def run(options: Options) -> None:
             arguments["skip_unreadable"] = options.skip_unreadable
             Run(settings, {**arguments, "checkpoint_every": options.checkpoint_every}).write(folder)
         display = stack.enter_context(reports.Display(show=not options.quiet))
-        stop = stack.enter_context(ssdd.interruptible(display.say, break_off(command)))
+        stop = stack.enter_context(ssdd.interruptible(display.say, broken_step(command)))
         stack.enter_context(say_how_to_go_on(command, folder))
         checkpoints = ssdd.Checkpoints(
             folder / CHECKPOINTS, "teacher", every=options.checkpoint_every, stop=stop, report=display, device=on

@@ -12,7 +12,7 @@ import ssdd
 
 from ..config import InputError, Settings
 from .options import FILE, Options, add_checkpoints
-from .resume import CHECKPOINTS, Run, break_off, quote, say_how_to_go_on
+from .resume import CHECKPOINTS, Run, broken_step, quote, say_how_to_go_on
 from .resume import FILE as RUN
 
 if TYPE_CHECKING:
@@ -70,7 +70,7 @@ def run_training(
             Run(settings, {**arguments, "checkpoint_every": options.checkpoint_every}).write(folder)
         display = stack.enter_context(reports.Display(show=not options.quiet))
         command = f"ssdd {verb} --resume {quote(file)}"
-        stop = stack.enter_context(ssdd.interruptible(display.say, break_off(command)))
+        stop = stack.enter_context(ssdd.interruptible(display.say, broken_step(command)))
         stack.enter_context(say_how_to_go_on(command, folder))
         every = options.checkpoint_every
         yield (

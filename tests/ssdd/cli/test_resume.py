@@ -17,7 +17,7 @@ import torch
 
 from ssdd.artifact import read_safetensors
 from ssdd.checkpoint import Checkpoints
-from ssdd.cli.resume import Run, say_how_to_go_on
+from ssdd.cli.resume import Run, say_how_to_go_on, stop_at_once
 from ssdd.config import InputError
 
 SETTINGS = [
@@ -190,6 +190,15 @@ def test_ctrl_c_and_sigterm_finish_the_step_and_say_how_to_resume(whole, tmp_pat
     assert "seed = 0 there, 4 here" in refused
     finish(tmp_path, "distill", "--resume", run)
     same_product(whole, run)
+
+
+def test_what_has_no_steps_is_ended_at_once_in_words():
+    before = signal.getsignal(signal.SIGTERM)
+    for how, message in ((lambda: "The same command goes on", "stopped. The same command goes on"), (str, "stopped")):
+        with pytest.raises(KeyboardInterrupt, match=f"^{message}$"), stop_at_once(how):
+            os.kill(os.getpid(), signal.SIGTERM)
+            pytest.fail("the signal comes first")
+    assert signal.getsignal(signal.SIGTERM) is before
 
 
 def test_two_at_once_in_one_folder(whole, tmp_path):
