@@ -66,7 +66,8 @@ def test_pretraining_uses_the_recipe_unless_told_otherwise(ssdd_command, tmp_pat
 
     recipe, output = made()
     assert recipe == RECIPE and "the artifact's recipe: 3 steps, lr 0.4, constant, batch 4" in output
-    assert made("--lr", "0.2", "--contrast", "1")[0] == RECIPE | {"lr": 0.2, "contrast": 1.0}
+    recipe, output = made("--lr", "0.2", "--contrast", "1")
+    assert recipe == RECIPE | {"lr": 0.2, "contrast": 1.0} and "the artifact's recipe, changed: 3 steps" in output
     assert made("--epochs", "5")[0] == RECIPE | {"steps": 5}
     example(recipe={}).save(file)
     assert made("--steps", "2")[0] == as_dict(PretrainConfig(steps=2, lr=0.1, schedule="constant"))

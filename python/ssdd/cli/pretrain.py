@@ -100,6 +100,8 @@ def run(options: Options) -> None:
     with run_training("pretrain", file, options, settings, arguments, on) as (display, checkpoints):
         ssdd.pretrain(network, pairs, config, seed=options.seed, report=display, checkpoints=checkpoints)
         ssdd.save_backbone(network, file, pairs, config, model=options.model, seed=options.seed, **shape)
-    origin = "the artifact's recipe" if pairs.recipe else "no recipe in the artifact"
+    origin = "no recipe in the artifact"
+    if pairs.recipe:
+        origin = "the artifact's recipe" + ("" if config == ssdd.recipe_of(pairs) else ", changed")
     print(f"{file}: {options.model}, {network.dimension} features, pre-trained on {len(pairs)} images")
     print(f"{origin}: {config.steps} steps, lr {config.lr:g}, {config.schedule}, batch {config.batch}")
