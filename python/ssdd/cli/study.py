@@ -159,21 +159,21 @@ def _print_estimate(plan: ssdd.Plan, estimate: ssdd.StudyEstimate, speed: float)
     """Print what a study takes, row by row."""
     if not speed > 0:
         raise InputError(f"--speed: expected more than 0, got {speed}")
-    head = ("row", "from", "parameters", "pairs", "kB", "steps", "seeds", "cells to do", "hours")
+    head = ("row", "from", "weights", "pairs", "kB", "steps", "seeds", "cells", "hours")
     lines = [head]
     for r in estimate.rows:
-        whole = r.row.seeds * len(plan.sets)
+        whole, hours = r.row.seeds * len(plan.sets), r.cost / (speed * 1e9) / 3600
         lines.append(
             (
                 r.row.name,
                 r.row.origin.source,
-                f"{r.parameters:,}",
+                f"{r.parameters:,}" if r.parameters < 1e6 else f"{r.parameters / 1e6:,.2f} M",
                 f"{r.images:,}",
                 f"{r.bytes / 1000:,.0f}",
                 f"{r.steps:,}",
                 str(r.row.seeds),
-                f"{r.missing} of {whole}",
-                f"{r.cost / (speed * 1e9) / 3600:,.2f}",
+                f"{r.missing}/{whole}",
+                f"{hours:,.2f}" if hours < 100 else f"{hours:,.0f}",
             )
         )
     widths = [max(len(line[i]) for line in lines) for i in range(len(head))]
@@ -181,7 +181,7 @@ def _print_estimate(plan: ssdd.Plan, estimate: ssdd.StudyEstimate, speed: float)
     for line in lines:
         names = [text.ljust(w) for text, w in zip(line[:2], widths[:2], strict=True)]
         numbers = [text.rjust(w) for text, w in zip(line[2:], widths[2:], strict=True)]
-        print("  ".join(names + numbers))
+        print("  ".join(names) + "  " + " ".join(numbers))  # 80 columns are enough for the studies of the package
     left = sum(r.missing for r in estimate.rows)
     hours = estimate.cost / (speed * 1e9) / 3600
     print(

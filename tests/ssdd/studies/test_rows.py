@@ -262,7 +262,9 @@ def test_the_shipped_studies_are_listed_and_found(ssdd_command, tmp_path, monkey
     output = ssdd_command("study", "--list").stdout
     assert all(name in output for name in shipped_studies())
     monkeypatch.chdir(tmp_path)
-    assert "cifar-100-python/" in ssdd_command("study", "published/cifar100.toml", "--dry-run").stdout
+    output = ssdd_command("study", "published/cifar100.toml", "--dry-run").stdout
+    table = output[output.index("row ") : output.index("cells to compute")].splitlines()[:-1]
+    assert "cifar-100-python/" in output and len(table) == 10 and max(map(len, table)) <= 80
     assert find_study("small/cifar100") == find_study("small-cifar100.toml") == shipped_studies()["small-cifar100.toml"]
     wrong = ssdd_command("study", "published/cifar10.toml", fails=True)
     assert "does not exist; the studies of the package are published/" in str(wrong.exception)
