@@ -76,7 +76,7 @@ DYNAMIC = {
 # One multiprocessor of an H100.
 REGISTERS, SHARED, THREADS, BLOCKS = 65536, 228 << 10, 2048, 32
 # Turns of the inner loop in one of the loop around it, whose instructions are counted with them.
-TURNS = {"tensor_kernel<128": 2}
+TURNS = {"tensor_kernel<128>": 2}
 
 KINDS = {
     "HMMA": r"HMMA",
@@ -342,7 +342,7 @@ def measure(architecture: str = "sm_90", sources: list[Path] | None = None) -> l
                         "occupancy": occupancy(name, own),
                         "whole": counts(lines),
                         "loop": counts(loop),
-                        "steady": steady(lines, TURNS.get(name.split(",")[0], 1)),
+                        "steady": steady(lines, TURNS.get(name, 1)),
                         "pivots": pivots(lines),
                         "waits first": waits_first(lines),
                         "widths": {kind: widths(loop, kind) for kind in ("LDS", "LDG", "LDGSTS")},

@@ -27,14 +27,13 @@ void after_solve(const AfterSolve<T>& s, simt::Stream stream);
 
 constexpr int kNarrowColumns = 8;  // columns per block of the narrowest solve; each block has one part of the sum
 
-// Packs element (i, j) of u and x, and stores u itself if it is new. Returns their product.
+// Packs element e of u and x, which is in column j, and stores u itself if it is new. Returns their product.
 template <class T>
-SIMT_DEVICE double pack_element(const AfterSolve<T>& s, int64_t b, int64_t i, int64_t j, T u, bool is_new) {
-  const int64_t e = (b * s.rows + i) * s.columns + j;
+SIMT_DEVICE double pack_element(const AfterSolve<T>& s, int64_t e, int64_t j, T u, bool is_new) {
   const T x = simt::load(s.x + e);
-  if (is_new) simt::store(s.u + e, u);
+  simt::store_if(is_new, s.u + e, u);
   if (s.pack) {
-    T* const to = s.pack + (b * s.rows + i) * 3 * s.columns + j;
+    T* const to = s.pack + 3 * (e - j) + j;
     simt::store(to, -u);
     simt::store(to + s.columns, x);
     simt::store(to + 2 * s.columns, -u);

@@ -84,15 +84,15 @@ inline void factorise_cluster(const Factor<double>&, simt::Stream) {}
 
 constexpr int kAttempts = 6;  // the first and five with a growing multiple of the mean diagonal
 
+SIMT_DEVICE double absolute(double x) { return x < 0 ? -x : x; }
 template <class T>
-SIMT_DEVICE double jitter_of(int attempt, double mean) {
+SIMT_DEVICE double jitter_of(int attempt, double trace, int64_t n) {
   if (attempt == 0) return 0;
   double step = sizeof(T) == 4 ? 1e-6 : 1e-12;
 #pragma unroll 1
   for (int i = 1; i < attempt; ++i) step *= sizeof(T) == 4 ? 10.0 : 100.0;
-  return step * mean;
+  return step * absolute(trace) * simt::reciprocal(static_cast<double>(n));
 }
-SIMT_DEVICE double absolute(double x) { return x < 0 ? -x : x; }
 
 template <class T>
 SIMT_DEVICE void report(const Factor<T>& f, int64_t b, int32_t status, double trace, double lambda, double jitter) {

@@ -85,11 +85,11 @@ bool rows_are_aligned(const T* p, int64_t batch_stride, int64_t row_stride, int6
 // loads one column.
 template <int Threads, int Width, class T>
 SIMT_DEVICE void load_columns(View<const T> y, int n, int64_t c0, int64_t columns, const Columns<Width, T>& x) {
-  constexpr int kStep = Threads / Width;
+  constexpr int kStep = Threads / Width, kAtOnce = sizeof(T) == 4 ? 4 : 2;
   const int rows = whole_strips(n), first = Team<Threads>::rank() / Width, c = Team<Threads>::rank() % Width;
   const bool exists = c0 + c < columns;
   const T* from = y.p + first * y.rs + (c0 + c) * y.cs;
-#pragma unroll 4
+#pragma unroll kAtOnce
   for (int i = first; i < rows; i += kStep, from += kStep * y.rs)
     simt::put(x.at(i, c), simt::load_if(exists && i < n, from, T(0)));
 }
@@ -112,10 +112,7 @@ SIMT_DEVICE void solve_columns(const Square<T>& l, const T* inverse, const Colum
   for (int64_t c0 = 0; c0 < columns; c0 += kPassColumns) {
     load_columns<Threads>(y, l.n, c0, columns, x);
     Team<Threads>::barrier();
-    if (!failed) {  // the same for the whole team
-      substitute<false, Threads>(l, inverse, x);
-      substitute<true, Threads>(l, inverse, x);
-    }
+    if (!failed) substitute_twice<Threads>(l, inverse, x);  // the same for the whole team
     store_columns<Threads>(x, l.n, c0, columns, failed, out);
     Team<Threads>::barrier();
   }
@@ -164,7 +161,7 @@ SIMT_DEVICE int factor_with_retries(const Factor<T>& f, int64_t b, const BlockRo
       if (attempt == 0) keep_diagonal(f, scalars, room, shift);
       if (simt::lane() == 0) {
         *failed = 0;
-        shift->jitter = jitter_of<T>(attempt, absolute(shift->trace) / room.a.n);
+        shift->jitter = jitter_of<T>(attempt, shift->trace, room.a.n);
       }
     }
     simt::barrier();

@@ -201,7 +201,7 @@ void cluster_kernel(Factor<float> f, int tiles, bool vectors) {
         shift->lambda = static_cast<double>(scalars[kRidge]) * ridge_slope(f.ridge, shift->trace, f.order);
       }
     }
-    if (simt::thread() == 0) shift->jitter = jitter_of<float>(attempt, absolute(shift->trace) / block.n);
+    if (simt::thread() == 0) shift->jitter = jitter_of<float>(attempt, shift->trace, block.n);
     simt::barrier();
     block.shift(shift->lambda + shift->jitter);
     status = block.factor();

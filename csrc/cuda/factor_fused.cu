@@ -71,15 +71,16 @@ struct Share {
 // The share of this warp in the round that begins with square `first` of `squares`. Squares are numbered row by row.
 SIMT_DEVICE Share share_of(int squares, int first) {
   Share share;
-  share.groups = squares < kWarps ? kWarps / squares : 1;
-  share.group = simt::warp() / squares;
-  const int square = share.groups > 1 ? simt::warp() % squares : first + simt::warp();
-  share.works = share.groups > 1 ? share.group < share.groups : square < squares;
-  int row = 0, column = square;
-  while (column > row) {
-    ++row;
-    column -= row;
-  }
+  int column = first + simt::uniform(simt::warp()), row = 0;
+  share.group = 0;
+  share.groups = 1;
+#pragma unroll 1
+  while ((share.groups + 1) * squares <= kWarps) ++share.groups;
+#pragma unroll 1
+  for (; column >= squares; column -= squares) ++share.group;
+  share.works = share.group < share.groups;
+#pragma unroll 1
+  while (column > row) column -= ++row;
   share.i0 = row * kSquare + simt::lane() % 8;
   share.j0 = column * kSquare + simt::lane() / 8;
   return share;
@@ -88,8 +89,9 @@ SIMT_DEVICE Share share_of(int squares, int first) {
 // Adds the products, or squared differences, of this share's features of one stage to its sums.
 template <bool Distance, class T>
 SIMT_DEVICE void add_stage(const T* stage, const Share& share, T (&sums)[4][8]) {
+  constexpr int kAtOnce = sizeof(T) == 4 ? 2 : 1;  // more would hold loads of all 16 steps in registers
   T fresh[4][8] = {};
-#pragma unroll 2  // more would hold loads of all 16 steps in registers
+#pragma unroll kAtOnce
   for (int step = share.groups > 1 ? share.group : 0; step < kStrip; step += share.groups) {
     T a[4], b[8];
 #pragma unroll
@@ -110,19 +112,24 @@ SIMT_DEVICE void add_stage(const T* stage, const Share& share, T (&sums)[4][8]) 
     for (int e = 0; e < 8; ++e) sums[r][e] += fresh[r][e];
 }
 
-// Writes the sums of a share to the lower triangle of a; `add`: adds them to the elements there.
+// Writes the sums of a share to the lower triangle of a; `add`: adds them to the elements there. Rows of the sums move up
+// to the first one, so that the loop has one row's code.
 template <class T>
-SIMT_DEVICE void write_share(const Square<T>& a, const Share& share, const T (&sums)[4][8], bool add) {
-#pragma unroll
-  for (int r = 0; r < 4; ++r)
+SIMT_DEVICE void write_share(const Square<T>& a, const Share& share, T (&sums)[4][8], bool add) {
+#pragma unroll 1
+  for (int i = share.i0, end = i + 32; i < end; i += 8) {
+    const int last = i < a.n ? i - share.j0 : -1;  // the last column inside, less this lane's first
 #pragma unroll
     for (int e = 0; e < 8; ++e) {
-      const int i = share.i0 + 8 * r, j = share.j0 + 4 * e;
-      const bool inside = i < a.n && j <= i;
-      T* const element = a.at(i, j);
-      const T before = simt::get_if(inside && add, element, T(0));
-      simt::put_if(inside, element, sums[r][e] + before);
+      T* const element = a.at(i, share.j0) + 4 * e;
+      const T before = simt::get_if(4 * e <= last && add, element, T(0));
+      simt::put_if(4 * e <= last, element, sums[0][e] + before);
     }
+#pragma unroll
+    for (int r = 0; r + 1 < 4; ++r)
+#pragma unroll
+      for (int e = 0; e < 8; ++e) sums[r][e] = sums[r + 1][e];
+  }
 }
 
 // Forms K's lower triangle in shared memory.
@@ -171,28 +178,26 @@ SIMT_DEVICE void form_gram(const Points<T>& points, const Source<T>& x, bool vec
 }
 
 // Copies K between shared memory and the upper triangle of the factor, from where a retry reads it. Lanes run along a
-// row of the factor, and down a column of 16-byte vectors in shared memory.
-template <bool Out, class T>
-SIMT_DEVICE void move_gram(const Square<T>& a, T* factor) {
+// row of the factor, and down a column of 16-byte vectors in shared memory. out: to the factor.
+template <class T>
+SIMT_DEVICE void move_gram(const Square<T>& a, T* factor, bool out) {
 #pragma unroll 1
   for (int j = simt::warp() * kVector<T>; j < a.n; j += kWarps * kVector<T>)
 #pragma unroll 1
     for (int i0 = j - j % 32; i0 < a.n; i0 += 32) {
       const int i = i0 + simt::lane();
       const bool part = i > j && i < a.n;
-      T v[kVector<T>];
       T* const here = part ? a.at(i, j) : a.p;
-      if (Out) get_row(here, v);
+      T v[kVector<T>];
+      get_row(here, v);
 #pragma unroll
       for (int e = 0; e < kVector<T>; ++e) {
         T* const there = factor + (j + e) * a.n + i;
         const bool inside = part && j + e < i;
-        if (Out)
-          simt::store_if(inside, there, v[e]);
-        else
-          v[e] = simt::load_if(inside, there, T(0));
+        simt::store_if(inside && out, there, v[e]);
+        if (!out) v[e] = simt::load_if(inside, there, T(0));
       }
-      if (!Out) put_row(here, v, kVector<T>, part);
+      put_row(here, v, kVector<T>, part && !out);
     }
 }
 
@@ -217,10 +222,8 @@ void fused_kernel(Factor<T> f, Points<T> points, bool vectors) {
     if (attempt == 0) {
       form_gram<T, Distance>(points, points.x[b], vectors, f.scalars + b * kScalars, room, stages);
       simt::barrier();
-      move_gram<true>(room.a, factor);
-    } else {
-      move_gram<false>(room.a, factor);
     }
+    move_gram(room.a, factor, attempt == 0);
   });
   write_factor(f, b, room, status);
 }

@@ -122,7 +122,7 @@ void begin_kernel(Attempt<T> a) {
   simt::barrier();
   const double trace = simt::get(sums);
   const double lambda = static_cast<double>(scalars[kRidge]) * ridge_slope(f.ridge, trace, f.order);
-  const double jitter = jitter_of<T>(a.attempt, absolute(trace) / static_cast<double>(n));
+  const double jitter = jitter_of<T>(a.attempt, trace, n);
   if (simt::thread() != 0) return;
   a.room.shift[b] = static_cast<T>(lambda + jitter);
   report(f, b, 0, trace, lambda, jitter);

@@ -67,7 +67,7 @@ void warp_kernel(Factor<T> f) {
       for (int mask = 16; mask > 0; mask /= 2) trace += simt::shuffle_xor(trace, mask);
       lambda = static_cast<double>(scalars[kRidge]) * ridge_slope(f.ridge, trace, f.order);
     }
-    jitter = jitter_of<T>(attempt, absolute(trace) / n);
+    jitter = jitter_of<T>(attempt, trace, n);
     if (lane < n) *matrix.at(lane, lane) = static_cast<T>(diagonal + lambda + jitter);
     simt::warp_barrier();
     factor_shared<32>(matrix, inverse, panel, failed);
@@ -124,10 +124,10 @@ void solve_kernel(int64_t size, const T* factor, bool vectors, int64_t columns, 
   simt::barrier();
   if (!bad) {  // the same for the whole block
 #pragma unroll 1
-    for (int i = simt::thread(); i < n; i += kBlockThreads) simt::put(inverse + i, T(1) / simt::get(l.at(i, i)));
+    for (int i = simt::thread(); i < n; i += kBlockThreads)
+      simt::put(inverse + i, simt::reciprocal(simt::get(l.at(i, i))));
     simt::barrier();
-    substitute<false, kBlockThreads>(l, inverse, x);
-    substitute<true, kBlockThreads>(l, inverse, x);
+    substitute_twice<kBlockThreads>(l, inverse, x);
   }
   if (!after.scalars) return store_columns<kBlockThreads>(x, n, c0, columns, bad, own);
   // Pack u and x, and sum <u, x>.
@@ -136,7 +136,8 @@ void solve_kernel(int64_t size, const T* factor, bool vectors, int64_t columns, 
   const int c = simt::thread() % Width;
 #pragma unroll 2
   for (int i = simt::thread() / Width; c0 + c < columns && i < n; i += kBlockThreads / Width)
-    sum += pack_element(after, b, i, c0 + c, nothing ? simt::nan<T>() : simt::get(x.at(i, c)), true);
+    sum += pack_element(after, (b * size + i) * columns + c0 + c, c0 + c,
+                        nothing ? simt::nan<T>() : simt::get(x.at(i, c)), true);
   set_lambda_bar<kBlockThreads>(after, b, chunk, chunks, sum);
 }
 

@@ -16,6 +16,10 @@ class TileFinish {
       : p(product), tiling(t), part(which), tile(sums) {
     rows = p.m - part.row < Size ? static_cast<int>(p.m - part.row) : Size;
     columns = p.n - part.column < Size ? static_cast<int>(p.n - part.column) : Size;
+    bits = Size == 128 ? 7 : 6;
+    static_assert(Size == 64 || Size == 128, "2^6 or 2^7 columns");
+#pragma unroll 1
+    while (bits > 0 && 1 << bits >= 2 * columns) --bits;
   }
 
   // For sums from tensor cores. not_finite: this thread has just put a sum into the tile that is not finite and may be
@@ -45,14 +49,10 @@ class TileFinish {
   // even if a tile has few columns. Each thread keeps its columns.
   template <int Wide>
   SIMT_DEVICE Place place() const {
-    int bits = Size == 128 ? 7 : 6;
-#pragma unroll
-    for (int wide = Wide; wide > 1; wide /= 2) --bits;
-    static_assert(Size == 64 || Size == 128, "2^6 or 2^7 columns");
-#pragma unroll 1
-    while (bits > 0 && (Wide << bits) >= 2 * columns) --bits;
-    const int t = simt::thread();
-    return {t >> bits, (t & ((1 << bits) - 1)) * Wide, Threads >> bits};
+    static_assert(Wide == 1 || Wide == 2 || Wide == 4);
+    constexpr int kLog = Wide / 2;
+    const int t = simt::thread(), own = bits > kLog ? bits - kLog : 0;
+    return {t >> own, (t & ((1 << own) - 1)) * Wide, Threads >> own};
   }
 
   // True in all threads if it is true in any. It contains the barrier that the tile needs before it is read.
@@ -220,7 +220,7 @@ class TileFinish {
   const Tiling& tiling;
   const Part& part;
   T* const tile;
-  int rows, columns;
+  int rows, columns, bits;  // 2^bits: the least power of two that is not less than the columns
 };
 
 }  // namespace ssdd::cuda

@@ -128,8 +128,8 @@ SIMT_DEVICE void write_hyper(const FinishArgs& a, int64_t b, const HyperParamete
   const double through = ridge_trace_slope(a.ridge, a.detach, static_cast<double>(hyper.ridge), of.s) * lambda_bar;
   const double bad = failed(a.aux, b) ? simt::nan<double>() : 0;
   float* const out = a.grad_hyper + b * a.scalars.hyper.count;
-  out[0] = static_cast<float>((-lambda * lambda_bar - bias * bias_bar) / scale +
-                              through * (trace - bias * order) / scale + bad);
+  const double by_scale = -lambda * lambda_bar - bias * bias_bar + through * (trace - bias * order);
+  out[0] = static_cast<float>(by_scale * simt::reciprocal(scale) + bad);
   out[1] = static_cast<float>(bias_bar + through * order + bad);
   out[a.scalars.hyper.count - 1] = static_cast<float>(lambda_bar * ridge_slope(a.ridge, trace, of.s) + bad);
 }
@@ -219,7 +219,7 @@ SIMT_KERNEL_MIN(kBlockThreads, 1) void finish_kernel(FinishArgs a) {
   simt::barrier();
 #pragma unroll 1
   for (int i = simt::thread(); i < of.s; i += kBlockThreads)
-    simt::put(room.inverse + i, 1.0f / simt::get(room.l + i * (room.odd + 1)));
+    simt::put(room.inverse + i, simt::reciprocal(simt::get(room.l + i * (room.odd + 1))));
   simt::barrier();
 
   // U and lbar.

@@ -132,7 +132,7 @@ SIMT_DEVICE int factor_with_ridge(const Factor<float>& f, int64_t b, bool report
   int status = kBadParameter;
 #pragma unroll 1
   for (int attempt = 0; valid && attempt < attempts && status != 0; ++attempt) {
-    jitter = jitter_of<float>(attempt, absolute(trace) / n);
+    jitter = jitter_of<float>(attempt, trace, n);
     simt::barrier();  // every thread has left the attempt before
 #pragma unroll 1
     for (int i = simt::warp(); i < n; i += kWarps) {

@@ -237,9 +237,9 @@ void halves_kernel(Product<float> p, Tiling tiling) {
   float* const floats = shared.take<float>(4 * kFloats);
   Half* const halves = reinterpret_cast<Half*>(shared.take<uint16_t>(8 * kHalves));
   int left = simt::uniform(static_cast<int>(part.k_end - part.k_begin)), ahead = left;  // k to split, k to load
-  Loader<float, kSize> a, b;
-  a.template start<AMajor>(p.a[part.b], part.row, p.m, part.k_begin, left, true);
-  b.template start<BMajor>(p.b[part.b].t(), part.column, p.n, part.k_begin, left, true);
+  Loader<float, kSize, true> a, b;
+  a.start(AMajor, p.a[part.b], part.row, p.m, part.k_begin, left, true);
+  b.start(BMajor, p.b[part.b].t(), part.column, p.n, part.k_begin, left, true);
   const bool of_a = simt::thread() < kThreads / 2;  // the first half of the block splits a, the other one b
   const Splitter splitter(of_a ? AMajor : BMajor, scales_of(p, part, !of_a), of_a ? p.m - part.row : p.n - part.column,
                           !of_a);
@@ -255,8 +255,8 @@ void halves_kernel(Product<float> p, Tiling tiling) {
     simt::barrier();
     float* const next = floats + (turn & 1 ? 0 : 2 * kFloats);
     if (ahead > 0) {
-      a.template load<AMajor>(next, ahead);
-      b.template load<BMajor>(next + kFloats, ahead);
+      a.load(AMajor, next, ahead);
+      b.load(BMajor, next + kFloats, ahead);
     }
     simt::copy_commit();
     ahead -= kSteps;

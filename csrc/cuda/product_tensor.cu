@@ -16,8 +16,8 @@
 // mma.sync. Per 16 k a warp of the large tile issues 96 products, 144 instructions that split, 64 that promote, 8 to 12
 // loads of fragments and half a turn of the outer loop, 360 in all (232 cycles of the integer units); one product
 // occupies its tensor core for about six issues.
-// Code: one kernel for small tiles of all layouts of the operands, and two for large ones, one per layout of A. All four
-// layouts in one kernel of large tiles would be 58 KB.
+// Code: one kernel per size of tiles, for all layouts of the operands. It has three copies of the product: A with k and B
+// with rows along the unit stride is computed as B^T A^T, whose tile is turned when it is written to shared memory.
 // Error in the twin's rounding, which truncates every addend as a chip does: at most twice that of fp32 sums in order.
 // Other path: product_plain.cu for k < 48, for which the rounding to two TF32 numbers would show more, for double and
 // for distances; product_half.cu and product_mixed.cu for 16-bit operands.
@@ -28,9 +28,9 @@ namespace {
 
 using namespace matrix;
 
-template <int Size, class Layout>
+template <int Size>
 SIMT_KERNEL_MIN(Shape<Size>::kThreads, Size == 128 ? 1 : 3)
-void tensor_kernel(Pair pair, Layout layout) {
+void tensor_kernel(Pair pair, AnyLayout layout) {
   simt::wait_for_earlier_launches();
   const int block = static_cast<int>(simt::block().x),
             first = pair.tiling[0].tiles * pair.tiling[0].splits * static_cast<int>(pair.p[0].batch);
@@ -39,10 +39,10 @@ void tensor_kernel(Pair pair, Layout layout) {
                          pair.a_vectors[which], pair.b_vectors[which]);
 }
 
-template <int Size, class Layout>
-void run(const Pair& pair, const Layout& layout, simt::Stream stream) {
-  simt::launch(&tensor_kernel<Size, Layout>, {static_cast<unsigned>(pair.blocks(0) + pair.blocks(1))},
-               Shape<Size>::kThreads, kSharedBytes<float, Size>, stream, pair, layout);
+template <int Size>
+void run(const Pair& pair, const AnyLayout& layout, simt::Stream stream) {
+  simt::launch(&tensor_kernel<Size>, {static_cast<unsigned>(pair.blocks(0) + pair.blocks(1))}, Shape<Size>::kThreads,
+               kSharedBytes<float, Size>, stream, pair, layout);
 }
 
 }  // namespace
@@ -53,11 +53,11 @@ void product_tensor(Pair pair, simt::Stream stream) {
     pair.b_vectors[i] = layout_of(pair.p[i].b.t(), 16).aligned;
   }
   const bool a_major = layout_of(pair.p[0].a, 16).k_major, b_major = layout_of(pair.p[0].b.t(), 16).k_major;
-  if (pair.tiling[0].size != kLargeTile) return run<kTile>(pair, AnyLayout{a_major, b_major}, stream);
-  if (a_major)
-    run<kLargeTile>(pair, AByK{b_major}, stream);
+  const AnyLayout layout{a_major, b_major};
+  if (pair.tiling[0].size == kLargeTile)
+    run<kLargeTile>(pair, layout, stream);
   else
-    run<kLargeTile>(pair, AByRow{b_major}, stream);
+    run<kTile>(pair, layout, stream);
 }
 
 }  // namespace ssdd::cuda

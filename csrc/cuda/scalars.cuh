@@ -87,11 +87,11 @@ void apply_kernel(Product<T>& p, KernelKind kind, const T* scalars) {
 // d lambda / d v, and d lambda / d trace if the trace is not detached.
 SIMT_DEVICE double ridge_slope(RidgeKind kind, double trace, int64_t order) {
   if (kind == RidgeKind::absolute) return 1;
-  return kind == RidgeKind::trace ? trace : trace / static_cast<double>(order);
+  return kind == RidgeKind::trace ? trace : trace * simt::reciprocal(static_cast<double>(order));
 }
 SIMT_DEVICE double ridge_trace_slope(RidgeKind kind, bool detach, double v, int64_t order) {
   if (detach || kind == RidgeKind::absolute) return 0;
-  return kind == RidgeKind::trace ? v : v / static_cast<double>(order);
+  return kind == RidgeKind::trace ? v : v * simt::reciprocal(static_cast<double>(order));
 }
 
 }  // namespace ssdd::cuda

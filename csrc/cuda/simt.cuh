@@ -54,6 +54,10 @@ SIMT_DEVICE int unknown(int v) {
   asm volatile("" : "+r"(v));
   return v;
 }
+SIMT_DEVICE int64_t unknown(int64_t v) {
+  asm volatile("" : "+l"(v));
+  return v;
+}
 
 // --- memory -----------------------------------------------------------------------------------------------
 
@@ -362,7 +366,25 @@ SIMT_DEVICE float inverse_root(float x) {
   const float y = rsqrtf(x), root = x * y;
   return fmaf(fmaf(-root, y, 1.0f), 0.5f * y, y);
 }
-SIMT_DEVICE double inverse_root(double x) { return rsqrt(x); }
+SIMT_DEVICE double inverse_root(double x) {
+  double y;  // to 2^-20
+  asm("rsqrt.approx.ftz.f64 %0, %1;" : "=d"(y) : "d"(x));
+  const double error = ::fma(x * y, -y, 1.0);
+  return ::fma(::fma(0.375, error, 0.5) * error, y, y);
+}
+// 1 / x, to about one unit in the last place, for x from 2^-100 to 2^100. 0 and what is not finite give infinity or NaN. A
+// division is 1.5 to 2 KB of code, most of it for other numbers.
+SIMT_DEVICE float reciprocal(float x) {
+  float y;
+  asm("rcp.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
+  return fmaf(fmaf(-x, y, 1.0f), y, y);
+}
+SIMT_DEVICE double reciprocal(double x) {
+  double y;  // to 2^-20
+  asm("rcp.approx.ftz.f64 %0, %1;" : "=d"(y) : "d"(x));
+  y = ::fma(::fma(-x, y, 1.0), y, y);
+  return ::fma(::fma(-x, y, 1.0), y, y);
+}
 SIMT_DEVICE float exponential(float x) { return expf(x); }
 SIMT_DEVICE double exponential(double x) { return exp(x); }
 SIMT_DEVICE float logarithm(float x) { return logf(x); }

@@ -125,13 +125,10 @@ struct TileContext {
   SIMT_DEVICE void solve(const Square<T>& l, T* inverse, bool back) const {
     wait_for_copies();
     if (simt::thread() < l.n)
-      simt::put(inverse + simt::thread(), T(1) / simt::get(l.at(simt::thread(), simt::thread())));
+      simt::put(inverse + simt::thread(), simt::reciprocal(simt::get(l.at(simt::thread(), simt::thread()))));
     simt::barrier();
     const Columns<kTile, T> x{own, kPitch};
-    if (back)
-      substitute<true, kThreads>(l, inverse, x);
-    else
-      substitute<false, kThreads>(l, inverse, x);
+    substitute<kThreads>(l, inverse, x, back);
   }
 };
 

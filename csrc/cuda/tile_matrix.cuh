@@ -50,116 +50,110 @@ constexpr int kSharedBytes = 2 * kStages<E, Size> * kStageBytes<Size, kBytesOfK<
 static_assert(kSharedBytes<float, kLargeTile> <= kLargeTileBytes && kSharedBytes<Half, kLargeTile> == kLargeTileBytes,
               "what the choice of a tile counts with");
 
-// Loads the stages of one operand; each call of load() starts the copies of the next one. KMajor must be the same in all
-// calls.
-template <class E, int Size>
-class Loader {
-  static constexpr int kThreads = Shape<Size>::kThreads;
-  template <bool KMajor>
-  struct Copies : Stage<E, Size, KMajor> {
-    using S = Stage<E, Size, KMajor>;
-    // Of 16 bytes: copies per line of the stage (a row, or a step of k), and lines at once.
-    static constexpr int kPerLine = KMajor ? S::kBytes / 16 : Size / S::kWide, kLines = kThreads / kPerLine;
-    static constexpr int kCopies = Size * S::kBytes / 16 / kThreads;
-    // Single floats, if rows are not aligned: lines at once.
-    static constexpr int kSingleLines = kThreads / (KMajor ? S::kSteps : Size), kSingles = Size * S::kSteps / kThreads;
-  };
-
- public:
-  // view: [rows, k], of which `count` k from k_begin on; aligned: neighbours along the unit stride, to 16 bytes.
-  template <bool KMajor>
-  SIMT_DEVICE void start(const Source<float>& view, int64_t first_row, int64_t all_rows, int64_t k_begin, int count,
-                         bool aligned) {
-    using S = Copies<KMajor>;
-    vectors = aligned;
-    const int t = simt::thread();
-    rows = all_rows - first_row < Size ? static_cast<int>(all_rows - first_row) : Size;
-    if (vectors) {
-      row = KMajor ? t / S::kPerLine : t % S::kPerLine * S::kWide;
-      step = KMajor ? t % S::kPerLine * S::kWide : t / S::kPerLine;
-      across = S::kLines * (KMajor ? view.rs : view.cs);
-    } else {
-      row = KMajor ? t / S::kSteps : t % Size;
-      step = KMajor ? t % S::kSteps : t / Size;
-      across = S::kSingleLines * (KMajor ? view.rs : view.cs);
-    }
-    whole_left = simt::uniform(vectors && rows == Size ? count - S::kSteps : -1);
-    place = KMajor ? row * S::kPitch + step : step * S::kPitch + row;
-    cursor = reinterpret_cast<const E*>(view.p) + (first_row + row) * view.rs + (k_begin + step) * view.cs;
-    along = S::kSteps * view.cs;
-  }
-
-  // left: the number of k that remain.
-  template <bool KMajor>
-  SIMT_DEVICE void load(E* stages, int left) {
-    using S = Copies<KMajor>;
-    E* const to = stages + place;
-    const E* from = cursor;
-    if (whole_left >= 0) {  // an interior tile needs no clamps
-#pragma unroll
-      for (int r = 0; r < S::kCopies; ++r, from += across) simt::copy_async_whole(to + r * S::kLines * S::kPitch, from);
-    } else if (vectors) {
-      const int existing = clamp_bytes(KMajor ? left - step : rows - row), lines = KMajor ? rows - row : left - step;
-#pragma unroll
-      for (int r = 0; r < S::kCopies; ++r, from += across) {
-        const int bytes = r * S::kLines < lines ? existing : 0;
-        simt::copy_async<16>(to + r * S::kLines * S::kPitch, bytes ? from : cursor, bytes);
-      }
-    } else if constexpr (sizeof(E) == 4) {
-      const bool part = KMajor ? step < left : row < rows;
-      const int lines = part ? (KMajor ? rows - row : left - step) : 0;
-#pragma unroll 2
-      for (int r = 0; r < S::kSingles; ++r, from += across) {
-        const bool exists = r * S::kSingleLines < lines;
-        simt::copy_async<4>(to + r * S::kSingleLines * S::kPitch, exists ? from : cursor, exists ? 4 : 0);
-      }
-    }
-    cursor += along;
-    whole_left -= S::kSteps;
-  }
-
- private:
-  static SIMT_DEVICE int clamp_bytes(int elements) {
-    constexpr int kWide = Stage<E, Size, true>::kWide;
-    return elements <= 0 ? 0 : elements >= kWide ? 16 : elements * static_cast<int>(sizeof(E));
-  }
-
-  const E* cursor;        // this thread's first element of the next stage
-  int64_t across, along;  // from one of its copies to the next, and from stage to stage
-  int place, row, step, rows;
-  int whole_left;  // of the k behind the next stage; negative if not all copies of that stage are whole
-  bool vectors;
-};
-
-// In which layouts the operands of a product may be: whether k is the direction of unit stride. A layout that is not a
-// constant of the kernel is passed to it. One kernel then has one product per layout, and one copy of everything else, so
-// that the products of a call need less of the instruction cache.
-template <bool AMajor, bool BMajor>
-struct KnownLayout {
-  static constexpr bool a_major() { return AMajor; }
-  static constexpr bool b_major() { return BMajor; }
-};
-struct AByK {
-  bool b;
-  static constexpr bool a_major() { return true; }
-  SIMT_DEVICE bool b_major() const { return b; }
-};
-struct AByRow {
-  bool b;
-  static constexpr bool a_major() { return false; }
-  SIMT_DEVICE bool b_major() const { return b; }
-};
-struct AnyLayout {
-  bool a, b;
-  SIMT_DEVICE bool a_major() const { return a; }
-  SIMT_DEVICE bool b_major() const { return b; }
-};
 // Calls f with the flag as a constant: std::true_type or std::false_type.
 template <class F>
 SIMT_DEVICE auto if_major(bool k_major, const F& f) {
   return k_major ? f(std::true_type{}) : f(std::false_type{});
 }
 
+// Loads the stages of one operand; each call of load() starts the copies of the next one. k_major must be the same in all
+// calls. A stage has lines along the unit stride: rows, or steps of k. Known: k_major is a constant.
+template <class E, int Size, bool Known>
+class Loader {
+  static constexpr int kThreads = Shape<Size>::kThreads, kWide = Stage<E, Size, true>::kWide;
+  static constexpr int kSteps = Stage<E, Size, true>::kSteps;
+  static constexpr int kCopies = Size * kSteps / kWide / kThreads, kSingles = Size * kSteps / kThreads;
+  static constexpr int log2(int x) { return x == 1 ? 0 : 1 + log2(x / 2); }
+  static constexpr int kLogOfThreads = log2(kThreads);
+  // Of the threads of a line.
+  SIMT_DEVICE int bits_of(bool k_major) const {
+    return (k_major ? log2(kSteps / kWide) : log2(Size / kWide)) + (vectors ? 0 : log2(kWide));
+  }
+  static constexpr int pitch(bool k_major) {
+    return k_major ? Stage<E, Size, true>::kPitch : Stage<E, Size, false>::kPitch;
+  }
+
+ public:
+  // view: [rows, k], of which `count` k from k_begin on; aligned: neighbours along the unit stride, to 16 bytes.
+  SIMT_DEVICE void start(bool k_major, const Source<float>& view, int64_t first_row, int64_t all_rows, int64_t k_begin,
+                         int count, bool aligned) {
+    vectors = aligned;
+    const int rows = all_rows - first_row < Size ? static_cast<int>(all_rows - first_row) : Size;
+    const int bits = bits_of(k_major), line = simt::thread() >> bits;
+    const int unit = (simt::thread() - (line << bits)) * (vectors ? kWide : 1);
+    const int row = k_major ? line : unit;
+    step = k_major ? unit : line;
+    rows_left = rows - row;
+    across = keep((k_major ? view.rs : view.cs) << (kLogOfThreads - bits));
+    whole_left = simt::uniform(vectors && rows == Size ? count - kSteps : -1);
+    place = keep(line * pitch(k_major) + unit);
+    next = keep((kThreads >> bits) * pitch(k_major));
+    cursor = reinterpret_cast<const E*>(view.p) + (first_row + row) * view.rs + (k_begin + step) * view.cs;
+    along = kSteps * view.cs;
+  }
+
+  // left: the number of k that remain.
+  SIMT_DEVICE void load(bool k_major, E* stages, int left) {
+    E* to = stages + place;
+    const E* from = cursor;
+    if (whole_left >= 0) {  // an interior tile needs no clamps
+#pragma unroll
+      for (int r = 0; r < kCopies; ++r, from += across, to += next) simt::copy_async_whole(to, from);
+    } else {
+      const int lines = kThreads >> bits_of(k_major);
+      const int existing = k_major ? left - step : rows_left;  // of this thread's line
+      int remain = k_major ? rows_left : left - step;          // of the lines
+      if (vectors) {
+        const int wide = clamp_bytes(existing);
+#pragma unroll
+        for (int r = 0; r < kCopies; ++r, from += across, to += next, remain -= lines) {
+          const int bytes = remain > 0 ? wide : 0;
+          simt::copy_async<16>(to, bytes ? from : cursor, bytes);
+        }
+      } else if constexpr (sizeof(E) == 4) {
+        if (existing <= 0) remain = 0;
+#pragma unroll 2
+        for (int r = 0; r < kSingles; ++r, from += across, to += next, remain -= lines)
+          simt::copy_async<4>(to, remain > 0 ? from : cursor, remain > 0 ? 4 : 0);
+      }
+    }
+    cursor += along;
+    whole_left -= kSteps;
+  }
+
+ private:
+  // A number that would else be computed anew per stage.
+  template <class T>
+  static SIMT_DEVICE T keep(T v) {
+    return Known ? v : simt::unknown(v);
+  }
+  static SIMT_DEVICE int clamp_bytes(int elements) {
+    return elements <= 0 ? 0 : elements >= kWide ? 16 : elements * static_cast<int>(sizeof(E));
+  }
+
+  const E* cursor;        // this thread's first element of the next stage
+  int64_t across, along;  // from one of its copies to the next, and from stage to stage
+  int place, next;        // in the stage, and from one copy to the next
+  int step, rows_left;    // k of the first copy; rows that exist from that copy's on
+  int whole_left;         // of the k behind the next stage; negative if not all copies of that stage are whole
+  bool vectors;
+};
+
+// In which layouts the operands of a product may be: whether k is the direction of unit stride. A layout that is not a
+// constant of the kernel is passed to it. One kernel then has a product per layout, and one copy of everything else, so that
+// the products of a call need less of the instruction cache.
+template <bool AMajor, bool BMajor>
+struct KnownLayout {
+  static constexpr bool kKnown = true;
+  static constexpr bool a_major() { return AMajor; }
+  static constexpr bool b_major() { return BMajor; }
+};
+struct AnyLayout {
+  static constexpr bool kKnown = false;
+  bool a, b;
+  SIMT_DEVICE bool a_major() const { return a; }
+  SIMT_DEVICE bool b_major() const { return b; }
+};
 // The row of a warp that is row `in_group` of its group of 8. Floats in [k][row] are loaded four neighbouring rows at a
 // time, so that a group has every fourth row. All others are loaded by ldmatrix, whose groups are neighbours.
 template <class E, bool KMajor>
@@ -290,24 +284,38 @@ SIMT_DEVICE void multiply(const E* own_a, const E* own_b, float (&sums)[Shape<Si
 template <class E, int Size>
 constexpr int kTilePitch = Size + (sizeof(E) == 4 ? 4 : 8);
 
-// Puts the sums of this warp into the tile. True if all sums of the thread are finite.
+// Puts the sums of this warp into the tile, or into the transposed tile. False if a sum of the thread is not finite, or may be.
 template <class E, int Size>
 SIMT_DEVICE bool put_sums(const float (&sums)[Shape<Size>::kRowTiles][4][4], float* tile, bool a_k_major,
-                          bool b_k_major) {
+                          bool b_k_major, bool transposed = false) {
   constexpr int kPitch = kTilePitch<E, Size>, kGroups = 2 * Shape<Size>::kRowTiles;
   const int g = simt::lane() / 4, t = simt::lane() % 4;
   const bool spread = sizeof(E) == 4 && !a_k_major;
   // Row g of a group of 8, and from one group to the next of the same 32 rows.
   float* const own = tile + (Shape<Size>::warp_row() + g * (spread ? 4 : 1)) * kPitch + Shape<Size>::warp_column();
   const int apart = (spread ? 1 : 8) * kPitch;
-  float zero = 0;  // NaN if a sum is not finite
+  float all = 0;  // not finite if a sum is not, or for a few that are very large
 #pragma unroll
   for (int i = 0; i < Shape<Size>::kRowTiles; ++i)
 #pragma unroll
     for (int j = 0; j < 4; ++j)
 #pragma unroll
-      for (int e = 0; e < 4; ++e) zero += sums[i][j][e] * 0.0f;
-  if (sizeof(E) == 4 && !b_k_major) {
+      for (int e = 0; e < 4; e += 2) all = simt::fma(sums[i][j][e], sums[i][j][e + 1], all);
+  if (transposed) {
+    // Of spread rows: four neighbours of column 2 t + e of a group.
+    float* const across = tile + (Shape<Size>::warp_column() + 2 * t) * kPitch + Shape<Size>::warp_row() + g * 4;
+#pragma unroll
+    for (int q = 0; q < kGroups / 4; ++q)
+#pragma unroll
+      for (int j = 0; j < 4; ++j)
+#pragma unroll
+        for (int e = 0; e < 2; ++e) {
+          simt::Vector<float, 4> v;
+#pragma unroll
+          for (int r = 0; r < 4; ++r) v.v[r] = sums[q * 2 + r / 2][j][r % 2 * 2 + e];
+          simt::put_vector<4>(across + (j * 8 + e) * kPitch + q * 32, v);
+        }
+  } else if (sizeof(E) == 4 && !b_k_major) {
     // Columns 2 t and 2 t + 1 of the four groups are two runs of four neighbours.
 #pragma unroll
     for (int q = 0; q < kGroups; ++q)
@@ -327,7 +335,7 @@ SIMT_DEVICE bool put_sums(const float (&sums)[Shape<Size>::kRowTiles][4][4], flo
         simt::put_vector<2>(own + q / 4 * 32 * kPitch + q % 4 * apart + j * 8 + 2 * t, v);
       }
   }
-  return zero == 0;
+  return simt::finite(all);
 }
 
 // True in all threads of a block of the large tile if its rows and columns have scales (product_halves.cu).
@@ -373,29 +381,39 @@ SIMT_DEVICE void make_tile(const Product<float>& p, const Tiling& tiling, int in
   if constexpr (Size == kLargeTile && sizeof(E) == 4)
     if (p.scales && has_scales(p, part)) return;  // product_halves.cu computes it
   simt::Shared shared;
-  E* const a_stages = reinterpret_cast<E*>(shared.take<unsigned char>(kSharedBytes<E, Size>));
-  E* const b_stages = a_stages + kStages<E, Size> * kStage;
+  E* const x_stages = reinterpret_cast<E*>(shared.take<unsigned char>(kSharedBytes<E, Size>));
+  E* const z_stages = x_stages + kStages<E, Size> * kStage;
   const int k = simt::uniform(static_cast<int>(part.k_end - part.k_begin));
-  Loader<E, Size> a, b;
-  if_major(layout.a_major(), [&](auto major) {
-    a.template start<decltype(major)::value>(p.a[part.b], part.row, p.m, part.k_begin, k, a_vectors);
-  });
-  if_major(layout.b_major(), [&](auto major) {
-    b.template start<decltype(major)::value>(p.b[part.b].t(), part.column, p.n, part.k_begin, k, b_vectors);
-  });
+  // The rows of the product's tile are those of x, its columns those of z: of A and B or, if `turned`, of B^T and A^T.
+  constexpr bool kTurns = sizeof(E) == 4;
+  const bool turned = kTurns && layout.a_major() && !layout.b_major();
+  const bool x_major = turned ? false : layout.a_major(), z_major = turned ? true : layout.b_major();
+  const Source<float> a = p.a[part.b], b = p.b[part.b].t();
+  const Source<float> rows(turned ? b.p : a.p, 0, turned ? b.rs : a.rs, turned ? b.cs : a.cs);
+  const Source<float> columns(turned ? a.p : b.p, 0, turned ? a.rs : b.rs, turned ? a.cs : b.cs);
+  Loader<E, Size, Layout::kKnown> x, z;
+  x.start(x_major, rows, turned ? part.column : part.row, turned ? p.n : p.m, part.k_begin, k,
+          turned ? b_vectors : a_vectors);
+  z.start(z_major, columns, turned ? part.row : part.column, turned ? p.m : p.n, part.k_begin, k,
+          turned ? a_vectors : b_vectors);
   float sums[Shape<Size>::kRowTiles][4][4] = {};
   // Some warps of a narrow or low matrix have no rows or columns.
-  const bool works = part.row + Shape<Size>::warp_row() < p.m && part.column + Shape<Size>::warp_column() < p.n;
+  const int row = turned ? Shape<Size>::warp_column() : Shape<Size>::warp_row();
+  const int column = turned ? Shape<Size>::warp_row() : Shape<Size>::warp_column();
+  const bool works = part.row + row < p.m && part.column + column < p.n;
 
   // Each turn fills a stage and, once all others are full, multiplies the oldest one.
   constexpr int kLast = kStages<E, Size> - 1, kBack = -kLast * kStage;
-  E* fill = a_stages;
-  const E* own_a =
-      a_stages + if_major(layout.a_major(), [](auto major) { return place_in_a<E, Size, decltype(major)::value>(); });
-  const E* own_b =
-      b_stages + if_major(layout.b_major(), [](auto major) { return place_in_b<E, Size, decltype(major)::value>(); });
+  E* fill = x_stages;
+  const E* own_x = x_stages + simt::unknown(if_major(
+                                  x_major, [](auto major) { return place_in_a<E, Size, decltype(major)::value>(); }));
+  const E* own_z = z_stages + simt::unknown(if_major(
+                                  z_major, [](auto major) { return place_in_b<E, Size, decltype(major)::value>(); }));
   int left = k, ahead = k;                      // k to multiply, and to load
   int own_left = simt::uniform(works ? k : 0);  // to multiply by this warp
+  const auto multiply_by_warp = [&](auto x_by_k, auto z_by_k) {
+    multiply_stage<E, Size, decltype(x_by_k)::value, decltype(z_by_k)::value>(own_x, own_z, own_left, sums);
+  };
 #pragma unroll 1
   for (int turn = -kLast; left > 0; ++turn) {
     if (turn >= 0) {
@@ -403,32 +421,32 @@ SIMT_DEVICE void make_tile(const Product<float>& p, const Tiling& tiling, int in
       simt::barrier();
     }
     if (ahead > 0) {
-      if_major(layout.a_major(), [&](auto major) { a.template load<decltype(major)::value>(fill, ahead); });
-      if_major(layout.b_major(),
-               [&](auto major) { b.template load<decltype(major)::value>(fill + kStages<E, Size> * kStage, ahead); });
+      x.load(x_major, fill, ahead);
+      z.load(z_major, fill + kStages<E, Size> * kStage, ahead);
     }
     simt::copy_commit();
     ahead -= kSteps;
     fill += (turn & kLast) == 0 ? kBack : kStage;  // the first stage follows the last
     if (turn < 0) continue;
-    if (own_left > 0)
-      if_major(layout.a_major(), [&](auto a_major) {
-        if_major(layout.b_major(), [&](auto b_major) {
-          multiply_stage<E, Size, decltype(a_major)::value, decltype(b_major)::value>(own_a, own_b, own_left, sums);
-        });
-      });
+    if (own_left > 0) {
+      if (kTurns && x_major)
+        multiply_by_warp(std::true_type{}, std::true_type{});
+      else
+        if_major(x_major,
+                 [&](auto x_by_k) { if_major(z_major, [&](auto z_by_k) { multiply_by_warp(x_by_k, z_by_k); }); });
+    }
     const int to_next = (turn & kLast) == kLast ? kBack : kStage;
-    own_a += to_next;
-    own_b += to_next;
+    own_x += to_next;
+    own_z += to_next;
     left -= kSteps;
     own_left -= kSteps;
   }
 
   // All stages have been read: the tile reuses their memory.
-  float* const tile = reinterpret_cast<float*>(a_stages);
+  float* const tile = reinterpret_cast<float*>(x_stages);
   static_assert(Size * kTilePitch<E, Size> * 4 <= kSharedBytes<E, Size>, "the tile fits the stages");
   simt::barrier();
-  const bool finite = put_sums<E, Size>(sums, tile, layout.a_major(), layout.b_major());
+  const bool finite = put_sums<E, Size>(sums, tile, x_major, z_major, turned);
   TileFinish<Shape<Size>::kThreads, Size, kTilePitch<E, Size>, float, false, sizeof(E) == 4>(p, tiling, part, tile)
       .run(!finite);
 }

@@ -78,11 +78,11 @@ template <class T>
 SIMT_DEVICE void update_row(const Square<T>& a, int p, int i, T (&row)[kStrip]) {
   const int q = p + kStrip, exist = a.n - q;
 #pragma unroll 1
-  for (int k = 0; k < kStrip; k += 4) {
-    T mine[4];
+  for (int k = 0; k < kStrip; k += kVector<T>) {
+    T mine[kVector<T>];
     get_row(a.at(i, p + k), mine);
 #pragma unroll
-    for (int u = 0; u < 4; ++u) {
+    for (int u = 0; u < kVector<T>; ++u) {
       T others[kStrip];
       get_row(a.at(p + k + u, q), others, exist);
 #pragma unroll
@@ -100,13 +100,11 @@ template <class T>
 SIMT_DEVICE int factor_strip(const Square<T>& a, int p, T (&row)[kStrip], T* inverse, T* panel) {
   const int lane = simt::lane(), i = p + lane, size = a.n - p < kStrip ? a.n - p : kStrip;
   const bool exists = i < a.n;
-  // Rows beyond the last are rows of the identity, so that pivots beyond the last are 1.
+  // Rows beyond the last may hold anything, and so may the pivots of their columns: no row has elements from there on.
   T diagonal = 1, kept = 1;
 #pragma unroll
-  for (int j = 0; j < kStrip; ++j) {
-    if (!exists) row[j] = j == lane ? T(1) : T(0);
+  for (int j = 0; j < kStrip; ++j)
     if (j == lane) diagonal = row[j];
-  }
   const bool above = lane >= kStrip && exists;
   T* column = above ? a.at(p, i) : panel + lane;
   const int step = above ? a.pitch : kPanelPitch;
@@ -269,15 +267,15 @@ struct Columns {
   SIMT_DEVICE T* at(int i, int c) const { return p + i * pitch + c; }
 };
 
-// Subtracts the contribution of the strip at row p (of L^T if Transposed) from the tile of rows i.. and columns c..
-template <bool Transposed, int Width, class T>
-SIMT_DEVICE void update_tile(const Square<T>& l, int p, const Columns<Width, T>& x, int i, int c) {
+// Adds the contribution of the strip at row p (of L^T if Back) to the tile of rows i.. and columns c.. to sums.
+template <bool Back, int Width, class T>
+SIMT_DEVICE void add_strip(const Square<T>& l, int p, const Columns<Width, T>& x, int i, int c,
+                           T (&sums)[Columns<Width, T>::kRows][4]) {
   constexpr int kRows = Columns<Width, T>::kRows;
-  T sums[kRows][4] = {};
 #pragma unroll 1
   for (int k = 0; k < kStrip; k += 4) {
     T own[kRows][4];  // L(i + r, p + k + u), or L(p + k + u, i + r)
-    if constexpr (!Transposed) {
+    if constexpr (!Back) {
 #pragma unroll
       for (int r = 0; r < kRows; ++r) get_row(l.at(i + r < l.n ? i + r : l.n - 1, p + k), own[r]);
     } else {
@@ -305,6 +303,17 @@ SIMT_DEVICE void update_tile(const Square<T>& l, int p, const Columns<Width, T>&
         for (int e = 0; e < 4; ++e) sums[r][e] = simt::fma(own[r][u], others[e], sums[r][e]);
     }
   }
+}
+
+// Subtracts the contribution of the strip at row p (back: of L^T) from the tile of rows i.. and columns c..
+template <int Width, class T>
+SIMT_DEVICE void update_tile(const Square<T>& l, int p, const Columns<Width, T>& x, int i, int c, bool back) {
+  constexpr int kRows = Columns<Width, T>::kRows;
+  T sums[kRows][4] = {};
+  if (back)
+    add_strip<true>(l, p, x, i, c, sums);
+  else
+    add_strip<false>(l, p, x, i, c, sums);
 #pragma unroll
   for (int r = 0; r < kRows; ++r) {
     T v[4];
@@ -315,25 +324,21 @@ SIMT_DEVICE void update_tile(const Square<T>& l, int p, const Columns<Width, T>&
   }
 }
 
-// Solves the strip at row p of one column per lane. part: false if the lane has no column. Both directions read rows of
-// L's diagonal block.
-template <bool Transposed, class T>
-SIMT_DEVICE void substitute_strip(const Square<T>& l, int p, const T* inverse, T* x, int pitch, bool part) {
-  const int size = l.n - p < kStrip ? l.n - p : kStrip;
-  T v[kStrip];
-#pragma unroll
-  for (int k = 0; k < kStrip; ++k) v[k] = simt::get_if(part, x + k * pitch, T(0));
+// Solves the diagonal block of the strip at row p for one column v, of which `size` elements exist. Both directions read
+// rows of L.
+template <bool Back, class T>
+SIMT_DEVICE void substitute_column(const Square<T>& l, int p, const T* inverse, int size, T (&v)[kStrip]) {
 #pragma unroll
   for (int at = 0; at < kStrip; at += 4) {
-    const int first = Transposed ? kStrip - 4 - at : at;
+    const int first = Back ? kStrip - 4 - at : at;
     if (first < size) {
       T over[4];
       get_row(inverse + p + first, over);
 #pragma unroll
       for (int step = 0; step < 4; ++step) {
-        const int u = Transposed ? 3 - step : step, k = first + u;
+        const int u = Back ? 3 - step : step, k = first + u;
         const T* const from = k < size ? l.at(p + k, p) : inverse;  // beyond the last row any 16 finite numbers
-        if (Transposed) v[k] = k < size ? v[k] * over[u] : T(0);
+        if (Back) v[k] = k < size ? v[k] * over[u] : T(0);
 #pragma unroll
         for (int j = 0; j < k; j += 4) {
           T own[4];
@@ -341,44 +346,65 @@ SIMT_DEVICE void substitute_strip(const Square<T>& l, int p, const T* inverse, T
 #pragma unroll
           for (int e = 0; e < 4; ++e) {
             if (j + e >= k) continue;
-            if (Transposed)
+            if (Back)
               v[j + e] = simt::fma(-own[e], v[k], v[j + e]);
             else
               v[k] = simt::fma(-own[e], v[j + e], v[k]);
           }
         }
-        if (!Transposed) v[k] *= over[u];
+        if (!Back) v[k] *= over[u];
       }
     }
   }
-#pragma unroll
-  for (int k = 0; k < kStrip; ++k) simt::put_if(part && k < size, x + k * pitch, v[k]);
 }
 
-// x <- L^-1 x (L^-T x if Transposed). Columns are cut into independent groups of at most 32. The first warp of each
-// group updates and solves the next strip while its other warps update the rows behind. Rows of x must be visible to
-// all threads on entry, and are on return.
-template <bool Transposed, int Threads, int Width, class T>
-SIMT_DEVICE void substitute(const Square<T>& l, const T* inverse, const Columns<Width, T>& x) {
+// Solves the strip at row p of one column per lane.
+template <class T>
+SIMT_DEVICE void substitute_strip(const Square<T>& l, int p, const T* inverse, T* x, int pitch, bool back) {
+  const int size = l.n - p < kStrip ? l.n - p : kStrip;
+  T v[kStrip];
+#pragma unroll
+  for (int k = 0; k < kStrip; ++k) v[k] = simt::get(x + k * pitch);
+  if (back)
+    substitute_column<true>(l, p, inverse, size, v);
+  else
+    substitute_column<false>(l, p, inverse, size, v);
+#pragma unroll
+  for (int k = 0; k < kStrip; ++k) simt::put_if(k < size, x + k * pitch, v[k]);
+}
+
+// x <- L^-1 x (back: L^-T x). Columns are cut into independent groups of at most 32. The first warp of each group updates
+// and solves the next strip while its other warps update the rows behind. Rows of x must be visible to all threads on
+// entry, and are on return.
+template <int Threads, int Width, class T>
+SIMT_DEVICE void substitute(const Square<T>& l, const T* inverse, const Columns<Width, T>& x, bool back) {
   using Crew = Team<Threads>;
   using Cut = Columns<Width, T>;
   constexpr int kGroups = Width / Cut::kGroup, kWarps = Crew::kWarps / kGroups;
   const int lane = simt::lane(), warp = Crew::warp() % kWarps, group = Crew::warp() / kWarps * Cut::kGroup;
   const int strips = (l.n + kStrip - 1) / kStrip;
   const int tile_row = lane / Cut::kAcross * Cut::kRows, tile_column = group + lane % Cut::kAcross * 4;
+  const int next = back ? -kStrip : kStrip;
+  int p = back ? (strips - 1) * kStrip : 0;
 #pragma unroll 1
-  for (int s = 0; s < strips; ++s) {
-    const int at = Transposed ? strips - 1 - s : s, before = Transposed ? at + 1 : at - 1, p = at * kStrip;
+  for (int s = 0; s < strips; ++s, p += next) {
     // Subtract the previous strip from the strips behind it. The first warp updates the next strip, and then solves it.
 #pragma unroll 1
     for (int t = warp; s > 0 && t < strips - s; t += t == 0 ? strips : kWarps - 1)
-      update_tile<Transposed>(l, before * kStrip, x, (Transposed ? at - t : at + t) * kStrip + tile_row, tile_column);
+      update_tile(l, p - next, x, p + t * next + tile_row, tile_column, back);
     if (warp == 0) {
       simt::warp_barrier();
-      substitute_strip<Transposed>(l, p, inverse, x.at(p, group + lane % Cut::kGroup), x.pitch, lane < Cut::kGroup);
+      if (lane < Cut::kGroup) substitute_strip(l, p, inverse, x.at(p, group + lane), x.pitch, back);
     }
     Crew::barrier();
   }
+}
+
+// x <- A^-1 x for A = L L^T.
+template <int Threads, int Width, class T>
+SIMT_DEVICE void substitute_twice(const Square<T>& l, const T* inverse, const Columns<Width, T>& x) {
+#pragma unroll 1
+  for (int turn = 0; turn < 2; ++turn) substitute<Threads>(l, inverse, x, turn != 0);
 }
 
 }  // namespace ssdd::cuda

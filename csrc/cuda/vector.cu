@@ -100,31 +100,34 @@ void sum_columns_kernel(ColumnSums<T> c, int64_t strips) {
   simt::store(c.out + b * c.out_bs + j, static_cast<T>(factor * sum));
 }
 
+// x % y for 0 <= x < 2^52 and y > 0: the quotient from doubles is at most one off. A division of 64 bits is 2 KB of code.
+SIMT_DEVICE int remainder(int64_t x, int y) {
+  const auto about = static_cast<int64_t>(static_cast<double>(x) * simt::reciprocal(static_cast<double>(y)));
+  const int64_t rest = x - about * y;
+  return static_cast<int>(rest < 0 ? rest + y : rest < y ? rest : rest - y);
+}
+
 template <class T>
-SIMT_KERNEL(kThreads)
+SIMT_KERNEL_MIN(kThreads, 4)
 void after_solve_kernel(AfterSolve<T> s, int64_t parts) {
   simt::wait_for_earlier_launches();
   const auto [b, part] = part_of(simt::block().x, parts);
   const int64_t count = s.rows * s.columns, begin = part * kPart;
   const int64_t end = begin + kPart < count ? begin + kPart : count;
   const bool bad = failed(s.aux, b);
-  constexpr int kAtOnce = sizeof(T) == 4 ? 4 : 2;
-  // Row and column of this thread's elements, which are kThreads apart.
-  const int64_t first = begin + simt::thread(), columns = s.columns > 0 ? s.columns : 1;
-  const unsigned rows_on = kThreads / static_cast<unsigned>(columns),
-                 columns_on = kThreads % static_cast<unsigned>(columns);
-  int64_t i = first / columns, j = first - i * columns;
+  constexpr int kAtOnce = 2;
+  // The column of this thread's elements, which are kThreads apart.
+  const int64_t first = begin + simt::thread();
+  const int columns = s.columns > 0 ? static_cast<int>(s.columns) : 1;
+  const int columns_on = kThreads % static_cast<unsigned>(columns);
+  int j = remainder(first, columns);
   double sum = 0;
 #pragma unroll kAtOnce
   for (int64_t e = first; e < end; e += kThreads) {
-    const T u = bad ? simt::nan<T>() : simt::load(s.u + b * count + e);
-    sum += pack_element(s, b, i, j, u, bad);
-    i += rows_on;
+    const T own = simt::load(s.u + b * count + e);
+    sum += pack_element(s, b * count + e, j, bad ? simt::nan<T>() : own, bad);
     j += columns_on;
-    if (j >= columns) {
-      j -= columns;
-      ++i;
-    }
+    if (j >= columns) j -= columns;
   }
   set_lambda_bar<kThreads>(s, b, part, parts, sum);
 }
@@ -152,7 +155,7 @@ void fill_kernel(int64_t count, T value, T* out) {
 // The factor of a squared distance, or of a 1-norm.
 template <class T>
 SIMT_DEVICE T map_of(KernelKind kind, T first, T second) {
-  // One division for all.
+  // One division for all, in double: it has the range.
   T over = T(-0.5), under = first * first;
   switch (kind) {
     case KernelKind::matern_1:
@@ -175,7 +178,7 @@ SIMT_DEVICE T map_of(KernelKind kind, T first, T second) {
     default:
       break;
   }
-  return over / under;
+  return static_cast<T>(static_cast<double>(over) * simt::reciprocal(static_cast<double>(under)));
 }
 
 // The first `own` blocks set the scalars, one thread per problem. Each of the others sums 32 columns of e.

@@ -39,6 +39,7 @@ inline int cluster_rank() { return runtime::place().rank; }
 inline int cluster_size() { return runtime::place().cluster; }
 
 inline int unknown(int v) { return v; }
+inline int64_t unknown(int64_t v) { return v; }
 
 // --- memory -----------------------------------------------------------------------------------------------
 
@@ -355,7 +356,19 @@ inline float inverse_root(float x) {
   const float y = 1 / std::sqrt(x) * (1 + 1.0f / (1 << 23)), root = x * y;
   return std::fma(std::fma(-root, y, 1.0f), 0.5f * y, y);
 }
-inline double inverse_root(double x) { return 1 / std::sqrt(x); }
+inline double inverse_root(double x) {
+  const double y = 1 / std::sqrt(x) * (1 + 1.0 / (1 << 20)), error = std::fma(x * y, -y, 1.0);
+  return std::fma(std::fma(0.375, error, 0.5) * error, y, y);
+}
+inline float reciprocal(float x) {
+  const float y = 1 / x * (1 + 1.0f / (1 << 23));
+  return std::fma(std::fma(-x, y, 1.0f), y, y);
+}
+inline double reciprocal(double x) {
+  double y = 1 / x * (1 + 1.0 / (1 << 20));
+  for (int step = 0; step < 2; ++step) y = std::fma(std::fma(-x, y, 1.0), y, y);
+  return y;
+}
 inline float exponential(float x) { return std::exp(x); }
 inline double exponential(double x) { return std::exp(x); }
 inline float logarithm(float x) { return std::log(x); }
