@@ -63,8 +63,10 @@ def _one_product(kernel: str, p: dict[str, Any], tiling: dict[str, Any]) -> Work
     share, step = tiling["k_share"], 2 * DEPTH if kind in ("half", "halves") else DEPTH
     depth = sum(_up(min(share, k - s * share), step) for s in range(tiling["splits"]) if k > s * share)
     tiles = _tiles(p, tiling)
-    # Warps of tile / 2 x 32 without work do nothing.
+    # Warps of tile / 2 x 32 without work do nothing. Floats of these layouts are computed as B^T A^T.
     warp = (tile // 2, 32) if kind in ("tensor", "half", "halves") else (tile, tile)
+    if kind == "tensor" and p["k_major"] == [True, False]:
+        warp = (32, tile // 2)
     made = sum(_up(r, warp[0]) * _up(c, warp[1]) for r, c in tiles)
     expected = m * n if full else m * (m + 1) // 2
     stored = expected if p["triangle"] == 1 else m * n
@@ -141,12 +143,11 @@ def _shared_flops(n: int) -> int:
 
 
 def _one_way_flops(n: int, width: int) -> int:
-    """Count substitute, one way, for that many columns: tiles of whole strips, and the diagonal blocks by whole
-    warps."""
+    """Count substitute, one way, for that many columns: tiles of whole strips, and the diagonal blocks."""
     strips = -(-n // STRIP)
     tiles = _triangle(strips - 1) * STRIP * STRIP * width
     rows = sum(4 * k + 6 for p in range(0, n, STRIP) for k in range(0, min(STRIP, n - p), 4))
-    return 2 * (tiles + _up(width, 32) * rows)
+    return 2 * (tiles + width * rows)
 
 
 def _passes_flops(n: int, c: int) -> int:

@@ -300,7 +300,7 @@ SIMT_DEVICE bool put_sums(const float (&sums)[Shape<Size>::kRowTiles][4][4], flo
 #pragma unroll
     for (int j = 0; j < 4; ++j)
 #pragma unroll
-      for (int e = 0; e < 4; e += 2) all = simt::fma(sums[i][j][e], sums[i][j][e + 1], all);
+      for (int e = 0; e < 4; e += 2) all += sums[i][j][e] * sums[i][j][e + 1];
   if (transposed) {
     // Of spread rows: four neighbours of column 2 t + e of a group.
     float* const across = tile + (Shape<Size>::warp_column() + 2 * t) * kPitch + Shape<Size>::warp_row() + g * 4;

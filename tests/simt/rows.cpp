@@ -22,6 +22,7 @@
 #include <random>
 #include <string>
 #include <typeinfo>
+#include <utility>
 #include <vector>
 
 #include "cholesky.h"
@@ -225,16 +226,23 @@ T as(const simt::Argument& a) {
   return *reinterpret_cast<T*>(bytes);
 }
 
+// If k is the direction of unit stride of A and of B: products of floats on the tensor cores depend on it.
+std::pair<bool, bool> k_major(const cuda::Product<float>& p) {
+  return {cuda::layout_of(p.a, 16).k_major, cuda::layout_of(p.b.t(), 16).k_major};
+}
+std::pair<bool, bool> k_major(const cuda::Product<double>&) { return {true, true}; }
+
 template <class T>
 void print_product(const cuda::Product<T>& p) {
+  const auto [a_major, b_major] = k_major(p);
   std::printf(
       "{\"product\": %zu, \"batch\": %ld, \"m\": %ld, \"n\": %ld, \"k\": %ld, \"triangle\": %d, \"inner\": %d, "
       "\"accumulate\": %s, \"accumulate_from\": %ld, \"add\": %s, \"row\": %s, \"squares\": %ld, "
-      "\"scales\": %s, \"dots\": %s, \"element\": [%zu, %zu]}",
+      "\"scales\": %s, \"dots\": %s, \"element\": [%zu, %zu], \"k_major\": [%s, %s]}",
       sizeof(T), p.batch, p.m, p.n, p.k, int(p.triangle), int(p.inner), p.accumulate ? "true" : "false",
       p.accumulate_from, p.add ? "true" : "false", p.row ? "true" : "false", p.squares.out ? p.squares.all : 0,
       p.scales ? "true" : "false", p.dots.p ? "true" : "false", p.a.element == Element::own ? sizeof(T) : 2,
-      p.b.element == Element::own ? sizeof(T) : 2);
+      p.b.element == Element::own ? sizeof(T) : 2, a_major ? "true" : "false", b_major ? "true" : "false");
 }
 void print_tiling(const cuda::Tiling& t) {
   std::printf("{\"size\": %d, \"splits\": %d, \"k_share\": %ld}", t.size, t.splits, t.k_share);
