@@ -119,8 +119,8 @@ class Expected:
         k_qs = testing.kernel_matrix(wide.kernel, wide.x_q, wide.x_s)
         alpha = testing.solve(a, wide.y_s, "lu")
         self.result = k_qs @ alpha
-        # What rounding is relative to: a sum of these terms, which may cancel.
-        scale = (k_qs.abs() @ alpha.abs()).detach()
+        # What rounding is relative to: a sum of these terms, which may cancel, as may those of a kernel's value.
+        scale = (self.most(wide) @ alpha.abs()).detach()
         if of_loss:
             residual = self.result - wide.y_q
             self.result = residual.square().mean((-2, -1))
@@ -133,6 +133,13 @@ class Expected:
         terms = max(float(scale.max()) if scale.numel() else 0.0, 1e-12)
         self.error = allowed * terms
         self.gradient_error = 4 * allowed * max(largest, terms)
+
+    @staticmethod
+    def most(wide: testing.Inputs) -> torch.Tensor:
+        """Return the most that a kernel of these lengths can be, by Cauchy and Schwarz: [..., Q, S]."""
+        lengths = (testing.kernel_matrix(wide.kernel, x, x).diagonal(dim1=-2, dim2=-1) for x in (wide.x_q, wide.x_s))
+        of_q, of_s = (t.detach().abs().sqrt() for t in lengths)
+        return of_q[..., :, None] * of_s[..., None, :]
 
     def check(self, label: str, got: torch.Tensor, inputs: testing.Inputs) -> None:
         """Compare a result of the public API and its gradients."""
