@@ -10,6 +10,7 @@ import shutil
 import signal
 import subprocess
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -232,19 +233,24 @@ def test_a_disk_that_fills_loses_nothing(whole, tmp_path):
     if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=8m", "tmpfs", small], capture_output=True).returncode:
         pytest.skip("NO MOUNT FOR THIS USER: a full disk was tried in test_checkpoint.py only, by a file size limit")
     run, filler = small / "run", small / "filler"
+    resume = ("distill", "--resume", run, "--checkpoint-every", 0)
     try:
         kill_at(tmp_path, run, "distill", 20, "distill", "-o", run, *SETTINGS, number=signal.SIGINT)
         before = newest(run, "distill")
-        with filler.open("wb", buffering=0) as file:
-            for size in (1 << 16, 1 << 10, 1):
-                try:
-                    while file.write(b"\0" * size):
-                        pass
-                except OSError:
-                    continue
-        output = finish(tmp_path, "distill", "--resume", run, "--checkpoint-every", 0, code=1)
+        with filler.open("wb", buffering=0) as file, suppress(OSError):
+            while os.statvfs(small).f_bavail * os.statvfs(small).f_frsize > 2 << 20:
+                file.write(b"\0" * 4096)
+            program, end = Program(tmp_path, *resume), time.monotonic() + 100
+            while newest(run, "distill") <= before:
+                assert program.process.is_alive() and time.monotonic() < end, program.end(1)
+                time.sleep(0.002)
+            while file.write(b"\0" * 4096):
+                pass
+        output, kept = program.end(1), newest(run, "distill")
         assert "No space left" in output and "is kept" in output and f"ssdd distill --resume {run}" in output, output
-        assert newest(run, "distill") == before and "Traceback" not in output
+        assert before < kept < STEPS and "Traceback" not in output
+        output = finish(tmp_path, *resume, code=1)
+        assert "0 kB of free space, which is too little" in output and newest(run, "distill") == kept
         filler.unlink()
         finish(tmp_path, "distill", "--resume", run)
         same_product(whole, run)
