@@ -126,15 +126,14 @@ def add_times(
         rows[name]["seconds"] = summary(samples)
     if device != "cuda":
         return
-    replays = {}
-    for name, call in calls.items():
-        try:
-            replays[name] = measure.capture(call)
-        except RuntimeError as failure:
-            torch.cuda.synchronize()
-            rows[name]["note"] = f"no graph: {str(failure).splitlines()[0]}"
-    for name, samples in interleaved(replays, device, repeats, seconds, ahead=True).items():
-        rows[name]["graph_seconds"] = summary(samples)
+    times, refused = measure.in_graphs(calls, repeats, seconds)
+    for name, row in rows.items():
+        row["graph_seconds"], row["note"] = times.get(name), refused.get(name, "")
+
+
+def new_row(name: str, work: str, size: dict[str, Any], error: dict[str, float], device: str) -> Row:
+    row = {"alternative": name, "does": work, "problem": size, "error": error, "seconds": None, "graph_seconds": None}
+    return row | {"note": "", **machine.describe(device)}
 
 
 FACTORISATIONS: dict[str, Callable[[Tensor], Tensor]] = {"ssdd_ext": ours, "PyTorch": torch_cholesky}
@@ -158,17 +157,7 @@ def cholesky_row(
     for name, call in calls.items():
         factor = call().double().tril()
         error = float((factor @ factor.mT - k.double()).norm() / k.double().norm())
-        size = {"batch": batch, "n": n}
-        rows[name] = {
-            "alternative": name,
-            "does": "factor",
-            "problem": size,
-            "error": {"factor": error},
-            "seconds": None,
-            "graph_seconds": None,
-            "note": "",
-            **machine.describe(device),
-        }
+        rows[name] = new_row(name, "factor", {"batch": batch, "n": n}, {"factor": error}, device)
     if not all(row["error"]["factor"] < 1e-4 for row in rows.values()):  # a wrong result is not timed
         raise AssertionError(f"a factor is wrong beyond rounding: {rows}")
     rows["ssdd_ext"]["aim_us"] = aim
@@ -191,11 +180,7 @@ def dependent_row(
     expected = [t.clone() for t in call()]
     if not all(torch.equal(*pair) for pair in zip(dependent(), expected, strict=True)):
         raise AssertionError("dependent launches give other bits")
-    rows: dict[str, Row] = {}
-    for name in calls:
-        same = {"from the default": 0.0}
-        rows[name] = {"alternative": name, "does": work, "problem": size, "error": same, "seconds": None}
-        rows[name] |= {"graph_seconds": None, "note": "", **machine.describe(device)}
+    rows = {name: new_row(name, work, size, {"from the default": 0.0}, device) for name in calls}
     add_times(rows, calls, device, repeats, seconds)
     times = {n: [seconds_text(t["median"]) if (t := r[k]) else "-" for k in TIMES] for n, r in rows.items()}
     text = ", ".join(f"{n} {eager}, in a graph {graph}" for n, (eager, graph) in times.items())

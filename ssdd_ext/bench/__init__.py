@@ -102,16 +102,10 @@ def measure_problem(
 
 def _in_graphs(rows: dict[str, Row], calls: dict[str, Callable[[], Any]], repeats: int, seconds: float) -> None:
     """Add ``graph_seconds`` and ``graph_ratio`` to every row: the same calls, each replayed from a CUDA graph."""
-    replays: dict[str, Callable[[], Any]] = {}
-    for row in rows.values():
+    times, refused = measure.in_graphs(calls, repeats, seconds)
+    for name, row in rows.items():
         row["graph_seconds"] = row["graph_ratio"] = None
-    for name, call in calls.items():
-        try:
-            replays[name] = measure.capture(call)
-        except RuntimeError as failure:
-            torch.cuda.synchronize()
-            rows[name]["note"] = f"no graph: {str(failure).splitlines()[0]}"
-    times = {n: summary(t) for n, t in interleaved(replays, "cuda", repeats, seconds, ahead=True).items()}
+        row["note"] = refused.get(name, row["note"])
     for name, time in times.items():
         rows[name]["graph_seconds"] = time
         if USUAL in times and rows[name]["does"] == rows[USUAL]["does"]:

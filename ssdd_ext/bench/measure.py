@@ -181,6 +181,22 @@ def capture(call: Callable[[], Any]) -> Callable[[], Any]:
     return again
 
 
+def in_graphs(
+    calls: dict[str, Callable[[], Any]], repeats: int, seconds: float
+) -> tuple[dict[str, dict[str, float | int]], dict[str, str]]:
+    """Return the :func:`summary` of each call replayed from a CUDA graph, and why others could not be captured."""
+    replays: dict[str, Callable[[], Any]] = {}
+    refused: dict[str, str] = {}
+    for name, call in calls.items():
+        try:
+            replays[name] = capture(call)
+        except RuntimeError as failure:
+            torch.cuda.synchronize()
+            refused[name] = f"no graph: {str(failure).splitlines()[0]}"
+    times = interleaved(replays, "cuda", repeats, seconds, ahead=True)
+    return {name: summary(samples) for name, samples in times.items()}, refused
+
+
 def summary(samples: list[float]) -> dict[str, float | int]:
     """Return median and quartiles in seconds, and the number of samples."""
     lower, median, upper = statistics.quantiles(samples, n=4, method="inclusive")

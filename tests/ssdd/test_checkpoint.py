@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from ssdd import checkpoint
-from ssdd.checkpoint import SAY_AFTER, SECOND_REQUEST_AFTER, Checkpoints, Stopped, StopRequest, interruptible
+from ssdd.checkpoint import Checkpoints, Stopped, StopRequest, files, interruptible, stopping
+from ssdd.checkpoint.stopping import SAY_AFTER, SECOND_REQUEST_AFTER
 from ssdd.config import InputError
 
 RUN = {"distill": {"lr": 0.01, "steps": 9}, "seed": 0}
@@ -181,7 +181,7 @@ def test_a_pipe_of_signals_of_the_program_is_left_alone():
 
 
 def test_a_signal_to_a_forked_child_is_no_request_to_the_parent(monkeypatch):
-    monkeypatch.setattr(checkpoint, "SAY_AFTER", 0.1)
+    monkeypatch.setattr(stopping, "SAY_AFTER", 0.1)
     output = []
     with interruptible(output.append) as stop:
         if not (child := os.fork()):
@@ -199,11 +199,11 @@ def test_a_step_that_takes_long_is_broken_off(fresh):
     """The step is one call of LAPACK that takes many seconds, in which no handler of Python runs."""
     code = (
         "import os, signal, threading, torch\n"
-        "from ssdd import checkpoint\n"
-        "checkpoint.SAY_AFTER, checkpoint.BREAK_AFTER = 0.1, 0.2\n"
+        "from ssdd.checkpoint import interruptible, stopping\n"
+        "stopping.SAY_AFTER, stopping.BREAK_AFTER = 0.1, 0.2\n"
         "torch.set_num_threads(1)\n"
         "x = torch.randn(3000, 3000)\n"
-        "with checkpoint.interruptible(break_off=lambda: os._exit(7)):\n"
+        "with interruptible(break_off=lambda: os._exit(7)):\n"
         "    threading.Timer(0.1, lambda: os.kill(os.getpid(), signal.SIGINT)).start()\n"
         "    torch.linalg.eig(x)\n"
     )
@@ -212,8 +212,8 @@ def test_a_step_that_takes_long_is_broken_off(fresh):
 
 
 def test_a_checkpoint_that_is_being_written_is_not_broken_off(tmp_path, monkeypatch):
-    monkeypatch.setattr(checkpoint, "SAY_AFTER", 0.02)
-    monkeypatch.setattr(checkpoint, "BREAK_AFTER", 0.04)
+    monkeypatch.setattr(stopping, "SAY_AFTER", 0.02)
+    monkeypatch.setattr(stopping, "BREAK_AFTER", 0.04)
     output = []
     monkeypatch.setattr(os, "fsync", lambda handle: (time.sleep(0.15), output.append("written")))
     with interruptible(output.append, lambda: output.append("broken off")) as stop:
@@ -226,13 +226,13 @@ def test_a_checkpoint_that_is_being_written_is_not_broken_off(tmp_path, monkeypa
 
 def test_slow_steps_are_followed_by_a_checkpoint_each(tmp_path, monkeypatch):
     clock = iter(range(0, 1000, 10))
-    monkeypatch.setattr(checkpoint.time, "monotonic", lambda: next(clock))
+    monkeypatch.setattr(files.time, "monotonic", lambda: next(clock))
     quick = Checkpoints(tmp_path, every=1e9, stop=StopRequest(break_off=lambda: None))
     waits = Checkpoints(tmp_path, every=1e9, stop=StopRequest())
     assert quick.due() and not waits.due()
     quick.save(1, state(1))  # it takes 10 s, so that the next one comes after at least 200 s
     assert [quick.due() for _ in range(20)].index(True) == 19
-    monkeypatch.setattr(checkpoint, "SLOW_STEP", 11)
+    monkeypatch.setattr(files, "SLOW_STEP", 11)
     assert not quick.due()
 
 
@@ -304,7 +304,8 @@ def test_a_write_that_is_killed_leaves_the_old_files(fresh, tmp_path):
     """kill -9 during write_atomically leaves at worst a temporary file, never an incomplete checkpoint."""
     code = (
         "import os, signal, sys, torch, ssdd.artifact\n"
-        "from ssdd.checkpoint import SECOND_REQUEST_AFTER, Checkpoints\n"
+        "from ssdd.checkpoint import Checkpoints\n"
+        "from ssdd.checkpoint.stopping import SECOND_REQUEST_AFTER\n"
         "c = Checkpoints(sys.argv[1], every=0); c.begin({}); c.save(1, {'x': torch.ones(5)})\n"
         "os.fsync = lambda handle: os.kill(os.getpid(), signal.SIGKILL)\n"
         "c.save(2, {'x': torch.zeros(5)})\n"

@@ -111,14 +111,14 @@ def check_writable(path: str | os.PathLike[str], argument: str = "out") -> None:
     ``argument``: what chose the path, for the message.
     """
     place = Path(path)
-    while not os.path.lexists(place) and place != place.parent:
+    while True:  # up to the folder that there is
         try:
             place.lstat()
+            break
         except (FileNotFoundError, NotADirectoryError):
-            pass
+            place = place.parent
         except OSError as error:  # a folder that we may not look into, a name that is too long
             raise InputError(f"{argument}: {place}: {error.strerror}; choose another place") from None
-        place = place.parent
     if not place.is_dir():
         if place == Path(path):
             place = place.parent  # a file that is replaced
