@@ -84,7 +84,8 @@ class Loader {
     const int row = k_major ? line : unit;
     step = k_major ? unit : line;
     rows_left = rows - row;
-    across = keep((k_major ? view.rs : view.cs) << (kLogOfThreads - bits));
+    const auto line_stride = static_cast<uint64_t>(k_major ? view.rs : view.cs);  // as a shift knows no sign
+    across = keep(static_cast<int64_t>(line_stride << (kLogOfThreads - bits)));
     whole_left = simt::uniform(vectors && rows == Size ? count - kSteps : -1);
     place = keep(line * pitch(k_major) + unit);
     next = keep((kThreads >> bits) * pitch(k_major));
