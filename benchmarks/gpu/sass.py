@@ -302,8 +302,7 @@ def threads_of(name: str) -> int:
         return 256
     if name.startswith(("tensor_kernel", "half_kernel")):
         return 256 if re.search(r"\b128\b", name) else 128
-    tiles = {"factor_tiles_kernel<float>": 128, "solve_tiles_kernel<float>": 128}
-    return tiles.get(name) or blocks.get(name.split("<")[0], 256)
+    return blocks.get(name.split("<")[0], 256)
 
 
 def occupancy(name: str, use: dict[str, int]) -> float:

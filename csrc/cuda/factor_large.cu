@@ -2,7 +2,7 @@
 // in global memory order the tiles, so that the next panel is factored while the rest of the triangle is still being
 // updated.
 //
-// Mapping: one block per tile.
+// Mapping: one block per tile, of 256 threads: a tile is waited for, so that its time counts more than its instructions.
 // factor_tiles_kernel computes one tile of L from the left: L(i, j) = (A(i, j) - sum_k<j L(i, k) L(j, k)^T) L(j, j)^-T.
 // The sum is a product in registers (tile.cuh: tensor cores for float, at fp32 accuracy). A diagonal tile is then
 // factored in shared memory. Other tiles are solved there as columns of L(i, j)^T. Both steps are in triangle.cuh.
@@ -15,8 +15,8 @@
 // Traffic: each tile of the triangle is read once, n^2 / 2 elements, and n^2 are written. L is read from L2 n^3 / 192
 // times (2 tiles per product). FLOPs: n^3 / 3 + 2 n^2 c.
 // Floor on an H100 at n = 2048: 2.9 GFLOP, 28 us as three TF32 products through mma.sync. The limit is the chain: per
-// 64 columns 64 pivots (8,000 cycles), one substitution (2,200), one product (3,000), and two semaphores with the tiles
-// after them (5,000): 10 us; n = 512: 80 us. One tile of the solve is a product, a substitution and a semaphore: 4 us.
+// 64 columns 64 pivots (8,000 cycles), one substitution (2,200), one product (2,000), and two semaphores with the tiles
+// after them (5,000): 10 us; n = 512: 75 us. One tile of the solve is a product, a substitution and a semaphore: 4 us.
 // These figures are counted, not measured on a GPU.
 // Launches: 3 without retries (begin, factor, NaN if failed) and the solve, for any n; two more per retry.
 // Other path: factor_small.cu if a matrix fits one block's shared memory.

@@ -36,8 +36,8 @@ SIMT_KERNEL_MIN(kBlockThreads, 2) void query_kernel(QueryArgs a) {
   float* const alpha_sums = shared.take<float>(of.pitch);
   float* const left = a.left ? a.left + (b * of.parts + part) * of.part : nullptr;
   const float scale = a.scalars[b * kScalars + kScale], bias = a.scalars[b * kScalars + kBias];
-  const int supports = (of.s + rows - 1) / rows, tiles = (of.q + rows - 1) / rows;
-  const int own = (tiles - part + of.parts - 1) / of.parts, steps = supports + own + (left ? supports : 0);
+  const int supports = quotient(of.s + rows - 1, rows), tiles = quotient(of.q + rows - 1, rows);
+  const int own = quotient(tiles - part + of.parts - 1, of.parts), steps = supports + own + (left ? supports : 0);
   clear_pads(of, tile);
   double squares = 0;
   // W = alpha^T X_s and 1^T alpha; P, R, M and 1^T R; K_qs^T R = scale X_s M^T + bias 1 (1^T R).
@@ -65,7 +65,8 @@ SIMT_KERNEL_MIN(kBlockThreads, 2) void query_kernel(QueryArgs a) {
     const float* const sums = queries ? alpha_sums : tile.r_sums;
 #pragma unroll 1
     for (int unit = simt::warp(); step != Step::weights && unit < units; unit += kWarps) {
-      int i = unit / across * kUnitRows, c = unit % across * kUnitColumns;
+      const int line = quotient(unit, across);
+      int i = line * kUnitRows, c = (unit - line * across) * kUnitColumns;
       const float dot = dot_rows(tile.x + i * of.width, of.width, kUnitRows - 1, by + c * of.width, of.width,
                                  kUnitColumns - 1, of.width);
       i += simt::lane() / kUnitColumns;

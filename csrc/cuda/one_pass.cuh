@@ -183,7 +183,7 @@ SIMT_DEVICE void add_outer(const OnePass& of, const float* y, int rows, const fl
   const int across = width / 4, units = across * (of.targets / 4);
 #pragma unroll 1
   for (int unit = simt::thread(); unit < units; unit += kBlockThreads) {
-    const int j = unit % across * 4, c = unit / across * 4;
+    const int line = quotient(unit, across), j = (unit - line * across) * 4, c = line * 4;
     float sums[4][4] = {};
 #pragma unroll 4
     for (int i = 0; i < rows; ++i) {
@@ -211,37 +211,45 @@ SIMT_DEVICE void add_outer(const OnePass& of, const float* y, int rows, const fl
 }
 
 // Solves L L^T x = x in place for two columns, one warp: lane l has rows l, l + 32, ... inverse: 1 / L(i, i).
+// The solve with L^T counts rows from the last lane's last row backwards, so that it runs through the same code.
 template <int Rows>
 SIMT_DEVICE void solve_pair(const float* l, int pitch, int n, const float* inverse, float (&x)[2][Rows]) {
+  constexpr int kRows = Rows * 32, kEnd = kRows - 1;
   const int lane = simt::lane();
-#pragma unroll
-  for (int at = 0; at < Rows; ++at)
 #pragma unroll 1
-    for (int k = at * 32; k < n && k < at * 32 + 32; ++k) {
-      const float over = simt::get(inverse + k);
-      const float v[2] = {simt::shuffle(x[0][at], k) * over, simt::shuffle(x[1][at], k) * over};
+  for (int back = 0; back < 2; ++back) {
+    // Row i and column k are those of the matrix or, of L^T, kEnd - i and kEnd - k.
+    const int begin = back ? kRows - n : 0, end = back ? kRows : n;
+    const int row = back ? -1 : pitch, column = back ? -pitch : 1;
+    const float* const own = l + (back ? kEnd * (pitch + 1) : 0) + lane * row;
+    const float* const over = inverse + (back ? kEnd : 0);
 #pragma unroll
-      for (int r = at; r < Rows; ++r) {
-        const int i = r * 32 + lane;
-        const float below = simt::get_if(i > k && i < n, l + i * pitch + k, 0.0f);
+    for (int at = 0; at < Rows; ++at) {
+      const int first = at * 32, last = (end < first + 32 ? end : first + 32) - first;
+#pragma unroll 1
+      for (int k = begin > first ? begin - first : 0; k < last; ++k) {
+        const float by = simt::get(over + (back ? -first - k : first + k));
+        const float v[2] = {simt::shuffle(x[0][at], k) * by, simt::shuffle(x[1][at], k) * by};
+        const float* const from = own + (first + k) * column;
 #pragma unroll
-        for (int u = 0; u < 2; ++u) x[u][r] = i == k ? v[u] : simt::fma(-below, v[u], x[u][r]);
+        for (int r = at; r < Rows; ++r) {
+          const bool below = r == at ? lane > k && lane < last : lane < end - r * 32;
+          const float element = simt::get_if(below, from + r * 32 * row, 0.0f);
+#pragma unroll
+          for (int u = 0; u < 2; ++u) x[u][r] = r == at && lane == k ? v[u] : simt::fma(-element, v[u], x[u][r]);
+        }
       }
     }
+    // The other order of rows.
 #pragma unroll
-  for (int at = Rows - 1; at >= 0; --at)
-#pragma unroll 1
-    for (int k = (n < at * 32 + 32 ? n : at * 32 + 32) - 1; k >= at * 32; --k) {
-      const float over = simt::get(inverse + k);
-      const float v[2] = {simt::shuffle(x[0][at], k) * over, simt::shuffle(x[1][at], k) * over};
+    for (int u = 0; u < 2; ++u) {
+      float turned[Rows];
 #pragma unroll
-      for (int r = 0; r <= at; ++r) {
-        const int i = r * 32 + lane;
-        const float before = simt::get_if(i < k, l + k * pitch + i, 0.0f);
+      for (int r = 0; r < Rows; ++r) turned[r] = simt::shuffle(x[u][Rows - 1 - r], 31 - lane);
 #pragma unroll
-        for (int u = 0; u < 2; ++u) x[u][r] = i == k ? v[u] : simt::fma(-before, v[u], x[u][r]);
-      }
+      for (int r = 0; r < Rows; ++r) x[u][r] = turned[r];
     }
+  }
 }
 
 // Solves for all targets in place, two columns per warp: x [n, targets] in shared memory with an odd pitch, so that the

@@ -57,8 +57,9 @@ SIMT_DEVICE void add_parts(const OnePass& of, const float* parts, int first, int
 #pragma unroll 1
   for (int unit = simt::warp(); unit < (moments + sums) / kGroup + of.c * across; unit += kWarps) {
     const int in_m = unit - (moments + sums) / kGroup, at = unit * kGroup;
-    const int64_t offset = in_m < 0 ? of.moment + at : in_m / across * of.width + first + in_m % across * kGroup;
-    float* const to = in_m >= 0      ? room.n + in_m / across * room.pitch + in_m % across * kGroup
+    const int group = in_m < 0 ? 0 : in_m, row = quotient(group, across), column = (group - row * across) * kGroup;
+    const int64_t offset = in_m < 0 ? of.moment + at : row * of.width + first + column;
+    float* const to = in_m >= 0      ? room.n + row * room.pitch + column
                       : at < moments ? room.moment + at
                                      : room.r_sums + at - moments;
     const float* from = parts + offset + simt::lane() / 8 * of.part + j;
@@ -150,7 +151,7 @@ SIMT_DEVICE void write_rows(const OnePass& of, const FinishRoom& room, int first
   const int across = columns / 4, units = across * ((rows.count + 3) / 4);
 #pragma unroll 1
   for (int unit = simt::thread(); unit < units; unit += kBlockThreads) {
-    const int j = unit % across, i = unit / across * 4;
+    const int line = quotient(unit, across), j = unit - line * across, i = line * 4;
     float sums[4][4] = {};
 #pragma unroll 1
     for (int turn = rows.left ? 0 : 1; turn < 2; ++turn) {
@@ -185,7 +186,7 @@ SIMT_DEVICE void write_rows(const OnePass& of, const FinishRoom& room, int first
   }
 }
 
-SIMT_KERNEL_MIN(kBlockThreads, 1) void finish_kernel(FinishArgs a) {
+SIMT_KERNEL_MIN(kBlockThreads, 3) void finish_kernel(FinishArgs a) {
   simt::wait_for_earlier_launches();
   simt::Shared shared;
   SIMT_SHARED(double, lambda_bars, 1);

@@ -83,7 +83,7 @@ SIMT_DEVICE void add_loss(const QueryArgs& a, int64_t b, int part, double square
   const OnePass& of = a.of;
   if (sum_of_blocks<kBlockThreads>(squares, part, of.parts, a.loss_parts + b * of.parts, a.counters + b) &&
       simt::thread() == 0)
-    a.loss[b] = static_cast<float>(squares / (static_cast<double>(of.q) * of.c));
+    a.loss[b] = static_cast<float>(squares * simt::reciprocal(static_cast<double>(of.q) * of.c));
 }
 
 // The largest tile of which every block gets one and of which two blocks fit a multiprocessor, else one block; or 0.

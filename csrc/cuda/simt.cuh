@@ -134,7 +134,7 @@ class Shared {
   template <class T>
   SIMT_DEVICE T* take(int count) {
     T* p = reinterpret_cast<T*>(next);
-    next += (count * static_cast<int>(sizeof(T)) + 15) / 16 * 16;
+    next += (count * static_cast<int>(sizeof(T)) + 15) & ~15;
     return p;
   }
 

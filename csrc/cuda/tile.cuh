@@ -67,9 +67,11 @@ struct Tile {
 
 template <>
 struct Tile<float> {
-  static constexpr int kThreads = tensor::kThreads, kSteps = kTile, kRoom = tensor::kStages * tensor::kStage;
+  // A warp has 16 rows of 32 columns: twice the warps of a product that many blocks share, since a tile of a
+  // factorisation is waited for.
+  static constexpr int kThreads = 256, kSteps = kTile, kRoom = tensor::kStages * tensor::kStage;
   static_assert(tensor::kStages == kTile / kDepth, "an operand of 64 k fills the stages");
-  float sums[2][4][4];
+  float sums[1][4][4];
 
   template <bool KMajor>
   static SIMT_DEVICE int place(int row, int k) {
@@ -78,7 +80,7 @@ struct Tile<float> {
   // vectors: rows (KMajor) or steps are aligned to 16 bytes.
   template <bool KMajor>
   static SIMT_DEVICE void load(View<const float> x, int rows, int steps, bool vectors, float* operand) {
-    tensor::Loader<KMajor> loader(Source<float>(x.p, 0, x.rs, x.cs), 0, rows, 0, vectors);
+    tensor::Loader<KMajor, kThreads> loader(Source<float>(x.p, 0, x.rs, x.cs), 0, rows, 0, vectors);
 #pragma unroll 1
     for (int s = 0; s < kSteps / kDepth; ++s) loader.load(operand + s * tensor::kStage, steps - s * kDepth);
   }
@@ -87,27 +89,24 @@ struct Tile<float> {
     const int stages = simt::unknown(kSteps / kDepth);
 #pragma unroll 1
     for (int s = 0; s < stages; ++s)
-      tensor::multiply<AMajor, BMajor>(a + s * tensor::kStage, b + s * tensor::kStage, simt::warp() / 2 * 32,
-                                       simt::warp() % 2 * 32, sums);
+      tensor::multiply<AMajor, BMajor>(a + s * tensor::kStage, b + s * tensor::kStage, warp_row(), warp_column(), sums);
   }
   SIMT_DEVICE void clear() {
 #pragma unroll
-    for (int i = 0; i < 2; ++i)
+    for (int j = 0; j < 4; ++j)
 #pragma unroll
-      for (int j = 0; j < 4; ++j)
-#pragma unroll
-        for (int e = 0; e < 4; ++e) sums[i][j][e] = 0;
+      for (int e = 0; e < 4; ++e) sums[0][j][e] = 0;
   }
   template <class F>
   SIMT_DEVICE void each(const F& f) {
-    const int row = simt::warp() / 2 * 32 + simt::lane() / 4, column = simt::warp() % 2 * 32 + simt::lane() % 4 * 2;
+    const int row = warp_row() + simt::lane() / 4, column = warp_column() + simt::lane() % 4 * 2;
 #pragma unroll
-    for (int i = 0; i < 2; ++i)
+    for (int j = 0; j < 4; ++j)
 #pragma unroll
-      for (int j = 0; j < 4; ++j)
-#pragma unroll
-        for (int e = 0; e < 4; ++e) f(row + i * 16 + e / 2 * 8, column + j * 8 + e % 2, sums[i][j][e]);
+      for (int e = 0; e < 4; ++e) f(row + e / 2 * 8, column + j * 8 + e % 2, sums[0][j][e]);
   }
+  static SIMT_DEVICE int warp_row() { return simt::warp() / 2 * 16; }
+  static SIMT_DEVICE int warp_column() { return simt::warp() % 2 * 32; }
 };
 
 }  // namespace ssdd::cuda

@@ -12,10 +12,15 @@ static_assert(kDepth * kColumnPitch <= kStage, "a stage holds either layout");
 SIMT_DEVICE int clamp_bytes(int floats) { return floats <= 0 ? 0 : floats >= 4 ? 16 : floats * 4; }
 
 // Loads [64 rows] x [16 k] of one operand into a stage. Each call starts the copies of the next 16 k. KMajor: k is the
-// direction of unit stride. A thread copies `kCopies` elements along the other direction, so that its addresses are one
-// cursor and a step.
-template <bool KMajor>
+// direction of unit stride. A thread copies `kCopies` vectors or `kSingles` elements along the other direction, so that
+// its addresses are one cursor and a step.
+template <bool KMajor, int Threads = kThreads>
 struct Loader {
+  static constexpr int kCopies = kTile * kDepth / 4 / Threads, kSingles = kTile * kDepth / Threads;
+  // From one copy of a thread to its next, in rows (KMajor) or steps of k.
+  static constexpr int kApart = Threads / (KMajor ? kDepth / 4 : kTile / 4);
+  static constexpr int kSinglesApart = Threads / (KMajor ? kDepth : kTile);
+
   const float* cursor;         // this thread's first place at the next k
   int64_t across, along;       // strides between its places, and to the next stage
   int place, row, step, rows;  // in the stage; of its first place; how many of the 64 rows exist
@@ -28,12 +33,11 @@ struct Loader {
     if (vectors) {
       row = KMajor ? t / 4 : t % 16 * 4;
       step = KMajor ? t % 4 * 4 : t / 16;
-      across = KMajor ? 32 * view.rs : 8 * view.cs;
     } else {
       row = KMajor ? t / 16 : t % 64;
       step = KMajor ? t % 16 : t / 64;
-      across = KMajor ? 8 * view.rs : 2 * view.cs;
     }
+    across = (vectors ? kApart : kSinglesApart) * (KMajor ? view.rs : view.cs);
     place = KMajor ? row * kRowPitch + step : step * kColumnPitch + row;
     cursor = view.p + (first_row + row) * view.rs + (k_begin + step) * view.cs;
     along = kDepth * view.cs;
@@ -41,22 +45,21 @@ struct Loader {
 
   // left: the number of k that remain.
   SIMT_DEVICE void load(float* stage, int left) {
+    constexpr int kPitch = KMajor ? kRowPitch : kColumnPitch;
     if (vectors) {
 #pragma unroll
-      for (int r = 0; r < 2; ++r) {
-        const int outer = KMajor ? 32 * r : 8 * r;
+      for (int r = 0; r < kCopies; ++r) {
+        const int outer = r * kApart;
         const int bytes = KMajor ? (row + outer < rows ? clamp_bytes(left - step) : 0)
                                  : (step + outer < left ? clamp_bytes(rows - row) : 0);
-        simt::copy_async<16>(stage + place + outer * (KMajor ? kRowPitch : kColumnPitch),
-                             bytes ? cursor + r * across : cursor, bytes);
+        simt::copy_async<16>(stage + place + outer * kPitch, bytes ? cursor + r * across : cursor, bytes);
       }
     } else {
 #pragma unroll
-      for (int r = 0; r < 8; ++r) {
-        const int outer = KMajor ? 8 * r : 2 * r;
+      for (int r = 0; r < kSingles; ++r) {
+        const int outer = r * kSinglesApart;
         const bool exists = KMajor ? row + outer < rows && step < left : row < rows && step + outer < left;
-        simt::copy_async<4>(stage + place + outer * (KMajor ? kRowPitch : kColumnPitch), cursor + r * across,
-                            exists ? 4 : 0);
+        simt::copy_async<4>(stage + place + outer * kPitch, cursor + r * across, exists ? 4 : 0);
       }
     }
     cursor += along;
@@ -168,16 +171,18 @@ SIMT_DEVICE void split(float x, uint32_t& big, uint32_t& small) {
   small = simt::to_bits(x - simt::from_bits(big));
 }
 
-// sums += the 32 x 32 x 16 product of one warp and stage. Exact: the operand is a TF32 number and has no small part.
-template <bool AMajor, bool BMajor, bool AExact = false, bool BExact = false>
-SIMT_DEVICE void multiply(const float* a_stage, const float* b_stage, int row, int column, float (&sums)[2][4][4]) {
+// sums += the product of one warp and stage, 16 x RowTiles rows by 32 columns. Exact: the operand is a TF32 number and
+// has no small part.
+template <bool AMajor, bool BMajor, bool AExact = false, bool BExact = false, int RowTiles>
+SIMT_DEVICE void multiply(const float* a_stage, const float* b_stage, int row, int column,
+                          float (&sums)[RowTiles][4][4]) {
   const int g = simt::lane() / 4, t = simt::lane() % 4;
-  float fresh[2][4][4] = {};
+  float fresh[RowTiles][4][4] = {};
 #pragma unroll
   for (int k = 0; k < kDepth; k += 8) {
-    uint32_t a_big[2][4], a_small[2][4], b_big[4][2], b_small[4][2];
+    uint32_t a_big[RowTiles][4], a_small[RowTiles][4], b_big[4][2], b_small[4][2];
 #pragma unroll
-    for (int i = 0; i < 2; ++i)
+    for (int i = 0; i < RowTiles; ++i)
 #pragma unroll
       for (int e = 0; e < 4; ++e)
         split(element<AMajor>(a_stage, row + i * 16 + g + e % 2 * 8, k + t + e / 2 * 4), a_big[i][e], a_small[i][e]);
@@ -188,23 +193,23 @@ SIMT_DEVICE void multiply(const float* a_stage, const float* b_stage, int row, i
         split(element<BMajor>(b_stage, column + j * 8 + g, k + t + e * 4), b_big[j][e], b_small[j][e]);
     if constexpr (!AExact) {
 #pragma unroll
-      for (int i = 0; i < 2; ++i)
+      for (int i = 0; i < RowTiles; ++i)
 #pragma unroll
         for (int j = 0; j < 4; ++j) simt::mma_tf32(fresh[i][j], a_small[i], b_big[j]);
     }
     if constexpr (!BExact) {
 #pragma unroll
-      for (int i = 0; i < 2; ++i)
+      for (int i = 0; i < RowTiles; ++i)
 #pragma unroll
         for (int j = 0; j < 4; ++j) simt::mma_tf32(fresh[i][j], a_big[i], b_small[j]);
     }
 #pragma unroll
-    for (int i = 0; i < 2; ++i)
+    for (int i = 0; i < RowTiles; ++i)
 #pragma unroll
       for (int j = 0; j < 4; ++j) simt::mma_tf32(fresh[i][j], a_big[i], b_big[j]);
   }
 #pragma unroll
-  for (int i = 0; i < 2; ++i)
+  for (int i = 0; i < RowTiles; ++i)
 #pragma unroll
     for (int j = 0; j < 4; ++j)
 #pragma unroll
